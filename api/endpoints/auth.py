@@ -1,0 +1,166 @@
+"""`/v1/auth`: register, log in, and keep a login going by a rotating cookie."""
+
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Response, g, jsonify, request
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+from api import access_tokens
+from api.auth import authenticator, requires
+from api.current import actor, connections, settings
+from api.idempotency import refuse_key
+from api.json_body import NoArguments, read_body
+from shared import accounts, passwords
+from shared.accounts import Session
+from shared.errors import Forbidden, InvalidRequest, Unauthorized
+
+COOKIE = "arkloop_refresh_token"
+COOKIE_PATH = "/v1/auth"
+
+bp = Blueprint("auth", __name__)
+bp.before_request(refuse_key)
+
+
+def _check_password(password: str) -> None:
+    if why := accounts.problem_of_password(password):
+        raise ValidationError(why)
+
+
+class Register(Schema):
+    login = fields.String(required=True)
+    email = fields.String(required=True)
+    password = fields.String(required=True, validate=_check_password)
+
+    @validates_schema
+    def check_names(self, data: dict[str, str], **_: object) -> None:
+        if problems := accounts.problems_of(login=data["login"], email=data["email"]):
+            raise ValidationError({name: [why] for name, why in problems.items()})
+
+
+class Login(Schema):
+    login = fields.String(required=True, validate=validate.Length(1, accounts.MAX_NAME_LENGTH))
+    password = fields.String(
+        required=True, validate=validate.Length(1, accounts.MAX_PASSWORD_LENGTH)
+    )
+
+
+class ChangePassword(Schema):
+    current = fields.String(
+        required=True, validate=validate.Length(1, accounts.MAX_PASSWORD_LENGTH)
+    )
+    new = fields.String(required=True, validate=_check_password)
+
+
+@bp.post("/v1/auth/register")
+def register() -> Response:
+    """Make a user and an org of their own; 403 where registration is closed."""
+    if not settings().registration_open:
+        raise Forbidden("Registration is closed; ask an operator for `arkloop users create`.")
+    body = read_body(Register())
+    password_hash = passwords.hash_(body["password"])
+    with connections().transaction() as tx:
+        org_id = accounts.create_org(tx, body["login"])
+        user_id = accounts.create_user(
+            tx,
+            org_id=org_id,
+            role="owner",
+            login=body["login"],
+            email=body["email"],
+            password_hash=password_hash,
+        )
+        session = accounts.begin_session(tx, user_id=user_id, org_id=org_id)
+    response = _tokens(session, user_id=str(user_id))
+    response.status_code = 201
+    return response
+
+
+@bp.post("/v1/auth/login")
+def login() -> Response:
+    """Access token in the body, refresh token in the cookie. An unknown user takes as long."""
+    _check_origin()
+    body = read_body(Login())
+    with connections().reading() as sql:
+        user = accounts.find(sql, body["login"])
+    if not passwords.verify(body["password"], user.password_hash if user else None) or not user:
+        raise Unauthorized("The login or the password is wrong.")
+    with connections().transaction() as tx:
+        session = accounts.begin_session(tx, user_id=user.id, org_id=user.org_id)
+    return _tokens(session)
+
+
+@bp.post("/v1/auth/refresh")
+def refresh() -> Response:
+    """Exchange the cookie for the next one and a new access token."""
+    _check_origin()
+    read_body(NoArguments(), optional=True)
+    with connections().transaction() as tx:
+        session = accounts.refresh_session(tx, request.cookies.get(COOKIE, ""))
+    if session is None:
+        raise Unauthorized("The login has ended; log in again.")
+    return _tokens(session)
+
+
+@bp.post("/v1/auth/logout")
+@requires()
+def logout() -> Response:
+    """End this login, its refresh and access tokens. An API key has none to end."""
+    _check_origin()
+    read_body(NoArguments(), optional=True)
+    if g.session_id is not None:
+        with connections().transaction() as tx:
+            accounts.end_session(tx, user_id=actor().user_id, session_id=g.session_id)
+        authenticator().forget()
+    response = jsonify(ok=True)
+    _set_cookie(response, "", timedelta(0))
+    return response
+
+
+@bp.post("/v1/auth/password")
+@requires()
+def change_password() -> Response:
+    """Set a new password, and end the user's other logins. Not for API keys."""
+    if g.session_id is None:
+        raise Forbidden("An API key cannot change a password.")
+    body = read_body(ChangePassword())
+    with connections().reading() as sql:
+        user = accounts.profile(sql, actor().user_id)
+    if not passwords.verify(body["current"], user.password_hash):
+        raise InvalidRequest(current=["is not your password"])
+    password_hash = passwords.hash_(body["new"])
+    with connections().transaction() as tx:
+        accounts.change_password(
+            tx, user_id=user.id, password_hash=password_hash, keep_session=g.session_id
+        )
+    authenticator().forget()
+    return jsonify(ok=True)
+
+
+def _tokens(session: Session, **more: str) -> Response:
+    token = access_tokens.issue(
+        settings(), user_id=session.user_id, org_id=session.org_id, session_id=session.id
+    )
+    response = jsonify({**more, "access_token": token, "token_type": "bearer"})
+    _set_cookie(response, session.refresh_token, accounts.REFRESH_LIFETIME)
+    return response
+
+
+def _set_cookie(response: Response, refresh_token: str, lifetime: timedelta) -> None:
+    response.set_cookie(
+        COOKIE,
+        refresh_token,
+        path=COOKIE_PATH,
+        max_age=lifetime,
+        httponly=True,
+        secure=settings().secure_cookies,
+        samesite="Strict",
+    )
+
+
+def _check_origin() -> None:
+    """Raises: Forbidden: a browser page of another origin is behind this."""
+    origin = request.headers.get("Origin")
+    if origin is None or origin in settings().cors_origins:
+        return
+    if urlsplit(origin).netloc != request.host:
+        raise Forbidden("This origin is not allowed; see ARKLOOP_CORS_ORIGINS.")

@@ -1,0 +1,30 @@
+"""`/v1/me`: who the token stands for."""
+
+from flask import Blueprint, Response, jsonify
+
+from api.auth import requires
+from api.current import actor, connections
+from api.json_body import NoArguments, query_args
+from shared import accounts
+from shared.times import rfc3339
+
+bp = Blueprint("me", __name__)
+
+
+@bp.get("/v1/me")
+@requires()
+def get_me() -> Response:
+    """The user, their org, and what this very token may do there."""
+    query_args(NoArguments())
+    with connections().reading() as sql:
+        user = accounts.profile(sql, actor().user_id)
+    return jsonify(
+        id=str(user.id),
+        username=user.login,
+        email=user.email,
+        org_id=str(user.org_id),
+        org_name=user.org_name,
+        role=actor().role,
+        permissions=sorted(actor().permissions),
+        created_at=rfc3339(user.created_at),
+    )

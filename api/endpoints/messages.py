@@ -1,0 +1,71 @@
+"""`/v1/threads/{id}/messages`: what was said in a thread."""
+
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response
+from marshmallow import Schema, fields
+from sqlalchemy import Row
+
+from api.auth import requires
+from api.current import actor, connections
+from api.fields import utf8_length
+from api.idempotency import created, idempotent
+from api.json_body import read_body
+from api.paging import ByPosition, page, page_args
+from shared import threads
+from shared.connections import Transaction
+from shared.times import rfc3339
+
+MAX_CONTENT_BYTES = 262_144
+
+bp = Blueprint("messages", __name__)
+
+
+class CreateMessage(Schema):
+    content = fields.String(required=True, validate=utf8_length(1, MAX_CONTENT_BYTES))
+
+
+@bp.post("/v1/threads/<id:thread_id>/messages")
+@requires("data.threads.write")
+@idempotent
+def create_message(tx: Transaction, thread_id: UUID) -> Response:
+    """201, also while a run is active; that run does not see it."""
+    message = threads.add_message(tx, actor(), thread_id, **read_body(CreateMessage()))
+    return created(_shown(message), location=f"/v1/threads/{thread_id}/messages")
+
+
+@bp.get("/v1/threads/<id:thread_id>/messages")
+@requires("data.threads.read")
+def list_messages(thread_id: UUID) -> Response:
+    """The latest page, in the order of the conversation; `before` goes to older ones."""
+    args = page_args(ByPosition)
+    with connections().reading() as sql:
+        rows = threads.list_messages(
+            sql,
+            actor(),
+            thread_id,
+            limit=args.limit + 1,
+            before=args.before.position if args.before else None,
+        )
+    return page(
+        rows,
+        args,
+        show=_shown,
+        cursor_of=lambda row: ByPosition(row.position),
+        oldest_first=True,
+    )
+
+
+def _shown(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "org_id": str(row.org_id),
+        "thread_id": str(row.thread_id),
+        "run_id": str(row.run_id) if row.run_id else None,
+        "created_by_user_id": str(row.created_by_user_id) if row.created_by_user_id else None,
+        "role": row.role,
+        "content": row.content,
+        "partial": row.partial,
+        "created_at": rfc3339(row.created_at),
+    }

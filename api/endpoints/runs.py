@@ -1,0 +1,235 @@
+"""`/v1/runs` and the runs of a thread: create, list, get, cancel, input, retry."""
+
+import math
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response, current_app, jsonify
+from marshmallow import Schema, ValidationError, fields, validate
+from sqlalchemy import RowMapping
+
+from api.auth import requires
+from api.current import actor, connections
+from api.fields import Id, utf8_length
+from api.idempotency import created, idempotent
+from api.json_body import NoArguments, query_args, read_body
+from api.paging import ByTime, PageQuery, page, page_args
+from shared import model_routes, personas, run_queries, runs
+from shared.connections import Transaction
+from shared.events import money
+from shared.ids import new_trace_id
+from shared.status import STATUSES, phase_of, status_of
+from shared.times import rfc3339, rfc3339_or_none
+
+bp = Blueprint("runs", __name__)
+
+MAX_INPUT_BYTES = 32_768
+CREDITS_PER_USD = 1000
+
+
+def _of_form(form: re.Pattern[str]) -> Callable[[str], None]:
+    def check(text: str) -> None:
+        if text and not form.fullmatch(text):
+            raise ValidationError(f"must match {form.pattern}")
+
+    return check
+
+
+def _not_blank(text: str) -> None:
+    if not text.strip():
+        raise ValidationError("must not be blank")
+
+
+class CreateRun(Schema):
+    """Empty or null is not given."""
+
+    route_id = fields.String(allow_none=True, validate=_of_form(model_routes.ROUTE_ID))
+    persona_id = fields.String(allow_none=True, validate=_of_form(personas.PERSONA_ID))
+
+
+class RunInput(Schema):
+    content = fields.String(required=True, validate=[utf8_length(1, MAX_INPUT_BYTES), _not_blank])
+    request_id = Id(allow_none=True)
+
+
+class RunsQuery(PageQuery):
+    status = fields.String(validate=validate.OneOf(sorted(STATUSES)))
+
+
+def routes() -> model_routes.Routes:
+    """The routes of this process."""
+    found: model_routes.Routes = current_app.extensions["arkloop.routes"]
+    return found
+
+
+@bp.post("/v1/threads/<id:thread_id>/runs")
+@requires("data.runs.write")
+@idempotent
+def create_run(tx: Transaction, thread_id: UUID) -> Response:
+    """201 with the run's ids; the body is optional."""
+    body = read_body(CreateRun(), optional=True)
+    persona = personas.find(body.get("persona_id") or None)
+    route = model_routes.choose(routes(), body.get("route_id") or None, persona)
+    trace = new_trace_id()
+    run_id = runs.create(tx, actor(), thread_id, persona=persona, route=route, trace_id=trace)
+    return _created(run_id, trace)
+
+
+@bp.post("/v1/threads/<id:thread_id>:retry")
+@requires("data.runs.write")
+@idempotent
+def retry_run(tx: Transaction, thread_id: UUID) -> Response:
+    """201 as for a new run."""
+    read_body(NoArguments(), optional=True)
+    trace = new_trace_id()
+    return _created(runs.retry(tx, actor(), thread_id, routes(), trace_id=trace), trace)
+
+
+@bp.get("/v1/threads/<id:thread_id>/runs")
+@requires("data.runs.read")
+def list_thread_runs(thread_id: UUID) -> Response:
+    """Newest first."""
+    args = page_args(ByTime)
+    with connections().reading() as sql:
+        rows = run_queries.list_of_thread(
+            sql, actor(), thread_id, limit=args.limit + 1, before=args.before
+        )
+    return page(rows, args, show=_in_thread, cursor_of=_cursor)
+
+
+@bp.get("/v1/runs")
+@requires("data.runs.read")
+def list_runs() -> Response:
+    """Newest first, with what they cost."""
+    args = page_args(ByTime, RunsQuery())
+    with connections().reading() as sql:
+        rows = run_queries.list_of_org(
+            sql,
+            actor(),
+            limit=args.limit + 1,
+            before=args.before,
+            status=args.filters.get("status"),
+        )
+    return page(rows, args, show=_in_list, cursor_of=_cursor)
+
+
+@bp.get("/v1/runs/<id:run_id>")
+@requires("data.runs.read")
+def get_run(run_id: UUID) -> Response:
+    query_args(NoArguments())
+    with connections().reading() as sql:
+        run = run_queries.get(sql, actor(), run_id)
+    return jsonify(_in_full(run))
+
+
+@bp.post("/v1/runs/<id:run_id>:cancel")
+@requires("data.runs.write")
+@idempotent
+def cancel_run(tx: Transaction, run_id: UUID) -> Response:
+    """Always 200 for a run that the caller may write."""
+    read_body(NoArguments(), optional=True)
+    runs.cancel(tx, actor(), run_id)
+    return jsonify({"ok": True})
+
+
+@bp.post("/v1/runs/<id:run_id>/input")
+@requires("data.runs.write")
+@idempotent
+def give_input(tx: Transaction, run_id: UUID) -> Response:
+    """200 once the answer is stored; the run goes on from here."""
+    body = read_body(RunInput())
+    runs.answer(tx, actor(), run_id, body["content"], body.get("request_id"))
+    return jsonify({"ok": True})
+
+
+def _created(run_id: UUID, trace: str) -> Response:
+    return created({"run_id": str(run_id), "trace_id": trace}, location=f"/v1/runs/{run_id}")
+
+
+def _cursor(run: RowMapping) -> ByTime:
+    return ByTime(run["created_at"], run["id"])
+
+
+def _in_thread(run: RowMapping) -> dict[str, Any]:
+    return {
+        "run_id": str(run["id"]),
+        "status": status_of(run["state"]),
+        "created_at": rfc3339(run["created_at"]),
+    }
+
+
+def _in_list(run: RowMapping) -> dict[str, Any]:
+    read, ended = run["cache_read_tokens"], run["ended_at"]
+    return {
+        "run_id": str(run["id"]),
+        "org_id": str(run["org_id"]),
+        "thread_id": str(run["thread_id"]),
+        "status": status_of(run["state"]),
+        "model": run["model"],
+        "persona_id": run["persona_id"],
+        "total_input_tokens": run["input_tokens"],
+        "total_output_tokens": run["output_tokens"],
+        "total_cost_usd": money(run["cost_usd"]),
+        "duration_ms": None if ended is None else _milliseconds(ended - run["created_at"]),
+        "cache_hit_rate": read / run["input_tokens"] if run["input_tokens"] else None,
+        "credits_used": math.ceil(run["cost_usd"] * CREDITS_PER_USD),
+        "created_at": rfc3339(run["created_at"]),
+        "completed_at": _ended_as(run, "completed"),
+        "failed_at": _ended_as(run, "failed"),
+        "created_by_user_id": str(run["created_by_user_id"]),
+        "created_by_user_name": run["login"],
+        "created_by_email": run["email"],
+    }
+
+
+def _in_full(run: RowMapping) -> dict[str, Any]:
+    started, waiting_since = run["started_at"], run["waiting_since"]
+    waiting_ms = run["waiting_ms"]
+    if waiting_since is not None:
+        waiting_ms += _milliseconds(run["now"] - waiting_since)
+    return {
+        "run_id": str(run["id"]),
+        "org_id": str(run["org_id"]),
+        "thread_id": str(run["thread_id"]),
+        "created_by_user_id": str(run["created_by_user_id"]),
+        "status": status_of(run["state"]),
+        "phase": phase_of(run["state"], cancel_requested=run["cancel_requested_at"] is not None),
+        "model": run["model"],
+        "persona_id": run["persona_id"],
+        "route_id": run["route_id"],
+        "trace_id": run["trace_id"],
+        "attempt": run["attempt"],
+        "last_seq": run["last_seq"],
+        "created_at": rfc3339(run["created_at"]),
+        "started_at": rfc3339_or_none(started),
+        "completed_at": _ended_as(run, "completed"),
+        "failed_at": _ended_as(run, "failed"),
+        "cancelled_at": _ended_as(run, "cancelled"),
+        "queue_ms": None if started is None else _milliseconds(started - run["created_at"]),
+        "waiting_ms": waiting_ms,
+        "pending_input": run["pending_input"],
+        "usage": {
+            "input_tokens": run["input_tokens"],
+            "output_tokens": run["output_tokens"],
+            "cache_read_tokens": run["cache_read_tokens"],
+            "source": run["usage_source"],
+        },
+        "cost_usd": money(run["cost_usd"]),
+        "error": run["error_code"]
+        and {
+            "code": run["error_code"],
+            "message": run["error_message"],
+            "retryable": run["error_retryable"],
+        },
+    }
+
+
+def _ended_as(run: RowMapping, state: str) -> str | None:
+    return rfc3339_or_none(run["ended_at"] if run["state"] == state else None)
+
+
+def _milliseconds(duration: timedelta) -> int:
+    return round(duration.total_seconds() * 1000)

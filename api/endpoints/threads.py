@@ -1,0 +1,87 @@
+"""`/v1/threads`: conversations."""
+
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response, jsonify
+from marshmallow import Schema, fields, validate
+from sqlalchemy import Row
+
+from api.auth import requires
+from api.current import actor, connections
+from api.fields import StrictBoolean
+from api.idempotency import created, idempotent
+from api.json_body import NoArguments, query_args, read_body
+from api.paging import ByTime, page, page_args
+from shared import threads
+from shared.connections import Transaction
+from shared.times import rfc3339
+
+bp = Blueprint("threads", __name__)
+
+
+class ThreadFields(Schema):
+    """What a client sets, at creation and later; a null title is none."""
+
+    title = fields.String(allow_none=True, validate=validate.Length(1, 200))
+    is_private = StrictBoolean()
+
+
+@bp.post("/v1/threads")
+@requires("data.threads.write")
+@idempotent
+def create_thread(tx: Transaction) -> Response:
+    """201 with the thread; the body is optional."""
+    thread = threads.create(tx, actor(), **read_body(ThreadFields(), optional=True))
+    return created(_shown(thread), location=f"/v1/threads/{thread.id}")
+
+
+@bp.get("/v1/threads")
+@requires("data.threads.read")
+def list_threads() -> Response:
+    """Newest first."""
+    args = page_args(ByTime)
+    with connections().reading() as sql:
+        rows = threads.list_(sql, actor(), limit=args.limit + 1, before=args.before)
+    return page(rows, args, show=_shown, cursor_of=lambda row: ByTime(row.created_at, row.id))
+
+
+@bp.get("/v1/threads/<id:thread_id>")
+@requires("data.threads.read")
+def get_thread(thread_id: UUID) -> Response:
+    query_args(NoArguments())
+    with connections().reading() as sql:
+        return jsonify(_shown(threads.get(sql, actor(), thread_id)))
+
+
+@bp.patch("/v1/threads/<id:thread_id>")
+@requires("data.threads.write")
+def change_thread(thread_id: UUID) -> Response:
+    """What is not in the body stays."""
+    body = read_body(ThreadFields())
+    with connections().transaction() as tx:
+        thread = threads.change(tx, actor(), thread_id, **body)
+    return jsonify(_shown(thread))
+
+
+@bp.delete("/v1/threads/<id:thread_id>")
+@requires("data.threads.write")
+def delete_thread(thread_id: UUID) -> Response:
+    """204; 409 while a run is active."""
+    query_args(NoArguments())
+    with connections().transaction() as tx:
+        threads.delete(tx, actor(), thread_id)
+    return Response(status=204)
+
+
+def _shown(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "org_id": str(row.org_id),
+        "created_by_user_id": str(row.created_by_user_id),
+        "title": row.title,
+        "is_private": row.is_private,
+        "active_run_id": str(row.active_run_id) if row.active_run_id else None,
+        "created_at": rfc3339(row.created_at),
+        "updated_at": rfc3339(row.updated_at),
+    }

@@ -1,0 +1,54 @@
+"""marshmallow fields that take one spelling of a value and no other."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from marshmallow import ValidationError, fields
+
+from shared.ids import parse_id
+
+
+class StrictBoolean(fields.Field[bool]):
+    """`true` or `false`; not 1, not "yes"."""
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ValidationError("must be true or false")
+        return value
+
+
+class Id(fields.Field[UUID]):
+    """A UUIDv7 in its canonical form."""
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> UUID:
+        parsed = parse_id(value) if isinstance(value, str) else None
+        if parsed is None:
+            raise ValidationError("must be a UUIDv7 in lower case with dashes")
+        return parsed
+
+
+class Digits(fields.Field[int]):
+    """A query parameter that is an integer in ASCII digits, within bounds."""
+
+    def __init__(self, *, least: int = 0, most: int = 2**63 - 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.least = least
+        self.most = most
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> int:
+        # At most 19 digits before int(): that is all of 64 bits, and never slow.
+        if not re.fullmatch("[0-9]{1,19}", value) or not self.least <= int(value) <= self.most:
+            raise ValidationError(f"must be an integer from {self.least} to {self.most}")
+        return int(value)
+
+
+def utf8_length(least: int, most: int) -> Callable[[str], None]:
+    """A validator of a text's length in bytes of UTF-8."""
+
+    def check(text: str) -> None:
+        if not least <= len(text.encode()) <= most:
+            raise ValidationError(f"must have {least} to {most} bytes of UTF-8")
+
+    return check

@@ -1,0 +1,61 @@
+"""Gunicorn's configuration, from the same settings as everything else.
+
+Only `shared.config` may be imported here: this runs in the master process, and
+psycopg must not be loaded before gevent has patched the worker, else each query
+stops the whole process.
+"""
+
+import logging
+import re
+import sys
+from typing import Any
+
+from shared.config import InvalidSettings, Settings
+
+try:
+    _settings = Settings.from_env()
+except InvalidSettings as error:
+    sys.exit(str(error))
+
+bind = (
+    f"[{_settings.host}]:{_settings.port}"
+    if ":" in _settings.host
+    else (f"{_settings.host}:{_settings.port}")
+)
+workers = _settings.api_workers
+worker_class = "gevent"
+worker_connections = 10_000
+backlog = 4096
+max_requests = 0  # a worker that is recycled cuts thousands of streams
+preload_app = False
+#: Seconds. Also the time for the headers of a request, and how long an idle connection
+#: can hold up a graceful stop.
+keepalive = 5
+graceful_timeout = 10
+timeout = 30
+limit_request_line = 8190
+accesslog = None  # stream tickets travel in the query string
+errorlog = "-"
+control_socket_disable = True
+
+
+class _WithoutQuery(logging.Filter):
+    """Gunicorn names the address of a request that failed; a ticket may stand in its query."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg = re.sub(r"\?\S+", "?…", record.getMessage())
+        record.args = ()
+        return True
+
+
+def on_starting(_server: object) -> None:
+    logging.getLogger("gunicorn.error").addFilter(_WithoutQuery())
+
+
+def post_worker_init(worker: Any) -> None:
+    """After the fork, with the application loaded: streams end with the worker; it sweeps too."""
+    from shared import sweep
+
+    extensions = worker.wsgi.extensions
+    extensions["arkloop.hub"].stopping = lambda: not worker.alive
+    sweep.start(extensions["arkloop"])

@@ -1,0 +1,151 @@
+"""Lists page by page: newest first, with an opaque cursor for what comes after.
+
+A cursor names the last row that was shown, to the microsecond, so that a walk
+neither skips nor repeats a row. It is signed together with the org, the path
+and the filters: elsewhere it is worth nothing.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+from urllib.parse import urlencode
+from uuid import UUID
+
+from flask import Response, jsonify, request
+from marshmallow import Schema, fields
+
+from api.current import actor, settings
+from api.fields import Digits
+from api.json_body import query_args
+from shared.errors import InvalidRequest
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 200
+_SIGNATURE_BYTES = 16
+
+
+class Cursor(Protocol):
+    """A place in a list, written as text and read back."""
+
+    def to_text(self) -> str: ...
+
+    @classmethod
+    def from_text(cls, text: str) -> Self: ...
+
+
+class ByTime(NamedTuple):
+    """After this row of a list ordered by `(created_at, id)`, newest first."""
+
+    created_at: datetime
+    id: UUID
+
+    def to_text(self) -> str:
+        return f"{self.created_at.astimezone(UTC).isoformat()} {self.id}"
+
+    @classmethod
+    def from_text(cls, text: str) -> "ByTime":
+        moment, id_ = text.split(" ")
+        return cls(datetime.fromisoformat(moment), UUID(id_))
+
+
+class ByPosition(NamedTuple):
+    """Before this position of a thread."""
+
+    position: int
+
+    def to_text(self) -> str:
+        return str(self.position)
+
+    @classmethod
+    def from_text(cls, text: str) -> "ByPosition":
+        return cls(int(text))
+
+
+C = TypeVar("C", bound=Cursor)
+Row = TypeVar("Row")
+
+
+class PageQuery(Schema):
+    """`limit` and `before`; a list with filters adds its own fields to them."""
+
+    limit = Digits(least=1, most=MAX_LIMIT, load_default=DEFAULT_LIMIT)
+    before = fields.String()
+
+
+@dataclass(frozen=True, slots=True)
+class PageArgs(Generic[C]):
+    """What part of the list is wanted; fetch `limit + 1` rows, so that `page` sees the end."""
+
+    limit: int
+    before: C | None
+    filters: Mapping[str, Any]
+
+
+def page_args(cursor: type[C], schema: Schema | None = None) -> PageArgs[C]:
+    """Read the query parameters of a list; `filters` are all but `limit` and `before`.
+
+    Raises:
+        InvalidRequest: bad parameters, or a cursor that is not of this very list.
+    """
+    args = query_args(schema or PageQuery())
+    limit: int = args.pop("limit")
+    before: str | None = args.pop("before", None)
+    return PageArgs(limit, None if before is None else _decode(before, cursor), args)
+
+
+def page(
+    rows: Sequence[Row],
+    args: PageArgs[C],
+    *,
+    show: Callable[[Row], Mapping[str, Any]],
+    cursor_of: Callable[[Row], C],
+    oldest_first: bool = False,
+) -> Response:
+    """Answer with the first `limit` of `rows` as a plain JSON array.
+
+    If there are more rows than `limit`, `X-Next-Cursor` and `Link` say how to go
+    on. `oldest_first` turns the order around within the page.
+    """
+    shown = rows[: args.limit]
+    response = jsonify([show(row) for row in (reversed(shown) if oldest_first else shown)])
+    if len(rows) > args.limit:
+        cursor = _encode(cursor_of(shown[-1]))
+        query = urlencode({**request.args.to_dict(), "before": cursor})
+        response.headers["X-Next-Cursor"] = cursor
+        response.headers["Link"] = f'<{request.path}?{query}>; rel="next"'
+    return response
+
+
+def _encode(cursor: Cursor) -> str:
+    text = cursor.to_text().encode()
+    return _base64(_sign(text) + text)
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _decode(cursor: str, kind: type[C]) -> C:
+    try:
+        data = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    signature, text = data[:_SIGNATURE_BYTES], data[_SIGNATURE_BYTES:]
+    # Base64 has more than one spelling of the same bytes; ours is the only one taken.
+    if not hmac.compare_digest(signature, _sign(text)) or cursor != _base64(data):
+        raise InvalidRequest(before=["is not a cursor of this list"])
+    return kind.from_text(text.decode())
+
+
+def _sign(text: bytes) -> bytes:
+    paging = ("limit", "before")
+    filters = sorted(item for item in request.args.items() if item[0] not in paging)
+    place = json.dumps([str(actor().org_id), request.path, filters])
+    key = hmac.digest(settings().jwt_secret.encode(), b"cursors", hashlib.sha256)
+    return hmac.digest(key, place.encode() + b"\0" + text, hashlib.sha256)[:_SIGNATURE_BYTES]

@@ -1,0 +1,33 @@
+"""Ids in paths: `<id:run_id>` gives the view a UUID."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from werkzeug.routing import BaseConverter
+
+from shared.errors import InvalidRequest
+from shared.ids import parse_id
+
+
+class NotAnId(str):
+    """What stands in a path where an id should; kept until the caller is known."""
+
+
+class IdConverter(BaseConverter):
+    """Takes any text, so that who may not ask learns nothing from a 422; `check` comes after."""
+
+    regex = "[^/:]+"
+
+    def to_python(self, value: str) -> UUID | NotAnId:
+        return parse_id(value) or NotAnId(value)
+
+    def to_url(self, value: UUID) -> str:
+        return str(value)
+
+
+def check(view_args: Mapping[str, Any]) -> None:
+    """Raises: InvalidRequest: one of them is not a UUIDv7 in its canonical form."""
+    for name, value in view_args.items():
+        if isinstance(value, NotAnId):
+            raise InvalidRequest(**{name: ["must be a UUIDv7 in lower case with dashes"]})

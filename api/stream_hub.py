@@ -1,0 +1,205 @@
+"""One per web process: which of the runs that somebody follows have news.
+
+All open streams share one Redis subscription. A notification marks the run's
+watches, and each client then reads for itself, from its own cursor: a slow one
+costs nothing but that cursor. Whatever Redis does not tell, the poll finds in
+Postgres.
+"""
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+import redis
+from sqlalchemy import text
+
+from shared import keys, signals
+from shared.connections import Connections
+from shared.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+#: How often Postgres is asked for news of all watched runs: a safety net, or all there is.
+POLL_SECONDS = 5.0
+POLL_SECONDS_WITHOUT_REDIS = 1.0
+#: How often the watches are looked at: clients gone, tokens revoked, the process ending.
+CHECK_SECONDS = 0.5
+SUBSCRIBED_SECONDS = 1.0
+_NO_CHANNEL = "run:none:news"
+
+_LATEST = """
+SELECT w.id, (SELECT max(e.seq) FROM run_events e WHERE e.run_id = w.id)
+FROM unnest(CAST(:ids AS uuid[])) AS w (id)
+"""
+
+
+class Watch:
+    """One client's: `news` is set when there may be events after its `cursor`, or it must end."""
+
+    def __init__(
+        self, run_id: UUID, connection: socket.socket | None, allowed: Callable[[], bool]
+    ) -> None:
+        self.run_id = run_id
+        self.cursor = 0
+        self.news = threading.Event()
+        self.ended = False
+        self.subscribed = threading.Event()
+        self._connection = connection
+        self._allowed = allowed
+
+    def end(self) -> None:
+        """The client is to be let go: its stream ends at the next frame."""
+        self.ended = True
+        self.news.set()
+
+    def check(self) -> None:
+        """End if the client has closed the connection or may not read any more."""
+        if not self._is_connected() or not self._allowed():
+            self.end()
+
+    def _is_connected(self) -> bool:
+        """An idle client's farewell is seen only by who looks: nothing is written to it."""
+        if self._connection is None:
+            return True
+        try:
+            return self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+        except (BlockingIOError, InterruptedError):
+            return True
+        except OSError:
+            return False
+
+
+class StreamHub:
+    """Made once per process, after any fork; `stopping` tells that the process is to end."""
+
+    def __init__(self, connections: Connections) -> None:
+        self.stopping: Callable[[], bool] = lambda: False
+        self._connections = connections
+        self._lock = threading.Lock()
+        self._watches: dict[UUID, set[Watch]] = defaultdict(set)
+        self._pubsub: Any = None
+        self._is_listening = False
+        for task in (self._listen, self._poll, self._check):
+            threading.Thread(
+                target=self._forever, args=(task,), name=f"hub{task.__name__}", daemon=True
+            ).start()
+
+    @contextlib.contextmanager
+    def watch(
+        self,
+        run_id: UUID,
+        connection: socket.socket | None = None,
+        allowed: Callable[[], bool] = lambda: True,
+    ) -> Iterator[Watch]:
+        """Be told of the run's news. Returns once the subscription is confirmed, or after 1 s.
+
+        `connection` is the client's socket, `allowed` says whether it may still read.
+        """
+        watch = Watch(run_id, connection, allowed)
+        with self._lock:
+            first = run_id not in self._watches
+            known = next(iter(self._watches[run_id]), None)
+            if known is not None:
+                watch.subscribed = known.subscribed
+            self._watches[run_id].add(watch)
+            if first:
+                self._tell("subscribe", run_id)
+        try:
+            if self._is_listening:
+                watch.subscribed.wait(SUBSCRIBED_SECONDS)
+            yield watch
+        finally:
+            with self._lock:
+                self._watches[run_id].discard(watch)
+                if not self._watches[run_id]:
+                    del self._watches[run_id]
+                    # Under the lock: a new watch's subscription must come after it.
+                    self._tell("unsubscribe", run_id)
+
+    def _tell(self, command: str, run_id: UUID) -> None:
+        pubsub = self._pubsub
+        if pubsub is None:
+            return
+        with contextlib.suppress(redis.RedisError, OSError, AttributeError):
+            getattr(pubsub, command)(keys.news(run_id))
+
+    def _watched(self) -> list[Watch]:
+        with self._lock:
+            return [watch for watches in self._watches.values() for watch in watches]
+
+    def _of_channel(self, channel: str) -> list[Watch]:
+        run_id = UUID(channel.split(":")[1])
+        with self._lock:
+            return list(self._watches.get(run_id, ()))
+
+    # ---- the hub's threads ----
+
+    def _forever(self, task: Callable[[], None]) -> None:
+        while True:
+            try:
+                task()
+            except (redis.RedisError, Unavailable, OSError) as error:
+                log.warning("%s: %s", task.__name__, error)
+                time.sleep(signals.RECONNECT_SECONDS)
+            except Exception:
+                log.exception("%s failed", task.__name__)
+                time.sleep(signals.RECONNECT_SECONDS)
+
+    def _listen(self) -> None:
+        client = signals.listening_client(self._connections.settings.redis_url)
+        try:
+            with client.pubsub() as pubsub:
+                pubsub.subscribe(_NO_CHANNEL)
+                self._pubsub = pubsub
+                with self._lock:
+                    runs = list(self._watches)
+                if runs:
+                    pubsub.subscribe(*map(keys.news, runs))
+                self._is_listening = True
+                # What happened while nobody listened is read now.
+                for watch in self._watched():
+                    watch.news.set()
+                for message in signals.listen(pubsub):
+                    self._on_message(message)
+        finally:
+            self._is_listening = False
+            self._pubsub = None
+            client.close()
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        # redis-py gives the answer to a ping, in RESP3, a type and a channel that are none.
+        if message["type"] not in ("subscribe", "message") or message["channel"] == _NO_CHANNEL:
+            return
+        for watch in self._of_channel(message["channel"]):
+            if message["type"] == "subscribe":
+                watch.subscribed.set()
+            elif message["type"] == "message" and int(message["data"]) > watch.cursor:
+                watch.news.set()
+
+    def _poll(self) -> None:
+        time.sleep(POLL_SECONDS if self._is_listening else POLL_SECONDS_WITHOUT_REDIS)
+        watches = self._watched()
+        if not watches:
+            return
+        runs = list({watch.run_id for watch in watches})
+        with self._connections.reading() as sql:
+            rows = sql.execute(text(_LATEST), {"ids": runs})
+            latest: dict[UUID, int] = {run_id: last_seq or 0 for run_id, last_seq in rows}
+        for watch in watches:
+            if latest.get(watch.run_id, 0) > watch.cursor:
+                watch.news.set()
+
+    def _check(self) -> None:
+        time.sleep(CHECK_SECONDS)
+        stopping = self.stopping()
+        for watch in self._watched():
+            if stopping:
+                watch.end()
+            else:
+                watch.check()

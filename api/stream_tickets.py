@@ -1,0 +1,72 @@
+"""Stream tickets: for browsers, whose EventSource cannot send an `Authorization` header.
+
+A ticket is a JWT that opens the events of one run to one reader, and nothing
+else. It works again for reconnects until ten minutes after the run's end, for
+24 hours at most, and only while the key or account it was made with is in force.
+"""
+
+import time
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import jwt
+
+from shared.actors import Actor
+from shared.config import Settings
+from shared.errors import Unauthorized
+from shared.times import now
+
+LIFETIME = timedelta(hours=24)
+AFTER_END = timedelta(minutes=10)
+_AUDIENCE = "arkloop-stream"
+_ALGORITHM = "HS256"
+
+
+def issue(
+    settings: Settings, actor: Actor, run_id: UUID, ended_at: datetime | None
+) -> tuple[str, datetime]:
+    """The ticket and when it ends at the latest."""
+    expires_at = now() + LIFETIME
+    if ended_at is not None:
+        expires_at = min(expires_at, ended_at + AFTER_END)
+    claims = {
+        "aud": _AUDIENCE,
+        "iat": int(time.time()),
+        "exp": int(expires_at.timestamp()),
+        "run": str(run_id),
+        "org": str(actor.org_id),
+        "sub": str(actor.user_id),
+        "role": actor.role,
+        "key": actor.api_key_id and str(actor.api_key_id),
+    }
+    return jwt.encode(claims, settings.jwt_secret, _ALGORITHM), expires_at
+
+
+def verify(settings: Settings, ticket: str, run_id: UUID) -> Actor:
+    """The reader that the ticket stands for.
+
+    Raises:
+        Unauthorized: not a ticket of ours, for another run, or over.
+    """
+    if len(ticket) > 2048:
+        raise Unauthorized()
+    try:
+        claims = jwt.decode(
+            ticket,
+            settings.jwt_secret,
+            algorithms=[_ALGORITHM],
+            audience=_AUDIENCE,
+            options={"require": ["exp", "sub", "run", "org"], "verify_iat": False},
+        )
+        if claims["run"] != str(run_id):
+            raise Unauthorized()
+        return Actor(
+            org_id=UUID(claims["org"]),
+            user_id=UUID(claims["sub"]),
+            role=claims["role"],
+            permissions=frozenset({"data.runs.read"}),
+            api_key_id=UUID(claims["key"]) if claims["key"] else None,
+            expires_at=datetime.fromtimestamp(claims["exp"], UTC),
+        )
+    except (jwt.InvalidTokenError, ValueError, KeyError, TypeError) as error:
+        raise Unauthorized() from error

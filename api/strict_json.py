@@ -1,0 +1,121 @@
+"""JSON that means one thing only (RFC 8259, I-JSON of RFC 7493): the rest is refused by name.
+
+Python's own reader takes the last of two equal keys, NaN, and integers of any
+length; Postgres takes no NUL and no lone surrogate.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_DEPTH = 64
+MAX_INTEGER = 2**63 - 1
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+class InvalidJSON(ValueError):
+    """`problems` says what is wrong: dotted field → why; the whole text is `body`."""
+
+    def __init__(self, problems: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{name}: {why}" for name, why in problems.items()))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """Stands for a value until the walk knows where it is."""
+
+    why: str
+
+
+@dataclass(slots=True)
+class _Reader:
+    suspicious: bool = False
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def refuse(self, why: str) -> _Refused:
+        self.suspicious = True
+        return _Refused(why)
+
+    def integer(self, digits: str) -> int | _Refused:
+        # By length first: Python needs quadratic time for a number of many digits.
+        if len(digits) <= 20 and -MAX_INTEGER - 1 <= (value := int(digits)) <= MAX_INTEGER:
+            return value
+        return self.refuse("does not fit into 64 bits")
+
+    def number(self, text: str) -> float | _Refused:
+        value = float(text)
+        return value if math.isfinite(value) else self.refuse("is too large a number")
+
+    def constant(self, name: str) -> _Refused:
+        return self.refuse(f"{name} is not JSON")
+
+    def members(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            seen: set[str] = set()
+            for name, _ in pairs:
+                if name in seen:
+                    members[name] = self.refuse("is given twice")
+                seen.add(name)
+        return members
+
+    def walk(self, value: Any, path: str, depth: int) -> None:
+        match value:
+            case _Refused():
+                self.problems[path or "body"] = value.why
+            case str() if _UNSTORABLE.search(value):
+                self.problems[path or "body"] = "has a NUL character or a lone surrogate"
+            case dict() | list() if depth == MAX_DEPTH:
+                self.problems[path.split(".")[0] or "body"] = f"is nested deeper than {MAX_DEPTH}"
+            case dict():
+                for name, item in value.items():
+                    if _UNSTORABLE.search(name):
+                        name = _UNSTORABLE.sub("\ufffd", name)
+                        self.problems[_join(path, name)] = "has a name that cannot be stored"
+                    self.walk(item, _join(path, name), depth + 1)
+            case list():
+                for index, item in enumerate(value):
+                    self.walk(item, _join(path, str(index)), depth + 1)
+
+
+def loads(data: bytes) -> Any:
+    """Read one JSON text in UTF-8.
+
+    Raises:
+        InvalidJSON: bad UTF-8 or syntax, a byte order mark, a key given twice, NaN or
+            Infinity, a number that does not fit, nesting deeper than 64, a NUL or a
+            lone surrogate in any string.
+    """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidJSON({"body": f"is not UTF-8: byte {error.start}"}) from None
+    reader = _Reader()
+    try:
+        value = json.loads(
+            text,
+            parse_int=reader.integer,
+            parse_float=reader.number,
+            parse_constant=reader.constant,
+            object_pairs_hook=reader.members,
+        )
+    except RecursionError:
+        raise InvalidJSON({"body": f"is nested deeper than {MAX_DEPTH}"}) from None
+    except json.JSONDecodeError as error:
+        why = f"is not JSON: {error.msg}: line {error.lineno} column {error.colno}"
+        raise InvalidJSON({"body": why}) from None
+    # Most bodies cannot hold any of it and are spared the walk: without an escape a
+    # string is clean, since neither raw NUL nor raw surrogates have got this far.
+    if reader.suspicious or "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH:
+        reader.walk(value, "", 0)
+        if reader.problems:
+            raise InvalidJSON(reader.problems)
+    return value
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,184 @@
+"""How the events of a run look: on a terminal, in a pipe, and as JSON lines."""
+
+import json
+import re
+import sys
+from typing import Protocol
+
+from rich.console import Console
+from rich.text import Text
+
+from cli.event_stream import RunEvent
+
+#: Longest one-line form of a tool's arguments or output on a terminal.
+SHOWN_CHARACTERS = 160
+# Text of models and tools must not steer the terminal: no escape sequences, no bidi overrides.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+class Display(Protocol):
+    """Shows events in order; what is not the run's output goes through `note`."""
+
+    def show(self, event: RunEvent) -> None: ...
+
+    def note(self, text: str, style: str = "dim") -> None:
+        """A line of its own for the person."""
+
+
+def display_for(*, as_json: bool) -> Display:
+    """The one that fits standard output."""
+    if as_json:
+        return JsonLines()
+    return TerminalText() if sys.stdout.isatty() else PipedText()
+
+
+class JsonLines:
+    """One line per event on standard output: the event's JSON, byte for byte."""
+
+    def __init__(self) -> None:
+        self._notes = _console(stderr=True)
+
+    def show(self, event: RunEvent) -> None:
+        sys.stdout.buffer.write(event.text.encode() + b"\n")
+        sys.stdout.buffer.flush()
+
+    def note(self, text: str, style: str = "dim") -> None:
+        _print_line(self._notes, text, style)
+
+
+class PipedText:
+    """The answer alone on standard output, everything else on standard error.
+
+    A model turn is written when it is complete: what a pipe has taken cannot be
+    taken back when a turn turns out to be void and is made again.
+    """
+
+    def __init__(self) -> None:
+        self._notes = _console(stderr=True)
+        self._open: list[tuple[int, str]] = []
+
+    def show(self, event: RunEvent) -> None:
+        match event.type:
+            case "message.delta":
+                self._open.append((event.seq, event.data["content"]))
+            case "message.reset":
+                self._open = [part for part in self._open if part[0] < event.data["from_seq"]]
+            case "message.completed":
+                self._write(event.data["content"])
+        if event.is_terminal:
+            self._write("".join(text for _seq, text in self._open))
+        if line := line_of(event):
+            self.note(line, style_of(event))
+
+    def note(self, text: str, style: str = "dim") -> None:
+        _print_line(self._notes, text, style)
+
+    def _write(self, text: str) -> None:
+        self._open.clear()
+        if text:
+            end = "" if text.endswith("\n") else "\n"
+            sys.stdout.buffer.write(f"{text}{end}".encode())
+            sys.stdout.buffer.flush()
+
+
+class TerminalText:
+    """The text as it comes; thinking dim, all else as short lines between."""
+
+    def __init__(self) -> None:
+        self._console = _console()
+        self._last_type = ""
+        self._at_line_start = True
+
+    def show(self, event: RunEvent) -> None:
+        match event.type:
+            case "message.delta":
+                self._stream(event, "")
+            case "message.thinking":
+                self._stream(event, "dim italic")
+        if line := line_of(event):
+            self.note(line, style_of(event))
+
+    def note(self, text: str, style: str = "dim") -> None:
+        self._start_line()
+        _print_line(self._console, text, style)
+
+    def _stream(self, event: RunEvent, style: str) -> None:
+        if event.type != self._last_type:
+            self._start_line()
+        self._last_type = event.type
+        text = printable(event.data["content"])
+        # soft_wrap: the terminal breaks lines; rich does not know what stands left of a delta.
+        self._console.print(Text(text, style), end="", soft_wrap=True)
+        self._at_line_start = text.endswith("\n") if text else self._at_line_start
+
+    def _start_line(self) -> None:
+        if not self._at_line_start:
+            self._console.print()
+        self._at_line_start = True
+
+
+def line_of(event: RunEvent) -> str | None:
+    """The event as a line for a person; None for those that are text, or say nothing new."""
+    data = event.data
+    match event.type:
+        case "tool.call":
+            return f"→ {data['name']} {_short(_compact(data['arguments']))}"
+        case "tool.result":
+            mark = "✗" if data["is_error"] else "←"
+            return f"{mark} {data['name']} {_short(data['output'])} ({data['duration_ms']} ms)"
+        case "message.reset":
+            return f"✗ The unfinished text above is void ({data['reason']}): the model starts again"
+        case "run.input_received":
+            return f"answered: {_short(data['content'])}"
+        case "run.resumed" if data["reason"] != "input":
+            return f"resumed ({data['reason']}, attempt {data['attempt']})"
+        case "run.throttled" | "run.fallback" | "context.truncated":
+            return f"{event.type} {_short(_compact(data))}"
+        case "run.cancel_requested":
+            return "cancelling …"
+        case "run.completed" | "run.cancelled":
+            return f"{event.type.removeprefix('run.')}: {_cost(event)}"
+        case "run.failed":
+            error = data["error"]
+            return f"failed: {error['message']} ({error['code']}) {_cost(event)}"
+    return None
+
+
+def style_of(event: RunEvent) -> str:
+    """The colour of the event's line."""
+    if event.type == "run.failed" or event.data.get("is_error"):
+        return "red"
+    if event.type in ("message.reset", "run.cancelled"):
+        return "yellow"
+    return "cyan" if event.type == "tool.call" else "dim"
+
+
+def printable(text: str) -> str:
+    """The text without characters that would steer a terminal."""
+    return _STEERING.sub("\ufffd", text.replace("\r", ""))
+
+
+def _print_line(console: Console, text: str, style: str) -> None:
+    console.print(Text(printable(text), style), soft_wrap=True)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def _cost(event: RunEvent) -> str:
+    usage = event.data["usage"]
+    estimated = ", estimated" if usage["source"] == "estimated" else ""
+    return (
+        f"{usage['input_tokens']} + {usage['output_tokens']} tokens{estimated}, "
+        f"${event.data['cost_usd']:.6f}"
+    )
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[: SHOWN_CHARACTERS - 1]}…"

@@ -1,0 +1,160 @@
+"""A run that a person or a script watches: its events, its questions, their Ctrl-C."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+from types import FrameType
+from typing import Any
+
+import click
+
+from cli.client import Client, Refused
+from cli.display import Display
+from cli.event_stream import RunEvent, follow
+from cli.keyboard import Keyboard
+
+STATUS_OF_END = {"run.completed": 0, "run.failed": 1, "run.cancelled": 130}
+CONFLICT, INVALID = 409, 422
+
+
+class Interrupts:
+    """Ctrl-C, pressed since `interrupts` began; `tell` is called at the first one."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.tell: Callable[[], None] = lambda: None
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count > 1:
+            raise KeyboardInterrupt
+        self.tell()
+
+
+@contextmanager
+def interrupts() -> Iterator[Interrupts]:
+    """Within, a first Ctrl-C interrupts nothing: no event is lost. A second one leaves."""
+    handler = Interrupts()
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class ForegroundRun:
+    """One run, followed to its end.
+
+    Events, answers, Ctrl-C and the stream's failure come from threads and a signal
+    handler; all of them meet in one inbox, and the main thread does one at a time.
+    """
+
+    def __init__(
+        self, client: Client, display: Display, run_id: str, interrupted: Interrupts
+    ) -> None:
+        self._client = client
+        self._display = display
+        self._run_id = run_id
+        # SimpleQueue: its `put` may be called by a signal handler.
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._keyboard = Keyboard(lambda line: self._inbox.put(lambda: self._answer(line)))
+        self._question: dict[str, Any] | None = None
+        self._status: int | None = None
+        interrupted.tell = lambda: self._inbox.put(self._cancel)
+        if interrupted.count:
+            # Pressed while the run was being made.
+            interrupted.tell()
+
+    def follow(self) -> int:
+        """Show everything up to the run's end; the exit status.
+
+        Raises:
+            click.ClickException: the run cannot be followed, or waits and nobody answers.
+        """
+        threading.Thread(target=self._read_events, name="events", daemon=True).start()
+        while self._status is None:
+            self._inbox.get()()
+        return self._status
+
+    def _read_events(self) -> None:
+        try:
+            for event in follow(self._client, self._run_id, tell=self._note_later):
+                self._inbox.put(lambda event=event: self._take(event))  # type: ignore[misc]
+        except BaseException as error:
+            self._inbox.put(lambda error=error: _raise(error))  # type: ignore[misc]
+
+    def _note_later(self, text: str) -> None:
+        self._inbox.put(lambda: self._display.note(text, "yellow"))
+
+    def _take(self, event: RunEvent) -> None:
+        self._display.show(event)
+        if event.type == "run.waiting_for_input":
+            self._question = event.data
+            self._ask(event.data)
+        elif event.type in ("run.input_received", "run.resumed") or event.is_terminal:
+            self._question = None
+        self._status = STATUS_OF_END.get(event.type)
+
+    def _ask(self, question: dict[str, Any]) -> None:
+        self._display.note(f"? {question['prompt']}", "bold")
+        for number, option in enumerate(question.get("options") or (), 1):
+            self._display.note(f"  {number}) {option}", "")
+        if question["kind"] == "tool_confirmation":
+            self._display.note("`yes` runs it, anything else denies it and is the reason:")
+        elif question.get("options"):
+            self._display.note("Type an answer, or the number of one:")
+        else:
+            self._display.note("Type the answer:")
+        self._keyboard.ask()
+
+    def _answer(self, line: str | None) -> None:
+        question = self._question
+        if question is None:
+            return  # somebody else was faster, or the run has ended
+        if line is None:
+            raise click.ClickException(
+                f"The run waits for an answer, and standard input has none: "
+                f"arkloop runs input {self._run_id} ANSWER, "
+                f"then arkloop runs events {self._run_id}"
+            )
+        content = _chosen(line.strip(), question.get("options") or ())
+        if not content:
+            self._keyboard.ask()
+            return
+        body = {"content": content, "request_id": question["request_id"]}
+        try:
+            self._client.post(f"/runs/{self._run_id}/input", body)
+        except Refused as refused:
+            if refused.status == CONFLICT:
+                self._question = None
+                self._display.note(f"No longer wanted: {refused.message}", "yellow")
+            elif refused.status == INVALID and self._keyboard.is_terminal:
+                self._display.note(refused.message, "red")
+                self._keyboard.ask()
+            else:
+                raise
+        else:
+            self._question = None
+
+    def _cancel(self) -> None:
+        self._display.note("Cancelling; press Ctrl-C again to leave without waiting.", "yellow")
+        try:
+            self._client.post(f"/runs/{self._run_id}:cancel")
+        except click.ClickException as error:
+            raise click.ClickException(
+                f"Could not cancel: {error.message} Try again with: "
+                f"arkloop runs cancel {self._run_id}"
+            ) from error
+
+
+def _chosen(line: str, options: Any) -> str:
+    """The option that the line numbers; else the line itself, which may be an option's text."""
+    if line not in options and line.isdecimal() and 1 <= int(line) <= len(options):
+        return str(options[int(line) - 1])
+    return line
+
+
+def _raise(error: BaseException) -> None:
+    raise error

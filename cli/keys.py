@@ -1,0 +1,61 @@
+"""`arkloop keys`: API keys of the caller's org."""
+
+import sys
+from itertools import islice
+from uuid import UUID
+
+import click
+
+from cli.client import Client
+from cli.listing import print_json, print_rows
+from cli.server_address import find_server
+
+COLUMNS = ("id", "name", "key_prefix", "scopes", "created_at", "last_used_at", "revoked_at")
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="The API's own JSON.")
+
+
+@click.group()
+def keys() -> None:
+    """Make, list and revoke API keys."""
+
+
+@keys.command()
+@click.argument("name")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    help="data.threads.read, data.threads.write, data.runs.read, data.runs.write or admin; may be "
+    "given again. None: all that you may do.",
+)
+@_as_json
+def create(name: str, scopes: tuple[str, ...], as_json: bool) -> None:
+    """Make a key and print it, this once: nobody can read it again."""
+    made = Client(find_server()).post("/api-keys", {"name": name, "scopes": scopes})
+    if as_json:
+        print_json(made)
+        return
+    click.echo(made["key"])
+    if sys.stdout.isatty():
+        click.echo(f"Keep it: it is not shown again. Its id is {made['id']}.", err=True)
+
+
+@keys.command("list")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@_as_json
+def list_(limit: int, as_json: bool) -> None:
+    """List keys, newest first; in a pipe tab-separated, without a header."""
+    found = list(islice(Client(find_server()).rows("/api-keys", limit=limit), limit))
+    if as_json:
+        print_json(found)
+    else:
+        print_rows(COLUMNS, found)
+
+
+@keys.command()
+@click.argument("key_id", type=click.UUID)
+def revoke(key_id: UUID) -> None:
+    """Revoke a key: it stops working everywhere within 5 seconds."""
+    Client(find_server()).delete(f"/api-keys/{key_id}")
+    click.echo("ok")

@@ -1,0 +1,71 @@
+"""`arkloop`: the one command. A sub-command's module is imported when it is used, not before."""
+
+import os
+import sys
+from importlib import import_module
+from io import TextIOWrapper
+from typing import Any, NamedTuple
+
+import click
+
+INTERRUPTED = 130
+
+
+class Entry(NamedTuple):
+    """Where a sub-command is, and what `arkloop --help` says of it without importing it."""
+
+    place: str
+    summary: str
+
+
+ENTRIES = {
+    "dev": Entry("cli.dev:dev", "Run the whole service on this machine."),
+    "demo": Entry("cli.demo:demo", "Start everything, ask a real model, replay the run, stop."),
+    "run": Entry("cli.run:run", "Send a message, run the agent, follow it in the terminal."),
+    "runs": Entry("cli.runs:runs", "List, show, cancel and answer runs; read their events."),
+    "keys": Entry("cli.keys:keys", "Make, list and revoke API keys."),
+    "users": Entry("cli.users:users", "Make and list users, straight in the database."),
+    "migrate": Entry("cli.migrate:migrate", "Bring the database's schema up to date."),
+}
+
+
+class Commands(click.Group):
+    """A group that knows its commands by name; `arkloop run` does not load what `dev` needs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(ENTRIES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in ENTRIES:
+            return None
+        module, _, name = ENTRIES[cmd_name].place.partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in ENTRIES.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # As a shell reports SIGINT; click itself would say 1.
+            click.echo(err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="arkloop-runs")
+def main() -> None:
+    """Runs LLM agents: durable runs, numbered events, replayable streams.
+
+    Commands that talk to a server find it by ARKLOOP_URL and ARKLOOP_API_KEY; without them,
+    they talk to the `arkloop dev` of this folder.
+    """
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it lives as long as the process
+    # A terminal that is not UTF-8 gets question marks, not a traceback.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")

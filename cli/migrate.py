@@ -1,0 +1,78 @@
+"""`arkloop migrate`: bring the database's schema up to date. The Procfile's `release` line."""
+
+import os
+import time
+
+import click
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, OperationalError
+
+from shared import schema
+
+CONNECT_SECONDS = 3
+PAUSE_SECONDS = 0.25
+
+
+@click.command()
+@click.option(
+    "--wait",
+    "wait_seconds",
+    type=click.FloatRange(0),
+    default=15,
+    show_default=True,
+    help="Seconds to wait for a database that does not answer yet.",
+)
+def migrate(wait_seconds: float) -> None:
+    """Bring the schema of ARKLOOP_DATABASE_URL up to date and print its version.
+
+    A schema that is newer than this code stays as it is.
+    """
+    engine = _engine(os.environ.get("ARKLOOP_DATABASE_URL", "").strip())
+    try:
+        click.echo(_migrate(engine, wait_seconds))
+    except OperationalError as error:
+        raise click.ClickException(
+            f"Cannot migrate {engine.url.render_as_string(hide_password=True)}: {error.orig}"
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    if not url:
+        raise click.ClickException("ARKLOOP_DATABASE_URL is not set; it begins with postgresql://")
+    try:
+        parsed = make_url(url.replace("postgres://", "postgresql://", 1))
+    except ArgumentError:
+        parsed = None
+    if parsed is None or parsed.get_backend_name() != "postgresql":
+        raise click.ClickException("ARKLOOP_DATABASE_URL must begin with postgresql://")
+    return create_engine(parsed, connect_args={"connect_timeout": CONNECT_SECONDS})
+
+
+def _migrate(engine: Engine, wait_seconds: float) -> str:
+    """The schema's version at the end."""
+    _wait_for(engine, wait_seconds)
+    with engine.connect() as sql:
+        present = schema.current_version(sql)
+    if present is not None and present > schema.needed_version():
+        return present
+    return schema.migrate(engine)
+
+
+def _wait_for(engine: Engine, seconds: float) -> None:
+    """Return once the database answers. Raises: OperationalError: it does not."""
+    deadline = time.monotonic() + seconds
+    told = False
+    while True:
+        try:
+            with engine.connect():
+                return
+        except OperationalError as error:
+            if time.monotonic() > deadline:
+                raise
+            if not told:
+                click.echo(f"Waiting for the database: {error.orig}", err=True)
+                told = True
+        time.sleep(PAUSE_SECONDS)

@@ -1,0 +1,134 @@
+"""`arkloop runs`: look at runs, cancel and answer them, read their events."""
+
+import json
+import sys
+from itertools import islice
+from uuid import UUID
+
+import click
+
+from cli.client import Client
+from cli.display import printable
+from cli.event_stream import RunEvent, follow, opened
+from cli.listing import print_json, print_record, print_rows
+from cli.server_address import find_server
+
+COLUMNS = (
+    *("run_id", "status", "persona_id", "model"),
+    *("total_input_tokens", "total_output_tokens", "total_cost_usd", "duration_ms", "created_at"),
+)
+COLUMNS_IN_THREAD = ("run_id", "status", "created_at")
+STATUSES = ("running", "waiting_for_input", "completed", "failed", "cancelled")
+#: Longest data of an event on a terminal.
+SHOWN_CHARACTERS = 120
+
+_run_id = click.argument("run_id", type=click.UUID)
+_as_json = click.option("--json", "as_json", is_flag=True, help="The API's own JSON.")
+
+
+@click.group()
+def runs() -> None:
+    """List, show, cancel and answer runs; read their events."""
+
+
+@runs.command("list")
+@click.option("--status", type=click.Choice(STATUSES))
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--thread", type=click.UUID, help="Only the runs of this thread.")
+@_as_json
+def list_(status: str | None, limit: int, thread: UUID | None, as_json: bool) -> None:
+    """List runs, newest first.
+
+    In a pipe each is a line of tab-separated fields, without a header: run_id, status, persona_id,
+    model, input tokens, output tokens, cost in USD, duration in ms, created_at; with --thread
+    run_id, status, created_at.
+    """
+    client = Client(find_server())
+    if thread is None:
+        rows = client.rows("/runs", limit=limit, status=status)
+    else:
+        # The endpoint of a thread has no filter.
+        pages = client.rows(f"/threads/{thread}/runs", limit=limit)
+        rows = (row for row in pages if status in (None, row["status"]))
+    found = list(islice(rows, limit))
+    if as_json:
+        print_json(found)
+    else:
+        print_rows(COLUMNS if thread is None else COLUMNS_IN_THREAD, found)
+
+
+@runs.command()
+@_run_id
+@_as_json
+def show(run_id: UUID, as_json: bool) -> None:
+    """Show all that is known about a run, one field a line."""
+    found = Client(find_server()).get(f"/runs/{run_id}")
+    (print_json if as_json else print_record)(found)
+
+
+@runs.command()
+@_run_id
+def cancel(run_id: UUID) -> None:
+    """Cancel a run; one that has ended stays as it is."""
+    Client(find_server()).post(f"/runs/{run_id}:cancel")
+    click.echo("ok")
+
+
+@runs.command("input")
+@_run_id
+@click.argument("content")
+@click.option("--request-id", type=click.UUID, help="The request to answer; sent twice, used once.")
+def give_input(run_id: UUID, content: str, request_id: UUID | None) -> None:
+    """Answer a run that waits for input.
+
+    A run that waits for the confirmation of a tool runs it after `yes`, and takes anything else as
+    the reason not to.
+    """
+    body = {"content": content, "request_id": str(request_id) if request_id else None}
+    Client(find_server()).post(f"/runs/{run_id}/input", body)
+    click.echo("ok")
+
+
+@runs.command()
+@_run_id
+@click.option("--after-seq", type=click.IntRange(0), default=0, help="Begin after this number.")
+@click.option("--follow/--no-follow", "wait", default=True, help="Wait for events to come, or not.")
+@_as_json
+def events(run_id: UUID, after_seq: int, wait: bool, as_json: bool) -> None:
+    """Print a run's events, by default until its end; Ctrl-C leaves and cancels nothing.
+
+    In a pipe each is a line of tab-separated fields: seq, type, created_at, data (JSON). With
+    --json each line is the event's own JSON. The exit status does not tell how the run ended.
+    """
+    client = Client(find_server())
+    # A wrong id or an unreachable server is told at once, not tried again.
+    client.get(f"/runs/{run_id}")
+    if wait:
+        for event in follow(client, str(run_id), after_seq, tell=_tell):
+            _print_event(event, as_json=as_json)
+        return
+    with opened(client, str(run_id), after_seq, wait=False) as found:
+        for event in found:
+            _print_event(event, as_json=as_json)
+
+
+def _print_event(event: RunEvent, *, as_json: bool) -> None:
+    if as_json:
+        line = event.text
+    else:
+        data = json.dumps(event.data, ensure_ascii=False, separators=(",", ":"))
+        if sys.stdout.isatty():
+            line = _for_a_terminal(event, data)
+        else:
+            line = f"{event.seq}\t{event.type}\t{event.created_at}\t{data}"
+    sys.stdout.buffer.write(line.encode() + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _for_a_terminal(event: RunEvent, data: str) -> str:
+    shown = data if len(data) <= SHOWN_CHARACTERS else f"{data[: SHOWN_CHARACTERS - 1]}…"
+    return f"{event.seq:>5}  {event.type:<21}  {printable(shown)}"
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)

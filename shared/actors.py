@@ -1,0 +1,54 @@
+"""Who makes a request, and what they may see and write."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, false, or_
+
+from shared.errors import Forbidden
+from shared.tables import threads
+
+DATA_PERMISSIONS = frozenset(
+    {"data.threads.read", "data.threads.write", "data.runs.read", "data.runs.write"}
+)
+PERMISSIONS_OF_ROLE = {
+    "owner": DATA_PERMISSIONS | {"admin"},
+    "admin": DATA_PERMISSIONS | {"admin"},
+    "member": DATA_PERMISSIONS,
+}
+SCOPES = DATA_PERMISSIONS | {"admin"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Actor:
+    """A user in an org, by access token or by API key (`api_key_id`).
+
+    `permissions` are those of the role, narrowed by the key's scopes.
+    `expires_at` is when the token or key ends; streams end with it.
+    """
+
+    org_id: UUID
+    user_id: UUID
+    role: str
+    permissions: frozenset[str]
+    api_key_id: UUID | None = None
+    expires_at: datetime | None = None
+
+    @property
+    def writes_all(self) -> bool:
+        """Owners and admins write all that they see; members only their own."""
+        return self.role in ("owner", "admin")
+
+    def sees(self) -> ColumnElement[bool]:
+        """SQL: this row of `threads` is visible to the actor."""
+        return and_(
+            threads.c.org_id == self.org_id,
+            threads.c.deleted_at.is_(None),
+            or_(threads.c.is_private == false(), threads.c.created_by_user_id == self.user_id),
+        )
+
+    def check_may_write(self, created_by_user_id: UUID) -> None:
+        """Raises: Forbidden: somebody else's object, and the actor is a member."""
+        if not self.writes_all and created_by_user_id != self.user_id:
+            raise Forbidden()

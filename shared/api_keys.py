@@ -1,0 +1,146 @@
+"""API keys: `al_`, 30 random characters, and a checksum that tells a typo without a database.
+
+Scanners for leaked secrets find them with `al_[0-9A-Za-z]{36}`. Only the
+SHA-256 of a key is stored: with 178 random bits nothing slower is needed.
+"""
+
+import hashlib
+import re
+import secrets
+import string
+import zlib
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, func, or_, select, update
+from sqlalchemy.sql import ColumnElement
+
+from shared.actors import Actor
+from shared.connections import Transaction
+from shared.errors import ApiKeyNotFound, Forbidden
+from shared.ids import new_id
+from shared.tables import api_keys, memberships
+
+PREFIX = "al_"
+PATTERN = re.compile(r"al_([0-9A-Za-z]{30})([0-9A-Za-z]{6})")
+
+_ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_SHOWN_CHARACTERS = 6  # enough to tell keys apart, few enough to leave 142 secret bits
+
+
+def make() -> str:
+    """A new key; its random part has 178 bits."""
+    random = "".join(secrets.choice(_ALPHABET) for _ in range(30))
+    return PREFIX + random + _checksum(random)
+
+
+def is_well_formed(key: str) -> bool:
+    """Whether form and checksum are right: all that can be told without the database."""
+    match = PATTERN.fullmatch(key)
+    return match is not None and _checksum(match[1]) == match[2]
+
+
+def hash_of(key: str) -> str:
+    """SHA-256, hex."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def create(
+    tx: Transaction,
+    actor: Actor,
+    *,
+    name: str,
+    scopes: Iterable[str] = (),
+    expires_at: datetime | None = None,
+) -> tuple[Row[Any], str]:
+    """Make a key of the actor; returns its row and the key, which nobody can read again.
+
+    Without scopes it may do what its creator may do now.
+
+    Raises:
+        Forbidden: scopes beyond the actor's own permissions.
+    """
+    wanted = frozenset(scopes) or actor.permissions
+    if not wanted <= actor.permissions:
+        raise Forbidden("A key cannot be allowed more than its creator.")
+    key = make()
+    row = tx.sql.execute(
+        api_keys.insert()
+        .values(
+            id=new_id(),
+            org_id=actor.org_id,
+            user_id=actor.user_id,
+            name=name,
+            key_prefix=key[: len(PREFIX) + _SHOWN_CHARACTERS],
+            key_hash=hash_of(key),
+            scopes=sorted(wanted),
+            expires_at=expires_at,
+        )
+        .returning(*api_keys.c)
+    ).one()
+    return row, key
+
+
+def list_(
+    sql: Connection, actor: Actor, *, limit: int, before: tuple[datetime, UUID] | None
+) -> list[Row[Any]]:
+    """Newest first; members see their own keys, owners and admins all of the org."""
+    query = select(api_keys).where(_seen_by(actor))
+    if before is not None:
+        query = query.where(func.row(api_keys.c.created_at, api_keys.c.id) < func.row(*before))
+    query = query.order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()).limit(limit)
+    return list(sql.execute(query))
+
+
+def revoke(tx: Transaction, actor: Actor, key_id: UUID) -> None:
+    """End a key; one that has ended already stays as it is.
+
+    Raises:
+        ApiKeyNotFound: the actor sees no such key.
+    """
+    found = tx.sql.scalar(
+        update(api_keys)
+        .where(api_keys.c.id == key_id, _seen_by(actor))
+        .values(revoked_at=func.coalesce(api_keys.c.revoked_at, func.now()))
+        .returning(api_keys.c.id)
+    )
+    if found is None:
+        raise ApiKeyNotFound()
+
+
+def find(sql: Connection, matching: ColumnElement[bool]) -> Row[Any] | None:
+    """The key in force that matches, with its user's `role`; None if there is none."""
+    return sql.execute(
+        select(api_keys, memberships.c.role)
+        .join(
+            memberships,
+            (memberships.c.user_id == api_keys.c.user_id)
+            & (memberships.c.org_id == api_keys.c.org_id),
+        )
+        .where(
+            matching,
+            api_keys.c.revoked_at.is_(None),
+            or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > func.now()),
+        )
+    ).one_or_none()
+
+
+def mark_used(tx: Transaction, key_id: UUID) -> None:
+    """Note that the key is in use."""
+    tx.sql.execute(update(api_keys).where(api_keys.c.id == key_id).values(last_used_at=func.now()))
+
+
+def _seen_by(actor: Actor) -> ColumnElement[bool]:
+    in_org = api_keys.c.org_id == actor.org_id
+    return in_org if actor.writes_all else in_org & (api_keys.c.user_id == actor.user_id)
+
+
+def _checksum(random: str) -> str:
+    number = zlib.crc32(random.encode())
+    digits = ""
+    for _ in range(6):
+        number, digit = divmod(number, 62)
+        digits = _ALPHABET[digit] + digits
+    return digits

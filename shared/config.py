@@ -1,0 +1,177 @@
+"""Settings of every process. The only reader of the environment."""
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+class InvalidSettings(Exception):
+    """Some settings are missing or wrong; the message lists every problem, one a line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What an operator can set; `docs/configuration.md` has the same table with prose."""
+
+    database_url: str
+    redis_url: str
+    broker_url: str
+    jwt_secret: str = field(repr=False)
+    encryption_key: str | None = field(default=None, repr=False)
+
+    lease_seconds: float = 15.0  # a silent worker process loses its runs after this
+    heartbeat_seconds: float = 2.0  # at most a third of the lease
+    sweep_seconds: float = 2.0
+    stream_ttl_seconds: int = 600  # how long Redis keeps the stream of an ended run
+    sse_ping_seconds: float = 10.0
+    retention_days: int = 90
+    database_pool_size: int = 10  # connections of one process
+    worker_concurrency: int = 200  # runs that one worker process executes at a time
+
+    registration_open: bool = False
+    scripted: bool = False
+    faults: bool = False
+    cors_origins: tuple[str, ...] = ()
+    secure_cookies: bool = True
+
+    routes_file: str | None = None
+    openai_api_key: str | None = field(default=None, repr=False)
+    openai_base_url: str | None = None
+    openai_model: str = "gpt-4o-mini"
+    anthropic_api_key: str | None = field(default=None, repr=False)
+    anthropic_base_url: str | None = None
+    local_base_url: str | None = None  # an OpenAI-compatible server on this machine
+    local_model: str = "local"
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    api_workers: int = 2
+    hostname: str = field(default_factory=socket.gethostname)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+        """Read `ARKLOOP_…` and the providers' own variables.
+
+        An empty value counts as not set.
+
+        Raises:
+            InvalidSettings: with every problem at once.
+        """
+        reader = _Reader(os.environ if environ is None else environ)
+        values = reader.values()
+        if reader.problems:
+            raise InvalidSettings("\n".join(reader.problems))
+        return cls(**values)
+
+
+class _Reader:
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.problems: list[str] = []
+
+    def values(self) -> dict[str, Any]:
+        redis_url = self._url("ARKLOOP_REDIS_URL", ("redis", "rediss", "unix"))
+        defaults: dict[str, Any] = {f.name: f.default for f in fields(Settings)}
+        values: dict[str, Any] = {
+            "database_url": _with_driver(
+                self._url("ARKLOOP_DATABASE_URL", ("postgresql", "postgres", "postgresql+psycopg"))
+            ),
+            "redis_url": redis_url,
+            "broker_url": self._text("ARKLOOP_BROKER_URL") or redis_url,
+            "jwt_secret": self._secret("ARKLOOP_JWT_SECRET"),
+            "encryption_key": self._text("ARKLOOP_ENCRYPTION_KEY"),
+            "registration_open": self._choice("ARKLOOP_REGISTRATION", ("closed", "open")) == "open",
+            "cors_origins": self._origins("ARKLOOP_CORS_ORIGINS"),
+            "routes_file": self._text("ARKLOOP_ROUTES"),
+        }
+        for name in ("lease_seconds", "heartbeat_seconds", "sweep_seconds", "sse_ping_seconds"):
+            values[name] = self._number(f"ARKLOOP_{name.upper()}", defaults[name], 0.05)
+        for name, least in (
+            ("stream_ttl_seconds", 1),
+            ("retention_days", 1),
+            ("database_pool_size", 1),
+            ("port", 0),
+            ("api_workers", 1),
+            ("worker_concurrency", 1),
+        ):
+            values[name] = int(self._number(f"ARKLOOP_{name.upper()}", defaults[name], least))
+        for name in ("scripted", "faults", "secure_cookies"):
+            values[name] = self._flag(f"ARKLOOP_{name.upper()}", defaults[name])
+        for name in ("openai_model", "local_base_url", "local_model", "host"):
+            values[name] = self._text(f"ARKLOOP_{name.upper()}") or defaults[name]
+        for name in (
+            "openai_api_key",
+            "openai_base_url",
+            "anthropic_api_key",
+            "anthropic_base_url",
+        ):
+            values[name] = self._text(name.upper())
+        lease, heartbeat = values["lease_seconds"], values["heartbeat_seconds"]
+        if heartbeat * 3 > lease:
+            self.problems.append(
+                "ARKLOOP_HEARTBEAT_SECONDS: must be at most a third of ARKLOOP_LEASE_SECONDS, "
+                f"is {heartbeat:g} of {lease:g}"
+            )
+        return values
+
+    def _text(self, name: str) -> str | None:
+        return self._environ.get(name, "").strip() or None
+
+    def _url(self, name: str, schemes: tuple[str, ...]) -> str:
+        value = self._text(name)
+        if value is None:
+            self.problems.append(f"{name}: is not set; it begins with {schemes[0]}://")
+            return ""
+        if value.split("://")[0] not in schemes or "://" not in value:
+            self.problems.append(
+                f"{name}: must begin with {' or '.join(s + '://' for s in schemes)}"
+            )
+        return value
+
+    def _secret(self, name: str) -> str:
+        value = self._text(name) or ""
+        if len(value.encode()) < 32:
+            self.problems.append(
+                f"{name}: needs at least 32 bytes of secret, has {len(value.encode())}; "
+                "make one with: openssl rand -hex 32"
+            )
+        return value
+
+    def _number(self, name: str, default: float, least: float) -> float:
+        value = self._text(name)
+        if value is None:
+            return float(default)
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) or float(value) < least:
+            self.problems.append(f"{name}: must be a number of at least {least:g}, is {value!r}")
+            return float(default)
+        return float(value)
+
+    def _flag(self, name: str, default: bool) -> bool:
+        return self._choice(name, ("1" if default else "0", "0" if default else "1")) == "1"
+
+    def _choice(self, name: str, choices: tuple[str, ...]) -> str:
+        """The first choice is the default."""
+        value = self._text(name)
+        if value is None:
+            return choices[0]
+        if value not in choices:
+            self.problems.append(f"{name}: must be {' or '.join(sorted(choices))}, is {value!r}")
+        return value
+
+    def _origins(self, name: str) -> tuple[str, ...]:
+        origins = tuple(
+            part.strip() for part in (self._text(name) or "").split(",") if part.strip()
+        )
+        for origin in origins:
+            if not re.fullmatch(r"https?://[^/*\s]+", origin):
+                self.problems.append(
+                    f"{name}: {origin!r} is not an origin such as https://app.example.com"
+                )
+        return origins
+
+
+def _with_driver(url: str) -> str:
+    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)

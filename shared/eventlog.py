@@ -1,0 +1,167 @@
+"""The event log: appended in Postgres, copied to a Redis Stream, read from whichever has it.
+
+The stream's entry id is the event's seq, so a cursor is a stream position and
+Redis refuses repeats. Whoever appends holds the run: by its row lock here, or
+by its fence in `worker/event_writer.py`.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from redis.exceptions import RedisError, ResponseError
+from sqlalchemy import Connection, func, insert, select
+
+from shared import keys, times
+from shared.connections import Connections, Transaction
+from shared.events import (
+    Event,
+    MessageCompleted,
+    MessageDelta,
+    MessageReset,
+    StoredEvent,
+    encode,
+)
+from shared.tables import run_events
+
+log = logging.getLogger(__name__)
+
+READ_LIMIT = 500
+#: Older entries of a very long run are read from Postgres.
+STREAM_MAX_LENGTH = 10_000
+
+
+def last_seq(sql: Connection, run_id: UUID) -> int:
+    """The number of the run's last event, 0 if it has none."""
+    return sql.scalar(select(func.max(run_events.c.seq)).where(run_events.c.run_id == run_id)) or 0
+
+
+def append(tx: Transaction, run_id: UUID, events: Sequence[Event]) -> list[StoredEvent]:
+    """Number, store and, after the commit, publish events.
+
+    The caller's transaction holds the run's row lock, has raised its fence,
+    and knows that no worker writes to the run.
+    """
+    # Numbered under the run's row lock, not from a sequence: a sequence hands out
+    # 7 before 6 has committed, and a reader after 5 would skip 6 for good.
+    first = last_seq(tx.sql, run_id) + 1
+    stored = [encode(first + i, event, times.now()) for i, event in enumerate(events)]
+    store(tx, run_id, stored)
+    return stored
+
+
+def store(tx: Transaction, run_id: UUID, stored: Sequence[StoredEvent]) -> None:
+    """Store events that are numbered already and, after the commit, publish them."""
+    tx.sql.execute(
+        insert(run_events),
+        [{"run_id": run_id, **event._asdict()} for event in stored],
+    )
+    tx.after_commit.append(lambda: publish(tx.connections, {run_id: stored}))
+
+
+def publish(connections: Connections, batch: Mapping[UUID, Sequence[StoredEvent]]) -> None:
+    """Copy committed events to their streams and tell the followers, in one round trip.
+
+    Raises:
+        redis.exceptions.RedisError: Redis is out of reach. Followers then read Postgres.
+    """
+    pipeline = connections.redis.pipeline(transaction=False)
+    for run_id, events in batch.items():
+        stream = keys.events(run_id)
+        for event in events:
+            pipeline.xadd(
+                stream,
+                {"type": event.type, "payload": event.payload},
+                id=f"{event.seq}-0",
+                maxlen=STREAM_MAX_LENGTH,
+                approximate=True,
+            )
+        ended = events[-1].is_terminal
+        ttl = connections.settings.stream_ttl_seconds if ended else keys.LIVE_STREAM_TTL_SECONDS
+        pipeline.expire(stream, ttl)
+        pipeline.publish(keys.news(run_id), events[-1].seq)
+    for answer in pipeline.execute(raise_on_error=False):
+        # An id that is already there: published twice, which is harmless.
+        if isinstance(answer, ResponseError) and "equal or smaller" not in str(answer):
+            log.warning("event not copied to its stream: %s", answer)
+
+
+def read_stream(
+    redis: Any, run_id: UUID, after_seq: int, limit: int = READ_LIMIT
+) -> list[StoredEvent]:
+    """What Redis has directly after `after_seq`: without holes, perhaps nothing.
+
+    Raises:
+        redis.exceptions.RedisError: Redis is out of reach.
+    """
+    answer = redis.xread({keys.events(run_id): f"{after_seq}-0"}, count=limit)
+    events: list[StoredEvent] = []
+    for _stream, entries in answer or ():
+        for entry_id, fields in entries:
+            seq = int(entry_id.partition("-")[0])
+            # The stream may have been trimmed or lost, or a publish dropped.
+            if seq != after_seq + len(events) + 1:
+                return events
+            events.append(StoredEvent(seq, fields["type"], fields["payload"]))
+    return events
+
+
+def read_table(
+    sql: Connection, run_id: UUID, after_seq: int, limit: int = READ_LIMIT
+) -> list[StoredEvent]:
+    """The stored events with seq > `after_seq`, in order, at most `limit`."""
+    rows = sql.execute(
+        select(run_events.c.seq, run_events.c.type, run_events.c.payload)
+        .where(run_events.c.run_id == run_id, run_events.c.seq > after_seq)
+        .order_by(run_events.c.seq)
+        .limit(limit)
+    )
+    return [StoredEvent(*row) for row in rows]
+
+
+def data_of(payload: str) -> dict[str, Any]:
+    """The `data` of a stored event."""
+    data: dict[str, Any] = json.loads(payload)["data"]
+    return data
+
+
+def open_text(sql: Connection, run_id: UUID) -> str:
+    """The text streamed since the last finished or void model turn; empty if there is none."""
+    boundary = (
+        select(func.coalesce(func.max(run_events.c.seq), 0))
+        .where(
+            run_events.c.run_id == run_id,
+            run_events.c.type.in_((MessageCompleted.type, MessageReset.type)),
+        )
+        .scalar_subquery()
+    )
+    payloads = sql.scalars(
+        select(run_events.c.payload)
+        .where(
+            run_events.c.run_id == run_id,
+            run_events.c.seq > boundary,
+            run_events.c.type == MessageDelta.type,
+        )
+        .order_by(run_events.c.seq)
+    )
+    return "".join(data_of(payload)["content"] for payload in payloads)
+
+
+def read(connections: Connections, run_id: UUID, after_seq: int) -> list[StoredEvent]:
+    """The next events after `after_seq`: from Redis, or from Postgres for what Redis lacks.
+
+    Empty means that there is nothing yet, in either of them.
+
+    Raises:
+        Unavailable: neither can be read.
+    """
+    try:
+        events = read_stream(connections.redis, run_id, after_seq)
+    except RedisError:
+        events = []
+    if not events:
+        with connections.reading() as sql:
+            events = read_table(sql, run_id, after_seq)
+    return events

@@ -1,0 +1,257 @@
+"""Every type of event a run can have, and the one place where events are encoded.
+
+The wire form is `{"seq": …, "type": …, "data": {…}, "created_at": …}`.
+A new type is a class here; its fields are the keys of `data`. Fields that are
+None where the contract says optional are left out.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, ClassVar, NamedTuple
+
+from shared.times import rfc3339
+
+TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class StoredEvent(NamedTuple):
+    """A numbered event; `payload` is its JSON text, the same bytes for everyone."""
+
+    seq: int
+    type: str
+    payload: str
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.type in TERMINAL_TYPES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one model call, or of many added up.
+
+    `cache_read_tokens` are part of `input_tokens`. `source` is `reported` only
+    if every call was reported by its provider.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    source: str = "reported"
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
+            source="estimated" if "estimated" in (self.source, other.source) else "reported",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    type: ClassVar[str] = "run.started"
+    persona_id: str
+    route_id: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageDelta:
+    type: ClassVar[str] = "message.delta"
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageThinking:
+    """The model's reasoning, where it shows it."""
+
+    type: ClassVar[str] = "message.thinking"
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReset:
+    """Deltas and thinking with seq ≥ `from_seq` are void: the call is made again."""
+
+    type: ClassVar[str] = "message.reset"
+    from_seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageCompleted:
+    """One model turn, also when it only calls tools (`content` is empty then)."""
+
+    type: ClassVar[str] = "message.completed"
+    message_id: str
+    content: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallRequested:
+    """The model asks for a tool; `arguments` is an object, or the text that was not one."""
+
+    type: ClassVar[str] = "tool.call"
+    tool_call_id: str
+    name: str
+    arguments: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """`output` is text, at most 64 KiB of UTF-8; longer output is cut and says so."""
+
+    type: ClassVar[str] = "tool.result"
+    tool_call_id: str
+    name: str
+    output: str
+    is_error: bool
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunWaitingForInput:
+    """`kind` is `question` or `tool_confirmation`."""
+
+    type: ClassVar[str] = "run.waiting_for_input"
+    request_id: str
+    kind: str
+    prompt: str
+    tool_call_id: str | None = None
+    options: list[str] | None = None
+    expires_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunInputReceived:
+    type: ClassVar[str] = "run.input_received"
+    request_id: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumed:
+    """`reason` is `worker_lost`, `deploy` or `input`."""
+
+    type: ClassVar[str] = "run.resumed"
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunCost:
+    """What the run has used so far, after each model call."""
+
+    type: ClassVar[str] = "run.cost"
+    usage: Usage
+    cost_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class RunCancelRequested:
+    type: ClassVar[str] = "run.cancel_requested"
+    by_user_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunCompleted:
+    """`message_id` is null if the model's last turn had no text."""
+
+    type: ClassVar[str] = "run.completed"
+    message_id: str | None
+    usage: Usage
+    cost_usd: Decimal
+    stop_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunError:
+    code: str
+    message: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunFailed:
+    type: ClassVar[str] = "run.failed"
+    error: RunError
+    usage: Usage
+    cost_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class RunCancelled:
+    type: ClassVar[str] = "run.cancelled"
+    usage: Usage
+    cost_usd: Decimal
+
+
+Event = (
+    RunStarted
+    | MessageDelta
+    | MessageThinking
+    | MessageReset
+    | MessageCompleted
+    | ToolCallRequested
+    | ToolResult
+    | RunWaitingForInput
+    | RunInputReceived
+    | RunResumed
+    | RunCost
+    | RunCancelRequested
+    | RunCompleted
+    | RunFailed
+    | RunCancelled
+)
+TerminalEvent = RunCompleted | RunFailed | RunCancelled
+
+_OPTIONAL = frozenset({"tool_call_id", "options"})
+
+
+def encode(seq: int, event: Event, created_at: datetime) -> StoredEvent:
+    """Number and encode an event; the text never contains a line break, NUL or surrogate."""
+    payload = {
+        "seq": seq,
+        "type": event.type,
+        "data": _plain(event),
+        "created_at": rfc3339(created_at),
+    }
+    return StoredEvent(
+        seq, event.type, json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
+    )
+
+
+def _plain(value: Any) -> Any:
+    """What JSON and Postgres can hold: clean text, numbers for money, dicts for events."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, Decimal):
+        return money(value)
+    if isinstance(value, dict):
+        return {clean(str(name)): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    names = getattr(value, "__dataclass_fields__", None)
+    if names is None:
+        return value
+    fields = ((name, getattr(value, name)) for name in names if name != "type")
+    return {
+        name: _plain(item) for name, item in fields if item is not None or name not in _OPTIONAL
+    }
+
+
+def clean(text: str) -> str:
+    """Text of models and tools without what Postgres refuses: NUL and lone surrogates."""
+    return _LONE_SURROGATE.sub("\ufffd", text.replace("\x00", "\ufffd"))
+
+
+def money(amount: Decimal) -> float:
+    """A JSON number with at most 8 decimals."""
+    return float(round(amount, 8))

@@ -1,0 +1,44 @@
+"""Messages to Redis and the broker that may be lost: sent beside the request, never in its way.
+
+A hint wakes somebody up. Who misses it finds the same fact in Postgres a
+little later, so a frozen Redis costs a request no time and nothing is retried.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+Hint = Callable[[], object]
+
+#: Beyond this many the newest are dropped: whoever would get them reads Postgres.
+MAX_PENDING = 10_000
+
+
+def send_now(hint: Hint) -> None:
+    """Send on the caller's thread: for a process whose caller has nothing better to do."""
+    try:
+        hint()
+    except Exception as error:
+        log.warning("hint not sent: %s", error)
+
+
+class HintSender:
+    """Sends hints in order from a thread of its own."""
+
+    def __init__(self) -> None:
+        self._pending: queue.Queue[Hint] = queue.Queue(MAX_PENDING)
+        threading.Thread(target=self._run, name="hints", daemon=True).start()
+
+    def __call__(self, hint: Hint) -> None:
+        """Take the hint and return at once; drops it if too many are pending."""
+        try:
+            self._pending.put_nowait(hint)
+        except queue.Full:
+            log.warning("hint dropped: %d are pending", MAX_PENDING)
+
+    def _run(self) -> None:
+        while True:
+            send_now(self._pending.get())

@@ -1,0 +1,24 @@
+"""Identifiers: UUIDv7 for rows (RFC 9562), 32 hex digits for traces (W3C trace context)."""
+
+import re
+import secrets
+from uuid import UUID
+
+import uuid_utils.compat
+
+_CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+def new_id() -> UUID:
+    """A UUIDv7: ids made later sort later, to the millisecond."""
+    return uuid_utils.compat.uuid7()
+
+
+def parse_id(text: str) -> UUID | None:
+    """The UUIDv7 written as `text`, or None unless it is in the one canonical form."""
+    return UUID(text) if _CANONICAL.fullmatch(text) else None
+
+
+def new_trace_id() -> str:
+    """32 hex digits, never all zero."""
+    return secrets.token_hex(16)

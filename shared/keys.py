@@ -1,0 +1,44 @@
+"""Every Redis key and channel of ours. Celery's own keys stand beside them in the broker.
+
+| name                    | type    | lives               | written by       | read by       |
+| ----------------------- | ------- | ------------------- | ---------------- | ------------- |
+| `run:{id}:events`       | stream  | run's end + TTL     | whoever appends  | web           |
+| `run:{id}:news`         | channel | –                   | whoever appends  | web           |
+| `run:{id}:cancel`       | string  | CANCEL_TTL_SECONDS  | web              | worker        |
+| `run:{id}:input`        | string  | INPUT_TTL_SECONDS   | web              | worker        |
+| `worker:{id}:signals`   | channel | –                   | web              | that worker   |
+
+All of it may vanish at any moment: Postgres has the truth.
+"""
+
+from uuid import UUID
+
+CANCEL_TTL_SECONDS = 3600
+INPUT_TTL_SECONDS = 60
+#: A stream whose run never ends (its worker and Redis both lost) still goes some day.
+LIVE_STREAM_TTL_SECONDS = 7 * 86400
+
+
+def events(run_id: UUID | str) -> str:
+    """Stream; entry ids are `<seq>-0`, fields `type` and `payload`."""
+    return f"run:{run_id}:events"
+
+
+def news(run_id: UUID | str) -> str:
+    """Channel; a message means: there are events up to this seq."""
+    return f"run:{run_id}:news"
+
+
+def cancel(run_id: UUID | str) -> str:
+    """Set while a cancel of an executing run is under way."""
+    return f"run:{run_id}:cancel"
+
+
+def input_(run_id: UUID | str) -> str:
+    """Set for a moment when an input was accepted; holds its request id."""
+    return f"run:{run_id}:input"
+
+
+def worker_signals(worker_id: UUID | str) -> str:
+    """Channel; messages are `cancel <run_id>` and `input <run_id>`."""
+    return f"worker:{worker_id}:signals"

@@ -1,0 +1,45 @@
+"""JSON logs, one object a line, with the run and the trace bound to the current context."""
+
+import logging
+import sys
+from contextvars import ContextVar
+from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
+
+#: What every line logged from this thread or greenlet carries.
+bound: ContextVar[dict[str, Any] | None] = ContextVar("bound", default=None)
+
+
+def bind(**fields: Any) -> None:
+    """Add fields (`run_id`, `trace_id`, …) to all later lines of this context."""
+    bound.set({**(bound.get() or {}), **fields})
+
+
+def clear() -> None:
+    """Forget the fields: a server's greenlet goes on to another request or run."""
+    bound.set(None)
+
+
+class _Bound(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        for name, value in (bound.get() or {}).items():
+            setattr(record, name, value)
+        return True
+
+
+def configure(level: int = logging.INFO) -> None:
+    """Send everything to standard error; call once, in a composition root."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonFormatter(
+            "%(asctime)s %(levelname)s %(name)s %(message)s",
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+        )
+    )
+    handler.addFilter(_Bound())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for noisy in ("httpx2", "httpcore2", "openai", "amqp", "kombu"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

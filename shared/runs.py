@@ -1,0 +1,299 @@
+"""A run's life as the API and the sweep change it; `claims.py` has the worker's side.
+
+The row is the truth, the Celery message is a hint. Changes here happen under
+the row lock of a run that no worker holds; of a held run only the wish to
+cancel is written. `status.py` draws the states.
+"""
+
+from uuid import UUID
+
+from sqlalchemy import Connection, RowMapping, func, insert, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from shared import eventlog, events, ids, model_routes, personas, signals
+from shared.actors import Actor
+from shared.connections import Transaction
+from shared.errors import (
+    InvalidState,
+    NotActive,
+    NotWaiting,
+    RunNotFound,
+    StaleInput,
+    ThreadBusy,
+    ThreadNotFound,
+)
+from shared.status import ACTIVE, RunState
+from shared.tables import inputs, messages, runs, threads
+from shared.transitions import FIRST_RESEND, ended, keep_message, queued, recorded_totals
+
+# ---- by the API ----------------------------------------------------------------------
+
+
+def create(
+    tx: Transaction,
+    actor: Actor,
+    thread_id: UUID,
+    *,
+    persona: personas.Persona,
+    route: model_routes.Route,
+    trace_id: str,
+) -> UUID:
+    """Queue a run of the thread and tell the workers after the commit.
+
+    Raises:
+        ThreadNotFound, Forbidden
+        ThreadBusy: the thread has an active run already.
+    """
+    position = _take_position(tx.sql, actor, thread_id)
+    run_id: UUID | None = tx.sql.scalar(
+        upsert(runs)
+        .values(
+            id=ids.new_id(),
+            org_id=actor.org_id,
+            thread_id=thread_id,
+            created_by_user_id=actor.user_id,
+            trace_id=trace_id,
+            persona_id=persona.id,
+            route_id=route.id,
+            model=route.model,
+            position=position,
+            state=RunState.QUEUED,
+            queued_at=func.now(),
+            enqueue_at=func.now() + FIRST_RESEND,
+        )
+        .on_conflict_do_nothing(
+            index_elements=["thread_id"],
+            index_where=runs.c.state.in_(sorted(ACTIVE)),
+        )
+        .returning(runs.c.id)
+    )
+    if run_id is None:
+        raise ThreadBusy(active_run_id=str(active_run_id(tx.sql, thread_id)))
+    tx.after_commit.append(lambda: tx.connections.enqueue(run_id))
+    return run_id
+
+
+def retry(
+    tx: Transaction,
+    actor: Actor,
+    thread_id: UUID,
+    routes: model_routes.Routes,
+    *,
+    trace_id: str,
+) -> UUID:
+    """Do the thread's last round again: its assistant turn goes, a new run comes.
+
+    Raises:
+        ThreadNotFound, Forbidden, ThreadBusy
+        InvalidState: the thread has no message.
+        PersonaNotFound, RouteNotFound: those of the last run are gone.
+    """
+    _lock_thread(tx.sql, actor, thread_id)
+    if active := active_run_id(tx.sql, thread_id):
+        raise ThreadBusy(active_run_id=str(active))
+    visible = (messages.c.thread_id == thread_id) & messages.c.superseded_at.is_(None)
+    last_message = tx.sql.execute(
+        select(messages.c.id, messages.c.role)
+        .where(visible)
+        .order_by(messages.c.position.desc())
+        .limit(1)
+    ).one_or_none()
+    if last_message is None:
+        raise InvalidState()
+    if last_message.role == "assistant":
+        tx.sql.execute(
+            update(messages)
+            .where(messages.c.id == last_message.id)
+            .values(superseded_at=func.now())
+        )
+    last_run = tx.sql.execute(
+        select(runs.c.id, runs.c.persona_id, runs.c.route_id)
+        .where(runs.c.thread_id == thread_id)
+        .order_by(runs.c.position.desc())
+        .limit(1)
+    ).one_or_none()
+    # Runs of this round without an assistant message (failed, cancelled) go as well:
+    # their tool turns must not be part of what the new run sees.
+    last_user_position = (
+        select(func.coalesce(func.max(messages.c.position), 0))
+        .where(visible, messages.c.role == "user")
+        .scalar_subquery()
+    )
+    tx.sql.execute(
+        update(runs)
+        .where(
+            runs.c.thread_id == thread_id,
+            runs.c.position > last_user_position,
+            runs.c.superseded_at.is_(None),
+        )
+        .values(superseded_at=func.now())
+    )
+    persona = personas.find(last_run.persona_id if last_run else None)
+    route = model_routes.choose(routes, last_run.route_id if last_run else None, persona)
+    return create(tx, actor, thread_id, persona=persona, route=route, trace_id=trace_id)
+
+
+def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> None:
+    """End a queued or waiting run now; ask the owner of an executing one to.
+
+    Does nothing for a run that has ended.
+
+    Raises:
+        RunNotFound, Forbidden
+    """
+    run = _lock(tx.sql, actor, run_id)
+    if run["state"] in (RunState.QUEUED, RunState.WAITING):
+        end_unheld(tx, run, RunState.CANCELLED)
+    elif run["state"] == RunState.EXECUTING:
+        tx.sql.execute(
+            update(runs)
+            .where(runs.c.id == run_id, runs.c.cancel_requested_at.is_(None))
+            .values(cancel_requested_at=func.now(), cancel_requested_by=actor.user_id)
+        )
+        tx.after_commit.append(lambda: signals.send_cancel(tx.connections, run_id, run["owner"]))
+
+
+def answer(
+    tx: Transaction, actor: Actor, run_id: UUID, content: str, request_id: UUID | None
+) -> None:
+    """Store a person's answer and queue the run again.
+
+    The same answer to the same `request_id` again changes nothing.
+
+    Raises:
+        RunNotFound, Forbidden
+        NotWaiting: no request is open. NotActive: the run has ended.
+        StaleInput: the request is another one, or has another answer.
+    """
+    run = _lock(tx.sql, actor, run_id)
+    if request_id is not None:
+        stored = tx.sql.scalar(
+            select(inputs.c.content).where(
+                inputs.c.run_id == run_id, inputs.c.request_id == request_id
+            )
+        )
+        if stored is not None:
+            if stored != content:
+                raise StaleInput()
+            return
+    if RunState(run["state"]).is_terminal:
+        raise NotActive()
+    if run["state"] != RunState.WAITING:
+        raise NotWaiting()
+    open_request = UUID(run["pending_input"]["request_id"])
+    if request_id not in (None, open_request):
+        raise StaleInput()
+    tx.sql.execute(
+        insert(inputs).values(
+            run_id=run_id,
+            request_id=open_request,
+            content=content,
+            created_by_user_id=actor.user_id,
+        )
+    )
+    waited = func.extract("epoch", func.now() - runs.c.waiting_since) * 1000
+    tx.sql.execute(
+        update(runs)
+        .where(runs.c.id == run_id)
+        .values(
+            **queued("input"),
+            waiting_ms=runs.c.waiting_ms + waited,
+            waiting_since=None,
+            input_expires_at=None,
+            pending_input=None,
+        )
+    )
+    tx.after_commit.append(lambda: signals.send_input(tx.connections, run_id, run["owner"]))
+    tx.after_commit.append(lambda: tx.connections.enqueue(run_id))
+
+
+# ---- of a run that nobody holds ------------------------------------------------------
+
+
+def end_unheld(
+    tx: Transaction, run: RowMapping, state: RunState, error: events.RunError | None = None
+) -> None:
+    """End a run whose row lock the caller has and that no worker holds, as cancelled or failed.
+
+    Text that was streamed and not completed is kept as a partial message.
+    """
+    totals = recorded_totals(tx.sql, run["id"])
+    terminal = (
+        events.RunCancelled(totals.usage, totals.cost_usd)
+        if error is None
+        else events.RunFailed(error, totals.usage, totals.cost_usd)
+    )
+    tx.sql.execute(
+        update(runs)
+        .where(runs.c.id == run["id"])
+        .values(**ended(state, totals, error), fence=runs.c.fence + 1)
+    )
+    eventlog.append(tx, run["id"], [terminal])
+    text = eventlog.open_text(tx.sql, run["id"])
+    if text:
+        keep_message(tx.sql, run["id"], (ids.new_id(), text), partial=True)
+
+
+def requeue_lost(tx: Transaction, run: RowMapping, crashes: int) -> None:
+    """Queue a run whose owner is lost; the caller has its row lock."""
+    tx.sql.execute(
+        update(runs)
+        .where(runs.c.id == run["id"])
+        .values(**queued("worker_lost"), fence=runs.c.fence + 1, crashes=crashes)
+    )
+    tx.after_commit.append(lambda: tx.connections.enqueue(run["id"]))
+
+
+# ---- pieces --------------------------------------------------------------------------
+
+
+def active_run_id(sql: Connection, thread_id: UUID) -> UUID | None:
+    """The run of the thread that has not ended."""
+    return sql.scalar(
+        select(runs.c.id).where(runs.c.thread_id == thread_id, runs.c.state.in_(sorted(ACTIVE)))
+    )
+
+
+def _lock_thread(sql: Connection, actor: Actor, thread_id: UUID) -> None:
+    owner = sql.scalar(
+        select(threads.c.created_by_user_id)
+        .where(threads.c.id == thread_id, actor.sees())
+        .with_for_update()
+    )
+    if owner is None:
+        raise ThreadNotFound()
+    actor.check_may_write(owner)
+
+
+def _take_position(sql: Connection, actor: Actor, thread_id: UUID) -> int:
+    taken = sql.execute(
+        update(threads)
+        .where(
+            threads.c.id == thread_id,
+            actor.sees(),
+            or_(literal(actor.writes_all), threads.c.created_by_user_id == actor.user_id),
+        )
+        .values(next_position=threads.c.next_position + 1, updated_at=func.now())
+        .returning(threads.c.next_position - 1)
+    ).scalar()
+    if taken is None:
+        _lock_thread(sql, actor, thread_id)
+        raise ThreadNotFound()
+    return int(taken)
+
+
+def _lock(sql: Connection, actor: Actor, run_id: UUID) -> RowMapping:
+    run = (
+        sql.execute(
+            select(*runs.c)
+            .join(threads, threads.c.id == runs.c.thread_id)
+            .where(runs.c.id == run_id, actor.sees())
+            .with_for_update(of=runs)
+        )
+        .mappings()
+        .one_or_none()
+    )
+    if run is None:
+        raise RunNotFound()
+    actor.check_may_write(run["created_by_user_id"])
+    return run

@@ -1,0 +1,132 @@
+"""Nudges from the API to the worker process that holds a run: a key and a channel message.
+
+The message is fast, the key covers a subscription that was down for a moment,
+and Postgres has the fact itself: each batch of events and each heartbeat brings
+it along.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+from uuid import UUID
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from shared import keys
+from shared.connections import Connections
+
+log = logging.getLogger(__name__)
+
+RECONNECT_SECONDS = 0.5
+#: A subscription that is silent for so long is asked whether it still lives.
+PING_SECONDS = 5.0
+
+
+def send_cancel(connections: Connections, run_id: UUID, owner: UUID) -> None:
+    """Tell the run's owner to stop it."""
+    _send(connections, owner, "cancel", run_id, keys.cancel(run_id), keys.CANCEL_TTL_SECONDS)
+
+
+def send_input(connections: Connections, run_id: UUID, last_owner: UUID) -> None:
+    """Tell the process that parked the run that its input is there."""
+    _send(connections, last_owner, "input", run_id, keys.input_(run_id), keys.INPUT_TTL_SECONDS)
+
+
+def _send(
+    connections: Connections, worker_id: UUID, kind: str, run_id: UUID, key: str, ttl: int
+) -> None:
+    pipeline = connections.redis.pipeline(transaction=False)
+    pipeline.set(key, "1", ex=ttl)
+    pipeline.publish(keys.worker_signals(worker_id), f"{kind} {run_id}")
+    pipeline.execute()
+
+
+class SignalListener:
+    """One subscription for all the runs of a worker process, in a thread of its own.
+
+    `on_signal(kind, run_id)` is called for each signal; `held()` tells the runs
+    whose keys are looked at when the subscription is (again) there.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        worker_id: UUID,
+        held: Callable[[], Collection[UUID]],
+        on_signal: Callable[[str, UUID], None],
+    ) -> None:
+        self._client = listening_client(url)
+        self._worker_id = worker_id
+        self._held = held
+        self._on_signal = on_signal
+        self._stopped = threading.Event()
+        threading.Thread(target=self._run, name="signals", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._listen()
+            except redis.RedisError as error:
+                log.warning("signals are down: %s", error)
+            except Exception:
+                log.exception("signals are down")
+            time.sleep(RECONNECT_SECONDS)
+
+    def _listen(self) -> None:
+        with self._client.pubsub() as pubsub:
+            pubsub.subscribe(keys.worker_signals(self._worker_id))
+            for message in listen(pubsub):
+                if self._stopped.is_set():
+                    return
+                if message["type"] == "subscribe":
+                    self._look_at_keys()
+                elif message["type"] == "message":
+                    kind, _, run_id = str(message["data"]).partition(" ")
+                    self._on_signal(kind, UUID(run_id))
+
+    def _look_at_keys(self) -> None:
+        runs = list(self._held())
+        for kind, key in (("cancel", keys.cancel), ("input", keys.input_)):
+            flags = self._client.mget([key(run_id) for run_id in runs]) if runs else []
+            for run_id, flag in zip(runs, flags, strict=True):
+                if flag is not None:
+                    self._on_signal(kind, run_id)
+
+
+def listening_client(url: str) -> Any:
+    """A client for subscriptions; whoever listens reconnects by itself."""
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=None,
+        socket_connect_timeout=1.0,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def listen(pubsub: Any) -> Iterator[dict[str, Any]]:
+    """The messages of a subscription, confirmations included, for as long as the server lives.
+
+    Raises:
+        redis.RedisError: the connection is lost, or silent even when pinged (a
+            frozen server looks like silence).
+    """
+    pinged = False
+    while True:
+        message = pubsub.get_message(timeout=PING_SECONDS)
+        if message is None:
+            if pinged:
+                raise redis.ConnectionError(f"no answer to a ping in {PING_SECONDS:g} s")
+            pubsub.ping()
+            pinged = True
+        else:
+            pinged = False
+            if message["type"] != "pong":
+                yield message

@@ -1,0 +1,57 @@
+"""The states of a run and the moves between them.
+
+    queued ──claim──▶ executing ──finish──▶ completed | failed | cancelled
+      ▲  ▲               │  │
+      │  └──release──────┘  └──park──▶ waiting ──answer──▶ queued
+      └──recover (its worker is lost)
+    queued, waiting ──cancel, expire──▶ cancelled | failed
+
+On the wire a run shows `status` and `phase`, both derived from the state.
+"""
+
+from enum import StrEnum
+
+
+class RunState(StrEnum):
+    """What the `runs.state` column holds."""
+
+    QUEUED = "queued"
+    EXECUTING = "executing"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_active(self) -> bool:
+        return self in ACTIVE
+
+    @property
+    def is_terminal(self) -> bool:
+        return self not in ACTIVE
+
+
+ACTIVE = frozenset({RunState.QUEUED, RunState.EXECUTING, RunState.WAITING})
+
+#: Wire status → the states it stands for.
+STATUSES: dict[str, tuple[RunState, ...]] = {
+    "running": (RunState.QUEUED, RunState.EXECUTING),
+    "waiting_for_input": (RunState.WAITING,),
+    "completed": (RunState.COMPLETED,),
+    "failed": (RunState.FAILED,),
+    "cancelled": (RunState.CANCELLED,),
+}
+
+_STATUS_OF = {state: status for status, states in STATUSES.items() for state in states}
+
+
+def status_of(state: str) -> str:
+    """The wire status of a stored state."""
+    return _STATUS_OF[RunState(state)]
+
+
+def phase_of(state: str, *, cancel_requested: bool) -> str:
+    """`queued`, `executing`, `waiting`, `cancelling` or `finished`."""
+    if RunState(state).is_terminal:
+        return "finished"
+    return "cancelling" if cancel_requested else state

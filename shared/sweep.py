@@ -1,0 +1,191 @@
+"""What somebody must notice though nobody was told: lost owners, lost hints, passed deadlines.
+
+Naively every process could do this at any time; two at once would double the
+work. So every `web` and every `worker` process tries every two seconds, and an
+advisory lock lets one at a time through. Whatever is done twice all the same is
+harmless: each change is guarded by the run's row lock and raises its fence.
+"""
+
+import logging
+import threading
+from datetime import timedelta
+
+from sqlalchemy import delete, func, select, text, update
+
+from shared import runs as lifecycle
+from shared.connections import Connections, Transaction
+from shared.errors import Unavailable
+from shared.events import MessageCompleted, RunError, ToolResult
+from shared.status import RunState
+from shared.tables import idempotency_keys, run_events, runs, workers
+
+log = logging.getLogger(__name__)
+
+_LOCK_KEY = 0x7377656570  # "sweep"
+BATCH = 100
+MAX_CRASHES = 3
+MAX_RESEND_SECONDS = 60
+IDEMPOTENCY_HOURS = 24
+
+CRASHED = RunError("worker.crashed", "Its worker was lost three times within one step.", False)
+EXPIRED = RunError("input.expired", "Nobody answered in time.", False)
+
+# An owner has lost its runs when it was silent for a lease; or, sooner, when the kernel
+# closed the connection that holds its lock and it missed a heartbeat. Just after a restart
+# of Postgres nobody has a lock, so the locks say nothing for the length of a lease.
+_LOST = """
+SELECT r.id FROM runs r LEFT JOIN workers w ON w.id = r.owner
+WHERE r.state = 'executing' AND (
+    w.id IS NULL
+    OR w.seen_at < now() - make_interval(secs => :lease)
+    OR (
+        w.seen_at < now() - make_interval(secs => :missed)
+        AND pg_postmaster_start_time() < now() - make_interval(secs => :lease)
+        AND NOT EXISTS (
+            SELECT FROM pg_locks l
+            WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+            AND l.classid = (w.lock_key >> 32)::oid
+            AND l.objid = (w.lock_key & 4294967295)::oid
+        )
+    )
+)
+ORDER BY r.id LIMIT :batch FOR UPDATE OF r SKIP LOCKED
+"""
+
+
+def sweep(connections: Connections) -> None:
+    """One pass over everything; does nothing if another process is at it.
+
+    Raises:
+        Unavailable: Postgres is out of reach.
+    """
+    with connections.transaction() as tx:
+        if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(_LOCK_KEY))):
+            return
+        _recover_lost(tx)
+        _cancel_unheld(tx)
+        _expire_inputs(tx)
+        _resend_unclaimed(tx)
+        _forget_old(tx)
+
+
+def _recover_lost(tx: Transaction) -> None:
+    settings = tx.connections.settings
+    lost = tx.sql.scalars(
+        text(_LOST),
+        {
+            "lease": settings.lease_seconds,
+            "missed": settings.heartbeat_seconds * 1.25,
+            "batch": BATCH,
+        },
+    ).all()
+    for run in tx.sql.execute(select(*runs.c).where(runs.c.id.in_(lost))).mappings().all():
+        log.warning("worker %s lost the run %s", run["owner"], run["id"])
+        if run["cancel_requested_at"] is not None:
+            lifecycle.end_unheld(tx, run, RunState.CANCELLED)
+            continue
+        progressed = tx.sql.scalar(
+            select(run_events.c.seq)
+            .where(
+                run_events.c.run_id == run["id"],
+                run_events.c.seq > run["claimed_seq"],
+                run_events.c.type.in_((MessageCompleted.type, ToolResult.type)),
+            )
+            .limit(1)
+        )
+        crashes = 1 if progressed else run["crashes"] + 1
+        if crashes >= MAX_CRASHES:
+            lifecycle.end_unheld(tx, run, RunState.FAILED, CRASHED)
+        else:
+            lifecycle.requeue_lost(tx, run, crashes)
+
+
+def _cancel_unheld(tx: Transaction) -> None:
+    """Runs that went back to the queue while somebody cancelled them."""
+    queued = tx.sql.execute(
+        select(*runs.c)
+        .where(runs.c.state == RunState.QUEUED, runs.c.cancel_requested_at.is_not(None))
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    for run in queued.mappings().all():
+        lifecycle.end_unheld(tx, run, RunState.CANCELLED)
+
+
+def _expire_inputs(tx: Transaction) -> None:
+    waiting = tx.sql.execute(
+        select(*runs.c)
+        .where(runs.c.state == RunState.WAITING, runs.c.input_expires_at < func.now())
+        .order_by(runs.c.input_expires_at)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    for run in waiting.mappings().all():
+        lifecycle.end_unheld(tx, run, RunState.FAILED, EXPIRED)
+
+
+def _resend_unclaimed(tx: Transaction) -> None:
+    """Send queued runs to the broker (again), each after 2, 4, … 60 s."""
+    due = select(runs.c.id).where(runs.c.state == RunState.QUEUED, runs.c.enqueue_at < func.now())
+    unclaimed = tx.sql.scalars(
+        due.order_by(runs.c.enqueue_at).limit(BATCH).with_for_update(skip_locked=True)
+    ).all()
+    if not unclaimed:
+        return
+    pause = func.least(MAX_RESEND_SECONDS, func.power(2, func.least(runs.c.enqueues + 2, 10)))
+    tx.sql.execute(
+        update(runs)
+        .where(runs.c.id.in_(unclaimed))
+        .values(
+            enqueues=runs.c.enqueues + 1,
+            enqueue_at=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, pause),
+        )
+    )
+    queued = tx.sql.scalar(
+        select(func.count()).select_from(runs).where(runs.c.state == RunState.QUEUED)
+    )
+    connections = tx.connections
+
+    def resend() -> None:
+        # Workers that are merely busy have every message still before them.
+        if connections.queue_length() >= (queued or 0):
+            return
+        for run_id in unclaimed:
+            connections.enqueue(run_id)
+
+    tx.after_commit.append(resend)
+
+
+def _forget_old(tx: Transaction) -> None:
+    """Runs beyond the retention with their events, kept answers, workers long gone."""
+    settings = tx.connections.settings
+    old = (
+        select(runs.c.id)
+        .where(runs.c.ended_at < func.now() - timedelta(days=settings.retention_days))
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    tx.sql.execute(delete(runs).where(runs.c.id.in_(old)))
+    tx.sql.execute(
+        delete(idempotency_keys).where(
+            idempotency_keys.c.created_at < func.now() - timedelta(hours=IDEMPOTENCY_HOURS)
+        )
+    )
+    tx.sql.execute(delete(workers).where(workers.c.seen_at < func.now() - timedelta(days=1)))
+
+
+def start(connections: Connections) -> threading.Event:
+    """Sweep for as long as the process lives, in a thread; set the event to end it."""
+    stopped = threading.Event()
+
+    def run() -> None:
+        while not stopped.wait(connections.settings.sweep_seconds):
+            try:
+                sweep(connections)
+            except Unavailable as error:
+                log.warning("no sweep: %s", error.__cause__)
+            except Exception:
+                log.exception("the sweep failed")
+
+    threading.Thread(target=run, name="sweep", daemon=True).start()
+    return stopped

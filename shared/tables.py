@@ -1,0 +1,257 @@
+"""The tables. `migrations/` makes them; a test holds both against each other."""
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _id() -> Column[object]:
+    return Column("id", Uuid, primary_key=True)
+
+
+def _time(name: str, *, required: bool = False) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=not required)
+
+
+def _created_at() -> Column[object]:
+    return Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now())
+
+
+def _ref(name: str, target: str, *, required: bool = True) -> Column[object]:
+    return Column(name, Uuid, ForeignKey(target, ondelete="CASCADE"), nullable=not required)
+
+
+orgs = Table("orgs", metadata, _id(), Column("name", Text, nullable=False), _created_at())
+
+users = Table(
+    "users",
+    metadata,
+    _id(),
+    Column("login", Text, nullable=False),
+    Column("email", Text, nullable=False),
+    Column("password_hash", Text, nullable=False),
+    _created_at(),
+)
+Index("uq_users_login", func.lower(users.c.login), unique=True)
+Index("uq_users_email", func.lower(users.c.email), unique=True)
+
+#: A user has one role in one org.
+memberships = Table(
+    "memberships",
+    metadata,
+    Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    _ref("org_id", "orgs.id"),
+    Column("role", Text, nullable=False),  # owner | admin | member
+    _created_at(),
+    Index("ix_memberships_org_id", "org_id"),
+)
+
+refresh_tokens = Table(
+    "refresh_tokens",
+    metadata,
+    _id(),
+    Column("family_id", Uuid, nullable=False),  # all rotations of one login
+    _ref("user_id", "users.id"),
+    Column("token_hash", Text, nullable=False, unique=True),
+    _created_at(),
+    _time("expires_at", required=True),
+    _time("rotated_at"),
+    _time("revoked_at"),
+    Index("ix_refresh_tokens_family_id", "family_id"),
+    Index("ix_refresh_tokens_user_id", "user_id"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    _id(),
+    _ref("org_id", "orgs.id"),
+    _ref("user_id", "users.id"),
+    Column("name", Text, nullable=False),
+    Column("key_prefix", Text, nullable=False),
+    Column("key_hash", Text, nullable=False, unique=True),  # SHA-256, hex
+    Column("scopes", ARRAY(Text), nullable=False),
+    _created_at(),
+    _time("expires_at"),
+    _time("revoked_at"),
+    _time("last_used_at"),
+    Index("ix_api_keys_org_id_created_at_id", "org_id", "created_at", "id"),
+)
+
+threads = Table(
+    "threads",
+    metadata,
+    _id(),
+    _ref("org_id", "orgs.id"),
+    _ref("created_by_user_id", "users.id"),
+    Column("title", Text),
+    Column("is_private", Boolean, nullable=False, server_default=text("false")),
+    #: The next free position; messages and runs take theirs from it under the row's lock.
+    Column("next_position", BigInteger, nullable=False, server_default=text("1")),
+    _created_at(),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    _time("deleted_at"),
+    Index("ix_threads_org_id_created_at_id", "org_id", "created_at", "id"),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    _id(),
+    _ref("org_id", "orgs.id"),
+    _ref("thread_id", "threads.id"),
+    #: Null again when the run is older than the retention; the message stays.
+    Column("run_id", Uuid, ForeignKey("runs.id", ondelete="SET NULL")),
+    _ref("created_by_user_id", "users.id", required=False),
+    Column("position", BigInteger, nullable=False),
+    Column("role", Text, nullable=False),  # user | assistant
+    Column("content", Text, nullable=False),
+    Column("partial", Boolean, nullable=False, server_default=text("false")),
+    _created_at(),
+    _time("superseded_at"),  # a retry made it disappear
+    UniqueConstraint("thread_id", "position"),
+    Index("ix_messages_run_id", "run_id"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    _id(),
+    _ref("org_id", "orgs.id"),
+    _ref("thread_id", "threads.id"),
+    _ref("created_by_user_id", "users.id"),
+    Column("trace_id", Text, nullable=False),
+    Column("persona_id", Text, nullable=False),
+    Column("route_id", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    #: Its place in the thread: it sees the messages before, its answer stands here.
+    Column("position", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    #: Raised by whoever takes the run; a write that carries an older fence has no effect.
+    Column("fence", BigInteger, nullable=False, server_default=text("0")),
+    Column("owner", Uuid),  # the worker process that holds it while executing, or held it last
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    Column("claimed_seq", BigInteger, nullable=False, server_default=text("0")),
+    #: Owners lost since the last progress: events of this claim beyond `claimed_seq` tell.
+    Column("crashes", Integer, nullable=False, server_default=text("0")),
+    Column("resume_reason", Text),  # worker_lost | deploy | input: why it was queued again
+    _time("cancel_requested_at"),
+    Column("cancel_requested_by", Uuid),
+    Column("pending_input", JSONB),  # the open question while it waits
+    _time("input_expires_at"),
+    _time("queued_at", required=True),
+    _time("enqueue_at"),  # when the sweep sends it to the broker (again)
+    Column("enqueues", Integer, nullable=False, server_default=text("0")),
+    _time("waiting_since"),
+    Column("waiting_ms", BigInteger, nullable=False, server_default=text("0")),
+    _created_at(),
+    _time("started_at"),
+    _time("ended_at"),
+    Column("error_code", Text),
+    Column("error_message", Text),
+    Column("error_retryable", Boolean),
+    Column("input_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("output_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("cache_read_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("usage_source", Text, nullable=False, server_default=text("'reported'")),
+    Column("cost_usd", Numeric(18, 8), nullable=False, server_default=text("0")),
+    _time("superseded_at"),  # a retry made its turns disappear from the thread
+    Index("ix_runs_org_id_created_at_id", "org_id", "created_at", "id"),
+    Index("ix_runs_org_id_state_created_at_id", "org_id", "state", "created_at", "id"),
+    Index("ix_runs_thread_id_created_at_id", "thread_id", "created_at", "id"),
+    Index(
+        "uq_runs_active_thread_id",
+        "thread_id",
+        unique=True,
+        postgresql_where=text("state IN ('queued', 'executing', 'waiting')"),
+    ),
+    Index("ix_runs_owner", "owner", postgresql_where=text("state = 'executing'")),
+    Index("ix_runs_enqueue_at", "enqueue_at", postgresql_where=text("state = 'queued'")),
+    Index(
+        "ix_runs_input_expires_at", "input_expires_at", postgresql_where=text("state = 'waiting'")
+    ),
+    Index("ix_runs_ended_at", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
+)
+
+run_events = Table(
+    "run_events",
+    metadata,
+    Column("run_id", Uuid, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("type", Text, nullable=False),
+    #: The event's JSON object, encoded once; every client gets these bytes.
+    Column("payload", Text, nullable=False),
+)
+
+#: Calls that have begun: written before the tool runs, so that a crash leaves a trace of it.
+tool_calls = Table(
+    "tool_calls",
+    metadata,
+    Column("run_id", Uuid, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("tool_call_id", Text, primary_key=True),
+    Column("fence", BigInteger, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+inputs = Table(
+    "inputs",
+    metadata,
+    Column("run_id", Uuid, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("request_id", Uuid, primary_key=True),
+    Column("content", Text, nullable=False),
+    _ref("created_by_user_id", "users.id"),
+    _created_at(),
+    _time("consumed_at"),
+)
+
+#: One row per worker process: its lease on all the runs that it holds.
+workers = Table(
+    "workers",
+    metadata,
+    _id(),
+    Column("hostname", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("lock_key", BigInteger, nullable=False),  # its session advisory lock
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("org_id", Uuid, ForeignKey("orgs.id", ondelete="CASCADE"), primary_key=True),
+    Column("actor_id", Uuid, primary_key=True),  # the API key, else the user
+    Column("path", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("request_hash", Text, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("headers", JSONB, nullable=False),
+    Column("body", Text, nullable=False),
+    _created_at(),
+    Index("ix_idempotency_keys_created_at", "created_at"),
+)

@@ -1,0 +1,171 @@
+"""Threads and their messages.
+
+Everything in a thread has a position, taken from the thread's row under its
+lock: messages when they are sent, a run's answer when the run is created.
+"""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy.sql import Select
+
+from shared.actors import Actor
+from shared.connections import Transaction
+from shared.errors import ThreadBusy, ThreadNotFound
+from shared.ids import new_id
+from shared.status import ACTIVE
+from shared.tables import messages, runs, threads
+
+_ACTIVE_RUN_ID = (
+    select(runs.c.id)
+    .where(runs.c.thread_id == threads.c.id, runs.c.state.in_(sorted(ACTIVE)))
+    .correlate(threads)
+    .scalar_subquery()
+    .label("active_run_id")
+)
+
+
+def create(
+    tx: Transaction, actor: Actor, *, title: str | None = None, is_private: bool = False
+) -> Row[Any]:
+    """The new thread as `get` gives it."""
+    thread_id = tx.sql.scalar(
+        insert(threads)
+        .values(
+            id=new_id(),
+            org_id=actor.org_id,
+            created_by_user_id=actor.user_id,
+            title=title,
+            is_private=is_private,
+        )
+        .returning(threads.c.id)
+    )
+    return tx.sql.execute(_select().where(threads.c.id == thread_id)).one()
+
+
+def get(sql: Connection, actor: Actor, thread_id: UUID) -> Row[Any]:
+    """The thread's row with `active_run_id`. Raises: ThreadNotFound."""
+    thread = sql.execute(_select().where(threads.c.id == thread_id, actor.sees())).one_or_none()
+    if thread is None:
+        raise ThreadNotFound()
+    return thread
+
+
+def list_(
+    sql: Connection, actor: Actor, *, limit: int, before: tuple[datetime, UUID] | None
+) -> list[Row[Any]]:
+    """The threads that the actor sees, newest first."""
+    query = _select().where(actor.sees())
+    if before is not None:
+        query = query.where(func.row(threads.c.created_at, threads.c.id) < func.row(*before))
+    query = query.order_by(threads.c.created_at.desc(), threads.c.id.desc()).limit(limit)
+    return list(sql.execute(query))
+
+
+def change(tx: Transaction, actor: Actor, thread_id: UUID, **changes: Any) -> Row[Any]:
+    """Set `title` or `is_private`; returns the thread as it is then.
+
+    Raises:
+        ThreadNotFound, Forbidden
+    """
+    lock(tx, actor, thread_id)
+    if changes:
+        tx.sql.execute(
+            update(threads)
+            .where(threads.c.id == thread_id)
+            .values(**changes, updated_at=func.now())
+        )
+    return tx.sql.execute(_select().where(threads.c.id == thread_id)).one()
+
+
+def delete(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
+    """Hide the thread and all in it; its rows stay.
+
+    Raises:
+        ThreadNotFound, Forbidden
+        ThreadBusy: a run is active in it.
+    """
+    # Creating a run takes the same lock: none can begin in a thread that goes.
+    lock(tx, actor, thread_id)
+    active_run_id = tx.sql.scalar(select(_ACTIVE_RUN_ID).where(threads.c.id == thread_id))
+    if active_run_id is not None:
+        raise ThreadBusy(active_run_id=str(active_run_id))
+    tx.sql.execute(update(threads).where(threads.c.id == thread_id).values(deleted_at=func.now()))
+
+
+def lock(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
+    """Hold the thread's row until the transaction ends.
+
+    Raises:
+        ThreadNotFound
+        Forbidden: it is somebody else's, and the actor is a member.
+    """
+    created_by_user_id = tx.sql.scalar(
+        select(threads.c.created_by_user_id)
+        .where(threads.c.id == thread_id, actor.sees())
+        .with_for_update()
+    )
+    if created_by_user_id is None:
+        raise ThreadNotFound()
+    actor.check_may_write(created_by_user_id)
+
+
+def take_position(tx: Transaction, actor: Actor, thread_id: UUID) -> int:
+    """The thread's next position, for a message or a run; takes the lock as `lock` does.
+
+    Raises:
+        ThreadNotFound, Forbidden
+    """
+    lock(tx, actor, thread_id)
+    position = tx.sql.scalar(
+        update(threads)
+        .where(threads.c.id == thread_id)
+        .values(next_position=threads.c.next_position + 1, updated_at=func.now())
+        .returning(threads.c.next_position - 1)
+    )
+    return int(position)  # the row is locked: it is there
+
+
+def add_message(tx: Transaction, actor: Actor, thread_id: UUID, *, content: str) -> Row[Any]:
+    """Put the user's message at the end. A run that is active does not see it.
+
+    Raises:
+        ThreadNotFound, Forbidden
+    """
+    position = take_position(tx, actor, thread_id)
+    return tx.sql.execute(
+        insert(messages)
+        .values(
+            id=new_id(),
+            org_id=actor.org_id,
+            thread_id=thread_id,
+            created_by_user_id=actor.user_id,
+            position=position,
+            role="user",
+            content=content,
+        )
+        .returning(*messages.c)
+    ).one()
+
+
+def list_messages(
+    sql: Connection, actor: Actor, thread_id: UUID, *, limit: int, before: int | None
+) -> list[Row[Any]]:
+    """The last messages before a position, the last one first; superseded ones are left out.
+
+    Raises:
+        ThreadNotFound
+    """
+    get(sql, actor, thread_id)
+    query = select(messages).where(
+        messages.c.thread_id == thread_id, messages.c.superseded_at.is_(None)
+    )
+    if before is not None:
+        query = query.where(messages.c.position < before)
+    return list(sql.execute(query.order_by(messages.c.position.desc()).limit(limit)))
+
+
+def _select() -> Select[Any]:
+    return select(threads, _ACTIVE_RUN_ID)

@@ -1,0 +1,249 @@
+"""`arkloop dev`, as a developer meets it: the real command, its real processes, real signals."""
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+
+from cli import local_model
+from cli.embedded_postgres import EmbeddedPostgres
+from cli.embedded_redis import EmbeddedRedis
+from cli.embedded_server import free_port
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+SMALL = ("--no-local-model", "--api-workers", "1")
+#: The caller's own settings stay out.
+BARE = {name: value for name, value in os.environ.items() if not name.startswith("ARKLOOP_")}
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
+
+
+class Dev:
+    """One `arkloop dev` with its output in a file, and a client with its API key."""
+
+    def __init__(self, folder: Path, options: tuple[str, ...], environ: dict[str, str]) -> None:
+        self.data = folder / "data"
+        self.log = folder / f"output-{time.monotonic_ns()}"
+        argv = [BIN / "arkloop", "dev", "--port", "0", "--data", self.data, *options]
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                argv, cwd=folder, env=BARE | environ, stdout=output, stderr=output
+            )
+        self.tree = [psutil.Process(self.process.pid)]
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    @property
+    def url(self) -> str:
+        ready = [line for line in self.output.splitlines() if line.startswith("Ready on ")]
+        return ready[0].removeprefix("Ready on ") if ready else ""
+
+    def wait_until_ready(self) -> "Dev":
+        eventually(lambda: self.url != "" or self.process.poll() is not None, 60)
+        assert self.url, self.output
+        self.remember()
+        return self
+
+    def remember(self) -> None:
+        """Every process that belongs to it now, on top of those known before."""
+        self.tree = list({*self.tree, *self.tree[0].children(recursive=True)})
+
+    def named(self, text: str) -> psutil.Process:
+        """The topmost process whose command line has this text."""
+        supervisor = self.tree[0].children()[0]
+        return next(p for p in supervisor.children() if text in " ".join(p.cmdline()))
+
+    def is_gone(self) -> bool:
+        return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in self.tree)
+
+    def client(self) -> httpx2.Client:
+        key = (self.data / "api-key").read_text().strip()
+        return httpx2.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=10,
+            trust_env=False,
+        )
+
+    def get(self, path: str) -> Any:
+        with self.client() as client:
+            response = client.get(path)
+        assert 200 == response.status_code, response.text
+        return response.json()
+
+    def post(self, path: str, body: dict[str, str]) -> Any:
+        with self.client() as client:
+            response = client.post(path, json=body)
+        assert 201 == response.status_code, response.text
+        return response.json()
+
+    def is_healthy(self) -> bool:
+        try:
+            return {"status", "schema_version"} == set(self.get("/readyz"))
+        except (httpx2.HTTPError, AssertionError):
+            return False
+
+
+StartDev = Callable[..., Dev]
+
+
+@pytest.fixture
+def start_dev(tmp_path: Path) -> Iterator[StartDev]:
+    """Start `arkloop dev` with options, always on the same data; ended with the test."""
+    started: list[Dev] = []
+
+    def start(*options: str, **environ: str) -> Dev:
+        started.append(Dev(tmp_path, options, environ))
+        return started[-1]
+
+    yield start
+    for dev in started:
+        dev.process.kill()
+        dev.process.wait()
+        eventually(dev.is_gone)
+
+
+def test_one_command_starts_everything_and_sigterm_ends_it(start_dev: StartDev) -> None:
+    """Ready means ready: the key works, and after SIGTERM there is no process and status 0."""
+    dev = start_dev().wait_until_ready()
+
+    assert dev.is_healthy()
+    assert 0o600 == stat.S_IMODE((dev.data / "api-key").stat().st_mode)
+    assert f"{dev.url}\n" == (dev.data / "url").read_text()
+    assert "dev" == dev.get("/v1/me")["org_name"]
+    routes = {route["id"] for route in dev.get("/v1/routes")}
+    assert ({"scripted", "local"} if local_model.installed() else {"scripted"}) <= routes
+
+    dev.process.terminate()
+
+    assert 0 == dev.process.wait(30)
+    assert dev.is_gone()
+    assert not (dev.data / "url").exists()
+
+
+def test_a_kill_leaves_no_process_and_all_the_data(start_dev: StartDev) -> None:
+    """After SIGKILL the next start goes on with what was there, and is not in anybody's way."""
+    killed = start_dev(*SMALL).wait_until_ready()
+    thread = killed.post("/v1/threads", {"title": "kept"})
+    key = (killed.data / "api-key").read_text()
+
+    killed.process.kill()
+    again = start_dev(*SMALL).wait_until_ready()
+
+    assert killed.is_gone()
+    assert "kept" == again.get(f"/v1/threads/{thread['id']}")["title"]
+    assert key == (again.data / "api-key").read_text()
+
+    second = start_dev(*SMALL)
+    assert 1 == second.process.wait(20)
+    assert "is in use by another arkloop dev" in second.output
+    assert "kept" == again.get(f"/v1/threads/{thread['id']}")["title"]
+
+    again.process.send_signal(signal.SIGINT)
+    assert 0 == again.process.wait(30)
+    assert again.is_gone()
+
+
+def test_what_dies_is_started_again(start_dev: StartDev) -> None:
+    """API, worker and both servers come back by themselves, and a run goes through."""
+    dev = start_dev("--no-local-model").wait_until_ready()
+    victims = [dev.named(text) for text in ("gunicorn", "celery", "bin/postgres", "redis-server")]
+
+    for victim in victims:
+        victim.kill()
+    names = ("web.1", "worker.1", "postgres", "redis")
+    eventually(lambda: all(f"{name} was ended by SIGKILL" in dev.output for name in names))
+    eventually(dev.is_healthy)
+    dev.remember()
+
+    thread = dev.post("/v1/threads", {})["id"]
+    dev.post(f"/v1/threads/{thread}/messages", {"content": "hello"})
+    run = dev.post(f"/v1/threads/{thread}/runs", {"route_id": "scripted"})["run_id"]
+    eventually(lambda: "running" != dev.get(f"/v1/runs/{run}")["status"])
+    assert "completed" == dev.get(f"/v1/runs/{run}")["status"]
+    assert not any(victim.is_running() for victim in victims)
+
+
+def test_a_taken_port_is_told_before_anything_starts(start_dev: StartDev) -> None:
+    """No database is made for a service that could not be reached."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        dev = start_dev(*SMALL, "--port", str(port))
+
+        assert 1 == dev.process.wait(20)
+
+    assert f"cannot listen on 127.0.0.1 port {port}" in dev.output
+    assert not (dev.data / "postgres").exists()
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A Postgres and a Redis of somebody else, as settings."""
+    postgres = EmbeddedPostgres(tmp_path / "theirs" / "postgres", options={"fsync": "off"})
+    with postgres, EmbeddedRedis(tmp_path / "theirs" / "redis", persist=False) as redis:
+        yield {"ARKLOOP_DATABASE_URL": postgres.url, "ARKLOOP_REDIS_URL": redis.url}
+
+
+def test_named_servers_are_used_instead_of_embedded_ones(
+    start_dev: StartDev, servers: dict[str, str]
+) -> None:
+    """With both URLs set nothing of its own is started."""
+    dev = start_dev(*SMALL, **servers).wait_until_ready()
+
+    assert "dev" == dev.get("/v1/me")["org_name"]
+    assert not (dev.data / "postgres").exists()
+    assert not (dev.data / "redis").exists()
+
+
+def test_honcho_runs_the_same_procfile(servers: dict[str, str]) -> None:
+    """The Procfile is production's: any tool that reads one starts the service."""
+    port = free_port()
+    environ = BARE | servers
+    environ |= {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "ARKLOOP_PORT": str(port),
+        "ARKLOOP_JWT_SECRET": "j" * 32,
+        "ARKLOOP_API_WORKERS": "1",
+    }
+    subprocess.run([BIN / "arkloop", "migrate"], env=environ, cwd=ROOT, check=True)
+    argv = [BIN / "honcho", "start", "web", "worker"]
+    honcho = subprocess.Popen(
+        argv, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    tree = [psutil.Process(honcho.pid)]
+    try:
+
+        def is_ready() -> bool:
+            try:
+                answer = httpx2.get(f"http://127.0.0.1:{port}/readyz", trust_env=False)
+            except httpx2.HTTPError:
+                return False
+            return answer.status_code == 200
+
+        eventually(is_ready)
+        tree += tree[0].children(recursive=True)
+        assert any("celery" in " ".join(process.cmdline()) for process in tree)
+    finally:
+        honcho.terminate()
+        honcho.wait(30)
+    eventually(lambda: not any(process.is_running() for process in tree))

@@ -1,0 +1,415 @@
+"""`/v1/auth`: accounts, logins, and the cookie that keeps them going."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import select, text
+from werkzeug.test import TestResponse
+
+from api.app import create_app
+from shared.connections import Connections
+from shared.tables import refresh_tokens, users
+from tests.clients import PASSWORD, Register, User, details_of, error_of
+from tests.waiting import in_parallel
+
+COOKIE = "arkloop_refresh_token"
+
+
+def account(**changes: Any) -> dict[str, Any]:
+    """A body for `/v1/auth/register`."""
+    name = f"user-{time.perf_counter_ns()}"
+    return {"login": name, "email": f"{name}@example.com", "password": PASSWORD, **changes}
+
+
+def me(client: FlaskClient, response: TestResponse) -> int:
+    """What the access token of an answer gets."""
+    assert response.json is not None
+    token = response.json["access_token"]
+    return client.get("/v1/me", headers={"Authorization": f"Bearer {token}"}).status_code
+
+
+def cookie_of(client: FlaskClient) -> str | None:
+    cookie = client.get_cookie(COOKIE, path="/v1/auth")
+    return cookie.value if cookie else None
+
+
+def refresh_with(client: FlaskClient, token: str | None) -> TestResponse:
+    """Refresh with this token in the cookie, whatever the client has."""
+    client.set_cookie(COOKIE, token or "", path="/v1/auth")
+    return client.post("/v1/auth/refresh")
+
+
+# ---- register ------------------------------------------------------------------------
+
+
+def test_register_makes_the_owner_of_an_org(client: FlaskClient) -> None:
+    """201 with a token that works at once."""
+    body = account()
+    response = client.post("/v1/auth/register", json=body)
+    assert response.json is not None
+
+    assert 201 == response.status_code
+    assert {"user_id", "access_token", "token_type"} == set(response.json)
+    assert "bearer" == response.json["token_type"]
+    headers = {"Authorization": f"Bearer {response.json['access_token']}"}
+    user = client.get("/v1/me", headers=headers).json
+    assert user is not None
+    assert (response.json["user_id"], "owner") == (user["id"], user["role"])
+    assert (body["login"], body["login"]) == (user["username"], user["org_name"])
+
+
+def test_two_who_register_are_strangers(client: FlaskClient) -> None:
+    """Each has an org of their own."""
+    orgs = set()
+    for _ in range(2):
+        token = client.post("/v1/auth/register", json=account()).json["access_token"]  # type: ignore[index]
+        user = client.get("/v1/me", headers={"Authorization": f"Bearer {token}"}).json
+        orgs.add(user["org_id"])  # type: ignore[index]
+
+    assert 2 == len(orgs)
+
+
+def test_a_login_or_email_is_taken_in_whatever_case(client: FlaskClient) -> None:
+    """409 for both, and no half an account is left."""
+    taken = account(login=f"Ünal-{time.perf_counter_ns()}")
+    assert 201 == client.post("/v1/auth/register", json=taken).status_code
+
+    for body in (
+        account(login=taken["login"]),
+        account(login=taken["login"].upper()),
+        account(email=taken["email"]),
+        account(email=taken["email"].upper()),
+    ):
+        assert (409, "accounts.taken") == error_of(client.post("/v1/auth/register", json=body))
+
+
+def test_of_many_who_register_one_login_at_once_one_gets_it(client: FlaskClient) -> None:
+    """The others see 409, none a 500."""
+    body = account()
+    app = client.application
+
+    answers = in_parallel(5, lambda _: app.test_client().post("/v1/auth/register", json=body))
+
+    assert [201, 409, 409, 409, 409] == sorted(answer.status_code for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("login", ""),
+        ("login", "a" * 201),
+        ("login", "a@b"),
+        ("login", " a"),
+        ("login", "a "),
+        ("login", "a\nb"),
+        ("login", 1),
+        ("login", None),
+        ("email", ""),
+        ("email", "a"),
+        ("email", "a@"),
+        ("email", "@b"),
+        ("email", "a b@c"),
+        ("email", "a@b@c"),
+        ("email", "a@" + "b" * 199),
+        ("password", "1234567"),
+        ("password", "p" * 1025),
+        ("password", None),
+        ("role", "owner"),
+        ("org_id", "01a20e5a-2b91-76ef-b381-d919c4ad9778"),
+    ],
+)
+def test_a_bad_account_is_refused(client: FlaskClient, field: str, value: object) -> None:
+    """422 names the field."""
+    response = client.post("/v1/auth/register", json=account(**{field: value}))
+
+    assert [field] == list(details_of(response))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"login": "ü" * 150}, {"password": "x" * 1024}, {"password": "пароль☂☂"}]
+)
+def test_lengths_count_characters(client: FlaskClient, changes: dict[str, str]) -> None:
+    """Whatever they are in bytes."""
+    body = account(**changes)
+    assert 201 == client.post("/v1/auth/register", json=body).status_code
+
+    login = {"login": body["login"], "password": body["password"]}
+    assert 200 == client.post("/v1/auth/login", json=login).status_code
+
+
+def test_registration_can_be_closed(connections: Connections) -> None:
+    """Then it is 403, whatever the body."""
+    settings = replace(connections.settings, registration_open=False)
+    client = create_app(connections=replace(connections, settings=settings)).test_client()
+
+    for body in (account(), {}):
+        response = client.post("/v1/auth/register", json=body)
+        assert (403, "auth.forbidden") == error_of(response)
+
+
+def test_only_a_hash_of_the_password_is_stored(alice: User, connections: Connections) -> None:
+    """argon2id, salted."""
+    with connections.reading() as sql:
+        stored = sql.scalar(select(users.c.password_hash).where(users.c.id == alice.id))
+
+    assert str(stored).startswith("$argon2id$")
+    assert PASSWORD not in str(stored)
+
+
+# ---- login ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spell", [str, str.upper, lambda name: f"{name}@example.com"])
+def test_login_by_name_or_email_in_whatever_case(
+    alice: User, client: FlaskClient, spell: Callable[[str], str]
+) -> None:
+    """All of them are the same user."""
+    body = {"login": spell(alice.login), "password": PASSWORD}
+
+    response = client.post("/v1/auth/login", json=body)
+
+    assert response.json is not None
+    assert (200, {"access_token", "token_type"}) == (response.status_code, set(response.json))
+    assert 200 == me(client, response)
+
+
+def test_a_wrong_password_and_an_unknown_user_look_the_same(
+    alice: User, client: FlaskClient
+) -> None:
+    """The same status, code and text: nobody learns who has an account."""
+    answers = [
+        client.post("/v1/auth/login", json={"login": login, "password": "wrong password"})
+        for login in (alice.login, "nobody", "nobody@example.com")
+    ]
+
+    assert {(401, "auth.unauthorized")} == {error_of(answer) for answer in answers}
+    assert 1 == len({answer.json["message"] for answer in answers})  # type: ignore[index]
+
+
+def test_an_unknown_user_takes_as_long_as_a_wrong_password(
+    alice: User, client: FlaskClient
+) -> None:
+    """Nor by the clock: a hash is computed for both."""
+
+    def fastest(login: str) -> float:
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            client.post("/v1/auth/login", json={"login": login, "password": "wrong password"})
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    assert fastest("nobody") > fastest(alice.login) / 2
+
+
+def test_the_refresh_token_is_for_the_auth_endpoints_alone(
+    alice: User, connections: Connections
+) -> None:
+    """HttpOnly, SameSite=Strict, below /v1/auth, and Secure unless that is turned off."""
+    settings = replace(connections.settings, secure_cookies=True)
+    client = create_app(connections=replace(connections, settings=settings)).test_client()
+
+    response = client.post("/v1/auth/login", json={"login": alice.login, "password": PASSWORD})
+
+    _, *attributes = response.headers["Set-Cookie"].split("; ")
+    names = {attribute.split("=")[0] for attribute in attributes}
+    assert {"Secure", "HttpOnly", "SameSite", "Path", "Max-Age", "Expires"} == names
+    assert {"SameSite=Strict", "Path=/v1/auth"} <= set(attributes)
+
+
+@pytest.mark.parametrize("body", [{}, {"login": "a"}, {"login": 1, "password": PASSWORD}, []])
+def test_a_login_needs_both_fields(client: FlaskClient, body: object) -> None:
+    """422 before anything is looked up."""
+    assert 422 == client.post("/v1/auth/login", json=body).status_code
+
+
+# ---- refresh -------------------------------------------------------------------------
+
+
+def test_refresh_rotates_the_cookie(alice: User) -> None:
+    """A new access token, a new refresh token, again and again."""
+    seen = {cookie_of(alice.client)}
+    for _ in range(3):
+        response = alice.client.post("/v1/auth/refresh")
+        assert 200 == response.status_code
+        assert 200 == me(alice.client, response)
+        seen.add(cookie_of(alice.client))
+
+    assert 4 == len(seen)
+
+
+def test_reuse_of_a_rotated_token_ends_the_login(alice: User) -> None:
+    """Whoever has the old one has stolen it, or been stolen from: both have to log in again."""
+    old = cookie_of(alice.client)
+    new = alice.client.post("/v1/auth/refresh")
+    newest = cookie_of(alice.client)
+
+    assert 401 == refresh_with(alice.client, old).status_code
+    assert 401 == refresh_with(alice.client, newest).status_code
+    alice.client.application.extensions["arkloop.auth"].forget()
+    assert 401 == me(alice.client, new)
+
+
+def test_reuse_ends_that_login_alone(alice: User, client: FlaskClient) -> None:
+    """Another device of the same user goes on."""
+    client.post("/v1/auth/login", json={"login": alice.login, "password": PASSWORD})
+    old = cookie_of(alice.client)
+    alice.client.post("/v1/auth/refresh")
+    refresh_with(alice.client, old)
+
+    assert 200 == client.post("/v1/auth/refresh").status_code
+
+
+def test_of_two_refreshes_at_once_one_wins(alice: User) -> None:
+    """Never two live tokens from one."""
+    token = cookie_of(alice.client)
+    app = alice.client.application
+
+    answers = in_parallel(5, lambda _: refresh_with(app.test_client(), token))
+
+    assert [200, 401, 401, 401, 401] == sorted(answer.status_code for answer in answers)
+
+
+@pytest.mark.parametrize("token", ["", "x", "é", "a b", "x" * 3_000])
+def test_what_is_no_refresh_token_is_refused(client: FlaskClient, token: str) -> None:
+    """401, with or without a cookie."""
+    assert (401, "auth.unauthorized") == error_of(client.post("/v1/auth/refresh"))
+    assert (401, "auth.unauthorized") == error_of(refresh_with(client, token))
+
+
+def test_a_refresh_token_ends_after_30_days(alice: User, connections: Connections) -> None:
+    """And is forgotten at the next login."""
+    with connections.transaction() as tx:
+        tx.sql.execute(
+            text(
+                "UPDATE refresh_tokens SET expires_at = expires_at - interval '30 days'"
+                " WHERE user_id = :id"
+            ),
+            {"id": alice.id},
+        )
+    assert 401 == alice.client.post("/v1/auth/refresh").status_code
+
+    alice.client.post("/v1/auth/login", json={"login": alice.login, "password": PASSWORD})
+    with connections.reading() as sql:
+        left = select(refresh_tokens.c.id).where(refresh_tokens.c.user_id == alice.id)
+        assert 1 == len(sql.execute(left).all())
+
+
+def test_only_hashes_of_refresh_tokens_are_stored(alice: User, connections: Connections) -> None:
+    """Who reads the database cannot log in with it."""
+    with connections.reading() as sql:
+        stored = sql.scalars(select(refresh_tokens.c.token_hash)).all()
+
+    assert cookie_of(alice.client) not in stored
+    assert all(len(hash_) == 64 for hash_ in stored)
+
+
+# ---- logout, password ----------------------------------------------------------------
+
+
+def test_logout_ends_the_login(alice: User) -> None:
+    """Access token, refresh token and cookie."""
+    token = cookie_of(alice.client)
+    response = alice.post("/v1/auth/logout")
+
+    assert (200, {"ok": True}) == (response.status_code, response.json)
+    assert cookie_of(alice.client) in (None, "")
+    assert 401 == alice.get("/v1/me").status_code
+    assert 401 == refresh_with(alice.client, token).status_code
+
+
+def test_logout_by_an_api_key_ends_no_login(alice: User) -> None:
+    """The key goes on as well."""
+    key = alice.api_key()
+
+    assert {"ok": True} == key.post("/v1/auth/logout").json
+    assert [200, 200] == [user.get("/v1/me").status_code for user in (alice, key)]
+
+
+def test_a_new_password_takes_the_place_of_the_old(alice: User, client: FlaskClient) -> None:
+    """Only the new one logs in."""
+    change = {"current": PASSWORD, "new": "another password"}
+
+    response = alice.post("/v1/auth/password", change)
+
+    assert (200, {"ok": True}) == (response.status_code, response.json)
+    statuses = [
+        client.post("/v1/auth/login", json={"login": alice.login, "password": word}).status_code
+        for word in (PASSWORD, "another password")
+    ]
+    assert [401, 200] == statuses
+
+
+def test_a_new_password_ends_the_other_logins(alice: User, client: FlaskClient) -> None:
+    """A thief is out, whoever changed it stays in."""
+    thief = client.post("/v1/auth/login", json={"login": alice.login, "password": PASSWORD})
+    assert 200 == me(client, thief)
+
+    alice.post("/v1/auth/password", {"current": PASSWORD, "new": "another password"})
+
+    assert 401 == me(client, thief)
+    assert 401 == client.post("/v1/auth/refresh").status_code
+    assert 200 == alice.get("/v1/me").status_code
+    assert 200 == alice.client.post("/v1/auth/refresh").status_code
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"current": "wrong password", "new": "another password"}, "current"),
+        ({"current": PASSWORD, "new": "1234567"}, "new"),
+        ({"current": PASSWORD}, "new"),
+        ({"new": "another password"}, "current"),
+    ],
+)
+def test_a_bad_change_of_password_is_refused(alice: User, body: dict[str, str], field: str) -> None:
+    """422 names the field; the old password stays."""
+    assert [field] == list(details_of(alice.post("/v1/auth/password", body)))
+    login = {"login": alice.login, "password": PASSWORD}
+    assert 200 == alice.client.post("/v1/auth/login", json=login).status_code
+
+
+def test_an_api_key_changes_no_password(alice: User) -> None:
+    """Who has a key alone cannot take the account over."""
+    body = {"current": PASSWORD, "new": "another password"}
+
+    assert (403, "auth.forbidden") == error_of(alice.api_key().post("/v1/auth/password", body))
+
+
+# ---- browsers ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        (None, True),
+        ("http://localhost", True),
+        ("https://app.example.com", True),
+        ("null", False),
+        ("https://evil.example.com", False),
+        ("http://localhost.evil.com", False),
+        ("http://localhost:8080", False),
+    ],
+)
+@pytest.mark.parametrize("path", ["login", "refresh", "logout"])
+def test_pages_of_other_origins_may_not_use_the_cookie(
+    connections: Connections, register: Register, path: str, origin: str | None, allowed: bool
+) -> None:
+    """Our own origin and the listed ones may, programs without an Origin too."""
+    user = register()
+    settings = replace(connections.settings, cors_origins=("https://app.example.com",))
+    client = create_app(connections=replace(connections, settings=settings)).test_client()
+    token = cookie_of(user.client)
+    client.set_cookie(COOKIE, token or "", path="/v1/auth")
+    headers = {"Authorization": f"Bearer {user.token}"}
+    if origin is not None:
+        headers["Origin"] = origin
+    body = {"login": user.login, "password": PASSWORD} if path == "login" else {}
+
+    response = client.post(f"/v1/auth/{path}", json=body, headers=headers)
+
+    assert (200 if allowed else 403) == response.status_code

@@ -1,0 +1,85 @@
+"""`/healthz` and `/readyz`."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import text
+
+from api.app import create_app
+from cli.embedded_server import free_port
+from shared import schema
+from shared.config import Settings
+from shared.connections import connect
+from tests.clients import error_of
+
+
+@pytest.fixture
+def client_with(settings: Settings) -> Callable[..., FlaskClient]:
+    """Call it for a client of an app with other settings."""
+
+    def new(**changes: object) -> FlaskClient:
+        connections = connect(replace(settings, **changes), application="tests")
+        return create_app(connections=connections).test_client()
+
+    return new
+
+
+def test_healthz_says_ok(client: FlaskClient) -> None:
+    """Liveness needs no token."""
+    response = client.get("/healthz")
+
+    assert (200, {"status": "ok"}) == (response.status_code, response.json)
+
+
+def test_healthz_asks_nobody(client_with: Callable[..., FlaskClient]) -> None:
+    """A process whose database and Redis are away is alive all the same."""
+    url = f"redis://127.0.0.1:{free_port()}"
+    client = client_with(database_url=_nowhere(), redis_url=url)
+
+    assert 200 == client.get("/healthz").status_code
+
+
+def test_readyz_tells_the_version_of_the_schema(client: FlaskClient) -> None:
+    """Readiness names the schema that it found."""
+    response = client.get("/readyz")
+
+    expected = {"status": "ok", "schema_version": schema.needed_version()}
+    assert (200, expected) == (response.status_code, response.json)
+
+
+def test_readyz_is_degraded_without_redis(client_with: Callable[..., FlaskClient]) -> None:
+    """Without Redis runs are still accepted: the answer stays 200 and says what is missing."""
+    response = client_with(redis_url=f"redis://127.0.0.1:{free_port()}").get("/readyz")
+
+    assert (200, ["redis"]) == (response.status_code, response.json["degraded"])
+
+
+def test_readyz_fails_without_postgres(client_with: Callable[..., FlaskClient]) -> None:
+    """Without Postgres the process is not ready, and says when to ask again."""
+    response = client_with(database_url=_nowhere()).get("/readyz")
+
+    assert (503, "service.unavailable") == error_of(response)
+    assert "1" == response.headers["Retry-After"]
+
+
+@pytest.mark.parametrize(("stored", "status"), [("0000", 503), (None, 503), ("9999", 200)])
+def test_readyz_wants_a_schema_that_is_new_enough(
+    stored: str | None,
+    status: int,
+    client_with: Callable[..., FlaskClient],
+    new_database: Callable[[], str],
+) -> None:
+    """An older or missing schema is not enough; a newer one is, for rolling deploys."""
+    client = client_with(database_url=new_database())
+    with client.application.extensions["arkloop"].transaction() as tx:
+        tx.sql.execute(text("DELETE FROM alembic_version"))
+        if stored:
+            tx.sql.execute(text("INSERT INTO alembic_version VALUES (:v)"), {"v": stored})
+
+    assert status == client.get("/readyz").status_code
+
+
+def _nowhere() -> str:
+    return f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nothing"

@@ -1,0 +1,41 @@
+"""`/v1/me`."""
+
+import re
+
+from shared.actors import DATA_PERMISSIONS
+from tests.clients import Register, User
+
+
+def test_me_is_the_user_in_their_org(alice: User) -> None:
+    """Every field of the contract, and no other."""
+    me = alice.get("/v1/me").json
+    assert me is not None
+    created_at = me.pop("created_at")
+
+    expected = {
+        "id": str(alice.id),
+        "username": alice.login,
+        "email": f"{alice.login}@example.com",
+        "org_id": str(alice.org_id),
+        "org_name": alice.login,
+        "role": "owner",
+        "permissions": sorted(DATA_PERMISSIONS | {"admin"}),
+    }
+    assert expected == me
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", created_at)
+
+
+def test_permissions_are_those_of_the_role(register: Register, alice: User) -> None:
+    """A member is no admin."""
+    member = register(org_of=alice, role="member").get("/v1/me").json
+    assert member is not None
+
+    assert ("member", sorted(DATA_PERMISSIONS)) == (member["role"], member["permissions"])
+
+
+def test_permissions_are_narrowed_by_the_key(alice: User) -> None:
+    """A key shows what it may do, not what its user may."""
+    me = alice.api_key("data.runs.read").get("/v1/me").json
+    assert me is not None
+
+    assert ("owner", ["data.runs.read"]) == (me["role"], me["permissions"])

@@ -1,0 +1,209 @@
+"""`/v1/threads`."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from shared.connections import Connections
+from shared.ids import new_id, parse_id
+from shared.status import RunState
+from tests.clients import Register, User, details_of, error_of
+
+MakeRun = Callable[..., UUID]
+NOT_FOUND = (404, "threads.not_found")
+
+
+def test_a_thread_is_made_and_found(alice: User) -> None:
+    """Every field of the contract, the same wherever it is asked for."""
+    response = alice.post("/v1/threads", {"title": "Ideas", "is_private": True})
+    made = dict(response.json or {})
+
+    expected = {
+        "id": made["id"],
+        "org_id": str(alice.org_id),
+        "created_by_user_id": str(alice.id),
+        "title": "Ideas",
+        "is_private": True,
+        "active_run_id": None,
+        "created_at": made["created_at"],
+        "updated_at": made["created_at"],
+    }
+    assert (201, expected) == (response.status_code, made)
+    assert parse_id(made["id"])
+    assert f"/v1/threads/{made['id']}" == response.headers["Location"]
+    assert expected == alice.get(response.headers["Location"]).json
+    assert [expected] == alice.get("/v1/threads").json
+
+
+@pytest.mark.parametrize("body", [None, {}, {"title": None}])
+def test_a_thread_needs_nothing(alice: User, body: object) -> None:
+    """No body, an empty one, no title: a public thread without a name."""
+    thread = alice.post("/v1/threads", body).json
+
+    assert thread is not None
+    assert (None, False) == (thread["title"], thread["is_private"])
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"title": ""}, "title"),
+        ({"title": "t" * 201}, "title"),
+        ({"title": 1}, "title"),
+        ({"title": ["a"]}, "title"),
+        ({"is_private": None}, "is_private"),
+        ({"is_private": "true"}, "is_private"),
+        ({"is_private": 0}, "is_private"),
+        ({"org_id": str(new_id())}, "org_id"),
+        ({"id": str(new_id())}, "id"),
+        ({"created_at": "2026-01-01T00:00:00Z"}, "created_at"),
+    ],
+)
+def test_a_bad_thread_is_refused(alice: User, body: dict[str, object], field: str) -> None:
+    """422 names the field, at creation and at change."""
+    assert [field] == list(details_of(alice.post("/v1/threads", body)))
+    assert [field] == list(details_of(alice.patch(f"/v1/threads/{alice.thread()}", body)))
+
+
+def test_a_title_has_up_to_200_characters(alice: User) -> None:
+    """Characters, not bytes."""
+    assert 201 == alice.post("/v1/threads", {"title": "☂" * 200}).status_code
+
+
+def test_a_change_leaves_the_rest(alice: User) -> None:
+    """Only what is in the body changes, and the time of the change."""
+    before = alice.post("/v1/threads", {"title": "a"}).json or {}
+    path = f"/v1/threads/{before['id']}"
+
+    private = alice.patch(path, {"is_private": True}).json or {}
+    assert ("a", True) == (private["title"], private["is_private"])
+    untitled = alice.patch(path, {"title": None}).json or {}
+    assert (None, True) == (untitled["title"], untitled["is_private"])
+    assert before["updated_at"] < untitled["updated_at"]
+    assert untitled == alice.patch(path, {}).json == alice.get(path).json
+
+
+def test_a_change_needs_a_body(alice: User) -> None:
+    """422 without one."""
+    response = alice.call("PATCH", f"/v1/threads/{alice.thread()}")
+
+    assert ["body"] == list(details_of(response))
+
+
+def test_a_deleted_thread_is_gone_and_its_rows_stay(alice: User, connections: Connections) -> None:
+    """204, then 404 for it and all in it; an operator could bring it back."""
+    thread = alice.thread()
+    alice.say(thread)
+    path = f"/v1/threads/{thread}"
+
+    response = alice.delete(path)
+
+    assert (204, b"") == (response.status_code, response.data)
+    assert [] == alice.get("/v1/threads").json
+    for answer in _all_calls(alice, thread):
+        assert NOT_FOUND == error_of(answer)
+    with connections.reading() as sql:
+        count = text("SELECT count(*) FROM messages WHERE thread_id = :id")
+        assert 1 == sql.scalar(count, {"id": thread})
+
+
+@pytest.mark.parametrize("state", list(RunState))
+def test_the_active_run_is_shown_and_keeps_the_thread(
+    alice: User, make_run: MakeRun, state: RunState
+) -> None:
+    """Queued, executing and waiting are active: 409 with the run's id; ended ones are not."""
+    thread = alice.thread()
+    run_id = str(make_run(alice, thread, state)) if state.is_active else None
+    if run_id is None:
+        make_run(alice, thread, state)
+    path = f"/v1/threads/{thread}"
+
+    for shown in (alice.get(path).json, (alice.get("/v1/threads").json or [])[0]):
+        assert run_id == (shown or {})["active_run_id"]
+    response = alice.delete(path)
+    if run_id is None:
+        assert 204 == response.status_code
+    else:
+        assert (409, "runs.thread_busy") == error_of(response)
+        assert {"active_run_id": run_id} == (response.json or {})["details"]
+
+
+# ---- who sees and writes what --------------------------------------------------------
+
+
+def test_another_orgs_thread_is_as_one_that_is_not_there(alice: User, register: Register) -> None:
+    """The same answer for every call, but for its trace; and it is in no list."""
+    stranger = register()
+    thread = alice.thread()
+
+    answers = zip(_all_calls(stranger, thread), _all_calls(stranger, str(new_id())), strict=True)
+    for foreign, unknown in answers:
+        assert NOT_FOUND == error_of(foreign)
+        assert _without_trace(unknown.json) == _without_trace(foreign.json)
+    assert [] == stranger.get("/v1/threads").json
+    assert thread == (alice.get(f"/v1/threads/{thread}").json or {})["id"]
+
+
+@pytest.mark.parametrize("role", ["owner", "admin", "member"])
+def test_a_private_thread_is_its_creators_alone(alice: User, register: Register, role: str) -> None:
+    """Even owners of the org do not see it."""
+    colleague = register(org_of=alice, role=role)
+    thread = alice.thread(is_private=True)
+
+    assert {NOT_FOUND} == {error_of(answer) for answer in _all_calls(colleague, thread)}
+    assert [] == colleague.get("/v1/threads").json
+    assert 1 == len(alice.get("/v1/threads").json or [])
+
+
+def test_a_thread_that_becomes_private_vanishes_for_others(alice: User, register: Register) -> None:
+    """And comes back when it becomes public again."""
+    colleague = register(org_of=alice, role="member")
+    path = f"/v1/threads/{alice.thread()}"
+
+    statuses = []
+    for is_private in (False, True, False):
+        alice.patch(path, {"is_private": is_private})
+        statuses.append(colleague.get(path).status_code)
+    assert [200, 404, 200] == statuses
+
+
+def test_members_read_all_and_write_their_own(alice: User, register: Register) -> None:
+    """403 for what is somebody else's; owners and admins write all that they see."""
+    member = register(org_of=alice, role="member")
+    admin = register(org_of=alice, role="admin")
+    hers, theirs = alice.thread(), member.thread()
+
+    assert [200, 200] == [member.get(f"/v1/threads/{id_}").status_code for id_ in (hers, theirs)]
+    change = {"title": "new"}
+    assert (403, "auth.forbidden") == error_of(member.patch(f"/v1/threads/{hers}", change))
+    assert (403, "auth.forbidden") == error_of(member.delete(f"/v1/threads/{hers}"))
+    assert 200 == member.patch(f"/v1/threads/{theirs}", change).status_code
+    for user in (admin, alice):
+        assert 200 == user.patch(f"/v1/threads/{theirs}", change).status_code
+    assert 204 == admin.delete(f"/v1/threads/{theirs}").status_code
+
+
+def test_a_key_acts_as_its_user(alice: User, register: Register) -> None:
+    """A member's key writes what the member writes."""
+    key = register(org_of=alice, role="member").api_key("data.threads.write")
+
+    assert 403 == key.delete(f"/v1/threads/{alice.thread()}").status_code
+    assert 204 == key.delete(f"/v1/threads/{key.thread()}").status_code
+
+
+def _all_calls(user: User, thread: str) -> list[Any]:
+    path = f"/v1/threads/{thread}"
+    return [
+        user.get(path),
+        user.patch(path, {"title": "x"}),
+        user.delete(path),
+        user.get(f"{path}/messages"),
+        user.post(f"{path}/messages", {"content": "x"}),
+    ]
+
+
+def _without_trace(answer: dict[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (answer or {}).items() if name != "trace_id"}

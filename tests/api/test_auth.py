@@ -1,0 +1,253 @@
+"""Who may call what: tokens in the header, permissions, revocation."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from flask import Flask
+from sqlalchemy import delete, text, update
+
+from api import access_tokens, auth
+from api.auth import Authenticator
+from cli.embedded_server import free_port
+from shared import api_keys
+from shared.actors import Actor
+from shared.config import Settings
+from shared.connections import Connections, connect
+from shared.errors import Unauthorized, Unavailable
+from shared.tables import api_keys as api_keys_table
+from shared.tables import memberships
+from tests.clients import Register, User, error_of
+from tests.waiting import eventually
+
+#: What spec 1 lets everybody call.
+PUBLIC = {
+    "/healthz",
+    "/readyz",
+    "/v1/auth/register",
+    "/v1/auth/login",
+    "/v1/auth/refresh",
+}
+AN_ID = "01a20e5a-2b91-76ef-b381-d919c4ad9778"
+
+
+def endpoints(app: Flask) -> list[tuple[str, str]]:
+    """Method and path of all that is routed; ids are valid ones of nothing."""
+    return [
+        (method, rule.build(dict.fromkeys(rule.arguments, AN_ID))[1])  # type: ignore[index]
+        for rule in app.url_map.iter_rules()
+        for method in sorted((rule.methods or set()) - {"OPTIONS"})
+    ]
+
+
+@pytest.fixture
+def expire_cache(app: Flask) -> Callable[[], None]:
+    """Call it for what `CACHE_SECONDS` do to what the process believes."""
+    return app.extensions["arkloop.auth"].forget  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic YWxpY2U6c2VjcmV0",
+        "al_",
+        "Bearer x",
+        "Bearer al_",
+        f"Bearer {'al_' + 'a' * 36}",
+        "unknown",
+        "revoked",
+        "expired",
+    ],
+)
+def test_every_endpoint_wants_a_valid_token(
+    app: Flask, alice: User, connections: Connections, header: str | None
+) -> None:
+    """Each route and method but the public ones: 401 with its challenge, before all else."""
+    if header == "unknown":
+        header = f"Bearer {api_keys.make()}"
+    elif header in ("revoked", "expired"):
+        key = alice.api_key().token
+        column = {"revoked": "revoked_at", "expired": "expires_at"}[header]
+        with connections.transaction() as tx:
+            tx.sql.execute(
+                update(api_keys_table)
+                .where(api_keys_table.c.key_hash == api_keys.hash_of(key))
+                .values({column: datetime.now(UTC) - timedelta(seconds=1)})
+            )
+        header = f"Bearer {key}"
+    client = app.test_client()
+    checked = 0
+    for method, path in endpoints(app):
+        if path not in PUBLIC:
+            response = client.open(
+                path, method=method, headers={"Authorization": header} if header else {}
+            )
+            assert 401 == response.status_code, (method, path)
+            assert "Bearer" == response.headers["WWW-Authenticate"]
+            checked += 1
+    assert checked > 10
+
+
+def test_public_endpoints_want_none(app: Flask) -> None:
+    """Whatever else is wrong with the request, it is not the token."""
+    client = app.test_client()
+    for method, path in endpoints(app):
+        if path in PUBLIC and path != "/v1/auth/refresh":
+            assert 401 != client.open(path, method=method).status_code, (method, path)
+
+
+def test_every_endpoint_refuses_unknown_parameters(app: Flask, alice: User) -> None:
+    """A misspelled parameter is a 422 everywhere, never ignored."""
+    for method, path in endpoints(app):
+        response = alice.call(method, f"{path}?unknown=1")
+        assert 422 == response.status_code, (method, path)
+
+
+def test_an_id_that_is_none_is_refused_everywhere(app: Flask, alice: User) -> None:
+    """422 names the part of the path."""
+    for method, path in endpoints(app):
+        if AN_ID in path:
+            response = alice.call(method, path.replace(AN_ID, AN_ID.upper()))
+            assert 422 == response.status_code, (method, path)
+            if method != "HEAD":
+                assert response.json is not None
+                assert next(iter(response.json["details"])).endswith("_id")
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_the_scheme_has_no_case(alice: User, scheme: str) -> None:
+    """As RFC 9110, 11.1 has it."""
+    response = alice.client.get("/v1/me", headers={"Authorization": f"{scheme} {alice.token}"})
+
+    assert 200 == response.status_code
+
+
+def test_a_key_does_what_its_scopes_allow(alice: User) -> None:
+    """Nothing more: 403."""
+    reader = alice.api_key("data.threads.read")
+
+    assert 200 == reader.get("/v1/threads").status_code
+    assert (403, "auth.forbidden") == error_of(reader.post("/v1/threads"))
+
+
+@pytest.mark.parametrize(
+    ("scope", "method", "path"),
+    [
+        ("data.threads.read", "GET", "/v1/threads"),
+        ("data.threads.read", "GET", f"/v1/threads/{AN_ID}"),
+        ("data.threads.read", "GET", f"/v1/threads/{AN_ID}/messages"),
+        ("data.threads.write", "POST", "/v1/threads"),
+        ("data.threads.write", "PATCH", f"/v1/threads/{AN_ID}"),
+        ("data.threads.write", "DELETE", f"/v1/threads/{AN_ID}"),
+        ("data.threads.write", "POST", f"/v1/threads/{AN_ID}/messages"),
+    ],
+)
+def test_each_endpoint_wants_exactly_one_scope(
+    alice: User, scope: str, method: str, path: str
+) -> None:
+    """With it alone it answers, with all others it does not."""
+    others = {"data.threads.read", "data.threads.write", "data.runs.read", "data.runs.write"}
+
+    assert 403 != alice.api_key(scope).call(method, path, json={}).status_code
+    without = alice.api_key("admin", *(others - {scope}))
+    assert 403 == without.call(method, path, json={}).status_code
+
+
+def test_a_keys_permissions_end_with_its_users(
+    register: Register, alice: User, connections: Connections, expire_cache: Callable[[], None]
+) -> None:
+    """An admin who becomes a member takes the keys along; one who leaves has none."""
+    admin = register(org_of=alice, role="admin")
+    key = admin.api_key("admin", "data.threads.read")
+    assert ["admin", "data.threads.read"] == key.get("/v1/me").json["permissions"]  # type: ignore[index]
+
+    with connections.transaction() as tx:
+        mine = memberships.c.user_id == admin.id
+        tx.sql.execute(update(memberships).where(mine).values(role="member"))
+    expire_cache()
+    assert ["data.threads.read"] == key.get("/v1/me").json["permissions"]  # type: ignore[index]
+
+    with connections.transaction() as tx:
+        tx.sql.execute(delete(memberships).where(mine))
+    expire_cache()
+    assert [401, 401] == [who.get("/v1/me").status_code for who in (key, admin)]
+
+
+def test_a_revoked_key_stops_within_5_seconds_elsewhere(
+    app: Flask, alice: User, connections: Connections
+) -> None:
+    """A process that has just seen the key alive notices, for calls and for open streams."""
+    key = alice.api_key().token
+    elsewhere = Authenticator(connections)
+    actor = elsewhere.identify(key).actor
+    assert elsewhere.still_valid(actor)
+
+    alice.delete(f"/v1/api-keys/{actor.api_key_id}")
+
+    eventually(lambda: not elsewhere.still_valid(actor), seconds=5)
+    with app.app_context():
+        assert not auth.still_valid(actor)
+    assert 401 == alice.with_token(key).get("/v1/me").status_code
+
+
+def test_a_stream_ends_with_its_token(app: Flask, alice: User) -> None:
+    """Whatever the cache says."""
+    with app.app_context():
+        actor = auth.authenticate(alice.token)
+        assert auth.still_valid(actor)
+
+        assert not auth.still_valid(replace(actor, expires_at=datetime.now(UTC)))
+
+
+def test_streams_outlive_an_absence_of_postgres(alice: User, settings: Settings) -> None:
+    """What cannot be checked is not ended; new calls get 503."""
+    nowhere = f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nothing"
+    away = Authenticator(connect(replace(settings, database_url=nowhere), application="tests"))
+    claims = access_tokens.verify(settings, alice.token)
+    actor = Actor(
+        org_id=claims.org_id,
+        user_id=claims.user_id,
+        role="owner",
+        permissions=frozenset(),
+        expires_at=claims.expires_at,
+    )
+
+    assert away.still_valid(actor)
+    with pytest.raises(Unavailable):
+        away.identify(alice.token)
+
+
+def test_a_key_with_a_wrong_checksum_is_refused_without_the_database(settings: Settings) -> None:
+    """A typo or a guess costs no query."""
+    nowhere = f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nothing"
+    away = Authenticator(connect(replace(settings, database_url=nowhere), application="tests"))
+    key = api_keys.make()
+    with pytest.raises(Unauthorized):
+        away.identify(key[:-1] + ("0" if key[-1] != "0" else "1"))
+    with pytest.raises(Unavailable):
+        away.identify(key)
+
+
+def test_the_last_use_of_a_key_is_known_to_the_minute(
+    alice: User, connections: Connections, expire_cache: Callable[[], None]
+) -> None:
+    """Set by the first call, left alone by the next ones, set again after a minute."""
+    key = alice.api_key()
+    listed = [key_.get("/v1/api-keys").json[0]["last_used_at"] for key_ in (key, key)]  # type: ignore[index]
+    expire_cache()
+    again = key.get("/v1/api-keys").json[0]["last_used_at"]  # type: ignore[index]
+    assert listed == [again, again]
+
+    with connections.transaction() as tx:
+        tx.sql.execute(
+            text("UPDATE api_keys SET last_used_at = now() - interval '61 s' WHERE user_id = :id"),
+            {"id": alice.id},
+        )
+    expire_cache()
+    key.get("/v1/me")
+    assert again < key.get("/v1/api-keys").json[0]["last_used_at"]  # type: ignore[index]

@@ -1,0 +1,130 @@
+"""The web process as production runs it."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from tests.web_server import ROOT, WebServer
+
+
+def call(server: WebServer, method: str, path: str, token: str = "", body: object = None) -> dict:  # type: ignore[type-arg]
+    request = urllib.request.Request(
+        f"{server.url}{path}",
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
+    )
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return dict(json.load(response))
+
+
+@pytest.fixture(scope="module")
+def token(server: WebServer) -> str:
+    """Of somebody who has registered at the server."""
+    name = secrets.token_hex(8)
+    body = {"login": name, "email": f"{name}@example.com", "password": "correct horse"}
+    return str(call(server, "POST", "/v1/auth/register", body=body)["access_token"])
+
+
+def test_a_query_that_waits_holds_up_no_other_request(server: WebServer, token: str) -> None:
+    """One process, one thread: psycopg waits together with all the others."""
+    thread = call(server, "POST", "/v1/threads", token, {})["id"]
+    engine = create_engine(server.settings.database_url)
+    changed = threading.Event()
+
+    def change() -> None:
+        call(server, "PATCH", f"/v1/threads/{thread}", token, {"title": "new"})
+        changed.set()
+
+    with engine.begin() as sql:
+        sql.execute(text("SELECT 1 FROM threads WHERE id = :id FOR UPDATE"), {"id": UUID(thread)})
+        waiting = threading.Thread(target=change)
+        waiting.start()
+        began = time.monotonic()
+        for _ in range(20):
+            call(server, "GET", "/v1/me", token)
+        assert time.monotonic() - began < 2
+        assert not changed.is_set()
+    waiting.join()
+    engine.dispose()
+
+    assert "new" == call(server, "GET", f"/v1/threads/{thread}", token)["title"]
+
+
+def test_hashing_passwords_holds_up_no_other_request(server: WebServer) -> None:
+    """argon2 has threads of its own, and answers come while they are busy."""
+    body = {"login": "nobody", "password": "wrong password"}
+
+    def log_in() -> None:
+        with pytest.raises(urllib.request.HTTPError):
+            call(server, "POST", "/v1/auth/login", body=body)
+
+    logins = [threading.Thread(target=log_in) for _ in range(20)]
+    for login in logins:
+        login.start()
+    times = []
+    while any(login.is_alive() for login in logins):
+        began = time.monotonic()
+        call(server, "GET", "/healthz")
+        times.append(time.monotonic() - began)
+    for login in logins:
+        login.join()
+
+    assert sorted(times)[len(times) // 2] < 0.2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "GET /v1/runs?ticket=SECRET HTTP/9.9",
+        "GET /v1/runs?ticket=SECRET and more HTTP/1.1",
+        "GET /v1/runs?ticket=SECRET",
+    ],
+)
+def test_what_stands_in_a_query_is_not_logged(server: WebServer, line: str) -> None:
+    """Stream tickets do, and gunicorn names the line that it could not read."""
+    with server.connect() as connection:
+        connection.sendall(f"{line}\r\nHost: localhost\r\n\r\n".encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400")
+
+    log = server.log.read_text()
+    assert "?…" in log
+    assert "SECRET" not in log
+
+
+def test_headers_have_a_limit(server: WebServer) -> None:
+    """64 KiB of them are refused, and the process goes on."""
+    with server.connect() as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 65536 + b"\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 431")
+
+    assert server.answers()
+
+
+def test_wrong_settings_are_all_named_at_once(
+    new_database: Callable[[], str],
+) -> None:
+    """The process ends at once, with a line for each problem and without a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gunicorn", "--config", "api/gunicorn_conf.py", "api.app:create_app()"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "ARKLOOP_JWT_SECRET": "short", "ARKLOOP_PORT": "x"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+
+    assert 1 == done.returncode
+    assert 4 == len(done.stderr.splitlines()), done.stderr
+    for name in ("DATABASE_URL", "REDIS_URL", "JWT_SECRET", "PORT"):
+        assert f"ARKLOOP_{name}: " in done.stderr

@@ -1,0 +1,189 @@
+"""One client program of the service: plain HTTP, and the stream by httpx-sse."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+from httpx_sse import EventSource
+
+from tests.waiting import eventually
+
+Event = dict[str, Any]
+#: A run that has ended; `phase` says the same.
+ENDED = ("completed", "failed", "cancelled")
+
+
+def client(url: str, token: str = "") -> httpx.Client:
+    """It keeps no connection open, so nobody has to close it."""
+    return httpx.Client(
+        base_url=url,
+        headers={"Authorization": f"Bearer {token}"} if token else {},
+        timeout=30,
+        trust_env=False,
+        limits=httpx.Limits(max_keepalive_connections=0),
+    )
+
+
+def script(*steps: dict[str, Any]) -> str:
+    """A message that tells the scripted model what to do."""
+    return json.dumps({"script": list(steps)})
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A user with a token."""
+
+    url: str
+    token: str
+    http: httpx.Client
+    id: str
+    org_id: str
+    login: str
+
+    def at(self, url: str = "", token: str = "") -> "Caller":
+        """The same user at another server of the service, or by another token."""
+        url, token = url or self.url, token or self.token
+        return replace(self, url=url, token=token, http=client(url, token))
+
+    # ---- making things ----
+
+    def thread(self, *contents: str, **fields: Any) -> str:
+        """The id of a new thread with these messages in it."""
+        thread_id = self.made("/v1/threads", fields)["id"]
+        for content in contents:
+            self.say(thread_id, content)
+        return str(thread_id)
+
+    def say(self, thread_id: str, content: str) -> str:
+        return str(self.made(f"/v1/threads/{thread_id}/messages", {"content": content})["id"])
+
+    def start(self, thread_id: str, **choice: str) -> str:
+        """The id of a new run of the thread."""
+        return str(self.made(f"/v1/threads/{thread_id}/runs", choice)["run_id"])
+
+    def run(self, *said: str | dict[str, Any], **choice: str) -> str:
+        """The id of a new run in a new thread: of one message, or of the steps of a script."""
+        content = said[0] if isinstance(said[0], str) else script(*said)  # type: ignore[arg-type]
+        return self.start(self.thread(content), **choice)
+
+    def api_key(self, **fields: Any) -> tuple[str, str]:
+        """The id and the secret of a new API key."""
+        made = self.made("/v1/api-keys", {"name": "test", **fields})
+        return made["id"], made["key"]
+
+    def ticket(self, run_id: str) -> str:
+        return str(self.made(f"/v1/runs/{run_id}/stream-ticket")["ticket"])
+
+    def made(self, path: str, body: Any = None) -> dict[str, Any]:
+        answer = self.http.post(path, json=body)
+        assert 201 == answer.status_code, answer.text
+        return dict(answer.json())
+
+    # ---- acting on a run ----
+
+    def cancel(self, run_id: str) -> None:
+        answer = self.http.post(f"/v1/runs/{run_id}:cancel")
+        assert (200, {"ok": True}) == (answer.status_code, answer.json())
+
+    def answer(self, run_id: str, content: str, **fields: Any) -> httpx.Response:
+        return self.http.post(f"/v1/runs/{run_id}/input", json={"content": content, **fields})
+
+    def retry(self, thread_id: str) -> httpx.Response:
+        return self.http.post(f"/v1/threads/{thread_id}:retry")
+
+    # ---- looking ----
+
+    def get(self, path: str, **params: Any) -> Any:
+        answer = self.http.get(path, params=params)
+        assert 200 == answer.status_code, answer.text
+        return answer.json()
+
+    def get_run(self, run_id: str) -> dict[str, Any]:
+        return dict(self.get(f"/v1/runs/{run_id}"))
+
+    def messages(self, thread_id: str) -> list[tuple[str, str, bool]]:
+        """(role, content, partial) of the thread's messages."""
+        found = self.get(f"/v1/threads/{thread_id}/messages", limit=200)
+        return [(m["role"], m["content"], m["partial"]) for m in found]
+
+    def until(self, run_id: str, field: str, *values: Any, seconds: float = 20) -> dict[str, Any]:
+        """The run, once a field of it has one of these values."""
+        seen: list[dict[str, Any]] = []
+
+        def there() -> bool:
+            seen.append(self.get_run(run_id))
+            return seen[-1][field] in values
+
+        eventually(there, seconds=seconds)
+        return seen[-1]
+
+    def ended(self, run_id: str, *, seconds: float = 20) -> dict[str, Any]:
+        return self.until(run_id, "status", *ENDED, seconds=seconds)
+
+    # ---- the stream ----
+
+    @contextmanager
+    def stream(
+        self, run_id: str, headers: dict[str, str] | None = None, **params: Any
+    ) -> Iterator[httpx.Response]:
+        """An open stream."""
+        path = f"/v1/runs/{run_id}/events"
+        with self.http.stream("GET", path, params=params, headers=headers) as answer:
+            yield answer
+
+    def raw(self, run_id: str, headers: dict[str, str] | None = None, **params: Any) -> bytes:
+        """The stream's bytes up to its end."""
+        with self.stream(run_id, headers, **params) as answer:
+            assert 200 == answer.status_code, answer.read()
+            return answer.read()
+
+    def events(self, run_id: str, **params: Any) -> list[Event]:
+        """All events up to the end of the run, which is waited for."""
+        with self.stream(run_id, **params) as answer:
+            return list(parsed(answer))
+
+    def events_so_far(self, run_id: str) -> list[Event]:
+        return self.events(run_id, follow="false")
+
+    def seen(self, run_id: str, wanted: str, count: int = 1) -> Event:
+        """Follow the run until the event of this type comes (for the `count`th time)."""
+        with self.stream(run_id) as answer:
+            for event in parsed(answer):
+                count -= event["type"] == wanted
+                if not count:
+                    return event
+        raise AssertionError(f"the run ended without {wanted}")
+
+
+def parsed(answer: httpx.Response) -> Iterator[Event]:
+    """The events of an open stream, as httpx-sse reads them."""
+    for sent in EventSource(answer).iter_sse():
+        event = sent.json()
+        assert str(event["seq"]) == sent.id
+        yield event
+
+
+def types(events: list[Event]) -> list[str]:
+    return [event["type"] for event in events]
+
+
+def text_of(events: list[Event]) -> str:
+    """What a client that follows the rules shows in the end: void text is left out."""
+    kept: list[Event] = []
+    for event in events:
+        if event["type"] == "message.reset":
+            kept = [e for e in kept if e["seq"] < event["data"]["from_seq"]]
+        elif event["type"] == "message.delta":
+            kept.append(event)
+    return "".join(event["data"]["content"] for event in kept)
+
+
+def error_of(answer: httpx.Response) -> tuple[int, str]:
+    """Status and code of an error answer, whose shape is checked."""
+    body = answer.json()
+    assert {"code", "message", "details", "trace_id"} == set(body)
+    assert answer.headers["X-Trace-Id"] == body["trace_id"]
+    return answer.status_code, body["code"]

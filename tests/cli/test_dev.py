@@ -1,0 +1,70 @@
+"""The parts of `arkloop dev` that need no processes; the rest is in `tests/acceptance`."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from cli import dev
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8080"),
+        ("0.0.0.0", "http://127.0.0.1:8080"),
+        ("::1", "http://[::1]:8080"),
+        ("::", "http://[::1]:8080"),
+        ("localhost", "http://localhost:8080"),
+    ],
+)
+def test_the_url_is_one_that_a_client_here_can_open(host: str, url: str) -> None:
+    """An address to listen on is not always one to connect to."""
+    assert url == dev.base_url(host, 8080)
+
+
+def test_the_procfile_has_the_three_ways_in(tmp_path: Path) -> None:
+    """`release` runs once; the other lines are processes, and each begins with `exec`."""
+    release, lines = dev.read_procfile(dev.ROOT / "Procfile")
+
+    assert release is not None
+    assert ["web", "worker"] == list(lines)
+    # A shell that stays in between would outlive a killed supervisor's signal.
+    assert all(line.startswith("exec ") for line in (release, *lines.values()))
+
+
+def test_port_0_is_a_free_port() -> None:
+    """The port is known before anything starts, and can be listened on."""
+    port = dev.claim_port("127.0.0.1", 0)
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", port))
+    assert 0 < port
+
+
+def test_a_taken_port_is_refused() -> None:
+    """The message says which one, and what to do."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+
+        with pytest.raises(dev.CannotStart, match=f"port {port}.*--port"):
+            dev.claim_port("127.0.0.1", port)
+
+
+def test_an_unknown_host_is_told_and_not_a_traceback() -> None:
+    """Also where the name does not resolve."""
+    with pytest.raises(dev.CannotStart, match="cannot listen on no-such-host.invalid"):
+        dev.claim_port("no-such-host.invalid", 0)
+
+
+def test_commands_of_this_environment_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`celery` in the Procfile is the one that is pinned here, whatever PATH says."""
+    monkeypatch.setenv("PATH", "/somewhere/else")
+
+    first, *rest = dev.path_of_children().split(os.pathsep)
+
+    assert (Path(first) / "arkloop").exists()
+    assert ["/somewhere/else"] == rest

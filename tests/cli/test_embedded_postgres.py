@@ -1,0 +1,112 @@
+"""The embedded Postgres: data survive, leftovers of killed servers do not matter."""
+
+import os
+import pwd
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from cli.embedded_postgres import EmbeddedPostgres
+from cli.embedded_server import ServerDidNotStart
+
+FAST = {"fsync": "off"}
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """One server for the module; each test leaves it running."""
+    folder = tmp_path_factory.mktemp("embedded")
+    with EmbeddedPostgres(folder / "postgres", options=FAST) as server:
+        yield server
+
+
+def connect(server: EmbeddedPostgres) -> psycopg.Connection[tuple[object, ...]]:
+    return psycopg.connect(server.url.replace("+psycopg", ""), autocommit=True)
+
+
+def value(server: EmbeddedPostgres, query: str) -> object:
+    with connect(server) as connection:
+        row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def test_it_speaks_utf8_without_a_locale(postgres: EmbeddedPostgres) -> None:
+    """Text sorts and compares the same on every machine."""
+    assert "UTF8" == value(postgres, "SHOW server_encoding")
+    assert "C" == value(postgres, "SELECT datcollate FROM pg_database WHERE datname = 'postgres'")
+
+
+def test_options_reach_the_server(postgres: EmbeddedPostgres) -> None:
+    """What a caller sets is set, and nothing listens on the network."""
+    assert "off" == value(postgres, "SHOW fsync")
+    assert "" == value(postgres, "SHOW listen_addresses")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts it as somebody else")
+def test_root_gives_away_the_data_folder_alone(postgres: EmbeddedPostgres) -> None:
+    """The server is an unprivileged user's, and no folder above the data is."""
+    assert postgres.pid is not None
+    user = psutil.Process(postgres.pid).username()
+
+    assert "root" != user
+    assert pwd.getpwnam(user).pw_uid == postgres.data.stat().st_uid
+    assert 0 == postgres.data.parent.stat().st_uid
+
+
+def test_data_survive_a_stop_and_a_kill(postgres: EmbeddedPostgres) -> None:
+    """The same folder starts again, after a stop in order and after SIGKILL."""
+    with connect(postgres) as connection:
+        connection.execute("CREATE TABLE kept (n int); INSERT INTO kept VALUES (1), (2)")
+
+    postgres.stop()
+    postgres.start()
+    after_stop = value(postgres, "SELECT count(*) FROM kept")
+    assert postgres.pid is not None
+    os.kill(postgres.pid, signal.SIGKILL)
+    postgres.stop()
+    postgres.start()
+
+    assert 2 == after_stop
+    assert 2 == value(postgres, "SELECT count(*) FROM kept")
+
+
+def test_a_lock_file_that_names_a_stranger_is_no_obstacle(postgres: EmbeddedPostgres) -> None:
+    """After a reboot the old process id may be anybody's: here it is this test's own."""
+    assert postgres.pid is not None
+    os.kill(postgres.pid, signal.SIGKILL)
+    postgres.stop()
+    lock = postgres.data / "postmaster.pid"
+    lock.write_text(lock.read_text().replace(lock.read_text().split()[0], str(os.getpid()), 1))
+
+    postgres.start()
+
+    assert 1 == value(postgres, "SELECT 1")
+
+
+def test_two_servers_never_share_a_folder(postgres: EmbeddedPostgres) -> None:
+    """A second server on living data is refused, and the first one goes on."""
+    second = EmbeddedPostgres(postgres.data, options=FAST)
+    try:
+        with pytest.raises(ServerDidNotStart, match="is using"):
+            second.start()
+    finally:
+        second.close()
+
+    assert 1 == value(postgres, "SELECT 1")
+
+
+def test_a_cluster_half_made_is_made_again(tmp_path: Path) -> None:
+    """A first start that was killed in initdb leaves nothing in the way of the next one."""
+    (tmp_path / "postgres.new").mkdir()
+    (tmp_path / "postgres.new" / "half").touch()
+
+    with EmbeddedPostgres(tmp_path / "postgres", options=FAST) as server:
+        assert 1 == value(server, "SELECT 1")
+        assert server.sockets.exists()
+
+    assert not server.sockets.exists()

@@ -1,0 +1,191 @@
+"""`arkloop users`, and the development key."""
+
+import json
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from flask.testing import FlaskClient
+from sqlalchemy import text
+
+from api.app import create_app
+from cli.embedded_server import free_port
+from cli.users import ensure_dev_key, users
+from shared.config import Settings
+from shared.connections import Connections, connect
+from tests.clients import PASSWORD
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def database(new_database: Callable[[], str]) -> str:
+    return new_database()
+
+
+@pytest.fixture
+def run(database: str) -> Run:
+    """Call it with the words after `arkloop users`."""
+
+    def run(*words: str, **kwargs: object) -> Result:
+        env = {"ARKLOOP_DATABASE_URL": database}
+        return CliRunner().invoke(users, words, env=env, **kwargs)  # type: ignore[arg-type]
+
+    return run
+
+
+@pytest.fixture
+def client(settings: Settings, database: str) -> FlaskClient:
+    """Of an app on the command's database."""
+    connections = connect(replace(settings, database_url=database), application="tests")
+    return create_app(connections=connections).test_client()
+
+
+def options(**changes: str) -> list[str]:
+    values = {"org": "acme", "role": "owner", "login": "alice", "email": "a@b.c"}
+    values |= {"password": PASSWORD, **changes}
+    return [word for name, value in values.items() for word in (f"--{name}", value)]
+
+
+def test_a_user_is_made_and_can_log_in(run: Run, client: FlaskClient) -> None:
+    """The command prints the id and nothing else."""
+    made = run("create", *options(role="admin"))
+
+    assert 0 == made.exit_code, made.output
+    token = client.post("/v1/auth/login", json={"login": "alice", "password": PASSWORD}).json
+    me = client.get("/v1/me", headers={"Authorization": f"Bearer {(token or {})['access_token']}"})
+    assert me.json is not None
+    shown = [me.json[name] for name in ("id", "username", "email", "org_name", "role")]
+    assert [made.output.strip(), "alice", "a@b.c", "acme", "admin"] == shown
+
+
+def test_users_of_one_org_name_are_colleagues(run: Run) -> None:
+    """The org is made by the first of them."""
+    run("create", *options())
+    run("create", *options(login="bob", email="b@b.c", role="member"))
+    run("create", *options(login="eve", email="e@b.c", org="other"))
+
+    listed = json.loads(run("list", "--json").output)
+    assert ["alice", "bob", "eve"] == [user["login"] for user in listed]
+    assert ["acme", "acme", "other"] == [user["org"] for user in listed]
+
+
+def test_the_list_has_a_line_for_each(run: Run) -> None:
+    """For eyes and for cut, grep and awk."""
+    made = run("create", *options())
+
+    line = f"{made.output.strip()}  alice  a@b.c  acme  owner\n"
+    assert line == run("list").output
+
+
+def test_the_password_is_asked_for(run: Run, client: FlaskClient) -> None:
+    """So that it is in no shell history."""
+    words = options()[: -len(["--password", PASSWORD])]
+
+    asked = run("create", *words, input=f"{PASSWORD}\n{PASSWORD}\n")
+
+    assert 0 == asked.exit_code, asked.output
+    assert PASSWORD not in asked.output
+    body = {"login": "alice", "password": PASSWORD}
+    assert 200 == client.post("/v1/auth/login", json=body).status_code
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"login": "a@b"}, "--login"),
+        ({"email": "nobody"}, "--email"),
+        ({"password": "short"}, "--password"),
+        ({"role": "king"}, "--role"),
+    ],
+)
+def test_what_is_wrong_is_said(run: Run, changes: dict[str, str], named: str) -> None:
+    """Status 2, and no user."""
+    refused = run("create", *options(**changes))
+
+    assert 2 == refused.exit_code
+    assert named in refused.output
+    assert "" == run("list").output
+
+
+def test_a_login_that_is_taken_is_said(run: Run) -> None:
+    """Status 1 and a sentence, no traceback."""
+    run("create", *options())
+
+    refused = run("create", *options(login="ALICE", email="other@b.c"))
+
+    assert (1, "Error: The login or the email is taken.\n") == (refused.exit_code, refused.output)
+
+
+def test_a_database_out_of_reach_is_said() -> None:
+    """Status 1 and a sentence, no traceback."""
+    url = f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"
+
+    refused = CliRunner().invoke(users, ["list", "--database-url", url])
+
+    assert 1 == refused.exit_code
+    assert refused.output.startswith("Error: The database is out of reach")
+
+
+# ---- the development key -------------------------------------------------------------
+
+
+def test_the_dev_key_is_an_owners_and_secret(
+    database: str, client: FlaskClient, tmp_path: Path
+) -> None:
+    """User dev in org dev; nobody else on the machine can read the file."""
+    path = tmp_path / "api-key"
+
+    ensure_dev_key(database, path)
+
+    me = client.get("/v1/me", headers=_bearer(path)).json
+    assert me is not None
+    assert ("dev", "dev", "owner") == (me["username"], me["org_name"], me["role"])
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    assert [path] == list(tmp_path.iterdir())
+
+
+def test_a_dev_key_that_works_is_left_alone(database: str, tmp_path: Path) -> None:
+    """What a developer has pasted somewhere goes on working; its file is closed again."""
+    path = tmp_path / "api-key"
+    ensure_dev_key(database, path)
+    key = path.read_text()
+    path.chmod(0o644)
+
+    ensure_dev_key(database, path)
+
+    assert (key, 0o600) == (path.read_text(), stat.S_IMODE(path.stat().st_mode))
+
+
+@pytest.mark.parametrize("damage", ["revoked", "garbled", "emptied", "removed", "another database"])
+def test_a_dev_key_that_does_not_work_is_replaced(
+    database: str,
+    client: FlaskClient,
+    tmp_path: Path,
+    damage: str,
+    new_database: Callable[[], str],
+) -> None:
+    """Of the same user in the same org."""
+    path = tmp_path / "api-key"
+    ensure_dev_key(new_database() if damage == "another database" else database, path)
+    if damage == "revoked":
+        connections: Connections = client.application.extensions["arkloop"]
+        with connections.transaction() as tx:
+            tx.sql.execute(text("UPDATE api_keys SET revoked_at = now()"))
+    elif damage == "garbled":
+        path.write_bytes(b"\xff\x00not a key")
+    elif damage == "emptied":
+        path.write_text("")
+    elif damage == "removed":
+        path.unlink()
+
+    ensure_dev_key(database, path)
+
+    assert 200 == client.get("/v1/me", headers=_bearer(path)).status_code
+
+
+def _bearer(path: Path) -> dict[str, str]:
+    return {"Authorization": f"Bearer {path.read_text().strip()}"}

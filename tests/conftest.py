@@ -1,0 +1,185 @@
+"""What tests stand on: a real Postgres and a real Redis, fresh databases, the app, its users."""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import create_engine, func, insert, text
+
+from api.app import create_app
+from cli.embedded_postgres import EmbeddedPostgres
+from cli.embedded_redis import EmbeddedRedis
+from shared import accounts, ids, passwords, schema
+from shared.config import Settings
+from shared.connections import Connections, connect
+from shared.status import RunState
+from shared.tables import runs
+from tests.clients import PASSWORD, Register, User
+from tests.web_server import WebServer, web_server
+
+# Set in a developer's shell, they would steer the tests.
+for name in [name for name in os.environ if name.startswith(("ARKLOOP_", "OPENAI_", "ANTHROPIC_"))]:
+    del os.environ[name]
+
+
+# ---- servers -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A server that keeps nothing safe: it lives as long as the tests."""
+    options = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+    data = tmp_path_factory.mktemp("servers") / "postgres"
+    with EmbeddedPostgres(data, options=options) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with EmbeddedRedis(tmp_path_factory.mktemp("servers") / "redis", persist=False) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def new_database(postgres: EmbeddedPostgres) -> Callable[[], str]:
+    """Call it for the URL of a database of one's own: all migrations have run, no row is in it."""
+    _create_database(postgres, "template_arkloop", "template0")
+    engine = create_engine(postgres.url_of("template_arkloop"))
+    schema.migrate(engine)
+    engine.dispose()
+
+    def new() -> str:
+        name = f"test_{secrets.token_hex(6)}"
+        _create_database(postgres, name, "template_arkloop")
+        return postgres.url_of(name)
+
+    return new
+
+
+def _create_database(postgres: EmbeddedPostgres, name: str, template: str) -> None:
+    engine = create_engine(postgres.url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as sql:
+        sql.execute(text(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"))
+    engine.dispose()
+
+
+# ---- the app in this process ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def settings(new_database: Callable[[], str], redis_url: str) -> Settings:
+    """Registration is open, the scripted model is there; a database for each test module."""
+    return Settings(
+        database_url=new_database(),
+        redis_url=redis_url,
+        broker_url=redis_url,
+        jwt_secret=secrets.token_hex(32),
+        registration_open=True,
+        scripted=True,
+        secure_cookies=False,
+        database_pool_size=30,
+    )
+
+
+@pytest.fixture(scope="module")
+def connections(settings: Settings) -> Iterator[Connections]:
+    """Hints go out at once, on the caller's thread."""
+    opened = connect(settings, application="tests")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def app(connections: Connections) -> Flask:
+    return create_app(connections=connections)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """Without a token, with a cookie jar of its own."""
+    return app.test_client()
+
+
+@pytest.fixture
+def register(app: Flask, connections: Connections) -> Register:
+    """Call it for a user who is logged in: the owner of a new org, or, with `org_of` another
+    user, one with `role` in theirs.
+    """
+
+    def new(login: str = "", *, org_of: User | None = None, role: str = "owner") -> User:
+        name = login or f"user-{secrets.token_hex(6)}"
+        client = app.test_client()
+        password_hash = _password_hash()
+        with connections.transaction() as tx:
+            org_id = org_of.org_id if org_of else accounts.create_org(tx, name)
+            user_id = accounts.create_user(
+                tx,
+                org_id=org_id,
+                role=role,
+                login=name,
+                email=f"{name}@example.com",
+                password_hash=password_hash,
+            )
+        response = client.post("/v1/auth/login", json={"login": name, "password": PASSWORD})
+        assert response.json is not None
+        return User(client, name, user_id, org_id, response.json["access_token"])
+
+    return new
+
+
+@cache
+def _password_hash() -> str:
+    return passwords.hash_(PASSWORD)
+
+
+@pytest.fixture
+def alice(register: Register) -> User:
+    """The owner of an org of her own."""
+    return register()
+
+
+@pytest.fixture
+def make_run(connections: Connections) -> Callable[..., UUID]:
+    """Call it for a run that stands in the database in whatever state."""
+
+    def make(
+        user: User, thread_id: str, state: RunState = RunState.EXECUTING, **columns: Any
+    ) -> UUID:
+        run_id = ids.new_id()
+        values = {
+            "id": run_id,
+            "org_id": user.org_id,
+            "thread_id": UUID(thread_id),
+            "created_by_user_id": user.id,
+            "trace_id": ids.new_trace_id(),
+            "persona_id": "assistant@1",
+            "route_id": "scripted",
+            "model": "scripted-1",
+            "position": 1000,
+            "state": state,
+            "queued_at": func.now(),
+        }
+        with connections.transaction() as tx:
+            tx.sql.execute(insert(runs).values({**values, **columns}))
+        return run_id
+
+    return make
+
+
+# ---- the app behind a real server ----------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def server(
+    new_database: Callable[[], str], redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WebServer]:
+    """One gunicorn with one gevent worker and a database of its own."""
+    environ = {"ARKLOOP_DATABASE_URL": new_database(), "ARKLOOP_REDIS_URL": redis_url}
+    with web_server(environ, tmp_path_factory.mktemp("web") / "stderr.log") as started:
+        yield started

@@ -1,0 +1,54 @@
+"""The form of API keys."""
+
+import re
+import zlib
+
+from shared import api_keys
+
+
+def test_a_key_has_the_published_form() -> None:
+    """`al_` and 36 letters and digits; what scanners look for."""
+    for _ in range(100):
+        key = api_keys.make()
+        assert re.fullmatch(r"al_[0-9A-Za-z]{36}", key)
+        assert api_keys.is_well_formed(key)
+
+
+def test_keys_do_not_repeat() -> None:
+    """Nor do their parts that are shown, as a rule."""
+    keys = {api_keys.make() for _ in range(1000)}
+
+    assert 1000 == len(keys)
+    assert 1000 == len({key[:9] for key in keys})
+
+
+def test_the_checksum_is_the_crc32_of_the_random_part() -> None:
+    """In base62 with digits first, padded to six, so that others can check a key as well."""
+    key = api_keys.make()
+    alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    number = 0
+    for digit in key[33:]:
+        number = number * 62 + alphabet.index(digit)
+
+    assert zlib.crc32(key[3:33].encode()) == number
+
+
+def test_any_single_slip_is_noticed() -> None:
+    """Each character that is changed, each two that are swapped, and any cut."""
+    key = api_keys.make()
+    for i in range(3, len(key)):
+        other = "0" if key[i] != "0" else "1"
+        assert not api_keys.is_well_formed(key[:i] + other + key[i + 1 :])
+        swapped = key[: i - 1] + key[i] + key[i - 1] + key[i + 1 :]
+        assert swapped == key or not api_keys.is_well_formed(swapped)
+        assert not api_keys.is_well_formed(key[:i])
+    for wrong in (
+        "",
+        "al_",
+        key + "0",
+        f" {key}",
+        f"{key}\n",
+        key.replace("al_", "AL_"),
+        "al_" + "é" * 36,
+    ):
+        assert not api_keys.is_well_formed(wrong)

@@ -1,0 +1,52 @@
+"""Password hashes."""
+
+import subprocess
+import sys
+
+from shared import passwords
+
+
+def test_a_password_matches_its_own_hash() -> None:
+    """And no other one's; case and spaces count."""
+    hash_ = passwords.hash_("correct horse ☂")
+
+    assert passwords.verify("correct horse ☂", hash_)
+    assert not passwords.verify("Correct horse ☂", hash_)
+    assert not passwords.verify("correct horse ☂ ", hash_)
+    assert not passwords.verify("", hash_)
+
+
+def test_equal_passwords_have_different_hashes() -> None:
+    """Each has its own salt."""
+    assert passwords.hash_("a password") != passwords.hash_("a password")
+
+
+def test_nothing_matches_no_hash() -> None:
+    """An unknown user, or one whose hash is damaged, cannot log in."""
+    assert not passwords.verify("a password", None)
+    assert not passwords.verify("a password", "")
+    assert not passwords.verify("a password", "$argon2id$nonsense")
+    assert not passwords.verify("nobody's password", None)
+
+
+def test_hashing_does_not_stop_the_other_greenlets() -> None:
+    """Under gevent the hash is computed in a native thread."""
+    program = """
+from gevent import monkey
+monkey.patch_all()
+import gevent
+from shared import passwords
+ticks = []
+def tick():
+    while True:
+        ticks.append(1)
+        gevent.sleep(0.001)
+ticker = gevent.spawn(tick)
+hash_ = passwords.hash_("a password")
+assert passwords.verify("a password", hash_)
+assert not passwords.verify("another", hash_)
+assert len(ticks) > 5, ticks
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert (0, "") == (done.returncode, done.stderr)

@@ -1,0 +1,173 @@
+"""The whole service in processes of its own: two web servers, a worker, a database, a Redis."""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import UUID
+
+from cli.embedded_redis import EmbeddedRedis
+from shared import accounts, passwords
+from shared.connections import Connections, connect
+from tests.caller import Caller, client
+from tests.clients import PASSWORD
+from tests.waiting import eventually
+from tests.web_server import ROOT, WebServer, web_server
+
+CONCURRENCY = 100
+#: A killed worker is noticed within a second, a frozen one after the lease.
+PACE = {
+    "ARKLOOP_LEASE_SECONDS": "6",
+    "ARKLOOP_HEARTBEAT_SECONDS": "0.5",
+    "ARKLOOP_SWEEP_SECONDS": "0.3",
+}
+
+
+class Worker:
+    """A Celery worker that is started again whenever it dies, as a supervisor would do."""
+
+    def __init__(self, environ: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        self._environ = environ
+        self._wanted = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: threading.Thread | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        self._wanted.set()
+        self._start_process()
+        self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+        self._watcher.start()
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End it for now; returns when the process is gone."""
+        self._wanted.clear()
+        if self._process is not None and self._watcher is not None:
+            self._process.send_signal(how)
+            self._watcher.join(30)
+            assert not self._watcher.is_alive(), self.log.read_text()
+
+    def _start_process(self) -> None:
+        # The Procfile's line, which `test_recovery.py` holds against this one.
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [
+                    *(Path(sys.executable).parent / "celery", "--quiet"),
+                    *("--app", "worker.app", "worker", "--pool", "gevent"),
+                    *("--concurrency", str(CONCURRENCY), "--without-gossip"),
+                    *("--without-mingle", "--without-heartbeat", "--loglevel", "warning"),
+                ],
+                cwd=ROOT,
+                env={"PATH": os.environ["PATH"], **self._environ},
+                stdout=output,
+                stderr=output,
+            )
+
+    def _watch(self) -> None:
+        while True:
+            assert self._process is not None
+            self._process.wait()
+            if not self._wanted.is_set():
+                return
+            self._start_process()
+
+
+@dataclass(frozen=True)
+class System:
+    """`web` are two servers of one service ("two pods"); `connections` reach its stores."""
+
+    web: Sequence[WebServer]
+    worker: Worker
+    connections: Connections
+
+    def caller(self) -> Caller:
+        """A newly registered user, the owner of an org of their own."""
+        return register(self.web[0].url)
+
+    def colleague(self, of: Caller, role: str = "member") -> Caller:
+        """A new user in the same org."""
+        name = f"user-{secrets.token_hex(6)}"
+        with self.connections.transaction() as tx:
+            accounts.create_user(
+                tx,
+                org_id=UUID(of.org_id),
+                role=role,
+                login=name,
+                email=f"{name}@example.com",
+                password_hash=passwords.hash_(PASSWORD),
+            )
+        return _logged_in(self.web[0].url, name)
+
+    @contextmanager
+    def without_worker(self) -> Iterator[None]:
+        """No worker lives in this block."""
+        self.worker.stop()
+        try:
+            yield
+        finally:
+            self.worker.start()
+
+
+def register(url: str) -> Caller:
+    """A new user of the service at `url`."""
+    name = f"user-{secrets.token_hex(6)}"
+    answer = client(url).post(
+        "/v1/auth/register",
+        json={"login": name, "email": f"{name}@example.com", "password": PASSWORD},
+    )
+    assert 201 == answer.status_code, answer.text
+    return _logged_in(url, name)
+
+
+def _logged_in(url: str, login: str) -> Caller:
+    answer = client(url).post("/v1/auth/login", json={"login": login, "password": PASSWORD})
+    token = answer.json()["access_token"]
+    http = client(url, token)
+    me = http.get("/v1/me").json()
+    return Caller(url, token, http, me["id"], me["org_id"], login)
+
+
+@contextmanager
+def running_system(new_database: Callable[[], str], folder: Path) -> Iterator[System]:
+    """Start everything; at the end stop everything, each process by its own id."""
+    with ExitStack() as stack:
+        redis = stack.enter_context(EmbeddedRedis(folder / "redis", persist=False))
+        common = {
+            "ARKLOOP_DATABASE_URL": new_database(),
+            "ARKLOOP_REDIS_URL": redis.url,
+            "ARKLOOP_JWT_SECRET": secrets.token_hex(32),
+            "ARKLOOP_SCRIPTED": "1",
+            "ARKLOOP_FAULTS": "1",
+            "ARKLOOP_WORKER_CONCURRENCY": str(CONCURRENCY),
+            **PACE,
+        }
+        worker = Worker(common, folder / "worker.log")
+        worker.start()
+        stack.callback(worker.stop)
+        web = [
+            stack.enter_context(web_server(common | own, folder / f"web{i}.log"))
+            for i, own in enumerate(({}, {"ARKLOOP_SSE_PING_SECONDS": "0.5"}))
+        ]
+        settings = replace(web[0].settings, database_pool_size=20)
+        connections = connect(settings, application="tests")
+        stack.callback(connections.close)
+        system = System(web, worker, connections)
+        _wait_for_worker(system)
+        yield system
+
+
+def _wait_for_worker(system: System) -> None:
+    caller = system.caller()
+    run_id = caller.run("ready?")
+    eventually(lambda: caller.get_run(run_id)["status"] == "completed", seconds=20)

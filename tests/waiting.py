@@ -1,0 +1,29 @@
+"""Waiting for what other threads and processes do."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def eventually(check: Callable[[], bool], *, seconds: float = 10) -> None:
+    """Wait until `check` holds; fail if it does not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, f"did not come true within {seconds} s"
+        threading.Event().wait(0.01)
+
+
+def in_parallel(count: int, call: Callable[[int], T]) -> list[T]:
+    """Call it `count` times at once, with 0, 1, 2, …; what each returned, in that order."""
+    start = threading.Barrier(count)
+
+    def at_once(number: int) -> T:
+        start.wait(10)
+        return call(number)
+
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(at_once, range(count)))

@@ -1,0 +1,76 @@
+"""The app behind a real gunicorn, for what only real HTTP can show."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.config import Settings
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class WebServer:
+    """A gunicorn of ours; `log` is its standard error, `pid` its master's."""
+
+    settings: Settings
+    log: Path
+    pid: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.port}"
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.settings.port), timeout=30)
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/healthz", timeout=5) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+
+
+@contextmanager
+def web_server(environ: Mapping[str, str], log: Path) -> Iterator[WebServer]:
+    """Start gunicorn with these variables added to `ARKLOOP_…` of its own; stop it at the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = {
+        "ARKLOOP_JWT_SECRET": secrets.token_hex(32),
+        "ARKLOOP_REGISTRATION": "open",
+        "ARKLOOP_SCRIPTED": "1",
+        "ARKLOOP_SECURE_COOKIES": "0",
+        "ARKLOOP_PORT": str(port),
+        "ARKLOOP_API_WORKERS": "1",
+        **environ,
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "gunicorn"),
+                *("--config", "api/gunicorn_conf.py", "api.app:create_app()"),
+            ],
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], **variables},
+            stderr=output,
+        )
+    server = WebServer(Settings.from_env(variables), log, process.pid)
+    try:
+        eventually(lambda: process.poll() is not None or server.answers(), seconds=30)
+        assert process.poll() is None, log.read_text()
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)

@@ -1,0 +1,49 @@
+"""The worker's composition root: `celery --app worker.app worker --pool gevent`."""
+
+import os
+import threading
+from typing import Any
+
+from celery import signals
+
+from shared import logs, queue
+from shared.config import InvalidSettings, Settings
+from worker import tasks
+from worker.process import WorkerProcess
+
+try:
+    settings = Settings.from_env()
+except InvalidSettings as problems:
+    raise SystemExit(f"The settings are not complete:\n{problems}") from None
+
+app = queue.make_celery(settings, concurrency=settings.worker_concurrency)
+_processes: dict[int, WorkerProcess] = {}
+_lock = threading.Lock()
+
+
+def process() -> WorkerProcess:
+    """This operating system process' one `WorkerProcess`; made at the first call."""
+    with _lock:
+        if os.getpid() not in _processes:
+            _processes[os.getpid()] = WorkerProcess(settings)
+        return _processes[os.getpid()]
+
+
+tasks.register(app, process)
+
+
+@signals.setup_logging.connect
+def _configure_logs(**_: Any) -> None:
+    logs.configure()
+
+
+@signals.worker_ready.connect
+@signals.worker_process_init.connect
+def _start(**_: Any) -> None:
+    process()
+
+
+@signals.worker_shutting_down.connect
+def _drain(**_: Any) -> None:
+    if os.getpid() in _processes:
+        _processes[os.getpid()].drain()

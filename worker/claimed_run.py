@@ -1,0 +1,207 @@
+"""A run that this process holds: what the loop asks of it, and the ways to let it go."""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from uuid import UUID
+
+from shared import claims, eventlog, events, ids, times
+from shared.claims import Claim
+from shared.connections import Connections, Transaction
+from shared.errors import LeaseLost, Unavailable
+from shared.events import Event, RunError, StoredEvent, Usage
+from shared.status import RunState
+from shared.transitions import Totals
+from worker.loop import Answer
+from worker.outcomes import WaitForInput
+from worker.run_log import RunLog
+from worker.stop_signal import StopSignal
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.2
+
+
+class ClaimedRun:
+    """`context.RunContext` over a claim; one attempt, from claim to the write that lets go."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        claim: Claim,
+        run_log: RunLog,
+        stop: StopSignal,
+        totals: Totals | None,
+    ) -> None:
+        self.claim = claim
+        self.attempt = claim.attempt
+        self.stop = stop
+        self.log = run_log
+        self.totals = totals or Totals()
+        self._connections = connections
+        self._open_text: list[str] = []
+
+    # ---- RunContext ----
+
+    def check(self) -> None:
+        self.stop.check()
+
+    def wait(self, seconds: float) -> None:
+        self.stop.wait(seconds)
+
+    def stream_text(self, text: str) -> None:
+        self._open_text.append(text)
+        self.log.add_text(events.MessageDelta, text)
+
+    def stream_thinking(self, text: str) -> None:
+        self.log.add_text(events.MessageThinking, text)
+
+    def void_text(self, reason: str) -> None:
+        self._open_text.clear()
+        self.log.void_text(reason)
+
+    def emit(self, *happened: Event) -> None:
+        self._open_text.clear()
+        self.log.add(*happened)
+
+    def checkpoint(self) -> None:
+        self.log.flush()
+
+    def begin_tool_call(self, tool_call_id: str) -> bool:
+        return self._write(lambda tx: claims.begin_tool_call(tx, self.claim, tool_call_id))
+
+    def add_usage(self, usage: Usage, cost_usd: Decimal) -> Event:
+        self.totals = Totals(
+            usage=self.totals.usage + usage, cost_usd=self.totals.cost_usd + cost_usd
+        )
+        return events.RunCost(self.totals.usage, self.totals.cost_usd)
+
+    def reset_lost_text(self, from_seq: int) -> None:
+        """An earlier attempt streamed this text and was lost: it is void."""
+        self.log.add(events.MessageReset(from_seq, "resumed"))
+
+    # ---- ways to let go ----
+
+    def complete(self, answer: Answer) -> bool:
+        """The model's last word, the end and the thread's message, in one transaction.
+
+        False: the run is being cancelled instead (as for `fail`, `release` and `park`).
+        """
+        message = (UUID(answer.message_id), answer.content) if answer.content else None
+        ended = events.RunCompleted(
+            answer.message_id if message else None,
+            self.totals.usage,
+            self.totals.cost_usd,
+            answer.stop_reason,
+        )
+        return self._finish(RunState.COMPLETED, message, None, *answer.closing, ended)
+
+    def fail(self, error: RunError) -> bool:
+        ended = events.RunFailed(error, self.totals.usage, self.totals.cost_usd)
+        return self._finish(RunState.FAILED, self._partial(), error, self._cost(), ended)
+
+    def cancel(self) -> None:
+        with self._connections.reading() as sql:
+            by_user_id = claims.cancel_requested_by(sql, self.claim)
+        self._finish(
+            RunState.CANCELLED,
+            self._partial(),
+            None,
+            events.RunCancelRequested(str(by_user_id)),
+            self._cost(),
+            events.RunCancelled(self.totals.usage, self.totals.cost_usd),
+        )
+
+    def release(self) -> bool:
+        """Hand the run to another worker; its open text will be void there."""
+        return self._let_go(
+            lambda tx, stored: claims.release(tx, self.claim, stored, self.totals), self._cost()
+        )
+
+    def park(self, wait: WaitForInput, expires_seconds: float) -> bool:
+        """Wait for a person to answer."""
+        expires_at = times.now() + timedelta(seconds=expires_seconds)
+        request = wait.request(str(ids.new_id()), times.rfc3339(expires_at))
+        return self._let_go(
+            lambda tx, stored: claims.park(
+                tx,
+                self.claim,
+                stored,
+                pending_input={k: v for k, v in request.items() if v is not None},
+                expires_at=expires_at,
+                totals=self.totals,
+            ),
+            events.RunWaitingForInput(**request),
+        )
+
+    # ---- pieces ----
+
+    def _cost(self) -> Event:
+        return events.RunCost(self.totals.usage, self.totals.cost_usd)
+
+    def _partial(self) -> tuple[UUID, str] | None:
+        text = "".join(self._open_text)
+        return (ids.new_id(), text) if text else None
+
+    def _finish(
+        self,
+        state: RunState,
+        message: tuple[UUID, str] | None,
+        error: RunError | None,
+        *last: Event,
+    ) -> bool:
+        return self._let_go(
+            lambda tx, stored: claims.finish(
+                tx,
+                self.claim,
+                state,
+                stored,
+                totals=self.totals,
+                message=message,
+                error=error,
+            ),
+            *last,
+        )
+
+    def _let_go(
+        self, change: Callable[[Transaction, list[StoredEvent]], bool], *last: Event
+    ) -> bool:
+        """Write everything still unwritten and the `last` events together with the change."""
+        stored = self.log.withdraw(*last)
+        done = False
+        try:
+            done = self._write(lambda tx: change(tx, stored), stored)
+        finally:
+            if not done:
+                self.log.retract(stored, len(last))
+        return done
+
+    def _write(
+        self, change: Callable[[Transaction], bool], stored: list[StoredEvent] | None = None
+    ) -> bool:
+        """Make a guarded change; try again while Postgres is out of reach and the lease lives."""
+        uncertain = False
+        while True:
+            try:
+                with self._connections.transaction() as tx:
+                    return change(tx)
+            except Unavailable as error:
+                log.warning("the run's state waits for Postgres: %s", error.__cause__)
+                if self.stop.lease_lost:
+                    raise LeaseLost() from error
+                uncertain = True
+                time.sleep(RETRY_SECONDS)
+            except LeaseLost:
+                # A COMMIT whose answer was lost has ended the claim itself: its events tell.
+                if not (uncertain and stored and self._is_stored(stored[-1])):
+                    raise
+                self._connections.send(
+                    lambda: eventlog.publish(self._connections, {self.claim.run_id: stored})
+                )
+                return True
+
+    def _is_stored(self, event: StoredEvent) -> bool:
+        with self._connections.reading() as sql:
+            return event in eventlog.read_table(sql, self.claim.run_id, event.seq - 1, 1)

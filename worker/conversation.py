@@ -1,0 +1,84 @@
+"""From stored events to the model's messages, and to where a resumed run goes on."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared import events
+from shared.events import StoredEvent
+from worker.messages import AssistantMessage, Message, ToolCall, ToolMessage
+
+#: The types that matter here; deltas count only for what a crash left open.
+TURN_TYPES = (
+    events.MessageCompleted.type,
+    events.ToolCallRequested.type,
+    events.ToolResult.type,
+    events.RunWaitingForInput.type,
+    events.RunInputReceived.type,
+)
+
+
+@dataclass(slots=True)
+class Turn:
+    """One assistant turn with what came of its calls, by tool_call_id."""
+
+    message_id: str
+    content: str
+    calls: list[ToolCall] = field(default_factory=list)
+    results: dict[str, ToolMessage] = field(default_factory=dict)
+    answers: dict[str, str] = field(default_factory=dict)  # of people: to questions, confirmations
+
+    @property
+    def is_open(self) -> bool:
+        """Whether some call has no result yet."""
+        return len(self.results) < len(self.calls)
+
+    def messages(self) -> list[Message]:
+        """The turn as the model sees it; calls without a result are left out."""
+        done = [call for call in self.calls if call.id in self.results]
+        if not self.content and not done:
+            return []
+        turn: list[Message] = [AssistantMessage(self.content, tuple(done))]
+        turn.extend(self.results[call.id] for call in done)
+        return turn
+
+
+def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
+    """The finished model turns of one run, in order."""
+    turns: list[Turn] = []
+    requests: dict[str, str] = {}
+    for event in stored:
+        if event.type not in TURN_TYPES:
+            continue
+        data: dict[str, Any] = json.loads(event.payload)["data"]
+        match event.type:
+            case events.MessageCompleted.type:
+                turns.append(Turn(data["message_id"], data["content"]))
+            case events.ToolCallRequested.type:
+                call = ToolCall(data["tool_call_id"], data["name"], data["arguments"])
+                turns[-1].calls.append(call)
+            case events.ToolResult.type:
+                result = ToolMessage(data["tool_call_id"], data["name"], data["output"])
+                turns[-1].results[result.tool_call_id] = result
+            case events.RunWaitingForInput.type:
+                requests[data["request_id"]] = data.get("tool_call_id", "")
+            case events.RunInputReceived.type:
+                turns[-1].answers[requests[data["request_id"]]] = data["content"]
+    return turns
+
+
+def messages_of(turns: Sequence[Turn]) -> list[Message]:
+    """All the turns of a run as the model sees them."""
+    return [message for turn in turns for message in turn.messages()]
+
+
+def first_void_seq(stored: Sequence[StoredEvent]) -> int | None:
+    """Where the text begins that a lost attempt streamed and did not finish; None if nowhere."""
+    void: int | None = None
+    for event in stored:
+        if event.type in (events.MessageCompleted.type, events.MessageReset.type):
+            void = None
+        elif event.type in (events.MessageDelta.type, events.MessageThinking.type):
+            void = event.seq if void is None else void
+    return void

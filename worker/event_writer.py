@@ -1,0 +1,134 @@
+"""All runs' events of this process, committed in groups: one statement a tick."""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from uuid import UUID
+
+from shared import eventlog
+from shared.connections import Connections
+from shared.errors import LeaseLost, Unavailable
+from shared.events import StoredEvent
+from worker.outcomes import CancelRequested
+from worker.run_log import RunLog
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.2
+#: A run whose row somebody has locked for a moment goes with a later tick.
+LOCKED_SECONDS = 0.02
+
+# The rows are locked in id order against a concurrent takeover. One locked row must
+# not stall the other runs: it is skipped, and its events go with a later tick. What is
+# there already was stored by an earlier try whose answer got lost: the fence is the same.
+_WRITE = """
+WITH held AS (
+    SELECT id, fence, state, cancel_requested_at FROM runs
+    WHERE id = ANY(%(run_ids)s::uuid[]) ORDER BY id FOR SHARE SKIP LOCKED
+), written AS (
+    INSERT INTO run_events (run_id, seq, type, payload)
+    SELECT e.run_id, e.seq, e.type, e.payload
+    FROM unnest(%(event_run_ids)s::uuid[], %(fences)s::bigint[], %(seqs)s::bigint[],
+                %(types)s::text[], %(payloads)s::text[])
+         AS e (run_id, fence, seq, type, payload)
+    JOIN held ON held.id = e.run_id AND held.fence = e.fence AND held.state = 'executing'
+    ON CONFLICT DO NOTHING
+)
+SELECT id, fence, state, cancel_requested_at FROM held
+"""
+
+
+class EventWriter:
+    """Commits what the runs' logs hold, then copies it to Redis; one thread."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._dirty: set[RunLog] = set()
+        threading.Thread(target=self._run, name="event-writer", daemon=True).start()
+
+    def mark(self, run_log: RunLog) -> None:
+        """Something was added to this log."""
+        with self._lock:
+            self._dirty.add(run_log)
+        self._wake.set()
+
+    def _run(self) -> None:
+        pause: float | None = None
+        while True:
+            self._wake.wait(pause)
+            self._wake.clear()
+            try:
+                pause = self._tick()
+            except Exception:
+                log.exception("event writer failed")
+                pause = RETRY_SECONDS
+
+    def _tick(self) -> float | None:
+        """One commit; returns the seconds until more is due (None: when somebody adds)."""
+        with self._lock:
+            dirty, self._dirty = self._dirty, set()
+        batch: dict[RunLog, Sequence[StoredEvent]] = {}
+        later: dict[RunLog, float] = {}
+        for run_log in dirty:
+            events, due_in = run_log.take()
+            if events:
+                batch[run_log] = events
+            if due_in is not None:
+                later[run_log] = max(due_in, 0.001)
+        if batch:
+            try:
+                skipped = self._commit(batch)
+            except Unavailable as error:
+                log.warning("events wait for Postgres: %s", error.__cause__)
+                for run_log in batch:
+                    run_log.give_back()
+                later.update(dict.fromkeys(batch, RETRY_SECONDS))
+                time.sleep(RETRY_SECONDS)
+            except BaseException:
+                for run_log in batch:
+                    run_log.give_back()
+                    self.mark(run_log)
+                raise
+            else:
+                later.update(dict.fromkeys(skipped, LOCKED_SECONDS))
+        with self._lock:
+            self._dirty |= later.keys()
+        return min(later.values(), default=None)
+
+    def _commit(self, batch: dict[RunLog, Sequence[StoredEvent]]) -> list[RunLog]:
+        """Store and publish; returns the runs whose row was locked by somebody else."""
+        rows = [(run, event) for run, events in batch.items() for event in events]
+        with self._connections.transaction() as tx:
+            answer = tx.sql.exec_driver_sql(
+                _WRITE,
+                {
+                    "run_ids": [run.run_id for run in batch],
+                    "event_run_ids": [run.run_id for run, _ in rows],
+                    "fences": [run.fence for run, _ in rows],
+                    "seqs": [event.seq for _, event in rows],
+                    "types": [event.type for _, event in rows],
+                    "payloads": [event.payload for _, event in rows],
+                },
+            )
+            held = {row.id: row for row in answer}
+        written: dict[UUID, Sequence[StoredEvent]] = {}
+        skipped: list[RunLog] = []
+        for run, events in batch.items():
+            row = held.get(run.run_id)
+            if row is None:
+                run.give_back()
+                skipped.append(run)
+                continue
+            run.committed()
+            if row.fence != run.fence or row.state != "executing":
+                run.stop.set(LeaseLost())
+                continue
+            written[run.run_id] = events
+            if row.cancel_requested_at is not None:
+                run.stop.set(CancelRequested())
+        if written:
+            self._connections.send(lambda: eventlog.publish(self._connections, written))
+        return skipped

@@ -1,0 +1,113 @@
+"""One attempt of a run: claim it, let the loop work, let go of it in exactly one way."""
+
+import logging
+import time
+from uuid import UUID
+
+from shared import claims, logs, personas
+from shared.claims import Claim
+from shared.errors import LeaseLost
+from shared.events import RunError
+from shared.transitions import recorded_totals
+from worker import history, loop, providers, tools
+from worker.claimed_run import ClaimedRun
+from worker.conversation import first_void_seq, turns_of
+from worker.outcomes import (
+    CancelRequested,
+    DeadlineExceeded,
+    ProviderError,
+    RunFailure,
+    ShuttingDown,
+    WaitForInput,
+)
+from worker.process import HeldRun, WorkerProcess
+from worker.run_log import RunLog
+
+log = logging.getLogger(__name__)
+
+#: While slots are free, the process that parked a run listens for its input for so long.
+LINGER_SECONDS = 2.0
+LEASE_WAIT_SECONDS = 10.0
+
+
+def execute(process: WorkerProcess, run_id: UUID) -> None:
+    """Claim the run if it is queued, and execute it until it ends, waits or must be let go."""
+    while True:
+        with process.holding(run_id) as held:
+            parked = _attempt(process, held)
+            if not parked or not process.has_free_slots or process.draining.is_set():
+                return
+            if not held.answered.wait(LINGER_SECONDS):
+                return
+
+
+def _attempt(process: WorkerProcess, held: HeldRun) -> bool:
+    """True if the run waits for a person now."""
+    # Not claimed here, it stays queued: the sweep sends it to the broker again.
+    if process.draining.is_set() or not process.lease.wait_until_valid(LEASE_WAIT_SECONDS):
+        return False
+    with process.connections.transaction() as tx:
+        claim = claims.claim(tx, held.run_id, process.worker_id)
+    if claim is None:
+        return False
+    logs.bind(run_id=str(claim.run_id), trace_id=claim.trace_id, attempt=claim.attempt)
+    try:
+        return _drive(process, held, claim)
+    except LeaseLost:
+        log.warning("the lease is lost: another worker has the run now")
+        return False
+    finally:
+        logs.clear()
+
+
+def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
+    connections = process.connections
+    run_log = RunLog(claim.run_id, claim.fence, claim.last_seq, held.stop, process.writer.mark)
+    with connections.reading() as sql:
+        earlier = history.load(sql, claim)
+        own = history.own_events(sql, claim.run_id) if claim.attempt > 1 else []
+        totals = recorded_totals(sql, claim.run_id) if claim.attempt > 1 else None
+    run = ClaimedRun(connections, claim, run_log, held.stop, totals)
+    parked = done = False
+    try:
+        if (void := first_void_seq(own)) is not None:
+            run.reset_lost_text(void)
+        persona = personas.find(claim.persona_id)
+        held.deadline = time.monotonic() + persona.timeout_seconds - claim.used_seconds
+        route = process.routes.get(claim.route_id)
+        if route is None:
+            raise ProviderError("invalid_request", f"This worker has no route {claim.route_id!r}.")
+        provider = providers.load(route, faults=process.settings.faults)
+        names = [*persona.tools, *(tools.FAULT_TOOLS if process.settings.faults else ())]
+        agent = loop.Agent(
+            run_id=str(claim.run_id),
+            persona=persona,
+            route=route,
+            provider=provider,
+            tools=tools.load(names),
+            history=earlier,
+            draining=process.draining,
+        )
+        try:
+            answer = loop.run(agent, run, held.stop, turns_of(own))
+        finally:
+            provider.close()
+        done = run.complete(answer)
+    except WaitForInput as wait:
+        done = parked = run.park(wait, persona.input_expires_seconds)
+    except ShuttingDown:
+        done = run.release()
+    except DeadlineExceeded:
+        message = f"The run took longer than {persona.timeout_seconds:g} s."
+        done = run.fail(RunError("run.timeout", message, True))
+    except RunFailure as failure:
+        done = run.fail(failure.as_error())
+    except CancelRequested:
+        pass
+    except Exception:
+        log.exception("the run failed by a fault of ours")
+        message = "The server failed while it executed the run; its log has more."
+        done = run.fail(RunError("worker.crashed", message, True))
+    if not done:
+        run.cancel()
+    return parked

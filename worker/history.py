@@ -1,0 +1,67 @@
+"""What a run's model has seen before: the thread's messages and the tool turns of earlier runs."""
+
+from collections import defaultdict
+from uuid import UUID
+
+from sqlalchemy import Connection, select
+
+from shared.claims import Claim
+from shared.events import StoredEvent
+from shared.tables import messages, run_events, runs
+from worker.conversation import TURN_TYPES, messages_of, turns_of
+from worker.messages import AssistantMessage, Message, UserMessage
+
+
+def load(sql: Connection, claim: Claim) -> list[Message]:
+    """The conversation up to the run's place in the thread, without what a retry has superseded."""
+    said = sql.execute(
+        select(
+            messages.c.position,
+            messages.c.role,
+            messages.c.content,
+            messages.c.partial,
+            messages.c.run_id,
+        )
+        .where(
+            messages.c.thread_id == claim.thread_id,
+            messages.c.position < claim.position,
+            messages.c.superseded_at.is_(None),
+        )
+        .order_by(messages.c.position)
+    ).all()
+    places = _turns_of_earlier_runs(sql, claim)
+    for message in said:
+        if message.role == "user":
+            places[message.position] = [UserMessage(message.content)]
+        elif message.partial or not places.get(message.position):
+            places.setdefault(message.position, []).append(AssistantMessage(message.content))
+    return [message for position in sorted(places) for message in places[position]]
+
+
+def _turns_of_earlier_runs(sql: Connection, claim: Claim) -> dict[int, list[Message]]:
+    """Model messages by the run's position in the thread."""
+    rows = sql.execute(
+        select(runs.c.position, run_events.c.seq, run_events.c.type, run_events.c.payload)
+        .join(run_events, run_events.c.run_id == runs.c.id)
+        .where(
+            runs.c.thread_id == claim.thread_id,
+            runs.c.position < claim.position,
+            runs.c.superseded_at.is_(None),
+            run_events.c.type.in_(TURN_TYPES),
+        )
+        .order_by(runs.c.position, run_events.c.seq)
+    )
+    by_position: dict[int, list[StoredEvent]] = defaultdict(list)
+    for position, *event in rows:
+        by_position[position].append(StoredEvent(*event))
+    return {position: messages_of(turns_of(events)) for position, events in by_position.items()}
+
+
+def own_events(sql: Connection, run_id: UUID) -> list[StoredEvent]:
+    """Everything the run has written so far."""
+    rows = sql.execute(
+        select(run_events.c.seq, run_events.c.type, run_events.c.payload)
+        .where(run_events.c.run_id == run_id)
+        .order_by(run_events.c.seq)
+    )
+    return [StoredEvent(*row) for row in rows]

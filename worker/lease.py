@@ -1,0 +1,133 @@
+"""The lease of this worker process on all the runs that it holds.
+
+One connection of its own renews it and holds a session advisory lock: when the
+process dies, the kernel closes the socket and Postgres frees the lock at once.
+Only Postgres' clock says when a lease is over; this process lets go earlier, by
+its own monotonic clock, when it could not renew.
+"""
+
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+import psycopg
+
+from shared import ids
+from shared.config import Settings
+from shared.errors import LeaseLost
+from worker.outcomes import CancelRequested
+from worker.stop_signal import StopSignal
+
+log = logging.getLogger(__name__)
+
+_REGISTER = """
+INSERT INTO workers (id, hostname, pid, lock_key) VALUES (%s, %s, %s, %s)
+ON CONFLICT (id) DO UPDATE SET seen_at = now()
+"""
+_RENEW = "UPDATE workers SET seen_at = now() WHERE id = %s"
+_CANCELLED = """
+SELECT id FROM runs
+WHERE owner = %s AND state = 'executing' AND cancel_requested_at IS NOT NULL
+"""
+#: A part of the lease: who could not renew for so long stops before anybody may take over.
+SAFE_PART = 0.75
+
+
+class Lease:
+    """`held()` gives the stop signals of the runs held now, by run id."""
+
+    def __init__(self, settings: Settings, held: Callable[[], dict[UUID, StopSignal]]) -> None:
+        self.worker_id = ids.new_id()
+        self._settings = settings
+        self._held = held
+        self._lock_key = secrets.randbits(62)
+        self._renewed_at = float("-inf")
+        self._connection: psycopg.Connection[tuple[object, ...]] | None = None
+        self._stopped = threading.Event()
+        self._first = threading.Event()
+        threading.Thread(target=self._renew_forever, name="lease", daemon=True).start()
+        threading.Thread(target=self._watch, name="lease-watch", daemon=True).start()
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether nobody can have taken this process' runs over."""
+        safe = self._settings.lease_seconds * SAFE_PART
+        return time.monotonic() - self._renewed_at < safe
+
+    def wait_until_valid(self, timeout: float) -> bool:
+        """True once the lease was renewed for the first time, False after `timeout` seconds."""
+        self._first.wait(timeout)
+        return self.is_valid
+
+    def stop(self) -> None:
+        """Let the lease run out; the runs were handed over before."""
+        self._stopped.set()
+
+    def _renew_forever(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._renew()
+                self._first.set()
+            except psycopg.Error as error:
+                log.warning("the lease was not renewed: %s", error)
+                self._disconnect()
+            except Exception:
+                log.exception("the lease was not renewed")
+                self._disconnect()
+            self._stopped.wait(self._settings.heartbeat_seconds)
+        self._disconnect()
+
+    def _renew(self) -> None:
+        # Taken before the statement: the lease can only be longer than this process thinks.
+        before = time.monotonic()
+        connection = self._connection or self._connect()
+        if connection.execute(_RENEW, [self.worker_id]).rowcount == 0:
+            self._register(connection)
+        self._renewed_at = before
+        held = self._held()
+        if held:
+            for (run_id,) in connection.execute(_CANCELLED, [self.worker_id]):
+                if isinstance(run_id, UUID) and run_id in held:
+                    held[run_id].set(CancelRequested())
+
+    def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
+        heartbeat = self._settings.heartbeat_seconds
+        connection = psycopg.connect(
+            self._settings.database_url.replace("+psycopg", "", 1),
+            autocommit=True,
+            connect_timeout=2,
+            application_name="arkloop-lease",
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=2,
+            tcp_user_timeout=round(heartbeat * 2000),
+        )
+        connection.execute(f"SET statement_timeout = {round(heartbeat * 2000)}")
+        # Not waited for: after a cut connection the old session may hold it a little longer,
+        # and until then the heartbeats alone keep the lease.
+        connection.execute("SELECT pg_try_advisory_lock(%s)", [self._lock_key])
+        self._register(connection)
+        self._connection = connection
+        return connection
+
+    def _register(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
+        connection.execute(
+            _REGISTER, [self.worker_id, self._settings.hostname, os.getpid(), self._lock_key]
+        )
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(min(0.5, self._settings.heartbeat_seconds / 4)):
+            held = self._held()
+            if held and not self.is_valid:
+                log.error("the lease could not be renewed: %d runs are let go", len(held))
+                for stop in held.values():
+                    stop.set(LeaseLost())

@@ -1,0 +1,216 @@
+"""The agent loop: model call, tools, model call, … until the model has its last word.
+
+It knows nothing of SQL, Redis, Celery or Flask; `context` is all it has of the run.
+"""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from shared import events, ids
+from shared.events import Usage
+from shared.model_routes import Route
+from shared.personas import Persona
+from worker.context import RunContext
+from worker.conversation import Turn, messages_of
+from worker.messages import Message, ModelRequest, ToolCall, ToolMessage
+from worker.model_call import call_model
+from worker.outcomes import LimitExceeded, ShuttingDown, WaitForInput
+from worker.providers import Provider
+from worker.stop_signal import StopSignal
+from worker.tools import CallInfo, Tool, ToolFailed
+
+APPROVALS = frozenset({"yes", "y", "approve"})
+MAX_OUTPUT_BYTES = 65_536
+
+UNKNOWN_OUTCOME = (
+    "The outcome of this call is unknown: the process that made it was lost. It may or may not"
+    " have had its effect, and it was not repeated."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """What stays the same through all the steps of a run."""
+
+    run_id: str
+    persona: Persona
+    route: Route
+    provider: Provider
+    tools: Mapping[str, Tool]
+    history: Sequence[Message]  # the thread up to this run
+    draining: threading.Event  # set when the process ends: let go at the next step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The model's last word: what the run is completed with."""
+
+    message_id: str
+    content: str
+    stop_reason: str
+    closing: tuple[events.Event, ...] = field(default=())  # still to be written, with the end
+
+
+def run(agent: Agent, context: RunContext, stop: StopSignal, turns: list[Turn]) -> Answer:
+    """Go on from `turns`, the finished turns of this run, to the model's last word.
+
+    Raises:
+        RunFailure: the run fails. StopRun, LeaseLost: this attempt ends.
+    """
+    while True:
+        if turns and turns[-1].is_open:
+            _call_tools(agent, context, turns[-1])
+        elif turns and not turns[-1].calls:
+            return Answer(
+                message_id=turns[-1].message_id, content=turns[-1].content, stop_reason="stop"
+            )
+        context.check()
+        if turns and agent.draining.is_set():
+            raise ShuttingDown()
+        if len(turns) >= agent.persona.max_steps:
+            raise LimitExceeded(
+                "run.max_steps", f"The run took {len(turns)} steps, as many as its persona allows."
+            )
+        answer = _step(agent, context, stop, turns)
+        if answer is not None:
+            return answer
+
+
+def _step(agent: Agent, context: RunContext, stop: StopSignal, turns: list[Turn]) -> Answer | None:
+    """One model call. Appends the turn; returns the answer if it calls no tool."""
+
+    def count(usage: Usage) -> None:
+        context.add_usage(usage, agent.route.cost(usage))
+
+    request = ModelRequest(
+        model=agent.route.model,
+        system_prompt=agent.persona.system_prompt,
+        messages=[*agent.history, *messages_of(turns)],
+        tools=[tool.spec for tool in agent.tools.values()],
+        max_output_tokens=agent.persona.max_output_tokens or agent.route.max_output_tokens,
+        turn=len(turns),
+        attempt=context.attempt,
+    )
+    reply, end = call_model(agent.provider, request, context, stop, count)
+    usage = end.usage or Usage()
+    message_id = str(ids.new_id())
+    cost = context.add_usage(usage, agent.route.cost(usage))
+    completed = events.MessageCompleted(message_id, events.clean(reply.content), usage)
+    if not reply.tool_calls:
+        return Answer(
+            message_id=message_id,
+            content=reply.content,
+            stop_reason=end.stop_reason,
+            closing=(completed, cost),
+        )
+    # All or nothing: a turn without its calls would be taken for the last word.
+    calls = [events.ToolCallRequested(c.id, c.name, c.arguments) for c in reply.tool_calls]
+    context.emit(completed, *calls, cost)
+    turns.append(Turn(message_id, reply.content, list(reply.tool_calls)))
+    return None
+
+
+def _call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
+    """Ask people first, one question at a time; then make the calls side by side."""
+    waiting = [call for call in turn.calls if call.id not in turn.results]
+    for call in waiting:
+        if call.id not in turn.answers and (question := _question(agent, call)):
+            raise question
+    context.checkpoint()
+    calls = [_SideBySide(agent, context, turn, call) for call in waiting]
+    stopped: BaseException | None = None
+    for made in calls:
+        made.join()
+        stopped = stopped or made.stopped
+        if made.stopped is None:
+            context.emit(made.result)
+            turn.results[made.call.id] = ToolMessage(
+                made.call.id, made.call.name, made.result.output
+            )
+    if stopped is not None:
+        raise stopped
+
+
+class _SideBySide(threading.Thread):
+    """A tool call under way; `stopped` is what ended it if the run has to stop."""
+
+    def __init__(self, agent: Agent, context: RunContext, turn: Turn, call: ToolCall) -> None:
+        super().__init__(name=f"tool-{call.name}", daemon=True)
+        self.call = call
+        self.result: events.ToolResult
+        self.stopped: BaseException | None = None
+        self._arguments = (agent, context, turn, call)
+        self.start()
+
+    def run(self) -> None:
+        self.result, self.stopped = _call(*self._arguments)
+
+
+def _question(agent: Agent, call: ToolCall) -> WaitForInput | None:
+    """What a person must answer before this call, if anything."""
+    tool = agent.tools.get(call.name)
+    if tool is None or _misfit(tool, call):
+        return None
+    if call.name == "ask_user":
+        options = call.arguments.get("options") or None
+        return WaitForInput("question", call.arguments["question"], call.id, options)
+    if call.name in agent.persona.confirm:
+        prompt = f"Allow the call of {call.name}?"
+        return WaitForInput("tool_confirmation", prompt, call.id, ["approve", "deny"])
+    return None
+
+
+def _misfit(tool: Tool, call: ToolCall) -> str | None:
+    try:
+        tool.check(call.arguments)
+    except ToolFailed as error:
+        return str(error)
+    return None
+
+
+def _call(
+    agent: Agent, context: RunContext, turn: Turn, call: ToolCall
+) -> tuple[events.ToolResult, BaseException | None]:
+    """The call's result, and what stopped it if the run has to stop."""
+    start = time.monotonic()
+    stopped: BaseException | None = None
+    is_error = False
+    try:
+        output = _output(agent, context, turn, call)
+    except ToolFailed as error:
+        output, is_error = str(error), True
+    except Exception as error:
+        output, is_error = f"The tool failed: {type(error).__name__}: {error}", True
+    except BaseException as error:
+        output, stopped = "", error
+    duration_ms = round((time.monotonic() - start) * 1000)
+    result = events.ToolResult(call.id, call.name, cut(output), is_error, duration_ms)
+    return result, stopped
+
+
+def _output(agent: Agent, context: RunContext, turn: Turn, call: ToolCall) -> str:
+    tool = agent.tools.get(call.name)
+    if tool is None:
+        raise ToolFailed(f"There is no tool {call.name!r}.")
+    tool.check(call.arguments)
+    answer = turn.answers.get(call.id)
+    if call.name == "ask_user":
+        return answer or ""
+    if answer is not None and answer.strip().lower() not in APPROVALS:
+        raise ToolFailed(f"The call was denied: {answer}")
+    context.check()
+    if not context.begin_tool_call(call.id) and not tool.repeatable:
+        raise ToolFailed(UNKNOWN_OUTCOME)
+    return tool(context, CallInfo(idempotency_key=f"{agent.run_id}:{call.id}"), call.arguments)
+
+
+def cut(output: str) -> str:
+    """At most 64 KiB of UTF-8; what is longer is cut and says so."""
+    # Cut by characters first: cleaning and encoding 100 MB would stop the whole process.
+    encoded = events.clean(output[: MAX_OUTPUT_BYTES + 1]).encode()
+    if len(encoded) <= MAX_OUTPUT_BYTES:
+        return encoded.decode()
+    mark = f"\n[cut: the output had {len(output)} characters]"
+    return encoded[: MAX_OUTPUT_BYTES - len(mark)].decode(errors="ignore") + mark

@@ -1,0 +1,88 @@
+"""What goes to a model and what comes back, the same for every provider."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.events import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """`arguments` is an object, or the model's text where that was not a JSON object."""
+
+    id: str
+    name: str
+    arguments: Any
+
+
+@dataclass(frozen=True, slots=True)
+class UserMessage:
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantMessage:
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolMessage:
+    """The result of one call, in the order of the calls."""
+
+    tool_call_id: str
+    name: str
+    content: str
+
+
+Message = UserMessage | AssistantMessage | ToolMessage
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """What the model is told of a tool; `parameters` is a JSON Schema of an object."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """One model call.
+
+    `turn` counts the assistant turns already in this run, `attempt` the run's
+    claims, `try_number` the tries of this call, both from 1.
+    """
+
+    model: str
+    system_prompt: str
+    messages: Sequence[Message]
+    tools: Sequence[ToolSpec] = ()
+    max_output_tokens: int | None = None
+    turn: int = 0
+    attempt: int = 1
+    try_number: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """The last chunk of a stream; `usage` is None where the provider reported none."""
+
+    stop_reason: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    usage: Usage | None = None
+
+
+Chunk = TextDelta | ThinkingDelta | TurnEnd

@@ -1,0 +1,83 @@
+"""How a run can end or stop, other than by its model's last word.
+
+RunFailure (Exception)         the run fails with this code
+├── ProviderError              provider.*: the model could not be called
+└── LimitExceeded              run.timeout, run.max_steps, …
+StopRun (BaseException)        this attempt ends; not an error
+├── CancelRequested            somebody cancels the run
+├── DeadlineExceeded           its time is over
+├── ShuttingDown               this process ends; another one goes on
+└── WaitForInput               a person must answer first
+
+`shared.errors.LeaseLost` is of the second kind: not derived from Exception, so
+that a tool's `except Exception` cannot swallow it.
+"""
+
+from typing import Any
+
+from shared.events import RunError
+
+
+class RunFailure(Exception):
+    """`str()` of it is the message that the run's owner reads."""
+
+    def __init__(self, code: str, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retryable = retryable
+
+    def as_error(self) -> RunError:
+        return RunError(self.code, str(self), self.retryable)
+
+
+class ProviderError(RunFailure):
+    """`kind` as in the code `provider.<kind>`; `retry_after` in seconds, if the provider said."""
+
+    def __init__(self, kind: str, message: str, *, retry_after: float | None = None) -> None:
+        retryable = kind in ("rate_limited", "overloaded", "timeout", "connection", "malformed")
+        super().__init__(f"provider.{kind}", message, retryable=retryable)
+        self.retry_after = retry_after
+
+
+class LimitExceeded(RunFailure):
+    """One of the run's own limits."""
+
+
+class StopRun(BaseException):
+    """Ends the attempt; raised only where the run is checked, caught only in `execution.py`."""
+
+
+class CancelRequested(StopRun):
+    pass
+
+
+class DeadlineExceeded(StopRun):
+    pass
+
+
+class ShuttingDown(StopRun):
+    pass
+
+
+class WaitForInput(StopRun):
+    """`kind` is `question` or `tool_confirmation`."""
+
+    def __init__(
+        self, kind: str, prompt: str, tool_call_id: str, options: list[str] | None = None
+    ) -> None:
+        super().__init__()
+        self.kind = kind
+        self.prompt = prompt
+        self.tool_call_id = tool_call_id
+        self.options = options
+
+    def request(self, request_id: str, expires_at: str) -> dict[str, Any]:
+        """The fields of `run.waiting_for_input`."""
+        return {
+            "request_id": request_id,
+            "kind": self.kind,
+            "prompt": self.prompt,
+            "tool_call_id": self.tool_call_id,
+            "options": self.options,
+            "expires_at": expires_at,
+        }

@@ -1,0 +1,105 @@
+"""What one worker process holds: its lease, its writer, its signals, and the runs it executes."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from shared import model_routes, signals, sweep
+from shared.config import Settings
+from shared.connections import Connections, connect
+from shared.hints import HintSender
+from worker.event_writer import EventWriter
+from worker.lease import Lease
+from worker.outcomes import CancelRequested, DeadlineExceeded, ShuttingDown
+from worker.stop_signal import StopSignal
+
+#: After SIGTERM a model call may go on for so long before its run is handed over.
+DRAIN_SECONDS = 5.0
+
+
+class HeldRun:
+    """A run that one thread of this process executes, with what may reach it from outside."""
+
+    def __init__(self, run_id: UUID) -> None:
+        self.run_id = run_id
+        self.stop = StopSignal()
+        self.answered = threading.Event()  # its input is there
+        self.deadline = float("inf")  # on the monotonic clock
+
+
+class WorkerProcess:
+    """Built once per process, after any fork; `execution.execute` runs in many threads of it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        # Everything for Redis goes through one thread, so that a run's events stay in order.
+        self.connections: Connections = connect(
+            settings, application="arkloop-worker", send=HintSender()
+        )
+        self.routes = model_routes.load(settings)
+        self.writer = EventWriter(self.connections)
+        self.draining = threading.Event()
+        self._lock = threading.Lock()
+        self._held: set[HeldRun] = set()
+        self.lease = Lease(settings, self.held)
+        self.worker_id = self.lease.worker_id
+        self._signals = signals.SignalListener(
+            settings.redis_url, self.worker_id, self.held, self._on_signal
+        )
+        sweep.start(self.connections)
+        threading.Thread(target=self._enforce_deadlines, name="deadlines", daemon=True).start()
+        threading.Thread(target=self._hand_over, name="drain", daemon=True).start()
+
+    def held(self) -> dict[UUID, StopSignal]:
+        """The stop signals of the runs that are held, or just being claimed, by run."""
+        with self._lock:
+            return {held.run_id: held.stop for held in self._held}
+
+    @contextmanager
+    def holding(self, run_id: UUID) -> Iterator[HeldRun]:
+        """Listen for the run's signals: from before the claim, so that none is missed."""
+        held = HeldRun(run_id)
+        with self._lock:
+            self._held.add(held)
+        try:
+            yield held
+        finally:
+            with self._lock:
+                self._held.discard(held)
+
+    @property
+    def has_free_slots(self) -> bool:
+        return len(self._held) < self.settings.worker_concurrency // 2
+
+    def drain(self) -> None:
+        """Hand the runs over: at their next step, or when the drain time is over.
+
+        Only sets a flag: it is called from a signal handler, which must not block.
+        """
+        self.draining.set()
+
+    def _hand_over(self) -> None:
+        self.draining.wait()
+        time.sleep(DRAIN_SECONDS)
+        for stop in self.held().values():
+            stop.set(ShuttingDown())
+
+    def _on_signal(self, kind: str, run_id: UUID) -> None:
+        with self._lock:
+            concerned = [held for held in self._held if held.run_id == run_id]
+        for held in concerned:
+            if kind == "cancel":
+                held.stop.set(CancelRequested())
+            elif kind == "input":
+                held.answered.set()
+
+    def _enforce_deadlines(self) -> None:
+        while True:
+            time.sleep(1)
+            now = time.monotonic()
+            with self._lock:
+                late = [held for held in self._held if held.deadline < now]
+            for held in late:
+                held.stop.set(DeadlineExceeded())

@@ -1,0 +1,197 @@
+"""A deterministic model that plays a script: for demos, tests, benchmarks and chaos runs.
+
+If the last user message is a JSON object with `script`, its steps are played;
+otherwise it answers `You said: <message>`. One word is one token.
+`docs/scripted-provider.md` lists the steps.
+"""
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from shared.events import Usage
+from shared.model_routes import Route
+from worker.messages import (
+    AssistantMessage,
+    Chunk,
+    ModelRequest,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolMessage,
+    TurnEnd,
+    UserMessage,
+)
+from worker.outcomes import ProviderError
+from worker.stop_signal import StopSignal
+
+Step = dict[str, Any]
+
+_WORD = re.compile(r"\S+\s*|\s+")
+_STEPS = ("say", "count", "think", "tool", "tools", "error", "hang", "usage", "exit_worker")
+_ERRORS = {
+    "rate_limited": "rate_limited",
+    "overloaded": "overloaded",
+    "timeout": "timeout",
+    "disconnect": "connection",
+    "invalid_request": "invalid_request",
+}
+
+
+def build(route: Route, *, faults: bool) -> "ScriptedProvider":
+    return ScriptedProvider(faults=faults)
+
+
+class ScriptedProvider:
+    def __init__(self, *, faults: bool = False) -> None:
+        self._faults = faults
+
+    def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
+        steps = _steps_of_turn(request)
+        for step in steps:
+            if step.get("error") not in (None, "disconnect"):
+                _fail(step, request)
+        calls: tuple[ToolCall, ...] = ()
+        usage: Usage | None = None
+        words = 0
+        for step in steps:
+            stop.check()
+            if "tool" in step or "tools" in step:
+                calls = _tool_calls(step, request.turn)
+            elif "usage" in step:
+                usage = _usage(step["usage"])
+            else:
+                for chunk in self._play(step, request, stop):
+                    words += len(chunk.text.split())
+                    yield chunk
+        if usage is None:
+            usage = Usage(input_tokens=_input_words(request), output_tokens=words)
+        yield TurnEnd("tool_calls" if calls else "stop", calls, usage)
+
+    def estimate(self, request: ModelRequest, output: str) -> Usage:
+        return Usage(
+            input_tokens=_input_words(request),
+            output_tokens=len(output.split()),
+            source="estimated",
+        )
+
+    def close(self) -> None:
+        pass
+
+    def _play(
+        self, step: Step, request: ModelRequest, stop: StopSignal
+    ) -> Iterator[TextDelta | ThinkingDelta]:
+        delay = step.get("delay_ms", 0) / 1000
+        if "say" in step and "repeat" in step:
+            for _ in range(step["repeat"]):
+                yield TextDelta(step["say"])
+                stop.wait(delay) if delay else stop.check()
+        elif "say" in step or "think" in step:
+            kind = TextDelta if "say" in step else ThinkingDelta
+            for word in _WORD.findall(step["say" if "say" in step else "think"]):
+                yield kind(word)
+                stop.wait(delay) if delay else stop.check()
+        elif "count" in step:
+            start = time.monotonic()
+            for i in range(step["count"]):
+                stop.wait(max(0.0, start + i * delay - time.monotonic()))
+                yield TextDelta(f"{i}:{time.time():.4f} ")
+        elif "hang" in step:
+            stop.wait(step["hang"])
+        elif "error" in step:
+            _fail(step, request)
+        elif "exit_worker" in step:
+            self._exit_worker(step, request)
+
+    def _exit_worker(self, step: Step, request: ModelRequest) -> None:
+        if not self._faults:
+            raise _bad("`exit_worker` works only with ARKLOOP_FAULTS=1")
+        if request.attempt <= step.get("attempts", request.attempt):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _steps_of_turn(request: ModelRequest) -> list[Step]:
+    """The steps of this turn: up to and including the next tool step."""
+    turns: list[list[Step]] = [[]]
+    for step in _script(request):
+        turns[-1].append(step)
+        if "tool" in step or "tools" in step:
+            turns.append([])
+    if not turns[-1]:
+        turns[-1] = [{"say": "done"}]
+    return turns[min(request.turn, len(turns) - 1)]
+
+
+def _script(request: ModelRequest) -> list[Step]:
+    spoken = [m.content for m in request.messages if isinstance(m, UserMessage)]
+    last = spoken[-1] if spoken else ""
+    try:
+        document = json.loads(last)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict) or "script" not in document:
+        return [{"say": f"You said: {last}"}]
+    script = document["script"]
+    if not isinstance(script, list):
+        raise _bad("`script` must be a list of steps")
+    for number, step in enumerate(script, 1):
+        _check(step, number)
+    return script
+
+
+def _check(step: Any, number: int) -> None:
+    kinds = [kind for kind in _STEPS if isinstance(step, dict) and kind in step]
+    if len(kinds) != 1:
+        raise _bad(f"step {number} must be an object with one of {', '.join(_STEPS)}")
+    numbers = [step.get(name, 0) for name in ("delay_ms", "repeat", "count", "hang", "times")]
+    if any(isinstance(n, bool) or not isinstance(n, int | float) or n < 0 for n in numbers):
+        raise _bad(f"step {number}: a number must not be negative")
+    texts = [step[name] for name in ("say", "think", "tool") if name in step]
+    if not all(isinstance(text, str) for text in texts):
+        raise _bad(f"step {number}: `{kinds[0]}` must be text")
+    if "error" in step and step["error"] not in _ERRORS:
+        raise _bad(f"step {number}: `error` must be one of {', '.join(_ERRORS)}")
+    for call in step.get("tools", ()):
+        if not isinstance(call, dict) or not isinstance(call.get("tool"), str):
+            raise _bad(f"step {number}: each of `tools` needs a `tool`")
+
+
+def _bad(message: str) -> ProviderError:
+    return ProviderError("invalid_request", f"The script is wrong: {message}.")
+
+
+def _fail(step: Step, request: ModelRequest) -> None:
+    if request.try_number <= step.get("times", 1):
+        name = step["error"]
+        retry_after = 0.05 if name == "rate_limited" else None
+        raise ProviderError(_ERRORS[name], f"The script says: {name}.", retry_after=retry_after)
+
+
+def _tool_calls(step: Step, turn: int) -> tuple[ToolCall, ...]:
+    calls = step.get("tools", [step])
+    return tuple(
+        ToolCall(f"call_{turn + 1}_{i}", call["tool"], call.get("args", {}))
+        for i, call in enumerate(calls, 1)
+    )
+
+
+def _usage(step: Any) -> Usage:
+    names = ("input_tokens", "output_tokens", "cache_read_tokens")
+    if not isinstance(step, dict) or not all(
+        isinstance(step.get(name, 0), int) and step.get(name, 0) >= 0 for name in names
+    ):
+        raise _bad("`usage` has input_tokens, output_tokens, cache_read_tokens")
+    return Usage(**{name: step.get(name, 0) for name in names})
+
+
+def _input_words(request: ModelRequest) -> int:
+    texts = [request.system_prompt]
+    for message in request.messages:
+        match message:
+            case UserMessage(content) | AssistantMessage(content) | ToolMessage(content=content):
+                texts.append(content)
+    return sum(len(text.split()) for text in texts)

@@ -1,0 +1,164 @@
+"""The events of one held run on their way to Postgres: gathered, numbered, taken in batches."""
+
+import threading
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from shared import times
+from shared.events import Event, MessageDelta, MessageReset, MessageThinking, StoredEvent, encode
+from worker.stop_signal import StopSignal
+
+#: Text is gathered into one event for so long, or up to so many characters.
+GATHER_SECONDS = 0.04
+GATHER_CHARACTERS = 2048
+#: A model that is faster than Postgres waits when so many events are not committed yet.
+MAX_BACKLOG = 256
+
+
+class RunLog:
+    """One run's outbox: its own thread adds, the process's writer takes and commits.
+
+    While a claim holds the run its worker is the only writer, so it numbers the
+    events itself, from the claim's `last_seq` on.
+    """
+
+    def __init__(
+        self,
+        run_id: UUID,
+        fence: int,
+        last_seq: int,
+        stop: StopSignal,
+        added: Callable[["RunLog"], None],
+    ) -> None:
+        self.run_id = run_id
+        self.fence = fence
+        self.stop = stop
+        self._added = added
+        self._changed = threading.Condition()
+        self._last_seq = last_seq
+        self._committed_seq = last_seq
+        self._ready: list[StoredEvent] = []
+        self._in_flight: list[StoredEvent] = []
+        self._text: list[str] = []
+        self._text_type: type[MessageDelta | MessageThinking] = MessageDelta
+        self._text_length = 0
+        self._numbered_at = 0.0
+        self._turn_seq: int | None = None  # the first text event of the open turn
+
+    # ---- the run's own thread ----
+
+    def add_text(self, kind: type[MessageDelta | MessageThinking], text: str) -> None:
+        """Gather text of the open turn: the first piece goes at once, the rest every 40 ms."""
+        if not text:
+            return
+        with self._changed:
+            if kind is not self._text_type:
+                self._number_text()
+                self._text_type = kind
+            first = not self._text
+            self._text.append(text)
+            self._text_length += len(text)
+            if self._text_length >= GATHER_CHARACTERS:
+                self._number_text()
+            backlog = len(self._ready) + len(self._in_flight)
+        if first or backlog:
+            self._added(self)
+            # In a greenlet nobody else runs until this one waits; the writer must.
+            time.sleep(0)
+        if backlog > MAX_BACKLOG:
+            self.flush()
+
+    def add(self, *events: Event) -> None:
+        """Number events after the text so far; they are committed together."""
+        with self._changed:
+            self._number_text()
+            self._number(*events)
+            self._turn_seq = None
+        self._added(self)
+
+    def void_text(self, reason: str) -> None:
+        """The open turn's text does not count; what was not numbered yet is just dropped."""
+        with self._changed:
+            self._text.clear()
+            self._text_length = 0
+            if self._turn_seq is not None:
+                self._number(MessageReset(self._turn_seq, reason))
+                self._turn_seq = None
+        self._added(self)
+
+    def flush(self) -> None:
+        """Return when all that was added is committed; raises what stops the run meanwhile."""
+        with self._changed:
+            self._number_text()
+            target = self._last_seq
+        self._added(self)
+        while True:
+            self.stop.check()
+            with self._changed:
+                if self._committed_seq >= target:
+                    return
+                self._changed.wait(0.5)
+
+    def withdraw(self, *events: Event) -> list[StoredEvent]:
+        """Everything not committed yet and `events`, numbered, for the caller to commit."""
+        with self._changed:
+            # Waited for before the last events are there: the writer must not take those.
+            while self._in_flight:
+                self._changed.wait(0.5)
+            self._number_text()
+            self._number(*events)
+            taken, self._ready = self._ready, []
+            return taken
+
+    def retract(self, withdrawn: list[StoredEvent], last: int) -> None:
+        """The caller did not store what it withdrew: forget the `last` of it, keep the rest."""
+        with self._changed:
+            self._ready[:0] = withdrawn[: len(withdrawn) - last]
+            self._last_seq -= last
+
+    # ---- the writer's thread ----
+
+    def take(self) -> tuple[list[StoredEvent], float | None]:
+        """What is to be committed now, and in how many seconds more will be (None: not by time)."""
+        with self._changed:
+            due_in: float | None = None
+            if self._text:
+                due_in = self._numbered_at + GATHER_SECONDS - time.monotonic()
+                if due_in <= 0 or self._text_length >= GATHER_CHARACTERS:
+                    self._number_text()
+                    due_in = None
+            self._in_flight, self._ready = self._ready, []
+            return self._in_flight, due_in
+
+    def committed(self) -> None:
+        """What was taken is stored."""
+        with self._changed:
+            if self._in_flight:
+                self._committed_seq = self._in_flight[-1].seq
+            self._in_flight = []
+            self._changed.notify_all()
+
+    def give_back(self) -> None:
+        """What was taken could not be stored now; it comes first at the next take."""
+        with self._changed:
+            self._ready[:0] = self._in_flight
+            self._in_flight = []
+            self._changed.notify_all()
+
+    # ---- under the lock ----
+
+    def _number_text(self) -> None:
+        if self._text:
+            if self._turn_seq is None:
+                self._turn_seq = self._last_seq + 1
+            self._number(self._text_type("".join(self._text)))
+            self._text.clear()
+            self._text_length = 0
+            self._numbered_at = time.monotonic()
+
+    def _number(self, *events: Event) -> None:
+        now = times.now()
+        for event in events:
+            self._last_seq += 1
+            self._ready.append(encode(self._last_seq, event, now))

@@ -1,0 +1,63 @@
+"""One run's stop signal: set from any thread, felt at once wherever the run waits."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+from shared.errors import LeaseLost
+
+
+class StopSignal:
+    """Whoever checks, waits or reads a model's answer gets the reason raised.
+
+    The first reason wins, but for `LeaseLost`: that one comes before every other.
+    """
+
+    def __init__(self) -> None:
+        self._set = threading.Event()
+        self._lock = threading.Lock()
+        self._reason: BaseException | None = None
+        self._abort: Callable[[], None] | None = None
+
+    def set(self, reason: BaseException) -> None:
+        with self._lock:
+            if self._reason is not None and not isinstance(reason, LeaseLost):
+                return
+            self._reason = reason
+            abort = self._abort
+        self._set.set()
+        if abort is not None:
+            abort()
+
+    @property
+    def lease_lost(self) -> bool:
+        return isinstance(self._reason, LeaseLost)
+
+    def check(self) -> None:
+        """Raise the reason, if there is one."""
+        if self._reason is not None:
+            raise self._reason
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, or raise the reason as soon as there is one."""
+        self._set.wait(seconds)
+        self.check()
+
+    @contextlib.contextmanager
+    def aborting(self, abort: Callable[[], None]) -> Iterator[None]:
+        """Call `abort` when the signal is set within this block (closes a model's connection).
+
+        Whatever the abort makes fail inside turns into the reason.
+        """
+        with self._lock:
+            self._abort = abort
+        try:
+            self.check()
+            yield
+        except Exception:
+            self.check()
+            raise
+        finally:
+            with self._lock:
+                self._abort = None
+        self.check()

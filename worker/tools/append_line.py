@@ -1,0 +1,15 @@
+"""A tool of the fault tests: a side effect that a test can count."""
+
+from worker.context import RunContext
+from worker.tools import ToolFailed, tool
+
+
+@tool(repeatable=False)
+def append_line(context: RunContext, path: str, line: str) -> str:
+    """Append a line to a file."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise ToolFailed(str(error)) from None
+    return "appended"

@@ -1,0 +1,11 @@
+"""The time of day."""
+
+from shared import times
+from worker.context import RunContext
+from worker.tools import tool
+
+
+@tool(repeatable=True)
+def current_time(context: RunContext) -> str:
+    """Tell the current date and time in UTC."""
+    return times.rfc3339(times.now())

@@ -1,0 +1,11 @@
+"""A tool of the fault tests: it takes time and does nothing."""
+
+from worker.context import RunContext
+from worker.tools import tool
+
+
+@tool(repeatable=True)
+def sleep(context: RunContext, seconds: float) -> str:
+    """Wait for so many seconds."""
+    context.wait(seconds)
+    return f"slept {seconds:g} s"
