@@ -41,7 +41,7 @@ def create_app(settings: Settings | None = None, connections: Connections | None
     app.extensions["arkloop"] = connections
     app.extensions["arkloop.auth"] = Authenticator(connections)
     app.extensions["arkloop.hub"] = StreamHub(connections)
-    app.extensions["arkloop.routes"] = model_routes.load(connections.settings)
+    app.extensions["arkloop.routes"] = _routes_or_exit(connections.settings)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.converters["id"] = IdConverter
     # One address for each thing: no redirects from its other spellings.
@@ -52,6 +52,13 @@ def create_app(settings: Settings | None = None, connections: Connections | None
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     return app
+
+
+def _routes_or_exit(settings: Settings) -> model_routes.Routes:
+    try:
+        return model_routes.load(settings)
+    except InvalidSettings as error:
+        sys.exit(str(error))
 
 
 def _settings_or_exit() -> Settings:

@@ -9,14 +9,13 @@ from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from flask import current_app, g, request
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from api import access_tokens, path_ids
 from shared import accounts, api_keys
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.connections import Connections
 from shared.errors import Forbidden, Unauthorized, Unavailable
-from shared.tables import api_keys as api_keys_table
 from shared.times import now
 
 #: A token that was revoked, or a role that was changed, is believed no longer than this.
@@ -38,10 +37,9 @@ def requires(permission: str | None = None) -> Callable[[Callable[P, R]], Callab
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @wraps(view)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-            identity = authenticator().identify(bearer_token())
-            g.actor, g.session_id = identity.actor, identity.session_id
+            g.actor = actor = authenticator().identify(bearer_token())
             path_ids.check(kwargs)
-            if permission is not None and permission not in identity.actor.permissions:
+            if permission is not None and permission not in actor.permissions:
                 raise Forbidden()
             return view(*args, **kwargs)
 
@@ -52,7 +50,7 @@ def requires(permission: str | None = None) -> Callable[[Callable[P, R]], Callab
 
 def authenticate(token: str) -> Actor:
     """The actor of an access token or API key. Raises: Unauthorized."""
-    return authenticator().identify(token).actor
+    return authenticator().identify(token)
 
 
 def still_valid(actor: Actor) -> bool:
@@ -73,14 +71,6 @@ def bearer_token() -> str:
     return token
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """`session_id` is None for an API key."""
-
-    actor: Actor
-    session_id: UUID | None
-
-
 @dataclass(slots=True)
 class Authenticator:
     """Checks tokens against the database, at most once in `CACHE_SECONDS` each."""
@@ -88,22 +78,22 @@ class Authenticator:
     connections: Connections
     _cache: dict[object, tuple[float, Any]] = field(default_factory=dict)
 
-    def identify(self, token: str) -> Identity:
-        """Raises: Unauthorized, Unavailable."""
+    def identify(self, token: str) -> Actor:
+        """Who the token stands for. Raises: Unauthorized, Unavailable."""
         if token.startswith(api_keys.PREFIX):
-            return Identity(self._by_api_key(token), None)
+            return self._by_api_key(token)
         claims = access_tokens.verify(self.connections.settings, token)
         role = self._role(claims.user_id, claims.org_id, claims.session_id)
         if role is None:
             raise Unauthorized()
-        actor = Actor(
+        return Actor(
             org_id=claims.org_id,
             user_id=claims.user_id,
             role=role,
             permissions=PERMISSIONS_OF_ROLE[role],
+            session_id=claims.session_id,
             expires_at=claims.expires_at,
         )
-        return Identity(actor, claims.session_id)
 
     def still_valid(self, actor: Actor) -> bool:
         """Whether the actor may go on reading; sees a revocation within `CACHE_SECONDS`.
@@ -113,9 +103,10 @@ class Authenticator:
         if actor.expires_at is not None and actor.expires_at <= now():
             return False
         try:
-            if actor.api_key_id is not None:
-                return self._api_key("id", actor.api_key_id) is not None
-            return self._role(actor.user_id, actor.org_id, None) is not None
+            if (key_id := actor.api_key_id) is not None:
+                row = self._api_key(key_id, lambda sql: api_keys.find_by_id(sql, key_id))
+                return row is not None
+            return self._role(actor.user_id, actor.org_id, actor.session_id) is not None
         except Unavailable:
             return True
 
@@ -126,7 +117,7 @@ class Authenticator:
     def _by_api_key(self, key: str) -> Actor:
         if not api_keys.is_well_formed(key):
             raise Unauthorized()
-        row = self._api_key("key_hash", api_keys.hash_of(key))
+        row = self._api_key(api_keys.hash_of(key), lambda sql: api_keys.find(sql, key))
         if row is None or (row.expires_at is not None and row.expires_at <= now()):
             raise Unauthorized()
         return Actor(
@@ -138,17 +129,19 @@ class Authenticator:
             expires_at=row.expires_at,
         )
 
-    def _api_key(self, column: str, value: object) -> Row[Any] | None:
+    def _api_key(
+        self, name: object, find: Callable[[Connection], Row[Any] | None]
+    ) -> Row[Any] | None:
         def read() -> Row[Any] | None:
             with self.connections.reading() as sql:
-                row = api_keys.find(sql, api_keys_table.c[column] == value)
+                row = find(sql)
             if row is not None and (
                 row.last_used_at is None or row.last_used_at < now() - _LAST_USED_STEP
             ):
                 self.connections.send(lambda: self._mark_used(row.id))
             return row
 
-        return cast("Row[Any] | None", self._cached((column, value), read))
+        return cast("Row[Any] | None", self._cached(name, read))
 
     def _mark_used(self, key_id: UUID) -> None:
         with self.connections.transaction() as tx:

@@ -6,6 +6,7 @@ costs nothing but that cursor. Whatever Redis does not tell, the poll finds in
 Postgres.
 """
 
+import _socket
 import contextlib
 import logging
 import socket
@@ -67,12 +68,16 @@ class Watch:
         """An idle client's farewell is seen only by who looks: nothing is written to it."""
         if self._connection is None:
             return True
+        # Not by the object's own recv: a gevent socket would wait in it for the client.
+        peer = _socket.socket(fileno=self._connection.fileno())
         try:
-            return self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+            return peer.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
         except (BlockingIOError, InterruptedError):
             return True
         except OSError:
             return False
+        finally:
+            peer.detach()
 
 
 class StreamHub:
@@ -85,10 +90,15 @@ class StreamHub:
         self._watches: dict[UUID, set[Watch]] = defaultdict(set)
         self._pubsub: Any = None
         self._is_listening = False
+        self._closed = False
         for task in (self._listen, self._poll, self._check):
             threading.Thread(
                 target=self._forever, args=(task,), name=f"hub{task.__name__}", daemon=True
             ).start()
+
+    def close(self) -> None:
+        """Let the hub's threads end; nobody may watch any more."""
+        self._closed = True
 
     @contextlib.contextmanager
     def watch(
@@ -141,7 +151,7 @@ class StreamHub:
     # ---- the hub's threads ----
 
     def _forever(self, task: Callable[[], None]) -> None:
-        while True:
+        while not self._closed:
             try:
                 task()
             except (redis.RedisError, Unavailable, OSError) as error:

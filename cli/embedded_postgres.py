@@ -77,6 +77,7 @@ class EmbeddedPostgres(EmbeddedServer):
         """
         if (self.data / "PG_VERSION").exists():
             self._remove_stale_lock()
+            self._remove_old_socket_folder()
             if self._user and self.data.stat().st_uid != pwd.getpwnam(self._user).pw_uid:
                 _give_all(self.data, self._user)
             return
@@ -88,6 +89,8 @@ class EmbeddedPostgres(EmbeddedServer):
             _give(fresh, self._user)
         argv = [str(self.binaries / "initdb"), "--pgdata", str(fresh), "--username", "postgres"]
         argv += ["--auth", "trust", "--encoding", "UTF8", "--no-locale"]
+        # Upper and lower case of all of Unicode, the same on every machine.
+        argv += ["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]
         if self.options.get("fsync") == "off":
             argv.append("--no-sync")
         done = subprocess.run(
@@ -103,6 +106,7 @@ class EmbeddedPostgres(EmbeddedServer):
         if self.data.is_dir():
             self.data.rmdir()
         fresh.rename(self.data)
+        self._remove_old_socket_folder()
 
     def command(self) -> list[str]:
         argv = [str(self.binaries / "postgres"), "-D", str(self.data)]
@@ -126,6 +130,15 @@ class EmbeddedPostgres(EmbeddedServer):
         except (FileNotFoundError, UnicodeDecodeError):
             return []
 
+    def _remove_old_socket_folder(self) -> None:
+        """The one of a killed process on this data; its name is kept beside the data."""
+        record = self.data.with_name(f"{self.data.name}.sockets")
+        with suppress(FileNotFoundError):
+            old = Path(record.read_text())
+            if old.name.startswith(_SOCKET_FOLDER_PREFIX) and old != self.sockets:
+                shutil.rmtree(old, ignore_errors=True)
+        record.write_text(str(self.sockets))
+
     def _remove_stale_lock(self) -> None:
         lines = self._lock_file()
         if not lines or not lines[0].lstrip("-").isdigit():
@@ -137,9 +150,6 @@ class EmbeddedPostgres(EmbeddedServer):
             in_use = False
         if in_use:
             raise ServerDidNotStart(f"another Postgres (process {pid}) is using {self.data}")
-        left_behind = Path(lines[4] if len(lines) > 4 else "")
-        if left_behind.name.startswith(_SOCKET_FOLDER_PREFIX) and left_behind != self.sockets:
-            shutil.rmtree(left_behind, ignore_errors=True)
         # The number may belong to a stranger by now, whom Postgres would take for itself.
         with suppress(FileNotFoundError):
             (self.data / "postmaster.pid").unlink()

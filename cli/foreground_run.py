@@ -37,7 +37,9 @@ class Interrupts:
 def interrupts() -> Iterator[Interrupts]:
     """Within, a first Ctrl-C interrupts nothing: no event is lost. A second one leaves."""
     handler = Interrupts()
-    before = signal.signal(signal.SIGINT, handler)
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:  # a shell's `&`: its Ctrl-C is for others
+        signal.signal(signal.SIGINT, handler)
     try:
         yield handler
     finally:

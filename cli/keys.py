@@ -10,7 +10,7 @@ from cli.client import Client
 from cli.listing import print_json, print_rows
 from cli.server_address import find_server
 
-COLUMNS = ("id", "name", "key_prefix", "scopes", "created_at", "last_used_at", "revoked_at")
+COLUMNS = ("id", "name", "key_prefix", "created_at", "last_used_at", "revoked_at", "scopes")
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="The API's own JSON.")
 

@@ -1,14 +1,13 @@
 """Rows and records on standard output: a table on a terminal, tab-separated in a pipe, or JSON."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rich.cells import cell_len, set_cell_size
 
 from cli.display import printable
 
@@ -21,24 +20,20 @@ def print_json(value: Any) -> None:
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """These fields of each row; in a pipe one line a row, without a header."""
+    """These fields of each row; a terminal gets a header too, and lines cut to its width."""
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     if not sys.stdout.isatty():
         for line in cells:
             click.echo("\t".join(line))
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        # An id is copied whole or not at all; all else may be cut to the terminal's width.
-        is_id = column == "id" or column.endswith("_id")
-        table.add_column(column, overflow="fold" if is_id else "ellipsis", no_wrap=not is_id)
-        if is_id:
-            table.columns[-1].min_width = max(
-                (len(line[len(table.columns) - 1]) for line in cells), default=0
-            )
-    for line in cells:
-        table.add_row(*(Text(text) for text in line))
-    Console(highlight=False).print(table)
+    header = [column.removeprefix("total_") for column in columns]
+    widths = [max(map(cell_len, column)) for column in zip(header, *cells, strict=True)]
+    screen = shutil.get_terminal_size().columns
+    for number, line in enumerate([header, *cells]):
+        padded = (set_cell_size(cell, width) for cell, width in zip(line, widths, strict=True))
+        text = "  ".join(padded).rstrip()
+        shown = text if cell_len(text) <= screen else f"{set_cell_size(text, screen - 1)}…"
+        click.secho(shown, bold=(number == 0) or None)
 
 
 def print_record(record: Mapping[str, Any]) -> None:

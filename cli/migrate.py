@@ -33,7 +33,7 @@ def migrate(wait_seconds: float) -> None:
         click.echo(_migrate(engine, wait_seconds))
     except OperationalError as error:
         raise click.ClickException(
-            f"Cannot migrate {engine.url.render_as_string(hide_password=True)}: {error.orig}"
+            f"Cannot migrate {engine.url.render_as_string(hide_password=True)}: {_reason(error)}"
         ) from None
     finally:
         engine.dispose()
@@ -73,6 +73,10 @@ def _wait_for(engine: Engine, seconds: float) -> None:
             if time.monotonic() > deadline:
                 raise
             if not told:
-                click.echo(f"Waiting for the database: {error.orig}", err=True)
+                click.echo(f"Waiting for the database: {_reason(error)}", err=True)
                 told = True
         time.sleep(PAUSE_SECONDS)
+
+
+def _reason(error: OperationalError) -> str:
+    return str(error.orig).partition("\n")[0]

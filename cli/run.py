@@ -34,8 +34,7 @@ def run(
     """
     if message == "-":
         message = _standard_input()
-    if not message:
-        raise click.UsageError("MESSAGE is empty.")
+    _check(message)
     client = Client(find_server())
     display = display_for(as_json=as_json)
     thread_id = str(thread) if thread else client.post("/threads", {})["id"]
@@ -50,6 +49,16 @@ def _standard_input() -> str:
         return "" if sys.stdin is None else sys.stdin.read().removesuffix("\n")
     except UnicodeDecodeError:
         raise click.UsageError("Standard input is not valid UTF-8.") from None
+
+
+def _check(message: str) -> None:
+    """What the server would refuse, before anything is made there."""
+    if not message:
+        raise click.UsageError("MESSAGE is empty.")
+    try:
+        message.encode()
+    except UnicodeEncodeError:
+        raise click.UsageError("MESSAGE is not valid UTF-8.") from None
 
 
 def _start(

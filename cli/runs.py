@@ -13,11 +13,12 @@ from cli.event_stream import RunEvent, follow, opened
 from cli.listing import print_json, print_record, print_rows
 from cli.server_address import find_server
 
-COLUMNS = (
-    *("run_id", "status", "persona_id", "model"),
-    *("total_input_tokens", "total_output_tokens", "total_cost_usd", "duration_ms", "created_at"),
-)
 COLUMNS_IN_THREAD = ("run_id", "status", "created_at")
+COLUMNS = (
+    *COLUMNS_IN_THREAD,
+    *("duration_ms", "total_cost_usd", "total_input_tokens", "total_output_tokens"),
+    *("model", "persona_id"),
+)
 STATUSES = ("running", "waiting_for_input", "completed", "failed", "cancelled")
 #: Longest data of an event on a terminal.
 SHOWN_CHARACTERS = 120
@@ -39,9 +40,9 @@ def runs() -> None:
 def list_(status: str | None, limit: int, thread: UUID | None, as_json: bool) -> None:
     """List runs, newest first.
 
-    In a pipe each is a line of tab-separated fields, without a header: run_id, status, persona_id,
-    model, input tokens, output tokens, cost in USD, duration in ms, created_at; with --thread
-    run_id, status, created_at.
+    In a pipe each is a line of tab-separated fields, without a header: run_id, status, created_at,
+    duration in ms, cost in USD, input tokens, output tokens, model, persona_id; with --thread only
+    the first three. `-` stands for what is not there.
     """
     client = Client(find_server())
     if thread is None:

@@ -43,10 +43,10 @@ def find_server(environ: Mapping[str, str] | None = None) -> ServerAddress:
     if not key and _is_loopback(url):
         key = _read(folder / "api-key") or ""
     if not key:
-        raise click.ClickException(
-            f"No API key for {url}: set ARKLOOP_API_KEY, or start a server on this machine "
-            "with `arkloop dev` and call this from the same folder."
-        )
+        advice = "set ARKLOOP_API_KEY"
+        if _is_loopback(url):
+            advice += f", or start `arkloop dev`: there is no {folder / 'api-key'}"
+        raise click.ClickException(f"No API key for {url}: {advice}.")
     if not re.fullmatch(r"[\x21-\x7e]+", key):
         raise click.ClickException("The API key has characters that no key has; check it.")
     return ServerAddress(url, key)

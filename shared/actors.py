@@ -33,6 +33,7 @@ class Actor:
     role: str
     permissions: frozenset[str]
     api_key_id: UUID | None = None
+    session_id: UUID | None = None  # the login that the access token comes from
     expires_at: datetime | None = None
 
     @property

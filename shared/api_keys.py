@@ -110,8 +110,17 @@ def revoke(tx: Transaction, actor: Actor, key_id: UUID) -> None:
         raise ApiKeyNotFound()
 
 
-def find(sql: Connection, matching: ColumnElement[bool]) -> Row[Any] | None:
-    """The key in force that matches, with its user's `role`; None if there is none."""
+def find(sql: Connection, key: str) -> Row[Any] | None:
+    """The row of a key in force, with its user's `role`; None if there is none."""
+    return _find(sql, api_keys.c.key_hash == hash_of(key)) if is_well_formed(key) else None
+
+
+def find_by_id(sql: Connection, key_id: UUID) -> Row[Any] | None:
+    """As `find`."""
+    return _find(sql, api_keys.c.id == key_id)
+
+
+def _find(sql: Connection, matching: ColumnElement[bool]) -> Row[Any] | None:
     return sql.execute(
         select(api_keys, memberships.c.role)
         .join(

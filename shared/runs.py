@@ -7,10 +7,11 @@ cancel is written. `status.py` draws the states.
 
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, RowMapping, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from shared import eventlog, events, ids, model_routes, personas, signals
+from shared import threads as conversations
 from shared.actors import Actor
 from shared.connections import Transaction
 from shared.errors import (
@@ -20,11 +21,14 @@ from shared.errors import (
     RunNotFound,
     StaleInput,
     ThreadBusy,
-    ThreadNotFound,
 )
-from shared.status import ACTIVE, RunState
+from shared.status import RunState
 from shared.tables import inputs, messages, runs, threads
 from shared.transitions import FIRST_RESEND, ended, keep_message, queued, recorded_totals
+
+#: As the index `uq_runs_active_thread_id` has it, and without parameters: once Postgres plans a
+#: prepared statement for all values of its parameters, it would not find the index by them.
+_IS_ACTIVE = text("state IN ('queued', 'executing', 'waiting')")
 
 # ---- by the API ----------------------------------------------------------------------
 
@@ -44,7 +48,7 @@ def create(
         ThreadNotFound, Forbidden
         ThreadBusy: the thread has an active run already.
     """
-    position = _take_position(tx.sql, actor, thread_id)
+    position = conversations.take_position(tx, actor, thread_id)
     run_id: UUID | None = tx.sql.scalar(
         upsert(runs)
         .values(
@@ -63,12 +67,12 @@ def create(
         )
         .on_conflict_do_nothing(
             index_elements=["thread_id"],
-            index_where=runs.c.state.in_(sorted(ACTIVE)),
+            index_where=_IS_ACTIVE,
         )
         .returning(runs.c.id)
     )
     if run_id is None:
-        raise ThreadBusy(active_run_id=str(active_run_id(tx.sql, thread_id)))
+        raise ThreadBusy(active_run_id=str(conversations.active_run_id(tx.sql, thread_id)))
     tx.after_commit.append(lambda: tx.connections.enqueue(run_id))
     return run_id
 
@@ -88,8 +92,8 @@ def retry(
         InvalidState: the thread has no message.
         PersonaNotFound, RouteNotFound: those of the last run are gone.
     """
-    _lock_thread(tx.sql, actor, thread_id)
-    if active := active_run_id(tx.sql, thread_id):
+    conversations.lock(tx, actor, thread_id)
+    if active := conversations.active_run_id(tx.sql, thread_id):
         raise ThreadBusy(active_run_id=str(active))
     visible = (messages.c.thread_id == thread_id) & messages.c.superseded_at.is_(None)
     last_message = tx.sql.execute(
@@ -245,41 +249,6 @@ def requeue_lost(tx: Transaction, run: RowMapping, crashes: int) -> None:
 
 
 # ---- pieces --------------------------------------------------------------------------
-
-
-def active_run_id(sql: Connection, thread_id: UUID) -> UUID | None:
-    """The run of the thread that has not ended."""
-    return sql.scalar(
-        select(runs.c.id).where(runs.c.thread_id == thread_id, runs.c.state.in_(sorted(ACTIVE)))
-    )
-
-
-def _lock_thread(sql: Connection, actor: Actor, thread_id: UUID) -> None:
-    owner = sql.scalar(
-        select(threads.c.created_by_user_id)
-        .where(threads.c.id == thread_id, actor.sees())
-        .with_for_update()
-    )
-    if owner is None:
-        raise ThreadNotFound()
-    actor.check_may_write(owner)
-
-
-def _take_position(sql: Connection, actor: Actor, thread_id: UUID) -> int:
-    taken = sql.execute(
-        update(threads)
-        .where(
-            threads.c.id == thread_id,
-            actor.sees(),
-            or_(literal(actor.writes_all), threads.c.created_by_user_id == actor.user_id),
-        )
-        .values(next_position=threads.c.next_position + 1, updated_at=func.now())
-        .returning(threads.c.next_position - 1)
-    ).scalar()
-    if taken is None:
-        _lock_thread(sql, actor, thread_id)
-        raise ThreadNotFound()
-    return int(taken)
 
 
 def _lock(sql: Connection, actor: Actor, run_id: UUID) -> RowMapping:

@@ -12,12 +12,13 @@ from datetime import timedelta
 
 from sqlalchemy import delete, func, select, text, update
 
+from shared import idempotency
 from shared import runs as lifecycle
 from shared.connections import Connections, Transaction
 from shared.errors import Unavailable
 from shared.events import MessageCompleted, RunError, ToolResult
 from shared.status import RunState
-from shared.tables import idempotency_keys, run_events, runs, workers
+from shared.tables import run_events, runs, workers
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,6 @@ _LOCK_KEY = 0x7377656570  # "sweep"
 BATCH = 100
 MAX_CRASHES = 3
 MAX_RESEND_SECONDS = 60
-IDEMPOTENCY_HOURS = 24
 
 CRASHED = RunError("worker.crashed", "Its worker was lost three times within one step.", False)
 EXPIRED = RunError("input.expired", "Nobody answered in time.", False)
@@ -166,11 +166,7 @@ def _forget_old(tx: Transaction) -> None:
         .with_for_update(skip_locked=True)
     )
     tx.sql.execute(delete(runs).where(runs.c.id.in_(old)))
-    tx.sql.execute(
-        delete(idempotency_keys).where(
-            idempotency_keys.c.created_at < func.now() - timedelta(hours=IDEMPOTENCY_HOURS)
-        )
-    )
+    idempotency.delete_old(tx, limit=BATCH)
     tx.sql.execute(delete(workers).where(workers.c.seen_at < func.now() - timedelta(days=1)))
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, literal, or_, select, update
 from sqlalchemy.sql import Select
 
 from shared.actors import Actor
@@ -89,9 +89,8 @@ def delete(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
     """
     # Creating a run takes the same lock: none can begin in a thread that goes.
     lock(tx, actor, thread_id)
-    active_run_id = tx.sql.scalar(select(_ACTIVE_RUN_ID).where(threads.c.id == thread_id))
-    if active_run_id is not None:
-        raise ThreadBusy(active_run_id=str(active_run_id))
+    if active := active_run_id(tx.sql, thread_id):
+        raise ThreadBusy(active_run_id=str(active))
     tx.sql.execute(update(threads).where(threads.c.id == thread_id).values(deleted_at=func.now()))
 
 
@@ -118,14 +117,27 @@ def take_position(tx: Transaction, actor: Actor, thread_id: UUID) -> int:
     Raises:
         ThreadNotFound, Forbidden
     """
-    lock(tx, actor, thread_id)
-    position = tx.sql.scalar(
+    position: int | None = tx.sql.scalar(
         update(threads)
-        .where(threads.c.id == thread_id)
+        .where(
+            threads.c.id == thread_id,
+            actor.sees(),
+            or_(literal(actor.writes_all), threads.c.created_by_user_id == actor.user_id),
+        )
         .values(next_position=threads.c.next_position + 1, updated_at=func.now())
         .returning(threads.c.next_position - 1)
     )
-    return int(position)  # the row is locked: it is there
+    if position is None:
+        lock(tx, actor, thread_id)  # says why
+        raise ThreadNotFound()
+    return position
+
+
+def active_run_id(sql: Connection, thread_id: UUID) -> UUID | None:
+    """The run of the thread that has not ended."""
+    return sql.scalar(
+        select(runs.c.id).where(runs.c.thread_id == thread_id, runs.c.state.in_(sorted(ACTIVE)))
+    )
 
 
 def add_message(tx: Transaction, actor: Actor, thread_id: UUID, *, content: str) -> Row[Any]:

@@ -96,8 +96,10 @@ def connections(settings: Settings) -> Iterator[Connections]:
 
 
 @pytest.fixture(scope="module")
-def app(connections: Connections) -> Flask:
-    return create_app(connections=connections)
+def app(connections: Connections) -> Iterator[Flask]:
+    made = create_app(connections=connections)
+    yield made
+    made.extensions["arkloop.hub"].close()
 
 
 @pytest.fixture

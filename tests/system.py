@@ -90,6 +90,8 @@ class System:
     web: Sequence[WebServer]
     worker: Worker
     connections: Connections
+    environ: Mapping[str, str]
+    folder: Path
 
     def caller(self) -> Caller:
         """A newly registered user, the owner of an org of their own."""
@@ -108,6 +110,13 @@ class System:
                 password_hash=passwords.hash_(PASSWORD),
             )
         return _logged_in(self.web[0].url, name)
+
+    @contextmanager
+    def one_more_web_server(self) -> Iterator[WebServer]:
+        """A third server of the same service, for the length of the block."""
+        log = self.folder / f"web-{secrets.token_hex(4)}.log"
+        with web_server(self.environ, log) as server:
+            yield server
 
     @contextmanager
     def without_worker(self) -> Iterator[None]:
@@ -162,7 +171,7 @@ def running_system(new_database: Callable[[], str], folder: Path) -> Iterator[Sy
         settings = replace(web[0].settings, database_pool_size=20)
         connections = connect(settings, application="tests")
         stack.callback(connections.close)
-        system = System(web, worker, connections)
+        system = System(web, worker, connections, common, folder)
         _wait_for_worker(system)
         yield system
 

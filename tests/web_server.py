@@ -16,6 +16,11 @@ from shared.config import Settings
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[1]
+#: The Procfile's own line, but for its shell.
+GUNICORN = [
+    *(sys.executable, "-m", "gunicorn"),
+    *("--config", "api/gunicorn_conf.py", "api.app:create_app()"),
+]
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,7 @@ def web_server(environ: Mapping[str, str], log: Path) -> Iterator[WebServer]:
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "gunicorn"),
-                *("--config", "api/gunicorn_conf.py", "api.app:create_app()"),
-            ],
+            GUNICORN,
             cwd=ROOT,
             env={"PATH": os.environ["PATH"], **variables},
             stderr=output,

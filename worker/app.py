@@ -6,13 +6,14 @@ from typing import Any
 
 from celery import signals
 
-from shared import logs, queue
+from shared import logs, model_routes, queue
 from shared.config import InvalidSettings, Settings
 from worker import tasks
 from worker.process import WorkerProcess
 
 try:
     settings = Settings.from_env()
+    routes = model_routes.load(settings)
 except InvalidSettings as problems:
     raise SystemExit(f"The settings are not complete:\n{problems}") from None
 
@@ -25,7 +26,7 @@ def process() -> WorkerProcess:
     """This operating system process' one `WorkerProcess`; made at the first call."""
     with _lock:
         if os.getpid() not in _processes:
-            _processes[os.getpid()] = WorkerProcess(settings)
+            _processes[os.getpid()] = WorkerProcess(settings, routes)
         return _processes[os.getpid()]
 
 

@@ -32,13 +32,13 @@ class HeldRun:
 class WorkerProcess:
     """Built once per process, after any fork; `execution.execute` runs in many threads of it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, routes: model_routes.Routes) -> None:
         self.settings = settings
+        self.routes = routes
         # Everything for Redis goes through one thread, so that a run's events stay in order.
         self.connections: Connections = connect(
             settings, application="arkloop-worker", send=HintSender()
         )
-        self.routes = model_routes.load(settings)
         self.writer = EventWriter(self.connections)
         self.draining = threading.Event()
         self._lock = threading.Lock()
@@ -82,7 +82,9 @@ class WorkerProcess:
 
     def _hand_over(self) -> None:
         self.draining.wait()
-        time.sleep(DRAIN_SECONDS)
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while self.held() and time.monotonic() < deadline:
+            time.sleep(0.05)
         for stop in self.held().values():
             stop.set(ShuttingDown())
 

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from urllib.parse import urlsplit
 
-from flask import Blueprint, Response, g, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from api import access_tokens
@@ -107,9 +107,10 @@ def logout() -> Response:
     """End this login, its refresh and access tokens. An API key has none to end."""
     _check_origin()
     read_body(NoArguments(), optional=True)
-    if g.session_id is not None:
+    session_id = actor().session_id
+    if session_id is not None:
         with connections().transaction() as tx:
-            accounts.end_session(tx, user_id=actor().user_id, session_id=g.session_id)
+            accounts.end_session(tx, user_id=actor().user_id, session_id=session_id)
         authenticator().forget()
     response = jsonify(ok=True)
     _set_cookie(response, "", timedelta(0))
@@ -120,7 +121,8 @@ def logout() -> Response:
 @requires()
 def change_password() -> Response:
     """Set a new password, and end the user's other logins. Not for API keys."""
-    if g.session_id is None:
+    session_id = actor().session_id
+    if session_id is None:
         raise Forbidden("An API key cannot change a password.")
     body = read_body(ChangePassword())
     with connections().reading() as sql:
@@ -130,7 +132,7 @@ def change_password() -> Response:
     password_hash = passwords.hash_(body["new"])
     with connections().transaction() as tx:
         accounts.change_password(
-            tx, user_id=user.id, password_hash=password_hash, keep_session=g.session_id
+            tx, user_id=user.id, password_hash=password_hash, keep_session=session_id
         )
     authenticator().forget()
     return jsonify(ok=True)

@@ -12,12 +12,13 @@ from api import sse, stream_tickets
 from api.auth import Authenticator, authenticator, bearer_token, requires
 from api.current import actor, connections, settings
 from api.fields import Digits
-from api.idempotency import refuse_key
+from api.idempotency import idempotent
 from api.json_body import NoArguments, query_args, read_body
 from api.path_ids import check as check_ids
 from api.stream_hub import StreamHub, Watch
 from shared import run_queries
 from shared.actors import Actor
+from shared.connections import Transaction
 from shared.errors import Forbidden, InvalidRequest, Unauthorized
 from shared.status import RunState
 from shared.times import now, rfc3339
@@ -64,12 +65,11 @@ def stream_events(run_id: UUID) -> Response:
 
 @bp.post("/v1/runs/<id:run_id>/stream-ticket")
 @requires("data.runs.read")
-def create_stream_ticket(run_id: UUID) -> Response:
+@idempotent
+def create_stream_ticket(tx: Transaction, run_id: UUID) -> Response:
     """201 with a ticket for `GET …/events?ticket=`."""
-    refuse_key()
     read_body(NoArguments(), optional=True)
-    with connections().reading() as sql:
-        run = run_queries.get(sql, actor(), run_id)
+    run = run_queries.get(tx.sql, actor(), run_id)
     ticket, expires_at = stream_tickets.issue(settings(), actor(), run_id, run["ended_at"])
     response = jsonify({"ticket": ticket, "expires_at": rfc3339(expires_at)})
     response.status_code = 201
@@ -80,7 +80,7 @@ def _reader(run_id: UUID) -> Actor:
     """Who reads: by ticket, else by bearer token."""
     tickets = request.args.getlist("ticket")
     if not tickets or "Authorization" in request.headers:
-        reader = authenticator().identify(bearer_token()).actor
+        reader = authenticator().identify(bearer_token())
         if "data.runs.read" not in reader.permissions:
             raise Forbidden()
         return reader

@@ -45,7 +45,8 @@ class Dev:
             self.process = subprocess.Popen(
                 argv, cwd=folder, env=BARE | environ, stdout=output, stderr=output
             )
-        self.tree = [psutil.Process(self.process.pid)]
+        self.guard = psutil.Process(self.process.pid)
+        self.tree = {self.guard}
 
     @property
     def output(self) -> str:
@@ -64,11 +65,11 @@ class Dev:
 
     def remember(self) -> None:
         """Every process that belongs to it now, on top of those known before."""
-        self.tree = list({*self.tree, *self.tree[0].children(recursive=True)})
+        self.tree |= set(self.guard.children(recursive=True))
 
     def named(self, text: str) -> psutil.Process:
         """The topmost process whose command line has this text."""
-        supervisor = self.tree[0].children()[0]
+        supervisor = self.guard.children()[0]
         return next(p for p in supervisor.children() if text in " ".join(p.cmdline()))
 
     def is_gone(self) -> bool:

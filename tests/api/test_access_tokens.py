@@ -204,12 +204,12 @@ def test_every_part_of_a_token_counts(alice: User, status_of: Status) -> None:
 def test_a_huge_token_is_refused_at_once(settings: Settings) -> None:
     """A megabyte of it is not even decoded."""
     token = ".".join(["a" * 1_000_000] * 3)
-    began = time.perf_counter()
+    began = time.thread_time()
 
     with pytest.raises(Unauthorized):
         access_tokens.verify(settings, token)
 
-    assert time.perf_counter() - began < 0.05
+    assert time.thread_time() - began < 0.05
 
 
 def test_the_secret_is_not_shown(alice: User, settings: Settings) -> None:

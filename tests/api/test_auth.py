@@ -18,7 +18,7 @@ from shared.connections import Connections, connect
 from shared.errors import Unauthorized, Unavailable
 from shared.tables import api_keys as api_keys_table
 from shared.tables import memberships
-from tests.clients import Register, User, error_of
+from tests.clients import Register, User, details_of, error_of
 from tests.waiting import eventually
 
 #: What spec 1 lets everybody call.
@@ -119,6 +119,25 @@ def test_an_id_that_is_none_is_refused_everywhere(app: Flask, alice: User) -> No
                 assert next(iter(response.json["details"])).endswith("_id")
 
 
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        AN_ID.replace("-", ""),
+        f"%7B{AN_ID}%7D",
+        f"{AN_ID}%00",
+        f"%20{AN_ID}",
+        AN_ID.replace("-7", "-4"),
+        AN_ID.replace("1", "١"),
+        "..%2e",
+        "0" * 5_000,
+        "x",
+    ],
+)
+def test_an_id_has_one_spelling(alice: User, spelling: str) -> None:
+    """Its canonical one: whatever a reader could take for the same is refused."""
+    assert ["thread_id"] == list(details_of(alice.get(f"/v1/threads/{spelling}")))
+
+
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_the_scheme_has_no_case(alice: User, scheme: str) -> None:
     """As RFC 9110, 11.1 has it."""
@@ -184,7 +203,7 @@ def test_a_revoked_key_stops_within_5_seconds_elsewhere(
     """A process that has just seen the key alive notices, for calls and for open streams."""
     key = alice.api_key().token
     elsewhere = Authenticator(connections)
-    actor = elsewhere.identify(key).actor
+    actor = elsewhere.identify(key)
     assert elsewhere.still_valid(actor)
 
     alice.delete(f"/v1/api-keys/{actor.api_key_id}")

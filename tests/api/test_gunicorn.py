@@ -4,17 +4,15 @@ import json
 import os
 import secrets
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
 from uuid import UUID
 
 import pytest
 from sqlalchemy import create_engine, text
 
-from tests.web_server import ROOT, WebServer
+from tests.web_server import GUNICORN, ROOT, WebServer
 
 
 def call(server: WebServer, method: str, path: str, token: str = "", body: object = None) -> dict:  # type: ignore[type-arg]
@@ -83,18 +81,10 @@ def test_hashing_passwords_holds_up_no_other_request(server: WebServer) -> None:
     assert sorted(times)[len(times) // 2] < 0.2
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "GET /v1/runs?ticket=SECRET HTTP/9.9",
-        "GET /v1/runs?ticket=SECRET and more HTTP/1.1",
-        "GET /v1/runs?ticket=SECRET",
-    ],
-)
-def test_what_stands_in_a_query_is_not_logged(server: WebServer, line: str) -> None:
+def test_what_stands_in_a_query_is_not_logged(server: WebServer) -> None:
     """Stream tickets do, and gunicorn names the line that it could not read."""
     with server.connect() as connection:
-        connection.sendall(f"{line}\r\nHost: localhost\r\n\r\n".encode())
+        connection.sendall(b"GET /v1/runs?ticket=SECRET\r\nHost: localhost\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 400")
 
     log = server.log.read_text()
@@ -111,12 +101,10 @@ def test_headers_have_a_limit(server: WebServer) -> None:
     assert server.answers()
 
 
-def test_wrong_settings_are_all_named_at_once(
-    new_database: Callable[[], str],
-) -> None:
+def test_wrong_settings_are_all_named_at_once() -> None:
     """The process ends at once, with a line for each problem and without a traceback."""
     done = subprocess.run(
-        [sys.executable, "-m", "gunicorn", "--config", "api/gunicorn_conf.py", "api.app:create_app()"],
+        GUNICORN,
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], "ARKLOOP_JWT_SECRET": "short", "ARKLOOP_PORT": "x"},
         capture_output=True,

@@ -133,9 +133,9 @@ def test_the_field_that_is_nested_too_deep_is_named() -> None:
 )
 def test_bombs_are_refused_quickly(text: str) -> None:
     """Neither endless digits nor endless nesting cost time."""
-    began = time.perf_counter()
+    began = time.thread_time()
 
     with pytest.raises(InvalidJSON):
         strict_json.loads(text.encode())
 
-    assert time.perf_counter() - began < 0.25
+    assert time.thread_time() - began < 0.25

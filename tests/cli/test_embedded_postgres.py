@@ -100,6 +100,17 @@ def test_two_servers_never_share_a_folder(postgres: EmbeddedPostgres) -> None:
     assert 1 == value(postgres, "SELECT 1")
 
 
+def test_a_killed_process_leaves_no_socket_folder_for_ever(tmp_path: Path) -> None:
+    """The next start on the same data takes away what the last one could not."""
+    data = tmp_path / "postgres"
+    killed = EmbeddedPostgres(data, options=FAST)
+    killed.start()
+    killed.stop()  # without `close`, as when the process is killed
+
+    with EmbeddedPostgres(data, options=FAST):
+        assert not killed.sockets.exists()
+
+
 def test_a_cluster_half_made_is_made_again(tmp_path: Path) -> None:
     """A first start that was killed in initdb leaves nothing in the way of the next one."""
     (tmp_path / "postgres.new").mkdir()

@@ -63,17 +63,16 @@ class Supervised:
 
     guard: subprocess.Popen[bytes]
     log: Path
-    tree: list[psutil.Process]
+    tree: set[psutil.Process]
 
     @property
     def lines(self) -> list[str]:
         return self.log.read_text(errors="replace").splitlines()
 
-    def remember(self) -> list[psutil.Process]:
+    def remember(self) -> None:
         """All processes below the guard and itself, now and at earlier calls."""
         guard = psutil.Process(self.guard.pid)
-        self.tree = list({*self.tree, guard, *guard.children(recursive=True)})
-        return self.tree
+        self.tree |= {guard, *guard.children(recursive=True)}
 
     def has(self, *texts: str) -> Callable[[], bool]:
         return lambda: all(any(text in line for line in self.lines) for text in texts)
@@ -102,7 +101,7 @@ def supervise(tmp_path: Path) -> Iterator[Supervise]:
         argv = [sys.executable, "-c", SUPERVISOR, json.dumps(processes)]
         with log.open("wb") as output:
             guard = subprocess.Popen(argv, stdout=output, stderr=output)
-        supervised = Supervised(guard, log, [])
+        supervised = Supervised(guard, log, set())
         started.append(supervised)
         eventually(supervised.has(*(f"{name} " for name, _code, _settings in processes)))
         supervised.remember()
