@@ -100,6 +100,7 @@ class ForegroundRun:
         self._status = STATUS_OF_END.get(event.type)
 
     def _ask(self, question: dict[str, Any]) -> None:
+        self._keyboard.forget()
         self._display.note(f"? {question['prompt']}", "bold")
         for number, option in enumerate(question.get("options") or (), 1):
             self._display.note(f"  {number}) {option}", "")

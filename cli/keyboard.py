@@ -24,14 +24,16 @@ class Keyboard:
         self._descriptor = None if sys.stdin is None else sys.stdin.fileno()
         self.is_terminal = self._descriptor is not None and os.isatty(self._descriptor)
 
+    def forget(self) -> None:
+        """Drop what was typed so far: keys hit before a question is shown are no answer to it."""
+        if self.is_terminal and self._descriptor is not None:
+            termios.tcflush(self._descriptor, termios.TCIFLUSH)
+
     def ask(self) -> None:
         """Want a line; asked again before it came, still one line."""
         if self._reading:
             return
         self._reading = True
-        if self.is_terminal and self._descriptor is not None:
-            # Keys hit before the question was there are no answer to it.
-            termios.tcflush(self._descriptor, termios.TCIFLUSH)
         threading.Thread(target=self._read_line, name="keyboard", daemon=True).start()
 
     def _read_line(self) -> None:

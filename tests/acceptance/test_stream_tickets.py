@@ -1,0 +1,126 @@
+"""Stream tickets: one run, read-only, again and again, and in no log."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import pytest
+from sqlalchemy import func, update
+
+from shared.tables import runs
+from tests.caller import Caller, client, error_of, parsed, types
+from tests.system import System
+
+
+@pytest.fixture
+def waiting_run(user: Caller) -> str:
+    run_id = user.run({"tool": "ask_user", "args": {"question": "?"}})
+    user.until(run_id, "status", "waiting_for_input")
+    return run_id
+
+
+def opened(system: System, run_id: str, ticket: str, server: int = 0) -> httpx.Response:
+    """What a browser gets that has nothing but the ticket."""
+    return client(system.web[server].url).get(
+        f"/v1/runs/{run_id}/events", params={"ticket": ticket, "follow": "false"}
+    )
+
+
+def test_a_ticket_opens_the_stream_of_its_run(system: System, user: Caller) -> None:
+    """Again and again, at every server, with the bytes that the token's owner gets."""
+    run_id = user.run("Hi")
+    user.ended(run_id)
+    ticket = user.ticket(run_id)
+
+    for server in (0, 1, 0):
+        answer = opened(system, run_id, ticket, server)
+        assert (200, user.raw(run_id)) == (answer.status_code, answer.content)
+
+
+def test_a_ticket_lasts_to_ten_minutes_after_the_runs_end(
+    system: System, user: Caller, waiting_run: str
+) -> None:
+    """And for 24 hours at most; one for a run that has ended says when it ends."""
+    made = user.made(f"/v1/runs/{waiting_run}/stream-ticket")
+    in_a_day = datetime.now(UTC) + timedelta(hours=24)
+    assert {"ticket", "expires_at"} == set(made)
+    assert abs(datetime.fromisoformat(made["expires_at"]) - in_a_day) < timedelta(minutes=1)
+
+    user.cancel(waiting_run)
+    ended = datetime.fromisoformat(user.get_run(waiting_run)["cancelled_at"])
+    again = user.made(f"/v1/runs/{waiting_run}/stream-ticket")
+    assert ended + timedelta(minutes=10) == datetime.fromisoformat(again["expires_at"])
+
+    assert 200 == opened(system, waiting_run, made["ticket"]).status_code
+    with system.connections.transaction() as tx:
+        eleven_minutes_ago = func.now() - timedelta(minutes=11)
+        tx.sql.execute(
+            update(runs).where(runs.c.id == UUID(waiting_run)).values(ended_at=eleven_minutes_ago)
+        )
+    assert (401, "auth.unauthorized") == error_of(opened(system, waiting_run, made["ticket"]))
+
+
+def test_a_ticket_opens_nothing_else(system: System, user: Caller, waiting_run: str) -> None:
+    """Another run, another endpoint, as a bearer token: 401."""
+    ticket = user.ticket(waiting_run)
+    stranger = client(system.web[0].url)
+
+    assert (401, "auth.unauthorized") == error_of(opened(system, user.run("Hi"), ticket))
+    for method, path in (
+        ("GET", f"/v1/runs/{waiting_run}"),
+        ("POST", f"/v1/runs/{waiting_run}:cancel"),
+        ("POST", f"/v1/runs/{waiting_run}/input"),
+        ("GET", f"/v1/runs/{waiting_run}/events"),
+    ):
+        for answer in (
+            stranger.request(method, path, headers={"Authorization": f"Bearer {ticket}"}),
+            stranger.request(method, path, params={"ticket": ticket})
+            if "events" not in path
+            else stranger.request(method, path, params={"ticket": user.token}),
+        ):
+            assert (401, "auth.unauthorized") == error_of(answer), path
+
+
+@pytest.mark.parametrize("ticket", ["", "x", "a.b.c", "x" * 5000])
+def test_a_ticket_that_is_none_is_refused(
+    system: System, user: Caller, waiting_run: str, ticket: str
+) -> None:
+    """Nonsense, and a real one with another signature: 401."""
+    assert (401, "auth.unauthorized") == error_of(opened(system, waiting_run, ticket))
+    forged = user.ticket(waiting_run)[:-6] + "AAAAAA"
+    assert (401, "auth.unauthorized") == error_of(opened(system, waiting_run, forged))
+
+
+def test_a_ticket_ends_with_the_key_it_was_made_with(
+    system: System, user: Caller, waiting_run: str
+) -> None:
+    """A revoked key ends the open stream within 5 s, cleanly, and the ticket is worth nothing."""
+    key_id, key = user.api_key()
+    ticket = user.at(token=key).ticket(waiting_run)
+    browser = client(system.web[0].url)
+    path = f"/v1/runs/{waiting_run}/events"
+    with browser.stream("GET", path, params={"ticket": ticket}) as answer:
+        assert 204 == user.http.delete(f"/v1/api-keys/{key_id}").status_code
+        revoked = time.monotonic()
+        assert ["run.started"] == types(list(parsed(answer)))[:1]
+
+    assert time.monotonic() - revoked < 5
+    assert (401, "auth.unauthorized") == error_of(opened(system, waiting_run, ticket))
+
+
+def test_a_ticket_is_in_no_log(system: System, user: Caller, waiting_run: str) -> None:
+    """Neither those that opened a stream nor those that were refused."""
+    ticket = user.ticket(waiting_run)
+    address = f"/v1/runs/{waiting_run}/events?ticket={ticket}"
+    browser = client(system.web[0].url)
+    assert 200 == browser.get(f"{address}&follow=false").status_code
+    assert 422 == browser.get(f"{address}&nonsense=1").status_code
+    assert 401 == browser.get(address.replace(waiting_run, user.run("Hi"))).status_code
+    assert 400 == browser.get(address, headers={"Content-Length": "x"}).status_code
+
+    logs: list[Path] = [*system.folder.glob("*.log"), *(server.log for server in system.web)]
+    assert len(logs) > 2
+    signature = ticket.rpartition(".")[2]
+    assert [] == [log for log in logs if signature in log.read_text(errors="replace")]

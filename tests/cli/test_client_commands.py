@@ -1,0 +1,301 @@
+"""The commands that talk to a server or to the database and end at once."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from sqlalchemy import create_engine, text
+
+from cli.embedded_server import free_port
+from cli.main import ENTRIES, main
+from cli.server_address import find_server
+from shared import schema
+from tests.caller import Caller, client, script
+from tests.cli.command import Arkloop
+from tests.system import System
+
+ABSENT = "01a20e69-febb-7726-9958-e5d91f244720"
+
+
+# ---- the command itself --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_command_that_help_lists_is_there(name: str) -> None:
+    """The table of lazy commands names modules and functions that exist."""
+    assert name == main.get_command(click.Context(main), name).name  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["run", "runs", "keys"])
+def test_client_commands_load_nothing_of_the_server(name: str) -> None:
+    """Their start-up stays short: no SQLAlchemy, Celery, Flask, gevent, Redis or supervisor."""
+    heavy = "{'sqlalchemy', 'celery', 'flask', 'gevent', 'gunicorn', 'redis', 'honcho', 'openai'}"
+    code = (
+        f"import sys; from cli.main import main; main(['{name}', '--help'], standalone_mode=False);"
+        f"assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
+    )
+
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+# ---- which server --------------------------------------------------------------------
+
+
+def test_without_a_key_the_command_says_where_to_get_one(arkloop: Arkloop) -> None:
+    """One line with what to do, status 1, no traceback."""
+    done = arkloop.with_(ARKLOOP_API_KEY="")("run", "hello")
+
+    assert (1, b"") == (done.returncode, done.stdout)
+    assert 1 == len(done.stderr.splitlines())
+    assert b"set ARKLOOP_API_KEY, or start `arkloop dev`" in done.stderr
+
+
+def test_an_unreachable_server_is_told_in_one_line(arkloop: Arkloop) -> None:
+    """The address, the reason and what to do; status 1, no traceback, no long wait."""
+    url = f"http://127.0.0.1:{free_port()}"
+
+    done = arkloop.with_(ARKLOOP_URL=url)("run", "hello")
+
+    assert (1, b"") == (done.returncode, done.stdout)
+    assert 1 == len(done.stderr.splitlines())
+    assert f"{url} does not answer" in done.stderr.decode()
+    assert b"arkloop dev" in done.stderr
+
+
+def test_a_wrong_key_is_told(arkloop: Arkloop) -> None:
+    """The server's own words, and which setting to look at."""
+    done = arkloop.with_(ARKLOOP_API_KEY="al_wrong")("runs", "list")
+
+    assert 1 == done.returncode
+    assert b"Check ARKLOOP_API_KEY. (401 auth.unauthorized)" in done.stderr
+
+
+def test_the_dev_server_is_found_by_its_folder(arkloop: Arkloop, user: Caller) -> None:
+    """In the folder where `arkloop dev` was started no setting is needed; ARKLOOP_DATA moves it."""
+    for folder in (".arkloop", "elsewhere"):
+        data = arkloop.folder / folder
+        data.mkdir()
+        (data / "url").write_text(f"{user.url}\n")
+        (data / "api-key").write_text(f"{user.token}\n")
+    bare = arkloop.with_(ARKLOOP_URL="", ARKLOOP_API_KEY="")
+
+    assert "[]\n" == bare.stdout("runs", "list", "--status", "failed", "--json")
+    (arkloop.folder / ".arkloop" / "api-key").unlink()
+    moved = bare.with_(ARKLOOP_DATA="elsewhere")
+    assert "[]\n" == moved.stdout("runs", "list", "--status", "failed", "--json")
+
+
+def test_the_key_of_the_dev_server_is_not_sent_to_another_machine(tmp_path: Path) -> None:
+    """A key from the folder is for loopback; elsewhere ARKLOOP_API_KEY must be set."""
+    (tmp_path / "api-key").write_text("al_secret\n")
+    here = {"ARKLOOP_DATA": str(tmp_path), "ARKLOOP_URL": "http://localhost:1/"}
+
+    assert ("http://localhost:1", "al_secret") == find_server(here)
+    with pytest.raises(click.ClickException, match="set ARKLOOP_API_KEY"):
+        find_server({**here, "ARKLOOP_URL": "http://localhost.example.com"})
+
+
+# ---- runs ----------------------------------------------------------------------------
+
+
+def test_runs_are_listed_newest_first(arkloop: Arkloop, system: System) -> None:
+    """Tab-separated in a pipe, by status and by thread, at most `--limit` of them."""
+    caller = system.caller()
+    command = arkloop.with_(ARKLOOP_API_KEY=caller.token)
+    thread_id = caller.thread("hello")
+    made = [caller.run(script({"error": "invalid_request"})), caller.start(thread_id)]
+    ended = [caller.ended(run_id) for run_id in made]
+
+    lines = [line.split("\t") for line in command.stdout("runs", "list").splitlines()]
+    assert [[made[1], "completed"], [made[0], "failed"]] == [line[:2] for line in lines]
+    assert [ended[1]["created_at"], "scripted-1", "assistant@1"] == [lines[0][i] for i in (2, 7, 8)]
+    assert made[1] == command.stdout("runs", "list", "--limit", "1").split("\t")[0]
+    assert made[0] == command.stdout("runs", "list", "--status", "failed").split("\t")[0]
+    in_thread = ("runs", "list", "--thread", thread_id)
+    assert f"{made[1]}\tcompleted\t{ended[1]['created_at']}\n" == command.stdout(*in_thread)
+    assert "" == command.stdout(*in_thread, "--status", "failed")
+    as_json = json.loads(command.stdout("runs", "list", "--json"))
+    assert caller.get("/v1/runs") == as_json
+
+
+def test_a_list_is_read_over_its_pages(arkloop: Arkloop, user: Caller) -> None:
+    """A filter on this side finds what is on a later page of the server."""
+    thread_id = user.thread(script({"error": "invalid_request"}))
+    failed = user.start(thread_id)
+    user.ended(failed)
+    user.say(thread_id, "hello")
+    user.ended(user.start(thread_id))
+
+    found = arkloop.stdout(
+        *("runs", "list", "--thread", thread_id), *("--status", "failed", "--limit", "1")
+    )
+
+    assert failed == found.split("\t")[0]
+
+
+def test_a_list_at_a_terminal_has_a_header_and_whole_ids(arkloop: Arkloop, user: Caller) -> None:
+    """Lines are cut to the screen, but never inside the id."""
+    run_id = user.run("hello")
+    user.ended(run_id)
+
+    with arkloop.at_terminal("runs", "list", "--limit", "1") as terminal:
+        assert 0 == terminal.ended()
+        header, row = terminal.screen.splitlines()
+
+    assert header.startswith("run_id ")
+    assert row.startswith(f"{run_id}  completed  ")
+    assert 80 >= max(len(header), len(row))
+
+
+def test_a_run_is_shown_field_by_field(arkloop: Arkloop, user: Caller) -> None:
+    """Every field that the API has, one a line or as JSON."""
+    run_id = user.run("hello")
+    run = user.ended(run_id)
+
+    lines = [line.split("\t") for line in arkloop.stdout("runs", "show", run_id).splitlines()]
+
+    assert list(run) == [name for name, _value in lines]
+    assert run["trace_id"] == dict(lines)["trace_id"]
+    assert run == json.loads(arkloop.stdout("runs", "show", run_id, "--json"))
+
+
+def test_a_run_that_is_not_there_is_told(arkloop: Arkloop) -> None:
+    """One line for each command that names a run, status 1."""
+    for command in (
+        ["show", ABSENT],
+        ["cancel", ABSENT],
+        ["events", ABSENT],
+        ["input", ABSENT, "x"],
+    ):
+        done = arkloop("runs", *command)
+        assert (1, b"Error: There is no such run. (404 runs.not_found)\n") == (
+            done.returncode,
+            done.stderr,
+        )
+
+
+def test_a_run_is_cancelled(arkloop: Arkloop, user: Caller) -> None:
+    """Again and again, with the same answer."""
+    run_id = user.run({"hang": 60})
+
+    assert ["ok\n", "ok\n"] == [arkloop.stdout("runs", "cancel", run_id) for _ in range(2)]
+    assert "cancelled" == user.ended(run_id)["status"]
+
+
+def test_events_are_printed_from_any_number_on(arkloop: Arkloop, user: Caller) -> None:
+    """Lines for people, tab-separated fields for scripts, the API's bytes with `--json`."""
+    run_id = user.run("hello")
+    events = user.events(run_id)
+
+    printed = arkloop.stdout("runs", "events", run_id, "--json", "--after-seq", "2")
+    assert events[2:] == [json.loads(line) for line in printed.splitlines()]
+    fields = [line.split("\t") for line in arkloop.stdout("runs", "events", run_id).splitlines()]
+    assert [[str(e["seq"]), e["type"], e["created_at"]] for e in events] == [f[:3] for f in fields]
+    assert [e["data"] for e in events] == [json.loads(f[3]) for f in fields]
+    assert "" == arkloop.stdout("runs", "events", run_id, "--after-seq", "99")
+
+
+def test_events_of_a_live_run_are_followed_or_not(arkloop: Arkloop, user: Caller) -> None:
+    """`--no-follow` ends with what is there; without it the end of the run is waited for."""
+    run_id = user.run({"say": "hello "}, {"hang": 60})
+    user.seen(run_id, "message.delta")
+
+    so_far = arkloop.stdout("runs", "events", run_id, "--no-follow", "--json").splitlines()
+    assert "message.delta" == json.loads(so_far[-1])["type"]
+    with arkloop.started("runs", "events", run_id, "--json") as process:
+        assert process.stdout is not None
+        followed = [process.stdout.readline() for _ in so_far]
+        user.cancel(run_id)
+        followed += process.stdout.readlines()
+        assert 0 == process.wait(30)
+    assert user.events(run_id) == [json.loads(line) for line in followed]
+
+
+# ---- keys ----------------------------------------------------------------------------
+
+
+def test_a_key_is_made_used_listed_and_revoked(arkloop: Arkloop, user: Caller) -> None:
+    """In a pipe the key alone is printed, once; it works until it is revoked."""
+    made = arkloop.stdout("keys", "create", "for\tci", "--scope", "data.runs.read")
+    key = made.removesuffix("\n")
+    with_key = arkloop.with_(ARKLOOP_API_KEY=key)
+
+    with_key.stdout("runs", "list")
+    newest = arkloop.stdout("keys", "list", "--limit", "1").removesuffix("\n").split("\t")
+    assert ["for ci", key[:9], '["data.runs.read"]'] == [newest[i] for i in (1, 2, 6)]
+    assert key not in arkloop.stdout("keys", "list", "--json")
+    assert "ok\n" == arkloop.stdout("keys", "revoke", newest[0])
+    assert 401 == client(user.url, key).get("/v1/runs").status_code
+    assert (
+        b"403 auth.forbidden"
+        in arkloop.with_(
+            ARKLOOP_API_KEY=arkloop.stdout("keys", "create", "narrow", "--scope", "data.runs.read")
+        )("run", "hello").stderr
+    )
+
+
+def test_a_scope_that_does_not_exist_is_told(arkloop: Arkloop) -> None:
+    """The field and what it may be, in the server's words."""
+    done = arkloop("keys", "create", "wrong", "--scope", "everything")
+
+    assert 1 == done.returncode
+    assert b"422 validation.error" in done.stderr
+    assert b"scopes" in done.stderr
+
+
+# ---- migrate -------------------------------------------------------------------------
+
+
+def test_migrate_needs_the_database_alone_and_may_run_again(
+    new_database: Callable[[], str], tmp_path: Path
+) -> None:
+    """Without any other setting it prints the version; a second time nothing changes."""
+    url = new_database()
+    engine = create_engine(url)
+    with engine.begin() as sql:
+        sql.execute(text("DROP SCHEMA public CASCADE"))
+        sql.execute(text("CREATE SCHEMA public"))
+    command = Arkloop(tmp_path, {"ARKLOOP_DATABASE_URL": url})
+
+    printed = [command.stdout("migrate") for _ in range(2)]
+
+    assert [f"{schema.needed_version()}\n"] * 2 == printed
+    with engine.connect() as sql:
+        assert schema.needed_version() == schema.current_version(sql)
+    engine.dispose()
+
+
+def test_migrate_leaves_a_newer_schema_alone(
+    new_database: Callable[[], str], tmp_path: Path
+) -> None:
+    """Older code that is deployed again after newer code starts as if nothing were to do."""
+    url = new_database()
+    engine = create_engine(url)
+    with engine.begin() as sql:
+        sql.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+
+    assert "9999\n" == Arkloop(tmp_path, {"ARKLOOP_DATABASE_URL": url}).stdout("migrate")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("", "ARKLOOP_DATABASE_URL is not set"),
+        ("mysql://x", "must begin with postgresql://"),
+        ("nonsense", "must begin with postgresql://"),
+        ("postgresql://me:secret@127.0.0.1:1/x", "postgresql://me:***@127.0.0.1:1/x: connection"),
+    ],
+)
+def test_migrate_says_what_is_wrong_with_the_database(tmp_path: Path, url: str, why: str) -> None:
+    """One line, status 1, no traceback, no password."""
+    done = Arkloop(tmp_path, {"ARKLOOP_DATABASE_URL": url})("migrate", "--wait", "0")
+
+    assert (1, b"") == (done.returncode, done.stdout)
+    assert why in done.stderr.decode()
+    assert b"secret" not in done.stderr
+    assert b"Traceback" not in done.stderr
