@@ -9,8 +9,9 @@ harmless: each change is guarded by the run's row lock and raises its fence.
 import logging
 import threading
 from datetime import timedelta
+from uuid import UUID
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import RowMapping, delete, func, select, text, update
 
 from shared import idempotency
 from shared import runs as lifecycle
@@ -81,23 +82,44 @@ def _recover_lost(tx: Transaction) -> None:
     ).all()
     for run in tx.sql.execute(select(*runs.c).where(runs.c.id.in_(lost))).mappings().all():
         log.warning("worker %s lost the run %s", run["owner"], run["id"])
-        if run["cancel_requested_at"] is not None:
-            lifecycle.end_unheld(tx, run, RunState.CANCELLED)
-            continue
-        progressed = tx.sql.scalar(
-            select(run_events.c.seq)
-            .where(
-                run_events.c.run_id == run["id"],
-                run_events.c.seq > run["claimed_seq"],
-                run_events.c.type.in_((MessageCompleted.type, ToolResult.type)),
-            )
-            .limit(1)
+        _recover(tx, run)
+
+
+def recover_orphan(connections: Connections, run_id: UUID, owner: UUID) -> None:
+    """Take a run from its own, living owner, who knows that no thread of it holds the run.
+
+    Raises:
+        Unavailable
+    """
+    with connections.transaction() as tx:
+        executing = tx.sql.execute(
+            select(*runs.c)
+            .where(runs.c.id == run_id, runs.c.owner == owner, runs.c.state == RunState.EXECUTING)
+            .with_for_update()
         )
-        crashes = 1 if progressed else run["crashes"] + 1
-        if crashes >= MAX_CRASHES:
-            lifecycle.end_unheld(tx, run, RunState.FAILED, CRASHED)
-        else:
-            lifecycle.requeue_lost(tx, run, crashes)
+        for run in executing.mappings().all():
+            _recover(tx, run)
+
+
+def _recover(tx: Transaction, run: RowMapping) -> None:
+    """Queue a lost run again, unless it was being cancelled or keeps losing its workers."""
+    if run["cancel_requested_at"] is not None:
+        lifecycle.end_unheld(tx, run, RunState.CANCELLED)
+        return
+    progressed = tx.sql.scalar(
+        select(run_events.c.seq)
+        .where(
+            run_events.c.run_id == run["id"],
+            run_events.c.seq > run["claimed_seq"],
+            run_events.c.type.in_((MessageCompleted.type, ToolResult.type)),
+        )
+        .limit(1)
+    )
+    crashes = 1 if progressed else run["crashes"] + 1
+    if crashes >= MAX_CRASHES:
+        lifecycle.end_unheld(tx, run, RunState.FAILED, CRASHED)
+    else:
+        lifecycle.requeue_lost(tx, run, crashes)
 
 
 def _cancel_unheld(tx: Transaction) -> None:

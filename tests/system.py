@@ -112,10 +112,10 @@ class System:
         return _logged_in(self.web[0].url, name)
 
     @contextmanager
-    def one_more_web_server(self) -> Iterator[WebServer]:
-        """A third server of the same service, for the length of the block."""
+    def one_more_web_server(self, **environ: str) -> Iterator[WebServer]:
+        """A third server of the same service, with settings added, for the length of the block."""
         log = self.folder / f"web-{secrets.token_hex(4)}.log"
-        with web_server(self.environ, log) as server:
+        with web_server({**self.environ, **environ}, log) as server:
             yield server
 
     @contextmanager

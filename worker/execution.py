@@ -33,6 +33,9 @@ LEASE_WAIT_SECONDS = 10.0
 def execute(process: WorkerProcess, run_id: UUID) -> None:
     """Claim the run if it is queued, and execute it until it ends, waits or must be let go."""
     while True:
+        # Not claimed here, it stays queued: the sweep sends it to the broker again.
+        if process.draining.is_set() or not process.lease.wait_until_valid(LEASE_WAIT_SECONDS):
+            return
         with process.holding(run_id) as held:
             parked = _attempt(process, held)
             if not parked or not process.has_free_slots or process.draining.is_set():
@@ -43,9 +46,6 @@ def execute(process: WorkerProcess, run_id: UUID) -> None:
 
 def _attempt(process: WorkerProcess, held: HeldRun) -> bool:
     """True if the run waits for a person now."""
-    # Not claimed here, it stays queued: the sweep sends it to the broker again.
-    if process.draining.is_set() or not process.lease.wait_until_valid(LEASE_WAIT_SECONDS):
-        return False
     with process.connections.transaction() as tx:
         claim = claims.claim(tx, held.run_id, process.worker_id)
     if claim is None:

@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -29,24 +30,35 @@ INSERT INTO workers (id, hostname, pid, lock_key) VALUES (%s, %s, %s, %s)
 ON CONFLICT (id) DO UPDATE SET seen_at = now()
 """
 _RENEW = "UPDATE workers SET seen_at = now() WHERE id = %s"
-_CANCELLED = """
-SELECT id FROM runs
-WHERE owner = %s AND state = 'executing' AND cancel_requested_at IS NOT NULL
+_OWNED = """
+SELECT id, cancel_requested_at IS NOT NULL FROM runs WHERE owner = %s AND state = 'executing'
 """
 #: A part of the lease: who could not renew for so long stops before anybody may take over.
 SAFE_PART = 0.75
 
 
 class Lease:
-    """`held()` gives the stop signals of the runs held now, by run id."""
+    """`held()` gives the stop signals of the runs held now, by run id.
 
-    def __init__(self, settings: Settings, held: Callable[[], dict[UUID, StopSignal]]) -> None:
+    `on_orphan(run_id)` is called for a run that is this process' in the database
+    but that none of its threads holds (its thread let go while the lease was in
+    doubt, say): no other process would ever take it from a living owner.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        held: Callable[[], dict[UUID, StopSignal]],
+        on_orphan: Callable[[UUID], None],
+    ) -> None:
         self.worker_id = ids.new_id()
         self._settings = settings
         self._held = held
+        self._on_orphan = on_orphan
+        self._unheld: set[UUID] = set()
         self._lock_key = secrets.randbits(62)
         self._renewed_at = float("-inf")
-        self._connection: psycopg.Connection[tuple[object, ...]] | None = None
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._stopped = threading.Event()
         self._first = threading.Event()
         threading.Thread(target=self._renew_forever, name="lease", daemon=True).start()
@@ -88,13 +100,18 @@ class Lease:
         if connection.execute(_RENEW, [self.worker_id]).rowcount == 0:
             self._register(connection)
         self._renewed_at = before
+        owned = dict(connection.execute(_OWNED, [self.worker_id]).fetchall())
         held = self._held()
-        if held:
-            for (run_id,) in connection.execute(_CANCELLED, [self.worker_id]):
-                if isinstance(run_id, UUID) and run_id in held:
-                    held[run_id].set(CancelRequested())
+        for run_id, is_cancelled in owned.items():
+            if is_cancelled and run_id in held:
+                held[run_id].set(CancelRequested())
+        # Twice in a row: a run that ends just now is still among the owned once.
+        unheld = owned.keys() - held.keys()
+        for run_id in unheld & self._unheld:
+            self._on_orphan(run_id)
+        self._unheld = unheld
 
-    def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
+    def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         heartbeat = self._settings.heartbeat_seconds
         connection = psycopg.connect(
             self._settings.database_url.replace("+psycopg", "", 1),
@@ -114,7 +131,7 @@ class Lease:
         self._connection = connection
         return connection
 
-    def _register(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    def _register(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         connection.execute(
             _REGISTER, [self.worker_id, self._settings.hostname, os.getpid(), self._lock_key]
         )

@@ -1,5 +1,6 @@
 """What one worker process holds: its lease, its writer, its signals, and the runs it executes."""
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from worker.event_writer import EventWriter
 from worker.lease import Lease
 from worker.outcomes import CancelRequested, DeadlineExceeded, ShuttingDown
 from worker.stop_signal import StopSignal
+
+log = logging.getLogger(__name__)
 
 #: After SIGTERM a model call may go on for so long before its run is handed over.
 DRAIN_SECONDS = 5.0
@@ -43,7 +46,7 @@ class WorkerProcess:
         self.draining = threading.Event()
         self._lock = threading.Lock()
         self._held: set[HeldRun] = set()
-        self.lease = Lease(settings, self.held)
+        self.lease = Lease(settings, self.held, self._on_orphan)
         self.worker_id = self.lease.worker_id
         self._signals = signals.SignalListener(
             settings.redis_url, self.worker_id, self.held, self._on_signal
@@ -87,6 +90,16 @@ class WorkerProcess:
             time.sleep(0.05)
         for stop in self.held().values():
             stop.set(ShuttingDown())
+
+    def _on_orphan(self, run_id: UUID) -> None:
+        log.error("no thread of this process holds its run %s: it is queued again", run_id)
+        recover = threading.Thread(
+            target=sweep.recover_orphan,
+            args=(self.connections, run_id, self.worker_id),
+            name="orphan",
+            daemon=True,
+        )
+        recover.start()
 
     def _on_signal(self, kind: str, run_id: UUID) -> None:
         with self._lock:

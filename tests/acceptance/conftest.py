@@ -8,6 +8,10 @@ from tests.caller import Caller
 from tests.system import System, running_system
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "browser: needs Chromium; `make test-browser` installs it")
+
+
 @pytest.fixture(scope="session")
 def system(
     new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory

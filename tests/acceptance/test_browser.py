@@ -1,0 +1,144 @@
+"""EventSource in a real Chromium: by stream ticket, over cut connections, to the end of the run."""
+
+import http.server
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.caller import Caller
+from tests.cutting_proxy import cutting_proxy
+from tests.system import System
+from tests.web_server import WebServer
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: make test-browser"),
+]
+
+ARGUMENTS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
+PAGE = b"""<!doctype html><title>An app of somebody else</title><script>
+function follow(url, type) {
+  window.seen = []
+  window.errors = 0
+  window.source = new EventSource(url)
+  source.addEventListener(type, e => seen.push([e.lastEventId, e.data]))
+  source.onerror = () => errors++
+}
+</script>"""
+
+
+class AppPage(http.server.BaseHTTPRequestHandler):
+    """The page of an app on another origin."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(PAGE)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[str]:
+    """Where the app's page is."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), AppPage) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def api(system: System, origin: str) -> Iterator[WebServer]:
+    """A server of the system that the app's origin may call."""
+    with system.one_more_web_server(ARKLOOP_CORS_ORIGINS=origin) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    assert CHROMIUM is not None
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=Path(CHROMIUM), args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, origin: str) -> Iterator[Page]:
+    page = browser.new_page()
+    page.goto(origin)
+    yield page
+    page.close()
+
+
+def follow(page: Page, user: Caller, run_id: str, base: str, kind: str = "message") -> None:
+    """Open an EventSource with a ticket alone."""
+    named = "&named=true" if kind != "message" else ""
+    url = f"{base}/v1/runs/{run_id}/events?ticket={user.ticket(run_id)}{named}"
+    page.evaluate("([url, kind]) => follow(url, kind)", [url, kind])
+
+
+def seen_at_the_end(page: Page) -> list[list[str]]:
+    """(id, data) of all events, once the browser has given up asking."""
+    page.wait_for_function("source.readyState === EventSource.CLOSED", timeout=30_000)
+    seen: list[list[str]] = page.evaluate("seen")
+    return seen
+
+
+def sent(user: Caller, run_id: str) -> list[list[str]]:
+    """What the browser must have seen: the ids and the data lines of the stream."""
+    frames = [frame.split("\n") for frame in user.raw(run_id).decode().split("\n\n")[:-1]]
+    return [[frame[-1].removeprefix("id: "), frame[-2].removeprefix("data: ")] for frame in frames]
+
+
+def test_a_browser_sees_every_event_and_stops_at_the_end(
+    page: Page, api: WebServer, user: Caller
+) -> None:
+    """`onmessage` sees all of a live run; the reconnect after its end is answered by 204."""
+    run_id = user.run({"count": 20, "delay_ms": 20}, {"say": "\u2028 data: x\r\nid: 999\n\n"})
+
+    follow(page, user, run_id, api.url)
+
+    assert sent(user, run_id) == seen_at_the_end(page)
+    assert page.evaluate("errors") >= 1
+
+
+def test_a_browser_resumes_after_cut_connections(page: Page, api: WebServer, user: Caller) -> None:
+    """Six cuts at any byte, orderly ones and resets: each event exactly once, in order."""
+    run_id = user.run({"count": 150, "delay_ms": 30})
+    with cutting_proxy(api.settings.port, cuts=6, longest=4000, seed=5) as proxy:
+        follow(page, user, run_id, proxy.url)
+        seen = seen_at_the_end(page)
+
+    assert 0 == proxy.cuts_left
+    assert sent(user, run_id) == seen
+
+
+def test_a_browser_can_listen_for_one_type(page: Page, api: WebServer, user: Caller) -> None:
+    """With `named=true` an event is found by `addEventListener` of its type."""
+    run_id = user.run({"say": "one two"})
+    user.ended(run_id)
+
+    follow(page, user, run_id, api.url, "run.completed")
+
+    assert sent(user, run_id)[-1:] == seen_at_the_end(page)
+
+
+def test_a_browser_is_refused_without_its_ticket(page: Page, api: WebServer, user: Caller) -> None:
+    """401 ends the EventSource: it does not ask for ever."""
+    run_id = user.run("Hi")
+    page.evaluate("url => follow(url, 'message')", f"{api.url}/v1/runs/{run_id}/events?ticket=none")
+
+    assert [] == seen_at_the_end(page)
