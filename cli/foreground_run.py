@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from queue import SimpleQueue
 from types import FrameType
 from typing import Any
@@ -83,9 +84,9 @@ class ForegroundRun:
     def _read_events(self) -> None:
         try:
             for event in follow(self._client, self._run_id, tell=self._note_later):
-                self._inbox.put(lambda event=event: self._take(event))  # type: ignore[misc]
+                self._inbox.put(partial(self._take, event))
         except BaseException as error:
-            self._inbox.put(lambda error=error: _raise(error))  # type: ignore[misc]
+            self._inbox.put(partial(_raise, error))
 
     def _note_later(self, text: str) -> None:
         self._inbox.put(lambda: self._display.note(text, "yellow"))

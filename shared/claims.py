@@ -37,7 +37,6 @@ class Claim:
     fence: int
     attempt: int
     last_seq: int
-    cancel_requested_by: UUID | None
     used_seconds: float  # since its first claim, without the time it waited for people
 
 
@@ -73,7 +72,6 @@ def claim(tx: Transaction, run_id: UUID, worker_id: UUID) -> Claim | None:
         happened.append(events.RunResumed(run["attempt"], run["resume_reason"]))
         happened.extend(_consume_inputs(tx.sql, run_id))
     stored = eventlog.append(tx, run_id, happened)
-    tx.sql.execute(update(runs).where(runs.c.id == run_id).values(claimed_seq=stored[-1].seq))
     return Claim(
         run_id=run_id,
         org_id=run["org_id"],
@@ -86,7 +84,6 @@ def claim(tx: Transaction, run_id: UUID, worker_id: UUID) -> Claim | None:
         fence=run["fence"],
         attempt=run["attempt"],
         last_seq=stored[-1].seq,
-        cancel_requested_by=run["cancel_requested_by"],
         used_seconds=float(run["used_seconds"]),
     )
 

@@ -17,7 +17,7 @@ from shared import idempotency
 from shared import runs as lifecycle
 from shared.connections import Connections, Transaction
 from shared.errors import Unavailable
-from shared.events import MessageCompleted, RunError, ToolResult
+from shared.events import MessageCompleted, RunError, RunResumed, RunStarted, ToolResult
 from shared.status import RunState
 from shared.tables import run_events, runs, workers
 
@@ -106,11 +106,17 @@ def _recover(tx: Transaction, run: RowMapping) -> None:
     if run["cancel_requested_at"] is not None:
         lifecycle.end_unheld(tx, run, RunState.CANCELLED)
         return
+    of_run = run_events.c.run_id == run["id"]
+    begun = (
+        select(func.max(run_events.c.seq))
+        .where(of_run, run_events.c.type.in_((RunStarted.type, RunResumed.type)))
+        .scalar_subquery()
+    )
     progressed = tx.sql.scalar(
         select(run_events.c.seq)
         .where(
-            run_events.c.run_id == run["id"],
-            run_events.c.seq > run["claimed_seq"],
+            of_run,
+            run_events.c.seq > begun,
             run_events.c.type.in_((MessageCompleted.type, ToolResult.type)),
         )
         .limit(1)

@@ -156,8 +156,7 @@ runs = Table(
     Column("fence", BigInteger, nullable=False, server_default=text("0")),
     Column("owner", Uuid),  # the worker process that holds it while executing, or held it last
     Column("attempt", Integer, nullable=False, server_default=text("0")),
-    Column("claimed_seq", BigInteger, nullable=False, server_default=text("0")),
-    #: Owners lost since the last progress: events of this claim beyond `claimed_seq` tell.
+    #: Owners lost in a row without progress between them.
     Column("crashes", Integer, nullable=False, server_default=text("0")),
     Column("resume_reason", Text),  # worker_lost | deploy | input: why it was queued again
     _time("cancel_requested_at"),
