@@ -64,7 +64,8 @@ def follow(connections: Connections, watch: Watch, *, named: bool) -> Iterator[b
             first = False
             if events[-1].is_terminal:
                 return
-            continue
+            if len(events) == eventlog.READ_LIMIT or watch.announced > watch.cursor:
+                continue
         while not watch.news.wait(ping_seconds):
             yield PING
 

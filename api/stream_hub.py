@@ -35,24 +35,35 @@ SUBSCRIBED_SECONDS = 1.0
 _NO_CHANNEL = "run:none:news"
 
 _LATEST = """
-SELECT w.id, (SELECT max(e.seq) FROM run_events e WHERE e.run_id = w.id)
-FROM unnest(CAST(:ids AS uuid[])) AS w (id)
+SELECT r.id, (SELECT max(e.seq) FROM run_events e WHERE e.run_id = r.id), r.ended_at IS NOT NULL
+FROM runs r WHERE r.id = ANY(CAST(:ids AS uuid[]))
 """
 
 
 class Watch:
-    """One client's: `news` is set when there may be events after its `cursor`, or it must end."""
+    """One client's: `news` is set when there are events after its `cursor`, or it must end.
+
+    `announced` is the highest seq that it was told of.
+    """
 
     def __init__(
         self, run_id: UUID, connection: socket.socket | None, allowed: Callable[[], bool]
     ) -> None:
         self.run_id = run_id
         self.cursor = 0
+        self.announced = 0
         self.news = threading.Event()
         self.ended = False
         self.subscribed = threading.Event()
         self._connection = connection
         self._allowed = allowed
+
+    def announce(self, seq: int) -> None:
+        """There are events up to `seq`."""
+        if seq > self.announced:
+            self.announced = seq
+            if seq > self.cursor:
+                self.news.set()
 
     def end(self) -> None:
         """The client is to be let go: its stream ends at the next frame."""
@@ -189,8 +200,8 @@ class StreamHub:
         for watch in self._of_channel(message["channel"]):
             if message["type"] == "subscribe":
                 watch.subscribed.set()
-            elif message["type"] == "message" and int(message["data"]) > watch.cursor:
-                watch.news.set()
+            else:
+                watch.announce(int(message["data"]))
 
     def _poll(self) -> None:
         time.sleep(POLL_SECONDS if self._is_listening else POLL_SECONDS_WITHOUT_REDIS)
@@ -200,10 +211,13 @@ class StreamHub:
         runs = list({watch.run_id for watch in watches})
         with self._connections.reading() as sql:
             rows = sql.execute(text(_LATEST), {"ids": runs})
-            latest: dict[UUID, int] = {run_id: last_seq or 0 for run_id, last_seq in rows}
+            latest = {run_id: (last_seq or 0, ended) for run_id, last_seq, ended in rows}
         for watch in watches:
-            if latest.get(watch.run_id, 0) > watch.cursor:
-                watch.news.set()
+            last_seq, ended = latest.get(watch.run_id, (0, True))
+            watch.announce(last_seq)
+            # A cursor beyond the end of the run waits for nothing any more.
+            if ended and last_seq <= watch.cursor:
+                watch.end()
 
     def _check(self) -> None:
         time.sleep(CHECK_SECONDS)
