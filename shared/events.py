@@ -6,6 +6,7 @@ None where the contract says optional are left out.
 """
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -229,11 +230,13 @@ def encode(seq: int, event: Event, created_at: datetime) -> StoredEvent:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON and Postgres can hold: clean text, numbers for money, dicts for events."""
+    """What JSON and Postgres can hold: clean text, finite numbers, dicts for events."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, Decimal):
         return money(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, dict):
         return {clean(str(name)): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -85,8 +85,10 @@ def _recover_lost(tx: Transaction) -> None:
         _recover(tx, run)
 
 
-def recover_orphan(connections: Connections, run_id: UUID, owner: UUID) -> None:
+def recover_orphan(connections: Connections, run_id: UUID, owner: UUID, is_crash: bool) -> None:
     """Take a run from its own, living owner, who knows that no thread of it holds the run.
+
+    `is_crash` says whether that counts towards the three crashes which end a run.
 
     Raises:
         Unavailable
@@ -98,10 +100,10 @@ def recover_orphan(connections: Connections, run_id: UUID, owner: UUID) -> None:
             .with_for_update()
         )
         for run in executing.mappings().all():
-            _recover(tx, run)
+            _recover(tx, run, is_crash=is_crash)
 
 
-def _recover(tx: Transaction, run: RowMapping) -> None:
+def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None:
     """Queue a lost run again, unless it was being cancelled or keeps losing its workers."""
     if run["cancel_requested_at"] is not None:
         lifecycle.end_unheld(tx, run, RunState.CANCELLED)
@@ -121,7 +123,7 @@ def _recover(tx: Transaction, run: RowMapping) -> None:
         )
         .limit(1)
     )
-    crashes = 1 if progressed else run["crashes"] + 1
+    crashes = (0 if progressed else run["crashes"]) + int(is_crash)
     if crashes >= MAX_CRASHES:
         lifecycle.end_unheld(tx, run, RunState.FAILED, CRASHED)
     else:

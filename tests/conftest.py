@@ -20,7 +20,9 @@ from shared.config import Settings
 from shared.connections import Connections, connect
 from shared.status import RunState
 from shared.tables import runs
+from tests.caller import Caller
 from tests.clients import PASSWORD, Register, User
+from tests.system import System, running_system
 from tests.web_server import WebServer, web_server
 
 # Set in a developer's shell, they would steer the tests.
@@ -185,3 +187,21 @@ def server(
     environ = {"ARKLOOP_DATABASE_URL": new_database(), "ARKLOOP_REDIS_URL": redis_url}
     with web_server(environ, tmp_path_factory.mktemp("web") / "stderr.log") as started:
         yield started
+
+
+# ---- the whole service in processes of its own ---------------------------------------
+
+
+@pytest.fixture(scope="session")
+def system(
+    new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[System]:
+    """Two web servers, a worker, a database and a Redis."""
+    with running_system(new_database, tmp_path_factory.mktemp("system")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def user(system: System) -> Caller:
+    """The owner of an org of the module's own, over real HTTP."""
+    return system.caller()

@@ -58,6 +58,12 @@ class Worker:
             self._watcher.join(30)
             assert not self._watcher.is_alive(), self.log.read_text()
 
+    def ask_to_stop(self) -> None:
+        """SIGTERM, not waited for: Celery takes some seconds."""
+        self._wanted.clear()
+        if self._process is not None:
+            self._process.terminate()
+
     def _start_process(self) -> None:
         # The Procfile's line, which `test_recovery.py` holds against this one.
         with self.log.open("ab") as output:
@@ -121,7 +127,7 @@ class System:
     @contextmanager
     def without_worker(self) -> Iterator[None]:
         """No worker lives in this block."""
-        self.worker.stop()
+        self.worker.stop(signal.SIGKILL)
         try:
             yield
         finally:
@@ -173,6 +179,7 @@ def running_system(new_database: Callable[[], str], folder: Path) -> Iterator[Sy
         stack.callback(connections.close)
         system = System(web, worker, connections, common, folder)
         _wait_for_worker(system)
+        stack.callback(worker.ask_to_stop)
         yield system
 
 

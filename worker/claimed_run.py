@@ -33,13 +33,12 @@ class ClaimedRun:
         claim: Claim,
         run_log: RunLog,
         stop: StopSignal,
-        totals: Totals | None,
     ) -> None:
         self.claim = claim
         self.attempt = claim.attempt
         self.stop = stop
         self.log = run_log
-        self.totals = totals or Totals()
+        self.totals = Totals()
         self._connections = connections
         self._open_text: list[str] = []
 

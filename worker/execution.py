@@ -6,7 +6,7 @@ from uuid import UUID
 
 from shared import claims, logs, personas
 from shared.claims import Claim
-from shared.errors import LeaseLost
+from shared.errors import LeaseLost, Unavailable
 from shared.events import RunError
 from shared.transitions import recorded_totals
 from worker import history, loop, providers, tools
@@ -54,7 +54,12 @@ def _attempt(process: WorkerProcess, held: HeldRun) -> bool:
     try:
         return _drive(process, held, claim)
     except LeaseLost:
-        log.warning("the lease is lost: another worker has the run now")
+        log.warning("the lease is in doubt: the run is let go")
+        process.lost_by_outage(claim.run_id)
+        return False
+    except Unavailable:
+        log.warning("the run is let go: Postgres is out of reach")
+        process.lost_by_outage(claim.run_id)
         return False
     finally:
         logs.clear()
@@ -63,13 +68,14 @@ def _attempt(process: WorkerProcess, held: HeldRun) -> bool:
 def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
     connections = process.connections
     run_log = RunLog(claim.run_id, claim.fence, claim.last_seq, held.stop, process.writer.mark)
-    with connections.reading() as sql:
-        earlier = history.load(sql, claim)
-        own = history.own_events(sql, claim.run_id) if claim.attempt > 1 else []
-        totals = recorded_totals(sql, claim.run_id) if claim.attempt > 1 else None
-    run = ClaimedRun(connections, claim, run_log, held.stop, totals)
+    run = ClaimedRun(connections, claim, run_log, held.stop)
     parked = done = False
     try:
+        with connections.reading() as sql:
+            earlier = history.load(sql, claim)
+            own = history.own_events(sql, claim.run_id) if claim.attempt > 1 else []
+            if own:
+                run.totals = recorded_totals(sql, claim.run_id)
         if (void := first_void_seq(own)) is not None:
             run.reset_lost_text(void)
         persona = personas.find(claim.persona_id)
@@ -104,6 +110,8 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         done = run.fail(failure.as_error())
     except CancelRequested:
         pass
+    except Unavailable:
+        raise
     except Exception:
         log.exception("the run failed by a fault of ours")
         message = "The server failed while it executed the run; its log has more."

@@ -6,7 +6,7 @@ It knows nothing of SQL, Redis, Celery or Flask; `context` is all it has of the 
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shared import events, ids
 from shared.events import Usage
@@ -105,11 +105,25 @@ def _step(agent: Agent, context: RunContext, stop: StopSignal, turns: list[Turn]
             stop_reason=end.stop_reason,
             closing=(completed, cost),
         )
+    calls = _with_own_ids(reply.tool_calls, turns)
     # All or nothing: a turn without its calls would be taken for the last word.
-    calls = [events.ToolCallRequested(c.id, c.name, c.arguments) for c in reply.tool_calls]
-    context.emit(completed, *calls, cost)
-    turns.append(Turn(message_id, reply.content, list(reply.tool_calls)))
+    requested = [events.ToolCallRequested(c.id, c.name, c.arguments) for c in calls]
+    context.emit(completed, *requested, cost)
+    turns.append(Turn(message_id, reply.content, calls))
     return None
+
+
+def _with_own_ids(calls: Sequence[ToolCall], turns: Sequence[Turn]) -> list[ToolCall]:
+    """The calls with ids that are unique in the run; some servers begin anew in each turn."""
+    taken = {call.id for turn in turns for call in turn.calls}
+    unique: list[ToolCall] = []
+    for number, call in enumerate(calls, 1):
+        call_id = events.clean(call.id)
+        if not call_id or call_id in taken:
+            call_id = f"call_{len(turns) + 1}_{number}"
+        taken.add(call_id)
+        unique.append(replace(call, id=call_id, name=events.clean(call.name)))
+    return unique
 
 
 def _call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
@@ -131,6 +145,8 @@ def _call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
             )
     if stopped is not None:
         raise stopped
+    # The step is over: a crash in the next one must not ask what became of these calls.
+    context.checkpoint()
 
 
 class _SideBySide(threading.Thread):
@@ -154,8 +170,9 @@ def _question(agent: Agent, call: ToolCall) -> WaitForInput | None:
     if tool is None or _misfit(tool, call):
         return None
     if call.name == "ask_user":
-        options = call.arguments.get("options") or None
-        return WaitForInput("question", call.arguments["question"], call.id, options)
+        options = [events.clean(option) for option in call.arguments.get("options") or ()]
+        question = events.clean(call.arguments["question"])
+        return WaitForInput("question", question, call.id, options or None)
     if call.name in agent.persona.confirm:
         prompt = f"Allow the call of {call.name}?"
         return WaitForInput("tool_confirmation", prompt, call.id, ["approve", "deny"])

@@ -46,6 +46,7 @@ class WorkerProcess:
         self.draining = threading.Event()
         self._lock = threading.Lock()
         self._held: set[HeldRun] = set()
+        self._lost_by_outage: set[UUID] = set()
         self.lease = Lease(settings, self.held, self._on_orphan)
         self.worker_id = self.lease.worker_id
         self._signals = signals.SignalListener(
@@ -91,11 +92,19 @@ class WorkerProcess:
         for stop in self.held().values():
             stop.set(ShuttingDown())
 
+    def lost_by_outage(self, run_id: UUID) -> None:
+        """The run was let go because Postgres was out of reach: that is no crash of it."""
+        with self._lock:
+            self._lost_by_outage.add(run_id)
+
     def _on_orphan(self, run_id: UUID) -> None:
         log.error("no thread of this process holds its run %s: it is queued again", run_id)
+        with self._lock:
+            is_crash = run_id not in self._lost_by_outage
+            self._lost_by_outage.discard(run_id)
         recover = threading.Thread(
             target=sweep.recover_orphan,
-            args=(self.connections, run_id, self.worker_id),
+            args=(self.connections, run_id, self.worker_id, is_crash),
             name="orphan",
             daemon=True,
         )

@@ -159,6 +159,8 @@ class RunLog:
 
     def _number(self, *events: Event) -> None:
         now = times.now()
-        for event in events:
-            self._last_seq += 1
-            self._ready.append(encode(self._last_seq, event, now))
+        first = self._last_seq + 1
+        # All of them are encoded before one is numbered: what cannot be encoded leaves no hole.
+        encoded = [encode(first + i, event, now) for i, event in enumerate(events)]
+        self._ready.extend(encoded)
+        self._last_seq += len(encoded)

@@ -1,6 +1,6 @@
 """The command line against a running system."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,21 +8,6 @@ import pytest
 from tests.caller import Caller
 from tests.cli.command import Arkloop
 from tests.cli.relay import Relay
-from tests.system import System, running_system
-
-
-@pytest.fixture(scope="session")
-def system(
-    new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[System]:
-    with running_system(new_database, tmp_path_factory.mktemp("system")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def user(system: System) -> Caller:
-    """The owner of an org of the module's own."""
-    return system.caller()
 
 
 @pytest.fixture
