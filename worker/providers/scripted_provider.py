@@ -33,6 +33,15 @@ Step = dict[str, Any]
 
 _WORD = re.compile(r"\S+\s*|\s+")
 _STEPS = ("say", "count", "think", "tool", "tools", "error", "hang", "usage", "exit_worker")
+_NUMBERS = {
+    "delay_ms": int | float,
+    "hang": int | float,
+    "repeat": int,
+    "count": int,
+    "times": int,
+    "attempts": int,
+}
+_MAX_NUMBER = 10**9
 _ERRORS = {
     "rate_limited": "rate_limited",
     "overloaded": "overloaded",
@@ -147,15 +156,19 @@ def _check(step: Any, number: int) -> None:
     kinds = [kind for kind in _STEPS if isinstance(step, dict) and kind in step]
     if len(kinds) != 1:
         raise _bad(f"step {number} must be an object with one of {', '.join(_STEPS)}")
-    numbers = [step.get(name, 0) for name in ("delay_ms", "repeat", "count", "hang", "times")]
-    if any(isinstance(n, bool) or not isinstance(n, int | float) or n < 0 for n in numbers):
-        raise _bad(f"step {number}: a number must not be negative")
+    for name, kind in _NUMBERS.items():
+        value = step.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, kind) or not 0 <= value <= _MAX_NUMBER:
+            raise _bad(f"step {number}: `{name}` must be a number from 0 to {_MAX_NUMBER}")
     texts = [step[name] for name in ("say", "think", "tool") if name in step]
     if not all(isinstance(text, str) for text in texts):
         raise _bad(f"step {number}: `{kinds[0]}` must be text")
     if "error" in step and step["error"] not in _ERRORS:
         raise _bad(f"step {number}: `error` must be one of {', '.join(_ERRORS)}")
-    for call in step.get("tools", ()):
+    calls = step.get("tools", [])
+    if not isinstance(calls, list):
+        raise _bad(f"step {number}: `tools` must be a list")
+    for call in calls:
         if not isinstance(call, dict) or not isinstance(call.get("tool"), str):
             raise _bad(f"step {number}: each of `tools` needs a `tool`")
 

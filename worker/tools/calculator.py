@@ -11,6 +11,14 @@ from worker.tools import ToolFailed, tool
 MAX_LENGTH = 500
 MAX_DIGITS = 300
 
+
+def _round(number: int | float, digits: int | None = None) -> int | float:
+    # To minus a hundred million digits takes as long as that power of ten.
+    if digits is not None and abs(digits) > MAX_DIGITS:
+        raise ToolFailed(f"Numbers are rounded to at most {MAX_DIGITS} digits.")
+    return round(number, digits)
+
+
 _BINARY: dict[type[ast.operator], Callable[..., int | float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -21,7 +29,7 @@ _BINARY: dict[type[ast.operator], Callable[..., int | float]] = {
 }
 _FUNCTIONS: dict[str, Callable[..., int | float]] = {
     "abs": abs,
-    "round": round,
+    "round": _round,
     "min": min,
     "max": max,
     "sqrt": math.sqrt,
@@ -71,6 +79,6 @@ def _power(base: int | float, exponent: int | float) -> int | float:
 def _bounded(number: int | float | complex) -> int | float:
     if isinstance(number, complex):
         raise ToolFailed("The result is not a real number.")
-    if isinstance(number, int) and abs(number) >= 10**MAX_DIGITS:
+    if not math.isfinite(number) if isinstance(number, float) else abs(number) >= 10**MAX_DIGITS:
         raise ToolFailed(f"The result has more than {MAX_DIGITS} digits.")
     return number

@@ -1,0 +1,212 @@
+"""A run's outbox: numbers without holes, text gathered, batches taken whole or given back."""
+
+import json
+import threading
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from shared.events import (
+    MessageDelta,
+    MessageThinking,
+    RunCancelled,
+    RunResumed,
+    StoredEvent,
+    Usage,
+)
+from tests.waiting import eventually
+from worker.outcomes import CancelRequested
+from worker.run_log import GATHER_CHARACTERS, RunLog
+from worker.stop_signal import StopSignal
+
+END = RunCancelled(Usage(), 0)  # type: ignore[arg-type]
+
+
+class Log(RunLog):
+    """A log after seq 10, and how often its writer was told of news."""
+
+    def __init__(self) -> None:
+        self.told = 0
+        super().__init__(uuid4(), 1, 10, StopSignal(), self._tell)
+
+    def _tell(self, _: RunLog) -> None:
+        self.told += 1
+
+    def commit(self) -> list[tuple[int, str]]:
+        """One tick of a writer; what it stored."""
+        taken, _ = self.take()
+        self.committed()
+        return shown(taken)
+
+
+def shown(stored: list[StoredEvent]) -> list[tuple[int, str]]:
+    """(seq, text or type) of events."""
+    data = [(event, json.loads(event.payload)) for event in stored]
+    return [(event.seq, body["data"].get("content", event.type)) for event, body in data]
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+def test_the_first_text_goes_at_once_and_the_rest_is_gathered(log: Log) -> None:
+    """One event for the first piece, one for all that came within the next moment."""
+    log.add_text(MessageDelta, "a")
+    assert [(11, "a")] == log.commit()
+    log.add_text(MessageDelta, "b")
+    log.add_text(MessageDelta, "c")
+    taken, due_in = log.take()
+    assert [] == taken
+    assert due_in is not None
+    assert 0 < due_in <= 0.04
+
+    eventually(lambda: log.commit() == [(12, "bc")])
+
+
+def test_much_text_does_not_wait(log: Log) -> None:
+    """Beyond 2 KiB it is an event of its own."""
+    log.add_text(MessageDelta, "a")
+    log.commit()
+    log.add_text(MessageDelta, "b" * GATHER_CHARACTERS)
+
+    assert [(12, "b" * GATHER_CHARACTERS)] == log.commit()
+
+
+def test_text_and_reasoning_are_not_mixed(log: Log) -> None:
+    """Each change of kind begins a new event."""
+    for kind, text in (
+        (MessageThinking, "a"),
+        (MessageThinking, "b"),
+        (MessageDelta, "c"),
+        (MessageDelta, "d"),
+        (MessageThinking, "e"),
+    ):
+        log.add_text(kind, text)
+    log.add(RunResumed(2, "deploy"))
+
+    assert [(11, "ab"), (12, "cd"), (13, "e"), (14, "run.resumed")] == log.commit()
+
+
+def test_empty_text_is_no_event(log: Log) -> None:
+    """Some providers begin with it."""
+    log.add_text(MessageDelta, "")
+
+    assert ([], 0) == (log.commit(), log.told)
+
+
+def test_events_stand_after_the_text_before_them(log: Log) -> None:
+    """The order in which they were made is the order of their numbers."""
+    log.add_text(MessageDelta, "a")
+    log.add(RunResumed(2, "deploy"), RunResumed(3, "deploy"))
+    log.add_text(MessageDelta, "b")
+    log.add(RunResumed(4, "deploy"))
+
+    assert [11, 12, 13, 14, 15] == [seq for seq, _ in log.commit()]
+
+
+def test_what_could_not_be_stored_comes_first_the_next_time(log: Log) -> None:
+    """With the same numbers and bytes."""
+    log.add(RunResumed(2, "deploy"))
+    taken, _ = log.take()
+    log.add(RunResumed(3, "deploy"))
+    log.give_back()
+    again, _ = log.take()
+
+    assert taken == again[:1]
+    assert [11, 12] == [event.seq for event in again]
+
+
+def test_flush_returns_when_all_is_stored(log: Log) -> None:
+    """Not before, and text that was still being gathered is part of it."""
+    log.add_text(MessageDelta, "a")
+    log.commit()
+    log.add_text(MessageDelta, "b")
+    flushed = threading.Event()
+
+    def flush() -> None:
+        log.flush()
+        flushed.set()
+
+    threading.Thread(target=flush).start()
+    eventually(lambda: log.told >= 2)
+    taken, _ = log.take()
+    assert not flushed.is_set()
+    log.committed()
+
+    assert flushed.wait(5)
+    assert [(12, "b")] == shown(taken)
+
+
+def test_flush_ends_when_the_run_has_to_stop(log: Log) -> None:
+    """A run whose events cannot be stored does not hang in it."""
+    log.add(RunResumed(2, "deploy"))
+    log.stop.set(CancelRequested())
+
+    with pytest.raises(CancelRequested):
+        log.flush()
+
+
+def test_the_last_events_are_the_callers_to_commit(log: Log) -> None:
+    """Everything not stored yet, and nothing of it is left for the writer."""
+    log.add(RunResumed(2, "deploy"))
+    log.add_text(MessageDelta, "a")
+
+    assert [(11, "run.resumed"), (12, "a"), (13, "run.cancelled")] == shown(log.withdraw(END))
+    assert [] == log.commit()
+
+
+def test_a_writer_in_the_middle_of_a_commit_is_waited_for(log: Log) -> None:
+    """And it cannot take the last events: those are the caller's, whenever it looks."""
+    log.add(RunResumed(2, "deploy"))
+    first, _ = log.take()
+    withdrawn: list[Any] = []
+    thread = threading.Thread(target=lambda: withdrawn.extend(log.withdraw(END)))
+    thread.start()
+    eventually(lambda: thread.is_alive())
+    log.committed()
+    # A writer that looks again at once, before the caller is awake.
+    second = log.commit()
+    thread.join(5)
+
+    assert ([(11, "run.resumed")], []) == (shown(first), second)
+    assert [(12, "run.cancelled")] == shown(withdrawn)
+
+
+def test_withdrawn_events_that_were_not_stored_leave_no_hole(log: Log) -> None:
+    """The run ends otherwise: the end is forgotten, what came before it is kept."""
+    log.add(RunResumed(2, "deploy"))
+    withdrawn = log.withdraw(RunResumed(3, "deploy"), END)
+    log.retract(withdrawn, 2)
+
+    assert [(11, "run.resumed"), (12, "run.cancelled")] == shown(log.withdraw(END))
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_void_text_is_named_if_anybody_can_have_seen_it(log: Log, numbered: bool) -> None:
+    """From the first event of the turn; what was not numbered yet is just dropped."""
+    log.add_text(MessageDelta, "a")
+    if numbered:
+        log.commit()
+        log.add_text(MessageDelta, "b")
+    log.void_text("provider.connection")
+    log.add_text(MessageDelta, "c")
+    rest = shown(log.withdraw())
+
+    expected = [(12, "message.reset"), (13, "c")] if numbered else [(11, "c")]
+    assert expected == rest
+
+
+def test_only_the_open_turn_is_void(log: Log) -> None:
+    """Text before the last event belongs to a finished turn."""
+    log.add_text(MessageDelta, "a")
+    log.add(RunResumed(2, "deploy"))
+    log.add_text(MessageDelta, "b")
+    log.commit()
+    log.void_text("x")
+    eventually(lambda: True)
+    stored = log.withdraw()
+
+    resets = [json.loads(e.payload)["data"] for e in stored if e.type == "message.reset"]
+    assert resets in ([], [{"from_seq": 13, "reason": "x"}])

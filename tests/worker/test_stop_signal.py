@@ -1,0 +1,99 @@
+"""The stop signal: set from any thread, felt at once wherever the run is."""
+
+import threading
+import time
+
+import pytest
+
+from shared.errors import LeaseLost
+from worker.outcomes import CancelRequested, DeadlineExceeded
+from worker.stop_signal import StopSignal
+
+
+def test_nothing_happens_before_it_is_set() -> None:
+    """Checking and waiting go through."""
+    stop = StopSignal()
+
+    stop.check()
+    stop.wait(0)
+    with stop.aborting(lambda: pytest.fail("not set")):
+        pass
+
+    assert not stop.lease_lost
+
+
+def test_the_first_reason_wins() -> None:
+    """A run that is being cancelled does not also run into its deadline."""
+    stop = StopSignal()
+    stop.set(CancelRequested())
+    stop.set(DeadlineExceeded())
+
+    with pytest.raises(CancelRequested):
+        stop.check()
+
+
+def test_a_lost_lease_comes_before_every_other_reason() -> None:
+    """Whoever has lost its run must not write, not even that it was cancelled."""
+    stop = StopSignal()
+    stop.set(CancelRequested())
+    stop.set(LeaseLost())
+    stop.set(CancelRequested())
+
+    assert stop.lease_lost
+    with pytest.raises(LeaseLost):
+        stop.check()
+
+
+def test_who_waits_is_woken() -> None:
+    """At once, not when the time is over."""
+    stop = StopSignal()
+    threading.Timer(0.02, stop.set, [CancelRequested()]).start()
+    began = time.monotonic()
+
+    with pytest.raises(CancelRequested):
+        stop.wait(60)
+
+    assert time.monotonic() - began < 5
+
+
+def test_a_block_is_aborted_and_fails_with_the_reason() -> None:
+    """Whatever the abort makes fail inside (a closed connection) turns into the reason."""
+    stop = StopSignal()
+    aborted = threading.Event()
+    threading.Timer(0.02, stop.set, [CancelRequested()]).start()
+
+    with pytest.raises(CancelRequested), stop.aborting(aborted.set):
+        aborted.wait(5)
+        raise ConnectionError
+
+
+def test_a_block_that_ends_by_itself_feels_the_signal_too() -> None:
+    """An abort that only ends the stream early must not pass for a whole answer."""
+    stop = StopSignal()
+
+    with pytest.raises(CancelRequested), stop.aborting(lambda: None):
+        stop.set(CancelRequested())
+
+
+def test_a_block_is_not_begun_after_the_signal() -> None:
+    """No new connection for a run that has to stop."""
+    stop = StopSignal()
+    stop.set(CancelRequested())
+
+    with pytest.raises(CancelRequested), stop.aborting(lambda: None):
+        pytest.fail("begun")
+
+
+def test_a_failure_of_the_block_itself_stays_what_it_is() -> None:
+    """Without a signal an error is an error."""
+    with pytest.raises(ConnectionError), StopSignal().aborting(lambda: None):
+        raise ConnectionError
+
+
+def test_after_the_block_nothing_is_aborted() -> None:
+    """A connection that was given back is not closed under somebody else."""
+    stop = StopSignal()
+    with stop.aborting(lambda: pytest.fail("too late")):
+        pass
+
+    stop.set(CancelRequested())
