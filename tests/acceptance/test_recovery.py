@@ -1,0 +1,170 @@
+"""Workers that are killed, stopped, or not there: every accepted run goes on."""
+
+import os
+import re
+import shlex
+import signal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psutil
+from sqlalchemy import select
+
+from shared.tables import inputs, runs
+from tests.caller import Caller, Event, text_of, types
+from tests.system import System
+from tests.waiting import eventually
+from tests.web_server import GUNICORN, ROOT
+
+ASK = {"tool": "ask_user", "args": {"question": "?"}}
+
+
+def resumed(events: list[Event]) -> list[tuple[int, str]]:
+    return [
+        (event["data"]["attempt"], event["data"]["reason"])
+        for event in events
+        if event["type"] == "run.resumed"
+    ]
+
+
+def data_of(events: list[Event], kind: str) -> list[dict[str, Any]]:
+    return [event["data"] for event in events if event["type"] == kind]
+
+
+def append(path: Path, line: str = "once") -> dict[str, Any]:
+    return {"tool": "append_line", "args": {"path": str(path), "line": line}}
+
+
+def test_runs_of_a_killed_worker_go_on(system: System, user: Caller, tmp_path: Path) -> None:
+    """After the last finished step, not from zero; void text is named; followers see it all."""
+    lines = tmp_path / "lines"
+    victim = user.run(
+        append(lines),
+        {"say": "half an answer"},
+        {"hang": 0.2},
+        {"exit_worker": True, "attempts": 1},
+        {"say": ", and the rest"},
+    )
+    neighbour = user.run({"count": 60, "delay_ms": 50}, {"say": "end"})
+
+    # Streams that were opened before the crash.
+    events = user.events(victim)
+    other = user.events(neighbour)
+
+    assert "run.completed" == events[-1]["type"] == other[-1]["type"]
+    assert list(range(1, len(events) + 1)) == [event["seq"] for event in events]
+    assert [(2, "worker_lost")] == resumed(events)
+    assert "once\n" == lines.read_text()
+    assert 1 == types(events).count("tool.call")
+    at = types(events).index("run.resumed")
+    assert "message.reset" == events[at + 1]["type"]
+    first_void = events[at + 1]["data"]["from_seq"]
+    assert "message.delta" == events[first_void - 1]["type"]
+    assert "tool.result" == events[first_void - 2]["type"]
+    assert "half an answer, and the rest" == text_of(events)
+    assert ("assistant", "half an answer, and the rest", False) == user.messages(
+        user.get_run(victim)["thread_id"]
+    )[-1]
+    assert [str(i) for i in range(60)] == re.findall(r"(\d+):", text_of(other))
+    for run_id in (victim, neighbour):
+        assert user.events(run_id) == (events if run_id == victim else other)
+
+
+def test_a_side_effect_is_not_repeated(system: System, user: Caller, tmp_path: Path) -> None:
+    """Killed in the middle of the tools of a turn: what may not run twice did not."""
+    lines = tmp_path / "lines"
+    slow = {"tool": "sleep", "args": {"seconds": 1.5}}
+    run_id = user.run({"tools": [slow, append(lines)]}, {"say": "ok"})
+    eventually(lambda: lines.exists() and lines.read_text() == "once\n")
+
+    os.kill(system.worker.pid, signal.SIGKILL)
+    events = user.events(run_id)
+
+    assert "once\n" == lines.read_text()
+    results = data_of(events, "tool.result")
+    assert ["call_1_1", "call_1_2"] == [result["tool_call_id"] for result in results]
+    assert ("slept 1.5 s", False) == (results[0]["output"], results[0]["is_error"])
+    assert results[1]["is_error"]
+    assert "unknown" in results[1]["output"]
+    assert "run.completed" == events[-1]["type"]
+
+
+def test_a_run_that_kills_its_workers_is_given_up(system: System, user: Caller) -> None:
+    """Three crashes within one step: `worker.crashed`; the text of the last try is kept."""
+    run_id = user.run({"say": "Look:"}, {"exit_worker": True})
+
+    run = user.ended(run_id, seconds=60)
+    events = user.events(run_id)
+
+    assert ("failed", 3) == (run["status"], run["attempt"])
+    assert ("worker.crashed", False) == (run["error"]["code"], run["error"]["retryable"])
+    assert [(2, "worker_lost"), (3, "worker_lost")] == resumed(events)
+    assert run["error"] == events[-1]["data"]["error"]
+    assert "completed" == user.ended(user.run("Is anybody there?"))["status"]
+
+
+def test_work_waits_for_a_worker(system: System, user: Caller) -> None:
+    """Without one runs, answers and cancels are accepted; with one they are carried out."""
+    waiting = user.run(ASK, {"say": "thanks"})
+    cancelled = user.run(ASK)
+    for run_id in (waiting, cancelled):
+        user.until(run_id, "status", "waiting_for_input")
+
+    with system.without_worker():
+        queued = user.run("Hi")
+        assert 200 == user.answer(waiting, "yes").status_code
+        user.cancel(cancelled)
+        phases = {run_id: user.get_run(run_id)["phase"] for run_id in (queued, waiting, cancelled)}
+        # Whatever the broker held is gone; the rows are the truth.
+        system.connections.redis.flushall()
+
+    assert {queued: "queued", waiting: "queued", cancelled: "finished"} == phases
+    assert "You said: Hi" == text_of(user.events(queued))
+    assert [{"content": "yes"}] == [
+        {"content": data["content"]} for data in data_of(user.events(waiting), "run.input_received")
+    ]
+    assert "completed" == user.get_run(waiting)["status"]
+    with system.connections.reading() as sql:
+        consumed = select(inputs.c.consumed_at).where(inputs.c.run_id == UUID(waiting))
+        assert sql.scalar(consumed) is not None
+
+
+def test_a_stopping_worker_hands_its_runs_over(system: System, user: Caller) -> None:
+    """SIGTERM: at the next step, or when the drain time is over; it counts as no crash."""
+    between = user.run({"tool": "sleep", "args": {"seconds": 1}}, {"say": "after the deploy"})
+    hanging = user.run({"say": "Hm"}, {"hang": 100})
+    user.seen(between, "tool.call")
+    user.seen(hanging, "message.delta")
+    stopped = psutil.Process(system.worker.pid)
+
+    stopped.terminate()
+    user.seen(hanging, "run.resumed")
+    user.cancel(hanging)
+    events = {run_id: user.events(run_id) for run_id in (between, hanging)}
+
+    assert not stopped.is_running()
+    for run_id, text, end in (
+        (between, "after the deploy", "run.completed"),
+        (hanging, "Hm", "run.cancelled"),
+    ):
+        assert [(2, "deploy")] == resumed(events[run_id])
+        assert text == text_of(events[run_id])
+        assert end == events[run_id][-1]["type"]
+    assert 1 == types(events[between]).count("tool.result")
+    with system.connections.reading() as sql:
+        crashes = select(runs.c.crashes).where(runs.c.id.in_([UUID(between), UUID(hanging)]))
+        assert {0} == set(sql.scalars(crashes))
+
+
+def test_these_processes_are_those_of_the_procfile(system: System) -> None:
+    """What is tested here is started as in production, but for the number of runs at once."""
+    lines = dict(
+        line.split(": exec ", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line
+    )
+    worker = psutil.Process(system.worker.pid).cmdline()[1:]
+    concurrency = str(system.web[0].settings.worker_concurrency)
+    wanted = re.sub(r"\$\{ARKLOOP_WORKER_CONCURRENCY:-\d+\}", concurrency, lines["worker"])
+
+    assert shlex.split(wanted) == [Path(worker[0]).name, *worker[1:]]
+    assert shlex.split(lines["web"]) == GUNICORN[2:]
