@@ -12,7 +12,8 @@ from typing import Any
 from uuid import UUID
 
 from redis.exceptions import RedisError, ResponseError
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, func, select
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from shared import keys, times
 from shared.connections import Connections, Transaction
@@ -54,8 +55,9 @@ def append(tx: Transaction, run_id: UUID, events: Sequence[Event]) -> list[Store
 
 def store(tx: Transaction, run_id: UUID, stored: Sequence[StoredEvent]) -> None:
     """Store events that are numbered already and, after the commit, publish them."""
+    # Their writer may have stored some of them in a commit whose answer got lost.
     tx.sql.execute(
-        insert(run_events),
+        upsert(run_events).on_conflict_do_nothing(),
         [{"run_id": run_id, **event._asdict()} for event in stored],
     )
     tx.after_commit.append(lambda: publish(tx.connections, {run_id: stored}))

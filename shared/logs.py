@@ -28,6 +28,19 @@ class _Bound(logging.Filter):
         return True
 
 
+#: One line a run, a request or a look at the schema: ours say the same with its run and trace.
+_NOISY = (
+    "alembic",
+    "amqp",
+    "celery.app.trace",
+    "celery.worker.strategy",
+    "httpcore2",
+    "httpx2",
+    "kombu",
+    "openai",
+)
+
+
 def configure(level: int = logging.INFO) -> None:
     """Send everything to standard error; call once, in a composition root."""
     handler = logging.StreamHandler(sys.stderr)
@@ -41,5 +54,5 @@ def configure(level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("httpx2", "httpcore2", "openai", "amqp", "kombu"):
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)

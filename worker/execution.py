@@ -51,8 +51,11 @@ def _attempt(process: WorkerProcess, held: HeldRun) -> bool:
     if claim is None:
         return False
     logs.bind(run_id=str(claim.run_id), trace_id=claim.trace_id, attempt=claim.attempt)
+    began = time.monotonic()
     try:
-        return _drive(process, held, claim)
+        parked = _drive(process, held, claim)
+        log.info("attempt ended", extra={"duration_ms": round((time.monotonic() - began) * 1000)})
+        return parked
     except LeaseLost:
         log.warning("the lease is in doubt: the run is let go")
         process.lost_by_outage(claim.run_id)

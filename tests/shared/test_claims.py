@@ -1,0 +1,253 @@
+"""What a worker does with a run that it holds: every write carries the fence of its claim."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from shared import claims, events
+from shared.claims import Claim
+from shared.connections import Transaction
+from shared.errors import LeaseLost
+from shared.events import RunCancelled, RunCompleted, RunError
+from shared.ids import new_id
+from shared.status import RunState
+from tests.stored_runs import USED, StoredRuns, numbered
+from tests.waiting import in_parallel
+
+COMPLETED = RunCompleted(None, USED.usage, USED.cost_usd, "stop")
+CANCELLED = RunCancelled(USED.usage, USED.cost_usd)
+
+
+def test_of_eight_claims_at_once_one_wins(stored: StoredRuns) -> None:
+    """And writes `run.started` as seq 1, once."""
+    for _ in range(5):
+        run_id = stored.create()
+        won = [
+            claim
+            for claim in in_parallel(8, lambda _, run_id=run_id: stored.claim(run_id))
+            if claim
+        ]
+
+        assert 1 == len(won)
+        assert ["run.started"] == stored.types(run_id)
+        assert (1, 1, 1) == (won[0].attempt, won[0].fence, won[0].last_seq)
+
+
+@pytest.mark.parametrize("state", [s for s in RunState if s != RunState.QUEUED])
+def test_only_a_queued_run_can_be_claimed(stored: StoredRuns, state: RunState) -> None:
+    """A doubled or late message changes nothing."""
+    run_id = stored.create(state=state)
+    before = stored.row(run_id)
+
+    assert stored.claim(run_id) is None
+    assert before == stored.row(run_id)
+    assert [] == stored.events(run_id)
+
+
+def test_a_run_that_does_not_exist_cannot_be_claimed(stored: StoredRuns) -> None:
+    """The message of a run that was deleted is harmless."""
+    assert stored.claim(new_id()) is None
+
+
+def test_a_claim_knows_what_its_worker_needs(stored: StoredRuns) -> None:
+    """Without another look at the row."""
+    run_id = stored.create()
+    claim = stored.claim(run_id)
+    row = stored.row(run_id)
+
+    assert claim is not None
+    for name in ("thread_id", "org_id", "persona_id", "route_id", "model", "trace_id", "position"):
+        assert row[name] == getattr(claim, name), name
+    assert 0 <= claim.used_seconds < 5
+
+
+def test_a_second_claim_says_why_the_run_goes_on(stored: StoredRuns) -> None:
+    """`run.resumed` with the attempt, a higher fence, and the input that was waited for."""
+    first = stored.claimed()
+    request_id = new_id()
+    stored.park(first, request_id)
+    stored.answer(first.run_id, "blue", request_id)
+
+    second = stored.claim(first.run_id)
+
+    assert second is not None
+    assert second.fence > first.fence
+    assert (2, 4) == (second.attempt, second.last_seq)
+    assert [
+        "run.started",
+        "run.waiting_for_input",
+        "run.resumed",
+        "run.input_received",
+    ] == stored.types(first.run_id)
+    assert '"content":"blue"' in stored.events(first.run_id)[-1].payload
+
+
+def test_an_input_is_used_once(stored: StoredRuns) -> None:
+    """The claim after the next one does not get it again."""
+    first = stored.claimed()
+    stored.park(first, request_id := new_id())
+    stored.answer(first.run_id, "blue", request_id)
+    second = stored.claim(first.run_id)
+    assert second is not None
+    with stored.connections.transaction() as tx:
+        cost = numbered(second.last_seq, events.RunCost(USED.usage, USED.cost_usd))
+        assert claims.release(tx, second, cost, USED)
+
+    assert stored.claim(first.run_id) is not None
+
+    assert 1 == stored.types(first.run_id).count("run.input_received")
+    assert [first.run_id] * 3 == stored.sent
+
+
+Write = Callable[[StoredRuns, Transaction, Claim], Any]
+WRITES: dict[str, Write] = {
+    "finish": lambda stored, tx, claim: claims.finish(
+        tx,
+        claim,
+        RunState.COMPLETED,
+        numbered(99, COMPLETED),
+        totals=USED,
+        message=(new_id(), "late"),
+    ),
+    "cancel": lambda stored, tx, claim: claims.finish(
+        tx, claim, RunState.CANCELLED, numbered(99, CANCELLED), totals=USED, message=None
+    ),
+    "release": lambda stored, tx, claim: claims.release(tx, claim, numbered(99, COMPLETED), USED),
+    "park": lambda stored, tx, claim: claims.park(
+        tx,
+        claim,
+        numbered(99, COMPLETED),
+        pending_input={},
+        expires_at=None,  # type: ignore[arg-type]
+        totals=USED,
+    ),
+    "begin_tool_call": lambda stored, tx, claim: claims.begin_tool_call(tx, claim, "call"),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("how", ["taken over", "ended", "queued again"])
+def test_a_claim_that_is_over_writes_nothing(stored: StoredRuns, write: Write, how: str) -> None:
+    """`LeaseLost`, and neither status nor events nor messages have changed."""
+    zombie = stored.claimed()
+    if how == "ended":
+        assert stored.finish(zombie)
+    else:
+        stored.set(zombie.run_id, state=RunState.QUEUED, resume_reason="worker_lost")
+        if how == "taken over":
+            assert stored.claim(zombie.run_id) is not None
+    before = (stored.row(zombie.run_id), stored.events(zombie.run_id))
+
+    with pytest.raises(LeaseLost), stored.connections.transaction() as tx:
+        write(stored, tx, zombie)
+
+    assert before == (stored.row(zombie.run_id), stored.events(zombie.run_id))
+    assert [] == stored.messages(zombie.run_id)
+
+
+def test_a_completed_run_has_everything_at_once(stored: StoredRuns) -> None:
+    """Status, terminal event, totals and the thread's message are one transaction."""
+    claim = stored.claimed()
+    message_id = new_id()
+
+    assert stored.finish(claim, message=(message_id, "the answer\x00"))
+
+    row = stored.row(claim.run_id)
+    assert ("completed", 10, 5, 2, Decimal("0.5"), "reported") == tuple(
+        row[name]
+        for name in (
+            "state",
+            "input_tokens",
+            "output_tokens",
+            "cache_read_tokens",
+            "cost_usd",
+            "usage_source",
+        )
+    )
+    assert row["ended_at"] is not None
+    assert "run.completed" == stored.types(claim.run_id)[-1]
+    assert [("the answer\ufffd", False)] == stored.messages(claim.run_id)
+
+
+def test_a_failed_run_keeps_its_error_and_a_partial_message(stored: StoredRuns) -> None:
+    """Code, message and whether it is worth another try."""
+    claim = stored.claimed()
+
+    assert stored.finish(
+        claim, RunState.FAILED, (new_id(), "a part"), RunError("run.timeout", "late", True)
+    )
+
+    row = stored.row(claim.run_id)
+    assert ("failed", "run.timeout", "late", True) == tuple(
+        row[name] for name in ("state", "error_code", "error_message", "error_retryable")
+    )
+    assert [("a part", True)] == stored.messages(claim.run_id)
+
+
+@pytest.mark.parametrize("name", ["finish", "release", "park"])
+def test_an_accepted_cancel_comes_before_every_other_end(stored: StoredRuns, name: str) -> None:
+    """The write has no effect and says so; then the run can end as cancelled."""
+    claim = stored.claimed()
+    stored.cancel(claim.run_id)
+    before = (stored.row(claim.run_id), stored.events(claim.run_id))
+
+    with stored.connections.transaction() as tx:
+        assert WRITES[name](stored, tx, claim) is False
+
+    assert before == (stored.row(claim.run_id), stored.events(claim.run_id))
+    assert stored.finish(claim, RunState.CANCELLED)
+    assert "cancelled" == stored.state(claim.run_id)
+
+
+def test_of_an_end_and_a_cancel_at_once_one_wins(stored: StoredRuns) -> None:
+    """Whichever commits first; the run ends once, and never stays executing with a cancel."""
+    ends = set()
+    for _ in range(20):
+        claim = stored.claimed()
+
+        def race(number: int, claim: Claim = claim) -> bool | None:
+            return stored.cancel(claim.run_id) if number else stored.finish(claim)
+
+        completed = in_parallel(2, race)[0]
+        if not completed:
+            assert stored.finish(claim, RunState.CANCELLED)
+        state = stored.state(claim.run_id)
+        ends.add(state)
+        assert ("completed" if completed else "cancelled") == state
+        assert f"run.{state}" == stored.types(claim.run_id)[-1]
+        assert 2 == stored.last_seq(claim.run_id)
+    assert ends <= {"completed", "cancelled"}
+
+
+def test_a_tool_call_begins_once(stored: StoredRuns) -> None:
+    """For the claim that began it it is new; a later claim is told that it is not."""
+    first = stored.claimed()
+
+    def begin(claim: Claim, call: str) -> bool:
+        with stored.connections.transaction() as tx:
+            return claims.begin_tool_call(tx, claim, call)
+
+    assert [True, True] == [begin(first, "c1"), begin(first, "c2")]
+    assert begin(first, "c1")  # the same claim again: its answer got lost
+    stored.set(first.run_id, state=RunState.QUEUED, resume_reason="worker_lost")
+    second = stored.claim(first.run_id)
+    assert second is not None
+    assert [False, True] == [begin(second, "c1"), begin(second, "c3")]
+    assert not begin(replace(second), "c2")
+
+
+def test_waiting_time_is_not_used_time(stored: StoredRuns) -> None:
+    """A run that waited for an hour has used seconds."""
+    claim = stored.claimed()
+    stored.park(claim, request_id := new_id())
+    hour_ago = stored.row(claim.run_id)["started_at"].replace(year=2025)
+    stored.set(claim.run_id, started_at=hour_ago, waiting_since=hour_ago)
+    stored.answer(claim.run_id, "x", request_id)
+
+    again = stored.claim(claim.run_id)
+
+    assert again is not None
+    assert again.used_seconds < 5

@@ -1,0 +1,129 @@
+"""The event log: numbers without holes, and the same events from Redis and from Postgres."""
+
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select
+
+from cli.embedded_server import free_port
+from shared import eventlog, keys
+from shared.connections import Connections, connect_redis
+from shared.events import (
+    MessageCompleted,
+    MessageDelta,
+    MessageReset,
+    MessageThinking,
+    StoredEvent,
+    Usage,
+)
+from shared.tables import runs
+from tests.stored_runs import StoredRuns
+from tests.waiting import in_parallel
+
+
+@pytest.fixture
+def written(stored: StoredRuns) -> tuple[UUID, list[StoredEvent]]:
+    """A run with ten events, in Postgres and Redis."""
+    claim = stored.claimed()
+    stored.write(claim, *(MessageDelta(f"{i}") for i in range(2, 11)))
+    return claim.run_id, stored.events(claim.run_id)
+
+
+def test_appends_at_once_have_numbers_without_holes(stored: StoredRuns) -> None:
+    """Numbered under the run's row lock."""
+    run_id = stored.create()
+
+    def append(_: int) -> None:
+        for _ in range(5):
+            with stored.connections.transaction() as tx:
+                tx.sql.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update())
+                eventlog.append(tx, run_id, [MessageDelta("a"), MessageDelta("b")])
+
+    in_parallel(8, append)
+
+    assert list(range(1, 81)) == [event.seq for event in stored.events(run_id)]
+    assert stored.events(run_id) == eventlog.read_stream(stored.connections.redis, run_id, 0)
+
+
+def test_both_stores_give_the_same_from_every_cursor(
+    stored: StoredRuns, written: tuple[UUID, list[StoredEvent]]
+) -> None:
+    """A cursor is a stream position; beyond the end there is nothing."""
+    run_id, events = written
+    for cursor in range(13):
+        expected = events[cursor:]
+        assert expected == eventlog.read_stream(stored.connections.redis, run_id, cursor)
+        with stored.connections.reading() as sql:
+            assert expected == eventlog.read_table(sql, run_id, cursor)
+            assert expected[:3] == eventlog.read_table(sql, run_id, cursor, 3)
+
+
+@pytest.mark.parametrize("missing", [[1], [2, 3], [5], [10], [1, 2, 3, 4], list(range(1, 11))])
+def test_what_redis_lacks_comes_from_postgres(
+    stored: StoredRuns, written: tuple[UUID, list[StoredEvent]], missing: list[int]
+) -> None:
+    """A trimmed head, a hole, a lost end: no reader skips or repeats an event."""
+    run_id, events = written
+    stored.connections.redis.xdel(keys.events(run_id), *(f"{seq}-0" for seq in missing))
+
+    for cursor in range(11):
+        seen: list[StoredEvent] = []
+        while more := eventlog.read(stored.connections, run_id, cursor + len(seen)):
+            seen += more
+        assert events[cursor:] == seen
+
+
+def test_without_redis_everything_comes_from_postgres(
+    connections: Connections, written: tuple[UUID, list[StoredEvent]]
+) -> None:
+    """Slower, and the same."""
+    run_id, events = written
+    away = replace(connections, redis=connect_redis(f"redis://127.0.0.1:{free_port()}"))
+
+    assert events[4:] == eventlog.read(away, run_id, 4)
+
+
+def test_an_event_published_twice_is_there_once(
+    stored: StoredRuns, written: tuple[UUID, list[StoredEvent]]
+) -> None:
+    """Redis refuses a number that is not beyond its last."""
+    run_id, events = written
+
+    eventlog.publish(stored.connections, {run_id: events[3:]})
+
+    assert events == eventlog.read_stream(stored.connections.redis, run_id, 0)
+
+
+def test_a_stream_lives_as_long_as_its_run_and_a_while(stored: StoredRuns) -> None:
+    """The time to live after the end is the operator's."""
+    claim = stored.claimed()
+    redis, key = stored.connections.redis, keys.events(claim.run_id)
+    assert redis.ttl(key) > 6 * 86_400
+
+    stored.finish(claim)
+
+    assert 0 < redis.ttl(key) <= stored.connections.settings.stream_ttl_seconds
+
+
+@pytest.mark.parametrize(
+    ("happened", "text"),
+    [
+        ([], ""),
+        ([MessageDelta("a"), MessageThinking("no"), MessageDelta("b")], "ab"),
+        ([MessageDelta("a"), MessageCompleted("m", "a", Usage())], ""),
+        ([MessageDelta("a"), MessageCompleted("m", "a", Usage()), MessageDelta("b")], "b"),
+        ([MessageDelta("a"), MessageReset(2, "x"), MessageDelta("b")], "b"),
+        ([MessageDelta("a"), MessageReset(2, "x")], ""),
+    ],
+)
+def test_open_text_is_what_no_turn_has_finished(
+    stored: StoredRuns, happened: list[MessageDelta], text: str
+) -> None:
+    """Since the last finished or void turn, without reasoning."""
+    claim = stored.claimed()
+    if happened:
+        stored.write(claim, *happened)
+
+    with stored.connections.reading() as sql:
+        assert text == eventlog.open_text(sql, claim.run_id)

@@ -1,0 +1,300 @@
+"""The sweep: rows that are already old, one pass, what they are then."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, text
+
+from shared import sweep
+from shared.claims import Claim
+from shared.connections import Connections
+from shared.errors import LeaseLost
+from shared.events import (
+    MessageCompleted,
+    MessageDelta,
+    RunCost,
+    RunWaitingForInput,
+    ToolResult,
+    Usage,
+)
+from shared.ids import new_id
+from shared.status import RunState
+from shared.tables import run_events, workers
+from tests.stored_runs import StoredRuns, ago
+from tests.waiting import in_parallel
+
+#: Beyond the lease of 15 s.
+SILENT = {"seen_at": ago(seconds=16)}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over(connections: Connections) -> Iterator[None]:
+    """The sweep looks at everybody's runs: none of another test's is active."""
+    yield
+    with connections.transaction() as tx:
+        tx.sql.execute(text("UPDATE runs SET state = 'cancelled', ended_at = now()"))
+
+
+def lost(stored: StoredRuns, **columns: Any) -> Claim:
+    """The claim of a worker that has been silent for too long."""
+    claim = stored.claimed(stored.worker(**SILENT))
+    if columns:
+        stored.set(claim.run_id, **columns)
+    stored.sent.clear()
+    return claim
+
+
+def with_lease(stored: StoredRuns, *, lease: float, heartbeat: float) -> Connections:
+    settings = replace(
+        stored.connections.settings, lease_seconds=lease, heartbeat_seconds=heartbeat
+    )
+    return replace(stored.connections, settings=settings)
+
+
+def test_a_run_of_a_silent_worker_is_queued_again(stored: StoredRuns) -> None:
+    """The workers are told; the next claim says that a worker was lost."""
+    claim = lost(stored)
+
+    sweep.sweep(stored.connections)
+
+    assert ("queued", 1) == (stored.state(claim.run_id), stored.row(claim.run_id)["crashes"])
+    assert [claim.run_id] == stored.sent
+    again = stored.claim(claim.run_id)
+    assert again is not None
+    assert again.fence > claim.fence + 1
+    assert '"data":{"attempt":2,"reason":"worker_lost"}' in stored.events(claim.run_id)[-1].payload
+
+
+def test_a_silent_worker_that_comes_back_writes_nothing(stored: StoredRuns) -> None:
+    """Its fence is no longer the row's, whether or not somebody has claimed the run."""
+    claim = lost(stored)
+    sweep.sweep(stored.connections)
+
+    with pytest.raises(LeaseLost):
+        stored.finish(claim)
+
+    assert ["run.started"] == stored.types(claim.run_id)
+
+
+def test_a_run_of_a_worker_that_nobody_knows_is_lost(stored: StoredRuns) -> None:
+    """Its row is gone, long after it."""
+    claim = stored.claimed(new_id())
+
+    sweep.sweep(stored.connections)
+
+    assert "queued" == stored.state(claim.run_id)
+
+
+def test_a_living_workers_run_is_left_alone(stored: StoredRuns) -> None:
+    """Seen within a lease and a heartbeat."""
+    claim = stored.claimed(stored.worker(seen_at=ago(seconds=1)))
+    before = stored.row(claim.run_id)
+
+    sweep.sweep(stored.connections)
+
+    assert before == stored.row(claim.run_id)
+
+
+@pytest.mark.parametrize("lock_key", [1, 2**33 + 7, 2**62 - 1])
+@pytest.mark.parametrize("is_locked", [True, False])
+def test_a_worker_whose_lock_is_gone_is_lost_soon(
+    stored: StoredRuns, lock_key: int, is_locked: bool
+) -> None:
+    """The kernel freed it: a missed heartbeat is enough then, long before the lease is over."""
+    claim = stored.claimed(stored.worker(seen_at=ago(seconds=0.5), lock_key=lock_key))
+    with stored.connections.engine.connect() as session:
+        if is_locked:
+            session.execute(select(func.pg_advisory_lock(lock_key)))
+
+        sweep.sweep(with_lease(stored, lease=1, heartbeat=0.2))
+
+        assert ("executing" if is_locked else "queued") == stored.state(claim.run_id)
+        session.execute(select(func.pg_advisory_unlock_all()))
+
+
+def test_after_a_restart_of_postgres_nobody_is_lost(stored: StoredRuns) -> None:
+    """All locks are gone then, and say nothing for the length of a lease."""
+    claim = stored.claimed(stored.worker(seen_at=ago(seconds=60)))
+
+    # This server has been up for less than such a lease.
+    sweep.sweep(with_lease(stored, lease=86_400, heartbeat=2))
+
+    assert "executing" == stored.state(claim.run_id)
+
+
+def test_the_third_crash_within_a_step_ends_the_run(stored: StoredRuns) -> None:
+    """`worker.crashed`, not worth another try; text and usage so far are kept."""
+    claim = lost(stored, crashes=2)
+    usage = Usage(input_tokens=7)
+    stored.write(claim, RunCost(usage, 0), MessageDelta("a "), MessageDelta("part"))  # type: ignore[arg-type]
+
+    sweep.sweep(stored.connections)
+
+    row = stored.row(claim.run_id)
+    assert ("failed", "worker.crashed", False, 7) == tuple(
+        row[name] for name in ("state", "error_code", "error_retryable", "input_tokens")
+    )
+    assert "run.failed" == stored.types(claim.run_id)[-1]
+    assert [("a part", True)] == stored.messages(claim.run_id)
+    assert [] == stored.sent
+
+
+@pytest.mark.parametrize(
+    "progress", [MessageCompleted("m", "a", Usage()), ToolResult("c", "t", "o", False, 1)]
+)
+def test_a_finished_step_lets_the_crashes_count_anew(stored: StoredRuns, progress: Any) -> None:
+    """Of this claim; one that was finished before it does not count."""
+    claim = lost(stored, crashes=2)
+    stored.write(claim, progress)
+    sweep.sweep(stored.connections)
+    assert ("queued", 1) == (stored.state(claim.run_id), stored.row(claim.run_id)["crashes"])
+
+    for crashes in (2, 3):
+        assert stored.claim(claim.run_id, stored.worker(**SILENT)) is not None
+        sweep.sweep(stored.connections)
+        assert crashes == (stored.row(claim.run_id)["crashes"] if crashes < 3 else 3)
+    assert "failed" == stored.state(claim.run_id)
+
+
+def test_a_lost_run_that_was_being_cancelled_is_cancelled(stored: StoredRuns) -> None:
+    """With no worker alive; its partial text is kept, void text is not."""
+    claim = lost(stored)
+    stored.write(claim, MessageDelta("a part"))
+    stored.cancel(claim.run_id)
+
+    sweep.sweep(stored.connections)
+
+    assert "cancelled" == stored.state(claim.run_id)
+    assert ["run.started", "message.delta", "run.cancelled"] == stored.types(claim.run_id)
+    assert [("a part", True)] == stored.messages(claim.run_id)
+
+
+def test_a_queued_run_that_was_being_cancelled_is_cancelled(stored: StoredRuns) -> None:
+    """It went back to the queue at the moment of the cancel."""
+    run_id = stored.create(cancel_requested_at=func.now(), cancel_requested_by=stored.actor.user_id)
+
+    sweep.sweep(stored.connections)
+
+    assert ("cancelled", ["run.cancelled"]) == (stored.state(run_id), stored.types(run_id))
+
+
+def test_an_unanswered_question_ends_the_run(stored: StoredRuns) -> None:
+    """`input.expired`, when its time is over and not before."""
+    expired, patient, answered = stored.claimed(), stored.claimed(), stored.claimed()
+    for claim in (expired, patient, answered):
+        stored.park(claim, new_id(), expires_in=60)
+    stored.answer(answered.run_id, "just in time")
+    for claim in (expired, answered):
+        stored.set(claim.run_id, input_expires_at=ago(seconds=1))
+
+    sweep.sweep(stored.connections)
+
+    assert ["failed", "waiting", "queued"] == [
+        stored.state(claim.run_id) for claim in (expired, patient, answered)
+    ]
+    row = stored.row(expired.run_id)
+    assert ("input.expired", None) == (row["error_code"], row["pending_input"])
+    assert [RunWaitingForInput.type, "run.failed"] == stored.types(expired.run_id)[1:]
+
+
+def test_an_unclaimed_run_is_sent_again_and_again(stored: StoredRuns) -> None:
+    """After 2, 4, 8, … and never more than 60 s; before that time it is not."""
+    run_id = stored.create()
+    stored.sent.clear()
+    pauses = []
+    for _ in range(8):
+        sweep.sweep(stored.connections)
+        stored.set(run_id, enqueue_at=ago(seconds=1))
+        before = len(stored.sent)
+        sweep.sweep(stored.connections)
+        assert before + 1 == len(stored.sent)
+        with stored.connections.reading() as sql:
+            due = text("SELECT extract(epoch FROM enqueue_at - now()) FROM runs WHERE id = :id")
+            pauses.append(round(float(sql.scalar(due, {"id": run_id}) or 0)))
+
+    assert [4, 8, 16, 32, 60, 60, 60, 60] == pauses
+    assert [run_id] * 8 == stored.sent
+
+
+def test_nothing_is_sent_again_to_workers_that_are_merely_busy(stored: StoredRuns) -> None:
+    """The broker holds as many messages as there are queued runs: none is lost."""
+    stored.create(enqueue_at=ago(seconds=1))
+    stored.sent.clear()
+
+    sweep.sweep(replace(stored.connections, queue_length=lambda: 1))
+
+    assert [] == stored.sent
+
+
+def test_one_process_sweeps_at_a_time(stored: StoredRuns) -> None:
+    """The others do nothing and wait for nothing."""
+    claim = lost(stored)
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(select(func.pg_advisory_xact_lock(sweep._LOCK_KEY)))
+
+        sweep.sweep(stored.connections)
+
+        assert "executing" == stored.state(claim.run_id)
+
+
+def test_many_sweeps_at_once_recover_each_run_once(stored: StoredRuns) -> None:
+    """Every run is queued again once, and its workers are told once."""
+    lost_runs = [lost(stored).run_id for _ in range(20)]
+
+    in_parallel(8, lambda _: sweep.sweep(stored.connections))
+
+    assert {"queued"} == {stored.state(run_id) for run_id in lost_runs}
+    assert {1} == {stored.row(run_id)["crashes"] for run_id in lost_runs}
+    assert sorted(lost_runs) == sorted(stored.sent)
+
+
+def test_old_runs_are_forgotten(stored: StoredRuns) -> None:
+    """After the retention, with their events; what they said stays in the thread."""
+    old, young = stored.claimed(), stored.claimed()
+    message_id = new_id()
+    stored.finish(old, message=(message_id, "said long ago"))
+    stored.finish(young)
+    stored.set(old.run_id, ended_at=ago(days=91))
+    stored.set(young.run_id, ended_at=ago(days=89))
+    active = stored.create(created_at=ago(days=400))
+
+    sweep.sweep(stored.connections)
+
+    with stored.connections.reading() as sql:
+        gone = select(func.count()).where(run_events.c.run_id == old.run_id)
+        assert 0 == sql.scalar(gone)
+        said = text("SELECT content, run_id FROM messages WHERE id = :id")
+        assert [("said long ago", None)] == [
+            tuple(r) for r in sql.execute(said, {"id": message_id})
+        ]
+    assert ["completed", "queued"] == [stored.state(young.run_id), stored.state(active)]
+
+
+def test_workers_long_gone_are_forgotten(stored: StoredRuns) -> None:
+    """A day after they were seen last."""
+    gone, there = stored.worker(seen_at=ago(days=2)), stored.worker()
+
+    sweep.sweep(stored.connections)
+
+    with stored.connections.reading() as sql:
+        left = set(sql.scalars(select(workers.c.id)))
+    assert (False, True) == (gone in left, there in left)
+
+
+@pytest.mark.parametrize(("is_crash", "crashes"), [(True, 2), (False, 1)])
+def test_a_run_that_no_thread_holds_is_taken_from_its_living_owner(
+    stored: StoredRuns, is_crash: bool, crashes: int
+) -> None:
+    """Only from the owner that says so, and only while it executes."""
+    owner = stored.worker()
+    claim = stored.claimed(owner)
+    stored.set(claim.run_id, crashes=1)
+    sweep.recover_orphan(stored.connections, claim.run_id, new_id(), is_crash)
+    assert "executing" == stored.state(claim.run_id)
+
+    sweep.recover_orphan(stored.connections, claim.run_id, owner, is_crash)
+
+    row = stored.row(claim.run_id)
+    assert (RunState.QUEUED, crashes) == (row["state"], row["crashes"])

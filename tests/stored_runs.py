@@ -1,0 +1,184 @@
+"""Runs as they stand in a real Postgres, moved by the statements that move them in production."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, RowMapping, func, insert, select, update
+
+from shared import claims, eventlog, ids, model_routes, personas, threads, times
+from shared import runs as lifecycle
+from shared.actors import PERMISSIONS_OF_ROLE, Actor
+from shared.claims import Claim
+from shared.connections import Connections
+from shared.events import (
+    Event,
+    RunCancelled,
+    RunCompleted,
+    RunError,
+    RunFailed,
+    RunWaitingForInput,
+    StoredEvent,
+    Usage,
+    encode,
+)
+from shared.status import RunState
+from shared.tables import messages, runs, workers
+from shared.transitions import Totals
+from tests.clients import User
+
+USED = Totals(
+    usage=Usage(input_tokens=10, output_tokens=5, cache_read_tokens=2), cost_usd=Decimal("0.5")
+)
+
+
+def ago(**length: float) -> ColumnElement[Any]:
+    """So long before now, by Postgres' clock."""
+    seconds = length.get("seconds", 0) + 86_400 * length.get("days", 0)
+    return func.now() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+@dataclass(frozen=True)
+class StoredRuns:
+    """`sent` are the runs of which the workers were told, instead of Celery."""
+
+    connections: Connections
+    actor: Actor
+    sent: list[UUID] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, connections: Connections, user: User) -> "StoredRuns":
+        actor = Actor(
+            org_id=user.org_id,
+            user_id=user.id,
+            role="owner",
+            permissions=PERMISSIONS_OF_ROLE["owner"],
+        )
+        sent: list[UUID] = []
+        own = replace(connections, enqueue=sent.append, queue_length=lambda: 0)
+        return cls(own, actor, sent)
+
+    # ---- making and moving ----
+
+    def thread(self) -> UUID:
+        with self.connections.transaction() as tx:
+            return UUID(str(threads.create(tx, self.actor).id))
+
+    def create(self, thread_id: UUID | None = None, **columns: Any) -> UUID:
+        persona = personas.find(None)
+        route = model_routes.choose(
+            model_routes.load(self.connections.settings), "scripted", persona
+        )
+        thread_id = thread_id or self.thread()
+        with self.connections.transaction() as tx:
+            run_id = lifecycle.create(
+                tx, self.actor, thread_id, persona=persona, route=route, trace_id="0" * 32
+            )
+        if columns:
+            self.set(run_id, **columns)
+        return run_id
+
+    def worker(self, **columns: Any) -> UUID:
+        """A worker's row; without its lock in Postgres, which only a living process holds."""
+        worker_id = ids.new_id()
+        values = {"id": worker_id, "hostname": "test", "pid": 1, "lock_key": 1, **columns}
+        with self.connections.transaction() as tx:
+            tx.sql.execute(insert(workers).values(**values))
+        return worker_id
+
+    def claim(self, run_id: UUID, worker_id: UUID | None = None) -> Claim | None:
+        worker_id = worker_id or self.worker()
+        with self.connections.transaction() as tx:
+            return claims.claim(tx, run_id, worker_id)
+
+    def claimed(self, worker_id: UUID | None = None) -> Claim:
+        """A new run that a worker holds."""
+        claim = self.claim(self.create(), worker_id)
+        assert claim is not None
+        return claim
+
+    def write(self, claim: Claim, *happened: Event) -> list[StoredEvent]:
+        """Events as its worker has numbered them, stored."""
+        stored = numbered(self.last_seq(claim.run_id), *happened)
+        with self.connections.transaction() as tx:
+            eventlog.store(tx, claim.run_id, stored)
+        return stored
+
+    def park(self, claim: Claim, request_id: UUID, *, expires_in: float = 3600) -> bool:
+        """Let the run wait for an answer, as its worker would."""
+        pending = {"request_id": str(request_id), "kind": "question", "prompt": "?"}
+        asked = RunWaitingForInput(expires_at="", **pending)
+        with self.connections.transaction() as tx:
+            return claims.park(
+                tx,
+                claim,
+                numbered(claim.last_seq, asked),
+                pending_input=pending,
+                expires_at=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, expires_in),  # type: ignore[arg-type]
+                totals=Totals(),
+            )
+
+    def finish(
+        self,
+        claim: Claim,
+        state: RunState = RunState.COMPLETED,
+        message: tuple[UUID, str] | None = None,
+        error: RunError | None = None,
+    ) -> bool:
+        """End the run as its worker would, with `USED`."""
+        last: Event = RunCompleted(None, USED.usage, USED.cost_usd, "stop")
+        if error is not None:
+            last = RunFailed(error, USED.usage, USED.cost_usd)
+        elif state == RunState.CANCELLED:
+            last = RunCancelled(USED.usage, USED.cost_usd)
+        stored = numbered(self.last_seq(claim.run_id), last)
+        with self.connections.transaction() as tx:
+            return claims.finish(
+                tx, claim, state, stored, totals=USED, message=message, error=error
+            )
+
+    def set(self, run_id: UUID, **columns: Any) -> None:
+        with self.connections.transaction() as tx:
+            tx.sql.execute(update(runs).where(runs.c.id == run_id).values(**columns))
+
+    def cancel(self, run_id: UUID) -> None:
+        with self.connections.transaction() as tx:
+            lifecycle.cancel(tx, self.actor, run_id)
+
+    def answer(self, run_id: UUID, content: str, request_id: UUID | None = None) -> None:
+        with self.connections.transaction() as tx:
+            lifecycle.answer(tx, self.actor, run_id, content, request_id)
+
+    # ---- looking ----
+
+    def row(self, run_id: UUID) -> RowMapping:
+        with self.connections.reading() as sql:
+            return sql.execute(select(*runs.c).where(runs.c.id == run_id)).mappings().one()
+
+    def state(self, run_id: UUID) -> str:
+        return str(self.row(run_id)["state"])
+
+    def events(self, run_id: UUID) -> list[StoredEvent]:
+        with self.connections.reading() as sql:
+            return eventlog.read_table(sql, run_id, 0)
+
+    def types(self, run_id: UUID) -> list[str]:
+        return [event.type for event in self.events(run_id)]
+
+    def last_seq(self, run_id: UUID) -> int:
+        with self.connections.reading() as sql:
+            return eventlog.last_seq(sql, run_id)
+
+    def messages(self, run_id: UUID) -> Sequence[tuple[str, bool]]:
+        """(content, partial) of what the run left in its thread."""
+        with self.connections.reading() as sql:
+            rows = sql.execute(
+                select(messages.c.content, messages.c.partial).where(messages.c.run_id == run_id)
+            )
+            return [(row.content, row.partial) for row in rows]
+
+
+def numbered(last_seq: int, *happened: Event) -> list[StoredEvent]:
+    return [encode(last_seq + i, event, times.now()) for i, event in enumerate(happened, 1)]

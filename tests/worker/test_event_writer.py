@@ -1,0 +1,167 @@
+"""The writer: all runs' events in one commit, each under its own fence."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import create_engine, select
+
+from shared import claims, eventlog
+from shared.claims import Claim
+from shared.errors import LeaseLost
+from shared.events import MessageDelta, RunCompleted, RunResumed, Usage
+from shared.status import RunState
+from shared.tables import runs
+from shared.transitions import Totals
+from tests.stored_runs import StoredRuns
+from tests.waiting import eventually, in_parallel
+from worker.event_writer import EventWriter
+from worker.outcomes import CancelRequested
+from worker.run_log import RunLog
+from worker.stop_signal import StopSignal
+
+LogOf = Callable[[Claim], RunLog]
+RESUMED = RunResumed(2, "deploy")
+
+
+@pytest.fixture
+def log_of(stored: StoredRuns) -> LogOf:
+    """Call it for the log of a claim, with a writer that looks after it."""
+    writer = EventWriter(stored.connections)
+    return lambda claim: RunLog(
+        claim.run_id, claim.fence, claim.last_seq, StopSignal(), writer.mark
+    )
+
+
+def test_what_is_added_is_stored_and_published(stored: StoredRuns, log_of: LogOf) -> None:
+    """Table and stream have the same bytes under the same numbers."""
+    claim = stored.claimed()
+    log = log_of(claim)
+    for i in range(300):
+        log.add_text(MessageDelta, f"{i} ")
+    log.add(RESUMED)
+    log.flush()
+
+    table = stored.events(claim.run_id)
+    assert list(range(1, len(table) + 1)) == [event.seq for event in table]
+    redis = stored.connections.redis
+    eventually(lambda: table == eventlog.read_stream(redis, claim.run_id, 0))
+    with stored.connections.reading() as sql:
+        assert "".join(f"{i} " for i in range(300)) == eventlog.open_text(sql, claim.run_id)
+
+
+def test_many_runs_are_stored_side_by_side(stored: StoredRuns, log_of: LogOf) -> None:
+    """Each with its own numbers, whatever the others do."""
+    held = [stored.claimed() for _ in range(10)]
+
+    def write(number: int) -> None:
+        log = log_of(held[number])
+        for _ in range(20):
+            log.add(RESUMED)
+            log.flush()
+
+    in_parallel(10, write)
+
+    for claim in held:
+        assert list(range(1, 22)) == [event.seq for event in stored.events(claim.run_id)]
+
+
+def test_a_run_that_was_taken_over_is_told_to_stop(stored: StoredRuns, log_of: LogOf) -> None:
+    """And nothing of it is written; its neighbour in the same commit is."""
+    zombie, neighbour = stored.claimed(), stored.claimed()
+    stored.set(zombie.run_id, fence=zombie.fence + 1)
+    logs = [log_of(zombie), log_of(neighbour)]
+    for log in logs:
+        log.add(RESUMED)
+    logs[1].flush()
+
+    eventually(lambda: logs[0].stop.lease_lost)
+    with pytest.raises(LeaseLost):
+        logs[0].flush()
+    assert ["run.started"] == stored.types(zombie.run_id)
+    assert ["run.started", "run.resumed"] == stored.types(neighbour.run_id)
+
+
+def test_a_run_that_has_ended_is_told_to_stop(stored: StoredRuns, log_of: LogOf) -> None:
+    """Nothing comes after a terminal event, with the right fence neither."""
+    claim = stored.claimed()
+    stored.finish(claim)
+    log = log_of(claim)
+    log.add(RESUMED)
+
+    eventually(lambda: log.stop.lease_lost)
+    assert "run.completed" == stored.types(claim.run_id)[-1]
+
+
+def test_a_cancel_comes_back_with_the_commit(stored: StoredRuns, log_of: LogOf) -> None:
+    """A worker that missed every signal of Redis hears of it all the same."""
+    claim = stored.claimed()
+    stored.cancel(claim.run_id)
+    log = log_of(claim)
+    log.add(RESUMED)
+
+    with pytest.raises(CancelRequested):
+        log.stop.wait(5)
+
+
+def test_a_locked_run_holds_up_nobody_else(stored: StoredRuns, log_of: LogOf) -> None:
+    """Its own events go when the lock is gone."""
+    locked, free = stored.claimed(), stored.claimed()
+    logs = [log_of(locked), log_of(free)]
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(select(runs.c.id).where(runs.c.id == locked.run_id).with_for_update())
+        for log in logs:
+            log.add(RESUMED)
+        logs[1].flush()
+
+        assert 1 == stored.last_seq(locked.run_id)
+    logs[0].flush()
+
+    assert 2 == stored.last_seq(locked.run_id)
+
+
+def test_events_wait_for_a_postgres_that_is_away(stored: StoredRuns) -> None:
+    """In order, with nothing lost or doubled."""
+    claim = stored.claimed()
+    connections = replace(
+        stored.connections, engine=create_engine("postgresql+psycopg://nobody@/?host=/nowhere")
+    )
+    log = RunLog(
+        claim.run_id,
+        claim.fence,
+        claim.last_seq,
+        StopSignal(),
+        EventWriter(connections).mark,
+    )
+    flushed = threading.Event()
+    log.add(RESUMED)
+    log.add_text(MessageDelta, "a")
+
+    def flush() -> None:
+        log.flush()
+        flushed.set()
+
+    threading.Thread(target=flush).start()
+    assert not flushed.wait(0.3)
+    connections.engine = stored.connections.engine
+
+    assert flushed.wait(5)
+    assert ["run.started", "run.resumed", "message.delta"] == stored.types(claim.run_id)
+
+
+def test_a_commit_whose_answer_was_lost_is_no_harm(stored: StoredRuns) -> None:
+    """The same events again, with the end of the run: stored once, and it ends."""
+    claim = stored.claimed()
+    log = RunLog(claim.run_id, claim.fence, claim.last_seq, StopSignal(), lambda _: None)
+    log.add(RESUMED)
+    taken, _ = log.take()
+    with stored.connections.transaction() as tx:
+        eventlog.store(tx, claim.run_id, taken)
+    log.give_back()
+
+    end = log.withdraw(RunCompleted(None, Usage(), 0, "stop"))  # type: ignore[arg-type]
+    with stored.connections.transaction() as tx:
+        assert claims.finish(tx, claim, RunState.COMPLETED, end, totals=Totals(), message=None)
+
+    assert ["run.started", "run.resumed", "run.completed"] == stored.types(claim.run_id)
