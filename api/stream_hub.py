@@ -101,11 +101,8 @@ class StreamHub:
         self._watches: dict[UUID, set[Watch]] = defaultdict(set)
         self._pubsub: Any = None
         self._is_listening = False
+        self._started = False
         self._closed = False
-        for task in (self._listen, self._poll, self._check):
-            threading.Thread(
-                target=self._forever, args=(task,), name=f"hub{task.__name__}", daemon=True
-            ).start()
 
     def close(self) -> None:
         """Let the hub's threads end; nobody may watch any more."""
@@ -124,6 +121,7 @@ class StreamHub:
         """
         watch = Watch(run_id, connection, allowed)
         with self._lock:
+            self._start()
             first = run_id not in self._watches
             known = next(iter(self._watches[run_id]), None)
             if known is not None:
@@ -142,6 +140,16 @@ class StreamHub:
                     del self._watches[run_id]
                     # Under the lock: a new watch's subscription must come after it.
                     self._tell("unsubscribe", run_id)
+
+    def _start(self) -> None:
+        """With the first watch: a process that serves no stream listens to nothing."""
+        if self._started:
+            return
+        self._started = True
+        for task in (self._listen, self._poll, self._check):
+            threading.Thread(
+                target=self._forever, args=(task,), name=f"hub{task.__name__}", daemon=True
+            ).start()
 
     def _tell(self, command: str, run_id: UUID) -> None:
         pubsub = self._pubsub
@@ -166,7 +174,8 @@ class StreamHub:
             try:
                 task()
             except (redis.RedisError, Unavailable, OSError) as error:
-                log.warning("%s: %s", task.__name__, error)
+                if not self._closed:
+                    log.warning("%s: %s", task.__name__, error)
                 time.sleep(signals.RECONNECT_SECONDS)
             except Exception:
                 log.exception("%s failed", task.__name__)
@@ -194,8 +203,7 @@ class StreamHub:
             client.close()
 
     def _on_message(self, message: dict[str, Any]) -> None:
-        # redis-py gives the answer to a ping, in RESP3, a type and a channel that are none.
-        if message["type"] not in ("subscribe", "message") or message["channel"] == _NO_CHANNEL:
+        if message["channel"] == _NO_CHANNEL:
             return
         for watch in self._of_channel(message["channel"]):
             if message["type"] == "subscribe":

@@ -7,7 +7,7 @@ cancel is written. `status.py` draws the states.
 
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, text, update
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from shared import eventlog, events, ids, model_routes, personas, signals
@@ -23,12 +23,8 @@ from shared.errors import (
     ThreadBusy,
 )
 from shared.status import RunState
-from shared.tables import inputs, messages, runs, threads
+from shared.tables import IS_ACTIVE, inputs, messages, runs, threads
 from shared.transitions import FIRST_RESEND, ended, keep_message, queued, recorded_totals
-
-#: As the index `uq_runs_active_thread_id` has it, and without parameters: once Postgres plans a
-#: prepared statement for all values of its parameters, it would not find the index by them.
-_IS_ACTIVE = text("state IN ('queued', 'executing', 'waiting')")
 
 # ---- by the API ----------------------------------------------------------------------
 
@@ -67,7 +63,7 @@ def create(
         )
         .on_conflict_do_nothing(
             index_elements=["thread_id"],
-            index_where=_IS_ACTIVE,
+            index_where=IS_ACTIVE,
         )
         .returning(runs.c.id)
     )

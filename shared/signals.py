@@ -128,5 +128,6 @@ def listen(pubsub: Any) -> Iterator[dict[str, Any]]:
             pinged = True
         else:
             pinged = False
-            if message["type"] != "pong":
+            # redis-py takes the PONG of a decoding RESP3 client for a message of type "P".
+            if message["type"] in ("subscribe", "message"):
                 yield message

@@ -138,6 +138,10 @@ messages = Table(
     Index("ix_messages_run_id", "run_id"),
 )
 
+#: A condition on `runs`, without parameters: once Postgres plans a prepared statement for all
+#: values of its parameters, it would not find the partial index by them.
+IS_ACTIVE = text("state IN ('queued', 'executing', 'waiting')")
+
 runs = Table(
     "runs",
     metadata,
@@ -187,7 +191,7 @@ runs = Table(
         "uq_runs_active_thread_id",
         "thread_id",
         unique=True,
-        postgresql_where=text("state IN ('queued', 'executing', 'waiting')"),
+        postgresql_where=IS_ACTIVE,
     ),
     Index("ix_runs_owner", "owner", postgresql_where=text("state = 'executing'")),
     Index("ix_runs_enqueue_at", "enqueue_at", postgresql_where=text("state = 'queued'")),

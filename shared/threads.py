@@ -15,12 +15,11 @@ from shared.actors import Actor
 from shared.connections import Transaction
 from shared.errors import ThreadBusy, ThreadNotFound
 from shared.ids import new_id
-from shared.status import ACTIVE
-from shared.tables import messages, runs, threads
+from shared.tables import IS_ACTIVE, messages, runs, threads
 
 _ACTIVE_RUN_ID = (
     select(runs.c.id)
-    .where(runs.c.thread_id == threads.c.id, runs.c.state.in_(sorted(ACTIVE)))
+    .where(runs.c.thread_id == threads.c.id, IS_ACTIVE)
     .correlate(threads)
     .scalar_subquery()
     .label("active_run_id")
@@ -135,9 +134,7 @@ def take_position(tx: Transaction, actor: Actor, thread_id: UUID) -> int:
 
 def active_run_id(sql: Connection, thread_id: UUID) -> UUID | None:
     """The run of the thread that has not ended."""
-    return sql.scalar(
-        select(runs.c.id).where(runs.c.thread_id == thread_id, runs.c.state.in_(sorted(ACTIVE)))
-    )
+    return sql.scalar(select(runs.c.id).where(runs.c.thread_id == thread_id, IS_ACTIVE))
 
 
 def add_message(tx: Transaction, actor: Actor, thread_id: UUID, *, content: str) -> Row[Any]:

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -319,6 +320,18 @@ def test_a_revoked_key_ends_its_open_streams(user: Caller, waiting_run: str) -> 
         assert [] == list(parsed(answer))
 
     assert time.monotonic() - revoked < 5
+
+
+def test_an_expired_key_ends_its_open_streams(user: Caller, waiting_run: str) -> None:
+    """When its time is over, cleanly; a new token goes on."""
+    expires_at = datetime.now(UTC) + timedelta(seconds=2)
+    _, key = user.api_key(expires_at=expires_at.isoformat().replace("+00:00", "Z"))
+    cursor = user.get_run(waiting_run)["last_seq"]
+    with user.at(token=key).stream(waiting_run, after_seq=cursor) as answer:
+        assert [] == list(parsed(answer))
+
+    assert timedelta(0) <= datetime.now(UTC) - expires_at < timedelta(seconds=3)
+    assert HELLO == user.raw(waiting_run, after_seq=cursor, follow="false")
 
 
 def test_a_client_is_told_of_each_event_at_once(user: Caller) -> None:

@@ -1,6 +1,7 @@
 """`/healthz` and `/readyz`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -16,14 +17,16 @@ from tests.clients import error_of
 
 
 @pytest.fixture
-def client_with(settings: Settings) -> Callable[..., FlaskClient]:
+def client_with(settings: Settings) -> Iterator[Callable[..., FlaskClient]]:
     """Call it for a client of an app with other settings."""
+    with ExitStack() as stack:
 
-    def new(**changes: object) -> FlaskClient:
-        connections = connect(replace(settings, **changes), application="tests")
-        return create_app(connections=connections).test_client()
+        def new(**changes: object) -> FlaskClient:
+            connections = connect(replace(settings, **changes), application="tests")
+            stack.callback(connections.close)
+            return create_app(connections=connections).test_client()
 
-    return new
+        yield new
 
 
 def test_healthz_says_ok(client: FlaskClient) -> None:

@@ -1,0 +1,160 @@
+"""Events on the wire: one line of JSON that every store and every client takes."""
+
+import json
+import typing
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared import events
+from shared.events import (
+    TERMINAL_TYPES,
+    Event,
+    MessageCompleted,
+    MessageDelta,
+    RunCompleted,
+    RunCost,
+    RunError,
+    RunFailed,
+    RunWaitingForInput,
+    ToolCallRequested,
+    Usage,
+    clean,
+    encode,
+    money,
+)
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
+
+#: What a provider or a tool may hand over: any text, lone surrogates and NUL too.
+TEXT = st.text(st.characters(codec=None, categories=None))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def data_of(event: Event) -> dict[str, Any]:
+    payload = json.loads(encode(7, event, NOW).payload)
+    assert {"seq": 7, "type": event.type} == {name: payload[name] for name in ("seq", "type")}
+    return dict(payload["data"])
+
+
+def test_an_event_is_one_line_of_the_contracts_form() -> None:
+    """Its fields in this order, without spaces, text as it is."""
+    stored = encode(3, MessageDelta("é\n\u2028"), NOW)
+
+    assert (3, "message.delta") == (stored.seq, stored.type)
+    assert (
+        '{"seq":3,"type":"message.delta","data":{"content":"é\\n\u2028"},'
+        '"created_at":"2026-01-02T03:04:05.678Z"}'
+    ) == stored.payload
+
+
+@given(TEXT)
+def test_any_text_can_be_stored_and_sent(text: str) -> None:
+    """No line break, NUL or lone surrogate in the payload; a clean text comes back unchanged."""
+    payload = encode(1, MessageDelta(text), NOW).payload
+
+    assert not set("\n\r\x00") & set(payload)
+    payload.encode()
+    assert clean(text) == json.loads(payload)["data"]["content"]
+
+
+@given(JSON)
+def test_any_arguments_can_be_stored_and_sent(arguments: Any) -> None:
+    """Whatever a model calls a tool with, strict JSON comes out, with no NaN in it."""
+    payload = encode(1, ToolCallRequested("c", "t", arguments), NOW).payload
+
+    payload.encode()
+    json.loads(payload, parse_constant=lambda name: pytest.fail(name))
+    assert not set("\n\r\x00") & set(payload)
+
+
+@given(TEXT)
+def test_cleaning_changes_only_what_postgres_refuses(text: str) -> None:
+    """Each such character becomes one replacement character."""
+    cleaned = clean(text)
+
+    assert len(text) == len(cleaned)
+    for before, after in zip(text, cleaned, strict=True):
+        refused = before == "\x00" or "\ud800" <= before <= "\udfff"
+        assert ("\ufffd" if refused else before) == after
+    assert cleaned == clean(cleaned)
+
+
+@pytest.mark.parametrize(
+    ("amount", "number"),
+    [
+        ("0", 0.0),
+        ("0.00164", 0.00164),
+        ("0.000000004", 0.0),
+        ("0.123456789", 0.12345679),
+        ("1234567.12345678", 1234567.12345678),
+    ],
+)
+def test_money_is_a_number_of_eight_decimals(amount: str, number: float) -> None:
+    """Computed as decimals, shown as a JSON number."""
+    assert number == money(Decimal(amount))
+
+
+def test_what_is_optional_is_left_out() -> None:
+    """And what the contract always has is null."""
+    asked = RunWaitingForInput(request_id="r", kind="question", prompt="?", expires_at="t")
+    assert {"request_id", "kind", "prompt", "expires_at"} == set(data_of(asked))
+
+    completed = data_of(RunCompleted(None, Usage(), Decimal(0), "stop"))
+    assert {"message_id": None, "cost_usd": 0, "stop_reason": "stop"} == {
+        name: completed[name] for name in ("message_id", "cost_usd", "stop_reason")
+    }
+
+
+def test_usage_and_errors_are_objects() -> None:
+    """Nested as the contract says."""
+    usage = {"input_tokens": 1, "output_tokens": 2, "cache_read_tokens": 3, "source": "estimated"}
+    used = Usage(**usage)  # type: ignore[arg-type]
+
+    assert usage == data_of(MessageCompleted("m", "", used))["usage"]
+    assert {"usage": usage, "cost_usd": 0.5} == data_of(RunCost(used, Decimal("0.5")))
+    failed = data_of(RunFailed(RunError("run.timeout", "late", True), used, Decimal(0)))
+    assert {"code": "run.timeout", "message": "late", "retryable": True} == failed["error"]
+
+
+def test_usage_adds_up() -> None:
+    """One estimate makes the sum one."""
+    reported = Usage(input_tokens=1, output_tokens=2, cache_read_tokens=3)
+    estimated = Usage(input_tokens=10, source="estimated")
+
+    assert Usage(input_tokens=2, output_tokens=4, cache_read_tokens=6) == reported + reported
+    assert "estimated" == (reported + estimated).source == (estimated + reported).source
+    assert 11 == (reported + estimated).input_tokens
+
+
+def test_the_types_are_those_of_the_contract() -> None:
+    """Every event that can be written; three of them end a run."""
+    written = {event.type for event in typing.get_args(Event)}
+
+    assert {
+        "run.started",
+        "message.delta",
+        "message.thinking",
+        "message.reset",
+        "message.completed",
+        "tool.call",
+        "tool.result",
+        "run.waiting_for_input",
+        "run.input_received",
+        "run.resumed",
+        "run.cost",
+        "run.cancel_requested",
+        "run.completed",
+        "run.failed",
+        "run.cancelled",
+    } == written
+    assert {"run.completed", "run.failed", "run.cancelled"} == TERMINAL_TYPES
+    assert {event.type for event in typing.get_args(events.TerminalEvent)} == TERMINAL_TYPES

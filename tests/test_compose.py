@@ -1,0 +1,196 @@
+"""`compose.yaml`, the image and the proxy: valid, the Procfile's own commands, nothing held back.
+
+`compose-spec.json` is the schema of the Compose Specification, unchanged, under the Apache License
+2.0 of `compose-spec.LICENSE` (copyright 2013-2018 Docker, Inc.), as the package check-jsonschema
+0.39.0 carries it.
+"""
+
+import json
+import re
+import shlex
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from cli.dev import read_procfile
+from shared.config import Settings
+
+ROOT = Path(__file__).parents[1]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+OURS = ("migrate", "web", "worker")
+
+
+def test_the_file_is_of_the_compose_specification() -> None:
+    """The specification's own schema finds nothing wrong with `compose.yaml`."""
+    schema = json.loads((ROOT / "tests" / "compose-spec.json").read_text())
+
+    problems = [
+        f"{'.'.join(map(str, error.absolute_path))}: {error.message}"
+        for error in Draft202012Validator(schema).iter_errors(COMPOSE)
+    ]
+
+    assert [] == problems
+
+
+def test_every_part_is_there() -> None:
+    """Postgres, Redis, the migrations, web, worker and a proxy, and nothing else."""
+    assert {"postgres", "redis", "migrate", "web", "worker", "proxy"} == set(SERVICES)
+
+
+def test_containers_run_the_lines_of_the_procfile() -> None:
+    """What `arkloop dev` and a platform run is what the containers run."""
+    release, lines = read_procfile(ROOT / "Procfile")
+    expected = {"migrate": release, **lines}
+
+    assert set(OURS) == set(expected)
+    for name, line in expected.items():
+        assert line is not None
+        assert shlex.split(line.removeprefix("exec ")) == SERVICES[name]["command"], name
+
+
+@pytest.mark.parametrize("name", ["web", "worker"])
+def test_one_container_may_be_lost(name: str) -> None:
+    """There are two of each, so the service outlives the end of one."""
+    assert 2 == SERVICES[name]["deploy"]["replicas"]
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_every_container_is_confined(name: str) -> None:
+    """Nobody is root, writes to the image, gains privileges or takes the whole machine."""
+    service = SERVICES[name]
+
+    assert service["user"] not in ("root", "0", "0:0")
+    assert service["read_only"] is True
+    assert "/tmp" in service["tmpfs"]
+    assert ["ALL"] == service["cap_drop"]
+    assert ["no-new-privileges:true"] == service["security_opt"]
+    assert {"memory", "pids"} == set(service["deploy"]["resources"]["limits"])
+    assert "privileged" not in service
+
+
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - {"migrate"}))
+def test_every_container_that_stays_says_how_it_is(name: str) -> None:
+    """Whoever depends on one waits until it works, not until it exists."""
+    assert SERVICES[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
+
+
+def test_only_the_proxy_can_be_reached() -> None:
+    """Databases and web processes have no port on the machine, and the proxy one on loopback."""
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+
+    assert {"proxy": ["127.0.0.1:${ARKLOOP_HTTP_PORT:-8080}:8080"]} == published
+
+
+def test_no_secret_has_a_default() -> None:
+    """A start without its passwords is refused, by name."""
+    text = (ROOT / "compose.yaml").read_text()
+
+    for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "ARKLOOP_JWT_SECRET"):
+        uses = re.findall(rf"\$\{{{name}(.*?)\}}", text)
+        assert uses, name
+        assert all(use.startswith(":?") for use in uses), name
+
+
+def test_the_containers_settings_are_complete() -> None:
+    """With the three secrets and nothing else the processes start."""
+    given = {
+        "POSTGRES_PASSWORD": "a" * 48,
+        "REDIS_PASSWORD": "b" * 48,
+        "ARKLOOP_JWT_SECRET": "c" * 64,
+    }
+    environ = {
+        name: _interpolated(value, given) for name, value in SERVICES["web"]["environment"].items()
+    }
+
+    settings = Settings.from_env(environ)
+
+    assert f"postgresql+psycopg://arkloop:{'a' * 48}@postgres:5432/arkloop" == settings.database_url
+    assert all(SERVICES[name]["environment"] == SERVICES["web"]["environment"] for name in OURS)
+
+
+def _interpolated(value: str, given: dict[str, str]) -> str:
+    """As compose does it: `${NAME:?word}` and `${NAME:-default}`."""
+
+    def one(match: re.Match[str]) -> str:
+        name, operator, word = match.groups()
+        return given[name] if operator == "?" else given.get(name) or word
+
+    return re.sub(r"\$\{(\w+):([?-])([^}]*)\}", one, value)
+
+
+def test_the_proxy_holds_no_event_back() -> None:
+    """No buffer and no compression stand between a web process and a client."""
+    directives = _directives((ROOT / "deploy" / "nginx.conf").read_text())
+
+    assert ["off"] == directives["proxy_buffering"]
+    assert ["off"] == directives["gzip"]
+    assert ["1.1"] == directives["proxy_http_version"]
+    assert ["http://$web"] == directives["proxy_pass"]
+    assert ["$web", "web:8080"] == directives["set"]
+    [read_timeout] = directives["proxy_read_timeout"]
+    ping_seconds = Settings.__dataclass_fields__["sse_ping_seconds"].default
+    assert int(read_timeout.removesuffix("s")) >= 3 * ping_seconds
+
+
+def test_the_proxy_logs_no_query_string() -> None:
+    """Stream tickets travel in query strings."""
+    directives = _directives((ROOT / "deploy" / "nginx.conf").read_text())
+
+    assert ["off"] == directives["access_log"]
+    assert ["stderr", "crit"] == directives["error_log"]
+
+
+def _directives(text: str) -> dict[str, list[str]]:
+    """The simple directives of an nginx configuration; of one given twice both arguments."""
+    found: dict[str, list[str]] = {}
+    text = re.sub(r"#.*", "", text)
+    for name, arguments in re.findall(r"(?:^|[;{}])\s*(\w+)\s+([^;{}]+)(?=;)", text):
+        found.setdefault(name, []).extend(arguments.split())
+    return found
+
+
+def test_the_image_runs_as_nobody_in_particular() -> None:
+    """The uid of `compose.yaml` is the image's, and its default command is the web process."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    last = {line.split()[0]: line for line in lines if line and line[0].isupper()}
+
+    assert f"USER {SERVICES['web']['user']}" == last["USER"]
+    assert SERVICES["web"]["command"] == json.loads(last["CMD"].removeprefix("CMD "))
+
+
+def test_the_image_installs_what_is_pinned() -> None:
+    """Every package that the image installs is checked against a hash, but for our own."""
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    installs = re.findall(r"pip install ([^&\n]+)", text)
+
+    assert installs
+    for arguments in installs:
+        assert "--require-hashes" in arguments or "--no-deps" in arguments, arguments
+
+
+@pytest.mark.parametrize(("package", "extra"), [("gunicorn", "gevent"), ("kombu", "redis")])
+def test_the_image_has_what_its_servers_need(package: str, extra: str) -> None:
+    """What a package imports only for gevent or for Redis is pinned for production too."""
+    pinned = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+    needed = {
+        re.split(r"[^\w.-]", requirement)[0]
+        for requirement in metadata.requires(package) or ()
+        if f'extra == "{extra}"' in requirement
+    }
+
+    assert set() == needed - pinned
+
+
+def test_everything_that_the_image_needs_gets_into_it() -> None:
+    """`.dockerignore` lets the product's folders in, and nothing that is not named."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+
+    assert "*" in lines
+    let_in = {line[1:].rstrip("/") for line in lines if line.startswith("!")}
+    assert {"api", "cli", "migrations", "shared", "worker", "pyproject.toml"} <= let_in
+    assert not [name for name in let_in if not (ROOT / name).exists()]

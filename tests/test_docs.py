@@ -1,0 +1,298 @@
+"""The documents name everything there is: whoever adds something is told which line is missing."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import pytest
+from flask import Flask
+
+from cli.main import main
+from shared import errors, events, keys
+from shared.config import InvalidSettings, Settings
+from shared.model_routes import _FIELDS as ROUTE_FIELDS
+from shared.tables import metadata
+from worker.providers import scripted_provider
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+ROOMS = ("shared", "api", "worker", "cli")
+MAX_LINES = 400
+
+
+def _text(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def _subclasses(of: type) -> Iterator[type]:
+    for found in of.__subclasses__():
+        yield found
+        yield from _subclasses(found)
+
+
+# ---- what must be named --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("event", get_args(events.Event), ids=lambda event: event.type)
+def test_every_event_type_has_an_example(event: Any) -> None:
+    """`docs/events.md` has a heading for the type, and below it JSON with exactly its fields."""
+    sections = re.split(r"^### ", _text("docs/events.md"), flags=re.MULTILINE)
+    found = [section for section in sections if section.startswith(f"{event.type}\n")]
+    assert found, f"docs/events.md: there is no heading ### {event.type}"
+
+    example = re.search(r'^\{"seq".*"data":(\{.*\}),"created_at":', found[0], re.MULTILINE)
+
+    assert example, f"docs/events.md: {event.type} has no example"
+    assert f'"type":"{event.type}"' in example[0]
+    missing = [f.name for f in fields(event) if f'"{f.name}":' not in example[1]]
+    assert [] == missing, f"docs/events.md: the example of {event.type} lacks {missing}"
+
+
+def test_every_error_code_is_documented() -> None:
+    """`docs/http-api.md` says when a caller meets it."""
+    codes = {error.code for error in _subclasses(errors.ArkloopError)} | {"internal.error"}
+    assert set() == _missing(codes, "docs/http-api.md")
+
+
+def test_every_end_of_a_failed_run_is_documented() -> None:
+    """`docs/events.md` lists the codes that the worker and the sweep can give to a failure."""
+    source = "".join(p.read_text() for room in ("worker", "shared") for p in _modules(room))
+    codes = set(re.findall(r'(?:RunError|LimitExceeded)\(\s*"([a-z_]+\.[a-z_]+)"', source))
+    kinds = set(re.findall(r'ProviderError\(\s*"([a-z_]+)"', source))
+    kinds |= set(scripted_provider._ERRORS.values())
+    assert codes and kinds
+
+    assert set() == _missing(codes | {f"provider.{kind}" for kind in kinds}, "docs/events.md")
+
+
+class _Recorder(dict[str, str]):
+    """An environment that is empty and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return default
+
+
+def _variables() -> set[str]:
+    environ = _Recorder()
+    with pytest.raises(InvalidSettings):
+        Settings.from_env(environ)
+    return environ.asked
+
+
+def test_every_setting_is_in_the_table() -> None:
+    """`docs/configuration.md` has a row for each variable that is read, and for no other."""
+    rows = {variable for variable, _ in _settings_table()}
+
+    assert set() == _variables() - rows, "docs/configuration.md: rows are missing"
+    assert set() == rows - _variables(), "docs/configuration.md: nothing reads these"
+
+
+def test_every_default_is_the_one_of_the_code() -> None:
+    """The table's default column says what `Settings` says, where that is a plain value."""
+    defaults = {f.name: f.default for f in fields(Settings)}
+    defaults["registration"] = "closed"
+    wrong = {}
+    for variable, default in _settings_table():
+        value = defaults.get(variable.removeprefix("ARKLOOP_").lower())
+        if isinstance(value, bool | int | float | str):
+            shown = f"{value:g}" if isinstance(value, int | float) else value
+            if default != f"`{shown}`":
+                wrong[variable] = f"is `{shown}`, the table says {default}"
+
+    assert {} == wrong
+
+
+def _settings_table() -> list[tuple[str, str]]:
+    """(variable, default) of the first table of the page."""
+    section = _text("docs/configuration.md").split("## Settings")[1].split("\n## ")[0]
+    return re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", section, re.MULTILINE)
+
+
+def test_every_field_of_a_routes_file_is_documented() -> None:
+    """The example in `docs/configuration.md` has each of them."""
+    example = _text("docs/configuration.md").split("```yaml")[1].split("```")[0]
+    assert set() == {name for name in ROUTE_FIELDS if f"{name}:" not in example}
+
+
+def test_every_redis_key_is_documented() -> None:
+    """`docs/architecture.md` has each name of the table in `shared/keys.py`."""
+    names = set(re.findall(r"^\| `(\S+)`", keys.__doc__ or "", re.MULTILINE))
+    assert names
+    assert set() == _missing(names, "docs/architecture.md")
+
+
+def test_every_table_is_documented() -> None:
+    """`docs/architecture.md` says what a row of each table is."""
+    assert set() == _missing(set(metadata.tables), "docs/architecture.md")
+
+
+def test_every_endpoint_has_a_heading(app: Flask) -> None:
+    """`docs/http-api.md` has a heading for each method and address, and for no other."""
+    expected = {
+        f"{method} {_address(rule.rule)}"
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+
+    headings = set(re.findall(r"^### ([A-Z]+ /.*)$", _text("docs/http-api.md"), re.MULTILINE))
+
+    assert set() == expected - headings, "docs/http-api.md: headings are missing"
+    assert set() == headings - expected, "docs/http-api.md: there are no such endpoints"
+
+
+def _address(rule: str) -> str:
+    """`/v1/runs/<id:run_id>` as documents write it: `/v1/runs/{run_id}`."""
+    return re.sub(r"<id:(.*?)>", r"{\1}", rule)
+
+
+def test_every_sub_command_and_option_is_documented() -> None:
+    """`docs/command-line.md` names each of them."""
+    names = set(_commands(main, "arkloop", click.Context(main)))
+    assert {"arkloop dev", "arkloop runs list"} <= names
+    text = _text("docs/command-line.md")
+
+    assert set() == {name for name in names if not re.search(rf"{re.escape(name)}\b", text)}
+
+
+def _commands(command: click.Command, path: str, context: click.Context) -> Iterator[str]:
+    """The full names of all commands below this one, and the options of each."""
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield f"{path} {name}"
+            yield from _commands(found, f"{path} {name}", context)
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            options = [*parameter.opts, *parameter.secondary_opts]
+            yield from (option for option in options if option.startswith("--"))
+
+
+def test_every_step_of_a_script_is_documented() -> None:
+    """`docs/scripted-provider.md` shows each kind of step and each error."""
+    steps = {f'"{kind}":' for kind in scripted_provider._STEPS}
+    kinds = {f"`{name}`" for name in scripted_provider._ERRORS}
+    assert set() == _missing(steps | kinds, "docs/scripted-provider.md", whole=True)
+
+
+def _missing(names: set[str], document: str, *, whole: bool = False) -> set[str]:
+    """Those that the document does not show as code."""
+    text = _text(document)
+    return {name for name in names if (name if whole else f"`{name}`") not in text}
+
+
+# ---- the map -------------------------------------------------------------------------
+
+
+def _map_entries() -> list[str]:
+    """The paths of the tree in the README, folders with their slash."""
+    tree = _text("README.md").split("## The map")[1].split("```")[1]
+    folders: list[str] = []
+    entries = []
+    for line in filter(str.strip, tree.splitlines()):
+        depth = (len(line) - len(line.lstrip())) // 2
+        name = line.split()[0]
+        del folders[depth:]
+        entries.append("".join(folders) + name)
+        if name.endswith("/"):
+            folders.append(name)
+    return entries
+
+
+def test_what_the_map_shows_is_there() -> None:
+    """Each entry of the tree in the README is a file, or a folder if it has a slash."""
+    entries = _map_entries()
+    assert len(entries) > 50
+    wrong = [
+        entry
+        for entry in entries
+        if not ((ROOT / entry).is_dir() if entry.endswith("/") else (ROOT / entry).is_file())
+    ]
+    assert [] == wrong
+
+
+def test_every_module_is_on_the_map() -> None:
+    """The tree in the README shows each module of the four rooms, or the folder it is in."""
+    shown = _map_entries()
+    paths = [module.relative_to(ROOT) for room in ROOMS for module in _modules(room)]
+    lacking = [
+        str(path)
+        for path in paths
+        if path.name != "__init__.py"
+        and str(path) not in shown
+        and not (len(path.parts) > 2 and f"{path.parent}/" in shown)
+    ]
+    assert [] == lacking, "README.md: the map lacks modules"
+
+
+def test_no_module_is_too_long() -> None:
+    """A module has at most 400 lines: a longer one holds two ideas."""
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for room in ROOMS
+        for path in _modules(room)
+    }
+    assert {} == {path: lines for path, lines in lengths.items() if lines > MAX_LINES}
+
+
+def _modules(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def test_the_readme_says_how_to_test() -> None:
+    """The two commands stand in it, and the Makefile has them."""
+    for command in ("make demo", "make test"):
+        assert command in _text("README.md")
+        assert f"\n{command.removeprefix('make ')}:" in _text("Makefile")
+
+
+# ---- links ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(document: Path) -> None:
+    """A relative link names a file that is there, and a heading that this file has."""
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    broken = []
+    for target in re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = (document.parent / path).resolve() if path else document
+        if not file.exists() or (anchor and anchor not in _anchors(file)):
+            broken.append(target)
+    assert [] == broken
+
+
+def _anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_test_that_is_named_exists(document: Path) -> None:
+    """A document that says which test keeps a promise names one that is there."""
+    named = set(re.findall(r"`(test_\w+)`", document.read_text()))
+    source = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    existing = set(re.findall(r"^\s*(?:async )?def (test_\w+)", source, re.MULTILINE))
+
+    assert set() == named - existing
+
+
+def test_decisions_are_numbered_and_complete() -> None:
+    """Numbers have no hole, and each page has its four parts."""
+    pages = sorted((DOCS / "decisions").glob("*.md"))
+
+    assert [f"{number:04d}" for number in range(1, len(pages) + 1)] == [p.name[:4] for p in pages]
+    for page in pages:
+        parts = re.findall(r"^## (\w+)$", page.read_text(), re.MULTILINE)
+        assert ["Context", "Decision", "Evidence", "Consequences"] == parts, page.name
