@@ -109,15 +109,15 @@ def _body(reader: Actor, run_id: UUID, cursor: int, args: dict[str, object]) -> 
     named = args["named"] == "true"
 
     def generate() -> Iterator[bytes]:
-        if args["follow"] == "false":
-            watch = Watch(run_id, client, lambda: True)
-            watch.cursor = cursor
-            yield from sse.replay(open_connections, watch, named=named)
-            return
         before = client.gettimeout() if client is not None else None
         if client is not None:
             client.settimeout(BLOCKED_WRITE_SECONDS)
         try:
+            if args["follow"] == "false":
+                watch = Watch(run_id, client, lambda: True)
+                watch.cursor = cursor
+                yield from sse.replay(open_connections, watch, named=named)
+                return
             with hub.watch(run_id, client, lambda: checker.still_valid(reader)) as watch:
                 watch.cursor = cursor
                 yield from sse.follow(open_connections, watch, named=named)
