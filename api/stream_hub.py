@@ -35,21 +35,29 @@ SUBSCRIBED_SECONDS = 1.0
 _NO_CHANNEL = "run:none:news"
 
 _LATEST = """
-SELECT r.id, (SELECT max(e.seq) FROM run_events e WHERE e.run_id = r.id), r.ended_at IS NOT NULL
-FROM runs r WHERE r.id = ANY(CAST(:ids AS uuid[]))
+SELECT r.id, coalesce((SELECT max(e.seq) FROM run_events e WHERE e.run_id = r.id), 0) AS last_seq,
+    r.ended_at IS NOT NULL AS ended,
+    CASE WHEN t.is_private THEN t.created_by_user_id END AS only_for
+FROM runs r JOIN threads t ON t.id = r.thread_id
+WHERE r.id = ANY(CAST(:ids AS uuid[])) AND t.deleted_at IS NULL
 """
 
 
 class Watch:
     """One client's: `news` is set when there are events after its `cursor`, or it must end.
 
-    `announced` is the highest seq that it was told of.
+    `announced` is the highest seq that it was told of, `user_id` who reads.
     """
 
     def __init__(
-        self, run_id: UUID, connection: socket.socket | None, allowed: Callable[[], bool]
+        self,
+        run_id: UUID,
+        user_id: UUID | None = None,
+        connection: socket.socket | None = None,
+        allowed: Callable[[], bool] = lambda: True,
     ) -> None:
         self.run_id = run_id
+        self.user_id = user_id
         self.cursor = 0
         self.announced = 0
         self.news = threading.Event()
@@ -112,14 +120,15 @@ class StreamHub:
     def watch(
         self,
         run_id: UUID,
+        user_id: UUID | None = None,
         connection: socket.socket | None = None,
         allowed: Callable[[], bool] = lambda: True,
     ) -> Iterator[Watch]:
         """Be told of the run's news. Returns once the subscription is confirmed, or after 1 s.
 
-        `connection` is the client's socket, `allowed` says whether it may still read.
+        `user_id` reads over the socket `connection`; `allowed` says whether their token holds.
         """
-        watch = Watch(run_id, connection, allowed)
+        watch = Watch(run_id, user_id, connection, allowed)
         with self._lock:
             self._start()
             first = run_id not in self._watches
@@ -219,19 +228,21 @@ class StreamHub:
         runs = list({watch.run_id for watch in watches})
         with self._connections.reading() as sql:
             rows = sql.execute(text(_LATEST), {"ids": runs})
-            latest = {run_id: (last_seq or 0, ended) for run_id, last_seq, ended in rows}
+            latest = {row.id: row for row in rows}
         for watch in watches:
-            last_seq, ended = latest.get(watch.run_id, (0, True))
-            watch.announce(last_seq)
+            row = latest.get(watch.run_id)
+            if row is None or row.only_for not in (None, watch.user_id):
+                watch.end()  # gone, or private since
+                continue
+            watch.announce(row.last_seq)
             # A cursor beyond the end of the run waits for nothing any more.
-            if ended and last_seq <= watch.cursor:
+            if row.ended and row.last_seq <= watch.cursor:
                 watch.end()
 
     def _check(self) -> None:
         time.sleep(CHECK_SECONDS)
-        stopping = self.stopping()
         for watch in self._watched():
-            if stopping:
+            if self.stopping():
                 watch.end()
             else:
                 watch.check()

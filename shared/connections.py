@@ -103,6 +103,11 @@ def connect(
         pool_timeout=POOL_WAIT_SECONDS,
         pool_use_lifo=True,
         connect_args={
+            # A host that vanished without a word must not hold a connection for minutes.
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
             "connect_timeout": 2,
             "application_name": application,
             "prepare_threshold": 3,

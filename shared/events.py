@@ -17,6 +17,9 @@ from shared.times import rfc3339
 
 TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})
 
+#: More than any run can use; fits every column, also when it is added up.
+MAX_TOKENS = 10**12
+
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -44,6 +47,14 @@ class Usage:
     output_tokens: int = 0
     cache_read_tokens: int = 0
     source: str = "reported"
+
+    def __post_init__(self) -> None:
+        # Providers report what they like; nonsense must not keep a run from being stored.
+        for name in ("input_tokens", "output_tokens", "cache_read_tokens"):
+            tokens = min(max(int(getattr(self, name) or 0), 0), MAX_TOKENS)
+            object.__setattr__(self, name, tokens)
+        read = min(self.cache_read_tokens, self.input_tokens)
+        object.__setattr__(self, "cache_read_tokens", read)
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(

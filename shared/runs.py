@@ -114,16 +114,14 @@ def retry(
     ).one_or_none()
     # Runs of this round without an assistant message (failed, cancelled) go as well:
     # their tool turns must not be part of what the new run sees.
-    last_user_position = (
-        select(func.coalesce(func.max(messages.c.position), 0))
-        .where(visible, messages.c.role == "user")
-        .scalar_subquery()
+    last_position = (
+        select(func.coalesce(func.max(messages.c.position), 0)).where(visible).scalar_subquery()
     )
     tx.sql.execute(
         update(runs)
         .where(
             runs.c.thread_id == thread_id,
-            runs.c.position > last_user_position,
+            runs.c.position > last_position,
             runs.c.superseded_at.is_(None),
         )
         .values(superseded_at=func.now())

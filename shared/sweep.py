@@ -8,10 +8,13 @@ harmless: each change is guarded by the run's row lock and raises its fence.
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import RowMapping, delete, func, select, text, update
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from shared import idempotency
 from shared import runs as lifecycle
@@ -35,7 +38,8 @@ EXPIRED = RunError("input.expired", "Nobody answered in time.", False)
 # closed the connection that holds its lock and it missed a heartbeat. Just after a restart
 # of Postgres nobody has a lock, so the locks say nothing for the length of a lease.
 _LOST = """
-SELECT r.id FROM runs r LEFT JOIN workers w ON w.id = r.owner
+SELECT r.id, coalesce(w.seen_at > pg_postmaster_start_time(), true) AS is_crash
+FROM runs r LEFT JOIN workers w ON w.id = r.owner
 WHERE r.state = 'executing' AND (
     w.id IS NULL
     OR w.seen_at < now() - make_interval(secs => :lease)
@@ -72,17 +76,34 @@ def sweep(connections: Connections) -> None:
 
 def _recover_lost(tx: Transaction) -> None:
     settings = tx.connections.settings
-    lost = tx.sql.scalars(
+    lost = tx.sql.execute(
         text(_LOST),
         {
             "lease": settings.lease_seconds,
             "missed": settings.heartbeat_seconds * 1.25,
             "batch": BATCH,
         },
-    ).all()
-    for run in tx.sql.execute(select(*runs.c).where(runs.c.id.in_(lost))).mappings().all():
+    )
+    # An owner that was last seen before Postgres started could not renew: no crash of it.
+    is_crash = {row.id: row.is_crash for row in lost}
+    for run in tx.sql.execute(select(*runs.c).where(runs.c.id.in_(is_crash))).mappings().all():
         log.warning("worker %s lost the run %s", run["owner"], run["id"])
-        _recover(tx, run)
+        with _alone(tx, run):
+            _recover(tx, run, is_crash=is_crash[run["id"]])
+
+
+@contextmanager
+def _alone(tx: Transaction, run: RowMapping) -> Iterator[None]:
+    """What cannot be done for one run must not stop the others."""
+    hints = len(tx.after_commit)
+    try:
+        with tx.sql.begin_nested():
+            yield
+    except (OperationalError, InterfaceError):
+        raise
+    except Exception:
+        del tx.after_commit[hints:]
+        log.exception("the sweep cannot settle the run %s", run["id"])
 
 
 def recover_orphan(connections: Connections, run_id: UUID, owner: UUID, is_crash: bool) -> None:
@@ -139,7 +160,8 @@ def _cancel_unheld(tx: Transaction) -> None:
         .with_for_update(skip_locked=True)
     )
     for run in queued.mappings().all():
-        lifecycle.end_unheld(tx, run, RunState.CANCELLED)
+        with _alone(tx, run):
+            lifecycle.end_unheld(tx, run, RunState.CANCELLED)
 
 
 def _expire_inputs(tx: Transaction) -> None:
@@ -151,7 +173,8 @@ def _expire_inputs(tx: Transaction) -> None:
         .with_for_update(skip_locked=True)
     )
     for run in waiting.mappings().all():
-        lifecycle.end_unheld(tx, run, RunState.FAILED, EXPIRED)
+        with _alone(tx, run):
+            lifecycle.end_unheld(tx, run, RunState.FAILED, EXPIRED)
 
 
 def _resend_unclaimed(tx: Transaction) -> None:

@@ -17,6 +17,10 @@ from shared.tables import messages, run_events, runs
 FIRST_RESEND = timedelta(seconds=2)
 
 
+#: What the column holds; prices are free numbers.
+MAX_COST_USD = Decimal("9999999999.99999999")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
     """What a run has used so far."""
@@ -30,7 +34,7 @@ class Totals:
             "output_tokens": self.usage.output_tokens,
             "cache_read_tokens": self.usage.cache_read_tokens,
             "usage_source": self.usage.source,
-            "cost_usd": self.cost_usd,
+            "cost_usd": min(self.cost_usd, MAX_COST_USD),
         }
 
 

@@ -46,23 +46,19 @@ def execute(process: WorkerProcess, run_id: UUID) -> None:
 
 def _attempt(process: WorkerProcess, held: HeldRun) -> bool:
     """True if the run waits for a person now."""
-    with process.connections.transaction() as tx:
-        claim = claims.claim(tx, held.run_id, process.worker_id)
-    if claim is None:
-        return False
-    logs.bind(run_id=str(claim.run_id), trace_id=claim.trace_id, attempt=claim.attempt)
     began = time.monotonic()
     try:
+        with process.connections.transaction() as tx:
+            claim = claims.claim(tx, held.run_id, process.worker_id)
+        if claim is None:
+            return False
+        logs.bind(run_id=str(claim.run_id), trace_id=claim.trace_id, attempt=claim.attempt)
         parked = _drive(process, held, claim)
         log.info("attempt ended", extra={"duration_ms": round((time.monotonic() - began) * 1000)})
         return parked
-    except LeaseLost:
-        log.warning("the lease is in doubt: the run is let go")
-        process.lost_by_outage(claim.run_id)
-        return False
-    except Unavailable:
-        log.warning("the run is let go: Postgres is out of reach")
-        process.lost_by_outage(claim.run_id)
+    except (LeaseLost, Unavailable) as error:
+        log.warning("the run is let go, its lease is in doubt: %s", error.__cause__)
+        process.lost_by_outage(held.run_id)
         return False
     finally:
         logs.clear()

@@ -10,6 +10,7 @@ from uuid import UUID
 from shared import model_routes, signals, sweep
 from shared.config import Settings
 from shared.connections import Connections, connect
+from shared.errors import Unavailable
 from shared.hints import HintSender
 from worker.event_writer import EventWriter
 from worker.lease import Lease
@@ -99,16 +100,16 @@ class WorkerProcess:
 
     def _on_orphan(self, run_id: UUID) -> None:
         log.error("no thread of this process holds its run %s: it is queued again", run_id)
+        threading.Thread(target=self._recover, args=(run_id,), name="orphan", daemon=True).start()
+
+    def _recover(self, run_id: UUID) -> None:
+        is_crash = run_id not in self._lost_by_outage
+        try:
+            sweep.recover_orphan(self.connections, run_id, self.worker_id, is_crash)
+        except Unavailable:
+            return  # the next heartbeat finds the run again
         with self._lock:
-            is_crash = run_id not in self._lost_by_outage
             self._lost_by_outage.discard(run_id)
-        recover = threading.Thread(
-            target=sweep.recover_orphan,
-            args=(self.connections, run_id, self.worker_id, is_crash),
-            name="orphan",
-            daemon=True,
-        )
-        recover.start()
 
     def _on_signal(self, kind: str, run_id: UUID) -> None:
         with self._lock:

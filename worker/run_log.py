@@ -6,6 +6,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from shared import times
+from shared.errors import LeaseLost
 from shared.events import Event, MessageDelta, MessageReset, MessageThinking, StoredEvent, encode
 from worker.stop_signal import StopSignal
 
@@ -105,6 +106,8 @@ class RunLog:
         with self._changed:
             # Waited for before the last events are there: the writer must not take those.
             while self._in_flight:
+                if self.stop.lease_lost:
+                    raise LeaseLost()
                 self._changed.wait(0.5)
             self._number_text()
             self._number(*events)

@@ -114,11 +114,13 @@ def _body(reader: Actor, run_id: UUID, cursor: int, args: dict[str, object]) -> 
             client.settimeout(BLOCKED_WRITE_SECONDS)
         try:
             if args["follow"] == "false":
-                watch = Watch(run_id, client, lambda: True)
+                watch = Watch(run_id)
                 watch.cursor = cursor
                 yield from sse.replay(open_connections, watch, named=named)
                 return
-            with hub.watch(run_id, client, lambda: checker.still_valid(reader)) as watch:
+            with hub.watch(
+                run_id, reader.user_id, client, lambda: checker.still_valid(reader)
+            ) as watch:
                 watch.cursor = cursor
                 yield from sse.follow(open_connections, watch, named=named)
         finally:

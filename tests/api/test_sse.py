@@ -104,7 +104,7 @@ class FollowedRun:
 
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
-        self.watch = Watch(uuid4(), None, lambda: True)
+        self.watch = Watch(uuid4())
         self.events: list[StoredEvent] = []
 
     def publish(self, *texts: str) -> None:

@@ -116,7 +116,7 @@ def test_what_is_optional_is_left_out() -> None:
 
 def test_usage_and_errors_are_objects() -> None:
     """Nested as the contract says."""
-    usage = {"input_tokens": 1, "output_tokens": 2, "cache_read_tokens": 3, "source": "estimated"}
+    usage = {"input_tokens": 3, "output_tokens": 2, "cache_read_tokens": 1, "source": "estimated"}
     used = Usage(**usage)  # type: ignore[arg-type]
 
     assert usage == data_of(MessageCompleted("m", "", used))["usage"]
@@ -158,3 +158,17 @@ def test_the_types_are_those_of_the_contract() -> None:
     } == written
     assert {"run.completed", "run.failed", "run.cancelled"} == TERMINAL_TYPES
     assert {event.type for event in typing.get_args(events.TerminalEvent)} == TERMINAL_TYPES
+
+
+def test_nonsense_that_a_provider_reports_as_usage_still_fits() -> None:
+    """Totals can always be stored, and no cost is negative."""
+    absurd = Usage(input_tokens=10**19, output_tokens=-5, cache_read_tokens=10**20)
+    missing = Usage(input_tokens=None, output_tokens=None)  # type: ignore[arg-type]
+
+    assert (10**12, 0, 10**12) == (
+        absurd.input_tokens,
+        absurd.output_tokens,
+        absurd.cache_read_tokens,
+    )
+    assert Usage() == missing
+    assert 1 == Usage(input_tokens=1, cache_read_tokens=2).cache_read_tokens

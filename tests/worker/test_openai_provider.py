@@ -2,13 +2,16 @@
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import httpx2
 import pytest
+import trustme
 
 from shared.events import Usage
 from shared.model_routes import Route
@@ -25,6 +28,7 @@ from worker.messages import (
     UserMessage,
 )
 from worker.outcomes import CancelRequested, ProviderError
+from worker.providers import abortable_http
 from worker.stop_signal import StopSignal
 from worker.tools import load
 
@@ -34,11 +38,13 @@ Answer = Callable[[socket.socket], None]
 class FakeServer:
     """Answers each request with the next of `answers`; keeps the requests' bodies."""
 
-    def __init__(self, *answers: Answer) -> None:
+    def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> None:
         self.bodies: list[dict[str, Any]] = []
         self._answers = iter(answers)
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+        scheme = "https" if tls else "http"
+        self.url = f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+        self._tls = tls
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
@@ -50,6 +56,8 @@ class FakeServer:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            if self._tls is not None:
+                client = self._tls.wrap_socket(client, server_side=True)
             with client:
                 self.bodies.append(_read_body(client))
                 answer(client)
@@ -111,8 +119,8 @@ REQUEST = ModelRequest(model="m", system_prompt="Be brief.", messages=[UserMessa
 
 
 @contextmanager
-def server(*answers: Answer) -> Iterator[FakeServer]:
-    started = FakeServer(*answers)
+def server(*answers: Answer, tls: ssl.SSLContext | None = None) -> Iterator[FakeServer]:
+    started = FakeServer(*answers, tls=tls)
     try:
         yield started
     finally:
@@ -278,15 +286,31 @@ def test_an_unreachable_provider_is_a_connection_error() -> None:
     assert "provider.connection" == caught.value.code
 
 
+@pytest.fixture
+def tls(monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """A server's certificate that the providers' clients trust."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    monkeypatch.setattr(abortable_http, "_ssl_context", lambda: trusting)
+    return context
+
+
+@pytest.mark.parametrize("over_tls", [False, True])
 @pytest.mark.parametrize("before", [b"", _head("200 OK", "text/event-stream")])
-def test_a_silent_provider_is_cut_off_at_once(before: bytes) -> None:
+def test_a_silent_provider_is_cut_off_at_once(
+    before: bytes, over_tls: bool, tls: ssl.SSLContext
+) -> None:
     """A stop signal ends the call before the first byte and between two of them."""
     asked = threading.Event()
 
     def fall_silent(client: socket.socket) -> None:
         client.sendall(before)
         asked.set()
-        client.recv(1)  # returns when the other side is gone
+        with suppress(OSError):
+            client.recv(1)  # returns when the other side is gone
 
     stop = StopSignal()
     stopped_at: list[float] = []
@@ -296,12 +320,23 @@ def test_a_silent_provider_is_cut_off_at_once(before: bytes) -> None:
         stopped_at.append(time.monotonic())
         stop.set(CancelRequested())
 
-    with server(fall_silent) as fake:
+    with server(fall_silent, tls=tls if over_tls else None) as fake:
         threading.Thread(target=cancel).start()
         with pytest.raises(CancelRequested):
             ask(fake.url, stop=stop)
 
     assert time.monotonic() - stopped_at[0] < 2
+
+
+def test_a_connection_that_comes_after_the_cut_is_cut_too() -> None:
+    """A stop that arrives while the provider's address is looked up is not forgotten."""
+    with server(lambda client: None) as fake:
+        client = abortable_http.AbortableClient()
+        client.abort()
+
+        with pytest.raises(httpx2.TransportError):
+            client.post(f"{fake.url}/x", json={})
+        client.close()
 
 
 def test_an_estimate_says_that_it_is_one() -> None:

@@ -8,7 +8,7 @@ import contextlib
 import socket
 import ssl
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import httpcore2
 import httpx2
@@ -27,12 +27,34 @@ def _ssl_context() -> ssl.SSLContext:
 class _RecordingBackend(httpcore2.SyncBackend):
     def __init__(self) -> None:
         super().__init__()
-        self.sockets: set[socket.socket] = set()
+        self._sockets: list[socket.socket] = []
+        self._is_cut = False
 
     def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore2.NetworkStream:
-        stream = super().connect_tcp(*args, **kwargs)
-        self.sockets.add(stream.get_extra_info("socket"))
-        return stream
+        stream: Any = super().connect_tcp(*args, **kwargs)
+        self._record(stream)
+        start_tls = stream.start_tls
+
+        def start_recorded_tls(*args: Any, **kwargs: Any) -> httpcore2.NetworkStream:
+            # TLS takes the descriptor over into a socket of its own.
+            secured: httpcore2.NetworkStream = start_tls(*args, **kwargs)
+            self._record(secured)
+            return secured
+
+        stream.start_tls = start_recorded_tls
+        return cast(httpcore2.NetworkStream, stream)
+
+    def cut(self) -> None:
+        """Shut down every connection, those still to come included."""
+        self._is_cut = True
+        for connection in self._sockets:
+            with contextlib.suppress(OSError, ValueError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _record(self, stream: httpcore2.NetworkStream) -> None:
+        self._sockets.append(stream.get_extra_info("socket"))
+        if self._is_cut:
+            self.cut()
 
 
 class AbortableClient(httpx2.Client):
@@ -50,7 +72,5 @@ class AbortableClient(httpx2.Client):
         )
 
     def abort(self) -> None:
-        """Cut all connections; reads and writes in other threads fail at once."""
-        for connection in list(self._backend.sockets):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+        """Cut all connections for good; reads and writes in other threads fail at once."""
+        self._backend.cut()
