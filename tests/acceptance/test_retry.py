@@ -159,3 +159,14 @@ def test_a_retry_takes_no_body(user: Caller) -> None:
 
     assert (422, "validation.error") == error_of(answer)
     assert 201 == user.http.post(f"/v1/threads/{thread_id}:retry", json={}).status_code
+
+
+def test_earlier_rounds_keep_their_tool_turns(user: Caller) -> None:
+    """Only the last round is done again, also when no message of a person stands between two."""
+    thread_id, _first = first_run(user, script(CALCULATE, {"say": "two"}))
+    second = user.ended(user.start(thread_id))
+
+    third = retried(user, thread_id)
+
+    assert [second["usage"]["input_tokens"]] == [third["usage"]["input_tokens"]]
+    assert 3 == len(user.messages(thread_id))

@@ -345,3 +345,28 @@ def test_a_client_is_told_of_each_event_at_once(user: Caller) -> None:
                 delays.append(time.time() - written)
 
     assert sorted(delays)[len(delays) // 2] < 0.2
+
+
+def test_a_thread_that_turns_private_ends_the_streams_of_others(
+    system: System, user: Caller
+) -> None:
+    """Within the hub's poll; the creator's own stream goes on to the end."""
+    run_id = user.run({"count": 90, "delay_ms": 100})
+    thread_id = user.get_run(run_id)["thread_id"]
+    colleague = system.colleague(user)
+    user.seen(run_id, "message.delta")
+
+    def turn_private() -> None:
+        colleague_is_in.wait(10)
+        user.http.patch(f"/v1/threads/{thread_id}", json={"is_private": True})
+
+    colleague_is_in = threading.Event()
+    threading.Thread(target=turn_private).start()
+    received: list[str] = []
+    with colleague.http.stream("GET", f"/v1/runs/{run_id}/events") as stream:
+        for line in stream.iter_lines():
+            received.append(line)
+            colleague_is_in.set()
+
+    assert not [line for line in received if "run.completed" in line]
+    assert "run.completed" == user.events(run_id)[-1]["type"]

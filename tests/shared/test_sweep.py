@@ -9,6 +9,7 @@ from sqlalchemy import func, select, text
 
 from shared import sweep
 from shared.claims import Claim
+from shared.config import Settings
 from shared.connections import Connections
 from shared.errors import LeaseLost
 from shared.events import (
@@ -23,10 +24,28 @@ from shared.ids import new_id
 from shared.status import RunState
 from shared.tables import run_events, workers
 from tests.stored_runs import StoredRuns, ago
-from tests.waiting import in_parallel
+from tests.waiting import eventually, in_parallel
 
-#: Beyond the lease of 15 s.
-SILENT = {"seen_at": ago(seconds=16)}
+#: Beyond the lease of these tests.
+SILENT = {"seen_at": ago(seconds=4)}
+
+
+@pytest.fixture(scope="module")
+def settings(settings: Settings) -> Settings:
+    """A short lease: nobody waits for long until Postgres has been up for one."""
+    return replace(settings, lease_seconds=3, heartbeat_seconds=1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def postgres_is_up_for_longer_than_a_lease(connections: Connections) -> None:
+    """Else its start would excuse who was silent."""
+
+    def is_up() -> bool:
+        query = text("SELECT pg_postmaster_start_time() < now() - interval '5 seconds'")
+        with connections.reading() as sql:
+            return bool(sql.scalar(query))
+
+    eventually(is_up)
 
 
 @pytest.fixture(autouse=True)
@@ -298,3 +317,34 @@ def test_a_run_that_no_thread_holds_is_taken_from_its_living_owner(
 
     row = stored.row(claim.run_id)
     assert (RunState.QUEUED, crashes) == (row["state"], row["crashes"])
+
+
+def test_a_run_that_cannot_be_settled_does_not_stop_the_others(stored: StoredRuns) -> None:
+    """Each run of a sweep is settled by itself."""
+    broken, sound = lost(stored), lost(stored)
+    with stored.connections.transaction() as tx:
+        # Its terminal event has no place: the number is beyond what the column holds.
+        tx.sql.execute(
+            text("INSERT INTO run_events VALUES (:id, 9223372036854775807, 'message.delta', '{}')"),
+            {"id": broken.run_id},
+        )
+        for claim in (broken, sound):
+            tx.sql.execute(text("UPDATE runs SET crashes = 2 WHERE id = :id"), {"id": claim.run_id})
+
+    sweep.sweep(stored.connections)
+
+    assert (RunState.EXECUTING, RunState.FAILED) == (
+        stored.state(broken.run_id),
+        stored.state(sound.run_id),
+    )
+
+
+def test_a_restart_of_postgres_is_no_crash_of_its_workers(stored: StoredRuns) -> None:
+    """Who was last seen before Postgres started could not renew."""
+    before_start = text("(SELECT pg_postmaster_start_time() - interval '1 minute')")
+    claim = stored.claimed(stored.worker(seen_at=before_start))
+
+    sweep.sweep(stored.connections)
+
+    row = stored.row(claim.run_id)
+    assert (RunState.QUEUED, 0) == (row["state"], row["crashes"])
