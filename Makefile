@@ -8,7 +8,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --python-vers
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-browser check lock
+.PHONY: help setup demo dev test test-browser bench check lock
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,9 @@ test: setup ## The whole suite, against a real Postgres and a real Redis
 test-browser: setup ## Install Chromium from the system's packages and run the browser tests
 	@./scripts/install-chromium
 	@$(BIN)/pytest -m browser
+
+bench: setup ## What a client waits for on an idle system
+	@$(BIN)/python -m bench.latency
 
 check: setup ## Format, lint, types, architecture
 	@./scripts/check $(BIN)
