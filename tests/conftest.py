@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -28,6 +29,10 @@ from tests.web_server import WebServer, web_server
 # Set in a developer's shell, they would steer the tests.
 for name in [name for name in os.environ if name.startswith(("ARKLOOP_", "OPENAI_", "ANTHROPIC_"))]:
     del os.environ[name]
+
+
+# A background job of a shell ignores Ctrl-C, and so would every command that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # ---- servers -------------------------------------------------------------------------

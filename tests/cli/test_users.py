@@ -2,7 +2,7 @@
 
 import json
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,10 +38,11 @@ def run(database: str) -> Run:
 
 
 @pytest.fixture
-def client(settings: Settings, database: str) -> FlaskClient:
+def client(settings: Settings, database: str) -> Iterator[FlaskClient]:
     """Of an app on the command's database."""
     connections = connect(replace(settings, database_url=database), application="tests")
-    return create_app(connections=connections).test_client()
+    yield create_app(connections=connections).test_client()
+    connections.close()
 
 
 def options(**changes: str) -> list[str]:
