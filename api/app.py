@@ -42,6 +42,7 @@ def create_app(settings: Settings | None = None, connections: Connections | None
     app.extensions["arkloop.auth"] = Authenticator(connections)
     app.extensions["arkloop.hub"] = StreamHub(connections)
     app.extensions["arkloop.routes"] = _routes_or_exit(connections.settings)
+    # Flask declares the provider by its base class, which has no such attribute.
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.converters["id"] = IdConverter
     # One address for each thing: no redirects from its other spellings.

@@ -48,16 +48,6 @@ def requires(permission: str | None = None) -> Callable[[Callable[P, R]], Callab
     return decorate
 
 
-def authenticate(token: str) -> Actor:
-    """The actor of an access token or API key. Raises: Unauthorized."""
-    return authenticator().identify(token)
-
-
-def still_valid(actor: Actor) -> bool:
-    """Whether the actor's token is in force; for open streams, see `Authenticator.still_valid`."""
-    return authenticator().still_valid(actor)
-
-
 def authenticator() -> "Authenticator":
     """This process's; a stream keeps it, having no request context of its own later."""
     return cast(Authenticator, current_app.extensions["arkloop.auth"])

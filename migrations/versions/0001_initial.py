@@ -1,4 +1,4 @@
-"""Accounts, threads, runs and their events.
+"""Accounts, threads, runs and their events: one statement a table, long and without logic.
 
 Revision ID: 0001
 """

@@ -210,17 +210,17 @@ def test_a_revoked_key_stops_within_5_seconds_elsewhere(
 
     eventually(lambda: not elsewhere.still_valid(actor), seconds=5)
     with app.app_context():
-        assert not auth.still_valid(actor)
+        assert not auth.authenticator().still_valid(actor)
     assert 401 == alice.with_token(key).get("/v1/me").status_code
 
 
 def test_a_stream_ends_with_its_token(app: Flask, alice: User) -> None:
     """Whatever the cache says."""
     with app.app_context():
-        actor = auth.authenticate(alice.token)
-        assert auth.still_valid(actor)
+        actor = auth.authenticator().identify(alice.token)
+        assert auth.authenticator().still_valid(actor)
 
-        assert not auth.still_valid(replace(actor, expires_at=datetime.now(UTC)))
+        assert not auth.authenticator().still_valid(replace(actor, expires_at=datetime.now(UTC)))
 
 
 def test_streams_outlive_an_absence_of_postgres(alice: User, settings: Settings) -> None:

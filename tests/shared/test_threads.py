@@ -20,7 +20,7 @@ from tests.waiting import eventually, in_parallel
 @pytest.fixture
 def actor(alice: User) -> Actor:
     with alice.client.application.app_context():
-        return auth.authenticate(alice.token)
+        return auth.authenticator().identify(alice.token)
 
 
 def test_positions_have_no_holes_and_no_repeats(
