@@ -9,7 +9,7 @@ from api.auth import Authenticator
 from api.endpoints import api_keys, auth, catalog, events, health, me, messages, runs, threads
 from api.path_ids import IdConverter
 from api.stream_hub import StreamHub
-from shared import logs, model_routes
+from shared import fault_points, logs, model_routes
 from shared.config import InvalidSettings, Settings
 from shared.connections import Connections, connect
 from shared.hints import HintSender
@@ -64,6 +64,8 @@ def _routes_or_exit(settings: Settings) -> model_routes.Routes:
 
 def _settings_or_exit() -> Settings:
     try:
-        return Settings.from_env()
+        settings = Settings.from_env()
+        fault_points.arm(settings)
+        return settings
     except InvalidSettings as error:
         sys.exit(str(error))

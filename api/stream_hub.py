@@ -221,7 +221,8 @@ class StreamHub:
                 watch.announce(int(message["data"]))
 
     def _poll(self) -> None:
-        time.sleep(POLL_SECONDS if self._is_listening else POLL_SECONDS_WITHOUT_REDIS)
+        is_told = self._is_listening and not self._connections.redis_outage.is_on
+        time.sleep(POLL_SECONDS if is_told else POLL_SECONDS_WITHOUT_REDIS)
         watches = self._watched()
         if not watches:
             return

@@ -10,16 +10,16 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, func, literal, select, update
+from sqlalchemy import Connection, func, literal, select, text, true, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from shared import eventlog, events
+from shared import eventlog, events, fault_points
 from shared.connections import Transaction
 from shared.errors import LeaseLost
-from shared.events import Event, StoredEvent
+from shared.events import Event, StoredEvent, ToolResult
 from shared.status import RunState
 from shared.tables import inputs, runs, tool_calls
-from shared.transitions import Totals, ended, keep_message, queued
+from shared.transitions import MAX_CRASHES, Totals, ended, keep_message, queued
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,27 +38,55 @@ class Claim:
     attempt: int
     last_seq: int
     used_seconds: float  # since its first claim, without the time it waited for people
+    is_suspect: bool  # one more lost owner within this step gives it up
 
 
-def claim(tx: Transaction, run_id: UUID, worker_id: UUID) -> Claim | None:
+#: Literal text: see `tables.IS_ACTIVE`.
+QUEUED = text("state = 'queued'")
+#: A run of which the next lost owner would be the last.
+IS_SUSPECT = runs.c.crashes >= MAX_CRASHES - 1
+
+
+def unclaimed(sql: Connection, *, older_than: float, limit: int, suspects: bool) -> list[UUID]:
+    """Runs that are queued for more than so many seconds, the oldest first."""
+    age = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, older_than)
+    return list(
+        sql.scalars(
+            select(runs.c.id)
+            .where(
+                QUEUED,
+                runs.c.queued_at < age,
+                true() if suspects else ~IS_SUSPECT,
+            )
+            .order_by(runs.c.queued_at)
+            .limit(limit)
+        )
+    )
+
+
+def claim(tx: Transaction, run_id: UUID, worker_id: UUID, *, suspects: bool = True) -> Claim | None:
     """Take the exclusive right to execute a queued run, and write that it goes on.
 
-    Returns None if the run is not queued: another worker has it, or it has ended.
+    Returns None if the run is not queued (another worker has it, or it has ended),
+    or if it is a suspect and `suspects` are not to be taken now.
     """
     used = func.extract("epoch", func.now() - runs.c.started_at) - runs.c.waiting_ms / 1000.0
     run = (
         tx.sql.execute(
             update(runs)
-            .where(runs.c.id == run_id, runs.c.state == RunState.QUEUED)
+            .where(
+                runs.c.id == run_id,
+                runs.c.state == RunState.QUEUED,
+                true() if suspects else ~IS_SUSPECT,
+            )
             .values(
                 state=RunState.EXECUTING,
                 owner=worker_id,
                 fence=runs.c.fence + 1,
                 attempt=runs.c.attempt + 1,
                 started_at=func.coalesce(runs.c.started_at, func.now()),
-                enqueue_at=None,
             )
-            .returning(*runs.c, used.label("used_seconds"))
+            .returning(*runs.c, used.label("used_seconds"), IS_SUSPECT.label("is_suspect"))
         )
         .mappings()
         .one_or_none()
@@ -70,7 +98,10 @@ def claim(tx: Transaction, run_id: UUID, worker_id: UUID) -> Claim | None:
         happened.append(events.RunStarted(run["persona_id"], run["route_id"], run["model"]))
     else:
         happened.append(events.RunResumed(run["attempt"], run["resume_reason"]))
-        happened.extend(_consume_inputs(tx.sql, run_id))
+        inputs_taken = _consume_inputs(tx.sql, run_id)
+        happened.extend(inputs_taken)
+        if inputs_taken:
+            tx.after_commit.append(lambda: fault_points.reach("worker.input_consumed"))
     stored = eventlog.append(tx, run_id, happened)
     return Claim(
         run_id=run_id,
@@ -85,6 +116,7 @@ def claim(tx: Transaction, run_id: UUID, worker_id: UUID) -> Claim | None:
         attempt=run["attempt"],
         last_seq=stored[-1].seq,
         used_seconds=float(run["used_seconds"]),
+        is_suspect=run["is_suspect"],
     )
 
 
@@ -113,16 +145,25 @@ def park(
     return _let_go(tx, claim, stored, waiting)
 
 
-def release(tx: Transaction, claim: Claim, stored: Sequence[StoredEvent], totals: Totals) -> bool:
+def release(
+    tx: Transaction,
+    claim: Claim,
+    stored: Sequence[StoredEvent],
+    totals: Totals,
+    *,
+    progressed: bool,
+) -> bool:
     """Hand the run over to another worker: this process is shutting down.
 
-    False, and nothing done, if it is being cancelled.
+    `progressed` says whether a step was finished under this claim. False, and
+    nothing done, if the run is being cancelled.
 
     Raises:
         LeaseLost
     """
     tx.after_commit.append(lambda: tx.connections.enqueue(claim.run_id))
-    return _let_go(tx, claim, stored, {**queued("deploy"), **totals.columns()})
+    crashes = {"crashes": 0} if progressed else {}
+    return _let_go(tx, claim, stored, {**queued("deploy"), **totals.columns(), **crashes})
 
 
 def finish(
@@ -183,6 +224,36 @@ def begin_tool_call(tx: Transaction, claim: Claim, tool_call_id: str) -> bool:
     if begun_by is None:
         raise LeaseLost()
     return bool(begun_by == claim.fence)
+
+
+def end_tool_call(tx: Transaction, claim: Claim, result: ToolResult) -> None:
+    """Record what came of a call whose event must still wait for other calls of its turn.
+
+    Raises:
+        LeaseLost
+    """
+    held = (
+        select(runs.c.id)
+        .where(
+            runs.c.id == claim.run_id,
+            runs.c.fence == claim.fence,
+            runs.c.state == RunState.EXECUTING,
+        )
+        .with_for_update(read=True)
+        .scalar_subquery()
+    )
+    written = tx.sql.execute(
+        update(tool_calls)
+        .where(tool_calls.c.run_id == held, tool_calls.c.tool_call_id == result.tool_call_id)
+        .values(
+            done_at=func.now(),
+            output=result.output,
+            is_error=result.is_error,
+            duration_ms=result.duration_ms,
+        )
+    )
+    if not written.rowcount:
+        raise LeaseLost()
 
 
 def _let_go(

@@ -34,6 +34,7 @@ class Settings:
     registration_open: bool = False
     scripted: bool = False
     faults: bool = False
+    fault_point: str | None = None  # where a process of the fault tests dies
     cors_origins: tuple[str, ...] = ()
     secure_cookies: bool = True
 
@@ -86,6 +87,7 @@ class _Reader:
             "registration_open": self._choice("ARKLOOP_REGISTRATION", ("closed", "open")) == "open",
             "cors_origins": self._origins("ARKLOOP_CORS_ORIGINS"),
             "routes_file": self._text("ARKLOOP_ROUTES"),
+            "fault_point": self._text("ARKLOOP_FAULT_POINT"),
         }
         for name in ("lease_seconds", "heartbeat_seconds", "sweep_seconds", "sse_ping_seconds"):
             values[name] = self._number(f"ARKLOOP_{name.upper()}", defaults[name], 0.05)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -10,20 +10,23 @@ from uuid import UUID
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from shared import queue
+from shared import postgres, queue
 from shared.config import Settings
 from shared.errors import Unavailable
 from shared.hints import Hint, send_now
+from shared.outage import Outage
+from shared.postgres import Limits, make_engine
 
-#: A pool that has no free connection for so long answers 503.
-POOL_WAIT_SECONDS = 2
-STATEMENT_TIMEOUT_MS = 15_000
-LOCK_TIMEOUT_MS = 5_000
-IDLE_IN_TRANSACTION_TIMEOUT_MS = 30_000
+#: While Postgres is silent one request a second finds out whether it still is.
+POSTGRES_PAUSE_SECONDS = 1.0
+REDIS_PAUSE_SECONDS = 2.0
+#: A Redis that works answers in less than a thousandth of it.
+REDIS_TIMEOUT_SECONDS = 1.0
+REDIS_POOL_WAIT_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -43,8 +46,9 @@ class Connections:
     engine: Engine
     redis: Any  # redis.Redis or fakeredis.FakeRedis, decoding responses
     enqueue: Callable[[UUID], object]  # tells the workers that a run is queued
-    queue_length: Callable[[], int]  # messages that wait in the broker
     send: Callable[[Hint], None] = send_now
+    postgres_outage: Outage = field(default_factory=lambda: Outage(POSTGRES_PAUSE_SECONDS))
+    redis_outage: Outage = field(default_factory=lambda: Outage(REDIS_PAUSE_SECONDS))
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -53,7 +57,7 @@ class Connections:
         Raises:
             Unavailable: Postgres is out of reach or its pool stays exhausted.
         """
-        with database_errors(), self.engine.begin() as sql:
+        with self._answered(), self.engine.begin() as sql:
             tx = Transaction(sql, self)
             yield tx
         for hint in tx.after_commit:
@@ -66,91 +70,101 @@ class Connections:
         Raises:
             Unavailable: as `transaction`.
         """
-        with database_errors(), self.engine.connect() as sql:
+        with self._answered(), self.engine.connect() as sql:
             yield sql.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """Turn "Postgres is out of reach" into `Unavailable`; let every other error through."""
+        if not self.postgres_outage.may_try():
+            raise Unavailable()
+        try:
+            yield
+        except DBAPIError as error:
+            if postgres.is_silence(error.orig):
+                self.postgres_outage.failed()
+            else:
+                self.postgres_outage.answered()
+            if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
+                raise Unavailable() from error
+            raise
+        except PoolTimeout as error:
+            raise Unavailable() from error
+        self.postgres_outage.answered()
+
+    def ask_redis(self, question: Callable[[Any], Any]) -> Any:
+        """What `question` gets from the client.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is out of reach, or was a moment ago.
+        """
+        if not self.redis_outage.may_try():
+            raise redis.ConnectionError("Redis did not answer a moment ago")
+        try:
+            answer = question(self.redis)
+        except (redis.ConnectionError, redis.TimeoutError):
+            self.redis_outage.failed()
+            raise
+        self.redis_outage.answered()
+        return answer
+
+    def for_maintenance(self) -> "Connections":
+        """The same with one database connection of its own, for statements that take long."""
+        outage = Outage(POSTGRES_PAUSE_SECONDS)
+        engine = make_engine(
+            self.settings.database_url,
+            application="arkloop-sweep",
+            pool_size=1,
+            limits=postgres.OF_MAINTENANCE,
+            outage=outage,
+        )
+        return replace(self, engine=engine, postgres_outage=outage)
 
     def close(self) -> None:
         self.engine.dispose()
         self.redis.close()
 
 
-@contextmanager
-def database_errors() -> Iterator[None]:
-    """Turn "Postgres is out of reach" into `Unavailable`; let every other error through."""
-    try:
-        yield
-    except (OperationalError, InterfaceError, PoolTimeout) as error:
-        raise Unavailable() from error
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise Unavailable() from error
-        raise
-
-
 def connect(
     settings: Settings,
     *,
     application: str,
+    limits: Limits = postgres.OF_REQUESTS,
     pool_size: int | None = None,
     send: Callable[[Hint], None] = send_now,
 ) -> Connections:
     """Make the engine, the Redis client and the Celery producer; nothing is opened before use."""
-    size = pool_size or settings.database_pool_size
-    engine = create_engine(
-        settings.database_url,
-        pool_size=size,
-        max_overflow=0,
-        pool_timeout=POOL_WAIT_SECONDS,
-        pool_use_lifo=True,
-        connect_args={
-            # A host that vanished without a word must not hold a connection for minutes.
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 10_000,
-            "connect_timeout": 2,
-            "application_name": application,
-            "prepare_threshold": 3,
-        },
-    )
-
-    @event.listens_for(engine, "connect")
-    def limits(connection: Any, _record: Any) -> None:
-        # Set by statement, not in `options`: poolers in transaction mode refuse start-up options.
-        connection.autocommit = True
-        connection.execute(
-            "SELECT set_config('statement_timeout', %s, false),"
-            " set_config('lock_timeout', %s, false),"
-            " set_config('idle_in_transaction_session_timeout', %s, false),"
-            " set_config('TimeZone', 'UTC', false)",
-            [str(STATEMENT_TIMEOUT_MS), str(LOCK_TIMEOUT_MS), str(IDLE_IN_TRANSACTION_TIMEOUT_MS)],
-        )
-        connection.autocommit = False
-
     celery = queue.make_celery(settings)
+    postgres_outage = Outage(POSTGRES_PAUSE_SECONDS)
     return Connections(
         settings,
-        engine,
+        make_engine(
+            settings.database_url,
+            application=application,
+            pool_size=pool_size or settings.database_pool_size,
+            limits=limits,
+            outage=postgres_outage,
+        ),
         connect_redis(settings.redis_url),
-        enqueue=partial(queue.enqueue, celery),
-        queue_length=partial(queue.length, celery),
+        enqueue=partial(queue.enqueue, celery, Outage(REDIS_PAUSE_SECONDS)),
         send=send,
+        postgres_outage=postgres_outage,
     )
 
 
-def connect_redis(url: str, *, max_connections: int = 16, timeout: float = 2.0) -> Any:
-    """A client that waits for a free connection, and gives up a silent server after `timeout` s.
+def connect_redis(url: str, *, max_connections: int = 16) -> Any:
+    """A client that waits for a free connection, and gives a silent server up after a second.
 
     Retries are ours: redis-py's own would add up to a minute to every call on a dead server.
     """
     pool = redis.BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
-        timeout=timeout,
-        socket_timeout=timeout,
-        socket_connect_timeout=min(timeout, 1.0),
-        retry=Retry(NoBackoff(), 1),
-        retry_on_error=[redis.ConnectionError],
+        timeout=REDIS_POOL_WAIT_SECONDS,
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        # A connection that was closed while it lay idle; a time-out is not tried again.
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         decode_responses=True,
     )
     return redis.Redis(connection_pool=pool)

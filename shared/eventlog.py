@@ -69,7 +69,16 @@ def publish(connections: Connections, batch: Mapping[UUID, Sequence[StoredEvent]
     Raises:
         redis.exceptions.RedisError: Redis is out of reach. Followers then read Postgres.
     """
-    pipeline = connections.redis.pipeline(transaction=False)
+    for answer in connections.ask_redis(lambda redis: _publish(redis, connections, batch)):
+        # An id that is already there: published twice, which is harmless.
+        if isinstance(answer, ResponseError) and "equal or smaller" not in str(answer):
+            log.warning("event not copied to its stream: %s", answer)
+
+
+def _publish(
+    redis: Any, connections: Connections, batch: Mapping[UUID, Sequence[StoredEvent]]
+) -> list[Any]:
+    pipeline = redis.pipeline(transaction=False)
     for run_id, events in batch.items():
         stream = keys.events(run_id)
         for event in events:
@@ -84,10 +93,8 @@ def publish(connections: Connections, batch: Mapping[UUID, Sequence[StoredEvent]
         ttl = connections.settings.stream_ttl_seconds if ended else keys.LIVE_STREAM_TTL_SECONDS
         pipeline.expire(stream, ttl)
         pipeline.publish(keys.news(run_id), events[-1].seq)
-    for answer in pipeline.execute(raise_on_error=False):
-        # An id that is already there: published twice, which is harmless.
-        if isinstance(answer, ResponseError) and "equal or smaller" not in str(answer):
-            log.warning("event not copied to its stream: %s", answer)
+    answers: list[Any] = pipeline.execute(raise_on_error=False)
+    return answers
 
 
 def read_stream(
@@ -159,8 +166,9 @@ def read(connections: Connections, run_id: UUID, after_seq: int) -> list[StoredE
     Raises:
         Unavailable: neither can be read.
     """
+    events: list[StoredEvent]
     try:
-        events = read_stream(connections.redis, run_id, after_seq)
+        events = connections.ask_redis(lambda redis: read_stream(redis, run_id, after_seq))
     except RedisError:
         events = []
     if not events:

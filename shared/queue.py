@@ -1,20 +1,29 @@
 """The Celery app and its one task by name: run ids go in, nothing comes back.
 
-The message is a hint: the row in `runs` is the truth, and the sweep sends
-again what nobody claimed. So: early acks, no results, no retries of Celery's.
+The message is a hint: the row in `runs` is the truth, and workers look there for
+what no message brought them. So: early acks, no results, no retries of Celery's.
 """
 
 from uuid import UUID
 
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from shared.config import Settings
+from shared.outage import Outage
 
 EXECUTE = "runs.execute"
 
 
-def make_celery(settings: Settings, *, concurrency: int = 10) -> Celery:
-    """The app for producers and for workers; `concurrency` sizes the broker's pool."""
+#: A producer's message is worth no longer wait than a worker's look into Postgres takes.
+PRODUCER_TIMEOUT_SECONDS = 2
+#: A consumer waits for messages in pieces of this length, and must outlast them.
+CONSUMER_TIMEOUT_SECONDS = 10
+
+
+def make_celery(settings: Settings, *, concurrency: int | None = None) -> Celery:
+    """The app for producers, or for a worker with so many tasks at once."""
+    pool = concurrency or 10
     celery = Celery("arkloop", broker=settings.broker_url, set_as_current=False)
     celery.conf.update(
         task_serializer="json",
@@ -31,11 +40,11 @@ def make_celery(settings: Settings, *, concurrency: int = 10) -> Celery:
         broker_connection_max_retries=None,
         # kombu's default pool of 10 loses acks at 20 greenlets, and without a
         # socket time-out a publish hangs for ever on a frozen Redis.
-        broker_pool_limit=max(10, concurrency // 10),
+        broker_pool_limit=max(10, pool // 10),
         broker_transport_options={
-            "max_connections": max(20, 2 * concurrency),
-            "socket_timeout": 10,
-            "socket_connect_timeout": 5,
+            "max_connections": max(20, 2 * pool),
+            "socket_timeout": CONSUMER_TIMEOUT_SECONDS if concurrency else PRODUCER_TIMEOUT_SECONDS,
+            "socket_connect_timeout": PRODUCER_TIMEOUT_SECONDS,
         },
         timezone="UTC",
         enable_utc=True,
@@ -43,21 +52,18 @@ def make_celery(settings: Settings, *, concurrency: int = 10) -> Celery:
     return celery
 
 
-def enqueue(celery: Celery, run_id: UUID) -> None:
+def enqueue(celery: Celery, outage: Outage, run_id: UUID) -> None:
     """Tell the workers that a run is queued.
 
     Raises:
-        kombu.exceptions.OperationalError: the broker is out of reach; the sweep
-            will send the run again.
+        kombu.exceptions.OperationalError: the broker is out of reach, or was a
+            moment ago; a worker will find the run in Postgres.
     """
-    celery.send_task(EXECUTE, args=[str(run_id)], ignore_result=True, retry=False)
-
-
-def length(celery: Celery) -> int:
-    """How many messages wait in the broker.
-
-    Raises:
-        kombu.exceptions.OperationalError: the broker is out of reach.
-    """
-    with celery.pool.acquire(block=True) as connection:
-        return int(connection.default_channel.client.llen(celery.conf.task_default_queue))
+    if not outage.may_try():
+        raise OperationalError("the broker did not answer a moment ago")
+    try:
+        celery.send_task(EXECUTE, args=[str(run_id)], ignore_result=True, retry=False)
+    except OperationalError:
+        outage.failed()
+        raise
+    outage.answered()

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from shared import eventlog, events, ids, model_routes, personas, signals
+from shared import eventlog, events, fault_points, ids, model_routes, personas, signals
 from shared import threads as conversations
 from shared.actors import Actor
 from shared.connections import Transaction
@@ -24,7 +24,7 @@ from shared.errors import (
 )
 from shared.status import RunState
 from shared.tables import IS_ACTIVE, inputs, messages, runs, threads
-from shared.transitions import FIRST_RESEND, ended, keep_message, queued, recorded_totals
+from shared.transitions import ended, keep_message, queued, recorded_totals
 
 # ---- by the API ----------------------------------------------------------------------
 
@@ -59,7 +59,6 @@ def create(
             position=position,
             state=RunState.QUEUED,
             queued_at=func.now(),
-            enqueue_at=func.now() + FIRST_RESEND,
         )
         .on_conflict_do_nothing(
             index_elements=["thread_id"],
@@ -69,6 +68,7 @@ def create(
     )
     if run_id is None:
         raise ThreadBusy(active_run_id=str(conversations.active_run_id(tx.sql, thread_id)))
+    tx.after_commit.append(lambda: fault_points.reach("api.run_created"))
     tx.after_commit.append(lambda: tx.connections.enqueue(run_id))
     return run_id
 

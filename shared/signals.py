@@ -22,8 +22,10 @@ from shared.connections import Connections
 log = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.5
-#: A subscription that is silent for so long is asked whether it still lives.
-PING_SECONDS = 5.0
+#: A subscription that is silent for so long is asked whether it still lives,
+PING_SECONDS = 1.0
+#: and has this long to answer.
+PONG_SECONDS = 2.0
 
 
 def send_cancel(connections: Connections, run_id: UUID, owner: UUID) -> None:
@@ -39,10 +41,13 @@ def send_input(connections: Connections, run_id: UUID, last_owner: UUID) -> None
 def _send(
     connections: Connections, worker_id: UUID, kind: str, run_id: UUID, key: str, ttl: int
 ) -> None:
-    pipeline = connections.redis.pipeline(transaction=False)
-    pipeline.set(key, "1", ex=ttl)
-    pipeline.publish(keys.worker_signals(worker_id), f"{kind} {run_id}")
-    pipeline.execute()
+    def both(redis: Any) -> None:
+        pipeline = redis.pipeline(transaction=False)
+        pipeline.set(key, "1", ex=ttl)
+        pipeline.publish(keys.worker_signals(worker_id), f"{kind} {run_id}")
+        pipeline.execute()
+
+    connections.ask_redis(both)
 
 
 class SignalListener:
@@ -105,8 +110,9 @@ def listening_client(url: str) -> Any:
     return redis.Redis.from_url(
         url,
         decode_responses=True,
-        socket_timeout=None,
-        socket_connect_timeout=1.0,
+        # For the handshake: who listens waits by a time of its own.
+        socket_timeout=PONG_SECONDS,
+        socket_connect_timeout=PONG_SECONDS,
         retry=Retry(NoBackoff(), 0),
     )
 
@@ -120,10 +126,10 @@ def listen(pubsub: Any) -> Iterator[dict[str, Any]]:
     """
     pinged = False
     while True:
-        message = pubsub.get_message(timeout=PING_SECONDS)
+        message = pubsub.get_message(timeout=PONG_SECONDS if pinged else PING_SECONDS)
         if message is None:
             if pinged:
-                raise redis.ConnectionError(f"no answer to a ping in {PING_SECONDS:g} s")
+                raise redis.ConnectionError(f"no answer to a ping in {PONG_SECONDS:g} s")
             pubsub.ping()
             pinged = True
         else:

@@ -1,4 +1,4 @@
-"""What somebody must notice though nobody was told: lost owners, lost hints, passed deadlines.
+"""What somebody must notice though nobody was told: lost owners, lost cancels, passed deadlines.
 
 Naively every process could do this at any time; two at once would double the
 work. So every `web` and every `worker` process tries every two seconds, and an
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import RowMapping, delete, func, select, text, update
+from sqlalchemy import RowMapping, delete, func, select, text
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from shared import idempotency
@@ -23,13 +23,12 @@ from shared.errors import Unavailable
 from shared.events import MessageCompleted, RunError, RunResumed, RunStarted, ToolResult
 from shared.status import RunState
 from shared.tables import run_events, runs, workers
+from shared.transitions import MAX_CRASHES
 
 log = logging.getLogger(__name__)
 
 _LOCK_KEY = 0x7377656570  # "sweep"
 BATCH = 100
-MAX_CRASHES = 3
-MAX_RESEND_SECONDS = 60
 
 CRASHED = RunError("worker.crashed", "Its worker was lost three times within one step.", False)
 EXPIRED = RunError("input.expired", "Nobody answered in time.", False)
@@ -70,7 +69,6 @@ def sweep(connections: Connections) -> None:
         _recover_lost(tx)
         _cancel_unheld(tx)
         _expire_inputs(tx)
-        _resend_unclaimed(tx)
         _forget_old(tx)
 
 
@@ -177,38 +175,6 @@ def _expire_inputs(tx: Transaction) -> None:
             lifecycle.end_unheld(tx, run, RunState.FAILED, EXPIRED)
 
 
-def _resend_unclaimed(tx: Transaction) -> None:
-    """Send queued runs to the broker (again), each after 2, 4, … 60 s."""
-    due = select(runs.c.id).where(runs.c.state == RunState.QUEUED, runs.c.enqueue_at < func.now())
-    unclaimed = tx.sql.scalars(
-        due.order_by(runs.c.enqueue_at).limit(BATCH).with_for_update(skip_locked=True)
-    ).all()
-    if not unclaimed:
-        return
-    pause = func.least(MAX_RESEND_SECONDS, func.power(2, func.least(runs.c.enqueues + 2, 10)))
-    tx.sql.execute(
-        update(runs)
-        .where(runs.c.id.in_(unclaimed))
-        .values(
-            enqueues=runs.c.enqueues + 1,
-            enqueue_at=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, pause),
-        )
-    )
-    queued = tx.sql.scalar(
-        select(func.count()).select_from(runs).where(runs.c.state == RunState.QUEUED)
-    )
-    connections = tx.connections
-
-    def resend() -> None:
-        # Workers that are merely busy have every message still before them.
-        if connections.queue_length() >= (queued or 0):
-            return
-        for run_id in unclaimed:
-            connections.enqueue(run_id)
-
-    tx.after_commit.append(resend)
-
-
 def _forget_old(tx: Transaction) -> None:
     """Runs beyond the retention with their events, kept answers, workers long gone."""
     settings = tx.connections.settings
@@ -226,11 +192,12 @@ def _forget_old(tx: Transaction) -> None:
 def start(connections: Connections) -> threading.Event:
     """Sweep for as long as the process lives, in a thread; set the event to end it."""
     stopped = threading.Event()
+    own = connections.for_maintenance()
 
     def run() -> None:
         while not stopped.wait(connections.settings.sweep_seconds):
             try:
-                sweep(connections)
+                sweep(own)
             except Unavailable as error:
                 log.warning("no sweep: %s", error.__cause__)
             except Exception:

@@ -160,7 +160,7 @@ runs = Table(
     Column("fence", BigInteger, nullable=False, server_default=text("0")),
     Column("owner", Uuid),  # the worker process that holds it while executing, or held it last
     Column("attempt", Integer, nullable=False, server_default=text("0")),
-    #: Owners lost in a row without progress between them.
+    #: Owners lost since its last finished step.
     Column("crashes", Integer, nullable=False, server_default=text("0")),
     Column("resume_reason", Text),  # worker_lost | deploy | input: why it was queued again
     _time("cancel_requested_at"),
@@ -168,8 +168,6 @@ runs = Table(
     Column("pending_input", JSONB),  # the open question while it waits
     _time("input_expires_at"),
     _time("queued_at", required=True),
-    _time("enqueue_at"),  # when the sweep sends it to the broker (again)
-    Column("enqueues", Integer, nullable=False, server_default=text("0")),
     _time("waiting_since"),
     Column("waiting_ms", BigInteger, nullable=False, server_default=text("0")),
     _created_at(),
@@ -194,7 +192,7 @@ runs = Table(
         postgresql_where=IS_ACTIVE,
     ),
     Index("ix_runs_owner", "owner", postgresql_where=text("state = 'executing'")),
-    Index("ix_runs_enqueue_at", "enqueue_at", postgresql_where=text("state = 'queued'")),
+    Index("ix_runs_queued_at", "queued_at", postgresql_where=text("state = 'queued'")),
     Index(
         "ix_runs_input_expires_at", "input_expires_at", postgresql_where=text("state = 'waiting'")
     ),
@@ -212,6 +210,8 @@ run_events = Table(
 )
 
 #: Calls that have begun: written before the tool runs, so that a crash leaves a trace of it.
+#: A call is planned by its `tool.call` event, started by a row here, and done by its
+#: `tool.result`; where that must wait for other calls of the turn, the result waits here.
 tool_calls = Table(
     "tool_calls",
     metadata,
@@ -219,6 +219,10 @@ tool_calls = Table(
     Column("tool_call_id", Text, primary_key=True),
     Column("fence", BigInteger, nullable=False),
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    _time("done_at"),
+    Column("output", Text),
+    Column("is_error", Boolean),
+    Column("duration_ms", BigInteger),
 )
 
 inputs = Table(

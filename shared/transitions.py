@@ -1,7 +1,6 @@
 """What every change of a run's state writes, whoever makes it."""
 
 from dataclasses import dataclass, field
-from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -13,9 +12,8 @@ from shared.events import Usage
 from shared.status import RunState
 from shared.tables import messages, run_events, runs
 
-#: The sweep sends a queued run to the broker (again) when nobody claimed it for so long.
-FIRST_RESEND = timedelta(seconds=2)
-
+#: Owners lost within one step, after which a run is given up.
+MAX_CRASHES = 3
 
 #: What the column holds; prices are free numbers.
 MAX_COST_USD = Decimal("9999999999.99999999")
@@ -44,8 +42,6 @@ def queued(reason: str) -> dict[str, Any]:
         "state": RunState.QUEUED,
         "resume_reason": reason,
         "queued_at": func.now(),
-        "enqueue_at": func.now() + FIRST_RESEND,
-        "enqueues": 0,
     }
 
 
@@ -55,7 +51,6 @@ def ended(state: RunState, totals: Totals, error: events.RunError | None) -> dic
     return {
         "state": state,
         "ended_at": func.now(),
-        "enqueue_at": None,
         "input_expires_at": None,
         "pending_input": None,
         "waiting_ms": runs.c.waiting_ms + func.coalesce(waited, 0),

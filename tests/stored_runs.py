@@ -57,7 +57,7 @@ class StoredRuns:
             permissions=PERMISSIONS_OF_ROLE["owner"],
         )
         sent: list[UUID] = []
-        own = replace(connections, enqueue=sent.append, queue_length=lambda: 0)
+        own = replace(connections, enqueue=sent.append)
         return cls(own, actor, sent)
 
     # ---- making and moving ----

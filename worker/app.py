@@ -6,13 +6,14 @@ from typing import Any
 
 from celery import signals
 
-from shared import logs, model_routes, queue
+from shared import fault_points, logs, model_routes, queue
 from shared.config import InvalidSettings, Settings
-from worker import tasks
+from worker import pickup, tasks
 from worker.process import WorkerProcess
 
 try:
     settings = Settings.from_env()
+    fault_points.arm(settings)
     routes = model_routes.load(settings)
 except InvalidSettings as problems:
     raise SystemExit(f"The settings are not complete:\n{problems}") from None
@@ -26,7 +27,8 @@ def process() -> WorkerProcess:
     """This operating system process' one `WorkerProcess`; made at the first call."""
     with _lock:
         if os.getpid() not in _processes:
-            _processes[os.getpid()] = WorkerProcess(settings, routes)
+            _processes[os.getpid()] = started = WorkerProcess(settings, routes)
+            pickup.start(started)
         return _processes[os.getpid()]
 
 

@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
+from typing import TypeVar
 from uuid import UUID
 
-from shared import claims, eventlog, events, ids, times
+from shared import claims, eventlog, events, fault_points, ids, times
 from shared.claims import Claim
 from shared.connections import Connections, Transaction
 from shared.errors import LeaseLost, Unavailable
-from shared.events import Event, RunError, StoredEvent, Usage
+from shared.events import Event, RunError, StoredEvent, ToolResult, Usage
 from shared.status import RunState
 from shared.transitions import Totals
 from worker.loop import Answer
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.2
 
+T = TypeVar("T")
+
 
 class ClaimedRun:
     """`context.RunContext` over a claim; one attempt, from claim to the write that lets go."""
@@ -33,7 +36,9 @@ class ClaimedRun:
         claim: Claim,
         run_log: RunLog,
         stop: StopSignal,
+        on_progress: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_progress` is called when a step is finished: crashes are counted anew from there."""
         self.claim = claim
         self.attempt = claim.attempt
         self.stop = stop
@@ -41,6 +46,8 @@ class ClaimedRun:
         self.totals = Totals()
         self._connections = connections
         self._open_text: list[str] = []
+        self._on_progress = on_progress
+        self._progressed = False
 
     # ---- RunContext ----
 
@@ -67,9 +74,14 @@ class ClaimedRun:
 
     def checkpoint(self) -> None:
         self.log.flush()
+        self._progressed = True
+        self._on_progress()
 
     def begin_tool_call(self, tool_call_id: str) -> bool:
         return self._write(lambda tx: claims.begin_tool_call(tx, self.claim, tool_call_id))
+
+    def end_tool_call(self, result: ToolResult) -> None:
+        self._write(lambda tx: claims.end_tool_call(tx, self.claim, result))
 
     def add_usage(self, usage: Usage, cost_usd: Decimal) -> Event:
         self.totals = Totals(
@@ -116,7 +128,10 @@ class ClaimedRun:
     def release(self) -> bool:
         """Hand the run to another worker; its open text will be void there."""
         return self._let_go(
-            lambda tx, stored: claims.release(tx, self.claim, stored, self.totals), self._cost()
+            lambda tx, stored: claims.release(
+                tx, self.claim, stored, self.totals, progressed=self._progressed
+            ),
+            self._cost(),
         )
 
     def park(self, wait: WaitForInput, expires_seconds: float) -> bool:
@@ -151,8 +166,9 @@ class ClaimedRun:
         error: RunError | None,
         *last: Event,
     ) -> bool:
-        return self._let_go(
-            lambda tx, stored: claims.finish(
+        def finish(tx: Transaction, stored: list[StoredEvent]) -> bool:
+            tx.after_commit.append(lambda: fault_points.reach("worker.ended"))
+            return claims.finish(
                 tx,
                 self.claim,
                 state,
@@ -160,9 +176,10 @@ class ClaimedRun:
                 totals=self.totals,
                 message=message,
                 error=error,
-            ),
-            *last,
-        )
+            )
+
+        fault_points.reach("worker.before_end")
+        return self._let_go(finish, *last)
 
     def _let_go(
         self, change: Callable[[Transaction, list[StoredEvent]], bool], *last: Event
@@ -171,17 +188,22 @@ class ClaimedRun:
         stored = self.log.withdraw(*last)
         done = False
         try:
-            done = self._write(lambda tx: change(tx, stored), stored)
+            done = self._write(lambda tx: change(tx, stored))
+        except LeaseLost:
+            # A COMMIT whose answer was lost may have ended the claim itself: its events tell.
+            if not self._is_stored(stored[-1]):
+                raise
+            self._connections.send(
+                lambda: eventlog.publish(self._connections, {self.claim.run_id: stored})
+            )
+            done = True
         finally:
             if not done:
                 self.log.retract(stored, len(last))
         return done
 
-    def _write(
-        self, change: Callable[[Transaction], bool], stored: list[StoredEvent] | None = None
-    ) -> bool:
+    def _write(self, change: Callable[[Transaction], T]) -> T:
         """Make a guarded change; try again while Postgres is out of reach and the lease lives."""
-        uncertain = False
         while True:
             try:
                 with self._connections.transaction() as tx:
@@ -190,16 +212,7 @@ class ClaimedRun:
                 log.warning("the run's state waits for Postgres: %s", error.__cause__)
                 if self.stop.lease_lost:
                     raise LeaseLost() from error
-                uncertain = True
                 time.sleep(RETRY_SECONDS)
-            except LeaseLost:
-                # A COMMIT whose answer was lost has ended the claim itself: its events tell.
-                if not (uncertain and stored and self._is_stored(stored[-1])):
-                    raise
-                self._connections.send(
-                    lambda: eventlog.publish(self._connections, {self.claim.run_id: stored})
-                )
-                return True
 
     def _is_stored(self, event: StoredEvent) -> bool:
         with self._connections.reading() as sql:

@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Protocol
 
-from shared.events import Event, Usage
+from shared.events import Event, ToolResult, Usage
 
 
 class RunContext(Protocol):
@@ -37,6 +37,9 @@ class RunContext(Protocol):
 
     def begin_tool_call(self, tool_call_id: str) -> bool:
         """Record that the call begins now; False if an earlier attempt began it already."""
+
+    def end_tool_call(self, result: ToolResult) -> None:
+        """Record what came of a call whose event has to wait for other calls of the turn."""
 
     def add_usage(self, usage: Usage, cost_usd: Decimal) -> Event:
         """Count a model call; returns the `run.cost` event with the sums so far."""

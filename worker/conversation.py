@@ -27,6 +27,8 @@ class Turn:
     content: str
     calls: list[ToolCall] = field(default_factory=list)
     results: dict[str, ToolMessage] = field(default_factory=dict)
+    #: Of a lost attempt, whose event it could not write any more.
+    done: dict[str, events.ToolResult] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)  # of people: to questions, confirmations
 
     @property

@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 from uuid import UUID
 
-from shared import eventlog
+from shared import eventlog, fault_points
 from shared.connections import Connections
 from shared.errors import LeaseLost, Unavailable
 from shared.events import StoredEvent
-from worker.outcomes import CancelRequested
+from worker.outcomes import CancelRequested, RunFailure
 from worker.run_log import RunLog
 
 log = logging.getLogger(__name__)
@@ -79,24 +79,35 @@ class EventWriter:
             if due_in is not None:
                 later[run_log] = max(due_in, 0.001)
         if batch:
-            try:
-                skipped = self._commit(batch)
-            except Unavailable as error:
-                log.warning("events wait for Postgres: %s", error.__cause__)
-                for run_log in batch:
-                    run_log.give_back()
-                later.update(dict.fromkeys(batch, RETRY_SECONDS))
-                time.sleep(RETRY_SECONDS)
-            except BaseException:
-                for run_log in batch:
-                    run_log.give_back()
-                    self.mark(run_log)
-                raise
-            else:
-                later.update(dict.fromkeys(skipped, LOCKED_SECONDS))
+            later.update(self._store(batch))
         with self._lock:
             self._dirty |= later.keys()
         return min(later.values(), default=None)
+
+    def _store(self, batch: dict[RunLog, Sequence[StoredEvent]]) -> dict[RunLog, float]:
+        """Commit the batch; returns the runs that have to come again, and in how many seconds."""
+        try:
+            return dict.fromkeys(self._commit(batch), LOCKED_SECONDS)
+        except Unavailable as error:
+            log.warning("events wait for Postgres: %s", error.__cause__)
+            for run_log in batch:
+                run_log.give_back()
+            time.sleep(RETRY_SECONDS)
+            return dict.fromkeys(batch, RETRY_SECONDS)
+        except Exception:
+            if len(batch) > 1:
+                # One of them cannot be stored, and must not take the others along.
+                again: dict[RunLog, float] = {}
+                for run_log, events in batch.items():
+                    again.update(self._store({run_log: events}))
+                return again
+            [run_log] = batch
+            log.exception("events cannot be stored", extra={"run_id": str(run_log.run_id)})
+            run_log.discard()
+            run_log.stop.set(
+                RunFailure("worker.crashed", "What the run has to say cannot be stored.")
+            )
+            return {}
 
     def _commit(self, batch: dict[RunLog, Sequence[StoredEvent]]) -> list[RunLog]:
         """Store and publish; returns the runs whose row was locked by somebody else."""
@@ -129,6 +140,7 @@ class EventWriter:
             written[run.run_id] = events
             if row.cancel_requested_at is not None:
                 run.stop.set(CancelRequested())
+        fault_points.reach("worker.committed")
         if written:
             self._connections.send(lambda: eventlog.publish(self._connections, written))
         return skipped

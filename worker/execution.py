@@ -4,7 +4,7 @@ import logging
 import time
 from uuid import UUID
 
-from shared import claims, logs, personas
+from shared import claims, fault_points, logs, personas
 from shared.claims import Claim
 from shared.errors import LeaseLost, Unavailable
 from shared.events import RunError
@@ -28,30 +28,47 @@ log = logging.getLogger(__name__)
 #: While slots are free, the process that parked a run listens for its input for so long.
 LINGER_SECONDS = 2.0
 LEASE_WAIT_SECONDS = 10.0
+#: It may come straight back: not more often than this.
+SEND_ON_SECONDS = 0.2
 
 
 def execute(process: WorkerProcess, run_id: UUID) -> None:
     """Claim the run if it is queued, and execute it until it ends, waits or must be let go."""
     while True:
-        # Not claimed here, it stays queued: the sweep sends it to the broker again.
-        if process.draining.is_set() or not process.lease.wait_until_valid(LEASE_WAIT_SECONDS):
+        if process.draining.is_set():
+            _send_on(process, run_id)
             return
+        # Not claimed here, it stays queued: another worker finds it.
+        if not process.lease.wait_until_valid(LEASE_WAIT_SECONDS):
+            return
+        fault_points.reach("worker.popped")
         with process.holding(run_id) as held:
             parked = _attempt(process, held)
-            if not parked or not process.has_free_slots or process.draining.is_set():
+            has_room = process.room > process.settings.worker_concurrency // 2
+            if not parked or not has_room or process.draining.is_set():
                 return
             if not held.answered.wait(LINGER_SECONDS):
                 return
+
+
+def _send_on(process: WorkerProcess, run_id: UUID) -> None:
+    """The message is another worker's: this one stops, but it still takes some for a moment."""
+    time.sleep(SEND_ON_SECONDS)
+    process.connections.send(lambda: process.connections.enqueue(run_id))
 
 
 def _attempt(process: WorkerProcess, held: HeldRun) -> bool:
     """True if the run waits for a person now."""
     began = time.monotonic()
     try:
+        suspects = process.enter_quarantine(held)
         with process.connections.transaction() as tx:
-            claim = claims.claim(tx, held.run_id, process.worker_id)
+            claim = claims.claim(tx, held.run_id, process.worker_id, suspects=suspects)
         if claim is None:
             return False
+        fault_points.reach("worker.claimed")
+        if not claim.is_suspect:
+            process.leave_quarantine(held)
         logs.bind(run_id=str(claim.run_id), trace_id=claim.trace_id, attempt=claim.attempt)
         parked = _drive(process, held, claim)
         log.info("attempt ended", extra={"duration_ms": round((time.monotonic() - began) * 1000)})
@@ -61,20 +78,24 @@ def _attempt(process: WorkerProcess, held: HeldRun) -> bool:
         process.lost_by_outage(held.run_id)
         return False
     finally:
+        process.leave_quarantine(held)
         logs.clear()
 
 
 def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
     connections = process.connections
     run_log = RunLog(claim.run_id, claim.fence, claim.last_seq, held.stop, process.writer.mark)
-    run = ClaimedRun(connections, claim, run_log, held.stop)
+    run = ClaimedRun(connections, claim, run_log, held.stop, lambda: process.leave_quarantine(held))
     parked = done = False
     try:
         with connections.reading() as sql:
             earlier = history.load(sql, claim)
             own = history.own_events(sql, claim.run_id) if claim.attempt > 1 else []
+            turns = turns_of(own)
             if own:
                 run.totals = recorded_totals(sql, claim.run_id)
+            if turns and turns[-1].is_open:
+                history.take_done_calls(sql, claim.run_id, turns[-1])
         if (void := first_void_seq(own)) is not None:
             run.reset_lost_text(void)
         persona = personas.find(claim.persona_id)
@@ -94,7 +115,7 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
             draining=process.draining,
         )
         try:
-            answer = loop.run(agent, run, held.stop, turns_of(own))
+            answer = loop.run(agent, run, held.stop, turns)
         finally:
             provider.close()
         done = run.complete(answer)

@@ -6,9 +6,9 @@ from uuid import UUID
 from sqlalchemy import Connection, select
 
 from shared.claims import Claim
-from shared.events import StoredEvent
-from shared.tables import messages, run_events, runs
-from worker.conversation import TURN_TYPES, messages_of, turns_of
+from shared.events import StoredEvent, ToolResult
+from shared.tables import messages, run_events, runs, tool_calls
+from worker.conversation import TURN_TYPES, Turn, messages_of, turns_of
 from worker.messages import AssistantMessage, Message, UserMessage
 
 
@@ -55,6 +55,26 @@ def _turns_of_earlier_runs(sql: Connection, claim: Claim) -> dict[int, list[Mess
     for position, *event in rows:
         by_position[position].append(StoredEvent(*event))
     return {position: messages_of(turns_of(events)) for position, events in by_position.items()}
+
+
+def take_done_calls(sql: Connection, run_id: UUID, turn: Turn) -> None:
+    """Give the turn what its ledger knows of calls that have no event yet."""
+    names = {call.id: call.name for call in turn.calls if call.id not in turn.results}
+    rows = sql.execute(
+        select(tool_calls).where(
+            tool_calls.c.run_id == run_id,
+            tool_calls.c.tool_call_id.in_(names),
+            tool_calls.c.done_at.is_not(None),
+        )
+    )
+    for row in rows:
+        turn.done[row.tool_call_id] = ToolResult(
+            row.tool_call_id,
+            names[row.tool_call_id],
+            row.output,
+            row.is_error,
+            row.duration_ms,
+        )
 
 
 def own_events(sql: Connection, run_id: UUID) -> list[StoredEvent]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from shared import events, ids
+from shared import events, fault_points, ids
 from shared.events import Usage
 from shared.model_routes import Route
 from shared.personas import Persona
@@ -93,7 +93,9 @@ def _step(agent: Agent, context: RunContext, stop: StopSignal, turns: list[Turn]
         turn=len(turns),
         attempt=context.attempt,
     )
+    fault_points.reach("worker.before_model")
     reply, end = call_model(agent.provider, request, context, stop, count)
+    fault_points.reach("worker.after_model")
     usage = end.usage or Usage()
     message_id = str(ids.new_id())
     cost = context.add_usage(usage, agent.route.cost(usage))
@@ -147,6 +149,7 @@ def _call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
         raise stopped
     # The step is over: a crash in the next one must not ask what became of these calls.
     context.checkpoint()
+    fault_points.reach("worker.step_finished")
 
 
 class _SideBySide(threading.Thread):
@@ -191,36 +194,62 @@ def _call(
     agent: Agent, context: RunContext, turn: Turn, call: ToolCall
 ) -> tuple[events.ToolResult, BaseException | None]:
     """The call's result, and what stopped it if the run has to stop."""
+    if call.id in turn.done:
+        return turn.done[call.id], None
     start = time.monotonic()
     stopped: BaseException | None = None
-    is_error = False
+    begun = is_error = False
+    output = ""
     try:
-        output = _output(agent, context, turn, call)
+        tool = _permitted(agent, turn, call)
+        if call.name == "ask_user":
+            output = turn.answers.get(call.id, "")
+        else:
+            context.check()
+            _begin(context, tool, call)
+            begun = True
+            output = _make(agent, context, tool, call)
     except ToolFailed as error:
         output, is_error = str(error), True
     except Exception as error:
         output, is_error = f"The tool failed: {type(error).__name__}: {error}", True
     except BaseException as error:
-        output, stopped = "", error
+        stopped = error
     duration_ms = round((time.monotonic() - start) * 1000)
     result = events.ToolResult(call.id, call.name, cut(output), is_error, duration_ms)
+    if begun and stopped is None and len(turn.calls) - len(turn.results) > 1:
+        # Its event waits for the calls before it; a crash meanwhile must not lose what came of it.
+        try:
+            context.end_tool_call(result)
+        except BaseException as error:
+            stopped = error
     return result, stopped
 
 
-def _output(agent: Agent, context: RunContext, turn: Turn, call: ToolCall) -> str:
+def _permitted(agent: Agent, turn: Turn, call: ToolCall) -> Tool:
+    """The tool, if there is one that takes these arguments and nobody has denied the call."""
     tool = agent.tools.get(call.name)
     if tool is None:
         raise ToolFailed(f"There is no tool {call.name!r}.")
     tool.check(call.arguments)
     answer = turn.answers.get(call.id)
-    if call.name == "ask_user":
-        return answer or ""
-    if answer is not None and answer.strip().lower() not in APPROVALS:
+    if call.name != "ask_user" and answer is not None and answer.strip().lower() not in APPROVALS:
         raise ToolFailed(f"The call was denied: {answer}")
-    context.check()
+    return tool
+
+
+def _begin(context: RunContext, tool: Tool, call: ToolCall) -> None:
+    """Write the call into the ledger, before it can have an effect."""
     if not context.begin_tool_call(call.id) and not tool.repeatable:
         raise ToolFailed(UNKNOWN_OUTCOME)
-    return tool(context, CallInfo(idempotency_key=f"{agent.run_id}:{call.id}"), call.arguments)
+    fault_points.reach("worker.tool_begun")
+
+
+def _make(agent: Agent, context: RunContext, tool: Tool, call: ToolCall) -> str:
+    info = CallInfo(idempotency_key=f"{agent.run_id}:{call.id}")
+    output = tool(context, info, call.arguments)
+    fault_points.reach("worker.tool_returned")
+    return output
 
 
 def cut(output: str) -> str:

@@ -12,6 +12,7 @@ from shared.config import Settings
 from shared.connections import Connections, connect
 from shared.errors import Unavailable
 from shared.hints import HintSender
+from shared.postgres import OF_RUNS
 from worker.event_writer import EventWriter
 from worker.lease import Lease
 from worker.outcomes import CancelRequested, DeadlineExceeded, ShuttingDown
@@ -41,12 +42,13 @@ class WorkerProcess:
         self.routes = routes
         # Everything for Redis goes through one thread, so that a run's events stay in order.
         self.connections: Connections = connect(
-            settings, application="arkloop-worker", send=HintSender()
+            settings, application="arkloop-worker", limits=OF_RUNS, send=HintSender()
         )
         self.writer = EventWriter(self.connections)
         self.draining = threading.Event()
         self._lock = threading.Lock()
         self._held: set[HeldRun] = set()
+        self._suspect: HeldRun | None = None
         self._lost_by_outage: set[UUID] = set()
         self.lease = Lease(settings, self.held, self._on_orphan)
         self.worker_id = self.lease.worker_id
@@ -75,8 +77,28 @@ class WorkerProcess:
                 self._held.discard(held)
 
     @property
-    def has_free_slots(self) -> bool:
-        return len(self._held) < self.settings.worker_concurrency // 2
+    def room(self) -> int:
+        """How many more runs this process may hold."""
+        return self.settings.worker_concurrency - len(self._held)
+
+    @property
+    def has_suspect(self) -> bool:
+        return self._suspect is not None
+
+    def enter_quarantine(self, held: HeldRun) -> bool:
+        """False if another suspect is held: one that kills its worker must not take others along
+        whose next lost owner would be their last.
+        """
+        with self._lock:
+            if self._suspect is None:
+                self._suspect = held
+            return self._suspect is held
+
+    def leave_quarantine(self, held: HeldRun) -> None:
+        """The run is no suspect, or not any more."""
+        with self._lock:
+            if self._suspect is held:
+                self._suspect = None
 
     def drain(self) -> None:
         """Hand the runs over: at their next step, or when the drain time is over.

@@ -13,6 +13,8 @@ from worker.stop_signal import StopSignal
 #: Text is gathered into one event for so long, or up to so many characters.
 GATHER_SECONDS = 0.04
 GATHER_CHARACTERS = 2048
+#: A model may send any amount in one piece; every follower gets it in one frame each.
+MAX_EVENT_CHARACTERS = 32_768
 #: A model that is faster than Postgres waits when so many events are not committed yet.
 MAX_BACKLOG = 256
 
@@ -142,6 +144,16 @@ class RunLog:
             self._in_flight = []
             self._changed.notify_all()
 
+    def discard(self) -> None:
+        """What was taken can never be stored: it is forgotten, and its numbers are free again."""
+        with self._changed:
+            self._in_flight, self._ready = [], []
+            self._text.clear()
+            self._text_length = 0
+            self._last_seq = self._committed_seq
+            self._turn_seq = None
+            self._changed.notify_all()
+
     def give_back(self) -> None:
         """What was taken could not be stored now; it comes first at the next take."""
         with self._changed:
@@ -155,7 +167,9 @@ class RunLog:
         if self._text:
             if self._turn_seq is None:
                 self._turn_seq = self._last_seq + 1
-            self._number(self._text_type("".join(self._text)))
+            text = "".join(self._text)
+            for start in range(0, len(text), MAX_EVENT_CHARACTERS):
+                self._number(self._text_type(text[start : start + MAX_EVENT_CHARACTERS]))
             self._text.clear()
             self._text_length = 0
             self._numbered_at = time.monotonic()

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from celery import Celery
 
-from shared import queue
+from shared import fault_points, queue
 from worker import execution
 from worker.process import WorkerProcess
 
@@ -16,3 +16,4 @@ def register(celery: Celery, process: Callable[[], WorkerProcess]) -> None:
     @celery.task(name=queue.EXECUTE)
     def execute(run_id: str) -> None:
         execution.execute(process(), UUID(run_id))
+        fault_points.reach("worker.task_done")

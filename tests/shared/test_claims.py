@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -11,14 +12,18 @@ from shared import claims, events
 from shared.claims import Claim
 from shared.connections import Transaction
 from shared.errors import LeaseLost
-from shared.events import RunCancelled, RunCompleted, RunError
+from shared.events import RunCancelled, RunCompleted, RunError, ToolResult
 from shared.ids import new_id
 from shared.status import RunState
-from tests.stored_runs import USED, StoredRuns, numbered
+from tests.stored_runs import USED, StoredRuns, ago, numbered
 from tests.waiting import in_parallel
+from worker import history
+from worker.conversation import Turn
+from worker.messages import ToolCall
 
 COMPLETED = RunCompleted(None, USED.usage, USED.cost_usd, "stop")
 CANCELLED = RunCancelled(USED.usage, USED.cost_usd)
+RESULT = ToolResult("call", "calculator", "42", False, 7)
 
 
 def test_of_eight_claims_at_once_one_wins(stored: StoredRuns) -> None:
@@ -94,7 +99,7 @@ def test_an_input_is_used_once(stored: StoredRuns) -> None:
     assert second is not None
     with stored.connections.transaction() as tx:
         cost = numbered(second.last_seq, events.RunCost(USED.usage, USED.cost_usd))
-        assert claims.release(tx, second, cost, USED)
+        assert claims.release(tx, second, cost, USED, progressed=False)
 
     assert stored.claim(first.run_id) is not None
 
@@ -115,7 +120,9 @@ WRITES: dict[str, Write] = {
     "cancel": lambda stored, tx, claim: claims.finish(
         tx, claim, RunState.CANCELLED, numbered(99, CANCELLED), totals=USED, message=None
     ),
-    "release": lambda stored, tx, claim: claims.release(tx, claim, numbered(99, COMPLETED), USED),
+    "release": lambda stored, tx, claim: claims.release(
+        tx, claim, numbered(99, COMPLETED), USED, progressed=True
+    ),
     "park": lambda stored, tx, claim: claims.park(
         tx,
         claim,
@@ -125,6 +132,7 @@ WRITES: dict[str, Write] = {
         totals=USED,
     ),
     "begin_tool_call": lambda stored, tx, claim: claims.begin_tool_call(tx, claim, "call"),
+    "end_tool_call": lambda stored, tx, claim: claims.end_tool_call(tx, claim, RESULT),
 }
 
 
@@ -133,6 +141,8 @@ WRITES: dict[str, Write] = {
 def test_a_claim_that_is_over_writes_nothing(stored: StoredRuns, write: Write, how: str) -> None:
     """`LeaseLost`, and neither status nor events nor messages have changed."""
     zombie = stored.claimed()
+    with stored.connections.transaction() as tx:
+        claims.begin_tool_call(tx, zombie, "call")
     if how == "ended":
         assert stored.finish(zombie)
     else:
@@ -237,6 +247,73 @@ def test_a_tool_call_begins_once(stored: StoredRuns) -> None:
     assert second is not None
     assert [False, True] == [begin(second, "c1"), begin(second, "c3")]
     assert not begin(replace(second), "c2")
+
+
+def test_what_came_of_a_tool_call_is_kept(stored: StoredRuns) -> None:
+    """For the attempt after a crash that could not write the call's event any more."""
+    first = stored.claimed()
+    result = ToolResult("c2", "calculator", "42", False, 7)
+    with stored.connections.transaction() as tx:
+        for call in ("c1", "c2", "c3"):
+            claims.begin_tool_call(tx, first, call)
+        claims.end_tool_call(tx, first, result)
+    turn = Turn("m", "", [ToolCall(call, "calculator", {}) for call in ("c1", "c2")])
+
+    with stored.connections.reading() as sql:
+        history.take_done_calls(sql, first.run_id, turn)
+
+    assert {"c2": result} == turn.done
+
+
+@pytest.mark.parametrize(("progressed", "crashes"), [(True, 0), (False, 2)])
+def test_a_deploy_resets_the_crashes_only_after_a_finished_step(
+    stored: StoredRuns, progressed: bool, crashes: int
+) -> None:
+    """Crashes before and after it are within one step unless one was finished between them."""
+    claim = stored.claimed()
+    stored.set(claim.run_id, crashes=2)
+
+    with stored.connections.transaction() as tx:
+        assert claims.release(tx, claim, numbered(1, CANCELLED), USED, progressed=progressed)
+
+    assert crashes == stored.row(claim.run_id)["crashes"]
+
+
+def test_a_suspect_is_claimed_only_where_suspects_are_welcome(stored: StoredRuns) -> None:
+    """A run whose next lost owner would be the last is refused by who holds such a one already."""
+    innocent, suspect = stored.create(), stored.create()
+    stored.set(innocent, crashes=1)
+    stored.set(suspect, crashes=2)
+    worker = stored.worker()
+    with stored.connections.transaction() as tx:
+        assert claims.claim(tx, suspect, worker, suspects=False) is None
+        claimed = claims.claim(tx, innocent, worker, suspects=False)
+        assert claimed is not None
+        assert not claimed.is_suspect
+
+    claim = stored.claim(suspect)
+
+    assert claim is not None
+    assert claim.is_suspect
+
+
+def test_queued_runs_are_found_by_their_age(stored: StoredRuns) -> None:
+    """The oldest first; suspects only if they are asked for."""
+    young, old, oldest, suspect = (stored.create() for _ in range(4))
+    for run_id, age in ((old, 10), (oldest, 20), (suspect, 15)):
+        stored.set(run_id, queued_at=ago(seconds=age))
+    stored.set(suspect, crashes=2)
+    executing = stored.claimed()
+    stored.set(executing.run_id, queued_at=ago(seconds=30))
+
+    def found(**how: Any) -> list[UUID]:
+        with stored.connections.reading() as sql:
+            all_found = claims.unclaimed(sql, older_than=5, **how)
+        return [run for run in all_found if run in (young, old, oldest, suspect)]
+
+    assert [oldest, suspect, old] == found(limit=100, suspects=True)
+    assert [oldest, old] == found(limit=100, suspects=False)
+    assert executing.run_id not in found(limit=100, suspects=True)
 
 
 def test_waiting_time_is_not_used_time(stored: StoredRuns) -> None:

@@ -17,6 +17,7 @@ from shared.events import (
     StoredEvent,
     Usage,
 )
+from shared.outage import Outage
 from shared.tables import runs
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel
@@ -84,7 +85,11 @@ def test_without_redis_everything_comes_from_postgres(
 ) -> None:
     """Slower, and the same."""
     run_id, events = written
-    away = replace(connections, redis=connect_redis(f"redis://127.0.0.1:{free_port()}"))
+    away = replace(
+        connections,
+        redis=connect_redis(f"redis://127.0.0.1:{free_port()}"),
+        redis_outage=Outage(60),
+    )
 
     assert events[4:] == eventlog.read(away, run_id, 4)
 

@@ -218,35 +218,6 @@ def test_an_unanswered_question_ends_the_run(stored: StoredRuns) -> None:
     assert [RunWaitingForInput.type, "run.failed"] == stored.types(expired.run_id)[1:]
 
 
-def test_an_unclaimed_run_is_sent_again_and_again(stored: StoredRuns) -> None:
-    """After 2, 4, 8, … and never more than 60 s; before that time it is not."""
-    run_id = stored.create()
-    stored.sent.clear()
-    pauses = []
-    for _ in range(8):
-        sweep.sweep(stored.connections)
-        stored.set(run_id, enqueue_at=ago(seconds=1))
-        before = len(stored.sent)
-        sweep.sweep(stored.connections)
-        assert before + 1 == len(stored.sent)
-        with stored.connections.reading() as sql:
-            due = text("SELECT extract(epoch FROM enqueue_at - now()) FROM runs WHERE id = :id")
-            pauses.append(round(float(sql.scalar(due, {"id": run_id}) or 0)))
-
-    assert [4, 8, 16, 32, 60, 60, 60, 60] == pauses
-    assert [run_id] * 8 == stored.sent
-
-
-def test_nothing_is_sent_again_to_workers_that_are_merely_busy(stored: StoredRuns) -> None:
-    """The broker holds as many messages as there are queued runs: none is lost."""
-    stored.create(enqueue_at=ago(seconds=1))
-    stored.sent.clear()
-
-    sweep.sweep(replace(stored.connections, queue_length=lambda: 1))
-
-    assert [] == stored.sent
-
-
 def test_one_process_sweeps_at_a_time(stored: StoredRuns) -> None:
     """The others do nothing and wait for nothing."""
     claim = lost(stored)

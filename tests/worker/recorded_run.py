@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from shared import events
-from shared.events import Event, Usage
+from shared.events import Event, ToolResult, Usage
 from worker.messages import Message, ModelRequest, UserMessage
 from worker.stop_signal import StopSignal
 
@@ -21,6 +21,7 @@ class RecordedRun:
         self.voided: list[str] = []
         self.paused: list[float] = []
         self.checkpoints = 0
+        self.done: list[ToolResult] = []
         self.usage = Usage()
         self.cost_usd = Decimal(0)
         self._begun = set(begun)
@@ -52,6 +53,9 @@ class RecordedRun:
         is_new = tool_call_id not in self._begun
         self._begun.add(tool_call_id)
         return is_new
+
+    def end_tool_call(self, result: ToolResult) -> None:
+        self.done.append(result)
 
     def add_usage(self, usage: Usage, cost_usd: Decimal) -> Event:
         self.usage += usage

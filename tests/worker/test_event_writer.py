@@ -10,14 +10,14 @@ from sqlalchemy import create_engine, select
 from shared import claims, eventlog
 from shared.claims import Claim
 from shared.errors import LeaseLost
-from shared.events import MessageDelta, RunCompleted, RunResumed, Usage
+from shared.events import MessageDelta, RunCompleted, RunResumed, StoredEvent, Usage
 from shared.status import RunState
 from shared.tables import runs
 from shared.transitions import Totals
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually, in_parallel
 from worker.event_writer import EventWriter
-from worker.outcomes import CancelRequested
+from worker.outcomes import CancelRequested, RunFailure
 from worker.run_log import RunLog
 from worker.stop_signal import StopSignal
 
@@ -165,3 +165,23 @@ def test_a_commit_whose_answer_was_lost_is_no_harm(stored: StoredRuns) -> None:
         assert claims.finish(tx, claim, RunState.COMPLETED, end, totals=Totals(), message=None)
 
     assert ["run.started", "run.resumed", "run.completed"] == stored.types(claim.run_id)
+
+
+def test_a_run_that_cannot_be_stored_does_not_take_others_along(
+    stored: StoredRuns, log_of: LogOf
+) -> None:
+    """It fails; what it can still say follows its last stored event; its neighbour goes on."""
+    poison, neighbour = stored.claimed(), stored.claimed()
+    logs = [log_of(poison), log_of(neighbour)]
+    with logs[0]._changed:
+        logs[0]._ready.append(StoredEvent(2, "run.resumed", "a payload with a \x00"))
+        logs[0]._last_seq = 2
+        logs[0]._added(logs[0])
+        logs[1].add(RESUMED)
+    logs[1].flush()
+
+    eventually(lambda: logs[0].stop._reason is not None)
+    with pytest.raises(RunFailure, match="cannot be stored"):
+        logs[0].stop.check()
+    assert [1, 2] == [event.seq for event in stored.events(neighbour.run_id)]
+    assert [2] == [event.seq for event in logs[0].withdraw(RESUMED)]

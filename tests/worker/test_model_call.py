@@ -17,7 +17,7 @@ from worker.messages import (
     ToolCall,
     TurnEnd,
 )
-from worker.model_call import MAX_TRIES, call_model
+from worker.model_call import MAX_TRIES, MAX_TURN_CHARACTERS, call_model
 from worker.outcomes import CancelRequested, ProviderError
 from worker.providers import Provider
 from worker.providers.scripted_provider import ScriptedProvider
@@ -171,3 +171,22 @@ def test_a_stop_during_the_pause_is_raised() -> None:
         called(Replies([TextDelta("a"), ProviderError("overloaded", "no")]), run)
 
     assert [] == run.voided
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        [TextDelta("x" * 1_000_000)] * 5,
+        [ThinkingDelta("x" * 1_000_000)] * 5,
+        [TurnEnd("tool_calls", (ToolCall("c", "t", {"x": "y" * 2_000_000}),), Usage())],
+        [TurnEnd("tool_calls", (ToolCall("c", "t", "no JSON" * 300_000),), Usage())],
+    ],
+)
+def test_a_turn_that_is_far_too_long_is_malformed(endless: list[Chunk]) -> None:
+    """No event could hold it; the run fails with a code of its own and the worker lives."""
+    run = RecordedRun()
+
+    with pytest.raises(ProviderError, match="got too long"):
+        called(Replies(*[endless] * MAX_TRIES), run, "")
+
+    assert sum(map(len, run.streamed)) <= MAX_TRIES * MAX_TURN_CHARACTERS

@@ -17,7 +17,7 @@ from shared.events import (
 )
 from tests.waiting import eventually
 from worker.outcomes import CancelRequested
-from worker.run_log import GATHER_CHARACTERS, RunLog
+from worker.run_log import GATHER_CHARACTERS, MAX_EVENT_CHARACTERS, RunLog
 from worker.stop_signal import StopSignal
 
 END = RunCancelled(Usage(), 0)  # type: ignore[arg-type]
@@ -72,6 +72,17 @@ def test_much_text_does_not_wait(log: Log) -> None:
     log.add_text(MessageDelta, "b" * GATHER_CHARACTERS)
 
     assert [(12, "b" * GATHER_CHARACTERS)] == log.commit()
+
+
+def test_a_huge_piece_becomes_many_events(log: Log) -> None:
+    """Followers get it in frames of a size that they can take."""
+    text = "".join(map(str, range(30_000)))
+    log.add_text(MessageDelta, text)
+
+    stored = log.commit()
+
+    assert text == "".join(piece for _, piece in stored)
+    assert MAX_EVENT_CHARACTERS == max(len(piece) for _, piece in stored)
 
 
 def test_text_and_reasoning_are_not_mixed(log: Log) -> None:

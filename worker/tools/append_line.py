@@ -1,5 +1,6 @@
 """A tool of the fault tests: a side effect that a test can count."""
 
+from shared import fault_points
 from worker.context import RunContext
 from worker.tools import ToolFailed, tool
 
@@ -12,4 +13,5 @@ def append_line(context: RunContext, path: str, line: str) -> str:
             file.write(line + "\n")
     except OSError as error:
         raise ToolFailed(str(error)) from None
+    fault_points.reach("worker.in_tool")
     return "appended"

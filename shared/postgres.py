@@ -1,0 +1,109 @@
+"""Engines whose statements end: each is answered within its limits, or its connection is given up.
+
+Postgres' own time-outs end what waits in a server that works. A server that is
+frozen, or whose host vanished without a word, runs no timer: the client's does.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from sqlalchemy import Engine, create_engine, event
+
+from shared.outage import Outage
+
+IDLE_IN_TRANSACTION_TIMEOUT_MS = 30_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Seconds. Each is longer than the one before, so that the server's own word comes first."""
+
+    lock: float
+    statement: float
+    answer: float
+
+
+#: A request answers 503 within two seconds or so, whatever Postgres does.
+OF_REQUESTS = Limits(lock=1.5, statement=1.8, answer=2.0)
+#: A run waits for a short outage rather than to be let go.
+OF_RUNS = Limits(lock=3, statement=8, answer=10)
+#: The sweep deletes many rows at a time.
+OF_MAINTENANCE = Limits(lock=5, statement=60, answer=70)
+
+
+class ServerSilent(psycopg.OperationalError):
+    """A statement got no answer in time; whether it was carried out is not known."""
+
+
+class _BoundedConnection(psycopg.Connection[Any]):
+    answer_seconds: float | None = None
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        try:
+            return super().wait(gen, interval, timeout or self.answer_seconds)
+        except psycopg.OperationalError as error:
+            # Whatever else went wrong, the server has said so and the statement is over.
+            if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
+                raise
+            self.pgconn.finish()
+            raise ServerSilent(f"no answer within {self.answer_seconds:g} s") from error
+
+
+def make_engine(
+    url: str, *, application: str, pool_size: int, limits: Limits, outage: Outage
+) -> Engine:
+    """An engine that opens its first connection when it is needed.
+
+    Who waited in the pool while `outage` began opens no connection.
+    """
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=limits.answer,
+        pool_use_lifo=True,
+        connect_args={
+            # A host that vanished without a word must not hold a connection for minutes.
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
+            "connect_timeout": 2,
+            "application_name": application,
+            "prepare_threshold": 3,
+        },
+    )
+
+    @event.listens_for(engine, "do_connect")
+    def bounded(_dialect: Any, _record: Any, args: Any, kwargs: Any) -> Any:
+        if outage.began_meanwhile:
+            raise ServerSilent("Postgres did not answer somebody else")
+        connection = _BoundedConnection.connect(*args, **kwargs)
+        connection.answer_seconds = limits.answer
+        return connection
+
+    @event.listens_for(engine, "connect")
+    def limited(connection: Any, _record: Any) -> None:
+        # Set by statement, not in `options`: poolers in transaction mode refuse start-up options.
+        connection.autocommit = True
+        connection.execute(
+            "SELECT set_config('statement_timeout', %s, false),"
+            " set_config('lock_timeout', %s, false),"
+            " set_config('idle_in_transaction_session_timeout', %s, false),"
+            " set_config('TimeZone', 'UTC', false)",
+            [
+                str(round(limits.statement * 1000)),
+                str(round(limits.lock * 1000)),
+                str(IDLE_IN_TRANSACTION_TIMEOUT_MS),
+            ],
+        )
+        connection.autocommit = False
+
+    return engine
+
+
+def is_silence(error: BaseException | None) -> bool:
+    """Whether the driver's error means that the server did not answer at all."""
+    return isinstance(error, ServerSilent | psycopg.errors.ConnectionTimeout)

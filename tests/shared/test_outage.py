@@ -1,0 +1,53 @@
+"""A silent server is asked by one caller at a time."""
+
+from shared.outage import Outage
+from tests.waiting import eventually, in_parallel
+
+
+def test_a_server_that_answers_is_asked_by_everyone() -> None:
+    """And nothing is remembered of it."""
+    outage = Outage(60)
+    outage.answered()
+
+    assert [True] * 20 == in_parallel(20, lambda _: outage.may_try())
+    assert not outage.is_on
+
+
+def test_while_a_server_is_silent_nobody_asks() -> None:
+    """Until the pause is over."""
+    outage = Outage(60)
+    outage.failed()
+
+    assert [False] * 20 == in_parallel(20, lambda _: outage.may_try())
+    assert outage.is_on
+
+
+def test_after_the_pause_one_caller_tries() -> None:
+    """The others are still told at once."""
+    outage = Outage(0)
+    outage.failed()
+    outage._pause = 60
+
+    assert [False] * 19 + [True] == sorted(in_parallel(20, lambda _: outage.may_try()))
+
+
+def test_the_first_answer_lets_everyone_ask_again() -> None:
+    """Whoever got it."""
+    outage = Outage(0.01)
+    outage.failed()
+    eventually(outage.may_try)
+    outage.answered()
+
+    assert [True] * 20 == in_parallel(20, lambda _: outage.may_try())
+
+
+def test_who_waited_while_it_began_is_stopped() -> None:
+    """But not the one who tries."""
+    outage = Outage(0.01)
+    assert not outage.began_meanwhile
+    outage.failed()
+    assert outage.began_meanwhile
+    eventually(outage.may_try)
+
+    assert not outage.began_meanwhile
+    assert [True] == in_parallel(1, lambda _: outage.began_meanwhile)

@@ -1,0 +1,79 @@
+"""Statements end: by Postgres' own limits while it works, by the client's when it is silent."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from shared import postgres
+from shared.config import Settings
+from shared.connections import Connections, connect
+from shared.errors import Unavailable
+from tests.waiting import eventually, in_parallel
+
+QUICK = postgres.Limits(lock=0.2, statement=0.5, answer=1)
+
+
+@pytest.fixture
+def limited(settings: Settings) -> Iterator[Connections]:
+    """Connections whose statements end soon."""
+    opened = connect(settings, application="tests-limited", limits=QUICK)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.timeout(20)
+def test_a_statement_without_an_answer_is_given_up(limited: Connections) -> None:
+    """Its connection is closed, and the next one works as soon as the server does."""
+    with pytest.raises(Unavailable), limited.transaction() as tx:
+        backend = tx.sql.scalar(text("SELECT pg_backend_pid()"))
+        assert isinstance(backend, int)
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            tx.sql.execute(text("SELECT 1"))
+        finally:
+            os.kill(backend, signal.SIGCONT)
+
+    assert limited.postgres_outage.is_on
+    eventually(lambda: answers(limited))
+    assert not limited.postgres_outage.is_on
+
+
+def test_a_slow_statement_is_no_outage(limited: Connections) -> None:
+    """Postgres ends it by itself; the caller is told to come back, others go on."""
+    with pytest.raises(Unavailable), limited.reading() as sql:
+        sql.execute(text("SELECT pg_sleep(5)"))
+
+    assert not limited.postgres_outage.is_on
+    assert answers(limited)
+
+
+@pytest.mark.timeout(20)
+def test_while_a_server_is_silent_callers_are_told_at_once(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """One of them waits for it; none of the others, however many there are."""
+    path = tmp_path / ".s.PGSQL.5432"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen(100)
+        url = f"postgresql+psycopg://postgres@/postgres?host={tmp_path}"
+        away = connect(replace(settings, database_url=url), application="tests", limits=QUICK)
+
+        assert not answers(away)
+        assert away.postgres_outage.is_on
+        assert [False] * 50 == in_parallel(50, lambda _: answers(away))
+        away.close()
+
+
+def answers(connections: Connections) -> bool:
+    try:
+        with connections.reading() as sql:
+            return bool(sql.scalar(text("SELECT 1")) == 1)
+    except Unavailable:
+        return False

@@ -1,0 +1,64 @@
+"""Queued runs that no message brought are found in Postgres."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from shared import model_routes
+from shared.config import Settings
+from tests.stored_runs import StoredRuns, ago
+from tests.waiting import eventually
+from worker import pickup
+from worker.process import WorkerProcess
+
+
+@pytest.fixture
+def process(settings: Settings) -> Iterator[WorkerProcess]:
+    """A worker process that does nothing unasked, with room for three runs."""
+    patient = replace(settings, worker_concurrency=3, sweep_seconds=3600, heartbeat_seconds=0.2)
+    made = WorkerProcess(patient, model_routes.load(patient))
+    assert made.lease.wait_until_valid(10)
+    yield made
+    made.drain()
+    made.lease.stop()
+
+
+def test_a_run_without_a_message_is_executed(stored: StoredRuns, process: WorkerProcess) -> None:
+    """A moment after it was queued; before that its message may still come."""
+    young = stored.create()
+    old = stored.create(queued_at=ago(seconds=5))
+
+    assert 1 == pickup.pick_up(process)
+
+    eventually(lambda: stored.state(old) == "completed")
+    assert "queued" == stored.state(young)
+    assert 0 == pickup.pick_up(process)
+
+
+def test_no_more_runs_are_taken_than_there_is_room_for(
+    stored: StoredRuns, process: WorkerProcess
+) -> None:
+    """The others stay for whoever has room."""
+    runs = [stored.create(queued_at=ago(seconds=5)) for _ in range(5)]
+
+    assert 3 == pickup.pick_up(process)
+    eventually(lambda: 2 == [stored.state(run) for run in runs].count("queued"))
+    eventually(lambda: not process.held())
+    assert 2 == pickup.pick_up(process)
+    eventually(lambda: {"completed"} == {stored.state(run) for run in runs})
+
+
+def test_one_suspect_at_a_time_is_executed(stored: StoredRuns, process: WorkerProcess) -> None:
+    """If it kills its worker, no other run loses its last try with it."""
+    suspects = [stored.create(queued_at=ago(seconds=5), crashes=2) for _ in range(3)]
+    with process.holding(suspects[0]) as held:
+        assert process.enter_quarantine(held)
+
+        assert 0 == pickup.pick_up(process)
+
+        process.leave_quarantine(held)
+    while "queued" in [stored.state(run) for run in suspects]:
+        pickup.pick_up(process)
+        eventually(lambda: not process.held())
+    assert {"completed"} == {stored.state(run) for run in suspects}

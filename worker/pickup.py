@@ -1,0 +1,68 @@
+"""Runs that no message brought: while this process has room, it looks for them in Postgres.
+
+A message gets lost when a process dies between commit and enqueue, and all of
+them do when Redis is gone; runs go on without it all the same.
+"""
+
+import logging
+import threading
+from uuid import UUID
+
+from shared import claims
+from shared.errors import Unavailable
+from worker import execution
+from worker.process import WorkerProcess
+
+log = logging.getLogger(__name__)
+
+#: A message takes some milliseconds; who waits for longer has none, or all workers are busy.
+UNCLAIMED_SECONDS = 1.0
+BATCH = 100
+#: When a batch was full there are more.
+BATCH_PAUSE_SECONDS = 0.1
+
+
+def start(process: WorkerProcess) -> None:
+    """Look every `sweep_seconds`, in a thread, until the process drains."""
+    threading.Thread(target=_run, args=(process,), name="pickup", daemon=True).start()
+
+
+def _run(process: WorkerProcess) -> None:
+    pause = process.settings.sweep_seconds
+    while not process.draining.wait(pause):
+        pause = process.settings.sweep_seconds
+        try:
+            if pick_up(process) == BATCH:
+                pause = BATCH_PAUSE_SECONDS
+        except Unavailable as error:
+            log.warning("queued runs are not looked for: %s", error.__cause__)
+        except Exception:
+            log.exception("queued runs are not looked for")
+
+
+def pick_up(process: WorkerProcess) -> int:
+    """Execute unclaimed runs, each in a thread of its own; returns how many.
+
+    Raises:
+        Unavailable
+    """
+    room = min(process.room, BATCH)
+    if room <= 0 or not process.lease.is_valid:
+        return 0
+    with process.connections.reading() as sql:
+        found = claims.unclaimed(
+            sql,
+            older_than=UNCLAIMED_SECONDS,
+            limit=room,
+            suspects=not process.has_suspect,
+        )
+    for run_id in found:
+        threading.Thread(target=_execute, args=(process, run_id), name="run", daemon=True).start()
+    return len(found)
+
+
+def _execute(process: WorkerProcess, run_id: UUID) -> None:
+    try:
+        execution.execute(process, run_id)
+    except Exception:
+        log.exception("the attempt broke off", extra={"run_id": str(run_id)})
