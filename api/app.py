@@ -1,6 +1,7 @@
 """Composition root of the web process; the Procfile has gunicorn call `create_app`."""
 
 import sys
+from typing import NoReturn
 
 from flask import Flask
 
@@ -13,6 +14,9 @@ from shared import fault_points, logs, model_routes
 from shared.config import InvalidSettings, Settings
 from shared.connections import Connections, connect
 from shared.hints import HintSender
+
+#: gunicorn's own status for "do not start me again".
+BOOT_ERROR = 3
 
 BLUEPRINTS = (
     health.bp,
@@ -31,7 +35,7 @@ def create_app(settings: Settings | None = None, connections: Connections | None
     """The WSGI application; call it in the process that serves, after any fork.
 
     Without `settings` they come from the environment; if they are wrong, every
-    problem is printed and the process exits with status 1.
+    problem is printed and the process exits with status 3, at which gunicorn gives up.
     """
     if connections is None:
         settings = settings or _settings_or_exit()
@@ -59,7 +63,7 @@ def _routes_or_exit(settings: Settings) -> model_routes.Routes:
     try:
         return model_routes.load(settings)
     except InvalidSettings as error:
-        sys.exit(str(error))
+        _exit(error)
 
 
 def _settings_or_exit() -> Settings:
@@ -68,4 +72,10 @@ def _settings_or_exit() -> Settings:
         fault_points.arm(settings)
         return settings
     except InvalidSettings as error:
-        sys.exit(str(error))
+        _exit(error)
+
+
+def _exit(error: InvalidSettings) -> NoReturn:
+    sys.stderr.write(f"{error}\n")
+    # With another status its master would start the worker again and again.
+    sys.exit(BOOT_ERROR)

@@ -20,6 +20,8 @@ PING = b": ping\n"
 #: Written at once at most, so that a slow client is seen to make progress.
 CHUNK_BYTES = 32_768
 UNAVAILABLE_SECONDS = 1.0
+#: A read from Redis is bound by count alone; from here on it follows the events' size.
+FIRST_LIMIT = 16
 
 
 def frame(event: StoredEvent, *, named: bool, first: bool) -> str:
@@ -33,7 +35,9 @@ def replay(connections: Connections, watch: Watch, *, named: bool) -> Iterator[b
     """What is there after the watch's cursor, and no more."""
     yield HELLO
     first = True
-    while events := eventlog.read(connections, watch.run_id, watch.cursor):
+    limit = FIRST_LIMIT
+    while events := eventlog.read(connections, watch.run_id, watch.cursor, limit):
+        limit = _next_limit(events)
         yield from _chunks(events, named=named, first=first)
         first = False
         watch.cursor = events[-1].seq
@@ -48,11 +52,12 @@ def follow(connections: Connections, watch: Watch, *, named: bool) -> Iterator[b
     """
     yield HELLO
     first = True
+    limit = FIRST_LIMIT
     ping_seconds = connections.settings.sse_ping_seconds
     while not watch.ended:
         watch.news.clear()
         try:
-            events = eventlog.read(connections, watch.run_id, watch.cursor)
+            events = eventlog.read(connections, watch.run_id, watch.cursor, limit)
         except Unavailable:
             yield PING
             watch.news.wait(UNAVAILABLE_SECONDS)
@@ -64,10 +69,18 @@ def follow(connections: Connections, watch: Watch, *, named: bool) -> Iterator[b
             first = False
             if events[-1].is_terminal:
                 return
-            if len(events) == eventlog.READ_LIMIT or watch.announced > watch.cursor:
+            there_is_more = eventlog.is_full(events, limit)
+            limit = _next_limit(events)
+            if there_is_more or watch.announced > watch.cursor:
                 continue
         while not watch.news.wait(ping_seconds):
             yield PING
+
+
+def _next_limit(events: Sequence[StoredEvent]) -> int:
+    """How many events to read next, if they are as long as these."""
+    size = sum(event.size for event in events)
+    return max(1, min(eventlog.READ_LIMIT, eventlog.READ_BYTES * len(events) // size))
 
 
 def _chunks(events: Sequence[StoredEvent], *, named: bool, first: bool) -> Iterator[bytes]:

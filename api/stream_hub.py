@@ -8,7 +8,9 @@ Postgres.
 
 import _socket
 import contextlib
+import itertools
 import logging
+import queue
 import socket
 import threading
 import time
@@ -33,6 +35,7 @@ POLL_SECONDS_WITHOUT_REDIS = 1.0
 CHECK_SECONDS = 0.5
 SUBSCRIBED_SECONDS = 1.0
 _NO_CHANNEL = "run:none:news"
+_MAX_ORDERS = 500
 
 _LATEST = """
 SELECT r.id, coalesce((SELECT max(e.seq) FROM run_events e WHERE e.run_id = r.id), 0) AS last_seq,
@@ -87,6 +90,8 @@ class Watch:
         """An idle client's farewell is seen only by who looks: nothing is written to it."""
         if self._connection is None:
             return True
+        if self._connection.fileno() < 0:
+            return False  # closed by the server, whose generator has not noticed yet
         # Not by the object's own recv: a gevent socket would wait in it for the client.
         peer = _socket.socket(fileno=self._connection.fileno())
         try:
@@ -108,6 +113,8 @@ class StreamHub:
         self._lock = threading.Lock()
         self._watches: dict[UUID, set[Watch]] = defaultdict(set)
         self._pubsub: Any = None
+        #: Channels to be subscribed (True) or not any more, in the order of their coming.
+        self._wanted: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
         self._is_listening = False
         self._started = False
         self._closed = False
@@ -137,7 +144,7 @@ class StreamHub:
                 watch.subscribed = known.subscribed
             self._watches[run_id].add(watch)
             if first:
-                self._tell("subscribe", run_id)
+                self._wanted.put((keys.news(run_id), True))
         try:
             if self._is_listening:
                 watch.subscribed.wait(SUBSCRIBED_SECONDS)
@@ -148,24 +155,17 @@ class StreamHub:
                 if not self._watches[run_id]:
                     del self._watches[run_id]
                     # Under the lock: a new watch's subscription must come after it.
-                    self._tell("unsubscribe", run_id)
+                    self._wanted.put((keys.news(run_id), False))
 
     def _start(self) -> None:
         """With the first watch: a process that serves no stream listens to nothing."""
         if self._started:
             return
         self._started = True
-        for task in (self._listen, self._poll, self._check):
+        for task in (self._listen, self._subscribe, self._poll, self._check):
             threading.Thread(
                 target=self._forever, args=(task,), name=f"hub{task.__name__}", daemon=True
             ).start()
-
-    def _tell(self, command: str, run_id: UUID) -> None:
-        pubsub = self._pubsub
-        if pubsub is None:
-            return
-        with contextlib.suppress(redis.RedisError, OSError, AttributeError):
-            getattr(pubsub, command)(keys.news(run_id))
 
     def _watched(self) -> list[Watch]:
         with self._lock:
@@ -210,6 +210,25 @@ class StreamHub:
             self._is_listening = False
             self._pubsub = None
             client.close()
+
+    def _subscribe(self) -> None:
+        """Send what is wanted, as much at a time as there is; who watches waits for the answer.
+
+        Here and not in the watching request: redis-py reconnects where an error meets it, and two
+        threads on one new connection fail both. Whatever fails here, the listener notices.
+        """
+        orders = [self._wanted.get()]
+        while not self._wanted.empty() and len(orders) < _MAX_ORDERS:
+            orders.append(self._wanted.get())
+        pubsub = self._pubsub
+        if pubsub is None:
+            return  # the listener subscribes to all that is watched when it is back
+        for is_wanted, group in itertools.groupby(orders, key=lambda order: order[1]):
+            channels = [channel for channel, _ in group]
+            try:
+                (pubsub.subscribe if is_wanted else pubsub.unsubscribe)(*channels)
+            except Exception as error:
+                log.warning("not subscribed: %s", error)
 
     def _on_message(self, message: dict[str, Any]) -> None:
         if message["channel"] == _NO_CHANNEL:

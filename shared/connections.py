@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from shared import postgres, queue
+from shared import fault_points, postgres, queue
 from shared.config import Settings
 from shared.errors import Unavailable
 from shared.hints import Hint, send_now
@@ -60,6 +60,8 @@ class Connections:
         with self._answered(), self.engine.begin() as sql:
             tx = Transaction(sql, self)
             yield tx
+        if tx.after_commit:
+            fault_points.reach("transaction.committed")
         for hint in tx.after_commit:
             self.send(hint)
 
@@ -112,7 +114,7 @@ class Connections:
         """The same with one database connection of its own, for statements that take long."""
         outage = Outage(POSTGRES_PAUSE_SECONDS)
         engine = make_engine(
-            self.settings.database_url,
+            self.settings,
             application="arkloop-sweep",
             pool_size=1,
             limits=postgres.OF_MAINTENANCE,
@@ -139,7 +141,7 @@ def connect(
     return Connections(
         settings,
         make_engine(
-            settings.database_url,
+            settings,
             application=application,
             pool_size=pool_size or settings.database_pool_size,
             limits=limits,

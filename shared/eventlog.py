@@ -29,7 +29,10 @@ from shared.tables import run_events
 
 log = logging.getLogger(__name__)
 
+#: One read has at most so many events, and no more after so many bytes: what is held for a
+#: client that does not take it.
 READ_LIMIT = 500
+READ_BYTES = 131_072
 #: Older entries of a very long run are read from Postgres.
 STREAM_MAX_LENGTH = 10_000
 
@@ -69,10 +72,14 @@ def publish(connections: Connections, batch: Mapping[UUID, Sequence[StoredEvent]
     Raises:
         redis.exceptions.RedisError: Redis is out of reach. Followers then read Postgres.
     """
-    for answer in connections.ask_redis(lambda redis: _publish(redis, connections, batch)):
+    refused = [
+        answer
+        for answer in connections.ask_redis(lambda redis: _publish(redis, connections, batch))
         # An id that is already there: published twice, which is harmless.
-        if isinstance(answer, ResponseError) and "equal or smaller" not in str(answer):
-            log.warning("event not copied to its stream: %s", answer)
+        if isinstance(answer, ResponseError) and "equal or smaller" not in str(answer)
+    ]
+    if refused:
+        log.warning("%d events not copied to their streams: %s", len(refused), refused[0])
 
 
 def _publish(
@@ -97,6 +104,11 @@ def _publish(
     return answers
 
 
+def is_full(events: Sequence[StoredEvent], limit: int) -> bool:
+    """Whether a read with this limit has perhaps left more."""
+    return len(events) == limit or sum(event.size for event in events) >= READ_BYTES
+
+
 def read_stream(
     redis: Any, run_id: UUID, after_seq: int, limit: int = READ_LIMIT
 ) -> list[StoredEvent]:
@@ -107,13 +119,15 @@ def read_stream(
     """
     answer = redis.xread({keys.events(run_id): f"{after_seq}-0"}, count=limit)
     events: list[StoredEvent] = []
+    size = 0
     for _stream, entries in answer or ():
         for entry_id, fields in entries:
             seq = int(entry_id.partition("-")[0])
             # The stream may have been trimmed or lost, or a publish dropped.
-            if seq != after_seq + len(events) + 1:
+            if seq != after_seq + len(events) + 1 or size >= READ_BYTES:
                 return events
             events.append(StoredEvent(seq, fields["type"], fields["payload"]))
+            size += events[-1].size
     return events
 
 
@@ -121,11 +135,19 @@ def read_table(
     sql: Connection, run_id: UUID, after_seq: int, limit: int = READ_LIMIT
 ) -> list[StoredEvent]:
     """The stored events with seq > `after_seq`, in order, at most `limit`."""
-    rows = sql.execute(
-        select(run_events.c.seq, run_events.c.type, run_events.c.payload)
+    size = func.octet_length(run_events.c.payload)
+    before = func.sum(size).over(order_by=run_events.c.seq) - size
+    page = (
+        select(run_events.c.seq, run_events.c.type, run_events.c.payload, before.label("before"))
         .where(run_events.c.run_id == run_id, run_events.c.seq > after_seq)
         .order_by(run_events.c.seq)
         .limit(limit)
+        .subquery()
+    )
+    rows = sql.execute(
+        select(page.c.seq, page.c.type, page.c.payload)
+        .where(page.c.before < READ_BYTES)
+        .order_by(page.c.seq)
     )
     return [StoredEvent(*row) for row in rows]
 
@@ -158,20 +180,22 @@ def open_text(sql: Connection, run_id: UUID) -> str:
     return "".join(data_of(payload)["content"] for payload in payloads)
 
 
-def read(connections: Connections, run_id: UUID, after_seq: int) -> list[StoredEvent]:
+def read(
+    connections: Connections, run_id: UUID, after_seq: int, limit: int = READ_LIMIT
+) -> list[StoredEvent]:
     """The next events after `after_seq`: from Redis, or from Postgres for what Redis lacks.
 
-    Empty means that there is nothing yet, in either of them.
+    At most `limit` of them. Empty means that there is nothing yet, in either of them.
 
     Raises:
         Unavailable: neither can be read.
     """
     events: list[StoredEvent]
     try:
-        events = connections.ask_redis(lambda redis: read_stream(redis, run_id, after_seq))
+        events = connections.ask_redis(lambda redis: read_stream(redis, run_id, after_seq, limit))
     except RedisError:
         events = []
     if not events:
         with connections.reading() as sql:
-            events = read_table(sql, run_id, after_seq)
+            events = read_table(sql, run_id, after_seq, limit)
     return events

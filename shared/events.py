@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 from shared.times import rfc3339
 
 TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})
+STEP_TYPES = frozenset({"message.completed", "tool.result"})
 
 #: More than any run can use; fits every column, also when it is added up.
 MAX_TOKENS = 10**12
@@ -31,8 +32,18 @@ class StoredEvent(NamedTuple):
     payload: str
 
     @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.payload.encode())
+
+    @property
     def is_terminal(self) -> bool:
         return self.type in TERMINAL_TYPES
+
+    @property
+    def ends_step(self) -> bool:
+        """Whether a crash after it resumes after it."""
+        return self.type in STEP_TYPES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine, create_engine, event
 
+from shared.config import Settings
 from shared.outage import Outage
-
-IDLE_IN_TRANSACTION_TIMEOUT_MS = 30_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +51,17 @@ class _BoundedConnection(psycopg.Connection[Any]):
 
 
 def make_engine(
-    url: str, *, application: str, pool_size: int, limits: Limits, outage: Outage
+    settings: Settings, *, application: str, pool_size: int, limits: Limits, outage: Outage
 ) -> Engine:
     """An engine that opens its first connection when it is needed.
 
     Who waited in the pool while `outage` began opens no connection.
     """
+    # A process that is frozen within a transaction must not keep its locks until others
+    # want to take its runs over.
+    idle_in_transaction = settings.lease_seconds / 3
     engine = create_engine(
-        url,
+        settings.database_url,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=limits.answer,
@@ -96,7 +98,7 @@ def make_engine(
             [
                 str(round(limits.statement * 1000)),
                 str(round(limits.lock * 1000)),
-                str(IDLE_IN_TRANSACTION_TIMEOUT_MS),
+                str(round(idle_in_transaction * 1000)),
             ],
         )
         connection.autocommit = False

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from shared import eventlog, events, fault_points, ids, model_routes, personas, signals
+from shared import eventlog, events, ids, model_routes, personas, signals
 from shared import threads as conversations
 from shared.actors import Actor
 from shared.connections import Transaction
@@ -68,7 +68,6 @@ def create(
     )
     if run_id is None:
         raise ThreadBusy(active_run_id=str(conversations.active_run_id(tx.sql, thread_id)))
-    tx.after_commit.append(lambda: fault_points.reach("api.run_created"))
     tx.after_commit.append(lambda: tx.connections.enqueue(run_id))
     return run_id
 

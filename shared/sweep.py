@@ -20,7 +20,7 @@ from shared import idempotency
 from shared import runs as lifecycle
 from shared.connections import Connections, Transaction
 from shared.errors import Unavailable
-from shared.events import MessageCompleted, RunError, RunResumed, RunStarted, ToolResult
+from shared.events import STEP_TYPES, RunError, RunResumed, RunStarted
 from shared.status import RunState
 from shared.tables import run_events, runs, workers
 from shared.transitions import MAX_CRASHES
@@ -138,7 +138,7 @@ def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None
         .where(
             of_run,
             run_events.c.seq > begun,
-            run_events.c.type.in_((MessageCompleted.type, ToolResult.type)),
+            run_events.c.type.in_(STEP_TYPES),
         )
         .limit(1)
     )

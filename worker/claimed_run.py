@@ -129,7 +129,11 @@ class ClaimedRun:
         """Hand the run to another worker; its open text will be void there."""
         return self._let_go(
             lambda tx, stored: claims.release(
-                tx, self.claim, stored, self.totals, progressed=self._progressed
+                tx,
+                self.claim,
+                stored,
+                self.totals,
+                progressed=self._progressed or any(event.ends_step for event in stored),
             ),
             self._cost(),
         )

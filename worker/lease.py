@@ -9,6 +9,7 @@ its own monotonic clock, when it could not renew.
 import logging
 import os
 import secrets
+import select
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +36,8 @@ SELECT id, cancel_requested_at IS NOT NULL FROM runs WHERE owner = %s AND state 
 """
 #: A part of the lease: who could not renew for so long stops before anybody may take over.
 SAFE_PART = 0.75
+#: After a renewal that failed.
+RETRY_SECONDS = 0.1
 
 
 class Lease:
@@ -90,8 +93,17 @@ class Lease:
             except Exception:
                 log.exception("the lease was not renewed")
                 self._disconnect()
-            self._stopped.wait(self._settings.heartbeat_seconds)
+            self._rest()
         self._disconnect()
+
+    def _rest(self) -> None:
+        """Until the next heartbeat, or the loss of the connection: its lock must be back before
+        somebody takes this process for dead.
+        """
+        if self._connection is None:
+            self._stopped.wait(min(RETRY_SECONDS, self._settings.heartbeat_seconds))
+        else:
+            select.select([self._connection.fileno()], [], [], self._settings.heartbeat_seconds)
 
     def _renew(self) -> None:
         # Taken before the statement: the lease can only be longer than this process thinks.

@@ -140,7 +140,8 @@ def _call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
     for made in calls:
         made.join()
         stopped = stopped or made.stopped
-        if made.stopped is None:
+        # Where the run goes on elsewhere, results come in call order there: the ledger has them.
+        if made.stopped is None and not isinstance(stopped, ShuttingDown):
             context.emit(made.result)
             turn.results[made.call.id] = ToolMessage(
                 made.call.id, made.call.name, made.result.output

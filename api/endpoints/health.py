@@ -34,7 +34,7 @@ def readyz() -> Response:
         )
     answer: dict[str, object] = {"status": "ok", "schema_version": version}
     try:
-        connections().redis.ping()
+        connections().ask_redis(lambda redis: redis.ping())
     except (RedisError, OSError):
         answer["degraded"] = ["redis"]
     return jsonify(answer)

@@ -71,9 +71,22 @@ def test_while_a_server_is_silent_callers_are_told_at_once(
         away.close()
 
 
-def answers(connections: Connections) -> bool:
+@pytest.mark.timeout(20)
+def test_a_process_that_is_frozen_within_a_transaction_loses_its_locks(
+    settings: Settings, limited: Connections
+) -> None:
+    """Before its lease is over: who takes its runs over must not wait for it."""
+    frozen = connect(replace(settings, lease_seconds=1.5), application="tests")
+    with pytest.raises(Unavailable), frozen.transaction() as tx:
+        tx.sql.execute(text("LOCK TABLE orgs IN ACCESS EXCLUSIVE MODE"))
+        eventually(lambda: answers(limited, "SELECT count(*) FROM orgs"), seconds=5)
+        tx.sql.execute(text("SELECT 1"))
+    frozen.close()
+
+
+def answers(connections: Connections, question: str = "SELECT 1") -> bool:
     try:
         with connections.reading() as sql:
-            return bool(sql.scalar(text("SELECT 1")) == 1)
+            return sql.scalar(text(question)) is not None
     except Unavailable:
         return False

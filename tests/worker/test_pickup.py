@@ -22,6 +22,7 @@ def process(settings: Settings) -> Iterator[WorkerProcess]:
     yield made
     made.drain()
     made.lease.stop()
+    made._signals.stop()
 
 
 def test_a_run_without_a_message_is_executed(stored: StoredRuns, process: WorkerProcess) -> None:
@@ -34,6 +35,7 @@ def test_a_run_without_a_message_is_executed(stored: StoredRuns, process: Worker
     eventually(lambda: stored.state(old) == "completed")
     assert "queued" == stored.state(young)
     assert 0 == pickup.pick_up(process)
+    stored.cancel(young)  # so that no other test's process finds it
 
 
 def test_no_more_runs_are_taken_than_there_is_room_for(

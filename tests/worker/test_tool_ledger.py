@@ -11,7 +11,7 @@ from tests.worker.test_loop import CALCULATE, agent_for, results, run
 from worker.context import RunContext
 from worker.conversation import Turn
 from worker.messages import ToolCall
-from worker.outcomes import CancelRequested
+from worker.outcomes import CancelRequested, ShuttingDown
 from worker.tools import Tool, tool
 
 
@@ -104,3 +104,27 @@ def test_what_cannot_be_kept_stops_the_run() -> None:
     extra: dict[str, Tool] = {"slow": slow}
     with pytest.raises(CancelRequested):
         run(agent_for({"tools": [{"tool": "slow"}, CALCULATE]}, extra=extra), context)
+
+
+def test_a_handed_over_turn_has_its_results_in_call_order() -> None:
+    """A later call's result waits in the ledger for the attempt that makes the earlier call."""
+    second_is_kept = threading.Event()
+
+    class HandedOver(RecordedRun):
+        def end_tool_call(self, result: ToolResult) -> None:
+            super().end_tool_call(result)
+            second_is_kept.set()
+
+    @tool(repeatable=True)
+    def stopped(context: RunContext) -> str:
+        """Be stopped by the end of the process."""
+        assert second_is_kept.wait(5)
+        raise ShuttingDown
+
+    context = HandedOver()
+    calls = {"tools": [{"tool": "stopped"}, CALCULATE]}
+    with pytest.raises(ShuttingDown):
+        run(agent_for(calls, extra={"stopped": stopped}), context)
+
+    assert [] == results(context)
+    assert ["call_1_2"] == [result.tool_call_id for result in context.done]

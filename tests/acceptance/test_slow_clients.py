@@ -1,0 +1,194 @@
+"""Clients that take nothing, send little, or are too many: only they themselves notice."""
+
+import fcntl
+import resource
+import socket
+import struct
+import termios
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from uuid import UUID
+
+import psutil
+import pytest
+from sqlalchemy import text
+
+from tests.caller import Caller
+from tests.system import System
+from tests.waiting import eventually
+from tests.web_server import WebServer
+
+HALF_A_REQUEST_LINE = b"GET /healthz HT"
+WHOLE_REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+BODY_THAT_DOES_NOT_COME = (
+    b"POST /v1/auth/login HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+)
+STALLED = 30
+
+
+@pytest.fixture(scope="module")
+def server(system: System) -> Iterator[WebServer]:
+    """A web server that nobody else uses."""
+    with system.one_more_web_server() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def reader(user: Caller, server: WebServer) -> Caller:
+    return user.at(server.url)
+
+
+def worker_of(server: WebServer) -> psutil.Process:
+    """Gunicorn's one process that serves."""
+    [process] = psutil.Process(server.pid).children()
+    return process
+
+
+def stall(server: WebServer, user: Caller, run_id: str) -> socket.socket:
+    """A connection that follows the run and never reads; the server has begun to answer."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", server.settings.port))
+    head = f"GET /v1/runs/{run_id}/events HTTP/1.1\r\nHost: localhost\r\n"
+    connection.sendall(f"{head}Authorization: Bearer {user.token}\r\n\r\n".encode())
+    return connection
+
+
+def unread_bytes(connection: socket.socket) -> int:
+    """What has arrived and waits in the client's own buffer."""
+    answer = fcntl.ioctl(connection.fileno(), termios.FIONREAD, b"\0" * 4)
+    return int(struct.unpack("i", answer)[0])
+
+
+@contextmanager
+def stalled(server: WebServer, user: Caller, run_id: str, count: int) -> Iterator[None]:
+    """So many clients that take nothing; each has been sent something."""
+    with ExitStack() as open_ones:
+        clients = [open_ones.enter_context(stall(server, user, run_id)) for _ in range(count)]
+        eventually(lambda: all(unread_bytes(client) > 2000 for client in clients))
+        yield
+
+
+def seqs(user: Caller, run_id: str, **params: str) -> list[int]:
+    return [event["seq"] for event in user.events(run_id, **params)]
+
+
+def test_who_takes_nothing_delays_nobody(user: Caller, reader: Caller, server: WebServer) -> None:
+    """While others of the same run stall, its followers get all of it as it comes."""
+    run_id = user.run({"say": "x" * 2048, "repeat": 1500}, {"say": "end"})
+
+    with stalled(server, user, run_id, STALLED), ThreadPoolExecutor(3) as pool:
+        followers = list(pool.map(lambda _: seqs(reader, run_id), range(3)))
+
+    assert "completed" == user.ended(run_id)["status"]
+    last_seq = user.get_run(run_id)["last_seq"]
+    assert last_seq > 1500
+    assert [list(range(1, last_seq + 1))] * 3 == followers
+
+
+def test_who_never_ends_a_request_is_let_go(server: WebServer) -> None:
+    """Hundreds of half request lines and idle connections, and bodies of a byte a second: the
+    service answers others all the time, and ends them.
+    """
+    with ExitStack() as open_ones:
+
+        def connect(count: int, *sent: bytes) -> Sequence[socket.socket]:
+            clients = [open_ones.enter_context(server.connect()) for _ in range(count)]
+            for client in clients:
+                client.sendall(b"".join(sent))
+            return clients
+
+        halves = connect(300, HALF_A_REQUEST_LINE)
+        idle = connect(300, WHOLE_REQUEST)
+        silent = connect(100)
+        dripping = connect(80, BODY_THAT_DOES_NOT_COME)
+        answered = threading.Event()
+
+        def drip() -> None:
+            while not answered.wait(1):
+                for client in dripping:
+                    try:
+                        client.sendall(b" ")
+                    except OSError:
+                        return  # the answers are on their way
+
+        dripper = threading.Thread(target=drip)
+        dripper.start()
+        open_ones.callback(dripper.join)
+        open_ones.callback(answered.set)
+
+        assert server.answers()
+        eventually(lambda: all(unread_bytes(client) for client in dripping), seconds=15)
+        answered.set()
+        assert {b"HTTP/1.1 408"} == {client.recv(12) for client in dripping}
+        assert server.answers()
+        for client in (*halves, *idle, *silent):
+            assert_ended(client)
+
+
+def assert_ended(client: socket.socket) -> None:
+    """The server closes the connection, after an answer perhaps."""
+    client.settimeout(10)
+    try:
+        while client.recv(65536):
+            pass
+    except ConnectionResetError:
+        pass
+
+
+def test_a_server_without_descriptors_recovers(system: System) -> None:
+    """More clients than it can have: it serves again when they leave, by itself."""
+    with system.one_more_web_server() as server:
+        process = worker_of(server)
+        _, hard = process.rlimit(resource.RLIMIT_NOFILE)
+        process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds() + 20, hard))
+        with ExitStack() as open_ones:
+            for _ in range(60):
+                client = open_ones.enter_context(server.connect())
+                client.sendall(HALF_A_REQUEST_LINE)
+            eventually(lambda: process.num_fds() >= process.rlimit(resource.RLIMIT_NOFILE)[0] - 1)
+
+        eventually(server.answers)
+        assert process == worker_of(server)
+
+
+#: Of the web process, for one client that takes nothing of a run that is far larger.
+MOST_BYTES_EACH = 512 * 1024
+
+_MANY_DELTAS = """
+INSERT INTO run_events (run_id, seq, type, payload)
+SELECT :run_id, seq, 'message.delta', '{"seq":' || seq || ',"type":"message.delta","data":'
+    || '{"content":"' || repeat('x', :characters) || '"},"created_at":"2026-01-01T00:00:00.000Z"}'
+FROM generate_series(CAST(:first AS bigint), CAST(:last AS bigint)) AS seq
+"""
+
+
+@pytest.mark.parametrize("characters", [2048, 32_768])
+def test_who_takes_nothing_costs_little(system: System, user: Caller, characters: int) -> None:
+    """Of a run of 20 MB the web process holds no more than a piece for each of them."""
+    with system.one_more_web_server() as server:  # whose memory no other test has stretched
+        reader = user.at(server.url)
+        run_id = user.run({"tool": "ask_user", "args": {"question": "?"}})
+        first = user.until(run_id, "status", "waiting_for_input")["last_seq"] + 1
+        deltas = {
+            "run_id": UUID(run_id),
+            "first": first,
+            "last": first + 20_480_000 // characters,
+            "characters": characters,
+        }
+        with system.connections.transaction() as tx:
+            tx.sql.execute(text(_MANY_DELTAS), deltas)
+        whole = list(range(1, deltas["last"] + 1))
+        assert whole == seqs(reader, run_id, follow="false")
+        process = worker_of(server)
+        before = process.memory_info().rss
+
+        with stalled(server, user, run_id, STALLED):
+            assert whole == seqs(reader, run_id, follow="false")
+            grown = process.memory_info().rss - before
+
+        user.cancel(run_id)
+        assert grown <= STALLED * MOST_BYTES_EACH

@@ -1,0 +1,112 @@
+"""Workers for the state machine: those of production, one statement at a time.
+
+Their events are committed when the machine says so, and Postgres can be gone at any of
+their transactions.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+
+from shared import events
+from shared.claims import Claim
+from shared.connections import Connections, Transaction
+from shared.errors import Unavailable
+from shared.events import RunError
+from shared.ids import new_id
+from shared.transitions import recorded_totals
+from tests.shared.life_cycle_model import Happening, ModelAttempt, ModelRun, ModelWorker
+from worker import history
+from worker.claimed_run import ClaimedRun
+from worker.conversation import first_void_seq
+from worker.event_writer import EventWriter
+from worker.loop import Answer
+from worker.outcomes import WaitForInput
+from worker.run_log import RunLog
+from worker.stop_signal import StopSignal
+
+LATE = RunError("run.timeout", "It took too long.", True)
+
+
+class InterruptedConnections(Connections):
+    """Their next transaction meets the outage that is set; only the next.
+
+    `before`: it does not begin. `within`: it is rolled back. `after`: it is committed, and
+    nobody learns of it.
+    """
+
+    outage: str | None
+
+    @classmethod
+    def of(cls, connections: Connections) -> "InterruptedConnections":
+        own = cls(**{field.name: getattr(connections, field.name) for field in fields(connections)})
+        own.outage = None
+        return own
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        outage, self.outage = self.outage, None
+        if outage == "before":
+            raise Unavailable()
+        with super().transaction() as tx:
+            yield tx
+            if outage == "within":
+                raise Unavailable()
+            if outage == "after":
+                tx.after_commit.clear()
+        if outage == "after":
+            raise Unavailable()
+
+
+class SteppedWriter(EventWriter):
+    """Commits when it is told to, on the caller's thread."""
+
+    def _run(self) -> None:
+        pass
+
+    def tick(self) -> None:
+        """Commit what the worker's runs have gathered."""
+        self._tick()
+
+
+def begin_attempt(
+    connections: Connections, run: ModelRun, by: ModelWorker, claim: Claim
+) -> ModelAttempt:
+    """As `worker/execution.py` does: text that a lost attempt left open is void."""
+    stop = StopSignal()
+    log = RunLog(run.id, claim.fence, claim.last_seq, stop, by.writer.mark)
+    claimed = ClaimedRun(connections, claim, log, stop)
+    attempt = ModelAttempt(run, by, claimed, run.tokens)
+    if claim.attempt > 1:
+        with connections.reading() as sql:
+            own = history.own_events(sql, run.id)
+            claimed.totals = recorded_totals(sql, run.id)
+        void = first_void_seq(own)
+        assert bool(run.open_text) == (void is not None)
+        if void is not None:
+            claimed.reset_lost_text(void)
+            attempt.emits(Happening("message.reset"))
+    return attempt
+
+
+def last_word(content: str, *closing: events.Event) -> Answer:
+    """What a run is completed with."""
+    message_id = str(new_id())
+    completed = events.MessageCompleted(message_id, content, events.Usage())
+    return Answer(
+        message_id=message_id, content=content, stop_reason="stop", closing=(completed, *closing)
+    )
+
+
+def park(claimed: ClaimedRun) -> bool:
+    return claimed.park(WaitForInput("question", "Which?", "call 1"), 3600)
+
+
+def fail(claimed: ClaimedRun) -> bool:
+    return claimed.fail(LATE)
+
+
+def cancel(claimed: ClaimedRun) -> bool:
+    """True as the others: nothing comes before it."""
+    claimed.cancel()
+    return True
