@@ -37,6 +37,7 @@ class Claim:
     fence: int
     attempt: int
     last_seq: int
+    claimed_at: datetime  # by Postgres' clock, as all times of a run
     used_seconds: float  # since its first claim, without the time it waited for people
     is_suspect: bool  # one more lost owner within this step gives it up
 
@@ -86,7 +87,12 @@ def claim(tx: Transaction, run_id: UUID, worker_id: UUID, *, suspects: bool = Tr
                 attempt=runs.c.attempt + 1,
                 started_at=func.coalesce(runs.c.started_at, func.now()),
             )
-            .returning(*runs.c, used.label("used_seconds"), IS_SUSPECT.label("is_suspect"))
+            .returning(
+                *runs.c,
+                used.label("used_seconds"),
+                IS_SUSPECT.label("is_suspect"),
+                func.clock_timestamp().label("claimed_at"),
+            )
         )
         .mappings()
         .one_or_none()
@@ -115,6 +121,7 @@ def claim(tx: Transaction, run_id: UUID, worker_id: UUID, *, suspects: bool = Tr
         fence=run["fence"],
         attempt=run["attempt"],
         last_seq=stored[-1].seq,
+        claimed_at=run["claimed_at"],
         used_seconds=float(run["used_seconds"]),
         is_suspect=run["is_suspect"],
     )

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from shared import keys, times
+from shared import keys
 from shared.connections import Connections, Transaction
 from shared.events import (
     Event,
@@ -50,8 +50,12 @@ def append(tx: Transaction, run_id: UUID, events: Sequence[Event]) -> list[Store
     """
     # Numbered under the run's row lock, not from a sequence: a sequence hands out
     # 7 before 6 has committed, and a reader after 5 would skip 6 for good.
-    first = last_seq(tx.sql, run_id) + 1
-    stored = [encode(first + i, event, times.now()) for i, event in enumerate(events)]
+    last, now = tx.sql.execute(
+        select(func.coalesce(func.max(run_events.c.seq), 0), func.clock_timestamp()).where(
+            run_events.c.run_id == run_id
+        )
+    ).one()
+    stored = [encode(last + i, event, now) for i, event in enumerate(events, 1)]
     store(tx, run_id, stored)
     return stored
 

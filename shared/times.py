@@ -1,10 +1,12 @@
-"""Times on the wire: RFC 3339, UTC, milliseconds, `Z`."""
+"""Clocks, and times on the wire: RFC 3339, UTC, milliseconds, `Z`."""
 
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 
 def now() -> datetime:
-    """This machine's clock; leases compare Postgres' clock instead."""
+    """This machine's clock. A run's times and all leases are by Postgres' clock instead."""
     return datetime.now(UTC)
 
 
@@ -17,3 +19,9 @@ def rfc3339(moment: datetime) -> str:
 
 def rfc3339_or_none(moment: datetime | None) -> str | None:
     return None if moment is None else rfc3339(moment)
+
+
+def clock_set_to(start: datetime) -> Callable[[], datetime]:
+    """A clock that shows `start` now and goes on evenly, whatever is done to the machine's own."""
+    began = time.monotonic()
+    return lambda: start + timedelta(seconds=time.monotonic() - began)

@@ -140,7 +140,7 @@ class ClaimedRun:
 
     def park(self, wait: WaitForInput, expires_seconds: float) -> bool:
         """Wait for a person to answer."""
-        expires_at = times.now() + timedelta(seconds=expires_seconds)
+        expires_at = self.log.now() + timedelta(seconds=expires_seconds)
         request = wait.request(str(ids.new_id()), times.rfc3339(expires_at))
         return self._let_go(
             lambda tx, stored: claims.park(

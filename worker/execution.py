@@ -4,7 +4,7 @@ import logging
 import time
 from uuid import UUID
 
-from shared import claims, fault_points, logs, personas
+from shared import claims, fault_points, logs, personas, times
 from shared.claims import Claim
 from shared.errors import LeaseLost, Unavailable
 from shared.events import RunError
@@ -84,7 +84,14 @@ def _attempt(process: WorkerProcess, held: HeldRun) -> bool:
 
 def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
     connections = process.connections
-    run_log = RunLog(claim.run_id, claim.fence, claim.last_seq, held.stop, process.writer.mark)
+    run_log = RunLog(
+        claim.run_id,
+        claim.fence,
+        claim.last_seq,
+        held.stop,
+        process.writer.mark,
+        times.clock_set_to(claim.claimed_at),
+    )
     run = ClaimedRun(connections, claim, run_log, held.stop, lambda: process.leave_quarantine(held))
     parked = done = False
     try:

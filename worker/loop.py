@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from shared import events, fault_points, ids
+from shared.errors import LeaseLost
 from shared.events import Usage
 from shared.model_routes import Route
 from shared.personas import Persona
@@ -141,7 +142,7 @@ def _call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
         made.join()
         stopped = stopped or made.stopped
         # Where the run goes on elsewhere, results come in call order there: the ledger has them.
-        if made.stopped is None and not isinstance(stopped, ShuttingDown):
+        if made.stopped is None and not isinstance(stopped, ShuttingDown | LeaseLost):
             context.emit(made.result)
             turn.results[made.call.id] = ToolMessage(
                 made.call.id, made.call.name, made.result.output

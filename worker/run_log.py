@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from uuid import UUID
 
 from shared import times
@@ -33,10 +34,13 @@ class RunLog:
         last_seq: int,
         stop: StopSignal,
         added: Callable[["RunLog"], None],
+        now: Callable[[], datetime] = times.now,
     ) -> None:
+        """`added` is called when there is something to take; `now` says when events happen."""
         self.run_id = run_id
         self.fence = fence
         self.stop = stop
+        self.now = now
         self._added = added
         self._changed = threading.Condition()
         self._last_seq = last_seq
@@ -175,7 +179,7 @@ class RunLog:
             self._numbered_at = time.monotonic()
 
     def _number(self, *events: Event) -> None:
-        now = times.now()
+        now = self.now()
         first = self._last_seq + 1
         # All of them are encoded before one is numbered: what cannot be encoded leaves no hole.
         encoded = [encode(first + i, event, now) for i, event in enumerate(events)]

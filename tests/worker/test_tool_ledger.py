@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from shared.errors import LeaseLost
 from shared.events import ToolResult
 from tests.worker.recorded_run import RecordedRun
 from tests.worker.test_loop import CALCULATE, agent_for, results, run
@@ -106,7 +107,10 @@ def test_what_cannot_be_kept_stops_the_run() -> None:
         run(agent_for({"tools": [{"tool": "slow"}, CALCULATE]}, extra=extra), context)
 
 
-def test_a_handed_over_turn_has_its_results_in_call_order() -> None:
+@pytest.mark.parametrize("reason", [ShuttingDown, LeaseLost])
+def test_a_turn_that_goes_on_elsewhere_has_its_results_in_call_order(
+    reason: type[BaseException],
+) -> None:
     """A later call's result waits in the ledger for the attempt that makes the earlier call."""
     second_is_kept = threading.Event()
 
@@ -117,13 +121,13 @@ def test_a_handed_over_turn_has_its_results_in_call_order() -> None:
 
     @tool(repeatable=True)
     def stopped(context: RunContext) -> str:
-        """Be stopped by the end of the process."""
+        """Be stopped by the end of the process, or of its lease."""
         assert second_is_kept.wait(5)
-        raise ShuttingDown
+        raise reason
 
     context = HandedOver()
     calls = {"tools": [{"tool": "stopped"}, CALCULATE]}
-    with pytest.raises(ShuttingDown):
+    with pytest.raises(reason):
         run(agent_for(calls, extra={"stopped": stopped}), context)
 
     assert [] == results(context)
