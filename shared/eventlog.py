@@ -13,7 +13,6 @@ from uuid import UUID
 
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import Connection, func, select
-from sqlalchemy.dialects.postgresql import insert as upsert
 
 from shared import keys
 from shared.connections import Connections, Transaction
@@ -28,6 +27,16 @@ from shared.events import (
 from shared.tables import run_events
 
 log = logging.getLogger(__name__)
+
+# One statement and not many rows for one: the driver would send those as a pipeline, and while
+# it waits for the rest of one Postgres runs no timer; a process that is frozen there would keep
+# the run's lock. What is there already was stored in a commit whose answer got lost.
+_STORE = """
+INSERT INTO run_events (run_id, seq, type, payload)
+SELECT %(run_id)s::uuid, e.seq, e.type, e.payload
+FROM unnest(%(seqs)s::bigint[], %(types)s::text[], %(payloads)s::text[]) AS e (seq, type, payload)
+ON CONFLICT DO NOTHING
+"""
 
 #: One read has at most so many events, and no more after so many bytes: what is held for a
 #: client that does not take it.
@@ -62,10 +71,14 @@ def append(tx: Transaction, run_id: UUID, events: Sequence[Event]) -> list[Store
 
 def store(tx: Transaction, run_id: UUID, stored: Sequence[StoredEvent]) -> None:
     """Store events that are numbered already and, after the commit, publish them."""
-    # Their writer may have stored some of them in a commit whose answer got lost.
-    tx.sql.execute(
-        upsert(run_events).on_conflict_do_nothing(),
-        [{"run_id": run_id, **event._asdict()} for event in stored],
+    tx.sql.exec_driver_sql(
+        _STORE,
+        {
+            "run_id": run_id,
+            "seqs": [event.seq for event in stored],
+            "types": [event.type for event in stored],
+            "payloads": [event.payload for event in stored],
+        },
     )
     tx.after_commit.append(lambda: publish(tx.connections, {run_id: stored}))
 

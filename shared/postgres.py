@@ -32,6 +32,9 @@ OF_RUNS = Limits(lock=3, statement=8, answer=10)
 OF_MAINTENANCE = Limits(lock=5, statement=60, answer=70)
 
 
+FIRST_WITH_TRANSACTION_TIMEOUT = 170_000
+
+
 class ServerSilent(psycopg.OperationalError):
     """A statement got no answer in time; whether it was carried out is not known."""
 
@@ -60,6 +63,7 @@ def make_engine(
     # A process that is frozen within a transaction must not keep its locks until others
     # want to take its runs over.
     idle_in_transaction = settings.lease_seconds / 3
+    transaction = max(limits.statement, settings.lease_seconds * 2 / 3)
     engine = create_engine(
         settings.database_url,
         pool_size=pool_size,
@@ -101,6 +105,11 @@ def make_engine(
                 str(round(idle_in_transaction * 1000)),
             ],
         )
+        if connection.info.server_version >= FIRST_WITH_TRANSACTION_TIMEOUT:
+            connection.execute(
+                "SELECT set_config('transaction_timeout', %s, false)",
+                [str(round(transaction * 1000))],
+            )
         connection.autocommit = False
 
     return engine

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from shared import postgres
 from shared.config import Settings
@@ -81,6 +83,30 @@ def test_a_process_that_is_frozen_within_a_transaction_loses_its_locks(
         tx.sql.execute(text("LOCK TABLE orgs IN ACCESS EXCLUSIVE MODE"))
         eventually(lambda: answers(limited, "SELECT count(*) FROM orgs"), seconds=5)
         tx.sql.execute(text("SELECT 1"))
+    frozen.close()
+
+
+@pytest.mark.timeout(20)
+def test_a_process_that_is_frozen_within_a_statement_loses_its_locks(
+    settings: Settings, limited: Connections
+) -> None:
+    """Postgres waits for the rest of a message then, and runs no timer but that of transactions."""
+    frozen = connect(replace(settings, lease_seconds=0.3), application="tests", limits=QUICK)
+
+    def rows() -> Iterator[tuple[str]]:
+        yield from [("never",)] * 300
+        # Nothing more comes from here until the session has ended.
+        eventually(lambda: answers(limited, "SELECT count(*) FROM orgs"), seconds=5)
+        yield ("never",)
+
+    with pytest.raises(Unavailable), frozen.transaction() as tx:
+        tx.sql.execute(text("LOCK TABLE orgs IN ACCESS EXCLUSIVE MODE"))
+        driver = tx.sql.connection.driver_connection
+        assert driver is not None
+        try:
+            driver.cursor().executemany("SELECT %s::text", rows())
+        except psycopg.OperationalError as error:
+            raise OperationalError("", {}, error) from error
     frozen.close()
 
 
