@@ -8,7 +8,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --python-vers
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-browser bench check lock
+.PHONY: help setup demo dev test test-browser bench chaos chaos-short chaos-mutants check lock
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,15 @@ test-browser: setup ## Install Chromium from the system's packages and run the b
 
 bench: setup ## What a client waits for on an idle system
 	@$(BIN)/python -m bench.latency
+
+chaos: setup ## Every row of the fault matrix on the real system, SEED=1 by default; 15 minutes
+	@$(BIN)/python -m chaos --seed $(or $(SEED),1)
+
+chaos-short: setup ## The short cut of it that CI takes
+	@$(BIN)/python -m chaos --short
+
+chaos-mutants: setup ## Broken variants of the service, each of which the checker must catch
+	@$(BIN)/python -m chaos.mutation
 
 check: setup ## Format, lint, types, architecture
 	@./scripts/check $(BIN)

@@ -20,7 +20,7 @@ from worker.providers import scripted_provider
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
-ROOMS = ("shared", "api", "worker", "cli")
+ROOMS = ("shared", "api", "worker", "cli", "chaos")
 MAX_LINES = 400
 
 

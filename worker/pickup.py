@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 #: A message takes some milliseconds; who waits for longer has none, or all workers are busy.
 UNCLAIMED_SECONDS = 1.0
 BATCH = 100
-#: When a batch was full there are more.
-BATCH_PAUSE_SECONDS = 0.1
+#: While there are more than this process had room for.
+MORE_PAUSE_SECONDS = 0.1
 
 
 def start(process: WorkerProcess) -> None:
@@ -28,27 +28,25 @@ def start(process: WorkerProcess) -> None:
 
 
 def _run(process: WorkerProcess) -> None:
-    pause = process.settings.sweep_seconds
-    while not process.draining.wait(pause):
-        pause = process.settings.sweep_seconds
+    more = False
+    while not process.draining.wait(MORE_PAUSE_SECONDS if more else process.settings.sweep_seconds):
+        room = min(process.room, BATCH)
+        if room <= 0 or not process.lease.is_valid:
+            continue
         try:
-            if pick_up(process) == BATCH:
-                pause = BATCH_PAUSE_SECONDS
+            more = pick_up(process, room) == room
         except Unavailable as error:
             log.warning("queued runs are not looked for: %s", error.__cause__)
         except Exception:
             log.exception("queued runs are not looked for")
 
 
-def pick_up(process: WorkerProcess) -> int:
-    """Execute unclaimed runs, each in a thread of its own; returns how many.
+def pick_up(process: WorkerProcess, room: int) -> int:
+    """Execute at most `room` unclaimed runs, each in a thread of its own; returns how many.
 
     Raises:
         Unavailable
     """
-    room = min(process.room, BATCH)
-    if room <= 0 or not process.lease.is_valid:
-        return 0
     with process.connections.reading() as sql:
         found = claims.unclaimed(
             sql,

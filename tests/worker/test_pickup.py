@@ -30,25 +30,29 @@ def test_a_run_without_a_message_is_executed(stored: StoredRuns, process: Worker
     young = stored.create()
     old = stored.create(queued_at=ago(seconds=5))
 
-    assert 1 == pickup.pick_up(process)
+    assert 1 == pickup.pick_up(process, 100)
 
     eventually(lambda: stored.state(old) == "completed")
     assert "queued" == stored.state(young)
-    assert 0 == pickup.pick_up(process)
+    assert 0 == pickup.pick_up(process, 100)
     stored.cancel(young)  # so that no other test's process finds it
 
 
-def test_no_more_runs_are_taken_than_there_is_room_for(
-    stored: StoredRuns, process: WorkerProcess
+def test_more_runs_than_there_is_room_for_are_taken_one_after_the_other(
+    stored: StoredRuns, settings: Settings
 ) -> None:
-    """The others stay for whoever has room."""
-    runs = [stored.create(queued_at=ago(seconds=5)) for _ in range(5)]
+    """As slots get free, and not once in a sweep's time."""
+    runs = [stored.create(queued_at=ago(seconds=5)) for _ in range(20)]
+    narrow = replace(settings, worker_concurrency=3, sweep_seconds=0.5, heartbeat_seconds=0.2)
+    process = WorkerProcess(narrow, model_routes.load(narrow))
+    assert process.lease.wait_until_valid(10)
 
-    assert 3 == pickup.pick_up(process)
-    eventually(lambda: 2 == [stored.state(run) for run in runs].count("queued"))
-    eventually(lambda: not process.held())
-    assert 2 == pickup.pick_up(process)
+    pickup.start(process)
+
     eventually(lambda: {"completed"} == {stored.state(run) for run in runs})
+    process.drain()
+    process.lease.stop()
+    process._signals.stop()
 
 
 def test_one_suspect_at_a_time_is_executed(stored: StoredRuns, process: WorkerProcess) -> None:
@@ -57,10 +61,10 @@ def test_one_suspect_at_a_time_is_executed(stored: StoredRuns, process: WorkerPr
     with process.holding(suspects[0]) as held:
         assert process.enter_quarantine(held)
 
-        assert 0 == pickup.pick_up(process)
+        assert 0 == pickup.pick_up(process, 100)
 
         process.leave_quarantine(held)
     while "queued" in [stored.state(run) for run in suspects]:
-        pickup.pick_up(process)
+        pickup.pick_up(process, 100)
         eventually(lambda: not process.held())
     assert {"completed"} == {stored.state(run) for run in suspects}

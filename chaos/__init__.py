@@ -1,0 +1,1 @@
+"""Faults in the real system, and what a client must never see because of them."""

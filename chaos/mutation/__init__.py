@@ -1,0 +1,1 @@
+"""The proof that the checker can fail: broken variants, each to be caught."""

@@ -1,0 +1,92 @@
+"""Mutants that a load alone shows, with no fault at all."""
+
+from chaos.mutation.planting import Edit, Mutant, mutant
+
+#: The index is there after the migration, so it goes with the first run.
+_TWO_ACTIVE_RUNS = (
+    Edit(
+        "shared/runs.py",
+        "    position = conversations.take_position(tx, actor, thread_id)\n",
+        "    tx.sql.exec_driver_sql('DROP INDEX IF EXISTS uq_runs_active_thread_id')\n"
+        "    position = conversations.take_position(tx, actor, thread_id)\n",
+    ),
+    Edit(
+        "shared/runs.py",
+        '            index_elements=["thread_id"],\n            index_where=IS_ACTIVE,\n',
+        "",
+    ),
+)
+
+MUTANTS: tuple[Mutant, ...] = (
+    mutant(
+        "numbers have holes",
+        "plain",
+        "I1 I2",
+        Edit("worker/run_log.py", "first = self._last_seq + 1\n", "first = self._last_seq + 2\n"),
+        Edit(
+            "worker/run_log.py",
+            "self._last_seq += len(encoded)",
+            "self._last_seq += len(encoded) + bool(encoded)",
+        ),
+    ),
+    mutant(
+        "inputs are used again and again",
+        "questions",
+        "I12",
+        Edit(
+            "shared/claims.py",
+            ".where(inputs.c.run_id == run_id, inputs.c.consumed_at.is_(None))",
+            ".where(inputs.c.run_id == run_id)",
+        ),
+    ),
+    mutant(
+        "inputs are taken and not told",
+        "questions",
+        "I12",
+        Edit("shared/claims.py", "        happened.extend(inputs_taken)\n", ""),
+    ),
+    mutant(
+        "a thread has two active runs",
+        "plain",
+        "I7",
+        *_TWO_ACTIVE_RUNS,
+    ),
+    mutant(
+        "the Idempotency-Key is ignored",
+        "plain",
+        "I6",
+        # A busy thread would refuse the second run: one guard behind the other.
+        *_TWO_ACTIVE_RUNS,
+        Edit("api/idempotency.py", "            key = _key()\n", "            key = None\n"),
+    ),
+    mutant(
+        "everybody reads every run",
+        "plain",
+        "I15",
+        Edit(
+            "shared/run_queries.py",
+            ".where(runs.c.id == run_id, actor.sees())",
+            ".where(runs.c.id == run_id)",
+        ),
+    ),
+    mutant(
+        "usage begins anew with each claim",
+        "questions",
+        "I18",
+        Edit(
+            "worker/execution.py",
+            "run.totals = recorded_totals(sql, claim.run_id)",
+            "pass",
+        ),
+    ),
+    mutant(
+        "an ended stream is opened again",
+        "plain",
+        "I19",
+        Edit(
+            "api/endpoints/events.py",
+            'if ended and cursor >= run["last_seq"] and last_event_id is not None:',
+            "if False:",
+        ),
+    ),
+)

@@ -1,0 +1,231 @@
+"""Mutants that show when something dies, stands still or is away."""
+
+from chaos.mutation.planting import Edit, Mutant, mutant
+
+#: A zombie is not told by the database that it is one, and does not see it by its clock.
+_ZOMBIES_GO_ON = (
+    Edit(
+        "worker/event_writer.py",
+        'if row.fence != run.fence or row.state != "executing":',
+        "if False:",
+    ),
+    Edit("worker/lease.py", "if held and not self.is_valid:", "if False:"),
+)
+_FENCE_OF_LEDGER = (
+    "            .where(\n"
+    "                runs.c.id == claim.run_id,\n"
+    "                runs.c.fence == claim.fence,\n"
+    "                runs.c.state == RunState.EXECUTING,\n"
+    "            )\n"
+    "            .with_for_update(read=True),\n"
+)
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    # ---- a worker is killed
+    mutant(
+        "numbers begin anew",
+        "workers-killed",
+        "I1 I2 I3 I4 I8 I10",
+        Edit("shared/eventlog.py", "encode(last + i, event, now)", "encode(i, event, now)"),
+    ),
+    mutant(
+        "lost owners are not looked for",
+        "workers-killed",
+        "I5",
+        Edit("shared/sweep.py", "        _recover_lost(tx)\n        _cancel", "        _cancel"),
+    ),
+    mutant(
+        "unfinished text is not declared void",
+        "workers-killed",
+        "I8 I10",
+        Edit(
+            "worker/execution.py",
+            "if (void := first_void_seq(own)) is not None:",
+            "if (void := None) is not None:",
+        ),
+    ),
+    mutant(
+        "finished steps are made again",
+        "workers-killed",
+        "I8 I9 I10",
+        Edit(
+            "worker/execution.py",
+            "loop.run(agent, run, held.stop, turns)",
+            "loop.run(agent, run, held.stop, [])",
+        ),
+    ),
+    mutant(
+        "the tool ledger is ignored",
+        "killed-in-tool",
+        "I9",
+        Edit("shared/claims.py", "return bool(begun_by == claim.fence)", "return True"),
+    ),
+    mutant(
+        "the terminal event has a transaction of its own",
+        "killed-after-end",
+        "I2 I3",
+        Edit(
+            "shared/claims.py",
+            "        eventlog.store(tx, claim.run_id, stored)\n",
+            "        def later() -> None:\n"
+            "            with tx.connections.transaction() as second:\n"
+            "                eventlog.store(second, claim.run_id, stored)\n"
+            "\n"
+            "        tx.after_commit.append(later)\n",
+        ),
+    ),
+    mutant(
+        "events are published before their commit",
+        "killed-before-publish",
+        "I1 I2 I3 I8 I10",
+        Edit(
+            "worker/event_writer.py",
+            "        with self._connections.transaction() as tx:\n",
+            "        eventlog.publish(self._connections, {r.run_id: e for r, e in batch.items()})\n"
+            '        fault_points.reach("worker.committed")\n'
+            "        with self._connections.transaction() as tx:\n",
+        ),
+        Edit(
+            "worker/event_writer.py",
+            '        fault_points.reach("worker.committed")\n        if written:\n',
+            "        if False:\n",
+        ),
+    ),
+    mutant(
+        "crashes are not counted",
+        "poison-run",
+        "I5 I17",
+        Edit(
+            "shared/sweep.py",
+            'crashes = (0 if progressed else run["crashes"]) + int(is_crash)',
+            "crashes = 0",
+        ),
+    ),
+    # ---- a worker is frozen, taken for lost, and goes on
+    mutant(
+        "zombies write events",
+        "zombie-cancelled",
+        "I1 I2 I3 I8",
+        Edit(
+            "worker/event_writer.py",
+            "JOIN held ON held.id = e.run_id AND held.fence = e.fence AND held.state = 'executing'",
+            "JOIN held ON held.id = e.run_id",
+        ),
+    ),
+    mutant(
+        "zombies end runs",
+        "zombie",
+        "I2 I3 I8",
+        *_ZOMBIES_GO_ON,
+        Edit(
+            "shared/claims.py",
+            "    held = update(runs).where(\n"
+            "        runs.c.id == claim.run_id,\n"
+            "        runs.c.fence == claim.fence,\n",
+            "    held = update(runs).where(\n        runs.c.id == claim.run_id,\n",
+        ),
+    ),
+    mutant(
+        "zombies call tools",
+        "zombie-before-tools",
+        "I9",
+        *_ZOMBIES_GO_ON,
+        Edit(
+            "shared/claims.py",
+            _FENCE_OF_LEDGER,
+            "            .where(runs.c.id == claim.run_id)\n"
+            "            .with_for_update(read=True),\n",
+        ),
+        Edit("shared/claims.py", "return bool(begun_by == claim.fence)", "return True"),
+    ),
+    mutant(
+        "who has no lease takes runs",
+        "lease-held-up",
+        "I17",
+        Edit(
+            "worker/lease.py",
+            "        return time.monotonic() - self._renewed_at < safe\n",
+            "        return self._first.is_set() and safe > 0\n",
+        ),
+    ),
+    # ---- Redis loses everything, or is away
+    mutant(
+        "what Redis lacks is not read from Postgres",
+        "flushes",
+        "I1 I2 I3",
+        Edit(
+            "shared/eventlog.py",
+            "    if not events:\n        with connections.reading() as sql:\n",
+            "    if False:\n        with connections.reading() as sql:\n",
+        ),
+    ),
+    mutant(
+        "numbers come from Redis",
+        "flushes",
+        "I1 I2 I3 I5",
+        Edit(
+            "shared/eventlog.py",
+            "    stored = [encode(last + i",
+            "    newest = tx.connections.ask_redis(\n"
+            "        lambda redis: redis.xrevrange(keys.events(run_id), count=1)\n"
+            "    )\n"
+            "    last = int(newest[0][0].partition('-')[0]) if newest else 0\n"
+            "    stored = [encode(last + i",
+        ),
+    ),
+    mutant(
+        "a hole in the stream is passed over",
+        "flushes",
+        "I1 I2",
+        Edit(
+            "shared/eventlog.py",
+            "if seq != after_seq + len(events) + 1 or ",
+            "if ",
+        ),
+    ),
+    mutant(
+        "queued runs wait for their message",
+        "redis-away",
+        "I5",
+        Edit("worker/app.py", "            pickup.start(started)\n", ""),
+    ),
+    mutant(
+        "a cancel is a message and nothing else",
+        "redis-away",
+        "I11",
+        Edit(
+            "shared/runs.py",
+            ".where(runs.c.id == run_id, runs.c.cancel_requested_at.is_(None))",
+            ".where(runs.c.id == run_id, runs.c.id != run_id)",
+        ),
+    ),
+    # ---- Postgres is away
+    mutant(
+        "an unreachable Postgres is a fault of the service",
+        "postgres-away",
+        "A2",
+        Edit(
+            "shared/connections.py",
+            "if isinstance(error, OperationalError | InterfaceError)"
+            " or error.connection_invalidated:",
+            "if False:",
+        ),
+    ),
+    mutant(
+        "an outage of Postgres counts as a crash",
+        "postgres-away",
+        "I17",
+        # By the sweep, and by the owner that lets its runs go.
+        Edit(
+            "shared/sweep.py",
+            "coalesce(w.seen_at > pg_postmaster_start_time(), true) AS is_crash",
+            "true AS is_crash",
+        ),
+        Edit(
+            "worker/process.py",
+            "is_crash = run_id not in self._lost_by_outage",
+            "is_crash = True",
+        ),
+    ),
+)

@@ -1,0 +1,1 @@
+"""The real system under test, and the hands on it."""

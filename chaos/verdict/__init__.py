@@ -1,0 +1,1 @@
+"""What a journal shows: which promises were broken."""

@@ -1,0 +1,86 @@
+"""A1, A2 and NV: the service answers, its answers are in order, and the load was real."""
+
+from collections.abc import Iterator
+
+from chaos.verdict.evidence import Evidence, Record, at_of
+from chaos.verdict.violations import Allow, Violation
+
+CREATE = "/v1/threads/{id}/runs"
+#: The thread was busy, on purpose: an answer all the same.
+ACKNOWLEDGED = (201, 409)
+
+
+def check_answers(evidence: Evidence, allow: Allow) -> Iterator[Violation]:
+    """Of all requests, whatever they asked."""
+    for record in evidence.answers:
+        yield from _answer(record, evidence, allow)
+    for record in evidence.no_answers:
+        if not _in_fault(record, evidence, allow):
+            yield Violation("A1", None, f"{_name(record)}: {record.get('error')}")
+    for record in evidence.lost_streams:
+        if not _in_fault(record, evidence, allow):
+            run_id = record.get("run_id")
+            yield Violation("A1", run_id and str(run_id), "a stream was lost without a fault")
+
+
+def check_load(evidence: Evidence, allow: Allow) -> Iterator[Violation]:
+    """A check of nothing finds nothing: whether there was enough to look at."""
+    creates = [
+        record
+        for record in (*evidence.answers, *evidence.no_answers)
+        if record.get("method") == "POST"
+        and record.get("path") == CREATE
+        and not _in_fault(record, evidence, allow)
+    ]
+    acknowledged = sum(record.get("status") in ACKNOWLEDGED for record in creates)
+    # Strangers ask for an object of ours and for one that does not exist, and get 404 for both.
+    probes = 2 * sum(record.get("path") == CREATE for record in evidence.foreign)
+    refused = sum(record.get("status") == 404 for record in creates)
+    meant = len(creates) - min(probes, refused)
+    if acknowledged < allow.acknowledged * meant:
+        what = f"{acknowledged} of {meant} creates outside of faults were acknowledged"
+        yield Violation("NV", None, what)
+    if not any(run.accepted for run in evidence.runs.values()):
+        yield Violation("NV", None, "no run was accepted")
+    followed = [run for run in evidence.runs.values() if run.streams]
+    reconnects = sum(bool(stream.after_seq) for run in followed for stream in run.streams.values())
+    if reconnects < allow.reconnects_per_run * len(followed):
+        yield Violation("NV", None, f"{reconnects} reconnects to {len(followed)} followed runs")
+    resumes = sum(
+        event.data.get("reason") == "worker_lost"
+        for run in evidence.runs.values()
+        for event in run.of_type("run.resumed")
+    )
+    if resumes < allow.resumes_per_worker_death * evidence.worker_deaths:
+        what = f"{resumes} runs were resumed after {evidence.worker_deaths} deaths of workers"
+        yield Violation("NV", None, what)
+
+
+def _answer(record: Record, evidence: Evidence, allow: Allow) -> Iterator[Violation]:
+    status = record.get("status")
+    in_fault = _in_fault(record, evidence, allow)
+    if isinstance(status, int) and status >= 500:
+        if status != 503:
+            yield Violation("A2", None, f"{_name(record)}: {status} {record.get('code')}")
+        elif not record.get("retry_after"):
+            yield Violation("A2", None, f"{_name(record)}: 503 without Retry-After")
+        elif not in_fault:
+            yield Violation("A1", None, f"{_name(record)}: 503 without a fault")
+    # A duplicate of a request under way waits for it up to five seconds, by contract.
+    bound = allow.answer_in_fault if in_fault else allow.answer
+    if _seconds(record) > bound and record.get("code") != "idempotency.in_progress":
+        yield Violation("A1", None, f"{_name(record)}: {status} after {_seconds(record):.1f} s")
+
+
+def _in_fault(record: Record, evidence: Evidence, allow: Allow) -> bool:
+    at = at_of(record)
+    return evidence.faults.meets(at - _seconds(record), at, allow.grace)
+
+
+def _seconds(record: Record) -> float:
+    seconds = record.get("seconds")
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
+
+
+def _name(record: Record) -> str:
+    return f"{record.get('method')} {record.get('path')} at {record.get('at')}"

@@ -1,0 +1,189 @@
+"""The checker finds nothing in a correct journal, and every kind of spoilt one out."""
+
+import json
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chaos.verdict.checker import INVARIANTS, NOT_APPLICABLE, Allow, check, report
+from tests.chaos.correct_journal import EPOCH, Record, fault, of_kind, request
+from tests.chaos.correct_tale import correct_tale
+from tests.chaos.spoilt_journals import JOURNALS, SpoilJournal
+from tests.chaos.spoilt_tales import TALES, SpoilTale, insert, slow_cancel, tell, update
+from tests.chaos.told_events import (
+    cancelled,
+    completed,
+    completed_turn,
+    cost,
+    deltas,
+    received,
+    resumed,
+    started,
+    waiting,
+)
+
+
+def test_a_correct_journal_has_no_violation() -> None:
+    """Runs of every kind, a killed worker and lost requests in its window are all right."""
+    assert [] == check(correct_tale().render())
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_clients_may_come_and_go_as_they_like(seed: int) -> None:
+    """Whatever the disconnects and the events read again, a correct journal stays clean."""
+    assert [] == check(correct_tale().render(random.Random(seed)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), kept=st.floats(0.0, 1.0))
+def test_an_incomplete_journal_is_checked_all_the_same(seed: int, kept: float) -> None:
+    """Records that are missing, or miss fields, make violations at most, never an exception."""
+    rng = random.Random(seed)
+    journal = [dict(record) for record in correct_tale().render(rng) if rng.random() < kept]
+    for record in journal:
+        if rng.random() < 0.1:
+            del record[rng.choice(sorted(record))]
+
+    check(journal)
+
+
+def test_every_invariant_is_checked_or_says_why_not() -> None:
+    """I1 to I19 are all there."""
+    named = {*INVARIANTS, *NOT_APPLICABLE} - {"A1", "A2", "NV"}
+
+    assert {f"I{number}" for number in range(1, 20)} == named
+
+
+def test_the_report_counts_and_quotes() -> None:
+    """It names the promise, how often it was broken, and where."""
+    tale = correct_tale()
+    tale.effects += ["e1", "e2", "e2"]
+
+    text = report(check(tale.render()))
+
+    assert text.startswith("I9 × 2: A side effect happens at most once")
+    assert "the effect e1 happened 2 times" in text
+    assert "No violation." == report([])
+
+
+@pytest.mark.parametrize(
+    ("invariant", "spoil"),
+    [pytest.param(name, spoil, id=f"{name}: {what}") for name, what, spoil in JOURNALS],
+)
+def test_what_one_client_sees_wrongly_is_found(invariant: str, spoil: SpoilJournal) -> None:
+    """A record that a correct service would not have led to is reported."""
+    journal: list[Record] = json.loads(json.dumps(correct_tale().render()))
+
+    spoil(journal)
+
+    assert invariant in {violation.invariant for violation in check(journal)}
+
+
+@pytest.mark.parametrize(
+    ("invariant", "spoil"),
+    [pytest.param(name, spoil, id=f"{name}: {what}") for name, what, spoil in TALES],
+)
+def test_what_a_service_does_wrongly_is_found(invariant: str, spoil: SpoilTale) -> None:
+    """A fault that all clients see alike is reported under its invariant."""
+    tale = correct_tale()
+
+    spoil(tale)
+
+    assert invariant in {violation.invariant for violation in check(tale.render())}
+
+
+def test_a_pending_input_of_another_request_is_found() -> None:
+    """A body that waits names the request of the last event."""
+    journal = correct_tale().render()
+    look, *_ = of_kind(journal, "run", run_id="ask")
+    look["body"]["pending_input"] = {"request_id": "r2"}
+
+    assert {"I13"} == {violation.invariant for violation in check(journal)}
+
+
+# ---- what is allowed -----------------------------------------------------------------
+
+
+def test_a_cancel_may_take_longer_near_a_fault() -> None:
+    """Five seconds, and 25 where a fault was not long ago."""
+    tale = correct_tale()
+    slow_cancel(tale)
+    begins = tale.runs["cancel"].begins
+    tale.faults += [fault(begins, "redis", "begin"), fault(begins + 1, "redis", "end")]
+
+    assert [] == check(tale.render())
+    assert {"I11"} == {v.invariant for v in check(tale.render(), allow=Allow(cancel_in_fault=6))}
+
+
+def test_a_fault_that_does_not_end_excuses_to_the_end() -> None:
+    """Begin without end is a window up to the end of the journal."""
+    tale = correct_tale()
+    tale.requests.append({**request(EPOCH + 90, "no_answer"), "error": "refused"})
+    tale.faults.append(fault(80, "web", "begin"))
+
+    assert [] == check(tale.render())
+
+
+def test_a_fault_excuses_for_its_grace_alone() -> None:
+    """After a fault the service must be back within the grace."""
+    tale = correct_tale()
+    tale.requests.append({**request(EPOCH + 85, "no_answer"), "error": "refused"})
+    tale.faults += [fault(80, "web", "begin"), fault(81, "web", "end")]
+
+    assert [] == check(tale.render())
+    found = check(tale.render(), allow=Allow(grace=3, acknowledged=0.5))
+    assert {"A1"} == {violation.invariant for violation in found}
+
+
+def test_a_poison_run_may_lose_more_workers_to_postgres() -> None:
+    """A worker that could not renew its lease does not count."""
+    tale = correct_tale()
+    insert(tale, "poison", 4, resumed(4))
+    begins = tale.runs["poison"].begins
+    tale.faults += [
+        fault(begins, "postgres-stop", "begin"),
+        fault(begins + 1, "postgres-stop", "end"),
+    ]
+
+    assert [] == check(tale.render())
+
+
+def test_kills_must_lead_to_recoveries_where_the_scenario_says_so() -> None:
+    """A parameter: a kill that nobody noticed proves nothing."""
+    journal = correct_tale().render()
+
+    assert [] == check(journal, allow=Allow(resumes_per_worker_death=4))
+    assert {"NV"} == {v.invariant for v in check(journal, allow=Allow(resumes_per_worker_death=5))}
+
+
+def test_a_bound_on_the_whole_run_is_checked_where_it_is_given() -> None:
+    """From creation to end; without the parameter a run may take as long as it likes."""
+    tale = correct_tale()
+    update(tale, "talk", pause=2.0)
+
+    assert [] == check(tale.render())
+    assert {"I5"} == {v.invariant for v in check(tale.render(), allow=Allow(end=10))}
+
+
+def test_a_broken_off_call_without_numbered_text_costs_more() -> None:
+    """No reset is there to tell of it, but the usage is estimated."""
+    tale = correct_tale()
+    events = [started(), *deltas("x"), completed_turn("m", "x"), cost(1, 3), completed("m", 1, 3)]
+    tell(tale, *events)
+
+    assert [] == check(tale.render())
+
+
+def test_a_question_that_a_cancel_ends_needs_no_answer() -> None:
+    """An accepted answer of a cancelled run may be used or not."""
+    tale = correct_tale()
+    unanswered = tale.runs["unanswered"]
+    unanswered.inputs.append(("r1", "Rome"))
+    unanswered.events[-1:] = [resumed(2, "input"), received("r1", "Rome"), cancelled(1)]
+    unanswered.looks = [5]
+
+    assert [] == check(tale.render())
+    assert waiting("r1", "c1") == unanswered.events[4]
