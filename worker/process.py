@@ -55,9 +55,16 @@ class WorkerProcess:
         self._signals = signals.SignalListener(
             settings.redis_url, self.worker_id, self.held, self._on_signal
         )
-        sweep.start(self.connections)
+        self._sweep = sweep.start(self.connections)
         threading.Thread(target=self._enforce_deadlines, name="deadlines", daemon=True).start()
         threading.Thread(target=self._hand_over, name="drain", daemon=True).start()
+
+    def close(self) -> None:
+        """Drain, and let the threads that talk to Postgres and Redis end at their next turn."""
+        self.drain()
+        self.lease.stop()
+        self._signals.stop()
+        self._sweep.set()
 
     def held(self) -> dict[UUID, StopSignal]:
         """The stop signals of the runs that are held, or just being claimed, by run."""

@@ -1,11 +1,12 @@
 """The hub: one subscription for all streams of a process, and who is told of what."""
 
+import socket
 from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
 
-from api.stream_hub import StreamHub
+from api.stream_hub import StreamHub, Watch
 from shared import keys, signals
 from shared.connections import Connections
 from tests.waiting import eventually
@@ -93,3 +94,33 @@ def test_a_process_that_stops_ends_all_watches(hub: StreamHub) -> None:
         hub.stopping = lambda: True
 
         eventually(lambda: one.ended and two.ended)
+
+
+def test_a_subscription_that_fails_is_no_error_of_the_request(hub: StreamHub) -> None:
+    """The connection is being lost: its listener sees to it, and the poll brings the news."""
+
+    class Broken:
+        def subscribe(self, *channels: str) -> None:
+            raise AssertionError("used by another greenlet")
+
+    hub._pubsub = Broken()
+    hub._is_listening = False
+
+    with hub.watch(uuid4()) as watch:
+        eventually(hub._wanted.empty)
+
+        assert not watch.ended
+
+
+def test_a_connection_that_the_server_has_closed_ends_its_watch() -> None:
+    """And the watches after it are looked at all the same."""
+    ours, theirs = socket.socketpair()
+    watch = Watch(uuid4(), connection=ours)
+    watch.check()
+    assert not watch.ended
+
+    ours.close()
+    watch.check()
+
+    assert watch.ended
+    theirs.close()

@@ -20,9 +20,7 @@ def process(settings: Settings) -> Iterator[WorkerProcess]:
     made = WorkerProcess(patient, model_routes.load(patient))
     assert made.lease.wait_until_valid(10)
     yield made
-    made.drain()
-    made.lease.stop()
-    made._signals.stop()
+    made.close()
 
 
 def test_a_run_without_a_message_is_executed(stored: StoredRuns, process: WorkerProcess) -> None:
@@ -50,9 +48,7 @@ def test_more_runs_than_there_is_room_for_are_taken_one_after_the_other(
     pickup.start(process)
 
     eventually(lambda: {"completed"} == {stored.state(run) for run in runs})
-    process.drain()
-    process.lease.stop()
-    process._signals.stop()
+    process.close()
 
 
 def test_one_suspect_at_a_time_is_executed(stored: StoredRuns, process: WorkerProcess) -> None:
