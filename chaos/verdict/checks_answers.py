@@ -64,7 +64,7 @@ def _answer(record: Record, evidence: Evidence, allow: Allow) -> Iterator[Violat
             yield Violation("A2", None, f"{_name(record)}: {status} {record.get('code')}")
         elif not record.get("retry_after"):
             yield Violation("A2", None, f"{_name(record)}: 503 without Retry-After")
-        elif not in_fault:
+        elif not in_fault and not allow.sheds:
             yield Violation("A1", None, f"{_name(record)}: 503 without a fault")
     # A duplicate of a request under way waits for it up to five seconds, by contract.
     bound = allow.answer_in_fault if in_fault else allow.answer

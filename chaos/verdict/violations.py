@@ -64,5 +64,7 @@ class Allow:
     acknowledged: float = 0.95
     reconnects_per_run: float = 1.0
     resumes_per_worker_death: float = 0.0
+    #: The load is more than this machine carries: a 503 that says when to come back is an answer.
+    sheds: bool = False
     #: Runs of our threads that we were never told of, say of a client that gave up.
     unknown_runs: bool = False
