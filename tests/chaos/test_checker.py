@@ -50,6 +50,16 @@ def test_an_incomplete_journal_is_checked_all_the_same(seed: int, kept: float) -
     check(journal)
 
 
+def test_where_the_load_is_too_much_503_with_a_time_is_an_answer() -> None:
+    """Without a time it is none, and without that allowance either."""
+    journal = correct_tale().render()
+    [spoil] = [spoil for _, why, spoil in JOURNALS if why == "503 without a fault"]
+    spoil(journal)
+
+    assert {"A1"} == {v.invariant for v in check(journal, allow=Allow(acknowledged=0.5))}
+    assert [] == check(journal, allow=Allow(sheds=True, acknowledged=0.5))
+
+
 def test_every_invariant_is_checked_or_says_why_not() -> None:
     """I1 to I19 are all there."""
     named = {*INVARIANTS, *NOT_APPLICABLE} - {"A1", "A2", "NV"}
