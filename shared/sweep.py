@@ -202,6 +202,7 @@ def start(connections: Connections) -> threading.Event:
                 log.warning("no sweep: %s", error.__cause__)
             except Exception:
                 log.exception("the sweep failed")
+        own.engine.dispose()
 
     threading.Thread(target=run, name="sweep", daemon=True).start()
     return stopped

@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -63,6 +64,7 @@ class Lease:
         self._renewed_at = float("-inf")
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._stopped = threading.Event()
+        self._stop, self._stopping = socket.socketpair()
         self._first = threading.Event()
         threading.Thread(target=self._renew_forever, name="lease", daemon=True).start()
         threading.Thread(target=self._watch, name="lease-watch", daemon=True).start()
@@ -81,6 +83,7 @@ class Lease:
     def stop(self) -> None:
         """Let the lease run out; the runs were handed over before."""
         self._stopped.set()
+        self._stop.close()  # which `_rest` sees
 
     def _renew_forever(self) -> None:
         while not self._stopped.is_set():
@@ -95,6 +98,7 @@ class Lease:
                 self._disconnect()
             self._rest()
         self._disconnect()
+        self._stopping.close()
 
     def _rest(self) -> None:
         """Until the next heartbeat, or the loss of the connection: its lock must be back before
@@ -103,7 +107,10 @@ class Lease:
         if self._connection is None:
             self._stopped.wait(min(RETRY_SECONDS, self._settings.heartbeat_seconds))
         else:
-            select.select([self._connection.fileno()], [], [], self._settings.heartbeat_seconds)
+            poll = select.poll()
+            for source in (self._connection, self._stopping):
+                poll.register(source.fileno(), select.POLLIN)
+            poll.poll(self._settings.heartbeat_seconds * 1000)
 
     def _renew(self) -> None:
         # Taken before the statement: the lease can only be longer than this process thinks.

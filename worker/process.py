@@ -65,6 +65,7 @@ class WorkerProcess:
         self.lease.stop()
         self._signals.stop()
         self._sweep.set()
+        self.connections.close()
 
     def held(self) -> dict[UUID, StopSignal]:
         """The stop signals of the runs that are held, or just being claimed, by run."""
