@@ -58,7 +58,10 @@ def create(
             model=route.model,
             position=position,
             state=RunState.QUEUED,
-            queued_at=func.now(),
+            # Not the time at which the transaction began: it may have waited for the thread's
+            # lock until after the end of the run before.
+            created_at=func.clock_timestamp(),
+            queued_at=func.clock_timestamp(),
         )
         .on_conflict_do_nothing(
             index_elements=["thread_id"],
