@@ -35,7 +35,7 @@ test-browser: setup ## Install Chromium from the system's packages and run the b
 bench: setup ## What a client waits for on an idle system
 	@$(BIN)/python -m bench.latency
 
-chaos: setup ## Every row of the fault matrix on the real system, SEED=1 by default; 15 minutes
+chaos: setup ## Every row of the fault matrix on the real system, SEED=1 by default; 20 minutes
 	@$(BIN)/python -m chaos --seed $(or $(SEED),1)
 
 chaos-short: setup ## The short cut of it that CI takes

@@ -27,7 +27,7 @@ def kill_points(trial: Trial) -> None:
 
 
 def worker_kills(trial: Trial) -> None:
-    for _ in trial.rounds(12, 4):
+    for _ in trial.rounds(8, 4):
         trial.pause(3, 4.5)
         _kill(trial)
 
