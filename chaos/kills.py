@@ -93,12 +93,7 @@ def api_kills(trial: Trial) -> None:
             armed.stop()
         for how in ("kill_child", "kill"):
             trial.pause(0.5, 1.5)
-            victim = trial.rng.choice(trial.stack.web)
-            with trial.fault("web killed", pid=victim.pid, how=how):
-                getattr(victim, how)()
-                time.sleep(0.2)
-                victim.wait_ready()
-            trial.count("API kills")
+            _kill_web(trial, how)
 
 
 def poison(trial: Trial) -> None:
@@ -111,12 +106,7 @@ def web_kills(trial: Trial) -> None:
     for _ in trial.rounds(3, 1):
         for how in ("kill_child", "kill"):
             trial.pause(2, 3)
-            victim = trial.rng.choice(trial.stack.web)
-            with trial.fault("web killed", pid=victim.pid, how=how):
-                getattr(victim, how)()
-                time.sleep(0.2)
-                victim.wait_ready()
-            trial.count("API kills")
+            _kill_web(trial, how)
     trial.notes["most streams open"] = trial.load.summary()["most_open_streams"]
 
 
@@ -151,11 +141,13 @@ def _kill(trial: Trial) -> None:
     trial.count("worker kills")
 
 
-def _kill_web(trial: Trial) -> None:
+def _kill_web(trial: Trial, how: str = "kill") -> None:
+    """`kill_child`: gunicorn's worker alone, whose master starts another."""
     victim = trial.rng.choice(trial.stack.web)
-    with trial.fault("web killed", pid=victim.pid):
-        victim.kill()
-        wait_until(lambda: victim.is_ready, 30, "it is back")
+    with trial.fault("web killed", pid=victim.pid, how=how):
+        getattr(victim, how)()
+        time.sleep(0.2)  # until it is seen to be gone
+        victim.wait_ready()
     trial.count("API kills")
 
 

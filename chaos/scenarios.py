@@ -181,7 +181,7 @@ SCENARIOS = (
     Scenario(
         name="many-streams",
         rows="7, 20",
-        about="web processes die under 250 streams",
+        about="web processes die under many streams",
         inject=kills.web_kills,
         concurrency=25,
         followers=10,

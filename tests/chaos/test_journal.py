@@ -47,7 +47,7 @@ def test_a_fault_has_a_begin_and_an_end() -> None:
     """Also when what happens meanwhile fails."""
     written = Journal()
     with pytest.raises(ZeroDivisionError), written.fault("stall", part="redis"):
-        1 / 0  # noqa: B018
+        1 / 0  # noqa: B018 - it is there to raise
 
     expected = [("stall", "begin", "redis"), ("stall", "end", "redis")]
     assert expected == [(e["name"], e["phase"], e["part"]) for e in written.entries]

@@ -179,7 +179,7 @@ class Pieces(RuleBasedStateMachine):
 
     def _use(self, attempt: ModelAttempt) -> events.Event:
         attempt.tokens += 7
-        return attempt.claimed.add_usage(events.Usage(input_tokens=7), 0)  # type: ignore[arg-type]
+        return attempt.claimed.add_usage(events.Usage(input_tokens=7), 0)  # type: ignore[arg-type]  # 0 is 0
 
     def _write_events(self, by: ModelWorker, outage: str | None = None) -> None:
         gathered = [one for one in self.attempts if one.worker is by and one.unwritten]
