@@ -44,6 +44,7 @@ def create_app(settings: Settings | None = None, connections: Connections | None
     app = Flask("arkloop", static_folder=None)
     app.extensions["arkloop"] = connections
     app.extensions["arkloop.auth"] = Authenticator(connections)
+    app.extensions["arkloop.create_runs"] = runs.create_together(connections)
     app.extensions["arkloop.hub"] = StreamHub(connections)
     app.extensions["arkloop.routes"] = _routes_or_exit(connections.settings)
     # Flask declares the provider by its base class, which has no such attribute.

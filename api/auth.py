@@ -1,5 +1,6 @@
 """Who is asking: bearer tokens (RFC 6750) to actors, and what each endpoint requires of them."""
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ class Authenticator:
 
     connections: Connections
     _cache: dict[object, tuple[float, Any]] = field(default_factory=dict)
+    _asking: dict[object, threading.Lock] = field(default_factory=dict)
 
     def identify(self, token: str) -> Actor:
         """Who the token stands for. Raises: Unauthorized, Unavailable."""
@@ -147,16 +149,26 @@ class Authenticator:
         return cast("str | None", self._cached((user_id, org_id, session_id), read))
 
     def _cached(self, name: object, read: Callable[[], object]) -> object:
-        """What `read` said within `CACHE_SECONDS`; that something is absent is never kept."""
-        began = time.monotonic()
+        """What `read` said within `CACHE_SECONDS`; that something is absent is never kept.
+
+        Of many who come at once with the same token one asks, and the others wait for the answer.
+        """
         deadline, value = self._cache.get(name, (0.0, None))
-        if began < deadline:
+        if time.monotonic() < deadline:
             return value
-        value = read()
-        if value is None:
-            self._cache.pop(name, None)
-        else:
-            if len(self._cache) >= _MAX_CACHED:
-                self._cache.clear()
-            self._cache[name] = (began + CACHE_SECONDS, value)
+        with self._asking.setdefault(name, threading.Lock()):
+            began = time.monotonic()
+            deadline, value = self._cache.get(name, (0.0, None))
+            if began < deadline:
+                return value
+            try:
+                value = read()
+            finally:
+                self._asking.pop(name, None)
+            if value is None:
+                self._cache.pop(name, None)
+            else:
+                if len(self._cache) >= _MAX_CACHED:
+                    self._cache.clear()
+                self._cache[name] = (began + CACHE_SECONDS, value)
         return value

@@ -3,13 +3,12 @@
 `@idempotent` opens the transaction in which an endpoint makes what it makes,
 and stores the answer in it:
 
-    @bp.post("/v1/threads/<id:thread_id>/runs")
-    @requires("data.runs.write")
+    @bp.post("/v1/threads")
+    @requires("data.threads.write")
     @idempotent
-    def create_run(tx: Transaction, thread_id: UUID) -> Response:
-        body = read_body(CreateRun(), optional=True)
-        run_id = runs.create(tx, actor(), thread_id, **body)
-        return created({"run_id": str(run_id)}, location=f"/v1/runs/{run_id}")
+    def create_thread(tx: Transaction) -> Response:
+        thread = threads.create(tx, actor(), **read_body(CreateThread()))
+        return created(_shown(thread), location=f"/v1/threads/{thread.id}")
 
 With or without a key the endpoint gets `tx`; its hints go out after the commit.
 An answer from before is looked up before the endpoint is called, hence before

@@ -1,99 +1,46 @@
-"""Events to Server-Sent Events (WHATWG HTML, 9.2): frames, keep-alives, and their end.
+"""The body of an event stream: the pages of a watch, pings in silence, and its end."""
 
-A frame is one `data:` line, then `id:`, then an empty line. The id comes last:
-clients that move their cursor when they read it would lose the event if the
-connection broke inside a frame that has it first.
-"""
+from collections.abc import Iterator
+from typing import Any
 
-from collections.abc import Iterator, Sequence
+from api.stream_hub import StreamHub
+from api.watch import Watch
 
-from api.stream_hub import Watch
-from shared import eventlog
-from shared.connections import Connections
-from shared.errors import Unavailable
-from shared.events import StoredEvent
-
-RETRY_MS = 1000
+#: In front of a stream's first frame. Not a frame of its own, which some clients take for an event.
+RETRY = b"retry: 1000\n"
 #: No frame and no empty line: some clients would take those for an empty event.
 HELLO = b": ok\n"
 PING = b": ping\n"
-#: Written at once at most, so that a slow client is seen to make progress.
-CHUNK_BYTES = 32_768
-UNAVAILABLE_SECONDS = 1.0
-#: A read from Redis is bound by count alone; from here on it follows the events' size.
-FIRST_LIMIT = 16
+#: A client that takes nothing for so long is closed.
+BLOCKED_WRITE_SECONDS = 60
 
 
-def frame(event: StoredEvent, *, named: bool, first: bool) -> str:
-    """The event as one frame; the first of a stream says when to reconnect."""
-    retry = f"retry: {RETRY_MS}\n" if first else ""
-    name = f"event: {event.type}\n" if named else ""
-    return f"{retry}{name}data: {event.payload}\nid: {event.seq}\n\n"
+def stream(hub: StreamHub, watch: Watch, environ: dict[str, Any]) -> Iterator[bytes]:
+    """Everything after the watch's cursor, as it comes, up to the terminal event or its `until`.
 
-
-def replay(connections: Connections, watch: Watch, *, named: bool) -> Iterator[bytes]:
-    """What is there after the watch's cursor, and no more."""
-    yield HELLO
-    first = True
-    limit = FIRST_LIMIT
-    while events := eventlog.read(connections, watch.run_id, watch.cursor, limit):
-        limit = _next_limit(events)
-        yield from _chunks(events, named=named, first=first)
-        first = False
-        watch.cursor = events[-1].seq
-        if events[-1].is_terminal or watch.ended:
-            return
-
-
-def follow(connections: Connections, watch: Watch, *, named: bool) -> Iterator[bytes]:
-    """Everything after the watch's cursor, as it comes, up to the terminal event.
-
-    Silence is filled with pings. Nothing is held while there is no news.
+    Nothing is held while there is no news: `environ`, with all that hangs on it, is emptied.
     """
-    yield HELLO
-    first = True
-    limit = FIRST_LIMIT
-    ping_seconds = connections.settings.sse_ping_seconds
-    while not watch.ended:
-        watch.news.clear()
-        try:
-            events = eventlog.read(connections, watch.run_id, watch.cursor, limit)
-        except Unavailable:
-            yield PING
-            watch.news.wait(UNAVAILABLE_SECONDS)
-            continue
-        if events:
-            # Before the yield: news that come while a slow client takes these are compared to it.
-            watch.cursor = events[-1].seq
-            yield from _chunks(events, named=named, first=first)
-            first = False
-            if events[-1].is_terminal:
-                return
-            there_is_more = eventlog.is_full(events, limit)
-            limit = _next_limit(events)
-            if there_is_more or watch.announced > watch.cursor:
-                continue
-        while not watch.news.wait(ping_seconds):
-            yield PING
-
-
-def _next_limit(events: Sequence[StoredEvent]) -> int:
-    """How many events to read next, if they are as long as these."""
-    size = sum(event.size for event in events)
-    return max(1, min(eventlog.READ_LIMIT, eventlog.READ_BYTES * len(events) // size))
-
-
-def _chunks(events: Sequence[StoredEvent], *, named: bool, first: bool) -> Iterator[bytes]:
-    gathered: list[str] = []
-    size = 0
-    for event in events:
-        text = frame(event, named=named, first=first)
-        first = False
-        gathered.append(text)
-        size += len(text)
-        if size >= CHUNK_BYTES:
-            yield "".join(gathered).encode()
-            gathered.clear()
-            size = 0
-    if gathered:
-        yield "".join(gathered).encode()
+    environ.clear()
+    del environ
+    client = watch.connection
+    before = client.gettimeout() if client is not None else None
+    if client is not None:
+        client.settimeout(BLOCKED_WRITE_SECONDS)
+    hub.add(watch)
+    try:
+        yield HELLO
+        first = RETRY
+        while not watch.is_over:
+            page = hub.next_page(watch)
+            if page is not None:
+                for piece in page.pieces():
+                    yield first + piece if first else piece
+                    first = b""
+                # It would be kept for as long as nothing new comes.
+                page = piece = None  # type: ignore[assignment]
+            elif not watch.is_over:
+                yield PING
+    finally:
+        hub.remove(watch)
+        if client is not None:
+            client.settimeout(before)

@@ -1,27 +1,29 @@
-"""One per web process: which of the runs that somebody follows have news.
+"""One per web process: all open streams, told of their runs' news by one Redis subscription.
 
-All open streams share one Redis subscription. A notification marks the run's
-watches, and each client then reads for itself, from its own cursor: a slow one
-costs nothing but that cursor. Whatever Redis does not tell, the poll finds in
-Postgres.
+A notification says up to which number a run has events. Whoever waits and has
+not got that far is read for by the `PageReader`; what Redis does not tell, the
+poll finds in Postgres. An idle stream is a watch in here and a sleeping thread,
+without a timer or a connection of its own.
 """
 
-import _socket
 import contextlib
 import itertools
 import logging
+import math
 import queue
-import socket
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
 import redis
-from sqlalchemy import text
 
+from api.hangups import Hangups
+from api.page_reader import PageReader
+from api.run_heads import RunHead, RunHeads
+from api.stream_pages import Page
+from api.watch import Watch
 from shared import keys, signals
 from shared.connections import Connections
 from shared.errors import Unavailable
@@ -31,77 +33,25 @@ log = logging.getLogger(__name__)
 #: How often Postgres is asked for news of all watched runs: a safety net, or all there is.
 POLL_SECONDS = 5.0
 POLL_SECONDS_WITHOUT_REDIS = 1.0
-#: How often the watches are looked at: clients gone, tokens revoked, the process ending.
+#: How often the watches are looked at: clients gone, tokens revoked, pings due, the process ending.
 CHECK_SECONDS = 0.5
+#: A subscription that is not confirmed after so long is not waited for.
 SUBSCRIBED_SECONDS = 1.0
+#: How many runs or watches are gone through in one go; the others are served in between.
+AT_ONCE = 200
 _NO_CHANNEL = "run:none:news"
 _MAX_ORDERS = 500
 
-_LATEST = """
-SELECT r.id, coalesce((SELECT max(e.seq) FROM run_events e WHERE e.run_id = r.id), 0) AS last_seq,
-    r.ended_at IS NOT NULL AS ended,
-    CASE WHEN t.is_private THEN t.created_by_user_id END AS only_for
-FROM runs r JOIN threads t ON t.id = r.thread_id
-WHERE r.id = ANY(CAST(:ids AS uuid[])) AND t.deleted_at IS NULL
-"""
 
+class _Followed:
+    """A run that somebody follows; `is_told`: its news come by the subscription."""
 
-class Watch:
-    """One client's: `news` is set when there are events after its `cursor`, or it must end.
+    __slots__ = ("asked_at", "is_told", "watches")
 
-    `announced` is the highest seq that it was told of, `user_id` who reads.
-    """
-
-    def __init__(
-        self,
-        run_id: UUID,
-        user_id: UUID | None = None,
-        connection: socket.socket | None = None,
-        allowed: Callable[[], bool] = lambda: True,
-    ) -> None:
-        self.run_id = run_id
-        self.user_id = user_id
-        self.cursor = 0
-        self.announced = 0
-        self.news = threading.Event()
-        self.ended = False
-        self.subscribed = threading.Event()
-        self._connection = connection
-        self._allowed = allowed
-
-    def announce(self, seq: int) -> None:
-        """There are events up to `seq`."""
-        if seq > self.announced:
-            self.announced = seq
-            if seq > self.cursor:
-                self.news.set()
-
-    def end(self) -> None:
-        """The client is to be let go: its stream ends at the next frame."""
-        self.ended = True
-        self.news.set()
-
-    def check(self) -> None:
-        """End if the client has closed the connection or may not read any more."""
-        if not self._is_connected() or not self._allowed():
-            self.end()
-
-    def _is_connected(self) -> bool:
-        """An idle client's farewell is seen only by who looks: nothing is written to it."""
-        if self._connection is None:
-            return True
-        if self._connection.fileno() < 0:
-            return False  # closed by the server, whose generator has not noticed yet
-        # Not by the object's own recv: a gevent socket would wait in it for the client.
-        peer = _socket.socket(fileno=self._connection.fileno())
-        try:
-            return peer.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
-        except (BlockingIOError, InterruptedError):
-            return True
-        except OSError:
-            return False
-        finally:
-            peer.detach()
+    def __init__(self) -> None:
+        self.watches: set[Watch] = set()
+        self.is_told = False
+        self.asked_at = time.monotonic()
 
 
 class StreamHub:
@@ -109,12 +59,20 @@ class StreamHub:
 
     def __init__(self, connections: Connections) -> None:
         self.stopping: Callable[[], bool] = lambda: False
+        self.heads = RunHeads(connections)
         self._connections = connections
         self._lock = threading.Lock()
-        self._watches: dict[UUID, set[Watch]] = defaultdict(set)
+        self._followed: dict[UUID, _Followed] = {}
+        #: Whose stream ends at what is there: nobody tells them of news.
+        self._replayed: dict[UUID, set[Watch]] = {}
+        self._reader = PageReader(connections, self._lock, self._watches_of)
+        self._hangups = Hangups()
+        self._by_hangup: dict[int, Watch] = {}
         self._pubsub: Any = None
         #: Channels to be subscribed (True) or not any more, in the order of their coming.
         self._wanted: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
+        #: Runs whose newest event is to be looked up.
+        self._unknown: queue.SimpleQueue[UUID] = queue.SimpleQueue()
         self._is_listening = False
         self._started = False
         self._closed = False
@@ -122,59 +80,106 @@ class StreamHub:
     def close(self) -> None:
         """Let the hub's threads end; nobody may watch any more."""
         self._closed = True
+        self._reader.close()
 
-    @contextlib.contextmanager
-    def watch(
-        self,
-        run_id: UUID,
-        user_id: UUID | None = None,
-        connection: socket.socket | None = None,
-        allowed: Callable[[], bool] = lambda: True,
-    ) -> Iterator[Watch]:
-        """Be told of the run's news. Returns once the subscription is confirmed, or after 1 s.
+    # ---- for the streams ----
 
-        `user_id` reads over the socket `connection`; `allowed` says whether their token holds.
+    def add(self, watch: Watch) -> None:
+        """From now on the watch is told of its run's news, or, if it has an end, only read for.
+
+        What is there already it is told as soon as the subscription is confirmed.
         """
-        watch = Watch(run_id, user_id, connection, allowed)
         with self._lock:
             self._start()
-            first = run_id not in self._watches
-            known = next(iter(self._watches[run_id]), None)
-            if known is not None:
-                watch.subscribed = known.subscribed
-            self._watches[run_id].add(watch)
-            if first:
-                self._wanted.put((keys.news(run_id), True))
-        try:
-            if self._is_listening:
-                watch.subscribed.wait(SUBSCRIBED_SECONDS)
-            yield watch
-        finally:
-            with self._lock:
-                self._watches[run_id].discard(watch)
-                if not self._watches[run_id]:
-                    del self._watches[run_id]
-                    # Under the lock: a new watch's subscription must come after it.
-                    self._wanted.put((keys.news(run_id), False))
+            if watch.connection is not None:
+                watch.hangup = self._hangups.add(watch.connection)
+                self._by_hangup[watch.hangup] = watch
+            if watch.until is not None:
+                self._replayed.setdefault(watch.run_id, set()).add(watch)
+                return
+            followed = self._followed.get(watch.run_id)
+            if followed is None:
+                followed = self._followed[watch.run_id] = _Followed()
+                self._wanted.put((keys.news(watch.run_id), True))
+            followed.watches.add(watch)
+            if followed.is_told or not self._is_listening:
+                self._unknown.put(watch.run_id)
+
+    def remove(self, watch: Watch) -> None:
+        """Its stream has ended."""
+        with self._lock:
+            if watch.connection is not None and watch.hangup is not None:
+                self._hangups.remove(watch.connection, watch.hangup)
+                if self._by_hangup.get(watch.hangup) is watch:
+                    del self._by_hangup[watch.hangup]
+            if watch.until is not None:
+                replayed = self._replayed[watch.run_id]
+                replayed.discard(watch)
+                if not replayed:
+                    del self._replayed[watch.run_id]
+                return
+            followed = self._followed[watch.run_id]
+            followed.watches.discard(watch)
+            if not followed.watches:
+                del self._followed[watch.run_id]
+                # Under the lock: a new watch's subscription must come after it.
+                self._wanted.put((keys.news(watch.run_id), False))
+
+    def next_page(self, watch: Watch) -> Page | None:
+        """Wait for it. None if a ping is due, or if the watch `is_over`."""
+        with self._lock:
+            watch.waits = True
+            watch.wrote_at = time.monotonic()
+            if watch.wants:
+                self._reader.read_for(watch.run_id)
+        return watch.wait()
+
+    # ---- inside ----
 
     def _start(self) -> None:
         """With the first watch: a process that serves no stream listens to nothing."""
         if self._started:
             return
         self._started = True
-        for task in (self._listen, self._subscribe, self._poll, self._check):
+        tasks = (self._listen, self._subscribe, self._look_up, self._poll, self._check, self._probe)
+        for task in (*tasks, *self._reader.threads):
             threading.Thread(
                 target=self._forever, args=(task,), name=f"hub{task.__name__}", daemon=True
             ).start()
 
-    def _watched(self) -> list[Watch]:
-        with self._lock:
-            return [watch for watches in self._watches.values() for watch in watches]
+    def _watches_of(self, run_id: UUID) -> Iterable[Watch]:
+        followed = self._followed.get(run_id)
+        return itertools.chain(
+            followed.watches if followed is not None else (), self._replayed.get(run_id, ())
+        )
 
-    def _of_channel(self, channel: str) -> list[Watch]:
-        run_id = UUID(channel.split(":")[1])
+    def _announce(self, run_id: UUID, seq: int) -> None:
+        """There are events up to `seq`."""
         with self._lock:
-            return list(self._watches.get(run_id, ()))
+            followed = self._followed.get(run_id)
+            if followed is None:
+                return
+            is_behind = False
+            for watch in followed.watches:
+                if seq > watch.announced:
+                    watch.announced = seq
+                    is_behind |= watch.wants
+            if is_behind:
+                self._reader.read_for(run_id)
+
+    def _heard(self, head: RunHead | None, run_id: UUID) -> None:
+        """What Postgres says of the run."""
+        with self._lock:
+            followed = self._followed.get(run_id)
+            watches = list(followed.watches) if followed is not None else []
+            for watch in watches:
+                if head is None or not head.is_seen_by(watch.reader):
+                    watch.end()  # gone, or private since
+                # A cursor beyond the end of the run waits for nothing any more.
+                elif head.ended_at is not None and head.last_seq <= watch.cursor:
+                    watch.end()
+        if head is not None:
+            self._announce(run_id, head.last_seq)
 
     # ---- the hub's threads ----
 
@@ -197,13 +202,12 @@ class StreamHub:
                 pubsub.subscribe(_NO_CHANNEL)
                 self._pubsub = pubsub
                 with self._lock:
-                    runs = list(self._watches)
+                    runs = list(self._followed)
+                    for followed in self._followed.values():
+                        followed.is_told = False
                 if runs:
                     pubsub.subscribe(*map(keys.news, runs))
                 self._is_listening = True
-                # What happened while nobody listened is read now.
-                for watch in self._watched():
-                    watch.news.set()
                 for message in signals.listen(pubsub):
                     self._on_message(message)
         finally:
@@ -233,36 +237,82 @@ class StreamHub:
     def _on_message(self, message: dict[str, Any]) -> None:
         if message["channel"] == _NO_CHANNEL:
             return
-        for watch in self._of_channel(message["channel"]):
-            if message["type"] == "subscribe":
-                watch.subscribed.set()
-            else:
-                watch.announce(int(message["data"]))
+        run_id = UUID(message["channel"].split(":")[1])
+        if message["type"] == "message":
+            self._announce(run_id, int(message["data"]))
+            return
+        with self._lock:
+            followed = self._followed.get(run_id)
+            if followed is not None:
+                followed.is_told = True
+                # What happened before is looked up now: nothing is left out between the two.
+                self._unknown.put(run_id)
+
+    def _look_up(self) -> None:
+        run_ids = {self._unknown.get()}
+        while not self._unknown.empty() and len(run_ids) < AT_ONCE:
+            run_ids.add(self._unknown.get())
+        with self._lock:
+            run_ids &= self._followed.keys()  # who has left meanwhile needs no answer
+        heads = self.heads.read(list(run_ids)) if run_ids else {}
+        for run_id in run_ids:
+            self._heard(heads.get(run_id), run_id)
 
     def _poll(self) -> None:
-        is_told = self._is_listening and not self._connections.redis_outage.is_on
-        time.sleep(POLL_SECONDS if is_told else POLL_SECONDS_WITHOUT_REDIS)
-        watches = self._watched()
-        if not watches:
-            return
-        runs = list({watch.run_id for watch in watches})
-        with self._connections.reading() as sql:
-            rows = sql.execute(text(_LATEST), {"ids": runs})
-            latest = {row.id: row for row in rows}
-        for watch in watches:
-            row = latest.get(watch.run_id)
-            if row is None or row.only_for not in (None, watch.user_id):
-                watch.end()  # gone, or private since
-                continue
-            watch.announce(row.last_seq)
-            # A cursor beyond the end of the run waits for nothing any more.
-            if row.ended and row.last_seq <= watch.cursor:
-                watch.end()
+        """All runs once in a while, a part at a time."""
+        self._pause(math.ceil(len(self._followed) / AT_ONCE) or 1)
+        known: dict[UUID, int] = {}
+        with self._lock:
+            for run_id in list(itertools.islice(self._followed, AT_ONCE)):
+                # To the end of the queue, behind those that came meanwhile.
+                followed = self._followed[run_id] = self._followed.pop(run_id)
+                known[run_id] = min(watch.announced for watch in followed.watches)
+        if known:
+            for run_id, head in self.heads.news(known).items():
+                self._heard(head, run_id)
+
+    def _pause(self, parts: int) -> None:
+        """Between so many parts of the poll; short as soon as Redis tells nothing any more."""
+        step = min(POLL_SECONDS_WITHOUT_REDIS, POLL_SECONDS / parts)
+        end = time.monotonic() + POLL_SECONDS / parts
+        is_told = True
+        while is_told and time.monotonic() < end:
+            is_told = self._is_listening and not self._connections.redis_outage.is_on
+            time.sleep(step if is_told else POLL_SECONDS_WITHOUT_REDIS / parts)
 
     def _check(self) -> None:
-        time.sleep(CHECK_SECONDS)
-        for watch in self._watched():
+        """All watches once in a while, a part at a time."""
+        with self._lock:
+            watches = [watch for one in self._followed.values() for watch in one.watches]
+            watches += itertools.chain(*self._replayed.values())
+            for number in self._hangups.look():
+                if (gone := self._by_hangup.get(number)) is not None:
+                    gone.end()
             if self.stopping():
+                for watch in watches:
+                    watch.end()
+        parts = [watches[i : i + AT_ONCE] for i in range(0, len(watches), AT_ONCE)] or [[]]
+        for part in parts:
+            time.sleep(CHECK_SECONDS / len(parts))
+            self._check_some(part)
+        now = time.monotonic()
+        with self._lock:
+            for run_id, followed in self._followed.items():
+                if not followed.is_told and now > followed.asked_at + SUBSCRIBED_SECONDS:
+                    followed.asked_at = now
+                    self._unknown.put(run_id)
+
+    def _check_some(self, watches: Sequence[Watch]) -> None:
+        ping_before = time.monotonic() - self._connections.settings.sse_ping_seconds
+        for watch in watches:
+            if not watch.may_read(watch.reader):
                 watch.end()
-            else:
-                watch.check()
+            elif watch.waits and watch.wrote_at <= ping_before:
+                watch.wake()
+
+    def _probe(self) -> None:
+        """While Redis is silent, somebody asks it whether it still is."""
+        time.sleep(signals.RECONNECT_SECONDS)
+        if self._connections.redis_outage.is_on:
+            with contextlib.suppress(redis.RedisError):
+                self._connections.ask_redis(lambda client: client.ping())

@@ -88,14 +88,14 @@ class Bench:
                 for _ in range(size):
                     thread = threads.create(tx, actor)
                     threads.add_message(tx, actor, thread.id, content=SCRIPT)
-                    runs.create(
-                        tx,
-                        actor,
-                        thread.id,
+                    new = runs.NewRun(
+                        actor=actor,
+                        thread_id=thread.id,
                         persona=persona,
                         route=route,
                         trace_id=ids.new_trace_id(),
                     )
+                    runs.create(tx, new)
 
     def waiting(self) -> int:
         """How many runs wait for a person."""

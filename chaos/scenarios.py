@@ -34,7 +34,7 @@ def duplicates(trial: Trial) -> None:
             found = set(sql.scalars(text("SELECT id FROM runs ORDER BY id DESC LIMIT 20")))
         for run_id in found:
             for _ in range(5 if run_id in seen else 10):
-                connections.enqueue(run_id)
+                connections.enqueue([run_id])
                 trial.count("messages")
         seen |= found
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, false, or_
@@ -18,6 +19,15 @@ PERMISSIONS_OF_ROLE = {
     "member": DATA_PERMISSIONS,
 }
 SCOPES = DATA_PERMISSIONS | {"admin"}
+
+
+def visible(org_id: Any, user_id: Any) -> ColumnElement[bool]:
+    """SQL: this row of `threads` is visible to that user; values, or parameters of a statement."""
+    return and_(
+        threads.c.org_id == org_id,
+        threads.c.deleted_at.is_(None),
+        or_(threads.c.is_private == false(), threads.c.created_by_user_id == user_id),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +53,7 @@ class Actor:
 
     def sees(self) -> ColumnElement[bool]:
         """SQL: this row of `threads` is visible to the actor."""
-        return and_(
-            threads.c.org_id == self.org_id,
-            threads.c.deleted_at.is_(None),
-            or_(threads.c.is_private == false(), threads.c.created_by_user_id == self.user_id),
-        )
+        return visible(self.org_id, self.user_id)
 
     def check_may_write(self, created_by_user_id: UUID) -> None:
         """Raises: Forbidden: somebody else's object, and the actor is a member."""

@@ -4,22 +4,25 @@ A claim raises `runs.fence`. A write whose fence is not the row's has no effect
 and says so with `LeaseLost`; who holds the run is never asked beforehand.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, func, literal, select, text, true, update
+from sqlalchemy import Connection, Row, func, literal, select, text, true, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from shared import eventlog, events, fault_points
 from shared.connections import Transaction
 from shared.errors import LeaseLost
 from shared.events import Event, StoredEvent, ToolResult
+from shared.hints import GroupedHint
 from shared.status import RunState
 from shared.tables import inputs, runs, tool_calls
-from shared.transitions import MAX_CRASHES, Totals, ended, keep_message, queued
+from shared.times import EPOCH, rfc3339
+from shared.transitions import MAX_CRASHES, Totals, queued
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,7 @@ class Claim:
     fence: int
     attempt: int
     last_seq: int
+    queued_at: datetime
     claimed_at: datetime  # by Postgres' clock, as all times of a run
     used_seconds: float  # since its first claim, without the time it waited for people
     is_suspect: bool  # one more lost owner within this step gives it up
@@ -45,11 +49,22 @@ class Claim:
 #: Literal text: see `tables.IS_ACTIVE`.
 QUEUED = text("state = 'queued'")
 #: A run of which the next lost owner would be the last.
-IS_SUSPECT = runs.c.crashes >= MAX_CRASHES - 1
+SUSPECT_CRASHES = MAX_CRASHES - 1
+IS_SUSPECT = runs.c.crashes >= SUSPECT_CRASHES
 
 
-def unclaimed(sql: Connection, *, older_than: float, limit: int, suspects: bool) -> list[UUID]:
-    """Runs that are queued for more than so many seconds, the oldest first."""
+def unclaimed(
+    sql: Connection,
+    *,
+    older_than: float,
+    limit: int,
+    suspects: bool,
+    before: datetime | None = None,
+) -> list[UUID]:
+    """Runs that are queued for more than so many seconds, the oldest first.
+
+    With `before` only those that were queued before then.
+    """
     age = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, older_than)
     return list(
         sql.scalars(
@@ -57,6 +72,7 @@ def unclaimed(sql: Connection, *, older_than: float, limit: int, suspects: bool)
             .where(
                 QUEUED,
                 runs.c.queued_at < age,
+                true() if before is None else runs.c.queued_at < before,
                 true() if suspects else ~IS_SUSPECT,
             )
             .order_by(runs.c.queued_at)
@@ -65,65 +81,132 @@ def unclaimed(sql: Connection, *, older_than: float, limit: int, suspects: bool)
     )
 
 
-def claim(tx: Transaction, run_id: UUID, worker_id: UUID, *, suspects: bool = True) -> Claim | None:
-    """Take the exclusive right to execute a queued run, and write that it goes on.
+# Rows are locked in the order of their ids. Who has locked a queued run is claiming it or ending
+# it: it is skipped, and if it is queued still, a worker finds it later.
+_CLAIM = """
+WITH wanted AS (
+    SELECT r.id FROM runs r
+    JOIN unnest(%(run_ids)s::uuid[], %(suspects)s::boolean[]) AS w (id, suspect) ON w.id = r.id
+    WHERE r.state = 'queued' AND (w.suspect OR r.crashes < %(suspect_crashes)s)
+    ORDER BY r.id FOR NO KEY UPDATE OF r SKIP LOCKED
+)
+UPDATE runs r SET
+    state = 'executing',
+    owner = %(worker_id)s,
+    fence = r.fence + 1,
+    attempt = r.attempt + 1,
+    started_at = coalesce(r.started_at, clock_timestamp())
+FROM wanted WHERE r.id = wanted.id
+RETURNING r.id AS run_id, r.org_id, r.thread_id, r.persona_id, r.route_id, r.model, r.trace_id,
+    r.position, r.fence, r.attempt, r.resume_reason, r.queued_at,
+    extract(epoch FROM clock_timestamp() - r.started_at)::float8 - r.waiting_ms / 1000.0::float8
+        AS used_seconds,
+    r.crashes >= %(suspect_crashes)s AS is_suspect,
+    clock_timestamp() AS claimed_at
+"""
+# The first event of a run is made of its row alone, so that its claim is one statement.
+_START = """
+WITH claimed AS (CLAIM), started AS (
+    INSERT INTO run_events (run_id, seq, type, payload)
+    SELECT run_id, 1, %(type)s, replace(replace(replace(replace(%(template)s::text,
+        '"(time)"', to_json(to_char(claimed_at AT TIME ZONE 'UTC', %(rfc3339)s))::text),
+        '"(persona)"', to_json(persona_id)::text),
+        '"(route)"', to_json(route_id)::text),
+        '"(model)"', to_json(model)::text)
+    FROM claimed
+    RETURNING run_id, payload
+)
+SELECT claimed.*, started.payload FROM claimed JOIN started USING (run_id)
+""".replace("CLAIM", _CLAIM.replace("state = 'queued'", "state = 'queued' AND r.attempt = 0"))
 
-    Returns None if the run is not queued (another worker has it, or it has ended),
-    or if it is a suspect and `suspects` are not to be taken now.
+
+def start(
+    tx: Transaction,
+    run_ids: Sequence[UUID],
+    worker_id: UUID,
+    *,
+    suspects: Collection[UUID] | None = None,
+) -> dict[UUID, Claim]:
+    """As `claim`, for runs that no worker had before; one statement."""
+    template = events.encode(1, events.RunStarted("(persona)", "(route)", "(model)"), EPOCH)
+    rows = tx.sql.exec_driver_sql(
+        _START,
+        {
+            **_parameters(run_ids, worker_id, suspects),
+            "type": template.type,
+            "rfc3339": 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"',
+            "template": template.payload.replace(rfc3339(EPOCH), "(time)"),
+        },
+    ).all()
+    news = {row.run_id: [StoredEvent(1, template.type, row.payload)] for row in rows}
+    if news:
+        tx.after_commit.append(eventlog.news(tx.connections, news))
+    return {row.run_id: _claim(row, 1) for row in rows}
+
+
+def claim(
+    tx: Transaction,
+    run_ids: Sequence[UUID],
+    worker_id: UUID,
+    *,
+    suspects: Collection[UUID] | None = None,
+) -> dict[UUID, Claim]:
+    """Take the exclusive right to execute those of the runs that are queued; write that they go on.
+
+    By id; what is missing is not queued: another worker has it, or it has ended. Suspects are taken
+    only if they are among `suspects` (None: all).
     """
-    used = func.extract("epoch", func.now() - runs.c.started_at) - runs.c.waiting_ms / 1000.0
-    run = (
-        tx.sql.execute(
-            update(runs)
-            .where(
-                runs.c.id == run_id,
-                runs.c.state == RunState.QUEUED,
-                true() if suspects else ~IS_SUSPECT,
-            )
-            .values(
-                state=RunState.EXECUTING,
-                owner=worker_id,
-                fence=runs.c.fence + 1,
-                attempt=runs.c.attempt + 1,
-                started_at=func.coalesce(runs.c.started_at, func.now()),
-            )
-            .returning(
-                *runs.c,
-                used.label("used_seconds"),
-                IS_SUSPECT.label("is_suspect"),
-                func.clock_timestamp().label("claimed_at"),
-            )
-        )
-        .mappings()
-        .one_or_none()
-    )
-    if run is None:
-        return None
-    happened: list[Event] = []
-    if run["attempt"] == 1:
-        happened.append(events.RunStarted(run["persona_id"], run["route_id"], run["model"]))
-    else:
-        happened.append(events.RunResumed(run["attempt"], run["resume_reason"]))
-        inputs_taken = _consume_inputs(tx.sql, run_id)
-        happened.extend(inputs_taken)
-        if inputs_taken:
-            tx.after_commit.append(lambda: fault_points.reach("worker.input_consumed"))
-    stored = eventlog.append(tx, run_id, happened)
+    rows = tx.sql.exec_driver_sql(_CLAIM, _parameters(run_ids, worker_id, suspects)).all()
+    resumed = [row.run_id for row in rows if row.attempt > 1]
+    last_seqs = eventlog.last_seqs(tx.sql, resumed) if resumed else {}
+    answers = _consume_inputs(tx.sql, resumed) if resumed else {}
+    if answers:
+        tx.after_commit.append(lambda: fault_points.reach("worker.input_consumed"))
+    taken: dict[UUID, Claim] = {}
+    happened: dict[UUID, list[StoredEvent]] = {}
+    for row in rows:
+        first = last_seqs.get(row.run_id, 0) + 1
+        opening: list[Event] = [
+            events.RunStarted(row.persona_id, row.route_id, row.model)
+            if row.attempt == 1
+            else events.RunResumed(row.attempt, row.resume_reason),
+            *answers.get(row.run_id, ()),
+        ]
+        stored = [events.encode(first + i, e, row.claimed_at) for i, e in enumerate(opening)]
+        happened[row.run_id] = stored
+        taken[row.run_id] = _claim(row, stored[-1].seq)
+    eventlog.store(tx, happened)
+    return taken
+
+
+def _parameters(
+    run_ids: Sequence[UUID], worker_id: UUID, suspects: Collection[UUID] | None
+) -> dict[str, Any]:
+    return {
+        "run_ids": list(run_ids),
+        "suspects": [suspects is None or run_id in suspects for run_id in run_ids],
+        "worker_id": worker_id,
+        "suspect_crashes": SUSPECT_CRASHES,
+    }
+
+
+def _claim(row: Row[Any], last_seq: int) -> Claim:
     return Claim(
-        run_id=run_id,
-        org_id=run["org_id"],
-        thread_id=run["thread_id"],
-        persona_id=run["persona_id"],
-        route_id=run["route_id"],
-        model=run["model"],
-        trace_id=run["trace_id"],
-        position=run["position"],
-        fence=run["fence"],
-        attempt=run["attempt"],
-        last_seq=stored[-1].seq,
-        claimed_at=run["claimed_at"],
-        used_seconds=float(run["used_seconds"]),
-        is_suspect=run["is_suspect"],
+        run_id=row.run_id,
+        org_id=row.org_id,
+        thread_id=row.thread_id,
+        persona_id=row.persona_id,
+        route_id=row.route_id,
+        model=row.model,
+        trace_id=row.trace_id,
+        position=row.position,
+        fence=row.fence,
+        attempt=row.attempt,
+        last_seq=last_seq,
+        queued_at=row.queued_at,
+        claimed_at=row.claimed_at,
+        used_seconds=row.used_seconds,
+        is_suspect=row.is_suspect,
     )
 
 
@@ -168,35 +251,9 @@ def release(
     Raises:
         LeaseLost
     """
-    tx.after_commit.append(lambda: tx.connections.enqueue(claim.run_id))
+    tx.after_commit.append(GroupedHint(tx.connections.enqueue, claim.run_id))
     crashes = {"crashes": 0} if progressed else {}
     return _let_go(tx, claim, stored, {**queued("deploy"), **totals.columns(), **crashes})
-
-
-def finish(
-    tx: Transaction,
-    claim: Claim,
-    state: RunState,
-    stored: Sequence[StoredEvent],
-    *,
-    totals: Totals,
-    message: tuple[UUID, str] | None,
-    error: events.RunError | None = None,
-) -> bool:
-    """End the run: status, terminal event (the last of `stored`), totals and assistant message.
-
-    `message` is (id, content) of what the thread keeps; it is partial unless the
-    run has completed. False, and nothing done, if the run is being cancelled and
-    `state` is another end.
-
-    Raises:
-        LeaseLost
-    """
-    if not _let_go(tx, claim, stored, ended(state, totals, error)):
-        return False
-    if message is not None:
-        keep_message(tx.sql, claim.run_id, message, partial=state != RunState.COMPLETED)
-    return True
 
 
 def cancel_requested_by(sql: Connection, claim: Claim) -> UUID | None:
@@ -272,24 +329,24 @@ def _let_go(
         runs.c.fence == claim.fence,
         runs.c.state == RunState.EXECUTING,
     )
-    uncancelled = runs.c.cancel_requested_at.is_(None)
-    guard = held if values["state"] == RunState.CANCELLED else held.where(uncancelled)
+    guard = held.where(runs.c.cancel_requested_at.is_(None))
     if tx.sql.execute(guard.values(**values)).rowcount:
-        eventlog.store(tx, claim.run_id, stored)
+        eventlog.store(tx, {claim.run_id: stored})
         return True
     if tx.sql.execute(held.values(fence=runs.c.fence)).rowcount:
         return False
     raise LeaseLost()
 
 
-def _consume_inputs(sql: Connection, run_id: UUID) -> list[Event]:
+def _consume_inputs(sql: Connection, run_ids: Sequence[UUID]) -> dict[UUID, list[Event]]:
+    """What people have answered, by run."""
     rows = sql.execute(
         update(inputs)
-        .where(inputs.c.run_id == run_id, inputs.c.consumed_at.is_(None))
+        .where(inputs.c.run_id.in_(run_ids), inputs.c.consumed_at.is_(None))
         .values(consumed_at=func.now())
-        .returning(inputs.c.request_id, inputs.c.content, inputs.c.created_at)
+        .returning(inputs.c.run_id, inputs.c.request_id, inputs.c.content, inputs.c.created_at)
     ).all()
-    return [
-        events.RunInputReceived(str(row.request_id), row.content)
-        for row in sorted(rows, key=lambda row: row.created_at)
-    ]
+    received: dict[UUID, list[Event]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.created_at):
+        received[row.run_id].append(events.RunInputReceived(str(row.request_id), row.content))
+    return received

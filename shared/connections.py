@@ -1,6 +1,6 @@
 """What a process holds open: database engine, Redis, Celery producer; and transactions."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -38,14 +38,14 @@ class Transaction:
     after_commit: list[Hint] = field(default_factory=list)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Connections:
     """Built once per process by its composition root, after any fork."""
 
     settings: Settings
     engine: Engine
     redis: Any  # redis.Redis or fakeredis.FakeRedis, decoding responses
-    enqueue: Callable[[UUID], object]  # tells the workers that a run is queued
+    enqueue: Callable[[Sequence[UUID]], object]  # tells the workers that runs are queued
     send: Callable[[Hint], None] = send_now
     postgres_outage: Outage = field(default_factory=lambda: Outage(POSTGRES_PAUSE_SECONDS))
     redis_outage: Outage = field(default_factory=lambda: Outage(REDIS_PAUSE_SECONDS))
@@ -57,9 +57,25 @@ class Connections:
         Raises:
             Unavailable: Postgres is out of reach or its pool stays exhausted.
         """
-        with self._answered(), self.engine.begin() as sql:
+        with self._answered(), self.engine.connect() as connection:
+            sql = connection.execution_options(isolation_level="READ COMMITTED")
+            tx = Transaction(sql, self)
+            with sql.begin():
+                yield tx
+        self._committed(tx)
+
+    @contextmanager
+    def statement(self) -> Iterator[Transaction]:
+        """As `transaction`, where one statement makes the change: it commits itself.
+
+        Saves the round trips of BEGIN and COMMIT.
+        """
+        with self.reading() as sql:
             tx = Transaction(sql, self)
             yield tx
+        self._committed(tx)
+
+    def _committed(self, tx: Transaction) -> None:
         if tx.after_commit:
             fault_points.reach("transaction.committed")
         for hint in tx.after_commit:
@@ -73,7 +89,7 @@ class Connections:
             Unavailable: as `transaction`.
         """
         with self._answered(), self.engine.connect() as sql:
-            yield sql.execution_options(isolation_level="AUTOCOMMIT")
+            yield sql
 
     @contextmanager
     def _answered(self) -> Iterator[None]:

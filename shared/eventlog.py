@@ -5,9 +5,11 @@ Redis refuses repeats. Whoever appends holds the run: by its row lock here, or
 by its fence in `worker/event_writer.py`.
 """
 
+import itertools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -24,17 +26,21 @@ from shared.events import (
     StoredEvent,
     encode,
 )
+from shared.hints import GroupedHint
 from shared.tables import run_events
 
 log = logging.getLogger(__name__)
+
+Batch = Mapping[UUID, Sequence[StoredEvent]]
 
 # One statement and not many rows for one: the driver would send those as a pipeline, and while
 # it waits for the rest of one Postgres runs no timer; a process that is frozen there would keep
 # the run's lock. What is there already was stored in a commit whose answer got lost.
 _STORE = """
 INSERT INTO run_events (run_id, seq, type, payload)
-SELECT %(run_id)s::uuid, e.seq, e.type, e.payload
-FROM unnest(%(seqs)s::bigint[], %(types)s::text[], %(payloads)s::text[]) AS e (seq, type, payload)
+SELECT e.run_id, e.seq, e.type, e.payload
+FROM unnest(%(run_ids)s::uuid[], %(seqs)s::bigint[], %(types)s::text[], %(payloads)s::text[])
+     AS e (run_id, seq, type, payload)
 ON CONFLICT DO NOTHING
 """
 
@@ -44,11 +50,23 @@ READ_LIMIT = 500
 READ_BYTES = 131_072
 #: Older entries of a very long run are read from Postgres.
 STREAM_MAX_LENGTH = 10_000
+#: Among so many events one renews the time to live of its stream.
+EXPIRE_EVERY = 100
 
 
 def last_seq(sql: Connection, run_id: UUID) -> int:
     """The number of the run's last event, 0 if it has none."""
     return sql.scalar(select(func.max(run_events.c.seq)).where(run_events.c.run_id == run_id)) or 0
+
+
+def last_seqs(sql: Connection, run_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """The number of the last event of each run that has one."""
+    rows = sql.execute(
+        select(run_events.c.run_id, func.max(run_events.c.seq))
+        .where(run_events.c.run_id.in_(run_ids))
+        .group_by(run_events.c.run_id)
+    )
+    return {row.run_id: row[1] for row in rows}
 
 
 def append(tx: Transaction, run_id: UUID, events: Sequence[Event]) -> list[StoredEvent]:
@@ -65,25 +83,43 @@ def append(tx: Transaction, run_id: UUID, events: Sequence[Event]) -> list[Store
         )
     ).one()
     stored = [encode(last + i, event, now) for i, event in enumerate(events, 1)]
-    store(tx, run_id, stored)
+    store(tx, {run_id: stored})
     return stored
 
 
-def store(tx: Transaction, run_id: UUID, stored: Sequence[StoredEvent]) -> None:
+def store(tx: Transaction, batch: Batch) -> None:
     """Store events that are numbered already and, after the commit, publish them."""
-    tx.sql.exec_driver_sql(
-        _STORE,
-        {
-            "run_id": run_id,
-            "seqs": [event.seq for event in stored],
-            "types": [event.type for event in stored],
-            "payloads": [event.payload for event in stored],
-        },
-    )
-    tx.after_commit.append(lambda: publish(tx.connections, {run_id: stored}))
+    if not batch:
+        return
+    tx.sql.exec_driver_sql(_STORE, columns(batch.items()))
+    tx.after_commit.append(news(tx.connections, batch))
 
 
-def publish(connections: Connections, batch: Mapping[UUID, Sequence[StoredEvent]]) -> None:
+def columns(batch: Iterable[tuple[UUID, Sequence[StoredEvent]]]) -> dict[str, str]:
+    """The events as four arrays, for `unnest`, in Postgres' own notation.
+
+    The driver's conversion of lists takes several times as long.
+    """
+    run_ids: list[str] = []
+    rows: list[StoredEvent] = []
+    for run_id, events in batch:
+        run_ids += [str(run_id)] * len(events)
+        rows += events
+    return {
+        "run_ids": _array(run_ids),
+        "seqs": _array([str(event.seq) for event in rows]),
+        "types": _array([event.type for event in rows]),
+        "payloads": _array(
+            ['"' + event.payload.replace("\\", "\\\\").replace('"', '\\"') + '"' for event in rows]
+        ),
+    }
+
+
+def _array(elements: Sequence[str]) -> str:
+    return "{" + ",".join(elements) + "}"
+
+
+def publish(connections: Connections, *batches: Batch) -> None:
     """Copy committed events to their streams and tell the followers, in one round trip.
 
     Raises:
@@ -91,7 +127,7 @@ def publish(connections: Connections, batch: Mapping[UUID, Sequence[StoredEvent]
     """
     refused = [
         answer
-        for answer in connections.ask_redis(lambda redis: _publish(redis, connections, batch))
+        for answer in connections.ask_redis(lambda redis: _publish(redis, connections, batches))
         # An id that is already there: published twice, which is harmless.
         if isinstance(answer, ResponseError) and "equal or smaller" not in str(answer)
     ]
@@ -99,24 +135,36 @@ def publish(connections: Connections, batch: Mapping[UUID, Sequence[StoredEvent]
         log.warning("%d events not copied to their streams: %s", len(refused), refused[0])
 
 
-def _publish(
-    redis: Any, connections: Connections, batch: Mapping[UUID, Sequence[StoredEvent]]
-) -> list[Any]:
+def news(connections: Connections, batch: Batch) -> GroupedHint:
+    """The hint that publishes committed events, together with others that wait to be sent."""
+    return GroupedHint(_Publisher(connections), batch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Publisher:
+    connections: Connections
+
+    def __call__(self, batches: Sequence[Batch]) -> None:
+        publish(self.connections, *batches)
+
+
+def _publish(redis: Any, connections: Connections, batches: Sequence[Batch]) -> list[Any]:
     pipeline = redis.pipeline(transaction=False)
-    for run_id, events in batch.items():
+    command = pipeline.execute_command
+    for run_id, events in itertools.chain.from_iterable(batch.items() for batch in batches):
         stream = keys.events(run_id)
+        renew = False
         for event in events:
-            pipeline.xadd(
-                stream,
-                {"type": event.type, "payload": event.payload},
-                id=f"{event.seq}-0",
-                maxlen=STREAM_MAX_LENGTH,
-                approximate=True,
+            renew = renew or event.seq % EXPIRE_EVERY == 1
+            command(
+                *("XADD", stream, "MAXLEN", "~", STREAM_MAX_LENGTH, f"{event.seq}-0"),
+                *("type", event.type, "payload", event.payload),
             )
-        ended = events[-1].is_terminal
-        ttl = connections.settings.stream_ttl_seconds if ended else keys.LIVE_STREAM_TTL_SECONDS
-        pipeline.expire(stream, ttl)
-        pipeline.publish(keys.news(run_id), events[-1].seq)
+        if events[-1].is_terminal:
+            command("EXPIRE", stream, connections.settings.stream_ttl_seconds)
+        elif renew:
+            command("EXPIRE", stream, keys.LIVE_STREAM_TTL_SECONDS)
+        command("PUBLISH", keys.news(run_id), events[-1].seq)
     answers: list[Any] = pipeline.execute(raise_on_error=False)
     return answers
 

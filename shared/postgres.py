@@ -56,7 +56,7 @@ class _BoundedConnection(psycopg.Connection[Any]):
 def make_engine(
     settings: Settings, *, application: str, pool_size: int, limits: Limits, outage: Outage
 ) -> Engine:
-    """An engine that opens its first connection when it is needed.
+    """An engine in autocommit mode that opens its first connection when it is needed.
 
     Who waited in the pool while `outage` began opens no connection.
     """
@@ -66,6 +66,8 @@ def make_engine(
     transaction = max(limits.statement, settings.lease_seconds * 2 / 3)
     engine = create_engine(
         settings.database_url,
+        # Most of what is done here is one statement; a transaction is the exception that says so.
+        isolation_level="AUTOCOMMIT",
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=limits.answer,
@@ -93,11 +95,13 @@ def make_engine(
     @event.listens_for(engine, "connect")
     def limited(connection: Any, _record: Any) -> None:
         # Set by statement, not in `options`: poolers in transaction mode refuse start-up options.
-        connection.autocommit = True
         connection.execute(
             "SELECT set_config('statement_timeout', %s, false),"
             " set_config('lock_timeout', %s, false),"
             " set_config('idle_in_transaction_session_timeout', %s, false),"
+            # Lists are ranges of an index that end with the page. Just after a restore Postgres
+            # would rather gather and sort all of a range.
+            " set_config('enable_bitmapscan', 'off', false),"
             " set_config('TimeZone', 'UTC', false)",
             [
                 str(round(limits.statement * 1000)),
@@ -110,7 +114,6 @@ def make_engine(
                 "SELECT set_config('transaction_timeout', %s, false)",
                 [str(round(transaction * 1000))],
             )
-        connection.autocommit = False
 
     return engine
 

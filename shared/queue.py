@@ -4,10 +4,12 @@ The message is a hint: the row in `runs` is the truth, and workers look there fo
 what no message brought them. So: early acks, no results, no retries of Celery's.
 """
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from shared.config import Settings
 from shared.outage import Outage
@@ -44,6 +46,9 @@ def make_celery(settings: Settings, *, concurrency: int | None = None) -> Celery
         # socket time-out a publish hangs for ever on a frozen Redis.
         broker_pool_limit=max(10, pool // 10),
         broker_transport_options={
+            # Messages are hints: what a dead worker had taken is found in Postgres, so Redis need
+            # not keep a second copy of each until it is acknowledged.
+            "ack_emulation": False,
             "max_connections": max(20, 2 * pool),
             "socket_timeout": CONSUMER_TIMEOUT_SECONDS if concurrency else PRODUCER_TIMEOUT_SECONDS,
             "socket_connect_timeout": PRODUCER_TIMEOUT_SECONDS,
@@ -54,18 +59,26 @@ def make_celery(settings: Settings, *, concurrency: int | None = None) -> Celery
     return celery
 
 
-def enqueue(celery: Celery, outage: Outage, run_id: UUID) -> None:
-    """Tell the workers that a run is queued.
+def enqueue(celery: Celery, outage: Outage, run_ids: Sequence[UUID]) -> None:
+    """Tell the workers that these runs are queued: a message for each, in one round trip.
 
     Raises:
         kombu.exceptions.OperationalError: the broker is out of reach, or was a
-            moment ago; a worker will find the run in Postgres.
+            moment ago; a worker will find the runs in Postgres.
     """
     if not outage.may_try():
         raise OperationalError("the broker did not answer a moment ago")
     try:
-        celery.send_task(EXECUTE, args=[str(run_id)], ignore_result=True, retry=False)
-    except OperationalError:
+        with celery.producer_pool.acquire(block=True) as producer, producer.batch():
+            for run_id in run_ids:
+                celery.send_task(
+                    EXECUTE,
+                    args=[str(run_id)],
+                    ignore_result=True,
+                    retry=False,
+                    producer=producer,
+                )
+    except (OperationalError, RedisError) as error:
         outage.failed()
-        raise
+        raise OperationalError(str(error)) from error
     outage.answered()

@@ -1,17 +1,33 @@
-"""Reading runs: one, or a page of them, as the actor may see them."""
+"""Reading runs: one, or a page of them, as the actor may see them.
 
-from datetime import datetime
+Statements are built once: to build one costs more than to execute it.
+"""
+
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, func, select, tuple_
+from sqlalchemy import Connection, RowMapping, Select, bindparam, func, select
 
-from shared.actors import Actor
+from shared.actors import Actor, visible
 from shared.errors import RunNotFound, ThreadNotFound
+from shared.pages import Place, after, newest, places, values
 from shared.status import STATUSES
 from shared.tables import run_events, runs, threads, users
 
-Place = tuple[datetime, UUID]
+_IS_VISIBLE = visible(bindparam("org_id"), bindparam("user_id"))
+_LAST_SEQ = (
+    select(func.coalesce(func.max(run_events.c.seq), 0))
+    .where(run_events.c.run_id == runs.c.id)
+    .scalar_subquery()
+    .label("last_seq")
+)
+_RUN = (
+    select(*runs.c, _LAST_SEQ, func.now().label("now"))
+    .join(threads, threads.c.id == runs.c.thread_id)
+    .where(runs.c.id == bindparam("run_id"), _IS_VISIBLE)
+)
+_THREAD_ID = select(threads.c.id).where(threads.c.id == bindparam("thread_id"), _IS_VISIBLE)
 
 
 def get(sql: Connection, actor: Actor, run_id: UUID) -> RowMapping:
@@ -20,17 +36,7 @@ def get(sql: Connection, actor: Actor, run_id: UUID) -> RowMapping:
     Raises:
         RunNotFound: it does not exist, or the actor must not know of it.
     """
-    last_seq = (
-        select(func.coalesce(func.max(run_events.c.seq), 0))
-        .where(run_events.c.run_id == runs.c.id)
-        .scalar_subquery()
-        .label("last_seq")
-    )
-    row = sql.execute(
-        select(*runs.c, last_seq, func.now().label("now"))
-        .join(threads, threads.c.id == runs.c.thread_id)
-        .where(runs.c.id == run_id, actor.sees())
-    )
+    row = sql.execute(_RUN, {"run_id": run_id, **values(actor)})
     run = row.mappings().one_or_none()
     if run is None:
         raise RunNotFound()
@@ -41,16 +47,28 @@ def list_of_org(
     sql: Connection, actor: Actor, *, limit: int, before: Place | None, status: str | None
 ) -> list[RowMapping]:
     """The org's runs that the actor sees, newest first, with who created them."""
-    conditions = [runs.c.org_id == actor.org_id]
-    if status is not None:
-        conditions.append(runs.c.state.in_(STATUSES[status]))
+    query = _page_of_org(status, limit, before is not None)
+    return list(sql.execute(query, values(actor, before)).mappings())
+
+
+@lru_cache(maxsize=100)
+def _page_of_org(status: str | None, limit: int, is_deep: bool) -> Select[Any]:
+    states = STATUSES[status] if status is not None else ()
+    page = places(
+        runs,
+        limit=limit,
+        is_deep=is_deep,
+        one_of=[runs.c.state == state.value for state in states],
+    )
     query = (
         select(*runs.c, users.c.login, users.c.email)
-        .join(threads, threads.c.id == runs.c.thread_id)
+        .select_from(page)
+        .join(runs, runs.c.id == page.c.id)
         .join(users, users.c.id == runs.c.created_by_user_id)
-        .where(actor.sees(), *conditions)
+        # Whoever has come from another org left their private threads there.
+        .where(runs.c.org_id == bindparam("org_id"))
     )
-    return _page(sql, query, limit, before)
+    return newest(query, page, limit=limit)
 
 
 def list_of_thread(
@@ -61,17 +79,15 @@ def list_of_thread(
     Raises:
         ThreadNotFound
     """
-    if not sql.scalar(select(threads.c.id).where(threads.c.id == thread_id, actor.sees())):
+    if not sql.scalar(_THREAD_ID, {"thread_id": thread_id, **values(actor)}):
         raise ThreadNotFound()
-    query = select(runs.c.id, runs.c.state, runs.c.created_at).where(runs.c.thread_id == thread_id)
-    return _page(sql, query, limit, before)
+    query = _page_of_thread(limit, before is not None)
+    return list(sql.execute(query, {"thread_id": thread_id, **after(before)}).mappings())
 
 
-def _page(
-    sql: Connection, query: Select[Any], limit: int, before: Place | None
-) -> list[RowMapping]:
-    place: ColumnElement[Any] = tuple_(runs.c.created_at, runs.c.id)
-    if before is not None:
-        query = query.where(place < before)
-    query = query.order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(limit)
-    return list(sql.execute(query).mappings())
+@lru_cache(maxsize=100)
+def _page_of_thread(limit: int, is_deep: bool) -> Select[Any]:
+    query = select(runs.c.id, runs.c.state, runs.c.created_at).where(
+        runs.c.thread_id == bindparam("thread_id")
+    )
+    return newest(query, runs, limit=limit, is_deep=is_deep)

@@ -5,14 +5,36 @@ the row lock of a run that no worker holds; of a held run only the wish to
 cancel is written. `status.py` draws the states.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import (
+    ARRAY,
+    BindParameter,
+    Boolean,
+    ColumnClause,
+    Connection,
+    RowMapping,
+    Text,
+    Uuid,
+    bindparam,
+    column,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.types import TypeEngine
 
 from shared import eventlog, events, ids, model_routes, personas, signals
 from shared import threads as conversations
-from shared.actors import Actor
+from shared.actors import Actor, visible
 from shared.connections import Transaction
 from shared.errors import (
     InvalidState,
@@ -22,57 +44,120 @@ from shared.errors import (
     StaleInput,
     ThreadBusy,
 )
+from shared.hints import GroupedHint
 from shared.status import RunState
 from shared.tables import IS_ACTIVE, inputs, messages, runs, threads
 from shared.transitions import ended, keep_message, queued, recorded_totals
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """A run that somebody wants in a thread."""
+
+    actor: Actor
+    thread_id: UUID
+    persona: personas.Persona
+    route: model_routes.Route
+    trace_id: str
+
+
+def _given(name: str, type_: TypeEngine[Any]) -> tuple[BindParameter[Any], ColumnClause[Any]]:
+    # A parameter with the name of a column would be taken for a value of the UPDATE.
+    return bindparam(f"{name}s", type_=ARRAY(type_)), column(name, type_)
+
+
+_GIVEN = [_given(name, Uuid()) for name in ("id", "org_id", "thread_id", "created_by_user_id")]
+_GIVEN += [_given(name, Text()) for name in ("trace_id", "persona_id", "route_id", "model")]
+_GIVEN += [_given("writes_all", Boolean())]
+_wanted = (
+    func.unnest(*(values for values, _ in _GIVEN))
+    .table_valued(*(column_ for _, column_ in _GIVEN))
+    .render_derived("wanted")
+)
+_free = (
+    select(_wanted)
+    .join(threads, threads.c.id == _wanted.c.thread_id)
+    .where(
+        visible(_wanted.c.org_id, _wanted.c.created_by_user_id),
+        or_(_wanted.c.writes_all, threads.c.created_by_user_id == _wanted.c.created_by_user_id),
+        ~exists().where(runs.c.thread_id == threads.c.id, IS_ACTIVE),
+    )
+    .order_by(threads.c.id)
+    .with_for_update(of=threads, skip_locked=True, key_share=True)
+    .cte("free")
+)
+_place = (
+    update(threads)
+    .where(threads.c.id == _free.c.thread_id)
+    .values(next_position=threads.c.next_position + 1, updated_at=func.now())
+    .returning(_free.c.id, (threads.c.next_position - 1).label("position"), threads.c.visible_to)
+    .cte("place")
+)
+_TAKEN_OVER = [column_.name for _, column_ in _GIVEN if column_.name != "writes_all"]
+#: The threads' locks, a place in each and the runs, in one statement. No row for a run that may not
+#: be, or whose thread somebody has locked. Built once: that costs more than to execute it.
+_CREATE = (
+    upsert(runs)
+    .from_select(
+        [*_TAKEN_OVER, "position", "visible_to", "state", "created_at", "queued_at"],
+        select(
+            *(_free.c[name] for name in _TAKEN_OVER),
+            _place.c.position,
+            _place.c.visible_to,
+            literal(RunState.QUEUED.value),
+            # Not the time at which the statement began: it may have waited for a thread's lock
+            # until after the end of the run before.
+            func.clock_timestamp(),
+            func.clock_timestamp(),
+        ).join_from(_free, _place, _free.c.id == _place.c.id),
+    )
+    # A run that came at the same time; this one has taken a place for nothing then.
+    .on_conflict_do_nothing(index_elements=["thread_id"], index_where=IS_ACTIVE)
+    .returning(runs.c.id)
+)
+
+
 # ---- by the API ----------------------------------------------------------------------
 
 
-def create(
-    tx: Transaction,
-    actor: Actor,
-    thread_id: UUID,
-    *,
-    persona: personas.Persona,
-    route: model_routes.Route,
-    trace_id: str,
-) -> UUID:
+def create_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[UUID | None]:
+    """Queue the runs in one statement, and tell the workers after the commit.
+
+    None for a run that cannot be created in this way: `create` says why, or does it.
+    """
+    ids_ = [ids.new_id() for _ in wanted]
+    values = {
+        "ids": ids_,
+        "org_ids": [new.actor.org_id for new in wanted],
+        "thread_ids": [new.thread_id for new in wanted],
+        "created_by_user_ids": [new.actor.user_id for new in wanted],
+        "trace_ids": [new.trace_id for new in wanted],
+        "persona_ids": [new.persona.id for new in wanted],
+        "route_ids": [new.route.id for new in wanted],
+        "models": [new.route.model for new in wanted],
+        "writes_alls": [new.actor.writes_all for new in wanted],
+    }
+    created = set(tx.sql.scalars(_CREATE, values))
+    tx.after_commit += [GroupedHint(tx.connections.enqueue, id_) for id_ in ids_ if id_ in created]
+    return [id_ if id_ in created else None for id_ in ids_]
+
+
+def create(tx: Transaction, new: NewRun) -> UUID:
     """Queue a run of the thread and tell the workers after the commit.
 
     Raises:
         ThreadNotFound, Forbidden
         ThreadBusy: the thread has an active run already.
     """
-    position = conversations.take_position(tx, actor, thread_id)
-    run_id: UUID | None = tx.sql.scalar(
-        upsert(runs)
-        .values(
-            id=ids.new_id(),
-            org_id=actor.org_id,
-            thread_id=thread_id,
-            created_by_user_id=actor.user_id,
-            trace_id=trace_id,
-            persona_id=persona.id,
-            route_id=route.id,
-            model=route.model,
-            position=position,
-            state=RunState.QUEUED,
-            # Not the time at which the transaction began: it may have waited for the thread's
-            # lock until after the end of the run before.
-            created_at=func.clock_timestamp(),
-            queued_at=func.clock_timestamp(),
-        )
-        .on_conflict_do_nothing(
-            index_elements=["thread_id"],
-            index_where=IS_ACTIVE,
-        )
-        .returning(runs.c.id)
-    )
-    if run_id is None:
-        raise ThreadBusy(active_run_id=str(conversations.active_run_id(tx.sql, thread_id)))
-    tx.after_commit.append(lambda: tx.connections.enqueue(run_id))
-    return run_id
+    while True:
+        # Waits, while somebody else has the thread, where `create_all` does not.
+        conversations.lock(tx, new.actor, new.thread_id)
+        [run_id] = create_all(tx, [new])
+        if run_id is not None:
+            return run_id
+        # Without one, it has ended in this very moment.
+        if active := conversations.active_run_id(tx.sql, new.thread_id):
+            raise ThreadBusy(active_run_id=str(active))
 
 
 def retry(
@@ -130,7 +215,8 @@ def retry(
     )
     persona = personas.find(last_run.persona_id if last_run else None)
     route = model_routes.choose(routes, last_run.route_id if last_run else None, persona)
-    return create(tx, actor, thread_id, persona=persona, route=route, trace_id=trace_id)
+    new = NewRun(actor=actor, thread_id=thread_id, persona=persona, route=route, trace_id=trace_id)
+    return create(tx, new)
 
 
 def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> None:
@@ -204,7 +290,7 @@ def answer(
         )
     )
     tx.after_commit.append(lambda: signals.send_input(tx.connections, run_id, run["owner"]))
-    tx.after_commit.append(lambda: tx.connections.enqueue(run_id))
+    tx.after_commit.append(GroupedHint(tx.connections.enqueue, run_id))
 
 
 # ---- of a run that nobody holds ------------------------------------------------------
@@ -241,7 +327,7 @@ def requeue_lost(tx: Transaction, run: RowMapping, crashes: int) -> None:
         .where(runs.c.id == run["id"])
         .values(**queued("worker_lost"), fence=runs.c.fence + 1, crashes=crashes)
     )
-    tx.after_commit.append(lambda: tx.connections.enqueue(run["id"]))
+    tx.after_commit.append(GroupedHint(tx.connections.enqueue, run["id"]))
 
 
 # ---- pieces --------------------------------------------------------------------------

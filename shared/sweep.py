@@ -10,19 +10,19 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import RowMapping, delete, func, select, text
+from sqlalchemy import RowMapping, func, select, text
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from shared import idempotency
+from shared import retention
 from shared import runs as lifecycle
+from shared.claims import QUEUED
 from shared.connections import Connections, Transaction
 from shared.errors import Unavailable
 from shared.events import STEP_TYPES, RunError, RunResumed, RunStarted
 from shared.status import RunState
-from shared.tables import run_events, runs, workers
+from shared.tables import run_events, runs
 from shared.transitions import MAX_CRASHES
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ BATCH = 100
 
 CRASHED = RunError("worker.crashed", "Its worker was lost three times within one step.", False)
 EXPIRED = RunError("input.expired", "Nobody answered in time.", False)
+
+#: Literal text: see `tables.IS_ACTIVE`.
+WAITING = text("state = 'waiting'")
 
 # An owner has lost its runs when it was silent for a lease; or, sooner, when the kernel
 # closed the connection that holds its lock and it missed a heartbeat. Just after a restart
@@ -69,7 +72,8 @@ def sweep(connections: Connections) -> None:
         _recover_lost(tx)
         _cancel_unheld(tx)
         _expire_inputs(tx)
-        _forget_old(tx)
+    # Not within the transaction: lost runs must not wait until old ones are deleted.
+    retention.forget(connections)
 
 
 def _recover_lost(tx: Transaction) -> None:
@@ -153,7 +157,7 @@ def _cancel_unheld(tx: Transaction) -> None:
     """Runs that went back to the queue while somebody cancelled them."""
     queued = tx.sql.execute(
         select(*runs.c)
-        .where(runs.c.state == RunState.QUEUED, runs.c.cancel_requested_at.is_not(None))
+        .where(QUEUED, runs.c.cancel_requested_at.is_not(None))
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     )
@@ -165,7 +169,7 @@ def _cancel_unheld(tx: Transaction) -> None:
 def _expire_inputs(tx: Transaction) -> None:
     waiting = tx.sql.execute(
         select(*runs.c)
-        .where(runs.c.state == RunState.WAITING, runs.c.input_expires_at < func.now())
+        .where(WAITING, runs.c.input_expires_at < func.now())
         .order_by(runs.c.input_expires_at)
         .limit(BATCH)
         .with_for_update(skip_locked=True)
@@ -173,20 +177,6 @@ def _expire_inputs(tx: Transaction) -> None:
     for run in waiting.mappings().all():
         with _alone(tx, run):
             lifecycle.end_unheld(tx, run, RunState.FAILED, EXPIRED)
-
-
-def _forget_old(tx: Transaction) -> None:
-    """Runs beyond the retention with their events, kept answers, workers long gone."""
-    settings = tx.connections.settings
-    old = (
-        select(runs.c.id)
-        .where(runs.c.ended_at < func.now() - timedelta(days=settings.retention_days))
-        .limit(BATCH)
-        .with_for_update(skip_locked=True)
-    )
-    tx.sql.execute(delete(runs).where(runs.c.id.in_(old)))
-    idempotency.delete_old(tx, limit=BATCH)
-    tx.sql.execute(delete(workers).where(workers.c.seen_at < func.now() - timedelta(days=1)))
 
 
 def start(connections: Connections) -> threading.Event:

@@ -5,6 +5,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Computed,
     DateTime,
     ForeignKey,
     Index,
@@ -28,6 +29,19 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+
+def _vacuumed(part: float) -> dict[str, float]:
+    """Storage settings: a table of millions of rows is tended when such a part of it has changed.
+
+    By default it is a fifth. Lists are read from indexes alone where the visibility map says so,
+    and what retention has deleted is used again.
+    """
+    return {
+        "autovacuum_vacuum_scale_factor": part,
+        "autovacuum_vacuum_insert_scale_factor": part,
+        "autovacuum_analyze_scale_factor": 0.05,
+    }
 
 
 def _id() -> Column[object]:
@@ -116,7 +130,18 @@ threads = Table(
     _created_at(),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     _time("deleted_at"),
-    Index("ix_threads_org_id_created_at_id", "org_id", "created_at", "id"),
+    #: Who sees it: the org, by its id, or its creator alone; nobody when it is deleted.
+    Column(
+        "visible_to",
+        Uuid,
+        Computed(
+            "CASE WHEN deleted_at IS NULL THEN"
+            " CASE WHEN is_private THEN created_by_user_id ELSE org_id END END",
+            persisted=True,
+        ),
+    ),
+    Index("ix_threads_visible_to_created_at_id", "visible_to", "created_at", "id"),
+    postgresql_with=_vacuumed(0.05),
 )
 
 messages = Table(
@@ -182,8 +207,10 @@ runs = Table(
     Column("usage_source", Text, nullable=False, server_default=text("'reported'")),
     Column("cost_usd", Numeric(18, 8), nullable=False, server_default=text("0")),
     _time("superseded_at"),  # a retry made its turns disappear from the thread
-    Index("ix_runs_org_id_created_at_id", "org_id", "created_at", "id"),
-    Index("ix_runs_org_id_state_created_at_id", "org_id", "state", "created_at", "id"),
+    #: That of its thread, always: triggers of the database see to it.
+    Column("visible_to", Uuid),
+    Index("ix_runs_visible_to_created_at_id", "visible_to", "created_at", "id"),
+    Index("ix_runs_visible_to_state_created_at_id", "visible_to", "state", "created_at", "id"),
     Index("ix_runs_thread_id_created_at_id", "thread_id", "created_at", "id"),
     Index(
         "uq_runs_active_thread_id",
@@ -197,16 +224,30 @@ runs = Table(
         "ix_runs_input_expires_at", "input_expires_at", postgresql_where=text("state = 'waiting'")
     ),
     Index("ix_runs_ended_at", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
+    postgresql_with=_vacuumed(0.05),
 )
 
+#: Whoever writes an event holds its run's row lock, so no foreign key has to look for the row
+#: once more for each event. When a run is deleted its events stay, unseen, until
+#: `retention.py` has collected them.
 run_events = Table(
     "run_events",
     metadata,
-    Column("run_id", Uuid, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("run_id", Uuid, primary_key=True),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("type", Text, nullable=False),
     #: The event's JSON object, encoded once; every client gets these bytes.
     Column("payload", Text, nullable=False),
+    postgresql_with=_vacuumed(0.02),
+)
+
+#: Runs that are gone and whose events are not: a trigger writes them here with the deletion.
+forgotten_runs = Table(
+    "forgotten_runs",
+    metadata,
+    Column("run_id", Uuid, primary_key=True),
+    Column("forgotten_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("ix_forgotten_runs_forgotten_at", "forgotten_at"),
 )
 
 #: Calls that have begun: written before the tool runs, so that a crash leaves a trace of it.

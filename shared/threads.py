@@ -4,17 +4,29 @@ Everything in a thread has a position, taken from the thread's row under its
 lock: messages when they are sent, a run's answer when the run is created.
 """
 
-from datetime import datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    bindparam,
+    func,
+    insert,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.sql import Select
 
 from shared.actors import Actor
 from shared.connections import Transaction
 from shared.errors import ThreadBusy, ThreadNotFound
 from shared.ids import new_id
+from shared.pages import Place, newest, places, values
 from shared.tables import IS_ACTIVE, messages, runs, threads
 
 _ACTIVE_RUN_ID = (
@@ -52,15 +64,22 @@ def get(sql: Connection, actor: Actor, thread_id: UUID) -> Row[Any]:
     return thread
 
 
-def list_(
-    sql: Connection, actor: Actor, *, limit: int, before: tuple[datetime, UUID] | None
-) -> list[Row[Any]]:
+def list_(sql: Connection, actor: Actor, *, limit: int, before: Place | None) -> list[Row[Any]]:
     """The threads that the actor sees, newest first."""
-    query = _select().where(actor.sees())
-    if before is not None:
-        query = query.where(func.row(threads.c.created_at, threads.c.id) < func.row(*before))
-    query = query.order_by(threads.c.created_at.desc(), threads.c.id.desc()).limit(limit)
-    return list(sql.execute(query))
+    return list(sql.execute(_page(limit, before is not None), values(actor, before)))
+
+
+@lru_cache(maxsize=100)
+def _page(limit: int, is_deep: bool) -> Select[Any]:
+    """Built once: to build it costs more than to execute it."""
+    page = places(threads, limit=limit, is_deep=is_deep)
+    query = (
+        _select()
+        .join(page, page.c.id == threads.c.id)
+        # Whoever has come from another org left their private threads there.
+        .where(threads.c.org_id == bindparam("org_id"))
+    )
+    return newest(query, page, limit=limit)
 
 
 def change(tx: Transaction, actor: Actor, thread_id: UUID, **changes: Any) -> Row[Any]:
@@ -103,7 +122,9 @@ def lock(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
     created_by_user_id = tx.sql.scalar(
         select(threads.c.created_by_user_id)
         .where(threads.c.id == thread_id, actor.sees())
-        .with_for_update()
+        # No stronger: whoever holds a run of the thread and gives it a message must not have to
+        # wait here, for a change of who sees the thread waits for that run.
+        .with_for_update(key_share=True)
     )
     if created_by_user_id is None:
         raise ThreadNotFound()
@@ -168,12 +189,19 @@ def list_messages(
         ThreadNotFound
     """
     get(sql, actor, thread_id)
+    query = _page_of_messages(limit, before is not None)
+    return list(sql.execute(query, {"thread_id": thread_id, "before": before}))
+
+
+@lru_cache(maxsize=100)
+def _page_of_messages(limit: int, is_deep: bool) -> Select[Any]:
     query = select(messages).where(
-        messages.c.thread_id == thread_id, messages.c.superseded_at.is_(None)
+        messages.c.thread_id == bindparam("thread_id"), messages.c.superseded_at.is_(None)
     )
-    if before is not None:
-        query = query.where(messages.c.position < before)
-    return list(sql.execute(query.order_by(messages.c.position.desc()).limit(limit)))
+    if is_deep:
+        query = query.where(messages.c.position < bindparam("before"))
+    # Literal: see `pages.newest`.
+    return query.order_by(messages.c.position.desc()).limit(literal_column(str(int(limit))))
 
 
 def _select() -> Select[Any]:

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+EPOCH = datetime.fromtimestamp(0, UTC)
+
 
 def now() -> datetime:
     """This machine's clock. A run's times and all leases are by Postgres' clock instead."""

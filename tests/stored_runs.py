@@ -8,11 +8,13 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, RowMapping, func, insert, select, update
 
-from shared import claims, eventlog, ids, model_routes, personas, threads, times
+from shared import claims, endings, eventlog, ids, model_routes, personas, threads, times
 from shared import runs as lifecycle
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.claims import Claim
-from shared.connections import Connections
+from shared.connections import Connections, Transaction
+from shared.endings import Ending, Outcome
+from shared.errors import LeaseLost
 from shared.events import (
     Event,
     RunCancelled,
@@ -57,7 +59,7 @@ class StoredRuns:
             permissions=PERMISSIONS_OF_ROLE["owner"],
         )
         sent: list[UUID] = []
-        own = replace(connections, enqueue=sent.append)
+        own = replace(connections, enqueue=sent.extend)
         return cls(own, actor, sent)
 
     # ---- making and moving ----
@@ -73,9 +75,14 @@ class StoredRuns:
         )
         thread_id = thread_id or self.thread()
         with self.connections.transaction() as tx:
-            run_id = lifecycle.create(
-                tx, self.actor, thread_id, persona=persona, route=route, trace_id="0" * 32
+            new = lifecycle.NewRun(
+                actor=self.actor,
+                thread_id=thread_id,
+                persona=persona,
+                route=route,
+                trace_id="0" * 32,
             )
+            run_id = lifecycle.create(tx, new)
         if columns:
             self.set(run_id, **columns)
         return run_id
@@ -91,7 +98,7 @@ class StoredRuns:
     def claim(self, run_id: UUID, worker_id: UUID | None = None) -> Claim | None:
         worker_id = worker_id or self.worker()
         with self.connections.transaction() as tx:
-            return claims.claim(tx, run_id, worker_id)
+            return claims.claim(tx, [run_id], worker_id).get(run_id)
 
     def claimed(self, worker_id: UUID | None = None) -> Claim:
         """A new run that a worker holds."""
@@ -103,7 +110,7 @@ class StoredRuns:
         """Events as its worker has numbered them, stored."""
         stored = numbered(self.last_seq(claim.run_id), *happened)
         with self.connections.transaction() as tx:
-            eventlog.store(tx, claim.run_id, stored)
+            eventlog.store(tx, {claim.run_id: stored})
         return stored
 
     def park(self, claim: Claim, request_id: UUID, *, expires_in: float = 3600) -> bool:
@@ -134,10 +141,8 @@ class StoredRuns:
         elif state == RunState.CANCELLED:
             last = RunCancelled(USED.usage, USED.cost_usd)
         stored = numbered(self.last_seq(claim.run_id), last)
-        with self.connections.transaction() as tx:
-            return claims.finish(
-                tx, claim, state, stored, totals=USED, message=message, error=error
-            )
+        with self.connections.statement() as tx:
+            return end_run(tx, claim, state, stored, message=message, error=error)
 
     def set(self, run_id: UUID, **columns: Any) -> None:
         with self.connections.transaction() as tx:
@@ -178,6 +183,18 @@ class StoredRuns:
                 select(messages.c.content, messages.c.partial).where(messages.c.run_id == run_id)
             )
             return [(row.content, row.partial) for row in rows]
+
+
+def end_run(
+    tx: Transaction, claim: Claim, state: RunState, stored: Sequence[StoredEvent], **how: Any
+) -> bool:
+    """End it with `USED`; False if it is being cancelled. Raises: LeaseLost."""
+    [outcome] = endings.end(
+        tx, [Ending(claim=claim, state=state, stored=stored, totals=USED, **how)]
+    )
+    if outcome is Outcome.LOST:
+        raise LeaseLost()
+    return outcome is Outcome.ENDED
 
 
 def numbered(last_seq: int, *happened: Event) -> list[StoredEvent]:

@@ -1,5 +1,6 @@
 """The worker's composition root: `celery --app worker.app worker --pool gevent`."""
 
+import gc
 import os
 import threading
 from typing import Any
@@ -8,7 +9,7 @@ from celery import signals
 
 from shared import fault_points, logs, model_routes, queue
 from shared.config import InvalidSettings, Settings
-from worker import pickup, tasks
+from worker import pickup, providers, tasks
 from worker.process import WorkerProcess
 
 try:
@@ -18,6 +19,7 @@ try:
 except InvalidSettings as problems:
     raise SystemExit(f"The settings are not complete:\n{problems}") from None
 
+providers.prepare(routes.values())
 app = queue.make_celery(settings, concurrency=settings.worker_concurrency)
 _processes: dict[int, WorkerProcess] = {}
 _lock = threading.Lock()
@@ -44,6 +46,9 @@ def _configure_logs(**_: Any) -> None:
 @signals.worker_process_init.connect
 def _start(**_: Any) -> None:
     process()
+    # What is there now stays: a full collection would stop all runs to walk through it.
+    gc.collect()
+    gc.freeze()
 
 
 @signals.worker_shutting_down.connect

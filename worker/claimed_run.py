@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from decimal import Decimal
 from typing import TypeVar
@@ -11,6 +12,7 @@ from uuid import UUID
 from shared import claims, eventlog, events, fault_points, ids, times
 from shared.claims import Claim
 from shared.connections import Connections, Transaction
+from shared.endings import Ending, Outcome
 from shared.errors import LeaseLost, Unavailable
 from shared.events import Event, RunError, StoredEvent, ToolResult, Usage
 from shared.status import RunState
@@ -23,6 +25,8 @@ from worker.stop_signal import StopSignal
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.2
+#: A row that somebody else has locked for a moment.
+LOCKED_SECONDS = 0.02
 
 T = TypeVar("T")
 
@@ -36,9 +40,13 @@ class ClaimedRun:
         claim: Claim,
         run_log: RunLog,
         stop: StopSignal,
+        end: Callable[[Ending], Outcome],
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_progress` is called when a step is finished: crashes are counted anew from there."""
+        """`end` writes an ending, perhaps together with those of other runs.
+
+        `on_progress` is called when a step is finished: crashes are counted anew from there.
+        """
         self.claim = claim
         self.attempt = claim.attempt
         self.stop = stop
@@ -46,6 +54,7 @@ class ClaimedRun:
         self.totals = Totals()
         self._connections = connections
         self._open_text: list[str] = []
+        self._end = end
         self._on_progress = on_progress
         self._progressed = False
 
@@ -78,10 +87,15 @@ class ClaimedRun:
         self._on_progress()
 
     def begin_tool_call(self, tool_call_id: str) -> bool:
-        return self._write(lambda tx: claims.begin_tool_call(tx, self.claim, tool_call_id))
+        return self._write(
+            self._connections.statement,
+            lambda tx: claims.begin_tool_call(tx, self.claim, tool_call_id),
+        )
 
     def end_tool_call(self, result: ToolResult) -> None:
-        self._write(lambda tx: claims.end_tool_call(tx, self.claim, result))
+        self._write(
+            self._connections.statement, lambda tx: claims.end_tool_call(tx, self.claim, result)
+        )
 
     def add_usage(self, usage: Usage, cost_usd: Decimal) -> Event:
         self.totals = Totals(
@@ -127,7 +141,7 @@ class ClaimedRun:
 
     def release(self) -> bool:
         """Hand the run to another worker; its open text will be void there."""
-        return self._let_go(
+        return self._hand_back(
             lambda tx, stored: claims.release(
                 tx,
                 self.claim,
@@ -142,7 +156,7 @@ class ClaimedRun:
         """Wait for a person to answer."""
         expires_at = self.log.now() + timedelta(seconds=expires_seconds)
         request = wait.request(str(ids.new_id()), times.rfc3339(expires_at))
-        return self._let_go(
+        return self._hand_back(
             lambda tx, stored: claims.park(
                 tx,
                 self.claim,
@@ -170,53 +184,76 @@ class ClaimedRun:
         error: RunError | None,
         *last: Event,
     ) -> bool:
-        def finish(tx: Transaction, stored: list[StoredEvent]) -> bool:
-            tx.after_commit.append(lambda: fault_points.reach("worker.ended"))
-            return claims.finish(
-                tx,
-                self.claim,
-                state,
-                stored,
+        def finish(stored: list[StoredEvent]) -> bool:
+            ending = Ending(
+                claim=self.claim,
+                state=state,
+                stored=stored,
                 totals=self.totals,
                 message=message,
                 error=error,
             )
+            while (outcome := self._try(lambda: self._end(ending))) is Outcome.LOCKED:
+                self._check_lease()
+                time.sleep(LOCKED_SECONDS)
+            if outcome is Outcome.LOST:
+                raise LeaseLost()
+            return outcome is Outcome.ENDED
 
         fault_points.reach("worker.before_end")
         return self._let_go(finish, *last)
 
-    def _let_go(
+    def _hand_back(
         self, change: Callable[[Transaction, list[StoredEvent]], bool], *last: Event
     ) -> bool:
+        return self._let_go(
+            lambda stored: self._write(
+                self._connections.transaction, lambda tx: change(tx, stored)
+            ),
+            *last,
+        )
+
+    def _let_go(self, write: Callable[[list[StoredEvent]], bool], *last: Event) -> bool:
         """Write everything still unwritten and the `last` events together with the change."""
         stored = self.log.withdraw(*last)
         done = False
         try:
-            done = self._write(lambda tx: change(tx, stored))
+            done = write(stored)
         except LeaseLost:
             # A COMMIT whose answer was lost may have ended the claim itself: its events tell.
             if not self._is_stored(stored[-1]):
                 raise
-            self._connections.send(
-                lambda: eventlog.publish(self._connections, {self.claim.run_id: stored})
-            )
+            self._connections.send(eventlog.news(self._connections, {self.claim.run_id: stored}))
             done = True
         finally:
             if not done:
                 self.log.retract(stored, len(last))
         return done
 
-    def _write(self, change: Callable[[Transaction], T]) -> T:
-        """Make a guarded change; try again while Postgres is out of reach and the lease lives."""
+    def _write(
+        self,
+        begin: Callable[[], AbstractContextManager[Transaction]],
+        change: Callable[[Transaction], T],
+    ) -> T:
+        def once() -> T:
+            with begin() as tx:
+                return change(tx)
+
+        return self._try(once)
+
+    def _try(self, write: Callable[[], T]) -> T:
+        """Make a guarded write; try again while Postgres is out of reach and the lease lives."""
         while True:
             try:
-                with self._connections.transaction() as tx:
-                    return change(tx)
+                return write()
             except Unavailable as error:
                 log.warning("the run's state waits for Postgres: %s", error.__cause__)
-                if self.stop.lease_lost:
-                    raise LeaseLost() from error
+                self._check_lease(error)
                 time.sleep(RETRY_SECONDS)
+
+    def _check_lease(self, cause: Exception | None = None) -> None:
+        if self.stop.lease_lost:
+            raise LeaseLost() from cause
 
     def _is_stored(self, event: StoredEvent) -> bool:
         with self._connections.reading() as sql:

@@ -25,11 +25,11 @@ LOCKED_SECONDS = 0.02
 _WRITE = """
 WITH held AS (
     SELECT id, fence, state, cancel_requested_at FROM runs
-    WHERE id = ANY(%(run_ids)s::uuid[]) ORDER BY id FOR SHARE SKIP LOCKED
+    WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR SHARE SKIP LOCKED
 ), written AS (
     INSERT INTO run_events (run_id, seq, type, payload)
     SELECT e.run_id, e.seq, e.type, e.payload
-    FROM unnest(%(event_run_ids)s::uuid[], %(fences)s::bigint[], %(seqs)s::bigint[],
+    FROM unnest(%(run_ids)s::uuid[], %(fences)s::bigint[], %(seqs)s::bigint[],
                 %(types)s::text[], %(payloads)s::text[])
          AS e (run_id, fence, seq, type, payload)
     JOIN held ON held.id = e.run_id AND held.fence = e.fence AND held.state = 'executing'
@@ -111,17 +111,13 @@ class EventWriter:
 
     def _commit(self, batch: dict[RunLog, Sequence[StoredEvent]]) -> list[RunLog]:
         """Store and publish; returns the runs whose row was locked by somebody else."""
-        rows = [(run, event) for run, events in batch.items() for event in events]
-        with self._connections.transaction() as tx:
+        with self._connections.statement() as tx:
             answer = tx.sql.exec_driver_sql(
                 _WRITE,
                 {
-                    "run_ids": [run.run_id for run in batch],
-                    "event_run_ids": [run.run_id for run, _ in rows],
-                    "fences": [run.fence for run, _ in rows],
-                    "seqs": [event.seq for _, event in rows],
-                    "types": [event.type for _, event in rows],
-                    "payloads": [event.payload for _, event in rows],
+                    "ids": [run.run_id for run in batch],
+                    "fences": [run.fence for run, events in batch.items() for _ in events],
+                    **eventlog.columns([(run.run_id, e) for run, e in batch.items()]),
                 },
             )
             held = {row.id: row for row in answer}
@@ -142,5 +138,5 @@ class EventWriter:
                 run.stop.set(CancelRequested())
         fault_points.reach("worker.committed")
         if written:
-            self._connections.send(lambda: eventlog.publish(self._connections, written))
+            self._connections.send(eventlog.news(self._connections, written))
         return skipped

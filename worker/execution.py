@@ -4,14 +4,16 @@ import logging
 import time
 from uuid import UUID
 
-from shared import claims, fault_points, logs, personas, times
+from shared import fault_points, logs, personas, times
 from shared.claims import Claim
+from shared.connections import Connections
 from shared.errors import LeaseLost, Unavailable
 from shared.events import RunError
+from shared.hints import GroupedHint
 from shared.transitions import recorded_totals
 from worker import history, loop, providers, tools
 from worker.claimed_run import ClaimedRun
-from worker.conversation import first_void_seq, turns_of
+from worker.conversation import Turn, first_void_seq, turns_of
 from worker.outcomes import (
     CancelRequested,
     DeadlineExceeded,
@@ -32,8 +34,11 @@ LEASE_WAIT_SECONDS = 10.0
 SEND_ON_SECONDS = 0.2
 
 
-def execute(process: WorkerProcess, run_id: UUID) -> None:
-    """Claim the run if it is queued, and execute it until it ends, waits or must be let go."""
+def execute(process: WorkerProcess, run_id: UUID, *, by_message: bool = False) -> None:
+    """Claim the run if it is queued, and execute it until it ends, waits or must be let go.
+
+    `by_message`: a message brought it, and not a look into Postgres.
+    """
     while True:
         if process.draining.is_set():
             _send_on(process, run_id)
@@ -43,7 +48,7 @@ def execute(process: WorkerProcess, run_id: UUID) -> None:
             return
         fault_points.reach("worker.popped")
         with process.holding(run_id) as held:
-            parked = _attempt(process, held)
+            parked = _attempt(process, held, by_message=by_message)
             has_room = process.room > process.settings.worker_concurrency // 2
             if not parked or not has_room or process.draining.is_set():
                 return
@@ -54,18 +59,19 @@ def execute(process: WorkerProcess, run_id: UUID) -> None:
 def _send_on(process: WorkerProcess, run_id: UUID) -> None:
     """The message is another worker's: this one stops, but it still takes some for a moment."""
     time.sleep(SEND_ON_SECONDS)
-    process.connections.send(lambda: process.connections.enqueue(run_id))
+    process.connections.send(GroupedHint(process.connections.enqueue, run_id))
 
 
-def _attempt(process: WorkerProcess, held: HeldRun) -> bool:
+def _attempt(process: WorkerProcess, held: HeldRun, *, by_message: bool) -> bool:
     """True if the run waits for a person now."""
     began = time.monotonic()
     try:
-        suspects = process.enter_quarantine(held)
-        with process.connections.transaction() as tx:
-            claim = claims.claim(tx, held.run_id, process.worker_id, suspects=suspects)
+        process.enter_quarantine(held)
+        claim = process.claim(held)
         if claim is None:
             return False
+        if by_message:
+            process.delivered(claim.queued_at)
         fault_points.reach("worker.claimed")
         if not claim.is_suspect:
             process.leave_quarantine(held)
@@ -92,19 +98,13 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         process.writer.mark,
         times.clock_set_to(claim.claimed_at),
     )
-    run = ClaimedRun(connections, claim, run_log, held.stop, lambda: process.leave_quarantine(held))
+    run = ClaimedRun(
+        connections, claim, run_log, held.stop, process.end, lambda: process.leave_quarantine(held)
+    )
     parked = done = False
     try:
-        with connections.reading() as sql:
-            earlier = history.load(sql, claim)
-            own = history.own_events(sql, claim.run_id) if claim.attempt > 1 else []
-            turns = turns_of(own)
-            if own:
-                run.totals = recorded_totals(sql, claim.run_id)
-            if turns and turns[-1].is_open:
-                history.take_done_calls(sql, claim.run_id, turns[-1])
-        if (void := first_void_seq(own)) is not None:
-            run.reset_lost_text(void)
+        earlier = process.history_of(claim)
+        turns = _resume(connections, run) if claim.attempt > 1 else []
         persona = personas.find(claim.persona_id)
         held.deadline = time.monotonic() + persona.timeout_seconds - claim.used_seconds
         route = process.routes.get(claim.route_id)
@@ -146,3 +146,17 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
     if not done:
         run.cancel()
     return parked
+
+
+def _resume(connections: Connections, run: ClaimedRun) -> list[Turn]:
+    """What earlier attempts have finished; text that they left open is declared void."""
+    run_id = run.claim.run_id
+    with connections.reading() as sql:
+        own = history.own_events(sql, run_id)
+        turns = turns_of(own)
+        run.totals = recorded_totals(sql, run_id)
+        if turns and turns[-1].is_open:
+            history.take_done_calls(sql, run_id, turns[-1])
+    if (void := first_void_seq(own)) is not None:
+        run.reset_lost_text(void)
+    return turns

@@ -1,35 +1,49 @@
 """What a run's model has seen before: the thread's messages and the tool turns of earlier runs."""
 
 from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 
 from shared.claims import Claim
 from shared.events import StoredEvent, ToolResult
-from shared.tables import messages, run_events, runs, tool_calls
+from shared.tables import run_events, runs, tool_calls
 from worker.conversation import TURN_TYPES, Turn, messages_of, turns_of
 from worker.messages import AssistantMessage, Message, UserMessage
 
+_SAID = """
+SELECT c.run_id AS of_run, m.position, m.role, m.content, m.partial
+FROM unnest(%(run_ids)s::uuid[], %(thread_ids)s::uuid[], %(positions)s::bigint[])
+     AS c (run_id, thread_id, position)
+JOIN messages m ON m.thread_id = c.thread_id AND m.position < c.position
+WHERE m.superseded_at IS NULL
+ORDER BY c.run_id, m.position
+"""
 
-def load(sql: Connection, claim: Claim) -> list[Message]:
-    """The conversation up to the run's place in the thread, without what a retry has superseded."""
-    said = sql.execute(
-        select(
-            messages.c.position,
-            messages.c.role,
-            messages.c.content,
-            messages.c.partial,
-            messages.c.run_id,
-        )
-        .where(
-            messages.c.thread_id == claim.thread_id,
-            messages.c.position < claim.position,
-            messages.c.superseded_at.is_(None),
-        )
-        .order_by(messages.c.position)
-    ).all()
-    places = _turns_of_earlier_runs(sql, claim)
+
+def load(sql: Connection, claims: Sequence[Claim]) -> list[list[Message]]:
+    """Of each claim: the conversation up to the run's place, without what a retry superseded."""
+    said: dict[UUID, list[Row[Any]]] = defaultdict(list)
+    rows = sql.exec_driver_sql(
+        _SAID,
+        {
+            "run_ids": [claim.run_id for claim in claims],
+            "thread_ids": [claim.thread_id for claim in claims],
+            "positions": [claim.position for claim in claims],
+        },
+    )
+    for row in rows:
+        said[row.of_run].append(row)
+    return [_conversation(sql, claim, said[claim.run_id]) for claim in claims]
+
+
+def _conversation(sql: Connection, claim: Claim, said: Sequence[Row[Any]]) -> list[Message]:
+    # Every message and every run has a place of its own: where people's messages fill them all,
+    # there was no run before.
+    is_first = len(said) == claim.position - 1 and all(row.role == "user" for row in said)
+    places = {} if is_first else _turns_of_earlier_runs(sql, claim)
     for message in said:
         if message.role == "user":
             places[message.position] = [UserMessage(message.content)]

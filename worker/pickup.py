@@ -6,6 +6,7 @@ them do when Redis is gone; runs go on without it all the same.
 
 import logging
 import threading
+from datetime import timedelta
 from uuid import UUID
 
 from shared import claims
@@ -15,7 +16,7 @@ from worker.process import WorkerProcess
 
 log = logging.getLogger(__name__)
 
-#: A message takes some milliseconds; who waits for longer has none, or all workers are busy.
+#: A message takes some milliseconds; a run that waits for longer has none, or many stand before it.
 UNCLAIMED_SECONDS = 1.0
 BATCH = 100
 #: While there are more than this process had room for.
@@ -47,12 +48,15 @@ def pick_up(process: WorkerProcess, room: int) -> int:
     Raises:
         Unavailable
     """
+    delivered = process.delivered_up_to
     with process.connections.reading() as sql:
         found = claims.unclaimed(
             sql,
             older_than=UNCLAIMED_SECONDS,
             limit=room,
             suspects=not process.has_suspect,
+            # Of a long queue each message would be overtaken, and still cost its time later.
+            before=delivered and delivered - timedelta(seconds=UNCLAIMED_SECONDS),
         )
     for run_id in found:
         threading.Thread(target=_execute, args=(process, run_id), name="run", daemon=True).start()

@@ -3,23 +3,31 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from uuid import UUID
 
-from shared import model_routes, signals, sweep
+from shared import claims, endings, model_routes, signals, sweep
+from shared.claims import Claim
 from shared.config import Settings
 from shared.connections import Connections, connect
+from shared.endings import Ending, Outcome
 from shared.errors import Unavailable
+from shared.group_commit import GroupCommit
 from shared.hints import HintSender
 from shared.postgres import OF_RUNS
+from worker import history
 from worker.event_writer import EventWriter
 from worker.lease import Lease
+from worker.messages import Message
 from worker.outcomes import CancelRequested, DeadlineExceeded, ShuttingDown
 from worker.stop_signal import StopSignal
 
 log = logging.getLogger(__name__)
 
+#: Without a message for so long, none is expected.
+DELIVERY_SECONDS = 2.0
 #: After SIGTERM a model call may go on for so long before its run is handed over.
 DRAIN_SECONDS = 5.0
 
@@ -45,11 +53,16 @@ class WorkerProcess:
             settings, application="arkloop-worker", limits=OF_RUNS, send=HintSender()
         )
         self.writer = EventWriter(self.connections)
+        self.claim = GroupCommit(self._claim)
+        self.history_of = GroupCommit(self._load_histories)
+        self.end = GroupCommit(self._end, size=lambda ending: ending.size)
         self.draining = threading.Event()
         self._lock = threading.Lock()
         self._held: set[HeldRun] = set()
         self._suspect: HeldRun | None = None
         self._lost_by_outage: set[UUID] = set()
+        self._delivered_at = float("-inf")
+        self._delivered_up_to: datetime | None = None
         self.lease = Lease(settings, self.held, self._on_orphan)
         self.worker_id = self.lease.worker_id
         self._signals = signals.SignalListener(
@@ -66,6 +79,25 @@ class WorkerProcess:
         self._signals.stop()
         self._sweep.set()
         self.connections.close()
+
+    def _claim(self, wanted: Sequence["HeldRun"]) -> list[Claim | None]:
+        ids = [held.run_id for held in wanted]
+        suspects = [held.run_id for held in wanted if held is self._suspect]
+        with self.connections.statement() as tx:
+            taken = claims.start(tx, ids, self.worker_id, suspects=suspects)
+        if others := [run_id for run_id in ids if run_id not in taken]:
+            with self.connections.transaction() as tx:
+                taken |= claims.claim(tx, others, self.worker_id, suspects=suspects)
+        # A run may be wanted twice: only the first gets it.
+        return [taken.pop(held.run_id, None) for held in wanted]
+
+    def _load_histories(self, claims: Sequence[Claim]) -> list[list[Message]]:
+        with self.connections.reading() as sql:
+            return history.load(sql, claims)
+
+    def _end(self, to_end: Sequence[Ending]) -> list[Outcome]:
+        with self.connections.statement() as tx:
+            return endings.end(tx, to_end)
 
     def held(self) -> dict[UUID, StopSignal]:
         """The stop signals of the runs that are held, or just being claimed, by run."""
@@ -88,6 +120,20 @@ class WorkerProcess:
     def room(self) -> int:
         """How many more runs this process may hold."""
         return self.settings.worker_concurrency - len(self._held)
+
+    def delivered(self, queued_at: datetime) -> None:
+        """A message has brought a run that was queued then."""
+        self._delivered_at = time.monotonic()
+        self._delivered_up_to = max(queued_at, self._delivered_up_to or queued_at)
+
+    @property
+    def delivered_up_to(self) -> datetime | None:
+        """When that run was queued whose message came last, None if none came of late.
+
+        Messages come in order: one for an earlier run, but for a short time, will not come.
+        """
+        is_recent = time.monotonic() - self._delivered_at < DELIVERY_SECONDS
+        return self._delivered_up_to if is_recent else None
 
     @property
     def has_suspect(self) -> bool:

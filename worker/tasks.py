@@ -15,5 +15,5 @@ def register(celery: Celery, process: Callable[[], WorkerProcess]) -> None:
 
     @celery.task(name=queue.EXECUTE)
     def execute(run_id: str) -> None:
-        execution.execute(process(), UUID(run_id))
+        execution.execute(process(), UUID(run_id), by_message=True)
         fault_points.reach("worker.task_done")

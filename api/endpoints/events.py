@@ -1,32 +1,30 @@
 """`/v1/runs/{id}/events`: the event stream, and tickets for browsers to open it."""
 
 import re
-import socket
-from collections.abc import Iterator
+from functools import lru_cache
+from typing import cast
 from uuid import UUID
 
 from flask import Blueprint, Response, current_app, jsonify, request
 from marshmallow import Schema, fields, validate
 
 from api import sse, stream_tickets
-from api.auth import Authenticator, authenticator, bearer_token, requires
-from api.current import actor, connections, settings
+from api.auth import authenticator, bearer_token, requires
+from api.current import actor, settings
 from api.fields import Digits
 from api.idempotency import idempotent
 from api.json_body import NoArguments, query_args, read_body
 from api.path_ids import check as check_ids
-from api.stream_hub import StreamHub, Watch
+from api.stream_hub import StreamHub
+from api.watch import Watch
 from shared import run_queries
 from shared.actors import Actor
 from shared.connections import Transaction
 from shared.errors import Forbidden, InvalidRequest, Unauthorized
-from shared.status import RunState
 from shared.times import now, rfc3339
 
 bp = Blueprint("events", __name__)
 
-#: A client that takes nothing for so long is closed.
-BLOCKED_WRITE_SECONDS = 60
 MAX_SEQ = 2**63 - 1
 
 _HEADERS = {
@@ -51,16 +49,27 @@ def stream_events(run_id: UUID) -> Response:
     args = query_args(EventsQuery())
     last_event_id = request.headers.get("Last-Event-ID")
     cursor = max(args["after_seq"], 0 if last_event_id is None else _seq(last_event_id))
-    with connections().reading() as sql:
-        run = run_queries.get(sql, reader, run_id)
-    ended = RunState(run["state"]).is_terminal
-    if ended and cursor >= run["last_seq"] and last_event_id is not None:
+    head = _hub().heads.get_seen(run_id, reader)
+    is_all = head.ended_at is not None and cursor >= head.last_seq
+    if is_all and last_event_id is not None:
         return Response(status=204)
     if request.method == "HEAD":
         return Response(headers=_HEADERS)
-    finished = ended and cursor >= run["last_seq"]
-    body = iter([sse.HELLO]) if finished else _body(reader, run_id, cursor, args)
-    return Response(body, headers=_HEADERS, direct_passthrough=True)
+    if is_all:
+        return Response(iter([sse.HELLO]), headers=_HEADERS, direct_passthrough=True)
+    goes_on = head.ended_at is None and args["follow"] == "true"
+    watch = Watch(
+        run_id,
+        _shared(reader),
+        cursor=cursor,
+        named=args["named"] == "true",
+        until=None if goes_on else head.last_seq,
+        connection=request.environ.get("gunicorn.socket"),
+        may_read=authenticator().still_valid,
+    )
+    return Response(
+        sse.stream(_hub(), watch, request.environ), headers=_HEADERS, direct_passthrough=True
+    )
 
 
 @bp.post("/v1/runs/<id:run_id>/stream-ticket")
@@ -87,44 +96,23 @@ def _reader(run_id: UUID) -> Actor:
     reader = stream_tickets.verify(settings(), tickets[0], run_id)
     if not authenticator().still_valid(reader):
         raise Unauthorized()
-    with connections().reading() as sql:
-        ended_at = run_queries.get(sql, reader, run_id)["ended_at"]
+    ended_at = _hub().heads.get_seen(run_id, reader).ended_at
     if ended_at is not None and ended_at + stream_tickets.AFTER_END < now():
         raise Unauthorized()
     return reader
+
+
+@lru_cache(4096)
+def _shared(reader: Actor) -> Actor:
+    """The same object for all streams of one reader, of whom some have thousands."""
+    return reader
+
+
+def _hub() -> StreamHub:
+    return cast(StreamHub, current_app.extensions["arkloop.hub"])
 
 
 def _seq(text: str) -> int:
     if not re.fullmatch("[0-9]{1,19}", text) or int(text) > MAX_SEQ:
         raise InvalidRequest(**{"Last-Event-ID": [f"must be an integer from 0 to {MAX_SEQ}"]})
     return int(text)
-
-
-def _body(reader: Actor, run_id: UUID, cursor: int, args: dict[str, object]) -> Iterator[bytes]:
-    """The stream; everything of the request is looked up now, the generator runs after it."""
-    hub: StreamHub = current_app.extensions["arkloop.hub"]
-    checker: Authenticator = authenticator()
-    open_connections = connections()
-    client: socket.socket | None = request.environ.get("gunicorn.socket")
-    named = args["named"] == "true"
-
-    def generate() -> Iterator[bytes]:
-        before = client.gettimeout() if client is not None else None
-        if client is not None:
-            client.settimeout(BLOCKED_WRITE_SECONDS)
-        try:
-            if args["follow"] == "false":
-                watch = Watch(run_id)
-                watch.cursor = cursor
-                yield from sse.replay(open_connections, watch, named=named)
-                return
-            with hub.watch(
-                run_id, reader.user_id, client, lambda: checker.still_valid(reader)
-            ) as watch:
-                watch.cursor = cursor
-                yield from sse.follow(open_connections, watch, named=named)
-        finally:
-            if client is not None:
-                client.settimeout(before)
-
-    return generate()

@@ -2,12 +2,12 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response, current_app, jsonify
+from flask import Blueprint, Response, current_app, jsonify, request
 from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import RowMapping
 
@@ -18,9 +18,11 @@ from api.idempotency import created, idempotent
 from api.json_body import NoArguments, query_args, read_body
 from api.paging import ByTime, PageQuery, page, page_args
 from shared import model_routes, personas, run_queries, runs
-from shared.connections import Transaction
+from shared.connections import Connections, Transaction
 from shared.events import money
+from shared.group_commit import GroupCommit
 from shared.ids import new_trace_id
+from shared.runs import NewRun
 from shared.status import STATUSES, phase_of, status_of
 from shared.times import rfc3339, rfc3339_or_none
 
@@ -67,15 +69,46 @@ def routes() -> model_routes.Routes:
 
 @bp.post("/v1/threads/<id:thread_id>/runs")
 @requires("data.runs.write")
-@idempotent
-def create_run(tx: Transaction, thread_id: UUID) -> Response:
+def create_run(thread_id: UUID) -> Response:
     """201 with the run's ids; the body is optional."""
+    if "Idempotency-Key" in request.headers:
+        return _create_once(thread_id)
+    new = _new_run(thread_id)
+    together: GroupCommit[NewRun, UUID | None] = current_app.extensions["arkloop.create_runs"]
+    run_id = together(new)
+    if run_id is None:
+        with connections().transaction() as tx:
+            run_id = runs.create(tx, new)
+    return _created(run_id, new.trace_id)
+
+
+@idempotent
+def _create_once(tx: Transaction, thread_id: UUID) -> Response:
+    new = _new_run(thread_id)
+    return _created(runs.create(tx, new), new.trace_id)
+
+
+def create_together(to: Connections) -> GroupCommit[NewRun, UUID | None]:
+    """Creates the runs of requests that come at the same time in one statement."""
+
+    def create_all(wanted: Sequence[NewRun]) -> list[UUID | None]:
+        with to.statement() as tx:
+            return runs.create_all(tx, wanted)
+
+    return GroupCommit(create_all)
+
+
+def _new_run(thread_id: UUID) -> NewRun:
     body = read_body(CreateRun(), optional=True)
     persona = personas.find(body.get("persona_id") or None)
     route = model_routes.choose(routes(), body.get("route_id") or None, persona)
-    trace = new_trace_id()
-    run_id = runs.create(tx, actor(), thread_id, persona=persona, route=route, trace_id=trace)
-    return _created(run_id, trace)
+    return NewRun(
+        actor=actor(),
+        thread_id=thread_id,
+        persona=persona,
+        route=route,
+        trace_id=new_trace_id(),
+    )
 
 
 @bp.post("/v1/threads/<id:thread_id>:retry")

@@ -6,13 +6,18 @@ from chaos.mutation.planting import Edit, Mutant, mutant
 _TWO_ACTIVE_RUNS = (
     Edit(
         "shared/runs.py",
-        "    position = conversations.take_position(tx, actor, thread_id)\n",
+        "    created = set(tx.sql.scalars(_CREATE, values))\n",
         "    tx.sql.exec_driver_sql('DROP INDEX IF EXISTS uq_runs_active_thread_id')\n"
-        "    position = conversations.take_position(tx, actor, thread_id)\n",
+        "    created = set(tx.sql.scalars(_CREATE, values))\n",
     ),
     Edit(
         "shared/runs.py",
-        '            index_elements=["thread_id"],\n            index_where=IS_ACTIVE,\n',
+        "        ~exists().where(runs.c.thread_id == threads.c.id, IS_ACTIVE),\n",
+        "",
+    ),
+    Edit(
+        "shared/runs.py",
+        '    .on_conflict_do_nothing(index_elements=["thread_id"], index_where=IS_ACTIVE)\n',
         "",
     ),
 )
@@ -35,15 +40,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "I12",
         Edit(
             "shared/claims.py",
-            ".where(inputs.c.run_id == run_id, inputs.c.consumed_at.is_(None))",
-            ".where(inputs.c.run_id == run_id)",
+            ".where(inputs.c.run_id.in_(run_ids), inputs.c.consumed_at.is_(None))",
+            ".where(inputs.c.run_id.in_(run_ids))",
         ),
     ),
     mutant(
         "inputs are taken and not told",
         "questions",
         "I12",
-        Edit("shared/claims.py", "        happened.extend(inputs_taken)\n", ""),
+        Edit("shared/claims.py", "            *answers.get(row.run_id, ()),\n", ""),
     ),
     mutant(
         "a thread has two active runs",
@@ -65,8 +70,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "I15",
         Edit(
             "shared/run_queries.py",
-            ".where(runs.c.id == run_id, actor.sees())",
-            ".where(runs.c.id == run_id)",
+            '.where(runs.c.id == bindparam("run_id"), _IS_VISIBLE)',
+            '.where(runs.c.id == bindparam("run_id"))',
+        ),
+        Edit(
+            "api/run_heads.py",
+            "return self.org_id == actor.org_id and self.only_for in (None, actor.user_id)",
+            "return True",
         ),
     ),
     mutant(
@@ -75,7 +85,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "I18",
         Edit(
             "worker/execution.py",
-            "run.totals = recorded_totals(sql, claim.run_id)",
+            "run.totals = recorded_totals(sql, run_id)",
             "pass",
         ),
     ),
@@ -85,7 +95,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "I19",
         Edit(
             "api/endpoints/events.py",
-            'if ended and cursor >= run["last_seq"] and last_event_id is not None:',
+            "if is_all and last_event_id is not None:",
             "if False:",
         ),
     ),

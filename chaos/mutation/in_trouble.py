@@ -66,11 +66,16 @@ MUTANTS: tuple[Mutant, ...] = (
         "killed-after-end",
         "I2 I3",
         Edit(
-            "shared/claims.py",
-            "        eventlog.store(tx, claim.run_id, stored)\n",
+            "shared/endings.py",
+            "    JOIN ended ON ended.id = v.run_id\n",
+            "    JOIN ended ON ended.id = v.run_id AND false\n",
+        ),
+        Edit(
+            "shared/endings.py",
+            "        tx.after_commit.append(eventlog.news(tx.connections, published))\n",
             "        def later() -> None:\n"
             "            with tx.connections.transaction() as second:\n"
-            "                eventlog.store(second, claim.run_id, stored)\n"
+            "                eventlog.store(second, published)\n"
             "\n"
             "        tx.after_commit.append(later)\n",
         ),
@@ -81,10 +86,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "I1 I2 I3 I8 I10",
         Edit(
             "worker/event_writer.py",
-            "        with self._connections.transaction() as tx:\n",
+            "        with self._connections.statement() as tx:\n",
             "        eventlog.publish(self._connections, {r.run_id: e for r, e in batch.items()})\n"
             '        fault_points.reach("worker.committed")\n'
-            "        with self._connections.transaction() as tx:\n",
+            "        with self._connections.statement() as tx:\n",
         ),
         Edit(
             "worker/event_writer.py",
@@ -119,11 +124,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "I2 I3 I8",
         *_ZOMBIES_GO_ON,
         Edit(
-            "shared/claims.py",
-            "    held = update(runs).where(\n"
-            "        runs.c.id == claim.run_id,\n"
-            "        runs.c.fence == claim.fence,\n",
-            "    held = update(runs).where(\n        runs.c.id == claim.run_id,\n",
+            "shared/endings.py",
+            "    WHERE r.fence = e.fence AND r.state = 'executing'\n",
+            "    WHERE r.state = 'executing'\n",
         ),
     ),
     mutant(
@@ -155,9 +158,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "flushes",
         "I1 I2 I3",
         Edit(
-            "shared/eventlog.py",
-            "    if not events:\n        with connections.reading() as sql:\n",
-            "    if False:\n        with connections.reading() as sql:\n",
+            "api/page_reader.py",
+            "                    of_table.append(read)\n",
+            "                    self._nothing_there(read)\n",
         ),
     ),
     mutant(
@@ -179,9 +182,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "flushes",
         "I1 I2",
         Edit(
-            "shared/eventlog.py",
-            "if seq != after_seq + len(events) + 1 or ",
+            "api/stream_pages.py",
+            'if entry_id != b"%d-0" % (seq + 1) or ',
             "if ",
+        ),
+        Edit(
+            "api/stream_pages.py",
+            "        seq += 1\n",
+            '        seq = int(entry_id.split(b"-")[0])\n',
         ),
     ),
     mutant(

@@ -139,6 +139,30 @@ def assert_ended(client: socket.socket) -> None:
         pass
 
 
+def test_many_who_come_at_once_are_all_served(
+    system: System, user: Caller, server: WebServer
+) -> None:
+    """Hundreds ask for a stream in the same moment: none is told that the service is away."""
+    run_id = user.run({"tool": "ask_user", "args": {"question": "?"}})
+    cursor = user.until(run_id, "status", "waiting_for_input")["last_seq"]
+    ask = (
+        f"GET /v1/runs/{run_id}/events?after_seq={cursor} HTTP/1.1\r\nHost: localhost\r\n"
+        f"Authorization: Bearer {user.token}\r\n\r\n"
+    ).encode()
+    with ExitStack() as open_ones:
+        clients = [open_ones.enter_context(server.connect()) for _ in range(400)]
+        for client in clients:
+            client.sendall(ask)
+
+        answers = {client.recv(65536)[:12] for client in clients}
+        channel = f"run:{run_id}:news"
+        redis = system.connections.redis
+        eventually(lambda: [(channel, 1)] == redis.pubsub_numsub(channel))
+
+    assert {b"HTTP/1.1 200"} == answers
+    user.cancel(run_id)
+
+
 def test_a_server_without_descriptors_recovers(system: System) -> None:
     """More clients than it can have: it serves again when they leave, by itself."""
     with system.one_more_web_server() as server:

@@ -1,180 +1,218 @@
-"""Frames: what any client reads from them is exactly the events."""
+"""Streams: followed to the end, replayed, and read together by all who stand at the same place."""
 
-import json
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from uuid import uuid4
+from dataclasses import replace
 
-import httpx
 import pytest
-from httpx_sse import EventSource, ServerSentEvent
-from hypothesis import given
-from hypothesis import strategies as st
 
-from api import sse
-from api.stream_hub import Watch
-from shared import eventlog, keys
-from shared.connections import Connections
-from shared.events import MessageDelta, RunCancelled, StoredEvent, Usage, encode
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-#: Text that looks like a part of the protocol, or like the end of a line.
-LOOKALIKES = st.sampled_from(
-    [
-        "\n",
-        "\r",
-        "\r\n",
-        "\u2028",
-        "\u0085",
-        "\x0b",
-        "\n\n",
-        "data: x",
-        "id: 9",
-        ":",
-        "retry: 1",
-        "\ufeff",
-    ]
-)
-TEXT = st.lists(st.text() | LOOKALIKES).map("".join)
-
-
-def read_by_httpx_sse(stream: bytes) -> list[ServerSentEvent]:
-    response = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=stream)
-    return list(EventSource(response).iter_sse())
-
-
-@given(st.lists(TEXT, min_size=1, max_size=5), st.booleans())
-def test_a_client_reads_exactly_the_events(texts: list[str], named: bool) -> None:
-    """Whatever text is in them; ids and names are the events' own."""
-    events = [encode(i, MessageDelta(text), NOW) for i, text in enumerate(texts, 1)]
-    frames = [sse.frame(event, named=named, first=event.seq == 1) for event in events]
-
-    read = read_by_httpx_sse(sse.HELLO + "".join(frames).encode() + sse.PING)
-
-    assert [event.payload for event in events] == [sent.data for sent in read]
-    assert [str(event.seq) for event in events] == [sent.id for sent in read]
-    assert {"message.delta" if named else "message"} == {sent.event for sent in read}
-    assert [1000] + [None] * (len(events) - 1) == [sent.retry for sent in read]
-
-
-@given(TEXT)
-def test_a_frame_is_three_lines(text: str) -> None:
-    """One `data:` line, then `id:`, then an empty line; LF only."""
-    event = encode(12, MessageDelta(text), NOW)
-
-    assert f"data: {event.payload}\nid: 12\n\n" == sse.frame(event, named=False, first=False)
-    assert 3 == sse.frame(event, named=False, first=False).count("\n")
-    assert "\r" not in sse.frame(event, named=True, first=True)
-
-
-def test_the_first_frame_says_when_to_reconnect() -> None:
-    """Not in a frame of its own, which some clients take for an empty event."""
-    event = StoredEvent(1, "run.started", "{}")
-
-    first = sse.frame(event, named=True, first=True)
-
-    assert "retry: 1000\nevent: run.started\ndata: {}\nid: 1\n\n" == first
-
-
-@given(st.integers(min_value=0), st.data())
-def test_a_stream_that_is_cut_anywhere_gives_whole_events(seed: int, data: st.DataObject) -> None:
-    """A client that goes on after the last id it has dispatched misses and repeats nothing."""
-    events = [encode(i, MessageDelta(f"{seed} \u2028 {i}"), NOW) for i in range(1, 6)]
-    stream = (
-        sse.HELLO
-        + "".join(sse.frame(event, named=False, first=event.seq == 1) for event in events).encode()
-    )
-    cut = data.draw(st.integers(0, len(stream)))
-
-    before = read_by_httpx_sse(stream[:cut])
-    cursor = int(before[-1].id) if before else 0
-    after = [event.payload for event in events[cursor:]]
-
-    assert [event.payload for event in events] == [sent.data for sent in before] + after
+from api import sse, stream_hub, stream_pages
+from api.stream_hub import StreamHub
+from cli.embedded_server import free_port
+from shared.connections import Connections, connect_redis
+from shared.outage import Outage
+from tests.api.followed_runs import Client, FollowedRun, seqs
+from tests.clients import User
+from tests.stored_runs import StoredRuns
+from tests.waiting import eventually
 
 
 @pytest.fixture
-def run(connections: Connections) -> "FollowedRun":
-    return FollowedRun(connections)
+def hub(connections: Connections) -> Iterator[StreamHub]:
+    hub = StreamHub(connections)
+    yield hub
+    hub.close()
 
 
-class FollowedRun:
-    """A run whose events are in Redis alone, and a watch of it."""
-
-    def __init__(self, connections: Connections) -> None:
-        self.connections = connections
-        self.watch = Watch(uuid4())
-        self.events: list[StoredEvent] = []
-
-    def publish(self, *texts: str) -> None:
-        new = [
-            encode(len(self.events) + i, MessageDelta(text), NOW) for i, text in enumerate(texts, 1)
-        ]
-        self._publish(new)
-
-    def end(self) -> None:
-        end = RunCancelled(Usage(), 0)  # type: ignore[arg-type]
-        self._publish([encode(len(self.events) + 1, end, NOW)])
-
-    def _publish(self, new: list[StoredEvent]) -> None:
-        self.events += new
-        eventlog.publish(self.connections, {self.watch.run_id: new})
-        self.watch.announce(self.events[-1].seq)
-
-    def follow(self) -> Iterator[bytes]:
-        return sse.follow(self.connections, self.watch, named=False)
+@pytest.fixture
+def run(connections: Connections, alice: User) -> FollowedRun:
+    return FollowedRun.of(StoredRuns.of(connections, alice))
 
 
-def test_events_are_followed_to_the_end(run: FollowedRun) -> None:
+def whole(run: FollowedRun, after: int = 0) -> bytes:
+    return sse.HELLO + sse.RETRY + b"".join(run.frames[after:])
+
+
+def test_events_are_followed_to_the_end(hub: StreamHub, run: FollowedRun) -> None:
     """What was there, what comes, and nothing after the terminal event."""
-    run.publish("a", "b")
-    stream = run.follow()
-    assert sse.HELLO == next(stream)
-    assert [1, 2] == [int(sent.id) for sent in read_by_httpx_sse(next(stream))]
-    threading.Timer(0.05, run.publish, ["c"]).start()
-    assert b'"seq":3' in next(stream)
+    run.write("a")
+    client = Client(hub, run.watch())
+    eventually(lambda: [1, 2] == seqs(client.received))
+    run.write("b")
+    eventually(lambda: [1, 2, 3] == seqs(client.received))
     run.end()
 
-    assert [4] == [int(sent.id) for sent in read_by_httpx_sse(b"".join(stream))]
+    assert whole(run) == client.whole()
 
 
-def test_a_stream_ends_when_its_reader_may_not_read_any_more(run: FollowedRun) -> None:
-    """At the next frame."""
-    stream = run.follow()
+def test_those_at_one_place_are_sent_the_same_bytes(hub: StreamHub, run: FollowedRun) -> None:
+    """One read for all of them: the very same object."""
+    clients = [Client(hub, run.watch()) for _ in range(5)]
+    eventually(lambda: all([1] == seqs(client.received) for client in clients))
+    run.write("a" * 1000)
+    eventually(lambda: all([1, 2] == seqs(client.received) for client in clients))
+    run.end()
+
+    for client in clients:
+        assert whole(run) == client.whole()
+    assert 1 == len({id(client.pieces[2]) for client in clients})
+
+
+def test_who_takes_nothing_holds_up_nobody(hub: StreamHub, run: FollowedRun) -> None:
+    """Another gets all of it as it comes; the slow one gets the rest when it takes it."""
+    slow, fast = Client(hub, run.watch()), Client(hub, run.watch())
+    eventually(lambda: [1] == seqs(slow.received) == seqs(fast.received))
+    slow.may_take.clear()
+    for number in range(2, 8):
+        run.write("x" * 40_000)
+        eventually(lambda number=number: list(range(1, number + 1)) == seqs(fast.received))
+    held = len(slow.received)
+    slow.may_take.set()
+    run.end()
+
+    assert held < 2 * stream_pages.PIECE_BYTES + 20_000
+    assert whole(run) == fast.whole() == slow.whole()
+
+
+def test_who_comes_in_the_middle_gets_the_rest(hub: StreamHub, run: FollowedRun) -> None:
+    """Beside those that are ahead of it, while events are written."""
+    clients = [Client(hub, run.watch())]
+    for number in range(30):
+        run.write(f"{number}")
+        if number % 5 == 0:
+            clients.append(Client(hub, run.watch(cursor=number // 2)))
+    run.end()
+
+    assert whole(run) == clients[0].whole()
+    for number, client in enumerate(clients[1:]):
+        assert whole(run, number * 5 // 2) == client.whole()
+
+
+def test_frames_are_named_for_those_who_want_it(hub: StreamHub, run: FollowedRun) -> None:
+    """And for no other at the same place."""
+    plain, named = Client(hub, run.watch()), Client(hub, run.watch(named=True))
+    run.write("a")
+    run.end()
+
+    assert whole(run) == plain.whole()
+    assert seqs(named.whole()) == seqs(plain.whole())
+    assert 3 == named.received.count(b"event: ")
+
+
+@pytest.mark.parametrize("lost", [(1,), (3, 4), (6,), ()])
+def test_what_redis_lacks_comes_from_postgres(
+    hub: StreamHub, run: FollowedRun, lost: tuple[int, ...]
+) -> None:
+    """Its begin, a hole, its end, all of it; for those who were there and those who come."""
+    there = Client(hub, run.watch())
+    there.may_take.clear()
+    run.write("a", "b", "c", "d", "e")
+    run.lose(*lost)
+    there.may_take.set()
+    late = [Client(hub, run.watch(cursor=cursor)) for cursor in range(7)]
+    eventually(lambda: list(range(1, 7)) == seqs(there.received))
+    run.end()
+
+    assert whole(run) == there.whole()
+    for cursor, client in enumerate(late):
+        assert whole(run, cursor) == client.whole()
+
+
+def test_news_of_what_is_nowhere_are_waited_out(hub: StreamHub, run: FollowedRun) -> None:
+    """An old copy of Redis tells of events that there are not: nobody is sent or asked too much."""
+    client = Client(hub, run.watch())
+    eventually(lambda: [1] == seqs(client.received))
+    run.stored.connections.redis.publish(f"run:{run.id}:news", 9)
+    eventually(lambda: client.watch.announced == client.watch.cursor == 1)
+    run.write("a")
+    run.end()
+
+    assert whole(run) == client.whole()
+
+
+def test_without_redis_everything_comes_from_postgres(
+    connections: Connections, run: FollowedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the poll; later, and the same."""
+    monkeypatch.setattr(stream_hub, "POLL_SECONDS_WITHOUT_REDIS", 0.05)
+    url = f"redis://127.0.0.1:{free_port()}"
+    settings = replace(connections.settings, redis_url=url)
+    away = replace(
+        connections, settings=settings, redis=connect_redis(url), redis_outage=Outage(60)
+    )
+    hub = StreamHub(away)
+    client = Client(hub, run.watch())
+    eventually(lambda: [1] == seqs(client.received))
+    run.write("a")
+    eventually(lambda: [1, 2] == seqs(client.received))
+    run.end()
+
+    assert whole(run) == client.whole()
+    hub.close()
+
+
+def test_silence_is_filled_with_pings(
+    connections: Connections, run: FollowedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All from one round through the watches, and not after what was just sent."""
+    monkeypatch.setattr(stream_hub, "CHECK_SECONDS", 0.02)
+    hub = StreamHub(
+        replace(connections, settings=replace(connections.settings, sse_ping_seconds=1))
+    )
+    client = Client(hub, run.watch())
+    eventually(lambda: 2 == client.received.count(sse.PING))
+    run.end()
+
+    assert whole(run) == client.whole().replace(sse.PING, b"")
+    assert client.received.startswith(whole(run)[: len(sse.HELLO) + 20])
+    hub.close()
+
+
+def test_a_stream_ends_when_its_reader_may_not_read_any_more(
+    hub: StreamHub, run: FollowedRun
+) -> None:
+    """At the next frame, and it leaves nothing behind."""
+    client = Client(hub, run.watch(cursor=1))
+    eventually(lambda: [sse.HELLO] == client.pieces)
+    client.watch.end()
+
+    assert sse.HELLO == client.whole()
+    assert not hub._followed
+
+
+def test_a_replay_ends_where_the_events_did(hub: StreamHub, run: FollowedRun) -> None:
+    """It waits for no more; also of a run that Redis has forgotten."""
+    run.write("a")
+    assert whole(run) == Client(hub, run.watch(until=2)).whole()
+    run.lose()
+    assert whole(run) == Client(hub, run.watch(until=2)).whole()
+    assert sse.HELLO == Client(hub, run.watch(cursor=3, until=3)).whole()
+    assert not hub._replayed
+
+
+def test_a_replay_of_a_run_that_goes_away_ends(hub: StreamHub, run: FollowedRun) -> None:
+    """Its events are in no store any more."""
+    run.lose()
+
+    assert sse.HELLO + sse.RETRY + run.frames[0] == Client(hub, run.watch(until=5)).whole()
+
+
+def test_a_long_run_is_replayed_whole(hub: StreamHub, run: FollowedRun) -> None:
+    """Over many pages from Postgres, by several at once."""
+    run.write(*["x" * 3000] * 200)
+    run.lose()
+    run.end()
+    clients = [Client(hub, run.watch(until=202)) for _ in range(4)]
+
+    for client in clients:
+        assert whole(run) == client.whole()
+
+
+def test_what_is_kept_of_the_request_is_emptied(hub: StreamHub, run: FollowedRun) -> None:
+    """Thousands of idle streams would hold thousands of environments."""
+    environ = {"HTTP_HOST": "localhost"}
+    stream = sse.stream(hub, run.watch(), environ)
     next(stream)
-    threading.Timer(0.05, run.watch.end).start()
 
-    assert [] == list(stream)
-
-
-def test_much_at_once_is_sent_in_pieces(run: FollowedRun) -> None:
-    """So that a slow client is seen to make progress; whole frames each."""
-    run.publish(*["x" * 5000] * 20)
-    run.end()
-
-    pieces = list(run.follow())
-
-    assert len(pieces) > 3
-    assert all(piece.endswith(b"\n\n") for piece in pieces[1:])
-    assert all(len(piece) < sse.CHUNK_BYTES + 6000 for piece in pieces)
-    assert [event.payload for event in run.events] == [
-        sent.data for sent in read_by_httpx_sse(b"".join(pieces))
-    ]
-
-
-def test_a_replay_ends_where_the_events_do(run: FollowedRun) -> None:
-    """It does not wait for more."""
-    run.publish("a", "b")
-
-    stream = b"".join(sse.replay(run.connections, run.watch, named=False))
-
-    assert [1, 2] == [json.loads(sent.data)["seq"] for sent in read_by_httpx_sse(stream)]
-    assert 2 == run.watch.cursor
-
-
-def test_the_stream_in_redis_is_what_is_followed(run: FollowedRun) -> None:
-    """Its key is made of the run's id."""
-    run.publish("a")
-
-    assert 1 == run.connections.redis.xlen(keys.events(run.watch.run_id))
+    assert {} == environ
+    threading.Thread(target=stream.close).start()  # type: ignore[attr-defined]

@@ -1,15 +1,21 @@
 """The hub: one subscription for all streams of a process, and who is told of what."""
 
+import contextlib
 import socket
-from collections.abc import Iterator
-from uuid import uuid4
+from collections.abc import Callable, Iterator
+from uuid import UUID, uuid4
 
 import pytest
 
-from api.stream_hub import StreamHub, Watch
-from shared import keys, signals
+from api.hangups import Hangups
+from api.stream_hub import StreamHub
+from api.watch import Watch
+from shared import ids, keys, signals
+from shared.actors import Actor
 from shared.connections import Connections
-from tests.waiting import eventually
+from tests.clients import Register, User
+from tests.stored_runs import StoredRuns
+from tests.waiting import eventually, in_parallel
 
 
 @pytest.fixture
@@ -17,110 +23,190 @@ def hub(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
     """One that pings its subscription all the time."""
     monkeypatch.setattr(signals, "PING_SECONDS", 0.05)
     hub = StreamHub(connections)
-    with hub.watch(uuid4()):  # the first one starts it
-        eventually(lambda: hub._is_listening)
     yield hub
     hub.close()
 
 
-def test_news_reach_everybody_who_watches_the_run(hub: StreamHub, connections: Connections) -> None:
+@pytest.fixture
+def stored(connections: Connections, alice: User) -> StoredRuns:
+    return StoredRuns.of(connections, alice)
+
+
+@contextlib.contextmanager
+def watching(
+    hub: StreamHub,
+    run_id: UUID,
+    reader: Actor,
+    *,
+    cursor: int = 0,
+    connection: socket.socket | None = None,
+    may_read: Callable[[Actor], bool] = lambda _: True,
+) -> Iterator[Watch]:
+    """A client that has been told of what is there."""
+    watch = Watch(run_id, reader, cursor=cursor, connection=connection, may_read=may_read)
+    hub.add(watch)
+    try:
+        eventually(lambda: hub._followed[run_id].is_told and hub._unknown.empty())
+        yield watch
+    finally:
+        hub.remove(watch)
+
+
+def test_news_reach_everybody_who_watches_the_run(hub: StreamHub, stored: StoredRuns) -> None:
     """And nobody else."""
-    run_id = uuid4()
-    with hub.watch(run_id) as one, hub.watch(run_id) as two, hub.watch(uuid4()) as other:
-        for watch in (one, two, other):
-            watch.news.clear()
-        connections.redis.publish(keys.news(run_id), 5)
+    run_id, other_id, actor = stored.create(), stored.create(), stored.actor
+    with (
+        watching(hub, run_id, actor) as one,
+        watching(hub, run_id, actor) as two,
+        watching(hub, other_id, actor) as other,
+    ):
+        stored.connections.redis.publish(keys.news(run_id), 5)
 
-        assert one.news.wait(5)
-        assert two.news.wait(5)
-        assert not other.news.is_set()
-
-
-def test_old_news_are_no_news(hub: StreamHub, connections: Connections) -> None:
-    """What a client has seen already wakes nobody."""
-    run_id = uuid4()
-    with hub.watch(run_id) as ahead, hub.watch(run_id) as behind:
-        ahead.cursor = 5
-        ahead.news.clear()
-        connections.redis.publish(keys.news(run_id), 5)
-
-        assert behind.news.wait(5)
-        assert not ahead.news.is_set()
+        eventually(lambda: 5 == one.announced == two.announced)
+        assert 0 == other.announced
 
 
-def test_the_last_one_to_leave_ends_the_subscription(
-    hub: StreamHub, connections: Connections
-) -> None:
+def test_what_is_there_already_is_told_to_who_comes(hub: StreamHub, stored: StoredRuns) -> None:
+    """By Postgres, after the subscription: what happens in between is not missed."""
+    claim = stored.claimed()
+    with watching(hub, claim.run_id, stored.actor) as first:
+        eventually(lambda: 1 == first.announced)
+        with watching(hub, claim.run_id, stored.actor) as second:
+            eventually(lambda: 1 == second.announced)
+
+
+def test_old_news_are_no_news(hub: StreamHub, stored: StoredRuns) -> None:
+    """Nothing is read for a client that has seen it already."""
+    run_id = stored.create()
+    with watching(hub, run_id, stored.actor, cursor=5) as ahead:
+        ahead.waits = True
+        stored.connections.redis.publish(keys.news(run_id), 5)
+
+        eventually(lambda: 5 == ahead.announced)
+        assert not ahead.wants
+
+
+def test_the_last_one_to_leave_ends_the_subscription(hub: StreamHub, stored: StoredRuns) -> None:
     """A run that nobody watches costs nothing."""
-    run_id = uuid4()
+    run_id = stored.create()
 
     def subscribers() -> int:
-        return int(connections.redis.pubsub_numsub(keys.news(run_id))[0][1])
+        return int(stored.connections.redis.pubsub_numsub(keys.news(run_id))[0][1])
 
-    with hub.watch(run_id):
-        with hub.watch(run_id):
+    with watching(hub, run_id, stored.actor):
+        with watching(hub, run_id, stored.actor):
             assert 1 == subscribers()
         assert 1 == subscribers()
     eventually(lambda: 0 == subscribers())
 
 
 def test_a_quiet_subscription_answers_its_pings(
-    hub: StreamHub, connections: Connections, caplog: pytest.LogCaptureFixture
+    hub: StreamHub, stored: StoredRuns, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The answers are no news and no fault: the subscription lives on."""
 
     def pings() -> int:
-        return int(connections.redis.info("commandstats")["cmdstat_ping"]["calls"])
+        return int(stored.connections.redis.info("commandstats")["cmdstat_ping"]["calls"])
 
-    before = pings()
-    eventually(lambda: pings() >= before + 4)
+    with watching(hub, stored.create(), stored.actor):
+        before = pings()
+        eventually(lambda: pings() >= before + 4)
 
     assert [] == [record for record in caplog.records if record.name == "api.stream_hub"]
 
 
-def test_a_watch_whose_reader_may_not_read_any_more_is_ended(hub: StreamHub) -> None:
-    """Within a second, without news."""
+def test_a_watch_whose_reader_may_not_read_any_more_is_ended(
+    hub: StreamHub, stored: StoredRuns
+) -> None:
+    """Without news."""
     allowed = [True]
-    with hub.watch(uuid4(), None, lambda: allowed[0]) as watch:
+    with watching(hub, stored.create(), stored.actor, may_read=lambda _: allowed[0]) as watch:
+        assert not watch.ended
         allowed[0] = False
 
         eventually(lambda: watch.ended)
-        assert watch.news.is_set()
 
 
-def test_a_process_that_stops_ends_all_watches(hub: StreamHub) -> None:
+def test_a_run_of_another_org_or_of_none_is_not_watched(
+    hub: StreamHub, stored: StoredRuns, register: Register
+) -> None:
+    """Whoever asked before it was deleted, or turned private, is let go."""
+    run_id = stored.create()
+    for watch in (
+        Watch(uuid4(), stored.actor),
+        Watch(run_id, StoredRuns.of(stored.connections, register()).actor),
+    ):
+        hub.add(watch)
+        eventually(lambda watch=watch: watch.ended)
+        hub.remove(watch)
+
+
+def test_a_process_that_stops_ends_all_watches(hub: StreamHub, stored: StoredRuns) -> None:
     """Their clients go on elsewhere."""
-    with hub.watch(uuid4()) as one, hub.watch(uuid4()) as two:
+    with (
+        watching(hub, stored.create(), stored.actor) as one,
+        watching(hub, stored.create(), stored.actor) as two,
+    ):
         hub.stopping = lambda: True
 
         eventually(lambda: one.ended and two.ended)
 
 
-def test_a_subscription_that_fails_is_no_error_of_the_request(hub: StreamHub) -> None:
-    """The connection is being lost: its listener sees to it, and the poll brings the news."""
+def test_a_subscription_that_fails_is_no_error_of_the_request(
+    hub: StreamHub, stored: StoredRuns
+) -> None:
+    """The connection is being lost: its listener sees to it, and meanwhile Postgres is asked."""
 
     class Broken:
         def subscribe(self, *channels: str) -> None:
             raise AssertionError("used by another greenlet")
 
-    hub._pubsub = Broken()
-    hub._is_listening = False
+    with watching(hub, stored.create(), stored.actor):
+        hub._pubsub = Broken()
+        watch = Watch(stored.claimed().run_id, stored.actor)
+        hub.add(watch)
 
-    with hub.watch(uuid4()) as watch:
-        eventually(hub._wanted.empty)
-
+        eventually(lambda: 1 == watch.announced)
         assert not watch.ended
+        hub.remove(watch)
 
 
-def test_a_connection_that_the_server_has_closed_ends_its_watch() -> None:
-    """And the watches after it are looked at all the same."""
+def test_a_client_that_closes_its_connection_is_noticed(hub: StreamHub, stored: StoredRuns) -> None:
+    """Without a write; the others' streams go on."""
+    (ours, theirs), (ours_too, theirs_too) = socket.socketpair(), socket.socketpair()
+    with ours, theirs_too, ours_too:
+        with (
+            watching(hub, stored.create(), stored.actor, connection=ours) as gone,
+            watching(hub, stored.create(), stored.actor, connection=ours_too) as there,
+        ):
+            theirs.close()
+
+            eventually(lambda: gone.ended)
+            assert not there.ended
+
+
+def test_a_number_that_has_passed_to_another_connection_is_let_alone() -> None:
+    """The kernel gives a closed connection's number to the next one."""
+    hangups = Hangups()
     ours, theirs = socket.socketpair()
-    watch = Watch(uuid4(), connection=ours)
-    watch.check()
-    assert not watch.ended
-
+    number = hangups.add(ours)
     ours.close()
-    watch.check()
-
-    assert watch.ended
     theirs.close()
+    again, other = socket.socketpair()
+    with again, other:
+        new, peer = (again, other) if again.fileno() == number else (other, again)
+        assert number == hangups.add(new)
+        hangups.remove(ours, number)
+        peer.close()
+
+        assert [number] == hangups.look()
+
+
+def test_many_who_come_at_once_are_answered_together(hub: StreamHub, stored: StoredRuns) -> None:
+    """One query for all who ask while another is under way; an unknown run is none."""
+
+    run_ids = [stored.create() for _ in range(5)]
+    heads = in_parallel(20, lambda number: hub.heads.get(run_ids[number % 5]))
+
+    assert run_ids * 4 == [head and head.run_id for head in heads]
+    assert hub.heads.get(ids.new_id()) is None

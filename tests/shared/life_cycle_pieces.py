@@ -155,7 +155,7 @@ class Pieces(RuleBasedStateMachine):
         self.connections.outage = outage
         try:
             with self.connections.transaction() as tx:
-                claim = claims.claim(tx, run.id, by.id)
+                claim = claims.claim(tx, [run.id], by.id).get(run.id)
         except Unavailable:
             if is_free and outage == "after":
                 run.is_claimed(by)  # and no thread knows

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 
-from shared import events
+from shared import endings, events
 from shared.claims import Claim
 from shared.connections import Connections, Transaction
+from shared.endings import Ending, Outcome
 from shared.errors import Unavailable
 from shared.events import RunError
 from shared.ids import new_id
@@ -57,6 +58,24 @@ class InterruptedConnections(Connections):
         if outage == "after":
             raise Unavailable()
 
+    @contextmanager
+    def statement(self) -> Iterator[Transaction]:
+        outage, self.outage = self.outage, None
+        if outage in ("before", "within"):
+            raise Unavailable()
+        with super().statement() as tx:
+            yield tx
+            if outage == "after":
+                tx.after_commit.clear()
+        if outage == "after":
+            raise Unavailable()
+
+    def end(self, ending: Ending) -> Outcome:
+        """As a worker process does, for one run."""
+        with self.statement() as tx:
+            [outcome] = endings.end(tx, [ending])
+        return outcome
+
 
 class SteppedWriter(EventWriter):
     """Commits when it is told to, on the caller's thread."""
@@ -70,12 +89,12 @@ class SteppedWriter(EventWriter):
 
 
 def begin_attempt(
-    connections: Connections, run: ModelRun, by: ModelWorker, claim: Claim
+    connections: InterruptedConnections, run: ModelRun, by: ModelWorker, claim: Claim
 ) -> ModelAttempt:
     """As `worker/execution.py` does: text that a lost attempt left open is void."""
     stop = StopSignal()
     log = RunLog(run.id, claim.fence, claim.last_seq, stop, by.writer.mark)
-    claimed = ClaimedRun(connections, claim, log, stop)
+    claimed = ClaimedRun(connections, claim, log, stop, connections.end)
     attempt = ModelAttempt(run, by, claimed, run.tokens)
     if claim.attempt > 1:
         with connections.reading() as sql:

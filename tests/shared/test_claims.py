@@ -1,5 +1,6 @@
 """What a worker does with a run that it holds: every write carries the fence of its claim."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -15,7 +16,8 @@ from shared.errors import LeaseLost
 from shared.events import RunCancelled, RunCompleted, RunError, ToolResult
 from shared.ids import new_id
 from shared.status import RunState
-from tests.stored_runs import USED, StoredRuns, ago, numbered
+from shared.times import rfc3339
+from tests.stored_runs import USED, StoredRuns, ago, end_run, numbered
 from tests.waiting import in_parallel
 from worker import history
 from worker.conversation import Turn
@@ -109,16 +111,11 @@ def test_an_input_is_used_once(stored: StoredRuns) -> None:
 
 Write = Callable[[StoredRuns, Transaction, Claim], Any]
 WRITES: dict[str, Write] = {
-    "finish": lambda stored, tx, claim: claims.finish(
-        tx,
-        claim,
-        RunState.COMPLETED,
-        numbered(99, COMPLETED),
-        totals=USED,
-        message=(new_id(), "late"),
+    "finish": lambda stored, tx, claim: end_run(
+        tx, claim, RunState.COMPLETED, numbered(99, COMPLETED), message=(new_id(), "late")
     ),
-    "cancel": lambda stored, tx, claim: claims.finish(
-        tx, claim, RunState.CANCELLED, numbered(99, CANCELLED), totals=USED, message=None
+    "cancel": lambda stored, tx, claim: end_run(
+        tx, claim, RunState.CANCELLED, numbered(99, CANCELLED)
     ),
     "release": lambda stored, tx, claim: claims.release(
         tx, claim, numbered(99, COMPLETED), USED, progressed=True
@@ -286,10 +283,9 @@ def test_a_suspect_is_claimed_only_where_suspects_are_welcome(stored: StoredRuns
     stored.set(suspect, crashes=2)
     worker = stored.worker()
     with stored.connections.transaction() as tx:
-        assert claims.claim(tx, suspect, worker, suspects=False) is None
-        claimed = claims.claim(tx, innocent, worker, suspects=False)
-        assert claimed is not None
-        assert not claimed.is_suspect
+        claimed = claims.claim(tx, [suspect, innocent], worker, suspects=[])
+        assert [innocent] == list(claimed)
+        assert not claimed[innocent].is_suspect
 
     claim = stored.claim(suspect)
 
@@ -328,3 +324,44 @@ def test_waiting_time_is_not_used_time(stored: StoredRuns) -> None:
 
     assert again is not None
     assert again.used_seconds < 5
+
+
+def test_a_run_is_started_in_one_statement(stored: StoredRuns) -> None:
+    """As by a claim in a transaction: the same right, and an event of the same form."""
+    model = 'a "model" of \\ ours (time) (route), é\n\x01'
+    started, claimed = stored.create(), stored.create()
+    for run_id in (started, claimed):
+        stored.set(run_id, model=model)
+    worker = stored.worker()
+
+    with stored.connections.statement() as tx:
+        fast = claims.start(tx, [started], worker)[started]
+    slow = stored.claim(claimed, worker)
+
+    assert slow is not None
+    own = ("run_id", "thread_id", "trace_id", "queued_at", "claimed_at", "used_seconds")
+    same = {name: getattr(slow, name) for name in Claim.__slots__ if name not in own}
+    assert same == {name: getattr(fast, name) for name in same}
+    [by_start], [by_claim] = stored.events(started), stored.events(claimed)
+    payloads = [json.loads(event.payload) for event in (by_start, by_claim)]
+    times_of = [payload.pop("created_at") for payload in payloads]
+    assert payloads[0] == payloads[1]
+    assert model == payloads[0]["data"]["model"]
+    assert len(by_start.payload) == len(by_claim.payload)
+    assert [len("2026-11-24T15:04:05.123Z")] * 2 == [len(time) for time in times_of]
+    assert rfc3339(fast.claimed_at) == times_of[0]
+
+
+def test_only_what_was_never_claimed_is_started(stored: StoredRuns) -> None:
+    """A run that goes on needs more than one statement; an ended one needs nothing."""
+    fresh, released, ended = stored.create(), stored.claimed(), stored.claimed()
+    stored.finish(ended)
+    with stored.connections.transaction() as tx:
+        cost = numbered(released.last_seq, events.RunCost(USED.usage, USED.cost_usd))
+        claims.release(tx, released, cost, USED, progressed=False)
+
+    with stored.connections.statement() as tx:
+        started = claims.start(tx, [released.run_id, fresh, ended.run_id], stored.worker())
+
+    assert [fresh] == list(started)
+    assert stored.claim(released.run_id) is not None

@@ -22,7 +22,6 @@ from shared.events import (
 )
 from shared.ids import new_id
 from shared.status import RunState
-from shared.tables import run_events, workers
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually, in_parallel
 
@@ -238,39 +237,6 @@ def test_many_sweeps_at_once_recover_each_run_once(stored: StoredRuns) -> None:
     assert {"queued"} == {stored.state(run_id) for run_id in lost_runs}
     assert {1} == {stored.row(run_id)["crashes"] for run_id in lost_runs}
     assert sorted(lost_runs) == sorted(stored.sent)
-
-
-def test_old_runs_are_forgotten(stored: StoredRuns) -> None:
-    """After the retention, with their events; what they said stays in the thread."""
-    old, young = stored.claimed(), stored.claimed()
-    message_id = new_id()
-    stored.finish(old, message=(message_id, "said long ago"))
-    stored.finish(young)
-    stored.set(old.run_id, ended_at=ago(days=91))
-    stored.set(young.run_id, ended_at=ago(days=89))
-    active = stored.create(created_at=ago(days=400))
-
-    sweep.sweep(stored.connections)
-
-    with stored.connections.reading() as sql:
-        gone = select(func.count()).where(run_events.c.run_id == old.run_id)
-        assert 0 == sql.scalar(gone)
-        said = text("SELECT content, run_id FROM messages WHERE id = :id")
-        assert [("said long ago", None)] == [
-            tuple(r) for r in sql.execute(said, {"id": message_id})
-        ]
-    assert ["completed", "queued"] == [stored.state(young.run_id), stored.state(active)]
-
-
-def test_workers_long_gone_are_forgotten(stored: StoredRuns) -> None:
-    """A day after they were seen last."""
-    gone, there = stored.worker(seen_at=ago(days=2)), stored.worker()
-
-    sweep.sweep(stored.connections)
-
-    with stored.connections.reading() as sql:
-        left = set(sql.scalars(select(workers.c.id)))
-    assert (False, True) == (gone in left, there in left)
 
 
 @pytest.mark.parametrize(("is_crash", "crashes"), [(True, 2), (False, 1)])

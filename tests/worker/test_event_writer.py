@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import create_engine, select
 
-from shared import claims, eventlog
+from shared import endings, eventlog
 from shared.claims import Claim
+from shared.endings import Ending, Outcome
 from shared.errors import LeaseLost
 from shared.events import MessageDelta, RunCompleted, RunResumed, StoredEvent, Usage
 from shared.status import RunState
@@ -157,12 +158,13 @@ def test_a_commit_whose_answer_was_lost_is_no_harm(stored: StoredRuns) -> None:
     log.add(RESUMED)
     taken, _ = log.take()
     with stored.connections.transaction() as tx:
-        eventlog.store(tx, claim.run_id, taken)
+        eventlog.store(tx, {claim.run_id: taken})
     log.give_back()
 
     end = log.withdraw(RunCompleted(None, Usage(), 0, "stop"))  # type: ignore[arg-type]
-    with stored.connections.transaction() as tx:
-        assert claims.finish(tx, claim, RunState.COMPLETED, end, totals=Totals(), message=None)
+    ending = Ending(claim=claim, state=RunState.COMPLETED, stored=end, totals=Totals())
+    with stored.connections.statement() as tx:
+        assert [Outcome.ENDED] == endings.end(tx, [ending])
 
     assert ["run.started", "run.resumed", "run.completed"] == stored.types(claim.run_id)
 

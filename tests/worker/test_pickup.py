@@ -10,7 +10,7 @@ from shared.config import Settings
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually
 from worker import pickup
-from worker.process import WorkerProcess
+from worker.process import DELIVERY_SECONDS, WorkerProcess
 
 
 @pytest.fixture
@@ -49,6 +49,21 @@ def test_more_runs_than_there_is_room_for_are_taken_one_after_the_other(
 
     eventually(lambda: {"completed"} == {stored.state(run) for run in runs})
     process.close()
+
+
+def test_a_long_queue_is_left_to_its_messages(stored: StoredRuns, process: WorkerProcess) -> None:
+    """While they come, in order: only a run that they have passed by has lost its own."""
+    passed_by = stored.create(queued_at=ago(seconds=9))
+    delivered = stored.create(queued_at=ago(seconds=6))
+    still_to_come = stored.create(queued_at=ago(seconds=3))
+    process.delivered(stored.row(delivered)["queued_at"])
+
+    assert 1 == pickup.pick_up(process, 100)
+    eventually(lambda: stored.state(passed_by) == "completed")
+
+    process._delivered_at -= DELIVERY_SECONDS  # and then no message comes any more
+    assert 2 == pickup.pick_up(process, 100)
+    eventually(lambda: {"completed"} == {stored.state(r) for r in (delivered, still_to_come)})
 
 
 def test_one_suspect_at_a_time_is_executed(stored: StoredRuns, process: WorkerProcess) -> None:

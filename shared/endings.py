@@ -1,0 +1,155 @@
+"""The ends of runs as their workers write them: many in one statement, each by its fence.
+
+Status, terminal event, totals and the thread's message of a run are stored together or not at all.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, select
+
+from shared import eventlog, events, fault_points
+from shared.claims import Claim
+from shared.connections import Transaction
+from shared.events import RunError, StoredEvent
+from shared.status import RunState
+from shared.tables import runs
+from shared.transitions import Totals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How the run of a claim ends.
+
+    `stored` are the events not stored yet, of which the last is the terminal one. `message` is
+    (id, content) of what the thread keeps; it is partial unless the run has completed.
+    """
+
+    claim: Claim
+    state: RunState
+    stored: Sequence[StoredEvent]
+    totals: Totals
+    message: tuple[UUID, str] | None = None
+    error: RunError | None = None
+
+    @property
+    def size(self) -> int:
+        """Characters, about."""
+        said = len(self.message[1]) if self.message else 0
+        return said + sum(len(event.payload) for event in self.stored)
+
+
+class Outcome(Enum):
+    """What became of an ending; nothing was stored unless it is `ENDED`."""
+
+    ENDED = "ended"
+    CANCELLED = "cancelled"  # the run is being cancelled, which is another end
+    LOST = "lost"  # the claim is over
+    LOCKED = "locked"  # somebody has locked the row for a moment: try again
+
+
+# Rows are locked in the order of their ids. One that somebody else has locked must not hold up
+# the ends of the others. Events that are there already were stored by a try whose answer got lost.
+_END = """
+WITH ending AS (
+    SELECT * FROM unnest(
+        %(ids)s::uuid[], %(fences)s::bigint[], %(states)s::text[],
+        %(error_codes)s::text[], %(error_messages)s::text[], %(error_retryables)s::boolean[],
+        %(input_tokens)s::bigint[], %(output_tokens)s::bigint[], %(cache_read_tokens)s::bigint[],
+        %(usage_sources)s::text[], %(costs)s::numeric[],
+        %(message_ids)s::uuid[], %(contents)s::text[]
+    ) AS e (id, fence, state, error_code, error_message, error_retryable, input_tokens,
+            output_tokens, cache_read_tokens, usage_source, cost_usd, message_id, content)
+), held AS (
+    SELECT r.id FROM runs r JOIN ending e ON e.id = r.id
+    WHERE r.fence = e.fence AND r.state = 'executing'
+        AND (r.cancel_requested_at IS NULL OR e.state = 'cancelled')
+    ORDER BY r.id FOR NO KEY UPDATE OF r SKIP LOCKED
+), ended AS (
+    UPDATE runs r SET
+        state = e.state,
+        ended_at = clock_timestamp(),
+        error_code = e.error_code,
+        error_message = e.error_message,
+        error_retryable = e.error_retryable,
+        input_tokens = e.input_tokens,
+        output_tokens = e.output_tokens,
+        cache_read_tokens = e.cache_read_tokens,
+        usage_source = e.usage_source,
+        cost_usd = e.cost_usd
+    FROM ending e JOIN held ON held.id = e.id
+    WHERE r.id = e.id
+    RETURNING r.id, r.org_id, r.thread_id, r.position, e.state, e.message_id, e.content
+), written AS (
+    INSERT INTO run_events (run_id, seq, type, payload)
+    SELECT v.run_id, v.seq, v.type, v.payload
+    FROM unnest(%(run_ids)s::uuid[], %(seqs)s::bigint[], %(types)s::text[], %(payloads)s::text[])
+         AS v (run_id, seq, type, payload)
+    JOIN ended ON ended.id = v.run_id
+    ON CONFLICT DO NOTHING
+), said AS (
+    INSERT INTO messages (id, org_id, thread_id, run_id, position, role, content, partial)
+    SELECT message_id, org_id, thread_id, id, position, 'assistant', content, state <> 'completed'
+    FROM ended WHERE message_id IS NOT NULL
+)
+SELECT id FROM ended
+"""
+
+
+def end(tx: Transaction, endings: Sequence[Ending]) -> list[Outcome]:
+    """End the runs, as many as can be, and publish after the commit; the outcome of each."""
+    batch = {ending.claim.run_id: ending.stored for ending in endings}
+    rows = tx.sql.exec_driver_sql(_END, {**_columns(endings), **eventlog.columns(batch.items())})
+    ended = {row.id for row in rows}
+    published = {run_id: stored for run_id, stored in batch.items() if run_id in ended}
+    if published:
+        tx.after_commit.append(lambda: fault_points.reach("worker.ended"))
+        tx.after_commit.append(eventlog.news(tx.connections, published))
+    missing = [ending for ending in endings if ending.claim.run_id not in ended]
+    why = _why_not(tx.sql, missing) if missing else {}
+    return [why.get(ending.claim.run_id, Outcome.ENDED) for ending in endings]
+
+
+def _columns(endings: Sequence[Ending]) -> dict[str, list[Any]]:
+    totals = [ending.totals.columns() for ending in endings]
+    errors = [ending.error for ending in endings]
+    messages = [ending.message for ending in endings]
+    return {
+        "ids": [ending.claim.run_id for ending in endings],
+        "fences": [ending.claim.fence for ending in endings],
+        "states": [ending.state.value for ending in endings],
+        "error_codes": [error and error.code for error in errors],
+        "error_messages": [error and error.message for error in errors],
+        "error_retryables": [error and error.retryable for error in errors],
+        "input_tokens": [of_run["input_tokens"] for of_run in totals],
+        "output_tokens": [of_run["output_tokens"] for of_run in totals],
+        "cache_read_tokens": [of_run["cache_read_tokens"] for of_run in totals],
+        "usage_sources": [of_run["usage_source"] for of_run in totals],
+        "costs": [of_run["cost_usd"] for of_run in totals],
+        "message_ids": [message and message[0] for message in messages],
+        "contents": [message and events.clean(message[1]) for message in messages],
+    }
+
+
+def _why_not(sql: Connection, missing: Sequence[Ending]) -> Mapping[UUID, Outcome]:
+    """Read without a lock: a claim that is over stays so, and so does the wish to cancel."""
+    rows = sql.execute(
+        select(runs.c.id, runs.c.fence, runs.c.state, runs.c.cancel_requested_at).where(
+            runs.c.id.in_([ending.claim.run_id for ending in missing])
+        )
+    )
+    found = {row.id: row for row in rows}
+    outcomes: dict[UUID, Outcome] = {}
+    for ending in missing:
+        run_id = ending.claim.run_id
+        row = found.get(run_id)
+        if row is None or row.fence != ending.claim.fence or row.state != RunState.EXECUTING:
+            outcomes[run_id] = Outcome.LOST
+        elif row.cancel_requested_at is not None and ending.state != RunState.CANCELLED:
+            outcomes[run_id] = Outcome.CANCELLED
+        else:
+            outcomes[run_id] = Outcome.LOCKED
+    return outcomes

@@ -1,0 +1,89 @@
+"""Pages of a list, newest first, each read from an index and no further than it goes.
+
+A table that has `visible_to` says in each row who sees it: the org, by its id,
+or one user. So what an actor sees are two ranges of one index, the org's and
+their own, each in the order of the list; a filter that allows several values
+doubles them. The heads of the ranges are merged, and only the rows of the page
+are fetched. Rows that are not seen, or that the filter leaves out, are never
+read, however many there are.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from itertools import product
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    Table,
+    bindparam,
+    literal_column,
+    select,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.sql.expression import Subquery
+
+from shared.actors import Actor
+
+#: `(created_at, id)` of the last row of the page before.
+Place = tuple[datetime, UUID]
+
+
+def newest(query: Select[Any], of: FromClause, *, limit: int, is_deep: bool = False) -> Select[Any]:
+    """At most `limit` rows of the query, ordered by `created_at` and `id` of `of`, newest first.
+
+    `is_deep` ones are those after a place, which is a parameter.
+    """
+    if is_deep:
+        before = (
+            bindparam("before_created_at", type_=of.c.created_at.type),
+            bindparam("before_id", type_=of.c.id.type),
+        )
+        query = query.where(tuple_(of.c.created_at, of.c.id) < tuple_(*before))
+    # Literal: of a limit that it does not know Postgres thinks that it is a tenth of the table.
+    return query.order_by(of.c.created_at.desc(), of.c.id.desc()).limit(
+        literal_column(str(int(limit)))
+    )
+
+
+def places(
+    table: Table,
+    *,
+    limit: int,
+    is_deep: bool,
+    one_of: Sequence[ColumnElement[bool]] = (),
+) -> Subquery:
+    """`created_at` and `id` of those rows of the table's page that the actor sees.
+
+    Join the table to it for the rest. Of the conditions in `one_of`, if there are any, each row
+    fulfils exactly one; they stand in the index.
+    """
+    # Nothing but the columns of the index: to Postgres, which may not know how many rows somebody
+    # sees, it then seems the cheapest way even for a few.
+    ranges = [
+        newest(
+            select(table.c.created_at, table.c.id).where(
+                table.c.visible_to == bindparam(seen_by, type_=table.c.visible_to.type), *also
+            ),
+            table,
+            limit=limit,
+            is_deep=is_deep,
+        )
+        for seen_by, also in product(("org_id", "user_id"), [[one] for one in one_of] or [[]])
+    ]
+    heads = union_all(*ranges).subquery("heads")
+    return newest(select(heads), heads, limit=limit).subquery("page")
+
+
+def values(actor: Actor, before: Place | None = None) -> Mapping[str, Any]:
+    """Parameters: who asks, and where the page begins."""
+    return {"org_id": actor.org_id, "user_id": actor.user_id, **after(before)}
+
+
+def after(before: Place | None) -> Mapping[str, Any]:
+    """Those that say where a deep page begins."""
+    return {} if before is None else {"before_created_at": before[0], "before_id": before[1]}

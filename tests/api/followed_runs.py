@@ -1,0 +1,97 @@
+"""A run with a worker that writes, and what clients of a hub are sent of it."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import httpx
+from httpx_sse import EventSource, ServerSentEvent
+
+from api import sse
+from api.stream_hub import StreamHub
+from api.watch import Watch
+from shared import eventlog, keys
+from shared.claims import Claim
+from shared.events import MessageDelta, StoredEvent
+from tests.stored_runs import StoredRuns
+
+
+def read_by_httpx_sse(stream: bytes) -> list[ServerSentEvent]:
+    response = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=stream)
+    return list(EventSource(response).iter_sse())
+
+
+def seqs(stream: bytes) -> list[int]:
+    return [int(sent.id) for sent in read_by_httpx_sse(stream)]
+
+
+@dataclass
+class FollowedRun:
+    """Its first event is there; the others are written here."""
+
+    stored: StoredRuns
+    claim: Claim
+
+    @classmethod
+    def of(cls, stored: StoredRuns) -> "FollowedRun":
+        return cls(stored, stored.claimed())
+
+    @property
+    def id(self) -> UUID:
+        return self.claim.run_id
+
+    def write(self, *texts: str) -> list[StoredEvent]:
+        return self.stored.write(self.claim, *map(MessageDelta, texts))
+
+    def end(self) -> None:
+        self.stored.finish(self.claim)
+
+    def lose(self, *seqs: int) -> None:
+        """Redis has these no more; without any, nothing of the run."""
+        name = keys.events(self.id)
+        redis = self.stored.connections.redis
+        redis.xdel(name, *(f"{seq}-0" for seq in seqs)) if seqs else redis.delete(name)
+
+    @property
+    def frames(self) -> list[bytes]:
+        """What a client must be sent, made from the rows."""
+        events: list[StoredEvent] = []
+        with self.stored.connections.reading() as sql:
+            while more := eventlog.read_table(sql, self.id, len(events)):
+                events += more
+        return [f"data: {event.payload}\nid: {event.seq}\n\n".encode() for event in events]
+
+    def watch(self, cursor: int = 0, *, named: bool = False, until: int | None = None) -> Watch:
+        return Watch(self.id, self.stored.actor, cursor=cursor, named=named, until=until)
+
+
+@dataclass
+class Client:
+    """Takes a stream in a thread of its own; each piece only when it `may_take` it."""
+
+    hub: StreamHub
+    watch: Watch
+    pieces: list[bytes] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.may_take = threading.Event()
+        self.may_take.set()
+        self._thread = threading.Thread(target=self._take, daemon=True)
+        self._thread.start()
+
+    @property
+    def received(self) -> bytes:
+        return b"".join(list(self.pieces))
+
+    def whole(self) -> bytes:
+        """All of it, when it has ended."""
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        return self.received
+
+    def _take(self) -> None:
+        stream: Iterator[bytes] = sse.stream(self.hub, self.watch, {})
+        for piece in stream:
+            self.pieces.append(piece)
+            self.may_take.wait()

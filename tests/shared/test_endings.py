@@ -1,0 +1,153 @@
+"""The ends of many runs in one statement: each by its own fence, none at another's expense."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from sqlalchemy import select
+
+from shared import endings
+from shared.claims import Claim
+from shared.endings import Ending, Outcome
+from shared.events import RunCancelled, RunCompleted, RunError, RunFailed
+from shared.ids import new_id
+from shared.status import RunState
+from shared.tables import runs
+from tests.stored_runs import USED, StoredRuns, numbered
+from tests.waiting import eventually
+
+BROKEN = RunError("provider.malformed", 'It said "{\\"', False)
+
+
+def completed(claim: Claim, said: str = "") -> Ending:
+    """With the answer, if there is one."""
+    message = (new_id(), said) if said else None
+    last = RunCompleted(str(message[0]) if message else None, USED.usage, USED.cost_usd, "stop")
+    return Ending(
+        claim=claim,
+        state=RunState.COMPLETED,
+        stored=numbered(claim.last_seq, last),
+        totals=USED,
+        message=message,
+    )
+
+
+def failed(claim: Claim) -> Ending:
+    return Ending(
+        claim=claim,
+        state=RunState.FAILED,
+        stored=numbered(claim.last_seq, RunFailed(BROKEN, USED.usage, USED.cost_usd)),
+        totals=USED,
+        error=BROKEN,
+    )
+
+
+def cancelled(claim: Claim) -> Ending:
+    return Ending(
+        claim=claim,
+        state=RunState.CANCELLED,
+        stored=numbered(claim.last_seq, RunCancelled(USED.usage, USED.cost_usd)),
+        totals=USED,
+    )
+
+
+def end(stored: StoredRuns, *several: Ending) -> list[Outcome]:
+    with stored.connections.statement() as tx:
+        return endings.end(tx, several)
+
+
+@contextmanager
+def locked(stored: StoredRuns, run_id: UUID) -> Iterator[None]:
+    """Somebody else has the run's row for as long as the block lasts."""
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update())
+        yield
+
+
+def test_several_runs_end_in_one_statement(stored: StoredRuns) -> None:
+    """With status, event, message, error and totals each of its own."""
+    first, second, third = (stored.claimed() for _ in range(3))
+    stored.cancel(third.run_id)
+
+    outcomes = end(
+        stored,
+        completed(first, 'He said "no\\".\nThen {1,2} NULL'),
+        failed(second),
+        cancelled(third),
+    )
+
+    assert [Outcome.ENDED] * 3 == outcomes
+    assert ["completed", "failed", "cancelled"] == [
+        stored.state(claim.run_id) for claim in (first, second, third)
+    ]
+    assert [('He said "no\\".\nThen {1,2} NULL', False)] == stored.messages(first.run_id)
+    assert [] == stored.messages(second.run_id)
+    row = stored.row(second.run_id)
+    assert (BROKEN.code, BROKEN.message, False) == (
+        row["error_code"],
+        row["error_message"],
+        row["error_retryable"],
+    )
+    assert (10, 5, 2, USED.cost_usd) == (
+        row["input_tokens"],
+        row["output_tokens"],
+        row["cache_read_tokens"],
+        row["cost_usd"],
+    )
+    assert ["run.started", "run.failed"] == stored.types(second.run_id)
+
+
+def test_each_has_its_own_outcome(stored: StoredRuns) -> None:
+    """One ends; one is being cancelled, one was taken over, and of those nothing is stored."""
+    good, unwanted, lost = (stored.claimed() for _ in range(3))
+    stored.cancel(unwanted.run_id)
+    stored.set(lost.run_id, fence=lost.fence + 1)
+
+    outcomes = end(stored, completed(lost, "x"), completed(good, "y"), completed(unwanted, "z"))
+
+    assert [Outcome.LOST, Outcome.ENDED, Outcome.CANCELLED] == outcomes
+    for claim in (unwanted, lost):
+        assert "executing" == stored.state(claim.run_id)
+        assert ["run.started"] == stored.types(claim.run_id)
+        assert [] == stored.messages(claim.run_id)
+
+
+def test_a_locked_run_holds_up_nobody_else(stored: StoredRuns) -> None:
+    """It says so, and ends when it is tried again."""
+    held_up, other = stored.claimed(), stored.claimed()
+    with locked(stored, held_up.run_id):
+        assert [Outcome.LOCKED, Outcome.ENDED] == end(stored, completed(held_up), completed(other))
+
+    assert [Outcome.ENDED] == end(stored, completed(held_up))
+
+
+def test_a_cancel_that_is_just_being_accepted_comes_first(stored: StoredRuns) -> None:
+    """Its transaction holds the row; whoever ends the run looks again and finds it."""
+    claim = stored.claimed()
+    accepted, seen = threading.Event(), threading.Event()
+
+    def accept() -> None:
+        with locked(stored, claim.run_id):
+            seen.set()
+            accepted.wait(10)
+        stored.cancel(claim.run_id)
+
+    cancelling = threading.Thread(target=accept)
+    cancelling.start()
+    seen.wait(10)
+    assert [Outcome.LOCKED] == end(stored, completed(claim))
+    accepted.set()
+    cancelling.join(10)
+
+    eventually(lambda: end(stored, completed(claim)) == [Outcome.CANCELLED])
+    assert [Outcome.ENDED] == end(stored, cancelled(claim))
+
+
+def test_nothing_to_end_is_nothing(stored: StoredRuns) -> None:
+    """A run that is gone is lost, whatever was to be written."""
+    claim = stored.claimed()
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(runs.delete().where(runs.c.id == claim.run_id))
+
+    assert [Outcome.LOST] == end(stored, completed(claim))

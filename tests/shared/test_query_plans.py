@@ -1,0 +1,355 @@
+"""What is asked often reads an index, in its order, and stops: on a history with many rows.
+
+The statements are those that the code sends, noted on their way to the driver. Each is planned
+twice: for the values that were sent, and for any (as Postgres plans a statement that is prepared).
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, event, select, text
+
+from api import stream_pages
+from api.run_heads import RunHeads
+from bench.history.seeding import History, seed
+from shared import accounts, claims, eventlog, run_queries, sweep, threads
+from shared.actors import PERMISSIONS_OF_ROLE, Actor
+from shared.connections import Connections
+from shared.ids import new_id
+from shared.status import STATUSES
+from shared.tables import runs as runs_table
+from worker import history as conversation_history
+from worker import lease
+
+BIG = {"runs", "run_events", "messages", "threads", "tool_calls", "inputs", "forgotten_runs"}
+#: Sorts of few rows: those of the active runs, or of one thread, are few for other reasons.
+FEW = {"ix_runs_owner", "ix_runs_queued_at", "ix_runs_input_expires_at"}
+OF_ONE_THREAD = {"uq_messages_thread_id_position", "ix_runs_thread_id_created_at_id"}
+LIMIT = 51
+
+Statement = tuple[str, dict[str, Any]]
+Ask = Callable[[Connection], object]
+
+
+@pytest.fixture(scope="module")
+def written(connections: Connections) -> History:
+    """20,000 runs with some 200,000 events, and twice as many threads; one org has nearly all."""
+    with connections.transaction() as tx:
+        org_id = accounts.create_org(tx, "main")
+        accounts.create_user(
+            tx,
+            org_id=org_id,
+            role="owner",
+            login="owner",
+            email="owner@example.com",
+            password_hash="-",
+        )
+    url = connections.settings.database_url
+    history = seed(url, org_id, runs=20_000, long_run_events=1_000)
+    with connections.transaction() as tx:
+        # Without runs. In a table of a hundred pages to read all of it is no mistake.
+        tx.sql.execute(
+            text(
+                "INSERT INTO threads (id, org_id, created_by_user_id, created_at)"
+                " SELECT gen_random_uuid(), org_id, created_by_user_id, created_at"
+                " FROM threads CROSS JOIN generate_series(1, 6)"
+            )
+        )
+    with connections.engine.connect() as sql:
+        sql.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE threads"))
+    return history
+
+
+@pytest.fixture(scope="module")
+def actor(written: History) -> Actor:
+    return Actor(
+        org_id=written.main.id,
+        user_id=written.main.members[0],
+        role="owner",
+        permissions=PERMISSIONS_OF_ROLE["owner"],
+    )
+
+
+@contextmanager
+def noted(connections: Connections) -> Iterator[list[Statement]]:
+    """Every statement that is sent while the block lasts."""
+    statements: list[Statement] = []
+
+    def note(*details: Any) -> None:
+        statements.append((details[2], details[3]))
+
+    event.listen(connections.engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        event.remove(connections.engine, "before_cursor_execute", note)
+
+
+def sent(connections: Connections, ask: Ask) -> list[Statement]:
+    with noted(connections) as statements, connections.reading() as sql:
+        ask(sql)
+    return statements
+
+
+class Plans:
+    """The plans of one statement."""
+
+    def __init__(self, connections: Connections, statement: Statement) -> None:
+        self.statement, values = statement
+        names: list[str] = []
+
+        def numbered(match: re.Match[str]) -> str:
+            if match[1] not in names:
+                names.append(match[1])
+            kind = "::interval" if isinstance(values[match[1]], timedelta) else ""
+            return f"${names.index(match[1]) + 1}{kind}"
+
+        generic = re.sub(r"%\((\w+)\)s", numbered, self.statement).replace("%%", "%")
+        url = connections.settings.database_url.replace("+psycopg", "", 1)
+        with psycopg.connect(url) as sql:
+            explain = "EXPLAIN (FORMAT JSON) "
+            planned = sql.execute(explain + self.statement, values).fetchone()  # type: ignore[arg-type]
+            explain = "EXPLAIN (FORMAT JSON, GENERIC_PLAN) "
+            prepared = sql.execute(explain + generic).fetchone()  # type: ignore[arg-type]
+        assert planned is not None and prepared is not None
+        self.of_values: dict[str, Any] = planned[0][0]["Plan"]
+        self.of_any: dict[str, Any] = prepared[0][0]["Plan"]
+
+    def check(self, indexes: set[str], *, few: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+        """Exactly these indexes of big tables are read, nothing else of those, and no more of it
+        is sorted than a page, or than `few` indexes give.
+        """
+        for kind, plan in (("values", self.of_values), ("any values", self.of_any)):
+            shown = f"{kind}\n{self.statement}\n{_outline(plan)}"
+            assert set() == _scanned(plan), shown
+            assert indexes == _indexes(plan), shown
+            for node in _nodes(plan):
+                if "Sort" in node["Node Type"]:
+                    assert _unlimited(node) <= few, shown
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
+
+
+def _scanned(plan: dict[str, Any]) -> set[str]:
+    """Big tables that are read from end to end."""
+    return {one["Relation Name"] for one in _nodes(plan) if "Seq Scan" in one["Node Type"]} & BIG
+
+
+def _indexes(plan: dict[str, Any]) -> set[str]:
+    """All that are read, but for the keys of small tables."""
+    used = {one["Index Name"] for one in _nodes(plan) if "Index Name" in one}
+    return used - {"pk_users", "pk_workers", "ix_workers_seen_at"}
+
+
+def _unlimited(sort: dict[str, Any]) -> set[str]:
+    """Indexes whose rows come to the sort without a limit between."""
+    if sort["Node Type"] == "Limit":
+        return set()
+    if sort.get("Relation Name") in BIG and "Index Name" not in sort:
+        return {f"a scan of {sort['Relation Name']}"}
+    here = {sort["Index Name"]} if "Index Name" in sort else set()
+    return here.union(*map(_unlimited, sort.get("Plans", ())))
+
+
+def _outline(plan: dict[str, Any], depth: int = 0) -> str:
+    about = " ".join(
+        str(plan[name]) for name in ("Node Type", "Index Name", "Relation Name") if name in plan
+    )
+    return "\n".join(
+        ["  " * depth + f"{about} ({plan['Plan Rows']})"]
+        + [_outline(child, depth + 1) for child in plan.get("Plans", ())]
+    )
+
+
+def only(connections: Connections, ask: Ask) -> Plans:
+    """The plans of the one statement that it sends, or of the last."""
+    return Plans(connections, sent(connections, ask)[-1])
+
+
+def place_in(connections: Connections, run_id: UUID) -> Any:
+    with connections.reading() as sql:
+        return tuple(
+            sql.execute(
+                select(runs_table.c.created_at, runs_table.c.id).where(runs_table.c.id == run_id)
+            ).one()
+        )
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("status", [None, *STATUSES])
+def test_a_page_of_runs(
+    connections: Connections, written: History, actor: Actor, status: str | None, deep: bool
+) -> None:
+    """One index gives the rows in their order; where two states are one status, too."""
+    before = place_in(connections, written.some_runs[250]) if deep else None
+
+    plans = only(
+        connections,
+        lambda sql: run_queries.list_of_org(sql, actor, limit=LIMIT, before=before, status=status),
+    )
+
+    state = "_state" if status else ""
+    plans.check({f"ix_runs_visible_to{state}_created_at_id", "pk_runs"})
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_page_of_threads(
+    connections: Connections, written: History, actor: Actor, deep: bool
+) -> None:
+    """And for each of its threads the active run."""
+    before = place_in(connections, written.some_runs[250]) if deep else None
+
+    plans = only(connections, lambda sql: threads.list_(sql, actor, limit=LIMIT, before=before))
+
+    plans.check({"ix_threads_visible_to_created_at_id", "pk_threads", "uq_runs_active_thread_id"})
+
+
+def test_a_page_of_a_threads_runs(connections: Connections, written: History, actor: Actor) -> None:
+    """Of the largest thread, which has one run in a hundred."""
+    assert written.largest_thread is not None
+    largest = written.largest_thread
+
+    first, second = sent(
+        connections,
+        lambda sql: run_queries.list_of_thread(sql, actor, largest, limit=LIMIT, before=None),
+    )
+
+    Plans(connections, first).check({"pk_threads"})
+    Plans(connections, second).check({"ix_runs_thread_id_created_at_id"})
+
+
+@pytest.mark.parametrize("before", [None, 50])
+def test_a_page_of_messages(
+    connections: Connections, written: History, actor: Actor, before: int | None
+) -> None:
+    """Backward from the place."""
+    assert written.largest_thread is not None
+    largest = written.largest_thread
+
+    first, second = sent(
+        connections,
+        lambda sql: threads.list_messages(sql, actor, largest, limit=LIMIT, before=before),
+    )
+
+    Plans(connections, first).check({"pk_threads", "uq_runs_active_thread_id"})
+    Plans(connections, second).check({"uq_messages_thread_id_position"})
+
+
+def test_a_run_and_its_last_event(connections: Connections, written: History, actor: Actor) -> None:
+    """The last event is the end of the key, not the highest of all."""
+    plans = only(connections, lambda sql: run_queries.get(sql, actor, written.some_runs[0]))
+
+    plans.check({"pk_runs", "pk_threads", "pk_run_events"})
+
+
+def test_events_after_a_cursor(connections: Connections, written: History) -> None:
+    """A range of the key, however long the run is."""
+    assert written.long_run is not None
+    long_run = written.long_run
+
+    plans = only(connections, lambda sql: eventlog.read_table(sql, long_run, 500))
+
+    plans.check({"pk_run_events"})
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_page_of_a_stream(connections: Connections, written: History, named: bool) -> None:
+    """The same as frames."""
+    assert written.long_run is not None
+    long_run = written.long_run
+
+    plans = only(
+        connections, lambda sql: stream_pages.from_table(sql, long_run, 500, 100, named=named)
+    )
+
+    plans.check({"pk_run_events"})
+
+
+def test_the_look_for_news(connections: Connections, written: History) -> None:
+    """For each of the runs, not for all."""
+    with noted(connections) as statements:
+        RunHeads(connections).read(written.some_runs[:10])
+
+    Plans(connections, statements[-1]).check({"pk_runs", "pk_threads", "pk_run_events"})
+
+
+@pytest.mark.parametrize("suspects", [True, False])
+def test_a_workers_look_for_runs(
+    connections: Connections, written: History, suspects: bool
+) -> None:
+    """The queued ones, the oldest first."""
+    plans = only(
+        connections,
+        lambda sql: claims.unclaimed(sql, older_than=1, limit=100, suspects=suspects),
+    )
+
+    plans.check({"ix_runs_queued_at"})
+
+
+def test_what_a_worker_owns(connections: Connections, written: History) -> None:
+    """Its executing runs alone."""
+    statement = lease._OWNED.replace("%s", "%(worker)s")
+
+    Plans(connections, (statement, {"worker": new_id()})).check({"ix_runs_owner"})
+
+
+def test_the_conversation_before_a_run(connections: Connections, written: History) -> None:
+    """What one thread said, and the events of its runs."""
+    with connections.reading() as sql:
+        run_id = sql.scalar(select(runs_table.c.id).where(claims.QUEUED).limit(1))
+    assert run_id is not None
+    with connections.transaction() as tx:
+        claim = claims.claim(tx, [run_id], new_id()).get(run_id)
+        assert claim is not None
+        with noted(connections) as statements:
+            conversation_history.load(tx.sql, [claim])
+            conversation_history.own_events(tx.sql, run_id)
+        said, turns, own = statements
+        tx.sql.rollback()
+
+    Plans(connections, said).check({"uq_messages_thread_id_position"}, few=OF_ONE_THREAD)
+    Plans(connections, turns).check(
+        {"ix_runs_thread_id_created_at_id", "pk_run_events"},
+        few=OF_ONE_THREAD | {"pk_run_events"},
+    )
+    Plans(connections, own).check({"pk_run_events"})
+
+
+def test_the_sweep(connections: Connections, written: History) -> None:
+    """Looks at active runs alone, at old ones from their end, at nothing else."""
+    with connections.transaction() as tx:
+        tx.sql.execute(
+            text(
+                "INSERT INTO forgotten_runs (run_id, forgotten_at)"
+                " SELECT gen_random_uuid(), now() - interval '1 day' FROM generate_series(1, 5000)"
+            )
+        )
+    with connections.engine.connect() as sql:
+        sql.execution_options(isolation_level="AUTOCOMMIT")
+        sql.execute(text("ANALYZE forgotten_runs"))
+    with noted(connections) as statements:
+        sweep.sweep(replace(connections, enqueue=lambda _run_id: None))
+    by_table = {statement[0]: statement for statement in statements}.values()
+    found = [one for one in by_table if re.search(r"\b(runs|run_events|forgotten_runs)\b", one[0])]
+
+    lost, unheld, expired, old, collect, settle = [
+        one for one in found if " IN (NULL) " not in one[0] and "WHERE runs.id IN (%(" not in one[0]
+    ]
+
+    Plans(connections, lost).check({"ix_runs_owner"}, few=FEW)
+    Plans(connections, unheld).check({"ix_runs_queued_at"})
+    Plans(connections, expired).check({"ix_runs_input_expires_at"})
+    Plans(connections, old).check({"ix_runs_ended_at", "pk_runs"})
+    Plans(connections, collect).check({"ix_forgotten_runs_forgotten_at", "pk_run_events"})
+    Plans(connections, settle).check({"pk_forgotten_runs", "pk_run_events"})

@@ -1,0 +1,216 @@
+"""What is kept no longer: runs that are old, their events bit by bit, workers long gone."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select, text
+
+from shared import eventlog, idempotency, retention, run_queries, sweep
+from shared.claims import Claim
+from shared.connections import Connections
+from shared.errors import RunNotFound
+from shared.events import MessageDelta
+from shared.idempotency import Scope, StoredAnswer
+from shared.ids import new_id
+from shared.tables import forgotten_runs, idempotency_keys, run_events, runs, workers
+from tests.clients import User
+from tests.stored_runs import StoredRuns, ago
+from tests.waiting import in_parallel
+
+
+@pytest.fixture(autouse=True)
+def small_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers have left at once; a bit is four events."""
+    monkeypatch.setattr(retention, "READERS_LEAVE_SECONDS", 0)
+    collect = retention._COLLECT.replace(str(retention.EVENTS_AT_ONCE), "4")
+    monkeypatch.setattr(retention, "_COLLECT", collect)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over(connections: Connections) -> Iterator[None]:
+    """The retention looks at everybody's runs."""
+    yield
+    with connections.transaction() as tx:
+        tx.sql.execute(text("TRUNCATE runs, run_events, forgotten_runs, idempotency_keys CASCADE"))
+
+
+def old(stored: StoredRuns, *, events: int = 0) -> Claim:
+    """A run that ended a day too long ago, with so many events besides its first and last."""
+    claim = stored.claimed()
+    if events:
+        stored.write(claim, *(MessageDelta(f"{number}") for number in range(events)))
+    stored.finish(claim)
+    stored.set(claim.run_id, ended_at=ago(days=91))
+    return claim
+
+
+def seqs(connections: Connections, run_id: UUID) -> list[int]:
+    with connections.reading() as sql:
+        query = select(run_events.c.seq).where(run_events.c.run_id == run_id)
+        return list(sql.scalars(query.order_by(run_events.c.seq)))
+
+
+def forgotten(connections: Connections) -> set[UUID]:
+    with connections.reading() as sql:
+        return set(sql.scalars(select(forgotten_runs.c.run_id)))
+
+
+def bit(connections: Connections) -> bool:
+    """One transaction that collects events."""
+    with connections.transaction() as tx:
+        return retention._collect_events(tx)
+
+
+def test_old_runs_are_forgotten_by_the_sweep(stored: StoredRuns) -> None:
+    """After the retention, with their events; what they said stays in the thread."""
+    gone, young = old(stored), stored.claimed()
+    message_id = new_id()
+    said = stored.claimed()
+    stored.finish(said, message=(message_id, "said long ago"))
+    stored.set(said.run_id, ended_at=ago(days=91))
+    stored.finish(young)
+    stored.set(young.run_id, ended_at=ago(days=89))
+    active = stored.create(created_at=ago(days=400))
+
+    sweep.sweep(stored.connections)
+
+    assert [] == seqs(stored.connections, gone.run_id) == seqs(stored.connections, said.run_id)
+    assert set() == forgotten(stored.connections)
+    with stored.connections.reading() as sql:
+        left = text("SELECT content, run_id FROM messages WHERE id = :id")
+        assert [("said long ago", None)] == [
+            tuple(row) for row in sql.execute(left, {"id": message_id})
+        ]
+    assert ["completed", "queued"] == [stored.state(young.run_id), stored.state(active)]
+
+
+def test_a_long_run_is_unreachable_at_once_and_goes_bit_by_bit(stored: StoredRuns) -> None:
+    """From its end: who still reads it meets an early end, never a hole."""
+    run_id = old(stored, events=9).run_id
+    with stored.connections.transaction() as tx:
+        retention._forget_runs(tx)
+
+    with stored.connections.reading() as sql, pytest.raises(RunNotFound):
+        run_queries.get(sql, stored.actor, run_id)
+    left = [seqs(stored.connections, run_id)]
+    while bit(stored.connections):
+        left.append(seqs(stored.connections, run_id))
+
+    assert [list(range(1, n + 1)) for n in (11, 7, 3, 0)] == left
+    assert set() == forgotten(stored.connections)
+
+
+def test_many_small_runs_share_a_bit(stored: StoredRuns) -> None:
+    """The runs that were forgotten first go first; a run without events goes with them."""
+    without = stored.create(ended_at=ago(days=92), state="cancelled")
+    run_ids = [old(stored).run_id for _ in range(3)]
+    with stored.connections.transaction() as tx:
+        retention._forget_runs(tx)
+    assert {without, *run_ids} == forgotten(stored.connections)
+
+    bit(stored.connections)
+
+    assert [0, 0, 2] == sorted(len(seqs(stored.connections, run_id)) for run_id in run_ids)
+    assert 1 == len(forgotten(stored.connections))
+    retention.forget(stored.connections)
+    assert set() == forgotten(stored.connections)
+    assert [[]] * 3 == [seqs(stored.connections, run_id) for run_id in run_ids]
+
+
+def test_events_stay_until_readers_have_left(
+    stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who began to read before the run was forgotten reads on."""
+    run_id = old(stored).run_id
+    monkeypatch.setattr(retention, "READERS_LEAVE_SECONDS", 60)
+
+    retention.forget(stored.connections)
+
+    assert {run_id} == forgotten(stored.connections)
+    with stored.connections.reading() as sql:
+        events = eventlog.read_table(sql, run_id, 0)
+    assert ["run.started", "run.completed"] == [event.type for event in events]
+
+
+def test_whatever_deletes_a_run_leaves_its_events_to_be_collected(stored: StoredRuns) -> None:
+    """A process of an older version, or an operator who deletes an org."""
+    by_hand, with_org = old(stored).run_id, old(stored).run_id
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(text("DELETE FROM runs WHERE id = :id"), {"id": by_hand})
+        tx.sql.execute(text("DELETE FROM orgs WHERE id = :id"), {"id": stored.actor.org_id})
+    assert {by_hand, with_org} == forgotten(stored.connections)
+
+    retention.forget(stored.connections)
+
+    assert [] == seqs(stored.connections, by_hand) + seqs(stored.connections, with_org)
+
+
+def test_one_process_forgets_at_a_time(stored: StoredRuns) -> None:
+    """The others do nothing and wait for nothing; lost runs are recovered meanwhile."""
+    run_id = old(stored).run_id
+    claim = stored.claimed(stored.worker(seen_at=ago(seconds=100)))
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(select(func.pg_advisory_xact_lock(retention._LOCK_KEY)))
+
+        sweep.sweep(with_short_lease(stored.connections))
+
+        assert "completed" == stored.state(run_id)
+        assert "queued" == stored.state(claim.run_id)
+
+
+def with_short_lease(connections: Connections) -> Connections:
+    """So short that Postgres has been up for longer."""
+    settings = replace(connections.settings, lease_seconds=0.3, heartbeat_seconds=0.1)
+    return replace(connections, settings=settings)
+
+
+def test_many_at_once_forget_everything_once(stored: StoredRuns) -> None:
+    """Whoever gets the lock goes on where the last one was."""
+    run_ids = [old(stored, events=number).run_id for number in range(12)]
+
+    in_parallel(4, lambda _: retention.forget(stored.connections))
+    while forgotten(stored.connections):
+        retention.forget(stored.connections)
+
+    with stored.connections.reading() as sql:
+        assert 0 == sql.scalar(select(func.count()).where(runs.c.id.in_(run_ids)))
+        assert 0 == sql.scalar(select(func.count()).select_from(run_events))
+
+
+def test_a_pass_has_an_end(stored: StoredRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left waits for the next one, so that the sweep comes round."""
+    monkeypatch.setattr(retention, "BITS_OF_A_PASS", 2)
+    run_id = old(stored, events=9).run_id
+
+    retention.forget(stored.connections)
+
+    assert [1, 2, 3] == seqs(stored.connections, run_id)
+
+
+def test_workers_long_gone_are_forgotten(stored: StoredRuns) -> None:
+    """A day after they were seen last."""
+    gone, there = stored.worker(seen_at=ago(days=2)), stored.worker()
+
+    retention.forget(stored.connections)
+
+    with stored.connections.reading() as sql:
+        left = set(sql.scalars(select(workers.c.id)))
+    assert (False, True) == (gone in left, there in left)
+
+
+def test_answers_kept_no_longer_are_forgotten(stored: StoredRuns, alice: User) -> None:
+    """A day after they were given."""
+    answer = StoredAnswer(status=201, headers={}, body="{}")
+    with stored.connections.transaction() as tx:
+        for key in ("old", "young"):
+            scope = Scope(org_id=alice.org_id, actor_id=alice.id, path="/", key=key)
+            idempotency.keep(tx, scope, "hash", answer)
+        aged = "UPDATE idempotency_keys SET created_at = now() - interval '25 h' WHERE key = 'old'"
+        tx.sql.execute(text(aged))
+
+    retention.forget(stored.connections)
+
+    with stored.connections.reading() as sql:
+        assert ["young"] == list(sql.scalars(select(idempotency_keys.c.key)))

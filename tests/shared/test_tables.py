@@ -1,0 +1,70 @@
+"""`shared/tables.py` and the migrations describe one database."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Connection, inspect, text
+
+from shared.connections import Connections
+from shared.tables import metadata, runs
+
+COLUMNS = """
+SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated,
+    pg_get_expr(d.adbin, d.adrelid)
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+WHERE c.relkind = 'r' AND c.relnamespace = CAST(:schema AS regnamespace)
+"""
+INDEXES = """
+SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = :schema
+"""
+CONSTRAINTS = """
+SELECT c.relname, k.conname, pg_get_constraintdef(k.oid)
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+WHERE k.contype <> 'n' AND c.relnamespace = CAST(:schema AS regnamespace)
+"""
+STORAGE = """
+SELECT relname, unnest(reloptions) FROM pg_class
+WHERE relkind = 'r' AND relnamespace = CAST(:schema AS regnamespace)
+"""
+
+
+@pytest.fixture(scope="module")
+def sql(connections: Connections) -> Iterator[Connection]:
+    """The migrated tables are in `public`, those of the metadata in `wanted`."""
+    with connections.engine.connect() as opened:
+        opened.execute(text("CREATE SCHEMA wanted"))
+        in_wanted = opened.execution_options(schema_translate_map={None: "wanted"})
+        metadata.create_all(in_wanted)
+        yield opened
+        opened.rollback()
+
+
+@pytest.mark.parametrize("query", [COLUMNS, INDEXES, CONSTRAINTS, STORAGE])
+def test_the_migrations_make_the_tables(sql: Connection, query: str) -> None:
+    """Columns and defaults, indexes and conditions, keys, storage settings; and nothing else."""
+
+    def described(schema: str) -> set[tuple[str, ...]]:
+        rows = sql.execute(text(query), {"schema": schema})
+        return {
+            tuple(str(part).replace(f"{schema}.", "") for part in row)
+            for row in rows
+            if row[0] != "alembic_version"
+        }
+
+    wanted, made = described("wanted"), described("public")
+
+    assert wanted
+    assert set() == wanted - made, "no migration makes it"
+    assert set() == made - wanted, "shared/tables.py lacks it"
+
+
+def test_whatever_refers_to_a_run_has_an_index_for_it(sql: Connection) -> None:
+    """Else each deletion of a run reads the whole table."""
+    found = inspect(sql)
+    for table in metadata.tables.values():
+        for key in table.foreign_keys:
+            if key.column.table is runs:
+                first = [index["column_names"][0] for index in found.get_indexes(table.name)]
+                first += found.get_pk_constraint(table.name)["constrained_columns"][:1]
+                assert key.parent.name in first, f"{table.name}.{key.parent.name}"

@@ -1,0 +1,52 @@
+"""What a process loads at its start: every process pays for it, in memory and in time."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ENVIRON = {
+    "ARKLOOP_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing",
+    "ARKLOOP_REDIS_URL": "redis://127.0.0.1:1",
+    "ARKLOOP_JWT_SECRET": "0" * 64,
+    "ARKLOOP_SCRIPTED": "1",
+}
+#: For the command line and migrations alone; rich and mako load pygments too.
+ELSEWHERE = {"alembic", "mako", "pygments", "rich", "honcho", "cli", "migrations"}
+SDK = {"openai", "pydantic", "httpx2"}
+STORES = {"psycopg", "sqlalchemy", "redis", "celery", "kombu"}
+HTTP = {"flask", "werkzeug", "marshmallow", "jwt", "argon2"}
+
+
+@pytest.mark.parametrize(
+    ("module", "needless"),
+    [
+        ("api.app", ELSEWHERE | SDK | {"worker"}),
+        ("worker.app", ELSEWHERE | SDK | HTTP | {"api"}),
+        # Gunicorn's master: psycopg must not be loaded before gevent has patched what it forks.
+        ("api.gunicorn_conf", ELSEWHERE | SDK | STORES | HTTP | {"api.app", "gevent", "yaml"}),
+    ],
+)
+def test_a_process_starts_without_what_it_does_not_need(module: str, needless: set[str]) -> None:
+    """Each of these costs some to dozens of MiB, and up to a third of a second."""
+    assert set() == needless & _loaded(module)
+
+
+def test_a_worker_has_loaded_its_providers_before_the_first_run() -> None:
+    """A run that had to import the SDK would hold up every other run of the process meanwhile."""
+    assert SDK <= _loaded("worker.app", OPENAI_API_KEY="none")
+
+
+def _loaded(module: str, **environ: str) -> set[str]:
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**ENVIRON, **environ},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    return set(done.stdout.split())
