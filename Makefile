@@ -8,7 +8,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --python-vers
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-browser bench chaos chaos-short chaos-mutants check lock
+.PHONY: help setup demo dev test test-browser bench bench-short chaos chaos-short chaos-mutants check lock
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,8 +32,11 @@ test-browser: setup ## Install Chromium from the system's packages and run the b
 	@./scripts/install-chromium
 	@$(BIN)/pytest -m browser
 
-bench: setup ## What a client waits for on an idle system
-	@$(BIN)/python -m bench.latency
+bench: setup ## What it takes and how that grows: table, JSON and charts; 15 minutes
+	@$(BIN)/python -m bench
+
+bench-short: setup ## That the benchmarks run, in 90 s; speed is not judged
+	@$(BIN)/python -m bench --short
 
 chaos: setup ## Every row of the fault matrix on the real system, SEED=1 by default; 20 minutes
 	@$(BIN)/python -m chaos --seed $(or $(SEED),1)

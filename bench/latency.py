@@ -1,157 +1,174 @@
-"""How long a client waits on an idle system: for the first events of a run, and for a cancel.
+"""How long one client waits on an idle system: for a run's first events, and for a cancel.
 
-Starts the whole service as `arkloop dev` does, on a free port with data of its
-own, and measures from the client's side, one request at a time. Beside each
-figure stands its ratio to a bare request (`GET /healthz`) of the same run.
-
-    .venv/bin/python -m bench.latency [--runs 100] [--cancels 50] [--json]
+Beside them what the same moment gives a program that does nothing else: a durable INSERT, and an
+INSERT that is then told to a reader through Redis.
 """
 
-import argparse
 import json
-import os
-import platform
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
-import httpx2
+from bench.baselines.round_trips import RoundTrips
+from bench.conversations import prepare, script, targets_of
+from bench.figure import Figure, Limit, percentile
+from bench.http_clients import Caller, Follower, Loop, Target
+from bench.service import Service
 
-READY_SECONDS = 90
-HANGING = json.dumps({"script": [{"say": "x "}, {"hang": 60}]})
-
-
-@contextmanager
-def service() -> Iterator[httpx2.Client]:
-    """A client of a service that lives as long as the block."""
-    with tempfile.TemporaryDirectory(prefix="arkloop-bench-") as folder:
-        data = Path(folder) / "data"
-        command = [Path(sys.executable).with_name("arkloop"), "dev", "--port", "0"]
-        log = Path(folder) / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*command, "--no-local-model", "--data", data],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            deadline = time.monotonic() + READY_SECONDS
-            while b"Ready on " not in log.read_bytes():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    sys.exit(log.read_text())
-                time.sleep(0.1)
-            url = log.read_text().split("Ready on ")[1].split()[0]
-            key = (data / "api-key").read_text().strip()
-            with httpx2.Client(
-                base_url=url, headers={"Authorization": f"Bearer {key}"}, trust_env=False
-            ) as client:
-                yield client
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
+RUNS = 200
+CANCELS = 100
+SHORT_COUNT = 20
+WARM_UP = 10
+#: Between two measurements, so that what the last one left to do is done.
+REST_SECONDS = 0.01
+#: From the first event of a run to its cancel.
+CANCEL_AFTER_SECONDS = 0.03
+_PATIENCE_SECONDS = 20.0
 
 
-def new_run(client: httpx2.Client, content: str) -> tuple[str, float]:
-    """The run's id, and when its POST was sent."""
-    thread_id = client.post("/v1/threads", json={}).json()["id"]
-    client.post(f"/v1/threads/{thread_id}/messages", json={"content": content})
-    sent = time.perf_counter()
-    return client.post(f"/v1/threads/{thread_id}/runs").json()["run_id"], sent
+def measure(*, short: bool = False) -> Iterator[Figure]:
+    """One web process and one worker, one request at a time."""
+    runs, cancels = (SHORT_COUNT, SHORT_COUNT) if short else (RUNS, CANCELS)
+    with (
+        Service(web=1, workers=1) as service,
+        RoundTrips(service.postgres.url.replace("+psycopg", "", 1), service.redis.url) as raw,
+    ):
+        client = _Client(service)
+        yield from _first_events(client, raw, runs)
+        streaming = script({"count": 500, "delay_ms": 20})
+        yield _cancel(client, raw, "a run that streams", streaming, cancels)
+        yield _cancel(client, raw, "a silent run", script({"hang": 60}), cancels)
 
 
-def first_seen(client: httpx2.Client, run_id: str, *types: str) -> dict[str, float]:
-    """When the first event of each type arrived; reads to the end of the stream."""
-    seen: dict[str, float] = {}
-    with client.stream("GET", f"/v1/runs/{run_id}/events") as stream:
-        for line in stream.iter_lines():
-            if line.startswith("data: "):
-                kind = json.loads(line[6:])["type"]
-                if kind in types:
-                    seen.setdefault(kind, time.perf_counter())
-    return seen
-
-
-def measure(client: httpx2.Client, runs: int, cancels: int) -> dict[str, list[float]]:
-    """Seconds, by what was waited for."""
+def _first_events(client: "_Client", raw: RoundTrips, count: int) -> Iterator[Figure]:
     names = ("GET /healthz", "POST → 201", "POST → run.started", "POST → first message.delta")
-    figures: dict[str, list[float]] = {name: [] for name in (*names, "cancel → run.cancelled")}
-    for number in range(runs + 5):
-        began = time.perf_counter()
-        client.get("/healthz")
-        bare = time.perf_counter() - began
-        run_id, sent = new_run(client, "hello")
-        answered = time.perf_counter()
-        seen = first_seen(client, run_id, "run.started", "message.delta")
-        if number >= 5:  # the first ones fill caches
-            waited = (answered, seen["run.started"], seen["message.delta"])
-            for name, seconds in zip(names, (bare, *(at - sent for at in waited)), strict=True):
-                figures[name].append(seconds)
-    with httpx2.Client(
-        base_url=client.base_url, headers=client.headers, trust_env=False
-    ) as canceller:
-        for _ in range(cancels):
-            run_id, _sent = new_run(client, HANGING)
-            figures["cancel → run.cancelled"].append(_cancel(client, canceller, run_id))
-    return figures
-
-
-def _cancel(client: httpx2.Client, canceller: httpx2.Client, run_id: str) -> float:
-    asked: list[float] = []
-
-    def ask() -> None:
-        canceller.get("/healthz")  # so that the connection is there
-        asked.append(time.perf_counter())
-        canceller.post(f"/v1/runs/{run_id}:cancel")
-
-    with client.stream("GET", f"/v1/runs/{run_id}/events") as stream:
-        for line in stream.iter_lines():
-            if '"type":"message.delta"' in line:
-                threading.Timer(0.05, ask).start()
-            if '"type":"run.cancelled"' in line:
-                return time.perf_counter() - asked[0]
-    raise AssertionError("the run ended otherwise")
-
-
-def percentile(values: list[float], part: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * part))]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--cancels", type=int, default=50)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    with service() as client:
-        figures = measure(client, options.runs, options.cancels)
-    bare = percentile(figures["GET /healthz"], 0.5)
-    rows = [
-        {
-            "figure": name,
-            "count": len(values),
-            "p50_ms": round(percentile(values, 0.5) * 1000, 2),
-            "p99_ms": round(percentile(values, 0.99) * 1000, 2),
-            "p50_ratio_to_healthz": round(percentile(values, 0.5) / bare, 1),
-        }
-        for name, values in figures.items()
-    ]
-    if options.json:
-        print(json.dumps({"cores": os.cpu_count(), "machine": platform.machine(), "rows": rows}))
-        return
-    print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
-    for row in rows:
-        print(
-            "{figure:28} n={count:<4} p50 {p50_ms:8.2f} ms   p99 {p99_ms:8.2f} ms   ".format(**row)
-            + "{p50_ratio_to_healthz:6.1f} × healthz".format(**row)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number, thread in enumerate(client.threads(WARM_UP + count, "hello")):
+        raw.once()
+        bare = client.call("GET", "/healthz")
+        run = client.start(thread)
+        client.until(lambda run=run: run.follower.ended_at, "the end")  # type: ignore[misc]
+        run.follower.close()
+        seen = (run.answered_at, run.first_at["run.started"], run.first_at["message.delta"])
+        if number >= WARM_UP:
+            times = (bare.seconds, *(at - run.sent_at for at in seen))
+            for name, waited in zip(names, times, strict=True):
+                seconds[name].append(waited)
+        client.rest()
+    insert = _limit("one INSERT, committed", raw.insert_seconds)
+    event = _limit("INSERT, XADD → XREAD", raw.event_seconds)
+    targets = {"POST → first message.delta": {"p50": 12.0, "p99": 25.0}}
+    limits = {"GET /healthz": None, "POST → 201": insert}
+    for name, values in seconds.items():
+        yield Figure(
+            name=f"idle: {name}",
+            unit="ms",
+            numbers=_milliseconds(values),
+            count=count,
+            at_most=targets.get(name, {}),
+            limit=limits.get(name, event),
+            note="1 web process, 1 worker",
         )
 
 
-if __name__ == "__main__":
-    main()
+def _cancel(client: "_Client", raw: RoundTrips, name: str, content: str, count: int) -> Figure:
+    """From the POST of the cancel until the client of the stream has its last event."""
+    seconds: list[float] = []
+    raw.event_seconds.clear()
+    for number, thread in enumerate(client.threads(WARM_UP + count, content)):
+        raw.once()
+        run = client.start(thread)
+        # The model of the silent one has been asked; that of the other has begun to speak.
+        wanted = "message.delta" if "count" in content else "run.started"
+        client.until(lambda run=run, wanted=wanted: wanted in run.first_at, wanted)  # type: ignore[misc]
+        client.loop.pause(CANCEL_AFTER_SECONDS)
+        cancel = client.call("POST", f"/v1/runs/{run.follower.run_id}:cancel", {})
+        client.until(lambda run=run: run.follower.ended_at, "the end")  # type: ignore[misc]
+        run.follower.close()
+        assert run.follower.end == "run.cancelled", run.follower.end
+        assert run.follower.ended_at is not None
+        if number >= WARM_UP:
+            seconds.append(run.follower.ended_at - cancel.sent_at)
+        client.rest()
+    return Figure(
+        name=f"idle: cancel of {name} → run.cancelled",
+        unit="ms",
+        numbers=_milliseconds(seconds),
+        count=count,
+        at_most={"p50": 8.0, "p99": 25.0},
+        limit=_limit("INSERT, XADD → XREAD", raw.event_seconds),
+        note="1 web process, 1 worker",
+    )
+
+
+@dataclass(slots=True)
+class _Answer:
+    status: int
+    body: bytes
+    sent_at: float
+    answered_at: float
+
+    @property
+    def seconds(self) -> float:
+        return self.answered_at - self.sent_at
+
+
+@dataclass(slots=True)
+class _Run:
+    follower: Follower
+    sent_at: float
+    answered_at: float
+    first_at: dict[str, float] = field(default_factory=dict)  # by type of event
+
+
+class _Client:
+    """One keep-alive connection for requests, and one for each stream."""
+
+    def __init__(self, service: Service) -> None:
+        self.loop = Loop()
+        self._targets = targets_of(service)
+        self._target: Target = self._targets[0]
+        self._caller = Caller(self.loop, self._target)
+
+    def threads(self, count: int, content: str) -> list[str]:
+        """So many, each with this message; the connection may have been idle meanwhile."""
+        made = prepare(self.loop, self._targets, count, content)
+        self._caller.close()
+        self._caller = Caller(self.loop, self._target)
+        return made
+
+    def call(self, method: str, path: str, body: object = None) -> _Answer:
+        """The answer, which is no error."""
+        answers: list[_Answer] = []
+        request = self._target.request(method, path, body)
+        self._caller.call(request, lambda *details: answers.append(_Answer(*details)))
+        self.until(lambda: answers, path)
+        assert answers[0].status < 300, answers[0]
+        return answers[0]
+
+    def start(self, thread: str) -> _Run:
+        """A run, followed from the moment at which its id is known."""
+        answer = self.call("POST", f"/v1/threads/{thread}/runs", {})
+        first_at: dict[str, float] = {}
+
+        def note(_follower: Follower, data: bytes, at: float) -> None:
+            for kind in ("run.started", "message.delta"):
+                if kind not in first_at and b'"type":"%s"' % kind.encode() in data:
+                    first_at[kind] = at
+
+        run_id = json.loads(answer.body)["run_id"]
+        follower = Follower(self.loop, self._target, run_id, on_data=note)
+        return _Run(follower, answer.sent_at, answer.answered_at, first_at)
+
+    def until(self, done: Callable[[], object], what: str) -> None:
+        self.loop.until(done, _PATIENCE_SECONDS, what)
+
+    def rest(self) -> None:
+        self.loop.pause(REST_SECONDS)
+
+
+def _milliseconds(seconds: list[float]) -> dict[str, float]:
+    return {"p50": percentile(seconds, 0.5) * 1000, "p99": percentile(seconds, 0.99) * 1000}
+
+
+def _limit(name: str, seconds: list[float]) -> Limit:
+    return Limit(name=name, of="p50", value=percentile(seconds, 0.5) * 1000)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.latency import percentile
+from bench.figure import percentile
 from chaos.clients.client import (
     FAILURES,
     Access,

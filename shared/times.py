@@ -14,9 +14,7 @@ def now() -> datetime:
 
 def rfc3339(moment: datetime) -> str:
     """`2026-11-24T15:04:05.123Z`."""
-    return (
-        moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
-    )
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def rfc3339_or_none(moment: datetime | None) -> str | None:

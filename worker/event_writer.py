@@ -11,11 +11,14 @@ from shared.connections import Connections
 from shared.errors import LeaseLost, Unavailable
 from shared.events import StoredEvent
 from worker.outcomes import CancelRequested, RunFailure
-from worker.run_log import RunLog
+from worker.run_log import GATHER_SECONDS, RunLog
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.2
+#: Text is gathered for as long as so many commits take, but not for longer than a second.
+COMMITS_PER_GATHERING = 4
+MAX_GATHER_SECONDS = 1.0
 #: A run whose row somebody has locked for a moment goes with a later tick.
 LOCKED_SECONDS = 0.02
 
@@ -47,6 +50,9 @@ class EventWriter:
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._dirty: set[RunLog] = set()
+        #: When text that is being gathered must be committed, on the monotonic clock.
+        self._due: dict[RunLog, float] = {}
+        self._gather_seconds = GATHER_SECONDS
         threading.Thread(target=self._run, name="event-writer", daemon=True).start()
 
     def mark(self, run_log: RunLog) -> None:
@@ -68,21 +74,29 @@ class EventWriter:
 
     def _tick(self) -> float | None:
         """One commit; returns the seconds until more is due (None: when somebody adds)."""
+        began = time.monotonic()
         with self._lock:
             dirty, self._dirty = self._dirty, set()
+        dirty.update([run_log for run_log, at in self._due.items() if at <= began])
         batch: dict[RunLog, Sequence[StoredEvent]] = {}
-        later: dict[RunLog, float] = {}
         for run_log in dirty:
-            events, due_in = run_log.take()
+            self._due.pop(run_log, None)
+            events, due_in = run_log.take(self._gather_seconds)
             if events:
                 batch[run_log] = events
             if due_in is not None:
-                later[run_log] = max(due_in, 0.001)
+                self._due[run_log] = began + due_in
         if batch:
-            later.update(self._store(batch))
-        with self._lock:
-            self._dirty |= later.keys()
-        return min(later.values(), default=None)
+            again = self._store(batch)
+            now = time.monotonic()
+            self._due.update({run_log: now + seconds for run_log, seconds in again.items()})
+            # When commits take long there is too much to do: longer pieces of text are less of it.
+            self._gather_seconds = min(
+                max(GATHER_SECONDS, (now - began) * COMMITS_PER_GATHERING), MAX_GATHER_SECONDS
+            )
+        if not self._due:
+            return None
+        return max(0.001, min(self._due.values()) - time.monotonic())
 
     def _store(self, batch: dict[RunLog, Sequence[StoredEvent]]) -> dict[RunLog, float]:
         """Commit the batch; returns the runs that have to come again, and in how many seconds."""

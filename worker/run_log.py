@@ -42,7 +42,8 @@ class RunLog:
         self.stop = stop
         self.now = now
         self._added = added
-        self._changed = threading.Condition()
+        # Of a plain lock: it is taken for every piece of text, and none of it takes it twice.
+        self._changed = threading.Condition(threading.Lock())
         self._last_seq = last_seq
         self._committed_seq = last_seq
         self._ready: list[StoredEvent] = []
@@ -128,12 +129,14 @@ class RunLog:
 
     # ---- the writer's thread ----
 
-    def take(self) -> tuple[list[StoredEvent], float | None]:
+    def take(
+        self, gather_seconds: float = GATHER_SECONDS
+    ) -> tuple[list[StoredEvent], float | None]:
         """What is to be committed now, and in how many seconds more will be (None: not by time)."""
         with self._changed:
             due_in: float | None = None
             if self._text:
-                due_in = self._numbered_at + GATHER_SECONDS - time.monotonic()
+                due_in = self._numbered_at + gather_seconds - time.monotonic()
                 if due_in <= 0 or self._text_length >= GATHER_CHARACTERS:
                     self._number_text()
                     due_in = None

@@ -16,6 +16,7 @@ from shared.events import (
     Event,
     MessageCompleted,
     MessageDelta,
+    MessageThinking,
     RunCompleted,
     RunCost,
     RunError,
@@ -54,6 +55,22 @@ def test_an_event_is_one_line_of_the_contracts_form() -> None:
         '{"seq":3,"type":"message.delta","data":{"content":"é\\n\u2028"},'
         '"created_at":"2026-01-02T03:04:05.678Z"}'
     ) == stored.payload
+
+
+@given(TEXT, st.sampled_from([MessageDelta, MessageThinking]))
+def test_text_is_encoded_as_everything_else(
+    text: str, kind: type[MessageDelta | MessageThinking]
+) -> None:
+    """Pieces of text are put together by hand: byte for byte what the encoder makes of them."""
+    stored = encode(12, kind(text), NOW)
+    whole = {
+        "seq": 12,
+        "type": kind.type,
+        "data": {"content": clean(text)},
+        "created_at": "2026-01-02T03:04:05.678Z",
+    }
+
+    assert json.dumps(whole, ensure_ascii=False, separators=(",", ":")) == stored.payload
 
 
 @given(TEXT)

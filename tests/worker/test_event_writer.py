@@ -1,7 +1,8 @@
 """The writer: all runs' events in one commit, each under its own fence."""
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from shared.tables import runs
 from shared.transitions import Totals
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually, in_parallel
+from worker import event_writer
 from worker.event_writer import EventWriter
 from worker.outcomes import CancelRequested, RunFailure
 from worker.run_log import RunLog
@@ -187,3 +189,41 @@ def test_a_run_that_cannot_be_stored_does_not_take_others_along(
         logs[0].stop.check()
     assert [1, 2] == [event.seq for event in stored.events(neighbour.run_id)]
     assert [2] == [event.seq for event in logs[0].withdraw(RESUMED)]
+
+
+class SlowWriter(EventWriter):
+    """Its commits take long; it ticks when it is told to."""
+
+    def _run(self) -> None:
+        pass
+
+    def _store(self, batch: Mapping[RunLog, Sequence[StoredEvent]]) -> dict[RunLog, float]:
+        time.sleep(0.2)
+        return super()._store(dict(batch))
+
+
+@pytest.mark.parametrize(("commits", "pieces"), [(0, 5), (4, 2)])
+def test_when_commits_take_long_text_is_gathered_for_longer(
+    stored: StoredRuns, monkeypatch: pytest.MonkeyPatch, commits: int, pieces: int
+) -> None:
+    """So that too much work is not cut into ever smaller pieces; nothing of it is lost."""
+    monkeypatch.setattr(event_writer, "GATHER_SECONDS", 0.0)
+    monkeypatch.setattr(event_writer, "COMMITS_PER_GATHERING", commits)
+    claim = stored.claimed()
+    writer = SlowWriter(stored.connections)
+    log = RunLog(claim.run_id, claim.fence, claim.last_seq, StopSignal(), writer.mark)
+    writer._gather_seconds = 0.0
+
+    for piece in "abcde":
+        log.add_text(MessageDelta, piece)
+        writer._tick()
+    log.add(RESUMED)
+    writer._tick()
+
+    assert pieces == stored.types(claim.run_id).count("message.delta")
+    texts = [
+        eventlog.data_of(event.payload)["content"]
+        for event in stored.events(claim.run_id)
+        if event.type == "message.delta"
+    ]
+    assert "abcde" == "".join(texts)

@@ -1,0 +1,69 @@
+"""Threads with something to answer, the runs in them, and whether all of those ended well."""
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from bench.http_clients import Loop, Target, call_all
+from bench.service import Service
+from shared.connections import Connections
+
+_LOOK_SECONDS = 0.05
+_LOST = """
+SELECT count(*)
+FROM unnest(CAST(:runs AS uuid[])) AS wanted (id)
+LEFT JOIN runs ON runs.id = wanted.id
+LEFT JOIN LATERAL (
+    SELECT count(*) AS events, min(seq) AS first, max(seq) AS last,
+        count(*) FILTER (WHERE type IN ('run.completed', 'run.failed', 'run.cancelled')) AS ends,
+        max(seq) FILTER (WHERE type = 'run.completed') AS completed_at
+    FROM run_events WHERE run_id = wanted.id
+) AS log ON true
+WHERE runs.state IS DISTINCT FROM 'completed' OR log.first IS DISTINCT FROM 1
+    OR log.last <> log.events OR log.ends <> 1 OR log.completed_at IS DISTINCT FROM log.last
+"""
+
+
+def targets_of(service: Service) -> list[Target]:
+    """One for each web process."""
+    return [Target(url, service.api_key) for url in service.urls]
+
+
+def script(*steps: dict[str, Any]) -> str:
+    """A message for which the scripted model plays these steps."""
+    return json.dumps({"script": steps})
+
+
+def prepare(loop: Loop, targets: list[Target], count: int, content: str) -> list[str]:
+    """The ids of so many new threads, each with one message of its user."""
+    made = call_all(loop, targets, [("POST", "/v1/threads", {})] * count)
+    threads = [json.loads(body)["id"] for _, body, _ in made]
+    said = [("POST", f"/v1/threads/{one}/messages", {"content": content}) for one in threads]
+    statuses = {status for status, _, _ in call_all(loop, targets, said)}
+    assert {201} == statuses, statuses
+    return threads
+
+
+def wait_for_ends(connections: Connections, seconds: float = 120.0) -> float:
+    """When no run was left that had not ended, by `time.perf_counter`. Raises: TimeoutError."""
+    deadline = time.perf_counter() + seconds
+    while True:
+        with connections.reading() as sql:
+            left = sql.scalar(text("SELECT count(*) FROM runs WHERE ended_at IS NULL"))
+        now = time.perf_counter()
+        if not left:
+            return now
+        if now > deadline:
+            raise TimeoutError(f"{left} runs have not ended within {seconds:g} s")
+        time.sleep(_LOOK_SECONDS)
+
+
+def lost(connections: Connections, run_ids: Sequence[str]) -> int:
+    """How many of them are not completed once, by their last event, without a hole before it."""
+    with connections.reading() as sql:
+        values = {"runs": [UUID(run_id) for run_id in run_ids]}
+        return int(sql.scalar(text(_LOST), values) or 0)

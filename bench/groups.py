@@ -1,0 +1,69 @@
+"""The benchmarks by name, in the order in which `python -m bench` runs them."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from bench import bursts, create, latency, processes, startup, stream_rates, streams
+from bench.figure import Figure
+from bench.history import __main__ as history
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """`run(short)` gives the figures, each as soon as it is known if it is an iterator."""
+
+    name: str
+    measures: str
+    run: Callable[[bool], Iterable[Figure]]
+
+
+def _history(short: bool) -> Iterator[Figure]:
+    if short:
+        yield from history.measure(runs=10_000, count=20)
+        return
+    for runs in (100_000, 1_000_000):
+        yield from history.measure(runs=runs, count=200)
+
+
+GROUPS = (
+    Group(
+        "latency",
+        "an idle system: POST → first event, cancel → end",
+        lambda short: latency.measure(short=short),
+    ),
+    Group(
+        "create",
+        "runs created in a closed loop, and executed meanwhile",
+        lambda short: create.measure(short=short),
+    ),
+    Group(
+        "bursts",
+        "50, 200 and 1,000 runs of 100 deltas × 20 ms, each followed",
+        lambda short: bursts.measure(short=short),
+    ),
+    Group(
+        "processes",
+        "two web processes and two workers against one of each",
+        lambda short: processes.measure(short=short),
+    ),
+    Group(
+        "long",
+        "one run of 20,000 deltas to 1 and to 20 clients",
+        lambda short: stream_rates.long_run(short=short),
+    ),
+    Group(
+        "replay",
+        "100,000 events of one run from Postgres",
+        lambda short: stream_rates.replay(short=short),
+    ),
+    Group("idle", "500, 2,000 and 5,000 idle streams", lambda short: streams.idle(short=short)),
+    Group("delivery", "events to 5,000 streams", lambda short: streams.delivery(short=short)),
+    Group("storm", "5,000 clients reconnect at once", lambda short: streams.storm(short=short)),
+    Group(
+        "startup",
+        "time and memory until a process serves",
+        lambda short: startup.measure(1 if short else 3),
+    ),
+    Group("history", "lists and replay among 100,000 and 1,000,000 runs", _history),
+)
+BY_NAME = {group.name: group for group in GROUPS}

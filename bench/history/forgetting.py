@@ -1,0 +1,126 @@
+"""How long it takes to forget old runs, and what that does to those who read lists meanwhile."""
+
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import event, func, select
+
+from bench.figure import Figure, Limit, percentile
+from bench.history.lists import Lists, milliseconds, owner_of
+from bench.history.seeding import History
+from bench.service import Service
+from shared import retention
+from shared.connections import Connections
+from shared.tables import forgotten_runs, runs
+
+#: Between two passes, as the sweep has it.
+PAUSE_SECONDS = 2.0
+
+
+def measure(service: Service, written: History, number: int, *, pause: float = 0.0) -> list[Figure]:
+    """Forget the `number` oldest runs in passes with so many seconds between them, and read the
+    first page of the runs again and again meanwhile.
+    """
+    connections = service.connect()
+    with connections.reading() as sql:
+        cut = sql.scalar(
+            select(runs.c.ended_at)
+            .where(runs.c.ended_at.is_not(None))
+            .order_by(runs.c.ended_at)
+            .offset(number - 1)
+            .limit(1)
+        )
+    assert cut is not None
+    age = (datetime.now(UTC) - cut) / timedelta(days=1)
+    settings = replace(connections.settings, retention_days=age)
+    own = replace(connections, settings=settings)
+    lists = Lists(service, written)
+    reader = owner_of(written.main)
+    quiet = _page_times(lists, reader, lambda number: number < 300)
+    bits: list[float] = []
+    done = threading.Event()
+    forgetting = threading.Thread(target=_forget_all, args=(own, bits, done, pause))
+    began = time.perf_counter()
+    forgetting.start()
+    busy = _page_times(lists, reader, lambda _number: not done.is_set())
+    seconds = time.perf_counter() - began
+    lists.close()
+    with connections.reading() as sql:
+        left = sql.scalar(select(func.count()).select_from(runs))
+    scale = ("runs stored", float(written.runs))
+    return [
+        Figure(
+            name=f"forget {number:,} runs with their events",
+            unit="runs/s",
+            numbers={"rate": number / seconds},
+            count=number,
+            scale=scale,
+            note=f"{left:,} runs are left",
+        ),
+        Figure(
+            name="forget old runs: one transaction",
+            unit="ms",
+            numbers={**milliseconds(bits), "max": max(bits) * 1000},
+            count=len(bits),
+            scale=scale,
+        ),
+        Figure(
+            name="GET /v1/runs while runs are forgotten",
+            unit="ms",
+            numbers=milliseconds(busy),
+            count=len(busy),
+            limit=Limit(name="while none are", of="p99", value=percentile(quiet, 0.99) * 1000),
+            scale=scale,
+        ),
+    ]
+
+
+def _page_times(lists: Lists, reader: Any, go_on: Any) -> list[float]:
+    waited: list[float] = []
+    while go_on(len(waited)):
+        began = time.perf_counter()
+        lists.page(reader, "/v1/runs")
+        waited.append(time.perf_counter() - began)
+        time.sleep(0.005)  # what is measured is waiting, not a full load
+    return waited
+
+
+def _forget_all(
+    connections: Connections, bits: list[float], done: threading.Event, pause: float
+) -> None:
+    """Passes until nothing is left; `bits` gets the seconds of each transaction."""
+    own = connections.for_maintenance()
+    _time_transactions(own, bits)
+    old = select(runs.c.id).where(
+        runs.c.ended_at < func.now() - timedelta(days=connections.settings.retention_days)
+    )
+    # Nobody reads those runs; how long it takes is not to depend on a rest of a minute.
+    retention.READERS_LEAVE_SECONDS = 0
+    try:
+        while True:
+            retention.forget(own)
+            with own.reading() as sql:
+                if not (
+                    sql.scalar(old.limit(1)) or sql.scalar(select(forgotten_runs.c.run_id).limit(1))
+                ):
+                    return
+            time.sleep(pause)
+    finally:
+        own.engine.dispose()
+        done.set()
+
+
+def _time_transactions(connections: Connections, bits: list[float]) -> None:
+    began = [0.0]
+
+    def begin(_sql: Any) -> None:
+        began[0] = time.perf_counter()
+
+    def commit(_sql: Any) -> None:
+        bits.append(time.perf_counter() - began[0])
+
+    event.listen(connections.engine, "begin", begin)
+    event.listen(connections.engine, "commit", commit)

@@ -1,0 +1,232 @@
+"""The service as a team would run it: servers with fsync on, web and worker processes."""
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil  # type: ignore[import-untyped]  # it carries no types
+from sqlalchemy import create_engine, text
+
+from cli.dev import path_of_children, read_procfile
+from cli.embedded_postgres import EmbeddedPostgres
+from cli.embedded_redis import EmbeddedRedis
+from cli.embedded_server import free_port
+from cli.tether import tethered
+from shared import accounts, api_keys, schema
+from shared.actors import PERMISSIONS_OF_ROLE, Actor
+from shared.config import Settings
+from shared.connections import Connections, connect
+
+ROOT = Path(__file__).parents[1]
+READY_SECONDS = 60.0
+
+POSTGRES = {
+    "max_connections": "300",
+    "shared_buffers": "512MB",
+    "max_wal_size": "8GB",  # no checkpoint comes in the middle of what is measured
+    "log_min_messages": "warning",
+}
+
+
+class Service:
+    """Postgres, Redis, `web` gunicorns of one process each and `workers` Celery workers.
+
+    Each gunicorn has a port of its own: its clients are the load balancer. Everything lives in a
+    temporary folder and ends with the block.
+    """
+
+    def __init__(
+        self, *, web: int = 1, workers: int = 1, environ: Mapping[str, str] | None = None
+    ) -> None:
+        self.urls: list[str] = []
+        self.pids: dict[str, list[int]] = {"web": [], "worker": []}
+        self._counts = {"web": web, "worker": workers}
+        self._extra = dict(environ or {})
+        self._secret = secrets.token_hex(32)
+        self._at_exit = contextlib.ExitStack()
+        _, self._lines = read_procfile(ROOT / "Procfile")
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._at_exit.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._at_exit.close()
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Of a web or worker process, but for a web process' port."""
+        return {
+            "PATH": path_of_children(),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONWARNINGS": "ignore:You're running the worker with superuser",
+            "ARKLOOP_DATABASE_URL": self.postgres.url.replace("+psycopg", ""),
+            "ARKLOOP_REDIS_URL": self.redis.url,
+            "ARKLOOP_JWT_SECRET": self._secret,
+            "ARKLOOP_SECURE_COOKIES": "0",
+            "ARKLOOP_API_WORKERS": "1",
+            "ARKLOOP_SCRIPTED": "1",
+            **self._extra,
+        }
+
+    def log(self, name: str) -> str:
+        """What the processes of that role have said so far."""
+        files = sorted(self.folder.glob(f"{name}.*.log"))
+        return "".join(file.read_text(errors="replace") for file in files)
+
+    def memory(self, role: str) -> list[int]:
+        """Bytes of private memory of each process that serves, without gunicorn's masters."""
+        return [process.memory_full_info().uss for process in self._serving(role)]
+
+    def cpu(self, role: str) -> float:
+        """Seconds of CPU that the role's processes have used; also `postgres` and `redis`."""
+        times = [process.cpu_times() for process in self._serving(role)]
+        return float(sum(time.user + time.system for time in times))
+
+    def cpu_of_all(self) -> dict[str, float]:
+        """The same of every role, and of this process, which is the clients."""
+        roles = {role: self.cpu(role) for role in ("web", "worker", "postgres", "redis")}
+        return {**roles, "clients": time.process_time()}
+
+    def cpu_since(self, before: Mapping[str, float]) -> str:
+        """What `cpu_of_all` has grown by, in words."""
+        grown = (f"{role} {now - before[role]:.1f}" for role, now in self.cpu_of_all().items())
+        return "CPU s: " + ", ".join(grown)
+
+    def redis_connections(self, pid: int) -> int:
+        """Open connections from that process to Redis."""
+        found = psutil.Process(pid).net_connections("tcp")
+        return sum(bool(one.raddr) and one.raddr.port == self.redis_port for one in found)
+
+    def serving(self, role: str) -> list[int]:
+        """The ids of the processes that do the work."""
+        return [process.pid for process in self._serving(role)]
+
+    def connect(self) -> Connections:
+        """Straight to the servers; closed with the service."""
+        settings = Settings.from_env(self.environ)
+        opened = connect(settings, application="bench")
+        self._at_exit.callback(opened.close)
+        return opened
+
+    # ---- inside -------------------------------------------------------------------------
+
+    def _serving(self, role: str) -> list[psutil.Process]:
+        if role in ("postgres", "redis"):
+            server = psutil.Process(self.postgres.pid if role == "postgres" else self.redis.pid)
+            return [server, *server.children(recursive=True)]
+        processes = [psutil.Process(pid) for pid in self.pids[role]]
+        if role == "web":
+            return [child for process in processes for child in process.children()]
+        return processes
+
+    def _start(self) -> None:
+        self.folder = Path(
+            self._at_exit.enter_context(
+                tempfile.TemporaryDirectory(prefix="arkloop-bench-", ignore_cleanup_errors=True)
+            )
+        )
+        self.redis_port = free_port()
+        self.postgres = EmbeddedPostgres(self.folder / "postgres", options=POSTGRES)
+        self.redis = EmbeddedRedis(self.folder / "redis", port=self.redis_port)
+        self._at_exit.enter_context(self.postgres)
+        self._at_exit.enter_context(self.redis)
+        engine = create_engine(self.postgres.url)
+        schema.migrate(engine)
+        engine.dispose()
+        self.api_key = self._make_key()
+        for _ in range(self._counts["worker"]):
+            self.start("worker")
+        for _ in range(self._counts["web"]):
+            self.start("web")
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(self._wait_for_web, self.urls))
+        self._wait_for_workers()
+
+    def start(self, role: str, environ: Mapping[str, str] | None = None) -> int:
+        """One more process by its line of the Procfile; returns its id."""
+        environ = {**self.environ, **(environ or {})}
+        if role == "web":
+            port = free_port()
+            environ["ARKLOOP_PORT"] = str(port)
+            self.urls.append(f"http://127.0.0.1:{port}")
+        number = len(self.pids[role]) + 1
+        with (self.folder / f"{role}.{number}.log").open("wb") as output:
+            process = subprocess.Popen(
+                tethered(["/bin/sh", "-c", self._lines[role]]),
+                cwd=ROOT,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self.pids[role].append(process.pid)
+        self._at_exit.callback(_stop, process)
+        return process.pid
+
+    def _make_key(self) -> str:
+        connections = self.connect()
+        with connections.transaction() as tx:
+            org_id = accounts.create_org(tx, "bench")
+            user_id = accounts.create_user(
+                tx,
+                org_id=org_id,
+                role="owner",
+                login="bench",
+                email="bench@example.com",
+                password_hash="-",  # nobody can log in
+            )
+            owner = Actor(
+                org_id=org_id,
+                user_id=user_id,
+                role="owner",
+                permissions=PERMISSIONS_OF_ROLE["owner"],
+            )
+            self.owner = owner
+            return api_keys.create(tx, owner, name="bench")[1]
+
+    def _wait_for_web(self, url: str) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=2):
+                return
+            time.sleep(0.05)
+        raise TimeoutError(f"{url} is not ready:\n{self.log('web')}")
+
+    def _wait_for_workers(self) -> None:
+        connections = self.connect()
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            with connections.reading() as sql:
+                if sql.scalar(text("SELECT count(*) FROM workers")) == self._counts["worker"]:
+                    return
+            time.sleep(0.05)
+        raise TimeoutError(f"the workers are not ready:\n{self.log('worker')}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    # Its data goes with it: there is nothing to end in good order.
+    with contextlib.suppress(ProcessLookupError):  # a benchmark may have ended it already
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
