@@ -30,7 +30,7 @@ def news(run_id: UUID | str) -> str:
 
 
 def cancel(run_id: UUID | str) -> str:
-    """Set while a cancel of an executing run is under way."""
+    """Set while a cancel of an executing run is under way; holds the id of who wants it."""
     return f"run:{run_id}:cancel"
 
 
@@ -40,5 +40,5 @@ def input_(run_id: UUID | str) -> str:
 
 
 def worker_signals(worker_id: UUID | str) -> str:
-    """Channel; messages are `cancel <run_id>` and `input <run_id>`."""
+    """Channel; messages are `cancel <run_id> <user_id>` and `input <run_id>`."""
     return f"worker:{worker_id}:signals"

@@ -25,6 +25,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    literal_column,
     or_,
     select,
     update,
@@ -219,6 +220,46 @@ def retry(
     return create(tx, new)
 
 
+_REQUEST_CANCEL = (
+    update(runs)
+    .where(
+        runs.c.id == bindparam("run_id"),
+        runs.c.state == literal_column("'executing'"),
+        threads.c.id == runs.c.thread_id,
+        visible(bindparam("actor_org_id"), bindparam("actor_id")),
+        or_(
+            bindparam("writes_all", type_=Boolean),
+            runs.c.created_by_user_id == bindparam("actor_id"),
+        ),
+    )
+    .values(
+        cancel_requested_at=func.coalesce(runs.c.cancel_requested_at, func.now()),
+        cancel_requested_by=func.coalesce(runs.c.cancel_requested_by, bindparam("actor_id")),
+    )
+    .returning(runs.c.owner, runs.c.cancel_requested_by)
+)
+
+
+def cancel_executing(tx: Transaction, actor: Actor, run_id: UUID) -> bool:
+    """Ask the owner of an executing run to end it, in one statement.
+
+    False, and nothing done, if it is not executing or not the actor's to cancel.
+    """
+    wish = tx.sql.execute(
+        _REQUEST_CANCEL,
+        {
+            "run_id": run_id,
+            "actor_org_id": actor.org_id,
+            "actor_id": actor.user_id,
+            "writes_all": actor.writes_all,
+        },
+    ).one_or_none()
+    if wish is None:
+        return False
+    tx.after_commit.append(lambda: signals.send_cancel(tx.connections, run_id, *wish))
+    return True
+
+
 def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> None:
     """End a queued or waiting run now; ask the owner of an executing one to.
 
@@ -231,12 +272,7 @@ def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> None:
     if run["state"] in (RunState.QUEUED, RunState.WAITING):
         end_unheld(tx, run, RunState.CANCELLED)
     elif run["state"] == RunState.EXECUTING:
-        tx.sql.execute(
-            update(runs)
-            .where(runs.c.id == run_id, runs.c.cancel_requested_at.is_(None))
-            .values(cancel_requested_at=func.now(), cancel_requested_by=actor.user_id)
-        )
-        tx.after_commit.append(lambda: signals.send_cancel(tx.connections, run_id, run["owner"]))
+        cancel_executing(tx, actor, run_id)
 
 
 def answer(

@@ -28,9 +28,10 @@ PING_SECONDS = 1.0
 PONG_SECONDS = 2.0
 
 
-def send_cancel(connections: Connections, run_id: UUID, owner: UUID) -> None:
-    """Tell the run's owner to stop it."""
-    _send(connections, owner, "cancel", run_id, keys.cancel(run_id), keys.CANCEL_TTL_SECONDS)
+def send_cancel(connections: Connections, run_id: UUID, owner: UUID, by_user_id: UUID) -> None:
+    """Tell the run's owner to stop it, and for whom."""
+    key = keys.cancel(run_id)
+    _send(connections, owner, "cancel", run_id, key, keys.CANCEL_TTL_SECONDS, str(by_user_id))
 
 
 def send_input(connections: Connections, run_id: UUID, last_owner: UUID) -> None:
@@ -39,12 +40,18 @@ def send_input(connections: Connections, run_id: UUID, last_owner: UUID) -> None
 
 
 def _send(
-    connections: Connections, worker_id: UUID, kind: str, run_id: UUID, key: str, ttl: int
+    connections: Connections,
+    worker_id: UUID,
+    kind: str,
+    run_id: UUID,
+    key: str,
+    ttl: int,
+    detail: str = "",
 ) -> None:
     def both(redis: Any) -> None:
         pipeline = redis.pipeline(transaction=False)
-        pipeline.set(key, "1", ex=ttl)
-        pipeline.publish(keys.worker_signals(worker_id), f"{kind} {run_id}")
+        pipeline.publish(keys.worker_signals(worker_id), f"{kind} {run_id} {detail}".rstrip())
+        pipeline.set(key, detail, ex=ttl)
         pipeline.execute()
 
     connections.ask_redis(both)
@@ -53,7 +60,7 @@ def _send(
 class SignalListener:
     """One subscription for all the runs of a worker process, in a thread of its own.
 
-    `on_signal(kind, run_id)` is called for each signal; `held()` tells the runs
+    `on_signal(kind, run_id, detail)` is called for each signal; `held()` tells the runs
     whose keys are looked at when the subscription is (again) there.
     """
 
@@ -62,7 +69,7 @@ class SignalListener:
         url: str,
         worker_id: UUID,
         held: Callable[[], Collection[UUID]],
-        on_signal: Callable[[str, UUID], None],
+        on_signal: Callable[[str, UUID, str], None],
     ) -> None:
         self._client = listening_client(url)
         self._worker_id = worker_id
@@ -93,8 +100,9 @@ class SignalListener:
                 if message["type"] == "subscribe":
                     self._look_at_keys()
                 elif message["type"] == "message":
-                    kind, _, run_id = str(message["data"]).partition(" ")
-                    self._on_signal(kind, UUID(run_id))
+                    kind, _, rest = str(message["data"]).partition(" ")
+                    run_id, _, detail = rest.partition(" ")
+                    self._on_signal(kind, UUID(run_id), detail)
 
     def _look_at_keys(self) -> None:
         runs = list(self._held())
@@ -102,7 +110,7 @@ class SignalListener:
             flags = self._client.mget([key(run_id) for run_id in runs]) if runs else []
             for run_id, flag in zip(runs, flags, strict=True):
                 if flag is not None:
-                    self._on_signal(kind, run_id)
+                    self._on_signal(kind, run_id, flag)
 
 
 def listening_client(url: str) -> Any:

@@ -49,6 +49,7 @@ def _start(**_: Any) -> None:
     # What is there now stays: a full collection would stop all runs to walk through it.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(1_000, 10, 50)
 
 
 @signals.worker_shutting_down.connect

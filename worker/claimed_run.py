@@ -127,9 +127,11 @@ class ClaimedRun:
         ended = events.RunFailed(error, self.totals.usage, self.totals.cost_usd)
         return self._finish(RunState.FAILED, self._partial(), error, self._cost(), ended)
 
-    def cancel(self) -> None:
-        with self._connections.reading() as sql:
-            by_user_id = claims.cancel_requested_by(sql, self.claim)
+    def cancel(self, by_user_id: UUID | None = None) -> None:
+        """`by_user_id` wants it; None: read who does."""
+        if by_user_id is None:
+            with self._connections.reading() as sql:
+                by_user_id = claims.cancel_requested_by(sql, self.claim)
         self._finish(
             RunState.CANCELLED,
             self._partial(),

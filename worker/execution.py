@@ -102,6 +102,7 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         connections, claim, run_log, held.stop, process.end, lambda: process.leave_quarantine(held)
     )
     parked = done = False
+    cancelled_by: UUID | None = None
     try:
         earlier = process.history_of(claim)
         turns = _resume(connections, run) if claim.attempt > 1 else []
@@ -135,8 +136,8 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         done = run.fail(RunError("run.timeout", message, True))
     except RunFailure as failure:
         done = run.fail(failure.as_error())
-    except CancelRequested:
-        pass
+    except CancelRequested as cancel:
+        cancelled_by = cancel.by_user_id
     except Unavailable:
         raise
     except Exception:
@@ -144,7 +145,7 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         message = "The server failed while it executed the run; its log has more."
         done = run.fail(RunError("worker.crashed", message, True))
     if not done:
-        run.cancel()
+        run.cancel(cancelled_by)
     return parked
 
 

@@ -14,6 +14,7 @@ that a tool's `except Exception` cannot swallow it.
 """
 
 from typing import Any
+from uuid import UUID
 
 from shared.events import RunError
 
@@ -48,7 +49,11 @@ class StopRun(BaseException):
 
 
 class CancelRequested(StopRun):
-    pass
+    """`by_user_id` wants it; None: the run's row knows who."""
+
+    def __init__(self, by_user_id: UUID | None = None) -> None:
+        super().__init__()
+        self.by_user_id = by_user_id
 
 
 class DeadlineExceeded(StopRun):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from uuid import UUID
 
-from shared import claims, endings, model_routes, signals, sweep
+from shared import claims, endings, ids, model_routes, signals, sweep
 from shared.claims import Claim
 from shared.config import Settings
 from shared.connections import Connections, connect
@@ -187,12 +187,12 @@ class WorkerProcess:
         with self._lock:
             self._lost_by_outage.discard(run_id)
 
-    def _on_signal(self, kind: str, run_id: UUID) -> None:
+    def _on_signal(self, kind: str, run_id: UUID, detail: str) -> None:
         with self._lock:
             concerned = [held for held in self._held if held.run_id == run_id]
         for held in concerned:
             if kind == "cancel":
-                held.stop.set(CancelRequested())
+                held.stop.set(CancelRequested(ids.parse_id(detail)))
             elif kind == "input":
                 held.answered.set()
 

@@ -204,8 +204,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "I11",
         Edit(
             "shared/runs.py",
-            ".where(runs.c.id == run_id, runs.c.cancel_requested_at.is_(None))",
-            ".where(runs.c.id == run_id, runs.c.id != run_id)",
+            "cancel_requested_at=func.coalesce(runs.c.cancel_requested_at, func.now()),",
+            "cancel_requested_at=runs.c.cancel_requested_at,",
         ),
     ),
     # ---- Postgres is away

@@ -90,8 +90,8 @@ def test_the_owner_of_an_executing_run_is_told_by_redis(stored: StoredRuns) -> N
         stored.cancel(claim.run_id)
         message = pubsub.get_message(timeout=5)
 
-    assert f"cancel {claim.run_id}" == message["data"]
-    assert "1" == redis.get(f"run:{claim.run_id}:cancel")
+    assert f"cancel {claim.run_id} {stored.actor.user_id}" == message["data"]
+    assert str(stored.actor.user_id) == redis.get(f"run:{claim.run_id}:cancel")
 
 
 def test_an_answer_queues_the_run_again(stored: StoredRuns) -> None:
