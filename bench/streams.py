@@ -360,12 +360,21 @@ def _open(
 
 
 def _start(loop: Loop, target: Target, runs: int, deltas: int, hang: float) -> list[str]:
-    """The active runs: so many seconds of nothing, then so many deltas, `DELAY_MS` apart."""
-    steps = [{"hang": hang}, {"count": deltas, "delay_ms": DELAY_MS}]
-    script = json.dumps({"script": steps})
+    """The active runs: so many seconds of nothing, then so many deltas, `DELAY_MS` apart.
+
+    Runs that begin together are claimed together; their models are not in step with each other.
+    """
+    count = {"count": deltas, "delay_ms": DELAY_MS}
+    scripts = [
+        json.dumps({"script": [{"hang": hang + DELAY_MS / 1000 * run / runs}, count]})
+        for run in range(runs)
+    ]
     made = call_all(loop, [target], [("POST", "/v1/threads", {})] * runs)
     threads = [json.loads(body)["id"] for _, body, _ in made]
-    said = [("POST", f"/v1/threads/{one}/messages", {"content": script}) for one in threads]
+    said = [
+        ("POST", f"/v1/threads/{one}/messages", {"content": script})
+        for one, script in zip(threads, scripts, strict=True)
+    ]
     call_all(loop, [target], said)
     made = call_all(loop, [target], [("POST", f"/v1/threads/{one}/runs", {}) for one in threads])
     assert {201} == {status for status, _, _ in made}
