@@ -1,6 +1,8 @@
 """Creating runs in a closed loop, while a worker executes them: how many a second, how long each.
 
-Beside it a gunicorn that does nothing but one INSERT for each request, into the same Postgres.
+Beside it a gunicorn that does nothing but one INSERT for each request, into the same Postgres: once
+without a framework, once with the one that the service has. Both have the machine to themselves, so
+creating is measured without a worker, too.
 """
 
 import contextlib
@@ -61,7 +63,10 @@ def measure(*, short: bool = False) -> Iterator[Figure]:
     with Service(web=2, workers=1) as service:
         loop, connections = Loop(), service.connect()
         create(loop, service, connections, SHORT_RUNS if short else WARM_UP_RUNS, CLIENTS)
-        limit = _bare_rate(loop, service, 300 if short else 3000)
+        bare, stack = (
+            _bare_rate(loop, service, 300 if short else 3000, app)
+            for app in ("bare_insert", "stack_insert")
+        )
         for clients in growing:
             found = create(loop, service, connections, each, clients)
             yield Figure(
@@ -81,11 +86,12 @@ def measure(*, short: bool = False) -> Iterator[Figure]:
                 unit="requests/s",
                 numbers={"rate": found.rate},
                 count=count,
-                at_least={"rate": 600.0, "ratio": 0.3},
-                limit=Limit(name="bare gunicorn, one INSERT", of="rate", value=limit),
+                at_least={"rate": 600.0},
+                limit=Limit(name="bare gunicorn, one INSERT", of="rate", value=bare),
                 scale=scale,
                 note="2 web processes, 1 worker",
             )
+            yield _beside_the_stack("rate beside Flask and SQLAlchemy", found, stack)
             yield Figure(
                 name=f"create runs, {CLIENTS} clients: POST → 201",
                 unit="ms",
@@ -104,12 +110,36 @@ def measure(*, short: bool = False) -> Iterator[Figure]:
                 note=found.cpu,
             )
             yield lost_figure(f"create runs, {CLIENTS} clients: lost", found, scale)
+        service.end("worker")
+        found = create(loop, service, connections, runs[0], CLIENTS, executed=False)
+        yield _beside_the_stack("rate without a worker", found, stack)
+
+
+def _beside_the_stack(name: str, found: Creation, stack: float) -> Figure:
+    return Figure(
+        name=f"create runs, {CLIENTS} clients: {name}",
+        unit="requests/s",
+        numbers={"rate": found.rate},
+        count=found.runs,
+        at_least={"ratio": 0.3},
+        limit=Limit(name="Flask, SQLAlchemy, one INSERT", of="rate", value=stack),
+        scale=("runs", float(found.runs)),
+    )
 
 
 def create(
-    loop: Loop, service: Service, connections: Connections, count: int, clients: int
+    loop: Loop,
+    service: Service,
+    connections: Connections,
+    count: int,
+    clients: int,
+    *,
+    executed: bool = True,
 ) -> Creation:
-    """Create so many runs, each in a thread of its own, and wait until all have ended."""
+    """Create so many runs, each in a thread of its own, and wait until all have ended.
+
+    Not waited for unless they are `executed`.
+    """
     targets = targets_of(service)
     threads = prepare(loop, targets, count, "hello")
     requests: list[Request] = [("POST", f"/v1/threads/{thread}/runs", {}) for thread in threads]
@@ -117,7 +147,7 @@ def create(
     began = time.perf_counter()
     answers = call_all(loop, targets, requests, connections=clients)
     answered = time.perf_counter()
-    ended = wait_for_ends(connections)
+    ended = wait_for_ends(connections) if executed else answered
     used = service.cpu_since(cpu)
     statuses = Counter(status for status, _, _ in answers)
     assert {201} == set(statuses), statuses
@@ -126,7 +156,9 @@ def create(
         seconds=[seconds for _, _, seconds in answers],
         rate=count / (answered - began),
         finished_rate=count / (ended - began),
-        lost=lost(connections, [json.loads(body)["run_id"] for _, body, _ in answers]),
+        lost=lost(connections, [json.loads(body)["run_id"] for _, body, _ in answers])
+        if executed
+        else 0,
         cpu=used,
     )
 
@@ -144,9 +176,9 @@ def lost_figure(name: str, found: Creation, scale: tuple[str, float]) -> Figure:
     )
 
 
-def _bare_rate(loop: Loop, service: Service, count: int) -> float:
-    """Requests a second of the bare server, with as many processes and clients."""
-    with _bare_servers(service, len(service.urls)) as targets:
+def _bare_rate(loop: Loop, service: Service, count: int, app: str) -> float:
+    """Requests a second of a baseline, with as many processes and clients."""
+    with _bare_servers(service, len(service.urls), app) as targets:
         requests: list[Request] = [("POST", "/", {})] * count
         call_all(loop, targets, requests[: count // 10], connections=CLIENTS)
         began = time.perf_counter()
@@ -157,7 +189,7 @@ def _bare_rate(loop: Loop, service: Service, count: int) -> float:
 
 
 @contextlib.contextmanager
-def _bare_servers(service: Service, processes: int) -> Iterator[list[Target]]:
+def _bare_servers(service: Service, processes: int, app: str) -> Iterator[list[Target]]:
     url = service.postgres.url.replace("+psycopg", "", 1)
     with psycopg.connect(url) as sql:
         sql.execute(bare_insert.TABLE)
@@ -168,7 +200,7 @@ def _bare_servers(service: Service, processes: int) -> Iterator[list[Target]]:
         for _ in range(processes):
             address = f"127.0.0.1:{free_port()}"
             process = subprocess.Popen(
-                [*command, "--bind", address, "bench.baselines.bare_insert:create_app()"],
+                [*command, "--bind", address, f"bench.baselines.{app}:create_app()"],
                 cwd=ROOT,
                 env={**service.environ, "BENCH_DATABASE_URL": url},
                 start_new_session=True,

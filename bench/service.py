@@ -185,6 +185,12 @@ class Service:
         self._at_exit.callback(_stop, process)
         return process.pid
 
+    def end(self, role: str) -> None:
+        """No process of that role any more."""
+        for pid in self.pids[role]:
+            os.killpg(pid, signal.SIGKILL)
+        self.pids[role].clear()
+
     def _make_key(self) -> str:
         connections = self.connect()
         with connections.transaction() as tx:

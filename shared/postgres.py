@@ -99,9 +99,10 @@ def make_engine(
             "SELECT set_config('statement_timeout', %s, false),"
             " set_config('lock_timeout', %s, false),"
             " set_config('idle_in_transaction_session_timeout', %s, false),"
-            # Lists are ranges of an index that end with the page. Just after a restore Postgres
-            # would rather gather and sort all of a range.
+            # Every statement of ours goes by an index. A plan that was made while a table was small,
+            # or just restored, would read or sort all of it, and be kept while the table grows.
             " set_config('enable_bitmapscan', 'off', false),"
+            " set_config('enable_seqscan', 'off', false),"
             " set_config('TimeZone', 'UTC', false)",
             [
                 str(round(limits.statement * 1000)),
