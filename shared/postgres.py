@@ -99,8 +99,8 @@ def make_engine(
             "SELECT set_config('statement_timeout', %s, false),"
             " set_config('lock_timeout', %s, false),"
             " set_config('idle_in_transaction_session_timeout', %s, false),"
-            # Every statement of ours goes by an index. A plan that was made while a table was small,
-            # or just restored, would read or sort all of it, and be kept while the table grows.
+            # Every statement of ours goes by an index. A plan that was made while a table was
+            # small, or just restored, would read all of it, and be kept while the table grows.
             " set_config('enable_bitmapscan', 'off', false),"
             " set_config('enable_seqscan', 'off', false),"
             " set_config('TimeZone', 'UTC', false)",
