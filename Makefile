@@ -32,7 +32,7 @@ test-browser: setup ## Install Chromium from the system's packages and run the b
 	@./scripts/install-chromium
 	@$(BIN)/pytest -m browser
 
-bench: setup ## What it takes and how that grows: table, JSON and charts; 15 minutes
+bench: setup ## What it takes and how that grows: table, JSON and charts; 8 minutes
 	@$(BIN)/python -m bench
 
 bench-short: setup ## That the benchmarks run, in 90 s; speed is not judged
