@@ -254,7 +254,7 @@ class StreamHub:
             run_ids.add(self._unknown.get())
         with self._lock:
             run_ids &= self._followed.keys()  # who has left meanwhile needs no answer
-        heads = self.heads.read(list(run_ids)) if run_ids else {}
+        heads = self.heads.read(list(run_ids)) if run_ids and not self._closed else {}
         for run_id in run_ids:
             self._heard(heads.get(run_id), run_id)
 
@@ -267,7 +267,7 @@ class StreamHub:
                 # To the end of the queue, behind those that came meanwhile.
                 followed = self._followed[run_id] = self._followed.pop(run_id)
                 known[run_id] = min(watch.announced for watch in followed.watches)
-        if known:
+        if known and not self._closed:
             for run_id, head in self.heads.news(known).items():
                 self._heard(head, run_id)
 
@@ -294,6 +294,8 @@ class StreamHub:
         parts = [watches[i : i + AT_ONCE] for i in range(0, len(watches), AT_ONCE)] or [[]]
         for part in parts:
             time.sleep(CHECK_SECONDS / len(parts))
+            if self._closed:
+                return
             self._check_some(part)
         now = time.monotonic()
         with self._lock:

@@ -10,7 +10,7 @@ from uuid import UUID
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -139,8 +139,15 @@ class Connections:
         return replace(self, engine=engine, postgres_outage=outage)
 
     def close(self) -> None:
+        # What a thread has just now is closed when it gives it back.
+        event.listen(self.engine, "checkin", _close)
         self.engine.dispose()
         self.redis.close()
+
+
+def _close(connection: Any, _record: Any) -> None:
+    if connection is not None:
+        connection.close()
 
 
 def connect(

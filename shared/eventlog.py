@@ -1,4 +1,4 @@
-"""The event log: appended in Postgres, copied to a Redis Stream, read from whichever has it.
+"""The event log: appended in Postgres, copied to a Redis Stream.
 
 The stream's entry id is the event's seq, so a cursor is a stream position and
 Redis refuses repeats. Whoever appends holds the run: by its row lock here, or
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 from sqlalchemy import Connection, func, select
 
 from shared import keys
@@ -44,10 +44,6 @@ FROM unnest(%(run_ids)s::uuid[], %(seqs)s::bigint[], %(types)s::text[], %(payloa
 ON CONFLICT DO NOTHING
 """
 
-#: One read has at most so many events, and no more after so many bytes: what is held for a
-#: client that does not take it.
-READ_LIMIT = 500
-READ_BYTES = 131_072
 #: Older entries of a very long run are read from Postgres.
 STREAM_MAX_LENGTH = 10_000
 #: Among so many events one renews the time to live of its stream.
@@ -169,50 +165,15 @@ def _publish(redis: Any, connections: Connections, batches: Sequence[Batch]) -> 
     return answers
 
 
-def is_full(events: Sequence[StoredEvent], limit: int) -> bool:
-    """Whether a read with this limit has perhaps left more."""
-    return len(events) == limit or sum(event.size for event in events) >= READ_BYTES
-
-
-def read_stream(
-    redis: Any, run_id: UUID, after_seq: int, limit: int = READ_LIMIT
-) -> list[StoredEvent]:
-    """What Redis has directly after `after_seq`: without holes, perhaps nothing.
-
-    Raises:
-        redis.exceptions.RedisError: Redis is out of reach.
-    """
-    answer = redis.xread({keys.events(run_id): f"{after_seq}-0"}, count=limit)
-    events: list[StoredEvent] = []
-    size = 0
-    for _stream, entries in answer or ():
-        for entry_id, fields in entries:
-            seq = int(entry_id.partition("-")[0])
-            # The stream may have been trimmed or lost, or a publish dropped.
-            if seq != after_seq + len(events) + 1 or size >= READ_BYTES:
-                return events
-            events.append(StoredEvent(seq, fields["type"], fields["payload"]))
-            size += events[-1].size
-    return events
-
-
 def read_table(
-    sql: Connection, run_id: UUID, after_seq: int, limit: int = READ_LIMIT
+    sql: Connection, run_id: UUID, after_seq: int, limit: int | None = None
 ) -> list[StoredEvent]:
     """The stored events with seq > `after_seq`, in order, at most `limit`."""
-    size = func.octet_length(run_events.c.payload)
-    before = func.sum(size).over(order_by=run_events.c.seq) - size
-    page = (
-        select(run_events.c.seq, run_events.c.type, run_events.c.payload, before.label("before"))
+    rows = sql.execute(
+        select(run_events.c.seq, run_events.c.type, run_events.c.payload)
         .where(run_events.c.run_id == run_id, run_events.c.seq > after_seq)
         .order_by(run_events.c.seq)
         .limit(limit)
-        .subquery()
-    )
-    rows = sql.execute(
-        select(page.c.seq, page.c.type, page.c.payload)
-        .where(page.c.before < READ_BYTES)
-        .order_by(page.c.seq)
     )
     return [StoredEvent(*row) for row in rows]
 
@@ -243,24 +204,3 @@ def open_text(sql: Connection, run_id: UUID) -> str:
         .order_by(run_events.c.seq)
     )
     return "".join(data_of(payload)["content"] for payload in payloads)
-
-
-def read(
-    connections: Connections, run_id: UUID, after_seq: int, limit: int = READ_LIMIT
-) -> list[StoredEvent]:
-    """The next events after `after_seq`: from Redis, or from Postgres for what Redis lacks.
-
-    At most `limit` of them. Empty means that there is nothing yet, in either of them.
-
-    Raises:
-        Unavailable: neither can be read.
-    """
-    events: list[StoredEvent]
-    try:
-        events = connections.ask_redis(lambda redis: read_stream(redis, run_id, after_seq, limit))
-    except RedisError:
-        events = []
-    if not events:
-        with connections.reading() as sql:
-            events = read_table(sql, run_id, after_seq, limit)
-    return events

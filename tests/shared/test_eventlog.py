@@ -1,14 +1,11 @@
 """The event log: numbers without holes, and the same events from Redis and from Postgres."""
 
-from dataclasses import replace
 from uuid import UUID
 
 import pytest
 from sqlalchemy import select
 
-from cli.embedded_server import free_port
 from shared import eventlog, keys
-from shared.connections import Connections, connect_redis
 from shared.events import (
     MessageCompleted,
     MessageDelta,
@@ -17,7 +14,6 @@ from shared.events import (
     StoredEvent,
     Usage,
 )
-from shared.outage import Outage
 from shared.tables import runs
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel
@@ -44,15 +40,6 @@ def test_appends_at_once_have_numbers_without_holes(stored: StoredRuns) -> None:
     in_parallel(8, append)
 
     assert list(range(1, 81)) == [event.seq for event in stored.events(run_id)]
-    # Published in another order than committed, some are refused by Redis: readers see them all.
-    assert stored.events(run_id) == read_all(stored.connections, run_id, 0)
-
-
-def read_all(connections: Connections, run_id: UUID, cursor: int) -> list[StoredEvent]:
-    seen: list[StoredEvent] = []
-    while more := eventlog.read(connections, run_id, cursor + len(seen)):
-        seen += more
-    return seen
 
 
 def test_both_stores_give_the_same_from_every_cursor(
@@ -62,36 +49,10 @@ def test_both_stores_give_the_same_from_every_cursor(
     run_id, events = written
     for cursor in range(13):
         expected = events[cursor:]
-        assert expected == eventlog.read_stream(stored.connections.redis, run_id, cursor)
+        assert expected == stored.published(run_id, cursor)
         with stored.connections.reading() as sql:
             assert expected == eventlog.read_table(sql, run_id, cursor)
             assert expected[:3] == eventlog.read_table(sql, run_id, cursor, 3)
-
-
-@pytest.mark.parametrize("missing", [[1], [2, 3], [5], [10], [1, 2, 3, 4], list(range(1, 11))])
-def test_what_redis_lacks_comes_from_postgres(
-    stored: StoredRuns, written: tuple[UUID, list[StoredEvent]], missing: list[int]
-) -> None:
-    """A trimmed head, a hole, a lost end: no reader skips or repeats an event."""
-    run_id, events = written
-    stored.connections.redis.xdel(keys.events(run_id), *(f"{seq}-0" for seq in missing))
-
-    for cursor in range(11):
-        assert events[cursor:] == read_all(stored.connections, run_id, cursor)
-
-
-def test_without_redis_everything_comes_from_postgres(
-    connections: Connections, written: tuple[UUID, list[StoredEvent]]
-) -> None:
-    """Slower, and the same."""
-    run_id, events = written
-    away = replace(
-        connections,
-        redis=connect_redis(f"redis://127.0.0.1:{free_port()}"),
-        redis_outage=Outage(60),
-    )
-
-    assert events[4:] == eventlog.read(away, run_id, 4)
 
 
 def test_an_event_published_twice_is_there_once(
@@ -102,7 +63,7 @@ def test_an_event_published_twice_is_there_once(
 
     eventlog.publish(stored.connections, {run_id: events[3:]})
 
-    assert events == eventlog.read_stream(stored.connections.redis, run_id, 0)
+    assert events == stored.published(run_id)
 
 
 def test_a_stream_lives_as_long_as_its_run_and_a_while(stored: StoredRuns) -> None:

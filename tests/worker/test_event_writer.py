@@ -48,8 +48,7 @@ def test_what_is_added_is_stored_and_published(stored: StoredRuns, log_of: LogOf
 
     table = stored.events(claim.run_id)
     assert list(range(1, len(table) + 1)) == [event.seq for event in table]
-    redis = stored.connections.redis
-    eventually(lambda: table == eventlog.read_stream(redis, claim.run_id, 0))
+    eventually(lambda: table == stored.published(claim.run_id))
     with stored.connections.reading() as sql:
         assert "".join(f"{i} " for i in range(300)) == eventlog.open_text(sql, claim.run_id)
 
