@@ -1,14 +1,19 @@
 """A run's life as the API changes it: guarded statements, also when everything happens at once."""
 
 import json
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
+from sqlalchemy import select
 
-from shared import events, model_routes, threads
+from shared import events, model_routes, personas, threads
 from shared import runs as lifecycle
-from shared.errors import NotActive, NotWaiting, StaleInput, ThreadBusy
+from shared.actors import Actor
+from shared.errors import Forbidden, NotActive, NotWaiting, StaleInput, ThreadBusy
 from shared.ids import new_id
+from shared.runs import NewRun
+from shared.tables import threads as threads_table
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel
 
@@ -28,6 +33,70 @@ def test_of_eight_creates_at_once_one_is_accepted(stored: StoredRuns) -> None:
     [run_id] = [run for run in made if isinstance(run, UUID)]
     assert {str(run_id)} == {str(run) for run in made}
     assert [run_id] == stored.sent
+
+
+def test_runs_of_one_moment_are_created_together(stored: StoredRuns) -> None:
+    """Each where its own actor may: not in a thread that is busy, somebody else's, gone, or wanted
+    by another one of them; who is refused there changes nothing.
+    """
+    free, twice, busy, private = (stored.thread() for _ in range(4))
+    active = stored.create(busy)
+    member = replace(stored.actor, user_id=new_id(), role="member")
+    routes = model_routes.load(stored.connections.settings)
+    persona = personas.find(None)
+
+    def wanted(thread_id: UUID, actor: Actor = stored.actor) -> NewRun:
+        route = model_routes.choose(routes, "scripted", persona)
+        return NewRun(
+            actor=actor, thread_id=thread_id, persona=persona, route=route, trace_id="2" * 32
+        )
+
+    with stored.connections.statement() as tx:
+        made = lifecycle.create_all(
+            tx,
+            [
+                wanted(twice),
+                wanted(busy),
+                wanted(free),
+                wanted(private, member),
+                wanted(new_id()),
+                wanted(twice),
+            ],
+        )
+
+    assert [False, True] == sorted([made[0] is None, made[5] is None])
+    assert made[2] is not None
+    assert [None, None, None] == [made[1], made[3], made[4]]
+    created = {made[0] or made[5], made[2]}
+    assert {active, *created} == set(stored.sent)
+    with stored.connections.reading() as sql:
+        positions = dict(
+            sql.execute(select(threads_table.c.id, threads_table.c.next_position)).all()
+        )
+    assert [2, 2, 2, 1] == [positions[one] for one in (free, twice, busy, private)]
+    with pytest.raises(Forbidden), stored.connections.transaction() as tx:
+        lifecycle.create(tx, wanted(private, member))
+
+
+def test_a_thread_that_somebody_holds_is_waited_for_alone(stored: StoredRuns) -> None:
+    """It holds up none of the runs that are created at the same moment."""
+    held, free = stored.thread(), stored.thread()
+    routes = model_routes.load(stored.connections.settings)
+    persona = personas.find(None)
+    route = model_routes.choose(routes, "scripted", persona)
+    several = [
+        NewRun(actor=stored.actor, thread_id=one, persona=persona, route=route, trace_id="3" * 32)
+        for one in (held, free)
+    ]
+    with stored.connections.transaction() as other:
+        threads.lock(other, stored.actor, held)
+        with stored.connections.statement() as tx:
+            made = lifecycle.create_all(tx, several)
+
+    assert made[0] is None
+    assert made[1] is not None
+    with stored.connections.transaction() as tx:
+        lifecycle.create(tx, several[0])
 
 
 def test_creates_go_on_when_postgres_plans_for_all_parameters(stored: StoredRuns) -> None:
