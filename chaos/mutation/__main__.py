@@ -19,13 +19,10 @@ from pathlib import Path
 
 from chaos.mutation.mutants import MUTANTS
 from chaos.mutation.planting import Mutant, copy, plant
+from chaos.mutation.playing import Shown, in_order, played
 from chaos.mutation.scenarios import BY_NAME
 from chaos.system.stack import ROOT
-from chaos.trial import Patience, play
-from chaos.verdict.checker import INVARIANTS, report
 
-#: Runs of a mutant may hang for ever.
-IMPATIENT = Patience(answer=15, join=15, end=4)
 UNBROKEN = "(unbroken)"
 
 
@@ -50,21 +47,12 @@ class Verdict:
         return "CAUGHT" if self.is_good else "MISSED"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """What one play has shown: invariants, and the report of their violations, empty if none."""
-
-    found: list[str]
-    report: str
-    seconds: float
-
-
 def run(mutants: Collection[Mutant], pool: Executor, root: Path, seed: int) -> Iterator[Verdict]:
     """A verdict for each scenario that is used, then one for each mutant."""
     code = copy(ROOT, root / "code")  # all of them come of one state of it
     used = {mutant.scenario for mutant in mutants}
     unbroken = {
-        name: (root / name, pool.submit(_played, name, seed, root / name / "play", code))
+        name: (root / name, pool.submit(played, name, seed, root / name / "play", code))
         for name in BY_NAME
         if name in used
     }
@@ -72,25 +60,13 @@ def run(mutants: Collection[Mutant], pool: Executor, root: Path, seed: int) -> I
     for mutant in mutants:
         folder = root / mutant.name.replace(" ", "-")
         source = plant(mutant, code, folder / "source")
-        played = pool.submit(_played, mutant.scenario, seed, folder / "play", source)
-        broken.append((mutant, folder, played))
-    for name, (folder, played) in unbroken.items():
-        yield _of_unbroken(name, seed, folder, played.result())
-    for mutant, folder, played in broken:
+        shown = pool.submit(played, mutant.scenario, seed, folder / "play", source)
+        broken.append((mutant, folder, shown))
+    for name, (folder, shown) in unbroken.items():
+        yield _of_unbroken(name, seed, folder, shown.result())
+    for mutant, folder, shown in broken:
         _, without = unbroken[mutant.scenario]
-        yield _of_mutant(mutant, seed, folder, played.result(), without.result())
-
-
-def _played(name: str, seed: int, folder: Path, source: Path) -> Shown:
-    began = time.monotonic()
-    try:
-        outcome = play(BY_NAME[name], seed, folder, source=source, short=True, patience=IMPATIENT)
-        found = _sorted({violation.invariant for violation in outcome.violations})
-        told = report(outcome.violations) if outcome.violations else ""
-    except Exception as error:
-        # What cannot even be played is not caught: the checker has said nothing.
-        found, told = [], f"it broke off: {error!r}"
-    return Shown(found=found, report=told, seconds=time.monotonic() - began)
+        yield _of_mutant(mutant, seed, folder, shown.result(), without.result())
 
 
 def _of_unbroken(name: str, seed: int, folder: Path, shown: Shown) -> Verdict:
@@ -114,7 +90,7 @@ def _of_mutant(mutant: Mutant, seed: int, folder: Path, shown: Shown, without: S
         name=mutant.name,
         scenario=mutant.scenario,
         seed=seed,
-        caught_by=_sorted(mutant.caught_by),
+        caught_by=in_order(mutant.caught_by),
         found=shown.found,
         is_good=bool(mutant.caught_by & {*shown.found} - {*without.found}),
         seconds=shown.seconds,
@@ -171,10 +147,6 @@ def _show(verdict: Verdict) -> None:
     )
     if not verdict.is_good and verdict.report:
         print(verdict.report, flush=True)
-
-
-def _sorted(invariants: Collection[str]) -> list[str]:
-    return sorted(invariants, key=list(INVARIANTS).index)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from chaos.mutation import __main__ as mutation
+from chaos.mutation import playing
 from chaos.mutation.mutants import MUTANTS, by_scenario
 from chaos.mutation.planting import DoesNotApply, Edit, Mutant, mutated, plant
 from chaos.mutation.scenarios import SCENARIOS
@@ -93,7 +94,7 @@ def test_a_mutant_is_caught_by_what_the_unbroken_code_does_not_show(
             folder=folder,
         )
 
-    monkeypatch.setattr(mutation, "play", play)
+    monkeypatch.setattr(playing, "play", play)
 
     with ThreadPoolExecutor(1) as pool:
         clean, verdict = mutation.run([no_ledger], pool, tmp_path, seed=1)
@@ -110,7 +111,7 @@ def test_what_cannot_be_played_is_not_caught(
     def play(*_: Any, **__: Any) -> None:
         raise NotInTime("worker is ready: not within 60 s")
 
-    monkeypatch.setattr(mutation, "play", play)
+    monkeypatch.setattr(playing, "play", play)
 
     with ThreadPoolExecutor(1) as pool:
         verdicts = list(mutation.run(MUTANTS[:1], pool, tmp_path, seed=1))
