@@ -36,8 +36,8 @@ def stream(hub: StreamHub, watch: Watch, environ: dict[str, Any]) -> Iterator[by
                 for piece in page.pieces():
                     yield first + piece if first else piece
                     first = b""
-                # It would be kept for as long as nothing new comes.
-                page = piece = None  # type: ignore[assignment]
+                # They would be kept for as long as nothing new comes.
+                page, piece = None, b""
             elif not watch.is_over:
                 yield PING
     finally:

@@ -46,7 +46,7 @@ def _first_events(client: "_Client", raw: RoundTrips, count: int) -> Iterator[Fi
         raw.once()
         bare = client.call("GET", "/healthz")
         run = client.start(thread)
-        client.until(lambda run=run: run.follower.ended_at, "the end")  # type: ignore[misc]
+        client.until(lambda run=run: run.follower.ended_at, "the end")  # type: ignore[misc]  # its default has no type
         run.follower.close()
         seen = (run.answered_at, run.first_at["run.started"], run.first_at["message.delta"])
         if number >= WARM_UP:
@@ -79,10 +79,10 @@ def _cancel(client: "_Client", raw: RoundTrips, name: str, content: str, count: 
         run = client.start(thread)
         # The model of the silent one has been asked; that of the other has begun to speak.
         wanted = "message.delta" if "count" in content else "run.started"
-        client.until(lambda run=run, wanted=wanted: wanted in run.first_at, wanted)  # type: ignore[misc]
+        client.until(lambda run=run, wanted=wanted: wanted in run.first_at, wanted)  # type: ignore[misc]  # its default has no type
         client.loop.pause(CANCEL_AFTER_SECONDS)
         cancel = client.call("POST", f"/v1/runs/{run.follower.run_id}:cancel", {})
-        client.until(lambda run=run: run.follower.ended_at, "the end")  # type: ignore[misc]
+        client.until(lambda run=run: run.follower.ended_at, "the end")  # type: ignore[misc]  # its default has no type
         run.follower.close()
         assert run.follower.end == "run.cancelled", run.follower.end
         assert run.follower.ended_at is not None

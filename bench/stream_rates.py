@@ -107,7 +107,7 @@ def replay(*, short: bool = False) -> list[Figure]:
         times: list[float] = []
         for _ in range(3):
             follower = Follower(loop, target, str(run_id))
-            loop.until(lambda one=follower: not one.is_open or one.end, _SECONDS, "the replay")  # type: ignore[misc]
+            loop.until(lambda one=follower: not one.is_open or one.end, _SECONDS, "the replay")  # type: ignore[misc]  # its default has no type
             assert (events, 0) == (follower.received, follower.holes)
             assert follower.ended_at is not None
             times.append(follower.ended_at - follower.asked_at)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from os import kill
 from uuid import UUID
@@ -343,13 +343,13 @@ def _open(
     run_ids: Sequence[str],
     *,
     after_seq: int = stored_streams.EVENTS_OF_WAITING,
-    on_data: object = None,
+    on_data: Callable[[Follower, bytes, float], None] | None = None,
 ) -> float:
     """One more follower of each; returns the seconds until the last was answered."""
     began = time.perf_counter()
     first = len(followers)
     for run_id in run_ids:
-        follower = Follower(loop, target, run_id, after_seq=after_seq, on_data=on_data)  # type: ignore[arg-type]
+        follower = Follower(loop, target, run_id, after_seq=after_seq, on_data=on_data)
         followers.append(follower)
         if len(followers) % 50 == 0:
             loop.turn(0)

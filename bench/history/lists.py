@@ -67,7 +67,7 @@ class Lists:
                 f"GET /v1/runs?limit={limit}, {name}",
                 actor,
                 [f"/v1/runs?limit={limit}"],
-                lambda sql, limit=limit: run_queries.list_of_org(  # type: ignore[misc]
+                lambda sql, limit=limit: run_queries.list_of_org(  # type: ignore[misc]  # its default has no type
                     sql, actor, limit=limit + 1, before=None, status=None
                 ),
             )
@@ -88,7 +88,7 @@ class Lists:
                 f"GET /v1/runs?status={status}, {name}",
                 actor,
                 [f"/v1/runs?status={status}"],
-                lambda sql, status=status: run_queries.list_of_org(  # type: ignore[misc]
+                lambda sql, status=status: run_queries.list_of_org(  # type: ignore[misc]  # its default has no type
                     sql, actor, limit=51, before=None, status=status
                 ),
             )
@@ -109,7 +109,7 @@ class Lists:
                 f"GET /v1/threads/{{id}}/runs, {name}",
                 actor,
                 [f"/v1/threads/{one}/runs" for one in ids],
-                lambda sql, ids=ids: run_queries.list_of_thread(  # type: ignore[misc]
+                lambda sql, ids=ids: run_queries.list_of_thread(  # type: ignore[misc]  # its default has no type
                     sql, actor, ids[0], limit=51, before=None
                 ),
             )
@@ -117,7 +117,7 @@ class Lists:
                 f"GET /v1/threads/{{id}}/messages, {name}",
                 actor,
                 [f"/v1/threads/{one}/messages" for one in ids],
-                lambda sql, ids=ids: threads.list_messages(  # type: ignore[misc]
+                lambda sql, ids=ids: threads.list_messages(  # type: ignore[misc]  # its default has no type
                     sql, actor, ids[0], limit=51, before=None
                 ),
             )
