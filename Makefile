@@ -8,7 +8,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --python-vers
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-browser bench bench-short chaos chaos-short chaos-mutants check lock
+.PHONY: help setup demo dev test test-browser test-peers bench bench-short overspend chaos chaos-short chaos-mutants check lock
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,11 +32,18 @@ test-browser: setup ## Install Chromium from the system's packages and run the b
 	@./scripts/install-chromium
 	@$(BIN)/pytest -m browser
 
+test-peers: setup ## Install servers that others wrote (npm) and run the tests against them
+	@./scripts/install-peers
+	@NEED_PEERS=1 $(BIN)/pytest -m peers
+
 bench: setup ## What it takes and how that grows: table, JSON and charts; 8 minutes
 	@$(BIN)/python -m bench
 
 bench-short: setup ## That the benchmarks run, in 90 s; speed is not judged
 	@$(BIN)/python -m bench --short
+
+overspend: setup ## 64 runs spend at once, in 1,000 trials: no budget gives more than it has; 15 minutes
+	@$(BIN)/python -m bench.overspend --seed $(or $(SEED),1)
 
 chaos: setup ## Every row of the fault matrix on the real system, SEED=1 by default; 20 minutes
 	@$(BIN)/python -m chaos --seed $(or $(SEED),1)

@@ -7,13 +7,30 @@ from flask import Flask
 
 from api import errors, headers
 from api.auth import Authenticator
-from api.endpoints import api_keys, auth, catalog, events, health, me, messages, runs, threads
+from api.endpoints import (
+    api_keys,
+    auth,
+    budgets,
+    catalog,
+    events,
+    health,
+    llm_providers,
+    mcp_configs,
+    me,
+    messages,
+    personas,
+    runs,
+    threads,
+    usage,
+)
 from api.path_ids import IdConverter
 from api.stream_hub import StreamHub
 from shared import fault_points, logs, model_routes
+from shared.catalog import Catalog
 from shared.config import InvalidSettings, Settings
 from shared.connections import Connections, connect
 from shared.hints import HintSender
+from shared.personas import InvalidPersona
 
 #: gunicorn's own status for "do not start me again".
 BOOT_ERROR = 3
@@ -23,11 +40,16 @@ BLUEPRINTS = (
     auth.bp,
     me.bp,
     api_keys.bp,
+    budgets.bp,
+    usage.bp,
     threads.bp,
     messages.bp,
     runs.bp,
     events.bp,
     catalog.bp,
+    llm_providers.bp,
+    personas.bp,
+    mcp_configs.bp,
 )
 
 
@@ -46,7 +68,7 @@ def create_app(settings: Settings | None = None, connections: Connections | None
     app.extensions["arkloop.auth"] = Authenticator(connections)
     app.extensions["arkloop.create_runs"] = runs.create_together(connections)
     app.extensions["arkloop.hub"] = StreamHub(connections)
-    app.extensions["arkloop.routes"] = _routes_or_exit(connections.settings)
+    app.extensions["arkloop.catalog"] = _catalog_or_exit(connections)
     # Flask declares the provider by its base class, which has no such attribute.
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.converters["id"] = IdConverter
@@ -60,10 +82,10 @@ def create_app(settings: Settings | None = None, connections: Connections | None
     return app
 
 
-def _routes_or_exit(settings: Settings) -> model_routes.Routes:
+def _catalog_or_exit(connections: Connections) -> Catalog:
     try:
-        return model_routes.load(settings)
-    except InvalidSettings as error:
+        return Catalog(connections, model_routes.load(connections.settings))
+    except (InvalidSettings, InvalidPersona) as error:
         _exit(error)
 
 
@@ -76,7 +98,7 @@ def _settings_or_exit() -> Settings:
         _exit(error)
 
 
-def _exit(error: InvalidSettings) -> NoReturn:
+def _exit(error: Exception) -> NoReturn:
     sys.stderr.write(f"{error}\n")
     # With another status its master would start the worker again and again.
     sys.exit(BOOT_ERROR)

@@ -1,14 +1,20 @@
 """What the request at hand may reach: its actor, its trace, the process's connections."""
 
 import re
-from typing import cast
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar, cast
 
 from flask import current_app, g, request
 
 from shared.actors import Actor
+from shared.catalog import Catalog
 from shared.config import Settings
 from shared.connections import Connections
 from shared.ids import new_trace_id
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: W3C trace context, version 00 and later ones that begin like it.
 _TRACEPARENT = re.compile(
@@ -22,6 +28,27 @@ def connections() -> Connections:
 
 def settings() -> Settings:
     return connections().settings
+
+
+def catalog() -> Catalog:
+    """This process's."""
+    return cast(Catalog, current_app.extensions["arkloop.catalog"])
+
+
+def changes_catalog(view: Callable[P, R]) -> Callable[P, R]:
+    """The endpoint changes what the org's runs can be made with: this process reads it anew.
+
+    Stands outside of what commits, and inside of `requires`.
+    """
+
+    @wraps(view)
+    def changing(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return view(*args, **kwargs)
+        finally:
+            catalog().forget(actor().org_id)
+
+    return changing
 
 
 def actor() -> Actor:

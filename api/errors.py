@@ -11,6 +11,7 @@ from api.current import trace_id
 from shared.errors import (
     ArkloopError,
     BodyTooLarge,
+    BudgetExhausted,
     Conflict,
     Forbidden,
     InvalidRequest,
@@ -37,6 +38,7 @@ STATUS: dict[type[ArkloopError], int] = {
     BodyTooLarge: 413,
     UnsupportedMediaType: 415,
     InvalidRequest: 422,
+    BudgetExhausted: 429,
     Unavailable: 503,
 }
 
@@ -79,7 +81,10 @@ def register(app: Flask) -> None:
 def _arkloop_error(error: ArkloopError) -> Response:
     if isinstance(error, Unavailable):
         log.warning("unavailable: %s", error.__cause__ or error)
-    return answer(status_of(type(error)), error.code, str(error), error.details)
+    response = answer(status_of(type(error)), error.code, str(error), error.details)
+    if isinstance(error, BudgetExhausted) and error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
 
 
 def _http_exception(error: HTTPException) -> Response:

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from marshmallow import ValidationError, fields
 
+from shared import usd
 from shared.ids import parse_id
 
 
@@ -42,6 +44,32 @@ class Digits(fields.Field[int]):
         if not re.fullmatch("[0-9]{1,19}", value) or not self.least <= int(value) <= self.most:
             raise ValidationError(f"must be an integer from {self.least} to {self.most}")
         return int(value)
+
+
+class Whole(fields.Field[int]):
+    """A JSON number without a fraction, within bounds; not 1.0, not true."""
+
+    def __init__(self, least: int, most: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.least = least
+        self.most = most
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValidationError("must be a whole number")
+        if not self.least <= value <= self.most:
+            raise ValidationError(f"must be {self.least} to {self.most}")
+        return value
+
+
+class Usd(fields.Field[Decimal]):
+    """An amount of USD, a JSON number with at most 8 decimals."""
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> Decimal:
+        try:
+            return usd.parse(value)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
 
 
 def utf8_length(least: int, most: int) -> Callable[[str], None]:

@@ -7,7 +7,7 @@ from shared import logs
 
 PREFLIGHT_SECONDS = 600
 _ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, traceparent"
-_ALLOWED_METHODS = "GET, POST, PATCH, DELETE"
+_ALLOWED_METHODS = "GET, POST, PUT, PATCH, DELETE"
 _EXPOSED_HEADERS = (
     "X-Next-Cursor, Link, X-Trace-Id, Location, Idempotency-Replayed, Retry-After, WWW-Authenticate"
 )

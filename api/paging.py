@@ -106,14 +106,15 @@ def page(
     show: Callable[[Row], Mapping[str, Any]],
     cursor_of: Callable[[Row], C],
     oldest_first: bool = False,
+    within: Callable[[list[Mapping[str, Any]]], object] = list,
 ) -> Response:
-    """Answer with the first `limit` of `rows` as a plain JSON array.
+    """Answer with the first `limit` of `rows` as a plain JSON array, or `within` something.
 
     If there are more rows than `limit`, `X-Next-Cursor` and `Link` say how to go
     on. `oldest_first` turns the order around within the page.
     """
     shown = rows[: args.limit]
-    response = jsonify([show(row) for row in (reversed(shown) if oldest_first else shown)])
+    response = jsonify(within([show(row) for row in (reversed(shown) if oldest_first else shown)]))
     if len(rows) > args.limit:
         cursor = _encode(cursor_of(shown[-1]))
         query = urlencode({**request.args.to_dict(), "before": cursor})

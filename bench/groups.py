@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from bench import bursts, create, latency, processes, startup, stream_rates, streams
+from bench import bursts, create, latency, processes, sockets, startup, stream_rates, streams
 from bench.figure import Figure
 from bench.history import __main__ as history
 
@@ -30,6 +30,11 @@ GROUPS = (
         "latency",
         "an idle system: POST → first event, cancel → end",
         lambda short: latency.measure(short=short),
+    ),
+    Group(
+        "sockets",
+        "cancel → the model vendor's connection is closed",
+        lambda short: sockets.measure(short=short),
     ),
     Group(
         "create",

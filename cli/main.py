@@ -25,6 +25,7 @@ ENTRIES = {
     "runs": Entry("cli.runs:runs", "List, show, cancel and answer runs; read their events."),
     "keys": Entry("cli.keys:keys", "Make, list and revoke API keys."),
     "users": Entry("cli.users:users", "Make and list users, straight in the database."),
+    "credits": Entry("cli.credits:credits", "Give orgs credits, straight in the database."),
     "migrate": Entry("cli.migrate:migrate", "Bring the database's schema up to date."),
 }
 

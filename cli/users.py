@@ -3,31 +3,22 @@
 import json
 import secrets
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
 import click
 from sqlalchemy import select
 
+from cli.database import database, database_url_option
 from shared import accounts, api_keys, passwords
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.config import Settings
-from shared.connections import Connections, Transaction, connect
-from shared.errors import LoginTaken, Unavailable
+from shared.connections import Transaction
+from shared.errors import LoginTaken
 from shared.tables import memberships, orgs
 from shared.tables import users as users_table
 from shared.times import rfc3339
 
 DEV_NAME = "dev"
-
-_database_url = click.option(
-    "--database-url",
-    envvar="ARKLOOP_DATABASE_URL",
-    required=True,
-    help="Postgres to write to.  [default: $ARKLOOP_DATABASE_URL]",
-)
 
 
 @click.group()
@@ -36,7 +27,7 @@ def users() -> None:
 
 
 @users.command()
-@_database_url
+@database_url_option
 @click.option("--org", "org_name", required=True, help="The oldest org of this name, or a new one.")
 @click.option("--role", type=click.Choice(list(PERMISSIONS_OF_ROLE)), required=True)
 @click.option("--login", required=True)
@@ -53,7 +44,7 @@ def create(
     if why := accounts.problem_of_password(password):
         raise click.UsageError(f"--password: {why}")
     password_hash = passwords.hash_(password)
-    with _database(database_url) as connections, connections.transaction() as tx:
+    with database(database_url) as connections, connections.transaction() as tx:
         try:
             user_id = accounts.create_user(
                 tx,
@@ -69,11 +60,11 @@ def create(
 
 
 @users.command("list")
-@_database_url
+@database_url_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON array.")
 def list_(database_url: str, as_json: bool) -> None:
     """List all users, oldest first: id, login, email, org, role."""
-    with _database(database_url) as connections, connections.reading() as sql:
+    with database(database_url) as connections, connections.reading() as sql:
         rows = accounts.list_(sql)
     if as_json:
         fields = [
@@ -99,7 +90,7 @@ def ensure_dev_key(database_url: str, path: Path) -> None:
 
     A key in it that still works is left alone. Both are made if they are missing.
     """
-    with _database(database_url) as connections, connections.transaction() as tx:
+    with database(database_url) as connections, connections.transaction() as tx:
         kept = path.read_text(errors="replace").strip() if path.is_file() else ""
         if api_keys.find(tx.sql, kept) is not None:
             path.chmod(0o600)
@@ -146,21 +137,3 @@ def _write_secret(path: Path, text: str) -> None:
     fresh.touch(mode=0o600)
     fresh.write_text(f"{text}\n")
     fresh.rename(path)
-
-
-@contextmanager
-def _database(url: str) -> Iterator[Connections]:
-    """The database alone: Redis and the broker are never asked for here."""
-    settings = Settings(
-        database_url=url.replace("postgres://", "postgresql://", 1),
-        redis_url="redis://",
-        broker_url="redis://",
-        jwt_secret="",
-    )
-    connections = connect(settings, application="arkloop-users", pool_size=1)
-    try:
-        yield connections
-    except Unavailable as error:
-        raise click.ClickException(f"{error} ({error.__cause__})") from None
-    finally:
-        connections.close()

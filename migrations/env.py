@@ -2,6 +2,7 @@
 
 from alembic import context
 
+from shared import catalog_tables, money_tables  # noqa: F401 - their tables belong to it
 from shared.tables import metadata
 
 connection = context.config.attributes.get("connection")

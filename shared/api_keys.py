@@ -11,16 +11,20 @@ import string
 import zlib
 from collections.abc import Iterable
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, or_, select, update
+from sqlalchemy import Connection, Row, Text, cast, func, literal, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
+from shared import budget_limits
 from shared.actors import Actor
 from shared.connections import Transaction
 from shared.errors import ApiKeyNotFound, Forbidden
 from shared.ids import new_id
+from shared.money_tables import budgets
+from shared.spending import API_KEY_SCOPE, api_key_scope
 from shared.tables import api_keys, memberships
 
 PREFIX = "al_"
@@ -28,6 +32,15 @@ PATTERN = re.compile(r"al_([0-9A-Za-z]{30})([0-9A-Za-z]{6})")
 
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _SHOWN_CHARACTERS = 6  # enough to tell keys apart, few enough to leave 142 secret bits
+
+
+_LIMITS = ("max_cost_usd", "max_cost_usd_per_month")
+_WITH_LIMITS = select(api_keys, budgets.c.max_cost_usd, budgets.c.max_cost_usd_per_month).join(
+    budgets,
+    (budgets.c.org_id == api_keys.c.org_id)
+    & (budgets.c.scope == literal(API_KEY_SCOPE).concat(cast(api_keys.c.id, Text))),
+    isouter=True,
+)
 
 
 def make() -> str:
@@ -54,13 +67,15 @@ def create(
     name: str,
     scopes: Iterable[str] = (),
     expires_at: datetime | None = None,
+    max_cost_usd: Decimal | None = None,
+    max_cost_usd_per_month: Decimal | None = None,
 ) -> tuple[Row[Any], str]:
     """Make a key of the actor; returns its row and the key, which nobody can read again.
 
     Without scopes it may do what its creator may do now.
 
     Raises:
-        Forbidden: scopes beyond the actor's own permissions.
+        Forbidden: scopes beyond the actor's own permissions; limits on costs without `admin`.
     """
     wanted = frozenset(scopes) or actor.permissions
     if not wanted <= actor.permissions:
@@ -80,14 +95,53 @@ def create(
         )
         .returning(*api_keys.c)
     ).one()
+    if max_cost_usd is not None or max_cost_usd_per_month is not None:
+        limits = {"max_cost_usd": max_cost_usd, "max_cost_usd_per_month": max_cost_usd_per_month}
+        row = change(tx, actor, row.id, **limits)
+    else:
+        row = get(tx.sql, actor, row.id)
     return row, key
+
+
+def change(tx: Transaction, actor: Actor, key_id: UUID, **limits: Decimal | None) -> Row[Any]:
+    """Set what the runs of a key may cost; a limit that is not given stays. Returns its row.
+
+    Raises:
+        ApiKeyNotFound: the actor sees no such key.
+        Forbidden: without `admin`. Else a member would lift what an admin has set.
+    """
+    tx.sql.execute(
+        select(api_keys.c.id).where(api_keys.c.id == key_id, _seen_by(actor)).with_for_update()
+    )
+    row = get(tx.sql, actor, key_id)
+    if "admin" not in actor.permissions:
+        raise Forbidden("Only an admin sets what a key may cost.")
+    budget_limits.set_(
+        tx,
+        row.org_id,
+        api_key_scope(row.id),
+        **{name: limits.get(name, row._mapping[name]) for name in _LIMITS},
+    )
+    return get(tx.sql, actor, key_id)
+
+
+def get(sql: Connection, actor: Actor, key_id: UUID) -> Row[Any]:
+    """The row of a key with the limits of its budget.
+
+    Raises:
+        ApiKeyNotFound: the actor sees no such key.
+    """
+    row = sql.execute(_WITH_LIMITS.where(api_keys.c.id == key_id, _seen_by(actor))).one_or_none()
+    if row is None:
+        raise ApiKeyNotFound()
+    return row
 
 
 def list_(
     sql: Connection, actor: Actor, *, limit: int, before: tuple[datetime, UUID] | None
 ) -> list[Row[Any]]:
     """Newest first; members see their own keys, owners and admins all of the org."""
-    query = select(api_keys).where(_seen_by(actor))
+    query = _WITH_LIMITS.where(_seen_by(actor))
     if before is not None:
         query = query.where(func.row(api_keys.c.created_at, api_keys.c.id) < func.row(*before))
     query = query.order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()).limit(limit)

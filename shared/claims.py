@@ -44,6 +44,8 @@ class Claim:
     claimed_at: datetime  # by Postgres' clock, as all times of a run
     used_seconds: float  # since its first claim, without the time it waited for people
     is_suspect: bool  # one more lost owner within this step gives it up
+    api_key_id: UUID | None = None  # the key that created it
+    is_limited: bool = False  # its org has a budget or pays in advance, or it holds money already
 
 
 #: Literal text: see `tables.IS_ACTIVE`.
@@ -84,6 +86,7 @@ def unclaimed(
 # Rows are locked in the order of their ids. Who has locked a queued run is claiming it or ending
 # it: it is skipped, and if it is queued still, a worker finds it later. IS NOT DISTINCT FROM is not
 # answered by the index of queued runs, which a plan made when there were few would read as a whole.
+# With a LIMIT each look for a budget is one into an index; EXISTS may read the table into a hash.
 _CLAIM = """
 WITH wanted AS (
     SELECT r.id FROM runs r
@@ -103,7 +106,14 @@ RETURNING r.id AS run_id, r.org_id, r.thread_id, r.persona_id, r.route_id, r.mod
     extract(epoch FROM clock_timestamp() - r.started_at)::float8 - r.waiting_ms / 1000.0::float8
         AS used_seconds,
     r.crashes >= %(suspect_crashes)s AS is_suspect,
-    clock_timestamp() AS claimed_at
+    clock_timestamp() AS claimed_at,
+    r.api_key_id,
+    coalesce(
+        (SELECT true FROM budgets b WHERE b.org_id = r.org_id LIMIT 1),
+        (SELECT true FROM credit_balances c WHERE c.org_id = r.org_id LIMIT 1),
+        (SELECT true FROM holds h WHERE h.run_id = r.id LIMIT 1),
+        false
+    ) AS is_limited
 """
 # The first event of a run is made of its row alone, so that its claim is one statement.
 _START = """
@@ -208,6 +218,8 @@ def _claim(row: Row[Any], last_seq: int) -> Claim:
         claimed_at=row.claimed_at,
         used_seconds=row.used_seconds,
         is_suspect=row.is_suspect,
+        api_key_id=row.api_key_id,
+        is_limited=row.is_limited,
     )
 
 

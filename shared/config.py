@@ -1,5 +1,6 @@
 """Settings of every process. The only reader of the environment."""
 
+import ipaddress
 import os
 import re
 import socket
@@ -21,6 +22,11 @@ class Settings:
     broker_url: str
     jwt_secret: str = field(repr=False)
     encryption_key: str | None = field(default=None, repr=False)
+    #: What addresses the providers and MCP servers of orgs may have, and what `http_fetch` may
+    #: reach, besides public ones; networks in CIDR notation.
+    allowed_networks: tuple[str, ...] = ()
+    fetch_allowed_networks: tuple[str, ...] = ()
+    mcp_stdio: bool = False  # whether orgs may start programs here as MCP servers
 
     lease_seconds: float = 15.0  # a silent worker process loses its runs after this
     heartbeat_seconds: float = 2.0  # at most a third of the lease
@@ -44,6 +50,7 @@ class Settings:
     openai_model: str = "gpt-4o-mini"
     anthropic_api_key: str | None = field(default=None, repr=False)
     anthropic_base_url: str | None = None
+    anthropic_model: str = "claude-haiku-4-5"
     local_base_url: str | None = None  # an OpenAI-compatible server on this machine
     local_model: str = "local"
 
@@ -83,8 +90,10 @@ class _Reader:
             "redis_url": redis_url,
             "broker_url": self._text("ARKLOOP_BROKER_URL") or redis_url,
             "jwt_secret": self._secret("ARKLOOP_JWT_SECRET"),
-            "encryption_key": self._text("ARKLOOP_ENCRYPTION_KEY"),
+            "encryption_key": self._encryption_key("ARKLOOP_ENCRYPTION_KEY"),
             "registration_open": self._choice("ARKLOOP_REGISTRATION", ("closed", "open")) == "open",
+            "allowed_networks": self._networks("ARKLOOP_ALLOWED_NETWORKS"),
+            "fetch_allowed_networks": self._networks("ARKLOOP_FETCH_ALLOWED_NETWORKS"),
             "cors_origins": self._origins("ARKLOOP_CORS_ORIGINS"),
             "routes_file": self._text("ARKLOOP_ROUTES"),
             "fault_point": self._text("ARKLOOP_FAULT_POINT"),
@@ -100,9 +109,15 @@ class _Reader:
             ("worker_concurrency", 1),
         ):
             values[name] = int(self._number(f"ARKLOOP_{name.upper()}", defaults[name], least))
-        for name in ("scripted", "faults", "secure_cookies"):
+        for name in ("scripted", "faults", "secure_cookies", "mcp_stdio"):
             values[name] = self._flag(f"ARKLOOP_{name.upper()}", defaults[name])
-        for name in ("openai_model", "local_base_url", "local_model", "host"):
+        for name in (
+            "openai_model",
+            "anthropic_model",
+            "local_base_url",
+            "local_model",
+            "host",
+        ):
             values[name] = self._text(f"ARKLOOP_{name.upper()}") or defaults[name]
         for name in (
             "openai_api_key",
@@ -142,6 +157,17 @@ class _Reader:
             )
         return value
 
+    def _encryption_key(self, name: str) -> str | None:
+        """One key, or several with commas between: `shared/encryption.py` splits them."""
+        value = self._text(name)
+        for number, key in enumerate((value or "").split(","), 1):
+            if value is not None and len(key.strip().encode()) < 32:
+                self.problems.append(
+                    f"{name}: key {number} needs at least 32 bytes of secret, "
+                    f"has {len(key.strip().encode())}; make one with: openssl rand -hex 32"
+                )
+        return value
+
     def _number(self, name: str, default: float, least: float) -> float:
         value = self._text(name)
         if value is None:
@@ -173,6 +199,17 @@ class _Reader:
                     f"{name}: {origin!r} is not an origin such as https://app.example.com"
                 )
         return origins
+
+    def _networks(self, name: str) -> tuple[str, ...]:
+        networks = tuple(
+            part.strip() for part in (self._text(name) or "").split(",") if part.strip()
+        )
+        for network in networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                self.problems.append(f"{name}: {network!r} is not a network: {error}")
+        return networks
 
 
 def _with_driver(url: str) -> str:

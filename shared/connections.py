@@ -46,6 +46,8 @@ class Connections:
     engine: Engine
     redis: Any  # redis.Redis or fakeredis.FakeRedis, decoding responses
     enqueue: Callable[[Sequence[UUID]], object]  # tells the workers that runs are queued
+    #: Tells them which MCP servers, by their configs, are to be asked for their tools.
+    enqueue_discovery: Callable[[Sequence[UUID]], object]
     send: Callable[[Hint], None] = send_now
     postgres_outage: Outage = field(default_factory=lambda: Outage(POSTGRES_PAUSE_SECONDS))
     redis_outage: Outage = field(default_factory=lambda: Outage(REDIS_PAUSE_SECONDS))
@@ -161,6 +163,7 @@ def connect(
     """Make the engine, the Redis client and the Celery producer; nothing is opened before use."""
     celery = queue.make_celery(settings)
     postgres_outage = Outage(POSTGRES_PAUSE_SECONDS)
+    enqueue = partial(queue.enqueue, celery, Outage(REDIS_PAUSE_SECONDS))
     return Connections(
         settings,
         make_engine(
@@ -171,7 +174,8 @@ def connect(
             outage=postgres_outage,
         ),
         connect_redis(settings.redis_url),
-        enqueue=partial(queue.enqueue, celery, Outage(REDIS_PAUSE_SECONDS)),
+        enqueue=partial(enqueue, queue.EXECUTE),
+        enqueue_discovery=partial(enqueue, queue.DISCOVER),
         send=send,
         postgres_outage=postgres_outage,
     )

@@ -1,6 +1,7 @@
 """The ends of runs as their workers write them: many in one statement, each by its fence.
 
-Status, terminal event, totals and the thread's message of a run are stored together or not at all.
+Status, terminal event, usage, charge and the thread's message of a run are stored together or not
+at all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,13 +12,14 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select
 
-from shared import eventlog, events, fault_points
+from shared import budgets, eventlog, events, fault_points, ids
 from shared.claims import Claim
 from shared.connections import Transaction
-from shared.events import RunError, StoredEvent
+from shared.credits import credits_of
+from shared.events import TOKEN_FIELDS, RunError, StoredEvent
 from shared.status import RunState
 from shared.tables import runs
-from shared.transitions import Totals
+from shared.transitions import Totals, keep_usage, usage_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +27,8 @@ class Ending:
     """How the run of a claim ends.
 
     `stored` are the events not stored yet, of which the last is the terminal one. `message` is
-    (id, content) of what the thread keeps; it is partial unless the run has completed.
+    (id, content) of what the thread keeps; it is partial unless the run has completed. `is_held`:
+    the run may have reserved money, so that it ends by `end_held`.
     """
 
     claim: Claim
@@ -34,6 +37,7 @@ class Ending:
     totals: Totals
     message: tuple[UUID, str] | None = None
     error: RunError | None = None
+    is_held: bool = False
 
     @property
     def size(self) -> int:
@@ -59,10 +63,12 @@ WITH ending AS (
         %(ids)s::uuid[], %(fences)s::bigint[], %(states)s::text[],
         %(error_codes)s::text[], %(error_messages)s::text[], %(error_retryables)s::boolean[],
         %(input_tokens)s::bigint[], %(output_tokens)s::bigint[], %(cache_read_tokens)s::bigint[],
+        %(cache_write_tokens)s::bigint[], %(reasoning_tokens)s::bigint[],
         %(usage_sources)s::text[], %(costs)s::numeric[],
-        %(message_ids)s::uuid[], %(contents)s::text[]
+        %(message_ids)s::uuid[], %(contents)s::text[], %(entry_ids)s::uuid[], %(charges)s::bigint[]
     ) AS e (id, fence, state, error_code, error_message, error_retryable, input_tokens,
-            output_tokens, cache_read_tokens, usage_source, cost_usd, message_id, content)
+            output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
+            usage_source, cost_usd, message_id, content, entry_id, charge)
 ), held AS (
     SELECT r.id FROM runs r JOIN ending e ON e.id = r.id
     WHERE r.fence = e.fence AND r.state = 'executing'
@@ -78,11 +84,14 @@ WITH ending AS (
         input_tokens = e.input_tokens,
         output_tokens = e.output_tokens,
         cache_read_tokens = e.cache_read_tokens,
+        cache_write_tokens = e.cache_write_tokens,
+        reasoning_tokens = e.reasoning_tokens,
         usage_source = e.usage_source,
         cost_usd = e.cost_usd
     FROM ending e JOIN held ON held.id = e.id
     WHERE r.id = e.id
-    RETURNING r.id, r.org_id, r.thread_id, r.position, e.state, e.message_id, e.content
+    RETURNING r.id, r.org_id, r.thread_id, r.position, r.created_by_user_id, r.api_key_id,
+        r.persona_id, r.ended_at, e.state, e.message_id, e.content, e.entry_id, e.charge
 ), written AS (
     INSERT INTO run_events (run_id, seq, type, payload)
     SELECT v.run_id, v.seq, v.type, v.payload
@@ -94,13 +103,35 @@ WITH ending AS (
     INSERT INTO messages (id, org_id, thread_id, run_id, position, role, content, partial)
     SELECT message_id, org_id, thread_id, id, position, 'assistant', content, state <> 'completed'
     FROM ended WHERE message_id IS NOT NULL
+), used AS (
+    INSERT INTO run_usage (run_id, route_id, org_id, user_id, api_key_id, persona_key, model,
+        input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
+        usage_source, cost_usd, ended_at, month)
+    SELECT r.id, u.route_id, r.org_id, r.created_by_user_id, r.api_key_id,
+        split_part(r.persona_id, '@', 1), u.model, u.input_tokens, u.output_tokens,
+        u.cache_read_tokens, u.cache_write_tokens, u.reasoning_tokens, u.usage_source, u.cost_usd,
+        r.ended_at, date_trunc('month', r.ended_at AT TIME ZONE 'UTC')::date
+    FROM ended r JOIN unnest(
+        %(of_runs)s::uuid[], %(of_route_ids)s::text[], %(of_models)s::text[],
+        %(of_input_tokens)s::bigint[], %(of_output_tokens)s::bigint[],
+        %(of_cache_read_tokens)s::bigint[], %(of_cache_write_tokens)s::bigint[],
+        %(of_reasoning_tokens)s::bigint[], %(of_usage_sources)s::text[], %(of_costs)s::numeric[]
+    ) AS u (run_id, route_id, model, input_tokens, output_tokens, cache_read_tokens,
+            cache_write_tokens, reasoning_tokens, usage_source, cost_usd) ON u.run_id = r.id
+), charged AS (
+    INSERT INTO ledger_entries (id, org_id, kind, run_id, debit_account, credit_account, credits)
+    SELECT entry_id, org_id, 'usage', id, 'receivable', 'revenue', charge
+    FROM ended WHERE charge > 0
 )
 SELECT id FROM ended
 """
 
 
 def end(tx: Transaction, endings: Sequence[Ending]) -> list[Outcome]:
-    """End the runs, as many as can be, and publish after the commit; the outcome of each."""
+    """End the runs, as many as can be, and publish after the commit; the outcome of each.
+
+    What they have used is counted, and charged as owed, in the same statement.
+    """
     batch = {ending.claim.run_id: ending.stored for ending in endings}
     rows = tx.sql.exec_driver_sql(_END, {**_columns(endings), **eventlog.columns(batch.items())})
     ended = {row.id for row in rows}
@@ -113,25 +144,52 @@ def end(tx: Transaction, endings: Sequence[Ending]) -> list[Outcome]:
     return [why.get(ending.claim.run_id, Outcome.ENDED) for ending in endings]
 
 
-def _columns(endings: Sequence[Ending]) -> dict[str, list[Any]]:
+def end_held(tx: Transaction, ending: Ending) -> Outcome:
+    """As `end`, for a run that may have reserved money: lets go of it in the same transaction."""
+    [outcome] = end(tx, [ending])
+    if outcome is Outcome.ENDED:
+        run_id, totals = ending.claim.run_id, ending.totals
+        keep_usage(tx.sql, run_id, totals)
+        budgets.release(tx, org_id=ending.claim.org_id, run_id=run_id, cost_usd=totals.cost_usd)
+    return outcome
+
+
+#: Columns of free text: the driver writes them, which takes several times as long.
+_TEXTS = frozenset({"error_codes", "error_messages", "contents", "of_route_ids", "of_models"})
+
+
+def _columns(endings: Sequence[Ending]) -> dict[str, Any]:
     totals = [ending.totals.columns() for ending in endings]
+    counted = [ending for ending in endings if not ending.is_held]
+    used = usage_columns([ending.totals for ending in counted])
     errors = [ending.error for ending in endings]
     messages = [ending.message for ending in endings]
-    return {
+    columns: dict[str, list[Any]] = {
         "ids": [ending.claim.run_id for ending in endings],
         "fences": [ending.claim.fence for ending in endings],
         "states": [ending.state.value for ending in endings],
         "error_codes": [error and error.code for error in errors],
         "error_messages": [error and error.message for error in errors],
         "error_retryables": [error and error.retryable for error in errors],
-        "input_tokens": [of_run["input_tokens"] for of_run in totals],
-        "output_tokens": [of_run["output_tokens"] for of_run in totals],
-        "cache_read_tokens": [of_run["cache_read_tokens"] for of_run in totals],
+        **{name: [of_run[name] for of_run in totals] for name in TOKEN_FIELDS},
         "usage_sources": [of_run["usage_source"] for of_run in totals],
         "costs": [of_run["cost_usd"] for of_run in totals],
         "message_ids": [message and message[0] for message in messages],
         "contents": [message and events.clean(message[1]) for message in messages],
+        "entry_ids": [ids.new_id() for _ in endings],
+        "charges": [
+            0 if ending.is_held else credits_of(of_run["cost_usd"])
+            for ending, of_run in zip(endings, totals, strict=True)
+        ],
+        "of_runs": [ending.claim.run_id for ending in counted for _ in ending.totals.routes],
+        **{f"of_{name}": values for name, values in used.items()},
     }
+    return {name: values if name in _TEXTS else _array(values) for name, values in columns.items()}
+
+
+def _array(values: Sequence[Any]) -> str:
+    """In Postgres' own notation."""
+    return "{" + ",".join("NULL" if value is None else str(value) for value in values) + "}"
 
 
 def _why_not(sql: Connection, missing: Sequence[Ending]) -> Mapping[UUID, Outcome]:

@@ -10,7 +10,11 @@ ArkloopError
 ├── NotFound                    http.not_found
 │   ├── ThreadNotFound          threads.not_found
 │   ├── RunNotFound             runs.not_found
-│   └── ApiKeyNotFound          api_keys.not_found
+│   ├── ApiKeyNotFound          api_keys.not_found
+│   ├── ProviderNotFound        llm_providers.not_found
+│   ├── ModelNotFound           llm_providers.model_not_found
+│   ├── McpConfigNotFound       mcp_configs.not_found
+│   └── McpToolNotFound         mcp_configs.tool_not_found
 ├── MethodNotAllowed            http.method_not_allowed
 ├── RequestTimeout              http.request_timeout
 ├── UnsupportedMediaType        http.unsupported_media_type
@@ -21,8 +25,12 @@ ArkloopError
 │   ├── NotActive               runs.not_active
 │   ├── StaleInput              input.stale
 │   ├── LoginTaken              accounts.taken
+│   ├── NameTaken               names.taken
+│   ├── PersonaPublished        personas.published
+│   ├── McpToolChanged          mcp_configs.tool_changed
 │   ├── IdempotencyConflict     idempotency.conflict
 │   └── IdempotencyInProgress   idempotency.in_progress
+├── BudgetExhausted             budget.exhausted
 └── Unavailable                 service.unavailable
 
 LeaseLost (BaseException)       a worker's claim is over; never reaches a caller
@@ -99,6 +107,26 @@ class ApiKeyNotFound(NotFound):
     message = "There is no such API key."
 
 
+class ProviderNotFound(NotFound):
+    code = "llm_providers.not_found"
+    message = "There is no such provider."
+
+
+class ModelNotFound(NotFound):
+    code = "llm_providers.model_not_found"
+    message = "The provider has no such model."
+
+
+class McpConfigNotFound(NotFound):
+    code = "mcp_configs.not_found"
+    message = "There is no such MCP server."
+
+
+class McpToolNotFound(NotFound):
+    code = "mcp_configs.tool_not_found"
+    message = "The MCP server has no such tool."
+
+
 class MethodNotAllowed(ArkloopError):
     code = "http.method_not_allowed"
     message = "This address does not answer to this method; Allow lists those it does."
@@ -150,6 +178,25 @@ class LoginTaken(Conflict):
     message = "The login or the email is taken."
 
 
+class NameTaken(Conflict):
+    """Details name the field."""
+
+    code = "names.taken"
+    message = "The org has one of this name already."
+
+
+class PersonaPublished(Conflict):
+    code = "personas.published"
+    message = "This version is published already, and a published version never changes."
+
+
+class McpToolChanged(Conflict):
+    """Details name the tool and the hash that it has now."""
+
+    code = "mcp_configs.tool_changed"
+    message = "The server describes the tool otherwise by now: read it again before approving."
+
+
 class IdempotencyConflict(Conflict):
     code = "idempotency.conflict"
     message = "This Idempotency-Key was used with another body."
@@ -158,6 +205,19 @@ class IdempotencyConflict(Conflict):
 class IdempotencyInProgress(Conflict):
     code = "idempotency.in_progress"
     message = "A request with this Idempotency-Key is still being carried out."
+
+
+class BudgetExhausted(ArkloopError):
+    """`retry_after` is in seconds, where waiting helps."""
+
+    code = "budget.exhausted"
+    message = "A budget is exhausted; details name it."
+
+    def __init__(
+        self, message: str | None = None, /, *, retry_after: int | None = None, **details: Any
+    ) -> None:
+        super().__init__(message, **details)
+        self.retry_after = retry_after
 
 
 class Unavailable(ArkloopError):

@@ -20,6 +20,13 @@ STEP_TYPES = frozenset({"message.completed", "tool.result"})
 
 #: More than any run can use; fits every column, also when it is added up.
 MAX_TOKENS = 10**12
+TOKEN_FIELDS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+)
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -50,28 +57,37 @@ class StoredEvent(NamedTuple):
 class Usage:
     """Tokens of one model call, or of many added up.
 
-    `cache_read_tokens` are part of `input_tokens`. `source` is `reported` only
-    if every call was reported by its provider.
+    Cache reads and writes are part of `input_tokens`, reasoning is part of
+    `output_tokens`. `source` is `reported` only if every call was reported by
+    its provider.
     """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
     source: str = "reported"
 
     def __post_init__(self) -> None:
         # Providers report what they like; nonsense must not keep a run from being stored.
-        for name in ("input_tokens", "output_tokens", "cache_read_tokens"):
+        for name in TOKEN_FIELDS:
             tokens = min(max(int(getattr(self, name) or 0), 0), MAX_TOKENS)
             object.__setattr__(self, name, tokens)
         read = min(self.cache_read_tokens, self.input_tokens)
+        written = min(self.cache_write_tokens, self.input_tokens - read)
         object.__setattr__(self, "cache_read_tokens", read)
+        object.__setattr__(self, "cache_write_tokens", written)
+        reasoning = min(self.reasoning_tokens, self.output_tokens)
+        object.__setattr__(self, "reasoning_tokens", reasoning)
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
             source="estimated" if "estimated" in (self.source, other.source) else "reported",
         )
 
@@ -169,12 +185,56 @@ class RunResumed:
 
 
 @dataclass(frozen=True, slots=True)
+class RunThrottled:
+    """The route's limit is reached: the run waits, for about so many seconds.
+
+    `reason` is `requests`, `tokens` (limits of ours), `provider` (a 429 of its) or `budget`
+    (other runs hold what is left of it).
+    """
+
+    type: ClassVar[str] = "run.throttled"
+    route_id: str
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunFallback:
+    """Another route goes on with the turn; `reason` is the code of what broke the last one."""
+
+    type: ClassVar[str] = "run.fallback"
+    from_route_id: str
+    to_route_id: str
+    model: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContextTruncated:
+    """The oldest messages of the thread did not fit into the model's context and were left out."""
+
+    type: ClassVar[str] = "context.truncated"
+    dropped_messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouteCost:
+    """What a run has used of one route so far."""
+
+    route_id: str
+    model: str
+    usage: Usage
+    cost_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True)
 class RunCost:
-    """What the run has used so far, after each model call."""
+    """What the run has used so far, after each model call; `routes` are the parts of the sum."""
 
     type: ClassVar[str] = "run.cost"
     usage: Usage
     cost_usd: Decimal
+    routes: tuple[RouteCost, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +287,9 @@ Event = (
     | RunWaitingForInput
     | RunInputReceived
     | RunResumed
+    | RunThrottled
+    | RunFallback
+    | ContextTruncated
     | RunCost
     | RunCancelRequested
     | RunCompleted
@@ -245,14 +308,14 @@ def encode(seq: int, event: Event, created_at: datetime) -> StoredEvent:
     if isinstance(event, MessageDelta | MessageThinking):
         data = f'{{"content":{_JSON.encode(clean(event.content))}}}'
     else:
-        data = _JSON.encode(_plain(event))
+        data = _JSON.encode(plain(event))
     payload = (
         f'{{"seq":{seq},"type":"{event.type}","data":{data},"created_at":"{rfc3339(created_at)}"}}'
     )
     return StoredEvent(seq, event.type, payload)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What JSON and Postgres can hold: clean text, finite numbers, dicts for events."""
     if isinstance(value, str):
         return clean(value)
@@ -261,16 +324,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {clean(str(name)): _plain(item) for name, item in value.items()}
+        return {clean(str(name)): plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     names = getattr(value, "__dataclass_fields__", None)
     if names is None:
         return value
     fields = ((name, getattr(value, name)) for name in names if name != "type")
-    return {
-        name: _plain(item) for name, item in fields if item is not None or name not in _OPTIONAL
-    }
+    return {name: plain(item) for name, item in fields if item is not None or name not in _OPTIONAL}
 
 
 def clean(text: str) -> str:

@@ -7,12 +7,16 @@
 | `run:{id}:cancel`       | string  | CANCEL_TTL_SECONDS  | web              | worker        |
 | `run:{id}:input`        | string  | INPUT_TTL_SECONDS   | web              | worker        |
 | `worker:{id}:signals`   | channel | –                   | web              | that worker   |
+| `route:{id}:pause`      | string  | as its 429 says     | worker           | worker        |
+| `route-limits/…`        | string  | two minutes         | worker           | worker        |
 
 All of it may vanish at any moment: Postgres has the truth.
 """
 
 from uuid import UUID
 
+#: Where the library `limits` keeps its counts: `route-limits/…`.
+ROUTE_LIMITS = "route-limits"
 CANCEL_TTL_SECONDS = 3600
 INPUT_TTL_SECONDS = 60
 #: A stream whose run never ends (its worker and Redis both lost) still goes some day.
@@ -42,3 +46,8 @@ def input_(run_id: UUID | str) -> str:
 def worker_signals(worker_id: UUID | str) -> str:
     """Channel; messages are `cancel <run_id> <user_id>` and `input <run_id>`."""
     return f"worker:{worker_id}:signals"
+
+
+def route_pause(route_id: str) -> str:
+    """Set for as long as the route's provider wants no call."""
+    return f"route:{route_id}:pause"

@@ -7,49 +7,57 @@ with more. The file's form is in `docs/configuration.md`.
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from shared import prices
 from shared.config import InvalidSettings, Settings
 from shared.errors import RouteNotFound
 from shared.events import Usage
 from shared.personas import Persona
+from shared.prices import Prices
 
 ROUTE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
-PROVIDERS = ("openai", "scripted")
+_SUFFIX = "_provider.py"
+#: Each is a module of the worker's, which web processes never import: the files are the list.
+PROVIDERS = tuple(
+    sorted(
+        file.name.removesuffix(_SUFFIX)
+        for file in Path(__file__).parents[1].joinpath("worker", "providers").glob("*" + _SUFFIX)
+    )
+)
 #: Without a persona's or a run's own choice, the first of these that is there.
 DEFAULT_ORDER = ("openai", "anthropic", "local", "scripted")
-
-_MILLION = Decimal(1_000_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Prices are USD per million tokens; cache reads are billed at their own price."""
+    """A model, where it is called, and its limits.
+
+    `prices` is None where nobody knows them: such a run costs 0 and is refused under a budget.
+    """
 
     id: str
     provider: str
     model: str
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
-    input_price: Decimal = Decimal(0)
-    output_price: Decimal = Decimal(0)
-    cache_read_price: Decimal = Decimal(0)
+    prices: Prices | None = None
     max_output_tokens: int | None = None  # of one model call, where the persona sets none
+    context_tokens: int | None = None  # of one call, input and output together
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    is_of_org: bool = False  # an org made it: it must not reach the operator's network
+    is_default: bool = False
+    priority: int | None = None  # the lower comes first; None: never a fallback
 
     def cost(self, usage: Usage) -> Decimal:
-        """USD, rounded to 8 decimals; cache reads are part of the input tokens."""
-        fresh = usage.input_tokens - usage.cache_read_tokens
-        total = (
-            fresh * self.input_price
-            + usage.cache_read_tokens * self.cache_read_price
-            + usage.output_tokens * self.output_price
-        )
-        return round(total / _MILLION, 8)
+        """USD, rounded to 8 decimals."""
+        return self.prices.cost(usage) if self.prices else Decimal(0)
 
 
 Routes = Mapping[str, Route]
@@ -63,12 +71,24 @@ def load(settings: Settings) -> Routes:
     """
     routes = {}
     if settings.openai_api_key:
-        routes["openai"] = Route(
-            id="openai",
-            provider="openai",
-            model=settings.openai_model,
-            base_url=settings.openai_base_url,
-            api_key=settings.openai_api_key,
+        routes["openai"] = with_known_figures(
+            Route(
+                id="openai",
+                provider="openai",
+                model=settings.openai_model,
+                base_url=settings.openai_base_url,
+                api_key=settings.openai_api_key,
+            )
+        )
+    if settings.anthropic_api_key:
+        routes["anthropic"] = with_known_figures(
+            Route(
+                id="anthropic",
+                provider="anthropic",
+                model=settings.anthropic_model,
+                base_url=settings.anthropic_base_url,
+                api_key=settings.anthropic_api_key,
+            )
         )
     if settings.local_base_url:
         routes["local"] = Route(
@@ -77,6 +97,7 @@ def load(settings: Settings) -> Routes:
             model=settings.local_model,
             base_url=settings.local_base_url,
             api_key="local",
+            prices=Prices(),
             # A small model that loses the thread would babble until its context is full.
             max_output_tokens=256,
         )
@@ -85,13 +106,21 @@ def load(settings: Settings) -> Routes:
             id="scripted",
             provider="scripted",
             model="scripted-1",
-            input_price=Decimal(1),
-            output_price=Decimal(2),
-            cache_read_price=Decimal("0.1"),
+            prices=Prices(
+                input=Decimal(1),
+                output=Decimal(2),
+                cache_read=Decimal("0.1"),
+                cache_write=Decimal(1),
+            ),
         )
     if settings.routes_file:
         routes.update(_from_file(Path(settings.routes_file)))
     return routes
+
+
+def default_id(routes: Routes) -> str | None:
+    """The id of the route that is taken where nobody chooses one; None: there is no route."""
+    return next((name for name in DEFAULT_ORDER if name in routes), next(iter(routes), None))
 
 
 def choose(routes: Routes, route_id: str | None, persona: Persona) -> Route:
@@ -100,11 +129,7 @@ def choose(routes: Routes, route_id: str | None, persona: Persona) -> Route:
     Raises:
         RouteNotFound
     """
-    wanted = route_id or persona.route_id
-    if wanted is None:
-        wanted = next((name for name in DEFAULT_ORDER if name in routes), None) or next(
-            iter(routes), None
-        )
+    wanted = route_id or persona.route_id or default_id(routes)
     if wanted is None:
         raise RouteNotFound(route_id=["No route is configured on this server."])
     if wanted not in routes:
@@ -112,8 +137,26 @@ def choose(routes: Routes, route_id: str | None, persona: Persona) -> Route:
     return routes[wanted]
 
 
-_FIELDS = {"id", "provider", "model", "base_url", "api_key_variable", "prices", "max_output_tokens"}
-_PRICES = {"input", "output", "cache_read"}
+def with_known_figures(route: Route) -> Route:
+    """The route with the prices and the context of the price library, where it has none itself."""
+    about = (route.provider, route.model, route.base_url)
+    return replace(
+        route,
+        prices=route.prices or prices.known(*about),
+        context_tokens=route.context_tokens or prices.context_tokens(*about),
+    )
+
+
+_NUMBERS = {
+    "max_output_tokens": 1,
+    "context_tokens": 1,
+    "requests_per_minute": 1,
+    "tokens_per_minute": 1,
+    "priority": 0,
+}
+_FIELDS = {"id", "provider", "model", "base_url", "api_key_variable", "prices", *_NUMBERS}
+_PRICES = {"input", "output", "cache_read", "cache_write"}
+_DEAREST = Decimal(1_000_000)
 
 
 def _from_file(path: Path) -> dict[str, Route]:
@@ -149,6 +192,8 @@ def _route(entry: Any) -> Route:
     for name in ("id", "provider", "model"):
         if not isinstance(entry.get(name), str):
             raise ValueError(f"`{name}` is needed, as text")
+    if not isinstance(entry.get("base_url"), str | None):
+        raise ValueError("`base_url` must be text")
     if not ROUTE_ID.fullmatch(entry["id"]):
         raise ValueError(f"`id` must match {ROUTE_ID.pattern}")
     if entry["provider"] not in PROVIDERS:
@@ -158,23 +203,31 @@ def _route(entry: Any) -> Route:
         api_key = os.environ.get(str(variable))  # noqa: TID251 - the file names the variable
         if not api_key:
             raise ValueError(f"the variable {variable} is not set")
-    prices = entry.get("prices") or {}
-    if not isinstance(prices, dict) or set(prices) - _PRICES:
-        raise ValueError(f"`prices` may have {', '.join(sorted(_PRICES))}")
-    most = entry.get("max_output_tokens")
-    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-        raise ValueError("`max_output_tokens` must be a positive integer")
-    return Route(
-        id=entry["id"],
-        provider=entry["provider"],
-        model=entry["model"],
-        base_url=entry.get("base_url"),
-        api_key=api_key,
-        max_output_tokens=most,
-        input_price=_price(prices.get("input", 0)),
-        output_price=_price(prices.get("output", 0)),
-        cache_read_price=_price(prices.get("cache_read", prices.get("input", 0))),
+    for name, least in _NUMBERS.items():
+        number = entry.get(name)
+        if number is not None and (type(number) is not int or number < least):
+            raise ValueError(f"`{name}` must be an integer of at least {least}")
+    numbers: dict[str, Any] = {name: entry.get(name) for name in _NUMBERS}
+    return with_known_figures(
+        Route(
+            id=entry["id"],
+            provider=entry["provider"],
+            model=entry["model"],
+            base_url=entry.get("base_url"),
+            api_key=api_key,
+            prices=_prices(entry.get("prices")),
+            **numbers,
+        )
     )
+
+
+def _prices(given: Any) -> Prices | None:
+    if given is None:
+        return None
+    if not isinstance(given, dict) or set(given) - _PRICES:
+        raise ValueError(f"`prices` may have {', '.join(sorted(_PRICES))}")
+    found = {name: _price(price) for name, price in given.items()}
+    return Prices.of(**{"input": Decimal(0), "output": Decimal(0), **found})
 
 
 def _price(value: Any) -> Decimal:
@@ -182,6 +235,6 @@ def _price(value: Any) -> Decimal:
         price = Decimal(str(value))
     except InvalidOperation:
         price = Decimal(-1)
-    if not price.is_finite() or price < 0:
+    if not price.is_finite() or not 0 <= price <= _DEAREST:
         raise ValueError(f"{value!r} is not a price in USD per million tokens")
     return price

@@ -1,7 +1,8 @@
-"""The Celery app and its one task by name: run ids go in, nothing comes back.
+"""The Celery app and its two tasks by name: ids go in, nothing comes back.
 
 The message is a hint: the row in `runs` is the truth, and workers look there for
-what no message brought them. So: early acks, no results, no retries of Celery's.
+what no message brought them; an MCP server that none has asked for its tools is asked
+by the first run that needs them. So: early acks, no results, no retries of Celery's.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from shared.config import Settings
 from shared.outage import Outage
 
 EXECUTE = "runs.execute"
+DISCOVER = "mcp.discover"
 
 
 #: A producer's message is worth no longer wait than a worker's look into Postgres takes.
@@ -59,8 +61,8 @@ def make_celery(settings: Settings, *, concurrency: int | None = None) -> Celery
     return celery
 
 
-def enqueue(celery: Celery, outage: Outage, run_ids: Sequence[UUID]) -> None:
-    """Tell the workers that these runs are queued: a message for each, in one round trip.
+def enqueue(celery: Celery, outage: Outage, task: str, ids: Sequence[UUID]) -> None:
+    """Give the workers a task for each id, in one round trip: these runs are queued, say.
 
     Raises:
         kombu.exceptions.OperationalError: the broker is out of reach, or was a
@@ -70,10 +72,10 @@ def enqueue(celery: Celery, outage: Outage, run_ids: Sequence[UUID]) -> None:
         raise OperationalError("the broker did not answer a moment ago")
     try:
         with celery.producer_pool.acquire(block=True) as producer, producer.batch():
-            for run_id in run_ids:
+            for id_ in ids:
                 celery.send_task(
-                    EXECUTE,
-                    args=[str(run_id)],
+                    task,
+                    args=[str(id_)],
                     ignore_result=True,
                     retry=False,
                     producer=producer,

@@ -5,6 +5,7 @@ the row lock of a run that no worker holds; of a held run only the wish to
 cancel is written. `status.py` draws the states.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,9 +34,18 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.types import TypeEngine
 
-from shared import eventlog, events, ids, model_routes, personas, signals
+from shared import (
+    budget_limits,
+    decisions,
+    ids,
+    model_routes,
+    personas,
+    signals,
+    unheld_endings,
+)
 from shared import threads as conversations
 from shared.actors import Actor, visible
+from shared.catalog import Catalog
 from shared.connections import Transaction
 from shared.errors import (
     InvalidState,
@@ -48,7 +58,10 @@ from shared.errors import (
 from shared.hints import GroupedHint
 from shared.status import RunState
 from shared.tables import IS_ACTIVE, inputs, messages, runs, threads
-from shared.transitions import ended, keep_message, queued, recorded_totals
+from shared.transitions import queued
+
+#: What the model is told where a person was asked and did not answer.
+UNANSWERED = "Nobody answered in time."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +82,7 @@ def _given(name: str, type_: TypeEngine[Any]) -> tuple[BindParameter[Any], Colum
 
 _GIVEN = [_given(name, Uuid()) for name in ("id", "org_id", "thread_id", "created_by_user_id")]
 _GIVEN += [_given(name, Text()) for name in ("trace_id", "persona_id", "route_id", "model")]
-_GIVEN += [_given("writes_all", Boolean())]
+_GIVEN += [_given("api_key_id", Uuid()), _given("writes_all", Boolean())]
 _wanted = (
     func.unnest(*(values for values, _ in _GIVEN))
     .table_valued(*(column_ for _, column_ in _GIVEN))
@@ -124,7 +137,8 @@ _CREATE = (
 def create_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[UUID | None]:
     """Queue the runs in one statement, and tell the workers after the commit.
 
-    None for a run that cannot be created in this way: `create` says why, or does it.
+    Without a look at what may be spent: for orgs and personas without limits. None for a run that
+    cannot be created in this way: `create` says why, or does it.
     """
     ids_ = [ids.new_id() for _ in wanted]
     values = {
@@ -136,6 +150,7 @@ def create_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[UUID | None]:
         "persona_ids": [new.persona.id for new in wanted],
         "route_ids": [new.route.id for new in wanted],
         "models": [new.route.model for new in wanted],
+        "api_key_ids": [new.actor.api_key_id for new in wanted],
         "writes_alls": [new.actor.writes_all for new in wanted],
     }
     created = set(tx.sql.scalars(_CREATE, values))
@@ -149,10 +164,12 @@ def create(tx: Transaction, new: NewRun) -> UUID:
     Raises:
         ThreadNotFound, Forbidden
         ThreadBusy: the thread has an active run already.
+        BudgetExhausted: nothing is left for it.
     """
     while True:
         # Waits, while somebody else has the thread, where `create_all` does not.
         conversations.lock(tx, new.actor, new.thread_id)
+        budget_limits.check_open(tx.sql, new.actor, new.persona)
         [run_id] = create_all(tx, [new])
         if run_id is not None:
             return run_id
@@ -165,7 +182,7 @@ def retry(
     tx: Transaction,
     actor: Actor,
     thread_id: UUID,
-    routes: model_routes.Routes,
+    catalog: Catalog,
     *,
     trace_id: str,
 ) -> UUID:
@@ -214,8 +231,9 @@ def retry(
         )
         .values(superseded_at=func.now())
     )
-    persona = personas.find(last_run.persona_id if last_run else None)
-    route = model_routes.choose(routes, last_run.route_id if last_run else None, persona)
+    persona_id, route_id = (last_run.persona_id, last_run.route_id) if last_run else (None, None)
+    persona = catalog.persona(actor.org_id, persona_id, sql=tx.sql)
+    route = catalog.choose_route(actor.org_id, route_id, persona, sql=tx.sql)
     new = NewRun(actor=actor, thread_id=thread_id, persona=persona, route=route, trace_id=trace_id)
     return create(tx, new)
 
@@ -270,7 +288,7 @@ def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> None:
     """
     run = _lock(tx.sql, actor, run_id)
     if run["state"] in (RunState.QUEUED, RunState.WAITING):
-        end_unheld(tx, run, RunState.CANCELLED)
+        unheld_endings.end(tx, run, RunState.CANCELLED)
     elif run["state"] == RunState.EXECUTING:
         cancel_executing(tx, actor, run_id)
 
@@ -286,6 +304,7 @@ def answer(
         RunNotFound, Forbidden
         NotWaiting: no request is open. NotActive: the run has ended.
         StaleInput: the request is another one, or has another answer.
+        InvalidRequest: a decision of the wrong form.
     """
     run = _lock(tx.sql, actor, run_id)
     if request_id is not None:
@@ -302,21 +321,34 @@ def answer(
         raise NotActive()
     if run["state"] != RunState.WAITING:
         raise NotWaiting()
-    open_request = UUID(run["pending_input"]["request_id"])
-    if request_id not in (None, open_request):
+    if request_id not in (None, UUID(run["pending_input"]["request_id"])):
         raise StaleInput()
+    if run["pending_input"]["kind"] == "tool_confirmation":
+        decisions.read(content)  # what cannot be understood is refused while it can be corrected
+    _go_on(tx, run, content, actor.user_id)
+
+
+def go_on_unanswered(tx: Transaction, run: RowMapping) -> None:
+    """Queue a waiting run again whose request nobody has answered in time; by the sweep."""
+    is_confirmation = run["pending_input"]["kind"] == "tool_confirmation"
+    decision = {"decision": "deny", "reason": UNANSWERED}
+    _go_on(tx, run, json.dumps(decision) if is_confirmation else UNANSWERED, None)
+
+
+def _go_on(tx: Transaction, run: RowMapping, content: str, user_id: UUID | None) -> None:
+    """Store what the open request gets, from this user or from nobody, and queue the run again."""
     tx.sql.execute(
         insert(inputs).values(
-            run_id=run_id,
-            request_id=open_request,
+            run_id=run["id"],
+            request_id=UUID(run["pending_input"]["request_id"]),
             content=content,
-            created_by_user_id=actor.user_id,
+            created_by_user_id=user_id,
         )
     )
     waited = func.extract("epoch", func.now() - runs.c.waiting_since) * 1000
     tx.sql.execute(
         update(runs)
-        .where(runs.c.id == run_id)
+        .where(runs.c.id == run["id"])
         .values(
             **queued("input"),
             waiting_ms=runs.c.waiting_ms + waited,
@@ -325,44 +357,7 @@ def answer(
             pending_input=None,
         )
     )
-    tx.after_commit.append(lambda: signals.send_input(tx.connections, run_id, run["owner"]))
-    tx.after_commit.append(GroupedHint(tx.connections.enqueue, run_id))
-
-
-# ---- of a run that nobody holds ------------------------------------------------------
-
-
-def end_unheld(
-    tx: Transaction, run: RowMapping, state: RunState, error: events.RunError | None = None
-) -> None:
-    """End a run whose row lock the caller has and that no worker holds, as cancelled or failed.
-
-    Text that was streamed and not completed is kept as a partial message.
-    """
-    totals = recorded_totals(tx.sql, run["id"])
-    terminal = (
-        events.RunCancelled(totals.usage, totals.cost_usd)
-        if error is None
-        else events.RunFailed(error, totals.usage, totals.cost_usd)
-    )
-    tx.sql.execute(
-        update(runs)
-        .where(runs.c.id == run["id"])
-        .values(**ended(state, totals, error), fence=runs.c.fence + 1)
-    )
-    eventlog.append(tx, run["id"], [terminal])
-    text = eventlog.open_text(tx.sql, run["id"])
-    if text:
-        keep_message(tx.sql, run["id"], (ids.new_id(), text), partial=True)
-
-
-def requeue_lost(tx: Transaction, run: RowMapping, crashes: int) -> None:
-    """Queue a run whose owner is lost; the caller has its row lock."""
-    tx.sql.execute(
-        update(runs)
-        .where(runs.c.id == run["id"])
-        .values(**queued("worker_lost"), fence=runs.c.fence + 1, crashes=crashes)
-    )
+    tx.after_commit.append(lambda: signals.send_input(tx.connections, run["id"], run["owner"]))
     tx.after_commit.append(GroupedHint(tx.connections.enqueue, run["id"]))
 
 

@@ -8,22 +8,23 @@ harmless: each change is guarded by the run's row lock and raises its fence.
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from uuid import UUID
 
-from sqlalchemy import RowMapping, func, select, text
+from sqlalchemy import RowMapping, func, select, text, update
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from shared import retention
+from shared import budgets, retention, unheld_endings
 from shared import runs as lifecycle
 from shared.claims import QUEUED
 from shared.connections import Connections, Transaction
 from shared.errors import Unavailable
 from shared.events import STEP_TYPES, RunError, RunResumed, RunStarted
+from shared.hints import GroupedHint
 from shared.status import RunState
 from shared.tables import run_events, runs
-from shared.transitions import MAX_CRASHES
+from shared.transitions import MAX_CRASHES, queued
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _LOCK_KEY = 0x7377656570  # "sweep"
 BATCH = 100
 
 CRASHED = RunError("worker.crashed", "Its worker was lost three times within one step.", False)
-EXPIRED = RunError("input.expired", "Nobody answered in time.", False)
+EXPIRED = RunError("input.expired", lifecycle.UNANSWERED, False)
 
 #: Literal text: see `tables.IS_ACTIVE`.
 WAITING = text("state = 'waiting'")
@@ -66,12 +67,12 @@ def sweep(connections: Connections) -> None:
     Raises:
         Unavailable: Postgres is out of reach.
     """
-    with connections.transaction() as tx:
-        if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(_LOCK_KEY))):
-            return
-        _recover_lost(tx)
-        _cancel_unheld(tx)
-        _expire_inputs(tx)
+    # Each in a transaction of its own: what money their runs hold is locked in one order.
+    for settle in (_recover_lost, _cancel_unheld, _expire_inputs):
+        with connections.transaction() as tx:
+            if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(_LOCK_KEY))):
+                return
+            settle(tx)
     # Not within the transaction: lost runs must not wait until old ones are deleted.
     retention.forget(connections)
 
@@ -88,10 +89,17 @@ def _recover_lost(tx: Transaction) -> None:
     )
     # An owner that was last seen before Postgres started could not renew: no crash of it.
     is_crash = {row.id: row.is_crash for row in lost}
-    for run in tx.sql.execute(select(*runs.c).where(runs.c.id.in_(is_crash))).mappings().all():
+    rows = tx.sql.execute(select(*runs.c).where(runs.c.id.in_(is_crash))).mappings().all()
+    for run in _with_holds_locked(tx, rows):
         log.warning("worker %s lost the run %s", run["owner"], run["id"])
         with _alone(tx, run):
             _recover(tx, run, is_crash=is_crash[run["id"]])
+
+
+def _with_holds_locked(tx: Transaction, rows: Sequence[RowMapping]) -> Sequence[RowMapping]:
+    if rows:
+        budgets.lock(tx, [run["id"] for run in rows])
+    return rows
 
 
 @contextmanager
@@ -129,7 +137,7 @@ def recover_orphan(connections: Connections, run_id: UUID, owner: UUID, is_crash
 def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None:
     """Queue a lost run again, unless it was being cancelled or keeps losing its workers."""
     if run["cancel_requested_at"] is not None:
-        lifecycle.end_unheld(tx, run, RunState.CANCELLED)
+        unheld_endings.end(tx, run, RunState.CANCELLED)
         return
     of_run = run_events.c.run_id == run["id"]
     begun = (
@@ -148,22 +156,27 @@ def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None
     )
     crashes = (0 if progressed else run["crashes"]) + int(is_crash)
     if crashes >= MAX_CRASHES:
-        lifecycle.end_unheld(tx, run, RunState.FAILED, CRASHED)
+        unheld_endings.end(tx, run, RunState.FAILED, CRASHED)
     else:
-        lifecycle.requeue_lost(tx, run, crashes)
+        tx.sql.execute(
+            update(runs)
+            .where(runs.c.id == run["id"])
+            .values(**queued("worker_lost"), fence=runs.c.fence + 1, crashes=crashes)
+        )
+        tx.after_commit.append(GroupedHint(tx.connections.enqueue, run["id"]))
 
 
 def _cancel_unheld(tx: Transaction) -> None:
     """Runs that went back to the queue while somebody cancelled them."""
-    queued = tx.sql.execute(
+    unheld = tx.sql.execute(
         select(*runs.c)
         .where(QUEUED, runs.c.cancel_requested_at.is_not(None))
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     )
-    for run in queued.mappings().all():
+    for run in _with_holds_locked(tx, unheld.mappings().all()):
         with _alone(tx, run):
-            lifecycle.end_unheld(tx, run, RunState.CANCELLED)
+            unheld_endings.end(tx, run, RunState.CANCELLED)
 
 
 def _expire_inputs(tx: Transaction) -> None:
@@ -174,9 +187,12 @@ def _expire_inputs(tx: Transaction) -> None:
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     )
-    for run in waiting.mappings().all():
+    for run in _with_holds_locked(tx, waiting.mappings().all()):
         with _alone(tx, run):
-            lifecycle.end_unheld(tx, run, RunState.FAILED, EXPIRED)
+            if (run["pending_input"] or {}).get("on_expiry") == "continue":
+                lifecycle.go_on_unanswered(tx, run)
+            else:
+                unheld_endings.end(tx, run, RunState.FAILED, EXPIRED)
 
 
 def start(connections: Connections) -> threading.Event:

@@ -1,4 +1,8 @@
-"""The tables. `migrations/` makes them; a test holds both against each other."""
+"""The tables of accounts, threads and runs.
+
+`money_tables.py` and `catalog_tables.py` have the others. `migrations/` makes all of them; a test
+holds both against each other.
+"""
 
 from sqlalchemy import (
     ARRAY,
@@ -44,32 +48,32 @@ def _vacuumed(part: float) -> dict[str, float]:
     }
 
 
-def _id() -> Column[object]:
+def id_() -> Column[object]:
     return Column("id", Uuid, primary_key=True)
 
 
-def _time(name: str, *, required: bool = False) -> Column[object]:
+def time_(name: str, *, required: bool = False) -> Column[object]:
     return Column(name, DateTime(timezone=True), nullable=not required)
 
 
-def _created_at() -> Column[object]:
+def created_at_() -> Column[object]:
     return Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now())
 
 
-def _ref(name: str, target: str, *, required: bool = True) -> Column[object]:
+def ref_(name: str, target: str, *, required: bool = True) -> Column[object]:
     return Column(name, Uuid, ForeignKey(target, ondelete="CASCADE"), nullable=not required)
 
 
-orgs = Table("orgs", metadata, _id(), Column("name", Text, nullable=False), _created_at())
+orgs = Table("orgs", metadata, id_(), Column("name", Text, nullable=False), created_at_())
 
 users = Table(
     "users",
     metadata,
-    _id(),
+    id_(),
     Column("login", Text, nullable=False),
     Column("email", Text, nullable=False),
     Column("password_hash", Text, nullable=False),
-    _created_at(),
+    created_at_(),
 )
 Index("uq_users_login", func.lower(users.c.login), unique=True)
 Index("uq_users_email", func.lower(users.c.email), unique=True)
@@ -79,23 +83,23 @@ memberships = Table(
     "memberships",
     metadata,
     Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
-    _ref("org_id", "orgs.id"),
+    ref_("org_id", "orgs.id"),
     Column("role", Text, nullable=False),  # owner | admin | member
-    _created_at(),
+    created_at_(),
     Index("ix_memberships_org_id", "org_id"),
 )
 
 refresh_tokens = Table(
     "refresh_tokens",
     metadata,
-    _id(),
+    id_(),
     Column("family_id", Uuid, nullable=False),  # all rotations of one login
-    _ref("user_id", "users.id"),
+    ref_("user_id", "users.id"),
     Column("token_hash", Text, nullable=False, unique=True),
-    _created_at(),
-    _time("expires_at", required=True),
-    _time("rotated_at"),
-    _time("revoked_at"),
+    created_at_(),
+    time_("expires_at", required=True),
+    time_("rotated_at"),
+    time_("revoked_at"),
     Index("ix_refresh_tokens_family_id", "family_id"),
     Index("ix_refresh_tokens_user_id", "user_id"),
 )
@@ -103,33 +107,33 @@ refresh_tokens = Table(
 api_keys = Table(
     "api_keys",
     metadata,
-    _id(),
-    _ref("org_id", "orgs.id"),
-    _ref("user_id", "users.id"),
+    id_(),
+    ref_("org_id", "orgs.id"),
+    ref_("user_id", "users.id"),
     Column("name", Text, nullable=False),
     Column("key_prefix", Text, nullable=False),
     Column("key_hash", Text, nullable=False, unique=True),  # SHA-256, hex
     Column("scopes", ARRAY(Text), nullable=False),
-    _created_at(),
-    _time("expires_at"),
-    _time("revoked_at"),
-    _time("last_used_at"),
+    created_at_(),
+    time_("expires_at"),
+    time_("revoked_at"),
+    time_("last_used_at"),
     Index("ix_api_keys_org_id_created_at_id", "org_id", "created_at", "id"),
 )
 
 threads = Table(
     "threads",
     metadata,
-    _id(),
-    _ref("org_id", "orgs.id"),
-    _ref("created_by_user_id", "users.id"),
+    id_(),
+    ref_("org_id", "orgs.id"),
+    ref_("created_by_user_id", "users.id"),
     Column("title", Text),
     Column("is_private", Boolean, nullable=False, server_default=text("false")),
     #: The next free position; messages and runs take theirs from it under the row's lock.
     Column("next_position", BigInteger, nullable=False, server_default=text("1")),
-    _created_at(),
+    created_at_(),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    _time("deleted_at"),
+    time_("deleted_at"),
     #: Who sees it: the org, by its id, or its creator alone; nobody when it is deleted.
     Column(
         "visible_to",
@@ -147,18 +151,18 @@ threads = Table(
 messages = Table(
     "messages",
     metadata,
-    _id(),
-    _ref("org_id", "orgs.id"),
-    _ref("thread_id", "threads.id"),
+    id_(),
+    ref_("org_id", "orgs.id"),
+    ref_("thread_id", "threads.id"),
     #: Null again when the run is older than the retention; the message stays.
     Column("run_id", Uuid, ForeignKey("runs.id", ondelete="SET NULL")),
-    _ref("created_by_user_id", "users.id", required=False),
+    ref_("created_by_user_id", "users.id", required=False),
     Column("position", BigInteger, nullable=False),
     Column("role", Text, nullable=False),  # user | assistant
     Column("content", Text, nullable=False),
     Column("partial", Boolean, nullable=False, server_default=text("false")),
-    _created_at(),
-    _time("superseded_at"),  # a retry made it disappear
+    created_at_(),
+    time_("superseded_at"),  # a retry made it disappear
     UniqueConstraint("thread_id", "position"),
     Index("ix_messages_run_id", "run_id"),
 )
@@ -170,10 +174,11 @@ IS_ACTIVE = text("state IN ('queued', 'executing', 'waiting')")
 runs = Table(
     "runs",
     metadata,
-    _id(),
-    _ref("org_id", "orgs.id"),
-    _ref("thread_id", "threads.id"),
-    _ref("created_by_user_id", "users.id"),
+    id_(),
+    ref_("org_id", "orgs.id"),
+    ref_("thread_id", "threads.id"),
+    ref_("created_by_user_id", "users.id"),
+    Column("api_key_id", Uuid),  # the key that created it; null: an access token
     Column("trace_id", Text, nullable=False),
     Column("persona_id", Text, nullable=False),
     Column("route_id", Text, nullable=False),
@@ -188,25 +193,27 @@ runs = Table(
     #: Owners lost since its last finished step.
     Column("crashes", Integer, nullable=False, server_default=text("0")),
     Column("resume_reason", Text),  # worker_lost | deploy | input: why it was queued again
-    _time("cancel_requested_at"),
+    time_("cancel_requested_at"),
     Column("cancel_requested_by", Uuid),
     Column("pending_input", JSONB),  # the open question while it waits
-    _time("input_expires_at"),
-    _time("queued_at", required=True),
-    _time("waiting_since"),
+    time_("input_expires_at"),
+    time_("queued_at", required=True),
+    time_("waiting_since"),
     Column("waiting_ms", BigInteger, nullable=False, server_default=text("0")),
-    _created_at(),
-    _time("started_at"),
-    _time("ended_at"),
+    created_at_(),
+    time_("started_at"),
+    time_("ended_at"),
     Column("error_code", Text),
     Column("error_message", Text),
     Column("error_retryable", Boolean),
     Column("input_tokens", BigInteger, nullable=False, server_default=text("0")),
     Column("output_tokens", BigInteger, nullable=False, server_default=text("0")),
     Column("cache_read_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("cache_write_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("reasoning_tokens", BigInteger, nullable=False, server_default=text("0")),
     Column("usage_source", Text, nullable=False, server_default=text("'reported'")),
     Column("cost_usd", Numeric(18, 8), nullable=False, server_default=text("0")),
-    _time("superseded_at"),  # a retry made its turns disappear from the thread
+    time_("superseded_at"),  # a retry made its turns disappear from the thread
     #: That of its thread, always: triggers of the database see to it.
     Column("visible_to", Uuid),
     Index("ix_runs_visible_to_created_at_id", "visible_to", "created_at", "id"),
@@ -260,7 +267,7 @@ tool_calls = Table(
     Column("tool_call_id", Text, primary_key=True),
     Column("fence", BigInteger, nullable=False),
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    _time("done_at"),
+    time_("done_at"),
     Column("output", Text),
     Column("is_error", Boolean),
     Column("duration_ms", BigInteger),
@@ -272,16 +279,16 @@ inputs = Table(
     Column("run_id", Uuid, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
     Column("request_id", Uuid, primary_key=True),
     Column("content", Text, nullable=False),
-    _ref("created_by_user_id", "users.id"),
-    _created_at(),
-    _time("consumed_at"),
+    ref_("created_by_user_id", "users.id", required=False),  # null: nobody answered in time
+    created_at_(),
+    time_("consumed_at"),
 )
 
 #: One row per worker process: its lease on all the runs that it holds.
 workers = Table(
     "workers",
     metadata,
-    _id(),
+    id_(),
     Column("hostname", Text, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("lock_key", BigInteger, nullable=False),  # its session advisory lock
@@ -300,6 +307,6 @@ idempotency_keys = Table(
     Column("status", Integer, nullable=False),
     Column("headers", JSONB, nullable=False),
     Column("body", Text, nullable=False),
-    _created_at(),
+    created_at_(),
     Index("ix_idempotency_keys_created_at", "created_at"),
 )

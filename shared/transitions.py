@@ -1,14 +1,15 @@
 """What every change of a run's state writes, whoever makes it."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Uuid, func, insert, literal, select
+from sqlalchemy import Connection, Uuid, func, insert, literal, select, text
 
 from shared import eventlog, events
-from shared.events import Usage
+from shared.events import TOKEN_FIELDS, RouteCost, Usage
 from shared.status import RunState
 from shared.tables import messages, run_events, runs
 
@@ -25,12 +26,26 @@ class Totals:
 
     usage: Usage = field(default_factory=Usage)
     cost_usd: Decimal = Decimal(0)
+    routes: tuple[RouteCost, ...] = ()  # the parts of the sum, one for each route
+
+    def plus(self, call: RouteCost) -> "Totals":
+        """With one more model call."""
+        parts = {part.route_id: part for part in self.routes}
+        if earlier := parts.get(call.route_id):
+            call = replace(
+                call, usage=earlier.usage + call.usage, cost_usd=earlier.cost_usd + call.cost_usd
+            )
+        parts[call.route_id] = call
+        routes = tuple(parts.values())
+        return Totals(
+            usage=sum((part.usage for part in routes), Usage()),
+            cost_usd=sum((part.cost_usd for part in routes), Decimal(0)),
+            routes=routes,
+        )
 
     def columns(self) -> dict[str, Any]:
         return {
-            "input_tokens": self.usage.input_tokens,
-            "output_tokens": self.usage.output_tokens,
-            "cache_read_tokens": self.usage.cache_read_tokens,
+            **{name: getattr(self.usage, name) for name in TOKEN_FIELDS},
             "usage_source": self.usage.source,
             "cost_usd": min(self.cost_usd, MAX_COST_USD),
         }
@@ -64,16 +79,68 @@ def ended(state: RunState, totals: Totals, error: events.RunError | None) -> dic
 
 def recorded_totals(sql: Connection, run_id: UUID) -> Totals:
     """What the event log says the run has used."""
-    payload = sql.scalar(
-        select(run_events.c.payload)
+    row = sql.execute(
+        select(run_events.c.payload, runs.c.route_id, runs.c.model)
+        .join(runs, runs.c.id == run_events.c.run_id)
         .where(run_events.c.run_id == run_id, run_events.c.type == events.RunCost.type)
         .order_by(run_events.c.seq.desc())
         .limit(1)
-    )
-    if payload is None:
+    ).one_or_none()
+    if row is None:
         return Totals()
-    data = eventlog.data_of(payload)
-    return Totals(usage=Usage(**data["usage"]), cost_usd=Decimal(str(data["cost_usd"])))
+    data = eventlog.data_of(row.payload)
+    parts = data.get("routes", [])
+    if not parts and (data["cost_usd"] or any(data["usage"].get(name) for name in TOKEN_FIELDS)):
+        # Releases before this one wrote the sum alone: then there was one route.
+        parts = [{**data, "route_id": row.route_id, "model": row.model}]
+    totals = Totals()
+    for part in parts:
+        cost = Decimal(str(part["cost_usd"]))
+        call = RouteCost(part["route_id"], part["model"], Usage(**part["usage"]), cost)
+        totals = totals.plus(call)
+    return totals
+
+
+_KEEP_USAGE = text(
+    """
+    INSERT INTO run_usage (run_id, route_id, org_id, user_id, api_key_id, persona_key, model,
+        input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
+        usage_source, cost_usd, ended_at, month)
+    SELECT r.id, u.route_id, r.org_id, r.created_by_user_id, r.api_key_id,
+        split_part(r.persona_id, '@', 1), u.model, u.input_tokens, u.output_tokens,
+        u.cache_read_tokens, u.cache_write_tokens, u.reasoning_tokens, u.usage_source, u.cost_usd,
+        r.ended_at,
+        coalesce(
+            (SELECT h.month FROM holds h WHERE h.run_id = r.id),
+            date_trunc('month', r.ended_at AT TIME ZONE 'UTC')::date
+        )
+    FROM runs r CROSS JOIN unnest(
+        :route_ids ::text[], :models ::text[], :input_tokens ::bigint[], :output_tokens ::bigint[],
+        :cache_read_tokens ::bigint[], :cache_write_tokens ::bigint[],
+        :reasoning_tokens ::bigint[], :usage_sources ::text[], :costs ::numeric[]
+    ) AS u (route_id, model, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,
+            reasoning_tokens, usage_source, cost_usd)
+    WHERE r.id = :run_id
+    """
+)
+
+
+def keep_usage(sql: Connection, run_id: UUID, totals: Totals) -> None:
+    """Write down what the run, which has just ended and not let go of its hold, has used."""
+    if totals.routes:
+        sql.execute(_KEEP_USAGE, {"run_id": run_id, **usage_columns([totals])})
+
+
+def usage_columns(several: Sequence[Totals]) -> dict[str, list[Any]]:
+    """The parts of all of them, one below the other, as columns of `run_usage`."""
+    parts = [part for totals in several for part in totals.routes]
+    return {
+        "route_ids": [part.route_id for part in parts],
+        "models": [part.model for part in parts],
+        **{name: [getattr(part.usage, name) for part in parts] for name in TOKEN_FIELDS},
+        "usage_sources": [part.usage.source for part in parts],
+        "costs": [min(part.cost_usd, MAX_COST_USD) for part in parts],
+    }
 
 
 def keep_message(

@@ -87,6 +87,7 @@ def settings(new_database: Callable[[], str], redis_url: str) -> Settings:
         redis_url=redis_url,
         broker_url=redis_url,
         jwt_secret=secrets.token_hex(32),
+        encryption_key=secrets.token_hex(32),
         registration_open=True,
         scripted=True,
         secure_cookies=False,

@@ -11,12 +11,14 @@ from sqlalchemy import ColumnElement, RowMapping, func, insert, select, update
 from shared import claims, endings, eventlog, ids, keys, model_routes, personas, threads, times
 from shared import runs as lifecycle
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
+from shared.catalog import Catalog
 from shared.claims import Claim
 from shared.connections import Connections, Transaction
 from shared.endings import Ending, Outcome
 from shared.errors import LeaseLost
 from shared.events import (
     Event,
+    RouteCost,
     RunCancelled,
     RunCompleted,
     RunError,
@@ -31,8 +33,13 @@ from shared.tables import messages, runs, workers
 from shared.transitions import Totals
 from tests.clients import User
 
-USED = Totals(
-    usage=Usage(input_tokens=10, output_tokens=5, cache_read_tokens=2), cost_usd=Decimal("0.5")
+USED = Totals().plus(
+    RouteCost(
+        "scripted",
+        "scripted-1",
+        Usage(input_tokens=10, output_tokens=5, cache_read_tokens=2),
+        Decimal("0.5"),
+    )
 )
 
 
@@ -63,6 +70,10 @@ class StoredRuns:
         return cls(own, actor, sent)
 
     # ---- making and moving ----
+
+    def catalog(self) -> Catalog:
+        """What runs can be made with."""
+        return Catalog(self.connections, model_routes.load(self.connections.settings))
 
     def thread(self) -> UUID:
         with self.connections.transaction() as tx:

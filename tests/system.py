@@ -164,6 +164,11 @@ def running_system(new_database: Callable[[], str], folder: Path) -> Iterator[Sy
             "ARKLOOP_JWT_SECRET": secrets.token_hex(32),
             "ARKLOOP_SCRIPTED": "1",
             "ARKLOOP_FAULTS": "1",
+            "ARKLOOP_ENCRYPTION_KEY": secrets.token_hex(32),
+            # Providers and MCP servers of the tests are on this machine.
+            "ARKLOOP_ALLOWED_NETWORKS": "127.0.0.0/8",
+            "ARKLOOP_FETCH_ALLOWED_NETWORKS": "127.0.0.0/8",
+            "ARKLOOP_MCP_STDIO": "1",
             "ARKLOOP_WORKER_CONCURRENCY": str(CONCURRENCY),
             **PACE,
         }

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 
 from cli.main import main
-from shared import errors, events, keys
+from shared import catalog_tables, errors, events, keys, money_tables  # noqa: F401 - see `metadata`
 from shared.config import InvalidSettings, Settings
 from shared.model_routes import _FIELDS as ROUTE_FIELDS
 from shared.tables import metadata
@@ -151,7 +151,7 @@ def test_every_endpoint_has_a_heading(app: Flask) -> None:
 
 def _address(rule: str) -> str:
     """`/v1/runs/<id:run_id>` as documents write it: `/v1/runs/{run_id}`."""
-    return re.sub(r"<id:(.*?)>", r"{\1}", rule)
+    return re.sub(r"<(?:\w+:)?(.*?)>", r"{\1}", rule)
 
 
 def test_every_sub_command_and_option_is_documented() -> None:

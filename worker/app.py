@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import signals
 
-from shared import fault_points, logs, model_routes, queue
+from shared import fault_points, logs, model_routes, personas, queue
 from shared.config import InvalidSettings, Settings
 from worker import pickup, providers, tasks
 from worker.process import WorkerProcess
@@ -16,10 +16,12 @@ try:
     settings = Settings.from_env()
     fault_points.arm(settings)
     routes = model_routes.load(settings)
-except InvalidSettings as problems:
+    personas.builtin()
+except (InvalidSettings, personas.InvalidPersona) as problems:
     raise SystemExit(f"The settings are not complete:\n{problems}") from None
 
-providers.prepare(routes.values())
+# Where orgs can store keys, any of them may come to use any provider.
+providers.prepare(routes.values(), also=model_routes.PROVIDERS if settings.encryption_key else ())
 app = queue.make_celery(settings, concurrency=settings.worker_concurrency)
 _processes: dict[int, WorkerProcess] = {}
 _lock = threading.Lock()

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from decimal import Decimal
 from typing import TypeVar
 from uuid import UUID
 
@@ -14,11 +13,15 @@ from shared.claims import Claim
 from shared.connections import Connections, Transaction
 from shared.endings import Ending, Outcome
 from shared.errors import LeaseLost, Unavailable
-from shared.events import Event, RunError, StoredEvent, ToolResult, Usage
+from shared.events import Event, RouteCost, RunError, StoredEvent, ToolResult, Usage
+from shared.model_routes import Route
+from shared.personas import Persona
 from shared.status import RunState
 from shared.transitions import Totals
+from worker.admission import Admission
 from worker.loop import Answer
 from worker.outcomes import WaitForInput
+from worker.route_limits import RouteLimits
 from worker.run_log import RunLog
 from worker.stop_signal import StopSignal
 
@@ -40,6 +43,7 @@ class ClaimedRun:
         claim: Claim,
         run_log: RunLog,
         stop: StopSignal,
+        limits: RouteLimits,
         end: Callable[[Ending], Outcome],
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
@@ -53,6 +57,13 @@ class ClaimedRun:
         self.log = run_log
         self.totals = Totals()
         self._connections = connections
+        self.admission = Admission(
+            claim,
+            limits,
+            write=lambda change: self._write(connections.transaction, change),
+            emit=self.emit,
+            wait=stop.wait,
+        )
         self._open_text: list[str] = []
         self._end = end
         self._on_progress = on_progress
@@ -66,6 +77,9 @@ class ClaimedRun:
     def wait(self, seconds: float) -> None:
         self.stop.wait(seconds)
 
+    def aborting(self, abort: Callable[[], None]) -> AbstractContextManager[None]:
+        return self.stop.aborting(abort)
+
     def stream_text(self, text: str) -> None:
         self._open_text.append(text)
         self.log.add_text(events.MessageDelta, text)
@@ -73,9 +87,9 @@ class ClaimedRun:
     def stream_thinking(self, text: str) -> None:
         self.log.add_text(events.MessageThinking, text)
 
-    def void_text(self, reason: str) -> None:
+    def void_text(self, reason: str, *then: Event) -> None:
         self._open_text.clear()
-        self.log.void_text(reason)
+        self.log.void_text(reason, *then)
 
     def emit(self, *happened: Event) -> None:
         self._open_text.clear()
@@ -97,15 +111,30 @@ class ClaimedRun:
             self._connections.statement, lambda tx: claims.end_tool_call(tx, self.claim, result)
         )
 
-    def add_usage(self, usage: Usage, cost_usd: Decimal) -> Event:
-        self.totals = Totals(
-            usage=self.totals.usage + usage, cost_usd=self.totals.cost_usd + cost_usd
-        )
-        return events.RunCost(self.totals.usage, self.totals.cost_usd)
+    def add_usage(self, route: Route, usage: Usage) -> Event:
+        self.admission.used(route, usage)
+        self.totals = self.totals.plus(RouteCost(route.id, route.model, usage, route.cost(usage)))
+        return self._cost()
 
-    def reset_lost_text(self, from_seq: int) -> None:
-        """An earlier attempt streamed this text and was lost: it is void."""
-        self.log.add(events.MessageReset(from_seq, "resumed"))
+    @property
+    def is_limited(self) -> bool:
+        return self.admission.is_limited
+
+    def reserve(self, route: Route, worst_case: Usage) -> None:
+        self.admission.reserve(route, worst_case, self.totals.cost_usd)
+
+    def settle(self) -> None:
+        self.admission.settle(self.totals.cost_usd)
+
+    def admit(self, route: Route, tokens: int) -> None:
+        self.admission.admit(route, tokens)
+
+    def back_off(self, route: Route, seconds: float) -> None:
+        self.admission.back_off(route, seconds)
+
+    def reset_lost_text(self, from_seq: int, cost: Event) -> None:
+        """An earlier attempt streamed this text and was lost: it is void, and was not free."""
+        self.log.add(events.MessageReset(from_seq, "resumed"), cost)
 
     # ---- ways to let go ----
 
@@ -154,16 +183,17 @@ class ClaimedRun:
             self._cost(),
         )
 
-    def park(self, wait: WaitForInput, expires_seconds: float) -> bool:
+    def park(self, wait: WaitForInput, persona: Persona) -> bool:
         """Wait for a person to answer."""
-        expires_at = self.log.now() + timedelta(seconds=expires_seconds)
+        expires_at = self.log.now() + timedelta(seconds=persona.input_expires_seconds)
         request = wait.request(str(ids.new_id()), times.rfc3339(expires_at))
+        shown = {**request, **wait.tool(), "on_expiry": persona.on_input_expired}
         return self._hand_back(
             lambda tx, stored: claims.park(
                 tx,
                 self.claim,
                 stored,
-                pending_input={k: v for k, v in request.items() if v is not None},
+                pending_input={k: v for k, v in shown.items() if v is not None},
                 expires_at=expires_at,
                 totals=self.totals,
             ),
@@ -173,7 +203,7 @@ class ClaimedRun:
     # ---- pieces ----
 
     def _cost(self) -> Event:
-        return events.RunCost(self.totals.usage, self.totals.cost_usd)
+        return events.RunCost(self.totals.usage, self.totals.cost_usd, self.totals.routes)
 
     def _partial(self) -> tuple[UUID, str] | None:
         text = "".join(self._open_text)
@@ -194,6 +224,7 @@ class ClaimedRun:
                 totals=self.totals,
                 message=message,
                 error=error,
+                is_held=self.is_limited,
             )
             while (outcome := self._try(lambda: self._end(ending))) is Outcome.LOCKED:
                 self._check_lease()

@@ -1,9 +1,11 @@
 """What the loop and the tools may ask of a run; they know nothing of SQL, Redis or Celery."""
 
-from decimal import Decimal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from shared.events import Event, ToolResult, Usage
+from shared.model_routes import Route
 
 
 class RunContext(Protocol):
@@ -20,14 +22,23 @@ class RunContext(Protocol):
     def wait(self, seconds: float) -> None:
         """Sleep; raises as soon as the run has to stop."""
 
+    def aborting(self, abort: Callable[[], None]) -> AbstractContextManager[None]:
+        """Within the block `abort` is called as soon as the run has to stop.
+
+        What it makes fail inside turns into the reason of the stop.
+        """
+
     def stream_text(self, text: str) -> None:
         """Pass on a piece of the model's answer; pieces are gathered into deltas."""
 
     def stream_thinking(self, text: str) -> None:
         """The same for its reasoning."""
 
-    def void_text(self, reason: str) -> None:
-        """What was streamed in this turn does not count: the call is made again."""
+    def void_text(self, reason: str, *then: Event) -> None:
+        """What was streamed in this turn does not count: the call is made again.
+
+        The events `then` are stored together with that.
+        """
 
     def emit(self, *events: Event) -> None:
         """Write events, all of them or none, after everything streamed so far."""
@@ -41,5 +52,27 @@ class RunContext(Protocol):
     def end_tool_call(self, result: ToolResult) -> None:
         """Record what came of a call whose event has to wait for other calls of the turn."""
 
-    def add_usage(self, usage: Usage, cost_usd: Decimal) -> Event:
+    def add_usage(self, route: Route, usage: Usage) -> Event:
         """Count a model call; returns the `run.cost` event with the sums so far."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether a budget or prepaid credits limit what the run may cost."""
+
+    def reserve(self, route: Route, worst_case: Usage) -> None:
+        """Hold what the next model call may cost at most.
+
+        Waits, visibly, while only what other runs hold stands in the way.
+
+        Raises:
+            LimitExceeded: `budget.exhausted`.
+        """
+
+    def settle(self) -> None:
+        """Give back what the last model call has not used."""
+
+    def admit(self, route: Route, tokens: int) -> None:
+        """Wait, visibly, until the route's limits have room for a call of about so many tokens."""
+
+    def back_off(self, route: Route, seconds: float) -> None:
+        """The provider has refused a call for so long: wait, visibly; calls of other runs too."""

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shared import events
+from shared import decisions, events
+from shared.decisions import Decision
+from shared.errors import InvalidRequest
 from shared.events import StoredEvent
 from worker.messages import AssistantMessage, Message, ToolCall, ToolMessage
 
@@ -36,9 +38,25 @@ class Turn:
         """Whether some call has no result yet."""
         return len(self.results) < len(self.calls)
 
+    def decision(self, call: ToolCall) -> Decision | None:
+        """What a person has said to the call; None if nobody has."""
+        if (answer := self.answers.get(call.id)) is None:
+            return None
+        try:
+            return decisions.read(answer)
+        except InvalidRequest:
+            return Decision(approved=False, reason=answer)
+
+    def as_made(self, call: ToolCall) -> ToolCall:
+        """The call with the arguments that a person gave it in place of the model's."""
+        decision = None if call.name == "ask_user" else self.decision(call)
+        if decision is None or decision.arguments is None:
+            return call
+        return replace(call, arguments=decision.arguments)
+
     def messages(self) -> list[Message]:
         """The turn as the model sees it; calls without a result are left out."""
-        done = [call for call in self.calls if call.id in self.results]
+        done = [self.as_made(call) for call in self.calls if call.id in self.results]
         if not self.content and not done:
             return []
         turn: list[Message] = [AssistantMessage(self.content, tuple(done))]
@@ -75,12 +93,42 @@ def messages_of(turns: Sequence[Turn]) -> list[Message]:
     return [message for turn in turns for message in turn.messages()]
 
 
-def first_void_seq(stored: Sequence[StoredEvent]) -> int | None:
-    """Where the text begins that a lost attempt streamed and did not finish; None if nowhere."""
-    void: int | None = None
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What earlier attempts of a run have done.
+
+    `lost_text` was streamed and not finished, from the event `void_seq` on; `route_id` is the
+    route that they fell back to.
+    """
+
+    turns: list[Turn] = field(default_factory=list)
+    void_seq: int | None = None
+    lost_text: str = ""
+    route_id: str | None = None
+
+
+def earlier_of(stored: Sequence[StoredEvent]) -> Earlier:
+    """From all the events that a run has so far."""
+    void_seq, lost_text = lost_text_of(stored)
+    fallbacks = [event for event in stored if event.type == events.RunFallback.type]
+    return Earlier(
+        turns_of(stored),
+        void_seq,
+        lost_text,
+        json.loads(fallbacks[-1].payload)["data"]["to_route_id"] if fallbacks else None,
+    )
+
+
+def lost_text_of(stored: Sequence[StoredEvent]) -> tuple[int | None, str]:
+    """Where the text begins that a lost attempt streamed and did not finish, and the text.
+
+    Reasoning is part of it. None where there is none.
+    """
+    lost: list[StoredEvent] = []
     for event in stored:
         if event.type in (events.MessageCompleted.type, events.MessageReset.type):
-            void = None
+            lost.clear()
         elif event.type in (events.MessageDelta.type, events.MessageThinking.type):
-            void = event.seq if void is None else void
-    return void
+            lost.append(event)
+    text = "".join(json.loads(event.payload)["data"]["content"] for event in lost)
+    return (lost[0].seq if lost else None), text

@@ -2,18 +2,24 @@
 
 import logging
 import time
+from dataclasses import replace
 from uuid import UUID
 
-from shared import fault_points, logs, personas, times
+from shared import fault_points, logs, times
 from shared.claims import Claim
 from shared.connections import Connections
-from shared.errors import LeaseLost, Unavailable
+from shared.egress import Policy
+from shared.errors import LeaseLost, PersonaNotFound, Unavailable
 from shared.events import RunError
 from shared.hints import GroupedHint
+from shared.model_routes import Route
+from shared.personas import Persona
 from shared.transitions import recorded_totals
 from worker import history, loop, providers, tools
 from worker.claimed_run import ClaimedRun
-from worker.conversation import Turn, first_void_seq, turns_of
+from worker.conversation import Earlier, earlier_of
+from worker.history import History
+from worker.mcp.tools import tools_of
 from worker.outcomes import (
     CancelRequested,
     DeadlineExceeded,
@@ -23,6 +29,8 @@ from worker.outcomes import (
     WaitForInput,
 )
 from worker.process import HeldRun, WorkerProcess
+from worker.providers import Provider
+from worker.route_chain import RouteChain
 from worker.run_log import RunLog
 
 log = logging.getLogger(__name__)
@@ -99,36 +107,33 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         times.clock_set_to(claim.claimed_at),
     )
     run = ClaimedRun(
-        connections, claim, run_log, held.stop, process.end, lambda: process.leave_quarantine(held)
+        connections,
+        claim,
+        run_log,
+        held.stop,
+        process.limits,
+        process.end,
+        lambda: process.leave_quarantine(held),
     )
     parked = done = False
     cancelled_by: UUID | None = None
     try:
-        earlier = process.history_of(claim)
-        turns = _resume(connections, run) if claim.attempt > 1 else []
-        persona = personas.find(claim.persona_id)
+        seen = process.history_of(claim)
+        earlier = _resume(connections, run) if claim.attempt > 1 else Earlier()
+        persona = process.catalog.persona(claim.org_id, claim.persona_id)
+        run.admission.obey(persona)
         held.deadline = time.monotonic() + persona.timeout_seconds - claim.used_seconds
-        route = process.routes.get(claim.route_id)
-        if route is None:
-            raise ProviderError("invalid_request", f"This worker has no route {claim.route_id!r}.")
-        provider = providers.load(route, faults=process.settings.faults)
-        names = [*persona.tools, *(tools.FAULT_TOOLS if process.settings.faults else ())]
-        agent = loop.Agent(
-            run_id=str(claim.run_id),
-            persona=persona,
-            route=route,
-            provider=provider,
-            tools=tools.load(names),
-            history=earlier,
-            draining=process.draining,
-        )
+        agent = _agent(process, run, persona, seen, earlier)
         try:
-            answer = loop.run(agent, run, held.stop, turns)
+            if earlier.void_seq is not None:
+                lost = loop.count_lost(agent, run, earlier.turns, earlier.lost_text)
+                run.reset_lost_text(earlier.void_seq, lost)
+            answer = loop.run(agent, run, held.stop, earlier.turns)
         finally:
-            provider.close()
+            agent.chain.close()
         done = run.complete(answer)
     except WaitForInput as wait:
-        done = parked = run.park(wait, persona.input_expires_seconds)
+        done = parked = run.park(wait, persona)
     except ShuttingDown:
         done = run.release()
     except DeadlineExceeded:
@@ -136,6 +141,11 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         done = run.fail(RunError("run.timeout", message, True))
     except RunFailure as failure:
         done = run.fail(failure.as_error())
+    except PersonaNotFound as error:
+        # The API has checked it: this worker is older than the persona that came with the code.
+        message = f"This worker has no persona {claim.persona_id!r}."
+        log.error("%s", error)
+        done = run.fail(RunError("worker.crashed", message, True))
     except CancelRequested as cancel:
         cancelled_by = cancel.by_user_id
     except Unavailable:
@@ -149,15 +159,48 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
     return parked
 
 
-def _resume(connections: Connections, run: ClaimedRun) -> list[Turn]:
-    """What earlier attempts have finished; text that they left open is declared void."""
+def _agent(
+    process: WorkerProcess, run: ClaimedRun, persona: Persona, seen: History, earlier: Earlier
+) -> loop.Agent:
+    """Raises: ProviderError: this worker has not the run's route."""
+    settings, catalog, claim = process.settings, process.catalog, run.claim
+    first = catalog.route(claim.org_id, claim.route_id)
+    if first is None:
+        raise ProviderError("invalid_request", f"There is no route {claim.route_id!r} any more.")
+    routes = [first, *catalog.fallbacks(claim.org_id, persona, first)]
+    # A route that broke in an earlier attempt is not tried again.
+    routes = next((routes[i:] for i, r in enumerate(routes) if r.id == earlier.route_id), routes)
+
+    def connect(route: Route) -> Provider:
+        egress = Policy.of(settings.allowed_networks) if route.is_of_org else None
+        return providers.load(route, faults=settings.faults, egress=egress)
+
+    names = [*persona.tools, *(tools.FAULT_TOOLS if settings.faults else ())]
+    own = tools.load(names)
+    of_servers = tools_of(
+        process.connections, process.mcp, claim.org_id, persona.mcp, taken=own, context=run
+    )
+    # A tool is confirmed by whatever name the persona knows it by.
+    also = {name for name, meant in of_servers.also_named.items() if meant & persona.confirm}
+    return loop.Agent(
+        run_id=str(claim.run_id),
+        persona=replace(persona, confirm=persona.confirm | also),
+        chain=RouteChain(routes, connect),
+        tools={**own, **of_servers.tools},
+        history=seen.messages,
+        unread=seen.unread,
+        egress=Policy.of(settings.fetch_allowed_networks),
+        draining=process.draining,
+    )
+
+
+def _resume(connections: Connections, run: ClaimedRun) -> Earlier:
+    """What earlier attempts have done."""
     run_id = run.claim.run_id
     with connections.reading() as sql:
         own = history.own_events(sql, run_id)
-        turns = turns_of(own)
+        earlier = earlier_of(own)
         run.totals = recorded_totals(sql, run_id)
-        if turns and turns[-1].is_open:
-            history.take_done_calls(sql, run_id, turns[-1])
-    if (void := first_void_seq(own)) is not None:
-        run.reset_lost_text(void)
-    return turns
+        if earlier.turns and earlier.turns[-1].is_open:
+            history.take_done_calls(sql, run_id, earlier.turns[-1])
+    return earlier

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -13,17 +14,36 @@ from shared.tables import run_events, runs, tool_calls
 from worker.conversation import TURN_TYPES, Turn, messages_of, turns_of
 from worker.messages import AssistantMessage, Message, UserMessage
 
+#: Of a thread's messages, and of its runs' turns; no model's context holds as much.
+MAX_BYTES = 8 * 1024 * 1024
+RUNS_AT_ONCE = 20
+
+# The size of a long text is known without reading it.
 _SAID = """
-SELECT c.run_id AS of_run, m.position, m.role, m.content, m.partial
-FROM unnest(%(run_ids)s::uuid[], %(thread_ids)s::uuid[], %(positions)s::bigint[])
-     AS c (run_id, thread_id, position)
-JOIN messages m ON m.thread_id = c.thread_id AND m.position < c.position
-WHERE m.superseded_at IS NULL
-ORDER BY c.run_id, m.position
+SELECT * FROM (
+    SELECT c.run_id AS of_run, m.position, m.role, m.content, m.partial,
+        sum(octet_length(m.content)) OVER latest AS size,
+        count(*) OVER (PARTITION BY c.run_id) AS messages
+    FROM unnest(%(run_ids)s::uuid[], %(thread_ids)s::uuid[], %(positions)s::bigint[])
+         AS c (run_id, thread_id, position)
+    JOIN messages m ON m.thread_id = c.thread_id AND m.position < c.position
+    WHERE m.superseded_at IS NULL
+    WINDOW latest AS (PARTITION BY c.run_id ORDER BY m.position DESC)
+) said
+WHERE size <= %(max_bytes)s OR size = octet_length(content)
+ORDER BY of_run, position
 """
 
 
-def load(sql: Connection, claims: Sequence[Claim]) -> list[list[Message]]:
+@dataclass(frozen=True, slots=True)
+class History:
+    """The conversation up to a run's place; the `unread` messages before it are too many."""
+
+    messages: list[Message] = field(default_factory=list)
+    unread: int = 0
+
+
+def load(sql: Connection, claims: Sequence[Claim]) -> list[History]:
     """Of each claim: the conversation up to the run's place, without what a retry superseded."""
     said: dict[UUID, list[Row[Any]]] = defaultdict(list)
     rows = sql.exec_driver_sql(
@@ -32,6 +52,7 @@ def load(sql: Connection, claims: Sequence[Claim]) -> list[list[Message]]:
             "run_ids": [claim.run_id for claim in claims],
             "thread_ids": [claim.thread_id for claim in claims],
             "positions": [claim.position for claim in claims],
+            "max_bytes": MAX_BYTES,
         },
     )
     for row in rows:
@@ -39,36 +60,67 @@ def load(sql: Connection, claims: Sequence[Claim]) -> list[list[Message]]:
     return [_conversation(sql, claim, said[claim.run_id]) for claim in claims]
 
 
-def _conversation(sql: Connection, claim: Claim, said: Sequence[Row[Any]]) -> list[Message]:
+def _conversation(sql: Connection, claim: Claim, said: Sequence[Row[Any]]) -> History:
     # Every message and every run has a place of its own: where people's messages fill them all,
     # there was no run before.
     is_first = len(said) == claim.position - 1 and all(row.role == "user" for row in said)
-    places = {} if is_first else _turns_of_earlier_runs(sql, claim)
+    total = said[0].messages if said else 0
+    first = said[0].position if len(said) < total else 0
+    places: dict[int, list[Message]] = {}
+    if not is_first:
+        first = _turns_of_earlier_runs(sql, claim, first, places)
+        said = [row for row in said if row.position >= first]
     for message in said:
         if message.role == "user":
             places[message.position] = [UserMessage(message.content)]
         elif message.partial or not places.get(message.position):
             places.setdefault(message.position, []).append(AssistantMessage(message.content))
-    return [message for position in sorted(places) for message in places[position]]
+    messages = [message for position in sorted(places) for message in places[position]]
+    return History(messages, total - len(said))
 
 
-def _turns_of_earlier_runs(sql: Connection, claim: Claim) -> dict[int, list[Message]]:
-    """Model messages by the run's position in the thread."""
-    rows = sql.execute(
-        select(runs.c.position, run_events.c.seq, run_events.c.type, run_events.c.payload)
-        .join(run_events, run_events.c.run_id == runs.c.id)
-        .where(
-            runs.c.thread_id == claim.thread_id,
-            runs.c.position < claim.position,
-            runs.c.superseded_at.is_(None),
-            run_events.c.type.in_(TURN_TYPES),
+def _turns_of_earlier_runs(
+    sql: Connection, claim: Claim, first: int, places: dict[int, list[Message]]
+) -> int:
+    """Put model messages into `places`, by their run's position in the thread, the newest first.
+
+    Returns the position from which on they are all there, at least `first`: older ones are more
+    than any model's context holds.
+    """
+    before, size = claim.position, 0
+    while True:
+        newest = (
+            select(runs.c.id, runs.c.position)
+            .where(
+                runs.c.thread_id == claim.thread_id,
+                runs.c.position < before,
+                runs.c.position >= first,
+                runs.c.superseded_at.is_(None),
+            )
+            .order_by(runs.c.position.desc())
+            .limit(RUNS_AT_ONCE)
+            .subquery()
         )
-        .order_by(runs.c.position, run_events.c.seq)
-    )
-    by_position: dict[int, list[StoredEvent]] = defaultdict(list)
-    for position, *event in rows:
-        by_position[position].append(StoredEvent(*event))
-    return {position: messages_of(turns_of(events)) for position, events in by_position.items()}
+        rows = sql.execute(
+            select(newest.c.position, run_events.c.seq, run_events.c.type, run_events.c.payload)
+            .outerjoin(
+                run_events,
+                (run_events.c.run_id == newest.c.id) & run_events.c.type.in_(TURN_TYPES),
+            )
+            .order_by(newest.c.position.desc(), run_events.c.seq)
+        )
+        by_position: dict[int, list[StoredEvent]] = defaultdict(list)
+        for position, *event in rows:
+            by_position[position].append(StoredEvent(*event))
+        for position, stored in by_position.items():
+            stored = [event for event in stored if event.type is not None]
+            size += sum(event.size for event in stored)
+            if size > MAX_BYTES:
+                return before
+            places[position] = messages_of(turns_of(stored))
+            before = position
+        if len(by_position) < RUNS_AT_ONCE:
+            return first
 
 
 def take_done_calls(sql: Connection, run_id: UUID, turn: Turn) -> None:

@@ -7,23 +7,28 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from shared import events, fault_points, ids
+from shared.egress import Policy
 from shared.errors import LeaseLost
-from shared.events import Usage
 from shared.model_routes import Route
 from shared.personas import Persona
+from worker import context_window, tool_loops
 from worker.context import RunContext
 from worker.conversation import Turn, messages_of
 from worker.messages import Message, ModelRequest, ToolCall, ToolMessage
 from worker.model_call import call_model
 from worker.outcomes import LimitExceeded, ShuttingDown, WaitForInput
-from worker.providers import Provider
+from worker.route_chain import RouteChain
 from worker.stop_signal import StopSignal
 from worker.tools import CallInfo, Tool, ToolFailed
 
-APPROVALS = frozenset({"yes", "y", "approve"})
 MAX_OUTPUT_BYTES = 65_536
+#: More calls than any model makes on purpose; each is a thread while it lasts.
+MAX_CALLS_PER_TURN = 64
+#: Of a model's context, where nothing says how long its answer may get.
+ANSWER_TOKENS = 4096
 
 UNKNOWN_OUTCOME = (
     "The outcome of this call is unknown: the process that made it was lost. It may or may not"
@@ -37,10 +42,11 @@ class Agent:
 
     run_id: str
     persona: Persona
-    route: Route
-    provider: Provider
+    chain: RouteChain
     tools: Mapping[str, Tool]
     history: Sequence[Message]  # the thread up to this run
+    unread: int = 0  # messages of the thread before those
+    egress: Policy = field(default_factory=Policy)  # what tools may reach
     draining: threading.Event  # set when the process ends: let go at the next step
 
 
@@ -60,9 +66,11 @@ def run(agent: Agent, context: RunContext, stop: StopSignal, turns: list[Turn]) 
     Raises:
         RunFailure: the run fails. StopRun, LeaseLost: this attempt ends.
     """
+    dropped = Dropped()
     while True:
         if turns and turns[-1].is_open:
             _call_tools(agent, context, turns[-1])
+            tool_loops.check(turns)
         elif turns and not turns[-1].calls:
             return Answer(
                 message_id=turns[-1].message_id, content=turns[-1].content, stop_reason="stop"
@@ -74,46 +82,82 @@ def run(agent: Agent, context: RunContext, stop: StopSignal, turns: list[Turn]) 
             raise LimitExceeded(
                 "run.max_steps", f"The run took {len(turns)} steps, as many as its persona allows."
             )
-        answer = _step(agent, context, stop, turns)
+        answer = _step(agent, context, stop, turns, dropped)
         if answer is not None:
             return answer
 
 
-def _step(agent: Agent, context: RunContext, stop: StopSignal, turns: list[Turn]) -> Answer | None:
+@dataclass(slots=True)
+class Dropped:
+    """How many messages the model was last said not to see."""
+
+    messages: int = 0
+
+
+def _step(
+    agent: Agent, context: RunContext, stop: StopSignal, turns: list[Turn], dropped: Dropped
+) -> Answer | None:
     """One model call. Appends the turn; returns the answer if it calls no tool."""
 
-    def count(usage: Usage) -> None:
-        context.add_usage(usage, agent.route.cost(usage))
+    def build(route: Route) -> ModelRequest:
+        request, left_out = _request(agent, context, route, turns)
+        if left_out > dropped.messages:
+            context.emit(events.ContextTruncated(left_out))
+        dropped.messages = left_out
+        return request
 
+    fault_points.reach("worker.before_model")
+    reply = call_model(agent.chain, build, context, stop)
+    fault_points.reach("worker.after_model")
+    message_id = str(ids.new_id())
+    content, tool_calls = reply.message.content, reply.message.tool_calls
+    completed = events.MessageCompleted(message_id, events.clean(content), reply.usage)
+    if not tool_calls:
+        return Answer(
+            message_id=message_id,
+            content=content,
+            stop_reason=reply.end.stop_reason,
+            closing=(completed, reply.cost),
+        )
+    calls = _with_own_ids(tool_calls, turns)
+    # All or nothing: a turn without its calls would be taken for the last word.
+    requested = [events.ToolCallRequested(c.id, c.name, c.arguments) for c in calls]
+    context.emit(completed, *requested, reply.cost)
+    context.settle()
+    turns.append(Turn(message_id, content, calls))
+    return None
+
+
+def _request(
+    agent: Agent, context: RunContext, route: Route, turns: Sequence[Turn]
+) -> tuple[ModelRequest, int]:
+    """What the model of the route is sent, and how many messages were left out."""
+    specs = [tool.spec for tool in agent.tools.values()]
+    prompt = agent.persona.system_prompt
+    most = agent.persona.max_output_tokens or route.max_output_tokens
+    if route.context_tokens is None:
+        messages, left_out = [*agent.history, *messages_of(turns)], 0
+    else:
+        frame = context_window.tokens_of_frame(prompt, specs) + (most or ANSWER_TOKENS)
+        own = [turn.messages() for turn in turns]
+        messages, left_out = context_window.fit(agent.history, own, route.context_tokens - frame)
     request = ModelRequest(
-        model=agent.route.model,
-        system_prompt=agent.persona.system_prompt,
-        messages=[*agent.history, *messages_of(turns)],
-        tools=[tool.spec for tool in agent.tools.values()],
-        max_output_tokens=agent.persona.max_output_tokens or agent.route.max_output_tokens,
+        model=route.model,
+        system_prompt=prompt,
+        messages=messages,
+        tools=specs,
+        max_output_tokens=most,
         turn=len(turns),
         attempt=context.attempt,
     )
-    fault_points.reach("worker.before_model")
-    reply, end = call_model(agent.provider, request, context, stop, count)
-    fault_points.reach("worker.after_model")
-    usage = end.usage or Usage()
-    message_id = str(ids.new_id())
-    cost = context.add_usage(usage, agent.route.cost(usage))
-    completed = events.MessageCompleted(message_id, events.clean(reply.content), usage)
-    if not reply.tool_calls:
-        return Answer(
-            message_id=message_id,
-            content=reply.content,
-            stop_reason=end.stop_reason,
-            closing=(completed, cost),
-        )
-    calls = _with_own_ids(reply.tool_calls, turns)
-    # All or nothing: a turn without its calls would be taken for the last word.
-    requested = [events.ToolCallRequested(c.id, c.name, c.arguments) for c in calls]
-    context.emit(completed, *requested, cost)
-    turns.append(Turn(message_id, reply.content, calls))
-    return None
+    return request, agent.unread + left_out
+
+
+def count_lost(agent: Agent, context: RunContext, turns: Sequence[Turn], text: str) -> events.Event:
+    """Count the model call in which an earlier attempt was lost after it had streamed `text`."""
+    request, _ = _request(agent, context, agent.chain.route, turns)
+    usage = agent.chain.provider.estimate(request, text)
+    return context.add_usage(agent.chain.route, usage)
 
 
 def _with_own_ids(calls: Sequence[ToolCall], turns: Sequence[Turn]) -> list[ToolCall]:
@@ -133,7 +177,7 @@ def _call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
     """Ask people first, one question at a time; then make the calls side by side."""
     waiting = [call for call in turn.calls if call.id not in turn.results]
     for call in waiting:
-        if call.id not in turn.answers and (question := _question(agent, call)):
+        if question := _question(agent, turn, call):
             raise question
     context.checkpoint()
     calls = [_SideBySide(agent, context, turn, call) for call in waiting]
@@ -169,24 +213,37 @@ class _SideBySide(threading.Thread):
         self.result, self.stopped = _call(*self._arguments)
 
 
-def _question(agent: Agent, call: ToolCall) -> WaitForInput | None:
-    """What a person must answer before this call, if anything."""
+def _question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
+    """What a person must answer before this call, if anything still."""
     tool = agent.tools.get(call.name)
-    if tool is None or _misfit(tool, call):
+    if tool is None or _misfit(tool, call.arguments):
         return None
     if call.name == "ask_user":
+        if call.id in turn.answers:
+            return None
         options = [events.clean(option) for option in call.arguments.get("options") or ()]
         question = events.clean(call.arguments["question"])
         return WaitForInput("question", question, call.id, options or None)
-    if call.name in agent.persona.confirm:
-        prompt = f"Allow the call of {call.name}?"
-        return WaitForInput("tool_confirmation", prompt, call.id, ["approve", "deny"])
-    return None
+    if not agent.persona.confirm & {call.name, "*"}:
+        return None
+    prompt = f"Allow the call of {call.name}?"
+    if (decision := turn.decision(call)) is not None:
+        if decision.arguments is None or not (why := _misfit(tool, decision.arguments)):
+            return None
+        prompt = f"The arguments do not fit: {why} {prompt}"
+    return WaitForInput(
+        "tool_confirmation",
+        prompt,
+        call.id,
+        ["approve", "deny", "edit"],
+        tool_name=call.name,
+        arguments=call.arguments,
+    )
 
 
-def _misfit(tool: Tool, call: ToolCall) -> str | None:
+def _misfit(tool: Tool, arguments: Any) -> str | None:
     try:
-        tool.check(call.arguments)
+        tool.check(arguments)
     except ToolFailed as error:
         return str(error)
     return None
@@ -203,14 +260,14 @@ def _call(
     begun = is_error = False
     output = ""
     try:
-        tool = _permitted(agent, turn, call)
+        tool, made = _permitted(agent, turn, call)
         if call.name == "ask_user":
             output = turn.answers.get(call.id, "")
         else:
             context.check()
             _begin(context, tool, call)
             begun = True
-            output = _make(agent, context, tool, call)
+            output = _make(agent, context, tool, made)
     except ToolFailed as error:
         output, is_error = str(error), True
     except Exception as error:
@@ -228,16 +285,23 @@ def _call(
     return result, stopped
 
 
-def _permitted(agent: Agent, turn: Turn, call: ToolCall) -> Tool:
-    """The tool, if there is one that takes these arguments and nobody has denied the call."""
+def _permitted(agent: Agent, turn: Turn, call: ToolCall) -> tuple[Tool, ToolCall]:
+    """The tool and the call as it is to be made.
+
+    Raises:
+        ToolFailed: there is no such tool, the arguments do not fit, or somebody has denied it.
+    """
     tool = agent.tools.get(call.name)
     if tool is None:
         raise ToolFailed(f"There is no tool {call.name!r}.")
-    tool.check(call.arguments)
-    answer = turn.answers.get(call.id)
-    if call.name != "ask_user" and answer is not None and answer.strip().lower() not in APPROVALS:
-        raise ToolFailed(f"The call was denied: {answer}")
-    return tool
+    if turn.calls.index(call) >= MAX_CALLS_PER_TURN:
+        raise ToolFailed(f"Not made: one turn may have {MAX_CALLS_PER_TURN} calls.")
+    made = turn.as_made(call)
+    tool.check(made.arguments)
+    decision = None if call.name == "ask_user" else turn.decision(call)
+    if decision is not None and not decision.approved:
+        raise ToolFailed(f"The call was denied: {decision.reason}".removesuffix(": "))
+    return tool, made
 
 
 def _begin(context: RunContext, tool: Tool, call: ToolCall) -> None:
@@ -248,7 +312,7 @@ def _begin(context: RunContext, tool: Tool, call: ToolCall) -> None:
 
 
 def _make(agent: Agent, context: RunContext, tool: Tool, call: ToolCall) -> str:
-    info = CallInfo(idempotency_key=f"{agent.run_id}:{call.id}")
+    info = CallInfo(idempotency_key=f"{agent.run_id}:{call.id}", egress=agent.egress)
     output = tool(context, info, call.arguments)
     fault_points.reach("worker.tool_returned")
     return output

@@ -1,12 +1,13 @@
-"""One model call: the stream passed on as it comes, failures tried again."""
+"""One model call: the stream passed on as it comes, failures tried again, here or elsewhere."""
 
 import json
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from shared import fault_points
-from shared.events import Usage
+from shared import events, fault_points
+from shared.events import Event, Usage
+from shared.model_routes import Route
 from worker.context import RunContext
 from worker.messages import (
     AssistantMessage,
@@ -17,50 +18,109 @@ from worker.messages import (
 )
 from worker.outcomes import ProviderError
 from worker.providers import Provider
+from worker.route_chain import RouteChain
 from worker.stop_signal import StopSignal
 
+#: Of one route, before the next one takes over.
 MAX_TRIES = 4
+#: Where the provider only says that there are too many requests, and there is no other route.
+MAX_THROTTLED_TRIES = 10
 FIRST_BACKOFF_SECONDS = 0.5
+MAX_BACKOFF_SECONDS = 30.0
 #: Far beyond what any model writes in a turn, and what one event can still hold.
 MAX_TURN_CHARACTERS = 4 * 1024 * 1024
 MAX_ARGUMENTS_CHARACTERS = 1024 * 1024
 MAX_RETRY_AFTER_SECONDS = 30.0
+#: Under a budget every call needs a bound: this one, where neither persona nor route has one.
+DEFAULT_OUTPUT_TOKENS = 4096
 
-CountUsage = Callable[[Usage], None]
+#: What is sent to the model of a route.
+BuildRequest = Callable[[Route], ModelRequest]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A finished model turn; `cost` is the event to be written with it."""
+
+    message: AssistantMessage
+    end: TurnEnd
+    usage: Usage
+    cost: Event
 
 
 def call_model(
-    provider: Provider,
-    request: ModelRequest,
-    context: RunContext,
-    stop: StopSignal,
-    count: CountUsage,
-) -> tuple[AssistantMessage, TurnEnd]:
-    """Stream one turn; retryable failures are tried again after a pause.
+    chain: RouteChain, build: BuildRequest, context: RunContext, stop: StopSignal
+) -> Reply:
+    """Stream one turn; retryable failures are tried again after a pause, then by the next route.
 
-    `count` is called with the estimated usage of every try that broke off, also
-    when the run is stopped in it; the usage of the finished turn is the result's.
+    Every try is counted, also one that broke off: by its provider's report, else estimated.
 
     Raises:
-        ProviderError: not retryable, or tried often enough.
+        ProviderError: not retryable, or tried often enough on every route.
+        LimitExceeded: `budget.exhausted`.
     """
+    route, request = chain.route, build(chain.route)
+    tries = number = 1  # of this route; of the call
     while True:
         streamed: list[str] = []
         try:
-            return _stream_turn(provider, request, context, stop, streamed)
+            provider = chain.provider
+            request = replace(request, try_number=number)
+            if context.is_limited and request.max_output_tokens is None:
+                request = replace(request, max_output_tokens=DEFAULT_OUTPUT_TOKENS)
+            context.admit(route, _size(provider, request))
+            if context.is_limited:
+                context.reserve(route, provider.worst_case(request))
+            message, end = _stream_turn(provider, request, context, stop, streamed)
+            usage = end.usage or provider.estimate(request, "".join(streamed))
+            cost = context.add_usage(route, usage)
+            return Reply(message=message, end=end, usage=usage, cost=cost)
         except ProviderError as error:
-            if streamed:
-                count(provider.estimate(request, "".join(streamed)))
-            if not error.retryable or request.try_number >= MAX_TRIES:
+            counted = _count_broken(chain, request, context, streamed)
+            is_throttled = error.code == "provider.rate_limited"
+            most = MAX_THROTTLED_TRIES if is_throttled and not chain.has_next else MAX_TRIES
+            if error.may_pass and tries < most:
+                pause = _pause(error, tries)
+                if is_throttled:
+                    _void(context, streamed, error, counted)
+                    context.back_off(route, pause)
+                else:
+                    context.wait(pause)
+                    _void(context, streamed, error, counted)
+                tries += 1
+            elif error.is_of_route and chain.has_next:
+                _void(context, streamed, error, counted)
+                left, route = route, chain.advance()
+                context.emit(events.RunFallback(left.id, route.id, route.model, error.code))
+                request, tries = build(route), 1
+            else:
                 raise
-            context.wait(_pause(error, request.try_number))
-            if streamed:
-                context.void_text(error.code)
-            request = replace(request, try_number=request.try_number + 1)
+            number += 1
         except BaseException:
-            if streamed:
-                count(provider.estimate(request, "".join(streamed)))
+            _count_broken(chain, request, context, streamed)
             raise
+
+
+def _count_broken(
+    chain: RouteChain, request: ModelRequest, context: RunContext, streamed: list[str]
+) -> tuple[Event, ...]:
+    """Nobody reports the usage of a call that broke off; one that said nothing is free."""
+    if not streamed:
+        return ()
+    usage = chain.provider.estimate(request, "".join(streamed))
+    return (context.add_usage(chain.route, usage),)
+
+
+def _void(
+    context: RunContext, streamed: list[str], error: ProviderError, counted: tuple[Event, ...]
+) -> None:
+    if streamed:
+        context.void_text(error.code, *counted)
+
+
+def _size(provider: Provider, request: ModelRequest) -> int:
+    """About how many tokens a provider takes into account when it lets the call in."""
+    return provider.estimate(request, "").input_tokens + (request.max_output_tokens or 0)
 
 
 def _stream_turn(
@@ -87,11 +147,8 @@ def _stream_turn(
                 streamed.append(piece)
                 context.stream_thinking(piece)
             case TurnEnd():
-                answer = "".join(text)
-                usage = chunk.usage or provider.estimate(request, "".join(streamed))
-                end = replace(chunk, usage=usage)
-                _check_arguments(end)
-                return AssistantMessage(answer, end.tool_calls), end
+                _check_arguments(chunk)
+                return AssistantMessage("".join(text), chunk.tool_calls), chunk
     raise ProviderError("malformed", "The model's stream ended without an end.")
 
 
@@ -106,8 +163,9 @@ def _too_long(what: str) -> str:
     return f"The model's {what} got too long."
 
 
-def _pause(error: ProviderError, try_number: int) -> float:
-    """Seconds until the next try: what the provider asks for, else 0.5, 1, 2 with jitter."""
+def _pause(error: ProviderError, tries: int) -> float:
+    """Seconds until the next try: what the provider asks for, else 0.5, 1, 2, … with jitter."""
     if error.retry_after is not None:
         return min(error.retry_after, MAX_RETRY_AFTER_SECONDS)
-    return float(FIRST_BACKOFF_SECONDS * 2 ** (try_number - 1) * random.uniform(0.75, 1.25))
+    seconds = FIRST_BACKOFF_SECONDS * 2 ** (tries - 1) * random.uniform(0.75, 1.25)
+    return float(min(seconds, MAX_BACKOFF_SECONDS))

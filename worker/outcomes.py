@@ -13,10 +13,13 @@ StopRun (BaseException)        this attempt ends; not an error
 that a tool's `except Exception` cannot swallow it.
 """
 
+import json
 from typing import Any
 from uuid import UUID
 
-from shared.events import RunError
+from shared.events import RunError, plain
+
+MAX_SHOWN_CHARACTERS = 8192
 
 
 class RunFailure(Exception):
@@ -38,6 +41,16 @@ class ProviderError(RunFailure):
         retryable = kind in ("rate_limited", "overloaded", "timeout", "connection", "malformed")
         super().__init__(f"provider.{kind}", message, retryable=retryable)
         self.retry_after = retry_after
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same call may work later."""
+        return self.retryable
+
+    @property
+    def is_of_route(self) -> bool:
+        """Whether the fault may lie with this provider: another one may do better."""
+        return self.retryable or self.code == "provider.auth"
 
 
 class LimitExceeded(RunFailure):
@@ -68,13 +81,29 @@ class WaitForInput(StopRun):
     """`kind` is `question` or `tool_confirmation`."""
 
     def __init__(
-        self, kind: str, prompt: str, tool_call_id: str, options: list[str] | None = None
+        self,
+        kind: str,
+        prompt: str,
+        tool_call_id: str,
+        options: list[str] | None = None,
+        *,
+        tool_name: str | None = None,
+        arguments: Any = None,
     ) -> None:
+        """`tool_name` and `arguments` are those of a call that is to be confirmed."""
         super().__init__()
         self.kind = kind
         self.prompt = prompt
         self.tool_call_id = tool_call_id
         self.options = options
+        self.tool_name = tool_name
+        self.arguments = arguments
+
+    def tool(self) -> dict[str, Any]:
+        """The exact call that is to be confirmed; left out where it is too long for a list."""
+        if len(json.dumps(self.arguments, default=str)) > MAX_SHOWN_CHARACTERS:
+            return {"tool_name": self.tool_name}
+        return {"tool_name": self.tool_name, "arguments": plain(self.arguments)}
 
     def request(self, request_id: str, expires_at: str) -> dict[str, Any]:
         """The fields of `run.waiting_for_input`."""

@@ -9,6 +9,7 @@ from datetime import datetime
 from uuid import UUID
 
 from shared import claims, endings, ids, model_routes, signals, sweep
+from shared.catalog import Catalog
 from shared.claims import Claim
 from shared.config import Settings
 from shared.connections import Connections, connect
@@ -19,9 +20,11 @@ from shared.hints import HintSender
 from shared.postgres import OF_RUNS
 from worker import history
 from worker.event_writer import EventWriter
+from worker.history import History
 from worker.lease import Lease
-from worker.messages import Message
+from worker.mcp.client import McpClient
 from worker.outcomes import CancelRequested, DeadlineExceeded, ShuttingDown
+from worker.route_limits import RouteLimits
 from worker.stop_signal import StopSignal
 
 log = logging.getLogger(__name__)
@@ -47,15 +50,17 @@ class WorkerProcess:
 
     def __init__(self, settings: Settings, routes: model_routes.Routes) -> None:
         self.settings = settings
-        self.routes = routes
         # Everything for Redis goes through one thread, so that a run's events stay in order.
         self.connections: Connections = connect(
             settings, application="arkloop-worker", limits=OF_RUNS, send=HintSender()
         )
+        self.catalog = Catalog(self.connections, routes)
+        self.limits = RouteLimits(self.connections)
+        self.mcp = McpClient(allowed_networks=settings.allowed_networks, stdio=settings.mcp_stdio)
         self.writer = EventWriter(self.connections)
         self.claim = GroupCommit(self._claim)
         self.history_of = GroupCommit(self._load_histories)
-        self.end = GroupCommit(self._end, size=lambda ending: ending.size)
+        self._end_together = GroupCommit(self._end, size=lambda ending: ending.size)
         self.draining = threading.Event()
         self._lock = threading.Lock()
         self._held: set[HeldRun] = set()
@@ -78,6 +83,7 @@ class WorkerProcess:
         self.lease.stop()
         self._signals.stop()
         self._sweep.set()
+        self.mcp.close()
         self.connections.close()
 
     def _claim(self, wanted: Sequence["HeldRun"]) -> list[Claim | None]:
@@ -91,13 +97,20 @@ class WorkerProcess:
         # A run may be wanted twice: only the first gets it.
         return [taken.pop(held.run_id, None) for held in wanted]
 
-    def _load_histories(self, claims: Sequence[Claim]) -> list[list[Message]]:
+    def _load_histories(self, claims: Sequence[Claim]) -> list[History]:
         with self.connections.reading() as sql:
             return history.load(sql, claims)
 
     def _end(self, to_end: Sequence[Ending]) -> list[Outcome]:
         with self.connections.statement() as tx:
             return endings.end(tx, to_end)
+
+    def end(self, ending: Ending) -> Outcome:
+        """Write an ending: together with those of other runs, unless money is reserved for it."""
+        if not ending.is_held:
+            return self._end_together(ending)
+        with self.connections.transaction() as tx:
+            return endings.end_held(tx, ending)
 
     def held(self) -> dict[UUID, StopSignal]:
         """The stop signals of the runs that are held, or just being claimed, by run."""

@@ -85,7 +85,7 @@ class RunLog:
             self._turn_seq = None
         self._added(self)
 
-    def void_text(self, reason: str) -> None:
+    def void_text(self, reason: str, *then: Event) -> None:
         """The open turn's text does not count; what was not numbered yet is just dropped."""
         with self._changed:
             self._text.clear()
@@ -93,6 +93,7 @@ class RunLog:
             if self._turn_seq is not None:
                 self._number(MessageReset(self._turn_seq, reason))
                 self._turn_seq = None
+            self._number(*then)
         self._added(self)
 
     def flush(self) -> None:

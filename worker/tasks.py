@@ -1,19 +1,32 @@
-"""The one Celery task: a run id goes in, nothing comes back."""
+"""The Celery tasks: an id goes in, nothing comes back."""
 
+import logging
 from collections.abc import Callable
 from uuid import UUID
 
 from celery import Celery
 
 from shared import fault_points, queue
+from shared.errors import Unavailable
 from worker import execution
+from worker.mcp import discovery
 from worker.process import WorkerProcess
+
+log = logging.getLogger(__name__)
 
 
 def register(celery: Celery, process: Callable[[], WorkerProcess]) -> None:
-    """Register the task. `process` is called inside it, hence after any fork."""
+    """Register them. `process` is called inside them, hence after any fork."""
 
     @celery.task(name=queue.EXECUTE)
     def execute(run_id: str) -> None:
         execution.execute(process(), UUID(run_id), by_message=True)
         fault_points.reach("worker.task_done")
+
+    @celery.task(name=queue.DISCOVER)
+    def discover(config_id: str) -> None:
+        try:
+            discovery.discover(process().connections, process().mcp, UUID(config_id))
+        except Unavailable as error:
+            # The first run that needs the server's tools asks for them.
+            log.warning("the MCP server %s is not asked: %s", config_id, error.__cause__)

@@ -1,14 +1,16 @@
-"""`/v1/api-keys`: make, list and revoke API keys."""
+"""`/v1/api-keys`: make, list, limit and revoke API keys."""
 
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, jsonify
 from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import Row
 
 from api.auth import authenticator, requires
-from api.current import actor, connections
+from api.current import actor, changes_catalog, connections
+from api.fields import Usd
 from api.idempotency import created, replayed_without
 from api.json_body import NoArguments, query_args, read_body
 from api.paging import ByTime, page, page_args
@@ -16,6 +18,7 @@ from shared import api_keys
 from shared.actors import SCOPES
 from shared.connections import Transaction
 from shared.errors import Forbidden
+from shared.events import money
 from shared.times import now, rfc3339, rfc3339_or_none
 
 bp = Blueprint("api_keys", __name__)
@@ -26,7 +29,14 @@ def _check_is_future(moment: Any) -> None:
         raise ValidationError("must be in the future")
 
 
-class CreateApiKey(Schema):
+class KeyLimits(Schema):
+    """What the runs of a key may cost, in USD; null is no limit."""
+
+    max_cost_usd = Usd(allow_none=True)
+    max_cost_usd_per_month = Usd(allow_none=True)
+
+
+class CreateApiKey(KeyLimits):
     name = fields.String(required=True, validate=validate.Length(1, 200))
     scopes = fields.List(
         fields.String(validate=validate.OneOf(sorted(SCOPES))),
@@ -39,6 +49,7 @@ class CreateApiKey(Schema):
 
 @bp.post("/v1/api-keys")
 @requires()
+@changes_catalog
 @replayed_without("key")
 def create_api_key(tx: Transaction) -> Response:
     """201 with `key`, which is shown this once."""
@@ -56,6 +67,17 @@ def list_api_keys() -> Response:
     with connections().reading() as sql:
         rows = api_keys.list_(sql, actor(), limit=args.limit + 1, before=args.before)
     return page(rows, args, show=_shown, cursor_of=lambda row: ByTime(row.created_at, row.id))
+
+
+@bp.patch("/v1/api-keys/<id:key_id>")
+@requires()
+@changes_catalog
+def change_api_key(key_id: UUID) -> Response:
+    """What is not in the body stays."""
+    _check_may_manage()
+    limits = read_body(KeyLimits())
+    with connections().transaction() as tx:
+        return jsonify(_shown(api_keys.change(tx, actor(), key_id, **limits)))
 
 
 @bp.delete("/v1/api-keys/<id:key_id>")
@@ -84,8 +106,14 @@ def _shown(row: Row[Any]) -> dict[str, Any]:
         "name": row.name,
         "key_prefix": row.key_prefix,
         "scopes": row.scopes,
+        "max_cost_usd": _usd(row.max_cost_usd),
+        "max_cost_usd_per_month": _usd(row.max_cost_usd_per_month),
         "revoked_at": rfc3339_or_none(row.revoked_at),
         "last_used_at": rfc3339_or_none(row.last_used_at),
         "expires_at": rfc3339_or_none(row.expires_at),
         "created_at": rfc3339(row.created_at),
     }
+
+
+def _usd(limit: Decimal | None) -> float | None:
+    return None if limit is None else money(limit)

@@ -1,54 +1,37 @@
-"""`/v1/personas` and `/v1/routes`: what a run can be created with."""
+"""`/v1/routes`: which provider and model a run can be created with."""
 
 from flask import Blueprint, Response, jsonify
 
 from api.auth import requires
-from api.endpoints.runs import routes
+from api.current import actor, catalog
+from api.endpoints.llm_providers import prices_shown
 from api.json_body import NoArguments, query_args
-from shared import personas
 
 bp = Blueprint("catalog", __name__)
-
-
-@bp.get("/v1/personas")
-@requires("data.runs.read")
-def list_personas() -> Response:
-    query_args(NoArguments())
-    return jsonify(
-        [
-            {
-                "id": persona.id,
-                "key": persona.key,
-                "version": persona.version,
-                "system_prompt": persona.system_prompt,
-                "route_id": persona.route_id,
-                "tools": list(persona.tools),
-                "confirm": sorted(persona.confirm),
-                "max_steps": persona.max_steps,
-                "timeout_seconds": persona.timeout_seconds,
-            }
-            for persona in personas.builtin().values()
-        ]
-    )
 
 
 @bp.get("/v1/routes")
 @requires("data.runs.read")
 def list_routes() -> Response:
-    """Without keys and addresses: those are the operator's."""
+    """The server's, then the org's; without keys and addresses."""
     query_args(NoArguments())
+    routes = catalog().routes(actor().org_id)
+    default = catalog().default_route_id(actor().org_id)
     return jsonify(
         [
             {
                 "id": route.id,
+                "source": "org" if route.is_of_org else "server",
                 "provider": route.provider,
                 "model": route.model,
-                "prices": {
-                    "input": float(route.input_price),
-                    "output": float(route.output_price),
-                    "cache_read": float(route.cache_read_price),
-                },
+                "is_default": route.id == default,
+                "priority": route.priority,
+                "prices": prices_shown(route.prices),
+                "max_output_tokens": route.max_output_tokens,
+                "context_tokens": route.context_tokens,
+                "requests_per_minute": route.requests_per_minute,
+                "tokens_per_minute": route.tokens_per_minute,
             }
-            for route in routes().values()
+            for route in routes
         ]
     )

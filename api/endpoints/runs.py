@@ -1,6 +1,5 @@
 """`/v1/runs` and the runs of a thread: create, list, get, cancel, input, retry."""
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -9,17 +8,18 @@ from uuid import UUID
 
 from flask import Blueprint, Response, current_app, jsonify, request
 from marshmallow import Schema, ValidationError, fields, validate
-from sqlalchemy import RowMapping
+from sqlalchemy import Connection, RowMapping
 
 from api.auth import requires
-from api.current import actor, connections
+from api.current import actor, catalog, connections
 from api.fields import Id, utf8_length
 from api.idempotency import created, idempotent
 from api.json_body import NoArguments, query_args, read_body
 from api.paging import ByTime, PageQuery, page, page_args
 from shared import model_routes, personas, run_queries, runs
 from shared.connections import Connections, Transaction
-from shared.events import money
+from shared.credits import credits_of
+from shared.events import TOKEN_FIELDS, money
 from shared.group_commit import GroupCommit
 from shared.ids import new_trace_id
 from shared.runs import NewRun
@@ -29,7 +29,6 @@ from shared.times import rfc3339, rfc3339_or_none
 bp = Blueprint("runs", __name__)
 
 MAX_INPUT_BYTES = 32_768
-CREDITS_PER_USD = 1000
 
 
 def _of_form(form: re.Pattern[str]) -> Callable[[str], None]:
@@ -61,12 +60,6 @@ class RunsQuery(PageQuery):
     status = fields.String(validate=validate.OneOf(sorted(STATUSES)))
 
 
-def routes() -> model_routes.Routes:
-    """The routes of this process."""
-    found: model_routes.Routes = current_app.extensions["arkloop.routes"]
-    return found
-
-
 @bp.post("/v1/threads/<id:thread_id>/runs")
 @requires("data.runs.write")
 def create_run(thread_id: UUID) -> Response:
@@ -74,8 +67,10 @@ def create_run(thread_id: UUID) -> Response:
     if "Idempotency-Key" in request.headers:
         return _create_once(thread_id)
     new = _new_run(thread_id)
-    together: GroupCommit[NewRun, UUID | None] = current_app.extensions["arkloop.create_runs"]
-    run_id = together(new)
+    run_id = None
+    if new.persona.max_cost_usd_per_month is None and not catalog().is_limited(new.actor.org_id):
+        together: GroupCommit[NewRun, UUID | None] = current_app.extensions["arkloop.create_runs"]
+        run_id = together(new)
     if run_id is None:
         with connections().transaction() as tx:
             run_id = runs.create(tx, new)
@@ -84,7 +79,7 @@ def create_run(thread_id: UUID) -> Response:
 
 @idempotent
 def _create_once(tx: Transaction, thread_id: UUID) -> Response:
-    new = _new_run(thread_id)
+    new = _new_run(thread_id, tx.sql)
     return _created(runs.create(tx, new), new.trace_id)
 
 
@@ -98,10 +93,11 @@ def create_together(to: Connections) -> GroupCommit[NewRun, UUID | None]:
     return GroupCommit(create_all)
 
 
-def _new_run(thread_id: UUID) -> NewRun:
+def _new_run(thread_id: UUID, sql: Connection | None = None) -> NewRun:
     body = read_body(CreateRun(), optional=True)
-    persona = personas.find(body.get("persona_id") or None)
-    route = model_routes.choose(routes(), body.get("route_id") or None, persona)
+    org_id = actor().org_id
+    persona = catalog().persona(org_id, body.get("persona_id") or None, sql=sql)
+    route = catalog().choose_route(org_id, body.get("route_id") or None, persona, sql=sql)
     return NewRun(
         actor=actor(),
         thread_id=thread_id,
@@ -118,7 +114,7 @@ def retry_run(tx: Transaction, thread_id: UUID) -> Response:
     """201 as for a new run."""
     read_body(NoArguments(), optional=True)
     trace = new_trace_id()
-    return _created(runs.retry(tx, actor(), thread_id, routes(), trace_id=trace), trace)
+    return _created(runs.retry(tx, actor(), thread_id, catalog(), trace_id=trace), trace)
 
 
 @bp.get("/v1/threads/<id:thread_id>/runs")
@@ -217,10 +213,11 @@ def _in_list(run: RowMapping) -> dict[str, Any]:
         "total_cost_usd": money(run["cost_usd"]),
         "duration_ms": None if ended is None else _milliseconds(ended - run["created_at"]),
         "cache_hit_rate": read / run["input_tokens"] if run["input_tokens"] else None,
-        "credits_used": math.ceil(run["cost_usd"] * CREDITS_PER_USD),
+        "credits_used": credits_of(run["cost_usd"]),
         "created_at": rfc3339(run["created_at"]),
         "completed_at": _ended_as(run, "completed"),
         "failed_at": _ended_as(run, "failed"),
+        "pending_input": run["pending_input"],
         "created_by_user_id": str(run["created_by_user_id"]),
         "created_by_user_name": run["login"],
         "created_by_email": run["email"],
@@ -254,9 +251,7 @@ def _in_full(run: RowMapping) -> dict[str, Any]:
         "waiting_ms": waiting_ms,
         "pending_input": run["pending_input"],
         "usage": {
-            "input_tokens": run["input_tokens"],
-            "output_tokens": run["output_tokens"],
-            "cache_read_tokens": run["cache_read_tokens"],
+            **{name: run[name] for name in TOKEN_FIELDS},
             "source": run["usage_source"],
         },
         "cost_usd": money(run["cost_usd"]),

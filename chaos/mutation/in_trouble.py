@@ -33,7 +33,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "lost owners are not looked for",
         "workers-killed",
         "I5",
-        Edit("shared/sweep.py", "        _recover_lost(tx)\n        _cancel", "        _cancel"),
+        Edit("shared/sweep.py", "in (_recover_lost, _cancel_unheld,", "in (_cancel_unheld,"),
     ),
     mutant(
         "unfinished text is not declared void",
@@ -41,8 +41,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "I8 I10",
         Edit(
             "worker/execution.py",
-            "if (void := first_void_seq(own)) is not None:",
-            "if (void := None) is not None:",
+            "if earlier.void_seq is not None:",
+            "if False:",
         ),
     ),
     mutant(
@@ -51,7 +51,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "I8 I9 I10",
         Edit(
             "worker/execution.py",
-            "loop.run(agent, run, held.stop, turns)",
+            "loop.run(agent, run, held.stop, earlier.turns)",
             "loop.run(agent, run, held.stop, [])",
         ),
     ),

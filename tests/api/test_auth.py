@@ -30,12 +30,14 @@ PUBLIC = {
     "/v1/auth/refresh",
 }
 AN_ID = "01a20e5a-2b91-76ef-b381-d919c4ad9778"
+#: What stands in a path that is no UUID.
+NAMES = {"persona_id": "assistant@1"}
 
 
 def endpoints(app: Flask) -> list[tuple[str, str]]:
     """Method and path of all that is routed; ids are valid ones of nothing."""
     return [
-        (method, rule.build(dict.fromkeys(rule.arguments, AN_ID))[1])  # type: ignore[index]
+        (method, rule.build({name: NAMES.get(name, AN_ID) for name in rule.arguments})[1])  # type: ignore[index]
         for rule in app.url_map.iter_rules()
         for method in sorted((rule.methods or set()) - {"OPTIONS"})
     ]

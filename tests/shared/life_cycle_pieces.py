@@ -32,6 +32,7 @@ from tests.shared.life_cycle_workers import (
     begin_attempt,
     last_word,
     park,
+    use,
 )
 from tests.stored_runs import StoredRuns, ago
 from worker.claimed_run import ClaimedRun
@@ -170,16 +171,12 @@ class Pieces(RuleBasedStateMachine):
     def _finish_step(self, attempt: ModelAttempt, *, is_turn: bool) -> None:
         if is_turn:
             completed = events.MessageCompleted(str(new_id()), attempt.text, events.Usage())
-            attempt.claimed.emit(completed, self._use(attempt))
+            attempt.claimed.emit(completed, use(attempt))
             cost = Happening("run.cost", tokens=attempt.tokens)
             attempt.emits(Happening("message.completed"), cost)
         else:
             attempt.claimed.emit(events.ToolResult("call", "tool", "output", False, 1))
             attempt.emits(Happening("tool.result"))
-
-    def _use(self, attempt: ModelAttempt) -> events.Event:
-        attempt.tokens += 7
-        return attempt.claimed.add_usage(events.Usage(input_tokens=7), 0)  # type: ignore[arg-type]  # 0 is 0
 
     def _write_events(self, by: ModelWorker, outage: str | None = None) -> None:
         gathered = [one for one in self.attempts if one.worker is by and one.unwritten]
@@ -209,7 +206,7 @@ class Pieces(RuleBasedStateMachine):
         self._lets_go(attempt, ClaimedRun.release, RunState.QUEUED, "", outage)
 
     def _complete(self, attempt: ModelAttempt, content: str, outage: str | None = None) -> None:
-        answer = last_word(content, self._use(attempt))
+        answer = last_word(content, use(attempt))
         last = "run.completed"
         if self._lets_go(attempt, lambda c: c.complete(answer), RunState.COMPLETED, last, outage):
             self._keeps(attempt.run, content, is_partial=False)

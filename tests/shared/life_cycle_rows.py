@@ -8,8 +8,10 @@ from uuid import UUID
 
 from sqlalchemy import Column, Connection, select
 
+from shared.credits import credits_of
 from shared.eventlog import data_of
 from shared.events import TERMINAL_TYPES
+from shared.money_tables import ledger_entries, run_usage
 from shared.status import RunState
 from shared.tables import inputs, messages, run_events, runs, tool_calls
 from tests.shared.life_cycle_model import ModelRun, ModelThread
@@ -32,12 +34,15 @@ class Observer:
         events_of = _rows(sql, run_events.c.run_id, ids)
         inputs_of = _rows(sql, inputs.c.run_id, ids)
         calls_of = _rows(sql, tool_calls.c.run_id, ids)
+        used_of = _rows(sql, run_usage.c.run_id, ids)
+        charged_of = _rows(sql, ledger_entries.c.run_id, ids)
         said_in = _rows(sql, messages.c.thread_id, [thread.id for thread in threads])
         for run in of_runs:
             self._check_row(run, row_of[run.id][0])
             self._check_events(run, events_of[run.id])
             _check_inputs(run, inputs_of[run.id])
             _check_calls(run, calls_of[run.id])
+            _check_money(run, row_of[run.id][0], used_of[run.id], charged_of[run.id])
             _check_message(run, said_in[run.thread.id])
         for thread in threads:
             visible = [row for row in said_in[thread.id] if row.superseded_at is None]
@@ -108,6 +113,15 @@ def _check_message(run: ModelRun, said: list[Any]) -> None:
     """What the run left in its thread: nothing, or one message at the run's place."""
     left = [(row.content, row.partial, row.position) for row in said if row.run_id == run.id]
     assert ([(*run.message, run.position)] if run.message else []) == left
+
+
+def _check_money(run: ModelRun, row: Any, used: list[Any], charged: list[Any]) -> None:
+    """Counted and charged once, with its end; not before, and nothing where no model was called."""
+    is_counted = run.state.is_terminal and run.tokens > 0
+    assert [(run.tokens, row.cost_usd)] * is_counted == [
+        (one.input_tokens, one.cost_usd) for one in used
+    ]
+    assert [credits_of(row.cost_usd)] * is_counted == [entry.credits for entry in charged]
 
 
 def _rows(sql: Connection, key: Column[Any], wanted: Sequence[UUID]) -> Rows:

@@ -7,25 +7,32 @@ their transactions.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from decimal import Decimal
 
-from shared import endings, events
+from shared import endings, events, personas
 from shared.claims import Claim
 from shared.connections import Connections, Transaction
 from shared.endings import Ending, Outcome
 from shared.errors import Unavailable
 from shared.events import RunError
 from shared.ids import new_id
+from shared.model_routes import Route
+from shared.prices import Prices
 from shared.transitions import recorded_totals
 from tests.shared.life_cycle_model import Happening, ModelAttempt, ModelRun, ModelWorker
 from worker import history
 from worker.claimed_run import ClaimedRun
-from worker.conversation import first_void_seq
+from worker.conversation import lost_text_of
 from worker.event_writer import EventWriter
 from worker.loop import Answer
 from worker.outcomes import WaitForInput
+from worker.route_limits import RouteLimits
 from worker.run_log import RunLog
 from worker.stop_signal import StopSignal
 
+PERSONA = personas.builtin()["plain@1"]
+#: A call of 7 tokens costs 0.0011 USD: one credit and a bit.
+ROUTE = Route(id="scripted", provider="scripted", model="m", prices=Prices(input=Decimal("157.15")))
 LATE = RunError("run.timeout", "It took too long.", True)
 
 
@@ -94,18 +101,24 @@ def begin_attempt(
     """As `worker/execution.py` does: text that a lost attempt left open is void."""
     stop = StopSignal()
     log = RunLog(run.id, claim.fence, claim.last_seq, stop, by.writer.mark)
-    claimed = ClaimedRun(connections, claim, log, stop, connections.end)
+    claimed = ClaimedRun(connections, claim, log, stop, RouteLimits(connections), connections.end)
     attempt = ModelAttempt(run, by, claimed, run.tokens)
     if claim.attempt > 1:
         with connections.reading() as sql:
-            own = history.own_events(sql, run.id)
+            void_seq, text = lost_text_of(history.own_events(sql, run.id))
             claimed.totals = recorded_totals(sql, run.id)
-        void = first_void_seq(own)
-        assert bool(run.open_text) == (void is not None)
-        if void is not None:
-            claimed.reset_lost_text(void)
-            attempt.emits(Happening("message.reset"))
+        assert run.open_text == text
+        if void_seq is not None:
+            claimed.reset_lost_text(void_seq, use(attempt))
+            cost = Happening("run.cost", tokens=attempt.tokens)
+            attempt.emits(Happening("message.reset"), cost)
     return attempt
+
+
+def use(attempt: ModelAttempt) -> events.Event:
+    """A model call is counted."""
+    attempt.tokens += 7
+    return attempt.claimed.add_usage(ROUTE, events.Usage(input_tokens=7))
 
 
 def last_word(content: str, *closing: events.Event) -> Answer:
@@ -118,7 +131,7 @@ def last_word(content: str, *closing: events.Event) -> Answer:
 
 
 def park(claimed: ClaimedRun) -> bool:
-    return claimed.park(WaitForInput("question", "Which?", "call 1"), 3600)
+    return claimed.park(WaitForInput("question", "Which?", "call 1"), PERSONA)
 
 
 def fail(claimed: ClaimedRun) -> bool:

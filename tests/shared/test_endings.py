@@ -3,17 +3,30 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Row, Table, select
 
 from shared import endings
 from shared.claims import Claim
 from shared.endings import Ending, Outcome
-from shared.events import RunCancelled, RunCompleted, RunError, RunFailed
+from shared.events import (
+    RouteCost,
+    RunCancelled,
+    RunCompleted,
+    RunCost,
+    RunError,
+    RunFailed,
+    Usage,
+)
 from shared.ids import new_id
+from shared.money_tables import ledger_entries, run_usage
 from shared.status import RunState
 from shared.tables import runs
+from shared.transitions import Totals
 from tests.stored_runs import USED, StoredRuns, numbered
 from tests.waiting import eventually
 
@@ -96,6 +109,108 @@ def test_several_runs_end_in_one_statement(stored: StoredRuns) -> None:
         row["cost_usd"],
     )
     assert ["run.started", "run.failed"] == stored.types(second.run_id)
+
+
+def test_what_each_has_used_is_counted_and_charged(stored: StoredRuns) -> None:
+    """A row for each route, an entry for each run; of free runs no entry, of idle ones nothing."""
+    key = new_id()
+    by_key = replace(stored, actor=replace(stored.actor, api_key_id=key))
+    dear, free, idle = by_key.claimed(), stored.claimed(), stored.claimed()
+    usage = Usage(
+        input_tokens=9,
+        output_tokens=8,
+        cache_read_tokens=4,
+        cache_write_tokens=3,
+        reasoning_tokens=2,
+        source="estimated",
+    )
+    first = RouteCost("route-1", "model-1", usage, Decimal("0.00100001"))
+    second = RouteCost("route-2", "model-2", Usage(input_tokens=1), Decimal("0.00000001"))
+    nothing = RouteCost("route-1", "model-1", Usage(input_tokens=7), Decimal(0))
+
+    end(
+        stored,
+        replace(completed(dear), totals=Totals().plus(first).plus(second).plus(nothing)),
+        replace(completed(free), totals=Totals().plus(nothing)),
+        replace(completed(idle), totals=Totals()),
+    )
+
+    rows = {row.route_id: row for row in rows_of(stored, run_usage, dear)}
+    assert {"route-1", "route-2"} == rows.keys()
+    row = rows["route-1"]
+    assert (16, 8, 4, 3, 2, "estimated") == (
+        row.input_tokens,
+        row.output_tokens,
+        row.cache_read_tokens,
+        row.cache_write_tokens,
+        row.reasoning_tokens,
+        row.usage_source,
+    )
+    ended = stored.row(dear.run_id)
+    assert (
+        *(stored.actor.org_id, stored.actor.user_id, key, "assistant", "model-1"),
+        *(first.cost_usd, ended["ended_at"], ended["ended_at"].date().replace(day=1)),
+    ) == (
+        *(row.org_id, row.user_id, row.api_key_id, row.persona_key, row.model),
+        *(row.cost_usd, row.ended_at, row.month),
+    )
+    assert ended["cost_usd"] == sum(row.cost_usd for row in rows.values())
+    [entry] = rows_of(stored, ledger_entries, dear)
+    assert ("usage", "receivable", "revenue", 2) == (
+        entry.kind,
+        entry.debit_account,
+        entry.credit_account,
+        entry.credits,
+    )
+    assert [1, 0] == [len(rows_of(stored, run_usage, claim)) for claim in (free, idle)]
+    assert [[], []] == [rows_of(stored, ledger_entries, claim) for claim in (free, idle)]
+
+
+def test_what_is_not_ended_is_not_counted(stored: StoredRuns) -> None:
+    """And who tries again after a COMMIT whose answer got lost counts nothing twice."""
+    good, unwanted, lost = (stored.claimed() for _ in range(3))
+    stored.cancel(unwanted.run_id)
+    stored.set(lost.run_id, fence=lost.fence + 1)
+
+    for _ in range(2):
+        end(stored, completed(good), completed(unwanted), completed(lost))
+
+    for table in (run_usage, ledger_entries):
+        assert [1, 0, 0] == [len(rows_of(stored, table, claim)) for claim in (good, unwanted, lost)]
+
+
+def test_a_run_that_nobody_holds_is_counted_too(stored: StoredRuns) -> None:
+    """What the event log says it has used: its last `run.cost`."""
+    claim = stored.claimed()
+    stored.write(claim, RunCost(USED.usage, USED.cost_usd, USED.routes))
+    stored.set(claim.run_id, state="waiting", pending_input={"request_id": str(new_id())})
+    stored.cancel(claim.run_id)
+
+    [used] = rows_of(stored, run_usage, claim)
+    [entry] = rows_of(stored, ledger_entries, claim)
+    assert ("scripted", 10, USED.cost_usd, 500) == (
+        used.route_id,
+        used.input_tokens,
+        used.cost_usd,
+        entry.credits,
+    )
+
+
+def test_the_ledger_and_the_usage_outlive_the_run(stored: StoredRuns) -> None:
+    """Retention forgets what was said, not what was paid."""
+    claim = stored.claimed()
+    end(stored, completed(claim))
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(runs.delete().where(runs.c.id == claim.run_id))
+
+    assert (
+        1 == len(rows_of(stored, run_usage, claim)) == len(rows_of(stored, ledger_entries, claim))
+    )
+
+
+def rows_of(stored: StoredRuns, table: Table, claim: Claim) -> list[Row[Any]]:
+    with stored.connections.reading() as sql:
+        return list(sql.execute(select(table).where(table.c.run_id == claim.run_id)))
 
 
 def test_each_has_its_own_outcome(stored: StoredRuns) -> None:

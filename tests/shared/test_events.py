@@ -17,6 +17,7 @@ from shared.events import (
     MessageCompleted,
     MessageDelta,
     MessageThinking,
+    RouteCost,
     RunCompleted,
     RunCost,
     RunError,
@@ -133,11 +134,21 @@ def test_what_is_optional_is_left_out() -> None:
 
 def test_usage_and_errors_are_objects() -> None:
     """Nested as the contract says."""
-    usage = {"input_tokens": 3, "output_tokens": 2, "cache_read_tokens": 1, "source": "estimated"}
+    usage = {
+        "input_tokens": 6,
+        "output_tokens": 5,
+        "cache_read_tokens": 1,
+        "cache_write_tokens": 2,
+        "reasoning_tokens": 3,
+        "source": "estimated",
+    }
     used = Usage(**usage)  # type: ignore[arg-type]
+    part = RouteCost("r", "m", used, Decimal("0.5"))
 
     assert usage == data_of(MessageCompleted("m", "", used))["usage"]
-    assert {"usage": usage, "cost_usd": 0.5} == data_of(RunCost(used, Decimal("0.5")))
+    told = {"usage": usage, "cost_usd": 0.5}
+    routes = [{"route_id": "r", "model": "m", **told}]
+    assert {**told, "routes": routes} == data_of(RunCost(used, Decimal("0.5"), (part,)))
     failed = data_of(RunFailed(RunError("run.timeout", "late", True), used, Decimal(0)))
     assert {"code": "run.timeout", "message": "late", "retryable": True} == failed["error"]
 
@@ -167,6 +178,9 @@ def test_the_types_are_those_of_the_contract() -> None:
         "run.waiting_for_input",
         "run.input_received",
         "run.resumed",
+        "run.throttled",
+        "run.fallback",
+        "context.truncated",
         "run.cost",
         "run.cancel_requested",
         "run.completed",

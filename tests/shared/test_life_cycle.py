@@ -25,7 +25,7 @@ from sqlalchemy import delete, func, text, update
 
 import worker.claimed_run
 import worker.event_writer
-from shared import events, model_routes, sweep, threads
+from shared import events, sweep, threads
 from shared import runs as lifecycle
 from shared.config import Settings
 from shared.connections import Connections
@@ -98,11 +98,11 @@ class LifeCycle(Pieces):
     @rule(who=pick)
     def retry(self, who: int) -> None:
         thread = at(self.threads, who)
-        routes = model_routes.load(self.stored.connections.settings)
+        catalog = self.stored.catalog()
 
         def again() -> UUID:
             with self.stored.connections.transaction() as tx:
-                return lifecycle.retry(tx, self.stored.actor, thread.id, routes, trace_id="1" * 32)
+                return lifecycle.retry(tx, self.stored.actor, thread.id, catalog, trace_id="1" * 32)
 
         if self._begin(thread, again):
             thread.is_retried()

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+import worker.providers
 from shared import personas
 from shared.config import InvalidSettings, Settings
 from shared.errors import RouteNotFound
 from shared.events import Usage
-from shared.model_routes import ROUTE_ID, Route, choose, load
+from shared.model_routes import PROVIDERS, ROUTE_ID, Route, choose, load
+from shared.prices import Prices
 
 BARE = Settings(database_url="", redis_url="", broker_url="", jwt_secret="")
 PERSONA = personas.find("assistant")
@@ -30,6 +32,7 @@ def from_file(folder: Path, text: str) -> dict[str, Route]:
         ({"openai_api_key": "k"}, ["openai"]),
         ({"local_base_url": "http://127.0.0.1:1/v1"}, ["local"]),
         ({"openai_api_key": "k", "scripted": True}, ["openai", "scripted"]),
+        ({"anthropic_api_key": "k", "scripted": True}, ["anthropic", "scripted"]),
     ],
 )
 def test_a_route_is_there_when_its_settings_are(
@@ -48,12 +51,61 @@ def test_the_scripted_route_has_the_contracts_prices() -> None:
     assert Decimal("2.55") == route.cost(usage)
 
 
-def test_costs_are_decimals_of_eight_places() -> None:
-    """Never a binary fraction."""
-    route = Route(id="r", provider="openai", model="m", input_price=Decimal("0.15"))
+def test_a_route_without_prices_costs_nothing() -> None:
+    """What it really costs nobody knows: a budget refuses it."""
+    route = Route(id="r", provider="openai", model="m")
 
-    assert Decimal("0.00000015") == route.cost(Usage(input_tokens=1))
-    assert Decimal("0.00000045") == route.cost(Usage(input_tokens=3))
+    assert Decimal(0) == route.cost(Usage(input_tokens=1_000_000))
+
+
+def test_the_vendors_routes_have_known_prices_and_context() -> None:
+    """Where the key is theirs; behind an address of one's own nothing is known."""
+    keys = {"openai_api_key": "k", "anthropic_api_key": "k"}
+    routes = load(replace(BARE, **keys))  # type: ignore[arg-type]
+    elsewhere = load(replace(BARE, **keys, openai_base_url="http://127.0.0.1:1/v1"))  # type: ignore[arg-type]
+
+    openai, anthropic = routes["openai"], routes["anthropic"]
+    assert ("openai", "gpt-4o-mini", 128_000) == (
+        openai.provider,
+        openai.model,
+        openai.context_tokens,
+    )
+    assert openai.prices and Decimal("0.15") == openai.prices.input
+    assert ("anthropic", "claude-haiku-4-5", 200_000) == (
+        anthropic.provider,
+        anthropic.model,
+        anthropic.context_tokens,
+    )
+    assert anthropic.prices and Decimal("1.25") == anthropic.prices.cache_write
+    assert (None, None) == (elsewhere["openai"].prices, elsewhere["openai"].context_tokens)
+
+
+def test_the_anthropic_route_is_set_by_its_variables() -> None:
+    """Key, address and model."""
+    route = load(
+        replace(
+            BARE,
+            anthropic_api_key="secret",
+            anthropic_base_url="http://127.0.0.1:1",
+            anthropic_model="m",
+        )
+    )["anthropic"]
+
+    assert ("secret", "http://127.0.0.1:1", "m") == (route.api_key, route.base_url, route.model)
+    assert "secret" not in repr(route)
+
+
+def test_the_local_model_is_free() -> None:
+    """Not unknown: it may be used under a budget."""
+    assert Prices() == load(replace(BARE, local_base_url="http://127.0.0.1:1/v1"))["local"].prices
+
+
+def test_each_file_of_a_provider_is_a_provider() -> None:
+    """A new one needs no other edit."""
+    folder = Path(worker.providers.__file__).parent
+    files = {file.stem.removesuffix("_provider") for file in folder.glob("*_provider.py")}
+
+    assert files == set(PROVIDERS) == {"anthropic", "openai", "scripted"}
 
 
 @pytest.mark.parametrize(
@@ -111,13 +163,50 @@ def test_a_file_adds_routes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             model="small",
             base_url="http://10.0.0.1/v1",
             api_key="secret",
-            input_price=Decimal("0.15"),
-            output_price=Decimal("0.6"),
-            cache_read_price=Decimal("0.15"),
+            prices=Prices.of(input=Decimal("0.15"), output=Decimal("0.6")),
         ),
         "test": Route(id="test", provider="scripted", model="scripted-1"),
     } == routes
     assert "secret" not in repr(routes)
+
+
+def test_a_route_of_a_file_has_limits_of_its_own(tmp_path: Path) -> None:
+    """Each field is there in the route; what is given comes before what is known."""
+    routes = from_file(
+        tmp_path,
+        """
+        routes:
+          - id: a
+            provider: anthropic
+            model: claude-haiku-4-5
+            prices: {input: 2, output: 3, cache_read: 0, cache_write: 4}
+            max_output_tokens: 1000
+            context_tokens: 8000
+            requests_per_minute: 60
+            tokens_per_minute: 100000
+            priority: 0
+          - {id: b, provider: anthropic, model: claude-haiku-4-5}
+          - {id: c, provider: anthropic, model: claude-haiku-4-5, prices: {}}
+        """,
+    )
+
+    assert routes["a"] == Route(
+        id="a",
+        provider="anthropic",
+        model="claude-haiku-4-5",
+        prices=Prices(
+            input=Decimal(2), output=Decimal(3), cache_read=Decimal(0), cache_write=Decimal(4)
+        ),
+        max_output_tokens=1000,
+        context_tokens=8000,
+        requests_per_minute=60,
+        tokens_per_minute=100_000,
+        priority=0,
+    )
+    known = routes["b"]
+    assert (200_000, None) == (known.context_tokens, known.priority)
+    assert known.prices and Decimal(5) == known.prices.output
+    assert Prices() == routes["c"].prices, "no prices are none to pay"
 
 
 @pytest.mark.parametrize(
@@ -142,6 +231,20 @@ def test_a_file_adds_routes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("routes: [{id: a, provider: openai, model: m, prices: {input: -1}}]", "is not a price"),
         ("routes: [{id: a, provider: openai, model: m, prices: {input: x}}]", "is not a price"),
         ("routes: [{id: a, provider: openai, model: m, prices: {input: .nan}}]", "is not a price"),
+        ("routes: [{id: a, provider: openai, model: m, prices: {input: 1e30}}]", "is not a price"),
+        ("routes: [{id: a, provider: openai, model: m, base_url: 5}]", "`base_url` must be text"),
+        (
+            "routes: [{id: a, provider: openai, model: m, max_output_tokens: 0}]",
+            "`max_output_tokens` must be an integer of at least 1",
+        ),
+        (
+            "routes: [{id: a, provider: openai, model: m, tokens_per_minute: true}]",
+            "`tokens_per_minute` must be an integer of at least 1",
+        ),
+        (
+            "routes: [{id: a, provider: openai, model: m, priority: -1}]",
+            "`priority` must be an integer of at least 0",
+        ),
         (
             "routes: [{id: a, provider: openai, model: m}, {id: a, provider: openai, model: m}]",
             "the id 'a' is there twice",

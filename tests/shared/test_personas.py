@@ -1,10 +1,14 @@
-"""Personas: those that come with the code, and how one is found."""
+"""Personas: those that come with the code, how one is found, and what one may be."""
+
+from decimal import Decimal
+from importlib import resources
+from typing import Any
 
 import pytest
 
 from shared import personas
 from shared.errors import PersonaNotFound
-from shared.personas import PERSONA_ID, Persona, find
+from shared.personas import PERSONA_ID, InvalidPersona, Persona, find, from_file, read
 
 
 def test_the_builtin_personas_are_those_of_the_contract() -> None:
@@ -81,3 +85,136 @@ def test_one_that_does_not_exist_is_named(wanted: str) -> None:
 def test_ids_have_one_form(text: str, fits: bool) -> None:
     """A key, and perhaps a version of the same form."""
     assert fits == (PERSONA_ID.fullmatch(text) is not None)
+
+
+# ---- definitions ---------------------------------------------------------------------
+
+
+def test_a_definition_has_every_field() -> None:
+    """As JSON has it; what it may leave out has the default."""
+    definition = {
+        "system_prompt": "Help.",
+        "route_id": "scripted",
+        "fallback_route_ids": ["b", "a"],
+        "tools": ["calculator", "http_fetch"],
+        "mcp": ["time"],
+        "confirm": ["http_fetch", "get_time"],
+        "max_steps": 5,
+        "max_output_tokens": 100,
+        "max_cost_usd": 0.1,
+        "max_cost_usd_per_month": 20,
+        "timeout_seconds": 1.5,
+        "input_expires_seconds": 60,
+        "on_input_expired": "continue",
+    }
+
+    expected = Persona(
+        key="p",
+        version="1",
+        system_prompt="Help.",
+        route_id="scripted",
+        fallback_route_ids=("b", "a"),
+        tools=("calculator", "http_fetch"),
+        mcp=("time",),
+        confirm=frozenset({"http_fetch", "get_time"}),
+        max_steps=5,
+        max_output_tokens=100,
+        max_cost_usd=Decimal("0.1"),
+        max_cost_usd_per_month=Decimal(20),
+        timeout_seconds=1.5,
+        input_expires_seconds=60.0,
+        on_input_expired="continue",
+    )
+    assert expected == read("p", "1", definition)
+    assert Persona(key="p", version="1") == read("p", "1", {})
+    assert Persona(key="p", version="1") == read("p", "1", dict.fromkeys(definition))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("prompt", "x", "is no field of a persona"),
+        ("system_prompt", 1, "must be a text"),
+        ("system_prompt", "é" * 32_769, "at most 65536 bytes"),
+        ("route_id", "a b", "must match"),
+        ("route_id", 1, "must be a text"),
+        ("fallback_route_ids", "a", "must be a list"),
+        ("fallback_route_ids", ["a", "a"], "has an entry twice"),
+        ("fallback_route_ids", list("abcdefghi"), "at most 8 entries"),
+        ("tools", "calculator", "must be a list"),
+        ("tools", ["sleep"], "must be one of ask_user, calculator, current_time, http_fetch"),
+        ("tools", [1], "must be a text"),
+        ("mcp", ["Time"], "must match"),
+        ("mcp", [str(n) for n in range(17)], "at most 16 entries"),
+        ("confirm", ["calculator"], "the persona has no tool 'calculator'"),
+        ("confirm", ["**"], "must match"),
+        ("max_steps", 0, "must be a whole number from 1 to 256"),
+        ("max_steps", 257, "must be a whole number from 1 to 256"),
+        ("max_steps", 1.0, "must be a whole number from 1 to 256"),
+        ("max_steps", True, "must be a whole number from 1 to 256"),
+        ("max_output_tokens", 1_000_001, "must be a whole number"),
+        ("max_cost_usd", -1, "must be 0 to 1,000,000 USD"),
+        ("max_cost_usd", "1", "must be a number of USD"),
+        ("max_cost_usd_per_month", 0.000000001, "at most 8 decimals"),
+        ("timeout_seconds", 0.5, "must be a number of seconds from 1 to 86400"),
+        ("timeout_seconds", 86_401, "must be a number of seconds from 1 to 86400"),
+        ("input_expires_seconds", 2_592_001, "must be a number of seconds from 1 to 2592000"),
+        ("input_expires_seconds", "60", "must be a number of seconds"),
+        ("on_input_expired", "wait", "must be one of fail, continue"),
+    ],
+)
+def test_a_wrong_field_is_named(name: str, value: Any, why: str) -> None:
+    """With its limit."""
+    with pytest.raises(InvalidPersona) as raised:
+        read("p", "1", {name: value})
+
+    assert [name] == list(raised.value.problems)
+    assert why in raised.value.problems[name][0]
+
+
+def test_all_wrong_fields_are_told_at_once() -> None:
+    """Each with its reasons."""
+    with pytest.raises(InvalidPersona) as raised:
+        read("p", "1", {"max_steps": 0, "tools": ["x"], "more": 1, "confirm": ["y"]})
+
+    assert {"max_steps", "tools", "more"} == set(raised.value.problems)
+
+
+def test_every_tool_can_be_confirmed_by_a_star() -> None:
+    """Whatever the persona has; a tool of an MCP server is not known before it runs."""
+    assert frozenset({"*"}) == read("p", "1", {"confirm": ["*"]}).confirm
+    assert frozenset({"x"}) == read("p", "1", {"confirm": ["x"], "mcp": ["time"]}).confirm
+
+
+# ---- files ---------------------------------------------------------------------------
+
+
+def test_the_folder_has_the_files_of_the_builtin_personas_alone() -> None:
+    """What is there is a persona, and has the name of its file."""
+    folder = resources.files("shared").joinpath("persona_files")
+    names = {file.name.removesuffix(".yaml") for file in folder.iterdir()}
+
+    assert names == set(personas.builtin())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "where", "why"),
+    [
+        ("p@1.yaml", "max_step: 1", "p@1.yaml: max_step", "is no field of a persona"),
+        ("p@1.yaml", "tools: calculator", "p@1.yaml: tools", "must be a list"),
+        ("p@1.yaml", "key: p", "p@1.yaml: key", "is no field of a persona"),
+        ("p@1.yaml", "1: 2", "p@1.yaml: 1", "is no field of a persona"),
+        ("p@1.yaml", "", "p@1.yaml", "must be a mapping"),
+        ("p@1.yaml", "[", "p@1.yaml", "expected the node content"),
+        ("p.yaml", "{}", "p.yaml", "must be called <key>@<version>.yaml"),
+        ("p@1.yml", "{}", "p@1.yml", "must be called <key>@<version>.yaml"),
+        ("p q@1.yaml", "{}", "p q@1.yaml", "must be called <key>@<version>.yaml"),
+    ],
+)
+def test_a_wrong_file_is_named(name: str, text: str, where: str, why: str) -> None:
+    """And the field in it."""
+    with pytest.raises(InvalidPersona) as raised:
+        from_file(name, text)
+
+    assert [where] == list(raised.value.problems)
+    assert why in raised.value.problems[where][0]

@@ -1,20 +1,12 @@
-"""What is asked often reads an index, in its order, and stops: on a history with many rows.
-
-The statements are those that the code sends, noted on their way to the driver. Each is planned
-twice: for the values that were sent, and for any (as Postgres plans a statement that is prepared).
-"""
+"""What is asked often reads an index, in its order, and stops: on a history with many rows."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-import psycopg
 import pytest
-from sqlalchemy import Connection, event, select, text
+from sqlalchemy import select, text
 
 from api import stream_pages
 from api.run_heads import RunHeads
@@ -25,17 +17,14 @@ from shared.connections import Connections
 from shared.ids import new_id
 from shared.status import STATUSES
 from shared.tables import runs as runs_table
+from tests.query_plans import Plans, noted, only, sent
 from worker import history as conversation_history
 from worker import lease
 
-BIG = {"runs", "run_events", "messages", "threads", "tool_calls", "inputs", "forgotten_runs"}
 #: Sorts of few rows: those of the active runs, or of one thread, are few for other reasons.
 FEW = {"ix_runs_owner", "ix_runs_queued_at", "ix_runs_input_expires_at"}
 OF_ONE_THREAD = {"uq_messages_thread_id_position", "ix_runs_thread_id_created_at_id"}
 LIMIT = 51
-
-Statement = tuple[str, dict[str, Any]]
-Ask = Callable[[Connection], object]
 
 
 @pytest.fixture(scope="module")
@@ -75,106 +64,6 @@ def actor(written: History) -> Actor:
         role="owner",
         permissions=PERMISSIONS_OF_ROLE["owner"],
     )
-
-
-@contextmanager
-def noted(connections: Connections) -> Iterator[list[Statement]]:
-    """Every statement that is sent while the block lasts."""
-    statements: list[Statement] = []
-
-    def note(*details: Any) -> None:
-        statements.append((details[2], details[3]))
-
-    event.listen(connections.engine, "before_cursor_execute", note)
-    try:
-        yield statements
-    finally:
-        event.remove(connections.engine, "before_cursor_execute", note)
-
-
-def sent(connections: Connections, ask: Ask) -> list[Statement]:
-    with noted(connections) as statements, connections.reading() as sql:
-        ask(sql)
-    return statements
-
-
-class Plans:
-    """The plans of one statement."""
-
-    def __init__(self, connections: Connections, statement: Statement) -> None:
-        self.statement, values = statement
-        names: list[str] = []
-
-        def numbered(match: re.Match[str]) -> str:
-            if match[1] not in names:
-                names.append(match[1])
-            kind = "::interval" if isinstance(values[match[1]], timedelta) else ""
-            return f"${names.index(match[1]) + 1}{kind}"
-
-        generic = re.sub(r"%\((\w+)\)s", numbered, self.statement).replace("%%", "%")
-        url = connections.settings.database_url.replace("+psycopg", "", 1)
-        with psycopg.connect(url) as sql:
-            explain = "EXPLAIN (FORMAT JSON) "
-            planned = sql.execute(explain + self.statement, values).fetchone()  # type: ignore[arg-type]
-            explain = "EXPLAIN (FORMAT JSON, GENERIC_PLAN) "
-            prepared = sql.execute(explain + generic).fetchone()  # type: ignore[arg-type]
-        assert planned is not None and prepared is not None
-        self.of_values: dict[str, Any] = planned[0][0]["Plan"]
-        self.of_any: dict[str, Any] = prepared[0][0]["Plan"]
-
-    def check(self, indexes: set[str], *, few: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-        """Exactly these indexes of big tables are read, nothing else of those, and no more of it
-        is sorted than a page, or than `few` indexes give.
-        """
-        for kind, plan in (("values", self.of_values), ("any values", self.of_any)):
-            shown = f"{kind}\n{self.statement}\n{_outline(plan)}"
-            assert set() == _scanned(plan), shown
-            assert indexes == _indexes(plan), shown
-            for node in _nodes(plan):
-                if "Sort" in node["Node Type"]:
-                    assert _unlimited(node) <= few, shown
-
-
-def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", ()):
-        yield from _nodes(child)
-
-
-def _scanned(plan: dict[str, Any]) -> set[str]:
-    """Big tables that are read from end to end."""
-    return {one["Relation Name"] for one in _nodes(plan) if "Seq Scan" in one["Node Type"]} & BIG
-
-
-def _indexes(plan: dict[str, Any]) -> set[str]:
-    """All that are read, but for the keys of small tables."""
-    used = {one["Index Name"] for one in _nodes(plan) if "Index Name" in one}
-    return used - {"pk_users", "pk_workers", "ix_workers_seen_at"}
-
-
-def _unlimited(sort: dict[str, Any]) -> set[str]:
-    """Indexes whose rows come to the sort without a limit between."""
-    if sort["Node Type"] == "Limit":
-        return set()
-    if sort.get("Relation Name") in BIG and "Index Name" not in sort:
-        return {f"a scan of {sort['Relation Name']}"}
-    here = {sort["Index Name"]} if "Index Name" in sort else set()
-    return here.union(*map(_unlimited, sort.get("Plans", ())))
-
-
-def _outline(plan: dict[str, Any], depth: int = 0) -> str:
-    about = " ".join(
-        str(plan[name]) for name in ("Node Type", "Index Name", "Relation Name") if name in plan
-    )
-    return "\n".join(
-        ["  " * depth + f"{about} ({plan['Plan Rows']})"]
-        + [_outline(child, depth + 1) for child in plan.get("Plans", ())]
-    )
-
-
-def only(connections: Connections, ask: Ask) -> Plans:
-    """The plans of the one statement that it sends, or of the last."""
-    return Plans(connections, sent(connections, ask)[-1])
 
 
 def place_in(connections: Connections, run_id: UUID) -> Any:

@@ -113,8 +113,7 @@ def test_a_rollback_tells_nobody(stored: StoredRuns) -> None:
     thread_id = stored.thread()
     with pytest.raises(ZeroDivisionError), stored.connections.transaction() as tx:
         threads.add_message(tx, stored.actor, thread_id, content="Hi")
-        routes = model_routes.load(stored.connections.settings)
-        lifecycle.retry(tx, stored.actor, thread_id, routes, trace_id="1" * 32)
+        lifecycle.retry(tx, stored.actor, thread_id, stored.catalog(), trace_id="1" * 32)
         raise ZeroDivisionError
 
     assert [] == stored.sent

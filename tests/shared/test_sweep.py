@@ -1,5 +1,6 @@
 """The sweep: rows that are already old, one pass, what they are then."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from shared.events import (
 )
 from shared.ids import new_id
 from shared.status import RunState
+from shared.tables import inputs
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually, in_parallel
 
@@ -215,6 +217,38 @@ def test_an_unanswered_question_ends_the_run(stored: StoredRuns) -> None:
     row = stored.row(expired.run_id)
     assert ("input.expired", None) == (row["error_code"], row["pending_input"])
     assert [RunWaitingForInput.type, "run.failed"] == stored.types(expired.run_id)[1:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("question", "Nobody answered in time."),
+        ("tool_confirmation", '{"decision": "deny", "reason": "Nobody answered in time."}'),
+    ],
+)
+def test_an_unanswered_question_lets_a_run_go_on_that_wants_to(
+    stored: StoredRuns, kind: str, content: str
+) -> None:
+    """With an answer that nobody gave; its worker reads it as any other."""
+    claim = stored.claimed()
+    stored.park(claim, request_id := new_id())
+    pending = {"request_id": str(request_id), "kind": kind, "on_expiry": "continue"}
+    stored.set(claim.run_id, pending_input=pending, input_expires_at=ago(seconds=1))
+    stored.sent.clear()
+
+    sweep.sweep(stored.connections)
+
+    row = stored.row(claim.run_id)
+    assert ("queued", "input", None, None) == tuple(
+        row[name] for name in ("state", "resume_reason", "pending_input", "input_expires_at")
+    )
+    assert [claim.run_id] == stored.sent
+    with stored.connections.reading() as sql:
+        answered = sql.execute(select(inputs).where(inputs.c.run_id == claim.run_id)).one()
+    assert (None, content) == (answered.created_by_user_id, answered.content)
+    assert stored.claim(claim.run_id) is not None
+    received = json.loads(stored.events(claim.run_id)[-1].payload)["data"]
+    assert {"request_id": str(request_id), "content": content} == received
 
 
 def test_one_process_sweeps_at_a_time(stored: StoredRuns) -> None:

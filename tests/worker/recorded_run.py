@@ -1,11 +1,18 @@
 """One attempt of a run without any store: what the loop asks of it is kept in lists."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from decimal import Decimal
 
 from shared import events
-from shared.events import Event, ToolResult, Usage
+from shared.events import Event, RouteCost, ToolResult, Usage
+from shared.model_routes import Route
+from shared.prices import Prices
+from shared.transitions import Totals
 from worker.messages import Message, ModelRequest, UserMessage
+from worker.providers import Provider
+from worker.route_chain import RouteChain
 from worker.stop_signal import StopSignal
 
 
@@ -20,10 +27,14 @@ class RecordedRun:
         self.thoughts: list[str] = []
         self.voided: list[str] = []
         self.paused: list[float] = []
+        self.is_limited = False
+        self.reserved: list[tuple[str, Usage]] = []
+        self.settled = 0
+        self.admitted: list[tuple[str, int]] = []
+        self.backed_off: list[float] = []
         self.checkpoints = 0
         self.done: list[ToolResult] = []
-        self.usage = Usage()
-        self.cost_usd = Decimal(0)
+        self.totals = Totals()
         self._begun = set(begun)
 
     def check(self) -> None:
@@ -34,14 +45,18 @@ class RecordedRun:
         self.paused.append(seconds)
         self.stop.check()
 
+    def aborting(self, abort: Callable[[], None]) -> AbstractContextManager[None]:
+        return self.stop.aborting(abort)
+
     def stream_text(self, text: str) -> None:
         self.streamed.append(text)
 
     def stream_thinking(self, text: str) -> None:
         self.thoughts.append(text)
 
-    def void_text(self, reason: str) -> None:
+    def void_text(self, reason: str, *then: Event) -> None:
         self.voided.append(reason)
+        self.events.extend(then)
 
     def emit(self, *happened: Event) -> None:
         self.events.extend(happened)
@@ -57,10 +72,48 @@ class RecordedRun:
     def end_tool_call(self, result: ToolResult) -> None:
         self.done.append(result)
 
-    def add_usage(self, usage: Usage, cost_usd: Decimal) -> Event:
-        self.usage += usage
-        self.cost_usd += cost_usd
-        return events.RunCost(self.usage, self.cost_usd)
+    def add_usage(self, route: Route, usage: Usage) -> Event:
+        self.totals = self.totals.plus(RouteCost(route.id, route.model, usage, route.cost(usage)))
+        return events.RunCost(self.totals.usage, self.totals.cost_usd, self.totals.routes)
+
+    def reserve(self, route: Route, worst_case: Usage) -> None:
+        self.reserved.append((route.id, worst_case))
+
+    def settle(self) -> None:
+        self.settled += 1
+
+    def admit(self, route: Route, tokens: int) -> None:
+        self.admitted.append((route.id, tokens))
+
+    def back_off(self, route: Route, seconds: float) -> None:
+        self.backed_off.append(seconds)
+        self.wait(seconds)
+
+    @property
+    def usage(self) -> Usage:
+        return self.totals.usage
+
+    @property
+    def cost_usd(self) -> Decimal:
+        return self.totals.cost_usd
+
+
+ROUTE = Route(
+    id="scripted",
+    provider="scripted",
+    model="scripted-1",
+    prices=Prices(input=Decimal(1), output=Decimal(2)),
+)
+
+
+def chain_of(*providers: Provider) -> RouteChain:
+    """A route for each provider: `scripted`, then `scripted-2` and so on."""
+    routes = [
+        replace(ROUTE, id=ROUTE.id if i == 1 else f"{ROUTE.id}-{i}")
+        for i in range(1, len(providers) + 1)
+    ]
+    of_route = dict(zip((route.id for route in routes), providers, strict=True))
+    return RouteChain(routes, lambda route: of_route[route.id])
 
 
 def request(*messages: str | Message, **fields: object) -> ModelRequest:

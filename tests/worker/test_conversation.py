@@ -7,7 +7,7 @@ import pytest
 
 from shared import events
 from shared.events import Event, StoredEvent, Usage, encode
-from worker.conversation import first_void_seq, messages_of, turns_of
+from worker.conversation import lost_text_of, messages_of, turns_of
 from worker.messages import AssistantMessage, ToolCall, ToolMessage
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -142,4 +142,4 @@ def test_arguments_are_what_the_model_said(arguments: Any) -> None:
 )
 def test_text_of_a_lost_attempt_is_void_from_here(happened: list[Event], seq: int | None) -> None:
     """From the first delta after the last finished turn or reset."""
-    assert seq == first_void_seq(stored(*happened))
+    assert seq == lost_text_of(stored(*happened))[0]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared.events import Usage
-from tests.worker.recorded_run import RecordedRun, request
+from shared.events import RunCost, RunFallback, Usage
+from tests.worker.recorded_run import RecordedRun, chain_of, request
 from worker.messages import (
     AssistantMessage,
     Chunk,
@@ -17,7 +17,14 @@ from worker.messages import (
     ToolCall,
     TurnEnd,
 )
-from worker.model_call import MAX_TRIES, MAX_TURN_CHARACTERS, call_model
+from worker.model_call import (
+    DEFAULT_OUTPUT_TOKENS,
+    MAX_THROTTLED_TRIES,
+    MAX_TRIES,
+    MAX_TURN_CHARACTERS,
+    Reply,
+    call_model,
+)
 from worker.outcomes import CancelRequested, ProviderError
 from worker.providers import Provider
 from worker.providers.scripted_provider import ScriptedProvider
@@ -38,15 +45,12 @@ class Replies(ScriptedProvider):
             yield chunk
 
 
-def called(
-    provider: Provider, run: RecordedRun, *messages: str
-) -> tuple[AssistantMessage, TurnEnd, list[Usage]]:
-    counted: list[Usage] = []
-    try:
-        reply, end = call_model(provider, request(*messages), run, run.stop, counted.append)
-    finally:
-        run.usage = sum(counted, Usage())
-    return reply, end, counted
+def called(run: RecordedRun, *providers: Provider, say: str = "x") -> Reply:
+    return call_model(chain_of(*providers), lambda route: request(say), run, run.stop)
+
+
+def costs(run: RecordedRun) -> list[RunCost]:
+    return [event for event in run.events if isinstance(event, RunCost)]
 
 
 def scripted(*steps: dict[str, Any]) -> str:
@@ -54,41 +58,43 @@ def scripted(*steps: dict[str, Any]) -> str:
 
 
 def test_a_turn_is_passed_on_as_it_comes() -> None:
-    """Text and reasoning apart; the reply has the text and the calls."""
+    """Text and reasoning apart; the reply has the text, the calls, and what it cost."""
     run = RecordedRun()
     call = ToolCall("call_1_1", "t", {})
     message = scripted({"think": "a b"}, {"say": "c d"}, {"tool": "t"})
 
-    reply, end, counted = called(ScriptedProvider(), run, message)
+    reply = called(run, ScriptedProvider(), say=message)
 
-    assert AssistantMessage("c d", (call,)) == reply
+    assert AssistantMessage("c d", (call,)) == reply.message
     assert (["c ", "d"], ["a ", "b"]) == (run.streamed, run.thoughts)
-    assert Usage(input_tokens=len(message.split()), output_tokens=4) == end.usage
-    assert ([], [], []) == (counted, run.voided, run.paused)
+    assert Usage(input_tokens=len(message.split()), output_tokens=4) == reply.usage == run.usage
+    assert isinstance(reply.cost, RunCost)
+    assert ([], [], [], "tool_calls") == (run.events, run.voided, run.paused, reply.end.stop_reason)
 
 
 def test_a_provider_that_reports_no_usage_is_estimated() -> None:
     """And it is said that it is an estimate."""
     provider = Replies([TextDelta("a b"), ThinkingDelta("c"), TurnEnd("stop")])
 
-    _, end, _ = called(provider, RecordedRun(), "one two")
+    reply = called(RecordedRun(), provider, say="one two")
 
-    assert Usage(input_tokens=2, output_tokens=2, source="estimated") == end.usage
+    assert Usage(input_tokens=2, output_tokens=2, source="estimated") == reply.usage
 
 
 @pytest.mark.parametrize("kind", ["rate_limited", "overloaded", "timeout", "connection"])
 def test_a_failure_that_may_pass_is_tried_again(kind: str) -> None:
-    """With growing pauses; nothing was streamed, so nothing is void."""
+    """With growing pauses; nothing was streamed, so nothing is void and nothing costs."""
     run = RecordedRun()
     failure = [ProviderError(kind, "no")]
     provider = Replies(failure, failure, failure, [TextDelta("ok"), TurnEnd("stop")])
 
-    reply, _, counted = called(provider, run)
+    reply = called(run, provider)
 
-    assert "ok" == reply.content
-    assert [] == run.voided + counted
+    assert "ok" == reply.message.content
+    assert [] == run.voided + run.events
     for pause, expected in zip(run.paused, (0.5, 1, 2), strict=True):
         assert 0.75 * expected <= pause <= 1.25 * expected
+    assert (run.paused if kind == "rate_limited" else []) == run.backed_off
 
 
 @pytest.mark.parametrize(("asked", "paused"), [(0.05, 0.05), (7, 7), (3600, 30)])
@@ -97,27 +103,36 @@ def test_the_pause_is_what_the_provider_asks_for(asked: float, paused: float) ->
     run = RecordedRun()
     failure = ProviderError("rate_limited", "slow down", retry_after=asked)
 
-    called(Replies([failure], [TurnEnd("stop")]), run)
+    called(run, Replies([failure], [TurnEnd("stop")]))
 
     assert [paused] == run.paused
 
 
+def test_a_provider_that_has_too_much_to_do_is_waited_for() -> None:
+    """For longer than one that is broken, if there is no other; other runs are told."""
+    run = RecordedRun()
+    busy = [ProviderError("rate_limited", "slow down", retry_after=1)]
+
+    with pytest.raises(ProviderError, match="slow down"):
+        called(run, Replies(*[busy] * MAX_THROTTLED_TRIES))
+
+    assert [1] * (MAX_THROTTLED_TRIES - 1) == run.backed_off
+
+
 def test_streamed_text_is_void_before_the_next_try() -> None:
-    """Reasoning too; each try that broke off is counted by its estimate."""
+    """Reasoning too; each try that broke off is counted by its estimate, told with the reset."""
     run = RecordedRun()
     lost = ProviderError("connection", "lost")
     provider = Replies(
         [TextDelta("a b "), lost], [ThinkingDelta("c"), lost], [TextDelta("d"), TurnEnd("stop")]
     )
 
-    reply, _, counted = called(provider, run, "x")
+    reply = called(run, provider)
 
-    assert "d" == reply.content
+    assert "d" == reply.message.content
     assert ["provider.connection"] * 2 == run.voided
-    assert [
-        Usage(input_tokens=1, output_tokens=2, source="estimated"),
-        Usage(input_tokens=1, output_tokens=1, source="estimated"),
-    ] == counted
+    assert [2, 3] == [cost.usage.output_tokens for cost in costs(run)]
+    assert Usage(input_tokens=3, output_tokens=4, source="estimated") == run.usage
 
 
 def test_tries_are_spent_at_last() -> None:
@@ -126,7 +141,7 @@ def test_tries_are_spent_at_last() -> None:
     provider = Replies(*[[TextDelta("a"), ProviderError("overloaded", "no")]] * MAX_TRIES)
 
     with pytest.raises(ProviderError, match="no"):
-        called(provider, run, "x")
+        called(run, provider)
 
     assert (MAX_TRIES - 1, MAX_TRIES) == (len(run.voided), run.usage.output_tokens)
 
@@ -137,27 +152,91 @@ def test_a_failure_that_will_not_pass_is_not_tried_again(kind: str) -> None:
     run = RecordedRun()
 
     with pytest.raises(ProviderError):
-        called(Replies([ProviderError(kind, "no")]), run)
+        called(run, Replies([ProviderError(kind, "no")]))
 
     assert [] == run.paused
+
+
+def test_a_route_that_stays_broken_falls_back() -> None:
+    """Before the first token nobody sees more of it than the event; the next goes on from there."""
+    run = RecordedRun()
+    broken = Replies(*[[ProviderError("overloaded", "no")]] * MAX_TRIES)
+
+    reply = called(run, broken, Replies([TextDelta("ok"), TurnEnd("stop")]))
+
+    assert ("ok", []) == (reply.message.content, run.voided)
+    [fallback] = run.events
+    expected = RunFallback("scripted", "scripted-2", "scripted-1", "provider.overloaded")
+    assert expected == fallback
+    assert ["scripted"] * MAX_TRIES + ["scripted-2"] == [route for route, _ in run.admitted]
+    assert ["scripted-2"] == [part.route_id for part in run.totals.routes]
+
+
+def test_what_a_broken_route_has_said_is_void_before_the_next_one() -> None:
+    """Reset, what it cost, then the event: each route has its own part of the sum."""
+    run = RecordedRun()
+    broken = Replies(*[[TextDelta("a"), ProviderError("connection", "no")]] * MAX_TRIES)
+
+    reply = called(run, broken, Replies([TextDelta("ok"), TurnEnd("stop")]))
+
+    assert ("ok", MAX_TRIES) == (reply.message.content, len(run.voided))
+    assert [RunCost] * MAX_TRIES + [RunFallback] == [type(event) for event in run.events]
+    used = {part.route_id: part.usage.output_tokens for part in run.totals.routes}
+    assert {"scripted": MAX_TRIES, "scripted-2": 1} == used
+
+
+def test_a_busy_route_does_not_hold_up_a_run_that_has_another() -> None:
+    """It is waited for only as often as a broken one."""
+    run = RecordedRun()
+    busy = Replies(*[[ProviderError("rate_limited", "no", retry_after=1)]] * MAX_TRIES)
+
+    called(run, busy, Replies([TurnEnd("stop")]))
+
+    assert (MAX_TRIES - 1, 1) == (len(run.backed_off), len(run.events))
+
+
+def test_a_refused_key_falls_back_at_once_and_a_refused_request_does_not() -> None:
+    """Another provider may know its key; a request that is wrong is wrong everywhere."""
+    run = RecordedRun()
+    called(run, Replies([ProviderError("auth", "no")]), Replies([TurnEnd("stop")]))
+    assert ([], 1) == (run.paused, len(run.events))
+
+    with pytest.raises(ProviderError, match="wrong"):
+        called(run, Replies([ProviderError("invalid_request", "wrong")]), Replies())
+
+
+def test_a_limited_run_reserves_each_try_and_has_a_bound() -> None:
+    """What the try may cost at most; without a bound of persona or route there is ours."""
+    run = RecordedRun()
+    run.is_limited = True
+    sent: list[ModelRequest] = []
+
+    class Watched(Replies):
+        def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
+            sent.append(request)
+            return super().stream(request, stop)
+
+    called(run, Watched([ProviderError("overloaded", "no")], [TurnEnd("stop")]))
+
+    assert 2 == len(run.reserved)
+    assert [DEFAULT_OUTPUT_TOKENS] * 2 == [request.max_output_tokens for request in sent]
 
 
 def test_a_stream_that_ends_without_an_end_is_malformed() -> None:
     """A truncated answer does not pass for a whole one: it is tried again."""
     run = RecordedRun()
 
-    reply, _, _ = called(Replies([TextDelta("a")], [TextDelta("b"), TurnEnd("stop")]), run)
+    reply = called(run, Replies([TextDelta("a")], [TextDelta("b"), TurnEnd("stop")]))
 
-    assert ("b", ["provider.malformed"]) == (reply.content, run.voided)
+    assert ("b", ["provider.malformed"]) == (reply.message.content, run.voided)
 
 
 def test_a_stop_during_the_call_is_counted_and_raised() -> None:
     """What a cancelled call has used is not forgotten."""
     run = RecordedRun()
-    provider = Replies([TextDelta("a b"), CancelRequested()])
 
     with pytest.raises(CancelRequested):
-        called(provider, run, "x")
+        called(run, Replies([TextDelta("a b"), CancelRequested()]))
 
     assert Usage(input_tokens=1, output_tokens=2, source="estimated") == run.usage
 
@@ -168,7 +247,7 @@ def test_a_stop_during_the_pause_is_raised() -> None:
     run.stop.set(CancelRequested())
 
     with pytest.raises(CancelRequested):
-        called(Replies([TextDelta("a"), ProviderError("overloaded", "no")]), run)
+        called(run, Replies([TextDelta("a"), ProviderError("overloaded", "no")]))
 
     assert [] == run.voided
 
@@ -187,6 +266,6 @@ def test_a_turn_that_is_far_too_long_is_malformed(endless: list[Chunk]) -> None:
     run = RecordedRun()
 
     with pytest.raises(ProviderError, match="got too long"):
-        called(Replies(*[endless] * MAX_TRIES), run, "")
+        called(run, Replies(*[endless] * MAX_TRIES))
 
     assert sum(map(len, run.streamed)) <= MAX_TRIES * MAX_TURN_CHARACTERS

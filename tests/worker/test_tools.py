@@ -1,36 +1,49 @@
 """Tools: the schema is the signature, arguments are checked before the call."""
 
 import re
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 
-from shared import personas
+from shared import egress, personas
 from tests.worker.recorded_run import RecordedRun
-from worker import tools
+from worker import argument_schema, tools
 from worker.context import RunContext
+from worker.messages import ToolSpec
 from worker.outcomes import CancelRequested
-from worker.tools import CallInfo, ToolFailed, tool
+from worker.tools import (
+    CallInfo,
+    InvalidSchema,
+    Tool,
+    ToolFailed,
+    UnknownTool,
+    http_fetch,
+    tool,
+)
 
+PAGE = Path(__file__).parents[2] / "docs" / "tools.md"
 INFO = CallInfo(idempotency_key="run:call")
 
 
 @tool(repeatable=True)
 def sample(
     context: RunContext,
-    text: str,
+    text: Annotated[str, "What to say.", {"maxLength": 9}],
     number: float,
     info: CallInfo,
     count: int = 1,
     flag: bool = False,
-    words: list[str] | None = None,
+    words: Annotated[list[str] | None, "More to say."] = None,
+    unit: Literal["C", "F"] | None = None,
 ) -> str:
     """Do nothing.
 
     At length.
     """
-    return f"{text} {number} {count} {flag} {words} {info.idempotency_key}"
+    return f"{text} {number} {count} {flag} {words} {unit} {info.idempotency_key}"
 
 
 def test_the_signature_is_the_schema() -> None:
@@ -39,11 +52,16 @@ def test_the_signature_is_the_schema() -> None:
     assert {
         "type": "object",
         "properties": {
-            "text": {"type": "string"},
+            "text": {"type": "string", "description": "What to say.", "maxLength": 9},
             "number": {"type": "number"},
             "count": {"type": "integer"},
             "flag": {"type": "boolean"},
-            "words": {"type": "array", "items": {"type": "string"}},
+            "words": {
+                "type": ["array", "null"],
+                "items": {"type": "string"},
+                "description": "More to say.",
+            },
+            "unit": {"type": ["string", "null"], "enum": ["C", "F", None]},
         },
         "required": ["text", "number"],
         "additionalProperties": False,
@@ -55,7 +73,15 @@ def test_a_tool_gets_its_arguments_and_the_key_of_its_call() -> None:
     arguments = {"text": "a", "number": 1, "words": ["x"]}
     sample.check(arguments)
 
-    assert "a 1 1 False ['x'] run:call" == sample(RecordedRun(), INFO, arguments)
+    assert "a 1 1 False ['x'] None run:call" == sample(RecordedRun(), INFO, arguments)
+
+
+def test_a_model_may_write_null_and_whole_numbers_as_it_likes() -> None:
+    """Null is for what may be left out; 2.0 is an integer to JSON Schema, and 2 to the tool."""
+    arguments = {"text": "a", "number": 1, "count": 2.0, "words": None, "unit": None}
+    sample.check(arguments)
+
+    assert "a 1 2 False None None run:call" == sample(RecordedRun(), INFO, arguments)
 
 
 @pytest.mark.parametrize(
@@ -73,14 +99,123 @@ def test_a_tool_gets_its_arguments_and_the_key_of_its_call() -> None:
         ({"text": "a", "number": 1, "count": 1.5}, "'count' must be of type integer"),
         ({"text": "a", "number": 1, "count": False}, "'count' must be of type integer"),
         ({"text": "a", "number": 1, "flag": 1}, "'flag' must be of type boolean"),
-        ({"text": "a", "number": 1, "words": "x"}, "'words' must be of type array"),
-        ({"text": "a", "number": 1, "words": [1]}, "'words' must be of type array"),
+        ({"text": "a", "number": 1, "words": "x"}, "'words' must be of type null or array"),
+        ({"text": "a", "number": 1, "words": [1]}, "'words[0]' must be of type string"),
+        ({"text": "a", "number": 1, "unit": "K"}, "'unit': the value is not one of"),
+        ({"text": "aaaaaaaaaa", "number": 1}, "'text': the value is longer than 9 characters"),
+        ({"text": None, "number": 1}, "'text' must be of type string"),
+        ({}, "The argument 'text' is missing. The argument 'number' is missing."),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(arguments: Any, why: str) -> None:
     """The model is told which and why."""
     with pytest.raises(ToolFailed, match=re.escape(why)):
         sample.check(arguments)
+
+
+def test_a_tool_of_somebody_else_s_takes_its_arguments_as_one() -> None:
+    """By whatever names its schema has, those of our own parameters too."""
+
+    def call(context: RunContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
+        return f"{info.idempotency_key} {dict(arguments)}"
+
+    names = {"context": {"type": "string"}, "info": {}, "self": {}, "a-b": {"maximum": 3}}
+    foreign = Tool(
+        spec=ToolSpec("foreign", "Theirs.", {"type": "object", "properties": names}),
+        function=call,
+        repeatable=False,
+    )
+    arguments = {"context": "x", "info": 1, "self": 2, "a-b": 3}
+
+    foreign.check(arguments)
+    assert f"run:call {arguments}" == foreign(RecordedRun(), INFO, arguments)
+    with pytest.raises(ToolFailed, match="'a-b': the value is greater than the maximum of 3"):
+        foreign.check({"a-b": 4})
+
+
+def test_a_tool_with_a_schema_that_is_none_is_not_made() -> None:
+    """It is told before the first call."""
+    with pytest.raises(InvalidSchema):
+        Tool(
+            spec=ToolSpec("foreign", "Theirs.", {"type": "nonsense"}),
+            function=lambda context, info, arguments: "",
+            repeatable=False,
+        )
+
+
+def test_a_type_without_a_schema_is_told_to_who_writes_the_tool() -> None:
+    """When the module is imported."""
+
+    def odd(context: RunContext, when: complex) -> str:
+        """Odd."""
+        return ""
+
+    with pytest.raises(TypeError, match="complex"):
+        tool(repeatable=True)(odd)
+
+
+def test_the_tools_there_are_is_the_folder() -> None:
+    """Each module holds one, of its own name; nothing else can be loaded."""
+    assert set(personas.BUILTIN_TOOLS) == set(tools.names()) - set(tools.FAULT_TOOLS)
+    assert list(tools.names()) == [t.spec.name for t in tools.load(tools.names()).values()]
+    for name in ("nonsense", "os", "__init__", "", "calculator.x", "..providers"):
+        with pytest.raises(UnknownTool, match="there are append_line, ask_user, calculator"):
+            tools.load([name])
+
+
+def test_the_example_of_the_page_is_a_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written into a file beside the others, it is loaded, checks and works."""
+    [example] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    [name] = re.findall(r"^def (\w+)", example, re.MULTILINE)
+    (tmp_path / f"{name}.py").write_text(example)
+    monkeypatch.setattr(tools, "__path__", [*tools.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, f"worker.tools.{name}", raising=False)
+    tools.names.cache_clear()
+    try:
+        convert = tools.load([name])[name]
+    finally:
+        tools.names.cache_clear()
+
+    arguments = {"degrees": 21, "scale": "celsius"}
+    convert.check(arguments)
+    assert "69.8 °F" == convert(RecordedRun(), INFO, arguments)
+    arguments = {"degrees": 69.8, "scale": "fahrenheit", "decimals": 0}
+    assert "21 °C" == convert(RecordedRun(), INFO, arguments)
+    with pytest.raises(ToolFailed, match="below absolute zero"):
+        convert(RecordedRun(), INFO, {"degrees": -300, "scale": "celsius"})
+    told = "The argument 'decimals': the value is greater than the maximum of 6."
+    assert told in PAGE.read_text().replace("\n", " ").replace("  ", " ")
+    with pytest.raises(ToolFailed, match=re.escape(told)):
+        convert.check({**arguments, "decimals": 7})
+
+
+def test_the_page_has_each_tool_and_the_limits_of_the_code() -> None:
+    """The table of tools, and the one of `http_fetch`."""
+    page = PAGE.read_text()
+    for name in tools.names():
+        own = "`" + name + "` | "
+        assert name in tools.FAULT_TOOLS or f"\n| {own}" in page
+    for text in (
+        f"| {http_fetch.MAX_SECONDS:g} s |",
+        f"| {http_fetch.CONNECT_SECONDS:g} s |",
+        f"| {http_fetch.IDLE_SECONDS:g} s |",
+        f"the first {http_fetch.MAX_BODY_BYTES:,} bytes",
+        f"| {http_fetch.MAX_REDIRECTS};",
+        f"| {egress.MAX_URL_CHARACTERS:,} characters |",
+        f"at most {argument_schema.MAX_NODES:,} nodes",
+        f"{argument_schema.MAX_DEPTH} levels, {argument_schema.MAX_PATTERNS} patterns",
+    ):
+        assert text in page
+
+
+def test_ask_user_offers_a_list_that_can_be_read() -> None:
+    """At most 20 options of 200 characters."""
+    ask_user = tools.load(["ask_user"])["ask_user"]
+
+    ask_user.check({"question": "?", "options": ["x" * 200] * 20})
+    for options in (["x"] * 21, ["x" * 201], [""]):
+        with pytest.raises(ToolFailed, match="options"):
+            ask_user.check({"question": "?", "options": options})
 
 
 def test_every_persona_has_only_tools_that_exist() -> None:

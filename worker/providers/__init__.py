@@ -1,11 +1,16 @@
-"""Providers: one module per vendor, each with `build(route, faults) -> Provider`."""
+"""Providers: a module `<name>_provider.py` per vendor, with `build(route, *, faults, egress)`.
+
+`docs/providers.md` shows a whole one.
+"""
 
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from typing import Any, Protocol, cast
 
+from shared import prices
+from shared.egress import Policy
 from shared.events import Usage
-from shared.model_routes import PROVIDERS, Route
+from shared.model_routes import Route
 from worker.messages import Chunk, ModelRequest
 from worker.outcomes import ProviderError
 from worker.stop_signal import StopSignal
@@ -22,31 +27,51 @@ class Provider(Protocol):
         """
 
     def estimate(self, request: ModelRequest, output: str) -> Usage:
-        """The usage of a call whose provider did not report it; `source` is `estimated`."""
+        """The usage of a call whose provider did not report it; `source` is `estimated`.
+
+        Never more than `worst_case` says.
+        """
+
+    def worst_case(self, request: ModelRequest) -> Usage:
+        """The most that one try of this call can use, whatever the model does.
+
+        Raises:
+            ValueError: nothing limits the output; the request needs `max_output_tokens`.
+        """
 
     def close(self) -> None:
         """Let go of connections."""
 
 
-def prepare(routes: Iterable[Route]) -> None:
-    """Import what these routes need, before there are runs.
+def prepare(routes: Iterable[Route], *, also: Iterable[str] = ()) -> None:
+    """Import what these routes need, and `also` these providers, before there are runs.
 
-    While an SDK is imported, for a third of a second, every run of the process stands still.
+    While an SDK is imported, for up to a second, every run of the process stands still.
     """
-    for provider in sorted({route.provider for route in routes}):
+    others = set(also)
+    for provider in sorted({route.provider for route in routes} | others):
         _module(provider)
+    if others:
+        prices.prepare()
 
 
-def load(route: Route, *, faults: bool) -> Provider:
+def load(route: Route, *, faults: bool, egress: Policy | None = None) -> Provider:
     """The provider of a route; `faults` allows scripts to end the process.
 
+    `egress` says which addresses the routes of orgs may reach; without it, public ones.
+
     Raises:
-        ProviderError: this worker does not know the provider.
+        ProviderError: this worker does not know the provider; the route's address is refused.
     """
-    if route.provider not in PROVIDERS:
-        raise ProviderError("invalid_request", f"There is no provider {route.provider!r}.")
-    return cast(Provider, _module(route.provider).build(route, faults=faults))
+    checked = (egress or Policy()) if route.is_of_org else None
+    return cast(Provider, _module(route.provider).build(route, faults=faults, egress=checked))
 
 
 def _module(provider: str) -> Any:
-    return import_module(f"worker.providers.{provider}_provider")
+    name = f"worker.providers.{provider}_provider"
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise  # of what the module itself imports
+        raise ProviderError("invalid_request", f"There is no provider {provider!r}.") from error

@@ -1,16 +1,16 @@
 """OpenAI's chat completions, and every server that speaks them, through the official SDK."""
 
-import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx2
 import openai
-from openai.types.chat import ChatCompletionChunk
+from openai._streaming import ServerSentEvent, SSEDecoder
 
+from shared.egress import Policy
 from shared.events import Usage
 from shared.model_routes import Route
+from shared.prices import VENDOR_URLS
 from worker.messages import (
     AssistantMessage,
     Chunk,
@@ -18,120 +18,122 @@ from worker.messages import (
     ModelRequest,
     TextDelta,
     ThinkingDelta,
-    ToolCall,
     ToolMessage,
     TurnEnd,
     UserMessage,
 )
 from worker.outcomes import ProviderError
+from worker.providers import token_counts
 from worker.providers.abortable_http import AbortableClient
+from worker.providers.partial_calls import PartialCalls, portable_id, portable_name
+from worker.providers.sdk_client import address, own_headers
+from worker.providers.sdk_errors import provider_errors
 from worker.stop_signal import StopSignal
 
-CHARACTERS_PER_TOKEN = 4  # only for estimates
-_MAX_MESSAGE_LENGTH = 500  # of what a provider says of its failure
+
+def build(route: Route, *, faults: bool, egress: Policy | None) -> "OpenAIProvider":
+    return OpenAIProvider(route, egress)
 
 
-def build(route: Route, *, faults: bool) -> "OpenAIProvider":
-    return OpenAIProvider(route)
+class _Decoder:
+    def iter_bytes(self, iterator: Iterator[bytes]) -> Iterator[ServerSentEvent]:
+        # The SDK takes a lone `retry:`, and any comment after an `id:`, for an event without data.
+        return (event for event in SSEDecoder().iter_bytes(iterator) if event.data)
+
+
+class _Client(openai.OpenAI):
+    # A private method: the version is pinned, and a test sends such events.
+    def _make_sse_decoder(self) -> Any:
+        return _Decoder()
 
 
 class OpenAIProvider:
-    def __init__(self, route: Route) -> None:
-        self._http = AbortableClient()
-        self._compatible = route.base_url is not None
-        self._client = openai.OpenAI(
+    def __init__(self, route: Route, egress: Policy | None = None) -> None:
+        base_url = address(route, VENDOR_URLS["openai"], egress)
+        self._http = AbortableClient(egress)
+        self._is_vendor = base_url == VENDOR_URLS["openai"]
+        self._api_key = route.api_key
+        self._client = _Client(
             api_key=route.api_key or "none",
-            base_url=route.base_url,
+            base_url=base_url,
             http_client=self._http,
+            default_headers=own_headers(route, egress),
             max_retries=0,  # retries are ours, so that events and usage stay right
         )
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
-        calls: dict[int, _PartialCall] = {}
+        calls = PartialCalls(request.turn)
         finish_reason: str | None = None
         usage: Usage | None = None
-        with stop.aborting(self._http.abort), _provider_errors():
-            stream = self._client.chat.completions.create(**self._arguments(request))
-            for chunk in stream:
-                stop.check()
-                if chunk.usage is not None:
-                    usage = _usage(chunk)
-                for choice in chunk.choices:
-                    finish_reason = choice.finish_reason or finish_reason
-                    extra = choice.delta.model_extra or {}
-                    if thinking := extra.get("reasoning_content") or extra.get("reasoning"):
-                        yield ThinkingDelta(str(thinking))
-                    if choice.delta.content:
-                        yield TextDelta(choice.delta.content)
-                    for delta in choice.delta.tool_calls or ():
-                        calls.setdefault(delta.index, _PartialCall()).add(delta)
+        has_text = False
+        with stop.aborting(self._http.abort), provider_errors(openai, self._api_key):
+            with self._client.chat.completions.create(**_arguments(request, self._is_vendor)) as s:
+                for chunk in s:
+                    stop.check()
+                    usage = _usage(chunk.usage) or usage
+                    for choice in chunk.choices or ():
+                        finish_reason = choice.finish_reason or finish_reason
+                        delta = choice.delta
+                        if delta is None:
+                            continue
+                        if thinking := _thinking(delta.model_extra or {}):
+                            has_text = True
+                            yield ThinkingDelta(thinking)
+                        if delta.content:
+                            has_text = True
+                            yield TextDelta(delta.content)
+                        for piece in delta.tool_calls or ():
+                            function = piece.function
+                            calls.add(
+                                piece.index,
+                                piece.id,
+                                function and function.name,
+                                function and function.arguments,
+                            )
         if finish_reason is None:
             raise ProviderError("connection", "The provider's stream ended before its answer did.")
-        tool_calls = tuple(
-            calls[index].whole(f"call_{request.turn + 1}_{index + 1}") for index in sorted(calls)
-        )
+        tool_calls = calls.whole()
+        if usage == Usage() and (has_text or tool_calls):
+            usage = None  # some servers fill in zeros for what they do not count
         yield TurnEnd(finish_reason, tool_calls, usage)
 
     def estimate(self, request: ModelRequest, output: str) -> Usage:
-        length = len(request.system_prompt) + sum(len(m.content) for m in request.messages)
-        return Usage(
-            input_tokens=-(-length // CHARACTERS_PER_TOKEN),
-            output_tokens=-(-len(output) // CHARACTERS_PER_TOKEN),
-            source="estimated",
-        )
+        return token_counts.estimate(request, output)
+
+    def worst_case(self, request: ModelRequest) -> Usage:
+        return token_counts.worst_case(request)
 
     def close(self) -> None:
         self._client.close()
 
-    def _arguments(self, request: ModelRequest) -> dict[str, Any]:
-        messages = [_message(message) for message in request.messages]
-        if request.system_prompt:
-            messages.insert(0, {"role": "system", "content": request.system_prompt})
-        arguments: dict[str, Any] = {
-            "model": request.model,
-            "messages": messages,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        if request.tools:
-            arguments["tools"] = [
-                {
-                    "type": "function",
-                    "function": {
-                        "name": tool.name,
-                        "description": tool.description,
-                        "parameters": dict(tool.parameters),
-                    },
-                }
-                for tool in request.tools
-            ]
-        if request.max_output_tokens is not None:
-            # Compatible servers know the older name alone.
-            name = "max_tokens" if self._compatible else "max_completion_tokens"
-            arguments[name] = request.max_output_tokens
-        return arguments
 
-
-class _PartialCall:
-    """A tool call that arrives in pieces."""
-
-    def __init__(self) -> None:
-        self.id = ""
-        self.name = ""
-        self.arguments = ""
-
-    def add(self, delta: Any) -> None:
-        self.id = delta.id or self.id
-        if delta.function is not None:
-            self.name += delta.function.name or ""
-            self.arguments += delta.function.arguments or ""
-
-    def whole(self, fallback_id: str) -> ToolCall:
-        try:
-            arguments = json.loads(self.arguments or "{}")
-        except (ValueError, RecursionError):
-            arguments = self.arguments
-        return ToolCall(self.id or fallback_id, self.name, arguments)
+def _arguments(request: ModelRequest, is_vendor: bool) -> dict[str, Any]:
+    messages = [_message(message) for message in request.messages]
+    if request.system_prompt:
+        messages.insert(0, {"role": "system", "content": request.system_prompt})
+    arguments: dict[str, Any] = {
+        "model": request.model,
+        "messages": messages,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if request.tools:
+        arguments["tools"] = [
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": dict(tool.parameters),
+                },
+            }
+            for tool in request.tools
+        ]
+    if request.max_output_tokens is not None:
+        # Compatible servers know the older name alone.
+        name = "max_completion_tokens" if is_vendor else "max_tokens"
+        arguments[name] = request.max_output_tokens
+    return arguments
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -139,7 +141,7 @@ def _message(message: Message) -> dict[str, Any]:
         case UserMessage(content):
             return {"role": "user", "content": content}
         case ToolMessage(tool_call_id=call_id, content=content):
-            return {"role": "tool", "tool_call_id": call_id, "content": content}
+            return {"role": "tool", "tool_call_id": portable_id(call_id), "content": content}
         case AssistantMessage(content, ()):
             return {"role": "assistant", "content": content}
         case AssistantMessage(content, calls):
@@ -148,69 +150,33 @@ def _message(message: Message) -> dict[str, Any]:
                 "content": content or None,
                 "tool_calls": [
                     {
-                        "id": call.id,
+                        "id": portable_id(call.id),
                         "type": "function",
-                        "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
+                        "function": {
+                            "name": portable_name(call.name),
+                            "arguments": json.dumps(call.arguments),
+                        },
                     }
                     for call in calls
                 ],
             }
 
 
-def _usage(chunk: ChatCompletionChunk) -> Usage | None:
-    if chunk.usage is None:
+def _thinking(extra: dict[str, Any]) -> str:
+    """Reasoning, under either of the names that compatible servers give it."""
+    found = extra.get("reasoning_content") or extra.get("reasoning")
+    return found if isinstance(found, str) else ""
+
+
+def _usage(told: Any) -> Usage | None:
+    """Cached tokens are part of the prompt's, reasoning is part of the completion's, as with us."""
+    if told is None or told.prompt_tokens is None:
         return None
-    details = chunk.usage.prompt_tokens_details
+    prompt, completion = told.prompt_tokens_details, told.completion_tokens_details
     return Usage(
-        input_tokens=chunk.usage.prompt_tokens,
-        output_tokens=chunk.usage.completion_tokens,
-        cache_read_tokens=(details.cached_tokens if details else None) or 0,
+        input_tokens=told.prompt_tokens,
+        output_tokens=told.completion_tokens or 0,
+        cache_read_tokens=(prompt and prompt.cached_tokens) or 0,
+        cache_write_tokens=(prompt and prompt.cache_write_tokens) or 0,
+        reasoning_tokens=(completion and completion.reasoning_tokens) or 0,
     )
-
-
-@contextlib.contextmanager
-def _provider_errors() -> Iterator[None]:
-    """Turn what the SDK and its HTTP client raise into `ProviderError` with its kind."""
-    try:
-        yield
-    except openai.APITimeoutError as error:
-        raise ProviderError("timeout", "The provider did not answer in time.") from error
-    except openai.APIStatusError as error:
-        raise _status_error(error) from error
-    except openai.APIConnectionError as error:
-        raise ProviderError("connection", f"The provider cannot be reached: {error}") from error
-    except openai.APIError as error:
-        raise ProviderError("overloaded", _short(error.message)) from error
-    except httpx2.TimeoutException as error:
-        raise ProviderError("timeout", "The provider fell silent.") from error
-    except httpx2.HTTPError as error:
-        raise ProviderError("connection", f"The provider's connection broke: {error}") from error
-    except (ValueError, UnicodeError) as error:
-        raise ProviderError("malformed", "The provider's stream cannot be read.") from error
-
-
-def _status_error(error: openai.APIStatusError) -> ProviderError:
-    message = f"The provider answered {error.status_code}: {_short(error.message)}"
-    match error.status_code:
-        case 429:
-            return ProviderError("rate_limited", message, retry_after=_retry_after(error))
-        case 401 | 403:
-            return ProviderError("auth", message)
-        case 408:
-            return ProviderError("timeout", message)
-        case status if status >= 500:
-            return ProviderError("overloaded", message, retry_after=_retry_after(error))
-        case _:
-            return ProviderError("invalid_request", message)
-
-
-def _retry_after(error: openai.APIStatusError) -> float | None:
-    """Seconds, where the provider says it in seconds (RFC 9110, 10.2.3)."""
-    try:
-        return max(0.0, float(error.response.headers["Retry-After"]))
-    except (KeyError, ValueError):
-        return None
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _MAX_MESSAGE_LENGTH else text[:_MAX_MESSAGE_LENGTH] + "…"

@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from shared.events import Usage
+from shared.egress import Policy
+from shared.events import TOKEN_FIELDS, Usage
 from shared.model_routes import Route
 from worker.messages import (
     AssistantMessage,
@@ -51,7 +52,7 @@ _ERRORS = {
 }
 
 
-def build(route: Route, *, faults: bool) -> "ScriptedProvider":
+def build(route: Route, *, faults: bool, egress: Policy | None) -> "ScriptedProvider":
     return ScriptedProvider(faults=faults)
 
 
@@ -87,6 +88,21 @@ class ScriptedProvider:
             output_tokens=len(output.split()),
             source="estimated",
         )
+
+    def worst_case(self, request: ModelRequest) -> Usage:
+        """All the words of the turn, or what its `usage` steps say if that is more."""
+        try:
+            steps = _steps_of_turn(request)
+            told = [_usage(step["usage"]) for step in steps if "usage" in step]
+        except ProviderError:
+            return Usage()  # a wrong script is refused before its first word
+        counted = Usage(
+            input_tokens=_input_words(request), output_tokens=sum(map(_output_words, steps))
+        )
+        most = {
+            name: max(getattr(usage, name) for usage in (counted, *told)) for name in TOKEN_FIELDS
+        }
+        return Usage(**most)
 
     def close(self) -> None:
         pass
@@ -193,12 +209,18 @@ def _tool_calls(step: Step, turn: int) -> tuple[ToolCall, ...]:
 
 
 def _usage(step: Any) -> Usage:
-    names = ("input_tokens", "output_tokens", "cache_read_tokens")
     if not isinstance(step, dict) or not all(
-        isinstance(step.get(name, 0), int) and step.get(name, 0) >= 0 for name in names
+        type(step.get(name, 0)) is int and step.get(name, 0) >= 0 for name in TOKEN_FIELDS
     ):
-        raise _bad("`usage` has input_tokens, output_tokens, cache_read_tokens")
-    return Usage(**{name: step.get(name, 0) for name in names})
+        raise _bad(f"`usage` has {', '.join(TOKEN_FIELDS)}")
+    return Usage(**{name: step.get(name, 0) for name in TOKEN_FIELDS})
+
+
+def _output_words(step: Step) -> int:
+    if "count" in step:
+        return int(step["count"])
+    words = len((step.get("say") or step.get("think") or "").split())
+    return words * int(step.get("repeat", 1)) if "say" in step else words
 
 
 def _input_words(request: ModelRequest) -> int:

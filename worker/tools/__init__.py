@@ -1,70 +1,99 @@
 """Tools: one module per tool, one `@tool` function in it; the schema is its signature.
 
 The function takes the run's context first, then the model's arguments, and
-returns text. It raises `ToolFailed` to tell the model that it could not.
+returns text. It raises `ToolFailed` to tell the model that it could not. If it
+has a parameter `info`, it gets its `CallInfo` there.
 """
 
 import inspect
+import pkgutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
-from typing import Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from shared.egress import Policy
+from worker.argument_schema import ArgumentSchema, InvalidSchema
 from worker.context import RunContext
 from worker.messages import ToolSpec
+
+__all__ = [
+    "FAULT_TOOLS",
+    "CallInfo",
+    "InvalidSchema",
+    "Tool",
+    "ToolFailed",
+    "UnknownTool",
+    "load",
+    "names",
+    "tool",
+]
 
 
 class ToolFailed(Exception):
     """Shown to the model as the call's result; the run goes on."""
 
 
+class UnknownTool(LookupError):
+    """No module has this name."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallInfo:
-    """What a tool may know of its call; the key is the same whenever the call is repeated."""
+    """What a tool may know of its call besides the arguments."""
 
-    idempotency_key: str
+    idempotency_key: str  #: the same whenever the call is repeated
+    egress: Policy = field(default_factory=Policy)  #: where the tool may connect to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """`repeatable`: running it twice does no harm, so a crash in it may repeat it."""
+    """A tool of whatever origin; `@tool` makes one of a Python function.
+
+    `function` takes the arguments as one mapping, by whatever names a foreign
+    schema has. `repeatable`: running it twice does no harm, so a crash in it
+    may repeat it.
+
+    Raises:
+        InvalidSchema: nothing can be checked against `spec.parameters`.
+    """
 
     spec: ToolSpec
-    function: Callable[..., str]
+    function: Callable[[RunContext, CallInfo, Mapping[str, Any]], str]
     repeatable: bool
+    _schema: ArgumentSchema = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_schema", ArgumentSchema(self.spec.parameters))
 
     def check(self, arguments: Any) -> None:
-        """Raises: ToolFailed: the arguments do not fit the schema."""
-        parameters = self.spec.parameters
+        """Raises: ToolFailed: the arguments do not fit the schema; says which and why."""
         if not isinstance(arguments, dict):
             raise ToolFailed("The arguments must be a JSON object.")
-        for name in parameters["required"]:
-            if name not in arguments:
-                raise ToolFailed(f"The argument {name!r} is missing.")
-        for name, value in arguments.items():
-            if name not in parameters["properties"]:
-                raise ToolFailed(f"There is no argument {name!r}.")
-            expected = parameters["properties"][name]["type"]
-            if not _fits(value, expected):
-                raise ToolFailed(f"The argument {name!r} must be of type {expected}.")
+        errors = self._schema.errors(arguments)
+        if errors:
+            raise ToolFailed(" ".join(errors))
 
     def __call__(self, context: RunContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
-        if "info" in inspect.signature(self.function).parameters:
-            return self.function(context, info=info, **arguments)
-        return self.function(context, **arguments)
-
-
-_JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
+        return self.function(context, info, arguments)
 
 
 def tool(*, repeatable: bool) -> Callable[[Callable[..., str]], Tool]:
-    """Make a tool of a function; its name and docstring are what the model reads."""
+    """Make a tool of a function; its name and docstring are what the model reads.
+
+    Types of arguments: `str`, `int`, `float`, `bool`, `Literal`, lists of
+    these, each with `| None`. In an `Annotated` a text describes the argument,
+    and a mapping has more keywords of JSON Schema.
+    """
 
     def make(function: Callable[..., str]) -> Tool:
-        hints = get_type_hints(function)
+        hints = get_type_hints(function, include_extras=True)
+        signature = inspect.signature(function).parameters
         properties: dict[str, Any] = {}
         required: list[str] = []
-        for name, parameter in list(inspect.signature(function).parameters.items())[1:]:
+        for name, parameter in list(signature.items())[1:]:
             if name == "info":
                 continue
             properties[name] = _schema(hints[name])
@@ -76,41 +105,68 @@ def tool(*, repeatable: bool) -> Callable[[Callable[..., str]], Tool]:
             "required": required,
             "additionalProperties": False,
         }
+        whole = [name for name, schema in properties.items() if "integer" in schema.get("type", ())]
+
+        def call(context: RunContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
+            # To JSON Schema 2.0 is an integer; to Python it is not.
+            numbers = {name: arguments[name] for name in whole if name in arguments}
+            rounded = {name: int(value) for name, value in numbers.items() if value is not None}
+            extra = {"info": info} if "info" in signature else {}
+            return function(context, **{**arguments, **rounded, **extra})
+
         description = inspect.cleandoc(function.__doc__ or "")
         spec = ToolSpec(function.__name__, description, parameters)
-        return Tool(spec=spec, function=function, repeatable=repeatable)
+        return Tool(spec=spec, function=call, repeatable=repeatable)
 
     return make
 
 
+_JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null"}
+
+
 def _schema(hint: Any) -> dict[str, Any]:
-    if hint in _JSON_TYPES:
+    origin, parts = get_origin(hint), get_args(hint)
+    # Its notes need not be hashable.
+    if origin is None and hint in _JSON_TYPES:
         return {"type": _JSON_TYPES[hint]}
-    return {"type": "array", "items": {"type": "string"}}
-
-
-def _fits(value: Any, expected: str) -> bool:
-    if isinstance(value, bool):
-        return expected == "boolean"
-    match expected:
-        case "string":
-            return isinstance(value, str)
-        case "integer":
-            return isinstance(value, int)
-        case "number":
-            return isinstance(value, int | float)
-        case "array":
-            return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return False
+    if origin is Annotated:
+        schema = _schema(parts[0])
+        for note in parts[1:]:
+            schema.update({"description": note} if isinstance(note, str) else note)
+        return schema
+    if origin is Literal:
+        return {"type": _JSON_TYPES[type(parts[0])], "enum": list(parts)}
+    if origin is list:
+        return {"type": "array", "items": _schema(parts[0])}
+    if origin in (Union, UnionType) and len(parts) == 2 and parts[1] is NoneType:
+        # Models write null for what they leave out.
+        schema = _schema(parts[0])
+        schema["type"] = [schema["type"], "null"]
+        if "enum" in schema:
+            schema["enum"] = [*schema["enum"], None]
+        return schema
+    raise TypeError(f"A tool's argument cannot be of type {hint}.")
 
 
 #: Tools of the fault tests, for every persona, under ARKLOOP_FAULTS=1.
 FAULT_TOOLS = ("sleep", "append_line")
 
 
-def load(names: Iterable[str]) -> dict[str, Tool]:
-    """The tools of these names; each is in the module of its name, as a function of that name."""
+@cache
+def names() -> tuple[str, ...]:
+    """Every tool there is, those of the fault tests included: the modules beside this one."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def load(wanted: Iterable[str]) -> dict[str, Tool]:
+    """The tools of these names; each is in the module of its name, as a function of that name.
+
+    Raises:
+        UnknownTool: there is no module of that name.
+    """
     tools: dict[str, Tool] = {}
-    for name in names:
+    for name in wanted:
+        if name not in names():
+            raise UnknownTool(f"There is no tool {name!r}; there are {', '.join(names())}.")
         tools[name] = getattr(import_module(f"worker.tools.{name}"), name)
     return tools

@@ -27,6 +27,8 @@ def test_a_new_key_works_and_is_shown_once(alice: User) -> None:
         "name": "ci",
         "key_prefix": key[:9],
         "scopes": sorted(SCOPES),
+        "max_cost_usd": None,
+        "max_cost_usd_per_month": None,
         "revoked_at": None,
         "last_used_at": None,
         "expires_at": None,

@@ -1,0 +1,56 @@
+"""`/v1/budget`: what the org's runs may cost."""
+
+from typing import Any
+
+from flask import Blueprint, Response, jsonify
+from marshmallow import Schema
+
+from api.auth import requires
+from api.current import actor, changes_catalog, connections
+from api.fields import Usd
+from api.json_body import NoArguments, query_args, read_body
+from shared import budget_limits
+from shared.budget_limits import Budget
+from shared.events import money
+from shared.spending import ORG
+
+bp = Blueprint("budgets", __name__)
+
+
+class BudgetFields(Schema):
+    """Limits in USD; null is no limit."""
+
+    max_cost_usd = Usd(allow_none=True)
+    max_cost_usd_per_month = Usd(allow_none=True)
+
+
+@bp.get("/v1/budget")
+@requires("admin")
+def get_budget() -> Response:
+    """The org's limits, and what of them is gone this month."""
+    query_args(NoArguments())
+    with connections().reading() as sql:
+        return jsonify(_shown(budget_limits.get(sql, actor().org_id, ORG)))
+
+
+@bp.put("/v1/budget")
+@requires("admin")
+@changes_catalog
+def set_budget() -> Response:
+    """Both limits anew: one that is not in the body is gone."""
+    body = read_body(BudgetFields())
+    limits = {name: body.get(name) for name in BudgetFields().fields}
+    with connections().transaction() as tx:
+        budget_limits.set_(tx, actor().org_id, ORG, **limits)
+        return jsonify(_shown(budget_limits.get(tx.sql, actor().org_id, ORG)))
+
+
+def _shown(budget: Budget) -> dict[str, Any]:
+    of_run, of_month = budget.max_cost_usd, budget.max_cost_usd_per_month
+    return {
+        "max_cost_usd": None if of_run is None else money(of_run),
+        "max_cost_usd_per_month": None if of_month is None else money(of_month),
+        "month": f"{budget.month:%Y-%m}",
+        "spent_usd": money(budget.spent_usd),
+        "held_usd": money(budget.held_usd),
+    }

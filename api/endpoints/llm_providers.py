@@ -1,0 +1,259 @@
+"""`/v1/llm-providers`: an org's own providers, and their models, which are its routes."""
+
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response, jsonify
+from marshmallow import Schema, fields, post_load, validate
+from sqlalchemy import Row
+
+from api.auth import requires
+from api.current import actor, changes_catalog, connections
+from api.fields import StrictBoolean, Usd, Whole
+from api.idempotency import created, idempotent
+from api.json_body import NoArguments, query_args, read_body
+from api.paging import ByTime, page, page_args
+from shared import llm_providers, org_routes
+from shared.connections import Transaction
+from shared.events import money
+from shared.prices import Prices
+from shared.times import rfc3339
+
+bp = Blueprint("llm_providers", __name__)
+
+MAX_URL_CHARACTERS = 2_000
+MAX_MODELS_AT_ONCE = 50
+#: What an HTTP header can carry; the message does not repeat the key.
+_KEY = validate.Regexp(r"\A[\x21-\x7e]{1,1000}\Z", error="must be 1 to 1000 printable characters")
+
+
+class PricesFields(Schema):
+    """USD per million tokens; cache prices that are left out are that of input."""
+
+    input = Usd(required=True)
+    output = Usd(required=True)
+    cache_read = Usd(allow_none=True)
+    cache_write = Usd(allow_none=True)
+
+    @post_load
+    def make(self, values: dict[str, Any], **_: Any) -> Prices:
+        return Prices.of(**values)
+
+
+class ModelChanges(Schema):
+    """Null is not given; without prices and context those of the library hold."""
+
+    model = fields.String(validate=validate.Length(1, 200))
+    priority = Whole(0, 1_000, allow_none=True)
+    is_default = StrictBoolean()
+    prices = fields.Nested(PricesFields, allow_none=True)
+    max_output_tokens = Whole(1, 1_000_000, allow_none=True)
+    context_tokens = Whole(1, 100_000_000, allow_none=True)
+    requests_per_minute = Whole(1, 1_000_000, allow_none=True)
+    tokens_per_minute = Whole(1, 1_000_000_000, allow_none=True)
+
+
+class CreateModel(ModelChanges):
+    model = fields.String(required=True, validate=validate.Length(1, 200))
+
+
+class ProviderChanges(Schema):
+    """A null address is the vendor's own; a null key is none."""
+
+    name = fields.String(validate=validate.Length(1, 200))
+    kind = fields.String(validate=validate.OneOf(llm_providers.KINDS))
+    base_url = fields.String(allow_none=True, validate=validate.Length(1, MAX_URL_CHARACTERS))
+    api_key = fields.String(allow_none=True, validate=_KEY)
+
+
+class CreateProvider(ProviderChanges):
+    name = fields.String(required=True, validate=validate.Length(1, 200))
+    kind = fields.String(required=True, validate=validate.OneOf(llm_providers.KINDS))
+    models = fields.List(
+        fields.Nested(CreateModel), validate=validate.Length(max=MAX_MODELS_AT_ONCE)
+    )
+
+
+# ---- providers -----------------------------------------------------------------------
+
+
+@bp.post("/v1/llm-providers")
+@requires("admin")
+@changes_catalog
+@idempotent
+def create_llm_provider(tx: Transaction) -> Response:
+    """201 with the provider and the models that came with it."""
+    provider = llm_providers.create(tx, actor(), **read_body(CreateProvider()))
+    [shown] = _shown(tx.sql, [provider])
+    return created(shown, location=f"/v1/llm-providers/{provider.id}")
+
+
+@bp.get("/v1/llm-providers")
+@requires("admin")
+def list_llm_providers() -> Response:
+    """Newest first."""
+    args = page_args(ByTime)
+    with connections().reading() as sql:
+        rows = llm_providers.list_(sql, actor(), limit=args.limit + 1, before=args.before)
+        shown = {provider["id"]: provider for provider in _shown(sql, rows)}
+    return page(rows, args, show=lambda row: shown[str(row.id)], cursor_of=_cursor)
+
+
+@bp.get("/v1/llm-providers/<id:provider_id>")
+@requires("admin")
+def get_llm_provider(provider_id: UUID) -> Response:
+    query_args(NoArguments())
+    with connections().reading() as sql:
+        [shown] = _shown(sql, [llm_providers.get(sql, actor(), provider_id)])
+    return jsonify(shown)
+
+
+@bp.patch("/v1/llm-providers/<id:provider_id>")
+@requires("admin")
+@changes_catalog
+def change_llm_provider(provider_id: UUID) -> Response:
+    """What is not in the body stays."""
+    body = read_body(ProviderChanges())
+    with connections().transaction() as tx:
+        provider = llm_providers.change(tx, actor(), provider_id, **body)
+        [shown] = _shown(tx.sql, [provider])
+    return jsonify(shown)
+
+
+@bp.delete("/v1/llm-providers/<id:provider_id>")
+@requires("admin")
+@changes_catalog
+def delete_llm_provider(provider_id: UUID) -> Response:
+    """204; its models go too."""
+    query_args(NoArguments())
+    with connections().transaction() as tx:
+        llm_providers.delete_(tx, actor(), provider_id)
+    return Response(status=204)
+
+
+# ---- models --------------------------------------------------------------------------
+
+
+@bp.post("/v1/llm-providers/<id:provider_id>/models")
+@requires("admin")
+@changes_catalog
+@idempotent
+def create_llm_model(tx: Transaction, provider_id: UUID) -> Response:
+    """201 with the model; its id is a `route_id`."""
+    body = read_body(CreateModel())
+    model = llm_providers.create_model(tx, actor(), provider_id, **body)
+    provider = llm_providers.get(tx.sql, actor(), provider_id)
+    location = f"/v1/llm-providers/{provider_id}/models/{model.id}"
+    return created(_shown_model(model, provider), location=location)
+
+
+@bp.get("/v1/llm-providers/<id:provider_id>/models")
+@requires("admin")
+def list_llm_models(provider_id: UUID) -> Response:
+    """Newest first."""
+    args = page_args(ByTime)
+    with connections().reading() as sql:
+        provider = llm_providers.get(sql, actor(), provider_id)
+        rows = llm_providers.list_models(
+            sql, actor(), provider_id, limit=args.limit + 1, before=args.before
+        )
+    return page(rows, args, show=lambda row: _shown_model(row, provider), cursor_of=_cursor)
+
+
+@bp.get("/v1/llm-providers/<id:provider_id>/models/<id:model_id>")
+@requires("admin")
+def get_llm_model(provider_id: UUID, model_id: UUID) -> Response:
+    query_args(NoArguments())
+    with connections().reading() as sql:
+        provider = llm_providers.get(sql, actor(), provider_id)
+        model = llm_providers.get_model(sql, actor(), provider_id, model_id)
+    return jsonify(_shown_model(model, provider))
+
+
+@bp.patch("/v1/llm-providers/<id:provider_id>/models/<id:model_id>")
+@requires("admin")
+@changes_catalog
+def change_llm_model(provider_id: UUID, model_id: UUID) -> Response:
+    """What is not in the body stays."""
+    body = read_body(ModelChanges())
+    with connections().transaction() as tx:
+        model = llm_providers.change_model(tx, actor(), provider_id, model_id, **body)
+        provider = llm_providers.get(tx.sql, actor(), provider_id)
+    return jsonify(_shown_model(model, provider))
+
+
+@bp.delete("/v1/llm-providers/<id:provider_id>/models/<id:model_id>")
+@requires("admin")
+@changes_catalog
+def delete_llm_model(provider_id: UUID, model_id: UUID) -> Response:
+    """204."""
+    query_args(NoArguments())
+    with connections().transaction() as tx:
+        llm_providers.delete_model(tx, actor(), provider_id, model_id)
+    return Response(status=204)
+
+
+# ---- as they are shown ---------------------------------------------------------------
+
+
+def prices_shown(prices: Prices | None) -> dict[str, float] | None:
+    """USD per million tokens; of a library's price that rises with the input, the lowest."""
+    if prices is None:
+        return None
+    return {
+        "input": money(prices.input),
+        "output": money(prices.output),
+        "cache_read": money(prices.cache_read),
+        "cache_write": money(prices.cache_write),
+    }
+
+
+def _cursor(row: Row[Any]) -> ByTime:
+    return ByTime(row.created_at, row.id)
+
+
+def _shown(sql: Any, providers: Iterable[Row[Any]]) -> list[dict[str, Any]]:
+    """The providers with all their models; never a key."""
+    by_id = {provider.id: provider for provider in providers}
+    models: dict[UUID, list[dict[str, Any]]] = {id_: [] for id_ in by_id}
+    for model in llm_providers.models_of(sql, by_id):
+        provider = by_id[model.provider_id]
+        models[provider.id].append(_shown_model(model, provider))
+    return [
+        {
+            "id": str(provider.id),
+            "org_id": str(provider.org_id),
+            "name": provider.name,
+            "kind": provider.kind,
+            "base_url": provider.base_url,
+            "has_api_key": provider.api_key_encrypted is not None,
+            "api_key_last_four": provider.api_key_last_four,
+            "models": models[provider.id],
+            "created_at": rfc3339(provider.created_at),
+            "updated_at": rfc3339(provider.updated_at),
+        }
+        for provider in by_id.values()
+    ]
+
+
+def _shown_model(model: Row[Any], provider: Row[Any]) -> dict[str, Any]:
+    prices = org_routes.effective_prices(model, provider)
+    given = org_routes.given_prices(model) is not None
+    return {
+        "id": str(model.id),
+        "route_id": str(model.id),
+        "org_id": str(model.org_id),
+        "provider_id": str(model.provider_id),
+        "model": model.model,
+        "priority": model.priority,
+        "is_default": model.is_default,
+        "prices": prices_shown(prices),
+        "prices_source": "given" if given else "unknown" if prices is None else "library",
+        "max_output_tokens": model.max_output_tokens,
+        "context_tokens": org_routes.effective_context_tokens(model, provider),
+        "requests_per_minute": model.requests_per_minute,
+        "tokens_per_minute": model.tokens_per_minute,
+        "created_at": rfc3339(model.created_at),
+        "updated_at": rfc3339(model.updated_at),
+    }

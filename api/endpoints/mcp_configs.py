@@ -1,0 +1,217 @@
+"""`/v1/mcp-configs`: an org's MCP servers, and the approval of their tools."""
+
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response, jsonify
+from marshmallow import Schema, ValidationError, fields, validate
+from sqlalchemy import Row
+
+from api.auth import requires
+from api.current import actor, connections
+from api.idempotency import created, idempotent
+from api.json_body import NoArguments, query_args, read_body
+from api.paging import ByTime, page, page_args
+from shared import mcp_configs
+from shared.connections import Transaction
+from shared.times import rfc3339, rfc3339_or_none
+
+bp = Blueprint("mcp_configs", __name__)
+
+MAX_URL_CHARACTERS = 2_000
+MAX_HEADERS = 16
+MAX_ARGUMENTS = 64
+
+#: It stands before the names of tools.
+_NAME = validate.Regexp(
+    r"\A[a-z0-9_-]{1,32}\Z", error="must be 1 to 32 of a to z, 0 to 9, underscore and dash"
+)
+_HEADER = validate.Regexp(
+    r"\A[A-Za-z0-9-]{1,64}\Z", error="names must be 1 to 64 letters, digits and dashes"
+)
+#: The message does not repeat what may be a secret.
+_VALUE = validate.Regexp(
+    r"\A[\x21-\x7e]([\x20-\x7e]{0,3998}[\x21-\x7e])?\Z",
+    error="values must be 1 to 4000 printable ASCII characters",
+)
+_HASH = validate.Regexp(r"\A[0-9a-f]{64}\Z", error="must be 64 hexadecimal digits")
+
+
+def _check_headers(headers: dict[str, str]) -> None:
+    if len(headers) > MAX_HEADERS:
+        raise ValidationError(f"must be at most {MAX_HEADERS}")
+    if len({name.lower() for name in headers}) < len(headers):
+        raise ValidationError("has a name twice")
+    for name in headers:
+        # They are the protocol's, or the connection's.
+        if name.lower() in ("connection", "host", "keep-alive", "last-event-id", "te", "upgrade"):
+            raise ValidationError(f"must not have {name}")
+        if name.lower().startswith(("accept", "content-", "mcp-", "proxy-", "transfer-")):
+            raise ValidationError(f"must not have {name}")
+
+
+class McpConfigChanges(Schema):
+    """`headers` takes the place of all there were; null removes them."""
+
+    name = fields.String(validate=_NAME)
+    url = fields.String(validate=validate.Length(1, MAX_URL_CHARACTERS))
+    command = fields.List(
+        fields.String(validate=validate.Length(1, 4_000)),
+        validate=validate.Length(1, MAX_ARGUMENTS),
+    )
+    headers = fields.Dict(
+        keys=fields.String(validate=_HEADER),
+        values=fields.String(validate=_VALUE),
+        allow_none=True,
+        validate=_check_headers,
+    )
+
+
+class CreateMcpConfig(McpConfigChanges):
+    name = fields.String(required=True, validate=_NAME)
+    transport = fields.String(
+        load_default=mcp_configs.STREAMABLE_HTTP, validate=validate.OneOf(mcp_configs.TRANSPORTS)
+    )
+
+
+class ApproveTool(Schema):
+    hash = fields.String(required=True, validate=_HASH)
+
+
+class NamedHash(Schema):
+    name = fields.String(required=True, validate=validate.Length(1, 200))
+    hash = fields.String(required=True, validate=_HASH)
+
+
+class ApproveTools(Schema):
+    tools = fields.List(fields.Nested(NamedHash), required=True, validate=validate.Length(1, 1_000))
+
+
+# ---- servers -------------------------------------------------------------------------
+
+
+@bp.post("/v1/mcp-configs")
+@requires("admin")
+@idempotent
+def create_mcp_config(tx: Transaction) -> Response:
+    """201; a worker asks the server for its tools, which are approved with it."""
+    config = mcp_configs.create(tx, actor().org_id, **read_body(CreateMcpConfig()))
+    return created(_shown(config), location=f"/v1/mcp-configs/{config.id}")
+
+
+@bp.get("/v1/mcp-configs")
+@requires("admin")
+def list_mcp_configs() -> Response:
+    """Newest first."""
+    args = page_args(ByTime)
+    with connections().reading() as sql:
+        rows = mcp_configs.list_(sql, actor().org_id, limit=args.limit + 1, before=args.before)
+    return page(rows, args, show=_shown, cursor_of=lambda row: ByTime(row.created_at, row.id))
+
+
+@bp.get("/v1/mcp-configs/<id:config_id>")
+@requires("admin")
+def get_mcp_config(config_id: UUID) -> Response:
+    query_args(NoArguments())
+    with connections().reading() as sql:
+        return jsonify(_shown(mcp_configs.find(sql, actor().org_id, config_id)))
+
+
+@bp.patch("/v1/mcp-configs/<id:config_id>")
+@requires("admin")
+def change_mcp_config(config_id: UUID) -> Response:
+    """What is not in the body stays; the server is asked for its tools again."""
+    body = read_body(McpConfigChanges())
+    with connections().transaction() as tx:
+        return jsonify(_shown(mcp_configs.change(tx, actor().org_id, config_id, body)))
+
+
+@bp.delete("/v1/mcp-configs/<id:config_id>")
+@requires("admin")
+def delete_mcp_config(config_id: UUID) -> Response:
+    """204; runs that have its tools already may still call them."""
+    query_args(NoArguments())
+    with connections().transaction() as tx:
+        mcp_configs.remove(tx, actor().org_id, config_id)
+    return Response(status=204)
+
+
+@bp.post("/v1/mcp-configs/<id:config_id>:discover")
+@requires("admin")
+def discover_mcp_tools(config_id: UUID) -> Response:
+    """202: a worker is going to ask; `discovered_at` and `discovery_error` tell when it has."""
+    read_body(NoArguments(), optional=True)
+    with connections().transaction() as tx:
+        config = mcp_configs.find(tx.sql, actor().org_id, config_id)
+        mcp_configs.discover(tx, config_id)
+    response = jsonify(_shown(config))
+    response.status_code = 202
+    return response
+
+
+# ---- tools ---------------------------------------------------------------------------
+
+
+@bp.get("/v1/mcp-configs/<id:config_id>/tools")
+@requires("admin")
+def list_mcp_tools(config_id: UUID) -> Response:
+    """All that are known, by name."""
+    query_args(NoArguments())
+    with connections().reading() as sql:
+        rows = mcp_configs.tools(sql, actor().org_id, config_id)
+    return jsonify([_shown_tool(row) for row in rows])
+
+
+@bp.post("/v1/mcp-configs/<id:config_id>/tools/<name>:approve")
+@requires("admin")
+def approve_mcp_tool(config_id: UUID, name: str) -> Response:
+    """The approval is for the description of this hash, and no other."""
+    hash_ = read_body(ApproveTool())["hash"]
+    with connections().transaction() as tx:
+        [row] = mcp_configs.approve(tx, actor().org_id, config_id, {name: hash_})
+    return jsonify(_shown_tool(row))
+
+
+@bp.post("/v1/mcp-configs/<id:config_id>/tools:approve")
+@requires("admin")
+def approve_mcp_tools(config_id: UUID) -> Response:
+    """All of them or none."""
+    named = read_body(ApproveTools())["tools"]
+    approvals = {tool["name"]: tool["hash"] for tool in named}
+    with connections().transaction() as tx:
+        rows = mcp_configs.approve(tx, actor().org_id, config_id, approvals)
+    return jsonify([_shown_tool(row) for row in rows])
+
+
+def _shown(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "org_id": str(row.org_id),
+        "name": row.name,
+        "transport": row.transport,
+        "url": row.url,
+        "command": row.command,
+        "header_names": row.header_names,
+        "tool_count": row.tool_count,
+        "discovered_at": rfc3339_or_none(row.discovered_at),
+        "discovery_error": row.discovery_error,
+        "created_at": rfc3339(row.created_at),
+        "updated_at": rfc3339(row.updated_at),
+    }
+
+
+def _shown_tool(row: Row[Any]) -> dict[str, Any]:
+    is_approved = row.approved_hash == row.hash
+    return {
+        "name": row.name,
+        "description": row.description,
+        "parameters": row.parameters,
+        "hash": row.hash,
+        "is_approved": is_approved,
+        "changed": row.approved_hash is not None and not is_approved,
+        "is_present": row.is_present,
+        "is_offered": row.is_offered,
+        "problem": row.problem,
+        "approved_at": rfc3339_or_none(row.approved_at),
+        "seen_at": rfc3339(row.seen_at),
+    }

@@ -1,0 +1,156 @@
+"""`/v1/personas`: those that come with the code, and those that the org publishes."""
+
+from typing import Any, NamedTuple
+
+from flask import Blueprint, Response, jsonify
+from marshmallow import INCLUDE, Schema, ValidationError, fields
+from sqlalchemy import Row
+
+from api.auth import requires
+from api.current import actor, catalog, changes_catalog, connections
+from api.idempotency import created, idempotent
+from api.json_body import NoArguments, query_args, read_body
+from api.paging import page, page_args
+from shared import personas, published_personas
+from shared.connections import Transaction
+from shared.errors import InvalidRequest, NotFound, PersonaNotFound, RouteNotFound
+from shared.events import money
+from shared.personas import Persona
+from shared.times import rfc3339
+
+bp = Blueprint("personas", __name__)
+
+
+class ByName(NamedTuple):
+    """After this persona of a list in the order of `(key, version)`."""
+
+    key: str
+    version: str
+
+    def to_text(self) -> str:
+        return f"{self.key} {self.version}"
+
+    @classmethod
+    def from_text(cls, text: str) -> "ByName":
+        key, version = text.split(" ")
+        return cls(key, version)
+
+
+def _of_id_form(text: str) -> None:
+    if not personas.KEY.fullmatch(text):
+        raise ValidationError(f"must match {personas.KEY.pattern}")
+
+
+class PublishPersona(Schema):
+    """The other fields are those of `personas.Persona`, which `personas.read` checks."""
+
+    class Meta:
+        unknown = INCLUDE
+
+    key = fields.String(required=True, validate=_of_id_form)
+    version = fields.String(allow_none=True, load_default=None, validate=_of_id_form)
+
+
+@bp.post("/v1/personas")
+@requires("admin")
+@changes_catalog
+@idempotent
+def publish_persona(tx: Transaction) -> Response:
+    """201; a published version never changes."""
+    definition = read_body(PublishPersona())
+    key, version = definition.pop("key"), definition.pop("version")
+    definition = {name: value for name, value in definition.items() if value is not None}
+    try:
+        persona = personas.read(key, version or "", definition)
+    except personas.InvalidPersona as error:
+        raise InvalidRequest(**error.problems) from None
+    _check_routes(tx, persona)
+    row = published_personas.publish(tx, actor(), key, version, definition)
+    persona = published_personas.persona_of(row)
+    return created(_shown(persona, row), location=f"/v1/personas/{persona.id}")
+
+
+@bp.get("/v1/personas")
+@requires("data.runs.read")
+def list_personas() -> Response:
+    """By key and version: the built-in ones, and among them the org's."""
+    args = page_args(ByName)
+    with connections().reading() as sql:
+        own = published_personas.list_(sql, actor().org_id, limit=args.limit + 1, after=args.before)
+    rows: dict[ByName, tuple[Persona, Row[Any] | None]] = {
+        _name(persona): (persona, None)
+        for persona in personas.builtin().values()
+        if args.before is None or _name(persona) > args.before
+    }
+    for row in own:
+        persona = published_personas.persona_of(row)
+        rows[_name(persona)] = (persona, row)
+    return page(
+        [rows[name] for name in sorted(rows)][: args.limit + 1],
+        args,
+        show=lambda found: _shown(*found),
+        cursor_of=lambda found: _name(found[0]),
+    )
+
+
+@bp.get("/v1/personas/<persona_id>")
+@requires("data.runs.read")
+def get_persona(persona_id: str) -> Response:
+    """Without a version the newest."""
+    query_args(NoArguments())
+    if not personas.PERSONA_ID.fullmatch(persona_id):
+        raise InvalidRequest(persona_id=[f"must match {personas.PERSONA_ID.pattern}"])
+    try:
+        persona = catalog().persona(actor().org_id, persona_id)
+    except PersonaNotFound:
+        raise NotFound("There is no such persona.") from None
+    with connections().reading() as sql:
+        row = published_personas.find(sql, actor().org_id, persona.key, persona.version)
+    return jsonify(_shown(persona, row))
+
+
+def _check_routes(tx: Transaction, persona: Persona) -> None:
+    named = {
+        "route_id": [persona.route_id] if persona.route_id else [],
+        "fallback_route_ids": persona.fallback_route_ids,
+    }
+    problems = {
+        field: [
+            f"There is no route {id_!r}."
+            for id_ in ids
+            if catalog().route(actor().org_id, id_, sql=tx.sql) is None
+        ]
+        for field, ids in named.items()
+    }
+    if missing := {field: why for field, why in problems.items() if why}:
+        raise RouteNotFound(**missing)
+
+
+def _name(persona: Persona) -> ByName:
+    return ByName(persona.key, persona.version)
+
+
+def _shown(persona: Persona, row: Row[Any] | None) -> dict[str, Any]:
+    """`row` is that of a published one."""
+    per_run, per_month = persona.max_cost_usd, persona.max_cost_usd_per_month
+    return {
+        "id": persona.id,
+        "key": persona.key,
+        "version": persona.version,
+        "source": "builtin" if row is None else "org",
+        "system_prompt": persona.system_prompt,
+        "route_id": persona.route_id,
+        "fallback_route_ids": list(persona.fallback_route_ids),
+        "tools": list(persona.tools),
+        "mcp": list(persona.mcp),
+        "confirm": sorted(persona.confirm),
+        "max_steps": persona.max_steps,
+        "max_output_tokens": persona.max_output_tokens,
+        "max_cost_usd": None if per_run is None else money(per_run),
+        "max_cost_usd_per_month": None if per_month is None else money(per_month),
+        "timeout_seconds": persona.timeout_seconds,
+        "input_expires_seconds": persona.input_expires_seconds,
+        "on_input_expired": persona.on_input_expired,
+        "created_by_user_id": None if row is None else str(row.created_by_user_id),
+        "created_at": None if row is None else rfc3339(row.created_at),
+    }

@@ -1,0 +1,161 @@
+"""`/v1/me/usage` and `/v1/me/credits`: what the caller's org has used, and what it has left."""
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+from flask import Blueprint, Response, jsonify
+from marshmallow import Schema, ValidationError, fields, validate
+from sqlalchemy import Row
+
+from api.auth import requires
+from api.current import actor, connections
+from api.fields import Id
+from api.json_body import query_args
+from api.paging import ByTime, page, page_args
+from shared import credits, usage_reports
+from shared.errors import InvalidRequest
+from shared.events import TOKEN_FIELDS, money
+from shared.times import now, rfc3339
+from shared.usage_reports import Period
+
+bp = Blueprint("usage", __name__)
+
+MAX_DAYS = 366
+
+
+class Moment(fields.Field[datetime]):
+    """A time in RFC 3339 with its offset, or a date, which is its first moment in UTC."""
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> datetime:
+        try:
+            if len(value) == len("2026-11-24"):
+                return datetime.combine(date.fromisoformat(value), time(), UTC)
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValidationError("must be a date or a time in RFC 3339") from None
+        if moment.tzinfo is None:
+            raise ValidationError("must have an offset from UTC, such as Z")
+        if not 2000 <= moment.year < 9999:
+            raise ValidationError("must be of the years 2000 to 9998")
+        return moment.astimezone(UTC)
+
+
+class UsageQuery(Schema):
+    """`from` is part of the period, `to` is not."""
+
+    from_ = Moment(data_key="from")
+    to = Moment()
+    persona = fields.String(validate=validate.Length(1, 64))
+    api_key_id = Id()
+
+
+@bp.get("/v1/me/usage")
+@requires("data.runs.read")
+def get_usage() -> Response:
+    """The sums of a period, and of this month beside it."""
+    period = _period()
+    month = Period(
+        since=_first_of_month(),
+        until=_end_of_today(),
+        persona=period.persona,
+        api_key_id=period.api_key_id,
+    )
+    with connections().reading() as sql:
+        in_all = usage_reports.total(sql, actor().org_id, period)
+        this_month = usage_reports.total(sql, actor().org_id, month)
+    return jsonify(
+        {
+            "from": rfc3339(period.since),
+            "to": rfc3339(period.until),
+            **_in_all(in_all),
+            "this_month": {"month": f"{month.since:%Y-%m}", **_in_all(this_month)},
+        }
+    )
+
+
+@bp.get("/v1/me/usage/daily")
+@requires("data.runs.read")
+def list_usage_by_day() -> Response:
+    """One row for each day (UTC), the oldest first."""
+    period = _period()
+    first, last = period.days()
+    if (last - first).days >= MAX_DAYS:
+        raise InvalidRequest(**{"from": [f"must be at most {MAX_DAYS} days before the end"]})
+    with connections().reading() as sql:
+        rows = usage_reports.daily(sql, actor().org_id, period)
+    return jsonify([{"date": row.day.isoformat(), **_in_all(row)} for row in rows])
+
+
+@bp.get("/v1/me/usage/by-model")
+@requires("data.runs.read")
+def list_usage_by_model() -> Response:
+    """One row for each model, the dearest first."""
+    period = _period()
+    with connections().reading() as sql:
+        rows = usage_reports.by_model(sql, actor().org_id, period)
+    return jsonify([{"model": row.model, **_sums(row)} for row in rows])
+
+
+@bp.get("/v1/me/credits")
+@requires("data.runs.read")
+def get_credits() -> Response:
+    """What is left, and a page of the ledger."""
+    args = page_args(ByTime)
+    with connections().reading() as sql:
+        has = credits.balance(sql, actor().org_id)
+        rows = credits.entries(sql, actor().org_id, limit=args.limit + 1, before=args.before)
+    about = {"balance": has.balance, "held": has.held, "is_prepaid": has.balance is not None}
+    return page(
+        rows,
+        args,
+        show=_entry,
+        cursor_of=lambda row: ByTime(row.created_at, row.id),
+        within=lambda entries: {**about, "entries": entries},
+    )
+
+
+def _period() -> Period:
+    args = query_args(UsageQuery())
+    since, until = args.get("from_", _first_of_month()), args.get("to", _end_of_today())
+    if since >= until:
+        raise InvalidRequest(to=["must be after from"])
+    return Period(
+        since=since,
+        until=until,
+        persona=args.get("persona"),
+        api_key_id=args.get("api_key_id"),
+    )
+
+
+def _first_of_month() -> datetime:
+    return datetime.combine(now().astimezone(UTC).date().replace(day=1), time(), UTC)
+
+
+def _end_of_today() -> datetime:
+    return datetime.combine(now().astimezone(UTC).date() + timedelta(days=1), time(), UTC)
+
+
+def _in_all(row: Row[Any]) -> Mapping[str, Any]:
+    return {**_sums(row), "credits": row.credits}
+
+
+def _sums(row: Row[Any]) -> Mapping[str, Any]:
+    return {
+        "runs": row.runs,
+        **{name: row._mapping[name] for name in TOKEN_FIELDS},
+        "cost_usd": money(row.cost_usd),
+    }
+
+
+def _entry(row: Row[Any]) -> Mapping[str, Any]:
+    return {
+        "id": str(row.id),
+        "kind": row.kind,
+        "run_id": str(row.run_id) if row.run_id else None,
+        "debit_account": row.debit_account,
+        "credit_account": row.credit_account,
+        "credits": row.credits,
+        "note": row.note,
+        "created_at": rfc3339(row.created_at),
+    }

@@ -1,0 +1,1 @@
+"""The proof that parallel runs never overspend a budget together, whatever dies among them."""

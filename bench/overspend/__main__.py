@@ -1,0 +1,124 @@
+"""Thousands of runs spend at once: does any budget, any balance give more than it has?
+
+    .venv/bin/python -m bench.overspend [--trials 1000] [--spenders 64] [--seed 1]
+
+Each trial has a seed of its own, counted up from `--seed`, and draws its limits, costs and losses
+from it; what happens at the same time is up to the machine. Exit status 1: something was overspent,
+or the books are wrong.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from sqlalchemy import create_engine, text
+
+from bench.overspend.trial import Trial
+from bench.overspend.verdict import Verdict
+from cli.embedded_postgres import EmbeddedPostgres
+from shared import schema
+from shared.config import Settings
+from shared.connections import Connections, connect
+from shared.postgres import Limits
+
+#: On a machine that has much else to do nobody is to give up: whoever does has found a deadlock.
+PATIENT = Limits(lock=50, statement=55, answer=60)
+#: What trials leave is deleted after so many: they are to be as fast at the end as at the start.
+CLEANED_AFTER = 50
+
+
+def main() -> int:
+    options = _options()
+    began = time.monotonic()
+    verdicts: list[Verdict] = []
+    with _database(options.spenders) as connections:
+        for number in range(options.trials):
+            seed = options.seed + number
+            verdict = Trial(connections, spenders=options.spenders, seed=seed).run()
+            verdicts.append(verdict)
+            for fault in verdict.faults[:5]:
+                print(f"seed {seed}: {fault}", flush=True)
+            if (number + 1) % CLEANED_AFTER == 0:
+                _say(verdicts, time.monotonic() - began)
+                _clean(connections)
+        deadlocks = _deadlocks(connections)
+    _say(verdicts, time.monotonic() - began)
+    print(f"{deadlocks} deadlocks")
+    return int(deadlocks > 0 or any(v.faults or v.overspent_usd for v in verdicts))
+
+
+def _deadlocks(connections: Connections) -> int:
+    """How many Postgres has ended."""
+    with connections.reading() as sql:
+        # Only what other sessions have told is counted, and they tell within a second.
+        sql.execute(text("SELECT pg_sleep(2)"))
+        return int(
+            sql.scalar(
+                text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+            )
+        )
+
+
+def _say(verdicts: list[Verdict], seconds: float) -> None:
+    print(
+        f"{len(verdicts)} trials, {sum(v.runs for v in verdicts)} runs,"
+        f" {sum(v.looks for v in verdicts)} looks, {seconds:.0f} s:"
+        f" overspent {max(v.overspent_usd for v in verdicts):f} USD,"
+        f" {sum(len(v.faults) for v in verdicts)} faults,"
+        f" {sum(v.spent_usd for v in verdicts):f} USD spent",
+        flush=True,
+    )
+
+
+@contextmanager
+def _database(spenders: int) -> Iterator[Connections]:
+    """A Postgres of its own; nobody listens to what would be told by Redis."""
+    settings = Settings(
+        database_url="",
+        redis_url="redis://",
+        broker_url="redis://",
+        jwt_secret="-",
+        lease_seconds=300,  # in a part of it transactions must end
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="arkloop-overspend-") as folder,
+        EmbeddedPostgres(Path(folder) / "postgres", options={"fsync": "off"}) as postgres,
+    ):
+        engine = create_engine(postgres.url)
+        schema.migrate(engine)
+        engine.dispose()
+        connections = connect(
+            replace(settings, database_url=postgres.url, database_pool_size=spenders + 8),
+            application="overspend",
+            limits=PATIENT,
+            send=lambda _hint: None,
+        )
+        try:
+            yield connections
+        finally:
+            connections.close()
+
+
+def _clean(connections: Connections) -> None:
+    with connections.transaction() as tx:
+        # Only the superuser of a database that is thrown away may do that to a ledger.
+        tx.sql.execute(text("ALTER TABLE ledger_entries DISABLE TRIGGER ledger_entries_stay"))
+        tx.sql.execute(text("TRUNCATE ledger_entries, run_usage, run_events, orgs CASCADE"))
+        tx.sql.execute(text("ALTER TABLE ledger_entries ENABLE TRIGGER ledger_entries_stay"))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--spenders", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

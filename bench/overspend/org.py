@@ -1,0 +1,164 @@
+"""The org of one trial: its limits, its balance, and runs that workers hold already."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import insert, text
+
+from shared import accounts, budget_limits, credits, personas
+from shared.claims import Claim
+from shared.connections import Connections, Transaction
+from shared.ids import new_id, new_trace_id
+from shared.personas import Persona
+from shared.spending import ORG, api_key_scope, persona_scope
+from shared.tables import runs, threads
+from shared.times import now
+from shared.transitions import Totals
+
+CENT = Decimal("0.01")
+
+
+@dataclass(slots=True)
+class SpendingRun:
+    """A run as its worker knows it."""
+
+    claim: Claim
+    persona: Persona
+    recorded: Totals = field(default_factory=Totals)  # what the event log says
+    last_seq: int = 0
+    broken: BaseException | None = None
+
+    @property
+    def id(self) -> UUID:
+        return self.claim.run_id
+
+
+@dataclass(frozen=True, slots=True)
+class Org:
+    """`limits` are USD a month, by scope; `granted` is None where it does not pay in advance."""
+
+    connections: Connections
+    id: UUID
+    limits: Mapping[str, Decimal]
+    granted: int | None
+    runs: Sequence[SpendingRun]
+
+    @classmethod
+    def make(cls, connections: Connections, spenders: int, dice: random.Random) -> "Org":
+        """Limits that are too short for all, at least one of them."""
+        keys = [new_id(), new_id()]
+        plain = personas.find(None)
+        strict = replace(plain, key="strict", max_cost_usd_per_month=_limit(dice, spenders // 2))
+        limits = {persona_scope("strict"): strict.max_cost_usd_per_month or Decimal(0)}
+        if is_limited := dice.random() < 0.7:
+            limits[ORG] = _limit(dice, spenders)
+        if dice.random() < 0.5:
+            limits[api_key_scope(keys[0])] = _limit(dice, spenders // 3)
+        granted = None
+        if not is_limited or dice.random() < 0.5:
+            granted = int(_limit(dice, spenders) * credits.CREDITS_PER_USD) + 1
+        with connections.transaction() as tx:
+            org_id = accounts.create_org(tx, "trial")
+            user_id = accounts.create_user(
+                tx,
+                org_id=org_id,
+                role="owner",
+                login=f"u{org_id.hex}",
+                email=f"{org_id.hex}@example.com",
+                password_hash="-",
+            )
+            for scope, limit in limits.items():
+                if scope != persona_scope("strict"):
+                    budget_limits.set_(
+                        tx, org_id, scope, max_cost_usd=None, max_cost_usd_per_month=limit
+                    )
+            if granted is not None:
+                credits.grant(tx, org_id, granted)
+            held = [
+                SpendingRun(
+                    claim=_claim(org_id, dice.choice([None, *keys])),
+                    persona=dice.choice([plain, plain, strict]),
+                )
+                for _ in range(spenders)
+            ]
+            _insert(tx, user_id, held)
+        return cls(connections, org_id, limits, granted, held)
+
+    def a_month_passes(self) -> None:
+        """All that has happened was a month ago; nobody is in a transaction."""
+        with self.connections.transaction() as tx:
+            for table in ("run_usage", "holds", "spending"):
+                tx.sql.execute(
+                    text(
+                        f"UPDATE {table} SET month = month - interval '1 month' WHERE org_id = :org"
+                    ),
+                    {"org": self.id},
+                )
+
+
+def _limit(dice: random.Random, spenders: int) -> Decimal:
+    """About half of what so many would spend, or much less."""
+    return CENT * dice.randint(1, max(2, spenders)) + Decimal(dice.randint(0, 99)) / 10**8
+
+
+def _claim(org_id: UUID, api_key_id: UUID | None) -> Claim:
+    moment = now()
+    return Claim(
+        run_id=new_id(),
+        org_id=org_id,
+        thread_id=new_id(),
+        persona_id="assistant@1",
+        route_id="small",
+        model="model",
+        trace_id=new_trace_id(),
+        position=1,
+        fence=1,
+        attempt=1,
+        last_seq=0,
+        queued_at=moment,
+        claimed_at=moment,
+        used_seconds=0,
+        is_suspect=False,
+        api_key_id=api_key_id,
+        is_limited=True,
+    )
+
+
+def _insert(tx: Transaction, user_id: UUID, held: Sequence[SpendingRun]) -> None:
+    """Their threads and rows, as if workers had claimed them."""
+    tx.sql.execute(
+        insert(threads),
+        [
+            {
+                "id": run.claim.thread_id,
+                "org_id": run.claim.org_id,
+                "created_by_user_id": user_id,
+            }
+            for run in held
+        ],
+    )
+    tx.sql.execute(
+        insert(runs),
+        [
+            {
+                "id": run.id,
+                "org_id": run.claim.org_id,
+                "thread_id": run.claim.thread_id,
+                "created_by_user_id": user_id,
+                "api_key_id": run.claim.api_key_id,
+                "trace_id": run.claim.trace_id,
+                "persona_id": f"{run.persona.key}@1",
+                "route_id": "small",
+                "model": "model",
+                "position": 1,
+                "state": "executing",
+                "fence": 1,
+                "attempt": 1,
+                "queued_at": run.claim.queued_at,
+            }
+            for run in held
+        ],
+    )

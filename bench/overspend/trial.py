@@ -1,0 +1,255 @@
+"""One trial: many runs of an org spend at once, and are lost at once, within limits too short.
+
+Each spender is a thread that does what a worker does for a run: it reserves, pays for a call that
+costs at most what it reserved, settles, ends. At any point it may be lost, also in the middle of a
+transaction. Another worker takes its run over, or the sweep ends it, several at once. Meanwhile a
+month may pass, and somebody looks at the money all the time.
+"""
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from decimal import Decimal
+
+from sqlalchemy import func, select, update
+
+from bench.overspend.org import Org, SpendingRun
+from bench.overspend.verdict import Observer, Verdict
+from shared import budgets, endings, eventlog, events, spending, times, unheld_endings
+from shared.budget_limits import Limits
+from shared.budgets import Refused
+from shared.claims import Claim
+from shared.connections import Connections, Transaction
+from shared.endings import Ending, Outcome
+from shared.errors import LeaseLost
+from shared.events import RouteCost, RunCompleted, RunCost, Usage
+from shared.status import RunState
+from shared.tables import runs
+from shared.transitions import Totals
+
+Reserve = Callable[[Transaction, Claim, Limits, Decimal, Decimal], None]
+
+#: The chance to be lost at each point where that can happen.
+LOST = 0.06
+TAKEN_OVER = 0.5  # of those that are lost; the rest is ended by the sweep
+MONTH_PASSES = 0.4
+MAX_CALLS = 3
+MAX_TRIES = 3
+ENDED_AT_ONCE = 8
+MAX_WORST_CASE = 2_000_000  # units of the 8th decimal: 2 cents
+
+
+class _Lost(Exception):
+    """The spender's process is gone."""
+
+
+class _Gate:
+    """Either many are in transactions, or one changes the calendar."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._room = threading.Semaphore(size)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        with self._room:
+            yield
+
+    @contextmanager
+    def all(self) -> Iterator[None]:
+        for _ in range(self._size):
+            self._room.acquire()
+        try:
+            yield
+        finally:
+            self._room.release(self._size)
+
+
+class Trial:
+    """`reserve` is what is put to the test."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        spenders: int,
+        seed: int,
+        reserve: Reserve = budgets.reserve,
+    ) -> None:
+        self._connections = connections
+        self._reserve = reserve
+        self._dice = random.Random(seed)
+        self._gate = _Gate(spenders)
+        self._org = Org.make(connections, spenders, self._dice)
+        self._observer = Observer(connections, self._org)
+        self._lost: list[SpendingRun] = []
+        self._lock = threading.Lock()
+
+    def run(self) -> Verdict:
+        """What was seen while it went on, and what is left."""
+        spenders = [
+            threading.Thread(target=self._spend, args=(run, random.Random(self._dice.random())))
+            for run in self._org.runs
+        ]
+        others = [
+            threading.Thread(target=self._observer.watch),
+            threading.Thread(target=self._sweep),
+        ]
+        if self._dice.random() < MONTH_PASSES:
+            others.append(threading.Thread(target=self._let_a_month_pass))
+        for thread in (*others, *spenders):
+            thread.start()
+        for thread in spenders:
+            thread.join()
+        self._observer.stop.set()
+        for thread in others:
+            thread.join()
+        while self._lost:
+            self._end_lost()
+        return self._observer.judge()
+
+    # ---- a worker --------------------------------------------------------------------
+
+    def _spend(self, run: SpendingRun, dice: random.Random) -> None:
+        try:
+            while True:
+                try:
+                    self._attempt(run, dice)
+                    return
+                except _Lost:
+                    if dice.random() > TAKEN_OVER:
+                        break
+                    self._take_over(run)
+            with self._lock:
+                self._lost.append(run)
+        except BaseException as error:
+            run.broken = error
+
+    def _attempt(self, run: SpendingRun, dice: random.Random) -> None:
+        """From the claim to the end; begins with what is recorded."""
+        used = run.recorded
+        for _ in range(dice.randint(1, MAX_CALLS)):
+            worst = Decimal(dice.randint(0, MAX_WORST_CASE)) / 10**8
+            if not self._reserved(run, used.cost_usd, worst, dice):
+                break
+            _may_be_lost(dice)
+            used = used.plus(_call(worst * dice.choice((0, 1, 1, Decimal(dice.random()))), dice))
+            self._record(run, used, dice)
+            if dice.random() < 0.7:
+                self._settle(run.claim, used.cost_usd, dice)
+        self._end(run, used, dice)
+
+    def _reserved(
+        self, run: SpendingRun, cost: Decimal, worst: Decimal, dice: random.Random
+    ) -> bool:
+        for _ in range(MAX_TRIES):
+            try:
+                with self._transaction(dice) as tx:
+                    limits = budgets.limits(tx.sql, run.claim, run.persona)
+                    self._reserve(tx, run.claim, limits, cost, worst)
+                return True
+            except Refused as refused:
+                if not refused.others_hold:
+                    break
+        return False
+
+    def _record(self, run: SpendingRun, used: Totals, dice: random.Random) -> None:
+        cost = RunCost(used.usage, used.cost_usd, used.routes)
+        with self._transaction(dice) as tx:
+            eventlog.store(tx, {run.id: [events.encode(run.last_seq + 1, cost, times.now())]})
+        run.last_seq += 1
+        run.recorded = used
+
+    def _settle(self, claim: Claim, cost: Decimal, dice: random.Random | None = None) -> None:
+        with self._transaction(dice) as tx:
+            budgets.settle(tx, claim, cost)
+
+    def _end(self, run: SpendingRun, used: Totals, dice: random.Random) -> None:
+        last = RunCompleted(None, used.usage, used.cost_usd, "stop")
+        ending = Ending(
+            claim=run.claim,
+            state=RunState.COMPLETED,
+            stored=[events.encode(run.last_seq + 1, last, times.now())],
+            totals=used,
+            is_held=True,
+        )
+        with self._transaction(dice) as tx:
+            outcomes = [endings.end_held(tx, ending)]
+        # Where the answer of the COMMIT got lost it is tried again.
+        with self._transaction() as tx:
+            outcomes.append(endings.end_held(tx, ending))
+        if outcomes != [Outcome.ENDED, Outcome.LOST]:
+            raise AssertionError(f"it ended and ended again as {outcomes}")
+
+    @contextmanager
+    def _transaction(self, dice: random.Random | None = None) -> Iterator[Transaction]:
+        """With `dice` one may be lost before it, in it, and after it but for an end."""
+        if dice is not None:
+            _may_be_lost(dice)
+        with self._gate.one(), self._connections.transaction() as tx:
+            yield tx
+            if dice is not None:
+                _may_be_lost(dice)
+
+    # ---- after a loss ----------------------------------------------------------------
+
+    def _take_over(self, run: SpendingRun) -> None:
+        """Another worker claims the run; the lost one comes back for a moment, too late."""
+        late, run.claim = run.claim, replace(run.claim, fence=run.claim.fence + 1)
+        with self._transaction() as tx:
+            tx.sql.execute(update(runs).where(runs.c.id == run.id).values(fence=run.claim.fence))
+        try:
+            self._settle(late, Decimal(0))
+        except LeaseLost:
+            return
+        raise AssertionError("a claim that was over has changed what the run holds")
+
+    def _sweep(self) -> None:
+        while not self._observer.stop.wait(0.02):
+            self._end_lost()
+
+    def _end_lost(self) -> None:
+        """End some of the runs that were lost for good, in one transaction."""
+        with self._lock:
+            ids = [run.id for run in self._lost[:ENDED_AT_ONCE]]
+            del self._lost[:ENDED_AT_ONCE]
+        if not ids:
+            return
+        with self._transaction() as tx:
+            rows = tx.sql.execute(
+                select(*runs.c).where(runs.c.id.in_(ids)).order_by(runs.c.id).with_for_update()
+            )
+            lost = rows.mappings().all()
+            budgets.lock(tx, ids)
+            for run in lost:
+                unheld_endings.end(tx, run, RunState.CANCELLED)
+
+    def _let_a_month_pass(self) -> None:
+        self._observer.stop.wait(self._dice.random() * 0.3)
+        with self._gate.all():
+            self._org.a_month_passes()
+
+
+def _may_be_lost(dice: random.Random) -> None:
+    if dice.random() < LOST:
+        raise _Lost
+
+
+def _call(cost: Decimal, dice: random.Random) -> RouteCost:
+    usage = Usage(input_tokens=dice.randint(0, 1000), output_tokens=dice.randint(0, 100))
+    return RouteCost(dice.choice(("small", "large")), "model", usage, round(cost, 8))
+
+
+def look_then_take(
+    tx: Transaction, claim: Claim, limits: Limits, cost_so_far: Decimal, worst_case_usd: Decimal
+) -> None:
+    """How one would write `budgets.reserve` naively: no lock from the look to the write."""
+    needed = cost_so_far + worst_case_usd
+    for row in spending.now(tx.sql, claim.org_id, sorted(limits.monthly)):
+        if row.spent_usd + row.held_usd + needed > limits.monthly[row.scope]:
+            raise Refused(row.scope, limit=limits.monthly[row.scope], needed=needed)
+    tx.sql.execute(select(func.pg_sleep(0.005)))
+    boundless = {scope: Decimal(10**6) for scope in limits.monthly}
+    budgets.reserve(tx, claim, replace(limits, monthly=boundless), cost_so_far, worst_case_usd)

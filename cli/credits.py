@@ -1,0 +1,91 @@
+"""`arkloop credits`: what an org has paid in advance, straight in the database."""
+
+import json
+import sys
+from uuid import UUID
+
+import click
+from sqlalchemy import Connection, select
+
+from cli.database import database, database_url_option
+from shared import credits as ledger
+from shared.errors import InvalidRequest
+from shared.tables import orgs
+
+_org = click.option("--org", "org", required=True, help="Its id, or its name if no other has it.")
+
+
+@click.group()
+def credits() -> None:
+    """Give orgs credits, and see what they have left; no server is needed."""
+
+
+@credits.command()
+@database_url_option
+@_org
+@click.option("--credits", "amount", type=int, required=True, help="Less than 0 takes some back.")
+@click.option("--note", help="What the ledger says of it.")
+def grant(database_url: str, org: str, amount: int, note: str | None) -> None:
+    """Enter a grant in the ledger and print the new balance.
+
+    From its first grant on an org pays in advance: without credits its runs are refused.
+    """
+    with database(database_url) as connections, connections.transaction() as tx:
+        org_id = _find(tx.sql, org)
+        try:
+            ledger.grant(tx, org_id, amount, note)
+        except InvalidRequest as error:
+            problems = [f"--{name}: {why[0]}" for name, why in error.details.items()]
+            raise click.ClickException("\n".join(problems)) from None
+        has = ledger.balance(tx.sql, org_id)
+    click.echo(has.balance)
+
+
+@credits.command()
+@database_url_option
+@_org
+def show(database_url: str, org: str) -> None:
+    """Print the balance, what runs hold of it, and the accounts of the ledger, as JSON."""
+    with database(database_url) as connections, connections.reading() as sql:
+        org_id = _find(sql, org)
+        has = ledger.balance(sql, org_id)
+        accounts = ledger.accounts(sql, org_id)
+    shown = {
+        "org_id": str(org_id),
+        "balance": has.balance,
+        "held": has.held,
+        "is_prepaid": has.balance is not None,
+        "accounts": accounts,
+    }
+    json.dump(shown, sys.stdout, indent=2)
+    click.echo()
+
+
+@credits.command()
+@database_url_option
+def check(database_url: str) -> None:
+    """See whether each balance is the sum of its ledger; status 1 and a line for each that is not.
+
+    The line has the org's id, its balance and the sum, in credits.
+    """
+    with database(database_url) as connections, connections.reading() as sql:
+        wrong = ledger.check(sql)
+    for org_id, balance, total in wrong:
+        click.echo(f"{org_id}  {balance}  {total}")
+    if wrong:
+        raise click.ClickException("The ledger is the truth: see docs/money.md.")
+    click.echo("ok")
+
+
+def _find(sql: Connection, name_or_id: str) -> UUID:
+    try:
+        matching = orgs.c.id == UUID(name_or_id)
+    except ValueError:
+        matching = orgs.c.name == name_or_id
+    found = sql.scalars(select(orgs.c.id).where(matching).limit(2)).all()
+    if not found:
+        raise click.ClickException(f"There is no org {name_or_id!r}.")
+    if len(found) > 1:
+        raise click.ClickException(f"Several orgs are named {name_or_id!r}: give the id.")
+    [org_id] = found
+    return UUID(str(org_id))

@@ -1,0 +1,35 @@
+"""Commands that go straight to the database, for whoever may reach it: no server is needed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from shared.config import Settings
+from shared.connections import Connections, connect
+from shared.errors import Unavailable
+
+database_url_option = click.option(
+    "--database-url",
+    envvar="ARKLOOP_DATABASE_URL",
+    required=True,
+    help="Postgres to write to.  [default: $ARKLOOP_DATABASE_URL]",
+)
+
+
+@contextmanager
+def database(url: str) -> Iterator[Connections]:
+    """The database alone: Redis and the broker are never asked for here."""
+    settings = Settings(
+        database_url=url.replace("postgres://", "postgresql://", 1),
+        redis_url="redis://",
+        broker_url="redis://",
+        jwt_secret="",
+    )
+    connections = connect(settings, application="arkloop-cli", pool_size=1)
+    try:
+        yield connections
+    except Unavailable as error:
+        raise click.ClickException(f"{error} ({error.__cause__})") from None
+    finally:
+        connections.close()

@@ -1,0 +1,61 @@
+"""What a person says to a tool call that has to be confirmed."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import InvalidRequest
+
+APPROVALS = frozenset({"yes", "y", "approve"})
+_FIELDS = {"decision", "reason", "arguments"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Make the call, or do not; `arguments` are to be used in place of the model's."""
+
+    approved: bool
+    reason: str = ""  # of a denial, for the model
+    arguments: dict[str, Any] | None = None
+
+
+def read(content: str) -> Decision:
+    """The decision that an input's content expresses.
+
+    `yes`, `y` and `approve` allow the call. A JSON object with `decision` says it in full:
+    `{"decision": "approve" | "deny" | "edit", "reason"?, "arguments"?}`. Anything else denies
+    the call and is the reason.
+
+    Raises:
+        InvalidRequest: an object with `decision` that says something else.
+    """
+    said = content.strip()
+    try:
+        document = json.loads(said) if said.startswith("{") else None
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict) or "decision" not in document:
+        approved = said.lower() in APPROVALS
+        return Decision(approved=approved, reason="" if approved else said)
+    if unknown := set(document) - _FIELDS:
+        raise _invalid(f"a decision has no {', '.join(sorted(unknown))}")
+    reason = document.get("reason")
+    if reason is not None and not isinstance(reason, str):
+        raise _invalid("the decision's `reason` must be text")
+    arguments = document.get("arguments")
+    match document["decision"]:
+        case "edit":
+            if not isinstance(arguments, dict):
+                raise _invalid("the decision `edit` needs `arguments`, an object")
+            return Decision(approved=True, arguments=arguments)
+        case "approve" | "deny" if arguments is not None:
+            raise _invalid("only the decision `edit` has `arguments`")
+        case "approve":
+            return Decision(approved=True)
+        case "deny":
+            return Decision(approved=False, reason=reason or "")
+    raise _invalid("`decision` must be approve, deny or edit")
+
+
+def _invalid(why: str) -> InvalidRequest:
+    return InvalidRequest(content=[why])

@@ -1,0 +1,97 @@
+"""Secrets at rest: AES-256-GCM under keys that only the environment has.
+
+`ARKLOOP_ENCRYPTION_KEY` is any text of at least 32 bytes; the cipher's key is
+derived from it by HKDF (RFC 5869, SHA-256). Several with commas between rotate:
+the first seals, and each opens what it has sealed.
+
+    sealed = version (1 byte) | key id (8) | nonce (12) | ciphertext and tag
+
+The key id is the beginning of the SHA-256 of the derived key. What stands before
+the nonce is authenticated, and so are the org and the purpose: a sealed text that
+is copied to another org or another column does not open there.
+"""
+
+import hashlib
+import secrets
+from functools import lru_cache
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+_VERSION = b"\x01"
+_KEY_ID_BYTES = 8
+_NONCE_BYTES = 12
+_HEADER_BYTES = len(_VERSION) + _KEY_ID_BYTES
+
+
+class NoEncryptionKey(Exception):
+    """This process has no `ARKLOOP_ENCRYPTION_KEY`."""
+
+
+class CannotOpen(Exception):
+    """Sealed by a key that is not here, for another org or purpose, or damaged."""
+
+
+class Keyring:
+    """The keys of this installation, the newest first; without any it can do nothing."""
+
+    def __init__(self, *texts: str) -> None:
+        derived = [_derived(text) for text in texts]
+        self._ciphers = {
+            hashlib.sha256(key).digest()[:_KEY_ID_BYTES]: AESGCM(key) for key in derived
+        }
+
+    def seal(self, text: str, *, org_id: UUID, purpose: str) -> bytes:
+        """Encrypt; `purpose` names the column, and `open` wants the same.
+
+        Raises:
+            NoEncryptionKey
+        """
+        if not self._ciphers:
+            raise NoEncryptionKey()
+        key_id, cipher = next(iter(self._ciphers.items()))
+        header = _VERSION + key_id
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        bound = _bound(header, org_id, purpose)
+        return header + nonce + cipher.encrypt(nonce, text.encode(), bound)
+
+    def open(self, sealed: bytes, *, org_id: UUID, purpose: str) -> str:
+        """Decrypt what `seal` has made for this org and purpose, by whichever key.
+
+        Raises:
+            NoEncryptionKey, CannotOpen
+        """
+        if not self._ciphers:
+            raise NoEncryptionKey()
+        header, rest = sealed[:_HEADER_BYTES], sealed[_HEADER_BYTES:]
+        cipher = self._ciphers.get(header[len(_VERSION) :])
+        if not header.startswith(_VERSION) or cipher is None:
+            raise CannotOpen("sealed by a key that is not in ARKLOOP_ENCRYPTION_KEY")
+        nonce, ciphertext = rest[:_NONCE_BYTES], rest[_NONCE_BYTES:]
+        try:
+            return cipher.decrypt(nonce, ciphertext, _bound(header, org_id, purpose)).decode()
+        except (InvalidTag, ValueError):  # ValueError: too short for a nonce
+            raise CannotOpen("damaged, or sealed for another org or purpose") from None
+
+
+@lru_cache(maxsize=8)
+def keyring(encryption_key: str | None) -> Keyring:
+    """The keyring of a setting: keys with commas between, or None."""
+    return Keyring(*split(encryption_key))
+
+
+def split(encryption_key: str | None) -> list[str]:
+    """The keys in the text of the setting."""
+    return [part.strip() for part in (encryption_key or "").split(",") if part.strip()]
+
+
+def _derived(text: str) -> bytes:
+    hkdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"arkloop stored secrets")
+    return hkdf.derive(text.encode())
+
+
+def _bound(header: bytes, org_id: UUID, purpose: str) -> bytes:
+    return header + org_id.bytes + purpose.encode()

@@ -1,0 +1,336 @@
+"""An org's providers and their models.
+
+A provider's API key is sealed at once, and nothing here opens it: `org_routes.py` does.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, Select, Table, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from shared import egress
+from shared.actors import Actor
+from shared.catalog_tables import llm_models, llm_providers
+from shared.connections import Transaction
+from shared.encryption import NoEncryptionKey, keyring
+from shared.errors import InvalidRequest, ModelNotFound, NameTaken, ProviderNotFound
+from shared.ids import new_id
+from shared.prices import Prices
+from shared.tables import orgs
+
+KINDS = ("anthropic", "openai")
+#: Of an org; the catalogue reads all its models at once.
+MAX_PROVIDERS = 100
+MAX_MODELS = 500
+#: With a shorter key its last characters would tell too much of it.
+_MIN_SHOWN_KEY = 12
+#: What the keys are sealed for.
+API_KEY_PURPOSE = "llm_providers.api_key"
+
+#: Of `llm_models`.
+PRICE_COLUMNS = {name: f"{name}_price" for name in ("input", "output", "cache_read", "cache_write")}
+
+
+# ---- providers -----------------------------------------------------------------------
+
+
+def create(
+    tx: Transaction,
+    actor: Actor,
+    *,
+    name: str,
+    kind: str,
+    base_url: str | None = None,
+    api_key: str | None = None,
+    models: Iterable[Mapping[str, Any]] = (),
+) -> Row[Any]:
+    """Make a provider with its models.
+
+    Raises:
+        NameTaken: the org has one of this name, or a model is named twice.
+        InvalidRequest: `base_url` may not be asked, the org has too many, or this server
+            cannot store a key.
+    """
+    _lock(tx, actor)
+    count = tx.sql.execute(
+        select(func.count()).where(llm_providers.c.org_id == actor.org_id)
+    ).scalar_one()
+    if count >= MAX_PROVIDERS:
+        raise InvalidRequest(body=[f"the org has {MAX_PROVIDERS} providers, no more fit"])
+    row = tx.sql.execute(
+        upsert(llm_providers)
+        .values(
+            id=new_id(),
+            org_id=actor.org_id,
+            name=name,
+            kind=kind,
+            base_url=_checked(tx, base_url),
+            **_sealed(tx, actor, api_key),
+        )
+        .on_conflict_do_nothing(index_elements=["org_id", "name"])
+        .returning(*llm_providers.c)
+    ).one_or_none()
+    if row is None:
+        raise NameTaken(name=["the org has a provider of this name"])
+    for model in models:
+        _create_model(tx, row, **model)
+    return row
+
+
+def list_(
+    sql: Connection, actor: Actor, *, limit: int, before: tuple[datetime, UUID] | None
+) -> list[Row[Any]]:
+    """Those of the org, newest first."""
+    query = select(llm_providers).where(llm_providers.c.org_id == actor.org_id)
+    return _newest_first(sql, query, llm_providers, limit, before)
+
+
+def get(sql: Connection, actor: Actor, provider_id: UUID) -> Row[Any]:
+    """Raises: ProviderNotFound: the org has none of this id."""
+    row = sql.execute(select(llm_providers).where(_is(actor, provider_id))).one_or_none()
+    if row is None:
+        raise ProviderNotFound()
+    return row
+
+
+def change(tx: Transaction, actor: Actor, provider_id: UUID, **changes: Any) -> Row[Any]:
+    """Set what is given of `name`, `kind`, `base_url` and `api_key`; a null key is none.
+
+    A stored key goes only where it was given for: with another kind or address it is given again.
+
+    Raises:
+        ProviderNotFound
+        NameTaken: another of the org has the name.
+        InvalidRequest: as `create`, and a key that is not given again.
+    """
+    _lock(tx, actor)
+    before = get(tx.sql, actor, provider_id)
+    values = {name: value for name, value in changes.items() if name != "api_key"}
+    if "base_url" in values:
+        values["base_url"] = _checked(tx, values["base_url"])
+    moved = any(
+        values.get(name, getattr(before, name)) != getattr(before, name)
+        for name in ("kind", "base_url")
+    )
+    if moved and before.api_key_encrypted is not None and "api_key" not in changes:
+        raise InvalidRequest(api_key=["must be given again with another kind or base_url"])
+    if "api_key" in changes:
+        values |= _sealed(tx, actor, changes["api_key"])
+    if "name" in values and tx.sql.scalar(
+        select(llm_providers.c.id).where(
+            llm_providers.c.org_id == actor.org_id,
+            llm_providers.c.name == values["name"],
+            llm_providers.c.id != provider_id,
+        )
+    ):
+        raise NameTaken(name=["the org has a provider of this name"])
+    return tx.sql.execute(
+        update(llm_providers)
+        .where(_is(actor, provider_id))
+        .values(**values, updated_at=func.now())
+        .returning(*llm_providers.c)
+    ).one()
+
+
+def delete_(tx: Transaction, actor: Actor, provider_id: UUID) -> None:
+    """Delete it with its models; runs that use one fail when a worker next takes them.
+
+    Raises:
+        ProviderNotFound
+    """
+    _lock(tx, actor)
+    found = tx.sql.execute(delete(llm_providers).where(_is(actor, provider_id)))
+    if not found.rowcount:
+        raise ProviderNotFound()
+
+
+# ---- models --------------------------------------------------------------------------
+
+
+def create_model(tx: Transaction, actor: Actor, provider_id: UUID, **fields: Any) -> Row[Any]:
+    """Add a model to a provider; as the default it takes the place of the one before.
+
+    `fields` are columns of `llm_models` and `prices`.
+
+    Raises:
+        ProviderNotFound
+        NameTaken: the provider has this model.
+        InvalidRequest: the org has too many.
+    """
+    _lock(tx, actor)
+    return _create_model(tx, get(tx.sql, actor, provider_id), **fields)
+
+
+def list_models(
+    sql: Connection,
+    actor: Actor,
+    provider_id: UUID,
+    *,
+    limit: int,
+    before: tuple[datetime, UUID] | None,
+) -> list[Row[Any]]:
+    """Those of the provider, newest first. Raises: ProviderNotFound."""
+    get(sql, actor, provider_id)
+    query = select(llm_models).where(llm_models.c.provider_id == provider_id)
+    return _newest_first(sql, query, llm_models, limit, before)
+
+
+def models_of(sql: Connection, provider_ids: Iterable[UUID]) -> list[Row[Any]]:
+    """The models of these providers, oldest first."""
+    return list(
+        sql.execute(
+            select(llm_models)
+            .where(llm_models.c.provider_id.in_(list(provider_ids)))
+            .order_by(llm_models.c.created_at, llm_models.c.id)
+        )
+    )
+
+
+def get_model(sql: Connection, actor: Actor, provider_id: UUID, model_id: UUID) -> Row[Any]:
+    """Raises: ProviderNotFound; ModelNotFound: the provider has none of this id."""
+    get(sql, actor, provider_id)
+    row = sql.execute(
+        select(llm_models).where(
+            llm_models.c.id == model_id, llm_models.c.provider_id == provider_id
+        )
+    ).one_or_none()
+    if row is None:
+        raise ModelNotFound()
+    return row
+
+
+def change_model(
+    tx: Transaction, actor: Actor, provider_id: UUID, model_id: UUID, **changes: Any
+) -> Row[Any]:
+    """Set what is given; `prices` are set all four together.
+
+    Raises:
+        ProviderNotFound, ModelNotFound
+        NameTaken: the provider has another of this model.
+    """
+    _lock(tx, actor)
+    get_model(tx.sql, actor, provider_id, model_id)
+    if "model" in changes and tx.sql.scalar(
+        select(llm_models.c.id).where(
+            llm_models.c.provider_id == provider_id,
+            llm_models.c.model == changes["model"],
+            llm_models.c.id != model_id,
+        )
+    ):
+        raise NameTaken(model=["the provider has this model already"])
+    if changes.get("is_default"):
+        _clear_default(tx, actor.org_id)
+    return tx.sql.execute(
+        update(llm_models)
+        .where(llm_models.c.id == model_id)
+        .values(**_columns(changes), updated_at=func.now())
+        .returning(*llm_models.c)
+    ).one()
+
+
+def delete_model(tx: Transaction, actor: Actor, provider_id: UUID, model_id: UUID) -> None:
+    """Delete it; runs that use it fail when a worker next takes them.
+
+    Raises:
+        ProviderNotFound, ModelNotFound
+    """
+    _lock(tx, actor)
+    get_model(tx.sql, actor, provider_id, model_id)
+    tx.sql.execute(delete(llm_models).where(llm_models.c.id == model_id))
+
+
+# ---- pieces --------------------------------------------------------------------------
+
+
+def _is(actor: Actor, provider_id: UUID) -> Any:
+    return (llm_providers.c.id == provider_id) & (llm_providers.c.org_id == actor.org_id)
+
+
+def _newest_first(
+    sql: Connection,
+    query: Select[Any],
+    table: Table,
+    limit: int,
+    before: tuple[datetime, UUID] | None,
+) -> list[Row[Any]]:
+    if before is not None:
+        query = query.where(func.row(table.c.created_at, table.c.id) < func.row(*before))
+    query = query.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit)
+    return list(sql.execute(query))
+
+
+def _lock(tx: Transaction, actor: Actor) -> None:
+    """One at a time in an org: names, counts and the default are looked at before they are set.
+
+    Not FOR UPDATE: that would hold up every insert that refers to the org.
+    """
+    tx.sql.execute(
+        select(orgs.c.id).where(orgs.c.id == actor.org_id).with_for_update(key_share=True)
+    )
+
+
+def _checked(tx: Transaction, base_url: str | None) -> str | None:
+    """In one spelling. What its name leads to is checked whenever it is called."""
+    if base_url is None:
+        return None
+    policy = egress.Policy.of(tx.connections.settings.allowed_networks)
+    try:
+        checked = egress.check_url(base_url, policy)
+    except egress.Refused as error:
+        raise InvalidRequest(base_url=[str(error)]) from None
+    if "?" in base_url or "#" in base_url:
+        raise InvalidRequest(base_url=["must have no query and no fragment"])
+    return checked.text
+
+
+def _sealed(tx: Transaction, actor: Actor, api_key: str | None) -> dict[str, Any]:
+    if api_key is None:
+        return {"api_key_encrypted": None, "api_key_last_four": None}
+    try:
+        sealed = keyring(tx.connections.settings.encryption_key).seal(
+            api_key, org_id=actor.org_id, purpose=API_KEY_PURPOSE
+        )
+    except NoEncryptionKey:
+        raise InvalidRequest(api_key=["this server has no ARKLOOP_ENCRYPTION_KEY"]) from None
+    shown = api_key[-4:] if len(api_key) >= _MIN_SHOWN_KEY else None
+    return {"api_key_encrypted": sealed, "api_key_last_four": shown}
+
+
+def _create_model(tx: Transaction, provider: Row[Any], **fields: Any) -> Row[Any]:
+    count = tx.sql.execute(
+        select(func.count()).where(llm_models.c.org_id == provider.org_id)
+    ).scalar_one()
+    if count >= MAX_MODELS:
+        raise InvalidRequest(body=[f"the org has {MAX_MODELS} models, no more fit"])
+    if fields.get("is_default"):
+        _clear_default(tx, provider.org_id)
+    row = tx.sql.execute(
+        upsert(llm_models)
+        .values(id=new_id(), org_id=provider.org_id, provider_id=provider.id, **_columns(fields))
+        .on_conflict_do_nothing(index_elements=["provider_id", "model"])
+        .returning(*llm_models.c)
+    ).one_or_none()
+    if row is None:
+        raise NameTaken(model=["the provider has this model already"])
+    return row
+
+
+def _clear_default(tx: Transaction, org_id: UUID) -> None:
+    tx.sql.execute(
+        update(llm_models)
+        .where(llm_models.c.org_id == org_id, llm_models.c.is_default)
+        .values(is_default=False, updated_at=func.now())
+    )
+
+
+def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:
+    columns = {name: value for name, value in fields.items() if name != "prices"}
+    if "prices" in fields:
+        given: Prices | None = fields["prices"]
+        columns |= {
+            column: given and getattr(given, name) for name, column in PRICE_COLUMNS.items()
+        }
+    return columns

@@ -1,0 +1,374 @@
+"""An org's MCP servers: how they are reached, which tools they have, and which may be used.
+
+Tools are pinned. What the first discovery finds is approved with it: an admin has just named
+this server. Whatever appears or changes later is offered to a model only when an admin has
+approved exactly this description, by its hash.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, and_, delete, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql import ColumnElement
+
+from shared import egress, encryption
+from shared.catalog_tables import mcp_configs, mcp_tools
+from shared.config import Settings
+from shared.connections import Transaction
+from shared.errors import (
+    InvalidRequest,
+    McpConfigNotFound,
+    McpToolChanged,
+    McpToolNotFound,
+    NameTaken,
+)
+from shared.hints import GroupedHint
+from shared.ids import new_id
+
+STREAMABLE_HTTP = "streamable_http"
+STDIO = "stdio"
+TRANSPORTS = (STREAMABLE_HTTP, STDIO)
+MAX_CONFIGS = 100  # of one org
+#: What was discovered is believed for so long.
+FRESH = timedelta(minutes=5)
+
+_PURPOSE = "mcp_configs.headers"
+#: All but the secret.
+_SHOWN = [column for column in mcp_configs.c if column.name != "headers_encrypted"]
+
+
+class Described(Protocol):
+    """A tool as its server describes it; `problem`: why it can never be offered."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...
+    @property
+    def hash(self) -> str: ...
+    @property
+    def problem(self) -> str | None: ...
+
+
+# ---- configs -------------------------------------------------------------------------
+
+
+def create(
+    tx: Transaction,
+    org_id: UUID,
+    *,
+    name: str,
+    transport: str,
+    url: str | None = None,
+    command: Sequence[str] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Row[Any]:
+    """Name a server; its tools are asked for after the commit.
+
+    Raises:
+        NameTaken, InvalidRequest: see `change`; or the org has `MAX_CONFIGS` already.
+    """
+    given = {"url": url, "command": command, "headers": headers}
+    _check(tx.connections.settings, transport, {n: v for n, v in given.items() if v is not None})
+    needed = "url" if transport == STREAMABLE_HTTP else "command"
+    if given[needed] is None:
+        raise InvalidRequest(**{needed: [f"is needed for the transport {transport}"]})
+    count = select(func.count()).where(mcp_configs.c.org_id == org_id)
+    if (tx.sql.scalar(count) or 0) >= MAX_CONFIGS:
+        raise InvalidRequest(name=[f"the org has {MAX_CONFIGS} MCP servers already"])
+    config_id = new_id()
+    _write(
+        tx,
+        mcp_configs.insert().values(
+            id=config_id,
+            org_id=org_id,
+            name=name,
+            transport=transport,
+            url=url,
+            command=None if command is None else list(command),
+            **_headers(tx.connections.settings, org_id, headers or {}),
+        ),
+    )
+    discover(tx, config_id)
+    return find(tx.sql, org_id, config_id)
+
+
+def change(
+    tx: Transaction,
+    org_id: UUID,
+    config_id: UUID,
+    changes: Mapping[str, Any],
+) -> Row[Any]:
+    """Change `name`, `url`, `command` or `headers` (all of them, or None for none).
+
+    Approvals stay: they are for descriptions, wherever these come from.
+
+    Raises:
+        McpConfigNotFound
+        NameTaken: the org has another server of this name.
+        InvalidRequest: a field of the other transport, an address that may not be asked, or
+            headers, and no key to encrypt them.
+    """
+    row = find(tx.sql, org_id, config_id)
+    _check(tx.connections.settings, row.transport, changes)
+    values = dict(changes)
+    if "headers" in values:
+        headers = values.pop("headers") or {}
+        values.update(_headers(tx.connections.settings, org_id, headers))
+    statement = update(mcp_configs).where(mcp_configs.c.id == config_id)
+    _write(tx, statement.values(**values, updated_at=func.now()))
+    discover(tx, config_id)
+    return find(tx.sql, org_id, config_id)
+
+
+def remove(tx: Transaction, org_id: UUID, config_id: UUID) -> None:
+    """Forget the server and its tools. Raises: McpConfigNotFound."""
+    removed = tx.sql.execute(delete(mcp_configs).where(_is(org_id, config_id)))
+    if removed.rowcount == 0:
+        raise McpConfigNotFound()
+
+
+def find(sql: Connection, org_id: UUID, config_id: UUID) -> Row[Any]:
+    """The config with its `tool_count`, without its headers. Raises: McpConfigNotFound."""
+    row = sql.execute(_shown().where(_is(org_id, config_id))).one_or_none()
+    if row is None:
+        raise McpConfigNotFound()
+    return row
+
+
+def list_(
+    sql: Connection, org_id: UUID, *, limit: int, before: tuple[datetime, UUID] | None
+) -> list[Row[Any]]:
+    """As `find`, newest first."""
+    query = _shown().where(mcp_configs.c.org_id == org_id)
+    if before is not None:
+        query = query.where(
+            func.row(mcp_configs.c.created_at, mcp_configs.c.id) < func.row(*before)
+        )
+    query = query.order_by(mcp_configs.c.created_at.desc(), mcp_configs.c.id.desc())
+    return list(sql.execute(query.limit(limit)))
+
+
+def discover(tx: Transaction, config_id: UUID) -> None:
+    """Have a worker ask the server for its tools, soon; or the next run that needs them."""
+    tx.sql.execute(update(mcp_configs).where(mcp_configs.c.id == config_id).values(tried_at=None))
+    tx.after_commit.append(GroupedHint(tx.connections.enqueue_discovery, config_id))
+
+
+# ---- tools ---------------------------------------------------------------------------
+
+
+def tools(sql: Connection, org_id: UUID, config_id: UUID) -> list[Row[Any]]:
+    """All tools that are known of the server, by name; `is_present`: it has them still.
+
+    Raises:
+        McpConfigNotFound
+    """
+    find(sql, org_id, config_id)
+    query = _tools().where(mcp_configs.c.id == config_id)
+    return list(sql.execute(query.order_by(mcp_tools.c.name)))
+
+
+def approve(
+    tx: Transaction, org_id: UUID, config_id: UUID, approvals: Mapping[str, str]
+) -> list[Row[Any]]:
+    """Let tools be offered, each as it is described under the hash given; all or none.
+
+    Raises:
+        McpConfigNotFound, McpToolNotFound
+        McpToolChanged: a tool has another hash by now; details name it.
+    """
+    find(tx.sql, org_id, config_id)
+    of_config = and_(mcp_tools.c.config_id == config_id, mcp_tools.c.name.in_(approvals))
+    # In one order, and locked: a discovery meanwhile changes them before or after.
+    locked = select(mcp_tools.c.name, mcp_tools.c.hash).where(of_config)
+    found = tx.sql.execute(locked.order_by(mcp_tools.c.name).with_for_update()).all()
+    hashes = {row.name: row.hash for row in found}
+    for name, hash_ in approvals.items():
+        if name not in hashes:
+            raise McpToolNotFound(name=name)
+        if hashes[name] != hash_:
+            raise McpToolChanged(name=name, hash=hashes[name])
+    tx.sql.execute(
+        update(mcp_tools)
+        .where(of_config)
+        .values(approved_hash=mcp_tools.c.hash, approved_at=func.now())
+    )
+    query = _tools().where(mcp_configs.c.id == config_id, mcp_tools.c.name.in_(approvals))
+    return list(tx.sql.execute(query.order_by(mcp_tools.c.name)))
+
+
+# ---- for workers ---------------------------------------------------------------------
+
+
+def of_names(sql: Connection, org_id: UUID, names: Iterable[str]) -> list[Row[Any]]:
+    """The configs of these names with all columns, and `is_stale`: ask for their tools again."""
+    query = _with_secret().where(mcp_configs.c.org_id == org_id, mcp_configs.c.name.in_(names))
+    return list(sql.execute(query.order_by(mcp_configs.c.name)))
+
+
+def of_id(sql: Connection, config_id: UUID) -> Row[Any] | None:
+    """As `of_names`; None if it is gone."""
+    return sql.execute(_with_secret().where(mcp_configs.c.id == config_id)).one_or_none()
+
+
+def headers_of(settings: Settings, row: Row[Any]) -> dict[str, str]:
+    """The headers of a row of `of_names`.
+
+    Raises:
+        encryption.NoEncryptionKey, encryption.CannotOpen
+    """
+    if row.headers_encrypted is None:
+        return {}
+    keyring = encryption.keyring(settings.encryption_key)
+    text = keyring.open(row.headers_encrypted, org_id=row.org_id, purpose=_PURPOSE)
+    headers: dict[str, str] = json.loads(text)
+    return headers
+
+
+def offered(sql: Connection, config_ids: Iterable[UUID]) -> list[Row[Any]]:
+    """The tools of these configs that a model may be offered, with `config_name`, by both names."""
+    query = _tools().where(mcp_configs.c.id.in_(config_ids), _is_offered())
+    return list(sql.execute(query.order_by(mcp_configs.c.name, mcp_tools.c.name)))
+
+
+def record(tx: Transaction, config_id: UUID, found: Sequence[Described]) -> None:
+    """Store what a server said of its tools; the first time that approves them.
+
+    Does nothing if the config is gone.
+    """
+    # The row's lock: of two discoveries at once, one is the first.
+    first = tx.sql.execute(
+        select(mcp_configs.c.discovered_at).where(mcp_configs.c.id == config_id).with_for_update()
+    ).one_or_none()
+    if first is None:
+        return
+    tx.sql.execute(
+        update(mcp_configs)
+        .where(mcp_configs.c.id == config_id)
+        .values(tried_at=func.now(), discovered_at=func.now(), discovery_error=None)
+    )
+    names = [tool.name for tool in found]
+    # A server could make up names without end: those that nobody approved are not kept.
+    tx.sql.execute(
+        delete(mcp_tools).where(
+            mcp_tools.c.config_id == config_id,
+            mcp_tools.c.approved_hash.is_(None),
+            mcp_tools.c.name.not_in(names),
+        )
+    )
+    if not found:
+        return
+    pinned = first.discovered_at is None
+    values = [
+        {
+            "config_id": config_id,
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": dict(tool.parameters),
+            "hash": tool.hash,
+            "problem": tool.problem,
+            "approved_hash": tool.hash if pinned else None,
+            "approved_at": func.now() if pinned else None,
+        }
+        for tool in sorted(found, key=lambda tool: tool.name)
+    ]
+    statement = insert(mcp_tools).values(values)
+    seen = {
+        name: statement.excluded[name] for name in ("description", "parameters", "hash", "problem")
+    }
+    tx.sql.execute(
+        statement.on_conflict_do_update(
+            index_elements=["config_id", "name"], set_={**seen, "seen_at": func.now()}
+        )
+    )
+
+
+def record_failure(tx: Transaction, config_id: UUID, why: str) -> None:
+    """Store that the server did not tell its tools; those it had stay as they are."""
+    tx.sql.execute(
+        update(mcp_configs)
+        .where(mcp_configs.c.id == config_id)
+        .values(tried_at=func.now(), discovery_error=why)
+    )
+
+
+def _check(settings: Settings, transport: str, given: Mapping[str, Any]) -> None:
+    if transport == STDIO and not settings.mcp_stdio:
+        raise InvalidRequest(transport=["stdio is not allowed by this installation"])
+    wrong = ("command",) if transport == STREAMABLE_HTTP else ("url", "headers")
+    if found := [name for name in wrong if name in given]:
+        raise InvalidRequest(**{name: [f"is not for the transport {transport}"] for name in found})
+    if "url" in given:
+        try:
+            egress.check_url(given["url"], egress.Policy.of(settings.allowed_networks))
+        except egress.Refused as refused:
+            raise InvalidRequest(url=[str(refused)]) from None
+
+
+def _headers(settings: Settings, org_id: UUID, headers: Mapping[str, str]) -> dict[str, Any]:
+    if not headers:
+        return {"headers_encrypted": None, "header_names": []}
+    keyring = encryption.keyring(settings.encryption_key)
+    try:
+        sealed = keyring.seal(json.dumps(dict(headers)), org_id=org_id, purpose=_PURPOSE)
+    except encryption.NoEncryptionKey:
+        raise InvalidRequest(headers=["this server has no ARKLOOP_ENCRYPTION_KEY"]) from None
+    return {"headers_encrypted": sealed, "header_names": sorted(headers)}
+
+
+def _write(tx: Transaction, statement: Any) -> None:
+    try:
+        with tx.sql.begin_nested():
+            tx.sql.execute(statement)
+    except IntegrityError as error:
+        if "uq_mcp_configs_org_id_name" not in str(error.orig):
+            raise
+        raise NameTaken(name=["is taken"]) from None
+
+
+def _is(org_id: UUID, config_id: UUID) -> ColumnElement[bool]:
+    return and_(mcp_configs.c.id == config_id, mcp_configs.c.org_id == org_id)
+
+
+def _shown() -> Any:
+    count = (
+        select(func.count())
+        .select_from(mcp_tools)
+        .where(mcp_tools.c.config_id == mcp_configs.c.id, _is_offered())
+        .scalar_subquery()
+    )
+    return select(*_SHOWN, count.label("tool_count"))
+
+
+def _with_secret() -> Any:
+    is_stale = or_(
+        mcp_configs.c.tried_at.is_(None),
+        mcp_configs.c.tried_at < func.now() - FRESH,
+    )
+    return select(mcp_configs, is_stale.label("is_stale"))
+
+
+def _tools() -> Any:
+    return select(
+        mcp_tools,
+        mcp_configs.c.name.label("config_name"),
+        _is_present().label("is_present"),
+        _is_offered().label("is_offered"),
+    ).join(mcp_configs, mcp_configs.c.id == mcp_tools.c.config_id)
+
+
+def _is_present() -> ColumnElement[bool]:
+    return func.coalesce(mcp_tools.c.seen_at >= mcp_configs.c.discovered_at, False)
+
+
+def _is_offered() -> ColumnElement[bool]:
+    is_approved = mcp_tools.c.approved_hash == mcp_tools.c.hash
+    return and_(func.coalesce(is_approved, False), mcp_tools.c.problem.is_(None), _is_present())

@@ -1,0 +1,101 @@
+"""An org's models as routes; a model's id is its route's."""
+
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, select
+
+from shared import prices
+from shared.catalog_tables import llm_models, llm_providers
+from shared.encryption import Keyring
+from shared.llm_providers import API_KEY_PURPOSE, PRICE_COLUMNS
+from shared.model_routes import Route
+from shared.prices import Prices
+from shared.times import now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedRoute:
+    """A route without its key, and the key as it is stored."""
+
+    route: Route
+    api_key: bytes | None
+
+
+def routes_of(sql: Connection, org_id: UUID) -> list[SealedRoute]:
+    """Every model of the org as a route, oldest first; one query."""
+    rows = sql.execute(
+        select(
+            llm_models,
+            llm_providers.c.kind,
+            llm_providers.c.base_url,
+            llm_providers.c.api_key_encrypted,
+        )
+        .join(llm_providers, llm_providers.c.id == llm_models.c.provider_id)
+        .where(llm_models.c.org_id == org_id)
+        .order_by(llm_models.c.created_at, llm_models.c.id)
+    )
+    return [
+        SealedRoute(
+            route=Route(
+                id=str(row.id),
+                provider=row.kind,
+                model=row.model,
+                base_url=row.base_url,
+                prices=effective_prices(row, row),
+                max_output_tokens=row.max_output_tokens,
+                context_tokens=effective_context_tokens(row, row),
+                requests_per_minute=row.requests_per_minute,
+                tokens_per_minute=row.tokens_per_minute,
+                is_of_org=True,
+                is_default=row.is_default,
+                priority=row.priority,
+            ),
+            api_key=row.api_key_encrypted,
+        )
+        for row in rows
+    ]
+
+
+def opened_key(keys: Keyring, sealed: bytes, org_id: UUID) -> str:
+    """The API key of a provider of the org.
+
+    Raises:
+        NoEncryptionKey, CannotOpen
+    """
+    return keys.open(sealed, org_id=org_id, purpose=API_KEY_PURPOSE)
+
+
+def given_prices(model: Row[Any]) -> Prices | None:
+    """What the org says the model costs; None: it says nothing. All four are given or none."""
+    if model.input_price is None:
+        return None
+    return Prices(**{name: getattr(model, column) for name, column in PRICE_COLUMNS.items()})
+
+
+def effective_prices(model: Row[Any], provider: Row[Any]) -> Prices | None:
+    """What a call is billed by: the given prices, else the library's; None: nobody knows."""
+    return given_prices(model) or _known(provider.kind, model.model, provider.base_url)[0]
+
+
+def effective_context_tokens(model: Row[Any], provider: Row[Any]) -> int | None:
+    """The model's context window, as given or as the library knows it; None: nobody knows."""
+    if model.context_tokens is not None:
+        return int(model.context_tokens)
+    return _known(provider.kind, model.model, provider.base_url)[1]
+
+
+def _known(kind: str, model: str, base_url: str | None) -> tuple[Prices | None, int | None]:
+    """Prices and context window by the library."""
+    return _known_on(now().date(), kind, model, base_url)
+
+
+@lru_cache(maxsize=4_096)
+def _known_on(
+    _day: date, kind: str, model: str, base_url: str | None
+) -> tuple[Prices | None, int | None]:
+    # Some prices end on a day; within one, looking 500 models up every 2 s would block the process.
+    return prices.known(kind, model, base_url), prices.context_tokens(kind, model, base_url)

@@ -1,0 +1,144 @@
+"""The personas that orgs publish; a published one never changes."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, case, collate, func, literal, select, tuple_, union_all
+from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.types import Numeric
+
+from shared.actors import Actor
+from shared.catalog_tables import mcp_configs, personas
+from shared.connections import Transaction
+from shared.errors import InvalidRequest, PersonaPublished
+from shared.personas import KEY, Persona, builtin, read
+from shared.tables import orgs
+
+#: Versions of all keys of one org.
+MAX_PERSONAS = 10_000
+
+
+def publish(
+    tx: Transaction, actor: Actor, key: str, version: str | None, definition: Mapping[str, Any]
+) -> Row[Any]:
+    """Publish a version of a persona; without `version` the number after the newest of the key.
+
+    The caller has read the definition by `personas.read`, and knows that its routes exist.
+
+    Raises:
+        PersonaPublished: this version is there, of the org or built in.
+        InvalidRequest: the org has no such MCP server, too many personas, or no next number.
+    """
+    # One at a time in an org, so that two get different numbers.
+    tx.sql.execute(
+        select(orgs.c.id).where(orgs.c.id == actor.org_id).with_for_update(key_share=True)
+    )
+    _check_mcp(tx.sql, actor.org_id, definition.get("mcp") or [])
+    count = tx.sql.execute(
+        select(func.count()).where(personas.c.org_id == actor.org_id)
+    ).scalar_one()
+    if count >= MAX_PERSONAS:
+        raise InvalidRequest(body=[f"the org has {MAX_PERSONAS:,} personas, no more fit"])
+    version = version or _next_version(tx.sql, actor.org_id, key)
+    if f"{key}@{version}" in builtin():
+        raise PersonaPublished(version=[f"{key}@{version} is built in"])
+    row = tx.sql.execute(
+        upsert(personas)
+        .values(
+            org_id=actor.org_id,
+            key=key,
+            version=version,
+            definition=dict(definition),
+            created_by_user_id=actor.user_id,
+        )
+        .on_conflict_do_nothing()
+        .returning(*personas.c)
+    ).one_or_none()
+    if row is None:
+        raise PersonaPublished(version=[f"{key}@{version} is published"])
+    return row
+
+
+def list_(
+    sql: Connection, org_id: UUID, *, limit: int, after: tuple[str, str] | None
+) -> list[Row[Any]]:
+    """The org's own by key and version, in the order of their characters' codes."""
+    name = (collate(personas.c.key, "C"), collate(personas.c.version, "C"))
+    query = select(personas).where(personas.c.org_id == org_id)
+    if after is not None:
+        query = query.where(tuple_(*name) > tuple_(*after))
+    return list(sql.execute(query.order_by(*name).limit(limit)))
+
+
+def find(sql: Connection, org_id: UUID, key: str, version: str) -> Row[Any] | None:
+    """The row of exactly this version of the org, or None."""
+    return sql.execute(
+        select(personas).where(
+            personas.c.org_id == org_id, personas.c.key == key, personas.c.version == version
+        )
+    ).one_or_none()
+
+
+def persona_of(row: Row[Any]) -> Persona:
+    """The persona that a row holds."""
+    return read(row.key, row.version, row.definition)
+
+
+def overview(sql: Connection, org_id: UUID) -> tuple[dict[str, str], frozenset[str]]:
+    """The newest version of each key of the org, and its ids that are those of built-ins.
+
+    One statement, which reads the index alone; newest as `personas.newest` says.
+    """
+    number = case(
+        (personas.c.version.regexp_match("^[0-9]+$"), personas.c.version.cast(Numeric)), else_=0
+    )
+    by_age = (number.desc(), collate(personas.c.version, "C").desc())
+    latest = (
+        select(personas.c.key, personas.c.version)
+        .where(personas.c.org_id == org_id)
+        .ext(distinct_on(personas.c.key))
+        .order_by(personas.c.key, *by_age)
+    )
+    ids = [persona.id for persona in builtin().values()]
+    hiding = select(personas.c.key, personas.c.version).where(
+        personas.c.org_id == org_id,
+        tuple_(personas.c.key, personas.c.version).in_([id_.split("@") for id_ in ids]),
+    )
+    rows = sql.execute(
+        union_all(
+            select(literal(False).label("hides"), latest.subquery()),
+            select(literal(True).label("hides"), hiding.subquery()),
+        )
+    ).all()
+    newest = {row.key: row.version for row in rows if not row.hides}
+    return newest, frozenset(f"{row.key}@{row.version}" for row in rows if row.hides)
+
+
+def _next_version(sql: Connection, org_id: UUID, key: str) -> str:
+    own = sql.scalars(
+        select(personas.c.version).where(personas.c.org_id == org_id, personas.c.key == key)
+    )
+    numbers = [
+        int(version)
+        for version in (*own, *(p.version for p in builtin().values() if p.key == key))
+        if version.isdecimal()
+    ]
+    version = str(max(numbers, default=0) + 1)
+    if not KEY.fullmatch(version):
+        raise InvalidRequest(version=["must be given: the newest is the last number there is"])
+    return version
+
+
+def _check_mcp(sql: Connection, org_id: UUID, names: Iterable[str]) -> None:
+    wanted = list(names)
+    there = set(
+        sql.scalars(
+            select(mcp_configs.c.name).where(
+                mcp_configs.c.org_id == org_id, mcp_configs.c.name.in_(wanted)
+            )
+        )
+    )
+    if missing := [name for name in wanted if name not in there]:
+        raise InvalidRequest(mcp=[f"the org has no MCP server {name!r}" for name in missing])

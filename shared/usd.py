@@ -1,0 +1,24 @@
+"""Amounts of USD as JSON and YAML have them: numbers with at most 8 decimals."""
+
+from decimal import Decimal
+from typing import Any
+
+#: Up to it a binary number of 64 bits holds 8 decimals exactly.
+MAX_USD = 1_000_000
+
+
+def parse(value: Any) -> Decimal:
+    """The amount, exactly as it was written.
+
+    Raises:
+        ValueError: no number, negative, over `MAX_USD`, or more than 8 decimals.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a number of USD")
+    # The shortest text of a float is what was written.
+    amount = Decimal(str(value))
+    if not amount.is_finite() or not 0 <= amount <= MAX_USD:
+        raise ValueError(f"must be 0 to {MAX_USD:,} USD")
+    if amount != round(amount, 8):
+        raise ValueError("must have at most 8 decimals")
+    return amount

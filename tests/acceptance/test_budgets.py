@@ -1,0 +1,103 @@
+"""Budgets and credits through the whole service: what parallel runs may spend together."""
+
+import math
+import signal
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from shared import credits
+from tests.caller import Caller, script
+from tests.system import System
+
+#: 1,000 tokens in and 1,000 out: 0.003 USD.
+CALL = {"usage": {"input_tokens": 1000, "output_tokens": 1000}}
+AGAIN = {"tool": "calculator", "args": {"expression": "1+1"}}
+TWO_CALLS = (CALL, AGAIN, CALL, {"say": "done"})
+COST = Decimal("0.006")
+
+
+def cost_of(run: dict[str, Any]) -> Decimal:
+    return Decimal(str(run["cost_usd"]))
+
+
+def limit(owner: Caller, **limits: float | None) -> dict[str, Any]:
+    answer = owner.http.put("/v1/budget", json=limits)
+    assert 200 == answer.status_code, answer.text
+    return dict(answer.json())
+
+
+def spenders(owner: Caller, count: int) -> list[str]:
+    threads = [owner.thread(script(*TWO_CALLS)) for _ in range(count)]
+    started = [owner.http.post(f"/v1/threads/{thread}/runs") for thread in threads]
+    refused = [answer for answer in started if answer.status_code != 201]
+    assert all(answer.json()["code"] == "budget.exhausted" for answer in refused)
+    return [answer.json()["run_id"] for answer in started if answer.status_code == 201]
+
+
+def test_64_parallel_runs_never_spend_more_than_the_month_allows(system: System) -> None:
+    """Nor less than they could; runs that do not fit fail by name, and nothing stays held."""
+    owner = system.caller()
+    limit(owner, max_cost_usd_per_month=0.06)
+
+    ended = [owner.ended(run_id, seconds=90) for run_id in spenders(owner, 64)]
+
+    spent = sum(map(cost_of, ended))
+    failed = [run for run in ended if run["status"] == "failed"]
+    assert {"budget.exhausted"} == {run["error"]["code"] for run in failed}
+    assert Decimal("0.057") <= spent <= Decimal("0.06")
+    budget = owner.get("/v1/budget")
+    assert (spent, 0) == (Decimal(str(budget["spent_usd"])), budget["held_usd"])
+    refused = owner.http.post(f"/v1/threads/{owner.thread('x')}/runs")
+    assert (429, "budget.exhausted") == (refused.status_code, refused.json()["code"])
+
+
+def test_a_killed_worker_neither_loses_nor_doubles_what_was_spent(system: System) -> None:
+    """Its runs go on under the same budget."""
+    owner = system.caller()
+    limit(owner, max_cost_usd_per_month=0.5)
+    slow = (CALL, {"tool": "sleep", "args": {"seconds": 0.5}}, CALL, {"say": "done"})
+    run_ids = [owner.run(*slow) for _ in range(20)]
+    owner.seen(run_ids[-1], "tool.call")
+
+    system.worker.stop(signal.SIGKILL)
+    system.worker.start()
+    ended = [owner.ended(run_id, seconds=60) for run_id in run_ids]
+
+    assert {"completed"} == {run["status"] for run in ended}
+    budget = owner.get("/v1/budget")
+    total = sum(map(cost_of, ended))
+    assert total >= 20 * COST
+    assert (total, 0) == (Decimal(str(budget["spent_usd"])), budget["held_usd"])
+    usage = owner.get("/v1/me/usage")
+    assert total == Decimal(str(usage["cost_usd"]))
+
+
+def test_a_run_has_a_limit_of_its_own(system: System) -> None:
+    """The persona's: the second call would be beyond it, so it is not made."""
+    owner = system.caller()
+    persona = owner.made(
+        "/v1/personas", {"key": "thrifty", "tools": ["calculator"], "max_cost_usd": 0.004}
+    )
+
+    run = owner.ended(owner.run(*TWO_CALLS, persona_id=persona["id"]))
+
+    assert ("failed", "budget.exhausted") == (run["status"], run["error"]["code"])
+    assert Decimal("0.003") == cost_of(run)
+    assert not run["error"]["retryable"]
+
+
+def test_an_org_that_pays_in_advance_spends_what_it_has(system: System) -> None:
+    """In credits, 1,000 a USD, each run rounded up; the ledger's sum is the balance."""
+    owner = system.caller()
+    with system.connections.transaction() as tx:
+        credits.grant(tx, UUID(owner.org_id), 20, note="test")
+
+    ended = [owner.ended(run_id, seconds=90) for run_id in spenders(owner, 10)]
+
+    account = owner.get("/v1/me/credits")
+    used = sum(entry["credits"] for entry in account["entries"] if entry["kind"] == "usage")
+    assert used == sum(math.ceil(cost_of(run) * 1000) for run in ended)
+    assert (20, 0) == (account["balance"] + used, account["held"])
+    # One more call, of 3 credits, has not fitted.
+    assert account["balance"] in range(3)

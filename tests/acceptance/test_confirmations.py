@@ -1,0 +1,105 @@
+"""Tool calls that people confirm, through the whole service."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.caller import Caller, error_of, script, types
+from tests.system import System
+
+CALL = {"tool": "calculator", "args": {"expression": "6*7"}}
+
+
+@pytest.fixture
+def waiting(user: Caller) -> str:
+    """A run that waits until somebody confirms its call."""
+    run_id = user.run(CALL, {"say": "ok"}, persona_id="careful")
+    user.until(run_id, "status", "waiting_for_input")
+    return run_id
+
+
+def outputs(user: Caller, run_id: str) -> list[tuple[str, bool]]:
+    found = [event["data"] for event in user.events(run_id) if event["type"] == "tool.result"]
+    return [(result["output"], result["is_error"]) for result in found]
+
+
+def test_the_inbox_shows_the_exact_call(user: Caller, waiting: str) -> None:
+    """Without a look at each run."""
+    inbox = {row["run_id"]: row for row in user.get("/v1/runs", status="waiting_for_input")}
+
+    pending = inbox[waiting]["pending_input"]
+    assert ("calculator", {"expression": "6*7"}) == (pending["tool_name"], pending["arguments"])
+    assert ("tool_confirmation", "fail") == (pending["kind"], pending["on_expiry"])
+    user.cancel(waiting)
+
+
+@pytest.mark.parametrize(
+    ("decision", "result"),
+    [
+        ({"decision": "approve"}, ("42", False)),
+        ({"decision": "deny", "reason": "not today"}, ("The call was denied: not today", True)),
+        ({"decision": "edit", "arguments": {"expression": "1+1"}}, ("2", False)),
+    ],
+)
+def test_a_decision_in_full(
+    user: Caller, waiting: str, decision: Any, result: tuple[str, bool]
+) -> None:
+    """Approved, denied with a reason, or made with other arguments."""
+    assert 200 == user.answer(waiting, json.dumps(decision)).status_code
+
+    assert [result] == outputs(user, waiting)
+
+
+def test_a_slip_is_refused_and_the_run_goes_on_waiting(user: Caller, waiting: str) -> None:
+    """Nothing is denied by it; another answer to the same request is taken."""
+    slip = user.answer(waiting, '{"decision": "aprove"}')
+
+    assert (422, "validation.error") == error_of(slip)
+    assert ["content"] == list(slip.json()["details"])
+    assert "waiting_for_input" == user.get_run(waiting)["status"]
+    assert 200 == user.answer(waiting, "yes").status_code
+    assert [("42", False)] == outputs(user, waiting)
+
+
+def test_edited_arguments_that_do_not_fit_are_asked_for_again(user: Caller, waiting: str) -> None:
+    """A new request for the same call."""
+    first = user.get_run(waiting)["pending_input"]
+    user.answer(waiting, json.dumps({"decision": "edit", "arguments": {"expresion": "1"}}))
+    second = user.until(waiting, "status", "waiting_for_input")["pending_input"]
+    while second["request_id"] == first["request_id"]:
+        second = user.until(waiting, "status", "waiting_for_input")["pending_input"]
+
+    assert "do not fit" in second["prompt"]
+    assert first["tool_call_id"] == second["tool_call_id"]
+    assert (409, "input.stale") == error_of(
+        user.answer(waiting, "yes", request_id=first["request_id"])
+    )
+    user.answer(waiting, "yes", request_id=second["request_id"])
+    assert [("42", False)] == outputs(user, waiting)
+
+
+def test_nobody_answers_and_the_run_goes_on(system: System) -> None:
+    """Where its persona wants that: the model is told, and no worker has waited."""
+    owner = system.caller()
+    persona = owner.made(
+        "/v1/personas",
+        {
+            "key": "patient",
+            "tools": ["calculator", "ask_user"],
+            "confirm": ["calculator"],
+            "input_expires_seconds": 1,
+            "on_input_expired": "continue",
+        },
+    )
+    question = {"tool": "ask_user", "args": {"question": "?"}}
+
+    run_id = owner.start(
+        owner.thread(script(CALL, question, {"say": "ok"})), persona_id=persona["id"]
+    )
+
+    assert [
+        ("The call was denied: Nobody answered in time.", True),
+        ("Nobody answered in time.", False),
+    ] == outputs(owner, run_id)
+    assert "run.completed" == types(owner.events_so_far(run_id))[-1]

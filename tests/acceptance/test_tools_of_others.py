@@ -1,0 +1,124 @@
+"""Tools that reach outside the service: an MCP server's, and the web; and a thread too long."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llmock.pytest_plugin import LLMock
+
+from tests.caller import Caller, script, types
+from tests.system import System
+from tests.waiting import eventually
+
+TIME_SERVER = [str(Path(sys.executable).with_name("mcp-server-time"))]
+
+
+@pytest.fixture(scope="module")
+def owner(system: System) -> Caller:
+    """Of an org of the module's own."""
+    return system.caller()
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[str]:
+    """The address of a web page on this machine."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b"<h1>Hello from the page</h1>"
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+def results(owner: Caller, run_id: str) -> list[dict[str, Any]]:
+    return [event["data"] for event in owner.events(run_id) if event["type"] == "tool.result"]
+
+
+def test_a_persona_uses_the_tools_of_an_mcp_server(owner: Caller) -> None:
+    """One that others wrote: its tools are discovered, pinned, called, and confirmed if so said."""
+    config = owner.made(
+        "/v1/mcp-configs", {"name": "clock", "transport": "stdio", "command": TIME_SERVER}
+    )
+    path = f"/v1/mcp-configs/{config['id']}"
+    eventually(lambda: owner.get(path)["discovered_at"] is not None, seconds=30)
+    offered = {tool["name"]: tool for tool in owner.get(f"{path}/tools")}
+    assert {"get_current_time", "convert_time"} == set(offered)
+    assert all(tool["is_approved"] for tool in offered.values())
+    owner.made(
+        "/v1/personas", {"key": "clerk", "mcp": ["clock"], "confirm": ["clock_convert_time"]}
+    )
+    now = {"tool": "get_current_time", "args": {"timezone": "Europe/Paris"}}
+    nowhere = {"tool": "get_current_time", "args": {"timezone": "Nowhere/At_all"}}
+    wrong = {"tool": "get_current_time", "args": {"zone": "UTC"}}
+    asked = {
+        "tool": "convert_time",
+        "args": {"source_timezone": "UTC", "time": "12:00", "target_timezone": "Asia/Tokyo"},
+    }
+
+    thread_id = owner.thread(script({"tools": [now, nowhere, wrong]}, asked, {"say": "ok"}))
+    run_id = owner.start(thread_id, persona_id="clerk")
+    pending = owner.until(run_id, "status", "waiting_for_input")["pending_input"]
+    assert "convert_time" == pending["tool_name"]
+    owner.answer(run_id, "yes")
+
+    right, bad_zone, bad_arguments, converted = results(owner, run_id)
+    assert (False, True, True, False) == tuple(
+        result["is_error"] for result in (right, bad_zone, bad_arguments, converted)
+    )
+    assert "Europe/Paris" in right["output"]
+    assert "timezone" in bad_arguments["output"]
+    assert "21:00" in converted["output"]
+
+
+def test_a_page_is_fetched_and_a_forbidden_address_is_not(owner: Caller, page: str) -> None:
+    """The model reads why; the run goes on."""
+    owner.made("/v1/personas", {"key": "reader", "tools": ["http_fetch"]})
+    calls = [
+        {"tool": "http_fetch", "args": {"url": url}}
+        for url in (page, "http://169.254.169.254/latest/meta-data/", "file:///etc/passwd")
+    ]
+
+    run_id = owner.start(owner.thread(script({"tools": calls}, {"say": "ok"})), persona_id="reader")
+
+    found, *refused = results(owner, run_id)
+    assert "Hello from the page" in found["output"]
+    assert [True, True] == [result["is_error"] for result in refused]
+    assert "root:" not in str(refused)
+
+
+def test_a_thread_too_long_for_the_model_is_cut(owner: Caller, llmock: LLMock) -> None:
+    """At the oldest turns, and it is said how many messages went."""
+    provider = owner.made(
+        "/v1/llm-providers",
+        {
+            "name": "small",
+            "kind": "openai",
+            "base_url": llmock.base_url("openai"),
+            "models": [{"model": "m", "context_tokens": 2000, "max_output_tokens": 100}],
+        },
+    )
+    route_id = provider["models"][0]["route_id"]
+    thread_id = owner.thread(*[f"{i}: " + "word " * 400 for i in range(8)])
+    llmock.reply("Short.")
+
+    events = owner.events(owner.start(thread_id, route_id=route_id, persona_id="plain"))
+
+    assert ["run.started", "context.truncated"] == types(events)[:2]
+    assert events[1]["data"]["dropped_messages"] in range(5, 8)
+    assert "run.completed" == events[-1]["type"]

@@ -1,0 +1,408 @@
+"""`/v1/llm-providers` and their models."""
+
+import base64
+import logging
+from typing import Any
+
+import pytest
+from sqlalchemy import Text, cast, select
+from sqlalchemy.sql import table as any_table
+
+from shared import catalog_tables, money_tables
+from shared.connections import Connections
+from shared.ids import new_id
+from tests.clients import Register, User, details_of, error_of
+
+PATH = "/v1/llm-providers"
+#: All tables there are.
+TABLES = catalog_tables.metadata.tables
+assert "llm_providers" in TABLES
+assert money_tables.budgets.name in TABLES
+
+
+def made(user: User, path: str = PATH, **fields: Any) -> dict[str, Any]:
+    """A new provider, or a new model at the path of a provider's models."""
+    body = {"name": str(new_id()), "kind": "openai"} if path == PATH else {"model": str(new_id())}
+    response = user.post(path, {**body, **fields})
+    assert 201 == response.status_code, response.text
+    return dict(response.json or {})
+
+
+def test_a_provider_is_made_with_its_models(alice: User) -> None:
+    """Every field of the contract; the list and the object itself show the same."""
+    response = alice.post(
+        PATH,
+        {
+            "name": "ours",
+            "kind": "openai",
+            "base_url": "https://llm.example.com/v1",
+            "api_key": "sk-0123456789abcd",
+            "models": [
+                {
+                    "model": "small",
+                    "priority": 1,
+                    "is_default": True,
+                    "prices": {"input": 0.15, "output": 0.6, "cache_read": 0.00000001},
+                    "max_output_tokens": 1000,
+                    "context_tokens": 32_000,
+                    "requests_per_minute": 60,
+                    "tokens_per_minute": 100_000,
+                },
+                {"model": "large"},
+            ],
+        },
+    )
+    provider = response.json
+    assert provider is not None
+    small, large = provider["models"]
+
+    moments = {"created_at": provider["created_at"], "updated_at": provider["created_at"]}
+    of_models = {"org_id": str(alice.org_id), "provider_id": provider["id"], **moments}
+    assert 201 == response.status_code
+    assert {
+        "id": provider["id"],
+        "org_id": str(alice.org_id),
+        "name": "ours",
+        "kind": "openai",
+        "base_url": "https://llm.example.com/v1",
+        "has_api_key": True,
+        "api_key_last_four": "abcd",
+        "models": [small, large],
+        **moments,
+    } == provider
+    assert {
+        "id": small["id"],
+        "route_id": small["id"],
+        "model": "small",
+        "priority": 1,
+        "is_default": True,
+        "prices": {"input": 0.15, "output": 0.6, "cache_read": 1e-08, "cache_write": 0.15},
+        "prices_source": "given",
+        "max_output_tokens": 1000,
+        "context_tokens": 32_000,
+        "requests_per_minute": 60,
+        "tokens_per_minute": 100_000,
+        **of_models,
+    } == small
+    assert {
+        "id": large["id"],
+        "route_id": large["id"],
+        "model": "large",
+        "priority": None,
+        "is_default": False,
+        "prices": None,
+        "prices_source": "unknown",
+        "max_output_tokens": None,
+        "context_tokens": None,
+        "requests_per_minute": None,
+        "tokens_per_minute": None,
+        **of_models,
+    } == large
+    path = f"{PATH}/{provider['id']}"
+    assert path == response.headers["Location"]
+    assert provider == alice.get(path).json
+    assert [provider] == alice.get(PATH).json
+    assert [large, small] == alice.get(f"{path}/models").json
+    assert small == alice.get(f"{path}/models/{small['id']}").json
+
+
+def test_known_models_have_the_librarys_prices(alice: User) -> None:
+    """Until others are given; null gives the library's back."""
+    provider = made(alice)
+    path = f"{PATH}/{provider['id']}/models"
+    model = made(alice, path, model="gpt-4o-mini")
+    library = model["prices"]
+
+    assert ("library", 128_000) == (model["prices_source"], model["context_tokens"])
+    assert library["input"] > 0
+    own = {"prices": {"input": 1, "output": 2}}
+    changed = alice.patch(f"{path}/{model['id']}", own).json
+    assert changed is not None
+    assert ("given", 1.0) == (changed["prices_source"], changed["prices"]["cache_read"])
+    again = alice.patch(f"{path}/{model['id']}", {"prices": None}).json
+    assert again is not None
+    assert ("library", library) == (again["prices_source"], again["prices"])
+
+
+def test_a_model_is_a_route_of_the_org(alice: User, register: Register) -> None:
+    """Runs take it by its id, and by default; another org's runs do not."""
+    provider = made(alice)
+    model = made(alice, f"{PATH}/{provider['id']}/models", is_default=True)
+    stranger = register()
+
+    by_id, by_default = alice.thread(), alice.thread()
+    body = {"route_id": model["route_id"]}
+    for thread, wanted in ((by_id, body), (by_default, {})):
+        run_id = alice.post(f"/v1/threads/{thread}/runs", wanted).json["run_id"]  # type: ignore[index]
+        run = alice.get(f"/v1/runs/{run_id}").json
+        assert run is not None
+        assert (model["id"], model["model"]) == (run["route_id"], run["model"])
+    answer = stranger.post(f"/v1/threads/{stranger.thread()}/runs", body)
+    assert (422, "routes.not_found") == error_of(answer)
+
+
+def test_what_changes_counts_for_the_next_run(alice: User) -> None:
+    """A default that moves, and a model that is deleted."""
+    path = f"{PATH}/{made(alice)['id']}/models"
+    first, second = made(alice, path, is_default=True), made(alice, path)
+
+    def route_of_a_run() -> str:
+        run = alice.post(f"/v1/threads/{alice.thread()}/runs")
+        assert run.json is not None
+        return str(alice.get(f"/v1/runs/{run.json['run_id']}").json["route_id"])  # type: ignore[index]
+
+    assert first["id"] == route_of_a_run()
+    assert 200 == alice.patch(f"{path}/{second['id']}", {"is_default": True}).status_code
+    assert second["id"] == route_of_a_run()
+    assert False is alice.get(f"{path}/{first['id']}").json["is_default"]  # type: ignore[index]
+    assert 204 == alice.delete(f"{path}/{second['id']}").status_code
+    assert "scripted" == route_of_a_run()
+    answer = alice.post(f"/v1/threads/{alice.thread()}/runs", {"route_id": second["id"]})
+    assert (422, "routes.not_found") == error_of(answer)
+
+
+def test_a_change_leaves_the_rest(alice: User) -> None:
+    """What is not in the body stays; a null is set."""
+    provider = made(alice, api_key="sk-0123456789abcd", base_url="https://llm.example.com/v1")
+    path = f"{PATH}/{provider['id']}"
+
+    renamed = alice.patch(path, {"name": "renamed"}).json
+    assert renamed is not None
+    assert {**provider, "name": "renamed", "updated_at": renamed["updated_at"]} == renamed
+    assert renamed["updated_at"] >= provider["updated_at"]
+    keyless = alice.patch(path, {"api_key": None}).json
+    assert keyless is not None
+    assert (False, None) == (keyless["has_api_key"], keyless["api_key_last_four"])
+    rekeyed = alice.patch(path, {"api_key": "sk-9876543210wxyz"}).json
+    assert rekeyed is not None
+    assert (True, "wxyz") == (rekeyed["has_api_key"], rekeyed["api_key_last_four"])
+
+    model = made(alice, f"{path}/models", priority=1, max_output_tokens=5)
+    changed = alice.patch(f"{path}/models/{model['id']}", {"priority": None}).json
+    assert changed is not None
+    assert (None, 5) == (changed["priority"], changed["max_output_tokens"])
+
+
+def test_a_stored_key_is_not_sent_elsewhere(alice: User) -> None:
+    """Who changes the address gives the key again."""
+    provider = made(alice, api_key="sk-0123456789abcd")
+    path = f"{PATH}/{provider['id']}"
+    elsewhere = {"base_url": "https://llm.example.com/v1"}
+
+    assert ["api_key"] == list(details_of(alice.patch(path, elsewhere)))
+    assert 200 == alice.patch(path, {**elsewhere, "api_key": "sk-of-the-other"}).status_code
+
+
+def test_a_deleted_provider_is_gone_with_its_models(alice: User) -> None:
+    """204 once, then 404."""
+    provider = made(alice, models=[{"model": "m"}])
+    path = f"{PATH}/{provider['id']}"
+
+    assert 204 == alice.delete(path).status_code
+    for method, body in (("GET", None), ("PATCH", {}), ("DELETE", None)):
+        answer = alice.call(method, path, json=body)
+        assert (404, "llm_providers.not_found") == error_of(answer)
+    routes = [route["id"] for route in alice.get("/v1/routes").json or []]
+    assert provider["models"][0]["id"] not in routes
+
+
+def test_names_are_unique(alice: User, register: Register) -> None:
+    """409 names the field; another org may use it."""
+    provider = made(alice, name="ours", models=[{"model": "m"}])
+    made(register(), name="ours")
+
+    for answer, field in (
+        (alice.post(PATH, {"name": "ours", "kind": "openai"}), "name"),
+        (alice.post(f"{PATH}/{provider['id']}/models", {"model": "m"}), "model"),
+        (
+            alice.post(
+                PATH, {"name": "a", "kind": "openai", "models": [{"model": "m"}, {"model": "m"}]}
+            ),
+            "model",
+        ),
+    ):
+        assert (409, "names.taken") == error_of(answer)
+        assert answer.json is not None
+        assert [field] == list(answer.json["details"])
+
+
+def test_only_admins_manage_providers(alice: User, register: Register) -> None:
+    """403 for members and for keys without the scope."""
+    provider = made(alice, models=[{"model": "m"}])
+    path = f"{PATH}/{provider['id']}"
+    models = f"{path}/models"
+    one = f"{models}/{provider['models'][0]['id']}"
+    member = register(org_of=alice, role="member")
+    narrow = alice.api_key("data.runs.read", "data.runs.write")
+    admin = register(org_of=alice, role="admin")
+
+    for user in (member, narrow):
+        for method, address in (
+            ("POST", PATH),
+            ("GET", PATH),
+            ("GET", path),
+            ("PATCH", path),
+            ("DELETE", path),
+            ("POST", models),
+            ("GET", models),
+            ("GET", one),
+            ("PATCH", one),
+            ("DELETE", one),
+        ):
+            answer = user.call(method, address, json={})
+            assert (403, "auth.forbidden") == error_of(answer), (method, address)
+    assert 200 == admin.get(path).status_code
+
+
+def test_another_orgs_provider_is_not_there(alice: User, register: Register) -> None:
+    """404 as for one that does not exist, on every path; its list does not have it."""
+    provider = made(alice, models=[{"model": "m"}])
+    stranger = register()
+    own = made(stranger)
+    model_id = provider["models"][0]["id"]
+    real, imagined = f"{PATH}/{provider['id']}", f"{PATH}/{new_id()}"
+
+    for method, tail, body in (
+        ("GET", "", None),
+        ("PATCH", "", {"name": "mine"}),
+        ("DELETE", "", None),
+        ("POST", "/models", {"model": "x"}),
+        ("GET", "/models", None),
+        ("GET", f"/models/{model_id}", None),
+        ("PATCH", f"/models/{model_id}", {"model": "x"}),
+        ("DELETE", f"/models/{model_id}", None),
+    ):
+        answer = stranger.call(method, real + tail, json=body)
+        expected = stranger.call(method, imagined + tail, json=body)
+        assert (404, "llm_providers.not_found") == error_of(answer) == error_of(expected)
+    through_own = stranger.get(f"{PATH}/{own['id']}/models/{model_id}")
+    assert (404, "llm_providers.model_not_found") == error_of(through_own)
+    assert [own] == stranger.get(PATH).json
+    assert provider == alice.get(real).json
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"name": None}, "name"),
+        ({"name": ""}, "name"),
+        ({"name": "n" * 201}, "name"),
+        ({"kind": "scripted"}, "kind"),
+        ({"kind": None}, "kind"),
+        ({"base_url": "http://127.0.0.1/v1"}, "base_url"),
+        ({"base_url": "http://2130706433/v1"}, "base_url"),
+        ({"base_url": "https://user@example.com/v1"}, "base_url"),
+        ({"base_url": "https://example.com/v1?a=b"}, "base_url"),
+        ({"base_url": "https://example.com/" + "a" * 2000}, "base_url"),
+        ({"base_url": ""}, "base_url"),
+        ({"api_key": ""}, "api_key"),
+        ({"api_key": "sk secret"}, "api_key"),
+        ({"api_key": "sk-é"}, "api_key"),
+        ({"api_key": "sk-1\n"}, "api_key"),
+        ({"api_key": "k" * 1001}, "api_key"),
+        ({"api_key": 1}, "api_key"),
+        ({"org_id": str(new_id())}, "org_id"),
+        ({"api_key_last_four": "abcd"}, "api_key_last_four"),
+        ({"models": {}}, "models"),
+        ({"models": [{"model": "m"}] * 51}, "models"),
+        ({"models": [{}]}, "models.0.model"),
+        ({"models": [{"model": ""}]}, "models.0.model"),
+        ({"models": [{"model": "m", "id": str(new_id())}]}, "models.0.id"),
+        ({"models": [{"model": "m", "priority": -1}]}, "models.0.priority"),
+        ({"models": [{"model": "m", "priority": True}]}, "models.0.priority"),
+        ({"models": [{"model": "m", "priority": 1.0}]}, "models.0.priority"),
+        ({"models": [{"model": "m", "is_default": None}]}, "models.0.is_default"),
+        ({"models": [{"model": "m", "is_default": 1}]}, "models.0.is_default"),
+        ({"models": [{"model": "m", "prices": {"output": 1}}]}, "models.0.prices.input"),
+        ({"models": [{"model": "m", "prices": {"input": 1}}]}, "models.0.prices.output"),
+        (
+            {"models": [{"model": "m", "prices": {"input": -1, "output": 1}}]},
+            "models.0.prices.input",
+        ),
+        (
+            {"models": [{"model": "m", "prices": {"input": 1e-9, "output": 1}}]},
+            "models.0.prices.input",
+        ),
+        (
+            {"models": [{"model": "m", "prices": {"input": "1", "output": 1}}]},
+            "models.0.prices.input",
+        ),
+        (
+            {"models": [{"model": "m", "prices": {"input": 1, "output": 1, "more": 1}}]},
+            "models.0.prices.more",
+        ),
+        ({"models": [{"model": "m", "max_output_tokens": 0}]}, "models.0.max_output_tokens"),
+        ({"models": [{"model": "m", "context_tokens": 10**9}]}, "models.0.context_tokens"),
+        ({"models": [{"model": "m", "requests_per_minute": 0}]}, "models.0.requests_per_minute"),
+        ({"models": [{"model": "m", "tokens_per_minute": 2**62}]}, "models.0.tokens_per_minute"),
+    ],
+)
+def test_a_bad_provider_is_refused(alice: User, body: dict[str, Any], field: str) -> None:
+    """422 names the field, and nothing is made."""
+    answer = alice.post(PATH, {"name": "a", "kind": "openai", **body})
+
+    assert [field] == list(details_of(answer))
+    assert [] == alice.get(PATH).json
+
+
+def test_the_same_request_again_makes_nothing_twice(alice: User) -> None:
+    """With its Idempotency-Key it has the same answer."""
+    body = {"name": "once", "kind": "openai", "api_key": "sk-0123456789abcd"}
+    first, second = (alice.post(PATH, body, headers={"Idempotency-Key": "once"}) for _ in range(2))
+
+    assert first.json == second.json
+    assert "true" == second.headers["Idempotency-Replayed"]
+    assert first.headers["Location"] == second.headers["Location"]
+    assert 1 == len(alice.get(PATH).json or [])
+
+
+def test_the_list_goes_on_page_by_page(alice: User) -> None:
+    """Newest first, none twice, each with its models."""
+    ids = [made(alice, models=[{"model": "m"}])["id"] for _ in range(5)]
+    walked: list[str] = []
+    path: str | None = f"{PATH}?limit=2"
+    while path:
+        answer = alice.get(path)
+        for provider in answer.json or []:
+            walked.append(provider["id"])
+            assert 1 == len(provider["models"])
+        cursor = answer.headers.get("X-Next-Cursor")
+        path = cursor and f"{PATH}?limit=2&before={cursor}"
+
+    assert ids[::-1] == walked
+
+
+def test_a_stored_key_is_found_nowhere(
+    alice: User, connections: Connections, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not in any column of any table, in no answer, in no log; as text, hex or base64."""
+    canary, second = (f"sk-canary-{new_id().hex}" for _ in range(2))
+    answers: list[str] = []
+    with caplog.at_level(logging.DEBUG):
+        body = {"name": "canary", "kind": "openai", "api_key": canary}
+        for _ in range(2):
+            answers.append(alice.post(PATH, body, headers={"Idempotency-Key": "canary"}).text)
+        provider = (alice.get(PATH).json or [])[0]
+        path = f"{PATH}/{provider['id']}"
+        answers.append(alice.patch(path, {"api_key": second}).text)
+        answers.append(alice.post(PATH, body).text)  # its name is taken
+        answers.append(alice.post(PATH, {**body, "api_key": f"{canary} é"}).text)
+        answers.append(alice.patch(path, {"api_key": canary, "name": ""}).text)
+        model = made(alice, f"{path}/models", is_default=True)
+        alice.post(f"/v1/threads/{alice.thread()}/runs", {"route_id": model["id"]})
+        for address in (PATH, path, f"{path}/models", "/v1/routes"):
+            answers.append(alice.get(address).text)
+
+    rows: list[str] = []
+    with connections.reading() as sql:
+        for name in TABLES:
+            whole_row = any_table(name).alias("t")
+            rows += sql.scalars(select(cast(whole_row.table_valued(), Text)))
+    assert any(provider["id"] in row and "\\x01" in row for row in rows), "the dump has no key"
+    for secret in (canary, second):
+        for form in (
+            secret,
+            secret.encode().hex(),
+            base64.b64encode(secret.encode()).decode().rstrip("="),
+        ):
+            assert not [text for text in (*answers, *rows, caplog.text) if form[:-4] in text]

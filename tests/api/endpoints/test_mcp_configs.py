@@ -1,0 +1,378 @@
+"""`/v1/mcp-configs`: who may manage servers, what is refused, and what is never shown."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from shared import mcp_configs
+from shared.config import Settings
+from shared.connections import Connections
+from shared.ids import new_id
+from tests.clients import Register, User, details_of, error_of
+
+PATH = "/v1/mcp-configs"
+URL = "https://mcp.example.com/mcp"
+SECRET = "Bearer canary-5f1b0c"
+HASH = "0" * 64
+
+
+@pytest.fixture(scope="module")
+def settings(settings: Settings) -> Settings:
+    return replace(settings, encryption_key="k" * 32, allowed_networks=("10.1.0.0/16",))
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a worker has found."""
+
+    name: str
+    hash: str
+    description: str = "A tool."
+    parameters: Any = None
+    problem: str | None = None
+
+
+#: `found(config_id, *tools)`: as if a worker had asked the server.
+Found = Callable[..., None]
+
+
+@pytest.fixture
+def found(connections: Connections) -> Found:
+    def record(config: dict[str, Any], *tools: Described) -> None:
+        described = [replace(tool, parameters={"type": "object"}) for tool in tools]
+        with connections.transaction() as tx:
+            mcp_configs.record(tx, UUID(config["id"]), described)
+
+    return record
+
+
+def make(user: User, **fields: Any) -> dict[str, Any]:
+    response = user.post(PATH, {"name": "files", "url": URL, **fields})
+    assert 201 == response.status_code, response.text
+    return dict(response.json or {})
+
+
+# ---- servers -------------------------------------------------------------------------
+
+
+def test_a_server_is_named_shown_changed_and_forgotten(alice: User) -> None:
+    """All that is known of it is shown, but for what its headers say."""
+    response = alice.post(
+        PATH, {"name": "files", "url": URL, "headers": {"Authorization": SECRET, "X-Team": "a"}}
+    )
+
+    made = response.json
+    assert made is not None
+    assert 201 == response.status_code
+    assert f"{PATH}/{made['id']}" == response.headers["Location"]
+    expected = {
+        "id": made["id"],
+        "org_id": str(alice.org_id),
+        "name": "files",
+        "transport": "streamable_http",
+        "url": URL,
+        "command": None,
+        "header_names": ["Authorization", "X-Team"],
+        "tool_count": 0,
+        "discovered_at": None,
+        "discovery_error": None,
+        "created_at": made["created_at"],
+        "updated_at": made["updated_at"],
+    }
+    assert expected == made
+    assert [made] == alice.get(PATH).json
+    one = f"{PATH}/{made['id']}"
+    assert made == alice.get(one).json
+    changed = alice.patch(one, {"name": "drive", "headers": None}).json
+    assert changed is not None
+    assert {**made, "name": "drive", "header_names": [], "updated_at": changed["updated_at"]} == (
+        changed
+    )
+    assert 204 == alice.delete(one).status_code
+    assert (404, "mcp_configs.not_found") == error_of(alice.get(one))
+    assert [] == alice.get(PATH).json
+
+
+def test_a_list_is_paged(alice: User) -> None:
+    """Newest first."""
+    ids = [make(alice, name=f"n{number}")["id"] for number in range(3)]
+
+    first = alice.get(f"{PATH}?limit=2")
+    second = alice.get(f"{PATH}?limit=2&before={first.headers['X-Next-Cursor']}")
+
+    assert ids[::-1] == [row["id"] for row in [*first.json, *second.json]]  # type: ignore[misc]
+
+
+def test_headers_are_stored_encrypted(connections: Connections, alice: User) -> None:
+    """The secret is in no table, and the worker gets it."""
+    config = make(alice, name="secret", headers={"Authorization": SECRET})
+
+    with connections.reading() as sql:
+        tables = sql.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))
+        dump = "".join(
+            row
+            for table in list(tables)
+            for row in sql.scalars(text(f"SELECT t::text FROM {table} t"))
+        )
+        [row] = mcp_configs.of_names(sql, alice.org_id, ["secret"])
+
+    assert config["id"] in dump
+    assert "canary" not in dump and b"canary".hex() not in dump
+    assert {"Authorization": SECRET} == mcp_configs.headers_of(connections.settings, row)
+
+
+def test_without_a_key_no_headers_are_taken(connections: Connections, alice: User) -> None:
+    """A server that cannot encrypt them says so."""
+    connections.settings, known = (
+        replace(connections.settings, encryption_key=None),
+        (connections.settings),
+    )
+    try:
+        response = alice.post(PATH, {"name": "a", "url": URL, "headers": {"X-Key": "v"}})
+    finally:
+        connections.settings = known
+
+    assert ["this server has no ARKLOOP_ENCRYPTION_KEY"] == details_of(response)["headers"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"name": "Files"}, "name"),
+        ({"name": "a" * 33}, "name"),
+        ({"name": "a b"}, "name"),
+        ({"name": None}, "name"),
+        ({"url": None}, "url"),
+        ({"url": "ftp://example.com/"}, "url"),
+        ({"url": "http://127.0.0.1:8000/mcp"}, "url"),
+        ({"url": "http://169.254.169.254/mcp"}, "url"),
+        ({"url": "https://user:pass@example.com/"}, "url"),
+        ({"url": "https://example.com/" + "a" * 2000}, "url"),
+        ({"transport": "sse"}, "transport"),
+        ({"transport": "stdio", "command": ["ls"]}, "transport"),
+        ({"command": ["ls"]}, "command"),
+        ({"headers": {"Host": "a"}}, "headers"),
+        ({"headers": {"content-length": "1"}}, "headers"),
+        ({"headers": {"Mcp-Session-Id": "1"}}, "headers"),
+        ({"headers": {"a b": "1"}}, "headers.a b.key"),
+        ({"headers": {"A": "1\r\nB: 2"}}, "headers.A.value"),
+        ({"headers": {"A": "é"}}, "headers.A.value"),
+        ({"headers": {"A": ""}}, "headers.A.value"),
+        ({"headers": {"A": "1", "a": "2"}}, "headers"),
+        ({"headers": {f"A{n}": "1" for n in range(17)}}, "headers"),
+        ({"org_id": "1"}, "org_id"),
+    ],
+)
+def test_what_makes_no_server_is_refused(alice: User, body: dict[str, Any], field: str) -> None:
+    """By the name of the field."""
+    given = {"name": "files", "url": URL, **body}
+    given = {name: value for name, value in given.items() if value is not None}
+
+    assert [field] == list(details_of(alice.post(PATH, given)))
+
+
+def test_an_address_in_an_allowed_network_is_taken(alice: User) -> None:
+    """The operator has named it."""
+    assert "http://10.1.2.3:9/mcp" == make(alice, url="http://10.1.2.3:9/mcp")["url"]
+
+
+def test_programs_are_taken_where_the_operator_allows_them(
+    connections: Connections, alice: User
+) -> None:
+    """As a list: there is no shell to read a text."""
+    body = {"name": "local", "transport": "stdio", "command": ["/usr/bin/mcp", "--all"]}
+    connections.settings, known = (
+        replace(connections.settings, mcp_stdio=True),
+        (connections.settings),
+    )
+    try:
+        made = alice.post(PATH, body).json
+        refused = [
+            alice.post(PATH, {**body, "name": "a", "headers": {"X": "y"}}),
+            alice.post(PATH, {**body, "name": "a", "url": URL}),
+            alice.post(PATH, {**body, "name": "a", "command": "ls -l"}),
+            alice.post(PATH, {**body, "name": "a", "command": []}),
+        ]
+    finally:
+        connections.settings = known
+
+    assert made is not None
+    assert (None, ["/usr/bin/mcp", "--all"]) == (made["url"], made["command"])
+    assert ["headers", "url", "command", "command"] == [next(iter(details_of(r))) for r in refused]
+    # Now that it is forbidden, an old one cannot be changed either.
+    assert ["transport"] == list(details_of(alice.patch(f"{PATH}/{made['id']}", {"name": "b"})))
+
+
+def test_a_change_is_checked_as_a_new_one_is(alice: User) -> None:
+    """No way around the rules."""
+    one = f"{PATH}/{make(alice)['id']}"
+
+    assert ["url"] == list(details_of(alice.patch(one, {"url": "http://localhost/"})))
+    assert ["command"] == list(details_of(alice.patch(one, {"command": ["ls"]})))
+    assert ["transport"] == list(details_of(alice.patch(one, {"transport": "stdio"})))
+
+
+def test_names_are_unique_in_an_org(alice: User, register: Register) -> None:
+    """They stand before the names of tools. Another org has its own."""
+    make(alice)
+    other = make(alice, name="other")
+    make(register())
+
+    assert (409, "names.taken") == error_of(alice.post(PATH, {"name": "files", "url": URL}))
+    answer = alice.patch(f"{PATH}/{other['id']}", {"name": "files"})
+    assert (409, "names.taken") == error_of(answer)
+
+
+def test_a_request_that_is_sent_again_makes_one_server(alice: User) -> None:
+    """By its idempotency key."""
+    key = {"Idempotency-Key": "once"}
+    first, again = (alice.post(PATH, {"name": "a", "url": URL}, headers=key) for _ in range(2))
+
+    assert first.json == again.json
+    assert 1 == len(alice.get(PATH).json or ())
+
+
+# ---- tools ---------------------------------------------------------------------------
+
+
+def test_tools_are_listed_with_what_stands_in_their_way(alice: User, found: Found) -> None:
+    """The first discovery approves; later news waits."""
+    config = make(alice)
+    one = f"{PATH}/{config['id']}"
+    bad = Described("bad name", "b" * 64, problem="The name is bad.")
+    found(config, Described("read", "1" * 64), Described("write", "2" * 64), bad)
+    found(config, Described("read", "3" * 64), Described("new", "4" * 64), bad)
+
+    tools = {tool["name"]: tool for tool in alice.get(f"{one}/tools").json or ()}
+
+    def states(*names: str) -> list[Any]:
+        return [tools[name][state] for name in names for state in ("is_approved", "changed")]
+
+    assert [True, False, False, False, False, True] == states("bad name", "new", "read")
+    assert [False] * 4 == [tool["is_offered"] for tool in tools.values()]
+    assert [True, True, True, False] == [tool["is_present"] for tool in tools.values()]
+    assert "The name is bad." == tools["bad name"]["problem"]
+    assert {
+        "name": "new",
+        "description": "A tool.",
+        "parameters": {"type": "object"},
+        "hash": "4" * 64,
+        "is_approved": False,
+        "changed": False,
+        "is_present": True,
+        "is_offered": False,
+        "problem": None,
+        "approved_at": None,
+        "seen_at": tools["new"]["seen_at"],
+    } == tools["new"]
+    shown = alice.get(one).json
+    assert shown is not None
+    assert (0, None) == (shown["tool_count"], shown["discovery_error"])
+    assert shown["discovered_at"] is not None
+
+
+def test_an_approval_is_for_one_description(alice: User, found: Found) -> None:
+    """Of another hash it is refused, and the details tell the hash that there is now."""
+    config = make(alice)
+    one = f"{PATH}/{config['id']}"
+    found(config)
+    found(config, Described("new", "4" * 64))
+
+    refused = alice.post(f"{one}/tools/new:approve", {"hash": HASH})
+
+    assert (409, "mcp_configs.tool_changed") == error_of(refused)
+    assert {"name": "new", "hash": "4" * 64} == refused.json["details"]  # type: ignore[index]
+    approved = alice.post(f"{one}/tools/new:approve", {"hash": "4" * 64}).json
+    assert approved is not None
+    assert (True, True) == (approved["is_approved"], approved["is_offered"])
+    assert 1 == alice.get(one).json["tool_count"]  # type: ignore[index]
+
+
+def test_many_are_approved_together_or_not_at_all(alice: User, found: Found) -> None:
+    """One that changed meanwhile holds back all."""
+    config = make(alice)
+    path = f"{PATH}/{config['id']}/tools:approve"
+    found(config)
+    found(config, Described("a", "1" * 64), Described("b", "2" * 64))
+
+    def approve(**hashes: str) -> Any:
+        return alice.post(path, {"tools": [{"name": n, "hash": h} for n, h in hashes.items()]})
+
+    assert (409, "mcp_configs.tool_changed") == error_of(approve(a="1" * 64, b=HASH))
+    assert (404, "mcp_configs.tool_not_found") == error_of(approve(a="1" * 64, c=HASH))
+    assert 0 == alice.get(f"{PATH}/{config['id']}").json["tool_count"]  # type: ignore[index]
+    assert ["a", "b"] == [tool["name"] for tool in approve(a="1" * 64, b="2" * 64).json]
+    assert 2 == alice.get(f"{PATH}/{config['id']}").json["tool_count"]  # type: ignore[index]
+
+
+def test_a_discovery_is_asked_for(
+    connections: Connections, alice: User, found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a server is made, when it is changed, and on demand; a worker gets the id."""
+    asked: list[UUID] = []
+    monkeypatch.setattr(connections, "enqueue_discovery", asked.extend)
+    config = make(alice)
+    one = f"{PATH}/{config['id']}"
+    found(config)
+
+    assert 200 == alice.patch(one, {"name": "other"}).status_code
+    assert 202 == alice.post(f"{one}:discover").status_code
+
+    assert [UUID(config["id"])] * 3 == asked
+    with connections.reading() as sql:
+        assert mcp_configs.of_names(sql, alice.org_id, ["other"])[0].is_stale
+
+
+# ---- who may -------------------------------------------------------------------------
+
+
+def _every_call(config_id: str) -> list[tuple[str, str, Any]]:
+    one = f"{PATH}/{config_id}"
+    return [
+        ("GET", one, None),
+        ("PATCH", one, {"name": "stolen"}),
+        ("DELETE", one, None),
+        ("POST", f"{one}:discover", None),
+        ("GET", f"{one}/tools", None),
+        ("POST", f"{one}/tools/read:approve", {"hash": HASH}),
+        ("POST", f"{one}/tools:approve", {"tools": [{"name": "read", "hash": HASH}]}),
+    ]
+
+
+def test_another_orgs_server_is_unknown(alice: User, register: Register, found: Found) -> None:
+    """As one that does not exist, whatever is tried."""
+    config = make(alice)
+    found(config, Described("read", HASH))
+    mallory = register()
+
+    for of_alice, of_nobody in zip(
+        _every_call(config["id"]), _every_call(str(new_id())), strict=True
+    ):
+        method, path, body = of_alice
+        answer = mallory.call(method, path, json=body) if body else mallory.call(method, path)
+        unknown = mallory.call(method, of_nobody[1], **({"json": body} if body else {}))
+        assert (404, "mcp_configs.not_found") == error_of(answer), of_alice
+        assert error_of(unknown) == error_of(answer)
+    assert config["name"] == alice.get(f"{PATH}/{config['id']}").json["name"]  # type: ignore[index]
+
+
+def test_only_admins_manage_servers(alice: User, register: Register) -> None:
+    """Neither members, nor keys without the scope."""
+    config = make(alice)
+    member = register(org_of=alice, role="member")
+    narrow = alice.api_key("data.runs.read", "data.runs.write")
+    calls = [
+        ("GET", PATH, None),
+        ("POST", PATH, {"name": "b", "url": URL}),
+        *_every_call(config["id"]),
+    ]
+
+    for user in (member, narrow):
+        for method, path, body in calls:
+            answer = user.call(method, path, **({"json": body} if body else {}))
+            assert (403, "auth.forbidden") == error_of(answer), (method, path)
+    assert 200 == register(org_of=alice, role="admin").get(PATH).status_code

@@ -1,0 +1,314 @@
+"""`/v1/personas`."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import insert
+
+from shared import personas, published_personas, usd
+from shared.catalog_tables import mcp_configs
+from shared.connections import Connections
+from shared.ids import new_id
+from tests.clients import Register, User, details_of, error_of
+
+PATH = "/v1/personas"
+#: What a definition that says nothing means.
+DEFAULTS: dict[str, Any] = {
+    "system_prompt": "",
+    "route_id": None,
+    "fallback_route_ids": [],
+    "tools": [],
+    "mcp": [],
+    "confirm": [],
+    "max_steps": 32,
+    "max_output_tokens": None,
+    "max_cost_usd": None,
+    "max_cost_usd_per_month": None,
+    "timeout_seconds": 900.0,
+    "input_expires_seconds": 86_400.0,
+    "on_input_expired": "fail",
+}
+
+
+def published(user: User, **fields: Any) -> dict[str, Any]:
+    response = user.post(PATH, fields)
+    assert 201 == response.status_code, response.text
+    return dict(response.json or {})
+
+
+def test_a_persona_is_published(alice: User, connections: Connections) -> None:
+    """With every field of the contract; it is shown so ever after."""
+    with connections.transaction() as tx:
+        values = {"id": new_id(), "org_id": alice.org_id, "name": "time", "transport": "stdio"}
+        tx.sql.execute(insert(mcp_configs).values(values))
+    definition = {
+        "system_prompt": "Help.",
+        "route_id": "scripted",
+        "fallback_route_ids": ["scripted"],
+        "tools": ["http_fetch", "calculator"],
+        "mcp": ["time"],
+        "confirm": ["http_fetch", "convert_time"],
+        "max_steps": 5,
+        "max_output_tokens": 100,
+        "max_cost_usd": 0.00000001,
+        "max_cost_usd_per_month": 999_999.99999999,
+        "timeout_seconds": 1.5,
+        "input_expires_seconds": 60,
+        "on_input_expired": "continue",
+    }
+    assert DEFAULTS.keys() == definition.keys()
+    response = alice.post(PATH, {"key": "helper", **definition})
+
+    expected = {
+        "id": "helper@1",
+        "key": "helper",
+        "version": "1",
+        "source": "org",
+        **definition,
+        "confirm": ["convert_time", "http_fetch"],
+        "created_by_user_id": str(alice.id),
+    }
+    made = dict(response.json or {})
+    moment = made.pop("created_at")
+    assert (201, expected) == (response.status_code, made)
+    assert f"{PATH}/helper@1" == response.headers["Location"]
+    shown = {**expected, "created_at": moment}
+    assert shown == alice.get(f"{PATH}/helper@1").json == alice.get(f"{PATH}/helper").json
+    assert shown in (alice.get(PATH).json or [])
+
+
+def test_what_is_left_out_has_its_default(alice: User) -> None:
+    """And null is left out."""
+    for key, fields in (("a", {}), ("b", dict.fromkeys(DEFAULTS))):
+        made = published(alice, key=key, version=None, **fields)
+        assert DEFAULTS == {name: made[name] for name in DEFAULTS}
+
+
+def test_the_built_in_ones_are_listed(alice: User) -> None:
+    """With the same fields; nobody made them."""
+    listed = {persona["id"]: persona for persona in alice.get(PATH).json or []}
+
+    assert set(personas.builtin()) == set(listed)
+    assert (
+        {
+            **DEFAULTS,
+            "id": "plain@1",
+            "key": "plain",
+            "version": "1",
+            "source": "builtin",
+            "system_prompt": personas.find("plain").system_prompt,
+            "created_by_user_id": None,
+            "created_at": None,
+        }
+        == listed["plain@1"]
+        == alice.get(f"{PATH}/plain@1").json
+    )
+
+
+def test_a_new_version_is_the_newest_at_once(alice: User) -> None:
+    """A run that names the key alone gets it, and shows which it was."""
+    published(alice, key="assistant", system_prompt="Ours.")
+
+    def persona_of_a_run(**body: str) -> str:
+        run = alice.post(f"/v1/threads/{alice.thread()}/runs", body)
+        assert run.json is not None, run.text
+        return str(alice.get(f"/v1/runs/{run.json['run_id']}").json["persona_id"])  # type: ignore[index]
+
+    assert "assistant@2" == persona_of_a_run()
+    assert "assistant@2" == persona_of_a_run(persona_id="assistant")
+    assert "assistant@1" == persona_of_a_run(persona_id="assistant@1")
+    assert "assistant@2" == (alice.get(f"{PATH}/assistant").json or {})["id"]
+
+
+def test_a_published_version_never_changes(alice: User) -> None:
+    """409 for the same id, also with the same content; there is nothing else to try."""
+    published(alice, key="helper", version="1.0", system_prompt="first")
+
+    for body in (
+        {"key": "helper", "version": "1.0", "system_prompt": "second"},
+        {"key": "helper", "version": "1.0", "system_prompt": "first"},
+        {"key": "assistant", "version": "1"},
+    ):
+        assert (409, "personas.published") == error_of(alice.post(PATH, body))
+    for method in ("PATCH", "PUT", "DELETE"):
+        answer = alice.call(method, f"{PATH}/helper@1.0", json={})
+        assert (405, "http.method_not_allowed") == error_of(answer)
+    assert "first" == (alice.get(f"{PATH}/helper@1.0").json or {})["system_prompt"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"key": None}, "key"),
+        ({"key": ""}, "key"),
+        ({"key": "a@1"}, "key"),
+        ({"key": "a b"}, "key"),
+        ({"key": "k" * 65}, "key"),
+        ({"version": ""}, "version"),
+        ({"version": 1}, "version"),
+        ({"version": "v" * 65}, "version"),
+        ({"id": "a@1"}, "id"),
+        ({"source": "builtin"}, "source"),
+        ({"org_id": str(new_id())}, "org_id"),
+        ({"system_prompt": "é" * 32_769}, "system_prompt"),
+        ({"tools": ["append_line"]}, "tools"),
+        ({"mcp": ["space"]}, "mcp"),
+        ({"confirm": ["calculator"]}, "confirm"),
+        ({"max_steps": 1000}, "max_steps"),
+        ({"max_cost_usd": "0.5"}, "max_cost_usd"),
+        ({"max_cost_usd_per_month": -1}, "max_cost_usd_per_month"),
+        ({"timeout_seconds": 0}, "timeout_seconds"),
+        ({"on_input_expired": "wait"}, "on_input_expired"),
+    ],
+)
+def test_a_bad_persona_is_refused(alice: User, body: dict[str, Any], field: str) -> None:
+    """422 names the field, and nothing is published."""
+    assert [field] == list(details_of(alice.post(PATH, {"key": "bad", **body})))
+    assert {"builtin"} == {persona["source"] for persona in alice.get(PATH).json or []}
+
+
+def test_its_routes_must_be_there(alice: User, register: Register) -> None:
+    """The server's and the org's own; another org's is none."""
+    path = "/v1/llm-providers"
+    body = {"name": "a", "kind": "openai", "models": [{"model": "m"}]}
+    own, theirs = (
+        (user.post(path, body).json or {})["models"][0]["id"] for user in (alice, register())
+    )
+
+    published(alice, key="fine", route_id=own, fallback_route_ids=["scripted"])
+    for fields, names in (
+        ({"route_id": theirs}, {"route_id"}),
+        ({"fallback_route_ids": ["scripted", theirs]}, {"fallback_route_ids"}),
+        ({"route_id": "x", "fallback_route_ids": ["y"]}, {"route_id", "fallback_route_ids"}),
+    ):
+        answer = alice.post(PATH, {"key": "bad", **fields})
+        assert (422, "routes.not_found") == error_of(answer)
+        assert answer.json is not None
+        assert names == set(answer.json["details"])
+
+
+def test_when_its_route_is_gone_its_runs_are_refused(alice: User) -> None:
+    """422 at creation; with a route of its own the run is accepted."""
+    body = {"name": "a", "kind": "openai", "models": [{"model": "m"}]}
+    provider = alice.post("/v1/llm-providers", body).json or {}
+    published(alice, key="mine", route_id=provider["models"][0]["id"])
+    alice.delete(f"/v1/llm-providers/{provider['id']}")
+    path = f"/v1/threads/{alice.thread()}/runs"
+
+    assert (422, "routes.not_found") == error_of(alice.post(path, {"persona_id": "mine"}))
+    answer = alice.post(path, {"persona_id": "mine", "route_id": "scripted"})
+    assert 201 == answer.status_code
+
+
+def test_only_admins_publish_and_all_may_read(alice: User, register: Register) -> None:
+    """A member, and a key without the scope, read."""
+    published(alice, key="mine")
+    member = register(org_of=alice, role="member")
+    reader = alice.api_key("data.runs.read")
+
+    for user in (member, reader):
+        assert (403, "auth.forbidden") == error_of(user.post(PATH, {"key": "a"}))
+        assert "mine@1" in [persona["id"] for persona in user.get(PATH).json or []]
+        assert 200 == user.get(f"{PATH}/mine").status_code
+    blind = alice.api_key("data.threads.read")
+    assert (403, "auth.forbidden") == error_of(blind.get(PATH))
+    assert (403, "auth.forbidden") == error_of(blind.get(f"{PATH}/mine"))
+
+
+def test_another_orgs_persona_is_not_there(alice: User, register: Register) -> None:
+    """404 as for one that does not exist; runs cannot take it."""
+    published(alice, key="secret", system_prompt="Our recipe.")
+    stranger = register()
+
+    for id_ in ("secret", "secret@1", "nobody", "nobody@1"):
+        assert (404, "http.not_found") == error_of(stranger.get(f"{PATH}/{id_}"))
+    assert "secret@1" not in stranger.get(PATH).text
+    path = f"/v1/threads/{stranger.thread()}/runs"
+    assert (422, "personas.not_found") == error_of(stranger.post(path, {"persona_id": "secret"}))
+
+
+@pytest.mark.parametrize("id_", ["a@", "@1", "a@1@2", "a%20b", "%00", "x" * 65])
+def test_an_id_that_is_none_is_refused(alice: User, id_: str) -> None:
+    """422, not 404: it cannot be that of any persona."""
+    assert ["persona_id"] == list(details_of(alice.get(f"{PATH}/{id_}")))
+
+
+def test_the_list_goes_on_page_by_page(alice: User) -> None:
+    """The org's among the built-in ones, each once, by key and version."""
+    own = [published(alice, key=key)["id"] for key in ("zebra", "assistant", "b", "b", "Big")]
+    walked: list[str] = []
+    path: str | None = f"{PATH}?limit=2"
+    while path:
+        answer = alice.get(path)
+        walked += [persona["id"] for persona in answer.json or []]
+        cursor = answer.headers.get("X-Next-Cursor")
+        path = cursor and f"{PATH}?limit=2&before={cursor}"
+
+    everything = [*own, *personas.builtin()]
+    assert sorted(everything, key=lambda id_: tuple(id_.split("@"))) == walked
+
+
+def test_the_same_request_again_publishes_nothing_twice(alice: User) -> None:
+    """Without a version it would be a new one."""
+    headers = {"Idempotency-Key": "once"}
+    first, second = (alice.post(PATH, {"key": "mine"}, headers=headers) for _ in range(2))
+
+    assert first.json == second.json
+    assert "true" == second.headers["Idempotency-Replayed"]
+    assert (404, "http.not_found") == error_of(alice.get(f"{PATH}/mine@2"))
+
+
+# ---- the page about them -------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[3] / "docs/personas.md").read_text("utf-8")
+
+
+def block_of(language: str) -> str:
+    """The page's one example in this language."""
+    [block] = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    return str(block)
+
+
+def test_the_file_of_the_page_is_a_persona() -> None:
+    """As it stands there."""
+    persona = personas.from_file("translator@1.yaml", block_of("yaml"))
+
+    assert ("translator@1", ("ask_user",), 4) == (persona.id, persona.tools, persona.max_steps)
+
+
+def test_the_request_of_the_page_publishes_a_persona(alice: User) -> None:
+    """And once more, the next version, as the page says."""
+    body = json.loads(block_of("sh").split("-d '")[1].rsplit("'", 1)[0])
+
+    first, second = published(alice, **body), published(alice, **body)
+
+    assert ["researcher@1", "researcher@2"] == [first["id"], second["id"]]
+    assert body == {name: first[name] for name in body}
+
+
+def test_the_page_has_every_field_and_its_limit() -> None:
+    """The table's rows are the fields of a definition, in order, with the default of each."""
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", PAGE, re.MULTILINE))
+    shown = {None: "null", "": "empty", "fail": "`fail`"}
+
+    assert list(DEFAULTS) == list(rows)
+    for name, default in DEFAULTS.items():
+        expected = "none" if default == [] else shown.get(default) or f"{default:,.0f}"
+        assert expected == rows[name], name
+    for limit in (
+        personas.MAX_PROMPT_BYTES,
+        personas.MAX_FALLBACKS,
+        personas.MAX_MCP,
+        personas.MAX_CONFIRM,
+        personas.MAX_STEPS,
+        personas.MAX_OUTPUT_TOKENS,
+        personas.MAX_TIMEOUT_SECONDS,
+        personas.MAX_INPUT_EXPIRES_SECONDS,
+        usd.MAX_USD,
+        published_personas.MAX_PERSONAS,
+    ):
+        assert f"{limit:,}" in PAGE
+    assert all(f"`{tool}`" in PAGE for tool in personas.BUILTIN_TOOLS)

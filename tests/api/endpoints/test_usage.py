@@ -1,0 +1,282 @@
+"""`/v1/me/usage` and `/v1/me/credits`."""
+
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import insert
+
+from shared import credits
+from shared.connections import Connections
+from shared.ids import new_id
+from shared.money_tables import run_usage
+from tests.clients import Register, User, details_of, error_of
+from tests.stored_runs import StoredRuns
+
+NOTHING = {
+    "runs": 0,
+    "input_tokens": 0,
+    "output_tokens": 0,
+    "cache_read_tokens": 0,
+    "cache_write_tokens": 0,
+    "reasoning_tokens": 0,
+    "cost_usd": 0,
+}
+
+
+def used(
+    connections: Connections, user: User, ended_at: datetime, *costs: str, **columns: Any
+) -> None:
+    """A run that ended then, with a route of its own for each cost."""
+    run_id = new_id()
+    with connections.transaction() as tx:
+        for number, cost in enumerate(costs):
+            values = {
+                "run_id": run_id,
+                "route_id": f"route-{number}",
+                "org_id": user.org_id,
+                "user_id": user.id,
+                "persona_key": "assistant",
+                "model": f"model-{number}",
+                "input_tokens": 100,
+                "output_tokens": 10,
+                "cache_read_tokens": 5,
+                "cache_write_tokens": 4,
+                "reasoning_tokens": 3,
+                "usage_source": "reported",
+                "cost_usd": Decimal(cost),
+                "ended_at": ended_at,
+                "month": ended_at.date().replace(day=1),
+            }
+            tx.sql.execute(insert(run_usage).values({**values, **columns}))
+
+
+def at(day: int, hour: int = 12) -> datetime:
+    return datetime(2026, 3, day, hour, tzinfo=UTC)
+
+
+MARCH = "from=2026-03-01&to=2026-04-01"
+
+
+def usage(user: User, query: str = MARCH) -> dict[str, Any]:
+    response = user.get(f"/v1/me/usage?{query}")
+    assert 200 == response.status_code, response.text
+    return dict(response.json or {})
+
+
+def test_without_a_run_nothing_is_used(alice: User) -> None:
+    """Zeros, not nulls; the period is this month until tonight."""
+    body = alice.get("/v1/me/usage").json or {}
+
+    today = datetime.now(UTC).date()
+    until, this_month = body.pop("to"), body.pop("this_month")
+    assert f"{today + timedelta(days=1)}T00:00:00.000Z" == until
+    assert {"from": f"{today:%Y-%m}-01T00:00:00.000Z", **NOTHING, "credits": 0} == body
+    assert {"month": f"{today:%Y-%m}", **NOTHING, "credits": 0} == this_month
+
+
+def test_what_a_run_has_used_is_there_when_it_has_ended(
+    alice: User, connections: Connections
+) -> None:
+    """Tokens, cost, and each started credit."""
+    stored = StoredRuns.of(connections, alice)
+    stored.finish(stored.claimed())
+
+    body = alice.get("/v1/me/usage").json or {}
+
+    assert (1, 10, 5, 2, 0.5, 500) == tuple(
+        body[name]
+        for name in (
+            "runs",
+            "input_tokens",
+            "output_tokens",
+            "cache_read_tokens",
+            "cost_usd",
+            "credits",
+        )
+    )
+    assert body["runs"] == body["this_month"]["runs"]
+
+
+def test_sums_are_right_to_the_last_digit(alice: User, connections: Connections) -> None:
+    """Binary fractions would add up to something else; credits are counted by the run."""
+    for day in range(1, 11):
+        used(connections, alice, at(day), "0.10000001", "0.00000001")
+
+    body = usage(alice)
+
+    assert (10, 2000, 30 * 2, 1.0000002, 10 * 101) == (
+        body["runs"],
+        body["input_tokens"],
+        body["reasoning_tokens"],
+        body["cost_usd"],
+        body["credits"],
+    )
+
+
+def test_a_period_has_its_beginning_and_not_its_end(alice: User, connections: Connections) -> None:
+    """Dates are their first moments in UTC; an offset is understood."""
+    for day in (1, 2, 3):
+        used(connections, alice, at(day, 0), "1")
+
+    queries = {
+        "from=2026-03-01&to=2026-03-03": 2,
+        "from=2026-03-01T00:00:00.001Z&to=2026-03-03": 1,
+        "from=2026-03-01T01:00:00%2B01:00&to=2026-03-03T00:00:00.001Z": 3,
+        "from=2026-03-01T00:00:00-01:00&to=2026-03-03": 1,
+    }
+    assert queries == {query: usage(alice, query)["runs"] for query in queries}
+
+
+def test_every_day_is_there(alice: User, connections: Connections) -> None:
+    """Also one on which nothing ended; days are those of UTC."""
+    used(connections, alice, at(1, 0), "1")
+    used(connections, alice, at(3, 23), "0.5", "0.25")
+    used(connections, alice, at(3, 23), "0.0001")
+
+    rows = alice.get("/v1/me/usage/daily?from=2026-03-01&to=2026-03-05").json or []
+
+    assert [
+        ("2026-03-01", 1, 1, 1000),
+        ("2026-03-02", 0, 0, 0),
+        ("2026-03-03", 2, 0.7501, 751),
+        ("2026-03-04", 0, 0, 0),
+    ] == [(row["date"], row["runs"], row["cost_usd"], row["credits"]) for row in rows]
+    assert {"date": "2026-03-02", **NOTHING, "credits": 0} == rows[1]
+
+
+def test_a_part_of_a_day_is_a_day_of_its_own(alice: User, connections: Connections) -> None:
+    """With what ended in that part."""
+    used(connections, alice, at(1, 6), "1")
+    used(connections, alice, at(1, 18), "1")
+
+    rows = alice.get("/v1/me/usage/daily?from=2026-03-01T12:00:00Z&to=2026-03-02T00:00:01Z").json
+
+    assert [("2026-03-01", 1), ("2026-03-02", 0)] == [(r["date"], r["runs"]) for r in rows or []]
+
+
+def test_models_are_listed_by_what_they_cost(alice: User, connections: Connections) -> None:
+    """A run that called two of them is one of each."""
+    used(connections, alice, at(1), "1", "2")
+    used(connections, alice, at(2), "0.5")
+
+    rows = alice.get(f"/v1/me/usage/by-model?{MARCH}").json or []
+
+    assert [("model-1", 1, 2, 100), ("model-0", 2, 1.5, 200)] == [
+        (row["model"], row["runs"], row["cost_usd"], row["input_tokens"]) for row in rows
+    ]
+
+
+@pytest.mark.parametrize("path", ["", "/daily", "/by-model"])
+def test_usage_of_one_persona_or_key(alice: User, connections: Connections, path: str) -> None:
+    """Filters narrow all three."""
+    key = new_id()
+    used(connections, alice, at(1), "1", persona_key="writer")
+    used(connections, alice, at(1), "2", api_key_id=key)
+    used(connections, alice, at(1), "4")
+
+    def cost(query: str) -> float:
+        answer = alice.get(f"/v1/me/usage{path}?from=2026-03-01&to=2026-03-02&{query}").json
+        rows = answer if isinstance(answer, list) else [answer]
+        return sum(row["cost_usd"] for row in rows)
+
+    assert [1, 2, 0, 0] == [
+        cost("persona=writer"),
+        cost(f"api_key_id={key}"),
+        cost(f"persona=writer&api_key_id={key}"),
+        cost(f"api_key_id={new_id()}"),
+    ]
+
+
+def test_an_org_sees_its_own_usage_alone(
+    alice: User, register: Register, connections: Connections
+) -> None:
+    """Members see that of all; a key needs the scope to read runs."""
+    used(connections, alice, at(1), "1")
+    member, stranger = register(org_of=alice, role="member"), register()
+    narrow = alice.api_key("data.threads.read")
+    paths = ["/v1/me/usage", "/v1/me/usage/daily", "/v1/me/usage/by-model", "/v1/me/credits"]
+
+    assert [1, 0] == [usage(user)["runs"] for user in (member, stranger)]
+    assert {(403, "auth.forbidden")} == {error_of(narrow.get(path)) for path in paths}
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("from=yesterday", "from"),
+        ("from=2026-03-01T00:00:00", "from"),
+        ("to=2026-02-30", "to"),
+        ("to=0001-01-01", "to"),
+        ("to=9999-12-31T23:59:59-23:00", "to"),
+        ("from=2026-03-02&to=2026-03-02", "to"),
+        ("api_key_id=1", "api_key_id"),
+        ("persona=", "persona"),
+        ("day=1", "day"),
+    ],
+)
+@pytest.mark.parametrize("path", ["", "/daily", "/by-model"])
+def test_bad_periods_are_refused(alice: User, path: str, query: str, field: str) -> None:
+    """422 names the parameter."""
+    assert [field] == list(details_of(alice.get(f"/v1/me/usage{path}?{query}")))
+
+
+def test_days_are_at_most_those_of_a_year(alice: User) -> None:
+    """366 are listed, of 367 none."""
+    first = date(2025, 1, 1)
+    path = f"/v1/me/usage/daily?from={first}&to="
+
+    assert 366 == len(alice.get(f"{path}{first + timedelta(days=366)}").json or [])
+    assert ["from"] == list(details_of(alice.get(f"{path}{first + timedelta(days=367)}")))
+
+
+# ---- credits -------------------------------------------------------------------------
+
+
+def test_an_org_that_got_no_credits_owes_what_it_uses(
+    alice: User, connections: Connections
+) -> None:
+    """No balance; the ledger has each run."""
+    stored = StoredRuns.of(connections, alice)
+    stored.finish(claim := stored.claimed())
+
+    body = alice.get("/v1/me/credits").json or {}
+
+    [entry] = body.pop("entries")
+    assert {"balance": None, "held": 0, "is_prepaid": False} == body
+    assert {
+        "id": entry["id"],
+        "kind": "usage",
+        "run_id": str(claim.run_id),
+        "debit_account": "receivable",
+        "credit_account": "revenue",
+        "credits": 500,
+        "note": None,
+        "created_at": entry["created_at"],
+    } == entry
+
+
+def test_the_ledger_is_read_page_by_page(alice: User, connections: Connections) -> None:
+    """The newest first, each entry once; the balance stands on every page."""
+    for amount in range(1, 6):
+        with connections.transaction() as tx:
+            credits.grant(tx, alice.org_id, amount, f"number {amount}")
+
+    seen: list[dict[str, Any]] = []
+    path = "/v1/me/credits?limit=2"
+    while True:
+        answer = alice.get(path)
+        body = answer.json or {}
+        assert (15, 0, True) == (body["balance"], body["held"], body["is_prepaid"])
+        seen += body["entries"]
+        if "X-Next-Cursor" not in answer.headers:
+            break
+        path = f"/v1/me/credits?limit=2&before={answer.headers['X-Next-Cursor']}"
+
+    assert [(n, f"number {n}") for n in (5, 4, 3, 2, 1)] == [
+        (entry["credits"], entry["note"]) for entry in seen
+    ]
+    assert {None} == {entry["run_id"] for entry in seen}
+    assert 5 == len({UUID(entry["id"]) for entry in seen})

@@ -1,0 +1,43 @@
+"""The trials of `python -m bench.overspend` in short, and that they can fail."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from bench.overspend.__main__ import PATIENT
+from bench.overspend.trial import Reserve, Trial, look_then_take
+from bench.overspend.verdict import Verdict
+from shared import budgets
+from shared.config import Settings
+from shared.connections import Connections, connect
+
+SPENDERS = 64
+
+
+@pytest.fixture(scope="module")
+def database(settings: Settings) -> Iterator[Connections]:
+    """With a connection for each spender; nobody listens to what Redis would be told."""
+    own = replace(settings, database_pool_size=SPENDERS + 8, lease_seconds=300)
+    opened = connect(own, application="overspend", limits=PATIENT, send=lambda _hint: None)
+    yield opened
+    opened.close()
+
+
+def trial(database: Connections, seed: int, reserve: Reserve = budgets.reserve) -> Verdict:
+    return Trial(database, spenders=SPENDERS, seed=seed, reserve=reserve).run()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sixty_four_spenders_never_overspend_together(database: Connections, seed: int) -> None:
+    """Whichever of them are lost, and when; and the books are right to the last digit."""
+    verdict = trial(database, seed)
+
+    assert (0, []) == (verdict.overspent_usd, verdict.faults)
+    assert SPENDERS == verdict.runs
+    assert verdict.spent_usd > 0
+
+
+def test_a_look_without_a_lock_overspends(database: Connections) -> None:
+    """The trials notice it: they can fail."""
+    assert any(trial(database, seed, look_then_take).overspent_usd > 0 for seed in range(5))

@@ -1,0 +1,90 @@
+"""`arkloop credits`."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import update
+
+from cli.credits import credits
+from shared import accounts
+from shared.config import Settings
+from shared.connections import Connections, connect
+from shared.money_tables import credit_balances
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def database(settings: Settings, new_database: Callable[[], str]) -> Iterator[Connections]:
+    """One of the test's own, with two orgs named `twins` and one named `acme`."""
+    connections = connect(replace(settings, database_url=new_database()), application="tests")
+    with connections.transaction() as tx:
+        for name in ("acme", "twins", "twins"):
+            accounts.create_org(tx, name)
+    yield connections
+    connections.close()
+
+
+@pytest.fixture
+def run(database: Connections) -> Run:
+    """Call it with the words after `arkloop credits`."""
+
+    def run(*words: str) -> Result:
+        env = {"ARKLOOP_DATABASE_URL": database.settings.database_url}
+        return CliRunner().invoke(credits, words, env=env)
+
+    return run
+
+
+def shown(run: Run, org: str = "acme") -> dict[str, object]:
+    return dict(json.loads(run("show", "--org", org).output))
+
+
+def test_a_grant_is_entered_and_the_balance_printed(run: Run) -> None:
+    """The first makes the org pay in advance; one below zero takes some back."""
+    before = shown(run)
+    first = run("grant", "--org", "acme", "--credits", "1000", "--note", "invoice 7")
+    second = run("grant", "--org", str(before["org_id"]), "--credits", "-300")
+
+    assert [("1000\n", 0), ("700\n", 0)] == [(r.output, r.exit_code) for r in (first, second)]
+    assert (None, False, {}) == tuple(before[n] for n in ("balance", "is_prepaid", "accounts"))
+    after = shown(run)
+    assert (700, 0, True) == tuple(after[n] for n in ("balance", "held", "is_prepaid"))
+    assert {"customer": 700, "funding": -700} == after["accounts"]
+
+
+@pytest.mark.parametrize(
+    ("org", "amount", "why"),
+    [
+        ("acme", "0", "--credits: must be"),
+        ("acme", "1000000001", "--credits: must be"),
+        ("acme", "-1", "--credits: the org has not so many"),
+        ("nobody", "1", "There is no org 'nobody'"),
+        ("twins", "1", "Several orgs are named 'twins'"),
+        ("01a20e81-4bd5-70da-88f9-366c61169856", "1", "There is no org"),
+    ],
+)
+def test_what_is_wrong_is_said(run: Run, org: str, amount: str, why: str) -> None:
+    """Status 1 and a sentence; nothing is entered."""
+    refused = run("grant", "--org", org, "--credits", amount)
+
+    assert 1 == refused.exit_code
+    assert why in refused.output
+    assert None is shown(run)["balance"]
+
+
+def test_a_balance_that_is_not_its_ledger_is_found(run: Run, database: Connections) -> None:
+    """`ok` where the books are right."""
+    run("grant", "--org", "acme", "--credits", "10")
+    right = run("check")
+    with database.transaction() as tx:
+        tx.sql.execute(update(credit_balances).values(balance=11))
+
+    wrong = run("check")
+
+    assert ("ok\n", 0) == (right.output, right.exit_code)
+    assert 1 == wrong.exit_code
+    assert f"{shown(run)['org_id']}  11  10\n" in wrong.output

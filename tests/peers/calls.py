@@ -1,0 +1,99 @@
+"""One model call to a server, as a run makes it, and what came of it."""
+
+from dataclasses import dataclass
+
+from shared.model_routes import Route
+from shared.prices import Prices
+from tests.worker.recorded_run import RecordedRun
+from worker import providers
+from worker.messages import (
+    Chunk,
+    Message,
+    ModelRequest,
+    TextDelta,
+    ThinkingDelta,
+    TurnEnd,
+    UserMessage,
+)
+from worker.model_call import Reply, call_model
+from worker.route_chain import RouteChain
+from worker.stop_signal import StopSignal
+from worker.tools import load
+
+TOOLS = [tool.spec for tool in load(["calculator", "current_time"]).values()]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where one of our providers finds its vendor."""
+
+    provider: str
+    url: str | None
+    model: str = "m"
+    max_output_tokens: int = 256
+
+    @property
+    def route(self) -> Route:
+        return Route(
+            id=f"{self.provider}-route",
+            provider=self.provider,
+            model=self.model,
+            base_url=self.url,
+            api_key="test-key",
+            prices=Prices(),
+            max_output_tokens=self.max_output_tokens,
+        )
+
+    def request(self, *messages: str | Message, tools: bool = False, turn: int = 0) -> ModelRequest:
+        """Plain text is the user's."""
+        return ModelRequest(
+            model=self.model,
+            system_prompt="Be brief.",
+            messages=[UserMessage(m) if isinstance(m, str) else m for m in messages],
+            tools=TOOLS if tools else (),
+            max_output_tokens=self.max_output_tokens,
+            turn=turn,
+        )
+
+    def one_try(self, request: ModelRequest) -> list[Chunk]:
+        """Raises: ProviderError."""
+        provider = providers.load(self.route, faults=False)
+        try:
+            return list(provider.stream(request, StopSignal()))
+        finally:
+            provider.close()
+
+    def call(self, request: ModelRequest) -> tuple[Reply, "PatientRun"]:
+        """With the retries of a run.
+
+        Raises:
+            ProviderError: of the last try.
+        """
+        run = PatientRun()
+        chain = RouteChain([self.route], lambda route: providers.load(route, faults=False))
+        try:
+            return call_model(chain, lambda route: request, run, run.stop), run
+        finally:
+            chain.close()
+
+
+class PatientRun(RecordedRun):
+    """Its pauses take time: the server measures them."""
+
+    def wait(self, seconds: float) -> None:
+        self.paused.append(seconds)
+        self.stop.wait(seconds)
+
+
+def text_of(chunks: list[Chunk]) -> str:
+    return "".join(chunk.text for chunk in chunks if isinstance(chunk, TextDelta))
+
+
+def thinking_of(chunks: list[Chunk]) -> str:
+    return "".join(chunk.text for chunk in chunks if isinstance(chunk, ThinkingDelta))
+
+
+def end_of(chunks: list[Chunk]) -> TurnEnd:
+    end = chunks[-1]
+    assert isinstance(end, TurnEnd)
+    return end

@@ -1,0 +1,181 @@
+"""Our MCP client against `server-everything`, the reference server, over both transports."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import pytest
+
+from shared.ids import new_id
+from tests.peers.conftest import installed
+from tests.waiting import eventually
+from worker.context import RunContext
+from worker.mcp import McpFailed
+from worker.mcp.client import McpClient
+from worker.mcp.server import Server
+from worker.messages import ToolSpec
+from worker.outcomes import CancelRequested
+from worker.stop_signal import StopSignal
+from worker.tools import Tool, ToolFailed
+
+pytestmark = pytest.mark.peers
+
+ROOT = Path(__file__).parents[2]
+
+
+class Everything:
+    """A session with the server."""
+
+    def __init__(self, client: McpClient, server: Server) -> None:
+        self.client = client
+        self.server = server
+        self.tools = {tool.name: tool for tool in client.tools(server)}
+
+    def call(self, tool: str, stop: StopSignal | None = None, **arguments: Any) -> str:
+        return self.client.call(
+            self.server,
+            tool,
+            arguments,
+            pinned=self.tools[tool].hash,
+            context=cast(RunContext, stop or StopSignal()),
+        )
+
+    def cancelled(self) -> float:
+        """How many seconds a long call goes on after its run was told to stop."""
+        stop = StopSignal()
+        raised: list[BaseException] = []
+
+        def ask() -> None:
+            try:
+                self.call("trigger-long-running-operation", stop, duration=30, steps=60)
+            except BaseException as error:
+                raised.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        threading.Event().wait(0.3)  # it tells nobody that it has begun
+        began = time.monotonic()
+        stop.set(CancelRequested())
+        asking.join(40)
+        assert [CancelRequested] == [type(error) for error in raised]
+        return time.monotonic() - began
+
+
+def talk(everything: Everything) -> dict[str, Any]:
+    """The same conversation over either transport."""
+    return {
+        "echo": everything.call("echo", message="Grüße 🌍"),
+        "sum": everything.call("get-sum", a=40, b=2),
+        "image": everything.call("get-tiny-image"),
+        "structured": everything.call("get-structured-content", location="Chicago"),
+        "links": everything.call("get-resource-links", count=2),
+        "cancelled after": everything.cancelled(),
+        "afterwards": everything.call("echo", message="still here"),
+    }
+
+
+def check(told: dict[str, Any]) -> None:
+    """What `talk` has heard."""
+    assert "Echo: Grüße 🌍" == told["echo"]
+    assert "The sum of 40 and 2 is 42." == told["sum"]
+    assert "[image left out: image/png, about " in told["image"]
+    assert "temperature" in told["structured"]
+    assert 2 == told["links"].count("[resource left out: ")
+    assert told["cancelled after"] < 0.25
+    assert "Echo: still here" == told["afterwards"]
+
+
+@pytest.fixture(scope="module")
+def everything() -> Iterator[Everything]:
+    client = McpClient(stdio=True)
+    command = (str(installed("mcp-server-everything")), "stdio")
+    yield Everything(client, Server(config_id=new_id(), name="everything", command=command))
+    client.close()
+
+
+def test_everything_over_stdio(everything: Everything) -> None:
+    """Text, notes for the rest, and a call that is cancelled."""
+    check(talk(everything))
+
+
+def test_its_schemas_are_usable(everything: Everything) -> None:
+    """Wrong arguments never reach it; no tool of it has a problem."""
+    assert {None} == {tool.problem for tool in everything.tools.values()}
+    described = everything.tools["get-sum"]
+    spec = ToolSpec(described.name, described.description, described.parameters)
+    tool = Tool(spec=spec, function=lambda *_: "", repeatable=False)
+
+    tool.check({"a": 1, "b": 2.5})
+    with pytest.raises(ToolFailed, match="b"):
+        tool.check({"a": 1, "b": "two"})
+
+
+def test_a_server_that_is_killed_in_a_call(everything: Everything) -> None:
+    """The call fails at once, and the next one has a new server."""
+    failed: list[str] = []
+
+    def ask() -> None:
+        try:
+            everything.call("trigger-long-running-operation", duration=30, steps=3)
+        except McpFailed as error:
+            failed.append(str(error))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    threading.Event().wait(0.3)
+    sidecar = psutil.Process(everything.client.sidecar_pid)
+    [server] = sidecar.children()
+
+    server.kill()
+
+    asking.join(5)
+    assert ["The server ended."] == failed
+    eventually(lambda: "Echo: again" == everything.call("echo", message="again"))
+
+
+def test_everything_over_http() -> None:
+    """It listens on all addresses: so it gets a network of its own, and the client with it."""
+    program = installed("mcp-server-everything")
+    alone = ["unshare", "-rn"]
+    if shutil.which("ip") is None or subprocess.run([*alone, "true"], check=False).returncode:
+        pytest.skip("this machine allows no network namespaces")
+    script = f"ip link set lo up && exec {sys.executable} -m tests.peers.test_mcp_servers {program}"
+
+    told = subprocess.run(
+        [*alone, "sh", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert 0 == told.returncode, told.stderr
+    check(json.loads(told.stdout))
+
+
+def _talk_over_http(program: str) -> None:
+    """In the network namespace: start the server, and print what it told."""
+    command, silent = [program, "streamableHttp"], subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=silent, stderr=silent) as process:
+        client = McpClient(allowed_networks=["127.0.0.0/8"])
+        server = Server(config_id=new_id(), name="everything", url="http://127.0.0.1:3001/mcp")
+        try:
+            eventually(lambda: _is_there(client, server), seconds=20)
+            print(json.dumps(talk(Everything(client, server))))
+        finally:
+            client.close()
+            process.kill()
+
+
+def _is_there(client: McpClient, server: Server) -> bool:
+    try:
+        return bool(client.tools(server))
+    except McpFailed:
+        return False
+
+
+if __name__ == "__main__":
+    _talk_over_http(sys.argv[1])

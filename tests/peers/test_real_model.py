@@ -1,0 +1,68 @@
+"""The real local model of `arkloop dev`, spoken to in both vendors' ways.
+
+It is small: only the shape of what it says is judged.
+"""
+
+import pytest
+
+from tests.peers.calls import Server, end_of, text_of
+from worker import providers
+from worker.messages import AssistantMessage, TextDelta
+from worker.outcomes import CancelRequested, ProviderError
+from worker.stop_signal import StopSignal
+
+
+@pytest.fixture(params=["openai", "anthropic"])
+def server(request: pytest.FixtureRequest, real_model: str) -> Server:
+    url = {"openai": f"{real_model}/v1", "anthropic": real_model}[request.param]
+    return Server(request.param, url, "smol", max_output_tokens=24)
+
+
+def test_a_real_model_streams_and_reports_its_usage(server: Server) -> None:
+    """More than one piece; reported tokens within the worst case, which is not absurd."""
+    request = server.request("What is the capital of France? Answer in one sentence.")
+
+    chunks = server.one_try(request)
+
+    usage = end_of(chunks).usage
+    provider = providers.load(server.route, faults=False)
+    worst, estimate = provider.worst_case(request), provider.estimate(request, text_of(chunks))
+    provider.close()
+    assert len([chunk for chunk in chunks if isinstance(chunk, TextDelta)]) > 1
+    assert end_of(chunks).stop_reason in ("stop", "length")
+    assert usage is not None and "reported" == usage.source
+    assert 10 < usage.input_tokens <= worst.input_tokens < 100 * usage.input_tokens
+    assert 0 < usage.output_tokens <= worst.output_tokens
+    assert usage.input_tokens / 4 < estimate.input_tokens < usage.input_tokens * 4
+
+
+def test_a_real_model_is_told_the_whole_conversation(server: Server) -> None:
+    """More messages are more tokens, by its own count."""
+    short = end_of(server.one_try(server.request("Hi"))).usage
+    conversation = ("Hi", AssistantMessage("Hello, how are you today?"), "Fine. And you?")
+    long = end_of(server.one_try(server.request(*conversation))).usage
+
+    assert short and long and short.input_tokens + 10 < long.input_tokens
+
+
+def test_a_real_model_refuses_what_does_not_fit_its_context(server: Server) -> None:
+    """Not tried again: it would not fit the next time."""
+    with pytest.raises(ProviderError) as caught:
+        server.one_try(server.request("word " * 20_000))
+
+    assert ("provider.invalid_request", False) == (caught.value.code, caught.value.retryable)
+
+
+def test_a_real_model_is_cancelled_in_its_answer(server: Server) -> None:
+    """The stream ends with the reason of the stop, and the server serves the next one."""
+    stop = StopSignal()
+    provider = providers.load(server.route, faults=False)
+    stream = provider.stream(server.request("Tell me a very long story."), stop)
+    next(stream)
+    stop.set(CancelRequested())
+
+    with pytest.raises(CancelRequested):
+        list(stream)
+    provider.close()
+
+    assert text_of(server.one_try(server.request("Hi")))

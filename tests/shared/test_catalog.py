@@ -1,0 +1,410 @@
+"""What a process knows of an org's routes and personas, and when it looks again."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import event, insert, select, update
+
+from shared import catalog as module
+from shared import llm_providers, published_personas
+from shared.catalog import Catalog
+from shared.catalog_tables import llm_models, personas
+from shared.catalog_tables import llm_providers as llm_providers_table
+from shared.connections import Connections
+from shared.errors import PersonaNotFound, RouteNotFound
+from shared.ids import new_id
+from shared.model_routes import Route
+from shared.money_tables import budgets, credit_balances
+from shared.personas import Persona
+from tests.clients import Register
+from tests.stored_runs import StoredRuns
+from tests.waiting import eventually, in_parallel
+
+BARE = Persona(key="p", version="1")
+SERVERS = {
+    "local": Route(id="local", provider="openai", model="small", api_key="local"),
+    "scripted": Route(id="scripted", provider="scripted", model="scripted-1"),
+}
+
+
+@pytest.fixture
+def catalog(connections: Connections) -> Catalog:
+    """Of a process that has just begun."""
+    return Catalog(connections, SERVERS)
+
+
+@pytest.fixture
+def org(stored: StoredRuns) -> UUID:
+    return stored.actor.org_id
+
+
+def add_model(stored: StoredRuns, *, api_key: str | None = None, **fields: Any) -> str:
+    """The route of a new model of a new provider."""
+    with stored.connections.transaction() as tx:
+        row = llm_providers.create(
+            tx, stored.actor, name=str(new_id()), kind="openai", api_key=api_key
+        )
+        made = llm_providers.create_model(tx, stored.actor, row.id, model="m", **fields)
+    return str(made.id)
+
+
+def publish(stored: StoredRuns, key: str, version: str | None = None, **definition: Any) -> str:
+    with stored.connections.transaction() as tx:
+        row = published_personas.publish(tx, stored.actor, key, version, definition)
+    return f"{row.key}@{row.version}"
+
+
+@contextmanager
+def counted(connections: Connections) -> Iterator[list[str]]:
+    """The statements meanwhile."""
+    seen: list[str] = []
+
+    def note(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        seen.append(statement)
+
+    event.listen(connections.engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(connections.engine, "before_cursor_execute", note)
+
+
+# ---- routes --------------------------------------------------------------------------
+
+
+def test_a_route_is_the_orgs_or_the_servers(
+    catalog: Catalog, stored: StoredRuns, org: UUID, register: Register
+) -> None:
+    """Another org's is not there."""
+    own = add_model(stored, api_key="sk-secret")
+    stranger = register().org_id
+
+    found = catalog.route(org, own)
+    assert found is not None
+    assert (own, "sk-secret", True) == (found.id, found.api_key, found.is_of_org)
+    assert "sk-secret" not in repr(found)
+    assert SERVERS["local"] == catalog.route(org, "local")
+    assert catalog.route(org, "none") is None
+    assert catalog.route(stranger, own) is None
+
+
+def test_the_run_chooses_before_the_persona_before_the_org_before_the_server(
+    catalog: Catalog, stored: StoredRuns, org: UUID
+) -> None:
+    """The first that names one."""
+    assert ("local", "local") == (
+        catalog.choose_route(org, None, BARE).id,
+        catalog.default_route_id(org),
+    )
+    default, other = add_model(stored, is_default=True), add_model(stored)
+    catalog.forget(org)
+    wanting = replace(BARE, route_id=other)
+
+    assert default == catalog.choose_route(org, None, BARE).id == catalog.default_route_id(org)
+    assert other == catalog.choose_route(org, None, wanting).id
+    assert "scripted" == catalog.choose_route(org, "scripted", wanting).id
+
+
+def test_a_route_that_is_not_there_is_named(connections: Connections, org: UUID) -> None:
+    """Also when there is none at all."""
+    none = Catalog(connections, {})
+    for route_id, persona in ((None, BARE), ("x", BARE), (None, replace(BARE, route_id="x"))):
+        with pytest.raises(RouteNotFound) as raised:
+            none.choose_route(org, route_id, persona)
+        assert ["route_id"] == list(raised.value.details)
+    assert none.default_route_id(org) is None
+
+
+def test_all_routes_are_listed_without_keys(
+    catalog: Catalog, stored: StoredRuns, org: UUID
+) -> None:
+    """The server's first, and always as they are now."""
+    assert ["local", "scripted"] == [route.id for route in catalog.routes(org)]
+    own = add_model(stored, api_key="sk-secret")
+
+    listed = catalog.routes(org)
+
+    assert ["local", "scripted", own] == [route.id for route in listed]
+    assert [None] * 3 == [route.api_key for route in listed]
+
+
+def test_a_key_that_cannot_be_opened_is_none_and_said_once(
+    stored: StoredRuns, org: UUID, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The org's other routes work; the log names the route."""
+    lost, fine = add_model(stored, api_key="sk-1"), add_model(stored)
+    settings = replace(
+        stored.connections.settings, encryption_key="another key of 32 bytes or more"
+    )
+    catalog = Catalog(replace(stored.connections, settings=settings), SERVERS)
+
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            catalog.forget(org)
+            found = catalog.route(org, lost)
+            assert found is not None
+            assert found.api_key is None
+    assert catalog.route(org, fine) is not None
+    told = [record.getMessage() for record in caplog.records if record.name == "shared.catalog"]
+    assert 1 == len(told)
+    assert lost in told[0]
+    assert "sk-1" not in caplog.text
+
+
+def test_a_sealed_key_that_is_copied_to_another_org_stays_sealed(
+    catalog: Catalog, stored: StoredRuns, org: UUID, connections: Connections, register: Register
+) -> None:
+    """Even in a process that has opened it where it belongs."""
+    thief = StoredRuns.of(connections, register())
+    mine, theirs = add_model(stored, api_key="sk-1"), add_model(thief, api_key="sk-2")
+    sealed = select(llm_providers_table.c.api_key_encrypted).where(
+        llm_providers_table.c.org_id == org
+    )
+    with connections.transaction() as tx:
+        tx.sql.execute(
+            update(llm_providers_table)
+            .where(llm_providers_table.c.org_id == thief.actor.org_id)
+            .values(api_key_encrypted=sealed.scalar_subquery())
+        )
+
+    opened = catalog.route(org, mine), catalog.route(thief.actor.org_id, theirs)
+
+    assert ["sk-1", None] == [route and route.api_key for route in opened]
+
+
+# ---- fallbacks -----------------------------------------------------------------------
+
+
+def test_a_persona_names_its_fallbacks(catalog: Catalog, stored: StoredRuns, org: UUID) -> None:
+    """In its order, without the route itself and those that are gone."""
+    own = add_model(stored, api_key="sk-1", priority=1)
+    persona = replace(BARE, fallback_route_ids=("scripted", str(new_id()), own, "local"))
+
+    chain = catalog.fallbacks(org, persona, SERVERS["local"])
+
+    assert [("scripted", None), (own, "sk-1")] == [(route.id, route.api_key) for route in chain]
+
+
+def test_the_orgs_default_falls_back_by_priority(
+    catalog: Catalog, stored: StoredRuns, org: UUID
+) -> None:
+    """The lowest first, those of one priority by age; without a priority never."""
+    default = add_model(stored, is_default=True, priority=0)
+    later, never, first, last = (
+        add_model(stored, priority=priority) for priority in (5, None, 1, 5)
+    )
+
+    route = catalog.choose_route(org, None, BARE)
+
+    assert default == route.id
+    assert [first, later, last] == [r.id for r in catalog.fallbacks(org, BARE, route)]
+    for chosen in (never, "local"):
+        other = catalog.choose_route(org, chosen, BARE)
+        assert [] == catalog.fallbacks(org, BARE, other)
+
+
+def test_the_servers_default_falls_back_by_priority(stored: StoredRuns, org: UUID) -> None:
+    """As an org's; any other of the server's routes only as a persona says."""
+    local = SERVERS["local"]
+    ranked = {name: replace(local, id=name, priority=p) for name, p in (("b", 2), ("a", 1))}
+    catalog = Catalog(stored.connections, {**SERVERS, **ranked})
+
+    assert ["a", "b"] == [route.id for route in catalog.fallbacks(org, BARE, local)]
+    assert [] == catalog.fallbacks(org, BARE, ranked["a"])
+
+
+# ---- personas ------------------------------------------------------------------------
+
+
+def test_an_orgs_own_persona_extends_those_that_are_built_in(
+    catalog: Catalog, stored: StoredRuns, org: UUID, register: Register
+) -> None:
+    """The newest is taken, of whichever; older ones stay for those who name them."""
+    assert "assistant@1" == catalog.persona(org, None).id
+    publish(stored, "assistant", system_prompt="Ours.", max_cost_usd=0.5)
+    catalog.forget(org)
+
+    newest = catalog.persona(org, None)
+
+    assert ("assistant@2", "Ours.", Decimal("0.5")) == (
+        newest.id,
+        newest.system_prompt,
+        newest.max_cost_usd,
+    )
+    assert newest == catalog.persona(org, "assistant@2") == catalog.persona(org, "assistant")
+    assert "assistant@1" == catalog.persona(org, "assistant@1").id
+    stranger = register().org_id
+    assert "assistant@1" == catalog.persona(stranger, "assistant").id
+    with pytest.raises(PersonaNotFound):
+        catalog.persona(stranger, "assistant@2")
+
+
+def test_an_older_version_of_ones_own_does_not_hide_the_builtin(
+    catalog: Catalog, stored: StoredRuns, org: UUID
+) -> None:
+    """A text is no number, hence older than 1."""
+    publish(stored, "careful", "draft")
+
+    assert "careful@1" == catalog.persona(org, "careful").id
+    assert "careful@draft" == catalog.persona(org, "careful@draft").id
+
+
+def test_what_was_published_before_it_was_built_in_stays(
+    catalog: Catalog, stored: StoredRuns, org: UUID
+) -> None:
+    """A release that brings the same id changes nothing for this org."""
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(
+            insert(personas).values(
+                org_id=org,
+                key="plain",
+                version="1",
+                definition={"system_prompt": "Ours."},
+                created_by_user_id=stored.actor.user_id,
+            )
+        )
+
+    assert "Ours." == catalog.persona(org, "plain@1").system_prompt
+    assert "Ours." == catalog.persona(org, "plain").system_prompt
+
+
+@pytest.mark.parametrize("wanted", ["nobody", "nobody@1", "assistant@99"])
+def test_a_persona_that_is_not_there_is_named(catalog: Catalog, org: UUID, wanted: str) -> None:
+    """As the field that has it."""
+    with pytest.raises(PersonaNotFound) as raised:
+        catalog.persona(org, wanted)
+    assert [f"There is no persona {wanted!r}."] == raised.value.details["persona_id"]
+
+
+# ---- limits --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limited_by", ["budgets", "credit_balances"])
+def test_an_org_is_limited_by_a_budget_or_by_credits(
+    catalog: Catalog, stored: StoredRuns, org: UUID, limited_by: str
+) -> None:
+    """Of whatever scope; other orgs are not."""
+    assert not catalog.is_limited(org)
+    row = {
+        "budgets": insert(budgets).values(org_id=org, scope="api_key:x", max_cost_usd=1),
+        "credit_balances": insert(credit_balances).values(org_id=org, balance=0),
+    }[limited_by]
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(row)
+    catalog.forget(org)
+
+    assert catalog.is_limited(org)
+
+
+# ---- when it looks -------------------------------------------------------------------
+
+
+def test_many_questions_cost_three_statements(
+    catalog: Catalog, stored: StoredRuns, org: UUID
+) -> None:
+    """Whatever is asked within two seconds; a published persona is read once more."""
+    own = add_model(stored, is_default=True, api_key="sk-1")
+    publish(stored, "mine")
+
+    with counted(stored.connections) as statements:
+        for _ in range(20):
+            route = catalog.choose_route(org, None, catalog.persona(org, "mine"))
+            assert own == route.id
+            catalog.fallbacks(org, BARE, route)
+            catalog.is_limited(org)
+            catalog.persona(org, "assistant@1")
+
+    assert 4 == len(statements)
+
+
+def test_of_many_who_ask_at_once_one_reads(catalog: Catalog, stored: StoredRuns, org: UUID) -> None:
+    """The others wait for its answer."""
+    with counted(stored.connections) as statements:
+        in_parallel(16, lambda _: catalog.choose_route(org, None, BARE))
+
+    assert 3 == len(statements)
+
+
+def test_what_is_new_elsewhere_is_found_at_once(
+    catalog: Catalog, stored: StoredRuns, org: UUID
+) -> None:
+    """A route or a persona that another process has just made."""
+    catalog.is_limited(org)  # now it believes to know the org
+    own = add_model(stored)
+    publish(stored, "fresh")
+    publish(stored, "assistant", "9")
+
+    assert catalog.route(org, own) is not None
+    catalog.is_limited(org)
+    assert "fresh@1" == catalog.persona(org, "fresh").id
+    assert "assistant@9" == catalog.persona(org, "assistant@9").id
+
+
+def test_what_changed_elsewhere_is_seen_soon(
+    catalog: Catalog, stored: StoredRuns, org: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When what was read is too old: another default, and a model that is gone."""
+    monkeypatch.setattr(module, "CACHE_SECONDS", 0.2)
+    own = add_model(stored, is_default=True)
+    assert own == catalog.choose_route(org, None, BARE).id
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(llm_models.delete().where(llm_models.c.id == UUID(own)))
+
+    eventually(lambda: catalog.choose_route(org, None, BARE).id == "local", seconds=2)
+    assert catalog.route(org, own) is None
+
+
+def test_what_was_read_before_a_change_is_not_kept_after_it(
+    catalog: Catalog, stored: StoredRuns, org: UUID
+) -> None:
+    """A reader that is overtaken by `forget` does not put its old answer back."""
+    own = add_model(stored)
+    overtaken = threading.Event()
+
+    def change(*_: Any) -> None:
+        if not overtaken.is_set():
+            overtaken.set()
+            with stored.connections.transaction() as tx:
+                tx.sql.execute(
+                    update(llm_models).where(llm_models.c.id == UUID(own)).values(is_default=True)
+                )
+            catalog.forget(org)
+
+    event.listen(stored.connections.engine, "after_cursor_execute", change)
+    try:
+        catalog.is_limited(org)
+    finally:
+        event.remove(stored.connections.engine, "after_cursor_execute", change)
+
+    assert overtaken.is_set()
+    assert own == catalog.choose_route(org, None, BARE).id
+
+
+def test_who_is_in_a_transaction_needs_no_second_connection(
+    catalog: Catalog, stored: StoredRuns, org: UUID
+) -> None:
+    """Even while another holds the place of the one who reads."""
+    own = add_model(stored, is_default=True)
+    id_ = publish(stored, "mine")
+    checked_out: list[int] = []
+
+    def count(*_: Any) -> None:
+        checked_out.append(1)
+
+    with stored.connections.transaction() as tx:
+        event.listen(stored.connections.engine, "checkout", count)
+        try:
+            persona = catalog.persona(org, id_, sql=tx.sql)
+            assert own == catalog.choose_route(org, None, persona, sql=tx.sql).id
+            assert catalog.route(org, str(new_id()), sql=tx.sql) is None
+            catalog.is_limited(org, sql=tx.sql)
+        finally:
+            event.remove(stored.connections.engine, "checkout", count)
+    assert [] == checked_out

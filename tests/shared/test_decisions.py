@@ -1,0 +1,66 @@
+"""What a person may say to a tool call that is to be confirmed."""
+
+import json
+from typing import Any
+
+import pytest
+
+from shared.decisions import Decision, read
+from shared.errors import InvalidRequest
+
+APPROVED = Decision(approved=True)
+
+
+@pytest.mark.parametrize("said", ["yes", "Y", " approve\n", '{"decision": "approve"}'])
+def test_it_is_approved(said: str) -> None:
+    """In a word or in full."""
+    assert APPROVED == read(said)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("no", "no"),
+        ("not before noon", "not before noon"),
+        ("yes please", "yes please"),
+        ('{"decision": "deny"}', ""),
+        ('{"decision": "deny", "reason": "too dear"}', "too dear"),
+        ('{"decision": "deny", "reason": null}', ""),
+        ('{"answer": "yes"}', '{"answer": "yes"}'),
+        ("{not JSON", "{not JSON"),
+        ('["approve"]', '["approve"]'),
+        ("{" * 100_000, "{" * 100_000),
+    ],
+)
+def test_everything_else_denies_and_is_the_reason(said: str, reason: str) -> None:
+    """Whoever is not sure whether they have agreed has not."""
+    assert Decision(approved=False, reason=reason) == read(said)
+
+
+def test_arguments_can_be_given_in_place_of_the_models() -> None:
+    """Any object; whether it fits the tool is seen where the tool is."""
+    said = json.dumps({"decision": "edit", "arguments": {"url": "https://example.com"}})
+
+    assert Decision(approved=True, arguments={"url": "https://example.com"}) == read(said)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"decision": "maybe"},
+        {"decision": None},
+        {"decision": ["approve"]},
+        {"decision": "edit"},
+        {"decision": "edit", "arguments": "x"},
+        {"decision": "approve", "arguments": {}},
+        {"decision": "deny", "arguments": {}},
+        {"decision": "deny", "reason": 1},
+        {"decision": "approve", "note": "x"},
+    ],
+)
+def test_a_decision_of_the_wrong_form_is_refused(document: dict[str, Any]) -> None:
+    """It is not taken for a denial: the person can say it again."""
+    with pytest.raises(InvalidRequest) as refused:
+        read(json.dumps(document))
+
+    assert ["content"] == list(refused.value.details)

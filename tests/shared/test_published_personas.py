@@ -1,0 +1,172 @@
+"""Personas that an org publishes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import insert
+
+from shared import personas as definitions
+from shared import published_personas
+from shared.catalog_tables import mcp_configs, personas
+from shared.connections import Connections
+from shared.errors import InvalidRequest, PersonaPublished
+from shared.ids import new_id
+from tests.clients import Register
+from tests.stored_runs import StoredRuns
+from tests.waiting import in_parallel
+
+VERSIONS = st.one_of(
+    st.integers(0, 200).map(str),
+    st.from_regex(r"[0-9]{1,4}", fullmatch=True),
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,3}", fullmatch=True),
+    st.just("9" * 64),
+)
+
+
+@pytest.fixture
+def other(connections: Connections, register: Register) -> StoredRuns:
+    """Another org."""
+    return StoredRuns.of(connections, register())
+
+
+def publish(stored: StoredRuns, key: str, version: str | None = None, **definition: object) -> str:
+    """The id of the new version."""
+    with stored.connections.transaction() as tx:
+        row = published_personas.publish(tx, stored.actor, key, version, definition)
+        return published_personas.persona_of(row).id
+
+
+def row_of(stored: StoredRuns, key: str, version: str) -> dict[str, object]:
+    """A published persona as it stands in the database."""
+    return {
+        "org_id": stored.actor.org_id,
+        "key": key,
+        "version": version,
+        "definition": {},
+        "created_by_user_id": stored.actor.user_id,
+    }
+
+
+def overview(stored: StoredRuns) -> tuple[dict[str, str], frozenset[str]]:
+    with stored.connections.reading() as sql:
+        return published_personas.overview(sql, stored.actor.org_id)
+
+
+def test_versions_are_counted(stored: StoredRuns) -> None:
+    """From 1 for a key of one's own, from the built-in's for its; other texts do not count."""
+    assert "mine@1" == publish(stored, "mine")
+    assert "mine@2" == publish(stored, "mine")
+    assert "mine@rc" == publish(stored, "mine", "rc")
+    assert "mine@41" == publish(stored, "mine", "41")
+    assert "mine@42" == publish(stored, "mine")
+    assert "assistant@2" == publish(stored, "assistant")
+
+
+def test_of_those_who_publish_at_once_each_gets_a_number(stored: StoredRuns) -> None:
+    """Sixteen at the same time: no hole, none twice."""
+    made = in_parallel(16, lambda _: publish(stored, "busy"))
+
+    assert {f"busy@{number}" for number in range(1, 17)} == set(made)
+
+
+def test_a_published_version_stays(stored: StoredRuns) -> None:
+    """A second one of the same id is refused, and one of a built-in's id."""
+    publish(stored, "mine", "1", system_prompt="first")
+
+    with pytest.raises(PersonaPublished):
+        publish(stored, "mine", "1", system_prompt="second")
+    with pytest.raises(PersonaPublished):
+        publish(stored, "assistant", "1")
+    with stored.connections.reading() as sql:
+        row = published_personas.find(sql, stored.actor.org_id, "mine", "1")
+    assert row is not None
+    assert "first" == published_personas.persona_of(row).system_prompt
+
+
+def test_after_the_last_number_a_version_must_be_given(stored: StoredRuns) -> None:
+    """The next one would be too long for an id."""
+    publish(stored, "mine", "9" * 64)
+
+    with pytest.raises(InvalidRequest) as raised:
+        publish(stored, "mine")
+    assert ["version"] == list(raised.value.details)
+
+
+def test_an_org_has_so_many_and_no_more(
+    stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of all keys together."""
+    monkeypatch.setattr(published_personas, "MAX_PERSONAS", 2)
+    publish(stored, "a")
+    publish(stored, "b")
+
+    with pytest.raises(InvalidRequest):
+        publish(stored, "c")
+
+
+def test_mcp_servers_must_be_there(stored: StoredRuns) -> None:
+    """The org's own; a missing one is named."""
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(
+            insert(mcp_configs).values(
+                id=new_id(), org_id=stored.actor.org_id, name="time", transport="stdio"
+            )
+        )
+
+    assert "mine@1" == publish(stored, "mine", mcp=["time"])
+    with pytest.raises(InvalidRequest) as raised:
+        publish(stored, "mine", mcp=["time", "space"])
+    assert {"mcp": ["the org has no MCP server 'space'"]} == raised.value.details
+
+
+def test_the_list_is_in_order_and_goes_on_after_any_row(stored: StoredRuns) -> None:
+    """By the codes of the characters, whatever the database's own order is."""
+    made = [publish(stored, key, version) for key in "bBa" for version in ("1", "Z", "a", "10")]
+
+    walked: list[str] = []
+    after: tuple[str, str] | None = None
+    while True:
+        with stored.connections.reading() as sql:
+            rows = published_personas.list_(sql, stored.actor.org_id, limit=5, after=after)
+        if not rows:
+            break
+        walked += [f"{row.key}@{row.version}" for row in rows]
+        after = (rows[-1].key, rows[-1].version)
+
+    assert sorted(made, key=lambda id_: tuple(id_.split("@"))) == walked
+
+
+def test_an_org_sees_its_own_alone(stored: StoredRuns, other: StoredRuns) -> None:
+    """In the list, by id, and in the overview."""
+    publish(other, "theirs", "1")
+
+    with stored.connections.reading() as sql:
+        org_id = stored.actor.org_id
+        assert [] == published_personas.list_(sql, org_id, limit=10, after=None)
+        assert published_personas.find(sql, org_id, "theirs", "1") is None
+    assert ({}, frozenset()) == overview(stored)
+
+
+def test_an_id_that_a_later_release_builds_in_is_told(stored: StoredRuns) -> None:
+    """It was the org's before, and stays what it was."""
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(insert(personas).values(row_of(stored, "careful", "1")))
+
+    assert ({"careful": "1"}, frozenset({"careful@1"})) == overview(stored)
+
+
+def test_the_database_and_the_code_agree_on_the_newest(stored: StoredRuns) -> None:
+    """For any set of versions."""
+    org_id = stored.actor.org_id
+
+    @given(st.sets(VERSIONS, min_size=1, max_size=12))
+    def agree(versions: set[str]) -> None:
+        rows = [row_of(stored, "mine", version) for version in versions]
+        with stored.connections.transaction() as tx:
+            tx.sql.execute(insert(personas), rows)
+            newest, _ = published_personas.overview(tx.sql, org_id)
+            tx.sql.execute(personas.delete().where(personas.c.org_id == org_id))
+
+        assert definitions.newest(versions) == newest["mine"]
+
+    agree()

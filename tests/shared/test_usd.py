@@ -1,0 +1,42 @@
+"""Amounts of USD from JSON and YAML."""
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared import usd
+from shared.events import money
+
+
+@given(st.integers(0, usd.MAX_USD * 10**8))
+def test_eight_decimals_are_exact(amount: int) -> None:
+    """Out as JSON and in again, to the last digit, for every amount there is."""
+    exact = Decimal(amount) / 10**8
+
+    assert exact == usd.parse(json.loads(json.dumps(money(exact))))
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (-0.1, "must be 0 to 1,000,000 USD"),
+        (1_000_000.1, "must be 0 to 1,000,000 USD"),
+        (10**18, "must be 0 to 1,000,000 USD"),
+        (1e308, "must be 0 to 1,000,000 USD"),
+        (float("nan"), "must be 0 to 1,000,000 USD"),
+        (float("inf"), "must be 0 to 1,000,000 USD"),
+        (0.000000001, "at most 8 decimals"),
+        ("1", "must be a number"),
+        (True, "must be a number"),
+        (None, "must be a number"),
+        ([], "must be a number"),
+    ],
+)
+def test_all_else_is_refused(value: Any, why: str) -> None:
+    """With the reason."""
+    with pytest.raises(ValueError, match=why):
+        usd.parse(value)

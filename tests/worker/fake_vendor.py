@@ -1,0 +1,158 @@
+"""A server of ours that answers a provider with whatever bytes the test wants."""
+
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from shared.model_routes import Route
+from worker import providers
+from worker.messages import Chunk, ModelRequest, UserMessage
+from worker.outcomes import ProviderError
+from worker.stop_signal import StopSignal
+
+Answer = Callable[[socket.socket], None]
+
+REQUEST = ModelRequest(model="m", system_prompt="Be brief.", messages=[UserMessage("Hi")])
+
+
+class FakeVendor:
+    """Answers each request with the next of `answers`; keeps the requests' heads and bodies."""
+
+    def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> None:
+        self.heads: list[str] = []
+        self.bodies: list[dict[str, Any]] = []
+        self._answers = iter(answers)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}/v1"
+        self._tls = tls
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _serve(self) -> None:
+        for answer in self._answers:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self._tls is not None:
+                client = self._tls.wrap_socket(client, server_side=True)
+            with client:
+                head, body = read_request(client)
+                self.heads.append(head)
+                self.bodies.append(body)
+                answer(client)
+
+
+def read_request(client: socket.socket) -> tuple[str, dict[str, Any]]:
+    """Head and JSON body of one request."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += client.recv(65536)
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    while len(body) < length:
+        body += client.recv(65536)
+    return head.decode(), dict(json.loads(body))
+
+
+@contextmanager
+def vendor(*answers: Answer, tls: ssl.SSLContext | None = None) -> Iterator[FakeVendor]:
+    started = FakeVendor(*answers, tls=tls)
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+# ---- answers -------------------------------------------------------------------------
+
+
+def head(code: str, kind: str, *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {code}", f"Content-Type: {kind}", "Connection: close", *headers]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+STREAM_HEAD = head("200 OK", "text/event-stream")
+
+
+def status(code: str, *headers: str, message: str = "no") -> Answer:
+    """A refusal, with a body that both vendors' SDKs understand."""
+
+    def answer(client: socket.socket) -> None:
+        error = {"message": message, "type": "t", "code": None}
+        body = json.dumps({"type": "error", "error": error}).encode()
+        client.sendall(head(code, "application/json", f"Content-Length: {len(body)}", *headers))
+        client.sendall(body)
+
+    return answer
+
+
+def raw(*pieces: bytes) -> Answer:
+    """A stream of these pieces, each in a TCP segment of its own."""
+
+    def answer(client: socket.socket) -> None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(STREAM_HEAD)
+        for piece in pieces:
+            client.sendall(piece)
+            threading.Event().wait(0.001)
+
+    return answer
+
+
+def openai_stream(*chunks: Any, done: bool = True) -> bytes:
+    """A whole stream; text chunks are sent as they are."""
+    lines = [c if isinstance(c, str) else json.dumps(c, ensure_ascii=False) for c in chunks]
+    return "".join(f"data: {line}\n\n" for line in [*lines, *["[DONE]"] * done]).encode()
+
+
+def anthropic_stream(*events: Any, stop: bool = True) -> bytes:
+    """A whole stream; text events are sent as they are."""
+    texts = []
+    for event in [*events, *[{"type": "message_stop"}] * stop]:
+        is_text = isinstance(event, str)
+        data = event if is_text else json.dumps(event, ensure_ascii=False)
+        texts.append(f"event: {'x' if is_text else event['type']}\ndata: {data}\n\n")
+    return "".join(texts).encode()
+
+
+def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
+    """A chunk of OpenAI's."""
+    choice = {"index": 0, "delta": fields, "finish_reason": finish}
+    return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"} | {
+        "choices": [choice]
+    }
+
+
+# ---- calls ---------------------------------------------------------------------------
+
+
+def route_to(provider: str, url: str | None, **fields: Any) -> Route:
+    values = {"id": "r", "model": "m", "api_key": "sk-test-key", **fields}
+    return Route(provider=provider, base_url=url, **values)
+
+
+def ask(
+    provider: str, url: str, request: ModelRequest = REQUEST, stop: StopSignal | None = None
+) -> list[Chunk]:
+    """One try of a call."""
+    loaded = providers.load(route_to(provider, url), faults=False)
+    try:
+        return list(loaded.stream(request, stop or StopSignal()))
+    finally:
+        loaded.close()
+
+
+def refusal(provider: str, *answers: Answer) -> ProviderError:
+    with vendor(*answers) as fake, pytest.raises(ProviderError) as caught:
+        ask(provider, fake.url)
+    return caught.value

@@ -1,0 +1,120 @@
+"""An MCP server over stdio that does what none should: `odd_mcp_server.py FOLDER`.
+
+Written without the SDK, whose manners are too good. `FOLDER/descriptions.json` may change what
+it says of its tools at any time; `FOLDER/log` is what it was asked.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(sys.argv[1])
+NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+NOTHING = {"type": "object"}
+TOOLS = {
+    "double": ("Doubles a number.", NUMBER),
+    "environment": ("Tells about its process.", NOTHING),
+    "refuse": ("Answers with isError.", NOTHING),
+    "fail": ("Answers with an error of JSON-RPC.", NOTHING),
+    "hang": ("Never answers.", NOTHING),
+    "die": ("Ends the server.", NOTHING),
+    "mumble": ("Prints nonsense before it answers.", NOTHING),
+    "flood": ("Answers with n MB.", NUMBER),
+    "picture": ("Answers with what is not text.", NOTHING),
+    "structure": ("Answers with structured content only.", NOTHING),
+    "announce": ("Says that its tools have changed.", NOTHING),
+    "have_child": ("Starts a process that outlives it.", NOTHING),
+}
+
+
+def main() -> None:
+    log({"pid": os.getpid()})
+    for line in sys.stdin:
+        message = json.loads(line)
+        log(message)
+        if "id" in message:
+            # Each in its own thread: a call that hangs is no reason to hear nothing more.
+            threading.Thread(target=answer, args=(message,), daemon=True).start()
+
+
+def log(entry: dict[str, Any]) -> None:
+    with (FOLDER / "log").open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def answer(message: dict[str, Any]) -> None:
+    match message["method"]:
+        case "initialize":
+            result = {
+                "protocolVersion": message["params"]["protocolVersion"],
+                "capabilities": {"tools": {"listChanged": True}},
+                "serverInfo": {"name": "odd", "version": "1"},
+            }
+            say({"id": message["id"], "result": result})
+        case "tools/list":
+            say({"id": message["id"], "result": {"tools": listed()}})
+        case "tools/call":
+            call(message["id"], message["params"]["name"], message["params"].get("arguments") or {})
+        case _:
+            say({"id": message["id"], "error": {"code": -32601, "message": "Method not found"}})
+
+
+def listed() -> list[dict[str, Any]]:
+    changes = FOLDER / "descriptions.json"
+    more: list[dict[str, Any]] = json.loads(changes.read_text()) if changes.exists() else []
+    tools = [
+        {"name": name, "description": text, "inputSchema": schema}
+        for name, (text, schema) in TOOLS.items()
+        if name not in [tool["name"] for tool in more if "instead" in tool]
+    ]
+    return tools + more
+
+
+def call(number: Any, tool: str, arguments: dict[str, Any]) -> None:
+    match tool:
+        case "double":
+            text(number, str(2 * arguments["n"]))
+        case "environment":
+            about = {"environ": dict(os.environ), "folder": os.getcwd(), "argv": sys.argv[1:]}
+            text(number, json.dumps(about | {"group": os.getpgid(0), "pid": os.getpid()}))
+        case "refuse":
+            text(number, "I would rather not.", isError=True)
+        case "fail":
+            say({"id": number, "error": {"code": -32000, "message": "It broke.", "data": "secret"}})
+        case "die":
+            os._exit(3)
+        case "mumble":
+            sys.stdout.write("Loading…\n{}\n[1, 2\n\n\x00\x01\n" + '{"jsonrpc": "2.0", "id": 99}\n')
+            text(number, "well")
+        case "flood":
+            text(number, "x" * arguments["n"] * 1_000_000)
+        case "picture":
+            image = {"type": "image", "mimeType": "image/png", "data": "AAAA" * 100}
+            resource = {"uri": "file:///etc/passwd", "text": "root:x:0:0"}
+            content = [image, {"type": "resource", "resource": resource}]
+            say({"id": number, "result": {"content": content}})
+        case "structure":
+            say({"id": number, "result": {"content": [], "structuredContent": {"answer": 42}}})
+        case "announce":
+            say({"method": "notifications/tools/list_changed"})
+            text(number, "said")
+        case "have_child":
+            command = ("sh", "-c", "trap '' TERM; sleep 300")
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            text(number, str(child.pid))
+
+
+def text(number: Any, words: str, **more: Any) -> None:
+    say({"id": number, "result": {"content": [{"type": "text", "text": words}], **more}})
+
+
+def say(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+    sys.stdout.flush()
+
+
+main()

@@ -1,0 +1,38 @@
+"""An MCP server of the official SDK over HTTP on loopback: `sdk_mcp_server.py PORT FOLDER`."""
+
+import sys
+from pathlib import Path
+
+import anyio
+from mcp.server.mcpserver import Context, MCPServer
+
+FOLDER = Path(sys.argv[2])
+server = MCPServer("sdk")
+
+
+@server.tool()
+def add(a: int, b: int) -> str:
+    """Add two numbers."""
+    return str(a + b)
+
+
+@server.tool()
+def header(name: str, context: Context) -> str:
+    """Tell a header of the request."""
+    headers = context.headers or {}
+    return str(headers.get(name.lower()))
+
+
+@server.tool()
+async def wait(seconds: float) -> str:
+    """Wait, and write down if it was interrupted."""
+    (FOLDER / "waiting").touch()
+    try:
+        await anyio.sleep(seconds)
+    except BaseException:
+        (FOLDER / "cancelled").touch()
+        raise
+    return "waited"
+
+
+server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[1]))

@@ -1,0 +1,146 @@
+"""What a run passes before a model call: it waits visibly, or is refused by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from shared import personas
+from shared.claims import Claim
+from shared.connections import Transaction
+from shared.events import Event, RunThrottled, Usage
+from shared.ids import new_id
+from shared.model_routes import Route
+from shared.prices import Prices
+from tests.stored_runs import StoredRuns
+from worker.admission import Admission
+from worker.outcomes import CancelRequested, LimitExceeded
+from worker.route_limits import RouteLimits
+
+WORST = Usage(input_tokens=500_000, output_tokens=250_000)  # 1 USD
+
+
+@dataclass
+class Gate:
+    """An `Admission` of a stored run, with what it said and how long it waited."""
+
+    stored: StoredRuns
+    claim: Claim
+    told: list[Event] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    meanwhile: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.admission = Admission(
+            self.claim,
+            RouteLimits(self.stored.connections),
+            write=self._write,
+            emit=self.told.append,
+            wait=self._wait,
+        )
+
+    def _write(self, change: Callable[[Transaction], None]) -> None:
+        with self.stored.connections.transaction() as tx:
+            change(tx)
+
+    def _wait(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.meanwhile()
+
+    def obey(self, **limits: Decimal) -> Admission:
+        persona = replace(personas.builtin()["plain@1"], key=f"p-{new_id()}", **limits)  # type: ignore[arg-type]
+        self.admission.obey(persona)
+        return self.admission
+
+
+@pytest.fixture
+def route() -> Route:
+    """A route of the test's own: 1 USD per million tokens in, 2 out."""
+    prices = Prices(input=Decimal(1), output=Decimal(2))
+    return Route(id=str(new_id()), provider="scripted", model="scripted-1", prices=prices)
+
+
+@pytest.fixture
+def gate(stored: StoredRuns) -> Gate:
+    return Gate(stored, stored.claimed())
+
+
+def test_a_run_without_a_budget_is_not_limited(gate: Gate, route: Route) -> None:
+    """It passes without a word, and settles nothing."""
+    admission = gate.obey()
+
+    assert not admission.is_limited
+    admission.admit(route, 1000)
+    admission.settle(Decimal(5))
+
+    assert ([], []) == (gate.told, gate.waits)
+
+
+def test_a_route_that_has_no_room_is_waited_for(gate: Gate, route: Route) -> None:
+    """Said once, however often it is asked; and whoever waits can be stopped."""
+    admission = gate.obey()
+    narrow = replace(route, requests_per_minute=1)
+    admission.admit(narrow, 10)
+
+    def stop() -> None:
+        if len(gate.waits) == 3:
+            raise CancelRequested()
+
+    gate.meanwhile = stop
+    with pytest.raises(CancelRequested):
+        admission.admit(narrow, 10)
+
+    assert 3 == len(gate.waits)
+    [told] = gate.told
+    assert isinstance(told, RunThrottled)
+    assert (route.id, "requests") == (told.route_id, told.reason)
+
+
+def test_a_pause_that_a_provider_asked_for_is_said(gate: Gate, route: Route) -> None:
+    """And waited for."""
+    admission = gate.obey()
+
+    admission.back_off(route, 2.5)
+
+    assert ([RunThrottled(route.id, "provider", 2.5)], [2.5]) == (gate.told, gate.waits)
+
+
+def test_what_does_not_fit_into_the_budget_is_refused(gate: Gate, route: Route) -> None:
+    """With the sum that it would have come to."""
+    admission = gate.obey(max_cost_usd=Decimal("1.5"))
+    admission.reserve(route, WORST, Decimal(0))
+
+    with pytest.raises(LimitExceeded, match="costs to 2 USD") as refused:
+        admission.reserve(route, WORST, Decimal(1))
+
+    assert ("budget.exhausted", False) == (refused.value.code, refused.value.retryable)
+    assert [] == gate.waits
+
+
+def test_what_other_runs_hold_is_waited_for(stored: StoredRuns, gate: Gate, route: Route) -> None:
+    """Until they have used less than they might have."""
+    other = Gate(stored, stored.claimed())
+    persona: Any = replace(
+        personas.builtin()["plain@1"], key=f"p-{new_id()}", max_cost_usd_per_month=Decimal("1.5")
+    )
+    for each in (gate, other):
+        each.admission.obey(persona)
+    other.admission.reserve(route, WORST, Decimal(0))
+    gate.meanwhile = lambda: other.admission.settle(Decimal("0.25"))
+
+    gate.admission.reserve(route, WORST, Decimal(0))
+
+    assert ["budget"] == [event.reason for event in gate.told]  # type: ignore[union-attr]
+    assert 1 == len(gate.waits)
+
+
+def test_a_route_without_prices_is_refused_under_a_budget(gate: Gate, route: Route) -> None:
+    """Whatever it cost, nobody would know."""
+    admission = gate.obey(max_cost_usd=Decimal(100))
+
+    with pytest.raises(LimitExceeded, match="Nobody has told") as refused:
+        admission.reserve(replace(route, prices=None), WORST, Decimal(0))
+
+    assert "budget.exhausted" == refused.value.code

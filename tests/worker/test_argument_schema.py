@@ -1,0 +1,262 @@
+"""Arguments against schemas, those of enemies included."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from worker.argument_schema import MAX_ERRORS, ArgumentSchema, InvalidSchema
+
+TREE = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "$defs": {
+        "node": {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string"},
+                "children": {"type": "array", "items": {"$ref": "#/$defs/node"}},
+            },
+            "required": ["name"],
+        }
+    },
+    "type": "object",
+    "properties": {"root": {"$ref": "#/$defs/node"}},
+}
+
+
+def errors(schema: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
+    """What the model is told."""
+    return ArgumentSchema(schema).errors(arguments)
+
+
+@pytest.mark.parametrize(
+    ("schema", "arguments", "told"),
+    [
+        ({"required": ["a", "b"]}, {"a": 1}, ["The argument 'b' is missing."]),
+        (
+            {"properties": {"a": {"properties": {"b": {"items": {"required": ["c"]}}}}}},
+            {"a": {"b": [{"c": 1}, {}]}},
+            ["The argument 'a.b[1].c' is missing."],
+        ),
+        (
+            {"properties": {"a": {"type": ["string", "null"]}}},
+            {"a": 1},
+            ["The argument 'a' must be of type null or string."],
+        ),
+        (
+            {"properties": {"a": {"enum": ["x", "y"]}}},
+            {"a": "z" * 10_000},
+            ['The argument \'a\': the value is not one of "x" or "y".'],
+        ),
+        (
+            {"properties": {"a": {"maximum": 3}}},
+            {"a": 4},
+            ["The argument 'a': the value is greater than the maximum of 3."],
+        ),
+        (
+            {"additionalProperties": False, "properties": {}},
+            {"x": 1, "y": 2},
+            ["There is no argument 'x'.", "There is no argument 'y'."],
+        ),
+        ({"additionalProperties": False}, {"x": 1}, ["There are no arguments."]),
+        ({"properties": {"x": False}}, {"x": 1}, ["There is no argument 'x'."]),
+        ({"minProperties": 1}, {}, ["The arguments: the value has less than 1 property."]),
+        ({"properties": {"a": {"pattern": "^a+$"}}}, {"a": "aaa"}, []),
+        ({}, {"anything": [None, {"at": "all"}]}, []),
+        # Words of schemas where they are only names or data.
+        ({"properties": {"$ref": {"type": "string"}}}, {"$ref": "x"}, []),
+        ({"properties": {"a": {"const": {"$ref": "x"}}}}, {"a": {"$ref": "x"}}, []),
+        (
+            {"properties": {"pattern": {"type": "string"}}, "required": ["pattern"]},
+            {"pattern": "("},
+            [],
+        ),
+    ],
+)
+def test_what_does_not_fit_is_told(
+    schema: dict[str, Any], arguments: dict[str, Any], told: list[str]
+) -> None:
+    """Where and why; never the value itself."""
+    assert told == errors(schema, arguments)
+
+
+def test_a_handful_of_short_sentences_is_told() -> None:
+    """However much is wrong, and however long the names are."""
+    wide = {"additionalProperties": False, "properties": {"l": {"items": {"type": "string"}}}}
+    for arguments in (
+        {f"{n}" + "x" * 1000: n for n in range(100)},
+        {"l": list(range(100_000))},
+        {"l": [["x"] * 100_000]},
+    ):
+        told = errors(wide, arguments)
+        assert 1 <= len(told) <= MAX_ERRORS
+        assert max(map(len, told)) < 400
+
+
+def test_what_json_does_not_have_is_told() -> None:
+    """Half a character, or nesting without end."""
+    deep: dict[str, Any] = {}
+    for _ in range(500):
+        deep = {"a": deep}
+    for arguments in ({"a": "\ud800"}, deep):
+        assert ["The arguments are nested too deep, or are not what JSON can hold."] == errors(
+            {"properties": {"a": {"const": {"b": 1}}}}, arguments
+        )
+
+
+# References.
+
+
+def test_a_reference_is_what_it_refers_to() -> None:
+    """Within the schema, through other references, with its siblings."""
+    schema = {
+        "$defs": {"name": {"$ref": "#/$defs/a~1b%20c"}, "a/b c": {"type": "string"}},
+        "properties": {
+            "n": {"$ref": "#/$defs/name", "maxLength": 2},
+            "m": {"$ref": "#/$defs/name"},
+        },
+    }
+
+    assert [] == errors(schema, {"n": "ab", "m": "abc"})
+    assert ["The argument 'n' must be of type string."] == errors(schema, {"n": 1})
+    assert "longer than 2" in errors(schema, {"n": "abc"})[0]
+
+
+def test_an_old_draft_s_reference_stands_alone() -> None:
+    """Its siblings mean nothing there."""
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "definitions": {"name": {"type": "string"}},
+        "properties": {"n": {"$ref": "#/definitions/name", "maxLength": 2}},
+    }
+
+    assert [] == errors(schema, {"n": "abc"})
+    assert ["The argument 'n' must be of type string."] == errors(schema, {"n": 1})
+
+
+def test_what_refers_to_itself_is_checked_once() -> None:
+    """Below that it is the server's to check."""
+    assert [] == errors(TREE, {"root": {"name": "a", "children": [{"name": "b", "children": []}]}})
+    assert ["The argument 'root.name' is missing."] == errors(TREE, {"root": {}})
+    assert [] == errors(TREE, {"root": {"name": "a", "children": [{"no": "name"}]}})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"not": {"$ref": "#"}},
+        {"properties": {"a": {"not": {"pattern": "(?=a)"}}}},
+        {"properties": {"a": {"oneOf": [{"pattern": "^(?!b)"}, {"pattern": "^(?!c)"}]}}},
+        {"if": {"properties": {"a": {"pattern": "(?=x)"}}}, "then": {"required": ["z"]}},
+        {"allOf": [{"$ref": "#"}], "unevaluatedProperties": False},
+        {"properties": {"a": {"pattern": r"(a)\1"}}},
+    ],
+)
+def test_what_cannot_be_checked_refuses_nothing(schema: dict[str, Any]) -> None:
+    """Not through a negation, nor because two cases seem to fit."""
+    assert [] == errors(schema, {"a": "abc"})
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        ({"type": "nonsense"}, "Not a JSON Schema"),
+        ({"required": "a"}, "Not a JSON Schema"),
+        ({"properties": []}, "Not a JSON Schema"),
+        ({"properties": {"a": 3}}, "Not a JSON Schema"),
+        ({"$schema": 3}, "Not a JSON Schema"),
+        ({"const": float("nan"), "maximum": "\ud800"}, "Not a JSON Schema"),
+        ({"$schema": "http://127.0.0.1:1/x"}, "Not a JSON Schema"),
+        ({"$ref": "http://127.0.0.1:1/x"}, "another document"),
+        ({"items": {"$ref": "file:///etc/passwd"}}, "another document"),
+        ({"$ref": "other.json"}, "another document"),
+        ({"$ref": "#anchor"}, "another document"),
+        ({"$ref": "#/$defs/none"}, "what it does not have"),
+        ({"properties": {"a": {"$id": "http://x/", "$ref": "y"}}}, "another document within"),
+        ({"$dynamicRef": "#x"}, "dynamic"),
+        ({"patternProperties": {"(?=a)": {}}}, "patterns of names"),
+    ],
+)
+def test_what_is_no_schema_by_itself_is_refused(schema: dict[str, Any], why: str) -> None:
+    """At once, and nothing is fetched for it."""
+    with pytest.raises(InvalidSchema, match=why):
+        ArgumentSchema(schema)
+
+
+# Enemies.
+
+
+def doubling(levels: int) -> dict[str, Any]:
+    """Small, and twice as large with every level."""
+    steps = {
+        f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2, "type": "string"}
+        for n in range(levels)
+    }
+    return {"$defs": {**steps, f"a{levels}": {"type": "string"}}, "$ref": "#/$defs/a0"}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"not": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        doubling(30),
+        nested(50),
+        nested(900),
+        {"properties": {f"a{n}": {} for n in range(10_000)}},
+        {"enum": ["x" * 1000] * 1000},
+        {"$defs": {"a": {"enum": ["x" * 30_000]}}, "allOf": [{"$ref": "#/$defs/a"}] * 500},
+        {
+            "$defs": {f"a{n}": {"$ref": f"#/$defs/a{n + 1}"} for n in range(500)},
+            "$ref": "#/$defs/a0",
+        },
+    ],
+)
+def test_a_schema_that_grows_is_refused_soon(schema: dict[str, Any]) -> None:
+    """Before it is compiled."""
+    start = time.monotonic()
+    with pytest.raises(InvalidSchema, match="too large|deeper"):
+        ArgumentSchema(schema)
+    assert time.monotonic() - start < 0.5
+
+
+@pytest.mark.parametrize(
+    ("schema", "arguments"),
+    [
+        ({"properties": {"a": {"pattern": "(a+)+$"}}}, {"a": "a" * 100_000 + "b"}),
+        ({"properties": {"a": {"pattern": "(a|a)*b(a|aa)*$"}}}, {"a": "a" * 100_000}),
+        ({"properties": {"a": {"pattern": "(a{1000}){1000}"}}}, {"a": "a" * 100_000}),
+        (
+            {"properties": {"a": {"anyOf": [{"pattern": f"\\w{{99}}{n}"} for n in range(900)]}}},
+            {"a": "a"},
+        ),
+        (
+            {"properties": {"a": {"items": {"anyOf": [{"type": "string"}] * 1500}}}},
+            {"a": [1] * 1000},
+        ),
+        (doubling(9), {"a": [{"b": 1}] * 1000}),
+        ({"properties": {"a": {"uniqueItems": True}}}, {"a": [[n] for n in range(20_000)]}),
+        (
+            {"items": {"$ref": "#"}, "properties": {"a": {"allOf": [{"$ref": "#"}] * 50}}},
+            {"a": {"a": 1}},
+        ),
+    ],
+)
+def test_no_schema_makes_a_check_long(schema: dict[str, Any], arguments: dict[str, Any]) -> None:
+    """Patterns are linear, and the work has a bound."""
+    start = time.monotonic()
+    errors(schema, arguments)
+    assert time.monotonic() - start < 0.5
+
+
+def test_the_schema_given_is_left_as_it_is() -> None:
+    """The model still reads all of it."""
+    before = json.dumps(TREE)
+    ArgumentSchema(TREE)
+    assert before == json.dumps(TREE)

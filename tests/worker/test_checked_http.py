@@ -1,0 +1,110 @@
+"""Connections to checked addresses only, which end when they are cut."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import httpcore2
+import pytest
+
+from shared import egress
+from shared.egress import Policy
+from worker.checked_http import CheckedBackend
+
+LOOPBACK = Policy.of(["127.0.0.0/8"])
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+def port(listener: socket.socket) -> int:
+    return int(listener.getsockname()[1])
+
+
+def test_a_forbidden_address_is_not_connected_to(listener: socket.socket) -> None:
+    """It is refused by name, as by number; without a policy everything may be reached."""
+    listener.settimeout(0)
+    for host in ("127.0.0.1", "localhost"):
+        with pytest.raises(egress.Refused):
+            CheckedBackend(Policy()).connect_tcp(host, port(listener), timeout=1)
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+    for policy in (LOOPBACK, None):
+        CheckedBackend(policy).connect_tcp("127.0.0.1", port(listener), timeout=1).close()
+
+
+def test_the_next_address_is_tried_when_one_does_not_answer(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both were checked; no third is asked for."""
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))
+        for address in ("127.0.0.9", "127.0.0.1")
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+
+    stream = CheckedBackend(LOOPBACK).connect_tcp("two.example", port(listener), timeout=1)
+
+    assert ("127.0.0.1", port(listener)) == stream.get_extra_info("server_addr")
+    stream.close()
+
+
+def test_time_runs_out_for_a_resolver_and_for_a_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both are time-outs of the connection."""
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+        socket.create_connection(full.getsockname()),
+        pytest.raises(httpcore2.ConnectTimeout),
+    ):
+        CheckedBackend(LOOPBACK).connect_tcp("127.0.0.1", port(full), timeout=0.1)
+    silent = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: silent.wait(10) or [])
+    with pytest.raises(httpcore2.ConnectTimeout):
+        CheckedBackend(LOOPBACK).connect_tcp("silent.example", 80, timeout=0.1)
+    silent.set()
+
+
+def test_what_cannot_be_reached_is_a_failure_to_connect(listener: socket.socket) -> None:
+    """Unknown names, closed ports, files."""
+    closed = port(listener)
+    listener.close()
+    backend = CheckedBackend(LOOPBACK)
+    for host, number in (("127.0.0.1", closed), ("nowhere.invalid", 80)):
+        with pytest.raises(httpcore2.ConnectError):
+            backend.connect_tcp(host, number, timeout=5)
+    with pytest.raises(httpcore2.ConnectError):
+        backend.connect_unix_socket("/run/x")
+
+
+def test_a_cut_wakes_who_reads_and_forbids_what_is_to_come(listener: socket.socket) -> None:
+    """Within milliseconds; a connection made after it is none."""
+    backend = CheckedBackend(LOOPBACK)
+    stream = backend.connect_tcp("127.0.0.1", port(listener), timeout=1)
+    cut_at: list[float] = []
+
+    def cut() -> None:
+        cut_at.append(time.monotonic())
+        backend.cut()
+
+    threading.Timer(0.05, cut).start()
+    assert b"" == stream.read(1, timeout=10)
+    assert time.monotonic() - cut_at[0] < 0.25
+    stream.close()
+    with pytest.raises(httpcore2.ConnectError):
+        backend.connect_tcp("127.0.0.1", port(listener), timeout=1)
+
+
+def test_connections_that_are_over_are_forgotten(listener: socket.socket) -> None:
+    """A backend of a long run does not keep them all."""
+    backend = CheckedBackend(LOOPBACK)
+    for _ in range(20):
+        backend.connect_tcp("127.0.0.1", port(listener), timeout=1).close()
+
+    assert 1 == len(backend._sockets)

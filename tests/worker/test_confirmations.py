@@ -1,0 +1,110 @@
+"""A tool call that a person must confirm: approved, denied or with other arguments."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.worker.recorded_run import RecordedRun
+from tests.worker.test_loop import agent_for, results, run
+from worker.conversation import Turn
+from worker.messages import AssistantMessage, ToolCall
+from worker.outcomes import WaitForInput
+
+CALL = ToolCall("c1", "calculator", {"expression": "6*7"})
+
+
+def turn(answer: Any = None) -> Turn:
+    said = answer if answer is None or isinstance(answer, str) else json.dumps(answer)
+    return Turn("m", "", [CALL], answers={} if said is None else {"c1": said})
+
+
+def careful(**changes: Any) -> Any:
+    return agent_for({"tool": "x"}, {"say": "ok"}, persona="careful", **changes)
+
+
+def test_the_question_shows_the_exact_call() -> None:
+    """Whoever answers sees what would be done, not only its name."""
+    with pytest.raises(WaitForInput) as asked:
+        run(careful(), RecordedRun(), [turn()])
+
+    expected = {"tool_name": "calculator", "arguments": {"expression": "6*7"}}
+    assert expected == asked.value.tool()
+    assert ["approve", "deny", "edit"] == asked.value.options
+
+
+def test_arguments_that_no_list_should_carry_are_left_out() -> None:
+    """They are in the call's event."""
+    wait = WaitForInput("tool_confirmation", "?", "c", tool_name="t", arguments={"x": "y" * 10_000})
+
+    assert {"tool_name": "t"} == wait.tool()
+
+
+@pytest.mark.parametrize(
+    ("answer", "output", "is_error"),
+    [
+        ({"decision": "approve"}, "42", False),
+        ({"decision": "deny"}, "The call was denied", True),
+        ({"decision": "deny", "reason": "not today"}, "The call was denied: not today", True),
+        ({"decision": "edit", "arguments": {"expression": "1+1"}}, "2", False),
+        # Of an API of another release, which let it through.
+        ('{"decision": "maybe"}', 'The call was denied: {"decision": "maybe"}', True),
+    ],
+)
+def test_a_decision_can_be_said_in_full(answer: Any, output: str, is_error: bool) -> None:
+    """As JSON text."""
+    context = RecordedRun()
+
+    run(careful(), context, [turn(answer)])
+
+    assert [("c1", output, is_error)] == results(context)
+
+
+def test_the_model_sees_the_arguments_that_were_used() -> None:
+    """In this run and in later ones, which read the same events."""
+    agent = careful()
+    edited = turn({"decision": "edit", "arguments": {"expression": "1+1"}})
+
+    run(agent, RecordedRun(), [edited])
+
+    calls = [m.tool_calls for m in agent.chain.provider.saw() if isinstance(m, AssistantMessage)]
+    assert [(ToolCall("c1", "calculator", {"expression": "1+1"}),)] == calls
+
+
+def test_arguments_that_do_not_fit_are_asked_for_again() -> None:
+    """The person's slip does not become the model's failure."""
+    asked_again = turn({"decision": "edit", "arguments": {"expresion": "1+1"}})
+
+    with pytest.raises(WaitForInput) as asked:
+        run(careful(), RecordedRun(), [asked_again])
+
+    assert "The arguments do not fit" in asked.value.prompt
+    assert "expresion" in asked.value.prompt
+
+
+def test_an_approval_is_for_this_call_alone() -> None:
+    """The same call in the next turn is asked about again."""
+    agent = agent_for(
+        {"tool": "x"},
+        {"tool": "calculator", "args": {"expression": "6*7"}},
+        {"say": "ok"},
+        persona="careful",
+    )
+
+    with pytest.raises(WaitForInput) as asked:
+        run(agent, RecordedRun(), [turn("yes")])
+
+    assert "c1" != asked.value.tool_call_id
+
+
+def test_a_persona_can_have_every_tool_confirmed() -> None:
+    """Also those that it does not know by name; `ask_user` is never."""
+    agent = agent_for({"tool": "x"}, {"say": "ok"}, confirm=frozenset({"*"}))
+    question = Turn("m", "", [ToolCall("q", "ask_user", {"question": "?"})], answers={"q": "no"})
+    context = RecordedRun()
+
+    run(agent, context, [question])
+    assert [("q", "no", False)] == results(context)
+
+    with pytest.raises(WaitForInput):
+        run(agent, context, [turn()])

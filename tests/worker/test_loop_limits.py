@@ -1,0 +1,81 @@
+"""Where a run ends though its model would go on, and what a model is not shown."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shared.events import ContextTruncated, ToolCallRequested
+from tests.worker.recorded_run import ROUTE, RecordedRun
+from tests.worker.test_loop import CALCULATE, Model, agent_for, results, run
+from worker import loop
+from worker.loop import MAX_CALLS_PER_TURN
+from worker.messages import AssistantMessage, UserMessage
+from worker.outcomes import LimitExceeded
+from worker.route_chain import RouteChain
+
+
+def test_a_model_that_repeats_itself_is_stopped() -> None:
+    """Before its steps are used up."""
+    context = RecordedRun()
+
+    with pytest.raises(LimitExceeded) as ended:
+        run(agent_for(*[CALCULATE] * 20), context)
+
+    assert ("run.tool_loop", 6) == (ended.value.code, len(results(context)))
+
+
+def test_a_turn_of_a_thousand_calls_makes_some_of_them() -> None:
+    """The others are refused, each with a result of its own; the run goes on."""
+    calls = [{"tool": "calculator", "args": {"expression": str(i)}} for i in range(1000)]
+    context = RecordedRun()
+
+    answer = run(agent_for({"tools": calls}, {"say": "ok"}), context)
+
+    assert "ok" == answer.content
+    assert 1000 == sum(isinstance(event, ToolCallRequested) for event in context.events)
+    refused = [call_id for call_id, _, is_error in results(context) if is_error]
+    assert 1000 - MAX_CALLS_PER_TURN == len(refused)
+
+
+def _of_small_context(agent: Any, tokens: int) -> Any:
+    model = Model()
+    route = replace(ROUTE, context_tokens=tokens, max_output_tokens=10)
+    return replace(agent, chain=RouteChain([route], lambda _: model))
+
+
+def test_what_does_not_fit_is_left_out_and_said() -> None:
+    """Once for the same number; the question itself stays."""
+    agent = agent_for(CALCULATE, {"say": "ok"}, tools=())
+    long_ago = [UserMessage("x" * 3000), AssistantMessage("y" * 3000)]
+    agent = _of_small_context(replace(agent, history=[*long_ago, *agent.history]), 500)
+    context = RecordedRun()
+
+    run(agent, context)
+
+    told = [event for event in context.events if isinstance(event, ContextTruncated)]
+    assert [ContextTruncated(2)] == told
+    assert [UserMessage, AssistantMessage] == [
+        type(m) for m in agent.chain.provider.saw() if not hasattr(m, "tool_call_id")
+    ]
+
+
+def test_messages_that_were_not_even_read_are_counted() -> None:
+    """A thread of many megabytes is cut where it is read."""
+    agent = replace(agent_for({"say": "ok"}), unread=7)
+    context = RecordedRun()
+
+    run(agent, context)
+
+    assert [ContextTruncated(7)] == context.events
+
+
+def test_a_call_in_which_a_worker_was_lost_is_not_free() -> None:
+    """Estimated by what it had streamed."""
+    context = RecordedRun()
+
+    cost = loop.count_lost(agent_for({"say": "ok"}), context, [], "one two three")
+
+    assert (3, "estimated") == (context.usage.output_tokens, context.usage.source)
+    assert context.usage.input_tokens > 0
+    assert cost.cost_usd == context.cost_usd > 0  # type: ignore[union-attr]

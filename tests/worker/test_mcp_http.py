@@ -1,0 +1,345 @@
+"""MCP over HTTP: the official SDK's server, servers that lie, and addresses nobody may ask."""
+
+import gzip
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import pytest
+
+from cli.embedded_server import free_port
+from shared.ids import new_id
+from tests.waiting import eventually
+from worker.context import RunContext
+from worker.mcp import McpFailed
+from worker.mcp.client import McpClient
+from worker.mcp.server import Server
+from worker.outcomes import CancelRequested
+from worker.stop_signal import StopSignal
+
+SDK = Path(__file__).with_name("sdk_mcp_server.py")
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[McpClient]:
+    """The operator allows loopback over IPv4."""
+    made = McpClient(allowed_networks=["127.0.0.0/8"])
+    yield made
+    made.close()
+
+
+def server_at(url: str, **headers: str) -> Server:
+    return Server(config_id=new_id(), name="http", url=url, headers=headers)
+
+
+# ---- the official server -------------------------------------------------------------
+
+
+class Sdk:
+    """It can be ended and started again, at the same address."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/mcp"
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, str(SDK), str(self.port), str(self.folder)]
+        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        eventually(self._is_open)
+
+    def _is_open(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def sdk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sdk]:
+    server = Sdk(tmp_path_factory.mktemp("sdk"))
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def call(client: McpClient, sdk: Sdk) -> Callable[..., str]:
+    """Call it for the answer of a tool of the official server."""
+    server = server_at(sdk.url, Authorization="Bearer of-this-server")
+    hashes = {tool.name: tool.hash for tool in client.tools(server)}
+
+    def ask(tool: str, stop: StopSignal | None = None, **arguments: Any) -> str:
+        context = cast(RunContext, stop or StopSignal())
+        return client.call(server, tool, arguments, pinned=hashes[tool], context=context)
+
+    return ask
+
+
+def test_a_tool_is_called_over_http(call: Callable[..., str]) -> None:
+    """With the headers of the config."""
+    assert "5" == call("add", a=2, b=3)
+    assert "Bearer of-this-server" == call("header", name="Authorization")
+    assert "identity" == call("header", name="Accept-Encoding")
+
+
+def test_a_call_is_cancelled_over_http(call: Callable[..., str], sdk: Sdk) -> None:
+    """The caller is free, and the tool interrupted, within 250 ms."""
+    stop = StopSignal()
+    raised: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            call("wait", stop, seconds=60)
+        except BaseException as error:
+            raised.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    eventually((sdk.folder / "waiting").exists)
+    began = time.monotonic()
+
+    stop.set(CancelRequested())
+
+    asking.join(10)
+    assert time.monotonic() - began < 0.25
+    eventually((sdk.folder / "cancelled").exists)
+    assert time.monotonic() - began < 0.25
+    assert [CancelRequested] == [type(error) for error in raised]
+
+
+def test_a_server_that_was_restarted_is_found_again(call: Callable[..., str], sdk: Sdk) -> None:
+    """While it is away calls say so; then they succeed, in a new session."""
+    assert "3" == call("add", a=1, b=2)
+    sdk.end()
+
+    with pytest.raises(McpFailed, match="no connection to the server|connection .* was lost"):
+        call("add", a=1, b=2)
+
+    sdk.start()
+    assert "3" == call("add", a=1, b=2)
+
+
+# ---- servers that lie ----------------------------------------------------------------
+
+
+class _Lying(BaseHTTPRequestHandler):
+    """Knows the handshake; a call gets whatever the test wants."""
+
+    protocol_version = "HTTP/1.1"
+    on_call: Callable[["_Lying"], None]
+    paths: list[str]
+
+    def do_POST(self) -> None:
+        message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.paths.append(self.path)
+        schema = {"type": "object"}
+        match message["method"]:
+            case "initialize":
+                version = message["params"]["protocolVersion"]
+                about = {"protocolVersion": version, "capabilities": {"tools": {}}}
+                self.result(message, {**about, "serverInfo": {"name": "liar", "version": "1"}})
+            case "tools/list":
+                self.result(message, {"tools": [{"name": "lie", "inputSchema": schema}]})
+            case "tools/call":
+                self.on_call()
+            case "server/discover":
+                self.error(message)
+            case _:
+                self.send(202, b"")
+
+    def do_GET(self) -> None:
+        self.paths.append(f"GET {self.path}")
+        self.send(405, b"")
+
+    def result(self, message: dict[str, Any], result: dict[str, Any]) -> None:
+        self.send_json({"jsonrpc": "2.0", "id": message["id"], "result": result})
+
+    def error(self, message: dict[str, Any]) -> None:
+        error = {"code": -32601, "message": "Method not found"}
+        self.send_json({"jsonrpc": "2.0", "id": message["id"], "error": error})
+
+    def send_json(self, body: dict[str, Any]) -> None:
+        self.send(200, json.dumps(body).encode(), **{"Content-Type": "application/json"})
+
+    def send(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def lying(on_call: Callable[[_Lying], None]) -> Iterator[tuple[str, list[str]]]:
+    """Its address, and the paths that it was asked for."""
+    paths: list[str] = []
+    handler = type("Liar", (_Lying,), {"on_call": on_call, "paths": paths})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/mcp", paths
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _lie(client: McpClient, url: str, **kwargs: Any) -> str:
+    server = server_at(url)
+    [tool] = client.tools(server)
+    return client.call(server, "lie", {}, pinned=tool.hash, **kwargs)
+
+
+def _json(handler: _Lying, body: bytes, **headers: str) -> None:
+    handler.send(200, body, **{"Content-Type": "application/json", **headers})
+
+
+def _redirect(handler: _Lying) -> None:
+    handler.send(307, b"", Location="/elsewhere")
+
+
+def _flood(handler: _Lying) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", "100000000")
+    handler.end_headers()
+    _write_on(handler)
+
+
+def _flood_of_one_event(handler: _Lying) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/event-stream")
+    handler.send_header("Content-Length", "100000006")
+    handler.end_headers()
+    handler.wfile.write(b"data: ")
+    _write_on(handler)
+
+
+def _write_on(handler: _Lying) -> None:
+    try:
+        for _ in range(100):
+            handler.wfile.write(b"x" * 1_000_000)
+    except OSError:
+        pass  # the client has had enough
+
+
+LIES: dict[str, tuple[Callable[[_Lying], None], str]] = {
+    "not JSON": (lambda h: _json(h, b"<html>secret page</html>"), "not valid MCP"),
+    "no result": (lambda h: _json(h, b'{"jsonrpc": "2.0"}'), "not valid MCP"),
+    "a page": (lambda h: h.send(200, b"secret", **{"Content-Type": "text/html"}), "error"),
+    "401": (lambda h: h.send(401, b"secret of the proxy"), "HTTP status 401"),
+    "500": (lambda h: h.send(500, b"secret trace"), "HTTP status 500"),
+    "a redirect": (_redirect, "not followed"),
+    "100 MB": (_flood, "too large"),
+    "100 MB in one event": (_flood_of_one_event, "error|too large"),
+    "a bomb": (
+        lambda h: _json(h, gzip.compress(b" " * 50_000_000), **{"Content-Encoding": "gzip"}),
+        "connection to the server was lost",
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_lies_fail_the_call_and_nothing_else(client: McpClient, lie: str) -> None:
+    """The reason is told in words of ours; what was answered is not repeated."""
+    on_call, reason = LIES[lie]
+    with lying(on_call) as (url, paths):
+        with pytest.raises(McpFailed, match=reason) as failed:
+            _lie(client, url)
+        assert "secret" not in str(failed.value)
+        assert {"/mcp"} >= {path for path in paths if not path.startswith("GET")}
+        assert client.sidecar_pid is not None
+        assert psutil.Process(client.sidecar_pid).memory_info().rss < 200_000_000
+
+
+def test_a_server_that_is_silent_is_given_up(client: McpClient) -> None:
+    """When the time is over."""
+    released = threading.Event()
+    with lying(lambda _: cast(None, released.wait(20))) as (url, _paths):
+        began = time.monotonic()
+        with pytest.raises(McpFailed, match=r"did not answer within 0\.3 s"):
+            _lie(client, url, seconds=0.3)
+        assert time.monotonic() - began < 3
+        released.set()
+
+
+# ---- addresses -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def canary() -> Iterator[tuple[int, list[Any]]]:
+    """A listener on loopback that nobody may reach: its port, and who did."""
+    reached: list[Any] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.05)
+        done = threading.Event()
+
+        def accept() -> None:
+            while not done.is_set():
+                try:
+                    connection, address = listener.accept()
+                except TimeoutError:
+                    continue
+                reached.append(address)
+                connection.close()
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield listener.getsockname()[1], reached
+        done.set()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[McpClient]:
+    """The operator allows a network that is none of this machine's."""
+    made = McpClient(allowed_networks=["10.254.0.0/16"])
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433", "127.1", "[::1]"],
+)
+def test_addresses_of_this_machine_are_not_asked(
+    strict: McpClient, canary: tuple[int, list[Any]], host: str
+) -> None:
+    """Not one connection is made."""
+    port, reached = canary
+
+    with pytest.raises(McpFailed, match="address"):
+        strict.tools(server_at(f"http://{host}:{port}/mcp"))
+
+    assert [] == reached
+
+
+def test_a_name_is_judged_by_what_it_leads_to(
+    strict: McpClient, canary: tuple[int, list[Any]]
+) -> None:
+    """It is resolved where the connection is made, and refused there."""
+    port, reached = canary
+    name = socket.gethostname()
+
+    # Where the machine does not know its own name, there is nothing to refuse.
+    with pytest.raises(McpFailed, match="not one of the public network|no connection"):
+        strict.tools(server_at(f"http://{name}:{port}/mcp"))
+
+    assert [] == reached

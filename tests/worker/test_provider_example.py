@@ -1,0 +1,111 @@
+"""The provider that `docs/providers.md` shows is a whole one: it is taken from there and used."""
+
+import json
+import re
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.egress import Policy
+from shared.events import Usage
+from tests.worker.fake_vendor import REQUEST, Answer, head, route_to, status, vendor
+from worker import providers
+from worker.messages import Chunk, TextDelta, TurnEnd
+from worker.outcomes import CancelRequested, ProviderError
+from worker.stop_signal import StopSignal
+
+PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
+
+
+@pytest.fixture(autouse=True)
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The one file is all there is to do."""
+    [code] = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "ollama_provider.py").write_text(code)
+    monkeypatch.setattr(providers, "__path__", [*providers.__path__, str(tmp_path)])
+    yield
+    sys.modules.pop("worker.providers.ollama_provider")
+
+
+def lines(*pieces: str, done: bool = True) -> Answer:
+    """An answer of Ollama's."""
+
+    def answer(client: socket.socket) -> None:
+        said = [{"message": {"content": piece}, "done": False} for piece in pieces]
+        end = {"done": True, "done_reason": "stop", "prompt_eval_count": 26, "eval_count": 3}
+        if done:
+            said.append({"message": {"content": ""}, **end})
+        client.sendall(head("200 OK", "application/x-ndjson"))
+        client.sendall("".join(json.dumps(line) + "\n" for line in said).encode())
+
+    return answer
+
+
+def call(url: str, stop: StopSignal | None = None, *, is_of_org: bool = False) -> list[Chunk]:
+    route = route_to("ollama", url, is_of_org=is_of_org)
+    loaded = providers.load(route, faults=False, egress=Policy())
+    try:
+        return list(loaded.stream(REQUEST, stop or StopSignal()))
+    finally:
+        loaded.close()
+
+
+def test_it_streams_and_reports_its_usage() -> None:
+    """The vendor gets the conversation, the run gets text, reason and tokens."""
+    with vendor(lines("Hel", "lo")) as fake:
+        chunks = call(fake.url)
+        [body] = fake.bodies
+
+    usage = Usage(input_tokens=26, output_tokens=3)
+    assert [TextDelta("Hel"), TextDelta("lo"), TurnEnd("stop", (), usage)] == chunks
+    assert ["system", "user"] == [message["role"] for message in body["messages"]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (status("429 Too Many Requests", "Retry-After: 3"), "rate_limited"),
+        (status("500 Internal Server Error"), "overloaded"),
+        (lines("Hel", done=False), "connection"),
+        (lambda client: None, "connection"),
+        (lambda client: client.sendall(head("200 OK", "x") + b"{broken\n"), "malformed"),
+        (lambda client: client.sendall(head("200 OK", "x") + b'{"a": 1}\n'), "malformed"),
+    ],
+)
+def test_its_failures_have_their_kinds(answer: Answer, code: str) -> None:
+    """And the time that the vendor named."""
+    with vendor(answer) as fake, pytest.raises(ProviderError) as caught:
+        call(fake.url)
+
+    assert f"provider.{code}" == caught.value.code
+    assert (3.0 if code == "rate_limited" else None) == caught.value.retry_after
+
+
+def test_it_is_cancelled_while_nothing_comes() -> None:
+    """By its connection."""
+    stop = StopSignal()
+
+    def fall_silent(client: socket.socket) -> None:
+        threading.Thread(target=stop.set, args=(CancelRequested(),)).start()
+        client.recv(1)
+
+    with vendor(fall_silent) as fake, pytest.raises(CancelRequested):
+        call(fake.url, stop)
+
+
+def test_it_keeps_to_the_addresses_that_an_org_may_reach() -> None:
+    """The client sees to that."""
+    with vendor(lines("Hi")) as fake, pytest.raises(ProviderError, match="address is refused"):
+        call(fake.url, is_of_org=True)
+
+
+def test_a_provider_that_nobody_wrote_is_an_error_of_the_run() -> None:
+    """As is one whose name leads out of the folder; what an existing one lacks is a fault."""
+    providers.load(route_to("ollama", None), faults=False).close()
+    for name in ("nobody", "no.body", "..nobody"):
+        with pytest.raises(ProviderError, match="There is no provider"):
+            providers.load(route_to(name, None), faults=False)

@@ -1,0 +1,327 @@
+"""What both SDK providers make of refusals, broken streams and odd bytes."""
+
+import email.utils
+import json
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.worker.fake_vendor import (
+    STREAM_HEAD,
+    Answer,
+    anthropic_stream,
+    ask,
+    delta,
+    head,
+    openai_stream,
+    raw,
+    refusal,
+    status,
+    vendor,
+)
+from worker.messages import TextDelta, ToolCall, TurnEnd
+from worker.outcomes import ProviderError
+
+pytestmark = pytest.mark.parametrize("provider", ["openai", "anthropic"])
+
+TEXT = "Grüße, 世界! 🚀"
+
+
+def hello(provider: str, text: str = TEXT, *, ends: bool = True) -> bytes:
+    """A stream that says the text; without an end it stops in the middle, cleanly."""
+    if provider == "openai":
+        chunks = [delta(content=text), *[delta(finish="stop")] * ends]
+        return openai_stream(*chunks, done=ends)
+    usage = {"input_tokens": 1, "output_tokens": 1}
+    message = {"id": "i", "type": "message", "role": "assistant", "content": [], "usage": usage}
+    block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text"}}
+    piece = {
+        "type": "content_block_delta",
+        "index": 0,
+        "delta": {"type": "text_delta", "text": text},
+    }
+    finish = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": None}
+    start = {"type": "message_start", "message": message}
+    return anthropic_stream(start, block, piece, *[finish] * ends, stop=ends)
+
+
+def in_stream(provider: str, error: Any) -> Answer:
+    """A stream that tells of an error after its first words."""
+    body = json.dumps({"type": "error", "error": error})
+    event = "event: error\n" if provider == "anthropic" else ""
+    return raw(hello(provider, ends=False), f"{event}data: {body}\n\n".encode())
+
+
+def said(provider: str, *pieces: bytes) -> str:
+    with vendor(raw(*pieces)) as fake:
+        *chunks, end = ask(provider, fake.url)
+    assert isinstance(end, TurnEnd) and "stop" == end.stop_reason
+    return "".join(chunk.text for chunk in chunks if isinstance(chunk, TextDelta))
+
+
+# ---- refusals ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "retryable", "retry_after"),
+    [
+        (status("429 Too Many Requests", "Retry-After: 3"), "rate_limited", True, 3.0),
+        (status("429 Too Many Requests", "retry-after-ms: 250"), "rate_limited", True, 0.25),
+        (
+            status("429 Too Many Requests", "retry-after-ms: x", "Retry-After: 2"),
+            "rate_limited",
+            True,
+            2.0,
+        ),
+        (status("429 Too Many Requests", "Retry-After: soon"), "rate_limited", True, None),
+        (status("429 Too Many Requests", "Retry-After: nan"), "rate_limited", True, None),
+        (status("429 Too Many Requests", "Retry-After: -1"), "rate_limited", True, None),
+        (status("500 Internal Server Error"), "overloaded", True, None),
+        (status("503 Service Unavailable"), "overloaded", True, None),
+        (status("529 Overloaded", "Retry-After: 1.5"), "overloaded", True, 1.5),
+        (status("408 Request Timeout"), "timeout", True, None),
+        (status("409 Conflict"), "overloaded", True, None),
+        (status("401 Unauthorized"), "auth", False, None),
+        (status("402 Payment Required"), "auth", False, None),
+        (status("403 Forbidden"), "auth", False, None),
+        (status("400 Bad Request"), "invalid_request", False, None),
+        (status("404 Not Found"), "invalid_request", False, None),
+        (status("413 Content Too Large"), "invalid_request", False, None),
+        (status("422 Unprocessable Content"), "invalid_request", False, None),
+    ],
+)
+def test_each_refusal_has_its_code(
+    provider: str, answer: Answer, code: str, retryable: bool, retry_after: float | None
+) -> None:
+    """The SDK itself retries nothing: one request, one error."""
+    error = refusal(provider, answer)
+
+    assert (f"provider.{code}", retryable, retry_after) == (
+        error.code,
+        error.retryable,
+        error.retry_after,
+    )
+
+
+def test_a_provider_may_name_the_time_to_come_back(provider: str) -> None:
+    """`Retry-After` as a date; one that is past is no wait."""
+    for seconds, least, most in ((60, 50, 61), (-60, 0, 0)):
+        date = email.utils.formatdate(time.time() + seconds, usegmt=True)
+        error = refusal(provider, status("429 Too Many Requests", f"Retry-After: {date}"))
+        assert error.retry_after is not None and least <= error.retry_after <= most
+
+
+def test_a_redirect_is_not_followed(provider: str) -> None:
+    """Not even to another address of the same server."""
+    with vendor(status("307 Temporary Redirect", "Location: /elsewhere"), raw(b"")) as fake:
+        with pytest.raises(ProviderError) as caught:
+            ask(provider, fake.url)
+        assert 1 == len(fake.bodies)
+
+    assert ("provider.invalid_request", False) == (caught.value.code, caught.value.retryable)
+
+
+def test_a_long_complaint_of_the_provider_is_cut(provider: str) -> None:
+    """What ends in an event stays readable."""
+    error = refusal(provider, status("400 Bad Request", message="x" * 10_000))
+
+    assert len(str(error)) < 600
+
+
+def test_the_key_is_not_in_what_is_told(provider: str) -> None:
+    """Some servers repeat it."""
+    error = refusal(provider, status("401 Unauthorized", message="Wrong key: sk-test-key"))
+
+    assert "Wrong key: [key]" in str(error)
+    assert "sk-test-key" not in str(error)
+
+
+# ---- errors in the stream ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "code"),
+    [
+        ({"type": "overloaded_error", "message": "Overloaded"}, "overloaded"),
+        ({"type": "api_error", "message": "Oops"}, "overloaded"),
+        ({"type": "server_error", "message": "Oops"}, "overloaded"),
+        ({"type": "rate_limit_error", "message": "Slow"}, "rate_limited"),
+        ({"type": "tokens", "code": "rate_limit_exceeded", "message": "Slow"}, "rate_limited"),
+        ({"type": "timeout_error", "message": "Late"}, "timeout"),
+        ({"type": "authentication_error", "message": "No"}, "auth"),
+        ({"type": "permission_error", "message": "No"}, "auth"),
+        ({"type": "billing_error", "message": "No"}, "auth"),
+        ({"type": "invalid_request_error", "message": "No"}, "invalid_request"),
+        ({"type": "BadRequestError", "code": 400, "message": "No"}, "invalid_request"),
+        ({"code": 429, "message": "Slow"}, "rate_limited"),
+        ({"code": "502", "message": "Oops"}, "overloaded"),
+        ({"message": "Oops"}, "overloaded"),
+    ],
+)
+def test_an_error_inside_the_stream_has_its_code(
+    provider: str, told: dict[str, Any], code: str
+) -> None:
+    """After text, under a status of 200; by the type, or the status that some put into it."""
+    error = refusal(provider, in_stream(provider, told))
+
+    assert f"provider.{code}" == error.code
+    assert told["message"] in str(error)
+
+
+# ---- broken streams ------------------------------------------------------------------
+
+
+def _reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def _begin_and_reset(client: socket.socket) -> None:
+    client.sendall(head("200 OK", "text/event-stream", "Content-Length: 1000") + b"data: ")
+    _reset(client)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda client: None,  # the connection ends without an answer
+        _reset,
+        _begin_and_reset,
+        lambda client: client.sendall(b"nonsense\r\n\r\n"),
+        lambda client: client.sendall(STREAM_HEAD),  # a stream with nothing in it
+        raw(b": only a comment\n\n"),
+    ],
+)
+def test_a_broken_connection_may_be_tried_again(
+    provider: str, answer: Callable[[socket.socket], None]
+) -> None:
+    """Before the answer and in it."""
+    error = refusal(provider, answer)
+
+    assert ("provider.connection", True) == (error.code, error.retryable)
+
+
+def test_a_stream_that_ends_too_soon_is_not_taken_for_an_answer(provider: str) -> None:
+    """A clean end without a reason for it: the SDKs say nothing about that."""
+    error = refusal(provider, raw(hello(provider, ends=False)))
+
+    assert ("provider.connection", True) == (error.code, error.retryable)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"choices": [',
+        b"not json",
+        b"5",
+        b"[]",
+        b'"text"',
+        b'{"choices": 5, "type": "message_delta"}',
+        b'{"choices": [5], "type": "content_block_start"}',
+        b'{"choices": [{"delta": 5}], "type": "content_block_delta", "index": 0, "delta": 5}',
+        b'{"choices": [{"delta": {"content": "\xff"}}], "type": "ping"}',
+        b"[" * 100_000,
+    ],
+    ids=lambda data: str(data[:20]),
+)
+def test_a_chunk_that_cannot_be_read_is_malformed(provider: str, data: bytes) -> None:
+    """Wherever it fails; never a fault of ours, and never a silent loss of text."""
+    event = b"event: message_start\n" if provider == "anthropic" else b""
+    if b"\xff" in data and provider == "anthropic":
+        data = b'{"type": "content_block_delta", "delta": {"type": "text_delta", "text": "\xff"}}'
+
+    error = refusal(provider, raw(hello(provider, ends=False) + event + b"data: " + data + b"\n\n"))
+
+    assert ("provider.malformed", True) == (error.code, error.retryable)
+
+
+def test_an_unreachable_provider_is_a_connection_error(provider: str) -> None:
+    """Nobody listens there."""
+    with pytest.raises(ProviderError) as caught:
+        ask(provider, "http://127.0.0.1:1/v1")
+
+    assert "provider.connection" == caught.value.code
+
+
+# ---- odd, but right ------------------------------------------------------------------
+
+
+def test_letters_that_are_cut_apart_stay_whole(provider: str) -> None:
+    """Each byte of the stream in a segment of its own."""
+    stream = hello(provider)
+
+    assert TEXT == said(provider, *(stream[i : i + 1] for i in range(len(stream))))
+
+
+def test_lines_may_end_as_they_like(provider: str) -> None:
+    """CRLF and CR instead of LF, also cut between the two."""
+    stream = hello(provider)
+    crlf = stream.replace(b"\n", b"\r\n")
+
+    assert TEXT == said(provider, crlf)
+    assert TEXT == said(provider, *crlf.partition(b"\r"))
+
+
+def test_comments_and_unknown_fields_are_passed_over(provider: str) -> None:
+    """Keep-alives of proxies between the events."""
+    stream = hello(provider).replace(b"\n\n", b"\n\n: keep-alive\n\nid: 7\nretry: 10\nx: y\n\n")
+
+    assert TEXT == said(provider, b": hello\n\n", stream)
+
+
+def test_chunked_encoding_may_cut_anywhere(provider: str) -> None:
+    """HTTP's own pieces have nothing to do with the events."""
+    stream = hello(provider)
+
+    def answer(client: socket.socket) -> None:
+        client.sendall(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
+        for i in range(0, len(stream), 7):
+            part = stream[i : i + 7]
+            client.sendall(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+        client.sendall(b"0\r\n\r\n")
+
+    with vendor(answer) as fake:
+        assert TextDelta(TEXT) in ask(provider, fake.url)
+
+
+def test_arguments_without_an_end_are_not_kept(provider: str) -> None:
+    """A server that never stops writing a call's arguments does not fill the memory."""
+    part = "x" * 1_000_000
+    if provider == "openai":
+        call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": part}}
+        stream = openai_stream(*[delta(tool_calls=[call])] * 6)
+    else:
+        use = {"type": "tool_use", "id": "a", "name": "f", "input": {}}
+        json_delta = {"type": "input_json_delta", "partial_json": part}
+        begin = {"type": "content_block_start", "index": 0, "content_block": use}
+        stream = anthropic_stream(
+            begin, *[{"type": "content_block_delta", "index": 0, "delta": json_delta}] * 6
+        )
+
+    error = refusal(provider, raw(stream))
+
+    assert "provider.malformed" == error.code
+
+
+def test_arguments_that_are_no_json_are_text(provider: str) -> None:
+    """For the tool's check to refuse, and for the model to read."""
+    if provider == "openai":
+        call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"x": '}}
+        stream = openai_stream(delta(tool_calls=[call]), delta(finish="tool_calls"))
+    else:
+        use = {"type": "tool_use", "id": "a", "name": "f", "input": {}}
+        json_delta = {"type": "input_json_delta", "partial_json": '{"x": '}
+        stream = anthropic_stream(
+            {"type": "content_block_start", "index": 0, "content_block": use},
+            {"type": "content_block_delta", "index": 0, "delta": json_delta},
+            {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": None},
+        )
+    with vendor(raw(stream)) as fake:
+        [end] = ask(provider, fake.url)
+
+    assert isinstance(end, TurnEnd)
+    assert (ToolCall("a", "f", '{"x": '),) == end.tool_calls

@@ -1,0 +1,116 @@
+"""Requests and tokens a minute, counted for all workers together."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from shared import ids, keys
+from shared.connections import Connections
+from shared.model_routes import Route
+from worker.route_limits import MAX_WAIT_SECONDS, RouteLimits
+
+
+@pytest.fixture
+def route() -> Route:
+    """A route of the test's own, without limits."""
+    return Route(id=str(ids.new_id()), provider="scripted", model="scripted-1")
+
+
+def test_a_route_without_limits_is_free(connections: Connections, route: Route) -> None:
+    """Nothing is counted."""
+    limits = RouteLimits(connections)
+
+    assert {None} == {limits.wait_for(route, 10**9) for _ in range(100)}
+    assert [] == list(connections.redis.scan_iter(f"*{route.id}*"))
+
+
+def test_requests_are_counted_over_all_processes(connections: Connections, route: Route) -> None:
+    """Exactly so many a minute, whichever worker makes them and however many at once."""
+    limited = replace(route, requests_per_minute=20)
+    workers = [RouteLimits(connections) for _ in range(4)]
+    let_in: list[None] = []
+
+    def call(limits: RouteLimits) -> None:
+        for _ in range(10):
+            if limits.wait_for(limited, 1) is None:
+                let_in.append(None)
+
+    threads = [threading.Thread(target=call, args=[limits]) for limits in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert 20 == len(let_in)
+    refused = workers[0].wait_for(limited, 1)
+    assert refused is not None
+    reason, seconds = refused
+    assert "requests" == reason
+    assert 0 < seconds <= MAX_WAIT_SECONDS
+
+
+def test_tokens_are_counted_by_the_estimate_and_by_what_came(
+    connections: Connections, route: Route
+) -> None:
+    """What a call takes beyond what it was let in for counts for those that come."""
+    limited = replace(route, tokens_per_minute=1000)
+    limits = RouteLimits(connections)
+    assert None is limits.wait_for(limited, 300)
+
+    limits.count_output(limited, 300, 700)
+
+    refused = limits.wait_for(limited, 400)
+    assert refused is not None
+    assert "tokens" == refused[0]
+    assert None is limits.wait_for(limited, 200)
+
+
+def test_a_call_larger_than_a_minute_takes_a_whole_one(
+    connections: Connections, route: Route
+) -> None:
+    """It would wait for ever else."""
+    limits = RouteLimits(connections)
+    limited = replace(route, tokens_per_minute=1000)
+
+    assert None is limits.wait_for(limited, 5000)
+    assert None is not limits.wait_for(limited, 1)
+
+
+def test_a_provider_that_asks_for_a_pause_gets_it_from_all(
+    connections: Connections, route: Route
+) -> None:
+    """Also of a process that did not hear it itself."""
+    told, other = RouteLimits(connections), RouteLimits(connections)
+
+    told.pause(route, 3)
+
+    for limits in (told, other):
+        refused = limits.wait_for(route, 1)
+        assert refused is not None
+        reason, seconds = refused
+        assert "provider" == reason
+        assert 2 < seconds <= 3
+    assert 2000 < connections.redis.pttl(keys.route_pause(route.id)) <= 3000
+
+
+def test_without_redis_each_process_counts_for_itself(
+    connections: Connections, route: Route
+) -> None:
+    """Limits are kept less well; no run waits for Redis, and none fails."""
+    gone = replace(
+        connections, settings=replace(connections.settings, redis_url="redis://127.0.0.1:1/0")
+    )
+    gone.redis = type(connections.redis).from_url("redis://127.0.0.1:1/0")
+    limits = RouteLimits(gone)
+    limited = replace(route, requests_per_minute=2)
+
+    answers = [limits.wait_for(limited, 1) for _ in range(3)]
+    limits.pause(limited, 2)
+
+    assert [None, None] == answers[:2]
+    assert answers[2] is not None
+    refused = limits.wait_for(limited, 1)
+    assert refused is not None
+    assert "provider" == refused[0]
+    gone.redis.close()

@@ -1,0 +1,43 @@
+"""A model that goes round in a circle."""
+
+from typing import Any
+
+import pytest
+
+from worker import tool_loops
+from worker.conversation import Turn
+from worker.messages import ToolCall, ToolMessage
+from worker.outcomes import LimitExceeded
+
+
+def turn(name: str, output: str = "out", **arguments: Any) -> Turn:
+    call = ToolCall(f"id-{id(object())}", name, arguments)
+    return Turn("m", "", [call], {call.id: ToolMessage(call.id, name, output)})
+
+
+def test_the_same_call_with_the_same_result_ends_the_run() -> None:
+    """At its sixth time in a row, whatever its id and the order of its arguments."""
+    turns = [turn("t", x=1, y=2) for _ in range(3)] + [turn("t", y=2, x=1) for _ in range(2)]
+    tool_loops.check(turns)
+
+    with pytest.raises(LimitExceeded, match="same calls of t .* 6 times") as ended:
+        tool_loops.check([*turns, turn("t", x=1, y=2)])
+
+    assert "run.tool_loop" == ended.value.code
+
+
+@pytest.mark.parametrize("names", ["ab", "abc"])
+def test_a_circle_of_a_few_turns_ends_the_run(names: str) -> None:
+    """At its fourth round; what came before does not matter."""
+    turns = [turn("before"), *(turn(name) for name in names * 4)]
+    tool_loops.check(turns[:-1])
+
+    with pytest.raises(LimitExceeded):
+        tool_loops.check(turns)
+
+
+def test_progress_is_no_circle() -> None:
+    """Other arguments, or another result: somebody who polls sees something change."""
+    tool_loops.check([turn("t", page=i) for i in range(30)])
+    tool_loops.check([turn("t", output=str(i)) for i in range(30)])
+    tool_loops.check([turn("t", output=str(i // 5)) for i in range(30)])

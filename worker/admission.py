@@ -1,0 +1,115 @@
+"""What a run must pass before each model call: its route's limits, and its budgets."""
+
+import random
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from typing import TypeVar
+
+from shared import budgets, events
+from shared.budgets import Refused
+from shared.claims import Claim
+from shared.connections import Transaction
+from shared.events import Event, Usage
+from shared.model_routes import Route
+from shared.personas import Persona
+from worker.outcomes import LimitExceeded
+from worker.route_limits import RouteLimits
+
+#: So long may a run wait for what other runs hold of its budget.
+MAX_BUDGET_WAIT_SECONDS = 60.0
+BUDGET_PAUSE_SECONDS = 0.25
+#: A run that waits on for the same reason says so again after so long.
+REPEAT_SECONDS = 30.0
+
+T = TypeVar("T")
+#: Make a change of the run in a transaction of its own, as its claim allows.
+Write = Callable[[Callable[[Transaction], T]], T]
+
+
+class Admission:
+    """Of one attempt; `emit` and `wait` are the run's, and raise what stops it."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        limits: RouteLimits,
+        *,
+        write: Write[None],
+        emit: Callable[[Event], None],
+        wait: Callable[[float], None],
+    ) -> None:
+        """Before the first call it must be told its persona, by `obey`."""
+        self._claim = claim
+        self._limits = limits
+        self._write = write
+        self._emit = emit
+        self._wait = wait
+        self._persona: Persona
+        self._holds = False
+        self._let_in = 0  # tokens that the current call was let in for
+        self._told: tuple[str, str] | None = None
+        self._told_at = 0.0
+        self.is_limited = claim.is_limited
+
+    def obey(self, persona: Persona) -> None:
+        """The persona's own budgets count too."""
+        self._persona = persona
+        own = (persona.max_cost_usd, persona.max_cost_usd_per_month)
+        self.is_limited = self._claim.is_limited or any(limit is not None for limit in own)
+
+    def admit(self, route: Route, tokens: int) -> None:
+        """As `RunContext.admit`."""
+        while (refused := self._limits.wait_for(route, tokens)) is not None:
+            reason, seconds = refused
+            self._throttle(route, reason, seconds)
+        self._let_in, self._told = tokens, None
+
+    def back_off(self, route: Route, seconds: float) -> None:
+        """As `RunContext.back_off`."""
+        self._limits.pause(route, seconds)
+        self._throttle(route, "provider", seconds)
+
+    def used(self, route: Route, usage: Usage) -> None:
+        """A call was made; what it took beyond the estimate counts for the route's limits too."""
+        self._limits.count_output(route, self._let_in, usage.input_tokens + usage.output_tokens)
+
+    def reserve(self, route: Route, worst_case: Usage, cost_so_far: Decimal) -> None:
+        """As `RunContext.reserve`."""
+        if route.prices is None:
+            raise LimitExceeded(
+                "budget.exhausted",
+                f"Nobody has told what the route {route.id!r} costs: a run under a budget cannot"
+                " use it.",
+            )
+        cost = route.prices.at_most(worst_case)
+        deadline = time.monotonic() + MAX_BUDGET_WAIT_SECONDS
+        while True:
+            try:
+                self._write(lambda tx: self._reserve(tx, cost_so_far, cost))
+                self._told = None
+                return
+            except Refused as refused:
+                if not refused.others_hold or time.monotonic() > deadline:
+                    raise LimitExceeded(
+                        "budget.exhausted", str(refused), retryable=refused.others_hold
+                    ) from refused
+            self._throttle(route, "budget", BUDGET_PAUSE_SECONDS * random.uniform(0.5, 1.5))
+
+    def settle(self, cost_so_far: Decimal) -> None:
+        """As `RunContext.settle`."""
+        if self._holds:
+            self._write(lambda tx: budgets.settle(tx, self._claim, cost_so_far))
+
+    def _reserve(self, tx: Transaction, cost_so_far: Decimal, worst_case_usd: Decimal) -> None:
+        # Read anew for each call: a limit that is set or lowered counts from the next one on.
+        limits = budgets.limits(tx.sql, self._claim, self._persona)
+        self._holds = limits.needs_hold
+        budgets.reserve(tx, self._claim, limits, cost_so_far, worst_case_usd)
+
+    def _throttle(self, route: Route, reason: str, seconds: float) -> None:
+        now = time.monotonic()
+        if self._told != (route.id, reason) or now - self._told_at > REPEAT_SECONDS:
+            self._told, self._told_at = (route.id, reason), now
+            self._emit(events.RunThrottled(route.id, reason, round(seconds, 3)))
+        self._wait(seconds)

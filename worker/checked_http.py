@@ -1,0 +1,172 @@
+"""Connections that lead nowhere forbidden, and that another thread can cut at any moment.
+
+Closing a response from another thread neither wakes its reader nor closes the
+socket; shutting the socket down does both within a millisecond, while it is
+still connecting too.
+"""
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, InvalidStateError
+from functools import cache
+from typing import Any
+
+import httpcore2
+import httpx2
+from httpcore2._backends.sync import SyncStream  # its own module alone has it; the version is fixed
+
+from shared import egress
+from shared.egress import Policy
+
+
+@cache
+def ssl_context() -> ssl.SSLContext:
+    """The trusted certificates. Shared: reading them costs more than a whole client."""
+    return httpx2.create_ssl_context()
+
+
+class CheckedBackend(httpcore2.NetworkBackend):
+    """Opens the connections of one pool; `policy` None leads anywhere, for what operators set up.
+
+    Raises, besides what httpcore2 raises:
+        egress.Refused: from `connect_tcp`, for an address that the policy forbids.
+    """
+
+    def __init__(self, policy: Policy | None) -> None:
+        self._policy = policy
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._resolving: Future[list[str]] | None = None
+        self._is_cut = False
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.NetworkStream:
+        """Connect to one of the checked addresses, the first that answers."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        failure: OSError = OSError("no address")
+        for address in self._addresses(host, port, timeout):
+            try:
+                return self._connected(address, port, deadline)
+            except OSError as error:
+                failure = error
+        if isinstance(failure, TimeoutError):
+            raise httpcore2.ConnectTimeout("The connection was not made in time.") from failure
+        raise httpcore2.ConnectError("The connection could not be made.") from failure
+
+    def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+    ) -> httpcore2.NetworkStream:
+        """Never: nothing that is asked for over HTTP is a file."""
+        raise httpcore2.ConnectError("There are no connections to files.")
+
+    def sleep(self, seconds: float) -> None:
+        """Between tries to connect, which nobody asks for."""
+        time.sleep(seconds)
+
+    def cut(self) -> None:
+        """Shut down every connection, those still to come included."""
+        with self._lock:
+            self._is_cut = True
+            sockets, resolving = list(self._sockets), self._resolving
+        if resolving is not None:
+            with contextlib.suppress(InvalidStateError):
+                resolving.set_exception(OSError("cut"))
+        for connection in sockets:
+            with contextlib.suppress(OSError, ValueError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _addresses(self, host: str, port: int, timeout: float | None) -> list[str]:
+        # In a thread of its own: nothing can interrupt a resolver that waits for its servers.
+        answer: Future[list[str]] = Future()
+        with self._lock:
+            if self._is_cut:
+                raise httpcore2.ConnectError("The connection was cut.")
+            self._resolving = answer
+        threading.Thread(
+            target=_settle, args=(answer, lambda: _resolve(host, port, self._policy)), daemon=True
+        ).start()
+        try:
+            return answer.result(timeout)
+        except TimeoutError as error:
+            raise httpcore2.ConnectTimeout("The name was not resolved in time.") from error
+        except OSError as error:
+            raise httpcore2.ConnectError("The name could not be resolved.") from error
+        finally:
+            self._resolving = None
+
+    def _connected(self, address: str, port: int, deadline: float | None) -> "_RecordedStream":
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        connection = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError
+            connection.settimeout(left)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Known before it connects: a server that does not answer can be given up at once.
+            self._record(connection)
+            connection.connect((address, port))
+            self._check_not_cut()
+        except BaseException:
+            connection.close()
+            raise
+        return _RecordedStream(connection, self._record)
+
+    def _record(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._sockets = [known for known in self._sockets if known.fileno() >= 0]
+            self._sockets.append(connection)
+        self._check_not_cut()
+
+    def _check_not_cut(self) -> None:
+        if self._is_cut:
+            raise OSError("The connection was cut.")
+
+
+class _RecordedStream(SyncStream):
+    def __init__(self, connection: socket.socket, record: Callable[[socket.socket], None]) -> None:
+        super().__init__(connection)
+        self._record = record
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore2.NetworkStream:
+        # TLS takes the descriptor over into a socket of its own.
+        secured = super().start_tls(ssl_context, server_hostname, timeout)
+        try:
+            self._record(secured.get_extra_info("socket"))
+        except OSError as error:
+            secured.close()
+            raise httpcore2.ConnectError(str(error)) from error
+        return secured
+
+
+def _resolve(host: str, port: int, policy: Policy | None) -> list[str]:
+    if policy is not None:
+        return egress.resolve(host, port, policy)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+def _settle(answer: Future[list[str]], ask: Callable[[], list[str]]) -> None:
+    try:
+        found = ask()
+    except Exception as error:
+        with contextlib.suppress(InvalidStateError):
+            answer.set_exception(error)
+    else:
+        with contextlib.suppress(InvalidStateError):
+            answer.set_result(found)

@@ -1,0 +1,128 @@
+"""The SDK's way to servers over HTTP: checked addresses only, no redirects, bounded answers."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import httpcore2
+import httpx2
+
+from shared import egress
+
+CONNECT_SECONDS = 5.0
+#: A silent stream of events is cut after this; calls have deadlines of their own.
+IDLE_SECONDS = 300.0
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+#: Of a stream that many messages go through: an answer, and the notifications before it.
+MAX_STREAM_BYTES = 64 * 1024 * 1024
+MAX_CONNECTIONS = 32
+
+
+class TooLarge(httpx2.StreamError):
+    """A server sends more than anybody wants to read."""
+
+
+class CheckedClient(httpx2.AsyncClient):
+    """For one server. What its headers say is for that server alone: no redirect is followed."""
+
+    def __init__(self, headers: Mapping[str, str], policy: egress.Policy) -> None:
+        self.transport = _Transport(policy)
+        super().__init__(
+            # Whatever is compressed may be a bomb.
+            headers={"User-Agent": "arkloop", **headers, "Accept-Encoding": "identity"},
+            transport=self.transport,
+            trust_env=False,
+            timeout=httpx2.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
+            max_redirects=0,
+        )
+
+    @property
+    def refused_with(self) -> int | None:
+        """The status of the last answer that was an error."""
+        return self.transport.refused_with
+
+
+class _Transport(httpx2.AsyncHTTPTransport):
+    def __init__(self, policy: egress.Policy) -> None:
+        limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=4)
+        super().__init__(trust_env=False, limits=limits)
+        # A private attribute: the version is pinned, and a test sees forbidden addresses refused.
+        self._pool._network_backend = _CheckedBackend(policy)
+        self.refused_with: int | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        response = await super().handle_async_request(request)
+        if response.status_code >= 400:
+            self.refused_with = response.status_code
+        if response.headers.get("content-encoding", "identity") != "identity":
+            await response.aclose()
+            raise httpx2.DecodingError("the answer is compressed", request=request)
+        kind = response.headers.get("content-type", "").lower()
+        is_stream = kind.startswith("text/event-stream")
+        most = MAX_STREAM_BYTES if is_stream else MAX_ANSWER_BYTES
+        return httpx2.Response(
+            status_code=response.status_code,
+            headers=response.headers,
+            stream=_Bounded(response.stream, most),
+            extensions=response.extensions,
+        )
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    def __init__(self, stream: Any, most: int) -> None:
+        self._stream = stream
+        self._left = most
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise TooLarge("the answer is too large")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class _CheckedBackend(httpcore2.AsyncNetworkBackend):
+    """Asks for the addresses of a name once, and connects to one of those that it has checked.
+
+    TLS is begun on the connection with the name, so certificates are checked as ever.
+    """
+
+    def __init__(self, policy: egress.Policy) -> None:
+        self._policy = policy
+        self._inner = httpcore2.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        try:
+            with anyio.fail_after(timeout):
+                addresses = await anyio.to_thread.run_sync(
+                    egress.resolve, host, port, self._policy, abandon_on_cancel=True
+                )
+        except TimeoutError:
+            raise httpcore2.ConnectTimeout("the name was not resolved in time") from None
+        except OSError as error:
+            raise httpcore2.ConnectError("the name has no address") from error
+        failure: Exception = httpcore2.ConnectError("the name has no address")
+        for address in addresses:
+            try:
+                return await self._inner.connect_tcp(
+                    address, port, timeout, local_address, socket_options
+                )
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+    ) -> httpcore2.AsyncNetworkStream:
+        raise egress.Refused("Sockets of this machine are not asked.")

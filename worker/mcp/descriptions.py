@@ -1,0 +1,68 @@
+"""What servers say of their tools, and the hash that an approval is bound to."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from shared.events import clean
+
+MAX_TOOLS = 256
+MAX_DESCRIPTION_BYTES = 16 * 1024
+MAX_PARAMETERS_BYTES = 16 * 1024
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: Of a name or description that is refused for its length, so much is kept to be looked at.
+_SHOWN_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A tool as its server describes it.
+
+    `problem` says why it can never be offered; what is too large is cut then.
+    """
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]  # a JSON schema
+    hash: str  # SHA-256 of name, description and parameters, before anything was cut
+    problem: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(**fields)
+
+
+def describe(name: str, description: str, parameters: Mapping[str, Any]) -> Description:
+    """Judge a tool by its name and size; its schema is for the worker to compile."""
+    text = _canonical([name, description, parameters])
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    if not _NAME.fullmatch(name):
+        problem = "The name must have 1 to 64 letters, digits, underscores and dashes."
+        return Description(_beginning(name), _beginning(description), {}, digest, problem)
+    if len(description.encode()) > MAX_DESCRIPTION_BYTES:
+        problem = f"The description is larger than {MAX_DESCRIPTION_BYTES // 1024} KiB."
+        return Description(name, _beginning(description), {}, digest, problem)
+    schema = _canonical(parameters)
+    if len(schema.encode()) > MAX_PARAMETERS_BYTES:
+        problem = f"The parameters are larger than {MAX_PARAMETERS_BYTES // 1024} KiB."
+        return Description(name, clean(description), {}, digest, problem)
+    if "\\u0000" in schema:
+        problem = "The parameters have a NUL character in them."
+        return Description(name, clean(description), {}, digest, problem)
+    return Description(name, clean(description), parameters, digest)
+
+
+def _canonical(value: Any) -> str:
+    # ASCII: any Unicode is hashed alike, lone surrogates included.
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _beginning(text: str) -> str:
+    return clean(text[:_SHOWN_CHARACTERS])

@@ -1,0 +1,87 @@
+"""Asking a server for its tools, and storing what it says for approval."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row
+
+from shared import mcp_configs
+from shared.config import Settings
+from shared.connections import Connections
+from shared.encryption import CannotOpen, NoEncryptionKey
+from worker.argument_schema import ArgumentSchema, InvalidSchema
+from worker.context import RunContext
+from worker.mcp import Cancelled, McpFailed
+from worker.mcp.client import McpClient
+from worker.mcp.descriptions import Description
+from worker.mcp.server import Server
+
+log = logging.getLogger(__name__)
+
+
+def discover(
+    connections: Connections,
+    client: McpClient,
+    config_id: UUID,
+    *,
+    context: RunContext | None = None,
+) -> None:
+    """Ask the server now, and store what comes of it, a failure too. A config may be gone.
+
+    Raises:
+        Unavailable: Postgres is out of reach.
+    """
+    with connections.reading() as sql:
+        row = mcp_configs.of_id(sql, config_id)
+    if row is None:
+        return
+    try:
+        found = client.tools(server_of(connections.settings, row), context=context)
+    except Cancelled:
+        return  # this worker is about to end: that says nothing of the server
+    except McpFailed as failed:
+        log.warning("the MCP server %s did not tell its tools: %s", config_id, failed)
+        with connections.transaction() as tx:
+            mcp_configs.record_failure(tx, config_id, str(failed))
+    else:
+        record(connections, config_id, found)
+
+
+def record(connections: Connections, config_id: UUID, found: Iterable[Description]) -> None:
+    """Store what a server has. Raises: Unavailable."""
+    judged = [_judged(tool) for tool in found]
+    with connections.transaction() as tx:
+        mcp_configs.record(tx, config_id, judged)
+
+
+def server_of(settings: Settings, row: Row[Any]) -> Server:
+    """What the client is told of a row of `mcp_configs.of_names`.
+
+    Raises:
+        McpFailed: the headers cannot be decrypted.
+    """
+    try:
+        headers = mcp_configs.headers_of(settings, row)
+    except (NoEncryptionKey, CannotOpen) as error:
+        log.error("the headers of the MCP server %s cannot be opened: %s", row.id, error)
+        raise McpFailed("The headers of the server cannot be decrypted here.") from None
+    return Server(
+        config_id=row.id,
+        name=row.name,
+        url=row.url,
+        headers=headers,
+        command=tuple(row.command or ()),
+    )
+
+
+def _judged(tool: Description) -> Description:
+    if tool.problem is not None:
+        return tool
+    try:
+        ArgumentSchema(tool.parameters)
+    except InvalidSchema as error:
+        return replace(tool, problem=f"The parameters are not a usable schema: {error}"[:500])
+    return tool

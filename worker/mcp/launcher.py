@@ -1,0 +1,34 @@
+"""Becomes an MCP server's program, which then cannot outlive the process that started it.
+
+Runs as a script: `launcher.py PARENT PROGRAM ARGUMENT…`; imports little, for it is in the way.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+CANNOT_START = 127
+
+
+def environment() -> dict[str, str]:
+    """What a program gets of the environment: no setting, and so no secret."""
+    given = os.environ  # noqa: TID251 - these are not ours
+    return {name: given[name] for name in ("PATH", "HOME") if name in given}
+
+
+def main() -> None:
+    """Never returns."""
+    parent, command = int(sys.argv[1]), sys.argv[2:]
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        os._exit(CANNOT_START)
+    try:
+        os.execvp(command[0], command)  # noqa: S606 - no shell is what is wanted
+    except OSError:
+        os._exit(CANNOT_START)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Which server is meant, and how it is reached: all that the sidecar is told of an org."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """`url` of streamable HTTP, else `command`: a program and its arguments."""
+
+    config_id: UUID
+    name: str
+    url: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    command: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "config_id": str(self.config_id)}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        values = {**fields, "config_id": UUID(fields["config_id"])}
+        return cls(**{**values, "command": tuple(fields["command"])})
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same server under the same settings: sessions are kept by it."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,233 @@
+"""The sidecar's sessions: one for each server, kept while it is in use."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import mcp_types as types
+from mcp import Client, MCPError
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, PARSE_ERROR
+from pydantic import TypeAdapter, ValidationError
+
+from shared import egress
+from worker.mcp import McpFailed, ToolChanged
+from worker.mcp.checked_http import MAX_ANSWER_BYTES, CheckedClient
+from worker.mcp.descriptions import MAX_TOOLS, Description, describe
+from worker.mcp.results import cut, text_of
+from worker.mcp.server import Server
+from worker.mcp.stdio import program
+
+#: For the connection, the handshake and the first list of tools.
+CONNECT_SECONDS = 20.0
+#: A session's list of tools is believed for so long, unless the server says that it has changed.
+LIST_SECONDS = 30.0
+MAX_PAGES = 64
+MAX_ERROR_CHARACTERS = 2000
+
+_Answer: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
+    types.CallToolResult | types.InputRequiredResult
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the operator allows."""
+
+    policy: egress.Policy
+    stdio: bool
+
+
+class Session:
+    """A connection to one server, which a task of its own holds until `close`."""
+
+    def __init__(self, server: Server, rules: Rules) -> None:
+        self.server = server
+        self.users = 0
+        self.used_at = time.monotonic()
+        self.is_over = False  # it is not for new calls
+        self._rules = rules
+        self._reason: str | None = None
+        self._closing = asyncio.Event()
+        self._ready: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
+        self._http: CheckedClient | None = None
+        self._tools: dict[str, Description] = {}
+        self._listed_at = float("-inf")
+        self._has_changed = False
+        self._listing = asyncio.Lock()
+        self._host = asyncio.create_task(self._hold())
+
+    async def tools(self, *, fresh: bool = False) -> list[Description]:
+        """The server's tools in its order. Raises: McpFailed."""
+        async with self._failing():
+            client = await asyncio.shield(self._ready)
+            async with self._listing:
+                is_old = time.monotonic() - self._listed_at > LIST_SECONDS
+                if fresh or is_old or self._has_changed:
+                    self._has_changed, self._listed_at = False, float("-inf")
+                    self._tools = _by_name(await _list(client))
+                    self._listed_at = time.monotonic()
+        return list(self._tools.values())
+
+    async def call(self, tool: str, arguments: dict[str, Any], pinned: str) -> str:
+        """The tool's answer, if the server still describes it as it did under the hash `pinned`.
+
+        Raises:
+            McpFailed: the tool failed, or the server did.
+            ToolChanged: it was not called.
+        """
+        described = {found.name: found for found in await self.tools()}.get(tool)
+        if described is None:
+            raise ToolChanged(f"The server has no tool {tool!r} any more.")
+        if described.hash != pinned:
+            raise ToolChanged(f"The tool {tool!r} has changed: an admin must approve it again.")
+        request = types.CallToolRequest(
+            params=types.CallToolRequestParams(name=tool, arguments=arguments)
+        )
+        async with self._failing():
+            client = await asyncio.shield(self._ready)
+            # Not `call_tool`: it checks the result against a schema of the server's, whose
+            # patterns may take for ever.
+            result = await client.session.send_request(request, _Answer)
+        if isinstance(result, types.InputRequiredResult):
+            raise McpFailed("The tool asks for further input, which is not supported.")
+        if result.is_error:
+            raise McpFailed(text_of(result) or "The tool failed without saying why.")
+        return text_of(result)
+
+    def retire(self, reason: str) -> None:
+        """Take no new calls; those that are being made may still succeed."""
+        self.is_over = True
+        self._reason = self._reason or reason
+
+    async def close(self) -> None:
+        """End the connection, and with it whatever is still being asked."""
+        self.retire("The session was closed.")
+        self._closing.set()
+        with contextlib.suppress(Exception):
+            await self._host
+
+    def _ended(self, reason: str) -> None:
+        self.retire(reason)
+        self._closing.set()
+
+    async def _hold(self) -> None:
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    client = await stack.enter_async_context(
+                        Client(
+                            await self._transport(stack),
+                            client_info=types.Implementation(name="arkloop", version="1"),
+                            message_handler=self._on_message,
+                            cache=None,
+                        )
+                    )
+                self._ready.set_result(client)
+                await self._closing.wait()
+        except Exception as error:
+            self.retire(_told(error, self._http))
+        finally:
+            self.retire("The connection to the server was lost.")
+            if not self._ready.done():
+                self._ready.set_exception(McpFailed(self._reason))
+                self._ready.exception()  # nobody may be waiting for it
+
+    async def _transport(self, stack: contextlib.AsyncExitStack) -> Any:
+        if self.server.url is None:
+            if not self._rules.stdio:
+                raise McpFailed("This installation does not start programs as MCP servers.")
+            return program(self.server.command, self._ended)
+        url = egress.check_url(self.server.url, self._rules.policy).text
+        self._http = await stack.enter_async_context(
+            CheckedClient(self.server.headers, self._rules.policy)
+        )
+        return streamable_http_client(
+            url, http_client=self._http, max_sse_event_size=MAX_ANSWER_BYTES
+        )
+
+    async def _on_message(self, message: Any) -> None:
+        if isinstance(message, types.ToolListChangedNotification):
+            self._has_changed = True
+
+    @contextlib.asynccontextmanager
+    async def _failing(self) -> AsyncIterator[None]:
+        """Turn the SDK's errors into `McpFailed`."""
+        try:
+            yield
+        except MCPError as error:
+            # Servers use the same code for errors of their own.
+            if error.code == CONNECTION_CLOSED and error.message == "Connection closed":
+                # The reason is known to the task that holds the connection, in a moment.
+                self._closing.set()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(self._host), 2 * CONNECT_SECONDS)
+                raise McpFailed(self._reason) from None
+            if error.code == INVALID_REQUEST and error.message == "Session terminated":
+                self.retire("The server has ended the session.")
+            raise McpFailed(_text_of(error, self._http)) from None
+        except (ValidationError, ValueError):
+            raise McpFailed("The server's answer is not valid MCP.") from None
+
+
+async def _list(client: Client) -> list[Description]:
+    found: list[Description] = []
+    cursor: str | None = None
+    for _ in range(MAX_PAGES):
+        page = await client.session.list_tools(params=types.PaginatedRequestParams(cursor=cursor))
+        found += [
+            describe(tool.name, tool.description or "", tool.input_schema) for tool in page.tools
+        ]
+        if len(found) > MAX_TOOLS:
+            raise McpFailed(f"The server has more than {MAX_TOOLS} tools.")
+        cursor = page.next_cursor
+        if cursor is None:
+            return found
+    raise McpFailed(f"The server's list of tools has more than {MAX_PAGES} pages.")
+
+
+def _by_name(found: Iterable[Description]) -> dict[str, Description]:
+    tools: dict[str, Description] = {}
+    for tool in found:
+        if tool.name in tools:
+            # Which of them a call would reach is the server's secret.
+            first = tools[tool.name]
+            tool = Description(
+                first.name, first.description, first.parameters, first.hash, "It is listed twice."
+            )
+        tools[tool.name] = tool
+    return tools
+
+
+def _told(error: BaseException, http: CheckedClient | None) -> str:
+    """Why the connection failed, in words that hold nothing of what was answered."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    match error:
+        case McpFailed() | egress.Refused():
+            return str(error)
+        case MCPError():
+            return _text_of(error, http)
+        case FileNotFoundError():
+            return "There is no such program on this machine."
+        case TimeoutError() | httpx2.TimeoutException():
+            return "The server did not answer in time."
+        case httpx2.ConnectError():
+            return "There is no connection to the server."
+        case httpx2.HTTPError() | httpx2.StreamError() | OSError():
+            return "The connection to the server was lost."
+    return "The server does not speak MCP."
+
+
+def _text_of(error: MCPError, http: CheckedClient | None) -> str:
+    if error.code == PARSE_ERROR:
+        return "The server's answer is not valid MCP, or too large."
+    text = cut(error.message, MAX_ERROR_CHARACTERS, "…")
+    status = http.refused_with if http is not None else None
+    if error.message in ("Server returned an error response", "Not Found") and status is not None:
+        return f"The server answered with HTTP status {status}."
+    return f"The server answered with an error: {text}"

@@ -1,0 +1,165 @@
+"""The process that speaks MCP: `python -m worker.mcp.sidecar RULES`, with a socket as its input.
+
+One JSON object a line, both ways. `{"id", "do": "tools", "server", "seconds"}` and
+`{"id", "do": "call", "server", "seconds", "tool", "arguments", "pinned"}` are answered in any
+order, by `{"id", "tools" | "text"}` or `{"id", "failed", "kind", "tools"?}`;
+`{"id", "do": "cancel"}` is not answered. It ends when the socket does.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+from typing import Any
+
+from shared import egress
+from worker.mcp import McpFailed, ToolChanged
+from worker.mcp.server import Server
+from worker.mcp.sessions import Rules, Session
+
+MAX_LINE_BYTES = 16 * 1024 * 1024
+MAX_SESSIONS = 64
+IDLE_SECONDS = 300.0
+_LOOK_SECONDS = 10.0
+
+
+class Sessions:
+    """All sessions of the process, by the servers' fingerprints."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._sessions: dict[str, Session] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of the answer to a request.
+
+        Raises:
+            McpFailed, TimeoutError
+        """
+        async with self._use(Server.from_json(request["server"]), request["seconds"]) as session:
+            if request["do"] == "tools":
+                return {"tools": [tool.to_json() for tool in await session.tools(fresh=True)]}
+            try:
+                text = await session.call(request["tool"], request["arguments"], request["pinned"])
+                return {"text": text}
+            except ToolChanged as changed:
+                tools = [tool.to_json() for tool in await session.tools()]
+                return {"failed": str(changed), "kind": "changed", "tools": tools}
+
+    @contextlib.asynccontextmanager
+    async def _use(self, server: Server, seconds: float) -> AsyncIterator[Session]:
+        session = self._session(server)
+        session.users += 1
+        try:
+            async with asyncio.timeout(seconds):
+                yield session
+        except TimeoutError:
+            # It may be stuck as a whole: the next call gets a session of its own.
+            session.retire("The server did not answer in time.")
+            raise
+        finally:
+            session.users -= 1
+            session.used_at = time.monotonic()
+            if session.is_over:
+                self._remove(server.fingerprint, session)
+
+    def _session(self, server: Server) -> Session:
+        key = server.fingerprint
+        session = self._sessions.get(key)
+        if session is not None and not session.is_over:
+            return session
+        if len(self._sessions) >= MAX_SESSIONS:
+            idle = [(s.used_at, k) for k, s in self._sessions.items() if not s.users]
+            if not idle:
+                raise McpFailed("Too many MCP servers are in use at this moment.")
+            self._remove(min(idle)[1], self._sessions[min(idle)[1]])
+        self._sessions[key] = session = Session(server, self._rules)
+        return session
+
+    def _remove(self, key: str, session: Session) -> None:
+        if self._sessions.get(key) is session:
+            del self._sessions[key]
+        if not session.users:
+            closing = asyncio.create_task(session.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    async def close_idle(self) -> None:
+        """For ever close what nobody has used for `IDLE_SECONDS`."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            late = time.monotonic() - IDLE_SECONDS
+            for key, session in list(self._sessions.items()):
+                if not session.users and (session.used_at < late or session.is_over):
+                    self._remove(key, session)
+
+    async def close(self) -> None:
+        sessions = list(self._sessions.values())
+        await asyncio.gather(*(session.close() for session in sessions), *self._closing)
+
+
+async def serve(connection: socket.socket, rules: Rules) -> None:
+    """Answer until the other side is gone."""
+    reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_LINE_BYTES)
+    sessions = Sessions(rules)
+    tasks: dict[int, asyncio.Task[None]] = {}
+    idle = asyncio.create_task(sessions.close_idle())
+
+    async def answer(request: dict[str, Any]) -> None:
+        fields = await _answer(sessions, request)
+        writer.write(json.dumps({"id": request["id"], **fields}).encode() + b"\n")
+        await writer.drain()
+
+    with contextlib.suppress(ConnectionError):
+        while line := await reader.readline():
+            request = json.loads(line)
+            number = request["id"]
+            if request["do"] == "cancel":
+                if number in tasks:
+                    tasks[number].cancel()
+                continue
+            tasks[number] = task = asyncio.create_task(answer(request))
+            task.add_done_callback(partial(_forget, tasks, number))
+    idle.cancel()
+    for task in list(tasks.values()):
+        task.cancel()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
+    await sessions.close()
+    writer.close()
+
+
+def _forget(tasks: dict[int, asyncio.Task[None]], number: int, _: object) -> None:
+    tasks.pop(number, None)
+
+
+async def _answer(sessions: Sessions, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return await sessions.answer(request)
+    except McpFailed as failed:
+        return {"failed": str(failed), "kind": "failed"}
+    except TimeoutError:
+        seconds = request["seconds"]
+        return {"failed": f"The server did not answer within {seconds:g} s.", "kind": "failed"}
+    except Exception:
+        logging.exception("a request failed by a fault of ours")
+        return {"failed": "The MCP client failed; its log has more.", "kind": "failed"}
+
+
+def main() -> None:
+    """Run until the worker is gone."""
+    # The SDK tells with tracebacks what servers do wrong, and every session id.
+    logging.basicConfig(stream=sys.stderr, level=logging.ERROR)
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)
+    rules = json.loads(sys.argv[1])
+    policy = egress.Policy.of(rules["allowed_networks"])
+    asyncio.run(serve(socket.socket(fileno=0), Rules(policy, rules["stdio"])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""The approved tools of MCP servers, as tools of a run."""
+
+import hashlib
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row
+
+from shared import mcp_configs
+from shared.connections import Connections
+from shared.errors import Unavailable
+from worker.context import RunContext
+from worker.mcp import McpFailed, discovery
+from worker.mcp.client import ChangedTools, McpClient
+from worker.mcp.server import Server
+from worker.messages import ToolSpec
+from worker.tools import CallInfo, InvalidSchema, Tool, ToolFailed
+
+log = logging.getLogger(__name__)
+
+MAX_NAME = 64
+_DIGEST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class McpTools:
+    """`tools` by the names that the model reads; `also_named`: what else means each of them.
+
+    A name grows a prefix when another server gets a tool of the same name. A list of tools
+    that need confirmation must not lose one by that: it may name a tool in either form.
+    """
+
+    tools: Mapping[str, Tool] = field(default_factory=dict)
+    also_named: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+def tools_of(
+    connections: Connections,
+    client: McpClient,
+    org_id: UUID,
+    names: Collection[str],
+    *,
+    taken: Collection[str],
+    context: RunContext,
+) -> McpTools:
+    """What the servers of these names offer; `taken` are the names of other tools.
+
+    A server that nobody has asked for its tools yet is asked now. One that was asked a while
+    ago is asked beside the run: until that is stored, its calls say if something has changed.
+
+    Raises:
+        Unavailable: Postgres is out of reach.
+        StopRun, LeaseLost: by `context`.
+    """
+    if not names:
+        return McpTools()
+    with connections.reading() as sql:
+        rows = mcp_configs.of_names(sql, org_id, names)
+    if missing := set(names) - {row.name for row in rows}:
+        log.warning("the org has no MCP server %s", ", ".join(sorted(missing)))
+    for row in rows:
+        if row.discovered_at is None and row.is_stale:
+            discovery.discover(connections, client, row.id, context=context)
+        elif row.is_stale:
+            _refresh(connections, client, row.id)
+    with connections.reading() as sql:
+        offered = mcp_configs.offered(sql, [row.id for row in rows])
+    servers: dict[UUID, Server] = {}
+    for row in rows:
+        try:
+            servers[row.id] = discovery.server_of(connections.settings, row)
+        except McpFailed:
+            continue  # it is logged; the run does without these tools
+    usable = [row for row in offered if row.config_id in servers]
+    return _as_tools(connections, client, usable, servers, taken)
+
+
+def model_names(pairs: Collection[tuple[str, str]], taken: Collection[str]) -> list[str]:
+    """The name that a model reads for each `(server, tool)`, in order; all different.
+
+    The tool's own if no other has it, else `<server>_<tool>`; where that is too long, or a
+    name already, its end is a digest of both.
+    """
+    counts = Counter(tool for _, tool in pairs)
+    plain = {tool for _, tool in pairs if counts[tool] == 1 and tool not in taken}
+    used = {*taken, *plain}
+    names: dict[tuple[str, str], str] = {}
+    for server, tool in sorted(pairs):
+        name = tool if tool in plain else f"{server}_{tool}"
+        if tool not in plain and (name in used or len(name) > MAX_NAME):
+            digest = hashlib.sha256(f"{server}/{tool}".encode()).hexdigest()[:_DIGEST]
+            name = f"{name[: MAX_NAME - _DIGEST - 1]}_{digest}"
+        used.add(name)
+        names[server, tool] = name
+    return [names[pair] for pair in pairs]
+
+
+def _as_tools(
+    connections: Connections,
+    client: McpClient,
+    rows: Collection[Row[Any]],
+    servers: Mapping[UUID, Server],
+    taken: Collection[str],
+) -> McpTools:
+    pairs = [(row.config_name, row.name) for row in rows]
+    tools: dict[str, Tool] = {}
+    also_named: dict[str, frozenset[str]] = {}
+    for name, row in zip(model_names(pairs, taken), rows, strict=True):
+        try:
+            tools[name] = Tool(
+                spec=ToolSpec(name, row.description, row.parameters),
+                function=_caller(connections, client, servers[row.config_id], row.name, row.hash),
+                # The server may hint at the opposite, but a hint is not a promise.
+                repeatable=False,
+            )
+        except InvalidSchema as error:
+            log.warning("the tool %s of %s is left out: %s", row.name, row.config_name, error)
+            continue
+        also_named[name] = frozenset({row.name, f"{row.config_name}_{row.name}"}) - {name}
+    return McpTools(tools, also_named)
+
+
+def _caller(
+    connections: Connections, client: McpClient, server: Server, tool: str, pinned: str
+) -> Callable[[RunContext, CallInfo, Mapping[str, Any]], str]:
+    def call(context: RunContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
+        try:
+            return client.call(server, tool, arguments, pinned=pinned, context=context)
+        except ChangedTools as changed:
+            try:
+                discovery.record(connections, server.config_id, changed.tools)
+            except Unavailable:
+                log.warning("a changed tool of %s is not stored", server.config_id)
+            raise ToolFailed(str(changed)) from None
+        except McpFailed as failed:
+            raise ToolFailed(str(failed)) from None
+
+    return call
+
+
+_refreshing: set[UUID] = set()
+_lock = threading.Lock()
+
+
+def _refresh(connections: Connections, client: McpClient, config_id: UUID) -> None:
+    """Ask for the tools in a thread, unless one does already."""
+    with _lock:
+        if config_id in _refreshing:
+            return
+        _refreshing.add(config_id)
+
+    def ask() -> None:
+        try:
+            discovery.discover(connections, client, config_id)
+        except Unavailable as error:
+            log.warning("the MCP server %s is not asked: %s", config_id, error.__cause__)
+        except Exception:
+            log.exception("asking an MCP server for its tools failed by a fault of ours")
+        finally:
+            with _lock:
+                _refreshing.discard(config_id)
+
+    threading.Thread(target=ask, name="mcp discovery", daemon=True).start()

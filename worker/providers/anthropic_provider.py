@@ -1,0 +1,272 @@
+"""Anthropic's Messages, and every server that speaks them, through the official SDK."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import anthropic
+
+from shared.egress import Policy
+from shared.events import Usage
+from shared.model_routes import Route
+from shared.prices import VENDOR_URLS
+from worker.messages import (
+    AssistantMessage,
+    Chunk,
+    Message,
+    ModelRequest,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolMessage,
+    TurnEnd,
+    UserMessage,
+)
+from worker.outcomes import ProviderError
+from worker.providers import token_counts
+from worker.providers.abortable_http import AbortableClient
+from worker.providers.partial_calls import PartialCalls, portable_id, portable_name
+from worker.providers.sdk_client import address, own_headers
+from worker.providers.sdk_errors import provider_errors
+from worker.stop_signal import StopSignal
+
+#: The API demands a limit. Where neither persona nor route has one it is the model's own, by the
+#: beginning of its name; the first that fits.
+_MOST_OUTPUT_TOKENS = (
+    ("claude-3-5-", 8_192),
+    ("claude-3-7-", 64_000),
+    ("claude-3-", 4_096),
+    ("claude-opus-4-0", 32_000),
+    ("claude-opus-4-1", 32_000),
+    ("claude-opus-4-2025", 32_000),
+    ("claude-", 64_000),
+    ("", 4_096),
+)
+#: The same words as of the other providers, where they mean the same.
+_STOP_REASONS = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "tool_use": "tool_calls",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "content_filter",
+}
+_CACHED = {"cache_control": {"type": "ephemeral"}}
+#: The API wants a user's message first, and no empty one.
+_NOTHING_SAID = "(nothing)"
+
+
+def build(route: Route, *, faults: bool, egress: Policy | None) -> "AnthropicProvider":
+    return AnthropicProvider(route, egress)
+
+
+_Delta = TypeVar("_Delta", TextDelta, ThinkingDelta)
+
+
+class AnthropicProvider:
+    def __init__(self, route: Route, egress: Policy | None = None) -> None:
+        base_url = address(route, VENDOR_URLS["anthropic"], egress)
+        self._http = AbortableClient(egress)
+        self._api_key = route.api_key
+        self._client = anthropic.Anthropic(
+            api_key=route.api_key or "none",
+            base_url=base_url,
+            http_client=self._http,
+            default_headers=own_headers(route, egress),
+            max_retries=0,  # retries are ours, so that events and usage stay right
+            open_telemetry=False,
+        )
+
+    def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
+        answer = _Answer(request.turn)
+        with stop.aborting(self._http.abort), provider_errors(anthropic, self._api_key):
+            with self._client.messages.create(**_arguments(request)) as events:
+                for event in events:
+                    stop.check()
+                    if chunk := answer.take(event):
+                        yield chunk
+        yield answer.end()
+
+    def estimate(self, request: ModelRequest, output: str) -> Usage:
+        return token_counts.estimate(request, output)
+
+    def worst_case(self, request: ModelRequest) -> Usage:
+        return token_counts.worst_case(replace(request, max_output_tokens=_max_tokens(request)))
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class _Answer:
+    """What the events of a stream add up to."""
+
+    def __init__(self, turn: int) -> None:
+        self._calls = PartialCalls(turn)
+        self._inputs: dict[int, str] = {}  # of calls that came whole, by the block's index
+        self._told: dict[str, int] = {}
+        self._stop_reason: str | None = None
+        self._is_whole = False
+        self._has_text = False
+
+    def take(self, event: Any) -> TextDelta | ThinkingDelta | None:
+        """The text of the event, if it has one; what is not known is passed over."""
+        match event.type:
+            case "message_start":
+                self._count(event.message.usage)
+            case "content_block_start":
+                return self._begin(event.index, event.content_block)
+            case "content_block_delta":
+                return self._go_on(event.index, event.delta)
+            case "message_delta":
+                self._stop_reason = event.delta.stop_reason or self._stop_reason
+                self._count(event.usage)
+            case "message_stop":
+                self._is_whole = True
+        return None
+
+    def end(self) -> TurnEnd:
+        """Raises: ProviderError: the stream ended without saying so."""
+        if not self._is_whole:
+            raise ProviderError("connection", "The provider's stream ended before its answer did.")
+        for index, text in self._inputs.items():
+            self._calls.add(index, None, None, text)
+        calls = self._calls.whole()
+        told = self._told
+        read = told.get("cache_read_input_tokens", 0)
+        written = told.get("cache_creation_input_tokens", 0)
+        usage: Usage | None = Usage(
+            # Anthropic's input is what was neither read from the cache nor written to it.
+            input_tokens=told.get("input_tokens", 0) + read + written,
+            output_tokens=told.get("output_tokens", 0),
+            cache_read_tokens=read,
+            cache_write_tokens=written,
+            reasoning_tokens=told.get("thinking_tokens", 0),
+        )
+        if usage == Usage() and (self._has_text or calls):
+            usage = None  # some servers fill in zeros for what they do not count
+        reason = self._stop_reason or "end_turn"
+        return TurnEnd(_STOP_REASONS.get(reason, reason), calls, usage)
+
+    def _begin(self, index: int, block: Any) -> TextDelta | ThinkingDelta | None:
+        match block.type:
+            case "tool_use":
+                self._calls.add(index, block.id, block.name, None)
+                if block.input:
+                    self._inputs[index] = json.dumps(block.input)
+            case "text":
+                return self._text(TextDelta, block.text)
+            case "thinking":
+                return self._text(ThinkingDelta, block.thinking)
+        return None
+
+    def _go_on(self, index: int, delta: Any) -> TextDelta | ThinkingDelta | None:
+        match delta.type:
+            case "text_delta":
+                return self._text(TextDelta, delta.text)
+            case "thinking_delta":
+                return self._text(ThinkingDelta, delta.thinking)
+            case "input_json_delta":
+                self._inputs.pop(index, None)
+                self._calls.add(index, None, None, delta.partial_json)
+        return None
+
+    def _text(self, kind: type[_Delta], text: str | None) -> _Delta | None:
+        if not text:
+            return None
+        self._has_text = True
+        return kind(text)
+
+    def _count(self, usage: Any) -> None:
+        """Later figures are sums so far: they take the place of earlier ones."""
+        if usage is None:
+            return
+        for name in (
+            "input_tokens",
+            "output_tokens",
+            "cache_read_input_tokens",
+            "cache_creation_input_tokens",
+        ):
+            if (tokens := getattr(usage, name, None)) is not None:
+                self._told[name] = tokens
+        if details := getattr(usage, "output_tokens_details", None):
+            self._told["thinking_tokens"] = details.thinking_tokens or 0
+
+
+def _max_tokens(request: ModelRequest) -> int:
+    known = next(most for start, most in _MOST_OUTPUT_TOKENS if request.model.startswith(start))
+    return request.max_output_tokens or known
+
+
+def _arguments(request: ModelRequest) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "model": request.model,
+        "messages": _messages(request.messages),
+        "max_tokens": _max_tokens(request),
+        "stream": True,
+    }
+    if request.system_prompt.strip():
+        arguments["system"] = request.system_prompt
+    if request.tools:
+        arguments["tools"] = [
+            {
+                "name": tool.name,
+                "description": tool.description,
+                "input_schema": dict(tool.parameters),
+            }
+            for tool in request.tools
+        ]
+        _cache(arguments)
+    return arguments
+
+
+def _cache(arguments: dict[str, Any]) -> None:
+    """Have what was sent kept: who has tools is likely to send it all again in the next step."""
+    arguments["tools"][-1] |= _CACHED
+    if "system" in arguments:
+        arguments["system"] = [{"type": "text", "text": arguments["system"], **_CACHED}]
+    arguments["messages"][-1]["content"][-1] |= _CACHED
+
+
+def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """User and assistant by turns, without empty blocks, the user first."""
+    merged: list[dict[str, Any]] = []
+    for message in messages:
+        role = "assistant" if isinstance(message, AssistantMessage) else "user"
+        blocks = _blocks(message)
+        if not blocks:
+            continue
+        if not merged and role == "assistant":
+            merged.append({"role": "user", "content": [_text(_NOTHING_SAID)]})
+        if merged and merged[-1]["role"] == role:
+            merged[-1]["content"] += blocks
+        else:
+            merged.append({"role": role, "content": blocks})
+    return merged or [{"role": "user", "content": [_text(_NOTHING_SAID)]}]
+
+
+def _blocks(message: Message) -> list[dict[str, Any]]:
+    match message:
+        case UserMessage(content):
+            return [_text(content)] if content.strip() else []
+        case AssistantMessage(content, calls):
+            said = [_text(content)] if content.strip() else []
+            return [*said, *map(_tool_use, calls)]
+        case ToolMessage(tool_call_id=call_id, content=content):
+            result: dict[str, Any] = {"type": "tool_result", "tool_use_id": portable_id(call_id)}
+            return [{**result, "content": content} if content else result]
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _tool_use(call: ToolCall) -> dict[str, Any]:
+    arguments = call.arguments
+    return {
+        "type": "tool_use",
+        "id": portable_id(call.id),
+        "name": portable_name(call.name),
+        # What was no object has failed; the model is shown what it wrote.
+        "input": arguments if isinstance(arguments, dict) else {"not_an_object": arguments},
+    }

@@ -1,0 +1,60 @@
+"""Answers that cannot fill the memory: a server that an org named may send what it likes.
+
+The SDKs keep an event until it is whole, and read the page of an error to its end.
+"""
+
+from collections.abc import Iterator
+
+import httpx2
+
+MAX_BYTES = 128 * 1024 * 1024  # of an answer; some 400,000 tokens, each in an event of its own
+MAX_ERROR_BYTES = 1024 * 1024
+MAX_EVENT_BYTES = 4 * 1024 * 1024  # of an event, or of a line where the answer has no events
+MAX_EVENT_LINES = 2000  # an SDK copies what it has of the event with each line
+
+_ENDS_OF_EVENTS = (b"\n\n", b"\r\r", b"\r\n\r\n")
+
+
+class BoundedTransport(httpx2.HTTPTransport):
+    """Breaks off an answer that gets too long, and refuses one that would have to be unpacked."""
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Raises: httpx2.TransportError: also while the answer is read."""
+        request.headers["Accept-Encoding"] = "identity"
+        response = super().handle_request(request)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            response.close()
+            raise httpx2.RemoteProtocolError("the answer is compressed, which nobody asked for")
+        response.stream = _BoundedStream(response)
+        return response
+
+
+class _BoundedStream(httpx2.SyncByteStream):
+    def __init__(self, response: httpx2.Response) -> None:
+        assert isinstance(response.stream, httpx2.SyncByteStream)
+        self._stream = response.stream
+        self._most = MAX_ERROR_BYTES if response.is_error else MAX_BYTES
+        is_events = response.headers.get("content-type", "").startswith("text/event-stream")
+        self._ends = _ENDS_OF_EVENTS if is_events else (b"\n",)
+
+    def __iter__(self) -> Iterator[bytes]:
+        total = since_end = lines = 0
+        last = b""
+        for part in self._stream:
+            total += len(part)
+            seen = last + part  # an end may lie across two parts
+            ends = [seen.rfind(end) + len(end) for end in self._ends if end in seen]
+            if ends:
+                since_end = lines = 0
+                part_of_event = seen[max(ends) :]
+            else:
+                part_of_event = part
+            since_end += len(part_of_event)
+            lines += part_of_event.count(b"\n") + part_of_event.count(b"\r")
+            last = seen[-3:]
+            if total > self._most or since_end > MAX_EVENT_BYTES or lines > MAX_EVENT_LINES:
+                raise httpx2.RemoteProtocolError("the answer is too long")
+            yield part
+
+    def close(self) -> None:
+        self._stream.close()

@@ -1,0 +1,76 @@
+"""Tool calls that arrive in pieces, and how a conversation names calls to another server."""
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from worker.messages import ToolCall
+from worker.outcomes import ProviderError
+
+#: Far beyond what any model writes; a server that never stops must not fill the memory.
+MAX_ARGUMENTS_CHARACTERS = 4 * 1024 * 1024
+MAX_CALLS = 1024
+
+_NOT_PORTABLE = re.compile(r"[^A-Za-z0-9_-]")
+_MAX_ID_LENGTH = 40
+_MAX_NAME_LENGTH = 64
+
+
+class PartialCalls:
+    """The calls of one turn, by their place in it."""
+
+    def __init__(self, turn: int) -> None:
+        self._turn = turn
+        self._calls: dict[int, list[str]] = {}
+        self._length = 0
+        self._last = -1
+
+    def add(
+        self, place: int | None, call_id: str | None, name: str | None, arguments: str | None
+    ) -> None:
+        """One piece. Servers that give calls no place begin each with its id or its name."""
+        if place is None:
+            is_new = self._last < 0 or self._begins(call_id, name)
+            place = self._last + 1 if is_new else self._last
+        self._last = place
+        parts = self._calls.setdefault(place, ["", "", ""])
+        parts[0] = call_id or parts[0]
+        if name and name != parts[1]:  # some servers repeat it in each piece
+            parts[1] += name
+        parts[2] += arguments or ""
+        self._length += len(arguments or "")
+        if self._length > MAX_ARGUMENTS_CHARACTERS or len(self._calls) > MAX_CALLS:
+            raise ProviderError("malformed", "The model's tool calls got too long.")
+
+    def whole(self) -> tuple[ToolCall, ...]:
+        """All of them, in order; arguments that are no JSON stay the text they were."""
+        return tuple(
+            ToolCall(call_id or f"call_{self._turn + 1}_{place + 1}", name, _arguments(text))
+            for place, (call_id, name, text) in sorted(self._calls.items())
+        )
+
+    def _begins(self, call_id: str | None, name: str | None) -> bool:
+        known_id, known_name, _ = self._calls[self._last]
+        if call_id and known_id:
+            return call_id != known_id
+        return bool(name and known_name)
+
+
+def _arguments(text: str) -> Any:
+    try:
+        return json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return text
+
+
+def portable_id(call_id: str) -> str:
+    """An id that every vendor takes: another server may have made the call."""
+    if len(call_id) <= _MAX_ID_LENGTH and call_id and not _NOT_PORTABLE.search(call_id):
+        return call_id
+    return "call_" + hashlib.sha256(call_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def portable_name(name: str) -> str:
+    """A tool's name that every vendor takes: a model may have made it up."""
+    return _NOT_PORTABLE.sub("_", name)[:_MAX_NAME_LENGTH] or "_"

@@ -1,0 +1,145 @@
+"""What the vendors' SDKs and their HTTP client raise, as `ProviderError` with its kind.
+
+The SDKs are generated alike: their errors have the same names and parts.
+"""
+
+import contextlib
+import email.utils
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx2
+
+from shared import egress
+from worker.outcomes import ProviderError
+
+_MAX_MESSAGE_LENGTH = 500  # of what a provider says of its failure
+
+_KINDS = {
+    401: "auth",
+    402: "auth",  # nothing is paid for this key
+    403: "auth",
+    408: "timeout",
+    409: "overloaded",  # the vendors' word for a lock that was not free in time
+    429: "rate_limited",
+}
+#: Parts of the types and codes of errors inside a stream, in lower case; the first that fits.
+_WORDS = (
+    ("rate_limit", "rate_limited"),
+    ("overloaded", "overloaded"),
+    ("timeout", "timeout"),
+    ("authentication", "auth"),
+    ("permission", "auth"),
+    ("billing", "auth"),
+    ("invalid_request", "invalid_request"),
+    ("badrequest", "invalid_request"),
+    ("not_found", "invalid_request"),
+    ("too_large", "invalid_request"),
+    ("context_length", "invalid_request"),
+)
+
+
+@contextlib.contextmanager
+def provider_errors(sdk: Any, api_key: str | None) -> Iterator[None]:
+    """Raise what goes wrong inside as `ProviderError`; `sdk` is the module `openai` or `anthropic`.
+
+    The key is taken out of what the provider says: there are some that repeat it.
+    """
+    with http_errors():
+        try:
+            yield
+        except sdk.APITimeoutError as error:
+            raise ProviderError("timeout", "The provider did not answer in time.") from error
+        except sdk.APIStatusError as error:
+            raise _status_error(error, api_key) from error
+        except sdk.APIConnectionError as error:
+            if refused := _refusal(error):
+                raise refused from error
+            raise ProviderError("connection", f"The provider cannot be reached: {error}") from error
+        except sdk.APIError as error:
+            kind = _kind_in_stream(error.body)
+            raise ProviderError(kind, _short(error.message, api_key)) from error
+
+
+@contextlib.contextmanager
+def http_errors() -> Iterator[None]:
+    """The same for a provider without an SDK, and for what the SDKs let through of their client."""
+    try:
+        yield
+    except egress.Refused as error:
+        raise address_refused(error) from error
+    except httpx2.HTTPStatusError as error:
+        status, headers = error.response.status_code, error.response.headers
+        raise ProviderError(
+            _kind_of_status(status),
+            f"The provider answered {status}.",
+            retry_after=_retry_after(headers),
+        ) from error
+    except httpx2.TimeoutException as error:
+        raise ProviderError("timeout", "The provider fell silent.") from error
+    except httpx2.HTTPError as error:
+        raise ProviderError("connection", f"The provider's connection broke: {error}") from error
+    except (ValueError, AttributeError, LookupError, TypeError, RecursionError) as error:
+        # Nobody checks shapes: what is not what it should be fails where it is used.
+        raise ProviderError("malformed", "The provider's stream cannot be read.") from error
+
+
+def _status_error(error: Any, api_key: str | None) -> ProviderError:
+    status: int = error.status_code
+    if status < 300:  # the answer had begun well, and told of the error later
+        return ProviderError(_kind_in_stream(error.body), _short(error.message, api_key))
+    message = f"The provider answered {status}: {_short(error.message, api_key)}"
+    return ProviderError(
+        _kind_of_status(status), message, retry_after=_retry_after(error.response.headers)
+    )
+
+
+def _kind_of_status(status: int) -> str:
+    return _KINDS.get(status) or ("overloaded" if status >= 500 else "invalid_request")
+
+
+def _kind_in_stream(body: Any) -> str:
+    """Of an error object; some servers put a status into it, the others a type."""
+    error = body.get("error", body) if isinstance(body, Mapping) else None
+    if not isinstance(error, Mapping):
+        return "overloaded"
+    said = [error.get(name) for name in ("code", "status", "type")]
+    for number in said:
+        if str(number).isdecimal() and 400 <= int(str(number)[:4]) < 600:
+            return _kind_of_status(int(str(number)))
+    text = " ".join(str(word).lower() for word in said)
+    return next((kind for word, kind in _WORDS if word in text), "overloaded")
+
+
+def _refusal(error: BaseException) -> ProviderError | None:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, egress.Refused):
+            return address_refused(cause)
+        cause = cause.__cause__
+    return None
+
+
+def address_refused(error: egress.Refused) -> ProviderError:
+    """The route is wrong, not its provider: trying again would not help."""
+    return ProviderError("invalid_request", f"The provider's address is refused: {error}")
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds: of the vendors' `retry-after-ms`, else of `Retry-After`, a number or a date."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        with contextlib.suppress(KeyError, ValueError):
+            seconds = float(headers[name]) * unit
+            if 0 <= seconds < float("inf"):
+                return seconds
+    with contextlib.suppress(KeyError, ValueError, TypeError):
+        at = email.utils.parsedate_to_datetime(headers["retry-after"])
+        return max(0.0, at.timestamp() - time.time())
+    return None
+
+
+def _short(text: str, api_key: str | None) -> str:
+    if api_key:
+        text = text.replace(api_key, "[key]")
+    return text if len(text) <= _MAX_MESSAGE_LENGTH else text[:_MAX_MESSAGE_LENGTH] + "…"

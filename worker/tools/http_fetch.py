@@ -1,0 +1,198 @@
+"""Reading from the public web: GET alone, text alone, within bounds of time and size."""
+
+import contextlib
+import re
+import ssl
+import threading
+from collections.abc import Iterator
+from email.message import Message
+from typing import Annotated
+from urllib.parse import urljoin
+
+import httpcore2
+
+from shared import egress
+from shared.egress import CheckedUrl, Policy
+from worker.checked_http import CheckedBackend, ssl_context
+from worker.context import RunContext
+from worker.html_text import html_text
+from worker.tools import CallInfo, ToolFailed, tool
+
+MAX_SECONDS = 30.0  # from the first look-up to the last byte, redirects included
+CONNECT_SECONDS = 5.0
+IDLE_SECONDS = 15.0  # without a byte
+MAX_BODY_BYTES = 1_048_576
+MAX_REDIRECTS = 5
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_TEXT_TYPES = re.compile(
+    r"text/[\w.+-]+|application/([\w.-]+\+)?(json|xml|yaml)"
+    r"|application/(javascript|ecmascript|x-ndjson|ndjson|jsonl|x-yaml|toml|sql|graphql)"
+)
+_HTML_TYPES = ("text/html", "application/xhtml+xml")
+_TYPE = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}")
+#: Known by name: a codec of Python's can be slow on purpose, and each unknown name is remembered.
+_CHARSETS = re.compile(
+    r"utf-?8|utf-16(le|be)?|us-ascii|iso-8859-([1-9]|1[0-6])|latin1|windows-125[0-8]|koi8-[ru]"
+    r"|shift[_-]jis|euc-jp|iso-2022-jp|gb2312|gbk|gb18030|big5|euc-kr"
+)
+_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+_META_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s{0,9}=\s{0,9}["']?([\w-]{1,40})""", re.I)
+
+
+@tool(repeatable=True)
+def http_fetch(
+    context: RunContext,
+    url: Annotated[str, "Begins with http:// or https://."],
+    info: CallInfo,
+) -> str:
+    """Read a page, an API's answer or another text from the public web.
+
+    Follows redirects. The text of an HTML page comes without its markup.
+    """
+    backend = CheckedBackend(info.egress)
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        backend.cut()
+
+    # A server can stay busy below every time-out of a single read; this ends all of them.
+    timer = threading.Timer(MAX_SECONDS, give_up)
+    timer.daemon = True
+    with context.aborting(backend.cut):
+        timer.start()
+        try:
+            result = _fetched(url, info.egress, backend)
+        except egress.Refused as error:
+            raise ToolFailed(f"Not fetched: {error}") from None
+        except httpcore2.TimeoutException:
+            raise ToolFailed("The server did not answer in time.") from None
+        except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
+            if late.is_set():
+                raise ToolFailed(f"The server was not done in {MAX_SECONDS:g} s.") from None
+            raise ToolFailed(_reason(error)) from None
+        finally:
+            timer.cancel()
+            backend.cut()
+    # To a reader, a body of no stated length that was cut is just over.
+    if late.is_set():
+        raise ToolFailed(f"The server was not done in {MAX_SECONDS:g} s.")
+    return result
+
+
+def _fetched(url: str, policy: Policy, backend: CheckedBackend) -> str:
+    for _ in range(MAX_REDIRECTS + 1):
+        target = egress.check_url(url, policy)
+        with _answer(target, backend) as response:
+            location = _header(response, b"location")
+            if response.status not in _REDIRECTS or not location:
+                return _result(target, response)
+        url = _joined(target, location)
+    raise ToolFailed(f"Not fetched: more than {MAX_REDIRECTS} redirects.")
+
+
+@contextlib.contextmanager
+def _answer(target: CheckedUrl, backend: CheckedBackend) -> Iterator[httpcore2.Response]:
+    """The answer to a GET, from a connection of its own.
+
+    It is asked for by the parts that were checked: no second reader of the
+    address could understand it differently.
+    """
+    path = target.path + (f"?{target.query}" if target.query else "")
+    with (
+        httpcore2.ConnectionPool(ssl_context=ssl_context(), network_backend=backend) as pool,
+        pool.stream(
+            "GET",
+            httpcore2.URL(
+                scheme=target.scheme.encode(),
+                host=target.host.encode(),
+                port=target.port,
+                target=path.encode(),
+            ),
+            headers={
+                "Host": target.origin.partition("://")[2],
+                "User-Agent": "arkloop-runs",
+                "Accept": "text/*, application/json, application/xml;q=0.9, */*;q=0.1",
+                # What is not packed cannot burst when it is unpacked.
+                "Accept-Encoding": "identity",
+                "Connection": "close",
+            },
+            extensions={
+                "timeout": {"connect": CONNECT_SECONDS, "read": IDLE_SECONDS, "write": IDLE_SECONDS}
+            },
+        ) as response,
+    ):
+        yield response
+
+
+def _joined(target: CheckedUrl, location: str) -> str:
+    try:
+        return urljoin(target.text, location)
+    except ValueError:
+        raise ToolFailed("Not fetched: the server redirects to what is no address.") from None
+
+
+def _result(target: CheckedUrl, response: httpcore2.Response) -> str:
+    header = Message()
+    header["content-type"] = (_header(response, b"content-type") or "text/plain")[:200]
+    content_type = header.get_content_type()
+    encoding = _header(response, b"content-encoding") or "identity"
+    if not _TEXT_TYPES.fullmatch(content_type):
+        named = content_type if _TYPE.fullmatch(content_type) else "of an unreadable type"
+        raise ToolFailed(f"HTTP {response.status}, but the content is not text: {named}.")
+    if encoding.lower() != "identity":
+        raise ToolFailed(f"HTTP {response.status}, but the content is packed, unasked.")
+    body, is_whole = _body(response)
+    text = _text(body, header.get_content_charset() or "", content_type)
+    lines = [f"HTTP {response.status}, {content_type}, from {target.text}"]
+    if not is_whole:
+        lines.append(f"[cut: the content is longer than {MAX_BODY_BYTES} bytes]")
+    return "\n".join([*lines, "", text])
+
+
+def _body(response: httpcore2.Response) -> tuple[bytes, bool]:
+    """The first so many bytes, and whether they are all."""
+    body = bytearray()
+    for chunk in response.iter_stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            return bytes(body[:MAX_BODY_BYTES]), False
+    return bytes(body), True
+
+
+def _text(body: bytes, charset: str, content_type: str) -> str:
+    is_html = content_type in _HTML_TYPES
+    if is_html and not charset and (meta := _META_CHARSET.search(body[:2048])):
+        charset = meta[1].decode("ascii")
+    if not _CHARSETS.fullmatch(charset.lower()):
+        charset = "utf-8"
+    for mark, marked_charset in _MARKS:
+        if body.startswith(mark):
+            charset = marked_charset
+    text = body.decode(charset, errors="replace")
+    return html_text(text) if is_html else text
+
+
+def _header(response: httpcore2.Response, name: bytes) -> str | None:
+    for key, value in response.headers:
+        if key.lower() == name:
+            try:
+                return value.decode()
+            except UnicodeDecodeError:
+                return value.decode("latin-1")
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """What a model may know of a failure; nothing of the addresses behind the name."""
+    cause = next(iter(error.args), None)  # httpcore2 wraps it, and hides it as a cause
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return "The server has no valid certificate."
+    if isinstance(cause, ssl.SSLError):
+        return "The server's TLS failed."
+    if isinstance(error, httpcore2.ConnectError):
+        return "The server could not be reached."
+    if isinstance(error, httpcore2.ProtocolError):
+        return "The server's answer is not HTTP."
+    return "The connection broke."
