@@ -8,8 +8,8 @@ import click
 from sqlalchemy import Connection, select
 
 from cli.database import database, database_url_option
-from shared import credits as ledger
 from shared.errors import InvalidRequest
+from shared.money import credits as ledger
 from shared.tables import orgs
 
 _org = click.option("--org", "org", required=True, help="Its id, or its name if no other has it.")

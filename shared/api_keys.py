@@ -18,13 +18,13 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, Text, cast, func, literal, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
-from shared import budget_limits
 from shared.actors import Actor
 from shared.connections import Transaction
 from shared.errors import ApiKeyNotFound, Forbidden
 from shared.ids import new_id
+from shared.money import budget_limits
+from shared.money.spending import API_KEY_SCOPE, api_key_scope
 from shared.money_tables import budgets
-from shared.spending import API_KEY_SCOPE, api_key_scope
 from shared.tables import api_keys, memberships
 
 PREFIX = "al_"

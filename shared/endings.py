@@ -12,11 +12,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select
 
-from shared import budgets, eventlog, events, fault_points, ids
+from shared import eventlog, events, fault_points, ids
 from shared.claims import Claim
 from shared.connections import Transaction
-from shared.credits import credits_of
 from shared.events import TOKEN_FIELDS, RunError, StoredEvent
+from shared.money import budgets
+from shared.money.credits import credits_of
 from shared.status import RunState
 from shared.tables import runs
 from shared.transitions import Totals, keep_usage, usage_columns

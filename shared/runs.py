@@ -34,15 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.types import TypeEngine
 
-from shared import (
-    budget_limits,
-    decisions,
-    ids,
-    model_routes,
-    personas,
-    signals,
-    unheld_endings,
-)
+from shared import decisions, ids, model_routes, personas, signals, unheld_endings
 from shared import threads as conversations
 from shared.actors import Actor, visible
 from shared.catalog import Catalog
@@ -56,6 +48,7 @@ from shared.errors import (
     ThreadBusy,
 )
 from shared.hints import GroupedHint
+from shared.money import budget_limits
 from shared.status import RunState
 from shared.tables import IS_ACTIVE, inputs, messages, runs, threads
 from shared.transitions import queued

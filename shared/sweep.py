@@ -15,13 +15,14 @@ from uuid import UUID
 from sqlalchemy import RowMapping, func, select, text, update
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from shared import budgets, retention, unheld_endings
+from shared import retention, unheld_endings
 from shared import runs as lifecycle
 from shared.claims import QUEUED
 from shared.connections import Connections, Transaction
 from shared.errors import Unavailable
 from shared.events import STEP_TYPES, RunError, RunResumed, RunStarted
 from shared.hints import GroupedHint
+from shared.money import budgets
 from shared.status import RunState
 from shared.tables import run_events, runs
 from shared.transitions import MAX_CRASHES, queued

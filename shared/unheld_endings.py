@@ -2,8 +2,9 @@
 
 from sqlalchemy import RowMapping, update
 
-from shared import budgets, eventlog, events, ids
+from shared import eventlog, events, ids
 from shared.connections import Transaction
+from shared.money import budgets
 from shared.status import RunState
 from shared.tables import runs
 from shared.transitions import ended, keep_message, keep_usage, recorded_totals

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import TypeVar
 
-from shared import budgets, events
-from shared.budgets import Refused
+from shared import events
 from shared.claims import Claim
 from shared.connections import Transaction
 from shared.events import Event, Usage
 from shared.model_routes import Route
+from shared.money import budgets
+from shared.money.budgets import Refused
 from shared.personas import Persona
 from worker.outcomes import LimitExceeded
 from worker.route_limits import RouteLimits

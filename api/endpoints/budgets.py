@@ -9,10 +9,10 @@ from api.auth import requires
 from api.current import actor, changes_catalog, connections
 from api.fields import Usd
 from api.json_body import NoArguments, query_args, read_body
-from shared import budget_limits
-from shared.budget_limits import Budget
 from shared.events import money
-from shared.spending import ORG
+from shared.money import budget_limits
+from shared.money.budget_limits import Budget
+from shared.money.spending import ORG
 
 bp = Blueprint("budgets", __name__)
 

@@ -14,7 +14,7 @@ from api.fields import StrictBoolean, Usd, Whole
 from api.idempotency import created, idempotent
 from api.json_body import NoArguments, query_args, read_body
 from api.paging import ByTime, page, page_args
-from shared import llm_providers, org_routes
+from shared.catalog import llm_providers, org_routes
 from shared.connections import Transaction
 from shared.events import money
 from shared.prices import Prices

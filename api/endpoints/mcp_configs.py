@@ -12,7 +12,7 @@ from api.current import actor, connections
 from api.idempotency import created, idempotent
 from api.json_body import NoArguments, query_args, read_body
 from api.paging import ByTime, page, page_args
-from shared import mcp_configs
+from shared.catalog import mcp_configs
 from shared.connections import Transaction
 from shared.times import rfc3339, rfc3339_or_none
 

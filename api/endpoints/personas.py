@@ -11,7 +11,8 @@ from api.current import actor, catalog, changes_catalog, connections
 from api.idempotency import created, idempotent
 from api.json_body import NoArguments, query_args, read_body
 from api.paging import page, page_args
-from shared import personas, published_personas
+from shared import personas
+from shared.catalog import published_personas
 from shared.connections import Transaction
 from shared.errors import InvalidRequest, NotFound, PersonaNotFound, RouteNotFound
 from shared.events import money

@@ -18,10 +18,10 @@ from api.json_body import NoArguments, query_args, read_body
 from api.paging import ByTime, PageQuery, page, page_args
 from shared import model_routes, personas, run_queries, runs
 from shared.connections import Connections, Transaction
-from shared.credits import credits_of
 from shared.events import TOKEN_FIELDS, money
 from shared.group_commit import GroupCommit
 from shared.ids import new_trace_id
+from shared.money.credits import credits_of
 from shared.runs import NewRun
 from shared.status import STATUSES, phase_of, status_of
 from shared.times import rfc3339, rfc3339_or_none

@@ -13,11 +13,11 @@ from api.current import actor, connections
 from api.fields import Id
 from api.json_body import query_args
 from api.paging import ByTime, page, page_args
-from shared import credits, usage_reports
 from shared.errors import InvalidRequest
 from shared.events import TOKEN_FIELDS, money
+from shared.money import credits, usage_reports
+from shared.money.usage_reports import Period
 from shared.times import now, rfc3339
-from shared.usage_reports import Period
 
 bp = Blueprint("usage", __name__)
 

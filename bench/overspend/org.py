@@ -8,12 +8,13 @@ from uuid import UUID
 
 from sqlalchemy import insert, text
 
-from shared import accounts, budget_limits, credits, personas
+from shared import accounts, personas
 from shared.claims import Claim
 from shared.connections import Connections, Transaction
 from shared.ids import new_id, new_trace_id
+from shared.money import budget_limits, credits
+from shared.money.spending import ORG, api_key_scope, persona_scope
 from shared.personas import Persona
-from shared.spending import ORG, api_key_scope, persona_scope
 from shared.tables import runs, threads
 from shared.times import now
 from shared.transitions import Totals

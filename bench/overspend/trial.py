@@ -17,14 +17,15 @@ from sqlalchemy import func, select, update
 
 from bench.overspend.org import Org, SpendingRun
 from bench.overspend.verdict import Observer, Verdict
-from shared import budgets, endings, eventlog, events, spending, times, unheld_endings
-from shared.budget_limits import Limits
-from shared.budgets import Refused
+from shared import endings, eventlog, events, times, unheld_endings
 from shared.claims import Claim
 from shared.connections import Connections, Transaction
 from shared.endings import Ending, Outcome
 from shared.errors import LeaseLost
 from shared.events import RouteCost, RunCompleted, RunCost, Usage
+from shared.money import budgets, spending
+from shared.money.budget_limits import Limits
+from shared.money.budgets import Refused
 from shared.status import RunState
 from shared.tables import runs
 from shared.transitions import Totals

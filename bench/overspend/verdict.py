@@ -8,8 +8,8 @@ from decimal import Decimal
 from sqlalchemy import Connection, text
 
 from bench.overspend.org import Org
-from shared import credits
 from shared.connections import Connections
+from shared.money import credits
 
 _LOOK_SECONDS = 0.01
 

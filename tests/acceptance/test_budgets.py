@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from shared import credits
+from shared.money import credits
 from tests.caller import Caller, script
 from tests.system import System
 

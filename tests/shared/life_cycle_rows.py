@@ -8,9 +8,9 @@ from uuid import UUID
 
 from sqlalchemy import Column, Connection, select
 
-from shared.credits import credits_of
 from shared.eventlog import data_of
 from shared.events import TERMINAL_TYPES
+from shared.money.credits import credits_of
 from shared.money_tables import ledger_entries, run_usage
 from shared.status import RunState
 from shared.tables import inputs, messages, run_events, runs, tool_calls

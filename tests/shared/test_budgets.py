@@ -9,14 +9,15 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Row, select, text, update
 
-from shared import budget_limits, budgets, claims, credits, endings, personas, sweep
-from shared.budget_limits import Limits
-from shared.budgets import Refused
+from shared import claims, endings, personas, sweep
 from shared.claims import Claim
 from shared.endings import Ending, Outcome
 from shared.errors import BudgetExhausted, LeaseLost
 from shared.events import RouteCost, RunCompleted, RunCost, Usage
 from shared.ids import new_id
+from shared.money import budget_limits, budgets, credits
+from shared.money.budget_limits import Limits
+from shared.money.budgets import Refused
 from shared.money_tables import holds, ledger_entries, run_usage, spending
 from shared.personas import Persona
 from shared.status import RunState

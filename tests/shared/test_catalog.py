@@ -13,8 +13,7 @@ import pytest
 from sqlalchemy import event, insert, select, update
 
 from shared import catalog as module
-from shared import llm_providers, published_personas
-from shared.catalog import Catalog
+from shared.catalog import Catalog, llm_providers, published_personas
 from shared.catalog_tables import llm_models, personas
 from shared.catalog_tables import llm_providers as llm_providers_table
 from shared.connections import Connections

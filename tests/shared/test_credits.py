@@ -4,10 +4,10 @@ import pytest
 from sqlalchemy import insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from shared import credits
 from shared.connections import Connections
 from shared.errors import InvalidRequest
 from shared.ids import new_id
+from shared.money import credits
 from shared.money_tables import credit_balances, ledger_entries
 from tests.clients import User
 from tests.waiting import in_parallel

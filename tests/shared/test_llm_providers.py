@@ -10,7 +10,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert, select
 
-from shared import llm_providers, org_routes, prices
+from shared import prices
+from shared.catalog import llm_providers, org_routes
 from shared.catalog_tables import llm_models
 from shared.connections import Connections, Transaction
 from shared.encryption import keyring

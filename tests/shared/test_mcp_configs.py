@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from shared import mcp_configs
+from shared.catalog import mcp_configs
 from shared.catalog_tables import mcp_configs as configs_table
 from shared.config import Settings
 from shared.connections import Connections

@@ -7,11 +7,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from shared import accounts, budget_limits, budgets, claims, credits, personas, usage_reports
+from shared import accounts, claims, personas
 from shared.connections import Connections
 from shared.ids import new_id
+from shared.money import budget_limits, budgets, credits, usage_reports
+from shared.money.usage_reports import Period
 from shared.times import now
-from shared.usage_reports import Period
 from tests.query_plans import Plans, noted, only
 from tests.shared.test_budgets import Money
 from tests.stored_runs import StoredRuns

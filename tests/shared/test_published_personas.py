@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sqlalchemy import insert
 
 from shared import personas as definitions
-from shared import published_personas
+from shared.catalog import published_personas
 from shared.catalog_tables import mcp_configs, personas
 from shared.connections import Connections
 from shared.errors import InvalidRequest, PersonaPublished

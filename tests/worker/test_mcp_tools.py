@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from shared import mcp_configs
+from shared.catalog import mcp_configs
 from shared.catalog_tables import mcp_configs as configs_table
 from shared.config import Settings
 from shared.connections import Connections

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Row
 
-from shared import mcp_configs
+from shared.catalog import mcp_configs
 from shared.config import Settings
 from shared.connections import Connections
 from shared.encryption import CannotOpen, NoEncryptionKey

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Row
 
-from shared import mcp_configs
+from shared.catalog import mcp_configs
 from shared.connections import Connections
 from shared.errors import Unavailable
 from worker.context import RunContext

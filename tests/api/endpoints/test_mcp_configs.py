@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from shared import mcp_configs
+from shared.catalog import mcp_configs
 from shared.config import Settings
 from shared.connections import Connections
 from shared.ids import new_id

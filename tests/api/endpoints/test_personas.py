@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from shared import personas, published_personas, usd
+from shared import personas, usd
+from shared.catalog import published_personas
 from shared.catalog_tables import mcp_configs
 from shared.connections import Connections
 from shared.ids import new_id

@@ -8,9 +8,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert
 
-from shared import credits
 from shared.connections import Connections
 from shared.ids import new_id
+from shared.money import credits
 from shared.money_tables import run_usage
 from tests.clients import Register, User, details_of, error_of
 from tests.stored_runs import StoredRuns

@@ -20,15 +20,15 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, delete, select, text
 
-from shared import budget_limits, credits, spending
-from shared.budget_limits import CREDITS, Limits
 from shared.claims import Claim
 from shared.connections import Transaction
-from shared.credits import credits_of
 from shared.errors import LeaseLost
+from shared.money import budget_limits, credits, spending
+from shared.money.budget_limits import CREDITS, Limits
+from shared.money.credits import credits_of
+from shared.money.spending import MONTH, ORG
 from shared.money_tables import holds
 from shared.personas import Persona
-from shared.spending import MONTH, ORG
 from shared.transitions import MAX_COST_USD
 
 RUN = "run"

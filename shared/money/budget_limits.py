@@ -13,10 +13,10 @@ from uuid import UUID
 from sqlalchemy import Connection, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from shared import credits, spending
 from shared.actors import Actor
 from shared.connections import Transaction
 from shared.errors import BudgetExhausted
+from shared.money import credits, spending
 from shared.money_tables import budgets
 from shared.personas import Persona
 

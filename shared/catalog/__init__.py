@@ -16,13 +16,14 @@ from uuid import UUID
 
 from sqlalchemy import Connection, exists, or_, select
 
-from shared import model_routes, org_routes, personas, published_personas
+from shared import model_routes, personas
+from shared.catalog import org_routes, published_personas
+from shared.catalog.org_routes import SealedRoute
 from shared.connections import Connections
 from shared.encryption import CannotOpen, NoEncryptionKey, keyring
 from shared.errors import RouteNotFound
 from shared.model_routes import Route, Routes
 from shared.money_tables import budgets, credit_balances
-from shared.org_routes import SealedRoute
 from shared.personas import DEFAULT_PERSONA, Persona
 
 T = TypeVar("T")

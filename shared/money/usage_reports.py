@@ -13,8 +13,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
-from shared.credits import CREDITS_PER_USD
 from shared.events import TOKEN_FIELDS
+from shared.money.credits import CREDITS_PER_USD
 
 _TOKENS = ",\n    ".join(f"coalesce(sum({name}), 0)::bigint AS {name}" for name in TOKEN_FIELDS)
 _WHERE = """

@@ -9,9 +9,9 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, select
 
 from shared import prices
+from shared.catalog.llm_providers import API_KEY_PURPOSE, PRICE_COLUMNS
 from shared.catalog_tables import llm_models, llm_providers
 from shared.encryption import Keyring
-from shared.llm_providers import API_KEY_PURPOSE, PRICE_COLUMNS
 from shared.model_routes import Route
 from shared.prices import Prices
 from shared.times import now
