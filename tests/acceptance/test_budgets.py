@@ -1,10 +1,12 @@
-"""Budgets and credits through the whole service: what parallel runs may spend together."""
+"""Usage, budgets and credits of real runs: what a worker reserves, spends, and is refused."""
 
 import math
 import signal
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
+
+import pytest
 
 from shared.money import credits
 from tests.caller import Caller, script
@@ -15,6 +17,14 @@ CALL = {"usage": {"input_tokens": 1000, "output_tokens": 1000}}
 AGAIN = {"tool": "calculator", "args": {"expression": "1+1"}}
 TWO_CALLS = (CALL, AGAIN, CALL, {"say": "done"})
 COST = Decimal("0.006")
+ONE_CALL = {"usage": {"input_tokens": 2000, "output_tokens": 1000}}
+ONE_COST = 0.004
+
+
+@pytest.fixture
+def owner(system: System) -> Caller:
+    """Of an org of the test's own."""
+    return system.caller()
 
 
 def cost_of(run: dict[str, Any]) -> Decimal:
@@ -27,6 +37,10 @@ def limit(owner: Caller, **limits: float | None) -> dict[str, Any]:
     return dict(answer.json())
 
 
+def one_run(owner: Caller) -> dict[str, Any]:
+    return owner.ended(owner.run(ONE_CALL, {"say": "Hi"}, persona_id="plain"))
+
+
 def spenders(owner: Caller, count: int) -> list[str]:
     threads = [owner.thread(script(*TWO_CALLS)) for _ in range(count)]
     started = [owner.http.post(f"/v1/threads/{thread}/runs") for thread in threads]
@@ -35,9 +49,8 @@ def spenders(owner: Caller, count: int) -> list[str]:
     return [answer.json()["run_id"] for answer in started if answer.status_code == 201]
 
 
-def test_64_parallel_runs_never_spend_more_than_the_month_allows(system: System) -> None:
+def test_64_parallel_runs_never_spend_more_than_the_month_allows(owner: Caller) -> None:
     """Nor less than they could; runs that do not fit fail by name, and nothing stays held."""
-    owner = system.caller()
     limit(owner, max_cost_usd_per_month=0.06)
 
     ended = [owner.ended(run_id, seconds=90) for run_id in spenders(owner, 64)]
@@ -52,9 +65,10 @@ def test_64_parallel_runs_never_spend_more_than_the_month_allows(system: System)
     assert (429, "budget.exhausted") == (refused.status_code, refused.json()["code"])
 
 
-def test_a_killed_worker_neither_loses_nor_doubles_what_was_spent(system: System) -> None:
+def test_a_killed_worker_neither_loses_nor_doubles_what_was_spent(
+    system: System, owner: Caller
+) -> None:
     """Its runs go on under the same budget."""
-    owner = system.caller()
     limit(owner, max_cost_usd_per_month=0.5)
     slow = (CALL, {"tool": "sleep", "args": {"seconds": 0.5}}, CALL, {"say": "done"})
     run_ids = [owner.run(*slow) for _ in range(20)]
@@ -73,9 +87,8 @@ def test_a_killed_worker_neither_loses_nor_doubles_what_was_spent(system: System
     assert total == Decimal(str(usage["cost_usd"]))
 
 
-def test_a_run_has_a_limit_of_its_own(system: System) -> None:
+def test_a_run_has_a_limit_of_its_own(owner: Caller) -> None:
     """The persona's: the second call would be beyond it, so it is not made."""
-    owner = system.caller()
     persona = owner.made(
         "/v1/personas", {"key": "thrifty", "tools": ["calculator"], "max_cost_usd": 0.004}
     )
@@ -87,9 +100,8 @@ def test_a_run_has_a_limit_of_its_own(system: System) -> None:
     assert not run["error"]["retryable"]
 
 
-def test_an_org_that_pays_in_advance_spends_what_it_has(system: System) -> None:
+def test_an_org_that_pays_in_advance_spends_what_it_has(system: System, owner: Caller) -> None:
     """In credits, 1,000 a USD, each run rounded up; the ledger's sum is the balance."""
-    owner = system.caller()
     with system.connections.transaction() as tx:
         credits.grant(tx, UUID(owner.org_id), 20, note="test")
 
@@ -101,3 +113,51 @@ def test_an_org_that_pays_in_advance_spends_what_it_has(system: System) -> None:
     assert (20, 0) == (account["balance"] + used, account["held"])
     # One more call, of 3 credits, has not fitted.
     assert account["balance"] in range(3)
+
+
+def test_what_a_run_has_used_is_counted_when_it_has_ended(owner: Caller) -> None:
+    """In the run, in the report and in the ledger the same."""
+    ended = one_run(owner)
+
+    used = owner.get("/v1/me/usage")
+    [entry] = owner.get("/v1/me/credits")["entries"]
+    assert (ONE_COST, 1, ONE_COST, 4) == (
+        ended["cost_usd"],
+        used["runs"],
+        used["cost_usd"],
+        used["credits"],
+    )
+    assert ("receivable", 4, ended["run_id"]) == (
+        entry["debit_account"],
+        entry["credits"],
+        entry["run_id"],
+    )
+    assert ["scripted-1"] == [row["model"] for row in owner.get("/v1/me/usage/by-model")]
+
+
+def test_a_run_within_its_budget_is_spent_from_it(owner: Caller) -> None:
+    """And holds nothing any more when it has ended."""
+    limit(owner, max_cost_usd_per_month=1)
+
+    assert "completed" == one_run(owner)["status"]
+
+    budget = owner.get("/v1/budget")
+    assert (ONE_COST, 0) == (budget["spent_usd"], budget["held_usd"])
+
+
+@pytest.mark.parametrize("limits", [{"max_cost_usd": 1e-8}, {"max_cost_usd_per_month": 1e-8}])
+def test_a_call_that_does_not_fit_is_not_made(owner: Caller, limits: dict[str, float]) -> None:
+    """The run fails, costs nothing and leaves nothing held; without the limit it goes."""
+    limit(owner, **limits)
+
+    refused = one_run(owner)
+    limit(owner)
+
+    assert ("failed", "budget.exhausted", 0) == (
+        refused["status"],
+        refused["error"]["code"],
+        refused["cost_usd"],
+    )
+    budget = owner.get("/v1/budget")
+    assert (0, 0) == (budget["spent_usd"], budget["held_usd"])
+    assert "completed" == one_run(owner)["status"]
