@@ -15,6 +15,17 @@ SHOWN_CHARACTERS = 160
 # Text of models and tools must not steer the terminal: no escape sequences, no bidi overrides.
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
+_YELLOW = {
+    *("message.reset", "run.cancelled"),
+    *("run.throttled", "run.fallback", "context.truncated"),
+}
+_THROTTLED = {
+    "requests": "the route has had its requests of this minute",
+    "tokens": "the route has had its tokens of this minute",
+    "provider": "the provider has too many requests",
+    "budget": "other runs hold the rest of a budget",
+}
+
 
 class Display(Protocol):
     """Shows events in order; what is not the run's output goes through `note`."""
@@ -132,8 +143,15 @@ def line_of(event: RunEvent) -> str | None:
             return f"answered: {_short(data['content'])}"
         case "run.resumed" if data["reason"] != "input":
             return f"resumed ({data['reason']}, attempt {data['attempt']})"
-        case "run.throttled" | "run.fallback" | "context.truncated":
-            return f"{event.type} {_short(_compact(data))}"
+        case "run.throttled":
+            why = _THROTTLED.get(data["reason"], data["reason"])
+            return f"waiting: {why}; next try in {data['seconds']:g} s"
+        case "run.fallback":
+            return f"{data['model']} ({data['to_route_id']}) goes on, after {data['reason']}"
+        case "context.truncated":
+            return (
+                f"too long for the model: it does not see {data['dropped_messages']} old messages"
+            )
         case "run.cancel_requested":
             return "cancelling …"
         case "run.completed" | "run.cancelled":
@@ -144,11 +162,17 @@ def line_of(event: RunEvent) -> str | None:
     return None
 
 
+def in_full(arguments: object) -> str:
+    """The arguments of a call for whoever allows exactly these: nothing cut, nothing unseen."""
+    text = json.dumps(arguments, ensure_ascii=False, indent=2)
+    return "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
 def style_of(event: RunEvent) -> str:
     """The colour of the event's line."""
     if event.type == "run.failed" or event.data.get("is_error"):
         return "red"
-    if event.type in ("message.reset", "run.cancelled"):
+    if event.type in _YELLOW:
         return "yellow"
     return "cyan" if event.type == "tool.call" else "dim"
 

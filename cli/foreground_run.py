@@ -1,5 +1,6 @@
 """A run that a person or a script watches: its events, its questions, their Ctrl-C."""
 
+import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from cli.client import Client, Refused
-from cli.display import Display
+from cli.display import Display, in_full
 from cli.event_stream import RunEvent, follow
 from cli.keyboard import Keyboard
 
@@ -63,6 +64,7 @@ class ForegroundRun:
         # SimpleQueue: its `put` may be called by a signal handler.
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._keyboard = Keyboard(lambda line: self._inbox.put(lambda: self._answer(line)))
+        self._arguments: dict[str, Any] = {}  # of each call so far, by its id
         self._question: dict[str, Any] | None = None
         self._status: int | None = None
         interrupted.tell = lambda: self._inbox.put(self._cancel)
@@ -93,6 +95,8 @@ class ForegroundRun:
 
     def _take(self, event: RunEvent) -> None:
         self._display.show(event)
+        if event.type == "tool.call":
+            self._arguments[event.data["tool_call_id"]] = event.data["arguments"]
         if event.type == "run.waiting_for_input":
             self._question = event.data
             self._ask(event.data)
@@ -103,11 +107,15 @@ class ForegroundRun:
     def _ask(self, question: dict[str, Any]) -> None:
         self._keyboard.forget()
         self._display.note(f"? {question['prompt']}", "bold")
-        for number, option in enumerate(question.get("options") or (), 1):
-            self._display.note(f"  {number}) {option}", "")
         if question["kind"] == "tool_confirmation":
-            self._display.note("`yes` runs it, anything else denies it and is the reason:")
-        elif question.get("options"):
+            self._display.note(in_full(self._arguments[question["tool_call_id"]]), "")
+            self._display.note(
+                "`yes` runs it, a JSON object runs it with these arguments instead, "
+                "anything else denies it and is the reason:"
+            )
+        elif options := question.get("options"):
+            for number, option in enumerate(options, 1):
+                self._display.note(f"  {number}) {option}", "")
             self._display.note("Type an answer, or the number of one:")
         else:
             self._display.note("Type the answer:")
@@ -123,7 +131,11 @@ class ForegroundRun:
                 f"arkloop runs input {self._run_id} ANSWER, "
                 f"then arkloop runs events {self._run_id}"
             )
-        content = _chosen(line.strip(), question.get("options") or ())
+        try:
+            content = _content(line.strip(), question)
+        except (ValueError, RecursionError) as error:
+            self._ask_again(click.ClickException(f"This is not JSON: {error}"))
+            return
         if not content:
             self._keyboard.ask()
             return
@@ -134,13 +146,19 @@ class ForegroundRun:
             if refused.status == CONFLICT:
                 self._question = None
                 self._display.note(f"No longer wanted: {refused.message}", "yellow")
-            elif refused.status == INVALID and self._keyboard.is_terminal:
-                self._display.note(refused.message, "red")
-                self._keyboard.ask()
+            elif refused.status == INVALID:
+                self._ask_again(refused)
             else:
                 raise
         else:
             self._question = None
+
+    def _ask_again(self, refusal: click.ClickException) -> None:
+        """A person can correct the answer; in a pipe nobody reads what was wrong with it."""
+        if not self._keyboard.is_terminal:
+            raise refusal
+        self._display.note(refusal.message, "red")
+        self._keyboard.ask()
 
     def _cancel(self) -> None:
         self._display.note("Cancelling; press Ctrl-C again to leave without waiting.", "yellow")
@@ -151,6 +169,22 @@ class ForegroundRun:
                 f"Could not cancel: {error.message} Try again with: "
                 f"arkloop runs cancel {self._run_id}"
             ) from error
+
+
+def _content(line: str, question: dict[str, Any]) -> str:
+    """What the line means as an answer.
+
+    Raises:
+        ValueError, RecursionError: it begins like JSON and is none, so it is no reason either.
+    """
+    if question["kind"] != "tool_confirmation":
+        return _chosen(line, question.get("options") or ())
+    if not line.startswith("{"):
+        return line
+    document = json.loads(line)
+    if "decision" not in document:
+        document = {"decision": "edit", "arguments": document}
+    return json.dumps(document, ensure_ascii=False)
 
 
 def _chosen(line: str, options: Any) -> str:

@@ -27,14 +27,21 @@ def read(content: str) -> Decision:
     the call and is the reason.
 
     Raises:
-        InvalidRequest: an object with `decision` that says something else.
+        InvalidRequest: an object with `decision` that says something else; JSON that means more
+            than one thing; `edit` without arguments.
     """
     said = content.strip()
     try:
-        document = json.loads(said) if said.startswith("{") else None
+        document = (
+            json.loads(said, object_pairs_hook=_once, parse_constant=_no_number)
+            if said.startswith("{")
+            else None
+        )
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict) or "decision" not in document:
+        if said.lower() == "edit":
+            raise _invalid('to edit, send {"decision": "edit", "arguments": {…}}')
         approved = said.lower() in APPROVALS
         return Decision(approved=approved, reason="" if approved else said)
     if unknown := set(document) - _FIELDS:
@@ -55,6 +62,17 @@ def read(content: str) -> Decision:
         case "deny":
             return Decision(approved=False, reason=reason or "")
     raise _invalid("`decision` must be approve, deny or edit")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        raise _invalid("a field is there twice")
+    return document
+
+
+def _no_number(text: str) -> Any:
+    raise _invalid(f"{text} is no JSON")
 
 
 def _invalid(why: str) -> InvalidRequest:

@@ -211,7 +211,7 @@ class BudgetExhausted(ArkloopError):
     """`retry_after` is in seconds, where waiting helps."""
 
     code = "budget.exhausted"
-    message = "A budget is exhausted; details name it."
+    message = "A budget or the credits are exhausted; details name which. An admin can raise it."
 
     def __init__(
         self, message: str | None = None, /, *, retry_after: int | None = None, **details: Any

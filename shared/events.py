@@ -299,7 +299,8 @@ Event = (
 TerminalEvent = RunCompleted | RunFailed | RunCancelled
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-_OPTIONAL = frozenset({"tool_call_id", "options"})
+#: Left out where there is none. The release before this one cannot read the two kinds of tokens.
+_OPTIONAL = frozenset({"tool_call_id", "options", "cache_write_tokens", "reasoning_tokens"})
 
 
 def encode(seq: int, event: Event, created_at: datetime) -> StoredEvent:
@@ -331,7 +332,11 @@ def plain(value: Any) -> Any:
     if names is None:
         return value
     fields = ((name, getattr(value, name)) for name in names if name != "type")
-    return {name: plain(item) for name, item in fields if item is not None or name not in _OPTIONAL}
+    return {
+        name: plain(item)
+        for name, item in fields
+        if name not in _OPTIONAL or (item is not None and item != 0)
+    }
 
 
 def clean(text: str) -> str:

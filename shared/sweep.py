@@ -61,6 +61,13 @@ WHERE r.state = 'executing' AND (
 ORDER BY r.id LIMIT :batch FOR UPDATE OF r SKIP LOCKED
 """
 
+# One look into the key of `runs` for each hold: a join may read all of it.
+_LEFT_HOLDS = """
+SELECT run_id AS id, org_id FROM holds h
+WHERE (SELECT r.ended_at FROM runs r WHERE r.id = h.run_id) IS NOT NULL
+ORDER BY run_id LIMIT :batch
+"""
+
 
 def sweep(connections: Connections) -> None:
     """One pass over everything; does nothing if another process is at it.
@@ -69,7 +76,7 @@ def sweep(connections: Connections) -> None:
         Unavailable: Postgres is out of reach.
     """
     # Each in a transaction of its own: what money their runs hold is locked in one order.
-    for settle in (_recover_lost, _cancel_unheld, _expire_inputs):
+    for settle in (_recover_lost, _cancel_unheld, _expire_inputs, _release_left):
         with connections.transaction() as tx:
             if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(_LOCK_KEY))):
                 return
@@ -194,6 +201,14 @@ def _expire_inputs(tx: Transaction) -> None:
                 lifecycle.go_on_unanswered(tx, run)
             else:
                 unheld_endings.end(tx, run, RunState.FAILED, EXPIRED)
+
+
+def _release_left(tx: Transaction) -> None:
+    """Holds of runs that a process of the release before has ended."""
+    left = tx.sql.execute(text(_LEFT_HOLDS), {"batch": BATCH})
+    for run in _with_holds_locked(tx, left.mappings().all()):
+        with _alone(tx, run):
+            unheld_endings.count_late(tx, org_id=run["org_id"], run_id=run["id"])
 
 
 def start(connections: Connections) -> threading.Event:

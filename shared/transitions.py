@@ -96,7 +96,10 @@ def recorded_totals(sql: Connection, run_id: UUID) -> Totals:
     totals = Totals()
     for part in parts:
         cost = Decimal(str(part["cost_usd"]))
-        call = RouteCost(part["route_id"], part["model"], Usage(**part["usage"]), cost)
+        # What a later release may count besides is not known here.
+        known = {name: part["usage"].get(name, 0) for name in TOKEN_FIELDS}
+        usage = Usage(**known, source=part["usage"]["source"])
+        call = RouteCost(part["route_id"], part["model"], usage, cost)
         totals = totals.plus(call)
     return totals
 

@@ -1,5 +1,7 @@
 """The end of a run that no worker holds: it was cancelled, expired, or lost its workers."""
 
+from uuid import UUID
+
 from sqlalchemy import RowMapping, update
 
 from shared import eventlog, events, ids
@@ -7,7 +9,7 @@ from shared.connections import Transaction
 from shared.money import budgets
 from shared.status import RunState
 from shared.tables import runs
-from shared.transitions import ended, keep_message, keep_usage, recorded_totals
+from shared.transitions import Totals, ended, keep_message, keep_usage, recorded_totals
 
 
 def end(
@@ -33,6 +35,18 @@ def end(
     eventlog.append(tx, run["id"], [terminal])
     if text := eventlog.open_text(tx.sql, run["id"]):
         keep_message(tx.sql, run["id"], (ids.new_id(), text), partial=True)
-    keep_usage(tx.sql, run["id"], totals)
     # Last: until the commit others wait for the rows that it locks.
-    budgets.release(tx, org_id=run["org_id"], run_id=run["id"], cost_usd=totals.cost_usd)
+    _count(tx, run["org_id"], run["id"], totals)
+
+
+def count_late(tx: Transaction, *, org_id: UUID, run_id: UUID) -> None:
+    """Count and charge a run that has ended and still holds money.
+
+    Whoever ended it was of the release before this one, which knows of no money.
+    """
+    _count(tx, org_id, run_id, recorded_totals(tx.sql, run_id))
+
+
+def _count(tx: Transaction, org_id: UUID, run_id: UUID, totals: Totals) -> None:
+    keep_usage(tx.sql, run_id, totals)
+    budgets.release(tx, org_id=org_id, run_id=run_id, cost_usd=totals.cost_usd)

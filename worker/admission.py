@@ -80,8 +80,8 @@ class Admission:
         if route.prices is None:
             raise LimitExceeded(
                 "budget.exhausted",
-                f"Nobody has told what the route {route.id!r} costs: a run under a budget cannot"
-                " use it.",
+                f"Nobody has told what the route {route.id!r} costs: a run that a budget or prepaid"
+                " credits limit cannot use it. Give the model prices.",
             )
         cost = route.prices.at_most(worst_case)
         deadline = time.monotonic() + MAX_BUDGET_WAIT_SECONDS

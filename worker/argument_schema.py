@@ -8,27 +8,36 @@ What cannot be checked within bounds is left out; the tool's server still can.
 import itertools
 import json
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
 
 import jsonschema_rs
-from jsonschema_rs import ValidationError, ValidationErrorKind
+from jsonschema_rs import ValidationError, ValidationErrorKind, Validator
 
-#: Of a schema whose references are replaced; 32 characters of plain data count as one.
+#: Of a schema whose references are replaced; 8 characters of plain data count as one.
 MAX_NODES = 5_000
 MAX_DEPTH = 40
 MAX_PATTERNS = 32
+#: `unevaluatedItems` and `unevaluatedProperties` below one another: each doubles the work.
+MAX_UNEVALUATED = 3
+
+#: Nodes of the schema times the weight of the arguments: beyond it they are refused. A tenth of a
+#: second, in which no other run of the process goes on.
+MAX_WORK = 1_000_000
+#: Patterns times characters of the arguments: beyond it patterns are left out. Each may cost 2 µs.
+MAX_MATCHED = 20_000
 
 MAX_ERRORS = 5
 _MAX_NAME_CHARACTERS = 80
 _MAX_REASON_CHARACTERS = 240
 
-#: Nodes of the schema times values of the arguments: beyond this only the first error is looked
-#: for. Finding all of them takes a time that grows with the square.
-_MAX_WORK = 20_000
+#: Beyond this work only the first error is looked for. Finding all of them takes a time that grows
+#: with the square.
+_MAX_WORK_FOR_ALL = 20_000
 
-#: Linear in the length of the text, whatever the pattern; sizes in bytes.
-_PATTERNS = jsonschema_rs.RegexOptions(size_limit=262_144, dfa_size_limit=262_144)
+#: Linear in the length of the text and in the size of the pattern; sizes in bytes.
+_PATTERNS = jsonschema_rs.RegexOptions(size_limit=16_384, dfa_size_limit=16_384)
 
 _OLD_DRAFTS = ("draft-04", "draft-06", "draft-07")
 _SCHEMA = (
@@ -43,8 +52,9 @@ _NEEDLESS = (
     *("default", "deprecated", "description", "example", "examples", "id", "readOnly", "title"),
     "writeOnly",
 )
+_UNEVALUATED = ("unevaluatedItems", "unevaluatedProperties")
 #: Would turn a subschema that became more lenient into a refusal.
-_STRICT = ("if", "not", "unevaluatedItems", "unevaluatedProperties")
+_STRICT = ("if", "not", *_UNEVALUATED)
 
 
 class InvalidSchema(Exception):
@@ -54,57 +64,76 @@ class InvalidSchema(Exception):
 class ArgumentSchema:
     """Checks arguments against a JSON Schema, drafts 4 to 2020-12.
 
-    Not checked: `format`, a `pattern` that only a backtracking engine can
-    match, and what a schema says of itself again below itself.
+    Not checked: `format`, a `pattern` that is large or that only a backtracking
+    engine can match, and what a schema says of itself again below itself.
 
     Raises:
         InvalidSchema: it is no schema, too large, or refers to another document.
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
+        self._schema = schema
         try:
-            rebuilding = _Rebuilding(schema)
-            self._validator = jsonschema_rs.validator_for(
-                rebuilding.result,
-                validate_formats=False,
-                offline=True,
-                pattern_options=_PATTERNS,
-                mask="the value",
-            )
+            rebuilding = _Rebuilding(schema, MAX_PATTERNS)
+            self._validator = _compiled(rebuilding)
         except ValidationError as error:
             raise InvalidSchema(f"Not a JSON Schema: {_short(error.message)}") from None
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise InvalidSchema("Not a JSON Schema.") from None
         self._nodes = rebuilding.nodes
+        self._patterns = rebuilding.patterns
 
     def errors(self, arguments: Mapping[str, Any]) -> list[str]:
         """What does not fit, in sentences that repeat no value; at most `MAX_ERRORS`."""
+        weight, characters = _measured(arguments, MAX_WORK // self._nodes)
+        if self._nodes * weight > MAX_WORK:
+            return ["The arguments are too large to be checked."]
+        validator = self._validator
+        if self._patterns * characters > MAX_MATCHED:
+            validator = self._without_patterns
         try:
-            if self._validator.is_valid(arguments):
+            if validator.is_valid(arguments):
                 return []
-            found = self._found(arguments)
+            found = _found(validator, arguments, self._nodes * weight <= _MAX_WORK_FOR_ALL)
         except ValueError:
             return ["The arguments are nested too deep, or are not what JSON can hold."]
         sentences = itertools.chain.from_iterable(map(_sentences, found))
         return list(itertools.islice(dict.fromkeys(sentences), MAX_ERRORS))
 
-    def _found(self, arguments: Mapping[str, Any]) -> list[ValidationError]:
-        if self._nodes * _size(arguments, _MAX_WORK) <= _MAX_WORK:
-            return list(self._validator.iter_errors(dict(arguments)))
-        try:
-            self._validator.validate(dict(arguments))
-        except ValidationError as error:
-            return [error]
-        return []
+    @cached_property
+    def _without_patterns(self) -> Validator:
+        return _compiled(_Rebuilding(self._schema, 0))
+
+
+def _compiled(rebuilding: "_Rebuilding") -> Validator:
+    return jsonschema_rs.validator_for(
+        rebuilding.result,
+        validate_formats=False,
+        offline=True,
+        pattern_options=_PATTERNS,
+        mask="the value",
+    )
+
+
+def _found(
+    validator: Validator, arguments: Mapping[str, Any], want_all: bool
+) -> list[ValidationError]:
+    if want_all:
+        return list(validator.iter_errors(dict(arguments)))
+    try:
+        validator.validate(dict(arguments))
+    except ValidationError as error:
+        return [error]
+    return []
 
 
 class _Rebuilding:
-    """The schema again as `result`, without references, of so many `nodes`."""
+    """The schema again as `result`, without references, of so many `nodes` and `patterns`."""
 
-    def __init__(self, root: Mapping[str, Any]) -> None:
-        self.nodes = 0
+    def __init__(self, root: Mapping[str, Any], max_patterns: int) -> None:
+        self.nodes = self.patterns = self._unevaluated = 0
         self._root = root
-        self._patterns = 0
+        self._max_patterns = max_patterns
         self._left_out = 0
         draft = root.get("$schema", "")
         self._refers_alone = any(name in draft for name in _OLD_DRAFTS)
@@ -127,6 +156,8 @@ class _Rebuilding:
         if isinstance(reference, str) and self._refers_alone:
             return self._referred(reference, trail, depth)
         left_out = self._left_out
+        looks_twice = any(keyword in node for keyword in _UNEVALUATED)
+        self._unevaluated += looks_twice
         rebuilt: dict[str, Any] = {}
         for keyword, value in node.items():
             if keyword not in _NEEDLESS:
@@ -134,6 +165,9 @@ class _Rebuilding:
         if isinstance(reference, str):
             referred = self._referred(reference, trail, depth)
             rebuilt["allOf"] = [*rebuilt.get("allOf", ()), referred]
+        self._unevaluated -= looks_twice
+        if "patternProperties" in node and "patternProperties" not in rebuilt:
+            rebuilt.pop("additionalProperties", None)
         if self._left_out > left_out:
             for keyword in _STRICT:
                 rebuilt.pop(keyword, None)
@@ -149,16 +183,19 @@ class _Rebuilding:
             rebuilt[keyword] = [self._schema(item, trail, depth) for item in value]
         elif keyword in _MAP_OF_SCHEMAS and isinstance(value, Mapping):
             if keyword == "patternProperties" and not all(map(self._can_match, value)):
-                raise InvalidSchema("The schema has patterns of names that cannot be checked.")
+                self._left_out += 1
+                return
             rebuilt[keyword] = {
                 name: self._schema(item, trail, depth) for name, item in value.items()
             }
+        elif keyword in _UNEVALUATED and self._unevaluated > MAX_UNEVALUATED:
+            self._left_out += 1
         elif keyword in _SCHEMA:
             rebuilt[keyword] = self._schema(value, trail, depth)
         elif keyword == "pattern" and isinstance(value, str) and not self._can_match(value):
             self._left_out += 1
         else:
-            self._count(len(json.dumps(value)) // 32)
+            self._count(len(json.dumps(value)) // 8)
             rebuilt[keyword] = value
 
     def _referred(self, reference: str, trail: tuple[str, ...], depth: int) -> Any:
@@ -178,9 +215,9 @@ class _Rebuilding:
         return self._schema(target, (*trail, reference), depth + 1)
 
     def _can_match(self, pattern: str) -> bool:
-        self._patterns += 1
-        if self._patterns > MAX_PATTERNS:
+        if self.patterns >= self._max_patterns:
             return False
+        self.patterns += 1
         try:
             jsonschema_rs.validator_for({"pattern": pattern}, pattern_options=_PATTERNS)
         except ValueError:
@@ -193,17 +230,27 @@ class _Rebuilding:
             raise InvalidSchema("The schema is too large.")
 
 
-def _size(value: Any, limit: int) -> int:
-    """How many values it holds, itself included; at least `limit` if there are more."""
-    size, waiting = 0, [value]
-    while waiting and size < limit:
+def _measured(value: Any, limit: int) -> tuple[int, int]:
+    """How heavy it is to check, at least `limit + 1` if more than that, and its characters.
+
+    Each value weighs 1, and so do 64 characters: what goes wrong copies them. Integers of many
+    digits weigh the square of what they are too long.
+    """
+    weight, characters, waiting = 0, 0, [value]
+    while waiting and weight + characters // 64 <= limit:
         value = waiting.pop()
-        size += 1
-        if isinstance(value, Mapping):
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
-    return size
+        weight += 1
+        match value:
+            case Mapping():
+                waiting.extend(value.values())
+                characters += sum(map(len, value))
+            case list():
+                waiting.extend(value)
+            case str():
+                characters += len(value)
+            case int():
+                weight += (value.bit_length() // 64) ** 2
+    return weight + characters // 64, characters
 
 
 def _sentences(error: ValidationError) -> Iterator[str]:

@@ -132,9 +132,13 @@ class ClaimedRun:
     def back_off(self, route: Route, seconds: float) -> None:
         self.admission.back_off(route, seconds)
 
-    def reset_lost_text(self, from_seq: int, cost: Event) -> None:
-        """An earlier attempt streamed this text and was lost: it is void, and was not free."""
-        self.log.add(events.MessageReset(from_seq, "resumed"), cost)
+    def reopen_text(self, text: str) -> None:
+        """An earlier attempt streamed this text: it is kept if the run ends before it is void."""
+        self._open_text.append(text)
+
+    def reset_lost_text(self, from_seq: int, *cost: Event) -> None:
+        """The text of an earlier attempt is void, and was not free."""
+        self.emit(events.MessageReset(from_seq, "resumed"), *cost)
 
     # ---- ways to let go ----
 

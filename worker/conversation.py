@@ -97,13 +97,14 @@ def messages_of(turns: Sequence[Turn]) -> list[Message]:
 class Earlier:
     """What earlier attempts of a run have done.
 
-    `lost_text` was streamed and not finished, from the event `void_seq` on; `route_id` is the
-    route that they fell back to.
+    `lost_text` was streamed and not finished, from the event `void_seq` on; with `is_counted`
+    whoever streamed it has counted its call. `route_id` is the route that they fell back to.
     """
 
     turns: list[Turn] = field(default_factory=list)
     void_seq: int | None = None
     lost_text: str = ""
+    is_counted: bool = False
     route_id: str | None = None
 
 
@@ -111,10 +112,12 @@ def earlier_of(stored: Sequence[StoredEvent]) -> Earlier:
     """From all the events that a run has so far."""
     void_seq, lost_text = lost_text_of(stored)
     fallbacks = [event for event in stored if event.type == events.RunFallback.type]
+    costs = [event.seq for event in stored if event.type == events.RunCost.type]
     return Earlier(
         turns_of(stored),
         void_seq,
         lost_text,
+        void_seq is not None and max(costs, default=0) > void_seq,
         json.loads(fallbacks[-1].payload)["data"]["to_route_id"] if fallbacks else None,
     )
 

@@ -5,12 +5,12 @@ import time
 from dataclasses import replace
 from uuid import UUID
 
-from shared import fault_points, logs, times
+from shared import eventlog, fault_points, logs, times
 from shared.claims import Claim
 from shared.connections import Connections
 from shared.egress import Policy
 from shared.errors import LeaseLost, PersonaNotFound, Unavailable
-from shared.events import RunError
+from shared.events import Event, RunError
 from shared.hints import GroupedHint
 from shared.model_routes import Route
 from shared.personas import Persona
@@ -126,8 +126,7 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         agent = _agent(process, run, persona, seen, earlier)
         try:
             if earlier.void_seq is not None:
-                lost = loop.count_lost(agent, run, earlier.turns, earlier.lost_text)
-                run.reset_lost_text(earlier.void_seq, lost)
+                run.reset_lost_text(earlier.void_seq, *_counted(agent, run, earlier))
             answer = loop.run(agent, run, held.stop, earlier.turns)
         finally:
             agent.chain.close()
@@ -177,8 +176,10 @@ def _agent(
 
     names = [*persona.tools, *(tools.FAULT_TOOLS if settings.faults else ())]
     own = tools.load(names)
+    # The loop knows this name as its own, also where the persona has not the tool.
+    taken = {*own, "ask_user"}
     of_servers = tools_of(
-        process.connections, process.mcp, claim.org_id, persona.mcp, taken=own, context=run
+        process.connections, process.mcp, claim.org_id, persona.mcp, taken=taken, context=run
     )
     # A tool is confirmed by whatever name the persona knows it by.
     also = {name for name, meant in of_servers.also_named.items() if meant & persona.confirm}
@@ -194,6 +195,13 @@ def _agent(
     )
 
 
+def _counted(agent: loop.Agent, run: ClaimedRun, earlier: Earlier) -> tuple[Event, ...]:
+    """The cost of the lost text, unless it is told already: a deploy counts what it breaks off."""
+    if earlier.is_counted:
+        return ()
+    return (loop.count_lost(agent, run, earlier.turns, earlier.lost_text),)
+
+
 def _resume(connections: Connections, run: ClaimedRun) -> Earlier:
     """What earlier attempts have done."""
     run_id = run.claim.run_id
@@ -201,6 +209,8 @@ def _resume(connections: Connections, run: ClaimedRun) -> Earlier:
         own = history.own_events(sql, run_id)
         earlier = earlier_of(own)
         run.totals = recorded_totals(sql, run_id)
+        if earlier.void_seq is not None:
+            run.reopen_text(eventlog.open_text(sql, run_id))
         if earlier.turns and earlier.turns[-1].is_open:
             history.take_done_calls(sql, run_id, earlier.turns[-1])
     return earlier

@@ -3,6 +3,7 @@
 It knows nothing of SQL, Redis, Celery or Flask; `context` is all it has of the run.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from worker import context_window, tool_loops
 from worker.context import RunContext
 from worker.conversation import Turn, messages_of
 from worker.messages import Message, ModelRequest, ToolCall, ToolMessage
-from worker.model_call import call_model
+from worker.model_call import bounded, call_model
 from worker.outcomes import LimitExceeded, ShuttingDown, WaitForInput
 from worker.route_chain import RouteChain
 from worker.stop_signal import StopSignal
@@ -27,6 +28,8 @@ from worker.tools import CallInfo, Tool, ToolFailed
 MAX_OUTPUT_BYTES = 65_536
 #: More calls than any model makes on purpose; each is a thread while it lasts.
 MAX_CALLS_PER_TURN = 64
+#: Beyond it an id would not fit into an index of the ledger.
+MAX_CALL_ID_CHARACTERS = 256
 #: Of a model's context, where nothing says how long its answer may get.
 ANSWER_TOKENS = 4096
 
@@ -156,18 +159,21 @@ def _request(
 def count_lost(agent: Agent, context: RunContext, turns: Sequence[Turn], text: str) -> events.Event:
     """Count the model call in which an earlier attempt was lost after it had streamed `text`."""
     request, _ = _request(agent, context, agent.chain.route, turns)
-    usage = agent.chain.provider.estimate(request, text)
+    usage = agent.chain.provider.estimate(bounded(request, context), text)
     return context.add_usage(agent.chain.route, usage)
 
 
 def _with_own_ids(calls: Sequence[ToolCall], turns: Sequence[Turn]) -> list[ToolCall]:
-    """The calls with ids that are unique in the run; some servers begin anew in each turn."""
+    """The calls with ids that are unique in the run; some servers begin anew in each turn.
+
+    What a person says to one call must never be taken for an answer to another.
+    """
     taken = {call.id for turn in turns for call in turn.calls}
     unique: list[ToolCall] = []
     for number, call in enumerate(calls, 1):
-        call_id = events.clean(call.id)
-        if not call_id or call_id in taken:
-            call_id = f"call_{len(turns) + 1}_{number}"
+        call_id, others = events.clean(call.id), itertools.count(number)
+        while not 0 < len(call_id) <= MAX_CALL_ID_CHARACTERS or call_id in taken:
+            call_id = f"call_{len(turns) + 1}_{next(others)}"
         taken.add(call_id)
         unique.append(replace(call, id=call_id, name=events.clean(call.name)))
     return unique

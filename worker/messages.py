@@ -77,6 +77,13 @@ class ThinkingDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class CallDelta:
+    """A piece of a tool call's arguments: not shown, but it is output that is paid for."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class TurnEnd:
     """The last chunk of a stream; `usage` is None where the provider reported none."""
 
@@ -85,4 +92,4 @@ class TurnEnd:
     usage: Usage | None = None
 
 
-Chunk = TextDelta | ThinkingDelta | TurnEnd
+Chunk = TextDelta | ThinkingDelta | CallDelta | TurnEnd

@@ -11,6 +11,7 @@ from shared.model_routes import Route
 from worker.context import RunContext
 from worker.messages import (
     AssistantMessage,
+    CallDelta,
     ModelRequest,
     TextDelta,
     ThinkingDelta,
@@ -65,9 +66,7 @@ def call_model(
         streamed: list[str] = []
         try:
             provider = chain.provider
-            request = replace(request, try_number=number)
-            if context.is_limited and request.max_output_tokens is None:
-                request = replace(request, max_output_tokens=DEFAULT_OUTPUT_TOKENS)
+            request = bounded(replace(request, try_number=number), context)
             context.admit(route, _size(provider, request))
             if context.is_limited:
                 context.reserve(route, provider.worst_case(request))
@@ -99,6 +98,13 @@ def call_model(
         except BaseException:
             _count_broken(chain, request, context, streamed)
             raise
+
+
+def bounded(request: ModelRequest, context: RunContext) -> ModelRequest:
+    """The request with a bound on its output, where money is reserved for it."""
+    if not context.is_limited or request.max_output_tokens is not None:
+        return request
+    return replace(request, max_output_tokens=DEFAULT_OUTPUT_TOKENS)
 
 
 def _count_broken(
@@ -133,7 +139,7 @@ def _stream_turn(
     text: list[str] = []
     length = 0
     for chunk in provider.stream(request, stop):
-        if isinstance(chunk, TextDelta | ThinkingDelta):
+        if not isinstance(chunk, TurnEnd):
             length += len(chunk.text)
             if length > MAX_TURN_CHARACTERS:
                 raise ProviderError("malformed", _too_long("answer"))
@@ -146,6 +152,8 @@ def _stream_turn(
             case ThinkingDelta(piece):
                 streamed.append(piece)
                 context.stream_thinking(piece)
+            case CallDelta(piece):
+                streamed.append(piece)
             case TurnEnd():
                 _check_arguments(chunk)
                 return AssistantMessage("".join(text), chunk.tool_calls), chunk

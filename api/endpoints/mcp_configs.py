@@ -14,6 +14,7 @@ from api.json_body import NoArguments, query_args, read_body
 from api.paging import ByTime, page, page_args
 from shared.catalog import mcp_configs
 from shared.connections import Transaction
+from shared.errors import McpToolNotFound
 from shared.times import rfc3339, rfc3339_or_none
 
 bp = Blueprint("mcp_configs", __name__)
@@ -167,6 +168,8 @@ def list_mcp_tools(config_id: UUID) -> Response:
 def approve_mcp_tool(config_id: UUID, name: str) -> Response:
     """The approval is for the description of this hash, and no other."""
     hash_ = read_body(ApproveTool())["hash"]
+    if "\0" in name:
+        raise McpToolNotFound(name=name)
     with connections().transaction() as tx:
         [row] = mcp_configs.approve(tx, actor().org_id, config_id, {name: hash_})
     return jsonify(_shown_tool(row))

@@ -13,6 +13,7 @@ from api.current import actor, connections
 from api.fields import Id
 from api.json_body import query_args
 from api.paging import ByTime, page, page_args
+from shared import personas
 from shared.errors import InvalidRequest
 from shared.events import TOKEN_FIELDS, money
 from shared.money import credits, usage_reports
@@ -46,7 +47,11 @@ class UsageQuery(Schema):
 
     from_ = Moment(data_key="from")
     to = Moment()
-    persona = fields.String(validate=validate.Length(1, 64))
+    persona = fields.String(
+        validate=validate.Regexp(
+            rf"\A{personas.KEY.pattern}\Z", error="must be a persona's key, without a version"
+        )
+    )
     api_key_id = Id()
 
 

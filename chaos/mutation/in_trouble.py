@@ -41,8 +41,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "I8 I10",
         Edit(
             "worker/execution.py",
-            "if earlier.void_seq is not None:",
-            "if False:",
+            "run.reset_lost_text(earlier.void_seq, *_counted(agent, run, earlier))",
+            "pass",
         ),
     ),
     mutant(

@@ -108,16 +108,22 @@ def change(
 ) -> Row[Any]:
     """Change `name`, `url`, `command` or `headers` (all of them, or None for none).
 
-    Approvals stay: they are for descriptions, wherever these come from.
+    Approvals stay: they are for descriptions, wherever these come from. Stored headers go only
+    where they were given for: with another address they are given again.
 
     Raises:
         McpConfigNotFound
         NameTaken: the org has another server of this name.
-        InvalidRequest: a field of the other transport, an address that may not be asked, or
-            headers, and no key to encrypt them.
+        InvalidRequest: a field of the other transport, an address that may not be asked, headers
+            that are not given again, or headers, and no key to encrypt them.
     """
+    # Locked: one who gives headers and one who changes the address must not miss each other.
+    tx.sql.execute(select(mcp_configs.c.id).where(_is(org_id, config_id)).with_for_update())
     row = find(tx.sql, org_id, config_id)
     _check(tx.connections.settings, row.transport, changes)
+    moved = changes.get("url", row.url) != row.url
+    if moved and row.header_names and "headers" not in changes:
+        raise InvalidRequest(headers=["must be given again with another url"])
     values = dict(changes)
     if "headers" in values:
         headers = values.pop("headers") or {}

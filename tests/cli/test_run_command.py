@@ -155,6 +155,32 @@ def test_a_person_at_the_keyboard_confirms_a_tool(arkloop: Arkloop) -> None:
         assert re.search("✗ calculator .*too expensive", terminal.screen)
 
 
+def test_a_person_sees_the_whole_call_that_they_allow(arkloop: Arkloop) -> None:
+    """Not the short form in which calls are shown as they come, and nothing invisible in it."""
+    expression = f"1{' + 1' * 100}  -\u202e\u200b 7"
+    steps = script({"tool": "calculator", "args": {"expression": expression}}, {"say": "done"})
+    with arkloop.at_terminal("run", "--persona", "careful", steps) as terminal:
+        terminal.until("`yes` runs it")
+        shown = f"1{' + 1' * 100}  -\\u202e\\u200b 7"
+        assert f'{{\n  "expression": "{shown}"\n}}\n' in terminal.screen
+        terminal.type("no")
+
+        assert 0 == terminal.ended()
+
+
+def test_a_person_at_the_keyboard_changes_the_arguments_of_a_call(arkloop: Arkloop) -> None:
+    """A JSON object is made the call's arguments; a slip in it is no denial."""
+    steps = script({"tool": "calculator", "args": {"expression": "6*7"}}, {"say": "done"})
+    with arkloop.at_terminal("run", "--persona", "careful", steps) as terminal:
+        terminal.until("`yes` runs it")
+        terminal.type('{"expression": "6*8')
+        terminal.until("This is not JSON")
+        terminal.type('{"expression": "6*8"}')
+
+        assert 0 == terminal.ended()
+        assert "← calculator 48" in terminal.screen
+
+
 def test_a_question_answered_elsewhere_does_not_hold_up_the_terminal(
     arkloop: Arkloop, user: Caller
 ) -> None:

@@ -607,6 +607,27 @@ def test_the_sweep_lets_go_for_lost_and_expired_runs(money: Money) -> None:
     assert [] == money.holds()
 
 
+def test_what_a_run_held_that_an_older_process_ended_is_let_go(money: Money) -> None:
+    """It knew of no money: what the run has used by its log is counted and charged, once."""
+    money.limit("100")
+    money.grant(5000)
+    claim = money.stored.claimed()
+    money.reserve(claim, "2")
+    money.crash(claim, "1")
+    money.stored.set(claim.run_id, state="cancelled", ended_at=text("now()"))
+    waiting = money.stored.claimed()
+    money.reserve(waiting, "2")
+
+    for _ in range(2):
+        sweep.sweep(money.connections)
+
+    assert ("1", "2") == money.month()
+    assert [waiting.run_id] == [hold.run_id for hold in money.holds()]
+    assert (4000, 2000) == money.balance()
+    assert [("customer", "revenue", 1000)] == money.charged(claim.run_id)
+    assert ["1"] == [short(used.cost_usd) for used in money.used(claim.run_id)]
+
+
 def test_only_the_lock_of_its_rows_is_waited_for(money: Money) -> None:
     """A run without a hold ends while another one has all rows of the month."""
     held, free = money.stored.claimed(), money.stored.claimed()

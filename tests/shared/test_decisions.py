@@ -64,3 +64,18 @@ def test_a_decision_of_the_wrong_form_is_refused(document: dict[str, Any]) -> No
         read(json.dumps(document))
 
     assert ["content"] == list(refused.value.details)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "edit",
+        '{"decision": "deny", "decision": "approve"}',
+        '{"decision": "edit", "arguments": {"x": NaN}}',
+        '{"decision": "edit", "arguments": {"x": 1, "x": 2}}',
+    ],
+)
+def test_what_means_more_than_one_thing_is_refused(said: str) -> None:
+    """It would be an approval for some and a denial for others."""
+    with pytest.raises(InvalidRequest):
+        read(said)

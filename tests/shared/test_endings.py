@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Row, Table, select
 
-from shared import endings
+from shared import endings, eventlog
 from shared.claims import Claim
 from shared.endings import Ending, Outcome
 from shared.events import (
@@ -26,7 +26,7 @@ from shared.ids import new_id
 from shared.money_tables import ledger_entries, run_usage
 from shared.status import RunState
 from shared.tables import runs
-from shared.transitions import Totals
+from shared.transitions import Totals, recorded_totals
 from tests.stored_runs import USED, StoredRuns, numbered
 from tests.waiting import eventually
 
@@ -194,6 +194,18 @@ def test_a_run_that_nobody_holds_is_counted_too(stored: StoredRuns) -> None:
         used.cost_usd,
         entry.credits,
     )
+
+
+def test_what_a_later_release_counts_besides_is_no_obstacle(stored: StoredRuns) -> None:
+    """While it is rolled out its workers and those of this one take runs over from each other."""
+    claim = stored.claimed()
+    [cost] = numbered(1, RunCost(USED.usage, USED.cost_usd, USED.routes))
+    told = cost.payload.replace('"reasoning_tokens"', '"dream_tokens":3,"reasoning_tokens"')
+    with stored.connections.transaction() as tx:
+        eventlog.store(tx, {claim.run_id: [cost._replace(payload=told)]})
+
+    with stored.connections.reading() as sql:
+        assert USED == recorded_totals(sql, claim.run_id)
 
 
 def test_the_ledger_and_the_usage_outlive_the_run(stored: StoredRuns) -> None:

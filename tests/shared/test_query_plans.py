@@ -232,13 +232,14 @@ def test_the_sweep(connections: Connections, written: History) -> None:
     by_table = {statement[0]: statement for statement in statements}.values()
     found = [one for one in by_table if re.search(r"\b(runs|run_events|forgotten_runs)\b", one[0])]
 
-    lost, unheld, expired, old, collect, settle = [
+    lost, unheld, expired, left, old, collect, settle = [
         one for one in found if " IN (NULL) " not in one[0] and "WHERE runs.id IN (%(" not in one[0]
     ]
 
     Plans(connections, lost).check({"ix_runs_owner"}, few=FEW)
     Plans(connections, unheld).check({"ix_runs_queued_at"})
     Plans(connections, expired).check({"ix_runs_input_expires_at"})
+    Plans(connections, left).check({"pk_holds", "pk_runs"})
     Plans(connections, old).check({"ix_runs_ended_at", "pk_runs"})
     Plans(connections, collect).check({"ix_forgotten_runs_forgotten_at", "pk_run_events"})
     Plans(connections, settle).check({"pk_forgotten_runs", "pk_run_events"})

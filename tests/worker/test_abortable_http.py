@@ -44,7 +44,7 @@ def tls(monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    monkeypatch.setattr(abortable_http, "_ssl_context", lambda: trusting)
+    monkeypatch.setattr(abortable_http, "ssl_context", lambda: trusting)
     return context
 
 
@@ -117,9 +117,11 @@ def _endlessly(start: bytes, part: bytes) -> tuple[Answer, list[int]]:
         (STREAM_HEAD + b"data: ", b"x" * 65536),
         (STREAM_HEAD, b"data: xxxxxxxx\n" * 4096),  # lines enough, but never an end of the event
         (head("200 OK", "application/json"), b"x" * 65536),
+        (head("200 OK", "application/json"), b"data: x\n" * 8192),  # an event all the same
         (head("400 Bad Request", "application/json"), b"x" * 65536),
+        (head("302 Found", "text/html"), b"x\n" * 32768),
     ],
-    ids=["line", "event", "page", "error"],
+    ids=["line", "event", "page", "event of another type", "error", "redirect"],
 )
 def test_an_answer_without_an_end_is_broken_off(provider: str, start: bytes, part: bytes) -> None:
     """The SDKs would keep all of it until the memory is full."""
@@ -129,7 +131,7 @@ def test_an_answer_without_an_end_is_broken_off(provider: str, start: bytes, par
     error = refusal(provider, answer)
 
     assert "provider.connection" == error.code
-    most = MAX_ERROR_BYTES if b"400" in start else MAX_EVENT_BYTES
+    most = MAX_EVENT_BYTES if b"200" in start else MAX_ERROR_BYTES
     assert sent[0] < most + 16 * 1024 * 1024  # and what the sockets hold
     assert time.monotonic() - began < 10
 

@@ -10,6 +10,7 @@ from tests.worker.fake_vendor import REQUEST, anthropic_stream, ask, raw, route_
 from worker import providers
 from worker.messages import (
     AssistantMessage,
+    CallDelta,
     Chunk,
     Message,
     ModelRequest,
@@ -149,7 +150,9 @@ def test_parallel_tool_calls_are_put_together_from_their_pieces() -> None:
         ToolCall("d", "whole", {"a": 1}),
     )
     usage = Usage(input_tokens=5, output_tokens=9)
-    assert [TextDelta("Let me see."), TurnEnd("tool_calls", calls, usage)] == chunks
+    said, *pieces, end = chunks
+    assert (TextDelta("Let me see."), TurnEnd("tool_calls", calls, usage)) == (said, end)
+    assert [CallDelta(text) for text in ('{"exp', 'ression": "2"}', "{broken")] == pieces
 
 
 @pytest.mark.parametrize(

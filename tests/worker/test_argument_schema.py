@@ -151,6 +151,8 @@ def test_what_refers_to_itself_is_checked_once() -> None:
         {"if": {"properties": {"a": {"pattern": "(?=x)"}}}, "then": {"required": ["z"]}},
         {"allOf": [{"$ref": "#"}], "unevaluatedProperties": False},
         {"properties": {"a": {"pattern": r"(a)\1"}}},
+        {"patternProperties": {"(?=a)": {}}, "additionalProperties": False},
+        {"patternProperties": {"^(?!b)": {}}, "unevaluatedProperties": False},
     ],
 )
 def test_what_cannot_be_checked_refuses_nothing(schema: dict[str, Any]) -> None:
@@ -175,7 +177,6 @@ def test_what_cannot_be_checked_refuses_nothing(schema: dict[str, Any]) -> None:
         ({"$ref": "#/$defs/none"}, "what it does not have"),
         ({"properties": {"a": {"$id": "http://x/", "$ref": "y"}}}, "another document within"),
         ({"$dynamicRef": "#x"}, "dynamic"),
-        ({"patternProperties": {"(?=a)": {}}}, "patterns of names"),
     ],
 )
 def test_what_is_no_schema_by_itself_is_refused(schema: dict[str, Any], why: str) -> None:
@@ -200,6 +201,14 @@ def nested(levels: int) -> dict[str, Any]:
     schema: dict[str, Any] = {}
     for _ in range(levels):
         schema = {"not": schema}
+    return schema
+
+
+def unevaluated(levels: int) -> dict[str, Any]:
+    """Each level looks twice at what is below it."""
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"allOf": [schema], "unevaluatedProperties": {"type": "object"}}
     return schema
 
 
@@ -241,6 +250,19 @@ def test_a_schema_that_grows_is_refused_soon(schema: dict[str, Any]) -> None:
             {"a": [1] * 1000},
         ),
         (doubling(9), {"a": [{"b": 1}] * 1000}),
+        ({"properties": {"a": {"pattern": "(x{1,90}){1,9}y"}}}, {"a": "x" * 900_000}),
+        ({"properties": {"a": {"pattern": "(x{1,23}){1,9}y"}}}, {"a": "x" * 900_000}),
+        (
+            {"patternProperties": {"(x{1,23}){1,9}y": {}}, "additionalProperties": False},
+            {"x" * 900_000: 1},
+        ),
+        (
+            {"properties": {"a": {"allOf": [{"contains": {"const": 2}}] * 800}}},
+            {"a": [1] * 500_000},
+        ),
+        ({"properties": {"a": {"anyOf": [{"const": "x"}] * 1600}}}, {"a": "x" * 900_000}),
+        ({"properties": {"a": {"allOf": [{"multipleOf": 7}] * 1000}}}, {"a": 10**4000}),
+        (unevaluated(38), {"a": {"b": 1}}),
         ({"properties": {"a": {"uniqueItems": True}}}, {"a": [[n] for n in range(20_000)]}),
         (
             {"items": {"$ref": "#"}, "properties": {"a": {"allOf": [{"$ref": "#"}] * 50}}},
@@ -253,6 +275,30 @@ def test_no_schema_makes_a_check_long(schema: dict[str, Any], arguments: dict[st
     start = time.monotonic()
     errors(schema, arguments)
     assert time.monotonic() - start < 0.5
+
+
+def test_arguments_beyond_all_measure_are_refused() -> None:
+    """A schema of some size and many values; of either alone there may be much."""
+    large = {"properties": {f"a{n}": {"type": "string"} for n in range(200)}}
+    rows = {"rows": [[n] for n in range(20_000)]}
+
+    assert ["The arguments are too large to be checked."] == errors(large, rows)
+    assert [] == errors(large, {"rows": [1] * 1000})
+    assert [] == errors({"required": ["rows"]}, rows)
+
+
+def test_long_arguments_are_checked_without_patterns() -> None:
+    """Everything else still is; names that only a pattern allows are allowed."""
+    path = {"type": "string", "pattern": "^/"}
+    schema = {"properties": {"path": path, "text": {"type": "string"}}, "required": ["path"]}
+    names = {"patternProperties": {"^x-": {"type": "string"}}, "additionalProperties": False}
+    text = "x" * 100_000
+
+    assert 1 == len(errors(schema, {"path": "a", "text": "x"}))
+    assert [] == errors(schema, {"path": "a", "text": text})
+    assert ["The argument 'path' is missing."] == errors(schema, {"text": text})
+    assert ["There is no argument 'a'."] == errors(names, {"a": "x"})
+    assert [] == errors(names, {"x-a": text})
 
 
 def test_the_schema_given_is_left_as_it_is() -> None:

@@ -1,15 +1,20 @@
 """A tool call that a person must confirm: approved, denied or with other arguments."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.worker.recorded_run import RecordedRun
+from shared.events import ToolCallRequested
+from tests.worker.recorded_run import RecordedRun, chain_of
 from tests.worker.test_loop import agent_for, results, run
 from worker.conversation import Turn
-from worker.messages import AssistantMessage, ToolCall
+from worker.messages import AssistantMessage, Chunk, ModelRequest, ToolCall, TurnEnd
 from worker.outcomes import WaitForInput
+from worker.providers.scripted_provider import ScriptedProvider
+from worker.stop_signal import StopSignal
 
 CALL = ToolCall("c1", "calculator", {"expression": "6*7"})
 
@@ -108,3 +113,33 @@ def test_a_persona_can_have_every_tool_confirmed() -> None:
 
     with pytest.raises(WaitForInput):
         run(agent, context, [turn()])
+
+
+def test_an_approval_is_not_for_another_call_of_the_same_id() -> None:
+    """Ids are what a server says: those that we make are not among them, nor any twice."""
+    calls = [ToolCall(id_, "calculator", {"expression": "1"}) for id_ in ("call_1_2", "", "x", "x")]
+    context = RecordedRun()
+
+    class Model(ScriptedProvider):
+        def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
+            yield TurnEnd("tool_calls", tuple(calls))
+
+    with pytest.raises(WaitForInput):
+        run(replace(careful(), chain=chain_of(Model())), context)
+
+    made = [event.tool_call_id for event in context.events if isinstance(event, ToolCallRequested)]
+    assert ["call_1_2", "call_1_3", "x", "call_1_4"] == made
+
+
+def test_an_id_that_no_ledger_can_hold_is_replaced() -> None:
+    """Postgres would refuse it for ever, and the run would wait for Postgres."""
+    endless = ToolCall("x" * 100_000, "calculator", {"expression": "6*7"})
+    context = RecordedRun()
+
+    class Model(ScriptedProvider):
+        def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
+            yield TurnEnd("stop", () if request.turn else (endless,))
+
+    run(replace(agent_for(), chain=chain_of(Model())), context)
+
+    assert [("call_1_1", "42", False)] == results(context)

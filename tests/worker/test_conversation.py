@@ -1,13 +1,14 @@
 """From stored events to messages, and to where a resumed run goes on."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from shared import events
 from shared.events import Event, StoredEvent, Usage, encode
-from worker.conversation import lost_text_of, messages_of, turns_of
+from worker.conversation import earlier_of, lost_text_of, messages_of, turns_of
 from worker.messages import AssistantMessage, ToolCall, ToolMessage
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -143,3 +144,12 @@ def test_arguments_are_what_the_model_said(arguments: Any) -> None:
 def test_text_of_a_lost_attempt_is_void_from_here(happened: list[Event], seq: int | None) -> None:
     """From the first delta after the last finished turn or reset."""
     assert seq == lost_text_of(stored(*happened))[0]
+
+
+def test_lost_text_is_counted_where_a_cost_follows_it() -> None:
+    """As when a deploy has broken it off; the costs of turns before it say nothing of it."""
+    cost = events.RunCost(Usage(), Decimal(0))
+    lost = [STARTED, completed("a"), cost, events.MessageDelta("b")]
+
+    assert [False, True] == [earlier_of(stored(*lost, *then)).is_counted for then in ([], [cost])]
+    assert not earlier_of(stored(STARTED, cost)).is_counted

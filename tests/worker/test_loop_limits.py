@@ -11,7 +11,9 @@ from tests.worker.test_loop import CALCULATE, Model, agent_for, results, run
 from worker import loop
 from worker.loop import MAX_CALLS_PER_TURN
 from worker.messages import AssistantMessage, UserMessage
+from worker.model_call import DEFAULT_OUTPUT_TOKENS
 from worker.outcomes import LimitExceeded
+from worker.providers import openai_provider
 from worker.route_chain import RouteChain
 
 
@@ -79,3 +81,18 @@ def test_a_call_in_which_a_worker_was_lost_is_not_free() -> None:
     assert (3, "estimated") == (context.usage.output_tokens, context.usage.source)
     assert context.usage.input_tokens > 0
     assert cost.cost_usd == context.cost_usd > 0  # type: ignore[union-attr]
+
+
+def test_a_lost_call_of_a_limited_run_costs_at_most_what_it_held() -> None:
+    """Where nothing else limits its answer, that is our own bound."""
+    context = RecordedRun()
+    context.is_limited = True
+    agent = agent_for()
+    route = replace(ROUTE, provider="openai", base_url="http://127.0.0.1:9/v1")
+    openai = openai_provider.build(route, faults=False, egress=None)
+    agent = replace(agent, chain=RouteChain([route], lambda _: openai))
+
+    loop.count_lost(agent, context, [], "x" * 100_000)
+
+    assert DEFAULT_OUTPUT_TOKENS == context.usage.output_tokens
+    agent.chain.close()

@@ -140,9 +140,10 @@ class _Lying(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     on_call: Callable[["_Lying"], None]
     paths: list[str]
+    message: dict[str, Any]
 
     def do_POST(self) -> None:
-        message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        message = self.message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.paths.append(self.path)
         schema = {"type": "object"}
         match message["method"]:
@@ -166,8 +167,8 @@ class _Lying(BaseHTTPRequestHandler):
     def result(self, message: dict[str, Any], result: dict[str, Any]) -> None:
         self.send_json({"jsonrpc": "2.0", "id": message["id"], "result": result})
 
-    def error(self, message: dict[str, Any]) -> None:
-        error = {"code": -32601, "message": "Method not found"}
+    def error(self, message: dict[str, Any], why: str = "Method not found") -> None:
+        error = {"code": -32601, "message": why}
         self.send_json({"jsonrpc": "2.0", "id": message["id"], "error": error})
 
     def send_json(self, body: dict[str, Any]) -> None:
@@ -201,8 +202,8 @@ def lying(on_call: Callable[[_Lying], None]) -> Iterator[tuple[str, list[str]]]:
             thread.join()
 
 
-def _lie(client: McpClient, url: str, **kwargs: Any) -> str:
-    server = server_at(url)
+def _lie(client: McpClient, url: str, server: Server | None = None, **kwargs: Any) -> str:
+    server = server or server_at(url)
     [tool] = client.tools(server)
     return client.call(server, "lie", {}, pinned=tool.hash, **kwargs)
 
@@ -267,6 +268,19 @@ def test_lies_fail_the_call_and_nothing_else(client: McpClient, lie: str) -> Non
         assert {"/mcp"} >= {path for path in paths if not path.startswith("GET")}
         assert client.sidecar_pid is not None
         assert psutil.Process(client.sidecar_pid).memory_info().rss < 200_000_000
+
+
+def test_the_value_of_a_header_is_not_in_an_error(client: McpClient) -> None:
+    """Some servers repeat what they do not like, and the model would read it."""
+
+    def complain(handler: _Lying) -> None:
+        sent = handler.headers
+        why = f"{sent['Authorization']} for {sent['X-Team']}, {sent['Authorization'][7:]}"
+        handler.error(handler.message, why)
+
+    headers = {"Authorization": "Bearer canary-5f1b0c", "X-Team": "a"}
+    with lying(complain) as (url, _), pytest.raises(McpFailed, match=r"\[header\] for a, \[he"):
+        _lie(client, url, server_at(url, **headers))
 
 
 def test_a_server_that_is_silent_is_given_up(client: McpClient) -> None:

@@ -228,6 +228,8 @@ def test_names_that_nobody_approved_are_not_kept(
         {"type": "object", "properties": {"a": {"minimum": "low"}}},
         {"type": "object", "properties": {"a": {"type": "no such type"}}},
         {"type": "object", "properties": {"a": {"$ref": "http://169.254.169.254/schema"}}},
+        {"type": "object", "properties": {"a": {"maximum": float("nan")}}},
+        {"type": "object", "properties": {"a": {"default": float("inf")}}},
     ],
 )
 def test_a_tool_with_an_unusable_schema_is_listed_and_not_offered(
@@ -240,14 +242,33 @@ def test_a_tool_with_an_unusable_schema_is_listed_and_not_offered(
     """With the reason; and nothing is fetched."""
     config_id = named("odd", {"name": "bad", "inputSchema": schema})
 
-    assert "bad" not in offered("odd").tools
+    tools = offered("odd").tools
+    assert "bad" not in tools and "double" in tools
 
     with connections.reading() as sql:
         known = {row.name: row for row in mcp_configs.tools(sql, alice.org_id, config_id)}
-    assert "schema" in known["bad"].problem
+    assert "schema" in known["bad"].problem or "number" in known["bad"].problem
 
 
 # ---- servers that are not there ------------------------------------------------------
+
+
+def test_whatever_a_server_says_of_its_failure_is_stored(
+    connections: Connections,
+    alice: User,
+    offered: Callable[..., McpTools],
+    named: Named,
+    tmp_path: Path,
+) -> None:
+    """Without what Postgres does not take."""
+    config_id = named("odd")
+    (tmp_path / "odd" / "descriptions.json").write_text(json.dumps("no \x00 tools"))
+
+    assert {} == offered("odd").tools
+
+    with connections.reading() as sql:
+        row = mcp_configs.find(sql, alice.org_id, config_id)
+    assert "The server answered with an error: no \ufffd tools" == row.discovery_error
 
 
 def test_a_server_that_is_gone_costs_a_run_nothing(
@@ -327,6 +348,18 @@ def test_another_orgs_server_is_none(
 # ---- names ---------------------------------------------------------------------------
 
 
+def test_no_server_s_tool_is_taken_for_one_of_ours(
+    offered: Callable[..., McpTools], named: Named
+) -> None:
+    """The loop answers `ask_user` itself, and without a confirmation, where a persona has it."""
+    named("odd", {"name": "ask_user"})
+
+    found = offered("odd")
+
+    assert "ask_user" not in found.tools
+    assert "ask_user" in found.also_named["odd_ask_user"]
+
+
 def test_tools_of_the_same_name_are_told_apart(
     offered: Callable[..., McpTools], named: Named
 ) -> None:
@@ -343,6 +376,14 @@ def test_tools_of_the_same_name_are_told_apart(
     for server in ("one", "two"):
         about = json.loads(call(found.tools[f"{server}_environment"]))
         assert about["argv"][0].endswith(f"/{server}")
+
+
+def test_a_digest_is_no_name_that_another_tool_has() -> None:
+    """A server can work out beforehand what a tool of another one will be called."""
+    pairs = [("a", "t"), ("b", "t"), ("b", "a_t")]
+    taken_too = [("b", name) for name in model_names(pairs, ()) if name not in ("b_t", "a_t")]
+
+    assert 4 == len(set(model_names([*pairs, *taken_too], ())))
 
 
 @given(

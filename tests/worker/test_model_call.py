@@ -10,6 +10,7 @@ from shared.events import RunCost, RunFallback, Usage
 from tests.worker.recorded_run import RecordedRun, chain_of, request
 from worker.messages import (
     AssistantMessage,
+    CallDelta,
     Chunk,
     ModelRequest,
     TextDelta,
@@ -133,6 +134,16 @@ def test_streamed_text_is_void_before_the_next_try() -> None:
     assert ["provider.connection"] * 2 == run.voided
     assert [2, 3] == [cost.usage.output_tokens for cost in costs(run)]
     assert Usage(input_tokens=3, output_tokens=4, source="estimated") == run.usage
+
+
+def test_a_call_of_a_tool_that_breaks_off_is_not_free() -> None:
+    """Nobody has seen its arguments, so nothing is void; they were written all the same."""
+    run = RecordedRun()
+    lost = ProviderError("connection", "lost")
+
+    called(run, Replies([CallDelta("a b c"), lost], [TextDelta("d"), TurnEnd("stop")]))
+
+    assert (4, "estimated") == (run.usage.output_tokens, run.usage.source)
 
 
 def test_tries_are_spent_at_last() -> None:

@@ -1,15 +1,18 @@
 """What both SDK providers make of refusals, broken streams and odd bytes."""
 
+import copy
 import email.utils
 import json
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from shared import events
+from shared.times import EPOCH
 from tests.worker.fake_vendor import (
     STREAM_HEAD,
     Answer,
@@ -23,7 +26,7 @@ from tests.worker.fake_vendor import (
     status,
     vendor,
 )
-from worker.messages import TextDelta, ToolCall, TurnEnd
+from worker.messages import TextDelta, ThinkingDelta, ToolCall, TurnEnd
 from worker.outcomes import ProviderError
 
 pytestmark = pytest.mark.parametrize("provider", ["openai", "anthropic"])
@@ -54,6 +57,42 @@ def in_stream(provider: str, error: Any) -> Answer:
     body = json.dumps({"type": "error", "error": error})
     event = "event: error\n" if provider == "anthropic" else ""
     return raw(hello(provider, ends=False), f"{event}data: {body}\n\n".encode())
+
+
+def calling(provider: str, arguments: str, name: str = "f") -> list[dict[str, Any]]:
+    """The events of an answer that thinks, speaks and calls a tool."""
+    if provider == "openai":
+        call = {"index": 0, "id": "a", "function": {"name": name, "arguments": arguments}}
+        usage = {"prompt_tokens": 3, "completion_tokens": 2}
+        details = {"prompt_tokens_details": {"cached_tokens": 1}}
+        return [
+            delta(content="Hi", reasoning="Hm"),
+            delta(tool_calls=[call, {**call, "index": 1, "id": "b"}]),
+            {**delta(finish="tool_calls"), "usage": {**usage, **details}},
+        ]
+    use = {"type": "tool_use", "id": "a", "name": name, "input": {}}
+    pieces = [
+        {"type": "thinking_delta", "thinking": "Hm"},
+        {"type": "text_delta", "text": "Hi"},
+        {"type": "input_json_delta", "partial_json": arguments},
+    ]
+    usage = {"input_tokens": 3, "output_tokens": 2, "cache_read_input_tokens": 1}
+    return [
+        {"type": "message_start", "message": {"role": "assistant", "usage": usage}},
+        {"type": "content_block_start", "index": 0, "content_block": {**use, "id": "b"}},
+        {"type": "content_block_start", "index": 1, "content_block": use},
+        *[{"type": "content_block_delta", "index": 1, "delta": piece} for piece in pieces],
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": usage},
+    ]
+
+
+def stream_of(provider: str, answer: list[dict[str, Any]]) -> bytes:
+    # In ASCII, for lone surrogates.
+    if provider == "openai":
+        return openai_stream(*map(json.dumps, answer))
+    told = [*answer, {"type": "message_stop"}]
+    lines = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in told]
+    return "".join(lines).encode()
 
 
 def said(provider: str, *pieces: bytes) -> str:
@@ -138,6 +177,14 @@ def test_the_key_is_not_in_what_is_told(provider: str) -> None:
 
     assert "Wrong key: [key]" in str(error)
     assert "sk-test-key" not in str(error)
+
+
+def test_a_complaint_can_be_stored(provider: str) -> None:
+    """NUL and lone surrogates are nothing for Postgres."""
+    answers = [status("400 Bad Request", message="a\x00b\ud83d")]
+    answers.append(in_stream(provider, {"type": "api_error", "message": "a\x00b\ud83d"}))
+    for answer in answers:
+        assert str(refusal(provider, answer)).endswith("a\ufffdb\ufffd")
 
 
 # ---- errors in the stream ------------------------------------------------------------
@@ -239,6 +286,54 @@ def test_a_chunk_that_cannot_be_read_is_malformed(provider: str, data: bytes) ->
     assert ("provider.malformed", True) == (error.code, error.retryable)
 
 
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    for name, inner in pairs:
+        if name != "type":
+            yield (*path, name)
+        if isinstance(inner, dict | list):
+            yield from _places(inner, (*path, name))
+
+
+def test_a_value_of_another_type_is_malformed_or_nothing(provider: str) -> None:
+    """In every place of an answer; what comes through can be stored and sent on."""
+    whole = calling(provider, '{"x": 1}')
+    answers = []
+    for *path, last in [place for place in _places(whole) if len(place) > 1]:
+        for value in (5, True, [1], {"a": 1}, float("inf"), "x", "\ud83d", None):
+            answers.append(copy.deepcopy(whole))
+            inner: Any = answers[-1]
+            for name in path:
+                inner = inner[name]
+            inner[last] = value
+    came_through = 0
+    with vendor(*[raw(stream_of(provider, answer)) for answer in answers]) as fake:
+        for _ in answers:
+            try:
+                *pieces, end = ask(provider, fake.url)
+            except ProviderError:
+                continue
+            came_through += 1
+            assert isinstance(end, TurnEnd)
+            texts = [p.text for p in pieces if isinstance(p, TextDelta | ThinkingDelta)]
+            for call in end.tool_calls:
+                texts += [call.id, call.name, json.dumps(call.arguments, allow_nan=False)]
+            assert all(isinstance(text.encode(), bytes) for text in [*texts, end.stop_reason])
+    assert came_through > 20
+
+
+def test_the_key_is_not_told_of_bytes_that_are_no_answer(provider: str) -> None:
+    """The HTTP client quotes what it cannot read."""
+    start = head("200 OK", "text/event-stream", "Transfer-Encoding: chunked")
+    begun = hello(provider, ends=False)
+    first = f"{len(begun):x}\r\n".encode() + begun + b"\r\n"
+
+    error = refusal(provider, lambda client: client.sendall(start + first + b"sk-test-key\r\n"))
+
+    assert "provider.connection" == error.code
+    assert "sk-" not in str(error)
+
+
 def test_an_unreachable_provider_is_a_connection_error(provider: str) -> None:
     """Nobody listens there."""
     with pytest.raises(ProviderError) as caught:
@@ -321,7 +416,41 @@ def test_arguments_that_are_no_json_are_text(provider: str) -> None:
             {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": None},
         )
     with vendor(raw(stream)) as fake:
-        [end] = ask(provider, fake.url)
+        *_, end = ask(provider, fake.url)
 
     assert isinstance(end, TurnEnd)
     assert (ToolCall("a", "f", '{"x": '),) == end.tool_calls
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ['{"x": ' * 600 + "1" + "}" * 600, '{"x": ' + "[" * 65 + "]" * 65 + "}", '{"x": NaN}'],
+    ids=["deep", "just too deep", "NaN"],
+)
+def test_arguments_that_cannot_be_written_down_are_text(provider: str, arguments: str) -> None:
+    """As those that are no JSON: nested beyond what any encoder takes, or no JSON elsewhere."""
+    with vendor(raw(stream_of(provider, calling(provider, arguments)))) as fake:
+        *_, end = ask(provider, fake.url)
+
+    assert isinstance(end, TurnEnd)
+    call = end.tool_calls[-1 if provider == "anthropic" else 0]
+    assert arguments == call.arguments
+    events.encode(1, events.ToolCallRequested("a", "f", call.arguments), EPOCH)
+
+
+def test_what_no_database_takes_is_replaced_in_arguments(provider: str) -> None:
+    """Lone surrogates and NUL; a number beyond all bounds becomes a text."""
+    arguments = '{"a\\u0000": "\\ud83d!", "b": [1e999, 7]}'
+    with vendor(raw(stream_of(provider, calling(provider, arguments)))) as fake:
+        *_, end = ask(provider, fake.url)
+
+    assert isinstance(end, TurnEnd)
+    call = end.tool_calls[-1 if provider == "anthropic" else 0]
+    assert {"a\ufffd": "\ufffd!", "b": ["inf", 7]} == call.arguments
+
+
+def test_a_name_without_an_end_is_not_kept(provider: str) -> None:
+    """Nothing has names of a megabyte; it would be written into an event."""
+    error = refusal(provider, raw(stream_of(provider, calling(provider, "{}", "n" * 1_000_000))))
+
+    assert "provider.malformed" == error.code

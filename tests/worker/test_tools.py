@@ -203,7 +203,10 @@ def test_the_page_has_each_tool_and_the_limits_of_the_code() -> None:
         f"| {http_fetch.MAX_REDIRECTS};",
         f"| {egress.MAX_URL_CHARACTERS:,} characters |",
         f"at most {argument_schema.MAX_NODES:,} nodes",
-        f"{argument_schema.MAX_DEPTH} levels, {argument_schema.MAX_PATTERNS} patterns",
+        f"{argument_schema.MAX_DEPTH} levels",
+        f"at most {argument_schema.MAX_PATTERNS} are",
+        f"more than {argument_schema.MAX_MATCHED:,}",
+        f"may be {argument_schema.MAX_WORK:,}",
     ):
         assert text in page
 

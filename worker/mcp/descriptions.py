@@ -53,10 +53,18 @@ def describe(name: str, description: str, parameters: Mapping[str, Any]) -> Desc
     if len(schema.encode()) > MAX_PARAMETERS_BYTES:
         problem = f"The parameters are larger than {MAX_PARAMETERS_BYTES // 1024} KiB."
         return Description(name, clean(description), {}, digest, problem)
-    if "\\u0000" in schema:
-        problem = "The parameters have a NUL character in them."
-        return Description(name, clean(description), {}, digest, problem)
+    if unstorable := _unstorable(schema):
+        return Description(name, clean(description), {}, digest, unstorable)
     return Description(name, clean(description), parameters, digest)
+
+
+def _unstorable(schema: str) -> str | None:
+    """What keeps this JSON of Python's from being JSON of Postgres's."""
+    if "\\u0000" in schema:
+        return "The parameters have a NUL character in them."
+    constants: list[str] = []
+    json.loads(schema, parse_constant=constants.append)
+    return "The parameters have a number that JSON does not have." if constants else None
 
 
 def _canonical(value: Any) -> str:

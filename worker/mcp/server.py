@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 from uuid import UUID
 
+#: A shorter value of a header is too common a text to be left out.
+MIN_SECRET_CHARACTERS = 8
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
@@ -26,6 +29,15 @@ class Server:
         """The inverse of `to_json`."""
         values = {**fields, "config_id": UUID(fields["config_id"])}
         return cls(**{**values, "command": tuple(fields["command"])})
+
+    def without_secrets(self, text: str) -> str:
+        """What the server says of a failure, without the values of headers that it repeats."""
+        for value in self.headers.values():
+            # Of "Bearer …" many repeat the second part alone.
+            for secret in (value, value.partition(" ")[2]):
+                if len(secret) >= MIN_SECRET_CHARACTERS:
+                    text = text.replace(secret, "[header]")
+        return text
 
     @property
     def fingerprint(self) -> str:

@@ -15,6 +15,7 @@ from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, PARSE_ERROR
 from pydantic import TypeAdapter, ValidationError
 
 from shared import egress
+from shared.events import clean
 from worker.mcp import McpFailed, ToolChanged
 from worker.mcp.checked_http import MAX_ANSWER_BYTES, CheckedClient
 from worker.mcp.descriptions import MAX_TOOLS, Description, describe
@@ -226,7 +227,7 @@ def _told(error: BaseException, http: CheckedClient | None) -> str:
 def _text_of(error: MCPError, http: CheckedClient | None) -> str:
     if error.code == PARSE_ERROR:
         return "The server's answer is not valid MCP, or too large."
-    text = cut(error.message, MAX_ERROR_CHARACTERS, "…")
+    text = cut(clean(error.message), MAX_ERROR_CHARACTERS, "…")
     status = http.refused_with if http is not None else None
     if error.message in ("Server returned an error response", "Not Found") and status is not None:
         return f"The server answered with HTTP status {status}."

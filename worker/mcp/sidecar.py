@@ -142,7 +142,8 @@ async def _answer(sessions: Sessions, request: dict[str, Any]) -> dict[str, Any]
     try:
         return await sessions.answer(request)
     except McpFailed as failed:
-        return {"failed": str(failed), "kind": "failed"}
+        told = Server.from_json(request["server"]).without_secrets(str(failed))
+        return {"failed": told, "kind": "failed"}
     except TimeoutError:
         seconds = request["seconds"]
         return {"failed": f"The server did not answer within {seconds:g} s.", "kind": "failed"}

@@ -14,6 +14,7 @@ from sqlalchemy import Row
 from shared.catalog import mcp_configs
 from shared.connections import Connections
 from shared.errors import Unavailable
+from shared.personas import BUILTIN_TOOLS
 from worker.context import RunContext
 from worker.mcp import McpFailed, discovery
 from worker.mcp.client import ChangedTools, McpClient
@@ -48,7 +49,7 @@ def tools_of(
     taken: Collection[str],
     context: RunContext,
 ) -> McpTools:
-    """What the servers of these names offer; `taken` are the names of other tools.
+    """What the servers of these names offer; `taken` are the names of other tools of the run.
 
     A server that nobody has asked for its tools yet is asked now. One that was asked a while
     ago is asked beside the run: until that is stored, its calls say if something has changed.
@@ -77,7 +78,8 @@ def tools_of(
         except McpFailed:
             continue  # it is logged; the run does without these tools
     usable = [row for row in offered if row.config_id in servers]
-    return _as_tools(connections, client, usable, servers, taken)
+    # Those that the run does not have too: the loop knows some of them by their names.
+    return _as_tools(connections, client, usable, servers, {*taken, *BUILTIN_TOOLS})
 
 
 def model_names(pairs: Collection[tuple[str, str]], taken: Collection[str]) -> list[str]:
@@ -92,9 +94,10 @@ def model_names(pairs: Collection[tuple[str, str]], taken: Collection[str]) -> l
     names: dict[tuple[str, str], str] = {}
     for server, tool in sorted(pairs):
         name = tool if tool in plain else f"{server}_{tool}"
-        if tool not in plain and (name in used or len(name) > MAX_NAME):
-            digest = hashlib.sha256(f"{server}/{tool}".encode()).hexdigest()[:_DIGEST]
-            name = f"{name[: MAX_NAME - _DIGEST - 1]}_{digest}"
+        hashed = f"{server}/{tool}"
+        while tool not in plain and (name in used or len(name) > MAX_NAME):
+            hashed = hashlib.sha256(hashed.encode()).hexdigest()
+            name = f"{server}_{tool}"[: MAX_NAME - _DIGEST - 1] + f"_{hashed[:_DIGEST]}"
         used.add(name)
         names[server, tool] = name
     return [names[pair] for pair in pairs]

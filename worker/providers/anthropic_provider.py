@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 import anthropic
 
 from shared.egress import Policy
-from shared.events import Usage
+from shared.events import Usage, clean
 from shared.model_routes import Route
 from shared.prices import VENDOR_URLS
 from worker.messages import (
     AssistantMessage,
+    CallDelta,
     Chunk,
     Message,
     ModelRequest,
@@ -86,7 +87,8 @@ class AnthropicProvider:
                     stop.check()
                     if chunk := answer.take(event):
                         yield chunk
-        yield answer.end()
+            end = answer.end()
+        yield end
 
     def estimate(self, request: ModelRequest, output: str) -> Usage:
         return token_counts.estimate(request, output)
@@ -109,7 +111,7 @@ class _Answer:
         self._is_whole = False
         self._has_text = False
 
-    def take(self, event: Any) -> TextDelta | ThinkingDelta | None:
+    def take(self, event: Any) -> TextDelta | ThinkingDelta | CallDelta | None:
         """The text of the event, if it has one; what is not known is passed over."""
         match event.type:
             case "message_start":
@@ -145,7 +147,7 @@ class _Answer:
         )
         if usage == Usage() and (self._has_text or calls):
             usage = None  # some servers fill in zeros for what they do not count
-        reason = self._stop_reason or "end_turn"
+        reason = clean(self._stop_reason or "end_turn")
         return TurnEnd(_STOP_REASONS.get(reason, reason), calls, usage)
 
     def _begin(self, index: int, block: Any) -> TextDelta | ThinkingDelta | None:
@@ -160,7 +162,7 @@ class _Answer:
                 return self._text(ThinkingDelta, block.thinking)
         return None
 
-    def _go_on(self, index: int, delta: Any) -> TextDelta | ThinkingDelta | None:
+    def _go_on(self, index: int, delta: Any) -> TextDelta | ThinkingDelta | CallDelta | None:
         match delta.type:
             case "text_delta":
                 return self._text(TextDelta, delta.text)
@@ -169,13 +171,15 @@ class _Answer:
             case "input_json_delta":
                 self._inputs.pop(index, None)
                 self._calls.add(index, None, None, delta.partial_json)
+                if delta.partial_json:
+                    return CallDelta(delta.partial_json)
         return None
 
     def _text(self, kind: type[_Delta], text: str | None) -> _Delta | None:
         if not text:
             return None
         self._has_text = True
-        return kind(text)
+        return kind(clean(text))
 
     def _count(self, usage: Any) -> None:
         """Later figures are sums so far: they take the place of earlier ones."""

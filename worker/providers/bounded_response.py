@@ -4,19 +4,28 @@ The SDKs keep an event until it is whole, and read the page of an error to its e
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 
 MAX_BYTES = 128 * 1024 * 1024  # of an answer; some 400,000 tokens, each in an event of its own
-MAX_ERROR_BYTES = 1024 * 1024
+MAX_ERROR_BYTES = 1024 * 1024  # of what is no success, a redirect too
 MAX_EVENT_BYTES = 4 * 1024 * 1024  # of an event, or of a line where the answer has no events
 MAX_EVENT_LINES = 2000  # an SDK copies what it has of the event with each line
 
 _ENDS_OF_EVENTS = (b"\n\n", b"\r\r", b"\r\n\r\n")
+_ENDS_OF_LINES = (b"\n",)
 
 
 class BoundedTransport(httpx2.HTTPTransport):
-    """Breaks off an answer that gets too long, and refuses one that would have to be unpacked."""
+    """Breaks off an answer that gets too long, and refuses one that would have to be unpacked.
+
+    `events`: the reader takes an answer for server-sent events, whatever its type says.
+    """
+
+    def __init__(self, *, events: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._ends = _ENDS_OF_EVENTS if events else _ENDS_OF_LINES
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Raises: httpx2.TransportError: also while the answer is read."""
@@ -25,17 +34,20 @@ class BoundedTransport(httpx2.HTTPTransport):
         if response.headers.get("content-encoding", "identity") != "identity":
             response.close()
             raise httpx2.RemoteProtocolError("the answer is compressed, which nobody asked for")
-        response.stream = _BoundedStream(response)
+        assert isinstance(response.stream, httpx2.SyncByteStream)
+        response.stream = (
+            _BoundedStream(response.stream, MAX_BYTES, self._ends)
+            if response.is_success
+            else _BoundedStream(response.stream, MAX_ERROR_BYTES, _ENDS_OF_LINES)
+        )
         return response
 
 
 class _BoundedStream(httpx2.SyncByteStream):
-    def __init__(self, response: httpx2.Response) -> None:
-        assert isinstance(response.stream, httpx2.SyncByteStream)
-        self._stream = response.stream
-        self._most = MAX_ERROR_BYTES if response.is_error else MAX_BYTES
-        is_events = response.headers.get("content-type", "").startswith("text/event-stream")
-        self._ends = _ENDS_OF_EVENTS if is_events else (b"\n",)
+    def __init__(self, stream: httpx2.SyncByteStream, most: int, ends: tuple[bytes, ...]) -> None:
+        self._stream = stream
+        self._most = most
+        self._ends = ends
 
     def __iter__(self) -> Iterator[bytes]:
         total = since_end = lines = 0

@@ -8,11 +8,12 @@ import openai
 from openai._streaming import ServerSentEvent, SSEDecoder
 
 from shared.egress import Policy
-from shared.events import Usage
+from shared.events import Usage, clean
 from shared.model_routes import Route
 from shared.prices import VENDOR_URLS
 from worker.messages import (
     AssistantMessage,
+    CallDelta,
     Chunk,
     Message,
     ModelRequest,
@@ -78,10 +79,10 @@ class OpenAIProvider:
                             continue
                         if thinking := _thinking(delta.model_extra or {}):
                             has_text = True
-                            yield ThinkingDelta(thinking)
+                            yield ThinkingDelta(clean(thinking))
                         if delta.content:
                             has_text = True
-                            yield TextDelta(delta.content)
+                            yield TextDelta(clean(delta.content))
                         for piece in delta.tool_calls or ():
                             function = piece.function
                             calls.add(
@@ -90,12 +91,16 @@ class OpenAIProvider:
                                 function and function.name,
                                 function and function.arguments,
                             )
-        if finish_reason is None:
-            raise ProviderError("connection", "The provider's stream ended before its answer did.")
-        tool_calls = calls.whole()
-        if usage == Usage() and (has_text or tool_calls):
-            usage = None  # some servers fill in zeros for what they do not count
-        yield TurnEnd(finish_reason, tool_calls, usage)
+                            if function and function.arguments:
+                                yield CallDelta(function.arguments)
+            if finish_reason is None:
+                why = "The provider's stream ended before its answer did."
+                raise ProviderError("connection", why)
+            tool_calls = calls.whole()
+            if usage == Usage() and (has_text or tool_calls):
+                usage = None  # some servers fill in zeros for what they do not count
+            end = TurnEnd(clean(finish_reason), tool_calls, usage)
+        yield end
 
     def estimate(self, request: ModelRequest, output: str) -> Usage:
         return token_counts.estimate(request, output)

@@ -5,12 +5,16 @@ import json
 import re
 from typing import Any
 
+from shared.events import clean, plain
 from worker.messages import ToolCall
 from worker.outcomes import ProviderError
 
 #: Far beyond what any model writes; a server that never stops must not fill the memory.
 MAX_ARGUMENTS_CHARACTERS = 4 * 1024 * 1024
 MAX_CALLS = 1024
+MAX_NAME_CHARACTERS = 4096  # of a call's id, and of its name
+#: As deep as a request to the API may be; Python cannot encode all that it can decode.
+MAX_DEPTH = 64
 
 _NOT_PORTABLE = re.compile(r"[^A-Za-z0-9_-]")
 _MAX_ID_LENGTH = 40
@@ -30,6 +34,7 @@ class PartialCalls:
         self, place: int | None, call_id: str | None, name: str | None, arguments: str | None
     ) -> None:
         """One piece. Servers that give calls no place begin each with its id or its name."""
+        call_id, name = clean(call_id or ""), clean(name or "")
         if place is None:
             is_new = self._last < 0 or self._begins(call_id, name)
             place = self._last + 1 if is_new else self._last
@@ -40,17 +45,24 @@ class PartialCalls:
             parts[1] += name
         parts[2] += arguments or ""
         self._length += len(arguments or "")
-        if self._length > MAX_ARGUMENTS_CHARACTERS or len(self._calls) > MAX_CALLS:
+        if (
+            self._length > MAX_ARGUMENTS_CHARACTERS
+            or len(self._calls) > MAX_CALLS
+            or max(len(parts[0]), len(parts[1])) > MAX_NAME_CHARACTERS
+        ):
             raise ProviderError("malformed", "The model's tool calls got too long.")
 
     def whole(self) -> tuple[ToolCall, ...]:
-        """All of them, in order; arguments that are no JSON stay the text they were."""
+        """All of them, in order; they can be stored, and be sent on.
+
+        Arguments that are no JSON, or nested deeper than `MAX_DEPTH`, stay the text they were.
+        """
         return tuple(
             ToolCall(call_id or f"call_{self._turn + 1}_{place + 1}", name, _arguments(text))
             for place, (call_id, name, text) in sorted(self._calls.items())
         )
 
-    def _begins(self, call_id: str | None, name: str | None) -> bool:
+    def _begins(self, call_id: str, name: str) -> bool:
         known_id, known_name, _ = self._calls[self._last]
         if call_id and known_id:
             return call_id != known_id
@@ -59,9 +71,22 @@ class PartialCalls:
 
 def _arguments(text: str) -> Any:
     try:
-        return json.loads(text or "{}")
+        arguments = json.loads(text or "{}", parse_constant=_refuse)
+        if _depth(arguments) <= MAX_DEPTH:
+            return plain(arguments)
     except (ValueError, RecursionError):
-        return text
+        pass
+    return clean(text)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _depth(value: Any) -> int:
+    if not isinstance(value, dict | list):
+        return 0
+    return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
 
 
 def portable_id(call_id: str) -> str:

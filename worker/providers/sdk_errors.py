@@ -14,6 +14,8 @@ import httpx2
 from shared import egress
 from worker.outcomes import ProviderError
 
+#: Nobody checks shapes: what is not what it should be fails where it is used.
+_MISSHAPEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _MAX_MESSAGE_LENGTH = 500  # of what a provider says of its failure
 
 _KINDS = {
@@ -79,9 +81,10 @@ def http_errors() -> Iterator[None]:
     except httpx2.TimeoutException as error:
         raise ProviderError("timeout", "The provider fell silent.") from error
     except httpx2.HTTPError as error:
-        raise ProviderError("connection", f"The provider's connection broke: {error}") from error
-    except (ValueError, AttributeError, LookupError, TypeError, RecursionError) as error:
-        # Nobody checks shapes: what is not what it should be fails where it is used.
+        # What it says quotes the answer, and that may quote the key.
+        why = "The provider's connection broke, or its answer was too long."
+        raise ProviderError("connection", why) from error
+    except _MISSHAPEN as error:
         raise ProviderError("malformed", "The provider's stream cannot be read.") from error
 
 

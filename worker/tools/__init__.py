@@ -7,6 +7,7 @@ has a parameter `info`, it gets its `CallInfo` there.
 
 import inspect
 import pkgutil
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -72,6 +73,7 @@ class Tool:
         """Raises: ToolFailed: the arguments do not fit the schema; says which and why."""
         if not isinstance(arguments, dict):
             raise ToolFailed("The arguments must be a JSON object.")
+        time.sleep(0)  # a long turn is many checks: between them other runs go on
         errors = self._schema.errors(arguments)
         if errors:
             raise ToolFailed(" ".join(errors))

@@ -216,6 +216,19 @@ def test_a_change_is_checked_as_a_new_one_is(alice: User) -> None:
     assert ["transport"] == list(details_of(alice.patch(one, {"transport": "stdio"})))
 
 
+def test_headers_go_only_where_they_were_given_for(alice: User) -> None:
+    """Else who may change an address could have them sent to a server of their own."""
+    one = f"{PATH}/{make(alice, headers={'Authorization': SECRET})['id']}"
+    there = {"url": "https://mcp.example.com/other"}
+
+    assert ["headers"] == list(details_of(alice.patch(one, there)))
+    assert URL == alice.get(one).json["url"]  # type: ignore[index]
+    assert 200 == alice.patch(one, {"url": URL, "name": "drive"}).status_code
+    assert 200 == alice.patch(one, {**there, "headers": {"X-Key": "other"}}).status_code
+    assert 200 == alice.patch(one, {"url": URL, "headers": None}).status_code
+    assert 200 == alice.patch(one, there).status_code
+
+
 def test_names_are_unique_in_an_org(alice: User, register: Register) -> None:
     """They stand before the names of tools. Another org has its own."""
     make(alice)
@@ -290,6 +303,15 @@ def test_an_approval_is_for_one_description(alice: User, found: Found) -> None:
     assert approved is not None
     assert (True, True) == (approved["is_approved"], approved["is_offered"])
     assert 1 == alice.get(one).json["tool_count"]  # type: ignore[index]
+
+
+def test_what_cannot_be_a_name_is_unknown(alice: User) -> None:
+    """Postgres takes no NUL, also not to look for it."""
+    tools = f"{PATH}/{make(alice)['id']}/tools"
+
+    answer = alice.post(f"{tools}/a%00b:approve", {"hash": HASH})
+
+    assert (404, "mcp_configs.tool_not_found") == error_of(answer)
 
 
 def test_many_are_approved_together_or_not_at_all(alice: User, found: Found) -> None:

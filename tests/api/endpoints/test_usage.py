@@ -214,6 +214,7 @@ def test_an_org_sees_its_own_usage_alone(
         ("from=2026-03-02&to=2026-03-02", "to"),
         ("api_key_id=1", "api_key_id"),
         ("persona=", "persona"),
+        ("persona=assistant@1", "persona"),
         ("day=1", "day"),
     ],
 )
