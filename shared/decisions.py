@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import InvalidRequest
+from shared.events import plain
 
 APPROVALS = frozenset({"yes", "y", "approve"})
+#: As of a request's body.
+MAX_DEPTH = 64
 _FIELDS = {"decision", "reason", "arguments"}
 
 
@@ -54,7 +57,9 @@ def read(content: str) -> Decision:
         case "edit":
             if not isinstance(arguments, dict):
                 raise _invalid("the decision `edit` needs `arguments`, an object")
-            return Decision(approved=True, arguments=arguments)
+            if _depth(arguments) > MAX_DEPTH:
+                raise _invalid(f"`arguments` are nested deeper than {MAX_DEPTH}")
+            return Decision(approved=True, arguments=plain(arguments))
         case "approve" | "deny" if arguments is not None:
             raise _invalid("only the decision `edit` has `arguments`")
         case "approve":
@@ -62,6 +67,11 @@ def read(content: str) -> Decision:
         case "deny":
             return Decision(approved=False, reason=reason or "")
     raise _invalid("`decision` must be approve, deny or edit")
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

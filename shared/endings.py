@@ -170,7 +170,7 @@ def _columns(endings: Sequence[Ending]) -> dict[str, Any]:
         "fences": [ending.claim.fence for ending in endings],
         "states": [ending.state.value for ending in endings],
         "error_codes": [error and error.code for error in errors],
-        "error_messages": [error and error.message for error in errors],
+        "error_messages": [error and events.clean(error.message) for error in errors],
         "error_retryables": [error and error.retryable for error in errors],
         **{name: [of_run[name] for of_run in totals] for name in TOKEN_FIELDS},
         "usage_sources": [of_run["usage_source"] for of_run in totals],

@@ -27,6 +27,9 @@ TOKEN_FIELDS = (
     "cache_write_tokens",
     "reasoning_tokens",
 )
+#: Left out where they are 0: most models have none, and the release before this one cannot read
+#: them.
+RARE_TOKEN_FIELDS = frozenset({"cache_write_tokens", "reasoning_tokens"})
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -299,8 +302,8 @@ Event = (
 TerminalEvent = RunCompleted | RunFailed | RunCancelled
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-#: Left out where there is none. The release before this one cannot read the two kinds of tokens.
-_OPTIONAL = frozenset({"tool_call_id", "options", "cache_write_tokens", "reasoning_tokens"})
+#: Left out where there is none.
+_OPTIONAL = frozenset({"tool_call_id", "options"} | RARE_TOKEN_FIELDS)
 
 
 def encode(seq: int, event: Event, created_at: datetime) -> StoredEvent:

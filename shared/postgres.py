@@ -70,6 +70,7 @@ def make_engine(
         isolation_level="AUTOCOMMIT",
         pool_size=pool_size,
         max_overflow=0,
+        hide_parameters=True,  # they are what people and models said, and no log's business
         pool_timeout=limits.answer,
         pool_use_lifo=True,
         connect_args={

@@ -191,7 +191,9 @@ class ClaimedRun:
         """Wait for a person to answer."""
         expires_at = self.log.now() + timedelta(seconds=persona.input_expires_seconds)
         request = wait.request(str(ids.new_id()), times.rfc3339(expires_at))
-        shown = {**request, **wait.tool(), "on_expiry": persona.on_input_expired}
+        shown = {**request, **wait.tool()}
+        if persona.on_input_expired != "fail":
+            shown["on_expiry"] = persona.on_input_expired
         return self._hand_back(
             lambda tx, stored: claims.park(
                 tx,

@@ -17,7 +17,7 @@ import json
 from typing import Any
 from uuid import UUID
 
-from shared.events import RunError, plain
+from shared.events import RunError, clean, plain
 
 MAX_SHOWN_CHARACTERS = 8192
 
@@ -31,7 +31,8 @@ class RunFailure(Exception):
         self.retryable = retryable
 
     def as_error(self) -> RunError:
-        return RunError(self.code, str(self), self.retryable)
+        # It may be a provider's text, and is stored together with the endings of other runs.
+        return RunError(self.code, clean(str(self)), self.retryable)
 
 
 class ProviderError(RunFailure):

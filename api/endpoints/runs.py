@@ -18,7 +18,7 @@ from api.json_body import NoArguments, query_args, read_body
 from api.paging import ByTime, PageQuery, page, page_args
 from shared import model_routes, personas, run_queries, runs
 from shared.connections import Connections, Transaction
-from shared.events import TOKEN_FIELDS, money
+from shared.events import RARE_TOKEN_FIELDS, TOKEN_FIELDS, money
 from shared.group_commit import GroupCommit
 from shared.ids import new_trace_id
 from shared.money.credits import credits_of
@@ -201,7 +201,7 @@ def _in_thread(run: RowMapping) -> dict[str, Any]:
 
 def _in_list(run: RowMapping) -> dict[str, Any]:
     read, ended = run["cache_read_tokens"], run["ended_at"]
-    return {
+    row = {
         "run_id": str(run["id"]),
         "org_id": str(run["org_id"]),
         "thread_id": str(run["thread_id"]),
@@ -217,11 +217,13 @@ def _in_list(run: RowMapping) -> dict[str, Any]:
         "created_at": rfc3339(run["created_at"]),
         "completed_at": _ended_as(run, "completed"),
         "failed_at": _ended_as(run, "failed"),
-        "pending_input": run["pending_input"],
         "created_by_user_id": str(run["created_by_user_id"]),
         "created_by_user_name": run["login"],
         "created_by_email": run["email"],
     }
+    if run["pending_input"] is not None:
+        row["pending_input"] = run["pending_input"]
+    return row
 
 
 def _in_full(run: RowMapping) -> dict[str, Any]:
@@ -251,7 +253,7 @@ def _in_full(run: RowMapping) -> dict[str, Any]:
         "waiting_ms": waiting_ms,
         "pending_input": run["pending_input"],
         "usage": {
-            **{name: run[name] for name in TOKEN_FIELDS},
+            **{n: run[n] for n in TOKEN_FIELDS if run[n] or n not in RARE_TOKEN_FIELDS},
             "source": run["usage_source"],
         },
         "cost_usd": money(run["cost_usd"]),

@@ -20,8 +20,6 @@ NOTHING_USED = {
         "input_tokens": 0,
         "output_tokens": 0,
         "cache_read_tokens": 0,
-        "cache_write_tokens": 0,
-        "reasoning_tokens": 0,
         "source": "reported",
     },
     "cost_usd": 0.0,

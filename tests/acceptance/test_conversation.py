@@ -71,8 +71,6 @@ def test_usage_and_cost_are_the_sums_of_all_turns(user: Caller) -> None:
         "input_tokens": 300,
         "output_tokens": 30,
         "cache_read_tokens": 50,
-        "cache_write_tokens": 0,
-        "reasoning_tokens": 0,
         "source": "reported",
     }
 

@@ -10,8 +10,6 @@ def usage(read: int, written: int, source: str = "reported") -> dict[str, Any]:
         "input_tokens": read,
         "output_tokens": written,
         "cache_read_tokens": 0,
-        "cache_write_tokens": 0,
-        "reasoning_tokens": 0,
         "source": source,
     }
 

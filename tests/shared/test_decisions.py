@@ -73,9 +73,17 @@ def test_a_decision_of_the_wrong_form_is_refused(document: dict[str, Any]) -> No
         '{"decision": "deny", "decision": "approve"}',
         '{"decision": "edit", "arguments": {"x": NaN}}',
         '{"decision": "edit", "arguments": {"x": 1, "x": 2}}',
+        '{"decision": "edit", "arguments": ' + '{"x":' * 200 + "1" + "}" * 201,
     ],
 )
 def test_what_means_more_than_one_thing_is_refused(said: str) -> None:
     """It would be an approval for some and a denial for others."""
     with pytest.raises(InvalidRequest):
         read(said)
+
+
+def test_arguments_can_be_stored_and_sent_on() -> None:
+    """NUL and lone surrogates are nothing for Postgres or a provider."""
+    said = '{"decision": "edit", "arguments": {"x": ["a\\u0000", "\\ud83d"]}}'
+
+    assert {"x": ["a\ufffd", "\ufffd"]} == read(said).arguments

@@ -180,11 +180,13 @@ def test_the_key_is_not_in_what_is_told(provider: str) -> None:
 
 
 def test_a_complaint_can_be_stored(provider: str) -> None:
-    """NUL and lone surrogates are nothing for Postgres."""
-    answers = [status("400 Bad Request", message="a\x00b\ud83d")]
-    answers.append(in_stream(provider, {"type": "api_error", "message": "a\x00b\ud83d"}))
-    for answer in answers:
-        assert str(refusal(provider, answer)).endswith("a\ufffdb\ufffd")
+    """NUL and lone surrogates are nothing for Postgres, which stores many endings at once."""
+    told = {"type": "api_error", "message": "a\x00b\ud83d"}
+
+    error = refusal(provider, in_stream(provider, told)).as_error()
+
+    assert "\0" not in error.message
+    assert error.message.encode()
 
 
 # ---- errors in the stream ------------------------------------------------------------
