@@ -29,9 +29,9 @@ from bench.service import READY_SECONDS, ROOT, Service
 from shared.connections import Connections
 
 MIB = 1 << 20
-#: Processes run as if production's requirements.txt were all that is installed: PyJWT and Celery
-#: import these wherever they find them.
-DEVELOPMENT_ONLY = ("cryptography", "psutil")
+#: Processes run as if production's requirements.txt were all that is installed: Celery imports this
+#: wherever it finds it.
+DEVELOPMENT_ONLY = ("psutil",)
 
 _STACK = """
 from gevent import monkey; monkey.patch_all()
