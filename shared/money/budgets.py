@@ -108,8 +108,8 @@ def _sentence(scope: str, limit: Decimal | int, needed: Decimal | int) -> str:
         "persona": f"the persona {name} in this month",
     }[kind]
     return (
-        f"The next model call may bring the costs to {needed.normalize():f} USD;"  # type: ignore[union-attr]
-        f" the budget of {of} is {limit.normalize():f} USD."  # type: ignore[union-attr]
+        f"The next model call may bring the costs to {Decimal(needed).normalize():f} USD;"
+        f" the budget of {of} is {Decimal(limit).normalize():f} USD."
     )
 
 
