@@ -78,7 +78,7 @@ def call_model(
             counted = _count_broken(chain, request, context, streamed)
             is_throttled = error.code == "provider.rate_limited"
             most = MAX_THROTTLED_TRIES if is_throttled and not chain.has_next else MAX_TRIES
-            if error.may_pass and tries < most:
+            if error.retryable and tries < most:
                 pause = _pause(error, tries)
                 if is_throttled:
                     _void(context, streamed, error, counted)

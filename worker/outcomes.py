@@ -44,11 +44,6 @@ class ProviderError(RunFailure):
         self.retry_after = retry_after
 
     @property
-    def may_pass(self) -> bool:
-        """Whether the same call may work later."""
-        return self.retryable
-
-    @property
     def is_of_route(self) -> bool:
         """Whether the fault may lie with this provider: another one may do better."""
         return self.retryable or self.code == "provider.auth"
