@@ -23,6 +23,7 @@ from shared.events import (
     MessageCompleted,
     MessageDelta,
     MessageReset,
+    MessageThinking,
     StoredEvent,
     encode,
 )
@@ -184,8 +185,8 @@ def data_of(payload: str) -> dict[str, Any]:
     return data
 
 
-def open_text(sql: Connection, run_id: UUID) -> str:
-    """The text streamed since the last finished or void model turn; empty if there is none."""
+def open_events(sql: Connection, run_id: UUID) -> list[StoredEvent]:
+    """The text and reasoning streamed since the last finished or void model turn, in order."""
     boundary = (
         select(func.coalesce(func.max(run_events.c.seq), 0))
         .where(
@@ -194,13 +195,19 @@ def open_text(sql: Connection, run_id: UUID) -> str:
         )
         .scalar_subquery()
     )
-    payloads = sql.scalars(
-        select(run_events.c.payload)
+    rows = sql.execute(
+        select(run_events.c.seq, run_events.c.type, run_events.c.payload)
         .where(
             run_events.c.run_id == run_id,
             run_events.c.seq > boundary,
-            run_events.c.type == MessageDelta.type,
+            run_events.c.type.in_((MessageDelta.type, MessageThinking.type)),
         )
         .order_by(run_events.c.seq)
     )
-    return "".join(data_of(payload)["content"] for payload in payloads)
+    return [StoredEvent(*row) for row in rows]
+
+
+def text_of(streamed: Iterable[StoredEvent], *, with_reasoning: bool = False) -> str:
+    """What these deltas, and the reasoning among them if it is wanted, say; empty for none."""
+    wanted = [event for event in streamed if with_reasoning or event.type == MessageDelta.type]
+    return "".join(data_of(event.payload)["content"] for event in wanted)

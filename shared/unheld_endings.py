@@ -4,7 +4,7 @@ from uuid import UUID
 
 from sqlalchemy import RowMapping, update
 
-from shared import eventlog, events, ids
+from shared import eventlog, events, ids, lost_calls
 from shared.connections import Transaction
 from shared.money import budgets
 from shared.status import RunState
@@ -18,10 +18,12 @@ def end(
     """End a run whose row lock the caller has and that no worker holds, as cancelled or failed.
 
     Text that was streamed and not completed is kept as a partial message. What the event log says
-    it has used is counted and charged. Whoever ends several runs in one transaction has called
-    `budgets.lock` for them.
+    it has used is counted and charged, and so is the call in which its worker was lost. Whoever
+    ends several runs in one transaction has called `budgets.lock` for them.
     """
-    totals = recorded_totals(tx.sql, run["id"])
+    streamed = eventlog.open_events(tx.sql, run["id"])
+    recorded = recorded_totals(tx.sql, run["id"])
+    totals = lost_calls.count(tx, run, recorded, streamed)
     terminal = (
         events.RunCancelled(totals.usage, totals.cost_usd)
         if error is None
@@ -32,8 +34,11 @@ def end(
         .where(runs.c.id == run["id"])
         .values(**ended(state, totals, error), fence=runs.c.fence + 1)
     )
-    eventlog.append(tx, run["id"], [terminal])
-    if text := eventlog.open_text(tx.sql, run["id"]):
+    last: list[events.Event] = [terminal]
+    if totals != recorded:
+        last.insert(0, events.RunCost(totals.usage, totals.cost_usd, totals.routes))
+    eventlog.append(tx, run["id"], last)
+    if text := eventlog.text_of(streamed):
         keep_message(tx.sql, run["id"], (ids.new_id(), text), partial=True)
     # Last: until the commit others wait for the rows that it locks.
     _count(tx, run["org_id"], run["id"], totals)

@@ -58,6 +58,8 @@ class Admission:
         self._persona = persona
         own = (persona.max_cost_usd, persona.max_cost_usd_per_month)
         self.is_limited = self._claim.is_limited or any(limit is not None for limit in own)
+        # A worker that was lost may have left more than the run has cost.
+        self._holds = self._claim.is_limited and self._claim.attempt > 1
 
     def admit(self, route: Route, tokens: int) -> None:
         """As `RunContext.admit`."""

@@ -97,41 +97,36 @@ def messages_of(turns: Sequence[Turn]) -> list[Message]:
 class Earlier:
     """What earlier attempts of a run have done.
 
-    `lost_text` was streamed and not finished, from the event `void_seq` on; with `is_counted`
-    whoever streamed it has counted its call. `route_id` is the route that they fell back to.
+    `lost` are the events of text and reasoning that were streamed and not finished; with
+    `is_counted` whoever streamed them has counted their call. `route_id` is the route that they
+    fell back to.
     """
 
     turns: list[Turn] = field(default_factory=list)
-    void_seq: int | None = None
-    lost_text: str = ""
+    lost: Sequence[StoredEvent] = ()
     is_counted: bool = False
     route_id: str | None = None
 
 
 def earlier_of(stored: Sequence[StoredEvent]) -> Earlier:
     """From all the events that a run has so far."""
-    void_seq, lost_text = lost_text_of(stored)
+    lost = lost_events_of(stored)
     fallbacks = [event for event in stored if event.type == events.RunFallback.type]
     costs = [event.seq for event in stored if event.type == events.RunCost.type]
     return Earlier(
         turns_of(stored),
-        void_seq,
-        lost_text,
-        void_seq is not None and max(costs, default=0) > void_seq,
+        lost,
+        bool(lost) and max(costs, default=0) > lost[0].seq,
         json.loads(fallbacks[-1].payload)["data"]["to_route_id"] if fallbacks else None,
     )
 
 
-def lost_text_of(stored: Sequence[StoredEvent]) -> tuple[int | None, str]:
-    """Where the text begins that a lost attempt streamed and did not finish, and the text.
-
-    Reasoning is part of it. None where there is none.
-    """
+def lost_events_of(stored: Sequence[StoredEvent]) -> list[StoredEvent]:
+    """The text and reasoning that a lost attempt streamed and did not finish."""
     lost: list[StoredEvent] = []
     for event in stored:
         if event.type in (events.MessageCompleted.type, events.MessageReset.type):
             lost.clear()
         elif event.type in (events.MessageDelta.type, events.MessageThinking.type):
             lost.append(event)
-    text = "".join(json.loads(event.payload)["data"]["content"] for event in lost)
-    return (lost[0].seq if lost else None), text
+    return lost

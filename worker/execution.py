@@ -125,8 +125,9 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         held.deadline = time.monotonic() + persona.timeout_seconds - claim.used_seconds
         agent = _agent(process, run, persona, seen, earlier)
         try:
-            if earlier.void_seq is not None:
-                run.reset_lost_text(earlier.void_seq, *_counted(agent, run, earlier))
+            if earlier.lost:
+                run.reset_lost_text(earlier.lost[0].seq, *_counted(agent, run, earlier))
+            run.settle()
             answer = loop.run(agent, run, held.stop, earlier.turns)
         finally:
             agent.chain.close()
@@ -199,7 +200,8 @@ def _counted(agent: loop.Agent, run: ClaimedRun, earlier: Earlier) -> tuple[Even
     """The cost of the lost text, unless it is told already: a deploy counts what it breaks off."""
     if earlier.is_counted:
         return ()
-    return (loop.count_lost(agent, run, earlier.turns, earlier.lost_text),)
+    text = eventlog.text_of(earlier.lost, with_reasoning=True)
+    return (loop.count_lost(agent, run, earlier.turns, text),)
 
 
 def _resume(connections: Connections, run: ClaimedRun) -> Earlier:
@@ -209,8 +211,7 @@ def _resume(connections: Connections, run: ClaimedRun) -> Earlier:
         own = history.own_events(sql, run_id)
         earlier = earlier_of(own)
         run.totals = recorded_totals(sql, run_id)
-        if earlier.void_seq is not None:
-            run.reopen_text(eventlog.open_text(sql, run_id))
+        run.reopen_text(eventlog.text_of(earlier.lost))
         if earlier.turns and earlier.turns[-1].is_open:
             history.take_done_calls(sql, run_id, earlier.turns[-1])
     return earlier

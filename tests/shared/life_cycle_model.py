@@ -132,6 +132,8 @@ class ModelRun:
     begun_by: dict[str, ModelAttempt] = field(default_factory=dict)  # calls of tools
     outputs: dict[str, str] = field(default_factory=dict)  # of those that have ended
     open_text: str = ""
+    is_counted: bool = True  # the open text is, or there is none
+    has_estimate: bool = False  # of a lost call, on top of the tokens
     tokens: int = 0
     message: tuple[str, bool] | None = None  # content, partial
     error: str | None = None
@@ -143,11 +145,12 @@ class ModelRun:
             if happening.type in STEP_ENDS:
                 self.crashes = 0
             if happening.type in TEXT_ENDS:
-                self.open_text = ""
+                self.open_text, self.is_counted = "", True
             if happening.type == MessageDelta.type:
                 self.open_text += happening.text
+                self.is_counted = False
             if happening.type == RunCost.type:
-                self.tokens = happening.tokens
+                self.tokens, self.is_counted = happening.tokens, True
 
     def is_claimed(self, worker: ModelWorker) -> None:
         """The worker has it; its inputs are read."""
@@ -168,9 +171,12 @@ class ModelRun:
             self.question = None
 
     def ends_unheld(self, state: RunState, error: str | None = None) -> None:
-        """The API or the sweep ends it: text that is open is kept as a part."""
+        """The API or the sweep ends it: text that is open is kept as a part, and counted."""
         self.is_let_go(state)
         self.error = error
+        if not self.is_counted:
+            self.types.append(RunCost.type)
+            self.has_estimate = True
         self.types.append(f"run.{state}")
         if self.open_text:
             self.message = (self.open_text, True)

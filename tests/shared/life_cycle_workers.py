@@ -14,6 +14,7 @@ from shared.claims import Claim
 from shared.connections import Connections, Transaction
 from shared.endings import Ending, Outcome
 from shared.errors import Unavailable
+from shared.eventlog import text_of
 from shared.events import RunError
 from shared.ids import new_id
 from shared.model_routes import Route
@@ -22,7 +23,7 @@ from shared.transitions import recorded_totals
 from tests.shared.life_cycle_model import Happening, ModelAttempt, ModelRun, ModelWorker
 from worker import history
 from worker.claimed_run import ClaimedRun
-from worker.conversation import lost_text_of
+from worker.conversation import lost_events_of
 from worker.event_writer import EventWriter
 from worker.loop import Answer
 from worker.outcomes import WaitForInput
@@ -105,11 +106,11 @@ def begin_attempt(
     attempt = ModelAttempt(run, by, claimed, run.tokens)
     if claim.attempt > 1:
         with connections.reading() as sql:
-            void_seq, text = lost_text_of(history.own_events(sql, run.id))
+            lost = lost_events_of(history.own_events(sql, run.id))
             claimed.totals = recorded_totals(sql, run.id)
-        assert run.open_text == text
-        if void_seq is not None:
-            claimed.reset_lost_text(void_seq, use(attempt))
+        assert run.open_text == text_of(lost)
+        if lost:
+            claimed.reset_lost_text(lost[0].seq, use(attempt))
             cost = Happening("run.cost", tokens=attempt.tokens)
             attempt.emits(Happening("message.reset"), cost)
     return attempt

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import select
 
 from shared import eventlog, keys
+from shared.eventlog import open_events, text_of
 from shared.events import (
     MessageCompleted,
     MessageDelta,
@@ -97,4 +98,4 @@ def test_open_text_is_what_no_turn_has_finished(
         stored.write(claim, *happened)
 
     with stored.connections.reading() as sql:
-        assert text == eventlog.open_text(sql, claim.run_id)
+        assert text == text_of(open_events(sql, claim.run_id))

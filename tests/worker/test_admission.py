@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from shared import personas
 from shared.claims import Claim
@@ -13,6 +14,7 @@ from shared.connections import Transaction
 from shared.events import Event, RunThrottled, Usage
 from shared.ids import new_id
 from shared.model_routes import Route
+from shared.money_tables import holds
 from shared.prices import Prices
 from tests.stored_runs import StoredRuns
 from worker.admission import Admission
@@ -134,6 +136,26 @@ def test_what_other_runs_hold_is_waited_for(stored: StoredRuns, gate: Gate, rout
 
     assert ["budget"] == [event.reason for event in gate.told]  # type: ignore[union-attr]
     assert 1 == len(gate.waits)
+
+
+def test_what_a_lost_worker_held_shrinks_to_what_was_used(
+    stored: StoredRuns, gate: Gate, route: Route
+) -> None:
+    """It was lost between its call and the settlement; the next one may be days away."""
+    gate.obey(max_cost_usd_per_month=Decimal("1.5")).reserve(route, WORST, Decimal(0))
+    assert Decimal(1) == held(stored, gate.claim)
+    stored.set(gate.claim.run_id, state="queued", resume_reason="worker_lost")
+    again = stored.claim(gate.claim.run_id)
+    assert again is not None
+
+    Gate(stored, again).obey().settle(Decimal("0.25"))
+
+    assert Decimal("0.25") == held(stored, again)
+
+
+def held(stored: StoredRuns, claim: Claim) -> Decimal | None:
+    with stored.connections.reading() as sql:
+        return sql.scalar(select(holds.c.held_usd).where(holds.c.run_id == claim.run_id))
 
 
 def test_a_route_without_prices_is_refused_under_a_budget(gate: Gate, route: Route) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from shared import events
 from shared.events import Event, StoredEvent, Usage, encode
-from worker.conversation import earlier_of, lost_text_of, messages_of, turns_of
+from worker.conversation import earlier_of, lost_events_of, messages_of, turns_of
 from worker.messages import AssistantMessage, ToolCall, ToolMessage
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -143,7 +143,9 @@ def test_arguments_are_what_the_model_said(arguments: Any) -> None:
 )
 def test_text_of_a_lost_attempt_is_void_from_here(happened: list[Event], seq: int | None) -> None:
     """From the first delta after the last finished turn or reset."""
-    assert seq == lost_text_of(stored(*happened))[0]
+    lost = lost_events_of(stored(*happened))
+
+    assert seq == (lost[0].seq if lost else None)
 
 
 def test_lost_text_is_counted_where_a_cost_follows_it() -> None:

@@ -12,6 +12,7 @@ from shared import endings, eventlog
 from shared.claims import Claim
 from shared.endings import Ending, Outcome
 from shared.errors import LeaseLost
+from shared.eventlog import open_events, text_of
 from shared.events import MessageDelta, RunCompleted, RunResumed, StoredEvent, Usage
 from shared.status import RunState
 from shared.tables import runs
@@ -50,7 +51,7 @@ def test_what_is_added_is_stored_and_published(stored: StoredRuns, log_of: LogOf
     assert list(range(1, len(table) + 1)) == [event.seq for event in table]
     eventually(lambda: table == stored.published(claim.run_id))
     with stored.connections.reading() as sql:
-        assert "".join(f"{i} " for i in range(300)) == eventlog.open_text(sql, claim.run_id)
+        assert "".join(f"{i} " for i in range(300)) == text_of(open_events(sql, claim.run_id))
 
 
 def test_many_runs_are_stored_side_by_side(stored: StoredRuns, log_of: LogOf) -> None:

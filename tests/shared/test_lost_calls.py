@@ -1,0 +1,173 @@
+"""Runs that end without a worker, in the middle of a model call: it is counted, once."""
+
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from shared import events, personas, sweep, threads, unheld_endings
+from shared.claims import Claim
+from shared.eventlog import data_of
+from shared.events import (
+    MessageCompleted,
+    MessageDelta,
+    MessageReset,
+    MessageThinking,
+    RunCost,
+    RunFallback,
+    ToolResult,
+    Usage,
+)
+from shared.ids import new_id
+from shared.money_tables import ledger_entries, run_usage
+from shared.status import RunState
+from shared.tables import runs
+from shared.transitions import recorded_totals
+from tests.stored_runs import USED, StoredRuns, ago
+
+PROMPT = len(personas.find(None).system_prompt)
+USED_COST = RunCost(USED.usage, USED.cost_usd, USED.routes)
+
+
+def lost(stored: StoredRuns, said: str = "", *happened: events.Event) -> Claim:
+    """A run with a message of 400 bytes, whose worker has been silent for too long."""
+    thread_id = stored.thread()
+    with stored.connections.transaction() as tx:
+        threads.add_message(tx, stored.actor, thread_id, content="é" * 200)
+    worker_id = stored.worker(seen_at=ago(seconds=40))
+    claim = stored.claim(stored.create(thread_id), worker_id)
+    assert claim is not None
+    stored.write(claim, *happened, *([MessageDelta(said)] if said else []))
+    return claim
+
+
+def given_up(stored: StoredRuns, claim: Claim) -> list[dict[str, Any]]:
+    """End it as the sweep does after the third crash; the data of its costs and of its end."""
+    with stored.connections.transaction() as tx:
+        run = tx.sql.execute(select(*runs.c).where(runs.c.id == claim.run_id)).mappings().one()
+        unheld_endings.end(tx, run, RunState.FAILED, sweep.CRASHED)
+    told = [event for event in stored.events(claim.run_id) if event.type != MessageDelta.type]
+    return [data_of(event.payload) for event in told if "usage" in event.payload]
+
+
+def tokens(data: dict[str, Any]) -> tuple[int, int, str]:
+    usage = data["usage"]
+    return usage["input_tokens"], usage["output_tokens"], usage["source"]
+
+
+def sent(size: int) -> int:
+    return -(-(PROMPT + size) // 4)
+
+
+def test_who_gives_a_run_up_counts_its_lost_call(stored: StoredRuns) -> None:
+    """In an event before the end, in the run, in its usage and in the ledger; all the same."""
+    claim = lost(stored, "x" * 40, MessageThinking("h" * 8))
+
+    given_up(stored, claim)
+
+    assert ["message.delta", "run.cost", "run.failed"] == stored.types(claim.run_id)[-3:]
+    *_, cost, end = (data_of(event.payload) for event in stored.events(claim.run_id))
+    assert (sent(400), 12, "estimated") == tokens(cost) == tokens(end)
+    row = stored.row(claim.run_id)
+    price = (sent(400) + 12 * 2) * Decimal("0.000001")  # of the scripted route
+    assert (sent(400), 12, price) == (row["input_tokens"], row["output_tokens"], row["cost_usd"])
+    with stored.connections.reading() as sql:
+        [used] = sql.execute(select(run_usage).where(run_usage.c.run_id == claim.run_id))
+        [entry] = sql.execute(select(ledger_entries).where(ledger_entries.c.run_id == claim.run_id))
+        assert row["cost_usd"] == recorded_totals(sql, claim.run_id).cost_usd
+    assert ("scripted", price, 1) == (used.route_id, used.cost_usd, entry.credits)
+    assert [("x" * 40, True)] == stored.messages(claim.run_id)
+
+
+def test_a_cancel_before_anybody_goes_on_counts_it(stored: StoredRuns) -> None:
+    """On top of the turns that were finished, whose text and results were sent again."""
+    finished = (
+        MessageCompleted(str(new_id()), "y" * 100, Usage()),
+        USED_COST,
+        ToolResult("call_1", "current_time", "z" * 300, False, 1),
+    )
+    claim = lost(stored, "half", *finished)
+    sweep.sweep(stored.connections)
+    assert "queued" == stored.state(claim.run_id)
+
+    stored.cancel(claim.run_id)
+
+    assert ["run.cost", "run.cancelled"] == stored.types(claim.run_id)[-2:]
+    row = stored.row(claim.run_id)
+    assert USED.usage.output_tokens + 1 == row["output_tokens"]
+    assert sent(400 + 100 + 300) < row["input_tokens"] - USED.usage.input_tokens < sent(400 + 1000)
+
+
+@pytest.mark.parametrize(
+    "happened",
+    [
+        [],
+        [MessageDelta("half"), MessageReset(2, "provider.connection"), USED_COST],
+        [MessageDelta("all"), MessageCompleted("", "all", Usage()), USED_COST],
+        # A worker that stops for a deploy has told it.
+        [MessageDelta("half"), USED_COST],
+    ],
+    ids=["not begun", "void", "finished", "told"],
+)
+def test_what_is_counted_or_said_nothing_is_not_counted_again(
+    stored: StoredRuns, happened: list[events.Event]
+) -> None:
+    """The totals are those of the event log."""
+    claim = lost(stored, "", *happened)
+
+    told = given_up(stored, claim)
+
+    assert (USED.usage if happened else Usage()) == Usage(**told[-1]["usage"])
+    assert happened.count(USED_COST) == stored.types(claim.run_id).count("run.cost")
+
+
+def test_a_call_of_a_fallback_is_billed_by_that(stored: StoredRuns, tmp_path: Path) -> None:
+    """By its prices, within its limits, under its name."""
+    file = tmp_path / "routes.yaml"
+    file.write_text(
+        "routes: [{id: other, provider: scripted, model: m2, prices: {input: 5, output: 7},"
+        " context_tokens: 90, max_output_tokens: 3}]"
+    )
+    settings = replace(stored.connections.settings, routes_file=str(file))
+    stored = replace(stored, connections=replace(stored.connections, settings=settings))
+    claim = lost(stored, "x" * 40, RunFallback("scripted", "other", "m2", "provider.timeout"))
+
+    cost, end = given_up(stored, claim)
+
+    assert (90, 3, "estimated") == tokens(end)
+    assert [("other", "m2")] == [(part["route_id"], part["model"]) for part in cost["routes"]]
+    assert 0.000471 == end["cost_usd"]
+
+
+@pytest.mark.parametrize("what", ["route", "file", "persona"])
+def test_what_is_gone_meanwhile_keeps_no_run_from_ending(
+    stored: StoredRuns, tmp_path: Path, what: str
+) -> None:
+    """Without its route the call has no price; without its persona, no prompt."""
+    claim = lost(stored, "x" * 40)
+    if what == "file":
+        file = tmp_path / "routes.yaml"
+        file.write_text("routes: 7")
+        settings = replace(stored.connections.settings, routes_file=str(file))
+        stored = replace(stored, connections=replace(stored.connections, settings=settings))
+    else:
+        stored.set(claim.run_id, **{f"{what}_id": "gone@9"})
+
+    told = given_up(stored, claim)
+
+    assert "failed" == stored.state(claim.run_id)
+    assert (100 if what == "persona" else sent(400), 10, "estimated") == tokens(told[-1])
+    assert (what == "persona") == (told[-1]["cost_usd"] > 0)
+
+
+def test_what_the_run_did_not_see_is_not_counted(stored: StoredRuns) -> None:
+    """Messages after its place in the thread."""
+    claim = lost(stored, "x")
+    thread_id = stored.row(claim.run_id)["thread_id"]
+    with stored.connections.transaction() as tx:
+        threads.add_message(tx, stored.actor, thread_id, content="later")
+
+    assert sent(400) == tokens(given_up(stored, claim)[-1])[0]
