@@ -45,7 +45,7 @@ class Claim:
     used_seconds: float  # since its first claim, without the time it waited for people
     is_suspect: bool  # one more lost owner within this step gives it up
     api_key_id: UUID | None = None  # the key that created it
-    is_limited: bool = False  # its org has a budget or pays in advance, or it holds money already
+    is_limited: bool = False  # by its org or API key, by credits, or it holds money already
 
 
 #: Literal text: see `tables.IS_ACTIVE`.
@@ -109,7 +109,8 @@ RETURNING r.id AS run_id, r.org_id, r.thread_id, r.persona_id, r.route_id, r.mod
     clock_timestamp() AS claimed_at,
     r.api_key_id,
     coalesce(
-        (SELECT true FROM budgets b WHERE b.org_id = r.org_id LIMIT 1),
+        (SELECT true FROM budgets b WHERE b.org_id = r.org_id
+            AND b.scope IN ('org', 'api_key:' || r.api_key_id::text) LIMIT 1),
         (SELECT true FROM credit_balances c WHERE c.org_id = r.org_id LIMIT 1),
         (SELECT true FROM holds h WHERE h.run_id = r.id LIMIT 1),
         false

@@ -1,8 +1,8 @@
-"""What a model call has used in which the worker of a run was lost, where nobody goes on.
+"""What a model call has used in which the worker of a run was lost, where nobody makes it again.
 
-A worker that goes on counts it by the request itself. Here the run ends, and neither its tools nor
-its provider are at hand: its prompt, the conversation and the streamed text are measured where
-they lie.
+A worker that goes on with the call counts it by the request itself. Here neither the tools of the
+run nor its provider are at hand: its prompt, the conversation and the streamed text are measured
+where they lie.
 """
 
 import logging
@@ -10,17 +10,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import Column, Connection, Function, RowMapping, Select, func, select
+from sqlalchemy import Connection, RowMapping, Select, func, select
 
-from shared import eventlog, events, model_routes
+from shared import eventlog, events, model_routes, personas
 from shared.catalog import Catalog
 from shared.config import InvalidSettings
-from shared.connections import Transaction
+from shared.connections import Connections
 from shared.errors import PersonaNotFound
 from shared.events import RouteCost, StoredEvent, Usage
 from shared.model_routes import Route, Routes
-from shared.tables import messages, run_events
+from shared.money import budget_limits
+from shared.money_tables import holds
+from shared.personas import Persona
+from shared.tables import messages, run_events, runs
 from shared.transitions import Totals
 
 log = logging.getLogger(__name__)
@@ -32,36 +36,40 @@ _RESENT = (events.MessageCompleted.type, events.ToolCallRequested.type, events.T
 
 
 def count(
-    tx: Transaction, run: RowMapping, totals: Totals, streamed: Sequence[StoredEvent]
+    connections: Connections,
+    sql: Connection,
+    run_id: UUID,
+    totals: Totals,
+    streamed: Sequence[StoredEvent],
 ) -> Totals:
     """`totals` of the event log, with the call whose `streamed` events no turn has finished.
 
     They are counted already where a `run.cost` stands after them: a worker that stops tells what it
-    breaks off. A call that had not said anything is free.
+    breaks off. A call that had not said anything is free. No call costs more than was reserved for
+    it.
     """
-    if not streamed or _told_cost_after(tx.sql, run, streamed[0].seq):
+    if not streamed:
         return totals
-    catalog = Catalog(tx.connections, _server_routes(tx))
-    route_id = _fallback(tx.sql, run) or run["route_id"]
-    route = catalog.route(run["org_id"], route_id, sql=tx.sql)
-    try:
-        prompt = catalog.persona(run["org_id"], run["persona_id"], sql=tx.sql).system_prompt
-    except PersonaNotFound:
-        prompt = ""  # a worker of a later release had it
-    sent = len(prompt.encode()) + _bytes_sent(tx.sql, run)
+    run = sql.execute(select(*runs.c).where(runs.c.id == run_id)).mappings().one()
+    if _told_cost_after(sql, run, streamed[0].seq):
+        return totals
+    catalog = Catalog(connections, _server_routes(connections))
+    route_id = _fallback(sql, run) or run["route_id"]
+    route = catalog.route(run["org_id"], route_id, sql=sql)
+    persona = _persona(catalog, sql, run)
+    sent = len(persona.system_prompt.encode()) + _bytes_sent(sql, run)
     said = len(eventlog.text_of(streamed, with_reasoning=True))
-    usage = _within(
-        route,
-        Usage(
-            input_tokens=-(-sent // BYTES_PER_TOKEN),
-            output_tokens=-(-said // BYTES_PER_TOKEN),
-            source="estimated",
-        ),
+    usage = Usage(
+        input_tokens=-(-sent // BYTES_PER_TOKEN),
+        output_tokens=-(-said // BYTES_PER_TOKEN),
+        source="estimated",
     )
     if route is None:
         log.warning("the route %s of run %s is gone: its lost call is free", route_id, run["id"])
         return totals.plus(RouteCost(route_id, run["model"], usage, Decimal(0)))
-    return totals.plus(RouteCost(route.id, route.model, usage, route.cost(usage)))
+    most = _reserved(sql, run, persona, totals)
+    call = _at_most(route, _within(route, persona, usage), most)
+    return totals.plus(call)
 
 
 def _told_cost_after(sql: Connection, run: RowMapping, seq: int) -> bool:
@@ -83,37 +91,73 @@ def _last(run: RowMapping, type_: str) -> Select[Any]:
     )
 
 
+def _persona(catalog: Catalog, sql: Connection, run: RowMapping) -> Persona:
+    try:
+        return catalog.persona(run["org_id"], run["persona_id"], sql=sql)
+    except PersonaNotFound:
+        # A worker of a later release had it.
+        return replace(personas.find(None), system_prompt="", max_output_tokens=None)
+
+
 def _bytes_sent(sql: Connection, run: RowMapping) -> int:
-    """Of the thread up to the run, and of its own turns; Postgres need not unpack them for it."""
-    before = select(_size(messages.c.content)).where(
-        messages.c.thread_id == run["thread_id"],
-        messages.c.position < run["position"],
-        messages.c.superseded_at.is_(None),
+    """Of the thread up to the run, and of its own turns; Postgres need not unpack them for it.
+
+    The oldest messages may not have fitted into the model's context, and were not sent.
+    """
+    truncated = sql.scalar(_last(run, events.ContextTruncated.type))
+    size = func.octet_length(messages.c.content).label("size")
+    seen = (
+        select(size)
+        .where(
+            messages.c.thread_id == run["thread_id"],
+            messages.c.position < run["position"],
+            messages.c.superseded_at.is_(None),
+        )
+        .order_by(messages.c.position)
+        .offset(eventlog.data_of(truncated)["dropped_messages"] if truncated else 0)
+        .subquery()
     )
-    own = select(_size(run_events.c.payload)).where(
+    before = select(func.coalesce(func.sum(seen.c.size), 0))
+    own = select(func.coalesce(func.sum(func.octet_length(run_events.c.payload)), 0)).where(
         run_events.c.run_id == run["id"], run_events.c.type.in_(_RESENT)
     )
     return int(sql.scalar(select(before.scalar_subquery() + own.scalar_subquery())) or 0)
 
 
-def _size(column: Column[Any]) -> Function[Any]:
-    return func.coalesce(func.sum(func.octet_length(column)), 0)
-
-
-def _within(route: Route | None, usage: Usage) -> Usage:
-    """No more than the route lets through."""
-    if route is None:
-        return usage
+def _within(route: Route, persona: Persona, usage: Usage) -> Usage:
+    """No more than the route and the persona let through."""
+    longest = persona.max_output_tokens or route.max_output_tokens
     return replace(
         usage,
         input_tokens=min(usage.input_tokens, route.context_tokens or usage.input_tokens),
-        output_tokens=min(usage.output_tokens, route.max_output_tokens or usage.output_tokens),
+        output_tokens=min(usage.output_tokens, longest or usage.output_tokens),
     )
 
 
-def _server_routes(tx: Transaction) -> Routes:
+def _reserved(sql: Connection, run: RowMapping, persona: Persona, totals: Totals) -> Decimal | None:
+    """What the call could cost at most when it was made; None: nothing limited it."""
+    own = budget_limits.find(sql, run["org_id"], run["api_key_id"], persona).max_cost_usd
+    held = sql.scalar(select(holds.c.held_usd).where(holds.c.run_id == run["id"]))
+    limits = [limit - totals.cost_usd for limit in (own, held) if limit is not None]
+    return max(min(limits), Decimal(0)) if limits else None
+
+
+def _at_most(route: Route, usage: Usage, most: Decimal | None) -> RouteCost:
+    """The call, smaller if it would cost more than `most`."""
+    cost = route.cost(usage)
+    if most is not None and cost > most:
+        usage = replace(
+            usage,
+            input_tokens=int(usage.input_tokens * most / cost),
+            output_tokens=int(usage.output_tokens * most / cost),
+        )
+        cost = min(route.cost(usage), most)
+    return RouteCost(route.id, route.model, usage, cost)
+
+
+def _server_routes(connections: Connections) -> Routes:
     try:
-        return model_routes.load(tx.connections.settings)
+        return model_routes.load(connections.settings)
     except InvalidSettings as error:
         # The file was changed since this process began: a run must end all the same.
         log.error("the routes of the server cannot be read: %s", error)

@@ -63,7 +63,7 @@ class Persona:
     max_steps: int = 32
     max_output_tokens: int | None = None  # of one model call
     max_cost_usd: Decimal | None = None  # of one run
-    max_cost_usd_per_month: Decimal | None = None  # of all runs of the key, whatever the version
+    max_cost_usd_per_month: Decimal | None = None  # of runs with any version of it that has a limit
     timeout_seconds: float = 900.0  # waiting for a person does not count
     input_expires_seconds: float = 86_400.0
     on_input_expired: str = "fail"  # or `continue`: the model is told that nobody answered

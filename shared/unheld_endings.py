@@ -23,7 +23,7 @@ def end(
     """
     streamed = eventlog.open_events(tx.sql, run["id"])
     recorded = recorded_totals(tx.sql, run["id"])
-    totals = lost_calls.count(tx, run, recorded, streamed)
+    totals = lost_calls.count(tx.connections, tx.sql, run["id"], recorded, streamed)
     terminal = (
         events.RunCancelled(totals.usage, totals.cost_usd)
         if error is None

@@ -58,8 +58,6 @@ class Admission:
         self._persona = persona
         own = (persona.max_cost_usd, persona.max_cost_usd_per_month)
         self.is_limited = self._claim.is_limited or any(limit is not None for limit in own)
-        # A worker that was lost may have left more than the run has cost.
-        self._holds = self._claim.is_limited and self._claim.attempt > 1
 
     def admit(self, route: Route, tokens: int) -> None:
         """As `RunContext.admit`."""
@@ -79,17 +77,10 @@ class Admission:
 
     def reserve(self, route: Route, worst_case: Usage, cost_so_far: Decimal) -> None:
         """As `RunContext.reserve`."""
-        if route.prices is None:
-            raise LimitExceeded(
-                "budget.exhausted",
-                f"Nobody has told what the route {route.id!r} costs: a run that a budget or prepaid"
-                " credits limit cannot use it. Give the model prices.",
-            )
-        cost = route.prices.at_most(worst_case)
         deadline = time.monotonic() + MAX_BUDGET_WAIT_SECONDS
         while True:
             try:
-                self._write(lambda tx: self._reserve(tx, cost_so_far, cost))
+                self._write(lambda tx: self._reserve(tx, route, worst_case, cost_so_far))
                 self._told = None
                 return
             except Refused as refused:
@@ -104,11 +95,34 @@ class Admission:
         if self._holds:
             self._write(lambda tx: budgets.settle(tx, self._claim, cost_so_far))
 
-    def _reserve(self, tx: Transaction, cost_so_far: Decimal, worst_case_usd: Decimal) -> None:
-        # Read anew for each call: a limit that is set or lowered counts from the next one on.
+    def take_over(self, cost_so_far: Decimal) -> None:
+        """Hold what earlier attempts have cost, under the limits of now, and nothing more.
+
+        A worker that was lost may have left more held, and a limit may be newer than its claim.
+        """
+        if self.is_limited:
+            self._write(lambda tx: self._take_over(tx, cost_so_far))
+
+    def _take_over(self, tx: Transaction, cost_so_far: Decimal) -> None:
         limits = budgets.limits(tx.sql, self._claim, self._persona)
         self._holds = limits.needs_hold
-        budgets.reserve(tx, self._claim, limits, cost_so_far, worst_case_usd)
+        if limits.needs_hold:
+            budgets.settle(tx, self._claim, cost_so_far, limits)
+
+    def _reserve(
+        self, tx: Transaction, route: Route, worst_case: Usage, cost_so_far: Decimal
+    ) -> None:
+        # Read anew for each call: a limit that is set or lowered counts from the next one on.
+        limits = budgets.limits(tx.sql, self._claim, self._persona)
+        if route.prices is None and limits.is_limited:
+            raise LimitExceeded(
+                "budget.exhausted",
+                f"Nobody has told what the route {route.id!r} costs: a run that a budget or prepaid"
+                " credits limit cannot use it. Give the model prices.",
+            )
+        self._holds = limits.needs_hold
+        cost = route.prices.at_most(worst_case) if route.prices else Decimal(0)
+        budgets.reserve(tx, self._claim, limits, cost_so_far, cost)
 
     def _throttle(self, route: Route, reason: str, seconds: float) -> None:
         now = time.monotonic()

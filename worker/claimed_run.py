@@ -2,13 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import TypeVar
 from uuid import UUID
 
-from shared import claims, eventlog, events, fault_points, ids, times
+from shared import claims, eventlog, events, fault_points, ids, lost_calls, times
 from shared.claims import Claim
 from shared.connections import Connections, Transaction
 from shared.endings import Ending, Outcome
@@ -65,6 +65,7 @@ class ClaimedRun:
             wait=stop.wait,
         )
         self._open_text: list[str] = []
+        self._lost: Sequence[StoredEvent] = ()
         self._end = end
         self._on_progress = on_progress
         self._progressed = False
@@ -132,12 +133,29 @@ class ClaimedRun:
     def back_off(self, route: Route, seconds: float) -> None:
         self.admission.back_off(route, seconds)
 
-    def reopen_text(self, text: str) -> None:
-        """An earlier attempt streamed this text: it is kept if the run ends before it is void."""
-        self._open_text.append(text)
+    def reopen(self, lost: Sequence[StoredEvent]) -> None:
+        """An earlier attempt streamed these: they are kept and counted if the run ends before
+        they are void.
+        """
+        self._lost = lost
+        self._open_text.append(eventlog.text_of(lost))
 
-    def reset_lost_text(self, from_seq: int, *cost: Event) -> None:
+    def count_lost(self) -> Event:
+        """Count the call of an earlier attempt by what is stored of it.
+
+        Raises:
+            Unavailable
+        """
+        with self._connections.reading() as sql:
+            self.totals = lost_calls.count(
+                self._connections, sql, self.claim.run_id, self.totals, self._lost
+            )
+        self._lost = ()
+        return self._cost()
+
+    def void_lost(self, from_seq: int, *cost: Event) -> None:
         """The text of an earlier attempt is void, and was not free."""
+        self._lost = ()
         self.emit(events.MessageReset(from_seq, "resumed"), *cost)
 
     # ---- ways to let go ----
@@ -157,25 +175,28 @@ class ClaimedRun:
         return self._finish(RunState.COMPLETED, message, None, *answer.closing, ended)
 
     def fail(self, error: RunError) -> bool:
+        cost = self._last_cost()
         ended = events.RunFailed(error, self.totals.usage, self.totals.cost_usd)
-        return self._finish(RunState.FAILED, self._partial(), error, self._cost(), ended)
+        return self._finish(RunState.FAILED, self._partial(), error, cost, ended)
 
     def cancel(self, by_user_id: UUID | None = None) -> None:
         """`by_user_id` wants it; None: read who does."""
         if by_user_id is None:
             with self._connections.reading() as sql:
                 by_user_id = claims.cancel_requested_by(sql, self.claim)
+        cost = self._last_cost()
         self._finish(
             RunState.CANCELLED,
             self._partial(),
             None,
             events.RunCancelRequested(str(by_user_id)),
-            self._cost(),
+            cost,
             events.RunCancelled(self.totals.usage, self.totals.cost_usd),
         )
 
     def release(self) -> bool:
         """Hand the run to another worker; its open text will be void there."""
+        cost = self._last_cost()
         return self._hand_back(
             lambda tx, stored: claims.release(
                 tx,
@@ -184,7 +205,7 @@ class ClaimedRun:
                 self.totals,
                 progressed=self._progressed or any(event.ends_step for event in stored),
             ),
-            self._cost(),
+            cost,
         )
 
     def park(self, wait: WaitForInput, persona: Persona) -> bool:
@@ -210,6 +231,9 @@ class ClaimedRun:
 
     def _cost(self) -> Event:
         return events.RunCost(self.totals.usage, self.totals.cost_usd, self.totals.routes)
+
+    def _last_cost(self) -> Event:
+        return self.count_lost() if self._lost else self._cost()
 
     def _partial(self) -> tuple[UUID, str] | None:
         text = "".join(self._open_text)

@@ -126,8 +126,9 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         agent = _agent(process, run, persona, seen, earlier)
         try:
             if earlier.lost:
-                run.reset_lost_text(earlier.lost[0].seq, *_counted(agent, run, earlier))
-            run.settle()
+                run.void_lost(earlier.lost[0].seq, *_counted(agent, run, earlier))
+            if claim.attempt > 1:
+                run.admission.take_over(run.totals.cost_usd)
             answer = loop.run(agent, run, held.stop, earlier.turns)
         finally:
             agent.chain.close()
@@ -200,6 +201,8 @@ def _counted(agent: loop.Agent, run: ClaimedRun, earlier: Earlier) -> tuple[Even
     """The cost of the lost text, unless it is told already: a deploy counts what it breaks off."""
     if earlier.is_counted:
         return ()
+    if agent.chain.route.id != (earlier.route_id or run.claim.route_id):
+        return (run.count_lost(),)  # its route is in the chain no more
     text = eventlog.text_of(earlier.lost, with_reasoning=True)
     return (loop.count_lost(agent, run, earlier.turns, text),)
 
@@ -211,7 +214,7 @@ def _resume(connections: Connections, run: ClaimedRun) -> Earlier:
         own = history.own_events(sql, run_id)
         earlier = earlier_of(own)
         run.totals = recorded_totals(sql, run_id)
-        run.reopen_text(eventlog.text_of(earlier.lost))
+        run.reopen(earlier.lost)
         if earlier.turns and earlier.turns[-1].is_open:
             history.take_done_calls(sql, run_id, earlier.turns[-1])
     return earlier

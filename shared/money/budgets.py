@@ -160,24 +160,30 @@ def reserve(
     _keep_hold(tx.sql, hold, hold.this_month, scopes, cost, needed, wanted)
 
 
-def settle(tx: Transaction, claim: Claim, cost_so_far: Decimal) -> None:
+def settle(
+    tx: Transaction, claim: Claim, cost_so_far: Decimal, limits: Limits | None = None
+) -> None:
     """The model call is over: what the run holds shrinks to what it has cost.
 
-    It grows if the call cost more than its worst case: that is counted all the same.
+    It grows if the call cost more than its worst case: that is counted all the same. So is what
+    exceeds `limits`, under which the hold is put where they are given; else it stays under those
+    that it was reserved by.
 
     Raises:
         LeaseLost
     """
     cost = min(cost_so_far, MAX_COST_USD)
     hold = _lock_hold(tx.sql, claim)
-    _move_hold(tx.sql, hold, hold.month, hold.scopes, cost)
+    scopes = hold.scopes if limits is None else sorted(limits.monthly)
+    is_prepaid = hold.held_credits > 0 if limits is None else limits.is_prepaid
+    _move_hold(tx.sql, hold, hold.month, scopes, cost)
     held_credits = hold.held_credits
-    if held_credits:
-        more = credits_of(cost) - held_credits
+    if is_prepaid or held_credits:
+        more = (credits_of(cost) if is_prepaid else 0) - held_credits
         held_credits += tx.sql.execute(
             _SETTLE_CREDITS, {"org_id": hold.org_id, "more": more}
         ).scalar_one()
-    _keep_hold(tx.sql, hold, hold.month, hold.scopes, cost, cost, held_credits)
+    _keep_hold(tx.sql, hold, hold.month, scopes, cost, cost, held_credits)
 
 
 # ---- at its end ----------------------------------------------------------------------

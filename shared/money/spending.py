@@ -1,8 +1,9 @@
 """What each scope of a budget has spent and holds in a month: rows of `spending`.
 
 A scope is `org`, `api_key:<id>` or `persona:<key>` of an org. A row is made when its scope has a
-limit and is first needed in a month; it begins with what has ended before. From then on every
-run that has a hold adds to it. Rows are locked by org, scope and month, in this order.
+limit and is first needed in a month; it begins with what has ended before it had the limit. From
+then on every run that has a hold adds to it. Rows are locked by org, scope and month, in this
+order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,8 @@ API_KEY_SCOPE = "api_key:"  # and the key's id
 
 #: SQL: the first day of this month, UTC, by Postgres' clock.
 MONTH = "date_trunc('month', now() AT TIME ZONE 'UTC')::date"
-# What ended runs have cost in the month `w.month` of the scope `w.scope`.
+# What ended runs have cost in the month `w.month` of the scope `w.scope`. Nothing for a persona: a
+# version has its limit from the beginning, so all that it limits have had a hold.
 _ENDED = """
 SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
 WHERE u.org_id = :org_id AND u.ended_at >= w.month::timestamp AT TIME ZONE 'UTC'
@@ -26,7 +28,7 @@ WHERE u.org_id = :org_id AND u.ended_at >= w.month::timestamp AT TIME ZONE 'UTC'
     AND CASE split_part(w.scope, ':', 1)
         WHEN 'org' THEN true
         WHEN 'api_key' THEN u.api_key_id::text = substr(w.scope, length('api_key:') + 1)
-        WHEN 'persona' THEN u.persona_key = substr(w.scope, length('persona:') + 1)
+        ELSE false
     END
 """
 _WANTED = """

@@ -110,7 +110,8 @@ def begin_attempt(
             claimed.totals = recorded_totals(sql, run.id)
         assert run.open_text == text_of(lost)
         if lost:
-            claimed.reset_lost_text(lost[0].seq, use(attempt))
+            claimed.reopen(lost)
+            claimed.void_lost(lost[0].seq, use(attempt))
             cost = Happening("run.cost", tokens=attempt.tokens)
             attempt.emits(Happening("message.reset"), cost)
     return attempt

@@ -437,9 +437,14 @@ def test_no_run_is_created_where_nothing_is_left(money: Money, waits: bool) -> N
 
 
 def test_a_personas_month_is_looked_at_before_a_run_is_created(money: Money) -> None:
-    """Also before its first reservation: what has ended this month is summed up."""
-    money.spend(money.stored.claimed(), "0.5")
+    """Only what runs with a version that has a limit have cost."""
+    money.spend(money.stored.claimed(), "9")
     persona = replace(FREE, max_cost_usd_per_month=Decimal("0.5"))
+    with money.connections.reading() as sql:
+        budget_limits.check_open(sql, money.stored.actor, persona)
+    claim = money.stored.claimed()
+    money.reserve(claim, "0.5", persona=persona)
+    money.spend(claim, "0.5")
 
     with (
         pytest.raises(BudgetExhausted) as exhausted,
@@ -660,9 +665,13 @@ def test_sixty_four_spenders_at_once_get_what_there_is(money: Money) -> None:
 def test_a_row_that_many_begin_at_once_begins_right(money: Money) -> None:
     """With what has ended before, once."""
     money.spend(money.stored.claimed(), "0.5")
-    persona = replace(FREE, max_cost_usd_per_month=Decimal(10))
+    limits = replace(money.limits(money.stored.claimed()), monthly={"org": Decimal(10)})
     claims = [money.stored.claimed() for _ in range(16)]
 
-    in_parallel(16, lambda number: money.reserve(claims[number], "0.1", persona=persona))
+    def reserve(number: int) -> None:
+        with money.connections.transaction() as tx:
+            budgets.reserve(tx, claims[number], limits, Decimal(0), Decimal("0.1"))
 
-    assert ("0.5", "1.6") == money.month("persona:assistant")
+    in_parallel(16, reserve)
+
+    assert ("0.5", "1.6") == money.month()

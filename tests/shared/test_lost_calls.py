@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select, text
 
 from shared import events, personas, sweep, threads, unheld_endings
+from shared.catalog import published_personas
 from shared.claims import Claim
 from shared.eventlog import data_of
 from shared.events import (
+    ContextTruncated,
     MessageCompleted,
     MessageDelta,
     MessageReset,
@@ -22,7 +24,8 @@ from shared.events import (
     Usage,
 )
 from shared.ids import new_id
-from shared.money_tables import ledger_entries, run_usage
+from shared.money import budget_limits
+from shared.money_tables import holds, ledger_entries, run_usage
 from shared.status import RunState
 from shared.tables import runs
 from shared.transitions import recorded_totals
@@ -140,6 +143,44 @@ def test_a_call_of_a_fallback_is_billed_by_that(stored: StoredRuns, tmp_path: Pa
     assert (90, 3, "estimated") == tokens(end)
     assert [("other", "m2")] == [(part["route_id"], part["model"]) for part in cost["routes"]]
     assert 0.000471 == end["cost_usd"]
+
+
+@pytest.mark.parametrize("who", ["hold", "run", "persona"])
+def test_it_costs_no_more_than_was_reserved_for_it(stored: StoredRuns, who: str) -> None:
+    """Nor has it more tokens than the persona lets a call have."""
+    claim = lost(stored, "x" * 4000, USED_COST, MessageDelta("x" * 4000))
+    if who == "persona":
+        with stored.connections.transaction() as tx:
+            definition = {"max_output_tokens": 7}
+            published_personas.publish(tx, stored.actor, "brief", "1", definition)
+        stored.set(claim.run_id, persona_id="brief@1")
+        assert USED.usage.output_tokens + 7 == tokens(given_up(stored, claim)[-1])[1]
+        return
+    most = USED.cost_usd + Decimal("0.0003")
+    with stored.connections.transaction() as tx:
+        if who == "run":
+            budget_limits.set_(
+                tx, stored.actor.org_id, "org", max_cost_usd=most, max_cost_usd_per_month=None
+            )
+        else:
+            month = text("date_trunc('month', now())")
+            row = {"scopes": [], "cost_usd": USED.cost_usd, "held_usd": most, "month": month}
+            tx.sql.execute(
+                insert(holds).values(run_id=claim.run_id, org_id=stored.actor.org_id, **row)
+            )
+
+    end = given_up(stored, claim)[-1]
+
+    assert most - Decimal("0.000004") < stored.row(claim.run_id)["cost_usd"] <= most
+    assert USED.usage.output_tokens < end["usage"]["output_tokens"] < 1000
+    assert USED.usage.input_tokens < end["usage"]["input_tokens"] < sent(400)
+
+
+def test_messages_that_the_model_was_not_sent_are_not_counted(stored: StoredRuns) -> None:
+    """They did not fit into its context, as an event has said."""
+    claim = lost(stored, "x", ContextTruncated(1))
+
+    assert sent(0) == tokens(given_up(stored, claim)[-1])[0]
 
 
 @pytest.mark.parametrize("what", ["route", "file", "persona"])

@@ -14,6 +14,7 @@ from shared.connections import Transaction
 from shared.events import Event, RunThrottled, Usage
 from shared.ids import new_id
 from shared.model_routes import Route
+from shared.money import budget_limits
 from shared.money_tables import holds
 from shared.prices import Prices
 from tests.stored_runs import StoredRuns
@@ -142,13 +143,14 @@ def test_what_a_lost_worker_held_shrinks_to_what_was_used(
     stored: StoredRuns, gate: Gate, route: Route
 ) -> None:
     """It was lost between its call and the settlement; the next one may be days away."""
-    gate.obey(max_cost_usd_per_month=Decimal("1.5")).reserve(route, WORST, Decimal(0))
+    limits = {"max_cost_usd_per_month": Decimal("1.5")}
+    gate.obey(**limits).reserve(route, WORST, Decimal(0))
     assert Decimal(1) == held(stored, gate.claim)
     stored.set(gate.claim.run_id, state="queued", resume_reason="worker_lost")
     again = stored.claim(gate.claim.run_id)
     assert again is not None
 
-    Gate(stored, again).obey().settle(Decimal("0.25"))
+    Gate(stored, again).obey(**limits).take_over(Decimal("0.25"))
 
     assert Decimal("0.25") == held(stored, again)
 
@@ -156,6 +158,35 @@ def test_what_a_lost_worker_held_shrinks_to_what_was_used(
 def held(stored: StoredRuns, claim: Claim) -> Decimal | None:
     with stored.connections.reading() as sql:
         return sql.scalar(select(holds.c.held_usd).where(holds.c.run_id == claim.run_id))
+
+
+def test_the_budget_of_another_key_limits_nobody_else(stored: StoredRuns) -> None:
+    """Nor an org's runs without a key; one for the whole org limits all of them."""
+    mine, others = new_id(), new_id()
+    by_key = replace(stored, actor=replace(stored.actor, api_key_id=mine))
+
+    def limit(scope: str) -> tuple[bool, bool]:
+        with stored.connections.transaction() as tx:
+            one = Decimal(1)
+            budget_limits.set_(
+                tx, stored.actor.org_id, scope, max_cost_usd=one, max_cost_usd_per_month=one
+            )
+        return by_key.claimed().is_limited, stored.claimed().is_limited
+
+    assert (False, False) == limit(f"api_key:{others}")
+    assert (True, False) == limit(f"api_key:{mine}")
+    assert (True, True) == limit("org")
+
+
+def test_a_limit_that_is_gone_refuses_no_route_without_prices(
+    stored: StoredRuns, gate: Gate, route: Route
+) -> None:
+    """A run that was claimed under it goes on without."""
+    gate.admission.is_limited = True
+
+    gate.obey().reserve(replace(route, prices=None), WORST, Decimal(0))
+
+    assert None is held(stored, gate.claim)
 
 
 def test_a_route_without_prices_is_refused_under_a_budget(gate: Gate, route: Route) -> None:

@@ -5,17 +5,20 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func
+from sqlalchemy import func, select
 
 from shared import events, model_routes, threads
 from shared.catalog import mcp_configs, published_personas
 from shared.config import Settings
 from shared.eventlog import data_of
+from shared.money import budget_limits, credits
+from shared.money_tables import run_usage
 from shared.status import RunState
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
@@ -27,8 +30,13 @@ ODD = Path(__file__).with_name("odd_mcp_server.py")
 
 
 @pytest.fixture(scope="module")
-def settings(settings: Settings) -> Settings:
-    return replace(settings, mcp_stdio=True)
+def settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """With a second route, which is nobody's fallback."""
+    file = tmp_path_factory.mktemp("routes") / "routes.yaml"
+    file.write_text(
+        "routes: [{id: dear, provider: scripted, model: m2, prices: {input: 50, output: 70}}]"
+    )
+    return replace(settings, mcp_stdio=True, routes_file=str(file))
 
 
 @pytest.fixture
@@ -105,6 +113,58 @@ def test_text_of_a_lost_attempt_is_kept_if_the_next_one_cannot_begin(
     assert (RunState.CANCELLED if is_cancelled else RunState.FAILED) == stored.state(claim.run_id)
     assert "message.reset" not in stored.types(claim.run_id)
     assert [("a part", True)] == stored.messages(claim.run_id)
+    row = stored.row(claim.run_id)
+    assert (2, "estimated") == (row["output_tokens"], row["usage_source"])
+    assert [2] == costs(stored, claim.run_id)
+
+
+def test_a_lost_call_is_billed_by_the_route_that_it_was_made_with(
+    stored: StoredRuns, process: WorkerProcess
+) -> None:
+    """Though the run does not go on with that: it is no fallback any more."""
+    claim = stored.claimed()
+    fallback = events.RunFallback("scripted", "dear", "m2", "provider.overloaded")
+    stored.write(claim, fallback, events.MessageDelta("x" * 400))
+    stored.set(claim.run_id, state=RunState.QUEUED, resume_reason="worker_lost")
+
+    execution.execute(process, claim.run_id)
+
+    assert RunState.COMPLETED == stored.state(claim.run_id)
+    with stored.connections.reading() as sql:
+        used = sql.execute(select(run_usage).where(run_usage.c.run_id == claim.run_id)).all()
+    of = {row.route_id: row for row in used}
+    assert {"dear", "scripted"} == of.keys()
+    assert (100, "estimated") == (of["dear"].output_tokens, of["dear"].usage_source)
+    assert Decimal("0.007") < of["dear"].cost_usd
+
+
+def test_a_run_that_goes_on_counts_for_limits_that_are_newer_than_it(
+    stored: StoredRuns, process: WorkerProcess
+) -> None:
+    """Also if it makes no further call: what it has cost is spent from the budget of now."""
+    org_id = stored.actor.org_id
+    with stored.connections.transaction() as tx:
+        persona = {"tools": ["ask_user"], "max_steps": 1}
+        published_personas.publish(tx, stored.actor, "brief", "1", persona)
+    ask = {"tool": "ask_user", "args": {"question": "?"}}
+    run_id = scripted(stored, {"usage": {"input_tokens": 2_000_000}}, ask, persona_id="brief@1")
+    execution.execute(process, run_id)
+    assert RunState.WAITING == stored.state(run_id)
+    with stored.connections.transaction() as tx:
+        budget_limits.set_(
+            tx, org_id, "org", max_cost_usd=None, max_cost_usd_per_month=Decimal(100)
+        )
+        credits.grant(tx, org_id, 5000)
+
+    stored.answer(run_id, "Well.")
+    execution.execute(process, run_id)
+
+    assert "run.max_steps" == stored.row(run_id)["error_code"]
+    with stored.connections.reading() as sql:
+        budget = budget_limits.get(sql, org_id, "org")
+        has = credits.balance(sql, org_id)
+    assert (Decimal(2), Decimal(0)) == (budget.spent_usd, budget.held_usd)
+    assert (3000, 0) == (has.balance, has.held)
 
 
 def test_a_server_has_no_tool_that_passes_for_ours(
