@@ -83,6 +83,7 @@ def _database(spenders: int) -> Iterator[Connections]:
         redis_url="redis://",
         broker_url="redis://",
         jwt_secret="-",
+        scripted=True,
         lease_seconds=300,  # in a part of it transactions must end
     )
     with (

@@ -20,6 +20,8 @@ from shared.times import now
 from shared.transitions import Totals
 
 CENT = Decimal("0.01")
+#: One whose prices are known: 1 and 2 USD per million tokens.
+ROUTE_ID = "scripted"
 
 
 @dataclass(slots=True)
@@ -112,7 +114,7 @@ def _claim(org_id: UUID, api_key_id: UUID | None) -> Claim:
         org_id=org_id,
         thread_id=new_id(),
         persona_id="assistant@1",
-        route_id="small",
+        route_id=ROUTE_ID,
         model="model",
         trace_id=new_trace_id(),
         position=1,
@@ -152,7 +154,7 @@ def _insert(tx: Transaction, user_id: UUID, held: Sequence[SpendingRun]) -> None
                 "api_key_id": run.claim.api_key_id,
                 "trace_id": run.claim.trace_id,
                 "persona_id": f"{run.persona.key}@1",
-                "route_id": "small",
+                "route_id": ROUTE_ID,
                 "model": "model",
                 "position": 1,
                 "state": "executing",

@@ -2,8 +2,9 @@
 
 Each spender is a thread that does what a worker does for a run: it reserves, pays for a call that
 costs at most what it reserved, settles, ends. At any point it may be lost, also in the middle of a
-transaction. Another worker takes its run over, or the sweep ends it, several at once. Meanwhile a
-month may pass, and somebody looks at the money all the time.
+transaction, or of an answer that is longer than what it reserved would pay for. Another worker
+takes its run over, or the sweep ends it, several at once. Meanwhile a month may pass, and somebody
+looks at the money all the time.
 """
 
 import random
@@ -17,18 +18,27 @@ from sqlalchemy import func, select, update
 
 from bench.overspend.org import Org, SpendingRun
 from bench.overspend.verdict import Observer, Verdict
-from shared import endings, eventlog, events, times, unheld_endings
+from shared import endings, eventlog, events, lost_calls, times, unheld_endings
 from shared.claims import Claim
 from shared.connections import Connections, Transaction
 from shared.endings import Ending, Outcome
 from shared.errors import LeaseLost
-from shared.events import RouteCost, RunCompleted, RunCost, Usage
+from shared.events import (
+    Event,
+    MessageCompleted,
+    MessageDelta,
+    MessageReset,
+    RouteCost,
+    RunCompleted,
+    RunCost,
+    Usage,
+)
 from shared.money import budgets, spending
 from shared.money.budget_limits import Limits
 from shared.money.budgets import Refused
 from shared.status import RunState
 from shared.tables import runs
-from shared.transitions import Totals
+from shared.transitions import Totals, recorded_totals
 
 Reserve = Callable[[Transaction, Claim, Limits, Decimal, Decimal], None]
 
@@ -40,6 +50,8 @@ MAX_CALLS = 3
 MAX_TRIES = 3
 ENDED_AT_ONCE = 8
 MAX_WORST_CASE = 2_000_000  # units of the 8th decimal: 2 cents
+STREAMS = 0.3  # of the calls have said something when they may be lost
+MAX_CHARACTERS = 40_000  # of what they say, which the estimate of a lost call takes for 2 cents
 
 
 class _Lost(Exception):
@@ -135,6 +147,8 @@ class Trial:
             worst = Decimal(dice.randint(0, MAX_WORST_CASE)) / 10**8
             if not self._reserved(run, used.cost_usd, worst, dice):
                 break
+            if dice.random() < STREAMS:
+                self._store(run, MessageDelta("x" * dice.randint(1, MAX_CHARACTERS)))
             _may_be_lost(dice)
             used = used.plus(_call(worst * dice.choice((0, 1, 1, Decimal(dice.random()))), dice))
             self._record(run, used, dice)
@@ -157,11 +171,16 @@ class Trial:
         return False
 
     def _record(self, run: SpendingRun, used: Totals, dice: random.Random) -> None:
-        cost = RunCost(used.usage, used.cost_usd, used.routes)
-        with self._transaction(dice) as tx:
-            eventlog.store(tx, {run.id: [events.encode(run.last_seq + 1, cost, times.now())]})
-        run.last_seq += 1
+        """A turn is finished; its text is not open any more."""
+        self._store(run, MessageCompleted("", "", Usage()), _cost(used), dice=dice)
         run.recorded = used
+
+    def _store(self, run: SpendingRun, *happened: Event, dice: random.Random | None = None) -> None:
+        moment = times.now()
+        stored = [events.encode(run.last_seq + i, one, moment) for i, one in enumerate(happened, 1)]
+        with self._transaction(dice) as tx:
+            eventlog.store(tx, {run.id: stored})
+        run.last_seq += len(stored)
 
     def _settle(self, claim: Claim, cost: Decimal, dice: random.Random | None = None) -> None:
         with self._transaction(dice) as tx:
@@ -204,8 +223,23 @@ class Trial:
         try:
             self._settle(late, Decimal(0))
         except LeaseLost:
+            self._count_lost(run)
             return
         raise AssertionError("a claim that was over has changed what the run holds")
+
+    def _count_lost(self, run: SpendingRun) -> None:
+        """What was streamed is void, and not free; what is held is set right."""
+        with self._connections.reading() as sql:
+            run.last_seq = eventlog.last_seq(sql, run.id)
+            run.recorded = recorded_totals(sql, run.id)
+            lost = eventlog.open_events(sql, run.id)
+            used = lost_calls.count(self._connections, sql, run.id, run.recorded, lost)
+        if lost:
+            self._store(run, MessageReset(lost[0].seq, "resumed"), _cost(used))
+            run.recorded = used
+        with self._transaction() as tx:
+            limits = budgets.limits(tx.sql, run.claim, run.persona)
+            budgets.settle(tx, run.claim, used.cost_usd, limits)
 
     def _sweep(self) -> None:
         while not self._observer.stop.wait(0.02):
@@ -236,6 +270,10 @@ class Trial:
 def _may_be_lost(dice: random.Random) -> None:
     if dice.random() < LOST:
         raise _Lost
+
+
+def _cost(used: Totals) -> RunCost:
+    return RunCost(used.usage, used.cost_usd, used.routes)
 
 
 def _call(cost: Decimal, dice: random.Random) -> RouteCost:
