@@ -84,6 +84,16 @@ class CallDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class UsageUpdate:
+    """What the provider has told of the call's usage until now, in place of what it told before.
+
+    A call that breaks off is counted by it.
+    """
+
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class TurnEnd:
     """The last chunk of a stream; `usage` is None where the provider reported none."""
 
@@ -92,4 +102,4 @@ class TurnEnd:
     usage: Usage | None = None
 
 
-Chunk = TextDelta | ThinkingDelta | CallDelta | TurnEnd
+Chunk = TextDelta | ThinkingDelta | CallDelta | UsageUpdate | TurnEnd

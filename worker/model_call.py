@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from shared import events, fault_points
 from shared.events import Event, Usage
@@ -16,6 +16,7 @@ from worker.messages import (
     TextDelta,
     ThinkingDelta,
     TurnEnd,
+    UsageUpdate,
 )
 from worker.outcomes import ProviderError
 from worker.providers import Provider
@@ -49,12 +50,25 @@ class Reply:
     cost: Event
 
 
+@dataclass(slots=True)
+class _Streamed:
+    """What came of a try so far; `usage` is what its provider has told of it."""
+
+    pieces: list[str] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def output(self) -> str:
+        return "".join(self.pieces)
+
+
 def call_model(
     chain: RouteChain, build: BuildRequest, context: RunContext, stop: StopSignal
 ) -> Reply:
     """Stream one turn; retryable failures are tried again after a pause, then by the next route.
 
-    Every try is counted, also one that broke off: by its provider's report, else estimated.
+    Every try is counted, by its provider's report, else estimated; one that broke off by what was
+    reported until then, with its output at least as it was streamed.
 
     Raises:
         ProviderError: not retryable, or tried often enough on every route.
@@ -63,7 +77,7 @@ def call_model(
     route, request = chain.route, build(chain.route)
     tries = number = 1  # of this route; of the call
     while True:
-        streamed: list[str] = []
+        streamed = _Streamed()
         try:
             provider = chain.provider
             request = bounded(replace(request, try_number=number), context)
@@ -71,7 +85,7 @@ def call_model(
             if context.is_limited:
                 context.reserve(route, provider.worst_case(request))
             message, end = _stream_turn(provider, request, context, stop, streamed)
-            usage = end.usage or provider.estimate(request, "".join(streamed))
+            usage = end.usage or provider.estimate(request, streamed.output)
             cost = context.add_usage(route, usage)
             return Reply(message=message, end=end, usage=usage, cost=cost)
         except ProviderError as error:
@@ -81,14 +95,14 @@ def call_model(
             if error.retryable and tries < most:
                 pause = _pause(error, tries)
                 if is_throttled:
-                    _void(context, streamed, error, counted)
+                    _void(context, error, counted)
                     context.back_off(route, pause)
                 else:
                     context.wait(pause)
-                    _void(context, streamed, error, counted)
+                    _void(context, error, counted)
                 tries += 1
             elif error.is_of_route and chain.has_next:
-                _void(context, streamed, error, counted)
+                _void(context, error, counted)
                 left, route = route, chain.advance()
                 context.emit(events.RunFallback(left.id, route.id, route.model, error.code))
                 request, tries = build(route), 1
@@ -108,19 +122,24 @@ def bounded(request: ModelRequest, context: RunContext) -> ModelRequest:
 
 
 def _count_broken(
-    chain: RouteChain, request: ModelRequest, context: RunContext, streamed: list[str]
+    chain: RouteChain, request: ModelRequest, context: RunContext, streamed: _Streamed
 ) -> tuple[Event, ...]:
-    """Nobody reports the usage of a call that broke off; one that said nothing is free."""
-    if not streamed:
+    """Few report the output of a call before its end; one of which nothing came is free."""
+    told = streamed.usage
+    if not streamed.pieces and told == Usage():
         return ()
-    usage = chain.provider.estimate(request, "".join(streamed))
+    estimated = chain.provider.estimate(request, streamed.output)
+    usage = replace(
+        told,
+        input_tokens=told.input_tokens or estimated.input_tokens,
+        output_tokens=max(told.output_tokens, estimated.output_tokens),
+        source="estimated",
+    )
     return (context.add_usage(chain.route, usage),)
 
 
-def _void(
-    context: RunContext, streamed: list[str], error: ProviderError, counted: tuple[Event, ...]
-) -> None:
-    if streamed:
+def _void(context: RunContext, error: ProviderError, counted: tuple[Event, ...]) -> None:
+    if counted:
         context.void_text(error.code, *counted)
 
 
@@ -134,27 +153,27 @@ def _stream_turn(
     request: ModelRequest,
     context: RunContext,
     stop: StopSignal,
-    streamed: list[str],
+    streamed: _Streamed,
 ) -> tuple[AssistantMessage, TurnEnd]:
     text: list[str] = []
     length = 0
     for chunk in provider.stream(request, stop):
-        if not isinstance(chunk, TurnEnd):
+        if isinstance(chunk, TextDelta | ThinkingDelta | CallDelta):
             length += len(chunk.text)
             if length > MAX_TURN_CHARACTERS:
                 raise ProviderError("malformed", _too_long("answer"))
+            streamed.pieces.append(chunk.text)
         match chunk:
             case TextDelta(piece):
                 text.append(piece)
-                streamed.append(piece)
                 context.stream_text(piece)
                 fault_points.reach("worker.mid_stream")
             case ThinkingDelta(piece):
-                streamed.append(piece)
                 context.stream_thinking(piece)
-            case CallDelta(piece):
-                streamed.append(piece)
+            case UsageUpdate(usage):
+                streamed.usage = usage
             case TurnEnd():
+                streamed.usage = chunk.usage or streamed.usage
                 _check_arguments(chunk)
                 return AssistantMessage("".join(text), chunk.tool_calls), chunk
     raise ProviderError("malformed", "The model's stream ended without an end.")
@@ -173,7 +192,7 @@ def _too_long(what: str) -> str:
 
 def _pause(error: ProviderError, tries: int) -> float:
     """Seconds until the next try: what the provider asks for, else 0.5, 1, 2, … with jitter."""
-    if error.retry_after is not None:
+    if error.retry_after:  # by 0, or a date that is past, it asks for nothing
         return min(error.retry_after, MAX_RETRY_AFTER_SECONDS)
     seconds = FIRST_BACKOFF_SECONDS * 2 ** (tries - 1) * random.uniform(0.75, 1.25)
     return float(min(seconds, MAX_BACKOFF_SECONDS))

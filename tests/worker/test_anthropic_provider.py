@@ -1,5 +1,6 @@
 """The anthropic provider: what it sends, and what it makes of what is answered."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from worker.messages import (
     ToolCall,
     ToolMessage,
     TurnEnd,
+    UsageUpdate,
     UserMessage,
 )
 from worker.tools import load
@@ -77,7 +79,7 @@ def sent(*messages: Message, **fields: Any) -> dict[str, Any]:
 
 
 def test_text_thinking_and_usage_are_streamed() -> None:
-    """Pieces come in order; signatures, pings and what is not known yet are passed over."""
+    """Pieces come in order, usage as soon as it is told; what is not known is passed over."""
     chunks = answered(
         start(input_tokens=10, cache_read_input_tokens=4, cache_creation_input_tokens=2),
         {"type": "ping"},
@@ -101,9 +103,11 @@ def test_text_thinking_and_usage_are_streamed() -> None:
         reasoning_tokens=1,
     )
     assert [
+        UsageUpdate(Usage(input_tokens=16, cache_read_tokens=4, cache_write_tokens=2)),
         ThinkingDelta("hm"),
         TextDelta("Hel"),
         TextDelta("lo"),
+        UsageUpdate(usage),
         TurnEnd("stop", (), usage),
     ] == chunks
 
@@ -117,6 +121,17 @@ def test_the_last_usage_counts() -> None:
     )
 
     assert Usage(input_tokens=16, output_tokens=7, cache_read_tokens=5) == found.usage
+
+
+def test_zeros_take_back_nothing() -> None:
+    """Some servers tell the input first and fill it with zeros at the end."""
+    found = end(
+        start(input_tokens=10, cache_read_input_tokens=3),
+        *text(0, "Hi"),
+        finish("end_turn", input_tokens=0, output_tokens=7, cache_read_input_tokens=0),
+    )
+
+    assert Usage(input_tokens=13, output_tokens=7, cache_read_tokens=3) == found.usage
 
 
 def test_zeros_beside_text_are_no_usage() -> None:
@@ -150,9 +165,24 @@ def test_parallel_tool_calls_are_put_together_from_their_pieces() -> None:
         ToolCall("d", "whole", {"a": 1}),
     )
     usage = Usage(input_tokens=5, output_tokens=9)
-    said, *pieces, end = chunks
+    _, said, *pieces, _, end = chunks
     assert (TextDelta("Let me see."), TurnEnd("tool_calls", calls, usage)) == (said, end)
     assert [CallDelta(text) for text in ('{"exp', 'ression": "2"}', "{broken")] == pieces
+
+
+def test_a_tool_of_the_vendor_is_no_call() -> None:
+    """Its input is written by the model and paid for; nobody here can make it."""
+    chunks = answered(
+        start(input_tokens=5),
+        block(0, type="server_tool_use", id="s", name="web_search", input={}),
+        piece(0, "input_json_delta", partial_json='{"query": "x"}'),
+        block(1, type="tool_use", id="a", name="calculator", input={}),
+        piece(1, "input_json_delta", partial_json="{}"),
+        finish("tool_use", output_tokens=9),
+    )
+
+    assert (ToolCall("a", "calculator", {}),) == chunks[-1].tool_calls  # type: ignore[union-attr]
+    assert CallDelta('{"query": "x"}') in chunks
 
 
 @pytest.mark.parametrize(
@@ -221,7 +251,44 @@ def test_the_whole_conversation_is_sent() -> None:
         ("user", [{"type": "text", "text": "Thanks."}]),
     ] == [(message["role"], message["content"]) for message in body["messages"]]
     assert ("Be brief.", True, 4096) == (body["system"], body["stream"], body["max_tokens"])
-    assert "tools" not in body
+
+
+def test_who_has_no_tools_may_go_on_where_others_had_some() -> None:
+    """The API wants the tools of a conversation defined, also where none may be called."""
+    conversation = [
+        UserMessage("1+1?"),
+        AssistantMessage("", (CALL, OTHER, ToolCall("toolu_3", "calculator", {}))),
+        *(ToolMessage(f"toolu_{i}", "calculator", "2") for i in (1, 2, 3)),
+        AssistantMessage("2"),
+        UserMessage("Thanks."),
+    ]
+
+    body = sent(*conversation)
+
+    assert ["calculator", "current_time"] == [tool["name"] for tool in body["tools"]]
+    assert [{"type": "object"}] * 2 == [tool["input_schema"] for tool in body["tools"]]
+    assert {"type": "none"} == body["tool_choice"]
+    assert "cache_control" not in str(body)
+    assert "tool_choice" not in sent(*conversation, tools=TOOLS)
+    assert not {"tools", "tool_choice"} & set(sent(UserMessage("Hi"), AssistantMessage("Ho")))
+
+
+def test_tools_that_are_only_defined_are_in_the_worst_case() -> None:
+    """With the prompt that the vendor adds for them."""
+    provider = providers.load(route_to("anthropic", "http://127.0.0.1:1"), faults=False)
+    with_call, without = (
+        provider.worst_case(
+            ModelRequest(
+                model="m",
+                system_prompt="",
+                messages=[UserMessage("Hi"), AssistantMessage("", calls)],
+            )
+        ).input_tokens
+        for calls in ((CALL,), ())
+    )
+    provider.close()
+
+    assert with_call - without > 700 + len(json.dumps(CALL.arguments))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from worker.messages import (
     ThinkingDelta,
     ToolCall,
     TurnEnd,
+    UsageUpdate,
 )
 from worker.model_call import (
     DEFAULT_OUTPUT_TOKENS,
@@ -109,6 +111,18 @@ def test_the_pause_is_what_the_provider_asks_for(asked: float, paused: float) ->
     assert [paused] == run.paused
 
 
+@pytest.mark.parametrize("kind", ["rate_limited", "overloaded"])
+def test_a_provider_that_asks_for_no_pause_gets_one(kind: str) -> None:
+    """`Retry-After: 0`, or a date that is past: the pauses are ours, and grow."""
+    run = RecordedRun()
+    busy = [ProviderError(kind, "now, please", retry_after=0.0)]
+
+    called(run, Replies(busy, busy, [TurnEnd("stop")]))
+
+    for pause, expected in zip(run.paused, (0.5, 1), strict=True):
+        assert 0.75 * expected <= pause <= 1.25 * expected
+
+
 def test_a_provider_that_has_too_much_to_do_is_waited_for() -> None:
     """For longer than one that is broken, if there is no other; other runs are told."""
     run = RecordedRun()
@@ -144,6 +158,67 @@ def test_a_call_of_a_tool_that_breaks_off_is_not_free() -> None:
     called(run, Replies([CallDelta("a b c"), lost], [TextDelta("d"), TurnEnd("stop")]))
 
     assert (4, "estimated") == (run.usage.output_tokens, run.usage.source)
+
+
+TOLD = Usage(input_tokens=45_000, output_tokens=1, cache_read_tokens=40_000)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "output_tokens"),
+    [
+        ([], 1),
+        ([CallDelta("a b c")], 3),
+        ([TextDelta("a b"), UsageUpdate(replace(TOLD, output_tokens=9)), TextDelta("c")], 9),
+    ],
+)
+@pytest.mark.parametrize("broken_by", [CancelRequested(), ProviderError("auth", "no")])
+def test_what_the_provider_told_before_a_call_broke_off_is_counted(
+    broken_by: BaseException, chunks: list[Chunk], output_tokens: int
+) -> None:
+    """The last of it, also where no text came; the output is at least what was streamed."""
+    run = RecordedRun()
+
+    with pytest.raises(type(broken_by)):
+        called(run, Replies([UsageUpdate(TOLD), *chunks, broken_by]))
+
+    assert replace(TOLD, output_tokens=output_tokens, source="estimated") == run.usage
+
+
+def test_a_call_that_broke_off_before_its_first_word_is_told_of() -> None:
+    """The next try begins under the sums of this one; zeros tell nothing."""
+    run = RecordedRun()
+    lost = ProviderError("connection", "lost")
+    provider = Replies(
+        [UsageUpdate(TOLD), lost], [UsageUpdate(Usage()), lost], [TextDelta("d"), TurnEnd("stop")]
+    )
+
+    reply = called(run, provider)
+
+    assert [45_000] == [cost.usage.input_tokens for cost in costs(run)]
+    assert (45_001, 2) == (run.usage.input_tokens, run.usage.output_tokens)
+    assert Usage(input_tokens=1, output_tokens=1, source="estimated") == reply.usage
+
+
+def test_the_input_of_a_provider_that_told_only_the_output_is_estimated() -> None:
+    """Where text came; some fill in zeros until the end."""
+    run = RecordedRun()
+    told = UsageUpdate(Usage(output_tokens=5))
+
+    with pytest.raises(CancelRequested):
+        called(run, Replies([told, TextDelta("a"), CancelRequested()]), say="one two")
+
+    assert Usage(input_tokens=2, output_tokens=5, source="estimated") == run.usage
+
+
+def test_a_turn_that_is_refused_at_its_end_costs_what_was_reported() -> None:
+    """Its arguments are too long for any event, and were written all the same."""
+    run = RecordedRun()
+    endless = ToolCall("c", "t", "x" * 2_000_000)
+
+    with pytest.raises(ProviderError, match="got too long"):
+        called(run, Replies(*[[TurnEnd("tool_calls", (endless,), TOLD)]] * MAX_TRIES))
+
+    assert MAX_TRIES * 45_000 == run.usage.input_tokens
 
 
 def test_tries_are_spent_at_last() -> None:

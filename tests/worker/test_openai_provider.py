@@ -15,6 +15,7 @@ from worker.messages import (
     ToolCall,
     ToolMessage,
     TurnEnd,
+    UsageUpdate,
     UserMessage,
 )
 from worker.tools import load
@@ -64,6 +65,7 @@ def test_text_thinking_and_usage_are_streamed() -> None:
         ThinkingDelta("hm"),
         TextDelta("Hel"),
         TextDelta("lo"),
+        UsageUpdate(usage),
         TurnEnd("stop", (), usage),
     ] == chunks
 
@@ -179,6 +181,26 @@ def test_parallel_tool_calls_are_put_together_from_their_pieces() -> None:
             {"index": 1, "id": "b", "function": {"name": "g"}},
             {"index": 1},
         ],
+        # All at one place, as of Gemini: each is whole.
+        [
+            {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"x": 1}'}},
+            {"index": 0, "id": "b", "function": {"name": "g", "arguments": "{}"}},
+        ],
+        # The same in pieces, after the first without an id or with that of their call.
+        [
+            {"index": 0, "id": "a", "function": {"name": "f", "arguments": ""}},
+            {"index": 0, "id": "", "function": {"name": None, "arguments": '{"x": 1'}},
+            {"index": 0, "id": "a", "function": {"arguments": "}"}},
+            {"index": 0, "id": "b", "function": {"name": "g", "arguments": ""}},
+            {"index": 0, "id": "b", "function": {"name": "g", "arguments": "{}"}},
+        ],
+        # Each piece with an id of its own.
+        [
+            {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"x":'}},
+            {"index": 0, "id": "7", "function": {"arguments": " 1"}},
+            {"index": 0, "id": "a", "function": {"name": "f", "arguments": "}"}},
+            {"index": 1, "id": "b", "function": {"name": "g", "arguments": "{}"}},
+        ],
     ],
 )
 def test_tool_calls_of_servers_with_their_own_ways(pieces: list[dict[str, Any]]) -> None:
@@ -188,6 +210,44 @@ def test_tool_calls_of_servers_with_their_own_ways(pieces: list[dict[str, Any]])
     found = end(*chunks, delta(finish="tool_calls")).tool_calls
 
     assert (ToolCall("a", "f", {"x": 1}), ToolCall("b", "g", {})) == found
+
+
+@pytest.mark.parametrize(("sent", "read"), [(None, {}), ("", {}), ('{"x": ', '{"x": ')])
+def test_a_call_that_is_not_whole_ends_where_another_begins(sent: str | None, read: Any) -> None:
+    """Whatever there is of its arguments."""
+    calls = [
+        {"index": 0, "id": "a", "function": {"name": "f", "arguments": sent}},
+        {"index": 0, "id": "b", "function": {"name": "g", "arguments": "{}"}},
+    ]
+
+    found = end(*(delta(tool_calls=[call]) for call in calls), delta(finish="tool_calls"))
+
+    assert (ToolCall("a", "f", read), ToolCall("b", "g", {})) == found.tool_calls
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [("f", '{"x": 1}'), ("f", '{"x": 2}')],
+        [("f", '{"x": 1}'), ("f", ""), ("f", '{"x":'), (None, " 2}"), ("f", "")],
+        [("f", '{"x":'), ("f", " 1}"), ("f", '{"x": 2}'), ("f", "\n")],
+    ],
+)
+def test_calls_of_one_place_without_ids_are_told_apart(
+    pieces: list[tuple[str | None, str]],
+) -> None:
+    """By a name that comes with more arguments when those of the last call are whole."""
+    calls = [
+        {"index": 0, "id": "", "function": {"name": name, "arguments": arguments}}
+        for name, arguments in pieces
+    ]
+
+    found = end(*(delta(tool_calls=[call]) for call in calls), delta(finish="tool_calls"))
+
+    assert (
+        ToolCall("call_1_1", "f", {"x": 1}),
+        ToolCall("call_1_2", "f", {"x": 2}),
+    ) == found.tool_calls
 
 
 def test_tool_calls_without_ids_get_some() -> None:
@@ -218,6 +278,44 @@ def test_usage_of_servers_that_do_not_count(usage: Any, expected: Usage | None) 
     found = end(delta(content="Hi"), delta(finish="stop"), usage_chunk(usage))
 
     assert expected == found.usage
+
+
+def test_what_is_told_of_the_usage_is_passed_on_at_once() -> None:
+    """Of servers that tell it with each chunk; zeros that come later take nothing back."""
+    chunks = answered(
+        *(
+            delta(content=text) | {"usage": {"prompt_tokens": 10, "completion_tokens": count}}
+            for count, text in enumerate(("", "Hel", "lo"))
+        ),
+        delta(finish="stop") | {"usage": {"prompt_tokens": 10, "completion_tokens": 2}},
+        usage_chunk({"prompt_tokens": 0, "completion_tokens": 0}),
+    )
+
+    told = [Usage(input_tokens=10, output_tokens=count) for count in range(3)]
+    assert [
+        UsageUpdate(told[0]),
+        UsageUpdate(told[1]),
+        TextDelta("Hel"),
+        UsageUpdate(told[2]),
+        TextDelta("lo"),
+        TurnEnd("stop", (), told[2]),
+    ] == chunks
+
+
+def test_a_refusal_is_what_the_model_says() -> None:
+    """It comes beside an empty content, and ends as an answer does."""
+    chunks = answered(
+        delta(content="", refusal=None),
+        delta(refusal="I can't help"),
+        delta(refusal=" with that."),
+        delta(finish="stop"),
+    )
+
+    assert [
+        TextDelta("I can't help"),
+        TextDelta(" with that."),
+        TurnEnd("content_filter", (), None),
+    ] == chunks
 
 
 def test_an_empty_answer_may_be_free() -> None:

@@ -370,6 +370,17 @@ def test_comments_and_unknown_fields_are_passed_over(provider: str) -> None:
     assert TEXT == said(provider, b": hello\n\n", stream)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_event(provider: str) -> None:
+    """Some servers begin with it; whole, cut, and before a stream with nothing else in it."""
+    mark, stream = b"\xef\xbb\xbf", hello(provider)
+    if provider == "anthropic":
+        stream = stream.split(b"\n\n", 2)[2]  # the events before have no text
+
+    assert TEXT == said(provider, mark + stream)
+    assert TEXT == said(provider, mark[:1], mark[1:2], mark[2:] + stream)
+    assert "provider.connection" == refusal(provider, raw(mark)).code
+
+
 def test_chunked_encoding_may_cut_anywhere(provider: str) -> None:
     """HTTP's own pieces have nothing to do with the events."""
     stream = hello(provider)

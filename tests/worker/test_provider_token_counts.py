@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shared.events import TOKEN_FIELDS, Usage
@@ -100,6 +100,14 @@ STEPS: st.SearchStrategy[dict[str, Any]] = st.one_of(
 
 
 @settings(max_examples=300)
+@example(
+    steps=[
+        {"usage": {"input_tokens": 1, "cache_read_tokens": 1}},
+        {"usage": {"input_tokens": 19, "cache_write_tokens": 19}},
+    ],
+    turn=0,
+    try_number=1,
+)
 @given(steps=st.lists(STEPS, max_size=6), turn=st.integers(0, 3), try_number=st.integers(1, 2))
 def test_a_script_never_uses_more_than_its_worst_case(
     steps: list[dict[str, Any]], turn: int, try_number: int

@@ -1,7 +1,7 @@
 """Anthropic's Messages, and every server that speaks them, through the official SDK."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -21,7 +21,9 @@ from worker.messages import (
     ThinkingDelta,
     ToolCall,
     ToolMessage,
+    ToolSpec,
     TurnEnd,
+    UsageUpdate,
     UserMessage,
 )
 from worker.outcomes import ProviderError
@@ -56,6 +58,7 @@ _STOP_REASONS = {
 _CACHED = {"cache_control": {"type": "ephemeral"}}
 #: The API wants a user's message first, and no empty one.
 _NOTHING_SAID = "(nothing)"
+_NOT_FOR_USE = "Not available any more."
 
 
 def build(route: Route, *, faults: bool, egress: Policy | None) -> "AnthropicProvider":
@@ -94,7 +97,8 @@ class AnthropicProvider:
         return token_counts.estimate(request, output)
 
     def worst_case(self, request: ModelRequest) -> Usage:
-        return token_counts.worst_case(replace(request, max_output_tokens=_max_tokens(request)))
+        sent = replace(request, tools=_tools(request), max_output_tokens=_max_tokens(request))
+        return token_counts.worst_case(sent)
 
     def close(self) -> None:
         self._client.close()
@@ -105,24 +109,26 @@ class _Answer:
 
     def __init__(self, turn: int) -> None:
         self._calls = PartialCalls(turn)
+        self._call_indexes: set[int] = set()
         self._inputs: dict[int, str] = {}  # of calls that came whole, by the block's index
         self._told: dict[str, int] = {}
+        self._usage = Usage()
         self._stop_reason: str | None = None
         self._is_whole = False
         self._has_text = False
 
-    def take(self, event: Any) -> TextDelta | ThinkingDelta | CallDelta | None:
-        """The text of the event, if it has one; what is not known is passed over."""
+    def take(self, event: Any) -> Chunk | None:
+        """What the event adds, if anything; what is not known is passed over."""
         match event.type:
             case "message_start":
-                self._count(event.message.usage)
+                return self._count(event.message.usage)
             case "content_block_start":
                 return self._begin(event.index, event.content_block)
             case "content_block_delta":
                 return self._go_on(event.index, event.delta)
             case "message_delta":
                 self._stop_reason = event.delta.stop_reason or self._stop_reason
-                self._count(event.usage)
+                return self._count(event.usage)
             case "message_stop":
                 self._is_whole = True
         return None
@@ -134,17 +140,7 @@ class _Answer:
         for index, text in self._inputs.items():
             self._calls.add(index, None, None, text)
         calls = self._calls.whole()
-        told = self._told
-        read = told.get("cache_read_input_tokens", 0)
-        written = told.get("cache_creation_input_tokens", 0)
-        usage: Usage | None = Usage(
-            # Anthropic's input is what was neither read from the cache nor written to it.
-            input_tokens=told.get("input_tokens", 0) + read + written,
-            output_tokens=told.get("output_tokens", 0),
-            cache_read_tokens=read,
-            cache_write_tokens=written,
-            reasoning_tokens=told.get("thinking_tokens", 0),
-        )
+        usage: Usage | None = self._usage
         if usage == Usage() and (self._has_text or calls):
             usage = None  # some servers fill in zeros for what they do not count
         reason = clean(self._stop_reason or "end_turn")
@@ -153,6 +149,7 @@ class _Answer:
     def _begin(self, index: int, block: Any) -> TextDelta | ThinkingDelta | None:
         match block.type:
             case "tool_use":
+                self._call_indexes.add(index)
                 self._calls.add(index, block.id, block.name, None)
                 if block.input:
                     self._inputs[index] = json.dumps(block.input)
@@ -169,8 +166,9 @@ class _Answer:
             case "thinking_delta":
                 return self._text(ThinkingDelta, delta.thinking)
             case "input_json_delta":
-                self._inputs.pop(index, None)
-                self._calls.add(index, None, None, delta.partial_json)
+                if index in self._call_indexes:  # the vendor's own tools stream their input too
+                    self._inputs.pop(index, None)
+                    self._calls.add(index, None, None, delta.partial_json)
                 if delta.partial_json:
                     return CallDelta(delta.partial_json)
         return None
@@ -181,20 +179,32 @@ class _Answer:
         self._has_text = True
         return kind(clean(text))
 
-    def _count(self, usage: Any) -> None:
-        """Later figures are sums so far: they take the place of earlier ones."""
+    def _count(self, usage: Any) -> UsageUpdate | None:
+        """Later figures are sums so far: they take the place of earlier ones, except zeros."""
         if usage is None:
-            return
+            return None
         for name in (
             "input_tokens",
             "output_tokens",
             "cache_read_input_tokens",
             "cache_creation_input_tokens",
         ):
-            if (tokens := getattr(usage, name, None)) is not None:
+            if tokens := getattr(usage, name, None):
                 self._told[name] = tokens
         if details := getattr(usage, "output_tokens_details", None):
             self._told["thinking_tokens"] = details.thinking_tokens or 0
+        told, before = self._told, self._usage
+        read = told.get("cache_read_input_tokens", 0)
+        written = told.get("cache_creation_input_tokens", 0)
+        self._usage = Usage(
+            # Anthropic's input is what was neither read from the cache nor written to it.
+            input_tokens=told.get("input_tokens", 0) + read + written,
+            output_tokens=told.get("output_tokens", 0),
+            cache_read_tokens=read,
+            cache_write_tokens=written,
+            reasoning_tokens=told.get("thinking_tokens", 0),
+        )
+        return UsageUpdate(self._usage) if self._usage != before else None
 
 
 def _max_tokens(request: ModelRequest) -> int:
@@ -211,17 +221,29 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
     }
     if request.system_prompt.strip():
         arguments["system"] = request.system_prompt
-    if request.tools:
+    if tools := _tools(request):
         arguments["tools"] = [
             {
                 "name": tool.name,
                 "description": tool.description,
                 "input_schema": dict(tool.parameters),
             }
-            for tool in request.tools
+            for tool in tools
         ]
+    if request.tools:
         _cache(arguments)
+    elif tools:
+        arguments["tool_choice"] = {"type": "none"}
     return arguments
+
+
+def _tools(request: ModelRequest) -> Sequence[ToolSpec]:
+    """The request's, else those that the conversation has calls of: the API wants them defined."""
+    if request.tools:
+        return request.tools
+    turns = [message for message in request.messages if isinstance(message, AssistantMessage)]
+    names = dict.fromkeys(portable_name(call.name) for turn in turns for call in turn.tool_calls)
+    return [ToolSpec(name, _NOT_FOR_USE, {"type": "object"}) for name in names]
 
 
 def _cache(arguments: dict[str, Any]) -> None:

@@ -1,9 +1,11 @@
 """Answers that cannot fill the memory: a server that an org named may send what it likes.
 
-The SDKs keep an event until it is whole, and read the page of an error to its end.
+The SDKs keep an event until it is whole, and read the page of an error to its end. They also take
+a byte order mark for a part of the first event.
 """
 
-from collections.abc import Iterator
+import codecs
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpx2
@@ -25,7 +27,7 @@ class BoundedTransport(httpx2.HTTPTransport):
 
     def __init__(self, *, events: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._ends = _ENDS_OF_EVENTS if events else _ENDS_OF_LINES
+        self._events = events
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Raises: httpx2.TransportError: also while the answer is read."""
@@ -36,23 +38,24 @@ class BoundedTransport(httpx2.HTTPTransport):
             raise httpx2.RemoteProtocolError("the answer is compressed, which nobody asked for")
         assert isinstance(response.stream, httpx2.SyncByteStream)
         response.stream = (
-            _BoundedStream(response.stream, MAX_BYTES, self._ends)
+            _BoundedStream(response.stream, MAX_BYTES, events=self._events)
             if response.is_success
-            else _BoundedStream(response.stream, MAX_ERROR_BYTES, _ENDS_OF_LINES)
+            else _BoundedStream(response.stream, MAX_ERROR_BYTES, events=False)
         )
         return response
 
 
 class _BoundedStream(httpx2.SyncByteStream):
-    def __init__(self, stream: httpx2.SyncByteStream, most: int, ends: tuple[bytes, ...]) -> None:
+    def __init__(self, stream: httpx2.SyncByteStream, most: int, *, events: bool) -> None:
         self._stream = stream
+        self._events = events
         self._most = most
-        self._ends = ends
+        self._ends = _ENDS_OF_EVENTS if events else _ENDS_OF_LINES
 
     def __iter__(self) -> Iterator[bytes]:
         total = since_end = lines = 0
         last = b""
-        for part in self._stream:
+        for part in _without_mark(self._stream) if self._events else self._stream:
             total += len(part)
             seen = last + part  # an end may lie across two parts
             ends = [seen.rfind(end) + len(end) for end in self._ends if end in seen]
@@ -70,3 +73,18 @@ class _BoundedStream(httpx2.SyncByteStream):
 
     def close(self) -> None:
         self._stream.close()
+
+
+def _without_mark(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The parts without the byte order mark that a stream of events may begin with."""
+    begun: bytes | None = b""
+    for part in parts:
+        if begun is None:
+            yield part
+            continue
+        begun += part
+        if len(begun) >= len(codecs.BOM_UTF8) or not codecs.BOM_UTF8.startswith(begun):
+            yield begun.removeprefix(codecs.BOM_UTF8)
+            begun = None
+    if begun:
+        yield begun

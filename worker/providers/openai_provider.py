@@ -21,6 +21,7 @@ from worker.messages import (
     ThinkingDelta,
     ToolMessage,
     TurnEnd,
+    UsageUpdate,
     UserMessage,
 )
 from worker.outcomes import ProviderError
@@ -66,12 +67,16 @@ class OpenAIProvider:
         calls = PartialCalls(request.turn)
         finish_reason: str | None = None
         usage: Usage | None = None
-        has_text = False
+        has_text = is_refused = False
         with stop.aborting(self._http.abort), provider_errors(openai, self._api_key):
             with self._client.chat.completions.create(**_arguments(request, self._is_vendor)) as s:
                 for chunk in s:
                     stop.check()
-                    usage = _usage(chunk.usage) or usage
+                    told = _usage(chunk.usage)
+                    if told is not None and told not in (usage, Usage()):
+                        yield UsageUpdate(told)
+                        usage = told
+                    usage = usage or told
                     for choice in chunk.choices or ():
                         finish_reason = choice.finish_reason or finish_reason
                         delta = choice.delta
@@ -80,9 +85,11 @@ class OpenAIProvider:
                         if thinking := _thinking(delta.model_extra or {}):
                             has_text = True
                             yield ThinkingDelta(clean(thinking))
-                        if delta.content:
-                            has_text = True
-                            yield TextDelta(clean(delta.content))
+                        is_refused = is_refused or bool(delta.refusal)
+                        for text in (delta.content, delta.refusal):
+                            if text:
+                                has_text = True
+                                yield TextDelta(clean(text))
                         for piece in delta.tool_calls or ():
                             function = piece.function
                             calls.add(
@@ -99,7 +106,9 @@ class OpenAIProvider:
             tool_calls = calls.whole()
             if usage == Usage() and (has_text or tool_calls):
                 usage = None  # some servers fill in zeros for what they do not count
-            end = TurnEnd(clean(finish_reason), tool_calls, usage)
+            # A refusal ends with `stop`, as an answer does.
+            reason = "content_filter" if is_refused else clean(finish_reason)
+            end = TurnEnd(reason, tool_calls, usage)
         yield end
 
     def estimate(self, request: ModelRequest, output: str) -> Usage:

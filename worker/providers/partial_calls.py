@@ -26,20 +26,26 @@ class PartialCalls:
 
     def __init__(self, turn: int) -> None:
         self._turn = turn
-        self._calls: dict[int, list[str]] = {}
+        self._calls: list[tuple[int, list[str]]] = []
+        self._open: dict[int, list[str]] = {}  # the last call at each place
         self._length = 0
         self._last = -1
 
     def add(
         self, place: int | None, call_id: str | None, name: str | None, arguments: str | None
     ) -> None:
-        """One piece. Servers that give calls no place begin each with its id or its name."""
+        """One piece. Servers that give calls no place, or all the same, begin each with its name
+        or its id.
+        """
         call_id, name = clean(call_id or ""), clean(name or "")
         if place is None:
             is_new = self._last < 0 or self._begins(call_id, name)
             place = self._last + 1 if is_new else self._last
         self._last = place
-        parts = self._calls.setdefault(place, ["", "", ""])
+        parts = self._open.get(place)
+        if parts is None or _begins_next(parts, call_id, name, arguments or ""):
+            parts = self._open[place] = ["", "", ""]
+            self._calls.append((place, parts))
         parts[0] = call_id or parts[0]
         if name and name != parts[1]:  # some servers repeat it in each piece
             parts[1] += name
@@ -58,15 +64,40 @@ class PartialCalls:
         Arguments that are no JSON, or nested deeper than `MAX_DEPTH`, stay the text they were.
         """
         return tuple(
-            ToolCall(call_id or f"call_{self._turn + 1}_{place + 1}", name, _arguments(text))
-            for place, (call_id, name, text) in sorted(self._calls.items())
+            ToolCall(call_id or f"call_{self._turn + 1}_{number}", name, _arguments(text))
+            for number, (_, (call_id, name, text)) in enumerate(
+                sorted(self._calls, key=lambda call: call[0]), 1
+            )
         )
 
     def _begins(self, call_id: str, name: str) -> bool:
-        known_id, known_name, _ = self._calls[self._last]
+        known_id, known_name, _ = self._open[self._last]
         if call_id and known_id:
             return call_id != known_id
         return bool(name and known_name)
+
+
+def _begins_next(parts: list[str], call_id: str, name: str, arguments: str) -> bool:
+    """Whether a piece at the place of a call belongs to the next one: Gemini's places are all 0.
+
+    Other servers repeat id and name in each piece, or give each piece an id of its own.
+    """
+    known_id, known_name, text = parts
+    if not (name and known_name) or (call_id and call_id == known_id):
+        return False
+    if call_id and known_id:
+        return name != known_name or not text or _is_json(text)
+    return (name != known_name or bool(arguments.strip())) and _is_json(text)
+
+
+def _is_json(text: str) -> bool:
+    if not text.rstrip().endswith("}"):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _arguments(text: str) -> Any:

@@ -90,10 +90,10 @@ class ScriptedProvider:
         )
 
     def worst_case(self, request: ModelRequest) -> Usage:
-        """All the words of the turn, or what its `usage` steps say if that is more."""
+        """All the words of the turn, or what the last of its `usage` steps says if that is more."""
         try:
             steps = _steps_of_turn(request)
-            told = [_usage(step["usage"]) for step in steps if "usage" in step]
+            told = [_usage(step["usage"]) for step in steps if "usage" in step][-1:]
         except ProviderError:
             return Usage()  # a wrong script is refused before its first word
         counted = Usage(
