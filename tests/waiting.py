@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import psutil
+
 T = TypeVar("T")
 
 
@@ -15,6 +17,17 @@ def eventually(check: Callable[[], bool], *, seconds: float = 10) -> None:
     while not check():
         assert time.monotonic() < deadline, f"did not come true within {seconds} s"
         threading.Event().wait(0.01)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs: neither gone, nor dead and not yet forgotten by its parent.
+
+    It may go between two questions, and the second one is an error then.
+    """
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def in_parallel(count: int, call: Callable[[int], T]) -> list[T]:

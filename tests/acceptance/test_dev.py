@@ -19,6 +19,7 @@ from cli import local_model
 from cli.embedded_postgres import EmbeddedPostgres
 from cli.embedded_redis import EmbeddedRedis
 from cli.embedded_server import free_port
+from tests.waiting import is_alive
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -73,7 +74,7 @@ class Dev:
         return next(p for p in supervisor.children() if text in " ".join(p.cmdline()))
 
     def is_gone(self) -> bool:
-        return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in self.tree)
+        return not any(map(is_alive, self.tree))
 
     def client(self) -> httpx2.Client:
         key = (self.data / "api-key").read_text().strip()

@@ -138,11 +138,12 @@ def test_work_waits_for_a_worker(system: System, user: Caller) -> None:
 
 def test_a_stopping_worker_hands_its_runs_over(system: System, user: Caller) -> None:
     """SIGTERM: at the next step, or when the drain time is over; it counts as no crash."""
-    between = user.run({"tool": "sleep", "args": {"seconds": 1}}, {"say": "after the deploy"})
     hanging = user.run({"say": "Hm"}, {"hang": 100})
-    user.seen(between, "tool.call")
     user.seen(hanging, "message.delta")
     stopped = psutil.Process(system.worker.pid)
+    # Last: the deploy must come while it sleeps.
+    between = user.run({"tool": "sleep", "args": {"seconds": 2}}, {"say": "after the deploy"})
+    user.seen(between, "tool.call")
 
     stopped.terminate()
     user.seen(hanging, "message.delta", 2)

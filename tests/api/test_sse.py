@@ -49,6 +49,7 @@ def test_those_at_one_place_are_sent_the_same_bytes(hub: StreamHub, run: Followe
     """One read for all of them: the very same object."""
     clients = [Client(hub, run.watch()) for _ in range(5)]
     eventually(lambda: all([1] == seqs(client.received) for client in clients))
+    eventually(lambda: all(client.watch.waits for client in clients))
     run.write("a" * 1000)
     eventually(lambda: all([1, 2] == seqs(client.received) for client in clients))
     run.end()

@@ -61,7 +61,9 @@ class Relay:
                         return
                     if key.fileobj is server:
                         if streamed is None and b"text/event-stream" in data:
-                            streamed = 0
+                            # What comes with the head counts too: a stream that begins late
+                            # brings kilobytes of it.
+                            streamed = len(data.partition(b"\r\n\r\n")[2])
                         elif streamed is not None:
                             streamed += len(data)
                         if streamed is not None and self.cut_after is not None:

@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.waiting import is_alive
+
 SUPERVISOR = """
 import json, os, signal, sys
 from cli.guard import guarded
@@ -78,7 +80,7 @@ class Supervised:
         return lambda: all(any(text in line for line in self.lines) for text in texts)
 
     def nothing_is_left(self) -> bool:
-        return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in self.tree)
+        return not any(map(is_alive, self.tree))
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 15) -> None:

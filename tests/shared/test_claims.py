@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -316,7 +317,7 @@ def test_waiting_time_is_not_used_time(stored: StoredRuns) -> None:
     """A run that waited for an hour has used seconds."""
     claim = stored.claimed()
     stored.park(claim, request_id := new_id())
-    hour_ago = stored.row(claim.run_id)["started_at"].replace(year=2025)
+    hour_ago = stored.row(claim.run_id)["started_at"] - timedelta(hours=1)
     stored.set(claim.run_id, started_at=hour_ago, waiting_since=hour_ago)
     stored.answer(claim.run_id, "x", request_id)
 

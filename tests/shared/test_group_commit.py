@@ -77,10 +77,11 @@ def test_a_group_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_that_cannot_be_written_does_not_take_the_others_along() -> None:
     """Its caller gets its error; the rest is written one by one."""
-    released = threading.Event()
+    entered, released = threading.Event(), threading.Event()
 
     def commit(numbers: Sequence[int]) -> list[int]:
         if list(numbers) == [0]:
+            entered.set()
             released.wait(10)
         if 13 in numbers:
             raise ValueError("thirteen")
@@ -89,6 +90,7 @@ def test_one_that_cannot_be_written_does_not_take_the_others_along() -> None:
     write = GroupCommit(commit)
     first = threading.Thread(target=lambda: write(0))
     first.start()
+    assert entered.wait(10)
     outcomes: list[object] = []
 
     def one(number: int) -> object:
@@ -123,6 +125,7 @@ def test_an_outage_is_everybodys() -> None:
     write = GroupCommit(commit)
     first = threading.Thread(target=lambda: write(0))
     first.start()
+    eventually(lambda: tries == [1])
     failures: list[bool] = []
 
     def one(number: int) -> bool:

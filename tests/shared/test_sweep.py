@@ -123,12 +123,12 @@ def test_a_worker_whose_lock_is_gone_is_lost_soon(
     stored: StoredRuns, lock_key: int, is_locked: bool
 ) -> None:
     """The kernel freed it: a missed heartbeat is enough then, long before the lease is over."""
-    claim = stored.claimed(stored.worker(seen_at=ago(seconds=0.5), lock_key=lock_key))
+    claim = stored.claimed(stored.worker(seen_at=ago(seconds=1), lock_key=lock_key))
     with stored.connections.engine.connect() as session:
         if is_locked:
             session.execute(select(func.pg_advisory_lock(lock_key)))
 
-        sweep.sweep(with_lease(stored, lease=1, heartbeat=0.2))
+        sweep.sweep(with_lease(stored, lease=4, heartbeat=0.2))
 
         assert ("executing" if is_locked else "queued") == stored.state(claim.run_id)
         session.execute(select(func.pg_advisory_unlock_all()))

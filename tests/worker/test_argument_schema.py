@@ -229,10 +229,10 @@ def unevaluated(levels: int) -> dict[str, Any]:
 )
 def test_a_schema_that_grows_is_refused_soon(schema: dict[str, Any]) -> None:
     """Before it is compiled."""
-    start = time.monotonic()
+    start = time.thread_time()
     with pytest.raises(InvalidSchema, match="too large|deeper"):
         ArgumentSchema(schema)
-    assert time.monotonic() - start < 0.5
+    assert time.thread_time() - start < 0.5
 
 
 @pytest.mark.parametrize(
@@ -272,9 +272,9 @@ def test_a_schema_that_grows_is_refused_soon(schema: dict[str, Any]) -> None:
 )
 def test_no_schema_makes_a_check_long(schema: dict[str, Any], arguments: dict[str, Any]) -> None:
     """Patterns are linear, and the work has a bound."""
-    start = time.monotonic()
+    start = time.thread_time()
     errors(schema, arguments)
-    assert time.monotonic() - start < 0.5
+    assert time.thread_time() - start < 0.5
 
 
 def test_arguments_beyond_all_measure_are_refused() -> None:

@@ -108,12 +108,12 @@ def test_everything_else_is_refused(expression: str) -> None:
 )
 def test_what_would_take_long_or_has_no_value_is_refused(expression: str) -> None:
     """At once: a greenlet that computes stops the whole process."""
-    began = time.monotonic()
+    began = time.thread_time()
 
     with pytest.raises(ToolFailed):
         calculate(expression)
 
-    assert time.monotonic() - began < 0.5
+    assert time.thread_time() - began < 0.5
 
 
 @given(st.text(alphabet="0123456789.+-*/%() e,abmnirounds", max_size=60))

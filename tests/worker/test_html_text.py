@@ -80,6 +80,6 @@ def test_a_page_that_is_not_well_made_is_read_all_the_same(page: str, text: str)
 )
 def test_no_page_takes_long(piece: str) -> None:
     """A mebibyte of anything: the time grows with its length, and has a bound."""
-    start = time.monotonic()
+    start = time.thread_time()
     html_text(piece * (1_048_576 // len(piece)))
-    assert time.monotonic() - start < 1
+    assert time.thread_time() - start < 1
