@@ -11,6 +11,8 @@ from uuid import UUID
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from sqlalchemy import create_engine, func, insert, text
 
 from api.app import create_app
@@ -33,6 +35,17 @@ for name in [name for name in os.environ if name.startswith(("ARKLOOP_", "OPENAI
 
 # A background job of a shell ignores Ctrl-C, and so would every command that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# How long an example takes is the machine's matter: a busy one is no fault of the code. Examples
+# are the same in each run of a test; `--hypothesis-profile random` looks for new ones.
+hypothesis_settings.register_profile(
+    "random", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.register_profile(
+    "same", hypothesis_settings.get_profile("random"), derandomize=True
+)
+hypothesis_settings.load_profile("same")
 
 
 # ---- servers -------------------------------------------------------------------------

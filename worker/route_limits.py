@@ -5,14 +5,16 @@ kept less well, and no run waits for Redis.
 """
 
 import logging
+import random
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import redis
 from limits import RateLimitItemPerMinute
 from limits.errors import StorageError
-from limits.storage import MemoryStorage, RedisStorage
+from limits.storage import MemoryStorage, RedisStorage, SlidingWindowCounterSupport
 from limits.strategies import RateLimiter, SlidingWindowCounterRateLimiter
 
 from shared import keys
@@ -23,9 +25,16 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Longest wait before the limits are asked again: others may have given up meanwhile.
-MAX_WAIT_SECONDS = 5.0
+#: Longest wait before a pause is asked for again.
+MAX_PAUSE_SECONDS = 5.0
+#: Longest and shortest wait for room in the limits. Not longer, since a run says only between two
+#: waits that it goes on waiting, which clients are promised every 30 s.
+MAX_WAIT_SECONDS = 10.0
 MIN_WAIT_SECONDS = 0.05
+#: Such a wait becomes longer by up to this part of it, so that not all who wait come at once.
+JITTER = 0.1
+#: Those that wait in a process line up for room that is near, so far ahead.
+MAX_LINE_SECONDS = 5.0
 #: So late does a process notice that another one was told to wait.
 PAUSE_CHECK_SECONDS = 1.0
 
@@ -44,6 +53,7 @@ class RouteLimits:
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._paused: dict[str, float] = {}  # until when, on the monotonic clock
         self._asked: dict[str, float] = {}  # when Redis was last asked for that
+        self._last_turns: dict[tuple[str, str], float] = {}  # by route and limit, as `_paused`
 
     def wait_for(self, route: Route, tokens: int) -> tuple[str, float] | None:
         """None, and the call is counted, if the route has room for it.
@@ -54,14 +64,22 @@ class RouteLimits:
             return "provider", paused
         if route.requests_per_minute is None and route.tokens_per_minute is None:
             return None
-        return self._ask(lambda limiter: _take(limiter, route, tokens))
+        full = self._ask(lambda limiter: _take(limiter, route, tokens))
+        return None if full is None else (full.limit, self._turn(route, full))
 
     def count_output(self, route: Route, reserved: int, used: int) -> None:
         """A call that was let in for `reserved` tokens has used so many."""
         if route.tokens_per_minute is None or used <= reserved:
             return
         limit = RateLimitItemPerMinute(route.tokens_per_minute)
-        self._ask(lambda limiter: limiter.hit(limit, route.id, "tokens", cost=used - reserved))
+
+        def count(limiter: RateLimiter) -> None:
+            # What does not fit any more would not be counted at all.
+            left = limiter.get_window_stats(limit, route.id, "tokens").remaining
+            if cost := min(used - reserved, left):
+                limiter.hit(limit, route.id, "tokens", cost=cost)
+
+        self._ask(count)
 
     def pause(self, route: Route, seconds: float) -> None:
         """The provider wants no call for so long: those of other workers wait too."""
@@ -84,7 +102,18 @@ class RouteLimits:
             except redis.RedisError:
                 left = 0.0
             self._paused[route.id] = max(self._paused.get(route.id, 0.0), now + left)
-        return min(self._paused.get(route.id, 0.0) - now, MAX_WAIT_SECONDS)
+        return min(self._paused.get(route.id, 0.0) - now, MAX_PAUSE_SECONDS)
+
+    def _turn(self, route: Route, full: "_Full") -> float:
+        seconds = full.room_in
+        if seconds < MAX_LINE_SECONDS:
+            # Room for one is no reason for hundreds to ask at the same moment.
+            line, now = (route.id, full.limit), time.monotonic()
+            turn = max(now + seconds, self._last_turns.get(line, 0.0) + full.refills_in)
+            self._last_turns[line] = turn = min(turn, now + MAX_LINE_SECONDS)
+            seconds = turn - now
+        seconds = min(max(seconds, MIN_WAIT_SECONDS), MAX_WAIT_SECONDS)
+        return seconds * random.uniform(1, 1 + JITTER)
 
     def _ask(self, question: Callable[[RateLimiter], T]) -> T:
         try:
@@ -95,7 +124,19 @@ class RouteLimits:
             return question(self._own)
 
 
-def _take(limiter: RateLimiter, route: Route, tokens: int) -> tuple[str, float] | None:
+@dataclass(frozen=True, slots=True)
+class _Full:
+    """A limit without room for a call: there is some in `room_in` seconds, if nobody takes it.
+
+    `refills_in`: the seconds in which the limit gains as much as the call costs.
+    """
+
+    limit: str
+    room_in: float
+    refills_in: float
+
+
+def _take(limiter: RateLimiter, route: Route, tokens: int) -> _Full | None:
     wanted: list[tuple[str, RateLimitItemPerMinute, int]] = []
     if route.tokens_per_minute is not None:
         # A call larger than a minute's tokens would wait for ever: it takes a whole minute.
@@ -104,18 +145,30 @@ def _take(limiter: RateLimiter, route: Route, tokens: int) -> tuple[str, float] 
     if route.requests_per_minute is not None:
         wanted.append(("requests", RateLimitItemPerMinute(route.requests_per_minute), 1))
     for name, limit, cost in wanted:
-        if not limiter.test(limit, route.id, name, cost=cost):
-            return name, _seconds_until(limiter, limit, route.id, name)
+        if (seconds := _room_in(limiter, limit, route.id, name, cost)) > 0:
+            return _Full(name, seconds, cost * limit.get_expiry() / limit.amount)
     for name, limit, cost in wanted:
         # Between the question and this another call may have come: the last word is here. What
         # was taken of another limit is lost then, which errs on the side of the provider.
         if not limiter.hit(limit, route.id, name, cost=cost):
-            return name, _seconds_until(limiter, limit, route.id, name)
+            seconds = _room_in(limiter, limit, route.id, name, cost)
+            return _Full(name, seconds, cost * limit.get_expiry() / limit.amount)
     return None
 
 
-def _seconds_until(
-    limiter: RateLimiter, limit: RateLimitItemPerMinute, route_id: str, name: str
+def _room_in(
+    limiter: RateLimiter, limit: RateLimitItemPerMinute, route_id: str, name: str, cost: int
 ) -> float:
-    left = limiter.get_window_stats(limit, route_id, name).reset_time - time.time()
-    return min(max(left, MIN_WAIT_SECONDS), MAX_WAIT_SECONDS)
+    """In how many seconds `limiter.hit` succeeds, if nobody else calls; 0: now."""
+    # Not `get_window_stats`: its time is when a single token or request is free.
+    storage, minute = cast(SlidingWindowCounterSupport, limiter.storage), limit.get_expiry()
+    previous, previous_left, current, current_left = storage.get_sliding_window(
+        limit.key_for(route_id, name), minute
+    )
+    # The previous window counts by the part of it that the minute until now covers, rounded down:
+    # it must come below `room`.
+    room = limit.amount - cost - current + 1
+    if room > 0:
+        return previous_left - room * minute / previous if previous else 0.0
+    # Only when the current window is the previous one, which it is kept for a minute to be.
+    return current_left - (limit.amount - cost + 1) * minute / current

@@ -1,7 +1,8 @@
 """`/v1/me/usage` and `/v1/me/credits`: what the caller's org has used, and what it has left."""
 
+import re
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
@@ -24,18 +25,29 @@ bp = Blueprint("usage", __name__)
 
 MAX_DAYS = 366
 
+_HOUR_AND_MINUTE = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+# `fromisoformat` takes much else of ISO 8601: weeks, no dashes and colons, hours alone.
+_MOMENT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    rf"(?P<time>T{_HOUR_AND_MINUTE}:[0-9]{{2}}(?:\.[0-9]+)?(?P<offset>Z|[+-]{_HOUR_AND_MINUTE})?)?",
+    re.ASCII | re.IGNORECASE,
+)
+
 
 class Moment(fields.Field[datetime]):
     """A time in RFC 3339 with its offset, or a date, which is its first moment in UTC."""
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> datetime:
+        parts = _MOMENT.fullmatch(value)
         try:
-            if len(value) == len("2026-11-24"):
-                return datetime.combine(date.fromisoformat(value), time(), UTC)
-            moment = datetime.fromisoformat(value)
+            if parts is None:
+                raise ValueError
+            moment = datetime.fromisoformat(value.upper())
         except ValueError:
             raise ValidationError("must be a date or a time in RFC 3339") from None
-        if moment.tzinfo is None:
+        if parts["time"] is None:
+            moment = moment.replace(tzinfo=UTC)
+        elif parts["offset"] is None:
             raise ValidationError("must have an offset from UTC, such as Z")
         if not 2000 <= moment.year < 9999:
             raise ValidationError("must be of the years 2000 to 9998")

@@ -71,7 +71,8 @@ def assert_every_cursor_gives_the_stored_events(system: System, user: Caller, ru
                 itertools.product(readers, cursors),
             )
         )
-    assert [stream_of(frames[cursor:]) for cursor in cursors] * 2 == got
+    expected = [stream_of(frames[cursor:]) for cursor in cursors] * 2
+    assert expected == [*map(without_pings, got)]  # of a server that pings after half a second
 
 
 def test_every_cursor_gives_the_stored_events(system: System, user: Caller, ended_run: str) -> None:
@@ -90,7 +91,9 @@ def test_a_redis_that_lost_everything_changes_no_byte(
 
 def test_live_streams_are_what_is_stored_later(system: System, user: Caller) -> None:
     """Clients of two servers, from many cursors, join while the run is going on."""
-    run_id = user.run({"count": 60, "delay_ms": 20}, {"say": NASTY}, {"say": "end"})
+    # The long pieces are an event each, however slow the machine: short ones are gathered.
+    pieces = {"say": "x" * 2048, "repeat": 30, "delay_ms": 20}
+    run_id = user.run({"count": 30, "delay_ms": 20}, pieces, {"say": NASTY}, {"say": "end"})
     readers = [user.at(server.url) for server in system.web] * 8
 
     with ThreadPoolExecutor(16) as pool:
@@ -250,10 +253,10 @@ def test_silence_is_filled_with_pings(system: System, user: Caller, waiting_run:
         got = b""
         for chunk in answer.iter_raw():
             got += chunk
-            if got.count(b"ping") == 3:
+            if got.count(b"ping") >= 3:
                 break
 
-    assert HELLO + b": ping\n" * 3 == got
+    assert HELLO + b": ping\n" * got.count(b"ping") == got
 
 
 def test_every_text_comes_through_unharmed(user: Caller) -> None:

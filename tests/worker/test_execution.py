@@ -81,7 +81,7 @@ def test_a_call_that_a_deploy_broke_off_is_counted_once(
     stored: StoredRuns, process: WorkerProcess
 ) -> None:
     """By who hands the run over; who goes on declares its text void, and counts its own call."""
-    run_id = scripted(stored, {"say": "one "}, {"hang": 0.5})
+    run_id = scripted(stored, {"say": "one "}, {"hang": 2})
     stopped_in_the_middle(process, stored, run_id, ShuttingDown())
     assert (RunState.QUEUED, [1]) == (stored.state(run_id), costs(stored, run_id))
 

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from shared.ids import new_id
+from tests import waiting
 from tests.waiting import eventually, in_parallel
 from worker.context import RunContext
 from worker.mcp import McpFailed
@@ -75,7 +76,10 @@ def context_of(stop: StopSignal) -> RunContext:
 
 
 def is_alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return waiting.is_alive(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return False
 
 
 # ---- calls ---------------------------------------------------------------------------
@@ -230,6 +234,11 @@ def test_a_tool_that_is_gone_is_not_called(odd: Odd) -> None:
         ({"name": "wide", "inputSchema": {"type": "object", "x": "y" * 17000}}, "larger than"),
         ({"name": "nul", "inputSchema": {"type": "object", "x": "\0"}}, "NUL"),
         ({"name": "double"}, "listed twice"),
+        ({"name": "of-array", "inputSchema": {"type": "array"}}, "inputSchema.type"),
+        ({"name": "no-schema", "inputSchema": None}, "inputSchema"),
+        ({"name": "a-list", "inputSchema": ["\0"]}, "NUL"),
+        ({"name": "odd-required", "inputSchema": {"type": "object", "required": "n"}}, "required"),
+        ({"name": "odd-text", "description": {}}, "description"),
     ],
 )
 def test_tools_that_cannot_be_offered_are_told_with_the_reason(
@@ -243,6 +252,56 @@ def test_tools_that_cannot_be_offered_are_told_with_the_reason(
     described = found[tool["name"][:200]]
     assert problem in (described.problem or "")
     assert len(json.dumps(described.to_json())) < 2000
+
+
+def test_a_tool_that_is_not_valid_mcp_is_the_only_one_to_suffer(odd: Odd) -> None:
+    """The others are listed and called; one without a name is told by its place."""
+    place = len(odd.hashes) + 2
+    odd.says(
+        {"name": "bad", "inputSchema": {"type": "array"}, "_meta": {"problem": None}},
+        {"inputSchema": {"type": "object"}},
+        {"name": "good", "inputSchema": {"type": "object"}},
+    )
+    assert "said" == odd.call("announce")
+
+    assert "4" == odd.call("double", arguments={"n": 2})
+
+    found = {tool.name: tool for tool in odd.client.tools(odd.server)}
+    assert {*odd.hashes, "bad", "good", f"(number {place} of the list)"} == set(found)
+    assert {"bad", f"(number {place} of the list)"} == {
+        name for name, tool in found.items() if tool.problem is not None
+    }
+    assert {"type": "array"} == found["bad"].parameters
+    assert odd.hashes == {name: found[name].hash for name in odd.hashes}
+
+
+def test_a_tool_that_is_not_valid_mcp_has_a_hash_of_its_own(odd: Odd) -> None:
+    """An approval of what it was is none of what it becomes."""
+    hashes = set()
+    for schema in ({"type": "array"}, {"type": "string"}, None, {"type": "object"}):
+        odd.says({"name": "bad", "description": "", "inputSchema": schema})
+        hashes.add({tool.name: tool.hash for tool in odd.client.tools(odd.server)}["bad"])
+
+    assert 4 == len(hashes)
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"inputSchema": {}},
+        {"inputSchema": {"properties": {}}},
+        {"inputSchema": {"type": "object", "properties": {}}, "outputSchema": {"type": "array"}},
+        {"inputSchema": {"type": "object", "properties": {}}, "annotations": "none", "icons": 1},
+    ],
+)
+def test_what_does_not_matter_of_a_tool_may_be_wrong(odd: Odd, tool: dict[str, Any]) -> None:
+    """Arguments are an object, also where a schema does not say so; results are not checked."""
+    odd.says({"name": "lenient", **tool})
+
+    found = {found.name: found for found in odd.client.tools(odd.server)}["lenient"]
+
+    assert None is found.problem
+    assert {"type": "object", "properties": {}} == found.parameters
 
 
 def test_more_tools_than_anybody_needs_are_refused(odd: Odd) -> None:

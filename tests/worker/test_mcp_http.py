@@ -139,6 +139,7 @@ class _Lying(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     on_call: Callable[["_Lying"], None]
+    more_tools: tuple[Any, ...]
     paths: list[str]
     message: dict[str, Any]
 
@@ -152,7 +153,8 @@ class _Lying(BaseHTTPRequestHandler):
                 about = {"protocolVersion": version, "capabilities": {"tools": {}}}
                 self.result(message, {**about, "serverInfo": {"name": "liar", "version": "1"}})
             case "tools/list":
-                self.result(message, {"tools": [{"name": "lie", "inputSchema": schema}]})
+                tools = [{"name": "lie", "inputSchema": schema}, *self.more_tools]
+                self.result(message, {"tools": tools})
             case "tools/call":
                 self.on_call()
             case "server/discover":
@@ -187,10 +189,11 @@ class _Lying(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def lying(on_call: Callable[[_Lying], None]) -> Iterator[tuple[str, list[str]]]:
+def lying(on_call: Callable[[_Lying], None], *more_tools: Any) -> Iterator[tuple[str, list[str]]]:
     """Its address, and the paths that it was asked for."""
     paths: list[str] = []
-    handler = type("Liar", (_Lying,), {"on_call": on_call, "paths": paths})
+    about = {"on_call": on_call, "paths": paths, "more_tools": more_tools}
+    handler = type("Liar", (_Lying,), about)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
@@ -268,6 +271,21 @@ def test_lies_fail_the_call_and_nothing_else(client: McpClient, lie: str) -> Non
         assert {"/mcp"} >= {path for path in paths if not path.startswith("GET")}
         assert client.sidecar_pid is not None
         assert psutil.Process(client.sidecar_pid).memory_info().rss < 200_000_000
+
+
+def test_tools_that_are_none_leave_the_others(client: McpClient) -> None:
+    """They are told with what is wrong, over HTTP as over stdio."""
+    tools = [3, None, [], {"name": "bad", "inputSchema": {"type": ["object", "null"]}}]
+    with lying(lambda handler: handler.error(handler.message, "called"), *tools) as (url, _):
+        server = server_at(url)
+        found = {tool.name: tool for tool in client.tools(server)}
+
+        with pytest.raises(McpFailed, match="called"):
+            client.call(server, "lie", {}, pinned=found["lie"].hash)
+
+    assert ["lie"] == [name for name, tool in found.items() if tool.problem is None]
+    assert [f"(number {place} of the list)" for place in (2, 3, 4)] == list(found)[1:4]
+    assert "inputSchema.type" in (found["bad"].problem or "")
 
 
 def test_the_value_of_a_header_is_not_in_an_error(client: McpClient) -> None:

@@ -1,6 +1,7 @@
 """Tools of MCP servers as tools of a run: pinned, named, and failing politely."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -230,6 +231,8 @@ def test_names_that_nobody_approved_are_not_kept(
         {"type": "object", "properties": {"a": {"$ref": "http://169.254.169.254/schema"}}},
         {"type": "object", "properties": {"a": {"maximum": float("nan")}}},
         {"type": "object", "properties": {"a": {"default": float("inf")}}},
+        {"type": "array"},
+        {"type": "object", "properties": {"a": "integer"}},
     ],
 )
 def test_a_tool_with_an_unusable_schema_is_listed_and_not_offered(
@@ -247,7 +250,29 @@ def test_a_tool_with_an_unusable_schema_is_listed_and_not_offered(
 
     with connections.reading() as sql:
         known = {row.name: row for row in mcp_configs.tools(sql, alice.org_id, config_id)}
-    assert "schema" in known["bad"].problem or "number" in known["bad"].problem
+    assert re.search("schema|number|inputSchema", known["bad"].problem)
+    with connections.reading() as sql:
+        assert None is mcp_configs.find(sql, alice.org_id, config_id).discovery_error
+
+
+def test_a_bad_tool_that_appears_later_takes_nothing_away(
+    connections: Connections,
+    client: McpClient,
+    offered: Callable[..., McpTools],
+    named: Named,
+    tmp_path: Path,
+) -> None:
+    """What was approved is offered and called as before; one without a schema can be used."""
+    config_id = named("odd", {"name": "no-arguments", "inputSchema": {}})
+    assert {"double", "no-arguments"} <= set(offered("odd").tools)
+    bad = {"name": "bad", "inputSchema": {"type": "string"}}
+    _says(tmp_path / "odd", {"name": "no-arguments", "inputSchema": {}}, bad)
+
+    discovery.discover(connections, client, config_id)
+
+    tools = offered("odd").tools
+    assert {"double", "no-arguments"} <= set(tools)
+    assert "14" == call(tools["double"], n=7)
 
 
 # ---- servers that are not there ------------------------------------------------------

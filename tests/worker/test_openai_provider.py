@@ -14,6 +14,7 @@ from worker.messages import (
     ThinkingDelta,
     ToolCall,
     ToolMessage,
+    ToolSpec,
     TurnEnd,
     UsageUpdate,
     UserMessage,
@@ -81,7 +82,10 @@ def test_the_whole_conversation_and_the_tools_are_sent() -> None:
             AssistantMessage("", (call,)),
             ToolMessage("call_1", "calculator", "2"),
         ],
-        tools=[load(["calculator"])["calculator"].spec],
+        tools=[
+            load(["calculator"])["calculator"].spec,
+            ToolSpec("theirs", "Of an MCP server.", {"type": "object"}),
+        ],
         max_output_tokens=7,
     )
     with vendor(raw(openai_stream(delta(content="2", finish="stop")))) as fake:
@@ -104,7 +108,9 @@ def test_the_whole_conversation_and_the_tools_are_sent() -> None:
         },
         {"role": "tool", "tool_call_id": "call_1", "content": "2"},
     ] == body["messages"]
-    assert ["expression"] == body["tools"][0]["function"]["parameters"]["required"]
+    ours, theirs = (tool["function"]["parameters"] for tool in body["tools"])
+    assert ["expression"] == ours["required"]
+    assert {"type": "object", "properties": {}} == theirs, "the vendor refuses it without"
     assert (7, True, {"include_usage": True}) == (
         body["max_tokens"],
         body["stream"],

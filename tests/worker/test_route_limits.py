@@ -1,6 +1,7 @@
 """Requests and tokens a minute, counted for all workers together."""
 
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,14 @@ import pytest
 from shared import ids, keys
 from shared.connections import Connections
 from shared.model_routes import Route
-from worker.route_limits import MAX_WAIT_SECONDS, RouteLimits
+from shared.outage import Outage
+from worker.route_limits import (
+    JITTER,
+    MAX_LINE_SECONDS,
+    MAX_PAUSE_SECONDS,
+    MAX_WAIT_SECONDS,
+    RouteLimits,
+)
 
 
 @pytest.fixture
@@ -47,7 +55,8 @@ def test_requests_are_counted_over_all_processes(connections: Connections, route
     assert refused is not None
     reason, seconds = refused
     assert "requests" == reason
-    assert 0 < seconds <= MAX_WAIT_SECONDS
+    # They count in full for a minute, but nobody waits for so long without asking.
+    assert MAX_WAIT_SECONDS <= seconds <= MAX_WAIT_SECONDS * (1 + JITTER)
 
 
 def test_tokens_are_counted_by_the_estimate_and_by_what_came(
@@ -64,6 +73,19 @@ def test_tokens_are_counted_by_the_estimate_and_by_what_came(
     assert refused is not None
     assert "tokens" == refused[0]
     assert None is limits.wait_for(limited, 200)
+
+
+def test_tokens_beyond_the_limit_use_it_up(connections: Connections, route: Route) -> None:
+    """They were used, though the minute had not so many left."""
+    limited = replace(route, tokens_per_minute=1000)
+    limits = RouteLimits(connections)
+    assert None is limits.wait_for(limited, 300)
+
+    limits.count_output(limited, 300, 5000)
+
+    refused = limits.wait_for(limited, 1)
+    assert refused is not None
+    assert "tokens" == refused[0]
 
 
 def test_a_call_larger_than_a_minute_takes_a_whole_one(
@@ -93,13 +115,18 @@ def test_a_provider_that_asks_for_a_pause_gets_it_from_all(
         assert 2 < seconds <= 3
     assert 2000 < connections.redis.pttl(keys.route_pause(route.id)) <= 3000
 
+    told.pause(route, 60)
+    assert ("provider", MAX_PAUSE_SECONDS) == told.wait_for(route, 1)
+
 
 def test_without_redis_each_process_counts_for_itself(
     connections: Connections, route: Route
 ) -> None:
     """Limits are kept less well; no run waits for Redis, and none fails."""
     gone = replace(
-        connections, settings=replace(connections.settings, redis_url="redis://127.0.0.1:1/0")
+        connections,
+        settings=replace(connections.settings, redis_url="redis://127.0.0.1:1/0"),
+        redis_outage=Outage(1),
     )
     gone.redis = type(connections.redis).from_url("redis://127.0.0.1:1/0")
     limits = RouteLimits(gone)
@@ -114,3 +141,71 @@ def test_without_redis_each_process_counts_for_itself(
     assert refused is not None
     assert "provider" == refused[0]
     gone.redis.close()
+
+
+# ---- how long a call is told to wait -------------------------------------------------
+
+
+def age(connections: Connections, route: Route, seconds: float) -> None:
+    """Make whatever is counted of the route so much older."""
+    for key in connections.redis.scan_iter(f"*{route.id}*"):
+        assert connections.redis.pexpire(key, connections.redis.pttl(key) - round(seconds * 1000))
+
+
+@pytest.mark.parametrize(
+    ("taken", "tokens", "seconds"),
+    [
+        # 1,000 of the minute before count 983 after one second and 850 after nine.
+        ([(1000, 61)], 150, 7.94),
+        ([(1000, 61)], 100, 4.94),
+        ([(600, 61), (300, 0)], 200, 8.9),
+        ([(900, 61), (90, 0)], 100, 4.93),
+        # What was taken in this minute begins to count less when it is over.
+        ([(800, 55)], 250, 8.675),
+        ([(1000, 56)], 5, 4.24),
+    ],
+)
+def test_a_call_comes_again_when_all_its_tokens_fit(
+    connections: Connections,
+    route: Route,
+    taken: list[tuple[int, int]],
+    tokens: int,
+    seconds: float,
+) -> None:
+    """Not as soon as one of them does: until then it would ask twenty times a second."""
+    limited = replace(route, tokens_per_minute=1000)
+    limits = RouteLimits(connections)
+    began = time.monotonic()
+    for count, age_seconds in taken:
+        assert None is limits.wait_for(limited, count)
+        age(connections, route, age_seconds)
+
+    refused = limits.wait_for(limited, tokens)
+
+    assert refused is not None
+    reason, told = refused
+    assert "tokens" == reason
+    elapsed = time.monotonic() - began
+    assert seconds - elapsed - 0.01 <= told <= seconds * (1 + JITTER) + 0.01
+    age(connections, route, told)
+    assert None is limits.wait_for(limited, tokens)
+
+
+def test_those_that_wait_do_not_all_come_at_once(connections: Connections, route: Route) -> None:
+    """Room for a request comes every two seconds: one of a process asks for it, not all."""
+    limited = replace(route, requests_per_minute=30)
+    limits = RouteLimits(connections)
+    for _ in range(30):
+        assert None is limits.wait_for(limited, 1)
+    began = time.monotonic()
+    age(connections, route, 60.1)
+    assert None is limits.wait_for(limited, 1)
+
+    refused = [limits.wait_for(limited, 1) for _ in range(12)]
+
+    elapsed = time.monotonic() - began
+    told = [seconds for _, seconds in filter(None, refused)]
+    assert 12 == len(told)
+    assert all(told[n] >= min(1.9 + 2 * n, MAX_LINE_SECONDS) - elapsed for n in range(12))
+    assert max(told) <= MAX_LINE_SECONDS * (1 + JITTER)
+    assert len(set(told)) == len(told)

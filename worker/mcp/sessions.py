@@ -18,10 +18,11 @@ from shared import egress
 from shared.events import clean
 from worker.mcp import McpFailed, ToolChanged
 from worker.mcp.checked_http import MAX_ANSWER_BYTES, CheckedClient
-from worker.mcp.descriptions import MAX_TOOLS, Description, describe
+from worker.mcp.descriptions import MAX_TOOLS, Description
 from worker.mcp.results import cut, text_of
 from worker.mcp.server import Server
 from worker.mcp.stdio import program
+from worker.mcp.tool_lists import TolerantMessages, description_of
 
 #: For the connection, the handshake and the first list of tools.
 CONNECT_SECONDS = 20.0
@@ -122,7 +123,7 @@ class Session:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     client = await stack.enter_async_context(
                         Client(
-                            await self._transport(stack),
+                            _tolerant(await self._transport(stack)),
                             client_info=types.Implementation(name="arkloop", version="1"),
                             message_handler=self._on_message,
                             cache=None,
@@ -175,14 +176,18 @@ class Session:
             raise McpFailed("The server's answer is not valid MCP.") from None
 
 
+@contextlib.asynccontextmanager
+async def _tolerant(transport: Any) -> AsyncIterator[Any]:
+    async with transport as (messages, out):
+        yield TolerantMessages(messages), out
+
+
 async def _list(client: Client) -> list[Description]:
     found: list[Description] = []
     cursor: str | None = None
     for _ in range(MAX_PAGES):
         page = await client.session.list_tools(params=types.PaginatedRequestParams(cursor=cursor))
-        found += [
-            describe(tool.name, tool.description or "", tool.input_schema) for tool in page.tools
-        ]
+        found += map(description_of, page.tools)
         if len(found) > MAX_TOOLS:
             raise McpFailed(f"The server has more than {MAX_TOOLS} tools.")
         cursor = page.next_cursor

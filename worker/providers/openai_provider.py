@@ -138,7 +138,8 @@ def _arguments(request: ModelRequest, is_vendor: bool) -> dict[str, Any]:
                 "function": {
                     "name": tool.name,
                     "description": tool.description,
-                    "parameters": dict(tool.parameters),
+                    # The vendor refuses a schema without this word.
+                    "parameters": {"properties": {}, **tool.parameters},
                 },
             }
             for tool in request.tools

@@ -1,0 +1,101 @@
+"""Lists of tools, read so that a tool which is not valid MCP is a fault of its own.
+
+The SDK refuses a list as a whole for one such tool. So a list is put in order before
+the SDK reads it: what nobody needs of a tool is left out, and a tool that is still
+not valid is replaced by one that is, and that says what is wrong.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import mcp_types as types
+from mcp.shared.message import SessionMessage
+from mcp_types.jsonrpc import JSONRPCResponse
+from mcp_types.methods import validate_server_result
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
+from pydantic import ValidationError
+
+from shared.events import clean
+from worker.mcp.descriptions import MAX_TOOLS, Description, describe
+
+_USED = ("name", "description", "inputSchema")
+#: What this module adds to a tool's `_meta`; that of the server is left out.
+_PROBLEM = "problem"
+_SCHEMA = "schema"
+_MAX_PROBLEM_CHARACTERS = 500
+
+
+class TolerantMessages:
+    """A transport's messages, an `mcp.client._transport.ReadStream`, with their lists in order."""
+
+    def __init__(self, messages: Any) -> None:
+        self._messages = messages
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._messages, name)
+
+    async def __aenter__(self) -> "TolerantMessages":
+        await self._messages.__aenter__()
+        return self
+
+    async def __aexit__(self, *raised: Any) -> Any:
+        return await self._messages.__aexit__(*raised)
+
+    def __aiter__(self) -> "TolerantMessages":
+        return self
+
+    async def __anext__(self) -> Any:
+        item = await self._messages.__anext__()
+        if isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCResponse):
+            _put_in_order(item.message.result)
+        return item
+
+
+def description_of(tool: types.Tool) -> Description:
+    """A tool of a list that was put in order, as its server gave it."""
+    name, text = tool.name, tool.description or ""
+    if tool.meta is None:
+        return describe(name, text, tool.input_schema)
+    given = tool.meta[_SCHEMA]
+    described = describe(name, text, given)
+    parameters = described.parameters if isinstance(given, Mapping) else {}
+    problem = described.problem or tool.meta[_PROBLEM]
+    return replace(described, parameters=parameters, problem=problem)
+
+
+def _put_in_order(result: dict[str, Any]) -> None:
+    tools = result.get("tools")
+    if isinstance(tools, list):
+        # One more than are allowed is enough to refuse them all.
+        judged = [_judged(tool, number) for number, tool in enumerate(tools[: MAX_TOOLS + 1], 1)]
+        result["tools"] = judged
+
+
+def _judged(given: Any, number: int) -> dict[str, Any]:
+    tool = {key: given[key] for key in _USED if key in given} if isinstance(given, dict) else {}
+    schema = tool.get("inputSchema")
+    if isinstance(schema, dict) and "type" not in schema:
+        # Arguments are an object in any case, and some servers say so little of no arguments.
+        tool["inputSchema"] = {"type": "object", "properties": {}, **schema}
+    problem = _problem(tool)
+    if problem is None:
+        return tool
+    name, text = tool.get("name"), tool.get("description")
+    return {
+        "name": name if isinstance(name, str) else f"(number {number} of the list)",
+        "description": text if isinstance(text, str) else "",
+        "inputSchema": {"type": "object"},
+        "_meta": {_PROBLEM: problem, _SCHEMA: schema},
+    }
+
+
+def _problem(tool: dict[str, Any]) -> str | None:
+    try:
+        # The strictest version: later ones differ in what surrounds the tools.
+        validate_server_result("tools/list", LATEST_HANDSHAKE_VERSION, {"tools": [tool]})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        path = ".".join(map(str, first["loc"][2:]))
+        return clean(f"It is not valid MCP: {path}: {first['msg']}"[:_MAX_PROBLEM_CHARACTERS])
+    return None
