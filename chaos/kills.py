@@ -2,22 +2,24 @@
 
 import time
 
+from sqlalchemy import text
+
 from chaos.system.member import Member, wait_until
 from chaos.trial import Trial
 from shared.fault_points import POINTS
 
 KILL_POINTS = [name for name in POINTS if name.startswith("worker.")]
+#: Not three: one after the other they could take the same run, and it would be given up.
+ARMED_AT_ONCE = 2
 
 
 def kill_points(trial: Trial) -> None:
     """An armed worker for each point, some at a time; each must die there."""
     points = list(KILL_POINTS)
     trial.rng.shuffle(points)
-    # Not three: one after the other they could take the same run, and it would be given up.
-    at_once = 2
-    for start in range(0, len(points), at_once):
+    for start in range(0, len(points), ARMED_AT_ONCE):
         armed: list[Member] = []
-        for point in points[start : start + at_once]:
+        for point in points[start : start + ARMED_AT_ONCE]:
             nth = trial.rng.randint(1, 4)
             armed.append(trial.stack.start_worker(f"{point}:{nth}:KILL"))
         for member in armed:
@@ -25,6 +27,7 @@ def kill_points(trial: Trial) -> None:
             trial.count("deaths at a point")
         for member in armed:
             member.stop()
+        _wait_until_nobody_is_suspect(trial)
 
 
 def worker_kills(trial: Trial) -> None:
@@ -67,10 +70,10 @@ def zombie_points(trial: Trial) -> None:
     """The same at a named place each: stopped in the middle of something."""
     lease = float(trial.stack.environ["ARKLOOP_LEASE_SECONDS"])
     points = trial.rng.sample(KILL_POINTS, 4 if trial.short else 8)
-    for start in range(0, len(points), 4):
+    for start in range(0, len(points), ARMED_AT_ONCE):
         armed = [
             trial.stack.start_worker(f"{point}:{trial.rng.randint(1, 3)}:STOP")
-            for point in points[start : start + 4]
+            for point in points[start : start + ARMED_AT_ONCE]
         ]
         for member in armed:
             _wait_for_stop(member)
@@ -81,6 +84,7 @@ def zombie_points(trial: Trial) -> None:
         trial.pause(1, 2)
         for member in armed:
             member.stop()
+        _wait_until_nobody_is_suspect(trial)
 
 
 def api_kills(trial: Trial) -> None:
@@ -167,6 +171,21 @@ def _restart_postgres(trial: Trial) -> None:
 
 def _wait_for_death(member: Member, deaths: int = 0) -> None:
     wait_until(lambda: member.deaths > deaths, 60, f"{member.role} dies at {member.fault_point}")
+
+
+def _wait_until_nobody_is_suspect(trial: Trial) -> None:
+    """The next armed workers must not take a run that has lost one to these."""
+    connections = trial.stack.connect()
+    lost = text("SELECT 1 FROM runs WHERE state IN ('queued', 'executing') AND crashes > 0 LIMIT 1")
+
+    def is_over() -> bool:
+        with connections.reading() as sql:
+            return sql.scalar(lost) is None
+
+    try:
+        wait_until(is_over, 60, "runs that have lost a worker end or wait")
+    finally:
+        connections.close()
 
 
 def _wait_for_stop(member: Member) -> None:
