@@ -55,6 +55,7 @@ hypothesis_settings.load_profile("same")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """A server that keeps nothing safe: it lives as long as the tests."""
     options = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+    options["autovacuum"] = "off"  # it would change plans at its own time
     data = tmp_path_factory.mktemp("servers") / "postgres"
     with EmbeddedPostgres(data, options=options) as server:
         yield server

@@ -82,12 +82,13 @@ class Plans:
                     assert _unlimited(node) <= few, shown
 
     def indexes(self) -> set[str]:
-        """Those that are read, the same with both plans; no big table is read from end to end."""
+        """Those that are read with either plan; no big table is read from end to end.
+
+        The plans may differ: for one run its key and the index of executing runs cost the same.
+        """
         for kind, plan in (("values", self.of_values), ("any values", self.of_any)):
             assert set() == _scanned(plan), f"{kind}\n{self.statement}\n{_outline(plan)}"
-        found = _indexes(self.of_values)
-        assert found == _indexes(self.of_any), self.statement
-        return found
+        return _indexes(self.of_values) | _indexes(self.of_any)
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
