@@ -70,7 +70,7 @@ def create_app(settings: Settings | None = None, connections: Connections | None
     app.extensions["arkloop.hub"] = StreamHub(connections)
     app.extensions["arkloop.catalog"] = _catalog_or_exit(connections)
     # Flask declares the provider by its base class, which has no such attribute.
-    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider
     app.url_map.converters["id"] = IdConverter
     # One address for each thing: no redirects from its other spellings.
     app.url_map.merge_slashes = False

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import psutil  # type: ignore[import-untyped]  # it carries no types
+import psutil
 from sqlalchemy import create_engine, text
 
 from cli.dev import path_of_children, read_procfile

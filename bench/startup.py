@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx2
-import psutil  # type: ignore[import-untyped]  # it carries no types
+import psutil
 from sqlalchemy import text
 
 from bench.figure import Figure, Limit

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from os import kill
 from uuid import UUID
 
-import psutil  # type: ignore[import-untyped]  # it carries no types
+import psutil
 
 from bench import stored_streams
 from bench.figure import Figure, Limit, percentile

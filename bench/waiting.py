@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]  # it carries no types
+import psutil
 from sqlalchemy import func, select, text
 
 from bench.watcher import Clients, Figure, Watcher, machine, show, until

@@ -100,7 +100,7 @@ def find(sql: Connection, login: str) -> Row[Any] | None:
         )
     )
     # The row has these three columns; the types would have a row of any.
-    return sql.execute(query).one_or_none()  # type: ignore[return-value]
+    return sql.execute(query).one_or_none()  # type: ignore[return-value]  # as said
 
 
 def profile(sql: Connection, user_id: UUID) -> Row[Any]:

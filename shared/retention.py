@@ -44,7 +44,7 @@ WITH forgotten AS MATERIALIZED (
     ))
 )
 SELECT run_id FROM forgotten
-"""  # noqa: S608  # numbers of ours, which the planner is to know
+"""  # noqa: S608 - numbers of ours, which the planner is to know
 _SETTLE = """
 DELETE FROM forgotten_runs f
 WHERE run_id = ANY(:runs) AND NOT EXISTS (SELECT FROM run_events e WHERE e.run_id = f.run_id)

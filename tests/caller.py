@@ -66,7 +66,7 @@ class Caller:
 
     def run(self, *said: str | dict[str, Any], **choice: str) -> str:
         """The id of a new run in a new thread: of one message, or of the steps of a script."""
-        content = said[0] if isinstance(said[0], str) else script(*said)  # type: ignore[arg-type]
+        content = said[0] if isinstance(said[0], str) else script(*said)
         return self.start(self.thread(content), **choice)
 
     def api_key(self, **fields: Any) -> tuple[str, str]:

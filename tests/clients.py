@@ -75,4 +75,4 @@ def error_of(response: TestResponse) -> tuple[int, str]:
 def details_of(response: TestResponse) -> dict[str, Any]:
     """What a 422 says about the fields."""
     assert (422, "validation.error") == error_of(response), response.text
-    return dict(response.json["details"])  # type: ignore[index]
+    return dict(response.json["details"])

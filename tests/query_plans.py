@@ -62,14 +62,14 @@ class Plans:
         url = connections.settings.database_url.replace("+psycopg", "", 1)
         with psycopg.connect(url) as sql:
             explain = "EXPLAIN (FORMAT JSON) "
-            planned = sql.execute(explain + self.statement, values).fetchone()  # type: ignore[arg-type]
+            planned = sql.execute(explain + self.statement, values).fetchone()
             explain = "EXPLAIN (FORMAT JSON, GENERIC_PLAN) "
-            prepared = sql.execute(explain + generic).fetchone()  # type: ignore[arg-type]
+            prepared = sql.execute(explain + generic).fetchone()
         assert planned is not None and prepared is not None
         self.of_values: dict[str, Any] = planned[0][0]["Plan"]
         self.of_any: dict[str, Any] = prepared[0][0]["Plan"]
 
-    def check(self, indexes: set[str], *, few: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    def check(self, indexes: set[str], *, few: set[str] = frozenset()) -> None:
         """Exactly these indexes of big tables are read, nothing else of those, and no more of it
         is sorted than a page, or than `few` indexes give.
         """

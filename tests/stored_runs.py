@@ -134,7 +134,7 @@ class StoredRuns:
                 claim,
                 numbered(claim.last_seq, asked),
                 pending_input=pending,
-                expires_at=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, expires_in),  # type: ignore[arg-type]
+                expires_at=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, expires_in),
                 totals=Totals(),
             )
 

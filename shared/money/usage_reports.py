@@ -26,27 +26,27 @@ org_id = :org_id AND ended_at >= :since AND ended_at < :until
 _OF_RUNS = f"""
 SELECT run_id, ended_at, {_TOKENS}, sum(cost_usd) AS cost_usd
 FROM run_usage WHERE {_WHERE} GROUP BY run_id, ended_at
-"""  # noqa: S608 - text of ours, as all of these
+"""  # noqa: S608 - text of ours
 _SUMS = f"""
     count(run_id) AS runs,
     {_TOKENS},
     coalesce(sum(cost_usd), 0) AS cost_usd,
     coalesce(sum(ceil(cost_usd * {CREDITS_PER_USD})), 0)::bigint AS credits
 """
-_TOTAL = text(f"SELECT {_SUMS} FROM ({_OF_RUNS}) AS of_runs")  # noqa: S608
+_TOTAL = text(f"SELECT {_SUMS} FROM ({_OF_RUNS}) AS of_runs")  # noqa: S608 - text of ours
 _DAILY = text(
     f"""
     SELECT day::date AS day, {_SUMS}
     FROM generate_series(:first ::timestamp, :last ::timestamp, interval '1 day') AS day
     LEFT JOIN ({_OF_RUNS}) AS of_runs ON date_trunc('day', ended_at AT TIME ZONE 'UTC') = day
     GROUP BY day ORDER BY day
-    """  # noqa: S608
+    """  # noqa: S608 - text of ours
 )
 _BY_MODEL = text(
     f"""
     SELECT model, count(DISTINCT run_id) AS runs, {_TOKENS}, sum(cost_usd) AS cost_usd
     FROM run_usage WHERE {_WHERE} GROUP BY model ORDER BY sum(cost_usd) DESC, model
-    """  # noqa: S608
+    """  # noqa: S608 - text of ours
 )
 
 

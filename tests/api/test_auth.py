@@ -37,7 +37,7 @@ NAMES = {"persona_id": "assistant@1"}
 def endpoints(app: Flask) -> list[tuple[str, str]]:
     """Method and path of all that is routed; ids are valid ones of nothing."""
     return [
-        (method, rule.build({name: NAMES.get(name, AN_ID) for name in rule.arguments})[1])  # type: ignore[index]
+        (method, rule.build({name: NAMES.get(name, AN_ID) for name in rule.arguments})[1])
         for rule in app.url_map.iter_rules()
         for method in sorted((rule.methods or set()) - {"OPTIONS"})
     ]
@@ -46,7 +46,7 @@ def endpoints(app: Flask) -> list[tuple[str, str]]:
 @pytest.fixture
 def expire_cache(app: Flask) -> Callable[[], None]:
     """Call it for what `CACHE_SECONDS` do to what the process believes."""
-    return app.extensions["arkloop.auth"].forget  # type: ignore[no-any-return]
+    return app.extensions["arkloop.auth"].forget
 
 
 @pytest.mark.parametrize(
@@ -185,13 +185,13 @@ def test_a_keys_permissions_end_with_its_users(
     """An admin who becomes a member takes the keys along; one who leaves has none."""
     admin = register(org_of=alice, role="admin")
     key = admin.api_key("admin", "data.threads.read")
-    assert ["admin", "data.threads.read"] == key.get("/v1/me").json["permissions"]  # type: ignore[index]
+    assert ["admin", "data.threads.read"] == key.get("/v1/me").json["permissions"]
 
     with connections.transaction() as tx:
         mine = memberships.c.user_id == admin.id
         tx.sql.execute(update(memberships).where(mine).values(role="member"))
     expire_cache()
-    assert ["data.threads.read"] == key.get("/v1/me").json["permissions"]  # type: ignore[index]
+    assert ["data.threads.read"] == key.get("/v1/me").json["permissions"]
 
     with connections.transaction() as tx:
         tx.sql.execute(delete(memberships).where(mine))
@@ -259,9 +259,9 @@ def test_the_last_use_of_a_key_is_known_to_the_minute(
 ) -> None:
     """Set by the first call, left alone by the next ones, set again after a minute."""
     key = alice.api_key()
-    listed = [key_.get("/v1/api-keys").json[0]["last_used_at"] for key_ in (key, key)]  # type: ignore[index]
+    listed = [key_.get("/v1/api-keys").json[0]["last_used_at"] for key_ in (key, key)]
     expire_cache()
-    again = key.get("/v1/api-keys").json[0]["last_used_at"]  # type: ignore[index]
+    again = key.get("/v1/api-keys").json[0]["last_used_at"]
     assert listed == [again, again]
 
     with connections.transaction() as tx:
@@ -271,4 +271,4 @@ def test_the_last_use_of_a_key_is_known_to_the_minute(
         )
     expire_cache()
     key.get("/v1/me")
-    assert again < key.get("/v1/api-keys").json[0]["last_used_at"]  # type: ignore[index]
+    assert again < key.get("/v1/api-keys").json[0]["last_used_at"]

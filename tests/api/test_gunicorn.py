@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, text
 from tests.web_server import GUNICORN, ROOT, WebServer
 
 
-def call(server: WebServer, method: str, path: str, token: str = "", body: object = None) -> dict:  # type: ignore[type-arg]
+def call(server: WebServer, method: str, path: str, token: str = "", body: object = None) -> dict:
     request = urllib.request.Request(
         f"{server.url}{path}",
         method=method,

@@ -142,11 +142,11 @@ def test_a_key_belongs_to_one_actor_and_one_path(alice: User, register: Register
     """Another org, a colleague, an API key of one's own, another thread: all make their own."""
     colleague = register(org_of=alice, role="member")
     actors = [alice, colleague, register(), alice.api_key(), alice.api_key()]
-    made = {post(user, "k").json["id"] for user in actors}  # type: ignore[index]
+    made = {post(user, "k").json["id"] for user in actors}
     assert len(actors) == len(made)
 
     paths = [f"/v1/threads/{alice.thread()}/messages" for _ in range(2)]
-    said = {post(alice, "k", {"content": "a"}, path).json["id"] for path in paths}  # type: ignore[index]
+    said = {post(alice, "k", {"content": "a"}, path).json["id"] for path in paths}
     assert 2 == len(said)
 
 
@@ -256,7 +256,7 @@ def test_other_methods_ignore_the_key(alice: User) -> None:
     thread = alice.thread()
     headers = {"Idempotency-Key": "k"}
     titles = [
-        alice.patch(f"/v1/threads/{thread}", {"title": title}, headers=headers).json["title"]  # type: ignore[index]
+        alice.patch(f"/v1/threads/{thread}", {"title": title}, headers=headers).json["title"]
         for title in "ab"
     ]
 

@@ -216,4 +216,4 @@ def test_what_is_kept_of_the_request_is_emptied(hub: StreamHub, run: FollowedRun
     next(stream)
 
     assert {} == environ
-    threading.Thread(target=stream.close).start()  # type: ignore[attr-defined]
+    threading.Thread(target=stream.close).start()

@@ -6,7 +6,7 @@ from bench.table import number, table
 
 def a_figure(**values: object) -> Figure:
     return Figure(
-        **{  # type: ignore[arg-type]
+        **{
             "name": "create",
             "unit": "ms",
             "numbers": {"p50": 4.0, "p99": 9.0},

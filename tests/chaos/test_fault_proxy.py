@@ -174,7 +174,7 @@ def test_a_cut_comes_after_so_many_bytes(
     proxy: FaultProxy, client: socket.socket, echo: EchoServer, direction: str
 ) -> None:
     """The bytes before it arrive; only as many connections as wanted are cut."""
-    proxy.cut(3, direction, connections=1)  # type: ignore[arg-type]  # text of a parameter
+    proxy.cut(3, direction, connections=1)  # text of a parameter
     with pytest.raises(ConnectionResetError):
         ask(client, b"abcdef")
         client.recv(1)

@@ -55,7 +55,7 @@ class Relay:
             streamed: int | None = None
             while True:
                 for key, _ in ready.select():
-                    data = key.fileobj.recv(4096)  # type: ignore[union-attr]
+                    data = key.fileobj.recv(4096)
                     self.passing.wait()
                     if not data:
                         return

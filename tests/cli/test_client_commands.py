@@ -27,7 +27,7 @@ ABSENT = "01a20e69-febb-7726-9958-e5d91f244720"
 @pytest.mark.parametrize("name", ENTRIES)
 def test_every_command_that_help_lists_is_there(name: str) -> None:
     """The table of lazy commands names modules and functions that exist."""
-    assert name == main.get_command(click.Context(main), name).name  # type: ignore[union-attr]
+    assert name == main.get_command(click.Context(main), name).name
 
 
 @pytest.mark.parametrize("name", ["run", "runs", "keys"])

@@ -32,7 +32,7 @@ def run(database: str) -> Run:
 
     def run(*words: str, **kwargs: object) -> Result:
         env = {"ARKLOOP_DATABASE_URL": database}
-        return CliRunner().invoke(users, words, env=env, **kwargs)  # type: ignore[arg-type]
+        return CliRunner().invoke(users, words, env=env, **kwargs)
 
     return run
 

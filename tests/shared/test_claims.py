@@ -126,7 +126,7 @@ WRITES: dict[str, Write] = {
         claim,
         numbered(99, COMPLETED),
         pending_input={},
-        expires_at=None,  # type: ignore[arg-type]
+        expires_at=None,
         totals=USED,
     ),
     "begin_tool_call": lambda stored, tx, claim: claims.begin_tool_call(tx, claim, "call"),

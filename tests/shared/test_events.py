@@ -142,7 +142,7 @@ def test_usage_and_errors_are_objects() -> None:
         "reasoning_tokens": 3,
         "source": "estimated",
     }
-    used = Usage(**usage)  # type: ignore[arg-type]
+    used = Usage(**usage)
     part = RouteCost("r", "m", used, Decimal("0.5"))
 
     assert usage == data_of(MessageCompleted("m", "", used))["usage"]
@@ -194,7 +194,7 @@ def test_the_types_are_those_of_the_contract() -> None:
 def test_nonsense_that_a_provider_reports_as_usage_still_fits() -> None:
     """Totals can always be stored, and no cost is negative."""
     absurd = Usage(input_tokens=10**19, output_tokens=-5, cache_read_tokens=10**20)
-    missing = Usage(input_tokens=None, output_tokens=None)  # type: ignore[arg-type]
+    missing = Usage(input_tokens=None, output_tokens=None)
 
     assert (10**12, 0, 10**12) == (
         absurd.input_tokens,

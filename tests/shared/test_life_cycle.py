@@ -373,7 +373,7 @@ def test_the_life_of_runs_in_every_order(
     caplog.set_level(logging.ERROR)
     stored = StoredRuns.of(connections, alice)
     run_state_machine_as_test(
-        lambda: LifeCycle(stored),  # type: ignore[arg-type]  # any factory does
+        lambda: LifeCycle(stored),  # any factory does
         settings=hypothesis_settings(
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,

@@ -39,7 +39,7 @@ def test_a_route_is_there_when_its_settings_are(
     settings: dict[str, object], routes: list[str]
 ) -> None:
     """The scripted one only where it is allowed."""
-    assert routes == list(load(replace(BARE, **settings)))  # type: ignore[arg-type]
+    assert routes == list(load(replace(BARE, **settings)))
 
 
 def test_the_scripted_route_has_the_contracts_prices() -> None:
@@ -61,8 +61,8 @@ def test_a_route_without_prices_costs_nothing() -> None:
 def test_the_vendors_routes_have_known_prices_and_context() -> None:
     """Where the key is theirs; behind an address of one's own nothing is known."""
     keys = {"openai_api_key": "k", "anthropic_api_key": "k"}
-    routes = load(replace(BARE, **keys))  # type: ignore[arg-type]
-    elsewhere = load(replace(BARE, **keys, openai_base_url="http://127.0.0.1:1/v1"))  # type: ignore[arg-type]
+    routes = load(replace(BARE, **keys))
+    elsewhere = load(replace(BARE, **keys, openai_base_url="http://127.0.0.1:1/v1"))
 
     openai, anthropic = routes["openai"], routes["anthropic"]
     assert ("openai", "gpt-4o-mini", 128_000) == (

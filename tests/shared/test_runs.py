@@ -232,7 +232,7 @@ def test_the_end_of_a_run_that_nobody_holds_has_its_totals(stored: StoredRuns) -
     """Those of the last `run.cost`, which the event log remembers."""
     claim = stored.claimed()
     usage = events.Usage(input_tokens=5, output_tokens=1)
-    stored.write(claim, events.MessageDelta("text"), events.RunCost(usage, 0.25))  # type: ignore[arg-type]
+    stored.write(claim, events.MessageDelta("text"), events.RunCost(usage, 0.25))
     stored.set(claim.run_id, state="waiting", pending_input={"request_id": str(new_id())})
     stored.cancel(claim.run_id)
 

@@ -148,7 +148,7 @@ def test_the_third_crash_within_a_step_ends_the_run(stored: StoredRuns) -> None:
     """`worker.crashed`, not worth another try; text and usage so far are kept."""
     claim = lost(stored, crashes=2)
     usage = Usage(input_tokens=7)
-    stored.write(claim, RunCost(usage, 0), MessageDelta("a "), MessageDelta("part"))  # type: ignore[arg-type]
+    stored.write(claim, RunCost(usage, 0), MessageDelta("a "), MessageDelta("part"))
 
     sweep.sweep(stored.connections)
 

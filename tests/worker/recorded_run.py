@@ -120,4 +120,4 @@ def request(*messages: str | Message, **fields: object) -> ModelRequest:
     """A model call; plain text is the user's."""
     said = [UserMessage(m) if isinstance(m, str) else m for m in messages]
     values: dict[str, object] = {"model": "scripted-1", "system_prompt": "", **fields}
-    return ModelRequest(messages=said, **values)  # type: ignore[arg-type]
+    return ModelRequest(messages=said, **values)

@@ -211,7 +211,7 @@ def test_a_name_is_resolved_once_and_the_checked_address_is_used(
         if host == "rebinding.example.com":
             asked.append(host)
             host = "127.0.0.1" if len(asked) == 1 else "127.0.0.2"
-        return genuine(host, port, *args, **kwargs)  # type: ignore[arg-type]
+        return genuine(host, port, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     with vendor(HELLO) as fake:

@@ -53,7 +53,7 @@ class Gate:
         self.meanwhile()
 
     def obey(self, **limits: Decimal) -> Admission:
-        persona = replace(personas.builtin()["plain@1"], key=f"p-{new_id()}", **limits)  # type: ignore[arg-type]
+        persona = replace(personas.builtin()["plain@1"], key=f"p-{new_id()}", **limits)
         self.admission.obey(persona)
         return self.admission
 
@@ -135,7 +135,7 @@ def test_what_other_runs_hold_is_waited_for(stored: StoredRuns, gate: Gate, rout
 
     gate.admission.reserve(route, WORST, Decimal(0))
 
-    assert ["budget"] == [event.reason for event in gate.told]  # type: ignore[union-attr]
+    assert ["budget"] == [event.reason for event in gate.told]
     assert 1 == len(gate.waits)
 
 

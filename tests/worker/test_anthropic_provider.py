@@ -181,7 +181,7 @@ def test_a_tool_of_the_vendor_is_no_call() -> None:
         finish("tool_use", output_tokens=9),
     )
 
-    assert (ToolCall("a", "calculator", {}),) == chunks[-1].tool_calls  # type: ignore[union-attr]
+    assert (ToolCall("a", "calculator", {}),) == chunks[-1].tool_calls
     assert CallDelta('{"query": "x"}') in chunks
 
 

@@ -163,7 +163,7 @@ def test_a_commit_whose_answer_was_lost_is_no_harm(stored: StoredRuns) -> None:
         eventlog.store(tx, {claim.run_id: taken})
     log.give_back()
 
-    end = log.withdraw(RunCompleted(None, Usage(), 0, "stop"))  # type: ignore[arg-type]
+    end = log.withdraw(RunCompleted(None, Usage(), 0, "stop"))
     ending = Ending(claim=claim, state=RunState.COMPLETED, stored=end, totals=Totals())
     with stored.connections.statement() as tx:
         assert [Outcome.ENDED] == endings.end(tx, [ending])

@@ -104,7 +104,7 @@ def test_a_step_is_a_model_call_and_its_tools() -> None:
     ]
     assert kinds == [type(event) for event in context.events]
     assert "42" == answer.content
-    user, assistant, first, second = agent.chain.provider.saw()  # type: ignore[attr-defined]
+    user, assistant, first, second = agent.chain.provider.saw()
     assert agent.history[0] == user
     assert isinstance(assistant, AssistantMessage)
     assert ("so", 2) == (assistant.content, len(assistant.tool_calls))
@@ -144,7 +144,7 @@ def test_the_model_is_told_what_it_may_use() -> None:
     agent = agent_for({"say": "x"}, max_output_tokens=99)
     run(agent, RecordedRun(attempt=3))
 
-    [asked] = agent.chain.provider.requests  # type: ignore[attr-defined]
+    [asked] = agent.chain.provider.requests
     assert agent.persona.system_prompt == asked.system_prompt
     assert ["ask_user", "current_time", "calculator"] == [spec.name for spec in asked.tools]
     assert (99, 0, 3, 1) == (
@@ -213,7 +213,7 @@ def test_a_call_that_did_not_begin_before_a_crash_is_made() -> None:
     assert "b" == answer.content
     assert ["before", "ran with run:call_1_2"] == [
         m.content for m in agent.chain.provider.saw()[-2:]
-    ]  # type: ignore[attr-defined]
+    ]
 
 
 def test_a_last_word_before_a_crash_is_not_asked_for_again() -> None:
@@ -223,7 +223,7 @@ def test_a_last_word_before_a_crash_is_not_asked_for_again() -> None:
     answer = run(agent, RecordedRun(attempt=2), [Turn("m", "the end")])
 
     assert Answer(message_id="m", content="the end", stop_reason="stop") == answer
-    assert [] == agent.chain.provider.requests  # type: ignore[attr-defined]
+    assert [] == agent.chain.provider.requests
 
 
 @pytest.mark.parametrize(

@@ -354,4 +354,4 @@ def test_the_last_marker_may_be_missing() -> None:
     """The finish reason is what ends an answer."""
     found = answered(delta(content="Hi"), delta(finish="length"), usage_chunk(), done=False)
 
-    assert "length" == found[-1].stop_reason  # type: ignore[union-attr]
+    assert "length" == found[-1].stop_reason

@@ -59,33 +59,26 @@ def test_requests_are_counted_over_all_processes(connections: Connections, route
     assert MAX_WAIT_SECONDS <= seconds <= MAX_WAIT_SECONDS * (1 + JITTER)
 
 
+@pytest.mark.parametrize(
+    ("used", "refused", "fits"), [(700, 400, 200), (5000, 1, None)], ids=["within", "beyond"]
+)
 def test_tokens_are_counted_by_the_estimate_and_by_what_came(
-    connections: Connections, route: Route
+    connections: Connections, route: Route, used: int, refused: int, fits: int | None
 ) -> None:
-    """What a call takes beyond what it was let in for counts for those that come."""
+    """What a call takes beyond what it was let in for counts for those that come, also where the
+    minute had not so many left.
+    """
     limited = replace(route, tokens_per_minute=1000)
     limits = RouteLimits(connections)
     assert None is limits.wait_for(limited, 300)
 
-    limits.count_output(limited, 300, 700)
+    limits.count_output(limited, 300, used)
 
-    refused = limits.wait_for(limited, 400)
-    assert refused is not None
-    assert "tokens" == refused[0]
-    assert None is limits.wait_for(limited, 200)
-
-
-def test_tokens_beyond_the_limit_use_it_up(connections: Connections, route: Route) -> None:
-    """They were used, though the minute had not so many left."""
-    limited = replace(route, tokens_per_minute=1000)
-    limits = RouteLimits(connections)
-    assert None is limits.wait_for(limited, 300)
-
-    limits.count_output(limited, 300, 5000)
-
-    refused = limits.wait_for(limited, 1)
-    assert refused is not None
-    assert "tokens" == refused[0]
+    waits = limits.wait_for(limited, refused)
+    assert waits is not None
+    assert "tokens" == waits[0]
+    if fits is not None:
+        assert None is limits.wait_for(limited, fits)
 
 
 def test_a_call_larger_than_a_minute_takes_a_whole_one(

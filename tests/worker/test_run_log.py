@@ -22,7 +22,7 @@ from worker.outcomes import CancelRequested
 from worker.run_log import GATHER_CHARACTERS, MAX_EVENT_CHARACTERS, RunLog
 from worker.stop_signal import StopSignal
 
-END = RunCancelled(Usage(), 0)  # type: ignore[arg-type]
+END = RunCancelled(Usage(), 0)
 
 
 class Log(RunLog):

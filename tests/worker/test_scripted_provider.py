@@ -48,7 +48,7 @@ def test_a_message_that_is_no_script_is_repeated(message: str) -> None:
     chunks = list(ScriptedProvider().stream(request("before", message), StopSignal()))
 
     assert f"You said: {message}" == text_of(chunks)
-    assert all(len(chunk.text.split()) <= 1 for chunk in chunks[:-1])  # type: ignore[union-attr]
+    assert all(len(chunk.text.split()) <= 1 for chunk in chunks[:-1])
     assert "stop" == end_of(chunks).stop_reason
 
 
@@ -61,7 +61,7 @@ def test_say_streams_word_by_word() -> None:
     """Each word with the space after it; nothing is lost between them."""
     chunks = play({"say": " one  two\nthree "})
 
-    assert [" ", "one  ", "two\n", "three "] == [chunk.text for chunk in chunks[:-1]]  # type: ignore[union-attr]
+    assert [" ", "one  ", "two\n", "three "] == [chunk.text for chunk in chunks[:-1]]
 
 
 def test_say_can_be_repeated() -> None:
@@ -85,7 +85,7 @@ def test_count_numbers_and_dates_its_deltas() -> None:
     assert ["0", "1", "2", "3", "4"] == list(numbers)
     assert all(len(moment.partition(".")[2]) == 4 for moment in times)
     assert 0.07 < float(times[-1]) - began < 1
-    assert all(chunk.text.endswith(" ") for chunk in chunks[:-1])  # type: ignore[union-attr]
+    assert all(chunk.text.endswith(" ") for chunk in chunks[:-1])
 
 
 def test_delays_lie_between_the_words() -> None:
@@ -185,7 +185,7 @@ def test_only_a_disconnect_comes_after_the_text_before_it(name: str, streamed: l
     seen: list[str] = []
     with pytest.raises(ProviderError):
         for chunk in ScriptedProvider().stream(asked, StopSignal()):
-            seen.append(chunk.text)  # type: ignore[union-attr]
+            seen.append(chunk.text)
 
     assert streamed == seen
 

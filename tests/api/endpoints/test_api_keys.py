@@ -44,7 +44,7 @@ def test_without_scopes_a_key_may_what_its_creator_may(alice: User, register: Re
     """Of a member no key is an admin."""
     member = register(org_of=alice, role="member")
 
-    assert sorted(SCOPES - {"admin"}) == member.api_key().get("/v1/me").json["permissions"]  # type: ignore[index]
+    assert sorted(SCOPES - {"admin"}) == member.api_key().get("/v1/me").json["permissions"]
 
 
 def test_nobody_gives_away_what_they_lack(alice: User, register: Register) -> None:

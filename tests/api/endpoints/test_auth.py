@@ -66,9 +66,9 @@ def test_two_who_register_are_strangers(client: FlaskClient) -> None:
     """Each has an org of their own."""
     orgs = set()
     for _ in range(2):
-        token = client.post("/v1/auth/register", json=account()).json["access_token"]  # type: ignore[index]
+        token = client.post("/v1/auth/register", json=account()).json["access_token"]
         user = client.get("/v1/me", headers={"Authorization": f"Bearer {token}"}).json
-        orgs.add(user["org_id"])  # type: ignore[index]
+        orgs.add(user["org_id"])
 
     assert 2 == len(orgs)
 
@@ -187,7 +187,7 @@ def test_a_wrong_password_and_an_unknown_user_look_the_same(
     ]
 
     assert {(401, "auth.unauthorized")} == {error_of(answer) for answer in answers}
-    assert 1 == len({answer.json["message"] for answer in answers})  # type: ignore[index]
+    assert 1 == len({answer.json["message"] for answer in answers})
 
 
 def test_an_unknown_user_takes_as_long_as_a_wrong_password(

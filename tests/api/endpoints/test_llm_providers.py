@@ -133,7 +133,7 @@ def test_a_model_is_a_route_of_the_org(alice: User, register: Register) -> None:
     by_id, by_default = alice.thread(), alice.thread()
     body = {"route_id": model["route_id"]}
     for thread, wanted in ((by_id, body), (by_default, {})):
-        run_id = alice.post(f"/v1/threads/{thread}/runs", wanted).json["run_id"]  # type: ignore[index]
+        run_id = alice.post(f"/v1/threads/{thread}/runs", wanted).json["run_id"]
         run = alice.get(f"/v1/runs/{run_id}").json
         assert run is not None
         assert (model["id"], model["model"]) == (run["route_id"], run["model"])
@@ -149,12 +149,12 @@ def test_what_changes_counts_for_the_next_run(alice: User) -> None:
     def route_of_a_run() -> str:
         run = alice.post(f"/v1/threads/{alice.thread()}/runs")
         assert run.json is not None
-        return str(alice.get(f"/v1/runs/{run.json['run_id']}").json["route_id"])  # type: ignore[index]
+        return str(alice.get(f"/v1/runs/{run.json['run_id']}").json["route_id"])
 
     assert first["id"] == route_of_a_run()
     assert 200 == alice.patch(f"{path}/{second['id']}", {"is_default": True}).status_code
     assert second["id"] == route_of_a_run()
-    assert False is alice.get(f"{path}/{first['id']}").json["is_default"]  # type: ignore[index]
+    assert False is alice.get(f"{path}/{first['id']}").json["is_default"]
     assert 204 == alice.delete(f"{path}/{second['id']}").status_code
     assert "scripted" == route_of_a_run()
     answer = alice.post(f"/v1/threads/{alice.thread()}/runs", {"route_id": second["id"]})

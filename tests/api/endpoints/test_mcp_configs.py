@@ -104,7 +104,7 @@ def test_a_list_is_paged(alice: User) -> None:
     first = alice.get(f"{PATH}?limit=2")
     second = alice.get(f"{PATH}?limit=2&before={first.headers['X-Next-Cursor']}")
 
-    assert ids[::-1] == [row["id"] for row in [*first.json, *second.json]]  # type: ignore[misc]
+    assert ids[::-1] == [row["id"] for row in [*first.json, *second.json]]
 
 
 def test_headers_are_stored_encrypted(connections: Connections, alice: User) -> None:
@@ -222,7 +222,7 @@ def test_headers_go_only_where_they_were_given_for(alice: User) -> None:
     there = {"url": "https://mcp.example.com/other"}
 
     assert ["headers"] == list(details_of(alice.patch(one, there)))
-    assert URL == alice.get(one).json["url"]  # type: ignore[index]
+    assert URL == alice.get(one).json["url"]
     assert 200 == alice.patch(one, {"url": URL, "name": "drive"}).status_code
     assert 200 == alice.patch(one, {**there, "headers": {"X-Key": "other"}}).status_code
     assert 200 == alice.patch(one, {"url": URL, "headers": None}).status_code
@@ -298,11 +298,11 @@ def test_an_approval_is_for_one_description(alice: User, found: Found) -> None:
     refused = alice.post(f"{one}/tools/new:approve", {"hash": HASH})
 
     assert (409, "mcp_configs.tool_changed") == error_of(refused)
-    assert {"name": "new", "hash": "4" * 64} == refused.json["details"]  # type: ignore[index]
+    assert {"name": "new", "hash": "4" * 64} == refused.json["details"]
     approved = alice.post(f"{one}/tools/new:approve", {"hash": "4" * 64}).json
     assert approved is not None
     assert (True, True) == (approved["is_approved"], approved["is_offered"])
-    assert 1 == alice.get(one).json["tool_count"]  # type: ignore[index]
+    assert 1 == alice.get(one).json["tool_count"]
 
 
 def test_what_cannot_be_a_name_is_unknown(alice: User) -> None:
@@ -326,9 +326,9 @@ def test_many_are_approved_together_or_not_at_all(alice: User, found: Found) -> 
 
     assert (409, "mcp_configs.tool_changed") == error_of(approve(a="1" * 64, b=HASH))
     assert (404, "mcp_configs.tool_not_found") == error_of(approve(a="1" * 64, c=HASH))
-    assert 0 == alice.get(f"{PATH}/{config['id']}").json["tool_count"]  # type: ignore[index]
+    assert 0 == alice.get(f"{PATH}/{config['id']}").json["tool_count"]
     assert ["a", "b"] == [tool["name"] for tool in approve(a="1" * 64, b="2" * 64).json]
-    assert 2 == alice.get(f"{PATH}/{config['id']}").json["tool_count"]  # type: ignore[index]
+    assert 2 == alice.get(f"{PATH}/{config['id']}").json["tool_count"]
 
 
 def test_a_discovery_is_asked_for(
@@ -379,7 +379,7 @@ def test_another_orgs_server_is_unknown(alice: User, register: Register, found: 
         unknown = mallory.call(method, of_nobody[1], **({"json": body} if body else {}))
         assert (404, "mcp_configs.not_found") == error_of(answer), of_alice
         assert error_of(unknown) == error_of(answer)
-    assert config["name"] == alice.get(f"{PATH}/{config['id']}").json["name"]  # type: ignore[index]
+    assert config["name"] == alice.get(f"{PATH}/{config['id']}").json["name"]
 
 
 def test_only_admins_manage_servers(alice: User, register: Register) -> None:

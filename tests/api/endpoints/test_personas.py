@@ -116,7 +116,7 @@ def test_a_new_version_is_the_newest_at_once(alice: User) -> None:
     def persona_of_a_run(**body: str) -> str:
         run = alice.post(f"/v1/threads/{alice.thread()}/runs", body)
         assert run.json is not None, run.text
-        return str(alice.get(f"/v1/runs/{run.json['run_id']}").json["persona_id"])  # type: ignore[index]
+        return str(alice.get(f"/v1/runs/{run.json['run_id']}").json["persona_id"])
 
     assert "assistant@2" == persona_of_a_run()
     assert "assistant@2" == persona_of_a_run(persona_id="assistant")
