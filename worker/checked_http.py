@@ -29,6 +29,20 @@ def ssl_context() -> ssl.SSLContext:
     return httpx2.create_ssl_context()
 
 
+def tls_failure(error: BaseException) -> str | None:
+    """What about the TLS of a server made its HTTP client fail with this; None: it was not that."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # httpcore2 has the socket's error as its argument, and not always as its cause.
+        for found in (cause, *cause.args):
+            if isinstance(found, ssl.SSLCertVerificationError):
+                return "has no certificate that is trusted here"
+            if isinstance(found, ssl.SSLError):
+                return "failed at TLS"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
 class CheckedBackend(httpcore2.NetworkBackend):
     """Opens the connections of one pool; `policy` None leads anywhere, for what operators set up.
 

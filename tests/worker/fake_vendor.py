@@ -44,7 +44,11 @@ class FakeVendor:
             except OSError:
                 return
             if self._tls is not None:
-                client = self._tls.wrap_socket(client, server_side=True)
+                try:
+                    client = self._tls.wrap_socket(client, server_side=True)
+                except OSError:
+                    client.close()
+                    continue
             with client:
                 head, body = read_request(client)
                 self.heads.append(head)

@@ -93,6 +93,18 @@ def test_a_connection_that_comes_after_the_cut_is_cut_too() -> None:
         client.close()
 
 
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_a_certificate_that_nobody_trusts_is_told(provider: str) -> None:
+    """Another reason than a server that is away, for whoever has to repair it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with vendor(HELLO, tls=context) as fake:
+        with pytest.raises(ProviderError, match="no certificate that is trusted here") as caught:
+            ask(provider, fake.url)
+        assert [] == fake.heads
+    assert ("provider.connection", True) == (caught.value.code, caught.value.retryable)
+
+
 # ---- lengths -------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any, cast
 
 import psutil
 import pytest
+import trustme
 
 from cli.embedded_server import free_port
 from shared.ids import new_id
@@ -189,17 +191,22 @@ class _Lying(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def lying(on_call: Callable[[_Lying], None], *more_tools: Any) -> Iterator[tuple[str, list[str]]]:
+def lying(
+    on_call: Callable[[_Lying], None], *more_tools: Any, tls: ssl.SSLContext | None = None
+) -> Iterator[tuple[str, list[str]]]:
     """Its address, and the paths that it was asked for."""
     paths: list[str] = []
     about = {"on_call": on_call, "paths": paths, "more_tools": more_tools}
     handler = type("Liar", (_Lying,), about)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}/mcp", paths
+            scheme = "https" if tls else "http"
+            yield f"{scheme}://localhost:{server.server_port}/mcp", paths
         finally:
             server.shutdown()
             thread.join()
@@ -299,6 +306,31 @@ def test_the_value_of_a_header_is_not_in_an_error(client: McpClient) -> None:
     headers = {"Authorization": "Bearer canary-5f1b0c", "X-Team": "a"}
     with lying(complain) as (url, _), pytest.raises(McpFailed, match=r"\[header\] for a, \[he"):
         _lie(client, url, server_at(url, **headers))
+
+
+def test_a_server_over_tls_needs_a_certificate_that_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For its name, and by an authority of the machine or of `SSL_CERT_FILE`."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+
+    def ask(url: str) -> str:
+        client = McpClient(allowed_networks=["127.0.0.0/8"])
+        try:
+            return _lie(client, url)
+        finally:
+            client.close()
+
+    with lying(lambda h: h.result(h.message, {"content": []}), tls=context) as (url, _):
+        monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+        with pytest.raises(McpFailed, match="no certificate that is trusted here"):
+            ask(url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+        assert "" == ask(url)
+        with pytest.raises(McpFailed, match="no certificate that is trusted here"):
+            ask(url.replace("localhost", "127.0.0.1"))
 
 
 def test_a_server_that_is_silent_is_given_up(client: McpClient) -> None:

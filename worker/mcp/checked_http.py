@@ -9,6 +9,7 @@ import httpcore2
 import httpx2
 
 from shared import egress
+from worker.checked_http import ssl_context
 
 CONNECT_SECONDS = 5.0
 #: A silent stream of events is cut after this; calls have deadlines of their own.
@@ -46,7 +47,7 @@ class CheckedClient(httpx2.AsyncClient):
 class _Transport(httpx2.AsyncHTTPTransport):
     def __init__(self, policy: egress.Policy) -> None:
         limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=4)
-        super().__init__(trust_env=False, limits=limits)
+        super().__init__(verify=ssl_context(), trust_env=False, limits=limits)
         # A private attribute: the version is pinned, and a test sees forbidden addresses refused.
         self._pool._network_backend = _CheckedBackend(policy)
         self.refused_with: int | None = None

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from shared import egress
 from shared.events import clean
+from worker.checked_http import tls_failure
 from worker.mcp import McpFailed, ToolChanged
 from worker.mcp.checked_http import MAX_ANSWER_BYTES, CheckedClient
 from worker.mcp.descriptions import MAX_TOOLS, Description
@@ -223,7 +224,8 @@ def _told(error: BaseException, http: CheckedClient | None) -> str:
         case TimeoutError() | httpx2.TimeoutException():
             return "The server did not answer in time."
         case httpx2.ConnectError():
-            return "There is no connection to the server."
+            tls = tls_failure(error)
+            return f"The server {tls}." if tls else "There is no connection to the server."
         case httpx2.HTTPError() | httpx2.StreamError() | OSError():
             return "The connection to the server was lost."
     return "The server does not speak MCP."

@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 
 from shared import egress
+from worker.checked_http import tls_failure
 from worker.outcomes import ProviderError
 
 #: Nobody checks shapes: what is not what it should be fails where it is used.
@@ -58,7 +59,9 @@ def provider_errors(sdk: Any, api_key: str | None) -> Iterator[None]:
         except sdk.APIConnectionError as error:
             if refused := _refusal(error):
                 raise refused from error
-            raise ProviderError("connection", f"The provider cannot be reached: {error}") from error
+            tls = tls_failure(error)
+            why = f"The provider {tls}." if tls else f"The provider cannot be reached: {error}"
+            raise ProviderError("connection", why) from error
         except sdk.APIError as error:
             kind = _kind_in_stream(error.body)
             raise ProviderError(kind, _short(error.message, api_key)) from error

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import ssl
 import threading
 from collections.abc import Iterator
 from email.message import Message
@@ -13,7 +12,7 @@ import httpcore2
 
 from shared import egress
 from shared.egress import CheckedUrl, Policy
-from worker.checked_http import CheckedBackend, ssl_context
+from worker.checked_http import CheckedBackend, ssl_context, tls_failure
 from worker.context import RunContext
 from worker.html_text import html_text
 from worker.tools import CallInfo, ToolFailed, tool
@@ -186,11 +185,8 @@ def _header(response: httpcore2.Response, name: bytes) -> str | None:
 
 def _reason(error: Exception) -> str:
     """What a model may know of a failure; nothing of the addresses behind the name."""
-    cause = next(iter(error.args), None)  # httpcore2 wraps it, and hides it as a cause
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return "The server has no valid certificate."
-    if isinstance(cause, ssl.SSLError):
-        return "The server's TLS failed."
+    if tls := tls_failure(error):
+        return f"The server {tls}."
     if isinstance(error, httpcore2.ConnectError):
         return "The server could not be reached."
     if isinstance(error, httpcore2.ProtocolError):
