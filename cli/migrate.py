@@ -4,6 +4,7 @@ import os
 import time
 
 import click
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
@@ -23,14 +24,22 @@ PAUSE_SECONDS = 0.25
     show_default=True,
     help="Seconds to wait for a database that does not answer yet.",
 )
-def migrate(wait_seconds: float) -> None:
+@click.option(
+    "--lock-wait",
+    "lock_seconds",
+    type=click.FloatRange(0),
+    default=60,
+    show_default=True,
+    help="Seconds to try again where another session holds a table.",
+)
+def migrate(wait_seconds: float, lock_seconds: float) -> None:
     """Bring the schema of ARKLOOP_DATABASE_URL up to date and print its version.
 
     A schema that is newer than this code stays as it is.
     """
     engine = _engine(os.environ.get("ARKLOOP_DATABASE_URL", "").strip())
     try:
-        click.echo(_migrate(engine, wait_seconds))
+        click.echo(_migrate(engine, wait_seconds, lock_seconds))
     except OperationalError as error:
         raise click.ClickException(
             f"Cannot migrate {engine.url.render_as_string(hide_password=True)}: {_reason(error)}"
@@ -51,14 +60,14 @@ def _engine(url: str) -> Engine:
     return create_engine(parsed, connect_args={"connect_timeout": CONNECT_SECONDS})
 
 
-def _migrate(engine: Engine, wait_seconds: float) -> str:
+def _migrate(engine: Engine, wait_seconds: float, lock_seconds: float) -> str:
     """The schema's version at the end."""
     _wait_for(engine, wait_seconds)
     with engine.connect() as sql:
         present = schema.current_version(sql)
     if present is not None and present > schema.needed_version():
         return present
-    return schema.migrate(engine)
+    return schema.migrate(engine, lock_seconds=lock_seconds)
 
 
 def _wait_for(engine: Engine, seconds: float) -> None:
@@ -79,4 +88,6 @@ def _wait_for(engine: Engine, seconds: float) -> None:
 
 
 def _reason(error: OperationalError) -> str:
+    if isinstance(error.orig, LockNotAvailable):
+        return "another session holds a table, perhaps a dump or a long query; try again after it"
     return str(error.orig).partition("\n")[0]

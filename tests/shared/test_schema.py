@@ -1,21 +1,34 @@
 """The schema's version, that of the code and that of a database."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, text
+from click.testing import CliRunner
+from psycopg.errors import LockNotAvailable
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import OperationalError
 
+from cli.main import main
 from shared import schema
+from tests.waiting import eventually
+
+
+def alembic_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parents[2] / "migrations"))
+    return config
 
 
 def test_the_needed_version_is_the_one_that_migrating_leads_to() -> None:
     """It is read from the names of the files, and alembic from what is in them."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parents[2] / "migrations"))
-
-    assert ScriptDirectory.from_config(config).get_current_head() == schema.needed_version()
+    assert (
+        ScriptDirectory.from_config(alembic_config()).get_current_head() == schema.needed_version()
+    )
 
 
 def test_a_database_that_was_never_migrated_has_no_version(new_database: Callable[[], str]) -> None:
@@ -30,3 +43,60 @@ def test_a_database_that_was_never_migrated_has_no_version(new_database: Callabl
     engine.dispose()
 
     assert (schema.needed_version(), None, None) == (migrated, emptied, never)
+
+
+def waiting_for_locks(engine: Engine) -> int:
+    """How many sessions of the database do."""
+    query = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'
+    """
+    with engine.connect() as sql:
+        return int(sql.scalar(text(query)) or 0)
+
+
+@pytest.fixture
+def older(new_database: Callable[[], str]) -> Iterator[Engine]:
+    """A database one migration behind, the last of which changes the table of runs."""
+    engine = create_engine(new_database())
+    config = alembic_config()
+    with engine.connect() as config.attributes["connection"]:
+        command.downgrade(config, "0004")
+        config.attributes["connection"].commit()
+    yield engine
+    engine.dispose()
+
+
+def test_a_table_that_is_held_stops_no_query(older: Engine) -> None:
+    """Not for long, at least; the migration goes on when the table is free."""
+    with older.connect() as dump, ThreadPoolExecutor() as pool:
+        dump.execute(text("SELECT count(*) FROM runs"))  # holds its lock until the end
+
+        migrating = pool.submit(schema.migrate, older, lock_seconds=60)
+        eventually(lambda: waiting_for_locks(older) > 0)
+        with older.connect() as sql:
+            sql.execute(text("SET statement_timeout = '5s'"))
+            sql.execute(text("SELECT count(*) FROM runs"))
+        eventually(lambda: waiting_for_locks(older) > 0)  # it has not given up
+        dump.rollback()
+
+        assert schema.needed_version() == migrating.result()
+
+
+def test_a_table_that_is_held_too_long_leaves_the_schema_as_it_was(older: Engine) -> None:
+    """Whoever migrates is told why."""
+    with older.connect() as dump:
+        dump.execute(text("SELECT count(*) FROM runs"))
+        with pytest.raises(OperationalError) as failed:
+            schema.migrate(older)
+        url = older.url.render_as_string(hide_password=False)
+        told = CliRunner().invoke(
+            main, ["migrate", "--lock-wait", "0"], env={"ARKLOOP_DATABASE_URL": url}
+        )
+
+    assert isinstance(failed.value.orig, LockNotAvailable)
+    assert 1 == told.exit_code
+    assert "another session holds a table" in told.output
+    with older.connect() as sql:
+        assert "0004" == schema.current_version(sql)
+    assert schema.needed_version() == schema.migrate(older)
