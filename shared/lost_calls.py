@@ -1,8 +1,8 @@
 """What a model call has used in which the worker of a run was lost, where nobody makes it again.
 
-A worker that goes on with the call counts it by the request itself. Here neither the tools of the
-run nor its provider are at hand: its prompt, the conversation and the streamed text are measured
-where they lie.
+A worker that goes on with the call estimates it by the request itself. Elsewhere neither the tools
+of the run nor its provider are at hand: its prompt, the conversation and the streamed text are
+measured where they lie, without the tool calls of earlier runs.
 """
 
 import logging
@@ -29,7 +29,8 @@ from shared.transitions import Totals
 
 log = logging.getLogger(__name__)
 
-#: As providers estimate a call, by its characters; only other alphabets have more bytes than those.
+#: About as providers estimate a call: other alphabets have more bytes than characters, and events
+#: have some hundred around what is sent of them.
 BYTES_PER_TOKEN = 4
 #: What a finished turn adds to the next request.
 _RESENT = (events.MessageCompleted.type, events.ToolCallRequested.type, events.ToolResult.type)
@@ -41,12 +42,13 @@ def count(
     run_id: UUID,
     totals: Totals,
     streamed: Sequence[StoredEvent],
+    usage: Usage | None = None,
 ) -> Totals:
     """`totals` of the event log, with the call whose `streamed` events no turn has finished.
 
-    They are counted already where a `run.cost` stands after them: a worker that stops tells what it
-    breaks off. A call that had not said anything is free. No call costs more than was reserved for
-    it.
+    `usage` is the estimate of who can make the call's request again. They are counted already where
+    a `run.cost` stands after them: a worker that stops tells what it breaks off. A call that had
+    not said anything is free. No call costs more than was reserved for it.
     """
     if not streamed:
         return totals
@@ -54,19 +56,13 @@ def count(
     if _told_cost_after(sql, run, streamed[0].seq):
         return totals
     catalog = Catalog(connections, _server_routes(connections))
-    route_id = _fallback(sql, run) or run["route_id"]
+    route_id, model = _in_use(sql, run)
     route = catalog.route(run["org_id"], route_id, sql=sql)
     persona = _persona(catalog, sql, run)
-    sent = len(persona.system_prompt.encode()) + _bytes_sent(sql, run)
-    said = len(eventlog.text_of(streamed, with_reasoning=True))
-    usage = Usage(
-        input_tokens=-(-sent // BYTES_PER_TOKEN),
-        output_tokens=-(-said // BYTES_PER_TOKEN),
-        source="estimated",
-    )
+    usage = usage or _estimate(sql, run, persona, streamed)
     if route is None:
         log.warning("the route %s of run %s is gone: its lost call is free", route_id, run["id"])
-        return totals.plus(RouteCost(route_id, run["model"], usage, Decimal(0)))
+        return totals.plus(RouteCost(route_id, model, usage, Decimal(0)))
     most = _reserved(sql, run, persona, totals)
     call = _at_most(route, _within(route, persona, usage), most)
     return totals.plus(call)
@@ -76,10 +72,16 @@ def _told_cost_after(sql: Connection, run: RowMapping, seq: int) -> bool:
     return sql.scalar(_last(run, events.RunCost.type).where(run_events.c.seq > seq)) is not None
 
 
-def _fallback(sql: Connection, run: RowMapping) -> str | None:
-    """The route that the run has fallen back to, if it has."""
+def _in_use(sql: Connection, run: RowMapping) -> tuple[str, str]:
+    """The route that made the call, and its model: the one that the run has fallen back to, if any.
+
+    Its row names the first.
+    """
     payload = sql.scalar(_last(run, events.RunFallback.type))
-    return None if payload is None else str(eventlog.data_of(payload)["to_route_id"])
+    if payload is None:
+        return run["route_id"], run["model"]
+    fallback = eventlog.data_of(payload)
+    return fallback["to_route_id"], fallback["model"]
 
 
 def _last(run: RowMapping, type_: str) -> Select[Any]:
@@ -95,26 +97,41 @@ def _persona(catalog: Catalog, sql: Connection, run: RowMapping) -> Persona:
     try:
         return catalog.persona(run["org_id"], run["persona_id"], sql=sql)
     except PersonaNotFound:
-        # A worker of a later release had it.
+        # A worker of another release had it.
         return replace(personas.find(None), system_prompt="", max_output_tokens=None)
+
+
+def _estimate(
+    sql: Connection, run: RowMapping, persona: Persona, streamed: Sequence[StoredEvent]
+) -> Usage:
+    sent = len(persona.system_prompt.encode()) + _bytes_sent(sql, run)
+    said = len(eventlog.text_of(streamed, with_reasoning=True))
+    return Usage(
+        input_tokens=-(-sent // BYTES_PER_TOKEN),
+        output_tokens=-(-said // BYTES_PER_TOKEN),
+        source="estimated",
+    )
 
 
 def _bytes_sent(sql: Connection, run: RowMapping) -> int:
     """Of the thread up to the run, and of its own turns; Postgres need not unpack them for it.
 
-    The oldest messages may not have fitted into the model's context, and were not sent.
+    The oldest messages may not have fitted into the model's context, and were not sent; the last
+    one always is. Tool calls among those that were dropped are taken for messages.
     """
     truncated = sql.scalar(_last(run, events.ContextTruncated.type))
-    size = func.octet_length(messages.c.content).label("size")
+    dropped = eventlog.data_of(truncated)["dropped_messages"] if truncated else 0
+    in_sight = (
+        messages.c.thread_id == run["thread_id"],
+        messages.c.position < run["position"],
+        messages.c.superseded_at.is_(None),
+    )
+    others = select(func.greatest(func.count() - 1, 0)).where(*in_sight).scalar_subquery()
     seen = (
-        select(size)
-        .where(
-            messages.c.thread_id == run["thread_id"],
-            messages.c.position < run["position"],
-            messages.c.superseded_at.is_(None),
-        )
+        select(func.octet_length(messages.c.content).label("size"))
+        .where(*in_sight)
         .order_by(messages.c.position)
-        .offset(eventlog.data_of(truncated)["dropped_messages"] if truncated else 0)
+        .offset(func.least(dropped, others) if dropped else 0)
         .subquery()
     )
     before = select(func.coalesce(func.sum(seen.c.size), 0))

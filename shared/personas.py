@@ -26,7 +26,7 @@ BUILTIN_TOOLS = ("ask_user", "calculator", "current_time", "http_fetch")
 #: In `confirm`: every tool.
 EVERY_TOOL = "*"
 
-#: Limits are raised, never lowered: what is published is read with them too.
+#: Limits are raised, never lowered, and fields and tools stay: what is published is read with them.
 MAX_PROMPT_BYTES = 65_536
 MAX_FALLBACKS = 8
 MAX_MCP = 16
@@ -84,6 +84,19 @@ def read(key: str, version: str, definition: Mapping[str, Any]) -> Persona:
     Raises:
         InvalidPersona: unknown fields, wrong types, or beyond the limits; all at once.
     """
+    persona, problems = understood(key, version, definition)
+    if problems:
+        raise InvalidPersona(problems)
+    return persona
+
+
+def understood(
+    key: str, version: str, definition: Mapping[str, Any]
+) -> tuple[Persona, Mapping[str, list[str]]]:
+    """The persona by those fields that can be read, and what is wrong with the others.
+
+    What is published was right for the release that took it, which may be a later one.
+    """
     problems: dict[str, list[str]] = {}
     values: dict[str, Any] = {}
     for name, value in definition.items():
@@ -98,9 +111,7 @@ def read(key: str, version: str, definition: Mapping[str, Any]) -> Persona:
     unknown = values.get("confirm", frozenset()) - {*values.get("tools", ()), EVERY_TOOL}
     if unknown and not values.get("mcp") and "tools" not in problems and "mcp" not in problems:
         problems["confirm"] = [f"the persona has no tool {name!r}" for name in sorted(unknown)]
-    if problems:
-        raise InvalidPersona(problems)
-    return Persona(key=key, version=version, **values)
+    return Persona(key=key, version=version, **values), problems
 
 
 def _text(value: Any) -> str:
@@ -243,6 +254,12 @@ def find(persona_id: str | None) -> Persona:
 def not_found(persona_id: str | None) -> PersonaNotFound:
     """The error for this id."""
     return PersonaNotFound(persona_id=[f"There is no persona {persona_id!r}."])
+
+
+def not_usable(persona_id: str, error: InvalidPersona) -> PersonaNotFound:
+    """The error for a published one that this release cannot read."""
+    why = f"This release of the server cannot use the persona {persona_id!r}: {error}"
+    return PersonaNotFound(persona_id=[why])
 
 
 def newest(versions: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from uuid import UUID
 
-from shared import eventlog, fault_points, logs, times
+from shared import eventlog, events, fault_points, logs, times
 from shared.claims import Claim
 from shared.connections import Connections
 from shared.egress import Policy
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 #: While slots are free, the process that parked a run listens for its input for so long.
 LINGER_SECONDS = 2.0
 LEASE_WAIT_SECONDS = 10.0
+#: What the events say broke a route that the run was to go on with.
+ROUTE_GONE = "provider.invalid_request"
 #: It may come straight back: not more often than this.
 SEND_ON_SECONDS = 0.2
 
@@ -127,6 +129,9 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         try:
             if earlier.lost:
                 run.void_lost(earlier.lost[0].seq, *_counted(agent, run, earlier))
+            if agent.chain.route.id != (in_use := earlier.route_id or claim.route_id):
+                route = agent.chain.route
+                run.emit(events.RunFallback(in_use, route.id, route.model, ROUTE_GONE))
             if claim.attempt > 1:
                 run.admission.take_over(run.totals.cost_usd)
             answer = loop.run(agent, run, held.stop, earlier.turns)
@@ -143,9 +148,9 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
     except RunFailure as failure:
         done = run.fail(failure.as_error())
     except PersonaNotFound as error:
-        # The API has checked it: this worker is older than the persona that came with the code.
-        message = f"This worker has no persona {claim.persona_id!r}."
-        log.error("%s", error)
+        # The API has checked it: this worker is of another release than that.
+        message = f"This worker cannot use the persona {claim.persona_id!r}; its log says why."
+        log.error("%s", error.details["persona_id"][0])
         done = run.fail(RunError("worker.crashed", message, True))
     except CancelRequested as cancel:
         cancelled_by = cancel.by_user_id
@@ -164,11 +169,10 @@ def _agent(
     process: WorkerProcess, run: ClaimedRun, persona: Persona, seen: History, earlier: Earlier
 ) -> loop.Agent:
     """Raises: ProviderError: this worker has not the run's route."""
-    settings, catalog, claim = process.settings, process.catalog, run.claim
-    first = catalog.route(claim.org_id, claim.route_id)
-    if first is None:
+    settings, claim = process.settings, run.claim
+    routes = process.catalog.chain(claim.org_id, persona, claim.route_id)
+    if not routes:
         raise ProviderError("invalid_request", f"There is no route {claim.route_id!r} any more.")
-    routes = [first, *catalog.fallbacks(claim.org_id, persona, first)]
     # A route that broke in an earlier attempt is not tried again.
     routes = next((routes[i:] for i, r in enumerate(routes) if r.id == earlier.route_id), routes)
 
@@ -204,7 +208,7 @@ def _counted(agent: loop.Agent, run: ClaimedRun, earlier: Earlier) -> tuple[Even
     if agent.chain.route.id != (earlier.route_id or run.claim.route_id):
         return (run.count_lost(),)  # its route is in the chain no more
     text = eventlog.text_of(earlier.lost, with_reasoning=True)
-    return (loop.count_lost(agent, run, earlier.turns, text),)
+    return (run.count_lost(loop.estimate_lost(agent, run, earlier.turns, text)),)
 
 
 def _resume(connections: Connections, run: ClaimedRun) -> Earlier:

@@ -13,6 +13,7 @@ from typing import Any
 from shared import events, fault_points, ids
 from shared.egress import Policy
 from shared.errors import LeaseLost
+from shared.events import Usage
 from shared.model_routes import Route
 from shared.personas import Persona
 from worker import context_window, tool_loops
@@ -156,11 +157,10 @@ def _request(
     return request, agent.unread + left_out
 
 
-def count_lost(agent: Agent, context: RunContext, turns: Sequence[Turn], text: str) -> events.Event:
-    """Count the model call in which an earlier attempt was lost after it had streamed `text`."""
+def estimate_lost(agent: Agent, context: RunContext, turns: Sequence[Turn], text: str) -> Usage:
+    """What the call has used in which an earlier attempt was lost after it had streamed `text`."""
     request, _ = _request(agent, context, agent.chain.route, turns)
-    usage = agent.chain.provider.estimate(bounded(request, context), text)
-    return context.add_usage(agent.chain.route, usage)
+    return agent.chain.provider.estimate(bounded(request, context), text)
 
 
 def _with_own_ids(calls: Sequence[ToolCall], turns: Sequence[Turn]) -> list[ToolCall]:

@@ -67,8 +67,7 @@ def publish_persona(tx: Transaction) -> Response:
         raise InvalidRequest(**error.problems) from None
     _check_routes(tx, persona)
     row = published_personas.publish(tx, actor(), key, version, definition)
-    persona = published_personas.persona_of(row)
-    return created(_shown(persona, row), location=f"/v1/personas/{persona.id}")
+    return created(_shown_row(row), location=f"/v1/personas/{row.key}@{row.version}")
 
 
 @bp.get("/v1/personas")
@@ -78,19 +77,17 @@ def list_personas() -> Response:
     args = page_args(ByName)
     with connections().reading() as sql:
         own = published_personas.list_(sql, actor().org_id, limit=args.limit + 1, after=args.before)
-    rows: dict[ByName, tuple[Persona, Row[Any] | None]] = {
-        _name(persona): (persona, None)
+    rows: dict[ByName, Persona | Row[Any]] = {
+        _name(persona): persona
         for persona in personas.builtin().values()
         if args.before is None or _name(persona) > args.before
     }
-    for row in own:
-        persona = published_personas.persona_of(row)
-        rows[_name(persona)] = (persona, row)
+    rows |= {_name(row): row for row in own}
     return page(
         [rows[name] for name in sorted(rows)][: args.limit + 1],
         args,
-        show=lambda found: _shown(*found),
-        cursor_of=lambda found: _name(found[0]),
+        show=lambda found: _shown(found) if isinstance(found, Persona) else _shown_row(found),
+        cursor_of=_name,
     )
 
 
@@ -101,13 +98,17 @@ def get_persona(persona_id: str) -> Response:
     query_args(NoArguments())
     if not personas.PERSONA_ID.fullmatch(persona_id):
         raise InvalidRequest(persona_id=[f"must match {personas.PERSONA_ID.pattern}"])
-    try:
-        persona = catalog().persona(actor().org_id, persona_id)
-    except PersonaNotFound:
-        raise NotFound("There is no such persona.") from None
+    org_id = actor().org_id
+    key, _, version = persona_id.partition("@")
     with connections().reading() as sql:
-        row = published_personas.find(sql, actor().org_id, persona.key, persona.version)
-    return jsonify(_shown(persona, row))
+        row = published_personas.find(sql, org_id, key, version)
+        if row is None:
+            try:
+                persona = catalog().persona(org_id, persona_id, sql=sql)
+            except PersonaNotFound as error:
+                raise NotFound("There is no such persona.", **error.details) from None
+            row = published_personas.find(sql, org_id, persona.key, persona.version)
+    return jsonify(_shown(persona) if row is None else _shown_row(row))
 
 
 def _check_routes(tx: Transaction, persona: Persona) -> None:
@@ -127,18 +128,29 @@ def _check_routes(tx: Transaction, persona: Persona) -> None:
         raise RouteNotFound(**missing)
 
 
-def _name(persona: Persona) -> ByName:
+def _name(persona: Persona | Row[Any]) -> ByName:
     return ByName(persona.key, persona.version)
 
 
-def _shown(persona: Persona, row: Row[Any] | None) -> dict[str, Any]:
-    """`row` is that of a published one."""
+def _shown_row(row: Row[Any]) -> dict[str, Any]:
+    """A published one; with `problems` this release cannot use it, and the fields are not all."""
+    persona, problems = personas.understood(row.key, row.version, row.definition)
+    shown = {
+        **_shown(persona),
+        "source": "org",
+        "created_by_user_id": str(row.created_by_user_id),
+        "created_at": rfc3339(row.created_at),
+    }
+    return {**shown, "problems": problems} if problems else shown
+
+
+def _shown(persona: Persona) -> dict[str, Any]:
     per_run, per_month = persona.max_cost_usd, persona.max_cost_usd_per_month
     return {
         "id": persona.id,
         "key": persona.key,
         "version": persona.version,
-        "source": "builtin" if row is None else "org",
+        "source": "builtin",
         "system_prompt": persona.system_prompt,
         "route_id": persona.route_id,
         "fallback_route_ids": list(persona.fallback_route_ids),
@@ -152,6 +164,6 @@ def _shown(persona: Persona, row: Row[Any] | None) -> dict[str, Any]:
         "timeout_seconds": persona.timeout_seconds,
         "input_expires_seconds": persona.input_expires_seconds,
         "on_input_expired": persona.on_input_expired,
-        "created_by_user_id": None if row is None else str(row.created_by_user_id),
-        "created_at": None if row is None else rfc3339(row.created_at),
+        "created_by_user_id": None,
+        "created_at": None,
     }

@@ -24,7 +24,7 @@ from shared.encryption import CannotOpen, NoEncryptionKey, keyring
 from shared.errors import RouteNotFound
 from shared.model_routes import Route, Routes
 from shared.money_tables import budgets, credit_balances
-from shared.personas import DEFAULT_PERSONA, Persona
+from shared.personas import DEFAULT_PERSONA, InvalidPersona, Persona
 
 T = TypeVar("T")
 
@@ -104,16 +104,21 @@ class Catalog:
             return default.route.id
         return model_routes.default_id(self.routes_of_settings)
 
-    def fallbacks(self, org_id: UUID, persona: Persona, route: Route) -> list[Route]:
-        """What takes over when `route` stays broken, in this order.
+    def chain(self, org_id: UUID, persona: Persona, route_id: str) -> list[Route]:
+        """The route, and what takes over when it stays broken, in this order; without what is gone.
 
-        The persona's own list, of which ids that are gone are left out; else, for the org's
-        default route, those of its models that have a priority, the lowest first; for the server's
-        default route likewise the server's.
+        The persona's own list; else, for the org's default route, those of its models that have a
+        priority, the lowest first; for the server's default route likewise the server's.
         """
+        route = self.route(org_id, route_id)
         if persona.fallback_route_ids:
-            chain = [self.route(org_id, id_) for id_ in persona.fallback_route_ids]
-            return [found for found in chain if found is not None and found.id != route.id]
+            fallbacks = [self.route(org_id, id_) for id_ in persona.fallback_route_ids]
+        else:
+            fallbacks = [] if route is None else self._ranked(org_id, route)
+        chain = [found for found in (route, *fallbacks) if found is not None]
+        return list({found.id: found for found in chain}.values())
+
+    def _ranked(self, org_id: UUID, route: Route) -> list[Route | None]:
         if route.is_of_org:
             own = self._of(org_id).routes.values() if route.is_default else ()
             ranked = _by_priority([sealed.route for sealed in own])
@@ -121,8 +126,7 @@ class Catalog:
             default = model_routes.default_id(self.routes_of_settings)
             server = self.routes_of_settings.values() if route.id == default else ()
             ranked = _by_priority(server)
-        chain = [self.route(org_id, other.id) for other in ranked if other.id != route.id]
-        return [found for found in chain if found is not None]
+        return [self.route(org_id, other.id) for other in ranked]
 
     def routes(self, org_id: UUID) -> list[Route]:
         """All routes, the server's first, as they are now; without API keys."""
@@ -138,7 +142,7 @@ class Catalog:
         """The persona of this id, without a version the newest; None is the default.
 
         Raises:
-            PersonaNotFound
+            PersonaNotFound: there is none, or another release has published what this cannot read.
         """
         key, _, version = (persona_id or DEFAULT_PERSONA).partition("@")
         known = self._of(org_id, sql)
@@ -169,7 +173,11 @@ class Catalog:
             raise personas.not_found(id_)
         if len(self._personas) >= _MAX_PERSONAS:
             self._personas.clear()
-        self._personas[org_id, id_] = found = published_personas.persona_of(row)
+        try:
+            found = published_personas.persona_of(row)
+        except InvalidPersona as error:
+            raise personas.not_usable(id_, error) from None
+        self._personas[org_id, id_] = found
         return found
 
     # ---- money ----

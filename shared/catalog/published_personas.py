@@ -82,7 +82,11 @@ def find(sql: Connection, org_id: UUID, key: str, version: str) -> Row[Any] | No
 
 
 def persona_of(row: Row[Any]) -> Persona:
-    """The persona that a row holds."""
+    """The persona that a row holds.
+
+    Raises:
+        InvalidPersona: it is of a release that knows other fields, tools or limits.
+    """
     return read(row.key, row.version, row.definition)
 
 

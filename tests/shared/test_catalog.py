@@ -182,13 +182,17 @@ def test_a_sealed_key_that_is_copied_to_another_org_stays_sealed(
 
 
 def test_a_persona_names_its_fallbacks(catalog: Catalog, stored: StoredRuns, org: UUID) -> None:
-    """In its order, without the route itself and those that are gone."""
+    """In its order, after the route itself and without those that are gone, be it the first."""
     own = add_model(stored, api_key="sk-1", priority=1)
     persona = replace(BARE, fallback_route_ids=("scripted", str(new_id()), own, "local"))
 
-    chain = catalog.fallbacks(org, persona, SERVERS["local"])
+    chain = catalog.chain(org, persona, "local")
+    without = catalog.chain(org, persona, str(new_id()))
 
-    assert [("scripted", None), (own, "sk-1")] == [(route.id, route.api_key) for route in chain]
+    expected = [("local", "local"), ("scripted", None), (own, "sk-1")]
+    assert expected == [(route.id, route.api_key) for route in chain]
+    assert ["scripted", own, "local"] == [route.id for route in without]
+    assert [] == catalog.chain(org, BARE, str(new_id()))
 
 
 def test_the_orgs_default_falls_back_by_priority(
@@ -203,10 +207,11 @@ def test_the_orgs_default_falls_back_by_priority(
     route = catalog.choose_route(org, None, BARE)
 
     assert default == route.id
-    assert [first, later, last] == [r.id for r in catalog.fallbacks(org, BARE, route)]
+    chain = [found.id for found in catalog.chain(org, BARE, route.id)]
+    assert [default, first, later, last] == chain
     for chosen in (never, "local"):
-        other = catalog.choose_route(org, chosen, BARE)
-        assert [] == catalog.fallbacks(org, BARE, other)
+        assert chosen is not None
+        assert [chosen] == [found.id for found in catalog.chain(org, BARE, chosen)]
 
 
 def test_the_servers_default_falls_back_by_priority(stored: StoredRuns, org: UUID) -> None:
@@ -215,8 +220,8 @@ def test_the_servers_default_falls_back_by_priority(stored: StoredRuns, org: UUI
     ranked = {name: replace(local, id=name, priority=p) for name, p in (("b", 2), ("a", 1))}
     catalog = Catalog(stored.connections, {**SERVERS, **ranked})
 
-    assert ["a", "b"] == [route.id for route in catalog.fallbacks(org, BARE, local)]
-    assert [] == catalog.fallbacks(org, BARE, ranked["a"])
+    assert ["local", "a", "b"] == [route.id for route in catalog.chain(org, BARE, "local")]
+    assert ["a"] == [route.id for route in catalog.chain(org, BARE, "a")]
 
 
 # ---- personas ------------------------------------------------------------------------
@@ -316,7 +321,7 @@ def test_many_questions_cost_three_statements(
         for _ in range(20):
             route = catalog.choose_route(org, None, catalog.persona(org, "mine"))
             assert own == route.id
-            catalog.fallbacks(org, BARE, route)
+            catalog.chain(org, BARE, own)
             catalog.is_limited(org)
             catalog.persona(org, "assistant@1")
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import insert, select, text
@@ -18,6 +19,7 @@ from shared.events import (
     MessageDelta,
     MessageReset,
     MessageThinking,
+    RouteCost,
     RunCost,
     RunFallback,
     ToolResult,
@@ -35,11 +37,14 @@ PROMPT = len(personas.find(None).system_prompt)
 USED_COST = RunCost(USED.usage, USED.cost_usd, USED.routes)
 
 
-def lost(stored: StoredRuns, said: str = "", *happened: events.Event) -> Claim:
+def lost(
+    stored: StoredRuns, said: str = "", *happened: events.Event, thread_id: UUID | None = None
+) -> Claim:
     """A run with a message of 400 bytes, whose worker has been silent for too long."""
-    thread_id = stored.thread()
-    with stored.connections.transaction() as tx:
-        threads.add_message(tx, stored.actor, thread_id, content="é" * 200)
+    if thread_id is None:
+        thread_id = stored.thread()
+        with stored.connections.transaction() as tx:
+            threads.add_message(tx, stored.actor, thread_id, content="é" * 200)
     worker_id = stored.worker(seen_at=ago(seconds=40))
     claim = stored.claim(stored.create(thread_id), worker_id)
     assert claim is not None
@@ -177,10 +182,16 @@ def test_it_costs_no_more_than_was_reserved_for_it(stored: StoredRuns, who: str)
 
 
 def test_messages_that_the_model_was_not_sent_are_not_counted(stored: StoredRuns) -> None:
-    """They did not fit into its context, as an event has said."""
-    claim = lost(stored, "x", ContextTruncated(1))
+    """They did not fit into its context, as an event has said; the last one stays in any case."""
+    claims = []
+    for dropped in (1, 12):
+        thread_id = stored.thread()
+        with stored.connections.transaction() as tx:
+            for size in (1000, 400):
+                threads.add_message(tx, stored.actor, thread_id, content="x" * size)
+        claims.append(lost(stored, "x", ContextTruncated(dropped), thread_id=thread_id))
 
-    assert sent(0) == tokens(given_up(stored, claim)[-1])[0]
+    assert [sent(400)] * 2 == [tokens(given_up(stored, claim)[-1])[0] for claim in claims]
 
 
 @pytest.mark.parametrize("what", ["route", "file", "persona"])
@@ -202,6 +213,37 @@ def test_what_is_gone_meanwhile_keeps_no_run_from_ending(
     assert "failed" == stored.state(claim.run_id)
     assert (100 if what == "persona" else sent(400), 10, "estimated") == tokens(told[-1])
     assert (what == "persona") == (told[-1]["cost_usd"] > 0)
+
+
+def test_what_a_fallback_that_is_gone_has_cost_stays_under_its_name(stored: StoredRuns) -> None:
+    """The lost call is free, the turns before it are not."""
+    used = Usage(input_tokens=1000, output_tokens=10)
+    cost = RunCost(used, Decimal(5), (RouteCost("gone", "m2", used, Decimal(5)),))
+    finished = (MessageCompleted(str(new_id()), "y", used), cost)
+    claim = lost(stored, "x", RunFallback("scripted", "gone", "m2", "provider.timeout"), *finished)
+
+    given_up(stored, claim)
+
+    with stored.connections.reading() as sql:
+        [row] = sql.execute(select(run_usage).where(run_usage.c.run_id == claim.run_id))
+    assert ("gone", "m2", Decimal(5)) == (row.route_id, row.model, row.cost_usd)
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_persona_of_another_release_keeps_no_run_from_ending(
+    stored: StoredRuns, is_cancelled: bool
+) -> None:
+    """A later one has published it, with a tool that is not known here."""
+    claim = lost(stored, "x" * 40)
+    with stored.connections.transaction() as tx:
+        published_personas.publish(tx, stored.actor, "brief", "1", {"tools": ["of_later"]})
+    stored.set(claim.run_id, persona_id="brief@1", crashes=0 if is_cancelled else 3)
+
+    sweep.sweep(stored.connections)
+    if is_cancelled:
+        stored.cancel(claim.run_id)
+
+    assert ("cancelled" if is_cancelled else "failed") == stored.state(claim.run_id)
 
 
 def test_what_the_run_did_not_see_is_not_counted(stored: StoredRuns) -> None:

@@ -11,14 +11,15 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select, text
 
 from shared import events, model_routes, threads
 from shared.catalog import mcp_configs, published_personas
 from shared.config import Settings
+from shared.errors import LeaseLost
 from shared.eventlog import data_of
-from shared.money import budget_limits, credits
-from shared.money_tables import run_usage
+from shared.money import budget_limits, credits, spending
+from shared.money_tables import holds, run_usage
 from shared.status import RunState
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
@@ -59,12 +60,17 @@ def scripted(stored: StoredRuns, *steps: dict[str, Any], **columns: Any) -> UUID
 
 
 def stopped_in_the_middle(
-    process: WorkerProcess, stored: StoredRuns, run_id: UUID, reason: BaseException
+    process: WorkerProcess,
+    stored: StoredRuns,
+    run_id: UUID,
+    reason: BaseException,
+    until: str = "message.delta",
+    times: int = 1,
 ) -> None:
-    """Execute it until it has said something, and then for no longer."""
+    """Execute it until it has so many events of this type, and then for no longer."""
     attempt = threading.Thread(target=execution.execute, args=(process, run_id))
     attempt.start()
-    eventually(lambda: "message.delta" in stored.types(run_id))
+    eventually(lambda: stored.types(run_id).count(until) >= times)
     process.held()[run_id].set(reason)
     attempt.join(10)
 
@@ -75,6 +81,12 @@ def costs(stored: StoredRuns, run_id: UUID) -> list[Any]:
         for event in stored.events(run_id)
         if event.type == events.RunCost.type
     ]
+
+
+def output_by_route(stored: StoredRuns, run_id: UUID) -> dict[str, int]:
+    with stored.connections.reading() as sql:
+        used = sql.execute(select(run_usage).where(run_usage.c.run_id == run_id)).all()
+    return {row.route_id: row.output_tokens for row in used}
 
 
 def test_a_call_that_a_deploy_broke_off_is_counted_once(
@@ -136,6 +148,106 @@ def test_a_lost_call_is_billed_by_the_route_that_it_was_made_with(
     assert {"dear", "scripted"} == of.keys()
     assert (100, "estimated") == (of["dear"].output_tokens, of["dear"].usage_source)
     assert Decimal("0.007") < of["dear"].cost_usd
+
+
+def test_a_run_whose_fallback_is_gone_says_with_what_it_goes_on(
+    stored: StoredRuns, process: WorkerProcess
+) -> None:
+    """So a second lost call is that route's, and not the fallback's."""
+    run_id = scripted(stored, {"say": "one two three "}, {"hang": 3})
+    claim = stored.claim(run_id)
+    assert claim is not None
+    fallback = events.RunFallback("scripted", "dear", "m2", "provider.overloaded")
+    stored.write(claim, fallback, events.MessageDelta("x" * 400))
+    stored.set(run_id, state=RunState.QUEUED, resume_reason="worker_lost")
+    stopped_in_the_middle(process, stored, run_id, LeaseLost(), "message.delta", 2)
+    stored.set(run_id, state=RunState.QUEUED, resume_reason="worker_lost")
+
+    execution.execute(process, run_id)
+
+    *_, back = (data_of(e.payload) for e in stored.events(run_id) if e.type == "run.fallback")
+    assert ("dear", "scripted") == (back["from_route_id"], back["to_route_id"])
+    assert 2 == stored.types(run_id).count("run.fallback")
+    assert {"dear": 100, "scripted": 3 + 3} == output_by_route(stored, run_id)
+
+
+def test_a_run_whose_route_is_gone_goes_on_with_its_fallback(
+    stored: StoredRuns, process: WorkerProcess
+) -> None:
+    """Without one it fails."""
+    with stored.connections.transaction() as tx:
+        persona = {"fallback_route_ids": ["dear"]}
+        published_personas.publish(tx, stored.actor, "brief", "1", persona)
+    run_id = scripted(stored, {"say": "one"}, persona_id="brief@1")
+    stored.set(run_id, route_id="gone")
+
+    execution.execute(process, run_id)
+
+    assert RunState.COMPLETED == stored.state(run_id)
+    [fallback] = (data_of(e.payload) for e in stored.events(run_id) if e.type == "run.fallback")
+    assert ("gone", "dear", "m2") == (
+        fallback["from_route_id"],
+        fallback["to_route_id"],
+        fallback["model"],
+    )
+    assert {"dear": 1} == output_by_route(stored, run_id)
+
+
+def test_a_lost_call_whose_price_has_risen_costs_what_was_held_for_it(
+    stored: StoredRuns, settings: Settings, tmp_path: Path
+) -> None:
+    """The budget of the month holds, whatever the file of routes says after a deploy."""
+    org_id, most = stored.actor.org_id, Decimal("0.005")
+    with stored.connections.transaction() as tx:
+        budget_limits.set_(
+            tx, org_id, "org", max_cost_usd=None, max_cost_usd_per_month=Decimal("0.01")
+        )
+    run_id = scripted(stored, {"error": "invalid_request"})
+    claim = stored.claim(run_id)
+    assert claim is not None
+    with stored.connections.transaction() as tx:
+        month = tx.sql.scalar(text("SELECT " + spending.MONTH))
+        held = {"scopes": ["org"], "month": month, "cost_usd": 0, "held_usd": most}
+        tx.sql.execute(insert(holds).values(run_id=run_id, org_id=org_id, **held))
+        spending.move(tx.sql, org_id, {("org", month): (Decimal(0), most)})
+    stored.write(claim, events.MessageDelta("x " * 1000))
+    stored.set(run_id, state=RunState.QUEUED, resume_reason="worker_lost")
+    file = tmp_path / "routes.yaml"
+    file.write_text(
+        "routes: [{id: scripted, provider: scripted, model: scripted-1,"
+        " prices: {input: 20, output: 40}}]"
+    )
+    dearer = replace(settings, routes_file=str(file), sweep_seconds=3600, heartbeat_seconds=0.2)
+    process = WorkerProcess(dearer, model_routes.load(dearer))
+    try:
+        assert process.lease.wait_until_valid(10)
+        execution.execute(process, run_id)
+    finally:
+        process.close()
+
+    with stored.connections.reading() as sql:
+        budget = budget_limits.get(sql, org_id, "org")
+    assert (RunState.FAILED, Decimal(0)) == (stored.state(run_id), budget.held_usd)
+    assert most * Decimal("0.9") < budget.spent_usd <= most
+
+
+def test_a_persona_of_another_release_fails_the_run(
+    stored: StoredRuns, process: WorkerProcess
+) -> None:
+    """With what was streamed of it kept and counted."""
+    claim = stored.claimed()
+    stored.write(claim, events.MessageDelta("a part"))
+    with stored.connections.transaction() as tx:
+        published_personas.publish(tx, stored.actor, "brief", "1", {"tools": ["of_later"]})
+    stored.set(
+        claim.run_id, state=RunState.QUEUED, resume_reason="worker_lost", persona_id="brief@1"
+    )
+
+    execution.execute(process, claim.run_id)
+
+    assert RunState.FAILED == stored.state(claim.run_id)
+    assert [("a part", True)] == stored.messages(claim.run_id)
+    assert 2 == stored.row(claim.run_id)["output_tokens"]
 
 
 def test_a_run_that_goes_on_counts_for_limits_that_are_newer_than_it(

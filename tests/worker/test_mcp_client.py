@@ -18,6 +18,7 @@ from tests.waiting import eventually, in_parallel
 from worker.context import RunContext
 from worker.mcp import McpFailed
 from worker.mcp.client import ChangedTools, McpClient
+from worker.mcp.launcher import PASSED_ON
 from worker.mcp.server import Server
 from worker.outcomes import CancelRequested
 from worker.stop_signal import StopSignal
@@ -96,7 +97,7 @@ def test_a_tool_is_called_and_its_server_stays(odd: Odd) -> None:
 def test_a_program_gets_nothing_of_the_worker(
     client: McpClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two variables, no shell, another folder, a process group of its own."""
+    """The variables that are passed on, no shell, another folder, a process group of its own."""
     monkeypatch.setenv("ARKLOOP_JWT_SECRET", "of the worker")
     folder = tmp_path / "$(touch hacked); a b"
     folder.mkdir()
@@ -105,7 +106,7 @@ def test_a_program_gets_nothing_of_the_worker(
     about = json.loads(odd.call("environment"))
 
     # Python itself adds LC_CTYPE to a bare environment.
-    assert {"PATH", "HOME"} >= set(about["environ"]) - {"LC_CTYPE"}
+    assert {*PASSED_ON} >= set(about["environ"]) - {"LC_CTYPE"}
     assert "/" == about["folder"]
     assert [str(folder)] == about["argv"]
     assert about["group"] == about["pid"]
@@ -115,7 +116,7 @@ def test_the_sidecar_does_not_have_the_settings(odd: Odd) -> None:
     """What a server could make it tell is not in it."""
     assert odd.client.sidecar_pid is not None
     environ = psutil.Process(odd.client.sidecar_pid).environ()
-    assert {"PATH", "HOME", "PYTHONPATH"} >= set(environ)
+    assert {*PASSED_ON, "PYTHONPATH"} >= set(environ)
 
 
 def test_failures_are_told_with_the_servers_words(odd: Odd) -> None:

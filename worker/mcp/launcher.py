@@ -11,13 +11,13 @@ import sys
 _PR_SET_PDEATHSIG = 1
 CANNOT_START = 127
 #: Where programs are, and which certificates are trusted.
-_PASSED_ON = ("PATH", "HOME", "SSL_CERT_FILE", "SSL_CERT_DIR")
+PASSED_ON = ("PATH", "HOME", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def environment() -> dict[str, str]:
     """What a program gets of the environment: no setting of ours, and so no secret."""
     given = os.environ  # noqa: TID251 - these are not ours
-    return {name: given[name] for name in _PASSED_ON if name in given}
+    return {name: given[name] for name in PASSED_ON if name in given}
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import insert
 from shared import personas, usd
 from shared.catalog import published_personas
 from shared.catalog_tables import mcp_configs
+from shared.catalog_tables import personas as table
 from shared.connections import Connections
 from shared.ids import new_id
 from tests.clients import Register, User, details_of, error_of
@@ -313,3 +314,30 @@ def test_the_page_has_every_field_and_its_limit() -> None:
     ):
         assert f"{limit:,}" in PAGE
     assert all(f"`{tool}`" in PAGE for tool in personas.BUILTIN_TOOLS)
+
+
+def test_one_that_another_release_has_published_is_shown_with_its_problems(
+    alice: User, connections: Connections
+) -> None:
+    """Neither the list nor a request for a run breaks on it."""
+    published(alice, key="known")
+    with connections.transaction() as tx:
+        row = {"org_id": alice.org_id, "key": "later", "version": "7"}
+        definition = {"system_prompt": "Hi.", "tools": ["of_later"], "mood": "good"}
+        row |= {"definition": definition, "created_by_user_id": alice.id}
+        tx.sql.execute(insert(table).values(row))
+
+    listed = {shown["id"]: shown for shown in alice.get(PATH).json or []}
+    [one] = [alice.get(f"{PATH}/later@7").json]
+    newest = alice.get(f"{PATH}/later")
+    thread_id = alice.thread()
+    run = alice.post(f"/v1/threads/{thread_id}/runs", {"persona_id": "later@7"})
+
+    assert one == listed["later@7"]
+    assert {"tools", "mood"} == one["problems"].keys()
+    assert ("Hi.", []) == (one["system_prompt"], one["tools"])
+    assert "problems" not in listed["known@1"]
+    assert (404, "http.not_found") == error_of(newest)
+    assert (422, "personas.not_found") == error_of(run)
+    for refused in (newest, run):
+        assert "tools: must be one of" in refused.text
