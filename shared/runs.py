@@ -295,7 +295,7 @@ def answer(
 
     Raises:
         RunNotFound, Forbidden
-        NotWaiting: no request is open. NotActive: the run has ended.
+        NotWaiting: no request is open any more. NotActive: the run has ended.
         StaleInput: the request is another one, or has another answer.
         InvalidRequest: a decision of the wrong form.
     """
@@ -316,6 +316,8 @@ def answer(
         raise NotWaiting()
     if request_id not in (None, UUID(run["pending_input"]["request_id"])):
         raise StaleInput()
+    if run["input_expires_at"] <= tx.sql.scalar(select(func.clock_timestamp())):
+        raise NotWaiting("The time to answer is over.")  # the sweep will say what comes of it
     if run["pending_input"]["kind"] == "tool_confirmation":
         decisions.read(content)  # what cannot be understood is refused while it can be corrected
     _go_on(tx, run, content, actor.user_id)

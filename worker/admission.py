@@ -15,7 +15,7 @@ from shared.money import budgets
 from shared.money.budgets import Refused
 from shared.personas import Persona
 from worker.outcomes import LimitExceeded
-from worker.route_limits import RouteLimits
+from worker.route_limits import RouteLimits, scattered
 
 #: So long may a run wait for what other runs hold of its budget.
 MAX_BUDGET_WAIT_SECONDS = 60.0
@@ -64,15 +64,16 @@ class Admission:
         while (refused := self._limits.wait_for(route, tokens)) is not None:
             reason, seconds = refused
             self._throttle(route, reason, seconds)
-        self._let_in, self._told = tokens, None
+        self._let_in = tokens
 
     def back_off(self, route: Route, seconds: float) -> None:
         """As `RunContext.back_off`."""
         self._limits.pause(route, seconds)
-        self._throttle(route, "provider", seconds)
+        self._throttle(route, "provider", scattered(seconds))
 
     def used(self, route: Route, usage: Usage) -> None:
         """A call was made; what it took beyond the estimate counts for the route's limits too."""
+        self._told = None
         self._limits.count_output(route, self._let_in, usage.input_tokens + usage.output_tokens)
 
     def reserve(self, route: Route, worst_case: Usage, cost_so_far: Decimal) -> None:

@@ -25,8 +25,8 @@ from worker.stop_signal import StopSignal
 
 #: Of one route, before the next one takes over.
 MAX_TRIES = 4
-#: Where the provider only says that there are too many requests, and there is no other route.
-MAX_THROTTLED_TRIES = 10
+#: Pauses of a call whose provider only says that there are too many requests, without other route.
+MAX_THROTTLED_SECONDS = 600.0
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 30.0
 #: Far beyond what any model writes in a turn, and what one event can still hold.
@@ -76,6 +76,7 @@ def call_model(
     """
     route, request = chain.route, build(chain.route)
     tries = number = 1  # of this route; of the call
+    throttled = 0.0  # seconds
     while True:
         streamed = _Streamed()
         try:
@@ -91,10 +92,11 @@ def call_model(
         except ProviderError as error:
             counted = _count_broken(chain, request, context, streamed)
             is_throttled = error.code == "provider.rate_limited"
-            most = MAX_THROTTLED_TRIES if is_throttled and not chain.has_next else MAX_TRIES
-            if error.retryable and tries < most:
+            is_patient = is_throttled and not chain.has_next and throttled < MAX_THROTTLED_SECONDS
+            if is_patient or (error.retryable and tries < MAX_TRIES):
                 pause = _pause(error, tries)
                 if is_throttled:
+                    throttled += pause
                     _void(context, error, counted)
                     context.back_off(route, pause)
                 else:

@@ -39,6 +39,14 @@ MAX_LINE_SECONDS = 5.0
 PAUSE_CHECK_SECONDS = 1.0
 
 
+def scattered(pause: float) -> float:
+    """A wait of at least these seconds of a pause, so that not all who wait for it come at once.
+
+    Those who come first and are refused again have the pause renewed for all who have not come yet.
+    """
+    return pause + random.uniform(0, min(max(pause, 1.0), MAX_PAUSE_SECONDS))
+
+
 class RouteLimits:
     """One per process; its methods are called by many threads."""
 
@@ -61,7 +69,7 @@ class RouteLimits:
         Else why not, as in `run.throttled`, and after how many seconds to ask again.
         """
         if (paused := self._pause_left(route)) > 0:
-            return "provider", paused
+            return "provider", scattered(paused)
         if route.requests_per_minute is None and route.tokens_per_minute is None:
             return None
         full = self._ask(lambda limiter: _take(limiter, route, tokens))

@@ -15,7 +15,7 @@ from sqlalchemy import update
 
 from shared import claims, events, sweep
 from shared.claims import Claim
-from shared.errors import ThreadBusy, Unavailable
+from shared.errors import NotWaiting, ThreadBusy, Unavailable
 from shared.ids import new_id
 from shared.status import RunState
 from shared.tables import workers
@@ -119,6 +119,11 @@ class Pieces(RuleBasedStateMachine):
         return True
 
     def _answer(self, run: ModelRun, content: str, request_id: UUID | None = None) -> None:
+        if run.is_expired:
+            with pytest.raises(NotWaiting):
+                self.stored.answer(run.id, content, request_id)
+            self.stored.set(run.id, input_expires_at=ago(seconds=-60))
+            run.is_expired = False
         self.stored.answer(run.id, content, request_id)
         run.is_answered(content)
 

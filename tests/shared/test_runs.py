@@ -14,7 +14,7 @@ from shared.errors import Forbidden, NotActive, NotWaiting, StaleInput, ThreadBu
 from shared.ids import new_id
 from shared.runs import NewRun
 from shared.tables import threads as threads_table
-from tests.stored_runs import StoredRuns
+from tests.stored_runs import StoredRuns, ago
 from tests.waiting import in_parallel
 
 
@@ -197,7 +197,7 @@ def test_of_many_answers_at_once_one_is_stored(
 
 
 def test_an_answer_that_comes_too_late_is_refused_by_name(stored: StoredRuns) -> None:
-    """`NotWaiting` while the run goes on, `NotActive` after its end."""
+    """`NotWaiting` while the run goes on or nobody waits any longer, `NotActive` after its end."""
     claim = stored.claimed()
     with pytest.raises(NotWaiting):
         stored.answer(claim.run_id, "x")
@@ -207,6 +207,9 @@ def test_an_answer_that_comes_too_late_is_refused_by_name(stored: StoredRuns) ->
     stored.park(claim, new_id())
     with pytest.raises(StaleInput):
         stored.answer(claim.run_id, "x", new_id())
+    stored.set(claim.run_id, input_expires_at=ago(seconds=1))
+    with pytest.raises(NotWaiting, match="The time to answer is over"):
+        stored.answer(claim.run_id, "x")
     assert "waiting" == stored.state(claim.run_id)
 
 

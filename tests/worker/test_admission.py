@@ -102,12 +102,25 @@ def test_a_route_that_has_no_room_is_waited_for(gate: Gate, route: Route) -> Non
 
 
 def test_a_pause_that_a_provider_asked_for_is_said(gate: Gate, route: Route) -> None:
-    """And waited for."""
+    """Once, and waited for until a call was made, a little longer than it was asked for."""
     admission = gate.obey()
 
+    for _ in range(3):
+        admission.back_off(route, 2.5)
+        admission.admit(replace(route, id=str(new_id())), 10)
+    admission.used(route, Usage())
     admission.back_off(route, 2.5)
 
-    assert ([RunThrottled(route.id, "provider", 2.5)], [2.5]) == (gate.told, gate.waits)
+    assert all(2.5 < seconds < 5 for seconds in gate.waits)
+    assert 4 == len(set(gate.waits))
+    first, again = gate.told
+    assert isinstance(first, RunThrottled)
+    assert (route.id, "provider", round(gate.waits[0], 3)) == (
+        first.route_id,
+        first.reason,
+        first.seconds,
+    )
+    assert again == replace(first, seconds=round(gate.waits[-1], 3))
 
 
 def test_what_does_not_fit_into_the_budget_is_refused(gate: Gate, route: Route) -> None:

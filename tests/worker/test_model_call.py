@@ -22,7 +22,7 @@ from worker.messages import (
 )
 from worker.model_call import (
     DEFAULT_OUTPUT_TOKENS,
-    MAX_THROTTLED_TRIES,
+    MAX_THROTTLED_SECONDS,
     MAX_TRIES,
     MAX_TURN_CHARACTERS,
     Reply,
@@ -126,12 +126,13 @@ def test_a_provider_that_asks_for_no_pause_gets_one(kind: str) -> None:
 def test_a_provider_that_has_too_much_to_do_is_waited_for() -> None:
     """For longer than one that is broken, if there is no other; other runs are told."""
     run = RecordedRun()
-    busy = [ProviderError("rate_limited", "slow down", retry_after=1)]
+    busy = [ProviderError("rate_limited", "slow down", retry_after=30)]
+    tries = int(MAX_THROTTLED_SECONDS / 30) + 1
 
     with pytest.raises(ProviderError, match="slow down"):
-        called(run, Replies(*[busy] * MAX_THROTTLED_TRIES))
+        called(run, Replies(*[busy] * tries))
 
-    assert [1] * (MAX_THROTTLED_TRIES - 1) == run.backed_off
+    assert [30] * (tries - 1) == run.backed_off
 
 
 def test_streamed_text_is_void_before_the_next_try() -> None:

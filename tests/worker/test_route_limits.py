@@ -95,7 +95,7 @@ def test_a_call_larger_than_a_minute_takes_a_whole_one(
 def test_a_provider_that_asks_for_a_pause_gets_it_from_all(
     connections: Connections, route: Route
 ) -> None:
-    """Also of a process that did not hear it itself."""
+    """Also of a process that did not hear it itself; not all come at once when it is over."""
     told, other = RouteLimits(connections), RouteLimits(connections)
 
     told.pause(route, 3)
@@ -105,11 +105,13 @@ def test_a_provider_that_asks_for_a_pause_gets_it_from_all(
         assert refused is not None
         reason, seconds = refused
         assert "provider" == reason
-        assert 2 < seconds <= 3
+        assert 2 < seconds <= 6
     assert 2000 < connections.redis.pttl(keys.route_pause(route.id)) <= 3000
 
     told.pause(route, 60)
-    assert ("provider", MAX_PAUSE_SECONDS) == told.wait_for(route, 1)
+    refused = told.wait_for(route, 1)
+    assert refused is not None
+    assert MAX_PAUSE_SECONDS <= refused[1] <= 2 * MAX_PAUSE_SECONDS
 
 
 def test_without_redis_each_process_counts_for_itself(
