@@ -299,7 +299,6 @@ Event = (
     | RunFailed
     | RunCancelled
 )
-TerminalEvent = RunCompleted | RunFailed | RunCancelled
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 #: Left out where there is none.

@@ -156,6 +156,7 @@ _NUMBERS = {
 }
 _FIELDS = {"id", "provider", "model", "base_url", "api_key_variable", "prices", *_NUMBERS}
 _PRICES = {"input", "output", "cache_read", "cache_write"}
+_BASE_URL = re.compile(r"https?://[^/\s]")
 _DEAREST = Decimal(1_000_000)
 
 
@@ -192,8 +193,9 @@ def _route(entry: Any) -> Route:
     for name in ("id", "provider", "model"):
         if not isinstance(entry.get(name), str):
             raise ValueError(f"`{name}` is needed, as text")
-    if not isinstance(entry.get("base_url"), str | None):
-        raise ValueError("`base_url` must be text")
+    base_url = entry.get("base_url")
+    if base_url is not None and not (isinstance(base_url, str) and _BASE_URL.match(base_url)):
+        raise ValueError("`base_url` must begin with http:// or https:// and a host")
     if not ROUTE_ID.fullmatch(entry["id"]):
         raise ValueError(f"`id` must match {ROUTE_ID.pattern}")
     if entry["provider"] not in PROVIDERS:
@@ -213,7 +215,7 @@ def _route(entry: Any) -> Route:
             id=entry["id"],
             provider=entry["provider"],
             model=entry["model"],
-            base_url=entry.get("base_url"),
+            base_url=base_url,
             api_key=api_key,
             prices=_prices(entry.get("prices")),
             **numbers,
@@ -226,8 +228,9 @@ def _prices(given: Any) -> Prices | None:
         return None
     if not isinstance(given, dict) or set(given) - _PRICES:
         raise ValueError(f"`prices` may have {', '.join(sorted(_PRICES))}")
-    found = {name: _price(price) for name, price in given.items()}
-    return Prices.of(**{"input": Decimal(0), "output": Decimal(0), **found})
+    if not {"input", "output"} <= set(given):
+        raise ValueError("`prices` needs `input` and `output`; 0 is free")
+    return Prices.of(**{name: _price(price) for name, price in given.items()})
 
 
 def _price(value: Any) -> Decimal:

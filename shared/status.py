@@ -23,10 +23,6 @@ class RunState(StrEnum):
     CANCELLED = "cancelled"
 
     @property
-    def is_active(self) -> bool:
-        return self in ACTIVE
-
-    @property
     def is_terminal(self) -> bool:
         return self not in ACTIVE
 

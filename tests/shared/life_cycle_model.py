@@ -213,7 +213,7 @@ class ModelThread:
 
     @property
     def active(self) -> ModelRun | None:
-        active = [run for run in self.runs if run.state.is_active]
+        active = [run for run in self.runs if not run.state.is_terminal]
         assert len(active) <= 1
         return active[0] if active else None
 

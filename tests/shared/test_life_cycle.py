@@ -114,7 +114,7 @@ class LifeCycle(Pieces):
         self.stored.cancel(run.id)
         if run.state == RunState.EXECUTING:
             run.is_cancelling = True
-        elif run.state.is_active:
+        elif not run.state.is_terminal:
             run.ends_unheld(RunState.CANCELLED)
 
     @rule(who=pick, content=words, names_it=st.booleans())

