@@ -42,7 +42,7 @@ class Admission:
     ) -> None:
         """Before the first call it must be told its persona, by `obey`."""
         self._claim = claim
-        self._limits = limits
+        self._route_limits = limits
         self._write = write
         self._emit = emit
         self._wait = wait
@@ -61,20 +61,22 @@ class Admission:
 
     def admit(self, route: Route, tokens: int) -> None:
         """As `RunContext.admit`."""
-        while (refused := self._limits.wait_for(route, tokens)) is not None:
+        while (refused := self._route_limits.wait_for(route, tokens)) is not None:
             reason, seconds = refused
             self._throttle(route, reason, seconds)
         self._let_in = tokens
 
     def back_off(self, route: Route, seconds: float) -> None:
         """As `RunContext.back_off`."""
-        self._limits.pause(route, seconds)
+        self._route_limits.pause(route, seconds)
         self._throttle(route, "provider", scattered(seconds))
 
     def used(self, route: Route, usage: Usage) -> None:
         """A call was made; what it took beyond the estimate counts for the route's limits too."""
         self._told = None
-        self._limits.count_output(route, self._let_in, usage.input_tokens + usage.output_tokens)
+        self._route_limits.count_output(
+            route, self._let_in, usage.input_tokens + usage.output_tokens
+        )
 
     def reserve(self, route: Route, worst_case: Usage, cost_so_far: Decimal) -> None:
         """As `RunContext.reserve`."""

@@ -61,7 +61,7 @@ class RouteLimits:
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._paused: dict[str, float] = {}  # until when, on the monotonic clock
         self._asked: dict[str, float] = {}  # when Redis was last asked for that
-        self._last_turns: dict[tuple[str, str], float] = {}  # by route and limit, as `_paused`
+        self._last_places: dict[tuple[str, str], float] = {}  # by route and limit, as `_paused`
 
     def wait_for(self, route: Route, tokens: int) -> tuple[str, float] | None:
         """None, and the call is counted, if the route has room for it.
@@ -73,7 +73,7 @@ class RouteLimits:
         if route.requests_per_minute is None and route.tokens_per_minute is None:
             return None
         full = self._ask(lambda limiter: _take(limiter, route, tokens))
-        return None if full is None else (full.limit, self._turn(route, full))
+        return None if full is None else (full.limit, self._place(route, full))
 
     def count_output(self, route: Route, reserved: int, used: int) -> None:
         """A call that was let in for `reserved` tokens has used so many."""
@@ -112,14 +112,14 @@ class RouteLimits:
             self._paused[route.id] = max(self._paused.get(route.id, 0.0), now + left)
         return min(self._paused.get(route.id, 0.0) - now, MAX_PAUSE_SECONDS)
 
-    def _turn(self, route: Route, full: "_Full") -> float:
+    def _place(self, route: Route, full: "_Full") -> float:
         seconds = full.room_in
         if seconds < MAX_LINE_SECONDS:
             # Room for one is no reason for hundreds to ask at the same moment.
             line, now = (route.id, full.limit), time.monotonic()
-            turn = max(now + seconds, self._last_turns.get(line, 0.0) + full.refills_in)
-            self._last_turns[line] = turn = min(turn, now + MAX_LINE_SECONDS)
-            seconds = turn - now
+            place = max(now + seconds, self._last_places.get(line, 0.0) + full.refills_in)
+            self._last_places[line] = place = min(place, now + MAX_LINE_SECONDS)
+            seconds = place - now
         seconds = min(max(seconds, MIN_WAIT_SECONDS), MAX_WAIT_SECONDS)
         return seconds * random.uniform(1, 1 + JITTER)
 
