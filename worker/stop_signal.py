@@ -17,16 +17,17 @@ class StopSignal:
         self._set = threading.Event()
         self._lock = threading.Lock()
         self._reason: BaseException | None = None
-        self._abort: Callable[[], None] | None = None
+        # Tools run side by side, and each of them may have something to abort.
+        self._aborts: dict[object, Callable[[], None]] = {}
 
     def set(self, reason: BaseException) -> None:
         with self._lock:
             if self._reason is not None and not isinstance(reason, LeaseLost):
                 return
             self._reason = reason
-            abort = self._abort
+            aborts = list(self._aborts.values())
         self._set.set()
-        if abort is not None:
+        for abort in aborts:
             abort()
 
     @property
@@ -47,10 +48,12 @@ class StopSignal:
     def aborting(self, abort: Callable[[], None]) -> Iterator[None]:
         """Call `abort` when the signal is set within this block (closes a model's connection).
 
-        Whatever the abort makes fail inside turns into the reason.
+        Many threads may be in blocks of theirs at once. Whatever the abort makes fail inside
+        turns into the reason.
         """
+        block = object()
         with self._lock:
-            self._abort = abort
+            self._aborts[block] = abort
         try:
             self.check()
             yield
@@ -59,5 +62,5 @@ class StopSignal:
             raise
         finally:
             with self._lock:
-                self._abort = None
+                del self._aborts[block]
         self.check()

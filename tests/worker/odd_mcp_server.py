@@ -1,8 +1,9 @@
 """An MCP server over stdio that does what none should: `odd_mcp_server.py FOLDER`.
 
 Written without the SDK, whose manners are too good. `FOLDER/descriptions.json` may change what
-it says of its tools at any time; where it is a text and no list, that is an error. `FOLDER/log`
-is what it was asked.
+it says of its tools at any time; where it is a text and no list, that is an error. It does not
+say so before all the files are there that `FOLDER/waits_for` names. `FOLDER/log` is what it was
+asked.
 """
 
 import json
@@ -10,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,10 @@ def answer(message: dict[str, Any]) -> None:
 
 
 def list_tools(number: Any) -> None:
+    waits_for = FOLDER / "waits_for"
+    (FOLDER / "asked").touch()
+    while waits_for.exists() and not all(map(os.path.exists, waits_for.read_text().split())):
+        time.sleep(0.01)
     changes = FOLDER / "descriptions.json"
     more: Any = json.loads(changes.read_text()) if changes.exists() else []
     if isinstance(more, str):

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -326,6 +327,72 @@ def test_a_server_that_fails_is_not_asked_by_every_run(
     assert "There is no such program on this machine." == row.discovery_error
     assert not row.is_stale
     assert made.id == row.id
+
+
+def _waits(folder: Path, *files: Path) -> Path:
+    """The server does not tell its tools before all of them are there; returns its folder."""
+    (folder / "waits_for").write_text(" ".join(map(str, files)))
+    return folder
+
+
+def test_servers_are_asked_side_by_side(
+    offered: Callable[..., McpTools], named: Named, tmp_path: Path
+) -> None:
+    """The silence of one does not add to that of another."""
+    names = ["one", "two", "three", "four"]
+    asked = [tmp_path / name / "asked" for name in names]
+    for name in names:
+        named(name, {"name": f"of-{name}"})
+        _waits(tmp_path / name, *asked)
+
+    assert {"of-one", "of-two", "of-three", "of-four"} <= set(offered(*names).tools)
+
+
+def test_a_run_that_is_cancelled_while_servers_are_silent_stops_at_once(
+    offered: Callable[..., McpTools], named: Named, tmp_path: Path
+) -> None:
+    """All of them are let go."""
+    names = ["one", "two", "three"]
+    for name in names:
+        named(name)
+        _waits(tmp_path / name, tmp_path / "never")
+    stop = StopSignal()
+    raised: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            offered(*names, stop=stop)
+        except BaseException as error:
+            raised.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    eventually(lambda: all((tmp_path / name / "asked").exists() for name in names))
+
+    stop.set(CancelRequested())
+
+    asking.join(5)
+    assert [CancelRequested] == [type(error) for error in raised]
+
+
+def test_no_run_waits_for_a_server_that_has_failed(
+    connections: Connections, offered: Callable[..., McpTools], named: Named, tmp_path: Path
+) -> None:
+    """It is asked again after five minutes, beside the run: what it tells is for later ones."""
+    config_id = named("odd")
+    with connections.transaction() as tx:
+        mcp_configs.record_failure(tx, config_id, "The server did not answer within 20 s.")
+    outdate(connections, config_id)
+    gate = tmp_path / "gate"
+    _waits(tmp_path / "odd", gate)
+
+    assert {} == offered("odd").tools
+
+    with connections.reading() as sql:
+        row = mcp_configs.of_id(sql, config_id)
+    assert row is not None and row.is_stale, "it has waited for what the server says"
+    gate.touch()
+    eventually(lambda: "double" in offered("odd").tools)
 
 
 def test_an_old_discovery_is_renewed_beside_the_run(

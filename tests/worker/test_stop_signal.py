@@ -67,6 +67,20 @@ def test_a_block_is_aborted_and_fails_with_the_reason() -> None:
         raise ConnectionError
 
 
+def test_blocks_side_by_side_are_all_aborted() -> None:
+    """Calls of one turn: none is forgotten because another began after it, or has ended."""
+    stop = StopSignal()
+    aborted = [threading.Event(), threading.Event()]
+
+    with pytest.raises(CancelRequested), stop.aborting(aborted[0].set):
+        with stop.aborting(lambda: pytest.fail("it has ended")):
+            pass
+        with stop.aborting(aborted[1].set):
+            stop.set(CancelRequested())
+
+    assert all(event.is_set() for event in aborted)
+
+
 def test_a_block_that_ends_by_itself_feels_the_signal_too() -> None:
     """An abort that only ends the stream early must not pass for a whole answer."""
     stop = StopSignal()

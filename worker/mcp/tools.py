@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -51,8 +52,9 @@ def tools_of(
 ) -> McpTools:
     """What the servers of these names offer; `taken` are the names of other tools of the run.
 
-    A server that nobody has asked for its tools yet is asked now. One that was asked a while
-    ago is asked beside the run: until that is stored, its calls say if something has changed.
+    Servers that nobody has asked for their tools yet are asked now, side by side. One that was
+    asked a while ago is asked beside the run, and so is one that has not told when it was asked
+    last: until it does, runs do without. Calls say if something has changed meanwhile.
 
     Raises:
         Unavailable: Postgres is out of reach.
@@ -64,11 +66,15 @@ def tools_of(
         rows = mcp_configs.of_names(sql, org_id, names)
     if missing := set(names) - {row.name for row in rows}:
         log.warning("the org has no MCP server %s", ", ".join(sorted(missing)))
+    unasked = [row.id for row in rows if row.discovered_at is None and row.tried_at is None]
+    asking = [_Asking(connections, client, config_id, context) for config_id in unasked]
     for row in rows:
-        if row.discovered_at is None and row.is_stale:
-            discovery.discover(connections, client, row.id, context=context)
-        elif row.is_stale:
+        if row.is_stale and row.id not in unasked:
             _refresh(connections, client, row.id)
+    for asked in asking:
+        asked.join()
+    if stopped := [asked.stopped for asked in asking if asked.stopped is not None]:
+        raise stopped[0]
     with connections.reading() as sql:
         offered = mcp_configs.offered(sql, [row.id for row in rows])
     servers: dict[UUID, Server] = {}
@@ -144,6 +150,24 @@ def _caller(
             raise ToolFailed(str(failed)) from None
 
     return call
+
+
+class _Asking(threading.Thread):
+    """A server is asked for its tools while the run waits; `stopped` is why that broke off."""
+
+    def __init__(
+        self, connections: Connections, client: McpClient, config_id: UUID, context: RunContext
+    ) -> None:
+        super().__init__(name="mcp discovery", daemon=True)
+        self.stopped: BaseException | None = None
+        self._ask = partial(discovery.discover, connections, client, config_id, context=context)
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._ask()
+        except BaseException as error:
+            self.stopped = error
 
 
 _refreshing: set[UUID] = set()
