@@ -1,4 +1,7 @@
-"""An MCP server of the official SDK over HTTP on loopback: `sdk_mcp_server.py PORT FOLDER`."""
+"""An MCP server of the official SDK over HTTP on loopback: `sdk_mcp_server.py PORT FOLDER [ADDS]`.
+
+ADDS is the description of its tool `add`.
+"""
 
 import sys
 from pathlib import Path
@@ -10,9 +13,9 @@ FOLDER = Path(sys.argv[2])
 server = MCPServer("sdk")
 
 
-@server.tool()
+@server.tool(description=(sys.argv[3:] or ["Add two numbers."])[0])
 def add(a: int, b: int) -> str:
-    """Add two numbers."""
+    (FOLDER / "added").touch()
     return str(a + b)
 
 

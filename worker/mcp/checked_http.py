@@ -43,14 +43,30 @@ class CheckedClient(httpx2.AsyncClient):
         """The status of the last answer that was an error."""
         return self.transport.refused_with
 
+    @property
+    def connections_made(self) -> int:
+        """How many so far. Behind each new one the server may be another process."""
+        return self.transport.backend.connections_made
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the next request needs no new connection."""
+        return self.transport.is_connected
+
 
 class _Transport(httpx2.AsyncHTTPTransport):
     def __init__(self, policy: egress.Policy) -> None:
         limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=4)
         super().__init__(verify=ssl_context(), trust_env=False, limits=limits)
         # A private attribute: the version is pinned, and a test sees forbidden addresses refused.
-        self._pool._network_backend = _CheckedBackend(policy)
+        self.backend = _CheckedBackend(policy)
+        self._pool._network_backend = self.backend
         self.refused_with: int | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        # One that the server has closed, or that was idle for too long, has expired.
+        return any(one.is_idle() and not one.has_expired() for one in self._pool.connections)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await super().handle_async_request(request)
@@ -94,6 +110,7 @@ class _CheckedBackend(httpcore2.AsyncNetworkBackend):
 
     def __init__(self, policy: egress.Policy) -> None:
         self._policy = policy
+        self.connections_made = 0
         self._inner = httpcore2.AnyIOBackend()
 
     async def connect_tcp(
@@ -116,11 +133,14 @@ class _CheckedBackend(httpcore2.AsyncNetworkBackend):
         failure: Exception = httpcore2.ConnectError("the name has no address")
         for address in addresses:
             try:
-                return await self._inner.connect_tcp(
+                stream = await self._inner.connect_tcp(
                     address, port, timeout, local_address, socket_options
                 )
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
+            else:
+                self.connections_made += 1
+                return stream
         raise failure
 
     async def connect_unix_socket(

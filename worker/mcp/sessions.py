@@ -27,7 +27,8 @@ from worker.mcp.tool_lists import TolerantMessages, description_of
 
 #: For the connection, the handshake and the first list of tools.
 CONNECT_SECONDS = 20.0
-#: A session's list of tools is believed for so long, unless the server says that it has changed.
+#: A session's list of tools is believed for so long, unless the server says that it has changed,
+#: or it has to be connected to anew.
 LIST_SECONDS = 30.0
 MAX_PAGES = 64
 MAX_ERROR_CHARACTERS = 2000
@@ -60,6 +61,7 @@ class Session:
         self._http: CheckedClient | None = None
         self._tools: dict[str, Description] = {}
         self._listed_at = float("-inf")
+        self._connections_then = 0
         self._has_changed = False
         self._listing = asyncio.Lock()
         self._host = asyncio.create_task(self._hold())
@@ -70,11 +72,24 @@ class Session:
             client = await asyncio.shield(self._ready)
             async with self._listing:
                 is_old = time.monotonic() - self._listed_at > LIST_SECONDS
-                if fresh or is_old or self._has_changed:
+                if fresh or is_old or self._has_changed or self._may_be_another():
                     self._has_changed, self._listed_at = False, float("-inf")
                     self._tools = _by_name(await _list(client))
                     self._listed_at = time.monotonic()
+                    if self._http is not None:
+                        self._connections_then = self._http.connections_made
         return list(self._tools.values())
+
+    def _may_be_another(self) -> bool:
+        """Whether the server that a call would reach need not be the one that was listed.
+
+        Not every session ends with its server: the newer protocol has none, over HTTP, and what
+        was restarted, or stands behind a balancer, answers like the one before it.
+        """
+        http = self._http
+        return http is not None and not (
+            http.is_connected and http.connections_made == self._connections_then
+        )
 
     async def call(self, tool: str, arguments: dict[str, Any], pinned: str) -> str:
         """The tool's answer, if the server still describes it as it did under the hash `pinned`.
