@@ -8,6 +8,7 @@ None where the contract says optional are left out.
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -160,7 +161,10 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunWaitingForInput:
-    """`kind` is `question` or `tool_confirmation`."""
+    """`kind` is `question` or `tool_confirmation`.
+
+    `mcp_tool` is what a confirmation is bound to: `{config_id, hash}`; None for tools of ours.
+    """
 
     type: ClassVar[str] = "run.waiting_for_input"
     request_id: str
@@ -168,6 +172,7 @@ class RunWaitingForInput:
     prompt: str
     tool_call_id: str | None = None
     options: list[str] | None = None
+    mcp_tool: Mapping[str, str] | None = None
     expires_at: str
 
 
@@ -302,7 +307,7 @@ Event = (
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 #: Left out where there is none.
-_OPTIONAL = frozenset({"tool_call_id", "options"} | RARE_TOKEN_FIELDS)
+_OPTIONAL = frozenset({"tool_call_id", "options", "mcp_tool"} | RARE_TOKEN_FIELDS)
 
 
 def encode(seq: int, event: Event, created_at: datetime) -> StoredEvent:

@@ -1,7 +1,7 @@
 """From stored events to the model's messages, and to where a resumed run goes on."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,6 +32,8 @@ class Turn:
     #: Of a lost attempt, whose event it could not write any more.
     done: dict[str, events.ToolResult] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)  # of people: to questions, confirmations
+    #: Of which MCP servers' tools they were; of those of ours there is none.
+    asked_of: dict[str, Mapping[str, str] | None] = field(default_factory=dict)
 
     @property
     def is_open(self) -> bool:
@@ -67,7 +69,7 @@ class Turn:
 def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
     """The finished model turns of one run, in order."""
     turns: list[Turn] = []
-    requests: dict[str, str] = {}
+    requests: dict[str, dict[str, Any]] = {}
     for event in stored:
         if event.type not in TURN_TYPES:
             continue
@@ -82,9 +84,12 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
                 result = ToolMessage(data["tool_call_id"], data["name"], data["output"])
                 turns[-1].results[result.tool_call_id] = result
             case events.RunWaitingForInput.type:
-                requests[data["request_id"]] = data.get("tool_call_id", "")
+                requests[data["request_id"]] = data
             case events.RunInputReceived.type:
-                turns[-1].answers[requests[data["request_id"]]] = data["content"]
+                request = requests[data["request_id"]]
+                tool_call_id = request.get("tool_call_id", "")
+                turns[-1].answers[tool_call_id] = data["content"]
+                turns[-1].asked_of[tool_call_id] = request.get("mcp_tool")
     return turns
 
 

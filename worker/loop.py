@@ -234,6 +234,8 @@ def _question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
         return None
     prompt = f"Allow the call of {call.name}?"
     if (decision := turn.decision(call)) is not None:
+        if _is_another(turn, call, tool):
+            return None  # it is not made
         if decision.arguments is None or not (why := _misfit(tool, decision.arguments)):
             return None
         prompt = f"The arguments do not fit: {why} {prompt}"
@@ -244,7 +246,13 @@ def _question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
         ["approve", "deny", "edit"],
         tool_name=call.name,
         arguments=call.arguments,
+        mcp_tool=tool.mcp_tool,
     )
+
+
+def _is_another(turn: Turn, call: ToolCall, tool: Tool) -> bool:
+    """Whether a person was asked about another tool, which had this one's name then."""
+    return turn.asked_of.get(call.id) != tool.mcp_tool
 
 
 def _misfit(tool: Tool, arguments: Any) -> str | None:
@@ -295,18 +303,24 @@ def _permitted(agent: Agent, turn: Turn, call: ToolCall) -> tuple[Tool, ToolCall
     """The tool and the call as it is to be made.
 
     Raises:
-        ToolFailed: there is no such tool, the arguments do not fit, or somebody has denied it.
+        ToolFailed: there is no such tool, the arguments do not fit, somebody has denied it, or
+            has confirmed another one.
     """
     tool = agent.tools.get(call.name)
     if tool is None:
         raise ToolFailed(f"There is no tool {call.name!r}.")
     if turn.calls.index(call) >= MAX_CALLS_PER_TURN:
         raise ToolFailed(f"Not made: one turn may have {MAX_CALLS_PER_TURN} calls.")
-    made = turn.as_made(call)
-    tool.check(made.arguments)
     decision = None if call.name == "ask_user" else turn.decision(call)
     if decision is not None and not decision.approved:
         raise ToolFailed(f"The call was denied: {decision.reason}".removesuffix(": "))
+    if decision is not None and _is_another(turn, call, tool):
+        raise ToolFailed(
+            f"Not made: {call.name!r} is another tool now than the one that was confirmed. Call it"
+            " again to have it confirmed anew."
+        )
+    made = turn.as_made(call)
+    tool.check(made.arguments)
     return tool, made
 
 

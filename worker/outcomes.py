@@ -14,6 +14,7 @@ that a tool's `except Exception` cannot swallow it.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -85,8 +86,9 @@ class WaitForInput(StopRun):
         *,
         tool_name: str | None = None,
         arguments: Any = None,
+        mcp_tool: Mapping[str, str] | None = None,
     ) -> None:
-        """`tool_name` and `arguments` are those of a call that is to be confirmed."""
+        """`tool_name`, `arguments` and `mcp_tool` are those of a call that is to be confirmed."""
         super().__init__()
         self.kind = kind
         self.prompt = prompt
@@ -94,6 +96,7 @@ class WaitForInput(StopRun):
         self.options = options
         self.tool_name = tool_name
         self.arguments = arguments
+        self.mcp_tool = mcp_tool
 
     def tool(self) -> dict[str, Any]:
         """The exact call that is to be confirmed; left out where it is too long for a list."""
@@ -109,5 +112,6 @@ class WaitForInput(StopRun):
             "prompt": self.prompt,
             "tool_call_id": self.tool_call_id,
             "options": self.options,
+            "mcp_tool": self.mcp_tool,
             "expires_at": expires_at,
         }

@@ -2,6 +2,7 @@
 
 import json
 import typing
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -124,6 +125,8 @@ def test_what_is_optional_is_left_out() -> None:
     """And what the contract always has is null."""
     asked = RunWaitingForInput(request_id="r", kind="question", prompt="?", expires_at="t")
     assert {"request_id", "kind", "prompt", "expires_at"} == set(data_of(asked))
+    mcp_tool = {"config_id": "c", "hash": "h"}
+    assert mcp_tool == data_of(replace(asked, mcp_tool=mcp_tool))["mcp_tool"]
 
     completed = data_of(RunCompleted(None, Usage(), Decimal(0), "stop"))
     assert {"message_id": None, "cost_usd": 0, "stop_reason": "stop"} == {

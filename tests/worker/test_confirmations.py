@@ -102,6 +102,41 @@ def test_an_approval_is_for_this_call_alone() -> None:
     assert "c1" != asked.value.tool_call_id
 
 
+@pytest.mark.parametrize("answer", ["yes", {"decision": "edit", "arguments": {"n": 1, "no": 2}}])
+@pytest.mark.parametrize(
+    "asked_of",
+    [
+        {"config_id": "a", "hash": "of another description"},
+        {"config_id": "another", "hash": "h"},
+        None,  # a tool of ours, or a question of a release that did not say
+    ],
+)
+def test_a_confirmation_is_for_the_tool_that_was_asked_about(
+    asked_of: dict[str, str] | None, answer: Any
+) -> None:
+    """Not for one that has got its name, or another description, before the answer."""
+    now = {"config_id": "a", "hash": "h"}
+    agent = careful()
+    tool = replace(agent.tools["calculator"], mcp_tool=now)
+    agent = replace(agent, tools={"calculator": tool})
+    context, asked = RecordedRun(), turn(answer)
+    asked.asked_of["c1"] = asked_of
+
+    run(agent, context, [asked])
+
+    [(call_id, output, is_error)] = results(context)
+    assert ("c1", True) == (call_id, is_error)
+    assert "is another tool now than the one that was confirmed" in output
+
+    unanswered, confirmed = turn(), turn("yes")
+    with pytest.raises(WaitForInput) as question:
+        run(agent, RecordedRun(), [unanswered])
+    confirmed.asked_of["c1"] = question.value.request("r", "t")["mcp_tool"]
+    context = RecordedRun()
+    run(agent, context, [confirmed])
+    assert [("c1", "42", False)] == results(context)
+
+
 def test_a_persona_can_have_every_tool_confirmed() -> None:
     """Also those that it does not know by name; `ask_user` is never."""
     agent = agent_for({"tool": "x"}, {"say": "ok"}, confirm=frozenset({"*"}))

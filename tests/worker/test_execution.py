@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -277,6 +277,50 @@ def test_a_run_that_goes_on_counts_for_limits_that_are_newer_than_it(
         has = credits.balance(sql, org_id)
     assert (Decimal(2), Decimal(0)) == (budget.spent_usd, budget.held_usd)
     assert (3000, 0) == (has.balance, has.held)
+
+
+def test_what_was_confirmed_is_the_tool_of_one_server(
+    stored: StoredRuns, process: WorkerProcess, tmp_path: Path
+) -> None:
+    """Another one gets its name meanwhile: the call is not made, and asked about if it is again."""
+    org_id = stored.actor.org_id
+    commands = {}
+    for server in ("first", "second"):
+        (tmp_path / server).mkdir()
+        commands[server] = [sys.executable, "-I", "-S", str(ODD), str(tmp_path / server)]
+
+    def create(server: str) -> UUID:
+        with stored.connections.transaction() as tx:
+            command = commands[server]
+            made = mcp_configs.create(tx, org_id, name="odd", transport="stdio", command=command)
+        return cast(UUID, made.id)
+
+    first = create("first")
+    with stored.connections.transaction() as tx:
+        persona = {"mcp": ["odd"], "confirm": ["double"]}
+        published_personas.publish(tx, stored.actor, "sure", "1", persona)
+    double = {"tool": "double", "args": {"n": 7}}
+    run_id = scripted(stored, double, double, {"say": "ok"}, persona_id="sure@1")
+    execution.execute(process, run_id)
+    asked_of = stored.row(run_id)["pending_input"]["mcp_tool"]
+    assert (str(first), 64) == (asked_of["config_id"], len(asked_of["hash"]))
+
+    with stored.connections.transaction() as tx:
+        mcp_configs.remove(tx, org_id, first)
+    second = create("second")
+    stored.answer(run_id, "yes")
+    execution.execute(process, run_id)
+
+    assert RunState.WAITING == stored.state(run_id)
+    assert str(second) == stored.row(run_id)["pending_input"]["mcp_tool"]["config_id"]
+    assert "tools/call" not in (tmp_path / "second" / "log").read_text()
+    stored.answer(run_id, "yes")
+    execution.execute(process, run_id)
+
+    results = [e.payload for e in stored.events(run_id) if e.type == events.ToolResult.type]
+    refused, made = map(data_of, results)
+    assert refused["is_error"] and "is another tool now" in refused["output"]
+    assert ("14", False) == (made["output"], made["is_error"])
 
 
 def test_a_server_has_no_tool_that_passes_for_ours(

@@ -126,6 +126,7 @@ def _as_tools(
                 function=_caller(connections, client, servers[row.config_id], row.name, row.hash),
                 # The server may hint at the opposite, but a hint is not a promise.
                 repeatable=False,
+                mcp_tool={"config_id": str(row.config_id), "hash": row.hash},
             )
         except InvalidSchema as error:
             log.warning("the tool %s of %s is left out: %s", row.name, row.config_name, error)

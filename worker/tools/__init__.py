@@ -55,7 +55,8 @@ class Tool:
 
     `function` takes the arguments as one mapping, by whatever names a foreign
     schema has. `repeatable`: running it twice does no harm, so a crash in it
-    may repeat it.
+    may repeat it. `mcp_tool`: which tool of which server this is, None for ours:
+    another one of the same name is not what a person has confirmed.
 
     Raises:
         InvalidSchema: nothing can be checked against `spec.parameters`.
@@ -64,6 +65,7 @@ class Tool:
     spec: ToolSpec
     function: Callable[[RunContext, CallInfo, Mapping[str, Any]], str]
     repeatable: bool
+    mcp_tool: Mapping[str, str] | None = None
     _schema: ArgumentSchema = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
