@@ -232,6 +232,9 @@ def test_names_that_nobody_approved_are_not_kept(
         {"type": "object", "properties": {"a": {"$ref": "http://169.254.169.254/schema"}}},
         {"type": "object", "properties": {"a": {"maximum": float("nan")}}},
         {"type": "object", "properties": {"a": {"default": float("inf")}}},
+        {"type": "object", "properties": {"a": {"default": "\x00"}}},
+        {"type": "object", "properties": {"a": {"default": "\\\x00"}}},
+        {"type": "object", "properties": {"\x00": {}}},
         {"type": "array"},
         {"type": "object", "properties": {"a": "integer"}},
     ],
@@ -251,9 +254,20 @@ def test_a_tool_with_an_unusable_schema_is_listed_and_not_offered(
 
     with connections.reading() as sql:
         known = {row.name: row for row in mcp_configs.tools(sql, alice.org_id, config_id)}
-    assert re.search("schema|number|inputSchema", known["bad"].problem)
+    assert re.search("schema|number|inputSchema|NUL", known["bad"].problem)
     with connections.reading() as sql:
         assert None is mcp_configs.find(sql, alice.org_id, config_id).discovery_error
+
+
+@pytest.mark.parametrize("pattern", [r"^[^\u0000]+$", r"^[^\x00]+$", r"^\\u0000$"])
+def test_a_pattern_that_speaks_of_nul_has_none_in_it(
+    offered: Callable[..., McpTools], named: Named, pattern: str
+) -> None:
+    """An escape within the pattern is six characters of text."""
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}}
+    named("odd", {"name": "good", "inputSchema": schema})
+
+    assert pattern == offered("odd").tools["good"].spec.parameters["properties"]["a"]["pattern"]
 
 
 def test_a_bad_tool_that_appears_later_takes_nothing_away(

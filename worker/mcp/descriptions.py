@@ -13,6 +13,8 @@ MAX_TOOLS = 256
 MAX_DESCRIPTION_BYTES = 16 * 1024
 MAX_PARAMETERS_BYTES = 16 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: In JSON; behind a backslash that is escaped itself it is the text of a pattern, say.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 #: Of a name or description that is refused for its length, so much is kept to be looked at.
 _SHOWN_CHARACTERS = 200
 
@@ -60,7 +62,7 @@ def describe(name: str, description: str, parameters: Mapping[str, Any]) -> Desc
 
 def _unstorable(schema: str) -> str | None:
     """What keeps this JSON of Python's from being JSON of Postgres's."""
-    if "\\u0000" in schema:
+    if _NUL.search(schema):
         return "The parameters have a NUL character in them."
     constants: list[str] = []
     json.loads(schema, parse_constant=constants.append)
