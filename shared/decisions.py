@@ -31,7 +31,8 @@ def read(content: str) -> Decision:
 
     Raises:
         InvalidRequest: an object with `decision` that says something else; JSON that means more
-            than one thing; `edit` without arguments.
+            than one thing; `edit` without arguments, or with some that cannot be stored as they
+            are.
     """
     said = content.strip()
     try:
@@ -59,7 +60,12 @@ def read(content: str) -> Decision:
                 raise _invalid("the decision `edit` needs `arguments`, an object")
             if _depth(arguments) > MAX_DEPTH:
                 raise _invalid(f"`arguments` are nested deeper than {MAX_DEPTH}")
-            return Decision(approved=True, arguments=plain(arguments))
+            # What is made must be what was confirmed, to the letter.
+            if plain(arguments) != arguments:
+                raise _invalid(
+                    "`arguments` have a NUL character, a lone surrogate or too large a number"
+                )
+            return Decision(approved=True, arguments=arguments)
         case "approve" | "deny" if arguments is not None:
             raise _invalid("only the decision `edit` has `arguments`")
         case "approve":

@@ -51,9 +51,19 @@ def test_a_decision_in_full(
     assert [result] == outputs(user, waiting)
 
 
-def test_a_slip_is_refused_and_the_run_goes_on_waiting(user: Caller, waiting: str) -> None:
-    """Nothing is denied by it; another answer to the same request is taken."""
-    slip = user.answer(waiting, '{"decision": "aprove"}')
+@pytest.mark.parametrize(
+    "said",
+    [
+        '{"decision": "aprove"}',
+        '{"decision": "edit", "arguments": {"expression": 1e999}}',
+        '{"decision": "edit", "arguments": {"expression": "\\u0000"}}',
+    ],
+)
+def test_a_slip_is_refused_and_the_run_goes_on_waiting(
+    user: Caller, waiting: str, said: str
+) -> None:
+    """Nothing is denied or changed by it; another answer to the same request is taken."""
+    slip = user.answer(waiting, said)
 
     assert (422, "validation.error") == error_of(slip)
     assert ["content"] == list(slip.json()["details"])

@@ -82,8 +82,21 @@ def test_what_means_more_than_one_thing_is_refused(said: str) -> None:
         read(said)
 
 
-def test_arguments_can_be_stored_and_sent_on() -> None:
-    """NUL and lone surrogates are nothing for Postgres or a provider."""
-    said = '{"decision": "edit", "arguments": {"x": ["a\\u0000", "\\ud83d"]}}'
+@pytest.mark.parametrize(
+    "value", ['"a\\u0000"', '["\\ud83d"]', '{"\\u0000": 1}', "1e999", "-1e999"]
+)
+def test_arguments_that_would_have_to_be_changed_are_refused(value: str) -> None:
+    """NUL, lone surrogates and infinity are nothing for Postgres or a provider."""
+    with pytest.raises(InvalidRequest) as refused:
+        read(f'{{"decision": "edit", "arguments": {{"x": {value}}}}}')
 
-    assert {"x": ["a\ufffd", "\ufffd"]} == read(said).arguments
+    assert ["content"] == list(refused.value.details)
+
+
+def test_arguments_are_taken_to_the_letter() -> None:
+    """Pairs of surrogates and large numbers are nothing special."""
+    said = (
+        '{"decision": "edit", "arguments": {"x": ["\\ud83d\\ude00", 1e300, 12345678901234567890]}}'
+    )
+
+    assert {"x": ["\U0001f600", 1e300, 12345678901234567890]} == read(said).arguments
