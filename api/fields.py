@@ -72,6 +72,16 @@ class Usd(fields.Field[Decimal]):
             raise ValidationError(str(error)) from None
 
 
+def shown_name(most: int) -> Callable[[str], None]:
+    """A validator of a name that people read in lists: none is empty, or breaks a line."""
+
+    def check(text: str) -> None:
+        if not 1 <= len(text) <= most or not text.isprintable() or text != text.strip():
+            raise ValidationError(f"must be 1 to {most} printable characters, without outer spaces")
+
+    return check
+
+
 def utf8_length(least: int, most: int) -> Callable[[str], None]:
     """A validator of a text's length in bytes of UTF-8."""
 

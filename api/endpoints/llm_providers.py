@@ -5,12 +5,12 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema, fields, post_load, validate
+from marshmallow import Schema, ValidationError, fields, post_load, validate, validates_schema
 from sqlalchemy import Row
 
 from api.auth import requires
 from api.current import actor, changes_catalog, connections
-from api.fields import StrictBoolean, Usd, Whole
+from api.fields import StrictBoolean, Usd, Whole, shown_name
 from api.idempotency import created, idempotent
 from api.json_body import NoArguments, query_args, read_body
 from api.paging import ByTime, page, page_args
@@ -25,7 +25,10 @@ bp = Blueprint("llm_providers", __name__)
 MAX_URL_CHARACTERS = 2_000
 MAX_MODELS_AT_ONCE = 50
 #: What an HTTP header can carry; the message does not repeat the key.
-_KEY = validate.Regexp(r"\A[\x21-\x7e]{1,1000}\Z", error="must be 1 to 1000 printable characters")
+_KEY = validate.Regexp(
+    r"\A[\x21-\x7e]{1,1000}\Z", error="must be 1 to 1000 printable ASCII characters, without spaces"
+)
+_NAME = shown_name(200)
 
 
 class PricesFields(Schema):
@@ -44,7 +47,7 @@ class PricesFields(Schema):
 class ModelChanges(Schema):
     """Null is not given; without prices and context those of the library hold."""
 
-    model = fields.String(validate=validate.Length(1, 200))
+    model = fields.String(validate=_NAME)
     priority = Whole(0, 1_000, allow_none=True)
     is_default = StrictBoolean()
     prices = fields.Nested(PricesFields, allow_none=True)
@@ -55,24 +58,31 @@ class ModelChanges(Schema):
 
 
 class CreateModel(ModelChanges):
-    model = fields.String(required=True, validate=validate.Length(1, 200))
+    model = fields.String(required=True, validate=_NAME)
 
 
 class ProviderChanges(Schema):
     """A null address is the vendor's own; a null key is none."""
 
-    name = fields.String(validate=validate.Length(1, 200))
+    name = fields.String(validate=_NAME)
     kind = fields.String(validate=validate.OneOf(llm_providers.KINDS))
     base_url = fields.String(allow_none=True, validate=validate.Length(1, MAX_URL_CHARACTERS))
     api_key = fields.String(allow_none=True, validate=_KEY)
 
 
 class CreateProvider(ProviderChanges):
-    name = fields.String(required=True, validate=validate.Length(1, 200))
+    name = fields.String(required=True, validate=_NAME)
     kind = fields.String(required=True, validate=validate.OneOf(llm_providers.KINDS))
     models = fields.List(
         fields.Nested(CreateModel), validate=validate.Length(max=MAX_MODELS_AT_ONCE)
     )
+
+    @validates_schema
+    def check_default(self, data: dict[str, Any], **_: object) -> None:
+        models = enumerate(data.get("models", ()))
+        if second := [place for place, model in models if model.get("is_default")][1:]:
+            why = {"is_default": ["another of these models is the default already"]}
+            raise ValidationError({"models": dict.fromkeys(second, why)})
 
 
 # ---- providers -----------------------------------------------------------------------

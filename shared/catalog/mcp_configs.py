@@ -317,6 +317,8 @@ def _check(settings: Settings, transport: str, given: Mapping[str, Any]) -> None
             egress.check_url(given["url"], egress.Policy.of(settings.allowed_networks))
         except egress.Refused as refused:
             raise InvalidRequest(url=[str(refused)]) from None
+        if "#" in given["url"]:
+            raise InvalidRequest(url=["must have no fragment"])
 
 
 def _headers(settings: Settings, org_id: UUID, headers: Mapping[str, str]) -> dict[str, Any]:

@@ -152,6 +152,8 @@ def test_without_a_key_no_headers_are_taken(connections: Connections, alice: Use
         ({"url": "http://169.254.169.254/mcp"}, "url"),
         ({"url": "https://user:pass@example.com/"}, "url"),
         ({"url": "https://example.com/" + "a" * 2000}, "url"),
+        ({"url": "https://example.com/mcp#f"}, "url"),
+        ({"url": "https://example.com/mcp#"}, "url"),
         ({"transport": "sse"}, "transport"),
         ({"transport": "stdio", "command": ["ls"]}, "transport"),
         ({"command": ["ls"]}, "command"),
