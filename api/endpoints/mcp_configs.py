@@ -1,5 +1,6 @@
 """`/v1/mcp-configs`: an org's MCP servers, and the approval of their tools."""
 
+import re
 from typing import Any
 from uuid import UUID
 
@@ -27,8 +28,10 @@ MAX_ARGUMENTS = 64
 _NAME = validate.Regexp(
     r"\A[a-z0-9_-]{1,32}\Z", error="must be 1 to 32 of a to z, 0 to 9, underscore and dash"
 )
+#: Of the characters that RFC 9110 allows, those that no server or proxy makes something else of.
 _HEADER = validate.Regexp(
-    r"\A[A-Za-z0-9-]{1,64}\Z", error="names must be 1 to 64 letters, digits and dashes"
+    r"\A[A-Za-z0-9._-]{1,64}\Z",
+    error="names must be 1 to 64 letters, digits, dashes, underscores and dots",
 )
 #: The message does not repeat what may be a secret.
 _VALUE = validate.Regexp(
@@ -44,10 +47,11 @@ def _check_headers(headers: dict[str, str]) -> None:
     if len({name.lower() for name in headers}) < len(headers):
         raise ValidationError("has a name twice")
     for name in headers:
-        # They are the protocol's, or the connection's.
-        if name.lower() in ("connection", "host", "keep-alive", "last-event-id", "te", "upgrade"):
+        # To many servers X_Y is X-Y. What is refused is the protocol's, or the connection's.
+        known_as = re.sub("[._]", "-", name.lower())
+        if known_as in ("connection", "host", "keep-alive", "last-event-id", "te", "upgrade"):
             raise ValidationError(f"must not have {name}")
-        if name.lower().startswith(("accept", "content-", "mcp-", "proxy-", "transfer-")):
+        if known_as.startswith(("accept", "content-", "mcp-", "proxy-", "transfer-")):
             raise ValidationError(f"must not have {name}")
 
 

@@ -24,6 +24,7 @@ from shared.times import now, rfc3339
 bp = Blueprint("usage", __name__)
 
 MAX_DAYS = 366
+YEARS = "must be of the years 2000 to 9998, in UTC"
 
 _HOUR_AND_MINUTE = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 # `fromisoformat` takes much else of ISO 8601: weeks, no dashes and colons, hours alone.
@@ -49,9 +50,13 @@ class Moment(fields.Field[datetime]):
             moment = moment.replace(tzinfo=UTC)
         elif parts["offset"] is None:
             raise ValidationError("must have an offset from UTC, such as Z")
+        try:
+            moment = moment.astimezone(UTC)
+        except OverflowError:
+            raise ValidationError(YEARS) from None
         if not 2000 <= moment.year < 9999:
-            raise ValidationError("must be of the years 2000 to 9998")
-        return moment.astimezone(UTC)
+            raise ValidationError(YEARS)
+        return moment
 
 
 class UsageQuery(Schema):

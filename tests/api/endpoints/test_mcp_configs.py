@@ -107,6 +107,13 @@ def test_a_list_is_paged(alice: User) -> None:
     assert ids[::-1] == [row["id"] for row in [*first.json, *second.json]]
 
 
+def test_header_names_may_have_underscores_and_dots(alice: User) -> None:
+    """As RFC 9110 has them."""
+    config = make(alice, name="odd", headers={"X_API_KEY": "1", "x.team": "2"})
+
+    assert ["X_API_KEY", "x.team"] == config["header_names"]
+
+
 def test_headers_are_stored_encrypted(connections: Connections, alice: User) -> None:
     """The secret is in no table, and the worker gets it."""
     config = make(alice, name="secret", headers={"Authorization": SECRET})
@@ -160,7 +167,11 @@ def test_without_a_key_no_headers_are_taken(connections: Connections, alice: Use
         ({"headers": {"Host": "a"}}, "headers"),
         ({"headers": {"content-length": "1"}}, "headers"),
         ({"headers": {"Mcp-Session-Id": "1"}}, "headers"),
+        ({"headers": {"Mcp_Session.Id": "1"}}, "headers"),
+        ({"headers": {"transfer_encoding": "1"}}, "headers"),
         ({"headers": {"a b": "1"}}, "headers.a b.key"),
+        ({"headers": {"a:b": "1"}}, "headers.a:b.key"),
+        ({"headers": {"a" * 65: "1"}}, f"headers.{'a' * 65}.key"),
         ({"headers": {"A": "1\r\nB: 2"}}, "headers.A.value"),
         ({"headers": {"A": "é"}}, "headers.A.value"),
         ({"headers": {"A": ""}}, "headers.A.value"),
