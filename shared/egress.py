@@ -79,6 +79,10 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 #: What may stand in a path or query as it is (RFC 3986); the rest is percent-encoded.
 _UNQUOTED = "%/:@!$&'()*+,;=-._~?[]"
 
+#: Settings, each with the networks of one policy.
+ALLOWED_NETWORKS = "ARKLOOP_ALLOWED_NETWORKS"
+FETCH_ALLOWED_NETWORKS = "ARKLOOP_FETCH_ALLOWED_NETWORKS"
+
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
@@ -89,18 +93,22 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`allowed`: networks that may be reached on any port although they are not public."""
+    """`allowed`: networks that may be reached on any port although they are not public.
+
+    `setting` is where the operator names them: who is refused is told.
+    """
 
     allowed: tuple[Network, ...] = ()
+    setting: str = ALLOWED_NETWORKS
 
     @classmethod
-    def of(cls, networks: Iterable[str]) -> Self:
+    def of(cls, networks: Iterable[str], setting: str = ALLOWED_NETWORKS) -> Self:
         """The policy that allows these networks, in CIDR notation.
 
         Raises:
             ValueError: a text is not a network.
         """
-        return cls(tuple(ip_network(network) for network in networks))
+        return cls(tuple(ip_network(network) for network in networks), setting)
 
     def allows(self, address: Address) -> bool:
         """Whether the operator has named a network of this address."""
@@ -240,7 +248,10 @@ def _check_address(address: Address, port: int, policy: Policy) -> Address:
             address in network for network in _REFUSED_IPV6
         )
     if not is_public or _is_own(address):
-        raise Refused("The address is not one of the public network.")
+        raise Refused(
+            "The address is not one of the public network. The operator of this installation can"
+            f" allow its network with {policy.setting}."
+        )
     _check_port(port)
     return address
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from shared import eventlog, events, fault_points, logs, times
 from shared.claims import Claim
 from shared.connections import Connections
-from shared.egress import Policy
+from shared.egress import FETCH_ALLOWED_NETWORKS, Policy
 from shared.errors import LeaseLost, PersonaNotFound, Unavailable
 from shared.events import Event, RunError
 from shared.hints import GroupedHint
@@ -196,7 +196,7 @@ def _agent(
         tools={**own, **of_servers.tools},
         history=seen.messages,
         unread=seen.unread,
-        egress=Policy.of(settings.fetch_allowed_networks),
+        egress=Policy.of(settings.fetch_allowed_networks, FETCH_ALLOWED_NETWORKS),
         draining=process.draining,
     )
 

@@ -37,7 +37,8 @@ _FIND = text(
 class Limits:
     """What one run may cost; by default nothing limits it."""
 
-    max_cost_usd: Decimal | None = None  # of the run, whoever set it
+    max_cost_usd: Decimal | None = None  # of the run: the lowest of those that are set
+    max_cost_scope: str = spending.ORG  # whose that is
     monthly: Mapping[str, Decimal] = field(default_factory=dict)  # by scope, USD
     is_prepaid: bool = False  # its org pays in advance, with credits
     has_hold: bool = False  # the run has reserved something under limits of before
@@ -69,7 +70,9 @@ def find(sql: Connection, org_id: UUID, api_key_id: UUID | None, persona: Person
     if api_key_id is not None:
         scopes.append(spending.api_key_scope(api_key_id))
     rows = sql.execute(_FIND, {"org_id": org_id, "scopes": scopes}).all()
-    of_run = [row.max_cost_usd for row in rows] + [persona.max_cost_usd]
+    of_run = [(row.max_cost_usd, row.scope) for row in rows]
+    of_run.append((persona.max_cost_usd, spending.persona_scope(persona.key)))
+    lowest = min(((limit, scope) for limit, scope in of_run if limit is not None), default=None)
     monthly = {
         row.scope: row.max_cost_usd_per_month
         for row in rows
@@ -78,7 +81,8 @@ def find(sql: Connection, org_id: UUID, api_key_id: UUID | None, persona: Person
     if persona.max_cost_usd_per_month is not None:
         monthly[spending.persona_scope(persona.key)] = persona.max_cost_usd_per_month
     return Limits(
-        max_cost_usd=min((limit for limit in of_run if limit is not None), default=None),
+        max_cost_usd=lowest and lowest[0],
+        max_cost_scope=lowest[1] if lowest else spending.ORG,
         monthly=monthly,
         is_prepaid=any(row.is_prepaid for row in rows),
     )

@@ -83,30 +83,33 @@ class Refused(Exception):
     """The call must not be made: its worst case does not fit. `str()` of it is for people.
 
     `scope` is `run`, `org`, `api_key:<id>`, `persona:<key>` or `credits`; `limit` and `needed`
-    are in USD, or credits. With `others_hold` it would fit if the model calls that other runs
-    are making now turned out to cost nothing: waiting may help.
+    are in USD, or credits; of a `run` the limit is that of the scope `set_by`. With
+    `others_hold` it would fit if the model calls that other runs are making now turned out to
+    cost nothing: waiting may help.
     """
 
     def __init__(
-        self, scope: str, *, limit: Decimal | int, needed: Decimal | int, others_hold: bool = False
+        self,
+        scope: str,
+        *,
+        limit: Decimal | int,
+        needed: Decimal | int,
+        others_hold: bool = False,
+        set_by: str = ORG,
     ) -> None:
-        super().__init__(_sentence(scope, limit, needed))
+        super().__init__(_sentence(scope, set_by, limit, needed))
         self.scope = scope
         self.limit = limit
         self.needed = needed
         self.others_hold = others_hold
 
 
-def _sentence(scope: str, limit: Decimal | int, needed: Decimal | int) -> str:
-    kind, _, name = scope.partition(":")
-    if kind == CREDITS:
+def _sentence(scope: str, set_by: str, limit: Decimal | int, needed: Decimal | int) -> str:
+    if scope == CREDITS:
         return f"The run may need {needed} credits with its next model call; {limit} are left."
-    of = {
-        RUN: "a run",
-        ORG: "the org in this month",
-        "api_key": f"the API key {name} in this month",
-        "persona": f"the persona {name} in this month",
-    }[kind]
+    kind, _, name = (set_by if scope == RUN else scope).partition(":")
+    whose = {ORG: "the org", "api_key": f"the API key {name}", "persona": f"the persona {name}"}
+    of = f"a run of {whose[kind]}" if scope == RUN else f"{whose[kind]} in this month"
     return (
         f"The next model call may bring the costs to {Decimal(needed).normalize():f} USD;"
         f" the budget of {of} is {Decimal(limit).normalize():f} USD."
@@ -135,7 +138,7 @@ def reserve(
     cost = min(cost_so_far, MAX_COST_USD)
     needed = min(cost + worst_case_usd, MAX_COST_USD)
     if limits.max_cost_usd is not None and needed > limits.max_cost_usd:
-        raise Refused(RUN, limit=limits.max_cost_usd, needed=needed)
+        raise Refused(RUN, limit=limits.max_cost_usd, needed=needed, set_by=limits.max_cost_scope)
     if not limits.needs_hold:
         return
     hold = _lock_hold(tx.sql, claim)

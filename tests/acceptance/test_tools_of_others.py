@@ -99,6 +99,7 @@ def test_a_page_is_fetched_and_a_forbidden_address_is_not(owner: Caller, page: s
     found, *refused = results(owner, run_id)
     assert "Hello from the page" in found["output"]
     assert [True, True] == [result["is_error"] for result in refused]
+    assert "ARKLOOP_FETCH_ALLOWED_NETWORKS" in refused[0]["output"]
     assert "root:" not in str(refused)
 
 

@@ -271,6 +271,8 @@ def test_the_lowest_limit_of_a_run_binds(money: Money) -> None:
 
     limits = [(one.value.scope, short(Decimal(one.value.limit))) for one in (of_persona, of_org)]
     assert [("run", "0.2"), ("run", "0.5")] == limits
+    assert f"; the budget of a run of the persona {strict.key} is 0.2 USD." in str(of_persona.value)
+    assert "; the budget of a run of the org is 0.5 USD." in str(of_org.value)
     assert [] == money.holds()
 
 

@@ -80,7 +80,8 @@ REASONS = {
     "The address has no valid host name.",
     "The address has no valid IPv6 address.",
     "The address is not valid Unicode.",
-    "The address is not one of the public network.",
+    "The address is not one of the public network. The operator of this installation can allow its"
+    " network with ARKLOOP_ALLOWED_NETWORKS.",
     "The port must be 80, 443 or one from 1024 on.",
     "Only an IPv6 address is written in brackets.",
     "An IPv4 address must be written as four decimal numbers.",
@@ -215,8 +216,16 @@ def test_one_forbidden_address_refuses_the_name(
     """The other records do not save it, and the reason tells nobody what they are."""
     resolver(answer)
 
-    with pytest.raises(Refused, match="^The address is not one of the public network.$"):
+    with pytest.raises(Refused, match="^The address is not one of the public network. [^0-9:]+$"):
         egress.resolve("example.com", 80, PUBLIC)
+
+
+def test_the_setting_that_would_allow_it_is_told() -> None:
+    """That of the policy, since there is one for the model's fetches, and one for the rest."""
+    for_fetches = egress.Policy.of(["10.0.0.0/8"], egress.FETCH_ALLOWED_NETWORKS)
+
+    with pytest.raises(Refused, match=" with ARKLOOP_FETCH_ALLOWED_NETWORKS.$"):
+        egress.check_url("http://127.0.0.1/", for_fetches)
 
 
 def test_a_second_answer_is_judged_anew(resolver: Callable[..., Resolver]) -> None:

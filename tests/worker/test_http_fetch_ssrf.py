@@ -156,12 +156,12 @@ def test_a_name_server_cannot_lead_inside(tmp_path: Path) -> None:
     refused = "failed: Not fetched: The address is not one of the public network."
     results = dict(seen["results"][:-3])
     assert ["allowed.test", "rebinding.test"] == [n for n, r in results.items() if "hello" in r]
-    assert {refused} == {r for r in results.values() if "hello" not in r}
+    assert {refused} == {r[: len(refused)] for r in results.values() if "hello" not in r}
     assert [
         ["rebinding.test", refused],
         ["nowhere.test", "failed: The server could not be reached."],
         ["hop.test", refused],
-    ] == seen["results"][-3:]
+    ] == [[name, said[: len(refused)]] for name, said in seen["results"][-3:]]
     # Three were led to the allowed server; to each other address only who checks nothing.
     assert 3 == seen["allowed"]
     assert [1, 1, 1] == seen["canaries"]
