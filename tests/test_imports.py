@@ -24,7 +24,8 @@ HTTP = {"flask", "werkzeug", "marshmallow", "jwt", "argon2"}
     ("module", "needless"),
     [
         ("api.app", ELSEWHERE | SDK | {"worker"}),
-        ("worker.app", ELSEWHERE | SDK | HTTP | {"api"}),
+        # All tools are checked at the start, and one of them fetches.
+        ("worker.app", ELSEWHERE | SDK - {"httpx2"} | HTTP | {"api"}),
         # Gunicorn's master: psycopg must not be loaded before gevent has patched what it forks.
         ("api.gunicorn_conf", ELSEWHERE | SDK | STORES | HTTP | {"api.app", "gevent", "yaml"}),
     ],
@@ -37,6 +38,17 @@ def test_a_process_starts_without_what_it_does_not_need(module: str, needless: s
 def test_a_worker_has_loaded_its_providers_before_the_first_run() -> None:
     """A run that had to import the SDK would hold up every other run of the process meanwhile."""
     assert SDK <= _loaded("worker.app", OPENAI_API_KEY="none")
+
+
+def test_a_worker_with_a_broken_tool_does_not_start() -> None:
+    """It says which, instead of failing every run of a persona that has it."""
+    code = "from shared import personas; personas.BUILTIN_TOOLS += ('nonsense',); import worker.app"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=ENVIRON, capture_output=True, text=True
+    )
+
+    assert 1 == done.returncode
+    assert "A tool of BUILTIN_TOOLS cannot be used:\nThere is no tool 'nonsense';" in done.stderr
 
 
 def _loaded(module: str, **environ: str) -> set[str]:

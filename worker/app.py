@@ -9,7 +9,7 @@ from celery import signals
 
 from shared import fault_points, logs, model_routes, personas, queue
 from shared.config import InvalidSettings, Settings
-from worker import pickup, providers, tasks
+from worker import pickup, providers, tasks, tools
 from worker.process import WorkerProcess
 
 try:
@@ -19,6 +19,12 @@ try:
     personas.builtin()
 except (InvalidSettings, personas.InvalidPersona) as problems:
     raise SystemExit(f"The settings are not complete:\n{problems}") from None
+
+try:
+    # A file that is wrong is told of now, and not by the runs that need it.
+    tools.load([*personas.BUILTIN_TOOLS, *tools.FAULT_TOOLS])
+except (tools.InvalidTool, tools.UnknownTool) as problem:
+    raise SystemExit(f"A tool of BUILTIN_TOOLS cannot be used:\n{problem}") from None
 
 # Where orgs can store keys, any of them may come to use any provider.
 providers.prepare(routes.values(), also=model_routes.PROVIDERS if settings.encryption_key else ())

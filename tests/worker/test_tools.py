@@ -17,6 +17,7 @@ from worker.outcomes import CancelRequested
 from worker.tools import (
     CallInfo,
     InvalidSchema,
+    InvalidTool,
     Tool,
     ToolFailed,
     UnknownTool,
@@ -152,6 +153,61 @@ def test_a_type_without_a_schema_is_told_to_who_writes_the_tool() -> None:
 
     with pytest.raises(TypeError, match="complex"):
         tool(repeatable=True)(odd)
+
+
+def test_whole_numbers_in_lists_are_integers_too() -> None:
+    """The function gets what its signature says, however deep."""
+
+    @tool(repeatable=True)
+    def add(
+        context: RunContext,
+        numbers: list[list[int] | None],
+        by: Annotated[list[float], "May be whole."],
+        times: Literal[1, 2] = 1,
+    ) -> str:
+        """Show them."""
+        return f"{numbers} {by} {times}"
+
+    arguments = {"numbers": [[2.0, 3], None, []], "by": [2.0, 0.5], "times": 2.0}
+    add.check(arguments)
+
+    assert "[[2, 3], None, []] [2.0, 0.5] 2" == add(RecordedRun(), INFO, arguments)
+    with pytest.raises(ToolFailed, match=re.escape("'numbers[0][0]' must be of type integer")):
+        add.check({"numbers": [[2.5]], "by": []})
+
+
+BROKEN = {
+    "def broken(context: RunContext, a) -> str:\n    'B.'": "The parameter 'a' has no type.",
+    "def broken(a: str, b: str) -> str:\n    'B.'": "first parameter must be `context: RunContext`",
+    "def broken() -> str:\n    'B.'": "first parameter must be `context: RunContext`",
+    "def broken(context: RunContext) -> str:\n    return ''": "no docstring",
+    "def other(context: RunContext) -> str:\n    'B.'": "there is no function 'broken'",
+    "def other(context: RunContext) -> str:\n    'B.'\nbroken = other": "is named 'other'",
+    "def other(context: RunContext) -> str:\n    'B.'\nbroken = str": "is no tool",
+    "def broken(context: RunContext, a: dict) -> str:\n    'B.'": "cannot be of type",
+    "def broken(context: RunContext, a: Nowhere) -> str:\n    'B.'": "NameError: ",
+    "def broken(context: RunContext, -> str:\n    'B.'": "SyntaxError: ",
+}
+
+
+@pytest.mark.parametrize("function", BROKEN)
+def test_a_file_that_holds_no_tool_is_told_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """Whoever forgets a type, a name or the context does not find out from runs that fail."""
+    imports = "from worker.context import RunContext\nfrom worker.tools import tool\n"
+    (tmp_path / "broken.py").write_text(f"{imports}\n@tool(repeatable=True)\n{function}\n")
+    monkeypatch.setattr(tools, "__path__", [*tools.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "worker.tools.broken", raising=False)
+    tools.names.cache_clear()
+    try:
+        with pytest.raises(InvalidTool) as told:
+            tools.load(["broken"])
+    finally:
+        tools.names.cache_clear()
+
+    assert str(told.value).startswith("worker/tools/broken.py: ")
+    assert BROKEN[function] in str(told.value)
 
 
 def test_the_tools_there_are_is_the_folder() -> None:

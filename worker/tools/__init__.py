@@ -24,6 +24,7 @@ __all__ = [
     "FAULT_TOOLS",
     "CallInfo",
     "InvalidSchema",
+    "InvalidTool",
     "Tool",
     "ToolFailed",
     "UnknownTool",
@@ -39,6 +40,10 @@ class ToolFailed(Exception):
 
 class UnknownTool(LookupError):
     """No module has this name."""
+
+
+class InvalidTool(Exception):
+    """The file of a tool is not as it has to be; the message names it and says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +95,9 @@ def tool(*, repeatable: bool) -> Callable[[Callable[..., str]], Tool]:
     Types of arguments: `str`, `int`, `float`, `bool`, `Literal`, lists of
     these, each with `| None`. In an `Annotated` a text describes the argument,
     and a mapping has more keywords of JSON Schema.
+
+    Raises:
+        TypeError: the function is of a form that no tool has.
     """
 
     def make(function: Callable[..., str]) -> Tool:
@@ -97,9 +105,15 @@ def tool(*, repeatable: bool) -> Callable[[Callable[..., str]], Tool]:
         signature = inspect.signature(function).parameters
         properties: dict[str, Any] = {}
         required: list[str] = []
+        if not function.__doc__:
+            raise TypeError("The function has no docstring: it is what the model reads.")
+        if next(iter(signature), None) != "context":
+            raise TypeError("The function's first parameter must be `context: RunContext`.")
         for name, parameter in list(signature.items())[1:]:
             if name == "info":
                 continue
+            if name not in hints:
+                raise TypeError(f"The parameter {name!r} has no type.")
             properties[name] = _schema(hints[name])
             if parameter.default is inspect.Parameter.empty:
                 required.append(name)
@@ -109,16 +123,13 @@ def tool(*, repeatable: bool) -> Callable[[Callable[..., str]], Tool]:
             "required": required,
             "additionalProperties": False,
         }
-        whole = [name for name, schema in properties.items() if "integer" in schema.get("type", ())]
 
         def call(context: RunContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
-            # To JSON Schema 2.0 is an integer; to Python it is not.
-            numbers = {name: arguments[name] for name in whole if name in arguments}
-            rounded = {name: int(value) for name, value in numbers.items() if value is not None}
+            typed = {name: _typed(properties[name], value) for name, value in arguments.items()}
             extra = {"info": info} if "info" in signature else {}
-            return function(context, **{**arguments, **rounded, **extra})
+            return function(context, **typed, **extra)
 
-        description = inspect.cleandoc(function.__doc__ or "")
+        description = inspect.cleandoc(function.__doc__)
         spec = ToolSpec(function.__name__, description, parameters)
         return Tool(spec=spec, function=call, repeatable=repeatable)
 
@@ -152,6 +163,13 @@ def _schema(hint: Any) -> dict[str, Any]:
     raise TypeError(f"A tool's argument cannot be of type {hint}.")
 
 
+def _typed(schema: Mapping[str, Any], value: Any) -> Any:
+    """To JSON Schema 2.0 is an integer; to Python it is not."""
+    if isinstance(value, list):
+        return [_typed(schema["items"], item) for item in value]
+    return int(value) if isinstance(value, float) and "integer" in schema["type"] else value
+
+
 #: Tools of the fault tests, for every persona, under ARKLOOP_FAULTS=1.
 FAULT_TOOLS = ("sleep", "append_line")
 
@@ -167,10 +185,26 @@ def load(wanted: Iterable[str]) -> dict[str, Tool]:
 
     Raises:
         UnknownTool: there is no module of that name.
+        InvalidTool: the module cannot be imported, or holds no such tool.
     """
     tools: dict[str, Tool] = {}
     for name in wanted:
         if name not in names():
             raise UnknownTool(f"There is no tool {name!r}; there are {', '.join(names())}.")
-        tools[name] = getattr(import_module(f"worker.tools.{name}"), name)
+        tools[name] = _loaded(name)
     return tools
+
+
+def _loaded(name: str) -> Tool:
+    file = f"worker/tools/{name}.py"
+    try:
+        found = getattr(import_module(f"worker.tools.{name}"), name, None)
+    except Exception as error:
+        raise InvalidTool(f"{file}: {type(error).__name__}: {error}") from error
+    if found is None:
+        raise InvalidTool(f"{file}: there is no function {name!r}; it is named like its file.")
+    if not isinstance(found, Tool):
+        raise InvalidTool(f"{file}: the function {name!r} is no tool; write @tool(…) above it.")
+    if found.spec.name != name:
+        raise InvalidTool(f"{file}: the function of {name!r} is named {found.spec.name!r}.")
+    return found
