@@ -17,7 +17,7 @@ from shared import events, model_routes, threads
 from shared.catalog import mcp_configs, published_personas
 from shared.config import Settings
 from shared.errors import LeaseLost
-from shared.eventlog import data_of
+from shared.eventlog import data_of, text_of
 from shared.money import budget_limits, credits, spending
 from shared.money_tables import holds, run_usage
 from shared.status import RunState
@@ -59,18 +59,21 @@ def scripted(stored: StoredRuns, *steps: dict[str, Any], **columns: Any) -> UUID
     return stored.create(thread_id, **columns)
 
 
+def said_by(stored: StoredRuns, run_id: UUID) -> str:
+    return text_of([e for e in stored.events(run_id) if e.type == events.MessageDelta.type])
+
+
 def stopped_in_the_middle(
     process: WorkerProcess,
     stored: StoredRuns,
     run_id: UUID,
     reason: BaseException,
-    until: str = "message.delta",
-    times: int = 1,
+    said: str = "",
 ) -> None:
-    """Execute it until it has so many events of this type, and then for no longer."""
+    """Execute it until it has said something, or this, and then for no longer."""
     attempt = threading.Thread(target=execution.execute, args=(process, run_id))
     attempt.start()
-    eventually(lambda: stored.types(run_id).count(until) >= times)
+    eventually(lambda: said in said_by(stored, run_id) != "")
     process.held()[run_id].set(reason)
     attempt.join(10)
 
@@ -160,7 +163,7 @@ def test_a_run_whose_fallback_is_gone_says_with_what_it_goes_on(
     fallback = events.RunFallback("scripted", "dear", "m2", "provider.overloaded")
     stored.write(claim, fallback, events.MessageDelta("x" * 400))
     stored.set(run_id, state=RunState.QUEUED, resume_reason="worker_lost")
-    stopped_in_the_middle(process, stored, run_id, LeaseLost(), "message.delta", 2)
+    stopped_in_the_middle(process, stored, run_id, LeaseLost(), "three ")
     stored.set(run_id, state=RunState.QUEUED, resume_reason="worker_lost")
 
     execution.execute(process, run_id)
