@@ -128,6 +128,20 @@ class MessageReset:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderState:
+    """What a vendor wants back with a turn that calls tools: its reasoning, signatures of it.
+
+    Only the provider that gave it can read `turn` and `calls`, and only its model takes it back.
+    `calls` has one for each call of the turn, or none at all.
+    """
+
+    provider: str
+    model: str
+    turn: Any = None
+    calls: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class MessageCompleted:
     """One model turn, also when it only calls tools (`content` is empty then)."""
 
@@ -135,6 +149,7 @@ class MessageCompleted:
     message_id: str
     content: str
     usage: Usage
+    provider_state: ProviderState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +322,7 @@ Event = (
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 #: Left out where there is none.
-_OPTIONAL = frozenset({"tool_call_id", "options", "mcp_tool"} | RARE_TOKEN_FIELDS)
+_OPTIONAL = frozenset({"tool_call_id", "options", "mcp_tool", "provider_state"} | RARE_TOKEN_FIELDS)
 
 
 def encode(seq: int, event: Event, created_at: datetime) -> StoredEvent:

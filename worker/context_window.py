@@ -7,7 +7,7 @@ last and the last turn of this run always stay.
 import json
 from collections.abc import Sequence
 
-from worker.messages import AssistantMessage, Message, ToolSpec, UserMessage
+from worker.messages import AssistantMessage, Message, ToolSpec, UserMessage, state_text
 
 #: Cautious: English has about four characters a token, code and other languages fewer.
 BYTES_PER_TOKEN = 3
@@ -20,6 +20,7 @@ def tokens_of(message: Message) -> int:
     size = len(message.content.encode())
     if isinstance(message, AssistantMessage):
         size += sum(len(call.name) + len(json.dumps(call.arguments)) for call in message.tool_calls)
+        size += len(state_text(message.state).encode())
     return MESSAGE_TOKENS + -(-size // BYTES_PER_TOKEN)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from shared import decisions, events
 from shared.decisions import Decision
 from shared.errors import InvalidRequest
-from shared.events import StoredEvent
+from shared.events import ProviderState, StoredEvent
 from worker.messages import AssistantMessage, Message, ToolCall, ToolMessage
 
 #: The types that matter here; deltas count only for what a crash left open.
@@ -34,6 +34,7 @@ class Turn:
     answers: dict[str, str] = field(default_factory=dict)  # of people: to questions, confirmations
     #: Of which MCP servers' tools they were; of those of ours there is none.
     asked_of: dict[str, Mapping[str, str] | None] = field(default_factory=dict)
+    state: ProviderState | None = None
 
     @property
     def is_open(self) -> bool:
@@ -58,12 +59,21 @@ class Turn:
 
     def messages(self) -> list[Message]:
         """The turn as the model sees it; calls without a result are left out."""
-        done = [self.as_made(call) for call in self.calls if call.id in self.results]
+        places = [i for i, call in enumerate(self.calls) if call.id in self.results]
+        done = [self.as_made(self.calls[i]) for i in places]
         if not self.content and not done:
             return []
-        turn: list[Message] = [AssistantMessage(self.content, tuple(done))]
+        turn: list[Message] = [AssistantMessage(self.content, tuple(done), self._state_of(places))]
         turn.extend(self.results[call.id] for call in done)
         return turn
+
+    def _state_of(self, places: Sequence[int]) -> ProviderState | None:
+        """The state with these calls alone; a turn of which no call is left needs none."""
+        if self.state is None or not places:
+            return None
+        if not self.state.calls:
+            return self.state
+        return replace(self.state, calls=tuple(self.state.calls[i] for i in places))
 
 
 def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
@@ -76,7 +86,8 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
         data: dict[str, Any] = json.loads(event.payload)["data"]
         match event.type:
             case events.MessageCompleted.type:
-                turns.append(Turn(data["message_id"], data["content"]))
+                state = _state(data.get("provider_state"))
+                turns.append(Turn(data["message_id"], data["content"], state=state))
             case events.ToolCallRequested.type:
                 call = ToolCall(data["tool_call_id"], data["name"], data["arguments"])
                 turns[-1].calls.append(call)
@@ -91,6 +102,14 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
                 turns[-1].answers[tool_call_id] = data["content"]
                 turns[-1].asked_of[tool_call_id] = request.get("mcp_tool")
     return turns
+
+
+def _state(stored: dict[str, Any] | None) -> ProviderState | None:
+    if stored is None:
+        return None
+    return ProviderState(
+        stored["provider"], stored["model"], stored["turn"], tuple(stored["calls"])
+    )
 
 
 def messages_of(turns: Sequence[Turn]) -> list[Message]:

@@ -18,8 +18,8 @@ from shared.model_routes import Route
 from shared.personas import Persona
 from worker import context_window, tool_loops
 from worker.context import RunContext
-from worker.conversation import Turn, messages_of
-from worker.messages import Message, ModelRequest, ToolCall, ToolMessage
+from worker.conversation import Turn
+from worker.messages import Message, ModelRequest, ToolCall, ToolMessage, without_foreign_state
 from worker.model_call import bounded, call_model
 from worker.outcomes import LimitExceeded, ShuttingDown, WaitForInput
 from worker.route_chain import RouteChain
@@ -115,7 +115,8 @@ def _step(
     fault_points.reach("worker.after_model")
     message_id = str(ids.new_id())
     content, tool_calls = reply.message.content, reply.message.tool_calls
-    completed = events.MessageCompleted(message_id, events.clean(content), reply.usage)
+    state = reply.message.state
+    completed = events.MessageCompleted(message_id, events.clean(content), reply.usage, state)
     if not tool_calls:
         return Answer(
             message_id=message_id,
@@ -128,7 +129,7 @@ def _step(
     requested = [events.ToolCallRequested(c.id, c.name, c.arguments) for c in calls]
     context.emit(completed, *requested, reply.cost)
     context.settle()
-    turns.append(Turn(message_id, content, calls))
+    turns.append(Turn(message_id, content, calls, state=state))
     return None
 
 
@@ -139,12 +140,14 @@ def _request(
     specs = [tool.spec for tool in agent.tools.values()]
     prompt = agent.persona.system_prompt
     most = agent.persona.max_output_tokens or route.max_output_tokens
+    model = (route.provider, route.model)
+    history = without_foreign_state(agent.history, *model)
+    own = [without_foreign_state(turn.messages(), *model) for turn in turns]
     if route.context_tokens is None:
-        messages, left_out = [*agent.history, *messages_of(turns)], 0
+        messages, left_out = [*history, *itertools.chain(*own)], 0
     else:
         frame = context_window.tokens_of_frame(prompt, specs) + (most or ANSWER_TOKENS)
-        own = [turn.messages() for turn in turns]
-        messages, left_out = context_window.fit(agent.history, own, route.context_tokens - frame)
+        messages, left_out = context_window.fit(history, own, route.context_tokens - frame)
     request = ModelRequest(
         model=route.model,
         system_prompt=prompt,

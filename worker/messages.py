@@ -1,10 +1,14 @@
 """What goes to a model and what comes back, the same for every provider."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from shared.events import Usage
+from shared.events import ProviderState, Usage
+
+#: Of what a vendor wants back with a turn: more than the reasoning of one step has anywhere.
+MAX_STATE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +27,11 @@ class UserMessage:
 
 @dataclass(frozen=True, slots=True)
 class AssistantMessage:
+    """`state` is what its provider wants back with it; its `calls` are those of `tool_calls`."""
+
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
+    state: ProviderState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,25 @@ class ToolMessage:
 
 
 Message = UserMessage | AssistantMessage | ToolMessage
+
+
+def without_foreign_state(messages: Iterable[Message], provider: str, model: str) -> list[Message]:
+    """The messages as this model may see them: it would refuse what another one has signed."""
+    return [
+        replace(message, state=None)
+        if isinstance(message, AssistantMessage)
+        and message.state is not None
+        and (message.state.provider, message.state.model) != (provider, model)
+        else message
+        for message in messages
+    ]
+
+
+def state_text(state: ProviderState | None) -> str:
+    """About what is sent of it, for those who count; empty where there is none."""
+    if state is None:
+        return ""
+    return json.dumps([state.turn, *state.calls], ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +121,17 @@ class UsageUpdate:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """The last chunk of a stream; `usage` is None where the provider reported none."""
+    """The last chunk of a stream; `usage` is None where the provider reported none.
+
+    `state` and `call_states`, one for each call or none at all, are what the provider wants back
+    with the turn: see `ProviderState`.
+    """
 
     stop_reason: str
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage | None = None
+    state: Any = None
+    call_states: tuple[Any, ...] = ()
 
 
 Chunk = TextDelta | ThinkingDelta | CallDelta | UsageUpdate | TurnEnd

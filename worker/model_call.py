@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from shared import events, fault_points
-from shared.events import Event, Usage
+from shared.events import Event, ProviderState, Usage, plain
 from shared.model_routes import Route
 from worker.context import RunContext
 from worker.messages import (
+    MAX_STATE_BYTES,
     AssistantMessage,
     CallDelta,
     ModelRequest,
@@ -17,9 +18,11 @@ from worker.messages import (
     ThinkingDelta,
     TurnEnd,
     UsageUpdate,
+    state_text,
 )
 from worker.outcomes import ProviderError
 from worker.providers import Provider
+from worker.providers.partial_calls import is_too_deep
 from worker.route_chain import RouteChain
 from worker.stop_signal import StopSignal
 
@@ -88,6 +91,7 @@ def call_model(
             message, end = _stream_turn(provider, request, context, stop, streamed)
             usage = end.usage or provider.estimate(request, streamed.output)
             cost = context.add_usage(route, usage)
+            message = replace(message, state=_state(route, end))
             return Reply(message=message, end=end, usage=usage, cost=cost)
         except ProviderError as error:
             counted = _count_broken(chain, request, context, streamed)
@@ -179,6 +183,17 @@ def _stream_turn(
                 _check_arguments(chunk)
                 return AssistantMessage("".join(text), chunk.tool_calls), chunk
     raise ProviderError("malformed", "The model's stream ended without an end.")
+
+
+def _state(route: Route, end: TurnEnd) -> ProviderState | None:
+    """What is kept of what the vendor wants back with the turn; nothing after a last word."""
+    if not end.tool_calls or (end.state is None and not end.call_states):
+        return None
+    if is_too_deep([end.state, *end.call_states]):
+        return None
+    calls = tuple(map(plain, end.call_states))
+    state = ProviderState(route.provider, route.model, plain(end.state), calls)
+    return state if len(state_text(state).encode()) <= MAX_STATE_BYTES else None
 
 
 def _check_arguments(end: TurnEnd) -> None:

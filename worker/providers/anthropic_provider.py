@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import anthropic
@@ -32,6 +33,7 @@ from worker.providers.abortable_http import AbortableClient
 from worker.providers.partial_calls import PartialCalls, portable_id, portable_name
 from worker.providers.sdk_client import address, own_headers
 from worker.providers.sdk_errors import provider_errors
+from worker.providers.state_room import StateRoom
 from worker.stop_signal import StopSignal
 
 #: The API demands a limit. Where neither persona nor route has one it is the model's own, by the
@@ -116,6 +118,7 @@ class _Answer:
         self._stop_reason: str | None = None
         self._is_whole = False
         self._has_text = False
+        self._thoughts = _Thoughts()
 
     def take(self, event: Any) -> Chunk | None:
         """What the event adds, if anything; what is not known is passed over."""
@@ -144,19 +147,26 @@ class _Answer:
         if usage == Usage() and (self._has_text or calls):
             usage = None  # some servers fill in zeros for what they do not count
         reason = clean(self._stop_reason or "end_turn")
-        return TurnEnd(_STOP_REASONS.get(reason, reason), calls, usage)
+        end = TurnEnd(_STOP_REASONS.get(reason, reason), calls, usage)
+        if calls and self._thoughts.finish():
+            end = replace(end, state=self._thoughts.of_turn, call_states=self._calls.states())
+        return end
 
     def _begin(self, index: int, block: Any) -> TextDelta | ThinkingDelta | None:
         match block.type:
             case "tool_use":
                 self._call_indexes.add(index)
-                self._calls.add(index, block.id, block.name, None)
+                before = self._thoughts.before_call()
+                self._calls.add(index, block.id, block.name, None, before or None)
                 if block.input:
                     self._inputs[index] = json.dumps(block.input)
             case "text":
                 return self._text(TextDelta, block.text)
             case "thinking":
+                self._thoughts.begin(index, block.to_dict())
                 return self._text(ThinkingDelta, block.thinking)
+            case "redacted_thinking":
+                self._thoughts.begin(index, block.to_dict())
         return None
 
     def _go_on(self, index: int, delta: Any) -> TextDelta | ThinkingDelta | CallDelta | None:
@@ -164,7 +174,10 @@ class _Answer:
             case "text_delta":
                 return self._text(TextDelta, delta.text)
             case "thinking_delta":
+                self._thoughts.go_on(index, delta.thinking)
                 return self._text(ThinkingDelta, delta.thinking)
+            case "signature_delta":
+                self._thoughts.sign(index, delta.signature)
             case "input_json_delta":
                 if index in self._call_indexes:  # the vendor's own tools stream their input too
                     self._inputs.pop(index, None)
@@ -177,6 +190,8 @@ class _Answer:
         if not text:
             return None
         self._has_text = True
+        if kind is TextDelta:
+            self._thoughts.said(len(text))
         return kind(clean(text))
 
     def _count(self, usage: Any) -> UsageUpdate | None:
@@ -205,6 +220,61 @@ class _Answer:
             reasoning_tokens=told.get("thinking_tokens", 0),
         )
         return UsageUpdate(self._usage) if self._usage != before else None
+
+
+class _Thoughts:
+    """The blocks of thinking, which the API wants back as they came and where they stood."""
+
+    def __init__(self) -> None:
+        self._room = StateRoom()
+        self._open: dict[int, tuple[dict[str, Any], list[str]]] = {}  # the pieces of each
+        self._since_call: list[dict[str, Any]] = []
+        self._has_call = False
+        self._layout: list[dict[str, Any] | int] = []
+
+    @property
+    def of_turn(self) -> list[dict[str, Any] | int] | None:
+        """The blocks before the first call; between them how many characters of text stood there.
+
+        None if there are no blocks.
+        """
+        is_thought = [isinstance(part, dict) for part in self._layout]
+        return self._layout if any(is_thought) else None
+
+    def begin(self, index: int, block: dict[str, Any]) -> None:
+        if self._room.take(block):
+            self._open[index] = block, [block.get("thinking") or ""]
+            (self._since_call if self._has_call else self._layout).append(block)
+
+    def go_on(self, index: int, text: str | None) -> None:
+        if text and index in self._open and self._room.take(text):
+            self._open[index][1].append(text)
+
+    def sign(self, index: int, signature: str | None) -> None:
+        if signature and index in self._open and self._room.take(signature):
+            self._open[index][0]["signature"] = signature
+
+    def said(self, characters: int) -> None:
+        """Text; what is said after a call stands before it when it goes back."""
+        if self._has_call:
+            return
+        last = self._layout[-1] if self._layout else None
+        if isinstance(last, int):
+            self._layout[-1] = last + characters
+        else:
+            self._layout.append(characters)
+
+    def before_call(self) -> list[dict[str, Any]]:
+        """A call begins: the blocks that stand between it and the last one."""
+        self._has_call, blocks, self._since_call = True, self._since_call, []
+        return blocks
+
+    def finish(self) -> bool:
+        """Put the pieces together; False where they are too long to be kept."""
+        for block, pieces in self._open.values():
+            if block["type"] == "thinking":
+                block["thinking"] = "".join(pieces)
+        return not self._room.is_over
 
 
 def _max_tokens(request: ModelRequest) -> int:
@@ -275,9 +345,17 @@ def _blocks(message: Message) -> list[dict[str, Any]]:
     match message:
         case UserMessage(content):
             return [_text(content)] if content.strip() else []
-        case AssistantMessage(content, calls):
-            said = [_text(content)] if content.strip() else []
-            return [*said, *map(_tool_use, calls)]
+        case AssistantMessage(content, calls, state):
+            blocks: list[dict[str, Any]] = []
+            for part in [*((state and state.turn) or ()), len(content)]:
+                if isinstance(part, int):
+                    said, content = content[:part], content[part:]
+                    blocks += [_text(said)] if said.strip() else []
+                else:
+                    blocks.append(part)
+            for call, thoughts in zip_longest(calls, (state and state.calls) or ()):
+                blocks += [*(thoughts or ()), _tool_use(call)]
+            return blocks
         case ToolMessage(tool_call_id=call_id, content=content):
             result: dict[str, Any] = {"type": "tool_result", "tool_use_id": portable_id(call_id)}
             return [{**result, "content": content} if content else result]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -19,6 +20,7 @@ from worker.messages import (
     ModelRequest,
     TextDelta,
     ThinkingDelta,
+    ToolCall,
     ToolMessage,
     TurnEnd,
     UsageUpdate,
@@ -30,7 +32,15 @@ from worker.providers.abortable_http import AbortableClient
 from worker.providers.partial_calls import PartialCalls, portable_id, portable_name
 from worker.providers.sdk_client import address, own_headers
 from worker.providers.sdk_errors import provider_errors
+from worker.providers.state_room import StateRoom
 from worker.stop_signal import StopSignal
+
+#: The names that compatible servers give to the model's reasoning.
+_REASONING = ("reasoning_content", "reasoning")
+#: OpenRouter's, with the signatures that Anthropic's and Google's models want back.
+_DETAILS = "reasoning_details"
+#: Of a call: Google puts its `thought_signature` there, and refuses the call without it.
+_SIGNED = "extra_content"
 
 
 def build(route: Route, *, faults: bool, egress: Policy | None) -> "OpenAIProvider":
@@ -68,6 +78,8 @@ class OpenAIProvider:
         finish_reason: str | None = None
         usage: Usage | None = None
         has_text = is_refused = False
+        room = StateRoom()
+        reasoning = _Reasoning(room)
         with stop.aborting(self._http.abort), provider_errors(openai, self._api_key):
             with self._client.chat.completions.create(**_arguments(request, self._is_vendor)) as s:
                 for chunk in s:
@@ -82,7 +94,9 @@ class OpenAIProvider:
                         delta = choice.delta
                         if delta is None:
                             continue
-                        if thinking := _thinking(delta.model_extra or {}):
+                        extra = delta.model_extra or {}
+                        reasoning.add(extra)
+                        if thinking := _thinking(extra):
                             has_text = True
                             yield ThinkingDelta(clean(thinking))
                         is_refused = is_refused or bool(delta.refusal)
@@ -92,11 +106,13 @@ class OpenAIProvider:
                                 yield TextDelta(clean(text))
                         for piece in delta.tool_calls or ():
                             function = piece.function
+                            signed = (piece.model_extra or {}).get(_SIGNED)
                             calls.add(
                                 piece.index,
                                 piece.id,
                                 function and function.name,
                                 function and function.arguments,
+                                signed if signed and room.take(signed) else None,
                             )
                             if function and function.arguments:
                                 yield CallDelta(function.arguments)
@@ -109,6 +125,8 @@ class OpenAIProvider:
             # A refusal ends with `stop`, as an answer does.
             reason = "content_filter" if is_refused else clean(finish_reason)
             end = TurnEnd(reason, tool_calls, usage)
+            if tool_calls and not room.is_over:
+                end = replace(end, state=reasoning.fields(), call_states=calls.states())
         yield end
 
     def estimate(self, request: ModelRequest, output: str) -> Usage:
@@ -119,6 +137,48 @@ class OpenAIProvider:
 
     def close(self) -> None:
         self._client.close()
+
+
+class _Reasoning:
+    """The fields of a turn with calls that thinking models want back, on servers that have them."""
+
+    def __init__(self, room: StateRoom) -> None:
+        self._room = room
+        self._texts: dict[str, list[str]] = {}
+        self._details: list[dict[str, Any]] = []
+
+    def add(self, extra: dict[str, Any]) -> None:
+        """What a piece has of them."""
+        for name in _REASONING:
+            text = extra.get(name)
+            # Also where it is empty: DeepSeek refuses a turn with calls without the field.
+            if isinstance(text, str) and self._room.take(text):
+                self._texts.setdefault(name, []).append(text)
+        details = extra.get(_DETAILS)
+        for detail in details if isinstance(details, list) else ():
+            if isinstance(detail, dict):
+                self._add_detail(detail)
+
+    def _add_detail(self, piece: dict[str, Any]) -> None:
+        """OpenRouter streams a block of reasoning in pieces, unless it is encrypted."""
+        last = self._details[-1] if self._details else {}
+        is_text = any(name in piece for name in ("text", "summary", "signature"))
+        if not is_text or any(last.get(name) != piece.get(name) for name in ("type", "index")):
+            if self._room.take(piece):
+                self._details.append(dict(piece))
+            return
+        for name, value in piece.items():
+            if name in ("text", "summary") and isinstance(value, str):
+                if self._room.take(value):
+                    last[name] = (last.get(name) or "") + value
+            elif value is not None and value != last.get(name) and self._room.take(value):
+                last[name] = value
+
+    def fields(self) -> dict[str, Any] | None:
+        fields: dict[str, Any] = {name: "".join(texts) for name, texts in self._texts.items()}
+        if self._details:
+            fields[_DETAILS] = self._details
+        return fields or None
 
 
 def _arguments(request: ModelRequest, is_vendor: bool) -> dict[str, Any]:
@@ -159,28 +219,32 @@ def _message(message: Message) -> dict[str, Any]:
             return {"role": "tool", "tool_call_id": portable_id(call_id), "content": content}
         case AssistantMessage(content, ()):
             return {"role": "assistant", "content": content}
-        case AssistantMessage(content, calls):
-            return {
+        case AssistantMessage(content, calls, state):
+            of_turn = (state and state.turn) or {}
+            signed = (state and state.calls) or (None,) * len(calls)
+            return of_turn | {
                 "role": "assistant",
                 "content": content or None,
-                "tool_calls": [
-                    {
-                        "id": portable_id(call.id),
-                        "type": "function",
-                        "function": {
-                            "name": portable_name(call.name),
-                            "arguments": json.dumps(call.arguments),
-                        },
-                    }
-                    for call in calls
-                ],
+                "tool_calls": [_tool_call(*of_call) for of_call in zip(calls, signed, strict=True)],
             }
+
+
+def _tool_call(call: ToolCall, signed: Any) -> dict[str, Any]:
+    whole = {
+        "id": portable_id(call.id),
+        "type": "function",
+        "function": {
+            "name": portable_name(call.name),
+            "arguments": json.dumps(call.arguments),
+        },
+    }
+    return whole if signed is None else {**whole, _SIGNED: signed}
 
 
 def _thinking(extra: dict[str, Any]) -> str:
     """Reasoning, under either of the names that compatible servers give it."""
-    found = extra.get("reasoning_content") or extra.get("reasoning")
-    return found if isinstance(found, str) else ""
+    found = (extra.get(name) for name in _REASONING)
+    return next((text for text in found if text and isinstance(text, str)), "")
 
 
 def _usage(told: Any) -> Usage | None:

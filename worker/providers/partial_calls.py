@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from shared.events import clean, plain
@@ -21,40 +22,56 @@ _MAX_ID_LENGTH = 40
 _MAX_NAME_LENGTH = 64
 
 
+@dataclass(slots=True)
+class _Call:
+    place: int
+    id: str = ""
+    name: str = ""
+    text: str = ""  # its arguments
+    state: Any = None
+
+
 class PartialCalls:
     """The calls of one turn, by their place in it."""
 
     def __init__(self, turn: int) -> None:
         self._turn = turn
-        self._calls: list[tuple[int, list[str]]] = []
-        self._open: dict[int, list[str]] = {}  # the last call at each place
+        self._calls: list[_Call] = []
+        self._open: dict[int, _Call] = {}  # the last call at each place
         self._length = 0
         self._last = -1
 
     def add(
-        self, place: int | None, call_id: str | None, name: str | None, arguments: str | None
+        self,
+        place: int | None,
+        call_id: str | None,
+        name: str | None,
+        arguments: str | None,
+        state: Any = None,
     ) -> None:
         """One piece. Servers that give calls no place, or all the same, begin each with its name
-        or its id.
+        or its id. `state` is what the vendor wants back with the call.
         """
         call_id, name = clean(call_id or ""), clean(name or "")
         if place is None:
             is_new = self._last < 0 or self._begins(call_id, name)
             place = self._last + 1 if is_new else self._last
         self._last = place
-        parts = self._open.get(place)
-        if parts is None or _begins_next(parts, call_id, name, arguments or ""):
-            parts = self._open[place] = ["", "", ""]
-            self._calls.append((place, parts))
-        parts[0] = call_id or parts[0]
-        if name and name != parts[1]:  # some servers repeat it in each piece
-            parts[1] += name
-        parts[2] += arguments or ""
+        call = self._open.get(place)
+        if call is None or _begins_next(call, call_id, name, arguments or ""):
+            call = self._open[place] = _Call(place)
+            self._calls.append(call)
+        call.id = call_id or call.id
+        if name and name != call.name:  # some servers repeat it in each piece
+            call.name += name
+        call.text += arguments or ""
+        if state is not None:
+            call.state = state
         self._length += len(arguments or "")
         if (
             self._length > MAX_ARGUMENTS_CHARACTERS
             or len(self._calls) > MAX_CALLS
-            or max(len(parts[0]), len(parts[1])) > MAX_NAME_CHARACTERS
+            or max(len(call.id), len(call.name)) > MAX_NAME_CHARACTERS
         ):
             raise ProviderError("malformed", "The model's tool calls got too long.")
 
@@ -64,30 +81,35 @@ class PartialCalls:
         Arguments that are no JSON, or nested deeper than `MAX_DEPTH`, stay the text they were.
         """
         return tuple(
-            ToolCall(call_id or f"call_{self._turn + 1}_{number}", name, _arguments(text))
-            for number, (_, (call_id, name, text)) in enumerate(
-                sorted(self._calls, key=lambda call: call[0]), 1
-            )
+            ToolCall(call.id or f"call_{self._turn + 1}_{number}", call.name, _arguments(call.text))
+            for number, call in enumerate(self._in_order(), 1)
         )
 
+    def states(self) -> tuple[Any, ...]:
+        """What the vendor wants back with each of the calls of `whole`; empty if with none."""
+        states = tuple(call.state for call in self._in_order())
+        return states if any(state is not None for state in states) else ()
+
+    def _in_order(self) -> list[_Call]:
+        return sorted(self._calls, key=lambda call: call.place)
+
     def _begins(self, call_id: str, name: str) -> bool:
-        known_id, known_name, _ = self._open[self._last]
-        if call_id and known_id:
-            return call_id != known_id
-        return bool(name and known_name)
+        known = self._open[self._last]
+        if call_id and known.id:
+            return call_id != known.id
+        return bool(name and known.name)
 
 
-def _begins_next(parts: list[str], call_id: str, name: str, arguments: str) -> bool:
+def _begins_next(known: _Call, call_id: str, name: str, arguments: str) -> bool:
     """Whether a piece at the place of a call belongs to the next one: Gemini's places are all 0.
 
     Other servers repeat id and name in each piece, or give each piece an id of its own.
     """
-    known_id, known_name, text = parts
-    if not (name and known_name) or (call_id and call_id == known_id):
+    if not (name and known.name) or (call_id and call_id == known.id):
         return False
-    if call_id and known_id:
-        return name != known_name or not text or _is_json(text)
-    return (name != known_name or bool(arguments.strip())) and _is_json(text)
+    if call_id and known.id:
+        return name != known.name or not known.text or _is_json(known.text)
+    return (name != known.name or bool(arguments.strip())) and _is_json(known.text)
 
 
 def _is_json(text: str) -> bool:
@@ -103,7 +125,7 @@ def _is_json(text: str) -> bool:
 def _arguments(text: str) -> Any:
     try:
         arguments = json.loads(text or "{}", parse_constant=_refuse)
-        if _depth(arguments) <= MAX_DEPTH:
+        if not is_too_deep(arguments):
             return plain(arguments)
     except (ValueError, RecursionError):
         pass
@@ -114,10 +136,12 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _depth(value: Any) -> int:
+def is_too_deep(value: Any, most: int = MAX_DEPTH) -> bool:
+    """Whether lists and objects are nested deeper than `most`."""
     if not isinstance(value, dict | list):
-        return 0
-    return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return most == 0 or any(is_too_deep(item, most - 1) for item in inner)
 
 
 def portable_id(call_id: str) -> str:

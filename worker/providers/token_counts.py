@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 
 from shared.events import Usage
-from worker.messages import AssistantMessage, ModelRequest, ToolMessage
+from worker.messages import AssistantMessage, ModelRequest, ToolMessage, state_text
 
 CHARACTERS_PER_TOKEN = 4  # only for estimates
 
@@ -55,7 +55,8 @@ def _texts(request: ModelRequest) -> Iterator[str]:
     for message in request.messages:
         yield message.content
         match message:
-            case AssistantMessage(tool_calls=calls):
+            case AssistantMessage(tool_calls=calls, state=state):
+                yield state_text(state)
                 for call in calls:
                     yield call.id + call.name + json.dumps(call.arguments)
             case ToolMessage(tool_call_id=call_id):
