@@ -297,13 +297,23 @@ def test_tls_is_for_the_name_not_the_address(tls: ssl.SSLContext) -> None:
     assert ["localhost"] == names
 
 
+def credentials(sent: str) -> list[str]:
+    """The headers of a request that say who sends it."""
+    lines = sent.lower().split("\r\n")
+    return [line for line in lines if line.startswith(("authorization", "x-api-key", "cookie"))]
+
+
 def test_the_workers_environment_does_not_go_to_the_server_of_an_org(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The SDKs read addresses, organisations and headers of the operator's from it."""
     monkeypatch.setenv("OPENAI_ORG_ID", "org-secret")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "project-secret")
-    headers = "X-Gateway: header-secret\nAuthorization: Bearer other-secret"
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "key-secret")
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "token-secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "key-secret")
+    names = ("X-Gateway", "Authorization", "authorization", "X-API-Key", "x-Api-key")
+    headers = "\n".join(f"{name}: Bearer header-secret" for name in names)
     for sdk in ("openai", "anthropic"):
         monkeypatch.setenv(f"{sdk.upper()}_CUSTOM_HEADERS", headers)
         monkeypatch.setenv(f"{sdk.upper()}_BASE_URL", "http://127.0.0.1:1/base-secret")
@@ -312,7 +322,21 @@ def test_the_workers_environment_does_not_go_to_the_server_of_an_org(
                 of_org(sdk, fake.url, LOOPBACK)
             [sent] = fake.heads
         assert "secret" not in sent
-        assert "authorization: bearer sk-test-key" in sent.lower()
+        assert ["authorization: bearer sk-test-key"] == credentials(sent)
+
+
+def test_a_key_of_the_routes_is_the_only_one_that_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also to the operator's own routes: the SDK would take a token of the environment."""
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "token-secret")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "key-secret")
+    for key in ("sk-test-key", None):
+        with vendor(raw(b"")) as fake:
+            loaded = providers.load(route_to("anthropic", fake.url, api_key=key), faults=False)
+            with pytest.raises(ProviderError, match="ended before"):
+                list(loaded.stream(REQUEST, StopSignal()))
+            loaded.close()
+            [sent] = fake.heads
+        assert [f"authorization: bearer {key or 'none'}"] == credentials(sent)
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])

@@ -36,10 +36,24 @@ class AbortableClient(httpx2.Client):
     """For one run; no proxy and no other setting of the environment is used, no redirect followed.
 
     With a `policy` it connects to the addresses that this allows, else `egress.Refused` is raised.
-    `events`: answers are streams of server-sent events, else of lines.
+    `events`: answers are streams of server-sent events, else of lines. With a policy, `bearer` is
+    the key that takes the place of any other one, whoever has set it.
     """
 
-    def __init__(self, policy: egress.Policy | None = None, *, events: bool = True) -> None:
+    def __init__(
+        self,
+        policy: egress.Policy | None = None,
+        *,
+        events: bool = True,
+        bearer: str | None = None,
+    ) -> None:
+        def keep_to_what_is_ours(request: httpx2.Request) -> None:
+            for name in set(request.headers) - _SENT_HEADERS:
+                del request.headers[name]
+            if bearer is not None:
+                request.headers.pop("x-api-key", None)
+                request.headers["authorization"] = f"Bearer {bearer}"
+
         self._backend = CheckedBackend(policy)
         transport = BoundedTransport(events=events, verify=ssl_context(), trust_env=False)
         # A private attribute: the version is pinned, and a test aborts a silent server.
@@ -48,14 +62,9 @@ class AbortableClient(httpx2.Client):
             transport=transport,
             trust_env=False,
             timeout=httpx2.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS),
-            event_hooks={"request": [_keep_to_sent_headers] if policy is not None else []},
+            event_hooks={"request": [keep_to_what_is_ours] if policy is not None else []},
         )
 
     def abort(self) -> None:
         """Cut all connections for good; reads and writes in other threads fail at once."""
         self._backend.cut()
-
-
-def _keep_to_sent_headers(request: httpx2.Request) -> None:
-    for name in set(request.headers) - _SENT_HEADERS:
-        del request.headers[name]

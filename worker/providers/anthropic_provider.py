@@ -31,7 +31,7 @@ from worker.outcomes import ProviderError
 from worker.providers import token_counts
 from worker.providers.abortable_http import AbortableClient
 from worker.providers.partial_calls import PartialCalls, portable_id, portable_name
-from worker.providers.sdk_client import address, own_headers
+from worker.providers.sdk_client import address
 from worker.providers.sdk_errors import provider_errors
 from worker.providers.state_room import StateRoom
 from worker.stop_signal import StopSignal
@@ -73,13 +73,13 @@ _Delta = TypeVar("_Delta", TextDelta, ThinkingDelta)
 class AnthropicProvider:
     def __init__(self, route: Route, egress: Policy | None = None) -> None:
         base_url = address(route, VENDOR_URLS["anthropic"], egress)
-        self._http = AbortableClient(egress)
+        # As the SDK sends it, since the API's version 2026-10-21.
+        self._http = AbortableClient(egress, bearer=route.api_key or "none")
         self._api_key = route.api_key
         self._client = anthropic.Anthropic(
             api_key=route.api_key or "none",
             base_url=base_url,
             http_client=self._http,
-            default_headers=own_headers(route, egress),
             max_retries=0,  # retries are ours, so that events and usage stay right
             open_telemetry=False,
         )

@@ -30,7 +30,7 @@ from worker.outcomes import ProviderError
 from worker.providers import token_counts
 from worker.providers.abortable_http import AbortableClient
 from worker.providers.partial_calls import PartialCalls, portable_id, portable_name
-from worker.providers.sdk_client import address, own_headers
+from worker.providers.sdk_client import address
 from worker.providers.sdk_errors import provider_errors
 from worker.providers.state_room import StateRoom
 from worker.stop_signal import StopSignal
@@ -62,14 +62,13 @@ class _Client(openai.OpenAI):
 class OpenAIProvider:
     def __init__(self, route: Route, egress: Policy | None = None) -> None:
         base_url = address(route, VENDOR_URLS["openai"], egress)
-        self._http = AbortableClient(egress)
+        self._http = AbortableClient(egress, bearer=route.api_key or "none")
         self._is_vendor = base_url == VENDOR_URLS["openai"]
         self._api_key = route.api_key
         self._client = _Client(
             api_key=route.api_key or "none",
             base_url=base_url,
             http_client=self._http,
-            default_headers=own_headers(route, egress),
             max_retries=0,  # retries are ours, so that events and usage stay right
         )
 

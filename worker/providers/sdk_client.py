@@ -1,4 +1,4 @@
-"""What both SDKs' clients are told of where and how to connect."""
+"""Where both SDKs' clients are told to connect to."""
 
 from shared import egress
 from shared.model_routes import Route
@@ -18,8 +18,3 @@ def address(route: Route, vendors: str, policy: egress.Policy | None) -> str:
         return egress.check_url(base_url, policy).text
     except egress.Refused as error:
         raise address_refused(error) from error
-
-
-def own_headers(route: Route, policy: egress.Policy | None) -> dict[str, str]:
-    """Headers that come before what the environment tells the SDKs to send."""
-    return {} if policy is None else {"Authorization": f"Bearer {route.api_key or 'none'}"}
