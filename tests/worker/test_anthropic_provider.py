@@ -298,12 +298,16 @@ def test_tools_that_are_only_defined_are_in_the_worst_case() -> None:
         ([], [("user", 1)]),
         ([AssistantMessage("Hi"), UserMessage("Ho")], [("user", 1), ("assistant", 1), ("user", 1)]),
         ([UserMessage("a"), AssistantMessage(" \n"), UserMessage("b")], [("user", 2)]),
+        # A run without a new message, or after one that was cancelled.
+        ([UserMessage("a"), AssistantMessage("b")], [("user", 1), ("assistant", 1), ("user", 1)]),
+        ([AssistantMessage("b")], [("user", 1), ("assistant", 1), ("user", 1)]),
+        ([UserMessage("a"), AssistantMessage("")], [("user", 1)]),
     ],
 )
 def test_what_the_api_would_refuse_is_not_sent(
     messages: Sequence[Message], expected: list[tuple[str, int]]
 ) -> None:
-    """No empty text, the user first, the roles by turns."""
+    """No empty text, the user first and last, the roles by turns."""
     body = sent(*messages, system_prompt=" ")
 
     assert expected == [(m["role"], len(m["content"])) for m in body["messages"]]

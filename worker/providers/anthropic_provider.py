@@ -58,8 +58,9 @@ _STOP_REASONS = {
     "refusal": "content_filter",
 }
 _CACHED = {"cache_control": {"type": "ephemeral"}}
-#: The API wants a user's message first, and no empty one.
+#: The API wants a user's message first and last, and no empty one.
 _NOTHING_SAID = "(nothing)"
+_GO_ON = "(go on)"
 _NOT_FOR_USE = "Not available any more."
 
 
@@ -325,7 +326,7 @@ def _cache(arguments: dict[str, Any]) -> None:
 
 
 def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """User and assistant by turns, without empty blocks, the user first."""
+    """User and assistant by turns, without empty blocks, the user first and last."""
     merged: list[dict[str, Any]] = []
     for message in messages:
         role = "assistant" if isinstance(message, AssistantMessage) else "user"
@@ -338,6 +339,8 @@ def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
             merged[-1]["content"] += blocks
         else:
             merged.append({"role": role, "content": blocks})
+    if merged and merged[-1]["role"] == "assistant":
+        merged.append({"role": "user", "content": [_text(_GO_ON)]})
     return merged or [{"role": "user", "content": [_text(_NOTHING_SAID)]}]
 
 
