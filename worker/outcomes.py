@@ -37,17 +37,23 @@ class RunFailure(Exception):
 
 
 class ProviderError(RunFailure):
-    """`kind` as in the code `provider.<kind>`; `retry_after` in seconds, if the provider said."""
+    """`kind` as in the code `provider.<kind>`; `retry_after` in seconds, if the provider said.
 
-    def __init__(self, kind: str, message: str, *, retry_after: float | None = None) -> None:
+    `is_gone`: what the route names, a model or an address, is not there.
+    """
+
+    def __init__(
+        self, kind: str, message: str, *, retry_after: float | None = None, is_gone: bool = False
+    ) -> None:
         retryable = kind in ("rate_limited", "overloaded", "timeout", "connection", "malformed")
         super().__init__(f"provider.{kind}", message, retryable=retryable)
         self.retry_after = retry_after
+        self.is_gone = is_gone
 
     @property
     def is_of_route(self) -> bool:
         """Whether the fault may lie with this provider: another one may do better."""
-        return self.retryable or self.code == "provider.auth"
+        return self.retryable or self.is_gone or self.code == "provider.auth"
 
 
 class LimitExceeded(RunFailure):

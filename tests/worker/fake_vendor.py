@@ -88,11 +88,13 @@ def head(code: str, kind: str, *headers: str) -> bytes:
 STREAM_HEAD = head("200 OK", "text/event-stream")
 
 
-def status(code: str, *headers: str, message: str = "no") -> Answer:
+def status(
+    code: str, *headers: str, message: str = "no", kind: str = "t", error_code: Any = None
+) -> Answer:
     """A refusal, with a body that both vendors' SDKs understand."""
 
     def answer(client: socket.socket) -> None:
-        error = {"message": message, "type": "t", "code": None}
+        error = {"message": message, "type": kind, "code": error_code}
         body = json.dumps({"type": "error", "error": error}).encode()
         client.sendall(head(code, "application/json", f"Content-Length: {len(body)}", *headers))
         client.sendall(body)

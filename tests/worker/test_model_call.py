@@ -292,6 +292,20 @@ def test_a_refused_key_falls_back_at_once_and_a_refused_request_does_not() -> No
         called(run, Replies([ProviderError("invalid_request", "wrong")]), Replies())
 
 
+def test_a_model_that_is_gone_falls_back_at_once() -> None:
+    """The request may be right for another route; without one it fails as it is."""
+    run = RecordedRun()
+    gone = [ProviderError("invalid_request", "no such model", is_gone=True)]
+
+    called(run, Replies(gone), Replies([TurnEnd("stop")]))
+
+    [fallback] = run.events
+    assert ([], "provider.invalid_request") == (run.paused, fallback.reason)
+    with pytest.raises(ProviderError, match="no such model"):
+        called(run, Replies(gone))
+    assert [] == run.paused
+
+
 def test_a_limited_run_reserves_each_try_and_has_a_bound() -> None:
     """What the try may cost at most; without a bound of persona or route there is ours."""
     run = RecordedRun()

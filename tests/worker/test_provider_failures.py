@@ -146,6 +146,58 @@ def test_each_refusal_has_its_code(
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "error_code"),
+    [
+        ("insufficient_quota", "insufficient_quota"),
+        ("requests", "billing_hard_limit_reached"),
+        ("exceeded_current_quota_error", None),
+        ("billing_error", None),
+        ("x", "Insufficient_Balance"),
+    ],
+)
+def test_an_empty_account_is_not_waited_for(
+    provider: str, kind: str, error_code: str | None
+) -> None:
+    """As a 402: it may be another provider's turn, but it is no limit of requests."""
+    answer = status("429 Too Many Requests", "Retry-After: 3", kind=kind, error_code=error_code)
+
+    error = refusal(provider, answer)
+
+    assert ("provider.auth", False, True) == (error.code, error.retryable, error.is_of_route)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_of_route"),
+    [
+        (status("404 Not Found"), True),
+        (status("410 Gone"), True),
+        (status("400 Bad Request"), False),
+        (status("400 Bad Request", error_code="insufficient_quota"), False),
+        (status("422 Unprocessable Content"), False),
+    ],
+)
+def test_a_model_that_is_not_there_is_the_routes_fault(
+    provider: str, answer: Answer, is_of_route: bool
+) -> None:
+    """Another route may have it; what is wrong with the request is wrong everywhere."""
+    error = refusal(provider, answer)
+
+    assert ("provider.invalid_request", False) == (error.code, error.retryable)
+    assert is_of_route == error.is_of_route
+
+
+def test_a_model_may_be_missed_in_the_stream(provider: str) -> None:
+    """Proxies begin the answer before they have asked."""
+    for told, is_of_route in (
+        ({"type": "not_found_error", "message": "no"}, True),
+        ({"code": 404, "message": "no"}, True),
+        ({"type": "invalid_request_error", "message": "no"}, False),
+    ):
+        error = refusal(provider, in_stream(provider, told))
+        assert ("provider.invalid_request", is_of_route) == (error.code, error.is_of_route)
+
+
 def test_a_provider_may_name_the_time_to_come_back(provider: str) -> None:
     """`Retry-After` as a date; one that is past is no wait."""
     for seconds, least, most in ((60, 50, 61), (-60, 0, 0)):
@@ -204,6 +256,7 @@ def test_a_complaint_can_be_stored(provider: str) -> None:
         ({"type": "authentication_error", "message": "No"}, "auth"),
         ({"type": "permission_error", "message": "No"}, "auth"),
         ({"type": "billing_error", "message": "No"}, "auth"),
+        ({"code": 429, "type": "insufficient_quota", "message": "No"}, "auth"),
         ({"type": "invalid_request_error", "message": "No"}, "invalid_request"),
         ({"type": "BadRequestError", "code": 400, "message": "No"}, "invalid_request"),
         ({"code": 429, "message": "Slow"}, "rate_limited"),

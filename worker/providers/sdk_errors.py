@@ -27,6 +27,18 @@ _KINDS = {
     409: "overloaded",  # the vendors' word for a lock that was not free in time
     429: "rate_limited",
 }
+_GONE = (404, 410)
+#: Parts of the types and codes by which vendors tell that the account is empty: whether as a 429
+#: or in the stream, waiting does not fill it.
+_UNPAID = (
+    "insufficient_quota",
+    "insufficient_balance",
+    "insufficient_credit",
+    "insufficient_funds",
+    "exceeded_current_quota",
+    "billing",
+    "credit_balance",
+)
 #: Parts of the types and codes of errors inside a stream, in lower case; the first that fits.
 _WORDS = (
     ("rate_limit", "rate_limited"),
@@ -34,7 +46,6 @@ _WORDS = (
     ("timeout", "timeout"),
     ("authentication", "auth"),
     ("permission", "auth"),
-    ("billing", "auth"),
     ("invalid_request", "invalid_request"),
     ("badrequest", "invalid_request"),
     ("not_found", "invalid_request"),
@@ -63,8 +74,7 @@ def provider_errors(sdk: Any, api_key: str | None) -> Iterator[None]:
             why = f"The provider {tls}." if tls else f"The provider cannot be reached: {error}"
             raise ProviderError("connection", why) from error
         except sdk.APIError as error:
-            kind = _kind_in_stream(error.body)
-            raise ProviderError(kind, _short(error.message, api_key)) from error
+            raise _error_in_stream(error, api_key) from error
 
 
 @contextlib.contextmanager
@@ -80,6 +90,7 @@ def http_errors() -> Iterator[None]:
             _kind_of_status(status),
             f"The provider answered {status}.",
             retry_after=_retry_after(headers),
+            is_gone=status in _GONE,
         ) from error
     except httpx2.TimeoutException as error:
         raise ProviderError("timeout", "The provider fell silent.") from error
@@ -94,28 +105,51 @@ def http_errors() -> Iterator[None]:
 def _status_error(error: Any, api_key: str | None) -> ProviderError:
     status: int = error.status_code
     if status < 300:  # the answer had begun well, and told of the error later
-        return ProviderError(_kind_in_stream(error.body), _short(error.message, api_key))
+        return _error_in_stream(error, api_key)
     message = f"The provider answered {status}: {_short(error.message, api_key)}"
+    if status == 429 and _is_unpaid(_said(error.body)):
+        return ProviderError("auth", message)
     return ProviderError(
-        _kind_of_status(status), message, retry_after=_retry_after(error.response.headers)
+        _kind_of_status(status),
+        message,
+        retry_after=_retry_after(error.response.headers),
+        is_gone=status in _GONE,
     )
+
+
+def _error_in_stream(error: Any, api_key: str | None) -> ProviderError:
+    kind, is_gone = _kind_in_stream(_said(error.body))
+    return ProviderError(kind, _short(error.message, api_key), is_gone=is_gone)
 
 
 def _kind_of_status(status: int) -> str:
     return _KINDS.get(status) or ("overloaded" if status >= 500 else "invalid_request")
 
 
-def _kind_in_stream(body: Any) -> str:
-    """Of an error object; some servers put a status into it, the others a type."""
+def _said(body: Any) -> list[str] | None:
+    """What an error object says of itself, in lower case; None where there is no such object."""
     error = body.get("error", body) if isinstance(body, Mapping) else None
     if not isinstance(error, Mapping):
-        return "overloaded"
-    said = [error.get(name) for name in ("code", "status", "type")]
+        return None
+    return [str(error.get(name)).lower() for name in ("code", "status", "type")]
+
+
+def _is_unpaid(said: list[str] | None) -> bool:
+    return any(word in text for text in said or () for word in _UNPAID)
+
+
+def _kind_in_stream(said: list[str] | None) -> tuple[str, bool]:
+    """With whether something is gone; some servers put a status into it, the others a type."""
+    if said is None:
+        return "overloaded", False
+    if _is_unpaid(said):
+        return "auth", False
     for number in said:
-        if str(number).isdecimal() and 400 <= int(str(number)[:4]) < 600:
-            return _kind_of_status(int(str(number)))
-    text = " ".join(str(word).lower() for word in said)
-    return next((kind for word, kind in _WORDS if word in text), "overloaded")
+        if number.isdecimal() and 400 <= int(number[:4]) < 600:
+            return _kind_of_status(int(number)), int(number) in _GONE
+    text = " ".join(said)
+    kind = next((kind for word, kind in _WORDS if word in text), "overloaded")
+    return kind, kind == "invalid_request" and "not_found" in text
 
 
 def _refusal(error: BaseException) -> ProviderError | None:
