@@ -121,7 +121,7 @@ class UsageUpdate:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """The last chunk of a stream; `usage` is None where the provider reported none.
+    """The last chunk of a stream; `usage` is None where the provider reported none, or not all.
 
     `state` and `call_states`, one for each call or none at all, are what the provider wants back
     with the turn: see `ProviderState`.

@@ -89,7 +89,7 @@ def call_model(
             if context.is_limited:
                 context.reserve(route, provider.worst_case(request))
             message, end = _stream_turn(provider, request, context, stop, streamed)
-            usage = end.usage or provider.estimate(request, streamed.output)
+            usage = end.usage or _estimated(provider, request, streamed)
             cost = context.add_usage(route, usage)
             message = replace(message, state=_state(route, end))
             return Reply(message=message, end=end, usage=usage, cost=cost)
@@ -131,17 +131,21 @@ def _count_broken(
     chain: RouteChain, request: ModelRequest, context: RunContext, streamed: _Streamed
 ) -> tuple[Event, ...]:
     """Few report the output of a call before its end; one of which nothing came is free."""
-    told = streamed.usage
-    if not streamed.pieces and told == Usage():
+    if not streamed.pieces and streamed.usage == Usage():
         return ()
-    estimated = chain.provider.estimate(request, streamed.output)
-    usage = replace(
+    usage = _estimated(chain.provider, request, streamed)
+    return (context.add_usage(chain.route, usage),)
+
+
+def _estimated(provider: Provider, request: ModelRequest, streamed: _Streamed) -> Usage:
+    """What the provider has told, if anything, with an estimate of what it has not."""
+    told, estimated = streamed.usage, provider.estimate(request, streamed.output)
+    return replace(
         told,
         input_tokens=told.input_tokens or estimated.input_tokens,
         output_tokens=max(told.output_tokens, estimated.output_tokens),
         source="estimated",
     )
-    return (context.add_usage(chain.route, usage),)
 
 
 def _void(context: RunContext, error: ProviderError, counted: tuple[Event, ...]) -> None:

@@ -140,6 +140,8 @@ def test_zeros_beside_text_are_no_usage() -> None:
 
     assert end(start(**zeros), *text(0, "Hi"), finish("end_turn", output_tokens=0)).usage is None
     assert Usage() == end(start(**zeros), finish("end_turn", output_tokens=0)).usage
+    chunks = answered(start(input_tokens=5), *text(0, "Hi"), finish("end_turn", output_tokens=0))
+    assert UsageUpdate(Usage(input_tokens=5)) in chunks and chunks[-1].usage is None
 
 
 def test_parallel_tool_calls_are_put_together_from_their_pieces() -> None:

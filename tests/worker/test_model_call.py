@@ -84,6 +84,18 @@ def test_a_provider_that_reports_no_usage_is_estimated() -> None:
     assert Usage(input_tokens=2, output_tokens=2, source="estimated") == reply.usage
 
 
+def test_what_a_provider_did_report_is_not_estimated() -> None:
+    """It has counted the input, and not the output."""
+    told = UsageUpdate(Usage(input_tokens=70, cache_read_tokens=30))
+    provider = Replies([told, TextDelta("a b"), TurnEnd("stop")])
+
+    reply = called(RecordedRun(), provider, say="one two")
+
+    assert reply.usage == Usage(
+        input_tokens=70, output_tokens=2, cache_read_tokens=30, source="estimated"
+    )
+
+
 @pytest.mark.parametrize("kind", ["rate_limited", "overloaded", "timeout", "connection"])
 def test_a_failure_that_may_pass_is_tried_again(kind: str) -> None:
     """With growing pauses; nothing was streamed, so nothing is void and nothing costs."""

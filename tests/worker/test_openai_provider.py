@@ -272,7 +272,8 @@ def test_tool_calls_without_ids_get_some() -> None:
         ({"prompt_tokens": 0, "completion_tokens": 0}, None),
         ({"prompt_tokens": None, "completion_tokens": None}, None),
         ({}, None),
-        ({"prompt_tokens": 5, "completion_tokens": None}, Usage(input_tokens=5)),
+        ({"prompt_tokens": 5, "completion_tokens": None}, None),
+        ({"prompt_tokens": 5, "completion_tokens": 0}, None),
         (
             {"prompt_tokens": 5, "completion_tokens": 1, "prompt_tokens_details": None},
             Usage(input_tokens=5, output_tokens=1),
@@ -284,6 +285,17 @@ def test_usage_of_servers_that_do_not_count(usage: Any, expected: Usage | None) 
     found = end(delta(content="Hi"), delta(finish="stop"), usage_chunk(usage))
 
     assert expected == found.usage
+
+
+def test_what_was_counted_of_the_input_is_believed() -> None:
+    """Also where the output was not: that alone is estimated."""
+    usage = usage_chunk({"prompt_tokens": 5, "completion_tokens": 0})
+    calls = delta(tool_calls=[{"index": 0, "function": {"name": "f", "arguments": "{}"}}])
+
+    for said in (delta(content="Hi"), delta(reasoning="Hm"), calls):
+        *_, told, last = answered(said, delta(finish="stop"), usage)
+        assert (UsageUpdate(Usage(input_tokens=5)), None) == (told, last.usage)
+    assert Usage(input_tokens=5) == end(delta(finish="stop"), usage).usage
 
 
 def test_what_is_told_of_the_usage_is_passed_on_at_once() -> None:

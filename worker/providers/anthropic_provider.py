@@ -145,7 +145,7 @@ class _Answer:
             self._calls.add(index, None, None, text)
         calls = self._calls.whole()
         usage: Usage | None = self._usage
-        if usage == Usage() and (self._has_text or calls):
+        if not self._usage.output_tokens and (self._has_text or calls):
             usage = None  # some servers fill in zeros for what they do not count
         reason = clean(self._stop_reason or "end_turn")
         end = TurnEnd(_STOP_REASONS.get(reason, reason), calls, usage)

@@ -119,7 +119,7 @@ class OpenAIProvider:
                 why = "The provider's stream ended before its answer did."
                 raise ProviderError("connection", why)
             tool_calls = calls.whole()
-            if usage == Usage() and (has_text or tool_calls):
+            if usage is not None and not usage.output_tokens and (has_text or tool_calls):
                 usage = None  # some servers fill in zeros for what they do not count
             # A refusal ends with `stop`, as an answer does.
             reason = "content_filter" if is_refused else clean(finish_reason)
