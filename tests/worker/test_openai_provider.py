@@ -218,6 +218,33 @@ def test_tool_calls_of_servers_with_their_own_ways(pieces: list[dict[str, Any]])
     assert (ToolCall("a", "f", {"x": 1}), ToolCall("b", "g", {})) == found
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        # Each piece with an id of its own and the whole name, the first without arguments.
+        [("a", "calculator", ""), ("b", "calculator", '{"x":'), ("c", "calculator", " 1}")],
+        [("a", "calculator", None), ("c", "calculator", '{"x": 1}')],
+        # The name as far as it is known.
+        [("c", "calc", ""), ("c", "calculator", '{"x": 1}')],
+        [("c", "calc", ""), ("", "calculator", ""), (None, "calculator", '{"x": 1}')],
+        # The name in pieces.
+        [("c", "calc", ""), (None, "ulator", '{"x": 1}')],
+        # The arguments as the object that they are.
+        [("c", "calculator", {"x": 1})],
+    ],
+)
+def test_one_call_however_it_comes(pieces: list[tuple[str | None, str, Any]]) -> None:
+    """It is made once, with all its arguments."""
+    calls = [
+        {"index": 0, "id": call_id, "function": {"name": name, "arguments": arguments}}
+        for call_id, name, arguments in pieces
+    ]
+
+    found = end(*(delta(tool_calls=[call]) for call in calls), delta(finish="tool_calls"))
+
+    assert (ToolCall("c", "calculator", {"x": 1}),) == found.tool_calls
+
+
 @pytest.mark.parametrize(("sent", "read"), [(None, {}), ("", {}), ('{"x": ', '{"x": ')])
 def test_a_call_that_is_not_whole_ends_where_another_begins(sent: str | None, read: Any) -> None:
     """Whatever there is of its arguments."""
@@ -317,6 +344,25 @@ def test_what_is_told_of_the_usage_is_passed_on_at_once() -> None:
         UsageUpdate(told[2]),
         TextDelta("lo"),
         TurnEnd("stop", (), told[2]),
+    ] == chunks
+
+
+def test_content_may_come_in_parts() -> None:
+    """Mistral's thinking models tell by them what is thinking; what is no text is passed over."""
+    thought = [{"type": "text", "text": "h"}, {"type": "text", "text": "m"}]
+    chunks = answered(
+        delta(content=[{"type": "thinking", "thinking": thought}]),
+        delta(content=[{"type": "thinking", "thinking": "!"}, {"type": "text", "text": ""}]),
+        delta(content=[{"type": "text", "text": "Hel"}, {"type": "image_url", "image_url": "x"}]),
+        delta(content=["lo"]),
+        delta(content=[], finish="stop"),
+    )
+
+    assert [
+        *map(ThinkingDelta, "hm!"),
+        TextDelta("Hel"),
+        TextDelta("lo"),
+        TurnEnd("stop"),
     ] == chunks
 
 

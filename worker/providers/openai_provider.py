@@ -99,22 +99,22 @@ class OpenAIProvider:
                             has_text = True
                             yield ThinkingDelta(clean(thinking))
                         is_refused = is_refused or bool(delta.refusal)
-                        for text in (delta.content, delta.refusal):
-                            if text:
-                                has_text = True
-                                yield TextDelta(clean(text))
+                        for part in _parts(delta.content, delta.refusal):
+                            has_text = True
+                            yield part
                         for piece in delta.tool_calls or ():
                             function = piece.function
+                            arguments = function and _text_of(function.arguments)
                             signed = (piece.model_extra or {}).get(_SIGNED)
                             calls.add(
                                 piece.index,
                                 piece.id,
                                 function and function.name,
-                                function and function.arguments,
+                                arguments,
                                 signed if signed and room.take(signed) else None,
                             )
-                            if function and function.arguments:
-                                yield CallDelta(function.arguments)
+                            if arguments:
+                                yield CallDelta(arguments)
             if finish_reason is None:
                 why = "The provider's stream ended before its answer did."
                 raise ProviderError("connection", why)
@@ -136,6 +136,26 @@ class OpenAIProvider:
 
     def close(self) -> None:
         self._client.close()
+
+
+def _parts(content: Any, refusal: str | None) -> Iterator[TextDelta | ThinkingDelta]:
+    """What is said; Mistral's thinking models send lists of parts where others send text."""
+    for part in [*(content if isinstance(content, list) else [content]), refusal]:
+        if not isinstance(part, dict):
+            if part:
+                yield TextDelta(clean(part))
+            continue
+        kind = part.get("type")
+        if kind == "text":
+            yield from _parts(part["text"], None)
+        elif kind == "thinking":
+            said = _parts(part["thinking"], None)
+            yield from (ThinkingDelta(piece.text) for piece in said)
+
+
+def _text_of(arguments: Any) -> str | None:
+    """Of a call; some servers send the object itself."""
+    return json.dumps(arguments) if isinstance(arguments, dict) else arguments
 
 
 class _Reasoning:

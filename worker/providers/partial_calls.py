@@ -62,8 +62,8 @@ class PartialCalls:
             call = self._open[place] = _Call(place)
             self._calls.append(call)
         call.id = call_id or call.id
-        if name and name != call.name:  # some servers repeat it in each piece
-            call.name += name
+        # Some servers repeat it in each piece, or as far as they have it.
+        call.name = name if name.startswith(call.name) else call.name + name
         call.text += arguments or ""
         if state is not None:
             call.state = state
@@ -103,12 +103,13 @@ class PartialCalls:
 def _begins_next(known: _Call, call_id: str, name: str, arguments: str) -> bool:
     """Whether a piece at the place of a call belongs to the next one: Gemini's places are all 0.
 
-    Other servers repeat id and name in each piece, or give each piece an id of its own.
+    Other servers repeat id and name in each piece, or give each piece an id of its own: a call of
+    the same name is the next one only if the last one's arguments are whole.
     """
     if not (name and known.name) or (call_id and call_id == known.id):
         return False
     if call_id and known.id:
-        return name != known.name or not known.text or _is_json(known.text)
+        return name != known.name or _is_json(known.text)
     return (name != known.name or bool(arguments.strip())) and _is_json(known.text)
 
 
