@@ -1,11 +1,14 @@
 """The openai provider: what it sends, and what it makes of what compatible servers answer."""
 
+import socket
+import struct
+import threading
 from typing import Any
 
 import pytest
 
 from shared.events import Usage
-from tests.worker.fake_vendor import REQUEST, ask, delta, openai_stream, raw, vendor
+from tests.worker.fake_vendor import REQUEST, Answer, ask, delta, openai_stream, raw, vendor
 from worker.messages import (
     AssistantMessage,
     Chunk,
@@ -19,6 +22,7 @@ from worker.messages import (
     UsageUpdate,
     UserMessage,
 )
+from worker.outcomes import ProviderError
 from worker.tools import load
 
 USAGE = {
@@ -406,6 +410,27 @@ def test_chunks_with_nothing_in_them_are_passed_over(oddity: dict[str, Any]) -> 
     found = answered(oddity, delta(content="Hi"), oddity, delta(finish="stop"), oddity)
 
     assert [TextDelta("Hi"), TurnEnd("stop", (), None)] == found
+
+
+@pytest.mark.parametrize("usage", [USAGE, None])
+def test_a_connection_may_break_when_the_answer_is_whole(usage: Any) -> None:
+    """It is not asked for again; before the finish reason it is not whole."""
+
+    def broken(*chunks: Any) -> Answer:
+        def answer(client: socket.socket) -> None:
+            raw(openai_stream(*chunks, done=False))(client)
+            threading.Event().wait(0.05)  # a reset throws away what has not been read
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        return answer
+
+    with vendor(broken(delta(content="Hi"), delta(finish="stop"), usage_chunk(usage))) as fake:
+        *_, said, last = (c for c in ask("openai", fake.url) if not isinstance(c, UsageUpdate))
+    assert (TextDelta("Hi"), "stop", usage is None) == (said, last.stop_reason, last.usage is None)
+
+    with pytest.raises(ProviderError) as caught, vendor(broken(delta(content="Hi"))) as fake:
+        ask("openai", fake.url)
+    assert "provider.connection" == caught.value.code
 
 
 def test_the_last_marker_may_be_missing() -> None:

@@ -1,10 +1,11 @@
 """OpenAI's chat completions, and every server that speaks them, through the official SDK."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import httpx2
 import openai
 from openai._streaming import ServerSentEvent, SSEDecoder
 
@@ -81,7 +82,7 @@ class OpenAIProvider:
         reasoning = _Reasoning(room)
         with stop.aborting(self._http.abort), provider_errors(openai, self._api_key):
             with self._client.chat.completions.create(**_arguments(request, self._is_vendor)) as s:
-                for chunk in s:
+                for chunk in _until_it_breaks(s):
                     stop.check()
                     told = _usage(chunk.usage)
                     if told is not None and told not in (usage, Usage()):
@@ -115,6 +116,7 @@ class OpenAIProvider:
                             )
                             if arguments:
                                 yield CallDelta(arguments)
+            stop.check()  # it may have been cut by us
             if finish_reason is None:
                 why = "The provider's stream ended before its answer did."
                 raise ProviderError("connection", why)
@@ -136,6 +138,22 @@ class OpenAIProvider:
 
     def close(self) -> None:
         self._client.close()
+
+
+def _until_it_breaks(chunks: Iterable[Any]) -> Iterator[Any]:
+    """The chunks; a connection that breaks when the answer is whole already has ended it.
+
+    Nothing is missing then but the usage, perhaps, and the last marker: to ask again would be paid
+    twice.
+    """
+    is_whole = False
+    try:
+        for chunk in chunks:
+            is_whole = is_whole or any(choice.finish_reason for choice in chunk.choices or ())
+            yield chunk
+    except (httpx2.TransportError, openai.APIConnectionError):
+        if not is_whole:
+            raise
 
 
 def _parts(content: Any, refusal: str | None) -> Iterator[TextDelta | ThinkingDelta]:
