@@ -6,7 +6,9 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +16,19 @@ from shared.egress import Policy
 from shared.events import Usage
 from tests.worker.fake_vendor import REQUEST, Answer, head, route_to, status, vendor
 from worker import providers
-from worker.messages import Chunk, TextDelta, TurnEnd
+from worker.messages import (
+    AssistantMessage,
+    Chunk,
+    ModelRequest,
+    TextDelta,
+    ToolCall,
+    ToolMessage,
+    TurnEnd,
+    UserMessage,
+)
 from worker.outcomes import CancelRequested, ProviderError
 from worker.stop_signal import StopSignal
+from worker.tools import load
 
 PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
 
@@ -31,12 +43,16 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("worker.providers.ollama_provider")
 
 
-def lines(*pieces: str, done: bool = True) -> Answer:
+COUNTS = {"prompt_eval_count": 26, "eval_count": 3}
+
+
+def lines(*pieces: str, done: bool = True, counts: dict[str, int] = COUNTS) -> Answer:
     """An answer of Ollama's."""
 
     def answer(client: socket.socket) -> None:
-        said = [{"message": {"content": piece}, "done": False} for piece in pieces]
-        end = {"done": True, "done_reason": "stop", "prompt_eval_count": 26, "eval_count": 3}
+        said: list[dict[str, Any]] = []
+        said += [{"message": {"content": piece}, "done": False} for piece in pieces]
+        end = {"done": True, "done_reason": "stop", **counts}
         if done:
             said.append({"message": {"content": ""}, **end})
         client.sendall(head("200 OK", "application/x-ndjson"))
@@ -45,11 +61,17 @@ def lines(*pieces: str, done: bool = True) -> Answer:
     return answer
 
 
-def call(url: str, stop: StopSignal | None = None, *, is_of_org: bool = False) -> list[Chunk]:
+def call(
+    url: str,
+    stop: StopSignal | None = None,
+    *,
+    is_of_org: bool = False,
+    request: ModelRequest = REQUEST,
+) -> list[Chunk]:
     route = route_to("ollama", url, is_of_org=is_of_org)
     loaded = providers.load(route, faults=False, egress=Policy())
     try:
-        return list(loaded.stream(REQUEST, stop or StopSignal()))
+        return list(loaded.stream(request, stop or StopSignal()))
     finally:
         loaded.close()
 
@@ -63,6 +85,55 @@ def test_it_streams_and_reports_its_usage() -> None:
     usage = Usage(input_tokens=26, output_tokens=3)
     assert [TextDelta("Hel"), TextDelta("lo"), TurnEnd("stop", (), usage)] == chunks
     assert ["system", "user"] == [message["role"] for message in body["messages"]]
+
+
+def test_it_calls_tools_and_tells_their_results() -> None:
+    """As Ollama has them: calls are whole and without an id, a result names its tool."""
+    use = {"function": {"name": "calculator", "arguments": {"expression": "1+1"}}}
+
+    def answer(client: socket.socket) -> None:
+        said = [
+            {"message": {"content": "", "tool_calls": [use]}, "done": False},
+            {"message": {"content": ""}, "done": True, "done_reason": "stop", **COUNTS},
+        ]
+        client.sendall(head("200 OK", "application/x-ndjson"))
+        client.sendall("".join(json.dumps(line) + "\n" for line in said).encode())
+
+    made = ToolCall("call_1_1", "calculator", {"expression": "1+1"})
+    tools = [tool.spec for tool in load(["calculator"]).values()]
+    asked = replace(REQUEST, tools=tools)
+    told = [
+        UserMessage("1+1?"),
+        AssistantMessage("", (made,)),
+        ToolMessage(made.id, made.name, "2"),
+    ]
+    with vendor(answer, lines("2")) as fake:
+        [end] = call(fake.url, request=asked)
+        call(fake.url, request=replace(asked, messages=told, turn=1))
+        first, second = fake.bodies
+
+    assert TurnEnd("tool_calls", (made,), Usage(input_tokens=26, output_tokens=3)) == end
+    [sent] = first["tools"]
+    assert ("calculator", ["expression"]) == (
+        sent["function"]["name"],
+        sent["function"]["parameters"]["required"],
+    )
+    _, _, assistant, result = second["messages"]
+    assert [use | {"type": "function"}] == assistant["tool_calls"]
+    assert {"role": "tool", "tool_name": "calculator", "content": "2"} == result
+
+
+@pytest.mark.parametrize("counts", [{}, {"eval_count": 3}])
+def test_what_it_did_not_count_is_estimated(counts: dict[str, int]) -> None:
+    """Of a prompt that it had cached it tells nothing."""
+    with vendor(lines("Hi", counts=counts)) as fake:
+        assert [TextDelta("Hi"), TurnEnd("stop", (), None)] == call(fake.url)
+
+
+def test_a_route_without_an_address_says_so() -> None:
+    """Nobody is called."""
+    with pytest.raises(ProviderError, match="needs a `base_url`"):
+        providers.load(route_to("ollama", None), faults=False)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +176,7 @@ def test_it_keeps_to_the_addresses_that_an_org_may_reach() -> None:
 
 def test_a_provider_that_nobody_wrote_is_an_error_of_the_run() -> None:
     """As is one whose name leads out of the folder; what an existing one lacks is a fault."""
-    providers.load(route_to("ollama", None), faults=False).close()
+    providers.load(route_to("ollama", "http://127.0.0.1:1"), faults=False).close()
     for name in ("nobody", "no.body", "..nobody"):
         with pytest.raises(ProviderError, match="There is no provider"):
             providers.load(route_to(name, None), faults=False)
