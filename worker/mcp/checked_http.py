@@ -58,8 +58,8 @@ class _Transport(httpx2.AsyncHTTPTransport):
     def __init__(self, policy: egress.Policy) -> None:
         limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=4)
         super().__init__(verify=ssl_context(), trust_env=False, limits=limits)
-        # A private attribute: the version is pinned, and a test sees forbidden addresses refused.
         self.backend = _CheckedBackend(policy)
+        # A private attribute: the version is pinned, and a test sees forbidden addresses refused.
         self._pool._network_backend = self.backend
         self.refused_with: int | None = None
 
