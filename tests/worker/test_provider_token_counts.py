@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.events import TOKEN_FIELDS, Usage
+from shared.events import TOKEN_FIELDS, ProviderState, Usage
 from worker.messages import (
     AssistantMessage,
     Message,
@@ -24,9 +24,10 @@ from worker.stop_signal import StopSignal
 
 TEXTS = st.text(max_size=60)
 CALLS = st.builds(ToolCall, TEXTS, TEXTS, st.dictionaries(TEXTS, TEXTS, max_size=3) | TEXTS)
+STATES = st.builds(ProviderState, TEXTS, TEXTS, st.dictionaries(TEXTS, TEXTS), st.tuples(TEXTS))
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(UserMessage, TEXTS),
-    st.builds(AssistantMessage, TEXTS, st.lists(CALLS, max_size=2).map(tuple)),
+    st.builds(AssistantMessage, TEXTS, st.lists(CALLS, max_size=2).map(tuple), st.none() | STATES),
     st.builds(ToolMessage, TEXTS, TEXTS, TEXTS),
 )
 TOOLS = st.builds(ToolSpec, TEXTS, TEXTS, st.dictionaries(TEXTS, TEXTS, max_size=3))
@@ -58,6 +59,9 @@ def test_every_byte_that_is_sent_is_in_the_worst_case(request: ModelRequest) -> 
     for message in request.messages:
         tokens += len(message.content.encode()) + 4
         if isinstance(message, AssistantMessage):
+            if message.state is not None:
+                parts = json.dumps([message.state.turn, *message.state.calls], ensure_ascii=False)
+                tokens += len(parts.encode())
             for call in message.tool_calls:
                 tokens += len((call.name + json.dumps(call.arguments)).encode()) + 8
     for tool in request.tools:
