@@ -100,7 +100,7 @@ def call_model(
             if is_patient or (error.retryable and tries < MAX_TRIES):
                 pause = _pause(error, tries)
                 if is_throttled:
-                    throttled += pause
+                    throttled += max(pause, 1.0)  # about what it takes, for it is scattered
                     _void(context, error, counted)
                     context.back_off(route, pause)
                 else:

@@ -19,7 +19,7 @@ def failing(user: Caller) -> dict[str, str]:
     """Runs whose model always fails, all at once: the tries take seconds."""
     steps: dict[str, list[dict[str, Any]]] = {
         name: [{"error": name, "times": OFTEN}]
-        for name in ("rate_limited", "overloaded", "timeout", "invalid_request")
+        for name in ("overloaded", "timeout", "invalid_request")
     }
     steps["connection"] = [{"say": "a part"}, {"error": "disconnect", "times": OFTEN}]
     return {name: user.run(*script) for name, script in steps.items()}
@@ -28,7 +28,6 @@ def failing(user: Caller) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("kind", "retryable"),
     [
-        ("rate_limited", True),
         ("overloaded", True),
         ("timeout", True),
         ("connection", True),
@@ -51,6 +50,18 @@ def test_a_model_that_fails_for_good_fails_the_run(
         "usage": run["usage"],
         "cost_usd": run["cost_usd"],
     } == last["data"]
+
+
+def test_a_run_waits_for_a_model_that_has_too_many_requests(user: Caller) -> None:
+    """Tried more often than one that is broken; it says so once, and can be cancelled meanwhile."""
+    waited = user.ended(user.run({"error": "rate_limited", "times": 6}, {"say": "at last"}))
+    waiting = user.run({"error": "rate_limited", "times": OFTEN})
+    user.seen(waiting, "run.throttled")
+    user.cancel(waiting)
+
+    assert "completed" == waited["status"]
+    assert 1 == types(user.events(waited["run_id"])).count("run.throttled")
+    assert "cancelled" == user.ended(waiting)["status"]
 
 
 def test_text_of_a_failed_run_is_kept_as_partial(user: Caller, failing: dict[str, str]) -> None:

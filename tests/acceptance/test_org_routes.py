@@ -143,14 +143,15 @@ def test_a_route_at_its_limit_makes_runs_wait_visibly(owner: Caller, llmock: LLM
 
 
 def test_a_provider_that_says_429_is_waited_for(owner: Caller, llmock: LLMock) -> None:
-    """For as long as it asks; the run says so and is completed."""
+    """For as long as it asks, and a little longer; the run says so and is completed."""
     route_id = model_of(owner, llmock)
     llmock.rate_limit(times=1, retry_after=1).reply("Now.")
 
     events = owner.events(owner.run("Hi", route_id=route_id, persona_id="plain"))
 
     [throttled] = [event["data"] for event in events if event["type"] == "run.throttled"]
-    assert ("provider", 1) == (throttled["reason"], throttled["seconds"])
+    assert "provider" == throttled["reason"]
+    assert 1 <= throttled["seconds"] <= 2
     assert ("Now.", "run.completed") == (text_of(events), events[-1]["type"])
     llmock.assert_resilient(strict=True)
 
