@@ -131,14 +131,16 @@ class MessageReset:
 class ProviderState:
     """What a vendor wants back with a turn that calls tools: its reasoning, signatures of it.
 
-    Only the provider that gave it can read `turn` and `calls`, and only its model takes it back.
-    `calls` has one for each call of the turn, or none at all.
+    Only the provider that gave it can read `turn` and `calls`, and only its model takes it back, at
+    the same `server` (as `Route.server` marks it). `calls` has one for each call of the turn, or
+    none at all.
     """
 
     provider: str
     model: str
     turn: Any = None
     calls: tuple[Any, ...] = ()
+    server: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,13 +42,13 @@ def count(
     run_id: UUID,
     totals: Totals,
     streamed: Sequence[StoredEvent],
-    usage: Usage | None = None,
+    call: tuple[Route, Usage] | None = None,
 ) -> Totals:
     """`totals` of the event log, with the call whose `streamed` events no turn has finished.
 
-    `usage` is the estimate of who can make the call's request again. They are counted already where
-    a `run.cost` stands after them: a worker that stops tells what it breaks off. A call that had
-    not said anything is free. No call costs more than was reserved for it.
+    `call` is the route and the estimate of who can make the call's request again. They are counted
+    already where a `run.cost` stands after them: a worker that stops tells what it breaks off. A
+    call that had not said anything is free. No call costs more than was reserved for it.
     """
     if not streamed:
         return totals
@@ -56,16 +56,18 @@ def count(
     if _told_cost_after(sql, run, streamed[0].seq):
         return totals
     catalog = Catalog(connections, _server_routes(connections))
-    route_id, model = _in_use(sql, run)
-    route = catalog.route(run["org_id"], route_id, sql=sql)
     persona = _persona(catalog, sql, run)
-    usage = usage or _estimate(sql, run, persona, streamed)
+    route_id, model = _in_use(sql, run)
+    route, usage = call or (
+        catalog.route(run["org_id"], route_id, sql=sql),
+        _estimate(sql, run, persona, streamed),
+    )
     if route is None:
         log.warning("the route %s of run %s is gone: its lost call is free", route_id, run["id"])
         return totals.plus(RouteCost(route_id, model, usage, Decimal(0)))
     most = _reserved(sql, run, persona, totals)
-    call = _at_most(route, _within(route, persona, usage), most)
-    return totals.plus(call)
+    lost = _at_most(route, _within(route, persona, usage), most)
+    return totals.plus(lost)
 
 
 def _told_cost_after(sql: Connection, run: RowMapping, seq: int) -> bool:

@@ -84,7 +84,6 @@ class Admission:
         while True:
             try:
                 self._write(lambda tx: self._reserve(tx, route, worst_case, cost_so_far))
-                self._told = None
                 return
             except Refused as refused:
                 if not refused.others_hold or time.monotonic() > deadline:
@@ -129,7 +128,7 @@ class Admission:
 
     def _throttle(self, route: Route, reason: str, seconds: float) -> None:
         now = time.monotonic()
-        if self._told != (route.id, reason) or now - self._told_at > REPEAT_SECONDS:
+        if self._told != (route.id, reason) or now + seconds - self._told_at > REPEAT_SECONDS:
             self._told, self._told_at = (route.id, reason), now
             self._emit(events.RunThrottled(route.id, reason, round(seconds, 3)))
         self._wait(seconds)

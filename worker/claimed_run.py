@@ -140,15 +140,15 @@ class ClaimedRun:
         self._lost = lost
         self._open_text.append(eventlog.text_of(lost))
 
-    def count_lost(self, usage: Usage | None = None) -> Event:
-        """Count the call of an earlier attempt: as `usage`, else by what is stored of it.
+    def count_lost(self, call: tuple[Route, Usage] | None = None) -> Event:
+        """Count the call of an earlier attempt: so, else by what is stored of it.
 
         Raises:
             Unavailable
         """
         with self._connections.reading() as sql:
             self.totals = lost_calls.count(
-                self._connections, sql, self.claim.run_id, self.totals, self._lost, usage
+                self._connections, sql, self.claim.run_id, self.totals, self._lost, call
             )
         self._lost = ()
         return self._cost()

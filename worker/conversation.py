@@ -108,7 +108,11 @@ def _state(stored: dict[str, Any] | None) -> ProviderState | None:
     if stored is None:
         return None
     return ProviderState(
-        stored["provider"], stored["model"], stored["turn"], tuple(stored["calls"])
+        stored["provider"],
+        stored["model"],
+        stored["turn"],
+        tuple(stored["calls"]),
+        stored["server"],
     )
 
 

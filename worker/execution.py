@@ -208,7 +208,8 @@ def _counted(agent: loop.Agent, run: ClaimedRun, earlier: Earlier) -> tuple[Even
     if agent.chain.route.id != (earlier.route_id or run.claim.route_id):
         return (run.count_lost(),)  # its route is in the chain no more
     text = eventlog.text_of(earlier.lost, with_reasoning=True)
-    return (run.count_lost(loop.estimate_lost(agent, run, earlier.turns, text)),)
+    usage = loop.estimate_lost(agent, run, earlier.turns, text)
+    return (run.count_lost((agent.chain.route, usage)),)
 
 
 def _resume(connections: Connections, run: ClaimedRun) -> Earlier:

@@ -19,7 +19,7 @@ from shared.personas import Persona
 from worker import context_window, tool_loops
 from worker.context import RunContext
 from worker.conversation import Turn
-from worker.messages import Message, ModelRequest, ToolCall, ToolMessage, without_foreign_state
+from worker.messages import Message, ModelRequest, ToolCall, ToolMessage, without_state
 from worker.model_call import bounded, call_model
 from worker.outcomes import LimitExceeded, ShuttingDown, WaitForInput
 from worker.route_chain import RouteChain
@@ -140,9 +140,8 @@ def _request(
     specs = [tool.spec for tool in agent.tools.values()]
     prompt = agent.persona.system_prompt
     most = agent.persona.max_output_tokens or route.max_output_tokens
-    model = (route.provider, route.model)
-    history = without_foreign_state(agent.history, *model)
-    own = [without_foreign_state(turn.messages(), *model) for turn in turns]
+    history = without_state(agent.history, but_of=route)
+    own = [without_state(turn.messages(), but_of=route) for turn in turns]
     if route.context_tokens is None:
         messages, left_out = [*history, *itertools.chain(*own)], 0
     else:
@@ -277,7 +276,7 @@ def _call(
     begun = is_error = False
     output = ""
     try:
-        tool, made = _permitted(agent, turn, call)
+        tool, made = _permitted(agent, context, turn, call)
         if call.name == "ask_user":
             output = turn.answers.get(call.id, "")
         else:
@@ -302,7 +301,9 @@ def _call(
     return result, stopped
 
 
-def _permitted(agent: Agent, turn: Turn, call: ToolCall) -> tuple[Tool, ToolCall]:
+def _permitted(
+    agent: Agent, context: RunContext, turn: Turn, call: ToolCall
+) -> tuple[Tool, ToolCall]:
     """The tool and the call as it is to be made.
 
     Raises:
@@ -311,20 +312,24 @@ def _permitted(agent: Agent, turn: Turn, call: ToolCall) -> tuple[Tool, ToolCall
     """
     tool = agent.tools.get(call.name)
     if tool is None:
-        raise ToolFailed(f"There is no tool {call.name!r}.")
+        raise _not_made(context, call, f"There is no tool {call.name!r}.")
     if turn.calls.index(call) >= MAX_CALLS_PER_TURN:
         raise ToolFailed(f"Not made: one turn may have {MAX_CALLS_PER_TURN} calls.")
     decision = None if call.name == "ask_user" else turn.decision(call)
     if decision is not None and not decision.approved:
         raise ToolFailed(f"The call was denied: {decision.reason}".removesuffix(": "))
     if decision is not None and _is_another(turn, call, tool):
-        raise ToolFailed(
-            f"Not made: {call.name!r} is another tool now than the one that was confirmed. Call it"
-            " again to have it confirmed anew."
-        )
+        why = f"Not made: {call.name!r} is another tool now than the one that was confirmed."
+        raise _not_made(context, call, f"{why} Call it again to have it confirmed anew.")
     made = turn.as_made(call)
     tool.check(made.arguments)
     return tool, made
+
+
+def _not_made(context: RunContext, call: ToolCall, why: str) -> ToolFailed:
+    """Unless an earlier attempt has begun it, while the tool was there: nobody knows of that."""
+    is_new = context.attempt == 1 or context.begin_tool_call(call.id)
+    return ToolFailed(why if is_new else UNKNOWN_OUTCOME)
 
 
 def _begin(context: RunContext, tool: Tool, call: ToolCall) -> None:

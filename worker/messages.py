@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shared.events import ProviderState, Usage
+from shared.model_routes import Route
 
 #: Of what a vendor wants back with a turn: more than the reasoning of one step has anywhere.
 MAX_STATE_BYTES = 256 * 1024
@@ -46,16 +47,26 @@ class ToolMessage:
 Message = UserMessage | AssistantMessage | ToolMessage
 
 
-def without_foreign_state(messages: Iterable[Message], provider: str, model: str) -> list[Message]:
-    """The messages as this model may see them: it would refuse what another one has signed."""
+def has_state(messages: Iterable[Message]) -> bool:
+    """Whether something goes back to the vendor with one of them."""
+    return any(isinstance(m, AssistantMessage) and m.state is not None for m in messages)
+
+
+def without_state(messages: Iterable[Message], *, but_of: Route | None = None) -> list[Message]:
+    """The messages as a model may see them that would refuse what another one has signed."""
     return [
         replace(message, state=None)
         if isinstance(message, AssistantMessage)
         and message.state is not None
-        and (message.state.provider, message.state.model) != (provider, model)
+        and (but_of is None or not _is_of(message.state, but_of))
         else message
         for message in messages
     ]
+
+
+def _is_of(state: ProviderState, route: Route) -> bool:
+    given = (state.provider, state.model, state.server)
+    return given == (route.provider, route.model, route.server)
 
 
 def state_text(state: ProviderState | None) -> str:

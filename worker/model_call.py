@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from time import monotonic
 
 from shared import events, fault_points
 from shared.events import Event, ProviderState, Usage, plain
@@ -18,7 +19,9 @@ from worker.messages import (
     ThinkingDelta,
     TurnEnd,
     UsageUpdate,
+    has_state,
     state_text,
+    without_state,
 )
 from worker.outcomes import ProviderError
 from worker.providers import Provider
@@ -28,7 +31,7 @@ from worker.stop_signal import StopSignal
 
 #: Of one route, before the next one takes over.
 MAX_TRIES = 4
-#: Pauses of a call whose provider only says that there are too many requests, without other route.
+#: Of a call, from its first 429 on, where the provider only says that and there is no other route.
 MAX_THROTTLED_SECONDS = 600.0
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 30.0
@@ -79,7 +82,7 @@ def call_model(
     """
     route, request = chain.route, build(chain.route)
     tries = number = 1  # of this route; of the call
-    throttled = 0.0  # seconds
+    refusals, first_refused = 0, None  # by 429, which are waited for, and are no tries
     while True:
         streamed = _Streamed()
         try:
@@ -96,17 +99,23 @@ def call_model(
         except ProviderError as error:
             counted = _count_broken(chain, request, context, streamed)
             is_throttled = error.code == "provider.rate_limited"
-            is_patient = is_throttled and not chain.has_next and throttled < MAX_THROTTLED_SECONDS
-            if is_patient or (error.retryable and tries < MAX_TRIES):
-                pause = _pause(error, tries)
+            if is_throttled and not chain.has_next:
+                refusals += 1
+                first_refused = first_refused or monotonic()
+                if monotonic() - first_refused > MAX_THROTTLED_SECONDS:
+                    raise
+                _back_off(context, route, error, refusals, counted)
+            elif error.retryable and tries < MAX_TRIES:
                 if is_throttled:
-                    throttled += max(pause, 1.0)  # about what it takes, for it is scattered
-                    _void(context, error, counted)
-                    context.back_off(route, pause)
+                    _back_off(context, route, error, tries, counted)
                 else:
-                    context.wait(pause)
+                    context.wait(_pause(error, tries))
                     _void(context, error, counted)
                 tries += 1
+            elif error.code == "provider.invalid_request" and has_state(request.messages):
+                # Some servers refuse the very fields that they stream.
+                _void(context, error, counted)
+                request = replace(request, messages=without_state(request.messages))
             elif error.is_of_route and chain.has_next:
                 _void(context, error, counted)
                 left, route = route, chain.advance()
@@ -118,6 +127,18 @@ def call_model(
         except BaseException:
             _count_broken(chain, request, context, streamed)
             raise
+
+
+def _back_off(
+    context: RunContext,
+    route: Route,
+    error: ProviderError,
+    refusals: int,
+    counted: tuple[Event, ...],
+) -> None:
+    _void(context, error, counted)
+    context.settle()  # what the call might have cost is for others meanwhile
+    context.back_off(route, _pause(error, refusals))
 
 
 def bounded(request: ModelRequest, context: RunContext) -> ModelRequest:
@@ -196,7 +217,7 @@ def _state(route: Route, end: TurnEnd) -> ProviderState | None:
     if is_too_deep([end.state, *end.call_states]):
         return None
     calls = tuple(map(plain, end.call_states))
-    state = ProviderState(route.provider, route.model, plain(end.state), calls)
+    state = ProviderState(route.provider, route.model, plain(end.state), calls, route.server)
     return state if len(state_text(state).encode()) <= MAX_STATE_BYTES else None
 
 
@@ -215,5 +236,5 @@ def _pause(error: ProviderError, tries: int) -> float:
     """Seconds until the next try: what the provider asks for, else 0.5, 1, 2, … with jitter."""
     if error.retry_after:  # by 0, or a date that is past, it asks for nothing
         return min(error.retry_after, MAX_RETRY_AFTER_SECONDS)
-    seconds = FIRST_BACKOFF_SECONDS * 2 ** (tries - 1) * random.uniform(0.75, 1.25)
+    seconds = FIRST_BACKOFF_SECONDS * 2 ** min(tries - 1, 16) * random.uniform(0.75, 1.25)
     return float(min(seconds, MAX_BACKOFF_SECONDS))

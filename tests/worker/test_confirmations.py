@@ -10,6 +10,7 @@ import pytest
 from shared.events import ToolCallRequested
 from tests.worker.recorded_run import RecordedRun, chain_of
 from tests.worker.test_loop import agent_for, results, run
+from worker import loop
 from worker.conversation import Turn
 from worker.messages import AssistantMessage, Chunk, ModelRequest, ToolCall, TurnEnd
 from worker.outcomes import WaitForInput
@@ -127,6 +128,10 @@ def test_a_confirmation_is_for_the_tool_that_was_asked_about(
     [(call_id, output, is_error)] = results(context)
     assert ("c1", True) == (call_id, is_error)
     assert "is another tool now than the one that was confirmed" in output
+
+    later = RecordedRun(attempt=2, begun=["c1"])
+    run(agent, later, [replace(asked, results={})])
+    assert [("c1", loop.UNKNOWN_OUTCOME, True)] == results(later)
 
     unanswered, confirmed = turn(), turn("yes")
     with pytest.raises(WaitForInput) as question:

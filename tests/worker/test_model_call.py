@@ -9,6 +9,7 @@ import pytest
 
 from shared.events import RunCost, RunFallback, Usage
 from tests.worker.recorded_run import RecordedRun, chain_of, request
+from worker import model_call
 from worker.messages import (
     AssistantMessage,
     CallDelta,
@@ -22,6 +23,7 @@ from worker.messages import (
 )
 from worker.model_call import (
     DEFAULT_OUTPUT_TOKENS,
+    MAX_BACKOFF_SECONDS,
     MAX_THROTTLED_SECONDS,
     MAX_TRIES,
     MAX_TURN_CHARACTERS,
@@ -135,16 +137,36 @@ def test_a_provider_that_asks_for_no_pause_gets_one(kind: str) -> None:
         assert 0.75 * expected <= pause <= 1.25 * expected
 
 
-def test_a_provider_that_has_too_much_to_do_is_waited_for() -> None:
-    """For longer than one that is broken, if there is no other; other runs are told."""
+def test_a_provider_that_has_too_much_to_do_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For longer than one that is broken, if there is no other; other runs are told, and have the
+    money meanwhile that it might have cost.
+    """
     run = RecordedRun()
+    monkeypatch.setattr(model_call, "monotonic", lambda: 1 + sum(run.paused))
     busy = [ProviderError("rate_limited", "slow down", retry_after=30)]
-    tries = int(MAX_THROTTLED_SECONDS / 30) + 1
+    waits = int(MAX_THROTTLED_SECONDS / 30) + 1
 
     with pytest.raises(ProviderError, match="slow down"):
-        called(run, Replies(*[busy] * tries))
+        called(run, Replies(*[busy] * (waits + 1)))
 
-    assert [30] * (tries - 1) == run.backed_off
+    assert [30] * waits == run.backed_off
+    assert waits == run.settled
+
+
+def test_what_is_waited_for_is_no_try() -> None:
+    """A provider that breaks after many refusals is tried as often as any other; however often it
+    refuses, no pause is too long.
+    """
+    run = RecordedRun()
+    busy = [ProviderError("rate_limited", "slow down", retry_after=0.01)]
+    silent = [ProviderError("rate_limited", "slow down")]
+    broken = [ProviderError("overloaded", "broken")]
+    done = [TurnEnd("stop")]
+
+    called(run, Replies(*[busy] * 1500, *[silent] * 2, *[broken] * (MAX_TRIES - 1), done))
+
+    assert 1502 == len(run.backed_off)
+    assert MAX_BACKOFF_SECONDS == run.backed_off[-1]
 
 
 def test_streamed_text_is_void_before_the_next_try() -> None:

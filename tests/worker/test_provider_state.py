@@ -43,12 +43,14 @@ from worker.messages import (
     ToolMessage,
     TurnEnd,
     UserMessage,
-    without_foreign_state,
+    without_state,
 )
 from worker.model_call import call_model
+from worker.outcomes import ProviderError
 from worker.process import WorkerProcess
 from worker.providers import token_counts
 from worker.providers.scripted_provider import ScriptedProvider
+from worker.route_chain import RouteChain
 
 CALLS = (ToolCall("a", "calculator", {"expression": "1+1"}), ToolCall("b", "current_time", {}))
 
@@ -263,12 +265,9 @@ def test_what_cannot_be_stored_is_cleaned() -> None:
     """A vendor may send anything; the turn is worth more than its state."""
     found = kept({"reasoning": "a\ud800\x00"}, {"s": float("nan")}, None)
 
-    assert (
-        ProviderState(
-            "scripted", "scripted-1", {"reasoning": "a\ufffd\ufffd"}, ({"s": "nan"}, None)
-        )
-        == found
-    )
+    assert found is not None
+    assert ("scripted", "scripted-1") == (found.provider, found.model)
+    assert ({"reasoning": "a\ufffd\ufffd"}, ({"s": "nan"}, None)) == (found.turn, found.calls)
 
 
 def test_what_is_too_long_or_too_deep_is_not_kept() -> None:
@@ -304,15 +303,36 @@ def test_a_vendor_that_wants_too_much_back_gets_none_of_it(provider: str, answer
 
 
 def test_only_who_gave_it_gets_it_back() -> None:
-    """The same kind of provider and the same model; others would refuse a foreign signature."""
-    state = ProviderState("anthropic", "m", [{"type": "thinking"}])
+    """The same server and model; others would refuse a foreign signature, or the very field."""
+    route = Route(id="a", provider="openai", model="m", base_url="http://here/v1")
+    state = ProviderState("openai", "m", {"reasoning": "so"}, (), route.server)
     said: list[Message] = [UserMessage("Hi"), AssistantMessage("", CALLS, state)]
 
-    assert said == without_foreign_state(said, "anthropic", "m")
-    for other in (("anthropic", "n"), ("openai", "m")):
-        assert [UserMessage("Hi"), AssistantMessage("", CALLS)] == without_foreign_state(
-            said, *other
-        )
+    assert said == without_state(said, but_of=replace(route, id="b"))
+    for other in ({"model": "n"}, {"provider": "anthropic"}, {"base_url": "http://there/v1"}):
+        bare = without_state(said, but_of=replace(route, **other))
+        assert [UserMessage("Hi"), AssistantMessage("", CALLS)] == bare
+
+
+def test_a_server_that_refuses_what_it_has_sent_is_asked_without_it() -> None:
+    """Once; what it refuses then is the request itself."""
+    refused = status("400 Bad Request", message="property 'reasoning' is unsupported")
+    run = RecordedRun()
+    with vendor(refused, raw(DONE), refused, refused) as fake:
+        route = route_to(fake, "openai")
+        state = ProviderState("openai", "m", {"reasoning": "so"}, (), route.server)
+        turn, result = AssistantMessage("", CALLS[:1], state), ToolMessage(CALLS[0].id, "f", "2")
+        chain = RouteChain([route], lambda r: providers.load(r, faults=False, egress=None))
+
+        reply = call_model(chain, lambda _: asked(turn, result), run, run.stop)
+        with pytest.raises(ProviderError, match="is unsupported"):
+            call_model(chain, lambda _: asked(turn, result), run, run.stop)
+
+        chain.close()
+        sent = ["so" in json.dumps(body) for body in fake.bodies]
+    assert "2" == reply.message.content
+    assert [True, False] * 2 == sent
+    assert [] == run.paused
 
 
 def test_a_turn_of_which_calls_were_lost_keeps_the_state_of_the_others() -> None:
