@@ -190,9 +190,9 @@ def test_those_that_wait_do_not_all_come_at_once(connections: Connections, route
     """Room for a request comes every two seconds: one of a process asks for it, not all."""
     limited = replace(route, requests_per_minute=30)
     limits = RouteLimits(connections)
+    began = time.monotonic()  # the window is as old as its first request
     for _ in range(30):
         assert None is limits.wait_for(limited, 1)
-    began = time.monotonic()
     age(connections, route, 60.1)
     assert None is limits.wait_for(limited, 1)
 
