@@ -1,6 +1,6 @@
-"""What a model call has used in which the worker of a run was lost, where nobody makes it again.
+"""What a model call has used in which the worker of a run was lost.
 
-A worker that goes on with the call estimates it by the request itself. Elsewhere neither the tools
+A worker that makes the call again estimates it by the request itself. Elsewhere neither the tools
 of the run nor its provider are at hand: its prompt, the conversation and the streamed text are
 measured where they lie, without the tool calls of earlier runs.
 """

@@ -141,7 +141,10 @@ class ClaimedRun:
         self._open_text.append(eventlog.text_of(lost))
 
     def count_lost(self, call: tuple[Route, Usage] | None = None) -> Event:
-        """Count the call of an earlier attempt: so, else by what is stored of it.
+        """Count the model call in which an earlier attempt was lost.
+
+        `call`: the route that made it, and the estimate by its request; without it what is stored
+        of the run is measured.
 
         Raises:
             Unavailable

@@ -123,6 +123,16 @@ def test_a_pause_that_a_provider_asked_for_is_said(gate: Gate, route: Route) -> 
     assert again == replace(first, seconds=round(gate.waits[-1], 3))
 
 
+def test_a_long_wait_is_said_each_time(gate: Gate, route: Route) -> None:
+    """A client hears of a run that waits at least about every 30 s."""
+    admission = gate.obey()
+
+    for _ in range(3):
+        admission.back_off(route, 30)
+
+    assert 3 == len(gate.told)
+
+
 def test_what_does_not_fit_into_the_budget_is_refused(gate: Gate, route: Route) -> None:
     """With the sum that it would have come to."""
     admission = gate.obey(max_cost_usd=Decimal("1.5"))
