@@ -27,7 +27,6 @@ import worker.claimed_run
 import worker.event_writer
 from shared import events, sweep, threads
 from shared import runs as lifecycle
-from shared.config import Settings
 from shared.connections import Connections
 from shared.errors import LeaseLost, NotActive, NotWaiting, StaleInput
 from shared.ids import new_id
@@ -334,9 +333,15 @@ class LifeCycle(Pieces):
 
 
 @pytest.fixture(scope="module")
-def settings(settings: Settings) -> Settings:
-    """A short lease: a worker can be silent for too long soon after Postgres has started."""
-    return replace(settings, lease_seconds=LEASE_SECONDS, heartbeat_seconds=LEASE_SECONDS / 3)
+def connections(connections: Connections) -> Connections:
+    """A short lease: a worker can be silent for too long soon after Postgres has started.
+
+    They were opened for a long one: in a part of it transactions must end, on a busy machine too.
+    """
+    short = replace(
+        connections.settings, lease_seconds=LEASE_SECONDS, heartbeat_seconds=LEASE_SECONDS / 3
+    )
+    return replace(connections, settings=short)
 
 
 @pytest.fixture

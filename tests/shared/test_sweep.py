@@ -10,7 +10,6 @@ from sqlalchemy import func, select, text
 
 from shared import sweep
 from shared.claims import Claim
-from shared.config import Settings
 from shared.connections import Connections
 from shared.errors import LeaseLost
 from shared.events import (
@@ -32,9 +31,13 @@ SILENT = {"seen_at": ago(seconds=4)}
 
 
 @pytest.fixture(scope="module")
-def settings(settings: Settings) -> Settings:
-    """A short lease: nobody waits for long until Postgres has been up for one."""
-    return replace(settings, lease_seconds=3, heartbeat_seconds=1)
+def connections(connections: Connections) -> Connections:
+    """A short lease: nobody waits for long until Postgres has been up for one.
+
+    They were opened for a long one: in a part of it transactions must end, on a busy machine too.
+    """
+    short = replace(connections.settings, lease_seconds=3, heartbeat_seconds=1)
+    return replace(connections, settings=short)
 
 
 @pytest.fixture(autouse=True, scope="module")
