@@ -55,6 +55,9 @@ class SilentVendor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # A close alone would leave the thread in accept, where it could take what comes to
+        # another server with the same descriptor.
+        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def _accept(self) -> None:

@@ -35,6 +35,9 @@ class FakeVendor:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
+        # A close alone would leave the thread in accept, where it could take what comes to
+        # another server with the same descriptor.
+        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def _serve(self) -> None:
