@@ -35,7 +35,7 @@ def test_a_forbidden_address_is_not_connected_to(listener: socket.socket) -> Non
     with pytest.raises(BlockingIOError):
         listener.accept()
     for policy in (LOOPBACK, None):
-        CheckedBackend(policy).connect_tcp("127.0.0.1", port(listener), timeout=1).close()
+        CheckedBackend(policy).connect_tcp("127.0.0.1", port(listener), timeout=10).close()
 
 
 def test_the_next_address_is_tried_when_one_does_not_answer(
@@ -48,7 +48,7 @@ def test_the_next_address_is_tried_when_one_does_not_answer(
     ]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
 
-    stream = CheckedBackend(LOOPBACK).connect_tcp("two.example", port(listener), timeout=1)
+    stream = CheckedBackend(LOOPBACK).connect_tcp("two.example", port(listener), timeout=10)
 
     assert ("127.0.0.1", port(listener)) == stream.get_extra_info("server_addr")
     stream.close()
@@ -86,7 +86,7 @@ def test_what_cannot_be_reached_is_a_failure_to_connect(listener: socket.socket)
 def test_a_cut_wakes_who_reads_and_forbids_what_is_to_come(listener: socket.socket) -> None:
     """Within milliseconds; a connection made after it is none."""
     backend = CheckedBackend(LOOPBACK)
-    stream = backend.connect_tcp("127.0.0.1", port(listener), timeout=1)
+    stream = backend.connect_tcp("127.0.0.1", port(listener), timeout=10)
     cut_at: list[float] = []
 
     def cut() -> None:
@@ -105,6 +105,6 @@ def test_connections_that_are_over_are_forgotten(listener: socket.socket) -> Non
     """A backend of a long run does not keep them all."""
     backend = CheckedBackend(LOOPBACK)
     for _ in range(20):
-        backend.connect_tcp("127.0.0.1", port(listener), timeout=1).close()
+        backend.connect_tcp("127.0.0.1", port(listener), timeout=10).close()
 
     assert 1 == len(backend._sockets)
