@@ -14,7 +14,8 @@ from shared.model_routes import Route
 from shared.money import budgets
 from shared.money.budgets import Refused
 from shared.personas import Persona
-from worker.outcomes import LimitExceeded
+from worker.outcomes import LimitExceeded, ProviderError
+from worker.patience import Patience
 from worker.route_limits import RouteLimits, scattered
 
 #: So long may a run wait for what other runs hold of its budget.
@@ -59,10 +60,12 @@ class Admission:
         own = (persona.max_cost_usd, persona.max_cost_usd_per_month)
         self.is_limited = self._claim.is_limited or any(limit is not None for limit in own)
 
-    def admit(self, route: Route, tokens: int) -> None:
+    def admit(self, route: Route, tokens: int, patience: Patience) -> None:
         """As `RunContext.admit`."""
         while (refused := self._route_limits.wait_for(route, tokens)) is not None:
             reason, seconds = refused
+            if reason == "provider" and not patience.outlasts(seconds):
+                raise ProviderError("rate_limited", "The provider has answered 429 for too long.")
             self._throttle(route, reason, seconds)
         self._let_in = tokens
 

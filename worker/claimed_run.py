@@ -21,6 +21,7 @@ from shared.transitions import Totals
 from worker.admission import Admission
 from worker.loop import Answer
 from worker.outcomes import WaitForInput
+from worker.patience import Patience
 from worker.route_limits import RouteLimits
 from worker.run_log import RunLog
 from worker.stop_signal import StopSignal
@@ -127,8 +128,8 @@ class ClaimedRun:
     def settle(self) -> None:
         self.admission.settle(self.totals.cost_usd)
 
-    def admit(self, route: Route, tokens: int) -> None:
-        self.admission.admit(route, tokens)
+    def admit(self, route: Route, tokens: int, patience: Patience) -> None:
+        self.admission.admit(route, tokens, patience)
 
     def back_off(self, route: Route, seconds: float) -> None:
         self.admission.back_off(route, seconds)

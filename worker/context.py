@@ -6,6 +6,7 @@ from typing import Protocol
 
 from shared.events import Event, ToolResult, Usage
 from shared.model_routes import Route
+from worker.patience import Patience
 
 
 class RunContext(Protocol):
@@ -71,8 +72,13 @@ class RunContext(Protocol):
     def settle(self) -> None:
         """Give back what the last model call has not used."""
 
-    def admit(self, route: Route, tokens: int) -> None:
-        """Wait, visibly, until the route's limits have room for a call of about so many tokens."""
+    def admit(self, route: Route, tokens: int, patience: Patience) -> None:
+        """Wait, visibly, until the route's limits have room for a call of about so many tokens.
+
+        Raises:
+            ProviderError: `provider.rate_limited`; its provider takes no calls, and `patience` is
+                at its end.
+        """
 
     def back_off(self, route: Route, seconds: float) -> None:
         """The provider has refused a call for so long: wait, visibly; calls of other runs too."""

@@ -120,8 +120,9 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
     parked = done = False
     cancelled_by: UUID | None = None
     try:
-        seen = process.history_of(claim)
+        # First what it has cost: whatever fails from here on, a run ends with that.
         earlier = _resume(connections, run) if claim.attempt > 1 else Earlier()
+        seen = process.history_of(claim)
         persona = process.catalog.persona(claim.org_id, claim.persona_id)
         run.admission.obey(persona)
         held.deadline = time.monotonic() + persona.timeout_seconds - claim.used_seconds
@@ -216,9 +217,8 @@ def _resume(connections: Connections, run: ClaimedRun) -> Earlier:
     """What earlier attempts have done."""
     run_id = run.claim.run_id
     with connections.reading() as sql:
-        own = history.own_events(sql, run_id)
-        earlier = earlier_of(own)
         run.totals = recorded_totals(sql, run_id)
+        earlier = earlier_of(history.own_events(sql, run_id))
         run.reopen(earlier.lost)
         if earlier.turns and earlier.turns[-1].is_open:
             history.take_done_calls(sql, run_id, earlier.turns[-1])

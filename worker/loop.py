@@ -224,7 +224,7 @@ class _SideBySide(threading.Thread):
 def _question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
     """What a person must answer before this call, if anything still."""
     tool = agent.tools.get(call.name)
-    if tool is None or _misfit(tool, call.arguments):
+    if tool is None or _is_too_many(turn, call) or _misfit(tool, call.arguments):
         return None
     if call.name == "ask_user":
         if call.id in turn.answers:
@@ -250,6 +250,10 @@ def _question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
         arguments=call.arguments,
         mcp_tool=tool.mcp_tool,
     )
+
+
+def _is_too_many(turn: Turn, call: ToolCall) -> bool:
+    return turn.calls.index(call) >= MAX_CALLS_PER_TURN
 
 
 def _is_another(turn: Turn, call: ToolCall, tool: Tool) -> bool:
@@ -313,7 +317,7 @@ def _permitted(
     tool = agent.tools.get(call.name)
     if tool is None:
         raise _not_made(context, call, f"There is no tool {call.name!r}.")
-    if turn.calls.index(call) >= MAX_CALLS_PER_TURN:
+    if _is_too_many(turn, call):
         raise ToolFailed(f"Not made: one turn may have {MAX_CALLS_PER_TURN} calls.")
     decision = None if call.name == "ask_user" else turn.decision(call)
     if decision is not None and not decision.approved:

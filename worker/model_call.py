@@ -4,7 +4,6 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from time import monotonic
 
 from shared import events, fault_points
 from shared.events import Event, ProviderState, Usage, plain
@@ -24,6 +23,7 @@ from worker.messages import (
     without_state,
 )
 from worker.outcomes import ProviderError
+from worker.patience import Patience
 from worker.providers import Provider
 from worker.providers.partial_calls import is_too_deep
 from worker.route_chain import RouteChain
@@ -31,8 +31,6 @@ from worker.stop_signal import StopSignal
 
 #: Of one route, before the next one takes over.
 MAX_TRIES = 4
-#: Of a call, from its first 429 on, where the provider only says that and there is no other route.
-MAX_THROTTLED_SECONDS = 600.0
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 30.0
 #: Far beyond what any model writes in a turn, and what one event can still hold.
@@ -82,13 +80,13 @@ def call_model(
     """
     route, request = chain.route, build(chain.route)
     tries = number = 1  # of this route; of the call
-    refusals, first_refused = 0, None  # by 429, which are waited for, and are no tries
+    refusals, patience = 0, Patience(has_next=chain.has_next)  # 429s are no tries
     while True:
         streamed = _Streamed()
         try:
             provider = chain.provider
             request = bounded(replace(request, try_number=number), context)
-            context.admit(route, _size(provider, request))
+            context.admit(route, _size(provider, request), patience)
             if context.is_limited:
                 context.reserve(route, provider.worst_case(request))
             message, end = _stream_turn(provider, request, context, stop, streamed)
@@ -99,18 +97,14 @@ def call_model(
         except ProviderError as error:
             counted = _count_broken(chain, request, context, streamed)
             is_throttled = error.code == "provider.rate_limited"
-            if is_throttled and not chain.has_next:
+            if is_throttled and patience.outlasts(pause := _pause(error, refusals + 1)):
                 refusals += 1
-                first_refused = first_refused or monotonic()
-                if monotonic() - first_refused > MAX_THROTTLED_SECONDS:
-                    raise
-                _back_off(context, route, error, refusals, counted)
-            elif error.retryable and tries < MAX_TRIES:
-                if is_throttled:
-                    _back_off(context, route, error, tries, counted)
-                else:
-                    context.wait(_pause(error, tries))
-                    _void(context, error, counted)
+                _void(context, error, counted)
+                context.settle()  # what the call might have cost is for others meanwhile
+                context.back_off(route, pause)
+            elif not is_throttled and error.retryable and tries < MAX_TRIES:
+                context.wait(_pause(error, tries))
+                _void(context, error, counted)
                 tries += 1
             elif error.code == "provider.invalid_request" and has_state(request.messages):
                 # Some servers refuse the very fields that they stream.
@@ -121,24 +115,13 @@ def call_model(
                 left, route = route, chain.advance()
                 context.emit(events.RunFallback(left.id, route.id, route.model, error.code))
                 request, tries = build(route), 1
+                refusals, patience = 0, Patience(has_next=chain.has_next)
             else:
                 raise
             number += 1
         except BaseException:
             _count_broken(chain, request, context, streamed)
             raise
-
-
-def _back_off(
-    context: RunContext,
-    route: Route,
-    error: ProviderError,
-    refusals: int,
-    counted: tuple[Event, ...],
-) -> None:
-    _void(context, error, counted)
-    context.settle()  # what the call might have cost is for others meanwhile
-    context.back_off(route, _pause(error, refusals))
 
 
 def bounded(request: ModelRequest, context: RunContext) -> ModelRequest:

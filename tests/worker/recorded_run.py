@@ -11,6 +11,7 @@ from shared.model_routes import Route
 from shared.prices import Prices
 from shared.transitions import Totals
 from worker.messages import Message, ModelRequest, UserMessage
+from worker.patience import Patience
 from worker.providers import Provider
 from worker.route_chain import RouteChain
 from worker.stop_signal import StopSignal
@@ -82,7 +83,7 @@ class RecordedRun:
     def settle(self) -> None:
         self.settled += 1
 
-    def admit(self, route: Route, tokens: int) -> None:
+    def admit(self, route: Route, tokens: int, patience: Patience) -> None:
         self.admitted.append((route.id, tokens))
 
     def back_off(self, route: Route, seconds: float) -> None:

@@ -18,9 +18,11 @@ from shared.money import budget_limits
 from shared.money_tables import holds
 from shared.prices import Prices
 from tests.stored_runs import StoredRuns
+from worker import patience
 from worker.admission import Admission
-from worker.outcomes import CancelRequested, LimitExceeded
-from worker.route_limits import RouteLimits
+from worker.outcomes import CancelRequested, LimitExceeded, ProviderError
+from worker.patience import ALONE_SECONDS, BESIDE_ANOTHER_SECONDS, Patience
+from worker.route_limits import MAX_PAUSE_SECONDS, RouteLimits
 
 WORST = Usage(input_tokens=500_000, output_tokens=250_000)  # 1 USD
 
@@ -75,7 +77,7 @@ def test_a_run_without_a_budget_is_not_limited(gate: Gate, route: Route) -> None
     admission = gate.obey()
 
     assert not admission.is_limited
-    admission.admit(route, 1000)
+    admission.admit(route, 1000, Patience(has_next=False))
     admission.settle(Decimal(5))
 
     assert ([], []) == (gate.told, gate.waits)
@@ -85,7 +87,7 @@ def test_a_route_that_has_no_room_is_waited_for(gate: Gate, route: Route) -> Non
     """Said once, however often it is asked; and whoever waits can be stopped."""
     admission = gate.obey()
     narrow = replace(route, requests_per_minute=1)
-    admission.admit(narrow, 10)
+    admission.admit(narrow, 10, Patience(has_next=False))
 
     def stop() -> None:
         if len(gate.waits) == 3:
@@ -93,7 +95,7 @@ def test_a_route_that_has_no_room_is_waited_for(gate: Gate, route: Route) -> Non
 
     gate.meanwhile = stop
     with pytest.raises(CancelRequested):
-        admission.admit(narrow, 10)
+        admission.admit(narrow, 10, Patience(has_next=False))
 
     assert 3 == len(gate.waits)
     [told] = gate.told
@@ -107,7 +109,7 @@ def test_a_pause_that_a_provider_asked_for_is_said(gate: Gate, route: Route) -> 
 
     for _ in range(3):
         admission.back_off(route, 2.5)
-        admission.admit(replace(route, id=str(new_id())), 10)
+        admission.admit(replace(route, id=str(new_id())), 10, Patience(has_next=False))
     admission.used(route, Usage())
     admission.back_off(route, 2.5)
 
@@ -121,6 +123,25 @@ def test_a_pause_that_a_provider_asked_for_is_said(gate: Gate, route: Route) -> 
         first.seconds,
     )
     assert again == replace(first, seconds=round(gate.waits[-1], 3))
+
+
+@pytest.mark.parametrize(
+    ("has_next", "most"), [(True, BESIDE_ANOTHER_SECONDS), (False, ALONE_SECONDS)]
+)
+def test_a_pause_that_others_renew_is_waited_for_no_longer(
+    gate: Gate, route: Route, monkeypatch: pytest.MonkeyPatch, has_next: bool, most: float
+) -> None:
+    """A run that was never refused itself, since others always were before it."""
+    monkeypatch.setattr(patience, "monotonic", lambda: sum(gate.waits))
+    others = RouteLimits(gate.stored.connections)
+    gate.meanwhile = lambda: others.pause(route, 3.0)
+    gate.meanwhile()
+
+    with pytest.raises(ProviderError) as refused:
+        gate.obey().admit(route, 10, Patience(has_next=has_next))
+
+    assert "provider.rate_limited" == refused.value.code
+    assert most - 2 * MAX_PAUSE_SECONDS < sum(gate.waits) <= most
 
 
 def test_a_long_wait_is_said_each_time(gate: Gate, route: Route) -> None:

@@ -27,6 +27,7 @@ from worker import execution
 from worker.outcomes import ShuttingDown
 from worker.process import WorkerProcess
 
+ONE = Decimal(1)
 ODD = Path(__file__).with_name("odd_mcp_server.py")
 
 
@@ -251,6 +252,35 @@ def test_a_persona_of_another_release_fails_the_run(
     assert RunState.FAILED == stored.state(claim.run_id)
     assert [("a part", True)] == stored.messages(claim.run_id)
     assert 2 == stored.row(claim.run_id)["output_tokens"]
+
+
+def test_what_an_earlier_attempt_has_cost_is_kept_if_its_events_cannot_be_read(
+    stored: StoredRuns, process: WorkerProcess
+) -> None:
+    """Another release has written them."""
+    claim = stored.claimed()
+    cost = events.RouteCost("dear", "m2", events.Usage(input_tokens=7, output_tokens=9), ONE)
+    state = events.ProviderState("scripted", "m2")
+    stored.write(
+        claim,
+        events.MessageCompleted("m", "", cost.usage, state),
+        events.ToolCallRequested("c", "calculator", {}),
+        events.RunCost(cost.usage, cost.cost_usd, (cost,)),
+    )
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(
+            text("UPDATE run_events SET payload = replace(payload, '\"server\"', '\"host\"')")
+        )
+    stored.set(claim.run_id, state=RunState.QUEUED, resume_reason="worker_lost")
+
+    execution.execute(process, claim.run_id)
+
+    assert RunState.FAILED == stored.state(claim.run_id)
+    assert {"dear": 9} == output_by_route(stored, claim.run_id)
+    assert (9, ONE) == (
+        stored.row(claim.run_id)["output_tokens"],
+        stored.row(claim.run_id)["cost_usd"],
+    )
 
 
 def test_a_run_that_goes_on_counts_for_limits_that_are_newer_than_it(

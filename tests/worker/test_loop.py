@@ -14,7 +14,7 @@ from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of
 from worker import loop, tools
 from worker.context import RunContext
 from worker.conversation import Turn
-from worker.loop import MAX_OUTPUT_BYTES, UNKNOWN_OUTCOME, Agent, Answer, cut
+from worker.loop import MAX_CALLS_PER_TURN, MAX_OUTPUT_BYTES, UNKNOWN_OUTCOME, Agent, Answer, cut
 from worker.messages import (
     AssistantMessage,
     Message,
@@ -313,6 +313,18 @@ def test_a_call_that_cannot_be_made_is_not_confirmed() -> None:
     run(agent_for({"tool": "calculator"}, {"say": "ok"}, persona="careful"), context)
 
     assert results(context)[0][2]
+
+
+def test_nobody_is_asked_about_a_call_beyond_the_last_that_is_made() -> None:
+    """It is refused like any other."""
+    calls = [ToolCall(f"c{i}", "ask_user", {"question": "A?"}) for i in range(70)]
+    turn = Turn("m", "", calls, answers={call.id: "yes" for call in calls[:MAX_CALLS_PER_TURN]})
+    context = RecordedRun()
+
+    answer = run(agent_for({"tool": "x"}, {"say": "ok"}), context, [turn])
+
+    assert "ok" == answer.content
+    assert [i >= MAX_CALLS_PER_TURN for i in range(70)] == [error for *_, error in results(context)]
 
 
 def test_the_calls_of_a_turn_run_side_by_side() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from shared.events import RunCost, RunFallback, Usage
 from tests.worker.recorded_run import RecordedRun, chain_of, request
-from worker import model_call
+from worker import patience
 from worker.messages import (
     AssistantMessage,
     CallDelta,
@@ -24,13 +24,13 @@ from worker.messages import (
 from worker.model_call import (
     DEFAULT_OUTPUT_TOKENS,
     MAX_BACKOFF_SECONDS,
-    MAX_THROTTLED_SECONDS,
     MAX_TRIES,
     MAX_TURN_CHARACTERS,
     Reply,
     call_model,
 )
 from worker.outcomes import CancelRequested, ProviderError
+from worker.patience import ALONE_SECONDS, BESIDE_ANOTHER_SECONDS
 from worker.providers import Provider
 from worker.providers.scripted_provider import ScriptedProvider
 from worker.stop_signal import StopSignal
@@ -142,9 +142,9 @@ def test_a_provider_that_has_too_much_to_do_is_waited_for(monkeypatch: pytest.Mo
     money meanwhile that it might have cost.
     """
     run = RecordedRun()
-    monkeypatch.setattr(model_call, "monotonic", lambda: 1 + sum(run.paused))
+    monkeypatch.setattr(patience, "monotonic", lambda: sum(run.paused))
     busy = [ProviderError("rate_limited", "slow down", retry_after=30)]
-    waits = int(MAX_THROTTLED_SECONDS / 30) + 1
+    waits = int(ALONE_SECONDS / 30)
 
     with pytest.raises(ProviderError, match="slow down"):
         called(run, Replies(*[busy] * (waits + 1)))
@@ -306,14 +306,21 @@ def test_what_a_broken_route_has_said_is_void_before_the_next_one() -> None:
     assert {"scripted": MAX_TRIES, "scripted-2": 1} == used
 
 
-def test_a_busy_route_does_not_hold_up_a_run_that_has_another() -> None:
-    """It is waited for only as often as a broken one."""
+@pytest.mark.parametrize(("pause", "waits"), [(1, 5), (2, 2), (5, 1), (5.1, 0), (3600, 0)])
+def test_a_busy_route_does_not_hold_up_a_run_that_has_another(
+    monkeypatch: pytest.MonkeyPatch, pause: float, waits: int
+) -> None:
+    """It is waited for only for seconds, and not at all if it asks for more of them."""
     run = RecordedRun()
-    busy = Replies(*[[ProviderError("rate_limited", "no", retry_after=1)]] * MAX_TRIES)
+    monkeypatch.setattr(patience, "monotonic", lambda: sum(run.paused))
+    busy = Replies(*[[ProviderError("rate_limited", "no", retry_after=pause)]] * (waits + 1))
 
     called(run, busy, Replies([TurnEnd("stop")]))
 
-    assert (MAX_TRIES - 1, 1) == (len(run.backed_off), len(run.events))
+    assert [pause] * waits == run.backed_off
+    assert sum(run.backed_off) <= BESIDE_ANOTHER_SECONDS
+    [fallback] = run.events
+    assert "provider.rate_limited" == fallback.reason
 
 
 def test_a_refused_key_falls_back_at_once_and_a_refused_request_does_not() -> None:
