@@ -277,6 +277,17 @@ def test_ask_user_offers_a_list_that_can_be_read() -> None:
             ask_user.check({"question": "?", "options": options})
 
 
+def test_ask_user_asks_a_question_that_fits_into_a_list() -> None:
+    """Lists of runs have the questions of all that wait: at most 8,192 characters each."""
+    ask_user = tools.load(["ask_user"])["ask_user"]
+
+    ask_user.check({"question": "?" * 8192})
+    for question in ("?" * 8193, ""):
+        with pytest.raises(ToolFailed, match="'question': the value is"):
+            ask_user.check({"question": question})
+    assert "in at most 8,192 characters" in PAGE.read_text()
+
+
 def test_every_persona_has_only_tools_that_exist() -> None:
     """Their modules load, and each confirmed tool is one of them; `ask_user` never is."""
     for persona in personas.builtin().values():

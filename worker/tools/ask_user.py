@@ -11,7 +11,12 @@ Option = Annotated[str, {"minLength": 1, "maxLength": 200}]
 @tool(repeatable=True)
 def ask_user(
     context: RunContext,
-    question: Annotated[str, "What you want to know, in one or two sentences.", {"minLength": 1}],
+    question: Annotated[
+        str,
+        "What you want to know, in one or two sentences.",
+        # Lists of runs carry it.
+        {"minLength": 1, "maxLength": 8192},
+    ],
     options: Annotated[
         list[Option] | None,
         "Answers to choose from, if there are only a few.",
