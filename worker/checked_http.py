@@ -29,6 +29,22 @@ def ssl_context() -> ssl.SSLContext:
     return httpx2.create_ssl_context()
 
 
+def share(deadline: float | None, addresses: int) -> float | None:
+    """The seconds for the next of so many addresses: a dead one leaves time for the others.
+
+    `deadline` is of `time.monotonic()`; without one there is no limit: None.
+
+    Raises:
+        TimeoutError: the deadline is over.
+    """
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left / addresses
+
+
 def tls_failure(error: BaseException) -> str | None:
     """What about the TLS of a server made its HTTP client fail with this; None: it was not that."""
     cause: BaseException | None = error
@@ -65,12 +81,13 @@ class CheckedBackend(httpcore2.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
-        """Connect to one of the checked addresses, the first that answers."""
+        """Connect to one of the checked addresses, the first that answers within its share."""
         deadline = None if timeout is None else time.monotonic() + timeout
         failure: OSError = OSError("no address")
-        for address in self._addresses(host, port, timeout):
+        addresses = self._addresses(host, port, timeout)
+        for number, address in enumerate(addresses):
             try:
-                return self._connected(address, port, deadline)
+                return self._connected(address, port, share(deadline, len(addresses) - number))
             except OSError as error:
                 failure = error
         if isinstance(failure, TimeoutError):
@@ -118,14 +135,11 @@ class CheckedBackend(httpcore2.NetworkBackend):
         finally:
             self._resolving = None
 
-    def _connected(self, address: str, port: int, deadline: float | None) -> "_RecordedStream":
+    def _connected(self, address: str, port: int, timeout: float | None) -> "_RecordedStream":
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         connection = socket.socket(family, socket.SOCK_STREAM)
         try:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise TimeoutError
-            connection.settimeout(left)
+            connection.settimeout(timeout)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # Known before it connects: a server that does not answer can be given up at once.
             self._record(connection)

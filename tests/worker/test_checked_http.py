@@ -54,6 +54,26 @@ def test_the_next_address_is_tried_when_one_does_not_answer(
     stream.close()
 
 
+def test_an_address_that_is_dead_leaves_time_for_the_next(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host is reached by its second address when packets to the first are lost."""
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))
+        for address in ("127.0.0.9", "127.0.0.1")
+    ]
+    with (
+        socket.create_server(("127.0.0.9", port(listener)), backlog=0) as full,
+        socket.create_connection(full.getsockname()),
+    ):
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+        for policy in (LOOPBACK, None):
+            stream = CheckedBackend(policy).connect_tcp("two.example", port(listener), timeout=2)
+
+            assert ("127.0.0.1", port(listener)) == stream.get_extra_info("server_addr")
+            stream.close()
+
+
 def test_time_runs_out_for_a_resolver_and_for_a_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

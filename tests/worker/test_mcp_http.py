@@ -9,20 +9,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
+import anyio
 import psutil
 import pytest
 import trustme
 
 from cli.embedded_server import free_port
+from shared.egress import Policy
 from shared.ids import new_id
 from tests.waiting import eventually
 from worker.context import RunContext
 from worker.mcp import McpFailed
+from worker.mcp.checked_http import CheckedClient
 from worker.mcp.client import ChangedTools, McpClient
 from worker.mcp.server import Server
 from worker.outcomes import CancelRequested
@@ -387,6 +390,34 @@ def canary() -> Iterator[tuple[int, list[Any]]]:
         yield listener.getsockname()[1], reached
         done.set()
         thread.join()
+
+
+def test_addresses_that_are_dead_share_the_time_to_connect(
+    canary: tuple[int, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they are, the one behind them is reached within it."""
+    port, reached = canary
+    dead = ["127.0.0.7", "127.0.0.8", "127.0.0.9"]
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))
+        for address in (*dead, "127.0.0.1")
+    ]
+    backend = CheckedClient({}, Policy.of(["127.0.0.0/8"])).transport.backend
+
+    async def connect() -> None:
+        stream = await backend.connect_tcp("four.example", port, timeout=4)
+        await stream.aclose()
+
+    with ExitStack() as full:
+        for address in dead:
+            listener = full.enter_context(socket.create_server((address, port), backlog=0))
+            full.enter_context(socket.create_connection(listener.getsockname()))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+        began = time.monotonic()
+        anyio.run(connect)
+
+    assert time.monotonic() - began < 8
+    eventually(lambda: reached)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The SDK's way to servers over HTTP: checked addresses only, no redirects, bounded answers."""
 
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import httpcore2
 import httpx2
 
 from shared import egress
-from worker.checked_http import ssl_context
+from worker.checked_http import share, ssl_context
 
 CONNECT_SECONDS = 5.0
 #: A silent stream of events is cut after this; calls have deadlines of their own.
@@ -121,6 +122,7 @@ class _CheckedBackend(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
+        deadline = None if timeout is None else time.monotonic() + timeout
         try:
             with anyio.fail_after(timeout):
                 addresses = await anyio.to_thread.run_sync(
@@ -131,11 +133,14 @@ class _CheckedBackend(httpcore2.AsyncNetworkBackend):
         except OSError as error:
             raise httpcore2.ConnectError("the name has no address") from error
         failure: Exception = httpcore2.ConnectError("the name has no address")
-        for address in addresses:
+        for number, address in enumerate(addresses):
             try:
+                seconds = share(deadline, len(addresses) - number)
                 stream = await self._inner.connect_tcp(
-                    address, port, timeout, local_address, socket_options
+                    address, port, seconds, local_address, socket_options
                 )
+            except TimeoutError:
+                failure = httpcore2.ConnectTimeout("the connection was not made in time")
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
             else:
