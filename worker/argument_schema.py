@@ -15,6 +15,8 @@ from urllib.parse import unquote
 import jsonschema_rs
 from jsonschema_rs import ValidationError, ValidationErrorKind, Validator
 
+from worker import long_work
+
 #: Of a schema whose references are replaced; 8 characters of plain data count as one.
 MAX_NODES = 5_000
 MAX_DEPTH = 40
@@ -35,6 +37,9 @@ _MAX_REASON_CHARACTERS = 240
 #: Beyond this work only the first error is looked for. Finding all of them takes a time that grows
 #: with the square.
 _MAX_WORK_FOR_ALL = 20_000
+#: Beyond this, of either kind, a check is a piece of long work: some milliseconds.
+_MAX_WORK_UNFELT = 20_000
+_MAX_MATCHED_UNFELT = 1_000
 
 #: Linear in the length of the text and in the size of the pattern; sizes in bytes.
 _PATTERNS = jsonschema_rs.RegexOptions(size_limit=16_384, dfa_size_limit=16_384)
@@ -86,15 +91,20 @@ class ArgumentSchema:
     def errors(self, arguments: Mapping[str, Any]) -> list[str]:
         """What does not fit, in sentences that repeat no value; at most `MAX_ERRORS`."""
         weight, characters = _measured(arguments, MAX_WORK // self._nodes)
-        if self._nodes * weight > MAX_WORK:
+        work, matched = self._nodes * weight, self._patterns * characters
+        if work > MAX_WORK:
             return ["The arguments are too large to be checked."]
-        validator = self._validator
-        if self._patterns * characters > MAX_MATCHED:
-            validator = self._without_patterns
+        if work <= _MAX_WORK_UNFELT and matched <= _MAX_MATCHED_UNFELT:
+            return self._errors(arguments, work, matched)
+        with long_work.piece():
+            return self._errors(arguments, work, matched)
+
+    def _errors(self, arguments: Mapping[str, Any], work: int, matched: int) -> list[str]:
+        validator = self._validator if matched <= MAX_MATCHED else self._without_patterns
         try:
             if validator.is_valid(arguments):
                 return []
-            found = _found(validator, arguments, self._nodes * weight <= _MAX_WORK_FOR_ALL)
+            found = _found(validator, arguments, work <= _MAX_WORK_FOR_ALL)
         except ValueError:
             return ["The arguments are nested too deep, or are not what JSON can hold."]
         sentences = itertools.chain.from_iterable(map(_sentences, found))

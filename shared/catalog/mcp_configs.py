@@ -239,10 +239,14 @@ def headers_of(settings: Settings, row: Row[Any]) -> dict[str, str]:
     return headers
 
 
-def offered(sql: Connection, config_ids: Iterable[UUID]) -> list[Row[Any]]:
-    """The tools of these configs that a model may be offered, with `config_name`, by both names."""
+def offered(sql: Connection, config_ids: Iterable[UUID], *, limit: int) -> list[Row[Any]]:
+    """The tools of these configs that a model may be offered, with `config_name`, by both names.
+
+    The first `limit` of them.
+    """
     query = _tools().where(mcp_configs.c.id.in_(config_ids), _is_offered())
-    return list(sql.execute(query.order_by(mcp_configs.c.name, mcp_tools.c.name)))
+    in_order = query.order_by(mcp_configs.c.name, mcp_tools.c.name)
+    return list(sql.execute(in_order.limit(limit)))
 
 
 def record(tx: Transaction, config_id: UUID, found: Sequence[Described]) -> None:

@@ -45,7 +45,7 @@ def create(connections: Connections, user: User, **fields: Any) -> Any:
 
 def offered(connections: Connections, config: Any) -> list[str]:
     with connections.reading() as sql:
-        return [row.name for row in mcp_configs.offered(sql, [config.id])]
+        return [row.name for row in mcp_configs.offered(sql, [config.id], limit=9)]
 
 
 def record(connections: Connections, config: Any, *tools: Described) -> None:

@@ -22,10 +22,12 @@ from shared.connections import Connections
 from shared.times import now
 from tests.clients import User
 from tests.waiting import eventually
+from worker import long_work
 from worker.context import RunContext
 from worker.mcp import discovery
 from worker.mcp.client import McpClient
-from worker.mcp.tools import McpTools, model_names, tools_of
+from worker.mcp.descriptions import describe
+from worker.mcp.tools import MAX_TOOLS, McpTools, model_names, tools_of
 from worker.outcomes import CancelRequested
 from worker.stop_signal import StopSignal
 from worker.tools import CallInfo, Tool, ToolFailed
@@ -288,6 +290,63 @@ def test_a_bad_tool_that_appears_later_takes_nothing_away(
     tools = offered("odd").tools
     assert {"double", "no-arguments"} <= set(tools)
     assert "14" == call(tools["double"], n=7)
+
+
+# ---- what they cost the other runs ---------------------------------------------------
+
+
+def test_a_run_compiles_the_schemas_of_the_tools_that_it_calls_alone(
+    connections: Connections, alice: User, offered: Callable[..., McpTools], named: Named
+) -> None:
+    """To be offered costs nobody a piece of long work; a discovery and a first call each do."""
+    config_id = named("odd")
+    offered("odd")
+    with connections.reading() as sql:
+        before = mcp_configs.find(sql, alice.org_id, config_id).discovered_at
+
+    with long_work.piece():
+        tools = offered("odd").tools
+        asked = threading.Thread(
+            target=discovery.record, args=(connections, config_id, [describe("a", "A.", {})])
+        )
+        called = threading.Thread(target=call, args=(tools["double"],), kwargs={"n": 7})
+        for thread in (asked, called):
+            thread.start()
+            thread.join(0.2)
+            assert thread.is_alive()
+
+    for thread in (asked, called):
+        thread.join()
+    with connections.reading() as sql:
+        after = mcp_configs.find(sql, alice.org_id, config_id).discovered_at
+    assert before < after
+
+
+def test_a_run_has_no_more_than_so_many_tools(
+    connections: Connections,
+    alice: User,
+    offered: Callable[..., McpTools],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The first by the names of the servers and their own; the worker's log tells of the rest."""
+    described = [describe(f"tool-{number:03}", "A tool.", {}) for number in range(256)]
+    for name in ("c", "a", "b"):
+        with connections.transaction() as tx:
+            made = mcp_configs.create(
+                tx, alice.org_id, name=name, transport="stdio", command=["no-such-program"]
+            )
+            mcp_configs.record(tx, made.id, described)
+
+    assert 512 == len(offered("a", "b").tools) == MAX_TOOLS
+    assert "MCP tools" not in caplog.text
+    tools = offered("c", "a", "b").tools
+
+    assert {f"{name}_{tool.name}" for name in "ab" for tool in described} == {
+        name if "_" in name else f"a_{name}" for name in tools
+    }
+    assert "more than 512 MCP tools: none after tool-255 of b" in caplog.text
+    page = (Path(__file__).parents[2] / "docs" / "mcp.md").read_text()
+    assert f"| tools of a run, of all its servers | {MAX_TOOLS};" in page
 
 
 # ---- servers that are not there ------------------------------------------------------

@@ -134,14 +134,28 @@ def test_a_tool_of_somebody_else_s_takes_its_arguments_as_one() -> None:
         foreign.check({"a-b": 4})
 
 
-def test_a_tool_with_a_schema_that_is_none_is_not_made() -> None:
-    """It is told before the first call."""
+def test_a_tool_of_ours_with_a_schema_that_is_none_is_not_made() -> None:
+    """A worker does not start with it."""
+
+    def odd(context: RunContext, number: Annotated[int, {"minimum": "low"}]) -> str:
+        """Odd."""
+        return ""
+
     with pytest.raises(InvalidSchema):
-        Tool(
-            spec=ToolSpec("foreign", "Theirs.", {"type": "nonsense"}),
-            function=lambda context, info, arguments: "",
-            repeatable=False,
-        )
+        tool(repeatable=True)(odd)
+
+
+def test_a_tool_of_somebody_else_s_with_a_schema_that_is_none_cannot_be_called() -> None:
+    """The model is told why, each time."""
+    foreign = Tool(
+        spec=ToolSpec("foreign", "Theirs.", {"type": "nonsense"}),
+        function=lambda context, info, arguments: "",
+        repeatable=False,
+    )
+
+    for _ in range(2):
+        with pytest.raises(ToolFailed, match="not a usable schema: Not a JSON Schema"):
+            foreign.check({})
 
 
 def test_a_type_without_a_schema_is_told_to_who_writes_the_tool() -> None:

@@ -12,6 +12,7 @@ from shared.catalog import mcp_configs
 from shared.config import Settings
 from shared.connections import Connections
 from shared.encryption import CannotOpen, NoEncryptionKey
+from worker import long_work
 from worker.argument_schema import ArgumentSchema, InvalidSchema
 from worker.context import RunContext
 from worker.mcp import Cancelled, McpFailed
@@ -81,7 +82,8 @@ def _judged(tool: Description) -> Description:
     if tool.problem is not None:
         return tool
     try:
-        ArgumentSchema(tool.parameters)
+        with long_work.piece():
+            ArgumentSchema(tool.parameters)
     except InvalidSchema as error:
         return replace(tool, problem=f"The parameters are not a usable schema: {error}"[:500])
     return tool

@@ -21,10 +21,12 @@ from worker.mcp import McpFailed, discovery
 from worker.mcp.client import ChangedTools, McpClient
 from worker.mcp.server import Server
 from worker.messages import ToolSpec
-from worker.tools import CallInfo, InvalidSchema, Tool, ToolFailed
+from worker.tools import CallInfo, Tool, ToolFailed
 
 log = logging.getLogger(__name__)
 
+#: Of one run, of all its servers.
+MAX_TOOLS = 512
 MAX_NAME = 64
 _DIGEST = 8
 
@@ -54,7 +56,8 @@ def tools_of(
 
     Servers that nobody has asked for their tools yet are asked now, side by side. One that was
     asked a while ago is asked beside the run, and so is one that has not told when it was asked
-    last: until it does, runs do without. Calls say if something has changed meanwhile.
+    last: until it does, runs do without. Calls say if something has changed meanwhile. Beyond
+    `MAX_TOOLS` the last are left out, in the order of the servers' names and their own.
 
     Raises:
         Unavailable: Postgres is out of reach.
@@ -75,17 +78,21 @@ def tools_of(
         asked.join()
     if stopped := [asked.stopped for asked in asking if asked.stopped is not None]:
         raise stopped[0]
-    with connections.reading() as sql:
-        offered = mcp_configs.offered(sql, [row.id for row in rows])
     servers: dict[UUID, Server] = {}
     for row in rows:
         try:
             servers[row.id] = discovery.server_of(connections.settings, row)
         except McpFailed:
             continue  # it is logged; the run does without these tools
-    usable = [row for row in offered if row.config_id in servers]
+    with connections.reading() as sql:
+        offered = mcp_configs.offered(sql, servers, limit=MAX_TOOLS + 1)
+    if len(offered) > MAX_TOOLS:
+        last = offered[MAX_TOOLS - 1]
+        log.warning(
+            "more than %d MCP tools: none after %s of %s", MAX_TOOLS, last.name, last.config_name
+        )
     # Those that the run does not have too: the loop knows some of them by their names.
-    return _as_tools(connections, client, usable, servers, {*taken, *BUILTIN_TOOLS})
+    return _as_tools(connections, client, offered[:MAX_TOOLS], servers, {*taken, *BUILTIN_TOOLS})
 
 
 def model_names(pairs: Collection[tuple[str, str]], taken: Collection[str]) -> list[str]:
@@ -120,17 +127,13 @@ def _as_tools(
     tools: dict[str, Tool] = {}
     also_named: dict[str, frozenset[str]] = {}
     for name, row in zip(model_names(pairs, taken), rows, strict=True):
-        try:
-            tools[name] = Tool(
-                spec=ToolSpec(name, row.description, row.parameters),
-                function=_caller(connections, client, servers[row.config_id], row.name, row.hash),
-                # The server may hint at the opposite, but a hint is not a promise.
-                repeatable=False,
-                mcp_tool={"config_id": str(row.config_id), "hash": row.hash},
-            )
-        except InvalidSchema as error:
-            log.warning("the tool %s of %s is left out: %s", row.name, row.config_name, error)
-            continue
+        tools[name] = Tool(
+            spec=ToolSpec(name, row.description, row.parameters),
+            function=_caller(connections, client, servers[row.config_id], row.name, row.hash),
+            # The server may hint at the opposite, but a hint is not a promise.
+            repeatable=False,
+            mcp_tool={"config_id": str(row.config_id), "hash": row.hash},
+        )
         also_named[name] = frozenset({row.name, f"{row.config_name}_{row.name}"}) - {name}
     return McpTools(tools, also_named)
 

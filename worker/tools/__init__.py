@@ -10,12 +10,13 @@ import pkgutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from shared.egress import Policy
+from worker import long_work
 from worker.argument_schema import ArgumentSchema, InvalidSchema
 from worker.context import RunContext
 from worker.messages import ToolSpec
@@ -54,7 +55,7 @@ class CallInfo:
     egress: Policy = field(default_factory=Policy)  #: where the tool may connect to
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Tool:
     """A tool of whatever origin; `@tool` makes one of a Python function.
 
@@ -62,26 +63,36 @@ class Tool:
     schema has. `repeatable`: running it twice does no harm, so a crash in it
     may repeat it. `mcp_tool`: which tool of which server this is, None for ours:
     another one of the same name is not what a person has confirmed.
-
-    Raises:
-        InvalidSchema: nothing can be checked against `spec.parameters`.
     """
 
     spec: ToolSpec
     function: Callable[[RunContext, CallInfo, Mapping[str, Any]], str]
     repeatable: bool
     mcp_tool: Mapping[str, str] | None = None
-    _schema: ArgumentSchema = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_schema", ArgumentSchema(self.spec.parameters))
+    @cached_property
+    def schema(self) -> ArgumentSchema:
+        """What `spec.parameters` say, compiled when it is needed first: up to 20 ms.
+
+        Raises:
+            InvalidSchema: nothing can be checked against them.
+        """
+        return ArgumentSchema(self.spec.parameters)
 
     def check(self, arguments: Any) -> None:
         """Raises: ToolFailed: the arguments do not fit the schema; says which and why."""
         if not isinstance(arguments, dict):
             raise ToolFailed("The arguments must be a JSON object.")
         time.sleep(0)  # a long turn is many checks: between them other runs go on
-        errors = self._schema.errors(arguments)
+        if "schema" not in self.__dict__:
+            try:
+                # A run may have hundreds of tools of others, and calls few of them.
+                with long_work.piece():
+                    _ = self.schema
+            except InvalidSchema as error:
+                why = f"The tool's parameters are not a usable schema: {error}"
+                raise ToolFailed(why) from None
+        errors = self.schema.errors(arguments)
         if errors:
             raise ToolFailed(" ".join(errors))
 
@@ -131,7 +142,9 @@ def tool(*, repeatable: bool) -> Callable[[Callable[..., str]], Tool]:
 
         description = inspect.cleandoc(function.__doc__)
         spec = ToolSpec(function.__name__, description, parameters)
-        return Tool(spec=spec, function=call, repeatable=repeatable)
+        made = Tool(spec=spec, function=call, repeatable=repeatable)
+        _ = made.schema  # at once: a worker does not start with one that is wrong
+        return made
 
     return make
 

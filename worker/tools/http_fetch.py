@@ -5,13 +5,14 @@ import re
 import threading
 from collections.abc import Iterator
 from email.message import Message
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from urllib.parse import urljoin
 
 import httpcore2
 
 from shared import egress
 from shared.egress import CheckedUrl, Policy
+from worker import long_work
 from worker.checked_http import CheckedBackend, ssl_context, tls_failure
 from worker.context import RunContext
 from worker.html_text import html_text
@@ -62,7 +63,7 @@ def http_fetch(
     with context.aborting(backend.cut):
         timer.start()
         try:
-            result = _fetched(url, info.egress, backend)
+            content = _fetched(url, info.egress, backend)
         except egress.Refused as error:
             raise ToolFailed(f"Not fetched: {error}") from None
         except httpcore2.TimeoutException:
@@ -77,16 +78,25 @@ def http_fetch(
     # To a reader, a body of no stated length that was cut is just over.
     if late.is_set():
         raise ToolFailed(f"The server was not done in {MAX_SECONDS:g} s.")
-    return result
+    return _told(content)
 
 
-def _fetched(url: str, policy: Policy, backend: CheckedBackend) -> str:
+class _Content(NamedTuple):
+    """What a server has answered; `lines`: what is said of it before its text."""
+
+    lines: list[str]
+    body: bytes
+    charset: str  # "" where it is not said
+    content_type: str
+
+
+def _fetched(url: str, policy: Policy, backend: CheckedBackend) -> _Content:
     for _ in range(MAX_REDIRECTS + 1):
         target = egress.check_url(url, policy)
         with _answer(target, backend) as response:
             location = _header(response, b"location")
             if response.status not in _REDIRECTS or not location:
-                return _result(target, response)
+                return _content(target, response)
         url = _joined(target, location)
     raise ToolFailed(f"Not fetched: more than {MAX_REDIRECTS} redirects.")
 
@@ -132,7 +142,7 @@ def _joined(target: CheckedUrl, location: str) -> str:
         raise ToolFailed("Not fetched: the server redirects to what is no address.") from None
 
 
-def _result(target: CheckedUrl, response: httpcore2.Response) -> str:
+def _content(target: CheckedUrl, response: httpcore2.Response) -> _Content:
     header = Message()
     header["content-type"] = (_header(response, b"content-type") or "text/plain")[:200]
     content_type = header.get_content_type()
@@ -143,11 +153,17 @@ def _result(target: CheckedUrl, response: httpcore2.Response) -> str:
     if encoding.lower() != "identity":
         raise ToolFailed(f"HTTP {response.status}, but the content is packed, unasked.")
     body, is_whole = _body(response)
-    text = _text(body, header.get_content_charset() or "", content_type)
     lines = [f"HTTP {response.status}, {content_type}, from {target.text}"]
     if not is_whole:
         lines.append(f"[cut: the content is longer than {MAX_BODY_BYTES} bytes]")
-    return "\n".join([*lines, "", text])
+    return _Content(lines, body, header.get_content_charset() or "", content_type)
+
+
+def _told(content: _Content) -> str:
+    # Up to 0.2 s for a mebibyte of tags; many fetches may end together.
+    with long_work.piece():
+        text = _text(content.body, content.charset, content.content_type)
+    return "\n".join([*content.lines, "", text])
 
 
 def _body(response: httpcore2.Response) -> tuple[bytes, bool]:
