@@ -172,6 +172,22 @@ def test_parallel_tool_calls_are_put_together_from_their_pieces() -> None:
     assert [CallDelta(text) for text in ('{"exp', 'ression": "2"}', "{broken")] == pieces
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [[""], ["", ""], ["", '{"expression"', ': "2"}'], ['{"expression": "2"}', ""]],
+)
+def test_a_call_may_come_whole_and_in_pieces(pieces: list[str]) -> None:
+    """Pieces take the place of what came whole; one without a character takes nothing."""
+    last = end(
+        start(input_tokens=5),
+        block(0, type="tool_use", id="a", name="calculator", input={"expression": "2"}),
+        *(piece(0, "input_json_delta", partial_json=text) for text in pieces),
+        finish("tool_use", output_tokens=9),
+    )
+
+    assert (ToolCall("a", "calculator", {"expression": "2"}),) == last.tool_calls
+
+
 def test_a_tool_of_the_vendor_is_no_call() -> None:
     """Its input is written by the model and paid for; nobody here can make it."""
     chunks = answered(

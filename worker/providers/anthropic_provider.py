@@ -180,11 +180,12 @@ class _Answer:
             case "signature_delta":
                 self._thoughts.sign(index, delta.signature)
             case "input_json_delta":
+                if not delta.partial_json:
+                    return None  # some servers send one after a call that came whole
                 if index in self._call_indexes:  # the vendor's own tools stream their input too
                     self._inputs.pop(index, None)
                     self._calls.add(index, None, None, delta.partial_json)
-                if delta.partial_json:
-                    return CallDelta(delta.partial_json)
+                return CallDelta(delta.partial_json)
         return None
 
     def _text(self, kind: type[_Delta], text: str | None) -> _Delta | None:
