@@ -268,4 +268,4 @@ def newest(versions: Iterable[str]) -> str:
 
 
 def _version_order(version: str) -> tuple[int, str]:
-    return (int(version) if version.isdecimal() else 0, version)
+    return (int(version) if version.isdecimal() else -1, version)

@@ -96,7 +96,7 @@ def overview(sql: Connection, org_id: UUID) -> tuple[dict[str, str], frozenset[s
     One statement, which reads the index alone; newest as `personas.newest` says.
     """
     number = case(
-        (personas.c.version.regexp_match("^[0-9]+$"), personas.c.version.cast(Numeric)), else_=0
+        (personas.c.version.regexp_match("^[0-9]+$"), personas.c.version.cast(Numeric)), else_=-1
     )
     by_age = (number.desc(), collate(personas.c.version, "C").desc())
     latest = (

@@ -8,7 +8,7 @@ import pytest
 
 from shared import personas
 from shared.errors import PersonaNotFound
-from shared.personas import PERSONA_ID, InvalidPersona, Persona, find, from_file, read
+from shared.personas import PERSONA_ID, InvalidPersona, Persona, find, from_file, newest, read
 
 
 def test_the_builtin_personas_are_those_of_the_contract() -> None:
@@ -56,6 +56,12 @@ def test_versions_are_ordered_as_numbers(monkeypatch: pytest.MonkeyPatch) -> Non
 
     assert "p@10" == find("p").id
     assert "p@rc" == find("p@rc").id
+
+
+def test_a_word_is_older_than_every_number() -> None:
+    """Also than 0."""
+    assert "0" == newest({"0", "draft", "rc"})
+    assert "rc" == newest({"draft", "rc"})
 
 
 @pytest.mark.parametrize("wanted", ["nobody", "assistant@2", "assistant@01", "@1", "Assistant"])

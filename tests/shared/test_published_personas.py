@@ -155,6 +155,14 @@ def test_an_id_that_a_later_release_builds_in_is_told(stored: StoredRuns) -> Non
     assert ({"careful": "1"}, frozenset({"careful@1"})) == overview(stored)
 
 
+def test_a_word_is_older_than_every_number(stored: StoredRuns) -> None:
+    """Also than 0, in the database as in the code."""
+    for version in ("draft", "0"):
+        publish(stored, "mine", version)
+
+    assert {"mine": "0"} == overview(stored)[0]
+
+
 def test_the_database_and_the_code_agree_on_the_newest(stored: StoredRuns) -> None:
     """For any set of versions."""
     org_id = stored.actor.org_id
