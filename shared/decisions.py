@@ -31,8 +31,8 @@ def read(content: str) -> Decision:
 
     Raises:
         InvalidRequest: an object with `decision` that says something else; JSON that means more
-            than one thing; `edit` without arguments, or with some that cannot be stored as they
-            are.
+            than one thing, or is too deep to be read; `edit` without arguments, or with some that
+            cannot be stored as they are.
     """
     said = content.strip()
     try:
@@ -41,8 +41,10 @@ def read(content: str) -> Decision:
             if said.startswith("{")
             else None
         )
-    except (ValueError, RecursionError):
+    except ValueError:
         document = None
+    except RecursionError:
+        raise _invalid(f"is nested deeper than {MAX_DEPTH}") from None
     if not isinstance(document, dict) or "decision" not in document:
         if said.lower() == "edit":
             raise _invalid('to edit, send {"decision": "edit", "arguments": {…}}')
@@ -58,7 +60,7 @@ def read(content: str) -> Decision:
         case "edit":
             if not isinstance(arguments, dict):
                 raise _invalid("the decision `edit` needs `arguments`, an object")
-            if _depth(arguments) > MAX_DEPTH:
+            if _is_too_deep(arguments):
                 raise _invalid(f"`arguments` are nested deeper than {MAX_DEPTH}")
             # What is made must be what was confirmed, to the letter.
             if plain(arguments) != arguments:
@@ -75,9 +77,11 @@ def read(content: str) -> Decision:
     raise _invalid("`decision` must be approve, deny or edit")
 
 
-def _depth(value: Any) -> int:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return 1 + max(map(_depth, inner), default=0)
+def _is_too_deep(value: Any, most: int = MAX_DEPTH) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return most == 0 or any(_is_too_deep(item, most - 1) for item in inner)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

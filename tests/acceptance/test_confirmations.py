@@ -57,6 +57,8 @@ def test_a_decision_in_full(
         '{"decision": "aprove"}',
         '{"decision": "edit", "arguments": {"expression": 1e999}}',
         '{"decision": "edit", "arguments": {"expression": "\\u0000"}}',
+        '{"decision": "edit", "arguments": ' + '{"a":' * 700 + "1" + "}" * 701,
+        '{"decision": "edit", "arguments": ' + '{"a":' * 5000 + "1" + "}" * 5001,
     ],
 )
 def test_a_slip_is_refused_and_the_run_goes_on_waiting(

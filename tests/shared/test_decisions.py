@@ -82,6 +82,26 @@ def test_what_means_more_than_one_thing_is_refused(said: str) -> None:
         read(said)
 
 
+@pytest.mark.parametrize("depth", [65, 480, 700, 950, 5400])
+@pytest.mark.parametrize("field", ["arguments", "reason", "decision", "other"])
+def test_what_is_nested_too_deep_is_refused(field: str, depth: int) -> None:
+    """However deep: it is neither an error of ours nor a denial. The deepest fills a body."""
+    nested = '{"a":' * depth + "1" + "}" * depth
+    said = f'{{"decision": "edit", "{field}": {nested}}}'
+
+    with pytest.raises(InvalidRequest) as refused:
+        read(said)
+
+    assert ["content"] == list(refused.value.details)
+
+
+def test_arguments_may_be_as_deep_as_a_body() -> None:
+    """64 levels, those of the arguments alone."""
+    said = '{"decision": "edit", "arguments": ' + '{"a":' * 64 + "1" + "}" * 65
+
+    assert read(said).approved
+
+
 @pytest.mark.parametrize(
     "value", ['"a\\u0000"', '["\\ud83d"]', '{"\\u0000": 1}', "1e999", "-1e999"]
 )
