@@ -142,17 +142,20 @@ def _request(
     most = agent.persona.max_output_tokens or route.max_output_tokens
     history = without_state(agent.history, but_of=route)
     own = [without_state(turn.messages(), but_of=route) for turn in turns]
+    room = None
     if route.context_tokens is None:
         messages, left_out = [*history, *itertools.chain(*own)], 0
     else:
-        frame = context_window.tokens_of_frame(prompt, specs) + (most or ANSWER_TOKENS)
-        messages, left_out = context_window.fit(history, own, route.context_tokens - frame)
+        room = route.context_tokens - context_window.tokens_of_frame(prompt, specs)
+        messages, left_out = context_window.fit(history, own, room - (most or ANSWER_TOKENS))
+        room -= sum(map(context_window.tokens_of, messages))
     request = ModelRequest(
         model=route.model,
         system_prompt=prompt,
         messages=messages,
         tools=specs,
         max_output_tokens=most,
+        room_tokens=room,
         turn=len(turns),
         attempt=context.attempt,
     )

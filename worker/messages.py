@@ -90,7 +90,8 @@ class ModelRequest:
     """One model call.
 
     `turn` counts the assistant turns already in this run, `attempt` the run's
-    claims, `try_number` the tries of this call, both from 1.
+    claims, `try_number` the tries of this call, both from 1. `room_tokens` is
+    about what the model's context leaves for the answer; None: nobody knows.
     """
 
     model: str
@@ -98,6 +99,7 @@ class ModelRequest:
     messages: Sequence[Message]
     tools: Sequence[ToolSpec] = ()
     max_output_tokens: int | None = None
+    room_tokens: int | None = None
     turn: int = 0
     attempt: int = 1
     try_number: int = 1

@@ -379,3 +379,23 @@ def test_the_output_is_always_limited(model: str, limit: int | None, expected: i
     assert expected == body["max_tokens"]
     assert expected == provider.worst_case(request).output_tokens
     provider.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "limit", "room", "expected"),
+    [
+        ("claude-sonnet-4-20250514", None, 100_000, 64_000),
+        ("claude-sonnet-4-20250514", None, 4_100, 4_100),
+        ("claude-sonnet-4-20250514", None, -500, 1_024),
+        ("claude-sonnet-4-20250514", 8_000, 4_100, 8_000),
+        ("claude-opus-4-1-20250805", None, 40_000, 32_000),
+        ("smol", None, 3_000, 3_000),
+    ],
+)
+def test_the_models_own_limit_is_lowered_to_what_the_context_leaves(
+    model: str, limit: int | None, room: int, expected: int
+) -> None:
+    """One of persona or route is not: what was sent was fitted for it."""
+    body = sent(UserMessage("Hi"), model=model, max_output_tokens=limit, room_tokens=room)
+
+    assert expected == body["max_tokens"]

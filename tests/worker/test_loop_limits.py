@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from shared.events import ContextTruncated, ToolCallRequested
+from tests.worker.fake_vendor import anthropic_stream, raw, route_to, vendor
 from tests.worker.recorded_run import ROUTE, RecordedRun
 from tests.worker.test_loop import CALCULATE, Model, agent_for, results, run
-from worker import loop
+from worker import loop, providers
 from worker.loop import MAX_CALLS_PER_TURN
 from worker.messages import AssistantMessage, UserMessage
 from worker.model_call import DEFAULT_OUTPUT_TOKENS
@@ -60,6 +61,28 @@ def test_what_does_not_fit_is_left_out_and_said() -> None:
     assert [UserMessage, AssistantMessage] == [
         type(m) for m in agent.chain.provider.saw() if not hasattr(m, "tool_call_id")
     ]
+
+
+@pytest.mark.parametrize("model", ["claude-sonnet-4-20250514", "claude-opus-4-1-20250805"])
+def test_a_long_thread_leaves_the_room_that_the_vendor_is_told(model: str) -> None:
+    """Anthropic's older models refuse input and `max_tokens` that are more than the context."""
+    begun = {"type": "message_start", "message": {"usage": {"input_tokens": 1}}}
+    ended = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {}}
+    history = [UserMessage("x" * 6_000), AssistantMessage("y" * 6_000)] * 60
+    agent = replace(agent_for(), history=[*history, UserMessage("And now?")])
+    with vendor(raw(anthropic_stream(begun, ended))) as fake:
+        route = route_to("anthropic", fake.url, model=model, context_tokens=200_000)
+        chain = RouteChain([route], lambda route: providers.load(route, faults=False))
+        context = RecordedRun()
+        run(replace(agent, chain=chain), context)
+        chain.close()
+
+    body = fake.bodies[0]
+    tokens = sum(len(part["text"]) for m in body["messages"] for part in m["content"]) / 3
+    told = [event for event in context.events if isinstance(event, ContextTruncated)]
+    assert 1 == len(told)
+    assert 190_000 < tokens + body["max_tokens"] <= 200_000
+    assert body["max_tokens"] >= loop.ANSWER_TOKENS
 
 
 def test_messages_that_were_not_even_read_are_counted() -> None:

@@ -57,6 +57,8 @@ _STOP_REASONS = {
     "model_context_window_exceeded": "length",
     "refusal": "content_filter",
 }
+#: Even where our count says that less is left of the context: it counts rather too much.
+_LEAST_OUTPUT_TOKENS = 1_024
 _CACHED = {"cache_control": {"type": "ephemeral"}}
 #: The API wants a user's message first and last, and no empty one.
 _NOTHING_SAID = "(nothing)"
@@ -280,8 +282,13 @@ class _Thoughts:
 
 
 def _max_tokens(request: ModelRequest) -> int:
+    if request.max_output_tokens is not None:
+        return request.max_output_tokens
     known = next(most for start, most in _MOST_OUTPUT_TOKENS if request.model.startswith(start))
-    return request.max_output_tokens or known
+    if request.room_tokens is None:
+        return known
+    # Older models refuse a limit that does not fit into their context beside the input.
+    return min(known, max(request.room_tokens, _LEAST_OUTPUT_TOKENS))
 
 
 def _arguments(request: ModelRequest) -> dict[str, Any]:
