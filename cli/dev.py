@@ -236,7 +236,11 @@ def _start_model(
         raise CannotStart("the local model is not installed: run `make setup`")
     port = free_port()
     url = f"http://127.0.0.1:{port}/v1"
-    environment.update(ARKLOOP_LOCAL_BASE_URL=url, ARKLOOP_LOCAL_MODEL=local_model.MODEL)
+    environment.update(
+        ARKLOOP_LOCAL_BASE_URL=url,
+        ARKLOOP_LOCAL_MODEL=local_model.MODEL,
+        ARKLOOP_LOCAL_CONTEXT_TOKENS=str(local_model.THREAD_TOKENS),
+    )
     argv = [sys.executable, "-m", "cli.local_model", "--port", str(port)]
     supervisor.start(Process(name="model", argv=argv, env=environment, cwd=ROOT, stop_seconds=2))
     return url

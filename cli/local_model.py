@@ -16,6 +16,9 @@ import click
 MODEL = "smol"
 CONTEXT_TOKENS = 8192  # shared by the parallel requests
 PARALLEL_REQUESTS = 2
+#: To this threads are cut, at three bytes a token: half of what a request may have, since the
+#: model has more tokens than that of Chinese or of code, and a processor reads them slowly.
+THREAD_TOKENS = CONTEXT_TOKENS // PARALLEL_REQUESTS // 2
 _WARNINGS = 2
 
 

@@ -53,6 +53,7 @@ class Settings:
     anthropic_model: str = "claude-haiku-4-5"
     local_base_url: str | None = None  # an OpenAI-compatible server on this machine
     local_model: str = "local"
+    local_context_tokens: int | None = None  # of one call, input and output together
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -97,6 +98,7 @@ class _Reader:
             "cors_origins": self._origins("ARKLOOP_CORS_ORIGINS"),
             "routes_file": self._text("ARKLOOP_ROUTES"),
             "fault_point": self._text("ARKLOOP_FAULT_POINT"),
+            "local_context_tokens": int(self._number("ARKLOOP_LOCAL_CONTEXT_TOKENS", 0, 1)) or None,
         }
         for name in ("lease_seconds", "heartbeat_seconds", "sweep_seconds", "sse_ping_seconds"):
             values[name] = self._number(f"ARKLOOP_{name.upper()}", defaults[name], 0.05)

@@ -106,6 +106,7 @@ def load(settings: Settings) -> Routes:
             prices=Prices(),
             # A small model that loses the thread would babble until its context is full.
             max_output_tokens=256,
+            context_tokens=settings.local_context_tokens,
         )
     if settings.scripted:
         routes["scripted"] = Route(

@@ -141,6 +141,25 @@ def test_one_command_starts_everything_and_sigterm_ends_it(start_dev: StartDev) 
     assert not (dev.data / "url").exists()
 
 
+@pytest.mark.skipif(not local_model.installed(), reason="no wheel of the model for this machine")
+def test_a_thread_that_got_too_long_for_the_local_model_goes_on(start_dev: StartDev) -> None:
+    """What is older is left out, and its run says so; also where tokens have few characters."""
+    dev = start_dev("--api-workers", "1").wait_until_ready()
+    thread = dev.post("/v1/threads", {"title": "long"})["id"]
+    for _ in range(16):
+        dev.post(
+            f"/v1/threads/{thread}/messages", {"content": "今天天气很好，我们去公园散步。" * 40}
+        )
+    with dev.client() as client:
+        started = client.post(f"/v1/threads/{thread}/runs", json={"route_id": "local"})
+        run = f"/v1/runs/{started.json()['run_id']}"
+        eventually(lambda: dev.get(run)["status"] in ("completed", "failed"), 90)
+        stream = client.get(f"{run}/events", params={"follow": "false"}).text
+
+    assert "completed" == dev.get(run)["status"], dev.get(run)["error"]
+    assert '"type":"context.truncated"' in stream
+
+
 def test_a_kill_leaves_no_process_and_all_the_data(start_dev: StartDev) -> None:
     """After SIGKILL the next start goes on with what was there, and is not in anybody's way."""
     killed = start_dev(*SMALL).wait_until_ready()

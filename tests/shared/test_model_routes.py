@@ -100,6 +100,23 @@ def test_the_local_model_is_free() -> None:
     assert Prices() == load(replace(BARE, local_base_url="http://127.0.0.1:1/v1"))["local"].prices
 
 
+@pytest.mark.parametrize(("given", "tokens"), [(None, None), ("", None), ("4096", 4096)])
+def test_the_local_model_has_the_context_that_it_is_given(
+    given: str | None, tokens: int | None
+) -> None:
+    """Without one nobody knows it, and nothing is cut."""
+    environ = {
+        "ARKLOOP_DATABASE_URL": "postgresql://127.0.0.1/x",
+        "ARKLOOP_REDIS_URL": "redis://127.0.0.1",
+        "ARKLOOP_JWT_SECRET": "x" * 32,
+        "ARKLOOP_LOCAL_BASE_URL": "http://127.0.0.1:1/v1",
+    }
+    if given is not None:
+        environ["ARKLOOP_LOCAL_CONTEXT_TOKENS"] = given
+
+    assert tokens == load(Settings.from_env(environ))["local"].context_tokens
+
+
 def test_each_file_of_a_provider_is_a_provider() -> None:
     """A new one needs no other edit to be a route's."""
     folder = Path(worker.providers.__file__).parent
