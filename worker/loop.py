@@ -147,7 +147,8 @@ def _request(
         messages, left_out = [*history, *itertools.chain(*own)], 0
     else:
         room = route.context_tokens - context_window.tokens_of_frame(prompt, specs)
-        messages, left_out = context_window.fit(history, own, room - (most or ANSWER_TOKENS))
+        answer = most or min(ANSWER_TOKENS, route.context_tokens // 2)
+        messages, left_out = context_window.fit(history, own, room - answer)
         room -= sum(map(context_window.tokens_of, messages))
     request = ModelRequest(
         model=route.model,

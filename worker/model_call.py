@@ -39,6 +39,8 @@ MAX_ARGUMENTS_CHARACTERS = 1024 * 1024
 MAX_RETRY_AFTER_SECONDS = 30.0
 #: Under a budget every call needs a bound: this one, where neither persona nor route has one.
 DEFAULT_OUTPUT_TOKENS = 4096
+#: Or what a small context leaves for it, but not less than this: our count is rather too high.
+LEAST_OUTPUT_TOKENS = 256
 
 #: What is sent to the model of a route.
 BuildRequest = Callable[[Route], ModelRequest]
@@ -128,7 +130,9 @@ def bounded(request: ModelRequest, context: RunContext) -> ModelRequest:
     """The request with a bound on its output, where money is reserved for it."""
     if not context.is_limited or request.max_output_tokens is not None:
         return request
-    return replace(request, max_output_tokens=DEFAULT_OUTPUT_TOKENS)
+    room = DEFAULT_OUTPUT_TOKENS if request.room_tokens is None else request.room_tokens
+    most = min(DEFAULT_OUTPUT_TOKENS, max(room, LEAST_OUTPUT_TOKENS))
+    return replace(request, max_output_tokens=most)
 
 
 def _count_broken(

@@ -63,6 +63,20 @@ def test_what_does_not_fit_is_left_out_and_said() -> None:
     ]
 
 
+def test_a_small_context_is_not_all_for_the_answer() -> None:
+    """Where nobody has bounded it: half of the context is the conversation's."""
+    agent = agent_for({"say": "ok"}, tools=())
+    long_ago = [UserMessage("x" * 3000), AssistantMessage("y" * 1000)]
+    model = Model()
+    chain = RouteChain([replace(ROUTE, context_tokens=4096)], lambda _: model)
+    context = RecordedRun()
+
+    run(replace(agent, chain=chain, history=[*long_ago, *agent.history]), context)
+
+    assert 3 == len(model.saw())
+    assert not any(isinstance(event, ContextTruncated) for event in context.events)
+
+
 @pytest.mark.parametrize("model", ["claude-sonnet-4-20250514", "claude-opus-4-1-20250805"])
 def test_a_long_thread_leaves_the_room_that_the_vendor_is_told(model: str) -> None:
     """Anthropic's older models refuse input and `max_tokens` that are more than the context."""

@@ -23,10 +23,12 @@ from worker.messages import (
 )
 from worker.model_call import (
     DEFAULT_OUTPUT_TOKENS,
+    LEAST_OUTPUT_TOKENS,
     MAX_BACKOFF_SECONDS,
     MAX_TRIES,
     MAX_TURN_CHARACTERS,
     Reply,
+    bounded,
     call_model,
 )
 from worker.outcomes import CancelRequested, ProviderError
@@ -362,6 +364,18 @@ def test_a_limited_run_reserves_each_try_and_has_a_bound() -> None:
 
     assert 2 == len(run.reserved)
     assert [DEFAULT_OUTPUT_TOKENS] * 2 == [request.max_output_tokens for request in sent]
+
+
+@pytest.mark.parametrize(
+    ("room", "most"), [(2000, 2000), (9000, DEFAULT_OUTPUT_TOKENS), (-5, LEAST_OUTPUT_TOKENS)]
+)
+def test_our_bound_is_what_the_context_leaves(room: int, most: int) -> None:
+    """Servers refuse one that is beyond a small context."""
+    run = RecordedRun()
+    run.is_limited = True
+
+    assert most == bounded(request("x", room_tokens=room), run).max_output_tokens
+    assert 7 == bounded(request("x", room_tokens=room, max_output_tokens=7), run).max_output_tokens
 
 
 def test_a_stream_that_ends_without_an_end_is_malformed() -> None:
