@@ -69,9 +69,13 @@ class Admission:
             self._throttle(route, reason, seconds)
         self._let_in = tokens
 
+    def pause_route(self, route: Route, seconds: float) -> None:
+        """As `RunContext.pause_route`."""
+        self._route_limits.pause(route, seconds)
+
     def back_off(self, route: Route, seconds: float) -> None:
         """As `RunContext.back_off`."""
-        self._route_limits.pause(route, seconds)
+        self.pause_route(route, seconds)
         self._throttle(route, "provider", scattered(seconds))
 
     def used(self, route: Route, usage: Usage) -> None:

@@ -131,6 +131,9 @@ class ClaimedRun:
     def admit(self, route: Route, tokens: int, patience: Patience) -> None:
         self.admission.admit(route, tokens, patience)
 
+    def pause_route(self, route: Route, seconds: float) -> None:
+        self.admission.pause_route(route, seconds)
+
     def back_off(self, route: Route, seconds: float) -> None:
         self.admission.back_off(route, seconds)
 

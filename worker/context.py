@@ -80,5 +80,8 @@ class RunContext(Protocol):
                 at its end.
         """
 
+    def pause_route(self, route: Route, seconds: float) -> None:
+        """The provider wants no calls for so long: tell other runs."""
+
     def back_off(self, route: Route, seconds: float) -> None:
         """The provider has refused a call for so long: wait, visibly; calls of other runs too."""

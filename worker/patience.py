@@ -17,8 +17,13 @@ class Patience:
         self._since: float | None = None
 
     def outlasts(self, pause: float) -> bool:
-        """Whether the call should wait for these seconds; the first question begins its time."""
+        """Whether the call should wait for these seconds; once it should not, it never should.
+
+        The first question begins its time.
+        """
         now = monotonic()
         if self._since is None:
             self._since = now
-        return now - self._since + pause <= self._seconds
+        if now - self._since + pause > self._seconds:
+            self._seconds = 0.0
+        return self._seconds > 0

@@ -32,6 +32,7 @@ class RecordedRun:
         self.reserved: list[tuple[str, Usage]] = []
         self.settled = 0
         self.admitted: list[tuple[str, int]] = []
+        self.told_others: list[float] = []
         self.backed_off: list[float] = []
         self.checkpoints = 0
         self.done: list[ToolResult] = []
@@ -85,6 +86,9 @@ class RecordedRun:
 
     def admit(self, route: Route, tokens: int, patience: Patience) -> None:
         self.admitted.append((route.id, tokens))
+
+    def pause_route(self, route: Route, seconds: float) -> None:
+        self.told_others.append(seconds)
 
     def back_off(self, route: Route, seconds: float) -> None:
         self.backed_off.append(seconds)

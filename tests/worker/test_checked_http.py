@@ -68,7 +68,7 @@ def test_an_address_that_is_dead_leaves_time_for_the_next(
     ):
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
         for policy in (LOOPBACK, None):
-            stream = CheckedBackend(policy).connect_tcp("two.example", port(listener), timeout=2)
+            stream = CheckedBackend(policy).connect_tcp("two.example", port(listener), timeout=4)
 
             assert ("127.0.0.1", port(listener)) == stream.get_extra_info("server_addr")
             stream.close()

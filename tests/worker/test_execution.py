@@ -11,7 +11,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import func, insert, select, text, update
 
 from shared import events, model_routes, threads
 from shared.catalog import mcp_configs, published_personas
@@ -21,6 +21,7 @@ from shared.eventlog import data_of, text_of
 from shared.money import budget_limits, credits, spending
 from shared.money_tables import holds, run_usage
 from shared.status import RunState
+from shared.tables import run_events
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
 from worker import execution
@@ -267,10 +268,10 @@ def test_what_an_earlier_attempt_has_cost_is_kept_if_its_events_cannot_be_read(
         events.ToolCallRequested("c", "calculator", {}),
         events.RunCost(cost.usage, cost.cost_usd, (cost,)),
     )
+    renamed = func.replace(run_events.c.payload, '"server"', '"host"')
+    change = update(run_events).where(run_events.c.run_id == claim.run_id)
     with stored.connections.transaction() as tx:
-        tx.sql.execute(
-            text("UPDATE run_events SET payload = replace(payload, '\"server\"', '\"host\"')")
-        )
+        tx.sql.execute(change.values(payload=renamed))
     stored.set(claim.run_id, state=RunState.QUEUED, resume_reason="worker_lost")
 
     execution.execute(process, claim.run_id)

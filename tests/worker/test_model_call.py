@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from shared.events import RunCost, RunFallback, Usage
+from shared.model_routes import Route
 from tests.worker.recorded_run import RecordedRun, chain_of, request
 from worker import patience
 from worker.messages import (
@@ -25,6 +26,7 @@ from worker.model_call import (
     DEFAULT_OUTPUT_TOKENS,
     LEAST_OUTPUT_TOKENS,
     MAX_BACKOFF_SECONDS,
+    MAX_RETRY_AFTER_SECONDS,
     MAX_TRIES,
     MAX_TURN_CHARACTERS,
     Reply,
@@ -32,7 +34,7 @@ from worker.model_call import (
     call_model,
 )
 from worker.outcomes import CancelRequested, ProviderError
-from worker.patience import ALONE_SECONDS, BESIDE_ANOTHER_SECONDS
+from worker.patience import ALONE_SECONDS, BESIDE_ANOTHER_SECONDS, Patience
 from worker.providers import Provider
 from worker.providers.scripted_provider import ScriptedProvider
 from worker.stop_signal import StopSignal
@@ -308,6 +310,23 @@ def test_what_a_broken_route_has_said_is_void_before_the_next_one() -> None:
     assert {"scripted": MAX_TRIES, "scripted-2": 1} == used
 
 
+def test_who_was_not_let_in_in_time_goes_on_elsewhere_at_once() -> None:
+    """Nobody is told of a pause that no provider has asked for."""
+
+    class Shut(RecordedRun):
+        def admit(self, route: Route, tokens: int, patience: Patience) -> None:
+            super().admit(route, tokens, patience)
+            if route.id == "scripted" and not patience.outlasts(BESIDE_ANOTHER_SECONDS + 1):
+                raise ProviderError("rate_limited", "shut")
+
+    run = Shut()
+
+    called(run, Replies(), Replies([TurnEnd("stop")]))
+
+    assert ["scripted", "scripted-2"] == [route for route, _ in run.admitted]
+    assert [] == run.backed_off + run.told_others + run.paused
+
+
 @pytest.mark.parametrize(("pause", "waits"), [(1, 5), (2, 2), (5, 1), (5.1, 0), (3600, 0)])
 def test_a_busy_route_does_not_hold_up_a_run_that_has_another(
     monkeypatch: pytest.MonkeyPatch, pause: float, waits: int
@@ -320,6 +339,7 @@ def test_a_busy_route_does_not_hold_up_a_run_that_has_another(
     called(run, busy, Replies([TurnEnd("stop")]))
 
     assert [pause] * waits == run.backed_off
+    assert [min(pause, MAX_RETRY_AFTER_SECONDS)] == run.told_others  # also who does not wait
     assert sum(run.backed_off) <= BESIDE_ANOTHER_SECONDS
     [fallback] = run.events
     assert "provider.rate_limited" == fallback.reason
