@@ -195,8 +195,19 @@ def _stream_turn(
             case TurnEnd():
                 streamed.usage = chunk.usage or streamed.usage
                 _check_arguments(chunk)
-                return AssistantMessage("".join(text), chunk.tool_calls), chunk
+                end = _as_far_as_it_came(chunk)
+                return AssistantMessage("".join(text), end.tool_calls), end
     raise ProviderError("malformed", "The model's stream ended without an end.")
+
+
+def _as_far_as_it_came(end: TurnEnd) -> TurnEnd:
+    """A last call that was cut off before its arguments is none without any: it is refused."""
+    if end.stop_reason not in ("length", "content_filter") or not end.tool_calls:
+        return end
+    *others, last = end.tool_calls
+    if last.arguments != {}:
+        return end
+    return replace(end, tool_calls=(*others, replace(last, arguments="")))
 
 
 def _state(route: Route, end: TurnEnd) -> ProviderState | None:

@@ -278,7 +278,8 @@ def _checked(tx: Transaction, base_url: str | None) -> str | None:
         return None
     policy = egress.Policy.of(tx.connections.settings.allowed_networks)
     try:
-        checked = egress.check_url(base_url, policy)
+        # Twice: what is stored is longer where it is encoded, and must pass later, too.
+        checked = egress.check_url(egress.check_url(base_url, policy).text, policy)
     except egress.Refused as error:
         raise InvalidRequest(base_url=[str(error)]) from None
     if "?" in base_url or "#" in base_url:

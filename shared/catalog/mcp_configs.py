@@ -249,15 +249,17 @@ def offered(sql: Connection, config_ids: Iterable[UUID], *, limit: int) -> list[
     return list(sql.execute(in_order.limit(limit)))
 
 
-def record(tx: Transaction, config_id: UUID, found: Sequence[Described]) -> None:
+def record(
+    tx: Transaction, config_id: UUID, found: Sequence[Described], *, as_of: datetime | None
+) -> None:
     """Store what a server said of its tools; the first time that approves them.
 
-    Does nothing if the config is gone.
+    `as_of`: the `updated_at` of the config that was asked; None: whichever there is. Does nothing
+    if the config is gone, or another one by now.
     """
     # The row's lock: of two discoveries at once, one is the first.
-    first = tx.sql.execute(
-        select(mcp_configs.c.discovered_at).where(mcp_configs.c.id == config_id).with_for_update()
-    ).one_or_none()
+    query = select(mcp_configs.c.discovered_at).where(_is_still(config_id, as_of))
+    first = tx.sql.execute(query.with_for_update()).one_or_none()
     if first is None:
         return
     tx.sql.execute(
@@ -301,11 +303,14 @@ def record(tx: Transaction, config_id: UUID, found: Sequence[Described]) -> None
     )
 
 
-def record_failure(tx: Transaction, config_id: UUID, why: str) -> None:
-    """Store that the server did not tell its tools; those it had stay as they are."""
+def record_failure(tx: Transaction, config_id: UUID, why: str, *, as_of: datetime | None) -> None:
+    """Store that the server did not tell its tools, if it is the one of `as_of`, as for `record`.
+
+    Those it had stay as they are.
+    """
     tx.sql.execute(
         update(mcp_configs)
-        .where(mcp_configs.c.id == config_id)
+        .where(_is_still(config_id, as_of))
         .values(tried_at=func.now(), discovery_error=why)
     )
 
@@ -358,6 +363,11 @@ def _shown() -> Any:
         .scalar_subquery()
     )
     return select(*_SHOWN, count.label("tool_count"))
+
+
+def _is_still(config_id: UUID, as_of: datetime | None) -> ColumnElement[bool]:
+    is_it = mcp_configs.c.id == config_id
+    return is_it if as_of is None else and_(is_it, mcp_configs.c.updated_at == as_of)
 
 
 def _with_secret() -> Any:

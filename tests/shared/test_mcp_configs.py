@@ -50,7 +50,7 @@ def offered(connections: Connections, config: Any) -> list[str]:
 
 def record(connections: Connections, config: Any, *tools: Described) -> None:
     with connections.transaction() as tx:
-        mcp_configs.record(tx, config.id, tools)
+        mcp_configs.record(tx, config.id, tools, as_of=None)
 
 
 def test_of_discoveries_at_once_only_one_is_the_first(
@@ -97,7 +97,7 @@ def test_a_failure_leaves_the_tools_as_they_were(connections: Connections, alice
     record(connections, config, Described("tool", "1" * 64))
 
     with connections.transaction() as tx:
-        mcp_configs.record_failure(tx, config.id, "It was away.")
+        mcp_configs.record_failure(tx, config.id, "It was away.", as_of=None)
 
     assert ["tool"] == offered(connections, config)
     with connections.reading() as sql:
@@ -117,6 +117,29 @@ def test_what_is_found_of_a_server_that_is_gone_is_dropped(
     with connections.reading() as sql:
         assert mcp_configs.of_id(sql, config.id) is None
     assert [] == offered(connections, config)
+
+
+def test_what_is_found_of_a_server_before_its_config_was_changed_is_dropped(
+    connections: Connections, alice: User
+) -> None:
+    """It was slow; or the address was wrong, and is right now."""
+    config = create(connections, alice)
+    with connections.transaction() as tx:
+        url = "https://mcp.example.com/right"
+        changed = mcp_configs.change(tx, alice.org_id, config.id, {"url": url})
+
+    with connections.transaction() as tx:
+        found = [Described("old", "1" * 64)]
+        mcp_configs.record(tx, config.id, found, as_of=config.updated_at)
+    assert [] == offered(connections, config)
+    with connections.transaction() as tx:
+        found = [Described("new", "2" * 64)]
+        mcp_configs.record(tx, config.id, found, as_of=changed.updated_at)
+        mcp_configs.record_failure(tx, config.id, "Silent.", as_of=config.updated_at)
+
+    assert ["new"] == offered(connections, config)
+    with connections.reading() as sql:
+        assert mcp_configs.find(sql, alice.org_id, config.id).discovery_error is None
 
 
 def test_a_discovery_is_believed_for_five_minutes(connections: Connections, alice: User) -> None:

@@ -138,14 +138,14 @@ def test_a_slow_drip_ends_with_the_time_for_all(
     def answer() -> Iterator[bytes]:
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
         yield head + (b"\r\n" if drip == "body" else b"X: ")
-        for _ in range(100):
+        for _ in range(500):
             time.sleep(0.02)
             yield b"x"
 
     start = time.monotonic()
     with pytest.raises(ToolFailed, match=r"not done in 0\.3 s"):
         served(server, answer)
-    assert time.monotonic() - start < 1.5
+    assert time.monotonic() - start < 3
 
 
 @pytest.mark.parametrize("silent", ["server", "resolver", "connection"])
@@ -189,7 +189,7 @@ def test_a_cancel_ends_it_at_once(
         threading.Thread(target=cancel, daemon=True).start()
         with pytest.raises(CancelRequested):
             fetch(url, run=run)
-        assert time.monotonic() - cancelled[0] < 0.25
+        assert time.monotonic() - cancelled[0] < 2
         over.set()
 
 

@@ -317,7 +317,7 @@ def test_more_tools_than_anybody_needs_are_refused(odd: Odd) -> None:
 
 
 def test_a_run_that_stops_cancels_its_call(odd: Odd) -> None:
-    """The caller is free at once, and the server hears of it; both within 250 ms."""
+    """The caller is free at once, and the server hears of it; both in 2 s on a busy machine."""
     stop = StopSignal()
     raised: list[BaseException] = []
 
@@ -335,9 +335,9 @@ def test_a_run_that_stops_cancels_its_call(odd: Odd) -> None:
     stop.set(CancelRequested())
 
     asking.join(10)
-    assert time.monotonic() - began < 0.25
+    assert time.monotonic() - began < 2
     eventually(lambda: any(e.get("method") == "notifications/cancelled" for e in odd.log))
-    assert time.monotonic() - began < 0.25
+    assert time.monotonic() - began < 2
     assert [CancelRequested] == [type(error) for error in raised]
     assert "6" == odd.call("double", arguments={"n": 3})
     assert 1 == len(odd.pids)
@@ -385,7 +385,7 @@ def test_a_server_that_dies_in_a_call_fails_it(odd: Odd) -> None:
     with pytest.raises(McpFailed, match="The server ended"):
         odd.call("die")
 
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
     assert "2" == odd.call("double", arguments={"n": 1})
     assert 2 == len(odd.pids)
 

@@ -1,5 +1,6 @@
 """MCP over HTTP: the official SDK's server, servers that lie, and addresses nobody may ask."""
 
+import asyncio
 import gzip
 import json
 import socket
@@ -28,6 +29,7 @@ from worker.mcp import McpFailed
 from worker.mcp.checked_http import CheckedClient
 from worker.mcp.client import ChangedTools, McpClient
 from worker.mcp.server import Server
+from worker.mcp.sessions import Rules, Session
 from worker.outcomes import CancelRequested
 from worker.stop_signal import StopSignal
 
@@ -100,7 +102,7 @@ def test_a_tool_is_called_over_http(call: Callable[..., str]) -> None:
 
 
 def test_a_call_is_cancelled_over_http(call: Callable[..., str], sdk: Sdk) -> None:
-    """The caller is free, and the tool interrupted, within 250 ms."""
+    """The caller is free, and the tool interrupted, at once: on a busy machine in 2 s."""
     stop = StopSignal()
     raised: list[BaseException] = []
 
@@ -118,9 +120,9 @@ def test_a_call_is_cancelled_over_http(call: Callable[..., str], sdk: Sdk) -> No
     stop.set(CancelRequested())
 
     asking.join(10)
-    assert time.monotonic() - began < 0.25
+    assert time.monotonic() - began < 2
     eventually((sdk.folder / "cancelled").exists)
-    assert time.monotonic() - began < 0.25
+    assert time.monotonic() - began < 2
     assert [CancelRequested] == [type(error) for error in raised]
 
 
@@ -165,6 +167,8 @@ class _Lying(BaseHTTPRequestHandler):
     more_tools: tuple[Any, ...]
     paths: list[str]
     message: dict[str, Any]
+    session_id: str | None = None
+    let_go: threading.Event
 
     def do_POST(self) -> None:
         message = self.message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -189,6 +193,9 @@ class _Lying(BaseHTTPRequestHandler):
         self.paths.append(f"GET {self.path}")
         self.send(405, b"")
 
+    def do_DELETE(self) -> None:
+        self.let_go.wait(60)
+
     def result(self, message: dict[str, Any], result: dict[str, Any]) -> None:
         self.send_json({"jsonrpc": "2.0", "id": message["id"], "result": result})
 
@@ -201,6 +208,8 @@ class _Lying(BaseHTTPRequestHandler):
 
     def send(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
+        if self.session_id is not None:
+            headers["Mcp-Session-Id"] = self.session_id
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
@@ -213,11 +222,14 @@ class _Lying(BaseHTTPRequestHandler):
 
 @contextmanager
 def lying(
-    on_call: Callable[[_Lying], None], *more_tools: Any, tls: ssl.SSLContext | None = None
+    on_call: Callable[[_Lying], None],
+    *more_tools: Any,
+    tls: ssl.SSLContext | None = None,
+    **more: Any,
 ) -> Iterator[tuple[str, list[str]]]:
     """Its address, and the paths that it was asked for."""
     paths: list[str] = []
-    about = {"on_call": on_call, "paths": paths, "more_tools": more_tools}
+    about = {"on_call": on_call, "paths": paths, "more_tools": more_tools, **more}
     handler = type("Liar", (_Lying,), about)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
@@ -314,6 +326,21 @@ def test_tools_that_are_none_leave_the_others(client: McpClient) -> None:
     assert ["lie"] == [name for name, tool in found.items() if tool.problem is None]
     assert [f"(number {place} of the list)" for place in (2, 3, 4)] == list(found)[1:4]
     assert "inputSchema.type" in (found["bad"].problem or "")
+
+
+def test_a_server_that_does_not_take_its_end_is_left_without_one() -> None:
+    """Else a sidecar would outlive its worker for as long as somebody's server likes."""
+    let_go = threading.Event()
+
+    async def life(url: str) -> None:
+        session = Session(server_at(url), Rules(Policy.of(["127.0.0.0/8"]), stdio=False))
+        await session.tools()
+        await session.close()
+
+    with lying(lambda handler: None, session_id="s", let_go=let_go) as (url, _):
+        asyncio.run(asyncio.wait_for(life(url), 30))
+        assert not let_go.is_set()
+        let_go.set()
 
 
 def test_the_value_of_a_header_is_not_in_an_error(client: McpClient) -> None:

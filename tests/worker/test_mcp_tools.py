@@ -303,11 +303,14 @@ def test_a_run_compiles_the_schemas_of_the_tools_that_it_calls_alone(
     offered("odd")
     with connections.reading() as sql:
         before = mcp_configs.find(sql, alice.org_id, config_id).discovered_at
+        row = mcp_configs.of_id(sql, config_id)
+    assert row is not None
+    server = discovery.server_of(connections.settings, row)
 
     with long_work.piece():
         tools = offered("odd").tools
         asked = threading.Thread(
-            target=discovery.record, args=(connections, config_id, [describe("a", "A.", {})])
+            target=discovery.record, args=(connections, server, [describe("a", "A.", {})])
         )
         called = threading.Thread(target=call, args=(tools["double"],), kwargs={"n": 7})
         for thread in (asked, called):
@@ -335,7 +338,7 @@ def test_a_run_has_no_more_than_so_many_tools(
             made = mcp_configs.create(
                 tx, alice.org_id, name=name, transport="stdio", command=["no-such-program"]
             )
-            mcp_configs.record(tx, made.id, described)
+            mcp_configs.record(tx, made.id, described, as_of=None)
 
     assert 512 == len(offered("a", "b").tools) == MAX_TOOLS
     assert "MCP tools" not in caplog.text
@@ -454,7 +457,9 @@ def test_no_run_waits_for_a_server_that_has_failed(
     """It is asked again after five minutes, beside the run: what it tells is for later ones."""
     config_id = named("odd")
     with connections.transaction() as tx:
-        mcp_configs.record_failure(tx, config_id, "The server did not answer within 20 s.")
+        mcp_configs.record_failure(
+            tx, config_id, "The server did not answer within 20 s.", as_of=None
+        )
     outdate(connections, config_id)
     gate = tmp_path / "gate"
     _waits(tmp_path / "odd", gate)

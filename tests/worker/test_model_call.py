@@ -398,6 +398,19 @@ def test_our_bound_is_what_the_context_leaves(room: int, most: int) -> None:
     assert 7 == bounded(request("x", room_tokens=room, max_output_tokens=7), run).max_output_tokens
 
 
+@pytest.mark.parametrize(
+    ("reason", "last"), [("length", ""), ("content_filter", ""), ("tool_calls", {})]
+)
+def test_a_call_that_was_cut_off_is_not_made_without_its_arguments(reason: str, last: Any) -> None:
+    """Nobody knows what they would have been; those of calls before it are whole."""
+    calls = (ToolCall("a", "t", {}), ToolCall("b", "t", {}))
+
+    reply = called(RecordedRun(), Replies([TurnEnd(reason, calls)]))
+
+    assert [{}, last] == [call.arguments for call in reply.message.tool_calls]
+    assert reply.message.tool_calls == reply.end.tool_calls
+
+
 def test_a_stream_that_ends_without_an_end_is_malformed() -> None:
     """A truncated answer does not pass for a whole one: it is tried again."""
     run = RecordedRun()

@@ -3,6 +3,7 @@
 import socket
 import struct
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from worker.messages import (
     UserMessage,
 )
 from worker.outcomes import ProviderError
+from worker.providers import openai_provider
 from worker.tools import load
 
 USAGE = {
@@ -431,6 +433,35 @@ def test_a_connection_may_break_when_the_answer_is_whole(usage: Any) -> None:
     with pytest.raises(ProviderError) as caught, vendor(broken(delta(content="Hi"))) as fake:
         ask("openai", fake.url)
     assert "provider.connection" == caught.value.code
+
+
+@pytest.mark.parametrize("late", [b"data: bye\n\n", b'data: {"error": {"message": "late"}}\n\n'])
+def test_nonsense_after_a_whole_answer_is_not_a_reason_to_ask_again(late: bytes) -> None:
+    """Before its end it is."""
+
+    def answer(*chunks: Any) -> Answer:
+        return raw(openai_stream(*chunks, done=False), late)
+
+    with vendor(answer(delta(content="Hi"), delta(finish="stop"))) as fake:
+        assert [TextDelta("Hi"), TurnEnd("stop", (), None)] == ask("openai", fake.url)
+
+    with pytest.raises(ProviderError), vendor(answer(delta(content="Hi"))) as fake:
+        ask("openai", fake.url)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("", "max_completion_tokens"), ("/", "max_completion_tokens"), ("/x", "max_tokens")],
+)
+def test_the_vendor_is_known_by_its_address(
+    monkeypatch: pytest.MonkeyPatch, path: str, name: str
+) -> None:
+    """It refuses `max_tokens` for its newer models, and others know nothing else."""
+    with vendor(raw(openai_stream(delta(finish="stop")))) as fake:
+        monkeypatch.setitem(openai_provider.VENDOR_URLS, "openai", fake.url)
+        ask("openai", fake.url + path, replace(REQUEST, max_output_tokens=7))
+
+    assert 7 == fake.bodies[0][name]
 
 
 def test_the_last_marker_may_be_missing() -> None:

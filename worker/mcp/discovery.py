@@ -30,7 +30,10 @@ def discover(
     *,
     context: RunContext | None = None,
 ) -> None:
-    """Ask the server now, and store what comes of it, a failure too. A config may be gone.
+    """Ask the server now, and store what comes of it, a failure too.
+
+    Nothing is stored of a config that is gone, or was changed meanwhile: whoever changed it has
+    the server of now asked.
 
     Raises:
         Unavailable: Postgres is out of reach.
@@ -40,22 +43,23 @@ def discover(
     if row is None:
         return
     try:
-        found = client.tools(server_of(connections.settings, row), context=context)
+        server = server_of(connections.settings, row)
+        found = client.tools(server, context=context)
     except Cancelled:
         return  # this worker is about to end: that says nothing of the server
     except McpFailed as failed:
         log.warning("the MCP server %s did not tell its tools: %s", config_id, failed)
         with connections.transaction() as tx:
-            mcp_configs.record_failure(tx, config_id, str(failed))
+            mcp_configs.record_failure(tx, config_id, str(failed), as_of=row.updated_at)
     else:
-        record(connections, config_id, found)
+        record(connections, server, found)
 
 
-def record(connections: Connections, config_id: UUID, found: Iterable[Description]) -> None:
-    """Store what a server has. Raises: Unavailable."""
+def record(connections: Connections, server: Server, found: Iterable[Description]) -> None:
+    """Store what a server has, if its config is still that. Raises: Unavailable."""
     judged = [_judged(tool) for tool in found]
     with connections.transaction() as tx:
-        mcp_configs.record(tx, config_id, judged)
+        mcp_configs.record(tx, server.config_id, judged, as_of=server.updated_at)
 
 
 def server_of(settings: Settings, row: Row[Any]) -> Server:
@@ -75,6 +79,7 @@ def server_of(settings: Settings, row: Row[Any]) -> Server:
         url=row.url,
         headers=headers,
         command=tuple(row.command or ()),
+        updated_at=row.updated_at,
     )
 
 

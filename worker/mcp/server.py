@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
 
@@ -20,9 +21,13 @@ class Server:
     url: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     command: tuple[str, ...] = ()
+    #: Of the config as it is meant; the sidecar is not told.
+    updated_at: datetime | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "config_id": str(self.config_id)}
+        fields = asdict(self)
+        del fields["updated_at"]
+        return {**fields, "config_id": str(self.config_id)}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:

@@ -27,6 +27,7 @@ from worker.mcp.tool_lists import TolerantMessages, description_of
 
 #: For the connection, the handshake and the first list of tools.
 CONNECT_SECONDS = 20.0
+CLOSE_SECONDS = 5.0
 #: A session's list of tools is believed for so long, unless the server says that it has changed,
 #: or it has to be connected to anew.
 LIST_SECONDS = 30.0
@@ -123,11 +124,14 @@ class Session:
         self._reason = self._reason or reason
 
     async def close(self) -> None:
-        """End the connection, and with it whatever is still being asked."""
+        """End the connection, and with it whatever is still being asked.
+
+        A server that does not take its end within `CLOSE_SECONDS` is left without one.
+        """
         self.retire("The session was closed.")
         self._closing.set()
         with contextlib.suppress(Exception):
-            await self._host
+            await asyncio.wait_for(self._host, CLOSE_SECONDS)
 
     def _ended(self, reason: str) -> None:
         self.retire(reason)

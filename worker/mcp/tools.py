@@ -146,7 +146,7 @@ def _caller(
             return client.call(server, tool, arguments, pinned=pinned, context=context)
         except ChangedTools as changed:
             try:
-                discovery.record(connections, server.config_id, changed.tools)
+                discovery.record(connections, server, changed.tools)
             except Unavailable:
                 log.warning("a changed tool of %s is not stored", server.config_id)
             raise ToolFailed(str(changed)) from None

@@ -64,7 +64,7 @@ class OpenAIProvider:
     def __init__(self, route: Route, egress: Policy | None = None) -> None:
         base_url = address(route, VENDOR_URLS["openai"], egress)
         self._http = AbortableClient(egress, bearer=route.api_key or "none")
-        self._is_vendor = base_url == VENDOR_URLS["openai"]
+        self._is_vendor = base_url.rstrip("/") == VENDOR_URLS["openai"]
         self._api_key = route.api_key
         self._client = _Client(
             api_key=route.api_key or "none",
@@ -141,19 +141,24 @@ class OpenAIProvider:
 
 
 def _until_it_breaks(chunks: Iterable[Any]) -> Iterator[Any]:
-    """The chunks; a connection that breaks when the answer is whole already has ended it.
+    """The chunks; whatever breaks when the answer is whole already has ended it.
 
     Nothing is missing then but the usage, perhaps, and the last marker: to ask again would be paid
     twice.
     """
     is_whole = False
-    try:
-        for chunk in chunks:
-            is_whole = is_whole or any(choice.finish_reason for choice in chunk.choices or ())
-            yield chunk
-    except (httpx2.TransportError, openai.APIConnectionError):
-        if not is_whole:
+    coming = iter(chunks)
+    while True:
+        try:
+            chunk = next(coming)
+        except StopIteration:
+            return
+        except (httpx2.TransportError, openai.APIError, ValueError):
+            if is_whole:
+                return
             raise
+        is_whole = is_whole or any(choice.finish_reason for choice in chunk.choices or ())
+        yield chunk
 
 
 def _parts(content: Any, refusal: str | None) -> Iterator[TextDelta | ThinkingDelta]:

@@ -297,6 +297,7 @@ def test_another_orgs_provider_is_not_there(alice: User, register: Register) -> 
         ({"base_url": "https://user@example.com/v1"}, "base_url"),
         ({"base_url": "https://example.com/v1?a=b"}, "base_url"),
         ({"base_url": "https://example.com/" + "a" * 2000}, "base_url"),
+        ({"base_url": "https://example.com/" + "ä" * 1900}, "base_url"),  # longer when encoded
         ({"base_url": ""}, "base_url"),
         ({"api_key": ""}, "api_key"),
         ({"api_key": "sk secret"}, "api_key"),

@@ -45,7 +45,7 @@ def found(connections: Connections) -> Found:
     def record(config: dict[str, Any], *tools: Described) -> None:
         described = [replace(tool, parameters={"type": "object"}) for tool in tools]
         with connections.transaction() as tx:
-            mcp_configs.record(tx, UUID(config["id"]), described)
+            mcp_configs.record(tx, UUID(config["id"]), described, as_of=None)
 
     return record
 
