@@ -15,9 +15,13 @@ def piece() -> Iterator[None]:
     However many threads have pieces to do, between two of them every other greenlet of the
     process that has something to do goes on, the lease's too.
     """
-    with _one:
-        # Not 0: that is a callback of gevent's, and it runs 50 of those before it looks at its
-        # clock, let alone at sockets and timers. And not without the lock: timers that are due
-        # together fire on end, too.
-        time.sleep(0.001)
-        yield
+    try:
+        with _one:
+            # Not 0: that is a callback of gevent's, and it runs 50 of those before it looks at its
+            # clock, let alone at sockets and timers. And not without the lock: timers that are due
+            # together fire on end, too.
+            time.sleep(0.001)
+            yield
+    finally:
+        # Who waits is woken before this thread can ask for its next piece.
+        time.sleep(0)

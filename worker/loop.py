@@ -147,9 +147,10 @@ def _request(
         messages, left_out = [*history, *itertools.chain(*own)], 0
     else:
         room = route.context_tokens - context_window.tokens_of_frame(prompt, specs)
-        answer = most or min(ANSWER_TOKENS, route.context_tokens // 2)
+        answer = min(most or ANSWER_TOKENS, route.context_tokens // 2)
         messages, left_out = context_window.fit(history, own, room - answer)
         room -= sum(map(context_window.tokens_of, messages))
+        most = most and min(most, max(room, answer))
     request = ModelRequest(
         model=route.model,
         system_prompt=prompt,

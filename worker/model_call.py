@@ -114,6 +114,7 @@ def call_model(
                 request = replace(request, messages=without_state(request.messages))
             elif error.is_of_route and chain.has_next:
                 _void(context, error, counted)
+                context.settle()  # the next route may have to be waited for
                 if is_throttled and error.retry_after:
                     context.pause_route(route, _pause(error, 1))
                 left, route = route, chain.advance()

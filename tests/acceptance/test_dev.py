@@ -141,6 +141,7 @@ def test_one_command_starts_everything_and_sigterm_ends_it(start_dev: StartDev) 
     assert not (dev.data / "url").exists()
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.skipif(not local_model.installed(), reason="no wheel of the model for this machine")
 def test_a_thread_that_got_too_long_for_the_local_model_goes_on(start_dev: StartDev) -> None:
     """What is older is left out, and its run says so."""

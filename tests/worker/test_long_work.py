@@ -94,6 +94,25 @@ def test_between_two_pieces_other_greenlets_go_on(work: str) -> None:
     assert int(done.stdout) > COUNT // 2
 
 
+MANY = """
+order = []
+
+def work(number):
+    for _ in range(20):
+        with long_work.piece():
+            order.append(number)
+"""
+
+
+def test_who_has_many_pieces_to_do_is_no_longer_than_one_in_the_way() -> None:
+    """In greenlets, too, where a lock goes to who asks for it again at once."""
+    program = f"COUNT = 2\n{HEAD}{MANY}{TAIL}print(sum(a != b for a, b in zip(order, order[1:])))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert "" == done.stderr
+    assert int(done.stdout.split()[-1]) > 20
+
+
 def test_a_piece_that_fails_makes_room_for_the_next() -> None:
     """Whatever it raises."""
     with pytest.raises(ValueError), long_work.piece():

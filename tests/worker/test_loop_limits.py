@@ -63,9 +63,10 @@ def test_what_does_not_fit_is_left_out_and_said() -> None:
     ]
 
 
-def test_a_small_context_is_not_all_for_the_answer() -> None:
-    """Where nobody has bounded it: half of the context is the conversation's."""
-    agent = agent_for({"say": "ok"}, tools=())
+@pytest.mark.parametrize("limit", [None, 1000, 4096, 9000])
+def test_a_small_context_is_not_all_for_the_answer(limit: int | None) -> None:
+    """However long it may be: half of the context is the conversation's."""
+    agent = agent_for({"say": "ok"}, tools=(), max_output_tokens=limit)
     long_ago = [UserMessage("x" * 3000), AssistantMessage("y" * 1000)]
     model = Model()
     chain = RouteChain([replace(ROUTE, context_tokens=4096)], lambda _: model)
@@ -74,6 +75,8 @@ def test_a_small_context_is_not_all_for_the_answer() -> None:
     run(replace(agent, chain=chain, history=[*long_ago, *agent.history]), context)
 
     assert 3 == len(model.saw())
+    sent = model.requests[0].max_output_tokens
+    assert sent == limit if limit in (None, 1000) else 2048 <= sent <= 4096 - 4000 // 3
     assert not any(isinstance(event, ContextTruncated) for event in context.events)
 
 

@@ -341,6 +341,7 @@ def test_a_busy_route_does_not_hold_up_a_run_that_has_another(
     assert [pause] * waits == run.backed_off
     assert [min(pause, MAX_RETRY_AFTER_SECONDS)] == run.told_others  # also who does not wait
     assert sum(run.backed_off) <= BESIDE_ANOTHER_SECONDS
+    assert waits + 1 == run.settled
     [fallback] = run.events
     assert "provider.rate_limited" == fallback.reason
 
