@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-MAX_DEPTH = 64
+from shared.events import MAX_DEPTH
+
 MAX_INTEGER = 2**63 - 1
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import InvalidRequest
-from shared.events import plain
+from shared.events import MAX_DEPTH, is_too_deep, plain
 
 APPROVALS = frozenset({"yes", "y", "approve"})
-#: As of a request's body.
-MAX_DEPTH = 64
 _FIELDS = {"decision", "reason", "arguments"}
 
 
@@ -60,7 +58,7 @@ def read(content: str) -> Decision:
         case "edit":
             if not isinstance(arguments, dict):
                 raise _invalid("the decision `edit` needs `arguments`, an object")
-            if _is_too_deep(arguments):
+            if is_too_deep(arguments):
                 raise _invalid(f"`arguments` are nested deeper than {MAX_DEPTH}")
             # What is made must be what was confirmed, to the letter.
             if plain(arguments) != arguments:
@@ -75,13 +73,6 @@ def read(content: str) -> Decision:
         case "deny":
             return Decision(approved=False, reason=reason or "")
     raise _invalid("`decision` must be approve, deny or edit")
-
-
-def _is_too_deep(value: Any, most: int = MAX_DEPTH) -> bool:
-    if not isinstance(value, dict | list):
-        return False
-    inner = value.values() if isinstance(value, dict) else value
-    return most == 0 or any(_is_too_deep(item, most - 1) for item in inner)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

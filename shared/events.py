@@ -32,6 +32,10 @@ TOKEN_FIELDS = (
 #: them.
 RARE_TOKEN_FIELDS = frozenset({"cache_write_tokens", "reasoning_tokens"})
 
+#: Of what people and models send, as of a request's body; Python cannot encode all that it can
+#: decode.
+MAX_DEPTH = 64
+
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -338,6 +342,14 @@ def encode(seq: int, event: Event, created_at: datetime) -> StoredEvent:
         f'{{"seq":{seq},"type":"{event.type}","data":{data},"created_at":"{rfc3339(created_at)}"}}'
     )
     return StoredEvent(seq, event.type, payload)
+
+
+def is_too_deep(value: Any, most: int = MAX_DEPTH) -> bool:
+    """Whether lists and objects are nested deeper than `most`."""
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return most == 0 or any(is_too_deep(item, most - 1) for item in inner)
 
 
 def plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from shared import events, fault_points
-from shared.events import Event, ProviderState, Usage, plain
+from shared.events import Event, ProviderState, Usage, is_too_deep, plain
 from shared.model_routes import Route
 from worker.context import RunContext
 from worker.messages import (
@@ -25,7 +25,6 @@ from worker.messages import (
 from worker.outcomes import ProviderError
 from worker.patience import Patience
 from worker.providers import Provider
-from worker.providers.partial_calls import is_too_deep
 from worker.route_chain import RouteChain
 from worker.stop_signal import StopSignal
 

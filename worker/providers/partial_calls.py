@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from shared.events import clean, plain
+from shared.events import clean, is_too_deep, plain
 from worker.messages import ToolCall
 from worker.outcomes import ProviderError
 
@@ -14,8 +14,6 @@ from worker.outcomes import ProviderError
 MAX_ARGUMENTS_CHARACTERS = 4 * 1024 * 1024
 MAX_CALLS = 1024
 MAX_NAME_CHARACTERS = 4096  # of a call's id, and of its name
-#: As deep as a request to the API may be; Python cannot encode all that it can decode.
-MAX_DEPTH = 64
 
 _NOT_PORTABLE = re.compile(r"[^A-Za-z0-9_-]")
 _MAX_ID_LENGTH = 40
@@ -78,7 +76,7 @@ class PartialCalls:
     def whole(self) -> tuple[ToolCall, ...]:
         """All of them, in order; they can be stored, and be sent on.
 
-        Arguments that are no JSON, or nested deeper than `MAX_DEPTH`, stay the text they were.
+        Arguments that are no JSON, or nested too deep, stay the text they were.
         """
         return tuple(
             ToolCall(call.id or f"call_{self._turn + 1}_{number}", call.name, _arguments(call.text))
@@ -135,14 +133,6 @@ def _arguments(text: str) -> Any:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
-
-
-def is_too_deep(value: Any, most: int = MAX_DEPTH) -> bool:
-    """Whether lists and objects are nested deeper than `most`."""
-    if not isinstance(value, dict | list):
-        return False
-    inner = value.values() if isinstance(value, dict) else value
-    return most == 0 or any(is_too_deep(item, most - 1) for item in inner)
 
 
 def portable_id(call_id: str) -> str:
