@@ -8,6 +8,7 @@
 | `run:{id}:input`        | string  | INPUT_TTL_SECONDS   | web              | worker        |
 | `worker:{id}:signals`   | channel | –                   | web              | that worker   |
 | `route:{id}:pause`      | string  | as its 429 says     | worker           | worker        |
+| `route:{id}:pause:{org}`| string  | as its 429 says     | worker           | worker        |
 | `route-limits/…`        | string  | two minutes         | worker           | worker        |
 
 All of it may vanish at any moment: Postgres has the truth.
@@ -48,6 +49,6 @@ def worker_signals(worker_id: UUID | str) -> str:
     return f"worker:{worker_id}:signals"
 
 
-def route_pause(route_id: str) -> str:
-    """Set for as long as the route's provider wants no call."""
-    return f"route:{route_id}:pause"
+def route_pause(route_id: str, org_id: UUID | None = None) -> str:
+    """Set while the route's provider accepts no calls: of this org, or (None) of any."""
+    return f"route:{route_id}:pause" + (f":{org_id}" if org_id else "")

@@ -62,20 +62,21 @@ class Admission:
 
     def admit(self, route: Route, tokens: int, patience: Patience) -> None:
         """As `RunContext.admit`."""
-        while (refused := self._route_limits.wait_for(route, tokens)) is not None:
+        while refused := self._route_limits.wait_for(route, self._claim.org_id, tokens):
             reason, seconds = refused
             if reason == "provider" and not patience.outlasts(seconds):
                 raise ProviderError("rate_limited", "The provider has answered 429 for too long.")
             self._throttle(route, reason, seconds)
         self._let_in = tokens
 
-    def pause_route(self, route: Route, seconds: float) -> None:
+    def pause_route(self, route: Route, seconds: float, *, is_shared: bool) -> None:
         """As `RunContext.pause_route`."""
-        self._route_limits.pause(route, seconds)
+        org_id = None if is_shared else self._claim.org_id
+        self._route_limits.pause(route, org_id, seconds)
 
-    def back_off(self, route: Route, seconds: float) -> None:
+    def back_off(self, route: Route, seconds: float, *, is_shared: bool) -> None:
         """As `RunContext.back_off`."""
-        self.pause_route(route, seconds)
+        self.pause_route(route, seconds, is_shared=is_shared)
         self._throttle(route, "provider", scattered(seconds))
 
     def used(self, route: Route, usage: Usage) -> None:

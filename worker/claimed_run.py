@@ -131,11 +131,11 @@ class ClaimedRun:
     def admit(self, route: Route, tokens: int, patience: Patience) -> None:
         self.admission.admit(route, tokens, patience)
 
-    def pause_route(self, route: Route, seconds: float) -> None:
-        self.admission.pause_route(route, seconds)
+    def pause_route(self, route: Route, seconds: float, *, is_shared: bool) -> None:
+        self.admission.pause_route(route, seconds, is_shared=is_shared)
 
-    def back_off(self, route: Route, seconds: float) -> None:
-        self.admission.back_off(route, seconds)
+    def back_off(self, route: Route, seconds: float, *, is_shared: bool) -> None:
+        self.admission.back_off(route, seconds, is_shared=is_shared)
 
     def reopen(self, lost: Sequence[StoredEvent]) -> None:
         """An earlier attempt streamed these: they are kept and counted if the run ends before

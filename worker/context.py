@@ -80,8 +80,8 @@ class RunContext(Protocol):
                 at its end.
         """
 
-    def pause_route(self, route: Route, seconds: float) -> None:
-        """The provider wants no calls for so long: tell other runs."""
+    def pause_route(self, route: Route, seconds: float, *, is_shared: bool) -> None:
+        """Stop calls on the route for this time: the org's own, or with `is_shared` everybody's."""
 
-    def back_off(self, route: Route, seconds: float) -> None:
-        """The provider has refused a call for so long: wait, visibly; calls of other runs too."""
+    def back_off(self, route: Route, seconds: float, *, is_shared: bool) -> None:
+        """As `pause_route`, and wait for that time, visibly."""

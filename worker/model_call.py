@@ -22,7 +22,7 @@ from worker.messages import (
     state_text,
     without_state,
 )
-from worker.outcomes import ProviderError
+from worker.outcomes import ProviderError, TooLarge
 from worker.patience import Patience
 from worker.providers import Provider
 from worker.route_chain import RouteChain
@@ -97,17 +97,18 @@ def call_model(
             return Reply(message=message, end=end, usage=usage, cost=cost)
         except ProviderError as error:
             counted = _count_broken(chain, request, context, streamed)
+            error = _never_fits(error, chain, request)
             is_throttled = error.code == "provider.rate_limited"
             if is_throttled and patience.outlasts(pause := _pause(error, refusals + 1)):
                 refusals += 1
                 _void(context, error, counted)
                 context.settle()  # what the call might have cost is for others meanwhile
-                context.back_off(route, pause)
+                context.back_off(route, pause, is_shared=error.is_shared)
             elif not is_throttled and error.retryable and tries < MAX_TRIES:
                 context.wait(_pause(error, tries))
                 _void(context, error, counted)
                 tries += 1
-            elif error.code == "provider.invalid_request" and has_state(request.messages):
+            elif _may_refuse_state(error) and has_state(request.messages):
                 # Some servers refuse the very fields that they stream.
                 _void(context, error, counted)
                 request = replace(request, messages=without_state(request.messages))
@@ -115,13 +116,13 @@ def call_model(
                 _void(context, error, counted)
                 context.settle()  # the next route may have to be waited for
                 if is_throttled and error.retry_after:
-                    context.pause_route(route, _pause(error, 1))
+                    context.pause_route(route, _pause(error, 1), is_shared=error.is_shared)
                 left, route = route, chain.advance()
                 context.emit(events.RunFallback(left.id, route.id, route.model, error.code))
                 request, tries = build(route), 1
                 refusals, patience = 0, Patience(has_next=chain.has_next)
             else:
-                raise
+                raise error
             number += 1
         except BaseException:
             _count_broken(chain, request, context, streamed)
@@ -156,6 +157,21 @@ def _estimated(provider: Provider, request: ModelRequest, streamed: _Streamed) -
         output_tokens=max(told.output_tokens, estimated.output_tokens),
         source="estimated",
     )
+
+
+def _never_fits(error: ProviderError, chain: RouteChain, request: ModelRequest) -> ProviderError:
+    """The error, as what it is if the request alone exceeds the account's tokens per minute.
+
+    Not every vendor says so in words: but a limit that is not used at all refuses nothing smaller.
+    """
+    if error.idle_tokens is None or _size(chain.provider, request) <= error.idle_tokens:
+        return error
+    too_large = TooLarge(limit_tokens=error.idle_tokens, is_per_minute=True)
+    return ProviderError("invalid_request", str(error), too_large=too_large)
+
+
+def _may_refuse_state(error: ProviderError) -> bool:
+    return error.code == "provider.invalid_request" and error.too_large is None
 
 
 def _void(context: RunContext, error: ProviderError, counted: tuple[Event, ...]) -> None:

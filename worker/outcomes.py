@@ -15,6 +15,7 @@ that a tool's `except Exception` cannot swallow it.
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -36,24 +37,50 @@ class RunFailure(Exception):
         return RunError(self.code, clean(str(self)), self.retryable)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TooLarge:
+    """A request that the provider can never accept, with the numbers that it reported.
+
+    `is_per_minute`: the limit is the account's tokens per minute; else it is the model's context.
+    """
+
+    limit_tokens: int | None = None
+    sent_tokens: int | None = None
+    is_per_minute: bool = False
+
+
 class ProviderError(RunFailure):
     """`kind` as in the code `provider.<kind>`; `retry_after` in seconds, if the provider said.
 
-    `is_gone`: what the route names, a model or an address, is not there.
+    `is_gone`: what the route names, a model or an address, is not there. `is_shared`: a 429 says
+    that the account's own limit is exhausted, so it concerns everybody who uses the account.
+    `idle_tokens`: a 429 came although this limit of tokens per minute was not used at all.
     """
 
     def __init__(
-        self, kind: str, message: str, *, retry_after: float | None = None, is_gone: bool = False
+        self,
+        kind: str,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        is_gone: bool = False,
+        is_shared: bool = False,
+        idle_tokens: int | None = None,
+        too_large: TooLarge | None = None,
     ) -> None:
         retryable = kind in ("rate_limited", "overloaded", "timeout", "connection", "malformed")
         super().__init__(f"provider.{kind}", message, retryable=retryable)
         self.retry_after = retry_after
         self.is_gone = is_gone
+        self.is_shared = is_shared
+        self.idle_tokens = idle_tokens
+        self.too_large = too_large
 
     @property
     def is_of_route(self) -> bool:
         """Whether the fault may lie with this provider: another one may do better."""
-        return self.retryable or self.is_gone or self.code == "provider.auth"
+        is_refused = self.is_gone or self.too_large is not None or self.code == "provider.auth"
+        return self.retryable or is_refused
 
 
 class LimitExceeded(RunFailure):

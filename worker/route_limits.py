@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar, cast
+from uuid import UUID
 
 import redis
 from limits import RateLimitItemPerMinute
@@ -37,6 +38,8 @@ JITTER = 0.1
 MAX_LINE_SECONDS = 5.0
 #: So late does a process notice that another one was told to wait.
 PAUSE_CHECK_SECONDS = 1.0
+#: What this process remembers of pauses is cleared of old entries so often.
+FORGET_SECONDS = 60.0
 
 
 def scattered(pause: float) -> float:
@@ -59,16 +62,17 @@ class RouteLimits:
         )
         self._shared = SlidingWindowCounterRateLimiter(storage)
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._paused: dict[str, float] = {}  # until when, on the monotonic clock
+        self._paused: dict[str, float] = {}  # until when, on the monotonic clock, by Redis key
         self._asked: dict[str, float] = {}  # when Redis was last asked for that
+        self._forget_at = 0.0
         self._last_places: dict[tuple[str, str], float] = {}  # by route and limit, as `_paused`
 
-    def wait_for(self, route: Route, tokens: int) -> tuple[str, float] | None:
-        """None, and the call is counted, if the route has room for it.
+    def wait_for(self, route: Route, org_id: UUID, tokens: int) -> tuple[str, float] | None:
+        """None, and the call is counted, if the route has room for this call of the org's.
 
         Else why not, as in `run.throttled`, and after how many seconds to ask again.
         """
-        if (paused := self._pause_left(route)) > 0:
+        if (paused := self._pause_left(route, org_id)) > 0:
             return "provider", scattered(paused)
         if route.requests_per_minute is None and route.tokens_per_minute is None:
             return None
@@ -89,28 +93,50 @@ class RouteLimits:
 
         self._ask(count)
 
-    def pause(self, route: Route, seconds: float) -> None:
-        """The provider wants no call for so long: those of other workers wait too."""
-        self._paused[route.id] = max(self._paused.get(route.id, 0.0), time.monotonic() + seconds)
+    def pause(self, route: Route, org_id: UUID | None, seconds: float) -> None:
+        """Stop the org's calls on the route for this time, in all workers; None: everybody's."""
+        key = keys.route_pause(route.id, org_id)
+        self._paused[key] = max(self._paused.get(key, 0.0), time.monotonic() + seconds)
         milliseconds = max(1, round(seconds * 1000))
         try:
-            self._connections.ask_redis(
-                lambda server: server.set(keys.route_pause(route.id), "1", px=milliseconds)
-            )
+            self._connections.ask_redis(lambda server: server.set(key, "1", px=milliseconds))
         except redis.RedisError as error:
             log.warning("the pause of %s stays in this process: %s", route.id, error)
 
-    def _pause_left(self, route: Route) -> float:
+    def _pause_left(self, route: Route, org_id: UUID) -> float:
+        everybody, own = keys.route_pause(route.id), keys.route_pause(route.id, org_id)
         now = time.monotonic()
-        if now - self._asked.get(route.id, float("-inf")) > PAUSE_CHECK_SECONDS:
-            self._asked[route.id] = now
-            try:
-                name = keys.route_pause(route.id)
-                left = self._connections.ask_redis(lambda server: server.pttl(name)) / 1000
-            except redis.RedisError:
-                left = 0.0
-            self._paused[route.id] = max(self._paused.get(route.id, 0.0), now + left)
-        return min(self._paused.get(route.id, 0.0) - now, MAX_PAUSE_SECONDS)
+        if now - self._asked.get(own, float("-inf")) > PAUSE_CHECK_SECONDS:
+            self._forget_old(now)
+            self._asked[own] = now
+            for key, left in zip((everybody, own), self._ask_pauses(everybody, own), strict=True):
+                if left > 0:
+                    self._paused[key] = max(self._paused.get(key, 0.0), now + left)
+        until = max(self._paused.get(everybody, 0.0), self._paused.get(own, 0.0))
+        return min(until - now, MAX_PAUSE_SECONDS)
+
+    def _ask_pauses(self, *names: str) -> list[float]:
+        """The seconds that are left of these pauses; not above 0: there is none."""
+
+        def ask(server: redis.Redis) -> list[int]:
+            pipeline = server.pipeline(transaction=False)
+            for name in names:
+                pipeline.pttl(name)
+            return pipeline.execute()
+
+        try:
+            return [left / 1000 for left in self._connections.ask_redis(ask)]
+        except redis.RedisError:
+            return [0.0] * len(names)
+
+    def _forget_old(self, now: float) -> None:
+        """Drop what is over: there is an entry for every org that has used a route."""
+        if now < self._forget_at:
+            return
+        self._forget_at = now + FORGET_SECONDS
+        self._paused = {key: until for key, until in self._paused.items() if until > now}
+        fresh = now - PAUSE_CHECK_SECONDS
+        self._asked = {key: asked for key, asked in self._asked.items() if asked > fresh}
 
     def _place(self, route: Route, full: "_Full") -> float:
         seconds = full.room_in

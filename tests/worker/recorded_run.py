@@ -28,6 +28,7 @@ class RecordedRun:
         self.thoughts: list[str] = []
         self.voided: list[str] = []
         self.paused: list[float] = []
+        self.shared_pauses: list[bool] = []
         self.is_limited = False
         self.reserved: list[tuple[str, Usage]] = []
         self.settled = 0
@@ -87,11 +88,13 @@ class RecordedRun:
     def admit(self, route: Route, tokens: int, patience: Patience) -> None:
         self.admitted.append((route.id, tokens))
 
-    def pause_route(self, route: Route, seconds: float) -> None:
+    def pause_route(self, route: Route, seconds: float, *, is_shared: bool) -> None:
         self.told_others.append(seconds)
+        self.shared_pauses.append(is_shared)
 
-    def back_off(self, route: Route, seconds: float) -> None:
+    def back_off(self, route: Route, seconds: float, *, is_shared: bool) -> None:
         self.backed_off.append(seconds)
+        self.shared_pauses.append(is_shared)
         self.wait(seconds)
 
     @property

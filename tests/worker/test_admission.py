@@ -1,5 +1,6 @@
 """What a run passes before a model call: it waits visibly, or is refused by name."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -10,13 +11,14 @@ from sqlalchemy import select
 
 from shared import personas
 from shared.claims import Claim
-from shared.connections import Transaction
+from shared.connections import Connections, Transaction
 from shared.events import Event, RunThrottled, Usage
 from shared.ids import new_id
 from shared.model_routes import Route
 from shared.money import budget_limits
 from shared.money_tables import holds
 from shared.prices import Prices
+from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from worker import patience
 from worker.admission import Admission
@@ -108,10 +110,10 @@ def test_a_pause_that_a_provider_asked_for_is_said(gate: Gate, route: Route) -> 
     admission = gate.obey()
 
     for _ in range(3):
-        admission.back_off(route, 2.5)
+        admission.back_off(route, 2.5, is_shared=True)
         admission.admit(replace(route, id=str(new_id())), 10, Patience(has_next=False))
     admission.used(route, Usage())
-    admission.back_off(route, 2.5)
+    admission.back_off(route, 2.5, is_shared=True)
 
     assert all(2.5 < seconds < 5 for seconds in gate.waits)
     assert 4 == len(set(gate.waits))
@@ -125,6 +127,27 @@ def test_a_pause_that_a_provider_asked_for_is_said(gate: Gate, route: Route) -> 
     assert again == replace(first, seconds=round(gate.waits[-1], 3))
 
 
+@pytest.mark.parametrize(("is_shared", "waits"), [(False, 0), (True, 1)])
+def test_another_org_waits_only_for_the_accounts_own_limit(
+    connections: Connections,
+    register: Register,
+    gate: Gate,
+    route: Route,
+    is_shared: bool,
+    waits: int,
+) -> None:
+    """A 429 for one org's request does not stop the calls of others on the same route."""
+    other_org = StoredRuns.of(connections, register())
+    others = Gate(other_org, other_org.claimed())
+    gate.obey().back_off(route, 0.3, is_shared=is_shared)
+    others.meanwhile = lambda: time.sleep(0.3)
+
+    others.obey().admit(route, 10, Patience(has_next=False))
+
+    assert waits == min(len(others.waits), 1)
+    assert waits == len(others.told)
+
+
 @pytest.mark.parametrize(
     ("has_next", "most"), [(True, BESIDE_ANOTHER_SECONDS), (False, ALONE_SECONDS)]
 )
@@ -134,7 +157,7 @@ def test_a_pause_that_others_renew_is_waited_for_no_longer(
     """A run that was never refused itself, since others always were before it."""
     monkeypatch.setattr(patience, "monotonic", lambda: sum(gate.waits))
     others = RouteLimits(gate.stored.connections)
-    gate.meanwhile = lambda: others.pause(route, 3.0)
+    gate.meanwhile = lambda: others.pause(route, None, 3.0)
     gate.meanwhile()
 
     with pytest.raises(ProviderError) as refused:
@@ -149,7 +172,7 @@ def test_a_long_wait_is_said_each_time(gate: Gate, route: Route) -> None:
     admission = gate.obey()
 
     for _ in range(3):
-        admission.back_off(route, 30)
+        admission.back_off(route, 30, is_shared=True)
 
     assert 3 == len(gate.told)
 

@@ -33,7 +33,7 @@ from worker.model_call import (
     bounded,
     call_model,
 )
-from worker.outcomes import CancelRequested, ProviderError
+from worker.outcomes import CancelRequested, ProviderError, TooLarge
 from worker.patience import ALONE_SECONDS, BESIDE_ANOTHER_SECONDS, Patience
 from worker.providers import Provider
 from worker.providers.scripted_provider import ScriptedProvider
@@ -155,6 +155,50 @@ def test_a_provider_that_has_too_much_to_do_is_waited_for(monkeypatch: pytest.Mo
 
     assert [30] * waits == run.backed_off
     assert waits == run.settled
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize("has_next", [False, True])
+def test_everybody_waits_only_where_the_accounts_limit_is_exhausted(
+    is_shared: bool, has_next: bool
+) -> None:
+    """Any other 429 concerns the runs of the org whose request was refused."""
+    run = RecordedRun()
+    busy = [ProviderError("rate_limited", "no", retry_after=10, is_shared=is_shared)]
+    done = [TurnEnd("stop")]
+
+    called(run, *([Replies(busy), Replies(done)] if has_next else [Replies(busy, done)]))
+
+    assert [is_shared] == run.shared_pauses
+
+
+TOO_LARGE = ProviderError("invalid_request", "too large", too_large=TooLarge(is_per_minute=True))
+#: A limit of 10 tokens per minute is not used at all; the request of these tests has 12.
+IDLE = ProviderError("rate_limited", "no", retry_after=30, idle_tokens=10)
+
+
+@pytest.mark.parametrize("refused", [TOO_LARGE, IDLE], ids=["in words", "by its headers"])
+def test_a_request_that_can_never_fit_is_not_waited_for(refused: ProviderError) -> None:
+    """The next route may have a larger limit; without one the run fails, and nobody waits."""
+    run = RecordedRun()
+    long = "word " * 12
+
+    called(run, Replies([refused]), Replies([TurnEnd("stop")]), say=long)
+    with pytest.raises(ProviderError) as failed:
+        called(run, Replies([refused]), say=long)
+
+    assert ["scripted-2"] == [e.to_route_id for e in run.events if isinstance(e, RunFallback)]
+    assert "provider.invalid_request" == failed.value.code
+    assert [] == run.paused + run.backed_off + run.told_others
+
+
+def test_a_request_that_fits_into_an_idle_limit_is_tried_again() -> None:
+    """Something other than its size has refused it."""
+    run = RecordedRun()
+
+    called(run, Replies([IDLE], [TurnEnd("stop")]), say="one two")
+
+    assert [30] == run.backed_off
 
 
 def test_what_is_waited_for_is_no_try() -> None:

@@ -27,7 +27,7 @@ from tests.worker.fake_vendor import (
     vendor,
 )
 from worker.messages import TextDelta, ThinkingDelta, ToolCall, TurnEnd
-from worker.outcomes import ProviderError
+from worker.outcomes import ProviderError, TooLarge
 
 pytestmark = pytest.mark.parametrize("provider", ["openai", "anthropic"])
 
@@ -165,6 +165,49 @@ def test_an_empty_account_is_not_waited_for(
     error = refusal(provider, answer)
 
     assert ("provider.auth", False, True) == (error.code, error.retryable, error.is_of_route)
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_shared", "retry_after", "idle_tokens"),
+    [
+        (["Retry-After: 7"], False, 7.0, None),
+        (["x-ratelimit-remaining-tokens: 0", "Retry-After: 7"], True, 7.0, None),
+        (["x-ratelimit-remaining-tokens: 5000", "x-ratelimit-reset-tokens: 6s"], False, None, None),
+        (["x-ratelimit-remaining-requests: 0", "x-ratelimit-reset-requests: 6s"], True, 6.0, None),
+        (["x-ratelimit-limit-tokens: 90", "x-ratelimit-remaining-tokens: 90"], False, None, 90),
+    ],
+)
+def test_a_429_concerns_everybody_only_if_its_headers_say_so(
+    provider: str,
+    headers: list[str],
+    is_shared: bool,
+    retry_after: float | None,
+    idle_tokens: int | None,
+) -> None:
+    """The account's limit must be exhausted, with a time at which it is renewed."""
+    error = refusal(provider, status("429 Too Many Requests", *headers))
+
+    assert "provider.rate_limited" == error.code
+    assert (is_shared, retry_after, idle_tokens) == (
+        error.is_shared,
+        error.retry_after,
+        error.idle_tokens,
+    )
+
+
+@pytest.mark.parametrize("code", ["429 Too Many Requests", "413 Content Too Large"])
+def test_a_request_beyond_the_tokens_per_minute_is_refused_for_good(
+    provider: str, code: str
+) -> None:
+    """It is not waited for, whatever its headers say; another route may take it."""
+    why = "Request too large for m on tokens per min (TPM): Limit 30000, Requested 35064."
+    headers = ("Retry-After: 30", "x-ratelimit-remaining-tokens: 0")
+
+    error = refusal(provider, status(code, *headers, message=why))
+
+    assert ("provider.invalid_request", True) == (error.code, error.is_of_route)
+    too_large = TooLarge(limit_tokens=30000, sent_tokens=35064, is_per_minute=True)
+    assert too_large == error.too_large
 
 
 @pytest.mark.parametrize(

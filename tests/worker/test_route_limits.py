@@ -18,6 +18,8 @@ from worker.route_limits import (
     RouteLimits,
 )
 
+ORG, OTHER_ORG = ids.new_id(), ids.new_id()
+
 
 @pytest.fixture
 def route() -> Route:
@@ -29,7 +31,7 @@ def test_a_route_without_limits_is_free(connections: Connections, route: Route) 
     """Nothing is counted."""
     limits = RouteLimits(connections)
 
-    assert {None} == {limits.wait_for(route, 10**9) for _ in range(100)}
+    assert {None} == {limits.wait_for(route, ORG, 10**9) for _ in range(100)}
     assert [] == list(connections.redis.scan_iter(f"*{route.id}*"))
 
 
@@ -41,7 +43,7 @@ def test_requests_are_counted_over_all_processes(connections: Connections, route
 
     def call(limits: RouteLimits) -> None:
         for _ in range(10):
-            if limits.wait_for(limited, 1) is None:
+            if limits.wait_for(limited, ORG, 1) is None:
                 let_in.append(None)
 
     threads = [threading.Thread(target=call, args=[limits]) for limits in workers]
@@ -51,7 +53,7 @@ def test_requests_are_counted_over_all_processes(connections: Connections, route
         thread.join()
 
     assert 20 == len(let_in)
-    refused = workers[0].wait_for(limited, 1)
+    refused = workers[0].wait_for(limited, ORG, 1)
     assert refused is not None
     reason, seconds = refused
     assert "requests" == reason
@@ -70,15 +72,15 @@ def test_tokens_are_counted_by_the_estimate_and_by_what_came(
     """
     limited = replace(route, tokens_per_minute=1000)
     limits = RouteLimits(connections)
-    assert None is limits.wait_for(limited, 300)
+    assert None is limits.wait_for(limited, ORG, 300)
 
     limits.count_output(limited, 300, used)
 
-    waits = limits.wait_for(limited, refused)
+    waits = limits.wait_for(limited, ORG, refused)
     assert waits is not None
     assert "tokens" == waits[0]
     if fits is not None:
-        assert None is limits.wait_for(limited, fits)
+        assert None is limits.wait_for(limited, ORG, fits)
 
 
 def test_a_call_larger_than_a_minute_takes_a_whole_one(
@@ -88,8 +90,8 @@ def test_a_call_larger_than_a_minute_takes_a_whole_one(
     limits = RouteLimits(connections)
     limited = replace(route, tokens_per_minute=1000)
 
-    assert None is limits.wait_for(limited, 5000)
-    assert None is not limits.wait_for(limited, 1)
+    assert None is limits.wait_for(limited, ORG, 5000)
+    assert None is not limits.wait_for(limited, ORG, 1)
 
 
 def test_a_provider_that_asks_for_a_pause_gets_it_from_all(
@@ -98,20 +100,33 @@ def test_a_provider_that_asks_for_a_pause_gets_it_from_all(
     """Also of a process that did not hear it itself; not all come at once when it is over."""
     told, other = RouteLimits(connections), RouteLimits(connections)
 
-    told.pause(route, 3)
+    told.pause(route, None, 3)
 
     for limits in (told, other):
-        refused = limits.wait_for(route, 1)
+        refused = limits.wait_for(route, ORG, 1)
         assert refused is not None
         reason, seconds = refused
         assert "provider" == reason
         assert 2 < seconds <= 6
     assert 2000 < connections.redis.pttl(keys.route_pause(route.id)) <= 3000
 
-    told.pause(route, 60)
-    refused = told.wait_for(route, 1)
+    told.pause(route, None, 60)
+    refused = told.wait_for(route, ORG, 1)
     assert refused is not None
     assert MAX_PAUSE_SECONDS <= refused[1] <= 2 * MAX_PAUSE_SECONDS
+
+
+def test_a_pause_of_one_org_stops_no_other(connections: Connections, route: Route) -> None:
+    """It holds for that org in every worker process, and for it alone."""
+    told, other = RouteLimits(connections), RouteLimits(connections)
+
+    told.pause(route, ORG, 60)
+
+    for limits in (told, other):
+        refused = limits.wait_for(route, ORG, 1)
+        assert refused is not None
+        assert "provider" == refused[0]
+        assert None is limits.wait_for(route, OTHER_ORG, 1)
 
 
 def test_without_redis_each_process_counts_for_itself(
@@ -127,12 +142,12 @@ def test_without_redis_each_process_counts_for_itself(
     limits = RouteLimits(gone)
     limited = replace(route, requests_per_minute=2)
 
-    answers = [limits.wait_for(limited, 1) for _ in range(3)]
-    limits.pause(limited, 2)
+    answers = [limits.wait_for(limited, ORG, 1) for _ in range(3)]
+    limits.pause(limited, None, 2)
 
     assert [None, None] == answers[:2]
     assert answers[2] is not None
-    refused = limits.wait_for(limited, 1)
+    refused = limits.wait_for(limited, ORG, 1)
     assert refused is not None
     assert "provider" == refused[0]
     gone.redis.close()
@@ -172,10 +187,10 @@ def test_a_call_comes_again_when_all_its_tokens_fit(
     limits = RouteLimits(connections)
     began = time.monotonic()
     for count, age_seconds in taken:
-        assert None is limits.wait_for(limited, count)
+        assert None is limits.wait_for(limited, ORG, count)
         age(connections, route, age_seconds)
 
-    refused = limits.wait_for(limited, tokens)
+    refused = limits.wait_for(limited, ORG, tokens)
 
     assert refused is not None
     reason, told = refused
@@ -183,7 +198,7 @@ def test_a_call_comes_again_when_all_its_tokens_fit(
     elapsed = time.monotonic() - began
     assert seconds - elapsed - 0.01 <= told <= seconds * (1 + JITTER) + 0.01
     age(connections, route, told)
-    assert None is limits.wait_for(limited, tokens)
+    assert None is limits.wait_for(limited, ORG, tokens)
 
 
 def test_those_that_wait_do_not_all_come_at_once(connections: Connections, route: Route) -> None:
@@ -192,11 +207,11 @@ def test_those_that_wait_do_not_all_come_at_once(connections: Connections, route
     limits = RouteLimits(connections)
     began = time.monotonic()  # the window is as old as its first request
     for _ in range(30):
-        assert None is limits.wait_for(limited, 1)
+        assert None is limits.wait_for(limited, ORG, 1)
     age(connections, route, 60.1)
-    assert None is limits.wait_for(limited, 1)
+    assert None is limits.wait_for(limited, ORG, 1)
 
-    refused = [limits.wait_for(limited, 1) for _ in range(12)]
+    refused = [limits.wait_for(limited, ORG, 1) for _ in range(12)]
 
     elapsed = time.monotonic() - began
     told = [seconds for _, seconds in filter(None, refused)]

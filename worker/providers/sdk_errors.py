@@ -14,6 +14,7 @@ import httpx2
 from shared import egress
 from worker.checked_http import tls_failure
 from worker.outcomes import ProviderError
+from worker.providers import rate_limit_headers, size_errors
 
 #: Nobody checks shapes: what is not what it should be fails where it is used.
 _MISSHAPEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -86,12 +87,7 @@ def http_errors() -> Iterator[None]:
         raise address_refused(error) from error
     except httpx2.HTTPStatusError as error:
         status, headers = error.response.status_code, error.response.headers
-        raise ProviderError(
-            _kind_of_status(status),
-            f"The provider answered {status}.",
-            retry_after=_retry_after(headers),
-            is_gone=status in _GONE,
-        ) from error
+        raise _refused(status, headers, f"The provider answered {status}.") from error
     except httpx2.TimeoutException as error:
         raise ProviderError("timeout", "The provider fell silent.") from error
     except httpx2.HTTPError as error:
@@ -109,17 +105,31 @@ def _status_error(error: Any, api_key: str | None) -> ProviderError:
     message = f"The provider answered {status}: {_short(error.message, api_key)}"
     if status == 429 and _is_unpaid(_said(error.body)):
         return ProviderError("auth", message)
+    if too_large := size_errors.read(error.message, error.body):
+        return ProviderError("invalid_request", message, too_large=too_large)
+    return _refused(status, error.response.headers, message)
+
+
+def _refused(status: int, headers: Mapping[str, str], message: str) -> ProviderError:
+    kind, retry_after = _kind_of_status(status), _retry_after(headers)
+    if status != 429:
+        return ProviderError(kind, message, retry_after=retry_after, is_gone=status in _GONE)
+    limit = rate_limit_headers.read(headers)
     return ProviderError(
-        _kind_of_status(status),
+        kind,
         message,
-        retry_after=_retry_after(error.response.headers),
-        is_gone=status in _GONE,
+        retry_after=limit.reset_seconds if retry_after is None else retry_after,
+        is_shared=limit.is_exhausted,
+        idle_tokens=limit.idle_tokens,
     )
 
 
 def _error_in_stream(error: Any, api_key: str | None) -> ProviderError:
+    message = _short(error.message, api_key)
+    if too_large := size_errors.read(error.message, error.body):
+        return ProviderError("invalid_request", message, too_large=too_large)
     kind, is_gone = _kind_in_stream(_said(error.body))
-    return ProviderError(kind, _short(error.message, api_key), is_gone=is_gone)
+    return ProviderError(kind, message, is_gone=is_gone)
 
 
 def _kind_of_status(status: int) -> str:
