@@ -7,6 +7,7 @@ import click
 
 from shared.config import Settings
 from shared.connections import Connections, connect
+from shared.database_url import InvalidDatabaseUrl, normalize
 from shared.errors import Unavailable
 
 database_url_option = click.option(
@@ -17,11 +18,19 @@ database_url_option = click.option(
 )
 
 
+def checked(url: str) -> str:
+    """Return the URL in SQLAlchemy's form. Raises: ClickException: it is malformed."""
+    try:
+        return normalize(url)
+    except InvalidDatabaseUrl as error:
+        raise click.ClickException(f"ARKLOOP_DATABASE_URL: {error}") from None
+
+
 @contextmanager
 def database(url: str) -> Iterator[Connections]:
     """The database alone: Redis and the broker are never asked for here."""
     settings = Settings(
-        database_url=url.replace("postgres://", "postgresql://", 1),
+        database_url=checked(url),
         redis_url="redis://",
         broker_url="redis://",
         jwt_secret="",

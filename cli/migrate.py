@@ -6,10 +6,11 @@ import time
 import click
 from psycopg.errors import LockNotAvailable
 from sqlalchemy import Engine, create_engine
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import OperationalError
 
+from cli.database import checked
 from shared import schema
+from shared.postgres import CONNECTING
 
 CONNECT_SECONDS = 3
 PAUSE_SECONDS = 0.25
@@ -41,9 +42,8 @@ def migrate(wait_seconds: float, lock_seconds: float) -> None:
     try:
         click.echo(_migrate(engine, wait_seconds, lock_seconds))
     except OperationalError as error:
-        raise click.ClickException(
-            f"Cannot migrate {engine.url.render_as_string(hide_password=True)}: {_reason(error)}"
-        ) from None
+        url = engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
+        raise click.ClickException(f"Cannot migrate {url}: {_reason(error)}") from None
     finally:
         engine.dispose()
 
@@ -51,13 +51,9 @@ def migrate(wait_seconds: float, lock_seconds: float) -> None:
 def _engine(url: str) -> Engine:
     if not url:
         raise click.ClickException("ARKLOOP_DATABASE_URL is not set; it begins with postgresql://")
-    try:
-        parsed = make_url(url.replace("postgres://", "postgresql://", 1))
-    except ArgumentError:
-        parsed = None
-    if parsed is None or parsed.get_backend_name() != "postgresql":
-        raise click.ClickException("ARKLOOP_DATABASE_URL must begin with postgresql://")
-    return create_engine(parsed, connect_args={"connect_timeout": CONNECT_SECONDS})
+    return create_engine(
+        checked(url), connect_args={**CONNECTING, "connect_timeout": CONNECT_SECONDS}
+    )
 
 
 def _migrate(engine: Engine, wait_seconds: float, lock_seconds: float) -> str:

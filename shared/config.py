@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from shared.database_url import InvalidDatabaseUrl, normalize
+
 
 class InvalidSettings(Exception):
     """Some settings are missing or wrong; the message lists every problem, one a line."""
@@ -85,9 +87,7 @@ class _Reader:
         redis_url = self._url("ARKLOOP_REDIS_URL", ("redis", "rediss", "unix"))
         defaults: dict[str, Any] = {f.name: f.default for f in fields(Settings)}
         values: dict[str, Any] = {
-            "database_url": _with_driver(
-                self._url("ARKLOOP_DATABASE_URL", ("postgresql", "postgres", "postgresql+psycopg"))
-            ),
+            "database_url": self._database_url("ARKLOOP_DATABASE_URL"),
             "redis_url": redis_url,
             "broker_url": self._text("ARKLOOP_BROKER_URL") or redis_url,
             "jwt_secret": self._secret("ARKLOOP_JWT_SECRET"),
@@ -149,6 +149,16 @@ class _Reader:
                 f"{name}: must begin with {' or '.join(s + '://' for s in schemes)}"
             )
         return value
+
+    def _database_url(self, name: str) -> str:
+        try:
+            return normalize(self._text(name) or "")
+        except InvalidDatabaseUrl as error:
+            is_set = self._text(name) is not None
+            self.problems.append(
+                f"{name}: {error if is_set else 'is not set; it begins with postgresql://'}"
+            )
+            return ""
 
     def _secret(self, name: str) -> str:
         value = self._text(name) or ""
@@ -212,7 +222,3 @@ class _Reader:
             except ValueError as error:
                 self.problems.append(f"{name}: {network!r} is not a network: {error}")
         return networks
-
-
-def _with_driver(url: str) -> str:
-    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)

@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from shared import fault_points, postgres, queue
@@ -105,7 +105,7 @@ class Connections:
                 self.postgres_outage.failed()
             else:
                 self.postgres_outage.answered()
-            if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
+            if postgres.is_outage(error):
                 raise Unavailable() from error
             raise
         except PoolTimeout as error:

@@ -9,7 +9,9 @@ from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from shared.config import Settings
 from shared.outage import Outage
@@ -33,6 +35,33 @@ OF_MAINTENANCE = Limits(lock=5, statement=60, answer=70)
 
 
 FIRST_WITH_TRANSACTION_TIMEOUT = 170_000
+
+#: A host that vanished without a word must not hold a connection for minutes; one that takes no
+#: writes must not get one: libpq then tries the next of a list. It learns this without a round
+#: trip from Postgres 14 on.
+CONNECTING = {
+    "connect_timeout": 2,  # for each host of a list
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "target_session_attrs": "read-write",
+}
+
+# What a server that answers says when it cannot do its work (SQLSTATE). All connections of the
+# pool may lead to the same place: none of them is used again.
+_NOT_THE_PRIMARY = (
+    "08",  # connection exceptions, as poolers report them
+    "25006",  # read_only_sql_transaction: a standby, a failover, a full disk at some vendors
+    "40001",  # of a standby: a conflict with recovery; without serializable there is no other
+    "55000",  # "recovery is in progress"
+    "57P",  # shut down, crashed, starting, database dropped
+)
+# These concern one statement or session; it is not known what state it left the session in.
+_OUT_OF_RESOURCES = (
+    "53",  # disk full, out of memory, too many connections
+    "58",  # input and output errors of the system
+)
 
 
 class ServerSilent(psycopg.OperationalError):
@@ -74,12 +103,7 @@ def make_engine(
         pool_timeout=limits.answer,
         pool_use_lifo=True,
         connect_args={
-            # A host that vanished without a word must not hold a connection for minutes.
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 10_000,
-            "connect_timeout": 2,
+            **CONNECTING,
             "application_name": application,
             "prepare_threshold": 3,
         },
@@ -117,7 +141,35 @@ def make_engine(
                 [str(round(transaction * 1000))],
             )
 
+    event.listen(engine, "handle_error", _end_if_outage)
     return engine
+
+
+def connection_args(url: str) -> dict[str, Any]:
+    """Return psycopg's parameters for a URL of SQLAlchemy's, without a pool or limits."""
+    parsed = make_url(url)
+    _, of_url = parsed.get_dialect()().create_connect_args(parsed)
+    return {**of_url, **CONNECTING}
+
+
+def _end_if_outage(context: ExceptionContext) -> None:
+    state = getattr(context.original_exception, "sqlstate", None) or ""
+    if context.connection is not None and state.startswith((*_NOT_THE_PRIMARY, *_OUT_OF_RESOURCES)):
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = state.startswith(_NOT_THE_PRIMARY)
+
+
+def is_outage(error: DBAPIError) -> bool:
+    """Return whether Postgres could not do its work, whatever was asked of it."""
+    return isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
+
+
+def is_read_only(sql: Connection) -> bool:
+    """Return whether Postgres refuses writes, as a standby does; such a connection is ended."""
+    refuses = bool(sql.scalar(text("SELECT current_setting('transaction_read_only')::boolean")))
+    if refuses:
+        sql.invalidate()
+    return refuses
 
 
 def is_silence(error: BaseException | None) -> bool:

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from sqlalchemy import RowMapping, func, select, text, update
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
-from shared import retention, unheld_endings
+from shared import postgres, retention, unheld_endings
 from shared import runs as lifecycle
 from shared.claims import QUEUED
 from shared.connections import Connections, Transaction
@@ -117,9 +117,9 @@ def _alone(tx: Transaction, run: RowMapping) -> Iterator[None]:
     try:
         with tx.sql.begin_nested():
             yield
-    except (OperationalError, InterfaceError):
-        raise
-    except Exception:
+    except Exception as error:
+        if isinstance(error, DBAPIError) and postgres.is_outage(error):
+            raise
         del tx.after_commit[hints:]
         log.exception("the sweep cannot settle the run %s", run["id"])
 

@@ -22,6 +22,7 @@ import psycopg
 from shared import ids
 from shared.config import Settings
 from shared.errors import LeaseLost
+from shared.postgres import connection_args
 from worker.outcomes import CancelRequested
 from worker.stop_signal import StopSignal
 
@@ -133,14 +134,13 @@ class Lease:
     def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         heartbeat = self._settings.heartbeat_seconds
         connection = psycopg.connect(
-            self._settings.database_url.replace("+psycopg", "", 1),
+            **{
+                **connection_args(self._settings.database_url),
+                "application_name": "arkloop-lease",
+                "keepalives_count": 2,
+                "tcp_user_timeout": round(heartbeat * 2000),
+            },
             autocommit=True,
-            connect_timeout=2,
-            application_name="arkloop-lease",
-            keepalives_idle=5,
-            keepalives_interval=2,
-            keepalives_count=2,
-            tcp_user_timeout=round(heartbeat * 2000),
         )
         connection.execute(f"SET statement_timeout = {round(heartbeat * 2000)}")
         # Not waited for: after a cut connection the old session may hold it a little longer,

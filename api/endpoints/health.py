@@ -7,7 +7,7 @@ from redis import RedisError
 
 from api.current import connections
 from api.json_body import NoArguments, query_args
-from shared import schema
+from shared import postgres, schema
 from shared.errors import Unavailable
 
 bp = Blueprint("health", __name__)
@@ -22,10 +22,14 @@ def healthz() -> Response:
 
 @bp.get("/readyz")
 def readyz() -> Response:
-    """200 with `degraded: ["redis"]` while Redis is away; 503 with the reason without Postgres."""
+    """200, with `degraded: ["redis"]` while Redis is away; 503 with the reason while Postgres is
+    away or read-only.
+    """
     query_args(NoArguments())
     with connections().reading() as sql:
         version = schema.current_version(sql)
+        if postgres.is_read_only(sql):
+            raise Unavailable("Postgres accepts no writes: it is a standby, or set to read-only.")
     # A newer one is fine: during a deploy the old code goes on with the new schema.
     if version is None or version < _needed_version():
         raise Unavailable(

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from shared import postgres
 from shared.config import Settings
 from shared.connections import Connections, connect
 from shared.errors import Unavailable
+from tests.standby import replicated_postgres
 from tests.waiting import eventually, in_parallel
 
 QUICK = postgres.Limits(lock=0.2, statement=0.5, answer=1)
@@ -108,6 +109,77 @@ def test_a_process_that_is_frozen_within_a_statement_loses_its_locks(
         except psycopg.OperationalError as error:
             raise OperationalError("", {}, error) from error
     frozen.close()
+
+
+def test_a_connection_that_refuses_writes_is_replaced(settings: Settings) -> None:
+    """A write that Postgres refuses as read-only is an outage, and the next one works again."""
+    pooled = connect(replace(settings, database_pool_size=1), application="tests")
+    with pooled.reading() as sql:
+        sql.execute(text("SET default_transaction_read_only = on"))
+
+    with pytest.raises(Unavailable), pooled.transaction() as tx:
+        tx.sql.execute(text("UPDATE workers SET pid = 0"))
+    with pooled.transaction() as tx:
+        tx.sql.execute(text("UPDATE workers SET pid = 0"))
+    pooled.close()
+
+
+@pytest.mark.parametrize(
+    ("state", "is_for_all"),
+    [("25006", True), ("57P03", True), ("08006", True), ("53100", False), ("58030", False)],
+)
+def test_what_a_server_cannot_do_ends_the_connection(
+    state: str, is_for_all: bool, settings: Settings
+) -> None:
+    """An outage ends the connection that reported it; a lost primary ends the others as well."""
+    pooled = connect(replace(settings, database_pool_size=2), application="tests")
+    with pooled.reading() as one, pooled.reading() as other:
+        before = [backend(one), backend(other)]
+        with pytest.raises(DBAPIError):
+            one.execute(text(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
+    with pooled.reading() as one, pooled.reading() as other:
+        kept = {backend(one), backend(other)} & set(before)
+    pooled.close()
+
+    assert (set() if is_for_all else {before[1]}) == kept
+
+
+def test_what_a_statement_did_wrong_keeps_the_connection(settings: Settings) -> None:
+    """Errors of the statement, its time limit among them, are no reason to connect again."""
+    pooled = connect(replace(settings, database_pool_size=1), application="tests", limits=QUICK)
+    with pooled.reading() as sql:
+        before = backend(sql)
+        for statement in ("SELECT 1 / 0", "SELECT pg_sleep(5)"):
+            with pytest.raises(DBAPIError):
+                sql.execute(text(statement))
+    with pooled.reading() as sql:
+        assert before == backend(sql)
+    pooled.close()
+
+
+def test_a_standby_is_passed_over_until_it_is_promoted(tmp_path: Path, settings: Settings) -> None:
+    """Of a list of hosts the one that accepts writes is used; a standby alone is an outage."""
+    with replicated_postgres(tmp_path) as pair:
+        url = pair.url(pair.standby, pair.primary)
+        both = connect(replace(settings, database_url=url), application="tests")
+        url = pair.url(pair.standby)
+        alone = connect(replace(settings, database_url=url), application="tests")
+
+        assert answers(both)
+        assert not answers(alone)
+        assert not alone.postgres_outage.is_on
+        pair.primary.stop()
+        assert not answers(both)
+        pair.promote()
+        eventually(lambda: answers(both) and answers(alone))
+        with psycopg.connect(**postgres.connection_args(url)) as direct:
+            assert direct.execute("UPDATE workers SET pid = 0").rowcount == 0
+        both.close()
+        alone.close()
+
+
+def backend(sql: Connection) -> int:
+    return int(sql.scalar(text("SELECT pg_backend_pid()")) or 0)
 
 
 def answers(connections: Connections, question: str = "SELECT 1") -> bool:

@@ -67,6 +67,22 @@ def test_readyz_fails_without_postgres(client_with: Callable[..., FlaskClient]) 
     assert "1" == response.headers["Retry-After"]
 
 
+def test_readyz_fails_while_postgres_is_read_only(
+    client_with: Callable[..., FlaskClient], new_database: Callable[[], str]
+) -> None:
+    """A process that cannot write is not ready, also by a connection that it has had before."""
+    client = client_with(database_url=new_database(), database_pool_size=1)
+    ready = client.get("/readyz").status_code
+    with client.application.extensions["arkloop"].reading() as sql:
+        sql.execute(text("SET default_transaction_read_only = on"))
+
+    assert (200, 503, 200) == (
+        ready,
+        client.get("/readyz").status_code,
+        client.get("/readyz").status_code,
+    )
+
+
 @pytest.mark.parametrize(("stored", "status"), [("0000", 503), (None, 503), ("9999", 200)])
 def test_readyz_wants_a_schema_that_is_new_enough(
     stored: str | None,

@@ -1,0 +1,83 @@
+"""Forms of the database's URL."""
+
+import pytest
+from sqlalchemy import make_url
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+
+from shared.config import InvalidSettings, Settings
+from shared.database_url import InvalidDatabaseUrl, normalize
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port"),
+    [
+        ("postgres://u:p@db1/name", "db1", None),
+        ("postgresql://u:p@db1:5433/name", "db1", 5433),
+        ("postgresql+psycopg://u:p@[::1]:5433/name", "::1", 5433),
+        ("postgresql://u:p@/name?host=/run/postgresql", "/run/postgresql", None),
+        ("postgresql://u:p@db1:5433,db2/name", "db1,db2", "5433,5432"),
+        ("postgresql://u:p@[::1]:5433,db2:5434/name", "::1,db2", "5433,5434"),
+        ("postgresql://u:p@/name?host=db1:5433&host=db2:5434", "db1,db2", "5433,5434"),
+        ("postgresql://u:p@/name?host=db1,db2&port=5433,5434", "db1,db2", "5433,5434"),
+        ("postgresql://u:p@db1,db2/name?port=5433", "db1,db2", "5433,5433"),
+        ("postgresql://u:p@/name?host=/run/a,/run/b", "/run/a,/run/b", "5432,5432"),
+    ],
+)
+def test_every_form_of_hosts_reaches_psycopg(url: str, host: str, port: object) -> None:
+    """One host or several, in libpq's form or SQLAlchemy's, come out as psycopg's parameters."""
+    _, args = PGDialect_psycopg().create_connect_args(make_url(normalize(url)))
+
+    assert ("u", "p", "name") == (args["user"], args["password"], args["dbname"])
+    assert (host, port) == (args["host"], args.get("port"))
+
+
+def test_other_parameters_of_a_list_are_kept() -> None:
+    """Rewriting the hosts changes nothing else, whatever characters the password has."""
+    url = "postgresql://u:p%40/?,@a,b/name?sslmode=verify-full&sslrootcert=/etc/a%20b.pem"
+    _, args = PGDialect_psycopg().create_connect_args(make_url(normalize(url)))
+
+    assert ("p@/?,", "verify-full", "/etc/a b.pem") == (
+        args["password"],
+        args["sslmode"],
+        args["sslrootcert"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("mysql://u@db1/name", "must begin with postgresql://"),
+        ("nonsense", "must begin with postgresql://"),
+        ("postgresql://u:secret@db1:x/name", "'db1:x' is not a host with a port"),
+        ("postgresql://u:secret@db1:99999/name", "'db1:99999' is not a host with a port"),
+        ("postgresql://u:secret@db1,,db2/name", "'' is not a host with a port"),
+        ("postgresql://u:secret@/name?host=a:1&host=b:x", "'b:x' is not a host with a port"),
+        ("postgresql://u:secret@a,b,c/name?port=1,2", "must have one port for each host"),
+        (
+            "postgresql://u:secret@a,b/name?target_session_attrs=prefer-standby",
+            "target_session_attrs must be read-write",
+        ),
+    ],
+)
+def test_a_url_that_cannot_work_is_refused_at_the_start(url: str, why: str) -> None:
+    """Its error names the setting, says what is wrong, and does not repeat the password."""
+    with pytest.raises(InvalidDatabaseUrl):
+        normalize(url)
+    with pytest.raises(InvalidSettings) as problems:
+        Settings.from_env(
+            {
+                "ARKLOOP_DATABASE_URL": url,
+                "ARKLOOP_REDIS_URL": "redis://",
+                "ARKLOOP_JWT_SECRET": "x" * 32,
+            }
+        )
+
+    assert str(problems.value).startswith(f"ARKLOOP_DATABASE_URL: {why}")
+    assert "\n" not in str(problems.value)
+    assert "secret" not in str(problems.value)
+
+
+@pytest.mark.parametrize("attrs", ["any", "primary", "read-write"])
+def test_a_demand_for_a_server_that_writes_is_accepted(attrs: str) -> None:
+    """The service asks for such a server in any case."""
+    assert attrs in normalize(f"postgresql://u@a,b/name?target_session_attrs={attrs}")
