@@ -8,7 +8,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --python-vers
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-browser test-peers bench bench-short overspend chaos chaos-short chaos-mutants check lock
+.PHONY: help setup demo dev test test-browser test-peers bench bench-short overspend hostile hostile-short chaos chaos-short chaos-mutants check lock
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,12 @@ bench-short: setup ## That the benchmarks run, in 90 s; speed is not judged
 
 overspend: setup ## 64 runs spend at once, in 1,000 trials: no budget gives more than it has; 15 minutes
 	@$(BIN)/python -m bench.overspend --seed $(or $(SEED),1)
+
+hostile: setup ## 100,000 hostile requests: no 5xx, none slower than 3 s, no memory kept; 3 minutes
+	@$(BIN)/python -m bench.hostile --seed $(or $(SEED),1)
+
+hostile-short: setup ## The same with 10,000 requests, as CI runs it
+	@$(BIN)/python -m bench.hostile --requests 10000
 
 chaos: setup ## Every row of the fault matrix on the real system, SEED=1 by default; 20 minutes
 	@$(BIN)/python -m chaos --seed $(or $(SEED),1)
