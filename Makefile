@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Most tests wait for servers and time limits, so two cores keep three processes busy.
+TEST_PROCESSES ?= 3
 STAMP := $(VENV)/.installed
 UV := .cache/uv/bin/uv
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 \
@@ -26,7 +28,7 @@ dev: setup ## Run everything on this machine until Ctrl-C
 	@$(BIN)/arkloop dev
 
 test: setup ## The whole suite, against a real Postgres and a real Redis
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-browser: setup ## Install Chromium from the system's packages and run the browser tests
 	@./scripts/install-chromium
