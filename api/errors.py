@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from flask import Flask, Response, jsonify
@@ -44,6 +45,12 @@ STATUS: dict[type[ArkloopError], int] = {
 
 RETRY_AFTER_SECONDS = 1
 
+#: Bounds of `details`, which echo parts of what was sent.
+MAX_FIELDS = 50
+MAX_REASONS = 10
+MAX_NAME_LENGTH = 100
+MAX_REASON_LENGTH = 1_000
+
 _HEADERS: dict[int, dict[str, str]] = {
     401: {"WWW-Authenticate": "Bearer"},
     503: {"Retry-After": str(RETRY_AFTER_SECONDS)},
@@ -65,11 +72,23 @@ def status_of(error: type[ArkloopError]) -> int:
 def answer(
     status: int, code: str, message: str, details: Mapping[str, Any] | None = None
 ) -> Response:
-    """The error shape: `{"code", "message", "details", "trace_id"}`."""
-    response = jsonify(code=code, message=message, details=dict(details or {}), trace_id=trace_id())
+    """The error shape: `{"code", "message", "details", "trace_id"}`; details are bounded."""
+    shown = {
+        name[:MAX_NAME_LENGTH]: _bounded(value)
+        for name, value in islice((details or {}).items(), MAX_FIELDS)
+    }
+    response = jsonify(code=code, message=message, details=shown, trace_id=trace_id())
     response.status_code = status
     response.headers.update(_HEADERS.get(status, {}))
     return response
+
+
+def _bounded(detail: Any) -> Any:
+    if isinstance(detail, str):
+        return detail[:MAX_REASON_LENGTH]
+    if isinstance(detail, list):
+        return [_bounded(reason) for reason in detail[:MAX_REASONS]]
+    return detail
 
 
 def register(app: Flask) -> None:

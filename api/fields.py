@@ -62,6 +62,33 @@ class Whole(fields.Field[int]):
         return value
 
 
+class BoundedList(fields.List[Any]):
+    """A list whose length is checked before its items are: thousands of bad ones cost nothing."""
+
+    def __init__(self, inner: fields.Field[Any], *, least: int = 0, most: int, **kw: Any) -> None:
+        super().__init__(inner, **kw)
+        self.least = least
+        self.most = most
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        if isinstance(value, list) and not self.least <= len(value) <= self.most:
+            raise ValidationError(f"must have {self.least} to {self.most} items")
+        return list(super()._deserialize(value, *args, **kwargs))
+
+
+class BoundedDict(fields.Dict):
+    """An object with names of its own, whose number is checked before they are."""
+
+    def __init__(self, *, most: int, **kw: Any) -> None:
+        super().__init__(**kw)
+        self.most = most
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        if isinstance(value, dict) and len(value) > self.most:
+            raise ValidationError(f"must have at most {self.most} fields")
+        return dict(super()._deserialize(value, *args, **kwargs))  # type: ignore[no-untyped-call]
+
+
 class Usd(fields.Field[Decimal]):
     """An amount of USD, a JSON number with at most 8 decimals."""
 

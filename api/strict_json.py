@@ -13,6 +13,12 @@ from typing import Any
 from shared.events import MAX_DEPTH
 
 MAX_INTEGER = 2**63 - 1
+#: Values in one text, members and items alike. Each becomes a Python object, of up to 100 bytes
+#: for two bytes of text: a body is limited by their number, not only by its length.
+MAX_VALUES = 10_000
+#: Problems reported for one text, and characters of each field's name in them.
+MAX_PROBLEMS = 50
+MAX_NAME_LENGTH = 100
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -64,23 +70,31 @@ class _Reader:
                 seen.add(name)
         return members
 
-    def walk(self, value: Any, path: str, depth: int) -> None:
+    def walk(self, value: Any, path: list[str | int]) -> None:
+        """Collect the problems of `value`, which is at `path`; the path is only read for those."""
+        if len(self.problems) >= MAX_PROBLEMS:
+            return
         match value:
             case _Refused():
-                self.problems[path or "body"] = value.why
+                self.report(path, value.why)
             case str() if _UNSTORABLE.search(value):
-                self.problems[path or "body"] = "has a NUL character or a lone surrogate"
-            case dict() | list() if depth == MAX_DEPTH:
-                self.problems[path.split(".")[0] or "body"] = f"is nested deeper than {MAX_DEPTH}"
-            case dict():
-                for name, item in value.items():
-                    if _UNSTORABLE.search(name):
-                        name = _UNSTORABLE.sub("\ufffd", name)
-                        self.problems[_join(path, name)] = "has a name that cannot be stored"
-                    self.walk(item, _join(path, name), depth + 1)
-            case list():
-                for index, item in enumerate(value):
-                    self.walk(item, _join(path, str(index)), depth + 1)
+                self.report(path, "has a NUL character or a lone surrogate")
+            case dict() | list() if len(path) == MAX_DEPTH:
+                self.report(path[:1], f"is nested deeper than {MAX_DEPTH}")
+            case dict() | list():
+                for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+                    path.append(name)
+                    if isinstance(name, str) and _UNSTORABLE.search(name):
+                        self.report(path, "has a name that cannot be stored")
+                    self.walk(item, path)
+                    path.pop()
+
+    def report(self, path: list[str | int], why: str) -> None:
+        if len(self.problems) >= MAX_PROBLEMS:
+            return
+        names = (str(name)[:MAX_NAME_LENGTH] for name in path)
+        name = _UNSTORABLE.sub("\ufffd", ".".join(names))[:MAX_NAME_LENGTH]
+        self.problems[name or "body"] = why
 
 
 def loads(data: bytes) -> Any:
@@ -88,13 +102,15 @@ def loads(data: bytes) -> Any:
 
     Raises:
         InvalidJSON: bad UTF-8 or syntax, a byte order mark, a key given twice, NaN or
-            Infinity, a number that does not fit, nesting deeper than 64, a NUL or a
-            lone surrogate in any string.
+            Infinity, a number that does not fit, nesting deeper than 64, more than
+            10,000 values, a NUL or a lone surrogate in any string.
     """
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidJSON({"body": f"is not UTF-8: byte {error.start}"}) from None
+    if _has_too_many_values(data):
+        raise InvalidJSON({"body": f"has more than {MAX_VALUES:,} values"})
     reader = _Reader()
     try:
         value = json.loads(
@@ -112,11 +128,24 @@ def loads(data: bytes) -> Any:
     # Most bodies cannot hold any of it and are spared the walk: without an escape a
     # string is clean, since neither raw NUL nor raw surrogates have got this far.
     if reader.suspicious or "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH:
-        reader.walk(value, "", 0)
+        reader.walk(value, [])
         if reader.problems:
             raise InvalidJSON(reader.problems)
     return value
 
 
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
+def _has_too_many_values(data: bytes) -> bool:
+    """Whether the text has more than `MAX_VALUES` values, found without building any of them.
+
+    Every value but the outermost follows a comma or an opening bracket outside of strings.
+    """
+    if _separators(data) < MAX_VALUES:
+        return False
+    # Without escaped quotes, every second piece between quotes is outside of strings, of which
+    # a value has two at most: its name and itself.
+    pieces = data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"', 4 * MAX_VALUES)
+    return len(pieces) > 4 * MAX_VALUES or sum(map(_separators, pieces[::2])) >= MAX_VALUES
+
+
+def _separators(data: bytes) -> int:
+    return data.count(b",") + data.count(b"[") + data.count(b"{")

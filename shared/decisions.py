@@ -8,6 +8,8 @@ from shared.errors import InvalidRequest
 from shared.events import MAX_DEPTH, is_too_deep, plain
 
 APPROVALS = frozenset({"yes", "y", "approve"})
+#: Python reads no longer ones, which would make the whole a denial.
+_MAX_DIGITS = 1_000
 _FIELDS = {"decision", "reason", "arguments"}
 
 
@@ -35,7 +37,7 @@ def read(content: str) -> Decision:
     said = content.strip()
     try:
         document = (
-            json.loads(said, object_pairs_hook=_once, parse_constant=_no_number)
+            json.loads(said, object_pairs_hook=_once, parse_int=_integer, parse_constant=_no_number)
             if said.startswith("{")
             else None
         )
@@ -80,6 +82,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(document) < len(pairs):
         raise _invalid("a field is there twice")
     return document
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise _invalid(f"has a number of more than {_MAX_DIGITS} digits")
+    return int(text)
 
 
 def _no_number(text: str) -> Any:

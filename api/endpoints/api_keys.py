@@ -10,7 +10,7 @@ from sqlalchemy import Row
 
 from api.auth import authenticator, requires
 from api.current import actor, changes_catalog, connections
-from api.fields import Usd
+from api.fields import BoundedList, Usd
 from api.idempotency import created, replayed_without
 from api.json_body import NoArguments, query_args, read_body
 from api.paging import ByTime, page, page_args
@@ -38,11 +38,11 @@ class KeyLimits(Schema):
 
 class CreateApiKey(KeyLimits):
     name = fields.String(required=True, validate=validate.Length(1, 200))
-    scopes = fields.List(
+    scopes = BoundedList(
         fields.String(validate=validate.OneOf(sorted(SCOPES))),
         load_default=list,
         allow_none=False,
-        validate=validate.Length(max=len(SCOPES)),
+        most=len(SCOPES),
     )
     expires_at = fields.AwareDateTime("iso", load_default=None, validate=_check_is_future)
 

@@ -10,7 +10,7 @@ from sqlalchemy import Row
 
 from api.auth import requires
 from api.current import actor, changes_catalog, connections
-from api.fields import StrictBoolean, Usd, Whole, shown_name
+from api.fields import BoundedList, StrictBoolean, Usd, Whole, shown_name
 from api.idempotency import created, idempotent
 from api.json_body import NoArguments, query_args, read_body
 from api.paging import ByTime, page, page_args
@@ -73,9 +73,7 @@ class ProviderChanges(Schema):
 class CreateProvider(ProviderChanges):
     name = fields.String(required=True, validate=_NAME)
     kind = fields.String(required=True, validate=validate.OneOf(llm_providers.KINDS))
-    models = fields.List(
-        fields.Nested(CreateModel), validate=validate.Length(max=MAX_MODELS_AT_ONCE)
-    )
+    models = BoundedList(fields.Nested(CreateModel), most=MAX_MODELS_AT_ONCE)
 
     @validates_schema
     def check_default(self, data: dict[str, Any], **_: object) -> None:

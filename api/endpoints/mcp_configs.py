@@ -10,6 +10,7 @@ from sqlalchemy import Row
 
 from api.auth import requires
 from api.current import actor, connections
+from api.fields import BoundedDict, BoundedList
 from api.idempotency import created, idempotent
 from api.json_body import NoArguments, query_args, read_body
 from api.paging import ByTime, page, page_args
@@ -23,6 +24,7 @@ bp = Blueprint("mcp_configs", __name__)
 MAX_URL_CHARACTERS = 2_000
 MAX_HEADERS = 16
 MAX_ARGUMENTS = 64
+MAX_APPROVALS = 1_000
 
 #: It stands before the names of tools.
 _NAME = validate.Regexp(
@@ -42,8 +44,6 @@ _HASH = validate.Regexp(r"\A[0-9a-f]{64}\Z", error="must be 64 hexadecimal digit
 
 
 def _check_headers(headers: dict[str, str]) -> None:
-    if len(headers) > MAX_HEADERS:
-        raise ValidationError(f"must be at most {MAX_HEADERS}")
     if len({name.lower() for name in headers}) < len(headers):
         raise ValidationError("has a name twice")
     for name in headers:
@@ -60,11 +60,11 @@ class McpConfigChanges(Schema):
 
     name = fields.String(validate=_NAME)
     url = fields.String(validate=validate.Length(1, MAX_URL_CHARACTERS))
-    command = fields.List(
-        fields.String(validate=validate.Length(1, 4_000)),
-        validate=validate.Length(1, MAX_ARGUMENTS),
+    command = BoundedList(
+        fields.String(validate=validate.Length(1, 4_000)), least=1, most=MAX_ARGUMENTS
     )
-    headers = fields.Dict(
+    headers = BoundedDict(
+        most=MAX_HEADERS,
         keys=fields.String(validate=_HEADER),
         values=fields.String(validate=_VALUE),
         allow_none=True,
@@ -89,7 +89,7 @@ class NamedHash(Schema):
 
 
 class ApproveTools(Schema):
-    tools = fields.List(fields.Nested(NamedHash), required=True, validate=validate.Length(1, 1_000))
+    tools = BoundedList(fields.Nested(NamedHash), required=True, least=1, most=MAX_APPROVALS)
 
 
 # ---- servers -------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """The JSON reader that refuses what two readers could understand in two ways."""
 
+import gc
 import json
 import time
+import tracemalloc
 from contextlib import suppress
 
 import pytest
@@ -139,3 +141,76 @@ def test_bombs_are_refused_quickly(text: str) -> None:
         strict_json.loads(text.encode())
 
     assert time.thread_time() - began < 0.25
+
+
+def _mebibyte(head: bytes, unit: bytes, tail: bytes) -> bytes:
+    return head + unit * ((2**20 - len(head) - len(tail)) // len(unit)) + tail
+
+
+_ADVERSARIAL = {
+    "a long key over many items": b'{"' + b"k" * 500_000 + b'":[' + b"0," * 250_000 + b"NaN]}",
+    "a long key over many problems": b'{"' + b"k" * 500_000 + b'":[' + b"NaN," * 300 + b"0]}",
+    "long keys inside each other": b'{"'
+    + b'":{"'.join([b"k" * 16_000] * 63)
+    + b'":NaN'
+    + b"}" * 63,
+    "long keys with problems": b"{" + b",".join(b'"%0100d":NaN' % i for i in range(9_000)) + b"}",
+    "keys that cannot be stored": b"{"
+    + b",".join(b'"%d\\u0000":0' % i for i in range(9_000))
+    + b"}",
+    "many keys": b"{" + b",".join(b'"%d":0' % i for i in range(90_000)) + b"}",
+    "duplicate keys": _mebibyte(b"{", b'"a":0,', b'"a":0}'),
+    "NaN": _mebibyte(b"[", b"NaN,", b"0]"),
+    "empty lists": _mebibyte(b"[", b"[],", b"0]"),
+    "empty objects": _mebibyte(b"[", b"{},", b"0]"),
+    "integers beyond 64 bits": _mebibyte(b"[", b"9" * 25 + b",", b"0]"),
+    "one integer": _mebibyte(b"", b"9", b""),
+    "one fraction": _mebibyte(b"0.", b"1", b""),
+    "deep and wide": _mebibyte(b"[", b"[" * 64 + b"]" * 64 + b",", b"0]"),
+    "only openings": _mebibyte(b"", b'{"a":', b""),
+    "only quotes": _mebibyte(b"", b'"', b""),
+    "empty strings": _mebibyte(b"[", b'"",', b"0]"),
+    "escaped quotes": _mebibyte(b'["', b'\\"', b'"]'),
+    "escaped backslashes": _mebibyte(b'["', b"\\\\", b'"]'),
+    "lone surrogates": _mebibyte(b'["', b"\\ud800", b'"]'),
+    "an emoji among commas": _mebibyte('["😀'.encode(), b",", b'"]'),
+}
+
+
+@pytest.mark.parametrize("data", _ADVERSARIAL.values(), ids=_ADVERSARIAL.keys())
+def test_a_mebibyte_costs_little_whatever_is_in_it(data: bytes) -> None:
+    """50 ms, 20 MB, and 50 short problems are the most that one body takes."""
+    problems: dict[str, str] = {}
+    seconds = []
+    for _ in range(3):
+        began = time.thread_time()
+        with suppress(InvalidJSON):
+            strict_json.loads(data)
+        seconds.append(time.thread_time() - began)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        strict_json.loads(data)
+    except InvalidJSON as error:
+        problems = error.problems
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+    assert len(data) <= 2**20
+    assert min(seconds) <= 0.05
+    assert peak <= 20_000_000
+    assert len(problems) <= 50
+    assert all(len(name) <= 100 and len(why) <= 100 for name, why in problems.items())
+
+
+@pytest.mark.parametrize(("count", "fits"), [(9_999, True), (10_000, False)])
+@pytest.mark.parametrize("item", ["1", '"a"', '"a,[{\\"b"', '"\\\\"'])
+def test_a_text_has_at_most_10_000_values(count: int, fits: bool, item: str) -> None:
+    """The list itself is one of them; commas and brackets in strings are none."""
+    data = ("[" + ",".join([item] * count) + "]").encode()
+    if fits:
+        assert count == len(strict_json.loads(data))
+        return
+    with pytest.raises(InvalidJSON, match="has more than 10,000 values"):
+        strict_json.loads(data)

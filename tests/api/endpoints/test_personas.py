@@ -316,6 +316,14 @@ def test_the_page_has_every_field_and_its_limit() -> None:
     assert all(f"`{tool}`" in PAGE for tool in personas.BUILTIN_TOOLS)
 
 
+def test_a_definition_with_thousands_of_unknown_fields_gets_a_short_response(alice: User) -> None:
+    """What is echoed of a definition is bounded as for any other body."""
+    refused = alice.post(PATH, {"key": "many", **{f"{i:0100}": 1 for i in range(9_000)}})
+
+    assert 50 == len(details_of(refused))
+    assert len(refused.data) < 10_000
+
+
 def test_one_that_another_release_has_published_is_shown_with_its_problems(
     alice: User, connections: Connections
 ) -> None:
