@@ -48,14 +48,18 @@ class Actor:
 
     @property
     def writes_all(self) -> bool:
-        """Owners and admins write all that they see; members only their own."""
-        return self.role in ("owner", "admin")
+        """Owners and admins write all that they see; members only their own.
+
+        So do the keys of owners and admins that lack the scope `admin`: a role alone gives a key
+        no right that its scopes do not name.
+        """
+        return "admin" in self.permissions
 
     def sees(self) -> ColumnElement[bool]:
         """SQL: this row of `threads` is visible to the actor."""
         return visible(self.org_id, self.user_id)
 
     def check_may_write(self, created_by_user_id: UUID) -> None:
-        """Raises: Forbidden: somebody else's object, and the actor is a member."""
+        """Raises: Forbidden: somebody else's object, and the actor has no `admin`."""
         if not self.writes_all and created_by_user_id != self.user_id:
             raise Forbidden()

@@ -125,6 +125,28 @@ def test_a_key_does_what_its_scopes_say(user: Caller) -> None:
     assert 200 == writer.answer(run_id, "yes").status_code
 
 
+def test_a_key_without_admin_writes_its_creators_own_alone(system: System, user: Caller) -> None:
+    """The role of an owner or admin gives a key no right that its scopes do not name."""
+    thread_id, run_id = waiting_run(system.colleague(user))
+    scopes = ["data.threads.read", "data.threads.write", "data.runs.read", "data.runs.write"]
+    for creator in (user, system.colleague(user, "admin")):
+        key = creator.at(token=creator.api_key(scopes=scopes)[1])
+        for method, path, body in [
+            *writes_for(thread_id, run_id),
+            ("PATCH", f"/v1/threads/{thread_id}", {"title": "mine"}),
+            ("DELETE", f"/v1/threads/{thread_id}", None),
+            ("POST", f"/v1/threads/{thread_id}/messages", {"content": "yes"}),
+        ]:
+            answer = key.http.request(method, path, json=body)
+            assert (403, "auth.forbidden") == error_of(answer), path
+        assert "waiting_for_input" == key.get_run(run_id)["status"]
+        own = waiting_run(creator)[1]
+        assert 200 == key.answer(own, "yes").status_code
+
+    full = user.at(token=user.api_key()[1])
+    assert 200 == full.answer(run_id, "yes").status_code
+
+
 @pytest.mark.parametrize("header", [None, "Bearer", "Bearer nonsense", "Basic dTpw", "Bearer al_x"])
 def test_without_a_valid_token_there_is_nothing(system: System, header: str | None) -> None:
     """401 with `WWW-Authenticate: Bearer`, before anything else is looked at."""
