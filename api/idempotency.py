@@ -57,7 +57,7 @@ def replayed_without(*secrets: str) -> Callable[[View[P]], Callable[P, Response]
     def decorate(view: View[P]) -> Callable[P, Response]:
         @wraps(view)
         def once(*args: P.args, **kwargs: P.kwargs) -> Response:
-            key = _key()
+            key = check_key()
             # Before the transaction: a body may take its time.
             body = read_object()
             if key is None:
@@ -106,7 +106,12 @@ def refuse_key() -> None:
         raise InvalidRequest(**{"Idempotency-Key": ["is not supported here"]})
 
 
-def _key() -> str | None:
+def check_key() -> str | None:
+    """The request's key, None without one.
+
+    Raises:
+        InvalidRequest: it is not 1 to 255 printable ASCII characters.
+    """
     key = request.headers.get("Idempotency-Key")
     if key is not None and not re.fullmatch(r"[\x20-\x7e]{1,255}", key):
         raise InvalidRequest(**{"Idempotency-Key": ["must be 1 to 255 printable ASCII characters"]})

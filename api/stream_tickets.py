@@ -2,7 +2,7 @@
 
 A ticket is a JWT that opens the events of one run to one reader, and nothing
 else. It works again for reconnects until ten minutes after the run's end, for
-24 hours at most, and only while the key or account it was made with is in force.
+24 hours at most, and only while the API key or the login it was made with is in force.
 """
 
 import time
@@ -38,6 +38,7 @@ def issue(
         "sub": str(actor.user_id),
         "role": actor.role,
         "key": actor.api_key_id and str(actor.api_key_id),
+        "sid": actor.session_id and str(actor.session_id),
     }
     return jwt.encode(claims, settings.jwt_secret, _ALGORITHM), expires_at
 
@@ -46,7 +47,8 @@ def verify(settings: Settings, ticket: str, run_id: UUID) -> Actor:
     """The reader that the ticket stands for.
 
     Raises:
-        Unauthorized: not a ticket of ours, for another run, or over.
+        Unauthorized: not a ticket of ours, for another run, expired, or bound to neither a key
+            nor a login: older releases issued such tickets, and nothing could revoke them.
     """
     if len(ticket) > 2048:
         raise Unauthorized()
@@ -58,14 +60,16 @@ def verify(settings: Settings, ticket: str, run_id: UUID) -> Actor:
             audience=_AUDIENCE,
             options={"require": ["exp", "sub", "run", "org"], "verify_iat": False},
         )
-        if claims["run"] != str(run_id):
+        key_id, session_id = claims.get("key"), claims.get("sid")
+        if claims["run"] != str(run_id) or not (key_id or session_id):
             raise Unauthorized()
         return Actor(
             org_id=UUID(claims["org"]),
             user_id=UUID(claims["sub"]),
             role=claims["role"],
             permissions=frozenset({"data.runs.read"}),
-            api_key_id=UUID(claims["key"]) if claims["key"] else None,
+            api_key_id=UUID(key_id) if key_id else None,
+            session_id=UUID(session_id) if session_id else None,
             expires_at=datetime.fromtimestamp(claims["exp"], UTC),
         )
     except (jwt.InvalidTokenError, ValueError, KeyError, TypeError) as error:

@@ -10,16 +10,15 @@ from marshmallow import Schema, fields, validate
 
 from api import sse, stream_tickets
 from api.auth import authenticator, bearer_token, requires
-from api.current import actor, settings
+from api.current import actor, connections, settings
 from api.fields import Digits
-from api.idempotency import idempotent
+from api.idempotency import check_key
 from api.json_body import NoArguments, query_args, read_body
 from api.path_ids import check as check_ids
 from api.stream_hub import StreamHub
 from api.watch import Watch
 from shared import run_queries
 from shared.actors import Actor
-from shared.connections import Transaction
 from shared.errors import Forbidden, InvalidRequest, Unauthorized
 from shared.times import now, rfc3339
 
@@ -74,11 +73,16 @@ def stream_events(run_id: UUID) -> Response:
 
 @bp.post("/v1/runs/<id:run_id>/stream-ticket")
 @requires("data.runs.read")
-@idempotent
-def create_stream_ticket(tx: Transaction, run_id: UUID) -> Response:
-    """201 with a ticket for `GET …/events?ticket=`."""
+def create_stream_ticket(run_id: UUID) -> Response:
+    """201 with a ticket for `GET …/events?ticket=`.
+
+    Nothing is stored, so nothing is replayed: a request that is repeated with its
+    `Idempotency-Key` gets a new ticket, bound to the credential that it came with.
+    """
+    check_key()
     read_body(NoArguments(), optional=True)
-    run = run_queries.get(tx.sql, actor(), run_id)
+    with connections().reading() as sql:
+        run = run_queries.get(sql, actor(), run_id)
     ticket, expires_at = stream_tickets.issue(settings(), actor(), run_id, run["ended_at"])
     response = jsonify({"ticket": ticket, "expires_at": rfc3339(expires_at)})
     response.status_code = 201

@@ -62,7 +62,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "I6",
         # A busy thread would refuse the second run: one guard behind the other.
         *_TWO_ACTIVE_RUNS,
-        Edit("api/idempotency.py", "            key = _key()\n", "            key = None\n"),
+        Edit("api/idempotency.py", "            key = check_key()\n", "            key = None\n"),
     ),
     mutant(
         "everybody reads every run",

@@ -11,6 +11,7 @@ from sqlalchemy import func, update
 
 from shared.tables import runs
 from tests.caller import Caller, client, error_of, parsed, types
+from tests.clients import PASSWORD
 from tests.system import System
 
 
@@ -19,6 +20,13 @@ def waiting_run(user: Caller) -> str:
     run_id = user.run({"tool": "ask_user", "args": {"question": "?"}})
     user.until(run_id, "status", "waiting_for_input")
     return run_id
+
+
+def again(system: System, user: Caller) -> Caller:
+    """The same user by another login."""
+    body = {"login": user.login, "password": PASSWORD}
+    answer = client(system.web[0].url).post("/v1/auth/login", json=body)
+    return user.at(token=answer.json()["access_token"])
 
 
 def opened(system: System, run_id: str, ticket: str, server: int = 0) -> httpx.Response:
@@ -108,6 +116,32 @@ def test_a_ticket_ends_with_the_key_it_was_made_with(
 
     assert time.monotonic() - revoked < 5
     assert (401, "auth.unauthorized") == error_of(opened(system, waiting_run, ticket))
+
+
+@pytest.mark.parametrize("path", ["/v1/auth/logout", "/v1/auth/password"])
+def test_a_ticket_ends_with_the_login_it_was_made_with(
+    system: System, user: Caller, waiting_run: str, path: str
+) -> None:
+    """A logout, and a password that is changed elsewhere, end the open stream within 5 s."""
+    colleague = system.colleague(user)
+    elsewhere = again(system, colleague)
+    ticket = colleague.ticket(waiting_run)
+    browser = client(system.web[0].url)
+    events = f"/v1/runs/{waiting_run}/events"
+    with browser.stream("GET", events, params={"ticket": ticket}) as answer:
+        if path.endswith("logout"):
+            ended = colleague.http.post(path)
+        else:
+            ended = elsewhere.http.post(path, json={"current": PASSWORD, "new": "battery staple"})
+        assert 200 == ended.status_code, ended.text
+        began = time.monotonic()
+        assert ["run.started"] == types(list(parsed(answer)))[:1]
+
+    assert time.monotonic() - began < 5
+    assert (401, "auth.unauthorized") == error_of(opened(system, waiting_run, ticket))
+    if path.endswith("password"):
+        kept = elsewhere.ticket(waiting_run)
+        assert 200 == opened(system, waiting_run, kept).status_code
 
 
 def test_a_ticket_is_in_no_log(system: System, user: Caller, waiting_run: str) -> None:
