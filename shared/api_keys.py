@@ -18,6 +18,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, Text, cast, func, literal, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
+from shared import revocations
 from shared.actors import Actor
 from shared.connections import Transaction
 from shared.errors import ApiKeyNotFound, Forbidden
@@ -149,7 +150,7 @@ def list_(
 
 
 def revoke(tx: Transaction, actor: Actor, key_id: UUID) -> None:
-    """End a key; one that has ended already stays as it is.
+    """End a key and cancel its active runs; one that has ended already stays as it is.
 
     Raises:
         ApiKeyNotFound: the actor sees no such key.
@@ -162,6 +163,7 @@ def revoke(tx: Transaction, actor: Actor, key_id: UUID) -> None:
     )
     if found is None:
         raise ApiKeyNotFound()
+    revocations.cancel_runs(tx, [key_id], by_user_id=actor.user_id)
 
 
 def find(sql: Connection, key: str) -> Row[Any] | None:

@@ -91,7 +91,8 @@ _CLAIM = """
 WITH wanted AS (
     SELECT r.id FROM runs r
     JOIN unnest(%(run_ids)s::uuid[], %(suspects)s::boolean[]) AS w (id, suspect) ON w.id = r.id
-    WHERE r.state IS NOT DISTINCT FROM 'queued' AND (w.suspect OR r.crashes < %(suspect_crashes)s)
+    WHERE r.state IS NOT DISTINCT FROM 'queued' AND r.cancel_requested_at IS NULL
+        AND (w.suspect OR r.crashes < %(suspect_crashes)s)
     ORDER BY r.id FOR NO KEY UPDATE OF r SKIP LOCKED
 )
 UPDATE runs r SET

@@ -4,7 +4,7 @@
 | ----------------------- | ------- | ------------------- | ---------------- | ------------- |
 | `run:{id}:events`       | stream  | run's end + TTL     | whoever appends  | web           |
 | `run:{id}:news`         | channel | –                   | whoever appends  | web           |
-| `run:{id}:cancel`       | string  | CANCEL_TTL_SECONDS  | web              | worker        |
+| `run:{id}:cancel`       | string  | CANCEL_TTL_SECONDS  | web, the sweep   | worker        |
 | `run:{id}:input`        | string  | INPUT_TTL_SECONDS   | web              | worker        |
 | `worker:{id}:signals`   | channel | –                   | web              | that worker   |
 | `route:{id}:pause`      | string  | as its 429 says     | worker           | worker        |

@@ -15,16 +15,15 @@ from uuid import UUID
 from sqlalchemy import RowMapping, func, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from shared import postgres, retention, unheld_endings
+from shared import postgres, retention, revocations, unheld_endings
 from shared import runs as lifecycle
-from shared.claims import QUEUED
 from shared.connections import Connections, Transaction
 from shared.errors import Unavailable
 from shared.events import STEP_TYPES, RunError, RunResumed, RunStarted
 from shared.hints import GroupedHint
 from shared.money import budgets
 from shared.status import RunState
-from shared.tables import run_events, runs
+from shared.tables import UNHELD_AND_CANCELLED, run_events, runs
 from shared.transitions import MAX_CRASHES, queued
 
 log = logging.getLogger(__name__)
@@ -76,7 +75,13 @@ def sweep(connections: Connections) -> None:
         Unavailable: Postgres is out of reach.
     """
     # Each in a transaction of its own: what money their runs hold is locked in one order.
-    for settle in (_recover_lost, _cancel_unheld, _expire_inputs, _release_left):
+    for settle in (
+        _recover_lost,
+        _cancel_runs_of_revoked_keys,
+        _cancel_unheld,
+        _expire_inputs,
+        _release_left,
+    ):
         with connections.transaction() as tx:
             if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(_LOCK_KEY))):
                 return
@@ -174,13 +179,19 @@ def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None
         tx.after_commit.append(GroupedHint(tx.connections.enqueue, run["id"]))
 
 
+def _cancel_runs_of_revoked_keys(tx: Transaction) -> None:
+    """Runs that were created, or locked, at the moment in which their key was revoked."""
+    if key_ids := revocations.recently_revoked(tx):
+        revocations.cancel_runs(tx, key_ids)
+
+
 def _cancel_unheld(tx: Transaction) -> None:
-    """Runs that went back to the queue while somebody cancelled them."""
+    """End runs that no worker holds, where a cancel was requested but not carried out.
+
+    Their key was revoked, or they went back to the queue while somebody cancelled them.
+    """
     unheld = tx.sql.execute(
-        select(*runs.c)
-        .where(QUEUED, runs.c.cancel_requested_at.is_not(None))
-        .limit(BATCH)
-        .with_for_update(skip_locked=True)
+        select(*runs.c).where(UNHELD_AND_CANCELLED).limit(BATCH).with_for_update(skip_locked=True)
     )
     for run in _with_holds_locked(tx, unheld.mappings().all()):
         with _alone(tx, run):

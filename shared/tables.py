@@ -170,6 +170,8 @@ messages = Table(
 #: A condition on `runs`, without parameters: once Postgres plans a prepared statement for all
 #: values of its parameters, it would not find the partial index by them.
 IS_ACTIVE = text("state IN ('queued', 'executing', 'waiting')")
+#: As `IS_ACTIVE`: runs that are to be cancelled and that no worker holds.
+UNHELD_AND_CANCELLED = text("cancel_requested_at IS NOT NULL AND state IN ('queued', 'waiting')")
 
 runs = Table(
     "runs",
@@ -231,6 +233,9 @@ runs = Table(
         "ix_runs_input_expires_at", "input_expires_at", postgresql_where=text("state = 'waiting'")
     ),
     Index("ix_runs_ended_at", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
+    Index(
+        "ix_runs_cancel_requested_at", "cancel_requested_at", postgresql_where=UNHELD_AND_CANCELLED
+    ),
     postgresql_with=_vacuumed(0.05),
 )
 

@@ -83,7 +83,7 @@ def change_api_key(key_id: UUID) -> Response:
 @bp.delete("/v1/api-keys/<id:key_id>")
 @requires()
 def revoke_api_key(key_id: UUID) -> Response:
-    """204; the key stops working everywhere within 5 s."""
+    """204; the key stops working everywhere within 5 s, and its active runs are cancelled."""
     query_args(NoArguments())
     _check_may_manage()
     with connections().transaction() as tx:

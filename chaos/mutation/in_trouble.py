@@ -33,7 +33,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "lost owners are not looked for",
         "workers-killed",
         "I5",
-        Edit("shared/sweep.py", "in (_recover_lost, _cancel_unheld,", "in (_cancel_unheld,"),
+        Edit("shared/sweep.py", "        _recover_lost,\n", ""),
     ),
     mutant(
         "unfinished text is not declared void",

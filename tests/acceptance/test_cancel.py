@@ -67,6 +67,26 @@ def test_a_hanging_model_is_cut_off(user: Caller) -> None:
     assert ("assistant", "A part of", True) == user.messages(run["thread_id"])[-1]
 
 
+def test_a_revoked_key_stops_spending(system: System, user: Caller) -> None:
+    """Its executing and waiting runs are cancelled within 10 s; the owner's others go on."""
+    key_id, key = user.api_key()
+    by_key = user.at(token=key)
+    executing, other = (one.run({"say": "A part"}, {"hang": 100}) for one in (by_key, user))
+    waiting = by_key.run({"tool": "ask_user", "args": {"question": "?"}})
+    user.seen(executing, "message.delta")
+    user.until(waiting, "status", "waiting_for_input")
+
+    began = time.monotonic()
+    assert 204 == user.http.delete(f"/v1/api-keys/{key_id}").status_code
+    ended = [user.ended(run_id, seconds=10)["status"] for run_id in (executing, waiting)]
+
+    assert ["cancelled", "cancelled"] == ended
+    assert time.monotonic() - began < 10
+    assert {"by_user_id": user.id} == user.events(executing)[-3]["data"]
+    assert "running" == user.get_run(other)["status"]
+    user.cancel(other)
+
+
 def test_a_run_without_text_leaves_no_message(user: Caller) -> None:
     """Cancelled before its first word, it has nothing to keep."""
     run_id = user.run({"hang": 100})

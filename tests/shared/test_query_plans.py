@@ -11,7 +11,7 @@ from sqlalchemy import select, text
 from api import stream_pages
 from api.run_heads import RunHeads
 from bench.history.seeding import History, seed
-from shared import accounts, claims, eventlog, run_queries, sweep, threads
+from shared import accounts, claims, eventlog, revocations, run_queries, sweep, threads
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.connections import Connections
 from shared.ids import new_id
@@ -193,6 +193,17 @@ def test_what_a_worker_owns(connections: Connections, written: History) -> None:
     Plans(connections, (statement, {"worker": new_id()})).check({"ix_runs_owner"})
 
 
+def test_the_runs_of_a_revoked_key(connections: Connections, written: History) -> None:
+    """Looked for among the active runs alone, and then changed by their ids."""
+    with noted(connections) as statements, connections.transaction() as tx:
+        revocations.cancel_runs(tx, [new_id()])
+    sent_, values = statements[-1]
+
+    plans = Plans(connections, (sent_, {**values, "by_user_id": new_id()}))
+
+    assert {"uq_runs_active_thread_id", "pk_runs"} == plans.indexes() - {"pk_api_keys"}
+
+
 def test_the_conversation_before_a_run(connections: Connections, written: History) -> None:
     """What one thread said, and the events of its runs."""
     with connections.reading() as sql:
@@ -237,7 +248,7 @@ def test_the_sweep(connections: Connections, written: History) -> None:
     ]
 
     Plans(connections, lost).check({"ix_runs_owner"}, few=FEW)
-    Plans(connections, unheld).check({"ix_runs_queued_at"})
+    Plans(connections, unheld).check({"ix_runs_cancel_requested_at"})
     Plans(connections, expired).check({"ix_runs_input_expires_at"})
     Plans(connections, left).check({"pk_holds", "pk_runs"})
     Plans(connections, old).check({"ix_runs_ended_at", "pk_runs"})

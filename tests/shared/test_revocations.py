@@ -1,0 +1,129 @@
+"""Runs of a revoked API key: they end, whatever their state, and nobody else's do."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import func, text, update
+
+from shared import api_keys, sweep
+from shared.ids import new_id
+from shared.tables import api_keys as api_keys_table
+from tests.stored_runs import StoredRuns, ago
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over(stored: StoredRuns) -> Iterator[None]:
+    """The sweep looks at everybody's runs: no active run of another test is left."""
+    yield
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(text("UPDATE runs SET state = 'cancelled', ended_at = now()"))
+
+
+@pytest.fixture
+def by_key(stored: StoredRuns) -> StoredRuns:
+    """The same user by an API key."""
+    with stored.connections.transaction() as tx:
+        row, _ = api_keys.create(tx, stored.actor, name="test")
+    return replace(stored, actor=replace(stored.actor, api_key_id=row.id))
+
+
+def revoke(stored: StoredRuns, by_key: StoredRuns) -> None:
+    assert by_key.actor.api_key_id is not None
+    with stored.connections.transaction() as tx:
+        api_keys.revoke(tx, stored.actor, by_key.actor.api_key_id)
+
+
+def test_a_revoked_keys_queued_and_waiting_runs_are_cancelled_by_the_next_sweep(
+    stored: StoredRuns, by_key: StoredRuns
+) -> None:
+    """No worker has to be alive; the runs' only last event is `run.cancelled`."""
+    queued, waiting = by_key.create(), by_key.claimed()
+    by_key.park(waiting, new_id())
+
+    revoke(stored, by_key)
+    sweep.sweep(stored.connections)
+
+    assert ["cancelled", "cancelled"] == [stored.state(id_) for id_ in (queued, waiting.run_id)]
+    assert ["run.cancelled"] == stored.types(queued)
+    assert "run.cancelled" == stored.types(waiting.run_id)[-1]
+
+
+def test_a_revoked_keys_queued_run_never_reaches_a_model(
+    stored: StoredRuns, by_key: StoredRuns
+) -> None:
+    """From the revocation on no worker can claim it, also before the sweep has ended it."""
+    run_id = by_key.create()
+
+    revoke(stored, by_key)
+
+    assert stored.claim(run_id) is None
+    assert "queued" == stored.state(run_id)
+
+
+def test_a_revoked_keys_executing_run_is_to_be_cancelled_for_the_revoker(
+    stored: StoredRuns, by_key: StoredRuns
+) -> None:
+    """The row says so for every heartbeat, and a signal is sent to the worker at once."""
+    claim = by_key.claimed()
+
+    revoke(stored, by_key)
+
+    row = stored.row(claim.run_id)
+    assert ("executing", stored.actor.user_id) == (row["state"], row["cancel_requested_by"])
+    assert stored.connections.redis.get(f"run:{claim.run_id}:cancel") == str(stored.actor.user_id)
+
+
+def test_a_run_that_was_created_as_its_key_was_revoked_is_found_by_the_sweep(
+    stored: StoredRuns, by_key: StoredRuns
+) -> None:
+    """A process that accepted the key for two seconds more has created it."""
+    revoke(stored, by_key)
+    run_id, claim = by_key.create(), by_key.claimed()
+
+    sweep.sweep(stored.connections)
+
+    assert ("cancelled", "executing") == (stored.state(run_id), stored.state(claim.run_id))
+    assert stored.row(claim.run_id)["cancel_requested_at"] is not None
+
+
+def test_runs_of_other_credentials_go_on(stored: StoredRuns, by_key: StoredRuns) -> None:
+    """Those of the owner's login, and of the owner's other key, are not touched."""
+    with stored.connections.transaction() as tx:
+        other, _ = api_keys.create(tx, stored.actor, name="other")
+    kept = [
+        stored.create(),
+        replace(stored, actor=replace(stored.actor, api_key_id=other.id)).create(),
+    ]
+
+    revoke(stored, by_key)
+    sweep.sweep(stored.connections)
+
+    assert ["queued", "queued"] == [stored.state(run_id) for run_id in kept]
+
+
+def test_an_expired_keys_runs_go_on(stored: StoredRuns, by_key: StoredRuns) -> None:
+    """An expiry is planned: what was started before it was wanted."""
+    run_id = by_key.create()
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(
+            update(api_keys_table)
+            .where(api_keys_table.c.id == by_key.actor.api_key_id)
+            .values(expires_at=ago(seconds=1))
+        )
+
+    sweep.sweep(stored.connections)
+
+    assert "queued" == stored.state(run_id)
+
+
+def test_an_operator_cancels_runs_by_their_rows(stored: StoredRuns) -> None:
+    """As docs/operations.md says for a user who is removed: in every state of a run."""
+    queued, waiting = stored.create(), stored.claimed()
+    stored.park(waiting, new_id())
+    for run_id in (queued, waiting.run_id):
+        stored.set(run_id, cancel_requested_at=func.now())
+
+    sweep.sweep(stored.connections)
+
+    assert ["cancelled", "cancelled"] == [stored.state(id_) for id_ in (queued, waiting.run_id)]
