@@ -17,6 +17,7 @@ DELTA_SECONDS = 0.02
 
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 _OPENAI_DELTA = {"choices": [{"index": 0, "delta": {"content": "word "}, "finish_reason": None}]}
+_RESPONSES_DELTA = {"type": "response.output_text.delta", "item_id": "m", "delta": "word "}
 _ANTHROPIC_START = {
     "type": "message_start",
     "message": {"type": "message", "role": "assistant", "content": [], "usage": None},
@@ -76,7 +77,13 @@ class SilentVendor:
             is_anthropic = path.endswith("/messages")
             if phase == "streaming" and is_anthropic:
                 client.sendall(_event(_ANTHROPIC_START) + _event(_ANTHROPIC_BLOCK))
-            delta = _event(_ANTHROPIC_DELTA if is_anthropic else _OPENAI_DELTA)
+            delta = _event(
+                _ANTHROPIC_DELTA
+                if is_anthropic
+                else _RESPONSES_DELTA
+                if path.endswith("/responses")
+                else _OPENAI_DELTA
+            )
             self.reached.put(phase)
             while not select.select([client], [], [], DELTA_SECONDS)[0]:
                 if phase == "streaming":

@@ -58,6 +58,7 @@ llm_models = Table(
     Column("output_price", Numeric(18, 8)),
     Column("cache_read_price", Numeric(18, 8)),
     Column("cache_write_price", Numeric(18, 8)),
+    Column("api", Text),  # responses | chat; null: chosen by the address
     Column("max_output_tokens", Integer),
     Column("context_tokens", Integer),  # null: what the price library says, else no limit is known
     Column("requests_per_minute", Integer),

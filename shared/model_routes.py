@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -20,7 +21,7 @@ from shared.config import InvalidSettings, Settings
 from shared.errors import RouteNotFound
 from shared.events import Usage
 from shared.personas import Persona
-from shared.prices import Prices
+from shared.prices import VENDOR_URLS, Prices
 
 ROUTE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _SUFFIX = "_provider.py"
@@ -31,6 +32,8 @@ PROVIDERS = tuple(
         for file in Path(__file__).parents[1].joinpath("worker", "providers").glob("*" + _SUFFIX)
     )
 )
+#: OpenAI's two APIs; most compatible servers have only the second.
+APIS = ("responses", "chat")
 #: Without a persona's or a run's own choice, the first of these that is there.
 DEFAULT_ORDER = ("openai", "anthropic", "local", "scripted")
 
@@ -46,6 +49,7 @@ class Route:
     provider: str
     model: str
     base_url: str | None = None
+    api: str | None = None  # one of `APIS`, with `provider` openai alone; None: `effective_api`
     api_key: str | None = field(default=None, repr=False)
     prices: Prices | None = None
     max_output_tokens: int | None = None  # of one model call, where the persona sets none
@@ -57,9 +61,28 @@ class Route:
     priority: int | None = None  # the lower comes first; None: never a fallback
 
     @property
+    def is_at_openai(self) -> bool:
+        """Whether it is called at OpenAI itself, regional addresses included."""
+        host = urlsplit(self.base_url or VENDOR_URLS["openai"]).hostname or ""
+        return self.provider == "openai" and f".{host}".endswith(".api.openai.com")
+
+    @property
+    def effective_api(self) -> str | None:
+        """The one of `APIS` that is called; None for providers other than openai."""
+        if self.provider != "openai":
+            return None
+        return self.api or ("responses" if self.is_at_openai else "chat")
+
+    @property
     def server(self) -> str:
-        """A mark of where it is called, which does not give the address away."""
-        return hashlib.sha256((self.base_url or "").encode()).hexdigest()[:12]
+        """A mark of where it is called, which does not give the address away.
+
+        A server's two APIs cannot read each other's provider state, so their marks differ.
+        """
+        where = self.base_url or ""
+        if self.effective_api == "responses":
+            where += " responses"
+        return hashlib.sha256(where.encode()).hexdigest()[:12]
 
     def cost(self, usage: Usage) -> Decimal:
         """USD, rounded to 8 decimals."""
@@ -161,7 +184,7 @@ _NUMBERS = {
     "tokens_per_minute": 1,
     "priority": 0,
 }
-_FIELDS = {"id", "provider", "model", "base_url", "api_key_variable", "prices", *_NUMBERS}
+_FIELDS = {"id", "provider", "model", "base_url", "api", "api_key_variable", "prices", *_NUMBERS}
 _PRICES = {"input", "output", "cache_read", "cache_write"}
 _BASE_URL = re.compile(r"https?://[^/\s]")
 _DEAREST = Decimal(1_000_000)
@@ -203,10 +226,16 @@ def _route(entry: Any) -> Route:
     base_url = entry.get("base_url")
     if base_url is not None and not (isinstance(base_url, str) and _BASE_URL.match(base_url)):
         raise ValueError("`base_url` must begin with http:// or https:// and a host")
+    urlsplit(base_url or "")  # or it says what is wrong
     if not ROUTE_ID.fullmatch(entry["id"]):
         raise ValueError(f"`id` must match {ROUTE_ID.pattern}")
     if entry["provider"] not in PROVIDERS:
         raise ValueError(f"`provider` must be one of {', '.join(PROVIDERS)}")
+    if (api := entry.get("api")) is not None:
+        if api not in APIS:
+            raise ValueError(f"`api` must be one of {', '.join(APIS)}")
+        if entry["provider"] != "openai":
+            raise ValueError("`api` is for `provider: openai` only")
     api_key = None
     if variable := entry.get("api_key_variable"):
         api_key = os.environ.get(str(variable))  # noqa: TID251 - the file names the variable
@@ -223,6 +252,7 @@ def _route(entry: Any) -> Route:
             provider=entry["provider"],
             model=entry["model"],
             base_url=base_url,
+            api=api,
             api_key=api_key,
             prices=_prices(entry.get("prices")),
             **numbers,

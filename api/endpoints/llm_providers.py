@@ -17,6 +17,7 @@ from api.paging import ByTime, page, page_args
 from shared.catalog import llm_providers, org_routes
 from shared.connections import Transaction
 from shared.events import money
+from shared.model_routes import APIS
 from shared.prices import Prices
 from shared.times import rfc3339
 
@@ -50,6 +51,7 @@ class ModelChanges(Schema):
     model = fields.String(validate=_NAME)
     priority = Whole(0, 1_000, allow_none=True)
     is_default = StrictBoolean()
+    api = fields.String(validate=validate.OneOf(APIS), allow_none=True)
     prices = fields.Nested(PricesFields, allow_none=True)
     max_output_tokens = Whole(1, 1_000_000, allow_none=True)
     context_tokens = Whole(1, 100_000_000, allow_none=True)
@@ -254,6 +256,7 @@ def _shown_model(model: Row[Any], provider: Row[Any]) -> dict[str, Any]:
         "org_id": str(model.org_id),
         "provider_id": str(model.provider_id),
         "model": model.model,
+        "api": org_routes.effective_api(model, provider),
         "priority": model.priority,
         "is_default": model.is_default,
         "prices": prices_shown(prices),

@@ -104,13 +104,16 @@ def change(tx: Transaction, actor: Actor, provider_id: UUID, **changes: Any) -> 
     Raises:
         ProviderNotFound
         NameTaken: another of the org has the name.
-        InvalidRequest: as `create`, and a key that is not given again.
+        InvalidRequest: as `create`, a key that is not given again, another `kind` than openai
+            while a model has an `api`.
     """
     _lock(tx, actor)
     before = get(tx.sql, actor, provider_id)
     values = {name: value for name, value in changes.items() if name != "api_key"}
     if "base_url" in values:
         values["base_url"] = _checked(tx, values["base_url"])
+    if values.get("kind", before.kind) != before.kind:
+        _check_no_api(tx, provider_id)
     moved = any(
         values.get(name, getattr(before, name)) != getattr(before, name)
         for name in ("kind", "base_url")
@@ -158,7 +161,7 @@ def create_model(tx: Transaction, actor: Actor, provider_id: UUID, **fields: Any
     Raises:
         ProviderNotFound
         NameTaken: the provider has this model.
-        InvalidRequest: the org has too many.
+        InvalidRequest: the org has too many; `api` is for providers of kind openai alone.
     """
     _lock(tx, actor)
     return _create_model(tx, get(tx.sql, actor, provider_id), **fields)
@@ -210,9 +213,11 @@ def change_model(
     Raises:
         ProviderNotFound, ModelNotFound
         NameTaken: the provider has another of this model.
+        InvalidRequest: `api` is for providers of kind openai alone.
     """
     _lock(tx, actor)
     get_model(tx.sql, actor, provider_id, model_id)
+    _check_api(get(tx.sql, actor, provider_id), changes)
     if "model" in changes and tx.sql.scalar(
         select(llm_models.c.id).where(
             llm_models.c.provider_id == provider_id,
@@ -306,6 +311,7 @@ def _create_model(tx: Transaction, provider: Row[Any], **fields: Any) -> Row[Any
     ).scalar_one()
     if count >= MAX_MODELS:
         raise InvalidRequest(body=[f"the org has {MAX_MODELS} models, no more fit"])
+    _check_api(provider, fields)
     if fields.get("is_default"):
         _clear_default(tx, provider.org_id)
     row = tx.sql.execute(
@@ -317,6 +323,21 @@ def _create_model(tx: Transaction, provider: Row[Any], **fields: Any) -> Row[Any
     if row is None:
         raise NameTaken(model=["the provider has this model already"])
     return row
+
+
+def _check_api(provider: Row[Any], fields: Mapping[str, Any]) -> None:
+    if fields.get("api") is not None and provider.kind != "openai":
+        raise InvalidRequest(api=["is for providers of kind openai only"])
+
+
+def _check_no_api(tx: Transaction, provider_id: UUID) -> None:
+    with_api = select(llm_models.c.id).where(
+        llm_models.c.provider_id == provider_id, llm_models.c.api.is_not(None)
+    )
+    if tx.sql.scalar(with_api.limit(1)) is not None:
+        raise InvalidRequest(
+            kind=["a model of this provider has an `api`, which is for openai only"]
+        )
 
 
 def _clear_default(tx: Transaction, org_id: UUID) -> None:

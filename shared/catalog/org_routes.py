@@ -45,6 +45,7 @@ def routes_of(sql: Connection, org_id: UUID) -> list[SealedRoute]:
                 provider=row.kind,
                 model=row.model,
                 base_url=row.base_url,
+                api=row.api,
                 prices=effective_prices(row, row),
                 max_output_tokens=row.max_output_tokens,
                 context_tokens=effective_context_tokens(row, row),
@@ -86,6 +87,17 @@ def effective_context_tokens(model: Row[Any], provider: Row[Any]) -> int | None:
     if model.context_tokens is not None:
         return int(model.context_tokens)
     return _known(provider.kind, model.model, provider.base_url)[1]
+
+
+def effective_api(model: Row[Any], provider: Row[Any]) -> str | None:
+    """Return which of OpenAI's APIs the model is called by; None for providers of other kinds."""
+    return Route(
+        id=str(model.id),
+        provider=provider.kind,
+        model=model.model,
+        base_url=provider.base_url,
+        api=model.api,
+    ).effective_api
 
 
 def _known(kind: str, model: str, base_url: str | None) -> tuple[Prices | None, int | None]:

@@ -31,6 +31,7 @@ class Server:
     url: str | None
     model: str = "m"
     max_output_tokens: int = 256
+    api: str | None = None
 
     @property
     def route(self) -> Route:
@@ -39,6 +40,7 @@ class Server:
             provider=self.provider,
             model=self.model,
             base_url=self.url,
+            api=self.api,
             api_key="test-key",
             prices=Prices(),
             max_output_tokens=self.max_output_tokens,

@@ -28,22 +28,28 @@ from worker.messages import (
 from worker.outcomes import ProviderError
 from worker.providers import abortable_http
 
-SDKS = ("openai", "anthropic")
+#: With what llmock calls each of them.
+SDKS = {"openai": "openai", "responses": "openai", "anthropic": "anthropic"}
 CALCULATE = ToolCall("", "calculator", {"expression": "6*7"})
 LOOK = ToolCall("", "current_time", {})
 GREETING = "Grüße aus Köln, 世界! 🚀 And a little more text."
 
 
-@pytest.fixture(params=SDKS)
+@pytest.fixture(params=list(SDKS))
 def at_aimock(request: pytest.FixtureRequest, aimock: str) -> Server:
-    return Server(request.param, {"openai": f"{aimock}/v1", "anthropic": aimock}[request.param])
+    return server_of(request.param, aimock if request.param == "anthropic" else f"{aimock}/v1")
 
 
-@pytest.fixture(params=SDKS)
+@pytest.fixture(params=list(SDKS))
 def at_llmock(request: pytest.FixtureRequest, llmock: LLMock) -> Iterator[Server]:
     """Its verdict on how we took what it did is part of every test."""
-    yield Server(request.param, llmock.base_url(request.param))
+    yield server_of(request.param, llmock.base_url(SDKS[request.param]))
     llmock.assert_resilient(strict=True)
+
+
+def server_of(sdk: str, url: str) -> Server:
+    """`responses` is OpenAI's SDK with its newer API."""
+    return Server(SDKS[sdk], url, api="responses" if sdk == "responses" else None)
 
 
 SCRIPTED = Server("scripted", None)
@@ -309,7 +315,7 @@ def test_4xx_llmock(at_llmock: Server, llmock: LLMock, status: int) -> None:
 @pytest.mark.parametrize("fault", ["disconnect", "truncate", "corrupt"])
 def test_broken_streams_llmock(at_llmock: Server, llmock: LLMock, fault: str) -> None:
     """Cut, ended early without a word, garbled: the text is void, the call is made again."""
-    getattr(llmock, fault)(after_chunks=4)
+    getattr(llmock, fault)(after_chunks=6)
     # It judges by whether we stopped reading, which it cannot see once it has sent all.
     llmock.pace(20).reply("All is well. " * 200).reply("All is well that ends well.")
 
@@ -324,7 +330,7 @@ def test_broken_streams_llmock(at_llmock: Server, llmock: LLMock, fault: str) ->
 def test_stall_llmock(at_llmock: Server, llmock: LLMock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream that falls silent is given up and made again."""
     monkeypatch.setattr(abortable_http, "IDLE_SECONDS", 0.3)
-    llmock.stall(after_chunks=4, seconds=3)
+    llmock.stall(after_chunks=6, seconds=3)
     llmock.reply("All is well that ends well, as they say.", times=2)
 
     reply, run = at_llmock.call(at_llmock.request("Hi"))

@@ -12,10 +12,12 @@ from worker.outcomes import CancelRequested, ProviderError
 from worker.stop_signal import StopSignal
 
 
-@pytest.fixture(params=["openai", "anthropic"])
+@pytest.fixture(params=["openai", "responses", "anthropic"])
 def server(request: pytest.FixtureRequest, real_model: str) -> Server:
-    url = {"openai": f"{real_model}/v1", "anthropic": real_model}[request.param]
-    return Server(request.param, url, "smol", max_output_tokens=24)
+    if request.param == "anthropic":
+        return Server("anthropic", real_model, "smol", max_output_tokens=24)
+    api = "responses" if request.param == "responses" else None
+    return Server("openai", f"{real_model}/v1", "smol", max_output_tokens=24, api=api)
 
 
 def test_a_real_model_streams_and_reports_its_usage(server: Server) -> None:

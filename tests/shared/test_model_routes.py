@@ -202,6 +202,7 @@ def test_a_route_of_a_file_has_limits_of_its_own(tmp_path: Path) -> None:
             requests_per_minute: 60
             tokens_per_minute: 100000
             priority: 0
+          - {id: d, provider: openai, model: m, base_url: "http://here/v1", api: responses}
           - {id: b, provider: anthropic, model: claude-haiku-4-5}
           - {id: c, provider: anthropic, model: claude-haiku-4-5, prices: {input: 0, output: 0}}
         """,
@@ -220,6 +221,7 @@ def test_a_route_of_a_file_has_limits_of_its_own(tmp_path: Path) -> None:
         tokens_per_minute=100_000,
         priority=0,
     )
+    assert "responses" == routes["d"].api == routes["d"].effective_api
     known = routes["b"]
     assert (200_000, None) == (known.context_tokens, known.priority)
     assert known.prices and Decimal(5) == known.prices.output
@@ -239,6 +241,10 @@ def test_a_route_of_a_file_has_limits_of_its_own(tmp_path: Path) -> None:
         ("routes: [{id: a b, provider: openai, model: m}]", "`id` must match"),
         ("routes: [{id: a, provider: x, model: m}]", "`provider` must be one of"),
         ("routes: [{id: a, provider: openai, model: m, more: 1}]", "unknown fields: more"),
+        ("routes: [{id: a, provider: openai, model: m, api: both}]", "`api` must be one of"),
+        ("routes: [{id: a, provider: openai, model: m, api: [chat]}]", "`api` must be one of"),
+        ("routes: [{id: a, provider: anthropic, model: m, api: chat}]", "`provider: openai` only"),
+        ("routes: [{id: a, provider: openai, model: m, base_url: 'http://['}]", "Invalid IPv6"),
         (
             "routes: [{id: a, provider: openai, model: m, api_key_variable: NOT_SET}]",
             "the variable NOT_SET is not set",

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from shared.events import Usage
-from tests.worker.fake_vendor import REQUEST, Answer, ask, delta, openai_stream, raw, vendor
+from tests.worker.fake_vendor import (
+    REQUEST,
+    Answer,
+    ask,
+    delta,
+    openai_stream,
+    raw,
+    route_to,
+    vendor,
+)
 from worker.messages import (
     AssistantMessage,
     Chunk,
@@ -450,18 +459,21 @@ def test_nonsense_after_a_whole_answer_is_not_a_reason_to_ask_again(late: bytes)
 
 
 @pytest.mark.parametrize(
-    ("path", "name"),
-    [("", "max_completion_tokens"), ("/", "max_completion_tokens"), ("/x", "max_tokens")],
+    ("url", "name"),
+    [
+        (None, "max_completion_tokens"),
+        ("https://api.openai.com/v1/", "max_completion_tokens"),
+        ("https://llm.example.com/v1", "max_tokens"),
+    ],
 )
-def test_the_vendor_is_known_by_its_address(
-    monkeypatch: pytest.MonkeyPatch, path: str, name: str
-) -> None:
+def test_the_vendor_is_known_by_its_address(url: str | None, name: str) -> None:
     """It refuses `max_tokens` for its newer models, and others know nothing else."""
-    with vendor(raw(openai_stream(delta(finish="stop")))) as fake:
-        monkeypatch.setitem(openai_provider.VENDOR_URLS, "openai", fake.url)
-        ask("openai", fake.url + path, replace(REQUEST, max_output_tokens=7))
+    route = route_to("openai", url, api="chat")
+    request = replace(REQUEST, max_output_tokens=7)
 
-    assert 7 == fake.bodies[0][name]
+    arguments = openai_provider._arguments(request, route.is_at_openai)
+
+    assert 7 == arguments[name]
 
 
 def test_the_last_marker_may_be_missing() -> None:

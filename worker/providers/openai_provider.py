@@ -1,18 +1,13 @@
 """OpenAI's chat completions, and every server that speaks them, through the official SDK."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
-
-import httpx2
-import openai
-from openai._streaming import ServerSentEvent, SSEDecoder
 
 from shared.egress import Policy
 from shared.events import Usage, clean
 from shared.model_routes import Route
-from shared.prices import VENDOR_URLS
 from worker.messages import (
     AssistantMessage,
     CallDelta,
@@ -29,10 +24,9 @@ from worker.messages import (
 )
 from worker.outcomes import ProviderError
 from worker.providers import token_counts
-from worker.providers.abortable_http import AbortableClient
+from worker.providers.openai_client import Client, until_it_breaks
+from worker.providers.openai_responses import ResponsesProvider
 from worker.providers.partial_calls import PartialCalls, portable_id, portable_name
-from worker.providers.sdk_client import address
-from worker.providers.sdk_errors import provider_errors
 from worker.providers.state_room import StateRoom
 from worker.stop_signal import StopSignal
 
@@ -44,34 +38,20 @@ _DETAILS = "reasoning_details"
 _SIGNED = "extra_content"
 
 
-def build(route: Route, *, faults: bool, egress: Policy | None) -> "OpenAIProvider":
+def build(
+    route: Route, *, faults: bool, egress: Policy | None
+) -> "OpenAIProvider | ResponsesProvider":
+    if route.effective_api == "responses":
+        return ResponsesProvider(route, egress)
     return OpenAIProvider(route, egress)
 
 
-class _Decoder:
-    def iter_bytes(self, iterator: Iterator[bytes]) -> Iterator[ServerSentEvent]:
-        # The SDK takes a lone `retry:`, and any comment after an `id:`, for an event without data.
-        return (event for event in SSEDecoder().iter_bytes(iterator) if event.data)
-
-
-class _Client(openai.OpenAI):
-    # A private method: the version is pinned, and a test sends such events.
-    def _make_sse_decoder(self) -> Any:
-        return _Decoder()
-
-
 class OpenAIProvider:
+    """Chat completions; see `openai_responses.py` for OpenAI's newer API."""
+
     def __init__(self, route: Route, egress: Policy | None = None) -> None:
-        base_url = address(route, VENDOR_URLS["openai"], egress)
-        self._http = AbortableClient(egress, bearer=route.api_key or "none")
-        self._is_vendor = base_url.rstrip("/") == VENDOR_URLS["openai"]
-        self._api_key = route.api_key
-        self._client = _Client(
-            api_key=route.api_key or "none",
-            base_url=base_url,
-            http_client=self._http,
-            max_retries=0,  # retries are ours, so that events and usage stay right
-        )
+        self._client = Client(route, egress)
+        self._is_vendor = route.is_at_openai
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
         calls = PartialCalls(request.turn)
@@ -80,9 +60,9 @@ class OpenAIProvider:
         has_text = is_refused = False
         room = StateRoom()
         reasoning = _Reasoning(room)
-        with stop.aborting(self._http.abort), provider_errors(openai, self._api_key):
+        with self._client.calling(stop):
             with self._client.chat.completions.create(**_arguments(request, self._is_vendor)) as s:
-                for chunk in _until_it_breaks(s):
+                for chunk in until_it_breaks(s, _is_last):
                     stop.check()
                     told = _usage(chunk.usage)
                     if told is not None and told not in (usage, Usage()):
@@ -140,25 +120,8 @@ class OpenAIProvider:
         self._client.close()
 
 
-def _until_it_breaks(chunks: Iterable[Any]) -> Iterator[Any]:
-    """The chunks; whatever breaks when the answer is whole already has ended it.
-
-    Nothing is missing then but the usage, perhaps, and the last marker: to ask again would be paid
-    twice.
-    """
-    is_whole = False
-    coming = iter(chunks)
-    while True:
-        try:
-            chunk = next(coming)
-        except StopIteration:
-            return
-        except (httpx2.TransportError, openai.APIError, ValueError):
-            if is_whole:
-                return
-            raise
-        is_whole = is_whole or any(choice.finish_reason for choice in chunk.choices or ())
-        yield chunk
+def _is_last(chunk: Any) -> bool:
+    return any(choice.finish_reason for choice in chunk.choices or ())
 
 
 def _parts(content: Any, refusal: str | None) -> Iterator[TextDelta | ThinkingDelta]:

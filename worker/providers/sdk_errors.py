@@ -49,6 +49,7 @@ _WORDS = (
     ("permission", "auth"),
     ("invalid_request", "invalid_request"),
     ("badrequest", "invalid_request"),
+    ("invalid_prompt", "invalid_request"),
     ("not_found", "invalid_request"),
     ("too_large", "invalid_request"),
     ("context_length", "invalid_request"),

@@ -48,7 +48,7 @@ def test_a_provider_is_made_with_its_models(alice: User) -> None:
                     "requests_per_minute": 60,
                     "tokens_per_minute": 100_000,
                 },
-                {"model": "large"},
+                {"model": "large", "api": "responses"},
             ],
         },
     )
@@ -74,6 +74,7 @@ def test_a_provider_is_made_with_its_models(alice: User) -> None:
         "id": small["id"],
         "route_id": small["id"],
         "model": "small",
+        "api": "chat",
         "priority": 1,
         "is_default": True,
         "prices": {"input": 0.15, "output": 0.6, "cache_read": 1e-08, "cache_write": 0.15},
@@ -88,6 +89,7 @@ def test_a_provider_is_made_with_its_models(alice: User) -> None:
         "id": large["id"],
         "route_id": large["id"],
         "model": "large",
+        "api": "responses",
         "priority": None,
         "is_default": False,
         "prices": None,
@@ -104,6 +106,38 @@ def test_a_provider_is_made_with_its_models(alice: User) -> None:
     assert [provider] == alice.get(PATH).json
     assert [large, small] == alice.get(f"{path}/models").json
     assert small == alice.get(f"{path}/models/{small['id']}").json
+
+
+def test_a_model_shows_the_api_it_is_called_by(alice: User) -> None:
+    """At OpenAI that is `responses`, unless the model sets another one."""
+    models = [{"model": "m"}]
+    provider = alice.post(PATH, {"name": "a", "kind": "openai", "models": models}).json
+    other = alice.post(PATH, {"name": "b", "kind": "anthropic", "models": models}).json
+    assert provider and other
+    path, other_path = (
+        f"{PATH}/{of['id']}/models/{of['models'][0]['id']}" for of in (provider, other)
+    )
+
+    shown = [alice.get(path).json] + [alice.patch(path, {"api": a}).json for a in ("chat", None)]
+
+    assert ["responses", "chat", "responses"] == [model and model["api"] for model in shown]
+    assert None is other["models"][0]["api"]
+    assert ["api"] == list(details_of(alice.patch(other_path, {"api": "chat"})))
+
+
+def test_a_provider_keeps_its_kind_while_a_model_has_an_api(alice: User) -> None:
+    """The field has no meaning for other vendors."""
+    provider = alice.post(
+        PATH, {"name": "a", "kind": "openai", "models": [{"model": "m", "api": "chat"}]}
+    ).json
+    assert provider
+    path = f"{PATH}/{provider['id']}"
+
+    refused = alice.patch(path, {"kind": "anthropic"})
+    alice.patch(f"{path}/models/{provider['models'][0]['id']}", {"api": None})
+
+    assert ["kind"] == list(details_of(refused))
+    assert 200 == alice.patch(path, {"kind": "anthropic"}).status_code
 
 
 def test_known_models_have_the_librarys_prices(alice: User) -> None:
@@ -343,6 +377,8 @@ def test_another_orgs_provider_is_not_there(alice: User, register: Register) -> 
         ),
         ({"models": [{"model": "m", "max_output_tokens": 0}]}, "models.0.max_output_tokens"),
         ({"models": [{"model": "m", "context_tokens": 10**9}]}, "models.0.context_tokens"),
+        ({"models": [{"model": "m", "api": "completions"}]}, "models.0.api"),
+        ({"kind": "anthropic", "models": [{"model": "m", "api": "chat"}]}, "api"),
         ({"models": [{"model": "m", "requests_per_minute": 0}]}, "models.0.requests_per_minute"),
         ({"models": [{"model": "m", "tokens_per_minute": 2**62}]}, "models.0.tokens_per_minute"),
     ],

@@ -1,0 +1,21 @@
+"""Which of OpenAI's APIs a model of an org is called by.
+
+Revision ID: 0007
+Revises: 0006
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("llm_models", sa.Column("api", sa.Text))
+
+
+def downgrade() -> None:
+    op.drop_column("llm_models", "api")

@@ -1,0 +1,70 @@
+"""The official SDK's client, shared by both of OpenAI's APIs."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import httpx2
+import openai
+from openai._streaming import ServerSentEvent, SSEDecoder
+
+from shared.egress import Policy
+from shared.model_routes import Route
+from shared.prices import VENDOR_URLS
+from worker.providers.abortable_http import AbortableClient
+from worker.providers.sdk_client import address
+from worker.providers.sdk_errors import provider_errors
+from worker.stop_signal import StopSignal
+
+T = TypeVar("T")
+
+
+class _Decoder:
+    def iter_bytes(self, iterator: Iterator[bytes]) -> Iterator[ServerSentEvent]:
+        # The SDK takes a lone `retry:`, and any comment after an `id:`, for an event without data.
+        return (event for event in SSEDecoder().iter_bytes(iterator) if event.data)
+
+
+class Client(openai.OpenAI):
+    """The client of one run, which a stop signal can cut off."""
+
+    def __init__(self, route: Route, egress: Policy | None) -> None:
+        """Raises: ProviderError: the policy refuses the route's address."""
+        self._route_key = route.api_key
+        self._connections = AbortableClient(egress, bearer=route.api_key or "none")
+        super().__init__(
+            api_key=route.api_key or "none",
+            base_url=address(route, VENDOR_URLS["openai"], egress),
+            http_client=self._connections,
+            max_retries=0,  # retries are ours, so that events and usage stay right
+        )
+
+    @contextlib.contextmanager
+    def calling(self, stop: StopSignal) -> Iterator[None]:
+        """Wrap a call: `stop` cuts its connection, and failures are raised as `ProviderError`."""
+        with stop.aborting(self._connections.abort), provider_errors(openai, self._route_key):
+            yield
+
+    # A private method: the version is pinned, and a test sends such events.
+    def _make_sse_decoder(self) -> Any:
+        return _Decoder()
+
+
+def until_it_breaks(chunks: Iterable[T], is_last: Callable[[T], bool]) -> Iterator[T]:
+    """Yield the chunks; ignore a failure that comes after the last one that matters.
+
+    At most the usage is missing then: a retry would be paid for twice.
+    """
+    is_whole = False
+    coming = iter(chunks)
+    while True:
+        try:
+            chunk = next(coming)
+        except StopIteration:
+            return
+        except (httpx2.TransportError, openai.APIError, ValueError):
+            if is_whole:
+                return
+            raise
+        is_whole = is_whole or is_last(chunk)
+        yield chunk

@@ -1,0 +1,382 @@
+"""OpenAI's Responses API, streamed and with nothing stored at the vendor.
+
+Current reasoning models accept function tools only here: chat completions answers 400 to them.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import openai
+
+from shared.egress import Policy
+from shared.events import ProviderState, Usage, clean
+from shared.model_routes import Route
+from worker.messages import (
+    AssistantMessage,
+    CallDelta,
+    Chunk,
+    Message,
+    ModelRequest,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolMessage,
+    TurnEnd,
+    UsageUpdate,
+    UserMessage,
+)
+from worker.outcomes import ProviderError
+from worker.providers import token_counts
+from worker.providers.openai_client import Client, until_it_breaks
+from worker.providers.partial_calls import MAX_CALLS, PartialCalls, portable_id, portable_name
+from worker.providers.state_room import StateRoom
+from worker.stop_signal import StopSignal
+
+#: The API refuses a lower limit of the output.
+_LEAST_OUTPUT_TOKENS = 16
+#: Requested from a reasoning model in addition to the answer. A server may refuse either: OpenAI
+#: refuses both for models that do not reason, and summaries to organizations it has not verified.
+_REASONING_OPTIONS: Mapping[str, Any] = {
+    "include": ["reasoning.encrypted_content"],
+    "reasoning": {"summary": "auto"},
+}
+#: OpenAI's models that do not reason; every other name is assumed to be a reasoning model.
+_NO_REASONING = re.compile(r"(ft:)?(gpt-[34]|chatgpt-|gpt-5-chat)")
+#: A word in a refusal that names no parameter, and the option to drop because of it.
+_REFUSED = (("encrypted", "include"), ("include", "include"), ("reasoning", "reasoning"))
+_ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
+#: The other providers' words for the same reasons.
+_STOP_REASONS = {"max_output_tokens": "length"}
+
+
+class ResponsesProvider:
+    def __init__(self, route: Route, egress: Policy | None = None) -> None:
+        self._client = Client(route, egress)
+        reasons = not _NO_REASONING.match(route.model)
+        self._options = dict(_REASONING_OPTIONS) if reasons else {}
+
+    def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
+        with self._client.calling(stop):
+            response = _Response(request.turn)
+            with self._open(request) as events:
+                for event in until_it_breaks(events, _is_last):
+                    stop.check()
+                    yield from response.take(event)
+                    if error := response.error:
+                        raise openai.APIError(
+                            str(error.get("message")), events.response.request, body=error
+                        )
+            stop.check()  # our own abort ends the stream too
+            end = response.end()
+        yield end
+
+    def estimate(self, request: ModelRequest, output: str) -> Usage:
+        return token_counts.estimate(request, output)
+
+    def worst_case(self, request: ModelRequest) -> Usage:
+        return token_counts.worst_case(replace(request, max_output_tokens=_most_output(request)))
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _open(self, request: ModelRequest) -> openai.Stream[Any]:
+        """Open the stream of events, each a plain JSON object.
+
+        An option that the server refuses is dropped for the rest of the run.
+        """
+        while True:
+            body = {**_arguments(request), **self._options}
+            try:
+                # The classes that `responses.create` makes of events hide missing fields.
+                return self._client.post(
+                    "/responses",
+                    cast_to=object,
+                    body=body,
+                    stream=True,
+                    stream_cls=openai.Stream[Any],
+                )
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                if self._options.pop(_refused_option(error), None) is None:
+                    raise
+
+
+def _refused_option(error: openai.APIStatusError) -> str:
+    """Return the option that the refusal is about; empty if it is about something else."""
+    if error.param:
+        return str(error.param).partition(".")[0].partition("[")[0]
+    message = error.message.lower()
+    return next((option for word, option in _REFUSED if word in message), "")
+
+
+def _is_last(event: Any) -> bool:
+    return event.get("type") in _ENDS
+
+
+@dataclass(slots=True)
+class _Item:
+    """An item of the response: a message, reasoning, or a function call."""
+
+    data: Mapping[str, Any] = field(default_factory=dict)
+    characters: int = 0  # of text or reasoning that were streamed
+    arguments: list[str] = field(default_factory=list)
+
+
+class _Response:
+    """The response that the events of a stream add up to; `error` is what one of them reported."""
+
+    def __init__(self, turn: int) -> None:
+        self.error: Mapping[str, Any] | None = None
+        self._turn = turn
+        self._items: dict[Any, _Item] = {}  # in the order of the output
+        self._final: Mapping[str, Any] | None = None
+        self._usage: Usage | None = None
+        self._is_refused = self._has_text = False
+
+    def take(self, event: Mapping[str, Any]) -> Iterator[Chunk]:
+        """Yield what the event adds; unknown events are ignored."""
+        match event.get("type"):
+            case "response.output_item.added":
+                self._item(event, event["item"].get("id")).data = event["item"]
+            case "response.output_text.delta":
+                yield from self._text(TextDelta, self._item(event), event["delta"])
+            case "response.refusal.delta":
+                self._is_refused = True
+                yield from self._text(TextDelta, self._item(event), event["delta"])
+            case "response.reasoning_summary_part.added":
+                if self._item(event).characters:
+                    yield ThinkingDelta("\n\n")
+            case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":
+                yield from self._text(ThinkingDelta, self._item(event), event["delta"])
+            case "response.function_call_arguments.delta":
+                piece = clean(event["delta"])
+                self._item(event).arguments.append(piece)
+                yield CallDelta(piece)
+            case "response.output_item.done":
+                yield from self._finish(self._item(event, event["item"].get("id")), event["item"])
+            case "response.completed" | "response.incomplete" | "response.failed":
+                yield from self._end(event["type"], event["response"])
+            case "error":
+                self.error = event
+
+    def end(self) -> TurnEnd:
+        """Build the last chunk.
+
+        Raises:
+            ProviderError: the stream ended without a final event.
+        """
+        if self._final is None:
+            raise ProviderError("connection", "The provider's stream ended before its answer did.")
+        room = StateRoom()
+        calls = PartialCalls(self._turn)
+        kept: list[tuple[int, dict[str, Any]]] = []
+        number = 0
+        is_kept, is_needed = True, False
+        for item in self._items.values():
+            match item.data.get("type"):
+                case "function_call":
+                    data = item.data
+                    arguments = data.get("arguments") or "".join(item.arguments)
+                    state = (number, data.get("id"))
+                    calls.add(number, data.get("call_id"), data.get("name"), arguments, state)
+                    number += 1
+                case "reasoning":
+                    thought = _to_keep(item.data)
+                    is_kept = is_kept and thought is not None and room.take(thought)
+                    is_needed = True
+                    kept.append((number, thought or {}))
+                case "message":
+                    is_needed = is_needed or "phase" in item.data
+                    kept.append((number, _without_text(item)))
+        tool_calls = calls.whole()
+        usage = self._usage
+        if usage is not None and not usage.output_tokens and (self._has_text or tool_calls):
+            usage = None  # some servers fill in zeros for what they do not count
+        end = TurnEnd(self._reason(bool(tool_calls)), tool_calls, usage)
+        if tool_calls and is_needed and is_kept:
+            end = replace(end, state=kept, call_states=calls.states())
+        return end
+
+    def _item(self, event: Mapping[str, Any], item_id: Any = None) -> _Item:
+        """Find the item of an event by its number, or by its id: llama.cpp sends no numbers."""
+        place = event.get("output_index")
+        key = event.get("item_id", item_id) if place is None else place
+        if key not in self._items and len(self._items) >= MAX_CALLS:
+            raise ProviderError("malformed", "The model's response has too many parts.")
+        return self._items.setdefault(key, _Item())
+
+    def _text(
+        self, kind: type[TextDelta] | type[ThinkingDelta], item: _Item, text: str
+    ) -> Iterator[Chunk]:
+        if text := clean(text or ""):
+            item.characters += len(text)
+            self._has_text = True
+            yield kind(text)
+
+    def _finish(self, item: _Item, data: Mapping[str, Any]) -> Iterator[Chunk]:
+        """Complete an item; yield its text if the server did not stream it in pieces."""
+        item.data = data
+        if item.characters:
+            return
+        match data.get("type"):
+            case "message":
+                for part in data["content"]:
+                    self._is_refused = self._is_refused or "refusal" in part
+                    yield from self._text(TextDelta, item, part.get("text") or part.get("refusal"))
+            case "reasoning":
+                for part in data.get("summary") or data.get("content") or ():
+                    yield from self._text(ThinkingDelta, item, part["text"])
+
+    def _end(self, kind: str, final: Mapping[str, Any]) -> Iterator[Chunk]:
+        self._final = final
+        if not self._items:
+            for place, data in enumerate(final.get("output") or ()):
+                yield from self._finish(self._items.setdefault(place, _Item()), data)
+        if (usage := _usage(final.get("usage"))) is not None:
+            self._usage = usage
+            yield UsageUpdate(usage)
+        if kind == "response.failed":
+            self.error = final.get("error") or {"message": "The response failed."}
+
+    def _reason(self, has_calls: bool) -> str:
+        assert self._final is not None
+        if self._is_refused:
+            return "content_filter"
+        if self._final.get("status") == "incomplete":
+            details = self._final.get("incomplete_details") or {}
+            reason = clean(details.get("reason") or "max_output_tokens")
+            return _STOP_REASONS.get(reason, reason)
+        return "tool_calls" if has_calls else "stop"
+
+
+def _to_keep(item: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a reasoning item as it is sent back; None if the server could not use it.
+
+    Nothing is stored there, so the item itself must contain the reasoning, encrypted or not.
+    """
+    thought = {name: item[name] for name in ("encrypted_content", "content") if item.get(name)}
+    if not thought:
+        return None
+    return {"type": "reasoning", "id": item["id"], "summary": item.get("summary") or [], **thought}
+
+
+def _without_text(item: _Item) -> dict[str, Any]:
+    """Return a message item without its text: only its length, since the turn has the text."""
+    named = {name: item.data[name] for name in ("id", "phase") if item.data.get(name)}
+    return {"type": "message", "characters": item.characters, **named}
+
+
+# ---- what is sent --------------------------------------------------------------------
+
+
+def _most_output(request: ModelRequest) -> int | None:
+    most = request.max_output_tokens
+    return most and max(most, _LEAST_OUTPUT_TOKENS)
+
+
+def _arguments(request: ModelRequest) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "model": request.model,
+        "input": [item for message in request.messages for item in _items(message)],
+        "stream": True,
+        "store": False,
+    }
+    if request.system_prompt:
+        arguments["instructions"] = request.system_prompt
+    if request.tools:
+        arguments["tools"] = [
+            {
+                "type": "function",
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": {"properties": {}, **tool.parameters},
+                # Otherwise the vendor makes every argument required.
+                "strict": False,
+            }
+            for tool in request.tools
+        ]
+    if (most := _most_output(request)) is not None:
+        arguments["max_output_tokens"] = most
+    return arguments
+
+
+def _items(message: Message) -> Iterator[dict[str, Any]]:
+    match message:
+        case UserMessage(content):
+            yield {"type": "message", "role": "user", "content": content}
+        case ToolMessage(tool_call_id=call_id, content=content):
+            yield {
+                "type": "function_call_output",
+                "call_id": portable_id(call_id),
+                "output": content,
+            }
+        case AssistantMessage(content, calls, None):
+            yield from _message(content)
+            yield from (_function_call(call) for call in calls)
+        case AssistantMessage(content, calls, ProviderState(turn=turn, calls=places)):
+            yield from _as_it_came(content, calls, turn or (), places)
+
+
+def _as_it_came(
+    content: str, calls: Iterable[ToolCall], kept: Iterable[Any], places: Iterable[Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield the items of a turn in their original order, with the ids that the vendor gave them.
+
+    The vendor refuses a function call without the reasoning before it, and reasoning without the
+    item after it; so items after the last remaining call are left out, except for their text.
+    """
+    before = list(kept)
+    for call, (number, item_id) in zip(calls, places, strict=True):
+        while before and before[0][0] <= number:
+            _, item = before.pop(0)
+            if item["type"] == "message":
+                said, content = content[: item["characters"]], content[item["characters"] :]
+                yield from _message(said, item)
+            else:
+                yield item
+        yield {**_function_call(call), **({"id": item_id} if item_id else {})}
+    yield from _message(content)
+
+
+def _message(text: str, item: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield what the model said as a message item, if it said anything."""
+    if not text:
+        return
+    part = {"type": "output_text", "text": text, "annotations": []}
+    message = {"type": "message", "role": "assistant", "content": [part]}
+    if item and "id" in item:
+        message |= {"id": item["id"], "status": "completed"}
+    if item and "phase" in item:
+        message["phase"] = item["phase"]
+    yield message
+
+
+def _function_call(call: ToolCall) -> dict[str, Any]:
+    arguments = call.arguments
+    return {
+        "type": "function_call",
+        "call_id": portable_id(call.id),
+        "name": portable_name(call.name),
+        # A call whose arguments were no object has failed; show the model what it wrote.
+        "arguments": json.dumps(
+            arguments if isinstance(arguments, dict) else {"not_an_object": arguments}
+        ),
+    }
+
+
+def _usage(reported: Any) -> Usage | None:
+    """Read the reported usage; None if there is none."""
+    if not isinstance(reported, Mapping) or reported.get("input_tokens") is None:
+        return None
+    of_input, of_output = (
+        reported.get(f"{name}_tokens_details") or {} for name in ("input", "output")
+    )
+    return Usage(
+        input_tokens=reported["input_tokens"],
+        output_tokens=reported.get("output_tokens") or 0,
+        cache_read_tokens=of_input.get("cached_tokens") or 0,
+        cache_write_tokens=of_input.get("cache_write_tokens") or 0,
+        reasoning_tokens=of_output.get("reasoning_tokens") or 0,
+    )
