@@ -10,7 +10,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --python-vers
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-browser test-peers bench bench-short overspend hostile hostile-short chaos chaos-short chaos-mutants check lock
+.PHONY: help setup demo dev test test-browser test-peers test-poolers bench bench-short overspend hostile hostile-short chaos chaos-short chaos-mutants check lock
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,10 @@ test-browser: setup ## Install Chromium from the system's packages and run the b
 test-peers: setup ## Install servers that others wrote (npm) and run the tests against them
 	@./scripts/install-peers
 	@NEED_PEERS=1 $(BIN)/pytest -m peers
+
+test-poolers: setup ## Install PgBouncer from the system's packages and run the tests behind it
+	@./scripts/install-pgbouncer
+	@$(BIN)/pytest -m poolers
 
 bench: setup ## What it takes and how that grows: table, JSON and charts; 8 minutes
 	@$(BIN)/python -m bench

@@ -259,6 +259,7 @@ def _start_servers(
         connections = max(200, 50 + 25 * (options.workers + options.api_workers))
         postgres = EmbeddedPostgres(folder.postgres, options={"max_connections": str(connections)})
         environment["ARKLOOP_DATABASE_URL"] = postgres.url
+        environment.pop("ARKLOOP_DIRECT_DATABASE_URL", None)
         servers.append((postgres, STOP_POSTGRES))
     if not environment.get("ARKLOOP_REDIS_URL"):
         redis = EmbeddedRedis(folder.redis)

@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from cli.database import checked
 from shared import schema
-from shared.postgres import CONNECTING
+from shared.postgres import CONNECTING, leads_to_pooler
 
 CONNECT_SECONDS = 3
 PAUSE_SECONDS = 0.25
@@ -36,9 +36,12 @@ PAUSE_SECONDS = 0.25
 def migrate(wait_seconds: float, lock_seconds: float) -> None:
     """Bring the schema of ARKLOOP_DATABASE_URL up to date and print its version.
 
+    Where that leads to a pooler, ARKLOOP_DIRECT_DATABASE_URL names Postgres itself.
     A schema that is newer than this code stays as it is.
     """
-    engine = _engine(os.environ.get("ARKLOOP_DATABASE_URL", "").strip())
+    names = ("ARKLOOP_DIRECT_DATABASE_URL", "ARKLOOP_DATABASE_URL")
+    urls = [os.environ.get(name, "").strip() for name in names]
+    engine = _engine(urls[0] or urls[1])
     try:
         click.echo(_migrate(engine, wait_seconds, lock_seconds))
     except OperationalError as error:
@@ -52,7 +55,12 @@ def _engine(url: str) -> Engine:
     if not url:
         raise click.ClickException("ARKLOOP_DATABASE_URL is not set; it begins with postgresql://")
     return create_engine(
-        checked(url), connect_args={**CONNECTING, "connect_timeout": CONNECT_SECONDS}
+        checked(url),
+        connect_args={
+            **CONNECTING,
+            "connect_timeout": CONNECT_SECONDS,
+            "prepare_threshold": None,
+        },
     )
 
 
@@ -60,6 +68,12 @@ def _migrate(engine: Engine, wait_seconds: float, lock_seconds: float) -> str:
     """The schema's version at the end."""
     _wait_for(engine, wait_seconds)
     with engine.connect() as sql:
+        driver = sql.connection.driver_connection
+        if driver is not None and leads_to_pooler(driver):
+            raise click.ClickException(
+                "ARKLOOP_DATABASE_URL leads to a pooler, where migrations cannot hold their lock: "
+                "let ARKLOOP_DIRECT_DATABASE_URL lead to Postgres itself"
+            )
         present = schema.current_version(sql)
     if present is not None and present > schema.needed_version():
         return present

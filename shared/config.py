@@ -23,6 +23,9 @@ class Settings:
     redis_url: str
     broker_url: str
     jwt_secret: str = field(repr=False)
+    #: Postgres itself, where `database_url` leads to a pooler: for what needs a session.
+    direct_database_url: str | None = None
+    prepared_statements: bool | None = None  # None: wherever no pooler stands between
     encryption_key: str | None = field(default=None, repr=False)
     #: What addresses the providers and MCP servers of orgs may have, and what `http_fetch` may
     #: reach, besides public ones; networks in CIDR notation.
@@ -88,6 +91,11 @@ class _Reader:
         defaults: dict[str, Any] = {f.name: f.default for f in fields(Settings)}
         values: dict[str, Any] = {
             "database_url": self._database_url("ARKLOOP_DATABASE_URL"),
+            "direct_database_url": self._database_url("ARKLOOP_DIRECT_DATABASE_URL", needed=False)
+            or None,
+            "prepared_statements": {"auto": None, "1": True, "0": False}[
+                self._choice("ARKLOOP_PREPARED_STATEMENTS", ("auto", "1", "0"))
+            ],
             "redis_url": redis_url,
             "broker_url": self._text("ARKLOOP_BROKER_URL") or redis_url,
             "jwt_secret": self._secret("ARKLOOP_JWT_SECRET"),
@@ -150,14 +158,16 @@ class _Reader:
             )
         return value
 
-    def _database_url(self, name: str) -> str:
+    def _database_url(self, name: str, *, needed: bool = True) -> str:
+        value = self._text(name)
+        if value is None:
+            if needed:
+                self.problems.append(f"{name}: is not set; it begins with postgresql://")
+            return ""
         try:
-            return normalize(self._text(name) or "")
+            return normalize(value)
         except InvalidDatabaseUrl as error:
-            is_set = self._text(name) is not None
-            self.problems.append(
-                f"{name}: {error if is_set else 'is not set; it begins with postgresql://'}"
-            )
+            self.problems.append(f"{name}: {error}")
             return ""
 
     def _secret(self, name: str) -> str:
@@ -199,6 +209,7 @@ class _Reader:
             return choices[0]
         if value not in choices:
             self.problems.append(f"{name}: must be {' or '.join(sorted(choices))}, is {value!r}")
+            return choices[0]
         return value
 
     def _origins(self, name: str) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ class Connections:
     def statement(self) -> Iterator[Transaction]:
         """As `transaction`, where one statement makes the change: it commits itself.
 
-        Saves the round trips of BEGIN and COMMIT.
+        Saves the round trips of BEGIN and COMMIT, except through a pooler.
         """
         with self.reading() as sql:
             tx = Transaction(sql, self)
@@ -87,11 +87,18 @@ class Connections:
     def reading(self) -> Iterator[Connection]:
         """A connection for reads alone, in autocommit: one round trip a statement.
 
+        Through a pooler a transaction, without which the statements would have no limits.
+
         Raises:
             Unavailable: as `transaction`.
         """
         with self._answered(), self.engine.connect() as sql:
-            yield sql
+            if postgres.is_pooled(sql):
+                sql.execution_options(isolation_level="READ COMMITTED")
+                with sql.begin():
+                    yield sql
+            else:
+                yield sql
 
     @contextmanager
     def _answered(self) -> Iterator[None]:

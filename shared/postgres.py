@@ -4,6 +4,7 @@ Postgres' own time-outs end what waits in a server that works. A server that is
 frozen, or whose host vanished without a word, runs no timer: the client's does.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,17 @@ OF_MAINTENANCE = Limits(lock=5, statement=60, answer=70)
 
 
 FIRST_WITH_TRANSACTION_TIMEOUT = 170_000
+#: A statement is prepared at its fourth execution by a connection.
+PREPARED_AFTER = 3
+
+#: Key in `Connection.info` of the statement that makes the settings of one transaction.
+_SETTINGS = "settings_of_transaction"
+# A pooler gives each client a process id of its own making: the server's is another one then, no
+# row is selected and nothing is set, since a pooler would pass the setting on to other clients.
+_SESSION = """
+SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s (name, value)
+WHERE pg_backend_pid() = %s
+"""
 
 #: A host that vanished without a word must not hold a connection for minutes; one that takes no
 #: writes must not get one: libpq then tries the next of a list. It learns this without a round
@@ -105,44 +117,72 @@ def make_engine(
         connect_args={
             **CONNECTING,
             "application_name": application,
-            "prepare_threshold": 3,
+            "prepare_threshold": None,  # decided below
         },
     )
+    values = {
+        "statement_timeout": str(round(limits.statement * 1000)),
+        "lock_timeout": str(round(limits.lock * 1000)),
+        "idle_in_transaction_session_timeout": str(round(idle_in_transaction * 1000)),
+        # Every statement of ours goes by an index. A plan that was made while a table was
+        # small, or just restored, would read all of it, and be kept while the table grows.
+        "enable_bitmapscan": "off",
+        "enable_seqscan": "off",
+        "TimeZone": "UTC",
+    }
 
     @event.listens_for(engine, "do_connect")
-    def bounded(_dialect: Any, _record: Any, args: Any, kwargs: Any) -> Any:
+    def bounded(_dialect: Any, record: Any, args: Any, kwargs: Any) -> Any:
         if outage.began_meanwhile:
             raise ServerSilent("Postgres did not answer somebody else")
-        connection = _BoundedConnection.connect(*args, **kwargs)
+        connection = _BoundedConnection.connect(*args, **kwargs, autocommit=True)
         connection.answer_seconds = limits.answer
+        try:
+            of_server = dict(values)
+            if connection.info.server_version >= FIRST_WITH_TRANSACTION_TIMEOUT:
+                of_server["transaction_timeout"] = str(round(transaction * 1000))
+            is_direct = _set_for_session(connection, of_server)
+        except BaseException:
+            connection.close()
+            raise
+        if not is_direct:
+            record.info[_SETTINGS] = _for_transaction(of_server)
+        prepares = settings.prepared_statements
+        if prepares or (prepares is None and is_direct):
+            connection.prepare_threshold = PREPARED_AFTER
         return connection
 
-    @event.listens_for(engine, "connect")
-    def limited(connection: Any, _record: Any) -> None:
-        # Set by statement, not in `options`: poolers in transaction mode refuse start-up options.
-        connection.execute(
-            "SELECT set_config('statement_timeout', %s, false),"
-            " set_config('lock_timeout', %s, false),"
-            " set_config('idle_in_transaction_session_timeout', %s, false),"
-            # Every statement of ours goes by an index. A plan that was made while a table was
-            # small, or just restored, would read all of it, and be kept while the table grows.
-            " set_config('enable_bitmapscan', 'off', false),"
-            " set_config('enable_seqscan', 'off', false),"
-            " set_config('TimeZone', 'UTC', false)",
-            [
-                str(round(limits.statement * 1000)),
-                str(round(limits.lock * 1000)),
-                str(round(idle_in_transaction * 1000)),
-            ],
-        )
-        if connection.info.server_version >= FIRST_WITH_TRANSACTION_TIMEOUT:
-            connection.execute(
-                "SELECT set_config('transaction_timeout', %s, false)",
-                [str(round(transaction * 1000))],
-            )
+    @event.listens_for(engine, "begin")
+    def limited(connection: Connection) -> None:
+        if of_transaction := connection.info.get(_SETTINGS):
+            connection.exec_driver_sql(of_transaction)
 
     event.listen(engine, "handle_error", _end_if_outage)
     return engine
+
+
+def _set_for_session(connection: psycopg.Connection[Any], values: Mapping[str, str]) -> bool:
+    """Make the settings, unless a pooler stands between; return whether they were made."""
+    made = connection.execute(
+        _SESSION, [[*values], [*values.values()], connection.info.backend_pid]
+    )
+    return made.rowcount > 0
+
+
+def _for_transaction(values: Mapping[str, str]) -> str:
+    made = (f"set_config('{name}', '{value}', true)" for name, value in values.items())
+    return f"SELECT {', '.join(made)}"
+
+
+def is_pooled(sql: Connection) -> bool:
+    """Return whether the connection leads to a pooler, where only a transaction has settings."""
+    return _SETTINGS in sql.info
+
+
+def leads_to_pooler(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether a plain connection leads to a pooler, where no session lock can be held."""
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return row is not None and row[0] != connection.info.backend_pid
 
 
 def connection_args(url: str) -> dict[str, Any]:

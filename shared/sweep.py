@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _LOCK_KEY = 0x7377656570  # "sweep"
 BATCH = 100
+#: The key of a worker that cannot hold a lock; only the lease says whether it lives.
+NO_LOCK = 0
 
 CRASHED = RunError("worker.crashed", "Its worker was lost three times within one step.", False)
 EXPIRED = RunError("input.expired", lifecycle.UNANSWERED, False)
@@ -49,6 +51,7 @@ WHERE r.state = 'executing' AND (
     OR (
         w.seen_at < now() - make_interval(secs => :missed)
         AND pg_postmaster_start_time() < now() - make_interval(secs => :lease)
+        AND w.lock_key <> 0
         AND NOT EXISTS (
             SELECT FROM pg_locks l
             WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1

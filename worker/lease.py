@@ -22,7 +22,8 @@ import psycopg
 from shared import ids
 from shared.config import Settings
 from shared.errors import LeaseLost
-from shared.postgres import connection_args
+from shared.postgres import connection_args, leads_to_pooler
+from shared.sweep import NO_LOCK
 from worker.outcomes import CancelRequested
 from worker.stop_signal import StopSignal
 
@@ -36,6 +37,10 @@ _RENEW = "UPDATE workers SET seen_at = now() WHERE id = %s"
 _OWNED = """
 SELECT id, cancel_requested_at IS NOT NULL FROM runs WHERE owner = %s AND state = 'executing'
 """
+THROUGH_POOLER = (
+    "the lease goes through a pooler, where a lock says nothing: if this worker is killed, its "
+    "runs wait for the whole lease; let ARKLOOP_DIRECT_DATABASE_URL lead to Postgres itself"
+)
 #: A part of the lease: who could not renew for so long stops before anybody may take over.
 SAFE_PART = 0.75
 #: After a renewal that failed.
@@ -135,17 +140,26 @@ class Lease:
         heartbeat = self._settings.heartbeat_seconds
         connection = psycopg.connect(
             **{
-                **connection_args(self._settings.database_url),
+                **connection_args(
+                    self._settings.direct_database_url or self._settings.database_url
+                ),
                 "application_name": "arkloop-lease",
                 "keepalives_count": 2,
                 "tcp_user_timeout": round(heartbeat * 2000),
             },
             autocommit=True,
         )
-        connection.execute(f"SET statement_timeout = {round(heartbeat * 2000)}")
-        # Not waited for: after a cut connection the old session may hold it a little longer,
-        # and until then the heartbeats alone keep the lease.
-        connection.execute("SELECT pg_try_advisory_lock(%s)", [self._lock_key])
+        if leads_to_pooler(connection):
+            # A lock or a setting would be that of a server's session that others use as well.
+            connection.prepare_threshold = None
+            if self._lock_key != NO_LOCK:
+                self._lock_key = NO_LOCK
+                log.warning("%s", THROUGH_POOLER)
+        else:
+            connection.execute(f"SET statement_timeout = {round(heartbeat * 2000)}")
+            # Not waited for: after a cut connection the old session may hold it a little longer,
+            # and until then the heartbeats alone keep the lease.
+            connection.execute("SELECT pg_try_advisory_lock(%s)", [self._lock_key])
         self._register(connection)
         self._connection = connection
         return connection

@@ -137,6 +137,17 @@ def test_a_worker_whose_lock_is_gone_is_lost_soon(
         session.execute(select(func.pg_advisory_unlock_all()))
 
 
+def test_a_worker_that_cannot_hold_a_lock_keeps_its_lease(stored: StoredRuns) -> None:
+    """Behind a pooler a missed heartbeat is no sign of death; only the end of the lease is."""
+    claim = stored.claimed(stored.worker(seen_at=ago(seconds=1), lock_key=sweep.NO_LOCK))
+
+    sweep.sweep(with_lease(stored, lease=4, heartbeat=0.2))
+    kept = stored.state(claim.run_id)
+    sweep.sweep(with_lease(stored, lease=0.5, heartbeat=0.2))
+
+    assert ("executing", "queued") == (kept, stored.state(claim.run_id))
+
+
 def test_after_a_restart_of_postgres_nobody_is_lost(stored: StoredRuns) -> None:
     """All locks are gone then, and say nothing for the length of a lease."""
     claim = stored.claimed(stored.worker(seen_at=ago(seconds=60)))

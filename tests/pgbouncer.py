@@ -1,0 +1,56 @@
+"""PgBouncer before the tests' Postgres."""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cli.embedded_postgres import UNPRIVILEGED_ACCOUNTS, EmbeddedPostgres
+from cli.embedded_server import free_port
+from tests.waiting import eventually
+
+PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+needs_pgbouncer = pytest.mark.skipif(
+    PROGRAM is None, reason="PgBouncer is not installed: make test-poolers"
+)
+
+_CONFIG = """
+[databases]
+* = host={host} port=5432 user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+{settings}
+"""
+
+
+@contextmanager
+def pgbouncer(postgres: EmbeddedPostgres, folder: Path, **settings: object) -> Iterator[int]:
+    """Start it with these settings; yields its port."""
+    port = free_port()
+    config = folder / "pgbouncer.ini"
+    lines = "\n".join(f"{name} = {value}" for name, value in settings.items())
+    config.write_text(_CONFIG.format(host=postgres.sockets, port=port, settings=lines))
+    command = [str(PROGRAM), str(config)]
+    if os.geteuid() == 0:
+        command += ["--user", UNPRIVILEGED_ACCOUNTS[0]]
+    with (folder / "pgbouncer.log").open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        eventually(lambda: _accepts(port))
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
