@@ -17,13 +17,14 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
 
-from flask import Response, jsonify, request
+from flask import Response, current_app, request
 from marshmallow import Schema, fields
 
 from api.current import actor, settings
 from api.fields import Digits
 from api.json_body import query_args
 from shared.errors import InvalidRequest
+from shared.pages import PAGE_BYTES
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
@@ -106,21 +107,35 @@ def page(
     show: Callable[[Row], Mapping[str, Any]],
     cursor_of: Callable[[Row], C],
     oldest_first: bool = False,
-    within: Callable[[list[Mapping[str, Any]]], object] = list,
+    about: Mapping[str, Any] | None = None,
 ) -> Response:
-    """Answer with the first `limit` of `rows` as a plain JSON array, or `within` something.
+    """A response with the first `limit` of `rows`, or as many of them as fit `PAGE_BYTES`.
 
-    If there are more rows than `limit`, `X-Next-Cursor` and `Link` say how to go
-    on. `oldest_first` turns the order around within the page.
+    It is a plain JSON array, or the object `about` with the array as its `entries`. If rows are
+    left, `X-Next-Cursor` and `Link` identify the next page. `oldest_first` reverses the order
+    within the page.
     """
-    shown = rows[: args.limit]
-    response = jsonify(within([show(row) for row in (reversed(shown) if oldest_first else shown)]))
-    if len(rows) > args.limit:
-        cursor = _encode(cursor_of(shown[-1]))
+    shown: list[str] = []
+    size = 0
+    for row in rows[: args.limit]:
+        text = _json(show(row))
+        size += len(text)
+        if shown and size > PAGE_BYTES:
+            break
+        shown.append(text)
+    entries = "[" + ",".join(reversed(shown) if oldest_first else shown) + "]"
+    body = entries if about is None else f'{_json(about)[:-1]},"entries":{entries}}}'
+    response = Response(body + "\n", mimetype="application/json")
+    if len(rows) > len(shown):
+        cursor = _encode(cursor_of(rows[len(shown) - 1]))
         query = urlencode({**request.args.to_dict(), "before": cursor})
         response.headers["X-Next-Cursor"] = cursor
         response.headers["Link"] = f'<{request.path}?{query}>; rel="next"'
     return response
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return str(current_app.json.dumps(value, separators=(",", ":")))
 
 
 def _encode(cursor: Cursor) -> str:

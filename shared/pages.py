@@ -8,7 +8,7 @@ are fetched. Rows that are not seen, or that the filter leaves out, are never
 read, however many there are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from itertools import product
 from typing import Any
@@ -20,7 +20,9 @@ from sqlalchemy import (
     Select,
     Table,
     bindparam,
+    func,
     literal_column,
+    or_,
     select,
     tuple_,
     union_all,
@@ -31,6 +33,8 @@ from shared.actors import Actor
 
 #: `(created_at, id)` of the last row of the page before.
 Place = tuple[datetime, UUID]
+#: A page has at most so many bytes, or one row.
+PAGE_BYTES = 1024 * 1024
 
 
 def newest(query: Select[Any], of: FromClause, *, limit: int, is_deep: bool = False) -> Select[Any]:
@@ -77,6 +81,30 @@ def places(
     ]
     heads = union_all(*ranges).subquery("heads")
     return newest(select(heads), heads, limit=limit).subquery("page")
+
+
+def fitting(
+    page: Select[Any],
+    size: Callable[[FromClause], ColumnElement[int]],
+    order: Callable[[FromClause], Sequence[ColumnElement[Any]]],
+) -> Select[Any]:
+    """The first rows of a page that have `PAGE_BYTES` together, but at least two, in its `order`.
+
+    The second shows that there is more where the first alone fills the page. `size` must be no
+    more than the bytes of a row in the response: else the caller, who ends the page there, shows
+    the last of these rows and cannot tell that rows after it were left out.
+    """
+    of = page.subquery("rows")
+    by = order(of)
+    place = func.row_number().over(order_by=by).label("place")
+    # What Postgres keeps elsewhere because it is long is measured without being read.
+    before = func.sum(size(of)).over(order_by=by, rows=(None, -1)).label("before")
+    measured = select(*of.c, place, before).subquery("measured")
+    return (
+        select(*(measured.c[column.key] for column in of.c))
+        .where(or_(measured.c.place <= 2, measured.c.before < PAGE_BYTES))
+        .order_by(measured.c.place)
+    )
 
 
 def values(actor: Actor, before: Place | None = None) -> Mapping[str, Any]:

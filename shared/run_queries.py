@@ -7,11 +7,11 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, Select, bindparam, func, select
+from sqlalchemy import Connection, RowMapping, Select, Text, bindparam, cast, func, select
 
 from shared.actors import Actor, visible
 from shared.errors import RunNotFound, ThreadNotFound
-from shared.pages import Place, after, newest, places, values
+from shared.pages import Place, after, fitting, newest, places, values
 from shared.status import STATUSES
 from shared.tables import run_events, runs, threads, users
 
@@ -68,7 +68,12 @@ def _page_of_org(status: str | None, limit: int, is_deep: bool) -> Select[Any]:
         # Whoever has come from another org left their private threads there.
         .where(runs.c.org_id == bindparam("org_id"))
     )
-    return newest(query, page, limit=limit)
+    return fitting(
+        newest(query, page, limit=limit),
+        # Half: the text has spaces that the response leaves out.
+        size=lambda of: func.coalesce(func.octet_length(cast(of.c.pending_input, Text)) / 2, 0),
+        order=lambda of: [of.c.created_at.desc(), of.c.id.desc()],
+    )
 
 
 def list_of_thread(

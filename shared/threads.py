@@ -26,7 +26,7 @@ from shared.actors import Actor
 from shared.connections import Transaction
 from shared.errors import ThreadBusy, ThreadNotFound
 from shared.ids import new_id
-from shared.pages import Place, newest, places, values
+from shared.pages import Place, fitting, newest, places, values
 from shared.tables import IS_ACTIVE, messages, runs, threads
 
 _ACTIVE_RUN_ID = (
@@ -201,7 +201,12 @@ def _page_of_messages(limit: int, is_deep: bool) -> Select[Any]:
     if is_deep:
         query = query.where(messages.c.position < bindparam("before"))
     # Literal: see `pages.newest`.
-    return query.order_by(messages.c.position.desc()).limit(literal_column(str(int(limit))))
+    page = query.order_by(messages.c.position.desc()).limit(literal_column(str(int(limit))))
+    return fitting(
+        page,
+        size=lambda of: func.octet_length(of.c.content),
+        order=lambda of: [of.c.position.desc()],
+    )
 
 
 def _select() -> Select[Any]:

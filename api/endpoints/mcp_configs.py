@@ -1,7 +1,7 @@
 """`/v1/mcp-configs`: an org's MCP servers, and the approval of their tools."""
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
@@ -41,6 +41,19 @@ _VALUE = validate.Regexp(
     error="values must be 1 to 4000 printable ASCII characters",
 )
 _HASH = validate.Regexp(r"\A[0-9a-f]{64}\Z", error="must be 64 hexadecimal digits")
+
+
+class ByToolName(NamedTuple):
+    """After this tool of a server's list."""
+
+    name: str
+
+    def to_text(self) -> str:
+        return self.name
+
+    @classmethod
+    def from_text(cls, text: str) -> "ByToolName":
+        return cls(text)
 
 
 def _check_headers(headers: dict[str, str]) -> None:
@@ -161,10 +174,16 @@ def discover_mcp_tools(config_id: UUID) -> Response:
 @requires("admin")
 def list_mcp_tools(config_id: UUID) -> Response:
     """All that are known, by name."""
-    query_args(NoArguments())
+    args = page_args(ByToolName)
     with connections().reading() as sql:
-        rows = mcp_configs.tools(sql, actor().org_id, config_id)
-    return jsonify([_shown_tool(row) for row in rows])
+        rows = mcp_configs.tools(
+            sql,
+            actor().org_id,
+            config_id,
+            limit=args.limit + 1,
+            after_name=args.before.name if args.before else None,
+        )
+    return page(rows, args, show=_shown_tool, cursor_of=lambda row: ByToolName(row.name))
 
 
 @bp.post("/v1/mcp-configs/<id:config_id>/tools/<name>:approve")

@@ -133,7 +133,7 @@ def get_credits() -> Response:
         args,
         show=_entry,
         cursor_of=lambda row: ByTime(row.created_at, row.id),
-        within=lambda entries: {**about, "entries": entries},
+        about=about,
     )
 
 

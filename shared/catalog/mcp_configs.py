@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, and_, delete, func, or_, select, update
+from sqlalchemy import Connection, Row, Text, and_, cast, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql import ColumnElement
@@ -29,6 +29,7 @@ from shared.errors import (
 )
 from shared.hints import GroupedHint
 from shared.ids import new_id
+from shared.pages import Place, after, fitting, newest
 
 STREAMABLE_HTTP = "streamable_http"
 STDIO = "stdio"
@@ -100,12 +101,7 @@ def create(
     return find(tx.sql, org_id, config_id)
 
 
-def change(
-    tx: Transaction,
-    org_id: UUID,
-    config_id: UUID,
-    changes: Mapping[str, Any],
-) -> Row[Any]:
+def change(tx: Transaction, org_id: UUID, config_id: UUID, changes: Mapping[str, Any]) -> Row[Any]:
     """Change `name`, `url`, `command` or `headers` (all of them, or None for none).
 
     Approvals stay: they are for descriptions, wherever these come from. Stored headers go only
@@ -149,17 +145,16 @@ def find(sql: Connection, org_id: UUID, config_id: UUID) -> Row[Any]:
     return row
 
 
-def list_(
-    sql: Connection, org_id: UUID, *, limit: int, before: tuple[datetime, UUID] | None
-) -> list[Row[Any]]:
+def list_(sql: Connection, org_id: UUID, *, limit: int, before: Place | None) -> list[Row[Any]]:
     """As `find`, newest first."""
     query = _shown().where(mcp_configs.c.org_id == org_id)
-    if before is not None:
-        query = query.where(
-            func.row(mcp_configs.c.created_at, mcp_configs.c.id) < func.row(*before)
-        )
-    query = query.order_by(mcp_configs.c.created_at.desc(), mcp_configs.c.id.desc())
-    return list(sql.execute(query.limit(limit)))
+    page = fitting(
+        newest(query, mcp_configs, limit=limit, is_deep=before is not None),
+        # Half: the text has spaces that the response leaves out.
+        size=lambda of: func.coalesce(func.octet_length(cast(of.c.command, Text)) / 2, 0),
+        order=lambda of: [of.c.created_at.desc(), of.c.id.desc()],
+    )
+    return list(sql.execute(page, after(before)))
 
 
 def discover(tx: Transaction, config_id: UUID) -> None:
@@ -171,15 +166,24 @@ def discover(tx: Transaction, config_id: UUID) -> None:
 # ---- tools ---------------------------------------------------------------------------
 
 
-def tools(sql: Connection, org_id: UUID, config_id: UUID) -> list[Row[Any]]:
-    """All tools that are known of the server, by name; `is_present`: it has them still.
+def tools(
+    sql: Connection, org_id: UUID, config_id: UUID, *, limit: int, after_name: str | None
+) -> list[Row[Any]]:
+    """The known tools of the server, by name; `is_present`: it has them still.
 
     Raises:
         McpConfigNotFound
     """
     find(sql, org_id, config_id)
     query = _tools().where(mcp_configs.c.id == config_id)
-    return list(sql.execute(query.order_by(mcp_tools.c.name)))
+    if after_name is not None:
+        query = query.where(mcp_tools.c.name > after_name)
+    page = fitting(
+        query.order_by(mcp_tools.c.name).limit(limit),
+        size=lambda of: func.octet_length(of.c.description),
+        order=lambda of: [of.c.name],
+    )
+    return list(sql.execute(page))
 
 
 def approve(
@@ -293,9 +297,8 @@ def record(
         for tool in sorted(found, key=lambda tool: tool.name)
     ]
     statement = insert(mcp_tools).values(values)
-    seen = {
-        name: statement.excluded[name] for name in ("description", "parameters", "hash", "problem")
-    }
+    described = ("description", "parameters", "hash", "problem")
+    seen = {name: statement.excluded[name] for name in described}
     tx.sql.execute(
         statement.on_conflict_do_update(
             index_elements=["config_id", "name"], set_={**seen, "seen_at": func.now()}
@@ -371,10 +374,8 @@ def _is_still(config_id: UUID, as_of: datetime | None) -> ColumnElement[bool]:
 
 
 def _with_secret() -> Any:
-    is_stale = or_(
-        mcp_configs.c.tried_at.is_(None),
-        mcp_configs.c.tried_at < func.now() - FRESH,
-    )
+    tried_at = mcp_configs.c.tried_at
+    is_stale = or_(tried_at.is_(None), tried_at < func.now() - FRESH)
     return select(mcp_configs, is_stale.label("is_stale"))
 
 

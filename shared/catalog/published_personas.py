@@ -13,6 +13,7 @@ from shared.actors import Actor
 from shared.catalog_tables import mcp_configs, personas
 from shared.connections import Transaction
 from shared.errors import InvalidRequest, PersonaPublished
+from shared.pages import fitting
 from shared.personas import KEY, Persona, builtin, read
 from shared.tables import orgs
 
@@ -69,7 +70,14 @@ def list_(
     query = select(personas).where(personas.c.org_id == org_id)
     if after is not None:
         query = query.where(tuple_(*name) > tuple_(*after))
-    return list(sql.execute(query.order_by(*name).limit(limit)))
+    page = fitting(
+        query.order_by(*name).limit(limit),
+        size=lambda of: func.coalesce(
+            func.octet_length(of.c.definition["system_prompt"].astext), 0
+        ),
+        order=lambda of: [collate(of.c.key, "C"), collate(of.c.version, "C")],
+    )
+    return list(sql.execute(page))
 
 
 def find(sql: Connection, org_id: UUID, key: str, version: str) -> Row[Any] | None:

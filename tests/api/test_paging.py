@@ -3,11 +3,18 @@
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, text, update
 
+from shared import threads
+from shared.actors import PERMISSIONS_OF_ROLE, Actor
+from shared.catalog_tables import mcp_configs, mcp_tools, personas
 from shared.connections import Connections
+from shared.ids import new_id
+from shared.pages import PAGE_BYTES
+from shared.tables import messages, runs
 from tests.clients import User, details_of, error_of
 
 MakeThreads = Callable[[User, int], list[str]]
@@ -32,13 +39,14 @@ def make_threads(connections: Connections) -> MakeThreads:
     return make
 
 
-def walk(user: User, path: str) -> list[list[str]]:
-    """The ids of each page, until there is no next one."""
+def walk(user: User, path: str, name: str = "id") -> list[list[str]]:
+    """The ids of each page, until there is no next one. A page of several rows has 1 MiB."""
     pages = []
     while True:
         response = user.get(path)
         assert response.json is not None
-        pages.append([row["id"] for row in response.json])
+        pages.append([row[name] for row in response.json])
+        assert len(response.data) <= PAGE_BYTES + 1_000 or len(response.json) == 1
         if "Link" not in response.headers:
             assert "X-Next-Cursor" not in response.headers
             return pages
@@ -136,3 +144,105 @@ def test_a_cursor_goes_on_with_another_limit(alice: User, make_threads: MakeThre
     cursor = alice.get("/v1/threads?limit=1").headers["X-Next-Cursor"]
 
     assert [ids[1:]] == walk(alice, f"/v1/threads?limit=100&before={cursor}")
+
+
+#: Of a quarter of a page, in characters that the response shows as they are, and as six bytes.
+LONG, ESCAPED = "a" * (PAGE_BYTES // 4), "\x01" * (PAGE_BYTES // 4)
+
+
+@pytest.mark.parametrize("content", [LONG, ESCAPED, LONG * 20], ids=["plain", "escaped", "huge"])
+def test_a_page_of_long_messages_ends_at_its_bytes(
+    alice: User, connections: Connections, content: str
+) -> None:
+    """A walk still sees each of them once; the huge ones have a page each."""
+    thread_id = alice.thread()
+    ids = [new_id() for _ in range(9)]
+    row = {"org_id": alice.org_id, "thread_id": thread_id, "role": "assistant", "content": content}
+    rows = [{**row, "id": id_, "position": place} for place, id_ in enumerate(ids, 1)]
+    with connections.transaction() as tx:
+        tx.sql.execute(insert(messages), rows)
+
+    pages = walk(alice, f"/v1/threads/{thread_id}/messages?limit=200")
+
+    assert list(map(str, ids)) == [id_ for page in reversed(pages) for id_ in page]
+    assert len(pages) == (3 if content is LONG else 9)
+
+
+def test_only_what_fits_a_page_is_read_from_the_database(
+    alice: User, connections: Connections
+) -> None:
+    """And one row more, or two rows that are longer than a page each."""
+    actor = Actor(
+        org_id=alice.org_id,
+        user_id=alice.id,
+        role="owner",
+        permissions=PERMISSIONS_OF_ROLE["owner"],
+    )
+    thread_id = UUID(alice.thread())
+    row = {"org_id": alice.org_id, "thread_id": thread_id, "role": "assistant"}
+    with connections.transaction() as tx:
+        for place, content in enumerate([LONG] * 20 + [LONG * 5] * 3, 1):
+            values = {"id": new_id(), "position": place, "content": content}
+            tx.sql.execute(insert(messages).values(**row, **values))
+
+        newest = threads.list_messages(tx.sql, actor, thread_id, limit=201, before=None)
+        older = threads.list_messages(tx.sql, actor, thread_id, limit=201, before=21)
+
+    assert [23, 22] == [message.position for message in newest]
+    assert [20, 19, 18, 17] == [message.position for message in older]
+
+
+def test_a_page_of_long_questions_ends_at_its_bytes(
+    alice: User, connections: Connections, make_run: Callable[..., UUID]
+) -> None:
+    """Runs that wait show what they ask for, with many options too."""
+    ids = [make_run(alice, alice.thread()) for _ in range(6)]
+    pending = [{"prompt": LONG, "options": None}] * 3
+    pending += [{"prompt": "", "options": ["a"] * (PAGE_BYTES // 8)}] * 3
+    with connections.transaction() as tx:
+        for id_, question in zip(ids, pending, strict=True):
+            tx.sql.execute(update(runs).where(runs.c.id == id_).values(pending_input=question))
+
+    pages = walk(alice, "/v1/runs?limit=200", "run_id")
+
+    assert sorted(map(str, ids)) == sorted(id_ for page in pages for id_ in page)
+    assert len(pages) > 1
+
+
+def test_a_page_of_long_personas_ends_at_its_bytes(alice: User, connections: Connections) -> None:
+    """None is left out, neither of the org's nor of those that are built in."""
+    before = [id_ for page in walk(alice, "/v1/personas") for id_ in page]
+    keys = [f"{first}-long" for first in "abcdefghijklmnopqrstuvwxyz"]
+    row = {"org_id": alice.org_id, "version": "1", "created_by_user_id": alice.id}
+    row["definition"] = {"system_prompt": "\x01" * 65_536, "unknown": LONG}
+    with connections.transaction() as tx:
+        tx.sql.execute(insert(personas), [{**row, "key": key} for key in keys])
+
+    pages = walk(alice, "/v1/personas?limit=200")
+
+    expected = sorted([*before, *(f"{key}@1" for key in keys)])
+    assert expected == [id_ for page in pages for id_ in page]
+    assert len(pages) > 1
+
+
+def test_a_page_of_long_tools_or_commands_ends_at_its_bytes(
+    alice: User, connections: Connections
+) -> None:
+    """An org names its MCP servers itself, and their tools describe themselves."""
+    ids = [new_id() for _ in range(9)]
+    config = {"org_id": alice.org_id, "transport": "stdio", "command": ["a" * 4_000] * 64}
+    tool = {"description": "a" * 16_000, "hash": "0" * 64, "config_id": ids[0]}
+    tool["parameters"] = {"enum": ["a"] * 4_000}
+    names = [f"tool-{place:03}" for place in range(150)]
+    with connections.transaction() as tx:
+        rows = [{**config, "id": id_, "name": f"long-{n}"} for n, id_ in enumerate(ids)]
+        tx.sql.execute(insert(mcp_configs), rows)
+        tx.sql.execute(insert(mcp_tools), [{**tool, "name": name} for name in names])
+
+    configs = walk(alice, "/v1/mcp-configs?limit=200")
+    tools = walk(alice, f"/v1/mcp-configs/{ids[0]}/tools?limit=200", "name")
+
+    assert sorted(map(str, ids)) == sorted(id_ for page in configs for id_ in page)
+    assert names == [name for page in tools for name in page]
+    assert len(configs) > 1
+    assert len(tools) > 1

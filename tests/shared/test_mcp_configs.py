@@ -62,7 +62,7 @@ def test_of_discoveries_at_once_only_one_is_the_first(
     in_parallel(8, lambda n: record(connections, config, Described(f"tool-{n}", str(n) * 64)))
 
     with connections.reading() as sql:
-        known = mcp_configs.tools(sql, alice.org_id, config.id)
+        known = mcp_configs.tools(sql, alice.org_id, config.id, limit=200, after_name=None)
     assert 1 == len([row for row in known if row.approved_hash is not None])
 
 
