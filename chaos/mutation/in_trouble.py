@@ -215,8 +215,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "A2",
         Edit(
             "shared/connections.py",
-            "if isinstance(error, OperationalError | InterfaceError)"
-            " or error.connection_invalidated:",
+            "if postgres.is_outage(error):",
             "if False:",
         ),
     ),
