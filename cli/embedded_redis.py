@@ -65,7 +65,7 @@ class EmbeddedRedis(EmbeddedServer):
         config.write_text(text)
 
     def command(self) -> list[str]:
-        return self.tied([str(self.binary), str(self.data / "redis.conf")], None, None)
+        return self.tied([str(self.binary), str(self.data / "redis.conf")])
 
     def is_ready(self, pid: int) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as client:

@@ -13,12 +13,17 @@ from cli.tether import tethered
 
 READY_STEP_SECONDS = 0.01
 STOP_SECONDS = 10
-#: Right after a kill -9 the lock file may name a process that is not quite gone: try again so long.
+#: A server that ends at its start is started again for this long: right after a kill -9 its lock
+#: file may name a process that is not quite gone.
 RETRY_SECONDS = 2
 
 
 class ServerDidNotStart(Exception):
     """An embedded server ended, or was not ready in time; the message has its last output."""
+
+
+class ServerInUse(ServerDidNotStart):
+    """Another server uses the data folder; it may be about to end."""
 
 
 class EmbeddedServer:
@@ -122,9 +127,11 @@ class EmbeddedServer:
     ) -> None:
         self.close()
 
-    def tied(self, argv: list[str], user: str | None, capability: int | None) -> list[str]:
+    def tied(
+        self, argv: list[str], *, user: str | None = None, folder: Path | None = None
+    ) -> list[str]:
         """`argv`, ended by the server's own stop signal when this process ends."""
-        return tethered(argv, death_signal=self.stop_signal, user=user, capability=capability)
+        return tethered(argv, death_signal=self.stop_signal, user=user, folder=folder)
 
 
 def free_port(host: str = "127.0.0.1") -> int:

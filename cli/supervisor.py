@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from cli import process_tree, tether
+from cli.embedded_server import ServerInUse
 from cli.guard import stop_signals
 from cli.prefixed_output import PrefixedOutput
 
@@ -25,6 +26,7 @@ LONGEST_PAUSE_SECONDS = 30
 HEALTHY_SECONDS = 10
 _POLL_SECONDS = 0.5
 _LONGEST_LINE = 64 * 1024
+_REMEMBERED_LINES = 20
 #: `timeout` and some terminals send the same signal twice; only a later one means "hurry".
 _IMPATIENCE_SECONDS = 1
 
@@ -44,6 +46,17 @@ class Process:
     stop_seconds: float = 15  # after these the whole process group is killed
 
 
+@dataclass(frozen=True)
+class Failure:
+    """The first time that a process did not start or ended, since it was last healthy.
+
+    `reason` is its error or the first lines of its output.
+    """
+
+    at: float  # monotonic
+    reason: str
+
+
 @dataclass
 class _Child:
     process: Process
@@ -53,6 +66,8 @@ class _Child:
     pause_seconds: float = FIRST_PAUSE_SECONDS
     restart_at: float | None = None
     partial_line: bytearray = field(default_factory=bytearray)
+    first_lines: list[str] = field(default_factory=list)  # of its present life
+    failure: Failure | None = None
 
 
 class Supervisor:
@@ -122,6 +137,10 @@ class Supervisor:
                 return child.running.pid
         return None
 
+    def failure_of(self, name: str) -> Failure | None:
+        """Why the process of this name does not stay up; None if it has had no failure."""
+        return next((c.failure for c in self._children if c.process.name == name), None)
+
     def stop(self, *, longest_seconds: float | None = None) -> None:
         """Stop all in the order of their ranks, and everything that they left behind.
 
@@ -167,6 +186,7 @@ class Supervisor:
         process = child.process
         child.restart_at = None
         child.started_at = time.monotonic()
+        child.first_lines = []
         argv = process.argv if process.is_tied else tether.tethered(process.argv)
         try:
             if process.prepare is not None:
@@ -182,7 +202,9 @@ class Supervisor:
             )
         except Exception as error:
             self.output.line(process.name, f"cannot start: {error}")
-            self._plan_restart(child, "did not start")
+            # A server that still uses the data folder will end: waiting helps.
+            reason = None if isinstance(error, ServerInUse) else str(error)
+            self._plan_restart(child, "did not start", reason)
             return
         assert child.running.stdout is not None
         os.set_blocking(child.running.stdout.fileno(), False)
@@ -223,9 +245,15 @@ class Supervisor:
             lines.append(rest)
             rest = bytearray()
         for line in lines:
-            self.output.line(child.process.name, line.decode(errors="replace").rstrip("\r"))
+            self._pass_on(child, line)
         child.partial_line = rest
         return True
+
+    def _pass_on(self, child: _Child, line: bytes | bytearray) -> None:
+        text = line.decode(errors="replace").rstrip("\r")
+        self.output.line(child.process.name, text)
+        if len(child.first_lines) < _REMEMBERED_LINES:
+            child.first_lines.append(text)
 
     def _reap(self) -> None:
         while (pid := process_tree.next_ended_child()) is not None:
@@ -237,7 +265,7 @@ class Supervisor:
             if not self._stopping:
                 # A worker of a killed gunicorn still holds the port, a backend its memory.
                 process_tree.end_children(spare=self._pids())
-                self._plan_restart(child, how)
+                self._plan_restart(child, how, "\n".join([how, *child.first_lines]))
 
     def _bury(self, child: _Child) -> str:
         """Kill the rest of its group while its pid is still its own, let it go; how it ended."""
@@ -251,7 +279,7 @@ class Supervisor:
             self._selector.unregister(running.stdout)
             running.stdout.close()
         if child.partial_line:
-            self.output.line(child.process.name, child.partial_line.decode(errors="replace"))
+            self._pass_on(child, child.partial_line)
             child.partial_line = bytearray()
         status = running.wait()
         child.running = None
@@ -259,12 +287,16 @@ class Supervisor:
             return f"was ended by {signal.Signals(-status).name}"
         return f"ended with status {status}"
 
-    def _plan_restart(self, child: _Child, how: str) -> None:
+    def _plan_restart(self, child: _Child, how: str, reason: str | None) -> None:
+        """`how` it ended; `reason` is recorded as its failure unless it is None."""
         if child.is_once:
             return
         now = time.monotonic()
         if now - child.started_at > HEALTHY_SECONDS:
             child.pause_seconds = FIRST_PAUSE_SECONDS
+            child.failure = None
+        if child.failure is None and reason is not None:
+            child.failure = Failure(now, reason)
         pause = child.pause_seconds
         child.restart_at = now + pause
         child.pause_seconds = min(pause * 2, LONGEST_PAUSE_SECONDS)

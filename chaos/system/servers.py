@@ -14,7 +14,7 @@ from chaos.journal import Journal
 from chaos.system.member import KeptProcess, NotInTime, wait_until
 from cli.embedded_postgres import EmbeddedPostgres
 from cli.embedded_redis import EmbeddedRedis
-from cli.embedded_server import EmbeddedServer, ServerDidNotStart
+from cli.embedded_server import EmbeddedServer, ServerInUse
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -48,10 +48,10 @@ class Server(KeptProcess):
         self._embedded.close()
 
     def _comes_up(self) -> bool:
-        """False if it ended instead."""
+        """False if it ended instead, or an earlier one has not quite ended."""
         try:
             self._embedded.prepare()
-        except ServerDidNotStart:
+        except ServerInUse:
             return False
         self.launch()
         try:

@@ -218,6 +218,23 @@ def test_a_taken_port_is_told_before_anything_starts(start_dev: StartDev) -> Non
     assert not (dev.data / "postgres").exists()
 
 
+def test_a_server_that_cannot_start_ends_the_command(start_dev: StartDev, tmp_path: Path) -> None:
+    """A database of another major version ends it within 5 s, with Postgres' own first error."""
+    data = tmp_path / "data" / "postgres"
+    with EmbeddedPostgres(data, options={"fsync": "off"}):
+        pass
+    (data / "PG_VERSION").write_text("14\n")
+    began = time.monotonic()
+
+    dev = start_dev(*SMALL)
+
+    assert 1 == dev.process.wait(60)
+    assert time.monotonic() < began + 5
+    error = dev.output.partition("Error: postgres did not start: ")[2]
+    assert "initialized by PostgreSQL version 14" in error
+    assert dev.is_gone()
+
+
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A Postgres and a Redis of somebody else, as settings."""

