@@ -1,13 +1,12 @@
 """`arkloop credits`: what an org has paid in advance, straight in the database."""
 
-import json
-import sys
 from uuid import UUID
 
 import click
 from sqlalchemy import Connection, select
 
 from cli.database import database, database_url_option
+from cli.output import print_json, print_line
 from shared.errors import InvalidRequest
 from shared.money import credits as ledger
 from shared.tables import orgs
@@ -38,7 +37,7 @@ def grant(database_url: str, org: str, amount: int, note: str | None) -> None:
             problems = [f"--{name}: {why[0]}" for name, why in error.details.items()]
             raise click.ClickException("\n".join(problems)) from None
         has = ledger.balance(tx.sql, org_id)
-    click.echo(has.balance)
+    print_line(has.balance)
 
 
 @credits.command()
@@ -57,8 +56,7 @@ def show(database_url: str, org: str) -> None:
         "is_prepaid": has.balance is not None,
         "accounts": accounts,
     }
-    json.dump(shown, sys.stdout, indent=2)
-    click.echo()
+    print_json(shown)
 
 
 @credits.command()
@@ -71,10 +69,10 @@ def check(database_url: str) -> None:
     with database(database_url) as connections, connections.reading() as sql:
         wrong = ledger.check(sql)
     for org_id, balance, total in wrong:
-        click.echo(f"{org_id}  {balance}  {total}")
+        print_line(f"{org_id}  {balance}  {total}")
     if wrong:
         raise click.ClickException("The ledger is the truth: see docs/money.md.")
-    click.echo("ok")
+    print_line("ok")
 
 
 def _find(sql: Connection, name_or_id: str) -> UUID:

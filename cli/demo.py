@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ from rich.text import Text
 from cli import event_stream, local_model
 from cli.client import Client
 from cli.event_stream import RunEvent
+from cli.output import escaped, printable
 from cli.server_address import ServerAddress
 from cli.tether import tethered
 
@@ -41,7 +43,7 @@ def demo() -> None:
         with _dev_server(console) as (url, key):
             _show_a_run(console, url, key)
     except DemoFailed as error:
-        console.print(Text(f"The demo failed: {error}", style="red"))
+        _print(console, f"The demo failed: {error}", "red")
         sys.exit(1)
     console.print(f"Done in {time.monotonic() - began:.1f} s.", style="bold")
 
@@ -71,7 +73,7 @@ def _dev_server(console: Console) -> Iterator[tuple[str, str]]:
             url = _wait_for_ready(console, process, log)
             yield url, (folder / "data" / "api-key").read_text().strip()
         except Exception:
-            console.print(Text(log.read_text(errors="replace"), style="dim"))
+            _print(console, log.read_text(errors="replace"), "dim")
             raise
         finally:
             status = _stop(console, process)
@@ -93,7 +95,7 @@ def _wait_for_ready(console: Console, process: subprocess.Popen[bytes], log: Pat
                     return line.removeprefix("Ready on ")
             if process.poll() is not None:
                 raise DemoFailed(f"arkloop dev ended with status {process.returncode}")
-            status.update(Text(lines[-1][:100] if lines else "starting"))
+            status.update(Text(printable(lines[-1][:100]) if lines else "starting"))
             time.sleep(0.05)
     raise DemoFailed(f"arkloop dev was not ready after {READY_SECONDS} s")
 
@@ -127,7 +129,7 @@ def _show_a_run(console: Console, url: str, key: str) -> None:
         run = client.post(f"/threads/{thread}/runs", {"route_id": route})["run_id"]
         live = []
         began = time.monotonic()
-        for event in event_stream.follow(client, run, tell=console.print):
+        for event in event_stream.follow(client, run, tell=partial(_print, console)):
             live.append(event)
             console.print(_line(event, time.monotonic() - began), soft_wrap=True)
         middle = len(live) // 2
@@ -140,7 +142,7 @@ def _show_a_run(console: Console, url: str, key: str) -> None:
 
 def _compare(console: Console, live: list[RunEvent], again: list[RunEvent], middle: int) -> None:
     turns = [event.data["content"] for event in live if event.type == "message.completed"]
-    console.print(Text(f"\nThe answer: {''.join(turns).strip()}", style="bold"))
+    _print(console, f"\nThe answer: {''.join(turns).strip()}", "bold")
     if not live or live[-1].type != "run.completed":
         raise DemoFailed(f"the run did not complete: {live[-1].text if live else 'no events'}")
     if [event.seq for event in live] != list(range(1, len(live) + 1)):
@@ -153,8 +155,12 @@ def _compare(console: Console, live: list[RunEvent], again: list[RunEvent], midd
     )
 
 
+def _print(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(printable(text), style))
+
+
 def _line(event: RunEvent, seconds: float) -> Text:
-    data = json.dumps(event.data, ensure_ascii=False)
+    data = escaped(json.dumps(event.data, ensure_ascii=False))
     line = Text(f"{seconds:6.2f} s  ", style="dim")
     line.append(f"{event.seq:>4}  ", style="cyan")
     line.append(f"{event.type:<18} ", style="green")

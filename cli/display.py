@@ -1,7 +1,6 @@
 """How the events of a run look: on a terminal, in a pipe, and as JSON lines."""
 
 import json
-import re
 import sys
 from typing import Protocol
 
@@ -9,11 +8,10 @@ from rich.console import Console
 from rich.text import Text
 
 from cli.event_stream import RunEvent
+from cli.output import printable, write, write_json
 
 #: Longest one-line form of a tool's arguments or output on a terminal.
 SHOWN_CHARACTERS = 160
-# Text of models and tools must not steer the terminal: no escape sequences, no bidi overrides.
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 _YELLOW = {
     *("message.reset", "run.cancelled"),
@@ -44,14 +42,15 @@ def display_for(*, as_json: bool) -> Display:
 
 
 class JsonLines:
-    """One line per event on standard output: the event's JSON, byte for byte."""
+    """One line per event on standard output: the event's JSON as it was sent, control characters
+    and surrogates escaped.
+    """
 
     def __init__(self) -> None:
         self._notes = _console(stderr=True)
 
     def show(self, event: RunEvent) -> None:
-        sys.stdout.buffer.write(event.text.encode() + b"\n")
-        sys.stdout.buffer.flush()
+        write_json(event.text)
 
     def note(self, text: str, style: str = "dim") -> None:
         _print_line(self._notes, text, style)
@@ -88,8 +87,7 @@ class PipedText:
         self._open.clear()
         if text:
             end = "" if text.endswith("\n") else "\n"
-            sys.stdout.buffer.write(f"{text}{end}".encode())
-            sys.stdout.buffer.flush()
+            write(f"{text}{end}")
 
 
 class TerminalText:
@@ -175,11 +173,6 @@ def style_of(event: RunEvent) -> str:
     if event.type in _YELLOW:
         return "yellow"
     return "cyan" if event.type == "tool.call" else "dim"
-
-
-def printable(text: str) -> str:
-    """The text without characters that would steer a terminal."""
-    return _STEERING.sub("\ufffd", text.replace("\r", ""))
 
 
 def _print_line(console: Console, text: str, style: str) -> None:

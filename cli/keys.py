@@ -7,7 +7,8 @@ from uuid import UUID
 import click
 
 from cli.client import Client
-from cli.listing import print_json, print_rows
+from cli.listing import print_rows
+from cli.output import print_json, print_line
 from cli.server_address import find_server
 
 COLUMNS = ("id", "name", "key_prefix", "created_at", "last_used_at", "revoked_at", "scopes")
@@ -36,9 +37,9 @@ def create(name: str, scopes: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json(made)
         return
-    click.echo(made["key"])
+    print_line(made["key"])
     if sys.stdout.isatty():
-        click.echo(f"Keep it: it is not shown again. Its id is {made['id']}.", err=True)
+        print_line(f"Keep it: it is not shown again. Its id is {made['id']}.", err=True)
 
 
 @keys.command("list")
@@ -58,4 +59,4 @@ def list_(limit: int, as_json: bool) -> None:
 def revoke(key_id: UUID) -> None:
     """Revoke a key: it stops working everywhere within 5 seconds."""
     Client(find_server()).delete(f"/api-keys/{key_id}")
-    click.echo("ok")
+    print_line("ok")

@@ -1,4 +1,4 @@
-"""Rows and records on standard output: a table on a terminal, tab-separated in a pipe, or JSON."""
+"""Rows and records on standard output: a table on a terminal, tab-separated in a pipe."""
 
 import json
 import shutil
@@ -6,17 +6,12 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import click
 from rich.cells import cell_len, set_cell_size
 
-from cli.display import printable
+from cli.output import print_line, printable
 
 #: Stands for a value that is not there, so that every line of a pipe has every column.
 NOTHING = "-"
-
-
-def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -24,7 +19,7 @@ def print_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Non
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     if not sys.stdout.isatty():
         for line in cells:
-            click.echo("\t".join(line))
+            print_line("\t".join(line))
         return
     header = [column.removeprefix("total_") for column in columns]
     widths = [max(map(cell_len, column)) for column in zip(header, *cells, strict=True)]
@@ -33,7 +28,7 @@ def print_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Non
         padded = (set_cell_size(cell, width) for cell, width in zip(line, widths, strict=True))
         text = "  ".join(padded).rstrip()
         shown = text if cell_len(text) <= screen else f"{set_cell_size(text, screen - 1)}…"
-        click.secho(shown, bold=(number == 0) or None)
+        print_line(shown, bold=(number == 0) or None)
 
 
 def print_record(record: Mapping[str, Any]) -> None:
@@ -41,7 +36,7 @@ def print_record(record: Mapping[str, Any]) -> None:
     width = max(map(len, record), default=0) if sys.stdout.isatty() else 0
     for name, value in record.items():
         gap = " " * (width - len(name) + 2) if width else "\t"
-        click.echo(f"{name}{gap}{_cell(value)}")
+        print_line(f"{name}{gap}{_cell(value)}")
 
 
 def _cell(value: Any) -> str:

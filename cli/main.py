@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from cli.output import printable
+
 INTERRUPTED = 130
 
 
@@ -50,6 +52,11 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError:
+            raise
+        except click.ClickException as error:
+            # It may quote a server, a database or a file.
+            raise click.ClickException(printable(error.message)) from error
         except KeyboardInterrupt:
             # As a shell reports SIGINT; click itself would say 1.
             click.echo(err=True)

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import OperationalError
 
 from cli.database import checked
+from cli.output import print_line
 from shared import schema
 from shared.postgres import CONNECTING, leads_to_pooler
 
@@ -43,7 +44,7 @@ def migrate(wait_seconds: float, lock_seconds: float) -> None:
     urls = [os.environ.get(name, "").strip() for name in names]
     engine = _engine(urls[0] or urls[1])
     try:
-        click.echo(_migrate(engine, wait_seconds, lock_seconds))
+        print_line(_migrate(engine, wait_seconds, lock_seconds))
     except OperationalError as error:
         url = engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
         raise click.ClickException(f"Cannot migrate {url}: {_reason(error)}") from None
@@ -92,7 +93,7 @@ def _wait_for(engine: Engine, seconds: float) -> None:
             if time.monotonic() > deadline:
                 raise
             if not told:
-                click.echo(f"Waiting for the database: {_reason(error)}", err=True)
+                print_line(f"Waiting for the database: {_reason(error)}", err=True)
                 told = True
         time.sleep(PAUSE_SECONDS)
 

@@ -7,6 +7,8 @@ import time
 from collections import deque
 from typing import TextIO
 
+from cli.output import printable
+
 #: More than this waiting for a reader that does not read: the oldest lines are dropped.
 MAX_WAITING_BYTES = 1 << 20
 #: A pipe that is ready for writing takes so much without blocking (POSIX' PIPE_BUF on Linux).
@@ -40,7 +42,7 @@ class PrefixedOutput:
         prefix = f"{name:<{width}} |"
         if self._colour:
             prefix = f"\x1b[{self._names[name]}m{prefix}\x1b[0m"
-        self.plain(f"{prefix} {text}")
+        self.plain(f"{prefix} {printable(text)}")
 
     def plain(self, text: str) -> None:
         """A line of the supervisor itself, as it is."""

@@ -8,9 +8,9 @@ from uuid import UUID
 import click
 
 from cli.client import Client
-from cli.display import printable
 from cli.event_stream import RunEvent, follow, opened
-from cli.listing import print_json, print_record, print_rows
+from cli.listing import print_record, print_rows
+from cli.output import escaped, print_json, print_line, write, write_json
 from cli.server_address import find_server
 
 COLUMNS_IN_THREAD = ("run_id", "status", "created_at")
@@ -72,7 +72,7 @@ def show(run_id: UUID, as_json: bool) -> None:
 def cancel(run_id: UUID) -> None:
     """Cancel a run; one that has ended stays as it is."""
     Client(find_server()).post(f"/runs/{run_id}:cancel")
-    click.echo("ok")
+    print_line("ok")
 
 
 @runs.command("input")
@@ -88,7 +88,7 @@ def give_input(run_id: UUID, content: str, request_id: UUID | None) -> None:
     """
     body = {"content": content, "request_id": str(request_id) if request_id else None}
     Client(find_server()).post(f"/runs/{run_id}/input", body)
-    click.echo("ok")
+    print_line("ok")
 
 
 @runs.command()
@@ -116,21 +116,20 @@ def events(run_id: UUID, after_seq: int, wait: bool, as_json: bool) -> None:
 
 def _print_event(event: RunEvent, *, as_json: bool) -> None:
     if as_json:
-        line = event.text
+        write_json(event.text)
+        return
+    data = escaped(json.dumps(event.data, ensure_ascii=False, separators=(",", ":")))
+    if sys.stdout.isatty():
+        line = _for_a_terminal(event, data)
     else:
-        data = json.dumps(event.data, ensure_ascii=False, separators=(",", ":"))
-        if sys.stdout.isatty():
-            line = _for_a_terminal(event, data)
-        else:
-            line = f"{event.seq}\t{event.type}\t{event.created_at}\t{data}"
-    sys.stdout.buffer.write(line.encode() + b"\n")
-    sys.stdout.buffer.flush()
+        line = f"{event.seq}\t{event.type}\t{event.created_at}\t{data}"
+    write(f"{line}\n")
 
 
 def _for_a_terminal(event: RunEvent, data: str) -> str:
     shown = data if len(data) <= SHOWN_CHARACTERS else f"{data[: SHOWN_CHARACTERS - 1]}…"
-    return f"{event.seq:>5}  {event.type:<21}  {printable(shown)}"
+    return f"{event.seq:>5}  {event.type:<21}  {shown}"
 
 
 def _tell(text: str) -> None:
-    click.echo(text, err=True)
+    print_line(text, err=True)

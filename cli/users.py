@@ -1,8 +1,6 @@
 """`arkloop users`, and the development key: straight to the database, for whoever may reach it."""
 
-import json
 import secrets
-import sys
 from pathlib import Path
 from uuid import UUID
 
@@ -10,6 +8,7 @@ import click
 from sqlalchemy import select
 
 from cli.database import database, database_url_option
+from cli.output import print_json, print_line
 from shared import accounts, api_keys, passwords
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.connections import Transaction
@@ -56,7 +55,7 @@ def create(
             )
         except LoginTaken as error:
             raise click.ClickException(str(error)) from None
-    click.echo(user_id)
+    print_line(user_id)
 
 
 @users.command("list")
@@ -78,11 +77,10 @@ def list_(database_url: str, as_json: bool) -> None:
             }
             for row in rows
         ]
-        json.dump(fields, sys.stdout, indent=2)
-        click.echo()
+        print_json(fields)
         return
     for row in rows:
-        click.echo(f"{row.id}  {row.login}  {row.email}  {row.org_name}  {row.role}")
+        print_line(f"{row.id}  {row.login}  {row.email}  {row.org_name}  {row.role}")
 
 
 def ensure_dev_key(database_url: str, path: Path) -> None:

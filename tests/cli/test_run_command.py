@@ -203,10 +203,13 @@ def test_a_terminal_is_told_which_text_is_void(arkloop: Arkloop) -> None:
 
 
 def test_a_model_cannot_steer_the_terminal(arkloop: Arkloop) -> None:
-    """Escape sequences and markup in what a model says are shown, not obeyed."""
-    with arkloop.at_terminal("run", script({"say": "a\x1b]0;title\x07b[red]c"})) as terminal:
+    """Escape sequences and markup in what a model says are shown, not obeyed, in a pipe too."""
+    said = script({"say": "a\x1b]0;title\x07b[red]c"})
+    with arkloop.at_terminal("run", said) as terminal:
         assert 0 == terminal.ended()
         assert "a\ufffd]0;title\ufffdb[red]c" in terminal.screen
+    assert "a\ufffd]0;title\ufffdb[red]c\n" == arkloop.stdout("run", said)
+    assert '"content":"a\\u001b]0;title\\u0007b[red]c"' in arkloop.stdout("run", "--json", said)
 
 
 # ---- Ctrl-C --------------------------------------------------------------------------
