@@ -61,6 +61,8 @@ llm_models = Table(
     Column("api", Text),  # responses | chat; null: chosen by the address
     Column("max_output_tokens", Integer),
     Column("context_tokens", Integer),  # null: what the price library says, else no limit is known
+    Column("first_byte_seconds", Integer),  # null: the default of routes
+    Column("idle_seconds", Integer),  # likewise
     Column("requests_per_minute", Integer),
     Column("tokens_per_minute", BigInteger),
     created_at_(),

@@ -34,6 +34,10 @@ PROVIDERS = tuple(
 )
 #: OpenAI's two APIs; most compatible servers have only the second.
 APIS = ("responses", "chat")
+#: Reasoning models are silent for minutes, and every call that is given up is billed.
+FIRST_BYTE_SECONDS = 600
+IDLE_SECONDS = 120
+MAX_SILENT_SECONDS = 3_600
 #: Without a persona's or a run's own choice, the first of these that is there.
 DEFAULT_ORDER = ("openai", "anthropic", "local", "scripted")
 
@@ -54,6 +58,8 @@ class Route:
     prices: Prices | None = None
     max_output_tokens: int | None = None  # of one model call, where the persona sets none
     context_tokens: int | None = None  # of one call, input and output together
+    first_byte_seconds: float = FIRST_BYTE_SECONDS  # until the response's body begins
+    idle_seconds: float = IDLE_SECONDS  # between two parts of it
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     is_of_org: bool = False  # an org made it: it must not reach the operator's network
@@ -184,7 +190,19 @@ _NUMBERS = {
     "tokens_per_minute": 1,
     "priority": 0,
 }
-_FIELDS = {"id", "provider", "model", "base_url", "api", "api_key_variable", "prices", *_NUMBERS}
+#: Seconds of silence, with their defaults.
+_SECONDS = {"first_byte_seconds": FIRST_BYTE_SECONDS, "idle_seconds": IDLE_SECONDS}
+_FIELDS = {
+    "id",
+    "provider",
+    "model",
+    "base_url",
+    "api",
+    "api_key_variable",
+    "prices",
+    *_NUMBERS,
+    *_SECONDS,
+}
 _PRICES = {"input", "output", "cache_read", "cache_write"}
 _BASE_URL = re.compile(r"https?://[^/\s]")
 _DEAREST = Decimal(1_000_000)
@@ -246,6 +264,13 @@ def _route(entry: Any) -> Route:
         if number is not None and (type(number) is not int or number < least):
             raise ValueError(f"`{name}` must be an integer of at least {least}")
     numbers: dict[str, Any] = {name: entry.get(name) for name in _NUMBERS}
+    for name, default in _SECONDS.items():
+        seconds = entry.get(name)
+        if seconds is None:
+            seconds = default
+        if type(seconds) is not int or not 1 <= seconds <= MAX_SILENT_SECONDS:
+            raise ValueError(f"`{name}` must be an integer from 1 to {MAX_SILENT_SECONDS}")
+        numbers[name] = seconds
     return with_known_figures(
         Route(
             id=entry["id"],

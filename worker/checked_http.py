@@ -72,6 +72,9 @@ class CheckedBackend(httpcore2.NetworkBackend):
         self._sockets: list[socket.socket] = []
         self._resolving: Future[list[str]] | None = None
         self._is_cut = False
+        #: Seconds that a read may wait, in place of the client's own timeout, which it cannot
+        #: change within a response.
+        self.read_seconds: float | None = None
 
     def connect_tcp(
         self,
@@ -142,15 +145,15 @@ class CheckedBackend(httpcore2.NetworkBackend):
             connection.settimeout(timeout)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # Known before it connects: a server that does not answer can be given up at once.
-            self._record(connection)
+            self.record(connection)
             connection.connect((address, port))
             self._check_not_cut()
         except BaseException:
             connection.close()
             raise
-        return _RecordedStream(connection, self._record)
+        return _RecordedStream(connection, self)
 
-    def _record(self, connection: socket.socket) -> None:
+    def record(self, connection: socket.socket) -> None:
         with self._lock:
             self._sockets = [known for known in self._sockets if known.fileno() >= 0]
             self._sockets.append(connection)
@@ -162,9 +165,16 @@ class CheckedBackend(httpcore2.NetworkBackend):
 
 
 class _RecordedStream(SyncStream):
-    def __init__(self, connection: socket.socket, record: Callable[[socket.socket], None]) -> None:
+    def __init__(self, connection: socket.socket, backend: CheckedBackend) -> None:
         super().__init__(connection)
-        self._record = record
+        self._backend = backend
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        seconds = self._backend.read_seconds or timeout
+        try:
+            return super().read(max_bytes, seconds)
+        except httpcore2.ReadTimeout as error:
+            raise httpcore2.ReadTimeout(f"no data for {seconds:g} s") from error
 
     def start_tls(
         self,
@@ -173,9 +183,12 @@ class _RecordedStream(SyncStream):
         timeout: float | None = None,
     ) -> httpcore2.NetworkStream:
         # TLS takes the descriptor over into a socket of its own.
-        secured = super().start_tls(ssl_context, server_hostname, timeout)
+        connection = (
+            super().start_tls(ssl_context, server_hostname, timeout).get_extra_info("socket")
+        )
+        secured = _RecordedStream(connection, self._backend)
         try:
-            self._record(secured.get_extra_info("socket"))
+            self._backend.record(connection)
         except OSError as error:
             secured.close()
             raise httpcore2.ConnectError(str(error)) from error

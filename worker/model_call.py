@@ -30,6 +30,8 @@ from worker.stop_signal import StopSignal
 
 #: Of one route, before the next one takes over.
 MAX_TRIES = 4
+#: After a call that the provider accepted and did not finish in time: each of them is billed.
+MAX_TRIES_AFTER_TIMEOUT = 2
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 30.0
 #: Far beyond what any model writes in a turn, and what one event can still hold.
@@ -96,7 +98,9 @@ def call_model(
             message = replace(message, state=_state(route, end))
             return Reply(message=message, end=end, usage=usage, cost=cost)
         except ProviderError as error:
-            counted = _count_broken(chain, request, context, streamed)
+            counted = _count_broken(
+                chain, request, context, streamed, was_accepted=error.was_accepted
+            )
             error = _never_fits(error, chain, request)
             is_throttled = error.code == "provider.rate_limited"
             if is_throttled and patience.outlasts(pause := _pause(error, refusals + 1)):
@@ -104,7 +108,7 @@ def call_model(
                 _void(context, error, counted)
                 context.settle()  # what the call might have cost is for others meanwhile
                 context.back_off(route, pause, is_shared=error.is_shared)
-            elif not is_throttled and error.retryable and tries < MAX_TRIES:
+            elif not is_throttled and error.retryable and tries < _max_tries(error, chain):
                 context.wait(_pause(error, tries))
                 _void(context, error, counted)
                 tries += 1
@@ -138,11 +142,26 @@ def bounded(request: ModelRequest, context: RunContext) -> ModelRequest:
     return replace(request, max_output_tokens=most)
 
 
+def _max_tries(error: ProviderError, chain: RouteChain) -> int:
+    """How often this route may be called; a timeout is better retried on the next one."""
+    if not error.was_accepted:
+        return MAX_TRIES
+    return 1 if chain.has_next else MAX_TRIES_AFTER_TIMEOUT
+
+
 def _count_broken(
-    chain: RouteChain, request: ModelRequest, context: RunContext, streamed: _Streamed
+    chain: RouteChain,
+    request: ModelRequest,
+    context: RunContext,
+    streamed: _Streamed,
+    *,
+    was_accepted: bool = False,
 ) -> tuple[Event, ...]:
-    """Few report the output of a call before its end; one of which nothing came is free."""
-    if not streamed.pieces and streamed.usage == Usage():
+    """Count a call that broke off; it is free if nothing came of it and it was not accepted.
+
+    Few providers report the output before the end, so it is estimated by what was streamed.
+    """
+    if not was_accepted and not streamed.pieces and streamed.usage == Usage():
         return ()
     usage = _estimated(chain.provider, request, streamed)
     return (context.add_usage(chain.route, usage),)

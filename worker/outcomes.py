@@ -54,6 +54,7 @@ class ProviderError(RunFailure):
 
     `is_gone`: what the route names, a model or an address, is not there. `is_shared`: a 429 says
     that the account's own limit is exhausted, so it concerns everybody who uses the account.
+    `was_accepted`: the provider had the whole request and may bill it, though the call failed.
     `idle_tokens`: a 429 came although this limit of tokens per minute was not used at all.
     """
 
@@ -64,6 +65,7 @@ class ProviderError(RunFailure):
         *,
         retry_after: float | None = None,
         is_gone: bool = False,
+        was_accepted: bool = False,
         is_shared: bool = False,
         idle_tokens: int | None = None,
         too_large: TooLarge | None = None,
@@ -72,6 +74,7 @@ class ProviderError(RunFailure):
         super().__init__(f"provider.{kind}", message, retryable=retryable)
         self.retry_after = retry_after
         self.is_gone = is_gone
+        self.was_accepted = was_accepted
         self.is_shared = is_shared
         self.idle_tokens = idle_tokens
         self.too_large = too_large

@@ -17,7 +17,7 @@ from api.paging import ByTime, page, page_args
 from shared.catalog import llm_providers, org_routes
 from shared.connections import Transaction
 from shared.events import money
-from shared.model_routes import APIS
+from shared.model_routes import APIS, FIRST_BYTE_SECONDS, IDLE_SECONDS, MAX_SILENT_SECONDS
 from shared.prices import Prices
 from shared.times import rfc3339
 
@@ -55,6 +55,8 @@ class ModelChanges(Schema):
     prices = fields.Nested(PricesFields, allow_none=True)
     max_output_tokens = Whole(1, 1_000_000, allow_none=True)
     context_tokens = Whole(1, 100_000_000, allow_none=True)
+    first_byte_seconds = Whole(1, MAX_SILENT_SECONDS, allow_none=True)
+    idle_seconds = Whole(1, MAX_SILENT_SECONDS, allow_none=True)
     requests_per_minute = Whole(1, 1_000_000, allow_none=True)
     tokens_per_minute = Whole(1, 1_000_000_000, allow_none=True)
 
@@ -263,6 +265,8 @@ def _shown_model(model: Row[Any], provider: Row[Any]) -> dict[str, Any]:
         "prices_source": "given" if given else "unknown" if prices is None else "library",
         "max_output_tokens": model.max_output_tokens,
         "context_tokens": org_routes.effective_context_tokens(model, provider),
+        "first_byte_seconds": model.first_byte_seconds or FIRST_BYTE_SECONDS,
+        "idle_seconds": model.idle_seconds or IDLE_SECONDS,
         "requests_per_minute": model.requests_per_minute,
         "tokens_per_minute": model.tokens_per_minute,
         "created_at": rfc3339(model.created_at),

@@ -12,7 +12,7 @@ from shared import prices
 from shared.catalog.llm_providers import API_KEY_PURPOSE, PRICE_COLUMNS
 from shared.catalog_tables import llm_models, llm_providers
 from shared.encryption import Keyring
-from shared.model_routes import Route
+from shared.model_routes import FIRST_BYTE_SECONDS, IDLE_SECONDS, Route
 from shared.prices import Prices
 from shared.times import now
 
@@ -49,6 +49,8 @@ def routes_of(sql: Connection, org_id: UUID) -> list[SealedRoute]:
                 prices=effective_prices(row, row),
                 max_output_tokens=row.max_output_tokens,
                 context_tokens=effective_context_tokens(row, row),
+                first_byte_seconds=row.first_byte_seconds or FIRST_BYTE_SECONDS,
+                idle_seconds=row.idle_seconds or IDLE_SECONDS,
                 requests_per_minute=row.requests_per_minute,
                 tokens_per_minute=row.tokens_per_minute,
                 is_of_org=True,

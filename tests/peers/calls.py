@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from shared.model_routes import Route
+from shared.model_routes import IDLE_SECONDS, Route
 from shared.prices import Prices
 from tests.worker.recorded_run import RecordedRun
 from worker import providers
@@ -32,6 +32,7 @@ class Server:
     model: str = "m"
     max_output_tokens: int = 256
     api: str | None = None
+    idle_seconds: float = IDLE_SECONDS
 
     @property
     def route(self) -> Route:
@@ -41,6 +42,7 @@ class Server:
             model=self.model,
             base_url=self.url,
             api=self.api,
+            idle_seconds=self.idle_seconds,
             api_key="test-key",
             prices=Prices(),
             max_output_tokens=self.max_output_tokens,

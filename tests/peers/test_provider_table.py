@@ -6,6 +6,7 @@ and judges what we make of that. The scripted provider is its own server.
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,7 +27,6 @@ from worker.messages import (
     UserMessage,
 )
 from worker.outcomes import ProviderError
-from worker.providers import abortable_http
 
 #: With what llmock calls each of them.
 SDKS = {"openai": "openai", "responses": "openai", "anthropic": "anthropic"}
@@ -327,13 +327,13 @@ def test_broken_streams_llmock(at_llmock: Server, llmock: LLMock, fault: str) ->
     assert run.totals.usage.source == "estimated", "the broken try was counted"
 
 
-def test_stall_llmock(at_llmock: Server, llmock: LLMock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stall_llmock(at_llmock: Server, llmock: LLMock) -> None:
     """A stream that falls silent is given up and made again."""
-    monkeypatch.setattr(abortable_http, "IDLE_SECONDS", 0.3)
+    impatient = replace(at_llmock, idle_seconds=0.3)
     llmock.stall(after_chunks=6, seconds=3)
     llmock.reply("All is well that ends well, as they say.", times=2)
 
-    reply, run = at_llmock.call(at_llmock.request("Hi"))
+    reply, run = impatient.call(impatient.request("Hi"))
 
     assert "All is well that ends well, as they say." == reply.message.content
     assert ["provider.timeout"] == run.voided

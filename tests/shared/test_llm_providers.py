@@ -70,6 +70,7 @@ def test_a_model_is_a_route(stored: StoredRuns) -> None:
         prices=GIVEN,
         max_output_tokens=100,
         context_tokens=1000,
+        first_byte_seconds=900,
         requests_per_minute=10,
         tokens_per_minute=10_000,
     )
@@ -82,7 +83,7 @@ def test_a_model_is_a_route(stored: StoredRuns) -> None:
     assert GIVEN == route.prices
     assert (3, True, True) == (route.priority, route.is_default, route.is_of_org)
     assert (100, 1000) == (route.max_output_tokens, route.context_tokens)
-    assert None is route.api
+    assert (None, 900, 120) == (route.api, route.first_byte_seconds, route.idle_seconds)
     assert (10, 10_000) == (route.requests_per_minute, route.tokens_per_minute)
     assert route.api_key is None
     keys = keyring(stored.connections.settings.encryption_key)

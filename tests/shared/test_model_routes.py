@@ -199,6 +199,8 @@ def test_a_route_of_a_file_has_limits_of_its_own(tmp_path: Path) -> None:
             prices: {input: 2, output: 3, cache_read: 0, cache_write: 4}
             max_output_tokens: 1000
             context_tokens: 8000
+            first_byte_seconds: 900
+            idle_seconds: 30
             requests_per_minute: 60
             tokens_per_minute: 100000
             priority: 0
@@ -217,11 +219,14 @@ def test_a_route_of_a_file_has_limits_of_its_own(tmp_path: Path) -> None:
         ),
         max_output_tokens=1000,
         context_tokens=8000,
+        first_byte_seconds=900,
+        idle_seconds=30,
         requests_per_minute=60,
         tokens_per_minute=100_000,
         priority=0,
     )
     assert "responses" == routes["d"].api == routes["d"].effective_api
+    assert (600, 120) == (routes["d"].first_byte_seconds, routes["d"].idle_seconds)
     known = routes["b"]
     assert (200_000, None) == (known.context_tokens, known.priority)
     assert known.prices and Decimal(5) == known.prices.output
@@ -271,6 +276,12 @@ def test_a_route_of_a_file_has_limits_of_its_own(tmp_path: Path) -> None:
             "routes: [{id: a, provider: openai, model: m, prices: {input: 1e30, output: 1}}]",
             "is not a price",
         ),
+        (
+            "routes: [{id: a, provider: openai, model: m, first_byte_seconds: 3601}]",
+            "`first_byte_seconds` must be an integer from 1 to 3600",
+        ),
+        ("routes: [{id: a, provider: openai, model: m, idle_seconds: 0}]", "`idle_seconds` must"),
+        ("routes: [{id: a, provider: openai, model: m, idle_seconds: 0.5}]", "`idle_seconds` must"),
         ("routes: [{id: a, provider: openai, model: m, base_url: 5}]", "`base_url` must begin"),
         (
             "routes: [{id: a, provider: openai, model: m, max_output_tokens: 0}]",

@@ -85,7 +85,7 @@ def test_a_silent_provider_is_cut_off_at_once(
 def test_a_connection_that_comes_after_the_cut_is_cut_too() -> None:
     """A stop that arrives while the provider's address is looked up is not forgotten."""
     with vendor(lambda client: None) as fake:
-        client = abortable_http.AbortableClient()
+        client = abortable_http.AbortableClient(route_to("openai", fake.url))
         client.abort()
 
         with pytest.raises(httpx2.TransportError):

@@ -326,6 +326,35 @@ def test_a_failure_that_will_not_pass_is_not_tried_again(kind: str) -> None:
     assert [] == run.paused
 
 
+def test_a_call_that_the_provider_accepted_is_made_twice_at_most() -> None:
+    """Each call that timed out is billed by its input, and a call that was not accepted is free."""
+    late = ProviderError("timeout", "late", was_accepted=True)
+    unreachable = ProviderError("timeout", "away")
+    run, other = RecordedRun(), RecordedRun()
+
+    with pytest.raises(ProviderError, match="late"):
+        called(run, Replies([late], [late]))
+    with pytest.raises(ProviderError, match="away"):
+        called(other, Replies(*[[unreachable]] * MAX_TRIES))
+
+    [size] = {tokens for _, tokens in run.admitted}
+    assert (2 * size, "estimated") == (run.usage.input_tokens, run.usage.source)
+    assert Usage() == other.usage
+
+
+def test_a_call_that_timed_out_is_retried_on_the_next_route() -> None:
+    """Waiting for the same provider again would take as long."""
+    late = ProviderError("timeout", "late", was_accepted=True)
+    run = RecordedRun()
+
+    reply = called(run, Replies([late]), Replies([TextDelta("Hi"), TurnEnd("stop")]))
+
+    assert ("Hi", []) == (reply.message.content, run.paused)
+    [fallback] = [event for event in run.events if isinstance(event, RunFallback)]
+    assert "provider.timeout" == fallback.reason
+    assert 2 == len(run.totals.routes)
+
+
 def test_a_route_that_stays_broken_falls_back() -> None:
     """Before the first token nobody sees more of it than the event; the next goes on from there."""
     run = RecordedRun()

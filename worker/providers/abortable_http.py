@@ -3,15 +3,19 @@
 For what an org has entered it also keeps to the addresses that it may reach.
 """
 
+from typing import Any
+
 import httpx2
 
 from shared import egress
+from shared.model_routes import Route
 from worker.checked_http import CheckedBackend, ssl_context
 from worker.providers.bounded_response import BoundedTransport
 
-#: No byte from the provider for so long is a time-out.
-IDLE_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
+WRITE_SECONDS = 30.0
+#: How long a server may take to end a response whose last event it has sent.
+END_SECONDS = 5.0
 
 #: What goes to a server that an org has named. The SDKs take more from the worker's environment:
 #: the operator's organisation, and headers with who knows what in them.
@@ -35,13 +39,15 @@ _SENT_HEADERS = frozenset(
 class AbortableClient(httpx2.Client):
     """For one run; no proxy and no other setting of the environment is used, no redirect followed.
 
-    With a `policy` it connects to the addresses that this allows, else `egress.Refused` is raised.
-    `events`: answers are streams of server-sent events, else of lines. With a policy, `bearer` is
-    the key that takes the place of any other one, whoever has set it.
+    A read times out after the route's `first_byte_seconds`, and within a body that has begun after
+    its `idle_seconds`. With a `policy` it connects to the addresses that this allows, else
+    `egress.Refused` is raised. `events`: answers are streams of server-sent events, else of lines.
+    With a policy, `bearer` is the key that takes the place of any other one, whoever has set it.
     """
 
     def __init__(
         self,
+        route: Route,
         policy: egress.Policy | None = None,
         *,
         events: bool = True,
@@ -54,16 +60,36 @@ class AbortableClient(httpx2.Client):
                 request.headers.pop("x-api-key", None)
                 request.headers["authorization"] = f"Bearer {bearer}"
 
+        self._route = route
         self._backend = CheckedBackend(policy)
-        transport = BoundedTransport(events=events, verify=ssl_context(), trust_env=False)
+        self._is_ending = False
+        transport = BoundedTransport(
+            events=events, on_data=self._body_goes_on, verify=ssl_context(), trust_env=False
+        )
         # A private attribute: the version is pinned, and a test aborts a silent server.
         transport._pool._network_backend = self._backend
         super().__init__(
             transport=transport,
             trust_env=False,
-            timeout=httpx2.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS),
+            timeout=httpx2.Timeout(
+                CONNECT_SECONDS, read=route.first_byte_seconds, write=WRITE_SECONDS
+            ),
             event_hooks={"request": [keep_to_what_is_ours] if policy is not None else []},
         )
+
+    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        self._is_ending = False
+        self._backend.read_seconds = self._route.first_byte_seconds
+        return super().send(request, **options)
+
+    def expect_end(self) -> None:
+        """Wait only for `END_SECONDS` from now on: the response has nothing to add."""
+        self._is_ending = True
+        self._body_goes_on()
+
+    def _body_goes_on(self) -> None:
+        seconds = self._route.idle_seconds
+        self._backend.read_seconds = min(seconds, END_SECONDS) if self._is_ending else seconds
 
     def abort(self) -> None:
         """Cut all connections for good; reads and writes in other threads fail at once."""

@@ -77,7 +77,7 @@ class AnthropicProvider:
     def __init__(self, route: Route, egress: Policy | None = None) -> None:
         base_url = address(route, VENDOR_URLS["anthropic"], egress)
         # As the SDK sends it, since the API's version 2026-10-21.
-        self._http = AbortableClient(egress, bearer=route.api_key or "none")
+        self._http = AbortableClient(route, egress, bearer=route.api_key or "none")
         self._api_key = route.api_key
         self._client = anthropic.Anthropic(
             api_key=route.api_key or "none",

@@ -5,7 +5,7 @@ a byte order mark for a part of the first event.
 """
 
 import codecs
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import httpx2
@@ -25,9 +25,11 @@ class BoundedTransport(httpx2.HTTPTransport):
     `events`: the reader takes an answer for server-sent events, whatever its type says.
     """
 
-    def __init__(self, *, events: bool, **kwargs: Any) -> None:
+    def __init__(self, *, events: bool, on_data: Callable[[], None], **kwargs: Any) -> None:
+        """`on_data` is called whenever a part of a body arrives."""
         super().__init__(**kwargs)
         self._events = events
+        self._on_data = on_data
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Raises: httpx2.TransportError: also while the answer is read."""
@@ -37,17 +39,23 @@ class BoundedTransport(httpx2.HTTPTransport):
             response.close()
             raise httpx2.RemoteProtocolError("the answer is compressed, which nobody asked for")
         assert isinstance(response.stream, httpx2.SyncByteStream)
-        response.stream = (
-            _BoundedStream(response.stream, MAX_BYTES, events=self._events)
-            if response.is_success
-            else _BoundedStream(response.stream, MAX_ERROR_BYTES, events=False)
-        )
+        most = MAX_BYTES if response.is_success else MAX_ERROR_BYTES
+        events = self._events and response.is_success
+        response.stream = _BoundedStream(response.stream, most, self._on_data, events=events)
         return response
 
 
 class _BoundedStream(httpx2.SyncByteStream):
-    def __init__(self, stream: httpx2.SyncByteStream, most: int, *, events: bool) -> None:
+    def __init__(
+        self,
+        stream: httpx2.SyncByteStream,
+        most: int,
+        on_data: Callable[[], None],
+        *,
+        events: bool,
+    ) -> None:
         self._stream = stream
+        self._on_data = on_data
         self._events = events
         self._most = most
         self._ends = _ENDS_OF_EVENTS if events else _ENDS_OF_LINES
@@ -56,6 +64,7 @@ class _BoundedStream(httpx2.SyncByteStream):
         total = since_end = lines = 0
         last = b""
         for part in _without_mark(self._stream) if self._events else self._stream:
+            self._on_data()
             total += len(part)
             seen = last + part  # an end may lie across two parts
             ends = [seen.rfind(end) + len(end) for end in self._ends if end in seen]

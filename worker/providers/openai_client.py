@@ -31,7 +31,7 @@ class Client(openai.OpenAI):
     def __init__(self, route: Route, egress: Policy | None) -> None:
         """Raises: ProviderError: the policy refuses the route's address."""
         self._route_key = route.api_key
-        self._connections = AbortableClient(egress, bearer=route.api_key or "none")
+        self._connections = AbortableClient(route, egress, bearer=route.api_key or "none")
         super().__init__(
             api_key=route.api_key or "none",
             base_url=address(route, VENDOR_URLS["openai"], egress),
@@ -45,26 +45,27 @@ class Client(openai.OpenAI):
         with stop.aborting(self._connections.abort), provider_errors(openai, self._route_key):
             yield
 
+    def read(self, chunks: Iterable[T], is_last: Callable[[T], bool]) -> Iterator[T]:
+        """Yield the chunks; ignore a failure that comes after the last one that matters.
+
+        At most the usage is missing then: a retry would be paid for twice.
+        """
+        is_whole = False
+        coming = iter(chunks)
+        while True:
+            try:
+                chunk = next(coming)
+            except StopIteration:
+                return
+            except (httpx2.TransportError, openai.APIError, ValueError):
+                if is_whole:
+                    return
+                raise
+            if not is_whole and is_last(chunk):
+                is_whole = True
+                self._connections.expect_end()
+            yield chunk
+
     # A private method: the version is pinned, and a test sends such events.
     def _make_sse_decoder(self) -> Any:
         return _Decoder()
-
-
-def until_it_breaks(chunks: Iterable[T], is_last: Callable[[T], bool]) -> Iterator[T]:
-    """Yield the chunks; ignore a failure that comes after the last one that matters.
-
-    At most the usage is missing then: a retry would be paid for twice.
-    """
-    is_whole = False
-    coming = iter(chunks)
-    while True:
-        try:
-            chunk = next(coming)
-        except StopIteration:
-            return
-        except (httpx2.TransportError, openai.APIError, ValueError):
-            if is_whole:
-                return
-            raise
-        is_whole = is_whole or is_last(chunk)
-        yield chunk

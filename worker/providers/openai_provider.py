@@ -24,7 +24,7 @@ from worker.messages import (
 )
 from worker.outcomes import ProviderError
 from worker.providers import token_counts
-from worker.providers.openai_client import Client, until_it_breaks
+from worker.providers.openai_client import Client
 from worker.providers.openai_responses import ResponsesProvider
 from worker.providers.partial_calls import PartialCalls, portable_id, portable_name
 from worker.providers.state_room import StateRoom
@@ -62,7 +62,7 @@ class OpenAIProvider:
         reasoning = _Reasoning(room)
         with self._client.calling(stop):
             with self._client.chat.completions.create(**_arguments(request, self._is_vendor)) as s:
-                for chunk in until_it_breaks(s, _is_last):
+                for chunk in self._client.read(s, _is_last):
                     stop.check()
                     told = _usage(chunk.usage)
                     if told is not None and told not in (usage, Usage()):

@@ -30,7 +30,7 @@ from worker.messages import (
 )
 from worker.outcomes import ProviderError
 from worker.providers import token_counts
-from worker.providers.openai_client import Client, until_it_breaks
+from worker.providers.openai_client import Client
 from worker.providers.partial_calls import MAX_CALLS, PartialCalls, portable_id, portable_name
 from worker.providers.state_room import StateRoom
 from worker.stop_signal import StopSignal
@@ -62,7 +62,7 @@ class ResponsesProvider:
         with self._client.calling(stop):
             response = _Response(request.turn)
             with self._open(request) as events:
-                for event in until_it_breaks(events, _is_last):
+                for event in self._client.read(events, _is_last):
                     stop.check()
                     yield from response.take(event)
                     if error := response.error:

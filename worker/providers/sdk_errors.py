@@ -66,7 +66,7 @@ def provider_errors(sdk: Any, api_key: str | None) -> Iterator[None]:
         try:
             yield
         except sdk.APITimeoutError as error:
-            raise ProviderError("timeout", "The provider did not answer in time.") from error
+            raise _timed_out(error.__cause__) from error
         except sdk.APIStatusError as error:
             raise _status_error(error, api_key) from error
         except sdk.APIConnectionError as error:
@@ -90,13 +90,20 @@ def http_errors() -> Iterator[None]:
         status, headers = error.response.status_code, error.response.headers
         raise _refused(status, headers, f"The provider answered {status}.") from error
     except httpx2.TimeoutException as error:
-        raise ProviderError("timeout", "The provider fell silent.") from error
+        raise _timed_out(error) from error
     except httpx2.HTTPError as error:
         # What it says quotes the answer, and that may quote the key.
         why = "The provider's connection broke, or its answer was too long."
         raise ProviderError("connection", why) from error
     except _MISSHAPEN as error:
         raise ProviderError("malformed", "The provider's stream cannot be read.") from error
+
+
+def _timed_out(cause: BaseException | None) -> ProviderError:
+    """Only a read times out after the request was sent: the provider works on it, and bills it."""
+    if isinstance(cause, httpx2.ReadTimeout):
+        return ProviderError("timeout", f"The provider sent {cause}.", was_accepted=True)
+    return ProviderError("timeout", "The provider could not be reached in time.")
 
 
 def _status_error(error: Any, api_key: str | None) -> ProviderError:
