@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from api import stream_pages
+from api.held_pages import HeldPages
 from api.stream_pages import Page
 from api.watch import Watch
 from shared.connections import REDIS_TIMEOUT_SECONDS, Connections
@@ -61,6 +62,9 @@ class PageReader:
         self._lock = lock
         self._watches_of = watches_of
         self._redis = bytes_client(connections.settings.redis_url)
+        self.held = HeldPages()
+        self._has_room = threading.Event()
+        self._has_room.set()
         #: Runs of which somebody waits for a page, in the order of their coming.
         self._behind: dict[UUID, None] = {}
         self._is_behind = threading.Event()
@@ -76,11 +80,28 @@ class PageReader:
         self._behind[run_id] = None
         self._is_behind.set()
 
+    def release(self, watch: Watch) -> None:
+        """The client has taken its page, or is gone. Called under the lock."""
+        self.held.remove(watch)
+        self._measure()
+
+    def cut_stalled(self) -> None:
+        """Make room where clients that take nothing hold too much. Called under the lock."""
+        self.held.cut_stalled()
+        self._measure()
+
+    def _measure(self) -> None:
+        if self.held.are_too_many:
+            self._has_room.clear()
+        else:
+            self._has_room.set()
+
     def close(self) -> None:
         self._redis.close()
 
     def _read_streams(self) -> None:
         self._is_behind.wait()
+        self._has_room.wait()
         reads = self._next_reads()
         of_table = [read for read in reads if read.watches[0].from_table]
         of_streams = [read for read in reads if not read.watches[0].from_table]
@@ -138,6 +159,7 @@ class PageReader:
 
     def _read_table(self) -> None:
         read = self._of_table.get()
+        self._has_room.wait()
         place = read.place
         try:
             with self._connections.reading() as sql:
@@ -159,9 +181,13 @@ class PageReader:
     def _give(self, read: _Read, page: Page, *, from_table: bool) -> None:
         with self._lock:
             for watch in read.watches:
+                if watch.is_gone:
+                    continue
                 watch.from_table = from_table
                 watch.announced = max(watch.announced, page.last_seq)
+                self.held.add(watch, page)
                 watch.give(page)
+            self._measure()
 
     def _want_again(self, watches: Iterable[Watch]) -> None:
         with self._lock:

@@ -108,6 +108,8 @@ class StreamHub:
     def remove(self, watch: Watch) -> None:
         """Its stream has ended."""
         with self._lock:
+            watch.is_gone = True
+            self._reader.release(watch)
             if watch.connection is not None and watch.hangup is not None:
                 self._hangups.remove(watch.connection, watch.hangup)
                 if self._by_hangup.get(watch.hangup) is watch:
@@ -128,6 +130,7 @@ class StreamHub:
     def next_page(self, watch: Watch) -> Page | None:
         """Wait for it. None if a ping is due, or if the watch `is_over`."""
         with self._lock:
+            self._reader.release(watch)
             watch.waits = True
             watch.wrote_at = time.monotonic()
             if watch.wants:
@@ -285,6 +288,7 @@ class StreamHub:
         with self._lock:
             watches = [watch for one in self._followed.values() for watch in one.watches]
             watches += itertools.chain(*self._replayed.values())
+            self._reader.cut_stalled()
             for number in self._hangups.look():
                 if (gone := self._by_hangup.get(number)) is not None:
                     gone.end()

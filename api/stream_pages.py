@@ -62,13 +62,15 @@ class Page(NamedTuple):
         return max(1, min(PAGE_EVENTS, PAGE_BYTES * self.events // len(self.data)))
 
     def pieces(self) -> Iterator[bytes]:
-        """Whole frames each, of `PIECE_BYTES` or one frame."""
+        """At most `PIECE_BYTES` each: whole frames, or a part of a frame that is longer."""
         data, start = self.data, 0
         while len(data) - start > PIECE_BYTES:
             # A payload has no line ends: an empty line ends a frame.
             end = data.rfind(b"\n\n", start, start + PIECE_BYTES) + 2
             if end < 2:
-                end = data.find(b"\n\n", start + PIECE_BYTES - 1) + 2
+                end = start + PIECE_BYTES
+                while data[end] & 0xC0 == 0x80:  # inside of a character
+                    end -= 1
             yield data[start:end]
             start = end
         if start < len(data):

@@ -27,6 +27,7 @@ class Watch:
         "ended",
         "from_table",
         "hangup",
+        "is_gone",
         "is_read_for",
         "limit",
         "may_read",
@@ -62,6 +63,8 @@ class Watch:
         self.waits = False
         #: A page is being read for it, or is there and not taken yet.
         self.is_read_for = False
+        #: Its stream has ended: it takes no more pages.
+        self.is_gone = False
         #: Its last page came from Postgres and left more.
         self.from_table = False
         self.hangup: int | None = None
@@ -90,9 +93,16 @@ class Watch:
         self.wake()
 
     def end(self) -> None:
-        """The client is to be let go: its stream ends at the next frame."""
+        """The stream ends at the next frame."""
         self.ended = True
         self.wake()
+
+    def cut(self) -> None:
+        """End the stream now, also if the client blocks a write."""
+        self.end()
+        if self.connection is not None:
+            with contextlib.suppress(OSError):  # it is closed already
+                self.connection.shutdown(socket.SHUT_RDWR)
 
     def wait(self) -> Page | None:
         """The next page; None if it was woken to end, or to send a ping."""

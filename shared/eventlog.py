@@ -47,6 +47,9 @@ ON CONFLICT DO NOTHING
 
 #: Older entries of a very long run are read from Postgres.
 STREAM_MAX_LENGTH = 10_000
+#: Longer events are read from Postgres, too: a reader asks Redis for a number of entries, whatever
+#: their length, and holds all of them.
+STREAM_MAX_CHARACTERS = 16_384
 #: Among so many events one renews the time to live of its stream.
 EXPIRE_EVERY = 100
 
@@ -153,6 +156,8 @@ def _publish(redis: Any, connections: Connections, batches: Sequence[Batch]) -> 
         renew = False
         for event in events:
             renew = renew or event.seq % EXPIRE_EVERY == 1
+            if len(event.payload) > STREAM_MAX_CHARACTERS:
+                continue
             command(
                 *("XADD", stream, "MAXLEN", "~", STREAM_MAX_LENGTH, f"{event.seq}-0"),
                 *("type", event.type, "payload", event.payload),

@@ -216,3 +216,41 @@ def test_who_takes_nothing_costs_little(system: System, user: Caller, characters
 
         user.cancel(run_id)
         assert grown <= STALLED * MOST_BYTES_EACH
+
+
+#: Of the web process, whatever many clients hold: 32 MiB, and what is being read meanwhile.
+MOST_BYTES_OF_FRAMES = 250_000_000
+
+_ONE_LONG_EVENT = """
+INSERT INTO run_events (run_id, seq, type, payload)
+SELECT :run_id, :seq, 'message.delta', '{"seq":' || :seq || ',"type":"message.delta","data":'
+    || '{"content":"' || repeat('😀', 4000000) || '"},"created_at":"2026-01-01T00:00:00.000Z"}'
+"""
+
+
+def test_clients_that_hold_long_frames_are_cut_for_others(system: System, user: Caller) -> None:
+    """40 clients take nothing of frames of 16 MB: the memory is bounded, and others are served."""
+    with system.one_more_web_server() as server:  # whose memory no other test has stretched
+        reader = user.at(server.url)
+        run_ids = [user.run({"tool": "ask_user", "args": {"question": "?"}}) for _ in range(4)]
+        seq = user.until(run_ids[0], "status", "waiting_for_input")["last_seq"] + 1
+        with system.connections.transaction() as tx:
+            for run_id in run_ids:
+                user.until(run_id, "status", "waiting_for_input")
+                tx.sql.execute(text(_ONE_LONG_EVENT), {"run_id": UUID(run_id), "seq": seq})
+        assert seq == seqs(reader, run_ids[0], follow="false")[-1]
+        process = worker_of(server)
+        before = process.memory_info().rss
+
+        with ExitStack() as open_ones:
+            for run_id in run_ids:
+                for _ in range(10):
+                    open_ones.enter_context(stall(server, user, run_id))
+            most = 0
+            for _ in range(3):
+                assert seq == seqs(reader, run_ids[-1], follow="false")[-1]
+                most = max(most, process.memory_info().rss - before)
+
+        for run_id in run_ids:
+            user.cancel(run_id)
+        assert most <= MOST_BYTES_OF_FRAMES

@@ -99,3 +99,15 @@ def test_open_text_is_what_no_turn_has_finished(
 
     with stored.connections.reading() as sql:
         assert text == text_of(open_events(sql, claim.run_id))
+
+
+def test_long_events_are_not_copied_to_the_stream(stored: StoredRuns) -> None:
+    """Readers hold what they read from Redis by number; the table has them all."""
+    claim = stored.claimed()
+    short, long = "x" * 1_000, "x" * eventlog.STREAM_MAX_CHARACTERS
+    stored.write(claim, MessageDelta(short), MessageDelta(long), MessageDelta(short))
+
+    copied = stored.connections.redis.xrange(keys.events(claim.run_id))
+
+    assert ["1-0", "2-0", "4-0"] == [entry_id for entry_id, _ in copied]
+    assert [1, 2, 3, 4] == [event.seq for event in stored.events(claim.run_id)]
