@@ -11,10 +11,12 @@ from werkzeug.exceptions import HTTPException
 from api.current import trace_id
 from shared.errors import (
     ArkloopError,
+    BadRequest,
     BodyTooLarge,
     BudgetExhausted,
     Conflict,
     Forbidden,
+    HeadersTooLarge,
     InvalidRequest,
     InvalidState,
     MethodNotAllowed,
@@ -22,13 +24,16 @@ from shared.errors import (
     RequestTimeout,
     Unauthorized,
     Unavailable,
+    UnknownTransferCoding,
     UnsupportedMediaType,
+    UriTooLong,
 )
 
 log = logging.getLogger(__name__)
 
 #: A class that is not listed has the status of its nearest base.
 STATUS: dict[type[ArkloopError], int] = {
+    BadRequest: 400,
     InvalidState: 400,
     Unauthorized: 401,
     Forbidden: 403,
@@ -37,13 +42,19 @@ STATUS: dict[type[ArkloopError], int] = {
     RequestTimeout: 408,
     Conflict: 409,
     BodyTooLarge: 413,
+    UriTooLong: 414,
     UnsupportedMediaType: 415,
     InvalidRequest: 422,
     BudgetExhausted: 429,
+    HeadersTooLarge: 431,
+    UnknownTransferCoding: 501,
     Unavailable: 503,
 }
 
 RETRY_AFTER_SECONDS = 1
+
+INTERNAL_CODE = "internal.error"
+INTERNAL_MESSAGE = "Something went wrong on our side."
 
 #: Bounds of `details`, which echo parts of what was sent.
 MAX_FIELDS = 50
@@ -122,4 +133,4 @@ def _http_exception(error: HTTPException) -> Response:
 
 def _unexpected(error: Exception) -> Response:
     log.error("request failed", exc_info=error)
-    return answer(500, "internal.error", "Something went wrong on our side.")
+    return answer(500, INTERNAL_CODE, INTERNAL_MESSAGE)

@@ -6,8 +6,6 @@ stops the whole process.
 """
 
 import gc
-import logging
-import re
 import sys
 from typing import Any
 
@@ -24,7 +22,7 @@ bind = (
     else (f"{_settings.host}:{_settings.port}")
 )
 workers = _settings.api_workers
-worker_class = "gevent"
+worker_class = "api.web_worker.WebWorker"
 worker_connections = 10_000
 backlog = 4096
 max_requests = 0  # a worker that is recycled cuts thousands of streams
@@ -38,19 +36,6 @@ limit_request_line = 8190
 accesslog = None  # stream tickets travel in the query string
 errorlog = "-"
 control_socket_disable = True
-
-
-class _WithoutQuery(logging.Filter):
-    """Gunicorn names the address of a request that failed; a ticket may stand in its query."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg = re.sub(r"\?\S+", "?…", record.getMessage())
-        record.args = ()
-        return True
-
-
-def on_starting(_server: object) -> None:
-    logging.getLogger("gunicorn.error").addFilter(_WithoutQuery())
 
 
 def post_worker_init(worker: Any) -> None:

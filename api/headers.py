@@ -13,7 +13,7 @@ _EXPOSED_HEADERS = (
 )
 
 #: Where an answer has none of its own.
-_SECURITY = {
+SECURITY = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -35,7 +35,7 @@ def _bind_trace() -> None:
 
 def _add(response: Response) -> Response:
     response.headers["X-Trace-Id"] = trace_id()
-    for name, value in _SECURITY.items():
+    for name, value in SECURITY.items():
         response.headers.setdefault(name, value)
     if settings().secure_cookies:  # then we are behind TLS
         response.headers.setdefault("Strict-Transport-Security", "max-age=31536000")

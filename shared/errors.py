@@ -15,10 +15,14 @@ ArkloopError
 │   ├── ModelNotFound           llm_providers.model_not_found
 │   ├── McpConfigNotFound       mcp_configs.not_found
 │   └── McpToolNotFound         mcp_configs.tool_not_found
+├── BadRequest                  http.bad_request
 ├── MethodNotAllowed            http.method_not_allowed
 ├── RequestTimeout              http.request_timeout
 ├── UnsupportedMediaType        http.unsupported_media_type
 ├── BodyTooLarge                http.body_too_large
+├── UriTooLong                  http.uri_too_long
+├── HeadersTooLarge             http.headers_too_large
+├── UnknownTransferCoding       http.unknown_transfer_coding
 ├── Conflict
 │   ├── ThreadBusy              runs.thread_busy
 │   ├── NotWaiting              runs.not_waiting
@@ -127,6 +131,11 @@ class McpToolNotFound(NotFound):
     message = "The MCP server has no such tool."
 
 
+class BadRequest(ArkloopError):
+    code = "http.bad_request"
+    message = "The request is not valid HTTP."
+
+
 class MethodNotAllowed(ArkloopError):
     code = "http.method_not_allowed"
     message = "This address does not answer to this method; Allow lists those it does."
@@ -145,6 +154,21 @@ class UnsupportedMediaType(ArkloopError):
 class BodyTooLarge(ArkloopError):
     code = "http.body_too_large"
     message = "The body is larger than 1 MiB."
+
+
+class UriTooLong(ArkloopError):
+    code = "http.uri_too_long"
+    message = "The request line is longer than 8,190 bytes."
+
+
+class HeadersTooLarge(ArkloopError):
+    code = "http.headers_too_large"
+    message = "The request has more than 100 headers, or one that is longer than 8,190 bytes."
+
+
+class UnknownTransferCoding(ArkloopError):
+    code = "http.unknown_transfer_coding"
+    message = "The request has a transfer coding that this server does not support."
 
 
 class Conflict(ArkloopError):

@@ -1,5 +1,6 @@
 """`/v1/api-keys`: make, list, limit and revoke API keys."""
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -23,10 +24,15 @@ from shared.times import now, rfc3339, rfc3339_or_none
 
 bp = Blueprint("api_keys", __name__)
 
+#: Postgres stores later moments, too, but Python cannot read those beyond the year 9999 in UTC.
+END_OF_TIME = datetime(9999, 1, 1, tzinfo=UTC)
 
-def _check_is_future(moment: Any) -> None:
+
+def _check_is_future(moment: datetime) -> None:
     if moment <= now():
         raise ValidationError("must be in the future")
+    if moment >= END_OF_TIME:
+        raise ValidationError("must be before 9999-01-01T00:00:00Z")
 
 
 class KeyLimits(Schema):

@@ -398,6 +398,9 @@ def test_an_api_key_changes_no_password(alice: User) -> None:
         ("https://evil.example.com", False),
         ("http://localhost.evil.com", False),
         ("http://localhost:8080", False),
+        ("http://[", False),
+        ("http://", False),
+        ("", False),
     ],
 )
 @pytest.mark.parametrize("path", ["login", "refresh", "logout"])

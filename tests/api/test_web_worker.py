@@ -1,0 +1,61 @@
+"""What gunicorn answers by itself: the one shape of errors, and nothing secret in its log."""
+
+import json
+import socket
+
+import pytest
+
+from tests.web_server import WebServer
+
+SECRET = "al_SECRETSECRETSECRETSECRETSECRETSECRET"
+HEAD = (
+    f"GET /v1/me?ticket={SECRET} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {SECRET}\r\n"
+)
+
+
+def _sent(server: WebServer, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the response, after which the server closes."""
+    with server.connect() as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = received.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), body
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "code"),
+    [
+        (f"GET /?ticket={SECRET}\r\n\r\n", 400, "http.bad_request"),
+        (f"G{{T /{SECRET} HTTP/1.1\r\n\r\n", 400, "http.bad_request"),
+        (f"GET /?ticket={SECRET} HTTP/9.9\r\n\r\n", 400, "http.bad_request"),
+        (f"{SECRET}\r\n\r\n", 400, "http.bad_request"),
+        (f"{HEAD}Bad header {SECRET}: x\r\n\r\n", 400, "http.bad_request"),
+        (f"{HEAD}X: a\x00{SECRET}\r\n\r\n", 400, "http.bad_request"),
+        (f"{HEAD}X: a\r\n {SECRET}\r\n\r\n", 400, "http.bad_request"),
+        (f"{HEAD}Content-Length: {SECRET}\r\n\r\n", 400, "http.bad_request"),
+        (f"{HEAD}Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "http.bad_request"),
+        (f"{HEAD}Expect: {SECRET}\r\n\r\n", 400, "http.bad_request"),
+        (f"{HEAD}Transfer-Encoding: {SECRET}\r\n\r\n", 501, "http.unknown_transfer_coding"),
+        (f"GET /?ticket={SECRET}{'x' * 9_000} HTTP/1.1\r\n\r\n", 414, "http.uri_too_long"),
+        (f"{HEAD}X: {SECRET}{'x' * 9_000}\r\n\r\n", 431, "http.headers_too_large"),
+        (HEAD + f"X: {SECRET}\r\n" * 101 + "\r\n", 431, "http.headers_too_large"),
+    ],
+)
+def test_a_request_that_gunicorn_refuses_gets_the_shape_of_all_errors(
+    server: WebServer, request_: str, status: int, code: str
+) -> None:
+    """And the log names the kind of error, without any part of the request."""
+    got, headers, body = _sent(server, request_.encode("latin-1"))
+
+    shape = json.loads(body)
+    assert (status, code) == (got, shape["code"])
+    assert ["code", "details", "message", "trace_id"] == sorted(shape)
+    assert headers["X-Trace-Id"] == shape["trace_id"]
+    assert "application/json" == headers["Content-Type"]
+    assert str(len(body)) == headers["Content-Length"]
+    assert "nosniff" == headers["X-Content-Type-Options"]
+    log = server.log.read_text()
+    assert shape["trace_id"] in log
+    assert "SECRET" not in log
