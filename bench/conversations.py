@@ -28,9 +28,9 @@ WHERE runs.state IS DISTINCT FROM 'completed' OR log.first IS DISTINCT FROM 1
 """
 
 
-def targets_of(service: Service) -> list[Target]:
-    """One for each web process."""
-    return [Target(url, service.api_key) for url in service.urls]
+def targets_of(service: Service, api_key: str | None = None) -> list[Target]:
+    """One for each web process; `api_key` is that of another org than the service's own."""
+    return [Target(url, api_key or service.api_key) for url in service.urls]
 
 
 def script(*steps: dict[str, Any]) -> str:

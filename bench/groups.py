@@ -3,7 +3,17 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from bench import bursts, create, latency, processes, sockets, startup, stream_rates, streams
+from bench import (
+    bursts,
+    create,
+    latency,
+    neighbours,
+    processes,
+    sockets,
+    startup,
+    stream_rates,
+    streams,
+)
 from bench.figure import Figure
 from bench.history import __main__ as history
 
@@ -68,6 +78,11 @@ GROUPS = (
         "startup",
         "time and memory until a process serves",
         lambda short: startup.measure(1 if short else 3),
+    ),
+    Group(
+        "neighbours",
+        "a quiet org's runs beside an org that does its worst",
+        lambda short: neighbours.measure(short=short),
     ),
     Group("history", "lists and replay among 100,000 and 1,000,000 runs", _history),
 )

@@ -192,15 +192,20 @@ class Service:
         self.pids[role].clear()
 
     def _make_key(self) -> str:
+        self.owner, key = self.new_org("bench")
+        return key
+
+    def new_org(self, name: str) -> tuple[Actor, str]:
+        """Its owner, and an API key of the owner's."""
         connections = self.connect()
         with connections.transaction() as tx:
-            org_id = accounts.create_org(tx, "bench")
+            org_id = accounts.create_org(tx, name)
             user_id = accounts.create_user(
                 tx,
                 org_id=org_id,
                 role="owner",
-                login="bench",
-                email="bench@example.com",
+                login=name,
+                email=f"{name}@example.com",
                 password_hash="-",  # nobody can log in
             )
             owner = Actor(
@@ -209,8 +214,7 @@ class Service:
                 role="owner",
                 permissions=PERMISSIONS_OF_ROLE["owner"],
             )
-            self.owner = owner
-            return api_keys.create(tx, owner, name="bench")[1]
+            return owner, api_keys.create(tx, owner, name=name)[1]
 
     def _wait_for_web(self, url: str) -> None:
         deadline = time.monotonic() + READY_SECONDS

@@ -217,8 +217,8 @@ class RunResumed:
 class RunThrottled:
     """The route's limit is reached: the run waits, for about so many seconds.
 
-    `reason` is `requests`, `tokens` (limits of ours), `provider` (a 429 of its) or `budget`
-    (other runs hold what is left of it).
+    `reason` is `requests`, `tokens` (limits of ours), `provider` (a 429 of its), `budget` (other
+    runs hold what is left of it) or `memory` (other runs' long threads fill the worker).
     """
 
     type: ClassVar[str] = "run.throttled"

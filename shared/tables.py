@@ -221,6 +221,7 @@ runs = Table(
     Index("ix_runs_visible_to_created_at_id", "visible_to", "created_at", "id"),
     Index("ix_runs_visible_to_state_created_at_id", "visible_to", "state", "created_at", "id"),
     Index("ix_runs_thread_id_created_at_id", "thread_id", "created_at", "id"),
+    Index("ix_runs_thread_id_position", "thread_id", "position"),
     Index(
         "uq_runs_active_thread_id",
         "thread_id",

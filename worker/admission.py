@@ -66,7 +66,7 @@ class Admission:
             reason, seconds = refused
             if reason == "provider" and not patience.outlasts(seconds):
                 raise ProviderError("rate_limited", "The provider has answered 429 for too long.")
-            self._throttle(route, reason, seconds)
+            self._throttle(route.id, reason, seconds)
         self._let_in = tokens
 
     def pause_route(self, route: Route, seconds: float, *, is_shared: bool) -> None:
@@ -77,7 +77,11 @@ class Admission:
     def back_off(self, route: Route, seconds: float, *, is_shared: bool) -> None:
         """As `RunContext.back_off`."""
         self.pause_route(route, seconds, is_shared=is_shared)
-        self._throttle(route, "provider", scattered(seconds))
+        self._throttle(route.id, "provider", scattered(seconds))
+
+    def wait_for_memory(self, seconds: float) -> None:
+        """Wait, visibly, for the memory that other runs' histories take."""
+        self._throttle(self._claim.route_id, "memory", seconds)
 
     def used(self, route: Route, usage: Usage) -> None:
         """A call was made; what it took beyond the estimate counts for the route's limits too."""
@@ -98,7 +102,7 @@ class Admission:
                     raise LimitExceeded(
                         "budget.exhausted", str(refused), retryable=refused.others_hold
                     ) from refused
-            self._throttle(route, "budget", BUDGET_PAUSE_SECONDS * random.uniform(0.5, 1.5))
+            self._throttle(route.id, "budget", BUDGET_PAUSE_SECONDS * random.uniform(0.5, 1.5))
 
     def settle(self, cost_so_far: Decimal) -> None:
         """As `RunContext.settle`."""
@@ -134,9 +138,9 @@ class Admission:
         cost = route.prices.at_most(worst_case) if route.prices else Decimal(0)
         budgets.reserve(tx, self._claim, limits, cost_so_far, cost)
 
-    def _throttle(self, route: Route, reason: str, seconds: float) -> None:
+    def _throttle(self, route_id: str, reason: str, seconds: float) -> None:
         now = time.monotonic()
-        if self._told != (route.id, reason) or now + seconds - self._told_at > REPEAT_SECONDS:
-            self._told, self._told_at = (route.id, reason), now
-            self._emit(events.RunThrottled(route.id, reason, round(seconds, 3)))
+        if self._told != (route_id, reason) or now + seconds - self._told_at > REPEAT_SECONDS:
+            self._told, self._told_at = (route_id, reason), now
+            self._emit(events.RunThrottled(route_id, reason, round(seconds, 3)))
         self._wait(seconds)

@@ -137,6 +137,9 @@ class ClaimedRun:
     def back_off(self, route: Route, seconds: float, *, is_shared: bool) -> None:
         self.admission.back_off(route, seconds, is_shared=is_shared)
 
+    def wait_for_memory(self, seconds: float) -> None:
+        self.admission.wait_for_memory(seconds)
+
     def reopen(self, lost: Sequence[StoredEvent]) -> None:
         """An earlier attempt streamed these: they are kept and counted if the run ends before
         they are void.

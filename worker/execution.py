@@ -18,7 +18,7 @@ from shared.transitions import recorded_totals
 from worker import history, loop, providers, tools
 from worker.claimed_run import ClaimedRun
 from worker.conversation import Earlier, earlier_of
-from worker.history import History
+from worker.history import History, most_bytes
 from worker.mcp.tools import tools_of
 from worker.outcomes import (
     CancelRequested,
@@ -122,22 +122,23 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
     try:
         # First what it has cost: whatever fails from here on, a run ends with that.
         earlier = _resume(connections, run) if claim.attempt > 1 else Earlier()
-        seen = process.history_of(claim)
         persona = process.catalog.persona(claim.org_id, claim.persona_id)
         run.admission.obey(persona)
         held.deadline = time.monotonic() + persona.timeout_seconds - claim.used_seconds
-        agent = _agent(process, run, persona, seen, earlier)
-        try:
-            if earlier.lost:
-                run.void_lost(earlier.lost[0].seq, *_counted(agent, run, earlier))
-            if agent.chain.route.id != (in_use := earlier.route_id or claim.route_id):
-                route = agent.chain.route
-                run.emit(events.RunFallback(in_use, route.id, route.model, ROUTE_GONE))
-            if claim.attempt > 1:
-                run.admission.take_over(run.totals.cost_usd)
-            answer = loop.run(agent, run, held.stop, earlier.turns)
-        finally:
-            agent.chain.close()
+        chain = _chain(process, claim, persona, earlier)
+        with process.histories.history_of(claim, most_bytes(chain), run.wait_for_memory) as seen:
+            agent = _agent(process, run, persona, chain, seen)
+            try:
+                if earlier.lost:
+                    run.void_lost(earlier.lost[0].seq, *_counted(agent, run, earlier))
+                if chain.route.id != (in_use := earlier.route_id or claim.route_id):
+                    route = chain.route
+                    run.emit(events.RunFallback(in_use, route.id, route.model, ROUTE_GONE))
+                if claim.attempt > 1:
+                    run.admission.take_over(run.totals.cost_usd)
+                answer = loop.run(agent, run, held.stop, earlier.turns)
+            finally:
+                chain.close()
         done = run.complete(answer)
     except WaitForInput as wait:
         done = parked = run.park(wait, persona)
@@ -166,11 +167,9 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
     return parked
 
 
-def _agent(
-    process: WorkerProcess, run: ClaimedRun, persona: Persona, seen: History, earlier: Earlier
-) -> loop.Agent:
+def _chain(process: WorkerProcess, claim: Claim, persona: Persona, earlier: Earlier) -> RouteChain:
     """Raises: ProviderError: this worker has not the run's route."""
-    settings, claim = process.settings, run.claim
+    settings = process.settings
     routes = process.catalog.chain(claim.org_id, persona, claim.route_id)
     if not routes:
         raise ProviderError("invalid_request", f"There is no route {claim.route_id!r} any more.")
@@ -181,6 +180,13 @@ def _agent(
         egress = Policy.of(settings.allowed_networks) if route.is_of_org else None
         return providers.load(route, faults=settings.faults, egress=egress)
 
+    return RouteChain(routes, connect)
+
+
+def _agent(
+    process: WorkerProcess, run: ClaimedRun, persona: Persona, chain: RouteChain, seen: History
+) -> loop.Agent:
+    settings, claim = process.settings, run.claim
     names = [*persona.tools, *(tools.FAULT_TOOLS if settings.faults else ())]
     own = tools.load(names)
     # The loop knows this name as its own, also where the persona has not the tool.
@@ -193,7 +199,7 @@ def _agent(
     return loop.Agent(
         run_id=str(claim.run_id),
         persona=replace(persona, confirm=persona.confirm | also),
-        chain=RouteChain(routes, connect),
+        chain=chain,
         tools={**own, **of_servers.tools},
         history=seen.messages,
         unread=seen.unread,

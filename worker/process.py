@@ -18,9 +18,8 @@ from shared.errors import Unavailable
 from shared.group_commit import GroupCommit
 from shared.hints import HintSender
 from shared.postgres import OF_RUNS
-from worker import history
 from worker.event_writer import EventWriter
-from worker.history import History
+from worker.history_loader import HistoryLoader
 from worker.lease import Lease
 from worker.mcp.client import McpClient
 from worker.outcomes import CancelRequested, DeadlineExceeded, ShuttingDown
@@ -59,7 +58,7 @@ class WorkerProcess:
         self.mcp = McpClient(allowed_networks=settings.allowed_networks, stdio=settings.mcp_stdio)
         self.writer = EventWriter(self.connections)
         self.claim = GroupCommit(self._claim)
-        self.history_of = GroupCommit(self._load_histories)
+        self.histories = HistoryLoader(self.connections)
         self._end_together = GroupCommit(self._end, size=lambda ending: ending.size)
         self.draining = threading.Event()
         self._lock = threading.Lock()
@@ -96,10 +95,6 @@ class WorkerProcess:
                 taken |= claims.claim(tx, others, self.worker_id, suspects=suspects)
         # A run may be wanted twice: only the first gets it.
         return [taken.pop(held.run_id, None) for held in wanted]
-
-    def _load_histories(self, claims: Sequence[Claim]) -> list[History]:
-        with self.connections.reading() as sql:
-            return history.load(sql, claims)
 
     def _end(self, to_end: Sequence[Ending]) -> list[Outcome]:
         with self.connections.statement() as tx:

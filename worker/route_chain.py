@@ -32,6 +32,12 @@ class RouteChain:
         return self._provider
 
     @property
+    def context_tokens(self) -> int | None:
+        """The largest context of the routes that are left; None: one of them is not known."""
+        known = [route.context_tokens for route in self._routes if route.context_tokens is not None]
+        return max(known) if len(known) == len(self._routes) else None
+
+    @property
     def has_next(self) -> bool:
         return len(self._routes) > 1
 

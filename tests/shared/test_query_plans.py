@@ -213,17 +213,20 @@ def test_the_conversation_before_a_run(connections: Connections, written: Histor
         claim = claims.claim(tx, [run_id], new_id()).get(run_id)
         assert claim is not None
         with noted(connections) as statements:
-            conversation_history.load(tx.sql, [claim])
+            [opening] = conversation_history.load_openings(tx.sql, [claim])
+            whole = replace(opening, is_whole=False)
+            conversation_history.load(tx.sql, claim, whole, conversation_history.MAX_BYTES)
             conversation_history.own_events(tx.sql, run_id)
-        said, turns, own = statements
+        openings, said, turns, older, own, open_turn = statements
         tx.sql.rollback()
 
-    Plans(connections, said).check({"uq_messages_thread_id_position"}, few=OF_ONE_THREAD)
+    for messages in (openings, said, older):
+        Plans(connections, messages).check({"uq_messages_thread_id_position"})
     Plans(connections, turns).check(
-        {"ix_runs_thread_id_created_at_id", "pk_run_events"},
-        few=OF_ONE_THREAD | {"pk_run_events"},
+        {"ix_runs_thread_id_position", "pk_run_events"}, few={"pk_run_events"}
     )
-    Plans(connections, own).check({"pk_run_events"})
+    for events in (own, open_turn):
+        Plans(connections, events).check({"pk_run_events"})
 
 
 def test_the_sweep(connections: Connections, written: History) -> None:

@@ -51,11 +51,11 @@ def turns(number: int, output: str = "out") -> list[Message]:
     ]
 
 
-def loaded(stored: StoredRuns, thread_id: UUID) -> History:
+def loaded(stored: StoredRuns, thread_id: UUID, max_bytes: int = history.MAX_BYTES) -> History:
     claim = claimed(stored, thread_id)
     with stored.connections.reading() as sql:
-        [found] = history.load(sql, [claim])
-    return found
+        [opening] = history.load_openings(sql, [claim])
+        return opening.history(claim) or history.load(sql, claim, opening, max_bytes)
 
 
 def test_tool_turns_of_earlier_runs_are_part_of_it(stored: StoredRuns) -> None:
@@ -88,29 +88,114 @@ def test_what_no_context_holds_is_not_read(
     stored: StoredRuns, monkeypatch: Any, at_once: int
 ) -> None:
     """Results of tools count too; what is left begins with a person's message or a whole run."""
-    monkeypatch.setattr(history, "MAX_BYTES", 25_000)
     monkeypatch.setattr(history, "RUNS_AT_ONCE", at_once)
     thread_id = stored.thread()
     for number in range(1, 6):
         round_of(stored, thread_id, number, "x" * 10_000)
     said(stored, thread_id, "now")
 
-    found = loaded(stored, thread_id)
+    found = loaded(stored, thread_id, 25_000)
 
-    kept = [*turns(4, "x" * 10_000)[1:], *turns(5, "x" * 10_000), UserMessage("now")]
+    kept = [*turns(4, "x" * 10_000), *turns(5, "x" * 10_000), UserMessage("now")]
     assert kept == found.messages
     # Five questions and answers, and the last question; without those of 4 and 5, and "now".
-    assert 11 - 4 == found.unread
+    assert 11 - 5 == found.unread
+
+
+def test_a_run_that_no_context_holds_leaves_the_question_after_it(stored: StoredRuns) -> None:
+    """What the run is to answer is read, however large the turns before it are."""
+    thread_id = stored.thread()
+    round_of(stored, thread_id, 1, "x" * 10_000)
+    said(stored, thread_id, "now")
+
+    found = loaded(stored, thread_id, 5_000)
+
+    assert [UserMessage("now")] == found.messages
+    assert 2 == found.unread
 
 
 def test_a_long_thread_of_messages_is_cut_as_well(stored: StoredRuns, monkeypatch: Any) -> None:
-    """The newest stays, whatever its size."""
-    monkeypatch.setattr(history, "MAX_BYTES", 250)
+    """By its bytes; the newest message is read whatever its size."""
+    monkeypatch.setattr(history, "OPENING_BYTES", 100)
     thread_id = stored.thread()
     for number in range(10):
         said(stored, thread_id, str(number) * 100)
 
+    claim = claimed(stored, thread_id)
+
+    with stored.connections.reading() as sql:
+        [opening] = history.load_openings(sql, [claim])
+        some, one = (history.load(sql, claim, opening, most) for most in (250, 50))
+
+    assert [UserMessage("8" * 100), UserMessage("9" * 100)] == some.messages
+    assert [UserMessage("9" * 100)] == one.messages
+    assert (8, 9) == (some.unread, one.unread)
+
+
+def test_a_long_thread_of_short_messages_is_cut_by_their_number(
+    stored: StoredRuns, monkeypatch: Any
+) -> None:
+    """Each of them takes time and memory, however short it is; the rest is counted."""
+    monkeypatch.setattr(history, "OPENING_MESSAGES", 2)
+    monkeypatch.setattr(history, "MAX_MESSAGES", 4)
+    thread_id = stored.thread()
+    for number in range(10):
+        said(stored, thread_id, str(number))
+
     found = loaded(stored, thread_id)
 
-    assert [UserMessage("8" * 100), UserMessage("9" * 100)] == found.messages
-    assert 8 == found.unread
+    assert [UserMessage(str(number)) for number in range(6, 10)] == found.messages
+    assert 6 == found.unread
+
+
+def test_what_a_group_reads_of_each_thread_is_bounded(stored: StoredRuns) -> None:
+    """By number and by bytes: the rest is read by its run alone."""
+    many, large = stored.thread(), stored.thread()
+    for number in range(history.OPENING_MESSAGES + 5):
+        said(stored, many, str(number))
+    said(stored, large, "x" * history.OPENING_BYTES)
+    said(stored, large, "now")
+    claims = [claimed(stored, many), claimed(stored, large)]
+
+    with stored.connections.reading() as sql:
+        of_many, of_large = history.load_openings(sql, claims)
+
+    assert history.OPENING_MESSAGES + 1 == len(of_many.said)
+    assert ["now", None] == [row.content for row in of_large.said]
+    assert not of_many.is_whole and not of_large.is_whole
+
+
+def test_the_first_run_of_a_thread_needs_no_more_than_its_part_of_a_group(
+    stored: StoredRuns,
+) -> None:
+    """Most runs begin that way, and wait for no connection of their own."""
+    thread_id = stored.thread()
+    said(stored, thread_id, "one")
+    said(stored, thread_id, "two")
+    claim = claimed(stored, thread_id)
+
+    with stored.connections.reading() as sql:
+        [opening] = history.load_openings(sql, [claim])
+
+    found = opening.history(claim)
+    assert found is not None
+    assert [UserMessage("one"), UserMessage("two")] == found.messages
+
+
+def test_a_resumed_run_does_not_read_the_deltas_of_finished_turns(stored: StoredRuns) -> None:
+    """A long answer is stored twice, in pieces and as a whole: the whole is enough."""
+    claim = stored.claimed()
+    stored.write(
+        claim,
+        events.MessageDelta("an"),
+        events.MessageDelta("swer"),
+        events.MessageCompleted("m1", "answer", Usage()),
+        events.ToolCallRequested("c", "t", {}),
+        events.MessageDelta("open"),
+    )
+
+    with stored.connections.reading() as sql:
+        found = history.own_events(sql, claim.run_id)
+
+    assert ["message.completed", "tool.call", "message.delta"] == [event.type for event in found]
+    assert sorted(found) == found

@@ -37,6 +37,7 @@ from worker.outcomes import CancelRequested, ProviderError, TooLarge
 from worker.patience import ALONE_SECONDS, BESIDE_ANOTHER_SECONDS, Patience
 from worker.providers import Provider
 from worker.providers.scripted_provider import ScriptedProvider
+from worker.route_chain import RouteChain
 from worker.stop_signal import StopSignal
 
 
@@ -532,3 +533,15 @@ def test_a_turn_that_is_far_too_long_is_malformed(endless: list[Chunk]) -> None:
         called(run, Replies(*[endless] * MAX_TRIES))
 
     assert sum(map(len, run.streamed)) <= MAX_TRIES * MAX_TURN_CHARACTERS
+
+
+def test_a_chain_knows_the_largest_context_of_its_routes() -> None:
+    """A history is read for the one that holds most; a context that is not known has no bound."""
+    chain = chain_of(Replies(), Replies(), Replies())
+    small, large = (replace(chain.route, context_tokens=tokens) for tokens in (1000, 9000))
+
+    def connect(route: Route) -> Provider:
+        raise AssertionError(route.id)
+
+    assert 9000 == RouteChain([small, large], connect).context_tokens
+    assert None is RouteChain([small, chain.route], connect).context_tokens

@@ -1,0 +1,300 @@
+"""What one org's runs notice of another org that does its worst, on the same worker.
+
+The quiet org starts one run after the other. It does so alone first, then while the noisy org
+
+- sends requests that its vendor refuses with 429, on the route that both share,
+- has runs in threads with many thousand earlier runs,
+- has runs in threads of many megabytes, more of them than fit into memory at once,
+- has runs that write as much as they can.
+"""
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from sqlalchemy import text
+
+from bench.conversations import prepare, script, targets_of
+from bench.figure import Figure, percentile
+from bench.http_clients import Follower, Loop, Target, call_all
+from bench.latency import Client
+from bench.refusing_vendor import LARGE_CHARACTERS, RefusingVendor
+from bench.service import Service
+from shared import threads as stored_threads
+from shared.actors import Actor
+from shared.connections import Connections
+
+#: Of the p99 alone: what the quiet org may notice.
+TARGET_RATIO = 2.0
+MIB = 1024 * 1024
+NOISY_RUNS = 8
+SETTLE_SECONDS = 1.0
+LOOK_SECONDS = 0.1
+_PATIENCE_SECONDS = 120.0
+
+_ROUTES = """
+routes:
+  - {id: shared, provider: openai, model: m, base_url: "%s", prices: {input: 0, output: 0}}
+"""
+# Threads as they stand after many runs: a question, a finished turn and its answer each.
+_THREADS = """
+WITH made AS (
+    UPDATE threads SET next_position = 2 * :runs + 1 WHERE id = ANY(:threads) RETURNING id
+), asked AS (
+    INSERT INTO messages (id, org_id, thread_id, created_by_user_id, position, role, content)
+    SELECT gen_random_uuid(), :org_id, made.id, :user_id, 2 * n - 1, 'user', :question
+    FROM made, generate_series(1, :runs) AS n
+), ran AS (
+    INSERT INTO runs (id, org_id, thread_id, created_by_user_id, trace_id, persona_id, route_id,
+        model, position, state, queued_at, started_at, ended_at)
+    SELECT gen_random_uuid(), :org_id, made.id, :user_id, repeat('0', 32), 'plain@1', 'scripted',
+        'scripted-1', 2 * n, 'completed', now(), now(), now()
+    FROM made, generate_series(1, :runs) AS n
+    RETURNING id, thread_id, position
+), said AS (
+    INSERT INTO run_events (run_id, seq, type, payload)
+    SELECT id, 1, 'message.completed', :turn FROM ran
+)
+INSERT INTO messages (id, org_id, thread_id, run_id, position, role, content)
+SELECT gen_random_uuid(), :org_id, thread_id, id, position, 'assistant', 'Yes.' FROM ran
+"""
+_TURN = {
+    "seq": 1,
+    "type": "message.completed",
+    "data": {"message_id": "m", "content": "Yes.", "usage": {"input_tokens": 1}},
+    "created_at": "2026-01-01T00:00:00.000Z",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Milliseconds from each POST to the first event and to the last one."""
+
+    first: list[float]
+    last: list[float]
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        return {
+            "first p50": percentile(self.first, 0.5),
+            "first p99": percentile(self.first, 0.99),
+            "last p50": percentile(self.last, 0.5),
+            "last p99": percentile(self.last, 0.99),
+        }
+
+
+def measure(*, short: bool = False) -> Iterator[Figure]:
+    """One web process and one worker."""
+    count, earlier, threads = (20, 2_000, 12) if short else (200, 20_000, 60)
+    with (
+        RefusingVendor() as vendor,
+        tempfile.TemporaryDirectory(prefix="arkloop-bench-") as folder,
+    ):
+        routes = Path(folder) / "routes.yaml"
+        routes.write_text(_ROUTES % vendor.url)
+        with Service(environ={"ARKLOOP_ROUTES": str(routes)}) as service:
+            bench = _Bench(service, count)
+            yield from bench.against("a vendor's 429", bench.refused, {"route_id": "shared"})
+            bench.make_threads(NOISY_RUNS, runs=earlier, question="Is it so?")
+            yield from bench.against(f"threads of {earlier:,} earlier runs", bench.long_threads)
+            yield from bench.memory(threads)
+            yield from bench.against("runs that write much", bench.much_output)
+            yield bench.redis_memory()
+
+
+class _Bench:
+    def __init__(self, service: Service, count: int) -> None:
+        self.service = service
+        self.connections: Connections = service.connect()
+        self.count = count
+        self.quiet = Client(service, service.new_org("quiet")[1])
+        self.noisy: Actor
+        self.noisy, self.key = service.new_org("noisy")
+        self.targets: list[Target] = targets_of(service, self.key)
+        self.redis_peak = 0.0
+        self.runs({}, 10)  # the first runs of a process are slower
+
+    # ---- the quiet org --------------------------------------------------------------------
+
+    def runs(self, body: dict[str, Any], count: int) -> Quiet:
+        first: list[float] = []
+        last: list[float] = []
+        for thread in self.quiet.threads(count, "hello"):
+            self.quiet.reconnect()
+            run = self.quiet.start(thread, body)
+            self.quiet.hang_up()  # the run may take longer than an idle connection lasts
+            self.quiet.until(lambda run=run: run.follower.ended_at, "the end")  # type: ignore[misc]  # its default has no type
+            run.follower.close()
+            assert run.follower.end == "run.completed", run.follower.end
+            assert run.follower.ended_at is not None
+            first.append((run.first_at["run.started"] - run.sent_at) * 1000)
+            last.append((run.follower.ended_at - run.sent_at) * 1000)
+            self.quiet.rest()
+        return Quiet(first, last)
+
+    def against(
+        self,
+        name: str,
+        noise: Callable[[threading.Event], None],
+        body: dict[str, Any] | None = None,
+    ) -> Iterator[Figure]:
+        """The quiet org's times alone, and beside the noise."""
+        alone = self.runs(body or {}, self.count)
+        yield Figure(name=f"{name}: alone", unit="ms", numbers=alone.numbers, count=self.count)
+        with self.noise(noise):
+            beside = self.runs(body or {}, self.count)
+        most = {n: TARGET_RATIO * alone.numbers[n] for n in ("first p99", "last p99")}
+        yield Figure(
+            name=f"{name}: beside it",
+            unit="ms",
+            numbers=beside.numbers,
+            count=self.count,
+            at_most=most,
+        )
+
+    @contextmanager
+    def noise(self, make: Callable[[threading.Event], None]) -> Iterator[None]:
+        stop = threading.Event()
+        maker = threading.Thread(target=make, args=(stop,), daemon=True)
+        maker.start()
+        time.sleep(SETTLE_SECONDS)
+        try:
+            yield
+        finally:
+            stop.set()
+            maker.join(_PATIENCE_SECONDS)
+
+    # ---- the noisy org --------------------------------------------------------------------
+
+    def refused(self, stop: threading.Event) -> None:
+        """Requests that are larger than the vendor allows in a minute."""
+        self._repeat(stop, "x" * LARGE_CHARACTERS, {"route_id": "shared"})
+
+    def much_output(self, stop: threading.Event) -> None:
+        """Text in large pieces, as fast as it is taken."""
+        self._repeat(stop, script({"say": "y" * 30_000, "repeat": 10_000}), {}, runs=2)
+
+    def long_threads(self, stop: threading.Event) -> None:
+        """One run after the other in each of the threads."""
+        loop = Loop()
+        while not stop.is_set():
+            self._play(loop, self.threads, {})
+
+    def _repeat(
+        self, stop: threading.Event, content: str, body: dict[str, Any], runs: int = NOISY_RUNS
+    ) -> None:
+        loop = Loop()
+        while not stop.is_set():
+            threads = prepare(loop, self.targets, runs, content)
+            self._play(loop, threads, body, stop)
+
+    def _play(
+        self,
+        loop: Loop,
+        threads: list[str],
+        body: dict[str, Any],
+        stop: threading.Event | None = None,
+    ) -> None:
+        """A run in each thread, until all have ended or, with `stop`, are cancelled."""
+        made = call_all(
+            loop, self.targets, [("POST", f"/v1/threads/{one}/runs", body) for one in threads]
+        )
+        assert {status for status, _, _ in made} == {201}, made[0]
+        ids = [json.loads(answer)["run_id"] for _, answer, _ in made]
+        followers = [Follower(loop, self.targets[0], one) for one in ids]
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while any(one.is_open and not one.ended_at for one in followers):
+            loop.pause(LOOK_SECONDS)
+            self.redis_peak = max(self.redis_peak, self._redis_used())
+            if time.monotonic() > deadline or (stop is not None and stop.is_set()):
+                call_all(
+                    loop, self.targets, [("POST", f"/v1/runs/{one}:cancel", {}) for one in ids]
+                )
+                break
+        for one in followers:
+            one.close()
+
+    def make_threads(self, threads: int, *, runs: int, question: str) -> None:
+        """Threads of the noisy org, in which so many runs have ended."""
+        with self.connections.transaction() as tx:
+            made = [stored_threads.create(tx, self.noisy).id for _ in range(threads)]
+        self.threads = list(map(str, made))
+        values = {
+            "org_id": self.noisy.org_id,
+            "user_id": self.noisy.user_id,
+            "threads": made,
+            "runs": runs,
+            "question": question,
+            "turn": json.dumps(_TURN),
+        }
+        with self.connections.transaction() as tx:
+            tx.sql.execute(text("SET LOCAL statement_timeout = 0"))
+            tx.sql.execute(text("SET LOCAL transaction_timeout = 0"))
+            tx.sql.execute(text(_THREADS), values)
+        with self.connections.engine.connect() as sql:
+            sql.execute(text("SET statement_timeout = 0"))
+            for table in ("threads", "runs", "messages", "run_events"):
+                sql.execute(text(f"VACUUM ANALYZE {table}"))
+            sql.invalidate()
+        said = {"content": "And now?"}
+        asked = [("POST", f"/v1/threads/{one}/messages", said) for one in self.threads]
+        call_all(Loop(), self.targets, asked)
+
+    # ---- memory ---------------------------------------------------------------------------
+
+    def memory(self, threads: int) -> Iterator[Figure]:
+        """Of the worker, while runs of many threads of 8 MB go on at once, and after them."""
+        self.make_threads(threads, runs=33, question="word " * 50_000)
+        said = {"content": script({"hang": 3}, {"say": "done"})}
+        asked = [("POST", f"/v1/threads/{one}/messages", said) for one in self.threads]
+        call_all(Loop(), self.targets, asked)
+        [worker] = [psutil.Process(pid) for pid in self.service.serving("worker")]
+        before = peak = worker.memory_info().rss / MIB
+
+        def play(stop: threading.Event) -> None:
+            self._play(Loop(), self.threads, {})
+
+        with self.noise(play):
+            beside = self.runs({}, self.count // 4)
+            deadline = time.monotonic() + _PATIENCE_SECONDS
+            while self._active() and time.monotonic() < deadline:
+                peak = max(peak, worker.memory_info().rss / MIB)
+                time.sleep(0.05)
+        time.sleep(SETTLE_SECONDS)
+        numbers = {"before": before, "peak": peak, "after": worker.memory_info().rss / MIB}
+        yield Figure(
+            name=f"worker: runs in {threads} threads of 8 MB",
+            unit="MiB",
+            numbers=numbers,
+            count=threads,
+        )
+        yield Figure(
+            name=f"runs in {threads} threads of 8 MB: beside them",
+            unit="ms",
+            numbers=beside.numbers,
+            count=len(beside.first),
+        )
+
+    def _active(self) -> int:
+        query = text("SELECT count(*) FROM runs WHERE org_id = :org_id AND ended_at IS NULL")
+        with self.connections.reading() as sql:
+            return int(sql.scalar(query, {"org_id": self.noisy.org_id}) or 0)
+
+    def _redis_used(self) -> float:
+        info = self.connections.redis.info("memory")
+        return float(info["used_memory"]) / MIB
+
+    def redis_memory(self) -> Figure:
+        return Figure(
+            name="Redis: two runs that write much, at a time",
+            unit="MiB",
+            numbers={"peak": self.redis_peak},
+            count=2,
+        )

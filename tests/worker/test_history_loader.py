@@ -1,0 +1,153 @@
+"""Whose history is read when, and how much memory the histories of a process take."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+
+import pytest
+
+from shared import threads
+from shared.claims import Claim
+from shared.connections import Connections
+from shared.ids import new_id
+from tests.clients import Register
+from tests.stored_runs import StoredRuns
+from worker import history
+from worker.history_loader import HistoryLoader, HistoryMemory
+from worker.messages import UserMessage
+
+MIB = 1024 * 1024
+
+
+def claim_of(stored: StoredRuns, *said: str) -> Claim:
+    """A run that a worker holds, in a thread of its own in which this was said."""
+    thread_id = stored.thread()
+    for content in said:
+        with stored.connections.transaction() as tx:
+            threads.add_message(tx, stored.actor, thread_id, content=content)
+    claim = stored.claim(stored.create(thread_id))
+    assert claim is not None
+    return claim
+
+
+@pytest.fixture
+def loader(connections: Connections) -> HistoryLoader:
+    """With one MiB for all histories."""
+    settings = replace(connections.settings, history_memory_mib=1)
+    return HistoryLoader(replace(connections, settings=settings))
+
+
+def never(seconds: float) -> None:
+    raise AssertionError(f"waited {seconds} s")
+
+
+def test_an_org_gets_no_more_than_its_share_of_the_memory() -> None:
+    """Others still find room; what is given back is free again."""
+    memory = HistoryMemory(100)
+    noisy, quiet = new_id(), new_id()
+
+    assert [True, True, False] == [memory.take(noisy, 25) for _ in range(3)]
+    assert memory.take(quiet, 50)
+    assert not memory.take(quiet, 1)
+    memory.give_back(noisy, 25)
+    assert memory.take(noisy, 25)
+
+
+def test_an_org_that_has_none_is_always_let_in() -> None:
+    """Its run does not wait for those of others, even where it needs more than there is."""
+    memory = HistoryMemory(100)
+    for _ in range(4):
+        assert memory.take(new_id(), 40)
+
+    assert memory.take(new_id(), 1000)
+
+
+def test_a_short_thread_needs_no_room(stored: StoredRuns, loader: HistoryLoader) -> None:
+    """It is part of a group's read, and counts for nothing."""
+    with ExitStack() as held:
+        for _ in range(5):
+            claim = claim_of(stored, "hello")
+            found = held.enter_context(loader.history_of(claim, history.MAX_BYTES, never))
+            assert [UserMessage("hello")] == found.messages
+
+
+def test_a_long_thread_waits_for_the_memory_of_others_of_its_org(
+    stored: StoredRuns, loader: HistoryLoader
+) -> None:
+    """It is read as soon as a history before it is no longer needed."""
+    text = "x" * 200_000
+    first, second = claim_of(stored, text), claim_of(stored, text)
+    waits, done = threading.Event(), threading.Event()
+
+    def wait(seconds: float) -> None:
+        waits.set()
+        time.sleep(seconds)
+
+    def read() -> None:
+        with loader.history_of(second, 200_000, wait) as found:
+            assert [UserMessage(text)] == found.messages
+        done.set()
+
+    with loader.history_of(first, 200_000, never):
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert waits.wait(10)
+        assert not done.is_set()
+    reader.join(10)
+
+    assert done.is_set()
+
+
+def test_the_memory_of_a_run_that_fails_is_free_again(
+    stored: StoredRuns, loader: HistoryLoader
+) -> None:
+    """Whatever ends the block."""
+    for _ in range(3):
+        claim = claim_of(stored, "x" * 200_000)
+        with pytest.raises(ZeroDivisionError), loader.history_of(claim, 200_000, never):
+            raise ZeroDivisionError
+
+
+def test_histories_of_one_org_are_read_one_at_a_time(
+    connections: Connections,
+    register: Register,
+    stored: StoredRuns,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While one of its threads is read, another org's is read beside it."""
+    loader, other = HistoryLoader(connections), StoredRuns.of(connections, register())
+    text = "x" * (history.OPENING_BYTES + 1)
+    slow, behind, beside = (claim_of(who, text) for who in (stored, stored, other))
+    load: Callable[..., history.History] = history.load
+    started, go_on = threading.Event(), threading.Event()
+
+    def held_up(sql: object, claim: Claim, *rest: object) -> history.History:
+        if claim is slow:
+            started.set()
+            assert go_on.wait(10)
+        return load(sql, claim, *rest)
+
+    monkeypatch.setattr(history, "load", held_up)
+    read: list[Claim] = []
+
+    def reader(claim: Claim) -> threading.Thread:
+        def run() -> None:
+            with loader.history_of(claim, 100_000, never):
+                read.append(claim)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    first = reader(slow)
+    assert started.wait(10)
+    second = reader(behind)
+    reader(beside).join(10)
+    assert [beside] == read
+    go_on.set()
+    first.join(10)
+    second.join(10)
+
+    assert {slow.run_id, behind.run_id, beside.run_id} == {claim.run_id for claim in read}
