@@ -7,6 +7,7 @@ from pathlib import Path
 from sqlalchemy import create_engine, text
 
 from chaos.system import small_disk
+from chaos.system.fault_proxy import FaultProxy
 from chaos.trial import Trial
 from shared.keys import events as stream_of
 
@@ -75,6 +76,31 @@ def redis_silent(trial: Trial) -> None:
         trial.stack.redis_proxy.stall()
         time.sleep(seconds)
         trial.stack.redis_proxy.pass_on()
+    trial.pause(2, 3)
+
+
+def redis_refused(trial: Trial) -> None:
+    """Nobody listens there, a minute each time; at the second time a worker is restarted in it."""
+    _refused(trial, trial.stack.redis_proxy, "redis")
+
+
+def broker_refused(trial: Trial) -> None:
+    """The same of a broker of its own, while the other Redis works."""
+    _refused(trial, trial.stack.broker_proxy, "broker")
+
+
+def _refused(trial: Trial, proxy: FaultProxy, name: str) -> None:
+    seconds = 6 if trial.short else 60
+    for restarts in (False, True):
+        trial.pause(1, 2)
+        with trial.fault(f"{name} refuses", restarts=restarts):
+            proxy.refuse()
+            time.sleep(seconds / 2)
+            if restarts:
+                trial.stack.workers[0].terminate()
+            time.sleep(seconds / 2)
+            proxy.pass_on()
+        trial.count("refusals")
     trial.pause(2, 3)
 
 

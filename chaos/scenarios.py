@@ -7,6 +7,7 @@ from sqlalchemy import text
 
 from chaos import kills, outages
 from chaos.system import small_disk
+from chaos.system.stack import DEFAULT
 from chaos.trial import Scenario, Trial
 from chaos.verdict.violations import Allow
 
@@ -109,6 +110,22 @@ SCENARIOS = (
     ),
     Scenario(
         name="redis-silent", rows="12", about="frozen, unreachable", inject=outages.redis_silent
+    ),
+    Scenario(
+        name="redis-refused",
+        rows="12",
+        about="nobody listens; a worker restarts",
+        inject=outages.redis_refused,
+        pace=DEFAULT,
+        in_short_cut=True,
+    ),
+    Scenario(
+        name="broker-refused",
+        rows="12",
+        about="the same of a broker of its own",
+        inject=outages.broker_refused,
+        pace=DEFAULT,
+        separate_broker=True,
     ),
     Scenario(name="redis-full", rows="13", about="out of memory", inject=outages.redis_full),
     Scenario(

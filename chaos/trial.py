@@ -48,6 +48,7 @@ class Scenario:
     pace: Mapping[str, str] = field(default_factory=lambda: QUICK)
     environ: Mapping[str, str] = field(default_factory=dict)
     persist_redis: bool = True
+    separate_broker: bool = False
     concurrency: int = 20
     followers: int = 2
     kinds: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
@@ -124,6 +125,7 @@ def play(
         source=source,
         environ=scenario.environ,
         persist_redis=scenario.persist_redis,
+        separate_broker=scenario.separate_broker,
         postgres_folder=disk if scenario.disk_megabytes is not None else None,
     )
     problems: list[Violation] = []

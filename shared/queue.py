@@ -54,6 +54,9 @@ def make_celery(settings: Settings, *, concurrency: int | None = None) -> Celery
             "max_connections": max(20, 2 * pool),
             "socket_timeout": CONSUMER_TIMEOUT_SECONDS if concurrency else PRODUCER_TIMEOUT_SECONDS,
             "socket_connect_timeout": PRODUCER_TIMEOUT_SECONDS,
+            # kombu would wait 2 s and longer before it connects again, and with it every hint that
+            # comes after this one. A consumer's own loop has another limit.
+            "max_retries": 0,
         },
         timezone="UTC",
         enable_utc=True,

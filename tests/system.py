@@ -69,7 +69,7 @@ class Worker:
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 [
-                    *(Path(sys.executable).parent / "celery", "--quiet"),
+                    *(sys.executable, "-m", "gevent.monkey", "--module", "celery", "--quiet"),
                     *("--app", "worker.app", "worker", "--pool", "gevent"),
                     *("--concurrency", str(CONCURRENCY), "--without-gossip"),
                     *("--without-mingle", "--without-heartbeat", "--loglevel", "warning"),

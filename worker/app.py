@@ -2,15 +2,27 @@
 
 import gc
 import os
+import sys
 import threading
+import time
 from typing import Any
 
-from celery import signals
+from celery import bootsteps, signals
+from gevent import monkey
+from kombu.utils import functional
 
 from shared import fault_points, logs, model_routes, personas, queue
 from shared.config import InvalidSettings, Settings
 from worker import pickup, providers, tasks, tools
 from worker.process import WorkerProcess
+
+_kombus_sleep = functional.sleep  # type: ignore[attr-defined]  # not exported, but it waits by it
+if monkey.is_module_patched("time") and _kombus_sleep is not time.sleep:
+    # The `celery` command loads kombu while gevent is still patching, so that kombu's waits between
+    # two attempts to reconnect would stop every greenlet of this process. The Procfile patches
+    # before anything else is loaded; whoever starts the worker otherwise gets the same here.
+    patched = [sys.executable, "-m", "gevent.monkey", "--module", "celery", *sys.argv[1:]]
+    os.execv(sys.executable, patched)  # noqa: S606
 
 try:
     settings = Settings.from_env()
@@ -50,14 +62,30 @@ def _configure_logs(**_: Any) -> None:
     logs.configure()
 
 
-@signals.worker_ready.connect
-@signals.worker_process_init.connect
-def _start(**_: Any) -> None:
-    process()
-    # What is there now stays: a full collection would stop all runs to walk through it.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(1_000, 10, 50)
+class _Start(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+    """Starts the process before Celery's consumer, which waits for as long as the broker is away.
+
+    Runs are found in Postgres meanwhile.
+    """
+
+    requires = {"celery.worker.components:Pool"}  # noqa: RUF012 - as Celery reads it
+
+    def start(self, _worker: Any) -> None:
+        process()
+        # What is there now stays: a full collection would stop all runs to walk through it.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(1_000, 10, 50)
+
+    def stop(self, _worker: Any) -> None:
+        """Also where no signal came: Celery gives up by itself. Its pool waits for its own tasks
+        alone, and not for the runs that were found in Postgres.
+        """
+        process().drain()
+        process().wait_until_drained()
+
+
+app.steps["worker"].add(_Start)
 
 
 @signals.worker_shutting_down.connect

@@ -19,18 +19,21 @@ log = logging.getLogger(__name__)
 #: A message takes some milliseconds; a run that waits for longer has none, or many stand before it.
 UNCLAIMED_SECONDS = 1.0
 BATCH = 100
+#: Not less often, whatever the sweep does: without a broker this is how runs begin.
+LOOK_SECONDS = 1.0
 #: While there are more than this process had room for.
 MORE_PAUSE_SECONDS = 0.1
 
 
 def start(process: WorkerProcess) -> None:
-    """Look every `sweep_seconds`, in a thread, until the process drains."""
+    """Look every `LOOK_SECONDS`, or `sweep_seconds` if they are less, until the process drains."""
     threading.Thread(target=_run, args=(process,), name="pickup", daemon=True).start()
 
 
 def _run(process: WorkerProcess) -> None:
     more = False
-    while not process.draining.wait(MORE_PAUSE_SECONDS if more else process.settings.sweep_seconds):
+    pause = min(LOOK_SECONDS, process.settings.sweep_seconds)
+    while not process.draining.wait(MORE_PAUSE_SECONDS if more else pause):
         room = min(process.room, BATCH)
         if room <= 0 or not process.lease.is_valid:
             continue

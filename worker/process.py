@@ -169,6 +169,12 @@ class WorkerProcess:
         """
         self.draining.set()
 
+    def wait_until_drained(self) -> None:
+        """Until every run has been handed over, or a few seconds after it should have been."""
+        deadline = time.monotonic() + 2 * DRAIN_SECONDS
+        while self.held() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
     def _hand_over(self) -> None:
         self.draining.wait()
         deadline = time.monotonic() + DRAIN_SECONDS

@@ -43,7 +43,8 @@ class Stack:
     """Everything that a scenario hurts, in processes of its own below one folder.
 
     Web and worker processes run the code in `source`, which need not be this checkout, and reach
-    the servers only through `postgres_proxy` and `redis_proxy`.
+    the servers only through `postgres_proxy` and `redis_proxy`; with `separate_broker` Celery goes
+    through `broker_proxy`, which is another one then.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Stack:
         source: Path = ROOT,
         environ: Mapping[str, str] | None = None,
         persist_redis: bool = True,
+        separate_broker: bool = False,
         postgres_folder: Path | None = None,
     ) -> None:
         self.folder = folder
@@ -67,6 +69,7 @@ class Stack:
         self._counts = {"web": web, "worker": workers}
         self._extra = {**pace, **(environ or {})}
         self._persist_redis = persist_redis
+        self._separate_broker = separate_broker
         self.postgres_folder = postgres_folder or folder
         self._keys: dict[str, str] = {}
         self._opened: list[Connections] = []
@@ -105,9 +108,8 @@ class Stack:
             "PYTHONWARNINGS": "ignore:You're running the worker with superuser",
             "ARKLOOP_DATABASE_URL": f"postgresql://postgres@127.0.0.1:{self.postgres_proxy.port}"
             "/postgres?sslmode=disable",
-            "ARKLOOP_REDIS_URL": self.redis.url.replace(
-                f":{self.redis.port}/", f":{self.redis_proxy.port}/"
-            ),
+            "ARKLOOP_REDIS_URL": self._redis_url_through(self.redis_proxy),
+            "ARKLOOP_BROKER_URL": self._redis_url_through(self.broker_proxy),
             "ARKLOOP_JWT_SECRET": self._secret,
             "ARKLOOP_REGISTRATION": "open",
             "ARKLOOP_SECURE_COOKIES": "0",
@@ -118,6 +120,9 @@ class Stack:
             "ARKLOOP_SSE_PING_SECONDS": "1",
             **self._extra,
         }
+
+    def _redis_url_through(self, proxy: FaultProxy) -> str:
+        return self.redis.url.replace(f":{self.redis.port}/", f":{proxy.port}/")
 
     def start_worker(
         self, fault_point: str | None = None, environ: Mapping[str, str] | None = None
@@ -211,6 +216,11 @@ class Stack:
         self._at_exit.callback(self.redis.close)
         self.postgres_proxy = self._at_exit.enter_context(FaultProxy(self.postgres.socket))
         self.redis_proxy = self._at_exit.enter_context(FaultProxy(("127.0.0.1", port)))
+        self.broker_proxy = (
+            self._at_exit.enter_context(FaultProxy(("127.0.0.1", port)))
+            if self._separate_broker
+            else self.redis_proxy
+        )
         with ThreadPoolExecutor(2) as pool:
             starts = [pool.submit(self.redis.start), pool.submit(self._start_postgres)]
             for started in starts:

@@ -169,9 +169,9 @@ def test_these_processes_are_those_of_the_procfile(system: System) -> None:
     lines = dict(
         line.split(": exec ", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line
     )
-    worker = psutil.Process(system.worker.pid).cmdline()[1:]
+    worker = psutil.Process(system.worker.pid).cmdline()
     concurrency = str(system.web[0].settings.worker_concurrency)
     wanted = re.sub(r"\$\{ARKLOOP_WORKER_CONCURRENCY:-\d+\}", concurrency, lines["worker"])
 
-    assert shlex.split(wanted) == [Path(worker[0]).name, *worker[1:]]
+    assert shlex.split(wanted) == ["python", *worker[1:]]
     assert shlex.split(lines["web"]) == GUNICORN[2:]

@@ -61,7 +61,7 @@ def test_an_unknown_host_is_told_and_not_a_traceback() -> None:
 
 
 def test_commands_of_this_environment_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`celery` in the Procfile is the one that is pinned here, whatever PATH says."""
+    """`python` in the Procfile is the one of this environment, whatever PATH says."""
     monkeypatch.setenv("PATH", "/somewhere/else")
 
     first, *rest = dev.path_of_children().split(os.pathsep)

@@ -1,0 +1,115 @@
+"""Redis, or a broker of its own, refuses every connection: runs begin, go on and end all the same.
+
+With the settings of production, and the worker's own lines of the Procfile.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import pairwise
+
+import pytest
+
+from chaos.journal import Journal
+from chaos.system.fault_proxy import FaultProxy
+from chaos.system.stack import DEFAULT, Stack
+from tests.caller import Caller, client, types
+from tests.waiting import eventually
+
+#: docs/reliability.md promises it.
+START_SECONDS = 3.0
+#: Long enough for several of the longer and longer waits of Celery's consumer.
+REFUSED_SECONDS = 8
+
+
+@pytest.fixture(scope="module", params=["redis", "broker"])
+def stack(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """One web and one worker process; `refused` is what the parameter names."""
+    folder = tmp_path_factory.mktemp("stack")
+    with (
+        Journal(folder / "journal.jsonl") as journal,
+        Stack(
+            folder,
+            journal,
+            workers=1,
+            web=1,
+            pace=DEFAULT,
+            separate_broker=request.param == "broker",
+        ) as made,
+    ):
+        yield made
+
+
+@pytest.fixture
+def caller(stack: Stack) -> Caller:
+    url, token = stack.urls[0], stack.api_key()
+    return Caller(url, token, client(url, token), "", "", "")
+
+
+@pytest.fixture
+def refused(stack: Stack) -> Iterator[FaultProxy]:
+    """It refuses from now on, until the test is over."""
+    proxy = stack.broker_proxy
+    proxy.refuse()
+    yield proxy
+    proxy.pass_on()
+
+
+def seconds_until_start(caller: Caller, run_id: str) -> float:
+    """By the clock of Postgres."""
+    eventually(lambda: caller.get_run(run_id)["started_at"] is not None, seconds=60)
+    run = caller.get_run(run_id)
+    times = [datetime.fromisoformat(run[name]) for name in ("created_at", "started_at")]
+    return (times[1] - times[0]).total_seconds()
+
+
+def test_runs_start_go_on_and_take_answers(stack: Stack, caller: Caller) -> None:
+    """Also those that were executing, or waited for a person, when it began."""
+    executing = caller.run({"count": 120, "delay_ms": 100}, {"say": "end"})
+    waiting = caller.run({"tool": "ask_user", "args": {"question": "?"}}, {"say": "thanks"})
+    eventually(lambda: caller.get_run(waiting)["status"] == "waiting_for_input")
+    stack.broker_proxy.refuse()
+    try:
+        late = []
+        for _ in range(REFUSED_SECONDS):
+            threading.Event().wait(1)
+            late.append(caller.run({"say": "hello"}))
+        asked = caller.get_run(waiting)
+        answer = {"request_id": asked["pending_input"]["request_id"], "content": "yes"}
+        assert 200 == caller.http.post(f"/v1/runs/{waiting}/input", json=answer).status_code
+
+        assert max(seconds_until_start(caller, run_id) for run_id in late) < START_SECONDS
+        eventually(lambda: caller.get_run(waiting)["status"] == "completed", seconds=5)
+        events = caller.events(executing)
+    finally:
+        stack.broker_proxy.pass_on()
+
+    assert "run.completed" == events[-1]["type"]
+    assert "run.resumed" not in types(events)
+    times = [datetime.fromisoformat(event["created_at"]) for event in events]
+    gaps = [(b - a).total_seconds() for a, b in pairwise(times)]
+    assert max(gaps) < 2
+
+
+def test_a_worker_that_starts_meanwhile_executes_runs(
+    stack: Stack, caller: Caller, refused: FaultProxy
+) -> None:
+    """It does not wait for the broker, and the one before it handed its runs over."""
+    member = stack.workers[0]
+    going_on = caller.run({"count": 80, "delay_ms": 100}, {"say": "end"})
+    seconds_until_start(caller, going_on)
+
+    member.stop(signal.SIGTERM)
+    queued = caller.run({"say": "hello"})
+    member.start()
+    member.wait_ready()
+    eventually(lambda: caller.get_run(queued)["status"] == "completed", seconds=START_SECONDS)
+    late = caller.run({"say": "hello"})
+
+    assert seconds_until_start(caller, late) < START_SECONDS
+    events = caller.events(going_on)
+    assert "run.completed" == events[-1]["type"]
+    assert ["deploy"] == [e["data"]["reason"] for e in events if e["type"] == "run.resumed"]
