@@ -62,13 +62,21 @@ def bearer_token() -> str:
     return token
 
 
+@dataclass(slots=True, eq=False)
+class _Asking:
+    """One question to the database that several requests wait for."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    failure: BaseException | None = None
+
+
 @dataclass(slots=True)
 class Authenticator:
     """Checks tokens against the database, at most once in `CACHE_SECONDS` each."""
 
     connections: Connections
     _cache: dict[object, tuple[float, Any]] = field(default_factory=dict)
-    _asking: dict[object, threading.Lock] = field(default_factory=dict)
+    _asking: dict[object, "_Asking"] = field(default_factory=dict)
 
     def identify(self, token: str) -> Actor:
         """Who the token stands for. Raises: Unauthorized, Unavailable."""
@@ -151,18 +159,25 @@ class Authenticator:
     def _cached(self, name: object, read: Callable[[], object]) -> object:
         """What `read` said within `CACHE_SECONDS`; that something is absent is never kept.
 
-        Of many who come at once with the same token one asks, and the others wait for the answer.
+        Of many requests at once with the same token one asks, and the others wait for what it gets.
         """
         deadline, value = self._cache.get(name, (0.0, None))
         if time.monotonic() < deadline:
             return value
-        with self._asking.setdefault(name, threading.Lock()):
+        asking = self._asking.setdefault(name, _Asking())
+        with asking.lock:
+            # Else each of them would wait for a connection in vain, one after the other.
+            if asking.failure is not None:
+                raise Unavailable() from asking.failure
             began = time.monotonic()
             deadline, value = self._cache.get(name, (0.0, None))
             if began < deadline:
                 return value
             try:
                 value = read()
+            except Unavailable as error:
+                asking.failure = error.__cause__ or error
+                raise
             finally:
                 self._asking.pop(name, None)
             if value is None:

@@ -12,9 +12,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from shared import fault_points, postgres, queue
+from shared.checkouts import Checkouts, NoneFree
 from shared.config import Settings
 from shared.errors import Unavailable
 from shared.hints import Hint, send_now
@@ -44,6 +44,7 @@ class Connections:
 
     settings: Settings
     engine: Engine
+    checkouts: Checkouts  # of the engine's pool
     redis: Any  # redis.Redis or fakeredis.FakeRedis, decoding responses
     enqueue: Callable[[Sequence[UUID]], object]  # tells the workers that runs are queued
     #: Tells them which MCP servers, by their configs, are to be asked for their tools.
@@ -59,7 +60,7 @@ class Connections:
         Raises:
             Unavailable: Postgres is out of reach or its pool stays exhausted.
         """
-        with self._answered(), self.engine.connect() as connection:
+        with self._answered(), self.checkouts.one(), self.engine.connect() as connection:
             sql = connection.execution_options(isolation_level="READ COMMITTED")
             tx = Transaction(sql, self)
             with sql.begin():
@@ -92,7 +93,7 @@ class Connections:
         Raises:
             Unavailable: as `transaction`.
         """
-        with self._answered(), self.engine.connect() as sql:
+        with self._answered(), self.checkouts.one(), self.engine.connect() as sql:
             if postgres.is_pooled(sql):
                 sql.execution_options(isolation_level="READ COMMITTED")
                 with sql.begin():
@@ -115,7 +116,7 @@ class Connections:
             if postgres.is_outage(error):
                 raise Unavailable() from error
             raise
-        except PoolTimeout as error:
+        except NoneFree as error:
             raise Unavailable() from error
         self.postgres_outage.answered()
 
@@ -137,15 +138,13 @@ class Connections:
 
     def for_maintenance(self) -> "Connections":
         """The same with one database connection of its own, for statements that take long."""
-        outage = Outage(POSTGRES_PAUSE_SECONDS)
+        limits, outage = postgres.OF_MAINTENANCE, Outage(POSTGRES_PAUSE_SECONDS)
         engine = make_engine(
-            self.settings,
-            application="arkloop-sweep",
-            pool_size=1,
-            limits=postgres.OF_MAINTENANCE,
-            outage=outage,
+            self.settings, application="arkloop-sweep", pool_size=1, limits=limits, outage=outage
         )
-        return replace(self, engine=engine, postgres_outage=outage)
+        return replace(
+            self, engine=engine, checkouts=Checkouts(1, limits.checkout), postgres_outage=outage
+        )
 
     def close(self) -> None:
         # What a thread has just now is closed when it gives it back.
@@ -171,15 +170,17 @@ def connect(
     celery = queue.make_celery(settings)
     postgres_outage = Outage(POSTGRES_PAUSE_SECONDS)
     enqueue = partial(queue.enqueue, celery, Outage(REDIS_PAUSE_SECONDS))
+    pool_size = pool_size or settings.database_pool_size
     return Connections(
         settings,
         make_engine(
             settings,
             application=application,
-            pool_size=pool_size or settings.database_pool_size,
+            pool_size=pool_size,
             limits=limits,
             outage=postgres_outage,
         ),
+        Checkouts(pool_size, limits.checkout),
         connect_redis(settings.redis_url),
         enqueue=partial(enqueue, queue.EXECUTE),
         enqueue_discovery=partial(enqueue, queue.DISCOVER),

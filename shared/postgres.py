@@ -14,25 +14,31 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
+from shared.checkouts import Patience
 from shared.config import Settings
 from shared.outage import Outage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Seconds. Each is longer than the one before, so that the server's own word comes first."""
+    """Seconds. Each is longer than the one before, so that the server's own word comes first.
+
+    `checkout` is for the wait before the statement, for a connection.
+    """
 
     lock: float
     statement: float
     answer: float
+    checkout: Patience
 
 
-#: A request answers 503 within two seconds or so, whatever Postgres does.
-OF_REQUESTS = Limits(lock=1.5, statement=1.8, answer=2.0)
+#: A request answers 503 within two seconds or so, whatever Postgres does; within one if it is
+#: other requests that keep the connections busy.
+OF_REQUESTS = Limits(lock=1.5, statement=1.8, answer=2.0, checkout=Patience(0.5, 0.2))
 #: A run waits for a short outage rather than to be let go.
-OF_RUNS = Limits(lock=3, statement=8, answer=10)
+OF_RUNS = Limits(lock=3, statement=8, answer=10, checkout=Patience(10, 10))
 #: The sweep deletes many rows at a time.
-OF_MAINTENANCE = Limits(lock=5, statement=60, answer=70)
+OF_MAINTENANCE = Limits(lock=5, statement=60, answer=70, checkout=Patience(70, 70))
 
 
 FIRST_WITH_TRANSACTION_TIMEOUT = 170_000
@@ -112,7 +118,6 @@ def make_engine(
         pool_size=pool_size,
         max_overflow=0,
         hide_parameters=True,  # they are what people and models said, and no log's business
-        pool_timeout=limits.answer,
         pool_use_lifo=True,
         connect_args={
             **CONNECTING,

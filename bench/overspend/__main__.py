@@ -22,12 +22,13 @@ from bench.overspend.trial import Trial
 from bench.overspend.verdict import Verdict
 from cli.embedded_postgres import EmbeddedPostgres
 from shared import schema
+from shared.checkouts import Patience
 from shared.config import Settings
 from shared.connections import Connections, connect
 from shared.postgres import Limits
 
 #: On a machine that has much else to do nobody is to give up: whoever does has found a deadlock.
-PATIENT = Limits(lock=50, statement=55, answer=60)
+PATIENT = Limits(lock=50, statement=55, answer=60, checkout=Patience(120, 120))
 #: What trials leave is deleted after so many: they are to be as fast at the end as at the start.
 CLEANED_AFTER = 50
 

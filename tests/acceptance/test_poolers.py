@@ -15,6 +15,7 @@ from cli.embedded_postgres import EmbeddedPostgres
 from cli.main import main
 from shared import postgres as limits_of
 from shared import sweep
+from shared.checkouts import Patience
 from shared.config import Settings
 from shared.connections import Connections, connect
 from shared.errors import Unavailable
@@ -34,7 +35,7 @@ TRANSACTION_MODE = {
     "server_lifetime": 1,
 }
 SESSION_MODE = {"pool_mode": "session", "default_pool_size": 30}
-QUICK = limits_of.Limits(lock=0.2, statement=0.5, answer=5)
+QUICK = limits_of.Limits(lock=0.2, statement=0.5, answer=5, checkout=Patience(5, 5))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Who may call what: tokens in the header, permissions, revocation."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from shared.errors import Unauthorized, Unavailable
 from shared.tables import api_keys as api_keys_table
 from shared.tables import memberships
 from tests.clients import Register, User, details_of, error_of
-from tests.waiting import eventually
+from tests.waiting import eventually, in_parallel
 
 #: What spec 1 lets everybody call.
 PUBLIC = {
@@ -241,6 +242,23 @@ def test_streams_outlive_an_absence_of_postgres(alice: User, settings: Settings)
     assert away.still_valid(actor)
     with pytest.raises(Unavailable):
         away.identify(alice.token)
+
+
+def test_requests_with_one_token_do_not_wait_in_turn(alice: User, settings: Settings) -> None:
+    """While no connection is free, all of them fail as soon as the first has waited for one."""
+    busy = connect(replace(settings, database_pool_size=1), application="tests")
+    authenticator = Authenticator(busy)
+
+    def identify(_: int) -> float:
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            authenticator.identify(alice.token)
+        return time.monotonic() - began
+
+    with busy.reading():
+        assert max(in_parallel(30, identify)) < 1
+    assert alice.id == authenticator.identify(alice.token).user_id
+    busy.close()
 
 
 def test_a_key_with_a_wrong_checksum_is_refused_without_the_database(settings: Settings) -> None:

@@ -13,13 +13,14 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from shared import postgres
+from shared.checkouts import Patience
 from shared.config import Settings
 from shared.connections import Connections, connect
 from shared.errors import Unavailable
 from tests.standby import replicated_postgres
 from tests.waiting import eventually, in_parallel
 
-QUICK = postgres.Limits(lock=0.2, statement=0.5, answer=1)
+QUICK = postgres.Limits(lock=0.2, statement=0.5, answer=1, checkout=Patience(1, 1))
 
 
 @pytest.fixture

@@ -1,0 +1,72 @@
+"""The connections of a pool, handed out in the order of arrival; under load nobody waits long.
+
+With a fixed time limit, every caller waits for all of it as soon as more come than the pool can
+serve, and those that are served have waited almost as long. Here a queue that was not empty for a
+while is a standing one: whoever joins it waits briefly ("controlled delay"), so it stays short.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+class NoneFree(Exception):
+    """All connections stayed in use for as long as the caller was to wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds that a caller waits for a connection: usually, and in a standing queue."""
+
+    usual: float
+    standing: float
+
+
+class Checkouts:
+    """The right to use one of `size` connections."""
+
+    def __init__(self, size: int, patience: Patience) -> None:
+        self._free = size
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._queue: deque[threading.Lock] = deque()
+        self._was_free_at = time.monotonic()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold the right during the block. Raises: NoneFree."""
+        self._take()
+        try:
+            yield
+        finally:
+            self._give_back()
+
+    def _take(self) -> None:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                self._was_free_at = time.monotonic()
+                return
+            is_standing = time.monotonic() - self._was_free_at > self._patience.usual
+            turn = threading.Lock()
+            turn.acquire()
+            self._queue.append(turn)
+        seconds = self._patience.standing if is_standing else self._patience.usual
+        if turn.acquire(timeout=seconds):
+            return
+        with self._lock:
+            if turn in self._queue:
+                self._queue.remove(turn)
+                raise NoneFree(f"no database connection became free within {seconds:g} s")
+        # It was handed over at the last moment.
+
+    def _give_back(self) -> None:
+        with self._lock:
+            if self._queue:
+                self._queue.popleft().release()
+            else:
+                self._free += 1
+                self._was_free_at = time.monotonic()

@@ -1,0 +1,107 @@
+"""The right to use one of a pool's connections."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from shared.checkouts import Checkouts, NoneFree, Patience
+from tests.waiting import eventually, in_parallel
+
+
+def test_no_more_than_the_pool_has_are_in_use() -> None:
+    """Callers beyond that wait until one is given back, and all are served."""
+    checkouts = Checkouts(3, Patience(20, 20))
+    in_use: list[int] = []
+    most: list[int] = []
+
+    def use(number: int) -> int:
+        with checkouts.one():
+            in_use.append(number)
+            most.append(len(in_use))
+            time.sleep(0.005)
+            in_use.remove(number)
+        return number
+
+    assert list(range(30)) == in_parallel(30, use)
+    assert 3 == max(most)
+
+
+def test_callers_are_served_in_the_order_of_arrival() -> None:
+    """A newcomer never overtakes those that wait."""
+    checkouts = Checkouts(1, Patience(20, 20))
+    served: list[int] = []
+
+    def use(number: int) -> None:
+        with checkouts.one():
+            served.append(number)
+
+    with ThreadPoolExecutor(10) as threads:
+        with checkouts.one():
+            for number in range(10):
+                threads.submit(use, number)
+                eventually(lambda number=number: len(checkouts._queue) == number + 1)
+    assert list(range(10)) == served
+
+
+def test_a_wait_ends_after_the_usual_time() -> None:
+    """The caller gets an error, and leaves nothing behind in the queue."""
+    checkouts = Checkouts(1, Patience(0.05, 0.05))
+    with checkouts.one(), pytest.raises(NoneFree), checkouts.one():
+        pass
+    with checkouts.one():
+        pass
+
+
+def test_a_standing_queue_is_left_sooner() -> None:
+    """Once no connection was free for the usual time, newcomers wait the shorter one."""
+    checkouts = Checkouts(1, Patience(0.4, 0.01))
+    waits: list[float] = []
+
+    def wait() -> None:
+        began = time.monotonic()
+        with pytest.raises(NoneFree), checkouts.one():
+            pass
+        waits.append(time.monotonic() - began)
+
+    with checkouts.one():
+        wait()
+        wait()
+    with checkouts.one():  # the queue was empty
+        wait()
+
+    assert waits[0] >= 0.4
+    assert waits[1] < 0.4
+    assert waits[2] >= 0.4
+
+
+def test_a_connection_is_given_back_after_an_error() -> None:
+    """Whatever happens during its use."""
+    checkouts = Checkouts(1, Patience(0.05, 0.05))
+    with pytest.raises(ZeroDivisionError), checkouts.one():
+        raise ZeroDivisionError
+    with checkouts.one():
+        pass
+
+
+def test_none_is_lost_when_waits_end_while_connections_are_given_back() -> None:
+    """All can be had again after many callers gave up at the moment of their turn."""
+    checkouts = Checkouts(2, Patience(0.001, 0.001))
+    stop = threading.Event()
+
+    def use(_: int) -> None:
+        while not stop.is_set():
+            try:
+                with checkouts.one():
+                    time.sleep(0.001)
+            except NoneFree:
+                continue
+
+    with ThreadPoolExecutor(20) as threads:
+        busy = [threads.submit(use, number) for number in range(20)]
+        time.sleep(1)
+        stop.set()
+    assert [None] * 20 == [thread.result() for thread in busy]
+    with checkouts.one(), checkouts.one():
+        assert 0 == checkouts._free
