@@ -16,6 +16,7 @@ from shared.model_routes import Route
 from shared.personas import Persona
 from shared.transitions import recorded_totals
 from worker import history, loop, providers, tools
+from worker.agent import Agent
 from worker.claimed_run import ClaimedRun
 from worker.conversation import Earlier, earlier_of
 from worker.history import History, most_bytes
@@ -185,7 +186,7 @@ def _chain(process: WorkerProcess, claim: Claim, persona: Persona, earlier: Earl
 
 def _agent(
     process: WorkerProcess, run: ClaimedRun, persona: Persona, chain: RouteChain, seen: History
-) -> loop.Agent:
+) -> Agent:
     settings, claim = process.settings, run.claim
     names = [*persona.tools, *(tools.FAULT_TOOLS if settings.faults else ())]
     own = tools.load(names)
@@ -196,7 +197,7 @@ def _agent(
     )
     # A tool is confirmed by whatever name the persona knows it by.
     also = {name for name, meant in of_servers.also_named.items() if meant & persona.confirm}
-    return loop.Agent(
+    return Agent(
         run_id=str(claim.run_id),
         persona=replace(persona, confirm=persona.confirm | also),
         chain=chain,
@@ -208,7 +209,7 @@ def _agent(
     )
 
 
-def _counted(agent: loop.Agent, run: ClaimedRun, earlier: Earlier) -> tuple[Event, ...]:
+def _counted(agent: Agent, run: ClaimedRun, earlier: Earlier) -> tuple[Event, ...]:
     """The cost of the lost text, unless it is told already: a deploy counts what it breaks off."""
     if earlier.is_counted:
         return ()

@@ -10,12 +10,12 @@ import pytest
 from shared.events import ToolCallRequested
 from tests.worker.recorded_run import RecordedRun, chain_of
 from tests.worker.test_loop import agent_for, results, run
-from worker import loop
 from worker.conversation import Turn
 from worker.messages import AssistantMessage, Chunk, ModelRequest, ToolCall, TurnEnd
 from worker.outcomes import WaitForInput
 from worker.providers.scripted_provider import ScriptedProvider
 from worker.stop_signal import StopSignal
+from worker.tool_calls import UNKNOWN_OUTCOME
 
 CALL = ToolCall("c1", "calculator", {"expression": "6*7"})
 
@@ -131,7 +131,7 @@ def test_a_confirmation_is_for_the_tool_that_was_asked_about(
 
     later = RecordedRun(attempt=2, begun=["c1"])
     run(agent, later, [replace(asked, results={})])
-    assert [("c1", loop.UNKNOWN_OUTCOME, True)] == results(later)
+    assert [("c1", UNKNOWN_OUTCOME, True)] == results(later)
 
     unanswered, confirmed = turn(), turn("yes")
     with pytest.raises(WaitForInput) as question:

@@ -12,9 +12,10 @@ from shared import events, personas, times
 from shared.events import MessageCompleted, RouteCost, RunCost, ToolCallRequested, ToolResult
 from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of
 from worker import loop, tools
+from worker.agent import Agent
 from worker.context import RunContext
 from worker.conversation import Turn
-from worker.loop import MAX_CALLS_PER_TURN, MAX_OUTPUT_BYTES, UNKNOWN_OUTCOME, Agent, Answer, cut
+from worker.loop import Answer
 from worker.messages import (
     AssistantMessage,
     Message,
@@ -26,6 +27,7 @@ from worker.messages import (
 from worker.outcomes import CancelRequested, LimitExceeded, ShuttingDown, WaitForInput
 from worker.providers.scripted_provider import ScriptedProvider
 from worker.stop_signal import StopSignal
+from worker.tool_calls import MAX_CALLS_PER_TURN, MAX_OUTPUT_BYTES, UNKNOWN_OUTCOME, cut
 from worker.tools import CallInfo, Tool, tool
 
 CALCULATE = {"tool": "calculator", "args": {"expression": "6*7"}}

@@ -10,12 +10,12 @@ from tests.worker.fake_vendor import anthropic_stream, raw, route_to, vendor
 from tests.worker.recorded_run import ROUTE, RecordedRun
 from tests.worker.test_loop import CALCULATE, Model, agent_for, results, run
 from worker import loop, providers
-from worker.loop import MAX_CALLS_PER_TURN
 from worker.messages import AssistantMessage, UserMessage
 from worker.model_call import DEFAULT_OUTPUT_TOKENS
 from worker.outcomes import LimitExceeded
 from worker.providers import openai_provider
 from worker.route_chain import RouteChain
+from worker.tool_calls import MAX_CALLS_PER_TURN
 
 
 def test_a_model_that_repeats_itself_is_stopped() -> None:
