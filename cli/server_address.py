@@ -25,21 +25,25 @@ class ServerAddress(NamedTuple):
 
 
 def find_server(environ: Mapping[str, str] | None = None) -> ServerAddress:
-    """ARKLOOP_URL and ARKLOOP_API_KEY; what is missing comes from the dev server's folder.
+    """The server of ARKLOOP_URL and ARKLOOP_API_KEY, else that of the dev server's folder.
 
-    The folder is ARKLOOP_DATA, `.arkloop` by default. Its key is for a server on
-    this machine: it is never sent to another one.
+    The folder is ARKLOOP_DATA, `.arkloop` by default, and may have come with somebody's
+    repository. So the environment's key never goes to an address that the folder names, and the
+    folder's key goes only to a server on this machine.
 
     Raises:
         click.ClickException: the message says what to do.
     """
     environ = os.environ if environ is None else environ
     folder = Path(environ.get("ARKLOOP_DATA") or ".arkloop")
-    url = (environ.get("ARKLOOP_URL") or _read(folder / "url") or DEFAULT_URL).strip().rstrip("/")
+    key = environ.get("ARKLOOP_API_KEY", "").strip()
+    url = environ.get("ARKLOOP_URL", "").strip()
+    if not url and (url := _read(folder / "url") or ""):
+        _check_is_of_a_dev_server(folder / "url", url, has_key=bool(key))
+    url = (url or DEFAULT_URL).rstrip("/")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise click.ClickException(f"ARKLOOP_URL must look like https://host:port, is {url!r}.")
-    key = environ.get("ARKLOOP_API_KEY", "").strip()
     if not key and _is_loopback(url):
         key = _read(folder / "api-key") or ""
     if not key:
@@ -50,6 +54,20 @@ def find_server(environ: Mapping[str, str] | None = None) -> ServerAddress:
     if not re.fullmatch(r"[\x21-\x7e]+", key):
         raise click.ClickException("The API key has characters that no key has; check it.")
     return ServerAddress(url, key)
+
+
+def _check_is_of_a_dev_server(file: Path, url: str, *, has_key: bool) -> None:
+    """Raises: click.ClickException: no key of ours may be sent to this address."""
+    if has_key:
+        raise click.ClickException(
+            f"ARKLOOP_API_KEY is not sent to the address in {file} ({url}): set ARKLOOP_URL, or "
+            "unset ARKLOOP_API_KEY to talk to the dev server of this folder."
+        )
+    if not _is_loopback(url):
+        raise click.ClickException(
+            f"The address in {file} ({url}) is not on this machine: set ARKLOOP_URL and "
+            "ARKLOOP_API_KEY if you trust it."
+        )
 
 
 def _read(path: Path) -> str | None:

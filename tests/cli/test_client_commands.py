@@ -99,6 +99,29 @@ def test_the_key_of_the_dev_server_is_not_sent_to_another_machine(tmp_path: Path
         find_server({**here, "ARKLOOP_URL": "http://localhost.example.com"})
 
 
+@pytest.mark.parametrize("url", ["https://attacker.example", "http://127.0.0.1:9"])
+def test_the_environments_key_is_not_sent_where_a_folder_says(tmp_path: Path, url: str) -> None:
+    """A repository with a `.arkloop/url` of its own must not get the key of whoever works in it."""
+    (tmp_path / "url").write_text(f"{url}\n")
+    environ = {"ARKLOOP_DATA": str(tmp_path), "ARKLOOP_API_KEY": "al_secret"}
+
+    with pytest.raises(click.ClickException, match="set ARKLOOP_URL, or unset ARKLOOP_API_KEY"):
+        find_server(environ)
+    chosen = {**environ, "ARKLOOP_URL": "https://ours.example"}
+    assert ("https://ours.example", "al_secret") == find_server(chosen)
+    (tmp_path / "url").unlink()
+    assert ("http://127.0.0.1:8080", "al_secret") == find_server(environ)
+
+
+def test_a_folder_names_a_server_on_this_machine_alone(tmp_path: Path) -> None:
+    """Its own key is not sent to another one either, and the message says what to set."""
+    (tmp_path / "url").write_text("https://attacker.example\n")
+    (tmp_path / "api-key").write_text("al_secret\n")
+
+    with pytest.raises(click.ClickException, match="set ARKLOOP_URL and ARKLOOP_API_KEY"):
+        find_server({"ARKLOOP_DATA": str(tmp_path)})
+
+
 # ---- runs ----------------------------------------------------------------------------
 
 
