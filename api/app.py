@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from flask import Flask
 
-from api import errors, headers
+from api import allowed_hosts, errors, headers
 from api.auth import Authenticator
 from api.endpoints import (
     api_keys,
@@ -77,6 +77,7 @@ def create_app(settings: Settings | None = None, connections: Connections | None
     app.url_map.strict_slashes = True
     errors.register(app)
     headers.register(app)
+    allowed_hosts.register(app)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     return app

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
@@ -173,6 +174,10 @@ def _environment(options: Options, port: int, folder: DataFolder) -> dict[str, s
         PATH=path_of_children(),
         PYTHONUNBUFFERED="1",
     )
+    # IP addresses are always allowed. Without this any web page could talk to this server as one
+    # of its own (DNS rebinding).
+    hosts = ["localhost", _name_of(options.host), os.environ.get("ARKLOOP_ALLOWED_HOSTS", "")]
+    environment["ARKLOOP_ALLOWED_HOSTS"] = ",".join(filter(None, hosts))
     environment.setdefault("ARKLOOP_REGISTRATION", "open")
     environment.setdefault("ARKLOOP_SCRIPTED", "1")
     # Plain HTTP on loopback: browsers would not send a secure cookie back.
@@ -181,6 +186,15 @@ def _environment(options: Options, port: int, folder: DataFolder) -> dict[str, s
         # Celery's word for root is right for servers; whoever runs this as root knows.
         environment.setdefault("PYTHONWARNINGS", "ignore:You're running the worker with superuser")
     return environment
+
+
+def _name_of(host: str) -> str:
+    """The host, if it is a name and not an IP address."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return host
+    return ""
 
 
 def path_of_children() -> str:

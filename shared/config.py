@@ -48,6 +48,7 @@ class Settings:
     faults: bool = False
     fault_point: str | None = None  # where a process of the fault tests dies
     cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()  # of the `Host` header; empty: any
     secure_cookies: bool = True
 
     routes_file: str | None = None
@@ -105,6 +106,7 @@ class _Reader:
             "allowed_networks": self._networks("ARKLOOP_ALLOWED_NETWORKS"),
             "fetch_allowed_networks": self._networks("ARKLOOP_FETCH_ALLOWED_NETWORKS"),
             "cors_origins": self._origins("ARKLOOP_CORS_ORIGINS"),
+            "allowed_hosts": self._hosts("ARKLOOP_ALLOWED_HOSTS"),
             "routes_file": self._text("ARKLOOP_ROUTES"),
             "fault_point": self._text("ARKLOOP_FAULT_POINT"),
             "local_context_tokens": int(self._number("ARKLOOP_LOCAL_CONTEXT_TOKENS", 0, 1)) or None,
@@ -224,6 +226,17 @@ class _Reader:
                     f"{name}: {origin!r} is not an origin such as https://app.example.com"
                 )
         return origins
+
+    def _hosts(self, name: str) -> tuple[str, ...]:
+        hosts = tuple(
+            part.strip().lower() for part in (self._text(name) or "").split(",") if part.strip()
+        )
+        for host in hosts:
+            if not re.fullmatch(r"\.?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", host):
+                self.problems.append(
+                    f"{name}: {host!r} is not a host name such as app.example.com or .example.com"
+                )
+        return hosts
 
     def _networks(self, name: str) -> tuple[str, ...]:
         networks = tuple(

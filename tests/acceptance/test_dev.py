@@ -131,6 +131,8 @@ def test_one_command_starts_everything_and_sigterm_ends_it(start_dev: StartDev) 
     assert 0o600 == stat.S_IMODE((dev.data / "api-key").stat().st_mode)
     assert f"{dev.url}\n" == (dev.data / "url").read_text()
     assert "dev" == dev.get("/v1/me")["org_name"]
+    rebound = httpx2.get(f"{dev.url}/healthz", headers={"Host": "attacker.example"})
+    assert 403 == rebound.status_code, "the name of a web page that leads here (DNS rebinding)"
     routes = {route["id"] for route in dev.get("/v1/routes")}
     assert ({"scripted", "local"} if local_model.installed() else {"scripted"}) <= routes
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli import dev
+from cli.data_folder import DataFolder
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,37 @@ def test_an_unknown_host_is_told_and_not_a_traceback() -> None:
     """Also where the name does not resolve."""
     with pytest.raises(dev.CannotStart, match="cannot listen on no-such-host.invalid"):
         dev.claim_port("no-such-host.invalid", 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "more", "expected"),
+    [
+        ("127.0.0.1", "", "localhost"),
+        ("::", "", "localhost"),
+        ("box.lan", "a.example,b.example", "localhost,box.lan,a.example,b.example"),
+    ],
+)
+def test_only_names_of_this_machine_are_answered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str, more: str, expected: str
+) -> None:
+    """Else any web page could reach the server through a name of its own (DNS rebinding)."""
+    monkeypatch.setenv("ARKLOOP_ALLOWED_HOSTS", more)
+
+    assert expected == environment(tmp_path, host)["ARKLOOP_ALLOWED_HOSTS"]
+
+
+def environment(folder: Path, host: str) -> dict[str, str]:
+    """What the processes of `arkloop dev` find in their environment."""
+    options = dev.Options(
+        host=host,
+        port=8080,
+        data=folder,
+        api_workers=1,
+        workers=1,
+        concurrency=1,
+        local_model=False,
+    )
+    return dev._environment(options, 8080, DataFolder(folder))
 
 
 def test_commands_of_this_environment_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
