@@ -1,17 +1,12 @@
 """`arkloop credits`: what an org has paid in advance, straight in the database."""
 
-from uuid import UUID
-
 import click
-from sqlalchemy import Connection, select
 
 from cli.database import database, database_url_option
+from cli.org_choice import find_org, org_option
 from cli.output import print_json, print_line
 from shared.errors import InvalidRequest
 from shared.money import credits as ledger
-from shared.tables import orgs
-
-_org = click.option("--org", "org", required=True, help="Its id, or its name if no other has it.")
 
 
 @click.group()
@@ -21,7 +16,7 @@ def credits() -> None:
 
 @credits.command()
 @database_url_option
-@_org
+@org_option
 @click.option("--credits", "amount", type=int, required=True, help="Less than 0 takes some back.")
 @click.option("--note", help="What the ledger says of it.")
 def grant(database_url: str, org: str, amount: int, note: str | None) -> None:
@@ -30,7 +25,7 @@ def grant(database_url: str, org: str, amount: int, note: str | None) -> None:
     From its first grant on an org pays in advance: without credits its runs are refused.
     """
     with database(database_url) as connections, connections.transaction() as tx:
-        org_id = _find(tx.sql, org)
+        org_id = find_org(tx.sql, org)
         try:
             ledger.grant(tx, org_id, amount, note)
         except InvalidRequest as error:
@@ -42,11 +37,11 @@ def grant(database_url: str, org: str, amount: int, note: str | None) -> None:
 
 @credits.command()
 @database_url_option
-@_org
+@org_option
 def show(database_url: str, org: str) -> None:
     """Print the balance, what runs hold of it, and the accounts of the ledger, as JSON."""
     with database(database_url) as connections, connections.reading() as sql:
-        org_id = _find(sql, org)
+        org_id = find_org(sql, org)
         has = ledger.balance(sql, org_id)
         accounts = ledger.accounts(sql, org_id)
     shown = {
@@ -73,17 +68,3 @@ def check(database_url: str) -> None:
     if wrong:
         raise click.ClickException("The ledger is the truth: see docs/money.md.")
     print_line("ok")
-
-
-def _find(sql: Connection, name_or_id: str) -> UUID:
-    try:
-        matching = orgs.c.id == UUID(name_or_id)
-    except ValueError:
-        matching = orgs.c.name == name_or_id
-    found = sql.scalars(select(orgs.c.id).where(matching).limit(2)).all()
-    if not found:
-        raise click.ClickException(f"There is no org {name_or_id!r}.")
-    if len(found) > 1:
-        raise click.ClickException(f"Several orgs are named {name_or_id!r}: give the id.")
-    [org_id] = found
-    return UUID(str(org_id))

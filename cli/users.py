@@ -8,13 +8,13 @@ import click
 from sqlalchemy import select
 
 from cli.database import database, database_url_option
+from cli.org_choice import find_org, org_option
 from cli.output import print_json, print_line
 from shared import accounts, api_keys, passwords
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.connections import Transaction
 from shared.errors import LoginTaken
-from shared.tables import memberships, orgs
-from shared.tables import users as users_table
+from shared.tables import memberships
 from shared.times import rfc3339
 
 DEV_NAME = "dev"
@@ -27,13 +27,20 @@ def users() -> None:
 
 @users.command()
 @database_url_option
-@click.option("--org", "org_name", required=True, help="The oldest org of this name, or a new one.")
+@org_option
+@click.option("--create", "may_create", is_flag=True, help="Make the org if no org has the slug.")
 @click.option("--role", type=click.Choice(list(PERMISSIONS_OF_ROLE)), required=True)
 @click.option("--login", required=True)
 @click.option("--email", required=True)
 @click.option("--password", help="At least 8 characters; asked for if it is not given.")
 def create(
-    database_url: str, org_name: str, role: str, login: str, email: str, password: str | None
+    database_url: str,
+    org: str,
+    may_create: bool,
+    role: str,
+    login: str,
+    email: str,
+    password: str | None,
 ) -> None:
     """Make a user in an org and print the new id."""
     if problems := accounts.problems_of(login=login, email=email):
@@ -47,7 +54,7 @@ def create(
         try:
             user_id = accounts.create_user(
                 tx,
-                org_id=_org(tx, org_name),
+                org_id=_org(tx, org, may_create),
                 role=role,
                 login=login,
                 email=email,
@@ -62,7 +69,7 @@ def create(
 @database_url_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON array.")
 def list_(database_url: str, as_json: bool) -> None:
-    """List all users, oldest first: id, login, email, org, role."""
+    """List all users, oldest first: id, login, email, org's name, role, org's id, org's slug."""
     with database(database_url) as connections, connections.reading() as sql:
         rows = accounts.list_(sql)
     if as_json:
@@ -72,6 +79,8 @@ def list_(database_url: str, as_json: bool) -> None:
                 "login": row.login,
                 "email": row.email,
                 "org": row.org_name,
+                "org_id": str(row.org_id),
+                "org_slug": row.org_slug,
                 "role": row.role,
                 "created_at": rfc3339(row.created_at),
             }
@@ -80,7 +89,10 @@ def list_(database_url: str, as_json: bool) -> None:
         print_json(fields)
         return
     for row in rows:
-        print_line(f"{row.id}  {row.login}  {row.email}  {row.org_name}  {row.role}")
+        print_line(
+            f"{row.id}  {row.login}  {row.email}  {row.org_name}  {row.role}"
+            f"  {row.org_id}  {row.org_slug or '-'}"
+        )
 
 
 def ensure_dev_key(database_url: str, path: Path) -> None:
@@ -103,30 +115,42 @@ def ensure_dev_key(database_url: str, path: Path) -> None:
 
 
 def _dev_user(tx: Transaction) -> tuple[UUID, UUID]:
-    """The ids of the user `dev` and of their org."""
-    found = tx.sql.execute(
-        select(users_table.c.id, memberships.c.org_id)
-        .join(memberships, memberships.c.user_id == users_table.c.id)
-        .where(users_table.c.login == DEV_NAME)
-    ).one_or_none()
-    if found is not None:
-        return found.id, found.org_id
-    org_id = _org(tx, DEV_NAME)
+    """The ids of an owner of the org with the slug `dev`, and of this org; made if missing.
+
+    Not of whoever has the login or an org of the name: anybody may register them.
+    """
+    org_id = accounts.ensure_org(tx, DEV_NAME)
+    owner = tx.sql.scalar(
+        select(memberships.c.user_id)
+        .where(memberships.c.org_id == org_id, memberships.c.role == "owner")
+        .order_by(memberships.c.created_at)
+        .limit(1)
+    )
+    if owner is not None:
+        return owner, org_id
+    login, email = DEV_NAME, f"{DEV_NAME}@localhost"
+    if accounts.find(tx.sql, login) or accounts.find(tx.sql, email):
+        login = f"{DEV_NAME}-{secrets.token_hex(4)}"
+        email = f"{login}@localhost"
     user_id = accounts.create_user(
         tx,
         org_id=org_id,
         role="owner",
-        login=DEV_NAME,
-        email=f"{DEV_NAME}@localhost",
+        login=login,
+        email=email,
         # Nobody knows it: the key is the way in.
         password_hash=passwords.hash_(secrets.token_urlsafe(32)),
     )
     return user_id, org_id
 
 
-def _org(tx: Transaction, name: str) -> UUID:
-    oldest = select(orgs.c.id).where(orgs.c.name == name).order_by(orgs.c.created_at).limit(1)
-    return tx.sql.scalar(oldest) or accounts.create_org(tx, name)
+def _org(tx: Transaction, id_or_slug: str, may_create: bool) -> UUID:
+    if may_create and accounts.find_org(tx.sql, id_or_slug) is None:
+        if why := accounts.problem_of_slug(id_or_slug):
+            raise click.UsageError(f"--org: a new org's slug {why}")
+        return accounts.ensure_org(tx, id_or_slug)
+    advice = "" if may_create else "Give --create to make an org with this slug."
+    return find_org(tx.sql, id_or_slug, advice=advice)
 
 
 def _write_secret(path: Path, text: str) -> None:

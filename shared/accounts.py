@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, exists, func, insert, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
 from shared.connections import Transaction
@@ -26,6 +27,8 @@ MIN_PASSWORD_LENGTH = 8
 MAX_PASSWORD_LENGTH = 1024
 
 _EMAIL = re.compile(r"[^@\s\x00]+@[^@\s\x00]+")
+#: Shorter than the 32 digits of a UUID, so that no slug is an id.
+_SLUG = re.compile(r"(?=.{1,30}\Z)[a-z0-9]+(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +64,42 @@ def problem_of_password(password: str) -> str | None:
     return f"must have {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters"
 
 
+def problem_of_slug(slug: str) -> str | None:
+    """Why it cannot be an org's slug, None if it can."""
+    if _SLUG.fullmatch(slug):
+        return None
+    return "must be 1 to 30 lower-case letters and digits, with single hyphens between them"
+
+
 def create_org(tx: Transaction, name: str) -> UUID:
+    """Make an org without a slug, which is found by its id alone."""
     org_id = new_id()
     tx.sql.execute(insert(orgs).values(id=org_id, name=name))
     return org_id
+
+
+def ensure_org(tx: Transaction, slug: str) -> UUID:
+    """Return the org of this slug, made if it is missing; the slug must be a valid one."""
+    made = upsert(orgs).values(id=new_id(), name=slug, slug=slug)
+    # A concurrent insert of the same slug is waited for, and its row is visible then.
+    tx.sql.execute(made.on_conflict_do_nothing(index_elements=["slug"]))
+    return UUID(str(tx.sql.scalars(select(orgs.c.id).where(orgs.c.slug == slug)).one()))
+
+
+def find_org(sql: Connection, id_or_slug: str) -> UUID | None:
+    """Return the id of the org with this id or slug; its name does not count."""
+    try:
+        matching = orgs.c.id == UUID(id_or_slug)
+    except ValueError:
+        matching = orgs.c.slug == id_or_slug
+    found = sql.scalar(select(orgs.c.id).where(matching))
+    return None if found is None else UUID(str(found))
+
+
+def orgs_named(sql: Connection, name: str) -> list[UUID]:
+    """Return the ids of all orgs with this name, oldest first."""
+    query = select(orgs.c.id).where(orgs.c.name == name).order_by(orgs.c.created_at, orgs.c.id)
+    return [UUID(str(org_id)) for org_id in sql.scalars(query)]
 
 
 def create_user(
@@ -114,14 +149,16 @@ def profile(sql: Connection, user_id: UUID) -> Row[Any]:
 
 
 def list_(sql: Connection) -> list[Row[Any]]:
-    """All users, oldest first: id, login, email, org_name, role, created_at."""
+    """All users, oldest first: id, login, email, org_id, org_name, org_slug, role, created_at."""
     return list(
         sql.execute(
             select(
                 users.c.id,
                 users.c.login,
                 users.c.email,
+                orgs.c.id.label("org_id"),
                 orgs.c.name.label("org_name"),
+                orgs.c.slug.label("org_slug"),
                 memberships.c.role,
                 users.c.created_at,
             )

@@ -64,7 +64,17 @@ def ref_(name: str, target: str, *, required: bool = True) -> Column[object]:
     return Column(name, Uuid, ForeignKey(target, ondelete="CASCADE"), nullable=not required)
 
 
-orgs = Table("orgs", metadata, id_(), Column("name", Text, nullable=False), created_at_())
+#: `name` is for display and may be anybody's. Only the operator gives an org a `slug`, by which
+#: commands find it.
+orgs = Table(
+    "orgs",
+    metadata,
+    id_(),
+    Column("name", Text, nullable=False),
+    Column("slug", Text),
+    created_at_(),
+    UniqueConstraint("slug"),
+)
 
 users = Table(
     "users",

@@ -19,11 +19,12 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def database(settings: Settings, new_database: Callable[[], str]) -> Iterator[Connections]:
-    """One of the test's own, with two orgs named `twins` and one named `acme`."""
+    """One of the test's own, with the org of the slug `acme` and another org of this name."""
     connections = connect(replace(settings, database_url=new_database()), application="tests")
     with connections.transaction() as tx:
-        for name in ("acme", "twins", "twins"):
-            accounts.create_org(tx, name)
+        accounts.create_org(tx, "acme")
+        accounts.create_org(tx, "registered")
+        accounts.ensure_org(tx, "acme")
     yield connections
     connections.close()
 
@@ -62,8 +63,8 @@ def test_a_grant_is_entered_and_the_balance_printed(run: Run) -> None:
         ("acme", "0", "--credits: must be"),
         ("acme", "1000000001", "--credits: must be"),
         ("acme", "-1", "--credits: the org has not so many"),
-        ("nobody", "1", "There is no org 'nobody'"),
-        ("twins", "1", "Several orgs are named 'twins'"),
+        ("nobody", "1", "There is no org with the id or slug 'nobody'"),
+        ("registered", "1", "Names are not unique"),
         ("01a20e81-4bd5-70da-88f9-366c61169856", "1", "There is no org"),
     ],
 )

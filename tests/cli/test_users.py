@@ -45,15 +45,15 @@ def client(settings: Settings, database: str) -> Iterator[FlaskClient]:
     connections.close()
 
 
-def options(**changes: str) -> list[str]:
+def options(*flags: str, **changes: str) -> list[str]:
     values = {"org": "acme", "role": "owner", "login": "alice", "email": "a@b.c"}
     values |= {"password": PASSWORD, **changes}
-    return [word for name, value in values.items() for word in (f"--{name}", value)]
+    return [*flags, *(word for name, value in values.items() for word in (f"--{name}", value))]
 
 
 def test_a_user_is_made_and_can_log_in(run: Run, client: FlaskClient) -> None:
     """The command prints the id and nothing else."""
-    made = run("create", *options(role="admin"))
+    made = run("create", *options("--create", role="admin"))
 
     assert 0 == made.exit_code, made.output
     token = client.post("/v1/auth/login", json={"login": "alice", "password": PASSWORD}).json
@@ -63,11 +63,11 @@ def test_a_user_is_made_and_can_log_in(run: Run, client: FlaskClient) -> None:
     assert [made.output.strip(), "alice", "a@b.c", "acme", "admin"] == shown
 
 
-def test_users_of_one_org_name_are_colleagues(run: Run) -> None:
-    """The org is made by the first of them."""
-    run("create", *options())
+def test_users_of_one_slug_are_colleagues(run: Run) -> None:
+    """The org is made by the first of them; `--create` finds it from then on."""
+    run("create", *options("--create"))
     run("create", *options(login="bob", email="b@b.c", role="member"))
-    run("create", *options(login="eve", email="e@b.c", org="other"))
+    run("create", *options("--create", login="eve", email="e@b.c", org="other"))
 
     listed = json.loads(run("list", "--json").output)
     assert ["alice", "bob", "eve"] == [user["login"] for user in listed]
@@ -76,15 +76,16 @@ def test_users_of_one_org_name_are_colleagues(run: Run) -> None:
 
 def test_the_list_has_a_line_for_each(run: Run) -> None:
     """For eyes and for cut, grep and awk."""
-    made = run("create", *options())
+    made = run("create", *options("--create"))
 
-    line = f"{made.output.strip()}  alice  a@b.c  acme  owner\n"
+    [listed] = json.loads(run("list", "--json").output)
+    line = f"{made.output.strip()}  alice  a@b.c  acme  owner  {listed['org_id']}  acme\n"
     assert line == run("list").output
 
 
 def test_the_password_is_asked_for(run: Run, client: FlaskClient) -> None:
     """So that it is in no shell history."""
-    words = options()[: -len(["--password", PASSWORD])]
+    words = options("--create")[: -len(["--password", PASSWORD])]
 
     asked = run("create", *words, input=f"{PASSWORD}\n{PASSWORD}\n")
 
@@ -101,22 +102,58 @@ def test_the_password_is_asked_for(run: Run, client: FlaskClient) -> None:
         ({"email": "nobody"}, "--email"),
         ({"password": "short"}, "--password"),
         ({"role": "king"}, "--role"),
+        ({"org": "Acme Inc."}, "--org"),
+        ({"org": "a" * 31}, "--org"),
+        ({"org": "a-"}, "--org"),
     ],
 )
 def test_what_is_wrong_is_said(run: Run, changes: dict[str, str], named: str) -> None:
     """Status 2, and no user."""
-    refused = run("create", *options(**changes))
+    refused = run("create", *options("--create", **changes))
 
     assert 2 == refused.exit_code
     assert named in refused.output
     assert "" == run("list").output
 
 
+def test_an_org_that_is_unknown_is_made_only_on_request(run: Run) -> None:
+    """A slip of the pen makes no org; nor does an id."""
+    slip = run("create", *options())
+    unknown_id = run("create", *options("--create", org="01a20e81-4bd5-70da-88f9-366c61169856"))
+
+    assert 1 == slip.exit_code
+    assert "There is no org with the id or slug 'acme'" in slip.output
+    assert "--create" in slip.output
+    assert 0 != unknown_id.exit_code
+    assert "" == run("list").output
+
+
+def test_a_stranger_who_takes_the_name_does_not_get_the_colleagues(
+    run: Run, client: FlaskClient
+) -> None:
+    """Registration names an org after its login; a command does not find it by that name."""
+    stranger = {"login": "acme", "email": "stranger@b.c", "password": PASSWORD}
+    assert 201 == client.post("/v1/auth/register", json=stranger).status_code
+    [org_of_stranger] = [user["org_id"] for user in json.loads(run("list", "--json").output)]
+
+    refused = run("create", *options())
+    made = run("create", *options("--create"))
+    named = run("create", *options(org=org_of_stranger, login="bob", email="bob@b.c"))
+
+    assert 1 == refused.exit_code
+    assert f"  {org_of_stranger}\n" in refused.output
+    assert (0, 0) == (made.exit_code, named.exit_code)
+    _stranger, alice, bob = json.loads(run("list", "--json").output)
+    assert org_of_stranger != alice["org_id"]
+    assert (org_of_stranger, None) == (bob["org_id"], bob["org_slug"])
+    assert ("acme", "acme") == (alice["org"], alice["org_slug"])
+
+
 def test_a_login_that_is_taken_is_said(run: Run) -> None:
     """Status 1 and a sentence, no traceback."""
-    run("create", *options())
+    run("create", *options("--create"))
 
-    refused = run("create", *options(login="ALICE", email="other@b.c"))
+    refused = run("create", *options("--create", login="ALICE", email="other@b.c"))
 
     assert (1, "Error: The login or the email is taken.\n") == (refused.exit_code, refused.output)
 
@@ -147,6 +184,25 @@ def test_the_dev_key_is_an_owners_and_secret(
     assert ("dev", "dev", "owner") == (me["username"], me["org_name"], me["role"])
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
     assert [path] == list(tmp_path.iterdir())
+
+
+def test_the_dev_key_is_not_of_a_stranger_named_dev(
+    database: str, client: FlaskClient, tmp_path: Path
+) -> None:
+    """Somebody may have registered the login `dev`, and with it an org of this name."""
+    stranger = {"login": "DEV", "email": "dev@localhost", "password": PASSWORD}
+    registered = client.post("/v1/auth/register", json=stranger).json or {}
+    theirs = client.get(
+        "/v1/me", headers={"Authorization": f"Bearer {registered['access_token']}"}
+    ).json
+    path = tmp_path / "api-key"
+
+    ensure_dev_key(database, path)
+
+    me = client.get("/v1/me", headers=_bearer(path)).json
+    assert me is not None and theirs is not None
+    assert theirs["org_id"] != me["org_id"]
+    assert ("dev", "owner") == (me["org_name"], me["role"])
 
 
 def test_a_dev_key_that_works_is_left_alone(database: str, tmp_path: Path) -> None:

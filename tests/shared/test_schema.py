@@ -100,3 +100,56 @@ def test_a_table_that_is_held_too_long_leaves_the_schema_as_it_was(older: Engine
     with older.connect() as sql:
         assert "0004" == schema.current_version(sql)
     assert schema.needed_version() == schema.migrate(older)
+
+
+def test_an_upgrade_gives_slugs_to_orgs_of_the_operator_alone(
+    new_database: Callable[[], str],
+) -> None:
+    """A name that a stranger can register, or that two orgs have, does not become a slug."""
+    engine = create_engine(new_database())
+    config = alembic_config()
+    with engine.connect() as config.attributes["connection"]:
+        command.downgrade(config, "0009")
+        config.attributes["connection"].commit()
+    with engine.begin() as sql:
+        for name, login, logged_in in [
+            ("acme", "alice", True),
+            ("dev", "dev", False),  # made by `arkloop dev`
+            ("eve", "eve", True),  # registered
+            ("beta", "beta", True),  # registered, with the name of the next one
+            ("beta", "bob", False),
+            ("twins", "castor", False),
+            ("twins", "pollux", False),
+            ("Not A Slug", "carol", False),
+        ]:
+            sql.execute(
+                text(
+                    """
+                    WITH org AS (
+                        INSERT INTO orgs (id, name) VALUES (gen_random_uuid(), :name) RETURNING id
+                    ), person AS (
+                        INSERT INTO users (id, login, email, password_hash)
+                        VALUES (gen_random_uuid(), :login, :login || '@example.com', '')
+                        RETURNING id
+                    ), member AS (
+                        INSERT INTO memberships (user_id, org_id, role)
+                        SELECT person.id, org.id, 'owner' FROM person, org
+                    )
+                    INSERT INTO refresh_tokens (id, family_id, user_id, token_hash, expires_at)
+                    SELECT gen_random_uuid(), gen_random_uuid(), id, :login, now() FROM person
+                    WHERE :logged_in
+                    """
+                ),
+                {"name": name, "login": login, "logged_in": logged_in},
+            )
+
+    schema.migrate(engine)
+
+    query = """
+        SELECT u.login, o.slug FROM orgs o JOIN memberships m ON m.org_id = o.id
+        JOIN users u ON u.id = m.user_id WHERE o.slug IS NOT NULL ORDER BY o.slug
+    """
+    with engine.connect() as sql:
+        slugs = [tuple(row) for row in sql.execute(text(query))]
+    engine.dispose()
+    assert [("alice", "acme"), ("bob", "beta"), ("dev", "dev")] == slugs
