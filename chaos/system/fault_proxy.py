@@ -89,6 +89,13 @@ class FaultProxy:
         """Reset every open connection; how many there were."""
         return int(self._order(cut_now=True)["reset"])
 
+    def abandon(self) -> None:
+        """Move nothing on the connections that are open now and tell neither end; new ones work.
+
+        As a firewall does that forgets its connections, or a server that was replaced.
+        """
+        self._order(abandon=True)
+
     def cut_answer_to(self, pattern: bytes, times: int = 1) -> None:
         """Pass on a chunk of a client that has the pattern in it, and reset instead of the answer.
 

@@ -95,6 +95,7 @@ class Connection:
         self._cut: Cut | None = None
         self._bytes_left = 0
         self._swallows = False
+        self._is_abandoned = False
         self._is_ending = False
         self._tail = b""  # a pattern may come in two chunks
 
@@ -113,6 +114,10 @@ class Connection:
             self.reset()
         finally:
             self._close()
+
+    def abandon(self) -> None:
+        """Move nothing any more, and do not tell either end."""
+        self._is_abandoned = True
 
     def reset(self) -> None:
         """End it without a farewell, on both sides."""
@@ -135,6 +140,8 @@ class Connection:
             while data := source.recv(CHUNK_BYTES):
                 self._pass(data, sink, direction)
             self._hold()
+            if self._is_abandoned:
+                Event().wait()  # until one end is reset
             if self.faults.mode == "half_open" and direction == "to_client":
                 self.has_lost = True
             else:
@@ -148,6 +155,8 @@ class Connection:
         if direction == "to_client" and self._swallows:
             self._end_without_answer()
         self._hold()
+        if self._is_abandoned:
+            return
         if self.faults.mode == "half_open" and direction == "to_client":
             self.has_lost = True
             return
@@ -240,6 +249,9 @@ def obey(order: dict[str, Any], faults: Faults, listener: Listener) -> dict[str,
         reset = len(faults.open)
         for connection in list(faults.open):
             connection.reset()
+    elif "abandon" in order:
+        for connection in faults.open:
+            connection.abandon()
     elif "pattern" in order:
         faults.pattern, faults.times = bytes.fromhex(order["pattern"]), order["times"]
     if reset:
