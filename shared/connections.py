@@ -132,6 +132,9 @@ class Connections:
             answer = question(self.redis)
         except (redis.ConnectionError, redis.TimeoutError):
             self.redis_outage.failed()
+            # What has made this connection silent has made the idle ones so: each would have to
+            # time out by itself.
+            self.redis.connection_pool.disconnect(inuse_connections=False)
             raise
         self.redis_outage.answered()
         return answer

@@ -1,0 +1,43 @@
+"""What a process holds open, when the network forgets it."""
+
+from dataclasses import replace
+
+import pytest
+import redis
+from redis.connection import parse_url
+
+from chaos.system.fault_proxy import FaultProxy
+from shared.config import Settings
+from shared.connections import Connections, connect
+from tests.waiting import eventually, in_parallel
+
+AT_ONCE = 4
+
+
+def test_one_half_open_connection_to_redis_replaces_the_idle_ones(
+    settings: Settings, redis_url: str
+) -> None:
+    """A firewall has forgotten all of them, and each would time out by itself."""
+    server = parse_url(redis_url)
+    with FaultProxy((server["host"], server["port"])) as proxy:
+        url = redis_url.replace(f":{server['port']}", f":{proxy.port}")
+        connections = connect(replace(settings, redis_url=url), application="tests")
+        in_parallel(AT_ONCE, lambda _: connections.redis.blpop("nothing", 0.5))
+        proxy.abandon()
+
+        with pytest.raises((redis.ConnectionError, redis.TimeoutError)):
+            connections.ask_redis(lambda client: client.ping())
+        eventually(lambda: is_there(connections))
+        in_parallel(AT_ONCE, lambda _: connections.redis.blpop("nothing", 0.5))
+
+        connections.redis.connection_pool.disconnect()
+        connections.close()
+
+
+def is_there(connections: Connections) -> bool:
+    """Whether somebody may ask Redis again, and it answers."""
+    try:
+        connections.ask_redis(lambda client: client.ping())
+    except redis.RedisError:
+        return False
+    return True
