@@ -180,10 +180,10 @@ def sessions_ended(trial: Trial) -> None:
 
 
 def connections_cut(trial: Trial) -> None:
-    """Slow, cut after some bytes, half open: the network between the parts."""
+    """Slow, cut after some bytes, half open, forgotten: the network between the parts."""
     for _ in trial.rounds(8, 3):
         proxy = trial.rng.choice((trial.stack.postgres_proxy, trial.stack.redis_proxy))
-        how = trial.rng.randrange(4)
+        how = trial.rng.randrange(5)
         trial.pause(0.3, 1)
         with trial.fault("network", how=how):
             match how:
@@ -193,6 +193,8 @@ def connections_cut(trial: Trial) -> None:
                     proxy.cut(trial.rng.randint(1, 5000))
                 case 2:
                     proxy.half_open()
+                case 3:
+                    proxy.abandon()
                 case _:
                     proxy.cut_now()
             trial.pause(0.5, 2)

@@ -48,6 +48,10 @@ class Claim:
     is_limited: bool = False  # by its org or API key, by credits, or it holds money already
 
 
+#: The part of the lease after which a worker that could not renew it stops, by its own clock, and
+#: may claim nothing, by Postgres': before anybody takes its runs over.
+SAFE_PART = 0.75
+
 #: Literal text: see `tables.IS_ACTIVE`.
 QUEUED = text("state = 'queued'")
 #: A run of which the next lost owner would be the last.
@@ -86,6 +90,8 @@ def unclaimed(
 # Rows are locked in the order of their ids. Who has locked a queued run is claiming it or ending
 # it: it is skipped, and if it is queued still, a worker finds it later. IS NOT DISTINCT FROM is not
 # answered by the index of queued runs, which a plan made when there were few would read as a whole.
+# A worker that was silent renews its lease before it claims: a run that it took now would be lost
+# at once, and have lost two workers by one silence.
 # With a LIMIT each look for a budget is one into an index; EXISTS may read the table into a hash.
 _CLAIM = """
 WITH wanted AS (
@@ -93,6 +99,10 @@ WITH wanted AS (
     JOIN unnest(%(run_ids)s::uuid[], %(suspects)s::boolean[]) AS w (id, suspect) ON w.id = r.id
     WHERE r.state IS NOT DISTINCT FROM 'queued' AND r.cancel_requested_at IS NULL
         AND (w.suspect OR r.crashes < %(suspect_crashes)s)
+        AND EXISTS (
+            SELECT FROM workers WHERE id = %(worker_id)s
+            AND seen_at > now() - make_interval(secs => %(safe_seconds)s)
+        )
     ORDER BY r.id FOR NO KEY UPDATE OF r SKIP LOCKED
 )
 UPDATE runs r SET
@@ -145,7 +155,7 @@ def start(
     rows = tx.sql.exec_driver_sql(
         _START,
         {
-            **_parameters(run_ids, worker_id, suspects),
+            **_parameters(tx, run_ids, worker_id, suspects),
             "type": template.type,
             "rfc3339": 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"',
             "template": template.payload.replace(rfc3339(EPOCH), "(time)"),
@@ -169,7 +179,7 @@ def claim(
     By id; what is missing is not queued: another worker has it, or it has ended. Suspects are taken
     only if they are among `suspects` (None: all).
     """
-    rows = tx.sql.exec_driver_sql(_CLAIM, _parameters(run_ids, worker_id, suspects)).all()
+    rows = tx.sql.exec_driver_sql(_CLAIM, _parameters(tx, run_ids, worker_id, suspects)).all()
     resumed = [row.run_id for row in rows if row.attempt > 1]
     last_seqs = eventlog.last_seqs(tx.sql, resumed) if resumed else {}
     answers = _consume_inputs(tx.sql, resumed) if resumed else {}
@@ -193,9 +203,13 @@ def claim(
 
 
 def _parameters(
-    run_ids: Sequence[UUID], worker_id: UUID, suspects: Collection[UUID] | None
+    tx: Transaction,
+    run_ids: Sequence[UUID],
+    worker_id: UUID,
+    suspects: Collection[UUID] | None,
 ) -> dict[str, Any]:
     return {
+        "safe_seconds": tx.connections.settings.lease_seconds * SAFE_PART,
         "run_ids": list(run_ids),
         "suspects": [suspects is None or run_id in suspects for run_id in run_ids],
         "worker_id": worker_id,

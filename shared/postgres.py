@@ -86,7 +86,9 @@ class ServerSilent(psycopg.OperationalError):
     """A statement got no answer in time; whether it was carried out is not known."""
 
 
-class _BoundedConnection(psycopg.Connection[Any]):
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection that is closed when a statement gets no response within `answer_seconds`."""
+
     answer_seconds: float | None = None
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
@@ -140,7 +142,7 @@ def make_engine(
     def bounded(_dialect: Any, record: Any, args: Any, kwargs: Any) -> Any:
         if outage.began_meanwhile:
             raise ServerSilent("Postgres did not answer somebody else")
-        connection = _BoundedConnection.connect(*args, **kwargs, autocommit=True)
+        connection = BoundedConnection.connect(*args, **kwargs, autocommit=True)
         connection.answer_seconds = limits.answer
         try:
             of_server = dict(values)

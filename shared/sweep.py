@@ -39,28 +39,60 @@ EXPIRED = RunError("input.expired", lifecycle.UNANSWERED, False)
 #: Literal text: see `tables.IS_ACTIVE`.
 WAITING = text("state = 'waiting'")
 
-# An owner has lost its runs when it was silent for a lease; or, sooner, when the kernel
-# closed the connection that holds its lock and it missed a heartbeat. Just after a restart
-# of Postgres nobody has a lock, so the locks say nothing for the length of a lease.
+# An owner has lost its runs when it was silent for a lease; or, sooner, when the kernel closed the
+# connection that holds its lock and it missed a heartbeat. Just after a restart of Postgres nobody
+# has a lock, so the locks mean nothing for the length of a lease.
+#
+# A silence may be everybody's: Postgres was frozen, in recovery, read-only or unreachable. So an
+# owner is judged only while another worker is heard: by one that was heard all the time since, or
+# for a lease after it came back itself; or, if all that were there with the owner are silent, by
+# a worker that was started since then. A run that is being cancelled needs nobody to go on with it.
 _LOST = """
-SELECT r.id, coalesce(w.seen_at > pg_postmaster_start_time(), true) AS is_crash
+WITH heard AS (
+    SELECT started_at, greatest(started_at, back_at) AS heard_since FROM workers
+    WHERE seen_at > now() - make_interval(secs => :missed)
+)
+SELECT r.id, r.owner, coalesce(w.seen_at > pg_postmaster_start_time(), true) AS is_crash
 FROM runs r LEFT JOIN workers w ON w.id = r.owner
 WHERE r.state = 'executing' AND (
     w.id IS NULL
-    OR w.seen_at < now() - make_interval(secs => :lease)
     OR (
         w.seen_at < now() - make_interval(secs => :missed)
-        AND pg_postmaster_start_time() < now() - make_interval(secs => :lease)
-        AND w.lock_key <> 0
-        AND NOT EXISTS (
-            SELECT FROM pg_locks l
-            WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-            AND l.classid = (w.lock_key >> 32)::oid
-            AND l.objid = (w.lock_key & 4294967295)::oid
+        AND (
+            w.seen_at < now() - make_interval(secs => :lease)
+            OR (
+                pg_postmaster_start_time() < now() - make_interval(secs => :lease)
+                AND w.lock_key <> 0
+                AND NOT EXISTS (
+                    SELECT FROM pg_locks l
+                    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+                    AND l.classid = (w.lock_key >> 32)::oid
+                    AND l.objid = (w.lock_key & 4294967295)::oid
+                )
+            )
+        )
+        AND (
+            r.cancel_requested_at IS NOT NULL
+            OR (
+                SELECT count(*) > 0 AND coalesce(
+                    min(heard_since) FILTER (WHERE started_at <= w.seen_at)
+                        <= greatest(w.seen_at, now() - make_interval(secs => :lease)),
+                    true
+                ) FROM heard
+            )
         )
     )
 )
 ORDER BY r.id LIMIT :batch FOR UPDATE OF r SKIP LOCKED
+"""
+# Until it renews its lease it claims nothing: one silence loses a run once.
+_DECLARE_LOST = """
+UPDATE workers SET seen_at = now() - make_interval(secs => :lease)
+WHERE id IN (
+    SELECT id FROM workers
+    WHERE id = ANY(:owners) AND seen_at > now() - make_interval(secs => :lease)
+    FOR UPDATE SKIP LOCKED
+)
 """
 
 # One look into the key of `runs` for each hold: a join may read all of it.
@@ -102,7 +134,11 @@ def _recover_lost(tx: Transaction) -> None:
             "missed": settings.heartbeat_seconds * 1.25,
             "batch": BATCH,
         },
-    )
+    ).all()
+    if not lost:
+        return
+    owners = {"owners": list({row.owner for row in lost}), "lease": settings.lease_seconds}
+    tx.sql.execute(text(_DECLARE_LOST), owners)
     # An owner that was last seen before Postgres started could not renew: no crash of it.
     is_crash = {row.id: row.is_crash for row in lost}
     rows = tx.sql.execute(select(*runs.c).where(runs.c.id.in_(is_crash))).mappings().all()

@@ -310,6 +310,8 @@ workers = Table(
     Column("lock_key", BigInteger, nullable=False),  # its session advisory lock
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    #: When it was heard again after its last silence of more than a heartbeat.
+    time_("back_at"),
 )
 
 idempotency_keys = Table(

@@ -111,11 +111,18 @@ class StoredRuns:
         with self.connections.transaction() as tx:
             return claims.claim(tx, [run_id], worker_id).get(run_id)
 
-    def claimed(self, worker_id: UUID | None = None) -> Claim:
-        """A new run that a worker holds."""
+    def claimed(self, worker_id: UUID | None = None, *, seen_at: Any = None) -> Claim:
+        """A new run that a worker holds; `seen_at` is when it was heard last."""
+        worker_id = worker_id or self.worker()
         claim = self.claim(self.create(), worker_id)
         assert claim is not None
+        if seen_at is not None:
+            self.set_worker(worker_id, seen_at=seen_at)
         return claim
+
+    def set_worker(self, worker_id: UUID, **columns: Any) -> None:
+        with self.connections.transaction() as tx:
+            tx.sql.execute(update(workers).where(workers.c.id == worker_id).values(**columns))
 
     def write(self, claim: Claim, *happened: Event) -> list[StoredEvent]:
         """Events as its worker has numbered them, stored."""

@@ -92,3 +92,9 @@ app.steps["worker"].add(_Start)
 def _drain(**_: Any) -> None:
     if os.getpid() in _processes:
         _processes[os.getpid()].drain()
+
+
+@signals.worker_shutdown.connect
+def _close(**_: Any) -> None:
+    if os.getpid() in _processes:
+        _processes[os.getpid()].close()

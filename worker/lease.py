@@ -1,9 +1,9 @@
 """The lease of this worker process on all the runs that it holds.
 
-One connection of its own renews it and holds a session advisory lock: when the
-process dies, the kernel closes the socket and Postgres frees the lock at once.
-Only Postgres' clock says when a lease is over; this process lets go earlier, by
-its own monotonic clock, when it could not renew.
+A dedicated connection renews it and holds a session advisory lock: when the
+process dies, the kernel closes the socket and Postgres releases the lock at once.
+Only Postgres' clock decides when a lease has expired; this process abandons its
+runs earlier, by its own monotonic clock, when it could not renew.
 """
 
 import logging
@@ -20,29 +20,55 @@ from uuid import UUID
 import psycopg
 
 from shared import ids
+from shared.claims import SAFE_PART
 from shared.config import Settings
 from shared.errors import LeaseLost
-from shared.postgres import connection_args, leads_to_pooler
+from shared.postgres import BoundedConnection, connection_args, leads_to_pooler
 from shared.sweep import NO_LOCK
 from worker.outcomes import CancelRequested
 from worker.stop_signal import StopSignal
 
 log = logging.getLogger(__name__)
 
-_REGISTER = """
-INSERT INTO workers (id, hostname, pid, lock_key) VALUES (%s, %s, %s, %s)
-ON CONFLICT (id) DO UPDATE SET seen_at = now()
+#: After a pause of this many heartbeats a worker is recorded as back from a silence.
+SILENT_HEARTBEATS = 1.5
+#: A heartbeat without a response is given up after this many heartbeats, whatever TCP thinks.
+ANSWER_HEARTBEATS = 2.0
+
+# `back_at` tells the sweep that this worker was silent too, and may not have been the only one.
+_SEEN = """
+    back_at = CASE WHEN workers.seen_at < now() - make_interval(secs => %(silent)s)
+        THEN now() ELSE workers.back_at END,
+    seen_at = now()
 """
-_RENEW = "UPDATE workers SET seen_at = now() WHERE id = %s"
+_REGISTER = f"""
+INSERT INTO workers (id, hostname, pid, lock_key)
+VALUES (%(id)s, %(hostname)s, %(pid)s, %(lock_key)s)
+ON CONFLICT (id) DO UPDATE SET lock_key = excluded.lock_key, {_SEEN}
+"""  # noqa: S608 - text of ours
+_RENEW = f"UPDATE workers SET {_SEEN} WHERE id = %(id)s"  # noqa: S608 - text of ours
+_LOCK = "SELECT pg_advisory_lock(%(lock_key)s)"
+_HAS_LOCK = """
+SELECT EXISTS (
+    SELECT FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1
+    AND classid = (%(lock_key)s::bigint >> 32)::oid
+    AND objid = (%(lock_key)s::bigint & 4294967295)::oid
+)
+"""
+# A run that could not be handed over is found by the sweep, which must know whose it was.
+_DEREGISTER = """
+DELETE FROM workers WHERE id = %(id)s
+AND NOT EXISTS (SELECT FROM runs WHERE owner = %(id)s AND state = 'executing')
+"""
 _OWNED = """
-SELECT id, cancel_requested_at IS NOT NULL FROM runs WHERE owner = %s AND state = 'executing'
+SELECT id, cancel_requested_at IS NOT NULL FROM runs
+WHERE owner = %(id)s AND state = 'executing'
 """
 THROUGH_POOLER = (
     "the lease goes through a pooler, where a lock says nothing: if this worker is killed, its "
     "runs wait for the whole lease; let ARKLOOP_DIRECT_DATABASE_URL lead to Postgres itself"
 )
-#: A part of the lease: who could not renew for so long stops before anybody may take over.
-SAFE_PART = 0.75
 #: After a renewal that failed.
 RETRY_SECONDS = 0.1
 
@@ -66,13 +92,14 @@ class Lease:
         self._held = held
         self._on_orphan = on_orphan
         self._unheld: set[UUID] = set()
-        self._lock_key = secrets.randbits(62)
+        self._lock_key: int | None = None
         self._renewed_at = float("-inf")
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._stopped = threading.Event()
         self._stop, self._stopping = socket.socketpair()
         self._first = threading.Event()
-        threading.Thread(target=self._renew_forever, name="lease", daemon=True).start()
+        self._thread = threading.Thread(target=self._renew_forever, name="lease", daemon=True)
+        self._thread.start()
         threading.Thread(target=self._watch, name="lease-watch", daemon=True).start()
 
     @property
@@ -86,10 +113,16 @@ class Lease:
         self._first.wait(timeout)
         return self.is_valid
 
-    def stop(self) -> None:
-        """Let the lease run out; the runs were handed over before."""
+    def stop(self, timeout: float = 0.0) -> None:
+        """End the lease; the runs were handed over before.
+
+        Waits up to `timeout` seconds until its row is gone, so that nobody takes a worker that
+        was stopped for one that died.
+        """
         self._stopped.set()
         self._stop.close()  # which `_rest` sees
+        if timeout:
+            self._thread.join(timeout)
 
     def _renew_forever(self) -> None:
         while not self._stopped.is_set():
@@ -103,8 +136,16 @@ class Lease:
                 log.exception("the lease was not renewed")
                 self._disconnect()
             self._rest()
+        self._deregister()
         self._disconnect()
         self._stopping.close()
+
+    def _deregister(self) -> None:
+        try:
+            if self._connection is not None:
+                self._connection.execute(_DEREGISTER, self._parameters())
+        except psycopg.Error as error:
+            log.warning("the row of this worker stays for a day: %s", error)
 
     def _rest(self) -> None:
         """Until the next heartbeat, or the loss of the connection: its lock must be back before
@@ -119,13 +160,16 @@ class Lease:
             poll.poll(self._settings.heartbeat_seconds * 1000)
 
     def _renew(self) -> None:
-        # Taken before the statement: the lease can only be longer than this process thinks.
+        # Read before the statement: the lease can only last longer than this process thinks.
         before = time.monotonic()
         connection = self._connection or self._connect()
-        if connection.execute(_RENEW, [self.worker_id]).rowcount == 0:
-            self._register(connection)
+        renewed = connection.execute(_RENEW, self._parameters()).rowcount
+        if not renewed or not self._has_lock(connection):
+            # Its row is gone, or its lock: a pooler may have given the lock's session up.
+            self._disconnect()
+            connection = self._connect()
         self._renewed_at = before
-        owned = dict(connection.execute(_OWNED, [self.worker_id]).fetchall())
+        owned = dict(connection.execute(_OWNED, self._parameters()).fetchall())
         held = self._held()
         for run_id, is_cancelled in owned.items():
             if is_cancelled and run_id in held:
@@ -138,36 +182,47 @@ class Lease:
 
     def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         heartbeat = self._settings.heartbeat_seconds
-        connection = psycopg.connect(
+        connection = BoundedConnection.connect(
             **{
                 **connection_args(
                     self._settings.direct_database_url or self._settings.database_url
                 ),
                 "application_name": "arkloop-lease",
                 "keepalives_count": 2,
-                "tcp_user_timeout": round(heartbeat * 2000),
+                "tcp_user_timeout": round(heartbeat * ANSWER_HEARTBEATS * 1000),
             },
             autocommit=True,
+            prepare_threshold=None,  # a pooler may run each statement in another session
         )
-        if leads_to_pooler(connection):
-            # A lock or a setting would be that of a server's session that others use as well.
-            connection.prepare_threshold = None
-            if self._lock_key != NO_LOCK:
-                self._lock_key = NO_LOCK
-                log.warning("%s", THROUGH_POOLER)
-        else:
-            connection.execute(f"SET statement_timeout = {round(heartbeat * 2000)}")
-            # Not waited for: after a cut connection the old session may hold it a little longer,
-            # and until then the heartbeats alone keep the lease.
-            connection.execute("SELECT pg_try_advisory_lock(%s)", [self._lock_key])
-        self._register(connection)
         self._connection = connection
+        # A proxy in between acknowledges for a server that is gone: TCP notices nothing.
+        connection.answer_seconds = heartbeat * ANSWER_HEARTBEATS
+        if leads_to_pooler(connection):
+            # A lock would be that of a server's session that others use as well.
+            if self._lock_key != NO_LOCK:
+                log.warning("%s", THROUGH_POOLER)
+            self._lock_key = NO_LOCK
+        else:
+            # A new key for each session: after a cut connection the old one may hold its lock a
+            # little longer. The row names the new lock only once it is held.
+            self._lock_key = secrets.randbits(62)
+            connection.execute(_LOCK, self._parameters())
+        connection.execute(_REGISTER, self._parameters())
         return connection
 
-    def _register(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
-        connection.execute(
-            _REGISTER, [self.worker_id, self._settings.hostname, os.getpid(), self._lock_key]
-        )
+    def _has_lock(self, connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
+        if self._lock_key == NO_LOCK:
+            return True
+        return connection.execute(_HAS_LOCK, self._parameters()).fetchone() == (True,)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {
+            "id": self.worker_id,
+            "hostname": self._settings.hostname,
+            "pid": os.getpid(),
+            "lock_key": self._lock_key,
+            "silent": self._settings.heartbeat_seconds * SILENT_HEARTBEATS,
+        }
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

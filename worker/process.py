@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 DELIVERY_SECONDS = 2.0
 #: After SIGTERM a model call may go on for so long before its run is handed over.
 DRAIN_SECONDS = 5.0
+#: What handing over takes then, and taking the worker's row away.
+HAND_OVER_SECONDS = 3.0
+DEREGISTER_SECONDS = 2.0
 
 
 class HeldRun:
@@ -79,7 +82,10 @@ class WorkerProcess:
     def close(self) -> None:
         """Drain, and let the threads that talk to Postgres and Redis end at their next turn."""
         self.drain()
-        self.lease.stop()
+        deadline = time.monotonic() + DRAIN_SECONDS + HAND_OVER_SECONDS
+        while self.held() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.lease.stop(DEREGISTER_SECONDS)
         self._signals.stop()
         self._sweep.set()
         self.mcp.close()

@@ -151,6 +151,11 @@ MUTANTS: tuple[Mutant, ...] = (
             "        return time.monotonic() - self._renewed_at < safe\n",
             "        return self._first.is_set() and safe > 0\n",
         ),
+        Edit(
+            "shared/claims.py",
+            "            AND seen_at > now() - make_interval(secs => %(safe_seconds)s)\n",
+            "            AND %(safe_seconds)s > 0\n",
+        ),
     ),
     # ---- Redis loses everything, or is away
     mutant(

@@ -11,7 +11,7 @@ from uuid import UUID
 import psutil
 from sqlalchemy import select
 
-from shared.tables import inputs, runs, tool_calls
+from shared.tables import inputs, runs, tool_calls, workers
 from tests.caller import Caller, Event, text_of, types
 from tests.system import System
 from tests.waiting import eventually
@@ -151,6 +151,9 @@ def test_a_stopping_worker_hands_its_runs_over(system: System, user: Caller) -> 
     events = {run_id: user.events(run_id) for run_id in (between, hanging)}
 
     assert not stopped.is_running()
+    with system.connections.reading() as sql:
+        left = sql.scalar(select(workers.c.id).where(workers.c.pid == stopped.pid))
+    assert left is None, "a worker that was stopped looks like one that died"
     for run_id, text, end in (
         (between, "after the deploy", "run.completed"),
         (hanging, "Hm", "run.cancelled"),

@@ -35,6 +35,7 @@ from tests.shared.life_cycle_workers import (
     use,
 )
 from tests.stored_runs import StoredRuns, ago
+from worker import lease
 from worker.claimed_run import ClaimedRun
 from worker.outcomes import CancelRequested
 
@@ -89,7 +90,7 @@ class Pieces(RuleBasedStateMachine):
             elif run.state == RunState.EXECUTING:
                 self._give_up(run, is_crash=False)
             else:
-                self._claim(run, at(self.workers, who))
+                self._claim(run, self._heard(at(self.workers, who)))
 
     def _waiting(self, who: int) -> ModelRun | None:
         """The thread's run when it waits; one that is being cancelled cannot wait."""
@@ -128,22 +129,43 @@ class Pieces(RuleBasedStateMachine):
         run.is_answered(content)
 
     def _seen(self, by: ModelWorker, seconds_from_now: float) -> None:
-        seen = update(workers).values(seen_at=ago(seconds=-seconds_from_now))
+        seen = update(workers).values(seen_at=ago(seconds=-seconds_from_now), back_at=None)
         with self.stored.connections.transaction() as tx:
             tx.sql.execute(seen.where(workers.c.id == by.id))
         by.is_silent = seconds_from_now < 0 or by not in self.workers  # forgotten
 
+    def _heard(self, worker: ModelWorker) -> ModelWorker:
+        if worker.is_silent:
+            self._seen(worker, AN_HOUR)
+        return worker
+
+    def _renew(self, worker: ModelWorker) -> None:
+        """By the statement of its lease; just now, however long the machine takes."""
+        parameters = {"id": worker.id, "silent": LEASE_SECONDS / 2}
+        later = {"seen_at": ago(seconds=-AN_HOUR), "back_at": ago(seconds=-AN_HOUR)}
+        with self.stored.connections.transaction() as tx:
+            tx.sql.exec_driver_sql(lease._RENEW, parameters)
+            is_back = workers.c.back_at.is_not(None)
+            moved = update(workers).where(workers.c.id == worker.id, is_back).values(later)
+            assert 1 == tx.sql.execute(moved).rowcount
+        worker.is_silent = False
+
     def _sweep(self) -> None:
+        """A silent owner is lost only while somebody else is heard, or its row is gone."""
         sweep.sweep(self.stored.connections)
+        somebody = any(not worker.is_silent for worker in self.workers)
         for run in self.runs:
-            if run.state == RunState.EXECUTING and run.owner is not None and run.owner.is_silent:
-                run.is_lost()
+            owner = run.owner
+            if run.state == RunState.EXECUTING and owner is not None and owner.is_silent:
+                if somebody or run.is_cancelling or owner not in self.workers:
+                    run.is_lost()
             elif run.state == RunState.WAITING and run.is_expired:
                 run.ends_unheld(RunState.FAILED, "input.expired")
 
     def _crash(self, attempt: ModelAttempt) -> None:
         """The run's worker is lost, and noticed; it comes back for what it had."""
         run, lost = attempt.run, attempt.worker
+        self._heard(next(worker for worker in self.workers if worker is not lost))
         self._seen(lost, -2 * LEASE_SECONDS)
         self._sweep()
         self._seen(lost, AN_HOUR)
@@ -156,7 +178,7 @@ class Pieces(RuleBasedStateMachine):
         run.is_lost(is_crash=is_crash)
 
     def _claim(self, run: ModelRun, by: ModelWorker, outage: str | None = None) -> None:
-        is_free = run.state == RunState.QUEUED
+        is_free = run.state == RunState.QUEUED and not by.is_silent
         claim: Claim | None = None
         self.connections.outage = outage
         try:

@@ -413,7 +413,7 @@ def test_a_claim_tells_whether_there_is_anything_to_look_for(money: Money) -> No
     money.grant(1000)
     with money.connections.statement() as tx:
         run_id = money.stored.create()
-        started = claims.start(tx, [run_id], new_id())
+        started = claims.start(tx, [run_id], money.stored.worker())
 
     assert [True, False] == [held.is_limited for held in again if held]
     assert started[run_id].is_limited

@@ -55,6 +55,23 @@ def test_only_a_queued_run_can_be_claimed(stored: StoredRuns, state: RunState) -
     assert [] == stored.events(run_id)
 
 
+@pytest.mark.parametrize("seen_at", [ago(seconds=12), None])
+def test_a_worker_that_is_not_heard_claims_nothing(stored: StoredRuns, seen_at: Any) -> None:
+    """It must renew its lease first; without a row nobody would see it die."""
+    worker_id = new_id() if seen_at is None else stored.worker(seen_at=seen_at)
+    new = stored.create()
+    resumed = stored.claimed().run_id
+    stored.set(resumed, state=RunState.QUEUED, resume_reason="worker_lost")
+
+    with stored.connections.transaction() as tx:
+        assert {} == claims.start(tx, [new], worker_id)
+        assert {} == claims.claim(tx, [new, resumed], worker_id)
+
+    if seen_at is not None:
+        stored.set_worker(worker_id, seen_at=ago(seconds=10))
+        assert stored.claim(new, worker_id) is not None
+
+
 def test_a_run_that_does_not_exist_cannot_be_claimed(stored: StoredRuns) -> None:
     """The message of a run that was deleted is harmless."""
     assert stored.claim(new_id()) is None

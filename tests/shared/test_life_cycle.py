@@ -75,6 +75,7 @@ class LifeCycle(Pieces):
         end = update(runs).values(state=RunState.CANCELLED, ended_at=func.now())
         with self.stored.connections.transaction() as tx:
             tx.sql.execute(end.where(runs.c.ended_at.is_(None)))
+            tx.sql.execute(delete(workers))
 
     @invariant()
     def database_and_model_agree(self) -> None:
@@ -151,7 +152,9 @@ class LifeCycle(Pieces):
     @precondition(lambda self: len(self.workers) < 4)
     @rule()
     def hire(self) -> None:
-        worker_id = self.stored.worker(seen_at=ago(seconds=-AN_HOUR))
+        worker_id = self.stored.worker(
+            started_at=ago(seconds=AN_HOUR), seen_at=ago(seconds=-AN_HOUR)
+        )
         self.workers.append(ModelWorker(worker_id, SteppedWriter(self.connections)))
 
     @rule(who=pick)
@@ -172,6 +175,19 @@ class LifeCycle(Pieces):
             tx.sql.execute(delete(workers).where(workers.c.id == lost.id))
         lost.is_silent = True
         self.workers.remove(lost)
+
+    @rule()
+    def all_be_silent_for_a_while(self) -> None:
+        """Postgres was out of reach: no run is lost, whoever comes back first."""
+        for silent in self.workers:
+            self._seen(silent, -2 * LEASE_SECONDS)
+        self._sweep()
+        for back in self.workers:
+            # Those that are not back yet are not judged, though this one is heard.
+            self._renew(back)
+            sweep.sweep(self.stored.connections)
+        for back in self.workers:
+            self._seen(back, AN_HOUR)
 
     @rule()
     def sweep(self) -> None:
@@ -312,12 +328,13 @@ class LifeCycle(Pieces):
     @rule()
     def every_run_ends(self) -> None:
         """All workers are lost: new ones and people finish what is left; clients get it all."""
-        for lost in self.workers:
+        dead = list(self.workers)
+        for lost in dead:
             self._seen(lost, -2 * LEASE_SECONDS)
+        self.hire()
+        self.hire()
         self.sweep()
-        self.workers.clear()
-        self.hire()
-        self.hire()
+        self.workers = [worker for worker in self.workers if worker not in dead]
         for who, thread in enumerate(self.threads):
             while thread.active is not None:
                 attempt = self._held(who)

@@ -40,14 +40,18 @@ USED_COST = RunCost(USED.usage, USED.cost_usd, USED.routes)
 def lost(
     stored: StoredRuns, said: str = "", *happened: events.Event, thread_id: UUID | None = None
 ) -> Claim:
-    """A run with a message of 400 bytes, whose worker has been silent for too long."""
+    """A run with a message of 400 bytes, whose worker has been silent for too long; another one
+    has been heard all the time.
+    """
+    stored.worker(started_at=ago(seconds=60), seen_at=ago(seconds=-3600))
     if thread_id is None:
         thread_id = stored.thread()
         with stored.connections.transaction() as tx:
             threads.add_message(tx, stored.actor, thread_id, content="é" * 200)
-    worker_id = stored.worker(seen_at=ago(seconds=40))
+    worker_id = stored.worker()
     claim = stored.claim(stored.create(thread_id), worker_id)
     assert claim is not None
+    stored.set_worker(worker_id, seen_at=ago(seconds=40))
     stored.write(claim, *happened, *([MessageDelta(said)] if said else []))
     return claim
 

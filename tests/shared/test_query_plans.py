@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text
 
 from api import stream_pages
 from api.run_heads import RunHeads
@@ -17,6 +17,7 @@ from shared.connections import Connections
 from shared.ids import new_id
 from shared.status import STATUSES
 from shared.tables import runs as runs_table
+from shared.tables import workers
 from tests.query_plans import Plans, noted, only, sent
 from worker import history as conversation_history
 from worker import lease
@@ -188,9 +189,7 @@ def test_a_workers_look_for_runs(
 
 def test_what_a_worker_owns(connections: Connections, written: History) -> None:
     """Its executing runs alone."""
-    statement = lease._OWNED.replace("%s", "%(worker)s")
-
-    Plans(connections, (statement, {"worker": new_id()})).check({"ix_runs_owner"})
+    Plans(connections, (lease._OWNED, {"id": new_id()})).check({"ix_runs_owner"})
 
 
 def test_the_runs_of_a_revoked_key(connections: Connections, written: History) -> None:
@@ -210,7 +209,10 @@ def test_the_conversation_before_a_run(connections: Connections, written: Histor
         run_id = sql.scalar(select(runs_table.c.id).where(claims.QUEUED).limit(1))
     assert run_id is not None
     with connections.transaction() as tx:
-        claim = claims.claim(tx, [run_id], new_id()).get(run_id)
+        worker_id = new_id()
+        values = {"id": worker_id, "hostname": "test", "pid": 1, "lock_key": 1}
+        tx.sql.execute(insert(workers).values(**values))
+        claim = claims.claim(tx, [run_id], worker_id).get(run_id)
         assert claim is not None
         with noted(connections) as statements:
             [opening] = conversation_history.load_openings(tx.sql, [claim])

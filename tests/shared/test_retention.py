@@ -150,7 +150,8 @@ def test_whatever_deletes_a_run_leaves_its_events_to_be_collected(stored: Stored
 def test_one_process_forgets_at_a_time(stored: StoredRuns) -> None:
     """The others do nothing and wait for nothing; lost runs are recovered meanwhile."""
     run_id = old(stored).run_id
-    claim = stored.claimed(stored.worker(seen_at=ago(seconds=100)))
+    claim = stored.claimed(seen_at=ago(seconds=100))
+    stored.worker(seen_at=ago(seconds=-3600))
     with stored.connections.transaction() as tx:
         tx.sql.execute(select(func.pg_advisory_xact_lock(retention._LOCK_KEY)))
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import func, select, text
@@ -27,7 +28,7 @@ from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually, in_parallel
 
 #: Beyond the lease of these tests.
-SILENT = {"seen_at": ago(seconds=4)}
+SILENT = ago(seconds=4)
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +55,22 @@ def postgres_is_up_for_longer_than_a_lease(connections: Connections) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_left_over(connections: Connections) -> Iterator[None]:
-    """The sweep looks at everybody's runs: none of another test's is active."""
+    """The sweep looks at everybody's runs and workers: none of another test's is active."""
     yield
     with connections.transaction() as tx:
         tx.sql.execute(text("UPDATE runs SET state = 'cancelled', ended_at = now()"))
+        tx.sql.execute(text("DELETE FROM workers"))
+
+
+@pytest.fixture
+def witness(stored: StoredRuns) -> UUID:
+    """Another worker, which is heard all the time."""
+    return stored.worker(started_at=ago(seconds=60), seen_at=ago(seconds=-3600))
 
 
 def lost(stored: StoredRuns, **columns: Any) -> Claim:
     """The claim of a worker that has been silent for too long."""
-    claim = stored.claimed(stored.worker(**SILENT))
+    claim = stored.claimed(seen_at=SILENT)
     if columns:
         stored.set(claim.run_id, **columns)
     stored.sent.clear()
@@ -76,6 +84,7 @@ def with_lease(stored: StoredRuns, *, lease: float, heartbeat: float) -> Connect
     return replace(stored.connections, settings=settings)
 
 
+@pytest.mark.usefixtures("witness")
 def test_a_run_of_a_silent_worker_is_queued_again(stored: StoredRuns) -> None:
     """The workers are told; the next claim says that a worker was lost."""
     claim = lost(stored)
@@ -90,6 +99,7 @@ def test_a_run_of_a_silent_worker_is_queued_again(stored: StoredRuns) -> None:
     assert '"data":{"attempt":2,"reason":"worker_lost"}' in stored.events(claim.run_id)[-1].payload
 
 
+@pytest.mark.usefixtures("witness")
 def test_a_silent_worker_that_comes_back_writes_nothing(stored: StoredRuns) -> None:
     """Its fence is no longer the row's, whether or not somebody has claimed the run."""
     claim = lost(stored)
@@ -103,7 +113,10 @@ def test_a_silent_worker_that_comes_back_writes_nothing(stored: StoredRuns) -> N
 
 def test_a_run_of_a_worker_that_nobody_knows_is_lost(stored: StoredRuns) -> None:
     """Its row is gone, long after it."""
-    claim = stored.claimed(new_id())
+    worker_id = stored.worker()
+    claim = stored.claimed(worker_id)
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(text("DELETE FROM workers WHERE id = :id"), {"id": worker_id})
 
     sweep.sweep(stored.connections)
 
@@ -112,7 +125,7 @@ def test_a_run_of_a_worker_that_nobody_knows_is_lost(stored: StoredRuns) -> None
 
 def test_a_living_workers_run_is_left_alone(stored: StoredRuns) -> None:
     """Seen within a lease and a heartbeat."""
-    claim = stored.claimed(stored.worker(seen_at=ago(seconds=1)))
+    claim = stored.claimed(seen_at=ago(seconds=1))
     before = stored.row(claim.run_id)
 
     sweep.sweep(stored.connections)
@@ -120,13 +133,14 @@ def test_a_living_workers_run_is_left_alone(stored: StoredRuns) -> None:
     assert before == stored.row(claim.run_id)
 
 
+@pytest.mark.usefixtures("witness")
 @pytest.mark.parametrize("lock_key", [1, 2**33 + 7, 2**62 - 1])
 @pytest.mark.parametrize("is_locked", [True, False])
 def test_a_worker_whose_lock_is_gone_is_lost_soon(
     stored: StoredRuns, lock_key: int, is_locked: bool
 ) -> None:
     """The kernel freed it: a missed heartbeat is enough then, long before the lease is over."""
-    claim = stored.claimed(stored.worker(seen_at=ago(seconds=1), lock_key=lock_key))
+    claim = stored.claimed(stored.worker(lock_key=lock_key), seen_at=ago(seconds=1))
     with stored.connections.engine.connect() as session:
         if is_locked:
             session.execute(select(func.pg_advisory_lock(lock_key)))
@@ -137,9 +151,10 @@ def test_a_worker_whose_lock_is_gone_is_lost_soon(
         session.execute(select(func.pg_advisory_unlock_all()))
 
 
+@pytest.mark.usefixtures("witness")
 def test_a_worker_that_cannot_hold_a_lock_keeps_its_lease(stored: StoredRuns) -> None:
     """Behind a pooler a missed heartbeat is no sign of death; only the end of the lease is."""
-    claim = stored.claimed(stored.worker(seen_at=ago(seconds=1), lock_key=sweep.NO_LOCK))
+    claim = stored.claimed(stored.worker(lock_key=sweep.NO_LOCK), seen_at=ago(seconds=1))
 
     sweep.sweep(with_lease(stored, lease=4, heartbeat=0.2))
     kept = stored.state(claim.run_id)
@@ -148,9 +163,10 @@ def test_a_worker_that_cannot_hold_a_lock_keeps_its_lease(stored: StoredRuns) ->
     assert ("executing", "queued") == (kept, stored.state(claim.run_id))
 
 
+@pytest.mark.usefixtures("witness")
 def test_after_a_restart_of_postgres_nobody_is_lost(stored: StoredRuns) -> None:
     """All locks are gone then, and say nothing for the length of a lease."""
-    claim = stored.claimed(stored.worker(seen_at=ago(seconds=60)))
+    claim = stored.claimed(seen_at=ago(seconds=60))
 
     # This server has been up for less than such a lease.
     sweep.sweep(with_lease(stored, lease=86_400, heartbeat=2))
@@ -158,6 +174,7 @@ def test_after_a_restart_of_postgres_nobody_is_lost(stored: StoredRuns) -> None:
     assert "executing" == stored.state(claim.run_id)
 
 
+@pytest.mark.usefixtures("witness")
 def test_the_third_crash_within_a_step_ends_the_run(stored: StoredRuns) -> None:
     """`worker.crashed`, not worth another try; text and usage so far are kept."""
     claim = lost(stored, crashes=2)
@@ -176,6 +193,7 @@ def test_the_third_crash_within_a_step_ends_the_run(stored: StoredRuns) -> None:
     assert [] == stored.sent
 
 
+@pytest.mark.usefixtures("witness")
 @pytest.mark.parametrize(
     "progress", [MessageCompleted("m", "a", Usage()), ToolResult("c", "t", "o", False, 1)]
 )
@@ -187,7 +205,9 @@ def test_a_finished_step_lets_the_crashes_count_anew(stored: StoredRuns, progres
     assert ("queued", 1) == (stored.state(claim.run_id), stored.row(claim.run_id)["crashes"])
 
     for crashes in (2, 3):
-        assert stored.claim(claim.run_id, stored.worker(**SILENT)) is not None
+        again = stored.worker()
+        assert stored.claim(claim.run_id, again) is not None
+        stored.set_worker(again, seen_at=SILENT)
         sweep.sweep(stored.connections)
         assert crashes == (stored.row(claim.run_id)["crashes"] if crashes < 3 else 3)
     assert "failed" == stored.state(claim.run_id)
@@ -266,6 +286,7 @@ def test_an_unanswered_question_lets_a_run_go_on_that_wants_to(
     assert {"request_id": str(request_id), "content": content} == received
 
 
+@pytest.mark.usefixtures("witness")
 def test_one_process_sweeps_at_a_time(stored: StoredRuns) -> None:
     """The others do nothing and wait for nothing."""
     claim = lost(stored)
@@ -277,6 +298,7 @@ def test_one_process_sweeps_at_a_time(stored: StoredRuns) -> None:
         assert "executing" == stored.state(claim.run_id)
 
 
+@pytest.mark.usefixtures("witness")
 def test_many_sweeps_at_once_recover_each_run_once(stored: StoredRuns) -> None:
     """Every run is queued again once, and its workers are told once."""
     lost_runs = [lost(stored).run_id for _ in range(20)]
@@ -305,6 +327,7 @@ def test_a_run_that_no_thread_holds_is_taken_from_its_living_owner(
     assert (RunState.QUEUED, crashes) == (row["state"], row["crashes"])
 
 
+@pytest.mark.usefixtures("witness")
 def test_a_run_that_cannot_be_settled_does_not_stop_the_others(stored: StoredRuns) -> None:
     """Each run of a sweep is settled by itself."""
     broken, sound = lost(stored), lost(stored)
@@ -325,12 +348,68 @@ def test_a_run_that_cannot_be_settled_does_not_stop_the_others(stored: StoredRun
     )
 
 
+@pytest.mark.usefixtures("witness")
 def test_a_restart_of_postgres_is_no_crash_of_its_workers(stored: StoredRuns) -> None:
     """Who was last seen before Postgres started could not renew."""
     before_start = text("(SELECT pg_postmaster_start_time() - interval '1 minute')")
-    claim = stored.claimed(stored.worker(seen_at=before_start))
+    claim = stored.claimed(seen_at=before_start)
 
     sweep.sweep(stored.connections)
 
     row = stored.row(claim.run_id)
     assert (RunState.QUEUED, 0) == (row["state"], row["crashes"])
+
+
+def test_a_silence_of_all_workers_loses_no_run(stored: StoredRuns) -> None:
+    """Postgres was frozen, in recovery or read-only: each gets a lease to come back."""
+    owner, other = stored.worker(), stored.worker()
+    claim = stored.claimed(owner)
+    for worker_id in (owner, other):
+        stored.set_worker(worker_id, started_at=ago(seconds=60), seen_at=SILENT)
+    sweep.sweep(stored.connections)
+    assert "executing" == stored.state(claim.run_id), "nobody is heard"
+
+    stored.set_worker(other, seen_at=ago(seconds=-60), back_at=func.now())
+    sweep.sweep(stored.connections)
+    assert "executing" == stored.state(claim.run_id), "the other one is back just now"
+
+    stored.set_worker(other, back_at=SILENT)
+    sweep.sweep(stored.connections)
+    assert ("queued", 1) == (stored.state(claim.run_id), stored.row(claim.run_id)["crashes"])
+
+
+def test_a_worker_that_replaces_all_others_has_its_lost_runs_at_once(stored: StoredRuns) -> None:
+    """A supervisor has started it: nobody waits for the one that died."""
+    owner = stored.worker(started_at=ago(seconds=60))
+    claim = stored.claimed(owner, seen_at=ago(seconds=1.5))
+    stored.worker()
+
+    sweep.sweep(stored.connections)
+
+    assert ("queued", 1) == (stored.state(claim.run_id), stored.row(claim.run_id)["crashes"])
+
+
+def test_a_cancel_waits_for_no_worker(stored: StoredRuns) -> None:
+    """The run of a lost owner is cancelled though nobody is there to take it over."""
+    claim = stored.claimed(seen_at=SILENT)
+    stored.cancel(claim.run_id)
+
+    sweep.sweep(stored.connections)
+
+    assert "cancelled" == stored.state(claim.run_id)
+
+
+@pytest.mark.usefixtures("witness")
+def test_one_silence_loses_a_run_once(stored: StoredRuns) -> None:
+    """A worker that was taken for lost claims nothing before it has renewed its lease."""
+    paused = stored.worker()
+    claim = stored.claimed(paused, seen_at=ago(seconds=1.5))
+    sweep.sweep(stored.connections)
+    assert "queued" == stored.state(claim.run_id)
+
+    assert stored.claim(claim.run_id, paused) is None
+    sweep.sweep(stored.connections)
+    assert ("queued", 1) == (stored.state(claim.run_id), stored.row(claim.run_id)["crashes"])
+
+    stored.set_worker(paused, seen_at=func.now())
+    assert stored.claim(claim.run_id, paused) is not None

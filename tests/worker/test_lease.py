@@ -1,13 +1,20 @@
 """The lease of a process: its row, its lock, and how soon both are back."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
+from uuid import UUID
 
+import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
+from chaos.system.fault_proxy import FaultProxy
+from cli.embedded_postgres import EmbeddedPostgres
 from shared.config import Settings
 from shared.connections import Connections
+from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
 from worker.lease import Lease
 
@@ -19,13 +26,23 @@ WHERE l.locktype = 'advisory' AND l.granted AND w.id = :id
 
 
 @pytest.fixture
-def lease(settings: Settings) -> Iterator[Lease]:
+def lease_with(settings: Settings) -> Iterator[Callable[..., Lease]]:
+    """Call it for a lease with other settings."""
+    with ExitStack() as stack:
+
+        def new(**changes: Any) -> Lease:
+            made = Lease(replace(settings, **changes), dict, lambda run_id: None)
+            stack.callback(made.stop, 10)
+            assert made.wait_until_valid(10)
+            return made
+
+        yield new
+
+
+@pytest.fixture
+def lease(lease_with: Callable[..., Lease]) -> Lease:
     """One that renews itself every minute."""
-    slow = replace(settings, lease_seconds=600, heartbeat_seconds=60)
-    made = Lease(slow, dict, lambda run_id: None)
-    assert made.wait_until_valid(10)
-    yield made
-    made.stop()
+    return lease_with(lease_seconds=600, heartbeat_seconds=60)
 
 
 def sessions(connections: Connections, lease: Lease) -> list[int]:
@@ -52,3 +69,103 @@ def test_a_lock_that_was_lost_is_taken_again_at_once(
 
     eventually(lambda: len(set(sessions(connections, lease)) - {lost}) == 1)
     assert lease.is_valid
+
+
+def test_a_lock_that_somebody_else_still_holds_is_replaced(
+    connections: Connections, lease: Lease, settings: Settings
+) -> None:
+    """After a cut connection Postgres may keep the old session for a while, with its lock."""
+    eventually(lambda: len(sessions(connections, lease)) == 1)
+    [lost] = sessions(connections, lease)
+    url = settings.database_url.replace("+psycopg", "", 1)
+    with psycopg.connect(url, autocommit=True) as holder:
+        query = "SELECT lock_key FROM workers WHERE id = %s"
+        row = holder.execute(query, [lease.worker_id]).fetchone()
+        assert row is not None
+        # Waits in the queue of the lock, and gets it before the new session of the lease asks.
+        holder.execute("SET lock_timeout = '10s'")
+        holder.execute("SELECT pg_terminate_backend(%s)", [lost])
+        holder.execute("SELECT pg_advisory_lock(%s)", row)
+
+        eventually(lambda: holder.info.backend_pid not in sessions(connections, lease))
+        eventually(lambda: len(sessions(connections, lease)) == 1)
+
+    assert lease.is_valid
+
+
+def test_a_lock_that_was_lost_with_its_session_intact_is_taken_again(
+    connections: Connections, lease_with: Callable[..., Lease]
+) -> None:
+    """A pooler may reset the session, or give the lock's session up, and tell nobody."""
+    lease = lease_with(lease_seconds=600, heartbeat_seconds=0.2)
+    eventually(lambda: len(sessions(connections, lease)) == 1)
+
+    assert lease._connection is not None
+    lease._connection.execute("SELECT pg_advisory_unlock_all()")
+    assert [] == sessions(connections, lease)
+
+    eventually(lambda: len(sessions(connections, lease)) == 1)
+    assert lease.is_valid
+
+
+def test_a_connection_that_is_half_open_is_replaced(
+    connections: Connections,
+    postgres: EmbeddedPostgres,
+    settings: Settings,
+    lease_with: Callable[..., Lease],
+) -> None:
+    """Neither end hears of it, and what lies between acknowledges every byte."""
+    with FaultProxy(postgres.sockets / ".s.PGSQL.5432") as proxy:
+        database = make_url(settings.database_url).database
+        url = f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/{database}"
+        lease = lease_with(database_url=url, lease_seconds=600, heartbeat_seconds=0.2)
+        eventually(lambda: len(sessions(connections, lease)) == 1)
+        [lost] = sessions(connections, lease)
+
+        proxy.abandon()
+
+        eventually(lambda: sessions(connections, lease) not in ([], [lost]), seconds=5)
+        lease.stop(10)
+
+
+def test_a_lease_that_comes_back_says_so(
+    connections: Connections, lease_with: Callable[..., Lease]
+) -> None:
+    """The sweep then knows that more than one worker was silent."""
+    lease = lease_with(lease_seconds=600, heartbeat_seconds=0.2)
+    eventually(lambda: len(sessions(connections, lease)) == 1)
+    assert row_of(connections, lease.worker_id)["back_at"] is None
+    with connections.transaction() as tx:
+        silent = text("UPDATE workers SET seen_at = now() - interval '1 minute' WHERE id = :id")
+        tx.sql.execute(silent, {"id": lease.worker_id})
+
+    eventually(lambda: row_of(connections, lease.worker_id)["back_at"] is not None)
+
+
+def test_a_worker_that_is_stopped_leaves_no_row(
+    connections: Connections, lease_with: Callable[..., Lease]
+) -> None:
+    """A deploy must not look like a death."""
+    lease = lease_with(lease_seconds=600, heartbeat_seconds=60)
+
+    lease.stop(10)
+
+    assert {} == row_of(connections, lease.worker_id)
+
+
+def test_a_worker_that_leaves_runs_behind_keeps_its_row(
+    stored: StoredRuns, lease_with: Callable[..., Lease]
+) -> None:
+    """The sweep finds them by it."""
+    lease = lease_with(lease_seconds=600, heartbeat_seconds=60)
+    stored.claimed(lease.worker_id)
+
+    lease.stop(10)
+
+    assert {} != row_of(stored.connections, lease.worker_id)
+
+
+def row_of(connections: Connections, worker_id: UUID) -> dict[str, Any]:
+    with connections.reading() as sql:
+        found = sql.execute(text("SELECT * FROM workers WHERE id = :id"), {"id": worker_id})
+        return dict(found.mappings().one_or_none() or {})
