@@ -44,6 +44,9 @@ def make_celery(settings: Settings, *, concurrency: int | None = None) -> Celery
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # A broker that answers but refuses writes (a replica, a disk that is full, a failover)
+        # would end the consumer, and with it the process, at every start.
+        broker_channel_error_retry=True,
         # kombu's default pool of 10 loses acks at 20 greenlets, and without a
         # socket time-out a publish hangs for ever on a frozen Redis.
         broker_pool_limit=max(10, pool // 10),

@@ -113,3 +113,22 @@ def test_a_worker_that_starts_meanwhile_executes_runs(
     events = caller.events(going_on)
     assert "run.completed" == events[-1]["type"]
     assert ["deploy"] == [e["data"]["reason"] for e in events if e["type"] == "run.resumed"]
+
+
+def test_a_broker_that_refuses_writes_ends_no_worker(stack: Stack, caller: Caller) -> None:
+    """As a replica does after a failover: the worker stays, and its runs come from Postgres."""
+    member, client = stack.workers[0], stack.redis_client()
+    deaths = member.deaths
+    client.replicaof("127.0.0.1", 1)
+    try:
+        late = []
+        for _ in range(5):
+            threading.Event().wait(1)
+            late.append(caller.run({"say": "hello"}))
+        assert max(seconds_until_start(caller, run_id) for run_id in late) < START_SECONDS
+    finally:
+        client.replicaof("NO", "ONE")
+
+    assert deaths == member.deaths
+    first = caller.run({"say": "hello"})
+    eventually(lambda: caller.get_run(first)["status"] == "completed")
