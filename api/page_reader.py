@@ -110,6 +110,10 @@ class PageReader:
                 pages = self._ask_redis(of_streams)
             except redis.RedisError:
                 pages = [None] * len(of_streams)
+            except Exception:
+                # Whatever stands in Redis, nobody must wait for ever: Postgres has it all.
+                log.exception("streams cannot be read")
+                pages = [None] * len(of_streams)
             for read, page in zip(of_streams, pages, strict=True):
                 if page is None:
                     of_table.append(read)

@@ -242,7 +242,9 @@ class StreamHub:
             return
         run_id = UUID(message["channel"].split(":")[1])
         if message["type"] == "message":
-            self._announce(run_id, int(message["data"]))
+            # Anything else is somebody else's.
+            if message["data"].isascii() and message["data"].isdecimal():
+                self._announce(run_id, int(message["data"]))
             return
         with self._lock:
             followed = self._followed.get(run_id)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from redis import ResponseError
 from sqlalchemy import Connection
 
 from shared import keys
@@ -92,11 +93,11 @@ def from_streams(
         pipeline.execute_command(
             "XRANGE", keys.events(run_id), f"{after_seq + 1}-0", "+", "COUNT", limit
         )
+    answers = pipeline.execute(raise_on_error=False)
     return [
-        _page(entries, after_seq, of_names)
-        for (_, after_seq, _), of_names, entries in zip(
-            reads, named, pipeline.execute(), strict=True
-        )
+        # A key of another type, say: this run's events come from Postgres.
+        None if isinstance(answer, ResponseError) else _page(answer, after_seq, of_names)
+        for (_, after_seq, _), of_names, answer in zip(reads, named, answers, strict=True)
     ]
 
 
@@ -105,17 +106,29 @@ def _page(entries: Sequence[Any], after_seq: int, named: bool) -> Page | None:
     size = 0
     seq = after_seq
     kind = b""
-    for entry_id, (_, kind_of_next, _, payload) in entries:
+    for entry_id, fields in entries:
         # The stream may have been trimmed or lost, or a publish dropped.
         if entry_id != b"%d-0" % (seq + 1) or size >= PAGE_BYTES:
             break
+        # Somebody else may have written to it.
+        if len(fields) != 4 or not _is_event(seq + 1, *fields):
+            break
         seq += 1
-        kind = kind_of_next
+        _, kind, _, payload = fields
         frames.append(frame(seq, kind, payload, named=named))
         size += len(payload)
     if not frames:
         return None
     return Page(b"".join(frames), seq, len(frames), kind in _TERMINAL)
+
+
+def _is_event(seq: int, type_name: bytes, kind: bytes, payload_name: bytes, payload: bytes) -> bool:
+    """Return whether the fields of an entry are those that `eventlog` writes for this number."""
+    return (
+        (type_name, payload_name) == (b"type", b"payload")
+        and payload.startswith(b'{"seq":%d,"type":"%b",' % (seq, kind))
+        and b"\n" not in payload
+    )
 
 
 def frame(seq: int, kind: bytes, payload: bytes, *, named: bool) -> bytes:

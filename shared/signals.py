@@ -100,9 +100,15 @@ class SignalListener:
                 if message["type"] == "subscribe":
                     self._look_at_keys()
                 elif message["type"] == "message":
-                    kind, _, rest = str(message["data"]).partition(" ")
-                    run_id, _, detail = rest.partition(" ")
-                    self._on_signal(kind, UUID(run_id), detail)
+                    self._on_message(str(message["data"]))
+
+    def _on_message(self, message: str) -> None:
+        kind, _, rest = message.partition(" ")
+        run_id, _, detail = rest.partition(" ")
+        try:
+            self._on_signal(kind, UUID(run_id), detail)
+        except ValueError:
+            log.warning("ignored a malformed message on the signal channel")
 
     def _look_at_keys(self) -> None:
         runs = list(self._held())

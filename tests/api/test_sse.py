@@ -9,6 +9,7 @@ import pytest
 from api import sse, stream_hub, stream_pages
 from api.stream_hub import StreamHub
 from cli.embedded_server import free_port
+from shared import keys
 from shared.connections import Connections, connect_redis
 from shared.outage import Outage
 from tests.api.followed_runs import Client, FollowedRun, seqs
@@ -129,6 +130,18 @@ def test_news_of_what_is_nowhere_are_waited_out(hub: StreamHub, run: FollowedRun
     run.end()
 
     assert whole(run) == client.whole()
+
+
+def test_a_stray_entry_silences_no_follower(hub: StreamHub, run: FollowedRun) -> None:
+    """Followers get the event of that number from Postgres, and all that come after it."""
+    followers = [Client(hub, run.watch()) for _ in range(2)]
+    eventually(lambda: all([1] == seqs(one.received) for one in followers))
+    run.stored.connections.redis.xadd(keys.events(run.id), {"x": "y"}, id="2-0")
+    run.write("a", "b")
+    eventually(lambda: all([1, 2, 3] == seqs(one.received) for one in followers), seconds=3)
+    run.end()
+
+    assert [whole(run)] * 2 == [one.whole() for one in followers]
 
 
 def test_without_redis_everything_comes_from_postgres(

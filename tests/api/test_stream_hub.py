@@ -86,6 +86,17 @@ def test_old_news_are_no_news(hub: StreamHub, stored: StoredRuns) -> None:
         assert not ahead.wants
 
 
+def test_a_foreign_notification_is_ignored(hub: StreamHub, stored: StoredRuns) -> None:
+    """The subscription goes on, and with it the notifications of all other runs."""
+    run_id = stored.create()
+    with watching(hub, run_id, stored.actor) as watch:
+        for message in ("", "seven", "-1", "²"):
+            stored.connections.redis.publish(keys.news(run_id), message)
+        stored.connections.redis.publish(keys.news(run_id), 5)
+
+        eventually(lambda: 5 == watch.announced, seconds=0.4)
+
+
 def test_the_last_one_to_leave_ends_the_subscription(hub: StreamHub, stored: StoredRuns) -> None:
     """A run that nobody watches costs nothing."""
     run_id = stored.create()

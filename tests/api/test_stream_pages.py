@@ -1,6 +1,7 @@
 """Frames and pages: what any client reads from them is exactly the events, from either store."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import redis
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from api import page_reader, sse, stream_pages
 from api.stream_pages import Page
+from shared import keys
 from shared.connections import Connections
 from shared.events import MessageDelta, StoredEvent, encode
 from tests.api.followed_runs import FollowedRun, read_by_httpx_sse
@@ -157,6 +159,44 @@ def test_a_page_ends_before_a_hole(run: FollowedRun, client: redis.Redis) -> Non
 
     assert page is not None
     assert (2, b"".join(run.frames[:2])) == (page.last_seq, page.data)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"x": "y"},
+        {"type": "message.delta", "payload": "foreign", "more": "fields"},
+        {"kind": "message.delta", "payload": '{"seq":3,"type":"message.delta","data":{}}'},
+        {"type": "message.delta", "payload": "foreign"},
+        {"type": "message.delta", "payload": '{"seq":4,"type":"message.delta","data":{}}'},
+        {"type": "message.delta", "payload": '{"seq":3,"type":"message.delta",\n"data":{}}'},
+    ],
+)
+def test_a_foreign_entry_ends_a_page(
+    run: FollowedRun, client: redis.Redis, fields: dict[Any, Any]
+) -> None:
+    """Whatever another program has written under the next number, Postgres has the event."""
+    run.write("a")
+    run.stored.connections.redis.xadd(keys.events(run.id), fields, id="3-0")
+
+    with client:
+        pages = stream_pages.from_streams(client, [(run.id, 0, 9), (run.id, 2, 9)], [False] * 2)
+
+    assert [2, None] == [page and page.last_seq for page in pages]
+
+
+def test_a_key_of_another_type_leaves_only_its_own_run_to_postgres(
+    run: FollowedRun, client: redis.Redis
+) -> None:
+    """The other runs of the same round trip are read from Redis as before."""
+    other = FollowedRun.of(run.stored)
+    run.lose()
+    run.stored.connections.redis.set(keys.events(run.id), "a string")
+
+    with client:
+        pages = stream_pages.from_streams(client, [(run.id, 0, 9), (other.id, 0, 9)], [False] * 2)
+
+    assert [None, 1] == [page and page.last_seq for page in pages]
 
 
 def test_a_page_has_a_size(run: FollowedRun, client: redis.Redis) -> None:
