@@ -67,7 +67,9 @@ class Usage:
 
     Cache reads and writes are part of `input_tokens`, reasoning is part of
     `output_tokens`. `source` is `reported` only if every call was reported by
-    its provider.
+    its provider. `cache_write_1h_tokens` are the part of the cache writes that
+    is kept for an hour, at a higher price: it counts for the cost of a call and
+    is not stored.
     """
 
     input_tokens: int = 0
@@ -76,6 +78,7 @@ class Usage:
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     source: str = "reported"
+    cache_write_1h_tokens: int = 0
 
     def __post_init__(self) -> None:
         # Providers report what they like; nonsense must not keep a run from being stored.
@@ -86,6 +89,8 @@ class Usage:
         written = min(self.cache_write_tokens, self.input_tokens - read)
         object.__setattr__(self, "cache_read_tokens", read)
         object.__setattr__(self, "cache_write_tokens", written)
+        for_an_hour = min(max(self.cache_write_1h_tokens, 0), written)
+        object.__setattr__(self, "cache_write_1h_tokens", for_an_hour)
         reasoning = min(self.reasoning_tokens, self.output_tokens)
         object.__setattr__(self, "reasoning_tokens", reasoning)
 
@@ -95,6 +100,7 @@ class Usage:
             output_tokens=self.output_tokens + other.output_tokens,
             cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            cache_write_1h_tokens=self.cache_write_1h_tokens + other.cache_write_1h_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
             source="estimated" if "estimated" in (self.source, other.source) else "reported",
         )
@@ -328,6 +334,7 @@ Event = (
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 #: Left out where there is none.
+_NOT_SENT = frozenset({"type", "cache_write_1h_tokens"})
 _OPTIONAL = frozenset({"tool_call_id", "options", "mcp_tool", "provider_state"} | RARE_TOKEN_FIELDS)
 
 
@@ -367,7 +374,7 @@ def plain(value: Any) -> Any:
     names = getattr(value, "__dataclass_fields__", None)
     if names is None:
         return value
-    fields = ((name, getattr(value, name)) for name in names if name != "type")
+    fields = ((name, getattr(value, name)) for name in names if name not in _NOT_SENT)
     return {
         name: plain(item)
         for name, item in fields

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime, time
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,17 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.events import Usage
-from shared.prices import Prices, Tier, context_tokens, known
+from shared.prices import Hours, Prices, Tier, context_tokens, known
 
 ROOT = Path(__file__).parents[2]
 HAIKU = Prices(
-    input=Decimal(1), output=Decimal(5), cache_read=Decimal("0.1"), cache_write=Decimal("1.25")
+    input=Decimal(1),
+    output=Decimal(5),
+    cache_read=Decimal("0.1"),
+    cache_write=Decimal("1.25"),
+    cache_write_1h=Decimal(2),
 )
 LONG = Prices(
     input=Decimal(3),
     output=Decimal(15),
     cache_read=Decimal("0.3"),
     cache_write=Decimal("3.75"),
+    cache_write_1h=Decimal(6),
     tiers=(
         Tier(
             above_input_tokens=200_000,
@@ -28,9 +35,17 @@ LONG = Prices(
             output=Decimal("22.5"),
             cache_read=Decimal("0.6"),
             cache_write=Decimal("7.5"),
+            cache_write_1h=Decimal(12),
         ),
     ),
 )
+
+#: Where compatible vendors are called.
+URLS = {
+    "deepseek": "https://api.deepseek.com",
+    "x-ai": "https://api.x.ai/v1",
+    "moonshotai": "https://api.moonshot.ai/v1",
+}
 
 PRICES = st.decimals(0, 1_000_000, places=4)
 TOKENS = st.integers(0, 500)
@@ -38,8 +53,18 @@ TOKENS = st.integers(0, 500)
 
 @st.composite
 def priced(draw: st.DrawFn) -> Prices:
-    """Any prices, with up to three tiers, of which some may be cheaper."""
-    names = ("input", "output", "cache_read", "cache_write")
+    """Any prices, with up to three tiers, of which some may be cheaper, and other hours."""
+    hours = [
+        Hours(start=draw(st.times()), end=draw(st.times()), prices=draw(priced_at_any_hour()))
+        for _ in range(draw(st.integers(0, 2)))
+    ]
+    return replace(draw(priced_at_any_hour()), hours=tuple(hours))
+
+
+@st.composite
+def priced_at_any_hour(draw: st.DrawFn) -> Prices:
+    """Any prices with up to three tiers."""
+    names = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
     starts = draw(st.lists(st.integers(0, 500), max_size=3, unique=True).map(sorted))
     tiers = tuple(
         Tier(above_input_tokens=start, **{name: draw(PRICES) for name in names}) for start in starts
@@ -48,20 +73,28 @@ def priced(draw: st.DrawFn) -> Prices:
 
 
 @settings(max_examples=500)
-@given(priced(), TOKENS, TOKENS, TOKENS, TOKENS, TOKENS, TOKENS)
+@given(priced(), TOKENS, TOKENS, TOKENS, TOKENS, TOKENS, TOKENS, st.datetimes())
 def test_at_most_is_above_the_cost_of_whatever_is_used(
-    prices: Prices, more_in: int, more_out: int, fresh: int, read: int, written: int, output: int
+    prices: Prices,
+    more_in: int,
+    more_out: int,
+    fresh: int,
+    read: int,
+    written: int,
+    output: int,
+    at: datetime,
 ) -> None:
-    """However it is cached, and whichever tier it gets into."""
+    """However it is cached, whichever tier it gets into, and at any time of the day."""
     used = Usage(
         input_tokens=fresh,
         output_tokens=output,
         cache_read_tokens=read,
         cache_write_tokens=written,
+        cache_write_1h_tokens=written // 2,
     )
     worst = Usage(input_tokens=fresh + more_in, output_tokens=output + more_out)
 
-    assert prices.cost(used) <= prices.at_most(worst)
+    assert prices.cost(used, at.replace(tzinfo=UTC)) <= prices.at_most(worst)
 
 
 @given(priced(), TOKENS, TOKENS)
@@ -127,7 +160,6 @@ def test_the_vendors_own_models_are_known() -> None:
         ("openai", "gpt-4o-mini", "http://api.openai.com/v1"),
         ("openai", "a-model-of-nobody", None),
         ("scripted", "scripted-1", None),
-        ("openai", "deepseek-chat", "https://api.deepseek.com/v1"),  # dearer by day
         ("openai", "sonar", "https://api.perplexity.ai"),  # each request has a price too
     ],
 )
@@ -154,33 +186,60 @@ def test_costs_are_those_that_the_library_finds() -> None:
 
     compared = 0
     for vendor in get_snapshot().providers:
-        if vendor.id not in ("openai", "anthropic"):
+        if vendor.id not in ("openai", "anthropic", "deepseek", "x-ai", "moonshotai"):
             continue
+        url = URLS.get(vendor.id)
         for model in vendor.models:
-            prices = known(vendor.id, model.id, None)
+            prices = known(vendor.id, model.id, url)
             if prices is None:
                 continue
             for tokens in (1_000, 250_000, 300_000):
                 written = 20 if prices.cache_write != prices.input else 0
-                usage = Usage(
-                    input_tokens=tokens,
-                    output_tokens=77,
-                    cache_read_tokens=tokens // 3,
-                    cache_write_tokens=written,
-                )
-                theirs = calc_price(
-                    TheirUsage(
-                        input_tokens=tokens,
-                        output_tokens=77,
-                        cache_read_tokens=tokens // 3,
-                        cache_write_tokens=written,
-                    ),
-                    model.id,
-                    provider_id=vendor.id,
-                )
-                assert round(theirs.total_price, 8) == prices.cost(usage), model.id
-                compared += 1
-    assert compared > 150
+                counts = {
+                    "input_tokens": tokens,
+                    "output_tokens": 77,
+                    "cache_read_tokens": tokens // 3,
+                    "cache_write_tokens": written,
+                    "cache_write_1h_tokens": written // 2 if prices.cache_write_1h else 0,
+                }
+                for hour in range(0, 24, 3 if prices.hours else 24):
+                    at = datetime.now(UTC).replace(hour=hour, minute=30)
+                    theirs = calc_price(
+                        TheirUsage(**counts),
+                        model.id,
+                        provider_id=vendor.id,
+                        genai_request_timestamp=at,
+                    )
+                    ours = prices.cost(Usage(**counts), at)
+                    assert round(theirs.total_price, 8) == ours, (model.id, hour)
+                    compared += 1
+    assert compared > 250
+
+
+def test_prices_may_depend_on_the_hour() -> None:
+    """DeepSeek costs twice as much in two parts of the day; shown is the lower price."""
+    prices = known("openai", "deepseek-v4-pro", "https://api.deepseek.com")
+    assert prices is not None
+    million = Usage(input_tokens=1_000_000)
+    day = datetime(2026, 11, 26, tzinfo=UTC)
+
+    by_hour = [prices.cost(million, day.replace(hour=hour)) for hour in range(24)]
+
+    peak = [1, 2, 3, 6, 7, 8, 9]
+    assert peak == [hour for hour, cost in enumerate(by_hour) if cost == Decimal("1.32")]
+    assert {Decimal("0.66"), Decimal("1.32")} == set(by_hour)
+    assert (Decimal("0.66"), Decimal("1.32")) == (prices.input, prices.at_most(million))
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "within", "outside"), [(1, 4, 1, 4), (22, 2, 23, 2), (22, 2, 1, 21)]
+)
+def test_hours_may_go_over_midnight(start: int, end: int, within: int, outside: int) -> None:
+    """The end does not belong to them."""
+    hours = Hours(start=time(start), end=time(end), prices=HAIKU)
+
+    assert hours.contain(time(within))
+    assert not hours.contain(time(outside))
 
 
 def test_the_context_of_a_model_is_known() -> None:

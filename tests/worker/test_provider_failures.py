@@ -168,6 +168,37 @@ def test_an_empty_account_is_not_waited_for(
 
 
 @pytest.mark.parametrize(
+    ("code", "message", "error_code"),
+    [
+        (
+            400,
+            "Your credit balance is too low to access the Anthropic API. Please go to Plans",
+            None,
+        ),
+        (400, "You have reached your specified API usage limits. You will regain access on", None),
+        (400, "Access denied, please make sure your account is in good standing.", "Arrearage"),
+        (402, "Insufficient Balance", "invalid_request_error"),
+        (402, "Insufficient credits. This account never purchased credits.", None),
+        (403, "Your team has either used all available credits or reached its monthly", None),
+        (429, "Your team has either used all available credits or reached its monthly", None),
+        (429, "Your account is suspended due to insufficient balance, please recharge", None),
+        (429, "余额不足或无可用资源包,请充值。", "1113"),
+    ],
+)
+def test_an_empty_account_is_recognised_in_the_vendors_words(
+    provider: str, code: int, message: str, error_code: str | None
+) -> None:
+    """The next route takes over, whatever the status is, also in the middle of a stream."""
+    answer = status(
+        f"{code} X", message=message, kind="invalid_request_error", error_code=error_code
+    )
+    told = {"type": "invalid_request_error", "code": error_code, "message": message}
+
+    for error in (refusal(provider, answer), refusal(provider, in_stream(provider, told))):
+        assert ("provider.auth", False, True) == (error.code, error.retryable, error.is_of_route)
+
+
+@pytest.mark.parametrize(
     ("headers", "is_shared", "retry_after", "idle_tokens"),
     [
         (["Retry-After: 7"], False, 7.0, None),
@@ -216,7 +247,6 @@ def test_a_request_beyond_the_tokens_per_minute_is_refused_for_good(
         (status("404 Not Found"), True),
         (status("410 Gone"), True),
         (status("400 Bad Request"), False),
-        (status("400 Bad Request", error_code="insufficient_quota"), False),
         (status("422 Unprocessable Content"), False),
     ],
 )

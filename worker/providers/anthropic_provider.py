@@ -31,6 +31,7 @@ from worker.outcomes import ProviderError
 from worker.providers import token_counts
 from worker.providers.abortable_http import AbortableClient
 from worker.providers.partial_calls import PartialCalls, portable_id, portable_name
+from worker.providers.reported_usage import UsageReader
 from worker.providers.sdk_client import address
 from worker.providers.sdk_errors import provider_errors
 from worker.providers.state_room import StateRoom
@@ -79,6 +80,7 @@ class AnthropicProvider:
         # As the SDK sends it, since the API's version 2026-10-21.
         self._http = AbortableClient(route, egress, bearer=route.api_key or "none")
         self._api_key = route.api_key
+        self._usage = UsageReader(route, "messages")
         self._client = anthropic.Anthropic(
             api_key=route.api_key or "none",
             base_url=base_url,
@@ -88,7 +90,7 @@ class AnthropicProvider:
         )
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
-        answer = _Answer(request.turn)
+        answer = _Answer(request.turn, self._usage)
         with stop.aborting(self._http.abort), provider_errors(anthropic, self._api_key):
             with self._client.messages.create(**_arguments(request)) as events:
                 for event in events:
@@ -112,11 +114,12 @@ class AnthropicProvider:
 class _Answer:
     """What the events of a stream add up to."""
 
-    def __init__(self, turn: int) -> None:
+    def __init__(self, turn: int, reader: UsageReader) -> None:
+        self._reader = reader
         self._calls = PartialCalls(turn)
         self._call_indexes: set[int] = set()
         self._inputs: dict[int, str] = {}  # of calls that came whole, by the block's index
-        self._told: dict[str, int] = {}
+        self._reported: dict[str, Any] = {}
         self._usage = Usage()
         self._stop_reason: str | None = None
         self._is_whole = False
@@ -202,27 +205,10 @@ class _Answer:
         """Later figures are sums so far: they take the place of earlier ones, except zeros."""
         if usage is None:
             return None
-        for name in (
-            "input_tokens",
-            "output_tokens",
-            "cache_read_input_tokens",
-            "cache_creation_input_tokens",
-        ):
-            if tokens := getattr(usage, name, None):
-                self._told[name] = tokens
-        if details := getattr(usage, "output_tokens_details", None):
-            self._told["thinking_tokens"] = details.thinking_tokens or 0
-        told, before = self._told, self._usage
-        read = told.get("cache_read_input_tokens", 0)
-        written = told.get("cache_creation_input_tokens", 0)
-        self._usage = Usage(
-            # Anthropic's input is what was neither read from the cache nor written to it.
-            input_tokens=told.get("input_tokens", 0) + read + written,
-            output_tokens=told.get("output_tokens", 0),
-            cache_read_tokens=read,
-            cache_write_tokens=written,
-            reasoning_tokens=told.get("thinking_tokens", 0),
-        )
+        reported = usage.to_dict(warnings=False)
+        self._reported |= {name: value for name, value in reported.items() if value}
+        before = self._usage
+        self._usage = self._reader.read({"input_tokens": 0, **self._reported}) or before
         return UsageUpdate(self._usage) if self._usage != before else None
 
 

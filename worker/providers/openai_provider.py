@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import openai
+
 from shared.egress import Policy
 from shared.events import Usage, clean
 from shared.model_routes import Route
@@ -27,6 +29,7 @@ from worker.providers import token_counts
 from worker.providers.openai_client import Client
 from worker.providers.openai_responses import ResponsesProvider
 from worker.providers.partial_calls import PartialCalls, portable_id, portable_name
+from worker.providers.reported_usage import UsageReader
 from worker.providers.state_room import StateRoom
 from worker.stop_signal import StopSignal
 
@@ -52,6 +55,7 @@ class OpenAIProvider:
     def __init__(self, route: Route, egress: Policy | None = None) -> None:
         self._client = Client(route, egress)
         self._is_vendor = route.is_at_openai
+        self._usage = UsageReader(route, "chat")
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
         calls = PartialCalls(request.turn)
@@ -64,7 +68,7 @@ class OpenAIProvider:
             with self._client.chat.completions.create(**_arguments(request, self._is_vendor)) as s:
                 for chunk in self._client.read(s, _is_last):
                     stop.check()
-                    told = _usage(chunk.usage)
+                    told = self._usage.read(_reported(chunk))
                     if told is not None and told not in (usage, Usage()):
                         yield UsageUpdate(told)
                         usage = told
@@ -252,15 +256,9 @@ def _thinking(extra: dict[str, Any]) -> str:
     return next((text for text in found if text and isinstance(text, str)), "")
 
 
-def _usage(told: Any) -> Usage | None:
-    """Cached tokens are part of the prompt's, reasoning is part of the completion's, as with us."""
-    if told is None or told.prompt_tokens is None:
-        return None
-    prompt, completion = told.prompt_tokens_details, told.completion_tokens_details
-    return Usage(
-        input_tokens=told.prompt_tokens,
-        output_tokens=told.completion_tokens or 0,
-        cache_read_tokens=(prompt and prompt.cached_tokens) or 0,
-        cache_write_tokens=(prompt and prompt.cache_write_tokens) or 0,
-        reasoning_tokens=(completion and completion.reasoning_tokens) or 0,
-    )
+def _reported(chunk: Any) -> Any:
+    """The usage in a chunk; Kimi puts it into the last choice."""
+    usage = chunk.usage
+    for choice in chunk.choices or ():
+        usage = usage or (choice.model_extra or {}).get("usage")
+    return usage.to_dict(warnings=False) if isinstance(usage, openai.BaseModel) else usage

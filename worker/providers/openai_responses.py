@@ -32,6 +32,7 @@ from worker.outcomes import ProviderError
 from worker.providers import token_counts
 from worker.providers.openai_client import Client
 from worker.providers.partial_calls import MAX_CALLS, PartialCalls, portable_id, portable_name
+from worker.providers.reported_usage import UsageReader
 from worker.providers.state_room import StateRoom
 from worker.stop_signal import StopSignal
 
@@ -55,12 +56,13 @@ _STOP_REASONS = {"max_output_tokens": "length"}
 class ResponsesProvider:
     def __init__(self, route: Route, egress: Policy | None = None) -> None:
         self._client = Client(route, egress)
+        self._usage = UsageReader(route, "responses")
         reasons = not _NO_REASONING.match(route.model)
         self._options = dict(_REASONING_OPTIONS) if reasons else {}
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
         with self._client.calling(stop):
-            response = _Response(request.turn)
+            response = _Response(request.turn, self._usage)
             with self._open(request) as events:
                 for event in self._client.read(events, _is_last):
                     stop.check()
@@ -127,7 +129,8 @@ class _Item:
 class _Response:
     """The response that the events of a stream add up to; `error` is what one of them reported."""
 
-    def __init__(self, turn: int) -> None:
+    def __init__(self, turn: int, reader: UsageReader) -> None:
+        self._reader = reader
         self.error: Mapping[str, Any] | None = None
         self._turn = turn
         self._items: dict[Any, _Item] = {}  # in the order of the output
@@ -234,7 +237,7 @@ class _Response:
         if not self._items:
             for place, data in enumerate(final.get("output") or ()):
                 yield from self._finish(self._items.setdefault(place, _Item()), data)
-        if (usage := _usage(final.get("usage"))) is not None:
+        if (usage := self._reader.read(final.get("usage"))) is not None:
             self._usage = usage
             yield UsageUpdate(usage)
         if kind == "response.failed":
@@ -364,19 +367,3 @@ def _function_call(call: ToolCall) -> dict[str, Any]:
             arguments if isinstance(arguments, dict) else {"not_an_object": arguments}
         ),
     }
-
-
-def _usage(reported: Any) -> Usage | None:
-    """Read the reported usage; None if there is none."""
-    if not isinstance(reported, Mapping) or reported.get("input_tokens") is None:
-        return None
-    of_input, of_output = (
-        reported.get(f"{name}_tokens_details") or {} for name in ("input", "output")
-    )
-    return Usage(
-        input_tokens=reported["input_tokens"],
-        output_tokens=reported.get("output_tokens") or 0,
-        cache_read_tokens=of_input.get("cached_tokens") or 0,
-        cache_write_tokens=of_input.get("cache_write_tokens") or 0,
-        reasoning_tokens=of_output.get("reasoning_tokens") or 0,
-    )

@@ -29,8 +29,8 @@ _KINDS = {
     429: "rate_limited",
 }
 _GONE = (404, 410)
-#: Parts of the types and codes by which vendors tell that the account is empty: whether as a 429
-#: or in the stream, waiting does not fill it.
+#: Parts of the types and codes that vendors use for an account without money, as a 4xx or in the
+#: stream: waiting does not fill it.
 _UNPAID = (
     "insufficient_quota",
     "insufficient_balance",
@@ -39,6 +39,17 @@ _UNPAID = (
     "exceeded_current_quota",
     "billing",
     "credit_balance",
+    "arrearage",  # Alibaba's
+)
+#: Parts of the messages of vendors that use no such code.
+_UNPAID_TEXTS = (
+    "credit balance is too low",  # Anthropic, 400
+    "reached your specified api usage limits",  # Anthropic, 400: a limit that the customer has set
+    "used all available credits",  # xAI, 403 or 429
+    "doesn't have any credits",  # xAI
+    "insufficient balance",  # DeepSeek, Kimi
+    "insufficient credits",  # OpenRouter
+    "余额不足",  # Zhipu, 429: insufficient balance
 )
 #: Parts of the types and codes of errors inside a stream, in lower case; the first that fits.
 _WORDS = (
@@ -111,7 +122,7 @@ def _status_error(error: Any, api_key: str | None) -> ProviderError:
     if status < 300:  # the answer had begun well, and told of the error later
         return _error_in_stream(error, api_key)
     message = f"The provider answered {status}: {_short(error.message, api_key)}"
-    if status == 429 and _is_unpaid(_said(error.body)):
+    if status < 500 and _is_unpaid(error):
         return ProviderError("auth", message)
     if too_large := size_errors.read(error.message, error.body):
         return ProviderError("invalid_request", message, too_large=too_large)
@@ -136,6 +147,8 @@ def _error_in_stream(error: Any, api_key: str | None) -> ProviderError:
     message = _short(error.message, api_key)
     if too_large := size_errors.read(error.message, error.body):
         return ProviderError("invalid_request", message, too_large=too_large)
+    if _is_unpaid(error):
+        return ProviderError("auth", message)
     kind, is_gone = _kind_in_stream(_said(error.body))
     return ProviderError(kind, message, is_gone=is_gone)
 
@@ -152,16 +165,16 @@ def _said(body: Any) -> list[str] | None:
     return [str(error.get(name)).lower() for name in ("code", "status", "type")]
 
 
-def _is_unpaid(said: list[str] | None) -> bool:
-    return any(word in text for text in said or () for word in _UNPAID)
+def _is_unpaid(error: Any) -> bool:
+    codes = " ".join(_said(error.body) or ())
+    message = str(error.message).lower()
+    return any(word in codes for word in _UNPAID) or any(t in message for t in _UNPAID_TEXTS)
 
 
 def _kind_in_stream(said: list[str] | None) -> tuple[str, bool]:
     """With whether something is gone; some servers put a status into it, the others a type."""
     if said is None:
         return "overloaded", False
-    if _is_unpaid(said):
-        return "auth", False
     for number in said:
         if number.isdecimal() and 400 <= int(number[:4]) < 600:
             return _kind_of_status(int(number)), int(number) in _GONE

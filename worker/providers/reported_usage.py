@@ -1,0 +1,77 @@
+"""The usage that a server reports, read by the price library's own extractors.
+
+Vendors count differently: xAI's output tokens exclude reasoning on chat completions, Anthropic's
+input tokens exclude the cache. The library knows this by the server's address; an address that it
+does not know is read as the API's own vendor.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from genai_prices.types import UsageExtractor
+
+from shared import prices
+from shared.events import Usage
+from shared.model_routes import Route
+
+#: By API: whose extractors are used for unknown servers, and the library's names of the form, the
+#: first that a vendor has.
+_APIS = {
+    "chat": ("openai", ("chat", "default")),
+    "responses": ("openai", ("responses",)),
+    "messages": ("anthropic", ("anthropic", "default")),
+}
+#: Where servers report cached tokens other than in `prompt_tokens_details`: Kimi, DeepSeek.
+_CACHED = ("cached_tokens", "prompt_cache_hit_tokens")
+
+
+class UsageReader:
+    """Reads what one route's server reports; `api` is chat, responses or messages."""
+
+    def __init__(self, route: Route, api: str) -> None:
+        vendor, names = _APIS[api]
+        known = prices.usage_extractors(route.provider, route.base_url)
+        candidates = [known, prices.usage_extractors(vendor, None)]
+        found = [_first(extractors, names) for extractors in candidates]
+        self._extractors = [extractor for extractor in found if extractor is not None]
+
+    def read(self, reported: Any) -> Usage | None:
+        """Return the usage; None where it is missing or cannot be read."""
+        if not isinstance(reported, Mapping):
+            return None
+        usage = _completed(reported)
+        for extractor in self._extractors:
+            try:
+                _, found = extractor.extract({"usage": usage})
+            except ValueError:
+                continue  # it has another form
+            return Usage(
+                input_tokens=int(found.reported_value("input_tokens")),
+                output_tokens=int(found.reported_value("output_tokens")),
+                cache_read_tokens=int(found.reported_value("cache_read_tokens")),
+                cache_write_tokens=int(found.reported_value("cache_write_tokens")),
+                cache_write_1h_tokens=int(found.reported_value("cache_write_1h_tokens")),
+                reasoning_tokens=int(found.reported_value("output_reasoning_tokens")),
+            )
+        return None
+
+
+def _first(extractors: list[UsageExtractor], names: tuple[str, ...]) -> UsageExtractor | None:
+    by_name = {extractor.api_flavor: extractor for extractor in extractors}
+    return next((by_name[name] for name in names if name in by_name), None)
+
+
+def _completed(reported: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the usage in the form that the extractors read.
+
+    They require an output, which servers leave out or set to null as long as there is none.
+    """
+    usage = {name: value for name, value in reported.items() if value is not None}
+    usage.setdefault("completion_tokens" if "prompt_tokens" in usage else "output_tokens", 0)
+    details = usage.get("prompt_tokens_details")
+    details = dict(details) if isinstance(details, Mapping) else {}
+    for name in _CACHED:
+        if name in usage and not details.get("cached_tokens"):
+            details["cached_tokens"] = usage[name]
+            usage["prompt_tokens_details"] = details
+    return usage
