@@ -1,5 +1,7 @@
 """What a process holds open: database engine, Redis, Celery producer; and transactions."""
 
+import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,7 +15,7 @@ from redis.retry import Retry
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 
-from shared import fault_points, postgres, queue
+from shared import fault_points, postgres, queue, schema
 from shared.checkouts import Checkouts, NoneFree
 from shared.config import Settings
 from shared.errors import Unavailable
@@ -21,6 +23,9 @@ from shared.hints import Hint, send_now
 from shared.outage import Outage
 from shared.postgres import Limits, make_engine
 
+log = logging.getLogger(__name__)
+
+SCHEMA_PAUSE_SECONDS = 1.0
 #: While Postgres is silent one request a second finds out whether it still is.
 POSTGRES_PAUSE_SECONDS = 1.0
 REDIS_PAUSE_SECONDS = 2.0
@@ -115,10 +120,34 @@ class Connections:
                 self.postgres_outage.answered()
             if postgres.is_outage(error):
                 raise Unavailable() from error
+            if postgres.is_unknown_to_schema(error) and (problem := self._schema_problem()):
+                raise Unavailable(problem) from None
             raise
         except NoneFree as error:
             raise Unavailable() from error
         self.postgres_outage.answered()
+
+    def _schema_problem(self) -> str | None:
+        with self.reading() as sql:
+            return schema.shortfall(schema.current_version(sql))
+
+    def wait_for_schema(self, stopped: threading.Event) -> None:
+        """Return once Postgres answers and its schema is new enough, or at `stopped`.
+
+        What is waited for is logged once, however long it takes.
+        """
+        logged = None
+        while not stopped.is_set():
+            try:
+                problem = self._schema_problem()
+            except Unavailable as error:
+                problem = str(error.__cause__ or error).partition("\n")[0]
+            if problem is None:
+                return
+            if problem != logged:
+                log.warning("waiting for the database: %s", problem)
+                logged = problem
+            stopped.wait(SCHEMA_PAUSE_SECONDS)
 
     def ask_redis(self, question: Callable[[Any], Any]) -> Any:
         """What `question` gets from the client.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from psycopg import errors
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import ExceptionContext
@@ -209,6 +210,12 @@ def _end_if_outage(context: ExceptionContext) -> None:
 def is_outage(error: DBAPIError) -> bool:
     """Return whether Postgres could not do its work, whatever was asked of it."""
     return isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
+
+
+def is_unknown_to_schema(error: DBAPIError) -> bool:
+    """Return whether a table, column, type or function is missing, as before a migration."""
+    missing = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
+    return isinstance(error.orig, (*missing, errors.UndefinedObject))
 
 
 def is_read_only(sql: Connection) -> bool:

@@ -1,6 +1,7 @@
 """The database's schema: bring it up to date, and tell whether it is new enough."""
 
 import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,20 @@ def current_version(connection: Connection) -> str | None:
     return version
 
 
+@cache
 def needed_version() -> str:
     """The newest version that this code knows, by the names of the files; they sort as text."""
     return max(file.name.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("*_*.py"))
+
+
+def shortfall(stored: str | None) -> str | None:
+    """Return what is wrong with a stored version, None if this code can use it.
+
+    A newer one is fine: during a deploy the old code goes on with the new schema.
+    """
+    if stored is not None and stored >= needed_version():
+        return None
+    return (
+        f"The database's schema is {stored or 'empty'}, this code needs {needed_version()}: "
+        "run `arkloop migrate`."
+    )

@@ -267,6 +267,7 @@ def start(connections: Connections) -> threading.Event:
     own = connections.for_maintenance()
 
     def run() -> None:
+        own.wait_for_schema(stopped)
         while not stopped.wait(connections.settings.sweep_seconds):
             try:
                 sweep(own)

@@ -13,6 +13,7 @@ from kombu.utils import functional
 
 from shared import fault_points, logs, model_routes, personas, queue
 from shared.config import InvalidSettings, Settings
+from shared.connections import connect
 from worker import pickup, providers, tasks, tools
 from worker.process import WorkerProcess
 
@@ -60,6 +61,14 @@ tasks.register(app, process)
 @signals.setup_logging.connect
 def _configure_logs(**_: Any) -> None:
     logs.configure()
+
+
+@signals.celeryd_after_setup.connect
+def _wait_for_schema(**_: Any) -> None:
+    """Start nothing on a database that was not migrated yet; logging is set up by now."""
+    waiting = connect(settings, application="arkloop-worker", pool_size=1)
+    waiting.wait_for_schema(threading.Event())
+    waiting.close()
 
 
 class _Start(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types

@@ -1,7 +1,5 @@
 """`/healthz`: the process lives. `/readyz`: it can serve."""
 
-from functools import cache
-
 from flask import Blueprint, Response, jsonify
 from redis import RedisError
 
@@ -30,20 +28,11 @@ def readyz() -> Response:
         version = schema.current_version(sql)
         if postgres.is_read_only(sql):
             raise Unavailable("Postgres accepts no writes: it is a standby, or set to read-only.")
-    # A newer one is fine: during a deploy the old code goes on with the new schema.
-    if version is None or version < _needed_version():
-        raise Unavailable(
-            f"The database's schema is {version or 'empty'}, this code needs {_needed_version()}: "
-            "run `arkloop migrate`."
-        )
+    if problem := schema.shortfall(version):
+        raise Unavailable(problem)
     answer: dict[str, object] = {"status": "ok", "schema_version": version}
     try:
         connections().ask_redis(lambda redis: redis.ping())
     except (RedisError, OSError):
         answer["degraded"] = ["redis"]
     return jsonify(answer)
-
-
-@cache
-def _needed_version() -> str:
-    return schema.needed_version()
