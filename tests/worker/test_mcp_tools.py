@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import update
+from sqlalchemy import Connection, Row, update
 
 from shared.catalog import mcp_configs
 from shared.catalog_tables import mcp_configs as configs_table
@@ -100,6 +100,10 @@ def outdate(connections: Connections, config_id: UUID) -> None:
         )
 
 
+def _known(sql: Connection, org_id: UUID, config_id: UUID) -> list[Row[Any]]:
+    return mcp_configs.tools(sql, org_id, config_id, limit=200, after_name=None)
+
+
 # ---- pinning -------------------------------------------------------------------------
 
 
@@ -153,7 +157,7 @@ def test_a_tool_that_changes_or_appears_later_needs_approval(
     assert {"double", "new"}.isdisjoint(offered("odd").tools)
     assert "refuse" in offered("odd").tools
     with connections.reading() as sql:
-        known = {row.name: row for row in mcp_configs.tools(sql, alice.org_id, config_id)}
+        known = {row.name: row for row in _known(sql, alice.org_id, config_id)}
     approvals = {name: known[name].hash for name in ("double", "new")}
     with connections.transaction() as tx:
         mcp_configs.approve(tx, alice.org_id, config_id, approvals)
@@ -180,7 +184,7 @@ def test_a_call_finds_out_that_its_tool_has_changed(
 
     assert "double" not in offered("odd").tools
     with connections.reading() as sql:
-        known = {row.name: row for row in mcp_configs.tools(sql, alice.org_id, config_id)}
+        known = {row.name: row for row in _known(sql, alice.org_id, config_id)}
     assert "Send." == known["double"].description
     assert known["double"].approved_hash not in (None, known["double"].hash)
     assert '"method": "tools/call", "params": {"name": "double"' not in _log(tmp_path / "odd")
@@ -221,7 +225,7 @@ def test_names_that_nobody_approved_are_not_kept(
         discovery.discover(connections, client, config_id)
 
     with connections.reading() as sql:
-        known = [row.name for row in mcp_configs.tools(sql, alice.org_id, config_id)]
+        known = [row.name for row in _known(sql, alice.org_id, config_id)]
 
     assert ["made-up-2"] == [name for name in known if name.startswith("made-up")]
 
@@ -255,7 +259,7 @@ def test_a_tool_with_an_unusable_schema_is_listed_and_not_offered(
     assert "bad" not in tools and "double" in tools
 
     with connections.reading() as sql:
-        known = {row.name: row for row in mcp_configs.tools(sql, alice.org_id, config_id)}
+        known = {row.name: row for row in _known(sql, alice.org_id, config_id)}
     assert re.search("schema|number|inputSchema|NUL", known["bad"].problem)
     with connections.reading() as sql:
         assert None is mcp_configs.find(sql, alice.org_id, config_id).discovery_error
