@@ -1,5 +1,6 @@
 """The openai provider: what it sends, and what it makes of what compatible servers answer."""
 
+import json
 import socket
 import struct
 import threading
@@ -153,6 +154,21 @@ def test_a_call_of_another_server_is_named_as_this_one_takes_it() -> None:
     assert sent["id"] == messages[2]["tool_call_id"]
     assert len(sent["id"]) <= 40
     assert "functions_calc" == sent["function"]["name"]
+
+
+def test_arguments_that_were_not_json_are_sent_back_as_an_object() -> None:
+    """Chat templates parse them: a string in their place would end every later call."""
+    call = ToolCall("c", "calc", "{broken")
+    request = ModelRequest(
+        model="m",
+        system_prompt="",
+        messages=[UserMessage("Hi"), AssistantMessage("", (call,)), ToolMessage("c", "calc", "no")],
+    )
+    with vendor(raw(openai_stream(delta(content="2", finish="stop")))) as fake:
+        ask("openai", fake.url, request)
+        [sent] = fake.bodies[0]["messages"][1]["tool_calls"]
+
+    assert {"not_an_object": "{broken"} == json.loads(sent["function"]["arguments"])
 
 
 def test_parallel_tool_calls_are_put_together_from_their_pieces() -> None:

@@ -30,7 +30,12 @@ from worker.messages import (
 from worker.outcomes import ProviderError
 from worker.providers import token_counts
 from worker.providers.abortable_http import AbortableClient
-from worker.providers.partial_calls import PartialCalls, portable_id, portable_name
+from worker.providers.partial_calls import (
+    PartialCalls,
+    portable_arguments,
+    portable_id,
+    portable_name,
+)
 from worker.providers.reported_usage import UsageReader
 from worker.providers.sdk_client import address
 from worker.providers.sdk_errors import provider_errors
@@ -363,11 +368,9 @@ def _text(text: str) -> dict[str, Any]:
 
 
 def _tool_use(call: ToolCall) -> dict[str, Any]:
-    arguments = call.arguments
     return {
         "type": "tool_use",
         "id": portable_id(call.id),
         "name": portable_name(call.name),
-        # What was no object has failed; the model is shown what it wrote.
-        "input": arguments if isinstance(arguments, dict) else {"not_an_object": arguments},
+        "input": portable_arguments(call.arguments),
     }

@@ -28,7 +28,12 @@ from worker.outcomes import ProviderError
 from worker.providers import token_counts
 from worker.providers.openai_client import Client
 from worker.providers.openai_responses import ResponsesProvider
-from worker.providers.partial_calls import PartialCalls, portable_id, portable_name
+from worker.providers.partial_calls import (
+    PartialCalls,
+    portable_arguments,
+    portable_id,
+    portable_name,
+)
 from worker.providers.reported_usage import UsageReader
 from worker.providers.state_room import StateRoom
 from worker.stop_signal import StopSignal
@@ -244,7 +249,7 @@ def _tool_call(call: ToolCall, signed: Any) -> dict[str, Any]:
         "type": "function",
         "function": {
             "name": portable_name(call.name),
-            "arguments": json.dumps(call.arguments),
+            "arguments": json.dumps(portable_arguments(call.arguments)),
         },
     }
     return whole if signed is None else {**whole, _SIGNED: signed}

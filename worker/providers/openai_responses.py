@@ -31,7 +31,13 @@ from worker.messages import (
 from worker.outcomes import ProviderError
 from worker.providers import token_counts
 from worker.providers.openai_client import Client
-from worker.providers.partial_calls import MAX_CALLS, PartialCalls, portable_id, portable_name
+from worker.providers.partial_calls import (
+    MAX_CALLS,
+    PartialCalls,
+    portable_arguments,
+    portable_id,
+    portable_name,
+)
 from worker.providers.reported_usage import UsageReader
 from worker.providers.state_room import StateRoom
 from worker.stop_signal import StopSignal
@@ -357,13 +363,9 @@ def _message(text: str, item: Mapping[str, Any] | None = None) -> Iterator[dict[
 
 
 def _function_call(call: ToolCall) -> dict[str, Any]:
-    arguments = call.arguments
     return {
         "type": "function_call",
         "call_id": portable_id(call.id),
         "name": portable_name(call.name),
-        # A call whose arguments were no object has failed; show the model what it wrote.
-        "arguments": json.dumps(
-            arguments if isinstance(arguments, dict) else {"not_an_object": arguments}
-        ),
+        "arguments": json.dumps(portable_arguments(call.arguments)),
     }

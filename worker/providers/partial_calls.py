@@ -135,6 +135,14 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
+def portable_arguments(arguments: Any) -> dict[str, Any]:
+    """Return the arguments as an object, which vendors and chat templates require.
+
+    Arguments that were not an object failed the call; the model sees what it wrote.
+    """
+    return arguments if isinstance(arguments, dict) else {"not_an_object": arguments}
+
+
 def portable_id(call_id: str) -> str:
     """An id that every vendor takes: another server may have made the call."""
     if len(call_id) <= _MAX_ID_LENGTH and call_id and not _NOT_PORTABLE.search(call_id):
