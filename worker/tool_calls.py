@@ -1,5 +1,7 @@
 """The tool calls of one turn: what a person must approve first, then all of them side by side."""
 
+import contextvars
+import logging
 import threading
 import time
 from typing import Any
@@ -10,12 +12,16 @@ from worker.agent import Agent
 from worker.context import RunContext
 from worker.conversation import Turn
 from worker.messages import ToolCall, ToolMessage
-from worker.outcomes import ShuttingDown, WaitForInput
+from worker.outcomes import ShuttingDown, StopRun, WaitForInput
 from worker.tools import CallInfo, Tool, ToolFailed
+
+log = logging.getLogger(__name__)
 
 MAX_OUTPUT_BYTES = 65_536
 #: More calls than any model makes on purpose; each is a thread while it lasts.
 MAX_CALLS_PER_TURN = 64
+#: Tools that heed a stop end at once; others are abandoned after this.
+STOP_SECONDS = 1.0
 
 UNKNOWN_OUTCOME = (
     "The outcome of this call is unknown: the process that made it was lost. It may or may not"
@@ -24,16 +30,23 @@ UNKNOWN_OUTCOME = (
 
 
 def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
-    """Ask people first, one question at a time; then make the calls side by side."""
+    """Ask people first, one question at a time; then make the calls side by side.
+
+    Raises:
+        WaitForInput: a person must answer first.
+        StopRun, LeaseLost: the attempt ends; calls that do not notice within `STOP_SECONDS` are
+            abandoned, and have no result.
+    """
     waiting = [call for call in turn.calls if call.id not in turn.results]
     for call in waiting:
         if question := _question(agent, turn, call):
             raise question
     context.checkpoint()
     calls = [_SideBySide(agent, context, turn, call) for call in waiting]
+    grace = _Grace()
     stopped: BaseException | None = None
     for made in calls:
-        made.join()
+        made.wait(context, grace)
         stopped = stopped or made.stopped
         # Where the run goes on elsewhere, results come in call order there: the ledger has them.
         if made.stopped is None and not isinstance(stopped, ShuttingDown | LeaseLost):
@@ -48,19 +61,124 @@ def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
     fault_points.reach("worker.step_finished")
 
 
-class _SideBySide(threading.Thread):
-    """A tool call under way; `stopped` is what ended it if the run has to stop."""
+class _Grace:
+    """The time in which all calls of a turn can notice that the run has to stop."""
+
+    def __init__(self) -> None:
+        self._ends: float | None = None
+
+    def seconds_left(self) -> float:
+        """Return what is left of it; it begins with the first call of this method."""
+        if self._ends is None:
+            self._ends = time.monotonic() + STOP_SECONDS
+        return max(0.0, self._ends - time.monotonic())
+
+
+class _SideBySide:
+    """A tool call in a thread of its own; `stopped` is what ended it if the run has to stop.
+
+    No thread can be ended from outside. The thread of a tool that does not return in time is
+    abandoned: the run continues without it, and what it returns later is dropped.
+    """
 
     def __init__(self, agent: Agent, context: RunContext, turn: Turn, call: ToolCall) -> None:
-        super().__init__(name=f"tool-{call.name}", daemon=True)
         self.call = call
         self.result: events.ToolResult
         self.stopped: BaseException | None = None
-        self._arguments = (agent, context, turn, call)
-        self.start()
+        self._agent, self._context, self._turn = agent, context, turn
+        self._lock = threading.Lock()
+        self._changed, self._ended = threading.Event(), threading.Event()
+        self._deadline: float | None = None  # while the tool's function runs
+        self._has_outcome = False
+        # With this thread's context: lines that the tool logs name the run.
+        target = contextvars.copy_context().run
+        threading.Thread(
+            target=target, args=(self._run,), name=f"tool-{call.name}", daemon=True
+        ).start()
 
-    def run(self) -> None:
-        self.result, self.stopped = _call(*self._arguments)
+    def wait(self, context: RunContext, grace: _Grace) -> None:
+        """Return once the call has ended or is abandoned."""
+        try:
+            with context.aborting(self._changed.set):
+                while not self._ended.is_set():
+                    self._changed.wait(self._seconds_left())
+                    self._changed.clear()
+                    context.check()
+                    if self._seconds_left() == 0:
+                        self._abandon(None)
+        except (StopRun, LeaseLost) as reason:
+            if not self._ended.wait(grace.seconds_left()):
+                self._abandon(reason)
+
+    def _seconds_left(self) -> float | None:
+        deadline = self._deadline
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    def _abandon(self, reason: BaseException | None) -> None:
+        with self._lock:
+            if self._has_outcome:
+                return
+            self._has_outcome = True
+        seconds = self._agent.tools[self.call.name].timeout_seconds
+        log.warning(
+            "abandoning the call %s of the tool %s: it does not return%s",
+            self.call.id,
+            self.call.name,
+            "" if reason else f" within {seconds:g} s",
+        )
+        self.stopped = reason
+        output = f"The tool did not return within {seconds:g} s; it may still have its effect."
+        self.result = events.ToolResult(
+            self.call.id, self.call.name, output, True, round(seconds * 1000)
+        )
+        self._ended.set()
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        output, is_error, stopped, begun = self._outcome()
+        duration_ms = round((time.monotonic() - began) * 1000)
+        with self._lock:
+            if self._has_outcome:
+                return
+            self._has_outcome = True
+            self._deadline = None
+        self.stopped = stopped
+        self.result = self._turn.done.get(self.call.id) or events.ToolResult(
+            self.call.id, self.call.name, cut(output), is_error, duration_ms
+        )
+        if begun and stopped is None and len(self._turn.calls) - len(self._turn.results) > 1:
+            # Its event waits for the calls before it; a crash meanwhile must not lose the result.
+            try:
+                self._context.end_tool_call(self.result)
+            except BaseException as error:
+                self.stopped = error
+        self._ended.set()
+        self._changed.set()
+
+    def _outcome(self) -> tuple[str, bool, BaseException | None, bool]:
+        """Make the call; return output, is_error, why it had to stop, and whether it began."""
+        agent, context, turn, call = self._agent, self._context, self._turn, self.call
+        if call.id in turn.done:
+            return "", False, None, False
+        begun = False
+        try:
+            tool, made = _permitted(agent, context, turn, call)
+            if call.name == "ask_user":
+                return turn.answers.get(call.id, ""), False, None, False
+            context.check()
+            _begin(context, tool, call)
+            begun = True
+            self._deadline = time.monotonic() + tool.timeout_seconds
+            self._changed.set()
+            return _make(agent, context, tool, made), False, None, True
+        except ToolFailed as error:
+            return str(error), True, None, begun
+        except Exception as error:
+            # Its text may hold secrets, such as the URL of a database: it goes to the log alone.
+            log.exception("the tool %s raised in the call %s", call.name, call.id)
+            return f"The tool failed: {type(error).__name__}.", True, None, begun
+        except BaseException as error:
+            return "", True, error, begun
 
 
 def _question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
@@ -109,42 +227,6 @@ def _misfit(tool: Tool, arguments: Any) -> str | None:
     except ToolFailed as error:
         return str(error)
     return None
-
-
-def _call(
-    agent: Agent, context: RunContext, turn: Turn, call: ToolCall
-) -> tuple[events.ToolResult, BaseException | None]:
-    """The call's result, and what stopped it if the run has to stop."""
-    if call.id in turn.done:
-        return turn.done[call.id], None
-    start = time.monotonic()
-    stopped: BaseException | None = None
-    begun = is_error = False
-    output = ""
-    try:
-        tool, made = _permitted(agent, context, turn, call)
-        if call.name == "ask_user":
-            output = turn.answers.get(call.id, "")
-        else:
-            context.check()
-            _begin(context, tool, call)
-            begun = True
-            output = _make(agent, context, tool, made)
-    except ToolFailed as error:
-        output, is_error = str(error), True
-    except Exception as error:
-        output, is_error = f"The tool failed: {type(error).__name__}: {error}", True
-    except BaseException as error:
-        stopped = error
-    duration_ms = round((time.monotonic() - start) * 1000)
-    result = events.ToolResult(call.id, call.name, cut(output), is_error, duration_ms)
-    if begun and stopped is None and len(turn.calls) - len(turn.results) > 1:
-        # Its event waits for the calls before it; a crash meanwhile must not lose what came of it.
-        try:
-            context.end_tool_call(result)
-        except BaseException as error:
-            stopped = error
-    return result, stopped
 
 
 def _permitted(

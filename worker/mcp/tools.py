@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 #: Of one run, of all its servers.
 MAX_TOOLS = 512
 MAX_NAME = 64
+#: Connecting, listing the tools and the call itself have limits of their own, which end first.
+TIMEOUT_SECONDS = 180.0
 _DIGEST = 8
 
 
@@ -132,6 +134,7 @@ def _as_tools(
             function=_caller(connections, client, servers[row.config_id], row.name, row.hash),
             # The server may hint at the opposite, but a hint is not a promise.
             repeatable=False,
+            timeout_seconds=TIMEOUT_SECONDS,
             mcp_tool={"config_id": str(row.config_id), "hash": row.hash},
         )
         also_named[name] = frozenset({row.name, f"{row.config_name}_{row.name}"}) - {name}

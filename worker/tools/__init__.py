@@ -35,6 +35,10 @@ __all__ = [
 ]
 
 
+#: Seconds that one call may take, where the tool does not say otherwise.
+TIMEOUT_SECONDS = 60.0
+
+
 class ToolFailed(Exception):
     """Shown to the model as the call's result; the run goes on."""
 
@@ -61,13 +65,15 @@ class Tool:
 
     `function` takes the arguments as one mapping, by whatever names a foreign
     schema has. `repeatable`: running it twice does no harm, so a crash in it
-    may repeat it. `mcp_tool`: which tool of which server this is, None for ours:
+    may repeat it. `timeout_seconds`: a call that takes longer is abandoned, and
+    its result is an error. `mcp_tool`: which tool of which server this is, None for ours:
     another one of the same name is not what a person has confirmed.
     """
 
     spec: ToolSpec
     function: Callable[[RunContext, CallInfo, Mapping[str, Any]], str]
     repeatable: bool
+    timeout_seconds: float = TIMEOUT_SECONDS
     mcp_tool: Mapping[str, str] | None = None
 
     @cached_property
@@ -100,7 +106,9 @@ class Tool:
         return self.function(context, info, arguments)
 
 
-def tool(*, repeatable: bool) -> Callable[[Callable[..., str]], Tool]:
+def tool(
+    *, repeatable: bool, timeout_seconds: float = TIMEOUT_SECONDS
+) -> Callable[[Callable[..., str]], Tool]:
     """Make a tool of a function; its name and docstring are what the model reads.
 
     Types of arguments: `str`, `int`, `float`, `bool`, `Literal`, lists of
@@ -142,7 +150,9 @@ def tool(*, repeatable: bool) -> Callable[[Callable[..., str]], Tool]:
 
         description = inspect.cleandoc(function.__doc__)
         spec = ToolSpec(function.__name__, description, parameters)
-        made = Tool(spec=spec, function=call, repeatable=repeatable)
+        made = Tool(
+            spec=spec, function=call, repeatable=repeatable, timeout_seconds=timeout_seconds
+        )
         _ = made.schema  # at once: a worker does not start with one that is wrong
         return made
 
