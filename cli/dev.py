@@ -178,6 +178,10 @@ def _environment(options: Options, port: int, folder: DataFolder) -> dict[str, s
     # of its own (DNS rebinding).
     hosts = ["localhost", _name_of(options.host), os.environ.get("ARKLOOP_ALLOWED_HOSTS", "")]
     environment["ARKLOOP_ALLOWED_HOSTS"] = ",".join(filter(None, hosts))
+    if _is_loopback(options.host):
+        # A developer's own providers and MCP servers. Who can reach this server from another
+        # machine must not reach what only this machine can.
+        environment.setdefault("ARKLOOP_ALLOWED_NETWORKS", "127.0.0.0/8,::1/128")
     environment.setdefault("ARKLOOP_REGISTRATION", "open")
     environment.setdefault("ARKLOOP_SCRIPTED", "1")
     # Plain HTTP on loopback: browsers would not send a secure cookie back.
@@ -186,6 +190,13 @@ def _environment(options: Options, port: int, folder: DataFolder) -> dict[str, s
         # Celery's word for root is right for servers; whoever runs this as root knows.
         environment.setdefault("PYTHONWARNINGS", "ignore:You're running the worker with superuser")
     return environment
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _name_of(host: str) -> str:

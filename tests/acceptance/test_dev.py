@@ -133,6 +133,10 @@ def test_one_command_starts_everything_and_sigterm_ends_it(start_dev: StartDev) 
     assert "dev" == dev.get("/v1/me")["org_name"]
     rebound = httpx2.get(f"{dev.url}/healthz", headers={"Host": "attacker.example"})
     assert 403 == rebound.status_code, "the name of a web page that leads here (DNS rebinding)"
+    loopback = {"name": "ours", "kind": "openai", "base_url": "http://127.0.0.1:9/v1"}
+    assert loopback["base_url"] == dev.post("/v1/llm-providers", loopback)["base_url"]
+    server = {"name": "ours", "url": "http://localhost:9/mcp"}
+    assert server["url"] == dev.post("/v1/mcp-configs", server)["url"]
     routes = {route["id"] for route in dev.get("/v1/routes")}
     assert ({"scripted", "local"} if local_model.installed() else {"scripted"}) <= routes
 

@@ -78,6 +78,26 @@ def test_only_names_of_this_machine_are_answered(
     assert expected == environment(tmp_path, host)["ARKLOOP_ALLOWED_HOSTS"]
 
 
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", "127.0.0.0/8,::1/128"),
+        ("::1", "127.0.0.0/8,::1/128"),
+        ("localhost", "127.0.0.0/8,::1/128"),
+        ("0.0.0.0", None),
+        ("box.lan", None),
+    ],
+)
+def test_loopback_servers_are_for_users_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str, expected: str | None
+) -> None:
+    """Providers and MCP servers may be on loopback where nobody else can reach the service."""
+    assert expected == environment(tmp_path, host).get("ARKLOOP_ALLOWED_NETWORKS")
+
+    monkeypatch.setenv("ARKLOOP_ALLOWED_NETWORKS", "10.0.0.0/8")
+    assert "10.0.0.0/8" == environment(tmp_path, host)["ARKLOOP_ALLOWED_NETWORKS"]
+
+
 def environment(folder: Path, host: str) -> dict[str, str]:
     """What the processes of `arkloop dev` find in their environment."""
     options = dev.Options(
