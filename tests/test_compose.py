@@ -113,6 +113,48 @@ def test_the_containers_settings_are_complete() -> None:
     assert all(SERVICES[name]["environment"] == SERVICES["web"]["environment"] for name in OURS)
 
 
+def test_every_documented_setting_reaches_the_containers() -> None:
+    """A line of `.env` for any of them is enough; those that the set itself decides are fixed."""
+    decided = {
+        *("ARKLOOP_DATABASE_URL", "ARKLOOP_REDIS_URL"),  # the set's own servers
+        *("ARKLOOP_HOST", "ARKLOOP_PORT"),  # where the proxy and the health check look
+    }
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    table = text.partition("\n## Settings\n")[2].partition("\n## ")[0]
+    documented = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    passed = SERVICES["web"]["environment"]
+
+    assert len(documented) > 30
+    assert documented == list(passed), "in the order of the table"
+    for name in set(documented) - decided:
+        assert re.fullmatch(rf"\$\{{{name}:[-?].*\}}", passed[name]), name
+
+
+def test_an_operators_settings_are_what_the_processes_read() -> None:
+    """Settings from `.env` change what the processes of a container do."""
+    given = {
+        "POSTGRES_PASSWORD": "a" * 48,
+        "REDIS_PASSWORD": "b" * 48,
+        "ARKLOOP_JWT_SECRET": "c" * 64,
+        "ARKLOOP_RETENTION_DAYS": "7",
+        "ARKLOOP_ALLOWED_NETWORKS": "10.0.0.0/8",
+        "ANTHROPIC_API_KEY": "sk-ant",
+    }
+    environ = {
+        name: _interpolated(value, given) for name, value in SERVICES["web"]["environment"].items()
+    }
+
+    settings = Settings.from_env(environ)
+
+    assert (7, ("10.0.0.0/8",), "sk-ant", "0.0.0.0", 8080) == (
+        settings.retention_days,
+        settings.allowed_networks,
+        settings.anthropic_api_key,
+        settings.host,
+        settings.port,
+    )
+
+
 def _interpolated(value: str, given: dict[str, str]) -> str:
     """As compose does it: `${NAME:?word}` and `${NAME:-default}`."""
 
