@@ -5,16 +5,16 @@ from contextlib import contextmanager
 
 import click
 
-from shared.config import Settings
+from shared.config import FALLBACKS, Settings
 from shared.connections import Connections, connect
 from shared.database_url import InvalidDatabaseUrl, normalize
 from shared.errors import Unavailable
 
 database_url_option = click.option(
     "--database-url",
-    envvar="ARKLOOP_DATABASE_URL",
+    envvar=["ARKLOOP_DATABASE_URL", FALLBACKS["ARKLOOP_DATABASE_URL"]],
     required=True,
-    help="Postgres to write to.  [default: $ARKLOOP_DATABASE_URL]",
+    help="Postgres to write to.  [default: $ARKLOOP_DATABASE_URL, else $DATABASE_URL]",
 )
 
 

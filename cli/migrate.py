@@ -40,9 +40,9 @@ def migrate(wait_seconds: float, lock_seconds: float) -> None:
     Where that leads to a pooler, ARKLOOP_DIRECT_DATABASE_URL names Postgres itself.
     A schema that is newer than this code stays as it is.
     """
-    names = ("ARKLOOP_DIRECT_DATABASE_URL", "ARKLOOP_DATABASE_URL")
+    names = ("ARKLOOP_DIRECT_DATABASE_URL", "ARKLOOP_DATABASE_URL", "DATABASE_URL")
     urls = [os.environ.get(name, "").strip() for name in names]
-    engine = _engine(urls[0] or urls[1])
+    engine = _engine(next(filter(None, urls), ""))
     try:
         print_line(_migrate(engine, wait_seconds, lock_seconds))
     except OperationalError as error:

@@ -10,6 +10,15 @@ from typing import Any
 
 from shared.database_url import InvalidDatabaseUrl, normalize
 
+#: What platforms such as Heroku, and Procfile runners such as honcho, set: each is used if the
+#: setting itself is not set.
+FALLBACKS = {
+    "ARKLOOP_DATABASE_URL": "DATABASE_URL",
+    "ARKLOOP_REDIS_URL": "REDIS_URL",
+    "ARKLOOP_PORT": "PORT",
+    "ARKLOOP_API_WORKERS": "WEB_CONCURRENCY",
+}
+
 
 class InvalidSettings(Exception):
     """Some settings are missing or wrong; the message lists every problem, one a line."""
@@ -140,6 +149,9 @@ class _Reader:
             "anthropic_base_url",
         ):
             values[name] = self._text(name.upper())
+        if self._source("ARKLOOP_PORT") != "ARKLOOP_PORT" and not self._text("ARKLOOP_HOST"):
+            # As gunicorn does: a platform that assigns a port connects to it from elsewhere.
+            values["host"] = "0.0.0.0"  # noqa: S104 - ARKLOOP_HOST narrows it
         lease, heartbeat = values["lease_seconds"], values["heartbeat_seconds"]
         if heartbeat * 3 > lease:
             self.problems.append(
@@ -149,7 +161,14 @@ class _Reader:
         return values
 
     def _text(self, name: str) -> str | None:
-        return self._environ.get(name, "").strip() or None
+        return self._environ.get(self._source(name), "").strip() or None
+
+    def _source(self, name: str) -> str:
+        """Return the variable that has the setting's value: its own, or its fallback."""
+        for candidate in (name, FALLBACKS.get(name, name)):
+            if self._environ.get(candidate, "").strip():
+                return candidate
+        return name
 
     def _url(self, name: str, schemes: tuple[str, ...]) -> str:
         value = self._text(name)
@@ -158,7 +177,7 @@ class _Reader:
             return ""
         if value.split("://")[0] not in schemes or "://" not in value:
             self.problems.append(
-                f"{name}: must begin with {' or '.join(s + '://' for s in schemes)}"
+                f"{self._source(name)}: must begin with {' or '.join(s + '://' for s in schemes)}"
             )
         return value
 
@@ -171,7 +190,7 @@ class _Reader:
         try:
             return normalize(value)
         except InvalidDatabaseUrl as error:
-            self.problems.append(f"{name}: {error}")
+            self.problems.append(f"{self._source(name)}: {error}")
             return ""
 
     def _secret(self, name: str) -> str:
@@ -199,7 +218,9 @@ class _Reader:
         if value is None:
             return float(default)
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) or float(value) < least:
-            self.problems.append(f"{name}: must be a number of at least {least:g}, is {value!r}")
+            self.problems.append(
+                f"{self._source(name)}: must be a number of at least {least:g}, is {value!r}"
+            )
             return float(default)
         return float(value)
 

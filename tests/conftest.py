@@ -19,7 +19,7 @@ from api.app import create_app
 from cli.embedded_postgres import EmbeddedPostgres
 from cli.embedded_redis import EmbeddedRedis
 from shared import accounts, ids, passwords, schema
-from shared.config import Settings
+from shared.config import FALLBACKS, Settings
 from shared.connections import Connections, connect
 from shared.status import RunState
 from shared.tables import runs
@@ -29,8 +29,9 @@ from tests.system import System, running_system
 from tests.web_server import WebServer, web_server
 
 # Set in a developer's shell, they would steer the tests.
-for name in [name for name in os.environ if name.startswith(("ARKLOOP_", "OPENAI_", "ANTHROPIC_"))]:
-    del os.environ[name]
+for name in list(os.environ):
+    if name.startswith(("ARKLOOP_", "OPENAI_", "ANTHROPIC_")) or name in FALLBACKS.values():
+        del os.environ[name]
 
 
 # A background job of a shell ignores Ctrl-C, and so would every command that the tests interrupt.

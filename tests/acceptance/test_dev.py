@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from cli import local_model
+from cli.dev import read_procfile
 from cli.embedded_postgres import EmbeddedPostgres
 from cli.embedded_redis import EmbeddedRedis
 from cli.embedded_server import free_port
@@ -260,18 +261,34 @@ def test_named_servers_are_used_instead_of_embedded_ones(
     assert not (dev.data / "redis").exists()
 
 
-def test_honcho_runs_the_same_procfile(servers: dict[str, str]) -> None:
-    """The Procfile is production's: any tool that reads one starts the service."""
+def platform_commands(folder: Path) -> Path:
+    """A folder with the commands of the dependencies, and without `arkloop`.
+
+    A buildpack installs `requirements.txt`, which has everything but the project itself.
+    """
+    commands = folder / "bin"
+    commands.mkdir()
+    for name in ("python", "gunicorn", "celery"):
+        command = commands / name
+        command.write_text(f'#!/bin/sh\nexec {BIN / name} "$@"\n')
+        command.chmod(0o755)
+    return commands
+
+
+def test_honcho_runs_the_same_procfile(servers: dict[str, str], tmp_path: Path) -> None:
+    """With what a platform sets, and the commands that a buildpack installs, the service starts."""
     port = free_port()
-    environ = BARE | servers
-    environ |= {
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "ARKLOOP_PORT": str(port),
+    database = servers["ARKLOOP_DATABASE_URL"].partition("://")[2]
+    environ = BARE | {
+        "PATH": f"{platform_commands(tmp_path)}{os.pathsep}{os.defpath}",
+        "DATABASE_URL": f"postgres://{database}&sslmode=prefer",
+        "REDIS_URL": servers["ARKLOOP_REDIS_URL"],
+        "WEB_CONCURRENCY": "1",
         "ARKLOOP_JWT_SECRET": "j" * 32,
-        "ARKLOOP_API_WORKERS": "1",
     }
-    subprocess.run([BIN / "arkloop", "migrate"], env=environ, cwd=ROOT, check=True)
-    argv = [BIN / "honcho", "start", "web", "worker"]
+    release, _lines = read_procfile(ROOT / "Procfile")
+    subprocess.run(["/bin/sh", "-c", str(release)], env=environ, cwd=ROOT, check=True)
+    argv = [BIN / "honcho", "start", "--port", str(port), "web", "worker"]
     honcho = subprocess.Popen(
         argv, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -1,0 +1,61 @@
+"""Settings from the environment, and the variables of platforms that are their fallbacks."""
+
+import pytest
+
+from shared.config import InvalidSettings, Settings
+
+#: What Heroku gives a process.
+PLATFORM = {
+    "DATABASE_URL": "postgres://user:secret@db.example.com:5432/name?sslmode=require",
+    "REDIS_URL": "rediss://:secret@redis.example.com:6380",
+    "PORT": "33507",
+    "WEB_CONCURRENCY": "3",
+    "ARKLOOP_JWT_SECRET": "j" * 32,
+}
+
+
+def test_a_platforms_variables_are_enough() -> None:
+    """The URLs keep their TLS parameters, and web listens where the platform connects to."""
+    settings = Settings.from_env(PLATFORM)
+
+    database = "postgresql+psycopg://user:secret@db.example.com:5432/name?sslmode=require"
+    assert database == settings.database_url
+    assert [PLATFORM["REDIS_URL"]] * 2 == [settings.redis_url, settings.broker_url]
+    assert ("0.0.0.0", 33507, 3) == (settings.host, settings.port, settings.api_workers)
+
+
+def test_our_own_settings_come_first() -> None:
+    """A variable that is there for something else changes nothing that is set."""
+    ours = {
+        "ARKLOOP_DATABASE_URL": "postgresql://ours.example.com/name",
+        "ARKLOOP_REDIS_URL": "redis://ours.example.com",
+        "ARKLOOP_PORT": "8081",
+        "ARKLOOP_API_WORKERS": "4",
+    }
+    settings = Settings.from_env(PLATFORM | ours)
+
+    assert "ours.example.com" in settings.database_url
+    assert "redis://ours.example.com" == settings.redis_url
+    assert ("127.0.0.1", 8081, 4) == (settings.host, settings.port, settings.api_workers)
+
+
+def test_a_platforms_port_can_be_kept_on_this_machine() -> None:
+    """`ARKLOOP_HOST` says where to listen, whoever chose the port."""
+    settings = Settings.from_env(PLATFORM | {"ARKLOOP_HOST": "127.0.0.1"})
+
+    assert ("127.0.0.1", 33507) == (settings.host, settings.port)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "mysql://db.example.com/name"),
+        ("REDIS_URL", "http://redis.example.com"),
+        ("PORT", "http"),
+        ("WEB_CONCURRENCY", "0"),
+    ],
+)
+def test_a_problem_names_the_variable_that_has_it(name: str, value: str) -> None:
+    """An operator finds what to change under the name that is in the environment."""
+    with pytest.raises(InvalidSettings, match=rf"^{name}: must "):
+        Settings.from_env(PLATFORM | {name: value})
