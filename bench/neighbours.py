@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from sqlalchemy import text
+from sqlalchemy import NullPool, create_engine, text
 
 from bench.conversations import prepare, script, targets_of
 from bench.figure import Figure, percentile
@@ -234,15 +234,13 @@ class _Bench:
             "question": question,
             "turn": json.dumps(_TURN),
         }
-        with self.connections.transaction() as tx:
-            tx.sql.execute(text("SET LOCAL statement_timeout = 0"))
-            tx.sql.execute(text("SET LOCAL transaction_timeout = 0"))
-            tx.sql.execute(text(_THREADS), values)
-        with self.connections.engine.connect() as sql:
-            sql.execute(text("SET statement_timeout = 0"))
+        patient = create_engine(
+            self.service.postgres.url, isolation_level="AUTOCOMMIT", poolclass=NullPool
+        )
+        with patient.connect() as sql:
+            sql.execute(text(_THREADS), values)
             for table in ("threads", "runs", "messages", "run_events"):
                 sql.execute(text(f"VACUUM ANALYZE {table}"))
-            sql.invalidate()
         said = {"content": "And now?"}
         asked = [("POST", f"/v1/threads/{one}/messages", said) for one in self.threads]
         call_all(Loop(), self.targets, asked)

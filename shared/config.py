@@ -50,6 +50,7 @@ class Settings:
     retention_days: int = 90
     database_pool_size: int = 10  # connections of one process
     worker_concurrency: int = 200  # runs that one worker process executes at a time
+    run_output_mib: int = 64  # what all the events of one run may have together
     history_memory_mib: int = 256  # of one worker process, for the threads that its runs have read
 
     registration_open: bool = False
@@ -130,6 +131,7 @@ class _Reader:
             ("api_workers", 1),
             ("worker_concurrency", 1),
             ("history_memory_mib", 1),
+            ("run_output_mib", 1),
         ):
             values[name] = int(self._number(f"ARKLOOP_{name.upper()}", defaults[name], least))
         for name in ("scripted", "faults", "secure_cookies", "mcp_stdio"):

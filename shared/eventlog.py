@@ -45,8 +45,9 @@ FROM unnest(%(run_ids)s::uuid[], %(seqs)s::bigint[], %(types)s::text[], %(payloa
 ON CONFLICT DO NOTHING
 """
 
-#: Older entries of a very long run are read from Postgres.
+#: Older entries of a very long run, or of one with large events, are read from Postgres.
 STREAM_MAX_LENGTH = 10_000
+STREAM_MAX_BYTES = 4 * 1024 * 1024
 #: Longer events are read from Postgres, too: a reader asks Redis for a number of entries, whatever
 #: their length, and holds all of them.
 STREAM_MAX_CHARACTERS = 16_384
@@ -159,7 +160,7 @@ def _publish(redis: Any, connections: Connections, batches: Sequence[Batch]) -> 
             if len(event.payload) > STREAM_MAX_CHARACTERS:
                 continue
             command(
-                *("XADD", stream, "MAXLEN", "~", STREAM_MAX_LENGTH, f"{event.seq}-0"),
+                *("XADD", stream, "MAXLEN", "~", _max_length(event), f"{event.seq}-0"),
                 *("type", event.type, "payload", event.payload),
             )
         if events[-1].is_terminal:
@@ -169,6 +170,14 @@ def _publish(redis: Any, connections: Connections, batches: Sequence[Batch]) -> 
         command("PUBLISH", keys.news(run_id), events[-1].seq)
     answers: list[Any] = pipeline.execute(raise_on_error=False)
     return answers
+
+
+def _max_length(event: StoredEvent) -> int:
+    """How many entries a stream may keep where all are as large as this one.
+
+    Redis cannot trim a stream to a number of bytes, and nobody has to remember what is in it.
+    """
+    return max(1, min(STREAM_MAX_LENGTH, STREAM_MAX_BYTES // event.size))
 
 
 def read_table(

@@ -49,7 +49,7 @@ class StoredEvent(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes."""
-        return len(self.payload.encode())
+        return len(self.payload if self.payload.isascii() else self.payload.encode())
 
     @property
     def is_terminal(self) -> bool:

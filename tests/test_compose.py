@@ -53,6 +53,17 @@ def test_containers_run_the_lines_of_the_procfile() -> None:
         assert shlex.split(line.removeprefix("exec ")) == SERVICES[name]["command"], name
 
 
+def test_redis_stops_at_a_part_of_its_containers_memory() -> None:
+    """It forgets streams then, which Postgres has; messages for workers have no time to live."""
+    command = SERVICES["redis"]["command"]
+    options = dict(zip(command[1::2], command[2::2], strict=True))
+
+    assert "volatile-ttl" == options["--maxmemory-policy"]
+    # The rest is for a copy of it while its file is written anew, and for clients' buffers.
+    assert "512mb" == options["--maxmemory"]
+    assert "1g" == SERVICES["redis"]["deploy"]["resources"]["limits"]["memory"]
+
+
 @pytest.mark.parametrize("name", ["web", "worker"])
 def test_one_container_may_be_lost(name: str) -> None:
     """There are two of each, so the service outlives the end of one."""

@@ -75,6 +75,7 @@ class ClaimedRun:
 
     def check(self) -> None:
         self.stop.check()
+        self.log.check_size()
 
     def wait(self, seconds: float) -> None:
         self.stop.wait(seconds)
@@ -85,9 +86,11 @@ class ClaimedRun:
     def stream_text(self, text: str) -> None:
         self._open_text.append(text)
         self.log.add_text(events.MessageDelta, text)
+        self.log.check_size()
 
     def stream_thinking(self, text: str) -> None:
         self.log.add_text(events.MessageThinking, text)
+        self.log.check_size()
 
     def void_text(self, reason: str, *then: Event) -> None:
         self._open_text.clear()

@@ -108,6 +108,7 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         held.stop,
         process.writer.mark,
         times.clock_set_to(claim.claimed_at),
+        process.settings.run_output_mib * 1024 * 1024,
     )
     run = ClaimedRun(
         connections,
@@ -226,6 +227,7 @@ def _resume(connections: Connections, run: ClaimedRun) -> Earlier:
     with connections.reading() as sql:
         run.totals = recorded_totals(sql, run_id)
         earlier = earlier_of(history.own_events(sql, run_id))
+        run.log.written_bytes += history.written_bytes(sql, run_id)
         run.reopen(earlier.lost)
         if earlier.turns and earlier.turns[-1].is_open:
             history.take_done_calls(sql, run_id, earlier.turns[-1])

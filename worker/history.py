@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, func, select
 
 from shared import eventlog
 from shared.claims import Claim
@@ -259,6 +259,12 @@ def take_done_calls(sql: Connection, run_id: UUID, turn: Turn) -> None:
             row.is_error,
             row.duration_ms,
         )
+
+
+def written_bytes(sql: Connection, run_id: UUID) -> int:
+    """The size of all events that the run has written so far."""
+    size = func.coalesce(func.sum(func.octet_length(run_events.c.payload)), 0)
+    return int(sql.scalar(select(size).where(run_events.c.run_id == run_id)) or 0)
 
 
 #: Of a run's own events: what its next attempt goes by, without the text of finished turns.

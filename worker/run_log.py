@@ -9,6 +9,7 @@ from uuid import UUID
 from shared import times
 from shared.errors import LeaseLost
 from shared.events import Event, MessageDelta, MessageReset, MessageThinking, StoredEvent, encode
+from worker.outcomes import LimitExceeded
 from worker.stop_signal import StopSignal
 
 #: Text is gathered into one event for so long, or up to so many characters.
@@ -35,8 +36,12 @@ class RunLog:
         stop: StopSignal,
         added: Callable[["RunLog"], None],
         now: Callable[[], datetime] = times.now,
+        max_bytes: float = float("inf"),
     ) -> None:
-        """`added` is called when there is something to take; `now` says when events happen."""
+        """`added` is called when there is something to take; `now` says when events happen.
+
+        `max_bytes` is what all events of the run may have together, those of earlier attempts too.
+        """
         self.run_id = run_id
         self.fence = fence
         self.stop = stop
@@ -53,6 +58,8 @@ class RunLog:
         self._text_length = 0
         self._numbered_at = 0.0
         self._turn_seq: int | None = None  # the first text event of the open turn
+        self._max_bytes = max_bytes
+        self.written_bytes = 0  # of all numbered events; earlier attempts are added by the caller
 
     # ---- the run's own thread ----
 
@@ -95,6 +102,15 @@ class RunLog:
                 self._turn_seq = None
             self._number(*then)
         self._added(self)
+
+    def check_size(self) -> None:
+        """Raises: LimitExceeded: the run has written as much as it may."""
+        if self.written_bytes > self._max_bytes:
+            raise LimitExceeded(
+                "run.output_limit",
+                f"The run's events exceed {self._max_bytes / 2**20:g} MiB, the most this server"
+                " stores for a run.",
+            )
 
     def flush(self) -> None:
         """Return when all that was added is committed; raises what stops the run meanwhile."""
@@ -188,4 +204,5 @@ class RunLog:
         # All of them are encoded before one is numbered: what cannot be encoded leaves no hole.
         encoded = [encode(first + i, event, now) for i, event in enumerate(events)]
         self._ready.extend(encoded)
+        self.written_bytes += sum(event.size for event in encoded)
         self._last_seq += len(encoded)

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -126,6 +127,30 @@ def test_a_redis_that_loses_everything_costs_a_live_stream_nothing(
         ended.set()
         flushing.result()
 
+    assert [stream_of(frames_of(system, run_id))] * 2 == [*map(without_pings, got)]
+
+
+@pytest.fixture(params=["noeviction", "volatile-ttl"])
+def full_redis(request: pytest.FixtureRequest, system: System) -> Iterator[None]:
+    """Redis has no memory left: it refuses what is new, or it forgets streams."""
+    redis = system.connections.redis
+    before = redis.config_get("maxmemory-policy")["maxmemory-policy"]
+    redis.config_set("maxmemory-policy", request.param)
+    redis.config_set("maxmemory", redis.info("memory")["used_memory"] + 100_000)
+    yield
+    redis.config_set("maxmemory", 0)
+    redis.config_set("maxmemory-policy", before)
+
+
+@pytest.mark.usefixtures("full_redis")
+def test_a_redis_without_memory_costs_a_live_stream_nothing(system: System, user: Caller) -> None:
+    """Runs start, and their followers miss and repeat nothing: the rest comes from Postgres."""
+    run_id = user.run({"say": "x" * 8000, "repeat": 60, "delay_ms": 20}, {"say": "end"})
+
+    with ThreadPoolExecutor(2) as pool:
+        got = list(pool.map(lambda s: user.at(s.url).raw(run_id), system.web))
+
+    assert "run.completed" == types(user.events(run_id))[-1]
     assert [stream_of(frames_of(system, run_id))] * 2 == [*map(without_pings, got)]
 
 

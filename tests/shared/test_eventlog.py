@@ -67,6 +67,29 @@ def test_an_event_published_twice_is_there_once(
     assert events == stored.published(run_id)
 
 
+@pytest.mark.parametrize("character", ["x", "世"])
+def test_a_stream_of_large_events_stays_small(stored: StoredRuns, character: str) -> None:
+    """Redis keeps the newest of them, up to some MiB; the others are read from Postgres."""
+    claim = stored.claimed()
+    large = MessageDelta(character * 10_000)
+    for _ in range(10):
+        stored.write(claim, *[large] * 100)
+
+    redis, key = stored.connections.redis, keys.events(claim.run_id)
+    assert redis.memory_usage(key, samples=0) < 1.5 * eventlog.STREAM_MAX_BYTES
+    kept = stored.published(claim.run_id)
+    assert stored.events(claim.run_id)[-len(kept) :] == kept
+    assert len(kept) > 30
+
+
+def test_a_stream_of_small_events_is_long(stored: StoredRuns) -> None:
+    """A follower that is behind reads them from Redis."""
+    claim = stored.claimed()
+    stored.write(claim, *[MessageDelta("word ")] * 2_000)
+
+    assert stored.events(claim.run_id) == stored.published(claim.run_id)
+
+
 def test_a_stream_lives_as_long_as_its_run_and_a_while(stored: StoredRuns) -> None:
     """The time to live after the end is the operator's."""
     claim = stored.claimed()

@@ -379,3 +379,16 @@ def test_a_server_has_no_tool_that_passes_for_ours(
     [refused] = [e for e in stored.events(run_id) if e.type == events.ToolResult.type]
     assert "There is no tool 'ask_user'." == data_of(refused.payload)["output"]
     assert "odd_ask_user" == stored.row(run_id)["pending_input"]["tool_name"]
+
+
+def test_a_run_that_writes_too_much_fails(process: WorkerProcess, stored: StoredRuns) -> None:
+    """Text, and the results of tools over several attempts; what it has said is kept."""
+    process.settings = replace(process.settings, run_output_mib=1)
+    run_id = scripted(stored, {"say": "x" * 30_000, "repeat": 100})
+
+    execution.execute(process, run_id)
+
+    run = stored.row(run_id)
+    assert (RunState.FAILED, "run.output_limit") == (run["state"], run["error_code"])
+    size = sum(event.size for event in stored.events(run_id))
+    assert 2**20 < size < 1.2 * 2**20

@@ -18,7 +18,7 @@ from shared.events import (
 )
 from tests.waiting import eventually
 from worker import run_log
-from worker.outcomes import CancelRequested
+from worker.outcomes import CancelRequested, LimitExceeded
 from worker.run_log import GATHER_CHARACTERS, MAX_EVENT_CHARACTERS, RunLog
 from worker.stop_signal import StopSignal
 
@@ -233,3 +233,17 @@ def test_only_the_open_turn_is_void(log: Log) -> None:
 
     [reset] = log.withdraw()
     assert {"from_seq": 13, "reason": "x"} == json.loads(reset.payload)["data"]
+
+
+def test_a_run_may_write_only_so_much() -> None:
+    """The bytes of all its events count, those of earlier attempts too."""
+    log = RunLog(uuid4(), 1, 10, StopSignal(), lambda _: None, max_bytes=3000)
+    log.written_bytes = 1000
+    log.add(MessageDelta("世" * 500))
+    log.check_size()
+
+    log.add(MessageDelta("世" * 200))
+
+    with pytest.raises(LimitExceeded) as failed:
+        log.check_size()
+    assert "run.output_limit" == failed.value.code
