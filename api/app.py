@@ -24,6 +24,7 @@ from api.endpoints import (
     usage,
 )
 from api.path_ids import IdConverter
+from api.reports import Reports
 from api.stream_hub import StreamHub
 from shared import fault_points, logs, model_routes
 from shared.catalog import Catalog
@@ -68,6 +69,7 @@ def create_app(settings: Settings | None = None, connections: Connections | None
     app.extensions["arkloop.auth"] = Authenticator(connections)
     app.extensions["arkloop.create_runs"] = runs.create_together(connections)
     app.extensions["arkloop.hub"] = StreamHub(connections)
+    app.extensions["arkloop.reports"] = Reports(connections)
     app.extensions["arkloop.catalog"] = _catalog_or_exit(connections)
     # Flask declares the provider by its base class, which has no such attribute.
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider

@@ -168,21 +168,23 @@ class Connections:
         self.redis_outage.answered()
         return answer
 
-    def for_maintenance(self) -> "Connections":
-        """The same with one database connection of its own, for statements that take long."""
-        limits, outage = postgres.OF_MAINTENANCE, Outage(POSTGRES_PAUSE_SECONDS)
+    def with_pool(self, *, application: str, size: int, limits: Limits) -> "Connections":
+        """The same with database connections of its own; `close_pool` closes them."""
+        outage = Outage(POSTGRES_PAUSE_SECONDS)
         engine = make_engine(
-            self.settings, application="arkloop-sweep", pool_size=1, limits=limits, outage=outage
+            self.settings, application=application, pool_size=size, limits=limits, outage=outage
         )
-        return replace(
-            self, engine=engine, checkouts=Checkouts(1, limits.checkout), postgres_outage=outage
-        )
+        checkouts = Checkouts(size, limits.checkout)
+        return replace(self, engine=engine, checkouts=checkouts, postgres_outage=outage)
 
     def close(self) -> None:
+        self.close_pool()
+        self.redis.close()
+
+    def close_pool(self) -> None:
         # What a thread has just now is closed when it gives it back.
         event.listen(self.engine, "checkin", _close)
         self.engine.dispose()
-        self.redis.close()
 
 
 def _close(connection: Any, _record: Any) -> None:

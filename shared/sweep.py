@@ -22,6 +22,7 @@ from shared.errors import Unavailable
 from shared.events import STEP_TYPES, RunError, RunResumed, RunStarted
 from shared.hints import GroupedHint
 from shared.money import budgets
+from shared.postgres import OF_MAINTENANCE
 from shared.status import RunState
 from shared.tables import UNHELD_AND_CANCELLED, run_events, runs
 from shared.transitions import MAX_CRASHES, queued
@@ -264,7 +265,7 @@ def _release_left(tx: Transaction) -> None:
 def start(connections: Connections) -> threading.Event:
     """Sweep for as long as the process lives, in a thread; set the event to end it."""
     stopped = threading.Event()
-    own = connections.for_maintenance()
+    own = connections.with_pool(application="arkloop-sweep", size=1, limits=OF_MAINTENANCE)
 
     def run() -> None:
         own.wait_for_schema(stopped)
@@ -275,7 +276,7 @@ def start(connections: Connections) -> threading.Event:
                 log.warning("no sweep: %s", error.__cause__)
             except Exception:
                 log.exception("the sweep failed")
-        own.engine.dispose()
+        own.close_pool()
 
     threading.Thread(target=run, name="sweep", daemon=True).start()
     return stopped

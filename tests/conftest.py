@@ -123,6 +123,7 @@ def app(connections: Connections) -> Iterator[Flask]:
     made = create_app(connections=connections)
     yield made
     made.extensions["arkloop.hub"].close()
+    made.extensions["arkloop.reports"].close()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from api.fields import BoundedList, Usd
 from api.idempotency import created, replayed_without
 from api.json_body import NoArguments, query_args, read_body
 from api.paging import ByTime, page, page_args
+from api.reports import reports
 from shared import api_keys
 from shared.actors import SCOPES
 from shared.connections import Transaction
@@ -82,7 +83,7 @@ def change_api_key(key_id: UUID) -> Response:
     """What is not in the body stays."""
     _check_may_manage()
     limits = read_body(KeyLimits())
-    with connections().transaction() as tx:
+    with reports().turn(actor().org_id), connections().transaction() as tx:
         return jsonify(_shown(api_keys.change(tx, actor(), key_id, **limits)))
 
 

@@ -9,6 +9,7 @@ from api.auth import requires
 from api.current import actor, changes_catalog, connections
 from api.fields import Usd
 from api.json_body import NoArguments, query_args, read_body
+from api.reports import reports
 from shared.events import money
 from shared.money import budget_limits
 from shared.money.budget_limits import Budget
@@ -29,7 +30,7 @@ class BudgetFields(Schema):
 def get_budget() -> Response:
     """The org's limits, and what of them is gone this month."""
     query_args(NoArguments())
-    with connections().reading() as sql:
+    with reports().reading(actor().org_id) as sql:
         return jsonify(_shown(budget_limits.get(sql, actor().org_id, ORG)))
 
 
@@ -40,7 +41,8 @@ def set_budget() -> Response:
     """Both limits anew: one that is not in the body is gone."""
     body = read_body(BudgetFields())
     limits = {name: body.get(name) for name in BudgetFields().fields}
-    with connections().transaction() as tx:
+    # What was spent this month may have to be summed up.
+    with reports().turn(actor().org_id), connections().transaction() as tx:
         budget_limits.set_(tx, actor().org_id, ORG, **limits)
         return jsonify(_shown(budget_limits.get(tx.sql, actor().org_id, ORG)))
 

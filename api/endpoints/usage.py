@@ -14,6 +14,7 @@ from api.current import actor, connections
 from api.fields import Id
 from api.json_body import query_args
 from api.paging import ByTime, page, page_args
+from api.reports import reports
 from shared import personas
 from shared.errors import InvalidRequest
 from shared.events import TOKEN_FIELDS, money
@@ -83,7 +84,7 @@ def get_usage() -> Response:
         persona=period.persona,
         api_key_id=period.api_key_id,
     )
-    with connections().reading() as sql:
+    with reports().reading(actor().org_id) as sql:
         in_all = usage_reports.total(sql, actor().org_id, period)
         this_month = usage_reports.total(sql, actor().org_id, month)
     return jsonify(
@@ -104,7 +105,7 @@ def list_usage_by_day() -> Response:
     first, last = period.days()
     if (last - first).days >= MAX_DAYS:
         raise InvalidRequest(**{"from": [f"must be at most {MAX_DAYS} days before the end"]})
-    with connections().reading() as sql:
+    with reports().reading(actor().org_id) as sql:
         rows = usage_reports.daily(sql, actor().org_id, period)
     return jsonify([{"date": row.day.isoformat(), **_in_all(row)} for row in rows])
 
@@ -114,7 +115,7 @@ def list_usage_by_day() -> Response:
 def list_usage_by_model() -> Response:
     """One row for each model, the dearest first."""
     period = _period()
-    with connections().reading() as sql:
+    with reports().reading(actor().org_id) as sql:
         rows = usage_reports.by_model(sql, actor().org_id, period)
     return jsonify([{"model": row.model, **_sums(row)} for row in rows])
 

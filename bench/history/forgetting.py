@@ -14,6 +14,7 @@ from bench.history.seeding import History
 from bench.service import Service
 from shared import retention
 from shared.connections import Connections
+from shared.postgres import OF_MAINTENANCE
 from shared.tables import forgotten_runs, runs
 
 #: Between two passes, as the sweep has it.
@@ -92,7 +93,7 @@ def _forget_all(
     connections: Connections, bits: list[float], done: threading.Event, pause: float
 ) -> None:
     """Passes until nothing is left; `bits` gets the seconds of each transaction."""
-    own = connections.for_maintenance()
+    own = connections.with_pool(application="bench", size=1, limits=OF_MAINTENANCE)
     _time_transactions(own, bits)
     old = select(runs.c.id).where(
         runs.c.ended_at < func.now() - timedelta(days=connections.settings.retention_days)

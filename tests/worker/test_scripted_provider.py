@@ -233,6 +233,7 @@ def test_a_stop_is_felt_in_every_step(step: dict[str, Any]) -> None:
         [{"usage": 1}],
         [{"count": 1.5}],
         [{"say": "a", "repeat": 1.5}],
+        [{"say": "", "repeat": 1_000_000_000}],
         [{"exit_worker": True, "attempts": "x"}],
         [{"hang": 1e309}],
     ],

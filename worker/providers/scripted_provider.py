@@ -179,6 +179,9 @@ def _check(step: Any, number: int) -> None:
     texts = [step[name] for name in ("say", "think", "tool") if name in step]
     if not all(isinstance(text, str) for text in texts):
         raise _bad(f"step {number}: `{kinds[0]}` must be text")
+    if "repeat" in step and step.get("say") == "":
+        # Nothing would ever be written, and nothing else done meanwhile.
+        raise _bad(f"step {number}: `say` must not be empty where it is repeated")
     if "error" in step and step["error"] not in _ERRORS:
         raise _bad(f"step {number}: `error` must be one of {', '.join(_ERRORS)}")
     calls = step.get("tools", [])

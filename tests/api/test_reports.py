@@ -1,0 +1,101 @@
+"""Reports of one org beside the requests of others."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from flask import Flask
+from sqlalchemy import text
+
+from api.reports import LIMITS, Reports
+from shared.connections import Connections
+from shared.errors import Unavailable
+from shared.ids import new_id
+from tests.clients import Register, error_of
+from tests.waiting import eventually, in_parallel
+
+
+@contextmanager
+def slow_reports(connections: Connections) -> Iterator[None]:
+    """No report ends during the block."""
+    with connections.transaction() as tx:
+        tx.sql.execute(text("LOCK TABLE run_usage IN ACCESS EXCLUSIVE MODE"))
+        yield
+
+
+@pytest.mark.parametrize("path", ["me/usage", "me/usage/daily", "me/usage/by-model", "budget"])
+def test_reports_leave_the_connections_to_other_requests(
+    path: str, connections: Connections, register: Register
+) -> None:
+    """However many one org asks for, another org's request is served, and they are refused."""
+    noisy, quiet = register(), register()
+    noisy.get("/v1/me"), quiet.get("/v1/me")
+    with slow_reports(connections):
+        answers: list[int] = []
+        asking = threading.Thread(
+            target=lambda: answers.extend(
+                in_parallel(40, lambda _: noisy.get(f"/v1/{path}").status_code)
+            )
+        )
+        asking.start()
+        eventually(lambda: waiting(connections) > 0)
+        began = time.monotonic()
+        served = quiet.get("/v1/threads").status_code
+        took = time.monotonic() - began
+        asking.join()
+
+    assert 200 == served
+    assert took < 0.5
+    assert [503] * 40 == answers
+
+
+def waiting(connections: Connections) -> int:
+    """How many reports wait for their table."""
+    query = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = 'arkloop-reports' AND wait_event_type = 'Lock'
+    """
+    with connections.reading() as sql:
+        return int(sql.scalar(text(query)) or 0)
+
+
+def test_an_org_has_one_report_at_a_time(app: Flask) -> None:
+    """Its next ones wait for a moment; another org's report runs beside it."""
+    reports: Reports = app.extensions["arkloop.reports"]
+    one, other = new_id(), new_id()
+    with reports.reading(one):
+        with reports.reading(other) as sql:
+            assert 1 == sql.scalar(text("SELECT 1"))
+        began = time.monotonic()
+        with pytest.raises(Unavailable), reports.reading(one):
+            pass
+        assert time.monotonic() - began < 2
+    with reports.reading(one):
+        pass
+    assert {} == reports._turns
+
+
+def test_a_report_ends_at_its_time_limit(app: Flask) -> None:
+    """The error says what would help."""
+    reports: Reports = app.extensions["arkloop.reports"]
+    began = time.monotonic()
+    with pytest.raises(Unavailable, match="shorter period"), reports.reading(new_id()) as sql:
+        sql.execute(text("SELECT pg_sleep(20)"))
+
+    assert time.monotonic() - began < LIMITS.answer + 1
+
+
+def test_a_report_that_is_refused_has_the_one_error_shape(
+    app: Flask, connections: Connections, register: Register
+) -> None:
+    """It says when to ask again."""
+    alice = register()
+    reports: Reports = app.extensions["arkloop.reports"]
+    with reports.reading(alice.org_id):
+        response = alice.get("/v1/me/usage")
+
+    assert (503, "service.unavailable") == error_of(response)
+    assert "1" == response.headers["Retry-After"]
+    assert 200 == alice.get("/v1/me/usage").status_code
