@@ -28,8 +28,9 @@ class Ending:
     """How the run of a claim ends.
 
     `stored` are the events not stored yet, of which the last is the terminal one. `message` is
-    (id, content) of what the thread keeps; it is partial unless the run has completed. `is_held`:
-    the run may have reserved money, so that it ends by `end_held`.
+    (id, content) of what the thread keeps; it is partial unless the run has completed.
+    `stop_reason` is that of a completed run, `error` that of a failed one. `is_held`: the run may
+    have reserved money, so that it ends by `end_held`.
     """
 
     claim: Claim
@@ -37,6 +38,7 @@ class Ending:
     stored: Sequence[StoredEvent]
     totals: Totals
     message: tuple[UUID, str] | None = None
+    stop_reason: str | None = None
     error: RunError | None = None
     is_held: bool = False
 
@@ -62,12 +64,13 @@ _END = """
 WITH ending AS (
     SELECT * FROM unnest(
         %(ids)s::uuid[], %(fences)s::bigint[], %(states)s::text[],
-        %(error_codes)s::text[], %(error_messages)s::text[], %(error_retryables)s::boolean[],
+        %(stop_reasons)s::text[], %(error_codes)s::text[], %(error_messages)s::text[],
+        %(error_retryables)s::boolean[],
         %(input_tokens)s::bigint[], %(output_tokens)s::bigint[], %(cache_read_tokens)s::bigint[],
         %(cache_write_tokens)s::bigint[], %(reasoning_tokens)s::bigint[],
         %(usage_sources)s::text[], %(costs)s::numeric[],
         %(message_ids)s::uuid[], %(contents)s::text[], %(entry_ids)s::uuid[], %(charges)s::bigint[]
-    ) AS e (id, fence, state, error_code, error_message, error_retryable, input_tokens,
+    ) AS e (id, fence, state, stop_reason, error_code, error_message, error_retryable, input_tokens,
             output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
             usage_source, cost_usd, message_id, content, entry_id, charge)
 ), held AS (
@@ -79,6 +82,7 @@ WITH ending AS (
     UPDATE runs r SET
         state = e.state,
         ended_at = clock_timestamp(),
+        stop_reason = e.stop_reason,
         error_code = e.error_code,
         error_message = e.error_message,
         error_retryable = e.error_retryable,
@@ -156,7 +160,9 @@ def end_held(tx: Transaction, ending: Ending) -> Outcome:
 
 
 #: Columns of free text: the driver writes them, which takes several times as long.
-_TEXTS = frozenset({"error_codes", "error_messages", "contents", "of_route_ids", "of_models"})
+_TEXTS = frozenset(
+    {"stop_reasons", "error_codes", "error_messages", "contents", "of_route_ids", "of_models"}
+)
 
 
 def _columns(endings: Sequence[Ending]) -> dict[str, Any]:
@@ -169,6 +175,7 @@ def _columns(endings: Sequence[Ending]) -> dict[str, Any]:
         "ids": [ending.claim.run_id for ending in endings],
         "fences": [ending.claim.fence for ending in endings],
         "states": [ending.state.value for ending in endings],
+        "stop_reasons": [ending.stop_reason for ending in endings],
         "error_codes": [error and error.code for error in errors],
         "error_messages": [error and events.clean(error.message) for error in errors],
         "error_retryables": [error and error.retryable for error in errors],

@@ -215,6 +215,7 @@ runs = Table(
     created_at_(),
     time_("started_at"),
     time_("ended_at"),
+    Column("stop_reason", Text),  # of a completed run: why its model stopped
     Column("error_code", Text),
     Column("error_message", Text),
     Column("error_retryable", Boolean),

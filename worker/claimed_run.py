@@ -179,13 +179,16 @@ class ClaimedRun:
         False: the run is being cancelled instead (as for `fail`, `release` and `park`).
         """
         message = (UUID(answer.message_id), answer.content) if answer.content else None
+        stop_reason = events.clean(answer.stop_reason)
         ended = events.RunCompleted(
             answer.message_id if message else None,
             self.totals.usage,
             self.totals.cost_usd,
-            answer.stop_reason,
+            stop_reason,
         )
-        return self._finish(RunState.COMPLETED, message, None, *answer.closing, ended)
+        return self._finish(
+            RunState.COMPLETED, message, None, *answer.closing, ended, stop_reason=stop_reason
+        )
 
     def fail(self, error: RunError) -> bool:
         cost = self._last_cost()
@@ -258,6 +261,7 @@ class ClaimedRun:
         message: tuple[UUID, str] | None,
         error: RunError | None,
         *last: Event,
+        stop_reason: str | None = None,
     ) -> bool:
         def finish(stored: list[StoredEvent]) -> bool:
             ending = Ending(
@@ -266,6 +270,7 @@ class ClaimedRun:
                 stored=stored,
                 totals=self.totals,
                 message=message,
+                stop_reason=stop_reason,
                 error=error,
                 is_held=self.is_limited,
             )

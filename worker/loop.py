@@ -15,8 +15,8 @@ from worker.agent import Agent
 from worker.context import RunContext
 from worker.conversation import Turn
 from worker.messages import ModelRequest, ToolCall, without_state
-from worker.model_call import bounded, call_model
-from worker.outcomes import LimitExceeded, ShuttingDown
+from worker.model_call import Reply, bounded, call_model
+from worker.outcomes import LimitExceeded, RunFailure, ShuttingDown
 from worker.stop_signal import StopSignal
 from worker.tool_calls import call_tools
 
@@ -90,6 +90,7 @@ def _step(
     state = reply.message.state
     completed = events.MessageCompleted(message_id, events.clean(content), reply.usage, state)
     if not tool_calls:
+        _check_for_answer(reply)
         return Answer(
             message_id=message_id,
             content=content,
@@ -103,6 +104,18 @@ def _step(
     context.settle()
     turns.append(Turn(message_id, content, calls, state=state))
     return None
+
+
+def _check_for_answer(reply: Reply) -> None:
+    """Raises: RunFailure: the model's reasoning has used up its output."""
+    if reply.end.stop_reason != "length" or reply.message.content.strip():
+        return
+    used = reply.usage
+    raise RunFailure(
+        "provider.output_limit",
+        f"The model reached its output limit before it answered: it used {used.output_tokens}"
+        f" tokens, {used.reasoning_tokens} of them for reasoning. Raise `max_output_tokens`.",
+    )
 
 
 def _request(

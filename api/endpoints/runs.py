@@ -217,6 +217,7 @@ def _in_list(run: RowMapping) -> dict[str, Any]:
         "created_at": rfc3339(run["created_at"]),
         "completed_at": _ended_as(run, "completed"),
         "failed_at": _ended_as(run, "failed"),
+        "stop_reason": run["stop_reason"],
         "created_by_user_id": str(run["created_by_user_id"]),
         "created_by_user_name": run["login"],
         "created_by_email": run["email"],
@@ -257,6 +258,7 @@ def _in_full(run: RowMapping) -> dict[str, Any]:
             "source": run["usage_source"],
         },
         "cost_usd": money(run["cost_usd"]),
+        "stop_reason": run["stop_reason"],
         "error": run["error_code"]
         and {
             "code": run["error_code"],

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from shared import events, personas, times
-from shared.events import MessageCompleted, RouteCost, RunCost, ToolCallRequested, ToolResult
+from shared.events import (
+    MessageCompleted,
+    RouteCost,
+    RunCost,
+    ToolCallRequested,
+    ToolResult,
+    Usage,
+)
 from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of
 from worker import loop, tools
 from worker.agent import Agent
@@ -20,11 +27,14 @@ from worker.messages import (
     AssistantMessage,
     Message,
     ModelRequest,
+    TextDelta,
+    ThinkingDelta,
     ToolCall,
     ToolMessage,
+    TurnEnd,
     UserMessage,
 )
-from worker.outcomes import CancelRequested, LimitExceeded, ShuttingDown, WaitForInput
+from worker.outcomes import CancelRequested, LimitExceeded, RunFailure, ShuttingDown, WaitForInput
 from worker.providers.scripted_provider import ScriptedProvider
 from worker.stop_signal import StopSignal
 from worker.tool_calls import MAX_CALLS_PER_TURN, MAX_OUTPUT_BYTES, UNKNOWN_OUTCOME, cut
@@ -85,6 +95,37 @@ def test_a_model_that_calls_no_tool_has_the_last_word() -> None:
     assert (answer.message_id, "a b") == (completed.message_id, completed.content)
     used = RouteCost("scripted", "scripted-1", completed.usage, ROUTE.cost(completed.usage))
     assert RunCost(used.usage, used.cost_usd, (used,)) == cost
+
+
+@pytest.mark.parametrize("said", ["", " \n"])
+def test_a_model_that_reaches_its_limit_without_an_answer_fails_the_run(said: str) -> None:
+    """Its output was billed, and the message says what it went for."""
+    usage = Usage(input_tokens=3, output_tokens=4096, reasoning_tokens=4000)
+    context = RecordedRun()
+    agent = agent_for()
+    agent.chain.provider.stream = lambda *_: iter(  # type: ignore[method-assign]
+        [ThinkingDelta("Hm"), TextDelta(said), TurnEnd("length", (), usage)]
+    )
+
+    with pytest.raises(RunFailure, match="4096 tokens, 4000 of them for reasoning") as caught:
+        run(agent, context)
+
+    assert ("provider.output_limit", False) == (caught.value.code, caught.value.retryable)
+    assert usage == context.usage
+    assert [] == [event for event in context.events if isinstance(event, MessageCompleted)]
+
+
+@pytest.mark.parametrize(("said", "reason"), [("Hi", "length"), ("", "stop"), ("", "refusal")])
+def test_an_answer_keeps_the_reason_why_the_model_stopped(said: str, reason: str) -> None:
+    """Also where it was cut off, and where the model had nothing to say."""
+    agent = agent_for()
+    agent.chain.provider.stream = lambda *_: iter(  # type: ignore[method-assign]
+        [TextDelta(said), TurnEnd(reason)]
+    )
+
+    answer = run(agent, RecordedRun())
+
+    assert (said, reason) == (answer.content, answer.stop_reason)
 
 
 def test_a_step_is_a_model_call_and_its_tools() -> None:

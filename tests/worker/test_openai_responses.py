@@ -573,6 +573,25 @@ def test_many_steps_survive_the_worker_and_the_run(stored: StoredRuns, settings:
     assert 2 * STEPS == sum(item["type"] == "reasoning" for item in fake.bodies[-1]["input"])
 
 
+def test_a_run_whose_output_went_for_reasoning_fails(
+    stored: StoredRuns, settings: Settings
+) -> None:
+    """It is billed, and the thread has no empty answer."""
+    with OpenAIVendor(
+        lambda _: [reasoning("1", "Hm.")], end=incomplete("max_output_tokens")
+    ) as fake:
+        route = replace(at(fake), id="o")
+        run_id = started(stored, route)
+        with worker(settings, route) as process:
+            execution.execute(process, run_id)
+
+    row = stored.row(run_id)
+    assert (RunState.FAILED, "provider.output_limit") == (stored.state(run_id), row["error_code"])
+    assert (100, 50, 30) == tuple(row[f"{n}_tokens"] for n in ("input", "output", "reasoning"))
+    assert [] == [m for m in stored.messages(run_id) if m]
+    assert 1 == len(fake.bodies)
+
+
 def test_a_compatible_server_gets_chat_completions() -> None:
     """That is the default for every address but OpenAI's own."""
     done: Answer = raw(b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n')
