@@ -33,6 +33,8 @@ MODEL_READY_SECONDS = 15
 SLOW_START_SECONDS = 60
 #: Nobody waits for an order that was killed itself.
 ORPHANED_STOP_SECONDS = 2
+#: 10 USD: those who register on a developer's machine may try the server's routes.
+NEW_ORG_CREDITS = 10_000
 STOP_APPLICATION, STOP_REDIS, STOP_POSTGRES = range(3)
 
 _MAKE_KEY = (
@@ -183,6 +185,7 @@ def _environment(options: Options, port: int, folder: DataFolder) -> dict[str, s
         # machine must not reach what only this machine can.
         environment.setdefault("ARKLOOP_ALLOWED_NETWORKS", "127.0.0.0/8,::1/128")
     environment.setdefault("ARKLOOP_REGISTRATION", "open")
+    environment.setdefault("ARKLOOP_NEW_ORG_CREDITS", str(NEW_ORG_CREDITS))
     environment.setdefault("ARKLOOP_SCRIPTED", "1")
     # Plain HTTP on loopback: browsers would not send a secure cookie back.
     environment.setdefault("ARKLOOP_SECURE_COOKIES", "0")

@@ -54,6 +54,7 @@ class Settings:
     history_memory_mib: int = 256  # of one worker process, for the threads that its runs have read
 
     registration_open: bool = False
+    new_org_credits: int = 0  # what an org that somebody registers gets, to use the server's routes
     scripted: bool = False
     faults: bool = False
     fault_point: str | None = None  # where a process of the fault tests dies
@@ -132,6 +133,7 @@ class _Reader:
             ("worker_concurrency", 1),
             ("history_memory_mib", 1),
             ("run_output_mib", 1),
+            ("new_org_credits", 0),
         ):
             values[name] = int(self._number(f"ARKLOOP_{name.upper()}", defaults[name], least))
         for name in ("scripted", "faults", "secure_cookies", "mcp_stdio"):

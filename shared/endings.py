@@ -155,7 +155,13 @@ def end_held(tx: Transaction, ending: Ending) -> Outcome:
     if outcome is Outcome.ENDED:
         run_id, totals = ending.claim.run_id, ending.totals
         keep_usage(tx.sql, run_id, totals)
-        budgets.release(tx, org_id=ending.claim.org_id, run_id=run_id, cost_usd=totals.cost_usd)
+        budgets.release(
+            tx,
+            org_id=ending.claim.org_id,
+            run_id=run_id,
+            cost_usd=totals.cost_usd,
+            own_usd=totals.own_usd,
+        )
     return outcome
 
 
@@ -186,7 +192,7 @@ def _columns(endings: Sequence[Ending]) -> dict[str, Any]:
         "contents": [message and events.clean(message[1]) for message in messages],
         "entry_ids": [ids.new_id() for _ in endings],
         "charges": [
-            0 if ending.is_held else credits_of(of_run["cost_usd"])
+            0 if ending.is_held else credits_of(of_run["cost_usd"] - ending.totals.own_usd)
             for ending, of_run in zip(endings, totals, strict=True)
         ],
         "of_runs": [ending.claim.run_id for ending in counted for _ in ending.totals.routes],

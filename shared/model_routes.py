@@ -13,6 +13,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import yaml
 
@@ -96,6 +97,15 @@ class Route:
 
 
 Routes = Mapping[str, Route]
+
+
+def is_of_org(route_id: str) -> bool:
+    """Whether it is the id of an org's model: a UUID, which no route of the server may have."""
+    try:
+        UUID(route_id)
+    except ValueError:
+        return False
+    return True
 
 
 def load(settings: Settings) -> Routes:
@@ -247,6 +257,8 @@ def _route(entry: Any) -> Route:
     urlsplit(base_url or "")  # or it says what is wrong
     if not ROUTE_ID.fullmatch(entry["id"]):
         raise ValueError(f"`id` must match {ROUTE_ID.pattern}")
+    if is_of_org(entry["id"]):
+        raise ValueError("`id` must not be a UUID: those are the ids of models of orgs")
     if entry["provider"] not in PROVIDERS:
         raise ValueError(f"`provider` must be one of {', '.join(PROVIDERS)}")
     if (api := entry.get("api")) is not None:

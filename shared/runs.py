@@ -162,7 +162,7 @@ def create(tx: Transaction, new: NewRun) -> UUID:
     while True:
         # Waits, while somebody else has the thread, where `create_all` does not.
         conversations.lock(tx, new.actor, new.thread_id)
-        budget_limits.check_open(tx.sql, new.actor, new.persona)
+        budget_limits.check_open(tx.sql, new.actor, new.persona, new.route)
         [run_id] = create_all(tx, [new])
         if run_id is not None:
             return run_id

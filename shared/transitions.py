@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Uuid, func, insert, literal, select, text
 
-from shared import eventlog, events
+from shared import eventlog, events, model_routes
 from shared.events import TOKEN_FIELDS, RouteCost, Usage
 from shared.status import RunState
 from shared.tables import messages, run_events, runs
@@ -42,6 +42,12 @@ class Totals:
             cost_usd=sum((part.cost_usd for part in routes), Decimal(0)),
             routes=routes,
         )
+
+    @property
+    def own_usd(self) -> Decimal:
+        """The part of the cost for models of the org itself, which it pays at their provider."""
+        own = (part.cost_usd for part in self.routes if model_routes.is_of_org(part.route_id))
+        return sum(own, Decimal(0))
 
     def columns(self) -> dict[str, Any]:
         return {

@@ -54,4 +54,6 @@ def count_late(tx: Transaction, *, org_id: UUID, run_id: UUID) -> None:
 
 def _count(tx: Transaction, org_id: UUID, run_id: UUID, totals: Totals) -> None:
     keep_usage(tx.sql, run_id, totals)
-    budgets.release(tx, org_id=org_id, run_id=run_id, cost_usd=totals.cost_usd)
+    budgets.release(
+        tx, org_id=org_id, run_id=run_id, cost_usd=totals.cost_usd, own_usd=totals.own_usd
+    )

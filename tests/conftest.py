@@ -205,8 +205,9 @@ def make_run(connections: Connections) -> Callable[..., UUID]:
 def server(
     new_database: Callable[[], str], redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WebServer]:
-    """One gunicorn with one gevent worker and a database of its own."""
+    """One gunicorn with one gevent worker and a database of its own; who registers has credits."""
     environ = {"ARKLOOP_DATABASE_URL": new_database(), "ARKLOOP_REDIS_URL": redis_url}
+    environ["ARKLOOP_NEW_ORG_CREDITS"] = "1000000"
     with web_server(environ, tmp_path_factory.mktemp("web") / "stderr.log") as started:
         yield started
 

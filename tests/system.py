@@ -100,16 +100,25 @@ class System:
     folder: Path
 
     def caller(self) -> Caller:
-        """A newly registered user, the owner of an org of their own."""
+        """A new user, the owner of an org of their own that the operator has made."""
+        with self.connections.transaction() as tx:
+            org_id = accounts.create_org(tx, "made by the operator")
+        return self._member(org_id, "owner")
+
+    def newcomer(self) -> Caller:
+        """A newly registered user, the owner of an org of their own, without credits."""
         return register(self.web[0].url)
 
     def colleague(self, of: Caller, role: str = "member") -> Caller:
         """A new user in the same org."""
+        return self._member(UUID(of.org_id), role)
+
+    def _member(self, org_id: UUID, role: str) -> Caller:
         name = f"user-{secrets.token_hex(6)}"
         with self.connections.transaction() as tx:
             accounts.create_user(
                 tx,
-                org_id=UUID(of.org_id),
+                org_id=org_id,
                 role=role,
                 login=name,
                 email=f"{name}@example.com",

@@ -12,7 +12,7 @@ from shared.connections import Transaction
 from shared.events import Event, Usage
 from shared.model_routes import Route
 from shared.money import budgets
-from shared.money.budgets import Refused
+from shared.money.budgets import NOTHING, Refused
 from shared.personas import Persona
 from worker.outcomes import LimitExceeded, ProviderError
 from worker.patience import Patience
@@ -90,12 +90,14 @@ class Admission:
             route, self._let_in, usage.input_tokens + usage.output_tokens
         )
 
-    def reserve(self, route: Route, worst_case: Usage, cost_so_far: Decimal) -> None:
-        """As `RunContext.reserve`."""
+    def reserve(
+        self, route: Route, worst_case: Usage, cost_so_far: Decimal, own_usd: Decimal = NOTHING
+    ) -> None:
+        """As `RunContext.reserve`; `own_usd` of the cost is the org's own models'."""
         deadline = time.monotonic() + MAX_BUDGET_WAIT_SECONDS
         while True:
             try:
-                self._write(lambda tx: self._reserve(tx, route, worst_case, cost_so_far))
+                self._write(lambda tx: self._reserve(tx, route, worst_case, cost_so_far, own_usd))
                 return
             except Refused as refused:
                 if not refused.others_hold or time.monotonic() > deadline:
@@ -104,31 +106,37 @@ class Admission:
                     ) from refused
             self._throttle(route.id, "budget", BUDGET_PAUSE_SECONDS * random.uniform(0.5, 1.5))
 
-    def settle(self, cost_so_far: Decimal) -> None:
+    def settle(self, cost_so_far: Decimal, own_usd: Decimal = NOTHING) -> None:
         """As `RunContext.settle`."""
         if self._holds:
-            self._write(lambda tx: budgets.settle(tx, self._claim, cost_so_far))
+            self._write(lambda tx: budgets.settle(tx, self._claim, cost_so_far, own_usd=own_usd))
 
-    def take_over(self, cost_so_far: Decimal) -> None:
+    def take_over(self, cost_so_far: Decimal, own_usd: Decimal = NOTHING) -> None:
         """Hold what earlier attempts have cost, under the limits of now, and nothing more.
 
         A worker that was lost may have left more held, and a limit may be newer than its claim.
         """
         if self.is_limited:
-            self._write(lambda tx: self._take_over(tx, cost_so_far))
+            self._write(lambda tx: self._take_over(tx, cost_so_far, own_usd))
 
-    def _take_over(self, tx: Transaction, cost_so_far: Decimal) -> None:
+    def _take_over(self, tx: Transaction, cost_so_far: Decimal, own_usd: Decimal) -> None:
         limits = budgets.limits(tx.sql, self._claim, self._persona)
         self._holds = limits.needs_hold
         if limits.needs_hold:
-            budgets.settle(tx, self._claim, cost_so_far, limits)
+            budgets.settle(tx, self._claim, cost_so_far, limits, own_usd=own_usd)
 
     def _reserve(
-        self, tx: Transaction, route: Route, worst_case: Usage, cost_so_far: Decimal
+        self,
+        tx: Transaction,
+        route: Route,
+        worst_case: Usage,
+        cost_so_far: Decimal,
+        own_usd: Decimal,
     ) -> None:
         # Read anew for each call: a limit that is set or lowered counts from the next one on.
         limits = budgets.limits(tx.sql, self._claim, self._persona)
-        if route.prices is None and limits.is_limited:
+        pays_credits = limits.is_prepaid and not route.is_of_org
+        if route.prices is None and (limits.has_budget or pays_credits):
             raise LimitExceeded(
                 "budget.exhausted",
                 f"Nobody has told what the route {route.id!r} costs: a run that a budget or prepaid"
@@ -136,7 +144,15 @@ class Admission:
             )
         self._holds = limits.needs_hold
         cost = route.prices.at_most(worst_case) if route.prices else Decimal(0)
-        budgets.reserve(tx, self._claim, limits, cost_so_far, cost)
+        budgets.reserve(
+            tx,
+            self._claim,
+            limits,
+            cost_so_far,
+            cost,
+            own_usd=own_usd,
+            on_own_route=route.is_of_org,
+        )
 
     def _throttle(self, route_id: str, reason: str, seconds: float) -> None:
         now = time.monotonic()

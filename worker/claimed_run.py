@@ -126,10 +126,10 @@ class ClaimedRun:
         return self.admission.is_limited
 
     def reserve(self, route: Route, worst_case: Usage) -> None:
-        self.admission.reserve(route, worst_case, self.totals.cost_usd)
+        self.admission.reserve(route, worst_case, self.totals.cost_usd, self.totals.own_usd)
 
     def settle(self) -> None:
-        self.admission.settle(self.totals.cost_usd)
+        self.admission.settle(self.totals.cost_usd, self.totals.own_usd)
 
     def admit(self, route: Route, tokens: int, patience: Patience) -> None:
         self.admission.admit(route, tokens, patience)

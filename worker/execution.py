@@ -137,7 +137,7 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
                     route = chain.route
                     run.emit(events.RunFallback(in_use, route.id, route.model, ROUTE_GONE))
                 if claim.attempt > 1:
-                    run.admission.take_over(run.totals.cost_usd)
+                    run.admission.take_over(run.totals.cost_usd, run.totals.own_usd)
                 answer = loop.run(agent, run, held.stop, earlier.turns)
             finally:
                 chain.close()

@@ -13,6 +13,7 @@ from api.json_body import NoArguments, read_body
 from shared import accounts, passwords
 from shared.accounts import Session
 from shared.errors import Forbidden, InvalidRequest, Unauthorized
+from shared.money import credits
 
 COOKIE = "arkloop_refresh_token"
 COOKIE_PATH = "/v1/auth"
@@ -60,6 +61,7 @@ def register() -> Response:
     password_hash = passwords.hash_(body["password"])
     with connections().transaction() as tx:
         org_id = accounts.create_org(tx, body["login"])
+        credits.open_prepaid(tx, org_id, settings().new_org_credits)
         user_id = accounts.create_user(
             tx,
             org_id=org_id,

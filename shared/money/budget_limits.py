@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from shared.actors import Actor
 from shared.connections import Transaction
 from shared.errors import BudgetExhausted
+from shared.model_routes import Route
 from shared.money import credits, spending
 from shared.money_tables import budgets
 from shared.personas import Persona
@@ -44,8 +45,8 @@ class Limits:
     has_hold: bool = False  # the run has reserved something under limits of before
 
     @property
-    def is_limited(self) -> bool:
-        return self.max_cost_usd is not None or bool(self.monthly) or self.is_prepaid
+    def has_budget(self) -> bool:
+        return self.max_cost_usd is not None or bool(self.monthly)
 
     @property
     def needs_hold(self) -> bool:
@@ -88,8 +89,10 @@ def find(sql: Connection, org_id: UUID, api_key_id: UUID | None, persona: Person
     )
 
 
-def check_open(sql: Connection, actor: Actor, persona: Persona) -> None:
+def check_open(sql: Connection, actor: Actor, persona: Persona, route: Route) -> None:
     """Before a run is created: refuse it if nothing is left for it.
+
+    Credits pay for routes of the server alone.
 
     Reads without a lock: what decides is `budgets.reserve`.
 
@@ -107,7 +110,7 @@ def check_open(sql: Connection, actor: Actor, persona: Persona) -> None:
                 spent_usd=float(row.spent_usd),
                 held_usd=float(row.held_usd),
             )
-    if not found.is_prepaid:
+    if not found.is_prepaid or route.is_of_org:
         return
     has = credits.balance(sql, actor.org_id)
     if (has.balance or 0) - has.held <= 0:

@@ -32,6 +32,7 @@ from shared.personas import Persona
 from shared.transitions import MAX_COST_USD
 
 RUN = "run"
+NOTHING = Decimal(0)
 
 # Begins a hold of nothing, or takes the lock of the one that is there.
 _HOLD = text(
@@ -127,9 +128,20 @@ def limits(sql: Connection, claim: Claim, persona: Persona) -> Limits:
 
 
 def reserve(
-    tx: Transaction, claim: Claim, limits: Limits, cost_so_far: Decimal, worst_case_usd: Decimal
+    tx: Transaction,
+    claim: Claim,
+    limits: Limits,
+    cost_so_far: Decimal,
+    worst_case_usd: Decimal,
+    *,
+    own_usd: Decimal = NOTHING,
+    on_own_route: bool = False,
 ) -> None:
     """Hold the run's cost so far and the worst case of its next model call, in this month.
+
+    Credits are held for routes of the server alone: without `own_usd` of the cost so far, and not
+    for a call `on_own_route`. A call on a route of the server holds one at least, even if it is
+    free: an org without credits has none of these routes.
 
     Raises:
         Refused: it does not fit. The transaction must be rolled back; what was held stays.
@@ -151,7 +163,10 @@ def reserve(
         and row.scope in limits.monthly
         and row.spent_usd + row.held_usd > limits.monthly[row.scope]
     ]
-    wanted = credits_of(needed) if limits.is_prepaid else 0
+    wanted = 0
+    if limits.is_prepaid:
+        own = own_usd + (worst_case_usd if on_own_route else NOTHING)
+        wanted = max(credits_of(needed - own), 0 if on_own_route else 1)
     more = wanted - hold.held_credits
     if (wanted or more) and not tx.sql.execute(
         _HOLD_CREDITS, {"org_id": hold.org_id, "more": more}
@@ -164,9 +179,16 @@ def reserve(
 
 
 def settle(
-    tx: Transaction, claim: Claim, cost_so_far: Decimal, limits: Limits | None = None
+    tx: Transaction,
+    claim: Claim,
+    cost_so_far: Decimal,
+    limits: Limits | None = None,
+    *,
+    own_usd: Decimal = NOTHING,
 ) -> None:
     """The model call is over: what the run holds shrinks to what it has cost.
+
+    It holds no credits for `own_usd` of the cost, which its org pays to its own provider.
 
     It grows if the call cost more than its worst case: that is counted all the same. So is what
     exceeds `limits`, under which the hold is put where they are given; else it stays under those
@@ -182,7 +204,7 @@ def settle(
     _move_hold(tx.sql, hold, hold.month, scopes, cost)
     held_credits = hold.held_credits
     if is_prepaid or held_credits:
-        more = (credits_of(cost) if is_prepaid else 0) - held_credits
+        more = (credits_of(cost - own_usd) if is_prepaid else 0) - held_credits
         held_credits += tx.sql.execute(
             _SETTLE_CREDITS, {"org_id": hold.org_id, "more": more}
         ).scalar_one()
@@ -192,13 +214,16 @@ def settle(
 # ---- at its end ----------------------------------------------------------------------
 
 
-def release(tx: Transaction, *, org_id: UUID, run_id: UUID, cost_usd: Decimal) -> None:
+def release(
+    tx: Transaction, *, org_id: UUID, run_id: UUID, cost_usd: Decimal, own_usd: Decimal = NOTHING
+) -> None:
     """Let go of what the run holds, if anything, and count and charge its cost; once, at its end.
 
+    `own_usd` of the cost counts for budgets and is not charged: the org pays its own provider.
     The caller has the run's row lock and ends it in the same transaction.
     """
     cost = min(cost_usd, MAX_COST_USD)
-    charge = credits_of(cost)
+    charge = credits_of(cost - own_usd)
     hold = tx.sql.execute(
         delete(holds).where(holds.c.run_id == run_id).returning(*holds.c)
     ).one_or_none()
@@ -293,7 +318,10 @@ def _refused(
 def _refused_credits(sql: Connection, hold: Row[Any], wanted: int) -> Refused:
     has = credits.balance(sql, hold.org_id)
     balance = has.balance or 0
-    certain = sum(credits_of(other.cost_usd) for other in _others(sql, hold) if other.held_credits)
+    # Part of what another has cost may be for the org's own models, for which it holds none.
+    certain = sum(
+        min(credits_of(other.cost_usd), other.held_credits) for other in _others(sql, hold)
+    )
     return Refused(
         CREDITS,
         limit=balance - has.held + hold.held_credits,

@@ -34,7 +34,7 @@ MAX_NOTE = 200  # characters
 
 def credits_of(cost_usd: Decimal) -> int:
     """What a run of this cost uses: each started credit counts."""
-    return math.ceil(cost_usd * CREDITS_PER_USD)
+    return max(math.ceil(cost_usd * CREDITS_PER_USD), 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,14 @@ def grant(tx: Transaction, org_id: UUID, credits: int, note: str | None = None) 
             raise InvalidRequest(credits=["the org has not so many that no run holds"])
     sides = ("funding", "customer") if credits > 0 else ("customer", "funding")
     return _enter(tx.sql, org_id, "grant", sides, abs(credits), note=note)
+
+
+def open_prepaid(tx: Transaction, org_id: UUID, credits: int) -> None:
+    """Make a new org pay in advance, with this many credits to begin with; 0 is possible."""
+    if credits:
+        grant(tx, org_id, credits, "allowance of a new organization")
+    else:
+        tx.sql.execute(insert(credit_balances).values(org_id=org_id, balance=0))
 
 
 def charge(sql: Connection, org_id: UUID, run_id: UUID, *, paid: int, owed: int) -> None:

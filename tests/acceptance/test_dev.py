@@ -132,6 +132,7 @@ def test_one_command_starts_everything_and_sigterm_ends_it(start_dev: StartDev) 
     assert 0o600 == stat.S_IMODE((dev.data / "api-key").stat().st_mode)
     assert f"{dev.url}\n" == (dev.data / "url").read_text()
     assert "dev" == dev.get("/v1/me")["org_name"]
+    assert not dev.get("/v1/me/credits")["is_prepaid"]
     rebound = httpx2.get(f"{dev.url}/healthz", headers={"Host": "attacker.example"})
     assert 403 == rebound.status_code, "the name of a web page that leads here (DNS rebinding)"
     loopback = {"name": "ours", "kind": "openai", "base_url": "http://127.0.0.1:9/v1"}

@@ -99,6 +99,25 @@ def test_a_broken_route_falls_back(owner: Caller, llmock: LLMock) -> None:
     assert ["scripted"] == [part["route_id"] for part in costs[-1]["routes"]]
 
 
+def test_a_newcomer_has_the_orgs_own_models_alone(system: System, llmock: LLMock) -> None:
+    """Those need no credits; without any, no way leads to a route of the server."""
+    newcomer = system.newcomer()
+    route_id = model_of(newcomer, llmock)
+    llmock.reply("Mine.")
+    own = newcomer.ended(newcomer.run("Hi", route_id=route_id, persona_id="plain"))
+    thread = newcomer.thread("Hi")
+    refused = newcomer.http.post(f"/v1/threads/{thread}/runs", json={"route_id": "scripted"})
+    llmock.fail(500, times=None)
+    persona_id = persona_of(newcomer, route_id=route_id, fallback_route_ids=["scripted"])
+    detour = newcomer.ended(newcomer.run("Hi", persona_id=persona_id))
+
+    assert ("completed", route_id) == (own["status"], own["route_id"])
+    assert own["cost_usd"] > 0
+    assert (429, "budget.exhausted") == (refused.status_code, refused.json()["code"])
+    assert ("failed", "budget.exhausted") == (detour["status"], detour["error"]["code"])
+    assert [] == newcomer.http.get("/v1/me/credits").json()["entries"]
+
+
 def test_the_orgs_models_take_over_by_priority(owner: Caller, llmock: LLMock) -> None:
     """Where the default breaks and the persona says nothing; null is never a fallback."""
     provider = owner.made(

@@ -15,6 +15,7 @@ from shared.endings import Ending, Outcome
 from shared.errors import BudgetExhausted, LeaseLost
 from shared.events import RouteCost, RunCompleted, RunCost, Usage
 from shared.ids import new_id
+from shared.model_routes import Route
 from shared.money import budget_limits, budgets, credits
 from shared.money.budget_limits import Limits
 from shared.money.budgets import Refused
@@ -26,6 +27,8 @@ from tests.stored_runs import StoredRuns, numbered
 from tests.waiting import in_parallel
 
 FREE = personas.find(None)
+SERVERS = Route(id="scripted", provider="scripted", model="scripted-1")
+OWN = Route(id=str(new_id()), provider="openai", model="m", is_of_org=True)
 ONE = Decimal(1)
 
 
@@ -59,31 +62,50 @@ class Money:
         with self.connections.reading() as sql:
             return budgets.limits(sql, claim, persona)
 
-    def reserve(self, claim: Claim, worst: str, so_far: str = "0", persona: Persona = FREE) -> None:
+    def reserve(
+        self,
+        claim: Claim,
+        worst: str,
+        so_far: str = "0",
+        persona: Persona = FREE,
+        *,
+        own: str = "0",
+        on_own_route: bool = False,
+    ) -> None:
         limits = self.limits(claim, persona)
         with self.connections.transaction() as tx:
-            budgets.reserve(tx, claim, limits, Decimal(so_far), Decimal(worst))
+            budgets.reserve(
+                tx,
+                claim,
+                limits,
+                Decimal(so_far),
+                Decimal(worst),
+                own_usd=Decimal(own),
+                on_own_route=on_own_route,
+            )
 
-    def settle(self, claim: Claim, so_far: str) -> None:
+    def settle(self, claim: Claim, so_far: str, own: str = "0") -> None:
         with self.connections.transaction() as tx:
-            budgets.settle(tx, claim, Decimal(so_far))
+            budgets.settle(tx, claim, Decimal(so_far), own_usd=Decimal(own))
 
-    def spend(self, claim: Claim, cost: str) -> None:
-        """End the run, which has cost so much."""
-        assert Outcome.ENDED == self.end(claim, cost)
+    def spend(self, claim: Claim, cost: str, own: str = "0") -> None:
+        """End the run, which has cost so much, and `own` more on a model of the org's."""
+        assert Outcome.ENDED == self.end(claim, cost, own)
 
-    def end(self, claim: Claim, cost: str) -> Outcome:
+    def end(self, claim: Claim, cost: str, own: str = "0", *, is_held: bool = True) -> Outcome:
         used = totals(cost)
+        if own != "0":
+            used = used.plus(totals(own, str(new_id())).routes[0])
         last = RunCompleted(None, used.usage, used.cost_usd, "stop")
         ending = Ending(
             claim=claim,
             state=RunState.COMPLETED,
             stored=numbered(self.stored.last_seq(claim.run_id), last),
             totals=used,
-            is_held=True,
+            is_held=is_held,
         )
         with self.connections.transaction() as tx:
-            return endings.end_held(tx, ending)
+            return endings.end_held(tx, ending) if is_held else endings.end(tx, [ending])[0]
 
     def crash(self, claim: Claim, cost: str) -> None:
         """The worker is lost for good after it has written what it has used."""
@@ -175,7 +197,7 @@ def test_a_run_without_limits_holds_nothing(money: Money) -> None:
     money.reserve(claim, "1000000")
 
     assert ([], ("", "")) == (money.holds(), money.month())
-    assert not money.limits(claim).is_limited
+    assert not money.limits(claim).needs_hold
 
 
 def test_a_run_holds_its_worst_case_until_it_is_settled(money: Money) -> None:
@@ -443,7 +465,7 @@ def test_a_personas_month_is_looked_at_before_a_run_is_created(money: Money) -> 
     money.spend(money.stored.claimed(), "9")
     persona = replace(FREE, max_cost_usd_per_month=Decimal("0.5"))
     with money.connections.reading() as sql:
-        budget_limits.check_open(sql, money.stored.actor, persona)
+        budget_limits.check_open(sql, money.stored.actor, persona, SERVERS)
     claim = money.stored.claimed()
     money.reserve(claim, "0.5", persona=persona)
     money.spend(claim, "0.5")
@@ -452,7 +474,7 @@ def test_a_personas_month_is_looked_at_before_a_run_is_created(money: Money) -> 
         pytest.raises(BudgetExhausted) as exhausted,
         money.connections.reading() as sql,
     ):
-        budget_limits.check_open(sql, money.stored.actor, persona)
+        budget_limits.check_open(sql, money.stored.actor, persona, SERVERS)
 
     assert "persona:assistant" == exhausted.value.details["scope"]
 
@@ -473,6 +495,62 @@ def test_who_pays_in_advance_holds_credits(money: Money) -> None:
 
     assert (69, 0) == money.balance()
     assert [("customer", "revenue", 31)] == money.charged(claim.run_id)
+
+
+def test_credits_pay_for_routes_of_the_server_alone(money: Money) -> None:
+    """What a run uses of its org's own models, the org pays at their provider."""
+    money.grant(100)
+    claim = money.stored.claimed()
+
+    money.reserve(claim, "5", on_own_route=True)
+    assert (100, 0) == money.balance()
+    money.settle(claim, "4", own="4")
+    money.reserve(claim, "0.05", so_far="4", own="4")
+    assert (100, 50) == money.balance()
+    money.settle(claim, "4.02", own="4")
+    money.reserve(claim, "7", so_far="4.02", own="4", on_own_route=True)
+    assert (100, 20) == money.balance()
+    money.spend(claim, "0.02", own="4")
+
+    assert (80, 0) == money.balance()
+    assert [("customer", "revenue", 20)] == money.charged(claim.run_id)
+
+
+def test_without_credits_there_is_no_route_of_the_server(money: Money) -> None:
+    """Not even a free one, also where the run came to it from a model of the org's own."""
+    with money.connections.transaction() as tx:
+        credits.open_prepaid(tx, money.org_id, 0)
+    with money.connections.reading() as sql:
+        budget_limits.check_open(sql, money.stored.actor, FREE, OWN)
+        with pytest.raises(BudgetExhausted) as exhausted:
+            budget_limits.check_open(sql, money.stored.actor, FREE, SERVERS)
+    assert {"scope": "credits", "balance": 0, "held": 0} == exhausted.value.details
+
+
+def test_a_free_route_of_the_server_needs_one_credit(money: Money) -> None:
+    """It is held during the call, and given back."""
+    money.grant(1)
+    first, second = money.stored.claimed(), money.stored.claimed()
+
+    money.reserve(first, "0")
+    with pytest.raises(Refused):
+        money.reserve(second, "0")
+    money.settle(first, "0")
+    money.reserve(second, "0")
+    money.spend(first, "0")
+    money.spend(second, "0")
+
+    assert (1, 0) == money.balance()
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_what_is_owed_is_for_routes_of_the_server_alone(money: Money, is_held: bool) -> None:
+    """An org that does not pay in advance owes nothing for its own models."""
+    claim = money.stored.claimed()
+
+    assert Outcome.ENDED == money.end(claim, "0.03", own="9", is_held=is_held)
+
+    assert [("receivable", "revenue", 30)] == money.charged(claim.run_id)
 
 
 def test_more_credits_than_there_are_cannot_be_held(money: Money) -> None:

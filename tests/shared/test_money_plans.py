@@ -14,7 +14,7 @@ from shared.money import budget_limits, budgets, credits, usage_reports
 from shared.money.usage_reports import Period
 from shared.times import now
 from tests.query_plans import Plans, noted, only
-from tests.shared.test_budgets import Money
+from tests.shared.test_budgets import SERVERS, Money
 from tests.stored_runs import StoredRuns
 
 LIMITED = replace(personas.find(None), max_cost_usd_per_month=Decimal(10))
@@ -139,7 +139,7 @@ def test_a_look_before_a_run_is_created(money: Money) -> None:
     money.limit("10")
     actor = money.stored.actor
     with noted(money.connections) as statements, money.connections.reading() as sql:
-        budget_limits.check_open(sql, actor, LIMITED)
+        budget_limits.check_open(sql, actor, LIMITED, SERVERS)
 
     found = {name for statement in statements for name in indexes(money, statement)}
 

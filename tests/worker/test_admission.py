@@ -15,7 +15,7 @@ from shared.connections import Connections, Transaction
 from shared.events import Event, RunThrottled, Usage
 from shared.ids import new_id
 from shared.model_routes import Route
-from shared.money import budget_limits
+from shared.money import budget_limits, credits
 from shared.money_tables import holds
 from shared.prices import Prices
 from tests.clients import Register
@@ -254,6 +254,19 @@ def test_a_limit_that_is_gone_refuses_no_route_without_prices(
     gate.obey().reserve(replace(route, prices=None), WORST, Decimal(0))
 
     assert None is held(stored, gate.claim)
+
+
+def test_credits_refuse_no_model_of_the_org_without_prices(
+    stored: StoredRuns, gate: Gate, route: Route
+) -> None:
+    """They pay for routes of the server alone, whose prices must be known."""
+    with stored.connections.transaction() as tx:
+        credits.open_prepaid(tx, gate.claim.org_id, 0)
+    admission = gate.obey()
+
+    admission.reserve(replace(route, prices=None, is_of_org=True), WORST, Decimal(0))
+    with pytest.raises(LimitExceeded, match="Nobody has told"):
+        admission.reserve(replace(route, prices=None), WORST, Decimal(0))
 
 
 def test_a_route_without_prices_is_refused_under_a_budget(gate: Gate, route: Route) -> None:

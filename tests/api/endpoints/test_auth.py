@@ -62,6 +62,43 @@ def test_register_makes_the_owner_of_an_org(client: FlaskClient) -> None:
     assert (body["login"], body["login"]) == (user["username"], user["org_name"])
 
 
+def credits_and_run_of_newcomer(
+    connections: Connections, credits: int
+) -> tuple[dict[str, Any], TestResponse]:
+    """What a newly registered user's org has, and the response to a run on the scripted route."""
+    settings = replace(connections.settings, new_org_credits=credits)
+    app = create_app(connections=replace(connections, settings=settings))
+    http = app.test_client()
+    try:
+        token = http.post("/v1/auth/register", json=account()).json["access_token"]
+        headers = {"Authorization": f"Bearer {token}"}
+        thread = http.post("/v1/threads", json={}, headers=headers).json["id"]
+        body = {"route_id": "scripted"}
+        run = http.post(f"/v1/threads/{thread}/runs", json=body, headers=headers)
+        return http.get("/v1/me/credits", headers=headers).json, run
+    finally:
+        app.extensions["arkloop.hub"].close()
+
+
+def test_who_registers_has_no_route_of_the_server(connections: Connections) -> None:
+    """An open registration gives nothing away: the new org pays in advance, and has no credits."""
+    has, run = credits_and_run_of_newcomer(connections, 0)
+
+    assert (True, 0, []) == (has["is_prepaid"], has["balance"], has["entries"])
+    assert (429, "budget.exhausted") == error_of(run)
+    assert "credits" == run.json["details"]["scope"]
+
+
+def test_who_registers_gets_the_stated_allowance(connections: Connections) -> None:
+    """It stands in the ledger, and pays for runs."""
+    has, run = credits_and_run_of_newcomer(connections, 5)
+
+    assert 5 == has["balance"]
+    [grant] = has["entries"]
+    assert ("grant", 5, "customer") == (grant["kind"], grant["credits"], grant["credit_account"])
+    assert 201 == run.status_code
+
+
 def test_two_who_register_are_strangers(client: FlaskClient) -> None:
     """Each has an org of their own."""
     orgs = set()
