@@ -77,6 +77,7 @@ def unclaimed(
             select(runs.c.id)
             .where(
                 QUEUED,
+                runs.c.cancel_requested_at.is_(None),
                 runs.c.queued_at < age,
                 true() if before is None else runs.c.queued_at < before,
                 true() if suspects else ~IS_SUSPECT,

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import func, text, update
 
-from shared import api_keys, sweep
+from shared import api_keys, claims, sweep
 from shared.ids import new_id
 from shared.tables import api_keys as api_keys_table
 from tests.stored_runs import StoredRuns, ago
@@ -59,6 +59,9 @@ def test_a_revoked_keys_queued_run_never_reaches_a_model(
 
     assert stored.claim(run_id) is None
     assert "queued" == stored.state(run_id)
+    with stored.connections.reading() as sql:
+        found = claims.unclaimed(sql, older_than=0, limit=10, suspects=True)
+    assert run_id not in found, "it does not take the place of runs that can be claimed"
 
 
 def test_a_revoked_keys_executing_run_is_to_be_cancelled_for_the_revoker(
