@@ -32,6 +32,16 @@ def test_names_stand_in_one_column(pipe: tuple[int, TextIO]) -> None:
     assert b"web.1    | hello\nReady on http://127.0.0.1:8080\n" == os.read(reader, 4096)
 
 
+def test_what_a_process_prints_cannot_steer_the_terminal(pipe: tuple[int, TextIO]) -> None:
+    """A line may quote what a user or a model wrote; the colours in front of it are our own."""
+    reader, writer = pipe
+    output = PrefixedOutput(writer, colour=True)
+
+    output.line("web", "a\x1b]0;title\x07b\x9bc")
+
+    assert "\x1b[36mweb |\x1b[0m a\ufffd]0;title\ufffdb\ufffdc\n" == os.read(reader, 4096).decode()
+
+
 def test_a_reader_that_does_not_read_blocks_nobody(pipe: tuple[int, TextIO]) -> None:
     """Far more than a pipe holds is taken without a pause; the oldest lines are given up."""
     reader, stream = pipe
