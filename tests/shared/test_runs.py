@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from shared import events, model_routes, personas, threads
 from shared import runs as lifecycle
-from shared.actors import Actor
+from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.errors import Forbidden, NotActive, NotWaiting, StaleInput, ThreadBusy
 from shared.ids import new_id
 from shared.runs import NewRun
@@ -41,7 +41,8 @@ def test_runs_of_one_moment_are_created_together(stored: StoredRuns) -> None:
     """
     free, twice, busy, private = (stored.thread() for _ in range(4))
     active = stored.create(busy)
-    member = replace(stored.actor, user_id=new_id(), role="member")
+    permissions = PERMISSIONS_OF_ROLE["member"]
+    member = replace(stored.actor, user_id=new_id(), role="member", permissions=permissions)
     routes = model_routes.load(stored.connections.settings)
     persona = personas.find(None)
 
