@@ -61,6 +61,7 @@ class Persona:
     mcp: tuple[str, ...] = ()  # names of the org's MCP servers, of which it has all tools
     confirm: frozenset[str] = frozenset()  # these tools ask a person first; `*` is every tool
     max_steps: int = 32
+    max_equal_turns: int = 6  # with the same calls and results in a row; then the run fails
     max_output_tokens: int | None = None  # of one model call
     max_cost_usd: Decimal | None = None  # of one run
     max_cost_usd_per_month: Decimal | None = None  # of runs with any version of it that has a limit
@@ -158,10 +159,10 @@ def _list_of(check: Callable[[Any], str], most: int) -> Callable[[Any], tuple[st
     return check_all
 
 
-def _whole(most: int) -> Callable[[Any], int]:
+def _whole(most: int, *, least: int = 1) -> Callable[[Any], int]:
     def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise ValueError(f"must be a whole number from 1 to {most}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}")
         return value
 
     return check
@@ -189,6 +190,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "mcp": _list_of(_of_form(_MCP_NAME), MAX_MCP),
     "confirm": _confirmed,
     "max_steps": _whole(MAX_STEPS),
+    "max_equal_turns": _whole(MAX_STEPS, least=2),
     "max_output_tokens": _whole(MAX_OUTPUT_TOKENS),
     "max_cost_usd": usd.parse,
     "max_cost_usd_per_month": usd.parse,

@@ -46,7 +46,7 @@ def run(agent: Agent, context: RunContext, stop: StopSignal, turns: list[Turn]) 
     while True:
         if turns and turns[-1].is_open:
             call_tools(agent, context, turns[-1])
-            tool_loops.check(turns)
+            tool_loops.check(turns, agent.persona.max_equal_turns)
         elif turns and not turns[-1].calls:
             return Answer(
                 message_id=turns[-1].message_id, content=turns[-1].content, stop_reason="stop"

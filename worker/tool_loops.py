@@ -1,19 +1,30 @@
 """A model that repeats itself: the same calls with the same results, turn after turn."""
 
 import json
+import math
 from collections.abc import Sequence
 
 from worker.conversation import Turn
 from worker.outcomes import LimitExceeded
 
-#: The length of a cycle in turns, and how often it may come in a row.
-MAX_ROUNDS = {1: 6, 2: 4, 3: 4}
+#: A cycle has at most this many turns.
+MAX_LENGTH = 3
 
 
-def check(turns: Sequence[Turn]) -> None:
-    """Raises: LimitExceeded: `run.tool_loop`, where the last turns go round in a circle."""
-    signatures = [_signature(turn) for turn in turns[-max(n * m for n, m in MAX_ROUNDS.items()) :]]
-    for length, rounds in MAX_ROUNDS.items():
+def check(turns: Sequence[Turn], max_equal_turns: int) -> None:
+    """Fail a run whose last turns repeat themselves.
+
+    `max_equal_turns` turns with the same calls and results in a row are too many, and so are two
+    thirds as many rounds of a cycle of two or three turns.
+
+    Raises:
+        LimitExceeded: `run.tool_loop`.
+    """
+    most_rounds = {1: max_equal_turns} | dict.fromkeys(
+        range(2, MAX_LENGTH + 1), max(2, math.ceil(max_equal_turns * 2 / 3))
+    )
+    signatures = [_signature(turn) for turn in turns[-MAX_LENGTH * max_equal_turns :]]
+    for length, rounds in most_rounds.items():
         last = signatures[-length * rounds :]
         if len(last) == length * rounds and last == last[:length] * rounds:
             names = sorted({call.name for turn in turns[-length:] for call in turn.calls})

@@ -158,6 +158,7 @@ def _shown(persona: Persona) -> dict[str, Any]:
         "mcp": list(persona.mcp),
         "confirm": sorted(persona.confirm),
         "max_steps": persona.max_steps,
+        "max_equal_turns": persona.max_equal_turns,
         "max_output_tokens": persona.max_output_tokens,
         "max_cost_usd": None if per_run is None else money(per_run),
         "max_cost_usd_per_month": None if per_month is None else money(per_month),

@@ -18,10 +18,10 @@ def turn(name: str, output: str = "out", **arguments: Any) -> Turn:
 def test_the_same_call_with_the_same_result_ends_the_run() -> None:
     """At its sixth time in a row, whatever its id and the order of its arguments."""
     turns = [turn("t", x=1, y=2) for _ in range(3)] + [turn("t", y=2, x=1) for _ in range(2)]
-    tool_loops.check(turns)
+    tool_loops.check(turns, 6)
 
     with pytest.raises(LimitExceeded, match="same calls of t .* 6 times") as ended:
-        tool_loops.check([*turns, turn("t", x=1, y=2)])
+        tool_loops.check([*turns, turn("t", x=1, y=2)], 6)
 
     assert "run.tool_loop" == ended.value.code
 
@@ -30,14 +30,23 @@ def test_the_same_call_with_the_same_result_ends_the_run() -> None:
 def test_a_circle_of_a_few_turns_ends_the_run(names: str) -> None:
     """At its fourth round; what came before does not matter."""
     turns = [turn("before"), *(turn(name) for name in names * 4)]
-    tool_loops.check(turns[:-1])
+    tool_loops.check(turns[:-1], 6)
 
     with pytest.raises(LimitExceeded):
-        tool_loops.check(turns)
+        tool_loops.check(turns, 6)
 
 
 def test_progress_is_no_circle() -> None:
     """Other arguments, or another result: somebody who polls sees something change."""
-    tool_loops.check([turn("t", page=i) for i in range(30)])
-    tool_loops.check([turn("t", output=str(i)) for i in range(30)])
-    tool_loops.check([turn("t", output=str(i // 5)) for i in range(30)])
+    tool_loops.check([turn("t", page=i) for i in range(30)], 6)
+    tool_loops.check([turn("t", output=str(i)) for i in range(30)], 6)
+    tool_loops.check([turn("t", output=str(i // 5)) for i in range(30)], 6)
+
+
+@pytest.mark.parametrize("most", [2, 7, 40])
+def test_the_persona_says_how_many_equal_turns_are_too_many(most: int) -> None:
+    """An agent that polls something may be right to repeat itself."""
+    tool_loops.check([turn("t")] * (most - 1), most)
+
+    with pytest.raises(LimitExceeded, match=f"{most} times"):
+        tool_loops.check([turn("t")] * most, most)
