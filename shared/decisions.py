@@ -1,15 +1,33 @@
 """What a person says to a tool call that has to be confirmed."""
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import InvalidRequest
 from shared.events import MAX_DEPTH, is_too_deep, plain
 
-APPROVALS = frozenset({"yes", "y", "approve"})
+#: Whole replies, in lower case and without politeness and punctuation.
+APPROVALS = frozenset(
+    {
+        *("y", "yes", "yeah", "yep", "ok", "okay", "sure", "fine", "agreed", "proceed"),
+        *("approve", "approved", "allow", "allowed", "accept", "accepted", "confirm", "confirmed"),
+        *("go ahead", "do it", "yes go ahead", "yes do it", "ok go ahead", "ok do it"),
+    }
+)
+#: First words of a reply that denies; the rest of it may be the reason.
+_DENIALS = frozenset(
+    {
+        *("n", "no", "nope", "nah", "not", "never", "don't", "dont", "stop", "cancel", "abort"),
+        *("deny", "denied", "reject", "rejected", "decline", "declined", "refuse", "refused"),
+        *("disapprove", "disallow", "forbid", "wait"),
+    }
+)
+_POLITENESS = re.compile(r"\b(please|pls|thanks|thank you)\b|[.,!]")
 #: Python reads no longer ones, which would make the whole a denial.
 _MAX_DIGITS = 1_000
+_MAX_WORDS = 100
 _FIELDS = {"decision", "reason", "arguments"}
 
 
@@ -20,14 +38,16 @@ class Decision:
     approved: bool
     reason: str = ""  # of a denial, for the model
     arguments: dict[str, Any] | None = None
+    is_clear: bool = True  # False: it neither allows nor denies the call, so ask again
 
 
 def read(content: str) -> Decision:
-    """The decision that an input's content expresses.
+    """Return the decision that an input's content expresses.
 
-    `yes`, `y` and `approve` allow the call. A JSON object with `decision` says it in full:
-    `{"decision": "approve" | "deny" | "edit", "reason"?, "arguments"?}`. Anything else denies
-    the call and is the reason.
+    A short reply such as `yes`, `ok` or `approved, thanks` allows the call. A reply that begins
+    with `no` or another word of `_DENIALS` denies it and is the reason. A JSON object with
+    `decision` says it in full: `{"decision": "approve" | "deny" | "edit", "reason"?,
+    "arguments"?}`. Anything else is unclear: it does not allow the call.
 
     Raises:
         InvalidRequest: an object with `decision` that says something else; JSON that means more
@@ -48,8 +68,7 @@ def read(content: str) -> Decision:
     if not isinstance(document, dict) or "decision" not in document:
         if said.lower() == "edit":
             raise _invalid('to edit, send {"decision": "edit", "arguments": {…}}')
-        approved = said.lower() in APPROVALS
-        return Decision(approved=approved, reason="" if approved else said)
+        return _in_words(said)
     if unknown := set(document) - _FIELDS:
         raise _invalid(f"a decision has no {', '.join(sorted(unknown))}")
     reason = document.get("reason")
@@ -75,6 +94,17 @@ def read(content: str) -> Decision:
         case "deny":
             return Decision(approved=False, reason=reason or "")
     raise _invalid("`decision` must be approve, deny or edit")
+
+
+def _in_words(said: str) -> Decision:
+    # Anything longer has no approval in it, and need not be normalized.
+    words = " ".join(_POLITENESS.sub(" ", said[:_MAX_WORDS].lower().replace("\u2019", "'")).split())
+    if words in APPROVALS and len(said) <= _MAX_WORDS:
+        return Decision(approved=True)
+    first = words.partition(" ")[0]
+    return Decision(
+        approved=False, reason=said, is_clear=first in _DENIALS or words.startswith("do not")
+    )
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

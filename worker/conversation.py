@@ -1,6 +1,7 @@
 """From stored events to the model's messages, and to where a resumed run goes on."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,6 +33,8 @@ class Turn:
     #: Of a lost attempt, whose event it could not write any more.
     done: dict[str, events.ToolResult] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)  # of people: to questions, confirmations
+    #: How often a person was asked about a call.
+    asked: Counter[str] = field(default_factory=Counter)
     #: Of which MCP servers' tools they were; of those of ours there is none.
     asked_of: dict[str, Mapping[str, str] | None] = field(default_factory=dict)
     state: ProviderState | None = None
@@ -100,6 +103,7 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
                 request = requests[data["request_id"]]
                 tool_call_id = request.get("tool_call_id", "")
                 turns[-1].answers[tool_call_id] = data["content"]
+                turns[-1].asked[tool_call_id] += 1
                 turns[-1].asked_of[tool_call_id] = request.get("mcp_tool")
     return turns
 

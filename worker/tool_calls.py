@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 MAX_OUTPUT_BYTES = 65_536
 #: More calls than any model makes on purpose; each is a thread while it lasts.
 MAX_CALLS_PER_TURN = 64
+#: A reply that is still unclear then denies the call.
+MAX_ASKED = 3
 #: Tools that heed a stop end at once; others are abandoned after this.
 STOP_SECONDS = 1.0
 
@@ -198,9 +200,12 @@ def _question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
     if (decision := turn.decision(call)) is not None:
         if _is_another(turn, call, tool):
             return None  # it is not made
-        if decision.arguments is None or not (why := _misfit(tool, decision.arguments)):
+        if not decision.is_clear and turn.asked[call.id] < MAX_ASKED:
+            prompt = f"The reply was neither a yes nor a no. {prompt}"
+        elif decision.arguments is not None and (why := _misfit(tool, decision.arguments)):
+            prompt = f"The arguments do not fit: {why} {prompt}"
+        else:
             return None
-        prompt = f"The arguments do not fit: {why} {prompt}"
     return WaitForInput(
         "tool_confirmation",
         prompt,

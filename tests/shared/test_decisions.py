@@ -1,4 +1,4 @@
-"""What a person may say to a tool call that is to be confirmed."""
+"""Replies to a tool call that requires approval."""
 
 import json
 from typing import Any
@@ -11,30 +11,66 @@ from shared.errors import InvalidRequest
 APPROVED = Decision(approved=True)
 
 
-@pytest.mark.parametrize("said", ["yes", "Y", " approve\n", '{"decision": "approve"}'])
-def test_it_is_approved(said: str) -> None:
-    """In a word or in full."""
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("yes", "Y", " approve\n", '{"decision": "approve"}'),
+        *(
+            "approved",
+            "Approved!",
+            "ok",
+            "OK.",
+            "okay",
+            "yes please",
+            "Yes, please.",
+            "sure, thanks",
+        ),
+        *("go ahead", "Yes, go ahead!", "please do it", "allow"),
+    ],
+)
+def test_a_short_yes_approves(said: str) -> None:
+    """Politeness, case and punctuation make no difference."""
     assert APPROVED == read(said)
 
 
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        ("no", "no"),
-        ("not before noon", "not before noon"),
-        ("yes please", "yes please"),
+        *(
+            (said, said)
+            for said in ("no", "No!", "n", "nope", "not before noon", "deny", "rejected")
+        ),
+        ("no, use the other account", "no, use the other account"),
+        ("Don’t do it", "Don’t do it"),
+        ("do not", "do not"),
+        ("stop", "stop"),
         ('{"decision": "deny"}', ""),
         ('{"decision": "deny", "reason": "too dear"}', "too dear"),
         ('{"decision": "deny", "reason": null}', ""),
-        ('{"answer": "yes"}', '{"answer": "yes"}'),
-        ("{not JSON", "{not JSON"),
-        ('["approve"]', '["approve"]'),
-        ("{" * 100_000, "{" * 100_000),
     ],
 )
-def test_everything_else_denies_and_is_the_reason(said: str, reason: str) -> None:
-    """Whoever is not sure whether they have agreed has not."""
+def test_a_reply_that_begins_with_a_no_denies_and_is_the_reason(said: str, reason: str) -> None:
+    """The whole reply is shown to the model."""
     assert Decision(approved=False, reason=reason) == read(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(
+            "maybe",
+            "what does it do?",
+            "yes, but only tomorrow",
+            "ok to the first one",
+            "approve?no",
+        ),
+        *("I approve of nothing", "yes no", "ok " * 1_000, "…", "👍", "{" * 100_000),
+        *('{"answer": "yes"}', "{not JSON", '["approve"]', "true"),
+    ],
+)
+def test_anything_else_is_unclear(said: str) -> None:
+    """A person who is not sure whether they have agreed has not, and is asked again."""
+    assert Decision(approved=False, reason=said.strip(), is_clear=False) == read(said)
 
 
 def test_arguments_can_be_given_in_place_of_the_models() -> None:

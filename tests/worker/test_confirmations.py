@@ -1,6 +1,7 @@
 """A tool call that a person must confirm: approved, denied or with other arguments."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -53,7 +54,7 @@ def test_arguments_that_no_list_should_carry_are_left_out() -> None:
         ({"decision": "deny"}, "The call was denied", True),
         ({"decision": "deny", "reason": "not today"}, "The call was denied: not today", True),
         ({"decision": "edit", "arguments": {"expression": "1+1"}}, "2", False),
-        # Of an API of another release, which let it through.
+        # Accepted by the API of another release.
         ('{"decision": "maybe"}', 'The call was denied: {"decision": "maybe"}', True),
     ],
 )
@@ -64,6 +65,21 @@ def test_a_decision_can_be_said_in_full(answer: Any, output: str, is_error: bool
     run(careful(), context, [turn(answer)])
 
     assert [("c1", output, is_error)] == results(context)
+
+
+def test_an_unclear_reply_is_asked_again_and_the_third_denies() -> None:
+    """A person who asks back has neither allowed nor denied the call."""
+    unclear = "What would it do?"
+    for asked in (1, 2):
+        with pytest.raises(WaitForInput) as again:
+            run(careful(), RecordedRun(), [replace(turn(unclear), asked=Counter(c1=asked))])
+        assert again.value.prompt.startswith("The reply was neither a yes nor a no.")
+        assert {"tool_name": "calculator", "arguments": CALL.arguments} == again.value.tool()
+
+    context = RecordedRun()
+    run(careful(), context, [replace(turn(unclear), asked=Counter(c1=3))])
+
+    assert [("c1", f"The call was denied: {unclear}", True)] == results(context)
 
 
 def test_the_model_sees_the_arguments_that_were_used() -> None:

@@ -109,6 +109,7 @@ def test_answers_of_people_find_their_calls() -> None:
     )
 
     assert {"call_1_1": "one", "call_1_2": "two"} == turn.answers
+    assert {"call_1_1": 1, "call_1_2": 1} == turn.asked
 
 
 @pytest.mark.parametrize("arguments", [{}, {"a": [1, None]}, "{broken", None, [1]])
