@@ -37,7 +37,7 @@ from worker.providers.partial_calls import (
     portable_name,
 )
 from worker.providers.reported_usage import UsageReader
-from worker.providers.sdk_client import address
+from worker.providers.sdk_client import address, with_encoded_body
 from worker.providers.sdk_errors import provider_errors
 from worker.providers.state_room import StateRoom
 from worker.stop_signal import StopSignal
@@ -79,6 +79,12 @@ def build(route: Route, *, faults: bool, egress: Policy | None) -> "AnthropicPro
 _Delta = TypeVar("_Delta", TextDelta, ThinkingDelta)
 
 
+class _Client(anthropic.Anthropic):
+    # A private method: the version is pinned, and a test measures its memory.
+    def _build_request(self, options: Any, **retries: Any) -> Any:
+        return super()._build_request(with_encoded_body(options), **retries)
+
+
 class AnthropicProvider:
     def __init__(self, route: Route, egress: Policy | None = None) -> None:
         base_url = address(route, VENDOR_URLS["anthropic"], egress)
@@ -86,7 +92,7 @@ class AnthropicProvider:
         self._http = AbortableClient(route, egress, bearer=route.api_key or "none")
         self._api_key = route.api_key
         self._usage = UsageReader(route, "messages")
-        self._client = anthropic.Anthropic(
+        self._client = _Client(
             api_key=route.api_key or "none",
             base_url=base_url,
             http_client=self._http,
