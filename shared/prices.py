@@ -48,7 +48,7 @@ class Hours:
     end: time
     prices: "Prices"
 
-    def contain(self, at: time) -> bool:
+    def contains(self, at: time) -> bool:
         if self.end <= self.start:
             return at >= self.start or at < self.end
         return self.start <= at < self.end
@@ -93,7 +93,7 @@ class Prices:
         A sum of several calls has no tier and no hour.
         """
         clock = (at or datetime.now(UTC)).astimezone(UTC).time()
-        in_force = next((h.prices for h in self.hours if h.contain(clock)), self)
+        in_force = next((h.prices for h in self.hours if h.contains(clock)), self)
         prices = in_force._reached(usage.input_tokens)[-1]
         fresh = usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens
         total = (

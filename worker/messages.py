@@ -8,8 +8,9 @@ from typing import Any
 from shared.events import ProviderState, Usage
 from shared.model_routes import Route
 
-#: Of what a vendor wants back with a turn: more than the reasoning of one step has anywhere.
-MAX_STATE_BYTES = 256 * 1024
+#: Of what a vendor wants back with a turn: more than a step's reasoning has, also encrypted (OpenAI
+#: refuses function calls without it, and some models reason for 128,000 tokens).
+MAX_STATE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

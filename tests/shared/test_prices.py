@@ -238,8 +238,8 @@ def test_hours_may_go_over_midnight(start: int, end: int, within: int, outside: 
     """The end does not belong to them."""
     hours = Hours(start=time(start), end=time(end), prices=HAIKU)
 
-    assert hours.contain(time(within))
-    assert not hours.contain(time(outside))
+    assert hours.contains(time(within))
+    assert not hours.contains(time(outside))
 
 
 def test_the_context_of_a_model_is_known() -> None:

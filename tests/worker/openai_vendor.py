@@ -9,7 +9,7 @@ https://github.com/openai/openai-openapi/issues/541 (function tools on chat comp
 - Parameters and fields that are not in the reference are refused.
 - With `store: false`, a reasoning item needs its `encrypted_content`, as it was issued.
 - A function call goes with the reasoning before it, and reasoning with what came after it.
-- Every call has its output, every output its call, and no id comes twice.
+- There is an input. Every call has its output, every output its call, and no id comes twice.
 - Encrypted reasoning cannot be asked of a model that does not reason; summaries only by an account
   that is verified; at least 16 output tokens.
 """
@@ -166,6 +166,8 @@ class OpenAIVendor:
         self._check_input(body["input"])
 
     def _check_input(self, items: Items) -> None:
+        if not items:
+            raise Refused(400, "Missing required parameter: 'input'.", "input")
         ids = [item["id"] for item in items if "id" in item]
         for item_id in ids:
             if ids.count(item_id) > 1:

@@ -487,7 +487,7 @@ def test_reasoning_that_cannot_go_back_is_not_kept() -> None:
     """An item without content refers to a stored one, and nothing is stored."""
     bare = {**reasoning("1"), "encrypted_content": None}
     open_ = {**bare, "content": [{"type": "reasoning_text", "text": "Hm."}]}
-    large = {**reasoning("1"), "encrypted_content": "x" * 300_000}
+    large = {**reasoning("1"), "encrypted_content": "x" * 1_100_000}
     called = function_call("1", "f", {})
 
     assert (None, ()) == ((last := end(bare, called)).state, last.call_states)
@@ -509,6 +509,15 @@ def test_a_turn_of_another_server_goes_without_ids() -> None:
     assert ("f_g", '{"not_an_object": "x"}') == (one["name"], one["arguments"])
     assert "id" not in two
     assert [one["call_id"], "call_b"] == [output["call_id"] for output in outputs]
+
+
+def test_a_thread_without_messages_has_an_input() -> None:
+    """The vendor refuses a request with instructions alone."""
+    with OpenAIVendor(lambda _: [message("1", "Hello")]) as fake:
+        call(at(fake), ModelRequest(model="m", system_prompt="Be brief.", messages=[]))
+
+    assert [] == fake.refused
+    assert ["(nothing)"] == [item["content"] for item in fake.bodies[0]["input"]]
 
 
 # ---- whole runs ----------------------------------------------------------------------

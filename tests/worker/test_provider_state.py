@@ -286,11 +286,11 @@ def test_what_is_too_long_or_too_deep_is_not_kept() -> None:
 @pytest.mark.parametrize(
     ("provider", "answer"),
     [
-        ("openai", chat(*[delta(reasoning="x" * 70_000)] * 4)),
-        ("openai", chat(delta(reasoning_details=[{"data": "x" * 70_000}] * 4))),
-        ("openai", chat(calls=[tool(0, CALLS[0], extra_content="x" * 280_000)])),
-        ("anthropic", blocks(*[thinking("x", "s" * 70_000)] * 4, used(CALLS[0]))),
-        ("anthropic", blocks(*[({"type": "redacted_thinking", "data": "x" * 300_000}, [])],
+        ("openai", chat(*[delta(reasoning="x" * 280_000)] * 4)),
+        ("openai", chat(delta(reasoning_details=[{"data": "x" * 280_000}] * 4))),
+        ("openai", chat(calls=[tool(0, CALLS[0], extra_content="x" * 1_100_000)])),
+        ("anthropic", blocks(*[thinking("x", "s" * 280_000)] * 4, used(CALLS[0]))),
+        ("anthropic", blocks(*[({"type": "redacted_thinking", "data": "x" * 1_100_000}, [])],
                              used(CALLS[0]))),
     ],
 )  # fmt: skip

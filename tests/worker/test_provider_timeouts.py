@@ -4,7 +4,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -179,28 +179,25 @@ def test_a_connection_that_is_not_made_in_time_was_not_accepted(
 ) -> None:
     """It has its own, short timeout, and costs nothing."""
     monkeypatch.setattr(abortable_http, "CONNECT_SECONDS", 0.2)
-    with vendor() as fake, _full() as address:
-        fake.url = f"http://127.0.0.1:{address}/v1"
+    with vendor() as fake, full_listener() as port:
+        fake.url = f"http://127.0.0.1:{port}/v1"
         error, seconds = timed_out(api, fake)
 
     assert seconds < 5
     assert not error.was_accepted
 
 
-class _full:
-    """A listener whose backlog is full, so that nobody can connect."""
-
-    def __enter__(self) -> int:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=0)
-        port = int(self._listener.getsockname()[1])
-        self._clients = [socket.socket() for _ in range(4)]
-        for client in self._clients:
+@contextmanager
+def full_listener() -> Iterator[int]:
+    """The port of a listener whose backlog is full, so that nobody can connect."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        port = int(listener.getsockname()[1])
+        clients = [socket.socket() for _ in range(4)]
+        for client in clients:
             client.setblocking(False)
             client.connect_ex(("127.0.0.1", port))
-        return port
-
-    def __exit__(self, *_: object) -> None:
-        for client in [*self._clients, self._listener]:
+        yield port
+        for client in clients:
             client.close()
 
 

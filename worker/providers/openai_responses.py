@@ -57,6 +57,8 @@ _REFUSED = (("encrypted", "include"), ("include", "include"), ("reasoning", "rea
 _ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
 #: The other providers' words for the same reasons.
 _STOP_REASONS = {"max_output_tokens": "length"}
+#: The API requires an input, and a thread may have no messages.
+_NOTHING_SAID = "(nothing)"
 
 
 class ResponsesProvider:
@@ -286,9 +288,10 @@ def _most_output(request: ModelRequest) -> int | None:
 
 
 def _arguments(request: ModelRequest) -> dict[str, Any]:
+    items = [item for message in request.messages for item in _items(message)]
     arguments: dict[str, Any] = {
         "model": request.model,
-        "input": [item for message in request.messages for item in _items(message)],
+        "input": items or [{"type": "message", "role": "user", "content": _NOTHING_SAID}],
         "stream": True,
         "store": False,
     }
