@@ -283,3 +283,26 @@ def _events_of(item: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _pieces(text: str) -> list[str]:
     return [text[start : start + 5] for start in range(0, len(text), 5)]
+
+
+# ---- a model --------------------------------------------------------------------------
+
+#: Of a run with `counting`, before its answer.
+STEPS = 24
+
+
+def counting(body: Mapping[str, Any]) -> Items:
+    """Answer as a model that reasons before each step and sometimes calls two tools."""
+    since_asked = 0
+    for item in body["input"]:
+        if item.get("role") == "user":
+            since_asked = 0
+        since_asked += item["type"] == "reasoning"
+    name = f"{len(body['input'])}_{since_asked}"
+    if since_asked >= STEPS:
+        return [reasoning(name, "Done."), message(name, f"{STEPS} steps.")]
+    first = function_call(f"{name}a", "calculator", {"expression": f"{since_asked}+1"})
+    second = function_call(f"{name}b", "calculator", {"expression": f"{since_asked}+2"})
+    commentary = [message(name, f"Step {since_asked}.", phase="commentary")]
+    extra = [*commentary * (since_asked % 2), first, *[second] * (since_asked % 3 == 0)]
+    return [reasoning(name, f"Step {since_asked}?"), *extra]

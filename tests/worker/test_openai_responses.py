@@ -18,8 +18,10 @@ from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
 from tests.worker.fake_vendor import REQUEST, Answer, ask, raw, route_to, status, vendor
 from tests.worker.openai_vendor import (
+    STEPS,
     Items,
     OpenAIVendor,
+    counting,
     function_call,
     message,
     reasoning,
@@ -521,25 +523,6 @@ def test_a_thread_without_messages_has_an_input() -> None:
 
 
 # ---- whole runs ----------------------------------------------------------------------
-
-STEPS = 24
-
-
-def counting(body: Mapping[str, Any]) -> Items:
-    """Answer as a model that reasons before each step and sometimes calls two tools."""
-    since_asked = 0
-    for item in body["input"]:
-        if item.get("role") == "user":
-            since_asked = 0
-        since_asked += item["type"] == "reasoning"
-    name = f"{len(body['input'])}_{since_asked}"
-    if since_asked >= STEPS:
-        return [reasoning(name, "Done."), message(name, f"{STEPS} steps.")]
-    first = function_call(f"{name}a", "calculator", {"expression": f"{since_asked}+1"})
-    second = function_call(f"{name}b", "calculator", {"expression": f"{since_asked}+2"})
-    commentary = [message(name, f"Step {since_asked}.", phase="commentary")]
-    extra = [*commentary * (since_asked % 2), first, *[second] * (since_asked % 3 == 0)]
-    return [reasoning(name, f"Step {since_asked}?"), *extra]
 
 
 def test_many_steps_survive_the_worker_and_the_run(stored: StoredRuns, settings: Settings) -> None:
