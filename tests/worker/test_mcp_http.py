@@ -313,6 +313,87 @@ def test_lies_fail_the_call_and_nothing_else(client: McpClient, lie: str) -> Non
         assert psutil.Process(client.sidecar_pid).memory_info().rss < 200_000_000
 
 
+def _rpc_error(code: int) -> bytes:
+    error = {"code": code, "message": "No valid session ID provided"}
+    return json.dumps({"jsonrpc": "2.0", "id": None, "error": error}).encode()
+
+
+@contextmanager
+def forgetful(status: int, body: bytes) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+    """Run a server that gives sessions the id `known["new"]`, and rejects all but `known["id"]`.
+
+    Yields its address, `known`, and the session of each call that reached it.
+    """
+    known, calls = {"new": "first", "id": "first"}, []
+
+    def on_call(handler: _Lying) -> None:
+        calls.append(session := str(handler.headers["Mcp-Session-Id"]))
+        if session != known["id"]:
+            handler.send(status, body, **{"Content-Type": "application/json"})
+        else:
+            handler.result(handler.message, {"content": [{"type": "text", "text": "done"}]})
+
+    session_id = property(lambda _: known["new"])
+    with lying(on_call, session_id=session_id, do_DELETE=lambda h: h.send(200, b"")) as (url, _):
+        yield url, known, calls
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, b""),
+        (404, _rpc_error(-32600)),
+        (400, b"Bad Request"),
+        (400, _rpc_error(-32000)),
+        (410, b""),
+        (422, b"{}"),
+    ],
+)
+def test_a_session_that_the_server_lost_is_replaced(
+    client: McpClient, status: int, body: bytes
+) -> None:
+    """The rejected call is made once more, in a new session, and so are later ones."""
+    with forgetful(status, body) as (url, known, calls):
+        server = server_at(url)
+        assert "done" == _lie(client, url, server)
+        known |= {"new": "second", "id": "second"}
+
+        assert ["done", "done"] == [_lie(client, url, server) for _ in range(2)]
+
+    assert ["first", "first", "second", "second"] == calls
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(500, b""), (503, b""), (429, b""), (401, b""), (400, _rpc_error(-32602))],
+)
+def test_a_call_that_the_server_may_have_read_is_not_repeated(
+    client: McpClient, status: int, body: bytes
+) -> None:
+    """Only a 4xx says that nothing was done, and these are not about the session."""
+    with forgetful(status, body) as (url, known, calls):
+        server = server_at(url)
+        assert "done" == _lie(client, url, server)
+        known |= {"new": "second", "id": "second"}
+
+        with pytest.raises(McpFailed):
+            client.call(server, "lie", {}, pinned=client.tools(server)[0].hash)
+
+    assert ["first", "first"] == calls
+
+
+def test_a_call_that_every_session_rejects_is_made_twice(client: McpClient) -> None:
+    """It fails with the server's status."""
+    with forgetful(400, b"secret") as (url, known, calls):
+        server = server_at(url)
+        [tool] = client.tools(server)
+        known["id"] = "of nobody"
+        with pytest.raises(McpFailed, match="HTTP status 400"):
+            client.call(server, "lie", {}, pinned=tool.hash)
+
+    assert 2 == len(calls)
+
+
 def test_tools_that_are_none_leave_the_others(client: McpClient) -> None:
     """They are told with what is wrong, over HTTP as over stdio."""
     tools = [3, None, [], {"name": "bad", "inputSchema": {"type": ["object", "null"]}}]

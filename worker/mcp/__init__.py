@@ -18,5 +18,9 @@ class ToolChanged(McpFailed):
     """The server describes the tool otherwise than it was approved; the call was not made."""
 
 
+class SessionLost(McpFailed):
+    """The server rejected a request unread, because it does not know the session (any more)."""
+
+
 class Cancelled(McpFailed):
     """Whoever asked does not want to know any more."""

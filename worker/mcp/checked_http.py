@@ -1,5 +1,6 @@
 """The SDK's way to servers over HTTP: checked addresses only, no redirects, bounded answers."""
 
+import json
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
@@ -19,6 +20,11 @@ MAX_ANSWER_BYTES = 4 * 1024 * 1024
 #: Of a stream that many messages go through: an answer, and the notifications before it.
 MAX_STREAM_BYTES = 64 * 1024 * 1024
 MAX_CONNECTIONS = 32
+#: The protocol asks for 404 where a session is not known; servers answer 400 and others too. These
+#: are about something else.
+_NOT_ABOUT_SESSIONS = frozenset({401, 402, 403, 407, 408, 413, 429})
+#: The key in a request's `_meta` by which a rejected call is recognized.
+CALL_ID = "arkloop/call"
 
 
 class TooLarge(httpx2.StreamError):
@@ -44,6 +50,13 @@ class CheckedClient(httpx2.AsyncClient):
         """The status of the last answer that was an error."""
         return self.transport.refused_with
 
+    def has_rejected(self, call_id: str | None) -> bool:
+        """Return whether the server rejected this request of a session unread, with a 4xx.
+
+        A request without an id of its own counts if any such request was rejected.
+        """
+        return call_id in self.transport.rejected
+
     @property
     def connections_made(self) -> int:
         """How many so far. Behind each new one the server may be another process."""
@@ -63,6 +76,7 @@ class _Transport(httpx2.AsyncHTTPTransport):
         # A private attribute: the version is pinned, and a test sees forbidden addresses refused.
         self._pool._network_backend = self.backend
         self.refused_with: int | None = None
+        self.rejected: set[str | None] = set()
 
     @property
     def is_connected(self) -> bool:
@@ -73,6 +87,8 @@ class _Transport(httpx2.AsyncHTTPTransport):
         response = await super().handle_async_request(request)
         if response.status_code >= 400:
             self.refused_with = response.status_code
+            if _may_be_about_session(request, response.status_code):
+                self.rejected.add(_call_id_of(request))
         if response.headers.get("content-encoding", "identity") != "identity":
             await response.aclose()
             raise httpx2.DecodingError("the answer is compressed", request=request)
@@ -85,6 +101,18 @@ class _Transport(httpx2.AsyncHTTPTransport):
             stream=_Bounded(response.stream, most),
             extensions=response.extensions,
         )
+
+
+def _may_be_about_session(request: httpx2.Request, status: int) -> bool:
+    is_of_session = request.method == "POST" and "mcp-session-id" in request.headers
+    return is_of_session and status < 500 and status not in _NOT_ABOUT_SESSIONS
+
+
+def _call_id_of(request: httpx2.Request) -> str | None:
+    """Return the id that `Session.call` gave the request, None for a request without one."""
+    params = json.loads(request.content).get("params") or {}
+    call_id: str | None = (params.get("_meta") or {}).get(CALL_ID)
+    return call_id
 
 
 class _Bounded(httpx2.AsyncByteStream):

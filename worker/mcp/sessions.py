@@ -2,23 +2,24 @@
 
 import asyncio
 import contextlib
+import secrets
 import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import mcp_types as types
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, PARSE_ERROR
+from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, METHOD_NOT_FOUND, PARSE_ERROR
 from pydantic import TypeAdapter, ValidationError
 
 from shared import egress
 from shared.events import clean
 from worker.checked_http import tls_failure
-from worker.mcp import McpFailed, ToolChanged
-from worker.mcp.checked_http import MAX_ANSWER_BYTES, CheckedClient
+from worker.mcp import McpFailed, SessionLost, ToolChanged
+from worker.mcp.checked_http import CALL_ID, MAX_ANSWER_BYTES, CheckedClient
 from worker.mcp.descriptions import MAX_TOOLS, Description
 from worker.mcp.results import cut, text_of
 from worker.mcp.server import Server
@@ -97,6 +98,7 @@ class Session:
 
         Raises:
             McpFailed: the tool failed, or the server did.
+            SessionLost: it was not called.
             ToolChanged: it was not called.
         """
         described = {found.name: found for found in await self.tools()}.get(tool)
@@ -104,10 +106,15 @@ class Session:
             raise ToolChanged(f"The server has no tool {tool!r} any more.")
         if described.hash != pinned:
             raise ToolChanged(f"The tool {tool!r} has changed: an admin must approve it again.")
+        call_id = secrets.token_hex(8)
         request = types.CallToolRequest(
-            params=types.CallToolRequestParams(name=tool, arguments=arguments)
+            params=types.CallToolRequestParams(
+                name=tool,
+                arguments=arguments,
+                _meta=cast(types.RequestParamsMeta, {CALL_ID: call_id}),
+            )
         )
-        async with self._failing():
+        async with self._failing(call_id):
             client = await asyncio.shield(self._ready)
             # Not `call_tool`: it checks the result against a schema of the server's, whose
             # patterns may take for ever.
@@ -177,7 +184,7 @@ class Session:
             self._has_changed = True
 
     @contextlib.asynccontextmanager
-    async def _failing(self) -> AsyncIterator[None]:
+    async def _failing(self, call_id: str | None = None) -> AsyncIterator[None]:
         """Turn the SDK's errors into `McpFailed`."""
         try:
             yield
@@ -189,8 +196,11 @@ class Session:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(asyncio.shield(self._host), 2 * CONNECT_SECONDS)
                 raise McpFailed(self._reason) from None
-            if error.code == INVALID_REQUEST and error.message == "Session terminated":
-                self.retire("The server has ended the session.")
+            # With these it has read the request, whatever the status.
+            is_read = error.code in (INVALID_PARAMS, METHOD_NOT_FOUND)
+            if self._http is not None and self._http.has_rejected(call_id) and not is_read:
+                self.retire("The server has lost the session.")
+                raise SessionLost(_text_of(error, self._http)) from None
             raise McpFailed(_text_of(error, self._http)) from None
         except (ValidationError, ValueError):
             raise McpFailed("The server's answer is not valid MCP.") from None

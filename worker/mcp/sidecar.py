@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from shared import egress
-from worker.mcp import McpFailed, ToolChanged
+from worker.mcp import McpFailed, SessionLost, ToolChanged
 from worker.mcp.server import Server
 from worker.mcp.sessions import Rules, Session
 
@@ -39,10 +39,21 @@ class Sessions:
     async def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of the answer to a request.
 
+        A server that was restarted rejects the requests of its earlier sessions. It has not read
+        them, so they are sent once more, in a new session.
+
         Raises:
             McpFailed, TimeoutError
         """
-        async with self._use(Server.from_json(request["server"]), request["seconds"]) as session:
+        deadline = time.monotonic() + request["seconds"]
+        try:
+            return await self._answer(request, deadline)
+        except SessionLost:
+            return await self._answer(request, deadline)
+
+    async def _answer(self, request: Mapping[str, Any], deadline: float) -> dict[str, Any]:
+        seconds = deadline - time.monotonic()
+        async with self._use(Server.from_json(request["server"]), seconds) as session:
             if request["do"] == "tools":
                 return {"tools": [tool.to_json() for tool in await session.tools(fresh=True)]}
             try:
