@@ -105,7 +105,7 @@ def test_a_page_of_the_ledger(connections: Connections, org_id: UUID, deep: bool
 
 def test_a_claim_looks_for_limits_by_index(money: Money) -> None:
     """One row of each, however many orgs have some: both kinds of claim."""
-    stored, worker_id = money.stored, new_id()
+    stored, worker_id = money.stored, money.stored.worker()
     for claim in (claims.start, claims.claim):
         run_id = stored.create()
         with stored.connections.transaction() as tx:
