@@ -157,7 +157,7 @@ class PageReader:
         cursors = [(read.place.run_id, read.place.cursor, read.limit) for read in reads]
         named = [read.place.named for read in reads]
         pages: list[Page | None] = self._connections.ask_redis(
-            lambda _: stream_pages.from_streams(self._redis, cursors, named)
+            lambda _: stream_pages.from_streams(self._redis, self._connections.keys, cursors, named)
         )
         return pages
 

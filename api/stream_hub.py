@@ -39,7 +39,8 @@ CHECK_SECONDS = 0.5
 SUBSCRIBED_SECONDS = 1.0
 #: How many runs or watches are gone through in one go; the others are served in between.
 AT_ONCE = 200
-_NO_CHANNEL = "run:none:news"
+#: A subscription needs a channel to begin with.
+_NO_RUN = "none"
 _MAX_ORDERS = 500
 
 
@@ -100,7 +101,7 @@ class StreamHub:
             followed = self._followed.get(watch.run_id)
             if followed is None:
                 followed = self._followed[watch.run_id] = _Followed()
-                self._wanted.put((keys.news(watch.run_id), True))
+                self._wanted.put((self._connections.keys.news(watch.run_id), True))
             followed.watches.add(watch)
             if followed.is_told or not self._is_listening:
                 self._unknown.put(watch.run_id)
@@ -125,7 +126,7 @@ class StreamHub:
             if not followed.watches:
                 del self._followed[watch.run_id]
                 # Under the lock: a new watch's subscription must come after it.
-                self._wanted.put((keys.news(watch.run_id), False))
+                self._wanted.put((self._connections.keys.news(watch.run_id), False))
 
     def next_page(self, watch: Watch) -> Page | None:
         """Wait for it. None if a ping is due, or if the watch `is_over`."""
@@ -199,19 +200,20 @@ class StreamHub:
                 time.sleep(signals.RECONNECT_SECONDS)
 
     def _listen(self) -> None:
+        names = self._connections.keys
         client = signals.listening_client(self._connections.settings.redis_url)
         try:
             with client.pubsub() as pubsub:
-                pubsub.subscribe(_NO_CHANNEL)
+                pubsub.subscribe(names.news(_NO_RUN))
                 self._pubsub = pubsub
                 with self._lock:
                     runs = list(self._followed)
                     for followed in self._followed.values():
                         followed.is_told = False
                 if runs:
-                    pubsub.subscribe(*map(keys.news, runs))
+                    pubsub.subscribe(*map(names.news, runs))
                 self._is_listening = True
-                for message in signals.listen(pubsub):
+                for message in signals.listen(pubsub, names):
                     self._on_message(message)
         finally:
             self._is_listening = False
@@ -238,9 +240,10 @@ class StreamHub:
                 log.warning("not subscribed: %s", error)
 
     def _on_message(self, message: dict[str, Any]) -> None:
-        if message["channel"] == _NO_CHANNEL:
+        run = keys.run_of(message["channel"])
+        if run == _NO_RUN:
             return
-        run_id = UUID(message["channel"].split(":")[1])
+        run_id = UUID(run)
         if message["type"] == "message":
             # Anything else is somebody else's.
             if message["data"].isascii() and message["data"].isdecimal():

@@ -13,8 +13,8 @@ from uuid import UUID
 from redis import ResponseError
 from sqlalchemy import Connection
 
-from shared import keys
 from shared.events import TERMINAL_TYPES
+from shared.keys import Keys
 
 #: One page has at most so many events, and no more after so many bytes: what is held for a
 #: client that does not take it.
@@ -79,7 +79,7 @@ class Page(NamedTuple):
 
 
 def from_streams(
-    redis: Any, reads: Sequence[tuple[UUID, int, int]], named: Sequence[bool]
+    redis: Any, keys: Keys, reads: Sequence[tuple[UUID, int, int]], named: Sequence[bool]
 ) -> list[Page | None]:
     """What Redis has directly after each cursor, in one round trip; None where it has nothing.
 

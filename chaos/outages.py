@@ -9,7 +9,6 @@ from sqlalchemy import create_engine, text
 from chaos.system import small_disk
 from chaos.system.fault_proxy import FaultProxy
 from chaos.trial import Trial
-from shared.keys import events as stream_of
 
 _LIBRARIES = Path("/usr/lib") / (sysconfig.get_config_var("MULTIARCH") or "")
 FAKETIME = _LIBRARIES / "faketime" / "libfaketimeMT.so.1"
@@ -33,7 +32,7 @@ def redis_flush(trial: Trial) -> None:
                 case 0:
                     client.flushall()
                 case 1:
-                    for key in client.scan_iter("run:*"):
+                    for key in client.scan_iter("*:run:*"):
                         client.delete(key)
                 case _:
                     client.client_kill_filter(_type="pubsub")
@@ -208,7 +207,7 @@ def expired_streams(trial: Trial) -> None:
     client = trial.stack.redis_client()
     for _ in trial.rounds(30, 10):
         time.sleep(0.2)
-        for key in client.scan_iter(stream_of("*")):
+        for key in client.scan_iter("*:run:*:events"):
             if trial.rng.random() < 0.5:
                 client.xtrim(key, maxlen=3, approximate=False)
             else:

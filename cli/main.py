@@ -28,6 +28,9 @@ ENTRIES = {
     "keys": Entry("cli.keys:keys", "Make, list and revoke API keys."),
     "users": Entry("cli.users:users", "Make and list users, straight in the database."),
     "credits": Entry("cli.credits:credits", "Give orgs credits, straight in the database."),
+    "rotate-epoch": Entry(
+        "cli.rotate_epoch:rotate_epoch", "After a restore of Postgres: leave alone what Redis has."
+    ),
     "migrate": Entry("cli.migrate:migrate", "Bring the database's schema up to date."),
 }
 

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from uuid import UUID
 
@@ -15,11 +15,12 @@ from redis.retry import Retry
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 
-from shared import fault_points, postgres, queue, schema
+from shared import epoch, fault_points, postgres, queue, schema
 from shared.checkouts import Checkouts, NoneFree
 from shared.config import Settings
 from shared.errors import Unavailable
 from shared.hints import Hint, send_now
+from shared.keys import Keys
 from shared.outage import Outage
 from shared.postgres import Limits, make_engine
 
@@ -55,6 +56,7 @@ class Connections:
     #: Tells them which MCP servers, by their configs, are to be asked for their tools.
     enqueue_discovery: Callable[[Sequence[UUID]], object]
     send: Callable[[Hint], None] = send_now
+    keys: Keys = field(default_factory=Keys)
     postgres_outage: Outage = field(default_factory=lambda: Outage(POSTGRES_PAUSE_SECONDS))
     redis_outage: Outage = field(default_factory=lambda: Outage(REDIS_PAUSE_SECONDS))
 
@@ -172,7 +174,12 @@ class Connections:
         """The same with database connections of its own; `close_pool` closes them."""
         outage = Outage(POSTGRES_PAUSE_SECONDS)
         engine = make_engine(
-            self.settings, application=application, pool_size=size, limits=limits, outage=outage
+            self.settings,
+            application=application,
+            pool_size=size,
+            limits=limits,
+            outage=outage,
+            on_connect=partial(epoch.learn, self.keys),
         )
         checkouts = Checkouts(size, limits.checkout)
         return replace(self, engine=engine, checkouts=checkouts, postgres_outage=outage)
@@ -201,9 +208,13 @@ def connect(
     send: Callable[[Hint], None] = send_now,
 ) -> Connections:
     """Make the engine, the Redis client and the Celery producer; nothing is opened before use."""
-    celery = queue.make_celery(settings)
+    keys = Keys()
+    # Another one after a restore, whose queue has another name.
+    celery_of = lru_cache(maxsize=1)(partial(queue.make_celery, settings))
+    enqueue = partial(
+        queue.enqueue, lambda: celery_of(keys.installation), Outage(REDIS_PAUSE_SECONDS)
+    )
     postgres_outage = Outage(POSTGRES_PAUSE_SECONDS)
-    enqueue = partial(queue.enqueue, celery, Outage(REDIS_PAUSE_SECONDS))
     pool_size = pool_size or settings.database_pool_size
     return Connections(
         settings,
@@ -213,12 +224,14 @@ def connect(
             pool_size=pool_size,
             limits=limits,
             outage=postgres_outage,
+            on_connect=partial(epoch.learn, keys),
         ),
         Checkouts(pool_size, limits.checkout),
         connect_redis(settings.redis_url),
         enqueue=partial(enqueue, queue.EXECUTE),
         enqueue_discovery=partial(enqueue, queue.DISCOVER),
         send=send,
+        keys=keys,
         postgres_outage=postgres_outage,
     )
 

@@ -153,7 +153,7 @@ def _publish(redis: Any, connections: Connections, batches: Sequence[Batch]) -> 
     pipeline = redis.pipeline(transaction=False)
     command = pipeline.execute_command
     for run_id, events in itertools.chain.from_iterable(batch.items() for batch in batches):
-        stream = keys.events(run_id)
+        stream = connections.keys.events(run_id)
         renew = False
         for event in events:
             renew = renew or event.seq % EXPIRE_EVERY == 1
@@ -167,7 +167,7 @@ def _publish(redis: Any, connections: Connections, batches: Sequence[Batch]) -> 
             command("EXPIRE", stream, connections.settings.stream_ttl_seconds)
         elif renew:
             command("EXPIRE", stream, keys.LIVE_STREAM_TTL_SECONDS)
-        command("PUBLISH", keys.news(run_id), events[-1].seq)
+        command("PUBLISH", connections.keys.news(run_id), events[-1].seq)
     answers: list[Any] = pipeline.execute(raise_on_error=False)
     return answers
 

@@ -4,7 +4,7 @@ Postgres' own time-outs end what waits in a server that works. A server that is
 frozen, or whose host vanished without a word, runs no timer: the client's does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,11 +104,18 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 
 def make_engine(
-    settings: Settings, *, application: str, pool_size: int, limits: Limits, outage: Outage
+    settings: Settings,
+    *,
+    application: str,
+    pool_size: int,
+    limits: Limits,
+    outage: Outage,
+    on_connect: Callable[[psycopg.Connection[Any]], None],
 ) -> Engine:
     """An engine in autocommit mode that opens its first connection when it is needed.
 
-    Who waited in the pool while `outage` began opens no connection.
+    Who waited in the pool while `outage` began opens no connection. `on_connect` gets each new
+    connection before it is used.
     """
     # A process that is frozen within a transaction must not keep its locks until others
     # want to take its runs over.
@@ -150,6 +157,7 @@ def make_engine(
             if connection.info.server_version >= FIRST_WITH_TRANSACTION_TIMEOUT:
                 of_server["transaction_timeout"] = str(round(transaction * 1000))
             is_direct = _set_for_session(connection, of_server)
+            on_connect(connection)
         except BaseException:
             connection.close()
             raise

@@ -5,7 +5,7 @@ what no message brought them; an MCP server that none has asked for its tools is
 by the first run that needs them. So: early acks, no results, no retries of Celery's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from celery import Celery
@@ -25,8 +25,14 @@ PRODUCER_TIMEOUT_SECONDS = 2
 CONSUMER_TIMEOUT_SECONDS = 10
 
 
-def make_celery(settings: Settings, *, concurrency: int | None = None) -> Celery:
-    """The app for producers, or for a worker with so many tasks at once."""
+def make_celery(
+    settings: Settings, installation: str = "", *, concurrency: int | None = None
+) -> Celery:
+    """The app for producers, or for a worker with so many tasks at once.
+
+    The names of its keys in the broker begin with the installation's; a worker, which learns it
+    only from Postgres, calls `name_queue` before it connects.
+    """
     pool = concurrency or 10
     celery = Celery("arkloop", broker=settings.broker_url, set_as_current=False)
     celery.conf.update(
@@ -64,10 +70,21 @@ def make_celery(settings: Settings, *, concurrency: int | None = None) -> Celery
         timezone="UTC",
         enable_utc=True,
     )
+    name_queue(celery, installation)
     return celery
 
 
-def enqueue(celery: Celery, outage: Outage, task: str, ids: Sequence[UUID]) -> None:
+def name_queue(celery: Celery, installation: str) -> None:
+    """Let connections that are made from now on use the names of this installation."""
+    celery.conf.broker_transport_options = {
+        **celery.conf.broker_transport_options,
+        "global_keyprefix": f"{installation}:",
+    }
+
+
+def enqueue(
+    celery_now: Callable[[], Celery], outage: Outage, task: str, ids: Sequence[UUID]
+) -> None:
     """Give the workers a task for each id, in one round trip: these runs are queued, say.
 
     Raises:
@@ -76,6 +93,7 @@ def enqueue(celery: Celery, outage: Outage, task: str, ids: Sequence[UUID]) -> N
     """
     if not outage.may_try():
         raise OperationalError("the broker did not answer a moment ago")
+    celery = celery_now()
     try:
         with celery.producer_pool.acquire(block=True) as producer, producer.batch():
             for id_ in ids:

@@ -30,13 +30,20 @@ PONG_SECONDS = 2.0
 
 def send_cancel(connections: Connections, run_id: UUID, owner: UUID, by_user_id: UUID) -> None:
     """Tell the run's owner to stop it, and for whom."""
-    key = keys.cancel(run_id)
+    key = connections.keys.cancel(run_id)
     _send(connections, owner, "cancel", run_id, key, keys.CANCEL_TTL_SECONDS, str(by_user_id))
 
 
 def send_input(connections: Connections, run_id: UUID, last_owner: UUID) -> None:
     """Tell the process that parked the run that its input is there."""
-    _send(connections, last_owner, "input", run_id, keys.input_(run_id), keys.INPUT_TTL_SECONDS)
+    _send(
+        connections,
+        last_owner,
+        "input",
+        run_id,
+        connections.keys.input_(run_id),
+        keys.INPUT_TTL_SECONDS,
+    )
 
 
 def _send(
@@ -48,9 +55,11 @@ def _send(
     ttl: int,
     detail: str = "",
 ) -> None:
+    channel = connections.keys.worker_signals(worker_id)
+
     def both(redis: Any) -> None:
         pipeline = redis.pipeline(transaction=False)
-        pipeline.publish(keys.worker_signals(worker_id), f"{kind} {run_id} {detail}".rstrip())
+        pipeline.publish(channel, f"{kind} {run_id} {detail}".rstrip())
         pipeline.set(key, detail, ex=ttl)
         pipeline.execute()
 
@@ -66,12 +75,13 @@ class SignalListener:
 
     def __init__(
         self,
-        url: str,
+        connections: Connections,
         worker_id: UUID,
         held: Callable[[], Collection[UUID]],
         on_signal: Callable[[str, UUID, str], None],
     ) -> None:
-        self._client = listening_client(url)
+        self._client = listening_client(connections.settings.redis_url)
+        self._keys = connections.keys
         self._worker_id = worker_id
         self._held = held
         self._on_signal = on_signal
@@ -93,8 +103,8 @@ class SignalListener:
 
     def _listen(self) -> None:
         with self._client.pubsub() as pubsub:
-            pubsub.subscribe(keys.worker_signals(self._worker_id))
-            for message in listen(pubsub):
+            pubsub.subscribe(self._keys.worker_signals(self._worker_id))
+            for message in listen(pubsub, self._keys):
                 if self._stopped.is_set():
                     return
                 if message["type"] == "subscribe":
@@ -112,7 +122,7 @@ class SignalListener:
 
     def _look_at_keys(self) -> None:
         runs = list(self._held())
-        for kind, key in (("cancel", keys.cancel), ("input", keys.input_)):
+        for kind, key in (("cancel", self._keys.cancel), ("input", self._keys.input_)):
             flags = self._client.mget([key(run_id) for run_id in runs]) if runs else []
             for run_id, flag in zip(runs, flags, strict=True):
                 if flag is not None:
@@ -131,15 +141,17 @@ def listening_client(url: str) -> Any:
     )
 
 
-def listen(pubsub: Any) -> Iterator[dict[str, Any]]:
+def listen(pubsub: Any, names: keys.Keys) -> Iterator[dict[str, Any]]:
     """The messages of a subscription, confirmations included, for as long as the server lives.
+
+    Ends when another epoch has begun: the channels have other names then.
 
     Raises:
         redis.RedisError: the connection is lost, or silent even when pinged (a
             frozen server looks like silence).
     """
-    pinged = False
-    while True:
+    pinged, epoch = False, names.epoch
+    while names.epoch == epoch:
         message = pubsub.get_message(timeout=PONG_SECONDS if pinged else PING_SECONDS)
         if message is None:
             if pinged:

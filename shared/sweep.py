@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import RowMapping, func, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from shared import postgres, retention, revocations, unheld_endings
+from shared import postgres, retention, revocations, rewinds, unheld_endings
 from shared import runs as lifecycle
 from shared.connections import Connections, Transaction
 from shared.errors import Unavailable
@@ -271,6 +271,7 @@ def start(connections: Connections) -> threading.Event:
         own.wait_for_schema(stopped)
         while not stopped.wait(connections.settings.sweep_seconds):
             try:
+                rewinds.check(own)
                 sweep(own)
             except Unavailable as error:
                 log.warning("no sweep: %s", error.__cause__)

@@ -8,6 +8,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     Computed,
     DateTime,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     Uuid,
     func,
     text,
+    true,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -313,6 +315,15 @@ workers = Table(
     Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     #: When it was heard again after its last silence of more than a heartbeat.
     time_("back_at"),
+)
+
+#: Its one row names this installation in Redis: see `shared/epoch.py`.
+installation = Table(
+    "installation",
+    metadata,
+    Column("is_one", Boolean, primary_key=True, server_default=true()),
+    Column("epoch", Uuid, nullable=False, server_default=func.gen_random_uuid()),
+    CheckConstraint("is_one", name="ck_installation_is_one"),
 )
 
 idempotency_keys = Table(

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, RowMapping, func, insert, select, update
 
-from shared import claims, endings, eventlog, ids, keys, model_routes, personas, threads, times
+from shared import claims, endings, eventlog, ids, model_routes, personas, threads, times
 from shared import runs as lifecycle
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.catalog import Catalog
@@ -189,7 +189,8 @@ class StoredRuns:
 
     def published(self, run_id: UUID, after_seq: int = 0) -> list[StoredEvent]:
         """What Redis has of its events."""
-        entries = self.connections.redis.xrange(keys.events(run_id), f"({after_seq}-0")
+        stream = self.connections.keys.events(run_id)
+        entries = self.connections.redis.xrange(stream, f"({after_seq}-0")
         return [
             StoredEvent(int(entry.partition("-")[0]), fields["type"], fields["payload"])
             for entry, fields in entries

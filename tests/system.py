@@ -163,13 +163,20 @@ def _logged_in(url: str, login: str) -> Caller:
 
 
 @contextmanager
-def running_system(new_database: Callable[[], str], folder: Path) -> Iterator[System]:
-    """Start everything; at the end stop everything, each process by its own id."""
+def running_system(
+    new_database: Callable[[], str], folder: Path, redis_url: str | None = None
+) -> Iterator[System]:
+    """Start everything; at the end stop everything, each process by its own id.
+
+    Without `redis_url` the system has a Redis of its own.
+    """
     with ExitStack() as stack:
-        redis = stack.enter_context(EmbeddedRedis(folder / "redis", persist=False))
+        if redis_url is None:
+            own = stack.enter_context(EmbeddedRedis(folder / "redis", persist=False))
+            redis_url = own.url
         common = {
             "ARKLOOP_DATABASE_URL": new_database(),
-            "ARKLOOP_REDIS_URL": redis.url,
+            "ARKLOOP_REDIS_URL": redis_url,
             "ARKLOOP_JWT_SECRET": secrets.token_hex(32),
             "ARKLOOP_SCRIPTED": "1",
             "ARKLOOP_FAULTS": "1",

@@ -1,6 +1,7 @@
 """The worker's composition root: `celery --app worker.app worker --pool gevent`."""
 
 import gc
+import logging
 import os
 import sys
 import threading
@@ -8,14 +9,21 @@ import time
 from typing import Any
 
 from celery import bootsteps, signals
+from celery.worker.state import maybe_shutdown
 from gevent import monkey
 from kombu.utils import functional
 
-from shared import fault_points, logs, model_routes, personas, queue
+from shared import fault_points, logs, model_routes, personas, queue, rewinds
 from shared.config import InvalidSettings, Settings
-from shared.connections import connect
+from shared.connections import Connections, connect
+from shared.errors import Unavailable
 from worker import pickup, providers, tasks, tools
 from worker.process import WorkerProcess
+
+log = logging.getLogger(__name__)
+
+#: Between two questions to a Postgres that is away.
+WAIT_SECONDS = 1.0
 
 _kombus_sleep = functional.sleep  # type: ignore[attr-defined]  # not exported, but it waits by it
 if monkey.is_module_patched("time") and _kombus_sleep is not time.sleep:
@@ -80,7 +88,7 @@ class _Start(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
     requires = {"celery.worker.components:Pool"}  # noqa: RUF012 - as Celery reads it
 
     def start(self, _worker: Any) -> None:
-        process()
+        queue.name_queue(app, _installation(process().connections))
         # What is there now stays: a full collection would stop all runs to walk through it.
         gc.collect()
         gc.freeze()
@@ -95,6 +103,19 @@ class _Start(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
 
 
 app.steps["worker"].add(_Start)
+
+
+def _installation(connections: Connections) -> str:
+    """Wait until Postgres says which one this is: without it there is nothing to execute either."""
+    while True:
+        maybe_shutdown()
+        try:
+            rewinds.check(connections)
+        except Unavailable as error:
+            log.warning("waiting for Postgres: %s", error.__cause__)
+        if connections.keys.installation:
+            return connections.keys.installation
+        time.sleep(WAIT_SECONDS)
 
 
 @signals.worker_shutting_down.connect

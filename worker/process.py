@@ -73,7 +73,7 @@ class WorkerProcess:
         self.lease = Lease(settings, self.held, self._on_orphan)
         self.worker_id = self.lease.worker_id
         self._signals = signals.SignalListener(
-            settings.redis_url, self.worker_id, self.held, self._on_signal
+            self.connections, self.worker_id, self.held, self._on_signal
         )
         self._sweep = sweep.start(self.connections)
         threading.Thread(target=self._enforce_deadlines, name="deadlines", daemon=True).start()

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar, cast
 from uuid import UUID
 
@@ -18,7 +19,6 @@ from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage, SlidingWindowCounterSupport
 from limits.strategies import RateLimiter, SlidingWindowCounterRateLimiter
 
-from shared import keys
 from shared.connections import Connections
 from shared.model_routes import Route
 
@@ -55,17 +55,21 @@ class RouteLimits:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        storage = RedisStorage(
-            connections.settings.redis_url,
-            connection_pool=connections.redis.connection_pool,
-            key_prefix=keys.ROUTE_LIMITS,
-        )
-        self._shared = SlidingWindowCounterRateLimiter(storage)
+        #: By where the counts are: another place only after a restore.
+        self._shared_at = lru_cache(maxsize=1)(self._make_shared)
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._paused: dict[str, float] = {}  # until when, on the monotonic clock, by Redis key
         self._asked: dict[str, float] = {}  # when Redis was last asked for that
         self._forget_at = 0.0
         self._last_places: dict[tuple[str, str], float] = {}  # by route and limit, as `_paused`
+
+    def _make_shared(self, prefix: str) -> RateLimiter:
+        storage = RedisStorage(
+            self._connections.settings.redis_url,
+            connection_pool=self._connections.redis.connection_pool,
+            key_prefix=prefix,
+        )
+        return SlidingWindowCounterRateLimiter(storage)
 
     def wait_for(self, route: Route, org_id: UUID, tokens: int) -> tuple[str, float] | None:
         """None, and the call is counted, if the route has room for this call of the org's.
@@ -95,7 +99,7 @@ class RouteLimits:
 
     def pause(self, route: Route, org_id: UUID | None, seconds: float) -> None:
         """Stop the org's calls on the route for this time, in all workers; None: everybody's."""
-        key = keys.route_pause(route.id, org_id)
+        key = self._connections.keys.route_pause(route.id, org_id)
         self._paused[key] = max(self._paused.get(key, 0.0), time.monotonic() + seconds)
         milliseconds = max(1, round(seconds * 1000))
         try:
@@ -104,6 +108,7 @@ class RouteLimits:
             log.warning("the pause of %s stays in this process: %s", route.id, error)
 
     def _pause_left(self, route: Route, org_id: UUID) -> float:
+        keys = self._connections.keys
         everybody, own = keys.route_pause(route.id), keys.route_pause(route.id, org_id)
         now = time.monotonic()
         if now - self._asked.get(own, float("-inf")) > PAUSE_CHECK_SECONDS:
@@ -150,8 +155,9 @@ class RouteLimits:
         return seconds * random.uniform(1, 1 + JITTER)
 
     def _ask(self, question: Callable[[RateLimiter], T]) -> T:
+        shared = self._shared_at(self._connections.keys.route_limits())
         try:
-            answer: T = self._connections.ask_redis(lambda _: question(self._shared))
+            answer: T = self._connections.ask_redis(lambda _: question(shared))
             return answer
         except (redis.RedisError, StorageError) as error:
             log.warning("limits are counted by this process alone: %s", error)

@@ -176,7 +176,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "shared/eventlog.py",
             "    stored = [encode(last + i",
             "    newest = tx.connections.ask_redis(\n"
-            "        lambda redis: redis.xrevrange(keys.events(run_id), count=1)\n"
+            "        lambda redis: redis.xrevrange(tx.connections.keys.events(run_id), count=1)\n"
             "    )\n"
             "    last = int(newest[0][0].partition('-')[0]) if newest else 0\n"
             "    stored = [encode(last + i",

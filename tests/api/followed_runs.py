@@ -11,7 +11,7 @@ from httpx_sse import EventSource, ServerSentEvent
 from api import sse
 from api.stream_hub import StreamHub
 from api.watch import Watch
-from shared import eventlog, keys
+from shared import eventlog
 from shared.claims import Claim
 from shared.events import MessageDelta, StoredEvent
 from tests.stored_runs import StoredRuns
@@ -49,7 +49,7 @@ class FollowedRun:
 
     def lose(self, *seqs: int) -> None:
         """Redis has these no more; without any, nothing of the run."""
-        name = keys.events(self.id)
+        name = self.stored.connections.keys.events(self.id)
         redis = self.stored.connections.redis
         redis.xdel(name, *(f"{seq}-0" for seq in seqs)) if seqs else redis.delete(name)
 

@@ -9,7 +9,6 @@ import pytest
 from api import sse, stream_hub, stream_pages
 from api.stream_hub import StreamHub
 from cli.embedded_server import free_port
-from shared import keys
 from shared.connections import Connections, connect_redis
 from shared.outage import Outage
 from tests.api.followed_runs import Client, FollowedRun, seqs
@@ -124,7 +123,7 @@ def test_news_of_what_is_nowhere_are_waited_out(hub: StreamHub, run: FollowedRun
     """An old copy of Redis tells of events that there are not: nobody is sent or asked too much."""
     client = Client(hub, run.watch())
     eventually(lambda: [1] == seqs(client.received))
-    run.stored.connections.redis.publish(f"run:{run.id}:news", 9)
+    run.stored.connections.redis.publish(run.stored.connections.keys.news(run.id), 9)
     eventually(lambda: client.watch.announced == client.watch.cursor == 1)
     run.write("a")
     run.end()
@@ -136,7 +135,8 @@ def test_a_stray_entry_silences_no_follower(hub: StreamHub, run: FollowedRun) ->
     """Followers get the event of that number from Postgres, and all that come after it."""
     followers = [Client(hub, run.watch()) for _ in range(2)]
     eventually(lambda: all([1] == seqs(one.received) for one in followers))
-    run.stored.connections.redis.xadd(keys.events(run.id), {"x": "y"}, id="2-0")
+    connections = run.stored.connections
+    connections.redis.xadd(connections.keys.events(run.id), {"x": "y"}, id="2-0")
     run.write("a", "b")
     eventually(lambda: all([1, 2, 3] == seqs(one.received) for one in followers), seconds=3)
     run.end()

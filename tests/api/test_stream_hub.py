@@ -10,7 +10,7 @@ import pytest
 from api.hangups import Hangups
 from api.stream_hub import StreamHub
 from api.watch import Watch
-from shared import ids, keys, signals
+from shared import ids, signals
 from shared.actors import Actor
 from shared.connections import Connections
 from tests.clients import Register, User
@@ -60,7 +60,7 @@ def test_news_reach_everybody_who_watches_the_run(hub: StreamHub, stored: Stored
         watching(hub, run_id, actor) as two,
         watching(hub, other_id, actor) as other,
     ):
-        stored.connections.redis.publish(keys.news(run_id), 5)
+        stored.connections.redis.publish(stored.connections.keys.news(run_id), 5)
 
         eventually(lambda: 5 == one.announced == two.announced)
         assert 0 == other.announced
@@ -80,7 +80,7 @@ def test_old_news_are_no_news(hub: StreamHub, stored: StoredRuns) -> None:
     run_id = stored.create()
     with watching(hub, run_id, stored.actor, cursor=5) as ahead:
         ahead.waits = True
-        stored.connections.redis.publish(keys.news(run_id), 5)
+        stored.connections.redis.publish(stored.connections.keys.news(run_id), 5)
 
         eventually(lambda: 5 == ahead.announced)
         assert not ahead.wants
@@ -91,8 +91,8 @@ def test_a_foreign_notification_is_ignored(hub: StreamHub, stored: StoredRuns) -
     run_id = stored.create()
     with watching(hub, run_id, stored.actor) as watch:
         for message in ("", "seven", "-1", "²"):
-            stored.connections.redis.publish(keys.news(run_id), message)
-        stored.connections.redis.publish(keys.news(run_id), 5)
+            stored.connections.redis.publish(stored.connections.keys.news(run_id), message)
+        stored.connections.redis.publish(stored.connections.keys.news(run_id), 5)
 
         eventually(lambda: 5 == watch.announced, seconds=0.4)
 
@@ -102,7 +102,8 @@ def test_the_last_one_to_leave_ends_the_subscription(hub: StreamHub, stored: Sto
     run_id = stored.create()
 
     def subscribers() -> int:
-        return int(stored.connections.redis.pubsub_numsub(keys.news(run_id))[0][1])
+        channel = stored.connections.keys.news(run_id)
+        return int(stored.connections.redis.pubsub_numsub(channel)[0][1])
 
     with watching(hub, run_id, stored.actor):
         with watching(hub, run_id, stored.actor):

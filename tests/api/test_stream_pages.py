@@ -1,7 +1,9 @@
 """Frames and pages: what any client reads from them is exactly the events, from either store."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 import redis
@@ -10,7 +12,6 @@ from hypothesis import strategies as st
 
 from api import page_reader, sse, stream_pages
 from api.stream_pages import Page
-from shared import keys
 from shared.connections import Connections
 from shared.events import MessageDelta, StoredEvent, encode
 from tests.api.followed_runs import FollowedRun, read_by_httpx_sse
@@ -109,6 +110,15 @@ def client(connections: Connections) -> redis.Redis:
     return page_reader.bytes_client(connections.settings.redis_url)
 
 
+def from_streams(
+    run: FollowedRun,
+    client: redis.Redis,
+    reads: Sequence[tuple[UUID, int, int]],
+    named: Sequence[bool],
+) -> list[Page | None]:
+    return stream_pages.from_streams(client, run.stored.connections.keys, reads, named)
+
+
 def from_table(run: FollowedRun, cursor: int, limit: int, *, named: bool = False) -> Page | None:
     with run.stored.connections.reading() as sql:
         return stream_pages.from_table(sql, run.id, cursor, limit, named=named)
@@ -125,7 +135,7 @@ def test_both_stores_give_the_same_bytes(
 
     with client:
         for cursor in range(len(frames) + 2):
-            [page] = stream_pages.from_streams(client, [(run.id, cursor, 100)], [named])
+            [page] = from_streams(run, client, [(run.id, cursor, 100)], [named])
             assert page == from_table(run, cursor, 100, named=named)
             assert b"".join(frames[cursor:]) == (page.data if page else b"")
             if page:
@@ -139,7 +149,8 @@ def test_many_runs_are_read_in_one_round_trip(run: FollowedRun, client: redis.Re
     other.lose(1)
 
     with client:
-        pages = stream_pages.from_streams(
+        pages = from_streams(
+            run,
             client,
             [(run.id, 0, 2), (run.id, 3, 9), (other.id, 0, 9), (run.id, 4, 9)],
             [False, False, False, False],
@@ -155,7 +166,7 @@ def test_a_page_ends_before_a_hole(run: FollowedRun, client: redis.Redis) -> Non
     run.lose(3)
 
     with client:
-        [page] = stream_pages.from_streams(client, [(run.id, 0, 9)], [False])
+        [page] = from_streams(run, client, [(run.id, 0, 9)], [False])
 
     assert page is not None
     assert (2, b"".join(run.frames[:2])) == (page.last_seq, page.data)
@@ -177,10 +188,10 @@ def test_a_foreign_entry_ends_a_page(
 ) -> None:
     """Whatever another program has written under the next number, Postgres has the event."""
     run.write("a")
-    run.stored.connections.redis.xadd(keys.events(run.id), fields, id="3-0")
+    run.stored.connections.redis.xadd(run.stored.connections.keys.events(run.id), fields, id="3-0")
 
     with client:
-        pages = stream_pages.from_streams(client, [(run.id, 0, 9), (run.id, 2, 9)], [False] * 2)
+        pages = from_streams(run, client, [(run.id, 0, 9), (run.id, 2, 9)], [False] * 2)
 
     assert [2, None] == [page and page.last_seq for page in pages]
 
@@ -191,10 +202,10 @@ def test_a_key_of_another_type_leaves_only_its_own_run_to_postgres(
     """The other runs of the same round trip are read from Redis as before."""
     other = FollowedRun.of(run.stored)
     run.lose()
-    run.stored.connections.redis.set(keys.events(run.id), "a string")
+    run.stored.connections.redis.set(run.stored.connections.keys.events(run.id), "a string")
 
     with client:
-        pages = stream_pages.from_streams(client, [(run.id, 0, 9), (other.id, 0, 9)], [False] * 2)
+        pages = from_streams(run, client, [(run.id, 0, 9), (other.id, 0, 9)], [False] * 2)
 
     assert [None, 1] == [page and page.last_seq for page in pages]
 
@@ -204,7 +215,7 @@ def test_a_page_has_a_size(run: FollowedRun, client: redis.Redis) -> None:
     run.write(*["x" * 15_000] * 20)
 
     with client:
-        [page] = stream_pages.from_streams(client, [(run.id, 0, 20)], [False])
+        [page] = from_streams(run, client, [(run.id, 0, 20)], [False])
 
     assert page is not None
     assert page == from_table(run, 0, 20)

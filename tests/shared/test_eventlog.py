@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from shared import eventlog, keys
+from shared import eventlog
 from shared.eventlog import open_events, text_of
 from shared.events import (
     MessageCompleted,
@@ -75,7 +75,7 @@ def test_a_stream_of_large_events_stays_small(stored: StoredRuns, character: str
     for _ in range(10):
         stored.write(claim, *[large] * 100)
 
-    redis, key = stored.connections.redis, keys.events(claim.run_id)
+    redis, key = stored.connections.redis, stored.connections.keys.events(claim.run_id)
     assert redis.memory_usage(key, samples=0) < 1.5 * eventlog.STREAM_MAX_BYTES
     kept = stored.published(claim.run_id)
     assert stored.events(claim.run_id)[-len(kept) :] == kept
@@ -93,7 +93,7 @@ def test_a_stream_of_small_events_is_long(stored: StoredRuns) -> None:
 def test_a_stream_lives_as_long_as_its_run_and_a_while(stored: StoredRuns) -> None:
     """The time to live after the end is the operator's."""
     claim = stored.claimed()
-    redis, key = stored.connections.redis, keys.events(claim.run_id)
+    redis, key = stored.connections.redis, stored.connections.keys.events(claim.run_id)
     assert redis.ttl(key) > 6 * 86_400
 
     stored.finish(claim)
@@ -130,7 +130,7 @@ def test_long_events_are_not_copied_to_the_stream(stored: StoredRuns) -> None:
     short, long = "x" * 1_000, "x" * eventlog.STREAM_MAX_CHARACTERS
     stored.write(claim, MessageDelta(short), MessageDelta(long), MessageDelta(short))
 
-    copied = stored.connections.redis.xrange(keys.events(claim.run_id))
+    copied = stored.connections.redis.xrange(stored.connections.keys.events(claim.run_id))
 
     assert ["1-0", "2-0", "4-0"] == [entry_id for entry_id, _ in copied]
     assert [1, 2, 3, 4] == [event.seq for event in stored.events(claim.run_id)]

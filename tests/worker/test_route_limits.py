@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from shared import ids, keys
+from shared import ids
 from shared.connections import Connections
 from shared.model_routes import Route
 from shared.outage import Outage
@@ -108,7 +108,7 @@ def test_a_provider_that_asks_for_a_pause_gets_it_from_all(
         reason, seconds = refused
         assert "provider" == reason
         assert 2 < seconds <= 6
-    assert 2000 < connections.redis.pttl(keys.route_pause(route.id)) <= 3000
+    assert 2000 < connections.redis.pttl(connections.keys.route_pause(route.id)) <= 3000
 
     told.pause(route, None, 60)
     refused = told.wait_for(route, ORG, 1)
