@@ -30,6 +30,14 @@ def settings() -> Settings:
     return connections().settings
 
 
+def public_path(path: str) -> str:
+    """The path as clients know it, in front of a proxy that strips a prefix.
+
+    From a setting, not from `X-Forwarded-Prefix`: whoever reaches the service could send that.
+    """
+    return (settings().path_prefix or "") + path
+
+
 def catalog() -> Catalog:
     """This process's."""
     return cast(Catalog, current_app.extensions["arkloop.catalog"])

@@ -26,7 +26,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from flask import Response, jsonify, request
 
-from api.current import actor, connections
+from api.current import actor, connections, public_path
 from api.json_body import read_object
 from shared import idempotency
 from shared.connections import Transaction
@@ -96,7 +96,7 @@ def created(body: Any, *, location: str) -> Response:
     """201 with where the new object is."""
     response = jsonify(body)
     response.status_code = 201
-    response.headers["Location"] = location
+    response.headers["Location"] = public_path(location)
     return response
 
 

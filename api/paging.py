@@ -20,7 +20,7 @@ from uuid import UUID
 from flask import Response, current_app, request
 from marshmallow import Schema, fields
 
-from api.current import actor, settings
+from api.current import actor, public_path, settings
 from api.fields import Digits
 from api.json_body import query_args
 from shared.errors import InvalidRequest
@@ -130,7 +130,7 @@ def page(
         cursor = _encode(cursor_of(rows[len(shown) - 1]))
         query = urlencode({**request.args.to_dict(), "before": cursor})
         response.headers["X-Next-Cursor"] = cursor
-        response.headers["Link"] = f'<{request.path}?{query}>; rel="next"'
+        response.headers["Link"] = f'<{public_path(request.path)}?{query}>; rel="next"'
     return response
 
 

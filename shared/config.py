@@ -61,6 +61,9 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()  # of the `Host` header; empty: any
     secure_cookies: bool = True
+    path_prefix: str | None = (
+        None  # under which a proxy publishes this service, `/arkloop` for example
+    )
 
     routes_file: str | None = None
     openai_api_key: str | None = field(default=None, repr=False)
@@ -118,6 +121,7 @@ class _Reader:
             "fetch_allowed_networks": self._networks("ARKLOOP_FETCH_ALLOWED_NETWORKS"),
             "cors_origins": self._origins("ARKLOOP_CORS_ORIGINS"),
             "allowed_hosts": self._hosts("ARKLOOP_ALLOWED_HOSTS"),
+            "path_prefix": self._path_prefix("ARKLOOP_PATH_PREFIX"),
             "routes_file": self._text("ARKLOOP_ROUTES"),
             "fault_point": self._text("ARKLOOP_FAULT_POINT"),
             "local_context_tokens": int(self._number("ARKLOOP_LOCAL_CONTEXT_TOKENS", 0, 1)) or None,
@@ -262,6 +266,12 @@ class _Reader:
                     f"{name}: {host!r} is not a host name such as app.example.com or .example.com"
                 )
         return hosts
+
+    def _path_prefix(self, name: str) -> str | None:
+        prefix = self._text(name)
+        if prefix is not None and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", prefix):
+            self.problems.append(f"{name}: {prefix!r} is not a path such as /arkloop")
+        return prefix
 
     def _networks(self, name: str) -> tuple[str, ...]:
         networks = tuple(

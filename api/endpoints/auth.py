@@ -7,7 +7,7 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 
 from api import access_tokens
 from api.auth import authenticator, requires
-from api.current import actor, connections, settings
+from api.current import actor, connections, public_path, settings
 from api.idempotency import refuse_key
 from api.json_body import NoArguments, read_body
 from shared import accounts, passwords
@@ -152,7 +152,7 @@ def _set_cookie(response: Response, refresh_token: str, lifetime: timedelta) -> 
     response.set_cookie(
         COOKIE,
         refresh_token,
-        path=COOKIE_PATH,
+        path=public_path(COOKIE_PATH),
         max_age=lifetime,
         httponly=True,
         secure=settings().secure_cookies,
