@@ -10,7 +10,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --python-vers
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-browser test-peers test-poolers bench bench-short overspend hostile hostile-short chaos chaos-short chaos-mutants check lock
+.PHONY: help setup demo dev test test-browser test-peers test-webkit test-proxies test-poolers bench bench-short overspend hostile hostile-short chaos chaos-short chaos-mutants check lock
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,15 @@ test-peers: setup ## Install servers that others wrote (npm) and run the tests a
 test-poolers: setup ## Install PgBouncer from the system's packages and run the tests behind it
 	@./scripts/install-pgbouncer
 	@$(BIN)/pytest -m poolers
+
+test-webkit: setup ## Install WebKitGTK from the system's packages and run its tests
+	@./scripts/install-webkit
+	@NEED_WEBKIT=1 $(BIN)/pytest -m webkit
+
+test-proxies: setup ## Install nginx, HAProxy and Caddy and run the tests of streams through them
+	@./scripts/install-proxies
+	@./scripts/install-peers
+	@NEED_PROXIES=1 NEED_PEERS=1 $(BIN)/pytest -m proxies
 
 bench: setup ## What it takes and how that grows: table, JSON and charts; 8 minutes
 	@$(BIN)/python -m bench

@@ -35,6 +35,8 @@ def _bind_trace() -> None:
 
 def _add(response: Response) -> Response:
     response.headers["X-Trace-Id"] = trace_id()
+    if response.status_code == 204:
+        del response.headers["Content-Type"]
     for name, value in SECURITY.items():
         response.headers.setdefault(name, value)
     if settings().secure_cookies:  # then we are behind TLS

@@ -205,7 +205,7 @@ class PageReader:
             for watch in read.watches:
                 watch.is_read_for = False
                 if watch.until is not None:
-                    watch.end()
+                    watch.interrupt()
                 elif watch.announced > read.announced:
                     self.read_for(watch.run_id)
                 else:

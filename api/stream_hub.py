@@ -178,7 +178,7 @@ class StreamHub:
             watches = list(followed.watches) if followed is not None else []
             for watch in watches:
                 if head is None or not head.is_seen_by(watch.reader):
-                    watch.end()  # gone, or private since
+                    watch.interrupt()  # gone, or private since
                 # A cursor beyond the end of the run waits for nothing any more.
                 elif head.ended_at is not None and head.last_seq <= watch.cursor:
                     watch.end()
@@ -296,10 +296,10 @@ class StreamHub:
             self._reader.cut_stalled()
             for number in self._hangups.look():
                 if (gone := self._by_hangup.get(number)) is not None:
-                    gone.end()
+                    gone.interrupt()
             if self.stopping():
                 for watch in watches:
-                    watch.end()
+                    watch.interrupt()
         parts = [watches[i : i + AT_ONCE] for i in range(0, len(watches), AT_ONCE)] or [[]]
         for part in parts:
             time.sleep(CHECK_SECONDS / len(parts))
@@ -317,7 +317,7 @@ class StreamHub:
         ping_before = time.monotonic() - self._connections.settings.sse_ping_seconds
         for watch in watches:
             if not watch.may_read(watch.reader):
-                watch.end()
+                watch.interrupt()
             elif watch.waits and watch.wrote_at <= ping_before:
                 watch.wake()
 

@@ -27,6 +27,7 @@ class Watch:
         "ended",
         "from_table",
         "hangup",
+        "has_all",
         "is_gone",
         "is_read_for",
         "limit",
@@ -60,6 +61,8 @@ class Watch:
         self.may_read = may_read
         self.limit = FIRST_PAGE_EVENTS
         self.ended = False
+        #: The run has ended, and the client was given all of it.
+        self.has_all = False
         self.waits = False
         #: A page is being read for it, or is there and not taken yet.
         self.is_read_for = False
@@ -76,7 +79,12 @@ class Watch:
 
     @property
     def is_over(self) -> bool:
-        return self.ended or (self.until is not None and self.cursor >= self.until)
+        return self.ended or self.is_complete
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the client was given everything that its stream was opened for."""
+        return self.has_all or (self.until is not None and self.cursor >= self.until)
 
     @property
     def wants(self) -> bool:
@@ -93,13 +101,18 @@ class Watch:
         self.wake()
 
     def end(self) -> None:
-        """The stream ends at the next frame."""
+        """The client has everything: the stream ends at the next frame."""
+        self.has_all = True
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """The stream breaks off at the next frame: its client sees an error and reconnects."""
         self.ended = True
         self.wake()
 
     def cut(self) -> None:
-        """End the stream now, also if the client blocks a write."""
-        self.end()
+        """The stream breaks off now, also if the client blocks a write."""
+        self.interrupt()
         if self.connection is not None:
             with contextlib.suppress(OSError):  # it is closed already
                 self.connection.shutdown(socket.SHUT_RDWR)
@@ -115,4 +128,5 @@ class Watch:
             self.cursor = page.last_seq
             self.limit = page.next_limit
             self.ended = self.ended or page.ended
+            self.has_all = self.has_all or page.ended
         return page

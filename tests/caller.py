@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
+import pytest
 from httpx_sse import EventSource
 
 from tests.waiting import eventually
@@ -164,6 +165,15 @@ def parsed(answer: httpx.Response) -> Iterator[Event]:
         event = sent.json()
         assert str(event["seq"]) == sent.id
         yield event
+
+
+def until_broken_off(answer: httpx.Response) -> list[Event]:
+    """The events of an open stream that the server breaks off: its last chunk never comes."""
+    events = []
+    with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
+        for event in parsed(answer):
+            events.append(event)  # one by one: those before the error count
+    return events
 
 
 def types(events: list[Event]) -> list[str]:

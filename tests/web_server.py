@@ -39,11 +39,16 @@ class WebServer:
         return socket.create_connection(("127.0.0.1", self.settings.port), timeout=30)
 
     def answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/healthz", timeout=5) as response:
-                return bool(response.status == 200)
-        except OSError:
-            return False
+        return answers(self.url)
+
+
+def answers(url: str) -> bool:
+    """Whether the service is alive at this address."""
+    try:
+        with urllib.request.urlopen(f"{url}/healthz", timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
 
 
 @contextmanager

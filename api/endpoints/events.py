@@ -37,6 +37,7 @@ class EventsQuery(Schema):
     after_seq = Digits(load_default=0)
     follow = fields.String(validate=validate.OneOf(["true", "false"]), load_default="true")
     named = fields.String(validate=validate.OneOf(["true", "false"]), load_default="false")
+    lastEventId = Digits()  # as polyfills of EventSource send the header
     ticket = fields.String()
 
 
@@ -46,14 +47,16 @@ def stream_events(run_id: UUID) -> Response:
     reader = _reader(run_id)
     check_ids({"run_id": run_id})
     args = query_args(EventsQuery())
-    last_event_id = request.headers.get("Last-Event-ID")
-    cursor = max(args["after_seq"], 0 if last_event_id is None else _seq(last_event_id))
+    resumed = [args["lastEventId"]] if "lastEventId" in args else []
+    if (last_event_id := request.headers.get("Last-Event-ID")) is not None:
+        resumed.append(_seq(last_event_id))
+    cursor = max([args["after_seq"], *resumed])
     head = _hub().heads.get_seen(run_id, reader)
     is_all = head.ended_at is not None and cursor >= head.last_seq
-    if is_all and last_event_id is not None:
+    if is_all and resumed:
         return Response(status=204)
     if request.method == "HEAD":
-        return Response(headers=_HEADERS)
+        return Response(iter(()), headers=_HEADERS)  # without a length, as a stream has none
     if is_all:
         return Response(iter([sse.HELLO]), headers=_HEADERS, direct_passthrough=True)
     goes_on = head.ended_at is None and args["follow"] == "true"
@@ -66,8 +69,15 @@ def stream_events(run_id: UUID) -> Response:
         connection=request.environ.get("gunicorn.socket"),
         may_read=authenticator().still_valid,
     )
+    # Only a browser's own EventSource sends both headers, and reads an empty event as none.
+    is_browser = last_event_id is not None and "no-cache" in request.headers.get(
+        "Cache-Control", ""
+    )
+    opening = sse.reopening(cursor) if is_browser else sse.HELLO
     return Response(
-        sse.stream(_hub(), watch, request.environ), headers=_HEADERS, direct_passthrough=True
+        sse.stream(_hub(), watch, request.environ, opening),
+        headers=_HEADERS,
+        direct_passthrough=True,
     )
 
 

@@ -95,7 +95,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "I19",
         Edit(
             "api/endpoints/events.py",
-            "if is_all and last_event_id is not None:",
+            "if is_all and resumed:",
             "if False:",
         ),
     ),

@@ -1,15 +1,13 @@
 """EventSource in a real Chromium: by stream ticket, over cut connections, to the end of the run."""
 
-import http.server
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.app_page import app_page
 from tests.caller import Caller
 from tests.cutting_proxy import cutting_proxy
 from tests.system import System
@@ -26,37 +24,12 @@ ARGUMENTS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 
-PAGE = b"""<!doctype html><title>An app of somebody else</title><script>
-function follow(url, type) {
-  window.seen = []
-  window.errors = 0
-  window.source = new EventSource(url)
-  source.addEventListener(type, e => seen.push([e.lastEventId, e.data]))
-  source.onerror = () => errors++
-}
-</script>"""
-
-
-class AppPage(http.server.BaseHTTPRequestHandler):
-    """The page of an app on another origin."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        self.wfile.write(PAGE)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
 
 @pytest.fixture(scope="module")
 def origin() -> Iterator[str]:
     """Where the app's page is."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), AppPage) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with app_page() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

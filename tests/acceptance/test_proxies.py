@@ -1,0 +1,102 @@
+"""Streams through proxies, by clients that others wrote: an early end is an error to them."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.caller import Caller, parsed, until_broken_off
+from tests.proxies import COMMANDS, proxy
+from tests.system import System
+from tests.web_server import ROOT, WebServer
+
+pytestmark = pytest.mark.proxies
+
+FOLLOWER = ROOT / "tests" / "peers" / "follow.mjs"
+MODULES = ROOT / ".cache" / "peers" / "node_modules"
+
+
+@pytest.fixture
+def first(system: System) -> Iterator[WebServer]:
+    """The web server that the proxies prefer, and that the tests stop."""
+    with system.one_more_web_server() as server:
+        yield server
+
+
+@pytest.fixture(params=COMMANDS)
+def proxied(
+    request: pytest.FixtureRequest, system: System, user: Caller, first: WebServer, tmp_path: Path
+) -> Iterator[Caller]:
+    """The user behind a proxy of each kind."""
+    name: str = request.param
+    with proxy(name, tmp_path, first.settings.port, system.web[0].settings.port) as url:
+        yield user.at(url)
+
+
+def test_a_revoked_key_breaks_the_stream_off(user: Caller, proxied: Caller) -> None:
+    """Through the proxy, too, the client sees an error and not the end of the run."""
+    run_id = user.run({"tool": "ask_user", "args": {"question": "?"}})
+    cursor = user.until(run_id, "status", "waiting_for_input")["last_seq"]
+    key_id, key = user.api_key()
+    with proxied.at(token=key).stream(run_id, after_seq=cursor) as answer:
+        assert 204 == user.http.delete(f"/v1/api-keys/{key_id}").status_code
+        assert [] == until_broken_off(answer)
+    user.cancel(run_id)
+
+
+def test_a_stream_to_the_end_of_the_run_ends_in_order(user: Caller, proxied: Caller) -> None:
+    """And the connection serves the next request."""
+    run_id = user.run({"count": 10, "delay_ms": 20})
+    with proxied.stream(run_id) as answer:
+        assert "run.completed" == list(parsed(answer))[-1]["type"]
+    assert 200 == proxied.http.get(f"/v1/runs/{run_id}").status_code
+
+
+@pytest.mark.parametrize("client", ["fetch-event-source", "eventsource"])
+def test_a_client_goes_on_at_another_server_when_its_own_stops(
+    user: Caller, proxied: Caller, first: WebServer, client: str
+) -> None:
+    """It misses and repeats nothing, though its stream ended in the middle of the run."""
+    command = follower(client)
+    run_id = user.run({"count": 60, "delay_ms": 50})
+    url = f"{proxied.url}/v1/runs/{run_id}/events"
+    with subprocess.Popen(
+        [*command, url, user.token], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        seen = [int(process.stdout.readline()) for _ in range(10)]
+        assert serves(first)
+        os.kill(first.pid, signal.SIGTERM)
+        seen += [int(line) for line in process.stdout]
+        status = process.wait(30)
+
+    assert 0 == status, "the client took the end of its stream for the end of the run"
+    assert list(range(1, user.get_run(run_id)["last_seq"] + 1)) == seen
+
+
+def serves(server: WebServer) -> bool:
+    """Whether somebody is connected to the server."""
+    connections = [
+        connection
+        for worker in psutil.Process(server.pid).children()
+        for connection in worker.net_connections("tcp")
+    ]
+    return any(
+        one.laddr.port == server.settings.port and one.status == psutil.CONN_ESTABLISHED
+        for one in connections
+    )
+
+
+def follower(client: str) -> list[str]:
+    """The command that follows a run by this client; skipped without it, or failed in CI."""
+    if not (MODULES / "@microsoft" / "fetch-event-source").exists() or not shutil.which("node"):
+        reason = f"{client} is not installed: run `make test-proxies`"
+        if os.environ.get("NEED_PEERS") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return ["node", str(FOLLOWER), str(MODULES), client]
