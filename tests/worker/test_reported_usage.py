@@ -1,5 +1,8 @@
 """Usage as vendors report it, each in the words of its own documentation."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from tests.worker.fake_vendor import anthropic_stream, ask, delta, openai_stream
 from worker.messages import TurnEnd
 from worker.providers.reported_usage import UsageReader
 
+ROOT = Path(__file__).parents[2]
 OPENAI = {
     "prompt_tokens": 100,
     "completion_tokens": 20,
@@ -131,6 +135,22 @@ def test_a_usage_that_cannot_be_read_is_none(reported: Any) -> None:
     """The call is estimated then: its answer is good all the same."""
     assert read(None, reported) is None
     assert read("https://api.x.ai/v1", reported) is None
+
+
+@pytest.mark.parametrize(("provider", "is_loaded"), [("openai", True), ("scripted", False)])
+def test_the_price_library_is_loaded_before_there_are_runs(provider: str, is_loaded: bool) -> None:
+    """Loading it takes up to half a second, in which every run of the process would stand still."""
+    program = (
+        "import sys\n"
+        "from shared.model_routes import Route\n"
+        "from worker import providers\n"
+        f"providers.prepare([Route(id='r', provider={provider!r}, model='m', base_url='http://x')])\n"
+        "print('genai_prices.data' in sys.modules)"
+    )
+
+    printed = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True)
+
+    assert f"{is_loaded}\n" == printed
 
 
 def test_a_server_with_the_form_of_another_is_read_all_the_same() -> None:

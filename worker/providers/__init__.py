@@ -48,11 +48,11 @@ def prepare(routes: Iterable[Route], *, also: Iterable[str] = ()) -> None:
 
     While an SDK is imported, for up to a second, every run of the process stands still.
     """
-    others = set(also)
-    for provider in sorted({route.provider for route in routes} | others):
+    needed = {route.provider for route in routes} | set(also)
+    for provider in sorted(needed):
         _module(provider)
-    if others:
-        prices.prepare()
+    if needed - {"scripted"}:
+        prices.prepare()  # usage is read by it, also where a server has no price
 
 
 def load(route: Route, *, faults: bool, egress: Policy | None = None) -> Provider:
