@@ -98,9 +98,12 @@ WHERE id IN (
 
 # One look into the key of `runs` for each hold: a join may read all of it.
 _LEFT_HOLDS = """
-SELECT run_id AS id, org_id FROM holds h
-WHERE (SELECT r.ended_at FROM runs r WHERE r.id = h.run_id) IS NOT NULL
-ORDER BY run_id LIMIT :batch
+SELECT h.run_id AS id, h.org_id, h.cost_usd, run.is_active IS NULL AS is_deleted
+FROM holds h LEFT JOIN LATERAL (
+    SELECT r.ended_at IS NULL AS is_active FROM runs r WHERE r.id = h.run_id LIMIT 1
+) AS run ON true
+WHERE run.is_active IS NOT TRUE
+ORDER BY h.run_id LIMIT :batch
 """
 
 
@@ -255,11 +258,19 @@ def _expire_inputs(tx: Transaction) -> None:
 
 
 def _release_left(tx: Transaction) -> None:
-    """Holds of runs that a process of the release before has ended."""
+    """Release what runs hold that a process of an older release has ended, or an operator deleted.
+
+    A deleted run is charged what it had cost when it last reserved.
+    """
     left = tx.sql.execute(text(_LEFT_HOLDS), {"batch": BATCH})
     for run in _with_holds_locked(tx, left.mappings().all()):
         with _alone(tx, run):
-            unheld_endings.count_late(tx, org_id=run["org_id"], run_id=run["id"])
+            of_run = {"org_id": run["org_id"], "run_id": run["id"]}
+            if run["is_deleted"]:
+                log.warning("releasing the reservation of the deleted run %s", run["id"])
+                budgets.release(tx, **of_run, cost_usd=run["cost_usd"])
+            else:
+                unheld_endings.count_late(tx, **of_run)
 
 
 def start(connections: Connections) -> threading.Event:

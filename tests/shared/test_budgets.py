@@ -755,3 +755,22 @@ def test_a_row_that_many_begin_at_once_begins_right(money: Money) -> None:
     in_parallel(16, reserve)
 
     assert ("0.5", "1.6") == money.month()
+
+
+def test_what_a_deleted_run_held_is_let_go(money: Money) -> None:
+    """An operator has deleted its row: what it had cost stays counted, the rest is free again."""
+    money.limit("100")
+    money.grant(5000)
+    claim = money.stored.claimed()
+    money.reserve(claim, "2")
+    with money.connections.transaction() as tx:
+        tx.sql.execute(
+            text("UPDATE holds SET cost_usd = 0.5 WHERE run_id = :id"), {"id": claim.run_id}
+        )
+        tx.sql.execute(text("DELETE FROM runs WHERE id = :id"), {"id": claim.run_id})
+
+    for _ in range(2):
+        sweep.sweep(money.connections)
+
+    assert (("0.5", "0"), []) == (money.month(), money.holds())
+    assert (4500, 0) == money.balance()
