@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from cli.main import main
 from shared import schema
+from shared.ids import new_id
 from tests.waiting import eventually
 
 
@@ -153,3 +155,50 @@ def test_an_upgrade_gives_slugs_to_orgs_of_the_operator_alone(
         slugs = [tuple(row) for row in sql.execute(text(query))]
     engine.dispose()
     assert [("alice", "acme"), ("bob", "beta"), ("dev", "dev")] == slugs
+
+
+def test_runs_that_ended_before_usage_was_kept_have_usage(older: Engine) -> None:
+    """The sum of `run_usage` is then that of the runs' totals; what is still active has none."""
+    org, user, thread, ended, active = (str(new_id()) for _ in range(5))
+    with older.begin() as sql:
+        sql.execute(text("INSERT INTO orgs (id, name) VALUES (:org, 'o')"), {"org": org})
+        sql.execute(
+            text(
+                "INSERT INTO users (id, login, email, password_hash) VALUES (:id, 'u', 'u@x', '-')"
+            ),
+            {"id": user},
+        )
+        sql.execute(
+            text("INSERT INTO threads (id, org_id, created_by_user_id) VALUES (:id, :org, :user)"),
+            {"id": thread, "org": org, "user": user},
+        )
+        for run_id, state, position in ((ended, "completed", 1), (active, "executing", 2)):
+            sql.execute(
+                text(_EARLIER_RUN),
+                {
+                    "id": run_id,
+                    "org": org,
+                    "thread": thread,
+                    "user": user,
+                    "state": state,
+                    "position": position,
+                },
+            )
+
+    schema.migrate(older)
+    schema.migrate(older)
+
+    with older.connect() as sql:
+        used = sql.execute(text("SELECT * FROM run_usage")).mappings().all()
+    assert [ended] == [str(row["run_id"]) for row in used]
+    names = ("route_id", "model", "persona_key", "input_tokens", "output_tokens", "cost_usd")
+    expected = ("r", "m", "assistant", 7, 3, Decimal("0.5"))
+    assert expected == tuple(used[0][name] for name in names)
+
+
+_EARLIER_RUN = """
+INSERT INTO runs (id, org_id, thread_id, created_by_user_id, trace_id, persona_id, route_id, model,
+    position, state, queued_at, ended_at, input_tokens, output_tokens, cost_usd)
+VALUES (:id, :org, :thread, :user, 't', 'assistant@1', 'r', 'm', :position, :state, now(),
+    CASE WHEN :state = 'completed' THEN now() END, 7, 3, 0.5)
+"""
