@@ -22,7 +22,7 @@ from api.held_pages import HeldPages
 from api.stream_pages import Page
 from api.watch import Watch
 from shared.connections import REDIS_TIMEOUT_SECONDS, Connections
-from shared.errors import Unavailable
+from shared.errors import EventsLost, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ MOST_AT_ONCE = 64
 #: Pages that are read from Postgres at the same time, so that requests find connections too.
 TABLE_READERS = 3
 UNAVAILABLE_SECONDS = 1.0
+MOST_HOLES = 1_000
 
 
 class _Place(NamedTuple):
@@ -63,6 +64,8 @@ class PageReader:
         self._watches_of = watches_of
         self._redis = bytes_client(connections.settings.redis_url)
         self.held = HeldPages()
+        #: Runs, and the last event before a hole that was met in their table.
+        self.holes: set[tuple[UUID, int]] = set()
         self._has_room = threading.Event()
         self._has_room.set()
         #: Runs of which somebody waits for a page, in the order of their coming.
@@ -173,6 +176,8 @@ class PageReader:
         except Unavailable:
             time.sleep(UNAVAILABLE_SECONDS)
             self._want_again(read.watches)
+        except EventsLost:
+            self._refuse(read)
         except BaseException:
             self._want_again(read.watches)
             raise
@@ -198,6 +203,18 @@ class PageReader:
             for watch in watches:
                 watch.is_read_for = False
                 self.read_for(watch.run_id)
+
+    def _refuse(self, read: _Read) -> None:
+        """End the streams at a hole; who comes again with the same cursor is told why."""
+        place = read.place
+        log.error("the run %s lacks event %d: its stream ends", place.run_id, place.cursor + 1)
+        with self._lock:
+            if len(self.holes) >= MOST_HOLES:
+                self.holes.pop()
+            self.holes.add((place.run_id, place.cursor))
+            for watch in read.watches:
+                watch.is_read_for = False
+                watch.end()
 
     def _nothing_there(self, read: _Read) -> None:
         """Announced, and in neither store: the run is gone, or the word came from an old Redis."""

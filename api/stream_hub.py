@@ -24,9 +24,9 @@ from api.page_reader import PageReader
 from api.run_heads import RunHead, RunHeads
 from api.stream_pages import Page
 from api.watch import Watch
-from shared import keys, signals
+from shared import eventlog, keys, signals
 from shared.connections import Connections
-from shared.errors import Unavailable
+from shared.errors import EventsLost, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +127,16 @@ class StreamHub:
                 del self._followed[watch.run_id]
                 # Under the lock: a new watch's subscription must come after it.
                 self._wanted.put((self._connections.keys.news(watch.run_id), False))
+
+    def check(self, run_id: UUID, cursor: int) -> None:
+        """Raises: EventsLost: a stream after this cursor has met a hole, which is still there."""
+        hole = (run_id, cursor)
+        if hole not in self._reader.holes:
+            return
+        with self._connections.reading() as sql:
+            if eventlog.is_cut_off(sql, run_id, cursor + 2):
+                raise EventsLost(after_seq=[cursor])
+        self._reader.holes.discard(hole)
 
     def next_page(self, watch: Watch) -> Page | None:
         """Wait for it. None if a ping is due, or if the watch `is_over`."""

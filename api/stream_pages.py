@@ -13,6 +13,7 @@ from uuid import UUID
 from redis import ResponseError
 from sqlalchemy import Connection
 
+from shared.errors import EventsLost
 from shared.events import TERMINAL_TYPES
 from shared.keys import Keys
 
@@ -41,6 +42,15 @@ FROM (
     ) AS next
 ) AS measured
 WHERE before < %(most_bytes)s
+"""
+_CONTIGUOUS = """
+SELECT count(*) FROM (
+    SELECT seq, row_number() OVER (ORDER BY seq) AS number FROM (
+        SELECT seq FROM run_events
+        WHERE run_id = %(run_id)s AND seq > %(after_seq)s ORDER BY seq LIMIT %(limit)s
+    ) AS next
+) AS numbered
+WHERE seq = %(after_seq)s + number
 """
 _PLAIN_PAGE = _PAGE.format(name="")
 _NAMED_PAGE = _PAGE.format(name="'event: ' || type || E'\\n' || ")
@@ -141,7 +151,11 @@ def frame(seq: int, kind: bytes, payload: bytes, *, named: bool) -> bytes:
 def from_table(
     sql: Connection, run_id: UUID, after_seq: int, limit: int, *, named: bool
 ) -> Page | None:
-    """What Postgres has after the cursor; None if that is nothing."""
+    """What Postgres has after the cursor; None if that is nothing.
+
+    Raises:
+        EventsLost: it has later events, but not the next one.
+    """
     data, last_seq, count, ended = sql.exec_driver_sql(
         _NAMED_PAGE if named else _PLAIN_PAGE,
         {
@@ -152,4 +166,15 @@ def from_table(
             "terminal": list(TERMINAL_TYPES),
         },
     ).one()
+    if count and last_seq != after_seq + count:
+        before_hole = _contiguous(sql, run_id, after_seq, limit)
+        if not before_hole:
+            raise EventsLost(after_seq=[after_seq])
+        return from_table(sql, run_id, after_seq, before_hole, named=named)
     return Page(data.encode(), last_seq, count, ended) if count else None
+
+
+def _contiguous(sql: Connection, run_id: UUID, after_seq: int, limit: int) -> int:
+    """How many events follow the cursor without a hole."""
+    parameters = {"run_id": run_id, "after_seq": after_seq, "limit": limit}
+    return int(sql.exec_driver_sql(_CONTIGUOUS, parameters).scalar_one())

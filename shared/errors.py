@@ -34,6 +34,7 @@ ArkloopError
 │   ├── McpToolChanged          mcp_configs.tool_changed
 │   ├── IdempotencyConflict     idempotency.conflict
 │   └── IdempotencyInProgress   idempotency.in_progress
+├── EventsLost                  runs.events_lost
 ├── BudgetExhausted             budget.exhausted
 └── Unavailable                 service.unavailable
 
@@ -104,6 +105,11 @@ class ThreadNotFound(NotFound):
 class RunNotFound(NotFound):
     code = "runs.not_found"
     message = "There is no such run."
+
+
+class EventsLost(ArkloopError):
+    code = "runs.events_lost"
+    message = "The database has lost the run's next events; later ones can be read with after_seq."
 
 
 class ApiKeyNotFound(NotFound):

@@ -59,6 +59,7 @@ def stream_events(run_id: UUID) -> Response:
         return Response(iter(()), headers=_HEADERS)  # without a length, as a stream has none
     if is_all:
         return Response(iter([sse.HELLO]), headers=_HEADERS, direct_passthrough=True)
+    _hub().check(run_id, cursor)
     goes_on = head.ended_at is None and args["follow"] == "true"
     watch = Watch(
         run_id,

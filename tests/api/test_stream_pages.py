@@ -9,11 +9,14 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import delete
 
 from api import page_reader, sse, stream_pages
 from api.stream_pages import Page
 from shared.connections import Connections
+from shared.errors import EventsLost
 from shared.events import MessageDelta, StoredEvent, encode
+from shared.tables import run_events
 from tests.api.followed_runs import FollowedRun, read_by_httpx_sse
 from tests.clients import User
 from tests.stored_runs import StoredRuns
@@ -222,3 +225,23 @@ def test_a_page_has_a_size(run: FollowedRun, client: redis.Redis) -> None:
     assert len(page.data) < stream_pages.PAGE_BYTES + 16_000
     assert page.next_limit == 9
     assert 2 == getattr(from_table(run, 0, 2), "last_seq", None)
+
+
+def test_a_page_of_the_table_ends_before_a_hole(connections: Connections, alice: User) -> None:
+    """A failover has lost commits: nobody reads past it unawares, everybody may read after it."""
+    stored = StoredRuns.of(connections, alice)
+    claim = stored.claimed()
+    stored.write(claim, *(MessageDelta(str(seq)) for seq in range(2, 8)))
+    with connections.transaction() as tx:
+        holed = run_events.c.seq.in_((4, 5)) & (run_events.c.run_id == claim.run_id)
+        tx.sql.execute(delete(run_events).where(holed))
+
+    def last_seq(after_seq: int) -> int | None:
+        with connections.reading() as sql:
+            page = stream_pages.from_table(sql, claim.run_id, after_seq, 100, named=False)
+            return page and page.last_seq
+
+    assert (3, 3, 7, 7, None) == tuple(map(last_seq, (0, 2, 5, 6, 7)))
+    for cursor in (3, 4):
+        with pytest.raises(EventsLost):
+            last_seq(cursor)

@@ -1,15 +1,19 @@
 """`/v1/runs/{id}/stream-ticket` and what a ticket opens, within one process."""
 
+import re
 from collections.abc import Callable
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from werkzeug.test import TestResponse
 
+from shared import keys
 from shared.connections import Connections
-from shared.tables import idempotency_keys
+from shared.events import MessageDelta
+from shared.tables import idempotency_keys, run_events
 from tests.clients import User, details_of, error_of
+from tests.stored_runs import StoredRuns
 
 MakeRun = Callable[..., UUID]
 
@@ -66,3 +70,30 @@ def test_a_ticket_ends_with_its_login(alice: User, run_id: UUID) -> None:
 
     assert 401 == opened(alice, run_id, ticket)
     assert (401, "auth.unauthorized") == error_of(alice.get("/v1/me"))
+
+
+def test_a_stream_does_not_pass_over_a_hole(
+    alice: User, connections: Connections, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failover has lost commits: the stream ends, and who comes again there is told why."""
+    stored = StoredRuns.of(connections, alice)
+    claim = stored.claimed()
+    stored.write(claim, *(MessageDelta(str(seq)) for seq in range(2, 8)))
+    stored.finish(claim)
+    connections.redis.delete(keys.events(claim.run_id))
+    with connections.transaction() as tx:
+        holed = (run_events.c.run_id == claim.run_id) & run_events.c.seq.in_((4, 5))
+        tx.sql.execute(delete(run_events).where(holed))
+
+    def read(after_seq: int) -> TestResponse:
+        answer = alice.get(f"/v1/runs/{claim.run_id}/events?after_seq={after_seq}")
+        answer.get_data()  # to the end of the stream
+        return answer
+
+    first, again, after = read(0), read(3), read(5)
+
+    assert (200, 410, 200) == (first.status_code, again.status_code, after.status_code)
+    assert ["1", "2", "3"] == re.findall("^id: (.+)$", first.text, re.MULTILINE)
+    assert (410, "runs.events_lost") == error_of(again)
+    assert ["6", "7", "8"] == re.findall("^id: (.+)$", after.text, re.MULTILINE)
+    assert f"the run {claim.run_id} lacks event 4" in caplog.text
