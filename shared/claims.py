@@ -44,6 +44,7 @@ class Claim:
     claimed_at: datetime  # by Postgres' clock, as all times of a run
     used_seconds: float  # since its first claim, without the time it waited for people
     is_suspect: bool  # one more lost owner within this step gives it up
+    server: datetime | None = None  # when the Postgres server that made it was started
     api_key_id: UUID | None = None  # the key that created it
     is_limited: bool = False  # by its org or API key, by credits, or it holds money already
 
@@ -119,6 +120,7 @@ RETURNING r.id AS run_id, r.org_id, r.thread_id, r.persona_id, r.route_id, r.mod
         AS used_seconds,
     r.crashes >= %(suspect_crashes)s AS is_suspect,
     clock_timestamp() AS claimed_at,
+    pg_postmaster_start_time() AS server,
     r.api_key_id,
     coalesce(
         (SELECT true FROM budgets b WHERE b.org_id = r.org_id
@@ -235,6 +237,7 @@ def _claim(row: Row[Any], last_seq: int) -> Claim:
         claimed_at=row.claimed_at,
         used_seconds=row.used_seconds,
         is_suspect=row.is_suspect,
+        server=row.server,
         api_key_id=row.api_key_id,
         is_limited=row.is_limited,
     )
@@ -361,6 +364,8 @@ def _let_go(
     )
     guard = held.where(runs.c.cancel_requested_at.is_(None))
     if tx.sql.execute(guard.values(**values)).rowcount:
+        if eventlog.is_cut_off(tx.sql, claim.run_id, stored[0].seq):
+            raise LeaseLost()
         eventlog.store(tx, {claim.run_id: stored})
         return True
     if tx.sql.execute(held.values(fence=runs.c.fence)).rowcount:

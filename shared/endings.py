@@ -4,13 +4,13 @@ Status, terminal event, usage, charge and the thread's message of a run are stor
 at all.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from shared import eventlog, events, fault_points, ids
 from shared.claims import Claim
@@ -41,6 +41,8 @@ class Ending:
     stop_reason: str | None = None
     error: RunError | None = None
     is_held: bool = False
+    #: The run's events were looked for since Postgres was restarted or failed over.
+    is_verified: bool = False
 
     @property
     def size(self) -> int:
@@ -56,6 +58,7 @@ class Outcome(Enum):
     CANCELLED = "cancelled"  # the run is being cancelled, which is another end
     LOST = "lost"  # the claim is over
     LOCKED = "locked"  # somebody has locked the row for a moment: try again
+    MOVED = "moved"  # Postgres was restarted or failed over, and has the run's events: try again
 
 
 # Rows are locked in the order of their ids. One that somebody else has locked must not hold up
@@ -69,14 +72,16 @@ WITH ending AS (
         %(input_tokens)s::bigint[], %(output_tokens)s::bigint[], %(cache_read_tokens)s::bigint[],
         %(cache_write_tokens)s::bigint[], %(reasoning_tokens)s::bigint[],
         %(usage_sources)s::text[], %(costs)s::numeric[],
-        %(message_ids)s::uuid[], %(contents)s::text[], %(entry_ids)s::uuid[], %(charges)s::bigint[]
+        %(message_ids)s::uuid[], %(contents)s::text[], %(entry_ids)s::uuid[], %(charges)s::bigint[],
+        %(servers)s::timestamptz[]
     ) AS e (id, fence, state, stop_reason, error_code, error_message, error_retryable, input_tokens,
             output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
-            usage_source, cost_usd, message_id, content, entry_id, charge)
+            usage_source, cost_usd, message_id, content, entry_id, charge, server)
 ), held AS (
     SELECT r.id FROM runs r JOIN ending e ON e.id = r.id
     WHERE r.fence = e.fence AND r.state = 'executing'
         AND (r.cancel_requested_at IS NULL OR e.state = 'cancelled')
+        AND (e.server IS NULL OR e.server = pg_postmaster_start_time())
     ORDER BY r.id FOR NO KEY UPDATE OF r SKIP LOCKED
 ), ended AS (
     UPDATE runs r SET
@@ -146,6 +151,14 @@ def end(tx: Transaction, endings: Sequence[Ending]) -> list[Outcome]:
         tx.after_commit.append(eventlog.news(tx.connections, published))
     missing = [ending for ending in endings if ending.claim.run_id not in ended]
     why = _why_not(tx.sql, missing) if missing else {}
+    moved = [
+        replace(ending, is_verified=True)
+        for ending in missing
+        if why[ending.claim.run_id] is Outcome.MOVED
+    ]
+    if moved:
+        ids_moved = [ending.claim.run_id for ending in moved]
+        why |= dict(zip(ids_moved, end(tx, moved), strict=True))
     return [why.get(ending.claim.run_id, Outcome.ENDED) for ending in endings]
 
 
@@ -191,6 +204,13 @@ def _columns(endings: Sequence[Ending]) -> dict[str, Any]:
         "message_ids": [message and message[0] for message in messages],
         "contents": [message and events.clean(message[1]) for message in messages],
         "entry_ids": [ids.new_id() for _ in endings],
+        "servers": [
+            None
+            if ending.is_verified or ending.claim.server is None
+            # Quoted: it has a space.
+            else f'"{ending.claim.server.isoformat()}"'
+            for ending in endings
+        ],
         "charges": [
             0 if ending.is_held else credits_of(of_run["cost_usd"] - ending.totals.own_usd)
             for ending, of_run in zip(endings, totals, strict=True)
@@ -206,12 +226,16 @@ def _array(values: Sequence[Any]) -> str:
     return "{" + ",".join("NULL" if value is None else str(value) for value in values) + "}"
 
 
-def _why_not(sql: Connection, missing: Sequence[Ending]) -> Mapping[UUID, Outcome]:
+def _why_not(sql: Connection, missing: Sequence[Ending]) -> dict[UUID, Outcome]:
     """Read without a lock: a claim that is over stays so, and so does the wish to cancel."""
     rows = sql.execute(
-        select(runs.c.id, runs.c.fence, runs.c.state, runs.c.cancel_requested_at).where(
-            runs.c.id.in_([ending.claim.run_id for ending in missing])
-        )
+        select(
+            runs.c.id,
+            runs.c.fence,
+            runs.c.state,
+            runs.c.cancel_requested_at,
+            func.pg_postmaster_start_time().label("server"),
+        ).where(runs.c.id.in_([ending.claim.run_id for ending in missing]))
     )
     found = {row.id: row for row in rows}
     outcomes: dict[UUID, Outcome] = {}
@@ -222,6 +246,9 @@ def _why_not(sql: Connection, missing: Sequence[Ending]) -> Mapping[UUID, Outcom
             outcomes[run_id] = Outcome.LOST
         elif row.cancel_requested_at is not None and ending.state != RunState.CANCELLED:
             outcomes[run_id] = Outcome.CANCELLED
+        elif not ending.is_verified and ending.claim.server not in (None, row.server):
+            is_lost = eventlog.is_cut_off(sql, run_id, ending.stored[0].seq)
+            outcomes[run_id] = Outcome.LOST if is_lost else Outcome.MOVED
         else:
             outcomes[run_id] = Outcome.LOCKED
     return outcomes

@@ -24,6 +24,7 @@ from shared.events import (
     MessageDelta,
     MessageReset,
     MessageThinking,
+    RunResumed,
     StoredEvent,
     encode,
 )
@@ -68,6 +69,27 @@ def last_seqs(sql: Connection, run_ids: Sequence[UUID]) -> dict[UUID, int]:
         .group_by(run_events.c.run_id)
     )
     return {row.run_id: row[1] for row in rows}
+
+
+def is_cut_off(sql: Connection, run_id: UUID, first: int) -> bool:
+    """Return whether the event before `first`, which was committed, is gone; log it if so.
+
+    Workers number from memory. After a failover to a replica that lagged, Postgres has less than
+    it has confirmed, and what is written next would leave a hole.
+    """
+    before = select(run_events.c.seq).where(
+        run_events.c.run_id == run_id, run_events.c.seq == first - 1
+    )
+    if first == 1 or sql.scalar(before) is not None:
+        return False
+    report_loss(run_id, first)
+    return True
+
+
+def report_loss(run_id: UUID, first: int) -> None:
+    """Log that committed events before `first` are gone."""
+    message = "Postgres has lost events of the run %s that it had committed, before number %d"
+    log.error(message, run_id, first)
 
 
 def append(tx: Transaction, run_id: UUID, events: Sequence[Event]) -> list[StoredEvent]:
@@ -157,6 +179,10 @@ def _publish(redis: Any, connections: Connections, batches: Sequence[Batch]) -> 
         renew = False
         for event in events:
             renew = renew or event.seq % EXPIRE_EVERY == 1
+            if event.type == RunResumed.type:
+                # It may have events that Postgres has lost, under numbers that are used again.
+                command("DEL", stream)
+                renew = True
             if len(event.payload) > STREAM_MAX_CHARACTERS:
                 continue
             command(

@@ -3,13 +3,18 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
 from uuid import UUID
+
+from sqlalchemy import Connection, Row, select
 
 from shared import eventlog, fault_points
 from shared.connections import Connections
 from shared.errors import LeaseLost, Unavailable
 from shared.events import StoredEvent
+from shared.tables import runs
 from worker.outcomes import CancelRequested, RunFailure
 from worker.run_log import GATHER_SECONDS, RunLog
 
@@ -25,6 +30,8 @@ LOCKED_SECONDS = 0.02
 # The rows are locked in id order against a concurrent takeover. One locked row must
 # not stall the other runs: it is skipped, and its events go with a later tick. What is
 # there already was stored by an earlier try whose answer got lost: the fence is the same.
+# Committed events can be gone only after a failover or a restart: where the server is another one
+# than that which stored a run's last events, nothing is written before they were looked for.
 _WRITE = """
 WITH held AS (
     SELECT id, fence, state, cancel_requested_at FROM runs
@@ -36,9 +43,15 @@ WITH held AS (
                 %(types)s::text[], %(payloads)s::text[])
          AS e (run_id, fence, seq, type, payload)
     JOIN held ON held.id = e.run_id AND held.fence = e.fence AND held.state = 'executing'
+    WHERE pg_postmaster_start_time() = %(server)s::timestamptz
     ON CONFLICT DO NOTHING
 )
-SELECT id, fence, state, cancel_requested_at FROM held
+SELECT id, fence, state, cancel_requested_at, pg_postmaster_start_time() AS server FROM held
+"""
+# One look into an index for each run.
+_CUT_OFF = """
+SELECT b.id FROM unnest(%(ids)s::uuid[], %(firsts)s::bigint[]) AS b (id, first)
+WHERE (SELECT true FROM run_events e WHERE e.run_id = b.id AND e.seq = b.first - 1 LIMIT 1) IS NULL
 """
 
 
@@ -125,16 +138,10 @@ class EventWriter:
 
     def _commit(self, batch: dict[RunLog, Sequence[StoredEvent]]) -> list[RunLog]:
         """Store and publish; returns the runs whose row was locked by somebody else."""
-        with self._connections.statement() as tx:
-            answer = tx.sql.exec_driver_sql(
-                _WRITE,
-                {
-                    "ids": [run.run_id for run in batch],
-                    "fences": [run.fence for run, events in batch.items() for _ in events],
-                    **eventlog.columns([(run.run_id, e) for run, e in batch.items()]),
-                },
-            )
-            held = {row.id: row for row in answer}
+        held: dict[UUID, Row[Any]] = {}
+        for server in {run.server for run in batch}:
+            of_server = {run: events for run, events in batch.items() if run.server == server}
+            held |= self._write(of_server, server)
         written: dict[UUID, Sequence[StoredEvent]] = {}
         skipped: list[RunLog] = []
         for run, events in batch.items():
@@ -143,16 +150,71 @@ class EventWriter:
                 run.give_back()
                 skipped.append(run)
                 continue
-            run.committed()
             if row.fence != run.fence or row.state != "executing":
                 run.stop.set(LeaseLost())
+                run.committed()
                 continue
+            if run.stop.lease_lost:  # what it has committed before is gone
+                run.committed()
+                continue
+            run.committed()
             written[run.run_id] = events
             if row.cancel_requested_at is not None:
                 run.stop.set(CancelRequested())
+        self._stop_deleted(skipped)
         fault_points.reach("worker.committed")
         if written:
             self._connections.send(eventlog.news(self._connections, written))
             # In a greenlet the sender runs only now; the next commit can wait for it.
             time.sleep(0)
         return skipped
+
+    def _write(
+        self, batch: Mapping[RunLog, Sequence[StoredEvent]], server: datetime | None
+    ) -> dict[UUID, Row[Any]]:
+        """Store the events where `server` still is the server; the rows of runs that it locked."""
+        with self._connections.statement() as tx:
+            answer = tx.sql.exec_driver_sql(
+                _WRITE,
+                {
+                    "server": server,
+                    "ids": [run.run_id for run in batch],
+                    "fences": [run.fence for run, events in batch.items() for _ in events],
+                    **eventlog.columns([(run.run_id, e) for run, e in batch.items()]),
+                },
+            ).all()
+        held = {row.id: row for row in answer}
+        if not answer or answer[0].server == server:
+            return held
+        self._stop_cut_off(batch)
+        intact = {run: e for run, e in batch.items() if not run.stop.lease_lost}
+        for run in intact:
+            run.server = answer[0].server
+        return held | self._write(intact, answer[0].server) if intact else held
+
+    def _stop_cut_off(self, batch: Mapping[RunLog, Sequence[StoredEvent]]) -> None:
+        """Stop the runs whose last committed event the server does not have."""
+        firsts = [events[0].seq for events in batch.values()]
+        with self._connections.reading() as sql:
+            parameters = {"ids": [run.run_id for run in batch], "firsts": firsts}
+            cut_off = set(sql.exec_driver_sql(_CUT_OFF, parameters).scalars())
+        for run, events in batch.items():
+            if run.run_id in cut_off:
+                eventlog.report_loss(run.run_id, events[0].seq)
+                run.stop.set(LeaseLost())
+
+    def _stop_deleted(self, skipped: list[RunLog]) -> None:
+        """Take those off the list whose row is not locked but gone: nothing can be written."""
+        if not skipped:
+            return
+        with self._connections.reading() as sql:
+            there = existing(sql, [run.run_id for run in skipped])
+        for run in [run for run in skipped if run.run_id not in there]:
+            run.stop.set(LeaseLost())
+            run.discard()
+            skipped.remove(run)
+
+
+def existing(sql: Connection, run_ids: Sequence[UUID]) -> set[UUID]:
+    """Those of the runs that have a row."""
+    return set(sql.scalars(select(runs.c.id).where(runs.c.id.in_(run_ids))))

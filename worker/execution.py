@@ -109,6 +109,7 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         process.writer.mark,
         times.clock_set_to(claim.claimed_at),
         process.settings.run_output_mib * 1024 * 1024,
+        server=claim.server,
     )
     run = ClaimedRun(
         connections,

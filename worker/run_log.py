@@ -37,15 +37,19 @@ class RunLog:
         added: Callable[["RunLog"], None],
         now: Callable[[], datetime] = times.now,
         max_bytes: float = float("inf"),
+        *,
+        server: datetime | None = None,
     ) -> None:
         """`added` is called when there is something to take; `now` says when events happen.
 
         `max_bytes` is what all events of the run may have together, those of earlier attempts too.
+        `server` is the start of the Postgres server that stored the last event, None if unknown.
         """
         self.run_id = run_id
         self.fence = fence
         self.stop = stop
         self.now = now
+        self.server = server
         self._added = added
         # Of a plain lock: it is taken for every piece of text, and none of it takes it twice.
         self._changed = threading.Condition(threading.Lock())

@@ -17,7 +17,7 @@ from shared.errors import LeaseLost
 from shared.events import RunCancelled, RunCompleted, RunError, ToolResult
 from shared.ids import new_id
 from shared.status import RunState
-from shared.times import rfc3339
+from shared.times import EPOCH, rfc3339
 from tests.stored_runs import USED, StoredRuns, ago, end_run, numbered
 from tests.waiting import in_parallel
 from worker import history
@@ -149,6 +149,31 @@ WRITES: dict[str, Write] = {
     "begin_tool_call": lambda stored, tx, claim: claims.begin_tool_call(tx, claim, "call"),
     "end_tool_call": lambda stored, tx, claim: claims.end_tool_call(tx, claim, RESULT),
 }
+
+
+def test_a_claim_ends_on_a_server_that_was_restarted(stored: StoredRuns) -> None:
+    """It has all that was committed: the same claim goes on."""
+    claim = replace(stored.claimed(), server=EPOCH)
+
+    assert stored.finish(claim)
+
+    assert ["run.started", "run.completed"] == stored.types(claim.run_id)
+
+
+@pytest.mark.parametrize("how", ["finish", "cancel", "release", "park"])
+def test_a_claim_does_not_end_after_events_that_are_lost(
+    stored: StoredRuns, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What its worker has committed is gone since a failover: the run is resumed instead."""
+    # 99 is numbered from memory, and 98 is not there.
+    claim = replace(stored.claimed(), server=EPOCH)
+    before = (stored.row(claim.run_id), stored.events(claim.run_id))
+
+    with pytest.raises(LeaseLost), stored.connections.transaction() as tx:
+        WRITES[how](stored, tx, claim)
+
+    assert before == (stored.row(claim.run_id), stored.events(claim.run_id))
+    assert f"has lost events of the run {claim.run_id}" in caplog.text
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)

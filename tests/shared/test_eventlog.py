@@ -15,8 +15,9 @@ from shared.events import (
     StoredEvent,
     Usage,
 )
+from shared.status import RunState
 from shared.tables import runs
-from tests.stored_runs import StoredRuns
+from tests.stored_runs import StoredRuns, numbered
 from tests.waiting import in_parallel
 
 
@@ -134,3 +135,16 @@ def test_long_events_are_not_copied_to_the_stream(stored: StoredRuns) -> None:
 
     assert ["1-0", "2-0", "4-0"] == [entry_id for entry_id, _ in copied]
     assert [1, 2, 3, 4] == [event.seq for event in stored.events(claim.run_id)]
+
+
+def test_a_takeover_drops_what_only_redis_has(stored: StoredRuns) -> None:
+    """Events that Postgres has lost: their numbers are used again."""
+    claim = stored.claimed()
+    phantoms = numbered(1, *[MessageDelta("lost")] * 4)
+    eventlog.publish(stored.connections, {claim.run_id: phantoms})
+    stored.set(claim.run_id, state=RunState.QUEUED, resume_reason="worker_lost")
+
+    assert stored.claim(claim.run_id) is not None
+
+    assert stored.events(claim.run_id)[1:] == stored.published(claim.run_id)
+    assert 0 < stored.connections.redis.ttl(stored.connections.keys.events(claim.run_id))

@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, delete, select
 
 from shared import endings, eventlog
 from shared.claims import Claim
 from shared.endings import Ending, Outcome
 from shared.errors import LeaseLost
 from shared.eventlog import open_events, text_of
-from shared.events import MessageDelta, RunCompleted, RunResumed, StoredEvent, Usage
+from shared.events import MessageDelta, RunCompleted, RunCost, RunResumed, StoredEvent, Usage
 from shared.status import RunState
-from shared.tables import runs
+from shared.tables import run_events, runs
+from shared.times import EPOCH
 from shared.transitions import Totals
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually, in_parallel
@@ -44,7 +45,7 @@ def test_what_is_added_is_stored_and_published(stored: StoredRuns, log_of: LogOf
     log = log_of(claim)
     for i in range(300):
         log.add_text(MessageDelta, f"{i} ")
-    log.add(RESUMED)
+    log.add(RunCost(Usage(), 0))
     log.flush()
 
     table = stored.events(claim.run_id)
@@ -189,6 +190,46 @@ def test_a_run_that_cannot_be_stored_does_not_take_others_along(
         logs[0].stop.check()
     assert [1, 2] == [event.seq for event in stored.events(neighbour.run_id)]
     assert [2] == [event.seq for event in logs[0].withdraw(RESUMED)]
+
+
+def test_events_after_lost_ones_are_not_stored(
+    stored: StoredRuns, log_of: LogOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failover to a replica that lagged: its worker numbers from memory and must not go on."""
+    run, neighbour = stored.claimed(), stored.claimed()
+    logs = [log_of(run), log_of(neighbour)]
+    for log in logs:
+        log.add(RESUMED, RESUMED)
+        log.flush()
+    with stored.connections.transaction() as tx:
+        lost = (run_events.c.run_id == run.run_id) & (run_events.c.seq > 1)
+        tx.sql.execute(delete(run_events).where(lost))
+
+    for log in logs:
+        log.server = EPOCH  # another one than that which they write to now
+        log.add(RESUMED)
+    logs[1].flush()
+
+    eventually(lambda: logs[0].stop.lease_lost)
+    with pytest.raises(LeaseLost):
+        logs[0].flush()
+    assert [1] == [event.seq for event in stored.events(run.run_id)]
+    assert [1, 2, 3, 4] == [event.seq for event in stored.events(neighbour.run_id)]
+    [error] = [record for record in caplog.records if "has lost events" in record.message]
+    assert str(run.run_id) in error.message
+
+
+def test_the_log_of_a_deleted_run_stops(stored: StoredRuns, log_of: LogOf) -> None:
+    """Its row is gone, not locked: nobody tries again for ever."""
+    claim = stored.claimed()
+    log = log_of(claim)
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(delete(runs).where(runs.c.id == claim.run_id))
+
+    log.add(RESUMED)
+
+    eventually(lambda: log.stop.lease_lost)
+    assert ([], None) == log.take()
 
 
 class SlowWriter(EventWriter):

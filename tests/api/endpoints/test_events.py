@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy import delete, func, select
 from werkzeug.test import TestResponse
 
-from shared import keys
 from shared.connections import Connections
 from shared.events import MessageDelta
 from shared.tables import idempotency_keys, run_events
@@ -80,7 +79,7 @@ def test_a_stream_does_not_pass_over_a_hole(
     claim = stored.claimed()
     stored.write(claim, *(MessageDelta(str(seq)) for seq in range(2, 8)))
     stored.finish(claim)
-    connections.redis.delete(keys.events(claim.run_id))
+    connections.redis.delete(connections.keys.events(claim.run_id))
     with connections.transaction() as tx:
         holed = (run_events.c.run_id == claim.run_id) & run_events.c.seq.in_((4, 5))
         tx.sql.execute(delete(run_events).where(holed))
