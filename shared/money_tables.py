@@ -56,6 +56,30 @@ run_usage = Table(
     Index("ix_run_usage_org_id_ended_at", "org_id", "ended_at"),
 )
 
+#: Sums of `run_usage` for days (UTC) that are over, for reports: rows are only ever added, and may
+#: be several for the same day. Those without a model have the runs and credits of all models.
+usage_days = Table(
+    "usage_days",
+    metadata,
+    Column("org_id", Uuid, ForeignKey("orgs.id", ondelete="CASCADE"), nullable=False),
+    Column("day", Date, nullable=False),
+    Column("persona_key", Text, nullable=False),
+    Column("api_key_id", Uuid),
+    Column("model", Text),
+    Column("runs", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cache_read_tokens", BigInteger, nullable=False),
+    Column("cache_write_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("cost_usd", Numeric(28, 8), nullable=False),
+    Column("credits", BigInteger, nullable=False),
+    Index("ix_usage_days_org_id_day", "org_id", "day"),
+)
+
+#: One row: `usage_days` has every day before this one; null: none yet.
+usage_days_until = Table("usage_days_until", metadata, Column("day", Date))
+
 #: What an org or one of its API keys may spend; null is no limit. A persona's are in itself.
 budgets = Table(
     "budgets",

@@ -21,7 +21,7 @@ from shared.connections import Connections, Transaction
 from shared.errors import Unavailable
 from shared.events import STEP_TYPES, RunError, RunResumed, RunStarted
 from shared.hints import GroupedHint
-from shared.money import budgets
+from shared.money import budgets, usage_days
 from shared.postgres import OF_MAINTENANCE
 from shared.status import RunState
 from shared.tables import UNHELD_AND_CANCELLED, run_events, runs
@@ -127,6 +127,7 @@ def sweep(connections: Connections) -> None:
             settle(tx)
     # Not within the transaction: lost runs must not wait until old ones are deleted.
     retention.forget(connections)
+    usage_days.roll_up(connections)
 
 
 def _recover_lost(tx: Transaction) -> None:

@@ -6,7 +6,7 @@ from sqlalchemy import RowMapping, update
 
 from shared import eventlog, events, ids, lost_calls
 from shared.connections import Transaction
-from shared.money import budgets
+from shared.money import budgets, usage_days
 from shared.status import RunState
 from shared.tables import runs
 from shared.transitions import Totals, ended, keep_message, keep_usage, recorded_totals
@@ -49,7 +49,9 @@ def count_late(tx: Transaction, *, org_id: UUID, run_id: UUID) -> None:
 
     Whoever ended it was of the release before this one, which knows of no money.
     """
+    usage_days.lock(tx)
     _count(tx, org_id, run_id, recorded_totals(tx.sql, run_id))
+    usage_days.add_late(tx, org_id, run_id)
 
 
 def _count(tx: Transaction, org_id: UUID, run_id: UUID, totals: Totals) -> None:

@@ -17,7 +17,15 @@ from shared.connections import Connections
 
 BIG = {
     *("runs", "run_events", "messages", "threads", "tool_calls", "inputs", "forgotten_runs"),
-    *("run_usage", "ledger_entries", "budgets", "spending", "holds", "credit_balances"),
+    *(
+        "usage_days",
+        "run_usage",
+        "ledger_entries",
+        "budgets",
+        "spending",
+        "holds",
+        "credit_balances",
+    ),
 }
 
 Statement = tuple[str, dict[str, Any]]

@@ -43,6 +43,12 @@ _FILL = (
     FROM generate_series(1, 20000) AS n
     """,
     """
+    INSERT INTO usage_days
+    SELECT org_id, ended_at::date, 'assistant', NULL, NULL, count(*), 0, 0, 0, 0, 0, count(*), 1
+    FROM run_usage GROUP BY org_id, ended_at::date
+    """,
+    "UPDATE usage_days_until SET day = current_date",
+    """
     INSERT INTO threads (id, org_id, created_by_user_id)
     SELECT gen_random_uuid(), :org, (SELECT id FROM users LIMIT 1) FROM generate_series(1, 5000)
     """,
@@ -84,13 +90,13 @@ def money(stored: StoredRuns, org_id: UUID) -> Money:
 def test_a_report_reads_the_rows_of_its_period(
     connections: Connections, org_id: UUID, report: str
 ) -> None:
-    """One range of one index, of a hundredth of what the org has."""
+    """A range of an index each for single runs and for days, of a hundredth of the org's rows."""
     period = Period(since=now().replace(microsecond=0, day=1), until=now(), persona="assistant")
     ask = getattr(usage_reports, report)
 
     plans = only(connections, lambda sql: ask(sql, org_id, period))
 
-    assert {"ix_run_usage_org_id_ended_at"} == plans.indexes()
+    assert {"ix_run_usage_org_id_ended_at", "ix_usage_days_org_id_day"} == plans.indexes()
 
 
 @pytest.mark.parametrize("deep", [False, True])

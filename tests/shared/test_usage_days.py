@@ -1,0 +1,180 @@
+"""Sums of days that are over, and the reports that are made of them."""
+
+import random
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, insert, select, text, update
+
+from shared import sweep
+from shared.connections import Connections
+from shared.ids import new_id
+from shared.money import usage_days, usage_reports
+from shared.money.usage_reports import Period
+from shared.money_tables import run_usage, usage_days_until
+from shared.money_tables import usage_days as table
+from shared.tables import runs
+from tests.stored_runs import StoredRuns
+
+TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+KEYS = [None, new_id(), new_id()]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_summed_up(connections: Connections) -> None:
+    with connections.transaction() as tx:
+        tx.sql.execute(text("DELETE FROM usage_days"))
+        tx.sql.execute(update(usage_days_until).values(day=None))
+
+
+def use(connections: Connections, org_id: UUID, seed: int, count: int) -> None:
+    """Runs of the last six days, some with two routes of one model or of two."""
+    chance = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        run = {
+            "run_id": new_id(),
+            "org_id": org_id,
+            "user_id": org_id,
+            "api_key_id": chance.choice(KEYS),
+            "persona_key": chance.choice(["assistant", "careful"]),
+            "ended_at": TODAY + timedelta(hours=12) - timedelta(minutes=chance.randrange(6 * 1440)),
+            "usage_source": "reported",
+            "month": TODAY.date().replace(day=1),
+        }
+        for number in range(chance.choice([1, 1, 2, 3])):
+            rows.append(
+                {
+                    **run,
+                    "route_id": f"route-{number}",
+                    "model": chance.choice(["small", "large"]),
+                    "input_tokens": chance.randrange(1000),
+                    "output_tokens": chance.randrange(100),
+                    "cost_usd": Decimal(chance.randrange(10**6)) / 10**8,
+                }
+            )
+    with connections.transaction() as tx:
+        tx.sql.execute(insert(run_usage), rows)
+
+
+PERIODS = [
+    Period(since=TODAY - timedelta(days=7), until=TODAY + timedelta(days=1)),
+    Period(since=TODAY - timedelta(days=3), until=TODAY - timedelta(days=1)),
+    Period(since=TODAY - timedelta(days=4, hours=5), until=TODAY - timedelta(hours=7)),
+    Period(since=TODAY - timedelta(days=2, hours=5), until=TODAY - timedelta(days=2, hours=3)),
+    Period(since=TODAY - timedelta(hours=30), until=TODAY - timedelta(hours=6)),
+    Period(since=TODAY - timedelta(days=5), until=TODAY, persona="careful"),
+    Period(since=TODAY - timedelta(days=5, minutes=1), until=TODAY, api_key_id=KEYS[1]),
+]
+
+
+def reports(connections: Connections, org_id: UUID) -> list[Any]:
+    with connections.reading() as sql:
+        return [
+            report(sql, org_id, period)
+            for period in PERIODS
+            for report in (usage_reports.total, usage_reports.daily, usage_reports.by_model)
+        ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_reports_are_the_same_before_and_after(stored: StoredRuns, seed: int) -> None:
+    """To the last digit, whatever the period begins and ends with and is limited to."""
+    connections, org_id = stored.connections, stored.actor.org_id
+    use(connections, org_id, seed, 300)
+    before = reports(connections, org_id)
+
+    usage_days.roll_up(connections)
+    assert before == reports(connections, org_id)
+    with connections.transaction() as tx:
+        # What is summed up is read from there.
+        tx.sql.execute(
+            run_usage.delete().where(
+                run_usage.c.org_id == org_id,
+                run_usage.c.ended_at >= TODAY - timedelta(days=3),
+                run_usage.c.ended_at < TODAY - timedelta(days=1),
+            )
+        )
+
+    assert before[3:6] == reports(connections, org_id)[3:6]
+    assert before[:3] == reports(connections, org_id)[:3]
+
+
+def test_a_day_is_summed_up_once_it_is_over(stored: StoredRuns) -> None:
+    """Not today, whose runs still end; and a second time adds nothing."""
+    connections = stored.connections
+    use(connections, stored.actor.org_id, 7, 50)
+    usage_days.roll_up(connections)
+    with connections.reading() as sql:
+        rows = sql.scalar(select(func.count()).select_from(table))
+        last = sql.scalar(select(func.max(table.c.day)))
+        until = usage_days.until(sql)
+    usage_days.roll_up(connections)
+
+    assert last is not None
+    assert until is not None
+    assert last < until <= datetime.now(UTC).date()
+    with connections.reading() as sql:
+        assert rows == sql.scalar(select(func.count()).select_from(table))
+
+
+def test_the_sweep_sums_up_some_days_in_each_pass(stored: StoredRuns) -> None:
+    """From the first day that has runs, until only today is left."""
+    connections = stored.connections
+    use(connections, stored.actor.org_id, 8, 50)
+    with connections.transaction() as tx:
+        old = run_usage.c.ended_at - timedelta(days=usage_days.DAYS_OF_A_PASS)
+        tx.sql.execute(update(run_usage).values(ended_at=old))
+    seen: list[date | None] = []
+    for _ in range(3):
+        sweep.sweep(connections)
+        with connections.reading() as sql:
+            seen.append(usage_days.until(sql))
+
+    assert seen[0] is not None
+    assert seen[1] is not None
+    assert seen[0] < seen[1] == seen[2]
+    assert TODAY.date() - seen[1] <= timedelta(days=1)  # yesterday is not over for an hour
+
+
+def test_usage_that_is_written_late_is_in_the_reports(stored: StoredRuns) -> None:
+    """A run that a process of the release before has ended, on a day that is summed up."""
+    connections, org_id = stored.connections, stored.actor.org_id
+    claim = stored.claimed()
+    ended = TODAY - timedelta(days=2, hours=3)
+    period = Period(since=TODAY - timedelta(days=3), until=TODAY)
+    use(connections, org_id, 3, 10)
+    usage_days.roll_up(connections)
+    with connections.reading() as sql:
+        before = usage_reports.total(sql, org_id, period)
+    with connections.transaction() as tx:
+        tx.sql.execute(
+            update(runs).where(runs.c.id == claim.run_id).values(state="completed", ended_at=ended)
+        )
+        usage_days.lock(tx)
+        use_run(tx.sql, claim.run_id, org_id, ended)
+        usage_days.add_late(tx, org_id, claim.run_id)
+
+    with connections.reading() as sql:
+        after = usage_reports.total(sql, org_id, period)
+    assert (before.runs + 1, before.cost_usd + 1) == (after.runs, after.cost_usd)
+
+
+def use_run(sql: Any, run_id: UUID, org_id: UUID, ended: datetime) -> None:
+    sql.execute(
+        insert(run_usage).values(
+            run_id=run_id,
+            route_id="r",
+            org_id=org_id,
+            user_id=org_id,
+            persona_key="assistant",
+            model="m",
+            usage_source="reported",
+            cost_usd=1,
+            ended_at=ended,
+            month=date(ended.year, ended.month, 1),
+        )
+    )
