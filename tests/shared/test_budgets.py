@@ -518,8 +518,12 @@ def test_credits_pay_for_routes_of_the_server_alone(money: Money) -> None:
 
 def test_without_credits_there_is_no_route_of_the_server(money: Money) -> None:
     """Not even a free one, also where the run came to it from a model of the org's own."""
+    claim = money.stored.claimed()
     with money.connections.transaction() as tx:
         credits.open_prepaid(tx, money.org_id, 0)
+    money.reserve(claim, "1", on_own_route=True)
+    with pytest.raises(Refused):
+        money.reserve(claim, "0")
     with money.connections.reading() as sql:
         budget_limits.check_open(sql, money.stored.actor, FREE, OWN)
         with pytest.raises(BudgetExhausted) as exhausted:
