@@ -124,7 +124,8 @@ class _Reader:
             "path_prefix": self._path_prefix("ARKLOOP_PATH_PREFIX"),
             "routes_file": self._text("ARKLOOP_ROUTES"),
             "fault_point": self._text("ARKLOOP_FAULT_POINT"),
-            "local_context_tokens": int(self._number("ARKLOOP_LOCAL_CONTEXT_TOKENS", 0, 1)) or None,
+            "local_context_tokens": self._whole_number("ARKLOOP_LOCAL_CONTEXT_TOKENS", 0, 1)
+            or None,
         }
         for name in ("lease_seconds", "heartbeat_seconds", "sweep_seconds", "sse_ping_seconds"):
             values[name] = self._number(f"ARKLOOP_{name.upper()}", defaults[name], 0.05)
@@ -139,7 +140,7 @@ class _Reader:
             ("run_output_mib", 1),
             ("new_org_credits", 0),
         ):
-            values[name] = int(self._number(f"ARKLOOP_{name.upper()}", defaults[name], least))
+            values[name] = self._whole_number(f"ARKLOOP_{name.upper()}", defaults[name], least)
         for name in ("scripted", "faults", "secure_cookies", "mcp_stdio"):
             values[name] = self._flag(f"ARKLOOP_{name.upper()}", defaults[name])
         for name in (
@@ -231,6 +232,12 @@ class _Reader:
             )
             return float(default)
         return float(value)
+
+    def _whole_number(self, name: str, default: int, least: int) -> int:
+        number = self._number(name, default, least)
+        if not number.is_integer():
+            self.problems.append(f"{self._source(name)}: must be a whole number, is {number:g}")
+        return int(number)
 
     def _flag(self, name: str, default: bool) -> bool:
         return self._choice(name, ("1" if default else "0", "0" if default else "1")) == "1"

@@ -53,6 +53,10 @@ def test_a_platforms_port_can_be_kept_on_this_machine() -> None:
         ("REDIS_URL", "http://redis.example.com"),
         ("PORT", "http"),
         ("WEB_CONCURRENCY", "0"),
+        ("WEB_CONCURRENCY", "2.5"),
+        ("ARKLOOP_NEW_ORG_CREDITS", "0.5"),
+        ("ARKLOOP_NEW_ORG_CREDITS", "-1"),
+        ("ARKLOOP_NEW_ORG_CREDITS", "1000000000"),
     ],
 )
 def test_a_problem_names_the_variable_that_has_it(name: str, value: str) -> None:
