@@ -147,8 +147,10 @@ def line_of(event: RunEvent) -> str | None:
         case "run.fallback":
             return f"{data['model']} ({data['to_route_id']}) goes on, after {data['reason']}"
         case "context.truncated":
+            cut = data.get("shortened_results", 0)
             return (
                 f"too long for the model: it does not see {data['dropped_messages']} old messages"
+                + (f", and only the beginning of {cut} tool results" if cut else "")
             )
         case "run.cancel_requested":
             return "cancelling …"

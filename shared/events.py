@@ -246,10 +246,15 @@ class RunFallback:
 
 @dataclass(frozen=True, slots=True)
 class ContextTruncated:
-    """The oldest messages of the thread did not fit into the model's context and were left out."""
+    """The conversation does not fit into the model's context.
+
+    The oldest messages were left out, and the results of so many tool calls were cut, in what is
+    sent to the model.
+    """
 
     type: ClassVar[str] = "context.truncated"
     dropped_messages: int
+    shortened_results: int = 0
 
 
 @dataclass(frozen=True, slots=True)

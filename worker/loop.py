@@ -9,21 +9,19 @@ from dataclasses import dataclass, field, replace
 
 from shared import events, fault_points, ids
 from shared.events import Usage
-from shared.model_routes import Route
-from worker import context_window, tool_loops
+from worker import tool_loops
 from worker.agent import Agent
 from worker.context import RunContext
 from worker.conversation import Turn
-from worker.messages import ModelRequest, ToolCall, without_state
+from worker.messages import ToolCall
 from worker.model_call import Reply, bounded, call_model
 from worker.outcomes import LimitExceeded, RunFailure, ShuttingDown
+from worker.request_builder import RequestBuilder
 from worker.stop_signal import StopSignal
 from worker.tool_calls import call_tools
 
 #: Beyond it an id would not fit into an index of the ledger.
 MAX_CALL_ID_CHARACTERS = 256
-#: Of a model's context, where nothing says how long its answer may get.
-ANSWER_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +40,7 @@ def run(agent: Agent, context: RunContext, stop: StopSignal, turns: list[Turn]) 
     Raises:
         RunFailure: the run fails. StopRun, LeaseLost: this attempt ends.
     """
-    dropped = Dropped()
+    requests = RequestBuilder(agent, context, turns)
     while True:
         if turns and turns[-1].is_open:
             call_tools(agent, context, turns[-1])
@@ -58,33 +56,23 @@ def run(agent: Agent, context: RunContext, stop: StopSignal, turns: list[Turn]) 
             raise LimitExceeded(
                 "run.max_steps", f"The run took {len(turns)} steps, as many as its persona allows."
             )
-        answer = _step(agent, context, stop, turns, dropped)
+        answer = _step(agent, context, stop, turns, requests)
         if answer is not None:
             return answer
 
 
-@dataclass(slots=True)
-class Dropped:
-    """How many messages the model was last said not to see."""
-
-    messages: int = 0
-
-
 def _step(
-    agent: Agent, context: RunContext, stop: StopSignal, turns: list[Turn], dropped: Dropped
+    agent: Agent,
+    context: RunContext,
+    stop: StopSignal,
+    turns: list[Turn],
+    requests: RequestBuilder,
 ) -> Answer | None:
     """One model call. Appends the turn; returns the answer if it calls no tool."""
-
-    def build(route: Route) -> ModelRequest:
-        request, left_out = _request(agent, context, route, turns)
-        if left_out > dropped.messages:
-            context.emit(events.ContextTruncated(left_out))
-        dropped.messages = left_out
-        return request
-
     fault_points.reach("worker.before_model")
-    reply = call_model(agent.chain, build, context, stop)
+    reply = call_model(agent.chain, requests.build, context, stop, requests.shrink)
     fault_points.reach("worker.after_model")
+    requests.measured(agent.chain.route, reply.request, reply.usage)
     message_id = str(ids.new_id())
     content, tool_calls = reply.message.content, reply.message.tool_calls
     state = reply.message.state
@@ -118,40 +106,9 @@ def _check_for_answer(reply: Reply) -> None:
     )
 
 
-def _request(
-    agent: Agent, context: RunContext, route: Route, turns: Sequence[Turn]
-) -> tuple[ModelRequest, int]:
-    """What the model of the route is sent, and how many messages were left out."""
-    specs = [tool.spec for tool in agent.tools.values()]
-    prompt = agent.persona.system_prompt
-    most = agent.persona.max_output_tokens or route.max_output_tokens
-    history = without_state(agent.history, but_of=route)
-    own = [without_state(turn.messages(), but_of=route) for turn in turns]
-    room = None
-    if route.context_tokens is None:
-        messages, left_out = [*history, *itertools.chain(*own)], 0
-    else:
-        room = route.context_tokens - context_window.tokens_of_frame(prompt, specs)
-        answer = min(most or ANSWER_TOKENS, route.context_tokens // 2)
-        messages, left_out = context_window.fit(history, own, room - answer)
-        room -= sum(map(context_window.tokens_of, messages))
-        most = most and min(most, max(room, answer))
-    request = ModelRequest(
-        model=route.model,
-        system_prompt=prompt,
-        messages=messages,
-        tools=specs,
-        max_output_tokens=most,
-        room_tokens=room,
-        turn=len(turns),
-        attempt=context.attempt,
-    )
-    return request, agent.unread + left_out
-
-
 def estimate_lost(agent: Agent, context: RunContext, turns: Sequence[Turn], text: str) -> Usage:
     """What the call has used in which an earlier attempt was lost after it had streamed `text`."""
-    request, _ = _request(agent, context, agent.chain.route, turns)
+    request = RequestBuilder(agent, context, turns).lost(agent.chain.route)
     return agent.chain.provider.estimate(bounded(request, context), text)
 
 

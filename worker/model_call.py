@@ -43,14 +43,24 @@ DEFAULT_OUTPUT_TOKENS = 4096
 #: Or what a small context leaves for it, but not less than this: our count is rather too high.
 LEAST_OUTPUT_TOKENS = 256
 
+#: Of one route: requests that were too large, each smaller than the one before.
+MAX_SHRINKS = 8
+
 #: What is sent to the model of a route.
 BuildRequest = Callable[[Route], ModelRequest]
+#: A smaller request than one that the model of a route has refused; None: it cannot be smaller.
+ShrinkRequest = Callable[[Route, ModelRequest, TooLarge], ModelRequest | None]
+
+
+def _never_smaller(_route: Route, _request: ModelRequest, _refused: TooLarge) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """A finished model turn; `cost` is the event to be written with it."""
 
+    request: ModelRequest
     message: AssistantMessage
     end: TurnEnd
     usage: Usage
@@ -70,9 +80,15 @@ class _Streamed:
 
 
 def call_model(
-    chain: RouteChain, build: BuildRequest, context: RunContext, stop: StopSignal
+    chain: RouteChain,
+    build: BuildRequest,
+    context: RunContext,
+    stop: StopSignal,
+    shrink: ShrinkRequest = _never_smaller,
 ) -> Reply:
     """Stream one turn; retryable failures are tried again after a pause, then by the next route.
+
+    A request that is too large is made smaller first, as often as it takes within bounds.
 
     Every try is counted, by its provider's report, else estimated; one that broke off by what was
     reported until then, with its output at least as it was streamed.
@@ -83,6 +99,7 @@ def call_model(
     """
     route, request = chain.route, build(chain.route)
     tries = number = 1  # of this route; of the call
+    shrinks = 0  # of this route
     refusals, patience = 0, Patience(has_next=chain.has_next)  # 429s are no tries
     while True:
         streamed = _Streamed()
@@ -96,7 +113,7 @@ def call_model(
             usage = end.usage or _estimated(provider, request, streamed)
             cost = context.add_usage(route, usage)
             message = replace(message, state=_state(route, end))
-            return Reply(message=message, end=end, usage=usage, cost=cost)
+            return Reply(request=request, message=message, end=end, usage=usage, cost=cost)
         except ProviderError as error:
             counted = _count_broken(
                 chain, request, context, streamed, was_accepted=error.was_accepted
@@ -112,6 +129,13 @@ def call_model(
                 context.wait(_pause(error, tries))
                 _void(context, error, counted)
                 tries += 1
+            elif (
+                shrinks < MAX_SHRINKS
+                and (too_large := _shrinkable(error, chain)) is not None
+                and (smaller := shrink(route, request, too_large)) is not None
+            ):
+                _void(context, error, counted)
+                request, shrinks = smaller, shrinks + 1
             elif _may_refuse_state(error) and has_state(request.messages):
                 # Some servers refuse the very fields that they stream.
                 _void(context, error, counted)
@@ -123,7 +147,7 @@ def call_model(
                     context.pause_route(route, _pause(error, 1), is_shared=error.is_shared)
                 left, route = route, chain.advance()
                 context.emit(events.RunFallback(left.id, route.id, route.model, error.code))
-                request, tries = build(route), 1
+                request, tries, shrinks = build(route), 1, 0
                 refusals, patience = 0, Patience(has_next=chain.has_next)
             else:
                 raise error
@@ -187,6 +211,12 @@ def _never_fits(error: ProviderError, chain: RouteChain, request: ModelRequest) 
         return error
     too_large = TooLarge(limit_tokens=error.idle_tokens, is_per_minute=True)
     return ProviderError("invalid_request", str(error), too_large=too_large)
+
+
+def _shrinkable(error: ProviderError, chain: RouteChain) -> TooLarge | None:
+    """What is too large for this route; another route may have more tokens per minute."""
+    too_large = error.too_large
+    return None if too_large and too_large.is_per_minute and chain.has_next else too_large
 
 
 def _may_refuse_state(error: ProviderError) -> bool:

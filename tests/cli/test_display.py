@@ -33,8 +33,14 @@ from cli.event_stream import RunEvent
         ),
         (
             "context.truncated",
-            {"dropped_messages": 14},
+            {"dropped_messages": 14, "shortened_results": 0},
             "too long for the model: it does not see 14 old messages",
+        ),
+        (
+            "context.truncated",
+            {"dropped_messages": 0, "shortened_results": 2},
+            "too long for the model: it does not see 0 old messages, and only the beginning of 2"
+            " tool results",
         ),
     ],
 )

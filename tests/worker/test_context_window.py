@@ -1,9 +1,10 @@
 """What is left out when a thread is longer than the model's context."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.context_window import fit, tokens_of, tokens_of_frame
+from worker.context_window import LEAST_RESULT_TOKENS, Fitted, fit, tokens_of, tokens_of_frame
 from worker.messages import (
     AssistantMessage,
     Message,
@@ -29,17 +30,17 @@ ALL = sum(map(tokens_of, THREAD))
 
 def test_what_fits_is_sent_as_it_is() -> None:
     """Nothing is left out without need."""
-    assert (THREAD, 0) == fit(THREAD, [], ALL)
+    assert Fitted(THREAD) == fit(THREAD, [], ALL)
 
 
 def test_the_oldest_turn_goes_as_a_whole() -> None:
     """A person's message with its answer, its calls and their results."""
-    assert (THREAD[4:], 4) == fit(THREAD, [], ALL - 1)
+    assert Fitted(THREAD[4:], 4) == fit(THREAD, [], ALL - 1)
 
 
 def test_the_last_question_stays() -> None:
     """Even where it does not fit: the provider says that then."""
-    assert (THREAD[6:], 6) == fit(THREAD, [], 0)
+    assert Fitted(THREAD[6:], 6) == fit(THREAD, [], 0)
 
 
 def test_a_long_run_forgets_its_first_turns() -> None:
@@ -47,10 +48,10 @@ def test_a_long_run_forgets_its_first_turns() -> None:
     turns: list[list[Message]] = [[CALLED, ToolMessage("c1", "t", str(i) * 300)] for i in range(5)]
     room = tokens_of(THREAD[6]) + sum(tokens_of(m) for turn in turns[-2:] for m in turn)
 
-    messages, dropped = fit(THREAD, turns, room)
+    found = fit(THREAD, turns, room)
 
-    assert [THREAD[6], *turns[3], *turns[4]] == messages
-    assert 6 + 6 == dropped
+    assert [THREAD[6], *turns[3], *turns[4]] == found.messages
+    assert (6 + 6, 0) == (found.dropped, found.shortened)
 
 
 def test_prompt_and_tools_take_room_too() -> None:
@@ -82,11 +83,60 @@ def test_no_result_ever_lacks_its_call(
     for text, answers in said:
         history += [UserMessage(text), *(message for answer in answers for message in answer)]
 
-    messages, dropped = fit(history, own, room)
+    found = fit(history, own, room)
+    messages, dropped = found.messages, found.dropped
 
     assert len(history) + 2 * len(own) == len(messages) + dropped
     for before, message in zip([None, *messages], messages, strict=False):
         if isinstance(message, ToolMessage):
             assert isinstance(before, AssistantMessage) and before.tool_calls
-    if history and not own:
+    if history and not own and isinstance(history[-1], UserMessage):
         assert history[dropped:] == messages
+
+
+def test_answers_to_the_last_question_may_go_and_the_question_stays() -> None:
+    """A run that failed has left its turns behind it, and another one tries again."""
+    called = [CALLED, ToolMessage("c1", "t", "x" * 30_000)]
+    history = [UserMessage("old"), UserMessage("question"), *called, *called, *THREAD[1:3]]
+
+    found = fit(history, [], 500)
+
+    assert [UserMessage("question"), *THREAD[1:3]] == found.messages
+    assert 5 == found.dropped
+
+
+def test_results_that_do_not_fit_are_cut_in_what_is_sent() -> None:
+    """The large ones; each says so, and what was stored is not touched."""
+    large = ToolMessage("c2", "t", "word " * 10_000)
+    turn = [CALLED, RESULT, large]
+
+    found = fit([UserMessage("question")], [[CALLED, large], turn], 1000)
+
+    question, called, small, cut = found.messages
+    assert [UserMessage("question"), CALLED, RESULT] == [question, called, small]
+    assert cut.content.startswith("word word ")
+    assert cut.content.endswith("of 50000 characters; all of it does not fit into the context]")
+    assert sum(map(tokens_of, found.messages)) <= 1000
+    assert (2, 1) == (found.dropped, found.shortened)
+    assert 50_000 == len(large.content)
+
+
+@pytest.mark.parametrize(
+    "content", ["7" * 20_000, "word " * 100 + "7" * 20_000, "7" * 900 + "世" * 9000]
+)
+@pytest.mark.parametrize("room", [-1000, 0, 100, 700, 5000])
+def test_a_cut_result_has_the_size_that_it_may_have(content: str, room: int) -> None:
+    """Whatever its text is made of; a little is left of it in any case."""
+    [_, _, cut] = fit(
+        [UserMessage("q")], [[CALLED, ToolMessage("c1", "t", content)]], room
+    ).messages
+
+    assert LEAST_RESULT_TOKENS // 2 < tokens_of(cut) <= max(room, 200)
+
+
+@pytest.mark.parametrize(
+    ("text", "most_bytes_per_token"), [("8675309 " * 100, 1.4), ("deadbeef42 " * 100, 2.4)]
+)
+def test_digits_are_counted_one_by_one(text: str, most_bytes_per_token: float) -> None:
+    """As the tokenizers do that are the worst at them."""
+    assert tokens_of(UserMessage(text)) >= len(text) / most_bytes_per_token

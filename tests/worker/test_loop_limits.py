@@ -9,7 +9,7 @@ from shared.events import ContextTruncated, ToolCallRequested
 from tests.worker.fake_vendor import anthropic_stream, raw, route_to, vendor
 from tests.worker.recorded_run import ROUTE, RecordedRun
 from tests.worker.test_loop import CALCULATE, Model, agent_for, results, run
-from worker import loop, providers
+from worker import loop, providers, request_builder
 from worker.messages import AssistantMessage, UserMessage
 from worker.model_call import DEFAULT_OUTPUT_TOKENS
 from worker.outcomes import LimitExceeded
@@ -99,7 +99,7 @@ def test_a_long_thread_leaves_the_room_that_the_vendor_is_told(model: str) -> No
     told = [event for event in context.events if isinstance(event, ContextTruncated)]
     assert 1 == len(told)
     assert 190_000 < tokens + body["max_tokens"] <= 200_000
-    assert body["max_tokens"] >= loop.ANSWER_TOKENS
+    assert body["max_tokens"] >= request_builder.ANSWER_TOKENS
 
 
 def test_messages_that_were_not_even_read_are_counted() -> None:

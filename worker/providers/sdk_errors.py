@@ -124,7 +124,7 @@ def _status_error(error: Any, api_key: str | None) -> ProviderError:
     message = f"The provider answered {status}: {_short(error.message, api_key)}"
     if status < 500 and _is_unpaid(error):
         return ProviderError("auth", message)
-    if too_large := size_errors.read(error.message, error.body):
+    if too_large := size_errors.read(error.message, error.body, status):
         return ProviderError("invalid_request", message, too_large=too_large)
     return _refused(status, error.response.headers, message)
 

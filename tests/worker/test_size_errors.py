@@ -1,0 +1,168 @@
+"""How vendors say that a request is too large, in their own words."""
+
+import pytest
+
+from worker.outcomes import TooLarge
+from worker.providers.size_errors import read
+
+
+@pytest.mark.parametrize(
+    ("message", "limit", "sent"),
+    [
+        (
+            "This model's maximum context length is 128000 tokens. However, your messages resulted"
+            " in 204308 tokens. Please reduce the length of the messages.",
+            128000,
+            204308,
+        ),
+        (
+            "This model's maximum context length is 4097 tokens, however you requested 4116 tokens"
+            " (3860 in your prompt; 256 for the completion). Please reduce your prompt; or"
+            " completion length.",
+            4097,
+            3860,
+        ),
+        (
+            "Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in"
+            " 300105 tokens. Please reduce the length of the messages.",
+            272000,
+            300105,
+        ),
+        ("Your input exceeds the context window of this model. Please adjust.", None, None),
+        ("prompt is too long: 202095 tokens > 200000 maximum", 200000, 202095),
+        (
+            "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, decrease"
+            " input length or `max_tokens` and try again",
+            200000,
+            188240,
+        ),
+        (
+            "This model's maximum context length is 131072 tokens. However, you requested 131134"
+            " tokens (122942 in the messages, 8192 in the completion).",  # DeepSeek, vLLM
+            131072,
+            122942,
+        ),
+        (
+            "'max_tokens' or 'max_completion_tokens' is too large: 4096. This model's maximum"
+            " context length is 4096 tokens and your request has 1000 input tokens (4096 > 4096 -"
+            " 1000).",
+            4096,
+            1000,
+        ),
+        (
+            "This model's maximum context length is 4096 tokens. However, you requested 200 output"
+            " tokens and your prompt contains at least 3897 input tokens, for a total of at least"
+            " 4097 tokens.",
+            4096,
+            3897,
+        ),
+        (
+            "The decoder prompt (length 5000) is longer than the maximum model length of 4096.",
+            4096,
+            5000,
+        ),
+        (
+            "request (21096 tokens) exceeds the available context size (16384 tokens), try"
+            " increasing it",  # llama.cpp
+            16384,
+            21096,
+        ),
+        (
+            "This model's maximum prompt length is 131072 but the request contains 136973 tokens.",
+            131072,
+            136973,
+        ),
+        (
+            "Invalid request: Your request exceeded model token limit: 262144 (requested: 269030)",
+            262144,
+            269030,
+        ),
+        (
+            "Prompt contains 40960 tokens and 0 draft tokens, too large for model with 32768"
+            " maximum context length",
+            32768,
+            40960,
+        ),
+        (
+            "The input token count (1196265) exceeds the maximum number of tokens allowed"
+            " (1048575).",
+            1048575,
+            1196265,
+        ),
+        (
+            "This endpoint's maximum context length is 131072 tokens. However, you requested about"
+            " 135000 tokens (131000 of text input, 4000 in the output).",
+            131072,
+            131000,
+        ),
+        ("prompt token count of 130000 exceeds the limit of 128000", 128000, 130000),
+        (
+            "Input (5000 tokens) is longer than the model's context length (4096 tokens)",
+            4096,
+            5000,
+        ),
+        (
+            "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4097. Given:"
+            " 5000 `inputs` tokens and 500 `max_new_tokens`",
+            4097,
+            5000,
+        ),
+        (
+            "Trying to keep the first 6000 tokens when context the overflows. However, the model is"
+            " loaded with context length of only 4096 tokens, which is not enough.",
+            4096,
+            None,
+        ),
+        ("Range of input length should be [1, 129024]", 129024, None),
+        ("Please reduce the length of the messages or completion.", None, None),
+        ("Input is too long for requested model.", None, None),
+    ],
+)
+def test_a_context_that_is_too_small_is_recognised(
+    message: str, limit: int | None, sent: int | None
+) -> None:
+    """With the vendor's numbers, where it gives them: the input's, without the answer's."""
+    assert TooLarge(limit_tokens=limit, sent_tokens=sent) == read(message, {"message": message})
+
+
+def test_numbers_may_be_fields_of_their_own() -> None:
+    """llama.cpp has them beside its message, and its code is that of no HTTP status."""
+    error = {
+        "code": 500,
+        "message": "the request exceeds the available context size.",
+        "type": "exceed_context_size_error",
+        "n_prompt_tokens": 1407,
+        "n_ctx": 256,
+    }
+
+    assert TooLarge(limit_tokens=256, sent_tokens=1407) == read(error["message"], error)
+
+
+@pytest.mark.parametrize("code", ["context_length_exceeded", "string_above_max_length"])
+def test_a_code_is_enough(code: str) -> None:
+    """Whatever language the message is in."""
+    assert TooLarge() == read("?", {"error": {"code": code, "message": "?"}})
+
+
+def test_a_413_is_about_the_size_without_any_word() -> None:
+    """A proxy before the vendor may have sent it."""
+    assert TooLarge() == read("Request Entity Too Large", None, 413)
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        ("Rate limit reached for m on tokens per min (TPM): Limit 30000, Used 29000.", 429),
+        (
+            "This request would exceed your organization's rate limit of 30,000 input tokens per"
+            " minute. Please reduce the prompt length or the maximum tokens requested.",
+            429,
+        ),
+        ("Too many tokens per day; the maximum context length is not the reason.", 429),
+        ("messages: at least one message is required", 400),
+        ("max_tokens: 100000 > 64000, which is the maximum allowed number of output tokens", 400),
+    ],
+)
+def test_what_is_about_something_else_is_no_matter_of_size(message: str, status: int) -> None:
+    """A smaller request would be refused as well, or a later one accepted."""
+    assert read(message, {"message": message}, status) is None
