@@ -6,6 +6,7 @@ by the first run that needs them. So: early acks, no results, no retries of Cele
 """
 
 from collections.abc import Callable, Sequence
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 from uuid import UUID
 
 from celery import Celery
@@ -34,7 +35,7 @@ def make_celery(
     only from Postgres, calls `name_queue` before it connects.
     """
     pool = concurrency or 10
-    celery = Celery("arkloop", broker=settings.broker_url, set_as_current=False)
+    celery = Celery("arkloop", broker=_in_kombus_words(settings.broker_url), set_as_current=False)
     celery.conf.update(
         task_serializer="json",
         accept_content=["json"],
@@ -72,6 +73,20 @@ def make_celery(
     )
     name_queue(celery, installation)
     return celery
+
+
+def _in_kombus_words(url: str) -> str:
+    """Return the URL, which redis-py would take, as kombu takes it."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    if parts.scheme == "unix":
+        password = unquote(parts.password or "") or query.get("password", "")
+        user = f"{parts.username or ''}:{quote(password, safe='')}@" if password else ""
+        return f"redis+socket://{user}{parts.path}?virtual_host={query.get('db', '0')}"
+    if parts.scheme == "rediss" and "ssl_cert_reqs" not in query:
+        # kombu would check nothing, with a warning.
+        return urlunsplit(parts._replace(query=urlencode({**query, "ssl_cert_reqs": "required"})))
+    return url
 
 
 def name_queue(celery: Celery, installation: str) -> None:

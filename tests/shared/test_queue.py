@@ -1,0 +1,138 @@
+"""The broker's URL means the same to Celery as to the Redis client."""
+
+import ssl
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+import redis
+import trustme
+from kombu.exceptions import OperationalError
+
+from cli.embedded_redis import find_binary
+from shared import queue
+from shared.config import Settings
+from shared.connections import connect_redis
+from shared.outage import Outage
+from tests.tls_proxy import tls_proxy
+from tests.waiting import eventually
+
+
+def pass_message(settings: Settings, url: str) -> None:
+    """Send a task by one connection and take it by another, as web and worker processes do."""
+    celery = queue.make_celery(replace(settings, broker_url=url), uuid4().hex)
+    run_id = uuid4()
+    queue.enqueue(lambda: celery, Outage(1), queue.EXECUTE, [run_id])
+    with (
+        celery.connection_for_read() as connection,
+        connection.SimpleQueue(celery.conf.task_default_queue) as tasks,
+    ):
+        message = tasks.get(timeout=5)
+        message.ack()
+        assert str(run_id) == message.payload[0][0]
+
+
+@contextmanager
+def unix_redis(folder: Path) -> Iterator[Path]:
+    """A server that listens on a socket alone."""
+    path = folder / "redis.sock"
+    server = subprocess.Popen(
+        [find_binary(), "--port", "0", "--unixsocket", path, "--save", "", "--requirepass", "p@ss"],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        eventually(path.exists)
+        yield path
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.mark.parametrize(
+    "form", ["unix://:p%40ss@{path}?db=3", "unix://{path}?db=3&password=p%40ss"]
+)
+def test_a_socket_is_a_broker(settings: Settings, tmp_path: Path, form: str) -> None:
+    """By the URL that the Redis client takes, with its database and password."""
+    with unix_redis(tmp_path) as path:
+        url = form.format(path=path)
+        pass_message(settings, url)
+
+        with connect_redis(url) as client:
+            assert client.keys("*_kombu.binding.celery")
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls_url(settings: Settings, authority: trustme.CA) -> Iterator[str]:
+    """The tests' Redis over TLS, by a certificate that no system trusts."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    plain = urlsplit(settings.redis_url)
+    assert plain.port is not None
+    with tls_proxy(context, plain.port) as port:
+        yield f"rediss://:{plain.password}@127.0.0.1:{port}/0"
+
+
+def test_a_certificate_that_is_not_trusted_is_refused(settings: Settings, tls_url: str) -> None:
+    """By both clients: a password must not be sent to whoever answers."""
+    with connect_redis(tls_url) as client, pytest.raises(redis.ConnectionError):
+        client.ping()
+    with pytest.raises(OperationalError, match="certificate verify failed"):
+        pass_message(settings, tls_url)
+
+
+def test_a_certificate_for_another_host_is_refused(
+    settings: Settings, tls_url: str, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """Although an authority that is trusted has signed it."""
+    file = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(file)
+    other = tls_url.replace("127.0.0.1", "localhost") + f"?ssl_ca_certs={file}"
+
+    with pytest.raises(OperationalError, match="certificate verify failed"):
+        pass_message(settings, other)
+
+
+def test_an_authority_of_ones_own_can_be_named(
+    settings: Settings, tls_url: str, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """In the URL, for both clients."""
+    file = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(file)
+    url = f"{tls_url}?ssl_ca_certs={file}"
+
+    with connect_redis(url) as client:
+        assert client.ping()
+    pass_message(settings, url)
+
+
+def test_the_systems_authorities_can_be_replaced(
+    settings: Settings,
+    tls_url: str,
+    authority: trustme.CA,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the variable that counts for all other connections, too."""
+    file = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(file)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+
+    with connect_redis(tls_url) as client:
+        assert client.ping()
+    pass_message(settings, tls_url)
+
+
+def test_the_check_ends_only_on_request(settings: Settings, tls_url: str) -> None:
+    """As vendors with certificates of their own making need it."""
+    pass_message(settings, f"{tls_url}?ssl_cert_reqs=none")
