@@ -26,7 +26,7 @@ from api.endpoints import (
 from api.path_ids import IdConverter
 from api.reports import Reports
 from api.stream_hub import StreamHub
-from shared import fault_points, logs, model_routes
+from shared import fault_points, logs, model_routes, server_checks
 from shared.catalog import Catalog
 from shared.config import InvalidSettings, Settings
 from shared.connections import Connections, connect
@@ -64,6 +64,7 @@ def create_app(settings: Settings | None = None, connections: Connections | None
         settings = settings or _settings_or_exit()
         logs.configure()
         connections = connect(settings, application="arkloop-web", send=HintSender())
+        _check_servers_or_exit(connections)
     app = Flask("arkloop", static_folder=None)
     app.extensions["arkloop"] = connections
     app.extensions["arkloop.auth"] = Authenticator(connections)
@@ -83,6 +84,13 @@ def create_app(settings: Settings | None = None, connections: Connections | None
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     return app
+
+
+def _check_servers_or_exit(connections: Connections) -> None:
+    try:
+        server_checks.check(connections)
+    except server_checks.UnsuitableServer as error:
+        _exit(error)
 
 
 def _catalog_or_exit(connections: Connections) -> Catalog:

@@ -12,6 +12,7 @@ from cli.database import checked
 from cli.output import print_line
 from shared import schema
 from shared.postgres import CONNECTING, leads_to_pooler
+from shared.server_checks import UnsuitableServer, require_utf8
 
 CONNECT_SECONDS = 3
 PAUSE_SECONDS = 0.25
@@ -69,6 +70,10 @@ def _migrate(engine: Engine, wait_seconds: float, lock_seconds: float) -> str:
     """The schema's version at the end."""
     _wait_for(engine, wait_seconds)
     with engine.connect() as sql:
+        try:
+            require_utf8(sql)
+        except UnsuitableServer as error:
+            raise click.ClickException(str(error)) from None
         driver = sql.connection.driver_connection
         if driver is not None and leads_to_pooler(driver):
             raise click.ClickException(

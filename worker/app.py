@@ -13,7 +13,7 @@ from celery.worker.state import maybe_shutdown
 from gevent import monkey
 from kombu.utils import functional
 
-from shared import fault_points, logs, model_routes, personas, queue, rewinds
+from shared import fault_points, logs, model_routes, personas, queue, rewinds, server_checks
 from shared.config import InvalidSettings, Settings
 from shared.connections import Connections, connect
 from shared.errors import Unavailable
@@ -73,10 +73,19 @@ def _configure_logs(**_: Any) -> None:
 
 @signals.celeryd_after_setup.connect
 def _wait_for_schema(**_: Any) -> None:
-    """Start nothing on a database that was not migrated yet; logging is set up by now."""
+    """Start nothing on a database that was not migrated yet, nor on servers that cannot be used.
+
+    Logging is set up by now.
+    """
     waiting = connect(settings, application="arkloop-worker", pool_size=1)
     waiting.wait_for_schema(threading.Event())
-    waiting.close()
+    try:
+        server_checks.check(waiting)
+    except server_checks.UnsuitableServer as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
+    finally:
+        waiting.close()
 
 
 class _Start(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types

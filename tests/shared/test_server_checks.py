@@ -1,0 +1,167 @@
+"""Servers that cannot be used are refused when a process starts, in one line."""
+
+import re
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import create_engine, text
+
+from cli.dev import path_of_children, read_procfile
+from cli.embedded_postgres import EmbeddedPostgres
+from cli.embedded_redis import find_binary
+from cli.embedded_server import free_port
+from cli.main import main
+from shared import server_checks
+from shared.config import Settings
+from shared.connections import connect
+from shared.server_checks import UnsuitableServer
+from tests.waiting import eventually
+from tests.web_server import ROOT
+
+
+def check(settings: Settings, **changes: str) -> None:
+    connections = connect(replace(settings, **changes), application="tests-checks")
+    try:
+        server_checks.check(connections)
+    finally:
+        connections.close()
+
+
+@pytest.fixture(scope="module")
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    # Its nodes talk to each other on the port that is 10,000 higher.
+    port = next(port for port in iter(free_port, 0) if port < 55_000)
+    folder = tmp_path_factory.mktemp("cluster")
+    options = ("--port", str(port), "--cluster-enabled", "yes", "--save", "")
+    server = subprocess.Popen([find_binary(), *options], cwd=folder, stdout=subprocess.DEVNULL)
+    try:
+        eventually(lambda: answers(port))
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def old_redis(version: str) -> Iterator[str]:
+    """Answers INFO as such a server does; nothing else is asked for."""
+    info = f"redis_version:{version}\r\n".encode()
+    answers = {
+        b"HELLO": b"-ERR unknown command `HELLO`\r\n"
+        if version < "6"
+        else b"%1\r\n+proto\r\n:3\r\n",
+        b"INFO": b"$%d\r\n%b\r\n" % (len(info), info),
+    }
+
+    def serve(client: socket.socket) -> None:
+        with client:
+            while request := client.recv(4096):
+                for command in re.findall(rb"\*\d+\r\n\$\d+\r\n(\w+)\r\n", request):
+                    client.sendall(answers.get(command.upper(), b"+OK\r\n"))
+
+    def accept() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(client,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+
+
+def test_what_the_tests_use_is_accepted(settings: Settings) -> None:
+    """And so are servers that are away: the process works when they are back."""
+    check(settings)
+    nowhere = f"redis://127.0.0.1:{free_port()}/0"
+    check(settings, redis_url=nowhere, broker_url=nowhere)
+
+
+@pytest.mark.parametrize("variable", ["redis_url", "broker_url"])
+def test_a_cluster_is_refused(settings: Settings, cluster_url: str, variable: str) -> None:
+    """The message names the setting."""
+    with pytest.raises(UnsuitableServer, match=f"ARKLOOP_{variable.upper()} .* Redis Cluster"):
+        check(settings, **{variable: cluster_url})
+
+
+@pytest.mark.parametrize("variable", ["redis_url", "broker_url"])
+@pytest.mark.parametrize(("version", "named"), [("6.0.20", "6.0.20"), ("5.0.14", "before 6.0")])
+def test_an_old_redis_is_refused(
+    settings: Settings, variable: str, version: str, named: str
+) -> None:
+    """One before Celery's minimum; that is accepted."""
+    with (
+        old_redis(version) as url,
+        pytest.raises(UnsuitableServer, match=f"a Redis {named}; at least 6.2 is needed"),
+    ):
+        check(settings, **{variable: url})
+    with old_redis("6.2.0") as url:
+        check(settings, **{variable: url})
+
+
+@pytest.fixture
+def latin1(postgres: EmbeddedPostgres, tmp_path: Path) -> str:
+    engine = create_engine(postgres.url, isolation_level="AUTOCOMMIT")
+    name = f"latin1_{free_port()}"
+    with engine.connect() as sql:
+        sql.execute(text(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"))
+    engine.dispose()
+    return postgres.url_of(name)
+
+
+def test_a_database_that_cannot_store_every_text_is_refused(
+    settings: Settings, latin1: str
+) -> None:
+    """Before the first event that it could not store; it is not even migrated."""
+    with pytest.raises(UnsuitableServer, match="encoding is LATIN1"):
+        check(settings, database_url=latin1)
+    done = CliRunner().invoke(main, ["migrate"], env={"ARKLOOP_DATABASE_URL": latin1})
+
+    assert 1 == done.exit_code
+    assert "Error: The database's encoding is LATIN1" in done.output
+
+
+@pytest.mark.parametrize(("role", "status"), [("web", 3), ("worker", 1)])
+def test_no_process_starts_on_such_a_server(
+    role: str,
+    status: int,
+    cluster_url: str,
+    new_database: Callable[[], str],
+    tmp_path: Path,
+) -> None:
+    """By the lines of the Procfile: each ends by itself and says why in one line."""
+    environ = {
+        "PATH": path_of_children(),
+        "PYTHONWARNINGS": "ignore:You're running the worker with superuser",
+        "ARKLOOP_DATABASE_URL": new_database(),
+        "ARKLOOP_REDIS_URL": cluster_url,
+        "ARKLOOP_JWT_SECRET": "0" * 64,
+        "ARKLOOP_SCRIPTED": "1",
+        "ARKLOOP_PORT": "0",
+    }
+    line = read_procfile(ROOT / "Procfile")[1][role]
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60
+    )
+
+    assert status == done.returncode, done.stderr
+    expected = "ARKLOOP_REDIS_URL leads to a Redis Cluster, which is not supported"
+    assert expected in done.stderr.splitlines()
+    assert "Traceback" not in done.stderr
