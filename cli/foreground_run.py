@@ -19,6 +19,8 @@ from cli.keyboard import Keyboard
 
 STATUS_OF_END = {"run.completed": 0, "run.failed": 1, "run.cancelled": 130}
 CONFLICT, INVALID = 409, 422
+#: A run that has not begun by then has somebody to wait for; the server knows whom.
+QUEUED_SECONDS = 3.0
 
 
 class Interrupts:
@@ -67,6 +69,7 @@ class ForegroundRun:
         self._arguments: dict[str, Any] = {}  # of each call so far, by its id
         self._question: dict[str, Any] | None = None
         self._status: int | None = None
+        self._has_begun = False
         interrupted.tell = lambda: self._inbox.put(self._cancel)
         if interrupted.count:
             # Pressed while the run was being made.
@@ -79,9 +82,28 @@ class ForegroundRun:
             click.ClickException: the run cannot be followed, or waits and nobody answers.
         """
         threading.Thread(target=self._read_events, name="events", daemon=True).start()
+        late = threading.Timer(QUEUED_SECONDS, self._explain_queue)
+        late.daemon = True
+        late.start()
         while self._status is None:
             self._inbox.get()()
+        late.cancel()
         return self._status
+
+    def _explain_queue(self) -> None:
+        """Say what a queued run waits for."""
+        if self._has_begun:
+            return
+        try:
+            degraded = self._client.get(f"{self._client.server.url}/readyz").get("degraded", [])
+        except click.ClickException:
+            return  # following the run tells what is wrong with the server
+        note = (
+            "No worker is alive: the run stays queued until one is started."
+            if "workers" in degraded
+            else "The run is still queued: all workers are busy."
+        )
+        self._inbox.put(lambda: None if self._has_begun else self._display.note(note, "yellow"))
 
     def _read_events(self) -> None:
         try:
@@ -94,6 +116,7 @@ class ForegroundRun:
         self._inbox.put(lambda: self._display.note(text, "yellow"))
 
     def _take(self, event: RunEvent) -> None:
+        self._has_begun = True
         self._display.show(event)
         if event.type == "tool.call":
             self._arguments[event.data["tool_call_id"]] = event.data["arguments"]

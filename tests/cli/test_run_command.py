@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import subprocess
+from contextlib import ExitStack
 
 from tests.caller import Caller, script, types
 from tests.cli.command import Arkloop
@@ -319,3 +320,15 @@ def test_a_run_that_is_refused_leaves_no_thread_behind(system: System, arkloop: 
     assert 1 == done.returncode
     assert b"routes.not_found" in done.stderr
     assert [] == newcomer.get("/v1/threads")
+
+
+def test_a_run_that_nobody_begins_says_why(system: System, arkloop: Arkloop) -> None:
+    """After three seconds in the queue; it goes on by itself when a worker comes."""
+    with ExitStack() as stack:
+        with system.without_worker():
+            process = stack.enter_context(arkloop.started("run", "Good morning"))
+            told = [first_line(process), first_line(process)]
+        out, _ = process.communicate(timeout=60)
+
+    assert any("No worker is alive" in line for line in told), told
+    assert (0, b"You said: Good morning\n") == (process.returncode, out)
