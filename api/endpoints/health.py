@@ -2,13 +2,20 @@
 
 from flask import Blueprint, Response, jsonify
 from redis import RedisError
+from sqlalchemy import text
 
-from api.current import connections
+from api.current import connections, settings
 from api.json_body import NoArguments, query_args
 from shared import postgres, schema
 from shared.errors import Unavailable
 
 bp = Blueprint("health", __name__)
+
+#: A worker that has missed so many is of no use at the moment.
+SILENT_HEARTBEATS = 3
+_HAS_WORKERS = """
+SELECT EXISTS (SELECT FROM workers WHERE seen_at > now() - make_interval(secs => :silence))
+"""
 
 
 @bp.get("/healthz")
@@ -20,19 +27,26 @@ def healthz() -> Response:
 
 @bp.get("/readyz")
 def readyz() -> Response:
-    """200, with `degraded: ["redis"]` while Redis is away; 503 with the reason while Postgres is
-    away or read-only.
+    """200, with `degraded` while Redis is away or no worker is heard; 503 with the reason while
+    Postgres is away or read-only.
     """
     query_args(NoArguments())
+    silence = settings().heartbeat_seconds * SILENT_HEARTBEATS
     with connections().reading() as sql:
         version = schema.current_version(sql)
         if postgres.is_read_only(sql):
             raise Unavailable("Postgres accepts no writes: it is a standby, or set to read-only.")
-    if problem := schema.shortfall(version):
-        raise Unavailable(problem)
+        if problem := schema.shortfall(version):
+            raise Unavailable(problem)
+        has_workers = sql.scalar(text(_HAS_WORKERS), {"silence": silence})
     answer: dict[str, object] = {"status": "ok", "schema_version": version}
+    degraded = []
     try:
         connections().ask_redis(lambda redis: redis.ping())
     except (RedisError, OSError):
-        answer["degraded"] = ["redis"]
+        degraded.append("redis")
+    if not has_workers:
+        degraded.append("workers")
+    if degraded:
+        answer["degraded"] = degraded
     return jsonify(answer)

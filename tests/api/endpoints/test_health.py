@@ -3,16 +3,19 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import text
+from sqlalchemy import delete, func, insert, text, update
 
 from api.app import create_app
 from cli.embedded_server import free_port
 from shared import schema
 from shared.config import Settings
-from shared.connections import connect
+from shared.connections import Connections, connect
+from shared.ids import new_id
+from shared.tables import workers
 from tests.clients import error_of
 
 
@@ -27,6 +30,17 @@ def client_with(settings: Settings) -> Iterator[Callable[..., FlaskClient]]:
             return create_app(connections=connections).test_client()
 
         yield new
+
+
+@pytest.fixture(autouse=True)
+def worker(connections: Connections) -> UUID:
+    """One that was just heard."""
+    worker_id = new_id()
+    values = {"id": worker_id, "hostname": "test", "pid": 1, "lock_key": 1}
+    with connections.transaction() as tx:
+        tx.sql.execute(delete(workers))
+        tx.sql.execute(insert(workers).values(**values))
+    return worker_id
 
 
 def test_healthz_says_ok(client: FlaskClient) -> None:
@@ -57,6 +71,21 @@ def test_readyz_is_degraded_without_redis(client_with: Callable[..., FlaskClient
     response = client_with(redis_url=f"redis://127.0.0.1:{free_port()}").get("/readyz")
 
     assert (200, ["redis"]) == (response.status_code, response.json["degraded"])
+
+
+def test_readyz_is_degraded_without_workers(
+    client: FlaskClient, client_with: Callable[..., FlaskClient], connections: Connections
+) -> None:
+    """Runs are accepted and wait: no worker has been heard for three heartbeats."""
+    with connections.transaction() as tx:
+        silent = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, 7)
+        tx.sql.execute(update(workers).values(seen_at=silent))
+
+    response = client.get("/readyz")
+    both = client_with(redis_url=f"redis://127.0.0.1:{free_port()}").get("/readyz")
+
+    assert (200, ["workers"]) == (response.status_code, response.json["degraded"])
+    assert ["redis", "workers"] == both.json["degraded"]
 
 
 def test_readyz_fails_without_postgres(client_with: Callable[..., FlaskClient]) -> None:
