@@ -1,5 +1,7 @@
 """The end of a run that no worker holds: it was cancelled, expired, or lost its workers."""
 
+import logging
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy import RowMapping, update
@@ -10,6 +12,8 @@ from shared.money import budgets, usage_days
 from shared.status import RunState
 from shared.tables import runs
 from shared.transitions import Totals, ended, keep_message, keep_usage, recorded_totals
+
+log = logging.getLogger(__name__)
 
 
 def end(
@@ -40,8 +44,15 @@ def end(
     eventlog.append(tx, run["id"], last)
     if text := eventlog.text_of(streamed):
         keep_message(tx.sql, run["id"], (ids.new_id(), text), partial=True)
+    if error is not None:
+        tx.after_commit.append(partial(_report, run, error))
     # Last: until the commit others wait for the rows that it locks.
     _count(tx, run["org_id"], run["id"], totals)
+
+
+def _report(run: RowMapping, error: events.RunError) -> None:
+    extra = {"run_id": str(run["id"]), "code": error.code, "route_id": run["route_id"]}
+    log.warning("run failed: %s, route %s", error.code, run["route_id"], extra=extra)
 
 
 def count_late(tx: Transaction, *, org_id: UUID, run_id: UUID) -> None:

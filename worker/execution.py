@@ -15,7 +15,7 @@ from shared.hints import GroupedHint
 from shared.model_routes import Route
 from shared.personas import Persona
 from shared.transitions import recorded_totals
-from worker import history, loop, providers, tools
+from worker import failure_log, history, loop, providers, tools
 from worker.agent import Agent
 from worker.claimed_run import ClaimedRun
 from worker.conversation import Earlier, earlier_of
@@ -120,6 +120,14 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         process.end,
         lambda: process.leave_quarantine(held),
     )
+
+    def fail(error: RunError, cause: BaseException | None = None) -> bool:
+        failed = run.fail(error)
+        if failed:
+            failure_log.report(error, claim.route_id, chain.route if chain else None, cause)
+        return failed
+
+    chain: RouteChain | None = None
     parked = done = False
     cancelled_by: UUID | None = None
     try:
@@ -149,22 +157,22 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         done = run.release()
     except DeadlineExceeded:
         message = f"The run took longer than {persona.timeout_seconds:g} s."
-        done = run.fail(RunError("run.timeout", message, True))
+        done = fail(RunError("run.timeout", message, True))
     except RunFailure as failure:
-        done = run.fail(failure.as_error())
+        done = fail(failure.as_error(), failure)
     except PersonaNotFound as error:
         # The API has checked it: this worker is of another release than that.
         message = f"This worker cannot use the persona {claim.persona_id!r}; its log says why."
         log.error("%s", error.details["persona_id"][0])
-        done = run.fail(RunError("worker.crashed", message, True))
+        done = fail(RunError("worker.crashed", message, True), error)
     except CancelRequested as cancel:
         cancelled_by = cancel.by_user_id
     except Unavailable:
         raise
-    except Exception:
+    except Exception as error:
         log.exception("the run failed by a fault of ours")
         message = "The server failed while it executed the run; its log has more."
-        done = run.fail(RunError("worker.crashed", message, True))
+        done = fail(RunError("worker.crashed", message, True), error)
     if not done:
         run.cancel(cancelled_by)
     return parked

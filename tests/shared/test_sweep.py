@@ -175,7 +175,9 @@ def test_after_a_restart_of_postgres_nobody_is_lost(stored: StoredRuns) -> None:
 
 
 @pytest.mark.usefixtures("witness")
-def test_the_third_crash_within_a_step_ends_the_run(stored: StoredRuns) -> None:
+def test_the_third_crash_within_a_step_ends_the_run(
+    stored: StoredRuns, caplog: pytest.LogCaptureFixture
+) -> None:
     """`worker.crashed`, not worth another try; text and usage so far are kept."""
     claim = lost(stored, crashes=2)
     usage = Usage(input_tokens=7)
@@ -188,6 +190,8 @@ def test_the_third_crash_within_a_step_ends_the_run(stored: StoredRuns) -> None:
         row[name] for name in ("state", "error_code", "error_retryable")
     )
     assert 7 < row["input_tokens"], "and the call that was lost"
+    [line] = [record for record in caplog.records if "run failed" in record.getMessage()]
+    assert (str(claim.run_id), "worker.crashed") == (line.run_id, line.code)
     assert "run.failed" == stored.types(claim.run_id)[-1]
     assert [("a part", True)] == stored.messages(claim.run_id)
     assert [] == stored.sent

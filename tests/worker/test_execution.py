@@ -1,6 +1,7 @@
 """An attempt from its claim to the write that lets go, and what the next one makes of it."""
 
 import json
+import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -392,3 +393,20 @@ def test_a_run_that_writes_too_much_fails(process: WorkerProcess, stored: Stored
     assert (RunState.FAILED, "run.output_limit") == (run["state"], run["error_code"])
     size = sum(event.size for event in stored.events(run_id))
     assert 2**20 < size < 1.2 * 2**20
+
+
+def test_a_failed_run_is_one_line_in_the_log(
+    stored: StoredRuns, process: WorkerProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A warning with its code and route, and nothing of what was said."""
+    run_id = scripted(stored, {"say": "sesame"}, {"error": "invalid_request"})
+
+    execution.execute(process, run_id)
+
+    [line] = [record for record in caplog.records if "run failed" in record.getMessage()]
+    assert ("provider.invalid_request", "scripted", logging.WARNING) == (
+        line.code,
+        line.route_id,
+        line.levelno,
+    )
+    assert "sesame" not in line.getMessage()
