@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from shared.egress import Policy
 from shared.personas import Persona
+from worker.conversation import Counted
 from worker.messages import Message
 from worker.route_chain import RouteChain
 from worker.tools import Tool
@@ -21,5 +22,7 @@ class Agent:
     tools: Mapping[str, Tool]
     history: Sequence[Message]  # the thread up to this run
     unread: int = 0  # messages of the thread before those
+    counted: Counted | None = None  # by a vendor, of an earlier run's request
+    counted_messages: int = 0  # of the history, in that request
     egress: Policy = field(default_factory=Policy)  # what tools may reach
     draining: threading.Event  # set when the process ends: let go at the next step

@@ -14,12 +14,21 @@ from worker.messages import AssistantMessage, Message, ToolCall, ToolMessage
 
 #: The types that matter here; deltas count only for what a crash left open.
 TURN_TYPES = (
+    events.ContextTruncated.type,
     events.MessageCompleted.type,
     events.ToolCallRequested.type,
     events.ToolResult.type,
     events.RunWaitingForInput.type,
     events.RunInputReceived.type,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a vendor has counted of a request: everything before a turn, or what was left of it."""
+
+    input_tokens: int
+    dropped_messages: int
 
 
 @dataclass(slots=True)
@@ -38,6 +47,7 @@ class Turn:
     #: Of which MCP servers' tools they were; of those of ours there is none.
     asked_of: dict[str, Mapping[str, str] | None] = field(default_factory=dict)
     state: ProviderState | None = None
+    counted: "Counted | None" = None
 
     @property
     def is_open(self) -> bool:
@@ -83,14 +93,19 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
     """The finished model turns of one run, in order."""
     turns: list[Turn] = []
     requests: dict[str, dict[str, Any]] = {}
+    truncated: dict[str, Any] = {}
     for event in stored:
         if event.type not in TURN_TYPES:
             continue
         data: dict[str, Any] = json.loads(event.payload)["data"]
         match event.type:
+            case events.ContextTruncated.type:
+                truncated = data
             case events.MessageCompleted.type:
-                state = _state(data.get("provider_state"))
-                turns.append(Turn(data["message_id"], data["content"], state=state))
+                turn = Turn(data["message_id"], data["content"])
+                turn.state = _state(data.get("provider_state"))
+                turn.counted = _counted(data["usage"], truncated)
+                turns.append(turn)
             case events.ToolCallRequested.type:
                 call = ToolCall(data["tool_call_id"], data["name"], data["arguments"])
                 turns[-1].calls.append(call)
@@ -106,6 +121,14 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
                 turns[-1].asked[tool_call_id] += 1
                 turns[-1].asked_of[tool_call_id] = request.get("mcp_tool")
     return turns
+
+
+def _counted(usage: dict[str, Any], truncated: dict[str, Any]) -> Counted | None:
+    tokens = usage.get("input_tokens") or 0
+    # How much was cut of a result is not known any more.
+    if usage.get("source") != "reported" or not tokens or truncated.get("shortened_results"):
+        return None
+    return Counted(tokens, truncated.get("dropped_messages", 0))
 
 
 def _state(stored: dict[str, Any] | None) -> ProviderState | None:

@@ -214,6 +214,8 @@ def _agent(
         tools={**own, **of_servers.tools},
         history=seen.messages,
         unread=seen.unread,
+        counted=seen.counted,
+        counted_messages=seen.counted_messages,
         egress=Policy.of(settings.fetch_allowed_networks, FETCH_ALLOWED_NETWORKS),
         draining=process.draining,
     )

@@ -4,6 +4,7 @@ A thread has no limit, so every read here has one: the newest come first, and wh
 context could hold is not read.
 """
 
+import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,8 +19,8 @@ from shared.claims import Claim
 from shared.events import MessageReset, RunCost, RunFallback, StoredEvent, ToolResult
 from shared.tables import run_events, tool_calls
 from worker import long_work
-from worker.conversation import TURN_TYPES, Turn, messages_of, turns_of
-from worker.messages import AssistantMessage, Message, UserMessage
+from worker.conversation import TURN_TYPES, Counted, Turn, messages_of, turns_of
+from worker.messages import AssistantMessage, Message, UserMessage, state_text
 from worker.route_chain import RouteChain
 
 #: Of a thread's messages, and of the tool turns of its runs; no model's context holds as much.
@@ -95,11 +96,23 @@ class History:
 
     messages: list[Message] = field(default_factory=list)
     unread: int = 0
+    #: The newest request that a vendor has counted: so many of the messages, but for those that
+    #: were left out.
+    counted: Counted | None = None
+    counted_messages: int = 0
 
     @property
     def size(self) -> int:
-        """Bytes of memory that its texts take."""
-        return sum(sys.getsizeof(message.content) for message in self.messages)
+        """Bytes of memory that its texts take, about."""
+        return sum(map(_size_of, self.messages))
+
+
+def _size_of(message: Message) -> int:
+    size = sys.getsizeof(message.content)
+    if isinstance(message, AssistantMessage):
+        size += len(state_text(message.state))
+        size += sum(len(json.dumps(call.arguments)) for call in message.tool_calls)
+    return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +170,9 @@ def load(sql: Connection, claim: Claim, opening: Opening, max_bytes: int) -> His
     """
     said = opening.said if opening.is_whole else _said(sql, claim, max_bytes)
     first = 0 if opening.is_whole or not said else said[-1].position
-    places: dict[int, list[Message]] = {}
-    cut = _turns_of_earlier_runs(sql, claim, first, max_bytes, places)
+    runs: dict[int, list[Turn]] = {}
+    cut = _turns_of_earlier_runs(sql, claim, first, max_bytes, runs)
+    places = {position: messages_of(turns) for position, turns in runs.items()}
     if cut > first or not opening.is_whole:
         said = [row for row in said if row.position >= cut]
         first = said[-1].position if said else claim.position
@@ -171,7 +185,20 @@ def load(sql: Connection, claim: Claim, opening: Opening, max_bytes: int) -> His
         elif message.partial or not places.get(message.position):
             places.setdefault(message.position, []).append(AssistantMessage(message.content))
     messages = [message for position in sorted(places) for message in places[position]]
-    return History(messages, unread)
+    return History(messages, unread, *_newest_counted(runs, places))
+
+
+def _newest_counted(
+    runs: dict[int, list[Turn]], places: dict[int, list[Message]]
+) -> tuple[Counted | None, int]:
+    """The newest request of earlier runs that was counted, and how many messages were before it."""
+    for position in sorted(runs, reverse=True):
+        turns = runs[position]
+        for number in reversed(range(len(turns))):
+            if (counted := turns[number].counted) is not None:
+                before = sum(len(said) for at, said in places.items() if at < position)
+                return counted, before + len(messages_of(turns[:number]))
+    return None, 0
 
 
 def _said(sql: Connection, claim: Claim, max_bytes: int) -> Sequence[Row[Any]]:
@@ -192,9 +219,9 @@ def _count_before(sql: Connection, claim: Claim, position: int) -> int:
 
 
 def _turns_of_earlier_runs(
-    sql: Connection, claim: Claim, first: int, max_bytes: int, places: dict[int, list[Message]]
+    sql: Connection, claim: Claim, first: int, max_bytes: int, runs: dict[int, list[Turn]]
 ) -> int:
-    """Put model messages into `places`, by their run's position in the thread, the newest first.
+    """Put the turns of runs into `runs`, by their position in the thread, the newest first.
 
     Returns the position from which on they are all there, at least `first`: those of older runs
     are more than `max_bytes`.
@@ -208,7 +235,7 @@ def _turns_of_earlier_runs(
                 if stored is None:
                     return position + 1
                 room -= sum(event.size for event in stored)
-                places[position] = messages_of(turns_of(stored))
+                runs[position] = turns_of(stored)
         before = page[-1][0] if page else before
         if len(page) < RUNS_AT_ONCE:
             return first

@@ -25,6 +25,8 @@ ANSWER_TOKENS = 4096
 SCALE_MARGIN = 1.05
 #: What is beyond these is a mistake of the vendor's: half of our count would be six bytes a token.
 LEAST_SCALE, MOST_SCALE = 0.5, 4.0
+#: Of a smaller request most may be what the vendor adds of its own.
+LEAST_COUNTED_TOKENS = 500
 #: The part of a refused request that the next one may have: where the vendor gave numbers, and
 #: where it gave none.
 SMALLER, MUCH_SMALLER = 0.9, 0.5
@@ -89,11 +91,31 @@ class RequestBuilder:
     def measured(self, route: Route, request: ModelRequest, usage: Usage) -> None:
         """Go by what the vendor has counted of this request."""
         window = self._window(route)
-        if window.tokens is not None and usage.source == "reported" and usage.input_tokens:
-            window.scale = _scale(usage.input_tokens, context_window.tokens_of_request(request))
+        if window.tokens is not None and usage.source == "reported":
+            count = context_window.tokens_of_request(request)
+            if usage.input_tokens and count >= LEAST_COUNTED_TOKENS:
+                window.scale = _scale(usage.input_tokens, count)
 
     def _window(self, route: Route) -> _Window:
-        return self._windows.setdefault(route.id, _Window(route.context_tokens))
+        if (window := self._windows.get(route.id)) is None:
+            window = self._windows[route.id] = _Window(route.context_tokens)
+            if window.tokens is not None:
+                window.scale = self._scale_of_history()
+        return window
+
+    def _scale_of_history(self) -> float:
+        """What an earlier run of the thread was told of our count, with that run's messages."""
+        agent, counted = self._agent, self._agent.counted
+        if counted is None:
+            return 1.0
+        left_out = max(0, counted.dropped_messages - agent.unread)
+        sent = agent.history[left_out : agent.counted_messages]
+        count = self._frame() + sum(map(context_window.tokens_of, sent))
+        return _scale(counted.input_tokens, count) if count >= LEAST_COUNTED_TOKENS else 1.0
+
+    def _frame(self) -> int:
+        specs = [tool.spec for tool in self._agent.tools.values()]
+        return context_window.tokens_of_frame(self._agent.persona.system_prompt, specs)
 
     def _request(self, route: Route) -> tuple[ModelRequest, Fitted]:
         agent, window = self._agent, self._window(route)
@@ -102,7 +124,7 @@ class RequestBuilder:
         most = agent.persona.max_output_tokens or route.max_output_tokens
         history = without_state(agent.history, but_of=route)
         own = [without_state(turn.messages(), but_of=route) for turn in self._turns]
-        frame = context_window.tokens_of_frame(prompt, specs)
+        frame = self._frame()
         room, answer, input_room = None, 0, float("inf")
         if window.tokens is not None:
             answer = min(most or ANSWER_TOKENS, window.tokens // 2)

@@ -11,6 +11,7 @@ from shared.events import Usage
 from shared.ids import new_id
 from tests.stored_runs import StoredRuns
 from worker import history
+from worker.conversation import Counted
 from worker.history import History
 from worker.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
 
@@ -69,6 +70,50 @@ def test_tool_turns_of_earlier_runs_are_part_of_it(stored: StoredRuns) -> None:
 
     assert [*turns(1), *turns(2), UserMessage("now")] == found.messages
     assert 0 == found.unread
+
+
+def test_the_newest_request_that_a_vendor_has_counted_is_known(stored: StoredRuns) -> None:
+    """How many tokens it had, how many messages it was made of, and how many were left out."""
+    thread_id = stored.thread()
+    round_of(stored, thread_id, 1)
+    said(stored, thread_id, "question 2")
+    claim = claimed(stored, thread_id)
+    stored.write(
+        claim,
+        events.ContextTruncated(3),
+        events.MessageCompleted("m1", "let me see", Usage(input_tokens=700)),
+        events.ToolCallRequested("c", "t", {}),
+        events.ToolResult("c", "t", "out", False, 1),
+        events.MessageCompleted("m2", "answer 2", Usage(input_tokens=900)),
+    )
+    stored.finish(claim, message=(new_id(), "answer 2"))
+    said(stored, thread_id, "now")
+
+    found = loaded(stored, thread_id)
+
+    assert Counted(900, 3) == found.counted
+    assert AssistantMessage("answer 2") == found.messages[found.counted_messages]
+
+
+@pytest.mark.parametrize(
+    ("truncated", "usage"),
+    [
+        (events.ContextTruncated(3, 1), Usage(input_tokens=900)),
+        (events.ContextTruncated(3, 0), Usage(input_tokens=900, source="estimated")),
+        (events.ContextTruncated(3, 0), Usage()),
+    ],
+)
+def test_an_estimate_is_no_count(
+    stored: StoredRuns, truncated: events.ContextTruncated, usage: Usage
+) -> None:
+    """Nor is the count of a request in which results were cut."""
+    thread_id = stored.thread()
+    said(stored, thread_id, "question")
+    claim = claimed(stored, thread_id)
+    stored.write(claim, truncated, events.MessageCompleted("m1", "answer", usage))
+    stored.finish(claim, message=(new_id(), "answer"))
+
+    assert None is loaded(stored, thread_id).counted
 
 
 def test_many_runs_are_read_in_pieces(stored: StoredRuns, monkeypatch: Any) -> None:

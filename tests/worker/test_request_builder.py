@@ -10,6 +10,7 @@ from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of
 from tests.worker.test_loop import Model, agent_for, run
 from worker.agent import Agent
 from worker.context import RunContext
+from worker.conversation import Counted
 from worker.messages import AssistantMessage, Message, ModelRequest, TurnEnd, UserMessage
 from worker.model_call import MAX_SHRINKS, MAX_TRIES
 from worker.outcomes import ProviderError, TooLarge
@@ -170,6 +171,28 @@ def test_what_the_vendor_has_counted_is_gone_by(characters: float) -> None:
     assert len(model.refused) <= 1
     assert 4 == len(model.taken)
     assert all(0.75 * LIMIT < sent <= LIMIT for sent in model.taken[1:]), model.taken
+
+
+@pytest.mark.parametrize("dropped", [0, 60])
+@pytest.mark.parametrize("characters", [1.0, 5.0])
+def test_the_count_of_an_earlier_run_is_gone_by(characters: float, dropped: int) -> None:
+    """The first request of a run uses the context as well, also after a truncated one."""
+    model = StrictModel(ANTHROPIC, characters)
+    history = talk(200, "word " * 100)
+    agent = agent_for({"say": "ok"}, system_prompt="Be brief.", max_output_tokens=500)
+    seen = sum(len(m.content) for m in history[dropped:])
+    agent = replace(
+        agent,
+        history=[*history, *agent.history],
+        counted=Counted(round(seen / characters), 3 + dropped),
+        counted_messages=len(history),
+        unread=3,
+    )
+
+    run(with_model(agent, model, context_tokens=LIMIT), RecordedRun())
+
+    assert [] == model.refused
+    assert 0.75 * LIMIT < model.taken[0] <= LIMIT
 
 
 def test_a_shorter_answer_may_be_enough() -> None:
