@@ -51,7 +51,7 @@ class Reports:
             turns, users = self._turns.get(org_id) or (Checkouts(1, TURN), 0)
             self._turns[org_id] = turns, users + 1
         try:
-            with turns.one():
+            with turns:
                 yield
         except NoneFree as error:
             raise Unavailable("Other reports of the organization are running.") from error

@@ -8,8 +8,6 @@ while is a standing one: whoever joins it waits briefly ("controlled delay"), so
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -26,7 +24,7 @@ class Patience:
 
 
 class Checkouts:
-    """The right to use one of `size` connections."""
+    """The right to use one of `size` connections, for the length of a `with` block."""
 
     def __init__(self, size: int, patience: Patience) -> None:
         self._free = size
@@ -35,16 +33,8 @@ class Checkouts:
         self._queue: deque[threading.Lock] = deque()
         self._was_free_at = time.monotonic()
 
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Hold the right during the block. Raises: NoneFree."""
-        self._take()
-        try:
-            yield
-        finally:
-            self._give_back()
-
-    def _take(self) -> None:
+    def __enter__(self) -> None:
+        """Raises: NoneFree."""
         with self._lock:
             if self._free:
                 self._free -= 1
@@ -63,7 +53,7 @@ class Checkouts:
                 raise NoneFree(f"no database connection became free within {seconds:g} s")
         # It was handed over at the last moment.
 
-    def _give_back(self) -> None:
+    def __exit__(self, *_error: object) -> None:
         with self._lock:
             if self._queue:
                 self._queue.popleft().release()

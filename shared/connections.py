@@ -67,10 +67,11 @@ class Connections:
         Raises:
             Unavailable: Postgres is out of reach or its pool stays exhausted.
         """
-        with self._answered(), self.checkouts.one(), self.engine.connect() as connection:
+        with self._answered(), self.checkouts, self.engine.connect() as connection:
             sql = connection.execution_options(isolation_level="READ COMMITTED")
             tx = Transaction(sql, self)
             with sql.begin():
+                postgres.limit_transaction(sql)
                 yield tx
         self._committed(tx)
 
@@ -100,10 +101,11 @@ class Connections:
         Raises:
             Unavailable: as `transaction`.
         """
-        with self._answered(), self.checkouts.one(), self.engine.connect() as sql:
+        with self._answered(), self.checkouts, self.engine.connect() as sql:
             if postgres.is_pooled(sql):
                 sql.execution_options(isolation_level="READ COMMITTED")
                 with sql.begin():
+                    postgres.limit_transaction(sql)
                     yield sql
             else:
                 yield sql

@@ -168,11 +168,6 @@ def make_engine(
             connection.prepare_threshold = PREPARED_AFTER
         return connection
 
-    @event.listens_for(engine, "begin")
-    def limited(connection: Connection) -> None:
-        if of_transaction := connection.info.get(_SETTINGS):
-            connection.exec_driver_sql(of_transaction)
-
     event.listen(engine, "handle_error", _end_if_outage)
     return engine
 
@@ -188,6 +183,15 @@ def _set_for_session(connection: psycopg.Connection[Any], values: Mapping[str, s
 def _for_transaction(values: Mapping[str, str]) -> str:
     made = (f"set_config('{name}', '{value}', true)" for name, value in values.items())
     return f"SELECT {', '.join(made)}"
+
+
+def limit_transaction(sql: Connection) -> None:
+    """Make the settings of the transaction that has just begun, where the session has none.
+
+    Not by an event of the engine: with one, SQLAlchemy takes longer for every statement.
+    """
+    if settings := sql.info.get(_SETTINGS):
+        sql.exec_driver_sql(settings)
 
 
 def is_pooled(sql: Connection) -> bool:

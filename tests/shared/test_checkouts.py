@@ -17,7 +17,7 @@ def test_no_more_than_the_pool_has_are_in_use() -> None:
     most: list[int] = []
 
     def use(number: int) -> int:
-        with checkouts.one():
+        with checkouts:
             in_use.append(number)
             most.append(len(in_use))
             time.sleep(0.005)
@@ -34,11 +34,11 @@ def test_callers_are_served_in_the_order_of_arrival() -> None:
     served: list[int] = []
 
     def use(number: int) -> None:
-        with checkouts.one():
+        with checkouts:
             served.append(number)
 
     with ThreadPoolExecutor(10) as threads:
-        with checkouts.one():
+        with checkouts:
             for number in range(10):
                 threads.submit(use, number)
                 eventually(lambda number=number: len(checkouts._queue) == number + 1)
@@ -48,9 +48,9 @@ def test_callers_are_served_in_the_order_of_arrival() -> None:
 def test_a_wait_ends_after_the_usual_time() -> None:
     """The caller gets an error, and leaves nothing behind in the queue."""
     checkouts = Checkouts(1, Patience(0.05, 0.05))
-    with checkouts.one(), pytest.raises(NoneFree), checkouts.one():
+    with checkouts, pytest.raises(NoneFree), checkouts:
         pass
-    with checkouts.one():
+    with checkouts:
         pass
 
 
@@ -61,14 +61,14 @@ def test_a_standing_queue_is_left_sooner() -> None:
 
     def wait() -> None:
         began = time.monotonic()
-        with pytest.raises(NoneFree), checkouts.one():
+        with pytest.raises(NoneFree), checkouts:
             pass
         waits.append(time.monotonic() - began)
 
-    with checkouts.one():
+    with checkouts:
         wait()
         wait()
-    with checkouts.one():  # the queue was empty
+    with checkouts:  # the queue was empty
         wait()
 
     assert waits[0] >= 0.4
@@ -79,9 +79,9 @@ def test_a_standing_queue_is_left_sooner() -> None:
 def test_a_connection_is_given_back_after_an_error() -> None:
     """Whatever happens during its use."""
     checkouts = Checkouts(1, Patience(0.05, 0.05))
-    with pytest.raises(ZeroDivisionError), checkouts.one():
+    with pytest.raises(ZeroDivisionError), checkouts:
         raise ZeroDivisionError
-    with checkouts.one():
+    with checkouts:
         pass
 
 
@@ -93,7 +93,7 @@ def test_none_is_lost_when_waits_end_while_connections_are_given_back() -> None:
     def use(_: int) -> None:
         while not stop.is_set():
             try:
-                with checkouts.one():
+                with checkouts:
                     time.sleep(0.001)
             except NoneFree:
                 continue
@@ -103,5 +103,5 @@ def test_none_is_lost_when_waits_end_while_connections_are_given_back() -> None:
         time.sleep(1)
         stop.set()
     assert [None] * 20 == [thread.result() for thread in busy]
-    with checkouts.one(), checkouts.one():
+    with checkouts, checkouts:
         assert 0 == checkouts._free
