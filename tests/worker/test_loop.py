@@ -331,11 +331,10 @@ def test_a_question_parks_the_run_before_any_tool_runs() -> None:
         ("yes", ("c1", "42", False)),
         (" Approve ", ("c1", "42", False)),
         ("no", ("c1", "The call was denied: no", True)),
-        ("", ("c1", "The call was denied", True)),
     ],
 )
 def test_a_confirmed_tool_asks_first(answer: str, result: tuple[str, str, bool]) -> None:
-    """`yes`, `y` and `approve` let it run."""
+    """A yes lets it run, a no does not."""
     turn = Turn("m", "", [ToolCall("c1", "calculator", CALCULATE["args"])])
     agent = agent_for({"tool": "x"}, {"say": "ok"}, persona="careful")
     context = RecordedRun()

@@ -94,7 +94,9 @@ WORDS = st.text(alphabet="ab \n\t\x1c\u2003é", max_size=12)
 TOLD = st.fixed_dictionaries({}, optional={name: st.integers(0, 99) for name in TOKEN_FIELDS})
 STEPS: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.builds(lambda text: {"say": text}, WORDS),
-    st.builds(lambda text, times: {"say": text, "repeat": times}, WORDS, st.integers(0, 4)),
+    st.builds(
+        lambda text, times: {"say": text, "repeat": times}, WORDS.filter(bool), st.integers(0, 4)
+    ),
     st.builds(lambda text: {"think": text}, WORDS),
     st.builds(lambda times: {"count": times}, st.integers(0, 5)),
     st.builds(lambda usage: {"usage": usage}, TOLD),

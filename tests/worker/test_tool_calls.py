@@ -9,6 +9,7 @@ import pytest
 
 from shared import logs
 from shared.events import ToolResult
+from tests.waiting import eventually
 from tests.worker.recorded_run import RecordedRun
 from tests.worker.test_loop import CALCULATE, agent_for, results, run
 from worker.context import RunContext
@@ -72,7 +73,7 @@ def test_blocked_tools_do_not_delay_a_stop(reason: BaseException) -> None:
     calls = [CALCULATE, *[{"tool": "blocked"}] * 8]
 
     def stop() -> None:
-        blocked.began.wait(10)
+        eventually(lambda: results(context) and blocked.began.is_set())
         context.stop.set(reason)
 
     threading.Thread(target=stop, daemon=True).start()
@@ -113,6 +114,7 @@ def test_a_tool_that_heeds_a_stop_is_not_abandoned(caplog: pytest.LogCaptureFixt
 
 def test_the_text_of_an_exception_is_in_the_log_alone(caplog: pytest.LogCaptureFixture) -> None:
     """The model, the stream and the database get its class; the log has the traceback."""
+    logs.clear()
     logs.bind(run_id="the-run")
 
     @tool(repeatable=True)
