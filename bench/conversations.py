@@ -38,12 +38,17 @@ def script(*steps: dict[str, Any]) -> str:
     return json.dumps({"script": steps})
 
 
+#: No more than what a process with few connections to Postgres serves at once.
+PREPARING = 8
+
+
 def prepare(loop: Loop, targets: list[Target], count: int, content: str) -> list[str]:
     """The ids of so many new threads, each with one message of its user."""
-    made = call_all(loop, targets, [("POST", "/v1/threads", {})] * count)
+    made = call_all(loop, targets, [("POST", "/v1/threads", {})] * count, connections=PREPARING)
     threads = [json.loads(body)["id"] for _, body, _ in made]
     said = [("POST", f"/v1/threads/{one}/messages", {"content": content}) for one in threads]
-    statuses = {status for status, _, _ in call_all(loop, targets, said)}
+    answers = call_all(loop, targets, said, connections=PREPARING)
+    statuses = {status for status, _, _ in answers}
     assert {201} == statuses, statuses
     return threads
 

@@ -137,7 +137,7 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         run.admission.obey(persona)
         held.deadline = time.monotonic() + persona.timeout_seconds - claim.used_seconds
         chain = _chain(process, claim, persona, earlier)
-        with process.histories.history_of(claim, most_bytes(chain), run.wait_for_memory) as seen:
+        with process.histories.history_of(claim, most_bytes(chain), run) as seen:
             agent = _agent(process, run, persona, chain, seen)
             try:
                 if earlier.lost:

@@ -7,8 +7,9 @@ at a time for each org, and the memory of all histories is bounded.
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -24,6 +25,16 @@ COPIES = 2
 SHARE_OF_ONE_ORG = 0.5
 #: How soon a run that waits for memory tries again.
 RETRY_SECONDS = 0.2
+
+
+class Waiting(Protocol):
+    """The run that waits; both raise what stops it."""
+
+    def check(self) -> None:
+        """Raise if the run has to stop."""
+
+    def wait_for_memory(self, seconds: float) -> None:
+        """Wait, visibly."""
 
 
 class HistoryMemory:
@@ -68,35 +79,45 @@ class HistoryLoader:
         self._turns: WeakValueDictionary[UUID, threading.Lock] = WeakValueDictionary()
 
     @contextmanager
-    def history_of(
-        self, claim: Claim, max_bytes: int, wait: Callable[[float], None]
-    ) -> Iterator[History]:
-        """Read the claim's history; its memory is counted until the block ends.
-
-        `wait` is called with seconds where other histories must go first.
-        """
+    def history_of(self, claim: Claim, max_bytes: int, run: Waiting) -> Iterator[History]:
+        """Read the claim's history; its memory is counted until the block ends."""
         opening = self._opening_of(claim)
         if (whole := opening.history(claim)) is not None:
             yield whole
             return
-        # Messages and tool turns, each up to `max_bytes`.
-        size = 2 * max_bytes * COPIES
-        while not self._memory.take(claim.org_id, size):
-            wait(RETRY_SECONDS)
+        found, size = self._load(claim, opening, max_bytes, run)
         try:
-            found = self._load(claim, opening, max_bytes)
-            actual = min(found.size * COPIES, size)
-            self._memory.give_back(claim.org_id, size - actual)
-            size = actual
             yield found
         finally:
             self._memory.give_back(claim.org_id, size)
 
-    def _load(self, claim: Claim, opening: Opening, max_bytes: int) -> History:
+    def _load(
+        self, claim: Claim, opening: Opening, max_bytes: int, run: Waiting
+    ) -> tuple[History, int]:
+        """Return the history, and the bytes that are taken for it."""
+        most = 2 * max_bytes * COPIES  # messages and tool turns, each up to `max_bytes`
+        size = 0
+        with self._turn_of(claim.org_id, run):
+            while not self._memory.take(claim.org_id, most):
+                run.wait_for_memory(RETRY_SECONDS)
+            try:
+                with self._slots, self._connections.reading() as sql:
+                    found = history.load(sql, claim, opening, max_bytes)
+                size = min(found.size * COPIES, most)
+            finally:
+                self._memory.give_back(claim.org_id, most - size)
+        return found, size
+
+    @contextmanager
+    def _turn_of(self, org_id: UUID, run: Waiting) -> Iterator[None]:
         with self._lock:
-            turn = self._turns.setdefault(claim.org_id, threading.Lock())
-        with turn, self._slots, self._connections.reading() as sql:
-            return history.load(sql, claim, opening, max_bytes)
+            turn = self._turns.setdefault(org_id, threading.Lock())
+        while not turn.acquire(timeout=RETRY_SECONDS):
+            run.check()
+        try:
+            yield
+        finally:
+            turn.release()
 
     def _load_openings(self, claims: Sequence[Claim]) -> list[Opening]:
         with self._connections.reading() as sql:

@@ -14,9 +14,11 @@ from shared.connections import Connections
 from shared.ids import new_id
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
+from tests.waiting import in_parallel
 from worker import history
 from worker.history_loader import HistoryLoader, HistoryMemory
 from worker.messages import UserMessage
+from worker.outcomes import CancelRequested
 
 MIB = 1024 * 1024
 
@@ -39,8 +41,28 @@ def loader(connections: Connections) -> HistoryLoader:
     return HistoryLoader(replace(connections, settings=settings))
 
 
-def never(seconds: float) -> None:
-    raise AssertionError(f"waited {seconds} s")
+class Patient:
+    """A run that waits as often as it must; `waits` is set when it does."""
+
+    def __init__(self) -> None:
+        self.waits = threading.Event()
+        self.is_cancelled = False
+
+    def check(self) -> None:
+        if self.is_cancelled:
+            raise CancelRequested()
+
+    def wait_for_memory(self, seconds: float) -> None:
+        self.waits.set()
+        time.sleep(seconds)
+
+
+class Impatient(Patient):
+    def wait_for_memory(self, seconds: float) -> None:
+        raise AssertionError(f"waited {seconds} s")
+
+
+never = Impatient()
 
 
 def test_an_org_gets_no_more_than_its_share_of_the_memory() -> None:
@@ -79,21 +101,17 @@ def test_a_long_thread_waits_for_the_memory_of_others_of_its_org(
     """It is read as soon as a history before it is no longer needed."""
     text = "x" * 200_000
     first, second = claim_of(stored, text), claim_of(stored, text)
-    waits, done = threading.Event(), threading.Event()
-
-    def wait(seconds: float) -> None:
-        waits.set()
-        time.sleep(seconds)
+    run, done = Patient(), threading.Event()
 
     def read() -> None:
-        with loader.history_of(second, 200_000, wait) as found:
+        with loader.history_of(second, 200_000, run) as found:
             assert [UserMessage(text)] == found.messages
         done.set()
 
     with loader.history_of(first, 200_000, never):
         reader = threading.Thread(target=read)
         reader.start()
-        assert waits.wait(10)
+        assert run.waits.wait(10)
         assert not done.is_set()
     reader.join(10)
 
@@ -151,3 +169,39 @@ def test_histories_of_one_org_are_read_one_at_a_time(
     second.join(10)
 
     assert {slow.run_id, behind.run_id, beside.run_id} == {claim.run_id for claim in read}
+
+
+def test_a_run_that_waits_for_its_orgs_turn_can_be_stopped(
+    stored: StoredRuns, loader: HistoryLoader
+) -> None:
+    """A cancel does not wait for the histories of other runs."""
+    text = "x" * 200_000
+    held, waiting, behind = (claim_of(stored, text) for _ in range(3))
+    run, cancelled = Patient(), Patient()
+    cancelled.is_cancelled = True
+
+    def read() -> None:
+        with loader.history_of(waiting, 200_000, run):
+            pass
+
+    with loader.history_of(held, 200_000, never):
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert run.waits.wait(10)
+        with pytest.raises(CancelRequested), loader.history_of(behind, 200_000, cancelled):
+            pass
+    reader.join(10)
+
+
+def test_many_runs_of_one_org_wait_for_no_memory_that_they_do_not_need(
+    stored: StoredRuns, connections: Connections
+) -> None:
+    """Only one of them at a time is counted by the most that it might be."""
+    loader = HistoryLoader(connections)
+    claims = [claim_of(stored, "x" * (history.OPENING_BYTES + 1)) for _ in range(20)]
+
+    def read(number: int) -> None:
+        with loader.history_of(claims[number], history.MAX_BYTES, never):
+            time.sleep(0.05)
+
+    in_parallel(20, read)

@@ -44,7 +44,7 @@ from worker.messages import (
     UsageUpdate,
     UserMessage,
 )
-from worker.outcomes import ProviderError
+from worker.outcomes import ProviderError, TooLarge
 from worker.stop_signal import StopSignal
 
 USAGE = Usage(
@@ -227,6 +227,13 @@ def test_a_failed_response_is_an_error_of_its_kind(code: str | None, kind: str) 
 
     assert [TextDelta("Hi"), UsageUpdate(USAGE)] == chunks
     assert (f"provider.{kind}", "No.") == (error.code, str(error))
+
+
+def test_a_context_that_is_too_small_is_recognised() -> None:
+    """By the code of a failed response."""
+    _, error = broken_off(failed(code="context_length_exceeded", message="No."))
+
+    assert TooLarge() == error.too_large
 
 
 def test_an_error_in_an_event_of_its_own_is_one() -> None:

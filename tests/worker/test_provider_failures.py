@@ -241,6 +241,19 @@ def test_a_request_beyond_the_tokens_per_minute_is_refused_for_good(
     assert too_large == error.too_large
 
 
+@pytest.mark.parametrize("is_in_stream", [False, True])
+def test_a_conversation_that_is_too_long_is_recognised(provider: str, is_in_stream: bool) -> None:
+    """By a status or inside the stream; it is no failure that the same request could outlive."""
+    why = "prompt is too long: 202095 tokens > 200000 maximum"
+    error = {"type": "invalid_request_error", "message": why}
+    answer = in_stream(provider, error) if is_in_stream else status("400 Bad Request", message=why)
+
+    failed = refusal(provider, answer)
+
+    assert ("provider.invalid_request", False) == (failed.code, failed.retryable)
+    assert TooLarge(limit_tokens=200000, sent_tokens=202095) == failed.too_large
+
+
 @pytest.mark.parametrize(
     ("answer", "is_of_route"),
     [
