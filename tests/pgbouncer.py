@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.embedded_postgres import UNPRIVILEGED_ACCOUNTS, EmbeddedPostgres
+from cli.embedded_postgres import EmbeddedPostgres
 from cli.embedded_server import free_port
+from cli.server_account import account_of_servers
 from tests.waiting import eventually
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -39,8 +40,8 @@ def pgbouncer(postgres: EmbeddedPostgres, folder: Path, **settings: object) -> I
     lines = "\n".join(f"{name} = {value}" for name, value in settings.items())
     config.write_text(_CONFIG.format(host=postgres.sockets, port=port, settings=lines))
     command = [str(PROGRAM), str(config)]
-    if os.geteuid() == 0:
-        command += ["--user", UNPRIVILEGED_ACCOUNTS[0]]
+    if (account := account_of_servers()) is not None:
+        command += ["--user", account]
     with (folder / "pgbouncer.log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:

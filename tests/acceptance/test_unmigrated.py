@@ -47,6 +47,7 @@ def test_processes_wait_for_the_migration(unmigrated: str, redis_url: str, tmp_p
         "ARKLOOP_REDIS_URL": redis_url,
         "ARKLOOP_JWT_SECRET": secrets.token_hex(32),
         "ARKLOOP_SCRIPTED": "1",
+        "ARKLOOP_NEW_ORG_CREDITS": "1000000",
         **PACE,
     }
     worker_log = tmp_path / "worker.log"
