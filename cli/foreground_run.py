@@ -134,7 +134,7 @@ class ForegroundRun:
             self._display.note(in_full(self._arguments[question["tool_call_id"]]), "")
             self._display.note(
                 "`yes` runs it, a JSON object runs it with these arguments instead, "
-                "anything else denies it and is the reason:"
+                "`no` and a reason denies it; anything else is asked again:"
             )
         elif options := question.get("options"):
             for number, option in enumerate(options, 1):

@@ -82,9 +82,9 @@ def cancel(run_id: UUID) -> None:
 def give_input(run_id: UUID, content: str, request_id: UUID | None) -> None:
     """Answer a run that waits for input.
 
-    A run that waits for the confirmation of a tool runs it after `yes`, and takes anything else as
-    the reason not to; `{"decision": "edit", "arguments": {…}}` runs it with other arguments. `show`
-    tells what it asks.
+    A run that waits for the confirmation of a tool runs it after `yes`, and not after `no`, which a
+    reason may follow; `{"decision": "edit", "arguments": {…}}` runs it with other arguments. It
+    asks again after an unclear reply. `show` tells what it asks.
     """
     body = {"content": content, "request_id": str(request_id) if request_id else None}
     Client(find_server()).post(f"/runs/{run_id}/input", body)

@@ -142,7 +142,7 @@ def test_keys_hit_before_the_question_do_not_answer_it(arkloop: Arkloop, user: C
 
 
 def test_a_person_at_the_keyboard_confirms_a_tool(arkloop: Arkloop) -> None:
-    """`yes` runs it; anything else denies it and is the reason that the model gets."""
+    """`yes` runs it; an unclear reply is asked again; `no` denies it, and the model gets it all."""
     tool = {"tool": "calculator", "args": {"expression": "6*7"}}
     steps = script(tool, tool, {"say": "done"})
     with arkloop.at_terminal("run", "--persona", "careful", steps) as terminal:
@@ -151,6 +151,8 @@ def test_a_person_at_the_keyboard_confirms_a_tool(arkloop: Arkloop) -> None:
         terminal.until("← calculator 42")
         eventually(lambda: terminal.screen.count("`yes` runs it") == 2)
         terminal.type("too expensive")
+        eventually(lambda: terminal.screen.count("`yes` runs it") == 3)
+        terminal.type("no, too expensive")
 
         assert 0 == terminal.ended()
         assert re.search("✗ calculator .*too expensive", terminal.screen)

@@ -154,13 +154,13 @@ def test_the_owner_of_an_executing_run_is_told_by_redis(stored: StoredRuns) -> N
     owner = stored.row(claim.run_id)["owner"]
     redis = stored.connections.redis
     with redis.pubsub() as pubsub:
-        pubsub.subscribe(f"worker:{owner}:signals")
+        pubsub.subscribe(stored.connections.keys.worker_signals(owner))
         assert pubsub.get_message(timeout=5)["type"] == "subscribe"
         stored.cancel(claim.run_id)
         message = pubsub.get_message(timeout=5)
 
     assert f"cancel {claim.run_id} {stored.actor.user_id}" == message["data"]
-    assert str(stored.actor.user_id) == redis.get(f"run:{claim.run_id}:cancel")
+    assert str(stored.actor.user_id) == redis.get(stored.connections.keys.cancel(claim.run_id))
 
 
 def test_an_answer_queues_the_run_again(stored: StoredRuns) -> None:
