@@ -38,8 +38,9 @@ class Limits:
 OF_REQUESTS = Limits(lock=1.5, statement=1.8, answer=2.0, checkout=Patience(0.5, 0.2))
 #: A run waits for a short outage rather than to be let go.
 OF_RUNS = Limits(lock=3, statement=8, answer=10, checkout=Patience(10, 10))
-#: The sweep deletes many rows at a time.
-OF_MAINTENANCE = Limits(lock=5, statement=60, answer=70, checkout=Patience(70, 70))
+#: The sweep deletes rows bit by bit. Over a connection that is half open it waits no longer than
+#: this, and lost runs with it.
+OF_MAINTENANCE = Limits(lock=3, statement=10, answer=12, checkout=Patience(12, 12))
 
 
 FIRST_WITH_TRANSACTION_TIMEOUT = 170_000

@@ -1,17 +1,20 @@
 """The sweep: rows that are already old, one pass, what they are then."""
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, make_url, select, text
 
+from chaos.system.fault_proxy import FaultProxy
+from cli.embedded_postgres import EmbeddedPostgres
 from shared import sweep
 from shared.claims import Claim
-from shared.connections import Connections
+from shared.connections import Connections, connect
 from shared.errors import LeaseLost
 from shared.events import (
     MessageCompleted,
@@ -417,3 +420,27 @@ def test_one_silence_loses_a_run_once(stored: StoredRuns) -> None:
 
     stored.set_worker(paused, seen_at=func.now())
     assert stored.claim(claim.run_id, paused) is not None
+
+
+@pytest.mark.usefixtures("witness")
+def test_a_sweep_over_a_half_open_connection_goes_on(
+    stored: StoredRuns, postgres: EmbeddedPostgres
+) -> None:
+    """Within the time in which a lost host's runs go on; neither end hears of it by TCP."""
+    settings = stored.connections.settings
+    with FaultProxy(postgres.sockets / ".s.PGSQL.5432") as proxy:
+        database = make_url(settings.database_url).database
+        url = f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/{database}"
+        quick = replace(settings, database_url=url, sweep_seconds=0.1)
+        through = connect(quick, application="tests")
+        stop = sweep.start(through)
+        first = lost(stored)
+        eventually(lambda: "queued" == stored.state(first.run_id))
+
+        proxy.abandon()
+        second = lost(stored)
+        eventually(lambda: "queued" == stored.state(second.run_id), seconds=20)
+
+        stop.set()
+        eventually(lambda: not any(one.name == "sweep" for one in threading.enumerate()))
+        through.close()
