@@ -120,25 +120,22 @@ def _page(entries: Sequence[Any], after_seq: int, named: bool) -> Page | None:
         # The stream may have been trimmed or lost, or a publish dropped.
         if entry_id != b"%d-0" % (seq + 1) or size >= PAGE_BYTES:
             break
-        # Somebody else may have written to it.
-        if len(fields) != 4 or not _is_event(seq + 1, *fields):
+        # Somebody else may have written to it: this is what `eventlog` writes for the number.
+        if len(fields) != 4:
+            break
+        type_name, next_kind, payload_name, payload = fields
+        head = b'{"seq":%d,"type":"%b",' % (seq + 1, next_kind)
+        if type_name != b"type" or payload_name != b"payload" or not payload.startswith(head):
+            break
+        if b"\n" in payload:
             break
         seq += 1
-        _, kind, _, payload = fields
+        kind = next_kind
         frames.append(frame(seq, kind, payload, named=named))
         size += len(payload)
     if not frames:
         return None
     return Page(b"".join(frames), seq, len(frames), kind in _TERMINAL)
-
-
-def _is_event(seq: int, type_name: bytes, kind: bytes, payload_name: bytes, payload: bytes) -> bool:
-    """Return whether the fields of an entry are those that `eventlog` writes for this number."""
-    return (
-        (type_name, payload_name) == (b"type", b"payload")
-        and payload.startswith(b'{"seq":%d,"type":"%b",' % (seq, kind))
-        and b"\n" not in payload
-    )
 
 
 def frame(seq: int, kind: bytes, payload: bytes, *, named: bool) -> bytes:
