@@ -281,7 +281,9 @@ def start(connections: Connections) -> threading.Event:
 
     def run() -> None:
         own.wait_for_schema(stopped)
-        while not stopped.wait(connections.settings.sweep_seconds):
+        pause = 0.0  # a database that was restored is noticed before much is read from Redis
+        while not stopped.wait(pause):
+            pause = connections.settings.sweep_seconds
             try:
                 rewinds.check(own)
                 sweep(own)
