@@ -115,6 +115,26 @@ def test_a_worker_that_starts_meanwhile_executes_runs(
     assert ["deploy"] == [e["data"]["reason"] for e in events if e["type"] == "run.resumed"]
 
 
+def test_a_password_that_is_wrong_is_a_refusal(stack: Stack, caller: Caller) -> None:
+    """Such as one that was changed on the server first: runs start, and no worker ends."""
+    member, client = stack.workers[0], stack.redis_client()
+    deaths, password = member.deaths, client.config_get("requirepass")["requirepass"]
+    client.config_set("requirepass", "another")
+    for kind in ("normal", "pubsub"):
+        client.client_kill_filter(_type=kind, skipme=True)
+    try:
+        late = []
+        for _ in range(5):
+            threading.Event().wait(1)
+            late.append(caller.run({"say": "hello"}))
+        assert max(seconds_until_start(caller, run_id) for run_id in late) < START_SECONDS
+    finally:
+        client.config_set("requirepass", password)
+
+    assert deaths == member.deaths
+    assert "run.completed" == caller.events(caller.run({"say": "hello"}))[-1]["type"]
+
+
 def test_a_broker_that_refuses_writes_ends_no_worker(stack: Stack, caller: Caller) -> None:
     """As a replica does after a failover: the worker stays, and its runs come from Postgres."""
     member, client = stack.workers[0], stack.redis_client()

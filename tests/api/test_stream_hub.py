@@ -10,7 +10,7 @@ import pytest
 from api.hangups import Hangups
 from api.stream_hub import StreamHub
 from api.watch import Watch
-from shared import ids, signals
+from shared import ids, rewinds, signals
 from shared.actors import Actor
 from shared.connections import Connections
 from tests.clients import Register, User
@@ -95,6 +95,22 @@ def test_a_foreign_notification_is_ignored(hub: StreamHub, stored: StoredRuns) -
         stored.connections.redis.publish(stored.connections.keys.news(run_id), 5)
 
         eventually(lambda: 5 == watch.announced, seconds=0.4)
+
+
+def test_watches_follow_a_new_epoch(hub: StreamHub, stored: StoredRuns) -> None:
+    """The subscription moves to the new names; what is published there arrives."""
+    connections, run_id = stored.connections, stored.create()
+    with watching(hub, run_id, stored.actor) as watch:
+        old = connections.keys.news(run_id)
+        with connections.transaction() as tx:
+            rewinds.rotate(tx.sql)
+        rewinds.check(connections)
+
+        assert old != connections.keys.news(run_id)
+        eventually(
+            lambda: bool(connections.redis.publish(connections.keys.news(run_id), 5)), seconds=5
+        )
+        eventually(lambda: 5 == watch.announced)
 
 
 def test_the_last_one_to_leave_ends_the_subscription(hub: StreamHub, stored: StoredRuns) -> None:
