@@ -253,4 +253,4 @@ def connect_redis(url: str, *, max_connections: int = 16) -> Any:
         retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         decode_responses=True,
     )
-    return redis.Redis(connection_pool=pool)
+    return redis.Redis.from_pool(pool)  # which closes it with itself
