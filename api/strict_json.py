@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.events import MAX_DEPTH
+from shared.json_values import has_more_values
 
 MAX_INTEGER = 2**63 - 1
 #: Values in one text, members and items alike. Each becomes a Python object, of up to 100 bytes
@@ -109,7 +110,7 @@ def loads(data: bytes) -> Any:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidJSON({"body": f"is not UTF-8: byte {error.start}"}) from None
-    if _has_too_many_values(data):
+    if has_more_values(data, MAX_VALUES):
         raise InvalidJSON({"body": f"has more than {MAX_VALUES:,} values"})
     reader = _Reader()
     try:
@@ -132,20 +133,3 @@ def loads(data: bytes) -> Any:
         if reader.problems:
             raise InvalidJSON(reader.problems)
     return value
-
-
-def _has_too_many_values(data: bytes) -> bool:
-    """Whether the text has more than `MAX_VALUES` values, found without building any of them.
-
-    Every value but the outermost follows a comma or an opening bracket outside of strings.
-    """
-    if _separators(data) < MAX_VALUES:
-        return False
-    # Without escaped quotes, every second piece between quotes is outside of strings, of which
-    # a value has two at most: its name and itself.
-    pieces = data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"', 4 * MAX_VALUES)
-    return len(pieces) > 4 * MAX_VALUES or sum(map(_separators, pieces[::2])) >= MAX_VALUES
-
-
-def _separators(data: bytes) -> int:
-    return data.count(b",") + data.count(b"[") + data.count(b"{")

@@ -30,6 +30,10 @@ pytestmark = pytest.mark.peers
 ROOT = Path(__file__).parents[2]
 
 
+def server_of(**how: Any) -> Server:
+    return Server(org_id=new_id(), config_id=new_id(), name="everything", **how)
+
+
 class Everything:
     """A session with the server."""
 
@@ -96,7 +100,7 @@ def check(told: dict[str, Any]) -> None:
 def everything() -> Iterator[Everything]:
     client = McpClient(stdio=True)
     command = (str(installed("mcp-server-everything")), "stdio")
-    yield Everything(client, Server(config_id=new_id(), name="everything", command=command))
+    yield Everything(client, server_of(command=command))
     client.close()
 
 
@@ -130,7 +134,7 @@ def test_a_server_that_is_killed_in_a_call(everything: Everything) -> None:
     asking = threading.Thread(target=ask)
     asking.start()
     threading.Event().wait(0.3)
-    sidecar = psutil.Process(everything.client.sidecar_pid)
+    sidecar = psutil.Process(everything.client.sidecar_pid(everything.server.org_id))
     [server] = sidecar.children()
 
     server.kill()
@@ -161,7 +165,7 @@ def _talk_over_http(program: str) -> None:
     command, silent = [program, "streamableHttp"], subprocess.DEVNULL
     with subprocess.Popen(command, stdout=silent, stderr=silent) as process:
         client = McpClient(allowed_networks=["127.0.0.0/8"])
-        server = Server(config_id=new_id(), name="everything", url="http://127.0.0.1:3001/mcp")
+        server = server_of(url="http://127.0.0.1:3001/mcp")
         try:
             eventually(lambda: _is_there(client, server), seconds=20)
             print(json.dumps(talk(Everything(client, server))))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
+from uuid import UUID
 
 import psutil
 import pytest
@@ -24,6 +25,8 @@ from worker.outcomes import CancelRequested
 from worker.stop_signal import StopSignal
 
 ODD = Path(__file__).with_name("odd_mcp_server.py")
+#: Of the servers whose tests have no other org in them.
+ORG = new_id()
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +40,11 @@ def client() -> Iterator[McpClient]:
 class Odd:
     """A server of the test's own, and the client that asks it."""
 
-    def __init__(self, client: McpClient, folder: Path) -> None:
+    def __init__(self, client: McpClient, folder: Path, org_id: UUID = ORG) -> None:
         self.client = client
         self.folder = folder
         command = (sys.executable, "-I", "-S", str(ODD), str(folder))
-        self.server = Server(config_id=new_id(), name="odd", command=command)
+        self.server = Server(org_id=org_id, config_id=new_id(), name="odd", command=command)
         self.hashes = {tool.name: tool.hash for tool in client.tools(self.server)}
 
     def call(self, tool: str, **kwargs: Any) -> str:
@@ -52,6 +55,13 @@ class Odd:
     def says(self, *tools: dict[str, Any]) -> None:
         """From now on it has these tools too."""
         (self.folder / "descriptions.json").write_text(json.dumps(tools))
+
+    @property
+    def sidecar(self) -> psutil.Process:
+        """The process that speaks to it for its org."""
+        pid = self.client.sidecar_pid(self.server.org_id)
+        assert pid is not None
+        return psutil.Process(pid)
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -114,9 +124,9 @@ def test_a_program_gets_nothing_of_the_worker(
 
 def test_the_sidecar_does_not_have_the_settings(odd: Odd) -> None:
     """What a server could make it tell is not in it."""
-    assert odd.client.sidecar_pid is not None
-    environ = psutil.Process(odd.client.sidecar_pid).environ()
-    assert {*PASSED_ON, "PYTHONPATH"} >= set(environ)
+    environ = odd.sidecar.environ()
+    about_memory = {"MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_"}
+    assert {*PASSED_ON, *about_memory, "PYTHONPATH"} >= set(environ)
 
 
 def test_failures_are_told_with_the_servers_words(odd: Odd) -> None:
@@ -151,8 +161,7 @@ def test_a_long_answer_is_cut(odd: Odd) -> None:
 
 def test_an_endless_answer_ends_the_server(odd: Odd) -> None:
     """100 MB are not kept by anybody; the next call has a new server."""
-    assert odd.client.sidecar_pid is not None
-    sidecar = psutil.Process(odd.client.sidecar_pid)
+    sidecar = odd.sidecar
     before = sidecar.memory_info().rss
 
     with pytest.raises(McpFailed, match="more than 4194304 bytes"):
@@ -185,7 +194,7 @@ def test_stdio_is_the_operators_to_allow(tmp_path: Path) -> None:
 
 def test_a_program_that_is_not_there(client: McpClient) -> None:
     """Is told so, and at once."""
-    server = Server(config_id=new_id(), name="none", command=("no-such-program",))
+    server = Server(org_id=ORG, config_id=new_id(), name="none", command=("no-such-program",))
 
     with pytest.raises(McpFailed, match="no such program"):
         client.tools(server)
@@ -407,17 +416,15 @@ def test_a_sidecar_that_dies_takes_its_calls_and_servers_along(tmp_path: Path) -
         for thread in asking:
             thread.start()
         eventually(lambda: 3 == sum(e.get("params", {}).get("name") == "hang" for e in odd.log))
-        first = client.sidecar_pid
-        assert first is not None
-
-        psutil.Process(first).kill()
+        first = odd.sidecar
+        first.kill()
 
         for thread in asking:
             thread.join(10)
         assert 3 == len(failed) and all("broke off" in text for text in failed)
         eventually(lambda: not is_alive(odd.pids[0]))
         eventually(lambda: _answers(odd))
-        assert client.sidecar_pid not in (first, None)
+        assert odd.sidecar != first
     finally:
         client.close()
 
@@ -433,12 +440,11 @@ def test_a_client_that_is_closed_leaves_nothing_behind(tmp_path: Path) -> None:
     """Neither the sidecar nor a server; and nothing starts again."""
     client = McpClient(stdio=True)
     odd = Odd(client, tmp_path)
-    sidecar = client.sidecar_pid
-    assert sidecar is not None
+    sidecar, forker = odd.sidecar.pid, odd.sidecar.ppid()
 
     client.close()
 
-    assert not is_alive(sidecar)
+    assert not is_alive(sidecar) and not is_alive(forker)
     assert not any(map(is_alive, odd.pids))
     with pytest.raises(McpFailed, match="shutting down"):
         odd.call("double", arguments={"n": 1})
@@ -454,7 +460,7 @@ from worker.mcp.client import McpClient
 client = McpClient(stdio=True)
 odd = Odd(client, Path(sys.argv[1]))
 check_in_worker(odd)
-print(client.sidecar_pid, flush=True)
+print(odd.sidecar.pid, odd.sidecar.ppid(), flush=True)
 sys.stdin.read()
 """
 
@@ -494,13 +500,14 @@ def test_it_works_in_threads_and_in_greenlets_and_ends_with_its_worker(
     )
     with worker:
         assert worker.stdout is not None
-        sidecar = int(worker.stdout.readline())
+        processes = [int(pid) for pid in worker.stdout.readline().split()]
         log = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
         [server] = [entry["pid"] for entry in log if "pid" in entry]
-        assert is_alive(sidecar) and is_alive(server)
+        processes.append(server)
+        assert all(map(is_alive, processes))
         worker.kill()
 
-    eventually(lambda: not is_alive(sidecar) and not is_alive(server))
+    eventually(lambda: not any(map(is_alive, processes)))
 
 
 # ---- a server that we did not write --------------------------------------------------
@@ -510,7 +517,10 @@ def test_it_works_in_threads_and_in_greenlets_and_ends_with_its_worker(
 def server_time(client: McpClient) -> Callable[..., str]:
     """Call it for the answer of a tool of `mcp-server-time`."""
     server = Server(
-        config_id=new_id(), name="time", command=(sys.executable, "-m", "mcp_server_time")
+        org_id=ORG,
+        config_id=new_id(),
+        name="time",
+        command=(sys.executable, "-m", "mcp_server_time"),
     )
     hashes = {tool.name: tool.hash for tool in client.tools(server)}
     assert {"get_current_time", "convert_time"} == set(hashes)

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +23,7 @@ from cli.embedded_server import free_port
 from shared.egress import Policy
 from shared.ids import new_id
 from tests.waiting import eventually
+from tests.worker.lying_mcp_server import Lying, lying
 from worker.context import RunContext
 from worker.mcp import McpFailed
 from worker.mcp.checked_http import CheckedClient
@@ -34,6 +34,7 @@ from worker.outcomes import CancelRequested
 from worker.stop_signal import StopSignal
 
 SDK = Path(__file__).with_name("sdk_mcp_server.py")
+ORG = new_id()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def client() -> Iterator[McpClient]:
 
 
 def server_at(url: str, **headers: str) -> Server:
-    return Server(config_id=new_id(), name="http", url=url, headers=headers)
+    return Server(org_id=ORG, config_id=new_id(), name="http", url=url, headers=headers)
 
 
 # ---- the official server -------------------------------------------------------------
@@ -159,107 +160,21 @@ def test_a_server_that_was_restarted_has_its_tools_listed_before_the_first_call(
 # ---- servers that lie ----------------------------------------------------------------
 
 
-class _Lying(BaseHTTPRequestHandler):
-    """Knows the handshake; a call gets whatever the test wants."""
-
-    protocol_version = "HTTP/1.1"
-    on_call: Callable[["_Lying"], None]
-    more_tools: tuple[Any, ...]
-    paths: list[str]
-    message: dict[str, Any]
-    session_id: str | None = None
-    let_go: threading.Event
-
-    def do_POST(self) -> None:
-        message = self.message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.paths.append(self.path)
-        schema = {"type": "object"}
-        match message["method"]:
-            case "initialize":
-                version = message["params"]["protocolVersion"]
-                about = {"protocolVersion": version, "capabilities": {"tools": {}}}
-                self.result(message, {**about, "serverInfo": {"name": "liar", "version": "1"}})
-            case "tools/list":
-                tools = [{"name": "lie", "inputSchema": schema}, *self.more_tools]
-                self.result(message, {"tools": tools})
-            case "tools/call":
-                self.on_call()
-            case "server/discover":
-                self.error(message)
-            case _:
-                self.send(202, b"")
-
-    def do_GET(self) -> None:
-        self.paths.append(f"GET {self.path}")
-        self.send(405, b"")
-
-    def do_DELETE(self) -> None:
-        self.let_go.wait(60)
-
-    def result(self, message: dict[str, Any], result: dict[str, Any]) -> None:
-        self.send_json({"jsonrpc": "2.0", "id": message["id"], "result": result})
-
-    def error(self, message: dict[str, Any], why: str = "Method not found") -> None:
-        error = {"code": -32601, "message": why}
-        self.send_json({"jsonrpc": "2.0", "id": message["id"], "error": error})
-
-    def send_json(self, body: dict[str, Any]) -> None:
-        self.send(200, json.dumps(body).encode(), **{"Content-Type": "application/json"})
-
-    def send(self, status: int, body: bytes, **headers: str) -> None:
-        self.send_response(status)
-        if self.session_id is not None:
-            headers["Mcp-Session-Id"] = self.session_id
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing."""
-
-
-@contextmanager
-def lying(
-    on_call: Callable[[_Lying], None],
-    *more_tools: Any,
-    tls: ssl.SSLContext | None = None,
-    **more: Any,
-) -> Iterator[tuple[str, list[str]]]:
-    """Its address, and the paths that it was asked for."""
-    paths: list[str] = []
-    about = {"on_call": on_call, "paths": paths, "more_tools": more_tools, **more}
-    handler = type("Liar", (_Lying,), about)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        if tls is not None:
-            server.socket = tls.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            scheme = "https" if tls else "http"
-            yield f"{scheme}://localhost:{server.server_port}/mcp", paths
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def _lie(client: McpClient, url: str, server: Server | None = None, **kwargs: Any) -> str:
     server = server or server_at(url)
     [tool] = client.tools(server)
     return client.call(server, "lie", {}, pinned=tool.hash, **kwargs)
 
 
-def _json(handler: _Lying, body: bytes, **headers: str) -> None:
+def _json(handler: Lying, body: bytes, **headers: str) -> None:
     handler.send(200, body, **{"Content-Type": "application/json", **headers})
 
 
-def _redirect(handler: _Lying) -> None:
+def _redirect(handler: Lying) -> None:
     handler.send(307, b"", Location="/elsewhere")
 
 
-def _flood(handler: _Lying) -> None:
+def _flood(handler: Lying) -> None:
     handler.send_response(200)
     handler.send_header("Content-Type", "application/json")
     handler.send_header("Content-Length", "100000000")
@@ -267,7 +182,7 @@ def _flood(handler: _Lying) -> None:
     _write_on(handler)
 
 
-def _flood_of_one_event(handler: _Lying) -> None:
+def _flood_of_one_event(handler: Lying) -> None:
     handler.send_response(200)
     handler.send_header("Content-Type", "text/event-stream")
     handler.send_header("Content-Length", "100000006")
@@ -276,7 +191,7 @@ def _flood_of_one_event(handler: _Lying) -> None:
     _write_on(handler)
 
 
-def _write_on(handler: _Lying) -> None:
+def _write_on(handler: Lying) -> None:
     try:
         for _ in range(100):
             handler.wfile.write(b"x" * 1_000_000)
@@ -284,7 +199,7 @@ def _write_on(handler: _Lying) -> None:
         pass  # the client has had enough
 
 
-LIES: dict[str, tuple[Callable[[_Lying], None], str]] = {
+LIES: dict[str, tuple[Callable[[Lying], None], str]] = {
     "not JSON": (lambda h: _json(h, b"<html>secret page</html>"), "not valid MCP"),
     "no result": (lambda h: _json(h, b'{"jsonrpc": "2.0"}'), "not valid MCP"),
     "a page": (lambda h: h.send(200, b"secret", **{"Content-Type": "text/html"}), "error"),
@@ -309,8 +224,8 @@ def test_lies_fail_the_call_and_nothing_else(client: McpClient, lie: str) -> Non
             _lie(client, url)
         assert "secret" not in str(failed.value)
         assert {"/mcp"} >= {path for path in paths if not path.startswith("GET")}
-        assert client.sidecar_pid is not None
-        assert psutil.Process(client.sidecar_pid).memory_info().rss < 200_000_000
+        assert (pid := client.sidecar_pid(ORG)) is not None
+        assert psutil.Process(pid).memory_info().rss < 200_000_000
 
 
 def _rpc_error(code: int) -> bytes:
@@ -326,7 +241,7 @@ def forgetful(status: int, body: bytes) -> Iterator[tuple[str, dict[str, str], l
     """
     known, calls = {"new": "first", "id": "first"}, []
 
-    def on_call(handler: _Lying) -> None:
+    def on_call(handler: Lying) -> None:
         calls.append(session := str(handler.headers["Mcp-Session-Id"]))
         if session != known["id"]:
             handler.send(status, body, **{"Content-Type": "application/json"})
@@ -427,7 +342,7 @@ def test_a_server_that_does_not_take_its_end_is_left_without_one() -> None:
 def test_the_value_of_a_header_is_not_in_an_error(client: McpClient) -> None:
     """Some servers repeat what they do not like, and the model would read it."""
 
-    def complain(handler: _Lying) -> None:
+    def complain(handler: Lying) -> None:
         sent = handler.headers
         why = f"{sent['Authorization']} for {sent['X-Team']}, {sent['Authorization'][7:]}"
         handler.error(handler.message, why)

@@ -1,12 +1,12 @@
 """MCP servers: their tools, as tools of a run.
 
-The official SDK is asyncio, the worker is threads; so the SDK runs in a process of
-its own, one for each worker process, and nothing else does:
+The official SDK is asyncio, the worker is threads; so the SDK runs in processes of its
+own, one for each org, and nothing else does:
 
-    worker: tools, discovery → client ──socket──▶ sidecar → sessions → stdio | http
+    worker: tools, discovery → client → org_sidecar ──socket──▶ sidecar → sessions → stdio | http
 
-`client` starts it when it is needed first. Both sides share `server` and
-`descriptions`; the sidecar imports nothing that knows a database.
+`client` has them started when they are needed first, by `forker`. Both sides share `server`
+and `descriptions`; a sidecar imports nothing that knows a database.
 """
 
 

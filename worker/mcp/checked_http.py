@@ -12,11 +12,11 @@ import httpx2
 
 from shared import egress
 from worker.checked_http import share, ssl_context
+from worker.mcp.bounded_messages import EVENT_ENCODING, MAX_BYTES, TooLarge
 
 CONNECT_SECONDS = 5.0
 #: A silent stream of events is cut after this; calls have deadlines of their own.
 IDLE_SECONDS = 300.0
-MAX_ANSWER_BYTES = 4 * 1024 * 1024
 #: Of a stream that many messages go through: an answer, and the notifications before it.
 MAX_STREAM_BYTES = 64 * 1024 * 1024
 MAX_CONNECTIONS = 32
@@ -25,10 +25,6 @@ MAX_CONNECTIONS = 32
 _NOT_ABOUT_SESSIONS = frozenset({401, 402, 403, 407, 408, 413, 429})
 #: The key in a request's `_meta` by which a rejected call is recognized.
 CALL_ID = "arkloop/call"
-
-
-class TooLarge(httpx2.StreamError):
-    """A server sends more than anybody wants to read."""
 
 
 class CheckedClient(httpx2.AsyncClient):
@@ -41,6 +37,7 @@ class CheckedClient(httpx2.AsyncClient):
             headers={"User-Agent": "arkloop", **headers, "Accept-Encoding": "identity"},
             transport=self.transport,
             trust_env=False,
+            default_encoding=EVENT_ENCODING,
             timeout=httpx2.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
             max_redirects=0,
         )
@@ -94,10 +91,13 @@ class _Transport(httpx2.AsyncHTTPTransport):
             raise httpx2.DecodingError("the answer is compressed", request=request)
         kind = response.headers.get("content-type", "").lower()
         is_stream = kind.startswith("text/event-stream")
-        most = MAX_STREAM_BYTES if is_stream else MAX_ANSWER_BYTES
+        most = MAX_STREAM_BYTES if is_stream else MAX_BYTES
+        headers = response.headers.copy()
+        if is_stream:
+            headers["Content-Type"] = "text/event-stream"  # with no charset but the client's
         return httpx2.Response(
             status_code=response.status_code,
-            headers=response.headers,
+            headers=headers,
             stream=_Bounded(response.stream, most),
             extensions=response.extensions,
         )

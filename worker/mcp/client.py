@@ -1,34 +1,33 @@
-"""The worker's end: starts the sidecar when it is needed, and asks it from any thread."""
+"""The worker's end: has a sidecar for each org that needs one, and asks it from any thread."""
 
 import contextlib
-import itertools
 import json
 import logging
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from worker.context import RunContext
 from worker.mcp import Cancelled, McpFailed, ToolChanged
 from worker.mcp.descriptions import Description
-from worker.mcp.launcher import environment
+from worker.mcp.org_sidecar import Forker, OrgSidecar, Pending
 from worker.mcp.server import Server
 
 CALL_SECONDS = 60.0
 TOOLS_SECONDS = 20.0
-#: The sidecar keeps the time; if it does not answer so much later, it hangs, and is ended.
+#: The sidecar keeps the time; if it does not answer so much later, it hangs, and is given up.
 GRACE_SECONDS = 8.0
-MAX_REQUEST_BYTES = 2 * 1024 * 1024
+#: Orgs whose sidecars one worker process has at a time.
+MAX_ORGS = 64
+#: A sidecar that nobody has used for this long is ended.
+IDLE_SECONDS = 300.0
+_LOOK_SECONDS = 10.0
 #: A sidecar that did not live for so long is started again only after a pause, which doubles.
 SHORT_LIFE_SECONDS = 10.0
 MAX_PAUSE_SECONDS = 30.0
-_SOCKET_SECONDS = 5.0
 
 
 class ChangedTools(ToolChanged):
@@ -39,26 +38,44 @@ class ChangedTools(ToolChanged):
         self.tools = tools
 
 
-@dataclass(slots=True, eq=False)
-class _Pending:
-    done: threading.Event = field(default_factory=threading.Event)
-    answer: Mapping[str, Any] | None = None  # None: the sidecar is gone
+@dataclass(slots=True)
+class _Restarts:
+    """The pause before an org's next sidecar, or before the next process that forks them."""
 
-    def resolve(self, answer: Mapping[str, Any] | None) -> None:
-        self.answer = answer
-        self.done.set()
+    pause: float = 0.0
+    not_before: float = 0.0
+
+    def schedule(self, lived_seconds: float) -> None:
+        if lived_seconds > SHORT_LIFE_SECONDS:
+            self.pause = 0.0
+        self.not_before = time.monotonic() + self.pause
+        self.pause = min(MAX_PAUSE_SECONDS, max(0.5, self.pause * 2))
+
+    def check(self) -> None:
+        if time.monotonic() < self.not_before:
+            raise McpFailed("The MCP client has failed; it is started again in a moment.")
 
 
 class McpClient:
     """One for each worker process; every method may be called from many threads at once."""
 
-    def __init__(self, *, allowed_networks: Sequence[str] = (), stdio: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        allowed_networks: Sequence[str] = (),
+        stdio: bool = False,
+        max_orgs: int = MAX_ORGS,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
         self._rules = json.dumps({"allowed_networks": list(allowed_networks), "stdio": stdio})
+        self._max_orgs = max_orgs
+        self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
-        self._sidecar: _Sidecar | None = None
-        self._pause = 0.0
-        self._not_before = 0.0
-        self._is_closed = False
+        self._forker: Forker | None = None
+        self._sidecars: dict[UUID, OrgSidecar] = {}
+        self._restarts: dict[UUID | None, _Restarts] = {}  # None: of the forker
+        self._closed = threading.Event()
+        self._ending_idle = threading.Thread(target=self._end_idle, name="mcp idle", daemon=True)
 
     def tools(
         self, server: Server, *, context: RunContext | None = None, seconds: float = TOOLS_SECONDS
@@ -94,18 +111,20 @@ class McpClient:
         return text
 
     def close(self) -> None:
-        """End the sidecar; what is being asked fails, and so does all that is asked later."""
+        """End all sidecars; what is being asked fails, and so does all that is asked later."""
         with self._lock:
-            self._is_closed = True
-            sidecar, self._sidecar = self._sidecar, None
-        if sidecar is not None:
-            sidecar.close()
+            self._closed.set()
+            sidecars, self._sidecars = list(self._sidecars.values()), {}
+            forker, self._forker = self._forker, None
+        for sidecar in sidecars:
+            sidecar.end()
+        if forker is not None:
+            forker.close()
 
-    @property
-    def sidecar_pid(self) -> int | None:
-        """The id of the sidecar's process, None while there is none."""
-        sidecar = self._sidecar
-        return None if sidecar is None or sidecar.is_gone else sidecar.process.pid
+    def sidecar_pid(self, org_id: UUID) -> int | None:
+        """The id of the process of the org's sidecar, None if it has none that has answered."""
+        sidecar = self._sidecars.get(org_id)
+        return None if sidecar is None or sidecar.is_gone else sidecar.pid
 
     def _ask(
         self,
@@ -114,151 +133,94 @@ class McpClient:
         context: RunContext | None,
         seconds: float,
     ) -> Mapping[str, Any]:
-        pending = _Pending()
+        pending = Pending()
         with contextlib.ExitStack() as stack:
             if context is not None:
                 cancelled = {"failed": "The call was cancelled.", "kind": "cancelled"}
                 stack.enter_context(context.aborting(lambda: pending.resolve(cancelled)))
-            sidecar = self._running()
+            sidecar = stack.enter_context(self._using(server.org_id))
             fields = {**request, "server": server.to_json(), "seconds": seconds}
             with sidecar.asking(fields, pending):
                 if not pending.done.wait(seconds + GRACE_SECONDS):
-                    sidecar.kill()
+                    sidecar.end()
             return _checked(pending.answer)
 
-    def _running(self) -> "_Sidecar":
-        with self._lock:
-            if self._is_closed:
-                raise Cancelled("The worker is shutting down.")
-            if self._sidecar is not None:
-                if not self._sidecar.is_gone:
-                    return self._sidecar
-                self._sidecar.close()
-                self._schedule(self._sidecar)
-                self._sidecar = None
-            if time.monotonic() < self._not_before:
-                raise McpFailed("The MCP client has failed; it is started again in a moment.")
-            try:
-                self._sidecar = _Sidecar(self._rules)
-            except OSError as error:
-                logging.getLogger(__name__).error("the MCP sidecar cannot be started: %s", error)
-                raise McpFailed("The MCP client cannot be started.") from None
-            return self._sidecar
-
-    def _schedule(self, dead: "_Sidecar") -> None:
-        if dead.lived_seconds > SHORT_LIFE_SECONDS:
-            self._pause = 0.0
-        self._not_before = time.monotonic() + self._pause
-        self._pause = min(MAX_PAUSE_SECONDS, max(0.5, self._pause * 2))
-
-
-class _Sidecar:
-    """A running sidecar; its answers are read by a thread of its own."""
-
-    def __init__(self, rules: str) -> None:
-        self._socket, theirs = socket.socketpair()
-        # Python code in the environment of this worker is found by that of the sidecar.
-        root = str(Path(__file__).parents[2])
-        with theirs:
-            self.process = subprocess.Popen(  # noqa: S603 - of ours
-                [sys.executable, "-m", "worker.mcp.sidecar", rules],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                env={**environment(), "PYTHONPATH": root},
-                cwd="/",
-                start_new_session=True,
-            )
-        # So that a sidecar which does not read cannot hold a sender for ever.
-        self._socket.settimeout(_SOCKET_SECONDS)
-        self._sending = threading.Lock()
-        self._lock = threading.Lock()
-        self._pending: dict[int, _Pending] = {}
-        self._numbers = itertools.count(1)
-        self._began = time.monotonic()
-        self.lived_seconds = 0.0
-        self.is_gone = False
-        threading.Thread(target=self._read, name="mcp", daemon=True).start()
-
     @contextlib.contextmanager
-    def asking(self, request: Mapping[str, Any], pending: _Pending) -> Iterator[None]:
-        """Send a request whose answer goes to `pending`; cancelled if that was not the sidecar's.
-
-        Raises:
-            McpFailed: the request is too large.
-        """
-        number = next(self._numbers)
-        line = json.dumps({"id": number, **request}).encode() + b"\n"
-        if len(line) > MAX_REQUEST_BYTES:
-            raise McpFailed("The arguments are too large.")
+    def _using(self, org_id: UUID) -> Iterator[OrgSidecar]:
+        """Keep the org's sidecar, started now if it has none, from being ended as idle."""
         with self._lock:
-            if self.is_gone:
-                pending.resolve(None)
-            else:
-                self._pending[number] = pending
+            sidecar = self._sidecar(org_id)
+            sidecar.users += 1
         try:
-            if not pending.done.is_set():
-                self._send(line)
-            yield
+            yield sidecar
         finally:
             with self._lock:
-                unanswered = self._pending.pop(number, None) is not None
-            if unanswered:
-                self._send(json.dumps({"id": number, "do": "cancel"}).encode() + b"\n")
+                sidecar.users -= 1
+                sidecar.used_at = time.monotonic()
 
-    def kill(self) -> None:
-        """End it at once; everything that it is asked fails."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
+    def _sidecar(self, org_id: UUID) -> OrgSidecar:
+        if self._closed.is_set():
+            raise Cancelled("The worker is shutting down.")
+        self._forget_gone()
+        sidecar = self._sidecars.get(org_id)
+        if sidecar is None:
+            self._check(org_id)
+            if len(self._sidecars) >= self._max_orgs:
+                self._make_room()
+            self._sidecars[org_id] = sidecar = self._start()
+        return sidecar
 
-    def close(self) -> None:
-        """Let it end its servers, then itself."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+    def _forget_gone(self) -> None:
+        for org_id, sidecar in list(self._sidecars.items()):
+            if sidecar.is_gone:
+                del self._sidecars[org_id]
+                self._schedule(org_id, sidecar.lived_seconds)
+
+    def _make_room(self) -> None:
+        unused = [(one.used_at, key) for key, one in self._sidecars.items() if not one.users]
+        if not unused:
+            raise McpFailed(
+                f"{self._max_orgs} organizations use MCP servers on this worker at this moment; "
+                "try again later."
+            )
+        self._sidecars.pop(min(unused)[1]).end()
+
+    def _start(self) -> OrgSidecar:
+        if self._forker is not None and self._forker.is_gone:
+            self._schedule(None, self._forker.lived_seconds)
+            self._forker.close()
+            self._forker = None
+        self._check(None)
         try:
-            self.process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            self.process.wait()
+            if self._forker is None:
+                self._forker = Forker(self._rules)
+                if not self._ending_idle.is_alive():
+                    self._ending_idle.start()
+            return self._forker.fork()
+        except OSError as error:
+            logging.getLogger(__name__).error("an MCP sidecar cannot be started: %s", error)
+            raise McpFailed("The MCP client cannot be started.") from None
 
-    def _send(self, line: bytes) -> None:
-        try:
-            with self._sending:
-                self._socket.sendall(line)
-        except OSError:
-            # Half a line may have been sent: nothing that follows would be understood.
-            self.kill()
+    def _schedule(self, key: UUID | None, lived_seconds: float) -> None:
+        self._restarts.setdefault(key, _Restarts()).schedule(lived_seconds)
 
-    def _read(self) -> None:
-        chunks: list[bytes] = []
-        try:
-            while True:
-                try:
-                    data = self._socket.recv(65536)
-                except TimeoutError:
-                    continue
-                if not data:
-                    break
-                *lines, rest = data.split(b"\n")
-                for line in lines:
-                    self._take(json.loads(b"".join([*chunks, line])))
-                    chunks = []
-                chunks.append(rest)
-        except OSError:
-            pass  # reset: it is gone all the same
-        finally:
+    def _check(self, key: UUID | None) -> None:
+        if key in self._restarts:
+            self._restarts[key].check()
+
+    def _end_idle(self) -> None:
+        """Run as a thread until `close`."""
+        while not self._closed.wait(min(_LOOK_SECONDS, self._idle_seconds)):
             with self._lock:
-                self.is_gone = True
-                self.lived_seconds = time.monotonic() - self._began
-                left, self._pending = list(self._pending.values()), {}
-            self._socket.close()
-            for pending in left:
-                pending.resolve(None)
-
-    def _take(self, answer: Mapping[str, Any]) -> None:
-        with self._lock:
-            pending = self._pending.pop(answer["id"], None)
-        if pending is not None:
-            pending.resolve(answer)
+                self._forget_gone()
+                late = time.monotonic() - self._idle_seconds
+                for org_id, sidecar in list(self._sidecars.items()):
+                    if not sidecar.users and sidecar.used_at < late:
+                        self._sidecars.pop(org_id).end()
+                over = time.monotonic() - MAX_PAUSE_SECONDS
+                for key, restarts in list(self._restarts.items()):
+                    if restarts.not_before < over:
+                        del self._restarts[key]
 
 
 def _checked(answer: Mapping[str, Any] | None) -> Mapping[str, Any]:

@@ -74,6 +74,7 @@ def server_of(settings: Settings, row: Row[Any]) -> Server:
         log.error("the headers of the MCP server %s cannot be opened: %s", row.id, error)
         raise McpFailed("The headers of the server cannot be decrypted here.") from None
     return Server(
+        org_id=row.org_id,
         config_id=row.id,
         name=row.name,
         url=row.url,

@@ -5,6 +5,7 @@ Runs as a script: `launcher.py PARENT PROGRAM ARGUMENT…`; imports little, for 
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 
@@ -26,6 +27,9 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
         os._exit(CANNOT_START)
+    # The limit of the process that speaks MCP is not the program's.
+    most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     try:
         os.execvp(command[0], command)  # noqa: S606 - no shell is what is wanted
     except OSError:

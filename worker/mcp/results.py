@@ -8,19 +8,39 @@ import mcp_types as types
 from shared.events import clean
 
 MAX_TEXT_BYTES = 1024 * 1024
+#: Of what a server says of an error.
+MAX_ERROR_CHARACTERS = 2000
 _CUT = "\n[cut: the answer is larger than 1 MiB]"
 
 
-def text_of(result: types.CallToolResult) -> str:
-    """The text parts, one after the other, with a note for each part that is not text.
+def reduce(result: dict[str, Any]) -> None:
+    """Leave one text of a result's content, if it has any, for the SDK to validate and keep.
 
-    Without any part it is the structured content as JSON. Of more than
-    `MAX_TEXT_BYTES` the beginning is kept, and marked.
+    It is the text parts, one after the other, with a note for each part that is not text; without
+    any part the structured content as JSON. Of more than `MAX_TEXT_BYTES` the beginning is kept,
+    and marked.
     """
-    text = "\n".join(map(_part, result.content))
-    if not text and result.structured_content is not None:
-        text = json.dumps(result.structured_content, ensure_ascii=False)
-    return cut(clean(text), MAX_TEXT_BYTES, _CUT)
+    content = result.get("content")
+    if not isinstance(content, list):
+        return
+    structured = result.pop("structuredContent", None)
+    parts: list[str] = []
+    left = MAX_TEXT_BYTES + 1  # a character has a byte at least: the rest is cut in any case
+    for part in content:
+        parts.append(_text(part)[:left])
+        left -= len(parts[-1]) + 1
+        if left <= 0:
+            break
+    text = "\n".join(parts)
+    if not text and structured is not None:
+        text = json.dumps(structured, ensure_ascii=False)[: MAX_TEXT_BYTES + 1]
+    text = cut(clean(text), MAX_TEXT_BYTES, _CUT)
+    result["content"] = [{"type": "text", "text": text}]
+
+
+def text_of(result: types.CallToolResult) -> str:
+    """The text that `reduce` has left."""
+    return "".join(part.text for part in result.content if isinstance(part, types.TextContent))
 
 
 def cut(text: str, most: int, mark: str) -> str:
@@ -29,18 +49,16 @@ def cut(text: str, most: int, mark: str) -> str:
     return text if len(data) <= most else data[:most].decode(errors="ignore") + mark
 
 
-def _part(part: Any) -> str:
+def _text(part: Any) -> str:
     match part:
-        case types.TextContent():
-            return part.text
-        case types.ImageContent() | types.AudioContent():
-            kind = part.type
-            size = len(part.data) * 3 // 4
-            return f"[{kind} left out: {_short(part.mime_type)}, about {size} bytes]"
-        case types.ResourceLink():
-            return f"[resource left out: {_short(str(part.uri))}]"
-        case types.EmbeddedResource():
-            return f"[resource left out: {_short(str(part.resource.uri))}]"
+        case {"type": "text", "text": str(text)}:
+            return text
+        case {"type": "image" | "audio" as kind, "data": str(data), "mimeType": str(mime_type)}:
+            return f"[{kind} left out: {_short(mime_type)}, about {len(data) * 3 // 4} bytes]"
+        case {"type": "resource_link", "uri": str(uri)}:
+            return f"[resource left out: {_short(uri)}]"
+        case {"type": "resource", "resource": {"uri": str(uri)}}:
+            return f"[resource left out: {_short(uri)}]"
     return "[left out: content of an unknown type]"
 
 

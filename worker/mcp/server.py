@@ -16,6 +16,7 @@ MIN_SECRET_CHARACTERS = 8
 class Server:
     """`url` of streamable HTTP, else `command`: a program and its arguments."""
 
+    org_id: UUID
     config_id: UUID
     name: str
     url: str | None = None
@@ -27,13 +28,13 @@ class Server:
     def to_json(self) -> dict[str, Any]:
         fields = asdict(self)
         del fields["updated_at"]
-        return {**fields, "config_id": str(self.config_id)}
+        return {**fields, "org_id": str(self.org_id), "config_id": str(self.config_id)}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        values = {**fields, "config_id": UUID(fields["config_id"])}
-        return cls(**{**values, "command": tuple(fields["command"])})
+        ids = {name: UUID(fields[name]) for name in ("org_id", "config_id")}
+        return cls(**{**fields, **ids, "command": tuple(fields["command"])})
 
     def without_secrets(self, text: str) -> str:
         """What the server says of a failure, without the values of headers that it repeats."""

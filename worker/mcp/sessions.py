@@ -19,12 +19,13 @@ from shared import egress
 from shared.events import clean
 from worker.checked_http import tls_failure
 from worker.mcp import McpFailed, SessionLost, ToolChanged
-from worker.mcp.checked_http import CALL_ID, MAX_ANSWER_BYTES, CheckedClient
+from worker.mcp.bounded_messages import MAX_BYTES
+from worker.mcp.checked_http import CALL_ID, CheckedClient
 from worker.mcp.descriptions import MAX_TOOLS, Description
-from worker.mcp.results import cut, text_of
+from worker.mcp.results import MAX_ERROR_CHARACTERS, cut, text_of
 from worker.mcp.server import Server
 from worker.mcp.stdio import program
-from worker.mcp.tool_lists import TolerantMessages, description_of
+from worker.mcp.tool_lists import description_of
 
 #: For the connection, the handshake and the first list of tools.
 CONNECT_SECONDS = 20.0
@@ -33,7 +34,6 @@ CLOSE_SECONDS = 5.0
 #: or it has to be connected to anew.
 LIST_SECONDS = 30.0
 MAX_PAGES = 64
-MAX_ERROR_CHARACTERS = 2000
 
 _Answer: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
     types.CallToolResult | types.InputRequiredResult
@@ -150,7 +150,7 @@ class Session:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     client = await stack.enter_async_context(
                         Client(
-                            _tolerant(await self._transport(stack)),
+                            await self._transport(stack),
                             client_info=types.Implementation(name="arkloop", version="1"),
                             message_handler=self._on_message,
                             cache=None,
@@ -175,9 +175,8 @@ class Session:
         self._http = await stack.enter_async_context(
             CheckedClient(self.server.headers, self._rules.policy)
         )
-        return streamable_http_client(
-            url, http_client=self._http, max_sse_event_size=MAX_ANSWER_BYTES
-        )
+        # It counts each byte beyond ASCII twice, as `EVENT_ENCODING` is decoded.
+        return streamable_http_client(url, http_client=self._http, max_sse_event_size=2 * MAX_BYTES)
 
     async def _on_message(self, message: Any) -> None:
         if isinstance(message, types.ToolListChangedNotification):
@@ -204,12 +203,6 @@ class Session:
             raise McpFailed(_text_of(error, self._http)) from None
         except (ValidationError, ValueError):
             raise McpFailed("The server's answer is not valid MCP.") from None
-
-
-@contextlib.asynccontextmanager
-async def _tolerant(transport: Any) -> AsyncIterator[Any]:
-    async with transport as (messages, out):
-        yield TolerantMessages(messages), out
 
 
 async def _list(client: Client) -> list[Description]:

@@ -1,31 +1,40 @@
-"""The process that speaks MCP: `python -m worker.mcp.sidecar RULES`, with a socket as its input.
+"""The process that speaks MCP for one org, over a socket to the worker.
 
 One JSON object a line, both ways. `{"id", "do": "tools", "server", "seconds"}` and
 `{"id", "do": "call", "server", "seconds", "tool", "arguments", "pinned"}` are answered in any
 order, by `{"id", "tools" | "text"}` or `{"id", "failed", "kind", "tools"?}`;
-`{"id", "do": "cancel"}` is not answered. It ends when the socket does.
+`{"id", "do": "cancel"}` is not answered. The first line is `{"id": 0, "pid"}`. The process
+ends when the socket does, or when its event loop hangs.
 """
 
 import asyncio
 import contextlib
+import faulthandler
 import json
 import logging
+import os
+import resource
 import socket
-import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any
 
-from shared import egress
 from worker.mcp import McpFailed, SessionLost, ToolChanged
 from worker.mcp.server import Server
 from worker.mcp.sessions import Rules, Session
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
-MAX_SESSIONS = 64
+MAX_SESSIONS = 32
 IDLE_SECONDS = 300.0
 _LOOK_SECONDS = 10.0
+#: Of private memory, for the org's sessions together; the process begins with about 50 MiB.
+MAX_DATA_BYTES = 512 * 1024 * 1024
+#: Of each thread that resolves names; counted as data, and 8 MiB by default.
+_STACK_BYTES = 1024 * 1024
+#: An event loop that stands still for this long has hung.
+HANG_SECONDS = 15.0
 
 
 class Sessions:
@@ -88,7 +97,10 @@ class Sessions:
         if len(self._sessions) >= MAX_SESSIONS:
             idle = [(s.used_at, k) for k, s in self._sessions.items() if not s.users]
             if not idle:
-                raise McpFailed("Too many MCP servers are in use at this moment.")
+                raise McpFailed(
+                    f"The organization uses {MAX_SESSIONS} MCP servers at this moment; "
+                    "no more are connected."
+                )
             self._remove(min(idle)[1], self._sessions[min(idle)[1]])
         self._sessions[key] = session = Session(server, self._rules)
         return session
@@ -117,6 +129,7 @@ class Sessions:
 
 async def serve(connection: socket.socket, rules: Rules) -> None:
     """Answer until the other side is gone."""
+    watching = asyncio.create_task(_watch())
     reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_LINE_BYTES)
     sessions = Sessions(rules)
     tasks: dict[int, asyncio.Task[None]] = {}
@@ -127,8 +140,10 @@ async def serve(connection: socket.socket, rules: Rules) -> None:
         writer.write(json.dumps({"id": request["id"], **fields}).encode() + b"\n")
         await writer.drain()
 
+    writer.write(json.dumps({"id": 0, "pid": os.getpid()}).encode() + b"\n")
     with contextlib.suppress(ConnectionError):
-        while line := await reader.readline():
+        # A worker that ends while it sends leaves half a line.
+        while (line := await reader.readline()).endswith(b"\n"):
             request = json.loads(line)
             number = request["id"]
             if request["do"] == "cancel":
@@ -137,6 +152,7 @@ async def serve(connection: socket.socket, rules: Rules) -> None:
                 continue
             tasks[number] = task = asyncio.create_task(answer(request))
             task.add_done_callback(partial(_forget, tasks, number))
+    watching.cancel()  # all that follows has to be done before the timer ends
     idle.cancel()
     for task in list(tasks.values()):
         task.cancel()
@@ -163,15 +179,23 @@ async def _answer(sessions: Sessions, request: dict[str, Any]) -> dict[str, Any]
         return {"failed": "The MCP client failed; its log has more.", "kind": "failed"}
 
 
-def main() -> None:
-    """Run until the worker is gone."""
-    # The SDK tells with tracebacks what servers do wrong, and every session id.
-    logging.basicConfig(stream=sys.stderr, level=logging.ERROR)
-    logging.getLogger("mcp").setLevel(logging.CRITICAL)
-    rules = json.loads(sys.argv[1])
-    policy = egress.Policy.of(rules["allowed_networks"])
-    asyncio.run(serve(socket.socket(fileno=0), Rules(policy, rules["stdio"])))
+def run(connection: socket.socket, rules: Rules) -> None:
+    """Serve the worker at the other end of the socket, within limits, until it is gone."""
+    threading.stack_size(_STACK_BYTES)
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    soft = MAX_DATA_BYTES if hard == resource.RLIM_INFINITY else min(MAX_DATA_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    asyncio.run(serve(connection, rules))
 
 
-if __name__ == "__main__":
-    main()
+async def _watch() -> None:
+    """Have the process end when this task has not run for `HANG_SECONDS`.
+
+    The timer is a thread of C, which ends the process even where other C code holds the GIL.
+    """
+    while True:
+        try:
+            faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+        except RuntimeError:  # not even a thread can be started
+            os._exit(1)
+        await asyncio.sleep(HANG_SECONDS / 5)

@@ -14,11 +14,10 @@ from typing import Any
 
 import anyio
 from mcp.shared.message import SessionMessage
-from mcp_types import jsonrpc_message_adapter
 
 from worker.mcp import launcher
+from worker.mcp.bounded_messages import MAX_BYTES, TooLarge, parse
 
-MAX_LINE_BYTES = 4 * 1024 * 1024
 #: A program whose input has ended has so long to go by itself, and so long again after SIGTERM.
 GRACE_SECONDS = 1.0
 
@@ -45,7 +44,7 @@ async def program(
         env=launcher.environment(),
         cwd="/",
         start_new_session=True,
-        limit=MAX_LINE_BYTES,
+        limit=MAX_BYTES,
     )
     to_session, from_program = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     to_program, from_session = anyio.create_memory_object_stream[SessionMessage](0)
@@ -60,7 +59,9 @@ async def program(
                     if message is not None:
                         await to_session.send(message)
             except ValueError:  # StreamReader's word for a line that is too long
-                ended(f"The server wrote a line of more than {MAX_LINE_BYTES} bytes.")
+                ended(f"The server wrote a line of more than {MAX_BYTES} bytes.")
+            except TooLarge as error:
+                ended(f"The server wrote a message of {error}.")
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 pass  # the session is gone
             else:
@@ -90,7 +91,7 @@ async def program(
 
 def _parsed(line: bytes) -> SessionMessage | None:
     try:
-        return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
+        return SessionMessage(parse(line))
     except ValueError:
         return None  # programs print other things too
 

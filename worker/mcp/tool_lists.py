@@ -10,8 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import mcp_types as types
-from mcp.shared.message import SessionMessage
-from mcp_types.jsonrpc import JSONRPCResponse
 from mcp_types.methods import validate_server_result
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 from pydantic import ValidationError
@@ -26,32 +24,6 @@ _SCHEMA = "schema"
 _MAX_PROBLEM_CHARACTERS = 500
 
 
-class TolerantMessages:
-    """A transport's messages, an `mcp.client._transport.ReadStream`, with their lists in order."""
-
-    def __init__(self, messages: Any) -> None:
-        self._messages = messages
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._messages, name)
-
-    async def __aenter__(self) -> "TolerantMessages":
-        await self._messages.__aenter__()
-        return self
-
-    async def __aexit__(self, *raised: Any) -> Any:
-        return await self._messages.__aexit__(*raised)
-
-    def __aiter__(self) -> "TolerantMessages":
-        return self
-
-    async def __anext__(self) -> Any:
-        item = await self._messages.__anext__()
-        if isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCResponse):
-            _put_in_order(item.message.result)
-        return item
-
-
 def description_of(tool: types.Tool) -> Description:
     """A tool of a list that was put in order, as its server gave it."""
     name, text = tool.name, tool.description or ""
@@ -64,7 +36,8 @@ def description_of(tool: types.Tool) -> Description:
     return replace(described, parameters=parameters, problem=problem)
 
 
-def _put_in_order(result: dict[str, Any]) -> None:
+def put_in_order(result: dict[str, Any]) -> None:
+    """Replace the tools of a result, if it has any, by those that the SDK takes."""
     tools = result.get("tools")
     if isinstance(tools, list):
         # One more than are allowed is enough to refuse them all.

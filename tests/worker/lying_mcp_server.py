@@ -1,0 +1,95 @@
+"""An MCP server over HTTP that answers calls with whatever a test wants."""
+
+import json
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class Lying(BaseHTTPRequestHandler):
+    """Knows the handshake; a call gets whatever the test wants."""
+
+    protocol_version = "HTTP/1.1"
+    on_call: Callable[["Lying"], None]
+    more_tools: tuple[Any, ...]
+    paths: list[str]
+    message: dict[str, Any]
+    session_id: str | None = None
+    let_go: threading.Event
+
+    def do_POST(self) -> None:
+        message = self.message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.paths.append(self.path)
+        schema = {"type": "object"}
+        match message["method"]:
+            case "initialize":
+                version = message["params"]["protocolVersion"]
+                about = {"protocolVersion": version, "capabilities": {"tools": {}}}
+                self.result(message, {**about, "serverInfo": {"name": "liar", "version": "1"}})
+            case "tools/list":
+                tools = [{"name": "lie", "inputSchema": schema}, *self.more_tools]
+                self.result(message, {"tools": tools})
+            case "tools/call":
+                self.on_call()
+            case "server/discover":
+                self.error(message)
+            case _:
+                self.send(202, b"")
+
+    def do_GET(self) -> None:
+        self.paths.append(f"GET {self.path}")
+        self.send(405, b"")
+
+    def do_DELETE(self) -> None:
+        self.let_go.wait(60)
+
+    def result(self, message: dict[str, Any], result: dict[str, Any]) -> None:
+        self.send_json({"jsonrpc": "2.0", "id": message["id"], "result": result})
+
+    def error(self, message: dict[str, Any], why: str = "Method not found") -> None:
+        error = {"code": -32601, "message": why}
+        self.send_json({"jsonrpc": "2.0", "id": message["id"], "error": error})
+
+    def send_json(self, body: dict[str, Any]) -> None:
+        self.send(200, json.dumps(body).encode(), **{"Content-Type": "application/json"})
+
+    def send(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        if self.session_id is not None:
+            headers["Mcp-Session-Id"] = self.session_id
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def lying(
+    on_call: Callable[[Lying], None],
+    *more_tools: Any,
+    tls: ssl.SSLContext | None = None,
+    **more: Any,
+) -> Iterator[tuple[str, list[str]]]:
+    """Its address, and the paths that it was asked for."""
+    paths: list[str] = []
+    about = {"on_call": on_call, "paths": paths, "more_tools": more_tools, **more}
+    handler = type("Liar", (Lying,), about)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            scheme = "https" if tls else "http"
+            yield f"{scheme}://localhost:{server.server_port}/mcp", paths
+        finally:
+            server.shutdown()
+            thread.join()

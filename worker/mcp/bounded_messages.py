@@ -1,0 +1,58 @@
+"""JSON-RPC messages of servers, parsed only if that cannot cost much memory.
+
+A message of 4 MiB can hold two million values, of 100 bytes and more each once they are parsed.
+"""
+
+from typing import Any
+
+import httpx2
+from mcp.client import streamable_http
+from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCResponse, jsonrpc_message_adapter
+
+from shared.json_values import has_more_values
+from worker.mcp.results import MAX_ERROR_CHARACTERS, reduce
+from worker.mcp.tool_lists import put_in_order
+
+MAX_BYTES = 4 * 1024 * 1024
+#: Values in one message, members and items alike.
+MAX_VALUES = 20_000
+#: How `CheckedClient` decodes events: a character for each byte. One character beyond the Basic
+#: Multilingual Plane would have Python store all the others in four bytes too, in every copy.
+EVENT_ENCODING = "latin-1"
+
+
+class TooLarge(httpx2.StreamError):
+    """A server sends more than is read of it."""
+
+
+def parse(data: bytes) -> JSONRPCMessage:
+    """Parse a message, and leave of it what is used.
+
+    Raises:
+        TooLarge: it has more than `MAX_BYTES` bytes or `MAX_VALUES` values.
+        ValueError: it is not a message.
+    """
+    if len(data) > MAX_BYTES:
+        raise TooLarge(f"more than {MAX_BYTES:,} bytes")
+    if has_more_values(data, MAX_VALUES):
+        raise TooLarge(f"more than {MAX_VALUES:,} values")
+    message = jsonrpc_message_adapter.validate_json(data, by_name=False)
+    # Now, for the SDK formats and keeps messages.
+    match message:
+        case JSONRPCResponse():
+            put_in_order(message.result)
+            reduce(message.result)
+        case JSONRPCError():
+            message.error.message = message.error.message[: MAX_ERROR_CHARACTERS + 1]
+    return message
+
+
+class _Adapter:
+    """Stands in for the SDK's adapter, which parses whatever it is given."""
+
+    def validate_json(self, data: bytes | str, **_: Any) -> JSONRPCMessage:
+        return parse(data.encode(EVENT_ENCODING) if isinstance(data, str) else data)
+
+
+# The SDK has no hook before it parses. Its version is pinned, and a test sends what is too large.
+streamable_http.jsonrpc_message_adapter = _Adapter()  # type: ignore[attr-defined, assignment]

@@ -1,0 +1,67 @@
+"""Forks the sidecars: `python -m worker.mcp.forker RULES`, with a socket as its input.
+
+The SDK takes a second and 50 MB to import; a sidecar that is forked takes milliseconds and shares
+that memory. Each byte that the worker sends has a socket with it, which becomes that of a new
+sidecar. This process has one thread and no event loop: forking it is safe. It ends when the
+worker is gone and its sidecars have ended.
+"""
+
+import contextlib
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import Never
+
+from shared import egress
+from worker.checked_http import ssl_context
+from worker.mcp import sidecar
+from worker.mcp.sessions import Rules
+
+
+def main() -> None:
+    """Fork a sidecar for each socket until the worker is gone."""
+    # The SDK logs, with tracebacks, what servers do wrong, and every session id.
+    logging.basicConfig(stream=sys.stderr, level=logging.ERROR)
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)
+    given = json.loads(sys.argv[1])
+    rules = Rules(egress.Policy.of(given["allowed_networks"]), given["stdio"])
+    ssl_context()  # cached: read once for all
+    # Sidecars that have ended are forgotten by the kernel.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # The collector writes to what it looks at, and so would copy every page in each sidecar.
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    control = socket.socket(fileno=0)
+    control.setblocking(True)
+    while (received := socket.recv_fds(control, 1, 1))[0]:
+        for descriptor in received[1]:
+            try:
+                if os.fork() == 0:
+                    _become_sidecar(control, descriptor, rules)
+            except OSError:
+                logging.exception("a sidecar cannot be started")
+            os.close(descriptor)
+    with contextlib.suppress(ChildProcessError):
+        os.wait()  # for all: none of those that are forgotten is reported
+
+
+def _become_sidecar(control: socket.socket, descriptor: int, rules: Rules) -> Never:
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        gc.enable()
+        control.detach()
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sidecar.run(socket.socket(fileno=descriptor), rules)
+    except BaseException:
+        logging.exception("a sidecar failed")
+    finally:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""The worker's end of the process that forks sidecars, and of each sidecar."""
+
+import contextlib
+import itertools
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from worker.mcp import McpFailed
+from worker.mcp.launcher import environment
+
+MAX_REQUEST_BYTES = 2 * 1024 * 1024
+#: A process that is told to end has ended after this; else it is killed.
+END_SECONDS = 20.0
+_SOCKET_SECONDS = 5.0
+#: What is large goes back to the system as soon as it is free; by default glibc keeps more with
+#: each large block that it has seen.
+_MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A request; `answer` is None where the sidecar was lost."""
+
+    done: threading.Event = field(default_factory=threading.Event)
+    answer: Mapping[str, Any] | None = None
+
+    def resolve(self, answer: Mapping[str, Any] | None) -> None:
+        self.answer = answer
+        self.done.set()
+
+
+class Forker:
+    """A process of `worker.mcp.forker`. The sidecars that it has forked can outlive it."""
+
+    def __init__(self, rules: str) -> None:
+        self._socket, theirs = socket.socketpair()
+        # Python code in the environment of this worker is found by that of the sidecars.
+        root = str(Path(__file__).parents[2])
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - of ours
+                [sys.executable, "-m", "worker.mcp.forker", rules],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env={**environment(), **_MALLOC, "PYTHONPATH": root},
+                cwd="/",
+                start_new_session=True,
+            )
+        self._socket.settimeout(_SOCKET_SECONDS)
+        self._began = time.monotonic()
+
+    @property
+    def is_gone(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
+    def lived_seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def fork(self) -> "OrgSidecar":
+        """Start a sidecar, which is lost at once if it cannot be forked. Raises: OSError."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(self._socket, [b"."], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                self._process.kill()
+                raise
+        return OrgSidecar(ours)
+
+    def close(self) -> None:
+        """Wait until it has ended, and before it the sidecars that were told to end."""
+        self._socket.close()
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class OrgSidecar:
+    """The sidecar of one org; its answers are read by a thread of its own."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        # So that a sidecar which does not read cannot hold a sender for ever.
+        self._socket.settimeout(_SOCKET_SECONDS)
+        self._sending = threading.Lock()
+        self._lock = threading.Lock()
+        self._pending: dict[int, Pending] = {}
+        self._numbers = itertools.count(1)
+        self._began = time.monotonic()
+        self.pid: int | None = None  # as soon as it has said so
+        self.users = 0
+        self.used_at = self._began
+        self.lived_seconds = 0.0
+        self.is_gone = False
+        threading.Thread(target=self._read, name="mcp", daemon=True).start()
+
+    @contextlib.contextmanager
+    def asking(self, request: Mapping[str, Any], pending: Pending) -> Iterator[None]:
+        """Send a request whose answer goes to `pending`; cancelled if that was not the sidecar's.
+
+        Raises:
+            McpFailed: the request is too large.
+        """
+        number = next(self._numbers)
+        line = json.dumps({"id": number, **request}).encode() + b"\n"
+        if len(line) > MAX_REQUEST_BYTES:
+            raise McpFailed("The arguments are too large.")
+        with self._lock:
+            if self.is_gone:
+                pending.resolve(None)
+            else:
+                self._pending[number] = pending
+        try:
+            if not pending.done.is_set():
+                self._send(line)
+            yield
+        finally:
+            with self._lock:
+                unanswered = self._pending.pop(number, None) is not None
+            if unanswered:
+                self._send(json.dumps({"id": number, "do": "cancel"}).encode() + b"\n")
+
+    def end(self) -> None:
+        """Have it end its servers, then itself; everything that it is asked fails at once.
+
+        One that hangs is ended by its own watchdog.
+        """
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _send(self, line: bytes) -> None:
+        try:
+            with self._sending:
+                self._socket.sendall(line)
+        except OSError:
+            # Half a line may have been sent: nothing that follows would be understood.
+            self.end()
+
+    def _read(self) -> None:
+        chunks: list[bytes] = []
+        try:
+            while True:
+                try:
+                    data = self._socket.recv(65536)
+                except TimeoutError:
+                    continue
+                if not data:
+                    break
+                *lines, rest = data.split(b"\n")
+                for line in lines:
+                    self._take(json.loads(b"".join([*chunks, line])))
+                    chunks = []
+                chunks.append(rest)
+        except OSError:
+            pass  # reset: it is gone all the same
+        finally:
+            with self._lock:
+                self.is_gone = True
+                self.lived_seconds = time.monotonic() - self._began
+                left, self._pending = list(self._pending.values()), {}
+            self._socket.close()
+            for pending in left:
+                pending.resolve(None)
+
+    def _take(self, answer: Mapping[str, Any]) -> None:
+        if answer["id"] == 0:
+            self.pid = answer["pid"]
+        with self._lock:
+            pending = self._pending.pop(answer["id"], None)
+        if pending is not None:
+            pending.resolve(answer)
