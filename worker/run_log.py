@@ -17,8 +17,12 @@ GATHER_SECONDS = 0.04
 GATHER_CHARACTERS = 2048
 #: A model may send any amount in one piece; every follower gets it in one frame each.
 MAX_EVENT_CHARACTERS = 32_768
-#: A model that is faster than Postgres waits when so many events are not committed yet.
+#: A model that is faster than Postgres waits when so many events are not committed yet, or so many
+#: bytes of them.
 MAX_BACKLOG = 256
+MAX_BACKLOG_BYTES = 1024 * 1024
+#: One commit has at most this much of each run: the events of others wait for it.
+MAX_TAKEN_BYTES = 128 * 1024
 
 
 class RunLog:
@@ -63,6 +67,7 @@ class RunLog:
         self._numbered_at = 0.0
         self._turn_seq: int | None = None  # the first text event of the open turn
         self._max_bytes = max_bytes
+        self._waiting_bytes = 0  # of events that are not committed
         self.written_bytes = 0  # of all numbered events; earlier attempts are added by the caller
 
     # ---- the run's own thread ----
@@ -81,11 +86,12 @@ class RunLog:
             if self._text_length >= GATHER_CHARACTERS:
                 self._number_text()
             backlog = len(self._ready) + len(self._in_flight)
+            is_behind = backlog > MAX_BACKLOG or self._waiting_bytes > MAX_BACKLOG_BYTES
         if first or backlog:
             self._added(self)
             # In a greenlet nobody else runs until this one waits; the writer must.
             time.sleep(0)
-        if backlog > MAX_BACKLOG:
+        if is_behind:
             self.flush()
 
     def add(self, *events: Event) -> None:
@@ -140,12 +146,14 @@ class RunLog:
             self._number_text()
             self._number(*events)
             taken, self._ready = self._ready, []
+            self._measure()
             return taken
 
     def retract(self, withdrawn: list[StoredEvent], last: int) -> None:
         """The caller did not store what it withdrew: forget the `last` of it, keep the rest."""
         with self._changed:
             self._ready[:0] = withdrawn[: len(withdrawn) - last]
+            self._measure()
             self._last_seq -= last
 
     # ---- the writer's thread ----
@@ -161,8 +169,9 @@ class RunLog:
                 if due_in <= 0 or self._text_length >= GATHER_CHARACTERS:
                     self._number_text()
                     due_in = None
-            self._in_flight, self._ready = self._ready, []
-            return self._in_flight, due_in
+            count = _fitting(self._ready, MAX_TAKEN_BYTES)
+            self._in_flight, self._ready = self._ready[:count], self._ready[count:]
+            return self._in_flight, 0.0 if self._ready else due_in
 
     def committed(self) -> None:
         """What was taken is stored."""
@@ -170,12 +179,14 @@ class RunLog:
             if self._in_flight:
                 self._committed_seq = self._in_flight[-1].seq
             self._in_flight = []
+            self._measure()
             self._changed.notify_all()
 
     def discard(self) -> None:
         """What was taken can never be stored: it is forgotten, and its numbers are free again."""
         with self._changed:
             self._in_flight, self._ready = [], []
+            self._measure()
             self._text.clear()
             self._text_length = 0
             self._last_seq = self._committed_seq
@@ -208,5 +219,19 @@ class RunLog:
         # All of them are encoded before one is numbered: what cannot be encoded leaves no hole.
         encoded = [encode(first + i, event, now) for i, event in enumerate(events)]
         self._ready.extend(encoded)
-        self.written_bytes += sum(event.size for event in encoded)
+        size = sum(event.size for event in encoded)
+        self.written_bytes += size
+        self._waiting_bytes += size
         self._last_seq += len(encoded)
+
+    def _measure(self) -> None:
+        self._waiting_bytes = sum(event.size for event in (*self._ready, *self._in_flight))
+
+
+def _fitting(events: list[StoredEvent], most: int) -> int:
+    """How many of the events fit into so many bytes; the first one does in any case."""
+    for count, event in enumerate(events):
+        most -= event.size
+        if most < 0:
+            return max(count, 1)
+    return len(events)

@@ -19,7 +19,13 @@ from shared.events import (
 from tests.waiting import eventually
 from worker import run_log
 from worker.outcomes import CancelRequested, LimitExceeded
-from worker.run_log import GATHER_CHARACTERS, MAX_EVENT_CHARACTERS, RunLog
+from worker.run_log import (
+    GATHER_CHARACTERS,
+    MAX_BACKLOG_BYTES,
+    MAX_EVENT_CHARACTERS,
+    MAX_TAKEN_BYTES,
+    RunLog,
+)
 from worker.stop_signal import StopSignal
 
 END = RunCancelled(Usage(), 0)
@@ -90,7 +96,7 @@ def test_a_huge_piece_becomes_many_events(log: Log) -> None:
     text = "".join(map(str, range(30_000)))
     log.add_text(MessageDelta, text)
 
-    stored = log.commit()
+    stored = [*log.commit(), *log.commit()]
 
     assert text == "".join(piece for _, piece in stored)
     assert MAX_EVENT_CHARACTERS == max(len(piece) for _, piece in stored)
@@ -247,3 +253,39 @@ def test_a_run_may_write_only_so_much() -> None:
     with pytest.raises(LimitExceeded) as failed:
         log.check_size()
     assert "run.output_limit" == failed.value.code
+
+
+def test_one_commit_has_only_so_much_of_a_run(log: Log) -> None:
+    """The rest comes at once in the next one, in order: other runs' events are between them."""
+    large = MAX_TAKEN_BYTES // 3
+    log.add(*[MessageDelta("x" * large)] * 5, MessageDelta("y" * (2 * MAX_TAKEN_BYTES)))
+
+    taken: list[list[int]] = []
+    again: float | None = 0.0
+    while again is not None:
+        events, again = log.take()
+        log.committed()
+        taken.append([event.seq for event in events])
+
+    assert [[11, 12], [13, 14], [15], [16]] == taken
+
+
+def test_a_model_that_writes_much_waits_for_what_it_wrote(log: Log) -> None:
+    """By bytes as well as by events: what is not committed is in memory."""
+    piece = "x" * MAX_EVENT_CHARACTERS
+    added = threading.Event()
+
+    def write() -> None:
+        for _ in range(3 * MAX_BACKLOG_BYTES // MAX_EVENT_CHARACTERS):
+            log.add_text(MessageDelta, piece)
+        added.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    most = 0
+    while not added.wait(0.01):
+        most = max(most, log._waiting_bytes)
+        log.commit()
+    writer.join(10)
+
+    assert MAX_BACKLOG_BYTES / 2 < most < 1.2 * MAX_BACKLOG_BYTES
