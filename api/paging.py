@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
 
-from flask import Response, current_app, request
+from flask import Response, request
 from marshmallow import Schema, fields
 
 from api.current import actor, public_path, settings
@@ -29,6 +29,8 @@ from shared.pages import PAGE_BYTES
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
 _SIGNATURE_BYTES = 16
+#: Made once: the function `dumps` makes one for every row.
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 class Cursor(Protocol):
@@ -118,13 +120,13 @@ def page(
     shown: list[str] = []
     size = 0
     for row in rows[: args.limit]:
-        text = _json(show(row))
+        text = _JSON.encode(show(row))
         size += len(text)
         if shown and size > PAGE_BYTES:
             break
         shown.append(text)
     entries = "[" + ",".join(reversed(shown) if oldest_first else shown) + "]"
-    body = entries if about is None else f'{_json(about)[:-1]},"entries":{entries}}}'
+    body = entries if about is None else f'{_JSON.encode(about)[:-1]},"entries":{entries}}}'
     response = Response(body + "\n", mimetype="application/json")
     if len(rows) > len(shown):
         cursor = _encode(cursor_of(rows[len(shown) - 1]))
@@ -132,10 +134,6 @@ def page(
         response.headers["X-Next-Cursor"] = cursor
         response.headers["Link"] = f'<{public_path(request.path)}?{query}>; rel="next"'
     return response
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    return str(current_app.json.dumps(value, separators=(",", ":")))
 
 
 def _encode(cursor: Cursor) -> str:
