@@ -1,5 +1,6 @@
 """`arkloop dev`: the whole service on this machine, in the processes that production runs."""
 
+import json
 import os
 import resource
 import socket
@@ -360,11 +361,21 @@ def base_url(host: str, port: int) -> str:
 
 
 def _wait_for_ready(supervisor: Supervisor, url: str) -> None:
-    while not supervisor.wait(lambda: _answer(f"{url}/readyz") == "200", SLOW_START_SECONDS):
+    while not supervisor.wait(lambda: _problem_of(url) is None, SLOW_START_SECONDS):
         if supervisor.stop_requests:
             return
-        answer = _answer(f"{url}/readyz")
-        supervisor.output.plain(f"Still not ready (/readyz: {answer}); see the output above")
+        problem = _problem_of(url)
+        supervisor.output.plain(f"Still not ready (/readyz: {problem}); see the output above")
+
+
+def _problem_of(url: str) -> str | None:
+    """Why the service does not execute runs yet, by `/readyz`; None if it does."""
+    try:
+        with build_opener(ProxyHandler({})).open(f"{url}/readyz", timeout=1) as response:
+            degraded = json.load(response).get("degraded", [])
+    except (OSError, ValueError) as error:
+        return str(error)
+    return "no worker yet" if "workers" in degraded else None
 
 
 def _answer(url: str) -> str:
