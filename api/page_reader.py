@@ -205,7 +205,7 @@ class PageReader:
                 self.read_for(watch.run_id)
 
     def _refuse(self, read: _Read) -> None:
-        """End the streams at a hole; who comes again with the same cursor is told why."""
+        """End the streams at a hole; the next request with this cursor gets 410."""
         place = read.place
         log.error("the run %s lacks event %d: its stream ends", place.run_id, place.cursor + 1)
         with self._lock:

@@ -47,7 +47,7 @@ def verify(settings: Settings, ticket: str, run_id: UUID) -> Actor:
     """The reader that the ticket stands for.
 
     Raises:
-        Unauthorized: not a ticket of ours, for another run, expired, or bound to neither a key
+        Unauthorized: not a ticket, for another run, expired, or bound to neither a key
             nor a login: older releases issued such tickets, and nothing could revoke them.
     """
     if len(ticket) > 2048:

@@ -222,7 +222,7 @@ class _Bench:
             one.close()
 
     def make_threads(self, threads: int, *, runs: int, question: str) -> None:
-        """Threads of the noisy org, in which so many runs have ended."""
+        """Threads of the noisy org, each with that number of ended runs."""
         with self.connections.transaction() as tx:
             made = [stored_threads.create(tx, self.noisy).id for _ in range(threads)]
         self.threads = list(map(str, made))

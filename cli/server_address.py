@@ -57,7 +57,7 @@ def find_server(environ: Mapping[str, str] | None = None) -> ServerAddress:
 
 
 def _check_is_of_a_dev_server(file: Path, url: str, *, has_key: bool) -> None:
-    """Raises: click.ClickException: no key of ours may be sent to this address."""
+    """Raises: click.ClickException: no API key may be sent to this address."""
     if has_key:
         raise click.ClickException(
             f"ARKLOOP_API_KEY is not sent to the address in {file} ({url}): set ARKLOOP_URL, or "

@@ -201,7 +201,7 @@ def _publish(redis: Any, connections: Connections, batches: Sequence[Batch]) -> 
 def _max_length(event: StoredEvent) -> int:
     """How many entries a stream may keep where all are as large as this one.
 
-    Redis cannot trim a stream to a number of bytes, and nobody has to remember what is in it.
+    Redis cannot trim a stream to a number of bytes, and no process has to remember what is in it.
     """
     return max(1, min(STREAM_MAX_LENGTH, STREAM_MAX_BYTES // event.size))
 

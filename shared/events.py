@@ -223,7 +223,7 @@ class RunResumed:
 class RunThrottled:
     """The route's limit is reached: the run waits, for about so many seconds.
 
-    `reason` is `requests`, `tokens` (limits of ours), `provider` (a 429 of its), `budget` (other
+    `reason` is `requests`, `tokens` (the route's own limits), `provider` (its 429), `budget` (other
     runs hold what is left of it) or `memory` (other runs' long threads fill the worker).
     """
 
@@ -248,8 +248,8 @@ class RunFallback:
 class ContextTruncated:
     """The conversation does not fit into the model's context.
 
-    The oldest messages were left out, and the results of so many tool calls were cut, in what is
-    sent to the model.
+    The oldest messages were left out of the request, and `shortened_results` results of tools were
+    cut in it.
     """
 
     type: ClassVar[str] = "context.truncated"

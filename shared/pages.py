@@ -33,7 +33,7 @@ from shared.actors import Actor
 
 #: `(created_at, id)` of the last row of the page before.
 Place = tuple[datetime, UUID]
-#: A page has at most so many bytes, or one row.
+#: Bytes of one page at most, unless a single row is larger.
 PAGE_BYTES = 1024 * 1024
 
 

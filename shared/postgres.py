@@ -140,7 +140,7 @@ def make_engine(
         "statement_timeout": str(round(limits.statement * 1000)),
         "lock_timeout": str(round(limits.lock * 1000)),
         "idle_in_transaction_session_timeout": str(round(idle_in_transaction * 1000)),
-        # Every statement of ours goes by an index. A plan that was made while a table was
+        # Every statement of the service uses an index. A plan that was made while a table was
         # small, or just restored, would read all of it, and be kept while the table grows.
         "enable_bitmapscan": "off",
         "enable_seqscan": "off",

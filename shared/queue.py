@@ -29,7 +29,7 @@ CONSUMER_TIMEOUT_SECONDS = 10
 def make_celery(
     settings: Settings, installation: str = "", *, concurrency: int | None = None
 ) -> Celery:
-    """The app for producers, or for a worker with so many tasks at once.
+    """Make the app for producers, or for a worker that runs `concurrency` tasks at once.
 
     The names of its keys in the broker begin with the installation's; a worker, which learns it
     only from Postgres, calls `name_queue` before it connects.

@@ -96,8 +96,7 @@ class History:
 
     messages: list[Message] = field(default_factory=list)
     unread: int = 0
-    #: The newest request that a vendor has counted: so many of the messages, but for those that
-    #: were left out.
+    #: The newest request whose tokens a vendor has counted, with the number of its messages.
     counted: Counted | None = None
     counted_messages: int = 0
 

@@ -17,8 +17,8 @@ GATHER_SECONDS = 0.04
 GATHER_CHARACTERS = 2048
 #: A model may send any amount in one piece; every follower gets it in one frame each.
 MAX_EVENT_CHARACTERS = 32_768
-#: A model that is faster than Postgres waits when so many events are not committed yet, or so many
-#: bytes of them.
+#: A model that is faster than Postgres waits when this number of events, or of their bytes, is not
+#: committed yet.
 MAX_BACKLOG = 256
 MAX_BACKLOG_BYTES = 1024 * 1024
 #: One commit has at most this much of each run: the events of others wait for it.
@@ -229,7 +229,7 @@ class RunLog:
 
 
 def _fitting(events: list[StoredEvent], most: int) -> int:
-    """How many of the events fit into so many bytes; the first one does in any case."""
+    """Return how many of the events fit into `most` bytes; the first one does in any case."""
     for count, event in enumerate(events):
         most -= event.size
         if most < 0:

@@ -11,7 +11,7 @@ from shared.errors import Unavailable
 
 bp = Blueprint("health", __name__)
 
-#: A worker that has missed so many is of no use at the moment.
+#: A worker that missed this number of heartbeats counts as away.
 SILENT_HEARTBEATS = 3
 _HAS_WORKERS = """
 SELECT EXISTS (SELECT FROM workers WHERE seen_at > now() - make_interval(secs => :silence))

@@ -325,7 +325,7 @@ def test_a_run_that_is_refused_leaves_no_thread_behind(system: System, arkloop: 
 
 
 def test_a_run_that_nobody_begins_says_why(system: System, arkloop: Arkloop) -> None:
-    """After three seconds in the queue; it goes on by itself when a worker comes."""
+    """After three seconds in the queue; the run starts by itself when a worker does."""
     with ExitStack() as stack:
         with system.without_worker():
             process = stack.enter_context(arkloop.started("run", "Good morning"))

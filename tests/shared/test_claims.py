@@ -152,7 +152,7 @@ WRITES: dict[str, Write] = {
 
 
 def test_a_claim_ends_on_a_server_that_was_restarted(stored: StoredRuns) -> None:
-    """It has all that was committed: the same claim goes on."""
+    """It has all that was committed: the same claim continues."""
     claim = replace(stored.claimed(), server=EPOCH)
 
     assert stored.finish(claim)

@@ -69,7 +69,7 @@ def sidecar_of(client: McpClient, server: Server) -> psutil.Process:
 
 
 def test_silent_servers_of_an_org_take_no_sessions_of_others() -> None:
-    """An org has so many sessions and no more; the next is refused, and other orgs see nothing."""
+    """One session above the org's limit is refused, and other orgs are not affected."""
     noisy, refused = new_id(), []
     with ExitStack() as stack:
         client = stack.enter_context(client_of())

@@ -22,7 +22,7 @@ TOOLS_SECONDS = 20.0
 GRACE_SECONDS = 8.0
 #: Orgs whose sidecars one worker process has at a time.
 MAX_ORGS = 64
-#: A sidecar that nobody has used for this long is ended.
+#: A sidecar that was idle for this time is ended.
 IDLE_SECONDS = 300.0
 _LOOK_SECONDS = 10.0
 #: A sidecar that did not live for so long is started again only after a pause, which doubles.

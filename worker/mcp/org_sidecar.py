@@ -17,7 +17,7 @@ from worker.mcp import McpFailed
 from worker.mcp.launcher import environment
 
 MAX_REQUEST_BYTES = 2 * 1024 * 1024
-#: A process that is told to end has ended after this; else it is killed.
+#: A process that was asked to end and has not done so by then is killed.
 END_SECONDS = 20.0
 _SOCKET_SECONDS = 5.0
 #: What is large goes back to the system as soon as it is free; by default glibc keeps more with

@@ -74,7 +74,7 @@ def test_a_ticket_ends_with_its_login(alice: User, run_id: UUID) -> None:
 def test_a_stream_does_not_pass_over_a_hole(
     alice: User, connections: Connections, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A failover has lost commits: the stream ends, and who comes again there is told why."""
+    """After lost commits the stream ends, and the next request from there gets 410."""
     stored = StoredRuns.of(connections, alice)
     claim = stored.claimed()
     stored.write(claim, *(MessageDelta(str(seq)) for seq in range(2, 8)))
