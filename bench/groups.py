@@ -7,6 +7,7 @@ from bench import (
     bursts,
     create,
     latency,
+    mcp_neighbours,
     neighbours,
     processes,
     sockets,
@@ -83,6 +84,11 @@ GROUPS = (
         "neighbours",
         "a quiet org's runs beside an org that does its worst",
         lambda short: neighbours.measure(short=short),
+    ),
+    Group(
+        "mcp",
+        "an org's MCP calls beside an org whose MCP servers do their worst",
+        lambda short: mcp_neighbours.measure(short=short),
     ),
     Group("history", "lists and replay among 100,000 and 1,000,000 runs", _history),
 )

@@ -27,6 +27,7 @@ TOOLS = {
     "die": ("Ends the server.", NOTHING),
     "mumble": ("Prints nonsense before it answers.", NOTHING),
     "flood": ("Answers with n MB.", NUMBER),
+    "many": ("Answers with n values.", NUMBER),
     "picture": ("Answers with what is not text.", NOTHING),
     "structure": ("Answers with structured content only.", NOTHING),
     "announce": ("Says that its tools have changed.", NOTHING),
@@ -102,6 +103,9 @@ def call(number: Any, tool: str, arguments: dict[str, Any]) -> None:
             text(number, "well")
         case "flood":
             text(number, "x" * arguments["n"] * 1_000_000)
+        case "many":
+            values = [0] * arguments["n"]
+            say({"id": number, "result": {"content": [], "structuredContent": {"a": values}}})
         case "picture":
             image = {"type": "image", "mimeType": "image/png", "data": "AAAA" * 100}
             resource = {"uri": "file:///etc/passwd", "text": "root:x:0:0"}

@@ -172,6 +172,16 @@ def test_an_endless_answer_ends_the_server(odd: Odd) -> None:
     assert 2 == len(odd.pids)
 
 
+def test_an_answer_of_too_many_values_ends_the_server(odd: Odd) -> None:
+    """It is not parsed; one of fewer values is."""
+    assert odd.call("many", arguments={"n": 19_000}).startswith('{"a": [0, 0')
+
+    with pytest.raises(McpFailed, match="more than 20,000 values"):
+        odd.call("many", arguments={"n": 20_000})
+
+    assert "4" == odd.call("double", arguments={"n": 2})
+
+
 def test_arguments_without_measure_are_refused(odd: Odd) -> None:
     """Before anything is sent."""
     with pytest.raises(McpFailed, match="too large"):

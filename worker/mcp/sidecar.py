@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Never
 
 from worker.mcp import McpFailed, SessionLost, ToolChanged
 from worker.mcp.server import Server
@@ -130,6 +130,7 @@ class Sessions:
 async def serve(connection: socket.socket, rules: Rules) -> None:
     """Answer until the other side is gone."""
     watching = asyncio.create_task(_watch())
+    asyncio.get_running_loop().set_exception_handler(_end_without_memory)
     reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_LINE_BYTES)
     sessions = Sessions(rules)
     tasks: dict[int, asyncio.Task[None]] = {}
@@ -174,9 +175,23 @@ async def _answer(sessions: Sessions, request: dict[str, Any]) -> dict[str, Any]
     except TimeoutError:
         seconds = request["seconds"]
         return {"failed": f"The server did not answer within {seconds:g} s.", "kind": "failed"}
+    except MemoryError:
+        _end()
     except Exception:
         logging.exception("a request failed by a fault of ours")
         return {"failed": "The MCP client failed; its log has more.", "kind": "failed"}
+
+
+def _end_without_memory(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if isinstance(context.get("exception"), MemoryError):
+        _end()
+    loop.default_exception_handler(context)
+
+
+def _end() -> Never:
+    """End the process: without memory a part of it may have stopped, and calls would hang."""
+    os.write(2, b"an MCP sidecar has reached its limit of memory\n")
+    os._exit(1)
 
 
 def run(connection: socket.socket, rules: Rules) -> None:
@@ -197,5 +212,5 @@ async def _watch() -> None:
         try:
             faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
         except RuntimeError:  # not even a thread can be started
-            os._exit(1)
+            _end()
         await asyncio.sleep(HANG_SECONDS / 5)
