@@ -6,6 +6,8 @@ connection broke inside a frame that has it first. Payloads pass through as the
 bytes that Redis has, or are put into frames by Postgres: nobody parses them.
 """
 
+import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -52,6 +54,12 @@ SELECT count(*) FROM (
 ) AS numbered
 WHERE seq = %(after_seq)s + number
 """
+# Frames whose payload is on one line and has the number of the frame, and the type of a named one.
+_FRAMES = re.compile(rb'(?:data: \{"seq":(\d+),"type":"[^"\n]*",[^\n]*\nid: \1\n\n)*')
+_NAMED_FRAMES = re.compile(
+    rb'(?:event: ([^\n]*)\ndata: \{"seq":(\d+),"type":"\1",[^\n]*\nid: \2\n\n)*'
+)
+_TYPE = re.compile(rb'"type":"([^"]*)"')
 _PLAIN_PAGE = _PAGE.format(name="")
 _NAMED_PAGE = _PAGE.format(name="'event: ' || type || E'\\n' || ")
 
@@ -112,30 +120,33 @@ def from_streams(
 
 
 def _page(entries: Sequence[Any], after_seq: int, named: bool) -> Page | None:
+    """Make a page of the entries that directly follow the cursor, as far as `eventlog` wrote them.
+
+    Another program may have written to the stream. Whole pages are checked, not single entries:
+    this is most of what an event costs a web process.
+    """
     frames: list[bytes] = []
     size = 0
     seq = after_seq
-    kind = b""
-    for entry_id, fields in entries:
-        # The stream may have been trimmed or lost, or a publish dropped.
-        if entry_id != b"%d-0" % (seq + 1) or size >= PAGE_BYTES:
-            break
-        # Somebody else may have written to it: this is what `eventlog` writes for the number.
-        if len(fields) != 4:
-            break
-        type_name, next_kind, payload_name, payload = fields
-        head = b'{"seq":%d,"type":"%b",' % (seq + 1, next_kind)
-        if type_name != b"type" or payload_name != b"payload" or not payload.startswith(head):
-            break
-        if b"\n" in payload:
-            break
-        seq += 1
-        kind = next_kind
-        frames.append(frame(seq, kind, payload, named=named))
-        size += len(payload)
+    with contextlib.suppress(ValueError):  # an entry with other fields
+        for entry_id, (_, kind, _, payload) in entries:
+            # The stream may have been trimmed or lost, or a publish dropped.
+            if entry_id != b"%d-0" % (seq + 1) or size >= PAGE_BYTES:
+                break
+            seq += 1
+            frames.append(frame(seq, kind, payload, named=named))
+            size += len(payload)
+    data = b"".join(frames)
+    valid = (_NAMED_FRAMES if named else _FRAMES).match(data)
+    assert valid is not None  # it matches no frame, too
+    if valid.end() < len(data):
+        data = data[: valid.end()]
+        del frames[data.count(b"\n\n") :]
     if not frames:
         return None
-    return Page(b"".join(frames), seq, len(frames), kind in _TERMINAL)
+    ends = _TYPE.search(data, data.rfind(b'data: {"seq":'))
+    assert ends is not None
+    return Page(data, after_seq + len(frames), len(frames), ends[1] in _TERMINAL)
 
 
 def frame(seq: int, kind: bytes, payload: bytes, *, named: bool) -> bytes:

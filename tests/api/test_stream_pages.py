@@ -180,7 +180,7 @@ def test_a_page_ends_before_a_hole(run: FollowedRun, client: redis.Redis) -> Non
     [
         {"x": "y"},
         {"type": "message.delta", "payload": "foreign", "more": "fields"},
-        {"kind": "message.delta", "payload": '{"seq":3,"type":"message.delta","data":{}}'},
+        {"type": "message.delta", "payload": '{"seq":3}'},
         {"type": "message.delta", "payload": "foreign"},
         {"type": "message.delta", "payload": '{"seq":4,"type":"message.delta","data":{}}'},
         {"type": "message.delta", "payload": '{"seq":3,"type":"message.delta",\n"data":{}}'},
@@ -197,6 +197,19 @@ def test_a_foreign_entry_ends_a_page(
         pages = from_streams(run, client, [(run.id, 0, 9), (run.id, 2, 9)], [False] * 2)
 
     assert [2, None] == [page and page.last_seq for page in pages]
+
+
+def test_a_named_frame_has_the_type_of_its_payload(run: FollowedRun, client: redis.Redis) -> None:
+    """A foreign entry cannot give an event another name, nor a page another end."""
+    run.write("a")
+    fields = {"type": "run.completed", "payload": '{"seq":3,"type":"message.delta","data":{}}'}
+    run.stored.connections.redis.xadd(run.stored.connections.keys.events(run.id), fields, id="3-0")
+
+    with client:
+        named, plain = from_streams(run, client, [(run.id, 0, 9)] * 2, [True, False])
+
+    assert named is not None and plain is not None
+    assert (2, 3, False) == (named.last_seq, plain.last_seq, plain.ended)
 
 
 def test_a_key_of_another_type_leaves_only_its_own_run_to_postgres(
