@@ -155,7 +155,7 @@ def test_many_who_come_at_once_are_all_served(
             client.sendall(ask)
 
         answers = {client.recv(65536)[:12] for client in clients}
-        channel = f"run:{run_id}:news"
+        channel = system.connections.keys.news(run_id)
         redis = system.connections.redis
         eventually(lambda: [(channel, 1)] == redis.pubsub_numsub(channel))
 

@@ -74,7 +74,8 @@ def test_a_revoked_keys_executing_run_is_to_be_cancelled_for_the_revoker(
 
     row = stored.row(claim.run_id)
     assert ("executing", stored.actor.user_id) == (row["state"], row["cancel_requested_by"])
-    assert stored.connections.redis.get(f"run:{claim.run_id}:cancel") == str(stored.actor.user_id)
+    key = stored.connections.keys.cancel(claim.run_id)
+    assert str(stored.actor.user_id) == stored.connections.redis.get(key)
 
 
 def test_a_run_that_was_created_as_its_key_was_revoked_is_found_by_the_sweep(
