@@ -393,12 +393,13 @@ def webkit_messages(keeping: str, stream: str) -> list[tuple[str, str]]:
 
 def test_a_client_that_goes_away_is_noticed(system: System, user: Caller, waiting_run: str) -> None:
     """Its watch ends without a write: a hundred of them leave nothing behind."""
+    name = system.connections.keys.news(waiting_run)
+    redis = system.connections.redis
     for _ in range(100):
         with user.stream(waiting_run, after_seq=99) as answer:
             assert HELLO == next(answer.iter_raw())
+            eventually(lambda: 0 < dict(redis.pubsub_numsub(name))[name])
 
-    name = f"run:{waiting_run}:news"
-    redis = system.connections.redis
     eventually(lambda: 0 == dict(redis.pubsub_numsub(name))[name], seconds=5)
 
 
