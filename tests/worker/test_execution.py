@@ -127,8 +127,13 @@ def test_text_of_a_lost_attempt_is_kept_if_the_next_one_cannot_begin(
     )
 
     execution.execute(process, claim.run_id)
-    sweep.sweep(stored.connections)  # no worker claims a run that is to be cancelled
 
+    def is_ended() -> bool:
+        # No worker claims a run that is to be cancelled; another process may be sweeping just now.
+        sweep.sweep(stored.connections)
+        return stored.state(claim.run_id) != RunState.QUEUED
+
+    eventually(is_ended)
     assert (RunState.CANCELLED if is_cancelled else RunState.FAILED) == stored.state(claim.run_id)
     assert "message.reset" not in stored.types(claim.run_id)
     assert [("a part", True)] == stored.messages(claim.run_id)
