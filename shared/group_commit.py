@@ -12,8 +12,10 @@ from typing import Generic, TypeVar
 from shared.errors import Unavailable
 
 MAX_ITEMS = 100
-#: Characters, about: more than one item of this size are not written together.
+#: Characters, about: items that are larger together are not written together.
 MAX_SIZE = 1024 * 1024
+#: Characters, about: a larger item is written by its own caller, and no other one waits for it.
+LARGE_SIZE = 64 * 1024
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -58,6 +60,8 @@ class GroupCommit(Generic[Item, Answer]):
 
     def __call__(self, item: Item) -> Answer:
         """Raises: what `commit` raises for this item."""
+        if self._size(item) > LARGE_SIZE:
+            return self._commit([item])[0]
         turn: _Turn[Item, Answer] = _Turn(item)
         with self._lock:
             self._pending.append(turn)

@@ -53,6 +53,30 @@ def test_whoever_comes_during_a_commit_goes_with_the_next_one() -> None:
     assert [1, 20] == [len(group) for group in commit.groups]
 
 
+def test_nobody_waits_for_a_large_item() -> None:
+    """It is written by its own caller, outside of the turns of the others."""
+    large = group_commit.LARGE_SIZE + 1
+    is_written = threading.Event()
+
+    def commit(numbers: Sequence[int]) -> list[int]:
+        if large in numbers:
+            assert [large] == numbers
+            is_written.wait(10)
+        return [number * 2 for number in numbers]
+
+    double = GroupCommit(commit, size=lambda number: number)
+    answers: list[int] = []
+    writing = threading.Thread(target=lambda: answers.append(double(large)))
+    writing.start()
+
+    assert [2 * i for i in range(20)] == in_parallel(20, lambda i: double(i))
+    assert [] == answers
+
+    is_written.set()
+    writing.join(10)
+    assert [2 * large] == answers
+
+
 def test_a_group_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """By number and by size; one item of any size is written, alone."""
     monkeypatch.setattr(group_commit, "MAX_SIZE", 10)
