@@ -91,7 +91,7 @@ class _Bench:
 
     @contextmanager
     def _noise(self, path: str, count: int) -> Iterator[None]:
-        """Keep a call to each of so many servers of the noisy org under way."""
+        """Keep a call to each of the noisy org's servers under way."""
         stop = threading.Event()
 
         def ask(number: int) -> None:

@@ -45,8 +45,8 @@ _REGISTER = f"""
 INSERT INTO workers (id, hostname, pid, lock_key)
 VALUES (%(id)s, %(hostname)s, %(pid)s, %(lock_key)s)
 ON CONFLICT (id) DO UPDATE SET lock_key = excluded.lock_key, {_SEEN}
-"""  # noqa: S608 - text of ours
-_RENEW = f"UPDATE workers SET {_SEEN} WHERE id = %(id)s"  # noqa: S608 - text of ours
+"""  # noqa: S608 - constant text
+_RENEW = f"UPDATE workers SET {_SEEN} WHERE id = %(id)s"  # noqa: S608 - constant text
 _LOCK = "SELECT pg_advisory_lock(%(lock_key)s)"
 _HAS_LOCK = """
 SELECT EXISTS (

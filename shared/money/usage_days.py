@@ -45,7 +45,7 @@ _ADD = text(
         FROM {_USED} GROUP BY persona_key, api_key_id, model
     ) AS d
     WHERE :org_id ::uuid IS NULL OR o.id = :org_id
-    """  # noqa: S608 - text of ours
+    """  # noqa: S608 - constant text
 )
 # By the index of each org: there is none by the time alone.
 _FIRST = text(

@@ -32,10 +32,10 @@ CROSS JOIN LATERAL (
     SELECT * FROM run_usage
     WHERE ended_at >= part.since AND ended_at < part.until AND {_FILTER}
 ) AS used
-"""  # noqa: S608 - text of ours
+"""  # noqa: S608 - constant text
 _DAYS = f"""
 SELECT * FROM usage_days WHERE day >= :first_day AND day < :end_day AND {_FILTER}
-"""  # noqa: S608 - text of ours
+"""  # noqa: S608 - constant text
 # One row for each run, all rows of which have the same `ended_at`; and one for what is summed up.
 _OF_RUNS = f"""
 SELECT (ended_at AT TIME ZONE 'UTC')::date AS day, 1 AS runs, {_TOKENS},
@@ -44,21 +44,21 @@ FROM ({_USED}) AS used GROUP BY run_id, ended_at
 UNION ALL
 SELECT day, runs, {_NAMES}, cost_usd, credits
 FROM ({_DAYS}) AS days WHERE model IS NULL
-"""  # noqa: S608 - text of ours
+"""  # noqa: S608 - constant text
 _SUMS = f"""
     coalesce(sum(runs), 0)::bigint AS runs,
     {_TOKENS},
     coalesce(sum(cost_usd), 0) AS cost_usd,
     coalesce(sum(credits), 0)::bigint AS credits
 """
-_TOTAL = text(f"SELECT {_SUMS} FROM ({_OF_RUNS}) AS of_runs")  # noqa: S608 - text of ours
+_TOTAL = text(f"SELECT {_SUMS} FROM ({_OF_RUNS}) AS of_runs")  # noqa: S608 - constant text
 _DAILY = text(
     f"""
     SELECT of_all.day::date AS day, {_SUMS}
     FROM generate_series(:first ::timestamp, :last ::timestamp, interval '1 day') AS of_all (day)
     LEFT JOIN ({_OF_RUNS}) AS of_runs ON of_runs.day = of_all.day
     GROUP BY of_all.day ORDER BY of_all.day
-    """  # noqa: S608 - text of ours
+    """  # noqa: S608 - constant text
 )
 _BY_MODEL = text(
     f"""
@@ -70,7 +70,7 @@ _BY_MODEL = text(
         SELECT model, runs, {_NAMES}, cost_usd FROM ({_DAYS}) AS days WHERE model IS NOT NULL
     ) AS of_models
     GROUP BY model ORDER BY sum(cost_usd) DESC, model
-    """  # noqa: S608 - text of ours
+    """  # noqa: S608 - constant text
 )
 
 
