@@ -26,7 +26,7 @@ class InvalidSettings(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What an operator can set; `docs/configuration.md` has the same table with prose."""
+    """What an operator can set; `docs/reference/configuration.md` has the same table with prose."""
 
     database_url: str
     redis_url: str

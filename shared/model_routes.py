@@ -1,7 +1,7 @@
 """Routes: which provider and model a run uses, and what its tokens cost.
 
 Built in are those whose settings are there; `ARKLOOP_ROUTES` names a YAML file
-with more. The file's form is in `docs/configuration.md`.
+with more. The file's form is in `docs/reference/configuration.md`.
 """
 
 import hashlib

@@ -130,7 +130,7 @@ def test_every_documented_setting_reaches_the_containers() -> None:
         *("ARKLOOP_DATABASE_URL", "ARKLOOP_REDIS_URL"),  # the set's own servers
         *("ARKLOOP_HOST", "ARKLOOP_PORT"),  # where the proxy and the health check look
     }
-    text = (ROOT / "docs" / "configuration.md").read_text()
+    text = (ROOT / "docs/reference/configuration.md").read_text()
     table = text.partition("\n## Settings\n")[2].partition("\n## ")[0]
     documented = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
     passed = SERVICES["web"]["environment"]

@@ -39,34 +39,36 @@ def _subclasses(of: type) -> Iterator[type]:
 
 @pytest.mark.parametrize("event", get_args(events.Event), ids=lambda event: event.type)
 def test_every_event_type_has_an_example(event: Any) -> None:
-    """`docs/events.md` has a heading for the type, and below it JSON with exactly its fields."""
-    sections = re.split(r"^### ", _text("docs/events.md"), flags=re.MULTILINE)
+    """`events.md` has a heading for the type, and below it JSON with exactly its fields."""
+    sections = re.split(r"^### ", _text("docs/reference/events.md"), flags=re.MULTILINE)
     found = [section for section in sections if section.startswith(f"{event.type}\n")]
-    assert found, f"docs/events.md: there is no heading ### {event.type}"
+    assert found, f"docs/reference/events.md: there is no heading ### {event.type}"
 
     example = re.search(r'^\{"seq".*"data":(\{.*\}),"created_at":', found[0], re.MULTILINE)
 
-    assert example, f"docs/events.md: {event.type} has no example"
+    assert example, f"docs/reference/events.md: {event.type} has no example"
     assert f'"type":"{event.type}"' in example[0]
     missing = [f.name for f in fields(event) if f'"{f.name}":' not in example[1]]
-    assert [] == missing, f"docs/events.md: the example of {event.type} lacks {missing}"
+    assert [] == missing, f"docs/reference/events.md: the example of {event.type} lacks {missing}"
 
 
 def test_every_error_code_is_documented() -> None:
-    """`docs/http-api.md` says when a caller meets it."""
+    """`docs/reference/http-api.md` says when a caller meets it."""
     codes = {error.code for error in _subclasses(errors.ArkloopError)} | {"internal.error"}
-    assert set() == _missing(codes, "docs/http-api.md")
+    assert set() == _missing(codes, "docs/reference/http-api.md")
 
 
 def test_every_end_of_a_failed_run_is_documented() -> None:
-    """`docs/events.md` lists the codes that the worker and the sweep can give to a failure."""
+    """`events.md` lists the codes that the worker and the sweep can give to a failure."""
     source = "".join(p.read_text() for room in ("worker", "shared") for p in _modules(room))
     codes = set(re.findall(r'(?:RunError|LimitExceeded)\(\s*"([a-z_]+\.[a-z_]+)"', source))
     kinds = set(re.findall(r'ProviderError\(\s*"([a-z_]+)"', source))
     kinds |= set(scripted_provider._ERRORS.values())
     assert codes and kinds
 
-    assert set() == _missing(codes | {f"provider.{kind}" for kind in kinds}, "docs/events.md")
+    assert set() == _missing(
+        codes | {f"provider.{kind}" for kind in kinds}, "docs/reference/events.md"
+    )
 
 
 class _Recorder(dict[str, str]):
@@ -89,11 +91,11 @@ def _variables() -> set[str]:
 
 
 def test_every_setting_is_in_the_table() -> None:
-    """`docs/configuration.md` has a row for each variable that is read, and for no other."""
+    """`configuration.md` has a row for each variable that is read, and for no other."""
     rows = {variable for variable, _ in _settings_table()}
 
-    assert set() == _variables() - rows, "docs/configuration.md: rows are missing"
-    assert set() == rows - _variables(), "docs/configuration.md: nothing reads these"
+    assert set() == _variables() - rows, "docs/reference/configuration.md: rows are missing"
+    assert set() == rows - _variables(), "docs/reference/configuration.md: nothing reads these"
 
 
 def test_every_default_is_the_one_of_the_code() -> None:
@@ -113,13 +115,13 @@ def test_every_default_is_the_one_of_the_code() -> None:
 
 def _settings_table() -> list[tuple[str, str]]:
     """(variable, default) of the first table of the page."""
-    section = _text("docs/configuration.md").split("## Settings")[1].split("\n## ")[0]
+    section = _text("docs/reference/configuration.md").split("## Settings")[1].split("\n## ")[0]
     return re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", section, re.MULTILINE)
 
 
 def test_every_field_of_a_routes_file_is_documented() -> None:
-    """The example in `docs/configuration.md` has each of them."""
-    example = _text("docs/configuration.md").split("```yaml")[1].split("```")[0]
+    """The example in `docs/reference/configuration.md` has each of them."""
+    example = _text("docs/reference/configuration.md").split("```yaml")[1].split("```")[0]
     assert set() == {name for name in ROUTE_FIELDS if f"{name}:" not in example}
 
 
@@ -136,17 +138,19 @@ def test_every_table_is_documented() -> None:
 
 
 def test_every_endpoint_has_a_heading(app: Flask) -> None:
-    """`docs/http-api.md` has a heading for each method and address, and for no other."""
+    """`docs/reference/http-api.md` has a heading for each method and address, and for no other."""
     expected = {
         f"{method} {_address(rule.rule)}"
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
 
-    headings = set(re.findall(r"^### ([A-Z]+ /.*)$", _text("docs/http-api.md"), re.MULTILINE))
+    headings = set(
+        re.findall(r"^### ([A-Z]+ /.*)$", _text("docs/reference/http-api.md"), re.MULTILINE)
+    )
 
-    assert set() == expected - headings, "docs/http-api.md: headings are missing"
-    assert set() == headings - expected, "docs/http-api.md: there are no such endpoints"
+    assert set() == expected - headings, "docs/reference/http-api.md: headings are missing"
+    assert set() == headings - expected, "docs/reference/http-api.md: there are no such endpoints"
 
 
 def _address(rule: str) -> str:
@@ -155,10 +159,10 @@ def _address(rule: str) -> str:
 
 
 def test_every_sub_command_and_option_is_documented() -> None:
-    """`docs/command-line.md` names each of them."""
+    """`docs/reference/command-line.md` names each of them."""
     names = set(_commands(main, "arkloop", click.Context(main)))
     assert {"arkloop dev", "arkloop runs list"} <= names
-    text = _text("docs/command-line.md")
+    text = _text("docs/reference/command-line.md")
 
     assert set() == {name for name in names if not re.search(rf"{re.escape(name)}\b", text)}
 
@@ -178,10 +182,10 @@ def _commands(command: click.Command, path: str, context: click.Context) -> Iter
 
 
 def test_every_step_of_a_script_is_documented() -> None:
-    """`docs/scripted-provider.md` shows each kind of step and each error."""
+    """`docs/reference/scripted-provider.md` shows each kind of step and each error."""
     steps = {f'"{kind}":' for kind in scripted_provider._STEPS}
     kinds = {f"`{name}`" for name in scripted_provider._ERRORS}
-    assert set() == _missing(steps | kinds, "docs/scripted-provider.md", whole=True)
+    assert set() == _missing(steps | kinds, "docs/reference/scripted-provider.md", whole=True)
 
 
 def _missing(names: set[str], document: str, *, whole: bool = False) -> set[str]:

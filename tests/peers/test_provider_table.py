@@ -1,6 +1,6 @@
 """The table provider x behaviour, each cell against a server that we did not write.
 
-`docs/providers.md` shows it. aimock plays whole conversations, llmock breaks them
+`docs/reference/providers.md` shows it. aimock plays whole conversations, llmock breaks them
 and judges what we make of that. The scripted provider is its own server.
 """
 

@@ -122,7 +122,7 @@ def test_an_expired_keys_runs_go_on(stored: StoredRuns, by_key: StoredRuns) -> N
 
 
 def test_an_operator_cancels_runs_by_their_rows(stored: StoredRuns) -> None:
-    """As docs/operations.md says for a user who is removed: in every state of a run."""
+    """As docs/how-to/operations.md says for a user who is removed: in every state of a run."""
     queued, waiting = stored.create(), stored.claimed()
     stored.park(waiting, new_id())
     for run_id in (queued, waiting.run_id):

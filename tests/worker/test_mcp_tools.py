@@ -352,7 +352,7 @@ def test_a_run_has_no_more_than_so_many_tools(
         name if "_" in name else f"a_{name}" for name in tools
     }
     assert "more than 512 MCP tools: none after tool-255 of b" in caplog.text
-    page = (Path(__file__).parents[2] / "docs" / "mcp.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/how-to/mcp.md").read_text()
     assert f"| tools of a run, of all its servers | {MAX_TOOLS};" in page
 
 

@@ -1,4 +1,4 @@
-"""The provider that `docs/providers.md` shows is a whole one: it is taken from there and used."""
+"""The provider that `docs/reference/providers.md` shows is a whole one: it is used as it stands."""
 
 import json
 import re
@@ -30,7 +30,7 @@ from worker.outcomes import CancelRequested, ProviderError
 from worker.stop_signal import StopSignal
 from worker.tools import load
 
-PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
+PAGE = Path(__file__).parents[2] / "docs/reference/providers.md"
 
 
 @pytest.fixture(autouse=True)

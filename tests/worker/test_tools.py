@@ -25,7 +25,7 @@ from worker.tools import (
     tool,
 )
 
-PAGE = Path(__file__).parents[2] / "docs" / "tools.md"
+PAGE = Path(__file__).parents[2] / "docs/reference/tools.md"
 INFO = CallInfo(idempotency_key="run:call")
 
 

@@ -1,6 +1,6 @@
 """Providers: a module `<name>_provider.py` per vendor, with `build(route, *, faults, egress)`.
 
-`docs/providers.md` shows a whole one.
+`docs/reference/providers.md` shows a whole one.
 """
 
 from collections.abc import Iterable, Iterator

@@ -2,7 +2,7 @@
 
 If the last user message is a JSON object with `script`, its steps are played;
 otherwise it answers `You said: <message>`. One word is one token.
-`docs/scripted-provider.md` lists the steps.
+`docs/reference/scripted-provider.md` lists the steps.
 """
 
 import json

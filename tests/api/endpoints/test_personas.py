@@ -267,7 +267,7 @@ def test_the_same_request_again_publishes_nothing_twice(alice: User) -> None:
 
 # ---- the page about them -------------------------------------------------------------
 
-PAGE = (Path(__file__).parents[3] / "docs/personas.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[3] / "docs/reference/personas.md").read_text("utf-8")
 
 
 def block_of(language: str) -> str:
