@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import socket
 import sys
@@ -15,7 +16,6 @@ from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 import click
-from honcho.environ import parse_procfile
 
 from cli import local_model
 from cli.data_folder import DataFolder, DataFolderInUse
@@ -340,7 +340,7 @@ def _wait_until_up(supervisor: Supervisor, server: EmbeddedServer) -> None:
 
 def read_procfile(path: Path) -> tuple[str | None, dict[str, str]]:
     """The `release` line, if there is one, and all the others by name."""
-    lines = dict(parse_procfile(path.read_text()).processes)
+    lines = dict(re.findall(r"^([\w-]+):[ \t]*(.+)$", path.read_text(), re.MULTILINE))
     return lines.pop("release", None), lines
 
 

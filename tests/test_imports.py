@@ -14,7 +14,7 @@ ENVIRON = {
     "ARKLOOP_SCRIPTED": "1",
 }
 #: For the command line and migrations alone; rich and mako load pygments too.
-ELSEWHERE = {"alembic", "mako", "pygments", "rich", "honcho", "cli", "migrations"}
+ELSEWHERE = {"alembic", "mako", "pygments", "rich", "cli", "migrations"}
 SDK = {"openai", "pydantic", "httpx2"}
 STORES = {"psycopg", "sqlalchemy", "redis", "celery", "kombu"}
 HTTP = {"flask", "werkzeug", "marshmallow", "jwt", "argon2"}

