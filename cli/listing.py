@@ -1,34 +1,35 @@
 """Rows and records on standard output: a table on a terminal, tab-separated in a pipe."""
 
 import json
-import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from cli.output import print_line, printable
 
 #: Stands for a value that is not there, so that every line of a pipe has every column.
 NOTHING = "-"
+MAX_WIDTH = 10_000
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """These fields of each row; a terminal gets a header too, and lines cut to its width."""
+    """Print these fields of each row, on a terminal below a header and cut to its width."""
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     if not sys.stdout.isatty():
         for line in cells:
             print_line("\t".join(line))
         return
-    header = [column.removeprefix("total_") for column in columns]
-    widths = [max(map(cell_len, column)) for column in zip(header, *cells, strict=True)]
-    screen = shutil.get_terminal_size().columns
-    for number, line in enumerate([header, *cells]):
-        padded = (set_cell_size(cell, width) for cell, width in zip(line, widths, strict=True))
-        text = "  ".join(padded).rstrip()
-        shown = text if cell_len(text) <= screen else f"{set_cell_size(text, screen - 1)}…"
-        print_line(shown, bold=(number == 0) or None)
+    table = Table(*(column.removeprefix("total_") for column in columns), box=None, pad_edge=False)
+    for line in cells:
+        table.add_row(*map(Text, line))
+    console = Console()
+    # At its full width the console cuts each line; to fit, rich would cut every cell, ids too.
+    table.width = console.measure(table, options=console.options.update(width=MAX_WIDTH)).maximum
+    console.print(table)
 
 
 def print_record(record: Mapping[str, Any]) -> None:
