@@ -4,11 +4,10 @@ A provider's API key is sealed at once, and nothing here opens it: `org_routes.p
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Select, Table, delete, func, select, update
+from sqlalchemy import Connection, Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from shared import egress
@@ -18,6 +17,7 @@ from shared.connections import Transaction
 from shared.encryption import NoEncryptionKey, keyring
 from shared.errors import InvalidRequest, ModelNotFound, NameTaken, ProviderNotFound
 from shared.ids import new_id
+from shared.pages import Place, after, newest
 from shared.prices import Prices
 from shared.tables import orgs
 
@@ -80,12 +80,11 @@ def create(
     return row
 
 
-def list_(
-    sql: Connection, actor: Actor, *, limit: int, before: tuple[datetime, UUID] | None
-) -> list[Row[Any]]:
+def list_(sql: Connection, actor: Actor, *, limit: int, before: Place | None) -> list[Row[Any]]:
     """Those of the org, newest first."""
     query = select(llm_providers).where(llm_providers.c.org_id == actor.org_id)
-    return _newest_first(sql, query, llm_providers, limit, before)
+    page = newest(query, llm_providers, limit=limit, is_deep=before is not None)
+    return list(sql.execute(page, after(before)))
 
 
 def get(sql: Connection, actor: Actor, provider_id: UUID) -> Row[Any]:
@@ -168,17 +167,13 @@ def create_model(tx: Transaction, actor: Actor, provider_id: UUID, **fields: Any
 
 
 def list_models(
-    sql: Connection,
-    actor: Actor,
-    provider_id: UUID,
-    *,
-    limit: int,
-    before: tuple[datetime, UUID] | None,
+    sql: Connection, actor: Actor, provider_id: UUID, *, limit: int, before: Place | None
 ) -> list[Row[Any]]:
     """Those of the provider, newest first. Raises: ProviderNotFound."""
     get(sql, actor, provider_id)
     query = select(llm_models).where(llm_models.c.provider_id == provider_id)
-    return _newest_first(sql, query, llm_models, limit, before)
+    page = newest(query, llm_models, limit=limit, is_deep=before is not None)
+    return list(sql.execute(page, after(before)))
 
 
 def models_of(sql: Connection, provider_ids: Iterable[UUID]) -> list[Row[Any]]:
@@ -252,19 +247,6 @@ def delete_model(tx: Transaction, actor: Actor, provider_id: UUID, model_id: UUI
 
 def _is(actor: Actor, provider_id: UUID) -> Any:
     return (llm_providers.c.id == provider_id) & (llm_providers.c.org_id == actor.org_id)
-
-
-def _newest_first(
-    sql: Connection,
-    query: Select[Any],
-    table: Table,
-    limit: int,
-    before: tuple[datetime, UUID] | None,
-) -> list[Row[Any]]:
-    if before is not None:
-        query = query.where(func.row(table.c.created_at, table.c.id) < func.row(*before))
-    query = query.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit)
-    return list(sql.execute(query))
 
 
 def _lock(tx: Transaction, actor: Actor) -> None:
