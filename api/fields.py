@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from marshmallow import ValidationError, fields
+from marshmallow import ValidationError, fields, validate
 
 from shared import usd
 from shared.ids import parse_id
@@ -46,22 +46,6 @@ class Digits(fields.Field[int]):
         return int(value)
 
 
-class Whole(fields.Field[int]):
-    """A JSON number without a fraction, within bounds; not 1.0, not true."""
-
-    def __init__(self, least: int, most: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.least = least
-        self.most = most
-
-    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ValidationError("must be a whole number")
-        if not self.least <= value <= self.most:
-            raise ValidationError(f"must be {self.least} to {self.most}")
-        return value
-
-
 class BoundedList(fields.List[Any]):
     """A list whose length is checked before its items are: thousands of bad ones cost nothing."""
 
@@ -97,6 +81,17 @@ class Usd(fields.Field[Decimal]):
             return usd.parse(value)
         except ValueError as error:
             raise ValidationError(str(error)) from None
+
+
+def whole(least: int, most: int) -> fields.Integer:
+    """Return a nullable field for a JSON number without a fraction, within bounds."""
+    error = f"must be a whole number from {least} to {most}"
+    return fields.Integer(
+        strict=True,
+        allow_none=True,
+        validate=validate.Range(least, most, error=error),
+        error_messages={"invalid": error},
+    )
 
 
 def shown_name(most: int) -> Callable[[str], None]:

@@ -10,7 +10,7 @@ from sqlalchemy import Row
 
 from api.auth import requires
 from api.current import actor, changes_catalog, connections
-from api.fields import BoundedList, StrictBoolean, Usd, Whole, shown_name
+from api.fields import BoundedList, StrictBoolean, Usd, shown_name, whole
 from api.idempotency import created, idempotent
 from api.json_body import NoArguments, query_args, read_body
 from api.paging import ByTime, page, page_args
@@ -49,16 +49,16 @@ class ModelChanges(Schema):
     """Null is not given; without prices and context those of the library hold."""
 
     model = fields.String(validate=_NAME)
-    priority = Whole(0, 1_000, allow_none=True)
+    priority = whole(0, 1_000)
     is_default = StrictBoolean()
     api = fields.String(validate=validate.OneOf(APIS), allow_none=True)
     prices = fields.Nested(PricesFields, allow_none=True)
-    max_output_tokens = Whole(1, 1_000_000, allow_none=True)
-    context_tokens = Whole(1, 100_000_000, allow_none=True)
-    first_byte_seconds = Whole(1, MAX_SILENT_SECONDS, allow_none=True)
-    idle_seconds = Whole(1, MAX_SILENT_SECONDS, allow_none=True)
-    requests_per_minute = Whole(1, 1_000_000, allow_none=True)
-    tokens_per_minute = Whole(1, 1_000_000_000, allow_none=True)
+    max_output_tokens = whole(1, 1_000_000)
+    context_tokens = whole(1, 100_000_000)
+    first_byte_seconds = whole(1, MAX_SILENT_SECONDS)
+    idle_seconds = whole(1, MAX_SILENT_SECONDS)
+    requests_per_minute = whole(1, 1_000_000)
+    tokens_per_minute = whole(1, 1_000_000_000)
 
 
 class CreateModel(ModelChanges):
