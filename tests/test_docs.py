@@ -243,6 +243,19 @@ def test_the_readme_says_how_to_test() -> None:
         assert f"\n{command.removeprefix('make ')}:" in _text("Makefile")
 
 
+def test_the_readme_is_short() -> None:
+    """It has at most 120 lines: a front page is read in half a minute."""
+    assert len(_text("README.md").splitlines()) <= 120
+
+
+def test_every_page_is_in_the_index() -> None:
+    """`docs/README.md` links each page of `docs/` except the decisions."""
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} - {"README.md"}
+    pages = {page for page in pages if not page.startswith("decisions/")}
+    linked = set(re.findall(r"\]\(([^)#\s]+)\)", _text("docs/README.md")))
+    assert set() == pages - linked
+
+
 # ---- links ---------------------------------------------------------------------------
 
 
