@@ -24,8 +24,8 @@ HTTP = {"flask", "werkzeug", "marshmallow", "jwt", "argon2"}
     ("module", "needless"),
     [
         ("api.app", ELSEWHERE | SDK | {"worker"}),
-        # All tools are checked at the start, and one of them fetches.
-        ("worker.app", ELSEWHERE | SDK - {"httpx2"} | HTTP | {"api"}),
+        # All tools are checked at the start: Pydantic makes their schemas, and one of them fetches.
+        ("worker.app", ELSEWHERE | SDK - {"httpx2", "pydantic"} | HTTP | {"api"}),
         # Gunicorn's master: psycopg must not be loaded before gevent has patched what it forks.
         ("api.gunicorn_conf", ELSEWHERE | SDK | STORES | HTTP | {"api.app", "gevent", "yaml"}),
     ],

@@ -3,10 +3,13 @@
 import re
 import sys
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
+from threading import Event
 from typing import Annotated, Any, Literal
 
 import pytest
+from pydantic import Field, PydanticUserError
 
 from shared import egress, personas
 from tests.worker.recorded_run import RecordedRun
@@ -32,12 +35,12 @@ INFO = CallInfo(idempotency_key="run:call")
 @tool(repeatable=True)
 def sample(
     context: RunContext,
-    text: Annotated[str, "What to say.", {"maxLength": 9}],
+    text: Annotated[str, Field(description="What to say.", max_length=9)],
     number: float,
     info: CallInfo,
     count: int = 1,
     flag: bool = False,
-    words: Annotated[list[str] | None, "More to say."] = None,
+    words: Annotated[list[str] | None, Field(description="More to say.")] = None,
     unit: Literal["C", "F"] | None = None,
 ) -> str:
     """Do nothing.
@@ -74,7 +77,7 @@ def test_a_tool_gets_its_arguments_and_the_key_of_its_call() -> None:
     arguments = {"text": "a", "number": 1, "words": ["x"]}
     sample.check(arguments)
 
-    assert "a 1 1 False ['x'] None run:call" == sample(RecordedRun(), INFO, arguments)
+    assert "a 1.0 1 False ['x'] None run:call" == sample(RecordedRun(), INFO, arguments)
 
 
 def test_a_model_may_write_null_and_whole_numbers_as_it_likes() -> None:
@@ -82,7 +85,7 @@ def test_a_model_may_write_null_and_whole_numbers_as_it_likes() -> None:
     arguments = {"text": "a", "number": 1, "count": 2.0, "words": None, "unit": None}
     sample.check(arguments)
 
-    assert "a 1 2 False None None run:call" == sample(RecordedRun(), INFO, arguments)
+    assert "a 1.0 2 False None None run:call" == sample(RecordedRun(), INFO, arguments)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +140,9 @@ def test_a_tool_of_somebody_else_s_takes_its_arguments_as_one() -> None:
 def test_a_tool_of_ours_with_a_schema_that_is_none_is_not_made() -> None:
     """A worker does not start with it."""
 
-    def odd(context: RunContext, number: Annotated[int, {"minimum": "low"}]) -> str:
+    def odd(
+        context: RunContext, number: Annotated[int, Field(json_schema_extra={"minimum": "low"})]
+    ) -> str:
         """Odd."""
         return ""
 
@@ -161,12 +166,25 @@ def test_a_tool_of_somebody_else_s_with_a_schema_that_is_none_cannot_be_called()
 def test_a_type_without_a_schema_is_told_to_who_writes_the_tool() -> None:
     """When the module is imported."""
 
-    def odd(context: RunContext, when: complex) -> str:
+    def odd(context: RunContext, when: Path | Event) -> str:
         """Odd."""
         return ""
 
-    with pytest.raises(TypeError, match="complex"):
+    with pytest.raises(PydanticUserError, match="Event"):
         tool(repeatable=True)(odd)
+
+
+def test_a_value_that_the_schema_allows_and_the_type_does_not_is_refused() -> None:
+    """The model gets the argument's name, and the function is not called."""
+
+    @tool(repeatable=True)
+    def remind(context: RunContext, days: list[date]) -> str:
+        """Show them."""
+        return " ".join(day.strftime("%A") for day in days)
+
+    assert "Monday" == remind(RecordedRun(), INFO, {"days": ["2026-11-23"]})
+    with pytest.raises(ToolFailed, match=r"not valid: days\.0\."):
+        remind(RecordedRun(), INFO, {"days": ["2026-13-23"]})
 
 
 def test_whole_numbers_in_lists_are_integers_too() -> None:
@@ -176,7 +194,7 @@ def test_whole_numbers_in_lists_are_integers_too() -> None:
     def add(
         context: RunContext,
         numbers: list[list[int] | None],
-        by: Annotated[list[float], "May be whole."],
+        by: Annotated[list[float], Field(description="May be whole.")],
         times: Literal[1, 2] = 1,
     ) -> str:
         """Show them."""
@@ -198,7 +216,7 @@ BROKEN = {
     "def other(context: RunContext) -> str:\n    'B.'": "there is no function 'broken'",
     "def other(context: RunContext) -> str:\n    'B.'\nbroken = other": "is named 'other'",
     "def other(context: RunContext) -> str:\n    'B.'\nbroken = str": "is no tool",
-    "def broken(context: RunContext, a: dict) -> str:\n    'B.'": "cannot be of type",
+    "def broken(context: RunContext, a: type(tool)) -> str:\n    'B.'": "<class 'function'>",
     "def broken(context: RunContext, a: Nowhere) -> str:\n    'B.'": "NameError: ",
     "def broken(context: RunContext, -> str:\n    'B.'": "SyntaxError: ",
 }

@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib import import_module
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, ValidationError, create_model
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
 
 from shared.egress import Policy
 from worker import long_work
@@ -111,40 +114,39 @@ def tool(
 ) -> Callable[[Callable[..., str]], Tool]:
     """Make a tool of a function; its name and docstring are what the model reads.
 
-    Types of arguments: `str`, `int`, `float`, `bool`, `Literal`, lists of
-    these, each with `| None`. In an `Annotated` a text describes the argument,
-    and a mapping has more keywords of JSON Schema.
+    An argument may be of any type that Pydantic writes as JSON Schema; `Annotated` with a
+    `pydantic.Field` describes and limits it.
 
     Raises:
-        TypeError: the function is of a form that no tool has.
+        TypeError: the function has no docstring, no `context`, or a parameter without a type.
+        pydantic.PydanticUserError: a type has no JSON Schema.
     """
 
     def make(function: Callable[..., str]) -> Tool:
-        hints = get_type_hints(function, include_extras=True)
-        signature = inspect.signature(function).parameters
-        properties: dict[str, Any] = {}
-        required: list[str] = []
         if not function.__doc__:
             raise TypeError("The function has no docstring: it is what the model reads.")
+        signature = inspect.signature(function).parameters
         if next(iter(signature), None) != "context":
             raise TypeError("The function's first parameter must be `context: RunContext`.")
+        hints = get_type_hints(function, include_extras=True)
+        fields: dict[str, Any] = {}
         for name, parameter in list(signature.items())[1:]:
             if name == "info":
                 continue
             if name not in hints:
                 raise TypeError(f"The parameter {name!r} has no type.")
-            properties[name] = _schema(hints[name])
-            if parameter.default is inspect.Parameter.empty:
-                required.append(name)
-        parameters = {
-            "type": "object",
-            "properties": properties,
-            "required": required,
-            "additionalProperties": False,
-        }
+            is_required = parameter.default is inspect.Parameter.empty
+            fields[name] = (hints[name], ... if is_required else parameter.default)
+        model = create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)
+        parameters = {"required": [], **model.model_json_schema(schema_generator=_ArgumentsSchema)}
+        del parameters["title"]
 
         def call(context: RunContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
-            typed = {name: _typed(properties[name], value) for name, value in arguments.items()}
+            try:
+                typed = dict(model.model_validate(arguments))
+            except ValidationError as error:  # of what JSON Schema cannot say
+                places = [".".join(map(str, problem["loc"])) for problem in error.errors()]
+                raise ToolFailed(f"These arguments are not valid: {', '.join(places)}.") from None
             extra = {"info": info} if "info" in signature else {}
             return function(context, **typed, **extra)
 
@@ -159,38 +161,27 @@ def tool(
     return make
 
 
-_JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null"}
+class _ArgumentsSchema(GenerateJsonSchema):
+    """Pydantic's JSON Schema, without titles and defaults, and with null as one more type.
 
+    Some models do not understand `anyOf`, which Pydantic writes for null.
+    """
 
-def _schema(hint: Any) -> dict[str, Any]:
-    origin, parts = get_origin(hint), get_args(hint)
-    # Its notes need not be hashable.
-    if origin is None and hint in _JSON_TYPES:
-        return {"type": _JSON_TYPES[hint]}
-    if origin is Annotated:
-        schema = _schema(parts[0])
-        for note in parts[1:]:
-            schema.update({"description": note} if isinstance(note, str) else note)
-        return schema
-    if origin is Literal:
-        return {"type": _JSON_TYPES[type(parts[0])], "enum": list(parts)}
-    if origin is list:
-        return {"type": "array", "items": _schema(parts[0])}
-    if origin in (Union, UnionType) and len(parts) == 2 and parts[1] is NoneType:
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> dict[str, Any]:
+        return self.generate_inner(schema["schema"])
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> dict[str, Any]:
         # Models write null for what they leave out.
-        schema = _schema(parts[0])
-        schema["type"] = [schema["type"], "null"]
-        if "enum" in schema:
-            schema["enum"] = [*schema["enum"], None]
-        return schema
-    raise TypeError(f"A tool's argument cannot be of type {hint}.")
-
-
-def _typed(schema: Mapping[str, Any], value: Any) -> Any:
-    """To JSON Schema 2.0 is an integer; to Python it is not."""
-    if isinstance(value, list):
-        return [_typed(schema["items"], item) for item in value]
-    return int(value) if isinstance(value, float) and "integer" in schema["type"] else value
+        nullable = self.generate_inner(schema["schema"])
+        if not isinstance(nullable.get("type"), str):
+            return super().nullable_schema(schema)
+        nullable["type"] = [nullable["type"], "null"]
+        if "enum" in nullable:
+            nullable["enum"] = [*nullable["enum"], None]
+        return nullable
 
 
 #: Tools of the fault tests, for every persona, under ARKLOOP_FAULTS=1.

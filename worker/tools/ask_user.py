@@ -2,10 +2,12 @@
 
 from typing import Annotated
 
+from pydantic import Field
+
 from worker.context import RunContext
 from worker.tools import tool
 
-Option = Annotated[str, {"minLength": 1, "maxLength": 200}]
+Option = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 @tool(repeatable=True)
@@ -13,14 +15,15 @@ def ask_user(
     context: RunContext,
     question: Annotated[
         str,
-        "What you want to know, in one or two sentences.",
-        # Lists of runs carry it.
-        {"minLength": 1, "maxLength": 8192},
+        Field(
+            description="What you want to know, in one or two sentences.",
+            min_length=1,
+            max_length=8192,  # lists of runs carry it
+        ),
     ],
     options: Annotated[
         list[Option] | None,
-        "Answers to choose from, if there are only a few.",
-        {"maxItems": 20},
+        Field(description="Answers to choose from, if there are only a few.", max_length=20),
     ] = None,
 ) -> str:
     """Ask the person who started this a question, and wait for their answer."""

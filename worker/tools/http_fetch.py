@@ -9,6 +9,7 @@ from typing import Annotated, NamedTuple
 from urllib.parse import urljoin
 
 import httpcore2
+from pydantic import Field
 
 from shared import egress
 from shared.egress import CheckedUrl, Policy
@@ -43,7 +44,7 @@ _META_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s{0,9}=\s{0,9}["']?([\w-
 @tool(repeatable=True)
 def http_fetch(
     context: RunContext,
-    url: Annotated[str, "Begins with http:// or https://."],
+    url: Annotated[str, Field(description="Begins with http:// or https://.")],
     info: CallInfo,
 ) -> str:
     """Read a page, an API's answer or another text from the public web.
