@@ -29,22 +29,6 @@ def ssl_context() -> ssl.SSLContext:
     return httpx2.create_ssl_context()
 
 
-def share(deadline: float | None, addresses: int) -> float | None:
-    """The seconds for the next of so many addresses: a dead one leaves time for the others.
-
-    `deadline` is of `time.monotonic()`; without one there is no limit: None.
-
-    Raises:
-        TimeoutError: the deadline is over.
-    """
-    if deadline is None:
-        return None
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left / addresses
-
-
 def tls_failure(error: BaseException) -> str | None:
     """What about the TLS of a server made its HTTP client fail with this; None: it was not that."""
     cause: BaseException | None = error
@@ -90,7 +74,7 @@ class CheckedBackend(httpcore2.NetworkBackend):
         addresses = self._addresses(host, port, timeout)
         for number, address in enumerate(addresses):
             try:
-                return self._connected(address, port, share(deadline, len(addresses) - number))
+                return self._connected(address, port, _share(deadline, len(addresses) - number))
             except OSError as error:
                 failure = error
         if isinstance(failure, TimeoutError):
@@ -193,6 +177,19 @@ class _RecordedStream(SyncStream):
             secured.close()
             raise httpcore2.ConnectError(str(error)) from error
         return secured
+
+
+def _share(deadline: float | None, addresses: int) -> float | None:
+    """Return the seconds for the next of these addresses; None: no limit.
+
+    A dead one leaves time for the others. Raises: TimeoutError: the deadline has passed.
+    """
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left / addresses
 
 
 def _resolve(host: str, port: int, policy: Policy | None) -> list[str]:

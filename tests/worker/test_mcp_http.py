@@ -443,6 +443,25 @@ def test_addresses_that_are_dead_share_the_time_to_connect(
     eventually(lambda: reached)
 
 
+def test_a_cancelled_connection_is_given_up_at_once() -> None:
+    """Neither its thread nor its socket waits for the time limit."""
+    backend = CheckedClient({}, Policy.of(["127.0.0.0/8"])).transport.backend
+    before = set(threading.enumerate())
+
+    async def connect(port: int) -> None:
+        with anyio.move_on_after(0.2):
+            await backend.connect_tcp("127.0.0.1", port, timeout=30)
+
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+        socket.create_connection(full.getsockname()),
+    ):
+        anyio.run(connect, full.getsockname()[1])
+        eventually(lambda: set(threading.enumerate()) <= before)
+
+    assert 0 == backend.connections_made
+
+
 @pytest.fixture(scope="module")
 def strict() -> Iterator[McpClient]:
     """The operator allows a network that is none of this machine's."""

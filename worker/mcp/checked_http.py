@@ -1,7 +1,6 @@
 """The SDK's way to servers over HTTP: checked addresses only, no redirects, bounded answers."""
 
 import json
-import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
@@ -9,9 +8,11 @@ import anyio
 import anyio.to_thread
 import httpcore2
 import httpx2
+from anyio.abc import SocketStream
+from httpcore2._backends.anyio import AnyIOStream  # its own module alone has it, as for SyncStream
 
 from shared import egress
-from worker.checked_http import share, ssl_context
+from worker.checked_http import CheckedBackend, ssl_context
 from worker.mcp.bounded_messages import EVENT_ENCODING, MAX_BYTES, TooLarge
 
 CONNECT_SECONDS = 5.0
@@ -132,15 +133,11 @@ class _Bounded(httpx2.AsyncByteStream):
 
 
 class _CheckedBackend(httpcore2.AsyncNetworkBackend):
-    """Asks for the addresses of a name once, and connects to one of those that it has checked.
-
-    TLS is begun on the connection with the name, so certificates are checked as ever.
-    """
+    """Connects as `CheckedBackend` does, in a thread; once cancelled, that one gives up at once."""
 
     def __init__(self, policy: egress.Policy) -> None:
         self._policy = policy
         self.connections_made = 0
-        self._inner = httpcore2.AnyIOBackend()
 
     async def connect_tcp(
         self,
@@ -150,31 +147,16 @@ class _CheckedBackend(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        backend = CheckedBackend(self._policy)
         try:
-            with anyio.fail_after(timeout):
-                addresses = await anyio.to_thread.run_sync(
-                    egress.resolve, host, port, self._policy, abandon_on_cancel=True
-                )
-        except TimeoutError:
-            raise httpcore2.ConnectTimeout("the name was not resolved in time") from None
-        except OSError as error:
-            raise httpcore2.ConnectError("the name has no address") from error
-        failure: Exception = httpcore2.ConnectError("the name has no address")
-        for number, address in enumerate(addresses):
-            try:
-                seconds = share(deadline, len(addresses) - number)
-                stream = await self._inner.connect_tcp(
-                    address, port, seconds, local_address, socket_options
-                )
-            except TimeoutError:
-                failure = httpcore2.ConnectTimeout("the connection was not made in time")
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-                failure = error
-            else:
-                self.connections_made += 1
-                return stream
-        raise failure
+            made = await anyio.to_thread.run_sync(
+                backend.connect_tcp, host, port, timeout, abandon_on_cancel=True
+            )
+        except anyio.get_cancelled_exc_class():
+            backend.cut()
+            raise
+        self.connections_made += 1
+        return AnyIOStream(await SocketStream.from_socket(made.get_extra_info("socket")))
 
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
