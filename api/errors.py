@@ -56,7 +56,7 @@ STATUS: dict[type[ArkloopError], int] = {
 RETRY_AFTER_SECONDS = 1
 
 INTERNAL_CODE = "internal.error"
-INTERNAL_MESSAGE = "Something went wrong on our side."
+INTERNAL_MESSAGE = "Internal server error. Quote the trace_id when you report it."
 
 #: Bounds of `details`, which echo parts of what was sent.
 MAX_FIELDS = 50

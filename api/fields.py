@@ -27,7 +27,7 @@ class Id(fields.Field[UUID]):
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> UUID:
         parsed = parse_id(value) if isinstance(value, str) else None
         if parsed is None:
-            raise ValidationError("must be a UUIDv7 in lower case with dashes")
+            raise ValidationError("must be a lower-case UUIDv7 with dashes")
         return parsed
 
 
@@ -99,7 +99,9 @@ def shown_name(most: int) -> Callable[[str], None]:
 
     def check(text: str) -> None:
         if not 1 <= len(text) <= most or not text.isprintable() or text != text.strip():
-            raise ValidationError(f"must be 1 to {most} printable characters, without outer spaces")
+            raise ValidationError(
+                f"must be 1 to {most} printable characters, without leading or trailing spaces"
+            )
 
     return check
 

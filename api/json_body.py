@@ -35,7 +35,7 @@ def read_body(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
     query_args(NoArguments())
     body = read_object()
     if body is None and not optional:
-        raise InvalidRequest(body=["is missing: send a JSON object"])
+        raise InvalidRequest(body=["is required: send a JSON object"])
     return _load(schema, body or {})
 
 
@@ -50,12 +50,12 @@ def query_args(schema: Schema) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise InvalidRequest(query=["is not UTF-8"]) from None
     repeated = {
-        name: ["is given more than once"] for name, values in request.args.lists() if values[1:]
+        name: ["duplicate parameter"] for name, values in request.args.lists() if values[1:]
     }
     if repeated:
         raise InvalidRequest(**repeated)
     if nul := {
-        name: ["has a NUL character"] for name, value in request.args.items() if "\0" in value
+        name: ["contains a NUL character"] for name, value in request.args.items() if "\0" in value
     }:
         raise InvalidRequest(**nul)
     return _load(schema, request.args.to_dict())
@@ -108,7 +108,7 @@ def _read_bytes() -> bytes:
         _stop_reading()
         raise RequestTimeout() from None
     except Exception as error:  # each server has its own for a broken framing
-        raise InvalidRequest(body=["ended too early or is badly framed"]) from error
+        raise InvalidRequest(body=["is incomplete or badly framed"]) from error
     finally:
         deadline.close()
     if chunked and len(data) > MAX_BODY_BYTES:

@@ -153,7 +153,7 @@ def _decode(cursor: str, kind: type[C]) -> C:
     signature, text = data[:_SIGNATURE_BYTES], data[_SIGNATURE_BYTES:]
     # Base64 has more than one spelling of the same bytes; ours is the only one taken.
     if not hmac.compare_digest(signature, _sign(text)) or cursor != _base64(data):
-        raise InvalidRequest(before=["is not a cursor of this list"])
+        raise InvalidRequest(before=["is not a valid cursor for this list"])
     return kind.from_text(text.decode())
 
 

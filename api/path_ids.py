@@ -30,4 +30,4 @@ def check(view_args: Mapping[str, Any]) -> None:
     """Raises: InvalidRequest: one of them is not a UUIDv7 in its canonical form."""
     for name, value in view_args.items():
         if isinstance(value, NotAnId):
-            raise InvalidRequest(**{name: ["must be a UUIDv7 in lower case with dashes"]})
+            raise InvalidRequest(**{name: ["must be a lower-case UUIDv7 with dashes"]})

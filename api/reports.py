@@ -54,7 +54,9 @@ class Reports:
             with turns:
                 yield
         except NoneFree as error:
-            raise Unavailable("Other reports of the organization are running.") from error
+            raise Unavailable(
+                "Too many reports of the organization are running; try again shortly."
+            ) from error
         finally:
             with self._lock:
                 turns, users = self._turns.pop(org_id)
@@ -76,7 +78,7 @@ class Reports:
             cause = error.__cause__
             if isinstance(cause, DBAPIError) and isinstance(cause.orig, QueryCanceled):
                 raise Unavailable(
-                    f"The report took longer than {LIMITS.statement:g} s; ask for a shorter period."
+                    f"The report took longer than {LIMITS.statement:g} s; request a shorter period."
                 ) from cause
             raise
 

@@ -52,14 +52,14 @@ class _Reader:
         # By length first: Python needs quadratic time for a number of many digits.
         if len(digits) <= 20 and -MAX_INTEGER - 1 <= (value := int(digits)) <= MAX_INTEGER:
             return value
-        return self.refuse("does not fit into 64 bits")
+        return self.refuse("does not fit in 64 bits")
 
     def number(self, text: str) -> float | _Refused:
         value = float(text)
         return value if math.isfinite(value) else self.refuse("is too large a number")
 
     def constant(self, name: str) -> _Refused:
-        return self.refuse(f"{name} is not JSON")
+        return self.refuse(f"{name} is not valid JSON")
 
     def members(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
@@ -67,7 +67,7 @@ class _Reader:
             seen: set[str] = set()
             for name, _ in pairs:
                 if name in seen:
-                    members[name] = self.refuse("is given twice")
+                    members[name] = self.refuse("duplicate field")
                 seen.add(name)
         return members
 
@@ -79,14 +79,14 @@ class _Reader:
             case _Refused():
                 self.report(path, value.why)
             case str() if _UNSTORABLE.search(value):
-                self.report(path, "has a NUL character or a lone surrogate")
+                self.report(path, "contains a NUL character or a lone surrogate")
             case dict() | list() if len(path) == MAX_DEPTH:
-                self.report(path[:1], f"is nested deeper than {MAX_DEPTH}")
+                self.report(path[:1], f"is nested deeper than {MAX_DEPTH} levels")
             case dict() | list():
                 for name, item in value.items() if isinstance(value, dict) else enumerate(value):
                     path.append(name)
                     if isinstance(name, str) and _UNSTORABLE.search(name):
-                        self.report(path, "has a name that cannot be stored")
+                        self.report(path, "contains a name that cannot be stored")
                     self.walk(item, path)
                     path.pop()
 
@@ -111,7 +111,7 @@ def loads(data: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise InvalidJSON({"body": f"is not UTF-8: byte {error.start}"}) from None
     if has_more_values(data, MAX_VALUES):
-        raise InvalidJSON({"body": f"has more than {MAX_VALUES:,} values"})
+        raise InvalidJSON({"body": f"contains more than {MAX_VALUES:,} values"})
     reader = _Reader()
     try:
         value = json.loads(
@@ -122,9 +122,9 @@ def loads(data: bytes) -> Any:
             object_pairs_hook=reader.members,
         )
     except RecursionError:
-        raise InvalidJSON({"body": f"is nested deeper than {MAX_DEPTH}"}) from None
+        raise InvalidJSON({"body": f"is nested deeper than {MAX_DEPTH} levels"}) from None
     except json.JSONDecodeError as error:
-        why = f"is not JSON: {error.msg}: line {error.lineno} column {error.colno}"
+        why = f"is not valid JSON: {error.msg}: line {error.lineno} column {error.colno}"
         raise InvalidJSON({"body": why}) from None
     # Most bodies cannot hold any of it and are spared the walk: without an escape a
     # string is clean, since neither raw NUL nor raw surrogates have got this far.

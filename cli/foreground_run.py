@@ -157,7 +157,7 @@ class ForegroundRun:
         try:
             content = _content(line.strip(), question)
         except (ValueError, RecursionError) as error:
-            self._ask_again(click.ClickException(f"This is not JSON: {error}"))
+            self._ask_again(click.ClickException(f"This is not valid JSON: {error}"))
             return
         if not content:
             self._keyboard.ask()

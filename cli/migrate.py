@@ -55,7 +55,9 @@ def migrate(wait_seconds: float, lock_seconds: float) -> None:
 
 def _engine(url: str) -> Engine:
     if not url:
-        raise click.ClickException("ARKLOOP_DATABASE_URL is not set; it begins with postgresql://")
+        raise click.ClickException(
+            "ARKLOOP_DATABASE_URL is required (a URL starting with postgresql://)"
+        )
     return create_engine(
         checked(url),
         connect_args={
@@ -77,7 +79,7 @@ def _migrate(engine: Engine, wait_seconds: float, lock_seconds: float) -> str:
         driver = sql.connection.driver_connection
         if driver is not None and leads_to_pooler(driver):
             raise click.ClickException(
-                "ARKLOOP_DATABASE_URL leads to a pooler, where migrations cannot hold their lock: "
+                "ARKLOOP_DATABASE_URL points to a pooler, where migrations cannot hold their lock: "
                 "let ARKLOOP_DIRECT_DATABASE_URL lead to Postgres itself"
             )
         present = schema.current_version(sql)

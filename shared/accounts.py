@@ -51,7 +51,10 @@ def problems_of(*, login: str, email: str) -> dict[str, str]:
         or login != login.strip()
         or "@" in login
     ):
-        problems["login"] = "must be 1 to 200 printable characters, without @ or outer spaces"
+        problems["login"] = (
+            "must be 1 to 200 printable characters, without @ and without leading or"
+            " trailing spaces"
+        )
     if len(email) > MAX_NAME_LENGTH or not _EMAIL.fullmatch(email) or not email.isprintable():
         problems["email"] = "must be an email address of at most 200 printable characters"
     return problems

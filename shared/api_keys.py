@@ -80,7 +80,7 @@ def create(
     """
     wanted = frozenset(scopes) or actor.permissions
     if not wanted <= actor.permissions:
-        raise Forbidden("A key cannot be allowed more than its creator.")
+        raise Forbidden("An API key cannot have scopes its creator lacks.")
     key = make()
     row = tx.sql.execute(
         api_keys.insert()
@@ -116,7 +116,7 @@ def change(tx: Transaction, actor: Actor, key_id: UUID, **limits: Decimal | None
     )
     row = get(tx.sql, actor, key_id)
     if "admin" not in actor.permissions:
-        raise Forbidden("Only an admin sets what a key may cost.")
+        raise Forbidden("Only an admin can set the budget of an API key.")
     budget_limits.set_(
         tx,
         row.org_id,

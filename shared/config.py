@@ -182,7 +182,7 @@ class _Reader:
     def _url(self, name: str, schemes: tuple[str, ...]) -> str:
         value = self._text(name)
         if value is None:
-            self.problems.append(f"{name}: is not set; it begins with {schemes[0]}://")
+            self.problems.append(f"{name} is required (a URL starting with {schemes[0]}://)")
             return ""
         if value.split("://")[0] not in schemes or "://" not in value:
             self.problems.append(
@@ -194,7 +194,7 @@ class _Reader:
         value = self._text(name)
         if value is None:
             if needed:
-                self.problems.append(f"{name}: is not set; it begins with postgresql://")
+                self.problems.append(f"{name} is required (a URL starting with postgresql://)")
             return ""
         try:
             return normalize(value)
@@ -206,8 +206,8 @@ class _Reader:
         value = self._text(name) or ""
         if len(value.encode()) < 32:
             self.problems.append(
-                f"{name}: needs at least 32 bytes of secret, has {len(value.encode())}; "
-                "make one with: openssl rand -hex 32"
+                f"{name}: must have at least 32 bytes, has {len(value.encode())}; "
+                "generate one with: openssl rand -hex 32"
             )
         return value
 
@@ -217,8 +217,8 @@ class _Reader:
         for number, key in enumerate((value or "").split(","), 1):
             if value is not None and len(key.strip().encode()) < 32:
                 self.problems.append(
-                    f"{name}: key {number} needs at least 32 bytes of secret, "
-                    f"has {len(key.strip().encode())}; make one with: openssl rand -hex 32"
+                    f"{name}: key {number} must have at least 32 bytes, has"
+                    f" {len(key.strip().encode())}; generate one with: openssl rand -hex 32"
                 )
         return value
 
@@ -236,7 +236,7 @@ class _Reader:
     def _whole_number(self, name: str, default: int, least: int) -> int:
         number = self._number(name, default, least)
         if not number.is_integer():
-            self.problems.append(f"{self._source(name)}: must be a whole number, is {number:g}")
+            self.problems.append(f"{self._source(name)}: must be an integer, is {number:g}")
         return int(number)
 
     def _flag(self, name: str, default: bool) -> bool:

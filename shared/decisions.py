@@ -64,31 +64,32 @@ def read(content: str) -> Decision:
     except ValueError:
         document = None
     except RecursionError:
-        raise _invalid(f"is nested deeper than {MAX_DEPTH}") from None
+        raise _invalid(f"is nested deeper than {MAX_DEPTH} levels") from None
     if not isinstance(document, dict) or "decision" not in document:
         if said.lower() == "edit":
             raise _invalid('to edit, send {"decision": "edit", "arguments": {…}}')
         return _in_words(said)
     if unknown := set(document) - _FIELDS:
-        raise _invalid(f"a decision has no {', '.join(sorted(unknown))}")
+        raise _invalid(f"unknown fields in the decision: {', '.join(sorted(unknown))}")
     reason = document.get("reason")
     if reason is not None and not isinstance(reason, str):
-        raise _invalid("the decision's `reason` must be text")
+        raise _invalid("the decision's `reason` must be a string")
     arguments = document.get("arguments")
     match document["decision"]:
         case "edit":
             if not isinstance(arguments, dict):
-                raise _invalid("the decision `edit` needs `arguments`, an object")
+                raise _invalid("the decision `edit` requires `arguments`, an object")
             if is_too_deep(arguments):
-                raise _invalid(f"`arguments` are nested deeper than {MAX_DEPTH}")
+                raise _invalid(f"`arguments` are nested deeper than {MAX_DEPTH} levels")
             # What is made must be what was confirmed, to the letter.
             if plain(arguments) != arguments:
                 raise _invalid(
-                    "`arguments` have a NUL character, a lone surrogate or too large a number"
+                    "`arguments` contain a NUL character, a lone surrogate or a number"
+                    " that is too large"
                 )
             return Decision(approved=True, arguments=arguments)
         case "approve" | "deny" if arguments is not None:
-            raise _invalid("only the decision `edit` has `arguments`")
+            raise _invalid("`arguments` is only allowed with the decision `edit`")
         case "approve":
             return Decision(approved=True)
         case "deny":
@@ -108,20 +109,22 @@ def _in_words(said: str) -> Decision:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) < len(pairs):
-        raise _invalid("a field is there twice")
+    document: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in document:
+            raise _invalid(f"duplicate field {name[:_MAX_WORDS]!r}")
+        document[name] = value
     return document
 
 
 def _integer(text: str) -> int:
     if len(text) > _MAX_DIGITS:
-        raise _invalid(f"has a number of more than {_MAX_DIGITS} digits")
+        raise _invalid(f"contains a number with more than {_MAX_DIGITS} digits")
     return int(text)
 
 
 def _no_number(text: str) -> Any:
-    raise _invalid(f"{text} is no JSON")
+    raise _invalid(f"{text} is not valid JSON")
 
 
 def _invalid(why: str) -> InvalidRequest:

@@ -155,19 +155,19 @@ def check_url(url: str, policy: Policy) -> CheckedUrl:
     if len(url) > MAX_URL_CHARACTERS:
         raise Refused(f"The address is longer than {MAX_URL_CHARACTERS} characters.")
     if _FORBIDDEN.search(url):
-        raise Refused("The address has a space, a backslash or a control character in it.")
+        raise Refused("The address contains a space, a backslash or a control character.")
     parts = _URL.fullmatch(url)
     if parts is None or parts["scheme"].lower() not in _WEB_PORTS:
         raise Refused("The address must begin with http:// or https://.")
     if "@" in parts["authority"]:
-        raise Refused("The address must not have a user name or password in it.")
+        raise Refused("The address must not contain a user name or password.")
     authority = _AUTHORITY.fullmatch(parts["authority"])
     if authority is None:
-        raise Refused("The address has no valid host and port.")
+        raise Refused("The address does not have a valid host and port.")
     scheme = parts["scheme"].lower()
     port = int(authority["port"] or _WEB_PORTS[scheme])
     if authority["ipv6"] is not None and ":" not in authority["ipv6"]:
-        raise Refused("Only an IPv6 address is written in brackets.")
+        raise Refused("Only an IPv6 address may be in brackets.")
     host = _checked_host(authority["ipv6"] or authority["name"] or "", port, policy)
     try:
         path = quote(parts["path"] or "/", safe=_UNQUOTED)
@@ -194,10 +194,12 @@ def resolve(host: str, port: int, policy: Policy) -> list[str]:
 
 def _checked_host(host: str, port: int, policy: Policy) -> str:
     if not 1 <= port <= 65535:
-        raise Refused("The address has no valid host and port.")
+        raise Refused("The address does not have a valid host and port.")
     if not host.isascii():
         # Their many spellings of one name (full-width digits and dots) are not worth the doubt.
-        raise Refused("A host name must be ASCII: write an international one in its xn-- form.")
+        raise Refused(
+            "A host name must be ASCII: write an international one in its xn-- (Punycode) form."
+        )
     host = host.lower()
     if ":" in host:
         return str(_check_address(_ipv6(host), port, policy))
@@ -207,7 +209,7 @@ def _checked_host(host: str, port: int, policy: Policy) -> str:
         # Decimal, octal, hexadecimal and short forms are IPv4 addresses to some readers only.
         return str(_check_address(_ipv4(host), port, policy))
     if len(name) > 253 or not all(map(_LABEL.fullmatch, labels)):
-        raise Refused("The address has no valid host name.")
+        raise Refused("The address does not have a valid host name.")
     if labels[-1] == "localhost":
         _check_address(IPv4Address("127.0.0.1"), port, policy)
     elif not policy.allowed:
@@ -217,11 +219,11 @@ def _checked_host(host: str, port: int, policy: Policy) -> str:
 
 def _ipv6(text: str) -> Address:
     if "%" in text:
-        raise Refused("An IPv6 address must not have a zone.")
+        raise Refused("An IPv6 address must not contain a zone.")
     try:
         return _unwrapped(IPv6Address(text))
     except ValueError:
-        raise Refused("The address has no valid IPv6 address.") from None
+        raise Refused("The address does not contain a valid IPv6 address.") from None
 
 
 def _ipv4(text: str) -> Address:
@@ -249,7 +251,7 @@ def _check_address(address: Address, port: int, policy: Policy) -> Address:
         )
     if not is_public or _is_own(address):
         raise Refused(
-            "The address is not one of the public network. The operator of this installation can"
+            "The address is not on the public network. The operator of this installation can"
             f" allow its network with {policy.setting}."
         )
     _check_port(port)

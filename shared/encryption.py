@@ -69,12 +69,12 @@ class Keyring:
         header, rest = sealed[:_HEADER_BYTES], sealed[_HEADER_BYTES:]
         cipher = self._ciphers.get(header[len(_VERSION) :])
         if not header.startswith(_VERSION) or cipher is None:
-            raise CannotOpen("sealed by a key that is not in ARKLOOP_ENCRYPTION_KEY")
+            raise CannotOpen("encrypted with a key that is not in ARKLOOP_ENCRYPTION_KEY")
         nonce, ciphertext = rest[:_NONCE_BYTES], rest[_NONCE_BYTES:]
         try:
             return cipher.decrypt(nonce, ciphertext, _bound(header, org_id, purpose)).decode()
         except (InvalidTag, ValueError):  # ValueError: too short for a nonce
-            raise CannotOpen("damaged, or sealed for another org or purpose") from None
+            raise CannotOpen("damaged, or encrypted for another organization or purpose") from None
 
 
 @lru_cache(maxsize=8)

@@ -52,7 +52,7 @@ class ArkloopError(Exception):
     """Something the caller can act on; `details` is part of the answer."""
 
     code: ClassVar[str]
-    message: ClassVar[str] = "The request could not be carried out."
+    message: ClassVar[str] = "The request could not be processed."
 
     # Positional only: a detail is named by the caller's own field, `message` or `self` too.
     def __init__(self, message: str | None = None, /, **details: Any) -> None:
@@ -64,27 +64,27 @@ class InvalidRequest(ArkloopError):
     """Details name each wrong field with its reasons: `{"field": ["why", …]}`."""
 
     code = "validation.error"
-    message = "The request is not valid; details name what is wrong."
+    message = "The request is not valid; see `details`."
 
 
 class PersonaNotFound(InvalidRequest):
     code = "personas.not_found"
-    message = "There is no such persona; GET /v1/personas lists them."
+    message = "Persona not found; GET /v1/personas lists all personas."
 
 
 class RouteNotFound(InvalidRequest):
     code = "routes.not_found"
-    message = "There is no such route; GET /v1/routes lists them."
+    message = "Route not found; GET /v1/routes lists all routes."
 
 
 class InvalidState(ArkloopError):
     code = "runs.invalid_state"
-    message = "The thread has no message yet: there is nothing to retry."
+    message = "The thread has no messages, so there is nothing to retry."
 
 
 class Unauthorized(ArkloopError):
     code = "auth.unauthorized"
-    message = "A valid access token or API key is needed: Authorization: Bearer <token>."
+    message = "A valid access token or API key is required: Authorization: Bearer <token>."
 
 
 class Forbidden(ArkloopError):
@@ -94,17 +94,17 @@ class Forbidden(ArkloopError):
 
 class NotFound(ArkloopError):
     code = "http.not_found"
-    message = "There is nothing at this address."
+    message = "No such endpoint."
 
 
 class ThreadNotFound(NotFound):
     code = "threads.not_found"
-    message = "There is no such thread."
+    message = "Thread not found."
 
 
 class RunNotFound(NotFound):
     code = "runs.not_found"
-    message = "There is no such run."
+    message = "Run not found."
 
 
 class EventsLost(ArkloopError):
@@ -114,27 +114,27 @@ class EventsLost(ArkloopError):
 
 class ApiKeyNotFound(NotFound):
     code = "api_keys.not_found"
-    message = "There is no such API key."
+    message = "API key not found."
 
 
 class ProviderNotFound(NotFound):
     code = "llm_providers.not_found"
-    message = "There is no such provider."
+    message = "Provider not found."
 
 
 class ModelNotFound(NotFound):
     code = "llm_providers.model_not_found"
-    message = "The provider has no such model."
+    message = "Model not found."
 
 
 class McpConfigNotFound(NotFound):
     code = "mcp_configs.not_found"
-    message = "There is no such MCP server."
+    message = "MCP server not found."
 
 
 class McpToolNotFound(NotFound):
     code = "mcp_configs.tool_not_found"
-    message = "The MCP server has no such tool."
+    message = "MCP tool not found."
 
 
 class BadRequest(ArkloopError):
@@ -144,7 +144,7 @@ class BadRequest(ArkloopError):
 
 class MethodNotAllowed(ArkloopError):
     code = "http.method_not_allowed"
-    message = "This address does not answer to this method; Allow lists those it does."
+    message = "Method not allowed for this endpoint; see the `Allow` header."
 
 
 class RequestTimeout(ArkloopError):
@@ -154,7 +154,7 @@ class RequestTimeout(ArkloopError):
 
 class UnsupportedMediaType(ArkloopError):
     code = "http.unsupported_media_type"
-    message = "Send the body as application/json in UTF-8, without a content encoding."
+    message = "Send the body as application/json in UTF-8; Content-Encoding is not supported."
 
 
 class BodyTooLarge(ArkloopError):
@@ -200,48 +200,51 @@ class NotActive(Conflict):
 
 class StaleInput(Conflict):
     code = "input.stale"
-    message = "This input request is not open, or was answered with another content."
+    message = "This input request is closed, or was already answered with different content."
 
 
 class LoginTaken(Conflict):
     code = "accounts.taken"
-    message = "The login or the email is taken."
+    message = "The login or the email is already in use."
 
 
 class NameTaken(Conflict):
     """Details name the field."""
 
     code = "names.taken"
-    message = "The org has one of this name already."
+    message = "This name is already in use in your organization."
 
 
 class PersonaPublished(Conflict):
     code = "personas.published"
-    message = "This version is published already, and a published version never changes."
+    message = "This version is already published; a published version cannot be changed."
 
 
 class McpToolChanged(Conflict):
     """Details name the tool and the hash that it has now."""
 
     code = "mcp_configs.tool_changed"
-    message = "The server describes the tool otherwise by now: read it again before approving."
+    message = (
+        "The tool's description has changed since you fetched it; review the new"
+        " description before approving."
+    )
 
 
 class IdempotencyConflict(Conflict):
     code = "idempotency.conflict"
-    message = "This Idempotency-Key was used with another body."
+    message = "This Idempotency-Key was already used with a different request body."
 
 
 class IdempotencyInProgress(Conflict):
     code = "idempotency.in_progress"
-    message = "A request with this Idempotency-Key is still being carried out."
+    message = "A request with this Idempotency-Key is still in progress."
 
 
 class BudgetExhausted(ArkloopError):
     """`retry_after` is in seconds, where waiting helps."""
 
     code = "budget.exhausted"
-    message = "A budget or the credits are exhausted; details name which. An admin can raise it."
+    message = "A budget or the credits are exhausted; see `details`. An admin can raise the limit."
 
     def __init__(
         self, message: str | None = None, /, *, retry_after: int | None = None, **details: Any
@@ -252,7 +255,7 @@ class BudgetExhausted(ArkloopError):
 
 class Unavailable(ArkloopError):
     code = "service.unavailable"
-    message = "The database is out of reach; try again shortly."
+    message = "The database is unavailable; try again shortly."
 
 
 class LeaseLost(BaseException):

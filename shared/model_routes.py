@@ -179,7 +179,7 @@ def choose(routes: Routes, route_id: str | None, persona: Persona) -> Route:
     if wanted is None:
         raise RouteNotFound(route_id=["No route is configured on this server."])
     if wanted not in routes:
-        raise RouteNotFound(route_id=[f"There is no route {wanted!r}."])
+        raise RouteNotFound(route_id=[f"Route {wanted!r} not found."])
     return routes[wanted]
 
 
@@ -236,7 +236,7 @@ def _from_file(path: Path) -> dict[str, Route]:
             problems.append(f"{where}: {error}")
             continue
         if route.id in routes:
-            problems.append(f"{where}: the id {route.id!r} is there twice")
+            problems.append(f"{where}: duplicate id {route.id!r}")
         routes[route.id] = route
     if problems:
         raise InvalidSettings("\n".join(problems))
@@ -250,7 +250,7 @@ def _route(entry: Any) -> Route:
         raise ValueError(f"unknown fields: {', '.join(sorted(map(str, unknown)))}")
     for name in ("id", "provider", "model"):
         if not isinstance(entry.get(name), str):
-            raise ValueError(f"`{name}` is needed, as text")
+            raise ValueError(f"`{name}` is required and must be a string")
     base_url = entry.get("base_url")
     if base_url is not None and not (isinstance(base_url, str) and _BASE_URL.match(base_url)):
         raise ValueError("`base_url` must begin with http:// or https:// and a host")
@@ -258,7 +258,9 @@ def _route(entry: Any) -> Route:
     if not ROUTE_ID.fullmatch(entry["id"]):
         raise ValueError(f"`id` must match {ROUTE_ID.pattern}")
     if is_of_org(entry["id"]):
-        raise ValueError("`id` must not be a UUID: those are the ids of models of orgs")
+        raise ValueError(
+            "`id` must not be a UUID: UUIDs are the ids of models that organizations add"
+        )
     if entry["provider"] not in PROVIDERS:
         raise ValueError(f"`provider` must be one of {', '.join(PROVIDERS)}")
     if (api := entry.get("api")) is not None:
@@ -270,7 +272,7 @@ def _route(entry: Any) -> Route:
     if variable := entry.get("api_key_variable"):
         api_key = os.environ.get(str(variable))  # noqa: TID251 - the file names the variable
         if not api_key:
-            raise ValueError(f"the variable {variable} is not set")
+            raise ValueError(f"the environment variable {variable} is not set")
     for name, least in _NUMBERS.items():
         number = entry.get(name)
         if number is not None and (type(number) is not int or number < least):
@@ -301,9 +303,9 @@ def _prices(given: Any) -> Prices | None:
     if given is None:
         return None
     if not isinstance(given, dict) or set(given) - _PRICES:
-        raise ValueError(f"`prices` may have {', '.join(sorted(_PRICES))}")
+        raise ValueError(f"`prices` may only contain {', '.join(sorted(_PRICES))}")
     if not {"input", "output"} <= set(given):
-        raise ValueError("`prices` needs `input` and `output`; 0 is free")
+        raise ValueError("`prices` requires `input` and `output`; 0 means free")
     return Prices.of(**{name: _price(price) for name, price in given.items()})
 
 

@@ -103,7 +103,7 @@ def understood(
     for name, value in definition.items():
         check = _CHECKS.get(name)
         if check is None:
-            problems[str(name)] = ["is no field of a persona"]
+            problems[str(name)] = ["unknown field"]
         elif value is not None:
             try:
                 values[name] = check(value)
@@ -111,13 +111,15 @@ def understood(
                 problems[name] = [str(error)]
     unknown = values.get("confirm", frozenset()) - {*values.get("tools", ()), EVERY_TOOL}
     if unknown and not values.get("mcp") and "tools" not in problems and "mcp" not in problems:
-        problems["confirm"] = [f"the persona has no tool {name!r}" for name in sorted(unknown)]
+        problems["confirm"] = [
+            f"{name!r} is not a tool of this persona" for name in sorted(unknown)
+        ]
     return Persona(key=key, version=version, **values), problems
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("must be a text")
+        raise ValueError("must be a string")
     return value
 
 
@@ -148,12 +150,13 @@ def _one_of(*choices: str) -> Callable[[Any], str]:
 def _list_of(check: Callable[[Any], str], most: int) -> Callable[[Any], tuple[str, ...]]:
     def check_all(value: Any) -> tuple[str, ...]:
         if not isinstance(value, list):
-            raise ValueError("must be a list of texts")
+            raise ValueError("must be a list of strings")
         if len(value) > most:
             raise ValueError(f"must have at most {most} entries")
         entries = tuple(check(entry) for entry in value)
-        if len(set(entries)) != len(entries):
-            raise ValueError("has an entry twice")
+        repeated = [entry for entry in entries if entries.count(entry) > 1]
+        if repeated:
+            raise ValueError(f"duplicate entry {repeated[0]!r}")
         return entries
 
     return check_all
@@ -162,7 +165,7 @@ def _list_of(check: Callable[[Any], str], most: int) -> Callable[[Any], tuple[st
 def _whole(most: int, *, least: int = 1) -> Callable[[Any], int]:
     def check(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"must be a whole number from {least} to {most}")
+            raise ValueError(f"must be an integer from {least} to {most}")
         return value
 
     return check
@@ -223,7 +226,7 @@ def from_file(name: str, text: str) -> Persona:
     """
     id_ = name.removesuffix(".yaml")
     if id_ == name or "@" not in id_ or not PERSONA_ID.fullmatch(id_):
-        raise InvalidPersona({name: ["must be called <key>@<version>.yaml"]})
+        raise InvalidPersona({name: ["must be named <key>@<version>.yaml"]})
     try:
         definition = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -255,12 +258,12 @@ def find(persona_id: str | None) -> Persona:
 
 def not_found(persona_id: str | None) -> PersonaNotFound:
     """The error for this id."""
-    return PersonaNotFound(persona_id=[f"There is no persona {persona_id!r}."])
+    return PersonaNotFound(persona_id=[f"Persona {persona_id!r} not found."])
 
 
 def not_usable(persona_id: str, error: InvalidPersona) -> PersonaNotFound:
     """The error for a published one that this release cannot read."""
-    why = f"This release of the server cannot use the persona {persona_id!r}: {error}"
+    why = f"This release of the server does not support the persona {persona_id!r}: {error}"
     return PersonaNotFound(persona_id=[why])
 
 

@@ -54,7 +54,7 @@ from shared.tables import IS_ACTIVE, inputs, messages, runs, threads
 from shared.transitions import queued
 
 #: What the model is told where a person was asked and did not answer.
-UNANSWERED = "Nobody answered in time."
+UNANSWERED = "No answer was given in time."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,7 +317,7 @@ def answer(
     if request_id not in (None, UUID(run["pending_input"]["request_id"])):
         raise StaleInput()
     if run["input_expires_at"] <= tx.sql.scalar(select(func.clock_timestamp())):
-        raise NotWaiting("The time to answer is over.")  # the sweep will say what comes of it
+        raise NotWaiting("The input request has expired.")  # the sweep will say what comes of it
     if run["pending_input"]["kind"] == "tool_confirmation":
         decisions.read(content)  # what cannot be understood is refused while it can be corrected
     _go_on(tx, run, content, actor.user_id)

@@ -86,6 +86,6 @@ def shortfall(stored: str | None) -> str | None:
     if stored is not None and stored >= needed_version():
         return None
     return (
-        f"The database's schema is {stored or 'empty'}, this code needs {needed_version()}: "
-        "run `arkloop migrate`."
+        f"The database schema is {stored or 'empty'}, but this version requires"
+        f" {needed_version()}: run `arkloop migrate`."
     )

@@ -48,7 +48,7 @@ def require_utf8(sql: Connection) -> None:
     encoding = sql.scalar(text("SHOW server_encoding"))
     if encoding != "UTF8":
         raise UnsuitableServer(
-            f"The database's encoding is {encoding}, which cannot store every text: create it with "
+            f"The database encoding is {encoding}, which cannot store every text: create it with "
             "ENCODING 'UTF8' TEMPLATE template0"
         )
 
@@ -64,10 +64,10 @@ def _check_redis(variable: str, client: Any) -> None:
     except RedisError:
         return
     if cluster.get("cluster_enabled"):
-        raise UnsuitableServer(f"{variable} leads to a Redis Cluster, which is not supported")
+        raise UnsuitableServer(f"{variable} points to a Redis Cluster, which is not supported")
     version = str(server.get("redis_version", ""))
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if version == BEFORE_6 or (numbers and (int(numbers[1]), int(numbers[2])) < OLDEST_REDIS):
         raise UnsuitableServer(
-            f"{variable} leads to a Redis {version}; at least 6.2 is needed, or any Valkey"
+            f"{variable} points to Redis {version}; version 6.2 or later is required, or any Valkey"
         )

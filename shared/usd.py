@@ -14,11 +14,11 @@ def parse(value: Any) -> Decimal:
         ValueError: no number, negative, over `MAX_USD`, or more than 8 decimals.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("must be a number of USD")
+        raise ValueError("must be an amount in USD")
     # The shortest text of a float is what was written.
     amount = Decimal(str(value))
     if not amount.is_finite() or not 0 <= amount <= MAX_USD:
-        raise ValueError(f"must be 0 to {MAX_USD:,} USD")
+        raise ValueError(f"must be between 0 and {MAX_USD:,} USD")
     if amount != round(amount, 8):
-        raise ValueError("must have at most 8 decimals")
+        raise ValueError("must have at most 8 decimal places")
     return amount

@@ -39,13 +39,13 @@ try:
     routes = model_routes.load(settings)
     personas.builtin()
 except (InvalidSettings, personas.InvalidPersona) as problems:
-    raise SystemExit(f"The settings are not complete:\n{problems}") from None
+    raise SystemExit(f"Invalid configuration:\n{problems}") from None
 
 try:
     # A file that is wrong is told of now, and not by the runs that need it.
     tools.load([*personas.BUILTIN_TOOLS, *tools.FAULT_TOOLS])
 except (tools.InvalidTool, tools.UnknownTool) as problem:
-    raise SystemExit(f"A tool of BUILTIN_TOOLS cannot be used:\n{problem}") from None
+    raise SystemExit(f"A tool in BUILTIN_TOOLS cannot be used:\n{problem}") from None
 
 # Where orgs can store keys, any of them may come to use any provider.
 providers.prepare(routes.values(), also=model_routes.PROVIDERS if settings.encryption_key else ())

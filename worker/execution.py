@@ -183,7 +183,7 @@ def _chain(process: WorkerProcess, claim: Claim, persona: Persona, earlier: Earl
     settings = process.settings
     routes = process.catalog.chain(claim.org_id, persona, claim.route_id)
     if not routes:
-        raise ProviderError("invalid_request", f"There is no route {claim.route_id!r} any more.")
+        raise ProviderError("invalid_request", f"Route {claim.route_id!r} no longer exists.")
     # A route that broke in an earlier attempt is not tried again.
     routes = next((routes[i:] for i, r in enumerate(routes) if r.id == earlier.route_id), routes)
 

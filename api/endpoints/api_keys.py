@@ -102,7 +102,7 @@ def revoke_api_key(key_id: UUID) -> Response:
 def _check_may_manage() -> None:
     # Else whoever steals a narrow key makes themselves others, and outlives its revocation.
     if actor().api_key_id is not None and "admin" not in actor().permissions:
-        raise Forbidden("Only an API key with the scope admin manages API keys.")
+        raise Forbidden("An API key needs the scope `admin` to manage API keys.")
 
 
 def _shown(row: Row[Any]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def login() -> Response:
     with connections().reading() as sql:
         user = accounts.find(sql, body["login"])
     if not passwords.verify(body["password"], user.password_hash if user else None) or not user:
-        raise Unauthorized("The login or the password is wrong.")
+        raise Unauthorized("Wrong login or password.")
     with connections().transaction() as tx:
         session = accounts.begin_session(tx, user_id=user.id, org_id=user.org_id)
     return _tokens(session)
@@ -98,7 +98,7 @@ def refresh() -> Response:
     with connections().transaction() as tx:
         session = accounts.refresh_session(tx, request.cookies.get(COOKIE, ""))
     if session is None:
-        raise Unauthorized("The login has ended; log in again.")
+        raise Unauthorized("Session expired; log in again.")
     return _tokens(session)
 
 
@@ -129,7 +129,7 @@ def change_password() -> Response:
     with connections().reading() as sql:
         user = accounts.profile(sql, actor().user_id)
     if not passwords.verify(body["current"], user.password_hash):
-        raise InvalidRequest(current=["is not your password"])
+        raise InvalidRequest(current=["is not your current password"])
     password_hash = passwords.hash_(body["new"])
     with connections().transaction() as tx:
         accounts.change_password(

@@ -83,7 +83,7 @@ class CreateProvider(ProviderChanges):
     def check_default(self, data: dict[str, Any], **_: object) -> None:
         models = enumerate(data.get("models", ()))
         if second := [place for place, model in models if model.get("is_default")][1:]:
-            why = {"is_default": ["another of these models is the default already"]}
+            why = {"is_default": ["only one of the models can be the default"]}
             raise ValidationError({"models": dict.fromkeys(second, why)})
 
 

@@ -58,14 +58,14 @@ class ByToolName(NamedTuple):
 
 def _check_headers(headers: dict[str, str]) -> None:
     if len({name.lower() for name in headers}) < len(headers):
-        raise ValidationError("has a name twice")
+        raise ValidationError("duplicate header name (case is ignored)")
     for name in headers:
         # To many servers X_Y is X-Y. What is refused is the protocol's, or the connection's.
         known_as = re.sub("[._]", "-", name.lower())
         if known_as in ("connection", "host", "keep-alive", "last-event-id", "te", "upgrade"):
-            raise ValidationError(f"must not have {name}")
+            raise ValidationError(f"must not contain {name}")
         if known_as.startswith(("accept", "content-", "mcp-", "proxy-", "transfer-")):
-            raise ValidationError(f"must not have {name}")
+            raise ValidationError(f"must not contain {name}")
 
 
 class McpConfigChanges(Schema):

@@ -106,7 +106,7 @@ def get_persona(persona_id: str) -> Response:
             try:
                 persona = catalog().persona(org_id, persona_id, sql=sql)
             except PersonaNotFound as error:
-                raise NotFound("There is no such persona.", **error.details) from None
+                raise NotFound("Persona not found.", **error.details) from None
             row = published_personas.find(sql, org_id, persona.key, persona.version)
     return jsonify(_shown(persona) if row is None else _shown_row(row))
 
@@ -118,7 +118,7 @@ def _check_routes(tx: Transaction, persona: Persona) -> None:
     }
     problems = {
         field: [
-            f"There is no route {id_!r}."
+            f"Route {id_!r} not found."
             for id_ in ids
             if catalog().route(actor().org_id, id_, sql=tx.sql) is None
         ]

@@ -25,7 +25,7 @@ from shared.times import now, rfc3339
 bp = Blueprint("usage", __name__)
 
 MAX_DAYS = 366
-YEARS = "must be of the years 2000 to 9998, in UTC"
+YEARS = "must be between 2000-01-01 and 9998-12-31 (UTC)"
 
 _HOUR_AND_MINUTE = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 # `fromisoformat` takes much else of ISO 8601: weeks, no dashes and colons, hours alone.
@@ -46,11 +46,11 @@ class Moment(fields.Field[datetime]):
                 raise ValueError
             moment = datetime.fromisoformat(value.upper())
         except ValueError:
-            raise ValidationError("must be a date or a time in RFC 3339") from None
+            raise ValidationError("must be an RFC 3339 date or date-time") from None
         if parts["time"] is None:
             moment = moment.replace(tzinfo=UTC)
         elif parts["offset"] is None:
-            raise ValidationError("must have an offset from UTC, such as Z")
+            raise ValidationError("must include a UTC offset, such as Z")
         try:
             moment = moment.astimezone(UTC)
         except OverflowError:

@@ -90,7 +90,7 @@ class Catalog:
         if wanted is not None:
             found = self.route(org_id, wanted, sql=sql)
             if found is None:
-                raise RouteNotFound(route_id=[f"There is no route {wanted!r}."])
+                raise RouteNotFound(route_id=[f"Route {wanted!r} not found."])
             return found
         default = self._default(org_id, sql)
         if default is not None:
@@ -257,7 +257,7 @@ class Catalog:
         try:
             return org_routes.opened_key(keys, sealed.api_key, org_id)
         except (NoEncryptionKey, CannotOpen) as error:
-            why = str(error) or "there is no ARKLOOP_ENCRYPTION_KEY"
+            why = str(error) or "ARKLOOP_ENCRYPTION_KEY is not set"
             log.error("the API key of route %s cannot be opened: %s", sealed.route.id, why)
             return None
 

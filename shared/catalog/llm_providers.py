@@ -59,7 +59,7 @@ def create(
         select(func.count()).where(llm_providers.c.org_id == actor.org_id)
     ).scalar_one()
     if count >= MAX_PROVIDERS:
-        raise InvalidRequest(body=[f"the org has {MAX_PROVIDERS} providers, no more fit"])
+        raise InvalidRequest(body=[f"limit reached: {MAX_PROVIDERS} providers per organization"])
     row = tx.sql.execute(
         upsert(llm_providers)
         .values(
@@ -74,7 +74,7 @@ def create(
         .returning(*llm_providers.c)
     ).one_or_none()
     if row is None:
-        raise NameTaken(name=["the org has a provider of this name"])
+        raise NameTaken(name=["is already the name of another provider"])
     for model in models:
         _create_model(tx, row, **model)
     return row
@@ -118,7 +118,7 @@ def change(tx: Transaction, actor: Actor, provider_id: UUID, **changes: Any) -> 
         for name in ("kind", "base_url")
     )
     if moved and before.api_key_encrypted is not None and "api_key" not in changes:
-        raise InvalidRequest(api_key=["must be given again with another kind or base_url"])
+        raise InvalidRequest(api_key=["must be resent when `kind` or `base_url` changes"])
     if "api_key" in changes:
         values |= _sealed(tx, actor, changes["api_key"])
     if "name" in values and tx.sql.scalar(
@@ -128,7 +128,7 @@ def change(tx: Transaction, actor: Actor, provider_id: UUID, **changes: Any) -> 
             llm_providers.c.id != provider_id,
         )
     ):
-        raise NameTaken(name=["the org has a provider of this name"])
+        raise NameTaken(name=["is already the name of another provider"])
     return tx.sql.execute(
         update(llm_providers)
         .where(_is(actor, provider_id))
@@ -220,7 +220,7 @@ def change_model(
             llm_models.c.id != model_id,
         )
     ):
-        raise NameTaken(model=["the provider has this model already"])
+        raise NameTaken(model=["is already a model of this provider"])
     if changes.get("is_default"):
         _clear_default(tx, actor.org_id)
     return tx.sql.execute(
@@ -270,7 +270,7 @@ def _checked(tx: Transaction, base_url: str | None) -> str | None:
     except egress.Refused as error:
         raise InvalidRequest(base_url=[str(error)]) from None
     if "?" in base_url or "#" in base_url:
-        raise InvalidRequest(base_url=["must have no query and no fragment"])
+        raise InvalidRequest(base_url=["must not have a query or a fragment"])
     return checked.text
 
 
@@ -282,7 +282,7 @@ def _sealed(tx: Transaction, actor: Actor, api_key: str | None) -> dict[str, Any
             api_key, org_id=actor.org_id, purpose=API_KEY_PURPOSE
         )
     except NoEncryptionKey:
-        raise InvalidRequest(api_key=["this server has no ARKLOOP_ENCRYPTION_KEY"]) from None
+        raise InvalidRequest(api_key=["ARKLOOP_ENCRYPTION_KEY is not set on this server"]) from None
     shown = api_key[-4:] if len(api_key) >= _MIN_SHOWN_KEY else None
     return {"api_key_encrypted": sealed, "api_key_last_four": shown}
 
@@ -292,7 +292,7 @@ def _create_model(tx: Transaction, provider: Row[Any], **fields: Any) -> Row[Any
         select(func.count()).where(llm_models.c.org_id == provider.org_id)
     ).scalar_one()
     if count >= MAX_MODELS:
-        raise InvalidRequest(body=[f"the org has {MAX_MODELS} models, no more fit"])
+        raise InvalidRequest(body=[f"limit reached: {MAX_MODELS} models per organization"])
     _check_api(provider, fields)
     if fields.get("is_default"):
         _clear_default(tx, provider.org_id)
@@ -303,13 +303,13 @@ def _create_model(tx: Transaction, provider: Row[Any], **fields: Any) -> Row[Any
         .returning(*llm_models.c)
     ).one_or_none()
     if row is None:
-        raise NameTaken(model=["the provider has this model already"])
+        raise NameTaken(model=["is already a model of this provider"])
     return row
 
 
 def _check_api(provider: Row[Any], fields: Mapping[str, Any]) -> None:
     if fields.get("api") is not None and provider.kind != "openai":
-        raise InvalidRequest(api=["is for providers of kind openai only"])
+        raise InvalidRequest(api=["is only supported for providers of kind openai"])
 
 
 def _check_no_api(tx: Transaction, provider_id: UUID) -> None:
@@ -318,7 +318,7 @@ def _check_no_api(tx: Transaction, provider_id: UUID) -> None:
     )
     if tx.sql.scalar(with_api.limit(1)) is not None:
         raise InvalidRequest(
-            kind=["a model of this provider has an `api`, which is for openai only"]
+            kind=["a model of this provider sets `api`, which is only supported for kind openai"]
         )
 
 

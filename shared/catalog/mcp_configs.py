@@ -80,10 +80,10 @@ def create(
     _check(tx.connections.settings, transport, {n: v for n, v in given.items() if v is not None})
     needed = "url" if transport == STREAMABLE_HTTP else "command"
     if given[needed] is None:
-        raise InvalidRequest(**{needed: [f"is needed for the transport {transport}"]})
+        raise InvalidRequest(**{needed: [f"is required for the transport {transport}"]})
     count = select(func.count()).where(mcp_configs.c.org_id == org_id)
     if (tx.sql.scalar(count) or 0) >= MAX_CONFIGS:
-        raise InvalidRequest(name=[f"the org has {MAX_CONFIGS} MCP servers already"])
+        raise InvalidRequest(name=[f"limit reached: {MAX_CONFIGS} MCP servers per organization"])
     config_id = new_id()
     _write(
         tx,
@@ -119,7 +119,7 @@ def change(tx: Transaction, org_id: UUID, config_id: UUID, changes: Mapping[str,
     _check(tx.connections.settings, row.transport, changes)
     moved = changes.get("url", row.url) != row.url
     if moved and row.header_names and "headers" not in changes:
-        raise InvalidRequest(headers=["must be given again with another url"])
+        raise InvalidRequest(headers=["must be resent when `url` changes"])
     values = dict(changes)
     if "headers" in values:
         headers = values.pop("headers") or {}
@@ -320,10 +320,12 @@ def record_failure(tx: Transaction, config_id: UUID, why: str, *, as_of: datetim
 
 def _check(settings: Settings, transport: str, given: Mapping[str, Any]) -> None:
     if transport == STDIO and not settings.mcp_stdio:
-        raise InvalidRequest(transport=["stdio is not allowed by this installation"])
+        raise InvalidRequest(transport=["stdio is not allowed on this installation"])
     wrong = ("command",) if transport == STREAMABLE_HTTP else ("url", "headers")
     if found := [name for name in wrong if name in given]:
-        raise InvalidRequest(**{name: [f"is not for the transport {transport}"] for name in found})
+        raise InvalidRequest(
+            **{name: [f"is not supported for the transport {transport}"] for name in found}
+        )
     if "url" in given:
         try:
             egress.check_url(given["url"], egress.Policy.of(settings.allowed_networks))
@@ -340,7 +342,7 @@ def _headers(settings: Settings, org_id: UUID, headers: Mapping[str, str]) -> di
     try:
         sealed = keyring.seal(json.dumps(dict(headers)), org_id=org_id, purpose=_PURPOSE)
     except encryption.NoEncryptionKey:
-        raise InvalidRequest(headers=["this server has no ARKLOOP_ENCRYPTION_KEY"]) from None
+        raise InvalidRequest(headers=["ARKLOOP_ENCRYPTION_KEY is not set on this server"]) from None
     return {"headers_encrypted": sealed, "header_names": sorted(headers)}
 
 
@@ -351,7 +353,7 @@ def _write(tx: Transaction, statement: Any) -> None:
     except IntegrityError as error:
         if "uq_mcp_configs_org_id_name" not in str(error.orig):
             raise
-        raise NameTaken(name=["is taken"]) from None
+        raise NameTaken(name=["is already in use"]) from None
 
 
 def _is(org_id: UUID, config_id: UUID) -> ColumnElement[bool]:

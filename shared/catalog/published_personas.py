@@ -41,7 +41,7 @@ def publish(
         select(func.count()).where(personas.c.org_id == actor.org_id)
     ).scalar_one()
     if count >= MAX_PERSONAS:
-        raise InvalidRequest(body=[f"the org has {MAX_PERSONAS:,} personas, no more fit"])
+        raise InvalidRequest(body=[f"limit reached: {MAX_PERSONAS:,} personas per organization"])
     version = version or _next_version(tx.sql, actor.org_id, key)
     if f"{key}@{version}" in builtin():
         raise PersonaPublished(version=[f"{key}@{version} is built in"])
@@ -58,7 +58,7 @@ def publish(
         .returning(*personas.c)
     ).one_or_none()
     if row is None:
-        raise PersonaPublished(version=[f"{key}@{version} is published"])
+        raise PersonaPublished(version=[f"{key}@{version} is already published"])
     return row
 
 
@@ -139,7 +139,7 @@ def _next_version(sql: Connection, org_id: UUID, key: str) -> str:
     ]
     version = str(max(numbers, default=0) + 1)
     if not KEY.fullmatch(version):
-        raise InvalidRequest(version=["must be given: the newest is the last number there is"])
+        raise InvalidRequest(version=["is required: no higher version number can be generated"])
     return version
 
 
@@ -153,4 +153,4 @@ def _check_mcp(sql: Connection, org_id: UUID, names: Iterable[str]) -> None:
         )
     )
     if missing := [name for name in wanted if name not in there]:
-        raise InvalidRequest(mcp=[f"the org has no MCP server {name!r}" for name in missing])
+        raise InvalidRequest(mcp=[f"unknown MCP server {name!r}" for name in missing])

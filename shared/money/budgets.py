@@ -107,12 +107,12 @@ class Refused(Exception):
 
 def _sentence(scope: str, set_by: str, limit: Decimal | int, needed: Decimal | int) -> str:
     if scope == CREDITS:
-        return f"The run may need {needed} credits with its next model call; {limit} are left."
+        return f"The run may need {needed} credits including its next model call; {limit} are left."
     kind, _, name = (set_by if scope == RUN else scope).partition(":")
     whose = {ORG: "the org", "api_key": f"the API key {name}", "persona": f"the persona {name}"}
     of = f"a run of {whose[kind]}" if scope == RUN else f"{whose[kind]} in this month"
     return (
-        f"The next model call may bring the costs to {Decimal(needed).normalize():f} USD;"
+        f"The next model call may bring the cost to {Decimal(needed).normalize():f} USD;"
         f" the budget of {of} is {Decimal(limit).normalize():f} USD."
     )
 

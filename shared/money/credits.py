@@ -54,7 +54,9 @@ def grant(tx: Transaction, org_id: UUID, credits: int, note: str | None = None) 
         InvalidRequest: 0, too many, a note that is too long, or more taken than is free.
     """
     if not 0 < abs(credits) <= MAX_GRANT:
-        raise InvalidRequest(credits=[f"must be 1 to {MAX_GRANT:,}, or as much less than 0"])
+        raise InvalidRequest(
+            credits=[(f"must be between -{MAX_GRANT:,} and {MAX_GRANT:,} and not 0")]
+        )
     if note is not None and len(note) > MAX_NOTE:
         raise InvalidRequest(note=[f"must have at most {MAX_NOTE} characters"])
     if credits > 0:
@@ -71,7 +73,9 @@ def grant(tx: Transaction, org_id: UUID, credits: int, note: str | None = None) 
             credit_balances.c.balance - credit_balances.c.held >= -credits,
         )
         if not tx.sql.execute(taken.values(balance=credit_balances.c.balance + credits)).rowcount:
-            raise InvalidRequest(credits=["the org has not so many that no run holds"])
+            raise InvalidRequest(
+                credits=[("exceeds the organization's available (unreserved) credits")]
+            )
     sides = ("funding", "customer") if credits > 0 else ("customer", "funding")
     return _enter(tx.sql, org_id, "grant", sides, abs(credits), note=note)
 

@@ -111,7 +111,7 @@ def test_nobody_answers_and_the_run_goes_on(system: System) -> None:
     )
 
     assert [
-        ("The call was denied: Nobody answered in time.", True),
-        ("Nobody answered in time.", False),
+        ("The call was denied: No answer was given in time.", True),
+        ("No answer was given in time.", False),
     ] == outputs(owner, run_id)
     assert "run.completed" == types(owner.events_so_far(run_id))[-1]

@@ -61,7 +61,7 @@ def test_errors_have_one_shape(client: FlaskClient) -> None:
 
     expected = {
         "code": "runs.not_found",
-        "message": "There is no such run.",
+        "message": "Run not found.",
         "details": {"some": "detail"},
         "trace_id": response.headers["X-Trace-Id"],
     }

@@ -159,7 +159,7 @@ def correct_tale() -> Tale:
     ]
     for number, run in enumerate(runs):
         run.begins = 20.0 * number
-    gone = {"code": "runs.not_found", "message": "There is no such run."}
+    gone = {"code": "runs.not_found", "message": "Run not found."}
     return Tale(
         runs={run.name: run for run in runs},
         effects=["e1"],

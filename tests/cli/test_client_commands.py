@@ -195,7 +195,7 @@ def test_a_run_that_is_not_there_is_told(arkloop: Arkloop) -> None:
         ["input", ABSENT, "x"],
     ):
         done = arkloop("runs", *command)
-        assert (1, b"Error: There is no such run. (404 runs.not_found)\n") == (
+        assert (1, b"Error: Run not found. (404 runs.not_found)\n") == (
             done.returncode,
             done.stderr,
         )
@@ -308,7 +308,7 @@ def test_migrate_leaves_a_newer_schema_alone(
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("", "ARKLOOP_DATABASE_URL is not set"),
+        ("", "ARKLOOP_DATABASE_URL is required"),
         ("mysql://x", "must begin with postgresql://"),
         ("nonsense", "must begin with postgresql://"),
         ("postgresql://me:secret@127.0.0.1:1/x", "postgresql://me:***@127.0.0.1:1/x: connection"),

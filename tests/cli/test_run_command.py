@@ -177,7 +177,7 @@ def test_a_person_at_the_keyboard_changes_the_arguments_of_a_call(arkloop: Arklo
     with arkloop.at_terminal("run", "--persona", "careful", steps) as terminal:
         terminal.until("`yes` runs it")
         terminal.type('{"expression": "6*8')
-        terminal.until("This is not JSON")
+        terminal.until("This is not valid JSON")
         terminal.type('{"expression": "6*8"}')
 
         assert 0 == terminal.ended()

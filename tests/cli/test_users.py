@@ -155,7 +155,10 @@ def test_a_login_that_is_taken_is_said(run: Run) -> None:
 
     refused = run("create", *options("--create", login="ALICE", email="other@b.c"))
 
-    assert (1, "Error: The login or the email is taken.\n") == (refused.exit_code, refused.output)
+    assert (1, "Error: The login or the email is already in use.\n") == (
+        refused.exit_code,
+        refused.output,
+    )
 
 
 def test_a_database_out_of_reach_is_said() -> None:
@@ -165,7 +168,7 @@ def test_a_database_out_of_reach_is_said() -> None:
     refused = CliRunner().invoke(users, ["list", "--database-url", url])
 
     assert 1 == refused.exit_code
-    assert refused.output.startswith("Error: The database is out of reach")
+    assert refused.output.startswith("Error: The database is unavailable")
 
 
 # ---- the development key -------------------------------------------------------------

@@ -244,7 +244,7 @@ def test_what_does_not_fit_is_refused_and_what_was_held_stays(money: Money) -> N
         refused.value.others_hold,
     )
     assert str(refused.value) == (
-        "The next model call may bring the costs to 1.00000001 USD;"
+        "The next model call may bring the cost to 1.00000001 USD;"
         " the budget of the org in this month is 1 USD."
     )
     assert ("0", "0.5") == money.month()
@@ -573,7 +573,7 @@ def test_more_credits_than_there_are_cannot_be_held(money: Money) -> None:
         for one in (waits, never)
     ]
     assert str(waits.value) == (
-        "The run may need 50 credits with its next model call; 10 are left."
+        "The run may need 50 credits including its next model call; 10 are left."
     )
     assert (100, 90) == money.balance()
 

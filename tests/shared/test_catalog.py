@@ -284,7 +284,7 @@ def test_a_persona_that_is_not_there_is_named(catalog: Catalog, org: UUID, wante
     """As the field that has it."""
     with pytest.raises(PersonaNotFound) as raised:
         catalog.persona(org, wanted)
-    assert [f"There is no persona {wanted!r}."] == raised.value.details["persona_id"]
+    assert [f"Persona {wanted!r} not found."] == raised.value.details["persona_id"]
 
 
 # ---- limits --------------------------------------------------------------------------

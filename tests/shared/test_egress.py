@@ -73,20 +73,20 @@ REFUSED = [
 #: None of them repeats anything.
 REASONS = {
     "The address is longer than 4096 characters.",
-    "The address has a space, a backslash or a control character in it.",
+    "The address contains a space, a backslash or a control character.",
     "The address must begin with http:// or https://.",
-    "The address must not have a user name or password in it.",
-    "The address has no valid host and port.",
-    "The address has no valid host name.",
-    "The address has no valid IPv6 address.",
+    "The address must not contain a user name or password.",
+    "The address does not have a valid host and port.",
+    "The address does not have a valid host name.",
+    "The address does not contain a valid IPv6 address.",
     "The address is not valid Unicode.",
-    "The address is not one of the public network. The operator of this installation can allow its"
+    "The address is not on the public network. The operator of this installation can allow its"
     " network with ARKLOOP_ALLOWED_NETWORKS.",
     "The port must be 80, 443 or one from 1024 on.",
-    "Only an IPv6 address is written in brackets.",
+    "Only an IPv6 address may be in brackets.",
     "An IPv4 address must be written as four decimal numbers.",
-    "An IPv6 address must not have a zone.",
-    "A host name must be ASCII: write an international one in its xn-- form.",
+    "An IPv6 address must not contain a zone.",
+    "A host name must be ASCII: write an international one in its xn-- (Punycode) form.",
 }
 
 PASSED = {
@@ -216,7 +216,7 @@ def test_one_forbidden_address_refuses_the_name(
     """The other records do not save it, and the reason tells nobody what they are."""
     resolver(answer)
 
-    with pytest.raises(Refused, match="^The address is not one of the public network. [^0-9:]+$"):
+    with pytest.raises(Refused, match="^The address is not on the public network. [^0-9:]+$"):
         egress.resolve("example.com", 80, PUBLIC)
 
 

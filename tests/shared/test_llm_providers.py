@@ -252,7 +252,7 @@ def test_without_an_encryption_key_no_api_key_is_stored(stored: StoredRuns) -> N
 
     with pytest.raises(InvalidRequest) as raised:
         provider(bare, api_key="sk-1")
-    assert {"api_key": ["this server has no ARKLOOP_ENCRYPTION_KEY"]} == raised.value.details
+    assert {"api_key": ["ARKLOOP_ENCRYPTION_KEY is not set on this server"]} == raised.value.details
     provider(bare, api_key=None)
 
 

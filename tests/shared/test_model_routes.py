@@ -241,8 +241,8 @@ def test_a_route_of_a_file_has_limits_of_its_own(tmp_path: Path) -> None:
         ("routes: 1", "expected a list under `routes:`"),
         ("routes: [", "routes.yaml"),
         ("routes: [1]", "route 1: must be a mapping"),
-        ("routes: [{id: a, provider: openai}]", "`model` is needed, as text"),
-        ("routes: [{id: 1, provider: openai, model: m}]", "`id` is needed, as text"),
+        ("routes: [{id: a, provider: openai}]", "`model` is required and must be a string"),
+        ("routes: [{id: 1, provider: openai, model: m}]", "`id` is required and must be a string"),
         ("routes: [{id: a b, provider: openai, model: m}]", "`id` must match"),
         ("routes: [{id: a, provider: x, model: m}]", "`provider` must be one of"),
         ("routes: [{id: a, provider: openai, model: m, more: 1}]", "unknown fields: more"),
@@ -252,14 +252,20 @@ def test_a_route_of_a_file_has_limits_of_its_own(tmp_path: Path) -> None:
         ("routes: [{id: a, provider: openai, model: m, base_url: 'http://['}]", "Invalid IPv6"),
         (
             "routes: [{id: a, provider: openai, model: m, api_key_variable: NOT_SET}]",
-            "the variable NOT_SET is not set",
+            "the environment variable NOT_SET is not set",
         ),
-        ("routes: [{id: a, provider: openai, model: m, prices: 1}]", "`prices` may have"),
-        ("routes: [{id: a, provider: openai, model: m, prices: {}}]", "needs `input` and `output`"),
-        ("routes: [{id: a, provider: openai, model: m, prices: {output: 1}}]", "0 is free"),
+        ("routes: [{id: a, provider: openai, model: m, prices: 1}]", "`prices` may only contain"),
+        (
+            "routes: [{id: a, provider: openai, model: m, prices: {}}]",
+            "requires `input` and `output`",
+        ),
+        ("routes: [{id: a, provider: openai, model: m, prices: {output: 1}}]", "0 means free"),
         ("routes: [{id: a, provider: openai, model: m, base_url: nonsense}]", "`base_url` must"),
         ("routes: [{id: a, provider: openai, model: m, base_url: 'http:///v1'}]", "and a host"),
-        ("routes: [{id: a, provider: openai, model: m, prices: {x: 1}}]", "`prices` may have"),
+        (
+            "routes: [{id: a, provider: openai, model: m, prices: {x: 1}}]",
+            "`prices` may only contain",
+        ),
         (
             "routes: [{id: a, provider: openai, model: m, prices: {input: -1, output: 1}}]",
             "is not a price",
@@ -297,7 +303,7 @@ def test_a_route_of_a_file_has_limits_of_its_own(tmp_path: Path) -> None:
         ),
         (
             "routes: [{id: a, provider: openai, model: m}, {id: a, provider: openai, model: m}]",
-            "the id 'a' is there twice",
+            "duplicate id 'a'",
         ),
     ],
 )

@@ -70,7 +70,7 @@ def test_one_that_does_not_exist_is_named(wanted: str) -> None:
     with pytest.raises(PersonaNotFound) as raised:
         find(wanted)
 
-    assert [f"There is no persona {wanted!r}."] == raised.value.details["persona_id"]
+    assert [f"Persona {wanted!r} not found."] == raised.value.details["persona_id"]
 
 
 @pytest.mark.parametrize(
@@ -141,29 +141,29 @@ def test_a_definition_has_every_field() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("prompt", "x", "is no field of a persona"),
-        ("system_prompt", 1, "must be a text"),
+        ("prompt", "x", "unknown field"),
+        ("system_prompt", 1, "must be a string"),
         ("system_prompt", "é" * 32_769, "at most 65536 bytes"),
         ("route_id", "a b", "must match"),
-        ("route_id", 1, "must be a text"),
+        ("route_id", 1, "must be a string"),
         ("fallback_route_ids", "a", "must be a list"),
-        ("fallback_route_ids", ["a", "a"], "has an entry twice"),
+        ("fallback_route_ids", ["a", "a"], "duplicate entry 'a'"),
         ("fallback_route_ids", list("abcdefghi"), "at most 8 entries"),
         ("tools", "calculator", "must be a list"),
         ("tools", ["sleep"], f"must be one of {', '.join(personas.BUILTIN_TOOLS)}"),
-        ("tools", [1], "must be a text"),
+        ("tools", [1], "must be a string"),
         ("mcp", ["Time"], "must match"),
         ("mcp", [str(n) for n in range(17)], "at most 16 entries"),
-        ("confirm", ["calculator"], "the persona has no tool 'calculator'"),
+        ("confirm", ["calculator"], "'calculator' is not a tool of this persona"),
         ("confirm", ["**"], "must match"),
-        ("max_steps", 0, "must be a whole number from 1 to 256"),
-        ("max_steps", 257, "must be a whole number from 1 to 256"),
-        ("max_steps", 1.0, "must be a whole number from 1 to 256"),
-        ("max_steps", True, "must be a whole number from 1 to 256"),
-        ("max_output_tokens", 1_000_001, "must be a whole number"),
-        ("max_cost_usd", -1, "must be 0 to 1,000,000 USD"),
-        ("max_cost_usd", "1", "must be a number of USD"),
-        ("max_cost_usd_per_month", 0.000000001, "at most 8 decimals"),
+        ("max_steps", 0, "must be an integer from 1 to 256"),
+        ("max_steps", 257, "must be an integer from 1 to 256"),
+        ("max_steps", 1.0, "must be an integer from 1 to 256"),
+        ("max_steps", True, "must be an integer from 1 to 256"),
+        ("max_output_tokens", 1_000_001, "must be an integer"),
+        ("max_cost_usd", -1, "must be between 0 and 1,000,000 USD"),
+        ("max_cost_usd", "1", "must be an amount in USD"),
+        ("max_cost_usd_per_month", 0.000000001, "at most 8 decimal places"),
         ("timeout_seconds", 0.5, "must be a number of seconds from 1 to 86400"),
         ("timeout_seconds", 86_401, "must be a number of seconds from 1 to 86400"),
         ("input_expires_seconds", 2_592_001, "must be a number of seconds from 1 to 2592000"),
@@ -208,15 +208,15 @@ def test_the_folder_has_the_files_of_the_builtin_personas_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "where", "why"),
     [
-        ("p@1.yaml", "max_step: 1", "p@1.yaml: max_step", "is no field of a persona"),
+        ("p@1.yaml", "max_step: 1", "p@1.yaml: max_step", "unknown field"),
         ("p@1.yaml", "tools: calculator", "p@1.yaml: tools", "must be a list"),
-        ("p@1.yaml", "key: p", "p@1.yaml: key", "is no field of a persona"),
-        ("p@1.yaml", "1: 2", "p@1.yaml: 1", "is no field of a persona"),
+        ("p@1.yaml", "key: p", "p@1.yaml: key", "unknown field"),
+        ("p@1.yaml", "1: 2", "p@1.yaml: 1", "unknown field"),
         ("p@1.yaml", "", "p@1.yaml", "must be a mapping"),
         ("p@1.yaml", "[", "p@1.yaml", "expected the node content"),
-        ("p.yaml", "{}", "p.yaml", "must be called <key>@<version>.yaml"),
-        ("p@1.yml", "{}", "p@1.yml", "must be called <key>@<version>.yaml"),
-        ("p q@1.yaml", "{}", "p q@1.yaml", "must be called <key>@<version>.yaml"),
+        ("p.yaml", "{}", "p.yaml", "must be named <key>@<version>.yaml"),
+        ("p@1.yml", "{}", "p@1.yml", "must be named <key>@<version>.yaml"),
+        ("p q@1.yaml", "{}", "p q@1.yaml", "must be named <key>@<version>.yaml"),
     ],
 )
 def test_a_wrong_file_is_named(name: str, text: str, where: str, why: str) -> None:

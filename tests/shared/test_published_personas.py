@@ -116,7 +116,7 @@ def test_mcp_servers_must_be_there(stored: StoredRuns) -> None:
     assert "mine@1" == publish(stored, "mine", mcp=["time"])
     with pytest.raises(InvalidRequest) as raised:
         publish(stored, "mine", mcp=["time", "space"])
-    assert {"mcp": ["the org has no MCP server 'space'"]} == raised.value.details
+    assert {"mcp": ["unknown MCP server 'space'"]} == raised.value.details
 
 
 def test_the_list_is_in_order_and_goes_on_after_any_row(stored: StoredRuns) -> None:

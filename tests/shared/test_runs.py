@@ -209,7 +209,7 @@ def test_an_answer_that_comes_too_late_is_refused_by_name(stored: StoredRuns) ->
     with pytest.raises(StaleInput):
         stored.answer(claim.run_id, "x", new_id())
     stored.set(claim.run_id, input_expires_at=ago(seconds=1))
-    with pytest.raises(NotWaiting, match="The time to answer is over"):
+    with pytest.raises(NotWaiting, match="The input request has expired"):
         stored.answer(claim.run_id, "x")
     assert "waiting" == stored.state(claim.run_id)
 

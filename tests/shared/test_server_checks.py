@@ -109,7 +109,7 @@ def test_an_old_redis_is_refused(
     """One before Celery's minimum; that is accepted."""
     with (
         old_redis(version) as url,
-        pytest.raises(UnsuitableServer, match=f"a Redis {named}; at least 6.2 is needed"),
+        pytest.raises(UnsuitableServer, match=f"Redis {named}; version 6.2 or later is required"),
     ):
         check(settings, **{variable: url})
     with old_redis("6.2.0") as url:
@@ -135,7 +135,7 @@ def test_a_database_that_cannot_store_every_text_is_refused(
     done = CliRunner().invoke(main, ["migrate"], env={"ARKLOOP_DATABASE_URL": latin1})
 
     assert 1 == done.exit_code
-    assert "Error: The database's encoding is LATIN1" in done.output
+    assert "Error: The database encoding is LATIN1" in done.output
 
 
 @pytest.mark.parametrize(("role", "status"), [("web", 3), ("worker", 1)])
@@ -162,6 +162,6 @@ def test_no_process_starts_on_such_a_server(
     )
 
     assert status == done.returncode, done.stderr
-    expected = "ARKLOOP_REDIS_URL leads to a Redis Cluster, which is not supported"
+    expected = "ARKLOOP_REDIS_URL points to a Redis Cluster, which is not supported"
     assert expected in done.stderr.splitlines()
     assert "Traceback" not in done.stderr

@@ -264,8 +264,8 @@ def test_an_unanswered_question_ends_the_run(stored: StoredRuns) -> None:
 @pytest.mark.parametrize(
     ("kind", "content"),
     [
-        ("question", "Nobody answered in time."),
-        ("tool_confirmation", '{"decision": "deny", "reason": "Nobody answered in time."}'),
+        ("question", "No answer was given in time."),
+        ("tool_confirmation", '{"decision": "deny", "reason": "No answer was given in time."}'),
     ],
 )
 def test_an_unanswered_question_lets_a_run_go_on_that_wants_to(

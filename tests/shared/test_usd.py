@@ -23,17 +23,17 @@ def test_eight_decimals_are_exact(amount: int) -> None:
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        (-0.1, "must be 0 to 1,000,000 USD"),
-        (1_000_000.1, "must be 0 to 1,000,000 USD"),
-        (10**18, "must be 0 to 1,000,000 USD"),
-        (1e308, "must be 0 to 1,000,000 USD"),
-        (float("nan"), "must be 0 to 1,000,000 USD"),
-        (float("inf"), "must be 0 to 1,000,000 USD"),
-        (0.000000001, "at most 8 decimals"),
-        ("1", "must be a number"),
-        (True, "must be a number"),
-        (None, "must be a number"),
-        ([], "must be a number"),
+        (-0.1, "must be between 0 and 1,000,000 USD"),
+        (1_000_000.1, "must be between 0 and 1,000,000 USD"),
+        (10**18, "must be between 0 and 1,000,000 USD"),
+        (1e308, "must be between 0 and 1,000,000 USD"),
+        (float("nan"), "must be between 0 and 1,000,000 USD"),
+        (float("inf"), "must be between 0 and 1,000,000 USD"),
+        (0.000000001, "at most 8 decimal places"),
+        ("1", "must be an amount in USD"),
+        (True, "must be an amount in USD"),
+        (None, "must be an amount in USD"),
+        ([], "must be an amount in USD"),
     ],
 )
 def test_all_else_is_refused(value: Any, why: str) -> None:

@@ -182,7 +182,7 @@ def test_what_does_not_fit_into_the_budget_is_refused(gate: Gate, route: Route) 
     admission = gate.obey(max_cost_usd=Decimal("1.5"))
     admission.reserve(route, WORST, Decimal(0))
 
-    with pytest.raises(LimitExceeded, match="costs to 2 USD") as refused:
+    with pytest.raises(LimitExceeded, match="cost to 2 USD") as refused:
         admission.reserve(route, WORST, Decimal(1))
 
     assert ("budget.exhausted", False) == (refused.value.code, refused.value.retryable)

@@ -129,7 +129,7 @@ def test_a_name_that_changes_is_not_asked_again(
     assert f"Host: rebinding.example:{server.port}\r\n".encode() in server.requests[-1]
     # A redirect to the same name is another connection, and so another question.
     answers = itertools.chain(["127.0.0.2"], itertools.repeat("127.0.0.1"))
-    with pytest.raises(ToolFailed, match="not one of the public network"):
+    with pytest.raises(ToolFailed, match="not on the public network"):
         fetch(f"http://rebinding.example:{server.port}/again")
     assert [0, 0] == [canary.connections for canary in canaries]
 
@@ -153,7 +153,7 @@ def test_a_name_server_cannot_lead_inside(tmp_path: Path) -> None:
 
     assert 0 == told.returncode, told.stderr
     seen = json.loads(told.stdout)
-    refused = "failed: Not fetched: The address is not one of the public network."
+    refused = "failed: Not fetched: The address is not on the public network."
     results = dict(seen["results"][:-3])
     assert ["allowed.test", "rebinding.test"] == [n for n, r in results.items() if "hello" in r]
     assert {refused} == {r[: len(refused)] for r in results.values() if "hello" not in r}

@@ -132,7 +132,7 @@ def _arguments(text: str) -> Any:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not valid JSON")
 
 
 def portable_arguments(arguments: Any) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def test_without_a_key_no_headers_are_taken(connections: Connections, alice: Use
     finally:
         connections.settings = known
 
-    assert ["this server has no ARKLOOP_ENCRYPTION_KEY"] == details_of(response)["headers"]
+    assert ["ARKLOOP_ENCRYPTION_KEY is not set on this server"] == details_of(response)["headers"]
 
 
 @pytest.mark.parametrize(

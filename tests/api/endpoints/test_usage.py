@@ -225,8 +225,8 @@ def test_bad_periods_are_refused(alice: User, path: str, query: str, field: str)
     assert [field] == list(details_of(alice.get(f"/v1/me/usage{path}?{query}")))
 
 
-MALFORMED = "must be a date or a time in RFC 3339"
-YEARS = "must be of the years 2000 to 9998, in UTC"
+MALFORMED = "must be an RFC 3339 date or date-time"
+YEARS = "must be between 2000-01-01 and 9998-12-31 (UTC)"
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ YEARS = "must be of the years 2000 to 9998, in UTC"
         ("2026-03-01T10:11:12%2B01", MALFORMED),
         ("2026-03-01T10:11:12%2B01:60", MALFORMED),
         ("2026-03-01T10:11:12+01:00", MALFORMED),  # a plus that was not escaped is a space
-        ("2026-03-01T10:11:12", "must have an offset from UTC, such as Z"),
+        ("2026-03-01T10:11:12", "must include a UTC offset, such as Z"),
         ("0001-01-01", YEARS),
         ("1999-12-31", YEARS),
         ("9999-12-31", YEARS),
