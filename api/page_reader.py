@@ -115,7 +115,7 @@ class PageReader:
                 pages = [None] * len(of_streams)
             except Exception:
                 # Whatever stands in Redis, nobody must wait for ever: Postgres has it all.
-                log.exception("streams cannot be read")
+                log.exception("reading streams from Redis failed")
                 pages = [None] * len(of_streams)
             for read, page in zip(of_streams, pages, strict=True):
                 if page is None:
@@ -156,7 +156,7 @@ class PageReader:
         # While Redis is silent every second caller would wait for it, and this one is everybody's:
         # the hub finds out when it is back.
         if self._connections.redis_outage.is_on:
-            raise redis.ConnectionError("Redis did not answer a moment ago")
+            raise redis.ConnectionError("Redis was unavailable a moment ago")
         cursors = [(read.place.run_id, read.place.cursor, read.limit) for read in reads]
         named = [read.place.named for read in reads]
         pages: list[Page | None] = self._connections.ask_redis(
@@ -207,7 +207,11 @@ class PageReader:
     def _refuse(self, read: _Read) -> None:
         """End the streams at a hole; the next request with this cursor gets 410."""
         place = read.place
-        log.error("the run %s lacks event %d: its stream ends", place.run_id, place.cursor + 1)
+        log.error(
+            "run %s: event %d is missing in Postgres; its stream ends",
+            place.run_id,
+            place.cursor + 1,
+        )
         with self._lock:
             if len(self.holes) >= MOST_HOLES:
                 self.holes.pop()

@@ -51,7 +51,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         error = _client_error(exc)
         if error is not None:
             reason = type(exc).__name__
-            self.log.warning("request refused: %s trace_id=%s", reason, trace_id)
+            self.log.warning("rejected request: %s trace_id=%s", reason, trace_id)
         else:
             self.log.error("request failed: trace_id=%s", trace_id, exc_info=exc)
         with suppress(OSError):  # the client is gone

@@ -80,7 +80,7 @@ def _migrate(engine: Engine, wait_seconds: float, lock_seconds: float) -> str:
         if driver is not None and leads_to_pooler(driver):
             raise click.ClickException(
                 "ARKLOOP_DATABASE_URL points to a pooler, where migrations cannot hold their lock: "
-                "let ARKLOOP_DIRECT_DATABASE_URL lead to Postgres itself"
+                "point ARKLOOP_DIRECT_DATABASE_URL to Postgres itself"
             )
         present = schema.current_version(sql)
     if present is not None and present > schema.needed_version():

@@ -160,7 +160,7 @@ class Connections:
             redis.exceptions.RedisError: Redis is out of reach, or was a moment ago.
         """
         if not self.redis_outage.may_try():
-            raise redis.ConnectionError("Redis did not answer a moment ago")
+            raise redis.ConnectionError("Redis was unavailable a moment ago")
         try:
             answer = question(self.redis)
         except (redis.ConnectionError, redis.TimeoutError):

@@ -88,7 +88,7 @@ def is_cut_off(sql: Connection, run_id: UUID, first: int) -> bool:
 
 def report_loss(run_id: UUID, first: int) -> None:
     """Log that committed events before `first` are gone."""
-    message = "Postgres has lost events of the run %s that it had committed, before number %d"
+    message = "Postgres lost committed events of run %s before seq %d"
     log.error(message, run_id, first)
 
 
@@ -155,7 +155,7 @@ def publish(connections: Connections, *batches: Batch) -> None:
         if isinstance(answer, ResponseError) and "equal or smaller" not in str(answer)
     ]
     if refused:
-        log.warning("%d events not copied to their streams: %s", len(refused), refused[0])
+        log.warning("%d events not copied to Redis: %s", len(refused), refused[0])
 
 
 def news(connections: Connections, batch: Batch) -> GroupedHint:

@@ -38,7 +38,7 @@ def send_now(hint: Hint) -> None:
     try:
         hint()
     except Exception as error:
-        log.warning("hint not sent: %s", error)
+        log.warning("notification failed: %s", error)
 
 
 class HintSender:
@@ -54,7 +54,7 @@ class HintSender:
         try:
             self._pending.put_nowait(hint)
         except queue.Full:
-            log.warning("hint dropped: %d are pending", MAX_PENDING)
+            log.warning("notification dropped: %d are pending", MAX_PENDING)
 
     def _run(self) -> None:
         while True:

@@ -63,7 +63,9 @@ def count(
         _estimate(sql, run, persona, streamed),
     )
     if route is None:
-        log.warning("the route %s of run %s is gone: its lost call is free", route_id, run["id"])
+        log.warning(
+            "route %s of run %s no longer exists: its lost call is not billed", route_id, run["id"]
+        )
         return totals.plus(RouteCost(route_id, model, usage, Decimal(0)))
     most = _reserved(sql, run, persona, totals)
     lost = _at_most(route, _within(route, persona, usage), most)
@@ -179,5 +181,5 @@ def _server_routes(connections: Connections) -> Routes:
         return model_routes.load(connections.settings)
     except InvalidSettings as error:
         # The file was changed since this process began: a run must end all the same.
-        log.error("the routes of the server cannot be read: %s", error)
+        log.error("cannot read the server's routes: %s", error)
         return {}

@@ -101,7 +101,7 @@ class BoundedConnection(psycopg.Connection[Any]):
             if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
                 raise
             self.pgconn.finish()
-            raise ServerSilent(f"no answer within {self.answer_seconds:g} s") from error
+            raise ServerSilent(f"no response within {self.answer_seconds:g} s") from error
 
 
 def make_engine(
@@ -150,7 +150,7 @@ def make_engine(
     @event.listens_for(engine, "do_connect")
     def bounded(_dialect: Any, record: Any, args: Any, kwargs: Any) -> Any:
         if outage.began_meanwhile:
-            raise ServerSilent("Postgres did not answer somebody else")
+            raise ServerSilent("Postgres was unavailable to another request a moment ago")
         connection = BoundedConnection.connect(*args, **kwargs, autocommit=True)
         connection.answer_seconds = limits.answer
         try:

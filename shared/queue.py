@@ -107,7 +107,7 @@ def enqueue(
             moment ago; a worker will find the runs in Postgres.
     """
     if not outage.may_try():
-        raise OperationalError("the broker did not answer a moment ago")
+        raise OperationalError("the broker was unavailable a moment ago")
     celery = celery_now()
     try:
         with celery.producer_pool.acquire(block=True) as producer, producer.batch():

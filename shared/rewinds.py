@@ -39,14 +39,17 @@ def check(connections: Connections) -> None:
         if keys.position() != seen_in:
             return
         if furthest is not None and position < furthest:
-            log.warning("Postgres went back in time: a new epoch begins, Redis is read no more")
+            log.warning(
+                "Postgres went back in time (restored or failed over): starting a new"
+                " epoch, ignoring what Redis has"
+            )
             rotate(tx.sql, old)
             _read(connections, tx.sql)
             return
     try:
         connections.ask_redis(lambda redis: redis.set(seen_in, position, ex=POSITION_TTL_SECONDS))
     except RedisError as error:
-        log.warning("the position in Postgres' log is not kept: %s", error)
+        log.warning("recording the WAL position failed: %s", error)
 
 
 def rotate(sql: Connection, old: UUID | None = None) -> None:

@@ -96,9 +96,9 @@ class SignalListener:
             try:
                 self._listen()
             except redis.RedisError as error:
-                log.warning("signals are down: %s", error)
+                log.warning("signal subscription lost; reconnecting: %s", error)
             except Exception:
-                log.exception("signals are down")
+                log.exception("signal subscription failed; reconnecting")
             time.sleep(RECONNECT_SECONDS)
 
     def _listen(self) -> None:
@@ -155,7 +155,7 @@ def listen(pubsub: Any, names: keys.Keys) -> Iterator[dict[str, Any]]:
         message = pubsub.get_message(timeout=PONG_SECONDS if pinged else PING_SECONDS)
         if message is None:
             if pinged:
-                raise redis.ConnectionError(f"no answer to a ping in {PONG_SECONDS:g} s")
+                raise redis.ConnectionError(f"no response to a ping within {PONG_SECONDS:g} s")
             pubsub.ping()
             pinged = True
         else:

@@ -148,7 +148,7 @@ def _recover_lost(tx: Transaction) -> None:
     is_crash = {row.id: row.is_crash for row in lost}
     rows = tx.sql.execute(select(*runs.c).where(runs.c.id.in_(is_crash))).mappings().all()
     for run in _with_holds_locked(tx, rows):
-        log.warning("worker %s lost the run %s", run["owner"], run["id"])
+        log.warning("recovering run %s from lost worker %s", run["id"], run["owner"])
         with _alone(tx, run):
             _recover(tx, run, is_crash=is_crash[run["id"]])
 
@@ -170,7 +170,7 @@ def _alone(tx: Transaction, run: RowMapping) -> Iterator[None]:
         if isinstance(error, DBAPIError) and postgres.is_outage(error):
             raise
         del tx.after_commit[hints:]
-        log.exception("the sweep cannot settle the run %s", run["id"])
+        log.exception("sweeping run %s failed; continuing with the others", run["id"])
 
 
 def recover_orphan(connections: Connections, run_id: UUID, owner: UUID, is_crash: bool) -> None:
@@ -268,7 +268,7 @@ def _release_left(tx: Transaction) -> None:
         with _alone(tx, run):
             of_run = {"org_id": run["org_id"], "run_id": run["id"]}
             if run["is_deleted"]:
-                log.warning("releasing the reservation of the deleted run %s", run["id"])
+                log.warning("releasing the reservation of deleted run %s", run["id"])
                 budgets.release(tx, **of_run, cost_usd=run["cost_usd"])
             else:
                 unheld_endings.count_late(tx, **of_run)
@@ -288,9 +288,9 @@ def start(connections: Connections) -> threading.Event:
                 rewinds.check(own)
                 sweep(own)
             except Unavailable as error:
-                log.warning("no sweep: %s", error.__cause__)
+                log.warning("sweep skipped: %s", error.__cause__)
             except Exception:
-                log.exception("the sweep failed")
+                log.exception("sweep failed")
         own.close_pool()
 
     threading.Thread(target=run, name="sweep", daemon=True).start()

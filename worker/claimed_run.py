@@ -328,7 +328,9 @@ class ClaimedRun:
             try:
                 return write()
             except Unavailable as error:
-                log.warning("the run's state waits for Postgres: %s", error.__cause__)
+                log.warning(
+                    "retrying to write the run's state: Postgres unavailable: %s", error.__cause__
+                )
                 self._check_lease(error)
                 time.sleep(RETRY_SECONDS)
 

@@ -116,7 +116,7 @@ class EventWriter:
         try:
             return dict.fromkeys(self._commit(batch), LOCKED_SECONDS)
         except Unavailable as error:
-            log.warning("events wait for Postgres: %s", error.__cause__)
+            log.warning("retrying to write events: Postgres unavailable: %s", error.__cause__)
             for run_log in batch:
                 run_log.give_back()
             time.sleep(RETRY_SECONDS)
@@ -129,11 +129,9 @@ class EventWriter:
                     again.update(self._store({run_log: events}))
                 return again
             [run_log] = batch
-            log.exception("events cannot be stored", extra={"run_id": str(run_log.run_id)})
+            log.exception("storing events failed", extra={"run_id": str(run_log.run_id)})
             run_log.discard()
-            run_log.stop.set(
-                RunFailure("worker.crashed", "What the run has to say cannot be stored.")
-            )
+            run_log.stop.set(RunFailure("worker.crashed", "The run's events could not be stored."))
             return {}
 
     def _commit(self, batch: dict[RunLog, Sequence[StoredEvent]]) -> list[RunLog]:

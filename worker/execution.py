@@ -91,7 +91,7 @@ def _attempt(process: WorkerProcess, held: HeldRun, *, by_message: bool) -> bool
         log.info("attempt ended", extra={"duration_ms": round((time.monotonic() - began) * 1000)})
         return parked
     except (LeaseLost, Unavailable) as error:
-        log.warning("the run is let go, its lease is in doubt: %s", error.__cause__)
+        log.warning("abandoning run: its lease may have expired: %s", error.__cause__)
         process.lost_by_outage(held.run_id)
         return False
     finally:
@@ -162,7 +162,7 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         done = fail(failure.as_error(), failure)
     except PersonaNotFound as error:
         # The API has checked it: this worker is of another release than that.
-        message = f"This worker cannot use the persona {claim.persona_id!r}; its log says why."
+        message = f"This worker cannot load persona {claim.persona_id!r}; see the worker logs."
         log.error("%s", error.details["persona_id"][0])
         done = fail(RunError("worker.crashed", message, True), error)
     except CancelRequested as cancel:
@@ -170,8 +170,8 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
     except Unavailable:
         raise
     except Exception as error:
-        log.exception("the run failed by a fault of ours")
-        message = "The server failed while it executed the run; its log has more."
+        log.exception("internal error while executing run")
+        message = "Internal error while executing the run; see the server logs."
         done = fail(RunError("worker.crashed", message, True), error)
     if not done:
         run.cancel(cancelled_by)

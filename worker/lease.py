@@ -66,8 +66,9 @@ SELECT id, cancel_requested_at IS NOT NULL FROM runs
 WHERE owner = %(id)s AND state = 'executing'
 """
 THROUGH_POOLER = (
-    "the lease goes through a pooler, where a lock says nothing: if this worker is killed, its "
-    "runs wait for the whole lease; let ARKLOOP_DIRECT_DATABASE_URL lead to Postgres itself"
+    "the lease connection goes through a pooler, where session locks do not work: if"
+    " this worker is killed, its runs wait for the whole lease; point"
+    " ARKLOOP_DIRECT_DATABASE_URL to Postgres itself"
 )
 #: After a renewal that failed.
 RETRY_SECONDS = 0.1
@@ -130,10 +131,10 @@ class Lease:
                 self._renew()
                 self._first.set()
             except psycopg.Error as error:
-                log.warning("the lease was not renewed: %s", error)
+                log.warning("renewing the lease failed: %s", error)
                 self._disconnect()
             except Exception:
-                log.exception("the lease was not renewed")
+                log.exception("renewing the lease failed")
                 self._disconnect()
             self._rest()
         self._deregister()
@@ -145,7 +146,7 @@ class Lease:
             if self._connection is not None:
                 self._connection.execute(_DEREGISTER, self._parameters())
         except psycopg.Error as error:
-            log.warning("the row of this worker stays for a day: %s", error)
+            log.warning("deregistering this worker failed; its row expires in a day: %s", error)
 
     def _rest(self) -> None:
         """Until the next heartbeat, or the loss of the connection: its lock must be back before
@@ -233,6 +234,6 @@ class Lease:
         while not self._stopped.wait(min(0.5, self._settings.heartbeat_seconds / 4)):
             held = self._held()
             if held and not self.is_valid:
-                log.error("the lease could not be renewed: %d runs are let go", len(held))
+                log.error("lease lost: abandoning %d runs", len(held))
                 for stop in held.values():
                     stop.set(LeaseLost())

@@ -40,9 +40,9 @@ def _run(process: WorkerProcess) -> None:
         try:
             more = pick_up(process, room) == room
         except Unavailable as error:
-            log.warning("queued runs are not looked for: %s", error.__cause__)
+            log.warning("polling for queued runs failed: %s", error.__cause__)
         except Exception:
-            log.exception("queued runs are not looked for")
+            log.exception("polling for queued runs failed")
 
 
 def pick_up(process: WorkerProcess, room: int) -> int:
@@ -70,4 +70,4 @@ def _execute(process: WorkerProcess, run_id: UUID) -> None:
     try:
         execution.execute(process, run_id)
     except Exception:
-        log.exception("the attempt broke off", extra={"run_id": str(run_id)})
+        log.exception("executing the run failed", extra={"run_id": str(run_id)})

@@ -195,7 +195,7 @@ class WorkerProcess:
             self._lost_by_outage.add(run_id)
 
     def _on_orphan(self, run_id: UUID) -> None:
-        log.error("no thread of this process holds its run %s: it is queued again", run_id)
+        log.error("no thread of this process executes its run %s: requeueing it", run_id)
         threading.Thread(target=self._recover, args=(run_id,), name="orphan", daemon=True).start()
 
     def _recover(self, run_id: UUID) -> None:

@@ -105,7 +105,9 @@ class RouteLimits:
         try:
             self._connections.ask_redis(lambda server: server.set(key, "1", px=milliseconds))
         except redis.RedisError as error:
-            log.warning("the pause of %s stays in this process: %s", route.id, error)
+            log.warning(
+                "Redis unavailable: the pause of route %s is not shared: %s", route.id, error
+            )
 
     def _pause_left(self, route: Route, org_id: UUID) -> float:
         keys = self._connections.keys
@@ -160,7 +162,7 @@ class RouteLimits:
             answer: T = self._connections.ask_redis(lambda _: question(shared))
             return answer
         except (redis.RedisError, StorageError) as error:
-            log.warning("limits are counted by this process alone: %s", error)
+            log.warning("Redis unavailable: rate limits are per process: %s", error)
             return question(self._own)
 
 

@@ -29,4 +29,6 @@ def register(celery: Celery, process: Callable[[], WorkerProcess]) -> None:
             discovery.discover(process().connections, process().mcp, UUID(config_id))
         except Unavailable as error:
             # The first run that needs the server's tools asks for them.
-            log.warning("the MCP server %s is not asked: %s", config_id, error.__cause__)
+            log.warning(
+                "listing the tools of MCP server %s skipped: %s", config_id, error.__cause__
+            )

@@ -123,7 +123,7 @@ class _SideBySide:
             self._has_outcome = True
         seconds = self._agent.tools[self.call.name].timeout_seconds
         log.warning(
-            "abandoning the call %s of the tool %s: it does not return%s",
+            "abandoning call %s of tool %s: it did not return%s",
             self.call.id,
             self.call.name,
             "" if reason else f" within {seconds:g} s",
@@ -177,7 +177,7 @@ class _SideBySide:
             return str(error), True, None, begun
         except Exception as error:
             # Its text may hold secrets, such as the URL of a database: it goes to the log alone.
-            log.exception("the tool %s raised in the call %s", call.name, call.id)
+            log.exception("tool %s raised in call %s", call.name, call.id)
             return f"The tool failed: {type(error).__name__}.", True, None, begun
         except BaseException as error:
             return "", True, error, begun

@@ -258,7 +258,7 @@ class Catalog:
             return org_routes.opened_key(keys, sealed.api_key, org_id)
         except (NoEncryptionKey, CannotOpen) as error:
             why = str(error) or "ARKLOOP_ENCRYPTION_KEY is not set"
-            log.error("the API key of route %s cannot be opened: %s", sealed.route.id, why)
+            log.error("cannot decrypt the API key of route %s: %s", sealed.route.id, why)
             return None
 
 

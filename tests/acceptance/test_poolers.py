@@ -197,7 +197,7 @@ def test_runs_complete_behind_pgbouncer(
 def faults(system: System) -> Sequence[str]:
     """The lines of its logs that tell of a fault."""
     logs = [system.worker.log, *(web.log for web in system.web)]
-    words = ("request failed", "prepared statement", "lost the run", "Traceback")
+    words = ("request failed", "prepared statement", "from lost worker", "Traceback")
     return [
         line
         for log in logs

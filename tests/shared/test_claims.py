@@ -173,7 +173,7 @@ def test_a_claim_does_not_end_after_events_that_are_lost(
         WRITES[how](stored, tx, claim)
 
     assert before == (stored.row(claim.run_id), stored.events(claim.run_id))
-    assert f"has lost events of the run {claim.run_id}" in caplog.text
+    assert f"lost committed events of run {claim.run_id}" in caplog.text
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)

@@ -215,7 +215,7 @@ def test_events_after_lost_ones_are_not_stored(
         logs[0].flush()
     assert [1] == [event.seq for event in stored.events(run.run_id)]
     assert [1, 2, 3, 4] == [event.seq for event in stored.events(neighbour.run_id)]
-    [error] = [record for record in caplog.records if "has lost events" in record.message]
+    [error] = [record for record in caplog.records if "lost committed events" in record.message]
     assert str(run.run_id) in error.message
 
 

@@ -198,7 +198,7 @@ class McpClient:
                     self._ending_idle.start()
             return self._forker.fork()
         except OSError as error:
-            logging.getLogger(__name__).error("an MCP sidecar cannot be started: %s", error)
+            logging.getLogger(__name__).error("starting an MCP sidecar failed: %s", error)
             raise McpFailed("The MCP client cannot be started.") from None
 
     def _schedule(self, key: UUID | None, lived_seconds: float) -> None:

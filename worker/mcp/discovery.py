@@ -48,7 +48,7 @@ def discover(
     except Cancelled:
         return  # this worker is about to end: that says nothing of the server
     except McpFailed as failed:
-        log.warning("the MCP server %s did not tell its tools: %s", config_id, failed)
+        log.warning("MCP tools/list failed for %s: %s", config_id, failed)
         with connections.transaction() as tx:
             mcp_configs.record_failure(tx, config_id, str(failed), as_of=row.updated_at)
     else:
@@ -71,7 +71,7 @@ def server_of(settings: Settings, row: Row[Any]) -> Server:
     try:
         headers = mcp_configs.headers_of(settings, row)
     except (NoEncryptionKey, CannotOpen) as error:
-        log.error("the headers of the MCP server %s cannot be opened: %s", row.id, error)
+        log.error("cannot decrypt the headers of MCP server %s: %s", row.id, error)
         raise McpFailed("The headers of the server cannot be decrypted here.") from None
     return Server(
         org_id=row.org_id,

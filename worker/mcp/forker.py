@@ -44,7 +44,7 @@ def main() -> None:
                 if os.fork() == 0:
                     _become_sidecar(control, descriptor, rules)
             except OSError:
-                logging.exception("a sidecar cannot be started")
+                logging.exception("starting a sidecar failed")
             os.close(descriptor)
     with contextlib.suppress(ChildProcessError):
         os.wait()  # for all: none of those that are forgotten is reported
@@ -58,7 +58,7 @@ def _become_sidecar(control: socket.socket, descriptor: int, rules: Rules) -> Ne
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sidecar.run(socket.socket(fileno=descriptor), rules)
     except BaseException:
-        logging.exception("a sidecar failed")
+        logging.exception("sidecar failed")
     finally:
         os._exit(0)
 

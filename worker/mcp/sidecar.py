@@ -178,7 +178,7 @@ async def _answer(sessions: Sessions, request: dict[str, Any]) -> dict[str, Any]
     except MemoryError:
         _end()
     except Exception:
-        logging.exception("a request failed by a fault of ours")
+        logging.exception("internal error while handling a request")
         return {"failed": "The MCP client failed; its log has more.", "kind": "failed"}
 
 

@@ -70,7 +70,7 @@ def tools_of(
     with connections.reading() as sql:
         rows = mcp_configs.of_names(sql, org_id, names)
     if missing := set(names) - {row.name for row in rows}:
-        log.warning("the org has no MCP server %s", ", ".join(sorted(missing)))
+        log.warning("unknown MCP server of the persona: %s", ", ".join(sorted(missing)))
     unasked = [row.id for row in rows if row.discovered_at is None and row.tried_at is None]
     asking = [_Asking(connections, client, config_id, context) for config_id in unasked]
     for row in rows:
@@ -91,7 +91,10 @@ def tools_of(
     if len(offered) > MAX_TOOLS:
         last = offered[MAX_TOOLS - 1]
         log.warning(
-            "more than %d MCP tools: none after %s of %s", MAX_TOOLS, last.name, last.config_name
+            "more than %d MCP tools: omitting those after %s of %s",
+            MAX_TOOLS,
+            last.name,
+            last.config_name,
         )
     # Those that the run does not have too: the loop knows some of them by their names.
     return _as_tools(connections, client, offered[:MAX_TOOLS], servers, {*taken, *BUILTIN_TOOLS})
@@ -151,7 +154,7 @@ def _caller(
             try:
                 discovery.record(connections, server, changed.tools)
             except Unavailable:
-                log.warning("a changed tool of %s is not stored", server.config_id)
+                log.warning("storing a changed MCP tool of %s failed", server.config_id)
             raise ToolFailed(str(changed)) from None
         except McpFailed as failed:
             raise ToolFailed(str(failed)) from None
@@ -192,9 +195,11 @@ def _refresh(connections: Connections, client: McpClient, config_id: UUID) -> No
         try:
             discovery.discover(connections, client, config_id)
         except Unavailable as error:
-            log.warning("the MCP server %s is not asked: %s", config_id, error.__cause__)
+            log.warning(
+                "listing the tools of MCP server %s skipped: %s", config_id, error.__cause__
+            )
         except Exception:
-            log.exception("asking an MCP server for its tools failed by a fault of ours")
+            log.exception("internal error while listing MCP tools")
         finally:
             with _lock:
                 _refreshing.discard(config_id)

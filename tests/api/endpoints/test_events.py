@@ -95,4 +95,4 @@ def test_a_stream_does_not_pass_over_a_hole(
     assert ["1", "2", "3"] == re.findall("^id: (.+)$", first.text, re.MULTILINE)
     assert (410, "runs.events_lost") == error_of(again)
     assert ["6", "7", "8"] == re.findall("^id: (.+)$", after.text, re.MULTILINE)
-    assert f"the run {claim.run_id} lacks event 4" in caplog.text
+    assert f"run {claim.run_id}: event 4 is missing" in caplog.text
