@@ -34,7 +34,11 @@ BATCH = 100
 #: The key of a worker that cannot hold a lock; only the lease says whether it lives.
 NO_LOCK = 0
 
-CRASHED = RunError("worker.crashed", "Its worker was lost three times within one step.", False)
+CRASHED = RunError(
+    "worker.crashed",
+    "The worker executing this run crashed three times during the same step.",
+    False,
+)
 EXPIRED = RunError("input.expired", lifecycle.UNANSWERED, False)
 
 #: Literal text: see `tables.IS_ACTIVE`.

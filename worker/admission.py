@@ -65,7 +65,9 @@ class Admission:
         while refused := self._route_limits.wait_for(route, self._claim.org_id, tokens):
             reason, seconds = refused
             if reason == "provider" and not patience.outlasts(seconds):
-                raise ProviderError("rate_limited", "The provider has answered 429 for too long.")
+                raise ProviderError(
+                    "rate_limited", "Gave up after repeated HTTP 429 responses from the provider."
+                )
             self._throttle(route.id, reason, seconds)
         self._let_in = tokens
 
@@ -139,8 +141,8 @@ class Admission:
         if route.prices is None and (limits.has_budget or pays_credits):
             raise LimitExceeded(
                 "budget.exhausted",
-                f"Nobody has told what the route {route.id!r} costs: a run that a budget or prepaid"
-                " credits limit cannot use it. Give the model prices.",
+                f"Route {route.id!r} has no known prices; set `prices` on the model to"
+                " use it under a budget or prepaid credits.",
             )
         self._holds = limits.needs_hold
         cost = route.prices.at_most(worst_case) if route.prices else Decimal(0)

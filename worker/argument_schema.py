@@ -93,7 +93,7 @@ class ArgumentSchema:
         weight, characters = _measured(arguments, MAX_WORK // self._nodes)
         work, matched = self._nodes * weight, self._patterns * characters
         if work > MAX_WORK:
-            return ["The arguments are too large to be checked."]
+            return ["The arguments are too large to validate."]
         if work <= _MAX_WORK_UNFELT and matched <= _MAX_MATCHED_UNFELT:
             return self._errors(arguments, work, matched)
         with long_work.piece():
@@ -106,7 +106,7 @@ class ArgumentSchema:
                 return []
             found = _found(validator, arguments, work <= _MAX_WORK_FOR_ALL)
         except ValueError:
-            return ["The arguments are nested too deep, or are not what JSON can hold."]
+            return ["The arguments are nested too deeply, or are not valid JSON."]
         sentences = itertools.chain.from_iterable(map(_sentences, found))
         return list(itertools.islice(dict.fromkeys(sentences), MAX_ERRORS))
 
@@ -160,9 +160,9 @@ class _Rebuilding:
             return node
         reference = node.get("$ref")
         if "$dynamicRef" in node or "$recursiveRef" in node:
-            raise InvalidSchema("The schema has dynamic references.")
+            raise InvalidSchema("Dynamic references (`$dynamicRef`) are not supported.")
         if depth and isinstance(node.get("$id"), str):
-            raise InvalidSchema("The schema has another document within it.")
+            raise InvalidSchema("Embedded schema resources (`$id`) are not supported.")
         if isinstance(reference, str) and self._refers_alone:
             return self._referred(reference, trail, depth)
         left_out = self._left_out
@@ -215,13 +215,13 @@ class _Rebuilding:
         target: Any = self._root
         if reference != "#":
             if not reference.startswith("#/"):
-                raise InvalidSchema("The schema refers to another document.")
+                raise InvalidSchema("References to other documents are not supported.")
             for part in unquote(reference[2:]).split("/"):
                 name = part.replace("~1", "/").replace("~0", "~")
                 try:
                     target = target[int(name) if isinstance(target, list) else name]
                 except (LookupError, TypeError, ValueError):
-                    raise InvalidSchema("The schema refers to what it does not have.") from None
+                    raise InvalidSchema("Unresolvable `$ref`.") from None
         return self._schema(target, (*trail, reference), depth + 1)
 
     def _can_match(self, pattern: str) -> bool:
@@ -267,14 +267,14 @@ def _sentences(error: ValidationError) -> Iterator[str]:
     path, kind = error.instance_path, error.kind
     match kind:
         case ValidationErrorKind.Required():
-            yield f"The argument {_name([*path, str(kind.property)])} is missing."
+            yield f"Missing argument {_name([*path, str(kind.property)])}."
         case (
             ValidationErrorKind.AdditionalProperties() | ValidationErrorKind.UnevaluatedProperties()
         ):
             for name in kind.unexpected[:MAX_ERRORS]:
-                yield f"There is no argument {_name([*path, name])}."
+                yield f"Unknown argument {_name([*path, name])}."
         case ValidationErrorKind.FalseSchema():
-            yield f"There is no argument {_name(path)}." if path else "There are no arguments."
+            yield f"Unknown argument {_name(path)}." if path else "No arguments are allowed."
         case ValidationErrorKind.Type():
             types = " or ".join(kind.types)
             yield f"{_subject(path)} must be of type {types}."

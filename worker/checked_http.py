@@ -36,9 +36,9 @@ def tls_failure(error: BaseException) -> str | None:
         # httpcore2 has the socket's error as its argument, and not always as its cause.
         for found in (cause, *cause.args):
             if isinstance(found, ssl.SSLCertVerificationError):
-                return "has no certificate that is trusted here"
+                return "certificate is not trusted"
             if isinstance(found, ssl.SSLError):
-                return "failed at TLS"
+                return "handshake failed"
         cause = cause.__cause__ or cause.__context__
     return None
 
@@ -70,7 +70,7 @@ class CheckedBackend(httpcore2.NetworkBackend):
     ) -> httpcore2.NetworkStream:
         """Connect to one of the checked addresses, the first that answers within its share."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        failure: OSError = OSError("no address")
+        failure: OSError = OSError("the host name has no address")
         addresses = self._addresses(host, port, timeout)
         for number, address in enumerate(addresses):
             try:
@@ -78,14 +78,14 @@ class CheckedBackend(httpcore2.NetworkBackend):
             except OSError as error:
                 failure = error
         if isinstance(failure, TimeoutError):
-            raise httpcore2.ConnectTimeout("The connection was not made in time.") from failure
-        raise httpcore2.ConnectError("The connection could not be made.") from failure
+            raise httpcore2.ConnectTimeout("Connecting timed out.") from failure
+        raise httpcore2.ConnectError("Connecting failed.") from failure
 
     def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
     ) -> httpcore2.NetworkStream:
         """Never: nothing that is asked for over HTTP is a file."""
-        raise httpcore2.ConnectError("There are no connections to files.")
+        raise httpcore2.ConnectError("Unix sockets are not supported.")
 
     def sleep(self, seconds: float) -> None:
         """Between tries to connect, which nobody asks for."""
@@ -108,7 +108,7 @@ class CheckedBackend(httpcore2.NetworkBackend):
         answer: Future[list[str]] = Future()
         with self._lock:
             if self._is_cut:
-                raise httpcore2.ConnectError("The connection was cut.")
+                raise httpcore2.ConnectError("The connection was closed.")
             self._resolving = answer
         threading.Thread(
             target=_settle, args=(answer, lambda: _resolve(host, port, self._policy)), daemon=True
@@ -116,9 +116,9 @@ class CheckedBackend(httpcore2.NetworkBackend):
         try:
             return answer.result(timeout)
         except TimeoutError as error:
-            raise httpcore2.ConnectTimeout("The name was not resolved in time.") from error
+            raise httpcore2.ConnectTimeout("Resolving the host name timed out.") from error
         except OSError as error:
-            raise httpcore2.ConnectError("The name could not be resolved.") from error
+            raise httpcore2.ConnectError("Resolving the host name failed.") from error
         finally:
             self._resolving = None
 
@@ -145,7 +145,7 @@ class CheckedBackend(httpcore2.NetworkBackend):
 
     def _check_not_cut(self) -> None:
         if self._is_cut:
-            raise OSError("The connection was cut.")
+            raise OSError("The connection was closed.")
 
 
 class _RecordedStream(SyncStream):

@@ -134,7 +134,8 @@ def _cut(message: Message, most: float) -> Message:
     while tokens_of_text(start) > most:  # its beginning has more tokens than the rest of it
         start = start[: len(start) // 2]
     note = (
-        f"\n[cut: {len(start)} of {len(text)} characters; all of it does not fit into the context]"
+        f"\n[truncated: first {len(start)} of {len(text)} characters; the rest does not"
+        " fit in the context]"
     )
     return replace(message, content=start + note)
 

@@ -54,7 +54,7 @@ def run(agent: Agent, context: RunContext, stop: StopSignal, turns: list[Turn]) 
             raise ShuttingDown()
         if len(turns) >= agent.persona.max_steps:
             raise LimitExceeded(
-                "run.max_steps", f"The run took {len(turns)} steps, as many as its persona allows."
+                "run.max_steps", f"The run reached its persona's limit of {len(turns)} steps."
             )
         answer = _step(agent, context, stop, turns, requests)
         if answer is not None:
@@ -101,7 +101,8 @@ def _check_for_answer(reply: Reply) -> None:
     used = reply.usage
     raise RunFailure(
         "provider.output_limit",
-        f"The model reached its output limit before it answered: it used {used.output_tokens}"
+        "The model reached its output limit before it produced an answer: it used"
+        f" {used.output_tokens}"
         f" tokens, {used.reasoning_tokens} of them for reasoning. Raise `max_output_tokens`.",
     )
 

@@ -246,7 +246,8 @@ def _stream_turn(
         if isinstance(chunk, TextDelta | ThinkingDelta | CallDelta):
             length += len(chunk.text)
             if length > MAX_TURN_CHARACTERS:
-                raise ProviderError("malformed", _too_long("answer"))
+                message = f"The model's response exceeded {MAX_TURN_CHARACTERS:,} characters."
+                raise ProviderError("malformed", message)
             streamed.pieces.append(chunk.text)
         match chunk:
             case TextDelta(piece):
@@ -262,7 +263,7 @@ def _stream_turn(
                 _check_arguments(chunk)
                 end = _as_far_as_it_came(chunk)
                 return AssistantMessage("".join(text), end.tool_calls), end
-    raise ProviderError("malformed", "The model's stream ended without an end.")
+    raise ProviderError("malformed", "The model's stream ended without a final chunk.")
 
 
 def _as_far_as_it_came(end: TurnEnd) -> TurnEnd:
@@ -290,11 +291,11 @@ def _check_arguments(end: TurnEnd) -> None:
     for call in end.tool_calls:
         # Text that is no JSON stays text; both are written into one event.
         if len(json.dumps(call.arguments, default=str)) > MAX_ARGUMENTS_CHARACTERS:
-            raise ProviderError("malformed", _too_long(f"arguments for {call.name[:100]!r}"))
-
-
-def _too_long(what: str) -> str:
-    return f"The model's {what} got too long."
+            raise ProviderError(
+                "malformed",
+                f"The model's arguments for {call.name[:100]!r} exceeded"
+                f" {MAX_ARGUMENTS_CHARACTERS:,} characters.",
+            )
 
 
 def _pause(error: ProviderError, tries: int) -> float:

@@ -26,8 +26,8 @@ MAX_ASKED = 3
 STOP_SECONDS = 1.0
 
 UNKNOWN_OUTCOME = (
-    "The outcome of this call is unknown: the process that made it was lost. It may or may not"
-    " have had its effect, and it was not repeated."
+    "The outcome of this call is unknown: the process that made it crashed. The call"
+    " may or may not have taken effect, and was not repeated."
 )
 
 
@@ -129,7 +129,7 @@ class _SideBySide:
             "" if reason else f" within {seconds:g} s",
         )
         self.stopped = reason
-        output = f"The tool did not return within {seconds:g} s; it may still have its effect."
+        output = f"The tool did not return within {seconds:g} s; the call may still take effect."
         self.result = events.ToolResult(
             self.call.id, self.call.name, output, True, round(seconds * 1000)
         )
@@ -201,9 +201,9 @@ def _question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
         if _is_another(turn, call, tool):
             return None  # it is not made
         if not decision.is_clear and turn.asked[call.id] < MAX_ASKED:
-            prompt = f"The reply was neither a yes nor a no. {prompt}"
+            prompt = f"The reply was neither yes nor no. {prompt}"
         elif decision.arguments is not None and (why := _misfit(tool, decision.arguments)):
-            prompt = f"The arguments do not fit: {why} {prompt}"
+            prompt = f"Invalid arguments: {why} {prompt}"
         else:
             return None
     return WaitForInput(
@@ -245,15 +245,15 @@ def _permitted(
     """
     tool = agent.tools.get(call.name)
     if tool is None:
-        raise _not_made(context, call, f"There is no tool {call.name!r}.")
+        raise _not_made(context, call, f"Unknown tool {call.name!r}.")
     if _is_too_many(turn, call):
-        raise ToolFailed(f"Not made: one turn may have {MAX_CALLS_PER_TURN} calls.")
+        raise ToolFailed(f"Not executed: a turn may contain at most {MAX_CALLS_PER_TURN} calls.")
     decision = None if call.name == "ask_user" else turn.decision(call)
     if decision is not None and not decision.approved:
         raise ToolFailed(f"The call was denied: {decision.reason}".removesuffix(": "))
     if decision is not None and _is_another(turn, call, tool):
-        why = f"Not made: {call.name!r} is another tool now than the one that was confirmed."
-        raise _not_made(context, call, f"{why} Call it again to have it confirmed anew.")
+        why = f"Not executed: tool {call.name!r} has changed since it was confirmed."
+        raise _not_made(context, call, f"{why} Call it again to request a new confirmation.")
     made = turn.as_made(call)
     tool.check(made.arguments)
     return tool, made
@@ -285,5 +285,5 @@ def cut(output: str) -> str:
     encoded = events.clean(output[: MAX_OUTPUT_BYTES + 1]).encode()
     if len(encoded) <= MAX_OUTPUT_BYTES:
         return encoded.decode()
-    mark = f"\n[cut: the output had {len(output)} characters]"
+    mark = f"\n[truncated: the output had {len(output)} characters]"
     return encoded[: MAX_OUTPUT_BYTES - len(mark)].decode(errors="ignore") + mark

@@ -30,8 +30,8 @@ def check(turns: Sequence[Turn], max_equal_turns: int) -> None:
             names = sorted({call.name for turn in turns[-length:] for call in turn.calls})
             raise LimitExceeded(
                 "run.tool_loop",
-                f"The model made the same calls of {', '.join(names)} with the same results"
-                f" {rounds} times in a row.",
+                f"The model repeated the same calls of {', '.join(names)} with the same"
+                f" results {rounds} times in a row.",
             )
 
 

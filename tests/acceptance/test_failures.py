@@ -153,7 +153,7 @@ def test_waiting_does_not_count_as_time(system: System, user: Caller) -> None:
         ({"tool": "calculator", "args": {}}, "'expression' is missing"),
         ({"tool": "calculator", "args": {"expression": 1}}, "must be of type string"),
         ({"tool": "calculator", "args": {"expression": "1/0"}}, "Division by zero"),
-        ({"tool": "current_time", "args": {"zone": "UTC"}}, "no argument 'zone'"),
+        ({"tool": "current_time", "args": {"zone": "UTC"}}, "Unknown argument 'zone'"),
         ({"tool": "ask_user", "args": {"question": 1}}, "must be of type string"),
         ({"tool": "append_line", "args": {"path": "/none/x", "line": ""}}, "No such file"),
         ({"tool": "current_time", "args": []}, "must be a JSON object"),

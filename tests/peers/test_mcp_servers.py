@@ -89,9 +89,9 @@ def check(told: dict[str, Any]) -> None:
     """What `talk` has heard."""
     assert "Echo: Grüße 🌍" == told["echo"]
     assert "The sum of 40 and 2 is 42." == told["sum"]
-    assert "[image left out: image/png, about " in told["image"]
+    assert "[image omitted: image/png, about " in told["image"]
     assert "temperature" in told["structured"]
-    assert 2 == told["links"].count("[resource left out: ")
+    assert 2 == told["links"].count("[resource omitted: ")
     assert told["cancelled after"] < 2
     assert "Echo: still here" == told["afterwards"]
 
@@ -140,7 +140,7 @@ def test_a_server_that_is_killed_in_a_call(everything: Everything) -> None:
     server.kill()
 
     asking.join(5)
-    assert ["The server ended."] == failed
+    assert ["The server process exited."] == failed
     eventually(lambda: "Echo: again" == everything.call("echo", message="again"))
 
 

@@ -33,11 +33,11 @@ def errors(schema: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize(
     ("schema", "arguments", "told"),
     [
-        ({"required": ["a", "b"]}, {"a": 1}, ["The argument 'b' is missing."]),
+        ({"required": ["a", "b"]}, {"a": 1}, ["Missing argument 'b'."]),
         (
             {"properties": {"a": {"properties": {"b": {"items": {"required": ["c"]}}}}}},
             {"a": {"b": [{"c": 1}, {}]}},
-            ["The argument 'a.b[1].c' is missing."],
+            ["Missing argument 'a.b[1].c'."],
         ),
         (
             {"properties": {"a": {"type": ["string", "null"]}}},
@@ -57,10 +57,10 @@ def errors(schema: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
         (
             {"additionalProperties": False, "properties": {}},
             {"x": 1, "y": 2},
-            ["There is no argument 'x'.", "There is no argument 'y'."],
+            ["Unknown argument 'x'.", "Unknown argument 'y'."],
         ),
-        ({"additionalProperties": False}, {"x": 1}, ["There are no arguments."]),
-        ({"properties": {"x": False}}, {"x": 1}, ["There is no argument 'x'."]),
+        ({"additionalProperties": False}, {"x": 1}, ["No arguments are allowed."]),
+        ({"properties": {"x": False}}, {"x": 1}, ["Unknown argument 'x'."]),
         ({"minProperties": 1}, {}, ["The arguments: the value has less than 1 property."]),
         ({"properties": {"a": {"pattern": "^a+$"}}}, {"a": "aaa"}, []),
         ({}, {"anything": [None, {"at": "all"}]}, []),
@@ -100,7 +100,7 @@ def test_what_json_does_not_have_is_told() -> None:
     for _ in range(500):
         deep = {"a": deep}
     for arguments in ({"a": "\ud800"}, deep):
-        assert ["The arguments are nested too deep, or are not what JSON can hold."] == errors(
+        assert ["The arguments are nested too deeply, or are not valid JSON."] == errors(
             {"properties": {"a": {"const": {"b": 1}}}}, arguments
         )
 
@@ -138,7 +138,7 @@ def test_an_old_draft_s_reference_stands_alone() -> None:
 def test_what_refers_to_itself_is_checked_once() -> None:
     """Below that it is the server's to check."""
     assert [] == errors(TREE, {"root": {"name": "a", "children": [{"name": "b", "children": []}]}})
-    assert ["The argument 'root.name' is missing."] == errors(TREE, {"root": {}})
+    assert ["Missing argument 'root.name'."] == errors(TREE, {"root": {}})
     assert [] == errors(TREE, {"root": {"name": "a", "children": [{"no": "name"}]}})
 
 
@@ -170,13 +170,13 @@ def test_what_cannot_be_checked_refuses_nothing(schema: dict[str, Any]) -> None:
         ({"$schema": 3}, "Not a JSON Schema"),
         ({"const": float("nan"), "maximum": "\ud800"}, "Not a JSON Schema"),
         ({"$schema": "http://127.0.0.1:1/x"}, "Not a JSON Schema"),
-        ({"$ref": "http://127.0.0.1:1/x"}, "another document"),
-        ({"items": {"$ref": "file:///etc/passwd"}}, "another document"),
-        ({"$ref": "other.json"}, "another document"),
-        ({"$ref": "#anchor"}, "another document"),
-        ({"$ref": "#/$defs/none"}, "what it does not have"),
-        ({"properties": {"a": {"$id": "http://x/", "$ref": "y"}}}, "another document within"),
-        ({"$dynamicRef": "#x"}, "dynamic"),
+        ({"$ref": "http://127.0.0.1:1/x"}, "other documents"),
+        ({"items": {"$ref": "file:///etc/passwd"}}, "other documents"),
+        ({"$ref": "other.json"}, "other documents"),
+        ({"$ref": "#anchor"}, "other documents"),
+        ({"$ref": "#/$defs/none"}, "Unresolvable"),
+        ({"properties": {"a": {"$id": "http://x/", "$ref": "y"}}}, "Embedded schema resources"),
+        ({"$dynamicRef": "#x"}, "Dynamic references"),
     ],
 )
 def test_what_is_no_schema_by_itself_is_refused(schema: dict[str, Any], why: str) -> None:
@@ -282,7 +282,7 @@ def test_arguments_beyond_all_measure_are_refused() -> None:
     large = {"properties": {f"a{n}": {"type": "string"} for n in range(200)}}
     rows = {"rows": [[n] for n in range(20_000)]}
 
-    assert ["The arguments are too large to be checked."] == errors(large, rows)
+    assert ["The arguments are too large to validate."] == errors(large, rows)
     assert [] == errors(large, {"rows": [1] * 1000})
     assert [] == errors({"required": ["rows"]}, rows)
 
@@ -296,8 +296,8 @@ def test_long_arguments_are_checked_without_patterns() -> None:
 
     assert 1 == len(errors(schema, {"path": "a", "text": "x"}))
     assert [] == errors(schema, {"path": "a", "text": text})
-    assert ["The argument 'path' is missing."] == errors(schema, {"text": text})
-    assert ["There is no argument 'a'."] == errors(names, {"a": "x"})
+    assert ["Missing argument 'path'."] == errors(schema, {"text": text})
+    assert ["Unknown argument 'a'."] == errors(names, {"a": "x"})
     assert [] == errors(names, {"x-a": text})
 
 

@@ -73,7 +73,7 @@ def test_an_unclear_reply_is_asked_again_and_the_third_denies() -> None:
     for asked in (1, 2):
         with pytest.raises(WaitForInput) as again:
             run(careful(), RecordedRun(), [replace(turn(unclear), asked=Counter(c1=asked))])
-        assert again.value.prompt.startswith("The reply was neither a yes nor a no.")
+        assert again.value.prompt.startswith("The reply was neither yes nor no.")
         assert {"tool_name": "calculator", "arguments": CALL.arguments} == again.value.tool()
 
     context = RecordedRun()
@@ -100,7 +100,7 @@ def test_arguments_that_do_not_fit_are_asked_for_again() -> None:
     with pytest.raises(WaitForInput) as asked:
         run(careful(), RecordedRun(), [asked_again])
 
-    assert "The arguments do not fit" in asked.value.prompt
+    assert "Invalid arguments" in asked.value.prompt
     assert "expresion" in asked.value.prompt
 
 
@@ -143,7 +143,7 @@ def test_a_confirmation_is_for_the_tool_that_was_asked_about(
 
     [(call_id, output, is_error)] = results(context)
     assert ("c1", True) == (call_id, is_error)
-    assert "is another tool now than the one that was confirmed" in output
+    assert "has changed since it was confirmed" in output
 
     later = RecordedRun(attempt=2, begun=["c1"])
     run(agent, later, [replace(asked, results={})])

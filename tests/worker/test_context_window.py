@@ -115,7 +115,7 @@ def test_results_that_do_not_fit_are_cut_in_what_is_sent() -> None:
     question, called, small, cut = found.messages
     assert [UserMessage("question"), CALLED, RESULT] == [question, called, small]
     assert cut.content.startswith("word word ")
-    assert cut.content.endswith("of 50000 characters; all of it does not fit into the context]")
+    assert cut.content.endswith("of 50000 characters; the rest does not fit in the context]")
     assert sum(map(tokens_of, found.messages)) <= 1000
     assert (2, 1) == (found.dropped, found.shortened)
     assert 50_000 == len(large.content)

@@ -360,7 +360,7 @@ def test_what_was_confirmed_is_the_tool_of_one_server(
 
     results = [e.payload for e in stored.events(run_id) if e.type == events.ToolResult.type]
     refused, made = map(data_of, results)
-    assert refused["is_error"] and "is another tool now" in refused["output"]
+    assert refused["is_error"] and "has changed since it was confirmed" in refused["output"]
     assert ("14", False) == (made["output"], made["is_error"])
 
 

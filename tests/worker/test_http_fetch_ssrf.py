@@ -159,7 +159,7 @@ def test_a_name_server_cannot_lead_inside(tmp_path: Path) -> None:
     assert {refused} == {r[: len(refused)] for r in results.values() if "hello" not in r}
     assert [
         ["rebinding.test", refused],
-        ["nowhere.test", "failed: The server could not be reached."],
+        ["nowhere.test", "failed: The server is unreachable."],
         ["hop.test", refused],
     ] == [[name, said[: len(refused)]] for name, said in seen["results"][-3:]]
     # Three were led to the allowed server; to each other address only who checks nothing.

@@ -274,7 +274,7 @@ def test_a_last_word_before_a_crash_is_not_asked_for_again() -> None:
     [
         ({"tool": "none"}, "There is no tool 'none'."),
         ({"tool": "broken"}, "The tool failed: RuntimeError."),
-        ({"tool": "calculator"}, "The argument 'expression' is missing."),
+        ({"tool": "calculator"}, "Missing argument 'expression'."),
         ({"tool": "ask_user", "args": {"question": "?", "options": "x"}}, "of type null or array"),
     ],
 )
@@ -432,8 +432,8 @@ def test_longer_output_is_cut_and_says_so(output: str) -> None:
     short = cut(output)
 
     assert MAX_OUTPUT_BYTES - 4 <= len(short.encode()) <= MAX_OUTPUT_BYTES
-    assert short.endswith(f"[cut: the output had {len(output)} characters]")
-    assert output.startswith(short.partition("\n[cut")[0])
+    assert short.endswith(f"[truncated: the output had {len(output)} characters]")
+    assert output.startswith(short.partition("\n[truncated")[0])
 
 
 def test_output_is_cleaned() -> None:

@@ -139,8 +139,8 @@ def test_failures_are_told_with_the_servers_words(odd: Odd) -> None:
 
 def test_what_is_not_text_is_replaced_by_a_note(odd: Odd) -> None:
     """A resource is named and not read; structured content stands in for absent text."""
-    assert "[image left out: image/png, about 300 bytes]\n" in odd.call("picture")
-    assert "[resource left out: file:///etc/passwd]" in odd.call("picture")
+    assert "[image omitted: image/png, about 300 bytes]\n" in odd.call("picture")
+    assert "[resource omitted: file:///etc/passwd]" in odd.call("picture")
     assert "root" not in odd.call("picture")
     assert '{"answer": 42}' == odd.call("structure")
 
@@ -156,7 +156,7 @@ def test_a_long_answer_is_cut(odd: Odd) -> None:
     answer = odd.call("flood", arguments={"n": 2})
 
     assert 1024 * 1024 < len(answer) < 1024 * 1024 + 100
-    assert answer.endswith("[cut: the answer is larger than 1 MiB]")
+    assert answer.endswith("[truncated: the response is larger than 1 MiB]")
 
 
 def test_an_endless_answer_ends_the_server(odd: Odd) -> None:
@@ -206,7 +206,7 @@ def test_a_program_that_is_not_there(client: McpClient) -> None:
     """Is told so, and at once."""
     server = Server(org_id=ORG, config_id=new_id(), name="none", command=("no-such-program",))
 
-    with pytest.raises(McpFailed, match="no such program"):
+    with pytest.raises(McpFailed, match="Program not found"):
         client.tools(server)
 
 
@@ -253,7 +253,7 @@ def test_a_tool_that_is_gone_is_not_called(odd: Odd) -> None:
         ({"name": "long", "description": "€" * 6000}, "larger than 16 KiB"),
         ({"name": "wide", "inputSchema": {"type": "object", "x": "y" * 17000}}, "larger than"),
         ({"name": "nul", "inputSchema": {"type": "object", "x": "\0"}}, "NUL"),
-        ({"name": "double"}, "listed twice"),
+        ({"name": "double"}, "Duplicate tool name"),
         ({"name": "of-array", "inputSchema": {"type": "array"}}, "inputSchema.type"),
         ({"name": "no-schema", "inputSchema": None}, "inputSchema"),
         ({"name": "a-list", "inputSchema": ["\0"]}, "NUL"),
@@ -375,7 +375,7 @@ def test_a_run_that_has_stopped_calls_nothing(odd: Odd) -> None:
 
 def test_a_server_that_hangs_is_given_up(odd: Odd) -> None:
     """When the time is over; the next call has a server of its own."""
-    with pytest.raises(McpFailed, match=r"did not answer within 0\.3 s"):
+    with pytest.raises(McpFailed, match=r"did not respond within 0\.3 s"):
         odd.call("hang", seconds=0.3)
 
     assert "2" == odd.call("double", arguments={"n": 1})
@@ -401,7 +401,7 @@ def test_a_server_that_dies_in_a_call_fails_it(odd: Odd) -> None:
     """At once, and the next call starts it anew."""
     began = time.monotonic()
 
-    with pytest.raises(McpFailed, match="The server ended"):
+    with pytest.raises(McpFailed, match="The server process exited"):
         odd.call("die")
 
     assert time.monotonic() - began < 5

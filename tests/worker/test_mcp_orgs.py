@@ -163,7 +163,7 @@ def test_the_org_that_has_used_its_sidecar_least_recently_makes_room() -> None:
 
         eventually(lambda: not waiting.is_alive(process))
         another = pool.submit(call, client, server_at(slow, third.org_id))
-        with pytest.raises(McpFailed, match="2 organizations use MCP servers"):
+        with pytest.raises(McpFailed, match="2 organizations are using MCP servers"):
             _until_refused(client, first)
         released.set()
         assert ["done", "done"] == [waiting_call.result(10), another.result(10)]

@@ -387,7 +387,7 @@ def test_a_server_that_is_gone_costs_a_run_nothing(
         row = update(configs_table).where(configs_table.c.id == config_id)
         tx.sql.execute(row.values(command=["no-such-program"]))
 
-    with pytest.raises(ToolFailed, match="no such program"):
+    with pytest.raises(ToolFailed, match="Program not found"):
         call(offered("odd").tools["double"], n=1)
 
 
@@ -404,7 +404,7 @@ def test_a_server_that_fails_is_not_asked_by_every_run(
 
     with connections.reading() as sql:
         [row] = mcp_configs.of_names(sql, alice.org_id, ["none"])
-    assert "There is no such program on this machine." == row.discovery_error
+    assert "Program not found on this machine." == row.discovery_error
     assert not row.is_stale
     assert made.id == row.id
 
@@ -462,7 +462,7 @@ def test_no_run_waits_for_a_server_that_has_failed(
     config_id = named("odd")
     with connections.transaction() as tx:
         mcp_configs.record_failure(
-            tx, config_id, "The server did not answer within 20 s.", as_of=None
+            tx, config_id, "The server did not respond within 20 s.", as_of=None
         )
     outdate(connections, config_id)
     gate = tmp_path / "gate"

@@ -178,5 +178,5 @@ def test_a_provider_that_nobody_wrote_is_an_error_of_the_run() -> None:
     """As is one whose name leads out of the folder; what an existing one lacks is a fault."""
     providers.load(route_to("ollama", "http://127.0.0.1:1"), faults=False).close()
     for name in ("nobody", "no.body", "..nobody"):
-        with pytest.raises(ProviderError, match="There is no provider"):
+        with pytest.raises(ProviderError, match="Unknown provider"):
             providers.load(route_to(name, None), faults=False)

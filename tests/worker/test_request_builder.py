@@ -117,7 +117,7 @@ def test_a_result_that_is_larger_than_the_context_does_not_end_the_run(words: st
 
     assert "ok" == run(agent, context).content
 
-    assert "characters; all of it does not fit into the context]" in model.saw()[-1].content
+    assert "characters; the rest does not fit in the context]" in model.saw()[-1].content
     assert (0, 1) == (
         truncations(context)[-1].dropped_messages,
         truncations(context)[-1].shortened_results,

@@ -245,7 +245,7 @@ def test_a_wrong_script_is_a_request_that_cannot_be_carried_out(script: Any) -> 
         list(ScriptedProvider().stream(request(text), StopSignal()))
 
     assert "provider.invalid_request" == raised.value.code
-    assert str(raised.value).startswith("The script is wrong: ")
+    assert str(raised.value).startswith("Invalid script: ")
 
 
 def test_exit_worker_needs_faults() -> None:

@@ -48,7 +48,7 @@ def test_a_tool_is_abandoned_at_its_time_limit() -> None:
     assert blocked.returned.wait(10)
     assert "ok" == answer.content
     assert [
-        ("call_1_1", "The tool did not return within 0.2 s; it may still have its effect.", True),
+        ("call_1_1", "The tool did not return within 0.2 s; the call may still take effect.", True),
         ("call_1_2", "42", False),
     ] == results(context)
     assert ["call_1_2"] == [result.tool_call_id for result in context.done]

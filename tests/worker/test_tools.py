@@ -93,10 +93,10 @@ def test_a_model_may_write_null_and_whole_numbers_as_it_likes() -> None:
     [
         ("text", "must be a JSON object"),
         (None, "must be a JSON object"),
-        ({"number": 1}, "'text' is missing"),
-        ({"text": "a", "number": 1, "more": 1}, "no argument 'more'"),
-        ({"text": "a", "number": 1, "info": "x"}, "no argument 'info'"),
-        ({"text": "a", "number": 1, "context": 1}, "no argument 'context'"),
+        ({"number": 1}, "Missing argument 'text'"),
+        ({"text": "a", "number": 1, "more": 1}, "Unknown argument 'more'"),
+        ({"text": "a", "number": 1, "info": "x"}, "Unknown argument 'info'"),
+        ({"text": "a", "number": 1, "context": 1}, "Unknown argument 'context'"),
         ({"text": 1, "number": 1}, "'text' must be of type string"),
         ({"text": "a", "number": "1"}, "'number' must be of type number"),
         ({"text": "a", "number": True}, "'number' must be of type number"),
@@ -108,7 +108,7 @@ def test_a_model_may_write_null_and_whole_numbers_as_it_likes() -> None:
         ({"text": "a", "number": 1, "unit": "K"}, "'unit': the value is not one of"),
         ({"text": "aaaaaaaaaa", "number": 1}, "'text': the value is longer than 9 characters"),
         ({"text": None, "number": 1}, "'text' must be of type string"),
-        ({}, "The argument 'text' is missing. The argument 'number' is missing."),
+        ({}, "Missing argument 'text'. Missing argument 'number'."),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(arguments: Any, why: str) -> None:
@@ -215,7 +215,7 @@ BROKEN = {
     "def broken(context: RunContext) -> str:\n    return ''": "no docstring",
     "def other(context: RunContext) -> str:\n    'B.'": "there is no function 'broken'",
     "def other(context: RunContext) -> str:\n    'B.'\nbroken = other": "is named 'other'",
-    "def other(context: RunContext) -> str:\n    'B.'\nbroken = str": "is no tool",
+    "def other(context: RunContext) -> str:\n    'B.'\nbroken = str": "is not a tool",
     "def broken(context: RunContext, a: type(tool)) -> str:\n    'B.'": "<class 'function'>",
     "def broken(context: RunContext, a: Nowhere) -> str:\n    'B.'": "NameError: ",
     "def broken(context: RunContext, -> str:\n    'B.'": "SyntaxError: ",

@@ -89,7 +89,9 @@ class _Transport(httpx2.AsyncHTTPTransport):
                 self.rejected.add(_call_id_of(request))
         if response.headers.get("content-encoding", "identity") != "identity":
             await response.aclose()
-            raise httpx2.DecodingError("the answer is compressed", request=request)
+            raise httpx2.DecodingError(
+                "unexpected Content-Encoding in the response", request=request
+            )
         kind = response.headers.get("content-type", "").lower()
         is_stream = kind.startswith("text/event-stream")
         most = MAX_STREAM_BYTES if is_stream else MAX_BYTES
@@ -125,7 +127,7 @@ class _Bounded(httpx2.AsyncByteStream):
         async for chunk in self._stream:
             self._left -= len(chunk)
             if self._left < 0:
-                raise TooLarge("the answer is too large")
+                raise TooLarge("the response is too large")
             yield chunk
 
     async def aclose(self) -> None:
@@ -161,4 +163,4 @@ class _CheckedBackend(httpcore2.AsyncNetworkBackend):
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
     ) -> httpcore2.AsyncNetworkStream:
-        raise egress.Refused("Sockets of this machine are not asked.")
+        raise egress.Refused("Unix sockets are not supported.")

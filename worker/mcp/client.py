@@ -53,7 +53,7 @@ class _Restarts:
 
     def check(self) -> None:
         if time.monotonic() < self.not_before:
-            raise McpFailed("The MCP client has failed; it is started again in a moment.")
+            raise McpFailed("The MCP client has crashed and is restarting.")
 
 
 class McpClient:
@@ -180,8 +180,8 @@ class McpClient:
         unused = [(one.used_at, key) for key, one in self._sidecars.items() if not one.users]
         if not unused:
             raise McpFailed(
-                f"{self._max_orgs} organizations use MCP servers on this worker at this moment; "
-                "try again later."
+                f"{self._max_orgs} organizations are using MCP servers on this worker;"
+                " try again later."
             )
         self._sidecars.pop(min(unused)[1]).end()
 
@@ -199,7 +199,7 @@ class McpClient:
             return self._forker.fork()
         except OSError as error:
             logging.getLogger(__name__).error("starting an MCP sidecar failed: %s", error)
-            raise McpFailed("The MCP client cannot be started.") from None
+            raise McpFailed("Starting the MCP client failed.") from None
 
     def _schedule(self, key: UUID | None, lived_seconds: float) -> None:
         self._restarts.setdefault(key, _Restarts()).schedule(lived_seconds)
@@ -225,7 +225,7 @@ class McpClient:
 
 def _checked(answer: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if answer is None:
-        raise McpFailed("The MCP client broke off; nobody knows whether the call was carried out.")
+        raise McpFailed("The MCP client crashed; the outcome of the call is unknown.")
     match answer.get("kind"):
         case None:
             return answer

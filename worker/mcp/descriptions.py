@@ -46,7 +46,7 @@ def describe(name: str, description: str, parameters: Mapping[str, Any]) -> Desc
     text = _canonical([name, description, parameters])
     digest = hashlib.sha256(text.encode()).hexdigest()
     if not _NAME.fullmatch(name):
-        problem = "The name must have 1 to 64 letters, digits, underscores and dashes."
+        problem = "The name must be 1 to 64 letters, digits, underscores and dashes."
         return Description(_beginning(name), _beginning(description), {}, digest, problem)
     if len(description.encode()) > MAX_DESCRIPTION_BYTES:
         problem = f"The description is larger than {MAX_DESCRIPTION_BYTES // 1024} KiB."
@@ -63,10 +63,10 @@ def describe(name: str, description: str, parameters: Mapping[str, Any]) -> Desc
 def _unstorable(schema: str) -> str | None:
     """What keeps this JSON of Python's from being JSON of Postgres's."""
     if _NUL.search(schema):
-        return "The parameters have a NUL character in them."
+        return "The parameters contain a NUL character."
     constants: list[str] = []
     json.loads(schema, parse_constant=constants.append)
-    return "The parameters have a number that JSON does not have." if constants else None
+    return "The parameters contain a number that is not valid JSON." if constants else None
 
 
 def _canonical(value: Any) -> str:

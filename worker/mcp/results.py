@@ -10,7 +10,7 @@ from shared.events import clean
 MAX_TEXT_BYTES = 1024 * 1024
 #: Of what a server says of an error.
 MAX_ERROR_CHARACTERS = 2000
-_CUT = "\n[cut: the answer is larger than 1 MiB]"
+_CUT = "\n[truncated: the response is larger than 1 MiB]"
 
 
 def reduce(result: dict[str, Any]) -> None:
@@ -54,12 +54,12 @@ def _text(part: Any) -> str:
         case {"type": "text", "text": str(text)}:
             return text
         case {"type": "image" | "audio" as kind, "data": str(data), "mimeType": str(mime_type)}:
-            return f"[{kind} left out: {_short(mime_type)}, about {len(data) * 3 // 4} bytes]"
+            return f"[{kind} omitted: {_short(mime_type)}, about {len(data) * 3 // 4} bytes]"
         case {"type": "resource_link", "uri": str(uri)}:
-            return f"[resource left out: {_short(uri)}]"
+            return f"[resource omitted: {_short(uri)}]"
         case {"type": "resource", "resource": {"uri": str(uri)}}:
-            return f"[resource left out: {_short(uri)}]"
-    return "[left out: content of an unknown type]"
+            return f"[resource omitted: {_short(uri)}]"
+    return "[omitted: content of an unknown type]"
 
 
 def _short(text: str) -> str:

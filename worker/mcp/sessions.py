@@ -103,9 +103,9 @@ class Session:
         """
         described = {found.name: found for found in await self.tools()}.get(tool)
         if described is None:
-            raise ToolChanged(f"The server has no tool {tool!r} any more.")
+            raise ToolChanged(f"The server no longer offers the tool {tool!r}.")
         if described.hash != pinned:
-            raise ToolChanged(f"The tool {tool!r} has changed: an admin must approve it again.")
+            raise ToolChanged(f"The tool {tool!r} has changed; an admin must approve it again.")
         call_id = secrets.token_hex(8)
         request = types.CallToolRequest(
             params=types.CallToolRequestParams(
@@ -120,9 +120,9 @@ class Session:
             # patterns may take for ever.
             result = await client.session.send_request(request, _Answer)
         if isinstance(result, types.InputRequiredResult):
-            raise McpFailed("The tool asks for further input, which is not supported.")
+            raise McpFailed("The tool requests further input, which is not supported.")
         if result.is_error:
-            raise McpFailed(text_of(result) or "The tool failed without saying why.")
+            raise McpFailed(text_of(result) or "The tool failed without an error message.")
         return text_of(result)
 
     def retire(self, reason: str) -> None:
@@ -198,11 +198,11 @@ class Session:
             # With these it has read the request, whatever the status.
             is_read = error.code in (INVALID_PARAMS, METHOD_NOT_FOUND)
             if self._http is not None and self._http.has_rejected(call_id) and not is_read:
-                self.retire("The server has lost the session.")
+                self.retire("The server lost the session.")
                 raise SessionLost(_text_of(error, self._http)) from None
             raise McpFailed(_text_of(error, self._http)) from None
         except (ValidationError, ValueError):
-            raise McpFailed("The server's answer is not valid MCP.") from None
+            raise McpFailed("The server's response is not valid MCP.") from None
 
 
 async def _list(client: Client) -> list[Description]:
@@ -212,7 +212,7 @@ async def _list(client: Client) -> list[Description]:
         page = await client.session.list_tools(params=types.PaginatedRequestParams(cursor=cursor))
         found += map(description_of, page.tools)
         if len(found) > MAX_TOOLS:
-            raise McpFailed(f"The server has more than {MAX_TOOLS} tools.")
+            raise McpFailed(f"The server offers more than {MAX_TOOLS} tools.")
         cursor = page.next_cursor
         if cursor is None:
             return found
@@ -226,7 +226,7 @@ def _by_name(found: Iterable[Description]) -> dict[str, Description]:
             # Which of them a call would reach is the server's secret.
             first = tools[tool.name]
             tool = Description(
-                first.name, first.description, first.parameters, first.hash, "It is listed twice."
+                first.name, first.description, first.parameters, first.hash, "Duplicate tool name."
             )
         tools[tool.name] = tool
     return tools
@@ -242,22 +242,22 @@ def _told(error: BaseException, http: CheckedClient | None) -> str:
         case MCPError():
             return _text_of(error, http)
         case FileNotFoundError():
-            return "There is no such program on this machine."
+            return "Program not found on this machine."
         case TimeoutError() | httpx2.TimeoutException():
-            return "The server did not answer in time."
+            return "The server did not respond in time."
         case httpx2.ConnectError():
             tls = tls_failure(error)
-            return f"The server {tls}." if tls else "There is no connection to the server."
+            return f"TLS error at the server: {tls}." if tls else "Connecting to the server failed."
         case httpx2.HTTPError() | httpx2.StreamError() | OSError():
             return "The connection to the server was lost."
-    return "The server does not speak MCP."
+    return "The server does not support MCP."
 
 
 def _text_of(error: MCPError, http: CheckedClient | None) -> str:
     if error.code == PARSE_ERROR:
-        return "The server's answer is not valid MCP, or too large."
+        return "The server's response is not valid MCP, or too large."
     text = cut(clean(error.message), MAX_ERROR_CHARACTERS, "…")
     status = http.refused_with if http is not None else None
     if error.message in ("Server returned an error response", "Not Found") and status is not None:
-        return f"The server answered with HTTP status {status}."
-    return f"The server answered with an error: {text}"
+        return f"The server responded with HTTP status {status}."
+    return f"The server responded with an error: {text}"

@@ -81,7 +81,7 @@ class Sessions:
                 yield session
         except TimeoutError:
             # It may be stuck as a whole: the next call gets a session of its own.
-            session.retire("The server did not answer in time.")
+            session.retire("The server did not respond in time.")
             raise
         finally:
             session.users -= 1
@@ -98,8 +98,8 @@ class Sessions:
             idle = [(s.used_at, k) for k, s in self._sessions.items() if not s.users]
             if not idle:
                 raise McpFailed(
-                    f"The organization uses {MAX_SESSIONS} MCP servers at this moment; "
-                    "no more are connected."
+                    f"The organization is already connected to {MAX_SESSIONS} MCP"
+                    " servers, the limit."
                 )
             self._remove(min(idle)[1], self._sessions[min(idle)[1]])
         self._sessions[key] = session = Session(server, self._rules)
@@ -174,12 +174,15 @@ async def _answer(sessions: Sessions, request: dict[str, Any]) -> dict[str, Any]
         return {"failed": told, "kind": "failed"}
     except TimeoutError:
         seconds = request["seconds"]
-        return {"failed": f"The server did not answer within {seconds:g} s.", "kind": "failed"}
+        return {"failed": f"The server did not respond within {seconds:g} s.", "kind": "failed"}
     except MemoryError:
         _end()
     except Exception:
         logging.exception("internal error while handling a request")
-        return {"failed": "The MCP client failed; its log has more.", "kind": "failed"}
+        return {
+            "failed": "Internal error of the MCP client; see the worker logs.",
+            "kind": "failed",
+        }
 
 
 def _end_without_memory(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ async def program(
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 pass  # the session is gone
             else:
-                ended("The server ended.")
+                ended("The server process exited.")
 
     async def write() -> None:
         assert process.stdin is not None

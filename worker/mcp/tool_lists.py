@@ -70,5 +70,5 @@ def _problem(tool: dict[str, Any]) -> str | None:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         path = ".".join(map(str, first["loc"][2:]))
-        return clean(f"It is not valid MCP: {path}: {first['msg']}"[:_MAX_PROBLEM_CHARACTERS])
+        return clean(f"Not valid MCP: {path}: {first['msg']}"[:_MAX_PROBLEM_CHARACTERS])
     return None

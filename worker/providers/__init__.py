@@ -74,4 +74,4 @@ def _module(provider: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not name.startswith(error.name):
             raise  # of what the module itself imports
-        raise ProviderError("invalid_request", f"There is no provider {provider!r}.") from error
+        raise ProviderError("invalid_request", f"Unknown provider {provider!r}.") from error

@@ -69,7 +69,7 @@ _CACHED = {"cache_control": {"type": "ephemeral"}}
 #: The API wants a user's message first and last, and no empty one.
 _NOTHING_SAID = "(nothing)"
 _GO_ON = "(go on)"
-_NOT_FOR_USE = "Not available any more."
+_NOT_FOR_USE = "No longer available."
 
 
 def build(route: Route, *, faults: bool, egress: Policy | None) -> "AnthropicProvider":
@@ -156,7 +156,9 @@ class _Answer:
     def end(self) -> TurnEnd:
         """Raises: ProviderError: the stream ended without saying so."""
         if not self._is_whole:
-            raise ProviderError("connection", "The provider's stream ended before its answer did.")
+            raise ProviderError(
+                "connection", "The provider's stream ended before the response was complete."
+            )
         for index, text in self._inputs.items():
             self._calls.add(index, None, None, text)
         calls = self._calls.whole()

@@ -37,7 +37,7 @@ class BoundedTransport(httpx2.HTTPTransport):
         response = super().handle_request(request)
         if response.headers.get("content-encoding", "identity") != "identity":
             response.close()
-            raise httpx2.RemoteProtocolError("the answer is compressed, which nobody asked for")
+            raise httpx2.RemoteProtocolError("unexpected Content-Encoding in the response")
         assert isinstance(response.stream, httpx2.SyncByteStream)
         most = MAX_BYTES if response.is_success else MAX_ERROR_BYTES
         events = self._events and response.is_success
@@ -77,7 +77,7 @@ class _BoundedStream(httpx2.SyncByteStream):
             lines += part_of_event.count(b"\n") + part_of_event.count(b"\r")
             last = seen[-3:]
             if total > self._most or since_end > MAX_EVENT_BYTES or lines > MAX_EVENT_LINES:
-                raise httpx2.RemoteProtocolError("the answer is too long")
+                raise httpx2.RemoteProtocolError("the response is too long")
             yield part
 
     def close(self) -> None:

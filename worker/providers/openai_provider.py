@@ -107,7 +107,7 @@ class OpenAIProvider:
                                 yield CallDelta(arguments)
             stop.check()  # it may have been cut by us
             if finish_reason is None:
-                why = "The provider's stream ended before its answer did."
+                why = "The provider's stream ended before the response was complete."
                 raise ProviderError("connection", why)
             tool_calls = calls.whole()
             if usage is not None and not usage.output_tokens and (has_text or tool_calls):

@@ -179,7 +179,9 @@ class _Response:
             ProviderError: the stream ended without a final event.
         """
         if self._final is None:
-            raise ProviderError("connection", "The provider's stream ended before its answer did.")
+            raise ProviderError(
+                "connection", "The provider's stream ended before the response was complete."
+            )
         room = StateRoom()
         calls = PartialCalls(self._turn)
         kept: list[tuple[int, dict[str, Any]]] = []

@@ -71,7 +71,7 @@ class PartialCalls:
             or len(self._calls) > MAX_CALLS
             or max(len(call.id), len(call.name)) > MAX_NAME_CHARACTERS
         ):
-            raise ProviderError("malformed", "The model's tool calls got too long.")
+            raise ProviderError("malformed", "The model's tool calls are too long.")
 
     def whole(self) -> tuple[ToolCall, ...]:
         """All of them, in order; they can be stored, and be sent on.

@@ -178,10 +178,10 @@ def _check(step: Any, number: int) -> None:
             raise _bad(f"step {number}: `{name}` must be a number from 0 to {_MAX_NUMBER}")
     texts = [step[name] for name in ("say", "think", "tool") if name in step]
     if not all(isinstance(text, str) for text in texts):
-        raise _bad(f"step {number}: `{kinds[0]}` must be text")
+        raise _bad(f"step {number}: `{kinds[0]}` must be a string")
     if "repeat" in step and step.get("say") == "":
         # Nothing would ever be written, and nothing else done meanwhile.
-        raise _bad(f"step {number}: `say` must not be empty where it is repeated")
+        raise _bad(f"step {number}: a repeated `say` must not be empty")
     if "error" in step and step["error"] not in _ERRORS:
         raise _bad(f"step {number}: `error` must be one of {', '.join(_ERRORS)}")
     calls = step.get("tools", [])
@@ -189,11 +189,11 @@ def _check(step: Any, number: int) -> None:
         raise _bad(f"step {number}: `tools` must be a list")
     for call in calls:
         if not isinstance(call, dict) or not isinstance(call.get("tool"), str):
-            raise _bad(f"step {number}: each of `tools` needs a `tool`")
+            raise _bad(f"step {number}: each of `tools` requires a `tool`")
 
 
 def _bad(message: str) -> ProviderError:
-    return ProviderError("invalid_request", f"The script is wrong: {message}.")
+    return ProviderError("invalid_request", f"Invalid script: {message}.")
 
 
 def _fail(step: Step, request: ModelRequest) -> None:

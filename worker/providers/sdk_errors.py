@@ -83,8 +83,9 @@ def provider_errors(sdk: Any, api_key: str | None) -> Iterator[None]:
         except sdk.APIConnectionError as error:
             if refused := _refusal(error):
                 raise refused from error
-            tls = tls_failure(error)
-            why = f"The provider {tls}." if tls else f"The provider cannot be reached: {error}"
+            why = f"Connecting to the provider failed: {error}"
+            if tls := tls_failure(error):
+                why = f"TLS error at the provider: {tls}."
             raise ProviderError("connection", why) from error
         except sdk.APIError as error:
             raise _error_in_stream(error, api_key) from error
@@ -99,29 +100,29 @@ def http_errors() -> Iterator[None]:
         raise address_refused(error) from error
     except httpx2.HTTPStatusError as error:
         status, headers = error.response.status_code, error.response.headers
-        raise _refused(status, headers, f"The provider answered {status}.") from error
+        raise _refused(status, headers, f"The provider responded with HTTP {status}.") from error
     except httpx2.TimeoutException as error:
         raise _timed_out(error) from error
     except httpx2.HTTPError as error:
         # What it says quotes the answer, and that may quote the key.
-        why = "The provider's connection broke, or its answer was too long."
+        why = "The connection to the provider broke, or the response was too long."
         raise ProviderError("connection", why) from error
     except _MISSHAPEN as error:
-        raise ProviderError("malformed", "The provider's stream cannot be read.") from error
+        raise ProviderError("malformed", "The provider's stream is malformed.") from error
 
 
 def _timed_out(cause: BaseException | None) -> ProviderError:
     """Only a read times out after the request was sent: the provider works on it, and bills it."""
     if isinstance(cause, httpx2.ReadTimeout):
         return ProviderError("timeout", f"The provider sent {cause}.", was_accepted=True)
-    return ProviderError("timeout", "The provider could not be reached in time.")
+    return ProviderError("timeout", "Connecting to the provider timed out.")
 
 
 def _status_error(error: Any, api_key: str | None) -> ProviderError:
     status: int = error.status_code
     if status < 300:  # the answer had begun well, and told of the error later
         return _error_in_stream(error, api_key)
-    message = f"The provider answered {status}: {_short(error.message, api_key)}"
+    message = f"The provider responded with HTTP {status}: {_short(error.message, api_key)}"
     if status < 500 and _is_unpaid(error):
         return ProviderError("auth", message)
     if too_large := size_errors.read(error.message, error.body, status):
@@ -194,7 +195,7 @@ def _refusal(error: BaseException) -> ProviderError | None:
 
 def address_refused(error: egress.Refused) -> ProviderError:
     """The route is wrong, not its provider: trying again would not help."""
-    return ProviderError("invalid_request", f"The provider's address is refused: {error}")
+    return ProviderError("invalid_request", f"The provider's address is not allowed: {error}")
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -38,7 +38,7 @@ def worst_case(request: ModelRequest) -> Usage:
         ValueError: the request has no `max_output_tokens`.
     """
     if request.max_output_tokens is None:
-        raise ValueError("A call without `max_output_tokens` has no worst case.")
+        raise ValueError("The worst-case cost of a call without `max_output_tokens` is unknown.")
     marks = _OF_A_CALL + _OF_A_MESSAGE * len(request.messages) + _OF_A_TOOL * len(request.tools)
     for message in request.messages:
         if isinstance(message, AssistantMessage):

@@ -124,7 +124,9 @@ def tool(
 
     def make(function: Callable[..., str]) -> Tool:
         if not function.__doc__:
-            raise TypeError("The function has no docstring: it is what the model reads.")
+            raise TypeError(
+                "The function has no docstring, which is the description that the model reads."
+            )
         signature = inspect.signature(function).parameters
         if next(iter(signature), None) != "context":
             raise TypeError("The function's first parameter must be `context: RunContext`.")
@@ -216,9 +218,13 @@ def _loaded(name: str) -> Tool:
     except Exception as error:
         raise InvalidTool(f"{file}: {type(error).__name__}: {error}") from error
     if found is None:
-        raise InvalidTool(f"{file}: there is no function {name!r}; it is named like its file.")
+        raise InvalidTool(
+            f"{file}: there is no function {name!r}; the function must have the file's name."
+        )
     if not isinstance(found, Tool):
-        raise InvalidTool(f"{file}: the function {name!r} is no tool; write @tool(…) above it.")
+        raise InvalidTool(
+            f"{file}: the function {name!r} is not a tool; decorate it with @tool(…)."
+        )
     if found.spec.name != name:
         raise InvalidTool(f"{file}: the function of {name!r} is named {found.spec.name!r}.")
     return found

@@ -68,17 +68,17 @@ def http_fetch(
         except egress.Refused as error:
             raise ToolFailed(f"Not fetched: {error}") from None
         except httpcore2.TimeoutException:
-            raise ToolFailed("The server did not answer in time.") from None
+            raise ToolFailed("The server did not respond in time.") from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
             if late.is_set():
-                raise ToolFailed(f"The server was not done in {MAX_SECONDS:g} s.") from None
+                raise ToolFailed(f"The server did not finish within {MAX_SECONDS:g} s.") from None
             raise ToolFailed(_reason(error)) from None
         finally:
             timer.cancel()
             backend.cut()
     # To a reader, a body of no stated length that was cut is just over.
     if late.is_set():
-        raise ToolFailed(f"The server was not done in {MAX_SECONDS:g} s.")
+        raise ToolFailed(f"The server did not finish within {MAX_SECONDS:g} s.")
     return _told(content)
 
 
@@ -140,7 +140,7 @@ def _joined(target: CheckedUrl, location: str) -> str:
     try:
         return urljoin(target.text, location)
     except ValueError:
-        raise ToolFailed("Not fetched: the server redirects to what is no address.") from None
+        raise ToolFailed("Not fetched: the redirect target is not a valid URL.") from None
 
 
 def _content(target: CheckedUrl, response: httpcore2.Response) -> _Content:
@@ -149,14 +149,17 @@ def _content(target: CheckedUrl, response: httpcore2.Response) -> _Content:
     content_type = header.get_content_type()
     encoding = _header(response, b"content-encoding") or "identity"
     if not _TEXT_TYPES.fullmatch(content_type):
-        named = content_type if _TYPE.fullmatch(content_type) else "of an unreadable type"
+        named = content_type if _TYPE.fullmatch(content_type) else "of an invalid content type"
         raise ToolFailed(f"HTTP {response.status}, but the content is not text: {named}.")
     if encoding.lower() != "identity":
-        raise ToolFailed(f"HTTP {response.status}, but the content is packed, unasked.")
+        raise ToolFailed(
+            f"HTTP {response.status}, but the response is compressed although `identity`"
+            " was requested."
+        )
     body, is_whole = _body(response)
     lines = [f"HTTP {response.status}, {content_type}, from {target.text}"]
     if not is_whole:
-        lines.append(f"[cut: the content is longer than {MAX_BODY_BYTES} bytes]")
+        lines.append(f"[truncated: the content is longer than {MAX_BODY_BYTES} bytes]")
     return _Content(lines, body, header.get_content_charset() or "", content_type)
 
 
@@ -203,9 +206,9 @@ def _header(response: httpcore2.Response, name: bytes) -> str | None:
 def _reason(error: Exception) -> str:
     """What a model may know of a failure; nothing of the addresses behind the name."""
     if tls := tls_failure(error):
-        return f"The server {tls}."
+        return f"TLS error at the server: {tls}."
     if isinstance(error, httpcore2.ConnectError):
-        return "The server could not be reached."
+        return "The server is unreachable."
     if isinstance(error, httpcore2.ProtocolError):
-        return "The server's answer is not HTTP."
-    return "The connection broke."
+        return "The server's response is not valid HTTP."
+    return "The connection was lost."
