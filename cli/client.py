@@ -108,7 +108,7 @@ class Client:
             else "Check ARKLOOP_URL and the network."
         )
         reason = str(error) or type(error).__name__
-        return Unreachable(f"{self.server.url} does not answer ({reason}). {advice}")
+        return Unreachable(f"{self.server.url} is unreachable ({reason}). {advice}")
 
 
 def refusal(response: httpx2.Response) -> Refused:
@@ -119,8 +119,8 @@ def refusal(response: httpx2.Response) -> Refused:
         code, message, details = body["code"], body["message"], body["details"]
     except (ValueError, TypeError, KeyError):
         where = response.headers.get("Location")
-        what = f"to go to {where}" if where else "with no error of the service"
-        message = f"{response.request.url} answers {status} {what}: is ARKLOOP_URL right?"
+        what = f"and a redirect to {where}" if where else "without an error of this service"
+        message = f"{response.request.url} responded with {status} {what}: check ARKLOOP_URL."
         return Refused(status, "", message)
     if status == 401:
         message += " Check ARKLOOP_API_KEY."

@@ -11,18 +11,20 @@ from shared.money import credits as ledger
 
 @click.group()
 def credits() -> None:
-    """Give orgs credits, and see what they have left; no server is needed."""
+    """Grant prepaid credits to organizations and show balances; no server is needed."""
 
 
 @credits.command()
 @database_url_option
 @org_option
-@click.option("--credits", "amount", type=int, required=True, help="Less than 0 takes some back.")
-@click.option("--note", help="What the ledger says of it.")
+@click.option(
+    "--credits", "amount", type=int, required=True, help=("A negative number takes credits back.")
+)
+@click.option("--note", help="Note to store in the ledger.")
 def grant(database_url: str, org: str, amount: int, note: str | None) -> None:
-    """Enter a grant in the ledger and print the new balance.
+    """Grant credits and print the new balance.
 
-    From its first grant on an org pays in advance: without credits its runs are refused.
+    From its first grant on an organization is prepaid: without credits its runs are refused.
     """
     with database(database_url) as connections, connections.transaction() as tx:
         org_id = find_org(tx.sql, org)
@@ -39,7 +41,7 @@ def grant(database_url: str, org: str, amount: int, note: str | None) -> None:
 @database_url_option
 @org_option
 def show(database_url: str, org: str) -> None:
-    """Print the balance, what runs hold of it, and the accounts of the ledger, as JSON."""
+    """Print the balance, what runs have reserved of it, and the accounts of the ledger, as JSON."""
     with database(database_url) as connections, connections.reading() as sql:
         org_id = find_org(sql, org)
         has = ledger.balance(sql, org_id)
@@ -57,9 +59,9 @@ def show(database_url: str, org: str) -> None:
 @credits.command()
 @database_url_option
 def check(database_url: str) -> None:
-    """See whether each balance is the sum of its ledger; status 1 and a line for each that is not.
+    """Check that each balance is the sum of its ledger; a mismatch is printed, with status 1.
 
-    The line has the org's id, its balance and the sum, in credits.
+    The line has the organization's id, its balance and the sum, in credits.
     """
     with database(database_url) as connections, connections.reading() as sql:
         wrong = ledger.check(sql)

@@ -120,7 +120,7 @@ def _show_a_run(console: Console, url: str, key: str) -> None:
     """
     route = "local" if local_model.installed() else "scripted"
     if route == "scripted":
-        console.print("There is no local model on this machine: the scripted provider answers.")
+        console.print("No local model on this machine: using the scripted provider.")
     client = Client(ServerAddress(url, key))
     try:
         thread = client.post("/threads", {"title": "demo"})["id"]
@@ -146,12 +146,12 @@ def _compare(console: Console, live: list[RunEvent], again: list[RunEvent], midd
     if not live or live[-1].type != "run.completed":
         raise DemoFailed(f"the run did not complete: {live[-1].text if live else 'no events'}")
     if [event.seq for event in live] != list(range(1, len(live) + 1)):
-        raise DemoFailed("the events are not numbered from 1 without holes")
+        raise DemoFailed("the events are not numbered from 1 without gaps")
     if [event.text for event in again] != [event.text for event in live[middle:]]:
-        raise DemoFailed(f"the replay after event {middle} differs from what came live")
+        raise DemoFailed(f"the replay after event {middle} differs from the live stream")
     size = sum(len(event.text.encode()) for event in again)
     console.print(
-        f"Replayed events {middle + 1} to {len(live)}: {size} bytes, the same byte for byte."
+        f"Replayed events {middle + 1} to {len(live)}: {size} bytes, identical byte for byte."
     )
 
 

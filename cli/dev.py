@@ -64,7 +64,11 @@ class Options:
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help=("Port to listen on; 0 picks a free one."),
 )
 @click.option(
     "--data",
@@ -161,7 +165,7 @@ def claim_port(host: str, port: int) -> int:
     except OSError as error:
         raise CannotStart(
             f"cannot listen on {host} port {port}: {error.strerror}. "
-            "Stop what listens there, or give another --port (0: a free one)"
+            "Stop the process that listens there, or choose another --port (0 picks a free one)"
         ) from error
 
 

@@ -18,10 +18,10 @@ _YELLOW = {
     *("run.throttled", "run.fallback", "context.truncated"),
 }
 _THROTTLED = {
-    "requests": "the route has had its requests of this minute",
-    "tokens": "the route has had its tokens of this minute",
-    "provider": "the provider has too many requests",
-    "budget": "other runs hold the rest of a budget",
+    "requests": "the route has reached its requests per minute",
+    "tokens": "the route has reached its tokens per minute",
+    "provider": "the provider responded with HTTP 429",
+    "budget": "other runs have reserved the rest of a budget",
 }
 
 
@@ -136,21 +136,20 @@ def line_of(event: RunEvent) -> str | None:
             mark = "✗" if data["is_error"] else "←"
             return f"{mark} {data['name']} {_short(data['output'])} ({data['duration_ms']} ms)"
         case "message.reset":
-            return f"✗ The unfinished text above is void ({data['reason']}): the model starts again"
+            return f"✗ Discard the unfinished text above ({data['reason']}): the model starts again"
         case "run.input_received":
             return f"answered: {_short(data['content'])}"
         case "run.resumed" if data["reason"] != "input":
             return f"resumed ({data['reason']}, attempt {data['attempt']})"
         case "run.throttled":
             why = _THROTTLED.get(data["reason"], data["reason"])
-            return f"waiting: {why}; next try in {data['seconds']:g} s"
+            return f"waiting: {why}; retrying in {data['seconds']:g} s"
         case "run.fallback":
-            return f"{data['model']} ({data['to_route_id']}) goes on, after {data['reason']}"
+            return f"{data['model']} ({data['to_route_id']}) takes over after {data['reason']}"
         case "context.truncated":
             cut = data.get("shortened_results", 0)
-            return (
-                f"too long for the model: it does not see {data['dropped_messages']} old messages"
-                + (f", and only the beginning of {cut} tool results" if cut else "")
+            return f"too long for the model: {data['dropped_messages']} old messages omitted" + (
+                f", {cut} tool results truncated" if cut else ""
             )
         case "run.cancel_requested":
             return "cancelling …"

@@ -90,13 +90,14 @@ def follow(
                 raise
             if failures == 0:
                 reason = str(error) or type(error).__name__
-                tell(f"Connection lost ({reason}); going on after event {cursor}.")
+                tell(f"Connection lost ({reason}); resuming after event {cursor}.")
         if was_open:
             contact = time.monotonic()
         elif time.monotonic() - contact > GIVE_UP_SECONDS:
             raise Unreachable(
-                f"No contact with the server for {GIVE_UP_SECONDS:.0f} s. The run may go on: "
-                f"arkloop runs events {run_id} --after-seq {cursor}"
+                f"No contact with the server for {GIVE_UP_SECONDS:.0f} s. The run may"
+                f" still be executing; follow it with: arkloop runs events {run_id}"
+                f" --after-seq {cursor}"
             )
         # Clients of a server that comes back do not all return at the same moment.
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(failures, 10))

@@ -99,7 +99,7 @@ class ForegroundRun:
         except click.ClickException:
             return  # following the run tells what is wrong with the server
         note = (
-            "No worker is alive: the run stays queued until one is started."
+            "No worker is running: the run stays queued until one is started."
             if "workers" in degraded
             else "The run is still queued: all workers are busy."
         )
@@ -133,8 +133,8 @@ class ForegroundRun:
         if question["kind"] == "tool_confirmation":
             self._display.note(in_full(self._arguments[question["tool_call_id"]]), "")
             self._display.note(
-                "`yes` runs it, a JSON object runs it with these arguments instead, "
-                "`no` and a reason denies it; anything else is asked again:"
+                "`yes` runs it, a JSON object runs it with those arguments, `no` and a"
+                " reason denies it; anything else repeats the question:"
             )
         elif options := question.get("options"):
             for number, option in enumerate(options, 1):
@@ -150,7 +150,7 @@ class ForegroundRun:
             return  # somebody else was faster, or the run has ended
         if line is None:
             raise click.ClickException(
-                f"The run waits for an answer, and standard input has none: "
+                f"The run is waiting for an answer, and standard input has ended: "
                 f"arkloop runs input {self._run_id} ANSWER, "
                 f"then arkloop runs events {self._run_id}"
             )
@@ -168,7 +168,7 @@ class ForegroundRun:
         except Refused as refused:
             if refused.status == CONFLICT:
                 self._question = None
-                self._display.note(f"No longer wanted: {refused.message}", "yellow")
+                self._display.note(f"Answer not accepted: {refused.message}", "yellow")
             elif refused.status == INVALID:
                 self._ask_again(refused)
             else:
@@ -184,7 +184,7 @@ class ForegroundRun:
         self._keyboard.ask()
 
     def _cancel(self) -> None:
-        self._display.note("Cancelling; press Ctrl-C again to leave without waiting.", "yellow")
+        self._display.note("Cancelling; press Ctrl-C again to exit without waiting.", "yellow")
         try:
             self._client.post(f"/runs/{self._run_id}:cancel")
         except click.ClickException as error:

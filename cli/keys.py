@@ -13,12 +13,12 @@ from cli.server_address import find_server
 
 COLUMNS = ("id", "name", "key_prefix", "created_at", "last_used_at", "revoked_at", "scopes")
 
-_as_json = click.option("--json", "as_json", is_flag=True, help="The API's own JSON.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print the API's JSON.")
 
 
 @click.group()
 def keys() -> None:
-    """Make, list and revoke API keys."""
+    """Create, list and revoke API keys."""
 
 
 @keys.command()
@@ -27,19 +27,21 @@ def keys() -> None:
     "--scope",
     "scopes",
     multiple=True,
-    help="data.threads.read, data.threads.write, data.runs.read, data.runs.write or admin; may be "
-    "given again. None: all that you may do.",
+    help=(
+        "data.threads.read, data.threads.write, data.runs.read, data.runs.write or admin;"
+        " may be repeated. None: all scopes that you have."
+    ),
 )
 @_as_json
 def create(name: str, scopes: tuple[str, ...], as_json: bool) -> None:
-    """Make a key and print it, this once: nobody can read it again."""
+    """Create a key and print it; it is not shown again."""
     made = Client(find_server()).post("/api-keys", {"name": name, "scopes": scopes})
     if as_json:
         print_json(made)
         return
     print_line(made["key"])
     if sys.stdout.isatty():
-        print_line(f"Keep it: it is not shown again. Its id is {made['id']}.", err=True)
+        print_line(f"Store it now; it is not shown again. Its id is {made['id']}.", err=True)
 
 
 @keys.command("list")

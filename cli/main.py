@@ -25,11 +25,13 @@ ENTRIES = {
     "demo": Entry("cli.demo:demo", "Start everything, ask a real model, replay the run, stop."),
     "run": Entry("cli.run:run", "Send a message, run the agent, follow it in the terminal."),
     "runs": Entry("cli.runs:runs", "List, show, cancel and answer runs; read their events."),
-    "keys": Entry("cli.keys:keys", "Make, list and revoke API keys."),
-    "users": Entry("cli.users:users", "Make and list users, straight in the database."),
-    "credits": Entry("cli.credits:credits", "Give orgs credits, straight in the database."),
+    "keys": Entry("cli.keys:keys", "Create, list and revoke API keys."),
+    "users": Entry("cli.users:users", "Create and list users, directly in the database."),
+    "credits": Entry(
+        "cli.credits:credits", "Grant credits to organizations, directly in the database."
+    ),
     "rotate-epoch": Entry(
-        "cli.rotate_epoch:rotate_epoch", "After a restore of Postgres: leave alone what Redis has."
+        "cli.rotate_epoch:rotate_epoch", "After a restore of Postgres: ignore what Redis holds."
     ),
     "migrate": Entry("cli.migrate:migrate", "Bring the database's schema up to date."),
 }
@@ -69,10 +71,10 @@ class Commands(click.Group):
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="arkloop-runs")
 def main() -> None:
-    """Runs LLM agents: durable runs, numbered events, replayable streams.
+    """Run LLM agents: durable runs, numbered events, replayable streams.
 
-    Commands that talk to a server find it by ARKLOOP_URL and ARKLOOP_API_KEY; without them,
-    they talk to the `arkloop dev` of this folder.
+    Commands that need a server use ARKLOOP_URL and ARKLOOP_API_KEY; without them, they use the
+    `arkloop dev` of this folder.
     """
     if sys.stdout is None:  # closed by the caller
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it lives as long as the process

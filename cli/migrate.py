@@ -25,7 +25,7 @@ PAUSE_SECONDS = 0.25
     type=click.FloatRange(0),
     default=15,
     show_default=True,
-    help="Seconds to wait for a database that does not answer yet.",
+    help="Seconds to wait for a database that is not ready yet.",
 )
 @click.option(
     "--lock-wait",
@@ -33,13 +33,13 @@ PAUSE_SECONDS = 0.25
     type=click.FloatRange(0),
     default=60,
     show_default=True,
-    help="Seconds to try again where another session holds a table.",
+    help="Seconds to retry while another session locks a table.",
 )
 def migrate(wait_seconds: float, lock_seconds: float) -> None:
     """Bring the schema of ARKLOOP_DATABASE_URL up to date and print its version.
 
-    Where that leads to a pooler, ARKLOOP_DIRECT_DATABASE_URL names Postgres itself.
-    A schema that is newer than this code stays as it is.
+    If that points to a pooler, set ARKLOOP_DIRECT_DATABASE_URL to Postgres itself.
+    A schema that is newer than this code is left unchanged.
     """
     names = ("ARKLOOP_DIRECT_DATABASE_URL", "ARKLOOP_DATABASE_URL", "DATABASE_URL")
     urls = [os.environ.get(name, "").strip() for name in names]
@@ -107,5 +107,8 @@ def _wait_for(engine: Engine, seconds: float) -> None:
 
 def _reason(error: OperationalError) -> str:
     if isinstance(error.orig, LockNotAvailable):
-        return "another session holds a table, perhaps a dump or a long query; try again after it"
+        return (
+            "another session locks a table, perhaps a dump or a long query; retry when it"
+            " has finished"
+        )
     return str(error.orig).partition("\n")[0]

@@ -9,7 +9,7 @@ from shared import accounts
 
 _SHOWN_IDS = 10
 
-org_option = click.option("--org", "org", required=True, help="Its id or slug.")
+org_option = click.option("--org", "org", required=True, help="Id or slug of the organization.")
 
 
 def find_org(sql: Connection, id_or_slug: str, *, advice: str = "") -> UUID:
@@ -22,7 +22,7 @@ def find_org(sql: Connection, id_or_slug: str, *, advice: str = "") -> UUID:
     org_id = accounts.find_org(sql, id_or_slug)
     if org_id is not None:
         return org_id
-    problem = f"There is no org with the id or slug {id_or_slug!r}."
+    problem = f"No organization has the id or slug {id_or_slug!r}."
     if named := accounts.orgs_named(sql, id_or_slug):
         ids = "\n".join(f"  {org_id}" for org_id in named[:_SHOWN_IDS])
         problem += (

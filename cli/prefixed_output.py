@@ -73,7 +73,7 @@ class PrefixedOutput:
     def _write(self, descriptor: int) -> None:
         data = self._waiting.popleft()
         if self._dropped:
-            data = f"[{self._dropped} lines dropped: nobody read them]\n".encode() + data
+            data = f"[{self._dropped} lines dropped: the output was not read]\n".encode() + data
             self._dropped = 0
         written = os.write(descriptor, data[:_WRITE_BYTES])
         self._waiting_bytes -= written

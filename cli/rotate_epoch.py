@@ -10,11 +10,11 @@ from shared import rewinds
 @click.command("rotate-epoch")
 @database_url_option
 def rotate_epoch(database_url: str) -> None:
-    """Let no process read what Redis has so far; for restores that nothing else shows.
+    """Make all processes ignore what Redis holds, after a restore that was not detected.
 
-    Web and worker processes must be started (again) after it.
+    Restart the web and worker processes afterwards.
     """
     with database(database_url) as connections:
         with connections.transaction() as tx:
             rewinds.rotate(tx.sql)
-        print_line("A new epoch begins. Start the web and worker processes again.")
+        print_line("Started a new epoch. Restart the web and worker processes.")

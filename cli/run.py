@@ -13,24 +13,28 @@ from cli.server_address import find_server
 
 @click.command()
 @click.argument("message")
-@click.option("--thread", type=click.UUID, help="Go on in this thread; by default in a new one.")
-@click.option("--persona", metavar="KEY[@VERSION]", help="Who answers; `assistant` by default.")
-@click.option("--route", metavar="ID", help="Which model answers; the server's default if missing.")
-@click.option("--json", "as_json", is_flag=True, help="Print each event's JSON, one a line.")
+@click.option("--thread", type=click.UUID, help="Continue this thread; by default start a new one.")
+@click.option(
+    "--persona", metavar="KEY[@VERSION]", help=("Persona that answers; `assistant` by default.")
+)
+@click.option(
+    "--route", metavar="ID", help=("Model that answers; the server's default if not given.")
+)
+@click.option("--json", "as_json", is_flag=True, help="Print each event's JSON, one per line.")
 def run(
     message: str, thread: UUID | None, persona: str | None, route: str | None, as_json: bool
 ) -> None:
     """Send MESSAGE (`-`: standard input), run the agent and follow it to its end.
 
-    In a pipe standard output gets the answer alone, one model turn at a time, or with --json the
-    events; everything else goes to standard error. When the run asks something, type the answer;
-    without a terminal it is the next line of standard input. If there is none, the command ends
-    with status 1 and the run waits: `arkloop runs input` answers it.
+    In a pipe, standard output gets only the answer, one model turn at a time, or with --json the
+    events; everything else goes to standard error. When the run asks a question, type the answer;
+    without a terminal it is read from the next line of standard input. If there is none, the
+    command exits with status 1 and the run keeps waiting: `arkloop runs input` answers it.
 
-    Ctrl-C cancels the run, a second one leaves at once. If this process is killed, the run goes
-    on: `arkloop runs events` follows it, `arkloop runs cancel` ends it.
+    Ctrl-C cancels the run; a second Ctrl-C exits at once. If this process is killed, the run
+    continues: `arkloop runs events` follows it, `arkloop runs cancel` ends it.
 
-    Exit status: 0 completed, 1 failed or any error, 2 wrong usage, 130 cancelled.
+    Exit status: 0 completed, 1 failed or any error, 2 invalid usage, 130 cancelled.
     """
     if message == "-":
         message = _standard_input()

@@ -24,7 +24,7 @@ STATUSES = ("running", "waiting_for_input", "completed", "failed", "cancelled")
 SHOWN_CHARACTERS = 120
 
 _run_id = click.argument("run_id", type=click.UUID)
-_as_json = click.option("--json", "as_json", is_flag=True, help="The API's own JSON.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print the API's JSON.")
 
 
 @click.group()
@@ -40,9 +40,9 @@ def runs() -> None:
 def list_(status: str | None, limit: int, thread: UUID | None, as_json: bool) -> None:
     """List runs, newest first.
 
-    In a pipe each is a line of tab-separated fields, without a header: run_id, status, created_at,
+    In a pipe each is one line of tab-separated fields without a header: run_id, status, created_at,
     duration in ms, cost in USD, input tokens, output tokens, model, persona_id; with --thread only
-    the first three. `-` stands for what is not there.
+    the first three. `-` marks a missing value.
     """
     client = Client(find_server())
     if thread is None:
@@ -62,7 +62,7 @@ def list_(status: str | None, limit: int, thread: UUID | None, as_json: bool) ->
 @_run_id
 @_as_json
 def show(run_id: UUID, as_json: bool) -> None:
-    """Show all that is known about a run, one field a line."""
+    """Show the details of a run, one field per line."""
     found = Client(find_server()).get(f"/runs/{run_id}")
     (print_json if as_json else print_record)(found)
 
@@ -70,7 +70,7 @@ def show(run_id: UUID, as_json: bool) -> None:
 @runs.command()
 @_run_id
 def cancel(run_id: UUID) -> None:
-    """Cancel a run; one that has ended stays as it is."""
+    """Cancel a run; a run that has ended is left unchanged."""
     Client(find_server()).post(f"/runs/{run_id}:cancel")
     print_line("ok")
 
@@ -78,13 +78,17 @@ def cancel(run_id: UUID) -> None:
 @runs.command("input")
 @_run_id
 @click.argument("content")
-@click.option("--request-id", type=click.UUID, help="The request to answer; sent twice, used once.")
+@click.option(
+    "--request-id",
+    type=click.UUID,
+    help=("Id of the input request to answer; makes it safe to repeat the command."),
+)
 def give_input(run_id: UUID, content: str, request_id: UUID | None) -> None:
     """Answer a run that waits for input.
 
-    A run that waits for the confirmation of a tool runs it after `yes`, and not after `no`, which a
-    reason may follow; `{"decision": "edit", "arguments": {…}}` runs it with other arguments. It
-    asks again after an unclear reply. `show` tells what it asks.
+    A run that waits for the confirmation of a tool call executes it after `yes`, and denies it
+    after `no`, which a reason may follow; `{"decision": "edit", "arguments": {…}}` executes it with
+    other arguments. After an unclear reply it asks again. `show` prints the question.
     """
     body = {"content": content, "request_id": str(request_id) if request_id else None}
     Client(find_server()).post(f"/runs/{run_id}/input", body)
@@ -93,14 +97,21 @@ def give_input(run_id: UUID, content: str, request_id: UUID | None) -> None:
 
 @runs.command()
 @_run_id
-@click.option("--after-seq", type=click.IntRange(0), default=0, help="Begin after this number.")
-@click.option("--follow/--no-follow", "wait", default=True, help="Wait for events to come, or not.")
+@click.option(
+    "--after-seq", type=click.IntRange(0), default=0, help=("Start after this event number.")
+)
+@click.option(
+    "--follow/--no-follow",
+    "wait",
+    default=True,
+    help=("Wait for new events, or stop after the last one."),
+)
 @_as_json
 def events(run_id: UUID, after_seq: int, wait: bool, as_json: bool) -> None:
-    """Print a run's events, by default until its end; Ctrl-C leaves and cancels nothing.
+    """Print a run's events, by default until its end; Ctrl-C exits and cancels nothing.
 
-    In a pipe each is a line of tab-separated fields: seq, type, created_at, data (JSON). With
-    --json each line is the event's own JSON. The exit status does not tell how the run ended.
+    In a pipe each is one line of tab-separated fields: seq, type, created_at, data (JSON). With
+    --json each line is the event's own JSON. The exit status does not depend on how the run ended.
     """
     client = Client(find_server())
     # A wrong id or an unreachable server is told at once, not tried again.

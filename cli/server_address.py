@@ -52,7 +52,7 @@ def find_server(environ: Mapping[str, str] | None = None) -> ServerAddress:
             advice += f", or start `arkloop dev`: there is no {folder / 'api-key'}"
         raise click.ClickException(f"No API key for {url}: {advice}.")
     if not re.fullmatch(r"[\x21-\x7e]+", key):
-        raise click.ClickException("The API key has characters that no key has; check it.")
+        raise click.ClickException("The API key contains invalid characters; check it.")
     return ServerAddress(url, key)
 
 

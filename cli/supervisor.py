@@ -300,7 +300,7 @@ class Supervisor:
         pause = child.pause_seconds
         child.restart_at = now + pause
         child.pause_seconds = min(pause * 2, LONGEST_PAUSE_SECONDS)
-        self.output.plain(f"{child.process.name} {how}; starting it again in {pause:g} s")
+        self.output.plain(f"{child.process.name} {how}; restarting in {pause:g} s")
 
     def _kill(self, child: _Child) -> None:
         assert child.running is not None

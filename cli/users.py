@@ -22,17 +22,22 @@ DEV_NAME = "dev"
 
 @click.group()
 def users() -> None:
-    """Make and list users, straight in the database: no server is needed."""
+    """Create and list users, directly in the database; no server is needed."""
 
 
 @users.command()
 @database_url_option
 @org_option
-@click.option("--create", "may_create", is_flag=True, help="Make the org if no org has the slug.")
+@click.option(
+    "--create",
+    "may_create",
+    is_flag=True,
+    help=("Create the organization if its slug is not in use."),
+)
 @click.option("--role", type=click.Choice(list(PERMISSIONS_OF_ROLE)), required=True)
 @click.option("--login", required=True)
 @click.option("--email", required=True)
-@click.option("--password", help="At least 8 characters; asked for if it is not given.")
+@click.option("--password", help="At least 8 characters; prompted for if not given.")
 def create(
     database_url: str,
     org: str,
@@ -42,7 +47,7 @@ def create(
     email: str,
     password: str | None,
 ) -> None:
-    """Make a user in an org and print the new id."""
+    """Create a user in an organization and print the new id."""
     if problems := accounts.problems_of(login=login, email=email):
         raise click.UsageError("\n".join(f"--{name}: {why}" for name, why in problems.items()))
     if password is None:
@@ -67,7 +72,7 @@ def create(
 
 @users.command("list")
 @database_url_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 def list_(database_url: str, as_json: bool) -> None:
     """List all users, oldest first: id, login, email, org's name, role, org's id, org's slug."""
     with database(database_url) as connections, connections.reading() as sql:
@@ -149,7 +154,7 @@ def _org(tx: Transaction, id_or_slug: str, may_create: bool) -> UUID:
         if why := accounts.problem_of_slug(id_or_slug):
             raise click.UsageError(f"--org: a new org's slug {why}")
         return accounts.ensure_org(tx, id_or_slug)
-    advice = "" if may_create else "Give --create to make an org with this slug."
+    advice = "" if may_create else "Use --create to create an organization with this slug."
     return find_org(tx.sql, id_or_slug, advice=advice)
 
 

@@ -62,10 +62,10 @@ def test_a_grant_is_entered_and_the_balance_printed(run: Run) -> None:
     [
         ("acme", "0", "--credits: must be"),
         ("acme", "1000000001", "--credits: must be"),
-        ("acme", "-1", "--credits: the org has not so many"),
-        ("nobody", "1", "There is no org with the id or slug 'nobody'"),
+        ("acme", "-1", "--credits: exceeds"),
+        ("nobody", "1", "No organization has the id or slug 'nobody'"),
         ("registered", "1", "Names are not unique"),
-        ("01a20e81-4bd5-70da-88f9-366c61169856", "1", "There is no org"),
+        ("01a20e81-4bd5-70da-88f9-366c61169856", "1", "No organization has"),
     ],
 )
 def test_what_is_wrong_is_said(run: Run, org: str, amount: str, why: str) -> None:

@@ -14,12 +14,12 @@ from cli.event_stream import RunEvent
         (
             "run.throttled",
             {"route_id": "fast", "reason": "requests", "seconds": 4.2},
-            "waiting: the route has had its requests of this minute; next try in 4.2 s",
+            "waiting: the route has reached its requests per minute; retrying in 4.2 s",
         ),
         (
             "run.throttled",
             {"route_id": "fast", "reason": "a new one", "seconds": 5.0},
-            "waiting: a new one; next try in 5 s",
+            "waiting: a new one; retrying in 5 s",
         ),
         (
             "run.fallback",
@@ -29,18 +29,17 @@ from cli.event_stream import RunEvent
                 "model": "large",
                 "reason": "provider.overloaded",
             },
-            "large (slow) goes on, after provider.overloaded",
+            "large (slow) takes over after provider.overloaded",
         ),
         (
             "context.truncated",
             {"dropped_messages": 14, "shortened_results": 0},
-            "too long for the model: it does not see 14 old messages",
+            "too long for the model: 14 old messages omitted",
         ),
         (
             "context.truncated",
             {"dropped_messages": 0, "shortened_results": 2},
-            "too long for the model: it does not see 0 old messages, and only the beginning of 2"
-            " tool results",
+            "too long for the model: 0 old messages omitted, 2 tool results truncated",
         ),
     ],
 )

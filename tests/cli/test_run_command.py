@@ -74,7 +74,7 @@ def test_text_of_a_model_call_that_was_made_again_is_not_in_the_pipe(arkloop: Ar
     done = arkloop("run", script({"say": "first "}, {"error": "disconnect"}, {"say": "last"}))
 
     assert (0, b"first last\n") == (done.returncode, done.stdout)
-    assert b"is void (provider.connection)" in done.stderr
+    assert b"Discard the unfinished text above (provider.connection)" in done.stderr
 
 
 def test_the_next_line_of_a_pipe_answers_a_question(arkloop: Arkloop, user: Caller) -> None:
@@ -201,7 +201,7 @@ def test_a_terminal_is_told_which_text_is_void(arkloop: Arkloop) -> None:
     steps = script({"say": "first "}, {"error": "disconnect"}, {"say": "last"})
     with arkloop.at_terminal("run", steps) as terminal:
         assert 0 == terminal.ended()
-        void = "✗ The unfinished text above is void (provider.connection)"
+        void = "✗ Discard the unfinished text above (provider.connection)"
         assert re.search(f"first \n{re.escape(void)}.*\nfirst last\ncompleted", terminal.screen)
 
 
@@ -332,5 +332,5 @@ def test_a_run_that_nobody_begins_says_why(system: System, arkloop: Arkloop) -> 
             told = [first_line(process), first_line(process)]
         out, _ = process.communicate(timeout=60)
 
-    assert any("No worker is alive" in line for line in told), told
+    assert any("No worker is running" in line for line in told), told
     assert (0, b"You said: Good morning\n") == (process.returncode, out)

@@ -174,8 +174,8 @@ def test_a_dead_process_is_started_again_with_a_growing_pause(supervise: Supervi
 
     eventually(
         supervised.has(
-            "web ended with status 3; starting it again in 0.5 s",
-            "web ended with status 3; starting it again in 1 s",
+            "web ended with status 3; restarting in 0.5 s",
+            "web ended with status 3; restarting in 1 s",
         )
     )
 

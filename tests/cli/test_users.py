@@ -122,7 +122,7 @@ def test_an_org_that_is_unknown_is_made_only_on_request(run: Run) -> None:
     unknown_id = run("create", *options("--create", org="01a20e81-4bd5-70da-88f9-366c61169856"))
 
     assert 1 == slip.exit_code
-    assert "There is no org with the id or slug 'acme'" in slip.output
+    assert "No organization has the id or slug 'acme'" in slip.output
     assert "--create" in slip.output
     assert 0 != unknown_id.exit_code
     assert "" == run("list").output

@@ -98,7 +98,7 @@ def test_a_table_that_is_held_too_long_leaves_the_schema_as_it_was(older: Engine
 
     assert isinstance(failed.value.orig, LockNotAvailable)
     assert 1 == told.exit_code
-    assert "another session holds a table" in told.output
+    assert "another session locks a table" in told.output
     with older.connect() as sql:
         assert "0004" == schema.current_version(sql)
     assert schema.needed_version() == schema.migrate(older)
