@@ -82,7 +82,7 @@ def test_edited_arguments_that_do_not_fit_are_asked_for_again(user: Caller, wait
     while second["request_id"] == first["request_id"]:
         second = user.until(waiting, "status", "waiting_for_input")["pending_input"]
 
-    assert "do not fit" in second["prompt"]
+    assert "Invalid arguments" in second["prompt"]
     assert first["tool_call_id"] == second["tool_call_id"]
     assert (409, "input.stale") == error_of(
         user.answer(waiting, "yes", request_id=first["request_id"])

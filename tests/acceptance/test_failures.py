@@ -149,8 +149,8 @@ def test_waiting_does_not_count_as_time(system: System, user: Caller) -> None:
 @pytest.mark.parametrize(
     ("call", "why"),
     [
-        ({"tool": "teleport"}, "no tool 'teleport'"),
-        ({"tool": "calculator", "args": {}}, "'expression' is missing"),
+        ({"tool": "teleport"}, "Unknown tool 'teleport'"),
+        ({"tool": "calculator", "args": {}}, "Missing argument 'expression'"),
         ({"tool": "calculator", "args": {"expression": 1}}, "must be of type string"),
         ({"tool": "calculator", "args": {"expression": "1/0"}}, "Division by zero"),
         ({"tool": "current_time", "args": {"zone": "UTC"}}, "Unknown argument 'zone'"),

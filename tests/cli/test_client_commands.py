@@ -62,7 +62,7 @@ def test_an_unreachable_server_is_told_in_one_line(arkloop: Arkloop) -> None:
 
     assert (1, b"") == (done.returncode, done.stdout)
     assert 1 == len(done.stderr.splitlines())
-    assert f"{url} does not answer" in done.stderr.decode()
+    assert f"{url} is unreachable" in done.stderr.decode()
     assert b"arkloop dev" in done.stderr
 
 

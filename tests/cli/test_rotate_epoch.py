@@ -22,6 +22,6 @@ def test_nothing_that_redis_has_is_read_any_more(
             names.append(connections.keys.epoch)
         connections.close()
         done = CliRunner().invoke(main, ["rotate-epoch", "--database-url", url])
-        assert (0, "Started a new epoch") == (done.exit_code, done.output[:18])
+        assert (0, "Started a new epoch.") == (done.exit_code, done.output[:20])
 
     assert 2 == len(set(names))

@@ -186,7 +186,7 @@ def test_a_run_that_cannot_be_stored_does_not_take_others_along(
     logs[1].flush()
 
     eventually(lambda: logs[0].stop._reason is not None)
-    with pytest.raises(RunFailure, match="cannot be stored"):
+    with pytest.raises(RunFailure, match="could not be stored"):
         logs[0].stop.check()
     assert [1, 2] == [event.seq for event in stored.events(neighbour.run_id)]
     assert [2] == [event.seq for event in logs[0].withdraw(RESUMED)]

@@ -383,7 +383,7 @@ def test_a_server_has_no_tool_that_passes_for_ours(
     execution.execute(process, run_id)
 
     [refused] = [e for e in stored.events(run_id) if e.type == events.ToolResult.type]
-    assert "There is no tool 'ask_user'." == data_of(refused.payload)["output"]
+    assert "Unknown tool 'ask_user'." == data_of(refused.payload)["output"]
     assert "odd_ask_user" == stored.row(run_id)["pending_input"]["tool_name"]
 
 

@@ -272,7 +272,7 @@ def test_a_last_word_before_a_crash_is_not_asked_for_again() -> None:
 @pytest.mark.parametrize(
     ("call", "why"),
     [
-        ({"tool": "none"}, "There is no tool 'none'."),
+        ({"tool": "none"}, "Unknown tool 'none'."),
         ({"tool": "broken"}, "The tool failed: RuntimeError."),
         ({"tool": "calculator"}, "Missing argument 'expression'."),
         ({"tool": "ask_user", "args": {"question": "?", "options": "x"}}, "of type null or array"),

@@ -133,7 +133,7 @@ def test_failures_are_told_with_the_servers_words(odd: Odd) -> None:
     """`isError` and JSON-RPC errors alike, without the data for machines."""
     with pytest.raises(McpFailed, match=r"^I would rather not\.$"):
         odd.call("refuse")
-    with pytest.raises(McpFailed, match=r"^The server answered with an error: It broke\.$"):
+    with pytest.raises(McpFailed, match=r"^The server responded with an error: It broke\.$"):
         odd.call("fail")
 
 
@@ -241,7 +241,7 @@ def test_a_server_that_says_its_list_has_changed_is_asked_again(odd: Odd) -> Non
 
 def test_a_tool_that_is_gone_is_not_called(odd: Odd) -> None:
     """The server says that it has no such tool: approving again would not help."""
-    with pytest.raises(ChangedTools, match="no tool 'gone' any more"):
+    with pytest.raises(ChangedTools, match="no longer offers the tool 'gone'"):
         odd.call("gone")
 
 
@@ -431,7 +431,7 @@ def test_a_sidecar_that_dies_takes_its_calls_and_servers_along(tmp_path: Path) -
 
         for thread in asking:
             thread.join(10)
-        assert 3 == len(failed) and all("broke off" in text for text in failed)
+        assert 3 == len(failed) and all("crashed" in text for text in failed)
         eventually(lambda: not is_alive(odd.pids[0]))
         eventually(lambda: _answers(odd))
         assert odd.sidecar != first

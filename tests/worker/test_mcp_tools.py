@@ -351,7 +351,7 @@ def test_a_run_has_no_more_than_so_many_tools(
     assert {f"{name}_{tool.name}" for name in "ab" for tool in described} == {
         name if "_" in name else f"a_{name}" for name in tools
     }
-    assert "more than 512 MCP tools: none after tool-255 of b" in caplog.text
+    assert "more than 512 MCP tools: omitting those after tool-255 of b" in caplog.text
     page = (Path(__file__).parents[2] / "docs/how-to/mcp.md").read_text()
     assert f"| tools of a run, of all its servers | {MAX_TOOLS};" in page
 
@@ -374,7 +374,7 @@ def test_whatever_a_server_says_of_its_failure_is_stored(
 
     with connections.reading() as sql:
         row = mcp_configs.find(sql, alice.org_id, config_id)
-    assert "The server answered with an error: no \ufffd tools" == row.discovery_error
+    assert "The server responded with an error: no \ufffd tools" == row.discovery_error
 
 
 def test_a_server_that_is_gone_costs_a_run_nothing(

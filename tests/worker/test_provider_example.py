@@ -170,7 +170,7 @@ def test_it_is_cancelled_while_nothing_comes() -> None:
 
 def test_it_keeps_to_the_addresses_that_an_org_may_reach() -> None:
     """The client sees to that."""
-    with vendor(lines("Hi")) as fake, pytest.raises(ProviderError, match="address is refused"):
+    with vendor(lines("Hi")) as fake, pytest.raises(ProviderError, match="address is not allowed"):
         call(fake.url, is_of_org=True)
 
 
