@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -33,28 +33,11 @@ _SIGNATURE_BYTES = 16
 _JSON = json.JSONEncoder(separators=(",", ":"))
 
 
-class Cursor(Protocol):
-    """A place in a list, written as text and read back."""
-
-    def to_text(self) -> str: ...
-
-    @classmethod
-    def from_text(cls, text: str) -> Self: ...
-
-
 class ByTime(NamedTuple):
     """After this row of a list ordered by `(created_at, id)`, newest first."""
 
     created_at: datetime
     id: UUID
-
-    def to_text(self) -> str:
-        return f"{self.created_at.astimezone(UTC).isoformat()} {self.id}"
-
-    @classmethod
-    def from_text(cls, text: str) -> "ByTime":
-        moment, id_ = text.split(" ")
-        return cls(datetime.fromisoformat(moment), UUID(id_))
 
 
 class ByPosition(NamedTuple):
@@ -62,15 +45,16 @@ class ByPosition(NamedTuple):
 
     position: int
 
-    def to_text(self) -> str:
-        return str(self.position)
 
-    @classmethod
-    def from_text(cls, text: str) -> "ByPosition":
-        return cls(int(text))
-
-
-C = TypeVar("C", bound=Cursor)
+#: Readers of the types that the fields of a cursor may have.
+_READERS: Mapping[Any, Callable[[str], Any]] = {
+    datetime: datetime.fromisoformat,
+    UUID: UUID,
+    int: int,
+    str: str,
+}
+#: A NamedTuple; only its last field may have spaces.
+C = TypeVar("C", bound=tuple[Any, ...])
 Row = TypeVar("Row")
 
 
@@ -136,8 +120,9 @@ def page(
     return response
 
 
-def _encode(cursor: Cursor) -> str:
-    text = cursor.to_text().encode()
+def _encode(cursor: tuple[Any, ...]) -> str:
+    texts = (v.astimezone(UTC).isoformat() if isinstance(v, datetime) else str(v) for v in cursor)
+    text = " ".join(texts).encode()
     return _base64(_sign(text) + text)
 
 
@@ -154,7 +139,9 @@ def _decode(cursor: str, kind: type[C]) -> C:
     # Base64 has more than one spelling of the same bytes; ours is the only one taken.
     if not hmac.compare_digest(signature, _sign(text)) or cursor != _base64(data):
         raise InvalidRequest(before=["is not a valid cursor for this list"])
-    return kind.from_text(text.decode())
+    types = get_type_hints(kind).values()
+    texts = text.decode().split(" ", len(types) - 1)
+    return kind(*(_READERS[type_](part) for type_, part in zip(types, texts, strict=True)))
 
 
 def _sign(text: bytes) -> bytes:

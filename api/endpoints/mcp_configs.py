@@ -48,13 +48,6 @@ class ByToolName(NamedTuple):
 
     name: str
 
-    def to_text(self) -> str:
-        return self.name
-
-    @classmethod
-    def from_text(cls, text: str) -> "ByToolName":
-        return cls(text)
-
 
 def _check_headers(headers: dict[str, str]) -> None:
     if len({name.lower() for name in headers}) < len(headers):

@@ -28,14 +28,6 @@ class ByName(NamedTuple):
     key: str
     version: str
 
-    def to_text(self) -> str:
-        return f"{self.key} {self.version}"
-
-    @classmethod
-    def from_text(cls, text: str) -> "ByName":
-        key, version = text.split(" ")
-        return cls(key, version)
-
 
 def _of_id_form(text: str) -> None:
     if not personas.KEY.fullmatch(text):
