@@ -54,14 +54,14 @@ BLUEPRINTS = (
 )
 
 
-def create_app(settings: Settings | None = None, connections: Connections | None = None) -> Flask:
-    """The WSGI application; call it in the process that serves, after any fork.
+def create_app(connections: Connections | None = None) -> Flask:
+    """Make the WSGI application; call it in the process that serves, after any fork.
 
-    Without `settings` they come from the environment; if they are wrong, every
-    problem is printed and the process exits with status 3, at which gunicorn gives up.
+    Without `connections` they are made by the settings of the environment; if these are wrong,
+    every problem is printed and the process exits with status 3, at which gunicorn gives up.
     """
     if connections is None:
-        settings = settings or _settings_or_exit()
+        settings = _settings_or_exit()
         logs.configure()
         connections = connect(settings, application="arkloop-web", send=HintSender())
         _check_servers_or_exit(connections)

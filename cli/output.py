@@ -32,9 +32,9 @@ def escaped(document: str) -> str:
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", document.replace("\r", ""))
 
 
-def print_line(text: object, *, err: bool = False, bold: bool | None = None) -> None:
+def print_line(text: object, *, err: bool = False) -> None:
     """Print a line of text."""
-    click.secho(printable(str(text)), err=err, bold=bold)
+    click.echo(printable(str(text)), err=err)
 
 
 def print_json(value: Any) -> None:

@@ -3,21 +3,18 @@
 import os
 import signal
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import suppress
 
 _END_SECONDS = 5
 
 
-def children(of: int | None = None) -> list[int]:
-    """Process ids of the direct children, ended ones that nobody has waited for included."""
-    parent = os.getpid() if of is None else of
-    return [pid for pid in _all_pids() if _parent_of(pid) == parent]
-
-
-def _all_pids() -> Iterator[int]:
-    with suppress(FileNotFoundError):  # no Linux: there are no adopted children then
-        yield from (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
+def children() -> list[int]:
+    """Return the ids of the direct children, ended ones that nobody has waited for included."""
+    if not os.path.isdir("/proc"):  # no Linux: there are no adopted children then
+        return []
+    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    return [pid for pid in pids if _parent_of(pid) == os.getpid()]
 
 
 def _parent_of(pid: int) -> int | None:

@@ -238,14 +238,14 @@ def connect(
     )
 
 
-def connect_redis(url: str, *, max_connections: int = 16) -> Any:
+def connect_redis(url: str) -> Any:
     """A client that waits for a free connection, and gives a silent server up after a second.
 
     Retries are ours: redis-py's own would add up to a minute to every call on a dead server.
     """
     pool = redis.BlockingConnectionPool.from_url(
         url,
-        max_connections=max_connections,
+        max_connections=16,
         timeout=REDIS_POOL_WAIT_SECONDS,
         socket_timeout=REDIS_TIMEOUT_SECONDS,
         socket_connect_timeout=REDIS_TIMEOUT_SECONDS,

@@ -41,7 +41,7 @@ _NOISY = (
 )
 
 
-def configure(level: int = logging.INFO) -> None:
+def configure() -> None:
     """Send everything to standard error; call once, in a composition root."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -53,6 +53,6 @@ def configure(level: int = logging.INFO) -> None:
     handler.addFilter(_Bound())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    root.setLevel(logging.INFO)
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
