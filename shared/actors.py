@@ -2,13 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, false, or_
-
 from shared.errors import Forbidden
-from shared.tables import threads
 
 DATA_PERMISSIONS = frozenset(
     {"data.threads.read", "data.threads.write", "data.runs.read", "data.runs.write"}
@@ -19,15 +15,6 @@ PERMISSIONS_OF_ROLE = {
     "member": DATA_PERMISSIONS,
 }
 SCOPES = DATA_PERMISSIONS | {"admin"}
-
-
-def visible(org_id: Any, user_id: Any) -> ColumnElement[bool]:
-    """SQL: this row of `threads` is visible to that user; values, or parameters of a statement."""
-    return and_(
-        threads.c.org_id == org_id,
-        threads.c.deleted_at.is_(None),
-        or_(threads.c.is_private == false(), threads.c.created_by_user_id == user_id),
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +41,6 @@ class Actor:
         no right that its scopes do not name.
         """
         return "admin" in self.permissions
-
-    def sees(self) -> ColumnElement[bool]:
-        """SQL: this row of `threads` is visible to the actor."""
-        return visible(self.org_id, self.user_id)
 
     def check_may_write(self, created_by_user_id: UUID) -> None:
         """Raises: Forbidden: somebody else's object, and the actor has no `admin`."""

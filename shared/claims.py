@@ -6,7 +6,6 @@ and says so with `LeaseLost`; who holds the run is never asked beforehand.
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -15,6 +14,7 @@ from sqlalchemy import Connection, Row, func, literal, select, text, true, updat
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from shared import eventlog, events, fault_points
+from shared.claim import Claim
 from shared.connections import Transaction
 from shared.errors import LeaseLost
 from shared.events import Event, StoredEvent, ToolResult
@@ -23,31 +23,6 @@ from shared.status import RunState
 from shared.tables import inputs, runs, tool_calls
 from shared.times import EPOCH, rfc3339
 from shared.transitions import MAX_CRASHES, Totals, queued
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """The exclusive right to execute a run, for as long as `fence` is the row's."""
-
-    run_id: UUID
-    org_id: UUID
-    thread_id: UUID
-    persona_id: str
-    route_id: str
-    model: str
-    trace_id: str
-    position: int
-    fence: int
-    attempt: int
-    last_seq: int
-    queued_at: datetime
-    claimed_at: datetime  # by Postgres' clock, as all times of a run
-    used_seconds: float  # since its first claim, without the time it waited for people
-    is_suspect: bool  # one more lost owner within this step gives it up
-    server: datetime | None = None  # when the Postgres server that made it was started
-    api_key_id: UUID | None = None  # the key that created it
-    is_limited: bool = False  # by its org or API key, by credits, or it holds money already
-
 
 #: The part of the lease after which a worker that could not renew it stops, by its own clock, and
 #: may claim nothing, by Postgres': before anybody takes its runs over.

@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection, func, select
 
 from shared import eventlog, events, fault_points, ids
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.connections import Transaction
 from shared.events import TOKEN_FIELDS, RunError, StoredEvent
 from shared.money import budgets

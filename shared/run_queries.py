@@ -9,11 +9,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, Select, Text, bindparam, cast, func, select
 
-from shared.actors import Actor, visible
+from shared.actors import Actor
 from shared.errors import RunNotFound, ThreadNotFound
 from shared.pages import Place, after, fitting, newest, places, values
 from shared.status import STATUSES
 from shared.tables import run_events, runs, threads, users
+from shared.visibility import visible
 
 _IS_VISIBLE = visible(bindparam("org_id"), bindparam("user_id"))
 _LAST_SEQ = (

@@ -36,7 +36,7 @@ from sqlalchemy.types import TypeEngine
 
 from shared import decisions, ids, model_routes, personas, signals, unheld_endings
 from shared import threads as conversations
-from shared.actors import Actor, visible
+from shared.actors import Actor
 from shared.catalog import Catalog
 from shared.connections import Transaction
 from shared.errors import (
@@ -52,6 +52,7 @@ from shared.money import budget_limits
 from shared.status import RunState
 from shared.tables import IS_ACTIVE, inputs, messages, runs, threads
 from shared.transitions import queued
+from shared.visibility import visible
 
 #: What the model is told where a person was asked and did not answer.
 UNANSWERED = "No answer was given in time."
@@ -364,7 +365,7 @@ def _lock(sql: Connection, actor: Actor, run_id: UUID) -> RowMapping:
         sql.execute(
             select(*runs.c)
             .join(threads, threads.c.id == runs.c.thread_id)
-            .where(runs.c.id == run_id, actor.sees())
+            .where(runs.c.id == run_id, visible(actor.org_id, actor.user_id))
             .with_for_update(of=runs)
         )
         .mappings()

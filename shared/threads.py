@@ -28,6 +28,7 @@ from shared.errors import ThreadBusy, ThreadNotFound
 from shared.ids import new_id
 from shared.pages import Place, fitting, newest, places, values
 from shared.tables import IS_ACTIVE, messages, runs, threads
+from shared.visibility import visible
 
 _ACTIVE_RUN_ID = (
     select(runs.c.id)
@@ -58,7 +59,8 @@ def create(
 
 def get(sql: Connection, actor: Actor, thread_id: UUID) -> Row[Any]:
     """The thread's row with `active_run_id`. Raises: ThreadNotFound."""
-    thread = sql.execute(_select().where(threads.c.id == thread_id, actor.sees())).one_or_none()
+    is_visible = visible(actor.org_id, actor.user_id)
+    thread = sql.execute(_select().where(threads.c.id == thread_id, is_visible)).one_or_none()
     if thread is None:
         raise ThreadNotFound()
     return thread
@@ -121,7 +123,7 @@ def lock(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
     """
     created_by_user_id = tx.sql.scalar(
         select(threads.c.created_by_user_id)
-        .where(threads.c.id == thread_id, actor.sees())
+        .where(threads.c.id == thread_id, visible(actor.org_id, actor.user_id))
         # No stronger: whoever holds a run of the thread and gives it a message must not have to
         # wait here, for a change of who sees the thread waits for that run.
         .with_for_update(key_share=True)
@@ -141,7 +143,7 @@ def take_position(tx: Transaction, actor: Actor, thread_id: UUID) -> int:
         update(threads)
         .where(
             threads.c.id == thread_id,
-            actor.sees(),
+            visible(actor.org_id, actor.user_id),
             or_(literal(actor.writes_all), threads.c.created_by_user_id == actor.user_id),
         )
         .values(next_position=threads.c.next_position + 1, updated_at=func.now())

@@ -12,12 +12,10 @@ from shared import eventlog, events, model_routes
 from shared.events import TOKEN_FIELDS, RouteCost, Usage
 from shared.status import RunState
 from shared.tables import messages, run_events, runs
+from shared.usd import MAX_COST_USD
 
 #: Owners lost within one step, after which a run is given up.
 MAX_CRASHES = 3
-
-#: What the column holds; prices are free numbers.
-MAX_COST_USD = Decimal("9999999999.99999999")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,8 @@ from typing import Any
 
 #: Up to it a binary number of 64 bits holds 8 decimals exactly.
 MAX_USD = 1_000_000
+#: The largest cost that a column holds; prices are free numbers.
+MAX_COST_USD = Decimal("9999999999.99999999")
 
 
 def parse(value: Any) -> Decimal:

@@ -12,7 +12,7 @@ from shared import claims, endings, eventlog, ids, model_routes, personas, threa
 from shared import runs as lifecycle
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.catalog import Catalog
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.connections import Connections, Transaction
 from shared.endings import Ending, Outcome
 from shared.errors import LeaseLost

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import TypeVar
 
 from shared import events
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.connections import Transaction
 from shared.events import Event, Usage
 from shared.model_routes import Route

@@ -9,7 +9,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from shared import claims, eventlog, events, fault_points, ids, lost_calls, times
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.connections import Connections, Transaction
 from shared.endings import Ending, Outcome
 from shared.errors import LeaseLost, Unavailable

@@ -6,7 +6,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from shared import eventlog, events, fault_points, logs, times
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.connections import Connections
 from shared.egress import FETCH_ALLOWED_NETWORKS, Policy
 from shared.errors import LeaseLost, PersonaNotFound, Unavailable

@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, func, select
 
 from shared import eventlog
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.events import MessageReset, RunCost, RunFallback, StoredEvent, ToolResult
 from shared.tables import run_events, tool_calls
 from worker import long_work

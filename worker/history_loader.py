@@ -13,7 +13,7 @@ from typing import Protocol
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.connections import Connections
 from shared.group_commit import GroupCommit
 from worker import history

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from shared import claims, endings, ids, model_routes, signals, sweep
 from shared.catalog import Catalog
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.config import Settings
 from shared.connections import Connections, connect
 from shared.endings import Ending, Outcome

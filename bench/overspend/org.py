@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import insert, text
 
 from shared import accounts, personas
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.connections import Connections, Transaction
 from shared.ids import new_id, new_trace_id
 from shared.money import budget_limits, credits

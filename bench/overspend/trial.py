@@ -19,7 +19,7 @@ from sqlalchemy import func, select, update
 from bench.overspend.org import Org, SpendingRun
 from bench.overspend.verdict import Observer, Verdict
 from shared import endings, eventlog, events, lost_calls, times, unheld_endings
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.connections import Connections, Transaction
 from shared.endings import Ending, Outcome
 from shared.errors import LeaseLost

@@ -20,7 +20,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, delete, select, text
 
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.connections import Transaction
 from shared.errors import LeaseLost
 from shared.money import budget_limits, credits, spending
@@ -29,7 +29,7 @@ from shared.money.credits import credits_of
 from shared.money.spending import MONTH, ORG
 from shared.money_tables import holds
 from shared.personas import Persona
-from shared.transitions import MAX_COST_USD
+from shared.usd import MAX_COST_USD
 
 RUN = "run"
 NOTHING = Decimal(0)

@@ -12,7 +12,7 @@ from api import sse
 from api.stream_hub import StreamHub
 from api.watch import Watch
 from shared import eventlog
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.events import MessageDelta, StoredEvent
 from tests.stored_runs import StoredRuns
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import (
 from sqlalchemy import update
 
 from shared import claims, events, sweep
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.errors import NotWaiting, ThreadBusy, Unavailable
 from shared.ids import new_id
 from shared.status import RunState

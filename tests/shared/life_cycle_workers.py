@@ -10,7 +10,7 @@ from dataclasses import fields
 from decimal import Decimal
 
 from shared import endings, events, personas
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.connections import Connections, Transaction
 from shared.endings import Ending, Outcome
 from shared.errors import Unavailable

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Row, select, text, update
 
 from shared import claims, endings, personas, sweep
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.endings import Ending, Outcome
 from shared.errors import BudgetExhausted, LeaseLost
 from shared.events import RouteCost, RunCompleted, RunCost, Usage

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from shared import claims, events
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.connections import Transaction
 from shared.errors import LeaseLost
 from shared.events import RunCancelled, RunCompleted, RunError, ToolResult

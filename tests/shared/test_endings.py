@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import Row, Table, select
 
 from shared import endings, eventlog
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.endings import Ending, Outcome
 from shared.events import (
     RouteCost,

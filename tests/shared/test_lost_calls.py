@@ -11,7 +11,7 @@ from sqlalchemy import insert, select, text
 
 from shared import events, personas, sweep, threads, unheld_endings
 from shared.catalog import published_personas
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.eventlog import data_of
 from shared.events import (
     ContextTruncated,

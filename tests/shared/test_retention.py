@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select, text
 
 from shared import eventlog, idempotency, retention, run_queries, sweep
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.connections import Connections
 from shared.errors import RunNotFound
 from shared.events import MessageDelta

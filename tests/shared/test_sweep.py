@@ -13,7 +13,7 @@ from sqlalchemy import func, make_url, select, text
 from chaos.system.fault_proxy import FaultProxy
 from cli.embedded_postgres import EmbeddedPostgres
 from shared import sweep
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.connections import Connections, connect
 from shared.errors import LeaseLost
 from shared.events import (

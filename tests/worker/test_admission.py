@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from shared import personas
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.connections import Connections, Transaction
 from shared.events import Event, RunThrottled, Usage
 from shared.ids import new_id

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import create_engine, delete, select
 
 from shared import endings, eventlog
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.endings import Ending, Outcome
 from shared.errors import LeaseLost
 from shared.eventlog import open_events, text_of

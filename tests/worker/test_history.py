@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from shared import events, threads
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.events import Usage
 from shared.ids import new_id
 from tests.stored_runs import StoredRuns

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from shared import threads
-from shared.claims import Claim
+from shared.claim import Claim
 from shared.connections import Connections
 from shared.ids import new_id
 from tests.clients import Register

@@ -1,0 +1,29 @@
+"""The right to execute a run."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The exclusive right to execute a run, for as long as `fence` is the row's."""
+
+    run_id: UUID
+    org_id: UUID
+    thread_id: UUID
+    persona_id: str
+    route_id: str
+    model: str
+    trace_id: str
+    position: int
+    fence: int
+    attempt: int
+    last_seq: int
+    queued_at: datetime
+    claimed_at: datetime  # by Postgres' clock, as all times of a run
+    used_seconds: float  # since its first claim, without the time it waited for people
+    is_suspect: bool  # one more lost owner within this step gives it up
+    server: datetime | None = None  # when the Postgres server that made it was started
+    api_key_id: UUID | None = None  # the key that created it
+    is_limited: bool = False  # by its org or API key, by credits, or it holds money already
