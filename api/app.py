@@ -5,8 +5,7 @@ from typing import NoReturn
 
 from flask import Flask
 
-from api import allowed_hosts, errors, headers
-from api.auth import Authenticator
+from api.auth.bearer import Authenticator
 from api.endpoints import (
     api_keys,
     auth,
@@ -23,15 +22,18 @@ from api.endpoints import (
     threads,
     usage,
 )
-from api.path_ids import IdConverter
-from api.reports import Reports
-from api.stream_hub import StreamHub
-from shared import fault_points, logs, model_routes, server_checks
-from shared.catalog import Catalog
+from api.http import allowed_hosts, errors, headers
+from api.http.path_ids import IdConverter
+from api.http.reports import Reports
+from api.streaming.stream_hub import StreamHub
+from shared import fault_points, logs
+from shared.catalog import model_routes
+from shared.catalog.catalog import Catalog
+from shared.catalog.personas import InvalidPersona
 from shared.config import InvalidSettings, Settings
-from shared.connections import Connections, connect
-from shared.hints import HintSender
-from shared.personas import InvalidPersona
+from shared.storage import server_checks
+from shared.storage.connections import Connections, connect
+from shared.storage.hints import HintSender
 
 #: gunicorn's own status for "do not start me again".
 BOOT_ERROR = 3

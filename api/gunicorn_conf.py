@@ -22,7 +22,7 @@ bind = (
     else (f"{_settings.host}:{_settings.port}")
 )
 workers = _settings.api_workers
-worker_class = "api.web_worker.WebWorker"
+worker_class = "api.http.web_worker.WebWorker"
 worker_connections = 10_000
 backlog = 4096
 max_requests = 0  # a worker that is recycled cuts thousands of streams
@@ -40,7 +40,7 @@ control_socket_disable = True
 
 def post_worker_init(worker: Any) -> None:
     """After the fork, with the application loaded: streams end with the worker; it sweeps too."""
-    from shared import sweep
+    from shared.runs import sweep
 
     extensions = worker.wsgi.extensions
     extensions["arkloop.hub"].stopping = lambda: not worker.alive

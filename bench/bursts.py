@@ -9,7 +9,7 @@ from bench.conversations import lost, prepare, script, targets_of
 from bench.figure import Figure, Limit, percentile
 from bench.http_clients import Follower, Loop, Request, call_all
 from bench.service import Service
-from shared.connections import Connections
+from shared.storage.connections import Connections
 
 DELTAS = 100
 DELAY_MS = 20

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from bench.http_clients import Loop, Target, call_all
 from bench.service import Service
-from shared.connections import Connections
+from shared.storage.connections import Connections
 
 _LOOK_SECONDS = 0.05
 _LOST = """

@@ -24,8 +24,8 @@ from bench.conversations import lost, prepare, targets_of, wait_for_ends
 from bench.figure import Figure, Limit, percentile
 from bench.http_clients import Loop, Request, Target, call_all
 from bench.service import READY_SECONDS, ROOT, Service
-from cli.embedded_server import free_port
-from shared.connections import Connections
+from cli.dev.embedded_server import free_port
+from shared.storage.connections import Connections
 
 CLIENTS = 32
 RUNS = (600, 6000)

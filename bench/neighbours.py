@@ -27,9 +27,9 @@ from bench.http_clients import Follower, Loop, Target, call_all
 from bench.latency import Client
 from bench.refusing_vendor import LARGE_CHARACTERS, RefusingVendor
 from bench.service import Service
-from shared import threads as stored_threads
 from shared.actors import Actor
-from shared.connections import Connections
+from shared.storage.connections import Connections
+from shared.threads import threads as stored_threads
 
 #: Of the p99 alone: what the quiet org may notice.
 TARGET_RATIO = 2.0

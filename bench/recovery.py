@@ -24,8 +24,8 @@ from bench.watcher import Clients, Figure, Watcher, gaps, machine, show, until
 from chaos.journal import Journal
 from chaos.system.member import Member
 from chaos.system.stack import DEFAULT, ROOT, Stack
-from shared import claims
-from shared.tables import runs, workers
+from shared.runs import claims
+from shared.storage.tables import runs, workers
 
 RUNS = 20
 #: One step of 5 s: its words come every 50 ms, then a tool is called.

@@ -17,15 +17,16 @@ from typing import Self
 import psutil
 from sqlalchemy import create_engine, text
 
-from cli.dev import path_of_children, read_procfile
-from cli.embedded_postgres import EmbeddedPostgres
-from cli.embedded_redis import EmbeddedRedis
-from cli.embedded_server import free_port
-from cli.tether import tethered
-from shared import accounts, api_keys, schema
+from cli.dev.dev import path_of_children, read_procfile
+from cli.dev.embedded_postgres import EmbeddedPostgres
+from cli.dev.embedded_redis import EmbeddedRedis
+from cli.dev.embedded_server import free_port
+from cli.dev.tether import tethered
+from shared.accounts import accounts, api_keys
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.config import Settings
-from shared.connections import Connections, connect
+from shared.storage import schema
+from shared.storage.connections import Connections, connect
 
 ROOT = Path(__file__).parents[1]
 READY_SECONDS = 60.0

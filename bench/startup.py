@@ -26,7 +26,7 @@ from sqlalchemy import text
 
 from bench.figure import Figure, Limit
 from bench.service import READY_SECONDS, ROOT, Service
-from shared.connections import Connections
+from shared.storage.connections import Connections
 
 MIB = 1 << 20
 #: Processes run as if production's requirements.txt were all that is installed: Celery imports this

@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from shared.actors import Actor
-from shared.connections import Connections
+from shared.storage.connections import Connections
 
 #: Events of a run that waits: run.started, run.waiting_for_input.
 EVENTS_OF_WAITING = 2

@@ -23,9 +23,9 @@ from bench import stored_streams
 from bench.figure import Figure, Limit, percentile
 from bench.http_clients import Follower, Loop, Target, call_all
 from bench.service import ROOT, Service
-from cli.embedded_server import free_port
-from shared import eventlog
-from shared.connections import Connections
+from cli.dev.embedded_server import free_port
+from shared.events import eventlog
+from shared.storage.connections import Connections
 
 #: Milliseconds between two deltas of an active run: 2,000 events a second of all of them.
 DELAY_MS = 100

@@ -30,11 +30,15 @@ from bench.watcher import Clients, Figure, Watcher, machine, show, until
 from chaos.journal import Journal
 from chaos.system.member import Member
 from chaos.system.stack import DEFAULT, ROOT, Stack
-from shared import accounts, ids, model_routes, personas, runs, threads
+from shared import ids
+from shared.accounts import accounts
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.connections import Connections
-from shared.tables import run_events
-from shared.tables import runs as runs_table
+from shared.catalog import model_routes, personas
+from shared.runs import runs
+from shared.storage.connections import Connections
+from shared.storage.tables import run_events
+from shared.storage.tables import runs as runs_table
+from shared.threads import threads
 
 GROUP = 100
 MILESTONES = (100, 1_000, 5_000, 10_000)

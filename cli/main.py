@@ -21,19 +21,20 @@ class Entry(NamedTuple):
 
 
 ENTRIES = {
-    "dev": Entry("cli.dev:dev", "Run the whole service on this machine."),
-    "demo": Entry("cli.demo:demo", "Start everything, ask a real model, replay the run, stop."),
-    "run": Entry("cli.run:run", "Send a message, run the agent, follow it in the terminal."),
-    "runs": Entry("cli.runs:runs", "List, show, cancel and answer runs; read their events."),
-    "keys": Entry("cli.keys:keys", "Create, list and revoke API keys."),
-    "users": Entry("cli.users:users", "Create and list users, directly in the database."),
+    "dev": Entry("cli.dev.dev:dev", "Run the whole service on this machine."),
+    "demo": Entry("cli.dev.demo:demo", "Start everything, ask a real model, replay the run, stop."),
+    "run": Entry("cli.client.run:run", "Send a message, run the agent, follow it in the terminal."),
+    "runs": Entry("cli.client.runs:runs", "List, show, cancel and answer runs; read their events."),
+    "keys": Entry("cli.client.keys:keys", "Create, list and revoke API keys."),
+    "users": Entry("cli.operator.users:users", "Create and list users, directly in the database."),
     "credits": Entry(
-        "cli.credits:credits", "Grant credits to organizations, directly in the database."
+        "cli.operator.credits:credits", "Grant credits to organizations, directly in the database."
     ),
     "rotate-epoch": Entry(
-        "cli.rotate_epoch:rotate_epoch", "After a restore of Postgres: ignore what Redis holds."
+        "cli.operator.rotate_epoch:rotate_epoch",
+        "After a restore of Postgres: ignore what Redis holds.",
     ),
-    "migrate": Entry("cli.migrate:migrate", "Bring the database's schema up to date."),
+    "migrate": Entry("cli.operator.migrate:migrate", "Bring the database's schema up to date."),
 }
 
 

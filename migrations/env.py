@@ -2,8 +2,8 @@
 
 from alembic import context
 
-from shared import catalog_tables, money_tables  # noqa: F401 - their tables belong to it
-from shared.tables import metadata
+from shared.storage import catalog_tables, money_tables  # noqa: F401 - their tables belong to it
+from shared.storage.tables import metadata
 
 connection = context.config.attributes.get("connection")
 if connection is None:

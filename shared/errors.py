@@ -40,8 +40,8 @@ ArkloopError
 
 LeaseLost (BaseException)       a worker's claim is over; never reaches a caller
 
-None of them knows HTTP: `api/errors.py` has the table from class to status.
-What ends a run is in `worker/outcomes.py`.
+None of them knows HTTP: `api/http/errors.py` has the table from class to status.
+What ends a run is in `worker/contract/outcomes.py`.
 """
 
 from collections.abc import Mapping

@@ -16,13 +16,16 @@ from hypothesis import settings as hypothesis_settings
 from sqlalchemy import create_engine, func, insert, text
 
 from api.app import create_app
-from cli.embedded_postgres import EmbeddedPostgres
-from cli.embedded_redis import EmbeddedRedis
-from shared import accounts, ids, passwords, schema
+from cli.dev.embedded_postgres import EmbeddedPostgres
+from cli.dev.embedded_redis import EmbeddedRedis
+from shared import ids
+from shared.accounts import accounts
 from shared.config import FALLBACKS, Settings
-from shared.connections import Connections, connect
-from shared.status import RunState
-from shared.tables import runs
+from shared.runs.status import RunState
+from shared.security import passwords
+from shared.storage import schema
+from shared.storage.connections import Connections, connect
+from shared.storage.tables import runs
 from tests.caller import Caller
 from tests.clients import PASSWORD, Register, User
 from tests.system import System, running_system

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.embedded_postgres import EmbeddedPostgres
-from cli.embedded_server import free_port
-from cli.server_account import account_of_servers
+from cli.dev.embedded_postgres import EmbeddedPostgres
+from cli.dev.embedded_server import free_port
+from cli.dev.server_account import account_of_servers
 from tests.waiting import eventually
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, text
 
-from cli.embedded_postgres import EmbeddedPostgres
-from shared import schema
+from cli.dev.embedded_postgres import EmbeddedPostgres
+from shared.storage import schema
 
 
 @dataclass(frozen=True)

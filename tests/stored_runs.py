@@ -8,15 +8,14 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, RowMapping, func, insert, select, update
 
-from shared import claims, endings, eventlog, ids, model_routes, personas, threads, times
-from shared import runs as lifecycle
+from shared import ids, times
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.catalog import Catalog
+from shared.catalog import model_routes, personas
+from shared.catalog.catalog import Catalog
 from shared.claim import Claim
-from shared.connections import Connections, Transaction
-from shared.endings import Ending, Outcome
 from shared.errors import LeaseLost
-from shared.events import (
+from shared.events import eventlog
+from shared.events.types import (
     Event,
     RouteCost,
     RunCancelled,
@@ -28,9 +27,14 @@ from shared.events import (
     Usage,
     encode,
 )
-from shared.status import RunState
-from shared.tables import messages, runs, workers
-from shared.transitions import Totals
+from shared.runs import claims, endings
+from shared.runs import runs as lifecycle
+from shared.runs.endings import Ending, Outcome
+from shared.runs.status import RunState
+from shared.runs.transitions import Totals
+from shared.storage.connections import Connections, Transaction
+from shared.storage.tables import messages, runs, workers
+from shared.threads import threads
 from tests.clients import User
 
 USED = Totals().plus(

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
-from cli.embedded_redis import EmbeddedRedis
-from shared import accounts, passwords
-from shared.connections import Connections, connect
+from cli.dev.embedded_redis import EmbeddedRedis
+from shared.accounts import accounts
+from shared.security import passwords
+from shared.storage.connections import Connections, connect
 from tests.caller import Caller, client
 from tests.clients import PASSWORD
 from tests.waiting import eventually

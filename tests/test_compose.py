@@ -16,7 +16,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from cli.dev import read_procfile
+from cli.dev.dev import read_procfile
 from shared.config import FALLBACKS, Settings
 
 ROOT = Path(__file__).parents[1]

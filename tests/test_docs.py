@@ -11,10 +11,12 @@ import pytest
 from flask import Flask
 
 from cli.main import main
-from shared import catalog_tables, errors, events, keys, money_tables  # noqa: F401 - see `metadata`
+from shared import errors
+from shared.catalog.model_routes import _FIELDS as ROUTE_FIELDS
 from shared.config import InvalidSettings, Settings
-from shared.model_routes import _FIELDS as ROUTE_FIELDS
-from shared.tables import metadata
+from shared.events import types
+from shared.storage import keys
+from shared.storage.tables import metadata
 from worker.providers import scripted_provider
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +39,7 @@ def _subclasses(of: type) -> Iterator[type]:
 # ---- what must be named --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("event", get_args(events.Event), ids=lambda event: event.type)
+@pytest.mark.parametrize("event", get_args(types.Event), ids=lambda event: event.type)
 def test_every_event_type_has_an_example(event: Any) -> None:
     """`events.md` has a heading for the type, and below it JSON with exactly its fields."""
     sections = re.split(r"^### ", _text("docs/reference/events.md"), flags=re.MULTILINE)
@@ -126,7 +128,7 @@ def test_every_field_of_a_routes_file_is_documented() -> None:
 
 
 def test_every_redis_key_is_documented() -> None:
-    """`docs/architecture.md` has each name of the table in `shared/keys.py`."""
+    """`docs/architecture.md` has each name of the table in `shared/storage/keys.py`."""
     names = set(re.findall(r"^\| `(\S+)`", keys.__doc__ or "", re.MULTILINE))
     assert names
     assert set() == _missing(names, "docs/architecture.md")

@@ -42,7 +42,10 @@ def test_a_worker_has_loaded_its_providers_before_the_first_run() -> None:
 
 def test_a_worker_with_a_broken_tool_does_not_start() -> None:
     """It says which, instead of failing every run of a persona that has it."""
-    code = "from shared import personas; personas.BUILTIN_TOOLS += ('nonsense',); import worker.app"
+    code = (
+        "from shared.catalog import personas; personas.BUILTIN_TOOLS += ('nonsense',);"
+        "import worker.app"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=ENVIRON, capture_output=True, text=True
     )

@@ -13,12 +13,14 @@ from celery.worker.state import maybe_shutdown
 from gevent import monkey
 from kombu.utils import functional
 
-from shared import fault_points, logs, model_routes, personas, queue, rewinds, server_checks
+from shared import fault_points, logs
+from shared.catalog import model_routes, personas
 from shared.config import InvalidSettings, Settings
-from shared.connections import Connections, connect
 from shared.errors import Unavailable
+from shared.storage import queue, rewinds, server_checks
+from shared.storage.connections import Connections, connect
 from worker import pickup, providers, tasks, tools
-from worker.process import WorkerProcess
+from worker.process.process import WorkerProcess
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ import threading
 from datetime import timedelta
 from uuid import UUID
 
-from shared import claims
 from shared.errors import Unavailable
-from worker import execution
-from worker.process import WorkerProcess
+from shared.runs import claims
+from worker.attempt import execution
+from worker.process.process import WorkerProcess
 
 log = logging.getLogger(__name__)
 

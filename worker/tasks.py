@@ -6,11 +6,12 @@ from uuid import UUID
 
 from celery import Celery
 
-from shared import fault_points, queue
+from shared import fault_points
 from shared.errors import Unavailable
-from worker import execution
+from shared.storage import queue
+from worker.attempt import execution
 from worker.mcp import discovery
-from worker.process import WorkerProcess
+from worker.process.process import WorkerProcess
 
 log = logging.getLogger(__name__)
 

@@ -9,18 +9,18 @@ from flask import Blueprint, Response, jsonify
 from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import Row
 
-from api.auth import authenticator, requires
-from api.current import actor, changes_catalog, connections
-from api.fields import BoundedList, Usd
-from api.idempotency import created, replayed_without
-from api.json_body import NoArguments, query_args, read_body
-from api.paging import ByTime, page, page_args
-from api.reports import reports
-from shared import api_keys
+from api.auth.bearer import authenticator, requires
+from api.http.current import actor, changes_catalog, connections
+from api.http.fields import BoundedList, Usd
+from api.http.idempotency import created, replayed_without
+from api.http.json_body import NoArguments, query_args, read_body
+from api.http.paging import ByTime, page, page_args
+from api.http.reports import reports
+from shared.accounts import api_keys
 from shared.actors import SCOPES
-from shared.connections import Transaction
 from shared.errors import Forbidden
-from shared.events import money
+from shared.events.types import money
+from shared.storage.connections import Transaction
 from shared.times import now, rfc3339, rfc3339_or_none
 
 bp = Blueprint("api_keys", __name__)

@@ -5,15 +5,16 @@ from datetime import timedelta
 from flask import Blueprint, Response, jsonify, request
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from api import access_tokens
-from api.auth import authenticator, requires
-from api.current import actor, connections, public_path, settings
-from api.idempotency import refuse_key
-from api.json_body import NoArguments, read_body
-from shared import accounts, passwords
-from shared.accounts import Session
+from api.auth import access_tokens
+from api.auth.bearer import authenticator, requires
+from api.http.current import actor, connections, public_path, settings
+from api.http.idempotency import refuse_key
+from api.http.json_body import NoArguments, read_body
+from shared.accounts import accounts
+from shared.accounts.accounts import Session
+from shared.billing import credits
 from shared.errors import Forbidden, InvalidRequest, Unauthorized
-from shared.money import credits
+from shared.security import passwords
 
 COOKIE = "arkloop_refresh_token"
 COOKIE_PATH = "/v1/auth"

@@ -5,15 +5,15 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 from marshmallow import Schema
 
-from api.auth import requires
-from api.current import actor, changes_catalog, connections
-from api.fields import Usd
-from api.json_body import NoArguments, query_args, read_body
-from api.reports import reports
-from shared.events import money
-from shared.money import budget_limits
-from shared.money.budget_limits import Budget
-from shared.money.spending import ORG
+from api.auth.bearer import requires
+from api.http.current import actor, changes_catalog, connections
+from api.http.fields import Usd
+from api.http.json_body import NoArguments, query_args, read_body
+from api.http.reports import reports
+from shared.billing import budget_limits
+from shared.billing.budget_limits import Budget
+from shared.billing.spending import ORG
+from shared.events.types import money
 
 bp = Blueprint("budgets", __name__)
 

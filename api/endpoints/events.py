@@ -8,18 +8,19 @@ from uuid import UUID
 from flask import Blueprint, Response, current_app, jsonify, request
 from marshmallow import Schema, fields, validate
 
-from api import sse, stream_tickets
-from api.auth import authenticator, bearer_token, requires
-from api.current import actor, connections, settings
-from api.fields import Digits
-from api.idempotency import check_key
-from api.json_body import NoArguments, query_args, read_body
-from api.path_ids import check as check_ids
-from api.stream_hub import StreamHub
-from api.watch import Watch
-from shared import run_queries
+from api.auth import stream_tickets
+from api.auth.bearer import authenticator, bearer_token, requires
+from api.http.current import actor, connections, settings
+from api.http.fields import Digits
+from api.http.idempotency import check_key
+from api.http.json_body import NoArguments, query_args, read_body
+from api.http.path_ids import check as check_ids
+from api.streaming import sse
+from api.streaming.stream_hub import StreamHub
+from api.streaming.watch import Watch
 from shared.actors import Actor
 from shared.errors import Forbidden, InvalidRequest, Unauthorized
+from shared.runs import run_queries
 from shared.times import now, rfc3339
 
 bp = Blueprint("events", __name__)

@@ -8,17 +8,17 @@ from flask import Blueprint, Response, jsonify
 from marshmallow import Schema, ValidationError, fields, post_load, validate, validates_schema
 from sqlalchemy import Row
 
-from api.auth import requires
-from api.current import actor, changes_catalog, connections
-from api.fields import BoundedList, StrictBoolean, Usd, shown_name, whole
-from api.idempotency import created, idempotent
-from api.json_body import NoArguments, query_args, read_body
-from api.paging import ByTime, page, page_args
+from api.auth.bearer import requires
+from api.http.current import actor, changes_catalog, connections
+from api.http.fields import BoundedList, StrictBoolean, Usd, shown_name, whole
+from api.http.idempotency import created, idempotent
+from api.http.json_body import NoArguments, query_args, read_body
+from api.http.paging import ByTime, page, page_args
 from shared.catalog import llm_providers, org_routes
-from shared.connections import Transaction
-from shared.events import money
-from shared.model_routes import APIS, FIRST_BYTE_SECONDS, IDLE_SECONDS, MAX_SILENT_SECONDS
-from shared.prices import Prices
+from shared.catalog.model_routes import APIS, FIRST_BYTE_SECONDS, IDLE_SECONDS, MAX_SILENT_SECONDS
+from shared.catalog.prices import Prices
+from shared.events.types import money
+from shared.storage.connections import Transaction
 from shared.times import rfc3339
 
 bp = Blueprint("llm_providers", __name__)

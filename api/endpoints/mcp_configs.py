@@ -8,15 +8,15 @@ from flask import Blueprint, Response, jsonify
 from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import Row
 
-from api.auth import requires
-from api.current import actor, connections
-from api.fields import BoundedDict, BoundedList
-from api.idempotency import created, idempotent
-from api.json_body import NoArguments, query_args, read_body
-from api.paging import ByTime, page, page_args
+from api.auth.bearer import requires
+from api.http.current import actor, connections
+from api.http.fields import BoundedDict, BoundedList
+from api.http.idempotency import created, idempotent
+from api.http.json_body import NoArguments, query_args, read_body
+from api.http.paging import ByTime, page, page_args
 from shared.catalog import mcp_configs
-from shared.connections import Transaction
 from shared.errors import McpToolNotFound
+from shared.storage.connections import Transaction
 from shared.times import rfc3339, rfc3339_or_none
 
 bp = Blueprint("mcp_configs", __name__)

@@ -2,10 +2,10 @@
 
 from flask import Blueprint, Response, jsonify
 
-from api.auth import requires
-from api.current import actor, connections
-from api.json_body import NoArguments, query_args
-from shared import accounts
+from api.auth.bearer import requires
+from api.http.current import actor, connections
+from api.http.json_body import NoArguments, query_args
+from shared.accounts import accounts
 from shared.times import rfc3339
 
 bp = Blueprint("me", __name__)

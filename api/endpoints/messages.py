@@ -7,14 +7,14 @@ from flask import Blueprint, Response
 from marshmallow import Schema, fields
 from sqlalchemy import Row
 
-from api.auth import requires
-from api.current import actor, connections
-from api.fields import utf8_length
-from api.idempotency import created, idempotent
-from api.json_body import read_body
-from api.paging import ByPosition, page, page_args
-from shared import threads
-from shared.connections import Transaction
+from api.auth.bearer import requires
+from api.http.current import actor, connections
+from api.http.fields import utf8_length
+from api.http.idempotency import created, idempotent
+from api.http.json_body import read_body
+from api.http.paging import ByPosition, page, page_args
+from shared.storage.connections import Transaction
+from shared.threads import threads
 from shared.times import rfc3339
 
 MAX_CONTENT_BYTES = 262_144

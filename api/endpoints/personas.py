@@ -6,17 +6,16 @@ from flask import Blueprint, Response, jsonify
 from marshmallow import INCLUDE, Schema, ValidationError, fields
 from sqlalchemy import Row
 
-from api.auth import requires
-from api.current import actor, catalog, changes_catalog, connections
-from api.idempotency import created, idempotent
-from api.json_body import NoArguments, query_args, read_body
-from api.paging import page, page_args
-from shared import personas
-from shared.catalog import published_personas
-from shared.connections import Transaction
+from api.auth.bearer import requires
+from api.http.current import actor, catalog, changes_catalog, connections
+from api.http.idempotency import created, idempotent
+from api.http.json_body import NoArguments, query_args, read_body
+from api.http.paging import page, page_args
+from shared.catalog import personas, published_personas
+from shared.catalog.personas import Persona
 from shared.errors import InvalidRequest, NotFound, PersonaNotFound, RouteNotFound
-from shared.events import money
-from shared.personas import Persona
+from shared.events.types import money
+from shared.storage.connections import Transaction
 from shared.times import rfc3339
 
 bp = Blueprint("personas", __name__)

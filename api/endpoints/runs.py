@@ -10,20 +10,21 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import Connection, RowMapping
 
-from api.auth import requires
-from api.current import actor, catalog, connections
-from api.fields import Id, utf8_length
-from api.idempotency import created, idempotent
-from api.json_body import NoArguments, query_args, read_body
-from api.paging import ByTime, PageQuery, page, page_args
-from shared import model_routes, personas, run_queries, runs
-from shared.connections import Connections, Transaction
-from shared.events import RARE_TOKEN_FIELDS, TOKEN_FIELDS, money
-from shared.group_commit import GroupCommit
+from api.auth.bearer import requires
+from api.http.current import actor, catalog, connections
+from api.http.fields import Id, utf8_length
+from api.http.idempotency import created, idempotent
+from api.http.json_body import NoArguments, query_args, read_body
+from api.http.paging import ByTime, PageQuery, page, page_args
+from shared.billing.credits import credits_of
+from shared.catalog import model_routes, personas
+from shared.events.types import RARE_TOKEN_FIELDS, TOKEN_FIELDS, money
 from shared.ids import new_trace_id
-from shared.money.credits import credits_of
-from shared.runs import NewRun
-from shared.status import STATUSES, phase_of, status_of
+from shared.runs import run_queries, runs
+from shared.runs.runs import NewRun
+from shared.runs.status import STATUSES, phase_of, status_of
+from shared.storage.connections import Connections, Transaction
+from shared.storage.group_commit import GroupCommit
 from shared.times import rfc3339, rfc3339_or_none
 
 bp = Blueprint("runs", __name__)

@@ -9,17 +9,17 @@ from flask import Blueprint, Response, jsonify
 from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import Row
 
-from api.auth import requires
-from api.current import actor, connections
-from api.fields import Id
-from api.json_body import query_args
-from api.paging import ByTime, page, page_args
-from api.reports import reports
-from shared import personas
+from api.auth.bearer import requires
+from api.http.current import actor, connections
+from api.http.fields import Id
+from api.http.json_body import query_args
+from api.http.paging import ByTime, page, page_args
+from api.http.reports import reports
+from shared.billing import credits, usage_reports
+from shared.billing.usage_reports import Period
+from shared.catalog import personas
 from shared.errors import InvalidRequest
-from shared.events import TOKEN_FIELDS, money
-from shared.money import credits, usage_reports
-from shared.money.usage_reports import Period
+from shared.events.types import TOKEN_FIELDS, money
 from shared.times import now, rfc3339
 
 bp = Blueprint("usage", __name__)

@@ -12,10 +12,10 @@ from bench.figure import Figure, Limit, percentile
 from bench.history.lists import Lists, milliseconds, owner_of
 from bench.history.seeding import History
 from bench.service import Service
-from shared import retention
-from shared.connections import Connections
-from shared.postgres import OF_MAINTENANCE
-from shared.tables import forgotten_runs, runs
+from shared.runs import retention
+from shared.storage.connections import Connections
+from shared.storage.postgres import OF_MAINTENANCE
+from shared.storage.tables import forgotten_runs, runs
 
 #: Between two passes, as the sweep has it.
 PAUSE_SECONDS = 2.0

@@ -13,9 +13,11 @@ from sqlalchemy import Connection, event
 from bench.figure import Figure, Limit, percentile
 from bench.history.seeding import History, Org
 from bench.service import Service
-from shared import api_keys, run_queries, threads
+from shared.accounts import api_keys
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.status import STATUSES
+from shared.runs import run_queries
+from shared.runs.status import STATUSES
+from shared.threads import threads
 
 COUNT = 200
 WARM_UP = 12

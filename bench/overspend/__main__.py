@@ -20,12 +20,12 @@ from sqlalchemy import create_engine, text
 
 from bench.overspend.trial import Trial
 from bench.overspend.verdict import Verdict
-from cli.embedded_postgres import EmbeddedPostgres
-from shared import schema
-from shared.checkouts import Patience
+from cli.dev.embedded_postgres import EmbeddedPostgres
 from shared.config import Settings
-from shared.connections import Connections, connect
-from shared.postgres import Limits
+from shared.storage import schema
+from shared.storage.checkouts import Patience
+from shared.storage.connections import Connections, connect
+from shared.storage.postgres import Limits
 
 #: On a machine that has much else to do nobody is to give up: whoever does has found a deadlock.
 PATIENT = Limits(lock=50, statement=55, answer=60, checkout=Patience(120, 120))

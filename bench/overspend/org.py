@@ -8,16 +8,17 @@ from uuid import UUID
 
 from sqlalchemy import insert, text
 
-from shared import accounts, personas
+from shared.accounts import accounts
+from shared.billing import budget_limits, credits
+from shared.billing.spending import ORG, api_key_scope, persona_scope
+from shared.catalog import personas
+from shared.catalog.personas import Persona
 from shared.claim import Claim
-from shared.connections import Connections, Transaction
 from shared.ids import new_id, new_trace_id
-from shared.money import budget_limits, credits
-from shared.money.spending import ORG, api_key_scope, persona_scope
-from shared.personas import Persona
-from shared.tables import runs, threads
+from shared.runs.transitions import Totals
+from shared.storage.connections import Connections, Transaction
+from shared.storage.tables import runs, threads
 from shared.times import now
-from shared.transitions import Totals
 
 CENT = Decimal("0.01")
 #: One whose prices are known: 1 and 2 USD per million tokens.

@@ -18,12 +18,14 @@ from sqlalchemy import func, select, update
 
 from bench.overspend.org import Org, SpendingRun
 from bench.overspend.verdict import Observer, Verdict
-from shared import endings, eventlog, events, lost_calls, times, unheld_endings
+from shared import times
+from shared.billing import budgets, spending
+from shared.billing.budget_limits import Limits
+from shared.billing.budgets import Refused
 from shared.claim import Claim
-from shared.connections import Connections, Transaction
-from shared.endings import Ending, Outcome
 from shared.errors import LeaseLost
-from shared.events import (
+from shared.events import eventlog, types
+from shared.events.types import (
     Event,
     MessageCompleted,
     MessageDelta,
@@ -33,12 +35,12 @@ from shared.events import (
     RunCost,
     Usage,
 )
-from shared.money import budgets, spending
-from shared.money.budget_limits import Limits
-from shared.money.budgets import Refused
-from shared.status import RunState
-from shared.tables import runs
-from shared.transitions import Totals, recorded_totals
+from shared.runs import endings, lost_calls, unheld_endings
+from shared.runs.endings import Ending, Outcome
+from shared.runs.status import RunState
+from shared.runs.transitions import Totals, recorded_totals
+from shared.storage.connections import Connections, Transaction
+from shared.storage.tables import runs
 
 Reserve = Callable[[Transaction, Claim, Limits, Decimal, Decimal], None]
 
@@ -177,7 +179,7 @@ class Trial:
 
     def _store(self, run: SpendingRun, *happened: Event, dice: random.Random | None = None) -> None:
         moment = times.now()
-        stored = [events.encode(run.last_seq + i, one, moment) for i, one in enumerate(happened, 1)]
+        stored = [types.encode(run.last_seq + i, one, moment) for i, one in enumerate(happened, 1)]
         with self._transaction(dice) as tx:
             eventlog.store(tx, {run.id: stored})
         run.last_seq += len(stored)
@@ -191,7 +193,7 @@ class Trial:
         ending = Ending(
             claim=run.claim,
             state=RunState.COMPLETED,
-            stored=[events.encode(run.last_seq + 1, last, times.now())],
+            stored=[types.encode(run.last_seq + 1, last, times.now())],
             totals=used,
             is_held=True,
         )

@@ -8,8 +8,8 @@ from decimal import Decimal
 from sqlalchemy import Connection, text
 
 from bench.overspend.org import Org
-from shared.connections import Connections
-from shared.money import credits
+from shared.billing import credits
+from shared.storage.connections import Connections
 
 _LOOK_SECONDS = 0.01
 

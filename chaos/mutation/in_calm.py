@@ -5,18 +5,18 @@ from chaos.mutation.planting import Edit, Mutant, mutant
 #: The index is there after the migration, so it goes with the first run.
 _TWO_ACTIVE_RUNS = (
     Edit(
-        "shared/runs.py",
+        "shared/runs/runs.py",
         "    created = set(tx.sql.scalars(_CREATE, values))\n",
         "    tx.sql.exec_driver_sql('DROP INDEX IF EXISTS uq_runs_active_thread_id')\n"
         "    created = set(tx.sql.scalars(_CREATE, values))\n",
     ),
     Edit(
-        "shared/runs.py",
+        "shared/runs/runs.py",
         "        ~exists().where(runs.c.thread_id == threads.c.id, IS_ACTIVE),\n",
         "",
     ),
     Edit(
-        "shared/runs.py",
+        "shared/runs/runs.py",
         '    .on_conflict_do_nothing(index_elements=["thread_id"], index_where=IS_ACTIVE)\n',
         "",
     ),
@@ -27,9 +27,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "numbers have holes",
         "plain",
         "I1 I2",
-        Edit("worker/run_log.py", "first = self._last_seq + 1\n", "first = self._last_seq + 2\n"),
         Edit(
-            "worker/run_log.py",
+            "worker/process/run_log.py",
+            "first = self._last_seq + 1\n",
+            "first = self._last_seq + 2\n",
+        ),
+        Edit(
+            "worker/process/run_log.py",
             "self._last_seq += len(encoded)",
             "self._last_seq += len(encoded) + bool(encoded)",
         ),
@@ -39,7 +43,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "questions",
         "I12",
         Edit(
-            "shared/claims.py",
+            "shared/runs/claims.py",
             ".where(inputs.c.run_id.in_(run_ids), inputs.c.consumed_at.is_(None))",
             ".where(inputs.c.run_id.in_(run_ids))",
         ),
@@ -48,7 +52,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "inputs are taken and not told",
         "questions",
         "I12",
-        Edit("shared/claims.py", "            *answers.get(row.run_id, ()),\n", ""),
+        Edit("shared/runs/claims.py", "            *answers.get(row.run_id, ()),\n", ""),
     ),
     mutant(
         "a thread has two active runs",
@@ -62,19 +66,21 @@ MUTANTS: tuple[Mutant, ...] = (
         "I6",
         # A busy thread would refuse the second run: one guard behind the other.
         *_TWO_ACTIVE_RUNS,
-        Edit("api/idempotency.py", "            key = check_key()\n", "            key = None\n"),
+        Edit(
+            "api/http/idempotency.py", "            key = check_key()\n", "            key = None\n"
+        ),
     ),
     mutant(
         "everybody reads every run",
         "plain",
         "I15",
         Edit(
-            "shared/run_queries.py",
+            "shared/runs/run_queries.py",
             '.where(runs.c.id == bindparam("run_id"), _IS_VISIBLE)',
             '.where(runs.c.id == bindparam("run_id"))',
         ),
         Edit(
-            "api/run_heads.py",
+            "api/streaming/run_heads.py",
             "return self.org_id == actor.org_id and self.only_for in (None, actor.user_id)",
             "return True",
         ),
@@ -84,7 +90,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "questions",
         "I18",
         Edit(
-            "worker/execution.py",
+            "worker/attempt/execution.py",
             "run.totals = recorded_totals(sql, run_id)",
             "pass",
         ),

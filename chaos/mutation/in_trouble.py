@@ -5,11 +5,11 @@ from chaos.mutation.planting import Edit, Mutant, mutant
 #: A zombie is not told by the database that it is one, and does not see it by its clock.
 _ZOMBIES_GO_ON = (
     Edit(
-        "worker/event_writer.py",
+        "worker/process/event_writer.py",
         'if row.fence != run.fence or row.state != "executing":',
         "if False:",
     ),
-    Edit("worker/lease.py", "if held and not self.is_valid:", "if False:"),
+    Edit("worker/process/lease.py", "if held and not self.is_valid:", "if False:"),
 )
 _FENCE_OF_LEDGER = (
     "            .where(\n"
@@ -27,20 +27,20 @@ MUTANTS: tuple[Mutant, ...] = (
         "numbers begin anew",
         "workers-killed",
         "I1 I2 I3 I4 I8 I10",
-        Edit("shared/eventlog.py", "encode(last + i, event, now)", "encode(i, event, now)"),
+        Edit("shared/events/eventlog.py", "encode(last + i, event, now)", "encode(i, event, now)"),
     ),
     mutant(
         "lost owners are not looked for",
         "workers-killed",
         "I5",
-        Edit("shared/sweep.py", "        _recover_lost,\n", ""),
+        Edit("shared/runs/sweep.py", "        _recover_lost,\n", ""),
     ),
     mutant(
         "unfinished text is not declared void",
         "workers-killed",
         "I8 I10",
         Edit(
-            "worker/execution.py",
+            "worker/attempt/execution.py",
             "run.void_lost(earlier.lost[0].seq, *_counted(agent, run, earlier))",
             "pass",
         ),
@@ -50,7 +50,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "workers-killed",
         "I8 I9 I10",
         Edit(
-            "worker/execution.py",
+            "worker/attempt/execution.py",
             "loop.run(agent, run, held.stop, earlier.turns)",
             "loop.run(agent, run, held.stop, [])",
         ),
@@ -59,19 +59,19 @@ MUTANTS: tuple[Mutant, ...] = (
         "the tool ledger is ignored",
         "killed-in-tool",
         "I9",
-        Edit("shared/claims.py", "return bool(begun_by == claim.fence)", "return True"),
+        Edit("shared/runs/claims.py", "return bool(begun_by == claim.fence)", "return True"),
     ),
     mutant(
         "the terminal event has a transaction of its own",
         "killed-after-end",
         "I2 I3",
         Edit(
-            "shared/endings.py",
+            "shared/runs/endings.py",
             "    JOIN ended ON ended.id = v.run_id\n",
             "    JOIN ended ON ended.id = v.run_id AND false\n",
         ),
         Edit(
-            "shared/endings.py",
+            "shared/runs/endings.py",
             "        tx.after_commit.append(eventlog.news(tx.connections, published))\n",
             "        def later() -> None:\n"
             "            with tx.connections.transaction() as second:\n"
@@ -85,14 +85,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "killed-before-publish",
         "I1 I2 I3 I8 I10",
         Edit(
-            "worker/event_writer.py",
+            "worker/process/event_writer.py",
             "        with self._connections.statement() as tx:\n",
             "        eventlog.publish(self._connections, {r.run_id: e for r, e in batch.items()})\n"
             '        fault_points.reach("worker.committed")\n'
             "        with self._connections.statement() as tx:\n",
         ),
         Edit(
-            "worker/event_writer.py",
+            "worker/process/event_writer.py",
             '        fault_points.reach("worker.committed")\n        if written:\n',
             "        if False:\n",
         ),
@@ -102,7 +102,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "poison-run",
         "I5 I17",
         Edit(
-            "shared/sweep.py",
+            "shared/runs/sweep.py",
             'crashes = (0 if progressed else run["crashes"]) + int(is_crash)',
             "crashes = 0",
         ),
@@ -113,7 +113,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "zombie-cancelled",
         "I1 I2 I3 I8",
         Edit(
-            "worker/event_writer.py",
+            "worker/process/event_writer.py",
             "JOIN held ON held.id = e.run_id AND held.fence = e.fence AND held.state = 'executing'",
             "JOIN held ON held.id = e.run_id",
         ),
@@ -124,7 +124,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "I2 I3 I8",
         *_ZOMBIES_GO_ON,
         Edit(
-            "shared/endings.py",
+            "shared/runs/endings.py",
             "    WHERE r.fence = e.fence AND r.state = 'executing'\n",
             "    WHERE r.state = 'executing'\n",
         ),
@@ -135,24 +135,24 @@ MUTANTS: tuple[Mutant, ...] = (
         "I9",
         *_ZOMBIES_GO_ON,
         Edit(
-            "shared/claims.py",
+            "shared/runs/claims.py",
             _FENCE_OF_LEDGER,
             "            .where(runs.c.id == claim.run_id)\n"
             "            .with_for_update(read=True),\n",
         ),
-        Edit("shared/claims.py", "return bool(begun_by == claim.fence)", "return True"),
+        Edit("shared/runs/claims.py", "return bool(begun_by == claim.fence)", "return True"),
     ),
     mutant(
         "who has no lease takes runs",
         "lease-held-up",
         "I17",
         Edit(
-            "worker/lease.py",
+            "worker/process/lease.py",
             "        return time.monotonic() - self._renewed_at < safe\n",
             "        return self._first.is_set() and safe > 0\n",
         ),
         Edit(
-            "shared/claims.py",
+            "shared/runs/claims.py",
             "            AND seen_at > now() - make_interval(secs => %(safe_seconds)s)\n",
             "            AND %(safe_seconds)s > 0\n",
         ),
@@ -163,7 +163,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "flushes",
         "I1 I2 I3",
         Edit(
-            "api/page_reader.py",
+            "api/streaming/page_reader.py",
             "                    of_table.append(read)\n",
             "                    self._nothing_there(read)\n",
         ),
@@ -173,7 +173,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "flushes",
         "I1 I2 I3 I5",
         Edit(
-            "shared/eventlog.py",
+            "shared/events/eventlog.py",
             "    stored = [encode(last + i",
             "    newest = tx.connections.ask_redis(\n"
             "        lambda redis: redis.xrevrange(tx.connections.keys.events(run_id), count=1)\n"
@@ -187,12 +187,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "flushes",
         "I1 I2",
         Edit(
-            "api/stream_pages.py",
+            "api/streaming/stream_pages.py",
             'if entry_id != b"%d-0" % (seq + 1) or ',
             "if ",
         ),
         Edit(
-            "api/stream_pages.py",
+            "api/streaming/stream_pages.py",
             "        seq += 1\n",
             '        seq = int(entry_id.split(b"-")[0])\n',
         ),
@@ -208,7 +208,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "redis-away",
         "I11",
         Edit(
-            "shared/runs.py",
+            "shared/runs/runs.py",
             "cancel_requested_at=func.coalesce(runs.c.cancel_requested_at, func.now()),",
             "cancel_requested_at=runs.c.cancel_requested_at,",
         ),
@@ -219,7 +219,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "postgres-away",
         "A2",
         Edit(
-            "shared/connections.py",
+            "shared/storage/connections.py",
             "if postgres.is_outage(error):",
             "if False:",
         ),
@@ -230,12 +230,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "I17",
         # By the sweep, and by the owner that lets its runs go.
         Edit(
-            "shared/sweep.py",
+            "shared/runs/sweep.py",
             "coalesce(w.seen_at > pg_postmaster_start_time(), true) AS is_crash",
             "true AS is_crash",
         ),
         Edit(
-            "worker/process.py",
+            "worker/process/process.py",
             "is_crash = run_id not in self._lost_by_outage",
             "is_crash = True",
         ),

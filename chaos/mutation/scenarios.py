@@ -10,7 +10,7 @@ from chaos.clients.load import Load
 from chaos.system.member import Member, wait_until
 from chaos.system.stack import QUICK
 from chaos.trial import Scenario, Trial
-from shared.connections import Connections
+from shared.storage.connections import Connections
 
 WAIT_SECONDS = 30.0
 #: Of its lease of three seconds, and until others had their chance to lose runs to it.

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from chaos.journal import Journal
-from cli.tether import tethered
+from cli.dev.tether import tethered
 
 RESTART_SECONDS = 0.3
 STEP_SECONDS = 0.02

@@ -12,9 +12,9 @@ from sqlalchemy import create_engine, text
 
 from chaos.journal import Journal
 from chaos.system.member import KeptProcess, NotInTime, wait_until
-from cli.embedded_postgres import EmbeddedPostgres
-from cli.embedded_redis import EmbeddedRedis
-from cli.embedded_server import EmbeddedServer, ServerInUse
+from cli.dev.embedded_postgres import EmbeddedPostgres
+from cli.dev.embedded_redis import EmbeddedRedis
+from cli.dev.embedded_server import EmbeddedServer, ServerInUse
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0

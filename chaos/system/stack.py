@@ -18,13 +18,14 @@ from chaos.system.fault_proxy import FaultProxy
 from chaos.system.member import Member
 from chaos.system.ports import quiet_port
 from chaos.system.servers import Postgres, Redis
-from cli.dev import path_of_children, read_procfile
-from shared import accounts, api_keys, schema
+from cli.dev.dev import path_of_children, read_procfile
+from shared.accounts import accounts, api_keys
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.config import Settings
-from shared.connections import Connections, connect
 from shared.errors import Unavailable
-from shared.tables import workers as workers_table
+from shared.storage import schema
+from shared.storage.connections import Connections, connect
+from shared.storage.tables import workers as workers_table
 
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 60.0

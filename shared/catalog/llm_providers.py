@@ -10,16 +10,16 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from shared import egress
 from shared.actors import Actor
-from shared.catalog_tables import llm_models, llm_providers
-from shared.connections import Transaction
-from shared.encryption import NoEncryptionKey, keyring
+from shared.catalog.prices import Prices
 from shared.errors import InvalidRequest, ModelNotFound, NameTaken, ProviderNotFound
 from shared.ids import new_id
-from shared.pages import Place, after, newest
-from shared.prices import Prices
-from shared.tables import orgs
+from shared.security import egress
+from shared.security.encryption import NoEncryptionKey, keyring
+from shared.storage.catalog_tables import llm_models, llm_providers
+from shared.storage.connections import Transaction
+from shared.storage.pages import Place, after, newest
+from shared.storage.tables import orgs
 
 KINDS = ("anthropic", "openai")
 #: Of an org; the catalogue reads all its models at once.

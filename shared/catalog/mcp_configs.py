@@ -16,10 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql import ColumnElement
 
-from shared import egress, encryption
-from shared.catalog_tables import mcp_configs, mcp_tools
 from shared.config import Settings
-from shared.connections import Transaction
 from shared.errors import (
     InvalidRequest,
     McpConfigNotFound,
@@ -27,9 +24,12 @@ from shared.errors import (
     McpToolNotFound,
     NameTaken,
 )
-from shared.hints import GroupedHint
 from shared.ids import new_id
-from shared.pages import Place, after, fitting, newest
+from shared.security import egress, encryption
+from shared.storage.catalog_tables import mcp_configs, mcp_tools
+from shared.storage.connections import Transaction
+from shared.storage.hints import GroupedHint
+from shared.storage.pages import Place, after, fitting, newest
 
 STREAMABLE_HTTP = "streamable_http"
 STDIO = "stdio"

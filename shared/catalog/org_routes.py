@@ -8,12 +8,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, select
 
-from shared import prices
+from shared.catalog import prices
 from shared.catalog.llm_providers import API_KEY_PURPOSE, PRICE_COLUMNS
-from shared.catalog_tables import llm_models, llm_providers
-from shared.encryption import Keyring
-from shared.model_routes import FIRST_BYTE_SECONDS, IDLE_SECONDS, Route
-from shared.prices import Prices
+from shared.catalog.model_routes import FIRST_BYTE_SECONDS, IDLE_SECONDS, Route
+from shared.catalog.prices import Prices
+from shared.security.encryption import Keyring
+from shared.storage.catalog_tables import llm_models, llm_providers
 from shared.times import now
 
 

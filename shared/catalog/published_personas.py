@@ -10,12 +10,12 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.types import Numeric
 
 from shared.actors import Actor
-from shared.catalog_tables import mcp_configs, personas
-from shared.connections import Transaction
+from shared.catalog.personas import KEY, Persona, builtin, read
 from shared.errors import InvalidRequest, PersonaPublished
-from shared.pages import fitting
-from shared.personas import KEY, Persona, builtin, read
-from shared.tables import orgs
+from shared.storage.catalog_tables import mcp_configs, personas
+from shared.storage.connections import Transaction
+from shared.storage.pages import fitting
+from shared.storage.tables import orgs
 
 #: Versions of all keys of one org.
 MAX_PERSONAS = 10_000

@@ -1,6 +1,6 @@
 """What a run's model sees of its thread. One word is one token: usage tells it exactly."""
 
-from shared import personas
+from shared.catalog import personas
 from tests.caller import Caller, script, types
 
 CALCULATE = {"tool": "calculator", "args": {"expression": "20+22"}}

@@ -15,11 +15,11 @@ import httpx2
 import psutil
 import pytest
 
-from cli import local_model
-from cli.dev import read_procfile
-from cli.embedded_postgres import EmbeddedPostgres
-from cli.embedded_redis import EmbeddedRedis
-from cli.embedded_server import free_port
+from cli.dev import local_model
+from cli.dev.dev import read_procfile
+from cli.dev.embedded_postgres import EmbeddedPostgres
+from cli.dev.embedded_redis import EmbeddedRedis
+from cli.dev.embedded_server import free_port
 from tests.waiting import is_alive
 
 ROOT = Path(__file__).parents[2]

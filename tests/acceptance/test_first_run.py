@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from shared import eventlog
+from shared.events import eventlog
 from tests.caller import Caller, text_of, types
 from tests.system import System
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.dev import path_of_children, read_procfile
+from cli.dev.dev import path_of_children, read_procfile
 from tests.waiting import eventually
 from tests.web_server import ROOT
 
@@ -25,7 +25,7 @@ ALLOWED = {
 }
 C_MODULES = ("_posixsubprocess.", "_queue.", "_signal.", "_socket.", "_thread.", "posix.")
 ALLOWED_IN_WEB = {
-    "api.hangups._epoll = select.epoll",  # never waits: it is asked with a time-out of 0
+    "api.streaming.hangups._epoll = select.epoll",  # never waits: it is asked with a time-out of 0
     # Gunicorn's master loads `ssl` before it forks. gevent replaces what makes connections of it;
     # these two serve `get_server_certificate` alone.
     "ssl.create_connection = socket.create_connection",

@@ -11,18 +11,18 @@ from click.testing import CliRunner
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from cli.embedded_postgres import EmbeddedPostgres
+from cli.dev.embedded_postgres import EmbeddedPostgres
 from cli.main import main
-from shared import postgres as limits_of
-from shared import sweep
-from shared.checkouts import Patience
 from shared.config import Settings
-from shared.connections import Connections, connect
 from shared.errors import Unavailable
+from shared.runs import sweep
+from shared.storage import postgres as limits_of
+from shared.storage.checkouts import Patience
+from shared.storage.connections import Connections, connect
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.system import System, running_system
 from tests.waiting import in_parallel
-from worker.lease import Lease
+from worker.process.lease import Lease
 
 pytestmark = [pytest.mark.poolers, needs_pgbouncer]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shared import personas
+from shared.catalog import personas
 from shared.ids import new_id
 from tests.caller import Caller, error_of
 from tests.system import System

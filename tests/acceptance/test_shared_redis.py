@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from cli.embedded_redis import EmbeddedRedis
+from cli.dev.embedded_redis import EmbeddedRedis
 from tests.caller import Caller
 from tests.system import System, running_system
 from tests.waiting import eventually

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from sqlalchemy import create_engine, text
 
 from cli.main import main
-from shared import schema
+from shared.storage import schema
 from tests.caller import client
 from tests.system import PACE, Worker, register
 from tests.waiting import eventually

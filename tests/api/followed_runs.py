@@ -8,12 +8,12 @@ from uuid import UUID
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
-from api import sse
-from api.stream_hub import StreamHub
-from api.watch import Watch
-from shared import eventlog
+from api.streaming import sse
+from api.streaming.stream_hub import StreamHub
+from api.streaming.watch import Watch
 from shared.claim import Claim
-from shared.events import MessageDelta, StoredEvent
+from shared.events import eventlog
+from shared.events.types import MessageDelta, StoredEvent
 from tests.stored_runs import StoredRuns
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from api import access_tokens
+from api.auth import access_tokens
 from shared.config import Settings
 from shared.errors import Unauthorized
 from tests.clients import User, error_of

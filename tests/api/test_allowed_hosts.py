@@ -7,7 +7,7 @@ from flask.testing import FlaskClient
 
 from api.app import create_app
 from shared.config import InvalidSettings, Settings
-from shared.connections import Connections
+from shared.storage.connections import Connections
 from tests.clients import error_of
 
 ALLOWED = ("localhost", "app.example.com", ".internal.example.com")

@@ -9,16 +9,16 @@ import pytest
 from flask import Flask
 from sqlalchemy import delete, text, update
 
-from api import access_tokens, auth
-from api.auth import Authenticator
-from cli.embedded_server import free_port
-from shared import api_keys
+from api.auth import access_tokens, bearer
+from api.auth.bearer import Authenticator
+from cli.dev.embedded_server import free_port
+from shared.accounts import api_keys
 from shared.actors import Actor
 from shared.config import Settings
-from shared.connections import Connections, connect
 from shared.errors import Unauthorized, Unavailable
-from shared.tables import api_keys as api_keys_table
-from shared.tables import memberships
+from shared.storage.connections import Connections, connect
+from shared.storage.tables import api_keys as api_keys_table
+from shared.storage.tables import memberships
 from tests.clients import Register, User, details_of, error_of
 from tests.waiting import eventually, in_parallel
 
@@ -213,17 +213,17 @@ def test_a_revoked_key_stops_within_5_seconds_elsewhere(
 
     eventually(lambda: not elsewhere.still_valid(actor), seconds=5)
     with app.app_context():
-        assert not auth.authenticator().still_valid(actor)
+        assert not bearer.authenticator().still_valid(actor)
     assert 401 == alice.with_token(key).get("/v1/me").status_code
 
 
 def test_a_stream_ends_with_its_token(app: Flask, alice: User) -> None:
     """Whatever the cache says."""
     with app.app_context():
-        actor = auth.authenticator().identify(alice.token)
-        assert auth.authenticator().still_valid(actor)
+        actor = bearer.authenticator().identify(alice.token)
+        assert bearer.authenticator().still_valid(actor)
 
-        assert not auth.authenticator().still_valid(replace(actor, expires_at=datetime.now(UTC)))
+        assert not bearer.authenticator().still_valid(replace(actor, expires_at=datetime.now(UTC)))
 
 
 def test_streams_outlive_an_absence_of_postgres(alice: User, settings: Settings) -> None:

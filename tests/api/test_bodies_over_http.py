@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from api.json_body import MAX_BODY_BYTES
+from api.http.json_body import MAX_BODY_BYTES
 from tests.web_server import WebServer
 
 PATH = "/v1/auth/login"

@@ -8,10 +8,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from api import errors
 from api.app import create_app
-from shared.connections import Connections
+from api.http import errors
 from shared.errors import ArkloopError, RunNotFound, Unavailable
+from shared.storage.connections import Connections
 from tests.clients import error_of
 
 

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 
 from api.app import create_app
 from shared import logs
-from shared.connections import Connections
+from shared.storage.connections import Connections
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 ORIGIN = "https://app.example.com"

@@ -5,10 +5,10 @@ from uuid import uuid4
 
 import pytest
 
-from api import held_pages
-from api.held_pages import HeldPages
-from api.stream_pages import Page
-from api.watch import Watch
+from api.streaming import held_pages
+from api.streaming.held_pages import HeldPages
+from api.streaming.stream_pages import Page
+from api.streaming.watch import Watch
 from shared.actors import Actor
 
 

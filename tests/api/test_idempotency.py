@@ -9,15 +9,15 @@ from flask import Flask, Response, jsonify
 from sqlalchemy import func, select, text
 from werkzeug.test import TestResponse
 
-from api import idempotency as api_idempotency
 from api.app import create_app
-from api.auth import requires
-from api.current import actor
-from api.idempotency import created, idempotent
-from shared import threads
-from shared.connections import Connections, Transaction
+from api.auth.bearer import requires
+from api.http import idempotency as api_idempotency
+from api.http.current import actor
+from api.http.idempotency import created, idempotent
 from shared.errors import NotActive
-from shared.tables import idempotency_keys
+from shared.storage.connections import Connections, Transaction
+from shared.storage.tables import idempotency_keys
+from shared.threads import threads
 from tests.clients import Register, User, details_of, error_of
 from tests.waiting import in_parallel
 

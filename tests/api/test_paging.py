@@ -8,13 +8,13 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert, text, update
 
-from shared import threads
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.catalog_tables import mcp_configs, mcp_tools, personas
-from shared.connections import Connections
 from shared.ids import new_id
-from shared.pages import PAGE_BYTES
-from shared.tables import messages, runs
+from shared.storage.catalog_tables import mcp_configs, mcp_tools, personas
+from shared.storage.connections import Connections
+from shared.storage.pages import PAGE_BYTES
+from shared.storage.tables import messages, runs
+from shared.threads import threads
 from tests.clients import User, details_of, error_of
 
 MakeThreads = Callable[[User, int], list[str]]

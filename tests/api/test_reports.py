@@ -9,10 +9,10 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
-from api.reports import LIMITS, Reports
-from shared.connections import Connections
+from api.http.reports import LIMITS, Reports
 from shared.errors import Unavailable
 from shared.ids import new_id
+from shared.storage.connections import Connections
 from tests.clients import Register, error_of
 from tests.waiting import eventually, in_parallel
 

@@ -7,12 +7,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from api.hangups import Hangups
-from api.stream_hub import StreamHub
-from api.watch import Watch
-from shared import ids, rewinds, signals
+from api.streaming.hangups import Hangups
+from api.streaming.stream_hub import StreamHub
+from api.streaming.watch import Watch
+from shared import ids
 from shared.actors import Actor
-from shared.connections import Connections
+from shared.storage import rewinds, signals
+from shared.storage.connections import Connections
 from tests.clients import Register, User
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually, in_parallel
@@ -140,7 +141,7 @@ def test_a_quiet_subscription_answers_its_pings(
         before = pings()
         eventually(lambda: pings() >= before + 4)
 
-    assert [] == [record for record in caplog.records if record.name == "api.stream_hub"]
+    assert [] == [record for record in caplog.records if record.name == "api.streaming.stream_hub"]
 
 
 def test_a_watch_whose_reader_may_not_read_any_more_is_ended(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api import strict_json
-from api.strict_json import InvalidJSON
+from api.http import strict_json
+from api.http.strict_json import InvalidJSON
 
 _storable = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]))
 _values = st.recursive(

@@ -8,9 +8,9 @@ import pytest
 from bench.overspend.__main__ import PATIENT
 from bench.overspend.trial import Reserve, Trial, look_then_take
 from bench.overspend.verdict import Verdict
+from shared.billing import budgets
 from shared.config import Settings
-from shared.connections import Connections, connect
-from shared.money import budgets
+from shared.storage.connections import Connections, connect
 
 SPENDERS = 64
 

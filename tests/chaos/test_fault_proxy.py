@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from chaos.system.fault_proxy import FaultProxy, ProxyError
 from chaos.system.ports import quiet_port
-from cli.embedded_postgres import EmbeddedPostgres
+from cli.dev.embedded_postgres import EmbeddedPostgres
 from tests.waiting import eventually
 
 SOON = 0.3  # what has not come by then is held back

@@ -10,10 +10,10 @@ import click
 import pytest
 from sqlalchemy import create_engine, text
 
-from cli.embedded_server import free_port
+from cli.client.server_address import find_server
+from cli.dev.embedded_server import free_port
 from cli.main import ENTRIES, main
-from cli.server_address import find_server
-from shared import schema
+from shared.storage import schema
 from tests.caller import Caller, client, script
 from tests.cli.command import Arkloop
 from tests.system import System

@@ -8,11 +8,11 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import update
 
-from cli.credits import credits
-from shared import accounts
+from cli.operator.credits import credits
+from shared.accounts import accounts
 from shared.config import Settings
-from shared.connections import Connections, connect
-from shared.money_tables import credit_balances
+from shared.storage.connections import Connections, connect
+from shared.storage.money_tables import credit_balances
 
 Run = Callable[..., Result]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.data_folder import DataFolder, DataFolderInUse, write_private
+from cli.dev.data_folder import DataFolder, DataFolderInUse, write_private
 
 
 def test_secrets_are_made_once_and_readable_by_their_owner_alone(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import dev
-from cli.data_folder import DataFolder
+from cli.dev import dev
+from cli.dev.data_folder import DataFolder
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from cli.display import line_of
-from cli.event_stream import RunEvent
+from cli.client.display import line_of
+from cli.client.event_stream import RunEvent
 
 
 @pytest.mark.parametrize(

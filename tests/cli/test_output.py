@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from cli.output import escaped, printable
-from shared.connections import Connections
+from shared.storage.connections import Connections
 from tests.cli.command import Arkloop
 from tests.clients import User
 

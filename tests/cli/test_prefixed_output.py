@@ -6,8 +6,8 @@ from typing import TextIO
 
 import pytest
 
-from cli import prefixed_output
-from cli.prefixed_output import PrefixedOutput
+from cli.dev import prefixed_output
+from cli.dev.prefixed_output import PrefixedOutput
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from cli.main import main
 from shared.config import Settings
-from shared.connections import connect
+from shared.storage.connections import connect
 
 
 def test_nothing_that_redis_has_is_read_any_more(

@@ -21,9 +21,9 @@ from tests.waiting import is_alive
 
 SUPERVISOR = """
 import json, os, signal, sys
-from cli.guard import guarded
-from cli.prefixed_output import PrefixedOutput
-from cli.supervisor import Process, Supervisor
+from cli.dev.guard import guarded
+from cli.dev.prefixed_output import PrefixedOutput
+from cli.dev.supervisor import Process, Supervisor
 
 def supervise():
     supervisor = Supervisor(PrefixedOutput())

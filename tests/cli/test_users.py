@@ -12,10 +12,10 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 
 from api.app import create_app
-from cli.embedded_server import free_port
-from cli.users import ensure_dev_key, users
+from cli.dev.embedded_server import free_port
+from cli.operator.users import ensure_dev_key, users
 from shared.config import Settings
-from shared.connections import Connections, connect
+from shared.storage.connections import Connections, connect
 from tests.clients import PASSWORD
 
 Run = Callable[..., Result]

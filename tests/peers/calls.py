@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
-from shared.model_routes import IDLE_SECONDS, Route
-from shared.prices import Prices
+from shared.catalog.model_routes import IDLE_SECONDS, Route
+from shared.catalog.prices import Prices
 from tests.worker.recorded_run import RecordedRun
 from worker import providers
-from worker.messages import (
+from worker.agent.model_call import Reply, call_model
+from worker.agent.route_chain import RouteChain
+from worker.contract.messages import (
     Chunk,
     Message,
     ModelRequest,
@@ -15,9 +17,7 @@ from worker.messages import (
     TurnEnd,
     UserMessage,
 )
-from worker.model_call import Reply, call_model
-from worker.route_chain import RouteChain
-from worker.stop_signal import StopSignal
+from worker.contract.stop_signal import StopSignal
 from worker.tools import load
 
 TOOLS = [tool.spec for tool in load(["calculator", "current_time"]).values()]

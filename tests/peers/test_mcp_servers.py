@@ -16,13 +16,13 @@ import pytest
 from shared.ids import new_id
 from tests.peers.conftest import installed
 from tests.waiting import eventually
-from worker.context import RunContext
+from worker.contract.context import RunContext
+from worker.contract.messages import ToolSpec
+from worker.contract.outcomes import CancelRequested
+from worker.contract.stop_signal import StopSignal
 from worker.mcp import McpFailed
 from worker.mcp.client import McpClient
 from worker.mcp.server import Server
-from worker.messages import ToolSpec
-from worker.outcomes import CancelRequested
-from worker.stop_signal import StopSignal
 from worker.tools import Tool, ToolFailed
 
 pytestmark = pytest.mark.peers

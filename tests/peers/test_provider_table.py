@@ -14,10 +14,10 @@ from llmock.pytest_plugin import LLMock
 from llmock.scenarios import Reply
 from llmock.scenarios import ToolCall as Call
 
-from shared.events import Usage
+from shared.events.types import Usage
 from tests.peers.calls import TOOLS, Server, end_of, text_of, thinking_of
 from worker import providers
-from worker.messages import (
+from worker.contract.messages import (
     AssistantMessage,
     Message,
     ModelRequest,
@@ -26,7 +26,7 @@ from worker.messages import (
     ToolMessage,
     UserMessage,
 )
-from worker.outcomes import ProviderError
+from worker.contract.outcomes import ProviderError
 
 #: With what llmock calls each of them.
 SDKS = {"openai": "openai", "responses": "openai", "anthropic": "anthropic"}

@@ -7,9 +7,9 @@ import pytest
 
 from tests.peers.calls import Server, end_of, text_of
 from worker import providers
-from worker.messages import AssistantMessage, TextDelta
-from worker.outcomes import CancelRequested, ProviderError
-from worker.stop_signal import StopSignal
+from worker.contract.messages import AssistantMessage, TextDelta
+from worker.contract.outcomes import CancelRequested, ProviderError
+from worker.contract.stop_signal import StopSignal
 
 
 @pytest.fixture(params=["openai", "responses", "anthropic"])

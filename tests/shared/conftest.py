@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.connections import Connections
+from shared.storage.connections import Connections
 from tests.clients import User
 from tests.stored_runs import StoredRuns
 

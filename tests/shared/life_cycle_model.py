@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
-from shared.events import (
+from shared.events.types import (
     MessageCompleted,
     MessageDelta,
     MessageReset,
@@ -15,9 +15,9 @@ from shared.events import (
     RunStarted,
     ToolResult,
 )
-from shared.status import RunState
-from worker.claimed_run import ClaimedRun
-from worker.run_log import RunLog
+from shared.runs.status import RunState
+from worker.attempt.claimed_run import ClaimedRun
+from worker.process.run_log import RunLog
 
 MAX_CRASHES = 3
 #: A crash after one of these is the first one within the next step.

@@ -13,12 +13,13 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import update
 
-from shared import claims, events, sweep
 from shared.claim import Claim
 from shared.errors import NotWaiting, ThreadBusy, Unavailable
+from shared.events import types
 from shared.ids import new_id
-from shared.status import RunState
-from shared.tables import workers
+from shared.runs import claims, sweep
+from shared.runs.status import RunState
+from shared.storage.tables import workers
 from tests.shared.life_cycle_model import (
     Happening,
     ModelAttempt,
@@ -35,9 +36,9 @@ from tests.shared.life_cycle_workers import (
     use,
 )
 from tests.stored_runs import StoredRuns, ago
-from worker import lease
-from worker.claimed_run import ClaimedRun
-from worker.outcomes import CancelRequested
+from worker.attempt.claimed_run import ClaimedRun
+from worker.contract.outcomes import CancelRequested
+from worker.process import lease
 
 T = TypeVar("T")
 
@@ -197,12 +198,12 @@ class Pieces(RuleBasedStateMachine):
 
     def _finish_step(self, attempt: ModelAttempt, *, is_turn: bool) -> None:
         if is_turn:
-            completed = events.MessageCompleted(str(new_id()), attempt.text, events.Usage())
+            completed = types.MessageCompleted(str(new_id()), attempt.text, types.Usage())
             attempt.claimed.emit(completed, use(attempt))
             cost = Happening("run.cost", tokens=attempt.tokens)
             attempt.emits(Happening("message.completed"), cost)
         else:
-            attempt.claimed.emit(events.ToolResult("call", "tool", "output", False, 1))
+            attempt.claimed.emit(types.ToolResult("call", "tool", "output", False, 1))
             attempt.emits(Happening("tool.result"))
 
     def _write_events(self, by: ModelWorker, outage: str | None = None) -> None:

@@ -8,12 +8,12 @@ from uuid import UUID
 
 from sqlalchemy import Column, Connection, select
 
-from shared.eventlog import data_of
-from shared.events import TERMINAL_TYPES
-from shared.money.credits import credits_of
-from shared.money_tables import ledger_entries, run_usage
-from shared.status import RunState
-from shared.tables import inputs, messages, run_events, runs, tool_calls
+from shared.billing.credits import credits_of
+from shared.events.eventlog import data_of
+from shared.events.types import TERMINAL_TYPES
+from shared.runs.status import RunState
+from shared.storage.money_tables import ledger_entries, run_usage
+from shared.storage.tables import inputs, messages, run_events, runs, tool_calls
 from tests.shared.life_cycle_model import ModelRun, ModelThread
 
 Rows = dict[UUID, list[Any]]

@@ -9,27 +9,29 @@ from contextlib import contextmanager
 from dataclasses import fields
 from decimal import Decimal
 
-from shared import endings, events, personas
+from shared.catalog import personas
+from shared.catalog.model_routes import Route
+from shared.catalog.prices import Prices
 from shared.claim import Claim
-from shared.connections import Connections, Transaction
-from shared.endings import Ending, Outcome
 from shared.errors import Unavailable
-from shared.eventlog import text_of
-from shared.events import RunError
+from shared.events import types
+from shared.events.eventlog import text_of
+from shared.events.types import RunError
 from shared.ids import new_id
-from shared.model_routes import Route
-from shared.prices import Prices
-from shared.transitions import recorded_totals
+from shared.runs import endings
+from shared.runs.endings import Ending, Outcome
+from shared.runs.transitions import recorded_totals
+from shared.storage.connections import Connections, Transaction
 from tests.shared.life_cycle_model import Happening, ModelAttempt, ModelRun, ModelWorker
-from worker import history
-from worker.claimed_run import ClaimedRun
-from worker.conversation import lost_events_of
-from worker.event_writer import EventWriter
-from worker.loop import Answer
-from worker.outcomes import WaitForInput
-from worker.route_limits import RouteLimits
-from worker.run_log import RunLog
-from worker.stop_signal import StopSignal
+from worker.agent.conversation import lost_events_of
+from worker.agent.loop import Answer
+from worker.attempt.claimed_run import ClaimedRun
+from worker.contract.outcomes import WaitForInput
+from worker.contract.stop_signal import StopSignal
+from worker.process import history
+from worker.process.event_writer import EventWriter
+from worker.process.route_limits import RouteLimits
+from worker.process.run_log import RunLog
 
 PERSONA = personas.builtin()["plain@1"]
 #: A call of 7 tokens costs 0.0011 USD: one credit and a bit.
@@ -99,7 +101,7 @@ class SteppedWriter(EventWriter):
 def begin_attempt(
     connections: InterruptedConnections, run: ModelRun, by: ModelWorker, claim: Claim
 ) -> ModelAttempt:
-    """As `worker/execution.py` does: text that a lost attempt left open is void."""
+    """As `worker/attempt/execution.py` does: text that a lost attempt left open is void."""
     stop = StopSignal()
     log = RunLog(run.id, claim.fence, claim.last_seq, stop, by.writer.mark)
     claimed = ClaimedRun(connections, claim, log, stop, RouteLimits(connections), connections.end)
@@ -117,16 +119,16 @@ def begin_attempt(
     return attempt
 
 
-def use(attempt: ModelAttempt) -> events.Event:
+def use(attempt: ModelAttempt) -> types.Event:
     """A model call is counted."""
     attempt.tokens += 7
-    return attempt.claimed.add_usage(ROUTE, events.Usage(input_tokens=7))
+    return attempt.claimed.add_usage(ROUTE, types.Usage(input_tokens=7))
 
 
-def last_word(content: str, *closing: events.Event) -> Answer:
+def last_word(content: str, *closing: types.Event) -> Answer:
     """What a run is completed with."""
     message_id = str(new_id())
-    completed = events.MessageCompleted(message_id, content, events.Usage())
+    completed = types.MessageCompleted(message_id, content, types.Usage())
     return Answer(
         message_id=message_id, content=content, stop_reason="stop", closing=(completed, *closing)
     )

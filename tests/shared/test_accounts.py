@@ -2,9 +2,9 @@
 
 import pytest
 
-from shared import accounts
-from shared.connections import Connections
+from shared.accounts import accounts
 from shared.errors import LoginTaken
+from shared.storage.connections import Connections
 
 
 def test_a_failed_user_leaves_nothing(connections: Connections) -> None:

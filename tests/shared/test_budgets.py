@@ -9,20 +9,21 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Row, select, text, update
 
-from shared import claims, endings, personas, sweep
+from shared.billing import budget_limits, budgets, credits
+from shared.billing.budget_limits import Limits
+from shared.billing.budgets import Refused
+from shared.catalog import personas
+from shared.catalog.model_routes import Route
+from shared.catalog.personas import Persona
 from shared.claim import Claim
-from shared.endings import Ending, Outcome
 from shared.errors import BudgetExhausted, LeaseLost
-from shared.events import RouteCost, RunCompleted, RunCost, Usage
+from shared.events.types import RouteCost, RunCompleted, RunCost, Usage
 from shared.ids import new_id
-from shared.model_routes import Route
-from shared.money import budget_limits, budgets, credits
-from shared.money.budget_limits import Limits
-from shared.money.budgets import Refused
-from shared.money_tables import holds, ledger_entries, run_usage, spending
-from shared.personas import Persona
-from shared.status import RunState
-from shared.transitions import Totals
+from shared.runs import claims, endings, sweep
+from shared.runs.endings import Ending, Outcome
+from shared.runs.status import RunState
+from shared.runs.transitions import Totals
+from shared.storage.money_tables import holds, ledger_entries, run_usage, spending
 from tests.stored_runs import StoredRuns, numbered
 from tests.waiting import in_parallel
 

@@ -12,16 +12,17 @@ from uuid import UUID
 import pytest
 from sqlalchemy import event, insert, select, update
 
-from shared import catalog as module
-from shared.catalog import Catalog, llm_providers, published_personas
-from shared.catalog_tables import llm_models, personas
-from shared.catalog_tables import llm_providers as llm_providers_table
-from shared.connections import Connections
+from shared.catalog import catalog as module
+from shared.catalog import llm_providers, published_personas
+from shared.catalog.catalog import Catalog
+from shared.catalog.model_routes import Route
+from shared.catalog.personas import Persona
 from shared.errors import PersonaNotFound, RouteNotFound
 from shared.ids import new_id
-from shared.model_routes import Route
-from shared.money_tables import budgets, credit_balances
-from shared.personas import Persona
+from shared.storage.catalog_tables import llm_models, personas
+from shared.storage.catalog_tables import llm_providers as llm_providers_table
+from shared.storage.connections import Connections
+from shared.storage.money_tables import budgets, credit_balances
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually, in_parallel
@@ -151,7 +152,8 @@ def test_a_key_that_cannot_be_opened_is_none_and_said_once(
             assert found is not None
             assert found.api_key is None
     assert catalog.route(org, fine) is not None
-    told = [record.getMessage() for record in caplog.records if record.name == "shared.catalog"]
+    records = [record for record in caplog.records if record.name == "shared.catalog.catalog"]
+    told = [record.getMessage() for record in records]
     assert 1 == len(told)
     assert lost in told[0]
     assert "sk-1" not in caplog.text

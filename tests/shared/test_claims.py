@@ -10,19 +10,20 @@ from uuid import UUID
 
 import pytest
 
-from shared import claims, events
 from shared.claim import Claim
-from shared.connections import Transaction
 from shared.errors import LeaseLost
-from shared.events import RunCancelled, RunCompleted, RunError, ToolResult
+from shared.events import types
+from shared.events.types import RunCancelled, RunCompleted, RunError, ToolResult
 from shared.ids import new_id
-from shared.status import RunState
+from shared.runs import claims
+from shared.runs.status import RunState
+from shared.storage.connections import Transaction
 from shared.times import EPOCH, rfc3339
 from tests.stored_runs import USED, StoredRuns, ago, end_run, numbered
 from tests.waiting import in_parallel
-from worker import history
-from worker.conversation import Turn
-from worker.messages import ToolCall
+from worker.agent.conversation import Turn
+from worker.contract.messages import ToolCall
+from worker.process import history
 
 COMPLETED = RunCompleted(None, USED.usage, USED.cost_usd, "stop")
 CANCELLED = RunCancelled(USED.usage, USED.cost_usd)
@@ -118,7 +119,7 @@ def test_an_input_is_used_once(stored: StoredRuns) -> None:
     second = stored.claim(first.run_id)
     assert second is not None
     with stored.connections.transaction() as tx:
-        cost = numbered(second.last_seq, events.RunCost(USED.usage, USED.cost_usd))
+        cost = numbered(second.last_seq, types.RunCost(USED.usage, USED.cost_usd))
         assert claims.release(tx, second, cost, USED, progressed=False)
 
     assert stored.claim(first.run_id) is not None
@@ -400,7 +401,7 @@ def test_only_what_was_never_claimed_is_started(stored: StoredRuns) -> None:
     fresh, released, ended = stored.create(), stored.claimed(), stored.claimed()
     stored.finish(ended)
     with stored.connections.transaction() as tx:
-        cost = numbered(released.last_seq, events.RunCost(USED.usage, USED.cost_usd))
+        cost = numbered(released.last_seq, types.RunCost(USED.usage, USED.cost_usd))
         claims.release(tx, released, cost, USED, progressed=False)
 
     with stored.connections.statement() as tx:

@@ -8,7 +8,7 @@ from redis.connection import parse_url
 
 from chaos.system.fault_proxy import FaultProxy
 from shared.config import Settings
-from shared.connections import Connections, connect
+from shared.storage.connections import Connections, connect
 from tests.waiting import eventually, in_parallel
 
 AT_ONCE = 4

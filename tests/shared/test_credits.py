@@ -4,11 +4,11 @@ import pytest
 from sqlalchemy import insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from shared.connections import Connections
+from shared.billing import credits
 from shared.errors import InvalidRequest
 from shared.ids import new_id
-from shared.money import credits
-from shared.money_tables import credit_balances, ledger_entries
+from shared.storage.connections import Connections
+from shared.storage.money_tables import credit_balances, ledger_entries
 from tests.clients import User
 from tests.waiting import in_parallel
 

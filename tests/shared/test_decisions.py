@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from shared.decisions import Decision, read
 from shared.errors import InvalidRequest
+from shared.runs.decisions import Decision, read
 
 APPROVED = Decision(approved=True)
 

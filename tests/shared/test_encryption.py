@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.config import InvalidSettings, Settings
-from shared.encryption import CannotOpen, Keyring, NoEncryptionKey, keyring
 from shared.ids import new_id
+from shared.security.encryption import CannotOpen, Keyring, NoEncryptionKey, keyring
 
 ORG = UUID("01a20e5a-2b91-76ef-b381-d919c4ad9778")
 FIRST, SECOND = "a" * 32, "b" * 32

@@ -10,10 +10,9 @@ from uuid import UUID
 
 from sqlalchemy import Row, Table, select
 
-from shared import endings, eventlog
 from shared.claim import Claim
-from shared.endings import Ending, Outcome
-from shared.events import (
+from shared.events import eventlog
+from shared.events.types import (
     RouteCost,
     RunCancelled,
     RunCompleted,
@@ -23,10 +22,12 @@ from shared.events import (
     Usage,
 )
 from shared.ids import new_id
-from shared.money_tables import ledger_entries, run_usage
-from shared.status import RunState
-from shared.tables import runs
-from shared.transitions import Totals, recorded_totals
+from shared.runs import endings
+from shared.runs.endings import Ending, Outcome
+from shared.runs.status import RunState
+from shared.runs.transitions import Totals, recorded_totals
+from shared.storage.money_tables import ledger_entries, run_usage
+from shared.storage.tables import runs
 from tests.stored_runs import USED, StoredRuns, numbered
 from tests.waiting import eventually
 

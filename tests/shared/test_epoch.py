@@ -9,11 +9,11 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import make_url
 
-from cli.embedded_postgres import EmbeddedPostgres
-from shared import rewinds
+from cli.dev.embedded_postgres import EmbeddedPostgres
 from shared.config import Settings
-from shared.connections import Connections, connect
-from shared.keys import Keys
+from shared.storage import rewinds
+from shared.storage.connections import Connections, connect
+from shared.storage.keys import Keys
 from tests.standby import replicated_postgres
 
 

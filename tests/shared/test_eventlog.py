@@ -5,9 +5,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from shared import eventlog
-from shared.eventlog import open_events, text_of
-from shared.events import (
+from shared.events import eventlog
+from shared.events.eventlog import open_events, text_of
+from shared.events.types import (
     MessageCompleted,
     MessageDelta,
     MessageReset,
@@ -15,8 +15,8 @@ from shared.events import (
     StoredEvent,
     Usage,
 )
-from shared.status import RunState
-from shared.tables import runs
+from shared.runs.status import RunState
+from shared.storage.tables import runs
 from tests.stored_runs import StoredRuns, numbered
 from tests.waiting import in_parallel
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.events import (
+from shared.events.types import (
     TERMINAL_TYPES,
     Event,
     MessageCompleted,

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from shared import group_commit
 from shared.errors import Unavailable
-from shared.group_commit import GroupCommit
+from shared.storage import group_commit
+from shared.storage.group_commit import GroupCommit
 from tests.waiting import eventually, in_parallel
 
 

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 
-from shared.hints import GroupedHint, HintSender
+from shared.storage.hints import GroupedHint, HintSender
 from tests.waiting import eventually
 
 

@@ -5,11 +5,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, text
 
-from shared import accounts, idempotency
-from shared.connections import Connections
-from shared.idempotency import Scope, StoredAnswer
+from shared.accounts import accounts
 from shared.ids import new_id
-from shared.tables import idempotency_keys
+from shared.storage import idempotency
+from shared.storage.connections import Connections
+from shared.storage.idempotency import Scope, StoredAnswer
+from shared.storage.tables import idempotency_keys
 
 ANSWER = StoredAnswer(status=201, headers={"Location": "/x"}, body="{}")
 

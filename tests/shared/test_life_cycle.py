@@ -23,15 +23,17 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete, func, text, update
 
-import worker.claimed_run
-import worker.event_writer
-from shared import events, sweep, threads
-from shared import runs as lifecycle
-from shared.connections import Connections
+import worker.attempt.claimed_run
+import worker.process.event_writer
 from shared.errors import LeaseLost, NotActive, NotWaiting, StaleInput
+from shared.events import types
 from shared.ids import new_id
-from shared.status import RunState
-from shared.tables import runs, workers
+from shared.runs import runs as lifecycle
+from shared.runs import sweep
+from shared.runs.status import RunState
+from shared.storage.connections import Connections
+from shared.storage.tables import runs, workers
+from shared.threads import threads
 from tests.clients import User
 from tests.shared.life_cycle_model import (
     ModelThread,
@@ -48,7 +50,7 @@ from tests.shared.life_cycle_workers import (
 )
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually
-from worker.claimed_run import ClaimedRun
+from worker.attempt.claimed_run import ClaimedRun
 
 EXAMPLES = 60
 STEPS = 40
@@ -263,7 +265,7 @@ class LifeCycle(Pieces):
         if not attempt.run.begun_by:
             return
         call = at(list(attempt.run.begun_by), who)
-        result = events.ToolResult(call, "tool", output, False, 1)
+        result = types.ToolResult(call, "tool", output, False, 1)
         self.connections.outage = outage
         if not attempt.holds:
             raises(LeaseLost, lambda: attempt.claimed.end_tool_call(result))
@@ -386,10 +388,10 @@ def test_the_life_of_runs_in_every_order(
     nothing is there twice, nothing that was written changes.
     """
     for module, constant in (
-        (worker.event_writer, "GATHER_SECONDS"),
-        (worker.event_writer, "COMMITS_PER_GATHERING"),
-        (worker.claimed_run, "RETRY_SECONDS"),
-        (worker.event_writer, "RETRY_SECONDS"),
+        (worker.process.event_writer, "GATHER_SECONDS"),
+        (worker.process.event_writer, "COMMITS_PER_GATHERING"),
+        (worker.attempt.claimed_run, "RETRY_SECONDS"),
+        (worker.process.event_writer, "RETRY_SECONDS"),
     ):
         monkeypatch.setattr(module, constant, 0)
     caplog.set_level(logging.ERROR)

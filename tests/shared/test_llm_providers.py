@@ -10,14 +10,13 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert, select
 
-from shared import prices
-from shared.catalog import llm_providers, org_routes
-from shared.catalog_tables import llm_models
-from shared.connections import Connections, Transaction
-from shared.encryption import keyring
+from shared.catalog import llm_providers, org_routes, prices
+from shared.catalog.prices import Prices
 from shared.errors import InvalidRequest, ModelNotFound, NameTaken, ProviderNotFound
 from shared.ids import new_id
-from shared.prices import Prices
+from shared.security.encryption import keyring
+from shared.storage.catalog_tables import llm_models
+from shared.storage.connections import Connections, Transaction
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel

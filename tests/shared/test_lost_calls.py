@@ -9,11 +9,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert, select, text
 
-from shared import events, personas, sweep, threads, unheld_endings
-from shared.catalog import published_personas
+from shared.billing import budget_limits
+from shared.catalog import personas, published_personas
 from shared.claim import Claim
-from shared.eventlog import data_of
-from shared.events import (
+from shared.events import types
+from shared.events.eventlog import data_of
+from shared.events.types import (
     ContextTruncated,
     MessageCompleted,
     MessageDelta,
@@ -26,11 +27,12 @@ from shared.events import (
     Usage,
 )
 from shared.ids import new_id
-from shared.money import budget_limits
-from shared.money_tables import holds, ledger_entries, run_usage
-from shared.status import RunState
-from shared.tables import runs
-from shared.transitions import recorded_totals
+from shared.runs import sweep, unheld_endings
+from shared.runs.status import RunState
+from shared.runs.transitions import recorded_totals
+from shared.storage.money_tables import holds, ledger_entries, run_usage
+from shared.storage.tables import runs
+from shared.threads import threads
 from tests.stored_runs import USED, StoredRuns, ago
 
 PROMPT = len(personas.find(None).system_prompt)
@@ -38,7 +40,7 @@ USED_COST = RunCost(USED.usage, USED.cost_usd, USED.routes)
 
 
 def lost(
-    stored: StoredRuns, said: str = "", *happened: events.Event, thread_id: UUID | None = None
+    stored: StoredRuns, said: str = "", *happened: types.Event, thread_id: UUID | None = None
 ) -> Claim:
     """A run with a message of 400 bytes, whose worker has been silent for too long; another one
     has been heard all the time.
@@ -125,7 +127,7 @@ def test_a_cancel_before_anybody_goes_on_counts_it(stored: StoredRuns) -> None:
     ids=["not begun", "void", "finished", "told"],
 )
 def test_what_is_counted_or_said_nothing_is_not_counted_again(
-    stored: StoredRuns, happened: list[events.Event]
+    stored: StoredRuns, happened: list[types.Event]
 ) -> None:
     """The totals are those of the event log."""
     claim = lost(stored, "", *happened)

@@ -7,12 +7,12 @@ import pytest
 from sqlalchemy import update
 
 from shared.catalog import mcp_configs
-from shared.catalog_tables import mcp_configs as configs_table
 from shared.config import Settings
-from shared.connections import Connections
-from shared.encryption import CannotOpen
 from shared.errors import McpToolChanged
 from shared.ids import new_id
+from shared.security.encryption import CannotOpen
+from shared.storage.catalog_tables import mcp_configs as configs_table
+from shared.storage.connections import Connections
 from shared.times import now
 from tests.clients import Register, User
 from tests.waiting import in_parallel

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 import worker.providers
-from shared import personas
+from shared.catalog import personas
+from shared.catalog.model_routes import PROVIDERS, ROUTE_ID, Route, choose, load
+from shared.catalog.prices import Prices
 from shared.config import InvalidSettings, Settings
 from shared.errors import RouteNotFound
-from shared.events import Usage
-from shared.model_routes import PROVIDERS, ROUTE_ID, Route, choose, load
-from shared.prices import Prices
+from shared.events.types import Usage
 
 BARE = Settings(database_url="", redis_url="", broker_url="", jwt_secret="")
 PERSONA = personas.find("assistant")

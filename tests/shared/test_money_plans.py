@@ -7,11 +7,13 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from shared import accounts, claims, personas
-from shared.connections import Connections
+from shared.accounts import accounts
+from shared.billing import budget_limits, budgets, credits, usage_reports
+from shared.billing.usage_reports import Period
+from shared.catalog import personas
 from shared.ids import new_id
-from shared.money import budget_limits, budgets, credits, usage_reports
-from shared.money.usage_reports import Period
+from shared.runs import claims
+from shared.storage.connections import Connections
 from shared.times import now
 from tests.query_plans import Plans, noted, only
 from tests.shared.test_budgets import SERVERS, Money

@@ -1,6 +1,6 @@
 """A silent server is asked by one caller at a time."""
 
-from shared.outage import Outage
+from shared.storage.outage import Outage
 from tests.waiting import eventually, in_parallel
 
 

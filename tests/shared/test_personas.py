@@ -6,9 +6,17 @@ from typing import Any
 
 import pytest
 
-from shared import personas
+from shared.catalog import personas
+from shared.catalog.personas import (
+    PERSONA_ID,
+    InvalidPersona,
+    Persona,
+    find,
+    from_file,
+    newest,
+    read,
+)
 from shared.errors import PersonaNotFound
-from shared.personas import PERSONA_ID, InvalidPersona, Persona, find, from_file, newest, read
 
 
 def test_the_builtin_personas_are_those_of_the_contract() -> None:
@@ -199,7 +207,7 @@ def test_every_tool_can_be_confirmed_by_a_star() -> None:
 
 def test_the_folder_has_the_files_of_the_builtin_personas_alone() -> None:
     """What is there is a persona, and has the name of its file."""
-    folder = resources.files("shared").joinpath("persona_files")
+    folder = resources.files("shared.catalog").joinpath("persona_files")
     names = {file.name.removesuffix(".yaml") for file in folder.iterdir()}
 
     assert names == set(personas.builtin())

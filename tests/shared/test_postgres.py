@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from shared import postgres
-from shared.checkouts import Patience
 from shared.config import Settings
-from shared.connections import Connections, connect
 from shared.errors import Unavailable
+from shared.storage import postgres
+from shared.storage.checkouts import Patience
+from shared.storage.connections import Connections, connect
 from tests.standby import replicated_postgres
 from tests.waiting import eventually, in_parallel
 

@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert
 
-from shared import personas as definitions
+from shared.catalog import personas as definitions
 from shared.catalog import published_personas
-from shared.catalog_tables import mcp_configs, personas
-from shared.connections import Connections
 from shared.errors import InvalidRequest, PersonaPublished
 from shared.ids import new_id
+from shared.storage.catalog_tables import mcp_configs, personas
+from shared.storage.connections import Connections
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel

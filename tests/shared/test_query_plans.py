@@ -8,19 +8,22 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert, select, text
 
-from api import stream_pages
-from api.run_heads import RunHeads
+from api.streaming import stream_pages
+from api.streaming.run_heads import RunHeads
 from bench.history.seeding import History, seed
-from shared import accounts, claims, eventlog, revocations, run_queries, sweep, threads
+from shared.accounts import accounts
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.connections import Connections
+from shared.events import eventlog
 from shared.ids import new_id
-from shared.status import STATUSES
-from shared.tables import runs as runs_table
-from shared.tables import workers
+from shared.runs import claims, revocations, run_queries, sweep
+from shared.runs.status import STATUSES
+from shared.storage.connections import Connections
+from shared.storage.tables import runs as runs_table
+from shared.storage.tables import workers
+from shared.threads import threads
 from tests.query_plans import Plans, noted, only, sent
-from worker import history as conversation_history
-from worker import lease
+from worker.process import history as conversation_history
+from worker.process import lease
 
 #: Sorts of few rows: those of the active runs, or of one thread, are few for other reasons.
 FEW = {"ix_runs_owner", "ix_runs_queued_at", "ix_runs_input_expires_at"}

@@ -14,11 +14,11 @@ import redis
 import trustme
 from kombu.exceptions import OperationalError
 
-from cli.embedded_redis import find_binary
-from shared import queue
+from cli.dev.embedded_redis import find_binary
 from shared.config import Settings
-from shared.connections import connect_redis
-from shared.outage import Outage
+from shared.storage import queue
+from shared.storage.connections import connect_redis
+from shared.storage.outage import Outage
 from tests.tls_proxy import tls_proxy
 from tests.waiting import eventually
 

@@ -7,14 +7,16 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, text
 
-from shared import eventlog, idempotency, retention, run_queries, sweep
 from shared.claim import Claim
-from shared.connections import Connections
 from shared.errors import RunNotFound
-from shared.events import MessageDelta
-from shared.idempotency import Scope, StoredAnswer
+from shared.events import eventlog
+from shared.events.types import MessageDelta
 from shared.ids import new_id
-from shared.tables import forgotten_runs, idempotency_keys, run_events, runs, workers
+from shared.runs import retention, run_queries, sweep
+from shared.storage import idempotency
+from shared.storage.connections import Connections
+from shared.storage.idempotency import Scope, StoredAnswer
+from shared.storage.tables import forgotten_runs, idempotency_keys, run_events, runs, workers
 from tests.clients import User
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import in_parallel

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import func, text, update
 
-from shared import api_keys, claims, sweep
+from shared.accounts import api_keys
 from shared.ids import new_id
-from shared.tables import api_keys as api_keys_table
+from shared.runs import claims, sweep
+from shared.storage.tables import api_keys as api_keys_table
 from tests.stored_runs import StoredRuns, ago
 
 

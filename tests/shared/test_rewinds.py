@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine
 
-from api import sse
-from api.stream_hub import StreamHub
-from cli.embedded_postgres import EmbeddedPostgres
-from shared import accounts, rewinds, schema
+from api.streaming import sse
+from api.streaming.stream_hub import StreamHub
+from cli.dev.embedded_postgres import EmbeddedPostgres
+from shared.accounts import accounts
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.config import Settings
-from shared.connections import Connections, connect
+from shared.storage import rewinds, schema
+from shared.storage.connections import Connections, connect
 from tests.api.followed_runs import Client, FollowedRun
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel

@@ -8,14 +8,15 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select, text
 
-from shared import run_queries, threads
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.connections import Connections
 from shared.ids import new_id
-from shared.pages import Place
-from shared.status import STATUSES, RunState
-from shared.tables import runs
-from shared.transitions import keep_message
+from shared.runs import run_queries
+from shared.runs.status import STATUSES, RunState
+from shared.runs.transitions import keep_message
+from shared.storage.connections import Connections
+from shared.storage.pages import Place
+from shared.storage.tables import runs
+from shared.threads import threads
 from tests.clients import Register, User
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually

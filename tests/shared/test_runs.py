@@ -7,13 +7,15 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from shared import events, model_routes, personas, threads
-from shared import runs as lifecycle
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
+from shared.catalog import model_routes, personas
 from shared.errors import Forbidden, NotActive, NotWaiting, StaleInput, ThreadBusy
+from shared.events import types
 from shared.ids import new_id
-from shared.runs import NewRun
-from shared.tables import threads as threads_table
+from shared.runs import runs as lifecycle
+from shared.runs.runs import NewRun
+from shared.storage.tables import threads as threads_table
+from shared.threads import threads
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import in_parallel
 
@@ -235,8 +237,8 @@ def test_a_waiting_run_is_cancelled_or_answered(stored: StoredRuns) -> None:
 def test_the_end_of_a_run_that_nobody_holds_has_its_totals(stored: StoredRuns) -> None:
     """Those of the last `run.cost`, which the event log remembers."""
     claim = stored.claimed()
-    usage = events.Usage(input_tokens=5, output_tokens=1)
-    stored.write(claim, events.MessageDelta("text"), events.RunCost(usage, 0.25))
+    usage = types.Usage(input_tokens=5, output_tokens=1)
+    stored.write(claim, types.MessageDelta("text"), types.RunCost(usage, 0.25))
     stored.set(claim.run_id, state="waiting", pending_input={"request_id": str(new_id())})
     stored.cancel(claim.run_id)
 

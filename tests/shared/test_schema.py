@@ -15,8 +15,8 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from cli.main import main
-from shared import schema
 from shared.ids import new_id
+from shared.storage import schema
 from tests.waiting import eventually
 
 

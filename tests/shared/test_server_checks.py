@@ -13,15 +13,15 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import create_engine, text
 
-from cli.dev import path_of_children, read_procfile
-from cli.embedded_postgres import EmbeddedPostgres
-from cli.embedded_redis import find_binary
-from cli.embedded_server import free_port
+from cli.dev.dev import path_of_children, read_procfile
+from cli.dev.embedded_postgres import EmbeddedPostgres
+from cli.dev.embedded_redis import find_binary
+from cli.dev.embedded_server import free_port
 from cli.main import main
-from shared import server_checks
 from shared.config import Settings
-from shared.connections import connect
-from shared.server_checks import UnsuitableServer
+from shared.storage import server_checks
+from shared.storage.connections import connect
+from shared.storage.server_checks import UnsuitableServer
 from tests.waiting import eventually
 from tests.web_server import ROOT
 

@@ -11,12 +11,10 @@ import pytest
 from sqlalchemy import func, make_url, select, text
 
 from chaos.system.fault_proxy import FaultProxy
-from cli.embedded_postgres import EmbeddedPostgres
-from shared import sweep
+from cli.dev.embedded_postgres import EmbeddedPostgres
 from shared.claim import Claim
-from shared.connections import Connections, connect
 from shared.errors import LeaseLost
-from shared.events import (
+from shared.events.types import (
     MessageCompleted,
     MessageDelta,
     RunCost,
@@ -25,8 +23,10 @@ from shared.events import (
     Usage,
 )
 from shared.ids import new_id
-from shared.status import RunState
-from shared.tables import inputs
+from shared.runs import sweep
+from shared.runs.status import RunState
+from shared.storage.connections import Connections, connect
+from shared.storage.tables import inputs
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually, in_parallel
 

@@ -8,11 +8,11 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from api import auth
-from shared import threads
+from api.auth import bearer
 from shared.actors import Actor
-from shared.connections import Connections
 from shared.errors import ThreadBusy, ThreadNotFound
+from shared.storage.connections import Connections
+from shared.threads import threads
 from tests.clients import User
 from tests.waiting import eventually, in_parallel
 
@@ -20,7 +20,7 @@ from tests.waiting import eventually, in_parallel
 @pytest.fixture
 def actor(alice: User) -> Actor:
     with alice.client.application.app_context():
-        return auth.authenticator().identify(alice.token)
+        return bearer.authenticator().identify(alice.token)
 
 
 def test_positions_have_no_holes_and_no_repeats(

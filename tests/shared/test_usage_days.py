@@ -9,14 +9,14 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, insert, select, text, update
 
-from shared import sweep
-from shared.connections import Connections
+from shared.billing import usage_days, usage_reports
+from shared.billing.usage_reports import Period
 from shared.ids import new_id
-from shared.money import usage_days, usage_reports
-from shared.money.usage_reports import Period
-from shared.money_tables import run_usage, usage_days_until
-from shared.money_tables import usage_days as table
-from shared.tables import runs
+from shared.runs import sweep
+from shared.storage.connections import Connections
+from shared.storage.money_tables import run_usage, usage_days_until
+from shared.storage.money_tables import usage_days as table
+from shared.storage.tables import runs
 from tests.stored_runs import StoredRuns
 
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from shared.model_routes import Route
+from shared.catalog.model_routes import Route
 from worker import providers
-from worker.messages import Chunk, ModelRequest, UserMessage
-from worker.outcomes import ProviderError
-from worker.stop_signal import StopSignal
+from worker.contract.messages import Chunk, ModelRequest, UserMessage
+from worker.contract.outcomes import ProviderError
+from worker.contract.stop_signal import StopSignal
 
 Answer = Callable[[socket.socket], None]
 

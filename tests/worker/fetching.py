@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from shared.egress import Policy
+from shared.security.egress import Policy
 from tests.worker.recorded_run import RecordedRun
 from worker.tools import CallInfo, http_fetch
 

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 
 from tests.waiting import eventually
 from tests.worker.fetching import Server, fetch, page, redirect
-from worker.checked_http import CheckedBackend
+from worker.http.checked_http import CheckedBackend
 from worker.tools import ToolFailed
 
 PORT = 8080

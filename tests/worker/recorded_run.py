@@ -5,16 +5,16 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from decimal import Decimal
 
-from shared import events
-from shared.events import Event, RouteCost, ToolResult, Usage
-from shared.model_routes import Route
-from shared.prices import Prices
-from shared.transitions import Totals
-from worker.messages import Message, ModelRequest, UserMessage
-from worker.patience import Patience
+from shared.catalog.model_routes import Route
+from shared.catalog.prices import Prices
+from shared.events import types
+from shared.events.types import Event, RouteCost, ToolResult, Usage
+from shared.runs.transitions import Totals
+from worker.agent.route_chain import RouteChain
+from worker.contract.messages import Message, ModelRequest, UserMessage
+from worker.contract.patience import Patience
+from worker.contract.stop_signal import StopSignal
 from worker.providers import Provider
-from worker.route_chain import RouteChain
-from worker.stop_signal import StopSignal
 
 
 class RecordedRun:
@@ -77,7 +77,7 @@ class RecordedRun:
 
     def add_usage(self, route: Route, usage: Usage) -> Event:
         self.totals = self.totals.plus(RouteCost(route.id, route.model, usage, route.cost(usage)))
-        return events.RunCost(self.totals.usage, self.totals.cost_usd, self.totals.routes)
+        return types.RunCost(self.totals.usage, self.totals.cost_usd, self.totals.routes)
 
     def reserve(self, route: Route, worst_case: Usage) -> None:
         self.reserved.append((route.id, worst_case))

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 import trustme
 
-from shared.egress import Policy
+from shared.security.egress import Policy
 from tests.worker.fake_vendor import (
     REQUEST,
     STREAM_HEAD,
@@ -26,11 +26,11 @@ from tests.worker.fake_vendor import (
     vendor,
 )
 from worker import providers
-from worker.messages import TextDelta
-from worker.outcomes import CancelRequested, ProviderError
+from worker.contract.messages import TextDelta
+from worker.contract.outcomes import CancelRequested, ProviderError
+from worker.contract.stop_signal import StopSignal
 from worker.providers import abortable_http
 from worker.providers.bounded_response import MAX_ERROR_BYTES, MAX_EVENT_BYTES
-from worker.stop_signal import StopSignal
 
 LOOPBACK = Policy.of(["127.0.0.0/8"])
 HELLO = raw(openai_stream(delta(content="Hi"), delta(finish="stop")))

@@ -9,22 +9,22 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from shared import personas
+from shared.billing import budget_limits, credits
+from shared.catalog import personas
+from shared.catalog.model_routes import Route
+from shared.catalog.prices import Prices
 from shared.claim import Claim
-from shared.connections import Connections, Transaction
-from shared.events import Event, RunThrottled, Usage
+from shared.events.types import Event, RunThrottled, Usage
 from shared.ids import new_id
-from shared.model_routes import Route
-from shared.money import budget_limits, credits
-from shared.money_tables import holds
-from shared.prices import Prices
+from shared.storage.connections import Connections, Transaction
+from shared.storage.money_tables import holds
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
-from worker import patience
-from worker.admission import Admission
-from worker.outcomes import CancelRequested, LimitExceeded, ProviderError
-from worker.patience import ALONE_SECONDS, BESIDE_ANOTHER_SECONDS, Patience
-from worker.route_limits import MAX_PAUSE_SECONDS, RouteLimits
+from worker.attempt.admission import Admission
+from worker.contract import patience
+from worker.contract.outcomes import CancelRequested, LimitExceeded, ProviderError
+from worker.contract.patience import ALONE_SECONDS, BESIDE_ANOTHER_SECONDS, Patience
+from worker.process.route_limits import MAX_PAUSE_SECONDS, RouteLimits
 
 WORST = Usage(input_tokens=500_000, output_tokens=250_000)  # 1 USD
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from shared.events import Usage
+from shared.events.types import Usage
 from tests.worker.fake_vendor import REQUEST, anthropic_stream, ask, raw, route_to, vendor
 from worker import providers
-from worker.messages import (
+from worker.contract.messages import (
     AssistantMessage,
     CallDelta,
     Chunk,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.argument_schema import MAX_ERRORS, ArgumentSchema, InvalidSchema
+from worker.contract.argument_schema import MAX_ERRORS, ArgumentSchema, InvalidSchema
 
 TREE = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",

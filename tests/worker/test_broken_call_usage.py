@@ -11,16 +11,18 @@ from uuid import UUID
 
 import pytest
 
-from shared import events, model_routes, threads
+from shared.catalog import model_routes
 from shared.config import Settings
-from shared.eventlog import data_of
-from shared.status import RunState
+from shared.events import types
+from shared.events.eventlog import data_of
+from shared.runs.status import RunState
+from shared.threads import threads
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
 from tests.worker.fake_vendor import STREAM_HEAD, FakeVendor, anthropic_stream, raw
-from worker import execution
-from worker.outcomes import CancelRequested
-from worker.process import WorkerProcess
+from worker.attempt import execution
+from worker.contract.outcomes import CancelRequested
+from worker.process.process import WorkerProcess
 
 USAGE = {"input_tokens": 5000, "cache_read_input_tokens": 40_000}
 START = {"type": "message_start", "message": {"role": "assistant", "usage": USAGE}}
@@ -80,7 +82,7 @@ def costs(stored: StoredRuns, run_id: UUID) -> list[Any]:
     usages = [
         data_of(event.payload)["usage"]
         for event in stored.events(run_id)
-        if event.type == events.RunCost.type
+        if event.type == types.RunCost.type
     ]
     return [(usage["input_tokens"], usage["output_tokens"]) for usage in usages]
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import httpcore2
 import pytest
 
-from shared import egress
-from shared.egress import Policy
-from worker.checked_http import CheckedBackend
+from shared.security import egress
+from shared.security.egress import Policy
+from worker.http.checked_http import CheckedBackend
 
 LOOPBACK = Policy.of(["127.0.0.0/8"])
 

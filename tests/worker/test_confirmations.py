@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from shared.events import ToolCallRequested
+from shared.events.types import ToolCallRequested
 from tests.worker.recorded_run import RecordedRun, chain_of
 from tests.worker.test_loop import agent_for, results, run
-from worker.conversation import Turn
-from worker.messages import AssistantMessage, Chunk, ModelRequest, ToolCall, TurnEnd
-from worker.outcomes import WaitForInput
+from worker.agent.conversation import Turn
+from worker.agent.tool_calls import UNKNOWN_OUTCOME
+from worker.contract.messages import AssistantMessage, Chunk, ModelRequest, ToolCall, TurnEnd
+from worker.contract.outcomes import WaitForInput
+from worker.contract.stop_signal import StopSignal
 from worker.providers.scripted_provider import ScriptedProvider
-from worker.stop_signal import StopSignal
-from worker.tool_calls import UNKNOWN_OUTCOME
 
 CALL = ToolCall("c1", "calculator", {"expression": "6*7"})
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.context_window import LEAST_RESULT_TOKENS, Fitted, fit, tokens_of, tokens_of_frame
-from worker.messages import (
+from worker.agent.context_window import LEAST_RESULT_TOKENS, Fitted, fit, tokens_of, tokens_of_frame
+from worker.contract.messages import (
     AssistantMessage,
     Message,
     ToolCall,

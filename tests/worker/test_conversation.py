@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from shared import events
-from shared.events import Event, StoredEvent, Usage, encode
-from worker.conversation import earlier_of, lost_events_of, messages_of, turns_of
-from worker.messages import AssistantMessage, ToolCall, ToolMessage
+from shared.events import types
+from shared.events.types import Event, StoredEvent, Usage, encode
+from worker.agent.conversation import earlier_of, lost_events_of, messages_of, turns_of
+from worker.contract.messages import AssistantMessage, ToolCall, ToolMessage
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-STARTED = events.RunStarted("assistant@1", "scripted", "scripted-1")
+STARTED = types.RunStarted("assistant@1", "scripted", "scripted-1")
 CALL = ToolCall("call_1_1", "t", {"x": 1})
 
 
@@ -21,19 +21,19 @@ def stored(*happened: Event) -> list[StoredEvent]:
 
 
 def completed(content: str) -> Event:
-    return events.MessageCompleted(f"m-{content}", content, Usage())
+    return types.MessageCompleted(f"m-{content}", content, Usage())
 
 
 def called(call: ToolCall = CALL) -> Event:
-    return events.ToolCallRequested(call.id, call.name, call.arguments)
+    return types.ToolCallRequested(call.id, call.name, call.arguments)
 
 
 def result(call: ToolCall = CALL, output: str = "out") -> Event:
-    return events.ToolResult(call.id, call.name, output, False, 1)
+    return types.ToolResult(call.id, call.name, output, False, 1)
 
 
 def asked(request_id: str, tool_call_id: str) -> Event:
-    return events.RunWaitingForInput(
+    return types.RunWaitingForInput(
         request_id=request_id, kind="question", prompt="?", tool_call_id=tool_call_id, expires_at=""
     )
 
@@ -43,8 +43,8 @@ def test_a_finished_turn_is_rebuilt() -> None:
     [turn] = turns_of(
         stored(
             STARTED,
-            events.MessageDelta("te"),
-            events.MessageDelta("xt"),
+            types.MessageDelta("te"),
+            types.MessageDelta("xt"),
             completed("text"),
             called(),
             result(),
@@ -100,11 +100,11 @@ def test_answers_of_people_find_their_calls() -> None:
             called(),
             called(other),
             asked("r1", "call_1_1"),
-            events.RunResumed(2, "input"),
-            events.RunInputReceived("r1", "one"),
+            types.RunResumed(2, "input"),
+            types.RunInputReceived("r1", "one"),
             asked("r2", "call_1_2"),
-            events.RunResumed(3, "input"),
-            events.RunInputReceived("r2", "two"),
+            types.RunResumed(3, "input"),
+            types.RunInputReceived("r2", "two"),
         )
     )
 
@@ -124,22 +124,22 @@ def test_arguments_are_what_the_model_said(arguments: Any) -> None:
     ("happened", "seq"),
     [
         ([STARTED], None),
-        ([STARTED, events.MessageDelta("a")], 2),
-        ([STARTED, events.MessageThinking("a"), events.MessageDelta("b")], 2),
-        ([STARTED, events.MessageDelta("a"), completed("a")], None),
-        ([STARTED, events.MessageDelta("a"), completed("a"), events.MessageDelta("b")], 4),
-        ([STARTED, events.MessageDelta("a"), events.MessageReset(2, "x")], None),
+        ([STARTED, types.MessageDelta("a")], 2),
+        ([STARTED, types.MessageThinking("a"), types.MessageDelta("b")], 2),
+        ([STARTED, types.MessageDelta("a"), completed("a")], None),
+        ([STARTED, types.MessageDelta("a"), completed("a"), types.MessageDelta("b")], 4),
+        ([STARTED, types.MessageDelta("a"), types.MessageReset(2, "x")], None),
         (
             [
                 STARTED,
-                events.MessageDelta("a"),
-                events.MessageReset(2, "x"),
-                events.RunResumed(2, "worker_lost"),
-                events.MessageDelta("b"),
+                types.MessageDelta("a"),
+                types.MessageReset(2, "x"),
+                types.RunResumed(2, "worker_lost"),
+                types.MessageDelta("b"),
             ],
             5,
         ),
-        ([STARTED, events.MessageDelta("a"), events.RunResumed(2, "worker_lost")], 2),
+        ([STARTED, types.MessageDelta("a"), types.RunResumed(2, "worker_lost")], 2),
     ],
 )
 def test_text_of_a_lost_attempt_is_void_from_here(happened: list[Event], seq: int | None) -> None:
@@ -151,8 +151,8 @@ def test_text_of_a_lost_attempt_is_void_from_here(happened: list[Event], seq: in
 
 def test_lost_text_is_counted_where_a_cost_follows_it() -> None:
     """As when a deploy has broken it off; the costs of turns before it say nothing of it."""
-    cost = events.RunCost(Usage(), Decimal(0))
-    lost = [STARTED, completed("a"), cost, events.MessageDelta("b")]
+    cost = types.RunCost(Usage(), Decimal(0))
+    lost = [STARTED, completed("a"), cost, types.MessageDelta("b")]
 
     assert [False, True] == [earlier_of(stored(*lost, *then)).is_counted for then in ([], [cost])]
     assert not earlier_of(stored(STARTED, cost)).is_counted

@@ -8,23 +8,24 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import create_engine, delete, select
 
-from shared import endings, eventlog
 from shared.claim import Claim
-from shared.endings import Ending, Outcome
 from shared.errors import LeaseLost
-from shared.eventlog import open_events, text_of
-from shared.events import MessageDelta, RunCompleted, RunCost, RunResumed, StoredEvent, Usage
-from shared.status import RunState
-from shared.tables import run_events, runs
+from shared.events import eventlog
+from shared.events.eventlog import open_events, text_of
+from shared.events.types import MessageDelta, RunCompleted, RunCost, RunResumed, StoredEvent, Usage
+from shared.runs import endings
+from shared.runs.endings import Ending, Outcome
+from shared.runs.status import RunState
+from shared.runs.transitions import Totals
+from shared.storage.tables import run_events, runs
 from shared.times import EPOCH
-from shared.transitions import Totals
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually, in_parallel
-from worker import event_writer
-from worker.event_writer import EventWriter
-from worker.outcomes import CancelRequested, RunFailure
-from worker.run_log import RunLog
-from worker.stop_signal import StopSignal
+from worker.contract.outcomes import CancelRequested, RunFailure
+from worker.contract.stop_signal import StopSignal
+from worker.process import event_writer
+from worker.process.event_writer import EventWriter
+from worker.process.run_log import RunLog
 
 LogOf = Callable[[Claim], RunLog]
 RESUMED = RunResumed(2, "deploy")

@@ -14,20 +14,22 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, insert, select, text, update
 
-from shared import events, model_routes, sweep, threads
-from shared.catalog import mcp_configs, published_personas
+from shared.billing import budget_limits, credits, spending
+from shared.catalog import mcp_configs, model_routes, published_personas
 from shared.config import Settings
 from shared.errors import LeaseLost
-from shared.eventlog import data_of, text_of
-from shared.money import budget_limits, credits, spending
-from shared.money_tables import holds, run_usage
-from shared.status import RunState
-from shared.tables import run_events
+from shared.events import types
+from shared.events.eventlog import data_of, text_of
+from shared.runs import sweep
+from shared.runs.status import RunState
+from shared.storage.money_tables import holds, run_usage
+from shared.storage.tables import run_events
+from shared.threads import threads
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
-from worker import execution
-from worker.outcomes import ShuttingDown
-from worker.process import WorkerProcess
+from worker.attempt import execution
+from worker.contract.outcomes import ShuttingDown
+from worker.process.process import WorkerProcess
 
 ONE = Decimal(1)
 ODD = Path(__file__).with_name("odd_mcp_server.py")
@@ -63,7 +65,7 @@ def scripted(stored: StoredRuns, *steps: dict[str, Any], **columns: Any) -> UUID
 
 
 def said_by(stored: StoredRuns, run_id: UUID) -> str:
-    return text_of([e for e in stored.events(run_id) if e.type == events.MessageDelta.type])
+    return text_of([e for e in stored.events(run_id) if e.type == types.MessageDelta.type])
 
 
 def stopped_in_the_middle(
@@ -85,7 +87,7 @@ def costs(stored: StoredRuns, run_id: UUID) -> list[Any]:
     return [
         data_of(event.payload)["usage"]["output_tokens"]
         for event in stored.events(run_id)
-        if event.type == events.RunCost.type
+        if event.type == types.RunCost.type
     ]
 
 
@@ -117,7 +119,7 @@ def test_text_of_a_lost_attempt_is_kept_if_the_next_one_cannot_begin(
 ) -> None:
     """Its route is gone, or somebody has cancelled it: nothing has declared the text void."""
     claim = stored.claimed()
-    stored.write(claim, events.MessageThinking("so"), events.MessageDelta("a part"))
+    stored.write(claim, types.MessageThinking("so"), types.MessageDelta("a part"))
     stored.set(
         claim.run_id,
         state=RunState.QUEUED,
@@ -147,8 +149,8 @@ def test_a_lost_call_is_billed_by_the_route_that_it_was_made_with(
 ) -> None:
     """Though the run does not go on with that: it is no fallback any more."""
     claim = stored.claimed()
-    fallback = events.RunFallback("scripted", "dear", "m2", "provider.overloaded")
-    stored.write(claim, fallback, events.MessageDelta("x" * 400))
+    fallback = types.RunFallback("scripted", "dear", "m2", "provider.overloaded")
+    stored.write(claim, fallback, types.MessageDelta("x" * 400))
     stored.set(claim.run_id, state=RunState.QUEUED, resume_reason="worker_lost")
 
     execution.execute(process, claim.run_id)
@@ -169,8 +171,8 @@ def test_a_run_whose_fallback_is_gone_says_with_what_it_goes_on(
     run_id = scripted(stored, {"say": "one two three "}, {"hang": 3})
     claim = stored.claim(run_id)
     assert claim is not None
-    fallback = events.RunFallback("scripted", "dear", "m2", "provider.overloaded")
-    stored.write(claim, fallback, events.MessageDelta("x" * 400))
+    fallback = types.RunFallback("scripted", "dear", "m2", "provider.overloaded")
+    stored.write(claim, fallback, types.MessageDelta("x" * 400))
     stored.set(run_id, state=RunState.QUEUED, resume_reason="worker_lost")
     stopped_in_the_middle(process, stored, run_id, LeaseLost(), "three ")
     stored.set(run_id, state=RunState.QUEUED, resume_reason="worker_lost")
@@ -222,7 +224,7 @@ def test_a_lost_call_whose_price_has_risen_costs_what_was_held_for_it(
         held = {"scopes": ["org"], "month": month, "cost_usd": 0, "held_usd": most}
         tx.sql.execute(insert(holds).values(run_id=run_id, org_id=org_id, **held))
         spending.move(tx.sql, org_id, {("org", month): (Decimal(0), most)})
-    stored.write(claim, events.MessageDelta("x " * 1000))
+    stored.write(claim, types.MessageDelta("x " * 1000))
     stored.set(run_id, state=RunState.QUEUED, resume_reason="worker_lost")
     file = tmp_path / "routes.yaml"
     file.write_text(
@@ -248,7 +250,7 @@ def test_a_persona_of_another_release_fails_the_run(
 ) -> None:
     """With what was streamed of it kept and counted."""
     claim = stored.claimed()
-    stored.write(claim, events.MessageDelta("a part"))
+    stored.write(claim, types.MessageDelta("a part"))
     with stored.connections.transaction() as tx:
         published_personas.publish(tx, stored.actor, "brief", "1", {"tools": ["of_later"]})
     stored.set(
@@ -267,13 +269,13 @@ def test_what_an_earlier_attempt_has_cost_is_kept_if_its_events_cannot_be_read(
 ) -> None:
     """Another release has written them."""
     claim = stored.claimed()
-    cost = events.RouteCost("dear", "m2", events.Usage(input_tokens=7, output_tokens=9), ONE)
-    state = events.ProviderState("scripted", "m2")
+    cost = types.RouteCost("dear", "m2", types.Usage(input_tokens=7, output_tokens=9), ONE)
+    state = types.ProviderState("scripted", "m2")
     stored.write(
         claim,
-        events.MessageCompleted("m", "", cost.usage, state),
-        events.ToolCallRequested("c", "calculator", {}),
-        events.RunCost(cost.usage, cost.cost_usd, (cost,)),
+        types.MessageCompleted("m", "", cost.usage, state),
+        types.ToolCallRequested("c", "calculator", {}),
+        types.RunCost(cost.usage, cost.cost_usd, (cost,)),
     )
     renamed = func.replace(run_events.c.payload, '"server"', '"host"')
     change = update(run_events).where(run_events.c.run_id == claim.run_id)
@@ -358,7 +360,7 @@ def test_what_was_confirmed_is_the_tool_of_one_server(
     stored.answer(run_id, "yes")
     execution.execute(process, run_id)
 
-    results = [e.payload for e in stored.events(run_id) if e.type == events.ToolResult.type]
+    results = [e.payload for e in stored.events(run_id) if e.type == types.ToolResult.type]
     refused, made = map(data_of, results)
     assert refused["is_error"] and "has changed since it was confirmed" in refused["output"]
     assert ("14", False) == (made["output"], made["is_error"])
@@ -382,7 +384,7 @@ def test_a_server_has_no_tool_that_passes_for_ours(
 
     execution.execute(process, run_id)
 
-    [refused] = [e for e in stored.events(run_id) if e.type == events.ToolResult.type]
+    [refused] = [e for e in stored.events(run_id) if e.type == types.ToolResult.type]
     assert "Unknown tool 'ask_user'." == data_of(refused.payload)["output"]
     assert "odd_ask_user" == stored.row(run_id)["pending_input"]["tool_name"]
 

@@ -5,10 +5,10 @@ import logging
 import httpx2
 import pytest
 
-from shared.events import RunError
-from shared.model_routes import Route
-from worker import failure_log
-from worker.outcomes import ProviderError
+from shared.catalog.model_routes import Route
+from shared.events.types import RunError
+from worker.attempt import failure_log
+from worker.contract.outcomes import ProviderError
 
 ERROR = RunError("provider.connection", "The provider cannot be reached.", True)
 

@@ -5,15 +5,16 @@ from uuid import UUID
 
 import pytest
 
-from shared import events, threads
 from shared.claim import Claim
-from shared.events import Usage
+from shared.events import types
+from shared.events.types import Usage
 from shared.ids import new_id
+from shared.threads import threads
 from tests.stored_runs import StoredRuns
-from worker import history
-from worker.conversation import Counted
-from worker.history import History
-from worker.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
+from worker.agent.conversation import Counted
+from worker.contract.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
+from worker.process import history
+from worker.process.history import History
 
 
 def said(stored: StoredRuns, thread_id: UUID, content: str) -> None:
@@ -34,10 +35,10 @@ def round_of(stored: StoredRuns, thread_id: UUID, number: int, output: str = "ou
     call = f"call_{number}"
     stored.write(
         claim,
-        events.MessageCompleted("m1", "let me see", Usage()),
-        events.ToolCallRequested(call, "t", {"x": number}),
-        events.ToolResult(call, "t", output, False, 1),
-        events.MessageCompleted("m2", f"answer {number}", Usage()),
+        types.MessageCompleted("m1", "let me see", Usage()),
+        types.ToolCallRequested(call, "t", {"x": number}),
+        types.ToolResult(call, "t", output, False, 1),
+        types.MessageCompleted("m2", f"answer {number}", Usage()),
     )
     stored.finish(claim, message=(new_id(), f"answer {number}"))
 
@@ -80,11 +81,11 @@ def test_the_newest_request_that_a_vendor_has_counted_is_known(stored: StoredRun
     claim = claimed(stored, thread_id)
     stored.write(
         claim,
-        events.ContextTruncated(3),
-        events.MessageCompleted("m1", "let me see", Usage(input_tokens=700)),
-        events.ToolCallRequested("c", "t", {}),
-        events.ToolResult("c", "t", "out", False, 1),
-        events.MessageCompleted("m2", "answer 2", Usage(input_tokens=900)),
+        types.ContextTruncated(3),
+        types.MessageCompleted("m1", "let me see", Usage(input_tokens=700)),
+        types.ToolCallRequested("c", "t", {}),
+        types.ToolResult("c", "t", "out", False, 1),
+        types.MessageCompleted("m2", "answer 2", Usage(input_tokens=900)),
     )
     stored.finish(claim, message=(new_id(), "answer 2"))
     said(stored, thread_id, "now")
@@ -98,19 +99,19 @@ def test_the_newest_request_that_a_vendor_has_counted_is_known(stored: StoredRun
 @pytest.mark.parametrize(
     ("truncated", "usage"),
     [
-        (events.ContextTruncated(3, 1), Usage(input_tokens=900)),
-        (events.ContextTruncated(3, 0), Usage(input_tokens=900, source="estimated")),
-        (events.ContextTruncated(3, 0), Usage()),
+        (types.ContextTruncated(3, 1), Usage(input_tokens=900)),
+        (types.ContextTruncated(3, 0), Usage(input_tokens=900, source="estimated")),
+        (types.ContextTruncated(3, 0), Usage()),
     ],
 )
 def test_an_estimate_is_no_count(
-    stored: StoredRuns, truncated: events.ContextTruncated, usage: Usage
+    stored: StoredRuns, truncated: types.ContextTruncated, usage: Usage
 ) -> None:
     """Nor is the count of a request in which results were cut."""
     thread_id = stored.thread()
     said(stored, thread_id, "question")
     claim = claimed(stored, thread_id)
-    stored.write(claim, truncated, events.MessageCompleted("m1", "answer", usage))
+    stored.write(claim, truncated, types.MessageCompleted("m1", "answer", usage))
     stored.finish(claim, message=(new_id(), "answer"))
 
     assert None is loaded(stored, thread_id).counted
@@ -232,11 +233,11 @@ def test_a_resumed_run_does_not_read_the_deltas_of_finished_turns(stored: Stored
     claim = stored.claimed()
     stored.write(
         claim,
-        events.MessageDelta("an"),
-        events.MessageDelta("swer"),
-        events.MessageCompleted("m1", "answer", Usage()),
-        events.ToolCallRequested("c", "t", {}),
-        events.MessageDelta("open"),
+        types.MessageDelta("an"),
+        types.MessageDelta("swer"),
+        types.MessageCompleted("m1", "answer", Usage()),
+        types.ToolCallRequested("c", "t", {}),
+        types.MessageDelta("open"),
     )
 
     with stored.connections.reading() as sql:

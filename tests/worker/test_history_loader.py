@@ -8,17 +8,17 @@ from dataclasses import replace
 
 import pytest
 
-from shared import threads
 from shared.claim import Claim
-from shared.connections import Connections
 from shared.ids import new_id
+from shared.storage.connections import Connections
+from shared.threads import threads
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel
-from worker import history
-from worker.history_loader import HistoryLoader, HistoryMemory
-from worker.messages import UserMessage
-from worker.outcomes import CancelRequested
+from worker.contract.messages import UserMessage
+from worker.contract.outcomes import CancelRequested
+from worker.process import history
+from worker.process.history_loader import HistoryLoader, HistoryMemory
 
 MIB = 1024 * 1024
 

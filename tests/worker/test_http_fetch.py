@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.worker.fetching import Server, fetch, page, served
 from tests.worker.recorded_run import RecordedRun
-from worker.outcomes import CancelRequested
+from worker.contract.outcomes import CancelRequested
 from worker.tools import ToolFailed, http_fetch
 
 
@@ -215,9 +215,9 @@ def test_in_a_gevent_worker_it_holds_nobody_up() -> None:
 from gevent import monkey
 monkey.patch_all()
 import socket, threading, time
-from shared.egress import Policy
-from worker.outcomes import CancelRequested
-from worker.stop_signal import StopSignal
+from shared.security.egress import Policy
+from worker.contract.outcomes import CancelRequested
+from worker.contract.stop_signal import StopSignal
 from worker.tools import CallInfo, http_fetch
 
 silent = socket.create_server(("127.0.0.2", 0))

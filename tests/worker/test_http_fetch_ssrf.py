@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shared.egress import Policy
+from shared.security.egress import Policy
 from tests.web_server import ROOT
 from tests.worker import rebinding_names
 from tests.worker.fetching import HERE, Server, fetch, page, redirect, served

@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import make_url, text
 
 from chaos.system.fault_proxy import FaultProxy
-from cli.embedded_postgres import EmbeddedPostgres
+from cli.dev.embedded_postgres import EmbeddedPostgres
 from shared.config import Settings
-from shared.connections import Connections
+from shared.storage.connections import Connections
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
-from worker.lease import Lease
+from worker.process.lease import Lease
 
 _SESSIONS = """
 SELECT l.pid FROM pg_locks l JOIN workers w

@@ -7,16 +7,16 @@ import threading
 import pytest
 
 from tests.worker.fetching import Server, page
-from worker import long_work
+from worker.contract import long_work
 
 HEAD = """
 from gevent import monkey
 monkey.patch_all()
 import sys, threading, time
-from shared.egress import Policy
-from worker import long_work
-from worker.messages import ToolSpec
-from worker.stop_signal import StopSignal
+from shared.security.egress import Policy
+from worker.contract import long_work
+from worker.contract.messages import ToolSpec
+from worker.contract.stop_signal import StopSignal
 from worker.tools import CallInfo, Tool, http_fetch
 
 def of(name, schema):

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from shared import events, personas, times
-from shared.events import (
+from shared import times
+from shared.catalog import personas
+from shared.events import types
+from shared.events.types import (
     MessageCompleted,
     RouteCost,
     RunCost,
@@ -18,12 +20,14 @@ from shared.events import (
     Usage,
 )
 from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of
-from worker import loop, tools
-from worker.agent import Agent
-from worker.context import RunContext
-from worker.conversation import Turn
-from worker.loop import Answer
-from worker.messages import (
+from worker import tools
+from worker.agent import loop
+from worker.agent.agent import Agent
+from worker.agent.conversation import Turn
+from worker.agent.loop import Answer
+from worker.agent.tool_calls import MAX_CALLS_PER_TURN, MAX_OUTPUT_BYTES, UNKNOWN_OUTCOME, cut
+from worker.contract.context import RunContext
+from worker.contract.messages import (
     AssistantMessage,
     Message,
     ModelRequest,
@@ -34,10 +38,15 @@ from worker.messages import (
     TurnEnd,
     UserMessage,
 )
-from worker.outcomes import CancelRequested, LimitExceeded, RunFailure, ShuttingDown, WaitForInput
+from worker.contract.outcomes import (
+    CancelRequested,
+    LimitExceeded,
+    RunFailure,
+    ShuttingDown,
+    WaitForInput,
+)
+from worker.contract.stop_signal import StopSignal
 from worker.providers.scripted_provider import ScriptedProvider
-from worker.stop_signal import StopSignal
-from worker.tool_calls import MAX_CALLS_PER_TURN, MAX_OUTPUT_BYTES, UNKNOWN_OUTCOME, cut
 from worker.tools import CallInfo, Tool, tool
 
 CALCULATE = {"tool": "calculator", "args": {"expression": "6*7"}}
@@ -447,4 +456,4 @@ def test_events_of_a_turn_can_be_encoded() -> None:
     run(agent_for({"tool": "none\x00", "args": {"a\ud800": ["\x00", 1.5, None]}}), context)
 
     [call] = [event for event in context.events if isinstance(event, ToolCallRequested)]
-    assert "tool.call" == events.encode(1, call, times.now()).type
+    assert "tool.call" == types.encode(1, call, times.now()).type

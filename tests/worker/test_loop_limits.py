@@ -5,17 +5,18 @@ from typing import Any
 
 import pytest
 
-from shared.events import ContextTruncated, ToolCallRequested
+from shared.events.types import ContextTruncated, ToolCallRequested
 from tests.worker.fake_vendor import anthropic_stream, raw, route_to, vendor
 from tests.worker.recorded_run import ROUTE, RecordedRun
 from tests.worker.test_loop import CALCULATE, Model, agent_for, results, run
-from worker import loop, providers, request_builder
-from worker.messages import AssistantMessage, UserMessage
-from worker.model_call import DEFAULT_OUTPUT_TOKENS
-from worker.outcomes import LimitExceeded
+from worker import providers
+from worker.agent import loop, request_builder
+from worker.agent.model_call import DEFAULT_OUTPUT_TOKENS
+from worker.agent.route_chain import RouteChain
+from worker.agent.tool_calls import MAX_CALLS_PER_TURN
+from worker.contract.messages import AssistantMessage, UserMessage
+from worker.contract.outcomes import LimitExceeded
 from worker.providers import openai_provider
-from worker.route_chain import RouteChain
-from worker.tool_calls import MAX_CALLS_PER_TURN
 
 
 def test_a_model_that_repeats_itself_is_stopped() -> None:

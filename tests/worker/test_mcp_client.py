@@ -16,13 +16,13 @@ import pytest
 from shared.ids import new_id
 from tests import waiting
 from tests.waiting import eventually, in_parallel
-from worker.context import RunContext
+from worker.contract.context import RunContext
+from worker.contract.outcomes import CancelRequested
+from worker.contract.stop_signal import StopSignal
 from worker.mcp import McpFailed
 from worker.mcp.client import ChangedTools, McpClient
 from worker.mcp.launcher import PASSED_ON
 from worker.mcp.server import Server
-from worker.outcomes import CancelRequested
-from worker.stop_signal import StopSignal
 
 ODD = Path(__file__).with_name("odd_mcp_server.py")
 #: Of the servers whose tests have no other org in them.

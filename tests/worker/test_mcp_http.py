@@ -19,19 +19,19 @@ import psutil
 import pytest
 import trustme
 
-from cli.embedded_server import free_port
-from shared.egress import Policy
+from cli.dev.embedded_server import free_port
 from shared.ids import new_id
+from shared.security.egress import Policy
 from tests.waiting import eventually
 from tests.worker.lying_mcp_server import Lying, lying
-from worker.context import RunContext
+from worker.contract.context import RunContext
+from worker.contract.outcomes import CancelRequested
+from worker.contract.stop_signal import StopSignal
 from worker.mcp import McpFailed
 from worker.mcp.checked_http import CheckedClient
 from worker.mcp.client import ChangedTools, McpClient
 from worker.mcp.server import Server
 from worker.mcp.sessions import Rules, Session
-from worker.outcomes import CancelRequested
-from worker.stop_signal import StopSignal
 
 SDK = Path(__file__).with_name("sdk_mcp_server.py")
 ORG = new_id()

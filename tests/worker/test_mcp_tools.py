@@ -16,20 +16,20 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Row, update
 
 from shared.catalog import mcp_configs
-from shared.catalog_tables import mcp_configs as configs_table
 from shared.config import Settings
-from shared.connections import Connections
+from shared.storage.catalog_tables import mcp_configs as configs_table
+from shared.storage.connections import Connections
 from shared.times import now
 from tests.clients import User
 from tests.waiting import eventually
-from worker import long_work
-from worker.context import RunContext
+from worker.contract import long_work
+from worker.contract.context import RunContext
+from worker.contract.outcomes import CancelRequested
+from worker.contract.stop_signal import StopSignal
 from worker.mcp import discovery
 from worker.mcp.client import McpClient
 from worker.mcp.descriptions import describe
 from worker.mcp.tools import MAX_TOOLS, McpTools, model_names, tools_of
-from worker.outcomes import CancelRequested
-from worker.stop_signal import StopSignal
 from worker.tools import CallInfo, Tool, ToolFailed
 
 ODD = Path(__file__).with_name("odd_mcp_server.py")

@@ -7,22 +7,10 @@ from typing import Any
 
 import pytest
 
-from shared.events import RunCost, RunFallback, Usage
-from shared.model_routes import Route
+from shared.catalog.model_routes import Route
+from shared.events.types import RunCost, RunFallback, Usage
 from tests.worker.recorded_run import RecordedRun, chain_of, request
-from worker import patience
-from worker.messages import (
-    AssistantMessage,
-    CallDelta,
-    Chunk,
-    ModelRequest,
-    TextDelta,
-    ThinkingDelta,
-    ToolCall,
-    TurnEnd,
-    UsageUpdate,
-)
-from worker.model_call import (
+from worker.agent.model_call import (
     DEFAULT_OUTPUT_TOKENS,
     LEAST_OUTPUT_TOKENS,
     MAX_BACKOFF_SECONDS,
@@ -33,12 +21,24 @@ from worker.model_call import (
     bounded,
     call_model,
 )
-from worker.outcomes import CancelRequested, ProviderError, TooLarge
-from worker.patience import ALONE_SECONDS, BESIDE_ANOTHER_SECONDS, Patience
+from worker.agent.route_chain import RouteChain
+from worker.contract import patience
+from worker.contract.messages import (
+    AssistantMessage,
+    CallDelta,
+    Chunk,
+    ModelRequest,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    TurnEnd,
+    UsageUpdate,
+)
+from worker.contract.outcomes import CancelRequested, ProviderError, TooLarge
+from worker.contract.patience import ALONE_SECONDS, BESIDE_ANOTHER_SECONDS, Patience
+from worker.contract.stop_signal import StopSignal
 from worker.providers import Provider
 from worker.providers.scripted_provider import ScriptedProvider
-from worker.route_chain import RouteChain
-from worker.stop_signal import StopSignal
 
 
 class Replies(ScriptedProvider):

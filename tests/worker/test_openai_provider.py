@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.events import Usage
+from shared.events.types import Usage
 from tests.worker.fake_vendor import (
     REQUEST,
     Answer,
@@ -20,7 +20,7 @@ from tests.worker.fake_vendor import (
     route_to,
     vendor,
 )
-from worker.messages import (
+from worker.contract.messages import (
     AssistantMessage,
     Chunk,
     ModelRequest,
@@ -33,7 +33,7 @@ from worker.messages import (
     UsageUpdate,
     UserMessage,
 )
-from worker.outcomes import ProviderError
+from worker.contract.outcomes import ProviderError
 from worker.providers import openai_provider
 from worker.tools import load
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from shared.catalog.model_routes import Route
 from shared.config import Settings
 from shared.errors import LeaseLost
-from shared.eventlog import data_of
-from shared.events import ProviderState, Usage
-from shared.model_routes import Route
-from shared.status import RunState
+from shared.events.eventlog import data_of
+from shared.events.types import ProviderState, Usage
+from shared.runs.status import RunState
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
 from tests.worker.fake_vendor import REQUEST, Answer, ask, raw, route_to, status, vendor
@@ -28,8 +28,9 @@ from tests.worker.openai_vendor import (
     refusal,
 )
 from tests.worker.test_provider_state import started, worker
-from worker import execution, providers
-from worker.messages import (
+from worker import providers
+from worker.attempt import execution
+from worker.contract.messages import (
     AssistantMessage,
     CallDelta,
     Chunk,
@@ -44,8 +45,8 @@ from worker.messages import (
     UsageUpdate,
     UserMessage,
 )
-from worker.outcomes import ProviderError, TooLarge
-from worker.stop_signal import StopSignal
+from worker.contract.outcomes import ProviderError, TooLarge
+from worker.contract.stop_signal import StopSignal
 
 USAGE = Usage(
     input_tokens=100,

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import func
 
-from shared import model_routes
+from shared.catalog import model_routes
 from shared.config import Settings
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually
 from worker import pickup
-from worker.process import DELIVERY_SECONDS, WorkerProcess
+from worker.process.process import DELIVERY_SECONDS, WorkerProcess
 
 
 @pytest.fixture

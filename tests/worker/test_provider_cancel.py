@@ -9,8 +9,8 @@ from bench.figure import percentile
 from bench.silent_vendor import PHASES, SilentVendor
 from tests.worker.fake_vendor import REQUEST, route_to
 from worker import providers
-from worker.outcomes import CancelRequested
-from worker.stop_signal import StopSignal
+from worker.contract.outcomes import CancelRequested
+from worker.contract.stop_signal import StopSignal
 
 CANCELS = 25  # of each API in each phase: 225
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from shared.egress import Policy
-from shared.events import Usage
+from shared.events.types import Usage
+from shared.security.egress import Policy
 from tests.worker.fake_vendor import REQUEST, Answer, head, route_to, status, vendor
 from worker import providers
-from worker.messages import (
+from worker.contract.messages import (
     AssistantMessage,
     Chunk,
     ModelRequest,
@@ -26,8 +26,8 @@ from worker.messages import (
     TurnEnd,
     UserMessage,
 )
-from worker.outcomes import CancelRequested, ProviderError
-from worker.stop_signal import StopSignal
+from worker.contract.outcomes import CancelRequested, ProviderError
+from worker.contract.stop_signal import StopSignal
 from worker.tools import load
 
 PAGE = Path(__file__).parents[2] / "docs/reference/providers.md"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shared import events
+from shared.events import types
 from shared.times import EPOCH
 from tests.worker.fake_vendor import (
     STREAM_HEAD,
@@ -26,8 +26,8 @@ from tests.worker.fake_vendor import (
     status,
     vendor,
 )
-from worker.messages import TextDelta, ThinkingDelta, ToolCall, TurnEnd
-from worker.outcomes import ProviderError, TooLarge
+from worker.contract.messages import TextDelta, ThinkingDelta, ToolCall, TurnEnd
+from worker.contract.outcomes import ProviderError, TooLarge
 
 pytestmark = pytest.mark.parametrize("provider", ["openai", "anthropic"])
 
@@ -587,7 +587,7 @@ def test_arguments_that_cannot_be_written_down_are_text(provider: str, arguments
     assert isinstance(end, TurnEnd)
     call = end.tool_calls[-1 if provider == "anthropic" else 0]
     assert arguments == call.arguments
-    events.encode(1, events.ToolCallRequested("a", "f", call.arguments), EPOCH)
+    types.encode(1, types.ToolCallRequested("a", "f", call.arguments), EPOCH)
 
 
 def test_what_no_database_takes_is_replaced_in_arguments(provider: str) -> None:

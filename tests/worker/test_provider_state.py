@@ -11,13 +11,14 @@ from uuid import UUID
 
 import pytest
 
-from shared import model_routes, threads
+from shared.catalog import model_routes
+from shared.catalog.model_routes import Route
 from shared.config import Settings
 from shared.errors import LeaseLost
-from shared.eventlog import data_of
-from shared.events import ProviderState
-from shared.model_routes import Route
-from shared.status import RunState
+from shared.events.eventlog import data_of
+from shared.events.types import ProviderState
+from shared.runs.status import RunState
+from shared.threads import threads
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
 from tests.worker.fake_vendor import (
@@ -32,9 +33,13 @@ from tests.worker.fake_vendor import (
     vendor,
 )
 from tests.worker.recorded_run import RecordedRun, chain_of
-from worker import context_window, execution, providers
-from worker.conversation import Turn
-from worker.messages import (
+from worker import providers
+from worker.agent import context_window
+from worker.agent.conversation import Turn
+from worker.agent.model_call import call_model
+from worker.agent.route_chain import RouteChain
+from worker.attempt import execution
+from worker.contract.messages import (
     MAX_STATE_BYTES,
     AssistantMessage,
     Message,
@@ -45,12 +50,10 @@ from worker.messages import (
     UserMessage,
     without_state,
 )
-from worker.model_call import call_model
-from worker.outcomes import ProviderError
-from worker.process import WorkerProcess
+from worker.contract.outcomes import ProviderError
+from worker.process.process import WorkerProcess
 from worker.providers import token_counts
 from worker.providers.scripted_provider import ScriptedProvider
-from worker.route_chain import RouteChain
 
 CALLS = (ToolCall("a", "calculator", {"expression": "1+1"}), ToolCall("b", "current_time", {}))
 

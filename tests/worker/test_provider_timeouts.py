@@ -13,12 +13,13 @@ from uuid import UUID
 import pytest
 import trustme
 
-from shared import model_routes, threads
+from shared.catalog import model_routes
+from shared.catalog.model_routes import Route
+from shared.catalog.prices import Prices
 from shared.config import Settings
-from shared.eventlog import data_of
-from shared.model_routes import Route
-from shared.prices import Prices
-from shared.status import RunState
+from shared.events.eventlog import data_of
+from shared.runs.status import RunState
+from shared.threads import threads
 from tests.stored_runs import StoredRuns
 from tests.worker.fake_vendor import (
     REQUEST,
@@ -32,12 +33,13 @@ from tests.worker.fake_vendor import (
     route_to,
     vendor,
 )
-from worker import execution, providers
-from worker.messages import Chunk, TextDelta
-from worker.outcomes import ProviderError
-from worker.process import WorkerProcess
+from worker import providers
+from worker.attempt import execution
+from worker.contract.messages import Chunk, TextDelta
+from worker.contract.outcomes import ProviderError
+from worker.contract.stop_signal import StopSignal
+from worker.process.process import WorkerProcess
 from worker.providers import abortable_http
-from worker.stop_signal import StopSignal
 
 CHAT = openai_stream(delta(content="Hi"), done=False)
 CHAT_END = openai_stream(delta(finish="stop"))

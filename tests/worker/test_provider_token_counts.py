@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.events import TOKEN_FIELDS, ProviderState, Usage
-from worker.messages import (
+from shared.events.types import TOKEN_FIELDS, ProviderState, Usage
+from worker.contract.messages import (
     AssistantMessage,
     Message,
     ModelRequest,
@@ -17,10 +17,10 @@ from worker.messages import (
     ToolSpec,
     UserMessage,
 )
-from worker.outcomes import ProviderError
+from worker.contract.outcomes import ProviderError
+from worker.contract.stop_signal import StopSignal
 from worker.providers import token_counts
 from worker.providers.scripted_provider import ScriptedProvider
-from worker.stop_signal import StopSignal
 
 TEXTS = st.text(max_size=60)
 CALLS = st.builds(ToolCall, TEXTS, TEXTS, st.dictionaries(TEXTS, TEXTS, max_size=3) | TEXTS)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from shared.events import Usage
-from shared.model_routes import Route
-from shared.prices import known
+from shared.catalog.model_routes import Route
+from shared.catalog.prices import known
+from shared.events.types import Usage
 from tests.worker.fake_vendor import anthropic_stream, ask, delta, openai_stream, raw, vendor
-from worker.messages import TurnEnd
+from worker.contract.messages import TurnEnd
 from worker.providers.reported_usage import UsageReader
 
 ROOT = Path(__file__).parents[2]
@@ -142,7 +142,7 @@ def test_the_price_library_is_loaded_before_there_are_runs(provider: str, is_loa
     """Loading it takes up to half a second, in which every run of the process would stand still."""
     program = (
         "import sys\n"
-        "from shared.model_routes import Route\n"
+        "from shared.catalog.model_routes import Route\n"
         "from worker import providers\n"
         f"providers.prepare([Route(id='r', provider={provider!r}, model='m', base_url='http://x')])\n"
         "print('genai_prices.data' in sys.modules)"

@@ -5,18 +5,18 @@ from typing import Any
 
 import pytest
 
-from shared.events import ContextTruncated, MessageReset, RunFallback, Usage
+from shared.events.types import ContextTruncated, MessageReset, RunFallback, Usage
 from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of
 from tests.worker.test_loop import Model, agent_for, run
-from worker.agent import Agent
-from worker.context import RunContext
-from worker.conversation import Counted
-from worker.messages import AssistantMessage, Message, ModelRequest, TurnEnd, UserMessage
-from worker.model_call import MAX_SHRINKS, MAX_TRIES
-from worker.outcomes import ProviderError, TooLarge
+from worker.agent.agent import Agent
+from worker.agent.conversation import Counted
+from worker.agent.model_call import MAX_SHRINKS, MAX_TRIES
+from worker.agent.route_chain import RouteChain
+from worker.contract.context import RunContext
+from worker.contract.messages import AssistantMessage, Message, ModelRequest, TurnEnd, UserMessage
+from worker.contract.outcomes import ProviderError, TooLarge
+from worker.contract.stop_signal import StopSignal
 from worker.providers import size_errors, token_counts
-from worker.route_chain import RouteChain
-from worker.stop_signal import StopSignal
 from worker.tools import tool
 
 LIMIT = 8_000

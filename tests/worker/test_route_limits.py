@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from shared import ids
-from shared.connections import Connections
-from shared.model_routes import Route
-from shared.outage import Outage
-from worker.route_limits import (
+from shared.catalog.model_routes import Route
+from shared.storage.connections import Connections
+from shared.storage.outage import Outage
+from worker.process.route_limits import (
     JITTER,
     MAX_LINE_SECONDS,
     MAX_PAUSE_SECONDS,

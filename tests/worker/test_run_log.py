@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from shared.events import (
+from shared.events.types import (
     MessageDelta,
     MessageThinking,
     RunCancelled,
@@ -17,16 +17,16 @@ from shared.events import (
     Usage,
 )
 from tests.waiting import eventually
-from worker import run_log
-from worker.outcomes import CancelRequested, LimitExceeded
-from worker.run_log import (
+from worker.contract.outcomes import CancelRequested, LimitExceeded
+from worker.contract.stop_signal import StopSignal
+from worker.process import run_log
+from worker.process.run_log import (
     GATHER_CHARACTERS,
     MAX_BACKLOG_BYTES,
     MAX_EVENT_CHARACTERS,
     MAX_TAKEN_BYTES,
     RunLog,
 )
-from worker.stop_signal import StopSignal
 
 END = RunCancelled(Usage(), 0)
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from shared.events import Usage
+from shared.events.types import Usage
 from tests.web_server import ROOT
 from tests.worker.recorded_run import request
-from worker.messages import (
+from worker.contract.messages import (
     AssistantMessage,
     Chunk,
     TextDelta,
@@ -22,9 +22,9 @@ from worker.messages import (
     ToolMessage,
     TurnEnd,
 )
-from worker.outcomes import CancelRequested, ProviderError
+from worker.contract.outcomes import CancelRequested, ProviderError
+from worker.contract.stop_signal import StopSignal
 from worker.providers.scripted_provider import ScriptedProvider
-from worker.stop_signal import StopSignal
 
 
 def play(*steps: Any, stop: StopSignal | None = None, **fields: Any) -> list[Chunk]:
@@ -268,7 +268,7 @@ def test_exit_worker_ends_the_process(step: dict[str, Any], attempt: int, dies: 
         "import json, sys\n"
         "from tests.worker.recorded_run import request\n"
         "from worker.providers.scripted_provider import ScriptedProvider\n"
-        "from worker.stop_signal import StopSignal\n"
+        "from worker.contract.stop_signal import StopSignal\n"
         "asked = request(sys.argv[1], attempt=int(sys.argv[2]))\n"
         "list(ScriptedProvider(faults=True).stream(asked, StopSignal()))\n"
     )

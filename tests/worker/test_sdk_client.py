@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.embedded_server import free_port
-from shared.model_routes import Route
+from cli.dev.embedded_server import free_port
+from shared.catalog.model_routes import Route
 from worker import providers
-from worker.messages import ModelRequest, UserMessage
-from worker.outcomes import ProviderError
+from worker.contract.messages import ModelRequest, UserMessage
+from worker.contract.outcomes import ProviderError
+from worker.contract.stop_signal import StopSignal
 from worker.providers.sdk_client import json_bytes
-from worker.stop_signal import StopSignal
 
 JSON = st.recursive(
     st.none()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.outcomes import TooLarge
+from worker.contract.outcomes import TooLarge
 from worker.providers.size_errors import read
 
 

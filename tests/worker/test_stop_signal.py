@@ -6,8 +6,8 @@ import time
 import pytest
 
 from shared.errors import LeaseLost
-from worker.outcomes import CancelRequested, DeadlineExceeded
-from worker.stop_signal import StopSignal
+from worker.contract.outcomes import CancelRequested, DeadlineExceeded
+from worker.contract.stop_signal import StopSignal
 
 
 def test_nothing_happens_before_it_is_set() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from shared import logs
-from shared.events import ToolResult
+from shared.events.types import ToolResult
 from tests.waiting import eventually
 from tests.worker.recorded_run import RecordedRun
 from tests.worker.test_loop import CALCULATE, agent_for, results, run
-from worker.context import RunContext
-from worker.outcomes import CancelRequested, ShuttingDown
-from worker.tool_calls import STOP_SECONDS
+from worker.agent.tool_calls import STOP_SECONDS
+from worker.contract.context import RunContext
+from worker.contract.outcomes import CancelRequested, ShuttingDown
 from worker.tools import Tool, tool
 
 SECRET = "postgresql://arkloop:hunter2@db/arkloop"

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from shared.errors import LeaseLost
-from shared.events import ToolResult
+from shared.events.types import ToolResult
 from tests.worker.recorded_run import RecordedRun
 from tests.worker.test_loop import CALCULATE, agent_for, results, run
-from worker.context import RunContext
-from worker.conversation import Turn
-from worker.messages import ToolCall
-from worker.outcomes import CancelRequested, ShuttingDown
+from worker.agent.conversation import Turn
+from worker.contract.context import RunContext
+from worker.contract.messages import ToolCall
+from worker.contract.outcomes import CancelRequested, ShuttingDown
 from worker.tools import Tool, tool
 
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from worker import tool_loops
-from worker.conversation import Turn
-from worker.messages import ToolCall, ToolMessage
-from worker.outcomes import LimitExceeded
+from worker.agent import tool_loops
+from worker.agent.conversation import Turn
+from worker.contract.messages import ToolCall, ToolMessage
+from worker.contract.outcomes import LimitExceeded
 
 
 def turn(name: str, output: str = "out", **arguments: Any) -> Turn:

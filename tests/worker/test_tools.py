@@ -11,12 +11,14 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, PydanticUserError
 
-from shared import egress, personas
+from shared.catalog import personas
+from shared.security import egress
 from tests.worker.recorded_run import RecordedRun
-from worker import argument_schema, tools
-from worker.context import RunContext
-from worker.messages import ToolSpec
-from worker.outcomes import CancelRequested
+from worker import tools
+from worker.contract import argument_schema
+from worker.contract.context import RunContext
+from worker.contract.messages import ToolSpec
+from worker.contract.outcomes import CancelRequested
 from worker.tools import (
     CallInfo,
     InvalidSchema,
@@ -227,7 +229,7 @@ def test_a_file_that_holds_no_tool_is_told_with_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
     """Whoever forgets a type, a name or the context does not find out from runs that fail."""
-    imports = "from worker.context import RunContext\nfrom worker.tools import tool\n"
+    imports = "from worker.contract.context import RunContext\nfrom worker.tools import tool\n"
     (tmp_path / "broken.py").write_text(f"{imports}\n@tool(repeatable=True)\n{function}\n")
     monkeypatch.setattr(tools, "__path__", [*tools.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "worker.tools.broken", raising=False)

@@ -11,8 +11,8 @@ import httpx2
 from anyio.abc import SocketStream
 from httpcore2._backends.anyio import AnyIOStream  # its own module alone has it, as for SyncStream
 
-from shared import egress
-from worker.checked_http import CheckedBackend, ssl_context
+from shared.security import egress
+from worker.http.checked_http import CheckedBackend, ssl_context
 from worker.mcp.bounded_messages import EVENT_ENCODING, MAX_BYTES, TooLarge
 
 CONNECT_SECONDS = 5.0

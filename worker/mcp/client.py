@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from worker.context import RunContext
+from worker.contract.context import RunContext
 from worker.mcp import Cancelled, McpFailed, ToolChanged
 from worker.mcp.descriptions import Description
 from worker.mcp.org_sidecar import Forker, OrgSidecar, Pending

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from shared.events import clean
+from shared.events.types import clean
 
 MAX_TOOLS = 256
 MAX_DESCRIPTION_BYTES = 16 * 1024

@@ -10,11 +10,11 @@ from sqlalchemy import Row
 
 from shared.catalog import mcp_configs
 from shared.config import Settings
-from shared.connections import Connections
-from shared.encryption import CannotOpen, NoEncryptionKey
-from worker import long_work
-from worker.argument_schema import ArgumentSchema, InvalidSchema
-from worker.context import RunContext
+from shared.security.encryption import CannotOpen, NoEncryptionKey
+from shared.storage.connections import Connections
+from worker.contract import long_work
+from worker.contract.argument_schema import ArgumentSchema, InvalidSchema
+from worker.contract.context import RunContext
 from worker.mcp import Cancelled, McpFailed
 from worker.mcp.client import McpClient
 from worker.mcp.descriptions import Description

@@ -16,8 +16,8 @@ import socket
 import sys
 from typing import Never
 
-from shared import egress
-from worker.checked_http import ssl_context
+from shared.security import egress
+from worker.http.checked_http import ssl_context
 from worker.mcp import sidecar
 from worker.mcp.sessions import Rules
 

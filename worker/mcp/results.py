@@ -5,7 +5,7 @@ from typing import Any
 
 import mcp_types as types
 
-from shared.events import clean
+from shared.events.types import clean
 
 MAX_TEXT_BYTES = 1024 * 1024
 #: Of what a server says of an error.

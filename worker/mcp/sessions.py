@@ -15,9 +15,9 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, METHOD_NOT_FOUND, PARSE_ERROR
 from pydantic import TypeAdapter, ValidationError
 
-from shared import egress
-from shared.events import clean
-from worker.checked_http import tls_failure
+from shared.events.types import clean
+from shared.security import egress
+from worker.http.checked_http import tls_failure
 from worker.mcp import McpFailed, SessionLost, ToolChanged
 from worker.mcp.bounded_messages import MAX_BYTES
 from worker.mcp.checked_http import CALL_ID, CheckedClient

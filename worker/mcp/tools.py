@@ -13,14 +13,14 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from shared.catalog import mcp_configs
-from shared.connections import Connections
+from shared.catalog.personas import BUILTIN_TOOLS
 from shared.errors import Unavailable
-from shared.personas import BUILTIN_TOOLS
-from worker.context import RunContext
+from shared.storage.connections import Connections
+from worker.contract.context import RunContext
+from worker.contract.messages import ToolSpec
 from worker.mcp import McpFailed, discovery
 from worker.mcp.client import ChangedTools, McpClient
 from worker.mcp.server import Server
-from worker.messages import ToolSpec
 from worker.tools import CallInfo, Tool, ToolFailed
 
 log = logging.getLogger(__name__)

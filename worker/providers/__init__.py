@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from shared import prices
-from shared.egress import Policy
-from shared.events import Usage
-from shared.model_routes import Route
-from worker.messages import Chunk, ModelRequest
-from worker.outcomes import ProviderError
-from worker.stop_signal import StopSignal
+from shared.catalog import prices
+from shared.catalog.model_routes import Route
+from shared.events.types import Usage
+from shared.security.egress import Policy
+from worker.contract.messages import Chunk, ModelRequest
+from worker.contract.outcomes import ProviderError
+from worker.contract.stop_signal import StopSignal
 
 
 class Provider(Protocol):

@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx2
 
-from shared import egress
-from shared.model_routes import Route
-from worker.checked_http import CheckedBackend, ssl_context
+from shared.catalog.model_routes import Route
+from shared.security import egress
+from worker.http.checked_http import CheckedBackend, ssl_context
 from worker.providers.bounded_response import BoundedTransport
 
 CONNECT_SECONDS = 5.0

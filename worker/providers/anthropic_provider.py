@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import anthropic
 
-from shared.egress import Policy
-from shared.events import Usage, clean
-from shared.model_routes import Route
-from shared.prices import VENDOR_URLS
-from worker.messages import (
+from shared.catalog.model_routes import Route
+from shared.catalog.prices import VENDOR_URLS
+from shared.events.types import Usage, clean
+from shared.security.egress import Policy
+from worker.contract.messages import (
     AssistantMessage,
     CallDelta,
     Chunk,
@@ -27,7 +27,8 @@ from worker.messages import (
     UsageUpdate,
     UserMessage,
 )
-from worker.outcomes import ProviderError
+from worker.contract.outcomes import ProviderError
+from worker.contract.stop_signal import StopSignal
 from worker.providers import token_counts
 from worker.providers.abortable_http import AbortableClient
 from worker.providers.partial_calls import (
@@ -40,7 +41,6 @@ from worker.providers.reported_usage import UsageReader
 from worker.providers.sdk_client import address, with_encoded_body
 from worker.providers.sdk_errors import provider_errors
 from worker.providers.state_room import StateRoom
-from worker.stop_signal import StopSignal
 
 #: The API demands a limit. Where neither persona nor route has one it is the model's own, by the
 #: beginning of its name; the first that fits.

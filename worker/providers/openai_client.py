@@ -8,13 +8,13 @@ import httpx2
 import openai
 from openai._streaming import ServerSentEvent, SSEDecoder
 
-from shared.egress import Policy
-from shared.model_routes import Route
-from shared.prices import VENDOR_URLS
+from shared.catalog.model_routes import Route
+from shared.catalog.prices import VENDOR_URLS
+from shared.security.egress import Policy
+from worker.contract.stop_signal import StopSignal
 from worker.providers.abortable_http import AbortableClient
 from worker.providers.sdk_client import address, with_encoded_body
 from worker.providers.sdk_errors import provider_errors
-from worker.stop_signal import StopSignal
 
 T = TypeVar("T")
 

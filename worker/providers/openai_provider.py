@@ -7,10 +7,10 @@ from typing import Any
 
 import openai
 
-from shared.egress import Policy
-from shared.events import Usage, clean
-from shared.model_routes import Route
-from worker.messages import (
+from shared.catalog.model_routes import Route
+from shared.events.types import Usage, clean
+from shared.security.egress import Policy
+from worker.contract.messages import (
     AssistantMessage,
     CallDelta,
     Chunk,
@@ -24,7 +24,8 @@ from worker.messages import (
     UsageUpdate,
     UserMessage,
 )
-from worker.outcomes import ProviderError
+from worker.contract.outcomes import ProviderError
+from worker.contract.stop_signal import StopSignal
 from worker.providers import token_counts
 from worker.providers.openai_client import Client
 from worker.providers.openai_responses import ResponsesProvider
@@ -36,7 +37,6 @@ from worker.providers.partial_calls import (
 )
 from worker.providers.reported_usage import UsageReader
 from worker.providers.state_room import StateRoom
-from worker.stop_signal import StopSignal
 
 #: The names that compatible servers give to the model's reasoning.
 _REASONING = ("reasoning_content", "reasoning")

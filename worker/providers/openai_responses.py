@@ -11,10 +11,10 @@ from typing import Any
 
 import openai
 
-from shared.egress import Policy
-from shared.events import ProviderState, Usage, clean
-from shared.model_routes import Route
-from worker.messages import (
+from shared.catalog.model_routes import Route
+from shared.events.types import ProviderState, Usage, clean
+from shared.security.egress import Policy
+from worker.contract.messages import (
     AssistantMessage,
     CallDelta,
     Chunk,
@@ -28,7 +28,8 @@ from worker.messages import (
     UsageUpdate,
     UserMessage,
 )
-from worker.outcomes import ProviderError
+from worker.contract.outcomes import ProviderError
+from worker.contract.stop_signal import StopSignal
 from worker.providers import token_counts
 from worker.providers.openai_client import Client
 from worker.providers.partial_calls import (
@@ -40,7 +41,6 @@ from worker.providers.partial_calls import (
 )
 from worker.providers.reported_usage import UsageReader
 from worker.providers.state_room import StateRoom
-from worker.stop_signal import StopSignal
 
 #: The API refuses a lower limit of the output.
 _LEAST_OUTPUT_TOKENS = 16

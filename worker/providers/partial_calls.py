@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from shared.events import clean, is_too_deep, plain
-from worker.messages import ToolCall
-from worker.outcomes import ProviderError
+from shared.events.types import clean, is_too_deep, plain
+from worker.contract.messages import ToolCall
+from worker.contract.outcomes import ProviderError
 
 #: Far beyond what any model writes; a server that never stops must not fill the memory.
 MAX_ARGUMENTS_CHARACTERS = 4 * 1024 * 1024

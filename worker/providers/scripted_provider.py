@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from shared.egress import Policy
-from shared.events import TOKEN_FIELDS, Usage
-from shared.model_routes import Route
-from worker.messages import (
+from shared.catalog.model_routes import Route
+from shared.events.types import TOKEN_FIELDS, Usage
+from shared.security.egress import Policy
+from worker.contract.messages import (
     AssistantMessage,
     Chunk,
     ModelRequest,
@@ -27,8 +27,8 @@ from worker.messages import (
     TurnEnd,
     UserMessage,
 )
-from worker.outcomes import ProviderError
-from worker.stop_signal import StopSignal
+from worker.contract.outcomes import ProviderError
+from worker.contract.stop_signal import StopSignal
 
 Step = dict[str, Any]
 

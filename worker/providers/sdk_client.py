@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from shared import egress
-from shared.model_routes import Route
+from shared.catalog.model_routes import Route
+from shared.security import egress
 from worker.providers.sdk_errors import address_refused
 
 

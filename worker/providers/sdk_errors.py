@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx2
 
-from shared import egress
-from worker.checked_http import tls_failure
-from worker.outcomes import ProviderError
+from shared.security import egress
+from worker.contract.outcomes import ProviderError
+from worker.http.checked_http import tls_failure
 from worker.providers import rate_limit_headers, size_errors
 
 #: Nobody checks shapes: what is not what it should be fails where it is used.

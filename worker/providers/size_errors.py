@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from worker.outcomes import TooLarge
+from worker.contract.outcomes import TooLarge
 
 _N = r"\(?([\d,]*\d)"
 

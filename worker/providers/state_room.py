@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from worker.messages import MAX_STATE_BYTES
+from worker.contract.messages import MAX_STATE_BYTES
 
 
 class StateRoom:

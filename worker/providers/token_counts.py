@@ -7,8 +7,8 @@ but for the few that mark where a message, a tool or the prompt begins and ends.
 import json
 from collections.abc import Iterator
 
-from shared.events import Usage
-from worker.messages import AssistantMessage, ModelRequest, ToolMessage, state_text
+from shared.events.types import Usage
+from worker.contract.messages import AssistantMessage, ModelRequest, ToolMessage, state_text
 
 CHARACTERS_PER_TOKEN = 4  # only for estimates
 

@@ -18,11 +18,11 @@ from pydantic import ConfigDict, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
-from shared.egress import Policy
-from worker import long_work
-from worker.argument_schema import ArgumentSchema, InvalidSchema
-from worker.context import RunContext
-from worker.messages import ToolSpec
+from shared.security.egress import Policy
+from worker.contract import long_work
+from worker.contract.argument_schema import ArgumentSchema, InvalidSchema
+from worker.contract.context import RunContext
+from worker.contract.messages import ToolSpec
 
 __all__ = [
     "FAULT_TOOLS",

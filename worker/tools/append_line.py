@@ -1,7 +1,7 @@
 """A tool of the fault tests: a side effect that a test can count."""
 
 from shared import fault_points
-from worker.context import RunContext
+from worker.contract.context import RunContext
 from worker.tools import ToolFailed, tool
 
 

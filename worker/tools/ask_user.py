@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from worker.context import RunContext
+from worker.contract.context import RunContext
 from worker.tools import tool
 
 Option = Annotated[str, Field(min_length=1, max_length=200)]

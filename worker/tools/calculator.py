@@ -5,7 +5,7 @@ import math
 import operator
 from collections.abc import Callable
 
-from worker.context import RunContext
+from worker.contract.context import RunContext
 from worker.tools import ToolFailed, tool
 
 MAX_LENGTH = 500

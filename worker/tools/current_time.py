@@ -1,7 +1,7 @@
 """The time of day."""
 
 from shared import times
-from worker.context import RunContext
+from worker.contract.context import RunContext
 from worker.tools import tool
 
 

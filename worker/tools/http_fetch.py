@@ -11,12 +11,12 @@ from urllib.parse import urljoin
 import httpcore2
 from pydantic import Field
 
-from shared import egress
-from shared.egress import CheckedUrl, Policy
-from worker import long_work
-from worker.checked_http import CheckedBackend, ssl_context, tls_failure
-from worker.context import RunContext
-from worker.html_text import html_text
+from shared.security import egress
+from shared.security.egress import CheckedUrl, Policy
+from worker.contract import long_work
+from worker.contract.context import RunContext
+from worker.http.checked_http import CheckedBackend, ssl_context, tls_failure
+from worker.http.html_text import html_text
 from worker.tools import CallInfo, ToolFailed, tool
 
 MAX_SECONDS = 30.0  # from the first look-up to the last byte, redirects included

@@ -1,6 +1,6 @@
 """A tool of the fault tests: it takes time and does nothing."""
 
-from worker.context import RunContext
+from worker.contract.context import RunContext
 from worker.tools import tool
 
 

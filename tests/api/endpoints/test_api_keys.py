@@ -6,11 +6,11 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from shared import api_keys
+from shared.accounts import api_keys
 from shared.actors import SCOPES
-from shared.connections import Connections
 from shared.ids import new_id
-from shared.tables import api_keys as api_keys_table
+from shared.storage.connections import Connections
+from shared.storage.tables import api_keys as api_keys_table
 from tests.clients import Register, User, details_of, error_of
 
 

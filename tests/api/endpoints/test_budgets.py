@@ -5,10 +5,10 @@ from uuid import UUID
 
 import pytest
 
-from shared.connections import Connections
+from shared.billing import budget_limits
+from shared.billing.spending import ORG
 from shared.ids import new_id
-from shared.money import budget_limits
-from shared.money.spending import ORG
+from shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
 from tests.stored_runs import StoredRuns
 

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import delete, func, select
 from werkzeug.test import TestResponse
 
-from shared.connections import Connections
-from shared.events import MessageDelta
-from shared.tables import idempotency_keys, run_events
+from shared.events.types import MessageDelta
+from shared.storage.connections import Connections
+from shared.storage.tables import idempotency_keys, run_events
 from tests.clients import User, details_of, error_of
 from tests.stored_runs import StoredRuns
 

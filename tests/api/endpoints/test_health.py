@@ -10,12 +10,12 @@ from flask.testing import FlaskClient
 from sqlalchemy import delete, func, insert, text, update
 
 from api.app import create_app
-from cli.embedded_server import free_port
-from shared import schema
+from cli.dev.embedded_server import free_port
 from shared.config import Settings
-from shared.connections import Connections, connect
 from shared.ids import new_id
-from shared.tables import workers
+from shared.storage import schema
+from shared.storage.connections import Connections, connect
+from shared.storage.tables import workers
 from tests.clients import error_of
 
 

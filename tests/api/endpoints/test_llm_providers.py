@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Text, cast, select
 from sqlalchemy.sql import table as any_table
 
-from shared import catalog_tables, money_tables
-from shared.connections import Connections
 from shared.ids import new_id
+from shared.storage import catalog_tables, money_tables
+from shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
 
 PATH = "/v1/llm-providers"

@@ -10,8 +10,8 @@ from sqlalchemy import text
 
 from shared.catalog import mcp_configs
 from shared.config import Settings
-from shared.connections import Connections
 from shared.ids import new_id
+from shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
 
 PATH = "/v1/mcp-configs"

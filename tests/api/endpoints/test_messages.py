@@ -6,10 +6,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert, text
 
-from shared.connections import Connections
 from shared.ids import new_id
-from shared.status import RunState
-from shared.tables import messages
+from shared.runs.status import RunState
+from shared.storage.connections import Connections
+from shared.storage.tables import messages
 from tests.clients import Register, User, details_of, error_of
 from tests.waiting import in_parallel
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from shared import personas, usd
-from shared.catalog import published_personas
-from shared.catalog_tables import mcp_configs
-from shared.catalog_tables import personas as table
-from shared.connections import Connections
+from shared import usd
+from shared.catalog import personas, published_personas
 from shared.ids import new_id
+from shared.storage.catalog_tables import mcp_configs
+from shared.storage.catalog_tables import personas as table
+from shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
 
 PATH = "/v1/personas"

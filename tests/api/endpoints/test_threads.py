@@ -7,9 +7,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from shared.connections import Connections
 from shared.ids import new_id, parse_id
-from shared.status import RunState
+from shared.runs.status import RunState
+from shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
 
 MakeRun = Callable[..., UUID]

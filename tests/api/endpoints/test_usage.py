@@ -8,10 +8,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert
 
-from shared.connections import Connections
+from shared.billing import credits
 from shared.ids import new_id
-from shared.money import credits
-from shared.money_tables import run_usage
+from shared.storage.connections import Connections
+from shared.storage.money_tables import run_usage
 from tests.clients import Register, User, details_of, error_of
 from tests.stored_runs import StoredRuns
 

@@ -1,0 +1,97 @@
+"""Access tokens: JWTs (RFC 7519, RFC 9068) of one algorithm, one issuer, one header."""
+
+import base64
+import re
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+import jwt
+
+from api.http import strict_json
+from shared.config import Settings
+from shared.errors import Unauthorized
+from shared.ids import parse_id
+
+LIFETIME_SECONDS = 15 * 60
+ALGORITHM = "HS256"
+TYPE = "at+jwt"
+ISSUER = "arkloop"
+AUDIENCE = "arkloop-api"
+
+_MAX_LENGTH = 2048
+_CLOCK_SKEW_SECONDS = 60  # between the machines of one deployment
+_HEADER = {"alg": ALGORITHM, "typ": TYPE}
+_FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Who the token is for; `session_id` is the family of its login's refresh tokens."""
+
+    user_id: UUID
+    org_id: UUID
+    session_id: UUID
+    expires_at: datetime
+
+
+def issue(settings: Settings, *, user_id: UUID, org_id: UUID, session_id: UUID) -> str:
+    """A token that lives for 15 minutes, and no longer than its session."""
+    now = int(time.time())
+    claims = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": str(user_id),
+        "org": str(org_id),
+        "sid": str(session_id),
+        "iat": now,
+        "exp": now + LIFETIME_SECONDS,
+    }
+    return jwt.encode(claims, settings.jwt_secret, ALGORITHM, headers={"typ": TYPE})
+
+
+def verify(settings: Settings, token: str) -> Claims:
+    """The claims of a token of ours that is in force.
+
+    The header must be the one that `issue` writes: no other algorithm, no `kid`,
+    `jku`, `jwk` or `crit` is ever looked at (RFC 8725, 3.1 and 3.5).
+
+    Raises:
+        Unauthorized: anything else.
+    """
+    if len(token) > _MAX_LENGTH or not _FORM.fullmatch(token):
+        raise Unauthorized()
+    header, payload, _ = token.split(".")
+    try:
+        if strict_json.loads(_decoded(header)) != _HEADER:
+            raise Unauthorized()
+        jwt.decode(
+            token,
+            settings.jwt_secret,
+            algorithms=[ALGORITHM],
+            audience=AUDIENCE,
+            issuer=ISSUER,
+            # A clock of another process that is ahead makes no token wrong.
+            options={"require": ["exp", "sub"], "strict_aud": True, "verify_iat": False},
+        )
+        claims = strict_json.loads(_decoded(payload))
+    except (jwt.InvalidTokenError, ValueError) as error:
+        raise Unauthorized() from error
+    expires_at = claims["exp"]
+    # A later end than we give is not ours, whoever has signed it.
+    latest = time.time() + LIFETIME_SECONDS + _CLOCK_SKEW_SECONDS
+    if type(expires_at) is not int or expires_at > latest:
+        raise Unauthorized()
+    user_id, org_id, session_id = (_id(claims.get(name)) for name in ("sub", "org", "sid"))
+    if user_id is None or org_id is None or session_id is None:
+        raise Unauthorized()
+    return Claims(user_id, org_id, session_id, datetime.fromtimestamp(expires_at, UTC))
+
+
+def _decoded(segment: str) -> bytes:
+    return base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+
+
+def _id(value: object) -> UUID | None:
+    return parse_id(value) if isinstance(value, str) else None

@@ -1,0 +1,190 @@
+"""Who is asking: bearer tokens (RFC 6750) to actors, and what each endpoint requires of them."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
+from uuid import UUID
+
+from flask import current_app, g, request
+from sqlalchemy import Connection, Row
+
+from api.auth import access_tokens
+from api.http import path_ids
+from shared.accounts import accounts, api_keys
+from shared.actors import PERMISSIONS_OF_ROLE, Actor
+from shared.errors import Forbidden, Unauthorized, Unavailable
+from shared.storage.connections import Connections
+from shared.times import now
+
+#: A token that was revoked, or a role that was changed, is believed no longer than this.
+CACHE_SECONDS = 2
+_MAX_CACHED = 10_000
+#: `last_used_at` is this exact.
+_LAST_USED_STEP = timedelta(minutes=1)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def requires(permission: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let the endpoint be called only with a valid token, and one that has `permission`.
+
+    In this order: 401, 422 for an id in the path that is none, 403.
+    """
+
+    def decorate(view: Callable[P, R]) -> Callable[P, R]:
+        @wraps(view)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            g.actor = actor = authenticator().identify(bearer_token())
+            path_ids.check(kwargs)
+            if permission is not None and permission not in actor.permissions:
+                raise Forbidden()
+            return view(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+def authenticator() -> "Authenticator":
+    """This process's; a stream keeps it, having no request context of its own later."""
+    return cast(Authenticator, current_app.extensions["arkloop.auth"])
+
+
+def bearer_token() -> str:
+    """What `Authorization: Bearer` carries. Raises: Unauthorized: nothing of that form."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthorized()
+    return token
+
+
+@dataclass(slots=True, eq=False)
+class _Asking:
+    """One question to the database that several requests wait for."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    failure: BaseException | None = None
+
+
+@dataclass(slots=True)
+class Authenticator:
+    """Checks tokens against the database, at most once in `CACHE_SECONDS` each."""
+
+    connections: Connections
+    _cache: dict[object, tuple[float, Any]] = field(default_factory=dict)
+    _asking: dict[object, "_Asking"] = field(default_factory=dict)
+
+    def identify(self, token: str) -> Actor:
+        """Who the token stands for. Raises: Unauthorized, Unavailable."""
+        if token.startswith(api_keys.PREFIX):
+            return self._by_api_key(token)
+        claims = access_tokens.verify(self.connections.settings, token)
+        role = self._role(claims.user_id, claims.org_id, claims.session_id)
+        if role is None:
+            raise Unauthorized()
+        return Actor(
+            org_id=claims.org_id,
+            user_id=claims.user_id,
+            role=role,
+            permissions=PERMISSIONS_OF_ROLE[role],
+            session_id=claims.session_id,
+            expires_at=claims.expires_at,
+        )
+
+    def still_valid(self, actor: Actor) -> bool:
+        """Whether the actor may go on reading; sees a revocation within `CACHE_SECONDS`.
+
+        While Postgres is out of reach nothing can be revoked: only the token's own end counts.
+        """
+        if actor.expires_at is not None and actor.expires_at <= now():
+            return False
+        try:
+            if (key_id := actor.api_key_id) is not None:
+                row = self._api_key(key_id, lambda sql: api_keys.find_by_id(sql, key_id))
+                return row is not None
+            return self._role(actor.user_id, actor.org_id, actor.session_id) is not None
+        except Unavailable:
+            return True
+
+    def forget(self) -> None:
+        """Ask the database again for everyone: something was revoked through this process."""
+        self._cache.clear()
+
+    def _by_api_key(self, key: str) -> Actor:
+        if not api_keys.is_well_formed(key):
+            raise Unauthorized()
+        row = self._api_key(api_keys.hash_of(key), lambda sql: api_keys.find(sql, key))
+        if row is None or (row.expires_at is not None and row.expires_at <= now()):
+            raise Unauthorized()
+        return Actor(
+            org_id=row.org_id,
+            user_id=row.user_id,
+            role=row.role,
+            permissions=PERMISSIONS_OF_ROLE[row.role] & frozenset(row.scopes),
+            api_key_id=row.id,
+            expires_at=row.expires_at,
+        )
+
+    def _api_key(
+        self, name: object, find: Callable[[Connection], Row[Any] | None]
+    ) -> Row[Any] | None:
+        def read() -> Row[Any] | None:
+            with self.connections.reading() as sql:
+                row = find(sql)
+            if row is not None and (
+                row.last_used_at is None or row.last_used_at < now() - _LAST_USED_STEP
+            ):
+                self.connections.send(lambda: self._mark_used(row.id))
+            return row
+
+        return cast("Row[Any] | None", self._cached(name, read))
+
+    def _mark_used(self, key_id: UUID) -> None:
+        with self.connections.transaction() as tx:
+            api_keys.mark_used(tx, key_id)
+
+    def _role(self, user_id: UUID, org_id: UUID, session_id: UUID | None) -> str | None:
+        def read() -> str | None:
+            with self.connections.reading() as sql:
+                return accounts.role_in_session(
+                    sql, user_id=user_id, org_id=org_id, session_id=session_id
+                )
+
+        return cast("str | None", self._cached((user_id, org_id, session_id), read))
+
+    def _cached(self, name: object, read: Callable[[], object]) -> object:
+        """What `read` said within `CACHE_SECONDS`; that something is absent is never kept.
+
+        Of many requests at once with the same token one asks, and the others wait for what it gets.
+        """
+        deadline, value = self._cache.get(name, (0.0, None))
+        if time.monotonic() < deadline:
+            return value
+        asking = self._asking.setdefault(name, _Asking())
+        with asking.lock:
+            # Else each of them would wait for a connection in vain, one after the other.
+            if asking.failure is not None:
+                raise Unavailable() from asking.failure
+            began = time.monotonic()
+            deadline, value = self._cache.get(name, (0.0, None))
+            if began < deadline:
+                return value
+            try:
+                value = read()
+            except Unavailable as error:
+                asking.failure = error.__cause__ or error
+                raise
+            finally:
+                self._asking.pop(name, None)
+            if value is None:
+                self._cache.pop(name, None)
+            else:
+                if len(self._cache) >= _MAX_CACHED:
+                    self._cache.clear()
+                self._cache[name] = (began + CACHE_SECONDS, value)
+        return value

@@ -1,0 +1,72 @@
+"""What the request at hand may reach: its actor, its trace, the process's connections."""
+
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar, cast
+
+from flask import current_app, g, request
+
+from shared.actors import Actor
+from shared.catalog.catalog import Catalog
+from shared.config import Settings
+from shared.ids import new_trace_id
+from shared.storage.connections import Connections
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: W3C trace context, version 00 and later ones that begin like it.
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
+)
+
+
+def connections() -> Connections:
+    return cast(Connections, current_app.extensions["arkloop"])
+
+
+def settings() -> Settings:
+    return connections().settings
+
+
+def public_path(path: str) -> str:
+    """The path as clients know it, in front of a proxy that strips a prefix.
+
+    From a setting, not from `X-Forwarded-Prefix`: whoever reaches the service could send that.
+    """
+    return (settings().path_prefix or "") + path
+
+
+def catalog() -> Catalog:
+    """This process's."""
+    return cast(Catalog, current_app.extensions["arkloop.catalog"])
+
+
+def changes_catalog(view: Callable[P, R]) -> Callable[P, R]:
+    """The endpoint changes what the org's runs can be made with: this process reads it anew.
+
+    Stands outside of what commits, and inside of `requires`.
+    """
+
+    @wraps(view)
+    def changing(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return view(*args, **kwargs)
+        finally:
+            catalog().forget(actor().org_id)
+
+    return changing
+
+
+def actor() -> Actor:
+    """Who makes this request; only where `auth.requires` has let it in."""
+    return cast(Actor, g.actor)
+
+
+def trace_id() -> str:
+    """32 hex digits: the caller's own by `traceparent`, else a new one for this request."""
+    if "trace_id" not in g:
+        match = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
+        g.trace_id = match[1] if match else new_trace_id()
+    return cast(str, g.trace_id)

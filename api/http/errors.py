@@ -1,0 +1,138 @@
+"""Errors on the wire: one table from class to status, one shape for all of them."""
+
+import logging
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+from flask import Flask, Response, jsonify
+from werkzeug.exceptions import HTTPException
+
+from api.http.current import trace_id
+from shared.errors import (
+    ArkloopError,
+    BadRequest,
+    BodyTooLarge,
+    BudgetExhausted,
+    Conflict,
+    EventsLost,
+    Forbidden,
+    HeadersTooLarge,
+    InvalidRequest,
+    InvalidState,
+    MethodNotAllowed,
+    NotFound,
+    RequestTimeout,
+    Unauthorized,
+    Unavailable,
+    UnknownTransferCoding,
+    UnsupportedMediaType,
+    UriTooLong,
+)
+
+log = logging.getLogger(__name__)
+
+#: A class that is not listed has the status of its nearest base.
+STATUS: dict[type[ArkloopError], int] = {
+    BadRequest: 400,
+    InvalidState: 400,
+    Unauthorized: 401,
+    Forbidden: 403,
+    NotFound: 404,
+    MethodNotAllowed: 405,
+    RequestTimeout: 408,
+    Conflict: 409,
+    EventsLost: 410,
+    BodyTooLarge: 413,
+    UriTooLong: 414,
+    UnsupportedMediaType: 415,
+    InvalidRequest: 422,
+    BudgetExhausted: 429,
+    HeadersTooLarge: 431,
+    UnknownTransferCoding: 501,
+    Unavailable: 503,
+}
+
+RETRY_AFTER_SECONDS = 1
+
+INTERNAL_CODE = "internal.error"
+INTERNAL_MESSAGE = "Internal server error. Quote the trace_id when you report it."
+
+#: Bounds of `details`, which echo parts of what was sent.
+MAX_FIELDS = 50
+MAX_REASONS = 10
+MAX_NAME_LENGTH = 100
+MAX_REASON_LENGTH = 1_000
+
+_HEADERS: dict[int, dict[str, str]] = {
+    401: {"WWW-Authenticate": "Bearer"},
+    503: {"Retry-After": str(RETRY_AFTER_SECONDS)},
+}
+_OF_HTTP: dict[int | None, type[ArkloopError]] = {
+    404: NotFound,
+    405: MethodNotAllowed,
+    408: RequestTimeout,
+    413: BodyTooLarge,
+    415: UnsupportedMediaType,
+}
+
+
+def status_of(error: type[ArkloopError]) -> int:
+    """The HTTP status of an error class. Raises: KeyError: the table lacks it."""
+    return next((STATUS[base] for base in error.__mro__ if base in STATUS), 0) or STATUS[error]
+
+
+def answer(
+    status: int, code: str, message: str, details: Mapping[str, Any] | None = None
+) -> Response:
+    """The error shape: `{"code", "message", "details", "trace_id"}`; details are bounded."""
+    shown = {
+        name[:MAX_NAME_LENGTH]: _bounded(value)
+        for name, value in islice((details or {}).items(), MAX_FIELDS)
+    }
+    response = jsonify(code=code, message=message, details=shown, trace_id=trace_id())
+    response.status_code = status
+    response.headers.update(_HEADERS.get(status, {}))
+    return response
+
+
+def _bounded(detail: Any) -> Any:
+    if isinstance(detail, str):
+        return detail[:MAX_REASON_LENGTH]
+    if isinstance(detail, list):
+        return [_bounded(reason) for reason in detail[:MAX_REASONS]]
+    return detail
+
+
+def register(app: Flask) -> None:
+    app.register_error_handler(ArkloopError, _arkloop_error)
+    app.register_error_handler(HTTPException, _http_exception)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _arkloop_error(error: ArkloopError) -> Response:
+    if isinstance(error, Unavailable):
+        log.warning("unavailable: %s", error.__cause__ or error)
+    response = answer(status_of(type(error)), error.code, str(error), error.details)
+    if isinstance(error, BudgetExhausted) and error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+def _http_exception(error: HTTPException) -> Response:
+    known = _OF_HTTP.get(error.code)
+    if known is not None:
+        response = answer(status_of(known), known.code, known.message)
+    elif error.code is not None and 400 <= error.code < 500:
+        response = _arkloop_error(InvalidRequest(request=[error.name]))
+    else:
+        return _unexpected(error)
+    for name, value in error.get_headers():
+        if name == "Allow":
+            response.headers[name] = value
+    return response
+
+
+def _unexpected(error: Exception) -> Response:
+    log.error("request failed", exc_info=error)
+    return answer(500, INTERNAL_CODE, INTERNAL_MESSAGE)

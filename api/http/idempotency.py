@@ -1,0 +1,134 @@
+"""`Idempotency-Key`: a POST that is sent again is answered as it was the first time.
+
+`@idempotent` opens the transaction in which an endpoint makes what it makes,
+and stores the answer in it:
+
+    @bp.post("/v1/threads")
+    @requires("data.threads.write")
+    @idempotent
+    def create_thread(tx: Transaction) -> Response:
+        thread = threads.create(tx, actor(), **read_body(CreateThread()))
+        return created(_shown(thread), location=f"/v1/threads/{thread.id}")
+
+With or without a key the endpoint gets `tx`; its hints go out after the commit.
+An answer from before is looked up before the endpoint is called, hence before
+any limit. Errors are raised, which rolls everything back: only 2xx is kept.
+`replayed_without("key")` is the same for an answer with a secret.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+
+from flask import Response, jsonify, request
+
+from api.http.current import actor, connections, public_path
+from api.http.json_body import read_object
+from shared.errors import IdempotencyInProgress, InvalidRequest
+from shared.storage import idempotency
+from shared.storage.connections import Transaction
+from shared.storage.idempotency import Scope, StoredAnswer
+
+WAIT_SECONDS = 5
+_POLL_SECONDS = 0.02
+
+P = ParamSpec("P")
+View = Callable[Concatenate[Transaction, P], Response]
+
+
+def idempotent(view: View[P]) -> Callable[P, Response]:
+    """Call the endpoint once per `Idempotency-Key`; see the module's example.
+
+    Raises:
+        InvalidRequest: a key that is not 1 to 255 printable ASCII characters.
+        IdempotencyConflict: the key came with another body before.
+        IdempotencyInProgress: the first request with the key takes longer than 5 s.
+    """
+    return replayed_without()(view)
+
+
+def replayed_without(*secrets: str) -> Callable[[View[P]], Callable[P, Response]]:
+    """As `idempotent`; these fields are in the first answer only, and never stored."""
+
+    def decorate(view: View[P]) -> Callable[P, Response]:
+        @wraps(view)
+        def once(*args: P.args, **kwargs: P.kwargs) -> Response:
+            key = check_key()
+            # Before the transaction: a body may take its time.
+            body = read_object()
+            if key is None:
+                with connections().transaction() as tx:
+                    return view(tx, *args, **kwargs)
+            who = actor()
+            scope = Scope(
+                org_id=who.org_id,
+                actor_id=who.api_key_id or who.user_id,
+                path=request.path,
+                key=key,
+            )
+            request_hash = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+            deadline = time.monotonic() + WAIT_SECONDS
+            while True:
+                with connections().transaction() as tx:
+                    if idempotency.claim(tx, scope):
+                        stored = idempotency.find(tx, scope, request_hash)
+                        if stored is not None:
+                            return _replay(stored)
+                        answer = view(tx, *args, **kwargs)
+                        if 200 <= answer.status_code < 300:
+                            idempotency.keep(tx, scope, request_hash, _stored(answer, secrets))
+                        return answer
+                # Waited for here and not in a statement: no connection is held meanwhile.
+                if time.monotonic() > deadline:
+                    raise IdempotencyInProgress()
+                time.sleep(_POLL_SECONDS)
+
+        return once
+
+    return decorate
+
+
+def created(body: Any, *, location: str) -> Response:
+    """201 with where the new object is."""
+    response = jsonify(body)
+    response.status_code = 201
+    response.headers["Location"] = public_path(location)
+    return response
+
+
+def refuse_key() -> None:
+    """For endpoints whose answers are never kept. Raises: InvalidRequest: there is a key."""
+    if "Idempotency-Key" in request.headers:
+        raise InvalidRequest(**{"Idempotency-Key": ["is not supported here"]})
+
+
+def check_key() -> str | None:
+    """The request's key, None without one.
+
+    Raises:
+        InvalidRequest: it is not 1 to 255 printable ASCII characters.
+    """
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not re.fullmatch(r"[\x20-\x7e]{1,255}", key):
+        raise InvalidRequest(**{"Idempotency-Key": ["must be 1 to 255 printable ASCII characters"]})
+    return key
+
+
+def _stored(answer: Response, secrets: tuple[str, ...]) -> StoredAnswer:
+    body = answer.get_data(as_text=True)
+    if secrets:
+        fields = json.loads(body)
+        body = json.dumps({name: value for name, value in fields.items() if name not in secrets})
+    headers = {name: answer.headers[name] for name in ("Location",) if name in answer.headers}
+    return StoredAnswer(status=answer.status_code, headers=headers, body=body)
+
+
+def _replay(stored: StoredAnswer) -> Response:
+    response = Response(stored.body, stored.status, mimetype="application/json")
+    response.headers.update(stored.headers)
+    response.headers["Idempotency-Replayed"] = "true"
+    return response

@@ -1,0 +1,173 @@
+"""Bodies and query parameters: read within limits, checked against a schema, refused by name."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from socket import SHUT_RD
+from typing import Any, cast
+from urllib.parse import unquote_to_bytes
+
+import gevent
+from flask import g, request
+from marshmallow import Schema, ValidationError
+
+from api.http import strict_json
+from shared.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnsupportedMediaType
+
+MAX_BODY_BYTES = 1024 * 1024
+BODY_SECONDS = 10  # for the whole body, however it arrives
+
+_PIECE_BYTES = 16_384
+
+
+class NoArguments(Schema):
+    """The schema of a body or query string that has no fields."""
+
+
+def read_body(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
+    """The JSON object in the body, as `schema` loads it; also refuses any query parameter.
+
+    With `optional`, no body at all counts as `{}`.
+
+    Raises:
+        InvalidRequest: not one JSON object that fits the schema.
+        UnsupportedMediaType, BodyTooLarge, RequestTimeout: see `read_object`.
+    """
+    query_args(NoArguments())
+    body = read_object()
+    if body is None and not optional:
+        raise InvalidRequest(body=["is required: send a JSON object"])
+    return _load(schema, body or {})
+
+
+def query_args(schema: Schema) -> dict[str, Any]:
+    """The query parameters, as `schema` loads them.
+
+    Raises:
+        InvalidRequest: unknown, repeated or malformed ones.
+    """
+    try:
+        unquote_to_bytes(request.query_string).decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(query=["is not UTF-8"]) from None
+    repeated = {
+        name: ["duplicate parameter"] for name, values in request.args.lists() if values[1:]
+    }
+    if repeated:
+        raise InvalidRequest(**repeated)
+    if nul := {
+        name: ["contains a NUL character"] for name, value in request.args.items() if "\0" in value
+    }:
+        raise InvalidRequest(**nul)
+    return _load(schema, request.args.to_dict())
+
+
+def read_object() -> dict[str, Any] | None:
+    """The JSON object in the body, None if there is no body; read once per request.
+
+    Raises:
+        UnsupportedMediaType: a body that is not `application/json` in UTF-8.
+        BodyTooLarge: over 1 MiB, by its length before it is read, else while it is read.
+        RequestTimeout: the body took longer than 10 s, in however small pieces.
+        InvalidRequest: not one strict JSON object.
+    """
+    if "body" not in g:
+        g.body = _read_object()
+    return cast("dict[str, Any] | None", g.body)
+
+
+def _read_object() -> dict[str, Any] | None:
+    data = _read_bytes()
+    if not data:
+        return None
+    try:
+        body = strict_json.loads(data)
+    except strict_json.InvalidJSON as error:
+        raise InvalidRequest(**{name: [why] for name, why in error.problems.items()}) from None
+    if not isinstance(body, dict):
+        raise InvalidRequest(body=["must be a JSON object"])
+    return body
+
+
+def _read_bytes() -> bytes:
+    length = request.content_length
+    chunked = length is None and "HTTP_TRANSFER_ENCODING" in request.environ
+    if not chunked and not length:
+        return b""
+    _check_media_type()
+    if length is not None and length > MAX_BODY_BYTES:
+        raise BodyTooLarge()
+    expected = MAX_BODY_BYTES + 1 if length is None else length
+    deadline = gevent.Timeout.start_new(BODY_SECONDS)
+    try:
+        data = (
+            _read_in_pieces(expected) if chunked else request.environ["wsgi.input"].read(expected)
+        )
+    except gevent.Timeout as timeout:
+        if timeout is not deadline:
+            raise
+        _stop_reading()
+        raise RequestTimeout() from None
+    except Exception as error:  # each server has its own for a broken framing
+        raise InvalidRequest(body=["is incomplete or badly framed"]) from error
+    finally:
+        deadline.close()
+    if chunked and len(data) > MAX_BODY_BYTES:
+        raise BodyTooLarge()
+    if not chunked and len(data) < expected:
+        raise InvalidRequest(body=["is shorter than its Content-Length"])
+    return data
+
+
+def _read_in_pieces(most: int) -> bytes:
+    """A body in chunks of one byte each takes long to put together: others run in between."""
+    data = b""
+    while len(data) < most:
+        piece = request.environ["wsgi.input"].read(min(_PIECE_BYTES, most - len(data)))
+        if not piece:
+            break
+        data += piece
+        gevent.sleep(0)
+    return data
+
+
+def _check_media_type() -> None:
+    charset = request.mimetype_params.get("charset", "utf-8").lower()
+    if (
+        request.mimetype != "application/json"
+        or charset not in ("utf-8", "utf8")
+        or "Content-Encoding" in request.headers
+    ):
+        raise UnsupportedMediaType()
+
+
+def _stop_reading() -> None:
+    # Else the server would wait for the rest before it takes the next request.
+    socket = request.environ.get("gunicorn.socket")
+    if socket is not None:
+        with suppress(OSError):  # the client is gone
+            socket.shutdown(SHUT_RD)
+
+
+def _load(schema: Schema, values: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return cast("dict[str, Any]", schema.load(values))
+    except ValidationError as error:
+        problems: dict[str, list[str]] = {}
+        for name, why in _flat(error.messages, ""):
+            problems.setdefault(name, []).append(why)
+        raise InvalidRequest(**problems) from None
+
+
+def _flat(messages: Any, path: str) -> Iterator[tuple[str, str]]:
+    """marshmallow's nested messages as (dotted field, why)."""
+    if isinstance(messages, dict):
+        for name, inner in messages.items():
+            if name == "_schema":
+                yield from _flat(inner, path)
+            else:
+                yield from _flat(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(messages, list):
+        for inner in messages:
+            yield from _flat(inner, path)
+    else:
+        yield path or "body", str(messages)

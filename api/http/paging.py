@@ -1,0 +1,152 @@
+"""Lists page by page: newest first, with an opaque cursor for what comes after.
+
+A cursor names the last row that was shown, to the microsecond, so that a walk
+neither skips nor repeats a row. It is signed together with the org, the path
+and the filters: elsewhere it is worth nothing.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints
+from urllib.parse import urlencode
+from uuid import UUID
+
+from flask import Response, request
+from marshmallow import Schema, fields
+
+from api.http.current import actor, public_path, settings
+from api.http.fields import Digits
+from api.http.json_body import query_args
+from shared.errors import InvalidRequest
+from shared.storage.pages import PAGE_BYTES
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 200
+_SIGNATURE_BYTES = 16
+#: Made once: the function `dumps` makes one for every row.
+_JSON = json.JSONEncoder(separators=(",", ":"))
+
+
+class ByTime(NamedTuple):
+    """After this row of a list ordered by `(created_at, id)`, newest first."""
+
+    created_at: datetime
+    id: UUID
+
+
+class ByPosition(NamedTuple):
+    """Before this position of a thread."""
+
+    position: int
+
+
+#: Readers of the types that the fields of a cursor may have.
+_READERS: Mapping[Any, Callable[[str], Any]] = {
+    datetime: datetime.fromisoformat,
+    UUID: UUID,
+    int: int,
+    str: str,
+}
+#: A NamedTuple; only its last field may have spaces.
+C = TypeVar("C", bound=tuple[Any, ...])
+Row = TypeVar("Row")
+
+
+class PageQuery(Schema):
+    """`limit` and `before`; a list with filters adds its own fields to them."""
+
+    limit = Digits(least=1, most=MAX_LIMIT, load_default=DEFAULT_LIMIT)
+    before = fields.String()
+
+
+@dataclass(frozen=True, slots=True)
+class PageArgs(Generic[C]):
+    """What part of the list is wanted; fetch `limit + 1` rows, so that `page` sees the end."""
+
+    limit: int
+    before: C | None
+    filters: Mapping[str, Any]
+
+
+def page_args(cursor: type[C], schema: Schema | None = None) -> PageArgs[C]:
+    """Read the query parameters of a list; `filters` are all but `limit` and `before`.
+
+    Raises:
+        InvalidRequest: bad parameters, or a cursor that is not of this very list.
+    """
+    args = query_args(schema or PageQuery())
+    limit: int = args.pop("limit")
+    before: str | None = args.pop("before", None)
+    return PageArgs(limit, None if before is None else _decode(before, cursor), args)
+
+
+def page(
+    rows: Sequence[Row],
+    args: PageArgs[C],
+    *,
+    show: Callable[[Row], Mapping[str, Any]],
+    cursor_of: Callable[[Row], C],
+    oldest_first: bool = False,
+    about: Mapping[str, Any] | None = None,
+) -> Response:
+    """A response with the first `limit` of `rows`, or as many of them as fit `PAGE_BYTES`.
+
+    It is a plain JSON array, or the object `about` with the array as its `entries`. If rows are
+    left, `X-Next-Cursor` and `Link` identify the next page. `oldest_first` reverses the order
+    within the page.
+    """
+    shown: list[str] = []
+    size = 0
+    for row in rows[: args.limit]:
+        text = _JSON.encode(show(row))
+        size += len(text)
+        if shown and size > PAGE_BYTES:
+            break
+        shown.append(text)
+    entries = "[" + ",".join(reversed(shown) if oldest_first else shown) + "]"
+    body = entries if about is None else f'{_JSON.encode(about)[:-1]},"entries":{entries}}}'
+    response = Response(body + "\n", mimetype="application/json")
+    if len(rows) > len(shown):
+        cursor = _encode(cursor_of(rows[len(shown) - 1]))
+        query = urlencode({**request.args.to_dict(), "before": cursor})
+        response.headers["X-Next-Cursor"] = cursor
+        response.headers["Link"] = f'<{public_path(request.path)}?{query}>; rel="next"'
+    return response
+
+
+def _encode(cursor: tuple[Any, ...]) -> str:
+    texts = (v.astimezone(UTC).isoformat() if isinstance(v, datetime) else str(v) for v in cursor)
+    text = " ".join(texts).encode()
+    return _base64(_sign(text) + text)
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _decode(cursor: str, kind: type[C]) -> C:
+    try:
+        data = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    signature, text = data[:_SIGNATURE_BYTES], data[_SIGNATURE_BYTES:]
+    # Base64 has more than one spelling of the same bytes; ours is the only one taken.
+    if not hmac.compare_digest(signature, _sign(text)) or cursor != _base64(data):
+        raise InvalidRequest(before=["is not a valid cursor for this list"])
+    types = get_type_hints(kind).values()
+    texts = text.decode().split(" ", len(types) - 1)
+    return kind(*(_READERS[type_](part) for type_, part in zip(types, texts, strict=True)))
+
+
+def _sign(text: bytes) -> bytes:
+    paging = ("limit", "before")
+    filters = sorted(item for item in request.args.items() if item[0] not in paging)
+    place = json.dumps([str(actor().org_id), request.path, filters])
+    key = hmac.digest(settings().jwt_secret.encode(), b"cursors", hashlib.sha256)
+    return hmac.digest(key, place.encode() + b"\0" + text, hashlib.sha256)[:_SIGNATURE_BYTES]

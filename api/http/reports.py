@@ -1,0 +1,88 @@
+"""Reads that sum up an org's past, kept from getting in the way of everybody's requests.
+
+Naively forty reports of one org with many runs would take all the connections of the process.
+They have a few of their own, of which an org uses one at a time, and they end after some seconds.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+from uuid import UUID
+
+from flask import current_app
+from psycopg.errors import QueryCanceled
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from shared.errors import Unavailable
+from shared.storage.checkouts import Checkouts, NoneFree, Patience
+from shared.storage.connections import Connections
+from shared.storage.postgres import Limits
+
+CONNECTIONS = 2
+LIMITS = Limits(lock=1.5, statement=5.0, answer=6.0, checkout=Patience(0.5, 0.2))
+#: How long a report waits for the org's earlier ones.
+TURN = Patience(0.8, 0.3)
+
+
+class Reports:
+    """The connections for reports of one process, and whose turn it is."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections.with_pool(
+            application="arkloop-reports", size=CONNECTIONS, limits=LIMITS
+        )
+        self._lock = threading.Lock()
+        self._turns: dict[UUID, tuple[Checkouts, int]] = {}  # and how many use it
+
+    def close(self) -> None:
+        """Close the connections; called when the process ends."""
+        self._connections.close_pool()
+
+    @contextmanager
+    def turn(self, org_id: UUID) -> Iterator[None]:
+        """Let one report of the org run at a time.
+
+        Raises:
+            Unavailable: the earlier ones took too long.
+        """
+        with self._lock:
+            turns, users = self._turns.get(org_id) or (Checkouts(1, TURN), 0)
+            self._turns[org_id] = turns, users + 1
+        try:
+            with turns:
+                yield
+        except NoneFree as error:
+            raise Unavailable(
+                "Too many reports of the organization are running; try again shortly."
+            ) from error
+        finally:
+            with self._lock:
+                turns, users = self._turns.pop(org_id)
+                if users > 1:
+                    self._turns[org_id] = turns, users - 1
+
+    @contextmanager
+    def reading(self, org_id: UUID) -> Iterator[Connection]:
+        """A connection for the sums of one report.
+
+        Raises:
+            Unavailable: Postgres is out of reach, too many reports are running, or it takes too
+                long.
+        """
+        try:
+            with self.turn(org_id), self._connections.reading() as sql:
+                yield sql
+        except Unavailable as error:
+            cause = error.__cause__
+            if isinstance(cause, DBAPIError) and isinstance(cause.orig, QueryCanceled):
+                raise Unavailable(
+                    f"The report took longer than {LIMITS.statement:g} s; request a shorter period."
+                ) from cause
+            raise
+
+
+def reports() -> Reports:
+    """Return those of the process."""
+    return cast(Reports, current_app.extensions["arkloop.reports"])

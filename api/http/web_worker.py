@@ -1,0 +1,89 @@
+"""Gunicorn's gevent worker, whose own error responses have the shape of all others.
+
+Gunicorn refuses what it cannot read before the application is called: a malformed head, one that
+is too long, an unknown transfer coding. This module is imported by the master process, which must
+not load psycopg: only what is used after the fork is imported there.
+"""
+
+import json
+from contextlib import suppress
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+from gunicorn import util
+from gunicorn.http import errors as refused
+from gunicorn.workers.ggevent import GeventWorker
+
+from shared.errors import (
+    ArkloopError,
+    BadRequest,
+    Forbidden,
+    HeadersTooLarge,
+    UnknownTransferCoding,
+    UriTooLong,
+)
+from shared.ids import new_trace_id
+
+#: The first that fits counts; every other `ParseException` is a bad request.
+_ERRORS: dict[type[Exception], type[ArkloopError]] = {
+    refused.LimitRequestLine: UriTooLong,
+    refused.LimitRequestHeaders: HeadersTooLarge,
+    refused.UnsupportedTransferCoding: UnknownTransferCoding,
+    refused.ForbiddenProxyRequest: Forbidden,
+}
+#: Mistakes of this server, though gunicorn derives them from the client's.
+_OURS = (
+    refused.ConfigurationProblem,
+    refused.InvalidResponseHeader,
+    refused.InvalidResponseHeaderName,
+)
+
+
+class WebWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer what gunicorn refuses or the application did not handle; the caller closes.
+
+        Gunicorn quotes the line that it could not read, and the address of a request that failed:
+        keys and tickets may stand there, so the log has the kind of error and the trace id alone.
+        """
+        trace_id = new_trace_id()
+        error = _client_error(exc)
+        if error is not None:
+            reason = type(exc).__name__
+            self.log.warning("rejected request: %s trace_id=%s", reason, trace_id)
+        else:
+            self.log.error("request failed: trace_id=%s", trace_id, exc_info=exc)
+        with suppress(OSError):  # the client is gone
+            util.write_nonblock(client, _response(error, trace_id))
+
+
+def _client_error(exc: BaseException) -> type[ArkloopError] | None:
+    if isinstance(exc, _OURS) or not isinstance(exc, refused.ParseException):
+        return None
+    return next((error for kind, error in _ERRORS.items() if isinstance(exc, kind)), BadRequest)
+
+
+def _response(error: type[ArkloopError] | None, trace_id: str) -> bytes:
+    from api.http.errors import INTERNAL_CODE, INTERNAL_MESSAGE, status_of
+    from api.http.headers import SECURITY
+
+    status = HTTPStatus(500 if error is None else status_of(error))
+    shape = {
+        "code": INTERNAL_CODE if error is None else error.code,
+        "message": INTERNAL_MESSAGE if error is None else error.message,
+        "details": {},
+        "trace_id": trace_id,
+    }
+    body = json.dumps(shape, separators=(",", ":")).encode() + b"\n"
+    headers = {
+        "Date": f"{datetime.now(UTC):%a, %d %b %Y %H:%M:%S} GMT",
+        "Connection": "close",
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        "X-Trace-Id": trace_id,
+        **SECURITY,
+    }
+    head = [f"HTTP/1.1 {status.value} {status.phrase}"]
+    head += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*head, "", ""]).encode() + body

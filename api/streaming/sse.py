@@ -1,0 +1,77 @@
+"""The body of an event stream: the pages of a watch, pings in silence, and its end."""
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from api.streaming.stream_hub import StreamHub
+from api.streaming.watch import Watch
+
+#: In front of a stream's first frame. Not a frame of its own, which some clients take for an event.
+RETRY = b"retry: 1000\n"
+#: No frame and no empty line: some clients would take those for an empty event.
+HELLO = b": ok\n"
+PING = b": ping\n"
+#: A client that takes nothing for so long is closed.
+BLOCKED_WRITE_SECONDS = 60
+
+
+def reopening(cursor: int) -> bytes:
+    """What begins a stream that a browser's EventSource resumes after `cursor`.
+
+    WebKit keeps what it has read of a frame when a connection breaks, and reads on where the next
+    one begins. The comment ends a line that was cut; then an event of a type that nobody listens
+    to takes the data before it, and sets the id, which may have been cut, too. Without data before
+    it, this is no event at all (WHATWG HTML, 9.2.6).
+    """
+    return HELLO + b"id: %d\nevent: resumed\n\n" % cursor
+
+
+def stream(
+    hub: StreamHub, watch: Watch, environ: dict[str, Any], opening: bytes = HELLO
+) -> Iterator[bytes]:
+    """Everything after the watch's cursor, as it comes, up to the terminal event or its `until`.
+
+    A stream that ends before that breaks the connection off, since many clients take an orderly
+    end for the run's. Nothing is held while there is no news: `environ`, with all that hangs on it,
+    is emptied.
+    """
+    is_chunked = environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
+    environ.clear()
+    del environ
+    client = watch.connection
+    before = client.gettimeout() if client is not None else None
+    if client is not None:
+        client.settimeout(BLOCKED_WRITE_SECONDS)
+    hub.add(watch)
+    try:
+        yield opening
+        first = RETRY
+        while not watch.is_over:
+            page = hub.next_page(watch)
+            if page is not None:
+                for piece in page.pieces():
+                    yield first + piece if first else piece
+                    first = b""
+                # They would be kept for as long as nothing new comes.
+                page, piece = None, b""
+            elif not watch.is_over:
+                yield PING
+        if not watch.is_complete and client is not None:
+            _break_off(client, is_chunked=is_chunked)
+    finally:
+        hub.remove(watch)
+        if client is not None:
+            client.settimeout(before)
+
+
+def _break_off(client: socket.socket, *, is_chunked: bool) -> None:
+    """Close the connection so that the client, or a proxy before it, sees an error."""
+    with suppress(OSError):  # the client is gone
+        if is_chunked:
+            client.shutdown(socket.SHUT_RDWR)  # before the last chunk, which is then never sent
+        else:
+            # Where the end of the connection ends the body, only a reset tells the difference.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,0 +1,340 @@
+"""One per web process: all open streams, told of their runs' news by one Redis subscription.
+
+A notification says up to which number a run has events. Whoever waits and has
+not got that far is read for by the `PageReader`; what Redis does not tell, the
+poll finds in Postgres. An idle stream is a watch in here and a sleeping thread,
+without a timer or a connection of its own.
+"""
+
+import contextlib
+import itertools
+import logging
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+import redis
+
+from api.streaming.hangups import Hangups
+from api.streaming.page_reader import PageReader
+from api.streaming.run_heads import RunHead, RunHeads
+from api.streaming.stream_pages import Page
+from api.streaming.watch import Watch
+from shared.errors import EventsLost, Unavailable
+from shared.events import eventlog
+from shared.storage import keys, signals
+from shared.storage.connections import Connections
+
+log = logging.getLogger(__name__)
+
+#: How often Postgres is asked for news of all watched runs: a safety net, or all there is.
+POLL_SECONDS = 5.0
+POLL_SECONDS_WITHOUT_REDIS = 1.0
+#: How often the watches are looked at: clients gone, tokens revoked, pings due, the process ending.
+CHECK_SECONDS = 0.5
+#: A subscription that is not confirmed after so long is not waited for.
+SUBSCRIBED_SECONDS = 1.0
+#: How many runs or watches are gone through in one go; the others are served in between.
+AT_ONCE = 200
+#: A subscription needs a channel to begin with.
+_NO_RUN = "none"
+_MAX_ORDERS = 500
+
+
+class _Followed:
+    """A run that somebody follows; `is_told`: its news come by the subscription."""
+
+    __slots__ = ("asked_at", "is_told", "watches")
+
+    def __init__(self) -> None:
+        self.watches: set[Watch] = set()
+        self.is_told = False
+        self.asked_at = time.monotonic()
+
+
+class StreamHub:
+    """Made once per process, after any fork; `stopping` tells that the process is to end."""
+
+    def __init__(self, connections: Connections) -> None:
+        self.stopping: Callable[[], bool] = lambda: False
+        self.heads = RunHeads(connections)
+        self._connections = connections
+        self._lock = threading.Lock()
+        self._followed: dict[UUID, _Followed] = {}
+        #: Whose stream ends at what is there: nobody tells them of news.
+        self._replayed: dict[UUID, set[Watch]] = {}
+        self._reader = PageReader(connections, self._lock, self._watches_of)
+        self._hangups = Hangups()
+        self._by_hangup: dict[int, Watch] = {}
+        self._pubsub: Any = None
+        #: Channels to be subscribed (True) or not any more, in the order of their coming.
+        self._wanted: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
+        #: Runs whose newest event is to be looked up.
+        self._unknown: queue.SimpleQueue[UUID] = queue.SimpleQueue()
+        self._is_listening = False
+        self._started = False
+        self._closed = False
+
+    def close(self) -> None:
+        """Let the hub's threads end; nobody may watch any more."""
+        self._closed = True
+        self._reader.close()
+
+    # ---- for the streams ----
+
+    def add(self, watch: Watch) -> None:
+        """From now on the watch is told of its run's news, or, if it has an end, only read for.
+
+        What is there already it is told as soon as the subscription is confirmed.
+        """
+        with self._lock:
+            self._start()
+            if watch.connection is not None:
+                watch.hangup = self._hangups.add(watch.connection)
+                self._by_hangup[watch.hangup] = watch
+            if watch.until is not None:
+                self._replayed.setdefault(watch.run_id, set()).add(watch)
+                return
+            followed = self._followed.get(watch.run_id)
+            if followed is None:
+                followed = self._followed[watch.run_id] = _Followed()
+                self._wanted.put((self._connections.keys.news(watch.run_id), True))
+            followed.watches.add(watch)
+            if followed.is_told or not self._is_listening:
+                self._unknown.put(watch.run_id)
+
+    def remove(self, watch: Watch) -> None:
+        """Its stream has ended."""
+        with self._lock:
+            watch.is_gone = True
+            self._reader.release(watch)
+            if watch.connection is not None and watch.hangup is not None:
+                self._hangups.remove(watch.connection, watch.hangup)
+                if self._by_hangup.get(watch.hangup) is watch:
+                    del self._by_hangup[watch.hangup]
+            if watch.until is not None:
+                replayed = self._replayed[watch.run_id]
+                replayed.discard(watch)
+                if not replayed:
+                    del self._replayed[watch.run_id]
+                return
+            followed = self._followed[watch.run_id]
+            followed.watches.discard(watch)
+            if not followed.watches:
+                del self._followed[watch.run_id]
+                # Under the lock: a new watch's subscription must come after it.
+                self._wanted.put((self._connections.keys.news(watch.run_id), False))
+
+    def check(self, run_id: UUID, cursor: int) -> None:
+        """Raises: EventsLost: a stream after this cursor has met a hole, which is still there."""
+        hole = (run_id, cursor)
+        if hole not in self._reader.holes:
+            return
+        with self._connections.reading() as sql:
+            if eventlog.is_cut_off(sql, run_id, cursor + 2):
+                raise EventsLost(after_seq=[cursor])
+        self._reader.holes.discard(hole)
+
+    def next_page(self, watch: Watch) -> Page | None:
+        """Wait for it. None if a ping is due, or if the watch `is_over`."""
+        with self._lock:
+            self._reader.release(watch)
+            watch.waits = True
+            watch.wrote_at = time.monotonic()
+            if watch.wants:
+                self._reader.read_for(watch.run_id)
+        return watch.wait()
+
+    # ---- inside ----
+
+    def _start(self) -> None:
+        """With the first watch: a process that serves no stream listens to nothing."""
+        if self._started:
+            return
+        self._started = True
+        tasks = (self._listen, self._subscribe, self._look_up, self._poll, self._check, self._probe)
+        for task in (*tasks, *self._reader.threads):
+            threading.Thread(
+                target=self._forever, args=(task,), name=f"hub{task.__name__}", daemon=True
+            ).start()
+
+    def _watches_of(self, run_id: UUID) -> Iterable[Watch]:
+        followed = self._followed.get(run_id)
+        return itertools.chain(
+            followed.watches if followed is not None else (), self._replayed.get(run_id, ())
+        )
+
+    def _announce(self, run_id: UUID, seq: int) -> None:
+        """There are events up to `seq`."""
+        with self._lock:
+            followed = self._followed.get(run_id)
+            if followed is None:
+                return
+            is_behind = False
+            for watch in followed.watches:
+                if seq > watch.announced:
+                    watch.announced = seq
+                    is_behind |= watch.wants
+            if is_behind:
+                self._reader.read_for(run_id)
+
+    def _heard(self, head: RunHead | None, run_id: UUID) -> None:
+        """What Postgres says of the run."""
+        with self._lock:
+            followed = self._followed.get(run_id)
+            watches = list(followed.watches) if followed is not None else []
+            for watch in watches:
+                if head is None or not head.is_seen_by(watch.reader):
+                    watch.interrupt()  # gone, or private since
+                # A cursor beyond the end of the run waits for nothing any more.
+                elif head.ended_at is not None and head.last_seq <= watch.cursor:
+                    watch.end()
+        if head is not None:
+            self._announce(run_id, head.last_seq)
+
+    # ---- the hub's threads ----
+
+    def _forever(self, task: Callable[[], None]) -> None:
+        while not self._closed:
+            try:
+                task()
+            except (redis.RedisError, Unavailable, OSError) as error:
+                if not self._closed:
+                    log.warning("%s: %s", task.__name__, error)
+                time.sleep(signals.RECONNECT_SECONDS)
+            except Exception:
+                log.exception("%s failed", task.__name__)
+                time.sleep(signals.RECONNECT_SECONDS)
+
+    def _listen(self) -> None:
+        names = self._connections.keys
+        client = signals.listening_client(self._connections.settings.redis_url)
+        try:
+            with client.pubsub() as pubsub:
+                pubsub.subscribe(names.news(_NO_RUN))
+                self._pubsub = pubsub
+                with self._lock:
+                    runs = list(self._followed)
+                    for followed in self._followed.values():
+                        followed.is_told = False
+                if runs:
+                    pubsub.subscribe(*map(names.news, runs))
+                self._is_listening = True
+                for message in signals.listen(pubsub, names):
+                    self._on_message(message)
+        finally:
+            self._is_listening = False
+            self._pubsub = None
+            client.close()
+
+    def _subscribe(self) -> None:
+        """Send what is wanted, as much at a time as there is; who watches waits for the answer.
+
+        Here and not in the watching request: redis-py reconnects where an error meets it, and two
+        threads on one new connection fail both. Whatever fails here, the listener notices.
+        """
+        orders = [self._wanted.get()]
+        while not self._wanted.empty() and len(orders) < _MAX_ORDERS:
+            orders.append(self._wanted.get())
+        pubsub = self._pubsub
+        if pubsub is None:
+            return  # the listener subscribes to all that is watched when it is back
+        for is_wanted, group in itertools.groupby(orders, key=lambda order: order[1]):
+            channels = [channel for channel, _ in group]
+            try:
+                (pubsub.subscribe if is_wanted else pubsub.unsubscribe)(*channels)
+            except Exception as error:
+                log.warning("not subscribed: %s", error)
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        run = keys.run_of(message["channel"])
+        if run == _NO_RUN:
+            return
+        run_id = UUID(run)
+        if message["type"] == "message":
+            # Anything else is somebody else's.
+            if message["data"].isascii() and message["data"].isdecimal():
+                self._announce(run_id, int(message["data"]))
+            return
+        with self._lock:
+            followed = self._followed.get(run_id)
+            if followed is not None:
+                followed.is_told = True
+                # What happened before is looked up now: nothing is left out between the two.
+                self._unknown.put(run_id)
+
+    def _look_up(self) -> None:
+        run_ids = {self._unknown.get()}
+        while not self._unknown.empty() and len(run_ids) < AT_ONCE:
+            run_ids.add(self._unknown.get())
+        with self._lock:
+            run_ids &= self._followed.keys()  # who has left meanwhile needs no answer
+        heads = self.heads.read(list(run_ids)) if run_ids and not self._closed else {}
+        for run_id in run_ids:
+            self._heard(heads.get(run_id), run_id)
+
+    def _poll(self) -> None:
+        """All runs once in a while, a part at a time."""
+        self._pause(math.ceil(len(self._followed) / AT_ONCE) or 1)
+        known: dict[UUID, int] = {}
+        with self._lock:
+            for run_id in list(itertools.islice(self._followed, AT_ONCE)):
+                # To the end of the queue, behind those that came meanwhile.
+                followed = self._followed[run_id] = self._followed.pop(run_id)
+                known[run_id] = min(watch.announced for watch in followed.watches)
+        if known and not self._closed:
+            for run_id, head in self.heads.news(known).items():
+                self._heard(head, run_id)
+
+    def _pause(self, parts: int) -> None:
+        """Between so many parts of the poll; short as soon as Redis tells nothing any more."""
+        step = min(POLL_SECONDS_WITHOUT_REDIS, POLL_SECONDS / parts)
+        end = time.monotonic() + POLL_SECONDS / parts
+        is_told = True
+        while is_told and time.monotonic() < end:
+            is_told = self._is_listening and not self._connections.redis_outage.is_on
+            time.sleep(step if is_told else POLL_SECONDS_WITHOUT_REDIS / parts)
+
+    def _check(self) -> None:
+        """All watches once in a while, a part at a time."""
+        with self._lock:
+            watches = [watch for one in self._followed.values() for watch in one.watches]
+            watches += itertools.chain(*self._replayed.values())
+            self._reader.cut_stalled()
+            for number in self._hangups.look():
+                if (gone := self._by_hangup.get(number)) is not None:
+                    gone.interrupt()
+            if self.stopping():
+                for watch in watches:
+                    watch.interrupt()
+        parts = [watches[i : i + AT_ONCE] for i in range(0, len(watches), AT_ONCE)] or [[]]
+        for part in parts:
+            time.sleep(CHECK_SECONDS / len(parts))
+            if self._closed:
+                return
+            self._check_some(part)
+        now = time.monotonic()
+        with self._lock:
+            for run_id, followed in self._followed.items():
+                if not followed.is_told and now > followed.asked_at + SUBSCRIBED_SECONDS:
+                    followed.asked_at = now
+                    self._unknown.put(run_id)
+
+    def _check_some(self, watches: Sequence[Watch]) -> None:
+        ping_before = time.monotonic() - self._connections.settings.sse_ping_seconds
+        for watch in watches:
+            if not watch.may_read(watch.reader):
+                watch.interrupt()
+            elif watch.waits and watch.wrote_at <= ping_before:
+                watch.wake()
+
+    def _probe(self) -> None:
+        """While Redis is silent, somebody asks it whether it still is."""
+        time.sleep(signals.RECONNECT_SECONDS)
+        if self._connections.redis_outage.is_on:
+            with contextlib.suppress(redis.RedisError):
+                self._connections.ask_redis(lambda client: client.ping())

@@ -1,0 +1,132 @@
+"""One client of a run's stream, as the hub sees it."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from api.streaming.stream_pages import FIRST_PAGE_EVENTS, Page
+from shared.actors import Actor
+
+
+class Watch:
+    """Where a client stands, and what is there for it. Changed under the hub's lock.
+
+    `cursor` is the last event that it was given, `announced` the last that is known to be there;
+    `named` says how its frames look. `until` is where its stream ends though the run goes on.
+    """
+
+    __slots__ = (
+        "_page",
+        "_wake",
+        "announced",
+        "connection",
+        "cursor",
+        "ended",
+        "from_table",
+        "hangup",
+        "has_all",
+        "is_gone",
+        "is_read_for",
+        "limit",
+        "may_read",
+        "named",
+        "reader",
+        "run_id",
+        "until",
+        "waits",
+        "wrote_at",
+    )
+
+    def __init__(
+        self,
+        run_id: UUID,
+        reader: Actor,
+        *,
+        cursor: int = 0,
+        named: bool = False,
+        until: int | None = None,
+        connection: socket.socket | None = None,
+        may_read: Callable[[Actor], bool] = lambda _: True,
+    ) -> None:
+        self.run_id = run_id
+        self.reader = reader
+        self.cursor = cursor
+        self.announced = until or 0
+        self.until = until
+        self.named = named
+        self.connection = connection
+        self.may_read = may_read
+        self.limit = FIRST_PAGE_EVENTS
+        self.ended = False
+        #: The run has ended, and the client was given all of it.
+        self.has_all = False
+        self.waits = False
+        #: A page is being read for it, or is there and not taken yet.
+        self.is_read_for = False
+        #: Its stream has ended: it takes no more pages.
+        self.is_gone = False
+        #: Its last page came from Postgres and left more.
+        self.from_table = False
+        self.hangup: int | None = None
+        self.wrote_at = time.monotonic()
+        self._page: Page | None = None
+        # A lock and not an Event, of which thousands of idle clients would each hold 1 KiB.
+        self._wake = threading.Lock()
+        self._wake.acquire()
+
+    @property
+    def is_over(self) -> bool:
+        return self.ended or self.is_complete
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the client was given everything that its stream was opened for."""
+        return self.has_all or (self.until is not None and self.cursor >= self.until)
+
+    @property
+    def wants(self) -> bool:
+        """Whether the next page is to be read for it."""
+        return self.waits and not self.is_read_for and self.announced > self.cursor
+
+    def wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is awake already
+            self._wake.release()
+
+    def give(self, page: Page) -> None:
+        """The next page for it."""
+        self._page = page
+        self.wake()
+
+    def end(self) -> None:
+        """The client has everything: the stream ends at the next frame."""
+        self.has_all = True
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """The stream breaks off at the next frame: its client sees an error and reconnects."""
+        self.ended = True
+        self.wake()
+
+    def cut(self) -> None:
+        """The stream breaks off now, also if the client blocks a write."""
+        self.interrupt()
+        if self.connection is not None:
+            with contextlib.suppress(OSError):  # it is closed already
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+    def wait(self) -> Page | None:
+        """The next page; None if it was woken to end, or to send a ping."""
+        self._wake.acquire()
+        self.waits = False
+        page, self._page = self._page, None
+        if page is not None:
+            self.is_read_for = False
+            # Before it is sent: news that come while a slow client takes it are compared to it.
+            self.cursor = page.last_seq
+            self.limit = page.next_limit
+            self.ended = self.ended or page.ended
+            self.has_all = self.has_all or page.ended
+        return page

@@ -1,0 +1,150 @@
+"""HTTP client of the command line: requests with a clear word for everything that can go wrong.
+
+click.ClickException
+├── Unreachable    no answer from the server
+└── Refused        an answer that is an error: `status`, `code` and the server's own words
+"""
+
+import json
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+from uuid import uuid4
+
+import click
+import httpx2
+
+from cli.client.server_address import ServerAddress
+
+CONNECT_SECONDS = 5.0
+#: Longest silence of a stream; the server fills it with a ping every 10 s.
+READ_SECONDS = 30.0
+#: A server that has answered before is being restarted, perhaps: it is tried again for so long.
+PATIENCE_SECONDS = 15.0
+PAUSE_SECONDS = 0.5
+#: What proxies and the service itself say while something behind them is away.
+AWAY = frozenset({502, 503, 504})
+MAX_PAGE = 200
+
+
+class Unreachable(click.ClickException):
+    """The server does not answer."""
+
+
+class Refused(click.ClickException):
+    """The server's answer is an error."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class Client:
+    """One server, by one key; threads may share it."""
+
+    def __init__(self, server: ServerAddress) -> None:
+        self.server = server
+        self._answered = False
+        self.http = httpx2.Client(
+            base_url=f"{server.url}/v1",
+            headers={"Authorization": f"Bearer {server.key}"},
+            timeout=httpx2.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
+            # Proxies of the environment are not for this machine.
+            trust_env=not server.is_loopback,
+            verify=_certificates(server),
+        )
+
+    def get(self, path: str, **params: Any) -> Any:
+        """The answer's JSON."""
+        return self._call("GET", path, params=params).json()
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The answer's JSON. A repeated try makes nothing twice."""
+        content = None if body is None else _encode(body)
+        headers = {"Idempotency-Key": str(uuid4()), "Content-Type": "application/json"}
+        answer: dict[str, Any] = self._call("POST", path, content=content, headers=headers).json()
+        return answer
+
+    def delete(self, path: str) -> None:
+        self._call("DELETE", path)
+
+    def rows(self, path: str, *, limit: int, **params: Any) -> Iterator[dict[str, Any]]:
+        """A list, newest first, over as many pages as it has; pages fit the `limit` wanted."""
+        query = {name: value for name, value in params.items() if value is not None}
+        query["limit"] = min(limit, MAX_PAGE)
+        while True:
+            response = self._call("GET", path, params=query)
+            yield from response.json()
+            if "X-Next-Cursor" not in response.headers:
+                return
+            query["before"] = response.headers["X-Next-Cursor"]
+
+    def _call(self, method: str, path: str, **kwargs: Any) -> httpx2.Response:
+        """A successful answer that is JSON, or has no content.
+
+        Raises:
+            Unreachable: at the first request at once, later after some tries.
+            Refused: any other answer.
+        """
+        deadline = time.monotonic() + (PATIENCE_SECONDS if self._answered else 0)
+        while True:
+            try:
+                response = self.http.request(method, path, **kwargs)
+                if response.status_code not in AWAY or time.monotonic() > deadline:
+                    self._answered = True
+                    return _successful(response)
+            except httpx2.HTTPError as error:
+                if time.monotonic() > deadline:
+                    raise self.unreachable(error) from error
+            time.sleep(PAUSE_SECONDS)
+
+    def unreachable(self, error: Exception) -> Unreachable:
+        """What to tell a person about a request that got no answer."""
+        advice = (
+            "Start it with `arkloop dev`, or set ARKLOOP_URL."
+            if self.server.is_loopback
+            else "Check ARKLOOP_URL and the network."
+        )
+        reason = str(error) or type(error).__name__
+        return Unreachable(f"{self.server.url} is unreachable ({reason}). {advice}")
+
+
+def refusal(response: httpx2.Response) -> Refused:
+    """The error that a response is, in the server's own words; its body has been read."""
+    status = response.status_code
+    try:
+        body = response.json()
+        code, message, details = body["code"], body["message"], body["details"]
+    except (ValueError, TypeError, KeyError):
+        where = response.headers.get("Location")
+        what = f"and a redirect to {where}" if where else "without an error of this service"
+        message = f"{response.request.url} responded with {status} {what}: check ARKLOOP_URL."
+        return Refused(status, "", message)
+    if status == 401:
+        message += " Check ARKLOOP_API_KEY."
+    if details:
+        message += f" {json.dumps(details, ensure_ascii=False)}"
+    return Refused(status, code, f"{message} ({status} {code})")
+
+
+def _successful(response: httpx2.Response) -> httpx2.Response:
+    is_json = response.headers.get("Content-Type", "").startswith("application/json")
+    if response.is_success and (is_json or response.status_code == 204):
+        return response
+    raise refusal(response)
+
+
+def _encode(body: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise click.ClickException("The text is not valid UTF-8.") from None
+
+
+def _certificates(server: ServerAddress) -> ssl.SSLContext | bool:
+    """The system's for HTTPS; reading them takes longer than a whole request on loopback."""
+    if server.url.startswith("https:"):
+        return True
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -1,0 +1,202 @@
+"""How the events of a run look: on a terminal, in a pipe, and as JSON lines."""
+
+import json
+import sys
+from typing import Protocol
+
+from rich.console import Console
+from rich.text import Text
+
+from cli.client.event_stream import RunEvent
+from cli.output import printable, write, write_json
+
+#: Longest one-line form of a tool's arguments or output on a terminal.
+SHOWN_CHARACTERS = 160
+
+_YELLOW = {
+    *("message.reset", "run.cancelled"),
+    *("run.throttled", "run.fallback", "context.truncated"),
+}
+_THROTTLED = {
+    "requests": "the route has reached its requests per minute",
+    "tokens": "the route has reached its tokens per minute",
+    "provider": "the provider responded with HTTP 429",
+    "budget": "other runs have reserved the rest of a budget",
+}
+
+
+class Display(Protocol):
+    """Shows events in order; what is not the run's output goes through `note`."""
+
+    def show(self, event: RunEvent) -> None: ...
+
+    def note(self, text: str, style: str = "dim") -> None:
+        """A line of its own for the person."""
+
+
+def display_for(*, as_json: bool) -> Display:
+    """The one that fits standard output."""
+    if as_json:
+        return JsonLines()
+    return TerminalText() if sys.stdout.isatty() else PipedText()
+
+
+class JsonLines:
+    """One line per event on standard output: the event's JSON as it was sent, control characters
+    and surrogates escaped.
+    """
+
+    def __init__(self) -> None:
+        self._notes = _console(stderr=True)
+
+    def show(self, event: RunEvent) -> None:
+        write_json(event.text)
+
+    def note(self, text: str, style: str = "dim") -> None:
+        _print_line(self._notes, text, style)
+
+
+class PipedText:
+    """The answer alone on standard output, everything else on standard error.
+
+    A model turn is written when it is complete: what a pipe has taken cannot be
+    taken back when a turn turns out to be void and is made again.
+    """
+
+    def __init__(self) -> None:
+        self._notes = _console(stderr=True)
+        self._open: list[tuple[int, str]] = []
+
+    def show(self, event: RunEvent) -> None:
+        match event.type:
+            case "message.delta":
+                self._open.append((event.seq, event.data["content"]))
+            case "message.reset":
+                self._open = [part for part in self._open if part[0] < event.data["from_seq"]]
+            case "message.completed":
+                self._write(event.data["content"])
+        if event.is_terminal:
+            self._write("".join(text for _seq, text in self._open))
+        if line := line_of(event):
+            self.note(line, style_of(event))
+
+    def note(self, text: str, style: str = "dim") -> None:
+        _print_line(self._notes, text, style)
+
+    def _write(self, text: str) -> None:
+        self._open.clear()
+        if text:
+            end = "" if text.endswith("\n") else "\n"
+            write(f"{text}{end}")
+
+
+class TerminalText:
+    """The text as it comes; thinking dim, all else as short lines between."""
+
+    def __init__(self) -> None:
+        self._console = _console()
+        self._last_type = ""
+        self._at_line_start = True
+
+    def show(self, event: RunEvent) -> None:
+        match event.type:
+            case "message.delta":
+                self._stream(event, "")
+            case "message.thinking":
+                self._stream(event, "dim italic")
+        if line := line_of(event):
+            self.note(line, style_of(event))
+
+    def note(self, text: str, style: str = "dim") -> None:
+        self._start_line()
+        _print_line(self._console, text, style)
+
+    def _stream(self, event: RunEvent, style: str) -> None:
+        if event.type != self._last_type:
+            self._start_line()
+        self._last_type = event.type
+        text = printable(event.data["content"])
+        # soft_wrap: the terminal breaks lines; rich does not know what stands left of a delta.
+        self._console.print(Text(text, style), end="", soft_wrap=True)
+        self._at_line_start = text.endswith("\n") if text else self._at_line_start
+
+    def _start_line(self) -> None:
+        if not self._at_line_start:
+            self._console.print()
+        self._at_line_start = True
+
+
+def line_of(event: RunEvent) -> str | None:
+    """The event as a line for a person; None for those that are text, or say nothing new."""
+    data = event.data
+    match event.type:
+        case "tool.call":
+            return f"→ {data['name']} {_short(_compact(data['arguments']))}"
+        case "tool.result":
+            mark = "✗" if data["is_error"] else "←"
+            return f"{mark} {data['name']} {_short(data['output'])} ({data['duration_ms']} ms)"
+        case "message.reset":
+            return f"✗ Discard the unfinished text above ({data['reason']}): the model starts again"
+        case "run.input_received":
+            return f"answered: {_short(data['content'])}"
+        case "run.resumed" if data["reason"] != "input":
+            return f"resumed ({data['reason']}, attempt {data['attempt']})"
+        case "run.throttled":
+            why = _THROTTLED.get(data["reason"], data["reason"])
+            return f"waiting: {why}; retrying in {data['seconds']:g} s"
+        case "run.fallback":
+            return f"{data['model']} ({data['to_route_id']}) takes over after {data['reason']}"
+        case "context.truncated":
+            cut = data.get("shortened_results", 0)
+            return f"too long for the model: {data['dropped_messages']} old messages omitted" + (
+                f", {cut} tool results truncated" if cut else ""
+            )
+        case "run.cancel_requested":
+            return "cancelling …"
+        case "run.completed" | "run.cancelled":
+            return f"{event.type.removeprefix('run.')}: {_cost(event)}"
+        case "run.failed":
+            error = data["error"]
+            return f"failed: {error['message']} ({error['code']}) {_cost(event)}"
+    return None
+
+
+def in_full(arguments: object) -> str:
+    """The arguments of a call for whoever allows exactly these: nothing cut, nothing unseen."""
+    text = json.dumps(arguments, ensure_ascii=False, indent=2)
+    return "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+def style_of(event: RunEvent) -> str:
+    """The colour of the event's line."""
+    if event.type == "run.failed" or event.data.get("is_error"):
+        return "red"
+    if event.type in _YELLOW:
+        return "yellow"
+    return "cyan" if event.type == "tool.call" else "dim"
+
+
+def _print_line(console: Console, text: str, style: str) -> None:
+    console.print(Text(printable(text), style), soft_wrap=True)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def _cost(event: RunEvent) -> str:
+    usage = event.data["usage"]
+    estimated = ", estimated" if usage["source"] == "estimated" else ""
+    return (
+        f"{usage['input_tokens']} + {usage['output_tokens']} tokens{estimated}, "
+        f"${event.data['cost_usd']:.6f}"
+    )
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[: SHOWN_CHARACTERS - 1]}…"

@@ -1,0 +1,115 @@
+"""A run's events as the command line reads them: in order, none lost, none twice."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import httpx2
+
+from cli.client.client import AWAY, Client, Refused, Unreachable, refusal
+
+TERMINAL = frozenset({"run.completed", "run.failed", "run.cancelled"})
+ENDED = frozenset({"completed", "failed", "cancelled"})
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 5.0
+#: After so long without any contact the command ends; the run itself goes on.
+GIVE_UP_SECONDS = 300.0
+#: Answers that are worth another try: something is away, or there were too many requests.
+LATER = AWAY | {429}
+
+
+class RunEvent(NamedTuple):
+    """`text` is the event's JSON exactly as it was sent."""
+
+    seq: int
+    type: str
+    data: dict[str, Any]
+    created_at: str
+    text: str
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.type in TERMINAL
+
+
+@contextmanager
+def opened(
+    client: Client, run_id: str, after_seq: int, *, wait: bool
+) -> Iterator[Iterator[RunEvent]]:
+    """One connection's events with seq > `after_seq`; without `wait` only what is there.
+
+    Raises:
+        Refused: the server answers with an error.
+        httpx2.HTTPError: the connection broke; also while the events are read.
+    """
+    path = f"/runs/{run_id}/events"
+    params = {"after_seq": after_seq, "follow": "true" if wait else "false"}
+    # No limit on an event's size: a long answer is one event, and the server is the caller's own.
+    with client.http.sse(path, params=params, max_event_size=None) as source:
+        response = source.response
+        is_stream = response.headers.get("Content-Type", "").startswith("text/event-stream")
+        if response.status_code != httpx2.codes.OK or not is_stream:
+            response.read()
+            raise refusal(response)
+        yield (_event(sent.data) for sent in source)
+
+
+def follow(
+    client: Client, run_id: str, after_seq: int = 0, *, tell: Callable[[str], None]
+) -> Iterator[RunEvent]:
+    """All events with seq > `after_seq` as they come, up to the run's last one.
+
+    A connection that breaks is opened again after the last event that was
+    yielded, with a growing pause; `tell` gets a word for the person about it.
+
+    Raises:
+        Refused: the server answers with an error.
+        Unreachable: it has not answered for `GIVE_UP_SECONDS`.
+    """
+    cursor = after_seq
+    contact = time.monotonic()
+    failures = 0
+    while True:
+        before, was_open = cursor, False
+        try:
+            with opened(client, run_id, cursor, wait=True) as events:
+                was_open = True
+                for event in events:
+                    cursor, failures = event.seq, 0
+                    yield event
+                    if event.is_terminal:
+                        return
+            # It ended without the run's end: a token ran out, a server stops; or there is no more.
+            if cursor == before and _is_over(client, run_id, cursor):
+                return
+        except (httpx2.HTTPError, Unreachable, Refused) as error:
+            if isinstance(error, Refused) and error.status not in LATER:
+                raise
+            if failures == 0:
+                reason = str(error) or type(error).__name__
+                tell(f"Connection lost ({reason}); resuming after event {cursor}.")
+        if was_open:
+            contact = time.monotonic()
+        elif time.monotonic() - contact > GIVE_UP_SECONDS:
+            raise Unreachable(
+                f"No contact with the server for {GIVE_UP_SECONDS:.0f} s. The run may"
+                f" still be executing; follow it with: arkloop runs events {run_id}"
+                f" --after-seq {cursor}"
+            )
+        # Clients of a server that comes back do not all return at the same moment.
+        pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(failures, 10))
+        time.sleep(pause * random.uniform(0.5, 1.0))
+        failures += 1
+
+
+def _event(text: str) -> RunEvent:
+    event = json.loads(text)
+    return RunEvent(event["seq"], event["type"], event["data"], event["created_at"], text)
+
+
+def _is_over(client: Client, run_id: str, cursor: int) -> bool:
+    run = client.get(f"/runs/{run_id}")
+    return run["status"] in ENDED and cursor >= run["last_seq"]

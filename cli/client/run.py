@@ -1,0 +1,94 @@
+"""`arkloop run`: a message to an agent, its run in the foreground, its answer in the terminal."""
+
+import sys
+from uuid import UUID
+
+import click
+
+from cli.client.client import Client, Refused
+from cli.client.display import Display, display_for
+from cli.client.foreground_run import ForegroundRun, interrupts
+from cli.client.server_address import find_server
+
+
+@click.command()
+@click.argument("message")
+@click.option("--thread", type=click.UUID, help="Continue this thread; by default start a new one.")
+@click.option(
+    "--persona", metavar="KEY[@VERSION]", help=("Persona that answers; `assistant` by default.")
+)
+@click.option(
+    "--route", metavar="ID", help=("Model that answers; the server's default if not given.")
+)
+@click.option("--json", "as_json", is_flag=True, help="Print each event's JSON, one per line.")
+def run(
+    message: str, thread: UUID | None, persona: str | None, route: str | None, as_json: bool
+) -> None:
+    """Send MESSAGE (`-`: standard input), run the agent and follow it to its end.
+
+    In a pipe, standard output gets only the answer, one model turn at a time, or with --json the
+    events; everything else goes to standard error. When the run asks a question, type the answer;
+    without a terminal it is read from the next line of standard input. If there is none, the
+    command exits with status 1 and the run keeps waiting: `arkloop runs input` answers it.
+
+    Ctrl-C cancels the run; a second Ctrl-C exits at once. If this process is killed, the run
+    continues: `arkloop runs events` follows it, `arkloop runs cancel` ends it.
+
+    Exit status: 0 completed, 1 failed or any error, 2 invalid usage, 130 cancelled.
+    """
+    if message == "-":
+        message = _standard_input()
+    _check(message)
+    client = Client(find_server())
+    display = display_for(as_json=as_json)
+    thread_id = str(thread) if thread else client.post("/threads", {})["id"]
+    with interrupts() as interrupted:
+        run_id = _start(client, display, thread_id, message, persona, route, is_new=not thread)
+        status = ForegroundRun(client, display, run_id, interrupted).follow()
+    sys.exit(status)
+
+
+def _standard_input() -> str:
+    try:
+        return "" if sys.stdin is None else sys.stdin.read().removesuffix("\n")
+    except UnicodeDecodeError:
+        raise click.UsageError("Standard input is not valid UTF-8.") from None
+
+
+def _check(message: str) -> None:
+    """What the server would refuse, before anything is made there."""
+    if not message:
+        raise click.UsageError("MESSAGE is empty.")
+    try:
+        message.encode()
+    except UnicodeEncodeError:
+        raise click.UsageError("MESSAGE is not valid UTF-8.") from None
+
+
+def _start(
+    client: Client,
+    display: Display,
+    thread_id: str,
+    message: str,
+    persona: str | None,
+    route: str | None,
+    *,
+    is_new: bool,
+) -> str:
+    """The id of the new run; if there is to be none, nothing of the attempt stays behind."""
+    if not is_new and (active := client.get(f"/threads/{thread_id}")["active_run_id"]):
+        # Before the message: it would stay in the thread, and be there twice after the next try.
+        raise click.ClickException(
+            f"The thread has an active run: see `arkloop runs show {active}`, "
+            f"or end it with `arkloop runs cancel {active}`."
+        )
+    choice = {"persona_id": persona, "route_id": route}
+    try:
+        client.post(f"/threads/{thread_id}/messages", {"content": message})
+        run_id: str = client.post(f"/threads/{thread_id}/runs", choice)["run_id"]
+    except Refused:
+        if is_new:
+            client.delete(f"/threads/{thread_id}")
+        raise
+    display.note(f"run {run_id} in thread {thread_id}")
+    return run_id

@@ -1,0 +1,141 @@
+"""A database server from a wheel, run by us: what Postgres and Redis have in common."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cli.dev.tether import tethered
+
+READY_STEP_SECONDS = 0.01
+STOP_SECONDS = 10
+#: A server that ends at its start is started again for this long: right after a kill -9 its lock
+#: file may name a process that is not quite gone.
+RETRY_SECONDS = 2
+
+
+class ServerDidNotStart(Exception):
+    """An embedded server ended, or was not ready in time; the message has its last output."""
+
+
+class ServerInUse(ServerDidNotStart):
+    """Another server uses the data folder; it may be about to end."""
+
+
+class EmbeddedServer:
+    """One server on one data folder; it dies with the process whose main thread started it.
+
+    Either `start()` and `stop()` it (tests), or hand `prepare()` and `command()` to a supervisor.
+    Use as a context manager to have it stopped in the end.
+    """
+
+    name = "server"
+    stop_signal = signal.SIGTERM
+
+    def __init__(self, data: Path) -> None:
+        self.data = data.absolute()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def prepare(self) -> None:
+        """Make the data folder usable; called before each start, with no server running."""
+        raise NotImplementedError
+
+    def command(self) -> list[str]:
+        """The command line; it stays in the foreground and ends with the calling process."""
+        raise NotImplementedError
+
+    def is_ready(self, pid: int) -> bool:
+        """Whether the server with this process id answers."""
+        raise NotImplementedError
+
+    @property
+    def pid(self) -> int | None:
+        """Of the server that `start` started, None when there is none."""
+        return self._process.pid if self._process else None
+
+    def start(self, timeout_seconds: float = 30) -> None:
+        """Start and wait until it answers. Its output goes to `<data>.log`.
+
+        Raises:
+            ServerDidNotStart
+        """
+        self.data.parent.mkdir(parents=True, exist_ok=True)
+        log = self.data.with_name(f"{self.data.name}.log")
+        began = time.monotonic()
+        while True:
+            self.prepare()
+            with log.open("wb") as output:
+                self._process = subprocess.Popen(
+                    self.command(),
+                    cwd="/",
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+            status = self._wait_until_ready(began + timeout_seconds)
+            if status is None:
+                return
+            if time.monotonic() > began + RETRY_SECONDS:
+                tail = log.read_text(errors="replace")[-2000:]
+                raise ServerDidNotStart(f"{self.name} ended with status {status}:\n{tail}")
+            time.sleep(READY_STEP_SECONDS * 10)
+
+    def _wait_until_ready(self, deadline: float) -> int | None:
+        """None once it is ready; the exit status if it ended first."""
+        assert self._process is not None
+        while not self.is_ready(self._process.pid):
+            status = self._process.poll()
+            if status is not None:
+                self._process = None
+                return status
+            if time.monotonic() > deadline:
+                self.stop()
+                raise ServerDidNotStart(f"{self.name} was not ready in time")
+            time.sleep(READY_STEP_SECONDS)
+        return None
+
+    def stop(self) -> None:
+        """End the server in good order, by force after 10 s; the data stays."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(self.stop_signal)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def close(self) -> None:
+        """Stop, and remove what is not data."""
+        self.stop()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def tied(
+        self, argv: list[str], *, user: str | None = None, folder: Path | None = None
+    ) -> list[str]:
+        """`argv`, ended by the server's own stop signal when this process ends."""
+        return tethered(argv, death_signal=self.stop_signal, user=user, folder=folder)
+
+
+def free_port() -> int:
+    """Return a TCP port of loopback that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

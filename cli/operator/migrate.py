@@ -1,0 +1,114 @@
+"""`arkloop migrate`: bring the database's schema up to date. The Procfile's `release` line."""
+
+import os
+import time
+
+import click
+from psycopg.errors import LockNotAvailable
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import OperationalError
+
+from cli.operator.database import checked
+from cli.output import print_line
+from shared.storage import schema
+from shared.storage.postgres import CONNECTING, leads_to_pooler
+from shared.storage.server_checks import UnsuitableServer, require_utf8
+
+CONNECT_SECONDS = 3
+PAUSE_SECONDS = 0.25
+
+
+@click.command()
+@click.option(
+    "--wait",
+    "wait_seconds",
+    type=click.FloatRange(0),
+    default=15,
+    show_default=True,
+    help="Seconds to wait for a database that is not ready yet.",
+)
+@click.option(
+    "--lock-wait",
+    "lock_seconds",
+    type=click.FloatRange(0),
+    default=60,
+    show_default=True,
+    help="Seconds to retry while another session locks a table.",
+)
+def migrate(wait_seconds: float, lock_seconds: float) -> None:
+    """Bring the schema of ARKLOOP_DATABASE_URL up to date and print its version.
+
+    If that points to a pooler, set ARKLOOP_DIRECT_DATABASE_URL to Postgres itself.
+    A schema that is newer than this code is left unchanged.
+    """
+    names = ("ARKLOOP_DIRECT_DATABASE_URL", "ARKLOOP_DATABASE_URL", "DATABASE_URL")
+    urls = [os.environ.get(name, "").strip() for name in names]
+    engine = _engine(next(filter(None, urls), ""))
+    try:
+        print_line(_migrate(engine, wait_seconds, lock_seconds))
+    except OperationalError as error:
+        url = engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
+        raise click.ClickException(f"Cannot migrate {url}: {_reason(error)}") from None
+    finally:
+        engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    if not url:
+        raise click.ClickException(
+            "ARKLOOP_DATABASE_URL is required (a URL starting with postgresql://)"
+        )
+    return create_engine(
+        checked(url),
+        connect_args={
+            **CONNECTING,
+            "connect_timeout": CONNECT_SECONDS,
+            "prepare_threshold": None,
+        },
+    )
+
+
+def _migrate(engine: Engine, wait_seconds: float, lock_seconds: float) -> str:
+    """The schema's version at the end."""
+    _wait_for(engine, wait_seconds)
+    with engine.connect() as sql:
+        try:
+            require_utf8(sql)
+        except UnsuitableServer as error:
+            raise click.ClickException(str(error)) from None
+        driver = sql.connection.driver_connection
+        if driver is not None and leads_to_pooler(driver):
+            raise click.ClickException(
+                "ARKLOOP_DATABASE_URL points to a pooler, where migrations cannot hold their lock: "
+                "point ARKLOOP_DIRECT_DATABASE_URL to Postgres itself"
+            )
+        present = schema.current_version(sql)
+    if present is not None and present > schema.needed_version():
+        return present
+    return schema.migrate(engine, lock_seconds=lock_seconds)
+
+
+def _wait_for(engine: Engine, seconds: float) -> None:
+    """Return once the database answers. Raises: OperationalError: it does not."""
+    deadline = time.monotonic() + seconds
+    told = False
+    while True:
+        try:
+            with engine.connect():
+                return
+        except OperationalError as error:
+            if time.monotonic() > deadline:
+                raise
+            if not told:
+                print_line(f"Waiting for the database: {_reason(error)}", err=True)
+                told = True
+        time.sleep(PAUSE_SECONDS)
+
+
+def _reason(error: OperationalError) -> str:
+    if isinstance(error.orig, LockNotAvailable):
+        return (
+            "another session locks a table, perhaps a dump or a long query; retry when it"
+            " has finished"
+        )
+    return str(error.orig).partition("\n")[0]

@@ -1,0 +1,20 @@
+"""`arkloop rotate-epoch`: after a restore of Postgres, leave alone what Redis has."""
+
+import click
+
+from cli.operator.database import database, database_url_option
+from cli.output import print_line
+from shared.storage import rewinds
+
+
+@click.command("rotate-epoch")
+@database_url_option
+def rotate_epoch(database_url: str) -> None:
+    """Make all processes ignore what Redis holds, after a restore that was not detected.
+
+    Restart the web and worker processes afterwards.
+    """
+    with database(database_url) as connections:
+        with connections.transaction() as tx:
+            rewinds.rotate(tx.sql)
+        print_line("Started a new epoch. Restart the web and worker processes.")

@@ -1,0 +1,167 @@
+"""`arkloop users`, and the development key: straight to the database, for whoever may reach it."""
+
+import secrets
+from pathlib import Path
+from uuid import UUID
+
+import click
+from sqlalchemy import select
+
+from cli.operator.database import database, database_url_option
+from cli.operator.org_choice import find_org, org_option
+from cli.output import print_json, print_line
+from shared.accounts import accounts, api_keys
+from shared.actors import PERMISSIONS_OF_ROLE, Actor
+from shared.errors import LoginTaken
+from shared.security import passwords
+from shared.storage.connections import Transaction
+from shared.storage.tables import memberships
+from shared.times import rfc3339
+
+DEV_NAME = "dev"
+
+
+@click.group()
+def users() -> None:
+    """Create and list users, directly in the database; no server is needed."""
+
+
+@users.command()
+@database_url_option
+@org_option
+@click.option(
+    "--create",
+    "may_create",
+    is_flag=True,
+    help=("Create the organization if its slug is not in use."),
+)
+@click.option("--role", type=click.Choice(list(PERMISSIONS_OF_ROLE)), required=True)
+@click.option("--login", required=True)
+@click.option("--email", required=True)
+@click.option("--password", help="At least 8 characters; prompted for if not given.")
+def create(
+    database_url: str,
+    org: str,
+    may_create: bool,
+    role: str,
+    login: str,
+    email: str,
+    password: str | None,
+) -> None:
+    """Create a user in an organization and print the new id."""
+    if problems := accounts.problems_of(login=login, email=email):
+        raise click.UsageError("\n".join(f"--{name}: {why}" for name, why in problems.items()))
+    if password is None:
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    if why := accounts.problem_of_password(password):
+        raise click.UsageError(f"--password: {why}")
+    password_hash = passwords.hash_(password)
+    with database(database_url) as connections, connections.transaction() as tx:
+        try:
+            user_id = accounts.create_user(
+                tx,
+                org_id=_org(tx, org, may_create),
+                role=role,
+                login=login,
+                email=email,
+                password_hash=password_hash,
+            )
+        except LoginTaken as error:
+            raise click.ClickException(str(error)) from None
+    print_line(user_id)
+
+
+@users.command("list")
+@database_url_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
+def list_(database_url: str, as_json: bool) -> None:
+    """List all users, oldest first: id, login, email, org's name, role, org's id, org's slug."""
+    with database(database_url) as connections, connections.reading() as sql:
+        rows = accounts.list_(sql)
+    if as_json:
+        fields = [
+            {
+                "id": str(row.id),
+                "login": row.login,
+                "email": row.email,
+                "org": row.org_name,
+                "org_id": str(row.org_id),
+                "org_slug": row.org_slug,
+                "role": row.role,
+                "created_at": rfc3339(row.created_at),
+            }
+            for row in rows
+        ]
+        print_json(fields)
+        return
+    for row in rows:
+        print_line(
+            f"{row.id}  {row.login}  {row.email}  {row.org_name}  {row.role}"
+            f"  {row.org_id}  {row.org_slug or '-'}"
+        )
+
+
+def ensure_dev_key(database_url: str, path: Path) -> None:
+    """See to it that `path` (mode 0600) has an API key that works, of user `dev` in org `dev`.
+
+    A key in it that still works is left alone. Both are made if they are missing.
+    """
+    with database(database_url) as connections, connections.transaction() as tx:
+        kept = path.read_text(errors="replace").strip() if path.is_file() else ""
+        if api_keys.find(tx.sql, kept) is not None:
+            path.chmod(0o600)
+            return
+        user_id, org_id = _dev_user(tx)
+        role = "owner"
+        actor = Actor(
+            org_id=org_id, user_id=user_id, role=role, permissions=PERMISSIONS_OF_ROLE[role]
+        )
+        _, key = api_keys.create(tx, actor, name="arkloop dev")
+    _write_secret(path, key)
+
+
+def _dev_user(tx: Transaction) -> tuple[UUID, UUID]:
+    """The ids of an owner of the org with the slug `dev`, and of this org; made if missing.
+
+    Not of whoever has the login or an org of the name: anybody may register them.
+    """
+    org_id = accounts.ensure_org(tx, DEV_NAME)
+    owner = tx.sql.scalar(
+        select(memberships.c.user_id)
+        .where(memberships.c.org_id == org_id, memberships.c.role == "owner")
+        .order_by(memberships.c.created_at)
+        .limit(1)
+    )
+    if owner is not None:
+        return owner, org_id
+    login, email = DEV_NAME, f"{DEV_NAME}@localhost"
+    if accounts.find(tx.sql, login) or accounts.find(tx.sql, email):
+        login = f"{DEV_NAME}-{secrets.token_hex(4)}"
+        email = f"{login}@localhost"
+    user_id = accounts.create_user(
+        tx,
+        org_id=org_id,
+        role="owner",
+        login=login,
+        email=email,
+        # Nobody knows it: the key is the way in.
+        password_hash=passwords.hash_(secrets.token_urlsafe(32)),
+    )
+    return user_id, org_id
+
+
+def _org(tx: Transaction, id_or_slug: str, may_create: bool) -> UUID:
+    if may_create and accounts.find_org(tx.sql, id_or_slug) is None:
+        if why := accounts.problem_of_slug(id_or_slug):
+            raise click.UsageError(f"--org: a new org's slug {why}")
+        return accounts.ensure_org(tx, id_or_slug)
+    advice = "" if may_create else "Use --create to create an organization with this slug."
+    return find_org(tx.sql, id_or_slug, advice=advice)
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Complete and for the owner's eyes alone at every moment."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    fresh.touch(mode=0o600)
+    fresh.write_text(f"{text}\n")
+    fresh.rename(path)

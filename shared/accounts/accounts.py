@@ -1,0 +1,270 @@
+"""Users, their orgs, and their logins: each login is a family of rotating refresh tokens.
+
+Hashing a password takes long; it is done in `passwords.py` before a transaction begins.
+"""
+
+import hashlib
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, exists, func, insert, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.exc import IntegrityError
+
+from shared.errors import LoginTaken
+from shared.ids import new_id
+from shared.storage.connections import Transaction
+from shared.storage.tables import memberships, orgs, refresh_tokens, users
+
+REFRESH_LIFETIME = timedelta(days=30)
+
+MAX_NAME_LENGTH = 200
+MIN_PASSWORD_LENGTH = 8
+MAX_PASSWORD_LENGTH = 1024
+
+_EMAIL = re.compile(r"[^@\s\x00]+@[^@\s\x00]+")
+#: Shorter than the 32 digits of a UUID, so that no slug is an id.
+_SLUG = re.compile(r"(?=.{1,30}\Z)[a-z0-9]+(-[a-z0-9]+)*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A login: its access tokens carry `id`, its cookie the one `refresh_token` not yet used."""
+
+    id: UUID
+    user_id: UUID
+    org_id: UUID
+    refresh_token: str
+
+
+def problems_of(*, login: str, email: str) -> dict[str, str]:
+    """What is wrong with a new user's names: field → why."""
+    problems = {}
+    # Without "@", or one user's login could be another's email.
+    if (
+        not 1 <= len(login) <= MAX_NAME_LENGTH
+        or not login.isprintable()
+        or login != login.strip()
+        or "@" in login
+    ):
+        problems["login"] = (
+            "must be 1 to 200 printable characters, without @ and without leading or"
+            " trailing spaces"
+        )
+    if len(email) > MAX_NAME_LENGTH or not _EMAIL.fullmatch(email) or not email.isprintable():
+        problems["email"] = "must be an email address of at most 200 printable characters"
+    return problems
+
+
+def problem_of_password(password: str) -> str | None:
+    """Why it cannot be a new password, None if it can."""
+    if MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
+        return None
+    return f"must have {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters"
+
+
+def problem_of_slug(slug: str) -> str | None:
+    """Why it cannot be an org's slug, None if it can."""
+    if _SLUG.fullmatch(slug):
+        return None
+    return "must be 1 to 30 lower-case letters and digits, with single hyphens between them"
+
+
+def create_org(tx: Transaction, name: str) -> UUID:
+    """Make an org without a slug, which is found by its id alone."""
+    org_id = new_id()
+    tx.sql.execute(insert(orgs).values(id=org_id, name=name))
+    return org_id
+
+
+def ensure_org(tx: Transaction, slug: str) -> UUID:
+    """Return the org of this slug, made if it is missing; the slug must be a valid one."""
+    made = upsert(orgs).values(id=new_id(), name=slug, slug=slug)
+    # A concurrent insert of the same slug is waited for, and its row is visible then.
+    tx.sql.execute(made.on_conflict_do_nothing(index_elements=["slug"]))
+    return UUID(str(tx.sql.scalars(select(orgs.c.id).where(orgs.c.slug == slug)).one()))
+
+
+def find_org(sql: Connection, id_or_slug: str) -> UUID | None:
+    """Return the id of the org with this id or slug; its name does not count."""
+    try:
+        matching = orgs.c.id == UUID(id_or_slug)
+    except ValueError:
+        matching = orgs.c.slug == id_or_slug
+    found = sql.scalar(select(orgs.c.id).where(matching))
+    return None if found is None else UUID(str(found))
+
+
+def orgs_named(sql: Connection, name: str) -> list[UUID]:
+    """Return the ids of all orgs with this name, oldest first."""
+    query = select(orgs.c.id).where(orgs.c.name == name).order_by(orgs.c.created_at, orgs.c.id)
+    return [UUID(str(org_id)) for org_id in sql.scalars(query)]
+
+
+def create_user(
+    tx: Transaction, *, org_id: UUID, role: str, login: str, email: str, password_hash: str
+) -> UUID:
+    """Make a user with a role (`owner`, `admin`, `member`) in an org.
+
+    Raises:
+        LoginTaken: somebody has the login or the email, in whatever case.
+    """
+    user_id = new_id()
+    try:
+        tx.sql.execute(
+            insert(users).values(id=user_id, login=login, email=email, password_hash=password_hash)
+        )
+    except IntegrityError as error:
+        raise LoginTaken() from error
+    tx.sql.execute(insert(memberships).values(user_id=user_id, org_id=org_id, role=role))
+    return user_id
+
+
+def find(sql: Connection, login: str) -> Row[Any] | None:
+    """The user with this login or email, in whatever case: id, password_hash, org_id."""
+    # A login never contains "@", an email always does: at most one row matches.
+    query = (
+        select(users.c.id, users.c.password_hash, memberships.c.org_id)
+        .join(memberships, memberships.c.user_id == users.c.id)
+        .where(
+            or_(
+                func.lower(users.c.login) == func.lower(login),
+                func.lower(users.c.email) == func.lower(login),
+            )
+        )
+    )
+    # The row has these three columns; the types would have a row of any.
+    return sql.execute(query).one_or_none()  # type: ignore[return-value]  # as said
+
+
+def profile(sql: Connection, user_id: UUID) -> Row[Any]:
+    """id, login, email, created_at, password_hash, org_id, org_name."""
+    return sql.execute(
+        select(users, memberships.c.org_id, orgs.c.name.label("org_name"))
+        .join(memberships, memberships.c.user_id == users.c.id)
+        .join(orgs, orgs.c.id == memberships.c.org_id)
+        .where(users.c.id == user_id)
+    ).one()
+
+
+def list_(sql: Connection) -> list[Row[Any]]:
+    """All users, oldest first: id, login, email, org_id, org_name, org_slug, role, created_at."""
+    return list(
+        sql.execute(
+            select(
+                users.c.id,
+                users.c.login,
+                users.c.email,
+                orgs.c.id.label("org_id"),
+                orgs.c.name.label("org_name"),
+                orgs.c.slug.label("org_slug"),
+                memberships.c.role,
+                users.c.created_at,
+            )
+            .join(memberships, memberships.c.user_id == users.c.id)
+            .join(orgs, orgs.c.id == memberships.c.org_id)
+            .order_by(users.c.created_at, users.c.id)
+        )
+    )
+
+
+def role_in_session(
+    sql: Connection, *, user_id: UUID, org_id: UUID, session_id: UUID | None
+) -> str | None:
+    """The user's role in the org; None if they have none, or the session has ended."""
+    query = select(memberships.c.role).where(
+        memberships.c.user_id == user_id, memberships.c.org_id == org_id
+    )
+    if session_id is not None:
+        query = query.where(
+            exists().where(
+                refresh_tokens.c.family_id == session_id,
+                refresh_tokens.c.user_id == user_id,
+                refresh_tokens.c.revoked_at.is_(None),
+            )
+        )
+    return sql.scalar(query)
+
+
+def begin_session(tx: Transaction, *, user_id: UUID, org_id: UUID) -> Session:
+    """A new login. Forgets the user's refresh tokens that are out of date."""
+    tx.sql.execute(
+        refresh_tokens.delete().where(
+            refresh_tokens.c.user_id == user_id, refresh_tokens.c.expires_at < func.now()
+        )
+    )
+    return _next_token(tx, family_id=new_id(), user_id=user_id, org_id=org_id)
+
+
+def refresh_session(tx: Transaction, refresh_token: str) -> Session | None:
+    """Exchange a refresh token for the next of its family; None if it is not in force.
+
+    Whoever comes with one that was exchanged before has it from somewhere else:
+    then the whole family ends (RFC 9700, 4.14.2).
+    """
+    token_hash = _hash(refresh_token)
+    rotated = tx.sql.execute(
+        update(refresh_tokens)
+        .where(
+            refresh_tokens.c.token_hash == token_hash,
+            refresh_tokens.c.rotated_at.is_(None),
+            refresh_tokens.c.revoked_at.is_(None),
+            refresh_tokens.c.expires_at > func.now(),
+            memberships.c.user_id == refresh_tokens.c.user_id,
+        )
+        .values(rotated_at=func.now())
+        .returning(refresh_tokens.c.family_id, refresh_tokens.c.user_id, memberships.c.org_id)
+    ).one_or_none()
+    if rotated is not None:
+        return _next_token(tx, **rotated._asdict())
+    reused = tx.sql.execute(
+        select(refresh_tokens.c.family_id, refresh_tokens.c.user_id).where(
+            refresh_tokens.c.token_hash == token_hash, refresh_tokens.c.rotated_at.is_not(None)
+        )
+    ).one_or_none()
+    if reused is not None:
+        end_session(tx, user_id=reused.user_id, session_id=reused.family_id)
+    return None
+
+
+def end_session(tx: Transaction, *, user_id: UUID, session_id: UUID) -> None:
+    """Revoke a login of the user: its refresh token and its access tokens."""
+    _revoke(tx, refresh_tokens.c.user_id == user_id, refresh_tokens.c.family_id == session_id)
+
+
+def change_password(
+    tx: Transaction, *, user_id: UUID, password_hash: str, keep_session: UUID
+) -> None:
+    """Set the password and end the user's other logins."""
+    tx.sql.execute(update(users).where(users.c.id == user_id).values(password_hash=password_hash))
+    _revoke(tx, refresh_tokens.c.user_id == user_id, refresh_tokens.c.family_id != keep_session)
+
+
+def _revoke(tx: Transaction, *which: Any) -> None:
+    tx.sql.execute(
+        update(refresh_tokens)
+        .where(*which, refresh_tokens.c.revoked_at.is_(None))
+        .values(revoked_at=func.now())
+    )
+
+
+def _next_token(tx: Transaction, *, family_id: UUID, user_id: UUID, org_id: UUID) -> Session:
+    token = secrets.token_urlsafe(32)
+    tx.sql.execute(
+        insert(refresh_tokens).values(
+            id=new_id(),
+            family_id=family_id,
+            user_id=user_id,
+            token_hash=_hash(token),
+            expires_at=func.now() + REFRESH_LIFETIME,
+        )
+    )
+    return Session(id=family_id, user_id=user_id, org_id=org_id, refresh_token=token)
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode(errors="replace")).hexdigest()

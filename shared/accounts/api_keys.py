@@ -1,0 +1,211 @@
+"""API keys: `al_`, 30 random characters, and a checksum that tells a typo without a database.
+
+Scanners for leaked secrets find them with `al_[0-9A-Za-z]{36}`. Only the
+SHA-256 of a key is stored: with 178 random bits nothing slower is needed.
+"""
+
+import hashlib
+import re
+import secrets
+import string
+import zlib
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, Text, cast, func, literal, or_, select, update
+from sqlalchemy.sql import ColumnElement
+
+from shared.actors import Actor
+from shared.billing import budget_limits
+from shared.billing.spending import API_KEY_SCOPE, api_key_scope
+from shared.errors import ApiKeyNotFound, Forbidden
+from shared.ids import new_id
+from shared.runs import revocations
+from shared.storage.connections import Transaction
+from shared.storage.money_tables import budgets
+from shared.storage.tables import api_keys, memberships
+
+PREFIX = "al_"
+PATTERN = re.compile(r"al_([0-9A-Za-z]{30})([0-9A-Za-z]{6})")
+
+_ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_SHOWN_CHARACTERS = 6  # enough to tell keys apart, few enough to leave 142 secret bits
+
+
+_LIMITS = ("max_cost_usd", "max_cost_usd_per_month")
+_WITH_LIMITS = select(api_keys, budgets.c.max_cost_usd, budgets.c.max_cost_usd_per_month).join(
+    budgets,
+    (budgets.c.org_id == api_keys.c.org_id)
+    & (budgets.c.scope == literal(API_KEY_SCOPE).concat(cast(api_keys.c.id, Text))),
+    isouter=True,
+)
+
+
+def make() -> str:
+    """A new key; its random part has 178 bits."""
+    random = "".join(secrets.choice(_ALPHABET) for _ in range(30))
+    return PREFIX + random + _checksum(random)
+
+
+def is_well_formed(key: str) -> bool:
+    """Whether form and checksum are right: all that can be told without the database."""
+    match = PATTERN.fullmatch(key)
+    return match is not None and _checksum(match[1]) == match[2]
+
+
+def hash_of(key: str) -> str:
+    """SHA-256, hex."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def create(
+    tx: Transaction,
+    actor: Actor,
+    *,
+    name: str,
+    scopes: Iterable[str] = (),
+    expires_at: datetime | None = None,
+    max_cost_usd: Decimal | None = None,
+    max_cost_usd_per_month: Decimal | None = None,
+) -> tuple[Row[Any], str]:
+    """Make a key of the actor; returns its row and the key, which nobody can read again.
+
+    Without scopes it may do what its creator may do now.
+
+    Raises:
+        Forbidden: scopes beyond the actor's own permissions; limits on costs without `admin`.
+    """
+    wanted = frozenset(scopes) or actor.permissions
+    if not wanted <= actor.permissions:
+        raise Forbidden("An API key cannot have scopes its creator lacks.")
+    key = make()
+    row = tx.sql.execute(
+        api_keys.insert()
+        .values(
+            id=new_id(),
+            org_id=actor.org_id,
+            user_id=actor.user_id,
+            name=name,
+            key_prefix=key[: len(PREFIX) + _SHOWN_CHARACTERS],
+            key_hash=hash_of(key),
+            scopes=sorted(wanted),
+            expires_at=expires_at,
+        )
+        .returning(*api_keys.c)
+    ).one()
+    if max_cost_usd is not None or max_cost_usd_per_month is not None:
+        limits = {"max_cost_usd": max_cost_usd, "max_cost_usd_per_month": max_cost_usd_per_month}
+        row = change(tx, actor, row.id, **limits)
+    else:
+        row = get(tx.sql, actor, row.id)
+    return row, key
+
+
+def change(tx: Transaction, actor: Actor, key_id: UUID, **limits: Decimal | None) -> Row[Any]:
+    """Set what the runs of a key may cost; a limit that is not given stays. Returns its row.
+
+    Raises:
+        ApiKeyNotFound: the actor sees no such key.
+        Forbidden: without `admin`. Else a member would lift what an admin has set.
+    """
+    tx.sql.execute(
+        select(api_keys.c.id).where(api_keys.c.id == key_id, _seen_by(actor)).with_for_update()
+    )
+    row = get(tx.sql, actor, key_id)
+    if "admin" not in actor.permissions:
+        raise Forbidden("Only an admin can set the budget of an API key.")
+    budget_limits.set_(
+        tx,
+        row.org_id,
+        api_key_scope(row.id),
+        **{name: limits.get(name, row._mapping[name]) for name in _LIMITS},
+    )
+    return get(tx.sql, actor, key_id)
+
+
+def get(sql: Connection, actor: Actor, key_id: UUID) -> Row[Any]:
+    """The row of a key with the limits of its budget.
+
+    Raises:
+        ApiKeyNotFound: the actor sees no such key.
+    """
+    row = sql.execute(_WITH_LIMITS.where(api_keys.c.id == key_id, _seen_by(actor))).one_or_none()
+    if row is None:
+        raise ApiKeyNotFound()
+    return row
+
+
+def list_(
+    sql: Connection, actor: Actor, *, limit: int, before: tuple[datetime, UUID] | None
+) -> list[Row[Any]]:
+    """Newest first; members see their own keys, owners and admins all of the org."""
+    query = _WITH_LIMITS.where(_seen_by(actor))
+    if before is not None:
+        query = query.where(func.row(api_keys.c.created_at, api_keys.c.id) < func.row(*before))
+    query = query.order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()).limit(limit)
+    return list(sql.execute(query))
+
+
+def revoke(tx: Transaction, actor: Actor, key_id: UUID) -> None:
+    """End a key and cancel its active runs; one that has ended already stays as it is.
+
+    Raises:
+        ApiKeyNotFound: the actor sees no such key.
+    """
+    found = tx.sql.scalar(
+        update(api_keys)
+        .where(api_keys.c.id == key_id, _seen_by(actor))
+        .values(revoked_at=func.coalesce(api_keys.c.revoked_at, func.now()))
+        .returning(api_keys.c.id)
+    )
+    if found is None:
+        raise ApiKeyNotFound()
+    revocations.cancel_runs(tx, [key_id], by_user_id=actor.user_id)
+
+
+def find(sql: Connection, key: str) -> Row[Any] | None:
+    """The row of a key in force, with its user's `role`; None if there is none."""
+    return _find(sql, api_keys.c.key_hash == hash_of(key)) if is_well_formed(key) else None
+
+
+def find_by_id(sql: Connection, key_id: UUID) -> Row[Any] | None:
+    """As `find`."""
+    return _find(sql, api_keys.c.id == key_id)
+
+
+def _find(sql: Connection, matching: ColumnElement[bool]) -> Row[Any] | None:
+    return sql.execute(
+        select(api_keys, memberships.c.role)
+        .join(
+            memberships,
+            (memberships.c.user_id == api_keys.c.user_id)
+            & (memberships.c.org_id == api_keys.c.org_id),
+        )
+        .where(
+            matching,
+            api_keys.c.revoked_at.is_(None),
+            or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > func.now()),
+        )
+    ).one_or_none()
+
+
+def mark_used(tx: Transaction, key_id: UUID) -> None:
+    """Note that the key is in use."""
+    tx.sql.execute(update(api_keys).where(api_keys.c.id == key_id).values(last_used_at=func.now()))
+
+
+def _seen_by(actor: Actor) -> ColumnElement[bool]:
+    in_org = api_keys.c.org_id == actor.org_id
+    return in_org if actor.writes_all else in_org & (api_keys.c.user_id == actor.user_id)
+
+
+def _checksum(random: str) -> str:
+    number = zlib.crc32(random.encode())
+    digits = ""
+    for _ in range(6):
+        number, digit = divmod(number, 62)
+        digits = _ALPHABET[digit] + digits
+    return digits

@@ -1,0 +1,165 @@
+"""Which limits there are on costs: those of an org and of its API keys are kept here.
+
+A persona's limits are part of it. All that apply to a run bind it: the lowest of one run, and
+that of each month.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import Connection, delete, func, select, text
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from shared.actors import Actor
+from shared.billing import credits, spending
+from shared.catalog.model_routes import Route
+from shared.catalog.personas import Persona
+from shared.errors import BudgetExhausted
+from shared.storage.connections import Transaction
+from shared.storage.money_tables import budgets
+
+CREDITS = "credits"
+#: Model calls end within seconds, and with each of them others' reservations shrink.
+RETRY_AFTER_SECONDS = 5
+
+_FIND = text(
+    """
+    SELECT scope, max_cost_usd, max_cost_usd_per_month, false AS is_prepaid
+    FROM budgets WHERE org_id = :org_id AND scope = ANY(:scopes)
+    UNION ALL SELECT '', NULL, NULL, true FROM credit_balances WHERE org_id = :org_id
+    """
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one run may cost; by default nothing limits it."""
+
+    max_cost_usd: Decimal | None = None  # of the run: the lowest of those that are set
+    max_cost_scope: str = spending.ORG  # whose that is
+    monthly: Mapping[str, Decimal] = field(default_factory=dict)  # by scope, USD
+    is_prepaid: bool = False  # its org pays in advance, with credits
+    has_hold: bool = False  # the run has reserved something under limits of before
+
+    @property
+    def has_budget(self) -> bool:
+        return self.max_cost_usd is not None or bool(self.monthly)
+
+    @property
+    def needs_hold(self) -> bool:
+        """Whether the run must reserve: such a one ends by `endings.end_held`."""
+        return bool(self.monthly) or self.is_prepaid or self.has_hold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """The limits of one scope, in USD (None: no limit), and what this month has cost it."""
+
+    max_cost_usd: Decimal | None
+    max_cost_usd_per_month: Decimal | None
+    month: date
+    spent_usd: Decimal
+    held_usd: Decimal
+
+
+def find(sql: Connection, org_id: UUID, api_key_id: UUID | None, persona: Persona) -> Limits:
+    """The limits of a run with this persona, which this key has created (None: no key)."""
+    scopes = [spending.ORG]
+    if api_key_id is not None:
+        scopes.append(spending.api_key_scope(api_key_id))
+    rows = sql.execute(_FIND, {"org_id": org_id, "scopes": scopes}).all()
+    of_run = [(row.max_cost_usd, row.scope) for row in rows]
+    of_run.append((persona.max_cost_usd, spending.persona_scope(persona.key)))
+    lowest = min(((limit, scope) for limit, scope in of_run if limit is not None), default=None)
+    monthly = {
+        row.scope: row.max_cost_usd_per_month
+        for row in rows
+        if row.max_cost_usd_per_month is not None
+    }
+    if persona.max_cost_usd_per_month is not None:
+        monthly[spending.persona_scope(persona.key)] = persona.max_cost_usd_per_month
+    return Limits(
+        max_cost_usd=lowest and lowest[0],
+        max_cost_scope=lowest[1] if lowest else spending.ORG,
+        monthly=monthly,
+        is_prepaid=any(row.is_prepaid for row in rows),
+    )
+
+
+def check_open(sql: Connection, actor: Actor, persona: Persona, route: Route) -> None:
+    """Before a run is created: refuse it if nothing is left for it.
+
+    Credits pay for routes of the server alone.
+
+    Reads without a lock: what decides is `budgets.reserve`.
+
+    Raises:
+        BudgetExhausted: details name the scope and what there is.
+    """
+    found = find(sql, actor.org_id, actor.api_key_id, persona)
+    for row in spending.now(sql, actor.org_id, sorted(found.monthly)):
+        limit = found.monthly[row.scope]
+        if row.spent_usd + row.held_usd >= limit:
+            raise BudgetExhausted(
+                retry_after=RETRY_AFTER_SECONDS if row.spent_usd < limit else None,
+                scope=row.scope,
+                limit_usd=float(limit),
+                spent_usd=float(row.spent_usd),
+                held_usd=float(row.held_usd),
+            )
+    if not found.is_prepaid or route.is_of_org:
+        return
+    has = credits.balance(sql, actor.org_id)
+    if (has.balance or 0) - has.held <= 0:
+        raise BudgetExhausted(
+            retry_after=RETRY_AFTER_SECONDS if has.balance else None,
+            scope=CREDITS,
+            balance=has.balance,
+            held=has.held,
+        )
+
+
+def get(sql: Connection, org_id: UUID, scope: str) -> Budget:
+    """The scope's limits, whether it has any or not, and its month."""
+    row = sql.execute(
+        select(budgets).where(budgets.c.org_id == org_id, budgets.c.scope == scope)
+    ).one_or_none()
+    of_run, of_month = (row.max_cost_usd, row.max_cost_usd_per_month) if row else (None, None)
+    [month] = spending.now(sql, org_id, [scope], are_limited=of_month is not None)
+    return Budget(
+        max_cost_usd=of_run,
+        max_cost_usd_per_month=of_month,
+        month=month.month,
+        spent_usd=month.spent_usd,
+        held_usd=month.held_usd,
+    )
+
+
+def set_(
+    tx: Transaction,
+    org_id: UUID,
+    scope: str,
+    *,
+    max_cost_usd: Decimal | None,
+    max_cost_usd_per_month: Decimal | None,
+) -> None:
+    """Set the limits of a scope, in USD; without any its budget is gone.
+
+    They bind runs that are claimed from now on. What has ended this month counts.
+    """
+    limits = {"max_cost_usd": max_cost_usd, "max_cost_usd_per_month": max_cost_usd_per_month}
+    if max_cost_usd is None and max_cost_usd_per_month is None:
+        tx.sql.execute(delete(budgets).where(budgets.c.org_id == org_id, budgets.c.scope == scope))
+    else:
+        tx.sql.execute(
+            upsert(budgets)
+            .values(org_id=org_id, scope=scope, **limits)
+            .on_conflict_do_update(
+                index_elements=["org_id", "scope"], set_={**limits, "updated_at": func.now()}
+            )
+        )
+    if max_cost_usd_per_month is not None:
+        spending.recount(tx.sql, org_id, scope)

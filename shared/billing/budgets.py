@@ -1,0 +1,337 @@
+"""Runs within their budgets: money is reserved before each model call, and never twice.
+
+A run holds its cost so far and the worst case of its next call. What is spent and what is held
+of a month never exceed its limit together, whoever calls at the same time: the row of `spending`
+is the judge, and its lock is kept from the check to the commit.
+
+    reserve ──▶ (model call) ──▶ settle ──▶ … ──▶ release, in the transaction that ends the run
+
+Locks are taken in this order, so that nobody waits in a circle: the run, its hold, rows of
+`spending` by org, scope and month, the org's `credit_balances`. Who ends several runs in one
+transaction calls `lock` first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, delete, select, text
+
+from shared.billing import budget_limits, credits, spending
+from shared.billing.budget_limits import CREDITS, Limits
+from shared.billing.credits import credits_of
+from shared.billing.spending import MONTH, ORG
+from shared.catalog.personas import Persona
+from shared.claim import Claim
+from shared.errors import LeaseLost
+from shared.storage.connections import Transaction
+from shared.storage.money_tables import holds
+from shared.usd import MAX_COST_USD
+
+RUN = "run"
+NOTHING = Decimal(0)
+
+# Begins a hold of nothing, or takes the lock of the one that is there.
+_HOLD = text(
+    f"""
+    INSERT INTO holds (run_id, org_id, month, scopes, cost_usd, held_usd)
+    SELECT id, org_id, {MONTH}, '{{}}', 0, 0 FROM runs
+    WHERE id = :run_id AND fence = :fence AND state = 'executing' FOR SHARE
+    ON CONFLICT (run_id) DO UPDATE SET cost_usd = holds.cost_usd
+    RETURNING run_id, org_id, month, scopes, held_usd, held_credits, {MONTH} AS this_month
+    """  # noqa: S608 - text of ours
+)
+_KEEP_HOLD = text(
+    """
+    UPDATE holds SET month = :month, scopes = :scopes, cost_usd = :cost_usd, held_usd = :held_usd,
+        held_credits = :held_credits
+    WHERE run_id = :run_id
+    """
+)
+_HOLD_CREDITS = text(
+    """
+    UPDATE credit_balances SET held = held + :more
+    WHERE org_id = :org_id AND held + :more <= balance
+    """
+)
+# What is not there cannot be held: only a call that costs more than its worst case gets that far.
+_SETTLE_CREDITS = text(
+    """
+    WITH before AS (
+        SELECT least(:more, balance - held) AS more FROM credit_balances
+        WHERE org_id = :org_id FOR UPDATE
+    )
+    UPDATE credit_balances c SET held = c.held + before.more
+    FROM before WHERE c.org_id = :org_id RETURNING before.more
+    """
+)
+_PAY = text(
+    """
+    WITH before AS (
+        SELECT least(:charge, balance - held + :held) AS paid FROM credit_balances
+        WHERE org_id = :org_id FOR UPDATE
+    )
+    UPDATE credit_balances c SET held = c.held - :held, balance = c.balance - before.paid
+    FROM before WHERE c.org_id = :org_id RETURNING before.paid
+    """
+)
+
+
+class Refused(Exception):
+    """The call must not be made: its worst case does not fit. `str()` of it is for people.
+
+    `scope` is `run`, `org`, `api_key:<id>`, `persona:<key>` or `credits`; `limit` and `needed`
+    are in USD, or credits; of a `run` the limit is that of the scope `set_by`. With
+    `others_hold` it would fit if the model calls that other runs are making now turned out to
+    cost nothing: waiting may help.
+    """
+
+    def __init__(
+        self,
+        scope: str,
+        *,
+        limit: Decimal | int,
+        needed: Decimal | int,
+        others_hold: bool = False,
+        set_by: str = ORG,
+    ) -> None:
+        super().__init__(_sentence(scope, set_by, limit, needed))
+        self.scope = scope
+        self.limit = limit
+        self.needed = needed
+        self.others_hold = others_hold
+
+
+def _sentence(scope: str, set_by: str, limit: Decimal | int, needed: Decimal | int) -> str:
+    if scope == CREDITS:
+        return f"The run may need {needed} credits including its next model call; {limit} are left."
+    kind, _, name = (set_by if scope == RUN else scope).partition(":")
+    whose = {ORG: "the org", "api_key": f"the API key {name}", "persona": f"the persona {name}"}
+    of = f"a run of {whose[kind]}" if scope == RUN else f"{whose[kind]} in this month"
+    return (
+        f"The next model call may bring the cost to {Decimal(needed).normalize():f} USD;"
+        f" the budget of {of} is {Decimal(limit).normalize():f} USD."
+    )
+
+
+# ---- while a run goes on -------------------------------------------------------------
+
+
+def limits(sql: Connection, claim: Claim, persona: Persona) -> Limits:
+    """The limits that apply to the run of a claim now."""
+    found = budget_limits.find(sql, claim.org_id, claim.api_key_id, persona)
+    own = sql.scalar(select(holds.c.run_id).where(holds.c.run_id == claim.run_id))
+    return replace(found, has_hold=own is not None)
+
+
+def reserve(
+    tx: Transaction,
+    claim: Claim,
+    limits: Limits,
+    cost_so_far: Decimal,
+    worst_case_usd: Decimal,
+    *,
+    own_usd: Decimal = NOTHING,
+    on_own_route: bool = False,
+) -> None:
+    """Hold the run's cost so far and the worst case of its next model call, in this month.
+
+    Credits are held for routes of the server alone: without `own_usd` of the cost so far, and not
+    for a call `on_own_route`. A call on a route of the server holds one at least, even if it is
+    free: an org without credits has none of these routes.
+
+    Raises:
+        Refused: it does not fit. The transaction must be rolled back; what was held stays.
+        LeaseLost
+    """
+    cost = min(cost_so_far, MAX_COST_USD)
+    needed = min(cost + worst_case_usd, MAX_COST_USD)
+    if limits.max_cost_usd is not None and needed > limits.max_cost_usd:
+        raise Refused(RUN, limit=limits.max_cost_usd, needed=needed, set_by=limits.max_cost_scope)
+    if not limits.needs_hold:
+        return
+    hold = _lock_hold(tx.sql, claim)
+    scopes = sorted(limits.monthly)
+    rows = _move_hold(tx.sql, hold, hold.this_month, scopes, needed)
+    refused = [
+        _refused(tx.sql, hold, row, limits.monthly[row.scope], needed)
+        for row in rows
+        if row.month == hold.this_month
+        and row.scope in limits.monthly
+        and row.spent_usd + row.held_usd > limits.monthly[row.scope]
+    ]
+    wanted = 0
+    if limits.is_prepaid:
+        own = own_usd + (worst_case_usd if on_own_route else NOTHING)
+        wanted = max(credits_of(needed - own), 0 if on_own_route else 1)
+    more = wanted - hold.held_credits
+    if (wanted or more) and not tx.sql.execute(
+        _HOLD_CREDITS, {"org_id": hold.org_id, "more": more}
+    ).rowcount:
+        refused.append(_refused_credits(tx.sql, hold, wanted))
+    if refused:
+        # What waiting cannot cure comes first.
+        raise min(refused, key=lambda one: one.others_hold)
+    _keep_hold(tx.sql, hold, hold.this_month, scopes, cost, needed, wanted)
+
+
+def settle(
+    tx: Transaction,
+    claim: Claim,
+    cost_so_far: Decimal,
+    limits: Limits | None = None,
+    *,
+    own_usd: Decimal = NOTHING,
+) -> None:
+    """The model call is over: what the run holds shrinks to what it has cost.
+
+    It holds no credits for `own_usd` of the cost, which its org pays to its own provider.
+
+    It grows if the call cost more than its worst case: that is counted all the same. So is what
+    exceeds `limits`, under which the hold is put where they are given; else it stays under those
+    that it was reserved by.
+
+    Raises:
+        LeaseLost
+    """
+    cost = min(cost_so_far, MAX_COST_USD)
+    hold = _lock_hold(tx.sql, claim)
+    scopes = hold.scopes if limits is None else sorted(limits.monthly)
+    is_prepaid = hold.held_credits > 0 if limits is None else limits.is_prepaid
+    _move_hold(tx.sql, hold, hold.month, scopes, cost)
+    held_credits = hold.held_credits
+    if is_prepaid or held_credits:
+        more = (credits_of(cost - own_usd) if is_prepaid else 0) - held_credits
+        held_credits += tx.sql.execute(
+            _SETTLE_CREDITS, {"org_id": hold.org_id, "more": more}
+        ).scalar_one()
+    _keep_hold(tx.sql, hold, hold.month, scopes, cost, cost, held_credits)
+
+
+# ---- at its end ----------------------------------------------------------------------
+
+
+def release(
+    tx: Transaction, *, org_id: UUID, run_id: UUID, cost_usd: Decimal, own_usd: Decimal = NOTHING
+) -> None:
+    """Let go of what the run holds, if anything, and count and charge its cost; once, at its end.
+
+    `own_usd` of the cost counts for budgets and is not charged: the org pays its own provider.
+    The caller has the run's row lock and ends it in the same transaction.
+    """
+    cost = min(cost_usd, MAX_COST_USD)
+    charge = credits_of(cost - own_usd)
+    hold = tx.sql.execute(
+        delete(holds).where(holds.c.run_id == run_id).returning(*holds.c)
+    ).one_or_none()
+    paid = 0
+    if hold is not None:
+        spending.move(
+            tx.sql, org_id, {(scope, hold.month): (cost, -hold.held_usd) for scope in hold.scopes}
+        )
+        if hold.held_credits:
+            paid = tx.sql.execute(
+                _PAY, {"org_id": org_id, "charge": charge, "held": hold.held_credits}
+            ).scalar_one()
+    credits.charge(tx.sql, org_id, run_id, paid=paid, owed=charge - paid)
+
+
+def lock(tx: Transaction, run_ids: Sequence[UUID]) -> None:
+    """Lock all that `release` will change for these runs, in the one order.
+
+    For whoever ends several runs in one transaction; the runs' rows are locked already.
+    """
+    held = tx.sql.execute(
+        select(holds.c.org_id, holds.c.scopes, holds.c.month)
+        .where(holds.c.run_id.in_(run_ids))
+        .order_by(holds.c.run_id)
+        .with_for_update()
+    ).all()
+    if not held:
+        return
+    spending.lock(tx.sql, [(row.org_id, scope, row.month) for row in held for scope in row.scopes])
+    credits.lock(tx.sql, [row.org_id for row in held])
+
+
+# ---- pieces --------------------------------------------------------------------------
+
+
+def _lock_hold(sql: Connection, claim: Claim) -> Row[Any]:
+    hold = sql.execute(_HOLD, {"run_id": claim.run_id, "fence": claim.fence}).one_or_none()
+    if hold is None:
+        raise LeaseLost()
+    return hold
+
+
+def _move_hold(
+    sql: Connection, hold: Row[Any], month: date, scopes: Sequence[str], held_usd: Decimal
+) -> Sequence[Row[Any]]:
+    """Take the hold out of the rows where it was and put it into others; returns all of them."""
+    changes = {(scope, hold.month): -hold.held_usd for scope in hold.scopes}
+    for scope in scopes:
+        changes[scope, month] = changes.get((scope, month), Decimal(0)) + held_usd
+    return spending.move(
+        sql, hold.org_id, {place: (Decimal(0), held) for place, held in changes.items()}
+    )
+
+
+def _keep_hold(
+    sql: Connection,
+    hold: Row[Any],
+    month: date,
+    scopes: Sequence[str],
+    cost_usd: Decimal,
+    held_usd: Decimal,
+    held_credits: int,
+) -> None:
+    sql.execute(
+        _KEEP_HOLD,
+        {
+            "run_id": hold.run_id,
+            "month": month,
+            "scopes": list(scopes),
+            "cost_usd": cost_usd,
+            "held_usd": held_usd,
+            "held_credits": held_credits,
+        },
+    )
+
+
+def _refused(
+    sql: Connection, hold: Row[Any], row: Row[Any], limit: Decimal, needed: Decimal
+) -> Refused:
+    certain = sum(
+        (
+            other.cost_usd
+            for other in _others(sql, hold)
+            if row.scope in other.scopes and other.month == row.month
+        ),
+        row.spent_usd + needed,
+    )
+    total = row.spent_usd + row.held_usd
+    return Refused(row.scope, limit=limit, needed=total, others_hold=certain <= limit)
+
+
+def _refused_credits(sql: Connection, hold: Row[Any], wanted: int) -> Refused:
+    has = credits.balance(sql, hold.org_id)
+    balance = has.balance or 0
+    # Part of what another has cost may be for the org's own models, for which it holds none.
+    certain = sum(
+        min(credits_of(other.cost_usd), other.held_credits) for other in _others(sql, hold)
+    )
+    return Refused(
+        CREDITS,
+        limit=balance - has.held + hold.held_credits,
+        needed=wanted,
+        others_hold=wanted + certain <= balance,
+    )
+
+
+def _others(sql: Connection, hold: Row[Any]) -> Sequence[Row[Any]]:
+    """What the org's other runs hold."""
+    return sql.execute(
+        select(holds).where(holds.c.org_id == hold.org_id, holds.c.run_id != hold.run_id)
+    ).all()

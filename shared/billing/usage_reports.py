@@ -1,0 +1,135 @@
+"""What an org's runs have used: in all, by the day, by the model.
+
+Sums of `run_usage`, exact to the last digit, with those of `usage_days` for the whole days of a
+period that are summed up already. `run_usage` has a run from its end on, one row for each route
+that the run has called; a run that never called a model is not in it. Credits are counted by the
+run, each started one: hence the sums of runs before the sum of all.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+
+from shared.billing import usage_days
+from shared.billing.credits import CREDITS_PER_USD
+from shared.events.types import TOKEN_FIELDS
+
+_NAMES = ", ".join(TOKEN_FIELDS)
+_TOKENS = ",\n    ".join(f"coalesce(sum({name}), 0)::bigint AS {name}" for name in TOKEN_FIELDS)
+_FILTER = """
+org_id = :org_id
+    AND (:persona ::text IS NULL OR persona_key = :persona)
+    AND (:api_key_id ::uuid IS NULL OR api_key_id = :api_key_id)
+"""
+# What comes before the summed up days and after them, each read by the index.
+_USED = f"""
+SELECT used.* FROM unnest(:sinces ::timestamptz[], :untils ::timestamptz[]) AS part (since, until)
+CROSS JOIN LATERAL (
+    SELECT * FROM run_usage
+    WHERE ended_at >= part.since AND ended_at < part.until AND {_FILTER}
+) AS used
+"""  # noqa: S608 - constant text
+_DAYS = f"""
+SELECT * FROM usage_days WHERE day >= :first_day AND day < :end_day AND {_FILTER}
+"""  # noqa: S608 - constant text
+# One row for each run, all rows of which have the same `ended_at`; and one for what is summed up.
+_OF_RUNS = f"""
+SELECT (ended_at AT TIME ZONE 'UTC')::date AS day, 1 AS runs, {_TOKENS},
+    sum(cost_usd) AS cost_usd, ceil(sum(cost_usd) * {CREDITS_PER_USD}) AS credits
+FROM ({_USED}) AS used GROUP BY run_id, ended_at
+UNION ALL
+SELECT day, runs, {_NAMES}, cost_usd, credits
+FROM ({_DAYS}) AS days WHERE model IS NULL
+"""  # noqa: S608 - constant text
+_SUMS = f"""
+    coalesce(sum(runs), 0)::bigint AS runs,
+    {_TOKENS},
+    coalesce(sum(cost_usd), 0) AS cost_usd,
+    coalesce(sum(credits), 0)::bigint AS credits
+"""
+_TOTAL = text(f"SELECT {_SUMS} FROM ({_OF_RUNS}) AS of_runs")  # noqa: S608 - constant text
+_DAILY = text(
+    f"""
+    SELECT of_all.day::date AS day, {_SUMS}
+    FROM generate_series(:first ::timestamp, :last ::timestamp, interval '1 day') AS of_all (day)
+    LEFT JOIN ({_OF_RUNS}) AS of_runs ON of_runs.day = of_all.day
+    GROUP BY of_all.day ORDER BY of_all.day
+    """  # noqa: S608 - constant text
+)
+_BY_MODEL = text(
+    f"""
+    SELECT model, sum(runs)::bigint AS runs, {_TOKENS}, sum(cost_usd) AS cost_usd
+    FROM (
+        SELECT model, count(DISTINCT run_id) AS runs, {_TOKENS}, sum(cost_usd) AS cost_usd
+        FROM ({_USED}) AS used GROUP BY model
+        UNION ALL
+        SELECT model, runs, {_NAMES}, cost_usd FROM ({_DAYS}) AS days WHERE model IS NOT NULL
+    ) AS of_models
+    GROUP BY model ORDER BY sum(cost_usd) DESC, model
+    """  # noqa: S608 - constant text
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Period:
+    """Of which runs: those that ended from `since` on and before `until`.
+
+    With `persona` (a key, whatever the version) or `api_key_id` those of it alone.
+    """
+
+    since: datetime
+    until: datetime
+    persona: str | None = None
+    api_key_id: UUID | None = None
+
+    def parameters(self, org_id: UUID, summed_up: date | None) -> Mapping[str, Any]:
+        """Those of the statements, if all days before `summed_up` are in `usage_days`."""
+        first = self.since.astimezone(UTC).date()
+        if _start(first) < self.since:
+            first += timedelta(days=1)
+        end = min(self.until.astimezone(UTC).date(), summed_up or first)
+        parts = [(self.since, self.until)]
+        if first < end:
+            parts = [(self.since, _start(first)), (_start(end), self.until)]
+        return {
+            "org_id": org_id,
+            "sinces": [since for since, _ in parts],
+            "untils": [until for _, until in parts],
+            "first_day": first,
+            "end_day": end,
+            "persona": self.persona,
+            "api_key_id": self.api_key_id,
+        }
+
+    def days(self) -> tuple[date, date]:
+        """The first and the last, UTC."""
+        last = self.until - timedelta(microseconds=1)
+        return self.since.astimezone(UTC).date(), last.astimezone(UTC).date()
+
+
+def total(sql: Connection, org_id: UUID, period: Period) -> Row[Any]:
+    """`runs`, the token counts, `cost_usd` and `credits`."""
+    return sql.execute(_TOTAL, period.parameters(org_id, usage_days.until(sql))).one()
+
+
+def daily(sql: Connection, org_id: UUID, period: Period) -> Sequence[Row[Any]]:
+    """As `total` for each `day` (UTC) of the period, the oldest first, also where nothing ended."""
+    first, last = period.days()
+    values = period.parameters(org_id, usage_days.until(sql))
+    return sql.execute(_DAILY, {**values, "first": first, "last": last}).all()
+
+
+def by_model(sql: Connection, org_id: UUID, period: Period) -> Sequence[Row[Any]]:
+    """As `total`, but without credits, for each `model`, the dearest first.
+
+    A run that has called two models counts as one of each.
+    """
+    return sql.execute(_BY_MODEL, period.parameters(org_id, usage_days.until(sql))).all()
+
+
+def _start(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)

@@ -1,0 +1,286 @@
+"""What a run of an org can be made with, as one process knows it: routes and personas.
+
+Routes come from the settings and from the org's models, personas from the code and
+from what the org has published. What another process changed is seen within
+`CACHE_SECONDS`; something that is not known yet is looked for at once.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
+from typing import TypeVar
+from uuid import UUID
+
+from sqlalchemy import Connection, exists, or_, select
+
+from shared.catalog import model_routes, org_routes, personas, published_personas
+from shared.catalog.model_routes import Route, Routes
+from shared.catalog.org_routes import SealedRoute
+from shared.catalog.personas import DEFAULT_PERSONA, InvalidPersona, Persona
+from shared.errors import RouteNotFound
+from shared.security.encryption import CannotOpen, NoEncryptionKey, keyring
+from shared.storage.connections import Connections
+from shared.storage.money_tables import budgets, credit_balances
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+CACHE_SECONDS = 2.0
+_MAX_ORGS = 10_000
+_MAX_PERSONAS = 1_000
+_MAX_KEYS = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OfOrg:
+    """What one org has, as read at one time."""
+
+    routes: Mapping[str, SealedRoute]
+    newest: Mapping[str, str]  # of each of its personas: key → version
+    hides_builtin: frozenset[str]  # its own of a built-in's id, published before that came
+    is_limited: bool
+
+
+@dataclass(slots=True, eq=False)
+class Catalog:
+    """Built once per process; any thread may ask.
+
+    Who asks inside a transaction passes its connection as `sql`, before it writes any of this:
+    so nobody holds one connection while waiting for another.
+    """
+
+    connections: Connections
+    routes_of_settings: Routes
+    _orgs: dict[UUID, tuple[float, _OfOrg]] = field(default_factory=dict)
+    #: A published persona never changes, so it is kept without an end.
+    _personas: dict[tuple[UUID, str], Persona] = field(default_factory=dict)
+    _opened: dict[tuple[UUID, bytes], str | None] = field(default_factory=dict)
+    _asking: dict[UUID, threading.Lock] = field(default_factory=dict)
+    _forgotten: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises: InvalidPersona: a built-in persona is wrong; better at the start than later."""
+        personas.builtin()
+
+    # ---- routes ----
+
+    def route(self, org_id: UUID, route_id: str, *, sql: Connection | None = None) -> Route | None:
+        """The org's or the server's route of this id, with its API key; None: there is none."""
+        return self._own_route(org_id, route_id, sql) or self.routes_of_settings.get(route_id)
+
+    def choose_route(
+        self,
+        org_id: UUID,
+        route_id: str | None,
+        persona: Persona,
+        *,
+        sql: Connection | None = None,
+    ) -> Route:
+        """The run's route: its own, else the persona's, else the org's default, else the server's.
+
+        Raises:
+            RouteNotFound
+        """
+        wanted = route_id or persona.route_id
+        if wanted is not None:
+            found = self.route(org_id, wanted, sql=sql)
+            if found is None:
+                raise RouteNotFound(route_id=[f"Route {wanted!r} not found."])
+            return found
+        default = self._default(org_id, sql)
+        if default is not None:
+            return self._with_key(org_id, default)
+        return model_routes.choose(self.routes_of_settings, None, persona)
+
+    def default_route_id(self, org_id: UUID) -> str | None:
+        """The route of a run where neither it nor its persona names one; None: there is none."""
+        default = self._default(org_id, None)
+        if default is not None:
+            return default.route.id
+        return model_routes.default_id(self.routes_of_settings)
+
+    def chain(self, org_id: UUID, persona: Persona, route_id: str) -> list[Route]:
+        """The route, and what takes over when it stays broken, in this order; without what is gone.
+
+        The persona's own list; else, for the org's default route, those of its models that have a
+        priority, the lowest first; for the server's default route likewise the server's.
+        """
+        route = self.route(org_id, route_id)
+        if persona.fallback_route_ids:
+            fallbacks = [self.route(org_id, id_) for id_ in persona.fallback_route_ids]
+        else:
+            fallbacks = [] if route is None else self._ranked(org_id, route)
+        chain = [found for found in (route, *fallbacks) if found is not None]
+        return list({found.id: found for found in chain}.values())
+
+    def _ranked(self, org_id: UUID, route: Route) -> list[Route | None]:
+        if route.is_of_org:
+            own = self._of(org_id).routes.values() if route.is_default else ()
+            ranked = _by_priority([sealed.route for sealed in own])
+        else:
+            default = model_routes.default_id(self.routes_of_settings)
+            server = self.routes_of_settings.values() if route.id == default else ()
+            ranked = _by_priority(server)
+        return [self.route(org_id, other.id) for other in ranked]
+
+    def routes(self, org_id: UUID) -> list[Route]:
+        """All routes, the server's first, as they are now; without API keys."""
+        own = self._read(org_id).routes.values()
+        of_server = [replace(route, api_key=None) for route in self.routes_of_settings.values()]
+        return [*of_server, *(sealed.route for sealed in own)]
+
+    # ---- personas ----
+
+    def persona(
+        self, org_id: UUID, persona_id: str | None, *, sql: Connection | None = None
+    ) -> Persona:
+        """The persona of this id, without a version the newest; None is the default.
+
+        Raises:
+            PersonaNotFound: there is none, or another release has published what this cannot read.
+        """
+        key, _, version = (persona_id or DEFAULT_PERSONA).partition("@")
+        known = self._of(org_id, sql)
+        if version:
+            return self._exact(org_id, key, version, known, sql)
+        own = known.newest.get(key)
+        there = {p.version for p in personas.builtin().values() if p.key == key}
+        if own is None and not there:
+            own = self._read(org_id, sql).newest.get(key)
+        if own is not None:
+            there.add(own)
+        if not there:
+            raise personas.not_found(persona_id)
+        return self._exact(org_id, key, personas.newest(there), known, sql)
+
+    def _exact(
+        self, org_id: UUID, key: str, version: str, known: _OfOrg, sql: Connection | None
+    ) -> Persona:
+        id_ = f"{key}@{version}"
+        found = personas.builtin().get(id_)
+        if found is not None and id_ not in known.hides_builtin:
+            return found
+        found = self._personas.get((org_id, id_))
+        if found is not None:
+            return found
+        row = self._ask(sql, lambda sql: published_personas.find(sql, org_id, key, version))
+        if row is None:
+            raise personas.not_found(id_)
+        if len(self._personas) >= _MAX_PERSONAS:
+            self._personas.clear()
+        try:
+            found = published_personas.persona_of(row)
+        except InvalidPersona as error:
+            raise personas.not_usable(id_, error) from None
+        self._personas[org_id, id_] = found
+        return found
+
+    # ---- money ----
+
+    def is_limited(self, org_id: UUID, *, sql: Connection | None = None) -> bool:
+        """Whether the org has a budget or pays in advance."""
+        return self._of(org_id, sql).is_limited
+
+    # ---- what is kept ----
+
+    def forget(self, org_id: UUID) -> None:
+        """Ask the database again: something of the org was changed through this process."""
+        self._forgotten += 1
+        self._orgs.pop(org_id, None)
+
+    def _of(self, org_id: UUID, sql: Connection | None = None) -> _OfOrg:
+        """What was read within `CACHE_SECONDS`.
+
+        Of many who come at once one asks, and the others wait for the answer; who has a
+        connection does not wait for one who may not get any.
+        """
+        deadline, known = self._orgs.get(org_id, (0.0, None))
+        if known is not None and time.monotonic() < deadline:
+            return known
+        if sql is not None:
+            return self._read(org_id, sql)
+        with self._asking.setdefault(org_id, threading.Lock()):
+            began = time.monotonic()
+            deadline, known = self._orgs.get(org_id, (0.0, None))
+            try:
+                if known is not None and began < deadline:
+                    return known
+                return self._read(org_id)
+            finally:
+                self._asking.pop(org_id, None)
+
+    def _read(self, org_id: UUID, sql: Connection | None = None) -> _OfOrg:
+        began, forgotten = time.monotonic(), self._forgotten
+        found = self._ask(sql, lambda sql: _read(sql, org_id))
+        # What was changed meanwhile may not be in it.
+        if forgotten == self._forgotten:
+            if len(self._orgs) >= _MAX_ORGS:
+                self._orgs.clear()
+            self._orgs[org_id] = (began + CACHE_SECONDS, found)
+        return found
+
+    def _ask(self, sql: Connection | None, question: Callable[[Connection], T]) -> T:
+        if sql is not None:
+            return question(sql)
+        with self.connections.reading() as own:
+            return question(own)
+
+    def _default(self, org_id: UUID, sql: Connection | None) -> SealedRoute | None:
+        own = self._of(org_id, sql).routes.values()
+        return next((sealed for sealed in own if sealed.route.is_default), None)
+
+    def _own_route(self, org_id: UUID, route_id: str, sql: Connection | None) -> Route | None:
+        sealed = self._of(org_id, sql).routes.get(route_id)
+        if sealed is None and route_id not in self.routes_of_settings:
+            sealed = self._read(org_id, sql).routes.get(route_id)
+        return None if sealed is None else self._with_key(org_id, sealed)
+
+    def _with_key(self, org_id: UUID, sealed: SealedRoute) -> Route:
+        """A key that cannot be opened counts as none: the vendor refuses, and the log says why."""
+        if sealed.api_key is None:
+            return sealed.route
+        name = (org_id, sealed.api_key)
+        if name not in self._opened:
+            if len(self._opened) >= _MAX_KEYS:
+                self._opened.clear()
+            self._opened[name] = self._open(org_id, sealed)
+        return replace(sealed.route, api_key=self._opened[name])
+
+    def _open(self, org_id: UUID, sealed: SealedRoute) -> str | None:
+        assert sealed.api_key is not None
+        keys = keyring(self.connections.settings.encryption_key)
+        try:
+            return org_routes.opened_key(keys, sealed.api_key, org_id)
+        except (NoEncryptionKey, CannotOpen) as error:
+            why = str(error) or "ARKLOOP_ENCRYPTION_KEY is not set"
+            log.error("cannot decrypt the API key of route %s: %s", sealed.route.id, why)
+            return None
+
+
+def _by_priority(routes: Iterable[Route]) -> list[Route]:
+    ranked = [(route.priority, route) for route in routes if route.priority is not None]
+    return [route for _, route in sorted(ranked, key=itemgetter(0))]
+
+
+def _read(sql: Connection, org_id: UUID) -> _OfOrg:
+    """Three statements, however much the org has."""
+    routes = org_routes.routes_of(sql, org_id)
+    newest, hides_builtin = published_personas.overview(sql, org_id)
+    is_limited = sql.scalar(
+        select(
+            or_(
+                exists().where(budgets.c.org_id == org_id),
+                exists().where(credit_balances.c.org_id == org_id),
+            )
+        )
+    )
+    return _OfOrg(
+        routes={sealed.route.id: sealed for sealed in routes},
+        newest=newest,
+        hides_builtin=hides_builtin,
+        is_limited=bool(is_limited),
+    )

@@ -1,0 +1,319 @@
+"""Routes: which provider and model a run uses, and what its tokens cost.
+
+Built in are those whose settings are there; `ARKLOOP_ROUTES` names a YAML file
+with more. The file's form is in `docs/reference/configuration.md`.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import yaml
+
+from shared.catalog import prices
+from shared.catalog.personas import Persona
+from shared.catalog.prices import VENDOR_URLS, Prices
+from shared.config import InvalidSettings, Settings
+from shared.errors import RouteNotFound
+from shared.events.types import Usage
+
+ROUTE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+_SUFFIX = "_provider.py"
+#: Each is a module of the worker's, which web processes never import: the files are the list.
+PROVIDERS = tuple(
+    sorted(
+        file.name.removesuffix(_SUFFIX)
+        for file in Path(__file__).parents[2].joinpath("worker", "providers").glob("*" + _SUFFIX)
+    )
+)
+#: OpenAI's two APIs; most compatible servers have only the second.
+APIS = ("responses", "chat")
+#: Reasoning models are silent for minutes, and every call that is given up is billed.
+FIRST_BYTE_SECONDS = 600
+IDLE_SECONDS = 120
+MAX_SILENT_SECONDS = 3_600
+#: Without a persona's or a run's own choice, the first of these that is there.
+DEFAULT_ORDER = ("openai", "anthropic", "local", "scripted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A model, where it is called, and its limits.
+
+    `prices` is None where nobody knows them: such a run costs 0 and is refused under a budget.
+    """
+
+    id: str
+    provider: str
+    model: str
+    base_url: str | None = None
+    api: str | None = None  # one of `APIS`, with `provider` openai alone; None: `effective_api`
+    api_key: str | None = field(default=None, repr=False)
+    prices: Prices | None = None
+    max_output_tokens: int | None = None  # of one model call, where the persona sets none
+    context_tokens: int | None = None  # of one call, input and output together
+    first_byte_seconds: float = FIRST_BYTE_SECONDS  # until the response's body begins
+    idle_seconds: float = IDLE_SECONDS  # between two parts of it
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    is_of_org: bool = False  # an org made it: it must not reach the operator's network
+    is_default: bool = False
+    priority: int | None = None  # the lower comes first; None: never a fallback
+
+    @property
+    def is_at_openai(self) -> bool:
+        """Whether it is called at OpenAI itself, regional addresses included."""
+        host = urlsplit(self.base_url or VENDOR_URLS["openai"]).hostname or ""
+        return self.provider == "openai" and f".{host}".endswith(".api.openai.com")
+
+    @property
+    def effective_api(self) -> str | None:
+        """The one of `APIS` that is called; None for providers other than openai."""
+        if self.provider != "openai":
+            return None
+        return self.api or ("responses" if self.is_at_openai else "chat")
+
+    @property
+    def server(self) -> str:
+        """A mark of where it is called, which does not give the address away.
+
+        A server's two APIs cannot read each other's provider state, so their marks differ.
+        """
+        where = self.base_url or ""
+        if self.effective_api == "responses":
+            where += " responses"
+        return hashlib.sha256(where.encode()).hexdigest()[:12]
+
+    def cost(self, usage: Usage) -> Decimal:
+        """USD, rounded to 8 decimals."""
+        return self.prices.cost(usage) if self.prices else Decimal(0)
+
+
+Routes = Mapping[str, Route]
+
+
+def is_of_org(route_id: str) -> bool:
+    """Whether it is the id of an org's model: a UUID, which no route of the server may have."""
+    try:
+        UUID(route_id)
+    except ValueError:
+        return False
+    return True
+
+
+def load(settings: Settings) -> Routes:
+    """All routes by id.
+
+    Raises:
+        InvalidSettings: the routes file is missing or wrong; every problem is named.
+    """
+    routes = {}
+    if settings.openai_api_key:
+        routes["openai"] = with_known_figures(
+            Route(
+                id="openai",
+                provider="openai",
+                model=settings.openai_model,
+                base_url=settings.openai_base_url,
+                api_key=settings.openai_api_key,
+            )
+        )
+    if settings.anthropic_api_key:
+        routes["anthropic"] = with_known_figures(
+            Route(
+                id="anthropic",
+                provider="anthropic",
+                model=settings.anthropic_model,
+                base_url=settings.anthropic_base_url,
+                api_key=settings.anthropic_api_key,
+            )
+        )
+    if settings.local_base_url:
+        routes["local"] = Route(
+            id="local",
+            provider="openai",
+            model=settings.local_model,
+            base_url=settings.local_base_url,
+            api_key="local",
+            prices=Prices(),
+            # A small model that loses the thread would babble until its context is full.
+            max_output_tokens=256,
+            context_tokens=settings.local_context_tokens,
+        )
+    if settings.scripted:
+        routes["scripted"] = Route(
+            id="scripted",
+            provider="scripted",
+            model="scripted-1",
+            prices=Prices(
+                input=Decimal(1),
+                output=Decimal(2),
+                cache_read=Decimal("0.1"),
+                cache_write=Decimal(1),
+            ),
+        )
+    if settings.routes_file:
+        routes.update(_from_file(Path(settings.routes_file)))
+    return routes
+
+
+def default_id(routes: Routes) -> str | None:
+    """The id of the route that is taken where nobody chooses one; None: there is no route."""
+    return next((name for name in DEFAULT_ORDER if name in routes), next(iter(routes), None))
+
+
+def choose(routes: Routes, route_id: str | None, persona: Persona) -> Route:
+    """The run's route: its own, else the persona's, else the default.
+
+    Raises:
+        RouteNotFound
+    """
+    wanted = route_id or persona.route_id or default_id(routes)
+    if wanted is None:
+        raise RouteNotFound(route_id=["No route is configured on this server."])
+    if wanted not in routes:
+        raise RouteNotFound(route_id=[f"Route {wanted!r} not found."])
+    return routes[wanted]
+
+
+def with_known_figures(route: Route) -> Route:
+    """The route with the prices and the context of the price library, where it has none itself."""
+    about = (route.provider, route.model, route.base_url)
+    return replace(
+        route,
+        prices=route.prices or prices.known(*about),
+        context_tokens=route.context_tokens or prices.context_tokens(*about),
+    )
+
+
+_NUMBERS = {
+    "max_output_tokens": 1,
+    "context_tokens": 1,
+    "requests_per_minute": 1,
+    "tokens_per_minute": 1,
+    "priority": 0,
+}
+#: Seconds of silence, with their defaults.
+_SECONDS = {"first_byte_seconds": FIRST_BYTE_SECONDS, "idle_seconds": IDLE_SECONDS}
+_FIELDS = {
+    "id",
+    "provider",
+    "model",
+    "base_url",
+    "api",
+    "api_key_variable",
+    "prices",
+    *_NUMBERS,
+    *_SECONDS,
+}
+_PRICES = {"input", "output", "cache_read", "cache_write"}
+_BASE_URL = re.compile(r"https?://[^/\s]")
+_DEAREST = Decimal(1_000_000)
+
+
+def _from_file(path: Path) -> dict[str, Route]:
+    try:
+        document = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidSettings(f"ARKLOOP_ROUTES: {path}: {error}") from error
+    entries = document.get("routes") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        raise InvalidSettings(f"ARKLOOP_ROUTES: {path}: expected a list under `routes:`")
+    routes: dict[str, Route] = {}
+    problems: list[str] = []
+    for number, entry in enumerate(entries, 1):
+        where = f"ARKLOOP_ROUTES: {path}: route {number}"
+        try:
+            route = _route(entry)
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+            continue
+        if route.id in routes:
+            problems.append(f"{where}: duplicate id {route.id!r}")
+        routes[route.id] = route
+    if problems:
+        raise InvalidSettings("\n".join(problems))
+    return routes
+
+
+def _route(entry: Any) -> Route:
+    if not isinstance(entry, dict):
+        raise ValueError("must be a mapping")
+    if unknown := set(entry) - _FIELDS:
+        raise ValueError(f"unknown fields: {', '.join(sorted(map(str, unknown)))}")
+    for name in ("id", "provider", "model"):
+        if not isinstance(entry.get(name), str):
+            raise ValueError(f"`{name}` is required and must be a string")
+    base_url = entry.get("base_url")
+    if base_url is not None and not (isinstance(base_url, str) and _BASE_URL.match(base_url)):
+        raise ValueError("`base_url` must begin with http:// or https:// and a host")
+    urlsplit(base_url or "")  # or it says what is wrong
+    if not ROUTE_ID.fullmatch(entry["id"]):
+        raise ValueError(f"`id` must match {ROUTE_ID.pattern}")
+    if is_of_org(entry["id"]):
+        raise ValueError(
+            "`id` must not be a UUID: UUIDs are the ids of models that organizations add"
+        )
+    if entry["provider"] not in PROVIDERS:
+        raise ValueError(f"`provider` must be one of {', '.join(PROVIDERS)}")
+    if (api := entry.get("api")) is not None:
+        if api not in APIS:
+            raise ValueError(f"`api` must be one of {', '.join(APIS)}")
+        if entry["provider"] != "openai":
+            raise ValueError("`api` is for `provider: openai` only")
+    api_key = None
+    if variable := entry.get("api_key_variable"):
+        api_key = os.environ.get(str(variable))  # noqa: TID251 - the file names the variable
+        if not api_key:
+            raise ValueError(f"the environment variable {variable} is not set")
+    for name, least in _NUMBERS.items():
+        number = entry.get(name)
+        if number is not None and (type(number) is not int or number < least):
+            raise ValueError(f"`{name}` must be an integer of at least {least}")
+    numbers: dict[str, Any] = {name: entry.get(name) for name in _NUMBERS}
+    for name, default in _SECONDS.items():
+        seconds = entry.get(name)
+        if seconds is None:
+            seconds = default
+        if type(seconds) is not int or not 1 <= seconds <= MAX_SILENT_SECONDS:
+            raise ValueError(f"`{name}` must be an integer from 1 to {MAX_SILENT_SECONDS}")
+        numbers[name] = seconds
+    return with_known_figures(
+        Route(
+            id=entry["id"],
+            provider=entry["provider"],
+            model=entry["model"],
+            base_url=base_url,
+            api=api,
+            api_key=api_key,
+            prices=_prices(entry.get("prices")),
+            **numbers,
+        )
+    )
+
+
+def _prices(given: Any) -> Prices | None:
+    if given is None:
+        return None
+    if not isinstance(given, dict) or set(given) - _PRICES:
+        raise ValueError(f"`prices` may only contain {', '.join(sorted(_PRICES))}")
+    if not {"input", "output"} <= set(given):
+        raise ValueError("`prices` requires `input` and `output`; 0 means free")
+    return Prices.of(**{name: _price(price) for name, price in given.items()})
+
+
+def _price(value: Any) -> Decimal:
+    try:
+        price = Decimal(str(value))
+    except InvalidOperation:
+        price = Decimal(-1)
+    if not price.is_finite() or not 0 <= price <= _DEAREST:
+        raise ValueError(f"{value!r} is not a price in USD per million tokens")
+    return price

@@ -1,0 +1,276 @@
+"""Personas: what a run's model is told, which tools it has, and its limits.
+
+Built-ins are files of `persona_files/`; an org's own are in `published_personas.py`.
+Both have the same fields, read and checked here.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from shared import usd
+from shared.errors import PersonaNotFound
+
+DEFAULT_PERSONA = "assistant"
+_ID = "[A-Za-z0-9][A-Za-z0-9._:-]{0,63}"
+KEY = re.compile(_ID)
+PERSONA_ID = re.compile(f"{_ID}(@{_ID})?")
+#: What a persona may have; each is a module of `worker/tools`.
+BUILTIN_TOOLS = ("ask_user", "calculator", "current_time", "http_fetch")
+#: In `confirm`: every tool.
+EVERY_TOOL = "*"
+
+#: Limits are raised, never lowered, and fields and tools stay: what is published is read with them.
+MAX_PROMPT_BYTES = 65_536
+MAX_FALLBACKS = 8
+MAX_MCP = 16
+MAX_CONFIRM = 256
+MAX_STEPS = 256
+MAX_OUTPUT_TOKENS = 1_000_000
+MAX_TIMEOUT_SECONDS = 86_400
+MAX_INPUT_EXPIRES_SECONDS = 30 * 86_400
+
+_TOOL_NAME = re.compile("[A-Za-z0-9_-]{1,64}")
+_MCP_NAME = re.compile("[a-z0-9_-]{1,32}")
+
+
+class InvalidPersona(ValueError):
+    """`problems` says what is wrong: field → why."""
+
+    def __init__(self, problems: Mapping[str, list[str]]) -> None:
+        super().__init__("; ".join(f"{name}: {', '.join(why)}" for name, why in problems.items()))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Persona:
+    """Immutable once published; `key@version` is its id."""
+
+    key: str
+    version: str
+    system_prompt: str = ""
+    route_id: str | None = None
+    fallback_route_ids: tuple[str, ...] = ()  # tried in this order when the route stays broken
+    tools: tuple[str, ...] = ()
+    mcp: tuple[str, ...] = ()  # names of the org's MCP servers, of which it has all tools
+    confirm: frozenset[str] = frozenset()  # these tools ask a person first; `*` is every tool
+    max_steps: int = 32
+    max_equal_turns: int = 6  # with the same calls and results in a row; then the run fails
+    max_output_tokens: int | None = None  # of one model call
+    max_cost_usd: Decimal | None = None  # of one run
+    max_cost_usd_per_month: Decimal | None = None  # of runs with any version of it that has a limit
+    timeout_seconds: float = 900.0  # waiting for a person does not count
+    input_expires_seconds: float = 86_400.0
+    on_input_expired: str = "fail"  # or `continue`: the model is told that nobody answered
+
+    @property
+    def id(self) -> str:
+        return f"{self.key}@{self.version}"
+
+
+# ---- reading a definition ------------------------------------------------------------
+
+
+def read(key: str, version: str, definition: Mapping[str, Any]) -> Persona:
+    """The persona of this definition: the fields of `Persona` as JSON or YAML has them.
+
+    Null is as good as left out.
+
+    Raises:
+        InvalidPersona: unknown fields, wrong types, or beyond the limits; all at once.
+    """
+    persona, problems = understood(key, version, definition)
+    if problems:
+        raise InvalidPersona(problems)
+    return persona
+
+
+def understood(
+    key: str, version: str, definition: Mapping[str, Any]
+) -> tuple[Persona, Mapping[str, list[str]]]:
+    """The persona by those fields that can be read, and what is wrong with the others.
+
+    What is published was right for the release that took it, which may be a later one.
+    """
+    problems: dict[str, list[str]] = {}
+    values: dict[str, Any] = {}
+    for name, value in definition.items():
+        check = _CHECKS.get(name)
+        if check is None:
+            problems[str(name)] = ["unknown field"]
+        elif value is not None:
+            try:
+                values[name] = check(value)
+            except ValueError as error:
+                problems[name] = [str(error)]
+    unknown = values.get("confirm", frozenset()) - {*values.get("tools", ()), EVERY_TOOL}
+    if unknown and not values.get("mcp") and "tools" not in problems and "mcp" not in problems:
+        problems["confirm"] = [
+            f"{name!r} is not a tool of this persona" for name in sorted(unknown)
+        ]
+    return Persona(key=key, version=version, **values), problems
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a string")
+    return value
+
+
+def _prompt(value: Any) -> str:
+    if len(_text(value).encode()) > MAX_PROMPT_BYTES:
+        raise ValueError(f"must have at most {MAX_PROMPT_BYTES} bytes of UTF-8")
+    return str(value)
+
+
+def _of_form(form: re.Pattern[str]) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if not form.fullmatch(_text(value)):
+            raise ValueError(f"must match {form.pattern}")
+        return str(value)
+
+    return check
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if _text(value) not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return str(value)
+
+    return check
+
+
+def _list_of(check: Callable[[Any], str], most: int) -> Callable[[Any], tuple[str, ...]]:
+    def check_all(value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            raise ValueError("must be a list of strings")
+        if len(value) > most:
+            raise ValueError(f"must have at most {most} entries")
+        entries = tuple(check(entry) for entry in value)
+        repeated = [entry for entry in entries if entries.count(entry) > 1]
+        if repeated:
+            raise ValueError(f"duplicate entry {repeated[0]!r}")
+        return entries
+
+    return check_all
+
+
+def _whole(most: int, *, least: int = 1) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"must be an integer from {least} to {most}")
+        return value
+
+    return check
+
+
+def _seconds(most: int) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= most:
+            raise ValueError(f"must be a number of seconds from 1 to {most}")
+        return float(value)
+
+    return check
+
+
+def _confirmed(value: Any) -> frozenset[str]:
+    form = re.compile(f"{re.escape(EVERY_TOOL)}|{_TOOL_NAME.pattern}")
+    return frozenset(_list_of(_of_form(form), MAX_CONFIRM)(value))
+
+
+_CHECKS: Mapping[str, Callable[[Any], Any]] = {
+    "system_prompt": _prompt,
+    "route_id": _of_form(KEY),
+    "fallback_route_ids": _list_of(_of_form(KEY), MAX_FALLBACKS),
+    "tools": _list_of(_one_of(*BUILTIN_TOOLS), len(BUILTIN_TOOLS)),
+    "mcp": _list_of(_of_form(_MCP_NAME), MAX_MCP),
+    "confirm": _confirmed,
+    "max_steps": _whole(MAX_STEPS),
+    "max_equal_turns": _whole(MAX_STEPS, least=2),
+    "max_output_tokens": _whole(MAX_OUTPUT_TOKENS),
+    "max_cost_usd": usd.parse,
+    "max_cost_usd_per_month": usd.parse,
+    "timeout_seconds": _seconds(MAX_TIMEOUT_SECONDS),
+    "input_expires_seconds": _seconds(MAX_INPUT_EXPIRES_SECONDS),
+    "on_input_expired": _one_of("fail", "continue"),
+}
+
+
+# ---- those that come with the code ---------------------------------------------------
+
+
+@cache
+def builtin() -> Mapping[str, Persona]:
+    """The personas that come with the code, by id.
+
+    Raises:
+        InvalidPersona: a file is wrong; it names file and field.
+    """
+    folder = resources.files("shared.catalog").joinpath("persona_files")
+    found = {file.name: file.read_text("utf-8") for file in folder.iterdir()}
+    return dict(sorted((p.id, p) for p in map(from_file, found, found.values())))
+
+
+def from_file(name: str, text: str) -> Persona:
+    """The persona of a file `<key>@<version>.yaml`.
+
+    Raises:
+        InvalidPersona: its fields are prefixed with the name of the file.
+    """
+    id_ = name.removesuffix(".yaml")
+    if id_ == name or "@" not in id_ or not PERSONA_ID.fullmatch(id_):
+        raise InvalidPersona({name: ["must be named <key>@<version>.yaml"]})
+    try:
+        definition = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidPersona({name: [str(error)]}) from error
+    if not isinstance(definition, dict):
+        raise InvalidPersona({name: ["must be a mapping of fields"]})
+    key, _, version = id_.partition("@")
+    try:
+        return read(key, version, definition)
+    except InvalidPersona as error:
+        problems = {f"{name}: {field}": why for field, why in error.problems.items()}
+        raise InvalidPersona(problems) from None
+
+
+def find(persona_id: str | None) -> Persona:
+    """The built-in persona of this id; without a version the newest; None is the default.
+
+    Raises:
+        PersonaNotFound
+    """
+    key, _, version = (persona_id or DEFAULT_PERSONA).partition("@")
+    versions = {p.version: p for p in builtin().values() if p.key == key}
+    if version in versions:
+        return versions[version]
+    if version or not versions:
+        raise not_found(persona_id)
+    return versions[newest(versions)]
+
+
+def not_found(persona_id: str | None) -> PersonaNotFound:
+    """The error for this id."""
+    return PersonaNotFound(persona_id=[f"Persona {persona_id!r} not found."])
+
+
+def not_usable(persona_id: str, error: InvalidPersona) -> PersonaNotFound:
+    """The error for a published one that this release cannot read."""
+    why = f"This release of the server does not support the persona {persona_id!r}: {error}"
+    return PersonaNotFound(persona_id=[why])
+
+
+def newest(versions: Iterable[str]) -> str:
+    """The highest as a number; those that are none come before all numbers, by their text."""
+    return max(versions, key=_version_order)
+
+
+def _version_order(version: str) -> tuple[int, str]:
+    return (int(version) if version.isdecimal() else -1, version)

@@ -1,0 +1,255 @@
+"""What a model's tokens cost, in USD per million, and what is known of the well-known models.
+
+The figures are those of the library `genai-prices`, as it was released: it is
+never asked to fetch newer ones.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, time
+from decimal import Decimal
+from typing import TYPE_CHECKING, Self
+
+from shared.events.types import Usage
+
+if TYPE_CHECKING:
+    from genai_prices.types import (
+        ModelInfo,
+        ModelPrice,
+        Provider,
+        TimeOfDateConstraint,
+        UsageExtractor,
+    )
+
+_MILLION = Decimal(1_000_000)
+#: Where the SDKs connect to when a route names no server.
+VENDOR_URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
+#: Charged besides what `Usage` counts, on every call.
+_NOT_BY_TOKEN = ("requests_kcount", "output_reasoning_mtok", "output_citation_mtok")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """Prices of a whole call that has more input tokens than `above_input_tokens`."""
+
+    above_input_tokens: int
+    input: Decimal
+    output: Decimal
+    cache_read: Decimal
+    cache_write: Decimal
+    cache_write_1h: Decimal | None = None  # None: as `cache_write`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hours:
+    """The prices of a part of each day, from `start` up to `end` in UTC, also over midnight."""
+
+    start: time
+    end: time
+    prices: "Prices"
+
+    def contains(self, at: time) -> bool:
+        if self.end <= self.start:
+            return at >= self.start or at < self.end
+        return self.start <= at < self.end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """Cache reads and writes are part of the input tokens, and billed at their own prices.
+
+    The highest of `tiers` that a call gets into replaces all prices; so do `hours` that contain
+    the time at which the call ends.
+    """
+
+    input: Decimal = Decimal(0)
+    output: Decimal = Decimal(0)
+    cache_read: Decimal = Decimal(0)
+    cache_write: Decimal = Decimal(0)
+    cache_write_1h: Decimal | None = None  # None: as `cache_write`
+    tiers: tuple[Tier, ...] = ()  # ascending
+    hours: tuple[Hours, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        input: Decimal,
+        output: Decimal,
+        cache_read: Decimal | None = None,
+        cache_write: Decimal | None = None,
+    ) -> Self:
+        """Prices of which those of the cache, where nobody gave them, are those of input."""
+        return cls(
+            input=input,
+            output=output,
+            cache_read=input if cache_read is None else cache_read,
+            cache_write=input if cache_write is None else cache_write,
+        )
+
+    def cost(self, usage: Usage, at: datetime | None = None) -> Decimal:
+        """USD of one call that ended `at` this time, or now, rounded to 8 decimals.
+
+        A sum of several calls has no tier and no hour.
+        """
+        clock = (at or datetime.now(UTC)).astimezone(UTC).time()
+        in_force = next((h.prices for h in self.hours if h.contains(clock)), self)
+        prices = in_force._reached(usage.input_tokens)[-1]
+        fresh = usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens
+        total = (
+            fresh * prices.input
+            + usage.cache_read_tokens * prices.cache_read
+            + (usage.cache_write_tokens - usage.cache_write_1h_tokens) * prices.cache_write
+            + usage.cache_write_1h_tokens * _for_an_hour(prices)
+            + usage.output_tokens * prices.output
+        )
+        return round(total / _MILLION, 8)
+
+    def at_most(self, usage: Usage) -> Decimal:
+        """USD: what a call of so many tokens, or of fewer, costs at the dearest."""
+        all_hours = [self, *(hours.prices for hours in self.hours)]
+        reached = [p for prices in all_hours for p in prices._reached(usage.input_tokens)]
+        input_price = max(
+            max(p.input, p.cache_read, p.cache_write, _for_an_hour(p)) for p in reached
+        )
+        output_price = max(p.output for p in reached)
+        total = usage.input_tokens * input_price + usage.output_tokens * output_price
+        return round(total / _MILLION, 8)
+
+    def _reached(self, input_tokens: int) -> "list[Prices | Tier]":
+        return [self, *(tier for tier in self.tiers if input_tokens > tier.above_input_tokens)]
+
+
+def _for_an_hour(prices: Prices | Tier) -> Decimal:
+    return prices.cache_write if prices.cache_write_1h is None else prices.cache_write_1h
+
+
+def known(provider: str, model: str, base_url: str | None) -> Prices | None:
+    """What the price library says of a model, today; its lowest price where the hour matters.
+
+    None where it does not know the server or the model, and where the price
+    depends on more than tokens and time: on the number of calls.
+    """
+    found = _find(provider, model, base_url)
+    if found is None:
+        return None
+    now = datetime.now(UTC)
+    starts = _starts_of_hours(found, now)
+    if not starts:
+        return _prices_of(found.get_prices(now))
+    hours: list[Hours] = []
+    for start, end in zip(starts, [*starts[1:], starts[0]], strict=True):
+        prices = _prices_of(found.get_prices(start))
+        if prices is None:
+            return None
+        hours.append(Hours(start=start.time(), end=end.time(), prices=prices))
+    lowest = min((h.prices for h in hours), key=lambda prices: prices.input)
+    return replace(lowest, hours=tuple(h for h in hours if h.prices != lowest))
+
+
+def _prices_of(price: "ModelPrice") -> Prices | None:
+    if price.input_mtok is None or price.output_mtok is None:
+        return None
+    if any(getattr(price, name) is not None for name in _NOT_BY_TOKEN):
+        return None
+    base = _at(price, 0)
+    return Prices(
+        input=base.input,
+        output=base.output,
+        cache_read=base.cache_read,
+        cache_write=base.cache_write,
+        cache_write_1h=base.cache_write_1h,
+        tiers=tuple(_at(price, start) for start in _starts(price)),
+    )
+
+
+def usage_extractors(provider: str, base_url: str | None) -> "list[UsageExtractor]":
+    """What the price library has to read the usage that a server reports; empty if nothing."""
+    server = _server(base_url or VENDOR_URLS.get(provider))
+    return list(server.extractors or ()) if server else []
+
+
+def context_tokens(provider: str, model: str, base_url: str | None) -> int | None:
+    """How many tokens a call of the model can have, where the price library knows it."""
+    found = _find(provider, model, base_url)
+    return found.context_window if found else None
+
+
+def prepare() -> None:
+    """Load the price library, before there is anything that would have to wait for it."""
+    known("openai", "gpt-4o-mini", None)
+
+
+def _find(provider: str, model: str, base_url: str | None) -> "ModelInfo | None":
+    url = base_url or VENDOR_URLS.get(provider)
+    server = _server(url)
+    if server is None:
+        return None
+    from genai_prices.data_snapshot import get_snapshot
+
+    try:
+        return get_snapshot().find_provider_model(model, server, None, None)[1]
+    except LookupError:
+        return None
+
+
+def _server(url: str | None) -> "Provider | None":
+    """The library's entry of the server at this address."""
+    if url is None or not url.startswith("https://"):
+        return None
+    # A tenth of a second and 30 MB, that a process without such routes does without.
+    from genai_prices.data_snapshot import get_snapshot
+
+    try:
+        server = get_snapshot().find_provider(None, None, url)
+    except LookupError:
+        return None
+    # The patterns are beginnings, of https://api.openai.com.example.org too; some end in a dot.
+    pattern = rf"(?:{server.api_pattern})(?:$|(?=[/:?])|(?<=[./]))"
+    return server if re.match(pattern, url) else None
+
+
+def _starts_of_hours(model: "ModelInfo", now: datetime) -> list[datetime]:
+    """When the price changes today, ascending; empty if it does not depend on the hour."""
+    from genai_prices.types import TimeOfDateConstraint
+
+    conditions = model.prices if isinstance(model.prices, list) else []
+    found = [c.constraint for c in conditions if isinstance(c.constraint, TimeOfDateConstraint)]
+    edges = {edge for constraint in found for edge in _edges(constraint, now)}
+    return sorted(edges, key=lambda edge: edge.time())
+
+
+def _edges(constraint: "TimeOfDateConstraint", now: datetime) -> list[datetime]:
+    """The two times of a constraint on the day of `now`; without a zone they are UTC."""
+    times = (constraint.start_time, constraint.end_time)
+    utc = [datetime.combine(now, t, t.tzinfo or UTC).astimezone(UTC).time() for t in times]
+    return [datetime.combine(now, t, UTC) for t in utc]
+
+
+def _starts(price: "ModelPrice") -> list[int]:
+    """The input tokens above which some price changes, ascending."""
+    names = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok")
+    tiers = [getattr(getattr(price, name), "tiers", ()) for name in names]
+    return sorted({tier.start for some in tiers for tier in some})
+
+
+def _at(price: "ModelPrice", start: int) -> Tier:
+    """The prices of a call just above `start` input tokens."""
+
+    def at(name: str) -> Decimal | None:
+        value = getattr(price, name)
+        if value is None or isinstance(value, Decimal):
+            return value
+        reached = [tier.price for tier in value.tiers if start and tier.start <= start]
+        return Decimal(reached[-1] if reached else value.base)
+
+    full = at("input_mtok") or Decimal(0)
+    read, write, for_an_hour = (at(f"cache_{name}_mtok") for name in ("read", "write", "write_1h"))
+    return Tier(
+        above_input_tokens=start,
+        input=full,
+        output=at("output_mtok") or Decimal(0),
+        cache_read=full if read is None else read,
+        cache_write=full if write is None else write,
+        cache_write_1h=for_an_hour,
+    )

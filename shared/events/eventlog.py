@@ -1,0 +1,253 @@
+"""The event log: appended in Postgres, copied to a Redis Stream.
+
+The stream's entry id is the event's seq, so a cursor is a stream position and
+Redis refuses repeats. Whoever appends holds the run: by its row lock here, or
+by its fence in `worker/process/event_writer.py`.
+"""
+
+import itertools
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from redis.exceptions import ResponseError
+from sqlalchemy import Connection, func, select
+
+from shared.events.types import (
+    Event,
+    MessageCompleted,
+    MessageDelta,
+    MessageReset,
+    MessageThinking,
+    RunResumed,
+    StoredEvent,
+    encode,
+)
+from shared.storage import keys
+from shared.storage.connections import Connections, Transaction
+from shared.storage.hints import GroupedHint
+from shared.storage.tables import run_events
+
+log = logging.getLogger(__name__)
+
+Batch = Mapping[UUID, Sequence[StoredEvent]]
+
+# One statement and not many rows for one: the driver would send those as a pipeline, and while
+# it waits for the rest of one Postgres runs no timer; a process that is frozen there would keep
+# the run's lock. What is there already was stored in a commit whose answer got lost.
+_STORE = """
+INSERT INTO run_events (run_id, seq, type, payload)
+SELECT e.run_id, e.seq, e.type, e.payload
+FROM unnest(%(run_ids)s::uuid[], %(seqs)s::bigint[], %(types)s::text[], %(payloads)s::text[])
+     AS e (run_id, seq, type, payload)
+ON CONFLICT DO NOTHING
+"""
+
+#: Older entries of a very long run, or of one with large events, are read from Postgres.
+STREAM_MAX_LENGTH = 10_000
+STREAM_MAX_BYTES = 4 * 1024 * 1024
+#: Longer events are read from Postgres, too: a reader asks Redis for a number of entries, whatever
+#: their length, and holds all of them.
+STREAM_MAX_CHARACTERS = 16_384
+#: Among so many events one renews the time to live of its stream.
+EXPIRE_EVERY = 100
+
+
+def last_seq(sql: Connection, run_id: UUID) -> int:
+    """The number of the run's last event, 0 if it has none."""
+    return sql.scalar(select(func.max(run_events.c.seq)).where(run_events.c.run_id == run_id)) or 0
+
+
+def last_seqs(sql: Connection, run_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """The number of the last event of each run that has one."""
+    rows = sql.execute(
+        select(run_events.c.run_id, func.max(run_events.c.seq))
+        .where(run_events.c.run_id.in_(run_ids))
+        .group_by(run_events.c.run_id)
+    )
+    return {row.run_id: row[1] for row in rows}
+
+
+def is_cut_off(sql: Connection, run_id: UUID, first: int) -> bool:
+    """Return whether the event before `first`, which was committed, is gone; log it if so.
+
+    Workers number from memory. After a failover to a replica that lagged, Postgres has less than
+    it has confirmed, and what is written next would leave a hole.
+    """
+    before = select(run_events.c.seq).where(
+        run_events.c.run_id == run_id, run_events.c.seq == first - 1
+    )
+    if first == 1 or sql.scalar(before) is not None:
+        return False
+    report_loss(run_id, first)
+    return True
+
+
+def report_loss(run_id: UUID, first: int) -> None:
+    """Log that committed events before `first` are gone."""
+    message = "Postgres lost committed events of run %s before seq %d"
+    log.error(message, run_id, first)
+
+
+def append(tx: Transaction, run_id: UUID, events: Sequence[Event]) -> list[StoredEvent]:
+    """Number, store and, after the commit, publish events.
+
+    The caller's transaction holds the run's row lock, has raised its fence,
+    and knows that no worker writes to the run.
+    """
+    # Numbered under the run's row lock, not from a sequence: a sequence hands out
+    # 7 before 6 has committed, and a reader after 5 would skip 6 for good.
+    last, now = tx.sql.execute(
+        select(func.coalesce(func.max(run_events.c.seq), 0), func.clock_timestamp()).where(
+            run_events.c.run_id == run_id
+        )
+    ).one()
+    stored = [encode(last + i, event, now) for i, event in enumerate(events, 1)]
+    store(tx, {run_id: stored})
+    return stored
+
+
+def store(tx: Transaction, batch: Batch) -> None:
+    """Store events that are numbered already and, after the commit, publish them."""
+    if not batch:
+        return
+    tx.sql.exec_driver_sql(_STORE, columns(batch.items()))
+    tx.after_commit.append(news(tx.connections, batch))
+
+
+def columns(batch: Iterable[tuple[UUID, Sequence[StoredEvent]]]) -> dict[str, str]:
+    """The events as four arrays, for `unnest`, in Postgres' own notation.
+
+    The driver's conversion of lists takes several times as long.
+    """
+    run_ids: list[str] = []
+    rows: list[StoredEvent] = []
+    for run_id, events in batch:
+        run_ids += [str(run_id)] * len(events)
+        rows += events
+    return {
+        "run_ids": _array(run_ids),
+        "seqs": _array([str(event.seq) for event in rows]),
+        "types": _array([event.type for event in rows]),
+        "payloads": _array(
+            ['"' + event.payload.replace("\\", "\\\\").replace('"', '\\"') + '"' for event in rows]
+        ),
+    }
+
+
+def _array(elements: Sequence[str]) -> str:
+    return "{" + ",".join(elements) + "}"
+
+
+def publish(connections: Connections, *batches: Batch) -> None:
+    """Copy committed events to their streams and tell the followers, in one round trip.
+
+    Raises:
+        redis.exceptions.RedisError: Redis is out of reach. Followers then read Postgres.
+    """
+    refused = [
+        answer
+        for answer in connections.ask_redis(lambda redis: _publish(redis, connections, batches))
+        # An id that is already there: published twice, which is harmless.
+        if isinstance(answer, ResponseError) and "equal or smaller" not in str(answer)
+    ]
+    if refused:
+        log.warning("%d events not copied to Redis: %s", len(refused), refused[0])
+
+
+def news(connections: Connections, batch: Batch) -> GroupedHint:
+    """The hint that publishes committed events, together with others that wait to be sent."""
+    return GroupedHint(_Publisher(connections), batch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Publisher:
+    connections: Connections
+
+    def __call__(self, batches: Sequence[Batch]) -> None:
+        publish(self.connections, *batches)
+
+
+def _publish(redis: Any, connections: Connections, batches: Sequence[Batch]) -> list[Any]:
+    pipeline = redis.pipeline(transaction=False)
+    command = pipeline.execute_command
+    for run_id, events in itertools.chain.from_iterable(batch.items() for batch in batches):
+        stream = connections.keys.events(run_id)
+        renew = False
+        for event in events:
+            renew = renew or event.seq % EXPIRE_EVERY == 1
+            if event.type == RunResumed.type:
+                # It may have events that Postgres has lost, under numbers that are used again.
+                command("DEL", stream)
+                renew = True
+            if len(event.payload) > STREAM_MAX_CHARACTERS:
+                continue
+            command(
+                *("XADD", stream, "MAXLEN", "~", _max_length(event), f"{event.seq}-0"),
+                *("type", event.type, "payload", event.payload),
+            )
+        if events[-1].is_terminal:
+            command("EXPIRE", stream, connections.settings.stream_ttl_seconds)
+        elif renew:
+            command("EXPIRE", stream, keys.LIVE_STREAM_TTL_SECONDS)
+        command("PUBLISH", connections.keys.news(run_id), events[-1].seq)
+    answers: list[Any] = pipeline.execute(raise_on_error=False)
+    return answers
+
+
+def _max_length(event: StoredEvent) -> int:
+    """How many entries a stream may keep where all are as large as this one.
+
+    Redis cannot trim a stream to a number of bytes, and no process has to remember what is in it.
+    """
+    return max(1, min(STREAM_MAX_LENGTH, STREAM_MAX_BYTES // event.size))
+
+
+def read_table(
+    sql: Connection, run_id: UUID, after_seq: int, limit: int | None = None
+) -> list[StoredEvent]:
+    """The stored events with seq > `after_seq`, in order, at most `limit`."""
+    rows = sql.execute(
+        select(run_events.c.seq, run_events.c.type, run_events.c.payload)
+        .where(run_events.c.run_id == run_id, run_events.c.seq > after_seq)
+        .order_by(run_events.c.seq)
+        .limit(limit)
+    )
+    return [StoredEvent(*row) for row in rows]
+
+
+def data_of(payload: str) -> dict[str, Any]:
+    """The `data` of a stored event."""
+    data: dict[str, Any] = json.loads(payload)["data"]
+    return data
+
+
+def open_events(sql: Connection, run_id: UUID) -> list[StoredEvent]:
+    """The text and reasoning streamed since the last finished or void model turn, in order."""
+    boundary = (
+        select(func.coalesce(func.max(run_events.c.seq), 0))
+        .where(
+            run_events.c.run_id == run_id,
+            run_events.c.type.in_((MessageCompleted.type, MessageReset.type)),
+        )
+        .scalar_subquery()
+    )
+    rows = sql.execute(
+        select(run_events.c.seq, run_events.c.type, run_events.c.payload)
+        .where(
+            run_events.c.run_id == run_id,
+            run_events.c.seq > boundary,
+            run_events.c.type.in_((MessageDelta.type, MessageThinking.type)),
+        )
+        .order_by(run_events.c.seq)
+    )
+    return [StoredEvent(*row) for row in rows]
+
+
+def text_of(streamed: Iterable[StoredEvent], *, with_reasoning: bool = False) -> str:
+    """What these deltas, and the reasoning among them if it is wanted, say; empty for none."""
+    wanted = [event for event in streamed if with_reasoning or event.type == MessageDelta.type]
+    return "".join(data_of(event.payload)["content"] for event in wanted)

@@ -1,0 +1,131 @@
+"""What a person says to a tool call that has to be confirmed."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import InvalidRequest
+from shared.events.types import MAX_DEPTH, is_too_deep, plain
+
+#: Whole replies, in lower case and without politeness and punctuation.
+APPROVALS = frozenset(
+    {
+        *("y", "yes", "yeah", "yep", "ok", "okay", "sure", "fine", "agreed", "proceed"),
+        *("approve", "approved", "allow", "allowed", "accept", "accepted", "confirm", "confirmed"),
+        *("go ahead", "do it", "yes go ahead", "yes do it", "ok go ahead", "ok do it"),
+    }
+)
+#: First words of a reply that denies; the rest of it may be the reason.
+_DENIALS = frozenset(
+    {
+        *("n", "no", "nope", "nah", "not", "never", "don't", "dont", "stop", "cancel", "abort"),
+        *("deny", "denied", "reject", "rejected", "decline", "declined", "refuse", "refused"),
+        *("disapprove", "disallow", "forbid", "wait"),
+    }
+)
+_POLITENESS = re.compile(r"\b(please|pls|thanks|thank you)\b|[.,!]")
+#: Python reads no longer ones, which would make the whole a denial.
+_MAX_DIGITS = 1_000
+_MAX_WORDS = 100
+_FIELDS = {"decision", "reason", "arguments"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Make the call, or do not; `arguments` are to be used in place of the model's."""
+
+    approved: bool
+    reason: str = ""  # of a denial, for the model
+    arguments: dict[str, Any] | None = None
+    is_clear: bool = True  # False: it neither allows nor denies the call, so ask again
+
+
+def read(content: str) -> Decision:
+    """Return the decision that an input's content expresses.
+
+    A short reply such as `yes`, `ok` or `approved, thanks` allows the call. A reply that begins
+    with `no` or another word of `_DENIALS` denies it and is the reason. A JSON object with
+    `decision` says it in full: `{"decision": "approve" | "deny" | "edit", "reason"?,
+    "arguments"?}`. Anything else is unclear: it does not allow the call.
+
+    Raises:
+        InvalidRequest: an object with `decision` that says something else; JSON that means more
+            than one thing, or is too deep to be read; `edit` without arguments, or with some that
+            cannot be stored as they are.
+    """
+    said = content.strip()
+    try:
+        document = (
+            json.loads(said, object_pairs_hook=_once, parse_int=_integer, parse_constant=_no_number)
+            if said.startswith("{")
+            else None
+        )
+    except ValueError:
+        document = None
+    except RecursionError:
+        raise _invalid(f"is nested deeper than {MAX_DEPTH} levels") from None
+    if not isinstance(document, dict) or "decision" not in document:
+        if said.lower() == "edit":
+            raise _invalid('to edit, send {"decision": "edit", "arguments": {…}}')
+        return _in_words(said)
+    if unknown := set(document) - _FIELDS:
+        raise _invalid(f"unknown fields in the decision: {', '.join(sorted(unknown))}")
+    reason = document.get("reason")
+    if reason is not None and not isinstance(reason, str):
+        raise _invalid("the decision's `reason` must be a string")
+    arguments = document.get("arguments")
+    match document["decision"]:
+        case "edit":
+            if not isinstance(arguments, dict):
+                raise _invalid("the decision `edit` requires `arguments`, an object")
+            if is_too_deep(arguments):
+                raise _invalid(f"`arguments` are nested deeper than {MAX_DEPTH} levels")
+            # What is made must be what was confirmed, to the letter.
+            if plain(arguments) != arguments:
+                raise _invalid(
+                    "`arguments` contain a NUL character, a lone surrogate or a number"
+                    " that is too large"
+                )
+            return Decision(approved=True, arguments=arguments)
+        case "approve" | "deny" if arguments is not None:
+            raise _invalid("`arguments` is only allowed with the decision `edit`")
+        case "approve":
+            return Decision(approved=True)
+        case "deny":
+            return Decision(approved=False, reason=reason or "")
+    raise _invalid("`decision` must be approve, deny or edit")
+
+
+def _in_words(said: str) -> Decision:
+    # Anything longer has no approval in it, and need not be normalized.
+    words = " ".join(_POLITENESS.sub(" ", said[:_MAX_WORDS].lower().replace("\u2019", "'")).split())
+    if words in APPROVALS and len(said) <= _MAX_WORDS:
+        return Decision(approved=True)
+    first = words.partition(" ")[0]
+    return Decision(
+        approved=False, reason=said, is_clear=first in _DENIALS or words.startswith("do not")
+    )
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in document:
+            raise _invalid(f"duplicate field {name[:_MAX_WORDS]!r}")
+        document[name] = value
+    return document
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise _invalid(f"contains a number with more than {_MAX_DIGITS} digits")
+    return int(text)
+
+
+def _no_number(text: str) -> Any:
+    raise _invalid(f"{text} is not valid JSON")
+
+
+def _invalid(why: str) -> InvalidRequest:
+    return InvalidRequest(content=[why])

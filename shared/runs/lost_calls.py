@@ -1,0 +1,186 @@
+"""What a model call has used in which the worker of a run was lost.
+
+A worker that makes the call again estimates it by the request itself. Elsewhere neither the tools
+of the run nor its provider are at hand: its prompt, the conversation and the streamed text are
+measured where they lie, without the tool calls of earlier runs.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, RowMapping, Select, func, select
+
+from shared.billing import budget_limits
+from shared.catalog import model_routes, personas
+from shared.catalog.catalog import Catalog
+from shared.catalog.model_routes import Route, Routes
+from shared.catalog.personas import Persona
+from shared.config import InvalidSettings
+from shared.errors import PersonaNotFound
+from shared.events import eventlog, types
+from shared.events.types import RouteCost, StoredEvent, Usage
+from shared.runs.transitions import Totals
+from shared.storage.connections import Connections
+from shared.storage.money_tables import holds
+from shared.storage.tables import messages, run_events, runs
+
+log = logging.getLogger(__name__)
+
+#: About as providers estimate a call: other alphabets have more bytes than characters, and events
+#: have some hundred around what is sent of them.
+BYTES_PER_TOKEN = 4
+#: What a finished turn adds to the next request.
+_RESENT = (types.MessageCompleted.type, types.ToolCallRequested.type, types.ToolResult.type)
+
+
+def count(
+    connections: Connections,
+    sql: Connection,
+    run_id: UUID,
+    totals: Totals,
+    streamed: Sequence[StoredEvent],
+    call: tuple[Route, Usage] | None = None,
+) -> Totals:
+    """`totals` of the event log, with the call whose `streamed` events no turn has finished.
+
+    `call` is the route and the estimate of who can make the call's request again. They are counted
+    already where a `run.cost` stands after them: a worker that stops tells what it breaks off. A
+    call that had not said anything is free. No call costs more than was reserved for it.
+    """
+    if not streamed:
+        return totals
+    run = sql.execute(select(*runs.c).where(runs.c.id == run_id)).mappings().one()
+    if _told_cost_after(sql, run, streamed[0].seq):
+        return totals
+    catalog = Catalog(connections, _server_routes(connections))
+    persona = _persona(catalog, sql, run)
+    route_id, model = _in_use(sql, run)
+    route, usage = call or (
+        catalog.route(run["org_id"], route_id, sql=sql),
+        _estimate(sql, run, persona, streamed),
+    )
+    if route is None:
+        log.warning(
+            "route %s of run %s no longer exists: its lost call is not billed", route_id, run["id"]
+        )
+        return totals.plus(RouteCost(route_id, model, usage, Decimal(0)))
+    most = _reserved(sql, run, persona, totals)
+    lost = _at_most(route, _within(route, persona, usage), most)
+    return totals.plus(lost)
+
+
+def _told_cost_after(sql: Connection, run: RowMapping, seq: int) -> bool:
+    return sql.scalar(_last(run, types.RunCost.type).where(run_events.c.seq > seq)) is not None
+
+
+def _in_use(sql: Connection, run: RowMapping) -> tuple[str, str]:
+    """The route that made the call, and its model: the one that the run has fallen back to, if any.
+
+    Its row names the first.
+    """
+    payload = sql.scalar(_last(run, types.RunFallback.type))
+    if payload is None:
+        return run["route_id"], run["model"]
+    fallback = eventlog.data_of(payload)
+    return fallback["to_route_id"], fallback["model"]
+
+
+def _last(run: RowMapping, type_: str) -> Select[Any]:
+    return (
+        select(run_events.c.payload)
+        .where(run_events.c.run_id == run["id"], run_events.c.type == type_)
+        .order_by(run_events.c.seq.desc())
+        .limit(1)
+    )
+
+
+def _persona(catalog: Catalog, sql: Connection, run: RowMapping) -> Persona:
+    try:
+        return catalog.persona(run["org_id"], run["persona_id"], sql=sql)
+    except PersonaNotFound:
+        # A worker of another release had it.
+        return replace(personas.find(None), system_prompt="", max_output_tokens=None)
+
+
+def _estimate(
+    sql: Connection, run: RowMapping, persona: Persona, streamed: Sequence[StoredEvent]
+) -> Usage:
+    sent = len(persona.system_prompt.encode()) + _bytes_sent(sql, run)
+    said = len(eventlog.text_of(streamed, with_reasoning=True))
+    return Usage(
+        input_tokens=-(-sent // BYTES_PER_TOKEN),
+        output_tokens=-(-said // BYTES_PER_TOKEN),
+        source="estimated",
+    )
+
+
+def _bytes_sent(sql: Connection, run: RowMapping) -> int:
+    """Of the thread up to the run, and of its own turns; Postgres need not unpack them for it.
+
+    The oldest messages may not have fitted into the model's context, and were not sent; the last
+    one always is. Tool calls among those that were dropped are taken for messages.
+    """
+    truncated = sql.scalar(_last(run, types.ContextTruncated.type))
+    dropped = eventlog.data_of(truncated)["dropped_messages"] if truncated else 0
+    in_sight = (
+        messages.c.thread_id == run["thread_id"],
+        messages.c.position < run["position"],
+        messages.c.superseded_at.is_(None),
+    )
+    others = select(func.greatest(func.count() - 1, 0)).where(*in_sight).scalar_subquery()
+    seen = (
+        select(func.octet_length(messages.c.content).label("size"))
+        .where(*in_sight)
+        .order_by(messages.c.position)
+        .offset(func.least(dropped, others) if dropped else 0)
+        .subquery()
+    )
+    before = select(func.coalesce(func.sum(seen.c.size), 0))
+    own = select(func.coalesce(func.sum(func.octet_length(run_events.c.payload)), 0)).where(
+        run_events.c.run_id == run["id"], run_events.c.type.in_(_RESENT)
+    )
+    return int(sql.scalar(select(before.scalar_subquery() + own.scalar_subquery())) or 0)
+
+
+def _within(route: Route, persona: Persona, usage: Usage) -> Usage:
+    """No more than the route and the persona let through."""
+    longest = persona.max_output_tokens or route.max_output_tokens
+    return replace(
+        usage,
+        input_tokens=min(usage.input_tokens, route.context_tokens or usage.input_tokens),
+        output_tokens=min(usage.output_tokens, longest or usage.output_tokens),
+    )
+
+
+def _reserved(sql: Connection, run: RowMapping, persona: Persona, totals: Totals) -> Decimal | None:
+    """What the call could cost at most when it was made; None: nothing limited it."""
+    own = budget_limits.find(sql, run["org_id"], run["api_key_id"], persona).max_cost_usd
+    held = sql.scalar(select(holds.c.held_usd).where(holds.c.run_id == run["id"]))
+    limits = [limit - totals.cost_usd for limit in (own, held) if limit is not None]
+    return max(min(limits), Decimal(0)) if limits else None
+
+
+def _at_most(route: Route, usage: Usage, most: Decimal | None) -> RouteCost:
+    """The call, smaller if it would cost more than `most`."""
+    cost = route.cost(usage)
+    if most is not None and cost > most:
+        usage = replace(
+            usage,
+            input_tokens=int(usage.input_tokens * most / cost),
+            output_tokens=int(usage.output_tokens * most / cost),
+        )
+        cost = min(route.cost(usage), most)
+    return RouteCost(route.id, route.model, usage, cost)
+
+
+def _server_routes(connections: Connections) -> Routes:
+    try:
+        return model_routes.load(connections.settings)
+    except InvalidSettings as error:
+        # The file was changed since this process began: a run must end all the same.
+        log.error("cannot read the server's routes: %s", error)
+        return {}

@@ -1,0 +1,99 @@
+"""Reading runs: one, or a page of them, as the actor may see them.
+
+Statements are built once: to build one costs more than to execute it.
+"""
+
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, RowMapping, Select, Text, bindparam, cast, func, select
+
+from shared.actors import Actor
+from shared.errors import RunNotFound, ThreadNotFound
+from shared.runs.status import STATUSES
+from shared.storage.pages import Place, after, fitting, newest, places, values
+from shared.storage.tables import run_events, runs, threads, users
+from shared.threads.visibility import visible
+
+_IS_VISIBLE = visible(bindparam("org_id"), bindparam("user_id"))
+_LAST_SEQ = (
+    select(func.coalesce(func.max(run_events.c.seq), 0))
+    .where(run_events.c.run_id == runs.c.id)
+    .scalar_subquery()
+    .label("last_seq")
+)
+_RUN = (
+    select(*runs.c, _LAST_SEQ, func.now().label("now"))
+    .join(threads, threads.c.id == runs.c.thread_id)
+    .where(runs.c.id == bindparam("run_id"), _IS_VISIBLE)
+)
+_THREAD_ID = select(threads.c.id).where(threads.c.id == bindparam("thread_id"), _IS_VISIBLE)
+
+
+def get(sql: Connection, actor: Actor, run_id: UUID) -> RowMapping:
+    """All columns of the run and its `last_seq`.
+
+    Raises:
+        RunNotFound: it does not exist, or the actor must not know of it.
+    """
+    row = sql.execute(_RUN, {"run_id": run_id, **values(actor)})
+    run = row.mappings().one_or_none()
+    if run is None:
+        raise RunNotFound()
+    return run
+
+
+def list_of_org(
+    sql: Connection, actor: Actor, *, limit: int, before: Place | None, status: str | None
+) -> list[RowMapping]:
+    """The org's runs that the actor sees, newest first, with who created them."""
+    query = _page_of_org(status, limit, before is not None)
+    return list(sql.execute(query, values(actor, before)).mappings())
+
+
+@lru_cache(maxsize=100)
+def _page_of_org(status: str | None, limit: int, is_deep: bool) -> Select[Any]:
+    states = STATUSES[status] if status is not None else ()
+    page = places(
+        runs,
+        limit=limit,
+        is_deep=is_deep,
+        one_of=[runs.c.state == state.value for state in states],
+    )
+    query = (
+        select(*runs.c, users.c.login, users.c.email)
+        .select_from(page)
+        .join(runs, runs.c.id == page.c.id)
+        .join(users, users.c.id == runs.c.created_by_user_id)
+        # Whoever has come from another org left their private threads there.
+        .where(runs.c.org_id == bindparam("org_id"))
+    )
+    return fitting(
+        newest(query, page, limit=limit),
+        # Half: the text has spaces that the response leaves out.
+        size=lambda of: func.coalesce(func.octet_length(cast(of.c.pending_input, Text)) / 2, 0),
+        order=lambda of: [of.c.created_at.desc(), of.c.id.desc()],
+    )
+
+
+def list_of_thread(
+    sql: Connection, actor: Actor, thread_id: UUID, *, limit: int, before: Place | None
+) -> list[RowMapping]:
+    """The thread's runs, newest first.
+
+    Raises:
+        ThreadNotFound
+    """
+    if not sql.scalar(_THREAD_ID, {"thread_id": thread_id, **values(actor)}):
+        raise ThreadNotFound()
+    query = _page_of_thread(limit, before is not None)
+    return list(sql.execute(query, {"thread_id": thread_id, **after(before)}).mappings())
+
+
+@lru_cache(maxsize=100)
+def _page_of_thread(limit: int, is_deep: bool) -> Select[Any]:
+    query = select(runs.c.id, runs.c.state, runs.c.created_at).where(
+        runs.c.thread_id == bindparam("thread_id")
+    )
+    return newest(query, runs, limit=limit, is_deep=is_deep)

@@ -1,0 +1,302 @@
+"""What somebody must notice though nobody was told: lost owners, lost cancels, passed deadlines.
+
+Naively every process could do this at any time; two at once would double the
+work. So every `web` and every `worker` process tries every two seconds, and an
+advisory lock lets one at a time through. Whatever is done twice all the same is
+harmless: each change is guarded by the run's row lock and raises its fence.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from uuid import UUID
+
+from sqlalchemy import RowMapping, func, select, text, update
+from sqlalchemy.exc import DBAPIError
+
+from shared.billing import budgets, usage_days
+from shared.errors import Unavailable
+from shared.events.types import STEP_TYPES, RunError, RunResumed, RunStarted
+from shared.runs import retention, revocations, unheld_endings
+from shared.runs import runs as lifecycle
+from shared.runs.status import RunState
+from shared.runs.transitions import MAX_CRASHES, queued
+from shared.storage import postgres, rewinds
+from shared.storage.connections import Connections, Transaction
+from shared.storage.hints import GroupedHint
+from shared.storage.postgres import OF_MAINTENANCE
+from shared.storage.tables import UNHELD_AND_CANCELLED, run_events, runs
+
+log = logging.getLogger(__name__)
+
+_LOCK_KEY = 0x7377656570  # "sweep"
+BATCH = 100
+#: The key of a worker that cannot hold a lock; only the lease says whether it lives.
+NO_LOCK = 0
+
+CRASHED = RunError(
+    "worker.crashed",
+    "The worker executing this run crashed three times during the same step.",
+    False,
+)
+EXPIRED = RunError("input.expired", lifecycle.UNANSWERED, False)
+
+#: Literal text: see `tables.IS_ACTIVE`.
+WAITING = text("state = 'waiting'")
+
+# An owner has lost its runs when it was silent for a lease; or, sooner, when the kernel closed the
+# connection that holds its lock and it missed a heartbeat. Just after a restart of Postgres nobody
+# has a lock, so the locks mean nothing for the length of a lease.
+#
+# A silence may be everybody's: Postgres was frozen, in recovery, read-only or unreachable. So an
+# owner is judged only while another worker is heard: by one that was heard all the time since, or
+# for a lease after it came back itself; or, if all that were there with the owner are silent, by
+# a worker that was started since then. A run that is being cancelled needs nobody to go on with it.
+_LOST = """
+WITH heard AS (
+    SELECT started_at, greatest(started_at, back_at) AS heard_since FROM workers
+    WHERE seen_at > now() - make_interval(secs => :missed)
+)
+SELECT r.id, r.owner, coalesce(w.seen_at > pg_postmaster_start_time(), true) AS is_crash
+FROM runs r LEFT JOIN workers w ON w.id = r.owner
+WHERE r.state = 'executing' AND (
+    w.id IS NULL
+    OR (
+        w.seen_at < now() - make_interval(secs => :missed)
+        AND (
+            w.seen_at < now() - make_interval(secs => :lease)
+            OR (
+                pg_postmaster_start_time() < now() - make_interval(secs => :lease)
+                AND w.lock_key <> 0
+                AND NOT EXISTS (
+                    SELECT FROM pg_locks l
+                    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+                    AND l.classid = (w.lock_key >> 32)::oid
+                    AND l.objid = (w.lock_key & 4294967295)::oid
+                )
+            )
+        )
+        AND (
+            r.cancel_requested_at IS NOT NULL
+            OR (
+                SELECT count(*) > 0 AND coalesce(
+                    min(heard_since) FILTER (WHERE started_at <= w.seen_at)
+                        <= greatest(w.seen_at, now() - make_interval(secs => :lease)),
+                    true
+                ) FROM heard
+            )
+        )
+    )
+)
+ORDER BY r.id LIMIT :batch FOR UPDATE OF r SKIP LOCKED
+"""
+# Until it renews its lease it claims nothing: one silence loses a run once.
+_DECLARE_LOST = """
+UPDATE workers SET seen_at = now() - make_interval(secs => :lease)
+WHERE id IN (
+    SELECT id FROM workers
+    WHERE id = ANY(:owners) AND seen_at > now() - make_interval(secs => :lease)
+    FOR UPDATE SKIP LOCKED
+)
+"""
+
+# One look into the key of `runs` for each hold: a join may read all of it.
+_LEFT_HOLDS = """
+SELECT h.run_id AS id, h.org_id, h.cost_usd, run.is_active IS NULL AS is_deleted
+FROM holds h LEFT JOIN LATERAL (
+    SELECT r.ended_at IS NULL AS is_active FROM runs r WHERE r.id = h.run_id LIMIT 1
+) AS run ON true
+WHERE run.is_active IS NOT TRUE
+ORDER BY h.run_id LIMIT :batch
+"""
+
+
+def sweep(connections: Connections) -> None:
+    """One pass over everything; does nothing if another process is at it.
+
+    Raises:
+        Unavailable: Postgres is out of reach.
+    """
+    # Each in a transaction of its own: what money their runs hold is locked in one order.
+    for settle in (
+        _recover_lost,
+        _cancel_runs_of_revoked_keys,
+        _cancel_unheld,
+        _expire_inputs,
+        _release_left,
+    ):
+        with connections.transaction() as tx:
+            if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(_LOCK_KEY))):
+                return
+            settle(tx)
+    # Not within the transaction: lost runs must not wait until old ones are deleted.
+    retention.forget(connections)
+    usage_days.roll_up(connections)
+
+
+def _recover_lost(tx: Transaction) -> None:
+    settings = tx.connections.settings
+    lost = tx.sql.execute(
+        text(_LOST),
+        {
+            "lease": settings.lease_seconds,
+            "missed": settings.heartbeat_seconds * 1.25,
+            "batch": BATCH,
+        },
+    ).all()
+    if not lost:
+        return
+    owners = {"owners": list({row.owner for row in lost}), "lease": settings.lease_seconds}
+    tx.sql.execute(text(_DECLARE_LOST), owners)
+    # An owner that was last seen before Postgres started could not renew: no crash of it.
+    is_crash = {row.id: row.is_crash for row in lost}
+    rows = tx.sql.execute(select(*runs.c).where(runs.c.id.in_(is_crash))).mappings().all()
+    for run in _with_holds_locked(tx, rows):
+        log.warning("recovering run %s from lost worker %s", run["id"], run["owner"])
+        with _alone(tx, run):
+            _recover(tx, run, is_crash=is_crash[run["id"]])
+
+
+def _with_holds_locked(tx: Transaction, rows: Sequence[RowMapping]) -> Sequence[RowMapping]:
+    if rows:
+        budgets.lock(tx, [run["id"] for run in rows])
+    return rows
+
+
+@contextmanager
+def _alone(tx: Transaction, run: RowMapping) -> Iterator[None]:
+    """What cannot be done for one run must not stop the others."""
+    hints = len(tx.after_commit)
+    try:
+        with tx.sql.begin_nested():
+            yield
+    except Exception as error:
+        if isinstance(error, DBAPIError) and postgres.is_outage(error):
+            raise
+        del tx.after_commit[hints:]
+        log.exception("sweeping run %s failed; continuing with the others", run["id"])
+
+
+def recover_orphan(connections: Connections, run_id: UUID, owner: UUID, is_crash: bool) -> None:
+    """Take a run from its own, living owner, who knows that no thread of it holds the run.
+
+    `is_crash` says whether that counts towards the three crashes which end a run.
+
+    Raises:
+        Unavailable
+    """
+    with connections.transaction() as tx:
+        executing = tx.sql.execute(
+            select(*runs.c)
+            .where(runs.c.id == run_id, runs.c.owner == owner, runs.c.state == RunState.EXECUTING)
+            .with_for_update()
+        )
+        for run in executing.mappings().all():
+            _recover(tx, run, is_crash=is_crash)
+
+
+def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None:
+    """Queue a lost run again, unless it was being cancelled or keeps losing its workers."""
+    if run["cancel_requested_at"] is not None:
+        unheld_endings.end(tx, run, RunState.CANCELLED)
+        return
+    of_run = run_events.c.run_id == run["id"]
+    begun = (
+        select(func.max(run_events.c.seq))
+        .where(of_run, run_events.c.type.in_((RunStarted.type, RunResumed.type)))
+        .scalar_subquery()
+    )
+    progressed = tx.sql.scalar(
+        select(run_events.c.seq)
+        .where(
+            of_run,
+            run_events.c.seq > begun,
+            run_events.c.type.in_(STEP_TYPES),
+        )
+        .limit(1)
+    )
+    crashes = (0 if progressed else run["crashes"]) + int(is_crash)
+    if crashes >= MAX_CRASHES:
+        unheld_endings.end(tx, run, RunState.FAILED, CRASHED)
+    else:
+        tx.sql.execute(
+            update(runs)
+            .where(runs.c.id == run["id"])
+            .values(**queued("worker_lost"), fence=runs.c.fence + 1, crashes=crashes)
+        )
+        tx.after_commit.append(GroupedHint(tx.connections.enqueue, run["id"]))
+
+
+def _cancel_runs_of_revoked_keys(tx: Transaction) -> None:
+    """Runs that were created, or locked, at the moment in which their key was revoked."""
+    if key_ids := revocations.recently_revoked(tx):
+        revocations.cancel_runs(tx, key_ids)
+
+
+def _cancel_unheld(tx: Transaction) -> None:
+    """End runs that no worker holds, where a cancel was requested but not carried out.
+
+    Their key was revoked, or they went back to the queue while somebody cancelled them.
+    """
+    unheld = tx.sql.execute(
+        select(*runs.c).where(UNHELD_AND_CANCELLED).limit(BATCH).with_for_update(skip_locked=True)
+    )
+    for run in _with_holds_locked(tx, unheld.mappings().all()):
+        with _alone(tx, run):
+            unheld_endings.end(tx, run, RunState.CANCELLED)
+
+
+def _expire_inputs(tx: Transaction) -> None:
+    waiting = tx.sql.execute(
+        select(*runs.c)
+        .where(WAITING, runs.c.input_expires_at < func.now())
+        .order_by(runs.c.input_expires_at)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    for run in _with_holds_locked(tx, waiting.mappings().all()):
+        with _alone(tx, run):
+            if (run["pending_input"] or {}).get("on_expiry") == "continue":
+                lifecycle.go_on_unanswered(tx, run)
+            else:
+                unheld_endings.end(tx, run, RunState.FAILED, EXPIRED)
+
+
+def _release_left(tx: Transaction) -> None:
+    """Release what runs hold that a process of an older release has ended, or an operator deleted.
+
+    A deleted run is charged what it had cost when it last reserved.
+    """
+    left = tx.sql.execute(text(_LEFT_HOLDS), {"batch": BATCH})
+    for run in _with_holds_locked(tx, left.mappings().all()):
+        with _alone(tx, run):
+            of_run = {"org_id": run["org_id"], "run_id": run["id"]}
+            if run["is_deleted"]:
+                log.warning("releasing the reservation of deleted run %s", run["id"])
+                budgets.release(tx, **of_run, cost_usd=run["cost_usd"])
+            else:
+                unheld_endings.count_late(tx, **of_run)
+
+
+def start(connections: Connections) -> threading.Event:
+    """Sweep for as long as the process lives, in a thread; set the event to end it."""
+    stopped = threading.Event()
+    own = connections.with_pool(application="arkloop-sweep", size=1, limits=OF_MAINTENANCE)
+
+    def run() -> None:
+        own.wait_for_schema(stopped)
+        pause = 0.0  # a database that was restored is noticed before much is read from Redis
+        while not stopped.wait(pause):
+            pause = connections.settings.sweep_seconds
+            try:
+                rewinds.check(own)
+                sweep(own)
+            except Unavailable as error:
+                log.warning("sweep skipped: %s", error.__cause__)
+            except Exception:
+                log.exception("sweep failed")
+        own.close_pool()
+
+    threading.Thread(target=run, name="sweep", daemon=True).start()
+    return stopped

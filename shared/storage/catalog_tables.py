@@ -1,0 +1,125 @@
+"""What an org brings itself: providers with their models, personas, MCP servers."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Numeric,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from shared.storage.tables import created_at_, id_, metadata, ref_, time_
+
+
+def _updated_at() -> Column[object]:
+    return Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now())
+
+
+#: A vendor's account, or a server of one's own.
+llm_providers = Table(
+    "llm_providers",
+    metadata,
+    id_(),
+    ref_("org_id", "orgs.id"),
+    Column("name", Text, nullable=False),
+    Column("kind", Text, nullable=False),  # openai | anthropic
+    Column("base_url", Text),  # null: the vendor's own
+    Column("api_key_encrypted", LargeBinary),
+    Column("api_key_last_four", Text),
+    created_at_(),
+    _updated_at(),
+    UniqueConstraint("org_id", "name"),
+)
+
+#: A model of a provider is a route: its id is the runs' `route_id`.
+llm_models = Table(
+    "llm_models",
+    metadata,
+    id_(),
+    ref_("org_id", "orgs.id"),
+    ref_("provider_id", "llm_providers.id"),
+    Column("model", Text, nullable=False),
+    #: The lower comes first when a run of the default route falls back; null: never.
+    Column("priority", Integer),
+    Column("is_default", Boolean, nullable=False, server_default=text("false")),
+    #: USD per million tokens; null: what the price library says.
+    Column("input_price", Numeric(18, 8)),
+    Column("output_price", Numeric(18, 8)),
+    Column("cache_read_price", Numeric(18, 8)),
+    Column("cache_write_price", Numeric(18, 8)),
+    Column("api", Text),  # responses | chat; null: chosen by the address
+    Column("max_output_tokens", Integer),
+    Column("context_tokens", Integer),  # null: what the price library says, else no limit is known
+    Column("first_byte_seconds", Integer),  # null: the default of routes
+    Column("idle_seconds", Integer),  # likewise
+    Column("requests_per_minute", Integer),
+    Column("tokens_per_minute", BigInteger),
+    created_at_(),
+    _updated_at(),
+    UniqueConstraint("provider_id", "model"),
+    Index("ix_llm_models_org_id", "org_id"),
+    Index(
+        "uq_llm_models_default_org_id",
+        "org_id",
+        unique=True,
+        postgresql_where=text("is_default"),
+    ),
+)
+
+#: Published by an org; never changed afterwards.
+personas = Table(
+    "personas",
+    metadata,
+    Column("org_id", Uuid, ForeignKey("orgs.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("version", Text, primary_key=True),
+    Column("definition", JSONB, nullable=False),  # the fields of `personas.Persona` that were given
+    ref_("created_by_user_id", "users.id"),
+    created_at_(),
+    Index("ix_personas_created_by_user_id", "created_by_user_id"),
+)
+
+mcp_configs = Table(
+    "mcp_configs",
+    metadata,
+    id_(),
+    ref_("org_id", "orgs.id"),
+    Column("name", Text, nullable=False),
+    Column("transport", Text, nullable=False),  # streamable_http | stdio
+    Column("url", Text),
+    Column("command", JSONB),  # of stdio: the program and its arguments, a list
+    Column("headers_encrypted", LargeBinary),  # a JSON object
+    Column("header_names", JSONB, nullable=False, server_default=text("'[]'")),
+    created_at_(),
+    _updated_at(),
+    time_("tried_at"),  # when its tools were asked for; null: they are to be asked for
+    time_("discovered_at"),  # when that went well last
+    Column("discovery_error", Text),  # of the last attempt; null: it went well
+    UniqueConstraint("org_id", "name"),
+)
+
+#: A tool as its server described it; it is offered to a model where both hashes are the same.
+mcp_tools = Table(
+    "mcp_tools",
+    metadata,
+    Column("config_id", Uuid, ForeignKey("mcp_configs.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("description", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+    Column("hash", Text, nullable=False),  # SHA-256 of name, description and parameters
+    Column("problem", Text),  # why it cannot be offered at all; null: it can
+    Column("approved_hash", Text),  # null: nobody has approved it
+    time_("approved_at"),
+    Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)

@@ -1,0 +1,257 @@
+"""What a process holds open: database engine, Redis, Celery producer; and transactions."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from typing import Any
+from uuid import UUID
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError
+
+from shared import fault_points
+from shared.config import Settings
+from shared.errors import Unavailable
+from shared.storage import epoch, postgres, queue, schema
+from shared.storage.checkouts import Checkouts, NoneFree
+from shared.storage.hints import Hint, send_now
+from shared.storage.keys import Keys
+from shared.storage.outage import Outage
+from shared.storage.postgres import Limits, make_engine
+
+log = logging.getLogger(__name__)
+
+SCHEMA_PAUSE_SECONDS = 1.0
+#: While Postgres is silent one request a second finds out whether it still is.
+POSTGRES_PAUSE_SECONDS = 1.0
+REDIS_PAUSE_SECONDS = 2.0
+#: A Redis that works answers in less than a thousandth of it.
+REDIS_TIMEOUT_SECONDS = 1.0
+REDIS_POOL_WAIT_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class Transaction:
+    """An open transaction; its hints are sent after the commit, and never after a rollback."""
+
+    sql: Connection
+    connections: "Connections"
+    after_commit: list[Hint] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Connections:
+    """Built once per process by its composition root, after any fork."""
+
+    settings: Settings
+    engine: Engine
+    checkouts: Checkouts  # of the engine's pool
+    redis: Any  # redis.Redis or fakeredis.FakeRedis, decoding responses
+    enqueue: Callable[[Sequence[UUID]], object]  # tells the workers that runs are queued
+    #: Tells them which MCP servers, by their configs, are to be asked for their tools.
+    enqueue_discovery: Callable[[Sequence[UUID]], object]
+    send: Callable[[Hint], None] = send_now
+    keys: Keys = field(default_factory=Keys)
+    postgres_outage: Outage = field(default_factory=lambda: Outage(POSTGRES_PAUSE_SECONDS))
+    redis_outage: Outage = field(default_factory=lambda: Outage(REDIS_PAUSE_SECONDS))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Begin; commit at the end; then send the hints.
+
+        Raises:
+            Unavailable: Postgres is out of reach or its pool stays exhausted.
+        """
+        with self._answered(), self.checkouts, self.engine.connect() as connection:
+            sql = connection.execution_options(isolation_level="READ COMMITTED")
+            tx = Transaction(sql, self)
+            with sql.begin():
+                postgres.limit_transaction(sql)
+                yield tx
+        self._committed(tx)
+
+    @contextmanager
+    def statement(self) -> Iterator[Transaction]:
+        """As `transaction`, where one statement makes the change: it commits itself.
+
+        Saves the round trips of BEGIN and COMMIT, except through a pooler.
+        """
+        with self.reading() as sql:
+            tx = Transaction(sql, self)
+            yield tx
+        self._committed(tx)
+
+    def _committed(self, tx: Transaction) -> None:
+        if tx.after_commit:
+            fault_points.reach("transaction.committed")
+        for hint in tx.after_commit:
+            self.send(hint)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection for reads alone, in autocommit: one round trip a statement.
+
+        Through a pooler a transaction, without which the statements would have no limits.
+
+        Raises:
+            Unavailable: as `transaction`.
+        """
+        with self._answered(), self.checkouts, self.engine.connect() as sql:
+            if postgres.is_pooled(sql):
+                sql.execution_options(isolation_level="READ COMMITTED")
+                with sql.begin():
+                    postgres.limit_transaction(sql)
+                    yield sql
+            else:
+                yield sql
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """Turn "Postgres is out of reach" into `Unavailable`; let every other error through."""
+        if not self.postgres_outage.may_try():
+            raise Unavailable()
+        try:
+            yield
+        except DBAPIError as error:
+            if postgres.is_silence(error.orig):
+                self.postgres_outage.failed()
+            else:
+                self.postgres_outage.answered()
+            if postgres.is_outage(error):
+                raise Unavailable() from error
+            if postgres.is_unknown_to_schema(error) and (problem := self._schema_problem()):
+                raise Unavailable(problem) from None
+            raise
+        except NoneFree as error:
+            raise Unavailable() from error
+        self.postgres_outage.answered()
+
+    def _schema_problem(self) -> str | None:
+        with self.reading() as sql:
+            return schema.shortfall(schema.current_version(sql))
+
+    def wait_for_schema(self, stopped: threading.Event) -> None:
+        """Return once Postgres answers and its schema is new enough, or at `stopped`.
+
+        What is waited for is logged once, however long it takes.
+        """
+        logged = None
+        while not stopped.is_set():
+            try:
+                problem = self._schema_problem()
+            except Unavailable as error:
+                problem = str(error.__cause__ or error).partition("\n")[0]
+            if problem is None:
+                return
+            if problem != logged:
+                log.warning("waiting for the database: %s", problem)
+                logged = problem
+            stopped.wait(SCHEMA_PAUSE_SECONDS)
+
+    def ask_redis(self, question: Callable[[Any], Any]) -> Any:
+        """What `question` gets from the client.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is out of reach, or was a moment ago.
+        """
+        if not self.redis_outage.may_try():
+            raise redis.ConnectionError("Redis was unavailable a moment ago")
+        try:
+            answer = question(self.redis)
+        except (redis.ConnectionError, redis.TimeoutError):
+            self.redis_outage.failed()
+            # What has made this connection silent has made the idle ones so: each would have to
+            # time out by itself.
+            self.redis.connection_pool.disconnect(inuse_connections=False)
+            raise
+        self.redis_outage.answered()
+        return answer
+
+    def with_pool(self, *, application: str, size: int, limits: Limits) -> "Connections":
+        """The same with database connections of its own; `close_pool` closes them."""
+        outage = Outage(POSTGRES_PAUSE_SECONDS)
+        engine = make_engine(
+            self.settings,
+            application=application,
+            pool_size=size,
+            limits=limits,
+            outage=outage,
+            on_connect=partial(epoch.learn, self.keys),
+        )
+        checkouts = Checkouts(size, limits.checkout)
+        return replace(self, engine=engine, checkouts=checkouts, postgres_outage=outage)
+
+    def close(self) -> None:
+        self.close_pool()
+        self.redis.close()
+
+    def close_pool(self) -> None:
+        # What a thread has just now is closed when it gives it back.
+        event.listen(self.engine, "checkin", _close)
+        self.engine.dispose()
+
+
+def _close(connection: Any, _record: Any) -> None:
+    if connection is not None:
+        connection.close()
+
+
+def connect(
+    settings: Settings,
+    *,
+    application: str,
+    limits: Limits = postgres.OF_REQUESTS,
+    pool_size: int | None = None,
+    send: Callable[[Hint], None] = send_now,
+) -> Connections:
+    """Make the engine, the Redis client and the Celery producer; nothing is opened before use."""
+    keys = Keys()
+    # Another one after a restore, whose queue has another name.
+    celery_of = lru_cache(maxsize=1)(partial(queue.make_celery, settings))
+    enqueue = partial(
+        queue.enqueue, lambda: celery_of(keys.installation), Outage(REDIS_PAUSE_SECONDS)
+    )
+    postgres_outage = Outage(POSTGRES_PAUSE_SECONDS)
+    pool_size = pool_size or settings.database_pool_size
+    return Connections(
+        settings,
+        make_engine(
+            settings,
+            application=application,
+            pool_size=pool_size,
+            limits=limits,
+            outage=postgres_outage,
+            on_connect=partial(epoch.learn, keys),
+        ),
+        Checkouts(pool_size, limits.checkout),
+        connect_redis(settings.redis_url),
+        enqueue=partial(enqueue, queue.EXECUTE),
+        enqueue_discovery=partial(enqueue, queue.DISCOVER),
+        send=send,
+        keys=keys,
+        postgres_outage=postgres_outage,
+    )
+
+
+def connect_redis(url: str) -> Any:
+    """A client that waits for a free connection, and gives a silent server up after a second.
+
+    Retries are ours: redis-py's own would add up to a minute to every call on a dead server.
+    """
+    pool = redis.BlockingConnectionPool.from_url(
+        url,
+        max_connections=16,
+        timeout=REDIS_POOL_WAIT_SECONDS,
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        # A connection that was closed while it lay idle; a time-out is not tried again.
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        decode_responses=True,
+    )
+    return redis.Redis.from_pool(pool)  # which closes it with itself

@@ -1,0 +1,72 @@
+"""Every Redis key and channel of this service. Celery's own stand beside them in the broker.
+
+| name                             | type    | lives                | written by     | read by     |
+| -------------------------------- | ------- | -------------------- | -------------- | ----------- |
+| `{epoch}:run:{id}:events`        | stream  | run's end + TTL      | who appends    | web         |
+| `{epoch}:run:{id}:news`          | channel | –                    | who appends    | web         |
+| `{epoch}:run:{id}:cancel`        | string  | CANCEL_TTL_SECONDS   | web, the sweep | worker      |
+| `{epoch}:run:{id}:input`         | string  | INPUT_TTL_SECONDS    | web            | worker      |
+| `{epoch}:worker:{id}:signals`    | channel | –                    | web            | that worker |
+| `{epoch}:route:{id}:pause`       | string  | as its 429 says      | worker         | worker      |
+| `{epoch}:route:{id}:pause:{org}` | string  | as its 429 says      | worker         | worker      |
+| `{epoch}:position`               | string  | POSITION_TTL_SECONDS | all            | all         |
+| `{installation}:route-limits/…`  | string  | two minutes          | worker         | worker      |
+
+All of it may vanish at any moment: Postgres has the truth. `shared/storage/epoch.py` says what the
+installation is (one database) and what its epoch is (one history of it).
+"""
+
+from uuid import UUID
+
+CANCEL_TTL_SECONDS = 3600
+INPUT_TTL_SECONDS = 60
+#: A stream whose run never ends (its worker and Redis both lost) still goes some day.
+LIVE_STREAM_TTL_SECONDS = 7 * 86400
+#: As long as anything else of its epoch can live.
+POSITION_TTL_SECONDS = LIVE_STREAM_TTL_SECONDS
+
+
+class Keys:
+    """The names that one process uses; they change with the epoch while it runs."""
+
+    def __init__(self) -> None:
+        #: Both are empty until the first connection to Postgres has told them.
+        self.installation = ""
+        self.epoch = ""
+
+    def events(self, run_id: UUID | str) -> str:
+        """Stream; entry ids are `<seq>-0`, fields `type` and `payload`."""
+        return f"{self.epoch}:run:{run_id}:events"
+
+    def news(self, run_id: UUID | str) -> str:
+        """Channel; a message means: there are events up to this seq."""
+        return f"{self.epoch}:run:{run_id}:news"
+
+    def cancel(self, run_id: UUID | str) -> str:
+        """Set while a cancel of an executing run is under way; holds the id of who wants it."""
+        return f"{self.epoch}:run:{run_id}:cancel"
+
+    def input_(self, run_id: UUID | str) -> str:
+        """Set for a moment when an input was accepted; holds its request id."""
+        return f"{self.epoch}:run:{run_id}:input"
+
+    def worker_signals(self, worker_id: UUID | str) -> str:
+        """Channel; messages are `cancel <run_id> <user_id>` and `input <run_id>`."""
+        return f"{self.epoch}:worker:{worker_id}:signals"
+
+    def route_pause(self, route_id: str, org_id: UUID | None = None) -> str:
+        """Set while the route's provider accepts no calls: of this org, or (None) of any."""
+        return f"{self.epoch}:route:{route_id}:pause" + (f":{org_id}" if org_id else "")
+
+    def route_limits(self) -> str:
+        """Prefix of what the library `limits` keeps."""
+        return f"{self.installation}:route-limits"
+
+    def position(self) -> str:
+        """The furthest position in Postgres' log that a process has seen."""
+        return f"{self.epoch}:position"
+
+
+def run_of(channel: str) -> str:
+    """Return the run's id in the name of its channel."""
+    return channel.split(":")[-2]

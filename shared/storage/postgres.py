@@ -1,0 +1,244 @@
+"""Engines whose statements end: each is answered within its limits, or its connection is given up.
+
+Postgres' own time-outs end what waits in a server that works. A server that is
+frozen, or whose host vanished without a word, runs no timer: the client's does.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import errors
+from psycopg.pq import TransactionStatus
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+from shared.config import Settings
+from shared.storage.checkouts import Patience
+from shared.storage.outage import Outage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Seconds. Each is longer than the one before, so that the server's own word comes first.
+
+    `checkout` is for the wait before the statement, for a connection.
+    """
+
+    lock: float
+    statement: float
+    answer: float
+    checkout: Patience
+
+
+#: A request answers 503 within two seconds or so, whatever Postgres does; within one if it is
+#: other requests that keep the connections busy.
+OF_REQUESTS = Limits(lock=1.5, statement=1.8, answer=2.0, checkout=Patience(0.5, 0.2))
+#: A run waits for a short outage rather than to be let go.
+OF_RUNS = Limits(lock=3, statement=8, answer=10, checkout=Patience(10, 10))
+#: The sweep deletes rows bit by bit. Over a connection that is half open it waits no longer than
+#: this, and lost runs with it.
+OF_MAINTENANCE = Limits(lock=3, statement=10, answer=12, checkout=Patience(12, 12))
+
+
+FIRST_WITH_TRANSACTION_TIMEOUT = 170_000
+#: A statement is prepared at its fourth execution by a connection.
+PREPARED_AFTER = 3
+
+#: Key in `Connection.info` of the statement that makes the settings of one transaction.
+_SETTINGS = "settings_of_transaction"
+# A pooler gives each client a process id of its own making: the server's is another one then, no
+# row is selected and nothing is set, since a pooler would pass the setting on to other clients.
+_SESSION = """
+SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s (name, value)
+WHERE pg_backend_pid() = %s
+"""
+
+#: A host that vanished without a word must not hold a connection for minutes; one that takes no
+#: writes must not get one: libpq then tries the next of a list. It learns this without a round
+#: trip from Postgres 14 on.
+CONNECTING = {
+    "connect_timeout": 2,  # for each host of a list
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "target_session_attrs": "read-write",
+}
+
+# What a server that answers says when it cannot do its work (SQLSTATE). All connections of the
+# pool may lead to the same place: none of them is used again.
+_NOT_THE_PRIMARY = (
+    "08",  # connection exceptions, as poolers report them
+    "25006",  # read_only_sql_transaction: a standby, a failover, a full disk at some vendors
+    "40001",  # of a standby: a conflict with recovery; without serializable there is no other
+    "55000",  # "recovery is in progress"
+    "57P",  # shut down, crashed, starting, database dropped
+)
+# These concern one statement or session; it is not known what state it left the session in.
+_OUT_OF_RESOURCES = (
+    "53",  # disk full, out of memory, too many connections
+    "58",  # input and output errors of the system
+)
+
+
+class ServerSilent(psycopg.OperationalError):
+    """A statement got no answer in time; whether it was carried out is not known."""
+
+
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection that is closed when a statement gets no response within `answer_seconds`."""
+
+    answer_seconds: float | None = None
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        try:
+            return super().wait(gen, interval, timeout or self.answer_seconds)
+        except psycopg.OperationalError as error:
+            # Whatever else went wrong, the server has said so and the statement is over.
+            if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
+                raise
+            self.pgconn.finish()
+            raise ServerSilent(f"no response within {self.answer_seconds:g} s") from error
+
+
+def make_engine(
+    settings: Settings,
+    *,
+    application: str,
+    pool_size: int,
+    limits: Limits,
+    outage: Outage,
+    on_connect: Callable[[psycopg.Connection[Any]], None],
+) -> Engine:
+    """An engine in autocommit mode that opens its first connection when it is needed.
+
+    Who waited in the pool while `outage` began opens no connection. `on_connect` gets each new
+    connection before it is used.
+    """
+    # A process that is frozen within a transaction must not keep its locks until others
+    # want to take its runs over.
+    idle_in_transaction = settings.lease_seconds / 3
+    transaction = max(limits.statement, settings.lease_seconds * 2 / 3)
+    engine = create_engine(
+        settings.database_url,
+        # Most of what is done here is one statement; a transaction is the exception that says so.
+        isolation_level="AUTOCOMMIT",
+        pool_size=pool_size,
+        max_overflow=0,
+        hide_parameters=True,  # they are what people and models said, and no log's business
+        pool_use_lifo=True,
+        connect_args={
+            **CONNECTING,
+            "application_name": application,
+            "prepare_threshold": None,  # decided below
+        },
+    )
+    values = {
+        "statement_timeout": str(round(limits.statement * 1000)),
+        "lock_timeout": str(round(limits.lock * 1000)),
+        "idle_in_transaction_session_timeout": str(round(idle_in_transaction * 1000)),
+        # Every statement of the service uses an index. A plan that was made while a table was
+        # small, or just restored, would read all of it, and be kept while the table grows.
+        "enable_bitmapscan": "off",
+        "enable_seqscan": "off",
+        "TimeZone": "UTC",
+    }
+
+    @event.listens_for(engine, "do_connect")
+    def bounded(_dialect: Any, record: Any, args: Any, kwargs: Any) -> Any:
+        if outage.began_meanwhile:
+            raise ServerSilent("Postgres was unavailable to another request a moment ago")
+        connection = BoundedConnection.connect(*args, **kwargs, autocommit=True)
+        connection.answer_seconds = limits.answer
+        try:
+            of_server = dict(values)
+            if connection.info.server_version >= FIRST_WITH_TRANSACTION_TIMEOUT:
+                of_server["transaction_timeout"] = str(round(transaction * 1000))
+            is_direct = _set_for_session(connection, of_server)
+            on_connect(connection)
+        except BaseException:
+            connection.close()
+            raise
+        if not is_direct:
+            record.info[_SETTINGS] = _for_transaction(of_server)
+        prepares = settings.prepared_statements
+        if prepares or (prepares is None and is_direct):
+            connection.prepare_threshold = PREPARED_AFTER
+        return connection
+
+    event.listen(engine, "handle_error", _end_if_outage)
+    return engine
+
+
+def _set_for_session(connection: psycopg.Connection[Any], values: Mapping[str, str]) -> bool:
+    """Make the settings, unless a pooler stands between; return whether they were made."""
+    made = connection.execute(
+        _SESSION, [[*values], [*values.values()], connection.info.backend_pid]
+    )
+    return made.rowcount > 0
+
+
+def _for_transaction(values: Mapping[str, str]) -> str:
+    made = (f"set_config('{name}', '{value}', true)" for name, value in values.items())
+    return f"SELECT {', '.join(made)}"
+
+
+def limit_transaction(sql: Connection) -> None:
+    """Make the settings of the transaction that has just begun, where the session has none.
+
+    Not by an event of the engine: with one, SQLAlchemy takes longer for every statement.
+    """
+    if settings := sql.info.get(_SETTINGS):
+        sql.exec_driver_sql(settings)
+
+
+def is_pooled(sql: Connection) -> bool:
+    """Return whether the connection leads to a pooler, where only a transaction has settings."""
+    return _SETTINGS in sql.info
+
+
+def leads_to_pooler(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether a plain connection leads to a pooler, where no session lock can be held."""
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return row is not None and row[0] != connection.info.backend_pid
+
+
+def connection_args(url: str) -> dict[str, Any]:
+    """Return psycopg's parameters for a URL of SQLAlchemy's, without a pool or limits."""
+    parsed = make_url(url)
+    _, of_url = parsed.get_dialect()().create_connect_args(parsed)
+    return {**of_url, **CONNECTING}
+
+
+def _end_if_outage(context: ExceptionContext) -> None:
+    state = getattr(context.original_exception, "sqlstate", None) or ""
+    if context.connection is not None and state.startswith((*_NOT_THE_PRIMARY, *_OUT_OF_RESOURCES)):
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = state.startswith(_NOT_THE_PRIMARY)
+
+
+def is_outage(error: DBAPIError) -> bool:
+    """Return whether Postgres could not do its work, whatever was asked of it."""
+    return isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
+
+
+def is_unknown_to_schema(error: DBAPIError) -> bool:
+    """Return whether a table, column, type or function is missing, as before a migration."""
+    missing = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
+    return isinstance(error.orig, (*missing, errors.UndefinedObject))
+
+
+def is_read_only(sql: Connection) -> bool:
+    """Return whether Postgres refuses writes, as a standby does; such a connection is ended."""
+    refuses = bool(sql.scalar(text("SELECT current_setting('transaction_read_only')::boolean")))
+    if refuses:
+        sql.invalidate()
+    return refuses
+
+
+def is_silence(error: BaseException | None) -> bool:
+    """Whether the driver's error means that the server did not answer at all."""
+    return isinstance(error, ServerSilent | psycopg.errors.ConnectionTimeout)

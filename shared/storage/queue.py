@@ -1,0 +1,125 @@
+"""The Celery app and its two tasks by name: ids go in, nothing comes back.
+
+The message is a hint: the row in `runs` is the truth, and workers look there for
+what no message brought them; an MCP server that none has asked for its tools is asked
+by the first run that needs them. So: early acks, no results, no retries of Celery's.
+"""
+
+from collections.abc import Callable, Sequence
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from uuid import UUID
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from shared.config import Settings
+from shared.storage.outage import Outage
+
+EXECUTE = "runs.execute"
+DISCOVER = "mcp.discover"
+
+
+#: A producer's message is worth no longer wait than a worker's look into Postgres takes.
+PRODUCER_TIMEOUT_SECONDS = 2
+#: A consumer waits for messages in pieces of this length, and must outlast them.
+CONSUMER_TIMEOUT_SECONDS = 10
+
+
+def make_celery(
+    settings: Settings, installation: str = "", *, concurrency: int | None = None
+) -> Celery:
+    """Make the app for producers, or for a worker that runs `concurrency` tasks at once.
+
+    The names of its keys in the broker begin with the installation's; a worker, which learns it
+    only from Postgres, calls `name_queue` before it connects.
+    """
+    pool = concurrency or 10
+    celery = Celery("arkloop", broker=_in_kombus_words(settings.broker_url), set_as_current=False)
+    celery.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_acks_late=False,
+        # A worker takes four times as many messages in advance as it has slots. While it may take
+        # no more it stops asking, and asks again up to 2 s after it may. A message that waits here
+        # is in nobody's way: an idle worker finds its run in Postgres.
+        worker_prefetch_multiplier=4,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        # A broker that answers but refuses writes (a replica, a disk that is full, a failover)
+        # would end the consumer, and with it the process, at every start.
+        broker_channel_error_retry=True,
+        # kombu's default pool of 10 loses acks at 20 greenlets, and without a
+        # socket time-out a publish hangs for ever on a frozen Redis.
+        broker_pool_limit=max(10, pool // 10),
+        broker_transport_options={
+            # Messages are hints: what a dead worker had taken is found in Postgres, so Redis need
+            # not keep a second copy of each until it is acknowledged.
+            "ack_emulation": False,
+            "max_connections": max(20, 2 * pool),
+            "socket_timeout": CONSUMER_TIMEOUT_SECONDS if concurrency else PRODUCER_TIMEOUT_SECONDS,
+            "socket_connect_timeout": PRODUCER_TIMEOUT_SECONDS,
+            # kombu would wait 2 s and longer before it connects again, and with it every hint that
+            # comes after this one. A consumer's own loop has another limit.
+            "max_retries": 0,
+        },
+        timezone="UTC",
+        enable_utc=True,
+    )
+    name_queue(celery, installation)
+    return celery
+
+
+def _in_kombus_words(url: str) -> str:
+    """Return the URL, which redis-py would take, as kombu takes it."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    if parts.scheme == "unix":
+        password = unquote(parts.password or "") or query.get("password", "")
+        user = f"{parts.username or ''}:{quote(password, safe='')}@" if password else ""
+        return f"redis+socket://{user}{parts.path}?virtual_host={query.get('db', '0')}"
+    if parts.scheme == "rediss" and "ssl_cert_reqs" not in query:
+        # kombu would check nothing, with a warning.
+        return urlunsplit(parts._replace(query=urlencode({**query, "ssl_cert_reqs": "required"})))
+    return url
+
+
+def name_queue(celery: Celery, installation: str) -> None:
+    """Let connections that are made from now on use the names of this installation."""
+    celery.conf.broker_transport_options = {
+        **celery.conf.broker_transport_options,
+        "global_keyprefix": f"{installation}:",
+    }
+
+
+def enqueue(
+    celery_now: Callable[[], Celery], outage: Outage, task: str, ids: Sequence[UUID]
+) -> None:
+    """Give the workers a task for each id, in one round trip: these runs are queued, say.
+
+    Raises:
+        kombu.exceptions.OperationalError: the broker is out of reach, or was a
+            moment ago; a worker will find the runs in Postgres.
+    """
+    if not outage.may_try():
+        raise OperationalError("the broker was unavailable a moment ago")
+    celery = celery_now()
+    try:
+        with celery.producer_pool.acquire(block=True) as producer, producer.batch():
+            for id_ in ids:
+                celery.send_task(
+                    task,
+                    args=[str(id_)],
+                    ignore_result=True,
+                    retry=False,
+                    producer=producer,
+                )
+    except (OperationalError, RedisError) as error:
+        outage.failed()
+        raise OperationalError(str(error)) from error
+    outage.answered()

@@ -1,0 +1,91 @@
+"""The database's schema: bring it up to date, and tell whether it is new enough."""
+
+import time
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from psycopg.errors import LockNotAvailable
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+_MIGRATIONS = Path(__file__).parents[2] / "migrations"
+_LOCK_KEY = 0x61726B6C6F6F70  # "arkloop": two migrations at once wait for each other
+#: A statement waits for its table so long: every query of that table waits behind it meanwhile.
+_LOCK_TIMEOUT = "1s"
+_PAUSE_SECONDS = 2.0
+
+
+def migrate(engine: Engine, *, lock_seconds: float = 0.0) -> str:
+    """Run all migrations that are missing; returns the schema's version then.
+
+    `lock_seconds`: how long to try where others hold a table, as dumps do.
+
+    Raises:
+        OperationalError: the database failed; with `LockNotAvailable` as its `orig`, a table was
+            held all the time, and the migration that needs it has changed nothing.
+    """
+    # Not above: every web process reads versions and none migrates, and alembic is 9 MiB there.
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    with engine.connect() as connection:
+        try:
+            connection.execute(text("SELECT set_config('statement_timeout', '0', false)"))
+            connection.execute(text("SELECT set_config('lock_timeout', '0', false)"))
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
+            connection.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT}'"))
+            connection.commit()
+            config.attributes["connection"] = connection
+            _upgrade(config, connection, lock_seconds)
+            return current_version(connection) or ""
+        finally:
+            # The lock is the session's, and this session has lost its limits: end it.
+            connection.invalidate()
+
+
+def _upgrade(config: "Config", connection: Connection, lock_seconds: float) -> None:
+    from alembic import command
+
+    deadline = time.monotonic() + lock_seconds
+    while True:
+        try:
+            command.upgrade(config, "head")
+            break
+        except OperationalError as error:
+            if not isinstance(error.orig, LockNotAvailable) or time.monotonic() > deadline:
+                raise
+            connection.rollback()
+            time.sleep(_PAUSE_SECONDS)
+    connection.commit()
+
+
+def current_version(connection: Connection) -> str | None:
+    """The version stored in the database, None if it was never migrated."""
+    if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+        return None
+    version: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return version
+
+
+@cache
+def needed_version() -> str:
+    """The newest version that this code knows, by the names of the files; they sort as text."""
+    return max(file.name.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("*_*.py"))
+
+
+def shortfall(stored: str | None) -> str | None:
+    """Return what is wrong with a stored version, None if this code can use it.
+
+    A newer one is fine: during a deploy the old code goes on with the new schema.
+    """
+    if stored is not None and stored >= needed_version():
+        return None
+    return (
+        f"The database schema is {stored or 'empty'}, but this version requires"
+        f" {needed_version()}: run `arkloop migrate`."
+    )

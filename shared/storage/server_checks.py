@@ -1,0 +1,73 @@
+"""What Postgres and Redis must be: looked at once when a process starts.
+
+A server that is away is not judged: processes start without it, and work when it is back.
+"""
+
+import re
+from typing import Any
+
+from redis.exceptions import RedisError, ResponseError
+from sqlalchemy import Connection, text
+
+from shared.errors import Unavailable
+from shared.storage.connections import Connections, connect_redis
+
+OLDEST_REDIS = (6, 2)
+BEFORE_6 = "before 6.0"
+
+
+class UnsuitableServer(Exception):
+    """A server that this service cannot work with; the message is one line."""
+
+
+def check(connections: Connections) -> None:
+    """Look at all servers.
+
+    Raises:
+        UnsuitableServer: the first that is not what is needed.
+    """
+    try:
+        with connections.reading() as sql:
+            require_utf8(sql)
+    except Unavailable:
+        pass
+    settings = connections.settings
+    _check_redis("ARKLOOP_REDIS_URL", connections.redis)
+    if settings.broker_url != settings.redis_url and settings.broker_url.startswith(
+        ("redis://", "rediss://", "unix://")
+    ):
+        broker = connect_redis(settings.broker_url)
+        try:
+            _check_redis("ARKLOOP_BROKER_URL", broker)
+        finally:
+            broker.close()
+
+
+def require_utf8(sql: Connection) -> None:
+    """Raise UnsuitableServer unless the database can store any text."""
+    encoding = sql.scalar(text("SHOW server_encoding"))
+    if encoding != "UTF8":
+        raise UnsuitableServer(
+            f"The database encoding is {encoding}, which cannot store every text: create it with "
+            "ENCODING 'UTF8' TEMPLATE template0"
+        )
+
+
+def _check_redis(variable: str, client: Any) -> None:
+    try:
+        server, cluster = client.info("server"), client.info("cluster")
+    except ResponseError as error:
+        # Of the first command of each connection, which came with Redis 6.0.
+        if "unknown command" not in str(error).lower():
+            return  # the user may not ask
+        server, cluster = {"redis_version": BEFORE_6}, {}
+    except RedisError:
+        return
+    if cluster.get("cluster_enabled"):
+        raise UnsuitableServer(f"{variable} points to a Redis Cluster, which is not supported")
+    version = str(server.get("redis_version", ""))
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if version == BEFORE_6 or (numbers and (int(numbers[1]), int(numbers[2])) < OLDEST_REDIS):
+        raise UnsuitableServer(
+            f"{variable} points to Redis {version}; version 6.2 or later is required, or any Valkey"
+        )

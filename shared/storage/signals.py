@@ -1,0 +1,165 @@
+"""Nudges from the API to the worker process that holds a run: a key and a channel message.
+
+The message is fast, the key covers a subscription that was down for a moment,
+and Postgres has the fact itself: each batch of events and each heartbeat brings
+it along.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+from uuid import UUID
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from shared.storage import keys
+from shared.storage.connections import Connections
+
+log = logging.getLogger(__name__)
+
+RECONNECT_SECONDS = 0.5
+#: A subscription that is silent for so long is asked whether it still lives,
+PING_SECONDS = 1.0
+#: and has this long to answer.
+PONG_SECONDS = 2.0
+
+
+def send_cancel(connections: Connections, run_id: UUID, owner: UUID, by_user_id: UUID) -> None:
+    """Tell the run's owner to stop it, and for whom."""
+    key = connections.keys.cancel(run_id)
+    _send(connections, owner, "cancel", run_id, key, keys.CANCEL_TTL_SECONDS, str(by_user_id))
+
+
+def send_input(connections: Connections, run_id: UUID, last_owner: UUID) -> None:
+    """Tell the process that parked the run that its input is there."""
+    _send(
+        connections,
+        last_owner,
+        "input",
+        run_id,
+        connections.keys.input_(run_id),
+        keys.INPUT_TTL_SECONDS,
+    )
+
+
+def _send(
+    connections: Connections,
+    worker_id: UUID,
+    kind: str,
+    run_id: UUID,
+    key: str,
+    ttl: int,
+    detail: str = "",
+) -> None:
+    channel = connections.keys.worker_signals(worker_id)
+
+    def both(redis: Any) -> None:
+        pipeline = redis.pipeline(transaction=False)
+        pipeline.publish(channel, f"{kind} {run_id} {detail}".rstrip())
+        pipeline.set(key, detail, ex=ttl)
+        pipeline.execute()
+
+    connections.ask_redis(both)
+
+
+class SignalListener:
+    """One subscription for all the runs of a worker process, in a thread of its own.
+
+    `on_signal(kind, run_id, detail)` is called for each signal; `held()` tells the runs
+    whose keys are looked at when the subscription is (again) there.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        worker_id: UUID,
+        held: Callable[[], Collection[UUID]],
+        on_signal: Callable[[str, UUID, str], None],
+    ) -> None:
+        self._client = listening_client(connections.settings.redis_url)
+        self._keys = connections.keys
+        self._worker_id = worker_id
+        self._held = held
+        self._on_signal = on_signal
+        self._stopped = threading.Event()
+        threading.Thread(target=self._run, name="signals", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._listen()
+            except redis.RedisError as error:
+                log.warning("signal subscription lost; reconnecting: %s", error)
+            except Exception:
+                log.exception("signal subscription failed; reconnecting")
+            time.sleep(RECONNECT_SECONDS)
+
+    def _listen(self) -> None:
+        with self._client.pubsub() as pubsub:
+            pubsub.subscribe(self._keys.worker_signals(self._worker_id))
+            for message in listen(pubsub, self._keys):
+                if self._stopped.is_set():
+                    return
+                if message["type"] == "subscribe":
+                    self._look_at_keys()
+                elif message["type"] == "message":
+                    self._on_message(str(message["data"]))
+
+    def _on_message(self, message: str) -> None:
+        kind, _, rest = message.partition(" ")
+        run_id, _, detail = rest.partition(" ")
+        try:
+            self._on_signal(kind, UUID(run_id), detail)
+        except ValueError:
+            log.warning("ignored a malformed message on the signal channel")
+
+    def _look_at_keys(self) -> None:
+        runs = list(self._held())
+        for kind, key in (("cancel", self._keys.cancel), ("input", self._keys.input_)):
+            flags = self._client.mget([key(run_id) for run_id in runs]) if runs else []
+            for run_id, flag in zip(runs, flags, strict=True):
+                if flag is not None:
+                    self._on_signal(kind, run_id, flag)
+
+
+def listening_client(url: str) -> Any:
+    """A client for subscriptions; whoever listens reconnects by itself."""
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        # For the handshake: who listens waits by a time of its own.
+        socket_timeout=PONG_SECONDS,
+        socket_connect_timeout=PONG_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def listen(pubsub: Any, names: keys.Keys) -> Iterator[dict[str, Any]]:
+    """The messages of a subscription, confirmations included, for as long as the server lives.
+
+    Ends when another epoch has begun: the channels have other names then.
+
+    Raises:
+        redis.RedisError: the connection is lost, or silent even when pinged (a
+            frozen server looks like silence).
+    """
+    pinged, epoch = False, names.epoch
+    while names.epoch == epoch:
+        message = pubsub.get_message(timeout=PONG_SECONDS if pinged else PING_SECONDS)
+        if message is None:
+            if pinged:
+                raise redis.ConnectionError(f"no response to a ping within {PONG_SECONDS:g} s")
+            pubsub.ping()
+            pinged = True
+        else:
+            pinged = False
+            # redis-py takes the PONG of a decoding RESP3 client for a message of type "P".
+            if message["type"] in ("subscribe", "message"):
+                yield message

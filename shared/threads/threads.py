@@ -1,0 +1,215 @@
+"""Threads and their messages.
+
+Everything in a thread has a position, taken from the thread's row under its
+lock: messages when they are sent, a run's answer when the run is created.
+"""
+
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    Connection,
+    Row,
+    bindparam,
+    func,
+    insert,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.sql import Select
+
+from shared.actors import Actor
+from shared.errors import ThreadBusy, ThreadNotFound
+from shared.ids import new_id
+from shared.storage.connections import Transaction
+from shared.storage.pages import Place, fitting, newest, places, values
+from shared.storage.tables import IS_ACTIVE, messages, runs, threads
+from shared.threads.visibility import visible
+
+_ACTIVE_RUN_ID = (
+    select(runs.c.id)
+    .where(runs.c.thread_id == threads.c.id, IS_ACTIVE)
+    .correlate(threads)
+    .scalar_subquery()
+    .label("active_run_id")
+)
+
+
+def create(
+    tx: Transaction, actor: Actor, *, title: str | None = None, is_private: bool = False
+) -> Row[Any]:
+    """The new thread as `get` gives it."""
+    thread_id = tx.sql.scalar(
+        insert(threads)
+        .values(
+            id=new_id(),
+            org_id=actor.org_id,
+            created_by_user_id=actor.user_id,
+            title=title,
+            is_private=is_private,
+        )
+        .returning(threads.c.id)
+    )
+    return tx.sql.execute(_select().where(threads.c.id == thread_id)).one()
+
+
+def get(sql: Connection, actor: Actor, thread_id: UUID) -> Row[Any]:
+    """The thread's row with `active_run_id`. Raises: ThreadNotFound."""
+    is_visible = visible(actor.org_id, actor.user_id)
+    thread = sql.execute(_select().where(threads.c.id == thread_id, is_visible)).one_or_none()
+    if thread is None:
+        raise ThreadNotFound()
+    return thread
+
+
+def list_(sql: Connection, actor: Actor, *, limit: int, before: Place | None) -> list[Row[Any]]:
+    """The threads that the actor sees, newest first."""
+    return list(sql.execute(_page(limit, before is not None), values(actor, before)))
+
+
+@lru_cache(maxsize=100)
+def _page(limit: int, is_deep: bool) -> Select[Any]:
+    """Built once: to build it costs more than to execute it."""
+    page = places(threads, limit=limit, is_deep=is_deep)
+    query = (
+        _select()
+        .join(page, page.c.id == threads.c.id)
+        # Whoever has come from another org left their private threads there.
+        .where(threads.c.org_id == bindparam("org_id"))
+    )
+    return newest(query, page, limit=limit)
+
+
+def change(tx: Transaction, actor: Actor, thread_id: UUID, **changes: Any) -> Row[Any]:
+    """Set `title` or `is_private`; returns the thread as it is then.
+
+    Raises:
+        ThreadNotFound, Forbidden
+    """
+    lock(tx, actor, thread_id)
+    if changes:
+        tx.sql.execute(
+            update(threads)
+            .where(threads.c.id == thread_id)
+            .values(**changes, updated_at=func.now())
+        )
+    return tx.sql.execute(_select().where(threads.c.id == thread_id)).one()
+
+
+def delete(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
+    """Hide the thread and all in it; its rows stay.
+
+    Raises:
+        ThreadNotFound, Forbidden
+        ThreadBusy: a run is active in it.
+    """
+    # Creating a run takes the same lock: none can begin in a thread that goes.
+    lock(tx, actor, thread_id)
+    if active := active_run_id(tx.sql, thread_id):
+        raise ThreadBusy(active_run_id=str(active))
+    tx.sql.execute(update(threads).where(threads.c.id == thread_id).values(deleted_at=func.now()))
+
+
+def lock(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
+    """Hold the thread's row until the transaction ends.
+
+    Raises:
+        ThreadNotFound
+        Forbidden: it is somebody else's, and the actor is a member.
+    """
+    created_by_user_id = tx.sql.scalar(
+        select(threads.c.created_by_user_id)
+        .where(threads.c.id == thread_id, visible(actor.org_id, actor.user_id))
+        # No stronger: whoever holds a run of the thread and gives it a message must not have to
+        # wait here, for a change of who sees the thread waits for that run.
+        .with_for_update(key_share=True)
+    )
+    if created_by_user_id is None:
+        raise ThreadNotFound()
+    actor.check_may_write(created_by_user_id)
+
+
+def take_position(tx: Transaction, actor: Actor, thread_id: UUID) -> int:
+    """The thread's next position, for a message or a run; takes the lock as `lock` does.
+
+    Raises:
+        ThreadNotFound, Forbidden
+    """
+    position: int | None = tx.sql.scalar(
+        update(threads)
+        .where(
+            threads.c.id == thread_id,
+            visible(actor.org_id, actor.user_id),
+            or_(literal(actor.writes_all), threads.c.created_by_user_id == actor.user_id),
+        )
+        .values(next_position=threads.c.next_position + 1, updated_at=func.now())
+        .returning(threads.c.next_position - 1)
+    )
+    if position is None:
+        lock(tx, actor, thread_id)  # says why
+        raise ThreadNotFound()
+    return position
+
+
+def active_run_id(sql: Connection, thread_id: UUID) -> UUID | None:
+    """The run of the thread that has not ended."""
+    return sql.scalar(select(runs.c.id).where(runs.c.thread_id == thread_id, IS_ACTIVE))
+
+
+def add_message(tx: Transaction, actor: Actor, thread_id: UUID, *, content: str) -> Row[Any]:
+    """Put the user's message at the end. A run that is active does not see it.
+
+    Raises:
+        ThreadNotFound, Forbidden
+    """
+    position = take_position(tx, actor, thread_id)
+    return tx.sql.execute(
+        insert(messages)
+        .values(
+            id=new_id(),
+            org_id=actor.org_id,
+            thread_id=thread_id,
+            created_by_user_id=actor.user_id,
+            position=position,
+            role="user",
+            content=content,
+        )
+        .returning(*messages.c)
+    ).one()
+
+
+def list_messages(
+    sql: Connection, actor: Actor, thread_id: UUID, *, limit: int, before: int | None
+) -> list[Row[Any]]:
+    """The last messages before a position, the last one first; superseded ones are left out.
+
+    Raises:
+        ThreadNotFound
+    """
+    get(sql, actor, thread_id)
+    query = _page_of_messages(limit, before is not None)
+    return list(sql.execute(query, {"thread_id": thread_id, "before": before}))
+
+
+@lru_cache(maxsize=100)
+def _page_of_messages(limit: int, is_deep: bool) -> Select[Any]:
+    query = select(messages).where(
+        messages.c.thread_id == bindparam("thread_id"), messages.c.superseded_at.is_(None)
+    )
+    if is_deep:
+        query = query.where(messages.c.position < bindparam("before"))
+    # Literal: see `pages.newest`.
+    page = query.order_by(messages.c.position.desc()).limit(literal_column(str(int(limit))))
+    return fitting(
+        page,
+        size=lambda of: func.octet_length(of.c.content),
+        order=lambda of: [of.c.position.desc()],
+    )
+
+
+def _select() -> Select[Any]:
+    return select(threads, _ACTIVE_RUN_ID)

@@ -1,0 +1,16 @@
+"""Which threads a user sees, as a condition of SQL."""
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, false, or_
+
+from shared.storage.tables import threads
+
+
+def visible(org_id: Any, user_id: Any) -> ColumnElement[bool]:
+    """SQL: this row of `threads` is visible to that user; values, or parameters of a statement."""
+    return and_(
+        threads.c.org_id == org_id,
+        threads.c.deleted_at.is_(None),
+        or_(threads.c.is_private == false(), threads.c.created_by_user_id == user_id),
+    )

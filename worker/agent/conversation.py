@@ -1,0 +1,188 @@
+"""From stored events to the model's messages, and to where a resumed run goes on."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from shared.errors import InvalidRequest
+from shared.events import types
+from shared.events.types import ProviderState, StoredEvent
+from shared.runs import decisions
+from shared.runs.decisions import Decision
+from worker.contract.messages import AssistantMessage, Message, ToolCall, ToolMessage
+
+#: The types that matter here; deltas count only for what a crash left open.
+TURN_TYPES = (
+    types.ContextTruncated.type,
+    types.MessageCompleted.type,
+    types.ToolCallRequested.type,
+    types.ToolResult.type,
+    types.RunWaitingForInput.type,
+    types.RunInputReceived.type,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a vendor has counted of a request: everything before a turn, or what was left of it."""
+
+    input_tokens: int
+    dropped_messages: int
+
+
+@dataclass(slots=True)
+class Turn:
+    """One assistant turn with what came of its calls, by tool_call_id."""
+
+    message_id: str
+    content: str
+    calls: list[ToolCall] = field(default_factory=list)
+    results: dict[str, ToolMessage] = field(default_factory=dict)
+    #: Of a lost attempt, whose event it could not write any more.
+    done: dict[str, types.ToolResult] = field(default_factory=dict)
+    answers: dict[str, str] = field(default_factory=dict)  # of people: to questions, confirmations
+    #: How often a person was asked about a call.
+    asked: Counter[str] = field(default_factory=Counter)
+    #: Of which MCP servers' tools they were; of those of ours there is none.
+    asked_of: dict[str, Mapping[str, str] | None] = field(default_factory=dict)
+    state: ProviderState | None = None
+    counted: "Counted | None" = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether some call has no result yet."""
+        return len(self.results) < len(self.calls)
+
+    def decision(self, call: ToolCall) -> Decision | None:
+        """What a person has said to the call; None if nobody has."""
+        if (answer := self.answers.get(call.id)) is None:
+            return None
+        try:
+            return decisions.read(answer)
+        except InvalidRequest:
+            return Decision(approved=False, reason=answer)
+
+    def as_made(self, call: ToolCall) -> ToolCall:
+        """The call with the arguments that a person gave it in place of the model's."""
+        decision = None if call.name == "ask_user" else self.decision(call)
+        if decision is None or decision.arguments is None:
+            return call
+        return replace(call, arguments=decision.arguments)
+
+    def messages(self) -> list[Message]:
+        """The turn as the model sees it; calls without a result are left out."""
+        places = [i for i, call in enumerate(self.calls) if call.id in self.results]
+        done = [self.as_made(self.calls[i]) for i in places]
+        if not self.content and not done:
+            return []
+        turn: list[Message] = [AssistantMessage(self.content, tuple(done), self._state_of(places))]
+        turn.extend(self.results[call.id] for call in done)
+        return turn
+
+    def _state_of(self, places: Sequence[int]) -> ProviderState | None:
+        """The state with these calls alone; a turn of which no call is left needs none."""
+        if self.state is None or not places:
+            return None
+        if not self.state.calls:
+            return self.state
+        return replace(self.state, calls=tuple(self.state.calls[i] for i in places))
+
+
+def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
+    """The finished model turns of one run, in order."""
+    turns: list[Turn] = []
+    requests: dict[str, dict[str, Any]] = {}
+    truncated: dict[str, Any] = {}
+    for event in stored:
+        if event.type not in TURN_TYPES:
+            continue
+        data: dict[str, Any] = json.loads(event.payload)["data"]
+        match event.type:
+            case types.ContextTruncated.type:
+                truncated = data
+            case types.MessageCompleted.type:
+                turn = Turn(data["message_id"], data["content"])
+                turn.state = _state(data.get("provider_state"))
+                turn.counted = _counted(data["usage"], truncated)
+                turns.append(turn)
+            case types.ToolCallRequested.type:
+                call = ToolCall(data["tool_call_id"], data["name"], data["arguments"])
+                turns[-1].calls.append(call)
+            case types.ToolResult.type:
+                result = ToolMessage(data["tool_call_id"], data["name"], data["output"])
+                turns[-1].results[result.tool_call_id] = result
+            case types.RunWaitingForInput.type:
+                requests[data["request_id"]] = data
+            case types.RunInputReceived.type:
+                request = requests[data["request_id"]]
+                tool_call_id = request.get("tool_call_id", "")
+                turns[-1].answers[tool_call_id] = data["content"]
+                turns[-1].asked[tool_call_id] += 1
+                turns[-1].asked_of[tool_call_id] = request.get("mcp_tool")
+    return turns
+
+
+def _counted(usage: dict[str, Any], truncated: dict[str, Any]) -> Counted | None:
+    tokens = usage.get("input_tokens") or 0
+    # How much was cut of a result is not known any more.
+    if usage.get("source") != "reported" or not tokens or truncated.get("shortened_results"):
+        return None
+    return Counted(tokens, truncated.get("dropped_messages", 0))
+
+
+def _state(stored: dict[str, Any] | None) -> ProviderState | None:
+    if stored is None:
+        return None
+    return ProviderState(
+        stored["provider"],
+        stored["model"],
+        stored["turn"],
+        tuple(stored["calls"]),
+        stored["server"],
+    )
+
+
+def messages_of(turns: Sequence[Turn]) -> list[Message]:
+    """All the turns of a run as the model sees them."""
+    return [message for turn in turns for message in turn.messages()]
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What earlier attempts of a run have done.
+
+    `lost` are the events of text and reasoning that were streamed and not finished; with
+    `is_counted` whoever streamed them has counted their call. `route_id` is the route that they
+    fell back to.
+    """
+
+    turns: list[Turn] = field(default_factory=list)
+    lost: Sequence[StoredEvent] = ()
+    is_counted: bool = False
+    route_id: str | None = None
+
+
+def earlier_of(stored: Sequence[StoredEvent]) -> Earlier:
+    """From all the events that a run has so far."""
+    lost = lost_events_of(stored)
+    fallbacks = [event for event in stored if event.type == types.RunFallback.type]
+    costs = [event.seq for event in stored if event.type == types.RunCost.type]
+    return Earlier(
+        turns_of(stored),
+        lost,
+        bool(lost) and max(costs, default=0) > lost[0].seq,
+        json.loads(fallbacks[-1].payload)["data"]["to_route_id"] if fallbacks else None,
+    )
+
+
+def lost_events_of(stored: Sequence[StoredEvent]) -> list[StoredEvent]:
+    """The text and reasoning that a lost attempt streamed and did not finish."""
+    lost: list[StoredEvent] = []
+    for event in stored:
+        if event.type in (types.MessageCompleted.type, types.MessageReset.type):
+            lost.clear()
+        elif event.type in (types.MessageDelta.type, types.MessageThinking.type):
+            lost.append(event)
+    return lost

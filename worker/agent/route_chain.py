@@ -1,0 +1,54 @@
+"""The routes of a run, in the order in which they are tried."""
+
+from collections.abc import Callable, Sequence
+
+from shared.catalog.model_routes import Route
+from worker.providers import Provider
+
+#: The provider of a route.
+Connect = Callable[[Route], Provider]
+
+
+class RouteChain:
+    """One route at a time is in use, from the first on; its provider is made when it is needed.
+
+    A route that was left is not tried again in this attempt.
+    """
+
+    def __init__(self, routes: Sequence[Route], connect: Connect) -> None:
+        self._routes = list(routes)
+        self._connect = connect
+        self._provider: Provider | None = None
+
+    @property
+    def route(self) -> Route:
+        return self._routes[0]
+
+    @property
+    def provider(self) -> Provider:
+        """Raises: ProviderError: this worker cannot use the route."""
+        if self._provider is None:
+            self._provider = self._connect(self.route)
+        return self._provider
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The largest context of the routes that are left; None: one of them is not known."""
+        known = [route.context_tokens for route in self._routes if route.context_tokens is not None]
+        return max(known) if len(known) == len(self._routes) else None
+
+    @property
+    def has_next(self) -> bool:
+        return len(self._routes) > 1
+
+    def advance(self) -> Route:
+        """Leave the route for the next one, which is returned."""
+        self.close()
+        del self._routes[0]
+        return self.route
+
+    def close(self) -> None:
+        """Let go of connections."""
+        if self._provider is not None:
+            self._provider.close()
+            self._provider = None

@@ -1,0 +1,290 @@
+"""The tool calls of one turn: what a person must approve first, then all of them side by side."""
+
+import contextvars
+import logging
+import threading
+import time
+from typing import Any
+
+from shared import fault_points
+from shared.errors import LeaseLost
+from shared.events import types
+from worker.agent.agent import Agent
+from worker.agent.conversation import Turn
+from worker.contract.context import RunContext
+from worker.contract.messages import ToolCall, ToolMessage
+from worker.contract.outcomes import ShuttingDown, StopRun, WaitForInput
+from worker.tools import CallInfo, Tool, ToolFailed
+
+log = logging.getLogger(__name__)
+
+MAX_OUTPUT_BYTES = 65_536
+#: More calls than any model makes on purpose; each is a thread while it lasts.
+MAX_CALLS_PER_TURN = 64
+#: A reply that is still unclear then denies the call.
+MAX_ASKED = 3
+#: Tools that heed a stop end at once; others are abandoned after this.
+STOP_SECONDS = 1.0
+
+UNKNOWN_OUTCOME = (
+    "The outcome of this call is unknown: the process that made it crashed. The call"
+    " may or may not have taken effect, and was not repeated."
+)
+
+
+def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
+    """Ask people first, one question at a time; then make the calls side by side.
+
+    Raises:
+        WaitForInput: a person must answer first.
+        StopRun, LeaseLost: the attempt ends; calls that do not notice within `STOP_SECONDS` are
+            abandoned, and have no result.
+    """
+    waiting = [call for call in turn.calls if call.id not in turn.results]
+    for call in waiting:
+        if question := _question(agent, turn, call):
+            raise question
+    context.checkpoint()
+    calls = [_SideBySide(agent, context, turn, call) for call in waiting]
+    grace = _Grace()
+    stopped: BaseException | None = None
+    for made in calls:
+        made.wait(context, grace)
+        stopped = stopped or made.stopped
+        # Where the run goes on elsewhere, results come in call order there: the ledger has them.
+        if made.stopped is None and not isinstance(stopped, ShuttingDown | LeaseLost):
+            context.emit(made.result)
+            turn.results[made.call.id] = ToolMessage(
+                made.call.id, made.call.name, made.result.output
+            )
+    if stopped is not None:
+        raise stopped
+    # The step is over: a crash in the next one must not ask what became of these calls.
+    context.checkpoint()
+    fault_points.reach("worker.step_finished")
+
+
+class _Grace:
+    """The time in which all calls of a turn can notice that the run has to stop."""
+
+    def __init__(self) -> None:
+        self._ends: float | None = None
+
+    def seconds_left(self) -> float:
+        """Return what is left of it; it begins with the first call of this method."""
+        if self._ends is None:
+            self._ends = time.monotonic() + STOP_SECONDS
+        return max(0.0, self._ends - time.monotonic())
+
+
+class _SideBySide:
+    """A tool call in a thread of its own; `stopped` is what ended it if the run has to stop.
+
+    No thread can be ended from outside. The thread of a tool that does not return in time is
+    abandoned: the run continues without it, and what it returns later is dropped.
+    """
+
+    def __init__(self, agent: Agent, context: RunContext, turn: Turn, call: ToolCall) -> None:
+        self.call = call
+        self.result: types.ToolResult
+        self.stopped: BaseException | None = None
+        self._agent, self._context, self._turn = agent, context, turn
+        self._lock = threading.Lock()
+        self._changed, self._ended = threading.Event(), threading.Event()
+        self._deadline: float | None = None  # while the tool's function runs
+        self._has_outcome = False
+        # With this thread's context: lines that the tool logs name the run.
+        target = contextvars.copy_context().run
+        threading.Thread(
+            target=target, args=(self._run,), name=f"tool-{call.name}", daemon=True
+        ).start()
+
+    def wait(self, context: RunContext, grace: _Grace) -> None:
+        """Return once the call has ended or is abandoned."""
+        try:
+            with context.aborting(self._changed.set):
+                while not self._ended.is_set():
+                    self._changed.wait(self._seconds_left())
+                    self._changed.clear()
+                    context.check()
+                    if self._seconds_left() == 0:
+                        self._abandon(None)
+        except (StopRun, LeaseLost) as reason:
+            if not self._ended.wait(grace.seconds_left()):
+                self._abandon(reason)
+
+    def _seconds_left(self) -> float | None:
+        deadline = self._deadline
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    def _abandon(self, reason: BaseException | None) -> None:
+        with self._lock:
+            if self._has_outcome:
+                return
+            self._has_outcome = True
+        seconds = self._agent.tools[self.call.name].timeout_seconds
+        log.warning(
+            "abandoning call %s of tool %s: it did not return%s",
+            self.call.id,
+            self.call.name,
+            "" if reason else f" within {seconds:g} s",
+        )
+        self.stopped = reason
+        output = f"The tool did not return within {seconds:g} s; the call may still take effect."
+        self.result = types.ToolResult(
+            self.call.id, self.call.name, output, True, round(seconds * 1000)
+        )
+        self._ended.set()
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        output, is_error, stopped, begun = self._outcome()
+        duration_ms = round((time.monotonic() - began) * 1000)
+        with self._lock:
+            if self._has_outcome:
+                return
+            self._has_outcome = True
+            self._deadline = None
+        self.stopped = stopped
+        self.result = self._turn.done.get(self.call.id) or types.ToolResult(
+            self.call.id, self.call.name, cut(output), is_error, duration_ms
+        )
+        if begun and stopped is None and len(self._turn.calls) - len(self._turn.results) > 1:
+            # Its event waits for the calls before it; a crash meanwhile must not lose the result.
+            try:
+                self._context.end_tool_call(self.result)
+            except BaseException as error:
+                self.stopped = error
+        self._ended.set()
+        self._changed.set()
+
+    def _outcome(self) -> tuple[str, bool, BaseException | None, bool]:
+        """Make the call; return output, is_error, why it had to stop, and whether it began."""
+        agent, context, turn, call = self._agent, self._context, self._turn, self.call
+        if call.id in turn.done:
+            return "", False, None, False
+        begun = False
+        try:
+            tool, made = _permitted(agent, context, turn, call)
+            if call.name == "ask_user":
+                return turn.answers.get(call.id, ""), False, None, False
+            context.check()
+            _begin(context, tool, call)
+            begun = True
+            self._deadline = time.monotonic() + tool.timeout_seconds
+            self._changed.set()
+            return _make(agent, context, tool, made), False, None, True
+        except ToolFailed as error:
+            return str(error), True, None, begun
+        except Exception as error:
+            # Its text may hold secrets, such as the URL of a database: it goes to the log alone.
+            log.exception("tool %s raised in call %s", call.name, call.id)
+            return f"The tool failed: {type(error).__name__}.", True, None, begun
+        except BaseException as error:
+            return "", True, error, begun
+
+
+def _question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
+    """What a person must answer before this call, if anything still."""
+    tool = agent.tools.get(call.name)
+    if tool is None or _is_too_many(turn, call) or _misfit(tool, call.arguments):
+        return None
+    if call.name == "ask_user":
+        if call.id in turn.answers:
+            return None
+        options = [types.clean(option) for option in call.arguments.get("options") or ()]
+        question = types.clean(call.arguments["question"])
+        return WaitForInput("question", question, call.id, options or None)
+    if not agent.persona.confirm & {call.name, "*"}:
+        return None
+    prompt = f"Allow the call of {call.name}?"
+    if (decision := turn.decision(call)) is not None:
+        if _is_another(turn, call, tool):
+            return None  # it is not made
+        if not decision.is_clear and turn.asked[call.id] < MAX_ASKED:
+            prompt = f"The reply was neither yes nor no. {prompt}"
+        elif decision.arguments is not None and (why := _misfit(tool, decision.arguments)):
+            prompt = f"Invalid arguments: {why} {prompt}"
+        else:
+            return None
+    return WaitForInput(
+        "tool_confirmation",
+        prompt,
+        call.id,
+        ["approve", "deny", "edit"],
+        tool_name=call.name,
+        arguments=call.arguments,
+        mcp_tool=tool.mcp_tool,
+    )
+
+
+def _is_too_many(turn: Turn, call: ToolCall) -> bool:
+    return turn.calls.index(call) >= MAX_CALLS_PER_TURN
+
+
+def _is_another(turn: Turn, call: ToolCall, tool: Tool) -> bool:
+    """Whether a person was asked about another tool, which had this one's name then."""
+    return turn.asked_of.get(call.id) != tool.mcp_tool
+
+
+def _misfit(tool: Tool, arguments: Any) -> str | None:
+    try:
+        tool.check(arguments)
+    except ToolFailed as error:
+        return str(error)
+    return None
+
+
+def _permitted(
+    agent: Agent, context: RunContext, turn: Turn, call: ToolCall
+) -> tuple[Tool, ToolCall]:
+    """The tool and the call as it is to be made.
+
+    Raises:
+        ToolFailed: there is no such tool, the arguments do not fit, somebody has denied it, or
+            has confirmed another one.
+    """
+    tool = agent.tools.get(call.name)
+    if tool is None:
+        raise _not_made(context, call, f"Unknown tool {call.name!r}.")
+    if _is_too_many(turn, call):
+        raise ToolFailed(f"Not executed: a turn may contain at most {MAX_CALLS_PER_TURN} calls.")
+    decision = None if call.name == "ask_user" else turn.decision(call)
+    if decision is not None and not decision.approved:
+        raise ToolFailed(f"The call was denied: {decision.reason}".removesuffix(": "))
+    if decision is not None and _is_another(turn, call, tool):
+        why = f"Not executed: tool {call.name!r} has changed since it was confirmed."
+        raise _not_made(context, call, f"{why} Call it again to request a new confirmation.")
+    made = turn.as_made(call)
+    tool.check(made.arguments)
+    return tool, made
+
+
+def _not_made(context: RunContext, call: ToolCall, why: str) -> ToolFailed:
+    """Unless an earlier attempt has begun it, while the tool was there: nobody knows of that."""
+    is_new = context.attempt == 1 or context.begin_tool_call(call.id)
+    return ToolFailed(why if is_new else UNKNOWN_OUTCOME)
+
+
+def _begin(context: RunContext, tool: Tool, call: ToolCall) -> None:
+    """Write the call into the ledger, before it can have an effect."""
+    if not context.begin_tool_call(call.id) and not tool.repeatable:
+        raise ToolFailed(UNKNOWN_OUTCOME)
+    fault_points.reach("worker.tool_begun")
+
+
+def _make(agent: Agent, context: RunContext, tool: Tool, call: ToolCall) -> str:
+    info = CallInfo(idempotency_key=f"{agent.run_id}:{call.id}", egress=agent.egress)
+    output = tool(context, info, call.arguments)
+    fault_points.reach("worker.tool_returned")
+    return output
+
+
+def cut(output: str) -> str:
+    """At most 64 KiB of UTF-8; what is longer is cut and says so."""
+    # Cut by characters first: cleaning and encoding 100 MB would stop the whole process.
+    encoded = types.clean(output[: MAX_OUTPUT_BYTES + 1]).encode()
+    if len(encoded) <= MAX_OUTPUT_BYTES:
+        return encoded.decode()
+    mark = f"\n[truncated: the output had {len(output)} characters]"
+    return encoded[: MAX_OUTPUT_BYTES - len(mark)].decode(errors="ignore") + mark

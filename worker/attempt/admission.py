@@ -1,0 +1,164 @@
+"""What a run must pass before each model call: its route's limits, and its budgets."""
+
+import random
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from typing import TypeVar
+
+from shared.billing import budgets
+from shared.billing.budgets import NOTHING, Refused
+from shared.catalog.model_routes import Route
+from shared.catalog.personas import Persona
+from shared.claim import Claim
+from shared.events import types
+from shared.events.types import Event, Usage
+from shared.storage.connections import Transaction
+from worker.contract.outcomes import LimitExceeded, ProviderError
+from worker.contract.patience import Patience
+from worker.process.route_limits import RouteLimits, scattered
+
+#: So long may a run wait for what other runs hold of its budget.
+MAX_BUDGET_WAIT_SECONDS = 60.0
+BUDGET_PAUSE_SECONDS = 0.25
+#: A run that waits on for the same reason says so again after so long.
+REPEAT_SECONDS = 30.0
+
+T = TypeVar("T")
+#: Make a change of the run in a transaction of its own, as its claim allows.
+Write = Callable[[Callable[[Transaction], T]], T]
+
+
+class Admission:
+    """Of one attempt; `emit` and `wait` are the run's, and raise what stops it."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        limits: RouteLimits,
+        *,
+        write: Write[None],
+        emit: Callable[[Event], None],
+        wait: Callable[[float], None],
+    ) -> None:
+        """Before the first call it must be told its persona, by `obey`."""
+        self._claim = claim
+        self._route_limits = limits
+        self._write = write
+        self._emit = emit
+        self._wait = wait
+        self._persona: Persona
+        self._holds = False
+        self._let_in = 0  # tokens that the current call was let in for
+        self._told: tuple[str, str] | None = None
+        self._told_at = 0.0
+        self.is_limited = claim.is_limited
+
+    def obey(self, persona: Persona) -> None:
+        """The persona's own budgets count too."""
+        self._persona = persona
+        own = (persona.max_cost_usd, persona.max_cost_usd_per_month)
+        self.is_limited = self._claim.is_limited or any(limit is not None for limit in own)
+
+    def admit(self, route: Route, tokens: int, patience: Patience) -> None:
+        """As `RunContext.admit`."""
+        while refused := self._route_limits.wait_for(route, self._claim.org_id, tokens):
+            reason, seconds = refused
+            if reason == "provider" and not patience.outlasts(seconds):
+                raise ProviderError(
+                    "rate_limited", "Gave up after repeated HTTP 429 responses from the provider."
+                )
+            self._throttle(route.id, reason, seconds)
+        self._let_in = tokens
+
+    def pause_route(self, route: Route, seconds: float, *, is_shared: bool) -> None:
+        """As `RunContext.pause_route`."""
+        org_id = None if is_shared else self._claim.org_id
+        self._route_limits.pause(route, org_id, seconds)
+
+    def back_off(self, route: Route, seconds: float, *, is_shared: bool) -> None:
+        """As `RunContext.back_off`."""
+        self.pause_route(route, seconds, is_shared=is_shared)
+        self._throttle(route.id, "provider", scattered(seconds))
+
+    def wait_for_memory(self, seconds: float) -> None:
+        """Wait, visibly, for the memory that other runs' histories take."""
+        self._throttle(self._claim.route_id, "memory", seconds)
+
+    def used(self, route: Route, usage: Usage) -> None:
+        """A call was made; what it took beyond the estimate counts for the route's limits too."""
+        self._told = None
+        self._route_limits.count_output(
+            route, self._let_in, usage.input_tokens + usage.output_tokens
+        )
+
+    def reserve(
+        self, route: Route, worst_case: Usage, cost_so_far: Decimal, own_usd: Decimal = NOTHING
+    ) -> None:
+        """As `RunContext.reserve`; `own_usd` of the cost is the org's own models'."""
+        deadline = time.monotonic() + MAX_BUDGET_WAIT_SECONDS
+        while True:
+            try:
+                self._write(lambda tx: self._reserve(tx, route, worst_case, cost_so_far, own_usd))
+                return
+            except Refused as refused:
+                if not refused.others_hold or time.monotonic() > deadline:
+                    raise LimitExceeded(
+                        "budget.exhausted", str(refused), retryable=refused.others_hold
+                    ) from refused
+            self._throttle(route.id, "budget", BUDGET_PAUSE_SECONDS * random.uniform(0.5, 1.5))
+
+    def settle(self, cost_so_far: Decimal, own_usd: Decimal = NOTHING) -> None:
+        """As `RunContext.settle`."""
+        if self._holds:
+            self._write(lambda tx: budgets.settle(tx, self._claim, cost_so_far, own_usd=own_usd))
+
+    def take_over(self, cost_so_far: Decimal, own_usd: Decimal = NOTHING) -> None:
+        """Hold what earlier attempts have cost, under the limits of now, and nothing more.
+
+        A worker that was lost may have left more held, and a limit may be newer than its claim.
+        """
+        if self.is_limited:
+            self._write(lambda tx: self._take_over(tx, cost_so_far, own_usd))
+
+    def _take_over(self, tx: Transaction, cost_so_far: Decimal, own_usd: Decimal) -> None:
+        limits = budgets.limits(tx.sql, self._claim, self._persona)
+        self._holds = limits.needs_hold
+        if limits.needs_hold:
+            budgets.settle(tx, self._claim, cost_so_far, limits, own_usd=own_usd)
+
+    def _reserve(
+        self,
+        tx: Transaction,
+        route: Route,
+        worst_case: Usage,
+        cost_so_far: Decimal,
+        own_usd: Decimal,
+    ) -> None:
+        # Read anew for each call: a limit that is set or lowered counts from the next one on.
+        limits = budgets.limits(tx.sql, self._claim, self._persona)
+        pays_credits = limits.is_prepaid and not route.is_of_org
+        if route.prices is None and (limits.has_budget or pays_credits):
+            raise LimitExceeded(
+                "budget.exhausted",
+                f"Route {route.id!r} has no known prices; set `prices` on the model to"
+                " use it under a budget or prepaid credits.",
+            )
+        self._holds = limits.needs_hold
+        cost = route.prices.at_most(worst_case) if route.prices else Decimal(0)
+        budgets.reserve(
+            tx,
+            self._claim,
+            limits,
+            cost_so_far,
+            cost,
+            own_usd=own_usd,
+            on_own_route=route.is_of_org,
+        )
+
+    def _throttle(self, route_id: str, reason: str, seconds: float) -> None:
+        now = time.monotonic()
+        if self._told != (route_id, reason) or now + seconds - self._told_at > REPEAT_SECONDS:
+            self._told, self._told_at = (route_id, reason), now
+            self._emit(types.RunThrottled(route_id, reason, round(seconds, 3)))
+        self._wait(seconds)

@@ -1,0 +1,249 @@
+"""One attempt of a run: claim it, let the loop work, let go of it in exactly one way."""
+
+import logging
+import time
+from dataclasses import replace
+from uuid import UUID
+
+from shared import fault_points, logs, times
+from shared.catalog.model_routes import Route
+from shared.catalog.personas import Persona
+from shared.claim import Claim
+from shared.errors import LeaseLost, PersonaNotFound, Unavailable
+from shared.events import eventlog, types
+from shared.events.types import Event, RunError
+from shared.runs.transitions import recorded_totals
+from shared.security.egress import FETCH_ALLOWED_NETWORKS, Policy
+from shared.storage.connections import Connections
+from shared.storage.hints import GroupedHint
+from worker import providers, tools
+from worker.agent import loop
+from worker.agent.agent import Agent
+from worker.agent.conversation import Earlier, earlier_of
+from worker.agent.route_chain import RouteChain
+from worker.attempt import failure_log
+from worker.attempt.claimed_run import ClaimedRun
+from worker.contract.outcomes import (
+    CancelRequested,
+    DeadlineExceeded,
+    ProviderError,
+    RunFailure,
+    ShuttingDown,
+    WaitForInput,
+)
+from worker.mcp.tools import tools_of
+from worker.process import history
+from worker.process.history import History, most_bytes
+from worker.process.process import HeldRun, WorkerProcess
+from worker.process.run_log import RunLog
+from worker.providers import Provider
+
+log = logging.getLogger(__name__)
+
+#: While slots are free, the process that parked a run listens for its input for so long.
+LINGER_SECONDS = 2.0
+LEASE_WAIT_SECONDS = 10.0
+#: What the events say broke a route that the run was to go on with.
+ROUTE_GONE = "provider.invalid_request"
+#: It may come straight back: not more often than this.
+SEND_ON_SECONDS = 0.2
+
+
+def execute(process: WorkerProcess, run_id: UUID, *, by_message: bool = False) -> None:
+    """Claim the run if it is queued, and execute it until it ends, waits or must be let go.
+
+    `by_message`: a message brought it, and not a look into Postgres.
+    """
+    while True:
+        if process.draining.is_set():
+            _send_on(process, run_id)
+            return
+        # Not claimed here, it stays queued: another worker finds it.
+        if not process.lease.wait_until_valid(LEASE_WAIT_SECONDS):
+            return
+        fault_points.reach("worker.popped")
+        with process.holding(run_id) as held:
+            parked = _attempt(process, held, by_message=by_message)
+            has_room = process.room > process.settings.worker_concurrency // 2
+            if not parked or not has_room or process.draining.is_set():
+                return
+            if not held.answered.wait(LINGER_SECONDS):
+                return
+
+
+def _send_on(process: WorkerProcess, run_id: UUID) -> None:
+    """The message is another worker's: this one stops, but it still takes some for a moment."""
+    time.sleep(SEND_ON_SECONDS)
+    process.connections.send(GroupedHint(process.connections.enqueue, run_id))
+
+
+def _attempt(process: WorkerProcess, held: HeldRun, *, by_message: bool) -> bool:
+    """True if the run waits for a person now."""
+    began = time.monotonic()
+    try:
+        process.enter_quarantine(held)
+        claim = process.claim(held)
+        if claim is None:
+            return False
+        if by_message:
+            process.delivered(claim.queued_at)
+        fault_points.reach("worker.claimed")
+        if not claim.is_suspect:
+            process.leave_quarantine(held)
+        logs.bind(run_id=str(claim.run_id), trace_id=claim.trace_id, attempt=claim.attempt)
+        parked = _drive(process, held, claim)
+        log.info("attempt ended", extra={"duration_ms": round((time.monotonic() - began) * 1000)})
+        return parked
+    except (LeaseLost, Unavailable) as error:
+        log.warning("abandoning run: its lease may have expired: %s", error.__cause__)
+        process.lost_by_outage(held.run_id)
+        return False
+    finally:
+        process.leave_quarantine(held)
+        logs.clear()
+
+
+def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
+    connections = process.connections
+    run_log = RunLog(
+        claim.run_id,
+        claim.fence,
+        claim.last_seq,
+        held.stop,
+        process.writer.mark,
+        times.clock_set_to(claim.claimed_at),
+        process.settings.run_output_mib * 1024 * 1024,
+        server=claim.server,
+    )
+    run = ClaimedRun(
+        connections,
+        claim,
+        run_log,
+        held.stop,
+        process.limits,
+        process.end,
+        lambda: process.leave_quarantine(held),
+    )
+
+    def fail(error: RunError, cause: BaseException | None = None) -> bool:
+        failed = run.fail(error)
+        if failed:
+            failure_log.report(error, claim.route_id, chain.route if chain else None, cause)
+        return failed
+
+    chain: RouteChain | None = None
+    parked = done = False
+    cancelled_by: UUID | None = None
+    try:
+        # First what it has cost: whatever fails from here on, a run ends with that.
+        earlier = _resume(connections, run) if claim.attempt > 1 else Earlier()
+        persona = process.catalog.persona(claim.org_id, claim.persona_id)
+        run.admission.obey(persona)
+        held.deadline = time.monotonic() + persona.timeout_seconds - claim.used_seconds
+        chain = _chain(process, claim, persona, earlier)
+        with process.histories.history_of(claim, most_bytes(chain), run) as seen:
+            agent = _agent(process, run, persona, chain, seen)
+            try:
+                if earlier.lost:
+                    run.void_lost(earlier.lost[0].seq, *_counted(agent, run, earlier))
+                if chain.route.id != (in_use := earlier.route_id or claim.route_id):
+                    route = chain.route
+                    run.emit(types.RunFallback(in_use, route.id, route.model, ROUTE_GONE))
+                if claim.attempt > 1:
+                    run.admission.take_over(run.totals.cost_usd, run.totals.own_usd)
+                answer = loop.run(agent, run, held.stop, earlier.turns)
+            finally:
+                chain.close()
+        done = run.complete(answer)
+    except WaitForInput as wait:
+        done = parked = run.park(wait, persona)
+    except ShuttingDown:
+        done = run.release()
+    except DeadlineExceeded:
+        message = f"The run took longer than {persona.timeout_seconds:g} s."
+        done = fail(RunError("run.timeout", message, True))
+    except RunFailure as failure:
+        done = fail(failure.as_error(), failure)
+    except PersonaNotFound as error:
+        # The API has checked it: this worker is of another release than that.
+        message = f"This worker cannot load persona {claim.persona_id!r}; see the worker logs."
+        log.error("%s", error.details["persona_id"][0])
+        done = fail(RunError("worker.crashed", message, True), error)
+    except CancelRequested as cancel:
+        cancelled_by = cancel.by_user_id
+    except Unavailable:
+        raise
+    except Exception as error:
+        log.exception("internal error while executing run")
+        message = "Internal error while executing the run; see the server logs."
+        done = fail(RunError("worker.crashed", message, True), error)
+    if not done:
+        run.cancel(cancelled_by)
+    return parked
+
+
+def _chain(process: WorkerProcess, claim: Claim, persona: Persona, earlier: Earlier) -> RouteChain:
+    """Raises: ProviderError: this worker has not the run's route."""
+    settings = process.settings
+    routes = process.catalog.chain(claim.org_id, persona, claim.route_id)
+    if not routes:
+        raise ProviderError("invalid_request", f"Route {claim.route_id!r} no longer exists.")
+    # A route that broke in an earlier attempt is not tried again.
+    routes = next((routes[i:] for i, r in enumerate(routes) if r.id == earlier.route_id), routes)
+
+    def connect(route: Route) -> Provider:
+        egress = Policy.of(settings.allowed_networks) if route.is_of_org else None
+        return providers.load(route, faults=settings.faults, egress=egress)
+
+    return RouteChain(routes, connect)
+
+
+def _agent(
+    process: WorkerProcess, run: ClaimedRun, persona: Persona, chain: RouteChain, seen: History
+) -> Agent:
+    settings, claim = process.settings, run.claim
+    names = [*persona.tools, *(tools.FAULT_TOOLS if settings.faults else ())]
+    own = tools.load(names)
+    # The loop knows this name as its own, also where the persona has not the tool.
+    taken = {*own, "ask_user"}
+    of_servers = tools_of(
+        process.connections, process.mcp, claim.org_id, persona.mcp, taken=taken, context=run
+    )
+    # A tool is confirmed by whatever name the persona knows it by.
+    also = {name for name, meant in of_servers.also_named.items() if meant & persona.confirm}
+    return Agent(
+        run_id=str(claim.run_id),
+        persona=replace(persona, confirm=persona.confirm | also),
+        chain=chain,
+        tools={**own, **of_servers.tools},
+        history=seen.messages,
+        unread=seen.unread,
+        counted=seen.counted,
+        counted_messages=seen.counted_messages,
+        egress=Policy.of(settings.fetch_allowed_networks, FETCH_ALLOWED_NETWORKS),
+        draining=process.draining,
+    )
+
+
+def _counted(agent: Agent, run: ClaimedRun, earlier: Earlier) -> tuple[Event, ...]:
+    """The cost of the lost text, unless it is told already: a deploy counts what it breaks off."""
+    if earlier.is_counted:
+        return ()
+    if agent.chain.route.id != (earlier.route_id or run.claim.route_id):
+        return (run.count_lost(),)  # its route is in the chain no more
+    text = eventlog.text_of(earlier.lost, with_reasoning=True)
+    usage = loop.estimate_lost(agent, run, earlier.turns, text)
+    return (run.count_lost((agent.chain.route, usage)),)
+
+
+def _resume(connections: Connections, run: ClaimedRun) -> Earlier:
+    """What earlier attempts have done."""
+    run_id = run.claim.run_id
+    with connections.reading() as sql:
+        run.totals = recorded_totals(sql, run_id)
+        earlier = earlier_of(history.own_events(sql, run_id))
+        run.log.written_bytes += history.written_bytes(sql, run_id)
+        run.reopen(earlier.lost)
+        if earlier.turns and earlier.turns[-1].is_open:
+            history.take_done_calls(sql, run_id, earlier.turns[-1])
+    return earlier

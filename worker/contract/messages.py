@@ -1,0 +1,151 @@
+"""What goes to a model and what comes back, the same for every provider."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shared.catalog.model_routes import Route
+from shared.events.types import ProviderState, Usage
+
+#: Of what a vendor wants back with a turn: more than a step's reasoning has, also encrypted (OpenAI
+#: refuses function calls without it, and some models reason for 128,000 tokens).
+MAX_STATE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """`arguments` is an object, or the model's text where that was not a JSON object."""
+
+    id: str
+    name: str
+    arguments: Any
+
+
+@dataclass(frozen=True, slots=True)
+class UserMessage:
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantMessage:
+    """`state` is what its provider wants back with it; its `calls` are those of `tool_calls`."""
+
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    state: ProviderState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolMessage:
+    """The result of one call, in the order of the calls."""
+
+    tool_call_id: str
+    name: str
+    content: str
+
+
+Message = UserMessage | AssistantMessage | ToolMessage
+
+
+def has_state(messages: Iterable[Message]) -> bool:
+    """Whether something goes back to the vendor with one of them."""
+    return any(isinstance(m, AssistantMessage) and m.state is not None for m in messages)
+
+
+def without_state(messages: Iterable[Message], *, but_of: Route | None = None) -> list[Message]:
+    """The messages as a model may see them that would refuse what another one has signed."""
+    return [
+        replace(message, state=None)
+        if isinstance(message, AssistantMessage)
+        and message.state is not None
+        and (but_of is None or not _is_of(message.state, but_of))
+        else message
+        for message in messages
+    ]
+
+
+def _is_of(state: ProviderState, route: Route) -> bool:
+    given = (state.provider, state.model, state.server)
+    return given == (route.provider, route.model, route.server)
+
+
+def state_text(state: ProviderState | None) -> str:
+    """About what is sent of it, for those who count; empty where there is none."""
+    if state is None:
+        return ""
+    return json.dumps([state.turn, *state.calls], ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """What the model is told of a tool; `parameters` is a JSON Schema of an object."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """One model call.
+
+    `turn` counts the assistant turns already in this run, `attempt` the run's
+    claims, `try_number` the tries of this call, both from 1. `room_tokens` is
+    about what the model's context leaves for the answer; None: nobody knows.
+    """
+
+    model: str
+    system_prompt: str
+    messages: Sequence[Message]
+    tools: Sequence[ToolSpec] = ()
+    max_output_tokens: int | None = None
+    room_tokens: int | None = None
+    turn: int = 0
+    attempt: int = 1
+    try_number: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    """A piece of a tool call's arguments: not shown, but it is output that is paid for."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class UsageUpdate:
+    """What the provider has told of the call's usage until now, in place of what it told before.
+
+    A call that breaks off is counted by it.
+    """
+
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """The last chunk of a stream; `usage` is None where the provider reported none, or not all.
+
+    `state` and `call_states`, one for each call or none at all, are what the provider wants back
+    with the turn: see `ProviderState`.
+    """
+
+    stop_reason: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    usage: Usage | None = None
+    state: Any = None
+    call_states: tuple[Any, ...] = ()
+
+
+Chunk = TextDelta | ThinkingDelta | CallDelta | UsageUpdate | TurnEnd

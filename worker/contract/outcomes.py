@@ -1,0 +1,153 @@
+"""How a run can end or stop, other than by its model's last word.
+
+RunFailure (Exception)         the run fails with this code
+├── ProviderError              provider.*: the model could not be called
+└── LimitExceeded              run.timeout, run.max_steps, …
+StopRun (BaseException)        this attempt ends; not an error
+├── CancelRequested            somebody cancels the run
+├── DeadlineExceeded           its time is over
+├── ShuttingDown               this process ends; another one goes on
+└── WaitForInput               a person must answer first
+
+`shared.errors.LeaseLost` is of the second kind: not derived from Exception, so
+that a tool's `except Exception` cannot swallow it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from shared.events.types import RunError, clean, plain
+
+MAX_SHOWN_CHARACTERS = 8192
+
+
+class RunFailure(Exception):
+    """`str()` of it is the message that the run's owner reads."""
+
+    def __init__(self, code: str, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retryable = retryable
+
+    def as_error(self) -> RunError:
+        # It may be a provider's text, and is stored together with the endings of other runs.
+        return RunError(self.code, clean(str(self)), self.retryable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TooLarge:
+    """A request that the provider can never accept, with the numbers that it reported.
+
+    `is_per_minute`: the limit is the account's tokens per minute; else it is the model's context.
+    """
+
+    limit_tokens: int | None = None
+    sent_tokens: int | None = None
+    is_per_minute: bool = False
+
+
+class ProviderError(RunFailure):
+    """`kind` as in the code `provider.<kind>`; `retry_after` in seconds, if the provider said.
+
+    `is_gone`: what the route names, a model or an address, is not there. `is_shared`: a 429 says
+    that the account's own limit is exhausted, so it concerns everybody who uses the account.
+    `was_accepted`: the provider had the whole request and may bill it, though the call failed.
+    `idle_tokens`: a 429 came although this limit of tokens per minute was not used at all.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        is_gone: bool = False,
+        was_accepted: bool = False,
+        is_shared: bool = False,
+        idle_tokens: int | None = None,
+        too_large: TooLarge | None = None,
+    ) -> None:
+        retryable = kind in ("rate_limited", "overloaded", "timeout", "connection", "malformed")
+        super().__init__(f"provider.{kind}", message, retryable=retryable)
+        self.retry_after = retry_after
+        self.is_gone = is_gone
+        self.was_accepted = was_accepted
+        self.is_shared = is_shared
+        self.idle_tokens = idle_tokens
+        self.too_large = too_large
+
+    @property
+    def is_of_route(self) -> bool:
+        """Whether the fault may lie with this provider: another one may do better."""
+        is_refused = self.is_gone or self.too_large is not None or self.code == "provider.auth"
+        return self.retryable or is_refused
+
+
+class LimitExceeded(RunFailure):
+    """One of the run's own limits."""
+
+
+class StopRun(BaseException):
+    """Ends the attempt; raised only where the run is checked, caught only in `execution.py`."""
+
+
+class CancelRequested(StopRun):
+    """`by_user_id` wants it; None: the run's row knows who."""
+
+    def __init__(self, by_user_id: UUID | None = None) -> None:
+        super().__init__()
+        self.by_user_id = by_user_id
+
+
+class DeadlineExceeded(StopRun):
+    pass
+
+
+class ShuttingDown(StopRun):
+    pass
+
+
+class WaitForInput(StopRun):
+    """`kind` is `question` or `tool_confirmation`."""
+
+    def __init__(
+        self,
+        kind: str,
+        prompt: str,
+        tool_call_id: str,
+        options: list[str] | None = None,
+        *,
+        tool_name: str | None = None,
+        arguments: Any = None,
+        mcp_tool: Mapping[str, str] | None = None,
+    ) -> None:
+        """`tool_name`, `arguments` and `mcp_tool` are those of a call that is to be confirmed."""
+        super().__init__()
+        self.kind = kind
+        self.prompt = prompt
+        self.tool_call_id = tool_call_id
+        self.options = options
+        self.tool_name = tool_name
+        self.arguments = arguments
+        self.mcp_tool = mcp_tool
+
+    def tool(self) -> dict[str, Any]:
+        """The exact call that is to be confirmed; left out where it is too long for a list."""
+        if len(json.dumps(self.arguments, default=str)) > MAX_SHOWN_CHARACTERS:
+            return {"tool_name": self.tool_name}
+        return {"tool_name": self.tool_name, "arguments": plain(self.arguments)}
+
+    def request(self, request_id: str, expires_at: str) -> dict[str, Any]:
+        """The fields of `run.waiting_for_input`."""
+        return {
+            "request_id": request_id,
+            "kind": self.kind,
+            "prompt": self.prompt,
+            "tool_call_id": self.tool_call_id,
+            "options": self.options,
+            "mcp_tool": self.mcp_tool,
+            "expires_at": expires_at,
+        }

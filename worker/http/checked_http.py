@@ -1,0 +1,210 @@
+"""Connections that lead nowhere forbidden, and that another thread can cut at any moment.
+
+Closing a response from another thread neither wakes its reader nor closes the
+socket; shutting the socket down does both within a millisecond, while it is
+still connecting too.
+"""
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, InvalidStateError
+from functools import cache
+from typing import Any
+
+import httpcore2
+import httpx2
+from httpcore2._backends.sync import SyncStream  # its own module alone has it; the version is fixed
+
+from shared.security import egress
+from shared.security.egress import Policy
+
+
+@cache
+def ssl_context() -> ssl.SSLContext:
+    """The trusted certificates. Shared: reading them costs more than a whole client."""
+    return httpx2.create_ssl_context()
+
+
+def tls_failure(error: BaseException) -> str | None:
+    """What about the TLS of a server made its HTTP client fail with this; None: it was not that."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # httpcore2 has the socket's error as its argument, and not always as its cause.
+        for found in (cause, *cause.args):
+            if isinstance(found, ssl.SSLCertVerificationError):
+                return "certificate is not trusted"
+            if isinstance(found, ssl.SSLError):
+                return "handshake failed"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+class CheckedBackend(httpcore2.NetworkBackend):
+    """Opens the connections of one pool; `policy` None leads anywhere, for what operators set up.
+
+    Raises, besides what httpcore2 raises:
+        egress.Refused: from `connect_tcp`, for an address that the policy forbids.
+    """
+
+    def __init__(self, policy: Policy | None) -> None:
+        self._policy = policy
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._resolving: Future[list[str]] | None = None
+        self._is_cut = False
+        #: Seconds that a read may wait, in place of the client's own timeout, which it cannot
+        #: change within a response.
+        self.read_seconds: float | None = None
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.NetworkStream:
+        """Connect to one of the checked addresses, the first that answers within its share."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        failure: OSError = OSError("the host name has no address")
+        addresses = self._addresses(host, port, timeout)
+        for number, address in enumerate(addresses):
+            try:
+                return self._connected(address, port, _share(deadline, len(addresses) - number))
+            except OSError as error:
+                failure = error
+        if isinstance(failure, TimeoutError):
+            raise httpcore2.ConnectTimeout("Connecting timed out.") from failure
+        raise httpcore2.ConnectError("Connecting failed.") from failure
+
+    def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+    ) -> httpcore2.NetworkStream:
+        """Never: nothing that is asked for over HTTP is a file."""
+        raise httpcore2.ConnectError("Unix sockets are not supported.")
+
+    def sleep(self, seconds: float) -> None:
+        """Between tries to connect, which nobody asks for."""
+        time.sleep(seconds)
+
+    def cut(self) -> None:
+        """Shut down every connection, those still to come included."""
+        with self._lock:
+            self._is_cut = True
+            sockets, resolving = list(self._sockets), self._resolving
+        if resolving is not None:
+            with contextlib.suppress(InvalidStateError):
+                resolving.set_exception(OSError("cut"))
+        for connection in sockets:
+            with contextlib.suppress(OSError, ValueError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _addresses(self, host: str, port: int, timeout: float | None) -> list[str]:
+        # In a thread of its own: nothing can interrupt a resolver that waits for its servers.
+        answer: Future[list[str]] = Future()
+        with self._lock:
+            if self._is_cut:
+                raise httpcore2.ConnectError("The connection was closed.")
+            self._resolving = answer
+        threading.Thread(
+            target=_settle, args=(answer, lambda: _resolve(host, port, self._policy)), daemon=True
+        ).start()
+        try:
+            return answer.result(timeout)
+        except TimeoutError as error:
+            raise httpcore2.ConnectTimeout("Resolving the host name timed out.") from error
+        except OSError as error:
+            raise httpcore2.ConnectError("Resolving the host name failed.") from error
+        finally:
+            self._resolving = None
+
+    def _connected(self, address: str, port: int, timeout: float | None) -> "_RecordedStream":
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        connection = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(timeout)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Known before it connects: a server that does not answer can be given up at once.
+            self.record(connection)
+            connection.connect((address, port))
+            self._check_not_cut()
+        except BaseException:
+            connection.close()
+            raise
+        return _RecordedStream(connection, self)
+
+    def record(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._sockets = [known for known in self._sockets if known.fileno() >= 0]
+            self._sockets.append(connection)
+        self._check_not_cut()
+
+    def _check_not_cut(self) -> None:
+        if self._is_cut:
+            raise OSError("The connection was closed.")
+
+
+class _RecordedStream(SyncStream):
+    def __init__(self, connection: socket.socket, backend: CheckedBackend) -> None:
+        super().__init__(connection)
+        self._backend = backend
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        seconds = self._backend.read_seconds or timeout
+        try:
+            return super().read(max_bytes, seconds)
+        except httpcore2.ReadTimeout as error:
+            raise httpcore2.ReadTimeout(f"no data for {seconds:g} s") from error
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore2.NetworkStream:
+        # TLS takes the descriptor over into a socket of its own.
+        connection = (
+            super().start_tls(ssl_context, server_hostname, timeout).get_extra_info("socket")
+        )
+        secured = _RecordedStream(connection, self._backend)
+        try:
+            self._backend.record(connection)
+        except OSError as error:
+            secured.close()
+            raise httpcore2.ConnectError(str(error)) from error
+        return secured
+
+
+def _share(deadline: float | None, addresses: int) -> float | None:
+    """Return the seconds for the next of these addresses; None: no limit.
+
+    A dead one leaves time for the others. Raises: TimeoutError: the deadline has passed.
+    """
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left / addresses
+
+
+def _resolve(host: str, port: int, policy: Policy | None) -> list[str]:
+    if policy is not None:
+        return egress.resolve(host, port, policy)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+def _settle(answer: Future[list[str]], ask: Callable[[], list[str]]) -> None:
+    try:
+        found = ask()
+    except Exception as error:
+        with contextlib.suppress(InvalidStateError):
+            answer.set_exception(error)
+    else:
+        with contextlib.suppress(InvalidStateError):
+            answer.set_result(found)

@@ -1,0 +1,219 @@
+"""All runs' events of this process, committed in groups: one statement a tick."""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, select
+
+from shared import fault_points
+from shared.errors import LeaseLost, Unavailable
+from shared.events import eventlog
+from shared.events.types import StoredEvent
+from shared.storage.connections import Connections
+from shared.storage.tables import runs
+from worker.contract.outcomes import CancelRequested, RunFailure
+from worker.process.run_log import GATHER_SECONDS, RunLog
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.2
+#: Text is gathered for as long as so many commits take, but not for longer than a second.
+COMMITS_PER_GATHERING = 4
+MAX_GATHER_SECONDS = 1.0
+#: A run whose row somebody has locked for a moment goes with a later tick.
+LOCKED_SECONDS = 0.02
+
+# The rows are locked in id order against a concurrent takeover. One locked row must
+# not stall the other runs: it is skipped, and its events go with a later tick. What is
+# there already was stored by an earlier try whose answer got lost: the fence is the same.
+# Committed events can be gone only after a failover or a restart: where the server is another one
+# than that which stored a run's last events, nothing is written before they were looked for.
+_WRITE = """
+WITH held AS (
+    SELECT id, fence, state, cancel_requested_at FROM runs
+    WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR SHARE SKIP LOCKED
+), written AS (
+    INSERT INTO run_events (run_id, seq, type, payload)
+    SELECT e.run_id, e.seq, e.type, e.payload
+    FROM unnest(%(run_ids)s::uuid[], %(fences)s::bigint[], %(seqs)s::bigint[],
+                %(types)s::text[], %(payloads)s::text[])
+         AS e (run_id, fence, seq, type, payload)
+    JOIN held ON held.id = e.run_id AND held.fence = e.fence AND held.state = 'executing'
+    WHERE pg_postmaster_start_time() = %(server)s::timestamptz
+    ON CONFLICT DO NOTHING
+)
+SELECT id, fence, state, cancel_requested_at, pg_postmaster_start_time() AS server FROM held
+"""
+# One look into an index for each run.
+_CUT_OFF = """
+SELECT b.id FROM unnest(%(ids)s::uuid[], %(firsts)s::bigint[]) AS b (id, first)
+WHERE (SELECT true FROM run_events e WHERE e.run_id = b.id AND e.seq = b.first - 1 LIMIT 1) IS NULL
+"""
+
+
+class EventWriter:
+    """Commits what the runs' logs hold, then copies it to Redis; one thread."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._dirty: set[RunLog] = set()
+        #: When text that is being gathered must be committed, on the monotonic clock.
+        self._due: dict[RunLog, float] = {}
+        self._gather_seconds = GATHER_SECONDS
+        threading.Thread(target=self._run, name="event-writer", daemon=True).start()
+
+    def mark(self, run_log: RunLog) -> None:
+        """Something was added to this log."""
+        with self._lock:
+            self._dirty.add(run_log)
+        self._wake.set()
+
+    def _run(self) -> None:
+        pause: float | None = None
+        while True:
+            self._wake.wait(pause)
+            self._wake.clear()
+            try:
+                pause = self._tick()
+            except Exception:
+                log.exception("event writer failed")
+                pause = RETRY_SECONDS
+
+    def _tick(self) -> float | None:
+        """One commit; returns the seconds until more is due (None: when somebody adds)."""
+        began = time.monotonic()
+        with self._lock:
+            dirty, self._dirty = self._dirty, set()
+        dirty.update([run_log for run_log, at in self._due.items() if at <= began])
+        batch: dict[RunLog, Sequence[StoredEvent]] = {}
+        for run_log in dirty:
+            self._due.pop(run_log, None)
+            events, due_in = run_log.take(self._gather_seconds)
+            if events:
+                batch[run_log] = events
+            if due_in is not None:
+                self._due[run_log] = began + due_in
+        if batch:
+            again = self._store(batch)
+            now = time.monotonic()
+            self._due.update({run_log: now + seconds for run_log, seconds in again.items()})
+            # When commits take long there is too much to do: longer pieces of text are less of it.
+            self._gather_seconds = min(
+                max(GATHER_SECONDS, (now - began) * COMMITS_PER_GATHERING), MAX_GATHER_SECONDS
+            )
+        if not self._due:
+            return None
+        return max(0.001, min(self._due.values()) - time.monotonic())
+
+    def _store(self, batch: dict[RunLog, Sequence[StoredEvent]]) -> dict[RunLog, float]:
+        """Commit the batch; returns the runs that have to come again, and in how many seconds."""
+        try:
+            return dict.fromkeys(self._commit(batch), LOCKED_SECONDS)
+        except Unavailable as error:
+            log.warning("retrying to write events: Postgres unavailable: %s", error.__cause__)
+            for run_log in batch:
+                run_log.give_back()
+            time.sleep(RETRY_SECONDS)
+            return dict.fromkeys(batch, RETRY_SECONDS)
+        except Exception:
+            if len(batch) > 1:
+                # One of them cannot be stored, and must not take the others along.
+                again: dict[RunLog, float] = {}
+                for run_log, events in batch.items():
+                    again.update(self._store({run_log: events}))
+                return again
+            [run_log] = batch
+            log.exception("storing events failed", extra={"run_id": str(run_log.run_id)})
+            run_log.discard()
+            run_log.stop.set(RunFailure("worker.crashed", "The run's events could not be stored."))
+            return {}
+
+    def _commit(self, batch: dict[RunLog, Sequence[StoredEvent]]) -> list[RunLog]:
+        """Store and publish; returns the runs whose row was locked by somebody else."""
+        held: dict[UUID, Row[Any]] = {}
+        for server in {run.server for run in batch}:
+            of_server = {run: events for run, events in batch.items() if run.server == server}
+            held |= self._write(of_server, server)
+        written: dict[UUID, Sequence[StoredEvent]] = {}
+        skipped: list[RunLog] = []
+        for run, events in batch.items():
+            row = held.get(run.run_id)
+            if row is None:
+                run.give_back()
+                skipped.append(run)
+                continue
+            if row.fence != run.fence or row.state != "executing":
+                run.stop.set(LeaseLost())
+                run.committed()
+                continue
+            if run.stop.lease_lost:  # what it has committed before is gone
+                run.committed()
+                continue
+            run.committed()
+            written[run.run_id] = events
+            if row.cancel_requested_at is not None:
+                run.stop.set(CancelRequested())
+        self._stop_deleted(skipped)
+        fault_points.reach("worker.committed")
+        if written:
+            self._connections.send(eventlog.news(self._connections, written))
+            # In a greenlet the sender runs only now; the next commit can wait for it.
+            time.sleep(0)
+        return skipped
+
+    def _write(
+        self, batch: Mapping[RunLog, Sequence[StoredEvent]], server: datetime | None
+    ) -> dict[UUID, Row[Any]]:
+        """Store the events where `server` still is the server; the rows of runs that it locked."""
+        with self._connections.statement() as tx:
+            answer = tx.sql.exec_driver_sql(
+                _WRITE,
+                {
+                    "server": server,
+                    "ids": [run.run_id for run in batch],
+                    "fences": [run.fence for run, events in batch.items() for _ in events],
+                    **eventlog.columns([(run.run_id, e) for run, e in batch.items()]),
+                },
+            ).all()
+        held = {row.id: row for row in answer}
+        if not answer or answer[0].server == server:
+            return held
+        self._stop_cut_off(batch)
+        intact = {run: e for run, e in batch.items() if not run.stop.lease_lost}
+        for run in intact:
+            run.server = answer[0].server
+        return held | self._write(intact, answer[0].server) if intact else held
+
+    def _stop_cut_off(self, batch: Mapping[RunLog, Sequence[StoredEvent]]) -> None:
+        """Stop the runs whose last committed event the server does not have."""
+        firsts = [events[0].seq for events in batch.values()]
+        with self._connections.reading() as sql:
+            parameters = {"ids": [run.run_id for run in batch], "firsts": firsts}
+            cut_off = set(sql.exec_driver_sql(_CUT_OFF, parameters).scalars())
+        for run, events in batch.items():
+            if run.run_id in cut_off:
+                eventlog.report_loss(run.run_id, events[0].seq)
+                run.stop.set(LeaseLost())
+
+    def _stop_deleted(self, skipped: list[RunLog]) -> None:
+        """Take those off the list whose row is not locked but gone: nothing can be written."""
+        if not skipped:
+            return
+        with self._connections.reading() as sql:
+            there = existing(sql, [run.run_id for run in skipped])
+        for run in [run for run in skipped if run.run_id not in there]:
+            run.stop.set(LeaseLost())
+            run.discard()
+            skipped.remove(run)
+
+
+def existing(sql: Connection, run_ids: Sequence[UUID]) -> set[UUID]:
+    """Those of the runs that have a row."""
+    return set(sql.scalars(select(runs.c.id).where(runs.c.id.in_(run_ids))))

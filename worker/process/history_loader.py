@@ -1,0 +1,124 @@
+"""The histories of this process's runs: who may read when, and how much all of them may take.
+
+A long thread costs time and memory, and one org may have many of them. So runs that start
+together share only a small, bounded read; the rest of a history is read by its run alone, one
+at a time for each org, and the memory of all histories is bounded.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+from uuid import UUID
+from weakref import WeakValueDictionary
+
+from shared.claim import Claim
+from shared.storage.connections import Connections
+from shared.storage.group_commit import GroupCommit
+from worker.process import history
+from worker.process.history import History, Opening
+
+#: A text is in memory twice while it is sent: as itself, and as a part of the request.
+COPIES = 2
+#: What one org may have of the memory of all.
+SHARE_OF_ONE_ORG = 0.5
+#: How soon a run that waits for memory tries again.
+RETRY_SECONDS = 0.2
+
+
+class Waiting(Protocol):
+    """The run that waits; both raise what stops it."""
+
+    def check(self) -> None:
+        """Raise if the run has to stop."""
+
+    def wait_for_memory(self, seconds: float) -> None:
+        """Wait, visibly."""
+
+
+class HistoryMemory:
+    """Bytes that the histories of a process may take, all together and of one org.
+
+    An org that has none is always let in: a run must not wait for the runs of others alone.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._taken: Counter[UUID] = Counter()
+
+    def take(self, org_id: UUID, size: int) -> bool:
+        """Take `size` bytes for the org, if they are free."""
+        with self._lock:
+            own, total = self._taken[org_id] + size, self._taken.total() + size
+            is_free = total <= self._max_bytes and own <= self._max_bytes * SHARE_OF_ONE_ORG
+            if own > size and not is_free:
+                return False
+            self._taken[org_id] = own
+            return True
+
+    def give_back(self, org_id: UUID, size: int) -> None:
+        with self._lock:
+            self._taken[org_id] -= size
+            if not self._taken[org_id]:
+                del self._taken[org_id]
+
+
+class HistoryLoader:
+    """One per process; its methods are called by the threads of many runs."""
+
+    def __init__(self, connections: Connections) -> None:
+        settings = connections.settings
+        self._connections = connections
+        self._opening_of = GroupCommit(self._load_openings)
+        self._memory = HistoryMemory(settings.history_memory_mib * 1024 * 1024)
+        # Other work of the process needs connections too.
+        self._slots = threading.BoundedSemaphore(max(1, settings.database_pool_size // 2))
+        self._lock = threading.Lock()
+        self._turns: WeakValueDictionary[UUID, threading.Lock] = WeakValueDictionary()
+
+    @contextmanager
+    def history_of(self, claim: Claim, max_bytes: int, run: Waiting) -> Iterator[History]:
+        """Read the claim's history; its memory is counted until the block ends."""
+        opening = self._opening_of(claim)
+        if (whole := opening.history(claim)) is not None:
+            yield whole
+            return
+        found, size = self._load(claim, opening, max_bytes, run)
+        try:
+            yield found
+        finally:
+            self._memory.give_back(claim.org_id, size)
+
+    def _load(
+        self, claim: Claim, opening: Opening, max_bytes: int, run: Waiting
+    ) -> tuple[History, int]:
+        """Return the history, and the bytes that are taken for it."""
+        most = 2 * max_bytes * COPIES  # messages and tool turns, each up to `max_bytes`
+        size = 0
+        with self._turn_of(claim.org_id, run):
+            while not self._memory.take(claim.org_id, most):
+                run.wait_for_memory(RETRY_SECONDS)
+            try:
+                with self._slots, self._connections.reading() as sql:
+                    found = history.load(sql, claim, opening, max_bytes)
+                size = min(found.size * COPIES, most)
+            finally:
+                self._memory.give_back(claim.org_id, most - size)
+        return found, size
+
+    @contextmanager
+    def _turn_of(self, org_id: UUID, run: Waiting) -> Iterator[None]:
+        with self._lock:
+            turn = self._turns.setdefault(org_id, threading.Lock())
+        while not turn.acquire(timeout=RETRY_SECONDS):
+            run.check()
+        try:
+            yield
+        finally:
+            turn.release()
+
+    def _load_openings(self, claims: Sequence[Claim]) -> list[Opening]:
+        with self._connections.reading() as sql:
+            return history.load_openings(sql, claims)

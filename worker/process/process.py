@@ -1,0 +1,229 @@
+"""What one worker process holds: its lease, its writer, its signals, and the runs it executes."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from uuid import UUID
+
+from shared import ids
+from shared.catalog import model_routes
+from shared.catalog.catalog import Catalog
+from shared.claim import Claim
+from shared.config import Settings
+from shared.errors import Unavailable
+from shared.runs import claims, endings, sweep
+from shared.runs.endings import Ending, Outcome
+from shared.storage import signals
+from shared.storage.connections import Connections, connect
+from shared.storage.group_commit import GroupCommit
+from shared.storage.hints import HintSender
+from shared.storage.postgres import OF_RUNS
+from worker.contract.outcomes import CancelRequested, DeadlineExceeded, ShuttingDown
+from worker.contract.stop_signal import StopSignal
+from worker.mcp.client import McpClient
+from worker.process.event_writer import EventWriter
+from worker.process.history_loader import HistoryLoader
+from worker.process.lease import Lease
+from worker.process.route_limits import RouteLimits
+
+log = logging.getLogger(__name__)
+
+#: Without a message for so long, none is expected.
+DELIVERY_SECONDS = 2.0
+#: After SIGTERM a model call may go on for so long before its run is handed over.
+DRAIN_SECONDS = 5.0
+#: What handing over takes then, and taking the worker's row away.
+HAND_OVER_SECONDS = 3.0
+DEREGISTER_SECONDS = 2.0
+
+
+class HeldRun:
+    """A run that one thread of this process executes, with what may reach it from outside."""
+
+    def __init__(self, run_id: UUID) -> None:
+        self.run_id = run_id
+        self.stop = StopSignal()
+        self.answered = threading.Event()  # its input is there
+        self.deadline = float("inf")  # on the monotonic clock
+
+
+class WorkerProcess:
+    """Built once per process, after any fork; `execution.execute` runs in many threads of it."""
+
+    def __init__(self, settings: Settings, routes: model_routes.Routes) -> None:
+        self.settings = settings
+        # Everything for Redis goes through one thread, so that a run's events stay in order.
+        self.connections: Connections = connect(
+            settings, application="arkloop-worker", limits=OF_RUNS, send=HintSender()
+        )
+        self.catalog = Catalog(self.connections, routes)
+        self.limits = RouteLimits(self.connections)
+        self.mcp = McpClient(allowed_networks=settings.allowed_networks, stdio=settings.mcp_stdio)
+        self.writer = EventWriter(self.connections)
+        self.claim = GroupCommit(self._claim)
+        self.histories = HistoryLoader(self.connections)
+        self._end_together = GroupCommit(self._end, size=lambda ending: ending.size)
+        self.draining = threading.Event()
+        self._lock = threading.Lock()
+        self._held: set[HeldRun] = set()
+        self._suspect: HeldRun | None = None
+        self._lost_by_outage: set[UUID] = set()
+        self._delivered_at = float("-inf")
+        self._delivered_up_to: datetime | None = None
+        self.lease = Lease(settings, self.held, self._on_orphan)
+        self.worker_id = self.lease.worker_id
+        self._signals = signals.SignalListener(
+            self.connections, self.worker_id, self.held, self._on_signal
+        )
+        self._sweep = sweep.start(self.connections)
+        threading.Thread(target=self._enforce_deadlines, name="deadlines", daemon=True).start()
+        threading.Thread(target=self._hand_over, name="drain", daemon=True).start()
+
+    def close(self) -> None:
+        """Drain, and let the threads that talk to Postgres and Redis end at their next turn."""
+        self.drain()
+        deadline = time.monotonic() + DRAIN_SECONDS + HAND_OVER_SECONDS
+        while self.held() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.lease.stop(DEREGISTER_SECONDS)
+        self._signals.stop()
+        self._sweep.set()
+        self.mcp.close()
+        self.connections.close()
+
+    def _claim(self, wanted: Sequence["HeldRun"]) -> list[Claim | None]:
+        ids = [held.run_id for held in wanted]
+        suspects = [held.run_id for held in wanted if held is self._suspect]
+        with self.connections.statement() as tx:
+            taken = claims.start(tx, ids, self.worker_id, suspects=suspects)
+        if others := [run_id for run_id in ids if run_id not in taken]:
+            with self.connections.transaction() as tx:
+                taken |= claims.claim(tx, others, self.worker_id, suspects=suspects)
+        # A run may be wanted twice: only the first gets it.
+        return [taken.pop(held.run_id, None) for held in wanted]
+
+    def _end(self, to_end: Sequence[Ending]) -> list[Outcome]:
+        with self.connections.statement() as tx:
+            return endings.end(tx, to_end)
+
+    def end(self, ending: Ending) -> Outcome:
+        """Write an ending: together with those of other runs, unless money is reserved for it."""
+        if not ending.is_held:
+            return self._end_together(ending)
+        with self.connections.transaction() as tx:
+            return endings.end_held(tx, ending)
+
+    def held(self) -> dict[UUID, StopSignal]:
+        """The stop signals of the runs that are held, or just being claimed, by run."""
+        with self._lock:
+            return {held.run_id: held.stop for held in self._held}
+
+    @contextmanager
+    def holding(self, run_id: UUID) -> Iterator[HeldRun]:
+        """Listen for the run's signals: from before the claim, so that none is missed."""
+        held = HeldRun(run_id)
+        with self._lock:
+            self._held.add(held)
+        try:
+            yield held
+        finally:
+            with self._lock:
+                self._held.discard(held)
+
+    @property
+    def room(self) -> int:
+        """How many more runs this process may hold."""
+        return self.settings.worker_concurrency - len(self._held)
+
+    def delivered(self, queued_at: datetime) -> None:
+        """A message has brought a run that was queued then."""
+        self._delivered_at = time.monotonic()
+        self._delivered_up_to = max(queued_at, self._delivered_up_to or queued_at)
+
+    @property
+    def delivered_up_to(self) -> datetime | None:
+        """When that run was queued whose message came last, None if none came of late.
+
+        Messages come in order: one for an earlier run, but for a short time, will not come.
+        """
+        is_recent = time.monotonic() - self._delivered_at < DELIVERY_SECONDS
+        return self._delivered_up_to if is_recent else None
+
+    @property
+    def has_suspect(self) -> bool:
+        return self._suspect is not None
+
+    def enter_quarantine(self, held: HeldRun) -> bool:
+        """False if another suspect is held: one that kills its worker must not take others along
+        whose next lost owner would be their last.
+        """
+        with self._lock:
+            if self._suspect is None:
+                self._suspect = held
+            return self._suspect is held
+
+    def leave_quarantine(self, held: HeldRun) -> None:
+        """The run is no suspect, or not any more."""
+        with self._lock:
+            if self._suspect is held:
+                self._suspect = None
+
+    def drain(self) -> None:
+        """Hand the runs over: at their next step, or when the drain time is over.
+
+        Only sets a flag: it is called from a signal handler, which must not block.
+        """
+        self.draining.set()
+
+    def wait_until_drained(self) -> None:
+        """Until every run has been handed over, or a few seconds after it should have been."""
+        deadline = time.monotonic() + 2 * DRAIN_SECONDS
+        while self.held() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def _hand_over(self) -> None:
+        self.draining.wait()
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while self.held() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for stop in self.held().values():
+            stop.set(ShuttingDown())
+
+    def lost_by_outage(self, run_id: UUID) -> None:
+        """The run was let go because Postgres was out of reach: that is no crash of it."""
+        with self._lock:
+            self._lost_by_outage.add(run_id)
+
+    def _on_orphan(self, run_id: UUID) -> None:
+        log.error("no thread of this process executes its run %s: requeueing it", run_id)
+        threading.Thread(target=self._recover, args=(run_id,), name="orphan", daemon=True).start()
+
+    def _recover(self, run_id: UUID) -> None:
+        is_crash = run_id not in self._lost_by_outage
+        try:
+            sweep.recover_orphan(self.connections, run_id, self.worker_id, is_crash)
+        except Unavailable:
+            return  # the next heartbeat finds the run again
+        with self._lock:
+            self._lost_by_outage.discard(run_id)
+
+    def _on_signal(self, kind: str, run_id: UUID, detail: str) -> None:
+        with self._lock:
+            concerned = [held for held in self._held if held.run_id == run_id]
+        for held in concerned:
+            if kind == "cancel":
+                held.stop.set(CancelRequested(ids.parse_id(detail)))
+            elif kind == "input":
+                held.answered.set()
+
+    def _enforce_deadlines(self) -> None:
+        while True:
+            time.sleep(1)
+            now = time.monotonic()
+            with self._lock:
+                late = [held for held in self._held if held.deadline < now]
+            for held in late:
+                held.stop.set(DeadlineExceeded())

@@ -1,0 +1,244 @@
+"""The events of one held run on their way to Postgres: gathered, numbered, taken in batches."""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from uuid import UUID
+
+from shared import times
+from shared.errors import LeaseLost
+from shared.events.types import (
+    Event,
+    MessageDelta,
+    MessageReset,
+    MessageThinking,
+    StoredEvent,
+    encode,
+)
+from worker.contract.outcomes import LimitExceeded
+from worker.contract.stop_signal import StopSignal
+
+#: Text is gathered into one event for so long, or up to so many characters.
+GATHER_SECONDS = 0.04
+GATHER_CHARACTERS = 2048
+#: A model may send any amount in one piece; every follower gets it in one frame each.
+MAX_EVENT_CHARACTERS = 32_768
+#: A model that is faster than Postgres waits when this number of events, or of their bytes, is not
+#: committed yet.
+MAX_BACKLOG = 256
+MAX_BACKLOG_BYTES = 1024 * 1024
+#: One commit has at most this much of each run: the events of others wait for it.
+MAX_TAKEN_BYTES = 128 * 1024
+
+
+class RunLog:
+    """One run's outbox: its own thread adds, the process's writer takes and commits.
+
+    While a claim holds the run its worker is the only writer, so it numbers the
+    events itself, from the claim's `last_seq` on.
+    """
+
+    def __init__(
+        self,
+        run_id: UUID,
+        fence: int,
+        last_seq: int,
+        stop: StopSignal,
+        added: Callable[["RunLog"], None],
+        now: Callable[[], datetime] = times.now,
+        max_bytes: float = float("inf"),
+        *,
+        server: datetime | None = None,
+    ) -> None:
+        """`added` is called when there is something to take; `now` says when events happen.
+
+        `max_bytes` is what all events of the run may have together, those of earlier attempts too.
+        `server` is the start of the Postgres server that stored the last event, None if unknown.
+        """
+        self.run_id = run_id
+        self.fence = fence
+        self.stop = stop
+        self.now = now
+        self.server = server
+        self._added = added
+        # Of a plain lock: it is taken for every piece of text, and none of it takes it twice.
+        self._changed = threading.Condition(threading.Lock())
+        self._last_seq = last_seq
+        self._committed_seq = last_seq
+        self._ready: list[StoredEvent] = []
+        self._in_flight: list[StoredEvent] = []
+        self._text: list[str] = []
+        self._text_type: type[MessageDelta | MessageThinking] = MessageDelta
+        self._text_length = 0
+        self._numbered_at = 0.0
+        self._turn_seq: int | None = None  # the first text event of the open turn
+        self._max_bytes = max_bytes
+        self._waiting_bytes = 0  # of events that are not committed
+        self.written_bytes = 0  # of all numbered events; earlier attempts are added by the caller
+
+    # ---- the run's own thread ----
+
+    def add_text(self, kind: type[MessageDelta | MessageThinking], text: str) -> None:
+        """Gather text of the open turn: the first piece goes at once, the rest every 40 ms."""
+        if not text:
+            return
+        with self._changed:
+            if kind is not self._text_type:
+                self._number_text()
+                self._text_type = kind
+            first = not self._text
+            self._text.append(text)
+            self._text_length += len(text)
+            if self._text_length >= GATHER_CHARACTERS:
+                self._number_text()
+            backlog = len(self._ready) + len(self._in_flight)
+            is_behind = backlog > MAX_BACKLOG or self._waiting_bytes > MAX_BACKLOG_BYTES
+        if first or backlog:
+            self._added(self)
+            # In a greenlet nobody else runs until this one waits; the writer must.
+            time.sleep(0)
+        if is_behind:
+            self.flush()
+
+    def add(self, *events: Event) -> None:
+        """Number events after the text so far; they are committed together."""
+        with self._changed:
+            self._number_text()
+            self._number(*events)
+            self._turn_seq = None
+        self._added(self)
+
+    def void_text(self, reason: str, *then: Event) -> None:
+        """The open turn's text does not count; what was not numbered yet is just dropped."""
+        with self._changed:
+            self._text.clear()
+            self._text_length = 0
+            if self._turn_seq is not None:
+                self._number(MessageReset(self._turn_seq, reason))
+                self._turn_seq = None
+            self._number(*then)
+        self._added(self)
+
+    def check_size(self) -> None:
+        """Raises: LimitExceeded: the run has written as much as it may."""
+        if self.written_bytes > self._max_bytes:
+            raise LimitExceeded(
+                "run.output_limit",
+                f"The run's events exceed {self._max_bytes / 2**20:g} MiB, the most this server"
+                " stores for a run.",
+            )
+
+    def flush(self) -> None:
+        """Return when all that was added is committed; raises what stops the run meanwhile."""
+        with self._changed:
+            self._number_text()
+            target = self._last_seq
+        self._added(self)
+        while True:
+            self.stop.check()
+            with self._changed:
+                if self._committed_seq >= target:
+                    return
+                self._changed.wait(0.5)
+
+    def withdraw(self, *events: Event) -> list[StoredEvent]:
+        """Everything not committed yet and `events`, numbered, for the caller to commit."""
+        with self._changed:
+            # Waited for before the last events are there: the writer must not take those.
+            while self._in_flight:
+                if self.stop.lease_lost:
+                    raise LeaseLost()
+                self._changed.wait(0.5)
+            self._number_text()
+            self._number(*events)
+            taken, self._ready = self._ready, []
+            self._measure()
+            return taken
+
+    def retract(self, withdrawn: list[StoredEvent], last: int) -> None:
+        """The caller did not store what it withdrew: forget the `last` of it, keep the rest."""
+        with self._changed:
+            self._ready[:0] = withdrawn[: len(withdrawn) - last]
+            self._measure()
+            self._last_seq -= last
+
+    # ---- the writer's thread ----
+
+    def take(
+        self, gather_seconds: float = GATHER_SECONDS
+    ) -> tuple[list[StoredEvent], float | None]:
+        """What is to be committed now, and in how many seconds more will be (None: not by time)."""
+        with self._changed:
+            due_in: float | None = None
+            if self._text:
+                due_in = self._numbered_at + gather_seconds - time.monotonic()
+                if due_in <= 0 or self._text_length >= GATHER_CHARACTERS:
+                    self._number_text()
+                    due_in = None
+            count = _fitting(self._ready, MAX_TAKEN_BYTES)
+            self._in_flight, self._ready = self._ready[:count], self._ready[count:]
+            return self._in_flight, 0.0 if self._ready else due_in
+
+    def committed(self) -> None:
+        """What was taken is stored."""
+        with self._changed:
+            if self._in_flight:
+                self._committed_seq = self._in_flight[-1].seq
+            self._in_flight = []
+            self._measure()
+            self._changed.notify_all()
+
+    def discard(self) -> None:
+        """What was taken can never be stored: it is forgotten, and its numbers are free again."""
+        with self._changed:
+            self._in_flight, self._ready = [], []
+            self._measure()
+            self._text.clear()
+            self._text_length = 0
+            self._last_seq = self._committed_seq
+            self._turn_seq = None
+            self._changed.notify_all()
+
+    def give_back(self) -> None:
+        """What was taken could not be stored now; it comes first at the next take."""
+        with self._changed:
+            self._ready[:0] = self._in_flight
+            self._in_flight = []
+            self._changed.notify_all()
+
+    # ---- under the lock ----
+
+    def _number_text(self) -> None:
+        if self._text:
+            if self._turn_seq is None:
+                self._turn_seq = self._last_seq + 1
+            text = "".join(self._text)
+            for start in range(0, len(text), MAX_EVENT_CHARACTERS):
+                self._number(self._text_type(text[start : start + MAX_EVENT_CHARACTERS]))
+            self._text.clear()
+            self._text_length = 0
+            self._numbered_at = time.monotonic()
+
+    def _number(self, *events: Event) -> None:
+        now = self.now()
+        first = self._last_seq + 1
+        # All of them are encoded before one is numbered: what cannot be encoded leaves no hole.
+        encoded = [encode(first + i, event, now) for i, event in enumerate(events)]
+        self._ready.extend(encoded)
+        size = sum(event.size for event in encoded)
+        self.written_bytes += size
+        self._waiting_bytes += size
+        self._last_seq += len(encoded)
+
+    def _measure(self) -> None:
+        self._waiting_bytes = sum(event.size for event in (*self._ready, *self._in_flight))
+
+
+def _fitting(events: list[StoredEvent], most: int) -> int:
+    """Return how many of the events fit into `most` bytes; the first one does in any case."""
+    for count, event in enumerate(events):
+        most -= event.size
+        if most < 0:
+            return max(count, 1)
+    return len(events)
