@@ -11,7 +11,7 @@ from shared.catalog.catalog import CACHE_SECONDS
 from tests.caller import Caller, text_of, types
 from tests.system import System
 from tests.waiting import eventually
-from tests.worker.fake_vendor import FakeVendor, delta, openai_stream, raw, vendor
+from tests.worker.providers.fake_vendor import FakeVendor, delta, openai_stream, raw, vendor
 
 USAGE = {"prompt_tokens": 1_000, "completion_tokens": 10, "total_tokens": 1_010}
 HELLO = raw(openai_stream(delta(content="Hello."), {**delta("stop"), "usage": USAGE}))

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.caller import text_of, types
 from tests.system import System
-from tests.worker.openai_vendor import STEPS, Items, OpenAIVendor, counting
+from tests.worker.providers.openai_vendor import STEPS, Items, OpenAIVendor, counting
 
 
 def test_a_run_of_many_steps_survives_a_killed_worker(system: System) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.caller import Caller
+from tests.cli.client.relay import Relay
 from tests.cli.command import Arkloop
-from tests.cli.relay import Relay
 
 
 @pytest.fixture

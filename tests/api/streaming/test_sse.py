@@ -1,0 +1,232 @@
+"""Streams: followed to the end, replayed, and read together by all who stand at the same place."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from api.streaming import sse, stream_hub, stream_pages
+from api.streaming.stream_hub import StreamHub
+from cli.dev.embedded_server import free_port
+from shared.storage.connections import Connections, connect_redis
+from shared.storage.outage import Outage
+from tests.api.streaming.followed_runs import Client, FollowedRun, seqs
+from tests.clients import User
+from tests.stored_runs import StoredRuns
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def hub(connections: Connections) -> Iterator[StreamHub]:
+    hub = StreamHub(connections)
+    yield hub
+    hub.close()
+
+
+@pytest.fixture
+def run(connections: Connections, alice: User) -> FollowedRun:
+    return FollowedRun.of(StoredRuns.of(connections, alice))
+
+
+def whole(run: FollowedRun, after: int = 0) -> bytes:
+    return sse.HELLO + sse.RETRY + b"".join(run.frames[after:])
+
+
+def test_events_are_followed_to_the_end(hub: StreamHub, run: FollowedRun) -> None:
+    """What was there, what comes, and nothing after the terminal event."""
+    run.write("a")
+    client = Client(hub, run.watch())
+    eventually(lambda: [1, 2] == seqs(client.received))
+    run.write("b")
+    eventually(lambda: [1, 2, 3] == seqs(client.received))
+    run.end()
+
+    assert whole(run) == client.whole()
+
+
+def test_those_at_one_place_are_sent_the_same_bytes(hub: StreamHub, run: FollowedRun) -> None:
+    """One read for all of them: the very same object."""
+    clients = [Client(hub, run.watch()) for _ in range(5)]
+    eventually(lambda: all([1] == seqs(client.received) for client in clients))
+    eventually(lambda: all(client.watch.waits for client in clients))
+    run.write("a" * 1000)
+    eventually(lambda: all([1, 2] == seqs(client.received) for client in clients))
+    run.end()
+
+    for client in clients:
+        assert whole(run) == client.whole()
+    assert 1 == len({id(client.pieces[2]) for client in clients})
+
+
+def test_who_takes_nothing_holds_up_nobody(hub: StreamHub, run: FollowedRun) -> None:
+    """Another gets all of it as it comes; the slow one gets the rest when it takes it."""
+    slow, fast = Client(hub, run.watch()), Client(hub, run.watch())
+    eventually(lambda: [1] == seqs(slow.received) == seqs(fast.received))
+    slow.may_take.clear()
+    for number in range(2, 8):
+        run.write("x" * 40_000)
+        eventually(lambda number=number: list(range(1, number + 1)) == seqs(fast.received))
+    held = len(slow.received)
+    slow.may_take.set()
+    run.end()
+
+    assert held < 2 * stream_pages.PIECE_BYTES + 20_000
+    assert whole(run) == fast.whole() == slow.whole()
+
+
+def test_who_comes_in_the_middle_gets_the_rest(hub: StreamHub, run: FollowedRun) -> None:
+    """Beside those that are ahead of it, while events are written."""
+    clients = [Client(hub, run.watch())]
+    for number in range(30):
+        run.write(f"{number}")
+        if number % 5 == 0:
+            clients.append(Client(hub, run.watch(cursor=number // 2)))
+    run.end()
+
+    assert whole(run) == clients[0].whole()
+    for number, client in enumerate(clients[1:]):
+        assert whole(run, number * 5 // 2) == client.whole()
+
+
+def test_frames_are_named_for_those_who_want_it(hub: StreamHub, run: FollowedRun) -> None:
+    """And for no other at the same place."""
+    plain, named = Client(hub, run.watch()), Client(hub, run.watch(named=True))
+    run.write("a")
+    run.end()
+
+    assert whole(run) == plain.whole()
+    assert seqs(named.whole()) == seqs(plain.whole())
+    assert 3 == named.received.count(b"event: ")
+
+
+@pytest.mark.parametrize("lost", [(1,), (3, 4), (6,), ()])
+def test_what_redis_lacks_comes_from_postgres(
+    hub: StreamHub, run: FollowedRun, lost: tuple[int, ...]
+) -> None:
+    """Its begin, a hole, its end, all of it; for those who were there and those who come."""
+    there = Client(hub, run.watch())
+    there.may_take.clear()
+    run.write("a", "b", "c", "d", "e")
+    run.lose(*lost)
+    there.may_take.set()
+    late = [Client(hub, run.watch(cursor=cursor)) for cursor in range(7)]
+    eventually(lambda: list(range(1, 7)) == seqs(there.received))
+    run.end()
+
+    assert whole(run) == there.whole()
+    for cursor, client in enumerate(late):
+        assert whole(run, cursor) == client.whole()
+
+
+def test_news_of_what_is_nowhere_are_waited_out(hub: StreamHub, run: FollowedRun) -> None:
+    """An old copy of Redis tells of events that there are not: nobody is sent or asked too much."""
+    client = Client(hub, run.watch())
+    eventually(lambda: [1] == seqs(client.received))
+    run.stored.connections.redis.publish(run.stored.connections.keys.news(run.id), 9)
+    eventually(lambda: client.watch.announced == client.watch.cursor == 1)
+    run.write("a")
+    run.end()
+
+    assert whole(run) == client.whole()
+
+
+def test_a_stray_entry_silences_no_follower(hub: StreamHub, run: FollowedRun) -> None:
+    """Followers get the event of that number from Postgres, and all that come after it."""
+    followers = [Client(hub, run.watch()) for _ in range(2)]
+    eventually(lambda: all([1] == seqs(one.received) for one in followers))
+    connections = run.stored.connections
+    connections.redis.xadd(connections.keys.events(run.id), {"x": "y"}, id="2-0")
+    run.write("a", "b")
+    eventually(lambda: all([1, 2, 3] == seqs(one.received) for one in followers), seconds=3)
+    run.end()
+
+    assert [whole(run)] * 2 == [one.whole() for one in followers]
+
+
+def test_without_redis_everything_comes_from_postgres(
+    connections: Connections, run: FollowedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the poll; later, and the same."""
+    monkeypatch.setattr(stream_hub, "POLL_SECONDS_WITHOUT_REDIS", 0.05)
+    url = f"redis://127.0.0.1:{free_port()}"
+    settings = replace(connections.settings, redis_url=url)
+    away = replace(
+        connections, settings=settings, redis=connect_redis(url), redis_outage=Outage(60)
+    )
+    hub = StreamHub(away)
+    client = Client(hub, run.watch())
+    eventually(lambda: [1] == seqs(client.received))
+    run.write("a")
+    eventually(lambda: [1, 2] == seqs(client.received))
+    run.end()
+
+    assert whole(run) == client.whole()
+    hub.close()
+
+
+def test_silence_is_filled_with_pings(
+    connections: Connections, run: FollowedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All from one round through the watches, and not after what was just sent."""
+    monkeypatch.setattr(stream_hub, "CHECK_SECONDS", 0.02)
+    hub = StreamHub(
+        replace(connections, settings=replace(connections.settings, sse_ping_seconds=1))
+    )
+    client = Client(hub, run.watch())
+    eventually(lambda: 2 == client.received.count(sse.PING))
+    run.end()
+
+    assert whole(run) == client.whole().replace(sse.PING, b"")
+    assert client.received.startswith(whole(run)[: len(sse.HELLO) + 20])
+    hub.close()
+
+
+def test_a_stream_ends_when_its_reader_may_not_read_any_more(
+    hub: StreamHub, run: FollowedRun
+) -> None:
+    """At the next frame, and it leaves nothing behind."""
+    client = Client(hub, run.watch(cursor=1))
+    eventually(lambda: [sse.HELLO] == client.pieces)
+    client.watch.end()
+
+    assert sse.HELLO == client.whole()
+    assert not hub._followed
+
+
+def test_a_replay_ends_where_the_events_did(hub: StreamHub, run: FollowedRun) -> None:
+    """It waits for no more; also of a run that Redis has forgotten."""
+    run.write("a")
+    assert whole(run) == Client(hub, run.watch(until=2)).whole()
+    run.lose()
+    assert whole(run) == Client(hub, run.watch(until=2)).whole()
+    assert sse.HELLO == Client(hub, run.watch(cursor=3, until=3)).whole()
+    assert not hub._replayed
+
+
+def test_a_replay_of_a_run_that_goes_away_ends(hub: StreamHub, run: FollowedRun) -> None:
+    """Its events are in no store any more."""
+    run.lose()
+
+    assert sse.HELLO + sse.RETRY + run.frames[0] == Client(hub, run.watch(until=5)).whole()
+
+
+def test_a_long_run_is_replayed_whole(hub: StreamHub, run: FollowedRun) -> None:
+    """Over many pages from Postgres, by several at once."""
+    run.write(*["x" * 3000] * 200)
+    run.lose()
+    run.end()
+    clients = [Client(hub, run.watch(until=202)) for _ in range(4)]
+
+    for client in clients:
+        assert whole(run) == client.whole()
+
+
+def test_what_is_kept_of_the_request_is_emptied(hub: StreamHub, run: FollowedRun) -> None:
+    """Thousands of idle streams would hold thousands of environments."""
+    environ = {"HTTP_HOST": "localhost"}
+    stream = sse.stream(hub, run.watch(), environ)
+    next(stream)
+
+    assert {} == environ
+    threading.Thread(target=stream.close).start()

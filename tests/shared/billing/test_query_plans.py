@@ -1,0 +1,176 @@
+"""What is asked of budgets, usage and credits reads an index: where very many orgs have them."""
+
+from dataclasses import replace
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from shared.accounts import accounts
+from shared.billing import budget_limits, budgets, credits, usage_reports
+from shared.billing.usage_reports import Period
+from shared.catalog import personas
+from shared.ids import new_id
+from shared.runs import claims
+from shared.storage.connections import Connections
+from shared.times import now
+from tests.query_plans import Plans, noted, only
+from tests.shared.billing.test_budgets import SERVERS, Money
+from tests.stored_runs import StoredRuns
+
+LIMITED = replace(personas.find(None), max_cost_usd_per_month=Decimal(10))
+HOUR_BY_HOUR = "now() - n * interval '1 hour'"
+
+_FILL = (
+    "INSERT INTO orgs (id, name) SELECT gen_random_uuid(), 'o' FROM generate_series(1, 2000)",
+    "INSERT INTO budgets (org_id, scope, max_cost_usd_per_month) SELECT id, 'org', 1 FROM orgs",
+    "INSERT INTO credit_balances (org_id, balance) SELECT id, 1000 FROM orgs WHERE name = 'o'",
+    "INSERT INTO spending (org_id, scope, month) SELECT id, 'org', date '2026-01-01' + n * 31"
+    " FROM orgs CROSS JOIN generate_series(1, 5) AS n",
+    "INSERT INTO holds (run_id, org_id, month, scopes, cost_usd, held_usd)"
+    " SELECT gen_random_uuid(), id, now(), '{org}', 0, 0 FROM orgs",
+    f"""
+    INSERT INTO run_usage (run_id, route_id, org_id, user_id, persona_key, model, usage_source,
+        cost_usd, ended_at, month)
+    SELECT gen_random_uuid(), 'r', id, id, 'assistant', 'm', 'reported', 1, {HOUR_BY_HOUR},
+        {HOUR_BY_HOUR}
+    FROM orgs CROSS JOIN generate_series(1, 10) AS n
+    """,
+    f"""
+    INSERT INTO run_usage (run_id, route_id, org_id, user_id, persona_key, model, usage_source,
+        cost_usd, ended_at, month)
+    SELECT gen_random_uuid(), 'r', :org, :org, 'assistant', 'm', 'reported', 1, {HOUR_BY_HOUR},
+        {HOUR_BY_HOUR}
+    FROM generate_series(1, 20000) AS n
+    """,
+    """
+    INSERT INTO usage_days
+    SELECT org_id, ended_at::date, 'assistant', NULL, NULL, count(*), 0, 0, 0, 0, 0, count(*), 1
+    FROM run_usage GROUP BY org_id, ended_at::date
+    """,
+    "UPDATE usage_days_until SET day = current_date",
+    """
+    INSERT INTO threads (id, org_id, created_by_user_id)
+    SELECT gen_random_uuid(), :org, (SELECT id FROM users LIMIT 1) FROM generate_series(1, 5000)
+    """,
+    """
+    INSERT INTO runs (id, org_id, thread_id, created_by_user_id, trace_id, persona_id, route_id,
+        model, position, state, queued_at)
+    SELECT gen_random_uuid(), org_id, id, created_by_user_id, '-', 'assistant@1', 'r', 'm', 1,
+        'completed', now()
+    FROM threads
+    """,
+    """
+    INSERT INTO ledger_entries (id, org_id, kind, run_id, debit_account, credit_account, credits)
+    SELECT run_id, org_id, 'usage', run_id, 'receivable', 'revenue', 1 FROM run_usage
+    """,
+)
+
+
+@pytest.fixture(scope="module")
+def org_id(connections: Connections) -> UUID:
+    """One of 2,000 orgs that have limits, credits and runs; this one has 20,000 runs."""
+    with connections.transaction() as tx:
+        main = accounts.create_org(tx, "main")
+        accounts.create_user(
+            tx, org_id=main, role="owner", login="o", email="o@example.com", password_hash="-"
+        )
+        for statement in _FILL:
+            tx.sql.execute(text(statement), {"org": main} if ":org" in statement else {})
+    with connections.engine.connect() as sql:
+        sql.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE"))
+    return main
+
+
+@pytest.fixture
+def money(stored: StoredRuns, org_id: UUID) -> Money:
+    return Money(stored)
+
+
+@pytest.mark.parametrize("report", ["total", "daily", "by_model"])
+def test_a_report_reads_the_rows_of_its_period(
+    connections: Connections, org_id: UUID, report: str
+) -> None:
+    """A range of an index each for single runs and for days, of a hundredth of the org's rows."""
+    period = Period(since=now().replace(microsecond=0, day=1), until=now(), persona="assistant")
+    ask = getattr(usage_reports, report)
+
+    plans = only(connections, lambda sql: ask(sql, org_id, period))
+
+    assert {"ix_run_usage_org_id_ended_at", "ix_usage_days_org_id_day"} == plans.indexes()
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_page_of_the_ledger(connections: Connections, org_id: UUID, deep: bool) -> None:
+    """Backward from its place, and no further than it goes."""
+    before = (now(), new_id()) if deep else None
+
+    plans = only(connections, lambda sql: credits.entries(sql, org_id, limit=51, before=before))
+
+    plans.check({"ix_ledger_entries_org_id_created_at_id", "pk_ledger_entries"})
+
+
+def test_a_claim_looks_for_limits_by_index(money: Money) -> None:
+    """One row of each, however many orgs have some: both kinds of claim."""
+    stored, worker_id = money.stored, money.stored.worker()
+    for claim in (claims.start, claims.claim):
+        run_id = stored.create()
+        with stored.connections.transaction() as tx:
+            tx.sql.execute(text("SET LOCAL jit = off"))
+            with noted(stored.connections) as statements:
+                assert claim(tx, [run_id], worker_id)
+        plans = Plans(stored.connections, statements[0])
+
+        assert {"pk_runs", "pk_budgets", "pk_credit_balances", "pk_holds"} <= plans.indexes()
+
+
+def test_a_reservation_and_its_settlement_read_by_index(money: Money) -> None:
+    """All that happens while others wait for the row of the month."""
+    money.limit("10")
+    money.grant(10_000)
+    claim = money.stored.claimed()
+    limits = money.limits(claim, LIMITED)
+    with noted(money.connections) as statements:
+        money.reserve(claim, "1", persona=LIMITED)
+        money.settle(claim, "0.5")
+        money.spend(claim, "0.5")
+    assert 2 == len(limits.monthly)
+
+    for sql, values in statements:
+        if "unnest" in sql or "holds" in sql or "credit_balances" in sql:
+            Plans(money.connections, (sql, values)).indexes()
+
+
+def test_a_look_before_a_run_is_created(money: Money) -> None:
+    """The limits and what there is of them."""
+    money.limit("10")
+    actor = money.stored.actor
+    with noted(money.connections) as statements, money.connections.reading() as sql:
+        budget_limits.check_open(sql, actor, LIMITED, SERVERS)
+
+    found = {name for statement in statements for name in indexes(money, statement)}
+
+    assert {
+        *("pk_budgets", "pk_credit_balances", "pk_spending"),
+        "ix_run_usage_org_id_ended_at",
+    } >= found
+    assert {"pk_budgets", "pk_spending"} <= found
+
+
+def test_the_locks_of_many_ends_are_found_by_index(money: Money) -> None:
+    """Those of the holds, of their months and of the balances."""
+    money.limit("10")
+    money.grant(100)
+    claim = money.stored.claimed()
+    money.reserve(claim, "0.01")
+    with money.connections.transaction() as tx, noted(money.connections) as statements:
+        budgets.lock(tx, [claim.run_id])
+
+    assert [{"pk_holds"}, {"pk_spending"}, {"pk_credit_balances"}] == [
+        indexes(money, statement) for statement in statements
+    ]
+
+
+def indexes(money: Money, statement: tuple[str, dict[str, object]]) -> set[str]:
+    return Plans(money.connections, statement).indexes()

@@ -1,0 +1,148 @@
+"""Workers for the state machine: those of production, one statement at a time.
+
+Their events are committed when the machine says so, and Postgres can be gone at any of
+their transactions.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from decimal import Decimal
+
+from shared.catalog import personas
+from shared.catalog.model_routes import Route
+from shared.catalog.prices import Prices
+from shared.claim import Claim
+from shared.errors import Unavailable
+from shared.events import types
+from shared.events.eventlog import text_of
+from shared.events.types import RunError
+from shared.ids import new_id
+from shared.runs import endings
+from shared.runs.endings import Ending, Outcome
+from shared.runs.transitions import recorded_totals
+from shared.storage.connections import Connections, Transaction
+from tests.shared.runs.life_cycle_model import Happening, ModelAttempt, ModelRun, ModelWorker
+from worker.agent.conversation import lost_events_of
+from worker.agent.loop import Answer
+from worker.attempt.claimed_run import ClaimedRun
+from worker.contract.outcomes import WaitForInput
+from worker.contract.stop_signal import StopSignal
+from worker.process import history
+from worker.process.event_writer import EventWriter
+from worker.process.route_limits import RouteLimits
+from worker.process.run_log import RunLog
+
+PERSONA = personas.builtin()["plain@1"]
+#: A call of 7 tokens costs 0.0011 USD: one credit and a bit.
+ROUTE = Route(id="scripted", provider="scripted", model="m", prices=Prices(input=Decimal("157.15")))
+LATE = RunError("run.timeout", "It took too long.", True)
+
+
+class InterruptedConnections(Connections):
+    """Their next transaction meets the outage that is set; only the next.
+
+    `before`: it does not begin. `within`: it is rolled back. `after`: it is committed, and
+    nobody learns of it.
+    """
+
+    outage: str | None
+
+    @classmethod
+    def of(cls, connections: Connections) -> "InterruptedConnections":
+        own = cls(**{field.name: getattr(connections, field.name) for field in fields(connections)})
+        own.outage = None
+        return own
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        outage, self.outage = self.outage, None
+        if outage == "before":
+            raise Unavailable()
+        with super().transaction() as tx:
+            yield tx
+            if outage == "within":
+                raise Unavailable()
+            if outage == "after":
+                tx.after_commit.clear()
+        if outage == "after":
+            raise Unavailable()
+
+    @contextmanager
+    def statement(self) -> Iterator[Transaction]:
+        outage, self.outage = self.outage, None
+        if outage in ("before", "within"):
+            raise Unavailable()
+        with super().statement() as tx:
+            yield tx
+            if outage == "after":
+                tx.after_commit.clear()
+        if outage == "after":
+            raise Unavailable()
+
+    def end(self, ending: Ending) -> Outcome:
+        """As a worker process does, for one run."""
+        with self.statement() as tx:
+            [outcome] = endings.end(tx, [ending])
+        return outcome
+
+
+class SteppedWriter(EventWriter):
+    """Commits when it is told to, on the caller's thread."""
+
+    def _run(self) -> None:
+        pass
+
+    def tick(self) -> None:
+        """Commit what the worker's runs have gathered."""
+        self._tick()
+
+
+def begin_attempt(
+    connections: InterruptedConnections, run: ModelRun, by: ModelWorker, claim: Claim
+) -> ModelAttempt:
+    """As `worker/attempt/execution.py` does: text that a lost attempt left open is void."""
+    stop = StopSignal()
+    log = RunLog(run.id, claim.fence, claim.last_seq, stop, by.writer.mark)
+    claimed = ClaimedRun(connections, claim, log, stop, RouteLimits(connections), connections.end)
+    attempt = ModelAttempt(run, by, claimed, run.tokens)
+    if claim.attempt > 1:
+        with connections.reading() as sql:
+            lost = lost_events_of(history.own_events(sql, run.id))
+            claimed.totals = recorded_totals(sql, run.id)
+        assert run.open_text == text_of(lost)
+        if lost:
+            claimed.reopen(lost)
+            claimed.void_lost(lost[0].seq, use(attempt))
+            cost = Happening("run.cost", tokens=attempt.tokens)
+            attempt.emits(Happening("message.reset"), cost)
+    return attempt
+
+
+def use(attempt: ModelAttempt) -> types.Event:
+    """A model call is counted."""
+    attempt.tokens += 7
+    return attempt.claimed.add_usage(ROUTE, types.Usage(input_tokens=7))
+
+
+def last_word(content: str, *closing: types.Event) -> Answer:
+    """What a run is completed with."""
+    message_id = str(new_id())
+    completed = types.MessageCompleted(message_id, content, types.Usage())
+    return Answer(
+        message_id=message_id, content=content, stop_reason="stop", closing=(completed, *closing)
+    )
+
+
+def park(claimed: ClaimedRun) -> bool:
+    return claimed.park(WaitForInput("question", "Which?", "call 1"), PERSONA)
+
+
+def fail(claimed: ClaimedRun) -> bool:
+    return claimed.fail(LATE)
+
+
+def cancel(claimed: ClaimedRun) -> bool:
+    """True as the others: nothing comes before it."""
+    claimed.cancel()
+    return True

@@ -1,0 +1,204 @@
+"""The schema's version, that of the code and that of a database."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from click.testing import CliRunner
+from psycopg.errors import LockNotAvailable
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import OperationalError
+
+from cli.main import main
+from shared.ids import new_id
+from shared.storage import schema
+from tests.waiting import eventually
+
+
+def alembic_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parents[3] / "migrations"))
+    return config
+
+
+def test_the_needed_version_is_the_one_that_migrating_leads_to() -> None:
+    """It is read from the names of the files, and alembic from what is in them."""
+    assert (
+        ScriptDirectory.from_config(alembic_config()).get_current_head() == schema.needed_version()
+    )
+
+
+def test_a_database_that_was_never_migrated_has_no_version(new_database: Callable[[], str]) -> None:
+    """Neither without alembic's table nor with an empty one."""
+    engine = create_engine(new_database())
+    with engine.begin() as sql:
+        migrated = schema.current_version(sql)
+        sql.execute(text("DELETE FROM alembic_version"))
+        emptied = schema.current_version(sql)
+        sql.execute(text("DROP TABLE alembic_version"))
+        never = schema.current_version(sql)
+    engine.dispose()
+
+    assert (schema.needed_version(), None, None) == (migrated, emptied, never)
+
+
+def waiting_for_locks(engine: Engine) -> int:
+    """How many sessions of the database do."""
+    query = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'
+    """
+    with engine.connect() as sql:
+        return int(sql.scalar(text(query)) or 0)
+
+
+@pytest.fixture
+def older(new_database: Callable[[], str]) -> Iterator[Engine]:
+    """A database one migration behind, the last of which changes the table of runs."""
+    engine = create_engine(new_database())
+    config = alembic_config()
+    with engine.connect() as config.attributes["connection"]:
+        command.downgrade(config, "0004")
+        config.attributes["connection"].commit()
+    yield engine
+    engine.dispose()
+
+
+def test_a_table_that_is_held_stops_no_query(older: Engine) -> None:
+    """Not for long, at least; the migration goes on when the table is free."""
+    with older.connect() as dump, ThreadPoolExecutor() as pool:
+        dump.execute(text("SELECT count(*) FROM runs"))  # holds its lock until the end
+
+        migrating = pool.submit(schema.migrate, older, lock_seconds=60)
+        eventually(lambda: waiting_for_locks(older) > 0)
+        with older.connect() as sql:
+            sql.execute(text("SET statement_timeout = '5s'"))
+            sql.execute(text("SELECT count(*) FROM runs"))
+        eventually(lambda: waiting_for_locks(older) > 0)  # it has not given up
+        dump.rollback()
+
+        assert schema.needed_version() == migrating.result()
+
+
+def test_a_table_that_is_held_too_long_leaves_the_schema_as_it_was(older: Engine) -> None:
+    """Whoever migrates is told why."""
+    with older.connect() as dump:
+        dump.execute(text("SELECT count(*) FROM runs"))
+        with pytest.raises(OperationalError) as failed:
+            schema.migrate(older)
+        url = older.url.render_as_string(hide_password=False)
+        told = CliRunner().invoke(
+            main, ["migrate", "--lock-wait", "0"], env={"ARKLOOP_DATABASE_URL": url}
+        )
+
+    assert isinstance(failed.value.orig, LockNotAvailable)
+    assert 1 == told.exit_code
+    assert "another session locks a table" in told.output
+    with older.connect() as sql:
+        assert "0004" == schema.current_version(sql)
+    assert schema.needed_version() == schema.migrate(older)
+
+
+def test_an_upgrade_gives_slugs_to_orgs_of_the_operator_alone(
+    new_database: Callable[[], str],
+) -> None:
+    """A name that a stranger can register, or that two orgs have, does not become a slug."""
+    engine = create_engine(new_database())
+    config = alembic_config()
+    with engine.connect() as config.attributes["connection"]:
+        command.downgrade(config, "0009")
+        config.attributes["connection"].commit()
+    with engine.begin() as sql:
+        for name, login, logged_in in [
+            ("acme", "alice", True),
+            ("dev", "dev", False),  # made by `arkloop dev`
+            ("eve", "eve", True),  # registered
+            ("beta", "beta", True),  # registered, with the name of the next one
+            ("beta", "bob", False),
+            ("twins", "castor", False),
+            ("twins", "pollux", False),
+            ("Not A Slug", "carol", False),
+        ]:
+            sql.execute(
+                text(
+                    """
+                    WITH org AS (
+                        INSERT INTO orgs (id, name) VALUES (gen_random_uuid(), :name) RETURNING id
+                    ), person AS (
+                        INSERT INTO users (id, login, email, password_hash)
+                        VALUES (gen_random_uuid(), :login, :login || '@example.com', '')
+                        RETURNING id
+                    ), member AS (
+                        INSERT INTO memberships (user_id, org_id, role)
+                        SELECT person.id, org.id, 'owner' FROM person, org
+                    )
+                    INSERT INTO refresh_tokens (id, family_id, user_id, token_hash, expires_at)
+                    SELECT gen_random_uuid(), gen_random_uuid(), id, :login, now() FROM person
+                    WHERE :logged_in
+                    """
+                ),
+                {"name": name, "login": login, "logged_in": logged_in},
+            )
+
+    schema.migrate(engine)
+
+    query = """
+        SELECT u.login, o.slug FROM orgs o JOIN memberships m ON m.org_id = o.id
+        JOIN users u ON u.id = m.user_id WHERE o.slug IS NOT NULL ORDER BY o.slug
+    """
+    with engine.connect() as sql:
+        slugs = [tuple(row) for row in sql.execute(text(query))]
+    engine.dispose()
+    assert [("alice", "acme"), ("bob", "beta"), ("dev", "dev")] == slugs
+
+
+def test_runs_that_ended_before_usage_was_kept_have_usage(older: Engine) -> None:
+    """The sum of `run_usage` is then that of the runs' totals; what is still active has none."""
+    org, user, thread, ended, active = (str(new_id()) for _ in range(5))
+    with older.begin() as sql:
+        sql.execute(text("INSERT INTO orgs (id, name) VALUES (:org, 'o')"), {"org": org})
+        sql.execute(
+            text(
+                "INSERT INTO users (id, login, email, password_hash) VALUES (:id, 'u', 'u@x', '-')"
+            ),
+            {"id": user},
+        )
+        sql.execute(
+            text("INSERT INTO threads (id, org_id, created_by_user_id) VALUES (:id, :org, :user)"),
+            {"id": thread, "org": org, "user": user},
+        )
+        for run_id, state, position in ((ended, "completed", 1), (active, "executing", 2)):
+            sql.execute(
+                text(_EARLIER_RUN),
+                {
+                    "id": run_id,
+                    "org": org,
+                    "thread": thread,
+                    "user": user,
+                    "state": state,
+                    "position": position,
+                },
+            )
+
+    schema.migrate(older)
+    schema.migrate(older)
+
+    with older.connect() as sql:
+        used = sql.execute(text("SELECT * FROM run_usage")).mappings().all()
+    assert [ended] == [str(row["run_id"]) for row in used]
+    names = ("route_id", "model", "persona_key", "input_tokens", "output_tokens", "cost_usd")
+    expected = ("r", "m", "assistant", 7, 3, Decimal("0.5"))
+    assert expected == tuple(used[0][name] for name in names)
+
+
+_EARLIER_RUN = """
+INSERT INTO runs (id, org_id, thread_id, created_by_user_id, trace_id, persona_id, route_id, model,
+    position, state, queued_at, ended_at, input_tokens, output_tokens, cost_usd)
+VALUES (:id, :org, :thread, :user, 't', 'assistant@1', 'r', 'm', :position, :state, now(),
+    CASE WHEN :state = 'completed' THEN now() END, 7, 3, 0.5)
+"""

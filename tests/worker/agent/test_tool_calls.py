@@ -1,0 +1,136 @@
+"""The tool calls of one turn: time limits, stops, and what a failure shows to whom."""
+
+import logging
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from shared import logs
+from shared.events.types import ToolResult
+from tests.waiting import eventually
+from tests.worker.agent.test_loop import CALCULATE, agent_for, results, run
+from tests.worker.recorded_run import RecordedRun
+from worker.agent.tool_calls import STOP_SECONDS
+from worker.contract.context import RunContext
+from worker.contract.outcomes import CancelRequested, ShuttingDown
+from worker.tools import Tool, tool
+
+SECRET = "postgresql://arkloop:hunter2@db/arkloop"
+
+
+class Blocked:
+    """A tool that ignores every stop until it is released."""
+
+    def __init__(self, timeout_seconds: float = 60.0) -> None:
+        self.began, self.release, self.returned = (threading.Event() for _ in range(3))
+
+        @tool(repeatable=False, timeout_seconds=timeout_seconds)
+        def blocked(context: RunContext) -> str:
+            """Block."""
+            self.began.set()
+            self.release.wait(30)
+            self.returned.set()
+            return "late"
+
+        self.tool: Tool = blocked
+
+
+def test_a_tool_is_abandoned_at_its_time_limit() -> None:
+    """The run continues with an error in place of the result; what comes later is dropped."""
+    blocked, context = Blocked(timeout_seconds=0.2), RecordedRun()
+    steps = ({"tools": [{"tool": "blocked"}, CALCULATE]}, {"say": "ok"})
+
+    answer = run(agent_for(*steps, extra={"blocked": blocked.tool}), context)
+    blocked.release.set()
+
+    assert blocked.returned.wait(10)
+    assert "ok" == answer.content
+    assert [
+        ("call_1_1", "The tool did not return within 0.2 s; the call may still take effect.", True),
+        ("call_1_2", "42", False),
+    ] == results(context)
+    assert ["call_1_2"] == [result.tool_call_id for result in context.done]
+
+
+def test_waiting_for_a_call_does_not_count_towards_the_limit_of_another() -> None:
+    """Each call has its own clock, from the moment at which its tool starts."""
+    first, second, context = Blocked(timeout_seconds=0.3), Blocked(timeout_seconds=5), RecordedRun()
+    threading.Timer(0.6, second.release.set).start()
+    extra = {"first": first.tool, "second": second.tool}
+
+    run(agent_for({"tools": [{"tool": "first"}, {"tool": "second"}]}, extra=extra), context)
+    first.release.set()
+
+    assert [True, False] == [is_error for _, _, is_error in results(context)]
+
+
+@pytest.mark.parametrize("reason", [CancelRequested(), ShuttingDown()])
+def test_blocked_tools_do_not_delay_a_stop(reason: BaseException) -> None:
+    """All calls of the turn share one grace period, and what finished before has its result."""
+    blocked, context = Blocked(), RecordedRun()
+    calls = [CALCULATE, *[{"tool": "blocked"}] * 8]
+
+    def stop() -> None:
+        eventually(lambda: results(context) and blocked.began.is_set())
+        context.stop.set(reason)
+
+    threading.Thread(target=stop, daemon=True).start()
+    began = time.monotonic()
+    with pytest.raises(type(reason)):
+        run(agent_for({"tools": calls}, extra={"blocked": blocked.tool}), context)
+    seconds = time.monotonic() - began
+    blocked.release.set()
+
+    assert STOP_SECONDS <= seconds < STOP_SECONDS + 3
+    assert [("call_1_1", "42", False)] == results(context)
+
+
+def test_a_tool_that_heeds_a_stop_is_not_abandoned(caplog: pytest.LogCaptureFixture) -> None:
+    """It ends the run at once."""
+    context = RecordedRun()
+
+    @tool(repeatable=True)
+    def waits(context: RunContext) -> str:
+        """Wait."""
+        stopping.set()
+        while True:
+            time.sleep(0.01)
+            context.check()
+
+    stopping = threading.Event()
+    threading.Thread(
+        target=lambda: (stopping.wait(10), context.stop.set(CancelRequested())), daemon=True
+    ).start()
+    began = time.monotonic()
+
+    with pytest.raises(CancelRequested):
+        run(agent_for({"tool": "waits"}, extra={"waits": waits}), context)
+
+    assert time.monotonic() - began < STOP_SECONDS
+    assert "abandoning" not in caplog.text
+
+
+def test_the_text_of_an_exception_is_in_the_log_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """The model, the stream and the database get its class; the log has the traceback."""
+    logs.clear()
+    logs.bind(run_id="the-run")
+
+    @tool(repeatable=True)
+    def leaks(context: RunContext) -> str:
+        """Raise an error whose text has a password."""
+        bound.append(logs.bound.get())
+        raise ConnectionError(f"cannot connect to {SECRET}")
+
+    bound: list[Any] = []
+    context = RecordedRun()
+    with caplog.at_level(logging.ERROR):
+        run(agent_for({"tool": "leaks"}, extra={"leaks": leaks}), context)
+    logs.clear()
+
+    assert [("call_1_1", "The tool failed: ConnectionError.", True)] == results(context)
+    assert SECRET not in str([event for event in context.events if isinstance(event, ToolResult)])
+    assert SECRET in caplog.text
+    assert "Traceback" in caplog.text
+    assert [{"run_id": "the-run"}] == bound

@@ -1,0 +1,134 @@
+"""What came of a tool call is kept, also while its event has to wait for the calls before it."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from shared.errors import LeaseLost
+from shared.events.types import ToolResult
+from tests.worker.agent.test_loop import CALCULATE, agent_for, results, run
+from tests.worker.recorded_run import RecordedRun
+from worker.agent.conversation import Turn
+from worker.contract.context import RunContext
+from worker.contract.messages import ToolCall
+from worker.contract.outcomes import CancelRequested, ShuttingDown
+from worker.tools import Tool, tool
+
+
+@tool(repeatable=False)
+def once(context: RunContext) -> str:
+    """Must not run."""
+    raise AssertionError
+
+
+def test_a_result_of_a_lost_attempt_is_taken_from_the_ledger() -> None:
+    """It is written as the call's event; the tool is not called again."""
+    kept = ToolResult("call_1_2", "once", "had its effect", False, 7)
+    calls = [
+        ToolCall("call_1_1", "calculator", CALCULATE["args"]),
+        ToolCall("call_1_2", "once", {}),
+    ]
+    turn = Turn("m", "", calls, done={"call_1_2": kept})
+    context = RecordedRun(attempt=2, begun=["call_1_1", "call_1_2"])
+
+    run(agent_for({"tool": "x"}, {"say": "b"}, extra={"once": once}), context, [turn])
+
+    assert [("call_1_1", "42", False), ("call_1_2", "had its effect", False)] == results(context)
+    assert kept in context.events
+
+
+def test_a_result_that_must_wait_is_kept_at_once() -> None:
+    """The second call is done, and the first one still runs: a crash now would lose it."""
+    second_is_kept = threading.Event()
+
+    class Watching(RecordedRun):
+        def end_tool_call(self, result: ToolResult) -> None:
+            super().end_tool_call(result)
+            second_is_kept.set()
+
+    @tool(repeatable=True)
+    def wait(context: RunContext) -> str:
+        """Wait until the other call's result is kept."""
+        assert second_is_kept.wait(5)
+        return "waited"
+
+    context = Watching()
+    run(agent_for({"tools": [{"tool": "wait"}, CALCULATE]}, extra={"wait": wait}), context)
+
+    assert "call_1_2" == context.done[0].tool_call_id
+    assert [("call_1_1", "waited", False), ("call_1_2", "42", False)] == results(context)
+
+
+def test_a_failure_is_kept_as_well() -> None:
+    """But not that of a call which never began: it may be made anew."""
+    meeting = threading.Barrier(2)
+
+    @tool(repeatable=False)
+    def fail(context: RunContext) -> str:
+        """Fail while another call runs."""
+        meeting.wait(5)
+        raise ValueError("no")
+
+    context = RecordedRun()
+    calls: list[dict[str, Any]] = [{"tool": "fail"}, {"tool": "fail"}, {"tool": "none"}]
+    run(agent_for({"tools": calls}, extra={"fail": fail}), context)
+
+    kept = {result.tool_call_id: result.output for result in context.done}
+    assert {"The tool failed: ValueError."} == set(kept.values())
+    assert {"call_1_1"} <= kept.keys() <= {"call_1_1", "call_1_2"}
+
+
+def test_a_lone_call_needs_no_second_record() -> None:
+    """Its event is written at once."""
+    context = RecordedRun()
+
+    run(agent_for(CALCULATE), context)
+
+    assert [] == context.done
+
+
+def test_what_cannot_be_kept_stops_the_run() -> None:
+    """The claim may be over: nothing more is written."""
+
+    class Cancelled(RecordedRun):
+        def end_tool_call(self, result: ToolResult) -> None:
+            raise CancelRequested
+
+    @tool(repeatable=True)
+    def slow(context: RunContext) -> str:
+        """Take longer than the other call."""
+        threading.Event().wait(0.2)
+        return "slow"
+
+    context = Cancelled()
+    extra: dict[str, Tool] = {"slow": slow}
+    with pytest.raises(CancelRequested):
+        run(agent_for({"tools": [{"tool": "slow"}, CALCULATE]}, extra=extra), context)
+
+
+@pytest.mark.parametrize("reason", [ShuttingDown, LeaseLost])
+def test_a_turn_that_goes_on_elsewhere_has_its_results_in_call_order(
+    reason: type[BaseException],
+) -> None:
+    """A later call's result waits in the ledger for the attempt that makes the earlier call."""
+    second_is_kept = threading.Event()
+
+    class HandedOver(RecordedRun):
+        def end_tool_call(self, result: ToolResult) -> None:
+            super().end_tool_call(result)
+            second_is_kept.set()
+
+    @tool(repeatable=True)
+    def stopped(context: RunContext) -> str:
+        """Be stopped by the end of the process, or of its lease."""
+        assert second_is_kept.wait(5)
+        raise reason
+
+    context = HandedOver()
+    calls = {"tools": [{"tool": "stopped"}, CALCULATE]}
+    with pytest.raises(reason):
+        run(agent_for(calls, extra={"stopped": stopped}), context)
+
+    assert [] == results(context)
+    assert ["call_1_2"] == [result.tool_call_id for result in context.done]

@@ -1,0 +1,133 @@
+"""Answers of MCP servers that are made to cost memory."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from shared.ids import new_id
+from tests.worker.mcp.lying_mcp_server import Lying, lying
+from worker.mcp import McpFailed
+from worker.mcp.bounded_messages import MAX_BYTES, MAX_VALUES, TooLarge, parse
+from worker.mcp.client import McpClient
+from worker.mcp.server import Server
+
+MB = 1_000_000
+#: What an answer of 4 MiB may cost the sidecar, beyond what it had before.
+MOST = 70 * MB
+MOST_LEFT = 25 * MB
+_WRAPPING = 300
+_FILL = MAX_BYTES - _WRAPPING
+
+
+def _content(values: bytes) -> bytes:
+    return b'{"content":[' + values + b"]}"
+
+
+def _structured(value: bytes) -> bytes:
+    return b'{"content":[],"structuredContent":{"a":' + value + b"}}"
+
+
+def _many(value: bytes, count: int | None = None) -> bytes:
+    return b",".join([value] * (count or _FILL // (len(value) + 1)))
+
+
+_TEXT = b'{"type":"text","text":""}'
+_LONG = '"😀'.encode() + b"x" * (_FILL - 100) + b'"'
+#: By what they are: the result, and what the call says (None: it succeeds).
+HOSTILE = {
+    "empty objects": (_structured(b"[" + _many(b"{}") + b"]"), "too large"),
+    "nested lists": (_structured(b"[" + _many(b"[[]]") + b"]"), "too large"),
+    "empty texts": (_content(_many(_TEXT)), "too large"),
+    "parts that are none": (_content(_many(b'{"type":"x"}')), "too large"),
+    "as many parts as are read": (_content(_many(b'{"type":0}', MAX_VALUES // 2 - 10)), None),
+    "a wide text": (_content(b'{"type":"text","text":' + _LONG + b"}"), None),
+    "a wide value": (_structured(_LONG), None),
+    "a wide key": (_structured(b"{" + _LONG + b":1}"), None),
+}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[McpClient]:
+    made = McpClient(allowed_networks=["127.0.0.0/8"])
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("as_events", [False, True], ids=["json", "events"])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_no_answer_costs_much_memory(client: McpClient, kind: str, as_events: bool) -> None:
+    """Neither in passing nor, as soon as it is read, for good."""
+    result, reason = HOSTILE[kind]
+
+    def answer(handler: Lying) -> None:
+        number = str(handler.message["id"]).encode()
+        body = b'{"jsonrpc":"2.0","id":' + number + b',"result":' + result + b"}"
+        assert len(body) <= MAX_BYTES
+        if as_events:
+            body = b"data: " + body + b"\n\n"
+        kind = "text/event-stream; charset=utf-8" if as_events else "application/json"
+        handler.send(200, body, **{"Content-Type": kind})
+
+    with lying(answer) as (url, _):
+        server = Server(org_id=new_id(), config_id=new_id(), name="http", url=url)
+        [tool] = client.tools(server)
+        before = _memory(client, server.org_id, "VmRSS")
+        _forget_peak(client, server.org_id)
+        began = time.monotonic()
+        with nullcontext() if reason is None else pytest.raises(McpFailed, match=reason):
+            text = client.call(server, "lie", {}, pinned=tool.hash)
+            assert len(text) < 1024 * 1024 + 100
+        assert time.monotonic() - began < 10
+        assert _memory(client, server.org_id, "VmHWM") - before < MOST
+        assert _memory(client, server.org_id, "VmRSS") - before < MOST_LEFT
+
+
+def _memory(client: McpClient, org_id: UUID, name: str) -> int:
+    status = Path(f"/proc/{client.sidecar_pid(org_id)}/status").read_text()
+    [line] = [line for line in status.splitlines() if line.startswith(f"{name}:")]
+    return int(line.split()[1]) * 1024
+
+
+def _forget_peak(client: McpClient, org_id: UUID) -> None:
+    Path(f"/proc/{client.sidecar_pid(org_id)}/clear_refs").write_text("5")
+
+
+@pytest.mark.parametrize("as_events", [False, True], ids=["json", "events"])
+def test_text_of_any_script_arrives_as_it_is(client: McpClient, as_events: bool) -> None:
+    """Also in events, whatever charset they are said to be in: they are UTF-8."""
+    said = "Grüße, 你好, 😀\u2028\x85."
+
+    def answer(handler: Lying) -> None:
+        result = {"content": [{"type": "text", "text": said}]}
+        message = {"jsonrpc": "2.0", "id": handler.message["id"], "result": result}
+        body = json.dumps(message, ensure_ascii=False).encode()
+        if as_events:
+            body = b"data: " + body + b"\n\n"
+        kind = "text/event-stream; charset=utf-8" if as_events else "application/json"
+        handler.send(200, body, **{"Content-Type": kind})
+
+    with lying(answer) as (url, _):
+        server = Server(org_id=new_id(), config_id=new_id(), name="http", url=url)
+        [tool] = client.tools(server)
+        assert said == client.call(server, "lie", {}, pinned=tool.hash)
+
+
+def test_a_message_of_too_many_values_is_refused_unparsed() -> None:
+    """So is a long one; one with as many as are allowed is not, and text is no value."""
+
+    def message(values: int, text: str) -> bytes:
+        # The message, its version and id, the result, the list, and the text.
+        params = {"a": [0] * (values - 6), "b": text}
+        return json.dumps({"jsonrpc": "2.0", "method": "x", "params": params}).encode()
+
+    parse(message(MAX_VALUES, "[{,"))
+    parse(message(MAX_VALUES, "[{," * MAX_VALUES))
+    with pytest.raises(TooLarge, match="values"):
+        parse(message(MAX_VALUES + 1, ""))
+    with pytest.raises(TooLarge, match="bytes"):
+        parse(message(10, "x" * MAX_BYTES))

@@ -1,0 +1,401 @@
+"""The anthropic provider: what it sends, and what it makes of what is answered."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from shared.events.types import Usage
+from tests.worker.providers.fake_vendor import REQUEST, anthropic_stream, ask, raw, route_to, vendor
+from worker import providers
+from worker.contract.messages import (
+    AssistantMessage,
+    CallDelta,
+    Chunk,
+    Message,
+    ModelRequest,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolMessage,
+    TurnEnd,
+    UsageUpdate,
+    UserMessage,
+)
+from worker.tools import load
+
+TOOLS = [tool.spec for tool in load(["calculator", "current_time"]).values()]
+CALL = ToolCall("toolu_1", "calculator", {"expression": "1+1"})
+OTHER = ToolCall("toolu_2", "current_time", {})
+
+
+def start(**usage: int) -> dict[str, Any]:
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": "m"}
+    return {"type": "message_start", "message": {**message, "usage": usage}}
+
+
+def block(index: int, **fields: Any) -> dict[str, Any]:
+    return {"type": "content_block_start", "index": index, "content_block": fields}
+
+
+def piece(index: int, kind: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": index, "delta": {"type": kind, **fields}}
+
+
+def text(index: int, *pieces: str) -> list[dict[str, Any]]:
+    return [
+        block(index, type="text", text=""),
+        *(piece(index, "text_delta", text=part) for part in pieces),
+        {"type": "content_block_stop", "index": index},
+    ]
+
+
+def finish(reason: str | None, **usage: Any) -> dict[str, Any]:
+    delta = {"stop_reason": reason, "stop_sequence": None}
+    return {"type": "message_delta", "delta": delta, "usage": usage}
+
+
+def answered(*events: Any) -> list[Chunk]:
+    with vendor(raw(anthropic_stream(*events))) as fake:
+        return ask("anthropic", fake.url)
+
+
+def end(*events: Any) -> TurnEnd:
+    last = answered(*events)[-1]
+    assert isinstance(last, TurnEnd)
+    return last
+
+
+def sent(*messages: Message, **fields: Any) -> dict[str, Any]:
+    values = {"model": "m", "system_prompt": "Be brief.", **fields}
+    with vendor(raw(anthropic_stream(start(), *text(0, "ok"), finish("end_turn")))) as fake:
+        ask("anthropic", fake.url, ModelRequest(messages=messages, **values))
+        assert ("POST", "/v1/v1/messages") == tuple(fake.heads[0].split()[:2])
+        return fake.bodies[0]
+
+
+# ---- answers -------------------------------------------------------------------------
+
+
+def test_text_thinking_and_usage_are_streamed() -> None:
+    """Pieces come in order, usage as soon as it is told; what is not known is passed over."""
+    chunks = answered(
+        start(input_tokens=10, cache_read_input_tokens=4, cache_creation_input_tokens=2),
+        {"type": "ping"},
+        block(0, type="thinking", thinking="", signature=""),
+        piece(0, "thinking_delta", thinking="hm"),
+        piece(0, "signature_delta", signature="abc"),
+        {"type": "content_block_stop", "index": 0},
+        block(1, type="redacted_thinking", data="xyz"),
+        {"type": "something_new", "value": 1},
+        *text(2, "Hel", "lo"),
+        block(3, type="something_new"),
+        piece(3, "something_new", value=1),
+        finish("end_turn", output_tokens=3, output_tokens_details={"thinking_tokens": 1}),
+    )
+
+    usage = Usage(
+        input_tokens=16,
+        output_tokens=3,
+        cache_read_tokens=4,
+        cache_write_tokens=2,
+        reasoning_tokens=1,
+    )
+    assert [
+        UsageUpdate(Usage(input_tokens=16, cache_read_tokens=4, cache_write_tokens=2)),
+        ThinkingDelta("hm"),
+        TextDelta("Hel"),
+        TextDelta("lo"),
+        UsageUpdate(usage),
+        TurnEnd("stop", (), usage),
+    ] == chunks
+
+
+def test_the_last_usage_counts() -> None:
+    """Later figures are sums so far, not more to be added."""
+    found = end(
+        start(input_tokens=10, output_tokens=1, cache_read_input_tokens=3),
+        *text(0, "Hi"),
+        finish("end_turn", input_tokens=11, output_tokens=7, cache_read_input_tokens=5),
+    )
+
+    assert Usage(input_tokens=16, output_tokens=7, cache_read_tokens=5) == found.usage
+
+
+def test_zeros_take_back_nothing() -> None:
+    """Some servers tell the input first and fill it with zeros at the end."""
+    found = end(
+        start(input_tokens=10, cache_read_input_tokens=3),
+        *text(0, "Hi"),
+        finish("end_turn", input_tokens=0, output_tokens=7, cache_read_input_tokens=0),
+    )
+
+    assert Usage(input_tokens=13, output_tokens=7, cache_read_tokens=3) == found.usage
+
+
+def test_zeros_beside_text_are_no_usage() -> None:
+    """Some servers fill in zeros for what they do not count."""
+    zeros = {"input_tokens": 0, "output_tokens": 0}
+
+    assert end(start(**zeros), *text(0, "Hi"), finish("end_turn", output_tokens=0)).usage is None
+    assert Usage() == end(start(**zeros), finish("end_turn", output_tokens=0)).usage
+    chunks = answered(start(input_tokens=5), *text(0, "Hi"), finish("end_turn", output_tokens=0))
+    assert UsageUpdate(Usage(input_tokens=5)) in chunks and chunks[-1].usage is None
+
+
+def test_parallel_tool_calls_are_put_together_from_their_pieces() -> None:
+    """Text beside them is passed on; arguments that are no JSON stay the text they were."""
+    chunks = answered(
+        start(input_tokens=5),
+        *text(0, "Let me see."),
+        block(1, type="tool_use", id="a", name="calculator", input={}),
+        piece(1, "input_json_delta", partial_json=""),
+        piece(1, "input_json_delta", partial_json='{"exp'),
+        piece(1, "input_json_delta", partial_json='ression": "2"}'),
+        block(2, type="tool_use", id="b", name="current_time", input={}),
+        block(3, type="tool_use", id="c", name="x", input={}),
+        piece(3, "input_json_delta", partial_json="{broken"),
+        block(4, type="tool_use", id="d", name="whole", input={"a": 1}),
+        finish("tool_use", output_tokens=9),
+    )
+
+    calls = (
+        ToolCall("a", "calculator", {"expression": "2"}),
+        ToolCall("b", "current_time", {}),
+        ToolCall("c", "x", "{broken"),
+        ToolCall("d", "whole", {"a": 1}),
+    )
+    usage = Usage(input_tokens=5, output_tokens=9)
+    _, said, *pieces, _, end = chunks
+    assert (TextDelta("Let me see."), TurnEnd("tool_calls", calls, usage)) == (said, end)
+    assert [CallDelta(text) for text in ('{"exp', 'ression": "2"}', "{broken")] == pieces
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [[""], ["", ""], ["", '{"expression"', ': "2"}'], ['{"expression": "2"}', ""]],
+)
+def test_a_call_may_come_whole_and_in_pieces(pieces: list[str]) -> None:
+    """Pieces take the place of what came whole; one without a character takes nothing."""
+    last = end(
+        start(input_tokens=5),
+        block(0, type="tool_use", id="a", name="calculator", input={"expression": "2"}),
+        *(piece(0, "input_json_delta", partial_json=text) for text in pieces),
+        finish("tool_use", output_tokens=9),
+    )
+
+    assert (ToolCall("a", "calculator", {"expression": "2"}),) == last.tool_calls
+
+
+def test_a_tool_of_the_vendor_is_no_call() -> None:
+    """Its input is written by the model and paid for; nobody here can make it."""
+    chunks = answered(
+        start(input_tokens=5),
+        block(0, type="server_tool_use", id="s", name="web_search", input={}),
+        piece(0, "input_json_delta", partial_json='{"query": "x"}'),
+        block(1, type="tool_use", id="a", name="calculator", input={}),
+        piece(1, "input_json_delta", partial_json="{}"),
+        finish("tool_use", output_tokens=9),
+    )
+
+    assert (ToolCall("a", "calculator", {}),) == chunks[-1].tool_calls
+    assert CallDelta('{"query": "x"}') in chunks
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("end_turn", "stop"),
+        ("stop_sequence", "stop"),
+        ("max_tokens", "length"),
+        ("model_context_window_exceeded", "length"),
+        ("tool_use", "tool_calls"),
+        ("refusal", "content_filter"),
+        ("pause_turn", "pause_turn"),
+        (None, "stop"),
+    ],
+)
+def test_reasons_to_stop_have_the_words_of_the_other_providers(
+    reason: str | None, expected: str
+) -> None:
+    """Those that mean the same; the others stay as they are."""
+    assert expected == end(start(), *text(0, "Hi"), finish(reason)).stop_reason
+
+
+# ---- requests ------------------------------------------------------------------------
+
+
+def test_the_whole_conversation_is_sent() -> None:
+    """The results of a turn in one message, right after it; whatever the user says then with it."""
+    body = sent(
+        UserMessage("1+1?"),
+        AssistantMessage("Let me see.", (CALL, OTHER)),
+        ToolMessage("toolu_1", "calculator", "2"),
+        ToolMessage("toolu_2", "current_time", ""),
+        UserMessage("And?"),
+        AssistantMessage("2"),
+        AssistantMessage("It is 2."),
+        UserMessage("Thanks."),
+    )
+
+    assert [
+        ("user", [{"type": "text", "text": "1+1?"}]),
+        (
+            "assistant",
+            [
+                {"type": "text", "text": "Let me see."},
+                {
+                    "type": "tool_use",
+                    "id": "toolu_1",
+                    "name": "calculator",
+                    "input": {"expression": "1+1"},
+                },
+                {"type": "tool_use", "id": "toolu_2", "name": "current_time", "input": {}},
+            ],
+        ),
+        (
+            "user",
+            [
+                {"type": "tool_result", "tool_use_id": "toolu_1", "content": "2"},
+                {"type": "tool_result", "tool_use_id": "toolu_2"},
+                {"type": "text", "text": "And?"},
+            ],
+        ),
+        (
+            "assistant",
+            [{"type": "text", "text": "2"}, {"type": "text", "text": "It is 2."}],
+        ),
+        ("user", [{"type": "text", "text": "Thanks."}]),
+    ] == [(message["role"], message["content"]) for message in body["messages"]]
+    assert ("Be brief.", True, 4096) == (body["system"], body["stream"], body["max_tokens"])
+
+
+def test_who_has_no_tools_may_go_on_where_others_had_some() -> None:
+    """The API wants the tools of a conversation defined, also where none may be called."""
+    conversation = [
+        UserMessage("1+1?"),
+        AssistantMessage("", (CALL, OTHER, ToolCall("toolu_3", "calculator", {}))),
+        *(ToolMessage(f"toolu_{i}", "calculator", "2") for i in (1, 2, 3)),
+        AssistantMessage("2"),
+        UserMessage("Thanks."),
+    ]
+
+    body = sent(*conversation)
+
+    assert ["calculator", "current_time"] == [tool["name"] for tool in body["tools"]]
+    assert [{"type": "object"}] * 2 == [tool["input_schema"] for tool in body["tools"]]
+    assert {"type": "none"} == body["tool_choice"]
+    assert "cache_control" not in str(body)
+    assert "tool_choice" not in sent(*conversation, tools=TOOLS)
+    assert not {"tools", "tool_choice"} & set(sent(UserMessage("Hi"), AssistantMessage("Ho")))
+
+
+def test_tools_that_are_only_defined_are_in_the_worst_case() -> None:
+    """With the prompt that the vendor adds for them."""
+    provider = providers.load(route_to("anthropic", "http://127.0.0.1:1"), faults=False)
+    with_call, without = (
+        provider.worst_case(
+            ModelRequest(
+                model="m",
+                system_prompt="",
+                messages=[UserMessage("Hi"), AssistantMessage("", calls)],
+            )
+        ).input_tokens
+        for calls in ((CALL,), ())
+    )
+    provider.close()
+
+    assert with_call - without > 700 + len(json.dumps(CALL.arguments))
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([UserMessage("")], [("user", 1)]),
+        ([], [("user", 1)]),
+        ([AssistantMessage("Hi"), UserMessage("Ho")], [("user", 1), ("assistant", 1), ("user", 1)]),
+        ([UserMessage("a"), AssistantMessage(" \n"), UserMessage("b")], [("user", 2)]),
+        # A run without a new message, or after one that was cancelled.
+        ([UserMessage("a"), AssistantMessage("b")], [("user", 1), ("assistant", 1), ("user", 1)]),
+        ([AssistantMessage("b")], [("user", 1), ("assistant", 1), ("user", 1)]),
+        ([UserMessage("a"), AssistantMessage("")], [("user", 1)]),
+    ],
+)
+def test_what_the_api_would_refuse_is_not_sent(
+    messages: Sequence[Message], expected: list[tuple[str, int]]
+) -> None:
+    """No empty text, the user first and last, the roles by turns."""
+    body = sent(*messages, system_prompt=" ")
+
+    assert expected == [(m["role"], len(m["content"])) for m in body["messages"]]
+    assert all(part["text"].strip() for m in body["messages"] for part in m["content"])
+    assert "system" not in body
+
+
+def test_arguments_that_were_no_object_are_shown_to_the_model() -> None:
+    """The API takes objects alone; id and name are made to fit too."""
+    call = ToolCall("functions.calc:0", "functions.calc", "{broken")
+
+    body = sent(UserMessage("Hi"), AssistantMessage("", (call,)), ToolMessage(call.id, "x", "no"))
+
+    [use], [result] = (message["content"] for message in body["messages"][1:])
+    assert ({"not_an_object": "{broken"}, "functions_calc") == (use["input"], use["name"])
+    assert use["id"] == result["tool_use_id"] and use["id"].replace("_", "").isalnum()
+
+
+def test_who_has_tools_has_what_was_sent_cached() -> None:
+    """Tools, system prompt and conversation are read again, and cheaply, in the next step."""
+    cached = {"cache_control": {"type": "ephemeral"}}
+
+    body = sent(UserMessage("Hi"), tools=TOOLS)
+
+    assert [{"type": "text", "text": "Be brief.", **cached}] == body["system"]
+    assert [False, True] == ["cache_control" in tool for tool in body["tools"]]
+    assert ["expression"] == body["tools"][0]["input_schema"]["required"]
+    assert [{"type": "text", "text": "Hi", **cached}] == body["messages"][-1]["content"]
+    assert "cache_control" not in str(sent(UserMessage("Hi")))
+
+
+@pytest.mark.parametrize(
+    ("model", "limit", "expected"),
+    [
+        ("claude-haiku-4-5", 7, 7),
+        ("claude-haiku-4-5", None, 64_000),
+        ("claude-opus-4-1-20250805", None, 32_000),
+        ("claude-3-5-haiku-latest", None, 8_192),
+        ("claude-3-haiku-20240307", None, 4_096),
+        ("smol", None, 4_096),
+    ],
+)
+def test_the_output_is_always_limited(model: str, limit: int | None, expected: int) -> None:
+    """By persona or route, else by the model's own limit; that is the worst case too."""
+    body = sent(UserMessage("Hi"), model=model, max_output_tokens=limit)
+    provider = providers.load(route_to("anthropic", "http://127.0.0.1:1"), faults=False)
+    request = ModelRequest(
+        model=model, system_prompt="", messages=REQUEST.messages, max_output_tokens=limit
+    )
+
+    assert expected == body["max_tokens"]
+    assert expected == provider.worst_case(request).output_tokens
+    provider.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "limit", "room", "expected"),
+    [
+        ("claude-sonnet-4-20250514", None, 100_000, 64_000),
+        ("claude-sonnet-4-20250514", None, 4_100, 4_100),
+        ("claude-sonnet-4-20250514", None, -500, 1_024),
+        ("claude-sonnet-4-20250514", 8_000, 4_100, 8_000),
+        ("claude-opus-4-1-20250805", None, 40_000, 32_000),
+        ("smol", None, 3_000, 3_000),
+    ],
+)
+def test_the_models_own_limit_is_lowered_to_what_the_context_leaves(
+    model: str, limit: int | None, room: int, expected: int
+) -> None:
+    """One of persona or route is not: what was sent was fitted for it."""
+    body = sent(UserMessage("Hi"), model=model, max_output_tokens=limit, room_tokens=room)
+
+    assert expected == body["max_tokens"]

@@ -1,0 +1,499 @@
+"""The openai provider: what it sends, and what it makes of what compatible servers answer."""
+
+import json
+import socket
+import struct
+import threading
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shared.events.types import Usage
+from tests.worker.providers.fake_vendor import (
+    REQUEST,
+    Answer,
+    ask,
+    delta,
+    openai_stream,
+    raw,
+    route_to,
+    vendor,
+)
+from worker.contract.messages import (
+    AssistantMessage,
+    Chunk,
+    ModelRequest,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolMessage,
+    ToolSpec,
+    TurnEnd,
+    UsageUpdate,
+    UserMessage,
+)
+from worker.contract.outcomes import ProviderError
+from worker.providers import openai_provider
+from worker.tools import load
+
+USAGE = {
+    "prompt_tokens": 10,
+    "completion_tokens": 3,
+    "total_tokens": 13,
+    "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 2},
+    "completion_tokens_details": {"reasoning_tokens": 1},
+}
+
+
+def usage_chunk(usage: Any = USAGE) -> dict[str, Any]:
+    return delta() | {"choices": [], "usage": usage}
+
+
+def answered(*chunks: Any, request: ModelRequest = REQUEST, done: bool = True) -> list[Chunk]:
+    with vendor(raw(openai_stream(*chunks, done=done))) as fake:
+        return ask("openai", fake.url, request)
+
+
+def end(*chunks: Any, request: ModelRequest = REQUEST) -> TurnEnd:
+    last = answered(*chunks, request=request)[-1]
+    assert isinstance(last, TurnEnd)
+    return last
+
+
+def test_text_thinking_and_usage_are_streamed() -> None:
+    """Pieces come in order; what was cached is part of the input, reasoning of the output."""
+    chunks = answered(
+        delta(reasoning_content="hm"),
+        delta(content="Hel"),
+        delta(content="lo"),
+        delta(finish="stop"),
+        usage_chunk(),
+    )
+
+    usage = Usage(
+        input_tokens=10,
+        output_tokens=3,
+        cache_read_tokens=4,
+        cache_write_tokens=2,
+        reasoning_tokens=1,
+    )
+    assert [
+        ThinkingDelta("hm"),
+        TextDelta("Hel"),
+        TextDelta("lo"),
+        UsageUpdate(usage),
+        TurnEnd("stop", (), usage),
+    ] == chunks
+
+
+def test_the_whole_conversation_and_the_tools_are_sent() -> None:
+    """System prompt first, calls with their results, schemas from the tools' signatures."""
+    call = ToolCall("call_1", "calculator", {"expression": "1+1"})
+    request = ModelRequest(
+        model="m",
+        system_prompt="Be brief.",
+        messages=[
+            UserMessage("1+1?"),
+            AssistantMessage("", (call,)),
+            ToolMessage("call_1", "calculator", "2"),
+        ],
+        tools=[
+            load(["calculator"])["calculator"].spec,
+            ToolSpec("theirs", "Of an MCP server.", {"type": "object"}),
+        ],
+        max_output_tokens=7,
+    )
+    with vendor(raw(openai_stream(delta(content="2", finish="stop")))) as fake:
+        ask("openai", fake.url, request)
+        [body] = fake.bodies
+
+    assert [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "1+1?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {
+                    "id": "call_1",
+                    "type": "function",
+                    "function": {"name": "calculator", "arguments": '{"expression": "1+1"}'},
+                }
+            ],
+        },
+        {"role": "tool", "tool_call_id": "call_1", "content": "2"},
+    ] == body["messages"]
+    ours, theirs = (tool["function"]["parameters"] for tool in body["tools"])
+    assert ["expression"] == ours["required"]
+    assert {"type": "object", "properties": {}} == theirs, "the vendor refuses it without"
+    assert (7, True, {"include_usage": True}) == (
+        body["max_tokens"],
+        body["stream"],
+        body["stream_options"],
+    )
+
+
+def test_a_call_of_another_server_is_named_as_this_one_takes_it() -> None:
+    """The id is the same in call and result; a name that the model made up is no reason to fail."""
+    call = ToolCall("functions.calc:0" * 4, "functions.calc", {})
+    request = ModelRequest(
+        model="m",
+        system_prompt="",
+        messages=[
+            UserMessage("1+1?"),
+            AssistantMessage("", (call,)),
+            ToolMessage(call.id, call.name, "There is no such tool."),
+        ],
+    )
+    with vendor(raw(openai_stream(delta(content="2", finish="stop")))) as fake:
+        ask("openai", fake.url, request)
+        messages = fake.bodies[0]["messages"]
+
+    [sent] = messages[1]["tool_calls"]
+    assert sent["id"] == messages[2]["tool_call_id"]
+    assert len(sent["id"]) <= 40
+    assert "functions_calc" == sent["function"]["name"]
+
+
+def test_arguments_that_were_not_json_are_sent_back_as_an_object() -> None:
+    """Chat templates parse them: a string in their place would end every later call."""
+    call = ToolCall("c", "calc", "{broken")
+    request = ModelRequest(
+        model="m",
+        system_prompt="",
+        messages=[UserMessage("Hi"), AssistantMessage("", (call,)), ToolMessage("c", "calc", "no")],
+    )
+    with vendor(raw(openai_stream(delta(content="2", finish="stop")))) as fake:
+        ask("openai", fake.url, request)
+        [sent] = fake.bodies[0]["messages"][1]["tool_calls"]
+
+    assert {"not_an_object": "{broken"} == json.loads(sent["function"]["arguments"])
+
+
+def test_parallel_tool_calls_are_put_together_from_their_pieces() -> None:
+    """Arguments that are no JSON are passed on as the text they were."""
+
+    def piece(index: int, **fields: Any) -> dict[str, Any]:
+        return delta(tool_calls=[{"index": index, **fields}])
+
+    found = end(
+        piece(0, id="a", type="function", function={"name": "calculator", "arguments": '{"exp'}),
+        piece(1, id="b", type="function", function={"name": "current_time", "arguments": ""}),
+        piece(0, function={"arguments": 'ression": "2"}'}),
+        piece(2, id="c", type="function", function={"name": "x", "arguments": "{broken"}),
+        delta(finish="tool_calls"),
+    )
+
+    assert (
+        ToolCall("a", "calculator", {"expression": "2"}),
+        ToolCall("b", "current_time", {}),
+        ToolCall("c", "x", "{broken"),
+    ) == found.tool_calls
+    assert found.usage is None
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        # Without an index: a new id, or a name without one, begins the next call.
+        [
+            {"id": "a", "function": {"name": "f", "arguments": '{"x": 1}'}},
+            {"id": "b", "function": {"name": "g", "arguments": "{}"}},
+        ],
+        [
+            {"id": "a", "function": {"name": "f", "arguments": '{"x":'}},
+            {"id": "a", "function": {"arguments": " 1}"}},
+            {"id": "b", "function": {"name": "g", "arguments": ""}},
+        ],
+        # The name in each piece.
+        [
+            {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"x":'}},
+            {"index": 0, "id": "a", "function": {"name": "f", "arguments": " 1}"}},
+            {"index": 1, "id": "b", "function": {"name": "g", "arguments": None}},
+        ],
+        # The function is missing where there is nothing of it.
+        [
+            {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"x": 1}'}},
+            {"index": 1, "id": "b", "function": {"name": "g"}},
+            {"index": 1},
+        ],
+        # All at one place, as of Gemini: each is whole.
+        [
+            {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"x": 1}'}},
+            {"index": 0, "id": "b", "function": {"name": "g", "arguments": "{}"}},
+        ],
+        # The same in pieces, after the first without an id or with that of their call.
+        [
+            {"index": 0, "id": "a", "function": {"name": "f", "arguments": ""}},
+            {"index": 0, "id": "", "function": {"name": None, "arguments": '{"x": 1'}},
+            {"index": 0, "id": "a", "function": {"arguments": "}"}},
+            {"index": 0, "id": "b", "function": {"name": "g", "arguments": ""}},
+            {"index": 0, "id": "b", "function": {"name": "g", "arguments": "{}"}},
+        ],
+        # Each piece with an id of its own.
+        [
+            {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"x":'}},
+            {"index": 0, "id": "7", "function": {"arguments": " 1"}},
+            {"index": 0, "id": "a", "function": {"name": "f", "arguments": "}"}},
+            {"index": 1, "id": "b", "function": {"name": "g", "arguments": "{}"}},
+        ],
+    ],
+)
+def test_tool_calls_of_servers_with_their_own_ways(pieces: list[dict[str, Any]]) -> None:
+    """Two calls, however they are cut."""
+    chunks = [delta(tool_calls=[piece]) for piece in pieces]
+
+    found = end(*chunks, delta(finish="tool_calls")).tool_calls
+
+    assert (ToolCall("a", "f", {"x": 1}), ToolCall("b", "g", {})) == found
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        # Each piece with an id of its own and the whole name, the first without arguments.
+        [("a", "calculator", ""), ("b", "calculator", '{"x":'), ("c", "calculator", " 1}")],
+        [("a", "calculator", None), ("c", "calculator", '{"x": 1}')],
+        # The name as far as it is known.
+        [("c", "calc", ""), ("c", "calculator", '{"x": 1}')],
+        [("c", "calc", ""), ("", "calculator", ""), (None, "calculator", '{"x": 1}')],
+        # The name in pieces.
+        [("c", "calc", ""), (None, "ulator", '{"x": 1}')],
+        # The arguments as the object that they are.
+        [("c", "calculator", {"x": 1})],
+    ],
+)
+def test_one_call_however_it_comes(pieces: list[tuple[str | None, str, Any]]) -> None:
+    """It is made once, with all its arguments."""
+    calls = [
+        {"index": 0, "id": call_id, "function": {"name": name, "arguments": arguments}}
+        for call_id, name, arguments in pieces
+    ]
+
+    found = end(*(delta(tool_calls=[call]) for call in calls), delta(finish="tool_calls"))
+
+    assert (ToolCall("c", "calculator", {"x": 1}),) == found.tool_calls
+
+
+@pytest.mark.parametrize(("sent", "read"), [(None, {}), ("", {}), ('{"x": ', '{"x": ')])
+def test_a_call_that_is_not_whole_ends_where_another_begins(sent: str | None, read: Any) -> None:
+    """Whatever there is of its arguments."""
+    calls = [
+        {"index": 0, "id": "a", "function": {"name": "f", "arguments": sent}},
+        {"index": 0, "id": "b", "function": {"name": "g", "arguments": "{}"}},
+    ]
+
+    found = end(*(delta(tool_calls=[call]) for call in calls), delta(finish="tool_calls"))
+
+    assert (ToolCall("a", "f", read), ToolCall("b", "g", {})) == found.tool_calls
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [("f", '{"x": 1}'), ("f", '{"x": 2}')],
+        [("f", '{"x": 1}'), ("f", ""), ("f", '{"x":'), (None, " 2}"), ("f", "")],
+        [("f", '{"x":'), ("f", " 1}"), ("f", '{"x": 2}'), ("f", "\n")],
+    ],
+)
+def test_calls_of_one_place_without_ids_are_told_apart(
+    pieces: list[tuple[str | None, str]],
+) -> None:
+    """By a name that comes with more arguments when those of the last call are whole."""
+    calls = [
+        {"index": 0, "id": "", "function": {"name": name, "arguments": arguments}}
+        for name, arguments in pieces
+    ]
+
+    found = end(*(delta(tool_calls=[call]) for call in calls), delta(finish="tool_calls"))
+
+    assert (
+        ToolCall("call_1_1", "f", {"x": 1}),
+        ToolCall("call_1_2", "f", {"x": 2}),
+    ) == found.tool_calls
+
+
+def test_tool_calls_without_ids_get_some() -> None:
+    """Of the turn and their place in it."""
+    calls = [{"index": i, "function": {"name": "f", "arguments": "{}"}} for i in (0, 1)]
+
+    found = end(delta(tool_calls=calls), delta(finish="tool_calls"))
+
+    assert ["call_1_1", "call_1_2"] == [call.id for call in found.tool_calls]
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (None, None),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, None),
+        ({"prompt_tokens": None, "completion_tokens": None}, None),
+        ({}, None),
+        ({"prompt_tokens": 5, "completion_tokens": None}, None),
+        ({"prompt_tokens": 5, "completion_tokens": 0}, None),
+        (
+            {"prompt_tokens": 5, "completion_tokens": 1, "prompt_tokens_details": None},
+            Usage(input_tokens=5, output_tokens=1),
+        ),
+    ],
+)
+def test_usage_of_servers_that_do_not_count(usage: Any, expected: Usage | None) -> None:
+    """What was not counted is not reported; zeros beside text are not counted."""
+    found = end(delta(content="Hi"), delta(finish="stop"), usage_chunk(usage))
+
+    assert expected == found.usage
+
+
+def test_what_was_counted_of_the_input_is_believed() -> None:
+    """Also where the output was not: that alone is estimated."""
+    usage = usage_chunk({"prompt_tokens": 5, "completion_tokens": 0})
+    calls = delta(tool_calls=[{"index": 0, "function": {"name": "f", "arguments": "{}"}}])
+
+    for said in (delta(content="Hi"), delta(reasoning="Hm"), calls):
+        *_, told, last = answered(said, delta(finish="stop"), usage)
+        assert (UsageUpdate(Usage(input_tokens=5)), None) == (told, last.usage)
+    assert Usage(input_tokens=5) == end(delta(finish="stop"), usage).usage
+
+
+def test_what_is_told_of_the_usage_is_passed_on_at_once() -> None:
+    """Of servers that tell it with each chunk; zeros that come later take nothing back."""
+    chunks = answered(
+        *(
+            delta(content=text) | {"usage": {"prompt_tokens": 10, "completion_tokens": count}}
+            for count, text in enumerate(("", "Hel", "lo"))
+        ),
+        delta(finish="stop") | {"usage": {"prompt_tokens": 10, "completion_tokens": 2}},
+        usage_chunk({"prompt_tokens": 0, "completion_tokens": 0}),
+    )
+
+    told = [Usage(input_tokens=10, output_tokens=count) for count in range(3)]
+    assert [
+        UsageUpdate(told[0]),
+        UsageUpdate(told[1]),
+        TextDelta("Hel"),
+        UsageUpdate(told[2]),
+        TextDelta("lo"),
+        TurnEnd("stop", (), told[2]),
+    ] == chunks
+
+
+def test_content_may_come_in_parts() -> None:
+    """Mistral's thinking models tell by them what is thinking; what is no text is passed over."""
+    thought = [{"type": "text", "text": "h"}, {"type": "text", "text": "m"}]
+    chunks = answered(
+        delta(content=[{"type": "thinking", "thinking": thought}]),
+        delta(content=[{"type": "thinking", "thinking": "!"}, {"type": "text", "text": ""}]),
+        delta(content=[{"type": "text", "text": "Hel"}, {"type": "image_url", "image_url": "x"}]),
+        delta(content=["lo"]),
+        delta(content=[], finish="stop"),
+    )
+
+    assert [
+        *map(ThinkingDelta, "hm!"),
+        TextDelta("Hel"),
+        TextDelta("lo"),
+        TurnEnd("stop"),
+    ] == chunks
+
+
+def test_a_refusal_is_what_the_model_says() -> None:
+    """It comes beside an empty content, and ends as an answer does."""
+    chunks = answered(
+        delta(content="", refusal=None),
+        delta(refusal="I can't help"),
+        delta(refusal=" with that."),
+        delta(finish="stop"),
+    )
+
+    assert [
+        TextDelta("I can't help"),
+        TextDelta(" with that."),
+        TurnEnd("content_filter", (), None),
+    ] == chunks
+
+
+def test_an_empty_answer_may_be_free() -> None:
+    """Zeros are believed where nothing was said."""
+    zeros = {"prompt_tokens": 0, "completion_tokens": 0}
+
+    assert Usage() == end(delta(finish="stop"), usage_chunk(zeros)).usage
+
+
+@pytest.mark.parametrize(
+    "oddity",
+    [
+        {"choices": None},
+        {"choices": []},
+        delta() | {"choices": [{"index": 0, "delta": None, "finish_reason": None}]},
+        delta(content=None, tool_calls=None),
+        delta(reasoning_content=None),
+        delta(reasoning={"text": "an object"}),
+        delta() | {"usage": None},
+    ],
+)
+def test_chunks_with_nothing_in_them_are_passed_over(oddity: dict[str, Any]) -> None:
+    """Whatever they are for."""
+    found = answered(oddity, delta(content="Hi"), oddity, delta(finish="stop"), oddity)
+
+    assert [TextDelta("Hi"), TurnEnd("stop", (), None)] == found
+
+
+@pytest.mark.parametrize("usage", [USAGE, None])
+def test_a_connection_may_break_when_the_answer_is_whole(usage: Any) -> None:
+    """It is not asked for again; before the finish reason it is not whole."""
+
+    def broken(*chunks: Any) -> Answer:
+        def answer(client: socket.socket) -> None:
+            raw(openai_stream(*chunks, done=False))(client)
+            threading.Event().wait(0.05)  # a reset throws away what has not been read
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        return answer
+
+    with vendor(broken(delta(content="Hi"), delta(finish="stop"), usage_chunk(usage))) as fake:
+        *_, said, last = (c for c in ask("openai", fake.url) if not isinstance(c, UsageUpdate))
+    assert (TextDelta("Hi"), "stop", usage is None) == (said, last.stop_reason, last.usage is None)
+
+    with pytest.raises(ProviderError) as caught, vendor(broken(delta(content="Hi"))) as fake:
+        ask("openai", fake.url)
+    assert "provider.connection" == caught.value.code
+
+
+@pytest.mark.parametrize("late", [b"data: bye\n\n", b'data: {"error": {"message": "late"}}\n\n'])
+def test_nonsense_after_a_whole_answer_is_not_a_reason_to_ask_again(late: bytes) -> None:
+    """Before its end it is."""
+
+    def answer(*chunks: Any) -> Answer:
+        return raw(openai_stream(*chunks, done=False), late)
+
+    with vendor(answer(delta(content="Hi"), delta(finish="stop"))) as fake:
+        assert [TextDelta("Hi"), TurnEnd("stop", (), None)] == ask("openai", fake.url)
+
+    with pytest.raises(ProviderError), vendor(answer(delta(content="Hi"))) as fake:
+        ask("openai", fake.url)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        (None, "max_completion_tokens"),
+        ("https://api.openai.com/v1/", "max_completion_tokens"),
+        ("https://llm.example.com/v1", "max_tokens"),
+    ],
+)
+def test_the_vendor_is_known_by_its_address(url: str | None, name: str) -> None:
+    """It refuses `max_tokens` for its newer models, and others know nothing else."""
+    route = route_to("openai", url, api="chat")
+    request = replace(REQUEST, max_output_tokens=7)
+
+    arguments = openai_provider._arguments(request, route.is_at_openai)
+
+    assert 7 == arguments[name]
+
+
+def test_the_last_marker_may_be_missing() -> None:
+    """The finish reason is what ends an answer."""
+    found = answered(delta(content="Hi"), delta(finish="length"), usage_chunk(), done=False)
+
+    assert "length" == found[-1].stop_reason

@@ -1,0 +1,53 @@
+"""How soon a vendor is rid of a run that is cancelled, measured where it reads its socket."""
+
+import threading
+import time
+
+import pytest
+
+from bench.figure import percentile
+from bench.silent_vendor import PHASES, SilentVendor
+from tests.worker.providers.fake_vendor import REQUEST, route_to
+from worker import providers
+from worker.contract.outcomes import CancelRequested
+from worker.contract.stop_signal import StopSignal
+
+CANCELS = 25  # of each API in each phase: 225
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    ("provider", "end", "api"),
+    [("openai", "/v1", None), ("openai", "/v1", "responses"), ("anthropic", "", None)],
+)
+def test_a_cancel_closes_the_vendors_socket(
+    provider: str, end: str, api: str | None, phase: str
+) -> None:
+    """Within 250 ms, wherever the answer is, but for moments in which a busy machine stands still.
+
+    `make bench` has the figures.
+    """
+    seconds = []
+    with SilentVendor() as vendor:
+        route = route_to(provider, f"{vendor.url}/{phase}{end}", api=api)
+        for _ in range(CANCELS):
+            stop = StopSignal()
+            loaded = providers.load(route, faults=False)
+            call = threading.Thread(target=_read, args=(loaded, stop))
+            call.start()
+            vendor.reached.get(timeout=10)
+            began = time.perf_counter()
+            stop.set(CancelRequested())
+            seconds.append(vendor.gone.get(timeout=10) - began)
+            call.join(10)
+            assert not call.is_alive()
+            loaded.close()
+
+    assert percentile(seconds, 0.8) <= 0.25
+    assert max(seconds) < 5
+
+
+def _read(loaded: providers.Provider, stop: StopSignal) -> None:
+    with pytest.raises(CancelRequested):
+        for _ in loaded.stream(REQUEST, stop):
+            pass
