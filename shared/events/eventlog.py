@@ -30,6 +30,7 @@ from shared.storage import keys
 from shared.storage.connections import Connections, Transaction
 from shared.storage.hints import GroupedHint
 from shared.storage.tables import run_events
+from shared.storage.text_array import TextArray
 
 log = logging.getLogger(__name__)
 
@@ -118,10 +119,10 @@ def store(tx: Transaction, batch: Batch) -> None:
     tx.after_commit.append(news(tx.connections, batch))
 
 
-def columns(batch: Iterable[tuple[UUID, Sequence[StoredEvent]]]) -> dict[str, str]:
-    """The events as four arrays, for `unnest`, in Postgres' own notation.
+def columns(batch: Iterable[tuple[UUID, Sequence[StoredEvent]]]) -> dict[str, str | TextArray]:
+    """Return the events as four arrays, for `unnest`.
 
-    The driver's conversion of lists takes several times as long.
+    The driver's conversion of lists takes several times as long as these.
     """
     run_ids: list[str] = []
     rows: list[StoredEvent] = []
@@ -132,9 +133,7 @@ def columns(batch: Iterable[tuple[UUID, Sequence[StoredEvent]]]) -> dict[str, st
         "run_ids": _array(run_ids),
         "seqs": _array([str(event.seq) for event in rows]),
         "types": _array([event.type for event in rows]),
-        "payloads": _array(
-            ['"' + event.payload.replace("\\", "\\\\").replace('"', '\\"') + '"' for event in rows]
-        ),
+        "payloads": TextArray(event.payload for event in rows),
     }
 
 

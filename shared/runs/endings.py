@@ -22,6 +22,7 @@ from shared.runs.status import RunState
 from shared.runs.transitions import Totals, keep_usage, usage_columns
 from shared.storage.connections import Transaction
 from shared.storage.tables import runs
+from shared.storage.text_array import TextArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +180,7 @@ def end_held(tx: Transaction, ending: Ending) -> Outcome:
     return outcome
 
 
-#: Columns of free text: the driver writes them, which takes several times as long.
+#: Columns of free text, and of what operators and customers named.
 _TEXTS = frozenset(
     {"stop_reasons", "error_codes", "error_messages", "contents", "of_route_ids", "of_models"}
 )
@@ -191,7 +192,7 @@ def _columns(endings: Sequence[Ending]) -> dict[str, Any]:
     used = usage_columns([ending.totals for ending in counted])
     errors = [ending.error for ending in endings]
     messages = [ending.message for ending in endings]
-    columns: dict[str, list[Any]] = {
+    columns: dict[str, Sequence[Any]] = {
         "ids": [ending.claim.run_id for ending in endings],
         "fences": [ending.claim.fence for ending in endings],
         "states": [ending.state.value for ending in endings],
@@ -219,7 +220,10 @@ def _columns(endings: Sequence[Ending]) -> dict[str, Any]:
         "of_runs": [ending.claim.run_id for ending in counted for _ in ending.totals.routes],
         **{f"of_{name}": values for name, values in used.items()},
     }
-    return {name: values if name in _TEXTS else _array(values) for name, values in columns.items()}
+    return {
+        name: TextArray(values) if name in _TEXTS else _array(values)
+        for name, values in columns.items()
+    }
 
 
 def _array(values: Sequence[Any]) -> str:

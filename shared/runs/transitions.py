@@ -13,6 +13,7 @@ from shared.events import eventlog, types
 from shared.events.types import TOKEN_FIELDS, RouteCost, Usage
 from shared.runs.status import RunState
 from shared.storage.tables import messages, run_events, runs
+from shared.storage.text_array import TextArray
 from shared.usd import MAX_COST_USD
 
 #: Owners lost within one step, after which a run is given up.
@@ -139,12 +140,12 @@ def keep_usage(sql: Connection, run_id: UUID, totals: Totals) -> None:
         sql.execute(_KEEP_USAGE, {"run_id": run_id, **usage_columns([totals])})
 
 
-def usage_columns(several: Sequence[Totals]) -> dict[str, list[Any]]:
+def usage_columns(several: Sequence[Totals]) -> dict[str, Sequence[Any]]:
     """The parts of all of them, one below the other, as columns of `run_usage`."""
     parts = [part for totals in several for part in totals.routes]
     return {
-        "route_ids": [part.route_id for part in parts],
-        "models": [part.model for part in parts],
+        "route_ids": TextArray(part.route_id for part in parts),
+        "models": TextArray(part.model for part in parts),
         **{name: [getattr(part.usage, name) for part in parts] for name in TOKEN_FIELDS},
         "usage_sources": [part.usage.source for part in parts],
         "costs": [min(part.cost_usd, MAX_COST_USD) for part in parts],

@@ -1,0 +1,44 @@
+"""Strings as a parameter of type text[], in Postgres' binary format.
+
+The driver writes a list of strings as an array literal: it quotes and escapes every character, at
+0.7 s for a million that need it, during which no other run of the process gets on. In the binary
+format a string is its length and its bytes.
+"""
+
+import struct
+from collections.abc import Sequence
+
+from psycopg import adapters, postgres
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+
+_TEXT = postgres.types["text"]
+#: Number of dimensions, whether there are NULLs, type of the elements, their number, first index;
+#: see `array_recv` in Postgres' src/backend/utils/adt/arrayfuncs.c.
+_HEADER = struct.Struct("!iiIii")
+_LENGTH = struct.Struct("!i")
+_NULL = _LENGTH.pack(-1)
+
+
+class TextArray(tuple[str | None, ...]):
+    """Strings and NULLs, passed to a statement as one array."""
+
+    __slots__ = ()
+
+
+class _TextArrayDumper(Dumper):
+    format = Format.BINARY
+    oid = _TEXT.array_oid
+
+    def dump(self, obj: Sequence[str | None]) -> bytes:
+        parts = [_HEADER.pack(1, None in obj, _TEXT.oid, len(obj), 1)]
+        for value in obj:
+            if value is None:
+                parts.append(_NULL)
+            else:
+                encoded = value.encode()
+                parts += (_LENGTH.pack(len(encoded)), encoded)
+        return b"".join(parts)
+
+
+adapters.register_dumper(TextArray, _TextArrayDumper)
