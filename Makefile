@@ -51,7 +51,7 @@ test-proxies: setup ## Install nginx, HAProxy and Caddy and run the tests of str
 	@./scripts/install-peers
 	@NEED_PROXIES=1 NEED_PEERS=1 $(BIN)/pytest -m proxies
 
-bench: setup ## What it takes and how that grows: table, JSON and charts; 8 minutes
+bench: setup ## What it takes and how that grows: table, JSON and charts
 	@$(BIN)/python -m bench
 
 bench-short: setup ## That the benchmarks run, in 90 s; speed is not judged

@@ -1,0 +1,76 @@
+"""The rooms: tests mirror them, and rules about them that import-linter cannot express."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("shared", "api", "worker", "cli")
+ROOMS = sorted(
+    str(folder.relative_to(ROOT))
+    for package in PACKAGES
+    for folder in {file.parent for file in (ROOT / package).rglob("*.py")}
+)
+#: Tests of what several modules of a room do together, by the room.
+WHOLE_ROOM = {
+    "shared/billing": {"query_plans"},
+    "shared/runs": {"life_cycle"},
+    "shared/storage": {"query_plans"},
+    "worker/agent": {"broken_call_usage", "confirmations", "tool_ledger"},
+    "worker/providers": {
+        "provider_cancel",
+        "provider_example",
+        "provider_failures",
+        "provider_state",
+        "provider_timeouts",
+    },
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_tests_mirror_the_rooms(room: str) -> None:
+    """A test file is named for a module of its room, or for one and an aspect of it."""
+    modules = {file.stem for file in (ROOT / room).glob("*.py")} - {"__init__"}
+    subjects = modules | {Path(room).name} | WHOLE_ROOM.get(room, set())
+    tests = {file.stem.removeprefix("test_") for file in (ROOT / "tests" / room).glob("test_*.py")}
+
+    assert tests or not modules, f"tests/{room} has no tests"
+    assert set() == {name for name in tests if not _is_named_for(name, subjects)}
+    assert WHOLE_ROOM.get(room, set()) <= tests
+
+
+def _is_named_for(name: str, subjects: set[str]) -> bool:
+    return any(name == subject or name.startswith(f"{subject}_") for subject in subjects)
+
+
+def test_every_folder_of_tests_has_a_room() -> None:
+    """A room that is renamed takes its tests with it."""
+    folders = {
+        str(file.parent.relative_to(ROOT / "tests"))
+        for package in PACKAGES
+        for file in (ROOT / "tests" / package).rglob("*.py")
+    }
+    assert set() == folders - set(ROOMS)
+
+
+def test_only_runs_changes_a_run() -> None:
+    """The table `runs` is written by the modules of `shared/runs` alone."""
+    writes = re.compile(r"\b(?:update|insert|delete)\(runs\)|(?:UPDATE|INTO|DELETE FROM) runs\b")
+    writers = {
+        str(file.parent.relative_to(ROOT))
+        for package in PACKAGES
+        for file in (ROOT / package).rglob("*.py")
+        if writes.search(file.read_text())
+    }
+    assert {"shared/runs"} == writers
+
+
+def test_no_module_is_named_for_nothing() -> None:
+    """A module or class has the name of its concept, not of a drawer."""
+    drawer = re.compile(r"^(?:utils?|helpers?|managers?|common|base)$")
+    drawer_class = re.compile(r"^\s*class \w*(?:Manager|Repository|Helper)\b", re.MULTILINE)
+    files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
+    found = [str(file) for file in files if drawer.match(file.stem)]
+    found += [str(file) for file in files if drawer_class.search(file.read_text())]
+    assert [] == found
