@@ -25,7 +25,7 @@ from chaos.journal import Journal
 from chaos.system.member import Member
 from chaos.system.stack import DEFAULT, ROOT, Stack
 from shared.runs import claims
-from shared.storage.tables import runs, workers
+from shared.storage.tables.runs import runs, workers
 
 RUNS = 20
 #: One step of 5 s: its words come every 50 ms, then a tool is called.

@@ -36,8 +36,8 @@ from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.catalog import model_routes, personas
 from shared.runs import runs
 from shared.storage.connections import Connections
-from shared.storage.tables import run_events
-from shared.storage.tables import runs as runs_table
+from shared.storage.tables.events import run_events
+from shared.storage.tables.runs import runs as runs_table
 from shared.threads import threads
 
 GROUP = 100

@@ -34,7 +34,7 @@ from chaos.clients.event_stream import BrokenAnswer, Chunks, Frame, Frames
 from chaos.journal import Journal
 from chaos.system.stack import Stack
 from shared.storage.connections import Connections
-from shared.storage.tables import run_events
+from shared.storage.tables.events import run_events
 
 #: Readers of an ended run.
 AT_ONCE = 4

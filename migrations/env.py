@@ -2,7 +2,6 @@
 
 from alembic import context
 
-from shared.storage import catalog_tables, money_tables  # noqa: F401 - their tables belong to it
 from shared.storage.tables import metadata
 
 connection = context.config.attributes.get("connection")

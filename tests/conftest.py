@@ -25,7 +25,7 @@ from shared.runs.status import RunState
 from shared.security import passwords
 from shared.storage import schema
 from shared.storage.connections import Connections, connect
-from shared.storage.tables import runs
+from shared.storage.tables.runs import runs
 from tests.caller import Caller
 from tests.clients import PASSWORD, Register, User
 from tests.system import System, running_system

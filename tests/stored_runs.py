@@ -33,7 +33,8 @@ from shared.runs.endings import Ending, Outcome
 from shared.runs.status import RunState
 from shared.runs.transitions import Totals
 from shared.storage.connections import Connections, Transaction
-from shared.storage.tables import messages, runs, workers
+from shared.storage.tables.runs import runs, workers
+from shared.storage.tables.threads import messages
 from shared.threads import threads
 from tests.clients import User
 

@@ -15,7 +15,7 @@ from bench.service import Service
 from shared.runs import retention
 from shared.storage.connections import Connections
 from shared.storage.postgres import OF_MAINTENANCE
-from shared.storage.tables import forgotten_runs, runs
+from shared.storage.tables.runs import forgotten_runs, runs
 
 #: Between two passes, as the sweep has it.
 PAUSE_SECONDS = 2.0

@@ -17,7 +17,8 @@ from shared.claim import Claim
 from shared.ids import new_id, new_trace_id
 from shared.runs.transitions import Totals
 from shared.storage.connections import Connections, Transaction
-from shared.storage.tables import runs, threads
+from shared.storage.tables.runs import runs
+from shared.storage.tables.threads import threads
 from shared.times import now
 
 CENT = Decimal("0.01")

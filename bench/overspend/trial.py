@@ -40,7 +40,7 @@ from shared.runs.endings import Ending, Outcome
 from shared.runs.status import RunState
 from shared.runs.transitions import Totals, recorded_totals
 from shared.storage.connections import Connections, Transaction
-from shared.storage.tables import runs
+from shared.storage.tables.runs import runs
 
 Reserve = Callable[[Transaction, Claim, Limits, Decimal, Decimal], None]
 

@@ -25,7 +25,7 @@ from shared.config import Settings
 from shared.errors import Unavailable
 from shared.storage import schema
 from shared.storage.connections import Connections, connect
-from shared.storage.tables import workers as workers_table
+from shared.storage.tables.runs import workers as workers_table
 
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 60.0

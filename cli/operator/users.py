@@ -15,7 +15,7 @@ from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.errors import LoginTaken
 from shared.security import passwords
 from shared.storage.connections import Transaction
-from shared.storage.tables import memberships
+from shared.storage.tables.accounts import memberships
 from shared.times import rfc3339
 
 DEV_NAME = "dev"

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from shared.errors import LoginTaken
 from shared.ids import new_id
 from shared.storage.connections import Transaction
-from shared.storage.tables import memberships, orgs, refresh_tokens, users
+from shared.storage.tables.accounts import memberships, orgs, refresh_tokens, users
 
 REFRESH_LIFETIME = timedelta(days=30)
 

@@ -25,8 +25,8 @@ from shared.errors import ApiKeyNotFound, Forbidden
 from shared.ids import new_id
 from shared.runs import revocations
 from shared.storage.connections import Transaction
-from shared.storage.money_tables import budgets
-from shared.storage.tables import api_keys, memberships
+from shared.storage.tables.accounts import api_keys, memberships
+from shared.storage.tables.billing import budgets
 
 PREFIX = "al_"
 PATTERN = re.compile(r"al_([0-9A-Za-z]{30})([0-9A-Za-z]{6})")

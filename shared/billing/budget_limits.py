@@ -19,7 +19,7 @@ from shared.catalog.model_routes import Route
 from shared.catalog.personas import Persona
 from shared.errors import BudgetExhausted
 from shared.storage.connections import Transaction
-from shared.storage.money_tables import budgets
+from shared.storage.tables.billing import budgets
 
 CREDITS = "credits"
 #: Model calls end within seconds, and with each of them others' reservations shrink.

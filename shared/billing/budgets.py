@@ -28,7 +28,7 @@ from shared.catalog.personas import Persona
 from shared.claim import Claim
 from shared.errors import LeaseLost
 from shared.storage.connections import Transaction
-from shared.storage.money_tables import holds
+from shared.storage.tables.billing import holds
 from shared.usd import MAX_COST_USD
 
 RUN = "run"

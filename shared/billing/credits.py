@@ -23,8 +23,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from shared.errors import InvalidRequest
 from shared.ids import new_id
 from shared.storage.connections import Transaction
-from shared.storage.money_tables import credit_balances, ledger_entries
 from shared.storage.pages import Place, after, newest
+from shared.storage.tables.billing import credit_balances, ledger_entries
 
 CREDITS_PER_USD = 1000
 #: Of one grant; a balance that grows by it every second fits its column for 292 years.

@@ -23,7 +23,7 @@ from shared.catalog.personas import DEFAULT_PERSONA, InvalidPersona, Persona
 from shared.errors import RouteNotFound
 from shared.security.encryption import CannotOpen, NoEncryptionKey, keyring
 from shared.storage.connections import Connections
-from shared.storage.money_tables import budgets, credit_balances
+from shared.storage.tables.billing import budgets, credit_balances
 
 T = TypeVar("T")
 

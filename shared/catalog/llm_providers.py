@@ -16,10 +16,10 @@ from shared.errors import InvalidRequest, ModelNotFound, NameTaken, ProviderNotF
 from shared.ids import new_id
 from shared.security import egress
 from shared.security.encryption import NoEncryptionKey, keyring
-from shared.storage.catalog_tables import llm_models, llm_providers
 from shared.storage.connections import Transaction
 from shared.storage.pages import Place, after, newest
-from shared.storage.tables import orgs
+from shared.storage.tables.accounts import orgs
+from shared.storage.tables.catalog import llm_models, llm_providers
 
 KINDS = ("anthropic", "openai")
 #: Of an org; the catalogue reads all its models at once.

@@ -26,10 +26,10 @@ from shared.errors import (
 )
 from shared.ids import new_id
 from shared.security import egress, encryption
-from shared.storage.catalog_tables import mcp_configs, mcp_tools
 from shared.storage.connections import Transaction
 from shared.storage.hints import GroupedHint
 from shared.storage.pages import Place, after, fitting, newest
+from shared.storage.tables.catalog import mcp_configs, mcp_tools
 
 STREAMABLE_HTTP = "streamable_http"
 STDIO = "stdio"

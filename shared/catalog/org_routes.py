@@ -13,7 +13,7 @@ from shared.catalog.llm_providers import API_KEY_PURPOSE, PRICE_COLUMNS
 from shared.catalog.model_routes import FIRST_BYTE_SECONDS, IDLE_SECONDS, Route
 from shared.catalog.prices import Prices
 from shared.security.encryption import Keyring
-from shared.storage.catalog_tables import llm_models, llm_providers
+from shared.storage.tables.catalog import llm_models, llm_providers
 from shared.times import now
 
 

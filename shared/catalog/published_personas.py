@@ -12,10 +12,10 @@ from sqlalchemy.types import Numeric
 from shared.actors import Actor
 from shared.catalog.personas import KEY, Persona, builtin, read
 from shared.errors import InvalidRequest, PersonaPublished
-from shared.storage.catalog_tables import mcp_configs, personas
 from shared.storage.connections import Transaction
 from shared.storage.pages import fitting
-from shared.storage.tables import orgs
+from shared.storage.tables.accounts import orgs
+from shared.storage.tables.catalog import mcp_configs, personas
 
 #: Versions of all keys of one org.
 MAX_PERSONAS = 10_000

@@ -29,7 +29,7 @@ from shared.events.types import (
 from shared.storage import keys
 from shared.storage.connections import Connections, Transaction
 from shared.storage.hints import GroupedHint
-from shared.storage.tables import run_events
+from shared.storage.tables.events import run_events
 from shared.storage.text_array import TextArray
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from shared.runs.status import RunState
 from shared.runs.transitions import MAX_CRASHES, Totals, queued
 from shared.storage.connections import Transaction
 from shared.storage.hints import GroupedHint
-from shared.storage.tables import inputs, runs, tool_calls
+from shared.storage.tables.runs import inputs, runs, tool_calls
 from shared.times import EPOCH, rfc3339
 
 #: The part of the lease after which a worker that could not renew it stops, by its own clock, and

@@ -21,7 +21,7 @@ from shared.events.types import TOKEN_FIELDS, RunError, StoredEvent
 from shared.runs.status import RunState
 from shared.runs.transitions import Totals, keep_usage, usage_columns
 from shared.storage.connections import Transaction
-from shared.storage.tables import runs
+from shared.storage.tables.runs import runs
 from shared.storage.text_array import TextArray
 
 

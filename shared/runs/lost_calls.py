@@ -25,8 +25,10 @@ from shared.events import eventlog, types
 from shared.events.types import RouteCost, StoredEvent, Usage
 from shared.runs.transitions import Totals
 from shared.storage.connections import Connections
-from shared.storage.money_tables import holds
-from shared.storage.tables import messages, run_events, runs
+from shared.storage.tables.billing import holds
+from shared.storage.tables.events import run_events
+from shared.storage.tables.runs import runs
+from shared.storage.tables.threads import messages
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from sqlalchemy import delete, func, literal_column, select, text
 
 from shared.storage import idempotency
 from shared.storage.connections import Connections, Transaction
-from shared.storage.tables import runs, workers
+from shared.storage.tables.runs import runs, workers
 
 _LOCK_KEY = 0x666F72676574  # "forget"
 

@@ -14,7 +14,7 @@ from sqlalchemy import Uuid, bindparam, func, select, text
 from shared.runs.status import RunState
 from shared.storage import signals
 from shared.storage.connections import Transaction
-from shared.storage.tables import api_keys
+from shared.storage.tables.accounts import api_keys
 
 #: How long the sweep looks for runs of a revoked key. A web process accepts the key for 2 s more,
 #: and runs that were locked at the moment of the revocation have to be found later.

@@ -13,7 +13,10 @@ from shared.actors import Actor
 from shared.errors import RunNotFound, ThreadNotFound
 from shared.runs.status import STATUSES
 from shared.storage.pages import Place, after, fitting, newest, places, values
-from shared.storage.tables import run_events, runs, threads, users
+from shared.storage.tables.accounts import users
+from shared.storage.tables.events import run_events
+from shared.storage.tables.runs import runs
+from shared.storage.tables.threads import threads
 from shared.threads.visibility import visible
 
 _IS_VISIBLE = visible(bindparam("org_id"), bindparam("user_id"))

@@ -53,7 +53,8 @@ from shared.runs.transitions import queued
 from shared.storage import signals
 from shared.storage.connections import Transaction
 from shared.storage.hints import GroupedHint
-from shared.storage.tables import IS_ACTIVE, inputs, messages, runs, threads
+from shared.storage.tables.runs import IS_ACTIVE, inputs, runs
+from shared.storage.tables.threads import messages, threads
 from shared.threads import threads as conversations
 from shared.threads.visibility import visible
 

@@ -26,7 +26,8 @@ from shared.storage import postgres, rewinds
 from shared.storage.connections import Connections, Transaction
 from shared.storage.hints import GroupedHint
 from shared.storage.postgres import OF_MAINTENANCE
-from shared.storage.tables import UNHELD_AND_CANCELLED, run_events, runs
+from shared.storage.tables.events import run_events
+from shared.storage.tables.runs import UNHELD_AND_CANCELLED, runs
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,9 @@ from shared.catalog import model_routes
 from shared.events import eventlog, types
 from shared.events.types import TOKEN_FIELDS, RouteCost, Usage
 from shared.runs.status import RunState
-from shared.storage.tables import messages, run_events, runs
+from shared.storage.tables.events import run_events
+from shared.storage.tables.runs import runs
+from shared.storage.tables.threads import messages
 from shared.storage.text_array import TextArray
 from shared.usd import MAX_COST_USD
 

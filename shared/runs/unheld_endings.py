@@ -13,7 +13,7 @@ from shared.runs import lost_calls
 from shared.runs.status import RunState
 from shared.runs.transitions import Totals, ended, keep_message, keep_usage, recorded_totals
 from shared.storage.connections import Transaction
-from shared.storage.tables import runs
+from shared.storage.tables.runs import runs
 
 log = logging.getLogger(__name__)
 

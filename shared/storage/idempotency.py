@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from shared.errors import IdempotencyConflict
 from shared.storage.connections import Transaction
-from shared.storage.tables import idempotency_keys
+from shared.storage.tables.storage import idempotency_keys
 
 KEPT = timedelta(hours=24)
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, func, true, update
 from shared.storage import epoch
 from shared.storage.connections import Connections
 from shared.storage.keys import POSITION_TTL_SECONDS
-from shared.storage.tables import installation
+from shared.storage.tables.storage import installation
 
 log = logging.getLogger(__name__)
 

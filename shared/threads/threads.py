@@ -27,7 +27,8 @@ from shared.errors import ThreadBusy, ThreadNotFound
 from shared.ids import new_id
 from shared.storage.connections import Transaction
 from shared.storage.pages import Place, fitting, newest, places, values
-from shared.storage.tables import IS_ACTIVE, messages, runs, threads
+from shared.storage.tables.runs import IS_ACTIVE, runs
+from shared.storage.tables.threads import messages, threads
 from shared.threads.visibility import visible
 
 _ACTIVE_RUN_ID = (

@@ -11,7 +11,7 @@ from uuid import UUID
 import psutil
 from sqlalchemy import select
 
-from shared.storage.tables import inputs, runs, tool_calls, workers
+from shared.storage.tables.runs import inputs, runs, tool_calls, workers
 from tests.caller import Caller, Event, text_of, types
 from tests.system import System
 from tests.waiting import eventually

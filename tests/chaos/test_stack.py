@@ -12,7 +12,7 @@ from chaos.journal import Journal
 from chaos.system.fault_proxy import FaultProxy
 from chaos.system.member import Member, NotInTime, wait_until
 from chaos.system.stack import ROOT, Stack
-from shared.storage.tables import runs
+from shared.storage.tables.runs import runs
 from tests.caller import Caller, client
 from tests.waiting import eventually
 

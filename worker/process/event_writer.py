@@ -15,7 +15,7 @@ from shared.errors import LeaseLost, Unavailable
 from shared.events import eventlog
 from shared.events.types import StoredEvent
 from shared.storage.connections import Connections
-from shared.storage.tables import runs
+from shared.storage.tables.runs import runs
 from worker.contract.outcomes import CancelRequested, RunFailure
 from worker.process.run_log import GATHER_SECONDS, RunLog
 

@@ -17,7 +17,8 @@ from sqlalchemy import Connection, Row, func, select
 from shared.claim import Claim
 from shared.events import eventlog
 from shared.events.types import MessageReset, RunCost, RunFallback, StoredEvent, ToolResult
-from shared.storage.tables import run_events, tool_calls
+from shared.storage.tables.events import run_events
+from shared.storage.tables.runs import tool_calls
 from worker.agent.conversation import TURN_TYPES, Counted, Turn, messages_of, turns_of
 from worker.agent.route_chain import RouteChain
 from worker.contract import long_work

@@ -17,8 +17,8 @@ from shared.actors import Actor
 from shared.config import Settings
 from shared.errors import Unauthorized, Unavailable
 from shared.storage.connections import Connections, connect
-from shared.storage.tables import api_keys as api_keys_table
-from shared.storage.tables import memberships
+from shared.storage.tables.accounts import api_keys as api_keys_table
+from shared.storage.tables.accounts import memberships
 from tests.clients import Register, User, details_of, error_of
 from tests.waiting import eventually, in_parallel
 

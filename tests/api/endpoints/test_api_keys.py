@@ -10,7 +10,7 @@ from shared.accounts import api_keys
 from shared.actors import SCOPES
 from shared.ids import new_id
 from shared.storage.connections import Connections
-from shared.storage.tables import api_keys as api_keys_table
+from shared.storage.tables.accounts import api_keys as api_keys_table
 from tests.clients import Register, User, details_of, error_of
 
 

@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from shared.storage.connections import Connections
-from shared.storage.tables import refresh_tokens, users
+from shared.storage.tables.accounts import refresh_tokens, users
 from tests.clients import PASSWORD, Register, User, details_of, error_of
 from tests.waiting import in_parallel
 

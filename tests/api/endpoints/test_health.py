@@ -15,7 +15,7 @@ from shared.config import Settings
 from shared.ids import new_id
 from shared.storage import schema
 from shared.storage.connections import Connections, connect
-from shared.storage.tables import workers
+from shared.storage.tables.runs import workers
 from tests.clients import error_of
 
 

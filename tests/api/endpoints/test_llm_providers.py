@@ -9,15 +9,13 @@ from sqlalchemy import Text, cast, select
 from sqlalchemy.sql import table as any_table
 
 from shared.ids import new_id
-from shared.storage import catalog_tables, money_tables
 from shared.storage.connections import Connections
+from shared.storage.tables import metadata
 from tests.clients import Register, User, details_of, error_of
 
 PATH = "/v1/llm-providers"
-#: All tables there are.
-TABLES = catalog_tables.metadata.tables
-assert "llm_providers" in TABLES
-assert money_tables.budgets.name in TABLES
+TABLES = metadata.tables
+assert {"llm_providers", "budgets"} <= TABLES.keys()
 
 
 def made(user: User, path: str = PATH, **fields: Any) -> dict[str, Any]:

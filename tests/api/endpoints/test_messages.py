@@ -9,7 +9,7 @@ from sqlalchemy import insert, text
 from shared.ids import new_id
 from shared.runs.status import RunState
 from shared.storage.connections import Connections
-from shared.storage.tables import messages
+from shared.storage.tables.threads import messages
 from tests.clients import Register, User, details_of, error_of
 from tests.waiting import in_parallel
 

@@ -11,9 +11,9 @@ from sqlalchemy import insert
 from shared import usd
 from shared.catalog import personas, published_personas
 from shared.ids import new_id
-from shared.storage.catalog_tables import mcp_configs
-from shared.storage.catalog_tables import personas as table
 from shared.storage.connections import Connections
+from shared.storage.tables.catalog import mcp_configs
+from shared.storage.tables.catalog import personas as table
 from tests.clients import Register, User, details_of, error_of
 
 PATH = "/v1/personas"

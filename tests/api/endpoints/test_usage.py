@@ -11,7 +11,7 @@ from sqlalchemy import insert
 from shared.billing import credits
 from shared.ids import new_id
 from shared.storage.connections import Connections
-from shared.storage.money_tables import run_usage
+from shared.storage.tables.billing import run_usage
 from tests.clients import Register, User, details_of, error_of
 from tests.stored_runs import StoredRuns
 

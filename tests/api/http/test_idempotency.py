@@ -16,7 +16,7 @@ from api.http.current import actor
 from api.http.idempotency import created, idempotent
 from shared.errors import NotActive
 from shared.storage.connections import Connections, Transaction
-from shared.storage.tables import idempotency_keys
+from shared.storage.tables.storage import idempotency_keys
 from shared.threads import threads
 from tests.clients import Register, User, details_of, error_of
 from tests.waiting import in_parallel

@@ -10,10 +10,11 @@ from sqlalchemy import insert, text, update
 
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.ids import new_id
-from shared.storage.catalog_tables import mcp_configs, mcp_tools, personas
 from shared.storage.connections import Connections
 from shared.storage.pages import PAGE_BYTES
-from shared.storage.tables import messages, runs
+from shared.storage.tables.catalog import mcp_configs, mcp_tools, personas
+from shared.storage.tables.runs import runs
+from shared.storage.tables.threads import messages
 from shared.threads import threads
 from tests.clients import User, details_of, error_of
 

@@ -16,7 +16,7 @@ from api.streaming.stream_pages import Page
 from shared.errors import EventsLost
 from shared.events.types import MessageDelta, StoredEvent, encode
 from shared.storage.connections import Connections
-from shared.storage.tables import run_events
+from shared.storage.tables.events import run_events
 from tests.api.streaming.followed_runs import FollowedRun, read_by_httpx_sse
 from tests.clients import User
 from tests.stored_runs import StoredRuns

@@ -12,7 +12,7 @@ from cli.operator.credits import credits
 from shared.accounts import accounts
 from shared.config import Settings
 from shared.storage.connections import Connections, connect
-from shared.storage.money_tables import credit_balances
+from shared.storage.tables.billing import credit_balances
 
 Run = Callable[..., Result]
 

@@ -23,7 +23,7 @@ from shared.runs import claims, endings, sweep
 from shared.runs.endings import Ending, Outcome
 from shared.runs.status import RunState
 from shared.runs.transitions import Totals
-from shared.storage.money_tables import holds, ledger_entries, run_usage, spending
+from shared.storage.tables.billing import holds, ledger_entries, run_usage, spending
 from tests.stored_runs import StoredRuns, numbered
 from tests.waiting import in_parallel
 

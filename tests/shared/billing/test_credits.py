@@ -8,7 +8,7 @@ from shared.billing import credits
 from shared.errors import InvalidRequest
 from shared.ids import new_id
 from shared.storage.connections import Connections
-from shared.storage.money_tables import credit_balances, ledger_entries
+from shared.storage.tables.billing import credit_balances, ledger_entries
 from tests.clients import User
 from tests.waiting import in_parallel
 

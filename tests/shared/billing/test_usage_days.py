@@ -14,9 +14,9 @@ from shared.billing.usage_reports import Period
 from shared.ids import new_id
 from shared.runs import sweep
 from shared.storage.connections import Connections
-from shared.storage.money_tables import run_usage, usage_days_until
-from shared.storage.money_tables import usage_days as table
-from shared.storage.tables import runs
+from shared.storage.tables.billing import run_usage, usage_days_until
+from shared.storage.tables.billing import usage_days as table
+from shared.storage.tables.runs import runs
 from tests.stored_runs import StoredRuns
 
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

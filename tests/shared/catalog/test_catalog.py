@@ -19,10 +19,10 @@ from shared.catalog.model_routes import Route
 from shared.catalog.personas import Persona
 from shared.errors import PersonaNotFound, RouteNotFound
 from shared.ids import new_id
-from shared.storage.catalog_tables import llm_models, personas
-from shared.storage.catalog_tables import llm_providers as llm_providers_table
 from shared.storage.connections import Connections
-from shared.storage.money_tables import budgets, credit_balances
+from shared.storage.tables.billing import budgets, credit_balances
+from shared.storage.tables.catalog import llm_models, personas
+from shared.storage.tables.catalog import llm_providers as llm_providers_table
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually, in_parallel

@@ -15,8 +15,8 @@ from shared.catalog.prices import Prices
 from shared.errors import InvalidRequest, ModelNotFound, NameTaken, ProviderNotFound
 from shared.ids import new_id
 from shared.security.encryption import keyring
-from shared.storage.catalog_tables import llm_models
 from shared.storage.connections import Connections, Transaction
+from shared.storage.tables.catalog import llm_models
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel

@@ -11,8 +11,8 @@ from shared.config import Settings
 from shared.errors import McpToolChanged
 from shared.ids import new_id
 from shared.security.encryption import CannotOpen
-from shared.storage.catalog_tables import mcp_configs as configs_table
 from shared.storage.connections import Connections
+from shared.storage.tables.catalog import mcp_configs as configs_table
 from shared.times import now
 from tests.clients import Register, User
 from tests.waiting import in_parallel

@@ -9,8 +9,8 @@ from shared.catalog import personas as definitions
 from shared.catalog import published_personas
 from shared.errors import InvalidRequest, PersonaPublished
 from shared.ids import new_id
-from shared.storage.catalog_tables import mcp_configs, personas
 from shared.storage.connections import Connections
+from shared.storage.tables.catalog import mcp_configs, personas
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel

@@ -16,7 +16,7 @@ from shared.events.types import (
     Usage,
 )
 from shared.runs.status import RunState
-from shared.storage.tables import runs
+from shared.storage.tables.runs import runs
 from tests.stored_runs import StoredRuns, numbered
 from tests.waiting import in_parallel
 

@@ -19,7 +19,7 @@ from shared.events import types
 from shared.ids import new_id
 from shared.runs import claims, sweep
 from shared.runs.status import RunState
-from shared.storage.tables import workers
+from shared.storage.tables.runs import workers
 from tests.shared.runs.life_cycle_model import (
     Happening,
     ModelAttempt,

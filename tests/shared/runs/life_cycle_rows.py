@@ -12,8 +12,10 @@ from shared.billing.credits import credits_of
 from shared.events.eventlog import data_of
 from shared.events.types import TERMINAL_TYPES
 from shared.runs.status import RunState
-from shared.storage.money_tables import ledger_entries, run_usage
-from shared.storage.tables import inputs, messages, run_events, runs, tool_calls
+from shared.storage.tables.billing import ledger_entries, run_usage
+from shared.storage.tables.events import run_events
+from shared.storage.tables.runs import inputs, runs, tool_calls
+from shared.storage.tables.threads import messages
 from tests.shared.runs.life_cycle_model import ModelRun, ModelThread
 
 Rows = dict[UUID, list[Any]]

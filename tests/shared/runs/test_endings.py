@@ -26,8 +26,8 @@ from shared.runs import endings
 from shared.runs.endings import Ending, Outcome
 from shared.runs.status import RunState
 from shared.runs.transitions import Totals, recorded_totals
-from shared.storage.money_tables import ledger_entries, run_usage
-from shared.storage.tables import runs
+from shared.storage.tables.billing import ledger_entries, run_usage
+from shared.storage.tables.runs import runs
 from tests.stored_runs import USED, StoredRuns, numbered
 from tests.waiting import eventually
 

@@ -32,7 +32,7 @@ from shared.runs import runs as lifecycle
 from shared.runs import sweep
 from shared.runs.status import RunState
 from shared.storage.connections import Connections
-from shared.storage.tables import runs, workers
+from shared.storage.tables.runs import runs, workers
 from shared.threads import threads
 from tests.clients import User
 from tests.shared.runs.life_cycle_model import ModelThread, ModelWorker

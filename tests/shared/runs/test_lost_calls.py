@@ -30,8 +30,8 @@ from shared.ids import new_id
 from shared.runs import sweep, unheld_endings
 from shared.runs.status import RunState
 from shared.runs.transitions import recorded_totals
-from shared.storage.money_tables import holds, ledger_entries, run_usage
-from shared.storage.tables import runs
+from shared.storage.tables.billing import holds, ledger_entries, run_usage
+from shared.storage.tables.runs import runs
 from shared.threads import threads
 from tests.stored_runs import USED, StoredRuns, ago
 

@@ -16,7 +16,9 @@ from shared.runs import retention, run_queries, sweep
 from shared.storage import idempotency
 from shared.storage.connections import Connections
 from shared.storage.idempotency import Scope, StoredAnswer
-from shared.storage.tables import forgotten_runs, idempotency_keys, run_events, runs, workers
+from shared.storage.tables.events import run_events
+from shared.storage.tables.runs import forgotten_runs, runs, workers
+from shared.storage.tables.storage import idempotency_keys
 from tests.clients import User
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import in_parallel

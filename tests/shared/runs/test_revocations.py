@@ -9,7 +9,7 @@ from sqlalchemy import func, text, update
 from shared.accounts import api_keys
 from shared.ids import new_id
 from shared.runs import claims, sweep
-from shared.storage.tables import api_keys as api_keys_table
+from shared.storage.tables.accounts import api_keys as api_keys_table
 from tests.stored_runs import StoredRuns, ago
 
 

@@ -15,7 +15,7 @@ from shared.runs.status import STATUSES, RunState
 from shared.runs.transitions import keep_message
 from shared.storage.connections import Connections
 from shared.storage.pages import Place
-from shared.storage.tables import runs
+from shared.storage.tables.runs import runs
 from shared.threads import threads
 from tests.clients import Register, User
 from tests.stored_runs import StoredRuns, ago

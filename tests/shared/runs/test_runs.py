@@ -14,7 +14,7 @@ from shared.events import types
 from shared.ids import new_id
 from shared.runs import runs as lifecycle
 from shared.runs.runs import NewRun
-from shared.storage.tables import threads as threads_table
+from shared.storage.tables.threads import threads as threads_table
 from shared.threads import threads
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import in_parallel

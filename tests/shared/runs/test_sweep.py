@@ -26,7 +26,7 @@ from shared.ids import new_id
 from shared.runs import sweep
 from shared.runs.status import RunState
 from shared.storage.connections import Connections, connect
-from shared.storage.tables import inputs
+from shared.storage.tables.runs import inputs
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually, in_parallel
 

@@ -10,7 +10,7 @@ from shared.ids import new_id
 from shared.storage import idempotency
 from shared.storage.connections import Connections
 from shared.storage.idempotency import Scope, StoredAnswer
-from shared.storage.tables import idempotency_keys
+from shared.storage.tables.storage import idempotency_keys
 
 ANSWER = StoredAnswer(status=201, headers={"Location": "/x"}, body="{}")
 

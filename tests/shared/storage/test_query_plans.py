@@ -18,8 +18,8 @@ from shared.ids import new_id
 from shared.runs import claims, revocations, run_queries, sweep
 from shared.runs.status import STATUSES
 from shared.storage.connections import Connections
-from shared.storage.tables import runs as runs_table
-from shared.storage.tables import workers
+from shared.storage.tables.runs import runs as runs_table
+from shared.storage.tables.runs import workers
 from shared.threads import threads
 from tests.query_plans import Plans, noted, only, sent
 from worker.process import history as conversation_history

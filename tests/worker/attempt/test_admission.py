@@ -17,7 +17,7 @@ from shared.claim import Claim
 from shared.events.types import Event, RunThrottled, Usage
 from shared.ids import new_id
 from shared.storage.connections import Connections, Transaction
-from shared.storage.money_tables import holds
+from shared.storage.tables.billing import holds
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from worker.attempt.admission import Admission

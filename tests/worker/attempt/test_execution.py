@@ -22,8 +22,8 @@ from shared.events import types
 from shared.events.eventlog import data_of, text_of
 from shared.runs import sweep
 from shared.runs.status import RunState
-from shared.storage.money_tables import holds, run_usage
-from shared.storage.tables import run_events
+from shared.storage.tables.billing import holds, run_usage
+from shared.storage.tables.events import run_events
 from shared.threads import threads
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually

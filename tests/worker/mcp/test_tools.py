@@ -17,8 +17,8 @@ from sqlalchemy import Connection, Row, update
 
 from shared.catalog import mcp_configs
 from shared.config import Settings
-from shared.storage.catalog_tables import mcp_configs as configs_table
 from shared.storage.connections import Connections
+from shared.storage.tables.catalog import mcp_configs as configs_table
 from shared.times import now
 from tests.clients import User
 from tests.waiting import eventually

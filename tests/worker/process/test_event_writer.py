@@ -17,7 +17,8 @@ from shared.runs import endings
 from shared.runs.endings import Ending, Outcome
 from shared.runs.status import RunState
 from shared.runs.transitions import Totals
-from shared.storage.tables import run_events, runs
+from shared.storage.tables.events import run_events
+from shared.storage.tables.runs import runs
 from shared.times import EPOCH
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually, in_parallel

@@ -17,7 +17,7 @@ from sqlalchemy import (
     text,
 )
 
-from shared.storage.tables import created_at_, metadata
+from shared.storage.tables.columns import created_at_, metadata
 
 
 def _usd(name: str, *, required: bool = True) -> Column[object]:

@@ -1,0 +1,9 @@
+"""All tables: a foreign key is resolved only when the modules of both tables are loaded.
+
+`migrations/` creates them; a test compares both.
+"""
+
+from shared.storage.tables import accounts, billing, catalog, events, runs, storage, threads
+from shared.storage.tables.columns import metadata
+
+__all__ = ["accounts", "billing", "catalog", "events", "metadata", "runs", "storage", "threads"]

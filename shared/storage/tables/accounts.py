@@ -1,0 +1,72 @@
+"""The tables of users, orgs, logins and API keys."""
+
+from sqlalchemy import ARRAY, Column, ForeignKey, Index, Table, Text, UniqueConstraint, Uuid, func
+
+from shared.storage.tables.columns import created_at_, id_, metadata, ref_, time_
+
+#: `name` is for display and may be anybody's. Only the operator gives an org a `slug`, by which
+#: commands find it.
+orgs = Table(
+    "orgs",
+    metadata,
+    id_(),
+    Column("name", Text, nullable=False),
+    Column("slug", Text),
+    created_at_(),
+    UniqueConstraint("slug"),
+)
+
+users = Table(
+    "users",
+    metadata,
+    id_(),
+    Column("login", Text, nullable=False),
+    Column("email", Text, nullable=False),
+    Column("password_hash", Text, nullable=False),
+    created_at_(),
+)
+Index("uq_users_login", func.lower(users.c.login), unique=True)
+Index("uq_users_email", func.lower(users.c.email), unique=True)
+
+#: A user has one role in one org.
+memberships = Table(
+    "memberships",
+    metadata,
+    Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    ref_("org_id", "orgs.id"),
+    Column("role", Text, nullable=False),  # owner | admin | member
+    created_at_(),
+    Index("ix_memberships_org_id", "org_id"),
+)
+
+refresh_tokens = Table(
+    "refresh_tokens",
+    metadata,
+    id_(),
+    Column("family_id", Uuid, nullable=False),  # all rotations of one login
+    ref_("user_id", "users.id"),
+    Column("token_hash", Text, nullable=False, unique=True),
+    created_at_(),
+    time_("expires_at", required=True),
+    time_("rotated_at"),
+    time_("revoked_at"),
+    Index("ix_refresh_tokens_family_id", "family_id"),
+    Index("ix_refresh_tokens_user_id", "user_id"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    id_(),
+    ref_("org_id", "orgs.id"),
+    ref_("user_id", "users.id"),
+    Column("name", Text, nullable=False),
+    Column("key_prefix", Text, nullable=False),
+    Column("key_hash", Text, nullable=False, unique=True),  # SHA-256, hex
+    Column("scopes", ARRAY(Text), nullable=False),
+    created_at_(),
+    time_("expires_at"),
+    time_("revoked_at"),
+    time_("last_used_at"),
+    Index("ix_api_keys_org_id_created_at_id", "org_id", "created_at", "id"),
+)

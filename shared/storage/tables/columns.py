@@ -1,0 +1,41 @@
+"""The metadata of all tables, and columns that many of them have."""
+
+from sqlalchemy import Column, DateTime, ForeignKey, MetaData, Uuid, func
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def vacuumed(part: float) -> dict[str, float]:
+    """Storage settings: a table of millions of rows is tended when such a part of it has changed.
+
+    By default it is a fifth. Lists are read from indexes alone where the visibility map says so,
+    and what retention has deleted is used again.
+    """
+    return {
+        "autovacuum_vacuum_scale_factor": part,
+        "autovacuum_vacuum_insert_scale_factor": part,
+        "autovacuum_analyze_scale_factor": 0.05,
+    }
+
+
+def id_() -> Column[object]:
+    return Column("id", Uuid, primary_key=True)
+
+
+def time_(name: str, *, required: bool = False) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=not required)
+
+
+def created_at_() -> Column[object]:
+    return Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now())
+
+
+def ref_(name: str, target: str, *, required: bool = True) -> Column[object]:
+    return Column(name, Uuid, ForeignKey(target, ondelete="CASCADE"), nullable=not required)

@@ -1,0 +1,19 @@
+"""The table of events."""
+
+from sqlalchemy import BigInteger, Column, Table, Text, Uuid
+
+from shared.storage.tables.columns import metadata, vacuumed
+
+#: Whoever writes an event holds its run's row lock, so no foreign key has to look for the row
+#: once more for each event. When a run is deleted its events stay, unseen, until
+#: `retention.py` has collected them.
+run_events = Table(
+    "run_events",
+    metadata,
+    Column("run_id", Uuid, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("type", Text, nullable=False),
+    #: The event's JSON object, encoded once; every client gets these bytes.
+    Column("payload", Text, nullable=False),
+    postgresql_with=vacuumed(0.02),
+)

@@ -1,0 +1,144 @@
+"""The tables of runs, their tool calls and inputs, and the workers that execute them."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    Numeric,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from shared.storage.tables.columns import created_at_, id_, metadata, ref_, time_, vacuumed
+
+#: A condition on `runs`, without parameters: once Postgres plans a prepared statement for all
+#: values of its parameters, it would not find the partial index by them.
+IS_ACTIVE = text("state IN ('queued', 'executing', 'waiting')")
+#: As `IS_ACTIVE`: runs that are to be cancelled and that no worker holds.
+UNHELD_AND_CANCELLED = text("cancel_requested_at IS NOT NULL AND state IN ('queued', 'waiting')")
+
+runs = Table(
+    "runs",
+    metadata,
+    id_(),
+    ref_("org_id", "orgs.id"),
+    ref_("thread_id", "threads.id"),
+    ref_("created_by_user_id", "users.id"),
+    Column("api_key_id", Uuid),  # the key that created it; null: an access token
+    Column("trace_id", Text, nullable=False),
+    Column("persona_id", Text, nullable=False),
+    Column("route_id", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    #: Its place in the thread: it sees the messages before, its answer stands here.
+    Column("position", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    #: Raised by whoever takes the run; a write that carries an older fence has no effect.
+    Column("fence", BigInteger, nullable=False, server_default=text("0")),
+    Column("owner", Uuid),  # the worker process that holds it while executing, or held it last
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    #: Owners lost since its last finished step.
+    Column("crashes", Integer, nullable=False, server_default=text("0")),
+    Column("resume_reason", Text),  # worker_lost | deploy | input: why it was queued again
+    time_("cancel_requested_at"),
+    Column("cancel_requested_by", Uuid),
+    Column("pending_input", JSONB),  # the open question while it waits
+    time_("input_expires_at"),
+    time_("queued_at", required=True),
+    time_("waiting_since"),
+    Column("waiting_ms", BigInteger, nullable=False, server_default=text("0")),
+    created_at_(),
+    time_("started_at"),
+    time_("ended_at"),
+    Column("stop_reason", Text),  # of a completed run: why its model stopped
+    Column("error_code", Text),
+    Column("error_message", Text),
+    Column("error_retryable", Boolean),
+    Column("input_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("output_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("cache_read_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("cache_write_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("reasoning_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("usage_source", Text, nullable=False, server_default=text("'reported'")),
+    Column("cost_usd", Numeric(18, 8), nullable=False, server_default=text("0")),
+    time_("superseded_at"),  # a retry made its turns disappear from the thread
+    #: That of its thread, always: triggers of the database see to it.
+    Column("visible_to", Uuid),
+    Index("ix_runs_visible_to_created_at_id", "visible_to", "created_at", "id"),
+    Index("ix_runs_visible_to_state_created_at_id", "visible_to", "state", "created_at", "id"),
+    Index("ix_runs_thread_id_created_at_id", "thread_id", "created_at", "id"),
+    Index("ix_runs_thread_id_position", "thread_id", "position"),
+    Index(
+        "uq_runs_active_thread_id",
+        "thread_id",
+        unique=True,
+        postgresql_where=IS_ACTIVE,
+    ),
+    Index("ix_runs_owner", "owner", postgresql_where=text("state = 'executing'")),
+    Index("ix_runs_queued_at", "queued_at", postgresql_where=text("state = 'queued'")),
+    Index(
+        "ix_runs_input_expires_at", "input_expires_at", postgresql_where=text("state = 'waiting'")
+    ),
+    Index("ix_runs_ended_at", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
+    Index(
+        "ix_runs_cancel_requested_at", "cancel_requested_at", postgresql_where=UNHELD_AND_CANCELLED
+    ),
+    postgresql_with=vacuumed(0.05),
+)
+
+#: Runs that are gone and whose events are not: a trigger writes them here with the deletion.
+forgotten_runs = Table(
+    "forgotten_runs",
+    metadata,
+    Column("run_id", Uuid, primary_key=True),
+    Column("forgotten_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("ix_forgotten_runs_forgotten_at", "forgotten_at"),
+)
+
+#: Calls that have begun: written before the tool runs, so that a crash leaves a trace of it.
+#: A call is planned by its `tool.call` event, started by a row here, and done by its
+#: `tool.result`; where that must wait for other calls of the turn, the result waits here.
+tool_calls = Table(
+    "tool_calls",
+    metadata,
+    Column("run_id", Uuid, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("tool_call_id", Text, primary_key=True),
+    Column("fence", BigInteger, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    time_("done_at"),
+    Column("output", Text),
+    Column("is_error", Boolean),
+    Column("duration_ms", BigInteger),
+)
+
+inputs = Table(
+    "inputs",
+    metadata,
+    Column("run_id", Uuid, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("request_id", Uuid, primary_key=True),
+    Column("content", Text, nullable=False),
+    ref_("created_by_user_id", "users.id", required=False),  # null: nobody answered in time
+    created_at_(),
+    time_("consumed_at"),
+)
+
+#: One row per worker process: its lease on all the runs that it holds.
+workers = Table(
+    "workers",
+    metadata,
+    id_(),
+    Column("hostname", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("lock_key", BigInteger, nullable=False),  # its session advisory lock
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    #: When it was heard again after its last silence of more than a heartbeat.
+    time_("back_at"),
+)

@@ -1,0 +1,65 @@
+"""The tables of threads and their messages."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Computed,
+    DateTime,
+    ForeignKey,
+    Index,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+
+from shared.storage.tables.columns import created_at_, id_, metadata, ref_, time_, vacuumed
+
+threads = Table(
+    "threads",
+    metadata,
+    id_(),
+    ref_("org_id", "orgs.id"),
+    ref_("created_by_user_id", "users.id"),
+    Column("title", Text),
+    Column("is_private", Boolean, nullable=False, server_default=text("false")),
+    #: The next free position; messages and runs take theirs from it under the row's lock.
+    Column("next_position", BigInteger, nullable=False, server_default=text("1")),
+    created_at_(),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    time_("deleted_at"),
+    #: Who sees it: the org, by its id, or its creator alone; nobody when it is deleted.
+    Column(
+        "visible_to",
+        Uuid,
+        Computed(
+            "CASE WHEN deleted_at IS NULL THEN"
+            " CASE WHEN is_private THEN created_by_user_id ELSE org_id END END",
+            persisted=True,
+        ),
+    ),
+    Index("ix_threads_visible_to_created_at_id", "visible_to", "created_at", "id"),
+    postgresql_with=vacuumed(0.05),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    id_(),
+    ref_("org_id", "orgs.id"),
+    ref_("thread_id", "threads.id"),
+    #: Null again when the run is older than the retention; the message stays.
+    Column("run_id", Uuid, ForeignKey("runs.id", ondelete="SET NULL")),
+    ref_("created_by_user_id", "users.id", required=False),
+    Column("position", BigInteger, nullable=False),
+    Column("role", Text, nullable=False),  # user | assistant
+    Column("content", Text, nullable=False),
+    Column("partial", Boolean, nullable=False, server_default=text("false")),
+    created_at_(),
+    time_("superseded_at"),  # a retry made it disappear
+    UniqueConstraint("thread_id", "position"),
+    Index("ix_messages_run_id", "run_id"),
+)
