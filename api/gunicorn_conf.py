@@ -39,7 +39,7 @@ control_socket_disable = True
 
 
 def post_worker_init(worker: Any) -> None:
-    """After the fork, with the application loaded: streams end with the worker; it sweeps too."""
+    """Start the sweep in the forked worker, and end its streams when the worker stops."""
     from shared.runs import sweep
 
     extensions = worker.wsgi.extensions
@@ -49,8 +49,8 @@ def post_worker_init(worker: Any) -> None:
 
 
 def _calm_the_collector() -> None:
-    """Thousands of open streams are millions of objects that live on: going through all of them
-    for cycles stops the process for a quarter of a second, and each new thousand asks for it.
+    """Collect garbage less often: open streams are millions of objects that live on, and a full
+    collection would stop the process for a quarter of a second with each thousand new streams.
     """
     gc.collect()
     gc.freeze()  # what was loaded at the start is never looked at again

@@ -14,7 +14,7 @@ INTERRUPTED = 130
 
 
 class Entry(NamedTuple):
-    """Where a sub-command is, and what `arkloop --help` says of it without importing it."""
+    """The place of a sub-command, and its line in `arkloop --help`, which does not import it."""
 
     place: str
     summary: str

@@ -1,4 +1,4 @@
-"""Who makes a request, and what they may see and write."""
+"""The maker of a request, and what they may see and write."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,6 +43,6 @@ class Actor:
         return "admin" in self.permissions
 
     def check_may_write(self, created_by_user_id: UUID) -> None:
-        """Raises: Forbidden: somebody else's object, and the actor has no `admin`."""
+        """Check the creator. Raises: Forbidden: somebody else, and the actor lacks `admin`."""
         if not self.writes_all and created_by_user_id != self.user_id:
             raise Forbidden()

@@ -26,7 +26,7 @@ class InvalidSettings(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What an operator can set; `docs/reference/configuration.md` has the same table with prose."""
+    """The operator's settings; `docs/reference/configuration.md` has the same table with prose."""
 
     database_url: str
     redis_url: str
@@ -243,7 +243,7 @@ class _Reader:
         return self._choice(name, ("1" if default else "0", "0" if default else "1")) == "1"
 
     def _choice(self, name: str, choices: tuple[str, ...]) -> str:
-        """The first choice is the default."""
+        """Read one of the choices, of which the first is the default."""
         value = self._text(name)
         if value is None:
             return choices[0]

@@ -49,7 +49,7 @@ from typing import Any, ClassVar
 
 
 class ArkloopError(Exception):
-    """Something the caller can act on; `details` is part of the answer."""
+    """An error that the caller can act on; `details` is part of the response."""
 
     code: ClassVar[str]
     message: ClassVar[str] = "The request could not be processed."

@@ -70,6 +70,6 @@ def arm(settings: Settings) -> None:
 
 
 def reach(name: str) -> None:
-    """This process is at the place of that name."""
+    """Report that this process has reached the point of that name."""
     if _armed is not None and _armed.name == name:
         _armed.reach()

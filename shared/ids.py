@@ -10,15 +10,15 @@ _CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}
 
 
 def new_id() -> UUID:
-    """A UUIDv7: ids made later sort later, to the millisecond."""
+    """Make a UUIDv7: ids made later sort later, to the millisecond."""
     return uuid_utils.compat.uuid7()
 
 
 def parse_id(text: str) -> UUID | None:
-    """The UUIDv7 written as `text`, or None unless it is in the one canonical form."""
+    """Parse a UUIDv7; None unless `text` is its one canonical form."""
     return UUID(text) if _CANONICAL.fullmatch(text) else None
 
 
 def new_trace_id() -> str:
-    """32 hex digits, never all zero."""
+    """Make 32 hex digits, never all zero."""
     return secrets.token_hex(16)

@@ -8,12 +8,12 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def now() -> datetime:
-    """This machine's clock. A run's times and all leases are by Postgres' clock instead."""
+    """Return this machine's time. A run's times and all leases are by Postgres' clock instead."""
     return datetime.now(UTC)
 
 
 def rfc3339(moment: datetime) -> str:
-    """`2026-11-24T15:04:05.123Z`."""
+    """Format a time as `2026-11-24T15:04:05.123Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
@@ -22,6 +22,6 @@ def rfc3339_or_none(moment: datetime | None) -> str | None:
 
 
 def clock_set_to(start: datetime) -> Callable[[], datetime]:
-    """A clock that shows `start` now and goes on evenly, whatever is done to the machine's own."""
+    """Make a clock that shows `start` now and runs evenly, whatever the machine's own does."""
     began = time.monotonic()
     return lambda: start + timedelta(seconds=time.monotonic() - began)

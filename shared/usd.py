@@ -10,7 +10,7 @@ MAX_COST_USD = Decimal("9999999999.99999999")
 
 
 def parse(value: Any) -> Decimal:
-    """The amount, exactly as it was written.
+    """Parse the amount, exactly as it was written.
 
     Raises:
         ValueError: no number, negative, over `MAX_USD`, or more than 8 decimals.

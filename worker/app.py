@@ -57,7 +57,7 @@ _lock = threading.Lock()
 
 
 def process() -> WorkerProcess:
-    """This operating system process' one `WorkerProcess`; made at the first call."""
+    """Return the one `WorkerProcess` of this operating system process, made at the first call."""
     with _lock:
         if os.getpid() not in _processes:
             _processes[os.getpid()] = started = WorkerProcess(settings, routes)
@@ -106,8 +106,8 @@ class _Start(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
         gc.set_threshold(1_000, 10, 50)
 
     def stop(self, _worker: Any) -> None:
-        """Also where no signal came: Celery gives up by itself. Its pool waits for its own tasks
-        alone, and not for the runs that were found in Postgres.
+        """Drain the process, also where Celery stops without a signal: its pool waits for its own
+        tasks alone, and not for the runs that were found in Postgres.
         """
         process().drain()
         process().wait_until_drained()

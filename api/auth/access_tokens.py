@@ -28,7 +28,7 @@ _FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """Who the token is for; `session_id` is the family of its login's refresh tokens."""
+    """The user, org and login of a token; `session_id` is the family of its refresh tokens."""
 
     user_id: UUID
     org_id: UUID
@@ -37,7 +37,7 @@ class Claims:
 
 
 def issue(settings: Settings, *, user_id: UUID, org_id: UUID, session_id: UUID) -> str:
-    """A token that lives for 15 minutes, and no longer than its session."""
+    """Issue a token that lives for 15 minutes, and never longer than its session."""
     now = int(time.time())
     claims = {
         "iss": ISSUER,
@@ -52,7 +52,7 @@ def issue(settings: Settings, *, user_id: UUID, org_id: UUID, session_id: UUID) 
 
 
 def verify(settings: Settings, token: str) -> Claims:
-    """The claims of a token of ours that is in force.
+    """Return the claims of a valid token that this service issued.
 
     The header must be the one that `issue` writes: no other algorithm, no `kid`,
     `jku`, `jwk` or `crit` is ever looked at (RFC 8725, 3.1 and 3.5).

@@ -1,4 +1,4 @@
-"""Who is asking: bearer tokens (RFC 6750) to actors, and what each endpoint requires of them."""
+"""Authentication: bearer tokens (RFC 6750) to actors, and what each endpoint requires of them."""
 
 import threading
 import time
@@ -51,12 +51,12 @@ def requires(permission: str | None = None) -> Callable[[Callable[P, R]], Callab
 
 
 def authenticator() -> "Authenticator":
-    """This process's; a stream keeps it, having no request context of its own later."""
+    """Return this process's authenticator; streams keep it, as they outlive the request context."""
     return cast(Authenticator, current_app.extensions["arkloop.auth"])
 
 
 def bearer_token() -> str:
-    """What `Authorization: Bearer` carries. Raises: Unauthorized: nothing of that form."""
+    """Return the token from `Authorization: Bearer`. Raises: Unauthorized: nothing of that form."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthorized()
@@ -65,7 +65,7 @@ def bearer_token() -> str:
 
 @dataclass(slots=True, eq=False)
 class _Asking:
-    """One question to the database that several requests wait for."""
+    """A question to the database that several requests wait for."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     failure: BaseException | None = None
@@ -80,7 +80,7 @@ class Authenticator:
     _asking: dict[object, "_Asking"] = field(default_factory=dict)
 
     def identify(self, token: str) -> Actor:
-        """Who the token stands for. Raises: Unauthorized, Unavailable."""
+        """Return the actor that the token stands for. Raises: Unauthorized, Unavailable."""
         if token.startswith(api_keys.PREFIX):
             return self._by_api_key(token)
         claims = access_tokens.verify(self.connections.settings, token)
@@ -97,7 +97,8 @@ class Authenticator:
         )
 
     def still_valid(self, actor: Actor) -> bool:
-        """Whether the actor may go on reading; sees a revocation within `CACHE_SECONDS`.
+        """Return whether the actor may keep reading; a revocation takes effect within
+        `CACHE_SECONDS`.
 
         While Postgres is out of reach nothing can be revoked: only the token's own end counts.
         """
@@ -158,7 +159,7 @@ class Authenticator:
         return cast("str | None", self._cached((user_id, org_id, session_id), read))
 
     def _cached(self, name: object, read: Callable[[], object]) -> object:
-        """What `read` said within `CACHE_SECONDS`; that something is absent is never kept.
+        """Return a result of `read` that is at most `CACHE_SECONDS` old; absence is never cached.
 
         Of many requests at once with the same token one asks, and the others wait for what it gets.
         """

@@ -25,7 +25,7 @@ _ALGORITHM = "HS256"
 def issue(
     settings: Settings, actor: Actor, run_id: UUID, ended_at: datetime | None
 ) -> tuple[str, datetime]:
-    """The ticket and when it ends at the latest."""
+    """Issue a ticket; returns it and the time of its latest end."""
     expires_at = now() + LIFETIME
     if ended_at is not None:
         expires_at = min(expires_at, ended_at + AFTER_END)
@@ -44,7 +44,7 @@ def issue(
 
 
 def verify(settings: Settings, ticket: str, run_id: UUID) -> Actor:
-    """The reader that the ticket stands for.
+    """Return the reader that the ticket stands for.
 
     Raises:
         Unauthorized: not a ticket, for another run, expired, or bound to neither a key

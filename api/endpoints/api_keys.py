@@ -37,7 +37,7 @@ def _check_is_future(moment: datetime) -> None:
 
 
 class KeyLimits(Schema):
-    """What the runs of a key may cost, in USD; null is no limit."""
+    """The limits on the costs of a key's runs, in USD; null means no limit."""
 
     max_cost_usd = Usd(allow_none=True)
     max_cost_usd_per_month = Usd(allow_none=True)
@@ -59,7 +59,7 @@ class CreateApiKey(KeyLimits):
 @changes_catalog
 @replayed_without("key")
 def create_api_key(tx: Transaction) -> Response:
-    """201 with `key`, which is shown this once."""
+    """Create a key; responds 201 with `key`, which is shown only this once."""
     _check_may_manage()
     row, key = api_keys.create(tx, actor(), **read_body(CreateApiKey()))
     return created({**_shown(row), "key": key}, location=f"/v1/api-keys/{row.id}")
@@ -68,7 +68,7 @@ def create_api_key(tx: Transaction) -> Response:
 @bp.get("/v1/api-keys")
 @requires()
 def list_api_keys() -> Response:
-    """The caller's own keys; owners and admins see all of the org."""
+    """List the caller's own keys; owners and admins see those of the whole org."""
     _check_may_manage()
     args = page_args(ByTime)
     with connections().reading() as sql:
@@ -80,7 +80,7 @@ def list_api_keys() -> Response:
 @requires()
 @changes_catalog
 def change_api_key(key_id: UUID) -> Response:
-    """What is not in the body stays."""
+    """Change a key's limits; fields that are missing in the body keep their values."""
     _check_may_manage()
     limits = read_body(KeyLimits())
     with reports().turn(actor().org_id), connections().transaction() as tx:
@@ -90,7 +90,7 @@ def change_api_key(key_id: UUID) -> Response:
 @bp.delete("/v1/api-keys/<id:key_id>")
 @requires()
 def revoke_api_key(key_id: UUID) -> Response:
-    """204; the key stops working everywhere within 5 s, and its active runs are cancelled."""
+    """Revoke a key: it stops working within 5 s, and its active runs are cancelled. 204."""
     query_args(NoArguments())
     _check_may_manage()
     with connections().transaction() as tx:

@@ -79,7 +79,7 @@ def register() -> Response:
 
 @bp.post("/v1/auth/login")
 def login() -> Response:
-    """Access token in the body, refresh token in the cookie. An unknown user takes as long."""
+    """Log in: access token in the body, refresh token in the cookie. Unknown users take as long."""
     _check_origin()
     body = read_body(Login())
     with connections().reading() as sql:
@@ -162,7 +162,7 @@ def _set_cookie(response: Response, refresh_token: str, lifetime: timedelta) -> 
 
 
 def _check_origin() -> None:
-    """Raises: Forbidden: a browser page of another origin is behind this."""
+    """Refuse requests by browser pages of other origins. Raises: Forbidden."""
     origin = request.headers.get("Origin")
     if origin is None or origin in settings().cors_origins:
         return

@@ -28,7 +28,7 @@ class BudgetFields(Schema):
 @bp.get("/v1/budget")
 @requires("admin")
 def get_budget() -> Response:
-    """The org's limits, and what of them is gone this month."""
+    """Show the org's limits and how much of them is used this month."""
     query_args(NoArguments())
     with reports().reading(actor().org_id) as sql:
         return jsonify(_shown(budget_limits.get(sql, actor().org_id, ORG)))
@@ -38,7 +38,7 @@ def get_budget() -> Response:
 @requires("admin")
 @changes_catalog
 def set_budget() -> Response:
-    """Both limits anew: one that is not in the body is gone."""
+    """Replace both limits; one that is missing in the body is removed."""
     body = read_body(BudgetFields())
     limits = {name: body.get(name) for name in BudgetFields().fields}
     # What was spent this month may have to be summed up.

@@ -13,7 +13,7 @@ bp = Blueprint("catalog", __name__)
 @bp.get("/v1/routes")
 @requires("data.runs.read")
 def list_routes() -> Response:
-    """The server's, then the org's; without keys and addresses."""
+    """List the server's routes, then the org's, without keys and addresses."""
     query_args(NoArguments())
     routes = catalog().routes(actor().org_id)
     default = catalog().default_route_id(actor().org_id)

@@ -44,7 +44,7 @@ class EventsQuery(Schema):
 
 @bp.get("/v1/runs/<id:run_id>/events")
 def stream_events(run_id: UUID) -> Response:
-    """The run's events after the cursor, as they come; 204 where a browser must stop asking."""
+    """Stream the run's events after the cursor; 204 where a browser must stop reconnecting."""
     reader = _reader(run_id)
     check_ids({"run_id": run_id})
     args = query_args(EventsQuery())
@@ -86,7 +86,7 @@ def stream_events(run_id: UUID) -> Response:
 @bp.post("/v1/runs/<id:run_id>/stream-ticket")
 @requires("data.runs.read")
 def create_stream_ticket(run_id: UUID) -> Response:
-    """201 with a ticket for `GET …/events?ticket=`.
+    """Create a ticket for `GET …/events?ticket=`; responds 201.
 
     Nothing is stored, so nothing is replayed: a request that is repeated with its
     `Idempotency-Key` gets a new ticket, bound to the credential that it came with.
@@ -102,7 +102,7 @@ def create_stream_ticket(run_id: UUID) -> Response:
 
 
 def _reader(run_id: UUID) -> Actor:
-    """Who reads: by ticket, else by bearer token."""
+    """Return the reader, identified by ticket or else by bearer token."""
     tickets = request.args.getlist("ticket")
     if not tickets or "Authorization" in request.headers:
         reader = authenticator().identify(bearer_token())
@@ -120,7 +120,7 @@ def _reader(run_id: UUID) -> Actor:
 
 @lru_cache(4096)
 def _shared(reader: Actor) -> Actor:
-    """The same object for all streams of one reader, of whom some have thousands."""
+    """Return one shared object for all streams of a reader, some of whom have thousands."""
     return reader
 
 

@@ -20,15 +20,15 @@ SELECT EXISTS (SELECT FROM workers WHERE seen_at > now() - make_interval(secs =>
 
 @bp.get("/healthz")
 def healthz() -> Response:
-    """200 as long as the process answers at all."""
+    """Respond 200 as long as the process responds at all."""
     query_args(NoArguments())
     return jsonify(status="ok")
 
 
 @bp.get("/readyz")
 def readyz() -> Response:
-    """200, with `degraded` while Redis is away or no worker is heard; 503 with the reason while
-    Postgres is away or read-only.
+    """Respond 200, with `degraded` while Redis is down or no worker is alive; 503 with the reason
+    while Postgres is down or read-only.
     """
     query_args(NoArguments())
     silence = settings().heartbeat_seconds * SILENT_HEARTBEATS

@@ -95,7 +95,7 @@ class CreateProvider(ProviderChanges):
 @changes_catalog
 @idempotent
 def create_llm_provider(tx: Transaction) -> Response:
-    """201 with the provider and the models that came with it."""
+    """Create a provider; responds 201 with it and the models that were sent with it."""
     provider = llm_providers.create(tx, actor(), **read_body(CreateProvider()))
     [shown] = _shown(tx.sql, [provider])
     return created(shown, location=f"/v1/llm-providers/{provider.id}")
@@ -104,7 +104,7 @@ def create_llm_provider(tx: Transaction) -> Response:
 @bp.get("/v1/llm-providers")
 @requires("admin")
 def list_llm_providers() -> Response:
-    """Newest first."""
+    """List providers, newest first."""
     args = page_args(ByTime)
     with connections().reading() as sql:
         rows = llm_providers.list_(sql, actor(), limit=args.limit + 1, before=args.before)
@@ -125,7 +125,7 @@ def get_llm_provider(provider_id: UUID) -> Response:
 @requires("admin")
 @changes_catalog
 def change_llm_provider(provider_id: UUID) -> Response:
-    """What is not in the body stays."""
+    """Change a provider; fields that are missing in the body keep their values."""
     body = read_body(ProviderChanges())
     with connections().transaction() as tx:
         provider = llm_providers.change(tx, actor(), provider_id, **body)
@@ -137,7 +137,7 @@ def change_llm_provider(provider_id: UUID) -> Response:
 @requires("admin")
 @changes_catalog
 def delete_llm_provider(provider_id: UUID) -> Response:
-    """204; its models go too."""
+    """Delete a provider and its models; responds 204."""
     query_args(NoArguments())
     with connections().transaction() as tx:
         llm_providers.delete_(tx, actor(), provider_id)
@@ -152,7 +152,7 @@ def delete_llm_provider(provider_id: UUID) -> Response:
 @changes_catalog
 @idempotent
 def create_llm_model(tx: Transaction, provider_id: UUID) -> Response:
-    """201 with the model; its id is a `route_id`."""
+    """Create a model; responds 201 with the model, whose id is a `route_id`."""
     body = read_body(CreateModel())
     model = llm_providers.create_model(tx, actor(), provider_id, **body)
     provider = llm_providers.get(tx.sql, actor(), provider_id)
@@ -163,7 +163,7 @@ def create_llm_model(tx: Transaction, provider_id: UUID) -> Response:
 @bp.get("/v1/llm-providers/<id:provider_id>/models")
 @requires("admin")
 def list_llm_models(provider_id: UUID) -> Response:
-    """Newest first."""
+    """List a provider's models, newest first."""
     args = page_args(ByTime)
     with connections().reading() as sql:
         provider = llm_providers.get(sql, actor(), provider_id)
@@ -187,7 +187,7 @@ def get_llm_model(provider_id: UUID, model_id: UUID) -> Response:
 @requires("admin")
 @changes_catalog
 def change_llm_model(provider_id: UUID, model_id: UUID) -> Response:
-    """What is not in the body stays."""
+    """Change a model; fields that are missing in the body keep their values."""
     body = read_body(ModelChanges())
     with connections().transaction() as tx:
         model = llm_providers.change_model(tx, actor(), provider_id, model_id, **body)
@@ -199,7 +199,7 @@ def change_llm_model(provider_id: UUID, model_id: UUID) -> Response:
 @requires("admin")
 @changes_catalog
 def delete_llm_model(provider_id: UUID, model_id: UUID) -> Response:
-    """204."""
+    """Delete a model; responds 204."""
     query_args(NoArguments())
     with connections().transaction() as tx:
         llm_providers.delete_model(tx, actor(), provider_id, model_id)
@@ -210,7 +210,7 @@ def delete_llm_model(provider_id: UUID, model_id: UUID) -> Response:
 
 
 def prices_shown(prices: Prices | None) -> dict[str, float] | None:
-    """USD per million tokens; of a library's price that rises with the input, the lowest."""
+    """Return USD per million tokens; for a library price that rises with the input, the lowest."""
     if prices is None:
         return None
     return {
@@ -226,7 +226,7 @@ def _cursor(row: Row[Any]) -> ByTime:
 
 
 def _shown(sql: Any, providers: Iterable[Row[Any]]) -> list[dict[str, Any]]:
-    """The providers with all their models; never a key."""
+    """Render the providers with all their models, never with a key."""
     by_id = {provider.id: provider for provider in providers}
     models: dict[UUID, list[dict[str, Any]]] = {id_: [] for id_ in by_id}
     for model in llm_providers.models_of(sql, by_id):

@@ -105,7 +105,7 @@ class ApproveTools(Schema):
 @requires("admin")
 @idempotent
 def create_mcp_config(tx: Transaction) -> Response:
-    """201; a worker asks the server for its tools, which are approved with it."""
+    """Create a server; a worker lists its tools, which are approved with it. 201."""
     config = mcp_configs.create(tx, actor().org_id, **read_body(CreateMcpConfig()))
     return created(_shown(config), location=f"/v1/mcp-configs/{config.id}")
 
@@ -113,7 +113,7 @@ def create_mcp_config(tx: Transaction) -> Response:
 @bp.get("/v1/mcp-configs")
 @requires("admin")
 def list_mcp_configs() -> Response:
-    """Newest first."""
+    """List servers, newest first."""
     args = page_args(ByTime)
     with connections().reading() as sql:
         rows = mcp_configs.list_(sql, actor().org_id, limit=args.limit + 1, before=args.before)
@@ -131,7 +131,7 @@ def get_mcp_config(config_id: UUID) -> Response:
 @bp.patch("/v1/mcp-configs/<id:config_id>")
 @requires("admin")
 def change_mcp_config(config_id: UUID) -> Response:
-    """What is not in the body stays; the server is asked for its tools again."""
+    """Change a server; missing fields keep their values, and its tools are listed again."""
     body = read_body(McpConfigChanges())
     with connections().transaction() as tx:
         return jsonify(_shown(mcp_configs.change(tx, actor().org_id, config_id, body)))
@@ -140,7 +140,7 @@ def change_mcp_config(config_id: UUID) -> Response:
 @bp.delete("/v1/mcp-configs/<id:config_id>")
 @requires("admin")
 def delete_mcp_config(config_id: UUID) -> Response:
-    """204; runs that have its tools already may still call them."""
+    """Delete a server; runs that already have its tools may still call them. 204."""
     query_args(NoArguments())
     with connections().transaction() as tx:
         mcp_configs.remove(tx, actor().org_id, config_id)
@@ -150,7 +150,7 @@ def delete_mcp_config(config_id: UUID) -> Response:
 @bp.post("/v1/mcp-configs/<id:config_id>:discover")
 @requires("admin")
 def discover_mcp_tools(config_id: UUID) -> Response:
-    """202: a worker is going to ask; `discovered_at` and `discovery_error` tell when it has."""
+    """Have the tools listed; `discovered_at` and `discovery_error` show the result. 202."""
     read_body(NoArguments(), optional=True)
     with connections().transaction() as tx:
         config = mcp_configs.find(tx.sql, actor().org_id, config_id)
@@ -166,7 +166,7 @@ def discover_mcp_tools(config_id: UUID) -> Response:
 @bp.get("/v1/mcp-configs/<id:config_id>/tools")
 @requires("admin")
 def list_mcp_tools(config_id: UUID) -> Response:
-    """All that are known, by name."""
+    """List the known tools, by name."""
     args = page_args(ByToolName)
     with connections().reading() as sql:
         rows = mcp_configs.tools(
@@ -182,7 +182,7 @@ def list_mcp_tools(config_id: UUID) -> Response:
 @bp.post("/v1/mcp-configs/<id:config_id>/tools/<name>:approve")
 @requires("admin")
 def approve_mcp_tool(config_id: UUID, name: str) -> Response:
-    """The approval is for the description of this hash, and no other."""
+    """Approve a tool with the description of this hash, and no other."""
     hash_ = read_body(ApproveTool())["hash"]
     if "\0" in name:
         raise McpToolNotFound(name=name)
@@ -194,7 +194,7 @@ def approve_mcp_tool(config_id: UUID, name: str) -> Response:
 @bp.post("/v1/mcp-configs/<id:config_id>/tools:approve")
 @requires("admin")
 def approve_mcp_tools(config_id: UUID) -> Response:
-    """All of them or none."""
+    """Approve several tools: all of them or none."""
     named = read_body(ApproveTools())["tools"]
     approvals = {tool["name"]: tool["hash"] for tool in named}
     with connections().transaction() as tx:

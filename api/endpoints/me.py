@@ -14,7 +14,7 @@ bp = Blueprint("me", __name__)
 @bp.get("/v1/me")
 @requires()
 def get_me() -> Response:
-    """The user, their org, and what this very token may do there."""
+    """Show the user, their org, and what this very token permits there."""
     query_args(NoArguments())
     with connections().reading() as sql:
         user = accounts.profile(sql, actor().user_id)

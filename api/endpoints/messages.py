@@ -30,7 +30,7 @@ class CreateMessage(Schema):
 @requires("data.threads.write")
 @idempotent
 def create_message(tx: Transaction, thread_id: UUID) -> Response:
-    """201, also while a run is active; that run does not see it."""
+    """Add a message; responds 201, also while a run is active, which does not see the message."""
     message = threads.add_message(tx, actor(), thread_id, **read_body(CreateMessage()))
     return created(_shown(message), location=f"/v1/threads/{thread_id}/messages")
 
@@ -38,7 +38,7 @@ def create_message(tx: Transaction, thread_id: UUID) -> Response:
 @bp.get("/v1/threads/<id:thread_id>/messages")
 @requires("data.threads.read")
 def list_messages(thread_id: UUID) -> Response:
-    """The latest page, in the order of the conversation; `before` goes to older ones."""
+    """List the latest page in the order of the conversation; `before` leads to older ones."""
     args = page_args(ByPosition)
     with connections().reading() as sql:
         rows = threads.list_messages(

@@ -48,7 +48,7 @@ class PublishPersona(Schema):
 @changes_catalog
 @idempotent
 def publish_persona(tx: Transaction) -> Response:
-    """201; a published version never changes."""
+    """Publish a persona version, which never changes afterwards; responds 201."""
     definition = read_body(PublishPersona())
     key, version = definition.pop("key"), definition.pop("version")
     definition = {name: value for name, value in definition.items() if value is not None}
@@ -64,7 +64,7 @@ def publish_persona(tx: Transaction) -> Response:
 @bp.get("/v1/personas")
 @requires("data.runs.read")
 def list_personas() -> Response:
-    """By key and version: the built-in ones, and among them the org's."""
+    """List personas by key and version, the built-in ones and the org's."""
     args = page_args(ByName)
     with connections().reading() as sql:
         own = published_personas.list_(sql, actor().org_id, limit=args.limit + 1, after=args.before)
@@ -85,7 +85,7 @@ def list_personas() -> Response:
 @bp.get("/v1/personas/<persona_id>")
 @requires("data.runs.read")
 def get_persona(persona_id: str) -> Response:
-    """Without a version the newest."""
+    """Show a persona; without a version, the newest."""
     query_args(NoArguments())
     if not personas.PERSONA_ID.fullmatch(persona_id):
         raise InvalidRequest(persona_id=[f"must match {personas.PERSONA_ID.pattern}"])
@@ -124,7 +124,7 @@ def _name(persona: Persona | Row[Any]) -> ByName:
 
 
 def _shown_row(row: Row[Any]) -> dict[str, Any]:
-    """A published one; with `problems` this release cannot use it, and the fields are not all."""
+    """Render a published persona; one with `problems` is unusable here, and incomplete."""
     persona, problems = personas.understood(row.key, row.version, row.definition)
     shown = {
         **_shown(persona),

@@ -64,7 +64,7 @@ class RunsQuery(PageQuery):
 @bp.post("/v1/threads/<id:thread_id>/runs")
 @requires("data.runs.write")
 def create_run(thread_id: UUID) -> Response:
-    """201 with the run's ids; the body is optional."""
+    """Create a run; responds 201 with its ids. The body is optional."""
     if "Idempotency-Key" in request.headers:
         return _create_once(thread_id)
     new = _new_run(thread_id)
@@ -85,7 +85,7 @@ def _create_once(tx: Transaction, thread_id: UUID) -> Response:
 
 
 def create_together(to: Connections) -> GroupCommit[NewRun, UUID | None]:
-    """Creates the runs of requests that come at the same time in one statement."""
+    """Create the runs of requests that arrive at the same time in one statement."""
 
     def create_all(wanted: Sequence[NewRun]) -> list[UUID | None]:
         with to.statement() as tx:
@@ -112,7 +112,7 @@ def _new_run(thread_id: UUID, sql: Connection | None = None) -> NewRun:
 @requires("data.runs.write")
 @idempotent
 def retry_run(tx: Transaction, thread_id: UUID) -> Response:
-    """201 as for a new run."""
+    """Retry the thread's last message with a new run; responds 201 as `create_run` does."""
     read_body(NoArguments(), optional=True)
     trace = new_trace_id()
     return _created(runs.retry(tx, actor(), thread_id, catalog(), trace_id=trace), trace)
@@ -121,7 +121,7 @@ def retry_run(tx: Transaction, thread_id: UUID) -> Response:
 @bp.get("/v1/threads/<id:thread_id>/runs")
 @requires("data.runs.read")
 def list_thread_runs(thread_id: UUID) -> Response:
-    """Newest first."""
+    """List a thread's runs, newest first."""
     args = page_args(ByTime)
     with connections().reading() as sql:
         rows = run_queries.list_of_thread(
@@ -133,7 +133,7 @@ def list_thread_runs(thread_id: UUID) -> Response:
 @bp.get("/v1/runs")
 @requires("data.runs.read")
 def list_runs() -> Response:
-    """Newest first, with what they cost."""
+    """List runs, newest first, with their costs."""
     args = page_args(ByTime, RunsQuery())
     with connections().reading() as sql:
         rows = run_queries.list_of_org(
@@ -158,7 +158,7 @@ def get_run(run_id: UUID) -> Response:
 @bp.post("/v1/runs/<id:run_id>:cancel")
 @requires("data.runs.write")
 def cancel_run(run_id: UUID) -> Response:
-    """Always 200 for a run that the caller may write."""
+    """Cancel a run; responds 200 for every run that the caller may write."""
     if "Idempotency-Key" not in request.headers:
         read_body(NoArguments(), optional=True)
         with connections().statement() as tx:
@@ -178,7 +178,7 @@ def _cancel_once(tx: Transaction, run_id: UUID) -> Response:
 @requires("data.runs.write")
 @idempotent
 def give_input(tx: Transaction, run_id: UUID) -> Response:
-    """200 once the answer is stored; the run goes on from here."""
+    """Store a reply to a waiting run, which resumes with it; responds 200."""
     body = read_body(RunInput())
     runs.answer(tx, actor(), run_id, body["content"], body.get("request_id"))
     return jsonify({"ok": True})

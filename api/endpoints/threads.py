@@ -21,7 +21,7 @@ bp = Blueprint("threads", __name__)
 
 
 class ThreadFields(Schema):
-    """What a client sets, at creation and later; a null title is none."""
+    """The fields that a client sets, at creation and later; a null title means no title."""
 
     title = fields.String(allow_none=True, validate=validate.Length(1, 200))
     is_private = StrictBoolean()
@@ -31,7 +31,7 @@ class ThreadFields(Schema):
 @requires("data.threads.write")
 @idempotent
 def create_thread(tx: Transaction) -> Response:
-    """201 with the thread; the body is optional."""
+    """Create a thread; responds 201 with it. The body is optional."""
     thread = threads.create(tx, actor(), **read_body(ThreadFields(), optional=True))
     return created(_shown(thread), location=f"/v1/threads/{thread.id}")
 
@@ -39,7 +39,7 @@ def create_thread(tx: Transaction) -> Response:
 @bp.get("/v1/threads")
 @requires("data.threads.read")
 def list_threads() -> Response:
-    """Newest first."""
+    """List threads, newest first."""
     args = page_args(ByTime)
     with connections().reading() as sql:
         rows = threads.list_(sql, actor(), limit=args.limit + 1, before=args.before)
@@ -57,7 +57,7 @@ def get_thread(thread_id: UUID) -> Response:
 @bp.patch("/v1/threads/<id:thread_id>")
 @requires("data.threads.write")
 def change_thread(thread_id: UUID) -> Response:
-    """What is not in the body stays."""
+    """Change a thread; fields that are missing in the body keep their values."""
     body = read_body(ThreadFields())
     with connections().transaction() as tx:
         thread = threads.change(tx, actor(), thread_id, **body)
@@ -67,7 +67,7 @@ def change_thread(thread_id: UUID) -> Response:
 @bp.delete("/v1/threads/<id:thread_id>")
 @requires("data.threads.write")
 def delete_thread(thread_id: UUID) -> Response:
-    """204; 409 while a run is active."""
+    """Delete a thread; responds 204, or 409 while a run is active."""
     query_args(NoArguments())
     with connections().transaction() as tx:
         threads.delete(tx, actor(), thread_id)

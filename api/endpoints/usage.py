@@ -61,7 +61,7 @@ class Moment(fields.Field[datetime]):
 
 
 class UsageQuery(Schema):
-    """`from` is part of the period, `to` is not."""
+    """The query of a usage report; the period includes `from` and excludes `to`."""
 
     from_ = Moment(data_key="from")
     to = Moment()
@@ -76,7 +76,7 @@ class UsageQuery(Schema):
 @bp.get("/v1/me/usage")
 @requires("data.runs.read")
 def get_usage() -> Response:
-    """The sums of a period, and of this month beside it."""
+    """Show the sums of a period, and those of this month next to it."""
     period = _period()
     month = Period(
         since=_first_of_month(),
@@ -100,7 +100,7 @@ def get_usage() -> Response:
 @bp.get("/v1/me/usage/daily")
 @requires("data.runs.read")
 def list_usage_by_day() -> Response:
-    """One row for each day (UTC), the oldest first."""
+    """List one row for each day (UTC), oldest first."""
     period = _period()
     first, last = period.days()
     if (last - first).days >= MAX_DAYS:
@@ -113,7 +113,7 @@ def list_usage_by_day() -> Response:
 @bp.get("/v1/me/usage/by-model")
 @requires("data.runs.read")
 def list_usage_by_model() -> Response:
-    """One row for each model, the dearest first."""
+    """List one row for each model, the most expensive first."""
     period = _period()
     with reports().reading(actor().org_id) as sql:
         rows = usage_reports.by_model(sql, actor().org_id, period)
@@ -123,7 +123,7 @@ def list_usage_by_model() -> Response:
 @bp.get("/v1/me/credits")
 @requires("data.runs.read")
 def get_credits() -> Response:
-    """What is left, and a page of the ledger."""
+    """Show the balance and a page of the ledger."""
     args = page_args(ByTime)
     with connections().reading() as sql:
         has = credits.balance(sql, actor().org_id)

@@ -1,4 +1,4 @@
-"""What the request at hand may reach: its actor, its trace, the process's connections."""
+"""Access to the current request's actor and trace, and to the process's connections."""
 
 import re
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def settings() -> Settings:
 
 
 def public_path(path: str) -> str:
-    """The path as clients know it, in front of a proxy that strips a prefix.
+    """Return the path as clients know it, in front of a proxy that strips a prefix.
 
     From a setting, not from `X-Forwarded-Prefix`: whoever reaches the service could send that.
     """
@@ -39,12 +39,12 @@ def public_path(path: str) -> str:
 
 
 def catalog() -> Catalog:
-    """This process's."""
+    """Return this process's catalog."""
     return cast(Catalog, current_app.extensions["arkloop.catalog"])
 
 
 def changes_catalog(view: Callable[P, R]) -> Callable[P, R]:
-    """The endpoint changes what the org's runs can be made with: this process reads it anew.
+    """Mark an endpoint that changes what runs can be made with: this process then reads it anew.
 
     Stands outside of what commits, and inside of `requires`.
     """
@@ -60,12 +60,12 @@ def changes_catalog(view: Callable[P, R]) -> Callable[P, R]:
 
 
 def actor() -> Actor:
-    """Who makes this request; only where `auth.requires` has let it in."""
+    """Return the actor of this request; only valid where `auth.requires` has let it in."""
     return cast(Actor, g.actor)
 
 
 def trace_id() -> str:
-    """32 hex digits: the caller's own by `traceparent`, else a new one for this request."""
+    """Return 32 hex digits: the caller's trace id from `traceparent`, else a new one."""
     if "trace_id" not in g:
         match = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
         g.trace_id = match[1] if match else new_trace_id()

@@ -78,14 +78,14 @@ _OF_HTTP: dict[int | None, type[ArkloopError]] = {
 
 
 def status_of(error: type[ArkloopError]) -> int:
-    """The HTTP status of an error class. Raises: KeyError: the table lacks it."""
+    """Return the HTTP status of an error class. Raises: KeyError: the table lacks it."""
     return next((STATUS[base] for base in error.__mro__ if base in STATUS), 0) or STATUS[error]
 
 
 def answer(
     status: int, code: str, message: str, details: Mapping[str, Any] | None = None
 ) -> Response:
-    """The error shape: `{"code", "message", "details", "trace_id"}`; details are bounded."""
+    """Build an error: `{"code", "message", "details", "trace_id"}`; details are bounded."""
     shown = {
         name[:MAX_NAME_LENGTH]: _bounded(value)
         for name, value in islice((details or {}).items(), MAX_FIELDS)

@@ -95,7 +95,7 @@ def whole(least: int, most: int) -> fields.Integer:
 
 
 def shown_name(most: int) -> Callable[[str], None]:
-    """A validator of a name that people read in lists: none is empty, or breaks a line."""
+    """Return a validator for names shown in lists: never empty, and without line breaks."""
 
     def check(text: str) -> None:
         if not 1 <= len(text) <= most or not text.isprintable() or text != text.strip():
@@ -107,7 +107,7 @@ def shown_name(most: int) -> Callable[[str], None]:
 
 
 def utf8_length(least: int, most: int) -> Callable[[str], None]:
-    """A validator of a text's length in bytes of UTF-8."""
+    """Return a validator of a text's length in bytes of UTF-8."""
 
     def check(text: str) -> None:
         if not least <= len(text.encode()) <= most:

@@ -46,7 +46,7 @@ def _add(response: Response) -> Response:
 
 
 def _add_cors(response: Response) -> None:
-    """CORS (Fetch standard, 3.2) for exactly the origins of `ARKLOOP_CORS_ORIGINS`."""
+    """Add CORS headers (Fetch standard, 3.2) for exactly the origins of `ARKLOOP_CORS_ORIGINS`."""
     allowed = settings().cors_origins
     if not allowed:
         return

@@ -52,7 +52,7 @@ def idempotent(view: View[P]) -> Callable[P, Response]:
 
 
 def replayed_without(*secrets: str) -> Callable[[View[P]], Callable[P, Response]]:
-    """As `idempotent`; these fields are in the first answer only, and never stored."""
+    """Replay as `idempotent` does, without these fields, which are never stored."""
 
     def decorate(view: View[P]) -> Callable[P, Response]:
         @wraps(view)
@@ -93,7 +93,7 @@ def replayed_without(*secrets: str) -> Callable[[View[P]], Callable[P, Response]
 
 
 def created(body: Any, *, location: str) -> Response:
-    """201 with where the new object is."""
+    """Build a 201 response with the new object and its location."""
     response = jsonify(body)
     response.status_code = 201
     response.headers["Location"] = public_path(location)
@@ -101,13 +101,13 @@ def created(body: Any, *, location: str) -> Response:
 
 
 def refuse_key() -> None:
-    """For endpoints whose answers are never kept. Raises: InvalidRequest: there is a key."""
+    """Refuse idempotency keys where responses are never kept. Raises: InvalidRequest."""
     if "Idempotency-Key" in request.headers:
         raise InvalidRequest(**{"Idempotency-Key": ["is not supported here"]})
 
 
 def check_key() -> str | None:
-    """The request's key, None without one.
+    """Return the request's idempotency key, None without one.
 
     Raises:
         InvalidRequest: it is not 1 to 255 printable ASCII characters.

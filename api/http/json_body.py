@@ -24,7 +24,7 @@ class NoArguments(Schema):
 
 
 def read_body(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
-    """The JSON object in the body, as `schema` loads it; also refuses any query parameter.
+    """Read the JSON object in the body as `schema` loads it; also refuses any query parameter.
 
     With `optional`, no body at all counts as `{}`.
 
@@ -40,7 +40,7 @@ def read_body(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
 
 
 def query_args(schema: Schema) -> dict[str, Any]:
-    """The query parameters, as `schema` loads them.
+    """Read the query parameters as `schema` loads them.
 
     Raises:
         InvalidRequest: unknown, repeated or malformed ones.
@@ -62,7 +62,7 @@ def query_args(schema: Schema) -> dict[str, Any]:
 
 
 def read_object() -> dict[str, Any] | None:
-    """The JSON object in the body, None if there is no body; read once per request.
+    """Read the JSON object in the body, once per request; None if there is no body.
 
     Raises:
         UnsupportedMediaType: a body that is not `application/json` in UTF-8.
@@ -119,7 +119,7 @@ def _read_bytes() -> bytes:
 
 
 def _read_in_pieces(most: int) -> bytes:
-    """A body in chunks of one byte each takes long to put together: others run in between."""
+    """Read a body in pieces, yielding to other requests: one-byte chunks take long to assemble."""
     data = b""
     while len(data) < most:
         piece = request.environ["wsgi.input"].read(min(_PIECE_BYTES, most - len(data)))
@@ -159,7 +159,7 @@ def _load(schema: Schema, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(messages: Any, path: str) -> Iterator[tuple[str, str]]:
-    """marshmallow's nested messages as (dotted field, why)."""
+    """Flatten marshmallow's nested messages to (dotted field, why)."""
     if isinstance(messages, dict):
         for name, inner in messages.items():
             if name == "_schema":

@@ -41,7 +41,7 @@ class ByTime(NamedTuple):
 
 
 class ByPosition(NamedTuple):
-    """Before this position of a thread."""
+    """A cursor before this position of a thread."""
 
     position: int
 
@@ -67,7 +67,7 @@ class PageQuery(Schema):
 
 @dataclass(frozen=True, slots=True)
 class PageArgs(Generic[C]):
-    """What part of the list is wanted; fetch `limit + 1` rows, so that `page` sees the end."""
+    """The requested part of a list; fetch `limit + 1` rows, so that `page` sees the end."""
 
     limit: int
     before: C | None
@@ -95,7 +95,7 @@ def page(
     oldest_first: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> Response:
-    """A response with the first `limit` of `rows`, or as many of them as fit `PAGE_BYTES`.
+    """Build a response with the first `limit` of `rows`, or as many of them as fit `PAGE_BYTES`.
 
     It is a plain JSON array, or the object `about` with the array as its `entries`. If rows are
     left, `X-Next-Cursor` and `Link` identify the next page. `oldest_first` reverses the order

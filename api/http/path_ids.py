@@ -11,7 +11,7 @@ from shared.ids import parse_id
 
 
 class NotAnId(str):
-    """What stands in a path where an id should; kept until the caller is known."""
+    """A path segment that is not an id; kept until the caller is known."""
 
 
 class IdConverter(BaseConverter):
@@ -27,7 +27,7 @@ class IdConverter(BaseConverter):
 
 
 def check(view_args: Mapping[str, Any]) -> None:
-    """Raises: InvalidRequest: one of them is not a UUIDv7 in its canonical form."""
+    """Check the ids in a path. Raises: InvalidRequest: one is not a canonical UUIDv7."""
     for name, value in view_args.items():
         if isinstance(value, NotAnId):
             raise InvalidRequest(**{name: ["must be a lower-case UUIDv7 with dashes"]})

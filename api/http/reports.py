@@ -65,7 +65,7 @@ class Reports:
 
     @contextmanager
     def reading(self, org_id: UUID) -> Iterator[Connection]:
-        """A connection for the sums of one report.
+        """Lend a connection for the sums of one report.
 
         Raises:
             Unavailable: Postgres is out of reach, too many reports are running, or it takes too

@@ -1,4 +1,4 @@
-"""Which clients have closed their connection, without a look at each of them."""
+"""Detection of clients that have closed their connection, without a look at each of them."""
 
 import select
 import socket
@@ -23,10 +23,10 @@ class Hangups:
         return number
 
     def remove(self, connection: socket.socket, number: int) -> None:
-        """Not any more. A closed one the kernel has forgotten, and its number may be another's."""
+        """Unregister a connection; the number of a closed one may already be another's."""
         if connection.fileno() == number:
             self._epoll.unregister(number)
 
     def look(self) -> list[int]:
-        """The numbers of those that were closed since the last look."""
+        """Return the numbers of the connections that were closed since the last look."""
         return [number for number, _ in self._epoll.poll(0)]

@@ -22,7 +22,7 @@ class _Held(NamedTuple):
 
 
 class HeldPages:
-    """What each client holds. Changed under the hub's lock."""
+    """The pages that clients hold. Changed under the hub's lock."""
 
     def __init__(self) -> None:
         #: In the order in which they were given: the oldest first.
@@ -36,7 +36,7 @@ class HeldPages:
         return self._bytes >= MAX_HELD_BYTES
 
     def add(self, watch: Watch, page: Page) -> None:
-        """The client is given the page, having taken the one before."""
+        """Record that the client is given the page, after it has taken the one before."""
         self._of_watches[watch] = _Held(page, time.monotonic())
         holders = self._holders.get(id(page), 0)
         if not holders:
@@ -44,7 +44,7 @@ class HeldPages:
         self._holders[id(page)] = holders + 1
 
     def remove(self, watch: Watch) -> None:
-        """The client has taken what it was given, if anything, or is gone."""
+        """Forget what the client holds, if anything: it has taken the page, or is gone."""
         held = self._of_watches.pop(watch, None)
         if held is None:
             return
@@ -55,7 +55,7 @@ class HeldPages:
             self._bytes -= len(page.data)
 
     def cut_stalled(self) -> None:
-        """While too much is held, cut off those who have held a page for the longest time."""
+        """Cut off the clients that have held a page longest, while too much is held."""
         before = time.monotonic() - STALLED_SECONDS
         for watch, held in list(self._of_watches.items()):
             if not self.are_too_many or held.since > before:

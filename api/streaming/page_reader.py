@@ -35,7 +35,7 @@ MOST_HOLES = 1_000
 
 
 class _Place(NamedTuple):
-    """What those have in common who get the same page."""
+    """The key of a page: clients with the same one share the page."""
 
     run_id: UUID
     cursor: int
@@ -75,16 +75,16 @@ class PageReader:
 
     @property
     def threads(self) -> list[Callable[[], None]]:
-        """What is to be done for ever, each in a thread of its own."""
+        """The tasks to run forever, each in a thread of its own."""
         return [self._read_streams, *[self._read_table] * TABLE_READERS]
 
     def read_for(self, run_id: UUID) -> None:
-        """Somebody who follows the run wants a page, and there is one. Called under the lock."""
+        """Queue the run for reading: one of its clients is ready. Called under the lock."""
         self._behind[run_id] = None
         self._is_behind.set()
 
     def release(self, watch: Watch) -> None:
-        """The client has taken its page, or is gone. Called under the lock."""
+        """Release the page of a client that has taken it, or is gone. Called under the lock."""
         self.held.remove(watch)
         self._measure()
 
@@ -221,7 +221,7 @@ class PageReader:
                 watch.end()
 
     def _nothing_there(self, read: _Read) -> None:
-        """Announced, and in neither store: the run is gone, or the word came from an old Redis."""
+        """Handle an announced event that neither store has: a deleted run, or a restored Redis."""
         with self._lock:
             for watch in read.watches:
                 watch.is_read_for = False
@@ -234,7 +234,7 @@ class PageReader:
 
 
 def bytes_client(url: str) -> redis.Redis:
-    """A client that decodes nothing, for one thread; what it reads passes through."""
+    """Create a client that decodes nothing, for one thread; replies pass through as bytes."""
     client = redis.Redis.from_url(
         url,
         socket_timeout=REDIS_TIMEOUT_SECONDS,

@@ -1,4 +1,4 @@
-"""What a stream must know of its run, looked up for many streams at once.
+"""The heads of runs, which their streams need, looked up for many streams at once.
 
 When a process ends, thousands of clients come to another one within a moment.
 Whatever is asked while a query is under way is asked together in the next one.
@@ -54,12 +54,12 @@ class RunHead(NamedTuple):
     last_seq: int
 
     def is_seen_by(self, actor: Actor) -> bool:
-        """As `Actor.sees` says it in SQL."""
+        """Return whether the actor may see the run; `Actor.sees` is the same in SQL."""
         return self.org_id == actor.org_id and self.only_for in (None, actor.user_id)
 
 
 class _Question:
-    """One run's, for all who ask at the same time."""
+    """A question about one run, shared by all who ask at the same time."""
 
     __slots__ = ("answered", "error", "head")
 
@@ -79,7 +79,7 @@ class RunHeads:
         self._is_asking = False
 
     def get(self, run_id: UUID) -> RunHead | None:
-        """The head of the run as it is now or later, None if there is no such run.
+        """Return the head of the run as it is now or later, None if there is no such run.
 
         Raises:
             Unavailable: Postgres is out of reach.
@@ -98,21 +98,21 @@ class RunHeads:
         return question.head
 
     def get_seen(self, run_id: UUID, actor: Actor) -> RunHead:
-        """Raises: RunNotFound: it does not exist, or the actor must not know of it; Unavailable."""
+        """Return the head of a run. Raises: RunNotFound: none that the actor sees; Unavailable."""
         head = self.get(run_id)
         if head is None or not head.is_seen_by(actor):
             raise RunNotFound()
         return head
 
     def read(self, run_ids: Sequence[UUID]) -> dict[UUID, RunHead]:
-        """The heads of those that there are, in one query. Raises: Unavailable."""
+        """Return the heads of the existing runs among these, in one query. Raises: Unavailable."""
         with self._connections.reading() as sql:
             rows = sql.exec_driver_sql(_HEADS, {"ids": list(run_ids)})
             return {row[0]: RunHead(*row) for row in rows}
 
     def news(self, known: Mapping[UUID, int]) -> dict[UUID, RunHead | None]:
-        """Of runs whose events up to a number are known: those that have more, or have ended, or
-        may not be read by all who read them. None is a run that is gone. Raises: Unavailable.
+        """Return the heads of the runs that have events beyond the known number, have ended, or are
+        no longer visible to all readers; None stands for a run that is gone. Raises: Unavailable.
         """
         arrays = {"ids": list(known), "seqs": list(known.values())}
         with self._connections.reading() as sql:
@@ -120,7 +120,7 @@ class RunHeads:
             return {row[0]: None if row[1] is None else RunHead(*row) for row in rows}
 
     def _ask(self) -> None:
-        """Until nobody asks any more."""
+        """Query the database until no request is left."""
         while True:
             with self._lock:
                 asked = {

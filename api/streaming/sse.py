@@ -19,7 +19,7 @@ BLOCKED_WRITE_SECONDS = 60
 
 
 def reopening(cursor: int) -> bytes:
-    """What begins a stream that a browser's EventSource resumes after `cursor`.
+    """Return the opening of a stream that a browser's EventSource resumes after `cursor`.
 
     WebKit keeps what it has read of a frame when a connection breaks, and reads on where the next
     one begins. The comment ends a line that was cut; then an event of a type that nobody listens
@@ -32,7 +32,7 @@ def reopening(cursor: int) -> bytes:
 def stream(
     hub: StreamHub, watch: Watch, environ: dict[str, Any], opening: bytes = HELLO
 ) -> Iterator[bytes]:
-    """Everything after the watch's cursor, as it comes, up to the terminal event or its `until`.
+    """Yield everything after the watch's cursor, up to the terminal event or the watch's `until`.
 
     A stream that ends before that breaks the connection off, since many clients take an orderly
     end for the run's. Nothing is held while there is no news: `environ`, with all that hangs on it,

@@ -1,4 +1,4 @@
-"""One per web process: all open streams, told of their runs' news by one Redis subscription.
+"""The hub of a web process: one Redis subscription notifies all of its open streams.
 
 A notification says up to which number a run has events. Whoever waits and has
 not got that far is read for by the `PageReader`; what Redis does not tell, the
@@ -87,7 +87,7 @@ class StreamHub:
     # ---- for the streams ----
 
     def add(self, watch: Watch) -> None:
-        """From now on the watch is told of its run's news, or, if it has an end, only read for.
+        """Notify the watch of its run's new events from now on; if it has an end, only read for it.
 
         What is there already it is told as soon as the subscription is confirmed.
         """
@@ -108,7 +108,7 @@ class StreamHub:
                 self._unknown.put(watch.run_id)
 
     def remove(self, watch: Watch) -> None:
-        """Its stream has ended."""
+        """Remove a watch whose stream has ended."""
         with self._lock:
             watch.is_gone = True
             self._reader.release(watch)
@@ -130,7 +130,7 @@ class StreamHub:
                 self._wanted.put((self._connections.keys.news(watch.run_id), False))
 
     def check(self, run_id: UUID, cursor: int) -> None:
-        """Raises: EventsLost: a stream after this cursor has met a hole, which is still there."""
+        """Check for a hole. Raises: EventsLost: events after this cursor are still missing."""
         hole = (run_id, cursor)
         if hole not in self._reader.holes:
             return
@@ -152,7 +152,7 @@ class StreamHub:
     # ---- inside ----
 
     def _start(self) -> None:
-        """With the first watch: a process that serves no stream listens to nothing."""
+        """Start listening with the first watch: a process without streams needs no subscription."""
         if self._started:
             return
         self._started = True
@@ -169,7 +169,7 @@ class StreamHub:
         )
 
     def _announce(self, run_id: UUID, seq: int) -> None:
-        """There are events up to `seq`."""
+        """Announce to the run's watches that there are events up to `seq`."""
         with self._lock:
             followed = self._followed.get(run_id)
             if followed is None:
@@ -183,7 +183,7 @@ class StreamHub:
                 self._reader.read_for(run_id)
 
     def _heard(self, head: RunHead | None, run_id: UUID) -> None:
-        """What Postgres says of the run."""
+        """Apply what Postgres has on the run to its watches."""
         with self._lock:
             followed = self._followed.get(run_id)
             watches = list(followed.watches) if followed is not None else []
@@ -278,7 +278,7 @@ class StreamHub:
             self._heard(heads.get(run_id), run_id)
 
     def _poll(self) -> None:
-        """All runs once in a while, a part at a time."""
+        """Poll Postgres for all runs once per period, a part at a time."""
         self._pause(math.ceil(len(self._followed) / AT_ONCE) or 1)
         known: dict[UUID, int] = {}
         with self._lock:
@@ -291,7 +291,7 @@ class StreamHub:
                 self._heard(head, run_id)
 
     def _pause(self, parts: int) -> None:
-        """Between so many parts of the poll; short as soon as Redis tells nothing any more."""
+        """Pause between the parts of the poll; shortly as soon as Redis no longer notifies."""
         step = min(POLL_SECONDS_WITHOUT_REDIS, POLL_SECONDS / parts)
         end = time.monotonic() + POLL_SECONDS / parts
         is_told = True
@@ -300,7 +300,7 @@ class StreamHub:
             time.sleep(step if is_told else POLL_SECONDS_WITHOUT_REDIS / parts)
 
     def _check(self) -> None:
-        """All watches once in a while, a part at a time."""
+        """Check all watches once per period, a part at a time."""
         with self._lock:
             watches = [watch for one in self._followed.values() for watch in one.watches]
             watches += itertools.chain(*self._replayed.values())
@@ -333,7 +333,7 @@ class StreamHub:
                 watch.wake()
 
     def _probe(self) -> None:
-        """While Redis is silent, somebody asks it whether it still is."""
+        """Ping Redis while it is down, to find out when it is back."""
         time.sleep(signals.RECONNECT_SECONDS)
         if self._connections.redis_outage.is_on:
             with contextlib.suppress(redis.RedisError):

@@ -77,11 +77,11 @@ class Page(NamedTuple):
 
     @property
     def next_limit(self) -> int:
-        """How many events to read next, if they are as long as these."""
+        """The number of events to read next, if they are as long as these."""
         return max(1, min(PAGE_EVENTS, PAGE_BYTES * self.events // len(self.data)))
 
     def pieces(self) -> Iterator[bytes]:
-        """At most `PIECE_BYTES` each: whole frames, or a part of a frame that is longer."""
+        """Yield pieces of at most `PIECE_BYTES`: whole frames, or a part of a longer frame."""
         data, start = self.data, 0
         while len(data) - start > PIECE_BYTES:
             # A payload has no line ends: an empty line ends a frame.
@@ -99,7 +99,8 @@ class Page(NamedTuple):
 def from_streams(
     redis: Any, keys: Keys, reads: Sequence[tuple[UUID, int, int]], named: Sequence[bool]
 ) -> list[Page | None]:
-    """What Redis has directly after each cursor, in one round trip; None where it has nothing.
+    """Read from Redis what directly follows each cursor, in one round trip; None where nothing
+    does.
 
     A read is (run, after_seq, limit). `redis` does not decode.
 
@@ -150,7 +151,7 @@ def _page(entries: Sequence[Any], after_seq: int, named: bool) -> Page | None:
 
 
 def frame(seq: int, kind: bytes, payload: bytes, *, named: bool) -> bytes:
-    """The event as one frame."""
+    """Encode the event as one frame."""
     if named:
         return b"event: %b\ndata: %b\nid: %d\n\n" % (kind, payload, seq)
     return b"data: %b\nid: %d\n\n" % (payload, seq)
@@ -159,7 +160,7 @@ def frame(seq: int, kind: bytes, payload: bytes, *, named: bool) -> bytes:
 def from_table(
     sql: Connection, run_id: UUID, after_seq: int, limit: int, *, named: bool
 ) -> Page | None:
-    """What Postgres has after the cursor; None if that is nothing.
+    """Read from Postgres what follows the cursor; None if nothing does.
 
     Raises:
         EventsLost: it has later events, but not the next one.
@@ -183,6 +184,6 @@ def from_table(
 
 
 def _contiguous(sql: Connection, run_id: UUID, after_seq: int, limit: int) -> int:
-    """How many events follow the cursor without a hole."""
+    """Count the events that follow the cursor without a hole."""
     parameters = {"run_id": run_id, "after_seq": after_seq, "limit": limit}
     return int(sql.exec_driver_sql(_CONTIGUOUS, parameters).scalar_one())

@@ -1,4 +1,4 @@
-"""One client of a run's stream, as the hub sees it."""
+"""A client of a run's stream, as the hub sees it."""
 
 import contextlib
 import socket
@@ -12,7 +12,7 @@ from shared.actors import Actor
 
 
 class Watch:
-    """Where a client stands, and what is there for it. Changed under the hub's lock.
+    """The position of a client and its next page. Changed under the hub's lock.
 
     `cursor` is the last event that it was given, `announced` the last that is known to be there;
     `named` says how its frames look. `until` is where its stream ends though the run goes on.
@@ -83,12 +83,12 @@ class Watch:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the client was given everything that its stream was opened for."""
+        """True if the client was given everything that its stream was opened for."""
         return self.has_all or (self.until is not None and self.cursor >= self.until)
 
     @property
     def wants(self) -> bool:
-        """Whether the next page is to be read for it."""
+        """True if the next page should be read for it."""
         return self.waits and not self.is_read_for and self.announced > self.cursor
 
     def wake(self) -> None:
@@ -96,29 +96,29 @@ class Watch:
             self._wake.release()
 
     def give(self, page: Page) -> None:
-        """The next page for it."""
+        """Give the client its next page."""
         self._page = page
         self.wake()
 
     def end(self) -> None:
-        """The client has everything: the stream ends at the next frame."""
+        """End the stream at the next frame: the client has everything."""
         self.has_all = True
         self.interrupt()
 
     def interrupt(self) -> None:
-        """The stream breaks off at the next frame: its client sees an error and reconnects."""
+        """Break the stream off at the next frame: its client sees an error and reconnects."""
         self.ended = True
         self.wake()
 
     def cut(self) -> None:
-        """The stream breaks off now, also if the client blocks a write."""
+        """Break the stream off now, even if the client blocks a write."""
         self.interrupt()
         if self.connection is not None:
             with contextlib.suppress(OSError):  # it is closed already
                 self.connection.shutdown(socket.SHUT_RDWR)
 
     def wait(self) -> Page | None:
-        """The next page; None if it was woken to end, or to send a ping."""
+        """Wait for the next page; None if woken to end, or to send a ping."""
         self._wake.acquire()
         self.waits = False
         page, self._page = self._page, None

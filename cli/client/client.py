@@ -42,7 +42,7 @@ class Refused(click.ClickException):
 
 
 class Client:
-    """One server, by one key; threads may share it."""
+    """A client of one server with one key; threads may share it."""
 
     def __init__(self, server: ServerAddress) -> None:
         self.server = server
@@ -57,11 +57,11 @@ class Client:
         )
 
     def get(self, path: str, **params: Any) -> Any:
-        """The answer's JSON."""
+        """Return the response's JSON."""
         return self._call("GET", path, params=params).json()
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The answer's JSON. A repeated try makes nothing twice."""
+        """Return the response's JSON. A repeated attempt creates nothing twice."""
         content = None if body is None else _encode(body)
         headers = {"Idempotency-Key": str(uuid4()), "Content-Type": "application/json"}
         answer: dict[str, Any] = self._call("POST", path, content=content, headers=headers).json()
@@ -71,7 +71,7 @@ class Client:
         self._call("DELETE", path)
 
     def rows(self, path: str, *, limit: int, **params: Any) -> Iterator[dict[str, Any]]:
-        """A list, newest first, over as many pages as it has; pages fit the `limit` wanted."""
+        """Yield a list, newest first, over as many pages as needed; their sizes fit the `limit`."""
         query = {name: value for name, value in params.items() if value is not None}
         query["limit"] = min(limit, MAX_PAGE)
         while True:
@@ -82,7 +82,7 @@ class Client:
             query["before"] = response.headers["X-Next-Cursor"]
 
     def _call(self, method: str, path: str, **kwargs: Any) -> httpx2.Response:
-        """A successful answer that is JSON, or has no content.
+        """Return a successful response that is JSON, or has no content.
 
         Raises:
             Unreachable: at the first request at once, later after some tries.
@@ -101,7 +101,7 @@ class Client:
             time.sleep(PAUSE_SECONDS)
 
     def unreachable(self, error: Exception) -> Unreachable:
-        """What to tell a person about a request that got no answer."""
+        """Build the error for a request that got no response, with advice for the user."""
         advice = (
             "Start it with `arkloop dev`, or set ARKLOOP_URL."
             if self.server.is_loopback
@@ -112,7 +112,7 @@ class Client:
 
 
 def refusal(response: httpx2.Response) -> Refused:
-    """The error that a response is, in the server's own words; its body has been read."""
+    """Convert an error response, already read, to an exception with the server's own words."""
     status = response.status_code
     try:
         body = response.json()
@@ -144,7 +144,7 @@ def _encode(body: Mapping[str, Any]) -> bytes:
 
 
 def _certificates(server: ServerAddress) -> ssl.SSLContext | bool:
-    """The system's for HTTPS; reading them takes longer than a whole request on loopback."""
+    """Load the system's certificates for HTTPS only: that takes longer than a loopback request."""
     if server.url.startswith("https:"):
         return True
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

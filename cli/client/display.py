@@ -1,4 +1,4 @@
-"""How the events of a run look: on a terminal, in a pipe, and as JSON lines."""
+"""The display of a run's events: on a terminal, in a pipe, and as JSON lines."""
 
 import json
 import sys
@@ -31,18 +31,18 @@ class Display(Protocol):
     def show(self, event: RunEvent) -> None: ...
 
     def note(self, text: str, style: str = "dim") -> None:
-        """A line of its own for the person."""
+        """Print a line of its own for the user."""
 
 
 def display_for(*, as_json: bool) -> Display:
-    """The one that fits standard output."""
+    """Choose the display that fits standard output."""
     if as_json:
         return JsonLines()
     return TerminalText() if sys.stdout.isatty() else PipedText()
 
 
 class JsonLines:
-    """One line per event on standard output: the event's JSON as it was sent, control characters
+    """A display that prints each event's JSON as it was sent, one per line, with control characters
     and surrogates escaped.
     """
 
@@ -127,7 +127,7 @@ class TerminalText:
 
 
 def line_of(event: RunEvent) -> str | None:
-    """The event as a line for a person; None for those that are text, or say nothing new."""
+    """Render the event as a line for a person; None for events that are text, or add nothing."""
     data = event.data
     match event.type:
         case "tool.call":
@@ -162,13 +162,13 @@ def line_of(event: RunEvent) -> str | None:
 
 
 def in_full(arguments: object) -> str:
-    """The arguments of a call for whoever allows exactly these: nothing cut, nothing unseen."""
+    """Render the arguments of a call for approval: nothing is cut, nothing invisible."""
     text = json.dumps(arguments, ensure_ascii=False, indent=2)
     return "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def style_of(event: RunEvent) -> str:
-    """The colour of the event's line."""
+    """Choose the colour of the event's line."""
     if event.type == "run.failed" or event.data.get("is_error"):
         return "red"
     if event.type in _YELLOW:

@@ -39,7 +39,8 @@ class RunEvent(NamedTuple):
 def opened(
     client: Client, run_id: str, after_seq: int, *, wait: bool
 ) -> Iterator[Iterator[RunEvent]]:
-    """One connection's events with seq > `after_seq`; without `wait` only what is there.
+    """Open one connection for the events with seq > `after_seq`; without `wait`, only existing
+    ones.
 
     Raises:
         Refused: the server answers with an error.
@@ -60,7 +61,7 @@ def opened(
 def follow(
     client: Client, run_id: str, after_seq: int = 0, *, tell: Callable[[str], None]
 ) -> Iterator[RunEvent]:
-    """All events with seq > `after_seq` as they come, up to the run's last one.
+    """Yield all events with seq > `after_seq` as they arrive, up to the run's last one.
 
     A connection that breaks is opened again after the last event that was
     yielded, with a growing pause; `tell` gets a word for the person about it.

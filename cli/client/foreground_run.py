@@ -39,7 +39,7 @@ class Interrupts:
 
 @contextmanager
 def interrupts() -> Iterator[Interrupts]:
-    """Within, a first Ctrl-C interrupts nothing: no event is lost. A second one leaves."""
+    """Keep a first Ctrl-C from losing events by an interruption; a second one exits."""
     handler = Interrupts()
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.SIG_IGN:  # a shell's `&`: its Ctrl-C is for others
@@ -51,7 +51,7 @@ def interrupts() -> Iterator[Interrupts]:
 
 
 class ForegroundRun:
-    """One run, followed to its end.
+    """A run that the terminal follows to its end.
 
     Events, answers, Ctrl-C and the stream's failure come from threads and a signal
     handler; all of them meet in one inbox, and the main thread does one at a time.
@@ -91,7 +91,7 @@ class ForegroundRun:
         return self._status
 
     def _explain_queue(self) -> None:
-        """Say what a queued run waits for."""
+        """Print why a queued run has to wait."""
         if self._has_begun:
             return
         try:
@@ -177,7 +177,7 @@ class ForegroundRun:
             self._question = None
 
     def _ask_again(self, refusal: click.ClickException) -> None:
-        """A person can correct the answer; in a pipe nobody reads what was wrong with it."""
+        """Let a user correct the answer; in a pipe raise the refusal."""
         if not self._keyboard.is_terminal:
             raise refusal
         self._display.note(refusal.message, "red")
@@ -195,7 +195,7 @@ class ForegroundRun:
 
 
 def _content(line: str, question: dict[str, Any]) -> str:
-    """What the line means as an answer.
+    """Convert the line to the content of an answer.
 
     Raises:
         ValueError, RecursionError: it begins like JSON and is none, so it is no reason either.
@@ -211,7 +211,7 @@ def _content(line: str, question: dict[str, Any]) -> str:
 
 
 def _chosen(line: str, options: Any) -> str:
-    """The option that the line numbers; else the line itself, which may be an option's text."""
+    """Return the option that the line numbers, else the line, which may be an option's text."""
     if line not in options and line.isdecimal() and 1 <= int(line) <= len(options):
         return str(options[int(line) - 1])
     return line

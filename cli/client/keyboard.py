@@ -30,7 +30,7 @@ class Keyboard:
             termios.tcflush(self._descriptor, termios.TCIFLUSH)
 
     def ask(self) -> None:
-        """Want a line; asked again before it came, still one line."""
+        """Read a line; a second call before it arrives does not read another."""
         if self._reading:
             return
         self._reading = True

@@ -33,7 +33,7 @@ def print_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Non
 
 
 def print_record(record: Mapping[str, Any]) -> None:
-    """Every field of one object, one a line: its name, then its value."""
+    """Print every field of an object, one per line: its name, then its value."""
     width = max(map(len, record), default=0) if sys.stdout.isatty() else 0
     for name, value in record.items():
         gap = " " * (width - len(name) + 2) if width else "\t"
@@ -41,7 +41,7 @@ def print_record(record: Mapping[str, Any]) -> None:
 
 
 def _cell(value: Any) -> str:
-    """The value on one line; what was text with line breaks or tabs has spaces there."""
+    """Render the value on one line; spaces replace the line breaks and tabs of a text."""
     if value is None or value == "":
         return NOTHING
     if isinstance(value, float):

@@ -56,7 +56,7 @@ def _standard_input() -> str:
 
 
 def _check(message: str) -> None:
-    """What the server would refuse, before anything is made there."""
+    """Refuse what the server would refuse, before anything is created there."""
     if not message:
         raise click.UsageError("MESSAGE is empty.")
     try:
@@ -75,7 +75,7 @@ def _start(
     *,
     is_new: bool,
 ) -> str:
-    """The id of the new run; if there is to be none, nothing of the attempt stays behind."""
+    """Start the run and return its id; on a failure nothing of the attempt is left behind."""
     if not is_new and (active := client.get(f"/threads/{thread_id}")["active_run_id"]):
         # Before the message: it would stay in the thread, and be there twice after the next try.
         raise click.ClickException(

@@ -1,4 +1,4 @@
-"""Which server the command line talks to, and with which key."""
+"""The choice of the server that the command line uses, and of its key."""
 
 import os
 import re
@@ -25,7 +25,7 @@ class ServerAddress(NamedTuple):
 
 
 def find_server(environ: Mapping[str, str] | None = None) -> ServerAddress:
-    """The server of ARKLOOP_URL and ARKLOOP_API_KEY, else that of the dev server's folder.
+    """Find the server of ARKLOOP_URL and ARKLOOP_API_KEY, else that of the dev server's folder.
 
     The folder is ARKLOOP_DATA, `.arkloop` by default, and may have come with somebody's
     repository. So the environment's key never goes to an address that the folder names, and the
@@ -57,7 +57,7 @@ def find_server(environ: Mapping[str, str] | None = None) -> ServerAddress:
 
 
 def _check_is_of_a_dev_server(file: Path, url: str, *, has_key: bool) -> None:
-    """Raises: click.ClickException: no API key may be sent to this address."""
+    """Check a dev server's address. Raises: click.ClickException: no API key may be sent there."""
     if has_key:
         raise click.ClickException(
             f"ARKLOOP_API_KEY is not sent to the address in {file} ({url}): set ARKLOOP_URL, or "

@@ -1,4 +1,4 @@
-"""What `arkloop dev` keeps between two starts: databases, secrets, the API key, the lock."""
+"""The files that `arkloop dev` keeps between starts: databases, secrets, the API key, the lock."""
 
 import fcntl
 import json
@@ -59,7 +59,7 @@ class DataFolder:
                 time.sleep(0.05)
 
     def secrets(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The secrets of this installation, made at the first start; the environment's go first."""
+        """Return the secrets made at the first start; the environment's take precedence."""
         try:
             kept = json.loads(self._secrets.read_text())
         except FileNotFoundError:

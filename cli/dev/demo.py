@@ -51,7 +51,7 @@ def demo() -> None:
 
 @contextmanager
 def _dev_server(console: Console) -> Iterator[tuple[str, str]]:
-    """A running `arkloop dev` on a folder of its own: its base URL and an API key."""
+    """Run `arkloop dev` on a folder of its own; yields its base URL and an API key."""
     folder = Path(tempfile.mkdtemp(prefix="arkloop-demo-"))
     # Its Postgres may run as another user; what is secret inside has modes of its own.
     folder.chmod(0o711)
@@ -114,7 +114,7 @@ def _stop(console: Console, process: subprocess.Popen[bytes]) -> int:
 
 
 def _show_a_run(console: Console, url: str, key: str) -> None:
-    """One message, one run, its events live, and the second half of them again.
+    """Send a message, print the run's events live, and replay their second half.
 
     Raises:
         DemoFailed: something differs from what the service promises.

@@ -152,7 +152,7 @@ def _raise_file_limit() -> None:
 
 
 def claim_port(host: str, port: int) -> int:
-    """The port to listen on; refuses one that is taken, before anything is started."""
+    """Return the port to listen on; refuses one in use, before anything is started."""
     try:
         family, kind, _protocol, _name, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -170,7 +170,7 @@ def claim_port(host: str, port: int) -> int:
 
 
 def _environment(options: Options, port: int, folder: DataFolder) -> dict[str, str]:
-    """What the children find in their environment, but for the servers' URLs."""
+    """Build the environment of the child processes, without the servers' URLs."""
     environment = dict(os.environ)
     environment.update(
         folder.secrets(os.environ),
@@ -208,7 +208,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _name_of(host: str) -> str:
-    """The host, if it is a name and not an IP address."""
+    """Return the host if it is a name and not an IP address, else an empty text."""
     try:
         ip_address(host)
     except ValueError:
@@ -217,7 +217,7 @@ def _name_of(host: str) -> str:
 
 
 def path_of_children() -> str:
-    """PATH with the commands of this virtual environment in front, whatever the caller's says."""
+    """Return PATH with this virtual environment's commands in front, whatever the caller's is."""
     return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
@@ -259,7 +259,7 @@ def _start_all(
 def _start_model(
     supervisor: Supervisor, options: Options, environment: dict[str, str]
 ) -> str | None:
-    """Its base URL; None if none is started, because there is none or another is named."""
+    """Start the local model; returns its base URL, None if it is not installed or not used."""
     if options.local_model is None:
         wanted = local_model.installed() and not environment.get("ARKLOOP_LOCAL_BASE_URL")
     else:
@@ -343,7 +343,7 @@ def _wait_until_up(supervisor: Supervisor, server: EmbeddedServer) -> None:
 
 
 def read_procfile(path: Path) -> tuple[str | None, dict[str, str]]:
-    """The `release` line, if there is one, and all the others by name."""
+    """Return the `release` line, if there is one, and all the others by name."""
     lines = dict(re.findall(r"^([\w-]+):[ \t]*(.+)$", path.read_text(), re.MULTILINE))
     return lines.pop("release", None), lines
 
@@ -359,7 +359,7 @@ def _run_once(supervisor: Supervisor, process: Process) -> None:
 
 
 def base_url(host: str, port: int) -> str:
-    """Where a client on this machine reaches a server that listens on `host`."""
+    """Return the URL at which a client on this machine reaches a server that listens on `host`."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
@@ -373,7 +373,7 @@ def _wait_for_ready(supervisor: Supervisor, url: str) -> None:
 
 
 def _problem_of(url: str) -> str | None:
-    """Why the service does not execute runs yet, by `/readyz`; None if it does."""
+    """Return why the service does not execute runs yet, by `/readyz`; None if it does."""
     try:
         with build_opener(ProxyHandler({})).open(f"{url}/readyz", timeout=1) as response:
             degraded = json.load(response).get("degraded", [])
@@ -383,7 +383,7 @@ def _problem_of(url: str) -> str | None:
 
 
 def _answer(url: str) -> str:
-    """The status of a GET as text, or what went wrong."""
+    """Return the status of a GET as text, or the error."""
     opener = build_opener(ProxyHandler({}))
     try:
         with opener.open(url, timeout=1) as response:

@@ -40,7 +40,7 @@ class EmbeddedPostgres(EmbeddedServer):
     stop_signal = signal.SIGINT  # Postgres' fast shutdown; SIGTERM waits for every client
 
     def __init__(self, data: Path, *, options: Mapping[str, str] | None = None) -> None:
-        """`data` is the cluster's own folder, made by the first start if it is missing.
+        """Use `data` as the cluster's own folder; the first start creates it if it is missing.
 
         `options` are server settings on top of `DEFAULT_OPTIONS`, such as `{"fsync": "off"}`.
         """
@@ -55,7 +55,7 @@ class EmbeddedPostgres(EmbeddedServer):
         return self.url_of("postgres")
 
     def url_of(self, database: str) -> str:
-        """The same for another database of this server."""
+        """Return the URL of another database on this server."""
         host = quote(str(self.sockets))
         return f"postgresql+psycopg://postgres@/{quote(database)}?host={host}"
 
@@ -116,7 +116,7 @@ class EmbeddedPostgres(EmbeddedServer):
         return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
     def _name_of(self, folder: Path) -> str:
-        """How the server names its data folder, in which it is started."""
+        """Return the server's name for its data folder, in which it is started."""
         return str(folder) if self._user is None else "/proc/self/cwd"
 
     def _lock_file(self) -> list[str]:

@@ -27,7 +27,7 @@ class EmbeddedRedis(EmbeddedServer):
     name = "redis"
 
     def __init__(self, data: Path, *, port: int = 0, persist: bool = True) -> None:
-        """`data` is Redis' own folder; `port` 0 takes a free one.
+        """Use `data` as Redis' own folder; `port` 0 picks a free one.
 
         With `persist` every write goes to an append-only file that is flushed each second;
         without, a restart is empty.
@@ -40,7 +40,7 @@ class EmbeddedRedis(EmbeddedServer):
 
     @property
     def url(self) -> str:
-        """For redis-py and kombu alike."""
+        """The URL for redis-py and kombu alike."""
         return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
 
     def prepare(self) -> None:
@@ -82,7 +82,7 @@ class EmbeddedRedis(EmbeddedServer):
 
 @cache
 def find_binary() -> Path:
-    """The server's program.
+    """Find the server's program.
 
     Raises:
         ServerDidNotStart: there is none of at least version 6.2.
@@ -108,7 +108,7 @@ def _candidates() -> Iterator[Path]:
 
 
 def version_of(program: Path) -> tuple[int, int] | None:
-    """Major and minor version that the program reports, None if it does not run."""
+    """Return the major and minor version that the program reports, None if it does not run."""
     try:
         done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -27,7 +27,7 @@ class ServerInUse(ServerDidNotStart):
 
 
 class EmbeddedServer:
-    """One server on one data folder; it dies with the process whose main thread started it.
+    """A server on one data folder; it dies with the process whose main thread started it.
 
     Either `start()` and `stop()` it (tests), or hand `prepare()` and `command()` to a supervisor.
     Use as a context manager to have it stopped in the end.
@@ -45,16 +45,16 @@ class EmbeddedServer:
         raise NotImplementedError
 
     def command(self) -> list[str]:
-        """The command line; it stays in the foreground and ends with the calling process."""
+        """Return the command line; it stays in the foreground and ends with this process."""
         raise NotImplementedError
 
     def is_ready(self, pid: int) -> bool:
-        """Whether the server with this process id answers."""
+        """Return whether the server with this process id responds."""
         raise NotImplementedError
 
     @property
     def pid(self) -> int | None:
-        """Of the server that `start` started, None when there is none."""
+        """The id of the process that `start` started, None when there is none."""
         return self._process.pid if self._process else None
 
     def start(self, timeout_seconds: float = 30) -> None:
@@ -86,7 +86,7 @@ class EmbeddedServer:
             time.sleep(READY_STEP_SECONDS * 10)
 
     def _wait_until_ready(self, deadline: float) -> int | None:
-        """None once it is ready; the exit status if it ended first."""
+        """Wait for the server: None once it is ready, or the exit status if it ended first."""
         assert self._process is not None
         while not self.is_ready(self._process.pid):
             status = self._process.poll()
@@ -130,7 +130,7 @@ class EmbeddedServer:
     def tied(
         self, argv: list[str], *, user: str | None = None, folder: Path | None = None
     ) -> list[str]:
-        """`argv`, ended by the server's own stop signal when this process ends."""
+        """Wrap `argv` so that this process' end sends the server its own stop signal."""
         return tethered(argv, death_signal=self.stop_signal, user=user, folder=folder)
 
 

@@ -53,7 +53,7 @@ def guarded(supervise: Callable[[], int]) -> int:
 
 
 def stop_signals() -> set[signal.Signals]:
-    """What asks us to stop. A SIGHUP that `nohup` has switched off stays off."""
+    """Return the signals that request a stop. A SIGHUP that `nohup` has switched off stays off."""
     asked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         asked.remove(signal.SIGHUP)
@@ -61,7 +61,7 @@ def stop_signals() -> set[signal.Signals]:
 
 
 def orphaned(guard: int) -> bool:
-    """Whether the guard with this process id has gone; asked by the supervisor."""
+    """Return whether the guard with this process id has gone; called by the supervisor."""
     return os.getppid() != guard
 
 

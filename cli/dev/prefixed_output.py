@@ -20,7 +20,7 @@ class PrefixedOutput:
     """Writes whole lines, and never blocks: whoever supervises must go on, read or not."""
 
     def __init__(self, stream: TextIO | None = None, *, colour: bool | None = None) -> None:
-        """`colour` None: on a terminal, unless NO_COLOR is set."""
+        """Write to `stream`; `colour` None means on a terminal, unless NO_COLOR is set."""
         self._stream = stream or sys.stdout
         terminal = self._stream.isatty() and not os.environ.get("NO_COLOR")
         self._colour = terminal if colour is None else colour
@@ -36,7 +36,7 @@ class PrefixedOutput:
         self._names.setdefault(name, _COLOURS[len(self._names) % len(_COLOURS)])
 
     def line(self, name: str, text: str) -> None:
-        """One line of the process `name`."""
+        """Print one line of the process `name`."""
         self.name(name)
         width = max(map(len, self._names))
         prefix = f"{name:<{width}} |"
@@ -45,7 +45,7 @@ class PrefixedOutput:
         self.plain(f"{prefix} {printable(text)}")
 
     def plain(self, text: str) -> None:
-        """A line of the supervisor itself, as it is."""
+        """Print a line of the supervisor itself, unchanged."""
         if self.is_closed:
             return
         data = text.encode(errors="backslashreplace") + b"\n"

@@ -27,7 +27,7 @@ def _parent_of(pid: int) -> int | None:
 
 
 def next_ended_child() -> int | None:
-    """One that has ended and keeps its id until somebody waits for it; None if there is none."""
+    """Find an ended child that still has its id, as it was not waited for; None without one."""
     with suppress(ChildProcessError):
         ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         return ended.si_pid if ended is not None else None

@@ -22,7 +22,7 @@ _INSTEAD = "Run this as an ordinary user, or name a server in ARKLOOP_DATABASE_U
 
 
 def account_of_servers() -> str | None:
-    """The account's name when this process is root's; None for an ordinary user.
+    """Choose the account for servers started by root; None for an ordinary user.
 
     Raises:
         ServerDidNotStart: no such account exists, or root may not use it here.
@@ -46,7 +46,7 @@ def account_of_servers() -> str | None:
 
 
 def _lacking_capabilities() -> list[str]:
-    """Names of the needed capabilities that are not in effect; empty where there is no /proc."""
+    """Return the names of required capabilities that are not in effect; empty without /proc."""
     try:
         with open("/proc/self/status") as status:
             mask = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
@@ -72,7 +72,7 @@ def give(path: Path, user: str) -> None:
 
 
 def give_all(folder: Path, user: str) -> None:
-    """The same for a folder and everything in it."""
+    """Give a folder and everything in it to the user."""
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             give(Path(parent, name), user)

@@ -33,7 +33,7 @@ _IMPATIENCE_SECONDS = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """What to run and how to stop it. `argv` ties itself to the supervisor if `is_tied`."""
+    """A program to run and how to stop it. `argv` ties itself to the supervisor if `is_tied`."""
 
     name: str
     argv: Sequence[str]
@@ -131,14 +131,14 @@ class Supervisor:
             self._turn(_POLL_SECONDS)
 
     def pid_of(self, name: str) -> int | None:
-        """Of the process that runs under this name now."""
+        """Return the id of the process that runs under this name now, None if there is none."""
         for child in self._children:
             if child.process.name == name and child.running is not None:
                 return child.running.pid
         return None
 
     def failure_of(self, name: str) -> Failure | None:
-        """Why the process of this name does not stay up; None if it has had no failure."""
+        """Return why the process of this name does not stay up; None if it has had no failure."""
         return next((c.failure for c in self._children if c.process.name == name), None)
 
     def stop(self, *, longest_seconds: float | None = None) -> None:
@@ -288,7 +288,7 @@ class Supervisor:
         return f"ended with status {status}"
 
     def _plan_restart(self, child: _Child, how: str, reason: str | None) -> None:
-        """`how` it ended; `reason` is recorded as its failure unless it is None."""
+        """Plan a restart; `how` the process ended, and `reason` is its failure unless None."""
         if child.is_once:
             return
         now = time.monotonic()

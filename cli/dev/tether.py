@@ -25,7 +25,7 @@ def tethered(
     user: str | None = None,
     folder: str | os.PathLike[str] | None = None,
 ) -> list[str]:
-    """The command line that becomes `argv`, and gets `death_signal` when this process ends.
+    """Build a command line that becomes `argv`, and gets `death_signal` when this process ends.
 
     Linux counts the end of the starting *thread*: start it from the main one. `user` is an account
     to become (root only). `folder` is the working directory, entered before the change of account:

@@ -28,7 +28,7 @@ def checked(url: str) -> str:
 
 @contextmanager
 def database(url: str) -> Iterator[Connections]:
-    """The database alone: Redis and the broker are never asked for here."""
+    """Connect to the database alone: Redis and the broker are never used here."""
     settings = Settings(
         database_url=checked(url),
         redis_url="redis://",

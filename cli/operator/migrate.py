@@ -69,7 +69,7 @@ def _engine(url: str) -> Engine:
 
 
 def _migrate(engine: Engine, wait_seconds: float, lock_seconds: float) -> str:
-    """The schema's version at the end."""
+    """Migrate, and return the schema's version at the end."""
     _wait_for(engine, wait_seconds)
     with engine.connect() as sql:
         try:

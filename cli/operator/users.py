@@ -121,7 +121,7 @@ def ensure_dev_key(database_url: str, path: Path) -> None:
 
 
 def _dev_user(tx: Transaction) -> tuple[UUID, UUID]:
-    """The ids of an owner of the org with the slug `dev`, and of this org; made if missing.
+    """Return the ids of an owner of the org with the slug `dev`, and of this org; made if missing.
 
     Not of whoever has the login or an org of the name: anybody may register them.
     """

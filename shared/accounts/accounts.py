@@ -42,7 +42,7 @@ class Session:
 
 
 def problems_of(*, login: str, email: str) -> dict[str, str]:
-    """What is wrong with a new user's names: field → why."""
+    """Return the problems of a new user's names: field → why."""
     problems = {}
     # Without "@", or one user's login could be another's email.
     if (
@@ -61,14 +61,14 @@ def problems_of(*, login: str, email: str) -> dict[str, str]:
 
 
 def problem_of_password(password: str) -> str | None:
-    """Why it cannot be a new password, None if it can."""
+    """Return why the text cannot be a new password, None if it can."""
     if MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
         return None
     return f"must have {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters"
 
 
 def problem_of_slug(slug: str) -> str | None:
-    """Why it cannot be an org's slug, None if it can."""
+    """Return why the text cannot be an org's slug, None if it can."""
     if _SLUG.fullmatch(slug):
         return None
     return "must be 1 to 30 lower-case letters and digits, with single hyphens between them"
@@ -125,7 +125,7 @@ def create_user(
 
 
 def find(sql: Connection, login: str) -> Row[Any] | None:
-    """The user with this login or email, in whatever case: id, password_hash, org_id."""
+    """Find the user with this login or email, in whatever case: id, password_hash, org_id."""
     # A login never contains "@", an email always does: at most one row matches.
     query = (
         select(users.c.id, users.c.password_hash, memberships.c.org_id)
@@ -142,7 +142,7 @@ def find(sql: Connection, login: str) -> Row[Any] | None:
 
 
 def profile(sql: Connection, user_id: UUID) -> Row[Any]:
-    """id, login, email, created_at, password_hash, org_id, org_name."""
+    """Return a user's id, login, email, created_at, password_hash, org_id and org_name."""
     return sql.execute(
         select(users, memberships.c.org_id, orgs.c.name.label("org_name"))
         .join(memberships, memberships.c.user_id == users.c.id)
@@ -152,7 +152,7 @@ def profile(sql: Connection, user_id: UUID) -> Row[Any]:
 
 
 def list_(sql: Connection) -> list[Row[Any]]:
-    """All users, oldest first: id, login, email, org_id, org_name, org_slug, role, created_at."""
+    """List all users by age: id, login, email, org_id, org_name, org_slug, role, created_at."""
     return list(
         sql.execute(
             select(
@@ -175,7 +175,7 @@ def list_(sql: Connection) -> list[Row[Any]]:
 def role_in_session(
     sql: Connection, *, user_id: UUID, org_id: UUID, session_id: UUID | None
 ) -> str | None:
-    """The user's role in the org; None if they have none, or the session has ended."""
+    """Return the user's role in the org; None if they have none, or the session has ended."""
     query = select(memberships.c.role).where(
         memberships.c.user_id == user_id, memberships.c.org_id == org_id
     )
@@ -191,7 +191,7 @@ def role_in_session(
 
 
 def begin_session(tx: Transaction, *, user_id: UUID, org_id: UUID) -> Session:
-    """A new login. Forgets the user's refresh tokens that are out of date."""
+    """Begin a session for a new login. Deletes the user's expired refresh tokens."""
     tx.sql.execute(
         refresh_tokens.delete().where(
             refresh_tokens.c.user_id == user_id, refresh_tokens.c.expires_at < func.now()

@@ -45,19 +45,19 @@ _WITH_LIMITS = select(api_keys, budgets.c.max_cost_usd, budgets.c.max_cost_usd_p
 
 
 def make() -> str:
-    """A new key; its random part has 178 bits."""
+    """Make a new key; its random part has 178 bits."""
     random = "".join(secrets.choice(_ALPHABET) for _ in range(30))
     return PREFIX + random + _checksum(random)
 
 
 def is_well_formed(key: str) -> bool:
-    """Whether form and checksum are right: all that can be told without the database."""
+    """Return whether form and checksum are right, the only checks possible without the database."""
     match = PATTERN.fullmatch(key)
     return match is not None and _checksum(match[1]) == match[2]
 
 
 def hash_of(key: str) -> str:
-    """SHA-256, hex."""
+    """Hash a key: SHA-256, hex."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -127,7 +127,7 @@ def change(tx: Transaction, actor: Actor, key_id: UUID, **limits: Decimal | None
 
 
 def get(sql: Connection, actor: Actor, key_id: UUID) -> Row[Any]:
-    """The row of a key with the limits of its budget.
+    """Return the row of a key with the limits of its budget.
 
     Raises:
         ApiKeyNotFound: the actor sees no such key.
@@ -141,7 +141,7 @@ def get(sql: Connection, actor: Actor, key_id: UUID) -> Row[Any]:
 def list_(
     sql: Connection, actor: Actor, *, limit: int, before: tuple[datetime, UUID] | None
 ) -> list[Row[Any]]:
-    """Newest first; members see their own keys, owners and admins all of the org."""
+    """List keys, newest first; members see their own, owners and admins all of the org."""
     query = _WITH_LIMITS.where(_seen_by(actor))
     if before is not None:
         query = query.where(func.row(api_keys.c.created_at, api_keys.c.id) < func.row(*before))
@@ -167,12 +167,12 @@ def revoke(tx: Transaction, actor: Actor, key_id: UUID) -> None:
 
 
 def find(sql: Connection, key: str) -> Row[Any] | None:
-    """The row of a key in force, with its user's `role`; None if there is none."""
+    """Find the row of a valid key, with its user's `role`; None if there is none."""
     return _find(sql, api_keys.c.key_hash == hash_of(key)) if is_well_formed(key) else None
 
 
 def find_by_id(sql: Connection, key_id: UUID) -> Row[Any] | None:
-    """As `find`."""
+    """Find a key as `find` does, by its id."""
     return _find(sql, api_keys.c.id == key_id)
 
 

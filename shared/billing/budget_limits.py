@@ -1,4 +1,4 @@
-"""Which limits there are on costs: those of an org and of its API keys are kept here.
+"""The limits on costs; those of an org and of its API keys are kept here.
 
 A persona's limits are part of it. All that apply to a run bind it: the lowest of one run, and
 that of each month.
@@ -36,7 +36,7 @@ _FIND = text(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one run may cost; by default nothing limits it."""
+    """The limits on one run's cost; by default there are none."""
 
     max_cost_usd: Decimal | None = None  # of the run: the lowest of those that are set
     max_cost_scope: str = spending.ORG  # whose that is
@@ -50,7 +50,7 @@ class Limits:
 
     @property
     def needs_hold(self) -> bool:
-        """Whether the run must reserve: such a one ends by `endings.end_held`."""
+        """True if the run must reserve; such a run ends by `endings.end_held`."""
         return bool(self.monthly) or self.is_prepaid or self.has_hold
 
 
@@ -66,7 +66,7 @@ class Budget:
 
 
 def find(sql: Connection, org_id: UUID, api_key_id: UUID | None, persona: Persona) -> Limits:
-    """The limits of a run with this persona, which this key has created (None: no key)."""
+    """Find the limits of a run with this persona and the API key that creates it (None: no key)."""
     scopes = [spending.ORG]
     if api_key_id is not None:
         scopes.append(spending.api_key_scope(api_key_id))
@@ -90,7 +90,7 @@ def find(sql: Connection, org_id: UUID, api_key_id: UUID | None, persona: Person
 
 
 def check_open(sql: Connection, actor: Actor, persona: Persona, route: Route) -> None:
-    """Before a run is created: refuse it if nothing is left for it.
+    """Refuse the run, before it is created, if nothing is left for it.
 
     Credits pay for routes of the server alone.
 
@@ -123,7 +123,7 @@ def check_open(sql: Connection, actor: Actor, persona: Persona, route: Route) ->
 
 
 def get(sql: Connection, org_id: UUID, scope: str) -> Budget:
-    """The scope's limits, whether it has any or not, and its month."""
+    """Return the scope's limits, if it has any, and its month."""
     row = sql.execute(
         select(budgets).where(budgets.c.org_id == org_id, budgets.c.scope == scope)
     ).one_or_none()

@@ -121,7 +121,7 @@ def _sentence(scope: str, set_by: str, limit: Decimal | int, needed: Decimal | i
 
 
 def limits(sql: Connection, claim: Claim, persona: Persona) -> Limits:
-    """The limits that apply to the run of a claim now."""
+    """Return the limits that apply to the claimed run now."""
     found = budget_limits.find(sql, claim.org_id, claim.api_key_id, persona)
     own = sql.scalar(select(holds.c.run_id).where(holds.c.run_id == claim.run_id))
     return replace(found, has_hold=own is not None)
@@ -186,7 +186,7 @@ def settle(
     *,
     own_usd: Decimal = NOTHING,
 ) -> None:
-    """The model call is over: what the run holds shrinks to what it has cost.
+    """Reduce the run's reservation to its cost after a model call.
 
     It holds no credits for `own_usd` of the cost, which its org pays to its own provider.
 
@@ -331,7 +331,7 @@ def _refused_credits(sql: Connection, hold: Row[Any], wanted: int) -> Refused:
 
 
 def _others(sql: Connection, hold: Row[Any]) -> Sequence[Row[Any]]:
-    """What the org's other runs hold."""
+    """Return the reservations of the org's other runs."""
     return sql.execute(
         select(holds).where(holds.c.org_id == hold.org_id, holds.c.run_id != hold.run_id)
     ).all()

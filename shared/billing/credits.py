@@ -33,7 +33,7 @@ MAX_NOTE = 200  # characters
 
 
 def credits_of(cost_usd: Decimal) -> int:
-    """What a run of this cost uses: each started credit counts."""
+    """Convert a run's cost to credits: each started credit counts."""
     return max(math.ceil(cost_usd * CREDITS_PER_USD), 0)
 
 
@@ -123,7 +123,7 @@ def _enter(
 
 
 def balance(sql: Connection, org_id: UUID) -> Balance:
-    """What the org has left."""
+    """Return the org's balance."""
     row = sql.execute(
         select(credit_balances.c.balance, credit_balances.c.held).where(
             credit_balances.c.org_id == org_id
@@ -135,7 +135,7 @@ def balance(sql: Connection, org_id: UUID) -> Balance:
 def entries(
     sql: Connection, org_id: UUID, *, limit: int, before: Place | None
 ) -> Sequence[Row[Any]]:
-    """A page of the org's ledger, newest first."""
+    """Return a page of the org's ledger, newest first."""
     # The places first, of which the index alone tells: to Postgres, which may not know how many
     # entries an org has, it then seems the cheapest way even for a few.
     of_org = select(ledger_entries.c.created_at, ledger_entries.c.id).where(
@@ -157,7 +157,7 @@ def lock(sql: Connection, org_ids: Sequence[UUID]) -> None:
 
 
 def accounts(sql: Connection, org_id: UUID) -> dict[str, int]:
-    """What the ledger says of each account of the org: credits less debits."""
+    """Return the total of each of the org's accounts in the ledger: credits less debits."""
     entry = ledger_entries.c
     total: dict[str, int] = {}
     for account, sign in ((entry.credit_account, 1), (entry.debit_account, -1)):
@@ -170,7 +170,7 @@ def accounts(sql: Connection, org_id: UUID) -> dict[str, int]:
 
 
 def check(sql: Connection, org_id: UUID | None = None) -> list[tuple[UUID, int, int]]:
-    """Orgs (or this one) whose balance is not the sum of their ledger: (org, balance, sum).
+    """Find orgs (or check one) whose balance is not the sum of their ledger: (org, balance, sum).
 
     One statement, hence of one moment. Empty when the books are right.
     """

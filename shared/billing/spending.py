@@ -1,4 +1,4 @@
-"""What each scope of a budget has spent and holds in a month: rows of `spending`.
+"""The amounts that each scope of a budget has spent and reserved in a month: rows of `spending`.
 
 A scope is `org`, `api_key:<id>` or `persona:<key>` of an org. A row is made when its scope has a
 limit and is first needed in a month; it begins with what has ended before it had the limit. From
@@ -80,12 +80,12 @@ _LOCK = text(
 
 
 def api_key_scope(api_key_id: UUID) -> str:
-    """The scope of a key's budget."""
+    """Return the scope of a key's budget."""
     return f"{API_KEY_SCOPE}{api_key_id}"
 
 
 def persona_scope(key: str) -> str:
-    """The scope of a persona's budget, whatever its version."""
+    """Return the scope of a persona's budget, whatever its version."""
     return f"persona:{key}"
 
 
@@ -113,7 +113,7 @@ def move(
 def now(
     sql: Connection, org_id: UUID, scopes: Sequence[str], *, are_limited: bool = True
 ) -> Sequence[Row[Any]]:
-    """Of each scope `month`, `spent_usd` and `held_usd`, this month; reads without a lock.
+    """Return `month`, `spent_usd` and `held_usd` of each scope, this month; reads without a lock.
 
     Without a limit a scope's row is not kept up to date: what has ended is summed up instead.
     """

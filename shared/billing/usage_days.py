@@ -1,4 +1,4 @@
-"""What orgs have used on days that are over, summed up once, so that reports read few rows.
+"""The usage of orgs on past days, summed up once, so that reports read few rows.
 
 The sweep adds a day an hour after its end (UTC), when no transaction that ended a run in it can
 still be open. `usage_days_until` says which days are there; its row is the lock of both writers.

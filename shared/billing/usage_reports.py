@@ -1,4 +1,4 @@
-"""What an org's runs have used: in all, by the day, by the model.
+"""The usage of an org's runs: in total, by day, by model.
 
 Sums of `run_usage`, exact to the last digit, with those of `usage_days` for the whole days of a
 period that are summed up already. `run_usage` has a run from its end on, one row for each route
@@ -76,7 +76,7 @@ _BY_MODEL = text(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Period:
-    """Of which runs: those that ended from `since` on and before `until`.
+    """A period: the runs that ended from `since` on and before `until`.
 
     With `persona` (a key, whatever the version) or `api_key_id` those of it alone.
     """
@@ -87,7 +87,7 @@ class Period:
     api_key_id: UUID | None = None
 
     def parameters(self, org_id: UUID, summed_up: date | None) -> Mapping[str, Any]:
-        """Those of the statements, if all days before `summed_up` are in `usage_days`."""
+        """Return the statements' parameters; `usage_days` has all days before `summed_up`."""
         first = self.since.astimezone(UTC).date()
         if _start(first) < self.since:
             first += timedelta(days=1)
@@ -106,25 +106,25 @@ class Period:
         }
 
     def days(self) -> tuple[date, date]:
-        """The first and the last, UTC."""
+        """Return the first and the last day, UTC."""
         last = self.until - timedelta(microseconds=1)
         return self.since.astimezone(UTC).date(), last.astimezone(UTC).date()
 
 
 def total(sql: Connection, org_id: UUID, period: Period) -> Row[Any]:
-    """`runs`, the token counts, `cost_usd` and `credits`."""
+    """Return `runs`, the token counts, `cost_usd` and `credits`."""
     return sql.execute(_TOTAL, period.parameters(org_id, usage_days.until(sql))).one()
 
 
 def daily(sql: Connection, org_id: UUID, period: Period) -> Sequence[Row[Any]]:
-    """As `total` for each `day` (UTC) of the period, the oldest first, also where nothing ended."""
+    """Return `total` for each `day` (UTC), oldest first, including days without ended runs."""
     first, last = period.days()
     values = period.parameters(org_id, usage_days.until(sql))
     return sql.execute(_DAILY, {**values, "first": first, "last": last}).all()
 
 
 def by_model(sql: Connection, org_id: UUID, period: Period) -> Sequence[Row[Any]]:
-    """As `total`, but without credits, for each `model`, the dearest first.
+    """Return `total` without credits for each `model`, the most expensive first.
 
     A run that has called two models counts as one of each.
     """

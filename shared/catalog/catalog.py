@@ -1,4 +1,4 @@
-"""What a run of an org can be made with, as one process knows it: routes and personas.
+"""The catalog of what an org's runs can be made with, as one process has it: routes and personas.
 
 Routes come from the settings and from the org's models, personas from the code and
 from what the org has published. What another process changed is seen within
@@ -37,7 +37,7 @@ _MAX_KEYS = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OfOrg:
-    """What one org has, as read at one time."""
+    """The part of the catalog that belongs to one org, as read at one time."""
 
     routes: Mapping[str, SealedRoute]
     newest: Mapping[str, str]  # of each of its personas: key → version
@@ -63,13 +63,13 @@ class Catalog:
     _forgotten: int = 0
 
     def __post_init__(self) -> None:
-        """Raises: InvalidPersona: a built-in persona is wrong; better at the start than later."""
+        """Read the built-in personas at the start. Raises: InvalidPersona: one is wrong."""
         personas.builtin()
 
     # ---- routes ----
 
     def route(self, org_id: UUID, route_id: str, *, sql: Connection | None = None) -> Route | None:
-        """The org's or the server's route of this id, with its API key; None: there is none."""
+        """Return the org's or the server's route of this id, with its API key; None without one."""
         return self._own_route(org_id, route_id, sql) or self.routes_of_settings.get(route_id)
 
     def choose_route(
@@ -80,7 +80,8 @@ class Catalog:
         *,
         sql: Connection | None = None,
     ) -> Route:
-        """The run's route: its own, else the persona's, else the org's default, else the server's.
+        """Choose the run's route: its own, else the persona's, else the org's default, else the
+        server's.
 
         Raises:
             RouteNotFound
@@ -97,14 +98,14 @@ class Catalog:
         return model_routes.choose(self.routes_of_settings, None, persona)
 
     def default_route_id(self, org_id: UUID) -> str | None:
-        """The route of a run where neither it nor its persona names one; None: there is none."""
+        """Return the route of runs that name none, nor does their persona; None without one."""
         default = self._default(org_id, None)
         if default is not None:
             return default.route.id
         return model_routes.default_id(self.routes_of_settings)
 
     def chain(self, org_id: UUID, persona: Persona, route_id: str) -> list[Route]:
-        """The route, and what takes over when it stays broken, in this order; without what is gone.
+        """Return the route and its fallbacks in their order, without those that no longer exist.
 
         The persona's own list; else, for the org's default route, those of its models that have a
         priority, the lowest first; for the server's default route likewise the server's.
@@ -128,7 +129,7 @@ class Catalog:
         return [self.route(org_id, other.id) for other in ranked]
 
     def routes(self, org_id: UUID) -> list[Route]:
-        """All routes, the server's first, as they are now; without API keys."""
+        """List all routes, the server's first, as they are now and without API keys."""
         own = self._read(org_id).routes.values()
         of_server = [replace(route, api_key=None) for route in self.routes_of_settings.values()]
         return [*of_server, *(sealed.route for sealed in own)]
@@ -138,7 +139,7 @@ class Catalog:
     def persona(
         self, org_id: UUID, persona_id: str | None, *, sql: Connection | None = None
     ) -> Persona:
-        """The persona of this id, without a version the newest; None is the default.
+        """Return the persona of this id; without a version the newest, and for None the default.
 
         Raises:
             PersonaNotFound: there is none, or another release has published what this cannot read.
@@ -182,7 +183,7 @@ class Catalog:
     # ---- money ----
 
     def is_limited(self, org_id: UUID, *, sql: Connection | None = None) -> bool:
-        """Whether the org has a budget or pays in advance."""
+        """Return whether the org has a budget or prepaid credits."""
         return self._of(org_id, sql).is_limited
 
     # ---- what is kept ----
@@ -193,7 +194,7 @@ class Catalog:
         self._orgs.pop(org_id, None)
 
     def _of(self, org_id: UUID, sql: Connection | None = None) -> _OfOrg:
-        """What was read within `CACHE_SECONDS`.
+        """Return the org's part of the catalog, at most `CACHE_SECONDS` old.
 
         Of many who come at once one asks, and the others wait for the answer; who has a
         connection does not wait for one who may not get any.
@@ -240,7 +241,7 @@ class Catalog:
         return None if sealed is None else self._with_key(org_id, sealed)
 
     def _with_key(self, org_id: UUID, sealed: SealedRoute) -> Route:
-        """A key that cannot be opened counts as none: the vendor refuses, and the log says why."""
+        """Add the decrypted key; one that cannot be decrypted is logged and counts as missing."""
         if sealed.api_key is None:
             return sealed.route
         name = (org_id, sealed.api_key)
@@ -267,7 +268,7 @@ def _by_priority(routes: Iterable[Route]) -> list[Route]:
 
 
 def _read(sql: Connection, org_id: UUID) -> _OfOrg:
-    """Three statements, however much the org has."""
+    """Read an org's part of the catalog in three statements, however large it is."""
     routes = org_routes.routes_of(sql, org_id)
     newest, hides_builtin = published_personas.overview(sql, org_id)
     is_limited = sql.scalar(

@@ -81,14 +81,14 @@ def create(
 
 
 def list_(sql: Connection, actor: Actor, *, limit: int, before: Place | None) -> list[Row[Any]]:
-    """Those of the org, newest first."""
+    """List the org's providers, newest first."""
     query = select(llm_providers).where(llm_providers.c.org_id == actor.org_id)
     page = newest(query, llm_providers, limit=limit, is_deep=before is not None)
     return list(sql.execute(page, after(before)))
 
 
 def get(sql: Connection, actor: Actor, provider_id: UUID) -> Row[Any]:
-    """Raises: ProviderNotFound: the org has none of this id."""
+    """Return a provider. Raises: ProviderNotFound: the org has none of this id."""
     row = sql.execute(select(llm_providers).where(_is(actor, provider_id))).one_or_none()
     if row is None:
         raise ProviderNotFound()
@@ -169,7 +169,7 @@ def create_model(tx: Transaction, actor: Actor, provider_id: UUID, **fields: Any
 def list_models(
     sql: Connection, actor: Actor, provider_id: UUID, *, limit: int, before: Place | None
 ) -> list[Row[Any]]:
-    """Those of the provider, newest first. Raises: ProviderNotFound."""
+    """List the provider's models, newest first. Raises: ProviderNotFound."""
     get(sql, actor, provider_id)
     query = select(llm_models).where(llm_models.c.provider_id == provider_id)
     page = newest(query, llm_models, limit=limit, is_deep=before is not None)
@@ -177,7 +177,7 @@ def list_models(
 
 
 def models_of(sql: Connection, provider_ids: Iterable[UUID]) -> list[Row[Any]]:
-    """The models of these providers, oldest first."""
+    """Return the models of these providers, oldest first."""
     return list(
         sql.execute(
             select(llm_models)
@@ -188,7 +188,7 @@ def models_of(sql: Connection, provider_ids: Iterable[UUID]) -> list[Row[Any]]:
 
 
 def get_model(sql: Connection, actor: Actor, provider_id: UUID, model_id: UUID) -> Row[Any]:
-    """Raises: ProviderNotFound; ModelNotFound: the provider has none of this id."""
+    """Return a model. Raises: ProviderNotFound; ModelNotFound: the provider has none of this id."""
     get(sql, actor, provider_id)
     row = sql.execute(
         select(llm_models).where(
@@ -250,7 +250,7 @@ def _is(actor: Actor, provider_id: UUID) -> Any:
 
 
 def _lock(tx: Transaction, actor: Actor) -> None:
-    """One at a time in an org: names, counts and the default are looked at before they are set.
+    """Lock the org: names, counts and the default are checked before they are set.
 
     Not FOR UPDATE: that would hold up every insert that refers to the org.
     """
@@ -260,7 +260,7 @@ def _lock(tx: Transaction, actor: Actor) -> None:
 
 
 def _checked(tx: Transaction, base_url: str | None) -> str | None:
-    """In one spelling. What its name leads to is checked whenever it is called."""
+    """Normalize the address. The addresses of its name are checked at each call."""
     if base_url is None:
         return None
     policy = egress.Policy.of(tx.connections.settings.allowed_networks)

@@ -71,7 +71,7 @@ def create(
     command: Sequence[str] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Row[Any]:
-    """Name a server; its tools are asked for after the commit.
+    """Create a server's config; its tools are listed after the commit.
 
     Raises:
         NameTaken, InvalidRequest: see `change`; or the org has `MAX_CONFIGS` already.
@@ -138,7 +138,7 @@ def remove(tx: Transaction, org_id: UUID, config_id: UUID) -> None:
 
 
 def find(sql: Connection, org_id: UUID, config_id: UUID) -> Row[Any]:
-    """The config with its `tool_count`, without its headers. Raises: McpConfigNotFound."""
+    """Find the config with its `tool_count`, without its headers. Raises: McpConfigNotFound."""
     row = sql.execute(_shown().where(_is(org_id, config_id))).one_or_none()
     if row is None:
         raise McpConfigNotFound()
@@ -146,7 +146,7 @@ def find(sql: Connection, org_id: UUID, config_id: UUID) -> Row[Any]:
 
 
 def list_(sql: Connection, org_id: UUID, *, limit: int, before: Place | None) -> list[Row[Any]]:
-    """As `find`, newest first."""
+    """List configs as `find` returns them, newest first."""
     query = _shown().where(mcp_configs.c.org_id == org_id)
     page = fitting(
         newest(query, mcp_configs, limit=limit, is_deep=before is not None),
@@ -158,7 +158,7 @@ def list_(sql: Connection, org_id: UUID, *, limit: int, before: Place | None) ->
 
 
 def discover(tx: Transaction, config_id: UUID) -> None:
-    """Have a worker ask the server for its tools, soon; or the next run that needs them."""
+    """Have a worker list the server's tools soon, or the next run that needs them."""
     tx.sql.execute(update(mcp_configs).where(mcp_configs.c.id == config_id).values(tried_at=None))
     tx.after_commit.append(GroupedHint(tx.connections.enqueue_discovery, config_id))
 
@@ -169,7 +169,7 @@ def discover(tx: Transaction, config_id: UUID) -> None:
 def tools(
     sql: Connection, org_id: UUID, config_id: UUID, *, limit: int, after_name: str | None
 ) -> list[Row[Any]]:
-    """The known tools of the server, by name; `is_present`: it has them still.
+    """List the known tools of the server, by name; `is_present` marks those it still has.
 
     Raises:
         McpConfigNotFound
@@ -219,18 +219,18 @@ def approve(
 
 
 def of_names(sql: Connection, org_id: UUID, names: Iterable[str]) -> list[Row[Any]]:
-    """The configs of these names with all columns, and `is_stale`: ask for their tools again."""
+    """Return the configs of these names; those with `is_stale` need a new list of tools."""
     query = _with_secret().where(mcp_configs.c.org_id == org_id, mcp_configs.c.name.in_(names))
     return list(sql.execute(query.order_by(mcp_configs.c.name)))
 
 
 def of_id(sql: Connection, config_id: UUID) -> Row[Any] | None:
-    """As `of_names`; None if it is gone."""
+    """Return one config as `of_names` does; None if it is gone."""
     return sql.execute(_with_secret().where(mcp_configs.c.id == config_id)).one_or_none()
 
 
 def headers_of(settings: Settings, row: Row[Any]) -> dict[str, str]:
-    """The headers of a row of `of_names`.
+    """Return the headers of a row of `of_names`.
 
     Raises:
         encryption.NoEncryptionKey, encryption.CannotOpen
@@ -244,7 +244,7 @@ def headers_of(settings: Settings, row: Row[Any]) -> dict[str, str]:
 
 
 def offered(sql: Connection, config_ids: Iterable[UUID], *, limit: int) -> list[Row[Any]]:
-    """The tools of these configs that a model may be offered, with `config_name`, by both names.
+    """List the tools of these configs that a model may be offered, by `config_name` and name.
 
     The first `limit` of them.
     """

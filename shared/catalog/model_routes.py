@@ -69,7 +69,7 @@ class Route:
 
     @property
     def is_at_openai(self) -> bool:
-        """Whether it is called at OpenAI itself, regional addresses included."""
+        """True if it is called at OpenAI itself, regional addresses included."""
         host = urlsplit(self.base_url or VENDOR_URLS["openai"]).hostname or ""
         return self.provider == "openai" and f".{host}".endswith(".api.openai.com")
 
@@ -92,7 +92,7 @@ class Route:
         return hashlib.sha256(where.encode()).hexdigest()[:12]
 
     def cost(self, usage: Usage) -> Decimal:
-        """USD, rounded to 8 decimals."""
+        """Compute the cost in USD, rounded to 8 decimals."""
         return self.prices.cost(usage) if self.prices else Decimal(0)
 
 
@@ -100,7 +100,7 @@ Routes = Mapping[str, Route]
 
 
 def is_of_org(route_id: str) -> bool:
-    """Whether it is the id of an org's model: a UUID, which no route of the server may have."""
+    """Return whether this is the id of an org's model: a UUID, which no server route may have."""
     try:
         UUID(route_id)
     except ValueError:
@@ -109,7 +109,7 @@ def is_of_org(route_id: str) -> bool:
 
 
 def load(settings: Settings) -> Routes:
-    """All routes by id.
+    """Load all routes, by id.
 
     Raises:
         InvalidSettings: the routes file is missing or wrong; every problem is named.
@@ -165,12 +165,12 @@ def load(settings: Settings) -> Routes:
 
 
 def default_id(routes: Routes) -> str | None:
-    """The id of the route that is taken where nobody chooses one; None: there is no route."""
+    """Return the id of the default route, None if there is no route."""
     return next((name for name in DEFAULT_ORDER if name in routes), next(iter(routes), None))
 
 
 def choose(routes: Routes, route_id: str | None, persona: Persona) -> Route:
-    """The run's route: its own, else the persona's, else the default.
+    """Choose the run's route: its own, else the persona's, else the default.
 
     Raises:
         RouteNotFound
@@ -184,7 +184,7 @@ def choose(routes: Routes, route_id: str | None, persona: Persona) -> Route:
 
 
 def with_known_figures(route: Route) -> Route:
-    """The route with the prices and the context of the price library, where it has none itself."""
+    """Complete the route with the price library's prices and context, where it has none itself."""
     about = (route.provider, route.model, route.base_url)
     return replace(
         route,

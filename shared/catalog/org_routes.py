@@ -26,7 +26,7 @@ class SealedRoute:
 
 
 def routes_of(sql: Connection, org_id: UUID) -> list[SealedRoute]:
-    """Every model of the org as a route, oldest first; one query."""
+    """Return every model of the org as a route, oldest first; one query."""
     rows = sql.execute(
         select(
             llm_models,
@@ -64,7 +64,7 @@ def routes_of(sql: Connection, org_id: UUID) -> list[SealedRoute]:
 
 
 def opened_key(keys: Keyring, sealed: bytes, org_id: UUID) -> str:
-    """The API key of a provider of the org.
+    """Decrypt the API key of a provider of the org.
 
     Raises:
         NoEncryptionKey, CannotOpen
@@ -73,19 +73,19 @@ def opened_key(keys: Keyring, sealed: bytes, org_id: UUID) -> str:
 
 
 def given_prices(model: Row[Any]) -> Prices | None:
-    """What the org says the model costs; None: it says nothing. All four are given or none."""
+    """Return the prices that the org has set for the model, all four or None."""
     if model.input_price is None:
         return None
     return Prices(**{name: getattr(model, column) for name, column in PRICE_COLUMNS.items()})
 
 
 def effective_prices(model: Row[Any], provider: Row[Any]) -> Prices | None:
-    """What a call is billed by: the given prices, else the library's; None: nobody knows."""
+    """Return the prices of a call: those set, else the library's; None if neither is known."""
     return given_prices(model) or _known(provider.kind, model.model, provider.base_url)[0]
 
 
 def effective_context_tokens(model: Row[Any], provider: Row[Any]) -> int | None:
-    """The model's context window, as given or as the library knows it; None: nobody knows."""
+    """Return the model's context window, as set or else as in the library; None if unknown."""
     if model.context_tokens is not None:
         return int(model.context_tokens)
     return _known(provider.kind, model.model, provider.base_url)[1]
@@ -103,7 +103,7 @@ def effective_api(model: Row[Any], provider: Row[Any]) -> str | None:
 
 
 def _known(kind: str, model: str, base_url: str | None) -> tuple[Prices | None, int | None]:
-    """Prices and context window by the library."""
+    """Look up prices and context window in the library."""
     return _known_on(now().date(), kind, model, base_url)
 
 

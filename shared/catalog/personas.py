@@ -78,7 +78,7 @@ class Persona:
 
 
 def read(key: str, version: str, definition: Mapping[str, Any]) -> Persona:
-    """The persona of this definition: the fields of `Persona` as JSON or YAML has them.
+    """Read the persona of this definition: the fields of `Persona` as JSON or YAML has them.
 
     Null is as good as left out.
 
@@ -94,7 +94,7 @@ def read(key: str, version: str, definition: Mapping[str, Any]) -> Persona:
 def understood(
     key: str, version: str, definition: Mapping[str, Any]
 ) -> tuple[Persona, Mapping[str, list[str]]]:
-    """The persona by those fields that can be read, and what is wrong with the others.
+    """Read the persona's valid fields; returns it and the problems of the others.
 
     What is published was right for the release that took it, which may be a later one.
     """
@@ -208,7 +208,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
 
 @cache
 def builtin() -> Mapping[str, Persona]:
-    """The personas that come with the code, by id.
+    """Load the personas that come with the code, by id.
 
     Raises:
         InvalidPersona: a file is wrong; it names file and field.
@@ -219,7 +219,7 @@ def builtin() -> Mapping[str, Persona]:
 
 
 def from_file(name: str, text: str) -> Persona:
-    """The persona of a file `<key>@<version>.yaml`.
+    """Read the persona of a file `<key>@<version>.yaml`.
 
     Raises:
         InvalidPersona: its fields are prefixed with the name of the file.
@@ -242,7 +242,7 @@ def from_file(name: str, text: str) -> Persona:
 
 
 def find(persona_id: str | None) -> Persona:
-    """The built-in persona of this id; without a version the newest; None is the default.
+    """Find the built-in persona of this id; without a version the newest, and for None the default.
 
     Raises:
         PersonaNotFound
@@ -257,18 +257,18 @@ def find(persona_id: str | None) -> Persona:
 
 
 def not_found(persona_id: str | None) -> PersonaNotFound:
-    """The error for this id."""
+    """Build the error for this id."""
     return PersonaNotFound(persona_id=[f"Persona {persona_id!r} not found."])
 
 
 def not_usable(persona_id: str, error: InvalidPersona) -> PersonaNotFound:
-    """The error for a published one that this release cannot read."""
+    """Build the error for a published persona that this release cannot read."""
     why = f"This release of the server does not support the persona {persona_id!r}: {error}"
     return PersonaNotFound(persona_id=[why])
 
 
 def newest(versions: Iterable[str]) -> str:
-    """The highest as a number; those that are none come before all numbers, by their text."""
+    """Return the highest version as a number; others sort before all numbers, by their text."""
     return max(versions, key=_version_order)
 
 

@@ -1,4 +1,4 @@
-"""What a model's tokens cost, in USD per million, and what is known of the well-known models.
+"""The prices of a model's tokens, in USD per million, and the figures of well-known models.
 
 The figures are those of the library `genai-prices`, as it was released: it is
 never asked to fetch newer ones.
@@ -79,7 +79,7 @@ class Prices:
         cache_read: Decimal | None = None,
         cache_write: Decimal | None = None,
     ) -> Self:
-        """Prices of which those of the cache, where nobody gave them, are those of input."""
+        """Build prices; cache prices that are not given are those of input."""
         return cls(
             input=input,
             output=output,
@@ -88,7 +88,7 @@ class Prices:
         )
 
     def cost(self, usage: Usage, at: datetime | None = None) -> Decimal:
-        """USD of one call that ended `at` this time, or now, rounded to 8 decimals.
+        """Compute the USD of one call that ended `at` this time, or now, rounded to 8 decimals.
 
         A sum of several calls has no tier and no hour.
         """
@@ -106,7 +106,7 @@ class Prices:
         return round(total / _MILLION, 8)
 
     def at_most(self, usage: Usage) -> Decimal:
-        """USD: what a call of so many tokens, or of fewer, costs at the dearest."""
+        """Compute the highest USD that a call with at most these tokens can cost."""
         all_hours = [self, *(hours.prices for hours in self.hours)]
         reached = [p for prices in all_hours for p in prices._reached(usage.input_tokens)]
         input_price = max(
@@ -125,7 +125,7 @@ def _for_an_hour(prices: Prices | Tier) -> Decimal:
 
 
 def known(provider: str, model: str, base_url: str | None) -> Prices | None:
-    """What the price library says of a model, today; its lowest price where the hour matters.
+    """Look up a model's prices of today in the price library; the lowest if the hour matters.
 
     None where it does not know the server or the model, and where the price
     depends on more than tokens and time: on the number of calls.
@@ -164,13 +164,13 @@ def _prices_of(price: "ModelPrice") -> Prices | None:
 
 
 def usage_extractors(provider: str, base_url: str | None) -> "list[UsageExtractor]":
-    """What the price library has to read the usage that a server reports; empty if nothing."""
+    """Return the price library's extractors for the usage that a server reports; may be empty."""
     server = _server(base_url or VENDOR_URLS.get(provider))
     return list(server.extractors or ()) if server else []
 
 
 def context_tokens(provider: str, model: str, base_url: str | None) -> int | None:
-    """How many tokens a call of the model can have, where the price library knows it."""
+    """Return the model's context window in tokens, if the price library has it."""
     found = _find(provider, model, base_url)
     return found.context_window if found else None
 
@@ -194,7 +194,7 @@ def _find(provider: str, model: str, base_url: str | None) -> "ModelInfo | None"
 
 
 def _server(url: str | None) -> "Provider | None":
-    """The library's entry of the server at this address."""
+    """Return the library's entry of the server at this address."""
     if url is None or not url.startswith("https://"):
         return None
     # A tenth of a second and 30 MB, that a process without such routes does without.
@@ -210,7 +210,7 @@ def _server(url: str | None) -> "Provider | None":
 
 
 def _starts_of_hours(model: "ModelInfo", now: datetime) -> list[datetime]:
-    """When the price changes today, ascending; empty if it does not depend on the hour."""
+    """Return the times at which the price changes today, ascending; empty if it does not."""
     from genai_prices.types import TimeOfDateConstraint
 
     conditions = model.prices if isinstance(model.prices, list) else []
@@ -220,21 +220,21 @@ def _starts_of_hours(model: "ModelInfo", now: datetime) -> list[datetime]:
 
 
 def _edges(constraint: "TimeOfDateConstraint", now: datetime) -> list[datetime]:
-    """The two times of a constraint on the day of `now`; without a zone they are UTC."""
+    """Return the two times of a constraint on the day of `now`; without a zone they are UTC."""
     times = (constraint.start_time, constraint.end_time)
     utc = [datetime.combine(now, t, t.tzinfo or UTC).astimezone(UTC).time() for t in times]
     return [datetime.combine(now, t, UTC) for t in utc]
 
 
 def _starts(price: "ModelPrice") -> list[int]:
-    """The input tokens above which some price changes, ascending."""
+    """Return the input tokens above which some price changes, ascending."""
     names = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok")
     tiers = [getattr(getattr(price, name), "tiers", ()) for name in names]
     return sorted({tier.start for some in tiers for tier in some})
 
 
 def _at(price: "ModelPrice", start: int) -> Tier:
-    """The prices of a call just above `start` input tokens."""
+    """Return the prices of a call just above `start` input tokens."""
 
     def at(name: str) -> Decimal | None:
         value = getattr(price, name)

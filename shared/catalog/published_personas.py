@@ -65,7 +65,7 @@ def publish(
 def list_(
     sql: Connection, org_id: UUID, *, limit: int, after: tuple[str, str] | None
 ) -> list[Row[Any]]:
-    """The org's own by key and version, in the order of their characters' codes."""
+    """List the org's own personas by key and version, in the order of their characters' codes."""
     name = (collate(personas.c.key, "C"), collate(personas.c.version, "C"))
     query = select(personas).where(personas.c.org_id == org_id)
     if after is not None:
@@ -81,7 +81,7 @@ def list_(
 
 
 def find(sql: Connection, org_id: UUID, key: str, version: str) -> Row[Any] | None:
-    """The row of exactly this version of the org, or None."""
+    """Find the row of exactly this version of the org, or None."""
     return sql.execute(
         select(personas).where(
             personas.c.org_id == org_id, personas.c.key == key, personas.c.version == version
@@ -90,7 +90,7 @@ def find(sql: Connection, org_id: UUID, key: str, version: str) -> Row[Any] | No
 
 
 def persona_of(row: Row[Any]) -> Persona:
-    """The persona that a row holds.
+    """Read the persona of a row.
 
     Raises:
         InvalidPersona: it is of a release that knows other fields, tools or limits.
@@ -99,7 +99,8 @@ def persona_of(row: Row[Any]) -> Persona:
 
 
 def overview(sql: Connection, org_id: UUID) -> tuple[dict[str, str], frozenset[str]]:
-    """The newest version of each key of the org, and its ids that are those of built-ins.
+    """Return the newest version of each of the org's keys, and its ids that built-in personas have
+    too.
 
     One statement, which reads the index alone; newest as `personas.newest` says.
     """

@@ -58,12 +58,12 @@ EXPIRE_EVERY = 100
 
 
 def last_seq(sql: Connection, run_id: UUID) -> int:
-    """The number of the run's last event, 0 if it has none."""
+    """Return the number of the run's last event, 0 if it has none."""
     return sql.scalar(select(func.max(run_events.c.seq)).where(run_events.c.run_id == run_id)) or 0
 
 
 def last_seqs(sql: Connection, run_ids: Sequence[UUID]) -> dict[UUID, int]:
-    """The number of the last event of each run that has one."""
+    """Return the number of the last event of each run that has one."""
     rows = sql.execute(
         select(run_events.c.run_id, func.max(run_events.c.seq))
         .where(run_events.c.run_id.in_(run_ids))
@@ -94,7 +94,7 @@ def report_loss(run_id: UUID, first: int) -> None:
 
 
 def append(tx: Transaction, run_id: UUID, events: Sequence[Event]) -> list[StoredEvent]:
-    """Number, store and, after the commit, publish events.
+    """Number and store events, and publish them after the commit.
 
     The caller's transaction holds the run's row lock, has raised its fence,
     and knows that no worker writes to the run.
@@ -158,7 +158,7 @@ def publish(connections: Connections, *batches: Batch) -> None:
 
 
 def news(connections: Connections, batch: Batch) -> GroupedHint:
-    """The hint that publishes committed events, together with others that wait to be sent."""
+    """Build the notification of committed events, which is sent together with others pending."""
     return GroupedHint(_Publisher(connections), batch)
 
 
@@ -198,7 +198,7 @@ def _publish(redis: Any, connections: Connections, batches: Sequence[Batch]) -> 
 
 
 def _max_length(event: StoredEvent) -> int:
-    """How many entries a stream may keep where all are as large as this one.
+    """Compute how many entries a stream may keep if all are as large as this one.
 
     Redis cannot trim a stream to a number of bytes, and no process has to remember what is in it.
     """
@@ -208,7 +208,7 @@ def _max_length(event: StoredEvent) -> int:
 def read_table(
     sql: Connection, run_id: UUID, after_seq: int, limit: int | None = None
 ) -> list[StoredEvent]:
-    """The stored events with seq > `after_seq`, in order, at most `limit`."""
+    """Read the stored events with seq > `after_seq`, in order, at most `limit`."""
     rows = sql.execute(
         select(run_events.c.seq, run_events.c.type, run_events.c.payload)
         .where(run_events.c.run_id == run_id, run_events.c.seq > after_seq)
@@ -219,13 +219,13 @@ def read_table(
 
 
 def data_of(payload: str) -> dict[str, Any]:
-    """The `data` of a stored event."""
+    """Decode the `data` of a stored event."""
     data: dict[str, Any] = json.loads(payload)["data"]
     return data
 
 
 def open_events(sql: Connection, run_id: UUID) -> list[StoredEvent]:
-    """The text and reasoning streamed since the last finished or void model turn, in order."""
+    """Return text and reasoning streamed since the last finished or void model turn, in order."""
     boundary = (
         select(func.coalesce(func.max(run_events.c.seq), 0))
         .where(
@@ -247,6 +247,6 @@ def open_events(sql: Connection, run_id: UUID) -> list[StoredEvent]:
 
 
 def text_of(streamed: Iterable[StoredEvent], *, with_reasoning: bool = False) -> str:
-    """What these deltas, and the reasoning among them if it is wanted, say; empty for none."""
+    """Join the text of these deltas, and of their reasoning if requested; empty for none."""
     wanted = [event for event in streamed if with_reasoning or event.type == MessageDelta.type]
     return "".join(data_of(event.payload)["content"] for event in wanted)

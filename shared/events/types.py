@@ -57,7 +57,7 @@ class StoredEvent(NamedTuple):
 
     @property
     def ends_step(self) -> bool:
-        """Whether a crash after it resumes after it."""
+        """True if a crash after this event resumes after it."""
         return self.type in STEP_TYPES
 
 
@@ -139,7 +139,8 @@ class MessageReset:
 
 @dataclass(frozen=True, slots=True)
 class ProviderState:
-    """What a vendor wants back with a turn that calls tools: its reasoning, signatures of it.
+    """The state that a vendor requires back with a turn that calls tools, such as its signed
+    reasoning.
 
     Only the provider that gave it can read `turn` and `calls`, and only its model takes it back, at
     the same `server` (as `Route.server` marks it). `calls` has one for each call of the turn, or
@@ -155,7 +156,7 @@ class ProviderState:
 
 @dataclass(frozen=True, slots=True)
 class MessageCompleted:
-    """One model turn, also when it only calls tools (`content` is empty then)."""
+    """A model turn, also when it only calls tools (`content` is empty then)."""
 
     type: ClassVar[str] = "message.completed"
     message_id: str
@@ -259,7 +260,7 @@ class ContextTruncated:
 
 @dataclass(frozen=True, slots=True)
 class RouteCost:
-    """What a run has used of one route so far."""
+    """The usage of one route by a run so far."""
 
     route_id: str
     model: str
@@ -269,7 +270,7 @@ class RouteCost:
 
 @dataclass(frozen=True, slots=True)
 class RunCost:
-    """What the run has used so far, after each model call; `routes` are the parts of the sum."""
+    """The usage of a run so far, after each model call; `routes` are the parts of the sum."""
 
     type: ClassVar[str] = "run.cost"
     usage: Usage
@@ -357,7 +358,7 @@ def encode(seq: int, event: Event, created_at: datetime) -> StoredEvent:
 
 
 def is_too_deep(value: Any, most: int = MAX_DEPTH) -> bool:
-    """Whether lists and objects are nested deeper than `most`."""
+    """Return whether lists and objects are nested deeper than `most`."""
     if not isinstance(value, dict | list):
         return False
     inner = value.values() if isinstance(value, dict) else value
@@ -365,7 +366,7 @@ def is_too_deep(value: Any, most: int = MAX_DEPTH) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """What JSON and Postgres can hold: clean text, finite numbers, dicts for events."""
+    """Convert to what JSON and Postgres can hold: clean text, finite numbers, dicts for events."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, Decimal):
@@ -388,10 +389,10 @@ def plain(value: Any) -> Any:
 
 
 def clean(text: str) -> str:
-    """Text of models and tools without what Postgres refuses: NUL and lone surrogates."""
+    """Replace what Postgres refuses in texts of models and tools: NUL and lone surrogates."""
     return _LONE_SURROGATE.sub("\ufffd", text.replace("\x00", "\ufffd"))
 
 
 def money(amount: Decimal) -> float:
-    """A JSON number with at most 8 decimals."""
+    """Convert to a JSON number with at most 8 decimals."""
     return float(round(amount, 8))

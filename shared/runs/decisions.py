@@ -1,4 +1,4 @@
-"""What a person says to a tool call that has to be confirmed."""
+"""A user's reply to a tool call that has to be confirmed."""
 
 import json
 import re

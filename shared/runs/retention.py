@@ -1,4 +1,4 @@
-"""What is kept no longer: old runs with their events, old answers, workers long gone.
+"""The deletion of what is too old: runs with their events, stored responses, dead workers.
 
 A run goes in two steps. Its row goes first, and with it everything by which
 anybody could reach it: whoever asks gets 404, and a trigger notes its id in
@@ -52,7 +52,8 @@ WHERE run_id = ANY(:runs) AND NOT EXISTS (SELECT FROM run_events e WHERE e.run_i
 
 
 def forget(connections: Connections) -> None:
-    """One pass; what is left then waits for the next. Does nothing where another process is at it.
+    """Delete what is older than the retention, in one pass; skips it while another process is at
+    it.
 
     Raises:
         Unavailable: Postgres is out of reach.
@@ -68,7 +69,7 @@ def forget(connections: Connections) -> None:
 
 
 def _forget_runs(tx: Transaction) -> bool:
-    """Runs beyond the retention; what they said stays in the thread."""
+    """Delete runs beyond the retention; their messages stay in the thread."""
     old = (
         select(runs.c.id)
         .where(
@@ -83,7 +84,7 @@ def _forget_runs(tx: Transaction) -> bool:
 
 
 def _collect_events(tx: Transaction) -> bool:
-    """Events of runs that are gone; whether there are more of those runs."""
+    """Delete events of deleted runs; returns whether more are left."""
     forgotten = list(tx.sql.scalars(text(_COLLECT), {"readers_leave": READERS_LEAVE_SECONDS}))
     if forgotten:
         tx.sql.execute(text(_SETTLE), {"runs": forgotten})

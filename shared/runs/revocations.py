@@ -39,7 +39,7 @@ _REQUEST_CANCEL = text(
 
 
 def recently_revoked(tx: Transaction) -> Sequence[UUID]:
-    """The keys that were revoked within `WATCHED`."""
+    """Return the keys that were revoked within `WATCHED`."""
     return tx.sql.scalars(
         select(api_keys.c.id).where(api_keys.c.revoked_at > func.now() - WATCHED)
     ).all()

@@ -35,7 +35,7 @@ _THREAD_ID = select(threads.c.id).where(threads.c.id == bindparam("thread_id"), 
 
 
 def get(sql: Connection, actor: Actor, run_id: UUID) -> RowMapping:
-    """All columns of the run and its `last_seq`.
+    """Return all columns of the run and its `last_seq`.
 
     Raises:
         RunNotFound: it does not exist, or the actor must not know of it.
@@ -50,7 +50,7 @@ def get(sql: Connection, actor: Actor, run_id: UUID) -> RowMapping:
 def list_of_org(
     sql: Connection, actor: Actor, *, limit: int, before: Place | None, status: str | None
 ) -> list[RowMapping]:
-    """The org's runs that the actor sees, newest first, with who created them."""
+    """List the org's runs that the actor may see, newest first, with their creators."""
     query = _page_of_org(status, limit, before is not None)
     return list(sql.execute(query, values(actor, before)).mappings())
 
@@ -83,7 +83,7 @@ def _page_of_org(status: str | None, limit: int, is_deep: bool) -> Select[Any]:
 def list_of_thread(
     sql: Connection, actor: Actor, thread_id: UUID, *, limit: int, before: Place | None
 ) -> list[RowMapping]:
-    """The thread's runs, newest first.
+    """List the thread's runs, newest first.
 
     Raises:
         ThreadNotFound

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 
 class RunState(StrEnum):
-    """What the `runs.state` column holds."""
+    """The values of the `runs.state` column."""
 
     QUEUED = "queued"
     EXECUTING = "executing"
@@ -42,12 +42,12 @@ _STATUS_OF = {state: status for status, states in STATUSES.items() for state in 
 
 
 def status_of(state: str) -> str:
-    """The wire status of a stored state."""
+    """Return the wire status of a stored state."""
     return _STATUS_OF[RunState(state)]
 
 
 def phase_of(state: str, *, cancel_requested: bool) -> str:
-    """`queued`, `executing`, `waiting`, `cancelling` or `finished`."""
+    """Return `queued`, `executing`, `waiting`, `cancelling` or `finished`."""
     if RunState(state).is_terminal:
         return "finished"
     return "cancelling" if cancel_requested else state

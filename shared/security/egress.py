@@ -1,4 +1,4 @@
-"""Which addresses the addresses that users and models write may lead to (SSRF).
+"""The policy on which network addresses users' and models' URLs may lead to (SSRF).
 
 Nothing here speaks HTTP. A client checks the text with `check_url`, asks
 `resolve` once for each connection, and connects to what that returned: never
@@ -103,7 +103,7 @@ class Policy:
 
     @classmethod
     def of(cls, networks: Iterable[str], setting: str = ALLOWED_NETWORKS) -> Self:
-        """The policy that allows these networks, in CIDR notation.
+        """Build the policy that allows these networks, in CIDR notation.
 
         Raises:
             ValueError: a text is not a network.
@@ -111,7 +111,7 @@ class Policy:
         return cls(tuple(ip_network(network) for network in networks), setting)
 
     def allows(self, address: Address) -> bool:
-        """Whether the operator has named a network of this address."""
+        """Return whether the operator has allowed a network of this address."""
         return any(address in network for network in self.allowed)
 
 
@@ -178,7 +178,7 @@ def check_url(url: str, policy: Policy) -> CheckedUrl:
 
 
 def resolve(host: str, port: int, policy: Policy) -> list[str]:
-    """The addresses a connection may be made to, in the resolver's order; asks it once.
+    """Resolve the host once; returns the addresses to connect to, in the resolver's order.
 
     Raises:
         Refused: one of them is forbidden, or the host or port is.
@@ -264,7 +264,7 @@ def _check_port(port: int) -> None:
 
 
 def _is_own(address: Address) -> bool:
-    """Whether it belongs to this machine: a packet to oneself has one's own address as its source.
+    """Return whether the address is this machine's: packets to oneself have it as their source.
 
     Connecting a datagram socket sends nothing.
     """

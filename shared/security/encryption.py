@@ -28,7 +28,7 @@ _HEADER_BYTES = len(_VERSION) + _KEY_ID_BYTES
 
 
 class NoEncryptionKey(Exception):
-    """This process has no `ARKLOOP_ENCRYPTION_KEY`."""
+    """The lack of `ARKLOOP_ENCRYPTION_KEY` in this process."""
 
 
 class CannotOpen(Exception):
@@ -79,12 +79,12 @@ class Keyring:
 
 @lru_cache(maxsize=8)
 def keyring(encryption_key: str | None) -> Keyring:
-    """The keyring of a setting: keys with commas between, or None."""
+    """Build the keyring of a setting: keys with commas between, or None."""
     return Keyring(*split(encryption_key))
 
 
 def split(encryption_key: str | None) -> list[str]:
-    """The keys in the text of the setting."""
+    """Split the text of the setting into its keys."""
     return [part.strip() for part in (encryption_key or "").split(",") if part.strip()]
 
 

@@ -18,7 +18,7 @@ def hash_(password: str) -> str:
 
 
 def verify(password: str, hash_of_it: str | None) -> bool:
-    """Whether it is the password; without a hash it takes as long, and is False."""
+    """Return whether it is the password; without a hash this takes as long, and is False."""
     expected = hash_of_it or _hash_of_nothing()
     return bool(_beside(_matches, expected, password)) and hash_of_it is not None
 
@@ -36,7 +36,7 @@ def _hash_of_nothing() -> str:
 
 
 def _beside(function: Any, *args: str) -> object:
-    """In a native thread where threads are greenlets: argon2 would stop all of them."""
+    """Call in a native thread where threads are greenlets, since argon2 would stop all of them."""
     if monkey.is_module_patched("threading"):
         return _threads().apply(function, args)
     return function(*args)

@@ -34,7 +34,7 @@ class Checkouts:
         self._was_free_at = time.monotonic()
 
     def __enter__(self) -> None:
-        """Raises: NoneFree."""
+        """Take a checkout. Raises: NoneFree."""
         with self._lock:
             if self._free:
                 self._free -= 1

@@ -1,4 +1,4 @@
-"""What a process holds open: database engine, Redis, Celery producer; and transactions."""
+"""The connections of a process: database engine, Redis, Celery producer; and transactions."""
 
 import logging
 import threading
@@ -78,7 +78,7 @@ class Connections:
 
     @contextmanager
     def statement(self) -> Iterator[Transaction]:
-        """As `transaction`, where one statement makes the change: it commits itself.
+        """Open a transaction for a single writing statement, which commits itself.
 
         Saves the round trips of BEGIN and COMMIT, except through a pooler.
         """
@@ -95,7 +95,7 @@ class Connections:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection for reads alone, in autocommit: one round trip a statement.
+        """Lend a connection for reads alone, in autocommit: one round trip per statement.
 
         Through a pooler a transaction, without which the statements would have no limits.
 
@@ -155,7 +155,7 @@ class Connections:
             stopped.wait(SCHEMA_PAUSE_SECONDS)
 
     def ask_redis(self, question: Callable[[Any], Any]) -> Any:
-        """What `question` gets from the client.
+        """Return what `question` gets from the client.
 
         Raises:
             redis.exceptions.RedisError: Redis is out of reach, or was a moment ago.
@@ -174,7 +174,7 @@ class Connections:
         return answer
 
     def with_pool(self, *, application: str, size: int, limits: Limits) -> "Connections":
-        """The same with database connections of its own; `close_pool` closes them."""
+        """Return the same with a pool of its own; `close_pool` closes it."""
         outage = Outage(POSTGRES_PAUSE_SECONDS)
         engine = make_engine(
             self.settings,
@@ -240,7 +240,7 @@ def connect(
 
 
 def connect_redis(url: str) -> Any:
-    """A client that waits for a free connection, and gives a silent server up after a second.
+    """Create a client that waits for a free connection, and gives up on a silent server after 1 s.
 
     Retries are ours: redis-py's own would add up to a minute to every call on a dead server.
     """

@@ -1,4 +1,4 @@
-"""Which database this is, and which history of it: the first part of every name in Redis.
+"""The identity of the database and of its history: the first part of every name in Redis.
 
 Two installations that share a Redis must not take each other's messages, and a restored backup or
 a promoted standby writes other events under numbers that Redis has already. So names begin with
@@ -35,7 +35,7 @@ _TELLS_NOTHING = (errors.UndefinedTable, errors.ObjectNotInPrerequisiteState)
 
 
 def learn(keys: Keys, connection: psycopg.Connection[Any]) -> None:
-    """Name everything by what this new connection, in autocommit, leads to."""
+    """Name all keys by the database of this new connection, which is in autocommit."""
     try:
         row = connection.execute(IDENTITY).fetchone()
     except _HIDES_ITS_LOG:

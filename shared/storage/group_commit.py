@@ -1,4 +1,4 @@
-"""What many threads write at the same time goes to Postgres together.
+"""A group commit: items that many threads write at the same time go to Postgres together.
 
 Naively each run would claim, load and end in transactions of its own, and 200 of them would wait
 for ten connections. Here the first that comes writes at once, alone; whoever comes meanwhile
@@ -22,7 +22,7 @@ Answer = TypeVar("Answer")
 
 
 class _Turn(Generic[Item, Answer]):
-    """One caller's item, and what came of it."""
+    """A caller's item, and its result."""
 
     def __init__(self, item: Item) -> None:
         self.item = item
@@ -33,7 +33,7 @@ class _Turn(Generic[Item, Answer]):
         self._woken.acquire()
 
     def wait(self) -> None:
-        """Until somebody has written the item, or it is this caller's turn to write."""
+        """Wait until another caller has written the item, or it is this caller's turn to write."""
         self._woken.acquire()
 
     def wake(self) -> None:
@@ -59,7 +59,7 @@ class GroupCommit(Generic[Item, Answer]):
         self._pending: list[_Turn[Item, Answer]] = []
 
     def __call__(self, item: Item) -> Answer:
-        """Raises: what `commit` raises for this item."""
+        """Commit the item. Raises: what `commit` raises for it."""
         if self._size(item) > LARGE_SIZE:
             return self._commit([item])[0]
         turn: _Turn[Item, Answer] = _Turn(item)
@@ -75,7 +75,7 @@ class GroupCommit(Generic[Item, Answer]):
         return turn.answer
 
     def _write_group(self) -> None:
-        """For the first that is pending and those behind it; then it is the next one's turn.
+        """Write the first pending item and those behind it, then hand the turn to the next caller.
 
         Not by a lock on the commit: whoever comes just then would overtake those who wait for it.
         """

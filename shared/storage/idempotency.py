@@ -31,7 +31,7 @@ class Scope:
     key: str
 
     def lock_key(self) -> int:
-        """64 bits, signed. Two scopes with the same one only wait for each other."""
+        """Compute a signed 64-bit key; two scopes with the same one only wait for each other."""
         name = f"{self.org_id} {self.actor_id} {self.path} {self.key}"
         digest = hashlib.sha256(name.encode()).digest()
         return int.from_bytes(digest[:8], "big", signed=True)
@@ -50,7 +50,7 @@ def claim(tx: Transaction, scope: Scope) -> bool:
 
 
 def find(tx: Transaction, scope: Scope, request_hash: str) -> StoredAnswer | None:
-    """The answer that was given before; call it after `claim`.
+    """Find the response given before; call this after `claim`.
 
     Raises:
         IdempotencyConflict: it was the answer to another body.

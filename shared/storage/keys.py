@@ -39,7 +39,7 @@ class Keys:
         return f"{self.epoch}:run:{run_id}:events"
 
     def news(self, run_id: UUID | str) -> str:
-        """Channel; a message means: there are events up to this seq."""
+        """Name the channel whose messages say up to which seq the run has events."""
         return f"{self.epoch}:run:{run_id}:news"
 
     def cancel(self, run_id: UUID | str) -> str:
@@ -51,7 +51,7 @@ class Keys:
         return f"{self.epoch}:run:{run_id}:input"
 
     def worker_signals(self, worker_id: UUID | str) -> str:
-        """Channel; messages are `cancel <run_id> <user_id>` and `input <run_id>`."""
+        """Name the channel whose messages are `cancel <run_id> <user_id>` and `input <run_id>`."""
         return f"{self.epoch}:worker:{worker_id}:signals"
 
     def route_pause(self, route_id: str, org_id: UUID | None = None) -> str:
@@ -59,11 +59,11 @@ class Keys:
         return f"{self.epoch}:route:{route_id}:pause" + (f":{org_id}" if org_id else "")
 
     def route_limits(self) -> str:
-        """Prefix of what the library `limits` keeps."""
+        """Name the prefix of the keys that the library `limits` uses."""
         return f"{self.installation}:route-limits"
 
     def position(self) -> str:
-        """The furthest position in Postgres' log that a process has seen."""
+        """Name the key of the furthest position in Postgres' log that a process has seen."""
         return f"{self.epoch}:position"
 
 

@@ -8,10 +8,10 @@ import time
 
 
 class Outage:
-    """What a process knows of one server: nothing bad, or that it was silent a moment ago."""
+    """The state of one server as a process sees it: available, or silent a moment ago."""
 
     def __init__(self, pause_seconds: float) -> None:
-        """While it lasts, one caller in `pause_seconds` may try."""
+        """Let one caller per `pause_seconds` try while the outage lasts."""
         self._pause = pause_seconds
         self._lock = threading.Lock()
         self._try_at: float | None = None
@@ -19,16 +19,16 @@ class Outage:
 
     @property
     def is_on(self) -> bool:
-        """Whether the last that was heard of the server is that it did not answer."""
+        """True if the server did not respond when it was last used."""
         return self._try_at is not None
 
     @property
     def began_meanwhile(self) -> bool:
-        """Whether it began after the calling thread was told that it may try."""
+        """True if it began after `may_try` let the calling thread try."""
         return self.is_on and self._tried_by != threading.get_ident()
 
     def may_try(self) -> bool:
-        """Whether the caller should ask the server; who does must report what came of it."""
+        """Return whether the caller should use the server; if so, it must report the result."""
         if self._try_at is None:
             return True
         with self._lock:
@@ -40,12 +40,12 @@ class Outage:
             return True
 
     def failed(self) -> None:
-        """The server did not answer."""
+        """Record that the server did not respond."""
         with self._lock:
             self._try_at = time.monotonic() + self._pause
             self._tried_by = None
 
     def answered(self) -> None:
-        """The server answered, whatever it said."""
+        """Record that the server responded, with whatever result."""
         if self._try_at is not None:
             self._try_at = None

@@ -38,7 +38,7 @@ PAGE_BYTES = 1024 * 1024
 
 
 def newest(query: Select[Any], of: FromClause, *, limit: int, is_deep: bool = False) -> Select[Any]:
-    """At most `limit` rows of the query, ordered by `created_at` and `id` of `of`, newest first.
+    """Limit the query to `limit` rows, ordered by `created_at` and `id` of `of`, newest first.
 
     `is_deep` ones are those after a place, which is a parameter.
     """
@@ -61,7 +61,7 @@ def places(
     is_deep: bool,
     one_of: Sequence[ColumnElement[bool]] = (),
 ) -> Subquery:
-    """`created_at` and `id` of those rows of the table's page that the actor sees.
+    """Select `created_at` and `id` of the rows on the table's page that the actor may see.
 
     Join the table to it for the rest. Of the conditions in `one_of`, if there are any, each row
     fulfils exactly one; they stand in the index.
@@ -88,7 +88,7 @@ def fitting(
     size: Callable[[FromClause], ColumnElement[int]],
     order: Callable[[FromClause], Sequence[ColumnElement[Any]]],
 ) -> Select[Any]:
-    """The first rows of a page that have `PAGE_BYTES` together, but at least two, in its `order`.
+    """Limit a page to its first rows of together `PAGE_BYTES`, but at least two, in its `order`.
 
     The second shows that there is more where the first alone fills the page. `size` must be no
     more than the bytes of a row in the response: else the caller, who ends the page there, shows
@@ -108,10 +108,10 @@ def fitting(
 
 
 def values(actor: Actor, before: Place | None = None) -> Mapping[str, Any]:
-    """Parameters: who asks, and where the page begins."""
+    """Return the parameters that identify the actor and the start of the page."""
     return {"org_id": actor.org_id, "user_id": actor.user_id, **after(before)}
 
 
 def after(before: Place | None) -> Mapping[str, Any]:
-    """Those that say where a deep page begins."""
+    """Return the parameters with the start of a deep page."""
     return {} if before is None else {"before_created_at": before[0], "before_id": before[1]}

@@ -113,7 +113,7 @@ def make_engine(
     outage: Outage,
     on_connect: Callable[[psycopg.Connection[Any]], None],
 ) -> Engine:
-    """An engine in autocommit mode that opens its first connection when it is needed.
+    """Create an engine in autocommit mode that opens its first connection on demand.
 
     Who waited in the pool while `outage` began opens no connection. `on_connect` gets each new
     connection before it is used.
@@ -240,5 +240,5 @@ def is_read_only(sql: Connection) -> bool:
 
 
 def is_silence(error: BaseException | None) -> bool:
-    """Whether the driver's error means that the server did not answer at all."""
+    """Return whether the driver's error means that the server did not respond at all."""
     return isinstance(error, ServerSilent | psycopg.errors.ConnectionTimeout)

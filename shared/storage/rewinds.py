@@ -70,7 +70,7 @@ def _furthest(connections: Connections, key: str) -> int | None:
 
 
 def _read(connections: Connections, sql: Connection) -> tuple[UUID, int]:
-    """Name everything by what Postgres says now; return the row's epoch and the position."""
+    """Name all keys by the database's identity now; returns the row's epoch and the position."""
     identity, timeline, position = sql.exec_driver_sql(epoch.IDENTITY).one()
     epoch.name(connections.keys, identity, timeline)
     return UUID(identity.partition("/")[0]), int(position)

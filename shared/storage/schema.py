@@ -65,7 +65,7 @@ def _upgrade(config: "Config", connection: Connection, lock_seconds: float) -> N
 
 
 def current_version(connection: Connection) -> str | None:
-    """The version stored in the database, None if it was never migrated."""
+    """Return the version stored in the database, None if it was never migrated."""
     if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
         return None
     version: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
@@ -74,7 +74,7 @@ def current_version(connection: Connection) -> str | None:
 
 @cache
 def needed_version() -> str:
-    """The newest version that this code knows, by the names of the files; they sort as text."""
+    """Return the newest version in this code, by the names of the files, which sort as text."""
     return max(file.name.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("*_*.py"))
 
 

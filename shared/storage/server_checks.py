@@ -1,4 +1,4 @@
-"""What Postgres and Redis must be: looked at once when a process starts.
+"""The requirements on Postgres and Redis, checked once when a process starts.
 
 A server that is away is not judged: processes start without it, and work when it is back.
 """

@@ -43,7 +43,7 @@ _ACTIVE_RUN_ID = (
 def create(
     tx: Transaction, actor: Actor, *, title: str | None = None, is_private: bool = False
 ) -> Row[Any]:
-    """The new thread as `get` gives it."""
+    """Create a thread; returns it as `get` does."""
     thread_id = tx.sql.scalar(
         insert(threads)
         .values(
@@ -59,7 +59,7 @@ def create(
 
 
 def get(sql: Connection, actor: Actor, thread_id: UUID) -> Row[Any]:
-    """The thread's row with `active_run_id`. Raises: ThreadNotFound."""
+    """Return the thread's row with `active_run_id`. Raises: ThreadNotFound."""
     is_visible = visible(actor.org_id, actor.user_id)
     thread = sql.execute(_select().where(threads.c.id == thread_id, is_visible)).one_or_none()
     if thread is None:
@@ -68,13 +68,13 @@ def get(sql: Connection, actor: Actor, thread_id: UUID) -> Row[Any]:
 
 
 def list_(sql: Connection, actor: Actor, *, limit: int, before: Place | None) -> list[Row[Any]]:
-    """The threads that the actor sees, newest first."""
+    """List the threads that the actor may see, newest first."""
     return list(sql.execute(_page(limit, before is not None), values(actor, before)))
 
 
 @lru_cache(maxsize=100)
 def _page(limit: int, is_deep: bool) -> Select[Any]:
-    """Built once: to build it costs more than to execute it."""
+    """Build the query once, which costs more than to execute it."""
     page = places(threads, limit=limit, is_deep=is_deep)
     query = (
         _select()
@@ -135,7 +135,7 @@ def lock(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
 
 
 def take_position(tx: Transaction, actor: Actor, thread_id: UUID) -> int:
-    """The thread's next position, for a message or a run; takes the lock as `lock` does.
+    """Take the thread's next position for a message or a run; locks as `lock` does.
 
     Raises:
         ThreadNotFound, Forbidden
@@ -157,7 +157,7 @@ def take_position(tx: Transaction, actor: Actor, thread_id: UUID) -> int:
 
 
 def active_run_id(sql: Connection, thread_id: UUID) -> UUID | None:
-    """The run of the thread that has not ended."""
+    """Return the run of the thread that has not ended, None if there is none."""
     return sql.scalar(select(runs.c.id).where(runs.c.thread_id == thread_id, IS_ACTIVE))
 
 
@@ -186,7 +186,7 @@ def add_message(tx: Transaction, actor: Actor, thread_id: UUID, *, content: str)
 def list_messages(
     sql: Connection, actor: Actor, thread_id: UUID, *, limit: int, before: int | None
 ) -> list[Row[Any]]:
-    """The last messages before a position, the last one first; superseded ones are left out.
+    """List the last messages before a position, the last one first, without superseded ones.
 
     Raises:
         ThreadNotFound

@@ -8,7 +8,7 @@ from shared.storage.tables.threads import threads
 
 
 def visible(org_id: Any, user_id: Any) -> ColumnElement[bool]:
-    """SQL: this row of `threads` is visible to that user; values, or parameters of a statement."""
+    """Build SQL: that user may see a row of `threads`; takes values or parameters."""
     return and_(
         threads.c.org_id == org_id,
         threads.c.deleted_at.is_(None),

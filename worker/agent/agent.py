@@ -1,4 +1,4 @@
-"""What an attempt gives the loop: persona, routes, tools and the thread so far."""
+"""The agent that an attempt gives the loop: persona, routes, tools and the thread so far."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from worker.tools import Tool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
-    """What stays the same through all the steps of a run."""
+    """The parts that stay the same through all the steps of a run."""
 
     run_id: str
     persona: Persona

@@ -1,4 +1,5 @@
-"""What fits into the model's context: the oldest messages are left out first.
+"""The part of a conversation that fits into the model's context: the oldest messages are omitted
+first.
 
 It is cut where a turn begins, never between a tool call and its result. What a person has asked
 last and the last turn of this run always stay; where they do not fit, the results of that turn's
@@ -31,14 +32,14 @@ _NOTE_TOKENS = 56
 
 
 def tokens_of_text(text: str) -> int:
-    """About how many tokens the text has; rather too many than too few."""
+    """Estimate the tokens of a text, rather too many than too few."""
     data = text.encode("utf-8", "surrogatepass")
     digits = len(data) - len(data.translate(None, _DIGITS))
     return digits - (digits - len(data)) // BYTES_PER_TOKEN
 
 
 def tokens_of(message: Message) -> int:
-    """About how many tokens the message takes; rather too many than too few."""
+    """Estimate the tokens of a message, rather too many than too few."""
     tokens = MESSAGE_TOKENS + tokens_of_text(message.content)
     if isinstance(message, AssistantMessage):
         for call in message.tool_calls:
@@ -48,13 +49,13 @@ def tokens_of(message: Message) -> int:
 
 
 def tokens_of_frame(system_prompt: str, tools: Sequence[ToolSpec]) -> int:
-    """What stands before the messages: the prompt and the tools' descriptions."""
+    """Estimate the tokens before the messages: the prompt and the tools' descriptions."""
     texts = [tool.name + tool.description + json.dumps(dict(tool.parameters)) for tool in tools]
     return tokens_of_text(system_prompt) + sum(map(tokens_of_text, texts))
 
 
 def tokens_of_request(request: ModelRequest) -> int:
-    """All that is sent."""
+    """Estimate the tokens of everything that is sent."""
     frame = tokens_of_frame(request.system_prompt, request.tools)
     return frame + sum(map(tokens_of, request.messages))
 
@@ -95,7 +96,7 @@ def fit(history: Sequence[Message], own: Sequence[Sequence[Message]], room_token
 
 
 def _turns(messages: Sequence[Message]) -> list[list[Message]]:
-    """Each turn of a model with the results of its calls."""
+    """Group each turn of a model with the results of its calls."""
     turns: list[list[Message]] = []
     for message in messages:
         if not isinstance(message, ToolMessage) or not turns:
@@ -105,7 +106,7 @@ def _turns(messages: Sequence[Message]) -> list[list[Message]]:
 
 
 def _shortened(turns: list[list[Message]], room: float) -> tuple[list[list[Message]], int]:
-    """The turn, if there is one, with the results of its calls cut to what fits into the room."""
+    """Shorten the results of the turn's calls, if there is a turn, to what fits into the room."""
     sizes = [tokens_of(m) for turn in turns for m in turn if isinstance(m, ToolMessage)]
     room -= sum(map(_size, turns)) - sum(sizes)
     if not sizes or sum(sizes) <= room:
@@ -116,7 +117,7 @@ def _shortened(turns: list[list[Message]], room: float) -> tuple[list[list[Messa
 
 
 def _share(sizes: Sequence[int], room: float) -> float:
-    """The most that each may have, so that all of them together fit: small ones stay whole."""
+    """Compute the most that each may have so that all fit together; small ones stay whole."""
     left = len(sizes)
     for size in sorted(sizes):
         if size * left > room:
@@ -141,7 +142,7 @@ def _cut(message: Message, most: float) -> Message:
 
 
 def _groups(history: Sequence[Message]) -> list[list[Message]]:
-    """A person's message and what was answered, each; what stands before the first one alone."""
+    """Group each message of a user with what follows it; messages before the first stay alone."""
     groups: list[list[Message]] = []
     for message in history:
         if isinstance(message, UserMessage) or not groups:

@@ -1,4 +1,4 @@
-"""From stored events to the model's messages, and to where a resumed run goes on."""
+"""The conversion of stored events to the model's messages, and to the state of a resumed run."""
 
 import json
 from collections import Counter
@@ -26,7 +26,7 @@ TURN_TYPES = (
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What a vendor has counted of a request: everything before a turn, or what was left of it."""
+    """A vendor's token count of a request: everything before a turn, or what was left of it."""
 
     input_tokens: int
     dropped_messages: int
@@ -34,7 +34,7 @@ class Counted:
 
 @dataclass(slots=True)
 class Turn:
-    """One assistant turn with what came of its calls, by tool_call_id."""
+    """An assistant turn with the results of its calls, by tool_call_id."""
 
     message_id: str
     content: str
@@ -52,11 +52,11 @@ class Turn:
 
     @property
     def is_open(self) -> bool:
-        """Whether some call has no result yet."""
+        """True if some call has no result yet."""
         return len(self.results) < len(self.calls)
 
     def decision(self, call: ToolCall) -> Decision | None:
-        """What a person has said to the call; None if nobody has."""
+        """Return the user's decision on the call; None if there is none yet."""
         if (answer := self.answers.get(call.id)) is None:
             return None
         try:
@@ -65,14 +65,14 @@ class Turn:
             return Decision(approved=False, reason=answer)
 
     def as_made(self, call: ToolCall) -> ToolCall:
-        """The call with the arguments that a person gave it in place of the model's."""
+        """Return the call with the arguments that a user gave in place of the model's."""
         decision = None if call.name == "ask_user" else self.decision(call)
         if decision is None or decision.arguments is None:
             return call
         return replace(call, arguments=decision.arguments)
 
     def messages(self) -> list[Message]:
-        """The turn as the model sees it; calls without a result are left out."""
+        """Return the turn as the model sees it, without calls that have no result."""
         places = [i for i, call in enumerate(self.calls) if call.id in self.results]
         done = [self.as_made(self.calls[i]) for i in places]
         if not self.content and not done:
@@ -82,7 +82,7 @@ class Turn:
         return turn
 
     def _state_of(self, places: Sequence[int]) -> ProviderState | None:
-        """The state with these calls alone; a turn of which no call is left needs none."""
+        """Return the state with these calls alone; a turn without calls needs none."""
         if self.state is None or not places:
             return None
         if not self.state.calls:
@@ -91,7 +91,7 @@ class Turn:
 
 
 def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
-    """The finished model turns of one run, in order."""
+    """Read the finished model turns of one run, in order."""
     turns: list[Turn] = []
     requests: dict[str, dict[str, Any]] = {}
     truncated: dict[str, Any] = {}
@@ -145,13 +145,13 @@ def _state(stored: dict[str, Any] | None) -> ProviderState | None:
 
 
 def messages_of(turns: Sequence[Turn]) -> list[Message]:
-    """All the turns of a run as the model sees them."""
+    """Return all the turns of a run as the model sees them."""
     return [message for turn in turns for message in turn.messages()]
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What earlier attempts of a run have done.
+    """The state that earlier attempts of a run have left.
 
     `lost` are the events of text and reasoning that were streamed and not finished; with
     `is_counted` whoever streamed them has counted their call. `route_id` is the route that they
@@ -165,7 +165,7 @@ class Earlier:
 
 
 def earlier_of(stored: Sequence[StoredEvent]) -> Earlier:
-    """From all the events that a run has so far."""
+    """Read the state of earlier attempts from all the events that a run has so far."""
     lost = lost_events_of(stored)
     fallbacks = [event for event in stored if event.type == types.RunFallback.type]
     costs = [event.seq for event in stored if event.type == types.RunCost.type]
@@ -178,7 +178,7 @@ def earlier_of(stored: Sequence[StoredEvent]) -> Earlier:
 
 
 def lost_events_of(stored: Sequence[StoredEvent]) -> list[StoredEvent]:
-    """The text and reasoning that a lost attempt streamed and did not finish."""
+    """Return the text and reasoning that a lost attempt streamed and did not finish."""
     lost: list[StoredEvent] = []
     for event in stored:
         if event.type in (types.MessageCompleted.type, types.MessageReset.type):

@@ -1,4 +1,4 @@
-"""What a run's model is sent: everything, or what fits into the context of its route.
+"""The request that a run's model gets: everything, or what fits into the context of its route.
 
 How many tokens a text has is not known before a model has counted it. So our own count is scaled
 by what the vendor reported last, and a request that is refused as too large is made smaller.
@@ -34,7 +34,7 @@ SMALLER, MUCH_SMALLER = 0.9, 0.5
 
 @dataclass(slots=True)
 class _Window:
-    """What is known of a route's context.
+    """The knowledge of a route's context.
 
     `tokens`: input and output together; None: nobody knows. `scale`: the vendor's tokens for each
     of our count. `max_count`: of our count, since more was refused.
@@ -46,7 +46,7 @@ class _Window:
 
 
 class RequestBuilder:
-    """One per attempt; `turns` are the run's own, which the loop appends to."""
+    """The request builder of an attempt; `turns` are the run's own, which the loop appends to."""
 
     def __init__(self, agent: Agent, context: RunContext, turns: Sequence[Turn]) -> None:
         self._agent = agent
@@ -56,7 +56,7 @@ class RequestBuilder:
         self._dropped = self._shortened = 0  # what was said last
 
     def build(self, route: Route) -> ModelRequest:
-        """The next request; says so if more of the conversation is left out than before."""
+        """Build the next request; emits an event if it omits more of the conversation."""
         request, fitted = self._request(route)
         if fitted.dropped > self._dropped or fitted.shortened > self._shortened:
             self._context.emit(types.ContextTruncated(fitted.dropped, fitted.shortened))
@@ -64,13 +64,13 @@ class RequestBuilder:
         return request
 
     def lost(self, route: Route) -> ModelRequest:
-        """The request of a call that was lost, as far as it can be made again."""
+        """Build the request of a call that was lost, as far as it can be made again."""
         return self._request(route)[0]
 
     def shrink(
         self, route: Route, refused: ModelRequest, too_large: TooLarge
     ) -> ModelRequest | None:
-        """A smaller request than the one that was refused; None if there is none."""
+        """Build a smaller request than the refused one; None if there is none."""
         window, count = self._window(route), context_window.tokens_of_request(refused)
         limit, sent = too_large.limit_tokens, too_large.sent_tokens
         if sent is not None and too_large.is_per_minute:
@@ -89,7 +89,7 @@ class RequestBuilder:
         return None
 
     def measured(self, route: Route, request: ModelRequest, usage: Usage) -> None:
-        """Go by what the vendor has counted of this request."""
+        """Adjust the scale to what the vendor has counted for this request."""
         window = self._window(route)
         if window.tokens is not None and usage.source == "reported":
             count = context_window.tokens_of_request(request)
@@ -104,7 +104,7 @@ class RequestBuilder:
         return window
 
     def _scale_of_history(self) -> float:
-        """What an earlier run of the thread was told of our count, with that run's messages."""
+        """Return the scale that a vendor's count of an earlier run's messages implies."""
         agent, counted = self._agent, self._agent.counted
         if counted is None:
             return 1.0

@@ -10,7 +10,7 @@ Connect = Callable[[Route], Provider]
 
 
 class RouteChain:
-    """One route at a time is in use, from the first on; its provider is made when it is needed.
+    """The chain of a run's routes, one in use at a time; providers are made when they are needed.
 
     A route that was left is not tried again in this attempt.
     """

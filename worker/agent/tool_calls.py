@@ -185,7 +185,7 @@ class _SideBySide:
 
 
 def _question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
-    """What a person must answer before this call, if anything still."""
+    """Return what a user must still answer before this call, None if nothing."""
     tool = agent.tools.get(call.name)
     if tool is None or _is_too_many(turn, call) or _misfit(tool, call.arguments):
         return None
@@ -223,7 +223,7 @@ def _is_too_many(turn: Turn, call: ToolCall) -> bool:
 
 
 def _is_another(turn: Turn, call: ToolCall, tool: Tool) -> bool:
-    """Whether a person was asked about another tool, which had this one's name then."""
+    """Return whether the user was asked about another tool, which had this one's name then."""
     return turn.asked_of.get(call.id) != tool.mcp_tool
 
 
@@ -238,7 +238,7 @@ def _misfit(tool: Tool, arguments: Any) -> str | None:
 def _permitted(
     agent: Agent, context: RunContext, turn: Turn, call: ToolCall
 ) -> tuple[Tool, ToolCall]:
-    """The tool and the call as it is to be made.
+    """Return the tool and the call as it is to be made.
 
     Raises:
         ToolFailed: there is no such tool, the arguments do not fit, somebody has denied it, or
@@ -261,7 +261,7 @@ def _permitted(
 
 
 def _not_made(context: RunContext, call: ToolCall, why: str) -> ToolFailed:
-    """Unless an earlier attempt has begun it, while the tool was there: nobody knows of that."""
+    """Build the error of a refused call, or of one that an earlier attempt may have made."""
     is_new = context.attempt == 1 or context.begin_tool_call(call.id)
     return ToolFailed(why if is_new else UNKNOWN_OUTCOME)
 
@@ -281,7 +281,7 @@ def _make(agent: Agent, context: RunContext, tool: Tool, call: ToolCall) -> str:
 
 
 def cut(output: str) -> str:
-    """At most 64 KiB of UTF-8; what is longer is cut and says so."""
+    """Cut the output to 64 KiB of UTF-8, with a mark if it was longer."""
     # Cut by characters first: cleaning and encoding 100 MB would stop the whole process.
     encoded = types.clean(output[: MAX_OUTPUT_BYTES + 1]).encode()
     if len(encoded) <= MAX_OUTPUT_BYTES:

@@ -36,7 +36,7 @@ def check(turns: Sequence[Turn], max_equal_turns: int) -> None:
 
 
 def _signature(turn: Turn) -> tuple[tuple[str, str, str], ...]:
-    """What the turn called and what came of it, whatever the ids."""
+    """Return what the turn called and the results, whatever the ids."""
     return tuple(
         (
             call.name,

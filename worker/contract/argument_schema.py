@@ -63,7 +63,7 @@ _STRICT = ("if", "not", *_UNEVALUATED)
 
 
 class InvalidSchema(Exception):
-    """No arguments can be checked against this schema; the message says why."""
+    """A schema that no arguments can be checked against; the message says why."""
 
 
 class ArgumentSchema:
@@ -89,7 +89,7 @@ class ArgumentSchema:
         self._patterns = rebuilding.patterns
 
     def errors(self, arguments: Mapping[str, Any]) -> list[str]:
-        """What does not fit, in sentences that repeat no value; at most `MAX_ERRORS`."""
+        """Describe what does not fit, in sentences that repeat no value; at most `MAX_ERRORS`."""
         weight, characters = _measured(arguments, MAX_WORK // self._nodes)
         work, matched = self._nodes * weight, self._patterns * characters
         if work > MAX_WORK:
@@ -152,7 +152,7 @@ class _Rebuilding:
             self.result["$schema"] = draft
 
     def _schema(self, node: Any, trail: tuple[str, ...], depth: int) -> Any:
-        """`trail`: the references that led here."""
+        """Rebuild one schema; `trail` has the references that led to it."""
         self._count(1)
         if depth > MAX_DEPTH:
             raise InvalidSchema(f"The schema is nested deeper than {MAX_DEPTH} levels.")
@@ -241,7 +241,7 @@ class _Rebuilding:
 
 
 def _measured(value: Any, limit: int) -> tuple[int, int]:
-    """How heavy it is to check, at least `limit + 1` if more than that, and its characters.
+    """Measure how much work checking takes, at least `limit + 1` beyond that, and the characters.
 
     Each value weighs 1, and so do 64 characters: what goes wrong copies them. Integers of many
     digits weigh the square of what they are too long.
@@ -287,7 +287,7 @@ def _subject(path: list[str | int]) -> str:
 
 
 def _name(path: list[str | int]) -> str:
-    """As one writes it: `filter.tags[0]`."""
+    """Format a path as one writes it: `filter.tags[0]`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     text = text.removeprefix(".")
     if len(text) > _MAX_NAME_CHARACTERS:

@@ -1,4 +1,4 @@
-"""What goes to a model and what comes back, the same for every provider."""
+"""The messages to and from a model, the same for every provider."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,12 +49,12 @@ Message = UserMessage | AssistantMessage | ToolMessage
 
 
 def has_state(messages: Iterable[Message]) -> bool:
-    """Whether something goes back to the vendor with one of them."""
+    """Return whether any message carries state for its vendor."""
     return any(isinstance(m, AssistantMessage) and m.state is not None for m in messages)
 
 
 def without_state(messages: Iterable[Message], *, but_of: Route | None = None) -> list[Message]:
-    """The messages as a model may see them that would refuse what another one has signed."""
+    """Strip the state that a model would reject because another one signed it."""
     return [
         replace(message, state=None)
         if isinstance(message, AssistantMessage)
@@ -71,7 +71,7 @@ def _is_of(state: ProviderState, route: Route) -> bool:
 
 
 def state_text(state: ProviderState | None) -> str:
-    """About what is sent of it, for those who count; empty where there is none."""
+    """Render about what is sent of the state, for counting; empty without a state."""
     if state is None:
         return ""
     return json.dumps([state.turn, *state.calls], ensure_ascii=False)
@@ -79,7 +79,7 @@ def state_text(state: ProviderState | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
-    """What the model is told of a tool; `parameters` is a JSON Schema of an object."""
+    """The description of a tool for the model; `parameters` is a JSON Schema of an object."""
 
     name: str
     description: str
@@ -88,7 +88,7 @@ class ToolSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRequest:
-    """One model call.
+    """The request of one model call.
 
     `turn` counts the assistant turns already in this run, `attempt` the run's
     claims, `try_number` the tries of this call, both from 1. `room_tokens` is
@@ -125,7 +125,7 @@ class CallDelta:
 
 @dataclass(frozen=True, slots=True)
 class UsageUpdate:
-    """What the provider has told of the call's usage until now, in place of what it told before.
+    """The call's usage as reported by the provider until now, replacing earlier reports.
 
     A call that breaks off is counted by it.
     """

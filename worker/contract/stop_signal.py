@@ -1,4 +1,4 @@
-"""One run's stop signal: set from any thread, felt at once wherever the run waits."""
+"""The stop signal of a run: set from any thread, effective at once wherever the run waits."""
 
 import contextlib
 import threading
@@ -8,7 +8,7 @@ from shared.errors import LeaseLost
 
 
 class StopSignal:
-    """Whoever checks, waits or reads a model's answer gets the reason raised.
+    """A signal that raises its reason in every thread that checks, waits or reads a model's stream.
 
     The first reason wins, but for `LeaseLost`: that one comes before every other.
     """

@@ -25,12 +25,12 @@ from shared.security.egress import Policy
 
 @cache
 def ssl_context() -> ssl.SSLContext:
-    """The trusted certificates. Shared: reading them costs more than a whole client."""
+    """Load the trusted certificates; shared, since reading them costs more than a whole client."""
     return httpx2.create_ssl_context()
 
 
 def tls_failure(error: BaseException) -> str | None:
-    """What about the TLS of a server made its HTTP client fail with this; None: it was not that."""
+    """Describe the TLS failure behind an HTTP client's error; None if there is none."""
     cause: BaseException | None = error
     while cause is not None:
         # httpcore2 has the socket's error as its argument, and not always as its cause.
@@ -84,11 +84,11 @@ class CheckedBackend(httpcore2.NetworkBackend):
     def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
     ) -> httpcore2.NetworkStream:
-        """Never: nothing that is asked for over HTTP is a file."""
+        """Refuse: HTTP requests never go to a file."""
         raise httpcore2.ConnectError("Unix sockets are not supported.")
 
     def sleep(self, seconds: float) -> None:
-        """Between tries to connect, which nobody asks for."""
+        """Sleep between attempts to connect, which no client here configures."""
         time.sleep(seconds)
 
     def cut(self) -> None:

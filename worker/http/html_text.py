@@ -28,7 +28,7 @@ _MAX_TAGS = 100_000
 
 
 def html_text(page: str) -> str:
-    """Headings, list items and links in the manner of Markdown; other tags are dropped."""
+    """Convert to text, with headings, lists and links as in Markdown; other tags are dropped."""
     text = _Text()
     at = 0
     for _ in range(_MAX_TAGS):
@@ -63,7 +63,7 @@ class _Text:
         self._is_preformatted = False
 
     def add(self, piece: str) -> None:
-        """What stands between two tags."""
+        """Add the text between two tags."""
         if not piece:
             return
         piece = unescape(piece)

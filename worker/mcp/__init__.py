@@ -11,7 +11,7 @@ and `descriptions`; a sidecar imports nothing that knows a database.
 
 
 class McpFailed(Exception):
-    """What was asked of a server did not succeed; the message may be shown to the model."""
+    """A failed request to a server; the message may be shown to the model."""
 
 
 class ToolChanged(McpFailed):
@@ -23,4 +23,4 @@ class SessionLost(McpFailed):
 
 
 class Cancelled(McpFailed):
-    """Whoever asked does not want to know any more."""
+    """The cancellation of a request by its caller."""

@@ -29,7 +29,7 @@ CALL_ID = "arkloop/call"
 
 
 class CheckedClient(httpx2.AsyncClient):
-    """For one server. What its headers say is for that server alone: no redirect is followed."""
+    """A client for one server. Its headers are for that server alone: no redirect is followed."""
 
     def __init__(self, headers: Mapping[str, str], policy: egress.Policy) -> None:
         self.transport = _Transport(policy)
@@ -57,12 +57,12 @@ class CheckedClient(httpx2.AsyncClient):
 
     @property
     def connections_made(self) -> int:
-        """How many so far. Behind each new one the server may be another process."""
+        """The number of connections so far; behind each the server may be another process."""
         return self.transport.backend.connections_made
 
     @property
     def is_connected(self) -> bool:
-        """Whether the next request needs no new connection."""
+        """True if the next request needs no new connection."""
         return self.transport.is_connected
 
 

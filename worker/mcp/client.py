@@ -57,7 +57,7 @@ class _Restarts:
 
 
 class McpClient:
-    """One for each worker process; every method may be called from many threads at once."""
+    """The client of a worker process; every method may be called from many threads at once."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class McpClient:
     def tools(
         self, server: Server, *, context: RunContext | None = None, seconds: float = TOOLS_SECONDS
     ) -> list[Description]:
-        """What tools the server has now.
+        """List the server's tools as they are now.
 
         Raises:
             McpFailed: the server did not tell.
@@ -122,7 +122,7 @@ class McpClient:
             forker.close()
 
     def sidecar_pid(self, org_id: UUID) -> int | None:
-        """The id of the process of the org's sidecar, None if it has none that has answered."""
+        """Return the process id of the org's sidecar, None if none has responded yet."""
         sidecar = self._sidecars.get(org_id)
         return None if sidecar is None or sidecar.is_gone else sidecar.pid
 

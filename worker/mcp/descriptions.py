@@ -1,4 +1,4 @@
-"""What servers say of their tools, and the hash that an approval is bound to."""
+"""The descriptions of tools by their servers, and the hash that an approval is bound to."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ class Description:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """Invert `to_json`."""
         return cls(**fields)
 
 
@@ -61,7 +61,7 @@ def describe(name: str, description: str, parameters: Mapping[str, Any]) -> Desc
 
 
 def _unstorable(schema: str) -> str | None:
-    """What keeps this JSON of Python's from being JSON of Postgres's."""
+    """Return why Python's JSON cannot be JSON in Postgres, None if it can."""
     if _NUL.search(schema):
         return "The parameters contain a NUL character."
     constants: list[str] = []

@@ -63,7 +63,7 @@ def record(connections: Connections, server: Server, found: Iterable[Description
 
 
 def server_of(settings: Settings, row: Row[Any]) -> Server:
-    """What the client is told of a row of `mcp_configs.of_names`.
+    """Convert a row of `mcp_configs.of_names` to what the client needs.
 
     Raises:
         McpFailed: the headers cannot be decrypted.

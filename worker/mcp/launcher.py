@@ -16,13 +16,13 @@ PASSED_ON = ("PATH", "HOME", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def environment() -> dict[str, str]:
-    """What a program gets of the environment: no setting of ours, and so no secret."""
+    """Return the environment of a program: none of the service's settings, and so no secret."""
     given = os.environ  # noqa: TID251 - these are not ours
     return {name: given[name] for name in PASSED_ON if name in given}
 
 
 def main() -> None:
-    """Never returns."""
+    """Start the program; never returns."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:

@@ -132,7 +132,7 @@ class OrgSidecar:
                 self._send(json.dumps({"id": number, "do": "cancel"}).encode() + b"\n")
 
     def end(self) -> None:
-        """Have it end its servers, then itself; everything that it is asked fails at once.
+        """End the sidecar's servers, then itself; all requests to it fail at once.
 
         One that hangs is ended by its own watchdog.
         """

@@ -1,4 +1,4 @@
-"""What a server answers to a call, as one text of bounded size."""
+"""The conversion of a server's response to a call into one text of bounded size."""
 
 import json
 from typing import Any
@@ -39,12 +39,12 @@ def reduce(result: dict[str, Any]) -> None:
 
 
 def text_of(result: types.CallToolResult) -> str:
-    """The text that `reduce` has left."""
+    """Return the text that `reduce` has left."""
     return "".join(part.text for part in result.content if isinstance(part, types.TextContent))
 
 
 def cut(text: str, most: int, mark: str) -> str:
-    """The text, or so many bytes of it with the mark behind."""
+    """Cut the text to at most `most` bytes, followed by the mark if it was longer."""
     data = text.encode()
     return text if len(data) <= most else data[:most].decode(errors="ignore") + mark
 

@@ -1,4 +1,4 @@
-"""Which server is meant, and how it is reached: all that the sidecar is told of an org."""
+"""The identity and address of a server: all that the sidecar knows of an org."""
 
 import hashlib
 import json
@@ -32,12 +32,12 @@ class Server:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """Invert `to_json`."""
         ids = {name: UUID(fields[name]) for name in ("org_id", "config_id")}
         return cls(**{**fields, **ids, "command": tuple(fields["command"])})
 
     def without_secrets(self, text: str) -> str:
-        """What the server says of a failure, without the values of headers that it repeats."""
+        """Remove the values of headers from what the server reports about a failure."""
         for value in self.headers.values():
             # Of "Bearer …" many repeat the second part alone.
             for secret in (value, value.partition(" ")[2]):

@@ -42,7 +42,7 @@ _Answer: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAda
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the operator allows."""
+    """The rules that the operator has set."""
 
     policy: egress.Policy
     stdio: bool
@@ -69,7 +69,7 @@ class Session:
         self._host = asyncio.create_task(self._hold())
 
     async def tools(self, *, fresh: bool = False) -> list[Description]:
-        """The server's tools in its order. Raises: McpFailed."""
+        """List the server's tools in its order. Raises: McpFailed."""
         async with self._failing():
             client = await asyncio.shield(self._ready)
             async with self._listing:
@@ -83,7 +83,7 @@ class Session:
         return list(self._tools.values())
 
     def _may_be_another(self) -> bool:
-        """Whether the server that a call would reach need not be the one that was listed.
+        """Return whether a call might reach another server than the one that was listed.
 
         Not every session ends with its server: the newer protocol has none, over HTTP, and what
         was restarted, or stands behind a balancer, answers like the one before it.
@@ -94,7 +94,7 @@ class Session:
         )
 
     async def call(self, tool: str, arguments: dict[str, Any], pinned: str) -> str:
-        """The tool's answer, if the server still describes it as it did under the hash `pinned`.
+        """Call a tool if the server still describes it as it did under the hash `pinned`.
 
         Raises:
             McpFailed: the tool failed, or the server did.
@@ -233,7 +233,7 @@ def _by_name(found: Iterable[Description]) -> dict[str, Description]:
 
 
 def _told(error: BaseException, http: CheckedClient | None) -> str:
-    """Why the connection failed, in words that hold nothing of what was answered."""
+    """Describe why the connection failed, without any content of a response."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     match error:

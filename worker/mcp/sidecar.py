@@ -46,7 +46,7 @@ class Sessions:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of the answer to a request.
+        """Return the fields of the response to a request.
 
         A server that was restarted rejects the requests of its earlier sessions. It has not read
         them, so they are sent once more, in a new session.
@@ -114,7 +114,7 @@ class Sessions:
             closing.add_done_callback(self._closing.discard)
 
     async def close_idle(self) -> None:
-        """For ever close what nobody has used for `IDLE_SECONDS`."""
+        """Close sessions unused for `IDLE_SECONDS`, forever."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             late = time.monotonic() - IDLE_SECONDS
@@ -207,7 +207,7 @@ def run(connection: socket.socket, rules: Rules) -> None:
 
 
 async def _watch() -> None:
-    """Have the process end when this task has not run for `HANG_SECONDS`.
+    """End the process when this task has not run for `HANG_SECONDS`.
 
     The timer is a thread of C, which ends the process even where other C code holds the GIL.
     """

@@ -25,7 +25,7 @@ _MAX_PROBLEM_CHARACTERS = 500
 
 
 def description_of(tool: types.Tool) -> Description:
-    """A tool of a list that was put in order, as its server gave it."""
+    """Describe a tool of a normalized list as its server gave it."""
     name, text = tool.name, tool.description or ""
     if tool.meta is None:
         return describe(name, text, tool.input_schema)

@@ -54,7 +54,7 @@ def tools_of(
     taken: Collection[str],
     context: RunContext,
 ) -> McpTools:
-    """What the servers of these names offer; `taken` are the names of other tools of the run.
+    """Return the tools that these servers offer; `taken` are the names of the run's other tools.
 
     Servers that nobody has asked for their tools yet are asked now, side by side. One that was
     asked a while ago is asked beside the run, and so is one that has not told when it was asked
@@ -101,7 +101,7 @@ def tools_of(
 
 
 def model_names(pairs: Collection[tuple[str, str]], taken: Collection[str]) -> list[str]:
-    """The name that a model reads for each `(server, tool)`, in order; all different.
+    """Choose the name that a model reads for each `(server, tool)`, in order; all differ.
 
     The tool's own if no other has it, else `<server>_<tool>`; where that is too long, or a
     name already, its end is a digest of both.

@@ -1,4 +1,4 @@
-"""What a run's model has seen before: the thread's messages and the tool turns of earlier runs.
+"""The history that a run's model sees: the thread's messages and the tool turns of earlier runs.
 
 A thread has no limit, so every read here has one: the newest come first, and what no model's
 context could hold is not read.
@@ -123,7 +123,7 @@ class Opening:
     is_whole: bool
 
     def history(self, claim: Claim) -> History | None:
-        """The history, if the run is its thread's first; None: there is more to be read."""
+        """Return the history if the run is its thread's first; None if there is more to read."""
         # Every message and every run has a place of its own: where people's messages fill them
         # all, there was no run before.
         is_first = len(self.said) == claim.position - 1 and all(
@@ -135,7 +135,7 @@ class Opening:
 
 
 def most_bytes(chain: RouteChain) -> int:
-    """What is worth reading for the models of these routes."""
+    """Compute how many bytes of history the models of these routes can use."""
     tokens = chain.context_tokens
     return MAX_BYTES if tokens is None else min(tokens * MAX_BYTES_PER_TOKEN, MAX_BYTES)
 
@@ -191,7 +191,7 @@ def load(sql: Connection, claim: Claim, opening: Opening, max_bytes: int) -> His
 def _newest_counted(
     runs: dict[int, list[Turn]], places: dict[int, list[Message]]
 ) -> tuple[Counted | None, int]:
-    """The newest request of earlier runs that was counted, and how many messages were before it."""
+    """Find the newest counted request of earlier runs, and the number of messages before it."""
     for position in sorted(runs, reverse=True):
         turns = runs[position]
         for number in reversed(range(len(turns))):
@@ -244,7 +244,7 @@ def _turns_of_earlier_runs(
 def _page_of_runs(
     sql: Connection, claim: Claim, first: int, before: int, room: int
 ) -> list[tuple[int, list[StoredEvent] | None]]:
-    """The next older runs: position and finished turns; None: those are more than `room`."""
+    """Read the next older runs: position and finished turns; None for turns of more than `room`."""
     rows = sql.exec_driver_sql(
         _TURNS,
         {
@@ -289,7 +289,7 @@ def take_done_calls(sql: Connection, run_id: UUID, turn: Turn) -> None:
 
 
 def written_bytes(sql: Connection, run_id: UUID) -> int:
-    """The size of all events that the run has written so far."""
+    """Sum the size of all events that the run has written so far."""
     size = func.coalesce(func.sum(func.octet_length(run_events.c.payload)), 0)
     return int(sql.scalar(select(size).where(run_events.c.run_id == run_id)) or 0)
 
@@ -299,7 +299,7 @@ _OWN_TYPES = (*TURN_TYPES, RunFallback.type, RunCost.type, MessageReset.type)
 
 
 def own_events(sql: Connection, run_id: UUID) -> list[StoredEvent]:
-    """What the run has written so far, without the deltas of turns that are finished or void."""
+    """Read the run's events so far, without the deltas of finished or void turns."""
     kept = select(run_events.c.seq, run_events.c.type, run_events.c.payload).where(
         run_events.c.run_id == run_id, run_events.c.type.in_(_OWN_TYPES)
     )

@@ -66,7 +66,7 @@ class HistoryMemory:
 
 
 class HistoryLoader:
-    """One per process; its methods are called by the threads of many runs."""
+    """The loader of a process; its methods are called by the threads of many runs."""
 
     def __init__(self, connections: Connections) -> None:
         settings = connections.settings

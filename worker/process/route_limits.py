@@ -1,4 +1,4 @@
-"""How many requests and tokens a minute a route may take, over all workers.
+"""The limits on a route's requests and tokens per minute, over all workers.
 
 Counted in Redis. While it is away each process counts for itself: limits are then
 kept less well, and no run waits for Redis.
@@ -43,7 +43,7 @@ FORGET_SECONDS = 60.0
 
 
 def scattered(pause: float) -> float:
-    """A wait of at least these seconds of a pause, so that not all who wait for it come at once.
+    """Add jitter to a pause, so that not all who wait for its end come at once.
 
     Those who come first and are refused again have the pause renewed for all who have not come yet.
     """
@@ -51,7 +51,7 @@ def scattered(pause: float) -> float:
 
 
 class RouteLimits:
-    """One per process; its methods are called by many threads."""
+    """The route limits of a process; its methods are called by many threads."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -72,7 +72,7 @@ class RouteLimits:
         return SlidingWindowCounterRateLimiter(storage)
 
     def wait_for(self, route: Route, org_id: UUID, tokens: int) -> tuple[str, float] | None:
-        """None, and the call is counted, if the route has room for this call of the org's.
+        """Count the call and return None if the route has room for this call of the org.
 
         Else why not, as in `run.throttled`, and after how many seconds to ask again.
         """
@@ -84,7 +84,7 @@ class RouteLimits:
         return None if full is None else (full.limit, self._place(route, full))
 
     def count_output(self, route: Route, reserved: int, used: int) -> None:
-        """A call that was let in for `reserved` tokens has used so many."""
+        """Count the tokens that a call used beyond the `reserved` ones it was admitted for."""
         if route.tokens_per_minute is None or used <= reserved:
             return
         limit = RateLimitItemPerMinute(route.tokens_per_minute)
@@ -123,7 +123,7 @@ class RouteLimits:
         return min(until - now, MAX_PAUSE_SECONDS)
 
     def _ask_pauses(self, *names: str) -> list[float]:
-        """The seconds that are left of these pauses; not above 0: there is none."""
+        """Return the seconds that are left of these pauses; not above 0 without a pause."""
 
         def ask(server: redis.Redis) -> list[int]:
             pipeline = server.pipeline(transaction=False)
@@ -201,7 +201,7 @@ def _take(limiter: RateLimiter, route: Route, tokens: int) -> _Full | None:
 def _room_in(
     limiter: RateLimiter, limit: RateLimitItemPerMinute, route_id: str, name: str, cost: int
 ) -> float:
-    """In how many seconds `limiter.hit` succeeds, if nobody else calls; 0: now."""
+    """Return in how many seconds `limiter.hit` succeeds, if nothing else calls; 0 means now."""
     # Not `get_window_stats`: its time is when a single token or request is free.
     storage, minute = cast(SlidingWindowCounterSupport, limiter.storage), limit.get_expiry()
     previous, previous_left, current, current_left = storage.get_sliding_window(

@@ -33,7 +33,7 @@ MAX_TAKEN_BYTES = 128 * 1024
 
 
 class RunLog:
-    """One run's outbox: its own thread adds, the process's writer takes and commits.
+    """The outbox of a run: the run's own thread adds, the process's writer takes and commits.
 
     While a claim holds the run its worker is the only writer, so it numbers the
     events itself, from the claim's `last_seq` on.
@@ -51,7 +51,7 @@ class RunLog:
         *,
         server: datetime | None = None,
     ) -> None:
-        """`added` is called when there is something to take; `now` says when events happen.
+        """Call `added` when there is something to take; `now` is the clock of the events.
 
         `max_bytes` is what all events of the run may have together, those of earlier attempts too.
         `server` is the start of the Postgres server that stored the last event, None if unknown.
@@ -110,7 +110,7 @@ class RunLog:
         self._added(self)
 
     def void_text(self, reason: str, *then: Event) -> None:
-        """The open turn's text does not count; what was not numbered yet is just dropped."""
+        """Void the open turn's text; what was not numbered yet is just dropped."""
         with self._changed:
             self._text.clear()
             self._text_length = 0
@@ -121,7 +121,7 @@ class RunLog:
         self._added(self)
 
     def check_size(self) -> None:
-        """Raises: LimitExceeded: the run has written as much as it may."""
+        """Check the size. Raises: LimitExceeded: the run has written as much as it may."""
         if self.written_bytes > self._max_bytes:
             raise LimitExceeded(
                 "run.output_limit",
@@ -143,7 +143,7 @@ class RunLog:
                 self._changed.wait(0.5)
 
     def withdraw(self, *events: Event) -> list[StoredEvent]:
-        """Everything not committed yet and `events`, numbered, for the caller to commit."""
+        """Return everything uncommitted and `events`, numbered, for the caller to commit."""
         with self._changed:
             # Waited for before the last events are there: the writer must not take those.
             while self._in_flight:
@@ -157,7 +157,7 @@ class RunLog:
             return taken
 
     def retract(self, withdrawn: list[StoredEvent], last: int) -> None:
-        """The caller did not store what it withdrew: forget the `last` of it, keep the rest."""
+        """Forget the `last` of what the caller withdrew and did not store, and keep the rest."""
         with self._changed:
             self._ready[:0] = withdrawn[: len(withdrawn) - last]
             self._measure()
@@ -168,7 +168,7 @@ class RunLog:
     def take(
         self, gather_seconds: float = GATHER_SECONDS
     ) -> tuple[list[StoredEvent], float | None]:
-        """What is to be committed now, and in how many seconds more will be (None: not by time)."""
+        """Return what to commit now, and the seconds until more is due (None: not by time)."""
         with self._changed:
             due_in: float | None = None
             if self._text:
@@ -181,7 +181,7 @@ class RunLog:
             return self._in_flight, 0.0 if self._ready else due_in
 
     def committed(self) -> None:
-        """What was taken is stored."""
+        """Record that what was taken is stored."""
         with self._changed:
             if self._in_flight:
                 self._committed_seq = self._in_flight[-1].seq
@@ -190,7 +190,7 @@ class RunLog:
             self._changed.notify_all()
 
     def discard(self) -> None:
-        """What was taken can never be stored: it is forgotten, and its numbers are free again."""
+        """Drop what was taken and can never be stored; its numbers are free again."""
         with self._changed:
             self._in_flight, self._ready = [], []
             self._measure()
@@ -201,7 +201,7 @@ class RunLog:
             self._changed.notify_all()
 
     def give_back(self) -> None:
-        """What was taken could not be stored now; it comes first at the next take."""
+        """Return what was taken and could not be stored now; it comes first at the next take."""
         with self._changed:
             self._ready[:0] = self._in_flight
             self._in_flight = []

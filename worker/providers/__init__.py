@@ -27,13 +27,13 @@ class Provider(Protocol):
         """
 
     def estimate(self, request: ModelRequest, output: str) -> Usage:
-        """The usage of a call whose provider did not report it; `source` is `estimated`.
+        """Estimate the usage of a call whose provider did not report it; `source` is `estimated`.
 
         Never more than `worst_case` says.
         """
 
     def worst_case(self, request: ModelRequest) -> Usage:
-        """The most that one try of this call can use, whatever the model does.
+        """Return the most that one try of this call can use, whatever the model does.
 
         Raises:
             ValueError: nothing limits the output; the request needs `max_output_tokens`.
@@ -56,7 +56,7 @@ def prepare(routes: Iterable[Route], *, also: Iterable[str] = ()) -> None:
 
 
 def load(route: Route, *, faults: bool, egress: Policy | None = None) -> Provider:
-    """The provider of a route; `faults` allows scripts to end the process.
+    """Load the provider of a route; `faults` allows scripts to end the process.
 
     `egress` says which addresses the routes of orgs may reach; without it, public ones.
 

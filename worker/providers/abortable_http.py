@@ -37,7 +37,8 @@ _SENT_HEADERS = frozenset(
 
 
 class AbortableClient(httpx2.Client):
-    """For one run; no proxy and no other setting of the environment is used, no redirect followed.
+    """A client for one run; it uses no proxy or other setting of the environment, and follows no
+    redirect.
 
     A read times out after the route's `first_byte_seconds`, and within a body that has begun after
     its `idle_seconds`. With a `policy` it connects to the addresses that this allows, else

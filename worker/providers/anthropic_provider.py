@@ -123,7 +123,7 @@ class AnthropicProvider:
 
 
 class _Answer:
-    """What the events of a stream add up to."""
+    """The turn that the events of a stream add up to."""
 
     def __init__(self, turn: int, reader: UsageReader) -> None:
         self._reader = reader
@@ -138,7 +138,7 @@ class _Answer:
         self._thoughts = _Thoughts()
 
     def take(self, event: Any) -> Chunk | None:
-        """What the event adds, if anything; what is not known is passed over."""
+        """Read an event; returns its chunk, if any, and ignores what is unknown."""
         match event.type:
             case "message_start":
                 return self._count(event.message.usage)
@@ -154,7 +154,7 @@ class _Answer:
         return None
 
     def end(self) -> TurnEnd:
-        """Raises: ProviderError: the stream ended without saying so."""
+        """Return the end of the turn. Raises: ProviderError: the stream ended early."""
         if not self._is_whole:
             raise ProviderError(
                 "connection", "The provider's stream ended before the response was complete."
@@ -215,7 +215,7 @@ class _Answer:
         return kind(clean(text))
 
     def _count(self, usage: Any) -> UsageUpdate | None:
-        """Later figures are sums so far: they take the place of earlier ones, except zeros."""
+        """Read usage figures, which are sums so far: they replace earlier ones, except zeros."""
         if usage is None:
             return None
         reported = usage.to_dict(warnings=False)
@@ -258,7 +258,7 @@ class _Thoughts:
             self._open[index][0]["signature"] = signature
 
     def said(self, characters: int) -> None:
-        """Text; what is said after a call stands before it when it goes back."""
+        """Record text; what follows a call is placed before it when it is sent back."""
         if self._has_call:
             return
         last = self._layout[-1] if self._layout else None
@@ -268,7 +268,7 @@ class _Thoughts:
             self._layout.append(characters)
 
     def before_call(self) -> list[dict[str, Any]]:
-        """A call begins: the blocks that stand between it and the last one."""
+        """Begin a call; returns the blocks between it and the last one."""
         self._has_call, blocks, self._since_call = True, self._since_call, []
         return blocks
 
@@ -316,7 +316,7 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
 
 
 def _tools(request: ModelRequest) -> Sequence[ToolSpec]:
-    """The request's, else those that the conversation has calls of: the API wants them defined."""
+    """Return the request's tools, else those that the conversation calls: the API requires them."""
     if request.tools:
         return request.tools
     turns = [message for message in request.messages if isinstance(message, AssistantMessage)]
@@ -325,7 +325,7 @@ def _tools(request: ModelRequest) -> Sequence[ToolSpec]:
 
 
 def _cache(arguments: dict[str, Any]) -> None:
-    """Have what was sent kept: who has tools is likely to send it all again in the next step."""
+    """Have the vendor cache what is sent: with tools, the next step likely sends it again."""
     arguments["tools"][-1] |= _CACHED
     if "system" in arguments:
         arguments["system"] = [{"type": "text", "text": arguments["system"], **_CACHED}]
@@ -333,7 +333,7 @@ def _cache(arguments: dict[str, Any]) -> None:
 
 
 def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """User and assistant by turns, without empty blocks, the user first and last."""
+    """Convert messages to turns without empty blocks, with the user first and last."""
     merged: list[dict[str, Any]] = []
     for message in messages:
         role = "assistant" if isinstance(message, AssistantMessage) else "user"

@@ -26,13 +26,13 @@ class BoundedTransport(httpx2.HTTPTransport):
     """
 
     def __init__(self, *, events: bool, on_data: Callable[[], None], **kwargs: Any) -> None:
-        """`on_data` is called whenever a part of a body arrives."""
+        """Bound responses; `on_data` is called whenever a part of a body arrives."""
         super().__init__(**kwargs)
         self._events = events
         self._on_data = on_data
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Raises: httpx2.TransportError: also while the answer is read."""
+        """Send a request. Raises: httpx2.TransportError: also while the response is read."""
         request.headers["Accept-Encoding"] = "identity"
         response = super().handle_request(request)
         if response.headers.get("content-encoding", "identity") != "identity":
@@ -85,7 +85,7 @@ class _BoundedStream(httpx2.SyncByteStream):
 
 
 def _without_mark(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """The parts without the byte order mark that a stream of events may begin with."""
+    """Yield the parts without the byte order mark that a stream of events may begin with."""
     begun: bytes | None = b""
     for part in parts:
         if begun is None:

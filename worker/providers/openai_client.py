@@ -29,7 +29,7 @@ class Client(openai.OpenAI):
     """The client of one run, which a stop signal can cut off."""
 
     def __init__(self, route: Route, egress: Policy | None) -> None:
-        """Raises: ProviderError: the policy refuses the route's address."""
+        """Create the client. Raises: ProviderError: the policy refuses the route's address."""
         self._route_key = route.api_key
         self._connections = AbortableClient(route, egress, bearer=route.api_key or "none")
         super().__init__(

@@ -134,7 +134,7 @@ def _is_last(chunk: Any) -> bool:
 
 
 def _parts(content: Any, refusal: str | None) -> Iterator[TextDelta | ThinkingDelta]:
-    """What is said; Mistral's thinking models send lists of parts where others send text."""
+    """Yield text and reasoning; Mistral's thinking models send lists where others send text."""
     for part in [*(content if isinstance(content, list) else [content]), refusal]:
         if not isinstance(part, dict):
             if part:
@@ -149,7 +149,7 @@ def _parts(content: Any, refusal: str | None) -> Iterator[TextDelta | ThinkingDe
 
 
 def _text_of(arguments: Any) -> str | None:
-    """Of a call; some servers send the object itself."""
+    """Return the text of a call's arguments; some servers send the object itself."""
     return json.dumps(arguments) if isinstance(arguments, dict) else arguments
 
 
@@ -162,7 +162,7 @@ class _Reasoning:
         self._details: list[dict[str, Any]] = []
 
     def add(self, extra: dict[str, Any]) -> None:
-        """What a piece has of them."""
+        """Add the reasoning that a piece contains."""
         for name in _REASONING:
             text = extra.get(name)
             # Also where it is empty: DeepSeek refuses a turn with calls without the field.
@@ -174,7 +174,7 @@ class _Reasoning:
                 self._add_detail(detail)
 
     def _add_detail(self, piece: dict[str, Any]) -> None:
-        """OpenRouter streams a block of reasoning in pieces, unless it is encrypted."""
+        """Add a detail; OpenRouter streams a block in pieces, unless it is encrypted."""
         last = self._details[-1] if self._details else {}
         is_text = any(name in piece for name in ("text", "summary", "signature"))
         if not is_text or any(last.get(name) != piece.get(name) for name in ("type", "index")):
@@ -256,13 +256,13 @@ def _tool_call(call: ToolCall, signed: Any) -> dict[str, Any]:
 
 
 def _thinking(extra: dict[str, Any]) -> str:
-    """Reasoning, under either of the names that compatible servers give it."""
+    """Return the reasoning, under either of the names that compatible servers give it."""
     found = (extra.get(name) for name in _REASONING)
     return next((text for text in found if text and isinstance(text, str)), "")
 
 
 def _reported(chunk: Any) -> Any:
-    """The usage in a chunk; Kimi puts it into the last choice."""
+    """Return the usage in a chunk; Kimi puts it into the last choice."""
     usage = chunk.usage
     for choice in chunk.choices or ():
         usage = usage or (choice.model_extra or {}).get("usage")

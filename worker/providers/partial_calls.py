@@ -47,8 +47,8 @@ class PartialCalls:
         arguments: str | None,
         state: Any = None,
     ) -> None:
-        """One piece. Servers that give calls no place, or all the same, begin each with its name
-        or its id. `state` is what the vendor wants back with the call.
+        """Add one piece. Servers that give calls no place, or all the same, begin each with its
+        name or its id. `state` is what the vendor requires back with the call.
         """
         call_id, name = clean(call_id or ""), clean(name or "")
         if place is None:
@@ -74,7 +74,7 @@ class PartialCalls:
             raise ProviderError("malformed", "The model's tool calls are too long.")
 
     def whole(self) -> tuple[ToolCall, ...]:
-        """All of them, in order; they can be stored, and be sent on.
+        """Return all calls, in order; they can be stored, and be sent on.
 
         Arguments that are no JSON, or nested too deep, stay the text they were.
         """
@@ -84,7 +84,7 @@ class PartialCalls:
         )
 
     def states(self) -> tuple[Any, ...]:
-        """What the vendor wants back with each of the calls of `whole`; empty if with none."""
+        """Return the vendor's state for each of the calls of `whole`; empty if none has any."""
         states = tuple(call.state for call in self._in_order())
         return states if any(state is not None for state in states) else ()
 
@@ -99,7 +99,7 @@ class PartialCalls:
 
 
 def _begins_next(known: _Call, call_id: str, name: str, arguments: str) -> bool:
-    """Whether a piece at the place of a call belongs to the next one: Gemini's places are all 0.
+    """Return whether a piece at a call's place belongs to the next call: Gemini's places are all 0.
 
     Other servers repeat id and name in each piece, or give each piece an id of its own: a call of
     the same name is the next one only if the last one's arguments are whole.
@@ -144,12 +144,12 @@ def portable_arguments(arguments: Any) -> dict[str, Any]:
 
 
 def portable_id(call_id: str) -> str:
-    """An id that every vendor takes: another server may have made the call."""
+    """Return an id that every vendor accepts: another server may have made the call."""
     if len(call_id) <= _MAX_ID_LENGTH and call_id and not _NOT_PORTABLE.search(call_id):
         return call_id
     return "call_" + hashlib.sha256(call_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def portable_name(name: str) -> str:
-    """A tool's name that every vendor takes: a model may have made it up."""
+    """Return a tool name that every vendor accepts: a model may have made it up."""
     return _NOT_PORTABLE.sub("_", name)[:_MAX_NAME_LENGTH] or "_"

@@ -79,7 +79,7 @@ def _number(value: str) -> float | None:
 
 
 def _seconds(value: str) -> float | None:
-    """From now on: of a duration, a number of seconds, a time since 1970, or an RFC 3339 time."""
+    """Return seconds from now for a duration, a number, a time since 1970, or an RFC 3339 time."""
     if (number := _number(value)) is not None:
         if number > _EPOCH_MILLISECONDS:
             number = number / 1000 - time.time()

@@ -90,7 +90,7 @@ class ScriptedProvider:
         )
 
     def worst_case(self, request: ModelRequest) -> Usage:
-        """All the words of the turn, or what the last of its `usage` steps says if that is more."""
+        """Return all the words of the turn, or the last of its `usage` steps if that is more."""
         try:
             steps = _steps_of_turn(request)
             told = [_usage(step["usage"]) for step in steps if "usage" in step][-1:]
@@ -140,7 +140,7 @@ class ScriptedProvider:
 
 
 def _steps_of_turn(request: ModelRequest) -> list[Step]:
-    """The steps of this turn: up to and including the next tool step."""
+    """Return the steps of this turn, up to and including the next tool step."""
     turns: list[list[Step]] = [[]]
     for step in _script(request):
         turns[-1].append(step)

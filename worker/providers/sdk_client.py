@@ -1,4 +1,4 @@
-"""What both SDKs' clients have in common: where they connect to, and how they encode a request."""
+"""The common parts of both SDKs' clients: their addresses, and the encoding of a request."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from worker.providers.sdk_errors import address_refused
 
 
 def address(route: Route, vendors: str, policy: egress.Policy | None) -> str:
-    """The server's address; always told, since without it the SDKs take one from the environment.
+    """Return the server's address, always: without it the SDKs take one from the environment.
 
     Raises:
         ProviderError: the policy refuses it.

@@ -1,4 +1,4 @@
-"""What the vendors' SDKs and their HTTP client raise, as `ProviderError` with its kind.
+"""The conversion of errors of the vendors' SDKs and their HTTP client to `ProviderError`.
 
 The SDKs are generated alike: their errors have the same names and parts.
 """
@@ -93,7 +93,7 @@ def provider_errors(sdk: Any, api_key: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def http_errors() -> Iterator[None]:
-    """The same for a provider without an SDK, and for what the SDKs let through of their client."""
+    """Convert the errors of a provider without an SDK, and those that the SDKs let through."""
     try:
         yield
     except egress.Refused as error:
@@ -112,7 +112,7 @@ def http_errors() -> Iterator[None]:
 
 
 def _timed_out(cause: BaseException | None) -> ProviderError:
-    """Only a read times out after the request was sent: the provider works on it, and bills it."""
+    """Convert a timeout; after a read timeout, the provider works on the request and bills it."""
     if isinstance(cause, httpx2.ReadTimeout):
         return ProviderError("timeout", f"The provider sent {cause}.", was_accepted=True)
     return ProviderError("timeout", "Connecting to the provider timed out.")
@@ -159,7 +159,7 @@ def _kind_of_status(status: int) -> str:
 
 
 def _said(body: Any) -> list[str] | None:
-    """What an error object says of itself, in lower case; None where there is no such object."""
+    """Return the codes of an error object, in lower case; None without such an object."""
     error = body.get("error", body) if isinstance(body, Mapping) else None
     if not isinstance(error, Mapping):
         return None
@@ -173,7 +173,7 @@ def _is_unpaid(error: Any) -> bool:
 
 
 def _kind_in_stream(said: list[str] | None) -> tuple[str, bool]:
-    """With whether something is gone; some servers put a status into it, the others a type."""
+    """Return the kind of error and whether something is gone, by the status or type in it."""
     if said is None:
         return "overloaded", False
     for number in said:
@@ -194,12 +194,12 @@ def _refusal(error: BaseException) -> ProviderError | None:
 
 
 def address_refused(error: egress.Refused) -> ProviderError:
-    """The route is wrong, not its provider: trying again would not help."""
+    """Report a wrong address, which is the route's fault: trying again would not help."""
     return ProviderError("invalid_request", f"The provider's address is not allowed: {error}")
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds: of the vendors' `retry-after-ms`, else of `Retry-After`, a number or a date."""
+    """Read `retry-after-ms`, else `Retry-After` (a number or a date), in seconds."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         with contextlib.suppress(KeyError, ValueError):
             seconds = float(headers[name]) * unit

@@ -1,4 +1,4 @@
-"""How vendors say that a request is too large ever to be accepted.
+"""The messages by which vendors refuse a request as too large ever to be accepted.
 
 There is no common code: the words are those of the vendors and servers, as users quote them in
 public issues. A 429 that passes by itself has other words, and is none of these.
@@ -68,7 +68,7 @@ _SENT_FIELD, _LIMIT_FIELD = "n_prompt_tokens", "n_ctx"
 
 
 def read(message: str, body: Any, status: int | None = None) -> TooLarge | None:
-    """What the error says of the request's size; None if it is about something else."""
+    """Read what the error says about the request's size; None if it is about something else."""
     if found := _PER_MINUTE.search(message):
         limit, sent = map(_int, found.groups())
         return TooLarge(limit_tokens=limit, sent_tokens=sent, is_per_minute=True)

@@ -1,4 +1,4 @@
-"""How much is gathered of what a vendor wants back with a turn."""
+"""The limit on how much of a vendor's state for a turn is gathered."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ from worker.contract.messages import MAX_STATE_BYTES
 
 
 class StateRoom:
-    """Of one turn. What gets longer than `MAX_STATE_BYTES` is not kept: it is not gathered."""
+    """The room for one turn's state; nothing longer than `MAX_STATE_BYTES` is gathered."""
 
     def __init__(self) -> None:
         self._left = MAX_STATE_BYTES
@@ -17,7 +17,7 @@ class StateRoom:
         return self._left < 0
 
     def take(self, value: Any) -> bool:
-        """Whether there is room for the value, with all those before it."""
+        """Return whether there is room for the value in addition to all before it."""
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         self._left -= len(text)
         return not self.is_over

@@ -1,4 +1,4 @@
-"""How many tokens a call has, without its tokenizer: about, and at the very most.
+"""The number of tokens of a call, without its tokenizer: an estimate, and an upper bound.
 
 A tokenizer of today works on bytes: no token is shorter than one byte of UTF-8,
 but for the few that mark where a message, a tool or the prompt begins and ends.
@@ -20,7 +20,7 @@ _OF_A_TOOL = 128
 
 
 def estimate(request: ModelRequest, output: str) -> Usage:
-    """About four characters a token; never more than the worst case."""
+    """Estimate about four characters per token; never more than the worst case."""
     written = -(-len(output) // CHARACTERS_PER_TOKEN)
     if request.max_output_tokens is not None:
         written = min(written, request.max_output_tokens)
@@ -32,7 +32,7 @@ def estimate(request: ModelRequest, output: str) -> Usage:
 
 
 def worst_case(request: ModelRequest) -> Usage:
-    """A token for each byte that is sent, and all the output that is allowed.
+    """Count a token for each byte that is sent, and all the output that is allowed.
 
     Raises:
         ValueError: the request has no `max_output_tokens`.
@@ -50,7 +50,7 @@ def worst_case(request: ModelRequest) -> Usage:
 
 
 def _texts(request: ModelRequest) -> Iterator[str]:
-    """Everything that is sent."""
+    """Yield every text that is sent."""
     yield request.system_prompt
     for message in request.messages:
         yield message.content

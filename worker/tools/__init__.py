@@ -47,7 +47,7 @@ class ToolFailed(Exception):
 
 
 class UnknownTool(LookupError):
-    """No module has this name."""
+    """A tool whose module does not exist."""
 
 
 class InvalidTool(Exception):
@@ -56,7 +56,7 @@ class InvalidTool(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallInfo:
-    """What a tool may know of its call besides the arguments."""
+    """The facts about a call that a tool may use besides the arguments."""
 
     idempotency_key: str  #: the same whenever the call is repeated
     egress: Policy = field(default_factory=Policy)  #: where the tool may connect to
@@ -81,7 +81,7 @@ class Tool:
 
     @cached_property
     def schema(self) -> ArgumentSchema:
-        """What `spec.parameters` say, compiled when it is needed first: up to 20 ms.
+        """The schema of `spec.parameters`, compiled at the first use: up to 20 ms.
 
         Raises:
             InvalidSchema: nothing can be checked against them.
@@ -89,7 +89,7 @@ class Tool:
         return ArgumentSchema(self.spec.parameters)
 
     def check(self, arguments: Any) -> None:
-        """Raises: ToolFailed: the arguments do not fit the schema; says which and why."""
+        """Check the arguments. Raises: ToolFailed: they do not fit the schema, and why."""
         if not isinstance(arguments, dict):
             raise ToolFailed("The arguments must be a JSON object.")
         time.sleep(0)  # a long turn is many checks: between them other runs go on
@@ -192,12 +192,12 @@ FAULT_TOOLS = ("sleep", "append_line")
 
 @cache
 def names() -> tuple[str, ...]:
-    """Every tool there is, those of the fault tests included: the modules beside this one."""
+    """Return the names of all tools, which are the modules of this package."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
 def load(wanted: Iterable[str]) -> dict[str, Tool]:
-    """The tools of these names; each is in the module of its name, as a function of that name.
+    """Load the tools of these names; each is in the module of its name, as a function of that name.
 
     Raises:
         UnknownTool: there is no module of that name.

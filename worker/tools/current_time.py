@@ -7,5 +7,5 @@ from worker.tools import tool
 
 @tool(repeatable=True)
 def current_time(context: RunContext) -> str:
-    """Tell the current date and time in UTC."""
+    """Return the current date and time in UTC."""
     return times.rfc3339(times.now())

@@ -83,7 +83,7 @@ def http_fetch(
 
 
 class _Content(NamedTuple):
-    """What a server has answered; `lines`: what is said of it before its text."""
+    """The response of a server; `lines` are shown to the model before its text."""
 
     lines: list[str]
     body: bytes
@@ -104,7 +104,7 @@ def _fetched(url: str, policy: Policy, backend: CheckedBackend) -> _Content:
 
 @contextlib.contextmanager
 def _answer(target: CheckedUrl, backend: CheckedBackend) -> Iterator[httpcore2.Response]:
-    """The answer to a GET, from a connection of its own.
+    """Send a GET on a connection of its own and yield the response.
 
     It is asked for by the parts that were checked: no second reader of the
     address could understand it differently.
@@ -171,7 +171,7 @@ def _told(content: _Content) -> str:
 
 
 def _body(response: httpcore2.Response) -> tuple[bytes, bool]:
-    """The first so many bytes, and whether they are all."""
+    """Return the first `MAX_BODY_BYTES` bytes, and whether they are all."""
     body = bytearray()
     for chunk in response.iter_stream():
         body += chunk
@@ -204,7 +204,7 @@ def _header(response: httpcore2.Response, name: bytes) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    """What a model may know of a failure; nothing of the addresses behind the name."""
+    """Describe a failure to the model, without the addresses behind the name."""
     if tls := tls_failure(error):
         return f"TLS error at the server: {tls}."
     if isinstance(error, httpcore2.ConnectError):

@@ -1,4 +1,4 @@
-"""What runs have cost, what they may cost, and the credits that pay for them."""
+"""The tables of what runs have cost, what they may cost, and the credits that pay for them."""
 
 from sqlalchemy import (
     ARRAY,

@@ -1,4 +1,4 @@
-"""What an org brings itself: providers with their models, personas, MCP servers."""
+"""The tables of what an org brings itself: providers with their models, personas, MCP servers."""
 
 from sqlalchemy import (
     BigInteger,
