@@ -114,7 +114,7 @@ def test_its_schemas_are_usable(everything: Everything) -> None:
     assert {None} == {tool.problem for tool in everything.tools.values()}
     described = everything.tools["get-sum"]
     spec = ToolSpec(described.name, described.description, described.parameters)
-    tool = Tool(spec=spec, function=lambda *_: "", repeatable=False)
+    tool = Tool(spec=spec, function=lambda *_: "", idempotent=False)
 
     tool.check({"a": 1, "b": 2.5})
     with pytest.raises(ToolFailed, match="b"):

@@ -268,7 +268,7 @@ def _not_made(context: RunContext, call: ToolCall, why: str) -> ToolFailed:
 
 def _begin(context: RunContext, tool: Tool, call: ToolCall) -> None:
     """Write the call into the ledger, before it can have an effect."""
-    if not context.begin_tool_call(call.id) and not tool.repeatable:
+    if not context.begin_tool_call(call.id) and not tool.idempotent:
         raise ToolFailed(UNKNOWN_OUTCOME)
     fault_points.reach("worker.tool_begun")
 

@@ -136,7 +136,7 @@ def _as_tools(
             spec=ToolSpec(name, row.description, row.parameters),
             function=_caller(connections, client, servers[row.config_id], row.name, row.hash),
             # The server may hint at the opposite, but a hint is not a promise.
-            repeatable=False,
+            idempotent=False,
             timeout_seconds=TIMEOUT_SECONDS,
             mcp_tool={"config_id": str(row.config_id), "hash": row.hash},
         )

@@ -67,15 +67,16 @@ class Tool:
     """A tool of whatever origin; `@tool` makes one of a Python function.
 
     `function` takes the arguments as one mapping, by whatever names a foreign
-    schema has. `repeatable`: running it twice does no harm, so a crash in it
-    may repeat it. `timeout_seconds`: a call that takes longer is abandoned, and
-    its result is an error. `mcp_tool`: which tool of which server this is, None for ours:
-    another one of the same name is not what a person has confirmed.
+    schema has. `idempotent`: running it twice does no harm, so it is called again
+    after a crash during the call. `timeout_seconds`: a call that takes longer is
+    abandoned, and its result is an error. `mcp_tool`: which tool of which server
+    this is, None for ours: another one of the same name is not what a person has
+    confirmed.
     """
 
     spec: ToolSpec
     function: Callable[[RunContext, CallInfo, Mapping[str, Any]], str]
-    repeatable: bool
+    idempotent: bool
     timeout_seconds: float = TIMEOUT_SECONDS
     mcp_tool: Mapping[str, str] | None = None
 
@@ -110,7 +111,7 @@ class Tool:
 
 
 def tool(
-    *, repeatable: bool, timeout_seconds: float = TIMEOUT_SECONDS
+    *, idempotent: bool, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> Callable[[Callable[..., str]], Tool]:
     """Make a tool of a function; its name and docstring are what the model reads.
 
@@ -155,7 +156,7 @@ def tool(
         description = inspect.cleandoc(function.__doc__)
         spec = ToolSpec(function.__name__, description, parameters)
         made = Tool(
-            spec=spec, function=call, repeatable=repeatable, timeout_seconds=timeout_seconds
+            spec=spec, function=call, idempotent=idempotent, timeout_seconds=timeout_seconds
         )
         _ = made.schema  # at once: a worker does not start with one that is wrong
         return made

@@ -5,7 +5,7 @@ from worker.contract.context import RunContext
 from worker.tools import ToolFailed, tool
 
 
-@tool(repeatable=False)
+@tool(idempotent=False)
 def append_line(context: RunContext, path: str, line: str) -> str:
     """Append a line to a file."""
     try:

@@ -10,7 +10,7 @@ from worker.tools import tool
 Option = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-@tool(repeatable=True)
+@tool(idempotent=True)
 def ask_user(
     context: RunContext,
     question: Annotated[

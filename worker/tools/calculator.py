@@ -36,7 +36,7 @@ _FUNCTIONS: dict[str, Callable[..., int | float]] = {
 }
 
 
-@tool(repeatable=True)
+@tool(idempotent=True)
 def calculator(context: RunContext, expression: str) -> str:
     """Work out an arithmetic expression: + - * / // % ** and abs, round, min, max, sqrt."""
     if len(expression) > MAX_LENGTH:

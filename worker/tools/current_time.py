@@ -5,7 +5,7 @@ from worker.contract.context import RunContext
 from worker.tools import tool
 
 
-@tool(repeatable=True)
+@tool(idempotent=True)
 def current_time(context: RunContext) -> str:
     """Return the current date and time in UTC."""
     return times.rfc3339(times.now())

@@ -41,7 +41,7 @@ _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff",
 _META_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s{0,9}=\s{0,9}["']?([\w-]{1,40})""", re.I)
 
 
-@tool(repeatable=True)
+@tool(idempotent=True)
 def http_fetch(
     context: RunContext,
     url: Annotated[str, Field(description="Begins with http:// or https://.")],

@@ -4,7 +4,7 @@ from worker.contract.context import RunContext
 from worker.tools import tool
 
 
-@tool(repeatable=True, timeout_seconds=3600)
+@tool(idempotent=True, timeout_seconds=3600)
 def sleep(context: RunContext, seconds: float) -> str:
     """Wait for so many seconds."""
     context.wait(seconds)

@@ -218,13 +218,13 @@ def test_steps_are_limited() -> None:
     assert "3" == run(agent_for(CALCULATE, CALCULATE, {"say": "3"}, max_steps=3), context).content
 
 
-@tool(repeatable=False)
+@tool(idempotent=False)
 def once(context: RunContext, info: CallInfo) -> str:
     """Must not run twice."""
     return f"ran with {info.idempotency_key}"
 
 
-@tool(repeatable=True)
+@tool(idempotent=True)
 def broken(context: RunContext) -> str:
     """Fails by a fault of its own."""
     raise RuntimeError("oh no")
@@ -382,7 +382,7 @@ def test_the_calls_of_a_turn_run_side_by_side() -> None:
     """Two that wait for each other get through; results come in call order."""
     meeting = threading.Barrier(2)
 
-    @tool(repeatable=True)
+    @tool(idempotent=True)
     def meet(context: RunContext, name: str) -> str:
         """Wait for the other one."""
         meeting.wait(5)
@@ -400,7 +400,7 @@ def test_a_stop_in_a_tool_keeps_the_results_of_the_others() -> None:
     """The run stops, and what is done is done."""
     context = RecordedRun()
 
-    @tool(repeatable=True)
+    @tool(idempotent=True)
     def stop(context: RunContext) -> str:
         """Be stopped; an `except Exception` of the tool's own cannot swallow it."""
         try:

@@ -105,7 +105,7 @@ def test_a_thread_that_is_too_long_is_cut_until_it_fits(
 def test_a_result_that_is_larger_than_the_context_does_not_end_the_run(words: str) -> None:
     """The model sees its beginning; what is stored is all of it."""
 
-    @tool(repeatable=True)
+    @tool(idempotent=True)
     def much(context: RunContext) -> str:
         """Much."""
         return "0123456789" * 6_000

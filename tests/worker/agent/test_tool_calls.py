@@ -26,7 +26,7 @@ class Blocked:
     def __init__(self, timeout_seconds: float = 60.0) -> None:
         self.began, self.release, self.returned = (threading.Event() for _ in range(3))
 
-        @tool(repeatable=False, timeout_seconds=timeout_seconds)
+        @tool(idempotent=False, timeout_seconds=timeout_seconds)
         def blocked(context: RunContext) -> str:
             """Block."""
             self.began.set()
@@ -91,7 +91,7 @@ def test_a_tool_that_heeds_a_stop_is_not_abandoned(caplog: pytest.LogCaptureFixt
     """It ends the run at once."""
     context = RecordedRun()
 
-    @tool(repeatable=True)
+    @tool(idempotent=True)
     def waits(context: RunContext) -> str:
         """Wait."""
         stopping.set()
@@ -117,7 +117,7 @@ def test_the_text_of_an_exception_is_in_the_log_alone(caplog: pytest.LogCaptureF
     logs.clear()
     logs.bind(run_id="the-run")
 
-    @tool(repeatable=True)
+    @tool(idempotent=True)
     def leaks(context: RunContext) -> str:
         """Raise an error whose text has a password."""
         bound.append(logs.bound.get())

@@ -16,7 +16,7 @@ from worker.contract.outcomes import CancelRequested, ShuttingDown
 from worker.tools import Tool, tool
 
 
-@tool(repeatable=False)
+@tool(idempotent=False)
 def once(context: RunContext) -> str:
     """Must not run."""
     raise AssertionError
@@ -47,7 +47,7 @@ def test_a_result_that_must_wait_is_kept_at_once() -> None:
             super().end_tool_call(result)
             second_is_kept.set()
 
-    @tool(repeatable=True)
+    @tool(idempotent=True)
     def wait(context: RunContext) -> str:
         """Wait until the other call's result is kept."""
         assert second_is_kept.wait(5)
@@ -64,7 +64,7 @@ def test_a_failure_is_kept_as_well() -> None:
     """But not that of a call which never began: it may be made anew."""
     meeting = threading.Barrier(2)
 
-    @tool(repeatable=False)
+    @tool(idempotent=False)
     def fail(context: RunContext) -> str:
         """Fail while another call runs."""
         meeting.wait(5)
@@ -95,7 +95,7 @@ def test_what_cannot_be_kept_stops_the_run() -> None:
         def end_tool_call(self, result: ToolResult) -> None:
             raise CancelRequested
 
-    @tool(repeatable=True)
+    @tool(idempotent=True)
     def slow(context: RunContext) -> str:
         """Take longer than the other call."""
         threading.Event().wait(0.2)
@@ -119,7 +119,7 @@ def test_a_turn_that_goes_on_elsewhere_has_its_results_in_call_order(
             super().end_tool_call(result)
             second_is_kept.set()
 
-    @tool(repeatable=True)
+    @tool(idempotent=True)
     def stopped(context: RunContext) -> str:
         """Be stopped by the end of the process, or of its lease."""
         assert second_is_kept.wait(5)

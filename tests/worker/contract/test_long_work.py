@@ -20,7 +20,7 @@ from worker.contract.stop_signal import StopSignal
 from worker.tools import CallInfo, Tool, http_fetch
 
 def of(name, schema):
-    return Tool(spec=ToolSpec(name, "", schema), function=None, repeatable=False)
+    return Tool(spec=ToolSpec(name, "", schema), function=None, idempotent=False)
 
 """
 #: At the end of `work` of each piece, how often another greenlet had its turn until then.

@@ -117,7 +117,7 @@ def test_the_first_run_asks_a_server_that_nobody_has_asked(
 
     assert "14" == call(tools["double"], n=7)
     assert "Doubles a number." == tools["double"].spec.description
-    assert not any(tool.repeatable for tool in tools.values())
+    assert not any(tool.idempotent for tool in tools.values())
 
 
 def test_arguments_are_checked_before_a_server_sees_them(

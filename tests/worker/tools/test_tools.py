@@ -34,7 +34,7 @@ PAGE = Path(__file__).parents[3] / "docs/reference/tools.md"
 INFO = CallInfo(idempotency_key="run:call")
 
 
-@tool(repeatable=True)
+@tool(idempotent=True)
 def sample(
     context: RunContext,
     text: Annotated[str, Field(description="What to say.", max_length=9)],
@@ -129,7 +129,7 @@ def test_a_tool_of_somebody_else_s_takes_its_arguments_as_one() -> None:
     foreign = Tool(
         spec=ToolSpec("foreign", "Theirs.", {"type": "object", "properties": names}),
         function=call,
-        repeatable=False,
+        idempotent=False,
     )
     arguments = {"context": "x", "info": 1, "self": 2, "a-b": 3}
 
@@ -149,7 +149,7 @@ def test_a_tool_of_ours_with_a_schema_that_is_none_is_not_made() -> None:
         return ""
 
     with pytest.raises(InvalidSchema):
-        tool(repeatable=True)(odd)
+        tool(idempotent=True)(odd)
 
 
 def test_a_tool_of_somebody_else_s_with_a_schema_that_is_none_cannot_be_called() -> None:
@@ -157,7 +157,7 @@ def test_a_tool_of_somebody_else_s_with_a_schema_that_is_none_cannot_be_called()
     foreign = Tool(
         spec=ToolSpec("foreign", "Theirs.", {"type": "nonsense"}),
         function=lambda context, info, arguments: "",
-        repeatable=False,
+        idempotent=False,
     )
 
     for _ in range(2):
@@ -173,13 +173,13 @@ def test_a_type_without_a_schema_is_told_to_who_writes_the_tool() -> None:
         return ""
 
     with pytest.raises(PydanticUserError, match="Event"):
-        tool(repeatable=True)(odd)
+        tool(idempotent=True)(odd)
 
 
 def test_a_value_that_the_schema_allows_and_the_type_does_not_is_refused() -> None:
     """The model gets the argument's name, and the function is not called."""
 
-    @tool(repeatable=True)
+    @tool(idempotent=True)
     def remind(context: RunContext, days: list[date]) -> str:
         """Show them."""
         return " ".join(day.strftime("%A") for day in days)
@@ -192,7 +192,7 @@ def test_a_value_that_the_schema_allows_and_the_type_does_not_is_refused() -> No
 def test_whole_numbers_in_lists_are_integers_too() -> None:
     """The function gets what its signature says, however deep."""
 
-    @tool(repeatable=True)
+    @tool(idempotent=True)
     def add(
         context: RunContext,
         numbers: list[list[int] | None],
@@ -230,7 +230,7 @@ def test_a_file_that_holds_no_tool_is_told_with_its_name(
 ) -> None:
     """Whoever forgets a type, a name or the context does not find out from runs that fail."""
     imports = "from worker.contract.context import RunContext\nfrom worker.tools import tool\n"
-    (tmp_path / "broken.py").write_text(f"{imports}\n@tool(repeatable=True)\n{function}\n")
+    (tmp_path / "broken.py").write_text(f"{imports}\n@tool(idempotent=True)\n{function}\n")
     monkeypatch.setattr(tools, "__path__", [*tools.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "worker.tools.broken", raising=False)
     tools.names.cache_clear()
@@ -334,7 +334,7 @@ def test_what_has_a_side_effect_is_not_repeated() -> None:
     """Each tool says whether a crash in it may run it again."""
     loaded = tools.load(("ask_user", "current_time", "calculator", *tools.FAULT_TOOLS))
 
-    assert {"append_line"} == {name for name, t in loaded.items() if not t.repeatable}
+    assert {"append_line"} == {name for name, t in loaded.items() if not t.idempotent}
 
 
 def test_current_time_is_a_time_of_the_wire() -> None:
