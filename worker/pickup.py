@@ -34,7 +34,7 @@ def _run(process: WorkerProcess) -> None:
     more = False
     pause = min(LOOK_SECONDS, process.settings.sweep_seconds)
     while not process.draining.wait(MORE_PAUSE_SECONDS if more else pause):
-        room = min(process.room, BATCH)
+        room = min(process.free_slots, BATCH)
         if room <= 0 or not process.lease.is_valid:
             continue
         try:
@@ -51,7 +51,7 @@ def pick_up(process: WorkerProcess, room: int) -> int:
     Raises:
         Unavailable
     """
-    delivered = process.delivered_up_to
+    delivered = process.newest_delivered_queued_at
     with process.connections.reading() as sql:
         found = claims.unclaimed(
             sql,

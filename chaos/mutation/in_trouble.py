@@ -51,8 +51,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "I8 I9 I10",
         Edit(
             "worker/attempt/execution.py",
-            "loop.run(agent, run, held.stop, earlier.turns)",
-            "loop.run(agent, run, held.stop, [])",
+            "loop.run(agent, run, active.stop, earlier.turns)",
+            "loop.run(agent, run, active.stop, [])",
         ),
     ),
     mutant(
@@ -236,7 +236,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "worker/process/process.py",
-            "is_crash = run_id not in self._lost_by_outage",
+            "is_crash = run_id not in self._outage_runs",
             "is_crash = True",
         ),
     ),

@@ -58,7 +58,7 @@ def test_a_long_queue_is_left_to_its_messages(stored: StoredRuns, process: Worke
     passed_by = stored.create(queued_at=ago(seconds=9))
     delivered = stored.create(queued_at=ago(seconds=6))
     still_to_come = stored.create(queued_at=ago(seconds=3))
-    process.delivered(stored.row(delivered)["queued_at"])
+    process.mark_delivered(stored.row(delivered)["queued_at"])
 
     assert 1 == pickup.pick_up(process, 100)
     eventually(lambda: stored.state(passed_by) == "completed")
@@ -71,7 +71,7 @@ def test_a_long_queue_is_left_to_its_messages(stored: StoredRuns, process: Worke
 def test_one_suspect_at_a_time_is_executed(stored: StoredRuns, process: WorkerProcess) -> None:
     """If it kills its worker, no other run loses its last try with it."""
     suspects = [stored.create(queued_at=ago(seconds=5), crashes=2) for _ in range(3)]
-    with process.holding(suspects[0]) as held:
+    with process.track(suspects[0]) as held:
         assert process.enter_quarantine(held)
 
         assert 0 == pickup.pick_up(process, 100)
@@ -79,6 +79,6 @@ def test_one_suspect_at_a_time_is_executed(stored: StoredRuns, process: WorkerPr
         process.leave_quarantine(held)
     while "queued" in [stored.state(run) for run in suspects]:
         pickup.pick_up(process, 100)
-        eventually(lambda: not process.held())
+        eventually(lambda: not process.active_runs())
     # The last one may have been claimed between the two questions.
     eventually(lambda: {"completed"} == {stored.state(run) for run in suspects})

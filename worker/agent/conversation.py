@@ -40,8 +40,8 @@ class Turn:
     content: str
     calls: list[ToolCall] = field(default_factory=list)
     results: dict[str, ToolMessage] = field(default_factory=dict)
-    #: Of a lost attempt, whose event it could not write any more.
-    done: dict[str, types.ToolResult] = field(default_factory=dict)
+    #: Results in the ledger of a lost attempt, which could not write their events any more.
+    ledger_results: dict[str, types.ToolResult] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)  # of people: to questions, confirmations
     #: How often a person was asked about a call.
     asked: Counter[str] = field(default_factory=Counter)
@@ -150,12 +150,12 @@ def messages_of(turns: Sequence[Turn]) -> list[Message]:
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
-    """The state that earlier attempts of a run have left.
+class ResumeState:
+    """The point from which a resumed run continues.
 
     `lost` are the events of text and reasoning that were streamed and not finished; with
-    `is_counted` whoever streamed them has counted their call. `route_id` is the route that they
-    fell back to.
+    `is_counted` their call is in the run's costs already. `route_id` is the route that an earlier
+    attempt fell back to.
     """
 
     turns: list[Turn] = field(default_factory=list)
@@ -164,12 +164,12 @@ class Earlier:
     route_id: str | None = None
 
 
-def earlier_of(stored: Sequence[StoredEvent]) -> Earlier:
-    """Read the state of earlier attempts from all the events that a run has so far."""
+def resume_state_from(stored: Sequence[StoredEvent]) -> ResumeState:
+    """Read from all of a run's events where it continues."""
     lost = lost_events_of(stored)
     fallbacks = [event for event in stored if event.type == types.RunFallback.type]
     costs = [event.seq for event in stored if event.type == types.RunCost.type]
-    return Earlier(
+    return ResumeState(
         turns_of(stored),
         lost,
         bool(lost) and max(costs, default=0) > lost[0].seq,

@@ -146,7 +146,7 @@ class _SideBySide:
             self._has_outcome = True
             self._deadline = None
         self.stopped = stopped
-        self.result = self._turn.done.get(self.call.id) or types.ToolResult(
+        self.result = self._turn.ledger_results.get(self.call.id) or types.ToolResult(
             self.call.id, self.call.name, cut(output), is_error, duration_ms
         )
         if begun and stopped is None and len(self._turn.calls) - len(self._turn.results) > 1:
@@ -161,7 +161,7 @@ class _SideBySide:
     def _outcome(self) -> tuple[str, bool, BaseException | None, bool]:
         """Make the call; return output, is_error, why it had to stop, and whether it began."""
         agent, context, turn, call = self._agent, self._context, self._turn, self.call
-        if call.id in turn.done:
+        if call.id in turn.ledger_results:
             return "", False, None, False
         begun = False
         try:

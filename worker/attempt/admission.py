@@ -18,10 +18,10 @@ from worker.contract.outcomes import LimitExceeded, ProviderError
 from worker.contract.patience import Patience
 from worker.process.route_limits import RouteLimits, scattered
 
-#: So long may a run wait for what other runs hold of its budget.
+#: How long a run waits for money of its budget that other runs have reserved.
 MAX_BUDGET_WAIT_SECONDS = 60.0
 BUDGET_PAUSE_SECONDS = 0.25
-#: A run that waits on for the same reason says so again after so long.
+#: How often a run that keeps waiting for the same reason emits `run.throttled` again.
 REPEAT_SECONDS = 30.0
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ Write = Callable[[Callable[[Transaction], T]], T]
 
 
 class Admission:
-    """Of one attempt; `emit` and `wait` are the run's, and raise what stops it."""
+    """The admission of one attempt; `emit` and `wait` are the run's, and raise what stops it."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Admission:
         emit: Callable[[Event], None],
         wait: Callable[[float], None],
     ) -> None:
-        """Before the first call it must be told its persona, by `obey`."""
+        """Admits no call before `set_persona`."""
         self._claim = claim
         self._route_limits = limits
         self._write = write
@@ -49,13 +49,13 @@ class Admission:
         self._wait = wait
         self._persona: Persona
         self._holds = False
-        self._let_in = 0  # tokens that the current call was let in for
-        self._told: tuple[str, str] | None = None
-        self._told_at = 0.0
+        self._admitted_tokens = 0  # of the current call
+        self._last_throttle_reason: tuple[str, str] | None = None
+        self._last_throttle_at = 0.0
         self.is_limited = claim.is_limited
 
-    def obey(self, persona: Persona) -> None:
-        """The persona's own budgets count too."""
+    def set_persona(self, persona: Persona) -> None:
+        """Apply the persona's own budgets, too."""
         self._persona = persona
         own = (persona.max_cost_usd, persona.max_cost_usd_per_month)
         self.is_limited = self._claim.is_limited or any(limit is not None for limit in own)
@@ -69,7 +69,7 @@ class Admission:
                     "rate_limited", "Gave up after repeated HTTP 429 responses from the provider."
                 )
             self._throttle(route.id, reason, seconds)
-        self._let_in = tokens
+        self._admitted_tokens = tokens
 
     def pause_route(self, route: Route, seconds: float, *, is_shared: bool) -> None:
         """As `RunContext.pause_route`."""
@@ -85,11 +85,11 @@ class Admission:
         """Wait, visibly, for the memory that other runs' histories take."""
         self._throttle(self._claim.route_id, "memory", seconds)
 
-    def used(self, route: Route, usage: Usage) -> None:
-        """A call was made; what it took beyond the estimate counts for the route's limits too."""
-        self._told = None
+    def record_usage(self, route: Route, usage: Usage) -> None:
+        """Count what a call used beyond its estimate against the route's limits."""
+        self._last_throttle_reason = None
         self._route_limits.count_output(
-            route, self._let_in, usage.input_tokens + usage.output_tokens
+            route, self._admitted_tokens, usage.input_tokens + usage.output_tokens
         )
 
     def reserve(
@@ -158,7 +158,10 @@ class Admission:
 
     def _throttle(self, route_id: str, reason: str, seconds: float) -> None:
         now = time.monotonic()
-        if self._told != (route_id, reason) or now + seconds - self._told_at > REPEAT_SECONDS:
-            self._told, self._told_at = (route_id, reason), now
+        if (
+            self._last_throttle_reason != (route_id, reason)
+            or now + seconds - self._last_throttle_at > REPEAT_SECONDS
+        ):
+            self._last_throttle_reason, self._last_throttle_at = (route_id, reason), now
             self._emit(types.RunThrottled(route_id, reason, round(seconds, 3)))
         self._wait(seconds)

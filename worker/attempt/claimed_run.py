@@ -119,7 +119,7 @@ class ClaimedRun:
         )
 
     def add_usage(self, route: Route, usage: Usage) -> Event:
-        self.admission.used(route, usage)
+        self.admission.record_usage(route, usage)
         self.totals = self.totals.plus(RouteCost(route.id, route.model, usage, route.cost(usage)))
         return self._cost()
 

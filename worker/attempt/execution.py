@@ -19,7 +19,7 @@ from shared.storage.hints import GroupedHint
 from worker import providers, tools
 from worker.agent import loop
 from worker.agent.agent import Agent
-from worker.agent.conversation import Earlier, earlier_of
+from worker.agent.conversation import ResumeState, resume_state_from
 from worker.agent.route_chain import RouteChain
 from worker.attempt import failure_log
 from worker.attempt.claimed_run import ClaimedRun
@@ -34,7 +34,7 @@ from worker.contract.outcomes import (
 from worker.mcp.tools import tools_of
 from worker.process import history
 from worker.process.history import History, most_bytes
-from worker.process.process import HeldRun, WorkerProcess
+from worker.process.process import ActiveRun, WorkerProcess
 from worker.process.run_log import RunLog
 from worker.providers import Provider
 
@@ -62,12 +62,12 @@ def execute(process: WorkerProcess, run_id: UUID, *, by_message: bool = False) -
         if not process.lease.wait_until_valid(LEASE_WAIT_SECONDS):
             return
         fault_points.reach("worker.popped")
-        with process.holding(run_id) as held:
-            parked = _attempt(process, held, by_message=by_message)
-            has_room = process.room > process.settings.worker_concurrency // 2
+        with process.track(run_id) as active:
+            parked = _attempt(process, active, by_message=by_message)
+            has_room = process.free_slots > process.settings.worker_concurrency // 2
             if not parked or not has_room or process.draining.is_set():
                 return
-            if not held.answered.wait(LINGER_SECONDS):
+            if not active.answered.wait(LINGER_SECONDS):
                 return
 
 
@@ -77,39 +77,39 @@ def _send_on(process: WorkerProcess, run_id: UUID) -> None:
     process.connections.send(GroupedHint(process.connections.enqueue, run_id))
 
 
-def _attempt(process: WorkerProcess, held: HeldRun, *, by_message: bool) -> bool:
+def _attempt(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> bool:
     """True if the run waits for a person now."""
     began = time.monotonic()
     try:
-        process.enter_quarantine(held)
-        claim = process.claim(held)
+        process.enter_quarantine(active)
+        claim = process.claim(active)
         if claim is None:
             return False
         if by_message:
-            process.delivered(claim.queued_at)
+            process.mark_delivered(claim.queued_at)
         fault_points.reach("worker.claimed")
         if not claim.is_suspect:
-            process.leave_quarantine(held)
+            process.leave_quarantine(active)
         logs.bind(run_id=str(claim.run_id), trace_id=claim.trace_id, attempt=claim.attempt)
-        parked = _drive(process, held, claim)
+        parked = _drive(process, active, claim)
         log.info("attempt ended", extra={"duration_ms": round((time.monotonic() - began) * 1000)})
         return parked
     except (LeaseLost, Unavailable) as error:
         log.warning("abandoning run: its lease may have expired: %s", error.__cause__)
-        process.lost_by_outage(held.run_id)
+        process.mark_outage(active.run_id)
         return False
     finally:
-        process.leave_quarantine(held)
+        process.leave_quarantine(active)
         logs.clear()
 
 
-def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
+def _drive(process: WorkerProcess, active: ActiveRun, claim: Claim) -> bool:
     connections = process.connections
     run_log = RunLog(
         claim.run_id,
         claim.fence,
         claim.last_seq,
-        held.stop,
+        active.stop,
         process.writer.mark,
         times.clock_set_to(claim.claimed_at),
         process.settings.run_output_mib * 1024 * 1024,
@@ -119,10 +119,10 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
         connections,
         claim,
         run_log,
-        held.stop,
+        active.stop,
         process.limits,
         process.end,
-        lambda: process.leave_quarantine(held),
+        lambda: process.leave_quarantine(active),
     )
 
     def fail(error: RunError, cause: BaseException | None = None) -> bool:
@@ -136,10 +136,10 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
     cancelled_by: UUID | None = None
     try:
         # First what it has cost: whatever fails from here on, a run ends with that.
-        earlier = _resume(connections, run) if claim.attempt > 1 else Earlier()
+        earlier = _resume(connections, run) if claim.attempt > 1 else ResumeState()
         persona = process.catalog.persona(claim.org_id, claim.persona_id)
-        run.admission.obey(persona)
-        held.deadline = time.monotonic() + persona.timeout_seconds - claim.used_seconds
+        run.admission.set_persona(persona)
+        active.deadline = time.monotonic() + persona.timeout_seconds - claim.used_seconds
         chain = _chain(process, claim, persona, earlier)
         with process.histories.history_of(claim, most_bytes(chain), run) as seen:
             agent = _agent(process, run, persona, chain, seen)
@@ -151,7 +151,7 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
                     run.emit(types.RunFallback(in_use, route.id, route.model, ROUTE_GONE))
                 if claim.attempt > 1:
                     run.admission.take_over(run.totals.cost_usd, run.totals.own_usd)
-                answer = loop.run(agent, run, held.stop, earlier.turns)
+                answer = loop.run(agent, run, active.stop, earlier.turns)
             finally:
                 chain.close()
         done = run.complete(answer)
@@ -182,7 +182,9 @@ def _drive(process: WorkerProcess, held: HeldRun, claim: Claim) -> bool:
     return parked
 
 
-def _chain(process: WorkerProcess, claim: Claim, persona: Persona, earlier: Earlier) -> RouteChain:
+def _chain(
+    process: WorkerProcess, claim: Claim, persona: Persona, earlier: ResumeState
+) -> RouteChain:
     """Raises: ProviderError: this worker has not the run's route."""
     settings = process.settings
     routes = process.catalog.chain(claim.org_id, persona, claim.route_id)
@@ -203,19 +205,24 @@ def _agent(
 ) -> Agent:
     settings, claim = process.settings, run.claim
     names = [*persona.tools, *(tools.FAULT_TOOLS if settings.faults else ())]
-    own = tools.load(names)
-    # The loop knows this name as its own, also where the persona has not the tool.
-    taken = {*own, "ask_user"}
-    of_servers = tools_of(
-        process.connections, process.mcp, claim.org_id, persona.mcp, taken=taken, context=run
+    builtin_tools = tools.load(names)
+    # The loop knows this name as built in, also where the persona has not the tool.
+    reserved_names = {*builtin_tools, "ask_user"}
+    mcp_tools = tools_of(
+        process.connections,
+        process.mcp,
+        claim.org_id,
+        persona.mcp,
+        reserved_names=reserved_names,
+        context=run,
     )
     # A tool is confirmed by whatever name the persona knows it by.
-    also = {name for name, meant in of_servers.also_named.items() if meant & persona.confirm}
+    aliases = {name for name, meant in mcp_tools.also_named.items() if meant & persona.confirm}
     return Agent(
         run_id=str(claim.run_id),
-        persona=replace(persona, confirm=persona.confirm | also),
+        persona=replace(persona, confirm=persona.confirm | aliases),
         chain=chain,
-        tools={**own, **of_servers.tools},
+        tools={**builtin_tools, **mcp_tools.tools},
         history=seen.messages,
         unread=seen.unread,
         counted=seen.counted,
@@ -225,7 +232,7 @@ def _agent(
     )
 
 
-def _counted(agent: Agent, run: ClaimedRun, earlier: Earlier) -> tuple[Event, ...]:
+def _counted(agent: Agent, run: ClaimedRun, earlier: ResumeState) -> tuple[Event, ...]:
     """The cost of the lost text, unless it is told already: a deploy counts what it breaks off."""
     if earlier.is_counted:
         return ()
@@ -236,12 +243,12 @@ def _counted(agent: Agent, run: ClaimedRun, earlier: Earlier) -> tuple[Event, ..
     return (run.count_lost((agent.chain.route, usage)),)
 
 
-def _resume(connections: Connections, run: ClaimedRun) -> Earlier:
+def _resume(connections: Connections, run: ClaimedRun) -> ResumeState:
     """What earlier attempts have done."""
     run_id = run.claim.run_id
     with connections.reading() as sql:
         run.totals = recorded_totals(sql, run_id)
-        earlier = earlier_of(history.own_events(sql, run_id))
+        earlier = resume_state_from(history.own_events(sql, run_id))
         run.log.written_bytes += history.written_bytes(sql, run_id)
         run.reopen(earlier.lost)
         if earlier.turns and earlier.turns[-1].is_open:

@@ -51,10 +51,10 @@ def tools_of(
     org_id: UUID,
     names: Collection[str],
     *,
-    taken: Collection[str],
+    reserved_names: Collection[str],
     context: RunContext,
 ) -> McpTools:
-    """Return the tools that these servers offer; `taken` are the names of the run's other tools.
+    """Return the tools that these servers offer; `reserved_names` belong to other tools.
 
     Servers that nobody has asked for their tools yet are asked now, side by side. One that was
     asked a while ago is asked beside the run, and so is one that has not told when it was asked
@@ -97,7 +97,9 @@ def tools_of(
             last.config_name,
         )
     # Those that the run does not have too: the loop knows some of them by their names.
-    return _as_tools(connections, client, offered[:MAX_TOOLS], servers, {*taken, *BUILTIN_TOOLS})
+    return _as_tools(
+        connections, client, offered[:MAX_TOOLS], servers, {*reserved_names, *BUILTIN_TOOLS}
+    )
 
 
 def model_names(pairs: Collection[tuple[str, str]], taken: Collection[str]) -> list[str]:

@@ -279,7 +279,7 @@ def take_done_calls(sql: Connection, run_id: UUID, turn: Turn) -> None:
         )
     )
     for row in rows:
-        turn.done[row.tool_call_id] = ToolResult(
+        turn.ledger_results[row.tool_call_id] = ToolResult(
             row.tool_call_id,
             names[row.tool_call_id],
             row.output,

@@ -1,4 +1,4 @@
-"""What one worker process holds: its lease, its writer, its signals, and the runs it executes."""
+"""One worker process: its lease, writer and signal listener, and the runs it executes."""
 
 import logging
 import threading
@@ -31,22 +31,22 @@ from worker.process.route_limits import RouteLimits
 
 log = logging.getLogger(__name__)
 
-#: Without a message for so long, none is expected.
+#: A message that has not arrived by then is not expected any more.
 DELIVERY_SECONDS = 2.0
-#: After SIGTERM a model call may go on for so long before its run is handed over.
+#: How long a model call may continue after SIGTERM before its run is handed over.
 DRAIN_SECONDS = 5.0
-#: What handing over takes then, and taking the worker's row away.
+#: How long handing over may take after that, and removing the worker's row.
 HAND_OVER_SECONDS = 3.0
 DEREGISTER_SECONDS = 2.0
 
 
-class HeldRun:
+class ActiveRun:
     """A run that one thread of this process executes, with what may reach it from outside."""
 
     def __init__(self, run_id: UUID) -> None:
         self.run_id = run_id
         self.stop = StopSignal()
-        self.answered = threading.Event()  # its input is there
+        self.answered = threading.Event()  # its input has arrived
         self.deadline = float("inf")  # on the monotonic clock
 
 
@@ -68,15 +68,15 @@ class WorkerProcess:
         self._end_together = GroupCommit(self._end, size=lambda ending: ending.size)
         self.draining = threading.Event()
         self._lock = threading.Lock()
-        self._held: set[HeldRun] = set()
-        self._suspect: HeldRun | None = None
-        self._lost_by_outage: set[UUID] = set()
+        self._active: set[ActiveRun] = set()
+        self._suspect: ActiveRun | None = None
+        self._outage_runs: set[UUID] = set()
         self._delivered_at = float("-inf")
-        self._delivered_up_to: datetime | None = None
-        self.lease = Lease(settings, self.held, self._on_orphan)
+        self._newest_delivered: datetime | None = None
+        self.lease = Lease(settings, self.active_runs, self._on_orphan)
         self.worker_id = self.lease.worker_id
         self._signals = signals.SignalListener(
-            self.connections, self.worker_id, self.held, self._on_signal
+            self.connections, self.worker_id, self.active_runs, self._on_signal
         )
         self._sweep = sweep.start(self.connections)
         threading.Thread(target=self._enforce_deadlines, name="deadlines", daemon=True).start()
@@ -86,7 +86,7 @@ class WorkerProcess:
         """Drain, and let the threads that talk to Postgres and Redis end at their next turn."""
         self.drain()
         deadline = time.monotonic() + DRAIN_SECONDS + HAND_OVER_SECONDS
-        while self.held() and time.monotonic() < deadline:
+        while self.active_runs() and time.monotonic() < deadline:
             time.sleep(0.05)
         self.lease.stop(DEREGISTER_SECONDS)
         self._signals.stop()
@@ -94,16 +94,16 @@ class WorkerProcess:
         self.mcp.close()
         self.connections.close()
 
-    def _claim(self, wanted: Sequence["HeldRun"]) -> list[Claim | None]:
-        ids = [held.run_id for held in wanted]
-        suspects = [held.run_id for held in wanted if held is self._suspect]
+    def _claim(self, wanted: Sequence["ActiveRun"]) -> list[Claim | None]:
+        ids = [run.run_id for run in wanted]
+        suspects = [run.run_id for run in wanted if run is self._suspect]
         with self.connections.statement() as tx:
             taken = claims.start(tx, ids, self.worker_id, suspects=suspects)
         if others := [run_id for run_id in ids if run_id not in taken]:
             with self.connections.transaction() as tx:
                 taken |= claims.claim(tx, others, self.worker_id, suspects=suspects)
         # A run may be wanted twice: only the first gets it.
-        return [taken.pop(held.run_id, None) for held in wanted]
+        return [taken.pop(run.run_id, None) for run in wanted]
 
     def _end(self, to_end: Sequence[Ending]) -> list[Outcome]:
         with self.connections.statement() as tx:
@@ -116,59 +116,61 @@ class WorkerProcess:
         with self.connections.transaction() as tx:
             return endings.end_held(tx, ending)
 
-    def held(self) -> dict[UUID, StopSignal]:
-        """The stop signals of the runs that are held, or just being claimed, by run."""
+    def active_runs(self) -> dict[UUID, StopSignal]:
+        """Return the stop signals of the runs being executed or claimed, by run id."""
         with self._lock:
-            return {held.run_id: held.stop for held in self._held}
+            return {run.run_id: run.stop for run in self._active}
 
     @contextmanager
-    def holding(self, run_id: UUID) -> Iterator[HeldRun]:
+    def track(self, run_id: UUID) -> Iterator[ActiveRun]:
         """Listen for the run's signals: from before the claim, so that none is missed."""
-        held = HeldRun(run_id)
+        run = ActiveRun(run_id)
         with self._lock:
-            self._held.add(held)
+            self._active.add(run)
         try:
-            yield held
+            yield run
         finally:
             with self._lock:
-                self._held.discard(held)
+                self._active.discard(run)
 
     @property
-    def room(self) -> int:
-        """How many more runs this process may hold."""
-        return self.settings.worker_concurrency - len(self._held)
+    def free_slots(self) -> int:
+        """The number of further runs that this process may execute."""
+        return self.settings.worker_concurrency - len(self._active)
 
-    def delivered(self, queued_at: datetime) -> None:
-        """A message has brought a run that was queued then."""
+    def mark_delivered(self, queued_at: datetime) -> None:
+        """Note that a message delivered a run that was queued at this time."""
         self._delivered_at = time.monotonic()
-        self._delivered_up_to = max(queued_at, self._delivered_up_to or queued_at)
+        self._newest_delivered = max(queued_at, self._newest_delivered or queued_at)
 
     @property
-    def delivered_up_to(self) -> datetime | None:
-        """When that run was queued whose message came last, None if none came of late.
+    def newest_delivered_queued_at(self) -> datetime | None:
+        """The time at which the newest delivered run was queued; None without a recent delivery.
 
-        Messages come in order: one for an earlier run, but for a short time, will not come.
+        Messages arrive in order: one for a run that was queued earlier is not going to arrive.
         """
         is_recent = time.monotonic() - self._delivered_at < DELIVERY_SECONDS
-        return self._delivered_up_to if is_recent else None
+        return self._newest_delivered if is_recent else None
 
     @property
     def has_suspect(self) -> bool:
         return self._suspect is not None
 
-    def enter_quarantine(self, held: HeldRun) -> bool:
-        """False if another suspect is held: one that kills its worker must not take others along
-        whose next lost owner would be their last.
+    def enter_quarantine(self, run: ActiveRun) -> bool:
+        """Make the run this process's only suspect; False if there is another one.
+
+        A suspect that kills its worker must not take along others that are given up with their
+        next lost owner.
         """
         with self._lock:
             if self._suspect is None:
-                self._suspect = held
-            return self._suspect is held
+                self._suspect = run
+            return self._suspect is run
 
-    def leave_quarantine(self, held: HeldRun) -> None:
-        """The run is no suspect, or not any more."""
+    def leave_quarantine(self, run: ActiveRun) -> None:
+        """Make room for another suspect: the run is none, or not any more."""
         with self._lock:
-            if self._suspect is held:
+            if self._suspect is run:
                 self._suspect = None
 
     def drain(self) -> None:
@@ -179,51 +181,51 @@ class WorkerProcess:
         self.draining.set()
 
     def wait_until_drained(self) -> None:
-        """Until every run has been handed over, or a few seconds after it should have been."""
+        """Return once every run is handed over, or a few seconds after it should have been."""
         deadline = time.monotonic() + 2 * DRAIN_SECONDS
-        while self.held() and time.monotonic() < deadline:
+        while self.active_runs() and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def _hand_over(self) -> None:
         self.draining.wait()
         deadline = time.monotonic() + DRAIN_SECONDS
-        while self.held() and time.monotonic() < deadline:
+        while self.active_runs() and time.monotonic() < deadline:
             time.sleep(0.05)
-        for stop in self.held().values():
+        for stop in self.active_runs().values():
             stop.set(ShuttingDown())
 
-    def lost_by_outage(self, run_id: UUID) -> None:
-        """The run was let go because Postgres was out of reach: that is no crash of it."""
+    def mark_outage(self, run_id: UUID) -> None:
+        """Note that the run was abandoned in an outage of Postgres, which is no crash of it."""
         with self._lock:
-            self._lost_by_outage.add(run_id)
+            self._outage_runs.add(run_id)
 
     def _on_orphan(self, run_id: UUID) -> None:
         log.error("no thread of this process executes its run %s: requeueing it", run_id)
         threading.Thread(target=self._recover, args=(run_id,), name="orphan", daemon=True).start()
 
     def _recover(self, run_id: UUID) -> None:
-        is_crash = run_id not in self._lost_by_outage
+        is_crash = run_id not in self._outage_runs
         try:
             sweep.recover_orphan(self.connections, run_id, self.worker_id, is_crash)
         except Unavailable:
             return  # the next heartbeat finds the run again
         with self._lock:
-            self._lost_by_outage.discard(run_id)
+            self._outage_runs.discard(run_id)
 
     def _on_signal(self, kind: str, run_id: UUID, detail: str) -> None:
         with self._lock:
-            concerned = [held for held in self._held if held.run_id == run_id]
-        for held in concerned:
+            concerned = [run for run in self._active if run.run_id == run_id]
+        for run in concerned:
             if kind == "cancel":
-                held.stop.set(CancelRequested(ids.parse_id(detail)))
+                run.stop.set(CancelRequested(ids.parse_id(detail)))
             elif kind == "input":
-                held.answered.set()
+                run.answered.set()
 
     def _enforce_deadlines(self) -> None:
         while True:
             time.sleep(1)
             now = time.monotonic()
             with self._lock:
-                late = [held for held in self._held if held.deadline < now]
-            for held in late:
-                held.stop.set(DeadlineExceeded())
+                late = [run for run in self._active if run.deadline < now]
+            for run in late:
+                run.stop.set(DeadlineExceeded())

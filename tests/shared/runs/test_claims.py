@@ -303,7 +303,7 @@ def test_what_came_of_a_tool_call_is_kept(stored: StoredRuns) -> None:
     with stored.connections.reading() as sql:
         history.take_done_calls(sql, first.run_id, turn)
 
-    assert {"c2": result} == turn.done
+    assert {"c2": result} == turn.ledger_results
 
 
 @pytest.mark.parametrize(("progressed", "crashes"), [(True, 0), (False, 2)])

@@ -123,7 +123,7 @@ def test_a_cancelled_call_costs_the_input_that_the_vendor_told(
     attempt.start()
     eventually(lambda: "message.delta" in stored.types(run_id))
     stored.cancel(run_id)
-    process.held()[run_id].set(CancelRequested())
+    process.active_runs()[run_id].set(CancelRequested())
     attempt.join(30)
 
     assert RunState.CANCELLED == stored.state(run_id)

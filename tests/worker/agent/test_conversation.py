@@ -8,7 +8,7 @@ import pytest
 
 from shared.events import types
 from shared.events.types import Event, StoredEvent, Usage, encode
-from worker.agent.conversation import earlier_of, lost_events_of, messages_of, turns_of
+from worker.agent.conversation import lost_events_of, messages_of, resume_state_from, turns_of
 from worker.contract.messages import AssistantMessage, ToolCall, ToolMessage
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -154,5 +154,7 @@ def test_lost_text_is_counted_where_a_cost_follows_it() -> None:
     cost = types.RunCost(Usage(), Decimal(0))
     lost = [STARTED, completed("a"), cost, types.MessageDelta("b")]
 
-    assert [False, True] == [earlier_of(stored(*lost, *then)).is_counted for then in ([], [cost])]
-    assert not earlier_of(stored(STARTED, cost)).is_counted
+    assert [False, True] == [
+        resume_state_from(stored(*lost, *then)).is_counted for then in ([], [cost])
+    ]
+    assert not resume_state_from(stored(STARTED, cost)).is_counted

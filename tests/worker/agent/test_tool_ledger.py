@@ -29,7 +29,7 @@ def test_a_result_of_a_lost_attempt_is_taken_from_the_ledger() -> None:
         ToolCall("call_1_1", "calculator", CALCULATE["args"]),
         ToolCall("call_1_2", "once", {}),
     ]
-    turn = Turn("m", "", calls, done={"call_1_2": kept})
+    turn = Turn("m", "", calls, ledger_results={"call_1_2": kept})
     context = RecordedRun(attempt=2, begun=["call_1_1", "call_1_2"])
 
     run(agent_for({"tool": "x"}, {"say": "b"}, extra={"once": once}), context, [turn])

@@ -56,9 +56,9 @@ class Gate:
         self.waits.append(seconds)
         self.meanwhile()
 
-    def obey(self, **limits: Decimal) -> Admission:
+    def set_persona(self, **limits: Decimal) -> Admission:
         persona = replace(personas.builtin()["plain@1"], key=f"p-{new_id()}", **limits)
-        self.admission.obey(persona)
+        self.admission.set_persona(persona)
         return self.admission
 
 
@@ -76,7 +76,7 @@ def gate(stored: StoredRuns) -> Gate:
 
 def test_a_run_without_a_budget_is_not_limited(gate: Gate, route: Route) -> None:
     """It passes without a word, and settles nothing."""
-    admission = gate.obey()
+    admission = gate.set_persona()
 
     assert not admission.is_limited
     admission.admit(route, 1000, Patience(has_next=False))
@@ -87,7 +87,7 @@ def test_a_run_without_a_budget_is_not_limited(gate: Gate, route: Route) -> None
 
 def test_a_route_that_has_no_room_is_waited_for(gate: Gate, route: Route) -> None:
     """Said once, however often it is asked; and whoever waits can be stopped."""
-    admission = gate.obey()
+    admission = gate.set_persona()
     narrow = replace(route, requests_per_minute=1)
     admission.admit(narrow, 10, Patience(has_next=False))
 
@@ -107,12 +107,12 @@ def test_a_route_that_has_no_room_is_waited_for(gate: Gate, route: Route) -> Non
 
 def test_a_pause_that_a_provider_asked_for_is_said(gate: Gate, route: Route) -> None:
     """Once, and waited for until a call was made, a little longer than it was asked for."""
-    admission = gate.obey()
+    admission = gate.set_persona()
 
     for _ in range(3):
         admission.back_off(route, 2.5, is_shared=True)
         admission.admit(replace(route, id=str(new_id())), 10, Patience(has_next=False))
-    admission.used(route, Usage())
+    admission.record_usage(route, Usage())
     admission.back_off(route, 2.5, is_shared=True)
 
     assert all(2.5 < seconds < 5 for seconds in gate.waits)
@@ -139,10 +139,10 @@ def test_another_org_waits_only_for_the_accounts_own_limit(
     """A 429 for one org's request does not stop the calls of others on the same route."""
     other_org = StoredRuns.of(connections, register())
     others = Gate(other_org, other_org.claimed())
-    gate.obey().back_off(route, 0.3, is_shared=is_shared)
+    gate.set_persona().back_off(route, 0.3, is_shared=is_shared)
     others.meanwhile = lambda: time.sleep(0.3)
 
-    others.obey().admit(route, 10, Patience(has_next=False))
+    others.set_persona().admit(route, 10, Patience(has_next=False))
 
     assert waits == min(len(others.waits), 1)
     assert waits == len(others.told)
@@ -161,7 +161,7 @@ def test_a_pause_that_others_renew_is_waited_for_no_longer(
     gate.meanwhile()
 
     with pytest.raises(ProviderError) as refused:
-        gate.obey().admit(route, 10, Patience(has_next=has_next))
+        gate.set_persona().admit(route, 10, Patience(has_next=has_next))
 
     assert "provider.rate_limited" == refused.value.code
     assert most - 2 * MAX_PAUSE_SECONDS < sum(gate.waits) <= most
@@ -169,7 +169,7 @@ def test_a_pause_that_others_renew_is_waited_for_no_longer(
 
 def test_a_long_wait_is_said_each_time(gate: Gate, route: Route) -> None:
     """A client hears of a run that waits at least about every 30 s."""
-    admission = gate.obey()
+    admission = gate.set_persona()
 
     for _ in range(3):
         admission.back_off(route, 30, is_shared=True)
@@ -179,7 +179,7 @@ def test_a_long_wait_is_said_each_time(gate: Gate, route: Route) -> None:
 
 def test_what_does_not_fit_into_the_budget_is_refused(gate: Gate, route: Route) -> None:
     """With the sum that it would have come to."""
-    admission = gate.obey(max_cost_usd=Decimal("1.5"))
+    admission = gate.set_persona(max_cost_usd=Decimal("1.5"))
     admission.reserve(route, WORST, Decimal(0))
 
     with pytest.raises(LimitExceeded, match="cost to 2 USD") as refused:
@@ -196,7 +196,7 @@ def test_what_other_runs_hold_is_waited_for(stored: StoredRuns, gate: Gate, rout
         personas.builtin()["plain@1"], key=f"p-{new_id()}", max_cost_usd_per_month=Decimal("1.5")
     )
     for each in (gate, other):
-        each.admission.obey(persona)
+        each.admission.set_persona(persona)
     other.admission.reserve(route, WORST, Decimal(0))
     gate.meanwhile = lambda: other.admission.settle(Decimal("0.25"))
 
@@ -211,13 +211,13 @@ def test_what_a_lost_worker_held_shrinks_to_what_was_used(
 ) -> None:
     """It was lost between its call and the settlement; the next one may be days away."""
     limits = {"max_cost_usd_per_month": Decimal("1.5")}
-    gate.obey(**limits).reserve(route, WORST, Decimal(0))
+    gate.set_persona(**limits).reserve(route, WORST, Decimal(0))
     assert Decimal(1) == held(stored, gate.claim)
     stored.set(gate.claim.run_id, state="queued", resume_reason="worker_lost")
     again = stored.claim(gate.claim.run_id)
     assert again is not None
 
-    Gate(stored, again).obey(**limits).take_over(Decimal("0.25"))
+    Gate(stored, again).set_persona(**limits).take_over(Decimal("0.25"))
 
     assert Decimal("0.25") == held(stored, again)
 
@@ -251,7 +251,7 @@ def test_a_limit_that_is_gone_refuses_no_route_without_prices(
     """A run that was claimed under it goes on without."""
     gate.admission.is_limited = True
 
-    gate.obey().reserve(replace(route, prices=None), WORST, Decimal(0))
+    gate.set_persona().reserve(replace(route, prices=None), WORST, Decimal(0))
 
     assert None is held(stored, gate.claim)
 
@@ -262,7 +262,7 @@ def test_credits_refuse_no_model_of_the_org_without_prices(
     """They pay for routes of the server alone, whose prices must be known."""
     with stored.connections.transaction() as tx:
         credits.open_prepaid(tx, gate.claim.org_id, 0)
-    admission = gate.obey()
+    admission = gate.set_persona()
 
     admission.reserve(replace(route, prices=None, is_of_org=True), WORST, Decimal(0))
     with pytest.raises(LimitExceeded, match="has no known prices"):
@@ -271,7 +271,7 @@ def test_credits_refuse_no_model_of_the_org_without_prices(
 
 def test_a_route_without_prices_is_refused_under_a_budget(gate: Gate, route: Route) -> None:
     """Whatever it cost, nobody would know."""
-    admission = gate.obey(max_cost_usd=Decimal(100))
+    admission = gate.set_persona(max_cost_usd=Decimal(100))
 
     with pytest.raises(LimitExceeded, match="has no known prices") as refused:
         admission.reserve(replace(route, prices=None), WORST, Decimal(0))

@@ -79,7 +79,7 @@ def stopped_in_the_middle(
     attempt = threading.Thread(target=execution.execute, args=(process, run_id))
     attempt.start()
     eventually(lambda: said in said_by(stored, run_id) != "")
-    process.held()[run_id].set(reason)
+    process.active_runs()[run_id].set(reason)
     attempt.join(10)
 
 

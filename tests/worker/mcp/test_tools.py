@@ -80,7 +80,9 @@ def offered(connections: Connections, client: McpClient, alice: User) -> Callabl
 
     def ask(*names: str, taken: tuple[str, ...] = (), stop: StopSignal | None = None) -> McpTools:
         context = cast(RunContext, stop or StopSignal())
-        return tools_of(connections, client, alice.org_id, names, taken=taken, context=context)
+        return tools_of(
+            connections, client, alice.org_id, names, reserved_names=taken, context=context
+        )
 
     return ask
 
@@ -514,7 +516,9 @@ def test_another_orgs_server_is_none(
     mallory = register()
     context = cast(RunContext, StopSignal())
 
-    found = tools_of(connections, client, mallory.org_id, ["odd"], taken=(), context=context)
+    found = tools_of(
+        connections, client, mallory.org_id, ["odd"], reserved_names=(), context=context
+    )
 
     assert {} == found.tools
 

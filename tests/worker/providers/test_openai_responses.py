@@ -552,7 +552,7 @@ def test_many_steps_survive_the_worker_and_the_run(stored: StoredRuns, settings:
             attempt = threading.Thread(target=execution.execute, args=(process, run_id))
             attempt.start()
             assert reached.wait(30)
-            process.held()[run_id].set(LeaseLost())
+            process.active_runs()[run_id].set(LeaseLost())
             go_on.set()
             attempt.join(10)
         stored.set(run_id, state=RunState.QUEUED, resume_reason="worker_lost")

@@ -421,7 +421,7 @@ def test_it_outlives_the_worker_and_the_run(
             attempt = threading.Thread(target=execution.execute, args=(process, run_id))
             attempt.start()
             eventually(lambda: len(fake.bodies) == 2)
-            process.held()[run_id].set(LeaseLost())
+            process.active_runs()[run_id].set(LeaseLost())
             attempt.join(10)
         stored.set(run_id, state=RunState.QUEUED, resume_reason="worker_lost")
         with worker(settings, route) as process:
