@@ -9,7 +9,7 @@ from uuid import UUID
 
 import jwt
 
-from api.http import strict_json
+from shared import json_text
 from shared.config import Settings
 from shared.errors import Unauthorized
 from shared.ids import parse_id
@@ -64,7 +64,7 @@ def verify(settings: Settings, token: str) -> Claims:
         raise Unauthorized()
     header, payload, _ = token.split(".")
     try:
-        if strict_json.loads(_decoded(header)) != _HEADER:
+        if json_text.loads(_decoded(header)) != _HEADER:
             raise Unauthorized()
         jwt.decode(
             token,
@@ -75,7 +75,7 @@ def verify(settings: Settings, token: str) -> Claims:
             # A clock of another process that is ahead makes no token wrong.
             options={"require": ["exp", "sub"], "strict_aud": True, "verify_iat": False},
         )
-        claims = strict_json.loads(_decoded(payload))
+        claims = json_text.loads(_decoded(payload))
     except (jwt.InvalidTokenError, ValueError) as error:
         raise Unauthorized() from error
     expires_at = claims["exp"]

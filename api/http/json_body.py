@@ -10,7 +10,7 @@ import gevent
 from flask import g, request
 from marshmallow import Schema, ValidationError
 
-from api.http import strict_json
+from shared import json_text
 from shared.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnsupportedMediaType
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -80,8 +80,8 @@ def _read_object() -> dict[str, Any] | None:
     if not data:
         return None
     try:
-        body = strict_json.loads(data)
-    except strict_json.InvalidJSON as error:
+        body = json_text.loads(data)
+    except json_text.InvalidJSON as error:
         raise InvalidRequest(**{name: [why] for name, why in error.problems.items()}) from None
     if not isinstance(body, dict):
         raise InvalidRequest(body=["must be a JSON object"])

@@ -14,6 +14,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar, NamedTuple
 
+from shared.json_text import MAX_DEPTH
 from shared.times import rfc3339
 
 TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})
@@ -31,10 +32,6 @@ TOKEN_FIELDS = (
 #: Left out where they are 0: most models have none, and the release before this one cannot read
 #: them.
 RARE_TOKEN_FIELDS = frozenset({"cache_write_tokens", "reasoning_tokens"})
-
-#: Of what people and models send, as of a request's body; Python cannot encode all that it can
-#: decode.
-MAX_DEPTH = 64
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 

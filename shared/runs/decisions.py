@@ -1,12 +1,11 @@
 """A user's reply to a tool call that has to be confirmed."""
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
+from shared import json_text
 from shared.errors import InvalidRequest
-from shared.events.types import MAX_DEPTH, is_too_deep, plain
 
 #: Whole replies, in lower case and without politeness and punctuation.
 APPROVALS = frozenset(
@@ -25,8 +24,6 @@ _DENIALS = frozenset(
     }
 )
 _POLITENESS = re.compile(r"\b(please|pls|thanks|thank you)\b|[.,!]")
-#: Python reads no longer ones, which would make the whole a denial.
-_MAX_DIGITS = 1_000
 _MAX_WORDS = 100
 _FIELDS = {"decision", "reason", "arguments"}
 
@@ -55,16 +52,7 @@ def read(content: str) -> Decision:
             cannot be stored as they are.
     """
     said = content.strip()
-    try:
-        document = (
-            json.loads(said, object_pairs_hook=_once, parse_int=_integer, parse_constant=_no_number)
-            if said.startswith("{")
-            else None
-        )
-    except ValueError:
-        document = None
-    except RecursionError:
-        raise _invalid(f"is nested deeper than {MAX_DEPTH} levels") from None
+    document = _document(said) if said.startswith("{") else None
     if not isinstance(document, dict) or "decision" not in document:
         if said.lower() == "edit":
             raise _invalid('to edit, send {"decision": "edit", "arguments": {…}}')
@@ -79,14 +67,6 @@ def read(content: str) -> Decision:
         case "edit":
             if not isinstance(arguments, dict):
                 raise _invalid("the decision `edit` requires `arguments`, an object")
-            if is_too_deep(arguments):
-                raise _invalid(f"`arguments` are nested deeper than {MAX_DEPTH} levels")
-            # What is made must be what was confirmed, to the letter.
-            if plain(arguments) != arguments:
-                raise _invalid(
-                    "`arguments` contain a NUL character, a lone surrogate or a number"
-                    " that is too large"
-                )
             return Decision(approved=True, arguments=arguments)
         case "approve" | "deny" if arguments is not None:
             raise _invalid("`arguments` is only allowed with the decision `edit`")
@@ -108,23 +88,22 @@ def _in_words(said: str) -> Decision:
     )
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in document:
-            raise _invalid(f"duplicate field {name[:_MAX_WORDS]!r}")
-        document[name] = value
-    return document
+def _document(said: str) -> Any:
+    """Return the JSON that a reply consists of, None if it is not JSON.
 
-
-def _integer(text: str) -> int:
-    if len(text) > _MAX_DIGITS:
-        raise _invalid(f"contains a number with more than {_MAX_DIGITS} digits")
-    return int(text)
-
-
-def _no_number(text: str) -> Any:
-    raise _invalid(f"{text} is not valid JSON")
+    What is made must be what was approved, to the letter: so what cannot be stored is refused.
+    """
+    try:
+        return json_text.loads(
+            said.encode("utf-8", "surrogatepass"),
+            max_depth=json_text.MAX_DEPTH + 1,  # `arguments` alone may be as deep as a body
+            max_values=None,
+            takes_long_integers=True,
+        )
+    except json_text.NotJSON:
+        return None
+    except json_text.InvalidJSON as error:
+        raise _invalid(str(error)) from None
 
 
 def _invalid(why: str) -> InvalidRequest:

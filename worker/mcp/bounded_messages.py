@@ -9,7 +9,7 @@ import httpx2
 from mcp.client import streamable_http
 from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCResponse, jsonrpc_message_adapter
 
-from shared.json_values import has_more_values
+from shared.json_text import has_more_values
 from worker.mcp.results import MAX_ERROR_CHARACTERS, reduce
 from worker.mcp.tool_lists import put_in_order
 

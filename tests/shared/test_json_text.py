@@ -5,13 +5,14 @@ import json
 import time
 import tracemalloc
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.http import strict_json
-from api.http.strict_json import InvalidJSON
+from shared import json_text
+from shared.json_text import InvalidJSON, has_more_values
 
 _storable = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]))
 _values = st.recursive(
@@ -27,15 +28,15 @@ _values = st.recursive(
 @given(_values)
 def test_whatever_can_be_stored_is_read_as_it_was_written(value: object) -> None:
     """Escaped or not, each value comes back."""
-    assert value == strict_json.loads(json.dumps(value).encode())
-    assert value == strict_json.loads(json.dumps(value, ensure_ascii=False).encode())
+    assert value == json_text.loads(json.dumps(value).encode())
+    assert value == json_text.loads(json.dumps(value, ensure_ascii=False).encode())
 
 
 @given(st.binary())
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     """No input makes it fail in another way."""
     with suppress(InvalidJSON):
-        strict_json.loads(data)
+        json_text.loads(data)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 def test_what_is_wrong_is_named(text: str, problems: dict[str, str]) -> None:
     """Each problem comes with the path of the field that has it."""
     with pytest.raises(InvalidJSON) as caught:
-        strict_json.loads(text.encode())
+        json_text.loads(text.encode())
 
     assert problems == caught.value.problems
 
@@ -86,7 +87,7 @@ def test_what_is_wrong_is_named(text: str, problems: dict[str, str]) -> None:
 def test_what_is_not_json_in_utf_8_is_refused_whole(data: bytes) -> None:
     """Bad syntax and bad encodings are the body's problem."""
     with pytest.raises(InvalidJSON) as caught:
-        strict_json.loads(data)
+        json_text.loads(data)
 
     assert ["body"] == list(caught.value.problems)
 
@@ -96,8 +97,8 @@ def test_extremes_that_fit_are_read() -> None:
     text = '{"most": 9223372036854775807, "least": -9223372036854775808, "a": "\\ud83d\\ude00"}'
 
     expected = {"most": 2**63 - 1, "least": -(2**63), "a": "😀"}
-    assert expected == strict_json.loads(text.encode())
-    assert 0 == strict_json.loads(b"-0")
+    assert expected == json_text.loads(text.encode())
+    assert 0 == json_text.loads(b"-0")
 
 
 @pytest.mark.parametrize(("depth", "fits"), [(64, True), (65, False)])
@@ -106,7 +107,7 @@ def test_nesting_ends_at_64(depth: int, fits: bool, opening: str, closing: str) 
     """64 arrays or objects within each other are read, 65 are not."""
     text = opening * depth + "1" + closing * depth
     try:
-        strict_json.loads(text.encode())
+        json_text.loads(text.encode())
         read = True
     except InvalidJSON:
         read = False
@@ -117,7 +118,7 @@ def test_nesting_ends_at_64(depth: int, fits: bool, opening: str, closing: str) 
 def test_the_field_that_is_nested_too_deep_is_named() -> None:
     """The outermost name tells enough."""
     with pytest.raises(InvalidJSON) as caught:
-        strict_json.loads(b'{"deep": ' + b"[" * 64 + b"]" * 64 + b"}")
+        json_text.loads(b'{"deep": ' + b"[" * 64 + b"]" * 64 + b"}")
 
     assert {"deep": "is nested deeper than 64 levels"} == caught.value.problems
 
@@ -138,7 +139,7 @@ def test_bombs_are_refused_quickly(text: str) -> None:
     began = time.thread_time()
 
     with pytest.raises(InvalidJSON):
-        strict_json.loads(text.encode())
+        json_text.loads(text.encode())
 
     assert time.thread_time() - began < 0.25
 
@@ -185,12 +186,12 @@ def test_a_mebibyte_costs_little_whatever_is_in_it(data: bytes) -> None:
     for _ in range(3):
         began = time.thread_time()
         with suppress(InvalidJSON):
-            strict_json.loads(data)
+            json_text.loads(data)
         seconds.append(time.thread_time() - began)
     gc.collect()
     tracemalloc.start()
     try:
-        strict_json.loads(data)
+        json_text.loads(data)
     except InvalidJSON as error:
         problems = error.problems
     finally:
@@ -210,7 +211,29 @@ def test_a_text_has_at_most_10_000_values(count: int, fits: bool, item: str) -> 
     """The list itself is one of them; commas and brackets in strings are none."""
     data = ("[" + ",".join([item] * count) + "]").encode()
     if fits:
-        assert count == len(strict_json.loads(data))
+        assert count == len(json_text.loads(data))
         return
     with pytest.raises(InvalidJSON, match="contains more than 10,000 values"):
-        strict_json.loads(data)
+        json_text.loads(data)
+
+
+def _count(value: Any) -> int:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_count, items))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [0] * 9,
+        [[0, [1, 2]], [3, [4]], 5],
+        {"a": 1, "b": {"c": [2, 3], "d": {}}},
+        ["a,b", "[{,", '\\",[', "\\\\", '"', {",[{": ',"'}],
+    ],
+)
+def test_values_are_counted_as_a_parser_would(value: Any) -> None:
+    """Separators in strings are not counted, however the strings are escaped."""
+    text, count = json.dumps(value).encode(), _count(value)
+
+    assert has_more_values(text, count - 2)
+    assert not has_more_values(text, count + 1)

@@ -10,10 +10,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.events.types import MAX_DEPTH
-from shared.json_values import has_more_values
-
+#: Lists and objects within each other, of what people and models send; Python cannot encode all
+#: that it can decode.
+MAX_DEPTH = 64
 MAX_INTEGER = 2**63 - 1
+#: Digits of an integer where it may have more than 64 bits; Python itself reads up to 4,300.
+MAX_DIGITS = 1_000
 #: Values in one text, members and items alike. Each becomes a Python object, of up to 100 bytes
 #: for two bytes of text: a body is limited by their number, not only by its length.
 MAX_VALUES = 10_000
@@ -32,6 +34,10 @@ class InvalidJSON(ValueError):
         self.problems = problems
 
 
+class NotJSON(InvalidJSON):
+    """The text is not JSON at all; the only problem is that of `body`."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Refused:
     """Stands for a value until the walk knows where it is."""
@@ -41,6 +47,8 @@ class _Refused:
 
 @dataclass(slots=True)
 class _Reader:
+    max_depth: int
+    takes_long_integers: bool
     suspicious: bool = False
     problems: dict[str, str] = field(default_factory=dict)
 
@@ -52,7 +60,11 @@ class _Reader:
         # By length first: Python needs quadratic time for a number of many digits.
         if len(digits) <= 20 and -MAX_INTEGER - 1 <= (value := int(digits)) <= MAX_INTEGER:
             return value
-        return self.refuse("does not fit in 64 bits")
+        if not self.takes_long_integers:
+            return self.refuse("does not fit in 64 bits")
+        if len(digits) > MAX_DIGITS:
+            return self.refuse(f"has more than {MAX_DIGITS:,} digits")
+        return int(digits)
 
     def number(self, text: str) -> float | _Refused:
         value = float(text)
@@ -80,8 +92,8 @@ class _Reader:
                 self.report(path, value.why)
             case str() if _UNSTORABLE.search(value):
                 self.report(path, "contains a NUL character or a lone surrogate")
-            case dict() | list() if len(path) == MAX_DEPTH:
-                self.report(path[:1], f"is nested deeper than {MAX_DEPTH} levels")
+            case dict() | list() if len(path) == self.max_depth:
+                self.report(path[:1], f"is nested deeper than {self.max_depth} levels")
             case dict() | list():
                 for name, item in value.items() if isinstance(value, dict) else enumerate(value):
                     path.append(name)
@@ -98,21 +110,31 @@ class _Reader:
         self.problems[name or "body"] = why
 
 
-def loads(data: bytes) -> Any:
+def loads(
+    data: bytes,
+    *,
+    max_depth: int = MAX_DEPTH,
+    max_values: int | None = MAX_VALUES,
+    takes_long_integers: bool = False,
+) -> Any:
     """Read one JSON text in UTF-8.
 
+    Integers have at most 64 bits, with `takes_long_integers` at most 1,000 digits; `max_values`
+    None is no limit.
+
     Raises:
-        InvalidJSON: bad UTF-8 or syntax, a byte order mark, a key given twice, NaN or
-            Infinity, a number that does not fit, nesting deeper than 64, more than
-            10,000 values, a NUL or a lone surrogate in any string.
+        NotJSON: bad UTF-8 or syntax, a byte order mark.
+        InvalidJSON: a key given twice, NaN or Infinity, a number that does not fit, nesting
+            deeper than `max_depth`, more than `max_values` values, a NUL or a lone surrogate in
+            any string.
     """
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidJSON({"body": f"is not UTF-8: byte {error.start}"}) from None
-    if has_more_values(data, MAX_VALUES):
-        raise InvalidJSON({"body": f"contains more than {MAX_VALUES:,} values"})
-    reader = _Reader()
+        raise NotJSON({"body": f"is not UTF-8: byte {error.start}"}) from None
+    if max_values is not None and has_more_values(data, max_values):
+        raise InvalidJSON({"body": f"contains more than {max_values:,} values"})
+    reader = _Reader(max_depth, takes_long_integers)
     try:
         value = json.loads(
             text,
@@ -122,14 +144,32 @@ def loads(data: bytes) -> Any:
             object_pairs_hook=reader.members,
         )
     except RecursionError:
-        raise InvalidJSON({"body": f"is nested deeper than {MAX_DEPTH} levels"}) from None
+        raise InvalidJSON({"body": f"is nested deeper than {max_depth} levels"}) from None
     except json.JSONDecodeError as error:
         why = f"is not valid JSON: {error.msg}: line {error.lineno} column {error.colno}"
-        raise InvalidJSON({"body": why}) from None
+        raise NotJSON({"body": why}) from None
     # Most bodies cannot hold any of it and are spared the walk: without an escape a
     # string is clean, since neither raw NUL nor raw surrogates have got this far.
-    if reader.suspicious or "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH:
+    if reader.suspicious or "\\u" in text or text.count("[") + text.count("{") > max_depth:
         reader.walk(value, [])
         if reader.problems:
             raise InvalidJSON(reader.problems)
     return value
+
+
+def has_more_values(data: bytes, most: int) -> bool:
+    """Return whether a JSON text has more than `most` values, without building any of them.
+
+    Members and items count alike. Every value but the outermost follows a comma or an opening
+    bracket outside of strings. Of a text that is not JSON nothing is promised.
+    """
+    if _separators(data) < most:
+        return False
+    # Without escaped quotes, every second piece between quotes is outside of strings, of which
+    # a value has two at most: its name and itself.
+    pieces = data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"', 4 * most)
+    return len(pieces) > 4 * most or sum(map(_separators, pieces[::2])) >= most
+
+
+def _separators(data: bytes) -> int:
+    return data.count(b",") + data.count(b"[") + data.count(b"{")
