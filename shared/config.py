@@ -20,6 +20,11 @@ FALLBACKS = {
 }
 
 
+#: The providers' own variables.
+_OF_PROVIDERS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
+_MAY_BE_ZERO = ("ARKLOOP_PORT", "ARKLOOP_NEW_ORG_CREDITS")
+
+
 class InvalidSettings(Exception):
     """Some settings are missing or wrong; the message lists every problem, one a line."""
 
@@ -104,7 +109,11 @@ class _Reader:
 
     def values(self) -> dict[str, Any]:
         redis_url = self._url("ARKLOOP_REDIS_URL", ("redis", "rediss", "unix"))
-        defaults: dict[str, Any] = {f.name: f.default for f in fields(Settings)}
+        hosts = self._list(
+            "ARKLOOP_ALLOWED_HOSTS",
+            r"(?i)\.?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?",
+            "a host name such as app.example.com or .example.com",
+        )
         values: dict[str, Any] = {
             "database_url": self._database_url("ARKLOOP_DATABASE_URL"),
             "direct_database_url": self._database_url("ARKLOOP_DIRECT_DATABASE_URL", needed=False)
@@ -119,45 +128,23 @@ class _Reader:
             "registration_open": self._choice("ARKLOOP_REGISTRATION", ("closed", "open")) == "open",
             "allowed_networks": self._networks("ARKLOOP_ALLOWED_NETWORKS"),
             "fetch_allowed_networks": self._networks("ARKLOOP_FETCH_ALLOWED_NETWORKS"),
-            "cors_origins": self._origins("ARKLOOP_CORS_ORIGINS"),
-            "allowed_hosts": self._hosts("ARKLOOP_ALLOWED_HOSTS"),
+            "cors_origins": self._list(
+                "ARKLOOP_CORS_ORIGINS",
+                r"https?://[^/*\s]+",
+                "an origin such as https://app.example.com",
+            ),
+            "allowed_hosts": tuple(map(str.lower, hosts)),
             "path_prefix": self._path_prefix("ARKLOOP_PATH_PREFIX"),
             "routes_file": self._text("ARKLOOP_ROUTES"),
-            "fault_point": self._text("ARKLOOP_FAULT_POINT"),
             "local_context_tokens": self._whole_number("ARKLOOP_LOCAL_CONTEXT_TOKENS", 0, 1)
             or None,
+            **{name.lower(): self._text(name) for name in _OF_PROVIDERS},
         }
-        for name in ("lease_seconds", "heartbeat_seconds", "sweep_seconds", "sse_ping_seconds"):
-            values[name] = self._number(f"ARKLOOP_{name.upper()}", defaults[name], 0.05)
-        for name, least in (
-            ("stream_ttl_seconds", 1),
-            ("retention_days", 1),
-            ("database_pool_size", 1),
-            ("port", 0),
-            ("api_workers", 1),
-            ("worker_concurrency", 1),
-            ("history_memory_mib", 1),
-            ("run_output_mib", 1),
-            ("new_org_credits", 0),
-        ):
-            values[name] = self._whole_number(f"ARKLOOP_{name.upper()}", defaults[name], least)
-        for name in ("scripted", "faults", "secure_cookies", "mcp_stdio"):
-            values[name] = self._flag(f"ARKLOOP_{name.upper()}", defaults[name])
-        for name in (
-            "openai_model",
-            "anthropic_model",
-            "local_base_url",
-            "local_model",
-            "host",
-        ):
-            values[name] = self._text(f"ARKLOOP_{name.upper()}") or defaults[name]
-        for name in (
-            "openai_api_key",
-            "openai_base_url",
-            "anthropic_api_key",
-            "anthropic_base_url",
-        ):
-            values[name] = self._text(name.upper())
+        values |= {
+            setting.name: self._plain(f"ARKLOOP_{setting.name.upper()}", setting.default)
+            for setting in fields(Settings)
+            if setting.name not in values and setting.name != "hostname"
+        }
         if self._source("ARKLOOP_PORT") != "ARKLOOP_PORT" and not self._text("ARKLOOP_HOST"):
             # As gunicorn does: a platform that assigns a port connects to it from elsewhere.
             values["host"] = "0.0.0.0"  # noqa: S104 - ARKLOOP_HOST narrows it
@@ -168,6 +155,17 @@ class _Reader:
                 f"is {heartbeat:g} of {lease:g}"
             )
         return values
+
+    def _plain(self, name: str, default: Any) -> Any:
+        """Read a setting whose form is that of its default."""
+        match default:
+            case bool():
+                return self._flag(name, default)
+            case int():
+                return self._whole_number(name, default, 0 if name in _MAY_BE_ZERO else 1)
+            case float():
+                return self._number(name, default, 0.05)
+        return self._text(name) or default
 
     def _text(self, name: str) -> str | None:
         return self._environ.get(self._source(name), "").strip() or None
@@ -252,27 +250,16 @@ class _Reader:
             return choices[0]
         return value
 
-    def _origins(self, name: str) -> tuple[str, ...]:
-        origins = tuple(
-            part.strip() for part in (self._text(name) or "").split(",") if part.strip()
-        )
-        for origin in origins:
-            if not re.fullmatch(r"https?://[^/*\s]+", origin):
-                self.problems.append(
-                    f"{name}: {origin!r} is not an origin such as https://app.example.com"
-                )
-        return origins
+    def _list(self, name: str, form: str, meaning: str) -> tuple[str, ...]:
+        parts = self._parts(name)
+        self.problems += [
+            f"{name}: {part!r} is not {meaning}" for part in parts if not re.fullmatch(form, part)
+        ]
+        return parts
 
-    def _hosts(self, name: str) -> tuple[str, ...]:
-        hosts = tuple(
-            part.strip().lower() for part in (self._text(name) or "").split(",") if part.strip()
-        )
-        for host in hosts:
-            if not re.fullmatch(r"\.?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", host):
-                self.problems.append(
-                    f"{name}: {host!r} is not a host name such as app.example.com or .example.com"
-                )
-        return hosts
+    def _parts(self, name: str) -> tuple[str, ...]:
+        parts = (part.strip() for part in (self._text(name) or "").split(","))
+        return tuple(part for part in parts if part)
 
     def _path_prefix(self, name: str) -> str | None:
         prefix = self._text(name)
@@ -281,9 +268,7 @@ class _Reader:
         return prefix
 
     def _networks(self, name: str) -> tuple[str, ...]:
-        networks = tuple(
-            part.strip() for part in (self._text(name) or "").split(",") if part.strip()
-        )
+        networks = self._parts(name)
         for network in networks:
             try:
                 ipaddress.ip_network(network)
