@@ -2,8 +2,7 @@
 
 import click
 
-from cli.operator.database import database, database_url_option
-from cli.operator.org_choice import find_org, org_option
+from cli.operator.database import database, database_url_option, find_org, org_option
 from cli.output import print_json, print_line
 from shared.billing import credits as ledger
 from shared.errors import InvalidRequest

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
 import click
+from sqlalchemy import Connection
 
+from shared.accounts import accounts
 from shared.config import FALLBACKS, Settings
 from shared.database_url import InvalidDatabaseUrl, normalize
 from shared.errors import Unavailable
@@ -16,6 +19,9 @@ database_url_option = click.option(
     required=True,
     help="Postgres to write to.  [default: $ARKLOOP_DATABASE_URL, else $DATABASE_URL]",
 )
+org_option = click.option("--org", "org", required=True, help="Id or slug of the organization.")
+
+_SHOWN_IDS = 10
 
 
 def checked(url: str) -> str:
@@ -42,3 +48,23 @@ def database(url: str) -> Iterator[Connections]:
         raise click.ClickException(f"{error} ({error.__cause__})") from None
     finally:
         connections.close()
+
+
+def find_org(sql: Connection, id_or_slug: str, *, advice: str = "") -> UUID:
+    """Return the id of the org with this id or slug; a name is one that anybody may take.
+
+    Raises:
+        ClickException: there is no such org. The message lists those of this name; `advice` is
+            what else to do.
+    """
+    org_id = accounts.find_org(sql, id_or_slug)
+    if org_id is not None:
+        return org_id
+    problem = f"No organization has the id or slug {id_or_slug!r}."
+    if named := accounts.orgs_named(sql, id_or_slug):
+        ids = "\n".join(f"  {org_id}" for org_id in named[:_SHOWN_IDS])
+        problem += (
+            " Names are not unique. Orgs of this name, oldest first (`arkloop users list` shows"
+            f" their members):\n{ids}"
+        )
+    raise click.ClickException(f"{problem}\n{advice}".rstrip())

@@ -7,8 +7,7 @@ from uuid import UUID
 import click
 from sqlalchemy import select
 
-from cli.operator.database import database, database_url_option
-from cli.operator.org_choice import find_org, org_option
+from cli.operator.database import database, database_url_option, find_org, org_option
 from cli.output import print_json, print_line
 from shared.accounts import accounts, api_keys
 from shared.actors import PERMISSIONS_OF_ROLE, Actor

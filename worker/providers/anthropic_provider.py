@@ -38,9 +38,8 @@ from worker.providers.partial_calls import (
     portable_name,
 )
 from worker.providers.reported_usage import UsageReader
-from worker.providers.sdk_client import address, with_encoded_body
+from worker.providers.sdk_client import StateRoom, address, with_encoded_body
 from worker.providers.sdk_errors import provider_errors
-from worker.providers.state_room import StateRoom
 
 #: The API demands a limit. Where neither persona nor route has one it is the model's own, by the
 #: beginning of its name; the first that fits.

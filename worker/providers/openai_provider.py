@@ -36,7 +36,7 @@ from worker.providers.partial_calls import (
     portable_name,
 )
 from worker.providers.reported_usage import UsageReader
-from worker.providers.state_room import StateRoom
+from worker.providers.sdk_client import StateRoom
 
 #: The names that compatible servers give to the model's reasoning.
 _REASONING = ("reasoning_content", "reasoning")

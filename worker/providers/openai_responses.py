@@ -40,7 +40,7 @@ from worker.providers.partial_calls import (
     portable_name,
 )
 from worker.providers.reported_usage import UsageReader
-from worker.providers.state_room import StateRoom
+from worker.providers.sdk_client import StateRoom
 
 #: The API refuses a lower limit of the output.
 _LEAST_OUTPUT_TOKENS = 16

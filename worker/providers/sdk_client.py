@@ -1,10 +1,11 @@
-"""The common parts of both SDKs' clients: their addresses, and the encoding of a request."""
+"""The common parts of the SDKs' providers: addresses, bodies, the room for a vendor's state."""
 
 import json
 from typing import Any
 
 from shared.catalog.model_routes import Route
 from shared.security import egress
+from worker.contract.messages import MAX_STATE_BYTES
 from worker.providers.sdk_errors import address_refused
 
 
@@ -41,3 +42,20 @@ def json_bytes(value: object) -> bytes:
     """Return compact JSON in UTF-8."""
     encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return b"".join(piece.encode() for piece in encoder.iterencode(value))
+
+
+class StateRoom:
+    """The room for one turn's state; nothing longer than `MAX_STATE_BYTES` is gathered."""
+
+    def __init__(self) -> None:
+        self._left = MAX_STATE_BYTES
+
+    @property
+    def is_over(self) -> bool:
+        return self._left < 0
+
+    def take(self, value: Any) -> bool:
+        """Return whether there is room for the value in addition to all before it."""
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        self._left -= len(text)
+        return not self.is_over
