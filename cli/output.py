@@ -32,6 +32,11 @@ def escaped(document: str) -> str:
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", document.replace("\r", ""))
 
 
+def compact(value: Any) -> str:
+    """Return a value as JSON without spaces between."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def print_line(text: object, *, err: bool = False) -> None:
     """Print a line of text."""
     click.echo(printable(str(text)), err=err)

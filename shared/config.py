@@ -160,7 +160,7 @@ class _Reader:
         """Read a setting whose form is that of its default."""
         match default:
             case bool():
-                return self._flag(name, default)
+                return self._choice(name, ("1", "0") if default else ("0", "1")) == "1"
             case int():
                 return self._whole_number(name, default, 0 if name in _MAY_BE_ZERO else 1)
             case float():
@@ -236,9 +236,6 @@ class _Reader:
         if not number.is_integer():
             self.problems.append(f"{self._source(name)}: must be an integer, is {number:g}")
         return int(number)
-
-    def _flag(self, name: str, default: bool) -> bool:
-        return self._choice(name, ("1" if default else "0", "0" if default else "1")) == "1"
 
     def _choice(self, name: str, choices: tuple[str, ...]) -> str:
         """Read one of the choices, of which the first is the default."""

@@ -14,9 +14,9 @@ def new_id() -> UUID:
     return uuid_utils.compat.uuid7()
 
 
-def parse_id(text: str) -> UUID | None:
+def parse_id(text: object) -> UUID | None:
     """Parse a UUIDv7; None unless `text` is its one canonical form."""
-    return UUID(text) if _CANONICAL.fullmatch(text) else None
+    return UUID(text) if isinstance(text, str) and _CANONICAL.fullmatch(text) else None
 
 
 def new_trace_id() -> str:

@@ -83,7 +83,7 @@ def verify(settings: Settings, token: str) -> Claims:
     latest = time.time() + LIFETIME_SECONDS + _CLOCK_SKEW_SECONDS
     if type(expires_at) is not int or expires_at > latest:
         raise Unauthorized()
-    user_id, org_id, session_id = (_id(claims.get(name)) for name in ("sub", "org", "sid"))
+    user_id, org_id, session_id = (parse_id(claims.get(name)) for name in ("sub", "org", "sid"))
     if user_id is None or org_id is None or session_id is None:
         raise Unauthorized()
     return Claims(user_id, org_id, session_id, datetime.fromtimestamp(expires_at, UTC))
@@ -91,7 +91,3 @@ def verify(settings: Settings, token: str) -> Claims:
 
 def _decoded(segment: str) -> bytes:
     return base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
-
-
-def _id(value: object) -> UUID | None:
-    return parse_id(value) if isinstance(value, str) else None

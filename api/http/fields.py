@@ -25,7 +25,7 @@ class Id(fields.Field[UUID]):
     """A UUIDv7 in its canonical form."""
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> UUID:
-        parsed = parse_id(value) if isinstance(value, str) else None
+        parsed = parse_id(value)
         if parsed is None:
             raise ValidationError("must be a lower-case UUIDv7 with dashes")
         return parsed

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cli.client.event_stream import RunEvent
-from cli.output import printable, write, write_json
+from cli.output import compact, printable, write, write_json
 
 #: Longest one-line form of a tool's arguments or output on a terminal.
 SHOWN_CHARACTERS = 160
@@ -131,7 +131,7 @@ def line_of(event: RunEvent) -> str | None:
     data = event.data
     match event.type:
         case "tool.call":
-            return f"→ {data['name']} {_short(_compact(data['arguments']))}"
+            return f"→ {data['name']} {_short(compact(data['arguments']))}"
         case "tool.result":
             mark = "✗" if data["is_error"] else "←"
             return f"{mark} {data['name']} {_short(data['output'])} ({data['duration_ms']} ms)"
@@ -191,10 +191,6 @@ def _cost(event: RunEvent) -> str:
         f"{usage['input_tokens']} + {usage['output_tokens']} tokens{estimated}, "
         f"${event.data['cost_usd']:.6f}"
     )
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _short(text: str) -> str:

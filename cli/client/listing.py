@@ -1,6 +1,5 @@
 """Rows and records on standard output: a table on a terminal, tab-separated in a pipe."""
 
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli.output import print_line, printable
+from cli.output import compact, print_line, printable
 
 #: Stands for a value that is not there, so that every line of a pipe has every column.
 NOTHING = "-"
@@ -47,5 +46,5 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.8f}".rstrip("0").rstrip(".")
     if not isinstance(value, str):
-        value = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        value = compact(value)
     return " ".join(printable(value).split())

@@ -1,6 +1,5 @@
 """`arkloop runs`: look at runs, cancel and answer them, read their events."""
 
-import json
 import sys
 from itertools import islice
 from uuid import UUID
@@ -11,7 +10,7 @@ from cli.client.client import Client
 from cli.client.event_stream import RunEvent, follow, opened
 from cli.client.listing import print_record, print_rows
 from cli.client.server_address import find_server
-from cli.output import escaped, print_json, print_line, write, write_json
+from cli.output import compact, escaped, print_json, print_line, write, write_json
 
 COLUMNS_IN_THREAD = ("run_id", "status", "created_at")
 COLUMNS = (
@@ -129,7 +128,7 @@ def _print_event(event: RunEvent, *, as_json: bool) -> None:
     if as_json:
         write_json(event.text)
         return
-    data = escaped(json.dumps(event.data, ensure_ascii=False, separators=(",", ":")))
+    data = escaped(compact(event.data))
     if sys.stdout.isatty():
         line = _for_a_terminal(event, data)
     else:

@@ -21,7 +21,7 @@ class ServerAddress(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        return _is_loopback(self.url)
+        return leads_to_loopback(urlsplit(self.url).hostname or "")
 
 
 def find_server(environ: Mapping[str, str] | None = None) -> ServerAddress:
@@ -44,11 +44,12 @@ def find_server(environ: Mapping[str, str] | None = None) -> ServerAddress:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise click.ClickException(f"ARKLOOP_URL must look like https://host:port, is {url!r}.")
-    if not key and _is_loopback(url):
+    is_loopback = leads_to_loopback(parts.hostname)
+    if not key and is_loopback:
         key = _read(folder / "api-key") or ""
     if not key:
         advice = "set ARKLOOP_API_KEY"
-        if _is_loopback(url):
+        if is_loopback:
             advice += f", or start `arkloop dev`: there is no {folder / 'api-key'}"
         raise click.ClickException(f"No API key for {url}: {advice}.")
     if not re.fullmatch(r"[\x21-\x7e]+", key):
@@ -63,7 +64,7 @@ def _check_is_of_a_dev_server(file: Path, url: str, *, has_key: bool) -> None:
             f"ARKLOOP_API_KEY is not sent to the address in {file} ({url}): set ARKLOOP_URL, or "
             "unset ARKLOOP_API_KEY to talk to the dev server of this folder."
         )
-    if not _is_loopback(url):
+    if not leads_to_loopback(urlsplit(url).hostname or ""):
         raise click.ClickException(
             f"The address in {file} ({url}) is not on this machine: set ARKLOOP_URL and "
             "ARKLOOP_API_KEY if you trust it."
@@ -79,8 +80,8 @@ def _read(path: Path) -> str | None:
         raise click.ClickException(f"Cannot read {path}: {error}") from None
 
 
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
+def leads_to_loopback(host: str) -> bool:
+    """Return whether an IP address or a host name is of this machine alone."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -17,6 +17,7 @@ from urllib.request import ProxyHandler, build_opener
 
 import click
 
+from cli.client.server_address import leads_to_loopback
 from cli.dev import local_model
 from cli.dev.data_folder import DataFolder, DataFolderInUse
 from cli.dev.embedded_postgres import EmbeddedPostgres
@@ -185,7 +186,7 @@ def _environment(options: Options, port: int, folder: DataFolder) -> dict[str, s
     # of its own (DNS rebinding).
     hosts = ["localhost", _name_of(options.host), os.environ.get("ARKLOOP_ALLOWED_HOSTS", "")]
     environment["ARKLOOP_ALLOWED_HOSTS"] = ",".join(filter(None, hosts))
-    if _is_loopback(options.host):
+    if leads_to_loopback(options.host):
         # A developer's own providers and MCP servers. Who can reach this server from another
         # machine must not reach what only this machine can.
         environment.setdefault("ARKLOOP_ALLOWED_NETWORKS", "127.0.0.0/8,::1/128")
@@ -198,13 +199,6 @@ def _environment(options: Options, port: int, folder: DataFolder) -> dict[str, s
         # Celery's word for root is right for servers; whoever runs this as root knows.
         environment.setdefault("PYTHONWARNINGS", "ignore:You're running the worker with superuser")
     return environment
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _name_of(host: str) -> str:

@@ -264,7 +264,8 @@ class Supervisor:
             how = self._bury(child)
             if not self._stopping:
                 # A worker of a killed gunicorn still holds the port, a backend its memory.
-                process_tree.end_children(spare=self._pids())
+                pids = {child.running.pid for child in self._children if child.running}
+                process_tree.end_children(spare=pids)
                 self._plan_restart(child, how, "\n".join([how, *child.first_lines]))
 
     def _bury(self, child: _Child) -> str:
@@ -307,6 +308,3 @@ class Supervisor:
         with suppress(ProcessLookupError):
             os.killpg(child.running.pid, signal.SIGKILL)
         self._bury(child)
-
-    def _pids(self) -> set[int]:
-        return {child.running.pid for child in self._children if child.running is not None}

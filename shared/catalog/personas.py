@@ -269,8 +269,4 @@ def not_usable(persona_id: str, error: InvalidPersona) -> PersonaNotFound:
 
 def newest(versions: Iterable[str]) -> str:
     """Return the highest version as a number; others sort before all numbers, by their text."""
-    return max(versions, key=_version_order)
-
-
-def _version_order(version: str) -> tuple[int, str]:
-    return (int(version) if version.isdecimal() else -1, version)
+    return max(versions, key=lambda version: (int(version) if version.isdecimal() else -1, version))

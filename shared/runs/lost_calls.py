@@ -56,7 +56,8 @@ def count(
     if not streamed:
         return totals
     run = sql.execute(select(*runs.c).where(runs.c.id == run_id)).mappings().one()
-    if _told_cost_after(sql, run, streamed[0].seq):
+    is_after = run_events.c.seq > streamed[0].seq
+    if sql.scalar(_last(run, types.RunCost.type).where(is_after)) is not None:
         return totals
     catalog = Catalog(connections, _server_routes(connections))
     persona = _persona(catalog, sql, run)
@@ -73,10 +74,6 @@ def count(
     most = _reserved(sql, run, persona, totals)
     lost = _at_most(route, _within(route, persona, usage), most)
     return totals.plus(lost)
-
-
-def _told_cost_after(sql: Connection, run: RowMapping, seq: int) -> bool:
-    return sql.scalar(_last(run, types.RunCost.type).where(run_events.c.seq > seq)) is not None
 
 
 def _in_use(sql: Connection, run: RowMapping) -> tuple[str, str]:
