@@ -201,7 +201,9 @@ def _missing(names: set[str], document: str, *, whole: bool = False) -> set[str]
 
 def _map_entries() -> list[str]:
     """The folders in the tree of `docs/architecture.md`, with their slash."""
-    tree = _text("docs/architecture.md").split("## The rooms")[1].split("```")[1]
+    tree = (
+        _text("docs/architecture.md").split("## The rooms")[1].split("```text")[1].split("```")[0]
+    )
     folders: list[str] = []
     entries = []
     for line in filter(str.strip, tree.splitlines()):

@@ -1,0 +1,164 @@
+"""The commands in the documents work: they are executed, page by page, against a real service."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from cli.dev.embedded_server import free_port
+from tests.waiting import eventually
+from tests.worker.providers.fake_vendor import delta, openai_stream, raw, vendor
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "bench" / "README.md"])
+SHELLS = {"sh", "bash", "console"}
+#: What a fence may say: a block of commands must not hide in one without a language.
+LANGUAGES = SHELLS | {"json", "js", "python", "sql", "text", "yaml"}
+#: curl of the pages prints no progress, fails with an error response, and uses no proxy.
+CURLRC = 'silent\nshow-error\nfail-with-body\nmax-time = 20\nnoproxy = "*"\n'
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block; `not_run` is the reason in the comment before it, if it has one."""
+
+    line: int
+    language: str
+    text: str
+    not_run: str | None
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page, in order."""
+    found = re.finditer(
+        r"(?:^<!-- not run: (?P<reason>.+?) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+        page.read_text(),
+        re.DOTALL | re.MULTILINE,
+    )
+    return [
+        Block(
+            page.read_text()[: match.start("text")].count("\n") + 1,
+            match["language"],
+            match["text"],
+            match["reason"],
+        )
+        for match in found
+    ]
+
+
+def commands(page: Path) -> list[Block]:
+    return [block for block in blocks(page) if block.language in SHELLS]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running `arkloop dev` in `folder`, and the other servers that the pages speak of."""
+
+    folder: Path
+    addresses: dict[str, str]
+
+    def execute(self, script: str) -> subprocess.CompletedProcess[str]:
+        """Run a script as a reader would, in a folder with `.venv` and `.arkloop`."""
+        for documented, address in self.addresses.items():
+            script = script.replace(documented, address)
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=self.folder,
+            env={"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "HOME": str(self.folder)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("reader")
+    folder.chmod(0o711)
+    (folder / ".venv").symlink_to(BIN.parent)
+    (folder / ".curlrc").write_text(CURLRC)
+    mcp_port = free_port()
+    mcp = subprocess.Popen([sys.executable, ROOT / "tests/files_mcp_server.py", str(mcp_port)])
+    log = folder / "dev.log"
+    with log.open("wb") as output:
+        dev = subprocess.Popen(
+            [BIN / "arkloop", "dev", "--port", "0", "--no-local-model", "--api-workers", "1"],
+            cwd=folder,
+            env={"PATH": os.environ["PATH"], "HOME": str(folder)},
+            stdout=output,
+            stderr=output,
+        )
+    reply = raw(openai_stream(delta(content="Hello."), delta(finish="stop")))
+    try:
+        eventually(lambda: "Ready on " in log.read_text() or dev.poll() is not None, seconds=60)
+        ready = re.search(r"Ready on (\S+)", log.read_text())
+        assert ready, log.read_text()
+        with vendor(*[reply] * 20) as model:
+            addresses = {
+                "http://127.0.0.1:8080": ready[1],
+                "http://127.0.0.1:8000/v1": model.url,
+                "https://mcp.example.com/mcp": f"http://127.0.0.1:{mcp_port}/mcp",
+            }
+            yield Service(folder, addresses)
+    finally:
+        mcp.kill()
+        mcp.wait()
+        dev.send_signal(signal.SIGTERM)
+        dev.wait(30)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(not b.not_run for b in commands(page))], ids=name_of
+)
+def test_the_commands_of_a_page_work(service: Service, page: Path) -> None:
+    """Every unmarked block succeeds, in order, with the variables that the page itself sets."""
+    script = "".join(
+        f"echo '{name_of(page)}:{block.line}' >&2\n{block.text}\n"
+        for block in commands(page)
+        if not block.not_run
+    )
+
+    done = service.execute(script)
+
+    assert 0 == done.returncode, f"{done.stderr}\n{done.stdout[-2000:]}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name_of)
+def test_commands_that_are_not_run_are_valid_shell(page: Path) -> None:
+    """A marked block is at least free of syntax errors, and its marker says why it is not run."""
+    for block in commands(page):
+        checked = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True)
+        assert 0 == checked.returncode, f"{name_of(page)}:{block.line}: {checked.stderr}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
+def test_every_block_names_its_language(page: Path) -> None:
+    """So that no command escapes the tests above."""
+    unknown = [(b.line, b.language) for b in blocks(page) if b.language not in LANGUAGES]
+    assert [] == unknown
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(b.language == "sql" for b in blocks(page))], ids=name_of
+)
+def test_the_sql_of_a_page_works(service: Service, page: Path) -> None:
+    """Statements for operators fit the schema; an id stands in for each `…`."""
+    sockets = (service.folder / ".arkloop/postgres.sockets").read_text().strip()
+    with psycopg.connect(f"postgresql://postgres@/postgres?host={sockets}") as connection:
+        for block in blocks(page):
+            if block.language == "sql":
+                connection.execute(block.text.replace("…", "01a20e81-4bd5-70da-88f9-366c61169856"))
+        connection.rollback()
