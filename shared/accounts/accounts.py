@@ -245,11 +245,11 @@ def change_password(
 
 
 def _revoke(tx: Transaction, *which: Any) -> None:
-    tx.sql.execute(
-        update(refresh_tokens)
-        .where(*which, refresh_tokens.c.revoked_at.is_(None))
-        .values(revoked_at=func.now())
-    )
+    in_force = (*which, refresh_tokens.c.revoked_at.is_(None))
+    # The oldest first: two requests that revoke the same tokens would else wait for each other.
+    locked = select(refresh_tokens.c.id).where(*in_force).order_by(refresh_tokens.c.id)
+    tx.sql.execute(locked.with_for_update())
+    tx.sql.execute(update(refresh_tokens).where(*in_force).values(revoked_at=func.now()))
 
 
 def _next_token(tx: Transaction, *, family_id: UUID, user_id: UUID, org_id: UUID) -> Session:
