@@ -91,7 +91,10 @@ class KeptProcess:
 
     def launch(self) -> None:
         """Start the thread; returns when the process has an id."""
-        assert self._thread is None or not self._thread.is_alive(), "it is running"
+        if self._thread is not None:
+            # That of an ended process has yet to write so into the journal.
+            self._thread.join(0 if self.pid is not None else STOP_SECONDS)
+            assert not self._thread.is_alive(), "it is running"
         self._unwanted.clear()
         life = self._lives + 1
         self._thread = threading.Thread(target=self._keep, name=f"{self.role}-keeper", daemon=True)
