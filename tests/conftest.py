@@ -4,7 +4,6 @@ import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -22,12 +21,11 @@ from shared import ids
 from shared.accounts import accounts
 from shared.config import FALLBACKS, Settings
 from shared.runs.status import RunState
-from shared.security import passwords
 from shared.storage import schema
 from shared.storage.connections import Connections, connect
 from shared.storage.tables.runs import runs
 from tests.caller import Caller
-from tests.clients import PASSWORD, Register, User
+from tests.clients import PASSWORD, PASSWORD_HASH, Register, User
 from tests.system import System, running_system
 from tests.web_server import WebServer, web_server
 
@@ -144,7 +142,6 @@ def register(app: Flask, connections: Connections) -> Register:
     def new(login: str = "", *, org_of: User | None = None, role: str = "owner") -> User:
         name = login or f"user-{secrets.token_hex(6)}"
         client = app.test_client()
-        password_hash = _password_hash()
         with connections.transaction() as tx:
             org_id = org_of.org_id if org_of else accounts.create_org(tx, name)
             user_id = accounts.create_user(
@@ -153,18 +150,13 @@ def register(app: Flask, connections: Connections) -> Register:
                 role=role,
                 login=name,
                 email=f"{name}@example.com",
-                password_hash=password_hash,
+                password_hash=PASSWORD_HASH,
             )
         response = client.post("/v1/auth/login", json={"login": name, "password": PASSWORD})
         assert response.json is not None
         return User(client, name, user_id, org_id, response.json["access_token"])
 
     return new
-
-
-@cache
-def _password_hash() -> str:
-    return passwords.hash_(PASSWORD)
 
 
 @pytest.fixture

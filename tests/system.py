@@ -14,10 +14,9 @@ from uuid import UUID
 
 from cli.dev.embedded_redis import EmbeddedRedis
 from shared.accounts import accounts
-from shared.security import passwords
 from shared.storage.connections import Connections, connect
 from tests.caller import Caller, client
-from tests.clients import PASSWORD
+from tests.clients import PASSWORD, PASSWORD_HASH
 from tests.waiting import eventually
 from tests.web_server import ROOT, WebServer, web_server
 
@@ -123,7 +122,7 @@ class System:
                 role=role,
                 login=name,
                 email=f"{name}@example.com",
-                password_hash=passwords.hash_(PASSWORD),
+                password_hash=PASSWORD_HASH,
             )
         return _logged_in(self.web[0].url, name)
 
