@@ -12,11 +12,16 @@ T = TypeVar("T")
 
 
 def eventually(check: Callable[[], bool], *, seconds: float = 10) -> None:
-    """Wait until `check` holds; fail if it does not within `seconds`."""
+    """Wait until `check` holds; fail if it does not within `seconds`.
+
+    It asks less and less often: many checks are requests, which keep what they wait for busy.
+    """
     deadline = time.monotonic() + seconds
+    pause = 0.005
     while not check():
         assert time.monotonic() < deadline, f"did not come true within {seconds} s"
-        threading.Event().wait(0.01)
+        threading.Event().wait(pause)
+        pause = min(pause * 1.3, 0.05)
 
 
 def is_alive(process: psutil.Process) -> bool:
