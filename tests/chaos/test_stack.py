@@ -24,7 +24,7 @@ Entry = dict[str, object]
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One for all tests of this module, which leave it in working order."""
     folder = tmp_path_factory.mktemp("stack")
-    with Journal(folder / "journal.jsonl") as journal, Stack(folder, journal) as made:
+    with Journal(folder / "journal.jsonl") as journal, Stack(folder, journal, workers=1) as made:
         yield made
 
 
@@ -35,12 +35,15 @@ def caller(stack: Stack) -> Caller:
 
 @pytest.fixture
 def alone(stack: Stack) -> Iterator[Callable[[str, str], Member]]:
-    """Call it for a member with a fault point that is the only one of its role."""
+    """Call it for a member with a fault point that is the only one of its role.
+
+    It takes the place of the first one, also afterwards: it is armed in its first life alone.
+    """
     retired: list[tuple[list[Member], list[Member]]] = []
 
     def start(role: str, fault_point: str) -> Member:
         members = stack.web if role == "web" else stack.workers
-        retired.append((members, list(members)))
+        retired.append((members, members[1:]))
         for member in members:
             member.stop(signal.SIGKILL)
         members.clear()
@@ -50,10 +53,10 @@ def alone(stack: Stack) -> Iterator[Callable[[str, str], Member]]:
         return armed
 
     yield start
-    for members, old in retired:
-        for member in old:
+    for members, others in retired:
+        for member in others:
             member.start()
-        members[:0] = old
+        members += others
     stack.wait_ready()
 
 
@@ -79,7 +82,7 @@ def written(stack: Stack, kind: str, **fields: object) -> list[Entry]:
 
 
 def test_a_run_completes_and_every_web_process_shows_it(stack: Stack, caller: Caller) -> None:
-    """Two web processes, two workers, and orgs that do not see each other's runs."""
+    """Two web processes, a worker, and orgs that do not see each other's runs."""
     run_id = caller.run({"say": "done"})
 
     assert completes(caller, run_id)
@@ -336,7 +339,8 @@ def processes_of(stack: Stack) -> list[psutil.Process]:
 def test_a_stack_that_cannot_start_leaves_nothing(tmp_path: Path) -> None:
     """A member that dies again and again is shown with its log, and everything ends."""
     journal = Journal()
-    stack = Stack(tmp_path, journal, web=0, environ={"ARKLOOP_FAULT_POINT": "nowhere"})
+    environ = {"ARKLOOP_FAULT_POINT": "nowhere"}
+    stack = Stack(tmp_path, journal, web=0, workers=1, environ=environ)
     with pytest.raises(NotInTime, match="dies again and again(.|\n)*nowhere"), stack:
         pass
 
