@@ -21,20 +21,13 @@ FOLLOWER = ROOT / "tests" / "peers" / "follow.mjs"
 MODULES = ROOT / ".cache" / "peers" / "node_modules"
 
 
-@pytest.fixture
-def first(system: System) -> Iterator[WebServer]:
-    """The web server that the proxies prefer, and that the tests stop."""
-    with system.one_more_web_server() as server:
-        yield server
-
-
 @pytest.fixture(params=COMMANDS)
 def proxied(
-    request: pytest.FixtureRequest, system: System, user: Caller, first: WebServer, tmp_path: Path
+    request: pytest.FixtureRequest, system: System, user: Caller, tmp_path: Path
 ) -> Iterator[Caller]:
     """The user behind a proxy of each kind."""
-    name: str = request.param
-    with proxy(name, tmp_path, first.settings.port, system.web[0].settings.port) as url:
+    ports = [server.settings.port for server in system.web]
+    with proxy(request.param, tmp_path, *ports) as url:
         yield user.at(url)
 
 
@@ -58,22 +51,25 @@ def test_a_stream_to_the_end_of_the_run_ends_in_order(user: Caller, proxied: Cal
 
 
 @pytest.mark.parametrize("client", ["fetch-event-source", "eventsource"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_client_goes_on_at_another_server_when_its_own_stops(
-    user: Caller, proxied: Caller, first: WebServer, client: str
+    system: System, user: Caller, tmp_path: Path, name: str, client: str
 ) -> None:
     """It misses and repeats nothing, though its stream ended in the middle of the run."""
     command = follower(client)
-    run_id = user.run({"count": 60, "delay_ms": 50})
-    url = f"{proxied.url}/v1/runs/{run_id}/events"
-    with subprocess.Popen(
-        [*command, url, user.token], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        seen = [int(process.stdout.readline()) for _ in range(10)]
-        assert serves(first)
-        os.kill(first.pid, signal.SIGTERM)
-        seen += [int(line) for line in process.stdout]
-        status = process.wait(30)
+    with (
+        system.one_more_web_server() as first,
+        proxy(name, tmp_path, first.settings.port, system.web[0].settings.port) as url,
+    ):
+        run_id = user.run({"count": 40, "delay_ms": 50})
+        command += [f"{url}/v1/runs/{run_id}/events", user.token]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            seen = [int(process.stdout.readline()) for _ in range(10)]
+            assert serves(first)
+            os.kill(first.pid, signal.SIGTERM)
+            seen += [int(line) for line in process.stdout]
+            status = process.wait(30)
 
     assert 0 == status, "the client took the end of its stream for the end of the run"
     assert list(range(1, user.get_run(run_id)["last_seq"] + 1)) == seen

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
-from cli.dev.embedded_redis import EmbeddedRedis
 from tests.caller import Caller
 from tests.system import System, running_system
 from tests.waiting import eventually
@@ -14,21 +14,14 @@ from tests.waiting import eventually
 MESSAGE_SECONDS = 0.9
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def systems(
-    new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+    system: System, new_database: Callable[[], str], tmp_path: Path
 ) -> Iterator[list[System]]:
     """Each with a database and a worker of its own."""
-    folder = tmp_path_factory.mktemp("shared")
-    with EmbeddedRedis(folder / "redis", persist=False) as redis:
-        one, other = folder / "one", folder / "other"
-        one.mkdir()
-        other.mkdir()
-        with (
-            running_system(new_database, one, redis_url=redis.url) as first,
-            running_system(new_database, other, redis_url=redis.url) as second,
-        ):
-            yield [first, second]
+    redis_url = system.environ["ARKLOOP_REDIS_URL"]
+    with running_system(new_database, tmp_path, redis_url=redis_url) as other:
+        yield [system, other]
 
 
 def test_each_run_is_started_by_its_own_message(systems: list[System]) -> None:
