@@ -11,13 +11,16 @@ from worker.contract.messages import AssistantMessage, TextDelta
 from worker.contract.outcomes import CancelRequested, ProviderError
 from worker.contract.stop_signal import StopSignal
 
+#: More than one piece; each takes a processor some time.
+TOKENS = 6
+
 
 @pytest.fixture(params=["openai", "responses", "anthropic"])
 def server(request: pytest.FixtureRequest, real_model: str) -> Server:
     if request.param == "anthropic":
-        return Server("anthropic", real_model, "smol", max_output_tokens=24)
+        return Server("anthropic", real_model, "smol", max_output_tokens=TOKENS)
     api = "responses" if request.param == "responses" else None
-    return Server("openai", f"{real_model}/v1", "smol", max_output_tokens=24, api=api)
+    return Server("openai", f"{real_model}/v1", "smol", max_output_tokens=TOKENS, api=api)
 
 
 def test_a_real_model_streams_and_reports_its_usage(server: Server) -> None:
