@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Most tests wait for servers and time limits, so two cores keep three processes busy.
+# Most tests wait for servers and time limits, so two cores keep three processes busy. Files start
+# in their order: the acceptance tests take longest, and the short ones fill the end.
 TEST_PROCESSES ?= 3
 STAMP := $(VENV)/.installed
 UV := .cache/uv/bin/uv
@@ -28,7 +29,7 @@ dev: setup ## Run everything on this machine until Ctrl-C
 	@$(BIN)/arkloop dev
 
 test: setup ## The whole suite, against a real Postgres and a real Redis; TESTS="…" picks some
-	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(TESTS)
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-browser: setup ## Install Chromium from the system's packages and run the browser tests
 	@./scripts/install-chromium
