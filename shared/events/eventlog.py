@@ -27,10 +27,10 @@ from shared.events.types import (
     encode,
 )
 from shared.storage import keys
+from shared.storage.arrays import TextArray
 from shared.storage.connections import Connections, Transaction
 from shared.storage.hints import GroupedHint
 from shared.storage.tables.events import run_events
-from shared.storage.text_array import TextArray
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from shared.events import eventlog, types
 from shared.events.types import TOKEN_FIELDS, RunError, StoredEvent
 from shared.runs.status import RunState
 from shared.runs.transitions import Totals, keep_usage, usage_columns
+from shared.storage.arrays import TextArray
 from shared.storage.connections import Transaction
 from shared.storage.tables.runs import runs
-from shared.storage.text_array import TextArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

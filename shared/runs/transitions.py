@@ -12,10 +12,10 @@ from shared.catalog import model_routes
 from shared.events import eventlog, types
 from shared.events.types import TOKEN_FIELDS, RouteCost, Usage
 from shared.runs.status import RunState
+from shared.storage.arrays import TextArray
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import runs
 from shared.storage.tables.threads import messages
-from shared.storage.text_array import TextArray
 from shared.usd import MAX_COST_USD
 
 #: Owners lost within one step, after which a run is given up.

@@ -2,8 +2,8 @@
 
 import pytest
 
+from shared.storage.arrays import TextArray
 from shared.storage.connections import Connections
-from shared.storage.text_array import TextArray
 
 
 @pytest.mark.parametrize(
