@@ -113,8 +113,7 @@ class StoredRuns:
 
     def claim(self, run_id: UUID, worker_id: UUID | None = None) -> Claim | None:
         worker_id = worker_id or self.worker()
-        with self.connections.transaction() as tx:
-            return claims.claim(tx, [run_id], worker_id).get(run_id)
+        return claims.claim(self.connections, [run_id], worker_id).get(run_id)
 
     def claimed(self, worker_id: UUID | None = None, *, seen_at: Any = None) -> Claim:
         """A new run that a worker holds; `seen_at` is when it was heard last."""

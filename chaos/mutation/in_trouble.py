@@ -152,7 +152,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "        return self._first.is_set() and safe > 0\n",
         ),
         Edit(
-            "shared/runs/claims.py",
+            "shared/runs/sql/claim.sql",
             "            AND seen_at > now() - make_interval(secs => %(safe_seconds)s)\n",
             "            AND %(safe_seconds)s > 0\n",
         ),

@@ -20,8 +20,10 @@ from shared.events import eventlog, types
 from shared.events.types import Event, StoredEvent, ToolResult
 from shared.runs.status import RunState
 from shared.runs.transitions import MAX_CRASHES, Totals, queued
-from shared.storage.connections import Transaction
+from shared.storage.arrays import plain_array
+from shared.storage.connections import Connections, Transaction
 from shared.storage.hints import GroupedHint
+from shared.storage.sql_files import statement
 from shared.storage.tables.runs import inputs, runs, tool_calls
 from shared.times import EPOCH, rfc3339
 
@@ -65,138 +67,101 @@ def unclaimed(
     )
 
 
-# Rows are locked in the order of their ids. Who has locked a queued run is claiming it or ending
-# it: it is skipped, and if it is queued still, a worker finds it later. IS NOT DISTINCT FROM is not
-# answered by the index of queued runs, which a plan made when there were few would read as a whole.
-# A worker that was silent renews its lease before it claims: a run that it took now would be lost
-# at once, and have lost two workers by one silence.
-# With a LIMIT each look for a budget is one into an index; EXISTS may read the table into a hash.
-_CLAIM = """
-WITH wanted AS (
-    SELECT r.id FROM runs r
-    JOIN unnest(%(run_ids)s::uuid[], %(suspects)s::boolean[]) AS w (id, suspect) ON w.id = r.id
-    WHERE r.state IS NOT DISTINCT FROM 'queued' AND r.cancel_requested_at IS NULL
-        AND (w.suspect OR r.crashes < %(suspect_crashes)s)
-        AND EXISTS (
-            SELECT FROM workers WHERE id = %(worker_id)s
-            AND seen_at > now() - make_interval(secs => %(safe_seconds)s)
-        )
-    ORDER BY r.id FOR NO KEY UPDATE OF r SKIP LOCKED
-)
-UPDATE runs r SET
-    state = 'executing',
-    owner = %(worker_id)s,
-    fence = r.fence + 1,
-    attempt = r.attempt + 1,
-    started_at = coalesce(r.started_at, clock_timestamp())
-FROM wanted WHERE r.id = wanted.id
-RETURNING r.id AS run_id, r.org_id, r.thread_id, r.persona_id, r.route_id, r.model, r.trace_id,
-    r.position, r.fence, r.attempt, r.resume_reason, r.queued_at,
-    extract(epoch FROM clock_timestamp() - r.started_at)::float8 - r.waiting_ms / 1000.0::float8
-        AS used_seconds,
-    r.crashes >= %(suspect_crashes)s AS is_suspect,
-    clock_timestamp() AS claimed_at,
-    pg_postmaster_start_time() AS server,
-    r.api_key_id,
-    coalesce(
-        (SELECT true FROM budgets b WHERE b.org_id = r.org_id
-            AND b.scope IN ('org', 'api_key:' || r.api_key_id::text) LIMIT 1),
-        (SELECT true FROM credit_balances c WHERE c.org_id = r.org_id LIMIT 1),
-        (SELECT true FROM holds h WHERE h.run_id = r.id LIMIT 1),
-        false
-    ) AS is_limited
-"""
-# The first event of a run is made of its row alone, so that its claim is one statement.
-_START = """
-WITH claimed AS (CLAIM), started AS (
-    INSERT INTO run_events (run_id, seq, type, payload)
-    SELECT run_id, 1, %(type)s, replace(replace(replace(replace(%(template)s::text,
-        '"(time)"', to_json(to_char(claimed_at AT TIME ZONE 'UTC', %(rfc3339)s))::text),
-        '"(persona)"', to_json(persona_id)::text),
-        '"(route)"', to_json(route_id)::text),
-        '"(model)"', to_json(model)::text)
-    FROM claimed
-    RETURNING run_id, payload
-)
-SELECT claimed.*, started.payload FROM claimed JOIN started USING (run_id)
-""".replace("CLAIM", _CLAIM.replace("AND (w.suspect", "AND r.attempt = 0 AND (w.suspect"))
-
-
-def start(
-    tx: Transaction,
-    run_ids: Sequence[UUID],
-    worker_id: UUID,
-    *,
-    suspects: Collection[UUID] | None = None,
-) -> dict[UUID, Claim]:
-    """As `claim`, for runs that no worker had before; one statement."""
-    template = types.encode(1, types.RunStarted("(persona)", "(route)", "(model)"), EPOCH)
-    rows = tx.sql.exec_driver_sql(
-        _START,
-        {
-            **_parameters(tx, run_ids, worker_id, suspects),
-            "type": template.type,
-            "rfc3339": 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"',
-            "template": template.payload.replace(rfc3339(EPOCH), "(time)"),
-        },
-    ).all()
-    news = {row.run_id: [StoredEvent(1, template.type, row.payload)] for row in rows}
-    if news:
-        tx.after_commit.append(eventlog.news(tx.connections, news))
-    return {row.run_id: _claim(row, 1) for row in rows}
+_CLAIM = statement(__package__, "claim")
+#: As `shared.times.rfc3339` writes a time.
+_TIME_FORMAT = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'
 
 
 def claim(
-    tx: Transaction,
-    run_ids: Sequence[UUID],
+    connections: Connections,
+    run_ids: Collection[UUID],
     worker_id: UUID,
     *,
     suspects: Collection[UUID] | None = None,
 ) -> dict[UUID, Claim]:
-    """Take the exclusive right to execute those of the runs that are queued; write that they go on.
+    """Claim those of the runs that are queued, and write that they start or resume.
 
-    By id; what is missing is not queued: another worker has it, or it has ended. Suspects are taken
-    only if they are among `suspects` (None: all).
+    Returns the claims by run. A run that is missing is not queued: another worker has claimed it,
+    or it has ended. Suspects are claimed only if they are among `suspects` (None: all).
+
+    Raises:
+        Unavailable: some may have been claimed.
     """
-    rows = tx.sql.exec_driver_sql(_CLAIM, _parameters(tx, run_ids, worker_id, suspects)).all()
-    resumed = [row.run_id for row in rows if row.attempt > 1]
-    last_seqs = eventlog.last_seqs(tx.sql, resumed) if resumed else {}
-    answers = _consume_inputs(tx.sql, resumed) if resumed else {}
+    if suspects is None:
+        suspects = run_ids
+    with connections.statement() as tx:
+        claims = _claim_new(tx, run_ids, worker_id, suspects)
+    if others := [run_id for run_id in run_ids if run_id not in claims]:
+        with connections.transaction() as tx:
+            claims |= _claim_resumed(tx, others, worker_id, suspects)
+    return claims
+
+
+def _claim_new(
+    tx: Transaction, run_ids: Collection[UUID], worker_id: UUID, suspects: Collection[UUID]
+) -> dict[UUID, Claim]:
+    """Claim those that no worker had before, in one statement."""
+    rows = _claim_queued(tx, run_ids, worker_id, suspects, are_new=True)
+    started = {
+        row.run_id: [StoredEvent(1, types.RunStarted.type, row.started_payload)] for row in rows
+    }
+    if started:
+        tx.after_commit.append(eventlog.news(tx.connections, started))
+    return {row.run_id: _claim_of(row, last_seq=1) for row in rows}
+
+
+def _claim_resumed(
+    tx: Transaction, run_ids: Collection[UUID], worker_id: UUID, suspects: Collection[UUID]
+) -> dict[UUID, Claim]:
+    """Claim those that a worker had before, with the answers that people gave meanwhile."""
+    rows = _claim_queued(tx, run_ids, worker_id, suspects, are_new=False)
+    if not rows:
+        return {}
+    claimed = [row.run_id for row in rows]
+    last_seqs = eventlog.last_seqs(tx.sql, claimed)
+    answers = _consume_inputs(tx.sql, claimed)
     if answers:
         tx.after_commit.append(lambda: fault_points.reach("worker.input_consumed"))
-    taken: dict[UUID, Claim] = {}
+    claims: dict[UUID, Claim] = {}
     happened: dict[UUID, list[StoredEvent]] = {}
     for row in rows:
-        first = last_seqs.get(row.run_id, 0) + 1
-        opening: list[Event] = [
-            types.RunStarted(row.persona_id, row.route_id, row.model)
-            if row.attempt == 1
-            else types.RunResumed(row.attempt, row.resume_reason),
+        opening = [
+            types.RunResumed(row.attempt, row.resume_reason),
             *answers.get(row.run_id, ()),
         ]
+        first = last_seqs.get(row.run_id, 0) + 1
         stored = [types.encode(first + i, e, row.claimed_at) for i, e in enumerate(opening)]
         happened[row.run_id] = stored
-        taken[row.run_id] = _claim(row, stored[-1].seq)
+        claims[row.run_id] = _claim_of(row, last_seq=stored[-1].seq)
     eventlog.store(tx, happened)
-    return taken
+    return claims
 
 
-def _parameters(
+def _claim_queued(
     tx: Transaction,
-    run_ids: Sequence[UUID],
+    run_ids: Collection[UUID],
     worker_id: UUID,
-    suspects: Collection[UUID] | None,
-) -> dict[str, Any]:
-    return {
-        "safe_seconds": tx.connections.settings.lease_seconds * SAFE_PART,
-        "run_ids": list(run_ids),
-        "suspects": [suspects is None or run_id in suspects for run_id in run_ids],
-        "worker_id": worker_id,
-        "suspect_crashes": SUSPECT_CRASHES,
-    }
+    suspects: Collection[UUID],
+    *,
+    are_new: bool,
+) -> Sequence[Row[Any]]:
+    started = types.encode(1, types.RunStarted("(persona)", "(route)", "(model)"), EPOCH)
+    return tx.sql.exec_driver_sql(
+        _CLAIM,
+        {
+            "run_ids": plain_array(run_ids),
+            "may_be_suspect": plain_array(run_id in suspects for run_id in run_ids),
+            "are_new": are_new,
+            "worker_id": worker_id,
+            "suspect_crashes": SUSPECT_CRASHES,
+            "safe_seconds": tx.connections.settings.lease_seconds * SAFE_PART,
+            "template": started.payload.replace(rfc3339(EPOCH), "(time)"),
+            "time_format": _TIME_FORMAT,
+        },
+    ).all()
 
 
-def _claim(row: Row[Any], last_seq: int) -> Claim:
+def _claim_of(row: Row[Any], *, last_seq: int) -> Claim:
     return Claim(
         run_id=row.run_id,
         org_id=row.org_id,

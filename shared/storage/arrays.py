@@ -6,7 +6,7 @@ format a string is its length and its bytes.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from psycopg import adapters, postgres
 from psycopg.adapt import Dumper
@@ -42,3 +42,12 @@ class _TextArrayDumper(Dumper):
 
 
 adapters.register_dumper(TextArray, _TextArrayDumper)
+
+
+def plain_array(values: Iterable[object]) -> str:
+    """Return an array in Postgres' own notation, of values that need no quotes; None is NULL.
+
+    UUIDs, numbers, booleans and words of our own. Several times as fast as the driver's
+    conversion of a list.
+    """
+    return "{" + ",".join("NULL" if value is None else str(value) for value in values) + "}"

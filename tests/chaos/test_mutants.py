@@ -22,12 +22,19 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_mutant_applies_and_is_python(mutant: Mutant) -> None:
-    """Each text is in the code once, and what comes of it is another program that compiles."""
+def test_a_mutant_applies_to_the_code(mutant: Mutant) -> None:
+    """Each text is in the code once, and the program that results is another one and compiles."""
     for file, text in mutated(mutant, ROOT).items():
         original = (ROOT / file).read_text(encoding="utf-8")
+        if file.endswith(".sql"):
+            assert _without_comments(original) != _without_comments(text)
+            continue
         assert ast.dump(ast.parse(original)) != ast.dump(ast.parse(text))
         compile(text, file, "exec")
+
+
+def _without_comments(sql: str) -> list[str]:
+    return [line for line in sql.splitlines() if not line.lstrip().startswith("--")]
 
 
 def test_mutants_are_told_apart_and_caught_by_what_is_checked() -> None:

@@ -97,11 +97,7 @@ class WorkerProcess:
     def _claim(self, wanted: Sequence["ActiveRun"]) -> list[Claim | None]:
         ids = [run.run_id for run in wanted]
         suspects = [run.run_id for run in wanted if run is self._suspect]
-        with self.connections.statement() as tx:
-            taken = claims.start(tx, ids, self.worker_id, suspects=suspects)
-        if others := [run_id for run_id in ids if run_id not in taken]:
-            with self.connections.transaction() as tx:
-                taken |= claims.claim(tx, others, self.worker_id, suspects=suspects)
+        taken = claims.claim(self.connections, ids, self.worker_id, suspects=suspects)
         # A run may be wanted twice: only the first gets it.
         return [taken.pop(run.run_id, None) for run in wanted]
 

@@ -19,7 +19,7 @@ from shared.claim import Claim
 from shared.errors import BudgetExhausted, LeaseLost
 from shared.events.types import RouteCost, RunCompleted, RunCost, Usage
 from shared.ids import new_id
-from shared.runs import claims, endings, sweep
+from shared.runs import endings, sweep
 from shared.runs.endings import Ending, Outcome
 from shared.runs.status import RunState
 from shared.runs.transitions import Totals
@@ -422,7 +422,7 @@ def test_a_limit_that_goes_lets_go_of_what_it_held(money: Money) -> None:
 
 
 def test_a_claim_tells_whether_there_is_anything_to_look_for(money: Money) -> None:
-    """A limit, credits, or what the run holds under limits of before; by either kind of claim."""
+    """A limit, credits, or what the run holds under limits of before; also a new run's claim."""
     claim, idle = money.stored.claimed(), money.stored.claimed()
     assert [False, False] == [claim.is_limited, idle.is_limited]
     money.limit("1")
@@ -434,12 +434,11 @@ def test_a_claim_tells_whether_there_is_anything_to_look_for(money: Money) -> No
 
     again = [money.stored.claim(held.run_id) for held in (claim, idle)]
     money.grant(1000)
-    with money.connections.statement() as tx:
-        run_id = money.stored.create()
-        started = claims.start(tx, [run_id], money.stored.worker())
+    started = money.stored.claim(money.stored.create())
 
     assert [True, False] == [held.is_limited for held in again if held]
-    assert started[run_id].is_limited
+    assert started is not None
+    assert started.is_limited
 
 
 @pytest.mark.parametrize("waits", [False, True])

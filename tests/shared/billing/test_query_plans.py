@@ -112,16 +112,15 @@ def test_a_page_of_the_ledger(connections: Connections, org_id: UUID, deep: bool
 
 
 def test_a_claim_looks_for_limits_by_index(money: Money) -> None:
-    """One row of each, however many orgs have some: both kinds of claim."""
+    """One row of each, however many orgs have some: of new runs and of those that resume."""
     stored, worker_id = money.stored, money.stored.worker()
-    for claim in (claims.start, claims.claim):
-        run_id = stored.create()
-        with stored.connections.transaction() as tx:
-            tx.sql.execute(text("SET LOCAL jit = off"))
-            with noted(stored.connections) as statements:
-                assert claim(tx, [run_id], worker_id)
-        plans = Plans(stored.connections, statements[0])
+    run_id = stored.create()
+    with noted(stored.connections) as statements:
+        assert claims.claim(stored.connections, [run_id], worker_id)
+    [(statement, values)] = statements
 
+    for are_new in (True, False):
+        plans = Plans(stored.connections, (statement, {**values, "are_new": are_new}))
         assert {"pk_runs", "pk_budgets", "pk_credit_balances", "pk_holds"} <= plans.indexes()
 
 

@@ -181,10 +181,10 @@ class Pieces(RuleBasedStateMachine):
     def _claim(self, run: ModelRun, by: ModelWorker, outage: str | None = None) -> None:
         is_free = run.state == RunState.QUEUED and not by.is_silent
         claim: Claim | None = None
-        self.connections.outage = outage
+        # The first transaction is for new runs, the second one for those that resume.
+        self.connections.outage, self.connections.passing = outage, int(run.attempts > 0)
         try:
-            with self.connections.transaction() as tx:
-                claim = claims.claim(tx, [run.id], by.id).get(run.id)
+            claim = claims.claim(self.connections, [run.id], by.id).get(run.id)
         except Unavailable:
             if is_free and outage == "after":
                 run.is_claimed(by)  # and no thread knows

@@ -40,23 +40,24 @@ LATE = RunError("run.timeout", "It took too long.", True)
 
 
 class InterruptedConnections(Connections):
-    """Their next transaction meets the outage that is set; only the next.
+    """After `passing` others, their next transaction meets the outage that is set; only that one.
 
     `before`: it does not begin. `within`: it is rolled back. `after`: it is committed, and
     nobody learns of it.
     """
 
     outage: str | None
+    passing: int
 
     @classmethod
     def of(cls, connections: Connections) -> "InterruptedConnections":
         own = cls(**{field.name: getattr(connections, field.name) for field in fields(connections)})
-        own.outage = None
+        own.outage, own.passing = None, 0
         return own
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        outage, self.outage = self.outage, None
+        outage = self._outage_of_next()
         if outage == "before":
             raise Unavailable()
         with super().transaction() as tx:
@@ -70,7 +71,7 @@ class InterruptedConnections(Connections):
 
     @contextmanager
     def statement(self) -> Iterator[Transaction]:
-        outage, self.outage = self.outage, None
+        outage = self._outage_of_next()
         if outage in ("before", "within"):
             raise Unavailable()
         with super().statement() as tx:
@@ -79,6 +80,13 @@ class InterruptedConnections(Connections):
                 tx.after_commit.clear()
         if outage == "after":
             raise Unavailable()
+
+    def _outage_of_next(self) -> str | None:
+        if self.passing:
+            self.passing -= 1
+            return None
+        outage, self.outage = self.outage, None
+        return outage
 
     def end(self, ending: Ending) -> Outcome:
         """As a worker process does, for one run."""

@@ -18,7 +18,8 @@ from shared.ids import new_id
 from shared.runs import claims
 from shared.runs.status import RunState
 from shared.storage.connections import Transaction
-from shared.times import EPOCH, rfc3339
+from shared.times import EPOCH
+from tests.query_plans import noted
 from tests.stored_runs import USED, StoredRuns, ago, end_run, numbered
 from tests.waiting import in_parallel
 from worker.agent.conversation import Turn
@@ -64,9 +65,7 @@ def test_a_worker_that_is_not_heard_claims_nothing(stored: StoredRuns, seen_at: 
     resumed = stored.claimed().run_id
     stored.set(resumed, state=RunState.QUEUED, resume_reason="worker_lost")
 
-    with stored.connections.transaction() as tx:
-        assert {} == claims.start(tx, [new], worker_id)
-        assert {} == claims.claim(tx, [new, resumed], worker_id)
+    assert {} == claims.claim(stored.connections, [new, resumed], worker_id)
 
     if seen_at is not None:
         stored.set_worker(worker_id, seen_at=ago(seconds=10))
@@ -326,10 +325,9 @@ def test_a_suspect_is_claimed_only_where_suspects_are_welcome(stored: StoredRuns
     stored.set(innocent, crashes=1)
     stored.set(suspect, crashes=2)
     worker = stored.worker()
-    with stored.connections.transaction() as tx:
-        claimed = claims.claim(tx, [suspect, innocent], worker, suspects=[])
-        assert [innocent] == list(claimed)
-        assert not claimed[innocent].is_suspect
+    claimed = claims.claim(stored.connections, [suspect, innocent], worker, suspects=[])
+    assert [innocent] == list(claimed)
+    assert not claimed[innocent].is_suspect
 
     claim = stored.claim(suspect)
 
@@ -370,42 +368,46 @@ def test_waiting_time_is_not_used_time(stored: StoredRuns) -> None:
     assert again.used_seconds < 5
 
 
-def test_a_run_is_started_in_one_statement(stored: StoredRuns) -> None:
-    """As by a claim in a transaction: the same right, and an event of the same form."""
+def test_the_first_event_is_of_the_form_of_all_others(stored: StoredRuns) -> None:
+    """Postgres makes `run.started` of the run's row, byte for byte as Python encodes it."""
     model = 'a "model" of \\ ours (time) (route), é\n\x01'
-    started, claimed = stored.create(), stored.create()
-    for run_id in (started, claimed):
-        stored.set(run_id, model=model)
-    worker = stored.worker()
+    run_id = stored.create()
+    stored.set(run_id, model=model)
 
-    with stored.connections.statement() as tx:
-        fast = claims.start(tx, [started], worker)[started]
-    slow = stored.claim(claimed, worker)
+    claim = stored.claim(run_id)
 
-    assert slow is not None
-    own = ("run_id", "thread_id", "trace_id", "queued_at", "claimed_at", "used_seconds")
-    same = {name: getattr(slow, name) for name in Claim.__slots__ if name not in own}
-    assert same == {name: getattr(fast, name) for name in same}
-    [by_start], [by_claim] = stored.events(started), stored.events(claimed)
-    payloads = [json.loads(event.payload) for event in (by_start, by_claim)]
-    times_of = [payload.pop("created_at") for payload in payloads]
-    assert payloads[0] == payloads[1]
-    assert model == payloads[0]["data"]["model"]
-    assert len(by_start.payload) == len(by_claim.payload)
-    assert [len("2026-11-24T15:04:05.123Z")] * 2 == [len(time) for time in times_of]
-    assert rfc3339(fast.claimed_at) == times_of[0]
+    assert claim is not None
+    started = types.RunStarted(claim.persona_id, claim.route_id, model)
+    assert model == claim.model
+    expected = types.encode(1, started, claim.claimed_at)
+    assert [json.loads(expected.payload)] == [json.loads(e.payload) for e in stored.events(run_id)]
+    assert [len(expected.payload)] == [len(event.payload) for event in stored.events(run_id)]
+    assert stored.published(run_id) == stored.events(run_id)
 
 
-def test_only_what_was_never_claimed_is_started(stored: StoredRuns) -> None:
-    """A run that goes on needs more than one statement; an ended one needs nothing."""
-    fresh, released, ended = stored.create(), stored.claimed(), stored.claimed()
+def test_new_and_resumed_runs_are_claimed_together(stored: StoredRuns) -> None:
+    """Each begins with an event of its own; a run that has ended is left alone."""
+    new, released, ended = stored.create(), stored.claimed(), stored.claimed()
     stored.finish(ended)
     with stored.connections.transaction() as tx:
         cost = numbered(released.last_seq, types.RunCost(USED.usage, USED.cost_usd))
         claims.release(tx, released, cost, USED, progressed=False)
 
-    with stored.connections.statement() as tx:
-        started = claims.start(tx, [released.run_id, fresh, ended.run_id], stored.worker())
+    wanted = [released.run_id, new, ended.run_id]
+    claimed = claims.claim(stored.connections, wanted, stored.worker())
 
-    assert [fresh] == list(started)
-    assert stored.claim(released.run_id) is not None
+    assert {new: (1, 1), released.run_id: (2, 3)} == {
+        run_id: (claim.attempt, claim.last_seq) for run_id, claim in claimed.items()
+    }
+    assert ["run.started"] == stored.types(new)
+    assert "run.resumed" == stored.types(released.run_id)[-1]
+
+
+def test_a_new_run_is_claimed_in_one_statement(stored: StoredRuns) -> None:
+    """No transaction is begun for it, and no other statement follows."""
+    run_id, worker_id = stored.create(), stored.worker()
+
+    with noted(stored.connections) as statements:
+        assert claims.claim(stored.connections, [run_id], worker_id)
+
+    assert 1 == len(statements)

@@ -215,15 +215,14 @@ def test_the_conversation_before_a_run(connections: Connections, written: Histor
         worker_id = new_id()
         values = {"id": worker_id, "hostname": "test", "pid": 1, "lock_key": 1}
         tx.sql.execute(insert(workers).values(**values))
-        claim = claims.claim(tx, [run_id], worker_id).get(run_id)
-        assert claim is not None
-        with noted(connections) as statements:
-            [opening] = conversation_history.load_openings(tx.sql, [claim])
-            whole = replace(opening, is_whole=False)
-            conversation_history.load(tx.sql, claim, whole, conversation_history.MAX_BYTES)
-            conversation_history.own_events(tx.sql, run_id)
-        openings, said, turns, older, own, open_turn = statements
-        tx.sql.rollback()
+    claim = claims.claim(connections, [run_id], worker_id).get(run_id)
+    assert claim is not None
+    with noted(connections) as statements, connections.reading() as sql:
+        [opening] = conversation_history.load_openings(sql, [claim])
+        whole = replace(opening, is_whole=False)
+        conversation_history.load(sql, claim, whole, conversation_history.MAX_BYTES)
+        conversation_history.own_events(sql, run_id)
+    openings, said, turns, older, own, open_turn = statements
 
     for messages in (openings, said, older):
         Plans(connections, messages).check({"uq_messages_thread_id_position"})
