@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import psutil
 import pytest
@@ -16,7 +16,6 @@ import pytest
 from shared.ids import new_id
 from tests.peers.conftest import installed
 from tests.waiting import eventually
-from worker.contract.context import RunContext
 from worker.contract.messages import ToolSpec
 from worker.contract.outcomes import CancelRequested
 from worker.contract.stop_signal import StopSignal
@@ -48,7 +47,7 @@ class Everything:
             tool,
             arguments,
             pinned=self.tools[tool].hash,
-            context=cast(RunContext, stop or StopSignal()),
+            context=stop or StopSignal(),
         )
 
     def cancelled(self) -> float:

@@ -39,6 +39,7 @@ class RecordedRun:
         self.done: list[ToolResult] = []
         self.totals = Totals()
         self._begun = set(begun)
+        self.is_resumed = attempt > 1
 
     def check(self) -> None:
         self.stop.check()

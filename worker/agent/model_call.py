@@ -10,7 +10,7 @@ from shared.catalog.model_routes import Route
 from shared.events import types
 from shared.events.types import Event, ProviderState, Usage, is_too_deep, plain
 from worker.agent.route_chain import RouteChain
-from worker.contract.context import RunContext
+from worker.contract.context import Metering, RunContext, Transcript
 from worker.contract.messages import (
     MAX_STATE_BYTES,
     AssistantMessage,
@@ -158,7 +158,7 @@ def call_model(
             raise
 
 
-def bounded(request: ModelRequest, context: RunContext) -> ModelRequest:
+def bounded(request: ModelRequest, context: Metering) -> ModelRequest:
     """The request with a bound on its output, where money is reserved for it."""
     if not context.is_limited or request.max_output_tokens is not None:
         return request
@@ -177,7 +177,7 @@ def _max_tries(error: ProviderError, chain: RouteChain) -> int:
 def _count_broken(
     chain: RouteChain,
     request: ModelRequest,
-    context: RunContext,
+    context: Metering,
     streamed: _Streamed,
     *,
     was_accepted: bool = False,
@@ -224,7 +224,7 @@ def _may_refuse_state(error: ProviderError) -> bool:
     return error.code == "provider.invalid_request" and error.too_large is None
 
 
-def _void(context: RunContext, error: ProviderError, counted: tuple[Event, ...]) -> None:
+def _void(context: Transcript, error: ProviderError, counted: tuple[Event, ...]) -> None:
     if counted:
         context.void_text(error.code, *counted)
 
@@ -237,7 +237,7 @@ def _size(provider: Provider, request: ModelRequest) -> int:
 def _stream_turn(
     provider: Provider,
     request: ModelRequest,
-    context: RunContext,
+    context: Transcript,
     stop: StopSignal,
     streamed: _Streamed,
 ) -> tuple[AssistantMessage, TurnEnd]:

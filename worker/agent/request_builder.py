@@ -15,7 +15,7 @@ from worker.agent import context_window
 from worker.agent.agent import Agent
 from worker.agent.context_window import Fitted
 from worker.agent.conversation import Turn
-from worker.contract.context import RunContext
+from worker.contract.context import Transcript
 from worker.contract.messages import ModelRequest, without_state
 from worker.contract.outcomes import TooLarge
 
@@ -48,7 +48,7 @@ class _Window:
 class RequestBuilder:
     """The request builder of an attempt; `turns` are the run's own, which the loop appends to."""
 
-    def __init__(self, agent: Agent, context: RunContext, turns: Sequence[Turn]) -> None:
+    def __init__(self, agent: Agent, context: Transcript, turns: Sequence[Turn]) -> None:
         self._agent = agent
         self._context = context
         self._turns = turns

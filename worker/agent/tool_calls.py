@@ -11,7 +11,7 @@ from shared.errors import LeaseLost
 from shared.events import types
 from worker.agent.agent import Agent
 from worker.agent.conversation import Turn
-from worker.contract.context import RunContext
+from worker.contract.context import RunContext, ToolContext, ToolLedger
 from worker.contract.messages import ToolCall, ToolMessage
 from worker.contract.outcomes import ShuttingDown, StopRun, WaitForInput
 from worker.tools import CallInfo, Tool, ToolFailed
@@ -99,7 +99,7 @@ class _SideBySide:
             target=target, args=(self._run,), name=f"tool-{call.name}", daemon=True
         ).start()
 
-    def wait(self, context: RunContext, grace: _Grace) -> None:
+    def wait(self, context: ToolContext, grace: _Grace) -> None:
         """Return once the call has ended or is abandoned."""
         try:
             with context.aborting(self._changed.set):
@@ -236,7 +236,7 @@ def _misfit(tool: Tool, arguments: Any) -> str | None:
 
 
 def _permitted(
-    agent: Agent, context: RunContext, turn: Turn, call: ToolCall
+    agent: Agent, context: ToolLedger, turn: Turn, call: ToolCall
 ) -> tuple[Tool, ToolCall]:
     """Return the tool and the call as it is to be made.
 
@@ -260,20 +260,20 @@ def _permitted(
     return tool, made
 
 
-def _not_made(context: RunContext, call: ToolCall, why: str) -> ToolFailed:
+def _not_made(context: ToolLedger, call: ToolCall, why: str) -> ToolFailed:
     """Build the error of a refused call, or of one that an earlier attempt may have made."""
-    is_new = context.attempt == 1 or context.begin_tool_call(call.id)
+    is_new = not context.is_resumed or context.begin_tool_call(call.id)
     return ToolFailed(why if is_new else UNKNOWN_OUTCOME)
 
 
-def _begin(context: RunContext, tool: Tool, call: ToolCall) -> None:
+def _begin(context: ToolLedger, tool: Tool, call: ToolCall) -> None:
     """Write the call into the ledger, before it can have an effect."""
     if not context.begin_tool_call(call.id) and not tool.idempotent:
         raise ToolFailed(UNKNOWN_OUTCOME)
     fault_points.reach("worker.tool_begun")
 
 
-def _make(agent: Agent, context: RunContext, tool: Tool, call: ToolCall) -> str:
+def _make(agent: Agent, context: ToolContext, tool: Tool, call: ToolCall) -> str:
     info = CallInfo(idempotency_key=f"{agent.run_id}:{call.id}", egress=agent.egress)
     output = tool(context, info, call.arguments)
     fault_points.reach("worker.tool_returned")

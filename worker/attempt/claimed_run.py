@@ -56,6 +56,7 @@ class ClaimedRun:
         """
         self.claim = claim
         self.attempt = claim.attempt
+        self.is_resumed = claim.attempt > 1
         self.stop = stop
         self.log = run_log
         self.totals = Totals()

@@ -1,4 +1,14 @@
-"""What the loop and the tools may ask of a run; they know nothing of SQL, Redis or Celery."""
+"""What the loop, the tools and a model call may use of a run; none of it is SQL, Redis or Celery.
+
+ToolContext       a tool, a call of an MCP server: notice that the run has to stop
+Transcript        write the run's text and events
+ToolLedger        record which tool calls have begun
+Metering          count and reserve what model calls cost
+RouteAdmission    wait for the limits of a route
+RunContext        all of these: what an attempt gives the loop
+
+Every method may raise a `StopRun` or `LeaseLost`.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,13 +19,8 @@ from shared.events.types import Event, ToolResult, Usage
 from worker.contract.patience import Patience
 
 
-class RunContext(Protocol):
-    """One attempt of a run, as its own thread sees it.
-
-    Every method may raise a `StopRun` or `LeaseLost`.
-    """
-
-    attempt: int
+class ToolContext(Protocol):
+    """The part of a run that a tool may use."""
 
     def check(self) -> None:
         """Raise if the run has to stop."""
@@ -24,19 +29,25 @@ class RunContext(Protocol):
         """Sleep; raises as soon as the run has to stop."""
 
     def aborting(self, abort: Callable[[], None]) -> AbstractContextManager[None]:
-        """Within the block `abort` is called as soon as the run has to stop.
+        """Call `abort` as soon as the run has to stop while the block is executed.
 
         What it makes fail inside turns into the reason of the stop.
         """
 
+
+class Transcript(Protocol):
+    """The text and the events of one attempt, in order."""
+
+    attempt: int
+
     def stream_text(self, text: str) -> None:
-        """Pass on a piece of the model's answer; pieces are gathered into deltas."""
+        """Add a piece of the model's response; pieces are gathered into deltas."""
 
     def stream_thinking(self, text: str) -> None:
-        """The same for its reasoning."""
+        """Add a piece of the model's reasoning; pieces are gathered into deltas."""
 
     def void_text(self, reason: str, *then: Event) -> None:
-        """What was streamed in this turn does not count: the call is made again.
+        """Declare void what was streamed in this turn: the call is made again.
 
         The events `then` are stored together with that.
         """
@@ -47,23 +58,35 @@ class RunContext(Protocol):
     def checkpoint(self) -> None:
         """Return once everything emitted so far is stored: a crash will not repeat it."""
 
+
+class ToolLedger(Protocol):
+    """The record of the tool calls that have begun, in this attempt or an earlier one."""
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether an earlier attempt may have begun tool calls."""
+
     def begin_tool_call(self, tool_call_id: str) -> bool:
         """Record that the call begins now; False if an earlier attempt began it already."""
 
     def end_tool_call(self, result: ToolResult) -> None:
-        """Record what came of a call whose event has to wait for other calls of the turn."""
+        """Record the result of a call whose event has to wait for other calls of the turn."""
 
-    def add_usage(self, route: Route, usage: Usage) -> Event:
-        """Count a model call; returns the `run.cost` event with the sums so far."""
+
+class Metering(Protocol):
+    """The usage of the run's model calls, and the money reserved for them."""
 
     @property
     def is_limited(self) -> bool:
         """Whether a budget or prepaid credits limit what the run may cost."""
 
-    def reserve(self, route: Route, worst_case: Usage) -> None:
-        """Hold what the next model call may cost at most.
+    def add_usage(self, route: Route, usage: Usage) -> Event:
+        """Count a model call; returns the `run.cost` event with the sums so far."""
 
-        Waits, visibly, while only what other runs hold stands in the way.
+    def reserve(self, route: Route, worst_case: Usage) -> None:
+        """Reserve what the next model call may cost at most.
+
+        Waits, visibly, while only the reservations of other runs stand in the way.
 
         Raises:
             LimitExceeded: `budget.exhausted`.
@@ -72,8 +95,12 @@ class RunContext(Protocol):
     def settle(self) -> None:
         """Give back what the last model call has not used."""
 
+
+class RouteAdmission(Protocol):
+    """The limits of routes, which all runs share."""
+
     def admit(self, route: Route, tokens: int, patience: Patience) -> None:
-        """Wait, visibly, until the route's limits have room for a call of about so many tokens.
+        """Wait, visibly, until the limits of the route admit a call of about this many tokens.
 
         Raises:
             ProviderError: `provider.rate_limited`; its provider takes no calls, and `patience` is
@@ -81,7 +108,11 @@ class RunContext(Protocol):
         """
 
     def pause_route(self, route: Route, seconds: float, *, is_shared: bool) -> None:
-        """Stop calls on the route for this time: the org's own, or with `is_shared` everybody's."""
+        """Stop calls on the route for this time: the org's, or with `is_shared` all calls."""
 
     def back_off(self, route: Route, seconds: float, *, is_shared: bool) -> None:
         """As `pause_route`, and wait for that time, visibly."""
+
+
+class RunContext(ToolContext, Transcript, ToolLedger, Metering, RouteAdmission, Protocol):
+    """One attempt of a run, as the loop sees it."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from worker.contract.context import RunContext
+from worker.contract.context import ToolContext
 from worker.mcp import Cancelled, McpFailed, ToolChanged
 from worker.mcp.descriptions import Description
 from worker.mcp.org_sidecar import Forker, OrgSidecar, Pending
@@ -78,7 +78,7 @@ class McpClient:
         self._ending_idle = threading.Thread(target=self._end_idle, name="mcp idle", daemon=True)
 
     def tools(
-        self, server: Server, *, context: RunContext | None = None, seconds: float = TOOLS_SECONDS
+        self, server: Server, *, context: ToolContext | None = None, seconds: float = TOOLS_SECONDS
     ) -> list[Description]:
         """List the server's tools as they are now.
 
@@ -95,7 +95,7 @@ class McpClient:
         arguments: Mapping[str, Any],
         *,
         pinned: str,
-        context: RunContext | None = None,
+        context: ToolContext | None = None,
         seconds: float = CALL_SECONDS,
     ) -> str:
         """Call a tool that was described, when it was approved, as the hash `pinned` says.
@@ -130,7 +130,7 @@ class McpClient:
         self,
         server: Server,
         request: Mapping[str, Any],
-        context: RunContext | None,
+        context: ToolContext | None,
         seconds: float,
     ) -> Mapping[str, Any]:
         pending = Pending()

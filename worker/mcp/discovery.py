@@ -14,7 +14,7 @@ from shared.security.encryption import CannotOpen, NoEncryptionKey
 from shared.storage.connections import Connections
 from worker.contract import long_work
 from worker.contract.argument_schema import ArgumentSchema, InvalidSchema
-from worker.contract.context import RunContext
+from worker.contract.context import ToolContext
 from worker.mcp import Cancelled, McpFailed
 from worker.mcp.client import McpClient
 from worker.mcp.descriptions import Description
@@ -28,7 +28,7 @@ def discover(
     client: McpClient,
     config_id: UUID,
     *,
-    context: RunContext | None = None,
+    context: ToolContext | None = None,
 ) -> None:
     """Ask the server now, and store what comes of it, a failure too.
 

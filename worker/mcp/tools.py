@@ -16,7 +16,7 @@ from shared.catalog import mcp_configs
 from shared.catalog.personas import BUILTIN_TOOLS
 from shared.errors import Unavailable
 from shared.storage.connections import Connections
-from worker.contract.context import RunContext
+from worker.contract.context import ToolContext
 from worker.contract.messages import ToolSpec
 from worker.mcp import McpFailed, discovery
 from worker.mcp.client import ChangedTools, McpClient
@@ -52,7 +52,7 @@ def tools_of(
     names: Collection[str],
     *,
     reserved_names: Collection[str],
-    context: RunContext,
+    context: ToolContext,
 ) -> McpTools:
     """Return the tools that these servers offer; `reserved_names` belong to other tools.
 
@@ -148,8 +148,8 @@ def _as_tools(
 
 def _caller(
     connections: Connections, client: McpClient, server: Server, tool: str, pinned: str
-) -> Callable[[RunContext, CallInfo, Mapping[str, Any]], str]:
-    def call(context: RunContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
+) -> Callable[[ToolContext, CallInfo, Mapping[str, Any]], str]:
+    def call(context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
         try:
             return client.call(server, tool, arguments, pinned=pinned, context=context)
         except ChangedTools as changed:
@@ -168,7 +168,7 @@ class _Asking(threading.Thread):
     """A server is asked for its tools while the run waits; `stopped` is why that broke off."""
 
     def __init__(
-        self, connections: Connections, client: McpClient, config_id: UUID, context: RunContext
+        self, connections: Connections, client: McpClient, config_id: UUID, context: ToolContext
     ) -> None:
         super().__init__(name="mcp discovery", daemon=True)
         self.stopped: BaseException | None = None

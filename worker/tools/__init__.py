@@ -21,7 +21,7 @@ from pydantic_core import core_schema
 from shared.security.egress import Policy
 from worker.contract import long_work
 from worker.contract.argument_schema import ArgumentSchema, InvalidSchema
-from worker.contract.context import RunContext
+from worker.contract.context import ToolContext
 from worker.contract.messages import ToolSpec
 
 __all__ = [
@@ -75,7 +75,7 @@ class Tool:
     """
 
     spec: ToolSpec
-    function: Callable[[RunContext, CallInfo, Mapping[str, Any]], str]
+    function: Callable[[ToolContext, CallInfo, Mapping[str, Any]], str]
     idempotent: bool
     timeout_seconds: float = TIMEOUT_SECONDS
     mcp_tool: Mapping[str, str] | None = None
@@ -106,7 +106,7 @@ class Tool:
         if errors:
             raise ToolFailed(" ".join(errors))
 
-    def __call__(self, context: RunContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
+    def __call__(self, context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
         return self.function(context, info, arguments)
 
 
@@ -130,7 +130,7 @@ def tool(
             )
         signature = inspect.signature(function).parameters
         if next(iter(signature), None) != "context":
-            raise TypeError("The function's first parameter must be `context: RunContext`.")
+            raise TypeError("The function's first parameter must be `context: ToolContext`.")
         hints = get_type_hints(function, include_extras=True)
         fields: dict[str, Any] = {}
         for name, parameter in list(signature.items())[1:]:
@@ -144,7 +144,7 @@ def tool(
         parameters = {"required": [], **model.model_json_schema(schema_generator=_ArgumentsSchema)}
         del parameters["title"]
 
-        def call(context: RunContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
+        def call(context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
             try:
                 typed = dict(model.model_validate(arguments))
             except ValidationError as error:  # of what JSON Schema cannot say

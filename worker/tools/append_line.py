@@ -1,12 +1,12 @@
 """A tool of the fault tests: a side effect that a test can count."""
 
 from shared import fault_points
-from worker.contract.context import RunContext
+from worker.contract.context import ToolContext
 from worker.tools import ToolFailed, tool
 
 
 @tool(idempotent=False)
-def append_line(context: RunContext, path: str, line: str) -> str:
+def append_line(context: ToolContext, path: str, line: str) -> str:
     """Append a line to a file."""
     try:
         with open(path, "a", encoding="utf-8") as file:

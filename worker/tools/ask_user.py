@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from worker.contract.context import RunContext
+from worker.contract.context import ToolContext
 from worker.tools import tool
 
 Option = Annotated[str, Field(min_length=1, max_length=200)]
@@ -12,7 +12,7 @@ Option = Annotated[str, Field(min_length=1, max_length=200)]
 
 @tool(idempotent=True)
 def ask_user(
-    context: RunContext,
+    context: ToolContext,
     question: Annotated[
         str,
         Field(

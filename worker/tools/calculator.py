@@ -5,7 +5,7 @@ import math
 import operator
 from collections.abc import Callable
 
-from worker.contract.context import RunContext
+from worker.contract.context import ToolContext
 from worker.tools import ToolFailed, tool
 
 MAX_LENGTH = 500
@@ -37,7 +37,7 @@ _FUNCTIONS: dict[str, Callable[..., int | float]] = {
 
 
 @tool(idempotent=True)
-def calculator(context: RunContext, expression: str) -> str:
+def calculator(context: ToolContext, expression: str) -> str:
     """Work out an arithmetic expression: + - * / // % ** and abs, round, min, max, sqrt."""
     if len(expression) > MAX_LENGTH:
         raise ToolFailed(f"The expression is longer than {MAX_LENGTH} characters.")

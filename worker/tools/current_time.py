@@ -1,11 +1,11 @@
 """The time of day."""
 
 from shared import times
-from worker.contract.context import RunContext
+from worker.contract.context import ToolContext
 from worker.tools import tool
 
 
 @tool(idempotent=True)
-def current_time(context: RunContext) -> str:
+def current_time(context: ToolContext) -> str:
     """Return the current date and time in UTC."""
     return times.rfc3339(times.now())

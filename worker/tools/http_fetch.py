@@ -14,7 +14,7 @@ from pydantic import Field
 from shared.security import egress
 from shared.security.egress import CheckedUrl, Policy
 from worker.contract import long_work
-from worker.contract.context import RunContext
+from worker.contract.context import ToolContext
 from worker.http.checked_http import CheckedBackend, ssl_context, tls_failure
 from worker.http.html_text import html_text
 from worker.tools import CallInfo, ToolFailed, tool
@@ -43,7 +43,7 @@ _META_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s{0,9}=\s{0,9}["']?([\w-
 
 @tool(idempotent=True)
 def http_fetch(
-    context: RunContext,
+    context: ToolContext,
     url: Annotated[str, Field(description="Begins with http:// or https://.")],
     info: CallInfo,
 ) -> str:

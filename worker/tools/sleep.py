@@ -1,11 +1,11 @@
 """A tool of the fault tests: it takes time and does nothing."""
 
-from worker.contract.context import RunContext
+from worker.contract.context import ToolContext
 from worker.tools import tool
 
 
 @tool(idempotent=True, timeout_seconds=3600)
-def sleep(context: RunContext, seconds: float) -> str:
+def sleep(context: ToolContext, seconds: float) -> str:
     """Wait for so many seconds."""
     context.wait(seconds)
     return f"slept {seconds:g} s"

@@ -26,7 +26,7 @@ from worker.agent.agent import Agent
 from worker.agent.conversation import Turn
 from worker.agent.loop import Answer
 from worker.agent.tool_calls import MAX_CALLS_PER_TURN, MAX_OUTPUT_BYTES, UNKNOWN_OUTCOME, cut
-from worker.contract.context import RunContext
+from worker.contract.context import ToolContext
 from worker.contract.messages import (
     AssistantMessage,
     Message,
@@ -219,13 +219,13 @@ def test_steps_are_limited() -> None:
 
 
 @tool(idempotent=False)
-def once(context: RunContext, info: CallInfo) -> str:
+def once(context: ToolContext, info: CallInfo) -> str:
     """Must not run twice."""
     return f"ran with {info.idempotency_key}"
 
 
 @tool(idempotent=True)
-def broken(context: RunContext) -> str:
+def broken(context: ToolContext) -> str:
     """Fails by a fault of its own."""
     raise RuntimeError("oh no")
 
@@ -383,7 +383,7 @@ def test_the_calls_of_a_turn_run_side_by_side() -> None:
     meeting = threading.Barrier(2)
 
     @tool(idempotent=True)
-    def meet(context: RunContext, name: str) -> str:
+    def meet(context: ToolContext, name: str) -> str:
         """Wait for the other one."""
         meeting.wait(5)
         return name
@@ -401,7 +401,7 @@ def test_a_stop_in_a_tool_keeps_the_results_of_the_others() -> None:
     context = RecordedRun()
 
     @tool(idempotent=True)
-    def stop(context: RunContext) -> str:
+    def stop(context: ToolContext) -> str:
         """Be stopped; an `except Exception` of the tool's own cannot swallow it."""
         try:
             raise CancelRequested

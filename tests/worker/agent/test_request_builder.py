@@ -12,7 +12,7 @@ from worker.agent.agent import Agent
 from worker.agent.conversation import Counted
 from worker.agent.model_call import MAX_SHRINKS, MAX_TRIES
 from worker.agent.route_chain import RouteChain
-from worker.contract.context import RunContext
+from worker.contract.context import ToolContext
 from worker.contract.messages import AssistantMessage, Message, ModelRequest, TurnEnd, UserMessage
 from worker.contract.outcomes import ProviderError, TooLarge
 from worker.contract.stop_signal import StopSignal
@@ -106,7 +106,7 @@ def test_a_result_that_is_larger_than_the_context_does_not_end_the_run(words: st
     """The model sees its beginning; what is stored is all of it."""
 
     @tool(idempotent=True)
-    def much(context: RunContext) -> str:
+    def much(context: ToolContext) -> str:
         """Much."""
         return "0123456789" * 6_000
 

@@ -13,7 +13,7 @@ from tests.waiting import eventually
 from tests.worker.agent.test_loop import CALCULATE, agent_for, results, run
 from tests.worker.recorded_run import RecordedRun
 from worker.agent.tool_calls import STOP_SECONDS
-from worker.contract.context import RunContext
+from worker.contract.context import ToolContext
 from worker.contract.outcomes import CancelRequested, ShuttingDown
 from worker.tools import Tool, tool
 
@@ -27,7 +27,7 @@ class Blocked:
         self.began, self.release, self.returned = (threading.Event() for _ in range(3))
 
         @tool(idempotent=False, timeout_seconds=timeout_seconds)
-        def blocked(context: RunContext) -> str:
+        def blocked(context: ToolContext) -> str:
             """Block."""
             self.began.set()
             self.release.wait(30)
@@ -92,7 +92,7 @@ def test_a_tool_that_heeds_a_stop_is_not_abandoned(caplog: pytest.LogCaptureFixt
     context = RecordedRun()
 
     @tool(idempotent=True)
-    def waits(context: RunContext) -> str:
+    def waits(context: ToolContext) -> str:
         """Wait."""
         stopping.set()
         while True:
@@ -118,7 +118,7 @@ def test_the_text_of_an_exception_is_in_the_log_alone(caplog: pytest.LogCaptureF
     logs.bind(run_id="the-run")
 
     @tool(idempotent=True)
-    def leaks(context: RunContext) -> str:
+    def leaks(context: ToolContext) -> str:
         """Raise an error whose text has a password."""
         bound.append(logs.bound.get())
         raise ConnectionError(f"cannot connect to {SECRET}")

@@ -10,14 +10,14 @@ from shared.events.types import ToolResult
 from tests.worker.agent.test_loop import CALCULATE, agent_for, results, run
 from tests.worker.recorded_run import RecordedRun
 from worker.agent.conversation import Turn
-from worker.contract.context import RunContext
+from worker.contract.context import ToolContext
 from worker.contract.messages import ToolCall
 from worker.contract.outcomes import CancelRequested, ShuttingDown
 from worker.tools import Tool, tool
 
 
 @tool(idempotent=False)
-def once(context: RunContext) -> str:
+def once(context: ToolContext) -> str:
     """Must not run."""
     raise AssertionError
 
@@ -48,7 +48,7 @@ def test_a_result_that_must_wait_is_kept_at_once() -> None:
             second_is_kept.set()
 
     @tool(idempotent=True)
-    def wait(context: RunContext) -> str:
+    def wait(context: ToolContext) -> str:
         """Wait until the other call's result is kept."""
         assert second_is_kept.wait(5)
         return "waited"
@@ -65,7 +65,7 @@ def test_a_failure_is_kept_as_well() -> None:
     meeting = threading.Barrier(2)
 
     @tool(idempotent=False)
-    def fail(context: RunContext) -> str:
+    def fail(context: ToolContext) -> str:
         """Fail while another call runs."""
         meeting.wait(5)
         raise ValueError("no")
@@ -96,7 +96,7 @@ def test_what_cannot_be_kept_stops_the_run() -> None:
             raise CancelRequested
 
     @tool(idempotent=True)
-    def slow(context: RunContext) -> str:
+    def slow(context: ToolContext) -> str:
         """Take longer than the other call."""
         threading.Event().wait(0.2)
         return "slow"
@@ -120,7 +120,7 @@ def test_a_turn_that_goes_on_elsewhere_has_its_results_in_call_order(
             second_is_kept.set()
 
     @tool(idempotent=True)
-    def stopped(context: RunContext) -> str:
+    def stopped(context: ToolContext) -> str:
         """Be stopped by the end of the process, or of its lease."""
         assert second_is_kept.wait(5)
         raise reason

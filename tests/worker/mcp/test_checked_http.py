@@ -24,7 +24,6 @@ from shared.ids import new_id
 from shared.security.egress import Policy
 from tests.waiting import eventually
 from tests.worker.mcp.lying_mcp_server import Lying, lying
-from worker.contract.context import RunContext
 from worker.contract.outcomes import CancelRequested
 from worker.contract.stop_signal import StopSignal
 from worker.mcp import McpFailed
@@ -89,7 +88,7 @@ def call(client: McpClient, sdk: Sdk) -> Callable[..., str]:
     hashes = {tool.name: tool.hash for tool in client.tools(server)}
 
     def ask(tool: str, stop: StopSignal | None = None, **arguments: Any) -> str:
-        context = cast(RunContext, stop or StopSignal())
+        context = stop or StopSignal()
         return client.call(server, tool, arguments, pinned=hashes[tool], context=context)
 
     return ask

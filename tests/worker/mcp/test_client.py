@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import psutil
@@ -16,7 +16,6 @@ import pytest
 from shared.ids import new_id
 from tests import waiting
 from tests.waiting import eventually, in_parallel
-from worker.contract.context import RunContext
 from worker.contract.outcomes import CancelRequested
 from worker.contract.stop_signal import StopSignal
 from worker.mcp import McpFailed
@@ -79,11 +78,6 @@ class Odd:
 @pytest.fixture
 def odd(client: McpClient, tmp_path: Path) -> Odd:
     return Odd(client, tmp_path)
-
-
-def context_of(stop: StopSignal) -> RunContext:
-    # All that the client asks of a run is to be told when it has to stop.
-    return cast(RunContext, stop)
 
 
 def is_alive(pid: int) -> bool:
@@ -342,7 +336,7 @@ def test_a_run_that_stops_cancels_its_call(odd: Odd) -> None:
 
     def ask() -> None:
         try:
-            odd.call("hang", context=context_of(stop))
+            odd.call("hang", context=stop)
         except BaseException as error:
             raised.append(error)
 
@@ -368,7 +362,7 @@ def test_a_run_that_has_stopped_calls_nothing(odd: Odd) -> None:
     stop.set(CancelRequested())
 
     with pytest.raises(CancelRequested):
-        odd.call("double", arguments={"n": 1}, context=context_of(stop))
+        odd.call("double", arguments={"n": 1}, context=stop)
 
     assert not odd.asked("double")
 
@@ -490,7 +484,7 @@ def check_in_worker(odd: Odd) -> None:
     stop = StopSignal()
     threading.Timer(0.2, stop.set, [CancelRequested()]).start()
     try:
-        odd.call("hang", context=context_of(stop))
+        odd.call("hang", context=stop)
     except CancelRequested:
         return
     raise AssertionError("the call was not cancelled")

@@ -23,7 +23,6 @@ from shared.times import now
 from tests.clients import User
 from tests.waiting import eventually
 from worker.contract import long_work
-from worker.contract.context import RunContext
 from worker.contract.outcomes import CancelRequested
 from worker.contract.stop_signal import StopSignal
 from worker.mcp import discovery
@@ -79,7 +78,7 @@ def offered(connections: Connections, client: McpClient, alice: User) -> Callabl
     """Call it with the names of servers for what a run of alice's org gets."""
 
     def ask(*names: str, taken: tuple[str, ...] = (), stop: StopSignal | None = None) -> McpTools:
-        context = cast(RunContext, stop or StopSignal())
+        context = stop or StopSignal()
         return tools_of(
             connections, client, alice.org_id, names, reserved_names=taken, context=context
         )
@@ -89,7 +88,7 @@ def offered(connections: Connections, client: McpClient, alice: User) -> Callabl
 
 def call(tool: Tool, **arguments: Any) -> str:
     tool.check(arguments)
-    return tool(cast(RunContext, StopSignal()), INFO, arguments)
+    return tool(StopSignal(), INFO, arguments)
 
 
 def outdate(connections: Connections, config_id: UUID) -> None:
@@ -514,7 +513,7 @@ def test_another_orgs_server_is_none(
     """Names are of one org."""
     named("odd")
     mallory = register()
-    context = cast(RunContext, StopSignal())
+    context = StopSignal()
 
     found = tools_of(
         connections, client, mallory.org_id, ["odd"], reserved_names=(), context=context

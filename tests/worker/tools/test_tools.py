@@ -16,7 +16,7 @@ from shared.security import egress
 from tests.worker.recorded_run import RecordedRun
 from worker import tools
 from worker.contract import argument_schema
-from worker.contract.context import RunContext
+from worker.contract.context import ToolContext
 from worker.contract.messages import ToolSpec
 from worker.contract.outcomes import CancelRequested
 from worker.tools import (
@@ -36,7 +36,7 @@ INFO = CallInfo(idempotency_key="run:call")
 
 @tool(idempotent=True)
 def sample(
-    context: RunContext,
+    context: ToolContext,
     text: Annotated[str, Field(description="What to say.", max_length=9)],
     number: float,
     info: CallInfo,
@@ -122,7 +122,7 @@ def test_arguments_that_do_not_fit_are_refused(arguments: Any, why: str) -> None
 def test_a_tool_of_somebody_else_s_takes_its_arguments_as_one() -> None:
     """By whatever names its schema has, those of our own parameters too."""
 
-    def call(context: RunContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
+    def call(context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
         return f"{info.idempotency_key} {dict(arguments)}"
 
     names = {"context": {"type": "string"}, "info": {}, "self": {}, "a-b": {"maximum": 3}}
@@ -143,7 +143,7 @@ def test_a_tool_of_ours_with_a_schema_that_is_none_is_not_made() -> None:
     """A worker does not start with it."""
 
     def odd(
-        context: RunContext, number: Annotated[int, Field(json_schema_extra={"minimum": "low"})]
+        context: ToolContext, number: Annotated[int, Field(json_schema_extra={"minimum": "low"})]
     ) -> str:
         """Odd."""
         return ""
@@ -168,7 +168,7 @@ def test_a_tool_of_somebody_else_s_with_a_schema_that_is_none_cannot_be_called()
 def test_a_type_without_a_schema_is_told_to_who_writes_the_tool() -> None:
     """When the module is imported."""
 
-    def odd(context: RunContext, when: Path | Event) -> str:
+    def odd(context: ToolContext, when: Path | Event) -> str:
         """Odd."""
         return ""
 
@@ -180,7 +180,7 @@ def test_a_value_that_the_schema_allows_and_the_type_does_not_is_refused() -> No
     """The model gets the argument's name, and the function is not called."""
 
     @tool(idempotent=True)
-    def remind(context: RunContext, days: list[date]) -> str:
+    def remind(context: ToolContext, days: list[date]) -> str:
         """Show them."""
         return " ".join(day.strftime("%A") for day in days)
 
@@ -194,7 +194,7 @@ def test_whole_numbers_in_lists_are_integers_too() -> None:
 
     @tool(idempotent=True)
     def add(
-        context: RunContext,
+        context: ToolContext,
         numbers: list[list[int] | None],
         by: Annotated[list[float], Field(description="May be whole.")],
         times: Literal[1, 2] = 1,
@@ -211,16 +211,16 @@ def test_whole_numbers_in_lists_are_integers_too() -> None:
 
 
 BROKEN = {
-    "def broken(context: RunContext, a) -> str:\n    'B.'": "The parameter 'a' has no type.",
-    "def broken(a: str, b: str) -> str:\n    'B.'": "first parameter must be `context: RunContext`",
-    "def broken() -> str:\n    'B.'": "first parameter must be `context: RunContext`",
-    "def broken(context: RunContext) -> str:\n    return ''": "no docstring",
-    "def other(context: RunContext) -> str:\n    'B.'": "there is no function 'broken'",
-    "def other(context: RunContext) -> str:\n    'B.'\nbroken = other": "is named 'other'",
-    "def other(context: RunContext) -> str:\n    'B.'\nbroken = str": "is not a tool",
-    "def broken(context: RunContext, a: type(tool)) -> str:\n    'B.'": "<class 'function'>",
-    "def broken(context: RunContext, a: Nowhere) -> str:\n    'B.'": "NameError: ",
-    "def broken(context: RunContext, -> str:\n    'B.'": "SyntaxError: ",
+    "def broken(context: ToolContext, a) -> str:\n    'B.'": "The parameter 'a' has no type.",
+    "def broken(a: str, b: str) -> str:\n    'B.'": "parameter must be `context: ToolContext`",
+    "def broken() -> str:\n    'B.'": "parameter must be `context: ToolContext`",
+    "def broken(context: ToolContext) -> str:\n    return ''": "no docstring",
+    "def other(context: ToolContext) -> str:\n    'B.'": "there is no function 'broken'",
+    "def other(context: ToolContext) -> str:\n    'B.'\nbroken = other": "is named 'other'",
+    "def other(context: ToolContext) -> str:\n    'B.'\nbroken = str": "is not a tool",
+    "def broken(context: ToolContext, a: type(tool)) -> str:\n    'B.'": "<class 'function'>",
+    "def broken(context: ToolContext, a: Nowhere) -> str:\n    'B.'": "NameError: ",
+    "def broken(context: ToolContext, -> str:\n    'B.'": "SyntaxError: ",
 }
 
 
@@ -229,7 +229,7 @@ def test_a_file_that_holds_no_tool_is_told_with_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
     """Whoever forgets a type, a name or the context does not find out from runs that fail."""
-    imports = "from worker.contract.context import RunContext\nfrom worker.tools import tool\n"
+    imports = "from worker.contract.context import ToolContext\nfrom worker.tools import tool\n"
     (tmp_path / "broken.py").write_text(f"{imports}\n@tool(idempotent=True)\n{function}\n")
     monkeypatch.setattr(tools, "__path__", [*tools.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "worker.tools.broken", raising=False)
