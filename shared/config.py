@@ -210,7 +210,7 @@ class _Reader:
         return value
 
     def _encryption_key(self, name: str) -> str | None:
-        """One key, or several with commas between: `shared/security/encryption.py` splits them."""
+        """Read a key, or several for `shared/security/encryption.py` to split at the commas."""
         value = self._text(name)
         for number, key in enumerate((value or "").split(","), 1):
             if value is not None and len(key.strip().encode()) < 32:

@@ -14,7 +14,7 @@ from shared.config import InvalidSettings, Settings
 
 #: By name, in the order in which a run meets them.
 POINTS = {
-    "transaction.committed": "a commit is done (a run is created, say), nobody was told of it",
+    "transaction.committed": "after a commit (of a new run, say), before its notifications",
     "worker.popped": "a task has come, its run is not claimed yet",
     "worker.claimed": "after the claim",
     "worker.input_consumed": "after the claim that took a person's answer",

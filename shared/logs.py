@@ -17,7 +17,7 @@ def bind(**fields: Any) -> None:
 
 
 def clear() -> None:
-    """Forget the fields: a server's greenlet goes on to another request or run."""
+    """Forget the fields: a server's greenlet is used for another request or run next."""
     bound.set(None)
 
 

@@ -31,7 +31,7 @@ _kombus_sleep = functional.sleep  # type: ignore[attr-defined]  # not exported, 
 if monkey.is_module_patched("time") and _kombus_sleep is not time.sleep:
     # The `celery` command loads kombu while gevent is still patching, so that kombu's waits between
     # two attempts to reconnect would stop every greenlet of this process. The Procfile patches
-    # before anything else is loaded; whoever starts the worker otherwise gets the same here.
+    # before anything else is loaded; a worker that is started otherwise gets the same here.
     patched = [sys.executable, "-m", "gevent.monkey", "--module", "celery", *sys.argv[1:]]
     os.execv(sys.executable, patched)  # noqa: S606
 
@@ -44,7 +44,7 @@ except (InvalidSettings, personas.InvalidPersona) as problems:
     raise SystemExit(f"Invalid configuration:\n{problems}") from None
 
 try:
-    # A file that is wrong is told of now, and not by the runs that need it.
+    # A wrong file is reported now, and not by the runs that need it.
     tools.load([*personas.BUILTIN_TOOLS, *tools.FAULT_TOOLS])
 except (tools.InvalidTool, tools.UnknownTool) as problem:
     raise SystemExit(f"A tool in BUILTIN_TOOLS cannot be used:\n{problem}") from None

@@ -79,7 +79,7 @@ def verify(settings: Settings, token: str) -> Claims:
     except (jwt.InvalidTokenError, ValueError) as error:
         raise Unauthorized() from error
     expires_at = claims["exp"]
-    # A later end than we give is not ours, whoever has signed it.
+    # An end later than the service sets is refused, however it is signed.
     latest = time.time() + LIFETIME_SECONDS + _CLOCK_SKEW_SECONDS
     if type(expires_at) is not int or expires_at > latest:
         raise Unauthorized()

@@ -100,7 +100,7 @@ def revoke_api_key(key_id: UUID) -> Response:
 
 
 def _check_may_manage() -> None:
-    # Else whoever steals a narrow key makes themselves others, and outlives its revocation.
+    # Else the thief of a narrow key could make other keys, which outlive its revocation.
     if actor().api_key_id is not None and "admin" not in actor().permissions:
         raise Forbidden("An API key needs the scope `admin` to manage API keys.")
 

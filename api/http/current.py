@@ -33,7 +33,7 @@ def settings() -> Settings:
 def public_path(path: str) -> str:
     """Return the path as clients know it, in front of a proxy that strips a prefix.
 
-    From a setting, not from `X-Forwarded-Prefix`: whoever reaches the service could send that.
+    From a setting, not from `X-Forwarded-Prefix`, which any client could send.
     """
     return (settings().path_prefix or "") + path
 

@@ -26,7 +26,7 @@ from shared.storage.connections import REDIS_TIMEOUT_SECONDS, Connections
 
 log = logging.getLogger(__name__)
 
-#: Pages that are read from Redis in one round trip: at most so many are held at once for clients.
+#: Pages that are read from Redis in one round trip, and held at once for clients.
 MOST_AT_ONCE = 64
 #: Pages that are read from Postgres at the same time, so that requests find connections too.
 TABLE_READERS = 3
@@ -46,7 +46,7 @@ class _Read(NamedTuple):
     place: _Place
     limit: int
     watches: Sequence[Watch]
-    #: Postgres had at least so many events when the read began.
+    #: The last event that Postgres was known to have when the read began.
     announced: int
 
 

@@ -14,7 +14,7 @@ RETRY = b"retry: 1000\n"
 #: No frame and no empty line: some clients would take those for an empty event.
 HELLO = b": ok\n"
 PING = b": ping\n"
-#: A client that takes nothing for so long is closed.
+#: Seconds after which a client that takes nothing is closed.
 BLOCKED_WRITE_SECONDS = 60
 
 

@@ -1,6 +1,6 @@
 """The hub of a web process: one Redis subscription notifies all of its open streams.
 
-A notification says up to which number a run has events. Whoever waits and has
+A notification says up to which number a run has events. A watch that has
 not got that far is read for by the `PageReader`; what Redis does not tell, the
 poll finds in Postgres. An idle stream is a watch in here and a sleeping thread,
 without a timer or a connection of its own.
@@ -36,7 +36,7 @@ POLL_SECONDS = 5.0
 POLL_SECONDS_WITHOUT_REDIS = 1.0
 #: How often the watches are looked at: clients gone, tokens revoked, pings due, the process ending.
 CHECK_SECONDS = 0.5
-#: A subscription that is not confirmed after so long is not waited for.
+#: Seconds to wait for the confirmation of a subscription.
 SUBSCRIBED_SECONDS = 1.0
 #: How many runs or watches are gone through in one go; the others are served in between.
 AT_ONCE = 200
@@ -89,7 +89,7 @@ class StreamHub:
     def add(self, watch: Watch) -> None:
         """Notify the watch of its run's new events from now on; if it has an end, only read for it.
 
-        What is there already it is told as soon as the subscription is confirmed.
+        It hears of existing events as soon as the subscription is confirmed.
         """
         with self._lock:
             self._start()

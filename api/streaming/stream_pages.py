@@ -19,7 +19,7 @@ from shared.errors import EventsLost
 from shared.events.types import TERMINAL_TYPES
 from shared.storage.keys import Keys
 
-#: One page has at most so many events, and no more after so many bytes: what is held for a
+#: Limits on the events and bytes of one page: what is held for a
 #: client that does not take it.
 PAGE_EVENTS = 2_000
 PAGE_BYTES = 131_072
@@ -65,7 +65,7 @@ _NAMED_PAGE = _PAGE.format(name="'event: ' || type || E'\\n' || ")
 
 
 class Page(NamedTuple):
-    """The frames of so many events up to `last_seq`; `ended`: that one is the terminal event.
+    """The frames of `events` events up to `last_seq`; if `ended`, that is the terminal event.
 
     The same bytes are sent to all who read from the same cursor.
     """

@@ -15,7 +15,7 @@ class Watch:
     """The position of a client and its next page. Changed under the hub's lock.
 
     `cursor` is the last event that it was given, `announced` the last that is known to be there;
-    `named` says how its frames look. `until` is where its stream ends though the run goes on.
+    `named` says how its frames look. `until` is where its stream ends even if the run has not.
     """
 
     __slots__ = (

@@ -20,7 +20,7 @@ from cli.client.server_address import ServerAddress
 CONNECT_SECONDS = 5.0
 #: Longest silence of a stream; the server fills it with a ping every 10 s.
 READ_SECONDS = 30.0
-#: A server that has answered before is being restarted, perhaps: it is tried again for so long.
+#: Seconds to retry a server that has responded before: it may be restarting.
 PATIENCE_SECONDS = 15.0
 PAUSE_SECONDS = 0.5
 #: What proxies and the service itself say while something behind them is away.

@@ -15,7 +15,7 @@ TERMINAL = frozenset({"run.completed", "run.failed", "run.cancelled"})
 ENDED = frozenset({"completed", "failed", "cancelled"})
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
-#: After so long without any contact the command ends; the run itself goes on.
+#: Seconds without any contact after which the command ends; the run itself continues.
 GIVE_UP_SECONDS = 300.0
 #: Answers that are worth another try: something is away, or there were too many requests.
 LATER = AWAY | {429}

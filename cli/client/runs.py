@@ -113,7 +113,7 @@ def events(run_id: UUID, after_seq: int, wait: bool, as_json: bool) -> None:
     --json each line is the event's own JSON. The exit status does not depend on how the run ended.
     """
     client = Client(find_server())
-    # A wrong id or an unreachable server is told at once, not tried again.
+    # A wrong id or an unreachable server is reported at once, not retried.
     client.get(f"/runs/{run_id}")
     if wait:
         for event in follow(client, str(run_id), after_seq, tell=_tell):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-#: A killed `arkloop dev` still stops its processes: the next one waits so long for it.
+#: Seconds to wait for a killed `arkloop dev`, which still stops its processes.
 LOCK_WAIT_SECONDS = 20
 SECRET_NAMES = ("ARKLOOP_JWT_SECRET", "ARKLOOP_ENCRYPTION_KEY")
 

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 SERVER_READY_SECONDS = 60
 #: Ready is announced without the model after this; its first answers may then be retried.
 MODEL_READY_SECONDS = 15
-#: After this the output says what `/readyz` answers; supervising goes on.
+#: After this the output says what `/readyz` reports; supervising continues.
 SLOW_START_SECONDS = 60
 #: Nobody waits for an order that was killed itself.
 ORPHANED_STOP_SECONDS = 2
@@ -196,7 +196,7 @@ def _environment(options: Options, port: int, folder: DataFolder) -> dict[str, s
     # Plain HTTP on loopback: browsers would not send a secure cookie back.
     environment.setdefault("ARKLOOP_SECURE_COOKIES", "0")
     if os.geteuid() == 0:
-        # Celery's word for root is right for servers; whoever runs this as root knows.
+        # Celery's word for root is right for servers; the user who runs this as root knows.
         environment.setdefault("PYTHONWARNINGS", "ignore:You're running the worker with superuser")
     return environment
 
@@ -235,7 +235,7 @@ def _start_all(
     for name, line in lines.items():
         for number in range(1, (options.workers if name == "worker" else 1) + 1):
             supervisor.start(_shell(f"{name}.{number}", line, environment))
-    # While these load their code: whoever waits for Ready has both.
+    # While these load their code: Ready means that both are there.
     key = {**environment, "_ARKLOOP_KEY": str(folder.api_key)}
     argv = [sys.executable, "-c", _MAKE_KEY]
     _run_once(supervisor, Process(name="key", argv=argv, env=key, cwd=ROOT))

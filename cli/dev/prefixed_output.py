@@ -17,7 +17,7 @@ _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92)
 
 
 class PrefixedOutput:
-    """Writes whole lines, and never blocks: whoever supervises must go on, read or not."""
+    """A writer of whole lines that never blocks: the supervisor must not wait for a reader."""
 
     def __init__(self, stream: TextIO | None = None, *, colour: bool | None = None) -> None:
         """Write to `stream`; `colour` None means on a terminal, unless NO_COLOR is set."""

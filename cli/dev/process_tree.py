@@ -10,7 +10,7 @@ _END_SECONDS = 5
 
 
 def children() -> list[int]:
-    """Return the ids of the direct children, ended ones that nobody has waited for included."""
+    """Return the ids of the direct children, including ended ones not yet waited for."""
     if not os.path.isdir("/proc"):  # no Linux: there are no adopted children then
         return []
     pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]

@@ -22,7 +22,7 @@ from cli.dev.prefixed_output import PrefixedOutput
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30
-#: A process that has lived so long is healthy: its next pause is the first one again.
+#: Seconds after which a process is healthy: its next pause is the first one again.
 HEALTHY_SECONDS = 10
 _POLL_SECONDS = 0.5
 _LONGEST_LINE = 64 * 1024
@@ -92,7 +92,7 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
         for number in stop_signals():
             signal.signal(number, self._request_stop)
-        # Whoever forked this process may have held them back until now.
+        # The parent of this process may have blocked them until now.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
 
     def start(self, process: Process) -> None:

@@ -1,4 +1,4 @@
-"""Commands that go straight to the database, for whoever may reach it: no server is needed."""
+"""Commands that use the database directly, without a server."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""`arkloop users`, and the development key: straight to the database, for whoever may reach it."""
+"""`arkloop users`, and the development key: directly in the database, without a server."""
 
 import secrets
 from pathlib import Path
@@ -122,7 +122,7 @@ def ensure_dev_key(database_url: str, path: Path) -> None:
 def _dev_user(tx: Transaction) -> tuple[UUID, UUID]:
     """Return the ids of an owner of the org with the slug `dev`, and of this org; made if missing.
 
-    Not of whoever has the login or an org of the name: anybody may register them.
+    Not by the login or the org's name, which anybody may register.
     """
     org_id = accounts.ensure_org(tx, DEV_NAME)
     owner = tx.sql.scalar(

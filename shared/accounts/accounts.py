@@ -203,7 +203,7 @@ def begin_session(tx: Transaction, *, user_id: UUID, org_id: UUID) -> Session:
 def refresh_session(tx: Transaction, refresh_token: str) -> Session | None:
     """Exchange a refresh token for the next of its family; None if it is not in force.
 
-    Whoever comes with one that was exchanged before has it from somewhere else:
+    A token that was exchanged before has been copied:
     then the whole family ends (RFC 9700, 4.14.2).
     """
     token_hash = _hash(refresh_token)

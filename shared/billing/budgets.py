@@ -1,7 +1,7 @@
 """Runs within their budgets: money is reserved before each model call, and never twice.
 
 A run holds its cost so far and the worst case of its next call. What is spent and what is held
-of a month never exceed its limit together, whoever calls at the same time: the row of `spending`
+of a month never exceed its limit together, whatever happens at the same time: the row of `spending`
 is the judge, and its lock is kept from the check to the commit.
 
     reserve ──▶ (model call) ──▶ settle ──▶ … ──▶ release, in the transaction that ends the run
@@ -42,7 +42,7 @@ _HOLD = text(
     WHERE id = :run_id AND fence = :fence AND state = 'executing' FOR SHARE
     ON CONFLICT (run_id) DO UPDATE SET cost_usd = holds.cost_usd
     RETURNING run_id, org_id, month, scopes, held_usd, held_credits, {MONTH} AS this_month
-    """  # noqa: S608 - text of ours
+    """  # noqa: S608 - constant text
 )
 _KEEP_HOLD = text(
     """
@@ -117,7 +117,7 @@ def _sentence(scope: str, set_by: str, limit: Decimal | int, needed: Decimal | i
     )
 
 
-# ---- while a run goes on -------------------------------------------------------------
+# ---- while a run executes ------------------------------------------------------------
 
 
 def limits(sql: Connection, claim: Claim, persona: Persona) -> Limits:
@@ -217,7 +217,7 @@ def settle(
 def release(
     tx: Transaction, *, org_id: UUID, run_id: UUID, cost_usd: Decimal, own_usd: Decimal = NOTHING
 ) -> None:
-    """Let go of what the run holds, if anything, and count and charge its cost; once, at its end.
+    """Release the run's reservation, if any, and count and charge its cost; once, at its end.
 
     `own_usd` of the cost counts for budgets and is not charged: the org pays its own provider.
     The caller has the run's row lock and ends it in the same transaction.
@@ -242,7 +242,7 @@ def release(
 def lock(tx: Transaction, run_ids: Sequence[UUID]) -> None:
     """Lock all that `release` will change for these runs, in the one order.
 
-    For whoever ends several runs in one transaction; the runs' rows are locked already.
+    For ends of several runs in one transaction; the runs' rows are locked already.
     """
     held = tx.sql.execute(
         select(holds.c.org_id, holds.c.scopes, holds.c.month)

@@ -46,7 +46,7 @@ class Balance:
 
 
 def grant(tx: Transaction, org_id: UUID, credits: int, note: str | None = None) -> UUID:
-    """Give the org so many credits; from now on it pays in advance. Returns the entry's id.
+    """Grant credits to the org, which is prepaid from now on. Returns the entry's id.
 
     A negative number takes some back, at most what is there and not held.
 

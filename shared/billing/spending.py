@@ -53,7 +53,7 @@ _MOVE = text(
             FROM {_WANTED} WHERE w.scope = s.scope AND w.month = s.month
         )
     RETURNING scope, month, spent_usd, held_usd
-    """  # noqa: S608 - text of ours
+    """  # noqa: S608 - constant text
 )
 _NOW = text(
     f"""
@@ -62,13 +62,13 @@ _NOW = text(
         coalesce(s.held_usd, 0) AS held_usd
     FROM (SELECT unnest(:scopes ::text[]) AS scope, {MONTH} AS month) AS w
     LEFT JOIN spending s ON s.org_id = :org_id AND s.scope = w.scope AND s.month = w.month
-    """  # noqa: S608 - text of ours
+    """  # noqa: S608 - constant text
 )
 _RECOUNT = text(
     f"""
     UPDATE spending w SET spent_usd = ({_ENDED})
     WHERE w.org_id = :org_id AND w.scope = :scope AND w.month = {MONTH}
-    """  # noqa: S608 - text of ours
+    """  # noqa: S608 - constant text
 )
 _LOCK = text(
     """

@@ -35,7 +35,7 @@ STREAMABLE_HTTP = "streamable_http"
 STDIO = "stdio"
 TRANSPORTS = (STREAMABLE_HTTP, STDIO)
 MAX_CONFIGS = 100  # of one org
-#: What was discovered is believed for so long.
+#: Age at which a list of tools is stale.
 FRESH = timedelta(minutes=5)
 
 _PURPOSE = "mcp_configs.headers"

@@ -1,4 +1,4 @@
-"""Personas: what a run's model is told, which tools it has, and its limits.
+"""Personas: the system prompt of a run's model, its tools, and its limits.
 
 Built-ins are files of `persona_files/`; an org's own are in `published_personas.py`.
 Both have the same fields, read and checked here.
@@ -67,7 +67,7 @@ class Persona:
     max_cost_usd_per_month: Decimal | None = None  # of runs with any version of it that has a limit
     timeout_seconds: float = 900.0  # waiting for a person does not count
     input_expires_seconds: float = 86_400.0
-    on_input_expired: str = "fail"  # or `continue`: the model is told that nobody answered
+    on_input_expired: str = "fail"  # or `continue`: the model reads that there was no answer
 
     @property
     def id(self) -> str:

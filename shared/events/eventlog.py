@@ -1,7 +1,7 @@
 """The event log: appended in Postgres, copied to a Redis Stream.
 
 The stream's entry id is the event's seq, so a cursor is a stream position and
-Redis refuses repeats. Whoever appends holds the run: by its row lock here, or
+Redis refuses repeats. An append requires holding the run: by its row lock here, or
 by its fence in `worker/process/event_writer.py`.
 """
 
@@ -53,7 +53,7 @@ STREAM_MAX_BYTES = 4 * 1024 * 1024
 #: Longer events are read from Postgres, too: a reader asks Redis for a number of entries, whatever
 #: their length, and holds all of them.
 STREAM_MAX_CHARACTERS = 16_384
-#: Among so many events one renews the time to live of its stream.
+#: One of this many events renews the time to live of its stream.
 EXPIRE_EVERY = 100
 
 

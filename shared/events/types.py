@@ -188,7 +188,7 @@ class ToolResult:
 class RunWaitingForInput:
     """`kind` is `question` or `tool_confirmation`.
 
-    `mcp_tool` is what a confirmation is bound to: `{config_id, hash}`; None for tools of ours.
+    `mcp_tool` is what a confirmation is bound to: `{config_id, hash}`; None for built-in tools.
     """
 
     type: ClassVar[str] = "run.waiting_for_input"
@@ -219,7 +219,7 @@ class RunResumed:
 
 @dataclass(frozen=True, slots=True)
 class RunThrottled:
-    """The route's limit is reached: the run waits, for about so many seconds.
+    """The route's limit is reached: the run waits for about `seconds`.
 
     `reason` is `requests`, `tokens` (the route's own limits), `provider` (its 429), `budget` (other
     runs hold what is left of it) or `memory` (other runs' long threads fill the worker).
@@ -233,7 +233,7 @@ class RunThrottled:
 
 @dataclass(frozen=True, slots=True)
 class RunFallback:
-    """Another route goes on with the turn; `reason` is the code of what broke the last one."""
+    """Another route takes over the turn; `reason` is the code of the last one's failure."""
 
     type: ClassVar[str] = "run.fallback"
     from_route_id: str

@@ -1,7 +1,7 @@
 """The deletion of what is too old: runs with their events, stored responses, dead workers.
 
 A run goes in two steps. Its row goes first, and with it everything by which
-anybody could reach it: whoever asks gets 404, and a trigger notes its id in
+anybody could reach it: requests get 404, and a trigger notes its id in
 `forgotten_runs`. Its events, which may be very many, are collected later and bit
 by bit, the last ones first: a stream that began before meets an early end, never
 a hole. Each bit is a transaction of its own that lasts for some milliseconds and
@@ -44,7 +44,7 @@ WITH forgotten AS MATERIALIZED (
     ))
 )
 SELECT run_id FROM forgotten
-"""  # noqa: S608 - numbers of ours, which the planner is to know
+"""  # noqa: S608 - constants, which the planner should know
 _SETTLE = """
 DELETE FROM forgotten_runs f
 WHERE run_id = ANY(:runs) AND NOT EXISTS (SELECT FROM run_events e WHERE e.run_id = f.run_id)

@@ -69,7 +69,7 @@ def _page_of_org(status: str | None, limit: int, is_deep: bool) -> Select[Any]:
         .select_from(page)
         .join(runs, runs.c.id == page.c.id)
         .join(users, users.c.id == runs.c.created_by_user_id)
-        # Whoever has come from another org left their private threads there.
+        # Users who came from another org left their private threads there.
         .where(runs.c.org_id == bindparam("org_id"))
     )
     return fitting(

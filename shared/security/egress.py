@@ -95,7 +95,7 @@ class Refused(Exception):
 class Policy:
     """`allowed`: networks that may be reached on any port although they are not public.
 
-    `setting` is where the operator names them: who is refused is told.
+    `setting` is where the operator names them; refusals mention it.
     """
 
     allowed: tuple[Network, ...] = ()

@@ -45,7 +45,7 @@ class Keyring:
         }
 
     def seal(self, text: str, *, org_id: UUID, purpose: str) -> bytes:
-        """Encrypt; `purpose` names the column, and `open` wants the same.
+        """Encrypt; `purpose` names the column, and `open` requires the same.
 
         Raises:
             NoEncryptionKey

@@ -2,7 +2,7 @@
 
 With a fixed time limit, every caller waits for all of it as soon as more come than the pool can
 serve, and those that are served have waited almost as long. Here a queue that was not empty for a
-while is a standing one: whoever joins it waits briefly ("controlled delay"), so it stays short.
+while is a standing one: later callers wait briefly ("controlled delay"), so it stays short.
 """
 
 import threading

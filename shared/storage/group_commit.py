@@ -1,8 +1,8 @@
 """A group commit: items that many threads write at the same time go to Postgres together.
 
-Naively each run would claim, load and end in transactions of its own, and 200 of them would wait
-for ten connections. Here the first that comes writes at once, alone; whoever comes meanwhile
-waits, and then one of them writes for all.
+Otherwise each run would claim, load and end in transactions of its own, and 200 of them would wait
+for ten connections. Here the first that comes writes at once, alone; callers that come meanwhile
+wait, and then one of them writes for all.
 """
 
 import threading
@@ -77,7 +77,7 @@ class GroupCommit(Generic[Item, Answer]):
     def _write_group(self) -> None:
         """Write the first pending item and those behind it, then hand the turn to the next caller.
 
-        Not by a lock on the commit: whoever comes just then would overtake those who wait for it.
+        Not by a lock on the commit: a caller coming just then would overtake those who wait for it.
         """
         group = self._take()
         try:

@@ -30,7 +30,7 @@ class Keys:
     """The names that one process uses; they change with the epoch while it runs."""
 
     def __init__(self) -> None:
-        #: Both are empty until the first connection to Postgres has told them.
+        #: Both are empty until the first connection to Postgres.
         self.installation = ""
         self.epoch = ""
 
@@ -43,7 +43,7 @@ class Keys:
         return f"{self.epoch}:run:{run_id}:news"
 
     def cancel(self, run_id: UUID | str) -> str:
-        """Set while a cancel of an executing run is under way; holds the id of who wants it."""
+        """Name the key set while an executing run is being cancelled; it has the user's id."""
         return f"{self.epoch}:run:{run_id}:cancel"
 
     def input_(self, run_id: UUID | str) -> str:

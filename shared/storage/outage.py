@@ -1,4 +1,4 @@
-"""A server that does not answer is asked by one caller at a time; the others are told at once.
+"""An outage: one caller at a time tries a silent server, and the others fail at once.
 
 Without this every caller would find out for itself, each after its own time-out.
 """

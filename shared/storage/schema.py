@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _MIGRATIONS = Path(__file__).parents[2] / "migrations"
 _LOCK_KEY = 0x61726B6C6F6F70  # "arkloop": two migrations at once wait for each other
-#: A statement waits for its table so long: every query of that table waits behind it meanwhile.
+#: Wait for a table's lock at most this long: every query of that table waits behind it.
 _LOCK_TIMEOUT = "1s"
 _PAUSE_SECONDS = 2.0
 
@@ -81,7 +81,7 @@ def needed_version() -> str:
 def shortfall(stored: str | None) -> str | None:
     """Return what is wrong with a stored version, None if this code can use it.
 
-    A newer one is fine: during a deploy the old code goes on with the new schema.
+    A newer one is fine: during a deploy the old code runs on the new schema.
     """
     if stored is not None and stored >= needed_version():
         return None

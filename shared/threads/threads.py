@@ -79,7 +79,7 @@ def _page(limit: int, is_deep: bool) -> Select[Any]:
     query = (
         _select()
         .join(page, page.c.id == threads.c.id)
-        # Whoever has come from another org left their private threads there.
+        # Users who came from another org left their private threads there.
         .where(threads.c.org_id == bindparam("org_id"))
     )
     return newest(query, page, limit=limit)
@@ -125,7 +125,7 @@ def lock(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
     created_by_user_id = tx.sql.scalar(
         select(threads.c.created_by_user_id)
         .where(threads.c.id == thread_id, visible(actor.org_id, actor.user_id))
-        # No stronger: whoever holds a run of the thread and gives it a message must not have to
+        # No stronger: a worker that gives its run's thread a message must not have to
         # wait here, for a change of who sees the thread waits for that run.
         .with_for_update(key_share=True)
     )

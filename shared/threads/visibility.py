@@ -1,4 +1,4 @@
-"""Which threads a user sees, as a condition of SQL."""
+"""The visibility of threads to a user, as a condition of SQL."""
 
 from typing import Any
 

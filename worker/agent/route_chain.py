@@ -48,7 +48,7 @@ class RouteChain:
         return self.route
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         if self._provider is not None:
             self._provider.close()
             self._provider = None

@@ -51,7 +51,7 @@ def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
     for made in calls:
         made.wait(context, grace)
         stopped = stopped or made.stopped
-        # Where the run goes on elsewhere, results come in call order there: the ledger has them.
+        # Where the run resumes elsewhere, results come in call order there: the ledger has them.
         if made.stopped is None and not isinstance(stopped, ShuttingDown | LeaseLost):
             context.emit(made.result)
             turn.results[made.call.id] = ToolMessage(

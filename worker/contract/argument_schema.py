@@ -25,7 +25,7 @@ MAX_PATTERNS = 32
 MAX_UNEVALUATED = 3
 
 #: Nodes of the schema times the weight of the arguments: beyond it they are refused. A tenth of a
-#: second, in which no other run of the process goes on.
+#: second, in which no other run of the process advances.
 MAX_WORK = 1_000_000
 #: Patterns times characters of the arguments: beyond it patterns are left out. Each may cost 2 µs.
 MAX_MATCHED = 20_000
@@ -138,7 +138,7 @@ def _found(
 
 
 class _Rebuilding:
-    """The schema again as `result`, without references, of so many `nodes` and `patterns`."""
+    """The schema rebuilt as `result`, without references, with counts of `nodes` and `patterns`."""
 
     def __init__(self, root: Mapping[str, Any], max_patterns: int) -> None:
         self.nodes = self.patterns = self._unevaluated = 0

@@ -13,7 +13,7 @@ def piece() -> Iterator[None]:
     """Wait for the turn of this piece, of a tenth of a second or so; do not wait within it.
 
     However many threads have pieces to do, between two of them every other greenlet of the
-    process that has something to do goes on, the lease's too.
+    process that has something to do runs, the lease's too.
     """
     try:
         with _one:

@@ -8,8 +8,8 @@ from typing import Any
 from shared.catalog.model_routes import Route
 from shared.events.types import ProviderState, Usage
 
-#: Of what a vendor wants back with a turn: more than a step's reasoning has, also encrypted (OpenAI
-#: refuses function calls without it, and some models reason for 128,000 tokens).
+#: Of the state that a vendor requires back with a turn: more than a step's reasoning has, also
+#: encrypted (OpenAI refuses function calls without it; some models reason for 128,000 tokens).
 MAX_STATE_BYTES = 1024 * 1024
 
 
@@ -29,7 +29,7 @@ class UserMessage:
 
 @dataclass(frozen=True, slots=True)
 class AssistantMessage:
-    """`state` is what its provider wants back with it; its `calls` are those of `tool_calls`."""
+    """An assistant's message; its provider requires `state`, with `calls` of `tool_calls`, back."""
 
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
@@ -137,7 +137,7 @@ class UsageUpdate:
 class TurnEnd:
     """The last chunk of a stream; `usage` is None where the provider reported none, or not all.
 
-    `state` and `call_states`, one for each call or none at all, are what the provider wants back
+    `state` and `call_states`, one for each call or none at all, are what the provider requires back
     with the turn: see `ProviderState`.
     """
 

@@ -1,7 +1,7 @@
 """The text of an HTML page, for a model: words, line breaks, links.
 
 It passes over the page once and looks at no place twice, whatever the page is:
-a page that nobody has written in good faith costs no more than another one.
+a page written in bad faith costs no more than another one.
 """
 
 import re

@@ -25,7 +25,7 @@ MAX_ORGS = 64
 #: A sidecar that was idle for this time is ended.
 IDLE_SECONDS = 300.0
 _LOOK_SECONDS = 10.0
-#: A sidecar that did not live for so long is started again only after a pause, which doubles.
+#: A sidecar that lived for less than this is restarted only after a pause, which doubles.
 SHORT_LIFE_SECONDS = 10.0
 MAX_PAUSE_SECONDS = 30.0
 

@@ -32,8 +32,8 @@ def discover(
 ) -> None:
     """Ask the server now, and store what comes of it, a failure too.
 
-    Nothing is stored of a config that is gone, or was changed meanwhile: whoever changed it has
-    the server of now asked.
+    Nothing is stored of a config that is gone, or was changed meanwhile: its change has
+    the new server asked.
 
     Raises:
         Unavailable: Postgres is out of reach.

@@ -45,7 +45,7 @@ class Forker:
         # Python code in the environment of this worker is found by that of the sidecars.
         root = str(Path(__file__).parents[2])
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - of ours
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
                 [sys.executable, "-m", "worker.mcp.forker", rules],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
@@ -77,7 +77,7 @@ class Forker:
         return OrgSidecar(ours)
 
     def close(self) -> None:
-        """Wait until it has ended, and before it the sidecars that were told to end."""
+        """Wait until the forker has ended, after the sidecars that it had to end."""
         self._socket.close()
         try:
             self._process.wait(END_SECONDS)

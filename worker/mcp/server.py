@@ -22,7 +22,7 @@ class Server:
     url: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     command: tuple[str, ...] = ()
-    #: Of the config as it is meant; the sidecar is not told.
+    #: Of the config as it is meant; the sidecar does not get it.
     updated_at: datetime | None = None
 
     def to_json(self) -> dict[str, Any]:

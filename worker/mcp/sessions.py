@@ -30,7 +30,7 @@ from worker.mcp.tool_lists import description_of
 #: For the connection, the handshake and the first list of tools.
 CONNECT_SECONDS = 20.0
 CLOSE_SECONDS = 5.0
-#: A session's list of tools is believed for so long, unless the server says that it has changed,
+#: A session's list of tools is valid for this long, unless the server says that it has changed,
 #: or it has to be connected to anew.
 LIST_SECONDS = 30.0
 MAX_PAGES = 64

@@ -18,7 +18,7 @@ from mcp.shared.message import SessionMessage
 from worker.mcp import launcher
 from worker.mcp.bounded_messages import MAX_BYTES, TooLarge, parse
 
-#: A program whose input has ended has so long to go by itself, and so long again after SIGTERM.
+#: Seconds that a program has to exit after the end of its input, and again after SIGTERM.
 GRACE_SECONDS = 1.0
 
 

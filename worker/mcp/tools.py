@@ -56,8 +56,8 @@ def tools_of(
 ) -> McpTools:
     """Return the tools that these servers offer; `reserved_names` belong to other tools.
 
-    Servers that nobody has asked for their tools yet are asked now, side by side. One that was
-    asked a while ago is asked beside the run, and so is one that has not told when it was asked
+    Servers whose tools were never listed are asked now, side by side. One that was
+    asked a while ago is asked beside the run, and so is one that did not respond when it was asked
     last: until it does, runs do without. Calls say if something has changed meanwhile. Beyond
     `MAX_TOOLS` the last are left out, in the order of the servers' names and their own.
 

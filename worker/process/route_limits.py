@@ -29,14 +29,14 @@ T = TypeVar("T")
 #: Longest wait before a pause is asked for again.
 MAX_PAUSE_SECONDS = 5.0
 #: Longest and shortest wait for room in the limits. Not longer, since a run says only between two
-#: waits that it goes on waiting, which clients are promised every 30 s.
+#: waits that it still waits, which clients are promised every 30 s.
 MAX_WAIT_SECONDS = 10.0
 MIN_WAIT_SECONDS = 0.05
 #: Such a wait becomes longer by up to this part of it, so that not all who wait come at once.
 JITTER = 0.1
 #: Those that wait in a process line up for room that is near, so far ahead.
 MAX_LINE_SECONDS = 5.0
-#: So late does a process notice that another one was told to wait.
+#: Delay until a process notices a pause that another one has met.
 PAUSE_CHECK_SECONDS = 1.0
 #: What this process remembers of pauses is cleared of old entries so often.
 FORGET_SECONDS = 60.0

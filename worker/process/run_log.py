@@ -19,7 +19,7 @@ from shared.events.types import (
 from worker.contract.outcomes import LimitExceeded
 from worker.contract.stop_signal import StopSignal
 
-#: Text is gathered into one event for so long, or up to so many characters.
+#: Limits, in seconds and characters, on the text that is gathered into one event.
 GATHER_SECONDS = 0.04
 GATHER_CHARACTERS = 2048
 #: A model may send any amount in one piece; every follower gets it in one frame each.

@@ -40,7 +40,7 @@ class Provider(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
 def prepare(routes: Iterable[Route], *, also: Iterable[str] = ()) -> None:

@@ -43,7 +43,7 @@ class AbortableClient(httpx2.Client):
     A read times out after the route's `first_byte_seconds`, and within a body that has begun after
     its `idle_seconds`. With a `policy` it connects to the addresses that this allows, else
     `egress.Refused` is raised. `events`: answers are streams of server-sent events, else of lines.
-    With a policy, `bearer` is the key that takes the place of any other one, whoever has set it.
+    With a policy, `bearer` is the key that takes the place of any other one, however it was set.
     """
 
     def __init__(

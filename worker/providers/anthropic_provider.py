@@ -65,7 +65,7 @@ _STOP_REASONS = {
 #: Even where our count says that less is left of the context: it counts rather too much.
 _LEAST_OUTPUT_TOKENS = 1_024
 _CACHED = {"cache_control": {"type": "ephemeral"}}
-#: The API wants a user's message first and last, and no empty one.
+#: The API requires a user's message first and last, and no empty one.
 _NOTHING_SAID = "(nothing)"
 _GO_ON = "(go on)"
 _NOT_FOR_USE = "No longer available."
@@ -225,7 +225,7 @@ class _Answer:
 
 
 class _Thoughts:
-    """The blocks of thinking, which the API wants back as they came and where they stood."""
+    """The blocks of thinking, which the API requires back unchanged and in place."""
 
     def __init__(self) -> None:
         self._room = StateRoom()

@@ -120,7 +120,7 @@ def _timed_out(cause: BaseException | None) -> ProviderError:
 
 def _status_error(error: Any, api_key: str | None) -> ProviderError:
     status: int = error.status_code
-    if status < 300:  # the answer had begun well, and told of the error later
+    if status < 300:  # the response had begun well, and reported the error later
         return _error_in_stream(error, api_key)
     message = f"The provider responded with HTTP {status}: {_short(error.message, api_key)}"
     if status < 500 and _is_unpaid(error):

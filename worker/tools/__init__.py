@@ -43,7 +43,7 @@ TIMEOUT_SECONDS = 60.0
 
 
 class ToolFailed(Exception):
-    """Shown to the model as the call's result; the run goes on."""
+    """A failed call; the model reads the message as its result, and the run continues."""
 
 
 class UnknownTool(LookupError):

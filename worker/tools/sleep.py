@@ -6,6 +6,6 @@ from worker.tools import tool
 
 @tool(idempotent=True, timeout_seconds=3600)
 def sleep(context: ToolContext, seconds: float) -> str:
-    """Wait for so many seconds."""
+    """Wait for this number of seconds."""
     context.wait(seconds)
     return f"slept {seconds:g} s"

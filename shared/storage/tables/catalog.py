@@ -119,7 +119,7 @@ mcp_tools = Table(
     Column("parameters", JSONB, nullable=False),
     Column("hash", Text, nullable=False),  # SHA-256 of name, description and parameters
     Column("problem", Text),  # why it cannot be offered at all; null: it can
-    Column("approved_hash", Text),  # null: nobody has approved it
+    Column("approved_hash", Text),  # null: not approved
     time_("approved_at"),
     Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )

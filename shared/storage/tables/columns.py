@@ -13,7 +13,7 @@ metadata = MetaData(
 
 
 def vacuumed(part: float) -> dict[str, float]:
-    """Storage settings: a table of millions of rows is tended when such a part of it has changed.
+    """Return storage settings that vacuum a table once this part of its rows has changed.
 
     By default it is a fifth. Lists are read from indexes alone where the visibility map says so,
     and what retention has deleted is used again.

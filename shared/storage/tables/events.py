@@ -4,7 +4,7 @@ from sqlalchemy import BigInteger, Column, Table, Text, Uuid
 
 from shared.storage.tables.columns import metadata, vacuumed
 
-#: Whoever writes an event holds its run's row lock, so no foreign key has to look for the row
+#: The writer of an event holds its run's row lock, so no foreign key has to look for the row
 #: once more for each event. When a run is deleted its events stay, unseen, until
 #: `retention.py` has collected them.
 run_events = Table(
