@@ -76,7 +76,7 @@ chaos-short: setup ## The short cut of it that CI takes
 chaos-mutants: setup ## Broken variants of the service, each of which the checker must catch
 	@$(BIN)/python -m chaos.mutation
 
-check: setup ## Format, lint, types, architecture
+check: setup ## Format, lint, types, architecture, language
 	@./scripts/check $(BIN)
 
 lock: pyproject.toml $(UV) ## Pin the dependencies again from pyproject.toml

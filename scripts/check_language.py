@@ -1,0 +1,122 @@
+"""The rules of our English that a program can check: docstrings, words, subjects of commits.
+
+`python scripts/check_language.py` prints `path:line: why` for each violation, and fails if there
+is one. With `--subjects` it checks the commits after `BASE` instead.
+"""
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+#: Where docstrings are checked, and the words of comments, texts and prose.
+DOCSTRINGS = (
+    *("api", "cli", "scripts", "shared/accounts", "shared/billing", "shared/catalog"),
+    *("shared/events", "shared/security", "shared/threads", "worker/http", "worker/mcp"),
+    *("worker/providers", "worker/tools"),
+)
+WORDS = (*DOCSTRINGS, "CONTRIBUTING.md", "README.md", "SECURITY.md")
+#: This script has to name the banned words.
+UNCHECKED = ("scripts/check_language.py",)
+
+#: A function's docstring begins with one of these; a verb that is missing there is added.
+VERBS = frozenset((ROOT / "scripts" / "verbs.txt").read_text().split())
+#: Any other docstring begins with a noun: these words begin a fragment or a clause.
+NOT_NOUNS = re.compile(
+    "also|although|as|at|because|before|but|by|for|from|how|if|in|like|no|nobody|none|not|nothing"
+    "|of|off|on|once|one|ones|only|or|since|so|somebody|something|such|than|that|then|there|these"
+    "|they|this|those|though|to|under|unless|until|what|whatever|when|where|whether|which|while"
+    "|who|whoever|whom|whose|why|with|within|without"
+)
+#: Name instead: what was reported or sent; the number; the time; the client, worker or caller;
+#: "no … has"; "release"; "our"; "continues"; "requires".
+BANNED = re.compile(
+    r"\b(told|so many|so long|so late|whoever|nobody has|lets? go of|of ours|goes on|wants)\b",
+    re.IGNORECASE,
+)
+
+#: Later commits have short subjects; a clone that lacks this commit has only later ones.
+BASE = "99cccaa5aed7f4cbf7571c69d3e1e16075ffddb5"
+MAX_SUBJECT = 72
+
+
+def main() -> int:
+    """Print the violations; return the exit status."""
+    found = list(long_subjects() if "--subjects" in sys.argv else violations())
+    if found:
+        print("\n".join(found))
+    return 1 if found else 0
+
+
+def violations() -> Iterator[str]:
+    """Yield the violations of every checked file."""
+    for path in _files(DOCSTRINGS, ".py"):
+        for line, why in wrong_docstrings((ROOT / path).read_text()):
+            yield f"{path}:{line}: {why}"
+    for path in _files(WORDS, ".py", ".md"):
+        source = (ROOT / path).read_text()
+        lines = texts(source) if path.endswith(".py") else enumerate(source.splitlines(), 1)
+        for line, text in lines:
+            yield from (f"{path}:{line}: {word!r} is banned" for word in BANNED.findall(text))
+
+
+def wrong_docstrings(source: str) -> Iterator[tuple[int, str]]:
+    """Yield line and reason for each docstring that begins with the wrong kind of word."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(
+            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        ) or not (text := ast.get_docstring(node)):
+            continue
+        word = re.split(r"[^A-Za-z'-]", text.lstrip("`(\"'"), maxsplit=1)[0]
+        if _is_action(node):
+            if word.lower() not in VERBS:
+                yield node.body[0].lineno, f"a function's docstring begins with {word!r}, no verb"
+        elif NOT_NOUNS.fullmatch(word.lower()):
+            yield node.body[0].lineno, f"a docstring begins with {word!r}, no noun"
+
+
+def _is_action(node: ast.AST) -> bool:
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return False
+    decorators = " ".join(map(ast.unparse, node.decorator_list))
+    # Properties and fixtures are read as values; a test's docstring is a sentence.
+    return not re.search("property|fixture", decorators) and not node.name.startswith("test_")
+
+
+def texts(source: str) -> Iterator[tuple[int, str]]:
+    """Yield number and text of each line of a comment or a string."""
+    kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", None)}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in kinds:
+            yield from enumerate(token.string.splitlines(), token.start[0])
+
+
+def long_subjects() -> Iterator[str]:
+    """Yield the commits after `BASE` with long subjects."""
+    knows_base = not subprocess.run(
+        ["git", "cat-file", "-e", BASE], cwd=ROOT, check=False, stderr=subprocess.DEVNULL
+    ).returncode
+    for line in _git("log", "--format=%h %s", f"{BASE}..HEAD" if knows_base else "HEAD"):
+        commit, _, subject = line.partition(" ")
+        if len(subject) > MAX_SUBJECT:
+            yield f"{commit}: a subject of {len(subject)} characters; at most {MAX_SUBJECT}"
+
+
+def _files(names: Iterable[str], *suffixes: str) -> list[str]:
+    listed = _git("ls-files", "--", *names)
+    return [path for path in listed if path.endswith(suffixes) and path not in UNCHECKED]
+
+
+def _git(*arguments: str) -> list[str]:
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout.splitlines()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""The check of our English: it finds what it is for, and passes what is right."""
+
+import pytest
+
+from scripts import check_language
+
+
+@pytest.mark.parametrize(
+    ("source", "begins"),
+    [
+        ('def f():\n    """What is sent."""', "What"),
+        ('def f():\n    """The result."""', "The"),
+        ('async def f():\n    """`None` for none."""', "None"),
+        ('class A:\n    """Who is asking."""', "Who"),
+        ('"""Of many, one."""', "Of"),
+        ('class A:\n    @property\n    def f(self):\n        """Whether it is."""', "Whether"),
+        ('@pytest.fixture\ndef f():\n    """One that is new."""', "One"),
+    ],
+)
+def test_a_docstring_that_begins_with_a_fragment_is_found(source: str, begins: str) -> None:
+    """A function needs a verb; modules, classes, properties and fixtures need a noun."""
+    [(_line, why)] = check_language.wrong_docstrings(source)
+
+    assert f"begins with {begins!r}" in why
+
+
+def test_verbs_and_nouns_pass() -> None:
+    """Good docstrings of each kind, and functions without one, are not reported."""
+    source = '''"""A module."""
+class A:
+    """The class."""
+    @property
+    def p(self):
+        """The value."""
+    def f(self):
+        """Return the value."""
+    def g(self):
+        return 1
+'''
+
+    assert [] == list(check_language.wrong_docstrings(source))
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("x = 1  # nobody has seen it", 1),
+        ('x = 1\ny = f"{x} is told so"', 2),
+        ('"""A text\n\nthat goes on.\n"""', 3),
+    ],
+)
+def test_a_banned_word_is_found(source: str, line: int) -> None:
+    """Comments, texts and docstrings are read; identifiers are not."""
+    found = [at for at, text in check_language.texts(source) if check_language.BANNED.search(text)]
+
+    assert [line] == found
+    assert [] == list(check_language.texts("told = wants"))
