@@ -12,6 +12,7 @@ import psutil
 
 from bench.figure import Figure, percentile
 from bench.hostile_mcp_server import HostileMcpServer
+from bench.noise import NICENESS
 from shared.ids import new_id
 from worker.mcp import McpFailed
 from worker.mcp.client import McpClient
@@ -34,6 +35,7 @@ def measure(*, short: bool = False) -> Iterator[Figure]:
     """A worker's MCP client and its processes; the servers are in another process."""
     count = 50 if short else 500
     with HostileMcpServer() as good, HostileMcpServer() as bad:
+        psutil.Process(bad.process.pid).nice(NICENESS)
         client = McpClient(allowed_networks=["127.0.0.0/8"])
         try:
             bench = _Bench(client, good, bad, count)

@@ -21,11 +21,12 @@ from typing import Any
 import psutil
 from sqlalchemy import NullPool, create_engine, text
 
-from bench.conversations import prepare, script, targets_of
+from bench import noise
+from bench.conversations import script, targets_of
 from bench.figure import Figure, percentile
-from bench.http_clients import Follower, Loop, Target, call_all
+from bench.http_clients import Loop, Target, call_all
 from bench.latency import Client
-from bench.refusing_vendor import LARGE_CHARACTERS, RefusingVendor
+from bench.refusing_vendor import LARGE_CHARACTERS, refusing_vendor
 from bench.service import Service
 from shared.actors import Actor
 from shared.storage.connections import Connections
@@ -91,21 +92,28 @@ class Quiet:
 
 
 def measure(*, short: bool = False) -> Iterator[Figure]:
-    """One web process and one worker."""
+    """Measure with two web processes and one worker, with the settings they have by default."""
     count, earlier, threads = (20, 2_000, 12) if short else (200, 20_000, 60)
     with (
-        RefusingVendor() as vendor,
+        refusing_vendor() as vendor_url,
         tempfile.TemporaryDirectory(prefix="arkloop-bench-") as folder,
     ):
         routes = Path(folder) / "routes.yaml"
-        routes.write_text(_ROUTES % vendor.url)
-        with Service(environ={"ARKLOOP_ROUTES": str(routes)}) as service:
+        routes.write_text(_ROUTES % vendor_url)
+        with Service(web=2, environ={"ARKLOOP_ROUTES": str(routes)}) as service:
             bench = _Bench(service, count)
-            yield from bench.against("a vendor's 429", bench.refused, {"route_id": "shared"})
+            shared, too_large = {"route_id": "shared"}, "x" * LARGE_CHARACTERS
+            yield from bench.against(
+                "a vendor's 429", shared, noise.repeat, too_large, shared, NOISY_RUNS
+            )
             bench.make_threads(NOISY_RUNS, runs=earlier, question="Is it so?")
-            yield from bench.against(f"threads of {earlier:,} earlier runs", bench.long_threads)
+            yield from bench.against(
+                f"threads of {earlier:,} earlier runs", {}, noise.repeat_in, bench.threads
+            )
             yield from bench.memory(threads)
-            yield from bench.against("runs that write much", bench.much_output)
+            # In large pieces, as fast as they are taken.
+            much = script({"say": "y" * 30_000, "repeat": 10_000})
+            yield from bench.against("runs that write much", {}, noise.repeat, much, {}, 2)
             yield bench.redis_memory()
 
 
@@ -142,14 +150,15 @@ class _Bench:
     def against(
         self,
         name: str,
-        noise: Callable[[threading.Event], None],
-        body: dict[str, Any] | None = None,
+        body: dict[str, Any],
+        make: Callable[..., None],
+        *args: Any,
     ) -> Iterator[Figure]:
-        """The quiet org's times alone, and beside the noise."""
-        alone = self.runs(body or {}, self.count)
+        """Measure the quiet org's times alone, and beside what `make` does for the noisy org."""
+        alone = self.runs(body, self.count)
         yield Figure(name=f"{name}: alone", unit="ms", numbers=alone.numbers, count=self.count)
-        with self.noise(noise):
-            beside = self.runs(body or {}, self.count)
+        with self.noise(make, *args):
+            beside = self.runs(body, self.count)
         most = {n: TARGET_RATIO * alone.numbers[n] for n in ("first p99", "last p99")}
         yield Figure(
             name=f"{name}: beside it",
@@ -160,66 +169,25 @@ class _Bench:
         )
 
     @contextmanager
-    def noise(self, make: Callable[[threading.Event], None]) -> Iterator[None]:
-        stop = threading.Event()
-        maker = threading.Thread(target=make, args=(stop,), daemon=True)
-        maker.start()
-        time.sleep(SETTLE_SECONDS)
+    def noise(self, make: Callable[..., None], *args: Any) -> Iterator[None]:
+        """Let the noisy org do that beside the block, and look at the memory of Redis meanwhile."""
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(LOOK_SECONDS):
+                self.redis_peak = max(self.redis_peak, self._redis_used())
+
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
         try:
-            yield
+            with noise.beside(make, self.targets, *args):
+                time.sleep(SETTLE_SECONDS)
+                yield
         finally:
-            stop.set()
-            maker.join(_PATIENCE_SECONDS)
+            ended.set()
+            looking.join()
 
     # ---- the noisy org --------------------------------------------------------------------
-
-    def refused(self, stop: threading.Event) -> None:
-        """Requests that are larger than the vendor allows in a minute."""
-        self._repeat(stop, "x" * LARGE_CHARACTERS, {"route_id": "shared"})
-
-    def much_output(self, stop: threading.Event) -> None:
-        """Text in large pieces, as fast as it is taken."""
-        self._repeat(stop, script({"say": "y" * 30_000, "repeat": 10_000}), {}, runs=2)
-
-    def long_threads(self, stop: threading.Event) -> None:
-        """One run after the other in each of the threads."""
-        loop = Loop()
-        while not stop.is_set():
-            self._play(loop, self.threads, {})
-
-    def _repeat(
-        self, stop: threading.Event, content: str, body: dict[str, Any], runs: int = NOISY_RUNS
-    ) -> None:
-        loop = Loop()
-        while not stop.is_set():
-            threads = prepare(loop, self.targets, runs, content)
-            self._play(loop, threads, body, stop)
-
-    def _play(
-        self,
-        loop: Loop,
-        threads: list[str],
-        body: dict[str, Any],
-        stop: threading.Event | None = None,
-    ) -> None:
-        """A run in each thread, until all have ended or, with `stop`, are cancelled."""
-        made = call_all(
-            loop, self.targets, [("POST", f"/v1/threads/{one}/runs", body) for one in threads]
-        )
-        assert {status for status, _, _ in made} == {201}, made[0]
-        ids = [json.loads(answer)["run_id"] for _, answer, _ in made]
-        followers = [Follower(loop, self.targets[0], one) for one in ids]
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while any(one.is_open and not one.ended_at for one in followers):
-            loop.pause(LOOK_SECONDS)
-            self.redis_peak = max(self.redis_peak, self._redis_used())
-            if time.monotonic() > deadline or (stop is not None and stop.is_set()):
-                call_all(
-                    loop, self.targets, [("POST", f"/v1/runs/{one}:cancel", {}) for one in ids]
-                )
-                break
-        for one in followers:
-            one.close()
 
     def make_threads(self, threads: int, *, runs: int, question: str) -> None:
         """Threads of the noisy org, each with that number of ended runs."""
@@ -256,10 +224,7 @@ class _Bench:
         [worker] = [psutil.Process(pid) for pid in self.service.serving("worker")]
         before = peak = worker.memory_info().rss / MIB
 
-        def play(stop: threading.Event) -> None:
-            self._play(Loop(), self.threads, {})
-
-        with self.noise(play):
+        with self.noise(noise.play_once, self.threads):
             beside = self.runs({}, self.count // 4)
             deadline = time.monotonic() + _PATIENCE_SECONDS
             while self._active() and time.monotonic() < deadline:

@@ -2,12 +2,17 @@
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Self
+from multiprocessing import Queue
+
+from bench import noise
+from bench.noise import Stop
 
 LARGE_CHARACTERS = 100_000
 RETRY_AFTER_SECONDS = 30
+READY_SECONDS = 10.0
 
 _CHUNKS = (
     {"choices": [{"index": 0, "delta": {"content": "Yes."}, "finish_reason": None}]},
@@ -46,23 +51,17 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-class RefusingVendor:
-    """`url` is the `base_url` of a route of the provider `openai`."""
+def _serve(stop: Stop, port: "Queue[int]") -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    port.put(server.server_port)
+    stop.wait()
 
-    def __init__(self) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+@contextmanager
+def refusing_vendor() -> Iterator[str]:
+    """Run the vendor in a process of its own; yields the `base_url` of a route of `openai`."""
+    port = noise.processes.Queue()
+    with noise.beside(_serve, port):
+        yield f"http://127.0.0.1:{port.get(timeout=READY_SECONDS)}/v1"
