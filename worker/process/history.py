@@ -7,9 +7,10 @@ context could hold is not read.
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, func, select
@@ -29,7 +30,10 @@ MAX_BYTES = 8 * 1024 * 1024
 MAX_MESSAGES = 4_000
 #: A token of most texts has four bytes; hardly any text has more than this.
 MAX_BYTES_PER_TOKEN = 8
-RUNS_AT_ONCE = 20
+#: The tool turns of earlier runs are read in pages, each twice as long as the one before.
+FIRST_PAGE, LONGEST_PAGE = 20, 320
+#: Between two portions of this length other runs of the process get on.
+PORTION = 100
 #: What is read of each thread for a group of runs that start at the same time.
 OPENING_MESSAGES = 20
 OPENING_BYTES = 65_536
@@ -89,6 +93,9 @@ FROM (
 ) turns
 ORDER BY position DESC, seq
 """
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,20 +179,30 @@ def load(sql: Connection, claim: Claim, opening: Opening, max_bytes: int) -> His
     first = 0 if opening.is_whole or not said else said[-1].position
     runs: dict[int, list[Turn]] = {}
     cut = _turns_of_earlier_runs(sql, claim, first, max_bytes, runs)
-    places = {position: messages_of(turns) for position, turns in runs.items()}
+    places: dict[int, list[Message]] = {}
+    for some_runs in _portions(list(runs.items())):
+        places.update((position, messages_of(turns)) for position, turns in some_runs)
     if cut > first or not opening.is_whole:
         said = [row for row in said if row.position >= cut]
         first = said[-1].position if said else claim.position
         unread = _count_before(sql, claim, first)
     else:
         unread = 0
-    for message in reversed(said):
-        if message.role == "user":
-            places[message.position] = [UserMessage(message.content)]
-        elif message.partial or not places.get(message.position):
-            places.setdefault(message.position, []).append(AssistantMessage(message.content))
+    for some_said in _portions(said):
+        for message in some_said:
+            if message.role == "user":
+                places[message.position] = [UserMessage(message.content)]
+            elif message.partial or not places.get(message.position):
+                places.setdefault(message.position, []).append(AssistantMessage(message.content))
     messages = [message for position in sorted(places) for message in places[position]]
     return History(messages, unread, *_newest_counted(runs, places))
+
+
+def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut what may be long, and let other runs get on before every portion but the first."""
+    for start in range(0, len(items), PORTION):
+        with long_work.piece() if start else nullcontext():
+            yield items[start : start + PORTION]
 
 
 def _newest_counted(
@@ -226,23 +243,25 @@ def _turns_of_earlier_runs(
     Returns the position from which on they are all there, at least `first`: those of older runs
     are more than `max_bytes`.
     """
-    before, room = claim.position, max_bytes
+    before, room, max_runs = claim.position, max_bytes, FIRST_PAGE
     while True:
-        page = _page_of_runs(sql, claim, first, before, room)
-        # Decoding a page is long work where turns are many or large.
-        with long_work.piece():
-            for position, stored in page:
-                if stored is None:
-                    return position + 1
-                room -= sum(event.size for event in stored)
-                runs[position] = turns_of(stored)
+        page = _page_of_runs(sql, claim, first, before, room, max_runs)
+        for start in range(0, len(page), FIRST_PAGE):
+            # Decoding is long work where turns are many or large.
+            with long_work.piece():
+                for position, stored in page[start : start + FIRST_PAGE]:
+                    if stored is None:
+                        return position + 1
+                    room -= sum(event.size for event in stored)
+                    runs[position] = turns_of(stored)
         before = page[-1][0] if page else before
-        if len(page) < RUNS_AT_ONCE:
+        if len(page) < max_runs:
             return first
+        max_runs = min(2 * max_runs, LONGEST_PAGE)
 
 
 def _page_of_runs(
-    sql: Connection, claim: Claim, first: int, before: int, room: int
+    sql: Connection, claim: Claim, first: int, before: int, room: int, max_runs: int
 ) -> list[tuple[int, list[StoredEvent] | None]]:
     """Read the next older runs: position and finished turns; None for turns of more than `room`."""
     rows = sql.exec_driver_sql(
@@ -251,7 +270,7 @@ def _page_of_runs(
             "thread_id": claim.thread_id,
             "before": before,
             "first": first,
-            "max_runs": RUNS_AT_ONCE,
+            "max_runs": max_runs,
             "types": list(TURN_TYPES),
             "max_bytes": room,
         },

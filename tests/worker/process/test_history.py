@@ -119,7 +119,7 @@ def test_an_estimate_is_no_count(
 
 def test_many_runs_are_read_in_pieces(stored: StoredRuns, monkeypatch: Any) -> None:
     """None is missing where one piece ends and the next begins."""
-    monkeypatch.setattr(history, "RUNS_AT_ONCE", 2)
+    monkeypatch.setattr(history, "FIRST_PAGE", 2)
     thread_id = stored.thread()
     for number in range(1, 6):
         round_of(stored, thread_id, number)
@@ -134,7 +134,7 @@ def test_what_no_context_holds_is_not_read(
     stored: StoredRuns, monkeypatch: Any, at_once: int
 ) -> None:
     """Results of tools count too; what is left begins with a person's message or a whole run."""
-    monkeypatch.setattr(history, "RUNS_AT_ONCE", at_once)
+    monkeypatch.setattr(history, "FIRST_PAGE", at_once)
     thread_id = stored.thread()
     for number in range(1, 6):
         round_of(stored, thread_id, number, "x" * 10_000)
