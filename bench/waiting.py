@@ -83,10 +83,8 @@ class Bench:
     def create(self, number: int) -> None:
         """Threads with a message and a queued run each; a group is one transaction."""
         actor = self._actor()
-        persona = personas.find(None)
-        route = model_routes.choose(
-            model_routes.load(self.connections.settings), "scripted", persona
-        )
+        persona = personas.builtin()["assistant@1"]
+        route = model_routes.load(self.connections.settings)["scripted"]
         for size in _groups(number):
             with self.connections.transaction() as tx:
                 for _ in range(size):

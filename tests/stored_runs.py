@@ -85,10 +85,8 @@ class StoredRuns:
             return UUID(str(threads.create(tx, self.actor).id))
 
     def create(self, thread_id: UUID | None = None, **columns: Any) -> UUID:
-        persona = personas.find(None)
-        route = model_routes.choose(
-            model_routes.load(self.connections.settings), "scripted", persona
-        )
+        persona = personas.builtin()["assistant@1"]
+        route = model_routes.load(self.connections.settings)["scripted"]
         thread_id = thread_id or self.thread()
         with self.connections.transaction() as tx:
             new = lifecycle.NewRun(

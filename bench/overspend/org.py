@@ -55,7 +55,7 @@ class Org:
     def make(cls, connections: Connections, spenders: int, dice: random.Random) -> "Org":
         """Limits that are too short for all, at least one of them."""
         keys = [new_id(), new_id()]
-        plain = personas.find(None)
+        plain = personas.builtin()["assistant@1"]
         strict = replace(plain, key="strict", max_cost_usd_per_month=_limit(dice, spenders // 2))
         limits = {persona_scope("strict"): strict.max_cost_usd_per_month or Decimal(0)}
         if is_limited := dice.random() < 0.7:

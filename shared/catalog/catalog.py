@@ -95,7 +95,10 @@ class Catalog:
         default = self._default(org_id, sql)
         if default is not None:
             return self._with_key(org_id, default)
-        return model_routes.choose(self.routes_of_settings, None, persona)
+        server_default = model_routes.default_id(self.routes_of_settings)
+        if server_default is None:
+            raise RouteNotFound(route_id=["No route is configured on this server."])
+        return self.routes_of_settings[server_default]
 
     def default_route_id(self, org_id: UUID) -> str | None:
         """Return the route of runs that name none, nor does their persona; None without one."""

@@ -18,10 +18,8 @@ from uuid import UUID
 import yaml
 
 from shared.catalog import prices
-from shared.catalog.personas import Persona
 from shared.catalog.prices import VENDOR_URLS, Prices
 from shared.config import InvalidSettings, Settings
-from shared.errors import RouteNotFound
 from shared.events.types import Usage
 
 ROUTE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
@@ -115,26 +113,19 @@ def load(settings: Settings) -> Routes:
         InvalidSettings: the routes file is missing or wrong; every problem is named.
     """
     routes = {}
-    if settings.openai_api_key:
-        routes["openai"] = with_known_figures(
-            Route(
-                id="openai",
-                provider="openai",
-                model=settings.openai_model,
-                base_url=settings.openai_base_url,
-                api_key=settings.openai_api_key,
+    for vendor, model, base_url, api_key in (
+        ("openai", settings.openai_model, settings.openai_base_url, settings.openai_api_key),
+        (
+            "anthropic",
+            settings.anthropic_model,
+            settings.anthropic_base_url,
+            settings.anthropic_api_key,
+        ),
+    ):
+        if api_key:
+            routes[vendor] = with_known_figures(
+                Route(id=vendor, provider=vendor, model=model, base_url=base_url, api_key=api_key)
             )
-        )
-    if settings.anthropic_api_key:
-        routes["anthropic"] = with_known_figures(
-            Route(
-                id="anthropic",
-                provider="anthropic",
-                model=settings.anthropic_model,
-                base_url=settings.anthropic_base_url,
-                api_key=settings.anthropic_api_key,
-            )
-        )
     if settings.local_base_url:
         routes["local"] = Route(
             id="local",
@@ -167,20 +158,6 @@ def load(settings: Settings) -> Routes:
 def default_id(routes: Routes) -> str | None:
     """Return the id of the default route, None if there is no route."""
     return next((name for name in DEFAULT_ORDER if name in routes), next(iter(routes), None))
-
-
-def choose(routes: Routes, route_id: str | None, persona: Persona) -> Route:
-    """Choose the run's route: its own, else the persona's, else the default.
-
-    Raises:
-        RouteNotFound
-    """
-    wanted = route_id or persona.route_id or default_id(routes)
-    if wanted is None:
-        raise RouteNotFound(route_id=["No route is configured on this server."])
-    if wanted not in routes:
-        raise RouteNotFound(route_id=[f"Route {wanted!r} not found."])
-    return routes[wanted]
 
 
 def with_known_figures(route: Route) -> Route:

@@ -241,21 +241,6 @@ def from_file(name: str, text: str) -> Persona:
         raise InvalidPersona(problems) from None
 
 
-def find(persona_id: str | None) -> Persona:
-    """Find the built-in persona of this id; without a version the newest, and for None the default.
-
-    Raises:
-        PersonaNotFound
-    """
-    key, _, version = (persona_id or DEFAULT_PERSONA).partition("@")
-    versions = {p.version: p for p in builtin().values() if p.key == key}
-    if version in versions:
-        return versions[version]
-    if version or not versions:
-        raise not_found(persona_id)
-    return versions[newest(versions)]
-
-
 def not_found(persona_id: str | None) -> PersonaNotFound:
     """Build the error for this id."""
     return PersonaNotFound(persona_id=[f"Persona {persona_id!r} not found."])

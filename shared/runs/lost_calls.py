@@ -15,10 +15,10 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, Select, func, select
 
 from shared.billing import budget_limits
-from shared.catalog import model_routes, personas
+from shared.catalog import model_routes
 from shared.catalog.catalog import Catalog
 from shared.catalog.model_routes import Route, Routes
-from shared.catalog.personas import Persona
+from shared.catalog.personas import DEFAULT_PERSONA, Persona
 from shared.config import InvalidSettings
 from shared.errors import PersonaNotFound
 from shared.events import eventlog, types
@@ -102,7 +102,7 @@ def _persona(catalog: Catalog, sql: Connection, run: RowMapping) -> Persona:
         return catalog.persona(run["org_id"], run["persona_id"], sql=sql)
     except PersonaNotFound:
         # A worker of another release had it.
-        return replace(personas.find(None), system_prompt="", max_output_tokens=None)
+        return Persona(key=DEFAULT_PERSONA, version="")
 
 
 def _estimate(

@@ -212,5 +212,5 @@ def test_the_thread_goes_on_after_a_cancel(user: Caller) -> None:
 
     said = [content for _, content, _ in user.messages(thread_id)]
     assert ["one two three", "go on", "You said: go on"] == said[1:]
-    seen = [personas.find("plain").system_prompt, *said[:3]]
+    seen = [personas.builtin()["plain@1"].system_prompt, *said[:3]]
     assert sum(len(text.split()) for text in seen) == second["usage"]["input_tokens"]

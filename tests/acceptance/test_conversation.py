@@ -4,7 +4,7 @@ from shared.catalog import personas
 from tests.caller import Caller, script, types
 
 CALCULATE = {"tool": "calculator", "args": {"expression": "20+22"}}
-PROMPT = personas.find("assistant").system_prompt
+PROMPT = personas.builtin()["assistant@1"].system_prompt
 
 
 def words(*texts: str) -> int:

@@ -43,7 +43,7 @@ def test_a_run_can_be_created_in_a_thread_without_messages(user: Caller) -> None
     run = user.ended(user.start(user.thread(), persona_id="plain"))
 
     assert "completed" == run["status"]
-    assert len(personas.find("plain").system_prompt.split()) == run["usage"]["input_tokens"]
+    assert len(personas.builtin()["plain@1"].system_prompt.split()) == run["usage"]["input_tokens"]
 
 
 def test_the_newest_version_of_a_persona_is_taken_and_shown(user: Caller) -> None:

@@ -103,7 +103,7 @@ def test_the_built_in_ones_are_listed(alice: User) -> None:
             "key": "plain",
             "version": "1",
             "source": "builtin",
-            "system_prompt": personas.find("plain").system_prompt,
+            "system_prompt": personas.builtin()["plain@1"].system_prompt,
             "created_by_user_id": None,
             "created_at": None,
         }

@@ -27,7 +27,7 @@ from shared.storage.tables.billing import holds, ledger_entries, run_usage, spen
 from tests.stored_runs import StoredRuns, numbered
 from tests.waiting import in_parallel
 
-FREE = personas.find(None)
+FREE = personas.builtin()["assistant@1"]
 SERVERS = Route(id="scripted", provider="scripted", model="scripted-1")
 OWN = Route(id=str(new_id()), provider="openai", model="m", is_of_org=True)
 ONE = Decimal(1)

@@ -19,7 +19,7 @@ from tests.query_plans import Plans, noted, only
 from tests.shared.billing.test_budgets import SERVERS, Money
 from tests.stored_runs import StoredRuns
 
-LIMITED = replace(personas.find(None), max_cost_usd_per_month=Decimal(10))
+LIMITED = replace(personas.builtin()["assistant@1"], max_cost_usd_per_month=Decimal(10))
 HOUR_BY_HOUR = "now() - n * interval '1 hour'"
 
 _FILL = (

@@ -252,6 +252,14 @@ def test_an_orgs_own_persona_extends_those_that_are_built_in(
         catalog.persona(stranger, "assistant@2")
 
 
+def test_a_persona_that_does_not_exist_is_named(catalog: Catalog, org: UUID) -> None:
+    """The error names the field that has it."""
+    for wanted in ("nobody", "assistant@2", "assistant@01", "@1", "Assistant"):
+        with pytest.raises(PersonaNotFound) as raised:
+            catalog.persona(org, wanted)
+        assert [f"Persona {wanted!r} not found."] == raised.value.details["persona_id"]
+
+
 def test_an_older_version_of_ones_own_does_not_hide_the_builtin(
     catalog: Catalog, stored: StoredRuns, org: UUID
 ) -> None:

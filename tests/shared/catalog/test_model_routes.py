@@ -7,15 +7,12 @@ from pathlib import Path
 import pytest
 
 import worker.providers
-from shared.catalog import personas
-from shared.catalog.model_routes import PROVIDERS, ROUTE_ID, Route, choose, load
+from shared.catalog.model_routes import PROVIDERS, ROUTE_ID, Route, default_id, load
 from shared.catalog.prices import Prices
 from shared.config import InvalidSettings, Settings
-from shared.errors import RouteNotFound
 from shared.events.types import Usage
 
 BARE = Settings(database_url="", redis_url="", broker_url="", jwt_secret="")
-PERSONA = personas.find("assistant")
 
 
 def from_file(folder: Path, text: str) -> dict[str, Route]:
@@ -126,34 +123,20 @@ def test_each_file_of_a_provider_is_a_provider() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "persona_route", "there", "chosen"),
+    ("there", "default"),
     [
-        (None, None, ["scripted", "local", "openai"], "openai"),
-        (None, None, ["scripted", "local"], "local"),
-        (None, None, ["other", "scripted"], "scripted"),
-        (None, None, ["other"], "other"),
-        (None, "local", ["scripted", "local", "openai"], "local"),
-        ("scripted", "local", ["scripted", "local"], "scripted"),
+        (["scripted", "local", "openai"], "openai"),
+        (["scripted", "local"], "local"),
+        (["other", "scripted"], "scripted"),
+        (["other"], "other"),
+        ([], None),
     ],
 )
-def test_the_run_chooses_before_the_persona_before_the_default(
-    wanted: str | None, persona_route: str | None, there: list[str], chosen: str
-) -> None:
-    """The default is the first of openai, anthropic, local, scripted that is there."""
+def test_the_default_route_is_the_first_of_an_order(there: list[str], default: str | None) -> None:
+    """The order is openai, anthropic, local, scripted, then any other."""
     routes = {name: Route(id=name, provider="scripted", model="m") for name in there}
 
-    assert chosen == choose(routes, wanted, replace(PERSONA, route_id=persona_route)).id
-
-
-@pytest.mark.parametrize(
-    ("wanted", "persona_route"), [("none", None), (None, "none"), (None, None)]
-)
-def test_a_route_that_is_not_there_is_named(wanted: str | None, persona_route: str | None) -> None:
-    """Also when there is none at all."""
-    with pytest.raises(RouteNotFound) as raised:
-        choose({}, wanted, replace(PERSONA, route_id=persona_route))
-
-    assert ["route_id"] == list(raised.value.details)
+    assert default == default_id(routes)
 
 
 def test_a_file_adds_routes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

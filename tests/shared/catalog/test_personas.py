@@ -11,12 +11,10 @@ from shared.catalog.personas import (
     PERSONA_ID,
     InvalidPersona,
     Persona,
-    find,
     from_file,
     newest,
     read,
 )
-from shared.errors import PersonaNotFound
 
 
 def test_the_builtin_personas_are_those_of_the_contract() -> None:
@@ -34,7 +32,7 @@ def test_the_builtin_personas_are_those_of_the_contract() -> None:
 
 def test_the_limits_are_those_of_the_contract() -> None:
     """32 steps, 15 minutes, a day for an answer."""
-    persona = find(None)
+    persona = personas.builtin()["assistant@1"]
 
     assert (32, 900, 86_400) == (
         persona.max_steps,
@@ -43,42 +41,15 @@ def test_the_limits_are_those_of_the_contract() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("wanted", "found"),
-    [
-        (None, "assistant@1"),
-        ("assistant", "assistant@1"),
-        ("careful", "careful@1"),
-        ("careful@1", "careful@1"),
-    ],
-)
-def test_without_a_version_the_newest_is_found(wanted: str | None, found: str) -> None:
-    """And nothing at all means the default."""
-    assert found == find(wanted).id
-
-
-def test_versions_are_ordered_as_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten is newer than nine."""
-    versions = {f"p@{version}": Persona(key="p", version=version) for version in ("9", "10", "rc")}
-    monkeypatch.setattr(personas, "builtin", lambda: versions)
-
-    assert "p@10" == find("p").id
-    assert "p@rc" == find("p@rc").id
+def test_versions_are_ordered_as_numbers() -> None:
+    """Version 10 is newer than 9."""
+    assert "10" == newest({"9", "10", "rc"})
 
 
 def test_a_word_is_older_than_every_number() -> None:
     """Also than 0."""
     assert "0" == newest({"0", "draft", "rc"})
     assert "rc" == newest({"draft", "rc"})
-
-
-@pytest.mark.parametrize("wanted", ["nobody", "assistant@2", "assistant@01", "@1", "Assistant"])
-def test_one_that_does_not_exist_is_named(wanted: str) -> None:
-    """As the field that has it."""
-    with pytest.raises(PersonaNotFound) as raised:
-        find(wanted)
-
-    assert [f"Persona {wanted!r} not found."] == raised.value.details["persona_id"]
 
 
 @pytest.mark.parametrize(

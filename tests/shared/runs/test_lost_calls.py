@@ -35,7 +35,7 @@ from shared.storage.tables.runs import runs
 from shared.threads import threads
 from tests.stored_runs import USED, StoredRuns, ago
 
-PROMPT = len(personas.find(None).system_prompt)
+PROMPT = len(personas.builtin()["assistant@1"].system_prompt)
 USED_COST = RunCost(USED.usage, USED.cost_usd, USED.routes)
 
 

@@ -46,10 +46,10 @@ def test_runs_of_one_moment_are_created_together(stored: StoredRuns) -> None:
     permissions = PERMISSIONS_OF_ROLE["member"]
     member = replace(stored.actor, user_id=new_id(), role="member", permissions=permissions)
     routes = model_routes.load(stored.connections.settings)
-    persona = personas.find(None)
+    persona = personas.builtin()["assistant@1"]
 
     def wanted(thread_id: UUID, actor: Actor = stored.actor) -> NewRun:
-        route = model_routes.choose(routes, "scripted", persona)
+        route = routes["scripted"]
         return NewRun(
             actor=actor, thread_id=thread_id, persona=persona, route=route, trace_id="2" * 32
         )
@@ -85,8 +85,8 @@ def test_a_thread_that_somebody_holds_is_waited_for_alone(stored: StoredRuns) ->
     """It holds up none of the runs that are created at the same moment."""
     held, free = stored.thread(), stored.thread()
     routes = model_routes.load(stored.connections.settings)
-    persona = personas.find(None)
-    route = model_routes.choose(routes, "scripted", persona)
+    persona = personas.builtin()["assistant@1"]
+    route = routes["scripted"]
     several = [
         NewRun(actor=stored.actor, thread_id=one, persona=persona, route=route, trace_id="3" * 32)
         for one in (held, free)

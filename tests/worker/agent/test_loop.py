@@ -69,7 +69,7 @@ class Model(ScriptedProvider):
 
 def agent_for(*steps: Any, extra: dict[str, Tool] | None = None, **changes: Any) -> Agent:
     """An agent that is to play a script."""
-    persona = replace(personas.find(changes.pop("persona", None)), **changes)
+    persona = replace(personas.builtin()[changes.pop("persona", "assistant@1")], **changes)
     return Agent(
         run_id="run",
         persona=persona,
@@ -345,7 +345,7 @@ def test_a_question_parks_the_run_before_any_tool_runs() -> None:
 def test_a_confirmed_tool_asks_first(answer: str, result: tuple[str, str, bool]) -> None:
     """A yes lets it run, a no does not."""
     turn = Turn("m", "", [ToolCall("c1", "calculator", CALCULATE["args"])])
-    agent = agent_for({"tool": "x"}, {"say": "ok"}, persona="careful")
+    agent = agent_for({"tool": "x"}, {"say": "ok"}, persona="careful@1")
     context = RecordedRun()
     with pytest.raises(WaitForInput) as asked:
         run(agent, context, [turn])
@@ -361,7 +361,7 @@ def test_a_call_that_cannot_be_made_is_not_confirmed() -> None:
     """Nobody is asked about arguments that do not fit."""
     context = RecordedRun()
 
-    run(agent_for({"tool": "calculator"}, {"say": "ok"}, persona="careful"), context)
+    run(agent_for({"tool": "calculator"}, {"say": "ok"}, persona="careful@1"), context)
 
     assert results(context)[0][2]
 
