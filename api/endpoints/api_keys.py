@@ -1,17 +1,17 @@
 """`/v1/api-keys`: make, list, limit and revoke API keys."""
 
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import ValidationError, fields, validate
 from sqlalchemy import Row
 
 from api.auth.bearer import authenticator, requires
+from api.endpoints.budgets import CostLimits, limits_shown
 from api.http.current import actor, changes_catalog, connections
-from api.http.fields import BoundedList, Usd
+from api.http.fields import BoundedList
 from api.http.idempotency import created, replayed_without
 from api.http.json_body import NoArguments, query_args, read_body
 from api.http.paging import ByTime, page, page_args
@@ -19,7 +19,6 @@ from api.http.reports import reports
 from shared.accounts import api_keys
 from shared.actors import SCOPES
 from shared.errors import Forbidden
-from shared.events.types import money
 from shared.storage.connections import Transaction
 from shared.times import now, rfc3339, rfc3339_or_none
 
@@ -36,14 +35,7 @@ def _check_is_future(moment: datetime) -> None:
         raise ValidationError("must be before 9999-01-01T00:00:00Z")
 
 
-class KeyLimits(Schema):
-    """The limits on the costs of a key's runs, in USD; null means no limit."""
-
-    max_cost_usd = Usd(allow_none=True)
-    max_cost_usd_per_month = Usd(allow_none=True)
-
-
-class CreateApiKey(KeyLimits):
+class CreateApiKey(CostLimits):
     name = fields.String(required=True, validate=validate.Length(1, 200))
     scopes = BoundedList(
         fields.String(validate=validate.OneOf(sorted(SCOPES))),
@@ -73,7 +65,7 @@ def list_api_keys() -> Response:
     args = page_args(ByTime)
     with connections().reading() as sql:
         rows = api_keys.list_(sql, actor(), limit=args.limit + 1, before=args.before)
-    return page(rows, args, show=_shown, cursor_of=lambda row: ByTime(row.created_at, row.id))
+    return page(rows, args, show=_shown, cursor_of=ByTime.of)
 
 
 @bp.patch("/v1/api-keys/<id:key_id>")
@@ -82,7 +74,7 @@ def list_api_keys() -> Response:
 def change_api_key(key_id: UUID) -> Response:
     """Change a key's limits; fields that are missing in the body keep their values."""
     _check_may_manage()
-    limits = read_body(KeyLimits())
+    limits = read_body(CostLimits())
     with reports().turn(actor().org_id), connections().transaction() as tx:
         return jsonify(_shown(api_keys.change(tx, actor(), key_id, **limits)))
 
@@ -113,14 +105,9 @@ def _shown(row: Row[Any]) -> dict[str, Any]:
         "name": row.name,
         "key_prefix": row.key_prefix,
         "scopes": row.scopes,
-        "max_cost_usd": _usd(row.max_cost_usd),
-        "max_cost_usd_per_month": _usd(row.max_cost_usd_per_month),
+        **limits_shown(row),
         "revoked_at": rfc3339_or_none(row.revoked_at),
         "last_used_at": rfc3339_or_none(row.last_used_at),
         "expires_at": rfc3339_or_none(row.expires_at),
         "created_at": rfc3339(row.created_at),
     }
-
-
-def _usd(limit: Decimal | None) -> float | None:
-    return None if limit is None else money(limit)

@@ -18,7 +18,7 @@ from shared.events.types import money
 bp = Blueprint("budgets", __name__)
 
 
-class BudgetFields(Schema):
+class CostLimits(Schema):
     """Limits in USD; null is no limit."""
 
     max_cost_usd = Usd(allow_none=True)
@@ -39,19 +39,23 @@ def get_budget() -> Response:
 @changes_catalog
 def set_budget() -> Response:
     """Replace both limits; one that is missing in the body is removed."""
-    body = read_body(BudgetFields())
-    limits = {name: body.get(name) for name in BudgetFields().fields}
+    body = read_body(CostLimits())
+    limits = {name: body.get(name) for name in CostLimits().fields}
     # What was spent this month may have to be summed up.
     with reports().turn(actor().org_id), connections().transaction() as tx:
         budget_limits.set_(tx, actor().org_id, ORG, **limits)
         return jsonify(_shown(budget_limits.get(tx.sql, actor().org_id, ORG)))
 
 
+def limits_shown(of: Any) -> dict[str, float | None]:
+    """Show the limits of a budget, an API key or a persona."""
+    limits = {name: getattr(of, name) for name in CostLimits().fields}
+    return {name: limit if limit is None else money(limit) for name, limit in limits.items()}
+
+
 def _shown(budget: Budget) -> dict[str, Any]:
-    of_run, of_month = budget.max_cost_usd, budget.max_cost_usd_per_month
     return {
-        "max_cost_usd": None if of_run is None else money(of_run),
-        "max_cost_usd_per_month": None if of_month is None else money(of_month),
+        **limits_shown(budget),
         "month": f"{budget.month:%Y-%m}",
         "spent_usd": money(budget.spent_usd),
         "held_usd": money(budget.held_usd),

@@ -109,7 +109,7 @@ def list_llm_providers() -> Response:
     with connections().reading() as sql:
         rows = llm_providers.list_(sql, actor(), limit=args.limit + 1, before=args.before)
         shown = {provider["id"]: provider for provider in _shown(sql, rows)}
-    return page(rows, args, show=lambda row: shown[str(row.id)], cursor_of=_cursor)
+    return page(rows, args, show=lambda row: shown[str(row.id)], cursor_of=ByTime.of)
 
 
 @bp.get("/v1/llm-providers/<id:provider_id>")
@@ -170,7 +170,7 @@ def list_llm_models(provider_id: UUID) -> Response:
         rows = llm_providers.list_models(
             sql, actor(), provider_id, limit=args.limit + 1, before=args.before
         )
-    return page(rows, args, show=lambda row: _shown_model(row, provider), cursor_of=_cursor)
+    return page(rows, args, show=lambda row: _shown_model(row, provider), cursor_of=ByTime.of)
 
 
 @bp.get("/v1/llm-providers/<id:provider_id>/models/<id:model_id>")
@@ -219,10 +219,6 @@ def prices_shown(prices: Prices | None) -> dict[str, float] | None:
         "cache_read": money(prices.cache_read),
         "cache_write": money(prices.cache_write),
     }
-
-
-def _cursor(row: Row[Any]) -> ByTime:
-    return ByTime(row.created_at, row.id)
 
 
 def _shown(sql: Any, providers: Iterable[Row[Any]]) -> list[dict[str, Any]]:

@@ -117,7 +117,7 @@ def list_mcp_configs() -> Response:
     args = page_args(ByTime)
     with connections().reading() as sql:
         rows = mcp_configs.list_(sql, actor().org_id, limit=args.limit + 1, before=args.before)
-    return page(rows, args, show=_shown, cursor_of=lambda row: ByTime(row.created_at, row.id))
+    return page(rows, args, show=_shown, cursor_of=ByTime.of)
 
 
 @bp.get("/v1/mcp-configs/<id:config_id>")

@@ -7,6 +7,7 @@ from marshmallow import INCLUDE, Schema, ValidationError, fields
 from sqlalchemy import Row
 
 from api.auth.bearer import requires
+from api.endpoints.budgets import limits_shown
 from api.http.current import actor, catalog, changes_catalog, connections
 from api.http.idempotency import created, idempotent
 from api.http.json_body import NoArguments, query_args, read_body
@@ -14,7 +15,6 @@ from api.http.paging import page, page_args
 from shared.catalog import personas, published_personas
 from shared.catalog.personas import Persona
 from shared.errors import InvalidRequest, NotFound, PersonaNotFound, RouteNotFound
-from shared.events.types import money
 from shared.storage.connections import Transaction
 from shared.times import rfc3339
 
@@ -136,7 +136,6 @@ def _shown_row(row: Row[Any]) -> dict[str, Any]:
 
 
 def _shown(persona: Persona) -> dict[str, Any]:
-    per_run, per_month = persona.max_cost_usd, persona.max_cost_usd_per_month
     return {
         "id": persona.id,
         "key": persona.key,
@@ -151,8 +150,7 @@ def _shown(persona: Persona) -> dict[str, Any]:
         "max_steps": persona.max_steps,
         "max_equal_turns": persona.max_equal_turns,
         "max_output_tokens": persona.max_output_tokens,
-        "max_cost_usd": None if per_run is None else money(per_run),
-        "max_cost_usd_per_month": None if per_month is None else money(per_month),
+        **limits_shown(persona),
         "timeout_seconds": persona.timeout_seconds,
         "input_expires_seconds": persona.input_expires_seconds,
         "on_input_expired": persona.on_input_expired,

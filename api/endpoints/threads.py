@@ -43,7 +43,7 @@ def list_threads() -> Response:
     args = page_args(ByTime)
     with connections().reading() as sql:
         rows = threads.list_(sql, actor(), limit=args.limit + 1, before=args.before)
-    return page(rows, args, show=_shown, cursor_of=lambda row: ByTime(row.created_at, row.id))
+    return page(rows, args, show=_shown, cursor_of=ByTime.of)
 
 
 @bp.get("/v1/threads/<id:thread_id>")

@@ -133,7 +133,7 @@ def get_credits() -> Response:
         rows,
         args,
         show=_entry,
-        cursor_of=lambda row: ByTime(row.created_at, row.id),
+        cursor_of=ByTime.of,
         about=about,
     )
 

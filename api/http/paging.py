@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints
+from typing import Any, Generic, NamedTuple, Self, TypeVar, get_type_hints
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -38,6 +38,10 @@ class ByTime(NamedTuple):
 
     created_at: datetime
     id: UUID
+
+    @classmethod
+    def of(cls, row: Any) -> Self:
+        return cls(row.created_at, row.id)
 
 
 class ByPosition(NamedTuple):
