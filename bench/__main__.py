@@ -1,4 +1,5 @@
-"""What the service takes, and how that grows, beside its targets and the limits of the same run.
+"""The use of resources by the service and how it grows, next to its targets and the limits of the
+same run.
 
     .venv/bin/python -m bench [--only NAME …] [--short] [--json FILE] [--plots FOLDER]
 
@@ -74,7 +75,7 @@ def _options() -> argparse.Namespace:
 
 
 def _run(group: Group, *, short: bool) -> tuple[list[Figure], bool]:
-    """The figures until the end, or until it broke."""
+    """Measure the figures to the end, or to a failure."""
     _say(f"\n{group.name}: {group.measures}")
     began = time.monotonic()
     figures: list[Figure] = []

@@ -43,7 +43,7 @@ class Burst:
 
 
 def measure(*, short: bool = False) -> Iterator[Figure]:
-    """Two web processes and two workers, with slots for all runs."""
+    """Measure two web processes and two workers, with slots for all runs."""
     environ = {"ARKLOOP_WORKER_CONCURRENCY": "1000"}
     with Service(web=2, workers=2, environ=environ) as service:
         loop, connections = Loop(), service.connect()
@@ -55,7 +55,7 @@ def measure(*, short: bool = False) -> Iterator[Figure]:
 
 
 def burst(loop: Loop, service: Service, connections: Connections, runs: int) -> Burst:
-    """Create so many runs at once; each is followed as soon as it is there."""
+    """Create `runs` runs at once; each is followed as soon as it is there."""
     targets = targets_of(service)
     content = script({"count": DELTAS, "delay_ms": DELAY_MS})
     threads = prepare(loop, targets, runs, content)
@@ -92,7 +92,7 @@ def burst(loop: Loop, service: Service, connections: Connections, runs: int) -> 
 
 
 def is_complete(follower: Follower) -> bool:
-    """Whether the client has every event and every number of the text, each once and in order."""
+    """Return whether the client has every event and every number of the text, once and in order."""
     said = [int(n) for text in _DELTA.findall(follower.text) for n in _NUMBER.findall(text)]
     return follower.end == "run.completed" and not follower.holes and said == [*range(DELTAS)]
 
@@ -103,7 +103,7 @@ def figures(
     scale: tuple[str, float],
     targets: Mapping[str, float] | None = None,
 ) -> Iterator[Figure]:
-    """When they ended, and how many of them not as they should."""
+    """Yield when they ended, and how many of them did not end as they should."""
     yield Figure(
         name=f"{name}: POST → last event at the client",
         unit="s",

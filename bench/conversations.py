@@ -29,12 +29,14 @@ WHERE runs.state IS DISTINCT FROM 'completed' OR log.first IS DISTINCT FROM 1
 
 
 def targets_of(service: Service, api_key: str | None = None) -> list[Target]:
-    """One for each web process; `api_key` is that of another org than the service's own."""
+    """Return one target for each web process; `api_key` is that of another org than the service's
+    own.
+    """
     return [Target(url, api_key or service.api_key) for url in service.urls]
 
 
 def script(*steps: dict[str, Any]) -> str:
-    """A message for which the scripted model plays these steps."""
+    """Build a message for which the scripted model plays these steps."""
     return json.dumps({"script": steps})
 
 
@@ -43,7 +45,7 @@ PREPARING = 8
 
 
 def prepare(loop: Loop, targets: list[Target], count: int, content: str) -> list[str]:
-    """The ids of so many new threads, each with one message of its user."""
+    """Create `count` threads, each with one message of its user, and return their ids."""
     made = call_all(loop, targets, [("POST", "/v1/threads", {})] * count, connections=PREPARING)
     threads = [json.loads(body)["id"] for _, body, _ in made]
     said = [("POST", f"/v1/threads/{one}/messages", {"content": content}) for one in threads]
@@ -54,7 +56,9 @@ def prepare(loop: Loop, targets: list[Target], count: int, content: str) -> list
 
 
 def wait_for_ends(connections: Connections, seconds: float = 120.0) -> float:
-    """When no run was left that had not ended, by `time.perf_counter`. Raises: TimeoutError."""
+    """Wait until no run is left that has not ended, and return when, by `time.perf_counter`.
+    Raises: TimeoutError.
+    """
     deadline = time.perf_counter() + seconds
     while True:
         with connections.reading() as sql:
@@ -68,7 +72,7 @@ def wait_for_ends(connections: Connections, seconds: float = 120.0) -> float:
 
 
 def lost(connections: Connections, run_ids: Sequence[str]) -> int:
-    """How many of them are not completed once, by their last event, without a hole before it."""
+    """Count those that are not completed once, by their last event, without a hole before it."""
     with connections.reading() as sql:
         values = {"runs": [UUID(run_id) for run_id in run_ids]}
         return int(sql.scalar(text(_LOST), values) or 0)

@@ -37,7 +37,7 @@ SHORT_RUNS = 100
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """What creating `runs` runs came to."""
+    """The result of creating `runs` runs."""
 
     runs: int
     seconds: list[float]  # of each POST
@@ -54,7 +54,7 @@ class Creation:
 
 
 def measure(*, short: bool = False) -> Iterator[Figure]:
-    """Two web processes and one worker, with the settings that they have by default."""
+    """Measure two web processes and one worker, with the settings that they have by default."""
     runs, growing, each = (
         ((SHORT_RUNS,), (1, CLIENTS), SHORT_RUNS)
         if short
@@ -70,7 +70,7 @@ def measure(*, short: bool = False) -> Iterator[Figure]:
         for clients in growing:
             found = create(loop, service, connections, each, clients)
             yield Figure(
-                name="POST …/runs by so many clients",
+                name="POST …/runs by number of clients",
                 unit="ms",
                 numbers=found.latency,
                 count=found.runs,
@@ -136,7 +136,7 @@ def create(
     *,
     executed: bool = True,
 ) -> Creation:
-    """Create so many runs, each in a thread of its own, and wait until all have ended.
+    """Create `runs` runs, each in a thread of its own, and wait until all have ended.
 
     Not waited for unless they are `executed`.
     """
@@ -164,7 +164,7 @@ def create(
 
 
 def lost_figure(name: str, found: Creation, scale: tuple[str, float]) -> Figure:
-    """How many of them did not end as they should."""
+    """Build the figure of how many did not end as they should."""
     return Figure(
         name=name,
         unit="runs",
@@ -177,7 +177,7 @@ def lost_figure(name: str, found: Creation, scale: tuple[str, float]) -> Figure:
 
 
 def _bare_rate(loop: Loop, service: Service, count: int, app: str) -> float:
-    """Requests a second of a baseline, with as many processes and clients."""
+    """Measure the requests per second of a baseline, with as many processes and clients."""
     with _bare_servers(service, len(service.urls), app) as targets:
         requests: list[Request] = [("POST", "/", {})] * count
         call_all(loop, targets, requests[: count // 10], connections=CLIENTS)

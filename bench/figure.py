@@ -1,4 +1,4 @@
-"""What a benchmark found: numbers, their unit and targets, and the limit of the same run."""
+"""The result of a benchmark: numbers, their unit and targets, and the limit of the same run."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """What the machine does without us: `value` in the figure's unit, for its number `of`."""
+    """The result of the machine without the service: `value` in the figure's unit, for its number
+    `of`.
+    """
 
     name: str
     of: str
@@ -16,7 +18,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One row of the table.
+    """A row of the table.
 
     `numbers` by name (`p50`, `p99`, `rate`, …), all in `unit`. `at_most` and `at_least` are targets
     for some of them, or for the `ratio` to the limit. `scale` says how much of what it was measured
@@ -44,13 +46,13 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """How many times the limit."""
+        """The multiple of the limit."""
         if self.limit is None or not self.limit.value:
             return None
         return self.numbers[self.limit.of] / self.limit.value
 
     def row(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return it as JSON."""
         limit = self.limit and {
             "name": self.limit.name,
             "of": self.limit.of,
@@ -72,6 +74,6 @@ class Figure:
 
 
 def percentile(values: Iterable[float], part: float) -> float:
-    """The value that so large a part of them is below; 0 of nothing."""
+    """Return the value that this part of them is below; 0 for none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * part))] if ordered else 0.0

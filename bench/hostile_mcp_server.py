@@ -54,7 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Keep silent."""
 
 
 def _result(message: dict[str, Any], path: str) -> bytes | None:
@@ -100,7 +100,7 @@ def _main() -> None:
         request_queue_size = 128
 
         def handle_error(self, *_: object) -> None:
-            """Say nothing of clients that have had enough."""
+            """Ignore clients that have disconnected."""
 
     os.nice(19)  # elsewhere it would take no time of this machine's
     with Server(("127.0.0.1", 0), _Handler) as server:

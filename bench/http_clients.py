@@ -44,7 +44,7 @@ class Loop:
                 on_input()
 
     def until(self, done: Callable[[], object], seconds: float, what: str) -> None:
-        """Raises: TimeoutError."""
+        """Serve until `done`. Raises: TimeoutError."""
         deadline = time.perf_counter() + seconds
         while not done():
             self.turn()
@@ -52,14 +52,14 @@ class Loop:
                 raise TimeoutError(f"{what}: not within {seconds:g} s")
 
     def pause(self, seconds: float) -> None:
-        """Go on serving for so long."""
+        """Serve for this number of seconds."""
         end = time.perf_counter() + seconds
         while (left := end - time.perf_counter()) > 0:
             self.turn(min(left, 0.05))
 
 
 class Target:
-    """Where and as whom requests are made."""
+    """The server and the user of requests."""
 
     def __init__(self, url: str, token: str) -> None:
         parts = urlsplit(url)
@@ -67,7 +67,7 @@ class Target:
         self._head = f"Host: {parts.netloc}\r\nAuthorization: Bearer {token}\r\n"
 
     def request(self, method: str, path: str, body: Any = None) -> bytes:
-        """The bytes of a request."""
+        """Encode a request."""
         data = b"" if body is None else json.dumps(body).encode()
         kind = "Content-Type: application/json\r\n" if data else ""
         length = f"Content-Length: {len(data)}\r\n" if data or method == "POST" else ""
@@ -85,7 +85,7 @@ Answer = Callable[[int, bytes, float, float], None]
 
 
 class Caller:
-    """One keep-alive connection: a request, its answer, the next request.
+    """A keep-alive connection: a request, its response, the next request.
 
     `on_answer(status, body, sent, answered)`; the times are of `time.perf_counter`.
     """
@@ -136,7 +136,7 @@ def call_all(
     on_answer: Answer | None = None,
     seconds: float = 120.0,
 ) -> list[tuple[int, bytes, float]]:
-    """Make the requests over so many connections, spread over the targets.
+    """Make the requests over `connections` connections, spread over the targets.
 
     Each answer is (status, body, seconds), in the order of the answers.
     """
@@ -168,7 +168,7 @@ def call_all(
 
 
 class Follower:
-    """One client of an event stream; counts, and checks that no number is left out."""
+    """A client of an event stream; it counts, and checks that no number is missing."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""How long one client waits on an idle system: for a run's first events, and for a cancel.
+"""The time that one client waits on an idle system, for a run's first events and for a cancel.
 
 Beside them what the same moment gives a program that does nothing else: a durable INSERT, and an
-INSERT that is then told to a reader through Redis.
+INSERT that is then sent to a reader through Redis.
 """
 
 import json
@@ -28,7 +28,7 @@ NOTED = ("run.started", "message.delta")
 
 
 def measure(*, short: bool = False) -> Iterator[Figure]:
-    """One web process and one worker, one request at a time."""
+    """Measure one web process and one worker, one request at a time."""
     runs, cancels = (SHORT_COUNT, SHORT_COUNT) if short else (RUNS, CANCELS)
     with (
         Service(web=1, workers=1) as service,
@@ -73,7 +73,7 @@ def _first_events(client: "Client", raw: RoundTrips, count: int) -> Iterator[Fig
 
 
 def _cancel(client: "Client", raw: RoundTrips, name: str, content: str, count: int) -> Figure:
-    """From the POST of the cancel until the client of the stream has its last event."""
+    """Measure from the POST of the cancel until the client of the stream has its last event."""
     seconds: list[float] = []
     raw.event_seconds.clear()
     for number, thread in enumerate(client.threads(WARM_UP + count, content)):
@@ -123,17 +123,17 @@ class _Run:
 
 
 class Client:
-    """One keep-alive connection for requests, and one for each stream."""
+    """A keep-alive connection for requests, and one for each stream."""
 
     def __init__(self, service: Service, api_key: str | None = None) -> None:
-        """`api_key` is that of another org than the service's own."""
+        """Connect; `api_key` is that of another org than the service's own."""
         self.loop = Loop()
         self._targets = targets_of(service, api_key)
         self._target: Target = self._targets[0]
         self._caller = Caller(self.loop, self._target)
 
     def threads(self, count: int, content: str) -> list[str]:
-        """So many, each with this message; the connection may have been idle meanwhile."""
+        """Create `count` threads with this message; the connection may have been idle meanwhile."""
         self.hang_up()
         made = prepare(self.loop, self._targets, count, content)
         self.reconnect()
@@ -148,7 +148,7 @@ class Client:
         self._caller.close()
 
     def call(self, method: str, path: str, body: object = None) -> _Answer:
-        """The answer, which is no error."""
+        """Return the response, which is no error."""
         answers: list[_Answer] = []
         request = self._target.request(method, path, body)
         self._caller.call(request, lambda *details: answers.append(_Answer(*details)))
@@ -157,7 +157,7 @@ class Client:
         return answers[0]
 
     def start(self, thread: str, body: object = None) -> _Run:
-        """A run, followed from the moment at which its id is known."""
+        """Start a run, followed from the moment at which its id is known."""
         answer = self.call("POST", f"/v1/threads/{thread}/runs", body or {})
         first_at: dict[str, float] = {}
 

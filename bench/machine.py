@@ -1,4 +1,4 @@
-"""What figures were measured on: they say nothing without it."""
+"""The machine on which figures were measured, without which they say nothing."""
 
 import importlib.util
 import os
@@ -15,12 +15,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def load() -> float:
-    """How busy the machine was in the last minute: processes that ran or wanted to."""
+    """Return the machine's load in the last minute: processes that ran or were ready to."""
     return round(os.getloadavg()[0], 1)
 
 
 def machine() -> dict[str, Any]:
-    """The machine, what the service stands on, and the load at this moment."""
+    """Describe the machine, what the service runs on, and the load at this moment."""
     return {
         "cores": os.cpu_count(),
         "machine": platform.machine(),
@@ -35,7 +35,7 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Of the checkout, with a `+` if files differ from it; empty outside of one."""
+    """Return the checkout's commit, with a `+` if files differ from it; empty outside of one."""
     found = _output("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD")
     return found + "+" * bool(_output("git", "-C", str(ROOT), "status", "--porcelain"))
 

@@ -1,4 +1,4 @@
-"""What one org's MCP calls notice of another org whose MCP servers do their worst."""
+"""The effect on one org's MCP calls of another org whose MCP servers do their worst."""
 
 import threading
 import time
@@ -32,7 +32,7 @@ _SILENCE_SECONDS = 10.0
 
 
 def measure(*, short: bool = False) -> Iterator[Figure]:
-    """A worker's MCP client and its processes; the servers are in another process."""
+    """Measure a worker's MCP client and its processes; the servers are in another process."""
     count = 50 if short else 500
     with HostileMcpServer() as good, HostileMcpServer() as bad:
         psutil.Process(bad.process.pid).nice(NICENESS)
@@ -61,7 +61,7 @@ class _Bench:
         self.calls(20)  # the first ones are slower
 
     def against(self, name: str, path: str, noisy_servers: int) -> Iterator[Figure]:
-        """The quiet org's calls alone and beside the noise, and the memory of both."""
+        """Measure the quiet org's calls alone and next to the noise, and the memory of both."""
         alone = _figure(f"MCP calls, {name}: alone", *self.calls(self.count))
         yield alone
         peak: list[float] = []
@@ -78,7 +78,7 @@ class _Bench:
         )
 
     def calls(self, count: int) -> tuple[list[float], int]:
-        """Milliseconds of each call, and how many failed."""
+        """Return the milliseconds of each call, and how many failed."""
         times: list[float] = []
         failed = 0
         for _ in range(count):
@@ -133,7 +133,7 @@ class _Bench:
             looking.join()
 
     def _memory(self) -> float:
-        """Of the processes that speak MCP, what they share counted once."""
+        """Return the memory of the processes that speak MCP, with what they share counted once."""
         total = 0.0
         for process in psutil.Process().children(recursive=True):
             if process.pid not in self.servers:

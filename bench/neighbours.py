@@ -1,4 +1,4 @@
-"""What one org's runs notice of another org that does its worst, on the same worker.
+"""The effect on one org's runs of another org that does its worst, on the same worker.
 
 The quiet org starts one run after the other. It does so alone first, then while the noisy org
 
@@ -190,7 +190,7 @@ class _Bench:
     # ---- the noisy org --------------------------------------------------------------------
 
     def make_threads(self, threads: int, *, runs: int, question: str) -> None:
-        """Threads of the noisy org, each with that number of ended runs."""
+        """Make threads of the noisy org, each with that number of ended runs."""
         with self.connections.transaction() as tx:
             made = [stored_threads.create(tx, self.noisy).id for _ in range(threads)]
         self.threads = list(map(str, made))
@@ -216,7 +216,9 @@ class _Bench:
     # ---- memory ---------------------------------------------------------------------------
 
     def memory(self, threads: int) -> Iterator[Figure]:
-        """Of the worker, while runs of many threads of 8 MB go on at once, and after them."""
+        """Measure the worker's memory while runs of many threads of 8 MB execute at once, and
+        afterwards.
+        """
         self.make_threads(threads, runs=33, question="word " * 50_000)
         said = {"content": script({"hang": 3}, {"say": "done"})}
         asked = [("POST", f"/v1/threads/{one}/messages", said) for one in self.threads]

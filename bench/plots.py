@@ -1,4 +1,4 @@
-"""How cost grows, as charts: `python -m bench.plots RESULTS.json FOLDER`."""
+"""Charts of how cost grows: `python -m bench.plots RESULTS.json FOLDER`."""
 
 import argparse
 import json
@@ -54,7 +54,7 @@ CHARTS = (
         "Creating runs, 2 web processes: latency by clients",
         "clients, each with one request at a time",
         "POST → 201, ms",
-        tuple(Line(part, r"POST …/runs by so many clients", part) for part in ("p50", "p99")),
+        tuple(Line(part, r"POST …/runs by number of clients", part) for part in ("p50", "p99")),
         target=("target of p99 at 32 clients: 100 ms", 100),
     ),
     Chart(
@@ -101,7 +101,9 @@ CHARTS = (
 
 
 def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """One PNG for each chart for which there are figures. `rows` as `Figure.row` makes them."""
+    """Draw one PNG for each chart for which there are figures. `rows` as `Figure.row` makes
+    them.
+    """
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []
@@ -157,7 +159,7 @@ def _draw_lines(axes: Axes, chart: Chart, rows: Sequence[Row]) -> bool:
 
 
 def _draw_processes(picture: Picture, rows: Sequence[Row]) -> bool:
-    """One web process and worker beside two of each: three numbers with axes of their own."""
+    """Draw one web process and worker next to two of each: three numbers with axes of their own."""
     bars = (
         Line("runs created/s", r"web processes and workers: create runs, .*", "rate"),
         Line("runs finished/s", r"web processes and workers: first POST → last end", "finished"),

@@ -18,7 +18,7 @@ SHORT_BURST_RUNS = 20
 
 
 def measure(*, short: bool = False) -> Iterator[Figure]:
-    """Runs created by 32 clients, then a burst; all with the settings of the default."""
+    """Measure runs created by 32 clients, then a burst; all with the default settings."""
     runs, at_once = (SHORT_CREATED_RUNS, SHORT_BURST_RUNS) if short else (CREATED_RUNS, BURST_RUNS)
     for processes in OF_EACH:
         scale = ("of each", float(processes))

@@ -1,4 +1,5 @@
-"""How long a run stands still when something dies, freezes or is deployed, as its followers see it.
+"""The time for which a run stands still when something dies, freezes or is deployed, as its
+followers see it.
 
 The whole system at the pace of production (a lease of 15 s, a heartbeat and a sweep every 2 s):
 two web processes, three workers, twenty runs in progress, each followed live. The beginning of
@@ -57,7 +58,7 @@ class Bench:
         show(self.figures[-1])
 
     def held_by(self, worker: Member) -> list[Watcher]:
-        """The watchers of the runs that this process executes at this moment."""
+        """Return the watchers of the runs that this process executes at this moment."""
         held = (
             select(runs.c.id)
             .join(workers, workers.c.id == runs.c.owner)
@@ -68,7 +69,7 @@ class Bench:
         return [self.watched[run_id] for run_id in ids if run_id in self.watched]
 
     def victim(self) -> tuple[Member, list[Watcher]]:
-        """A worker by chance and the runs that it holds.
+        """Choose a worker at random and return it with the runs that it holds.
 
         One that was just restarted holds none, and a round with it would measure nothing.
         """
@@ -76,7 +77,7 @@ class Bench:
         return self.clients.rng.choice([one for one in candidates if len(one[1]) >= FEWEST])
 
     def web_victim(self) -> tuple[Member, list[Watcher]]:
-        """A web process by chance and those who follow there; after a kill all are at the other."""
+        """Choose a web process at random with its followers; after a kill all are at the other."""
         at: dict[str, list[Watcher]] = {}
         for one in self.watched.values():
             if one.is_connected:
@@ -85,18 +86,20 @@ class Bench:
         return self.clients.rng.choice([one for one in candidates if len(one[1]) >= FEWEST])
 
     def suspects(self, held: list[Watcher]) -> set[str]:
-        """Those that were lost twice within a step: a process executes one of them at a time."""
+        """Return those that were lost twice within a step: a process executes one of them at a
+        time.
+        """
         ids = [UUID(one.run_id) for one in held]
         query = select(runs.c.id).where(runs.c.id.in_(ids), claims.IS_SUSPECT)
         with self._connections.reading() as sql:
             return {str(run_id) for run_id in sql.scalars(query)}
 
     async def phase(self) -> None:
-        """A random time, in which the runs go on."""
+        """Sleep for a random time, in which the runs continue."""
         await asyncio.sleep(self.clients.rng.uniform(1, 1 + PHASES_SECONDS))
 
     async def populate(self, number: int) -> None:
-        """So many runs from now on: when one ends another begins."""
+        """Keep `number` runs from now on: when one ends another begins."""
         self._population = [asyncio.create_task(self._one_after_the_other()) for _ in range(number)]
         await until(lambda: len(self.flowing()) == number, TOO_LONG_SECONDS, "all runs flow")
 
@@ -112,12 +115,12 @@ class Bench:
         self.watched.clear()
 
     def flowing(self) -> list[Watcher]:
-        """Those whose last event is younger than a second."""
+        """Return those whose last event is younger than a second."""
         now = time.perf_counter()
         return [one for one in self.watched.values() if one.seen and now - one.seen[-1].at < 1]
 
     async def settled(self) -> None:
-        """All processes are there, and all runs flow again."""
+        """Wait until all processes are there, and all runs flow again."""
         await asyncio.to_thread(self.stack.wait_ready)
         await until(
             lambda: len(self.flowing()) >= len(self._population) - 1,
@@ -134,7 +137,9 @@ class Bench:
 
 
 async def resumed(held: list[Watcher], since: float, seconds: float) -> dict[str, float]:
-    """How long it took from `since` to `run.resumed`, by run; not of those that ended instead."""
+    """Measure the seconds from `since` to `run.resumed`, by run; not of those that ended
+    instead.
+    """
     await until(
         lambda: all(one.first("run.resumed", since=since) or one.has_ended for one in held),
         seconds,
@@ -147,7 +152,7 @@ async def resumed(held: list[Watcher], since: float, seconds: float) -> dict[str
 
 
 async def kills(bench: Bench, count: int) -> None:
-    """SIGKILL to one worker of three."""
+    """Send SIGKILL to one worker of three."""
     silent: list[float] = []
     of_suspects: list[float] = []
     await bench.populate(RUNS)
@@ -175,7 +180,7 @@ async def kills(bench: Bench, count: int) -> None:
 
 
 async def freezes(bench: Bench, count: int) -> None:
-    """SIGSTOP to one worker of three, for longer than the lease."""
+    """Send SIGSTOP to one worker of three, for longer than the lease."""
     silent: list[float] = []
     await bench.populate(RUNS)
     for _ in range(count):
@@ -191,7 +196,7 @@ async def freezes(bench: Bench, count: int) -> None:
 
 
 async def cancels(bench: Bench, count: int) -> None:
-    """Somebody cancels runs whose worker, the only one, was just killed, or just froze."""
+    """Cancel runs whose worker, the only one, was just killed, or just froze."""
     only, *others = bench.stack.workers
     for other in others:
         await asyncio.to_thread(other.stop)
@@ -228,7 +233,7 @@ async def _cancel(bench: Bench, watcher: Watcher) -> float:
 
 
 async def deploys(bench: Bench, count: int) -> None:
-    """SIGTERM to one worker of three."""
+    """Send SIGTERM to one worker of three."""
     silent: list[float] = []
     until_resumed: list[float] = []
     await bench.populate(RUNS)
@@ -249,7 +254,7 @@ async def deploys(bench: Bench, count: int) -> None:
 
 
 async def web_kills(bench: Bench, count: int) -> None:
-    """SIGKILL to one web process of two, master and child."""
+    """Send SIGKILL to one web process of two, master and child."""
     opened: list[float] = []
     event: list[float] = []
     await bench.populate(RUNS)
@@ -288,7 +293,7 @@ PARTS: dict[str, Callable[[Bench, int], Awaitable[None]]] = {
 
 
 async def measure(stack: Stack, kills: int, only: list[str]) -> list[Figure]:
-    """All parts one after the other, on one stack."""
+    """Measure all parts one after the other, on one stack."""
     bench = Bench(stack)
     for name in only:
         count = {"kills": kills, "freezes": 3, "cancels": 3}.get(name, 5)

@@ -48,7 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Keep silent."""
 
 
 def _serve(stop: Stop, port: "Queue[int]") -> None:

@@ -75,7 +75,7 @@ class Service:
 
     @property
     def environ(self) -> dict[str, str]:
-        """Of a web or worker process, but for a web process' port."""
+        """The environment of a web or worker process, without a web process' port."""
         return {
             "PATH": path_of_children(),
             "PYTHONPATH": str(ROOT),
@@ -91,26 +91,30 @@ class Service:
         }
 
     def log(self, name: str) -> str:
-        """What the processes of that role have said so far."""
+        """Return what the processes of that role have logged so far."""
         files = sorted(self.folder.glob(f"{name}.*.log"))
         return "".join(file.read_text(errors="replace") for file in files)
 
     def memory(self, role: str) -> list[int]:
-        """Bytes of private memory of each process that serves, without gunicorn's masters."""
+        """Return the bytes of private memory of each process that serves, without gunicorn's
+        masters.
+        """
         return [process.memory_full_info().uss for process in self._serving(role)]
 
     def cpu(self, role: str) -> float:
-        """Seconds of CPU that the role's processes have used; also `postgres` and `redis`."""
+        """Return the seconds of CPU that the role's processes have used; also `postgres` and
+        `redis`.
+        """
         times = [process.cpu_times() for process in self._serving(role)]
         return float(sum(time.user + time.system for time in times))
 
     def cpu_of_all(self) -> dict[str, float]:
-        """The same of every role, and of this process, which is the clients."""
+        """Return the CPU seconds of every role, and of this process, which is the clients."""
         roles = {role: self.cpu(role) for role in ("web", "worker", "postgres", "redis")}
         return {**roles, "clients": time.process_time()}
 
     def cpu_since(self, before: Mapping[str, float]) -> str:
-        """What `cpu_of_all` has grown by, in words."""
+        """Describe by what `cpu_of_all` has grown."""
         grown = (f"{role} {now - before[role]:.1f}" for role, now in self.cpu_of_all().items())
         return "CPU s: " + ", ".join(grown)
 
@@ -120,11 +124,11 @@ class Service:
         return sum(bool(one.raddr) and one.raddr.port == self.redis_port for one in found)
 
     def serving(self, role: str) -> list[int]:
-        """The ids of the processes that do the work."""
+        """Return the ids of the processes that do the work."""
         return [process.pid for process in self._serving(role)]
 
     def connect(self) -> Connections:
-        """Straight to the servers; closed with the service."""
+        """Connect directly to the servers; closed with the service."""
         settings = Settings.from_env(self.environ)
         opened = connect(settings, application="bench")
         self._at_exit.callback(opened.close)
@@ -165,7 +169,7 @@ class Service:
         self._wait_for_workers()
 
     def start(self, role: str, environ: Mapping[str, str] | None = None) -> int:
-        """One more process by its line of the Procfile; returns its id."""
+        """Start one more process by its line of the Procfile; returns its id."""
         environ = {**self.environ, **(environ or {})}
         if role == "web":
             port = free_port()
@@ -187,7 +191,7 @@ class Service:
         return process.pid
 
     def end(self, role: str) -> None:
-        """No process of that role any more."""
+        """Kill every process of that role."""
         for pid in self.pids[role]:
             os.killpg(pid, signal.SIGKILL)
         self.pids[role].clear()
@@ -197,7 +201,7 @@ class Service:
         return key
 
     def new_org(self, name: str) -> tuple[Actor, str]:
-        """Its owner, and an API key of the owner's."""
+        """Create an org; returns its owner, and an API key of the owner's."""
         connections = self.connect()
         with connections.transaction() as tx:
             org_id = accounts.create_org(tx, name)

@@ -97,7 +97,7 @@ class SilentVendor:
 
 
 def _read_request(client: socket.socket) -> str:
-    """The path of a request that was read to its end."""
+    """Read a request to its end and return its path."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += client.recv(65536)

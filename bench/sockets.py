@@ -1,6 +1,6 @@
-"""From the POST of a cancel until the model's vendor sees its connection closed.
+"""The time from the POST of a cancel until the model's vendor sees its connection closed.
 
-What is spent after that is spent for nobody: a vendor goes on computing, and charging, until then.
+What is spent after that is spent for nobody: a vendor computes, and charges, until then.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _SDKS = {"openai": "/v1", "anthropic": ""}  # provider, and what its base_url en
 
 
 def measure(*, short: bool = False) -> Iterator[Figure]:
-    """Both SDKs, each before the answer's head, after it, and between two deltas."""
+    """Measure both SDKs, each before the response's head, after it, and between two deltas."""
     count = SHORT_CANCELS if short else CANCELS
     with TemporaryDirectory(prefix="arkloop-bench-") as folder, SilentVendor() as vendor:
         routes = Path(folder, "routes.yaml")

@@ -1,4 +1,4 @@
-"""What start-up costs: the time until `web` and `worker` serve, and the memory they hold then.
+"""The cost of start-up: the time until `web` and `worker` serve, and the memory they hold then.
 
 Beside each stands what the fixed stack costs by itself: a process that imports Flask, gunicorn,
 gevent, SQLAlchemy, psycopg, redis and Celery, and does nothing.
@@ -46,7 +46,7 @@ Start = Callable[[], AbstractContextManager[int]]
 
 
 def measure(rounds: int = 7) -> list[Figure]:
-    """Starts `rounds` of each kind of process, one after the other, then one of each at once."""
+    """Start `rounds` of each kind of process, one after the other, then one of each at once."""
     seconds: dict[str, list[float]] = {}
     with ExitStack() as opened:
         folder = opened.enter_context(tempfile.TemporaryDirectory())
@@ -107,7 +107,9 @@ def measure(rounds: int = 7) -> list[Figure]:
 
 
 def _starts(service: Service) -> dict[str, Start]:
-    """Each starts one process, is there when that serves, and ends it with the block."""
+    """Return functions that start one process, are there when it serves, and end it with the
+    block.
+    """
     connections = service.connect()
     worker = partial(_worker, service, connections)
     return {
@@ -171,7 +173,7 @@ def _end(pid: int, how: signal.Signals) -> None:
 
 
 def _runs(service: Service, count: int) -> list[float]:
-    """Seconds from POST to the end of the stream, of runs one after the other."""
+    """Measure the seconds from POST to the end of the stream, of runs one after the other."""
     seconds = []
     headers = {"Authorization": f"Bearer {service.api_key}"}
     with httpx2.Client(base_url=f"{service.urls[-1]}/v1", headers=headers, trust_env=False) as http:

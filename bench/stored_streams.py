@@ -42,14 +42,14 @@ FROM unnest(CAST(:runs AS uuid[])) AS run_id, generate_series(1, :count) AS seq,
 
 
 def waiting(connections: Connections, owner: Actor, count: int) -> list[UUID]:
-    """So many runs that wait for a person; Redis has nothing of them."""
+    """Store `count` runs that wait for a person; Redis has nothing of them."""
     runs = _runs(connections, owner, count, "waiting")
     _write(connections, runs, EVENTS_OF_WAITING, 20, "run.waiting_for_input")
     return runs
 
 
 def finished(connections: Connections, owner: Actor, events: int, characters: int) -> UUID:
-    """A run of so many events that has ended; each delta has so many characters of text."""
+    """Store an ended run of `events` events, whose deltas have `characters` characters each."""
     [run] = _runs(connections, owner, 1, "completed")
     _write(connections, [run], events, characters, "run.completed")
     return run

@@ -1,4 +1,5 @@
-"""How fast one run's events pass through a web process: live to many clients, and from Postgres.
+"""The speed at which one run's events pass through a web process: live to many clients, and from
+Postgres.
 
 Beside them the same bytes taken from Redis, and from Postgres, by a program that does nothing else.
 """
@@ -29,7 +30,7 @@ _SECONDS = 120.0
 
 
 def long_run(*, short: bool = False) -> list[Figure]:
-    """One run of 20,000 deltas, without pause, to 1 and to 20 clients."""
+    """Measure one run of 20,000 deltas, without pause, to 1 and to 20 clients."""
     deltas = SHORT_DELTAS if short else DELTAS
     with Service(web=1, workers=1) as service:
         limit = _raw_redis(service.redis.url)
@@ -69,7 +70,9 @@ def _follow(service: Service, deltas: int, clients: int, limit: float) -> Figure
 
 
 def _raw_redis(url: str) -> float:
-    """Entries a second that one program writes, 50 at a time, and reads again, 500 at a time."""
+    """Return the entries per second that one program writes, 50 at a time, and reads, 500 at a
+    time.
+    """
     client = redis.Redis.from_url(url)
     payload = b"x" * 100
     began = time.perf_counter()
@@ -90,12 +93,12 @@ def _raw_redis(url: str) -> float:
 
 
 def _read(client: redis.Redis, last: str) -> Any:
-    """Lists of (name, entries) by version 2 of the protocol, a mapping by version 3."""
+    """Read lists of (name, entries) by version 2 of the protocol, a mapping by version 3."""
     return client.xread({"raw": last}, count=_READ_COUNT)
 
 
 def replay(*, short: bool = False) -> list[Figure]:
-    """A run of 100,000 events that has ended, from Postgres to one client."""
+    """Measure an ended run of 100,000 events, from Postgres to one client."""
     events = SHORT_REPLAYED_EVENTS if short else REPLAYED_EVENTS
     with Service(web=1, workers=0) as service:
         connections = service.connect()
@@ -126,7 +129,7 @@ def replay(*, short: bool = False) -> list[Figure]:
 
 
 def _raw_postgres(url: str, run_id: UUID) -> float:
-    """Rows a second of one SELECT of all of them; the faster of two."""
+    """Return the rows per second of one SELECT of all of them; the faster of two."""
     rates: list[float] = []
     with psycopg.connect(url) as sql:
         for _ in range(2):

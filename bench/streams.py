@@ -1,4 +1,4 @@
-"""Thousands of open streams of one web process: what they cost, and how soon they are told of news.
+"""Thousands of open streams of one web process: their cost, and how soon they hear of events.
 
 Beside them a server that does nothing else than hold streams, and what Redis and Postgres give a
 program that does nothing with it.
@@ -36,7 +36,7 @@ AT_ONCE = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much is measured, and for how many seconds."""
+    """The size of a measurement, and its length in seconds."""
 
     idle: tuple[int, ...]  # streams
     many: int  # streams of a storm of reconnections, and of the measurements of delivery
@@ -77,7 +77,7 @@ def raise_file_limit() -> None:
 
 
 def idle(*, short: bool = False) -> list[Figure]:
-    """What each of 500, 2,000 and 5,000 idle streams costs a web process."""
+    """Measure what each of 500, 2,000 and 5,000 idle streams costs a web process."""
     size = SHORT if short else FULL
     raise_file_limit()
     limits = _bare_server(size.idle)
@@ -141,7 +141,7 @@ def idle(*, short: bool = False) -> list[Figure]:
 
 
 def _bare_server(streams: Sequence[int]) -> list[tuple[float, float]]:
-    """(KB, ms to open) of each stream of a server that does nothing else."""
+    """Measure (KB, ms to open) of each stream of a server that does nothing else."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.baselines.sse_server", str(port)], cwd=ROOT
@@ -187,7 +187,9 @@ class _Delivery:
 
 
 def delivery(*, short: bool = False) -> list[Figure]:
-    """5,000 open streams, 2,000 events a second: each run with one follower, then with 25."""
+    """Measure 5,000 open streams, 2,000 events a second: each run with one follower, then with
+    25.
+    """
     size = SHORT if short else FULL
     raise_file_limit()
     environ = {"ARKLOOP_WORKER_CONCURRENCY": "500"}
@@ -239,7 +241,7 @@ def _deliver(service: Service, size: Size, followers_each: int) -> Figure:
 
 
 def storm(*, short: bool = False) -> list[Figure]:
-    """One of two web processes is killed with 5,000 streams; all come to the other at once."""
+    """Kill one of two web processes with 5,000 streams; all reconnect to the other at once."""
     size = SHORT if short else FULL
     raise_file_limit()
     with Service(web=2, workers=1, environ={"ARKLOOP_WORKER_CONCURRENCY": "500"}) as service:
@@ -289,7 +291,7 @@ def _reconnect(
     caught_up: list[float],
     began: float,
 ) -> list[Follower]:
-    """Each after its cursor; `caught_up` gets when it had what was there when they were cut."""
+    """Reconnect each after its cursor; `caught_up` gets when it had what was there at the cut."""
     wanted = _last_seqs(connections, [one.run_id for one in cut])
     late: set[Follower] = set()
 
@@ -345,7 +347,7 @@ def _open(
     after_seq: int = stored_streams.EVENTS_OF_WAITING,
     on_data: Callable[[Follower, bytes, float], None] | None = None,
 ) -> float:
-    """One more follower of each; returns the seconds until the last was answered."""
+    """Open one more follower of each; returns the seconds until the last response."""
     began = time.perf_counter()
     first = len(followers)
     for run_id in run_ids:
@@ -360,7 +362,7 @@ def _open(
 
 
 def _start(loop: Loop, target: Target, runs: int, deltas: int, hang: float) -> list[str]:
-    """The active runs: so many seconds of nothing, then so many deltas, `DELAY_MS` apart.
+    """Start the active runs: `hang` seconds of nothing, then `deltas` deltas, `DELAY_MS` apart.
 
     Runs that begin together are claimed together; their models are not in step with each other.
     """

@@ -8,13 +8,13 @@ HEAD = ("figure", "n", "measured", "target", "", "limit of the same run", "ratio
 
 
 def line(figure: Figure) -> str:
-    """One figure, as soon as it is known."""
+    """Render one figure, as soon as it is known."""
     name, count, *rest = cells(figure)
     return f"{name:<60} n={count:<8} " + "  ".join(filter(None, [*rest, figure.note]))
 
 
 def table(groups: Mapping[str, Sequence[Figure]]) -> str:
-    """Every figure below the name of its group; columns are as wide as what they hold."""
+    """Render every figure below the name of its group; columns are as wide as their content."""
     rows = {name: [cells(figure) for figure in figures] for name, figures in groups.items()}
     widths = [
         max(map(len, column))
@@ -32,7 +32,7 @@ def table(groups: Mapping[str, Sequence[Figure]]) -> str:
 
 
 def cells(figure: Figure) -> tuple[str, ...]:
-    """What stands in each column."""
+    """Return the content of each column."""
     limit, ratio = figure.limit, figure.ratio
     targets = [
         f"{name} {sign} {number(value)}"
@@ -54,7 +54,7 @@ def cells(figure: Figure) -> tuple[str, ...]:
 
 
 def number(value: float) -> str:
-    """Three digits that count, or all of a whole number."""
+    """Format three significant digits, or all of an integer."""
     if value == int(value) or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""What ten thousand runs that wait for a person cost, and how soon an answer is felt.
+"""The cost of ten thousand runs that wait for a person, and the delay until an answer takes effect.
 
 The runs are written to the database in groups, by the functions that the API calls, and a real
 worker executes them up to their question; memory and connections are measured on the way. Then a
@@ -57,12 +57,12 @@ SCRIPT = json.dumps(
         ]
     }
 )
-#: Both are told of every answer: its events at a follower.
+#: Both are measured for every answer, by its events at a follower.
 FELT, DONE = "run.input_received", "run.completed"
 
 
 class SlotStack(Stack):
-    """Its next worker has so many slots."""
+    """A stack whose next worker has this number of slots."""
 
     slots = SLOTS
 
@@ -81,7 +81,7 @@ class Bench:
         self.figures: list[Figure] = []
 
     def create(self, number: int) -> None:
-        """Threads with a message and a queued run each; a group is one transaction."""
+        """Create threads with a message and a queued run each; a group is one transaction."""
         actor = self._actor()
         persona = personas.builtin()["assistant@1"]
         route = model_routes.load(self.connections.settings)["scripted"]
@@ -100,17 +100,17 @@ class Bench:
                     runs.create(tx, new)
 
     def waiting(self) -> int:
-        """How many runs wait for a person."""
+        """Count the runs that wait for a person."""
         count = select(func.count()).where(runs_table.c.state == "waiting")
         with self.connections.reading() as sql:
             return int(sql.scalar(count) or 0)
 
     async def all_wait(self, number: int) -> None:
-        """Until so many wait."""
+        """Wait until `number` runs wait."""
         await until(lambda: self.waiting() >= number, PARK_SECONDS, f"{number} runs wait")
 
     def some_waiting(self, number: int) -> list[tuple[str, int]]:
-        """Id and last event's number of so many, by chance."""
+        """Return id and last event's number of `number` waiting runs, chosen at random."""
         last_seq = (
             select(func.max(run_events.c.seq))
             .where(run_events.c.run_id == runs_table.c.id)
@@ -129,7 +129,7 @@ class Bench:
         return found
 
     def measure(self, seconds: float) -> None:
-        """Memory of all processes of a role, and connections, in this moment."""
+        """Measure the memory of all processes of a role, and connections, at this moment."""
         with self.connections.reading() as sql:
             sessions = sql.scalar(
                 text("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")
@@ -151,7 +151,7 @@ class Bench:
         show(self.figures[-1])
 
     async def answer(self, found: list[tuple[str, int]], at_once: int, name: str) -> None:
-        """Answer these runs, so many at the same time."""
+        """Answer these runs, `at_once` at the same time."""
         felt: list[float] = []
         done: list[float] = []
         for start in range(0, len(found), at_once):
@@ -198,7 +198,7 @@ def _groups(number: int) -> Iterator[int]:
 
 
 def _mib(member: Member) -> float:
-    """Resident memory of a member and all below it."""
+    """Return the resident memory of a member and all below it."""
     assert member.pid is not None
     first = psutil.Process(member.pid)
     family = [first, *first.children(recursive=True)]
@@ -207,7 +207,7 @@ def _mib(member: Member) -> float:
 
 
 async def measure(stack: SlotStack, number: int, answers: int) -> Bench:
-    """All of it on one stack."""
+    """Measure everything on one stack."""
     bench = Bench(stack)
     bench.measure(0)
     began = time.perf_counter()

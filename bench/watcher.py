@@ -31,7 +31,7 @@ LOOK_SECONDS = 0.01
 
 
 class TooLate(Exception):
-    """Something that was waited for did not come."""
+    """The end of the time in which something had to happen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Opened:
 
 
 class Clients:
-    """What all clients of one stack have in common; each is a `Client` of its own."""
+    """The common parts of all clients of one stack; each is a `Client` of its own."""
 
     def __init__(self, stack: Stack) -> None:
         self.rng = random.Random()
@@ -62,17 +62,19 @@ class Clients:
         self._client = self.one()
 
     def one(self) -> Client:
-        """A new client; it begins with any of the servers."""
+        """Make a new client; it begins with any of the servers."""
         return Client(self._access, self._token, self.rng)
 
     async def post(self, template: str, object_id: str = "", body: Any = None) -> Any:
-        """The body of the first answer that counts. Raises AssertionError if that is an error."""
+        """Return the body of the first conclusive response. Raises AssertionError if that is an
+        error.
+        """
         answer = await self.one().until(Request("POST", template, object_id, body))
         assert answer.status < 300, f"{template}: {answer.status} {answer.code}"
         return answer.body
 
     async def start_run(self, *steps: Mapping[str, Any]) -> str:
-        """The id of a run that plays these steps, in a thread of its own."""
+        """Start a run that plays these steps, in a thread of its own, and return its id."""
         thread = str((await self.post("/v1/threads", body={}))["id"])
         said = {"content": json.dumps({"script": steps})}
         await self.post("/v1/threads/{id}/messages", thread, said)
@@ -97,14 +99,14 @@ class Watcher:
         return bool(self.seen) and self.seen[-1].type in TERMINAL
 
     def first(self, *types: str, since: float = 0.0) -> Seen | None:
-        """The first event after that time, of one of these types if there are any."""
+        """Return the first event after that time, of one of these types if there are any."""
         for seen in self.seen:
             if seen.at > since and (not types or seen.type in types):
                 return seen
         return None
 
     async def watch(self) -> None:
-        """At a loss of the stream it asks the other server at once."""
+        """Watch the run; when the stream is lost, the other server is asked at once."""
         pauses = Pauses(self._rng)
         while not self.has_ended:
             query = f"?after_seq={self._cursor}"
@@ -140,7 +142,7 @@ class Watcher:
 
 
 async def until(check: Callable[[], object], seconds: float, what: str) -> None:
-    """Raises TooLate: `what` did not come true."""
+    """Wait for `check`. Raises TooLate: `what` did not come true."""
     deadline = time.perf_counter() + seconds
     while not check():
         if time.perf_counter() > deadline:
@@ -149,7 +151,7 @@ async def until(check: Callable[[], object], seconds: float, what: str) -> None:
 
 
 def gaps(watchers: Sequence[Watcher], since: float) -> list[float]:
-    """Times between an event and the next, of each run."""
+    """Return the times between an event and the next, of each run."""
     found: list[float] = []
     for watcher in watchers:
         times = [seen.at for seen in watcher.seen if seen.at > since]
@@ -159,7 +161,7 @@ def gaps(watchers: Sequence[Watcher], since: float) -> list[float]:
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured, in seconds; `target` is a percentile by name with its limit."""
+    """A measurement, in seconds; `target` is a percentile by name with its limit."""
 
     name: str
     values: Sequence[float]
@@ -167,7 +169,7 @@ class Figure:
     rounds: int = 1
 
     def row(self) -> dict[str, Any]:
-        """As JSON; no value at all misses every target."""
+        """Return it as JSON; without any value it misses every target."""
         parts = {"p50": 0.5, "p95": 0.95, "max": 1.0}
         values = list(self.values)
         reached = {
@@ -190,7 +192,7 @@ class Figure:
 
 
 def show(figure: Figure) -> None:
-    """One line of it, as soon as it is known, beside the result."""
+    """Print one line of it, as soon as it is known, next to the result."""
     row = figure.row()
     numbers = "".join(
         f"  {name} {'-' if row[name] is None else format(row[name], '7.3f')}"
@@ -205,7 +207,7 @@ def show(figure: Figure) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on, and how busy it was in the last minute."""
+    """Describe the machine of the figures, and its load in the last minute."""
     return {
         "cores": os.cpu_count(),
         "machine": platform.machine(),

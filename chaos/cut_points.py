@@ -40,7 +40,7 @@ from shared.storage.tables.events import run_events
 AT_ONCE = 4
 SILENCE_SECONDS = 30.0
 READ_BYTES = 16_384
-#: A live reader is cut within so many bytes.
+#: Bytes within which a live reader is cut.
 LIVE_BYTES = 8_000
 TURNS = 24
 #: Line ends that are none, half a character of any encoding, what JSON escapes, what SSE means.
@@ -61,14 +61,14 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Service:
-    """Where the run is read, and what it must be."""
+    """The service that the run is read from, and what the run must be."""
 
     urls: Sequence[str]
     token: str
     connections: Connections
 
     def stored(self, run_id: str) -> list[str]:
-        """The data lines as Postgres has them."""
+        """Return the data lines as Postgres has them."""
         rows = (
             select(run_events.c.payload)
             .where(run_events.c.run_id == UUID(run_id))
@@ -80,7 +80,7 @@ class Service:
 
 @dataclass
 class Findings:
-    """What all readers met; `differences` must be empty."""
+    """The findings of all readers; `differences` must be empty."""
 
     events: int = 0
     bytes: int = 0
@@ -93,7 +93,9 @@ class Findings:
 
 
 def script(turns: int = TURNS) -> str:
-    """The message of a run with some 60 events a turn: thoughts, text of all kinds, tools."""
+    """Build the message of a run with some 60 events per turn: thoughts, text of all kinds,
+    tools.
+    """
     steps: list[dict[str, Any]] = []
     for turn in range(turns):
         shift = turn % len(WORDS)
@@ -135,7 +137,7 @@ def check_live(
     between: Callable[[], object],
     after: int,
 ) -> Findings:
-    """The same of a run that is just executed; `between` comes after so many events of it."""
+    """Check a run during its execution; `between` is called after `after` events of it."""
     found = [Reader(service, run_id, random.Random(f"{seed}:live:{n}")) for n in range(readers)]
     with ThreadPoolExecutor(max(1, readers)) as pool:
         ended = [pool.submit(reader.read_live) for reader in found]
@@ -152,7 +154,7 @@ def check_live(
 
 
 class Reader:
-    """One client of one run, over as many connections as it takes."""
+    """A client of one run, over as many connections as it takes."""
 
     def __init__(self, service: Service, run_id: str, rng: random.Random) -> None:
         self.lines: list[str] = []
@@ -167,7 +169,7 @@ class Reader:
         return len(self.lines)
 
     def read_to_end(self) -> int:
-        """All of it on one connection; the length of the body."""
+        """Read everything on one connection; returns the length of the body."""
         return self._piece(sys.maxsize, named=False)[0]
 
     def read_in_pieces(self, size: int) -> None:
@@ -188,7 +190,7 @@ class Reader:
             _, ended = self._piece(limit, named=self._rng.random() < 0.25)
 
     def _piece(self, limit: int, *, named: bool) -> tuple[int, bool]:
-        """Read so many bytes of a body; how many they were, and whether it had ended."""
+        """Read at most `limit` bytes of a body; returns how many, and whether it had ended."""
         self.connections += 1
         url = urlsplit(self._rng.choice(self._service.urls))
         request = Request(
@@ -223,7 +225,7 @@ class Reader:
 
 
 def _body(connection: socket.socket, limit: int) -> tuple[bytes, bool]:
-    """At most `limit` bytes of the answer's body, and whether there are no more."""
+    """Return at most `limit` bytes of the response's body, and whether there are no more."""
     received = b""
     while b"\r\n\r\n" not in received:
         data = connection.recv(READ_BYTES)
@@ -273,7 +275,7 @@ def _sum(expression: str) -> dict[str, Any]:
 
 
 async def start_run(service: Service, message: str) -> str:
-    """The id of a new run with this message in a thread of its own."""
+    """Start a run with this message in a thread of its own, and return its id."""
     access = Access(service.urls, Journal(), Tally())
     client = Client(access, service.token, random.Random(0))
     made = await client.until(Request("POST", "/v1/threads", body={}))

@@ -1,4 +1,6 @@
-"""What clients and injectors saw, one JSON object a line; the checker reads nothing else."""
+"""The journal of what clients and injectors saw, one JSON object per line; the checker reads
+nothing else.
+"""
 
 import json
 import os
@@ -43,7 +45,9 @@ class Journal:
 
     @contextmanager
     def fault(self, name: str, **details: Any) -> Iterator[None]:
-        """A fault that lasts as long as the block: its begin and its end, also after an error."""
+        """Record a fault that lasts as long as the block: its begin and its end, also after an
+        error.
+        """
         self.write("fault", name=name, phase="begin", **details)
         try:
             yield
@@ -76,6 +80,6 @@ class Journal:
 
 
 def read(path: Path) -> list[Entry]:
-    """All whole entries of a journal, oldest first; a last line that is cut short is left out."""
+    """Read all whole entries of a journal, oldest first; an incomplete last line is omitted."""
     with path.open("rb") as file:
         return [json.loads(line) for line in file if line.endswith(b"\n")]

@@ -1,4 +1,4 @@
-"""What happens to web and worker processes: killed, stopped, frozen, at random or at a place."""
+"""The faults of web and worker processes: killed, stopped, frozen, at random or at a point."""
 
 import time
 
@@ -14,7 +14,7 @@ ARMED_AT_ONCE = 2
 
 
 def kill_points(trial: Trial) -> None:
-    """An armed worker for each point, some at a time; each must die there."""
+    """Start an armed worker for each point, some at a time; each must die there."""
     points = list(KILL_POINTS)
     trial.rng.shuffle(points)
     for start in range(0, len(points), ARMED_AT_ONCE):
@@ -37,7 +37,7 @@ def worker_kills(trial: Trial) -> None:
 
 
 def rolling_restart(trial: Trial) -> None:
-    """SIGTERM to every process, one after the other, as a deploy does."""
+    """Send SIGTERM to every process, one after the other, as a deploy does."""
     for _ in trial.rounds(2, 1):
         for member in (*trial.stack.workers, *trial.stack.web):
             trial.pause(0.3, 1)
@@ -50,7 +50,7 @@ def rolling_restart(trial: Trial) -> None:
 
 
 def zombies(trial: Trial) -> None:
-    """Workers that stand still for two leases wake up when others have their runs."""
+    """Freeze workers for two leases; they wake up when others have their runs."""
     lease = float(trial.stack.environ["ARKLOOP_LEASE_SECONDS"])
     for _ in trial.rounds(5, 1):
         trial.pause(0.5, 1.5)
@@ -67,7 +67,7 @@ def zombies(trial: Trial) -> None:
 
 
 def zombie_points(trial: Trial) -> None:
-    """The same at a named place each: stopped in the middle of something."""
+    """Freeze workers at named points, in the middle of something."""
     lease = float(trial.stack.environ["ARKLOOP_LEASE_SECONDS"])
     points = trial.rng.sample(KILL_POINTS, 4 if trial.short else 8)
     for start in range(0, len(points), ARMED_AT_ONCE):
@@ -88,7 +88,9 @@ def zombie_points(trial: Trial) -> None:
 
 
 def api_kills(trial: Trial) -> None:
-    """Between the commit of a run and its message; then gunicorn's worker, then its master."""
+    """Kill the web process between the commit of a run and its message; then gunicorn's worker and
+    its master.
+    """
     for _ in trial.rounds(3, 1):
         with trial.fault("one more web process comes and goes"):
             armed = trial.stack.start_web(f"transaction.committed:{trial.rng.randint(1, 5)}:KILL")
@@ -102,12 +104,12 @@ def api_kills(trial: Trial) -> None:
 
 
 def poison(trial: Trial) -> None:
-    """The load has runs that kill their worker each time."""
+    """Wait while the load's poisonous runs kill their worker each time."""
     wait_until(lambda: trial.load.accepted >= 40, 60, "enough runs")
 
 
 def web_kills(trial: Trial) -> None:
-    """SIGKILL to gunicorn's worker, then to its master, while everybody follows."""
+    """Send SIGKILL to gunicorn's worker, then to its master, while everybody follows."""
     for _ in trial.rounds(3, 1):
         for how in ("kill_child", "kill"):
             trial.pause(2, 3)
@@ -116,7 +118,7 @@ def web_kills(trial: Trial) -> None:
 
 
 def pairs(trial: Trial) -> None:
-    """Two faults at once, by chance."""
+    """Inject two faults at once, at random."""
     faults = (_kill, _kill_web, _empty_redis, _restart_postgres)
     for _ in trial.rounds(5, 2):
         trial.pause(1, 3)
@@ -129,7 +131,7 @@ def pairs(trial: Trial) -> None:
 
 
 def storm(trial: Trial) -> None:
-    """Everything dies again and again, without any plan."""
+    """Kill everything again and again, without any plan."""
     others = {3: _kill_web, 6: _empty_redis, 9: _restart_postgres}
     for number in range(25 if trial.short else 100):
         trial.pause(3, 4)
@@ -174,7 +176,7 @@ def _wait_for_death(member: Member, deaths: int = 0) -> None:
 
 
 def _wait_until_nobody_is_suspect(trial: Trial) -> None:
-    """The next armed workers must not take a run that has lost one to these."""
+    """Wait, since the next armed workers must not take a run that has lost one to these."""
     connections = trial.stack.connect()
     lost = text("SELECT 1 FROM runs WHERE state IN ('queued', 'executing') AND crashes > 0 LIMIT 1")
 

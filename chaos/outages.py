@@ -1,4 +1,4 @@
-"""What happens to Postgres, to Redis, to the network before them, and to clocks."""
+"""The faults of Postgres, of Redis, of the network before them, and of clocks."""
 
 import sysconfig
 import time
@@ -41,7 +41,7 @@ def redis_flush(trial: Trial) -> None:
 
 
 def redis_killed(trial: Trial) -> None:
-    """It comes back with what it had written to its file."""
+    """Kill Redis, which returns with what it had written to its file."""
     for _ in trial.rounds(5, 2):
         trial.pause(0.5, 2)
         with trial.fault("redis killed"):
@@ -64,7 +64,7 @@ def redis_from_an_old_copy(trial: Trial) -> None:
 
 
 def redis_silent(trial: Trial) -> None:
-    """Frozen, and then behind a network that swallows everything."""
+    """Freeze Redis, then put it behind a network that swallows everything."""
     seconds = 6 if trial.short else 12
     with trial.fault("redis frozen"):
         trial.stack.redis.freeze()
@@ -79,12 +79,12 @@ def redis_silent(trial: Trial) -> None:
 
 
 def redis_refused(trial: Trial) -> None:
-    """Nobody listens there, a minute each time; at the second time a worker is restarted in it."""
+    """Refuse connections to Redis for a minute each time; the second time a worker is restarted."""
     _refused(trial, trial.stack.redis_proxy, "redis")
 
 
 def broker_refused(trial: Trial) -> None:
-    """The same of a broker of its own, while the other Redis works."""
+    """Refuse connections to the broker, while the other Redis works."""
     _refused(trial, trial.stack.broker_proxy, "broker")
 
 
@@ -123,7 +123,7 @@ def postgres_immediate(trial: Trial) -> None:
 
 
 def postgres_gone(trial: Trial) -> None:
-    """Stopped; then frozen; then behind a network that swallows everything."""
+    """Stop Postgres, then freeze it, then put it behind a network that swallows everything."""
     seconds = 4 if trial.short else 30
     postgres = trial.stack.postgres
     with trial.fault("postgres stopped"):
@@ -145,7 +145,7 @@ def postgres_gone(trial: Trial) -> None:
 
 
 def lost_answers(trial: Trial) -> None:
-    """COMMITs that are carried out and whose answer is lost with the connection."""
+    """Cut connections so that COMMITs are executed and their responses are lost."""
     for _ in trial.rounds(12, 6):
         trial.pause(0.3, 1)
         with trial.fault("answers to COMMIT cut"):
@@ -157,7 +157,7 @@ def lost_answers(trial: Trial) -> None:
 
 
 def locked_tables(trial: Trial) -> None:
-    """A pool of few connections, and somebody who holds a lock that all of them wait for."""
+    """Hold a lock that all connections of small pools wait for."""
     engine = create_engine(trial.stack.postgres.url)
     for _ in trial.rounds(4, 2):
         trial.pause(0.5, 1.5)
@@ -179,7 +179,7 @@ def sessions_ended(trial: Trial) -> None:
 
 
 def connections_cut(trial: Trial) -> None:
-    """Slow, cut after some bytes, half open, forgotten: the network between the parts."""
+    """Break the network between the parts: slow, cut after some bytes, half open, forgotten."""
     for _ in trial.rounds(8, 3):
         proxy = trial.rng.choice((trial.stack.postgres_proxy, trial.stack.redis_proxy))
         how = trial.rng.randrange(5)
@@ -203,7 +203,7 @@ def connections_cut(trial: Trial) -> None:
 
 
 def expired_streams(trial: Trial) -> None:
-    """Redis forgets each stream within a moment, or its first half."""
+    """Delete each stream in Redis within a moment, or its first half."""
     client = trial.stack.redis_client()
     for _ in trial.rounds(30, 10):
         time.sleep(0.2)
@@ -216,7 +216,7 @@ def expired_streams(trial: Trial) -> None:
 
 
 def disk_full(trial: Trial) -> None:
-    """Under Postgres: it may give up, and is started again when there is space."""
+    """Fill the disk of Postgres, which may stop, and is started again when there is space."""
     disk = trial.stack.postgres_folder
     for _ in trial.rounds(3, 1):
         trial.pause(2, 3)
@@ -231,7 +231,7 @@ def disk_full(trial: Trial) -> None:
 
 
 def wrong_clocks(trial: Trial) -> None:
-    """Beside the others work processes whose clock is an hour ahead or behind."""
+    """Start processes whose clocks are an hour ahead or behind, next to the others."""
     with trial.fault("more processes come"):
         for offset in ("+1h", "-1h"):
             clock = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": offset}
@@ -243,5 +243,5 @@ def wrong_clocks(trial: Trial) -> None:
 
 
 def lacks_faketime() -> str | None:
-    """Why clocks cannot be set here, None if they can."""
+    """Return why clocks cannot be set here, None if they can."""
     return None if FAKETIME.exists() else "the package libfaketime is not installed"

@@ -26,7 +26,7 @@ def plain(trial: Trial) -> None:
 
 
 def duplicates(trial: Trial) -> None:
-    """Every message comes ten times more, at once and after the end of its run."""
+    """Send every message ten times more, at once and after the end of its run."""
     connections = trial.stack.connect()
     seen: set[UUID] = set()
     for _ in trial.rounds(40, 15):

@@ -1,4 +1,6 @@
-"""One scenario against one system: start it, load it, hurt it, look at what the clients saw."""
+"""A trial of one scenario against one system: start it, load it, break it, and check what the
+clients saw.
+"""
 
 import random
 import time
@@ -19,8 +21,8 @@ from chaos.verdict.checker import Allow, Violation, check
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long clients wait, in seconds: for any answer, for the end of their runs, and then again
-    for it when everything is looked at.
+    """The time, in seconds, that clients wait for a response, for the end of their runs, and for it
+    once more in the last look.
     """
 
     answer: float = 180.0
@@ -59,7 +61,7 @@ class Scenario:
 
 @dataclass
 class Trial:
-    """What a scenario may reach. `seed` decides all that is random in it."""
+    """The reach of a scenario. `seed` decides all that is random in it."""
 
     stack: Stack
     journal: Journal
@@ -69,7 +71,7 @@ class Trial:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def rounds(self, many: int, few: int) -> range:
-        """How often to do it: `few` times where time is short."""
+        """Return how often to do it: `few` times in a short trial."""
         return range(few if self.short else many)
 
     def pause(self, least: float, most: float) -> None:
@@ -78,7 +80,7 @@ class Trial:
 
     @contextmanager
     def fault(self, name: str, **details: Any) -> Iterator[None]:
-        """What is done in this block breaks something, and mends it at its end."""
+        """Record what is broken in this block, and mended at its end."""
         with self.journal.fault(name, **details):
             yield
 

@@ -16,9 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 #: Where docstrings are checked, and the words of comments, texts and prose.
 DOCSTRINGS = (
-    *("api", "cli", "scripts", "shared/accounts", "shared/billing", "shared/catalog"),
-    *("shared/events", "shared/security", "shared/threads", "worker/http", "worker/mcp"),
-    *("worker/providers", "worker/tools"),
+    *("api", "bench", "chaos", "cli", "scripts"),
+    *("shared/accounts", "shared/billing", "shared/catalog", "shared/events", "shared/security"),
+    *("shared/threads", "worker/http", "worker/mcp", "worker/providers", "worker/tools"),
 )
 WORDS = (*DOCSTRINGS, "CONTRIBUTING.md", "README.md", "SECURITY.md")
 #: This script has to name the banned words.

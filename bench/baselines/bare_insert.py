@@ -2,7 +2,7 @@
 
     gunicorn --worker-class gevent "bench.baselines.bare_insert:create_app()"
 
-`BENCH_DATABASE_URL` names the Postgres, in which the table is made by whoever starts this.
+`BENCH_DATABASE_URL` names the Postgres, in which the starter of this makes the table.
 """
 
 import os
@@ -25,7 +25,7 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def create_app() -> Application:
-    """A WSGI application: 201 with the id of the row that holds the request's body."""
+    """Create a WSGI application: 201 with the id of the row that holds the request's body."""
     url = os.environ["BENCH_DATABASE_URL"]
     pool: queue.LifoQueue[psycopg.Connection[Any] | None] = queue.LifoQueue()
     for _ in range(POOL_SIZE):

@@ -1,4 +1,4 @@
-"""One event of a program that does nothing else: a durable INSERT, XADD, a reader that waits."""
+"""The round trips of a program that does nothing else: a durable INSERT, XADD, a waiting reader."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ _PAYLOAD = "x" * 100
 
 
 class RoundTrips:
-    """One connection to Postgres, one to write to Redis, and a reader that waits in XREAD."""
+    """A connection to Postgres, one to write to Redis, and a reader that waits in XREAD."""
 
     def __init__(self, postgres_url: str, redis_url: str) -> None:
         self.insert_seconds: list[float] = []
@@ -47,7 +47,7 @@ class RoundTrips:
         self._sql.close()
 
     def once(self) -> None:
-        """One more of each time."""
+        """Measure each time once more."""
         self._has_read.clear()
         began = time.perf_counter()
         self._sql.execute("INSERT INTO bench_round_trips (payload) VALUES (%s)", [_PAYLOAD])

@@ -12,7 +12,7 @@ from bench.baselines.bare_insert import POOL_SIZE
 
 
 def create_app() -> Flask:
-    """201 with the id of the row that holds the request's body."""
+    """Create an application: 201 with the id of the row that holds the request's body."""
     url = os.environ["BENCH_DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://", 1)
     engine = create_engine(url, pool_size=POOL_SIZE, max_overflow=0)
     insert = text("INSERT INTO bench_bare_inserts (body) VALUES (:body) RETURNING id")

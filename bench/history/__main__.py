@@ -29,12 +29,12 @@ def history(service: Service, *, runs: int) -> History:
     """Write it behind the service's org."""
     written = seed(service.postgres.url, service.owner.org_id, runs=runs, long_run_events=0)
     with psycopg.connect(service.postgres.url.replace("+psycopg", "", 1), autocommit=True) as sql:
-        sql.execute("CHECKPOINT")  # else that of the load goes on into what is measured
+        sql.execute("CHECKPOINT")  # else that of the load continues into what is measured
     return written
 
 
 def measure(*, runs: int = 1_000_000, forget: int = 0, count: int = COUNT) -> Iterator[Figure]:
-    """All figures at this scale; the oldest `forget` runs are forgotten at the end."""
+    """Measure all figures at this scale; the oldest `forget` runs are deleted at the end."""
     with Service(web=1, workers=0, environ=ENVIRON) as service:
         written = history(service, runs=runs)
         lists = Lists(service, written, count)
@@ -50,7 +50,7 @@ def measure(*, runs: int = 1_000_000, forget: int = 0, count: int = COUNT) -> It
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=1_000_000)
-    parser.add_argument("--forget", type=int, default=0, help="so many of the oldest runs")
+    parser.add_argument("--forget", type=int, default=0, help="number of the oldest runs")
     parser.add_argument("--count", type=int, default=COUNT, help="requests for each figure")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What a run of each state has written, as lines for COPY."""
+"""The events that a run of each state has written, as lines for COPY."""
 
 from uuid import UUID
 
@@ -7,7 +7,7 @@ _USAGE = '{"input_tokens":936,"output_tokens":104,"cache_read_tokens":0,"source"
 
 
 def events_of(run_id: str, created: str, state: str, deltas: int) -> list[str]:
-    """Its events with so many pieces of text: `run_id`, `seq`, `type` and the JSON."""
+    """Build its events with `deltas` pieces of text: `run_id`, `seq`, `type` and the JSON."""
     end = f'}},"created_at":"{created}"}}\n'
 
     def line(seq: int, kind: str, data: str) -> str:

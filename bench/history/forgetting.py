@@ -1,4 +1,4 @@
-"""How long it takes to forget old runs, and what that does to those who read lists meanwhile."""
+"""The time that deleting old runs takes, and its effect on clients that read lists meanwhile."""
 
 import threading
 import time
@@ -22,7 +22,7 @@ PAUSE_SECONDS = 2.0
 
 
 def measure(service: Service, written: History, number: int, *, pause: float = 0.0) -> list[Figure]:
-    """Forget the `number` oldest runs in passes with so many seconds between them, and read the
+    """Delete the `number` oldest runs in passes with `pause` seconds between them, and read the
     first page of the runs again and again meanwhile.
     """
     connections = service.connect()
@@ -92,7 +92,7 @@ def _page_times(lists: Lists, reader: Any, go_on: Any) -> list[float]:
 def _forget_all(
     connections: Connections, bits: list[float], done: threading.Event, pause: float
 ) -> None:
-    """Passes until nothing is left; `bits` gets the seconds of each transaction."""
+    """Delete in passes until nothing is left; `bits` gets the seconds of each transaction."""
     own = connections.with_pool(application="bench", size=1, limits=OF_MAINTENANCE)
     _time_transactions(own, bits)
     old = select(runs.c.id).where(

@@ -1,4 +1,4 @@
-"""How long a page of a list takes over HTTP, beside the bare SQL of the same page."""
+"""The time that a page of a list takes over HTTP, next to the bare SQL of the same page."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ Query = Callable[[Connection], object]
 
 
 class Lists:
-    """One keep-alive client of one web process, and a connection straight to Postgres."""
+    """A keep-alive client of one web process, and a direct connection to Postgres."""
 
     def __init__(self, service: Service, written: History, count: int = COUNT) -> None:
         self._written = written
@@ -44,7 +44,7 @@ class Lists:
         self._sql.close()
 
     def measure(self) -> Iterator[Figure]:
-        """Every list as its owner sees it, and those that have most to leave out as others do."""
+        """Measure every list as its owner sees it, and those with most to omit as others do."""
         main, private = self._written.main, self._written.private
         owner = owner_of(main)
         who = {
@@ -58,7 +58,7 @@ class Lists:
         yield from self._in_threads(owner)
 
     def page(self, actor: Actor, path: str) -> httpx2.Response:
-        """The answer to a GET, which is 200."""
+        """Return the response to a GET, which is 200."""
         response = self._http.get(path, headers=self._headers(actor))
         assert response.status_code == 200, response.text
         return response
@@ -155,7 +155,7 @@ class Lists:
         )
 
     def _walk(self, actor: Actor, path: str, pages: int) -> list[str]:
-        """The paths of the pages from there on, found by their cursors."""
+        """Return the paths of the pages from there on, found by their cursors."""
         found: list[str] = []
         for number in range(pages + self._count):
             if number >= pages:
@@ -194,7 +194,7 @@ def _timed(count: int, act: Callable[[], object]) -> list[float]:
 
 
 def _sent(sql: Connection, act: Callable[[], object]) -> list[tuple[str, Any]]:
-    """What `act` sends to the driver."""
+    """Return what `act` sends to the driver."""
     statements: list[tuple[str, Any]] = []
 
     def note(*details: Any) -> None:

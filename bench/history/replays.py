@@ -1,4 +1,6 @@
-"""How fast one run's events come back, by how many it has and how many others are stored."""
+"""The speed at which one run's events are replayed, by their number and that of other stored
+events.
+"""
 
 import statistics
 import time
@@ -25,7 +27,7 @@ _SELECT = "SELECT seq, type, payload FROM run_events WHERE run_id = %s ORDER BY 
 
 
 def measure(service: Service, written: History, events: Sequence[int] = EVENTS) -> list[Figure]:
-    """One client reads each of these runs from its first event, again and again."""
+    """Measure one client that reads each of these runs from its first event, again and again."""
     connections = service.connect()
     loop, targets = Loop(), targets_of(service)
     figures: list[Figure] = []
@@ -52,7 +54,7 @@ def measure(service: Service, written: History, events: Sequence[int] = EVENTS) 
 
 
 def _replay(loop: Loop, service: Service, run_id: UUID, count: int) -> float:
-    """Seconds from the request to the last event, with nothing left out."""
+    """Return the seconds from the request to the last event, with nothing omitted."""
     [target] = targets_of(service)
     follower = Follower(loop, target, str(run_id))
     try:

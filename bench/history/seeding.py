@@ -55,7 +55,7 @@ class Org:
 
 @dataclass(slots=True)
 class History:
-    """What was written; `long_run` is a finished run with very many events."""
+    """The rows that were written; `long_run` is a finished run with very many events."""
 
     main: Org
     private: Org
@@ -81,7 +81,7 @@ def seed(
     long_run_events: int = 100_000,
     until: datetime | None = None,
 ) -> History:
-    """Write so many runs and events behind the org `main`, which has an owner already.
+    """Write `runs` runs and their events for the org `main`, which has an owner already.
 
     The last run was created at `until`, the first 80 days earlier. Ends with all indexes, and
     statistics for the planner.
@@ -166,7 +166,7 @@ def _orgs(sql: psycopg.Connection[Any], main: UUID) -> History:
 
 
 def _id(moment: datetime) -> UUID:
-    """A UUIDv7 of that time."""
+    """Make a UUIDv7 of that time."""
     return UUID(int=int(_hex_id(int(moment.timestamp() * 1000), random), 16))
 
 
@@ -203,7 +203,7 @@ class _Writer:
         self._worker = _hex_id(self._from, self._chance)
 
     def copy_runs(self, sql: psycopg.Connection[Any]) -> None:
-        """Rows of `threads`, `runs` and `messages`, in the order in which they were made."""
+        """Copy rows of `threads`, `runs` and `messages`, in the order in which they were made."""
         sql.execute(
             "INSERT INTO workers (id, hostname, pid, lock_key, seen_at)"
             " VALUES (%s, 'bench', 1, 1, now() + interval '1 year')",
@@ -327,7 +327,9 @@ class _Writer:
             self._written.some_runs.append(UUID(run_id))
 
     def _state(self, thread: _Thread) -> str:
-        """One of a thousand is active; a thread has at most one of those, its last."""
+        """Choose a state; one of a thousand is active, and a thread has at most one of those, its
+        last.
+        """
         chance = self._chance.random()
         if chance < 0.97:
             return "completed"
@@ -358,7 +360,7 @@ class _Writer:
             rows[table].clear()
 
     def copy_events(self, sql: psycopg.Connection[Any]) -> None:
-        """The events of all runs; those of one moment side by side, each run's in order."""
+        """Copy the events of all runs; those of one moment side by side, each run's in order."""
         with sql.cursor().copy("COPY run_events (run_id, seq, type, payload) FROM STDIN") as copy:
             for start in range(0, len(self._of_runs), AT_ONCE):
                 group = [events_of(*one) for one in self._of_runs[start : start + AT_ONCE]]
@@ -368,7 +370,7 @@ class _Writer:
                 )
 
     def copy_long_run(self, sql: psycopg.Connection[Any], number: int) -> None:
-        """One finished run with so many events, in a thread of its own."""
+        """Copy one finished run with `number` events, in a thread of its own."""
         thread = self._thread(self._written.main, is_private=False, number=1, at=self._from)
         thread.user, thread.runs_left = self._written.main.members[0], 0
         at = self._from + int(self._runs * self._step)

@@ -36,7 +36,7 @@ WARM_UP_REQUESTS = 2_000
 
 @dataclass(slots=True)
 class Verdict:
-    """What the service answered."""
+    """The responses of the service."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)

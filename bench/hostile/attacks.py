@@ -87,7 +87,7 @@ _RAW = (
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """One request as bytes; `method` tells the reader of its response whether a body follows."""
+    """A request as bytes; `method` decides whether the reader of its response expects a body."""
 
     method: str
     content: bytes
@@ -152,7 +152,7 @@ def _request(
     *,
     plain: bool = False,
 ) -> Attack:
-    """`plain` requests are valid but for their body."""
+    """Make a request; `plain` ones are valid but for their body."""
     query = [
         f"{rng.choice(_QUERY_NAMES)}={rng.choice(_QUERY_VALUES)}"
         for _ in range(0 if plain else rng.choice((0, 0, 0, 1, 2)))

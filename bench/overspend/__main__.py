@@ -27,9 +27,9 @@ from shared.storage.checkouts import Patience
 from shared.storage.connections import Connections, connect
 from shared.storage.postgres import Limits
 
-#: On a machine that has much else to do nobody is to give up: whoever does has found a deadlock.
+#: On a busy machine nothing must give up: what does has found a deadlock.
 PATIENT = Limits(lock=50, statement=55, answer=60, checkout=Patience(120, 120))
-#: What trials leave is deleted after so many: they are to be as fast at the end as at the start.
+#: Trials after which their rows are deleted: the last must be as fast as the first.
 CLEANED_AFTER = 50
 
 
@@ -54,9 +54,9 @@ def main() -> int:
 
 
 def _deadlocks(connections: Connections) -> int:
-    """How many Postgres has ended."""
+    """Count the deadlocks that Postgres has ended."""
     with connections.reading() as sql:
-        # Only what other sessions have told is counted, and they tell within a second.
+        # Only what other sessions have reported is counted, and they report within a second.
         sql.execute(text("SELECT pg_sleep(2)"))
         return int(
             sql.scalar(
@@ -78,7 +78,7 @@ def _say(verdicts: list[Verdict], seconds: float) -> None:
 
 @contextmanager
 def _database(spenders: int) -> Iterator[Connections]:
-    """A Postgres of its own; nobody listens to what would be told by Redis."""
+    """Start a Postgres; no process listens for notifications by Redis."""
     settings = Settings(
         database_url="",
         redis_url="redis://",

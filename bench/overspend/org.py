@@ -53,7 +53,7 @@ class Org:
 
     @classmethod
     def make(cls, connections: Connections, spenders: int, dice: random.Random) -> "Org":
-        """Limits that are too short for all, at least one of them."""
+        """Make an org with limits that are too low for all, at least one of them."""
         keys = [new_id(), new_id()]
         plain = personas.builtin()["assistant@1"]
         strict = replace(plain, key="strict", max_cost_usd_per_month=_limit(dice, spenders // 2))
@@ -93,7 +93,7 @@ class Org:
         return cls(connections, org_id, limits, granted, held)
 
     def a_month_passes(self) -> None:
-        """All that has happened was a month ago; nobody is in a transaction."""
+        """Move all that has happened to a month ago; no transaction is open."""
         with self.connections.transaction() as tx:
             for table in ("run_usage", "holds", "spending"):
                 tx.sql.execute(
@@ -105,7 +105,7 @@ class Org:
 
 
 def _limit(dice: random.Random, spenders: int) -> Decimal:
-    """About half of what so many would spend, or much less."""
+    """Choose about half of what `spenders` would spend, or much less."""
     return CENT * dice.randint(1, max(2, spenders)) + Decimal(dice.randint(0, 99)) / 10**8
 
 
@@ -133,7 +133,7 @@ def _claim(org_id: UUID, api_key_id: UUID | None) -> Claim:
 
 
 def _insert(tx: Transaction, user_id: UUID, held: Sequence[SpendingRun]) -> None:
-    """Their threads and rows, as if workers had claimed them."""
+    """Insert their threads and rows, as if workers had claimed them."""
     tx.sql.execute(
         insert(threads),
         [

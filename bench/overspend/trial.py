@@ -1,4 +1,4 @@
-"""One trial: many runs of an org spend at once, and are lost at once, within limits too short.
+"""A trial: many runs of an org spend at once, and are lost at once, within limits that are too low.
 
 Each spender is a thread that does what a worker does for a run: it reserves, pays for a call that
 costs at most what it reserved, settles, ends. At any point it may be lost, also in the middle of a
@@ -103,7 +103,7 @@ class Trial:
         self._lock = threading.Lock()
 
     def run(self) -> Verdict:
-        """What was seen while it went on, and what is left."""
+        """Run the trial; returns what was seen meanwhile, and what is left."""
         spenders = [
             threading.Thread(target=self._spend, args=(run, random.Random(self._dice.random())))
             for run in self._org.runs
@@ -143,7 +143,7 @@ class Trial:
             run.broken = error
 
     def _attempt(self, run: SpendingRun, dice: random.Random) -> None:
-        """From the claim to the end; begins with what is recorded."""
+        """Play an attempt from the claim to the end; begins with what is recorded."""
         used = run.recorded
         for _ in range(dice.randint(1, MAX_CALLS)):
             worst = Decimal(dice.randint(0, MAX_WORST_CASE)) / 10**8
@@ -173,7 +173,7 @@ class Trial:
         return False
 
     def _record(self, run: SpendingRun, used: Totals, dice: random.Random) -> None:
-        """A turn is finished; its text is not open any more."""
+        """Record a finished turn, whose text is not open any longer."""
         self._store(run, MessageCompleted("", "", Usage()), _cost(used), dice=dice)
         run.recorded = used
 
@@ -207,7 +207,9 @@ class Trial:
 
     @contextmanager
     def _transaction(self, dice: random.Random | None = None) -> Iterator[Transaction]:
-        """With `dice` one may be lost before it, in it, and after it but for an end."""
+        """Open a transaction; with `dice` one may be lost before, in and after it, but for an
+        end.
+        """
         if dice is not None:
             _may_be_lost(dice)
         with self._gate.one(), self._connections.transaction() as tx:
@@ -218,7 +220,7 @@ class Trial:
     # ---- after a loss ----------------------------------------------------------------
 
     def _take_over(self, run: SpendingRun) -> None:
-        """Another worker claims the run; the lost one comes back for a moment, too late."""
+        """Claim the run for another worker; the lost one returns for a moment, too late."""
         late, run.claim = run.claim, replace(run.claim, fence=run.claim.fence + 1)
         with self._transaction() as tx:
             tx.sql.execute(update(runs).where(runs.c.id == run.id).values(fence=run.claim.fence))
@@ -230,7 +232,7 @@ class Trial:
         raise AssertionError("a claim that was over has changed what the run holds")
 
     def _count_lost(self, run: SpendingRun) -> None:
-        """What was streamed is void, and not free; what is held is set right."""
+        """Void what was streamed, which is not free, and correct the reservation."""
         with self._connections.reading() as sql:
             run.last_seq = eventlog.last_seq(sql, run.id)
             run.recorded = recorded_totals(sql, run.id)
@@ -286,7 +288,7 @@ def _call(cost: Decimal, dice: random.Random) -> RouteCost:
 def look_then_take(
     tx: Transaction, claim: Claim, limits: Limits, cost_so_far: Decimal, worst_case_usd: Decimal
 ) -> None:
-    """How one would write `budgets.reserve` naively: no lock from the look to the write."""
+    """Reserve as `budgets.reserve` would without care: no lock from the look to the write."""
     needed = cost_so_far + worst_case_usd
     for row in spending.now(tx.sql, claim.org_id, sorted(limits.monthly)):
         if row.spent_usd + row.held_usd + needed > limits.monthly[row.scope]:

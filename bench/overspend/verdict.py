@@ -1,4 +1,4 @@
-"""What a trial has shown: looked at while it went on, and counted when it was over."""
+"""The verdict on a trial: observed while it ran, and counted when it was over."""
 
 import threading
 from collections.abc import Iterator
@@ -69,13 +69,13 @@ class Observer:
         self._verdict = Verdict(runs=len(org.runs), is_prepaid=org.granted is not None)
 
     def watch(self) -> None:
-        """Until `stop` is set."""
+        """Observe until `stop` is set."""
         while not self.stop.wait(_LOOK_SECONDS):
             with self._connections.reading() as sql:
                 self._look(sql)
 
     def judge(self) -> Verdict:
-        """When all runs have ended."""
+        """Judge the trial when all runs have ended."""
         verdict = self._verdict
         for run in self._org.runs:
             if run.broken is not None:

@@ -1,4 +1,4 @@
-"""One careful HTTP client of the service: several servers, retries, and a journal of each answer.
+"""A careful HTTP client of the service: several servers, retries, and a journal of each response.
 
 It speaks HTTP/1.1 itself, over asyncio and one connection a request: the clients
 of a chaos run share two cores with the system, so they must cost little, and a
@@ -55,7 +55,7 @@ class Answer:
 
     @property
     def is_passing(self) -> bool:
-        """Whether it says nothing about the request itself, so that it is to be sent again."""
+        """True if it says nothing about the request itself, which is to be sent again."""
         return self.status >= 500 or self.code == "idempotency.in_progress"
 
     @property
@@ -67,7 +67,7 @@ class Answer:
 
 @dataclass
 class Tally:
-    """What all clients of a load have seen, in numbers."""
+    """The counts of what all clients of a load have seen."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     answers: Counter[str] = field(default_factory=Counter)
@@ -88,7 +88,7 @@ class Tally:
         del self.longest[LONGEST_KEPT:]
 
     def stream_opened(self) -> None:
-        """One more is open; `open_streams` is lowered when it ends."""
+        """Count one more open stream; its end lowers `open_streams`."""
         self.streams += 1
         self.open_streams += 1
         self.most_open_streams = max(self.most_open_streams, self.open_streams)
@@ -100,25 +100,25 @@ class Tally:
 
 @dataclass(frozen=True)
 class Access:
-    """What all clients of one load have in common. Times are in seconds."""
+    """The common parts of all clients of one load. Times are in seconds."""
 
     urls: Urls
     journal: Journal
     tally: Tally
     timeout: float = 10.0
-    #: A stream that brings nothing for so long, no ping either, is opened again.
+    #: Seconds after which a stream that brings nothing, not even a ping, is reopened.
     silence: float = 5.0
     #: How long a request is repeated before its client gives up.
     patience: float = 180.0
 
     def servers(self) -> Sequence[str]:
-        """The base URLs as they are now."""
+        """Return the base URLs as they are now."""
         return self.urls() if callable(self.urls) else self.urls
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked; `template` has `{id}` where `object_id` belongs."""
+    """A request; `template` has `{id}` where `object_id` belongs."""
 
     method: str
     template: str
@@ -130,7 +130,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def encoded(self, host: str, token: str) -> bytes:
-        """The bytes of it."""
+        """Encode the request."""
         address = self.template.replace("{id}", self.object_id) + self.query
         content = b"" if self.body is None else json.dumps(self.body).encode()
         headers = {
@@ -150,7 +150,7 @@ class Request:
 
 
 class Client:
-    """One client with a token: it stays with a server until that one fails it."""
+    """A client with a token: it stays with a server until that one fails it."""
 
     def __init__(self, access: Access, token: str, rng: random.Random) -> None:
         self.access = access
@@ -191,7 +191,7 @@ class Client:
             self.go_elsewhere()
 
     async def once(self, request: Request, *, url: str = "") -> Answer:
-        """One request, one answer. Raises NoAnswer."""
+        """Send one request and return its response. Raises NoAnswer."""
         started = time.monotonic()
         try:
             async with asyncio.timeout(self.access.timeout):
@@ -206,7 +206,7 @@ class Client:
         return answer
 
     async def stream(self, request: Request) -> "OpenStream | Answer":
-        """An open stream, or the answer that is none. Raises NoAnswer."""
+        """Open a stream, or return the response that is none. Raises NoAnswer."""
         started, url = time.monotonic(), self._url()
         try:
             async with asyncio.timeout(self.access.timeout):
@@ -276,7 +276,7 @@ class OpenStream:
         self._chunks = Chunks()
 
     async def read(self) -> bytes | None:
-        """Some bytes of the body, None after its proper end. Raises one of FAILURES."""
+        """Read some bytes of the body, None after its proper end. Raises one of FAILURES."""
         while not self._chunks.ended:
             data = await self._reader.read(READ_BYTES)
             if not data:

@@ -16,7 +16,7 @@ class Chunks:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> bytes:
-        """The body's bytes that these bytes bring."""
+        """Return the bytes of the body that this data contains."""
         self._buffer += data
         body = bytearray()
         while not self.ended:
@@ -41,7 +41,7 @@ class Chunks:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One event as it came; `id` is -1 for a frame without a number."""
+    """An event as it arrived; `id` is -1 for a frame without a number."""
 
     id: int
     line: str
@@ -54,13 +54,13 @@ class Frames:
         self._buffer = b""
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that these bytes complete."""
+        """Return the frames that this data completes."""
         *blocks, self._buffer = (self._buffer + data).split(b"\n\n")
         return [frame for block in blocks if (frame := _frame(block)) is not None]
 
 
 def frames_of(body: bytes) -> list[Frame]:
-    """All frames of a whole body."""
+    """Return all frames of a whole body."""
     return Frames().feed(body)
 
 

@@ -20,7 +20,9 @@ LONGEST_AWAY_SECONDS = 0.3
 
 @dataclass
 class Cut:
-    """When a client hangs up: after so many bytes, events or seconds, whichever comes first."""
+    """The point at which a client hangs up: after these bytes, events or seconds, whichever comes
+    first.
+    """
 
     bytes: float = float("inf")
     events: float = float("inf")
@@ -28,7 +30,7 @@ class Cut:
 
     @classmethod
     def by_chance(cls, rng: random.Random, *, probability: float) -> "Cut":
-        """Bytes often end in the middle of a frame."""
+        """Choose a cut at random; those by bytes often end in the middle of a frame."""
         if rng.random() >= probability:
             return cls()
         match rng.randrange(3):
@@ -63,7 +65,7 @@ class Follower:
         self._ended = False
 
     async def follow(self) -> None:
-        """Up to the terminal event and the end of the stream after it."""
+        """Follow the run up to the terminal event and the end of the stream after it."""
         pauses = Pauses(self._rng)
         for number in itertools.count():
             self._access.tally.reconnects += number > 0
@@ -91,7 +93,7 @@ class Follower:
                 await pauses.next()
 
     def _request(self) -> Request:
-        """Come back in one of the three ways that mean the same."""
+        """Build a request that resumes in one of the three equivalent ways."""
         header, query = {"Last-Event-ID": str(self._cursor)}, f"?after_seq={self._cursor}"
         match self._rng.randrange(3) if self._cursor else 3:
             case 0:
@@ -104,7 +106,7 @@ class Follower:
                 return Request("GET", EVENTS, self.run_id)
 
     async def _read(self, opened: OpenStream, cut: Cut) -> str:
-        """Why the stream ended: "ended", "cut" or "lost"."""
+        """Read the stream; returns why it ended: "ended", "cut" or "lost"."""
         name = str(uuid.uuid4())
         tally, journal = self._access.tally, self._access.journal
         journal.write(

@@ -141,7 +141,7 @@ class LastLook:
     async def _ask(
         self, client: Client, request: Request, *, url: str = "", wanted: Collection[int] = (200,)
     ) -> Answer | None:
-        """The answer; None, and a surprise, if it is another one until the deadline."""
+        """Return the response; None, and a surprise, if it is another one until the deadline."""
         try:
             return await client.until(request, url=url, wanted=wanted, patience=self._left())
         except GaveUp as error:

@@ -85,7 +85,7 @@ class Load:
         self._thread.start()
 
     def stop_creating(self) -> None:
-        """No new runs; those that are under way are followed to their end."""
+        """Stop creating runs; those under way are followed to their end."""
         self._stop.set()
 
     def join(self, seconds: float | None) -> bool:
@@ -114,11 +114,11 @@ class Load:
 
     @property
     def accepted(self) -> int:
-        """How many runs were accepted so far."""
+        """The number of runs that were accepted so far."""
         return len(self._threads)
 
     def summary(self) -> dict[str, Any]:
-        """What the clients have met so far, in numbers."""
+        """Return the counts of what the clients have met so far."""
         tally = self.tally
         return {
             "accepted": self.accepted,
@@ -160,7 +160,7 @@ class Load:
                 self.tally.surprise(f"run {number}: {error}")
 
     async def _round(self, number: int) -> None:
-        """A new thread, a message, a run in it, and all that its clients do."""
+        """Create a thread, a message and a run in it, and play all that its clients do."""
         rng = random.Random(f"{self._seed}:{number}")
         kind = rng.choices(list(self._kinds), list(self._kinds.values()))[0]
         planned = plan(kind, f"s{self._seed}-{number}", self._sink, rng)
@@ -199,7 +199,7 @@ class Load:
     async def _create(
         self, client: Client, rng: random.Random, planned: Plan, thread_id: str, key: str
     ) -> str | None:
-        """The id of the accepted run; None if the other creator was first."""
+        """Create a run and return its id; None if the other creator was first."""
         request = Request(
             "POST", "/v1/threads/{id}/runs", thread_id, {"route_id": "scripted"}, key=key
         )

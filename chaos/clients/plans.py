@@ -1,4 +1,4 @@
-"""What the clients of a chaos run ask for: scripts, and what a correct system makes of them."""
+"""The requests of the clients of a chaos run: scripts, and what a correct system makes of them."""
 
 import json
 import random
@@ -22,7 +22,7 @@ WEIGHTS: Mapping[str, float] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """One run, and what its clients do to it. Times are in seconds."""
+    """A run, and what its clients do to it. Times are in seconds."""
 
     kind: str
     steps: tuple[Step, ...]
@@ -61,7 +61,7 @@ class Plan:
 
 
 def plan(kind: str, name: str, sink: Path, rng: random.Random) -> Plan:
-    """A plan of this kind; `name` is like no other's in the load."""
+    """Make a plan of this kind; `name` is unique in the load."""
     return _KINDS[kind](name, sink, rng)
 
 
@@ -144,7 +144,7 @@ def _poison(name: str, sink: Path, rng: random.Random) -> Plan:
 
 
 def _cut(name: str, sink: Path, rng: random.Random) -> Plan:
-    """Tools, and a cancel in the middle of them."""
+    """Plan tools, and a cancel in the middle of them."""
     return replace(
         _tools(name, sink, rng),
         kind="cut",
@@ -154,13 +154,13 @@ def _cut(name: str, sink: Path, rng: random.Random) -> Plan:
 
 
 def _long(name: str, sink: Path, rng: random.Random) -> Plan:
-    """One step that takes longer than it takes to lose a worker."""
+    """Plan one step that takes longer than it takes to lose a worker."""
     said = _say(f"{name} ", 250, 20)
     return Plan("long", (said,), text=_text(said))
 
 
 def _stopped(name: str, sink: Path, rng: random.Random) -> Plan:
-    """A long one, and a cancel that mostly finds it with a worker."""
+    """Plan a long run, and a cancel that mostly finds it with a worker."""
     statuses = ("cancelled", "completed")
     cancel_after = rng.uniform(0.5, 4)
     return replace(

@@ -36,7 +36,7 @@ class RunClients:
         self._group = asyncio.TaskGroup()
 
     async def act(self, followers: int) -> None:
-        """All of them at once, until each follower has seen the end of the run."""
+        """Start all clients at once, and wait until each follower has seen the end of the run."""
         async with self._group as group:
             if self._plan.cancel_after is not None:
                 group.create_task(self._cancel(self._plan.cancel_after))

@@ -28,7 +28,9 @@ UNBROKEN = "(unbroken)"
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a mutant, or the unbroken code, showed in a scenario; both lists are of invariants."""
+    """The result of a mutant, or of the unbroken code, in a scenario; both lists are of
+    invariants.
+    """
 
     name: str
     scenario: str
@@ -48,7 +50,7 @@ class Verdict:
 
 
 def run(mutants: Collection[Mutant], pool: Executor, root: Path, seed: int) -> Iterator[Verdict]:
-    """A verdict for each scenario that is used, then one for each mutant."""
+    """Yield a verdict for each scenario that is used, then one for each mutant."""
     code = copy(ROOT, root / "code")  # all of them come of one state of it
     used = {mutant.scenario for mutant in mutants}
     unbroken = {
@@ -70,7 +72,7 @@ def run(mutants: Collection[Mutant], pool: Executor, root: Path, seed: int) -> I
 
 
 def _of_unbroken(name: str, seed: int, folder: Path, shown: Shown) -> Verdict:
-    """No violation, or a catch in this scenario proves nothing."""
+    """Judge the unbroken code: without a violation, or a catch in this scenario proves nothing."""
     return Verdict(
         name=UNBROKEN,
         scenario=name,
@@ -85,7 +87,7 @@ def _of_unbroken(name: str, seed: int, folder: Path, shown: Shown) -> Verdict:
 
 
 def _of_mutant(mutant: Mutant, seed: int, folder: Path, shown: Shown, without: Shown) -> Verdict:
-    """What the unbroken code shows, too, is no catch."""
+    """Judge a mutant; what the unbroken code shows, too, is no catch."""
     return Verdict(
         name=mutant.name,
         scenario=mutant.scenario,

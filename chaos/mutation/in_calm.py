@@ -49,7 +49,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
-        "inputs are taken and not told",
+        "inputs are taken and not announced",
         "questions",
         "I12",
         Edit("shared/runs/claims.py", "            *answers.get(row.run_id, ()),\n", ""),

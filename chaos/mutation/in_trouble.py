@@ -2,7 +2,7 @@
 
 from chaos.mutation.planting import Edit, Mutant, mutant
 
-#: A zombie is not told by the database that it is one, and does not see it by its clock.
+#: A zombie does not hear from the database that it is one, nor see it by its clock.
 _ZOMBIES_GO_ON = (
     Edit(
         "worker/process/event_writer.py",
@@ -107,7 +107,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "crashes = 0",
         ),
     ),
-    # ---- a worker is frozen, taken for lost, and goes on
+    # ---- a worker is frozen, taken for lost, and continues
     mutant(
         "zombies write events",
         "zombie-cancelled",

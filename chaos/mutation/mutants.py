@@ -15,7 +15,7 @@ BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
 
 
 def by_scenario() -> Mapping[str, list[Mutant]]:
-    """All mutants, sorted by what must happen to them."""
+    """Group all mutants by scenario."""
     found: dict[str, list[Mutant]] = defaultdict(list)
     for mutant in MUTANTS:
         found[mutant.scenario].append(mutant)

@@ -10,7 +10,7 @@ PARTS = ("api", "cli", "migrations", "shared", "worker", "Procfile", "pyproject.
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """In `file`, `old` becomes `new`; `old` must be there exactly once."""
+    """An edit of `file`: `old`, which must occur exactly once, becomes `new`."""
 
     file: str
     old: str
@@ -19,7 +19,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """What `chaos.mutation.scenarios` has under `scenario` shows that a guard is missing: the
+    """A mutant that lacks a guard, which `scenario` of `chaos.mutation.scenarios` shows: the
     checker then reports one of `caught_by`.
     """
 
@@ -34,7 +34,7 @@ class DoesNotApply(Exception):
 
 
 def mutated(mutant: Mutant, source: Path) -> dict[str, str]:
-    """The new texts of the files that the mutant changes, by path.
+    """Return the new texts of the files that the mutant changes, by path.
 
     Raises:
         DoesNotApply
@@ -75,5 +75,5 @@ def copy(source: Path, target: Path) -> Path:
 
 
 def mutant(name: str, scenario: str, caught_by: str, *edits: Edit) -> Mutant:
-    """`caught_by` is a list of invariants with spaces between them."""
+    """Make a mutant; `caught_by` is a list of invariants with spaces between them."""
     return Mutant(name, scenario, frozenset(caught_by.split()), edits)

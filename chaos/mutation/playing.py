@@ -1,5 +1,5 @@
-"""One play of a scenario by one state of the code; in a module of its own, for the processes of the
-pool find there what they are to call.
+"""The play of a scenario by one state of the code; a module of its own, so that the pool's
+processes can import it.
 """
 
 import time
@@ -17,7 +17,7 @@ IMPATIENT = Patience(answer=15, join=15, end=4)
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What one play has shown: invariants, and the report of their violations, empty if none."""
+    """The result of one play: invariants, and the report of their violations, empty if none."""
 
     found: list[str]
     report: str

@@ -1,4 +1,6 @@
-"""What happens to mutants: short, and with nothing beside the trouble that a guard is there for."""
+"""The scenarios for mutants: short, and with no trouble besides the one that a guard is there
+for.
+"""
 
 import time
 from collections.abc import Callable
@@ -23,7 +25,7 @@ WHERE r.state = 'executing' AND w.pid = :pid
 
 
 def workers_killed(trial: Trial) -> None:
-    """All at once, in the middle of everything."""
+    """Kill all workers at once, in the middle of everything."""
     trial.pause(2, 2.5)
     with trial.fault("workers killed"):
         for worker in trial.stack.workers:
@@ -34,7 +36,7 @@ def workers_killed(trial: Trial) -> None:
 
 
 def killed_at(point: str) -> Callable[[Trial], None]:
-    """One more worker comes, and dies at this fault point."""
+    """Start one more worker, which dies at this fault point."""
 
     def inject(trial: Trial) -> None:
         armed = trial.stack.start_worker(f"{point}:KILL")
@@ -46,7 +48,7 @@ def killed_at(point: str) -> Callable[[Trial], None]:
 
 
 def poison_run(trial: Trial) -> None:
-    """One run kills its worker each time, beside others that do no harm."""
+    """Start a run that kills its worker each time, next to others that do no harm."""
     poison = Load(
         lambda: trial.stack.urls,
         trial.stack.api_key("a"),
@@ -63,7 +65,7 @@ def poison_run(trial: Trial) -> None:
 
 
 def zombie(trial: Trial) -> None:
-    """A worker stands still until its runs are taken from it, then goes on at once."""
+    """Freeze a worker until its runs are taken from it; it then continues at once."""
     connections = trial.stack.connect()
     trial.pause(1.5, 2)
     victim = max(trial.stack.workers, key=lambda worker: _held(connections, worker))
@@ -75,7 +77,7 @@ def zombie(trial: Trial) -> None:
 
 
 def zombie_at(point: str) -> Callable[[Trial], None]:
-    """The same, at this fault point."""
+    """Freeze a worker at this fault point."""
 
     def inject(trial: Trial) -> None:
         connections = trial.stack.connect()
@@ -89,7 +91,7 @@ def zombie_at(point: str) -> Callable[[Trial], None]:
 
 
 def lease_held_up(trial: Trial) -> None:
-    """A worker that can do everything but renew its lease: somebody has locked its row."""
+    """Lock a worker's row, so that it can do everything but renew its lease."""
     engine = create_engine(trial.stack.postgres.url)
     trial.pause(1, 1.5)
     victim = trial.rng.choice(trial.stack.workers)
@@ -102,7 +104,7 @@ def lease_held_up(trial: Trial) -> None:
 
 
 def flushes(trial: Trial) -> None:
-    """Redis loses everything, again and again."""
+    """Flush Redis again and again."""
     redis = trial.stack.redis_client()
     for _ in range(6):
         trial.pause(0.5, 0.8)
@@ -111,7 +113,7 @@ def flushes(trial: Trial) -> None:
 
 
 def redis_away(trial: Trial) -> None:
-    """For some seconds, and then empty."""
+    """Stop Redis for some seconds; it is empty afterwards."""
     trial.pause(1, 1.5)
     with trial.fault("redis away"):
         trial.stack.redis.kill()
@@ -121,7 +123,7 @@ def redis_away(trial: Trial) -> None:
 
 
 def postgres_away(trial: Trial) -> None:
-    """Three times within one step, and each time for longer than a lease."""
+    """Stop Postgres three times within one step, each time for longer than a lease."""
     lease = float(trial.stack.environ["ARKLOOP_LEASE_SECONDS"])
     for _ in range(3):
         trial.pause(1.5, 1.8)

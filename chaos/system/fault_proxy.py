@@ -57,11 +57,11 @@ class FaultProxy:
         return self._process.pid
 
     def pass_on(self) -> None:
-        """No fault: every byte in both directions, as fast as it comes."""
+        """Pass every byte on in both directions, as fast as it comes."""
         self._order(mode="pass")
 
     def delay(self, seconds: float) -> None:
-        """Hold each chunk so long, in each direction."""
+        """Hold each chunk for this time, in each direction."""
         self._order(mode="delay", seconds=seconds)
 
     def stall(self) -> None:
@@ -76,13 +76,15 @@ class FaultProxy:
         self._order(mode="refuse")
 
     def half_open(self) -> None:
-        """Requests arrive, answers vanish. Connections that lost one are reset by the next mode."""
+        """Drop responses to requests that arrive. Connections that lost one are reset by the next
+        mode.
+        """
         self._order(mode="half_open")
 
     def cut(
         self, after_bytes: int, direction: Direction = "to_client", connections: int | None = None
     ) -> None:
-        """Reset each connection, or the next so many, after so many more bytes in one direction."""
+        """Reset each connection, or the next `connections`, after more bytes in one direction."""
         self._order(cut=after_bytes, direction=direction, connections=connections)
 
     def cut_now(self) -> int:
@@ -104,8 +106,8 @@ class FaultProxy:
         self._order(pattern=pattern.hex(), times=times)
 
     def state(self) -> dict[str, Any]:
-        """`mode`, `connections` now open, `accepted` and `reset` and `answers_cut` since the start,
-        `to_client` and `to_server` in bytes.
+        """Return `mode`, `connections` now open, `accepted` and `reset` and `answers_cut` since the
+        start, `to_client` and `to_server` in bytes.
         """
         return self._order()
 

@@ -18,16 +18,16 @@ STEP_SECONDS = 0.02
 KILL_SECONDS = 10.0
 #: A process that the kernel keeps busy for longer is signalled all the same.
 STOP_SECONDS = 5.0
-#: So many deaths while it is waited for are no accident.
+#: Deaths while it is waited for that are no accident.
 HOPELESS_DEATHS = 3
 
 
 class NotInTime(AssertionError):
-    """Something that was waited for did not come."""
+    """The end of the time in which something had to happen."""
 
 
 def wait_until(check: Callable[[], bool], seconds: float, what: str) -> None:
-    """Raises NotInTime: `what` did not come true within `seconds`."""
+    """Wait for `check`. Raises NotInTime: `what` did not come true within `seconds`."""
     deadline = time.monotonic() + seconds
     while not check():
         if time.monotonic() > deadline:
@@ -36,7 +36,8 @@ def wait_until(check: Callable[[], bool], seconds: float, what: str) -> None:
 
 
 class KeptProcess:
-    """One process at a time. A thread of its own starts it, waits for its end and cleans up.
+    """A process that is started, waited for and cleaned up by a thread of its own, one life at a
+    time.
 
     The thread lives as long as the process, because the kernel counts the end of a starting thread
     as the parent's end, at which a tethered process dies.
@@ -57,32 +58,32 @@ class KeptProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of the process that is alive (or frozen), None between two lives."""
+        """The id of the process that is alive (or frozen), None between two lives."""
         process = self._process
         return process.pid if process is not None else None
 
     @property
     def is_frozen(self) -> bool:
-        """Whether it, or a child of it, has got SIGSTOP and no SIGCONT yet."""
+        """True if it, or a child of it, has received SIGSTOP and no SIGCONT yet."""
         pid = self.pid
         return pid is not None and any(state_of(one) == "T" for one in (pid, *children_of(pid)))
 
     def freeze(self) -> None:
-        """SIGSTOP to every process of it: a host that stands still."""
+        """Send SIGSTOP to every process of it, like a host that stands still."""
         self._signal_all(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """SIGCONT to every process of it."""
+        """Send SIGCONT to every process of it."""
         self._signal_all(signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL to every process of it, also frozen ones; returns when they are gone."""
+        """Send SIGKILL to every process of it, also frozen ones; returns when they are gone."""
         life = self._signal_all(signal.SIGKILL)
         if life:
             self._wait_for_end(life, KILL_SECONDS)
 
     def wait_gone(self, seconds: float) -> None:
-        """Until the process that was last sent a signal has ended.
+        """Wait until the process that was last sent a signal has ended.
 
         Raises:
             NotInTime
@@ -119,15 +120,15 @@ class KeptProcess:
     # ---- what the kinds of processes say ----------------------------------------------
 
     def command(self, life: int) -> tuple[Sequence[str], Mapping[str, str] | None, Path]:
-        """The command line of the nth life, its environment (None: ours), its folder."""
+        """Return the command line of the nth life, its environment (None: ours), its folder."""
         raise NotImplementedError
 
     def restarts(self) -> bool:
-        """Whether an end that nobody asked for is followed by another life."""
+        """Return whether an unrequested end is followed by another life."""
         return False
 
     def has_started(self, life: int, process: subprocess.Popen[bytes]) -> None:
-        """Called in the keeping thread at the begin of each life."""
+        """Begin a life; called in the keeping thread."""
 
     # ---- inside -------------------------------------------------------------------------
 
@@ -168,7 +169,7 @@ class KeptProcess:
                 return
 
     def _signal_all(self, number: signal.Signals) -> int:
-        """The life that got it, 0 if there is none."""
+        """Send the signal to all; returns the life that got it, 0 if there is none."""
         with self._changed:
             process = self._process
             if process is None:
@@ -221,15 +222,15 @@ class Member(KeptProcess):
             self._signalled_life = 1
 
     def start(self) -> None:
-        """Once more, after `stop`."""
+        """Start once more, after `stop`."""
         self.launch()
 
     def terminate(self) -> None:
-        """SIGTERM, as a deploy does, not waited for; another life follows."""
+        """Send SIGTERM, as a deploy does, without waiting; another life follows."""
         self._signal_first(signal.SIGTERM)
 
     def kill_child(self) -> None:
-        """SIGKILL to gunicorn's worker process alone; its master starts another."""
+        """Send SIGKILL to gunicorn's worker process alone; its master starts another."""
         pid = self.pid
         for child in children_of(pid) if pid is not None else ():
             _send(child, signal.SIGKILL)
@@ -244,7 +245,9 @@ class Member(KeptProcess):
         return self.pid is not None and self._is_ready(self)
 
     def wait_ready(self, seconds: float = 30) -> None:
-        """Raises NotInTime, with the end of its log; at once if it dies again and again."""
+        """Wait until it is ready. Raises NotInTime, with the end of its log; at once if it dies
+        repeatedly.
+        """
         hopeless = self.deaths + HOPELESS_DEATHS
 
         def ready_or_hopeless() -> bool:
@@ -295,7 +298,7 @@ class Member(KeptProcess):
 
 
 def state_of(pid: int) -> str | None:
-    """The kernel's letter: T stopped, Z ended; None when there is no such process."""
+    """Return the kernel's letter: T stopped, Z ended; None when there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
@@ -304,7 +307,7 @@ def state_of(pid: int) -> str | None:
 
 
 def children_of(pid: int) -> list[int]:
-    """Direct children, without the ended ones."""
+    """Return the direct children, without the ended ones."""
     found: list[int] = []
     with suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -314,12 +317,12 @@ def children_of(pid: int) -> list[int]:
 
 
 def signal_tree(pid: int, number: signal.Signals) -> None:
-    """To a process of ours and all below it, so that none sees the others go."""
+    """Send a signal to one of our processes and all below it, so that none sees the others go."""
     if number == signal.SIGCONT:
         for one in reversed(_tree(pid)):
             _send(one, number)
         return
-    # Whoever stands still starts no child: after this the list is complete.
+    # A stopped process starts no child: after this the list is complete.
     seen: set[int] = set()
     while new := [one for one in _tree(pid) if one not in seen]:
         for one in new:

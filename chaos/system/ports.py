@@ -9,7 +9,7 @@ _PORTS = range(20_000, 32_000)
 
 
 def listening_socket() -> socket.socket:
-    """One that listens on such a port of 127.0.0.1."""
+    """Return a socket that listens on such a port of 127.0.0.1."""
     while True:
         found = socket.socket()
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -23,6 +23,6 @@ def listening_socket() -> socket.socket:
 
 
 def quiet_port() -> int:
-    """One for a server that binds it itself."""
+    """Return a port for a server that binds it itself."""
     with listening_socket() as probe:
         return int(probe.getsockname()[1])

@@ -14,14 +14,14 @@ from gevent.event import Event
 
 CHUNK_BYTES = 65536
 UPSTREAM_SECONDS = 5
-#: A server that is silent so long after a swallowed request has nothing more to answer.
+#: Seconds of silence after a swallowed request that end a server's response.
 SETTLE_SECONDS = 5.0
 
 _RESET = struct.pack("ii", 1, 0)
 
 
 class Faults:
-    """What is to be done to connections at this moment, and what was done to them."""
+    """The faults of connections at this moment, and the counts of their effects."""
 
     def __init__(self, upstream: str) -> None:
         self.upstream = upstream
@@ -38,7 +38,7 @@ class Faults:
         )
 
     def change(self, mode: str, seconds: float) -> None:
-        """Go over to a mode; whatever came on top of the last one ends."""
+        """Change to a mode, without what was added to the last one."""
         lossy = [connection for connection in self.open if connection.has_lost]
         self.mode, self.seconds = mode, seconds
         self.cut, self.times = None, 0
@@ -51,7 +51,7 @@ class Faults:
             connection.reset()
 
     def connect(self) -> Any:
-        """A new connection to the server."""
+        """Open a new connection to the server."""
         if self.upstream.startswith("/"):
             made = socket.socket(sockets.AF_UNIX)
             try:
@@ -68,7 +68,7 @@ class Faults:
         return made
 
     def takes_answer_to(self, data: bytes) -> bool:
-        """Whether these bytes of a client are what `cut_answer_to` waits for; counts it."""
+        """Return whether `cut_answer_to` waits for these bytes of a client; counts them."""
         if not self.times or self.pattern not in data:
             return False
         self.times -= 1
@@ -76,7 +76,7 @@ class Faults:
 
 
 class Cut:
-    """After so many bytes in one direction, for so many connections."""
+    """A cut after some bytes in one direction, for some connections."""
 
     def __init__(self, after: int, direction: str, connections: int | None) -> None:
         self.after = after
@@ -100,7 +100,7 @@ class Connection:
         self._tail = b""  # a pattern may come in two chunks
 
     def serve(self) -> None:
-        """Both directions, until each has ended or one is broken."""
+        """Serve both directions, until each has ended or one is broken."""
         self.faults.open.add(self)
         try:
             self.faults.moving.wait()
@@ -151,7 +151,7 @@ class Connection:
                 self.reset()
 
     def _pass(self, data: bytes, sink: Any, direction: str) -> None:
-        """Raises OSError when the connection is to end."""
+        """Pass data on. Raises OSError when the connection is to end."""
         if direction == "to_client" and self._swallows:
             self._end_without_answer()
         self._hold()
@@ -180,14 +180,14 @@ class Connection:
         sink.sendall(data)
 
     def _hold(self) -> None:
-        """Wait as long as the mode wants it."""
+        """Wait as long as the mode requires."""
         if self.faults.mode == "delay":
             gevent.sleep(self.faults.seconds)
         while not self.faults.moving.is_set():
             self.faults.moving.wait()
 
     def _end_without_answer(self) -> None:
-        """The server has begun to answer: reset the client, and let the server come to its end."""
+        """Reset the client, as the server has begun to respond, and let the server finish."""
         self._is_ending = True
         self.faults.counts["answers_cut"] += 1
         self.client.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, _RESET)
@@ -216,7 +216,7 @@ class Listener:
             self._accepting = gevent.spawn(self._accept)
 
     def close(self) -> None:
-        """It stays bound, so that nobody else gets the port meanwhile."""
+        """Close, but stay bound, so that no other process gets the port meanwhile."""
         if self._accepting is not None:
             self._accepting.kill()
             self._accepting = None

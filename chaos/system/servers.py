@@ -48,7 +48,7 @@ class Server(KeptProcess):
         self._embedded.close()
 
     def _comes_up(self) -> bool:
-        """False if it ended instead, or an earlier one has not quite ended."""
+        """Return False if it ended instead, or an earlier one has not quite ended."""
         try:
             self._embedded.prepare()
         except ServerInUse:
@@ -67,7 +67,9 @@ class Server(KeptProcess):
 
 
 class Postgres(Server):
-    """On a unix socket; commits survive the death of every process, not of the machine."""
+    """A Postgres on a unix socket; commits survive the death of every process, not of the
+    machine.
+    """
 
     def __init__(self, journal: Journal, folder: Path) -> None:
         options = {
@@ -90,7 +92,9 @@ class Postgres(Server):
         return self._postgres.sockets / ".s.PGSQL.5432"
 
     def stop(self, immediate: bool = False) -> None:
-        """Fast shutdown; `immediate`: no checkpoint and no farewell, recovery at the next start."""
+        """Stop by a fast shutdown; `immediate` without a checkpoint, so that the next start
+        recovers.
+        """
         self.end(signal.SIGQUIT if immediate else signal.SIGINT, STOP_SECONDS)
 
     def terminate_backends(self) -> int:
@@ -115,7 +119,7 @@ class Postgres(Server):
 
 
 class Redis(Server):
-    """On a port and with a password that it keeps over restarts."""
+    """A Redis on a port and with a password that it keeps over restarts."""
 
     def __init__(self, journal: Journal, folder: Path, *, port: int, persist: bool) -> None:
         self._redis = EmbeddedRedis(folder / "redis", port=port, persist=persist)
@@ -132,29 +136,31 @@ class Redis(Server):
         return self._redis.port
 
     def client(self) -> Any:
-        """Straight to the server; the caller closes it."""
+        """Connect directly to the server; the caller closes it."""
         return redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=10)
 
     def restart_empty(self) -> None:
-        """SIGKILL and start without any data."""
+        """Restart with SIGKILL and without any data."""
         self.kill()
         self._forget()
         self.start()
 
     def config_set(self, **settings: str) -> None:
-        """Such as `maxmemory="1mb"`; an underscore stands for a dash. A restart forgets it."""
+        """Set options, such as `maxmemory="1mb"`; an underscore stands for a dash. A restart
+        forgets them.
+        """
         with self.client() as client:
             for name, value in settings.items():
                 client.config_set(name.replace("_", "-"), value)
 
     def copy(self) -> Path:
-        """What is on its disk now, for `travel_back`."""
+        """Copy what is on its disk now, for `travel_back`."""
         copy = self._copies / str(len(list(self._copies.glob("*"))))
         shutil.copytree(self._redis.data, copy)
         return copy
 
     def travel_back(self, copy: Path) -> None:
-        """SIGKILL and start with the data of an earlier time."""
+        """Restart with SIGKILL and the data of an earlier time."""
         self.kill()
         self._forget()
         shutil.copytree(copy, self._redis.data, dirs_exist_ok=True)

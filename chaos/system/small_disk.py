@@ -10,13 +10,13 @@ _STEP = 256 * 1024
 
 
 def lacks() -> str | None:
-    """Why this machine cannot have one, None if it can."""
+    """Return why this machine cannot have one, None if it can."""
     return None if os.geteuid() == 0 else "only root may mount a file system"
 
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """A new file system at `folder` for the length of the block."""
+    """Mount a new file system at `folder` for the length of the block."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", str(folder)]
     subprocess.run(mount, check=True)
@@ -28,7 +28,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
 
 @contextmanager
 def full(folder: Path) -> Iterator[None]:
-    """Not a byte is free on the file system of `folder` within the block."""
+    """Fill the file system of `folder` to the last byte within the block."""
     ballast = folder / "ballast"
     try:
         with ballast.open("wb", buffering=0) as file, suppress(OSError):

@@ -95,17 +95,17 @@ class Stack:
 
     @property
     def urls(self) -> list[str]:
-        """One for each web process that is wanted at this moment."""
+        """The URLs, one for each web process that should run at this moment."""
         return [member.url for member in self.web if member.url is not None]
 
     @property
     def environ(self) -> dict[str, str]:
-        """Of a web or worker process, but for a web process' port."""
+        """The environment of a web or worker process, without a web process' port."""
         return {
             "PATH": path_of_children(),
             "PYTHONPATH": str(self.source),
             "PYTHONUNBUFFERED": "1",
-            # Celery's word for root is right for servers; whoever runs this as root knows.
+            # Celery's word for root is right for servers; the user who runs this as root knows.
             "PYTHONWARNINGS": "ignore:You're running the worker with superuser",
             "ARKLOOP_DATABASE_URL": f"postgresql://postgres@127.0.0.1:{self.postgres_proxy.port}"
             "/postgres?sslmode=disable",
@@ -128,7 +128,9 @@ class Stack:
     def start_worker(
         self, fault_point: str | None = None, environ: Mapping[str, str] | None = None
     ) -> Member:
-        """One more; a fault point, such as `worker.claimed:1:KILL`, is armed in its first life."""
+        """Start one more; a fault point, such as `worker.claimed:1:KILL`, is armed in its first
+        life.
+        """
         member = self._member("worker", {**self.environ, **(environ or {})}, fault_point, None)
         self.workers.append(member)
         member.start()
@@ -137,7 +139,7 @@ class Stack:
     def start_web(
         self, fault_point: str | None = None, environ: Mapping[str, str] | None = None
     ) -> Member:
-        """As `start_worker`."""
+        """Start one more, as `start_worker` does."""
         port = quiet_port()
         environ = {**self.environ, **(environ or {}), "ARKLOOP_PORT": str(port)}
         member = self._member("web", environ, fault_point, f"http://127.0.0.1:{port}")
@@ -146,7 +148,7 @@ class Stack:
         return member
 
     def wait_ready(self, seconds: float = READY_SECONDS) -> None:
-        """Until every web process answers and every worker has registered itself.
+        """Wait until every web process responds and every worker has registered itself.
 
         Raises:
             NotInTime
@@ -156,7 +158,7 @@ class Stack:
             member.wait_ready(max(0, deadline - time.monotonic()))
 
     def api_key(self, org: str = "a") -> str:
-        """The key of the owner of an org of that name; the same at each call."""
+        """Return the key of the owner of an org of that name; the same at each call."""
         if org not in self._keys:
             with self._straight.transaction() as tx:
                 org_id = accounts.create_org(tx, org)
@@ -178,7 +180,7 @@ class Stack:
         return self._keys[org]
 
     def connect(self) -> Connections:
-        """Straight to the servers, by the code of this checkout; closed with the stack."""
+        """Connect directly to the servers, by the code of this checkout; closed with the stack."""
         settings = Settings.from_env(
             {
                 **self.environ,
@@ -191,7 +193,7 @@ class Stack:
         return opened
 
     def redis_client(self) -> Any:
-        """Straight to Redis; closed with the stack."""
+        """Connect directly to Redis; closed with the stack."""
         client = self.redis.client()
         self._at_exit.callback(client.close)
         return client

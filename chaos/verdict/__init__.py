@@ -1,1 +1,1 @@
-"""What a journal shows: which promises were broken."""
+"""The verdict on a journal: which promises were broken."""

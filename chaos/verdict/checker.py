@@ -17,7 +17,7 @@ BOUNDS = Allow()
 
 
 def check(journal: Iterable[Mapping[str, Any]], *, allow: Allow = BOUNDS) -> list[Violation]:
-    """All violations that the journal shows, by invariant; empty if all is well."""
+    """Return all violations that the journal shows, by invariant; empty if all is well."""
     seen = evidence.sort(journal)
     found = [
         *check_streams(seen),
@@ -31,7 +31,9 @@ def check(journal: Iterable[Mapping[str, Any]], *, allow: Allow = BOUNDS) -> lis
 
 
 def report(violations: Iterable[Violation], *, examples: int = 3) -> str:
-    """For people: each invariant with its promise, how often it fails, and a few examples."""
+    """Render for people: each invariant with its promise, how often it fails, and a few
+    examples.
+    """
     of: dict[str, list[Violation]] = defaultdict(list)
     for violation in violations:
         of[violation.invariant].append(violation)

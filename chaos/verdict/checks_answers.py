@@ -11,7 +11,7 @@ ACKNOWLEDGED = (201, 409)
 
 
 def check_answers(evidence: Evidence, allow: Allow) -> Iterator[Violation]:
-    """Of all requests, whatever they asked."""
+    """Check all responses, whatever was requested."""
     for record in evidence.answers:
         yield from _answer(record, evidence, allow)
     for record in evidence.no_answers:
@@ -24,7 +24,7 @@ def check_answers(evidence: Evidence, allow: Allow) -> Iterator[Violation]:
 
 
 def check_load(evidence: Evidence, allow: Allow) -> Iterator[Violation]:
-    """A check of nothing finds nothing: whether there was enough to look at."""
+    """Check that there was enough to look at: a check of nothing finds nothing."""
     creates = [
         record
         for record in (*evidence.answers, *evidence.no_answers)
@@ -33,7 +33,7 @@ def check_load(evidence: Evidence, allow: Allow) -> Iterator[Violation]:
         and not _in_fault(record, evidence, allow)
     ]
     acknowledged = sum(record.get("status") in ACKNOWLEDGED for record in creates)
-    # Strangers ask for an object of ours and for one that does not exist, and get 404 for both.
+    # Strangers request an object of another org and a missing one, and get 404 for both.
     probes = 2 * sum(record.get("path") == CREATE for record in evidence.foreign)
     refused = sum(record.get("status") == 404 for record in creates)
     meant = len(creates) - min(probes, refused)

@@ -16,7 +16,7 @@ RECEIVED = "run.input_received"
 
 
 def check_promises(evidence: Evidence, allow: Allow) -> Iterator[Violation]:
-    """All of them, for each run, and for keys, threads and strangers."""
+    """Check all promises, for each run, and for keys, threads and strangers."""
     for run in evidence.runs.values():
         yield from _reaches_an_end(run, allow)
         yield from _cancel(run, evidence, allow)
@@ -86,7 +86,7 @@ def _keys(evidence: Evidence) -> Iterator[Violation]:
 
 
 def _unknown_runs(evidence: Evidence) -> Iterator[Violation]:
-    """A run in a thread of ours that no answer named: made by a request that was sent again."""
+    """Find runs in our threads that no response named: a repeated request has made them."""
     known = {run.id for run in evidence.runs.values() if run.accepted}
     if any(str(answer.get("path")).endswith(":retry") for answer in evidence.answers):
         return
@@ -119,7 +119,7 @@ Span = tuple[float, float, str]
 
 
 def _active(run: Run) -> Span | None:
-    """From creation to end, by its body."""
+    """Return the span from creation to end, by the run's body."""
     last = run.last_look
     created = None if last is None else moment(last.body.get("created_at"))
     if last is None or created is None:
@@ -128,7 +128,7 @@ def _active(run: Run) -> Span | None:
 
 
 def _executed(run: Run) -> Span | None:
-    """From first claim to end, by its events."""
+    """Return the span from first claim to end, by the run's events."""
     began = run.events[0].created_at if run.of_type("run.started") else None
     if began is None or run.ended_at is None:
         return None
@@ -200,7 +200,7 @@ def _inputs(run: Run) -> Iterator[Violation]:
 
 
 def _tools_heard(run: Run, received: Mapping[str, str]) -> Iterator[Violation]:
-    """The result of a question is what the person answered."""
+    """Check that the result of a question is the person's answer."""
     questions = {
         str(event.data["tool_call_id"]): str(event.data.get("request_id"))
         for event in run.of_type(WAITING)
@@ -209,7 +209,7 @@ def _tools_heard(run: Run, received: Mapping[str, str]) -> Iterator[Violation]:
     for result in run.of_type("tool.result"):
         request = questions.get(str(result.data.get("tool_call_id")))
         if request is not None and result.data.get("output") != received.get(request):
-            what = f"the model was told {result.data.get('output')!r:.100} for {request}"
+            what = f"the model got {result.data.get('output')!r:.100} for {request}"
             yield Violation("I12", run.id, what)
 
 
@@ -217,7 +217,7 @@ def _tools_heard(run: Run, received: Mapping[str, str]) -> Iterator[Violation]:
 
 
 def _waiting(run: Run) -> Iterator[Violation]:
-    """Nothing happens between the question and the claim that brings the answer."""
+    """Check that nothing happens between the question and the claim that brings the answer."""
     for event, after in pairwise(run.events):
         is_answered = after.type == "run.resumed" and after.data.get("reason") == "input"
         if event.type == WAITING and not is_answered and not after.is_terminal:

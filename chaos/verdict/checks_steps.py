@@ -18,7 +18,7 @@ _WORK = {*TEXT, "message.completed", "tool.call", "tool.result", "run.waiting_fo
 
 
 def check_steps(evidence: Evidence) -> Iterator[Violation]:
-    """All of them, for each run."""
+    """Check all steps, for each run."""
     for run in evidence.runs.values():
         yield from _attempts(run)
         yield from _texts(run)
@@ -45,7 +45,7 @@ def _attempts(run: Run) -> Iterator[Violation]:
 
 
 def _texts(run: Run) -> Iterator[Violation]:
-    """Pieces that are not void make the text of their turn, and the turns the whole text."""
+    """Check that pieces that are not void make the text of their turn, and turns the whole text."""
     pieces: dict[int, str] = {}
     for event in run.events:
         if event.type == "message.delta":
@@ -83,7 +83,7 @@ def _differ(text: str, expected: str) -> str:
 
 
 def _void_text(run: Run) -> Iterator[Violation]:
-    """Unfinished text of a lost claim is void before the work goes on, and nothing else is."""
+    """Check that unfinished text of a lost claim, and nothing else, is void before work resumes."""
     open_from: int | None = None
     since_claim: Event | None = None  # a claim that has found open text
     for event in run.events:
@@ -111,7 +111,7 @@ def _void_text(run: Run) -> Iterator[Violation]:
 
 
 def _turns(run: Run) -> Iterator[Violation]:
-    """A turn comes once, whole, and not before the calls of the one before it are done."""
+    """Check that a turn comes once, whole, and not before the calls of the one before are done."""
     open_calls: set[str] = set()
     had_last_word = False
     for event, after in zip_longest(run.events, run.events[1:]):
@@ -143,13 +143,13 @@ def _turns(run: Run) -> Iterator[Violation]:
 
 
 def is_unknown(result: Event) -> bool:
-    """Whether the model was told that nobody knows what became of the call."""
+    """Return whether the model reads that the outcome of the call is unknown."""
     output = str(result.data.get("output"))
     return bool(result.data.get("is_error")) and "outcome" in output and "unknown" in output
 
 
 def _calls(run: Run) -> Iterator[Violation]:
-    """One result a call, in the order of the calls; unknown only where a worker was lost."""
+    """Check for one result per call, in their order; unknown only where a worker was lost."""
     due: list[str] = []
     done: set[str] = set()
     called_at: dict[str, int] = {}
@@ -182,7 +182,7 @@ def _lost_between(run: Run, first: int, last: int) -> bool:
 
 
 def _effects_of_calls(run: Run, effects: Counter[str]) -> Iterator[Violation]:
-    """A result without error says that the line is there."""
+    """Check that a result without error means that the line is there."""
     results = {_call_id(e): e for e in run.of_type("tool.result")}
     for call in run.of_type("tool.call"):
         line = _line_of(call)
@@ -272,7 +272,7 @@ def _usage(run: Run) -> Iterator[Violation]:
 
 
 def _is_undisturbed(run: Run, end: Event) -> bool:
-    """Whether no model call was made twice or broken off.
+    """Return whether no model call was made twice or broken off.
 
     A broken-off call has an estimated usage, also where no text of it was numbered.
     """

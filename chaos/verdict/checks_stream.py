@@ -28,7 +28,7 @@ FIXED = ("run_id", "org_id", "thread_id", "persona_id", "route_id", "model", "cr
 
 
 def check_streams(evidence: Evidence) -> Iterator[Violation]:
-    """All of them, for each run."""
+    """Check all of the stream, for each run."""
     for run in evidence.runs.values():
         yield from _numbers(run)
         yield from _replays(run)
@@ -146,7 +146,7 @@ def _last_word(run: Run) -> Iterator[Violation]:
 
 
 def _message_of_the_end(run: Run, evidence: Evidence) -> Iterator[Violation]:
-    """The thread's message appears with the end: whole, or partial if the run did not complete."""
+    """Check that the thread's message appears with the end: whole, or partial if not completed."""
     ended = next((look for look in run.looks if look.is_terminal), None)
     messages = None if ended is None else evidence.messages(run.thread_id, ended.at)
     if messages is None or run.terminal is None or not run.is_whole:
@@ -227,7 +227,7 @@ def _moves(run: Run, before: Look, after: Look) -> Iterator[Violation]:
 
 
 def _graph(run: Run) -> Iterator[Violation]:
-    """A run begins with its first claim, or ends before one."""
+    """Check that a run begins with its first claim, or ends before one."""
     if run.events and run.events[0].type != "run.started" and not run.events[0].is_terminal:
         yield Violation("I4", run.id, f"it begins with {run.events[0].type}")
     for event in run.events[1:]:

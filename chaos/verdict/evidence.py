@@ -23,13 +23,13 @@ TERMINAL_STATUS = {
 CLAIMS = ("run.started", "run.resumed")
 TEXT = ("message.delta", "message.thinking")
 
-#: Clients wait no longer: a body without `seconds` was asked for at most so long before.
+#: Clients wait no longer: a body without `seconds` was requested at most this long before.
 LONGEST_ANSWER = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of a run, decoded; `at` is when a client had it first."""
+    """An event of a run, decoded; `at` is when a client had it first."""
 
     seq: int
     type: str
@@ -45,7 +45,7 @@ class Event:
 
 @dataclass(slots=True)
 class Stream:
-    """One connection to a run's events."""
+    """A connection to a run's events."""
 
     name: str
     after_seq: int | None = None
@@ -132,7 +132,7 @@ class Run:
 
     @property
     def status(self) -> str | None:
-        """As it is in the end; None if nobody looked."""
+        """The final status; None if nobody looked."""
         return self.looks[-1].status if self.looks else None
 
     @property
@@ -141,12 +141,12 @@ class Run:
 
     @property
     def is_whole(self) -> bool:
-        """Whether `events` is the run from its beginning to its end."""
+        """True if `events` is the run from its beginning to its end."""
         return bool(self.events) and self.events[-1].is_terminal
 
     @property
     def ended_at(self) -> float | None:
-        """By its terminal event, else by its body."""
+        """The time of its end by its terminal event, else by its body."""
         if self.terminal is not None and self.terminal.created_at is not None:
             return self.terminal.created_at
         return next((look.ended_at for look in self.looks if look.is_terminal), None)
@@ -171,7 +171,7 @@ class Evidence:
     worker_deaths: int
 
     def messages(self, thread_id: str | None, after: float) -> list[Record] | None:
-        """The thread's messages; None if nobody looked at them after that time."""
+        """Return the thread's messages; None if nobody looked at them after that time."""
         record = self.threads.get(str(thread_id))
         if record is None or not isinstance(record.get("body"), list) or at_of(record) < after:
             return None
@@ -284,7 +284,7 @@ def _learn(run: Run, line: str, at: float) -> None:
 
 
 def decode(line: str, at: float = 0.0) -> Event | None:
-    """The event of a raw line; None if the line is none."""
+    """Decode the event of a raw line; None if the line is none."""
     try:
         frame = json.loads(line)
     except ValueError:
@@ -298,7 +298,7 @@ def decode(line: str, at: float = 0.0) -> Event | None:
 
 
 def moment(text: Any) -> float | None:
-    """Seconds since the epoch of an RFC 3339 text."""
+    """Return the seconds since the epoch of an RFC 3339 text."""
     if not isinstance(text, str):
         return None
     try:
@@ -308,11 +308,11 @@ def moment(text: Any) -> float | None:
 
 
 def whole(value: Any) -> int | None:
-    """The value if it is a whole number."""
+    """Return the value if it is an integer."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def at_of(record: Record) -> float:
-    """When it was written; 0 if that is not there."""
+    """Return when it was written; 0 if that is missing."""
     at = record.get("at")
     return float(at) if isinstance(at, int | float) and math.isfinite(at) else 0.0

@@ -1,4 +1,6 @@
-"""What the checker reports, what a scenario allows, and what cannot be checked yet."""
+"""The violations that the checker reports, those that a scenario allows, and what cannot be checked
+yet.
+"""
 
 from dataclasses import dataclass
 
@@ -66,5 +68,5 @@ class Allow:
     resumes_per_worker_death: float = 0.0
     #: The load is more than this machine carries: a 503 that says when to come back is an answer.
     sheds: bool = False
-    #: Runs of our threads that we were never told of, say of a client that gave up.
+    #: Runs of our threads that no response named, say of a client that gave up.
     unknown_runs: bool = False

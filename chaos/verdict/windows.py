@@ -1,4 +1,4 @@
-"""When something was broken on purpose, or just then."""
+"""The times at which something was broken on purpose, or just before."""
 
 import math
 from collections import defaultdict
@@ -12,7 +12,7 @@ NOTICED_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """From `begin` to `end`; infinite if it never ended."""
+    """A time from `begin` to `end`; infinite if it never ended."""
 
     name: str
     begin: float
@@ -60,5 +60,5 @@ class Windows:
         return cls(tuple(sorted(found, key=lambda window: window.begin)))
 
     def meets(self, begin: float, end: float, grace: float = 0.0, name: str = "") -> bool:
-        """Whether a window with `name` in its name was open between the two times."""
+        """Return whether a window with `name` in its name was open between the two times."""
         return any(w.meets(begin, end, grace) for w in self.windows if name in w.name)
