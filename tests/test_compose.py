@@ -208,8 +208,8 @@ def _directives(text: str) -> dict[str, list[str]]:
     return found
 
 
-def test_the_image_runs_as_nobody_in_particular() -> None:
-    """The uid of `compose.yaml` is the image's, and its default command is the web process."""
+def test_the_image_runs_as_the_unprivileged_user_of_compose() -> None:
+    """The image has the uid that `compose.yaml` sets, and starts the web process by default."""
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     last = {line.split()[0]: line for line in lines if line and line[0].isupper()}
 

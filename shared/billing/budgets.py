@@ -188,11 +188,11 @@ def settle(
 ) -> None:
     """Reduce the run's reservation to its cost after a model call.
 
-    It holds no credits for `own_usd` of the cost, which its org pays to its own provider.
+    No credits are reserved for `own_usd` of the cost, which the org pays to its own provider.
 
-    It grows if the call cost more than its worst case: that is counted all the same. So is what
-    exceeds `limits`, under which the hold is put where they are given; else it stays under those
-    that it was reserved by.
+    A call that cost more than its worst case increases the reservation, even beyond the limits.
+    The reservation moves to `limits` if they are given, else it stays under the limits of
+    `reserve`.
 
     Raises:
         LeaseLost

@@ -35,7 +35,7 @@ _WANTED = """
 unnest(:scopes ::text[], :months ::date[], :spents ::numeric[], :helds ::numeric[])
     AS w (scope, month, spent, held)
 """
-# A CHECK looks at what would be inserted before it is found to be there: hence `greatest`.
+# CHECK constraints run on the proposed row before ON CONFLICT applies: hence `greatest`.
 _MOVE = text(
     f"""
     INSERT INTO spending AS s (org_id, scope, month, spent_usd, held_usd)

@@ -199,8 +199,8 @@ class Catalog:
     def _of(self, org_id: UUID, sql: Connection | None = None) -> _OfOrg:
         """Return the org's part of the catalog, at most `CACHE_SECONDS` old.
 
-        Of many who come at once one asks, and the others wait for the answer; who has a
-        connection does not wait for one who may not get any.
+        One of several callers at once reads it for all. A caller with a connection does not
+        wait for another caller, which might not get one.
         """
         deadline, known = self._orgs.get(org_id, (0.0, None))
         if known is not None and time.monotonic() < deadline:

@@ -78,7 +78,7 @@ class Connections:
 
     @contextmanager
     def statement(self) -> Iterator[Transaction]:
-        """Open a transaction for a single writing statement, which commits itself.
+        """Open a transaction in autocommit mode, for exactly one writing statement.
 
         Saves the round trips of BEGIN and COMMIT, except through a pooler.
         """

@@ -109,8 +109,8 @@ def test_a_failed_run_can_be_retried(user: Caller) -> None:
     assert [("user", message, False)] == user.messages(thread_id)
 
 
-def test_what_a_cancelled_run_said_goes(user: Caller) -> None:
-    """A partial message disappears as a whole one does."""
+def test_a_retry_removes_the_partial_message_of_a_cancelled_run(user: Caller) -> None:
+    """A retry deletes the partial message of a cancelled run, as it deletes a whole one."""
     thread_id = user.thread(script({"say": "a part"}, {"hang": 100}))
     run_id = user.start(thread_id)
     user.seen(run_id, "message.delta")

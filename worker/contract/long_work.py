@@ -23,5 +23,5 @@ def piece() -> Iterator[None]:
             time.sleep(0.001)
             yield
     finally:
-        # Who waits is woken before this thread can ask for its next piece.
+        # Wake a waiting thread before this one can ask for its next piece.
         time.sleep(0)

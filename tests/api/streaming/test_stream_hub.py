@@ -76,7 +76,7 @@ def test_what_is_there_already_is_told_to_who_comes(hub: StreamHub, stored: Stor
             eventually(lambda: 1 == second.announced)
 
 
-def test_old_news_are_no_news(hub: StreamHub, stored: StoredRuns) -> None:
+def test_an_announcement_of_known_events_is_ignored(hub: StreamHub, stored: StoredRuns) -> None:
     """Nothing is read for a client that has seen it already."""
     run_id = stored.create()
     with watching(hub, run_id, stored.actor, cursor=5) as ahead:

@@ -120,8 +120,8 @@ def test_an_org_has_one_default(stored: StoredRuns, other: StoredRuns) -> None:
     assert [str(theirs)] == [s.route.id for s in routes(other) if s.route.is_default]
 
 
-def test_of_those_who_set_the_default_at_once_one_is_the_last(stored: StoredRuns) -> None:
-    """Sixteen at the same time, on new models and old ones: all are carried out, one remains."""
+def test_concurrent_changes_of_the_default_leave_one_default(stored: StoredRuns) -> None:
+    """Sixteen concurrent changes, of new and existing models, succeed; one default remains."""
     provider_id = provider(stored)
     old = [model(stored, provider_id) for _ in range(8)]
 
@@ -196,8 +196,10 @@ def test_a_provider_comes_with_all_its_models_or_not_at_all(stored: StoredRuns) 
     assert ["m", "n"] == [sealed.route.model for sealed in routes(stored)]
 
 
-def test_there_are_so_many_and_no_more(stored: StoredRuns, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Providers of an org, and models of all of them."""
+def test_the_limits_on_providers_and_models_are_enforced(
+    stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An org cannot add providers or models beyond the limits, which count over all providers."""
     monkeypatch.setattr(llm_providers, "MAX_PROVIDERS", 2)
     monkeypatch.setattr(llm_providers, "MAX_MODELS", 2)
     ids = [provider(stored), provider(stored)]

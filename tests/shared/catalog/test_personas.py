@@ -46,8 +46,8 @@ def test_versions_are_ordered_as_numbers() -> None:
     assert "10" == newest({"9", "10", "rc"})
 
 
-def test_a_word_is_older_than_every_number() -> None:
-    """Also than 0."""
+def test_versions_that_are_no_numbers_sort_before_all_numbers() -> None:
+    """The newest of `0`, `draft` and `rc` is `0`, and of words the last by text."""
     assert "0" == newest({"0", "draft", "rc"})
     assert "rc" == newest({"draft", "rc"})
 

@@ -155,8 +155,8 @@ def test_an_id_that_a_later_release_builds_in_is_told(stored: StoredRuns) -> Non
     assert ({"careful": "1"}, frozenset({"careful@1"})) == overview(stored)
 
 
-def test_a_word_is_older_than_every_number(stored: StoredRuns) -> None:
-    """Also than 0, in the database as in the code."""
+def test_versions_that_are_no_numbers_sort_before_all_numbers(stored: StoredRuns) -> None:
+    """The database orders versions as the code does, words before 0."""
     for version in ("draft", "0"):
         publish(stored, "mine", version)
 

@@ -36,8 +36,8 @@ def test_a_circle_of_a_few_turns_ends_the_run(names: str) -> None:
         tool_loops.check(turns, 6)
 
 
-def test_progress_is_no_circle() -> None:
-    """Other arguments, or another result: somebody who polls sees something change."""
+def test_a_loop_that_makes_progress_is_no_tool_loop() -> None:
+    """Calls with other arguments or other results are no loop, such as polling."""
     tool_loops.check([turn("t", page=i) for i in range(30)], 6)
     tool_loops.check([turn("t", output=str(i)) for i in range(30)], 6)
     tool_loops.check([turn("t", output=str(i // 5)) for i in range(30)], 6)

@@ -152,8 +152,8 @@ def test_a_tool_of_ours_with_a_schema_that_is_none_is_not_made() -> None:
         tool(idempotent=True)(odd)
 
 
-def test_a_tool_of_somebody_else_s_with_a_schema_that_is_none_cannot_be_called() -> None:
-    """The model is told why, each time."""
+def test_a_foreign_tool_with_an_invalid_schema_cannot_be_called() -> None:
+    """Each call fails with the reason as its result."""
     foreign = Tool(
         spec=ToolSpec("foreign", "Theirs.", {"type": "nonsense"}),
         function=lambda context, info, arguments: "",
