@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from flask import current_app
 from psycopg.errors import QueryCanceled
@@ -34,7 +35,8 @@ class Reports:
             application="arkloop-reports", size=CONNECTIONS, limits=LIMITS
         )
         self._lock = threading.Lock()
-        self._turns: dict[UUID, tuple[Checkouts, int]] = {}  # and how many use it
+        #: Of the orgs that have a report running or waiting, which keep their turn alive.
+        self._turns: WeakValueDictionary[UUID, Checkouts] = WeakValueDictionary()
 
     def close(self) -> None:
         """Close the connections; called when the process ends."""
@@ -48,20 +50,14 @@ class Reports:
             Unavailable: the earlier ones took too long.
         """
         with self._lock:
-            turns, users = self._turns.get(org_id) or (Checkouts(1, TURN), 0)
-            self._turns[org_id] = turns, users + 1
+            turn = self._turns.setdefault(org_id, Checkouts(1, TURN))
         try:
-            with turns:
+            with turn:
                 yield
         except NoneFree as error:
             raise Unavailable(
                 "Too many reports of the organization are running; try again shortly."
             ) from error
-        finally:
-            with self._lock:
-                turns, users = self._turns.pop(org_id)
-                if users > 1:
-                    self._turns[org_id] = turns, users - 1
 
     @contextmanager
     def reading(self, org_id: UUID) -> Iterator[Connection]:
