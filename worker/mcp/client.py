@@ -86,7 +86,7 @@ class McpClient:
             McpFailed: the server did not tell.
         """
         answer = self._ask(server, {"do": "tools"}, context, seconds)
-        return [Description.from_json(fields) for fields in answer["tools"]]
+        return [Description(**fields) for fields in answer["tools"]]
 
     def call(
         self,
@@ -230,7 +230,7 @@ def _checked(answer: Mapping[str, Any] | None) -> Mapping[str, Any]:
         case None:
             return answer
         case "changed":
-            tools = [Description.from_json(fields) for fields in answer["tools"]]
+            tools = [Description(**fields) for fields in answer["tools"]]
             raise ChangedTools(answer["failed"], tools)
         case "cancelled":
             raise Cancelled(answer["failed"])

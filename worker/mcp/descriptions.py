@@ -4,8 +4,8 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 from shared.events.types import clean
 
@@ -31,14 +31,6 @@ class Description:
     parameters: Mapping[str, Any]  # a JSON schema
     hash: str  # SHA-256 of name, description and parameters, before anything was cut
     problem: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """Invert `to_json`."""
-        return cls(**fields)
 
 
 def describe(name: str, description: str, parameters: Mapping[str, Any]) -> Description:

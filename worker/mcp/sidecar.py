@@ -18,6 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Never
 
@@ -64,12 +65,12 @@ class Sessions:
         seconds = deadline - time.monotonic()
         async with self._use(Server.from_json(request["server"]), seconds) as session:
             if request["do"] == "tools":
-                return {"tools": [tool.to_json() for tool in await session.tools(fresh=True)]}
+                return {"tools": [asdict(tool) for tool in await session.tools(fresh=True)]}
             try:
                 text = await session.call(request["tool"], request["arguments"], request["pinned"])
                 return {"text": text}
             except ToolChanged as changed:
-                tools = [tool.to_json() for tool in await session.tools()]
+                tools = [asdict(tool) for tool in await session.tools()]
                 return {"failed": str(changed), "kind": "changed", "tools": tools}
 
     @contextlib.asynccontextmanager
