@@ -81,16 +81,6 @@ class CheckedBackend(httpcore2.NetworkBackend):
             raise httpcore2.ConnectTimeout("Connecting timed out.") from failure
         raise httpcore2.ConnectError("Connecting failed.") from failure
 
-    def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
-    ) -> httpcore2.NetworkStream:
-        """Refuse: HTTP requests never go to a file."""
-        raise httpcore2.ConnectError("Unix sockets are not supported.")
-
-    def sleep(self, seconds: float) -> None:
-        """Sleep between attempts to connect, which no client here configures."""
-        time.sleep(seconds)
-
     def cut(self) -> None:
         """Shut down every connection, those still to come included."""
         with self._lock:

@@ -159,8 +159,3 @@ class _CheckedBackend(httpcore2.AsyncNetworkBackend):
             raise
         self.connections_made += 1
         return AnyIOStream(await SocketStream.from_socket(made.get_extra_info("socket")))
-
-    async def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
-    ) -> httpcore2.AsyncNetworkStream:
-        raise egress.Refused("Unix sockets are not supported.")
