@@ -194,7 +194,13 @@ def _question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
             return None
         options = [types.clean(option) for option in call.arguments.get("options") or ()]
         question = types.clean(call.arguments["question"])
-        return WaitForInput("question", question, call.id, options or None)
+        return WaitForInput(
+            persona=agent.persona,
+            kind="question",
+            prompt=question,
+            tool_call_id=call.id,
+            options=options or None,
+        )
     if not agent.persona.confirm & {call.name, "*"}:
         return None
     prompt = f"Allow the call of {call.name}?"
@@ -208,10 +214,11 @@ def _question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
         else:
             return None
     return WaitForInput(
-        "tool_confirmation",
-        prompt,
-        call.id,
-        ["approve", "deny", "edit"],
+        persona=agent.persona,
+        kind="tool_confirmation",
+        prompt=prompt,
+        tool_call_id=call.id,
+        options=["approve", "deny", "edit"],
         tool_name=call.name,
         arguments=call.arguments,
         mcp_tool=tool.mcp_tool,

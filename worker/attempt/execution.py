@@ -1,7 +1,8 @@
-"""One attempt of a run: claim it, let the loop work, let go of it in exactly one way."""
+"""One attempt of a run: claim it, let the loop work, record one outcome."""
 
 import logging
 import time
+from contextlib import closing
 from dataclasses import replace
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from shared.catalog.personas import Persona
 from shared.claim import Claim
 from shared.errors import LeaseLost, PersonaNotFound, Unavailable
 from shared.events import eventlog, types
-from shared.events.types import Event, RunError
+from shared.events.types import Event
 from shared.runs.transitions import recorded_totals
 from shared.security.egress import FETCH_ALLOWED_NETWORKS, Policy
 from shared.storage.connections import Connections
@@ -20,17 +21,13 @@ from worker import providers, tools
 from worker.agent import loop
 from worker.agent.agent import Agent
 from worker.agent.conversation import ResumeState, resume_state_from
+from worker.agent.loop import Answer
 from worker.agent.route_chain import RouteChain
 from worker.attempt import failure_log
 from worker.attempt.claimed_run import ClaimedRun
-from worker.contract.outcomes import (
-    CancelRequested,
-    DeadlineExceeded,
-    ProviderError,
-    RunFailure,
-    ShuttingDown,
-    WaitForInput,
-)
+from worker.attempt.outcome import Cancelled, Completed, Failed, Outcome, Waiting, outcome_of
+from worker.attempt.recorder import Recorder
+from worker.contract.outcomes import ProviderError, RunFailure, StopRun
 from worker.mcp.tools import tools_of
 from worker.process import history
 from worker.process.history import History, most_bytes
@@ -78,22 +75,16 @@ def _send_on(process: WorkerProcess, run_id: UUID) -> None:
 
 
 def _attempt(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> bool:
-    """True if the run waits for a person now."""
+    """Make one attempt, if the run can be claimed; return whether it now waits for a person."""
     began = time.monotonic()
     try:
-        process.enter_quarantine(active)
-        claim = process.claim(active)
+        claim = _claim(process, active, by_message=by_message)
         if claim is None:
             return False
-        if by_message:
-            process.mark_delivered(claim.queued_at)
-        fault_points.reach("worker.claimed")
-        if not claim.is_suspect:
-            process.leave_quarantine(active)
         logs.bind(run_id=str(claim.run_id), trace_id=claim.trace_id, attempt=claim.attempt)
-        parked = _drive(process, active, claim)
+        outcome = _carry_out(process, active, claim)
         log.info("attempt ended", extra={"duration_ms": round((time.monotonic() - began) * 1000)})
-        return parked
+        return isinstance(outcome, Waiting)
     except (LeaseLost, Unavailable) as error:
         log.warning("abandoning run: its lease may have expired: %s", error.__cause__)
         process.mark_outage(active.run_id)
@@ -103,8 +94,39 @@ def _attempt(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> 
         logs.clear()
 
 
-def _drive(process: WorkerProcess, active: ActiveRun, claim: Claim) -> bool:
-    connections = process.connections
+def _claim(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> Claim | None:
+    process.enter_quarantine(active)
+    claim = process.claim(active)
+    if claim is None:
+        return None
+    if by_message:
+        process.mark_delivered(claim.queued_at)
+    fault_points.reach("worker.claimed")
+    if not claim.is_suspect:
+        process.leave_quarantine(active)
+    return claim
+
+
+def _carry_out(process: WorkerProcess, active: ActiveRun, claim: Claim) -> Outcome:
+    """Execute the claimed run and record what becomes of it; return the outcome recorded."""
+    run = _claimed_run(process, active, claim)
+    recorder = Recorder(process.connections, run, process.end)
+    outcome = _perform(process, active, run)
+    try:
+        is_recorded = recorder.record(outcome)
+    except Exception as error:  # it cannot be stored
+        outcome = outcome_of(error)
+        is_recorded = recorder.record(outcome)
+    if not is_recorded:  # a cancel was accepted first
+        outcome = Cancelled()
+        recorder.record(outcome)
+    if isinstance(outcome, Failed):
+        route = run.chain.route if run.chain else None
+        failure_log.report(outcome.error, claim.route_id, route, outcome.cause)
+    return outcome
+
+
+def _claimed_run(process: WorkerProcess, active: ActiveRun, claim: Claim) -> ClaimedRun:
     run_log = RunLog(
         claim.run_id,
         claim.fence,
@@ -115,71 +137,53 @@ def _drive(process: WorkerProcess, active: ActiveRun, claim: Claim) -> bool:
         process.settings.run_output_mib * 1024 * 1024,
         server=claim.server,
     )
-    run = ClaimedRun(
-        connections,
+    return ClaimedRun(
+        process.connections,
         claim,
         run_log,
         active.stop,
         process.limits,
-        process.end,
         lambda: process.leave_quarantine(active),
     )
 
-    def fail(error: RunError, cause: BaseException | None = None) -> bool:
-        failed = run.fail(error)
-        if failed:
-            failure_log.report(error, claim.route_id, chain.route if chain else None, cause)
-        return failed
 
-    chain: RouteChain | None = None
-    parked = done = False
-    cancelled_by: UUID | None = None
+def _perform(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Outcome:
+    """Execute the run up to its outcome; here alone an exception becomes one."""
     try:
-        # First what it has cost: whatever fails from here on, a run ends with that.
-        earlier = _resume(connections, run) if claim.attempt > 1 else ResumeState()
-        persona = process.catalog.persona(claim.org_id, claim.persona_id)
-        run.admission.set_persona(persona)
-        active.deadline = time.monotonic() + persona.timeout_seconds - claim.used_seconds
-        chain = _chain(process, claim, persona, earlier)
-        with process.histories.history_of(claim, most_bytes(chain), run) as seen:
-            agent = _agent(process, run, persona, chain, seen)
-            try:
-                if earlier.lost:
-                    run.void_lost(earlier.lost[0].seq, *_counted(agent, run, earlier))
-                if chain.route.id != (in_use := earlier.route_id or claim.route_id):
-                    route = chain.route
-                    run.emit(types.RunFallback(in_use, route.id, route.model, ROUTE_GONE))
-                if claim.attempt > 1:
-                    run.admission.take_over(run.totals.cost_usd, run.totals.own_usd)
-                answer = loop.run(agent, run, active.stop, earlier.turns)
-            finally:
-                chain.close()
-        done = run.complete(answer)
-    except WaitForInput as wait:
-        done = parked = run.park(wait, persona)
-    except ShuttingDown:
-        done = run.release()
-    except DeadlineExceeded:
-        message = f"The run took longer than {persona.timeout_seconds:g} s."
-        done = fail(RunError("run.timeout", message, True))
-    except RunFailure as failure:
-        done = fail(failure.as_error(), failure)
+        return Completed(_answer(process, active, run))
+    except (StopRun, Exception) as reason:
+        return outcome_of(reason)
+
+
+def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answer:
+    """Prepare the agent, let it continue after earlier attempts, and return its final answer."""
+    claim = run.claim
+    # First what it has cost: whatever fails from here on, a run ends with that.
+    earlier = _resume(process.connections, run) if run.is_resumed else ResumeState()
+    persona = _persona(process, claim)
+    run.admission.set_persona(persona)
+    active.limit_time(persona.timeout_seconds, claim.used_seconds)
+    run.chain = chain = _chain(process, claim, persona, earlier)
+    with process.histories.history_of(claim, most_bytes(chain), run) as seen, closing(chain):
+        agent = _agent(process, run, persona, chain, seen)
+        if earlier.lost:
+            run.void_lost(earlier.lost[0].seq, *_cost_of_lost(agent, run, earlier))
+        if chain.route.id != (in_use := earlier.route_id or claim.route_id):
+            route = chain.route
+            run.emit(types.RunFallback(in_use, route.id, route.model, ROUTE_GONE))
+        if run.is_resumed:
+            run.admission.take_over(run.totals.cost_usd, run.totals.own_usd)
+        return loop.run(agent, run, active.stop, earlier.turns)
+
+
+def _persona(process: WorkerProcess, claim: Claim) -> Persona:
+    """Raises: RunFailure: this worker cannot load the persona, which the API could."""
+    try:
+        return process.catalog.persona(claim.org_id, claim.persona_id)
     except PersonaNotFound as error:
-        # The API has checked it: this worker is of another release than that.
-        message = f"This worker cannot load persona {claim.persona_id!r}; see the worker logs."
         log.error("%s", error.details["persona_id"][0])
-        done = fail(RunError("worker.crashed", message, True), error)
-    except CancelRequested as cancel:
-        cancelled_by = cancel.by_user_id
-    except Unavailable:
-        raise
-    except Exception as error:
-        log.exception("internal error while executing run")
-        message = "Internal error while executing the run; see the server logs."
-        done = fail(RunError("worker.crashed", message, True), error)
-    if not done:
-        run.cancel(cancelled_by)
-    return parked
+        message = f"This worker cannot load persona {claim.persona_id!r}; see the worker logs."
+        raise RunFailure("worker.crashed", message, retryable=True) from error
 
 
 def _chain(
@@ -232,15 +236,15 @@ def _agent(
     )
 
 
-def _counted(agent: Agent, run: ClaimedRun, earlier: ResumeState) -> tuple[Event, ...]:
+def _cost_of_lost(agent: Agent, run: ClaimedRun, earlier: ResumeState) -> tuple[Event, ...]:
     """The cost of the lost text, unless it is told already: a deploy counts what it breaks off."""
     if earlier.is_counted:
         return ()
     if agent.chain.route.id != (earlier.route_id or run.claim.route_id):
-        return (run.count_lost(),)  # its route is in the chain no more
+        return (run.bill_lost_call(),)  # its route is in the chain no more
     text = eventlog.text_of(earlier.lost, with_reasoning=True)
     usage = loop.estimate_lost(agent, run, earlier.turns, text)
-    return (run.count_lost((agent.chain.route, usage)),)
+    return (run.bill_lost_call((agent.chain.route, usage)),)
 
 
 def _resume(connections: Connections, run: ClaimedRun) -> ResumeState:

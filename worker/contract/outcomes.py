@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from shared.catalog.personas import Persona
 from shared.events.types import RunError, clean, plain
 
 MAX_SHOWN_CHARACTERS = 8192
@@ -103,36 +104,33 @@ class CancelRequested(StopRun):
 
 
 class DeadlineExceeded(StopRun):
-    pass
+    """The run has used up its `timeout_seconds`."""
+
+    def __init__(self, timeout_seconds: float) -> None:
+        super().__init__()
+        self.timeout_seconds = timeout_seconds
 
 
 class ShuttingDown(StopRun):
-    pass
+    """This process ends."""
 
 
+@dataclass(eq=False, kw_only=True)
 class WaitForInput(StopRun):
-    """`kind` is `question` or `tool_confirmation`."""
+    """A person must answer first, at the latest when the `persona` says.
 
-    def __init__(
-        self,
-        kind: str,
-        prompt: str,
-        tool_call_id: str,
-        options: list[str] | None = None,
-        *,
-        tool_name: str | None = None,
-        arguments: Any = None,
-        mcp_tool: Mapping[str, str] | None = None,
-    ) -> None:
-        """`tool_name`, `arguments` and `mcp_tool` are those of a call that is to be confirmed."""
-        super().__init__()
-        self.kind = kind
-        self.prompt = prompt
-        self.tool_call_id = tool_call_id
-        self.options = options
-        self.tool_name = tool_name
-        self.arguments = arguments
-        self.mcp_tool = mcp_tool
+    `kind` is `question` or `tool_confirmation`; `tool_name`, `arguments` and `mcp_tool` are those
+    of a call that is to be confirmed.
+    """
+
+    persona: Persona
+    kind: str
+    prompt: str
+    tool_call_id: str
+    options: list[str] | None = None
+    tool_name: str | None = None
+    arguments: Any = None
+    mcp_tool: Mapping[str, str] | None = None
 
     def tool(self) -> dict[str, Any]:
         """The exact call that is to be confirmed; left out where it is too long for a list."""

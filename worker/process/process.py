@@ -47,7 +47,12 @@ class ActiveRun:
         self.run_id = run_id
         self.stop = StopSignal()
         self.answered = threading.Event()  # its input has arrived
-        self.deadline = float("inf")  # on the monotonic clock
+        self.timeout_seconds = self.deadline = float("inf")  # the latter on the monotonic clock
+
+    def limit_time(self, timeout_seconds: float, used_seconds: float) -> None:
+        """Stop the run when it has taken `timeout_seconds`, of which it has used some already."""
+        self.timeout_seconds = timeout_seconds
+        self.deadline = time.monotonic() + timeout_seconds - used_seconds
 
 
 class WorkerProcess:
@@ -85,9 +90,7 @@ class WorkerProcess:
     def close(self) -> None:
         """Drain, and let the threads that talk to Postgres and Redis end at their next turn."""
         self.drain()
-        deadline = time.monotonic() + DRAIN_SECONDS + HAND_OVER_SECONDS
-        while self.active_runs() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        self._wait_for_runs(DRAIN_SECONDS + HAND_OVER_SECONDS)
         self.lease.stop(DEREGISTER_SECONDS)
         self._signals.stop()
         self._sweep.set()
@@ -178,15 +181,17 @@ class WorkerProcess:
 
     def wait_until_drained(self) -> None:
         """Return once every run is handed over, or a few seconds after it should have been."""
-        deadline = time.monotonic() + 2 * DRAIN_SECONDS
+        self._wait_for_runs(2 * DRAIN_SECONDS)
+
+    def _wait_for_runs(self, seconds: float) -> None:
+        """Return once no run is active, or after `seconds`."""
+        deadline = time.monotonic() + seconds
         while self.active_runs() and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def _hand_over(self) -> None:
         self.draining.wait()
-        deadline = time.monotonic() + DRAIN_SECONDS
-        while self.active_runs() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        self._wait_for_runs(DRAIN_SECONDS)
         for stop in self.active_runs().values():
             stop.set(ShuttingDown())
 
@@ -224,4 +229,4 @@ class WorkerProcess:
             with self._lock:
                 late = [run for run in self._active if run.deadline < now]
             for run in late:
-                run.stop.set(DeadlineExceeded())
+                run.stop.set(DeadlineExceeded(run.timeout_seconds))

@@ -17,6 +17,7 @@ from shared.events.types import (
 )
 from shared.runs.status import RunState
 from worker.attempt.claimed_run import ClaimedRun
+from worker.attempt.recorder import Recorder
 from worker.process.run_log import RunLog
 
 MAX_CRASHES = 3
@@ -61,6 +62,7 @@ class ModelAttempt:
     run: "ModelRun"
     worker: ModelWorker
     claimed: ClaimedRun
+    recorder: Recorder
     tokens: int
     unwritten: list[Happening] = field(default_factory=list)
     text: str = ""  # of the open turn

@@ -29,14 +29,14 @@ from tests.shared.runs.life_cycle_model import (
 )
 from tests.shared.runs.life_cycle_rows import Observer
 from tests.shared.runs.life_cycle_workers import (
+    ASKED,
     InterruptedConnections,
     begin_attempt,
     last_word,
-    park,
     use,
 )
 from tests.stored_runs import StoredRuns, ago
-from worker.attempt.claimed_run import ClaimedRun
+from worker.attempt.outcome import Completed, HandedOff, Outcome
 from worker.contract.outcomes import CancelRequested
 from worker.process import lease
 
@@ -219,7 +219,7 @@ class Pieces(RuleBasedStateMachine):
                 assert attempt.claimed.stop.lease_lost
 
     def _park(self, attempt: ModelAttempt, outage: str | None = None) -> None:
-        if self._lets_go(attempt, park, RunState.WAITING, "run.waiting_for_input", outage):
+        if self._lets_go(attempt, ASKED, RunState.WAITING, "run.waiting_for_input", outage):
             pending = self.stored.row(attempt.run.id)["pending_input"]
             attempt.run.question = UUID(pending["request_id"])
 
@@ -231,18 +231,18 @@ class Pieces(RuleBasedStateMachine):
                 attempt.claimed.checkpoint()
             except CancelRequested:
                 return
-        self._lets_go(attempt, ClaimedRun.release, RunState.QUEUED, "", outage)
+        self._lets_go(attempt, HandedOff(), RunState.QUEUED, "", outage)
 
     def _complete(self, attempt: ModelAttempt, content: str, outage: str | None = None) -> None:
-        answer = last_word(content, use(attempt))
+        outcome = Completed(last_word(content, use(attempt)))
         last = "run.completed"
-        if self._lets_go(attempt, lambda c: c.complete(answer), RunState.COMPLETED, last, outage):
+        if self._lets_go(attempt, outcome, RunState.COMPLETED, last, outage):
             self._keeps(attempt.run, content, is_partial=False)
 
     def _lets_go(
         self,
         attempt: ModelAttempt,
-        let_go: Callable[[ClaimedRun], bool],
+        outcome: Outcome,
         state: RunState,
         last: str,
         outage: str | None,
@@ -251,7 +251,7 @@ class Pieces(RuleBasedStateMachine):
         run = attempt.run
         is_open = state == RunState.CANCELLED or not run.is_cancelling
         self.connections.outage = outage
-        assert is_open == let_go(attempt.claimed)
+        assert is_open == attempt.recorder.record(outcome)
         attempt.number()
         if not is_open:
             return False

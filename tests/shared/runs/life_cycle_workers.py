@@ -26,6 +26,8 @@ from tests.shared.runs.life_cycle_model import Happening, ModelAttempt, ModelRun
 from worker.agent.conversation import lost_events_of
 from worker.agent.loop import Answer
 from worker.attempt.claimed_run import ClaimedRun
+from worker.attempt.outcome import Failed, Waiting
+from worker.attempt.recorder import Recorder
 from worker.contract.outcomes import WaitForInput
 from worker.contract.stop_signal import StopSignal
 from worker.process import history
@@ -36,7 +38,10 @@ from worker.process.run_log import RunLog
 PERSONA = personas.builtin()["plain@1"]
 #: A call of 7 tokens costs 0.0011 USD: one credit and a bit.
 ROUTE = Route(id="scripted", provider="scripted", model="m", prices=Prices(input=Decimal("157.15")))
-LATE = RunError("run.timeout", "It took too long.", True)
+LATE = Failed(RunError("run.timeout", "It took too long.", True))
+ASKED = Waiting(
+    WaitForInput(persona=PERSONA, kind="question", prompt="Which?", tool_call_id="call 1")
+)
 
 
 class InterruptedConnections(Connections):
@@ -112,8 +117,9 @@ def begin_attempt(
     """As `worker/attempt/execution.py` does: text that a lost attempt left open is void."""
     stop = StopSignal()
     log = RunLog(run.id, claim.fence, claim.last_seq, stop, by.writer.mark)
-    claimed = ClaimedRun(connections, claim, log, stop, RouteLimits(connections), connections.end)
-    attempt = ModelAttempt(run, by, claimed, run.tokens)
+    claimed = ClaimedRun(connections, claim, log, stop, RouteLimits(connections))
+    recorder = Recorder(connections, claimed, connections.end)
+    attempt = ModelAttempt(run, by, claimed, recorder, run.tokens)
     if claim.attempt > 1:
         with connections.reading() as sql:
             lost = lost_events_of(history.own_events(sql, run.id))
@@ -140,17 +146,3 @@ def last_word(content: str, *closing: types.Event) -> Answer:
     return Answer(
         message_id=message_id, content=content, stop_reason="stop", closing=(completed, *closing)
     )
-
-
-def park(claimed: ClaimedRun) -> bool:
-    return claimed.park(WaitForInput("question", "Which?", "call 1"), PERSONA)
-
-
-def fail(claimed: ClaimedRun) -> bool:
-    return claimed.fail(LATE)
-
-
-def cancel(claimed: ClaimedRun) -> bool:
-    """True as the others: nothing comes before it."""
-    claimed.cancel()
-    return True

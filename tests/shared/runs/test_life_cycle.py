@@ -5,9 +5,7 @@ take for dead goes on all the same, so that each of its late writes is tried too
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -37,10 +35,10 @@ from shared.threads import threads
 from tests.clients import User
 from tests.shared.runs.life_cycle_model import ModelThread, ModelWorker
 from tests.shared.runs.life_cycle_pieces import AN_HOUR, LEASE_SECONDS, Pieces, at, raises
-from tests.shared.runs.life_cycle_workers import LATE, SteppedWriter, cancel, fail, last_word, park
+from tests.shared.runs.life_cycle_workers import ASKED, LATE, SteppedWriter, last_word
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually
-from worker.attempt.claimed_run import ClaimedRun
+from worker.attempt.outcome import Cancelled, Completed, HandedOff, Outcome
 
 EXAMPLES = 60
 STEPS = 40
@@ -282,8 +280,8 @@ class LifeCycle(Pieces):
         """Its deadline has passed."""
         attempt = self._held(who)
         partial = attempt.text
-        if self._lets_go(attempt, fail, RunState.FAILED, "run.failed", outage):
-            attempt.run.error = LATE.code
+        if self._lets_go(attempt, LATE, RunState.FAILED, "run.failed", outage):
+            attempt.run.error = LATE.error.code
             self._keeps(attempt.run, partial, is_partial=True)
 
     @rule(who=pick, outage=outages)
@@ -292,7 +290,7 @@ class LifeCycle(Pieces):
         self.stored.cancel(attempt.run.id)
         attempt.run.is_cancelling = True
         partial = attempt.text
-        assert self._lets_go(attempt, cancel, RunState.CANCELLED, "run.cancelled", outage)
+        assert self._lets_go(attempt, Cancelled(), RunState.CANCELLED, "run.cancelled", outage)
         self._keeps(attempt.run, partial, is_partial=True)
 
     @precondition(lambda self: self.late)
@@ -305,14 +303,14 @@ class LifeCycle(Pieces):
                 self._finish_step(attempt, is_turn=True)
             self._write_events(attempt.worker)
             return
-        let_go: dict[str, Callable[[ClaimedRun], Any]] = {
-            "park": park,
-            "release": ClaimedRun.release,
-            "complete": lambda claimed: claimed.complete(last_word("late")),
-            "fail": fail,
-            "cancel": cancel,
+        outcomes: dict[str, Outcome] = {
+            "park": ASKED,
+            "release": HandedOff(),
+            "complete": Completed(last_word("late")),
+            "fail": LATE,
+            "cancel": Cancelled(),
         }
-        raises(LeaseLost, lambda: let_go[how](attempt.claimed))
+        raises(LeaseLost, lambda: attempt.recorder.record(outcomes[how]))
         attempt.number()
 
     # ---- nothing is lost ----

@@ -42,7 +42,14 @@ def test_the_question_shows_the_exact_call() -> None:
 
 def test_arguments_that_no_list_should_carry_are_left_out() -> None:
     """They are in the call's event."""
-    wait = WaitForInput("tool_confirmation", "?", "c", tool_name="t", arguments={"x": "y" * 10_000})
+    wait = WaitForInput(
+        persona=careful().persona,
+        kind="tool_confirmation",
+        prompt="?",
+        tool_call_id="c",
+        tool_name="t",
+        arguments={"x": "y" * 10_000},
+    )
 
     assert {"tool_name": "t"} == wait.tool()
 

@@ -26,7 +26,7 @@ def test_the_first_reason_wins() -> None:
     """A run that is being cancelled does not also run into its deadline."""
     stop = StopSignal()
     stop.set(CancelRequested())
-    stop.set(DeadlineExceeded())
+    stop.set(DeadlineExceeded(1.0))
 
     with pytest.raises(CancelRequested):
         stop.check()

@@ -1,0 +1,70 @@
+"""What ends an attempt, and the outcome that is recorded for it."""
+
+import logging
+
+import pytest
+
+from shared.catalog import personas
+from shared.errors import Unavailable
+from shared.events.types import RunError
+from shared.ids import new_id
+from worker.attempt.outcome import Cancelled, Failed, HandedOff, Outcome, Waiting, outcome_of
+from worker.contract.outcomes import (
+    CancelRequested,
+    DeadlineExceeded,
+    LimitExceeded,
+    ProviderError,
+    ShuttingDown,
+    WaitForInput,
+)
+
+USER = new_id()
+QUESTION = WaitForInput(
+    persona=personas.builtin()["plain@1"], kind="question", prompt="Which?", tool_call_id="c"
+)
+OVERLOADED = ProviderError("overloaded", "Try later.")
+TOO_MANY = LimitExceeded("run.max_steps", "The limit is 3 steps.")
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [
+        (QUESTION, Waiting(QUESTION)),
+        (ShuttingDown(), HandedOff()),
+        (CancelRequested(USER), Cancelled(USER)),
+        (CancelRequested(), Cancelled()),
+        (
+            DeadlineExceeded(300.0),
+            Failed(RunError("run.timeout", "The run took longer than 300 s.", True)),
+        ),
+        (
+            OVERLOADED,
+            Failed(RunError("provider.overloaded", "Try later.", True), OVERLOADED),
+        ),
+        (TOO_MANY, Failed(RunError("run.max_steps", "The limit is 3 steps.", False), TOO_MANY)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_reason_to_stop_has_an_outcome(reason: BaseException, outcome: Outcome) -> None:
+    """A stop is no failure, and a failure keeps its code, its text and whether to retry."""
+    assert outcome == outcome_of(reason)
+
+
+def test_an_outage_is_no_outcome() -> None:
+    """The run is abandoned, and recovered when Postgres is back."""
+    with pytest.raises(Unavailable):
+        outcome_of(Unavailable())
+
+
+def test_the_text_of_an_internal_error_is_in_the_log_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The run's owner reads a fixed sentence."""
+    outcome = outcome_of(ValueError("a secret"))
+
+    assert isinstance(outcome, Failed)
+    assert ("worker.crashed", True) == (outcome.error.code, outcome.error.retryable)
+    assert "secret" not in outcome.error.message
+    [line] = caplog.records
+    assert logging.ERROR == line.levelno
+    assert line.exc_info is not None and "a secret" in str(line.exc_info[1])

@@ -1,0 +1,80 @@
+"""The outcome of an attempt, as a value that `Recorder` writes."""
+
+import logging
+from dataclasses import dataclass
+from uuid import UUID
+
+from shared.errors import Unavailable
+from shared.events.types import RunError
+from worker.agent.loop import Answer
+from worker.contract.outcomes import (
+    CancelRequested,
+    DeadlineExceeded,
+    RunFailure,
+    ShuttingDown,
+    WaitForInput,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The model has given its final answer."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A person must answer before the run continues."""
+
+    request: WaitForInput
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOff:
+    """This process is shutting down: another worker continues the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The run fails with `error`; `cause` is for the log alone."""
+
+    error: RunError
+    cause: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """`by_user_id` has cancelled the run; None: its row knows who."""
+
+    by_user_id: UUID | None = None
+
+
+Outcome = Completed | Waiting | HandedOff | Failed | Cancelled
+
+
+def outcome_of(reason: BaseException) -> Outcome:
+    """Return the outcome of an attempt that `reason`, a `StopRun` or an error, has ended.
+
+    Raises:
+        Unavailable: an outage is no outcome; the run is abandoned, and recovered later.
+    """
+    match reason:
+        case Unavailable():
+            raise reason
+        case WaitForInput():
+            return Waiting(reason)
+        case ShuttingDown():
+            return HandedOff()
+        case CancelRequested():
+            return Cancelled(reason.by_user_id)
+        case DeadlineExceeded():
+            message = f"The run took longer than {reason.timeout_seconds:g} s."
+            return Failed(RunError("run.timeout", message, True))
+        case RunFailure():
+            return Failed(reason.as_error(), reason)
+    log.error("internal error while executing run", exc_info=reason)
+    message = "Internal error while executing the run; see the server logs."
+    return Failed(RunError("worker.crashed", message, True), reason)

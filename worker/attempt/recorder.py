@@ -1,0 +1,182 @@
+"""Recording the outcome of an attempt: its last events and the end of its claim, in one write."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from shared import fault_points, ids, times
+from shared.errors import LeaseLost, Unavailable
+from shared.events import eventlog, types
+from shared.events.types import Event, RunError, StoredEvent
+from shared.runs import claims, endings
+from shared.runs.endings import Ending
+from shared.runs.status import RunState
+from shared.storage.connections import Connections
+from worker.attempt.claimed_run import ClaimedRun
+from worker.attempt.outcome import Cancelled, Completed, Failed, HandedOff, Outcome, Waiting
+from worker.contract.outcomes import WaitForInput
+
+#: The pause before an ending is tried again whose row another transaction has locked.
+LOCKED_SECONDS = 0.02
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Events that are withdrawn from the run's log, to be stored by this module."""
+
+    events: list[StoredEvent]
+    is_stored: bool = False
+
+
+class Recorder:
+    """Writes the outcome of one attempt, after which its claim is over."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        run: ClaimedRun,
+        end: Callable[[Ending], endings.Outcome],
+    ) -> None:
+        """`end` writes an ending, perhaps together with those of other runs."""
+        self._connections = connections
+        self._run = run
+        self._end_run = end
+
+    def record(self, outcome: Outcome) -> bool:
+        """Write the outcome; False, and nothing written, if the run is being cancelled instead.
+
+        Raises:
+            LeaseLost, Unavailable
+        """
+        run = self._run
+        match outcome:
+            case Completed(answer):
+                message = (UUID(answer.message_id), answer.content) if answer.content else None
+                stop_reason = types.clean(answer.stop_reason)
+                completed = types.RunCompleted(
+                    answer.message_id if message else None,
+                    run.totals.usage,
+                    run.totals.cost_usd,
+                    stop_reason,
+                )
+                closing = [*answer.closing, completed]
+                return self._end(RunState.COMPLETED, closing, message, stop_reason=stop_reason)
+            case Failed(error):
+                cost = run.last_cost()
+                failed = types.RunFailed(error, run.totals.usage, run.totals.cost_usd)
+                closing = [cost, failed]
+                return self._end(RunState.FAILED, closing, run.partial_message(), error=error)
+            case Cancelled(by_user_id):
+                requested = types.RunCancelRequested(str(by_user_id or self._cancelled_by()))
+                cost = run.last_cost()
+                cancelled = types.RunCancelled(run.totals.usage, run.totals.cost_usd)
+                closing = [requested, cost, cancelled]
+                return self._end(RunState.CANCELLED, closing, run.partial_message())
+            case HandedOff():
+                return self._hand_off()
+            case Waiting(request):
+                return self._park(request)
+
+    def _end(
+        self,
+        state: RunState,
+        closing: list[Event],
+        message: tuple[UUID, str] | None,
+        *,
+        error: RunError | None = None,
+        stop_reason: str | None = None,
+    ) -> bool:
+        fault_points.reach("worker.before_end")
+        run = self._run
+        with self._withdrawn(closing) as batch:
+            ending = Ending(
+                claim=run.claim,
+                state=state,
+                stored=batch.events,
+                totals=run.totals,
+                message=message,
+                stop_reason=stop_reason,
+                error=error,
+                is_held=run.is_limited,
+            )
+            while True:
+                try:
+                    result = self._end_run(ending)
+                except Unavailable as outage:
+                    run.pause_for(outage)
+                    continue
+                if result is not endings.Outcome.LOCKED:
+                    break
+                run.check_lease()
+                time.sleep(LOCKED_SECONDS)
+            if result is endings.Outcome.LOST:
+                raise LeaseLost()
+            batch.is_stored = result is endings.Outcome.ENDED
+        return batch.is_stored
+
+    def _hand_off(self) -> bool:
+        """Queue the run again; its open text will be void in the next attempt."""
+        run = self._run
+        with self._withdrawn([run.last_cost()]) as batch:
+            progressed = run.has_progressed or any(event.ends_step for event in batch.events)
+            batch.is_stored = run.write(
+                self._connections.transaction,
+                lambda tx: claims.release(
+                    tx, run.claim, batch.events, run.totals, progressed=progressed
+                ),
+            )
+        return batch.is_stored
+
+    def _park(self, wait: WaitForInput) -> bool:
+        """Let the run wait for a person without a worker."""
+        run = self._run
+        expires_at = run.log.now() + timedelta(seconds=wait.persona.input_expires_seconds)
+        request = wait.request(str(ids.new_id()), times.rfc3339(expires_at))
+        shown = {**request, **wait.tool()}
+        if wait.persona.on_input_expired != "fail":
+            shown["on_expiry"] = wait.persona.on_input_expired
+        with self._withdrawn([types.RunWaitingForInput(**request)]) as batch:
+            batch.is_stored = run.write(
+                self._connections.transaction,
+                lambda tx: claims.park(
+                    tx,
+                    run.claim,
+                    batch.events,
+                    pending_input={k: v for k, v in shown.items() if v is not None},
+                    expires_at=expires_at,
+                    totals=run.totals,
+                ),
+            )
+        return batch.is_stored
+
+    @contextmanager
+    def _withdrawn(self, closing: list[Event]) -> Iterator[_Batch]:
+        """Take the events not committed yet, and `closing`, for the block to store.
+
+        If it does not store them, the run's log has all but `closing` again.
+        """
+        log = self._run.log
+        batch = _Batch(log.withdraw(*closing))
+        try:
+            yield batch
+        except LeaseLost:
+            # A COMMIT whose answer was lost may have ended the claim itself: its events show it.
+            if not self._is_stored(batch.events[-1]):
+                raise
+            stored = {log.run_id: batch.events}
+            self._connections.send(eventlog.news(self._connections, stored))
+            batch.is_stored = True
+        finally:
+            if not batch.is_stored:
+                log.retract(batch.events, len(closing))
+
+    def _is_stored(self, event: StoredEvent) -> bool:
+        with self._connections.reading() as sql:
+            return event in eventlog.read_table(sql, self._run.claim.run_id, event.seq - 1, 1)
+
+    def _cancelled_by(self) -> UUID | None:
+        with self._connections.reading() as sql:
+            return claims.cancel_requested_by(sql, self._run.claim)
