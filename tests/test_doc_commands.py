@@ -146,7 +146,7 @@ def test_commands_that_are_not_run_are_valid_shell(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
 def test_every_block_names_its_language(page: Path) -> None:
-    """So that no command escapes the tests above."""
+    """Every code block names its language, so that no command escapes the tests above."""
     unknown = [(b.line, b.language) for b in blocks(page) if b.language not in LANGUAGES]
     assert [] == unknown
 

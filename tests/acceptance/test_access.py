@@ -75,7 +75,7 @@ def test_another_org_sees_nothing(system: System, user: Caller) -> None:
 def test_a_private_threads_runs_are_seen_by_their_creator_alone(
     system: System, user: Caller
 ) -> None:
-    """Not even an admin of the org sees them; the creator does."""
+    """A private thread's runs are visible to its creator, and not even to an admin of the org."""
     member = system.colleague(user)
     thread_id, run_id = waiting_run(member, is_private=True)
 

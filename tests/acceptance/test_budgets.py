@@ -50,7 +50,9 @@ def spenders(owner: Caller, count: int) -> list[str]:
 
 
 def test_64_parallel_runs_never_spend_more_than_the_month_allows(owner: Caller) -> None:
-    """Nor less than they could; runs that do not fit fail by name, and nothing stays held."""
+    """Parallel runs spend all that the month allows and no more; the others fail by name, and no
+    reservation stays.
+    """
     limit(owner, max_cost_usd_per_month=0.06)
 
     ended = [owner.ended(run_id, seconds=90) for run_id in spenders(owner, 64)]
@@ -136,7 +138,7 @@ def test_what_a_run_has_used_is_counted_when_it_has_ended(owner: Caller) -> None
 
 
 def test_a_run_within_its_budget_is_spent_from_it(owner: Caller) -> None:
-    """And holds nothing any more when it has ended."""
+    """A finished run's cost counts for its budget, and its reservation is gone."""
     limit(owner, max_cost_usd_per_month=1)
 
     assert "completed" == one_run(owner)["status"]

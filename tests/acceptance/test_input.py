@@ -144,7 +144,9 @@ def test_an_answer_of_up_to_32_kib_is_taken_whole(user: Caller, asking: str, con
     ],
 )
 def test_an_answer_that_is_none_is_refused(user: Caller, asking: str, body: dict[str, Any]) -> None:
-    """Too long, blank, missing, of another type, with unknown fields: 422 that names the field."""
+    """An answer that is too long, blank, missing, of another type or with unknown fields gets 422
+    with the field's name.
+    """
     answer = user.http.post(f"/v1/runs/{asking}/input", json=body)
 
     assert (422, "validation.error") == error_of(answer)

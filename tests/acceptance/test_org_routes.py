@@ -178,7 +178,9 @@ def test_a_provider_that_says_429_is_waited_for(owner: Caller, llmock: LLMock) -
 def test_a_loopback_provider_is_refused_where_the_operator_does_not_allow_it(
     owner: Caller, system: System
 ) -> None:
-    """By its literal address, and again when a name turns out to lead there."""
+    """A provider on loopback is refused by its literal address, and again when its name resolves to
+    it.
+    """
     with system.one_more_web_server(ARKLOOP_ALLOWED_NETWORKS="") as strict:
         answer = owner.at(strict.url).http.post(
             "/v1/llm-providers",
@@ -204,7 +206,9 @@ def provider_at(owner: Caller, fake: FakeVendor, **model: Any) -> dict[str, Any]
 
 
 def test_an_orgs_model_answers_its_runs(owner: Caller, hello: FakeVendor) -> None:
-    """By default, with the org's key and prompt; the cost is by its prices."""
+    """A run uses the org's default model with its key and prompt, and costs by the model's
+    prices.
+    """
     prices = {"input": 2, "output": 30}
     provider = provider_at(owner, hello, is_default=True, prices=prices)
     owner.made("/v1/personas", {"key": "plain", "system_prompt": "Our prompt."})

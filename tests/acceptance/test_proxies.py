@@ -43,7 +43,7 @@ def test_a_revoked_key_breaks_the_stream_off(user: Caller, proxied: Caller) -> N
 
 
 def test_a_stream_to_the_end_of_the_run_ends_in_order(user: Caller, proxied: Caller) -> None:
-    """And the connection serves the next request."""
+    """A stream that is read to the run's end leaves a connection that serves the next request."""
     run_id = user.run({"count": 10, "delay_ms": 20})
     with proxied.stream(run_id) as answer:
         assert "run.completed" == list(parsed(answer))[-1]["type"]

@@ -67,7 +67,9 @@ def seconds_until_start(caller: Caller, run_id: str) -> float:
 
 
 def test_runs_start_go_on_and_take_answers(stack: Stack, caller: Caller) -> None:
-    """Also those that were executing, or waited for a person, when it began."""
+    """Runs start, continue and take answers without Redis, including those that executed or waited
+    when it went away.
+    """
     executing = caller.run({"count": 90, "delay_ms": 100}, {"say": "end"})
     waiting = caller.run({"tool": "ask_user", "args": {"question": "?"}}, {"say": "thanks"})
     eventually(lambda: caller.get_run(waiting)["status"] == "waiting_for_input")
@@ -138,7 +140,9 @@ def test_a_password_that_is_wrong_is_a_refusal(stack: Stack, caller: Caller) -> 
 
 @pytest.mark.parametrize("stack", ["redis"], indirect=True)  # both are on this server
 def test_a_broker_that_refuses_writes_ends_no_worker(stack: Stack, caller: Caller) -> None:
-    """As a replica does after a failover: the worker stays, and its runs come from Postgres."""
+    """Workers survive a broker that turns into a replica after a failover, and find runs in
+    Postgres.
+    """
     member, client = stack.workers[0], stack.redis_client()
     deaths = member.deaths
     client.replicaof("127.0.0.1", 1)

@@ -162,7 +162,9 @@ def test_a_retry_takes_no_body(user: Caller) -> None:
 
 
 def test_earlier_rounds_keep_their_tool_turns(user: Caller) -> None:
-    """Only the last round is done again, also when no message of a person stands between two."""
+    """A retry repeats the last round alone, also when no message of a user stands between two
+    rounds.
+    """
     thread_id, _first = first_run(user, script(CALCULATE, {"say": "two"}))
     second = user.ended(user.start(thread_id))
 

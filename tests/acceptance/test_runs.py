@@ -334,7 +334,7 @@ def test_a_run_that_does_not_exist_is_not_found(user: Caller) -> None:
 
 
 def test_a_wrong_method_names_the_right_ones(user: Caller, ended_run: dict[str, Any]) -> None:
-    """405 with `Allow`."""
+    """A wrong method gets 405 with `Allow`."""
     answer = user.http.delete(f"/v1/runs/{ended_run['run_id']}")
 
     assert (405, "http.method_not_allowed") == error_of(answer)

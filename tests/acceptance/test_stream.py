@@ -351,7 +351,8 @@ def test_a_client_of_http_1_0_sees_a_reset(user: Caller, waiting_run: str) -> No
 def test_a_browser_that_resumes_gets_what_it_kept_of_a_cut_frame_terminated(
     user: Caller, waiting_run: str
 ) -> None:
-    """Not in front of what comes next: WebKit reads on where the last connection was cut.
+    """A resumed stream first ends the frame that was cut, since WebKit continues reading where the
+    last connection broke.
 
     The parser is WebKit's, `keeping` what was cut anywhere in the frame of the next event.
     """

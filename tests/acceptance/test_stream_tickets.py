@@ -37,7 +37,9 @@ def opened(system: System, run_id: str, ticket: str, server: int = 0) -> httpx.R
 
 
 def test_a_ticket_opens_the_stream_of_its_run(system: System, user: Caller) -> None:
-    """Again and again, at every server, with the bytes that the token's owner gets."""
+    """A ticket opens its run's stream repeatedly, on every server, with the bytes that the token's
+    owner gets.
+    """
     run_id = user.run("Hi")
     user.ended(run_id)
     ticket = user.ticket(run_id)
@@ -50,7 +52,7 @@ def test_a_ticket_opens_the_stream_of_its_run(system: System, user: Caller) -> N
 def test_a_ticket_lasts_to_ten_minutes_after_the_runs_end(
     system: System, user: Caller, waiting_run: str
 ) -> None:
-    """And for 24 hours at most; one for a run that has ended says when it ends."""
+    """A ticket is valid for 24 hours at most, and until ten minutes after the run's end."""
     made = user.made(f"/v1/runs/{waiting_run}/stream-ticket")
     in_a_day = datetime.now(UTC) + timedelta(hours=24)
     assert {"ticket", "expires_at"} == set(made)
@@ -145,7 +147,7 @@ def test_a_ticket_ends_with_the_login_it_was_made_with(
 
 
 def test_a_ticket_is_in_no_log(system: System, user: Caller, waiting_run: str) -> None:
-    """Neither those that opened a stream nor those that were refused."""
+    """No log contains a ticket that opened a stream, or one that was refused."""
     ticket = user.ticket(waiting_run)
     address = f"/v1/runs/{waiting_run}/events?ticket={ticket}"
     browser = client(system.web[0].url)

@@ -44,7 +44,7 @@ def test_a_line_that_is_cut_short_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_fault_has_a_begin_and_an_end() -> None:
-    """Also when what happens meanwhile fails."""
+    """A fault's end is recorded also when its block fails."""
     written = Journal()
     with pytest.raises(ZeroDivisionError), written.fault("stall", part="redis"):
         1 / 0  # noqa: B018 - it is there to raise

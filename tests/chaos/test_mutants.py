@@ -85,7 +85,9 @@ def test_a_mutant_is_caught_by_what_the_unbroken_code_does_not_show(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Only its own invariants count, and only if the service is clean without the mutant."""
+    """A mutant counts as caught by its own invariants alone, and only if the unbroken code is
+    clean.
+    """
     shown = {"code": unbroken, "source": broken}
     no_ledger = Mutant("no ledger", "plain", frozenset({"I9"}), MUTANTS[0].edits)
 

@@ -26,7 +26,9 @@ RUN_ID = "01a20e5a-2b91-76ef-b381-d919c4ad9778"
 
 @pytest.mark.parametrize("number", [*range(0x20), *range(0x7F, 0xA0), 0x202E, 0x2066, 0x061C])
 def test_a_control_character_is_printed_neither_as_text_nor_as_json(number: int) -> None:
-    """Only a tab and a newline stay in text; JSON has escapes and keeps its value."""
+    """Text keeps only tabs and newlines of the control characters; JSON escapes them and keeps its
+    value.
+    """
     character = chr(number)
     document = json.dumps({"a": character}, ensure_ascii=False)
 

@@ -94,7 +94,7 @@ def test_streaming_llmock(at_llmock: Server, llmock: LLMock) -> None:
 
 
 def test_streaming_scripted() -> None:
-    """Word by word."""
+    """Text is streamed word by word."""
     chunks = SCRIPTED.one_try(SCRIPTED.request(script({"say": GREETING})))
 
     assert (GREETING, "stop") == (text_of(chunks), end_of(chunks).stop_reason)
@@ -109,7 +109,7 @@ def test_thinking_aimock(at_aimock: Server) -> None:
 
 
 def test_thinking_scripted() -> None:
-    """Apart from the text."""
+    """Reasoning is streamed separately from the text."""
     chunks = SCRIPTED.one_try(SCRIPTED.request(script({"think": "Hm."}, {"say": "Yes."})))
 
     assert ("Hm.", "Yes.") == (thinking_of(chunks), text_of(chunks))
@@ -117,7 +117,7 @@ def test_thinking_scripted() -> None:
 
 @pytest.mark.peers
 def test_usage_aimock(at_aimock: Server) -> None:
-    """As the server says it."""
+    """Usage is what the server reports."""
     usage = end_of(at_aimock.one_try(at_aimock.request("greet"))).usage
 
     assert Usage(input_tokens=21, output_tokens=9) == usage
@@ -157,7 +157,7 @@ def test_usage_llmock(at_llmock: Server, llmock: LLMock) -> None:
 
 
 def test_usage_scripted() -> None:
-    """As the script says it."""
+    """Usage is what the script reports."""
     usage = {"input_tokens": 9, "output_tokens": 5, "cache_read_tokens": 3}
     usage |= {"cache_write_tokens": 2, "reasoning_tokens": 1}
     request = SCRIPTED.request(script({"say": "a"}, {"usage": usage}))

@@ -51,7 +51,9 @@ def test_a_real_model_is_told_the_whole_conversation(server: Server) -> None:
 
 
 def test_a_real_model_refuses_what_does_not_fit_its_context(server: Server) -> None:
-    """Not tried again: it would not fit the next time."""
+    """A request that exceeds the model's context is not retried, since it would not fit the next
+    time.
+    """
     with pytest.raises(ProviderError) as caught:
         server.one_try(server.request("word " * 20_000))
 

@@ -37,6 +37,6 @@ def test_eight_decimals_are_exact(amount: int) -> None:
     ],
 )
 def test_all_else_is_refused(value: Any, why: str) -> None:
-    """With the reason."""
+    """Every other value is refused with the reason."""
     with pytest.raises(ValueError, match=why):
         usd.parse(value)

@@ -41,7 +41,7 @@ def test_a_run_without_a_message_is_executed(stored: StoredRuns, process: Worker
 def test_more_runs_than_there_is_room_for_are_taken_one_after_the_other(
     stored: StoredRuns, settings: Settings
 ) -> None:
-    """As slots get free, and not once in a sweep's time."""
+    """Runs beyond the free slots start as slots get free, before the next sweep."""
     runs = [stored.create(queued_at=ago(seconds=5)) for _ in range(20)]
     narrow = replace(settings, worker_concurrency=3, sweep_seconds=0.5, heartbeat_seconds=0.2)
     process = WorkerProcess(narrow, model_routes.load(narrow))

@@ -66,7 +66,7 @@ def test_a_token_made_by_hand_is_like_ours(
 
 
 def test_a_token_lives_for_15_minutes(claims: dict[str, Any]) -> None:
-    """To the second."""
+    """An access token is valid for 15 minutes, to the second."""
     assert 15 * 60 == claims["exp"] - claims["iat"]
     assert abs(time.time() - claims["iat"]) < 60
 

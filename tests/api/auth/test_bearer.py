@@ -143,14 +143,14 @@ def test_an_id_has_one_spelling(alice: User, spelling: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_the_scheme_has_no_case(alice: User, scheme: str) -> None:
-    """As RFC 9110, 11.1 has it."""
+    """The scheme of Authorization is case-insensitive (RFC 9110, 11.1)."""
     response = alice.client.get("/v1/me", headers={"Authorization": f"{scheme} {alice.token}"})
 
     assert 200 == response.status_code
 
 
 def test_a_key_does_what_its_scopes_allow(alice: User) -> None:
-    """Nothing more: 403."""
+    """A key gets 403 for everything that its scopes do not allow."""
     reader = alice.api_key("data.threads.read")
 
     assert 200 == reader.get("/v1/threads").status_code
@@ -218,7 +218,7 @@ def test_a_revoked_key_stops_within_5_seconds_elsewhere(
 
 
 def test_a_stream_ends_with_its_token(app: Flask, alice: User) -> None:
-    """Whatever the cache says."""
+    """A stream ends when its token does, whatever is cached."""
     with app.app_context():
         actor = bearer.authenticator().identify(alice.token)
         assert bearer.authenticator().still_valid(actor)

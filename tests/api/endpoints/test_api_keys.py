@@ -106,7 +106,7 @@ def test_a_key_may_have_an_end(alice: User) -> None:
     ],
 )
 def test_a_bad_key_is_refused(alice: User, body: dict[str, object], field: str) -> None:
-    """422 names the field."""
+    """A key with a bad field gets 422 with the field's name."""
     assert [field] == list(details_of(alice.post("/v1/api-keys", body)))
 
 

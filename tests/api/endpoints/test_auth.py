@@ -163,7 +163,7 @@ def test_of_many_who_register_one_login_at_once_one_gets_it(client: FlaskClient)
     ],
 )
 def test_a_bad_account_is_refused(client: FlaskClient, field: str, value: object) -> None:
-    """422 names the field."""
+    """An account with a bad field gets 422 with the field's name."""
     response = client.post("/v1/auth/register", json=account(**{field: value}))
 
     assert [field] == list(details_of(response))
@@ -182,7 +182,7 @@ def test_lengths_count_characters(client: FlaskClient, changes: dict[str, str]) 
 
 
 def test_registration_can_be_closed(connections: Connections) -> None:
-    """Then it is 403, whatever the body."""
+    """A closed registration responds 403, whatever the body."""
     settings = replace(connections.settings, registration_open=False)
     client = create_app(connections=replace(connections, settings=settings)).test_client()
 
@@ -192,7 +192,7 @@ def test_registration_can_be_closed(connections: Connections) -> None:
 
 
 def test_only_a_hash_of_the_password_is_stored(alice: User, connections: Connections) -> None:
-    """argon2id, salted."""
+    """Passwords are stored as salted argon2id hashes only."""
     with connections.reading() as sql:
         stored = sql.scalar(select(users.c.password_hash).where(users.c.id == alice.id))
 
@@ -233,7 +233,7 @@ def test_a_wrong_password_and_an_unknown_user_look_the_same(
 def test_an_unknown_user_takes_as_long_as_a_wrong_password(
     alice: User, client: FlaskClient
 ) -> None:
-    """Nor by the clock: a hash is computed for both."""
+    """A login of an unknown user computes a hash as well, so that its time reveals nothing."""
 
     def seconds(login: str) -> float:
         # Of all threads of this process, for the hash has its own; not of the machine's others.
@@ -324,7 +324,7 @@ def test_what_is_no_refresh_token_is_refused(client: FlaskClient, token: str) ->
 
 
 def test_a_refresh_token_ends_after_30_days(alice: User, connections: Connections) -> None:
-    """And is forgotten at the next login."""
+    """A refresh token expires after 30 days and is deleted at the next login."""
     with connections.transaction() as tx:
         tx.sql.execute(
             text(
@@ -373,7 +373,7 @@ def test_logout_by_an_api_key_ends_no_login(alice: User) -> None:
 
 
 def test_a_new_password_takes_the_place_of_the_old(alice: User, client: FlaskClient) -> None:
-    """Only the new one logs in."""
+    """After a change of the password only the new one logs in."""
     change = {"current": PASSWORD, "new": "another password"}
 
     response = alice.post("/v1/auth/password", change)

@@ -63,7 +63,7 @@ def test_the_budget_shows_what_is_gone(alice: User, connections: Connections) ->
     ],
 )
 def test_a_bad_budget_is_refused(alice: User, body: dict[str, object], field: str) -> None:
-    """422 names the field."""
+    """A budget with a bad field gets 422 with the field's name."""
     assert [field] == list(details_of(alice.call("PUT", "/v1/budget", json=body)))
 
 
@@ -185,7 +185,7 @@ def test_a_run_knows_the_key_that_created_it(alice: User, connections: Connectio
 
 
 def test_only_admins_limit_keys(alice: User, register: Register) -> None:
-    """Not even their own: a member would lift what an admin has set."""
+    """Members cannot change the limits of their own keys, which an admin may have set."""
     member = register(org_of=alice, role="member")
     own = key_of(member)
     path = f"/v1/api-keys/{own['id']}"

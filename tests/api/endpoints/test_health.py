@@ -44,7 +44,7 @@ def worker(connections: Connections) -> UUID:
 
 
 def test_healthz_says_ok(client: FlaskClient) -> None:
-    """Liveness needs no token."""
+    """Liveness is reported without a token."""
     response = client.get("/healthz")
 
     assert (200, {"status": "ok"}) == (response.status_code, response.json)

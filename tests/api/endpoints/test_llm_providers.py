@@ -232,7 +232,7 @@ def test_a_stored_key_is_not_sent_elsewhere(alice: User) -> None:
 
 
 def test_a_deleted_provider_is_gone_with_its_models(alice: User) -> None:
-    """204 once, then 404."""
+    """Deleting a provider responds 204 once, then 404, and deletes its models."""
     provider = made(alice, models=[{"model": "m"}])
     path = f"{PATH}/{provider['id']}"
 
@@ -428,7 +428,9 @@ def test_the_list_goes_on_page_by_page(alice: User) -> None:
 def test_a_stored_key_is_found_nowhere(
     alice: User, connections: Connections, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not in any column of any table, in no answer, in no log; as text, hex or base64."""
+    """A stored key is in no column of any table, in no response and in no log, whether as text, hex
+    or base64.
+    """
     canary, second = (f"sk-canary-{new_id().hex}" for _ in range(2))
     answers: list[str] = []
     with caplog.at_level(logging.DEBUG):

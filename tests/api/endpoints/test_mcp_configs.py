@@ -98,7 +98,7 @@ def test_a_server_is_named_shown_changed_and_forgotten(alice: User) -> None:
 
 
 def test_a_list_is_paged(alice: User) -> None:
-    """Newest first."""
+    """Servers are listed newest first, in pages."""
     ids = [make(alice, name=f"n{number}")["id"] for number in range(3)]
 
     first = alice.get(f"{PATH}?limit=2")
@@ -108,7 +108,7 @@ def test_a_list_is_paged(alice: User) -> None:
 
 
 def test_header_names_may_have_underscores_and_dots(alice: User) -> None:
-    """As RFC 9110 has them."""
+    """Header names may contain what RFC 9110 allows, such as underscores and dots."""
     config = make(alice, name="odd", headers={"X_API_KEY": "1", "x.team": "2"})
 
     assert ["X_API_KEY", "x.team"] == config["header_names"]
@@ -181,7 +181,7 @@ def test_without_a_key_no_headers_are_taken(connections: Connections, alice: Use
     ],
 )
 def test_what_makes_no_server_is_refused(alice: User, body: dict[str, Any], field: str) -> None:
-    """By the name of the field."""
+    """A request that describes no valid server is refused with the field's name."""
     given = {"name": "files", "url": URL, **body}
     given = {name: value for name, value in given.items() if value is not None}
 
@@ -196,7 +196,9 @@ def test_an_address_in_an_allowed_network_is_taken(alice: User) -> None:
 def test_programs_are_taken_where_the_operator_allows_them(
     connections: Connections, alice: User
 ) -> None:
-    """As a list: there is no shell to read a text."""
+    """A program is given as a list, since no shell reads it, and only where the operator allows
+    programs.
+    """
     body = {"name": "local", "transport": "stdio", "command": ["/usr/bin/mcp", "--all"]}
     connections.settings, known = (
         replace(connections.settings, mcp_stdio=True),
@@ -230,7 +232,9 @@ def test_a_change_is_checked_as_a_new_one_is(alice: User) -> None:
 
 
 def test_headers_go_only_where_they_were_given_for(alice: User) -> None:
-    """Else who may change an address could have them sent to a server of their own."""
+    """Stored headers are not sent to a changed address, which could be a server of the user who
+    changed it.
+    """
     one = f"{PATH}/{make(alice, headers={'Authorization': SECRET})['id']}"
     there = {"url": "https://mcp.example.com/other"}
 
@@ -254,7 +258,7 @@ def test_names_are_unique_in_an_org(alice: User, register: Register) -> None:
 
 
 def test_a_request_that_is_sent_again_makes_one_server(alice: User) -> None:
-    """By its idempotency key."""
+    """A repeated request with the same idempotency key creates one server."""
     key = {"Idempotency-Key": "once"}
     first, again = (alice.post(PATH, {"name": "a", "url": URL}, headers=key) for _ in range(2))
 
@@ -379,7 +383,7 @@ def _every_call(config_id: str) -> list[tuple[str, str, Any]]:
 
 
 def test_another_orgs_server_is_unknown(alice: User, register: Register, found: Found) -> None:
-    """As one that does not exist, whatever is tried."""
+    """Every request for another org's server gets the 404 of a server that does not exist."""
     config = make(alice)
     found(config, Described("read", HASH))
     mallory = register()
@@ -396,7 +400,7 @@ def test_another_orgs_server_is_unknown(alice: User, register: Register, found: 
 
 
 def test_only_admins_manage_servers(alice: User, register: Register) -> None:
-    """Neither members, nor keys without the scope."""
+    """Members, and keys without the scope, cannot manage servers."""
     config = make(alice)
     member = register(org_of=alice, role="member")
     narrow = alice.api_key("data.runs.read", "data.runs.write")

@@ -85,7 +85,7 @@ def test_a_persona_is_published(alice: User, connections: Connections) -> None:
 
 
 def test_what_is_left_out_has_its_default(alice: User) -> None:
-    """And null is left out."""
+    """A field that is missing or null gets its default."""
     for key, fields in (("a", {}), ("b", dict.fromkeys(DEFAULTS))):
         made = published(alice, key=key, version=None, **fields)
         assert DEFAULTS == {name: made[name] for name in DEFAULTS}
@@ -277,14 +277,16 @@ def block_of(language: str) -> str:
 
 
 def test_the_file_of_the_page_is_a_persona() -> None:
-    """As it stands there."""
+    """The file that the documentation shows is a valid persona."""
     persona = personas.from_file("translator@1.yaml", block_of("yaml"))
 
     assert ("translator@1", ("ask_user",), 4) == (persona.id, persona.tools, persona.max_steps)
 
 
 def test_the_request_of_the_page_publishes_a_persona(alice: User) -> None:
-    """And once more, the next version, as the page says."""
+    """The request that the documentation shows publishes a persona, and once more its next
+    version.
+    """
     body = json.loads(block_of("sh").split("-d '")[1].rsplit("'", 1)[0])
 
     first, second = published(alice, **body), published(alice, **body)
@@ -329,7 +331,9 @@ def test_a_definition_with_thousands_of_unknown_fields_gets_a_short_response(ali
 def test_one_that_another_release_has_published_is_shown_with_its_problems(
     alice: User, connections: Connections
 ) -> None:
-    """Neither the list nor a request for a run breaks on it."""
+    """A persona of another release is shown with its problems, and breaks neither lists nor
+    requests for runs.
+    """
     published(alice, key="known")
     with connections.transaction() as tx:
         row = {"org_id": alice.org_id, "key": "later", "version": "7"}

@@ -69,12 +69,12 @@ def test_a_bad_thread_is_refused(alice: User, body: dict[str, object], field: st
 
 
 def test_a_title_has_up_to_200_characters(alice: User) -> None:
-    """Characters, not bytes."""
+    """A title's length is counted in characters, not in bytes."""
     assert 201 == alice.post("/v1/threads", {"title": "☂" * 200}).status_code
 
 
 def test_a_change_leaves_the_rest(alice: User) -> None:
-    """Only what is in the body changes, and the time of the change."""
+    """A change sets the fields in the body and the time of the change, and nothing else."""
     before = alice.post("/v1/threads", {"title": "a"}).json or {}
     path = f"/v1/threads/{before['id']}"
 
@@ -87,7 +87,7 @@ def test_a_change_leaves_the_rest(alice: User) -> None:
 
 
 def test_a_change_needs_a_body(alice: User) -> None:
-    """422 without one."""
+    """A change without a body gets 422."""
     response = alice.call("PATCH", f"/v1/threads/{alice.thread()}")
 
     assert ["body"] == list(details_of(response))
@@ -149,7 +149,7 @@ def test_another_orgs_thread_is_as_one_that_is_not_there(alice: User, register: 
 
 @pytest.mark.parametrize("role", ["owner", "admin", "member"])
 def test_a_private_thread_is_its_creators_alone(alice: User, register: Register, role: str) -> None:
-    """Even owners of the org do not see it."""
+    """A private thread is invisible even to owners of the org."""
     colleague = register(org_of=alice, role=role)
     thread = alice.thread(is_private=True)
 
@@ -159,7 +159,7 @@ def test_a_private_thread_is_its_creators_alone(alice: User, register: Register,
 
 
 def test_a_thread_that_becomes_private_vanishes_for_others(alice: User, register: Register) -> None:
-    """And comes back when it becomes public again."""
+    """A thread that becomes private vanishes for others, and reappears when it is public again."""
     colleague = register(org_of=alice, role="member")
     path = f"/v1/threads/{alice.thread()}"
 

@@ -133,7 +133,7 @@ def test_a_period_has_its_beginning_and_not_its_end(alice: User, connections: Co
 
 
 def test_every_day_is_there(alice: User, connections: Connections) -> None:
-    """Also one on which nothing ended; days are those of UTC."""
+    """Each UTC day is reported, also one on which no run ended."""
     used(connections, alice, at(1, 0), "1")
     used(connections, alice, at(3, 23), "0.5", "0.25")
     used(connections, alice, at(3, 23), "0.0001")
@@ -173,7 +173,7 @@ def test_models_are_listed_by_what_they_cost(alice: User, connections: Connectio
 
 @pytest.mark.parametrize("path", ["", "/daily", "/by-model"])
 def test_usage_of_one_persona_or_key(alice: User, connections: Connections, path: str) -> None:
-    """Filters narrow all three."""
+    """All three reports can be restricted to one persona or one key."""
     key = new_id()
     used(connections, alice, at(1), "1", persona_key="writer")
     used(connections, alice, at(1), "2", api_key_id=key)
@@ -221,7 +221,7 @@ def test_an_org_sees_its_own_usage_alone(
 )
 @pytest.mark.parametrize("path", ["", "/daily", "/by-model"])
 def test_bad_periods_are_refused(alice: User, path: str, query: str, field: str) -> None:
-    """422 names the parameter."""
+    """A bad period gets 422 with the parameter's name."""
     assert [field] == list(details_of(alice.get(f"/v1/me/usage{path}?{query}")))
 
 

@@ -82,7 +82,7 @@ def test_a_bug_says_nothing_but_its_trace(
 
 
 def test_unavailable_says_when_to_come_back(client: FlaskClient) -> None:
-    """503 always has Retry-After."""
+    """A 503 always has Retry-After."""
     response = client.get("/fails/away")
 
     assert (503, "service.unavailable") == error_of(response)

@@ -83,7 +83,7 @@ def test_sent_again_it_is_answered_as_before(alice: User) -> None:
 
 
 def test_without_a_key_each_one_counts(alice: User) -> None:
-    """Two posts, two threads."""
+    """Two posts without a key create two threads."""
     alice.post("/v1/threads")
     alice.post("/v1/threads")
 
@@ -134,7 +134,7 @@ def test_a_key_is_1_to_255_printable_characters(alice: User, key: str) -> None:
 
 @pytest.mark.parametrize("key", ["k", "k" * 255, 'a "b" {c}; ~', "01a20e5a-2b91"])
 def test_any_printable_key_works(alice: User, key: str) -> None:
-    """Spaces and punctuation too."""
+    """A key may contain spaces and punctuation."""
     assert post(alice, key).json == post(alice, key).json
 
 
@@ -252,7 +252,7 @@ def test_accounts_take_no_key(alice: User, path: str) -> None:
 
 
 def test_other_methods_ignore_the_key(alice: User) -> None:
-    """They are idempotent anyway."""
+    """Methods that are idempotent anyway ignore the key."""
     thread = alice.thread()
     headers = {"Idempotency-Key": "k"}
     titles = [

@@ -62,7 +62,7 @@ def test_a_chunked_body_that_is_too_large_is_cut_while_it_is_read(server: WebSer
 
 
 def test_a_long_body_is_refused_before_it_is_sent(server: WebServer) -> None:
-    """Its length is enough."""
+    """A body is refused by its announced length, before it is sent."""
     with server.connect() as connection:
         connection.sendall(head(f"Content-Length: {MAX_BODY_BYTES + 1}"))
 

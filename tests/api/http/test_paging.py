@@ -61,7 +61,9 @@ def walk(user: User, path: str, name: str = "id") -> list[list[str]]:
 def test_a_walk_sees_every_row_once_newest_first(
     alice: User, make_threads: MakeThreads, count: int, limit: int
 ) -> None:
-    """Also rows of one microsecond, and where the last page is full."""
+    """A walk over the pages sees every row once, also rows of one microsecond, and ends after a
+    full last page.
+    """
     ids = make_threads(alice, count)
 
     pages = walk(alice, f"/v1/threads?limit={limit}")
@@ -172,7 +174,7 @@ def test_a_page_of_long_messages_ends_at_its_bytes(
 def test_only_what_fits_a_page_is_read_from_the_database(
     alice: User, connections: Connections
 ) -> None:
-    """And one row more, or two rows that are longer than a page each."""
+    """A page reads one row more than fits, or two rows if each is longer than a page."""
     actor = Actor(
         org_id=alice.org_id,
         user_id=alice.id,

@@ -46,7 +46,9 @@ def _sent(server: WebServer, request: bytes) -> tuple[int, dict[str, str], bytes
 def test_a_request_that_gunicorn_refuses_gets_the_shape_of_all_errors(
     server: WebServer, request_: str, status: int, code: str
 ) -> None:
-    """And the log names the kind of error, without any part of the request."""
+    """Requests that gunicorn rejects get the usual error shape, and the log names the kind of error
+    without any part of the request.
+    """
     got, headers, body = _sent(server, request_.encode("latin-1"))
 
     shape = json.loads(body)

@@ -90,7 +90,9 @@ def test_who_comes_in_the_middle_gets_the_rest(hub: StreamHub, run: FollowedRun)
 
 
 def test_frames_are_named_for_those_who_want_it(hub: StreamHub, run: FollowedRun) -> None:
-    """And for no other at the same place."""
+    """Frames are named for the clients that request it, and for no other client at the same
+    cursor.
+    """
     plain, named = Client(hub, run.watch()), Client(hub, run.watch(named=True))
     run.write("a")
     run.end()
@@ -147,7 +149,7 @@ def test_a_stray_entry_silences_no_follower(hub: StreamHub, run: FollowedRun) ->
 def test_without_redis_everything_comes_from_postgres(
     connections: Connections, run: FollowedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the poll; later, and the same."""
+    """Without Redis a stream gets the same events from the poll of Postgres, only later."""
     monkeypatch.setattr(stream_hub, "POLL_SECONDS_WITHOUT_REDIS", 0.05)
     url = f"redis://127.0.0.1:{free_port()}"
     settings = replace(connections.settings, redis_url=url)

@@ -54,7 +54,7 @@ def watching(
 
 
 def test_news_reach_everybody_who_watches_the_run(hub: StreamHub, stored: StoredRuns) -> None:
-    """And nobody else."""
+    """New events reach every watch of the run, and no other."""
     run_id, other_id, actor = stored.create(), stored.create(), stored.actor
     with (
         watching(hub, run_id, actor) as one,
@@ -68,7 +68,9 @@ def test_news_reach_everybody_who_watches_the_run(hub: StreamHub, stored: Stored
 
 
 def test_what_is_there_already_is_told_to_who_comes(hub: StreamHub, stored: StoredRuns) -> None:
-    """By Postgres, after the subscription: what happens in between is not missed."""
+    """Events that happen before the subscription is confirmed reach a new watch by a read of
+    Postgres afterwards.
+    """
     claim = stored.claimed()
     with watching(hub, claim.run_id, stored.actor) as first:
         eventually(lambda: 1 == first.announced)
@@ -147,7 +149,7 @@ def test_a_quiet_subscription_answers_its_pings(
 def test_a_watch_whose_reader_may_not_read_any_more_is_ended(
     hub: StreamHub, stored: StoredRuns
 ) -> None:
-    """Without news."""
+    """A watch whose reader loses access ends without another event."""
     allowed = [True]
     with watching(hub, stored.create(), stored.actor, may_read=lambda _: allowed[0]) as watch:
         assert not watch.ended

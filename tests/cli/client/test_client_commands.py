@@ -202,7 +202,7 @@ def test_a_run_that_is_not_there_is_told(arkloop: Arkloop) -> None:
 
 
 def test_a_run_is_cancelled(arkloop: Arkloop, user: Caller) -> None:
-    """Again and again, with the same answer."""
+    """Cancelling a run again gets the same response."""
     run_id = user.run({"hang": 60})
 
     assert ["ok\n", "ok\n"] == [arkloop.stdout("runs", "cancel", run_id) for _ in range(2)]

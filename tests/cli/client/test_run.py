@@ -159,7 +159,9 @@ def test_a_person_at_the_keyboard_confirms_a_tool(arkloop: Arkloop) -> None:
 
 
 def test_a_person_sees_the_whole_call_that_they_allow(arkloop: Arkloop) -> None:
-    """Not the short form in which calls are shown as they come, and nothing invisible in it."""
+    """A user approves a tool call with its complete arguments in view, none abbreviated or
+    invisible.
+    """
     expression = f"1{' + 1' * 100}  -\u202e\u200b 7"
     steps = script({"tool": "calculator", "args": {"expression": expression}}, {"say": "done"})
     with arkloop.at_terminal("run", "--persona", "careful", steps) as terminal:

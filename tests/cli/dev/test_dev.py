@@ -56,7 +56,7 @@ def test_a_taken_port_is_refused() -> None:
 
 
 def test_an_unknown_host_is_told_and_not_a_traceback() -> None:
-    """Also where the name does not resolve."""
+    """A host name that does not resolve is reported in one line, without a traceback."""
     with pytest.raises(dev.CannotStart, match="cannot listen on no-such-host.invalid"):
         dev.claim_port("no-such-host.invalid", 0)
 
@@ -72,7 +72,7 @@ def test_an_unknown_host_is_told_and_not_a_traceback() -> None:
 def test_only_names_of_this_machine_are_answered(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str, more: str, expected: str
 ) -> None:
-    """Else any web page could reach the server through a name of its own (DNS rebinding)."""
+    """Foreign host names are refused, or a web page could reach the server by DNS rebinding."""
     monkeypatch.setenv("ARKLOOP_ALLOWED_HOSTS", more)
 
     assert expected == environment(tmp_path, host)["ARKLOOP_ALLOWED_HOSTS"]

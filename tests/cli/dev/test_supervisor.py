@@ -117,7 +117,7 @@ def supervise(tmp_path: Path) -> Iterator[Supervise]:
 
 
 def test_a_stop_signal_ends_everything_with_status_0(supervise: Supervise) -> None:
-    """Also what a process started in a session of its own."""
+    """A stop signal ends also what a process started in a session of its own, with status 0."""
     supervised = supervise(("web", WITH_A_DETACHED_CHILD, {}), ("worker", IDLE, {}))
     eventually(supervised.has("web    | up", "worker | up"))
     supervised.remember()

@@ -84,7 +84,7 @@ def test_the_list_has_a_line_for_each(run: Run) -> None:
 
 
 def test_the_password_is_asked_for(run: Run, client: FlaskClient) -> None:
-    """So that it is in no shell history."""
+    """The password is prompted for, so that it is in no shell history."""
     words = options("--create")[: -len(["--password", PASSWORD])]
 
     asked = run("create", *words, input=f"{PASSWORD}\n{PASSWORD}\n")

@@ -29,11 +29,13 @@ def test_a_failed_user_leaves_nothing(connections: Connections) -> None:
 
 
 def test_a_new_name_is_checked_for_all_that_is_wrong() -> None:
-    """Both fields at once."""
+    """Problems of both names are reported at once."""
     assert {} == accounts.problems_of(login="Ali ce", email="a@b")
     assert {"login", "email"} == set(accounts.problems_of(login="a@b", email="a"))
 
 
 def test_a_login_can_never_be_anothers_email() -> None:
-    """Else one would log in as the other, or lock them out."""
+    """A login cannot be another user's email, which would let one log in as the other or lock them
+    out.
+    """
     assert ["login"] == list(accounts.problems_of(login="bob@example.com", email="a@b"))

@@ -15,7 +15,7 @@ def test_a_key_has_the_published_form() -> None:
 
 
 def test_keys_do_not_repeat() -> None:
-    """Nor do their parts that are shown, as a rule."""
+    """Neither keys nor, as a rule, their shown parts repeat."""
     keys = {api_keys.make() for _ in range(1000)}
 
     assert 1000 == len(keys)

@@ -191,7 +191,7 @@ def money(stored: StoredRuns) -> Money:
 
 
 def test_a_run_without_limits_holds_nothing(money: Money) -> None:
-    """Whatever it may cost."""
+    """A run without limits reserves nothing, whatever it may cost."""
     claim = money.stored.claimed()
     assert not claim.is_limited
 
@@ -202,7 +202,7 @@ def test_a_run_without_limits_holds_nothing(money: Money) -> None:
 
 
 def test_a_run_holds_its_worst_case_until_it_is_settled(money: Money) -> None:
-    """Then its cost so far, until it ends; then that is spent."""
+    """A run reserves its worst case, then its cost so far, and has spent that at its end."""
     money.limit("1")
     claim = money.stored.claimed()
     assert claim.is_limited
@@ -266,7 +266,7 @@ def test_a_budget_is_used_to_its_last_digit(money: Money) -> None:
 def test_a_refused_run_knows_whether_waiting_may_help(
     money: Money, first: str, helps: bool
 ) -> None:
-    """Not for what other runs have spent already, only for what they may yet give back."""
+    """A refused run may wait for what other runs have reserved, not for what they have spent."""
     money.limit("1")
     other, claim = money.stored.claimed(), money.stored.claimed()
     money.reserve(other, "0.5", so_far=first)
@@ -323,7 +323,7 @@ def test_every_scope_of_a_run_counts(money: Money) -> None:
 
 
 def test_a_claim_that_is_over_reserves_nothing(money: Money) -> None:
-    """Nor does it settle; and it leaves no hold behind."""
+    """A claim that is over can neither reserve nor settle, and leaves no reservation behind."""
     money.limit("1")
     claim = money.stored.claimed()
     late = replace(claim, fence=claim.fence - 1)
@@ -461,7 +461,9 @@ def test_no_run_is_created_where_nothing_is_left(money: Money, waits: bool) -> N
 
 
 def test_a_personas_month_is_looked_at_before_a_run_is_created(money: Money) -> None:
-    """Only what runs with a version that has a limit have cost."""
+    """A persona's monthly limit is checked before a run is created, by the runs of versions with a
+    limit.
+    """
     money.spend(money.stored.claimed(), "9")
     persona = replace(FREE, max_cost_usd_per_month=Decimal("0.5"))
     with money.connections.reading() as sql:
@@ -517,7 +519,9 @@ def test_credits_pay_for_routes_of_the_server_alone(money: Money) -> None:
 
 
 def test_without_credits_there_is_no_route_of_the_server(money: Money) -> None:
-    """Not even a free one, also where the run came to it from a model of the org's own."""
+    """Without credits no server route is usable, not even a free one, nor as a fallback of an org's
+    model.
+    """
     claim = money.stored.claimed()
     with money.connections.transaction() as tx:
         credits.open_prepaid(tx, money.org_id, 0)
@@ -558,7 +562,9 @@ def test_what_is_owed_is_for_routes_of_the_server_alone(money: Money, is_held: b
 
 
 def test_more_credits_than_there_are_cannot_be_held(money: Money) -> None:
-    """And waiting helps only for what others may give back."""
+    """More credits than the org has cannot be reserved, and a run waits only for what others may
+    release.
+    """
     money.grant(100)
     first, second = money.stored.claimed(), money.stored.claimed()
     money.reserve(first, "0.06", so_far="0.03")
@@ -653,7 +659,9 @@ def test_a_run_that_is_being_cancelled_keeps_its_hold(money: Money) -> None:
 
 
 def test_a_cancelled_run_that_waits_lets_go(money: Money) -> None:
-    """And is charged what the event log says it has used."""
+    """A waiting run that is cancelled releases its reservation and is charged the usage in its
+    event log.
+    """
     money.grant(1000)
     money.limit("1")
     claim = money.stored.claimed()

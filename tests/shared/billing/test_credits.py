@@ -68,7 +68,7 @@ def test_only_what_no_run_holds_is_taken_back(connections: Connections, alice: U
 def test_a_grant_of_nothing_or_too_much_is_refused(
     connections: Connections, alice: User, amount: int
 ) -> None:
-    """Nothing is entered."""
+    """A grant of nothing or of too much enters nothing in the ledger."""
     with pytest.raises(InvalidRequest):
         grant(connections, alice, amount)
 
@@ -76,7 +76,7 @@ def test_a_grant_of_nothing_or_too_much_is_refused(
 
 
 def test_a_long_note_is_refused(connections: Connections, alice: User) -> None:
-    """200 characters are taken."""
+    """A note of 200 characters is accepted, a longer one is refused."""
     grant(connections, alice, 1, "n" * 200)
     with pytest.raises(InvalidRequest):
         grant(connections, alice, 1, "n" * 201)
@@ -85,7 +85,7 @@ def test_a_long_note_is_refused(connections: Connections, alice: User) -> None:
 
 
 def test_grants_at_once_all_count(connections: Connections, alice: User) -> None:
-    """Also those that make the balance."""
+    """Concurrent grants all count, including the first ones that create the balance."""
     in_parallel(16, lambda number: grant(connections, alice, number + 1))
 
     assert (136, 0) == balance(connections, alice)
@@ -138,7 +138,9 @@ def test_an_entry_moves_something_from_one_account_to_another(
 def test_a_balance_is_never_less_than_what_is_held(
     connections: Connections, alice: User, columns: dict[str, int]
 ) -> None:
-    """Nor below zero: whatever the code does, the database refuses it."""
+    """The database refuses a balance below what is reserved, or below zero, whatever the code
+    does.
+    """
     grant(connections, alice, 100)
 
     with (

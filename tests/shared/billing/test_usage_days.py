@@ -104,7 +104,7 @@ def test_reports_are_the_same_before_and_after(stored: StoredRuns, seed: int) ->
 
 
 def test_a_day_is_summed_up_once_it_is_over(stored: StoredRuns) -> None:
-    """Not today, whose runs still end; and a second time adds nothing."""
+    """Past days are summed up once; today is not, since its runs still end."""
     connections = stored.connections
     use(connections, stored.actor.org_id, 7, 50)
     usage_days.roll_up(connections)

@@ -113,7 +113,7 @@ def test_the_run_chooses_before_the_persona_before_the_org_before_the_server(
 
 
 def test_a_route_that_is_not_there_is_named(connections: Connections, org: UUID) -> None:
-    """Also when there is none at all."""
+    """The error for a missing route names it, also when the server has no route at all."""
     none = Catalog(connections, {})
     for route_id, persona in ((None, BARE), ("x", BARE), (None, replace(BARE, route_id="x"))):
         with pytest.raises(RouteNotFound) as raised:
@@ -162,7 +162,9 @@ def test_a_key_that_cannot_be_opened_is_none_and_said_once(
 def test_a_sealed_key_that_is_copied_to_another_org_stays_sealed(
     catalog: Catalog, stored: StoredRuns, org: UUID, connections: Connections, register: Register
 ) -> None:
-    """Even in a process that has opened it where it belongs."""
+    """A sealed key copied to another org cannot be opened, not even by a process that opened the
+    original.
+    """
     thief = StoredRuns.of(connections, register())
     mine, theirs = add_model(stored, api_key="sk-1"), add_model(thief, api_key="sk-2")
     sealed = select(llm_providers_table.c.api_key_encrypted).where(
@@ -217,7 +219,9 @@ def test_the_orgs_default_falls_back_by_priority(
 
 
 def test_the_servers_default_falls_back_by_priority(stored: StoredRuns, org: UUID) -> None:
-    """As an org's; any other of the server's routes only as a persona says."""
+    """The server's default route falls back by priority; its other routes only as a persona
+    says.
+    """
     local = SERVERS["local"]
     ranked = {name: replace(local, id=name, priority=p) for name, p in (("b", 2), ("a", 1))}
     catalog = Catalog(stored.connections, {**SERVERS, **ranked})
@@ -291,7 +295,7 @@ def test_what_was_published_before_it_was_built_in_stays(
 
 @pytest.mark.parametrize("wanted", ["nobody", "nobody@1", "assistant@99"])
 def test_a_persona_that_is_not_there_is_named(catalog: Catalog, org: UUID, wanted: str) -> None:
-    """As the field that has it."""
+    """The error for a missing persona names the field that refers to it."""
     with pytest.raises(PersonaNotFound) as raised:
         catalog.persona(org, wanted)
     assert [f"Persona {wanted!r} not found."] == raised.value.details["persona_id"]
@@ -404,7 +408,7 @@ def test_what_was_read_before_a_change_is_not_kept_after_it(
 def test_who_is_in_a_transaction_needs_no_second_connection(
     catalog: Catalog, stored: StoredRuns, org: UUID
 ) -> None:
-    """Even while another holds the place of the one who reads."""
+    """A caller in a transaction needs no second connection, even while another waits for one."""
     own = add_model(stored, is_default=True)
     id_ = publish(stored, "mine")
     checked_out: list[int] = []

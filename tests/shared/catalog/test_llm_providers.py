@@ -166,7 +166,9 @@ def test_models_and_their_provider_come_and_go_at_once(stored: StoredRuns) -> No
 
 
 def test_names_are_unique_in_an_org(stored: StoredRuns, other: StoredRuns) -> None:
-    """Also by a change, and for models of one provider; another org has its own."""
+    """Names are unique per org, and per provider for models, at creation and in changes; other orgs
+    may use them.
+    """
     provider(other, "taken")
     provider_id = provider(stored, "taken")
     second = provider(stored, "free")
@@ -280,7 +282,7 @@ def test_addresses_are_public_and_plain(stored: StoredRuns, base_url: str) -> No
 
 
 def test_the_operator_may_allow_a_network(stored: StoredRuns) -> None:
-    """Then addresses in it are taken."""
+    """Addresses in a network that the operator allows are accepted."""
     settings = replace(stored.connections.settings, allowed_networks=("127.0.0.0/8",))
     allowing = replace(stored, connections=replace(stored.connections, settings=settings))
 
@@ -315,7 +317,7 @@ def test_what_another_org_has_is_not_there(stored: StoredRuns, other: StoredRuns
 
 
 def test_models_go_with_their_provider(stored: StoredRuns) -> None:
-    """No row is left."""
+    """Deleting a provider leaves no row of its models."""
     provider_id = provider(stored)
     model(stored, provider_id)
     with changing(stored) as tx:

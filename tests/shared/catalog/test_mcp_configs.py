@@ -187,7 +187,7 @@ def test_headers_open_in_their_org_only(
 
 
 def test_an_org_has_a_hundred_servers(connections: Connections, alice: User) -> None:
-    """And no more."""
+    """An org can have 100 servers and no more."""
     create(connections, alice)
     with connections.transaction() as tx:
         for number in range(mcp_configs.MAX_CONFIGS - 1):

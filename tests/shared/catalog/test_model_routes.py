@@ -78,7 +78,7 @@ def test_the_vendors_routes_have_known_prices_and_context() -> None:
 
 
 def test_the_anthropic_route_is_set_by_its_variables() -> None:
-    """Key, address and model."""
+    """The variables of the Anthropic route set its key, address and model."""
     route = load(
         replace(
             BARE,
@@ -93,7 +93,7 @@ def test_the_anthropic_route_is_set_by_its_variables() -> None:
 
 
 def test_the_local_model_is_free() -> None:
-    """Not unknown: it may be used under a budget."""
+    """The local model's price is 0 and not unknown, so that runs with a budget may use it."""
     assert Prices() == load(replace(BARE, local_base_url="http://127.0.0.1:1/v1"))["local"].prices
 
 
@@ -300,7 +300,7 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, text: str, problem: str
 
 
 def test_all_problems_of_a_file_are_told_at_once(tmp_path: Path) -> None:
-    """One a line."""
+    """All problems of a routes file are reported at once, one per line."""
     with pytest.raises(InvalidSettings) as raised:
         from_file(tmp_path, "routes: [1, 2, {id: a, provider: openai, model: m}, 3]")
 

@@ -78,7 +78,7 @@ def test_ids_have_one_form(text: str, fits: bool) -> None:
 
 
 def test_a_definition_has_every_field() -> None:
-    """As JSON has it; what it may leave out has the default."""
+    """A definition in JSON may contain every field, and missing ones get their defaults."""
     definition = {
         "system_prompt": "Help.",
         "route_id": "scripted",
@@ -151,7 +151,7 @@ def test_a_definition_has_every_field() -> None:
     ],
 )
 def test_a_wrong_field_is_named(name: str, value: Any, why: str) -> None:
-    """With its limit."""
+    """A wrong field is reported with its limit."""
     with pytest.raises(InvalidPersona) as raised:
         read("p", "1", {name: value})
 
@@ -160,7 +160,7 @@ def test_a_wrong_field_is_named(name: str, value: Any, why: str) -> None:
 
 
 def test_all_wrong_fields_are_told_at_once() -> None:
-    """Each with its reasons."""
+    """All wrong fields are reported at once, each with its reasons."""
     with pytest.raises(InvalidPersona) as raised:
         read("p", "1", {"max_steps": 0, "tools": ["x"], "more": 1, "confirm": ["y"]})
 
@@ -199,7 +199,7 @@ def test_the_folder_has_the_files_of_the_builtin_personas_alone() -> None:
     ],
 )
 def test_a_wrong_file_is_named(name: str, text: str, where: str, why: str) -> None:
-    """And the field in it."""
+    """A wrong file is reported with its name and the field in it."""
     with pytest.raises(InvalidPersona) as raised:
         from_file(name, text)
 

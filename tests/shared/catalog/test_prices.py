@@ -120,12 +120,12 @@ def test_cached_input_has_its_own_prices() -> None:
     [(200_000, "0.600015"), (200_001, "1.2000285")],
 )
 def test_a_tier_counts_for_the_whole_call(input_tokens: int, expected: str) -> None:
-    """As the vendors bill it: all tokens at the price of the tier, also those of the output."""
+    """A price tier applies to all tokens of a call, including its output, as vendors bill it."""
     assert Decimal(expected) == LONG.cost(Usage(input_tokens=input_tokens, output_tokens=1))
 
 
 def test_a_price_of_the_cache_that_nobody_gave_is_that_of_input() -> None:
-    """Never free."""
+    """A cache price that is not given is that of input, never 0."""
     prices = Prices.of(input=Decimal(2), output=Decimal(3))
     assert (
         Prices(input=Decimal(2), output=Decimal(3), cache_read=Decimal(2), cache_write=Decimal(2))
@@ -171,7 +171,9 @@ def test_what_is_not_known_for_sure_has_no_price(
 
 
 def test_well_known_servers_are_known_too() -> None:
-    """By their address; a cache price that they do not name is that of input."""
+    """Servers are recognised by their address; a cache price that they do not name is that of
+    input.
+    """
     prices = known("openai", "llama-3.3-70b-versatile", "https://api.groq.com/openai/v1")
 
     assert prices is not None

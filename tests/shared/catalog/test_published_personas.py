@@ -120,7 +120,9 @@ def test_mcp_servers_must_be_there(stored: StoredRuns) -> None:
 
 
 def test_the_list_is_in_order_and_goes_on_after_any_row(stored: StoredRuns) -> None:
-    """By the codes of the characters, whatever the database's own order is."""
+    """Personas are listed by the codes of their characters, whatever the database's collation, and
+    after any row.
+    """
     made = [publish(stored, key, version) for key in "bBa" for version in ("1", "Z", "a", "10")]
 
     walked: list[str] = []

@@ -122,7 +122,7 @@ def test_money_is_a_number_of_eight_decimals(amount: str, number: float) -> None
 
 
 def test_what_is_optional_is_left_out() -> None:
-    """And what the contract always has is null."""
+    """Optional fields are omitted, and fields of the contract are null."""
     asked = RunWaitingForInput(request_id="r", kind="question", prompt="?", expires_at="t")
     assert {"request_id", "kind", "prompt", "expires_at"} == set(data_of(asked))
     mcp_tool = {"config_id": "c", "hash": "h"}

@@ -32,7 +32,7 @@ RESULT = ToolResult("call", "calculator", "42", False, 7)
 
 
 def test_of_eight_claims_at_once_one_wins(stored: StoredRuns) -> None:
-    """And writes `run.started` as seq 1, once."""
+    """One of eight concurrent claims wins, and writes `run.started` once, as seq 1."""
     for _ in range(5):
         run_id = stored.create()
         won = [

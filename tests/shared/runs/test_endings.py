@@ -168,7 +168,9 @@ def test_what_each_has_used_is_counted_and_charged(stored: StoredRuns) -> None:
 
 
 def test_what_is_not_ended_is_not_counted(stored: StoredRuns) -> None:
-    """And who tries again after a COMMIT whose answer got lost counts nothing twice."""
+    """An ending that was not stored counts nothing, and one repeated after a lost COMMIT response
+    counts nothing twice.
+    """
     good, unwanted, lost = (stored.claimed() for _ in range(3))
     stored.cancel(unwanted.run_id)
     stored.set(lost.run_id, fence=lost.fence + 1)

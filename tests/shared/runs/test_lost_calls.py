@@ -139,7 +139,7 @@ def test_what_is_counted_or_said_nothing_is_not_counted_again(
 
 
 def test_a_call_of_a_fallback_is_billed_by_that(stored: StoredRuns, tmp_path: Path) -> None:
-    """By its prices, within its limits, under its name."""
+    """A fallback's lost call is billed by the fallback's prices, limits and name."""
     file = tmp_path / "routes.yaml"
     file.write_text(
         "routes: [{id: other, provider: scripted, model: m2, prices: {input: 5, output: 7},"
@@ -158,7 +158,9 @@ def test_a_call_of_a_fallback_is_billed_by_that(stored: StoredRuns, tmp_path: Pa
 
 @pytest.mark.parametrize("who", ["hold", "run", "persona"])
 def test_it_costs_no_more_than_was_reserved_for_it(stored: StoredRuns, who: str) -> None:
-    """Nor has it more tokens than the persona lets a call have."""
+    """A lost call costs at most what was reserved, and has at most the tokens that the persona
+    allows.
+    """
     claim = lost(stored, "x" * 4000, USED_COST, MessageDelta("x" * 4000))
     if who == "persona":
         with stored.connections.transaction() as tx:

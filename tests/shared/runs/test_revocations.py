@@ -123,7 +123,9 @@ def test_an_expired_keys_runs_go_on(stored: StoredRuns, by_key: StoredRuns) -> N
 
 
 def test_an_operator_cancels_runs_by_their_rows(stored: StoredRuns) -> None:
-    """As docs/how-to/operations.md says for a user who is removed: in every state of a run."""
+    """The statements that docs/how-to/operations.md shows for a removed user cancel runs in every
+    state.
+    """
     queued, waiting = stored.create(), stored.claimed()
     stored.park(waiting, new_id())
     for run_id in (queued, waiting.run_id):

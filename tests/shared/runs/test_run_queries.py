@@ -55,7 +55,9 @@ def change(stored: StoredRuns, thread_id: UUID, **changes: Any) -> None:
 
 
 def test_runs_are_seen_as_their_thread_is(stored: StoredRuns, bob: Actor) -> None:
-    """Also those that were there before it became private, public again, or deleted."""
+    """Runs follow their thread's visibility, including earlier runs of a thread that becomes
+    private, public or deleted.
+    """
     thread_id = stored.thread()
     run_id = stored.create(thread_id)
 
@@ -118,7 +120,7 @@ def by_day(expected: list[UUID], found: list[UUID]) -> list[UUID]:
 
 
 def test_both_states_of_a_status_are_one_list(stored: StoredRuns) -> None:
-    """Newest first."""
+    """A list by status has the runs of both of its states, newest first."""
     run_ids = [stored.create() for _ in range(4)]
     for run_id in run_ids[::2]:
         stored.claim(run_id)

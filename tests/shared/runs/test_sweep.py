@@ -321,7 +321,9 @@ def test_many_sweeps_at_once_recover_each_run_once(stored: StoredRuns) -> None:
 def test_a_run_that_no_thread_holds_is_taken_from_its_living_owner(
     stored: StoredRuns, is_crash: bool, crashes: int
 ) -> None:
-    """Only from the owner that says so, and only while it executes."""
+    """A run is taken from a living owner only if that owner reports it, and only while it
+    executes.
+    """
     owner = stored.worker()
     claim = stored.claimed(owner)
     stored.set(claim.run_id, crashes=1)

@@ -113,7 +113,9 @@ PASSED = {
 
 @pytest.mark.parametrize("url", REFUSED)
 def test_what_may_lead_inside_is_refused(url: str) -> None:
-    """By its spelling alone; nothing is resolved, and the reason names no address."""
+    """A URL that may lead inside is refused by its spelling, without resolving it, and the reason
+    names no address.
+    """
     with pytest.raises(Refused) as refusal:
         egress.check_url(url, PUBLIC)
 
@@ -122,7 +124,7 @@ def test_what_may_lead_inside_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize(("url", "text"), PASSED.items())
 def test_what_passes_has_one_spelling(url: str, text: str) -> None:
-    """Which passes again, unchanged."""
+    """An accepted URL has one spelling, which is accepted again unchanged."""
     checked = egress.check_url(url, PUBLIC)
 
     assert text == checked.text

@@ -104,7 +104,7 @@ def test_the_setting_holds_several_keys() -> None:
 
 
 def test_no_error_tells_the_secret() -> None:
-    """Not the text, not the key."""
+    """No error contains the text or the key."""
     with pytest.raises(CannotOpen) as raised:
         opened(seal("my-secret", SECOND))
 

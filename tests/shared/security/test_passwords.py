@@ -7,7 +7,7 @@ from shared.security import passwords
 
 
 def test_a_password_matches_its_own_hash() -> None:
-    """And no other one's; case and spaces count."""
+    """A password matches its own hash and no other; case and spaces count."""
     hash_ = passwords.hash_("correct horse ☂")
 
     assert passwords.verify("correct horse ☂", hash_)

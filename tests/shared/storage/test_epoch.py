@@ -50,7 +50,9 @@ def name_of(url: str) -> str:
 def test_all_processes_of_an_installation_use_the_same_names(
     settings: Settings, connections: Connections
 ) -> None:
-    """Also after every one of their connections was opened anew."""
+    """All processes of an installation use the same names, also after all their connections were
+    replaced.
+    """
     with connections.reading():
         other = keys_of(settings, settings.database_url)
 
@@ -99,7 +101,7 @@ def test_a_promotion_begins_an_epoch_of_the_same_installation(
 def test_a_role_that_may_not_see_the_log_is_no_hindrance(
     settings: Settings, new_database: Callable[[], str]
 ) -> None:
-    """As on servers that hide it: the installation has a name all the same."""
+    """A role that may not see Postgres' log still gets a name for the installation."""
     url = new_database()
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as sql:
         sql.execute("REVOKE EXECUTE ON FUNCTION pg_current_wal_lsn() FROM public")

@@ -78,7 +78,7 @@ def test_nobody_waits_for_a_large_item() -> None:
 
 
 def test_a_group_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By number and by size; one item of any size is written, alone."""
+    """A group is limited by number and size; one item of any size is written alone."""
     monkeypatch.setattr(group_commit, "MAX_SIZE", 10)
     commit = Held()
     write = GroupCommit(commit, size=lambda number: number)

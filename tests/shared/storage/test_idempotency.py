@@ -45,7 +45,7 @@ def test_answers_older_than_a_day_are_deleted_in_batches(
 def test_a_key_is_free_when_its_transaction_has_ended(
     connections: Connections, org_id: UUID
 ) -> None:
-    """By commit or rollback: while it lasts nobody else has it."""
+    """An idempotency key is locked until its transaction commits or rolls back."""
     scope = Scope(org_id=org_id, actor_id=new_id(), path="/", key="k")
     other = Scope(org_id=org_id, actor_id=scope.actor_id, path="/", key="other")
     with connections.transaction() as first, connections.transaction() as second:
@@ -61,7 +61,7 @@ def test_a_key_is_free_when_its_transaction_has_ended(
 
 
 def test_a_kept_answer_is_found_as_it_was(connections: Connections, org_id: UUID) -> None:
-    """Status, headers and body."""
+    """A stored response is replayed with its status, headers and body."""
     scope = Scope(org_id=org_id, actor_id=new_id(), path="/", key="k")
     with connections.transaction() as tx:
         assert idempotency.find(tx, scope, "hash") is None

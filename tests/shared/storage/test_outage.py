@@ -5,7 +5,7 @@ from tests.waiting import eventually, in_parallel
 
 
 def test_a_server_that_answers_is_asked_by_everyone() -> None:
-    """And nothing is remembered of it."""
+    """Every caller may use an available server, which keeps no state."""
     outage = Outage(60)
     outage.answered()
 
@@ -32,7 +32,7 @@ def test_after_the_pause_one_caller_tries() -> None:
 
 
 def test_the_first_answer_lets_everyone_ask_again() -> None:
-    """Whoever got it."""
+    """The first response ends the outage for every caller, whoever got it."""
     outage = Outage(0.01)
     outage.failed()
     eventually(outage.may_try)
@@ -42,7 +42,7 @@ def test_the_first_answer_lets_everyone_ask_again() -> None:
 
 
 def test_who_waited_while_it_began_is_stopped() -> None:
-    """But not the one who tries."""
+    """Callers that waited when the outage began are stopped, except the one that tries."""
     outage = Outage(0.01)
     assert not outage.began_meanwhile
     outage.failed()

@@ -100,7 +100,7 @@ def test_a_page_of_runs(
 def test_a_page_of_threads(
     connections: Connections, written: History, actor: Actor, deep: bool
 ) -> None:
-    """And for each of its threads the active run."""
+    """A page of threads, with the active run of each, is read by indexes."""
     before = place_in(connections, written.some_runs[250]) if deep else None
 
     plans = only(connections, lambda sql: threads.list_(sql, actor, limit=LIMIT, before=before))
@@ -126,7 +126,7 @@ def test_a_page_of_a_threads_runs(connections: Connections, written: History, ac
 def test_a_page_of_messages(
     connections: Connections, written: History, actor: Actor, before: int | None
 ) -> None:
-    """Backward from the place."""
+    """A page of messages is read backward from its cursor by an index."""
     assert written.largest_thread is not None
     largest = written.largest_thread
 
@@ -158,7 +158,7 @@ def test_events_after_a_cursor(connections: Connections, written: History) -> No
 
 @pytest.mark.parametrize("named", [False, True])
 def test_a_page_of_a_stream(connections: Connections, written: History, named: bool) -> None:
-    """The same as frames."""
+    """A page of a stream's frames is read by an index."""
     assert written.long_run is not None
     long_run = written.long_run
 
@@ -191,7 +191,7 @@ def test_a_workers_look_for_runs(
 
 
 def test_what_a_worker_owns(connections: Connections, written: History) -> None:
-    """Its executing runs alone."""
+    """The executing runs of a worker are read by an index."""
     Plans(connections, (lease._OWNED, {"id": new_id()})).check({"ix_runs_owner"})
 
 

@@ -58,7 +58,7 @@ def unix_redis(folder: Path) -> Iterator[Path]:
     "form", ["unix://:p%40ss@{path}?db=3", "unix://{path}?db=3&password=p%40ss"]
 )
 def test_a_socket_is_a_broker(settings: Settings, tmp_path: Path, form: str) -> None:
-    """By the URL that the Redis client takes, with its database and password."""
+    """A broker may be a Unix socket, by the Redis client's URL with database and password."""
     with unix_redis(tmp_path) as path:
         url = form.format(path=path)
         pass_message(settings, url)
@@ -84,7 +84,7 @@ def tls_url(settings: Settings, authority: trustme.CA) -> Iterator[str]:
 
 
 def test_a_certificate_that_is_not_trusted_is_refused(settings: Settings, tls_url: str) -> None:
-    """By both clients: a password must not be sent to whoever answers."""
+    """Neither client sends its password to a broker with an untrusted certificate."""
     with connect_redis(tls_url) as client, pytest.raises(redis.ConnectionError):
         client.ping()
     with pytest.raises(OperationalError, match="certificate verify failed"):
@@ -123,7 +123,9 @@ def test_the_systems_authorities_can_be_replaced(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the variable that counts for all other connections, too."""
+    """The variable that replaces the trusted authorities elsewhere replaces them for the broker,
+    too.
+    """
     file = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(file)
     monkeypatch.setenv("SSL_CERT_FILE", str(file))
@@ -134,5 +136,5 @@ def test_the_systems_authorities_can_be_replaced(
 
 
 def test_the_check_ends_only_on_request(settings: Settings, tls_url: str) -> None:
-    """As vendors with certificates of their own making need it."""
+    """The certificate check can be switched off for vendors with self-made certificates."""
     pass_message(settings, f"{tls_url}?ssl_cert_reqs=none")

@@ -34,7 +34,7 @@ def test_the_needed_version_is_the_one_that_migrating_leads_to() -> None:
 
 
 def test_a_database_that_was_never_migrated_has_no_version(new_database: Callable[[], str]) -> None:
-    """Neither without alembic's table nor with an empty one."""
+    """A database without alembic's table, or with an empty one, has no version."""
     engine = create_engine(new_database())
     with engine.begin() as sql:
         migrated = schema.current_version(sql)
@@ -70,7 +70,9 @@ def older(new_database: Callable[[], str]) -> Iterator[Engine]:
 
 
 def test_a_table_that_is_held_stops_no_query(older: Engine) -> None:
-    """Not for long, at least; the migration goes on when the table is free."""
+    """A migration that waits for a locked table blocks other queries only briefly, and continues
+    when the table is free.
+    """
     with older.connect() as dump, ThreadPoolExecutor() as pool:
         dump.execute(text("SELECT count(*) FROM runs"))  # holds its lock until the end
 

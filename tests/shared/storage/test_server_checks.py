@@ -88,7 +88,9 @@ def old_redis(version: str) -> Iterator[str]:
 
 
 def test_what_the_tests_use_is_accepted(settings: Settings) -> None:
-    """And so are servers that are away: the process works when they are back."""
+    """The servers of the tests are accepted, as are unavailable servers, since processes work when
+    those are back.
+    """
     check(settings)
     nowhere = f"redis://127.0.0.1:{free_port()}/0"
     check(settings, redis_url=nowhere, broker_url=nowhere)
@@ -146,7 +148,9 @@ def test_no_process_starts_on_such_a_server(
     new_database: Callable[[], str],
     tmp_path: Path,
 ) -> None:
-    """By the lines of the Procfile: each ends by itself and says why in one line."""
+    """Each process of the Procfile exits by itself on an unsuitable server, and says why in one
+    line.
+    """
     environ = {
         "PATH": path_of_children(),
         "PYTHONWARNINGS": "ignore:You're running the worker with superuser",

@@ -39,7 +39,7 @@ def test_positions_have_no_holes_and_no_repeats(
 def test_a_position_that_is_rolled_back_is_given_again(
     connections: Connections, alice: User, actor: Actor
 ) -> None:
-    """So that there is no hole."""
+    """A position that is rolled back is given again, so that positions have no hole."""
     thread_id = UUID(alice.thread())
     with suppress(KeyError), connections.transaction() as tx:
         threads.take_position(tx, actor, thread_id)

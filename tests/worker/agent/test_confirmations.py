@@ -66,7 +66,7 @@ def test_arguments_that_no_list_should_carry_are_left_out() -> None:
     ],
 )
 def test_a_decision_can_be_said_in_full(answer: Any, output: str, is_error: bool) -> None:
-    """As JSON text."""
+    """A decision can be given in full as JSON text."""
     context = RecordedRun()
 
     run(careful(), context, [turn(answer)])
@@ -138,7 +138,9 @@ def test_an_approval_is_for_this_call_alone() -> None:
 def test_a_confirmation_is_for_the_tool_that_was_asked_about(
     asked_of: dict[str, str] | None, answer: Any
 ) -> None:
-    """Not for one that has got its name, or another description, before the answer."""
+    """A confirmation does not apply to a tool that got the name, or another description, in the
+    meantime.
+    """
     now = {"config_id": "a", "hash": "h"}
     agent = careful()
     tool = replace(agent.tools["calculator"], mcp_tool=now)
@@ -166,7 +168,9 @@ def test_a_confirmation_is_for_the_tool_that_was_asked_about(
 
 
 def test_a_persona_can_have_every_tool_confirmed() -> None:
-    """Also those that it does not know by name; `ask_user` is never."""
+    """A persona can require confirmation for every tool, also of unknown name, except
+    `ask_user`.
+    """
     agent = agent_for({"tool": "x"}, {"say": "ok"}, confirm=frozenset({"*"}))
     question = Turn("m", "", [ToolCall("q", "ask_user", {"question": "?"})], answers={"q": "no"})
     context = RecordedRun()

@@ -39,7 +39,7 @@ def test_the_oldest_turn_goes_as_a_whole() -> None:
 
 
 def test_the_last_question_stays() -> None:
-    """Even where it does not fit: the provider says that then."""
+    """The last question is kept even if it does not fit, so that the provider reports that."""
     assert Fitted(THREAD[6:], 6) == fit(THREAD, [], 0)
 
 
@@ -138,5 +138,5 @@ def test_a_cut_result_has_the_size_that_it_may_have(content: str, room: int) -> 
     ("text", "most_bytes_per_token"), [("8675309 " * 100, 1.4), ("deadbeef42 " * 100, 2.4)]
 )
 def test_digits_are_counted_one_by_one(text: str, most_bytes_per_token: float) -> None:
-    """As the tokenizers do that are the worst at them."""
+    """Digits are counted one by one, as the least efficient tokenizers do."""
     assert tokens_of(UserMessage(text)) >= len(text) / most_bytes_per_token

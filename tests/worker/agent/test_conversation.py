@@ -74,7 +74,7 @@ def test_a_turn_with_a_call_without_result_is_open() -> None:
 
 
 def test_a_turn_of_calls_without_results_says_nothing() -> None:
-    """Neither text nor finished calls: no message at all."""
+    """A turn with neither text nor finished calls becomes no message."""
     assert [] == messages_of(turns_of(stored(STARTED, completed(""), called())))
 
 
@@ -150,7 +150,9 @@ def test_text_of_a_lost_attempt_is_void_from_here(happened: list[Event], seq: in
 
 
 def test_lost_text_is_counted_where_a_cost_follows_it() -> None:
-    """As when a deploy has broken it off; the costs of turns before it say nothing of it."""
+    """Lost text counts as billed where a cost event follows it; costs of earlier turns do not
+    matter.
+    """
     cost = types.RunCost(Usage(), Decimal(0))
     lost = [STARTED, completed("a"), cost, types.MessageDelta("b")]
 

@@ -126,7 +126,7 @@ def test_a_model_that_reaches_its_limit_without_an_answer_fails_the_run(said: st
 
 @pytest.mark.parametrize(("said", "reason"), [("Hi", "length"), ("", "stop"), ("", "refusal")])
 def test_an_answer_keeps_the_reason_why_the_model_stopped(said: str, reason: str) -> None:
-    """Also where it was cut off, and where the model had nothing to say."""
+    """An answer keeps the model's stop reason, also if it was cut off or is empty."""
     agent = agent_for()
     agent.chain.provider.stream = lambda *_: iter(  # type: ignore[method-assign]
         [TextDelta(said), TurnEnd(reason)]
@@ -174,7 +174,7 @@ def test_a_step_is_stored_before_the_next_one_begins() -> None:
 
 
 def test_the_costs_are_the_sums_so_far() -> None:
-    """By the route's prices."""
+    """Each cost event has the sum so far, by the route's prices."""
     usage = {"usage": {"input_tokens": 100, "output_tokens": 10}}
     context = RecordedRun()
 
@@ -253,7 +253,9 @@ def test_a_call_that_began_before_a_crash_is_repeated_only_if_it_may_be() -> Non
 
 
 def test_a_call_that_did_not_begin_before_a_crash_is_made() -> None:
-    """And one that has its result is not made again."""
+    """After a crash, a call that had not begun is made, and one that has a result is not
+    repeated.
+    """
     calls = [ToolCall("call_1_1", "once", {}), ToolCall("call_1_2", "once", {})]
     turn = Turn("m", "", calls, {"call_1_1": ToolMessage("call_1_1", "once", "before")})
     agent = agent_for({"tool": "x"}, {"say": "b"}, extra={"once": once})
@@ -288,7 +290,7 @@ def test_a_last_word_before_a_crash_is_not_asked_for_again() -> None:
     ],
 )
 def test_a_tool_that_fails_does_not_end_the_run(call: dict[str, Any], why: str) -> None:
-    """The model reads why."""
+    """A failing tool does not end the run; the model reads the reason."""
     context = RecordedRun()
 
     answer = run(agent_for(call, {"say": "ok"}, extra={"broken": broken}), context)
@@ -416,7 +418,9 @@ def test_a_stop_in_a_tool_keeps_the_results_of_the_others() -> None:
 
 
 def test_a_process_that_ends_hands_over_between_steps() -> None:
-    """Not before the first step, whose claim would have been for nothing."""
+    """A stopping process hands a run over between steps, but not before the first step of its
+    claim.
+    """
     agent = agent_for(CALCULATE, {"say": "x"})
     agent.draining.set()
     context = RecordedRun()
@@ -429,7 +433,7 @@ def test_a_process_that_ends_hands_over_between_steps() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, MAX_OUTPUT_BYTES - 1, MAX_OUTPUT_BYTES])
 def test_output_of_up_to_64_kib_stays_as_it_is(size: int) -> None:
-    """Bytes of UTF-8."""
+    """Output of up to 64 KiB of UTF-8 is kept unchanged."""
     assert "x" * size == cut("x" * size)
 
 

@@ -83,7 +83,7 @@ def test_a_turn_is_passed_on_as_it_comes() -> None:
 
 
 def test_a_provider_that_reports_no_usage_is_estimated() -> None:
-    """And it is said that it is an estimate."""
+    """The usage of a provider that reports none is estimated, and marked as an estimate."""
     provider = Replies([TextDelta("a b"), ThinkingDelta("c"), TurnEnd("stop")])
 
     reply = called(RecordedRun(), provider, say="one two")
@@ -306,7 +306,7 @@ def test_a_turn_that_is_refused_at_its_end_costs_what_was_reported() -> None:
 
 
 def test_tries_are_spent_at_last() -> None:
-    """Then the error is the run's; the text of the last try is not void, it is kept."""
+    """After the last try the run fails with its error and keeps the last try's text."""
     run = RecordedRun()
     provider = Replies(*[[TextDelta("a"), ProviderError("overloaded", "no")]] * MAX_TRIES)
 
@@ -318,7 +318,7 @@ def test_tries_are_spent_at_last() -> None:
 
 @pytest.mark.parametrize("kind", ["invalid_request", "auth"])
 def test_a_failure_that_will_not_pass_is_not_tried_again(kind: str) -> None:
-    """At once."""
+    """A permanent failure is reported at once, without a retry."""
     run = RecordedRun()
 
     with pytest.raises(ProviderError):

@@ -61,7 +61,9 @@ def test_a_result_that_must_wait_is_kept_at_once() -> None:
 
 
 def test_a_failure_is_kept_as_well() -> None:
-    """But not that of a call which never began: it may be made anew."""
+    """A failed call's result is kept, but not that of a call which never began, which may be made
+    again.
+    """
     meeting = threading.Barrier(2)
 
     @tool(idempotent=False)

@@ -228,7 +228,7 @@ def held(stored: StoredRuns, claim: Claim) -> Decimal | None:
 
 
 def test_the_budget_of_another_key_limits_nobody_else(stored: StoredRuns) -> None:
-    """Nor an org's runs without a key; one for the whole org limits all of them."""
+    """Another key's budget does not limit a run, but a budget of the whole org does."""
     mine, others = new_id(), new_id()
     by_key = replace(stored, actor=replace(stored.actor, api_key_id=mine))
 

@@ -100,7 +100,7 @@ def output_by_route(stored: StoredRuns, run_id: UUID) -> dict[str, int]:
 def test_a_call_that_a_deploy_broke_off_is_counted_once(
     stored: StoredRuns, process: WorkerProcess
 ) -> None:
-    """By who hands the run over; who goes on declares its text void, and counts its own call."""
+    """A call that a deploy interrupts is billed once, by the process that hands the run over."""
     run_id = scripted(stored, {"say": "one "}, {"hang": 2})
     stopped_in_the_middle(process, stored, run_id, ShuttingDown())
     assert (RunState.QUEUED, [1]) == (stored.state(run_id), costs(stored, run_id))
@@ -167,7 +167,9 @@ def test_a_lost_call_is_billed_by_the_route_that_it_was_made_with(
 def test_a_run_whose_fallback_is_gone_says_with_what_it_goes_on(
     stored: StoredRuns, process: WorkerProcess
 ) -> None:
-    """So a second lost call is that route's, and not the fallback's."""
+    """A run whose fallback is gone names its present route, so that another lost call is billed to
+    that.
+    """
     run_id = scripted(stored, {"say": "one two three "}, {"hang": 3})
     claim = stored.claim(run_id)
     assert claim is not None
@@ -188,7 +190,7 @@ def test_a_run_whose_fallback_is_gone_says_with_what_it_goes_on(
 def test_a_run_whose_route_is_gone_goes_on_with_its_fallback(
     stored: StoredRuns, process: WorkerProcess
 ) -> None:
-    """Without one it fails."""
+    """A run whose route is gone continues with its fallback, and fails without one."""
     with stored.connections.transaction() as tx:
         persona = {"fallback_route_ids": ["dear"]}
         published_personas.publish(tx, stored.actor, "brief", "1", persona)
@@ -296,7 +298,9 @@ def test_what_an_earlier_attempt_has_cost_is_kept_if_its_events_cannot_be_read(
 def test_a_run_that_goes_on_counts_for_limits_that_are_newer_than_it(
     stored: StoredRuns, process: WorkerProcess
 ) -> None:
-    """Also if it makes no further call: what it has cost is spent from the budget of now."""
+    """A resumed run counts for limits set since it began, even without another call: its cost is
+    spent from today's budget.
+    """
     org_id = stored.actor.org_id
     with stored.connections.transaction() as tx:
         persona = {"tools": ["ask_user"], "max_steps": 1}

@@ -29,7 +29,7 @@ def behind(cause: BaseException) -> ProviderError:
 
 
 def test_the_line_has_code_route_address_and_root_cause(caplog: pytest.LogCaptureFixture) -> None:
-    """And nothing of the address but host and port."""
+    """The line has code, route, host, port and root cause, and nothing else of the address."""
     at = route(base_url="http://user:s3cret@10.0.0.7:8000/v1?key=s3cret")
 
     failure_log.report(ERROR, "own", at, behind(ConnectionRefusedError(111, "Connection refused")))

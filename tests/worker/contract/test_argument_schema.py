@@ -156,7 +156,9 @@ def test_what_refers_to_itself_is_checked_once() -> None:
     ],
 )
 def test_what_cannot_be_checked_refuses_nothing(schema: dict[str, Any]) -> None:
-    """Not through a negation, nor because two cases seem to fit."""
+    """Keywords that cannot be checked refuse nothing, whether under a negation or in overlapping
+    cases.
+    """
     assert [] == errors(schema, {"a": "abc"})
 
 
@@ -228,7 +230,7 @@ def unevaluated(levels: int) -> dict[str, Any]:
     ],
 )
 def test_a_schema_that_grows_is_refused_soon(schema: dict[str, Any]) -> None:
-    """Before it is compiled."""
+    """A schema that expands too far is refused before it is compiled."""
     start = time.thread_time()
     with pytest.raises(InvalidSchema, match="too large|deeper"):
         ArgumentSchema(schema)

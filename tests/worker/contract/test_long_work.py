@@ -114,7 +114,7 @@ def test_who_has_many_pieces_to_do_is_no_longer_than_one_in_the_way() -> None:
 
 
 def test_a_piece_that_fails_makes_room_for_the_next() -> None:
-    """Whatever it raises."""
+    """A failing piece makes room for the next one, whatever it raises."""
     with pytest.raises(ValueError), long_work.piece():
         raise ValueError
     done: list[bool] = []

@@ -57,7 +57,7 @@ def test_a_page_becomes_what_one_reads_on_it() -> None:
     ],
 )
 def test_a_page_that_is_not_well_made_is_read_all_the_same(page: str, text: str) -> None:
-    """Nothing is raised."""
+    """A malformed page is read without an error."""
     assert text == html_text(page)
 
 

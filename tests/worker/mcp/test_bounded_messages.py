@@ -61,7 +61,7 @@ def client() -> Iterator[McpClient]:
 @pytest.mark.parametrize("as_events", [False, True], ids=["json", "events"])
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_no_answer_costs_much_memory(client: McpClient, kind: str, as_events: bool) -> None:
-    """Neither in passing nor, as soon as it is read, for good."""
+    """A response costs little memory while it is read, and afterwards."""
     result, reason = HOSTILE[kind]
 
     def answer(handler: Lying) -> None:
@@ -99,7 +99,9 @@ def _forget_peak(client: McpClient, org_id: UUID) -> None:
 
 @pytest.mark.parametrize("as_events", [False, True], ids=["json", "events"])
 def test_text_of_any_script_arrives_as_it_is(client: McpClient, as_events: bool) -> None:
-    """Also in events, whatever charset they are said to be in: they are UTF-8."""
+    """Text of any script arrives unchanged, in events too, which are UTF-8 whatever their charset
+    says.
+    """
     said = "Grüße, 你好, 😀\u2028\x85."
 
     def answer(handler: Lying) -> None:
@@ -118,7 +120,9 @@ def test_text_of_any_script_arrives_as_it_is(client: McpClient, as_events: bool)
 
 
 def test_a_message_of_too_many_values_is_refused_unparsed() -> None:
-    """So is a long one; one with as many as are allowed is not, and text is no value."""
+    """A message with too many values, or too long, is refused unparsed; the largest allowed one is
+    not.
+    """
 
     def message(values: int, text: str) -> bytes:
         # The message, its version and id, the result, the list, and the text.

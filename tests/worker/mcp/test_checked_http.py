@@ -284,7 +284,9 @@ def test_a_session_that_the_server_lost_is_replaced(
 def test_a_call_that_the_server_may_have_read_is_not_repeated(
     client: McpClient, status: int, body: bytes
 ) -> None:
-    """Only a 4xx says that nothing was done, and these are not about the session."""
+    """A call is repeated only after a 4xx about its session; otherwise the server may have carried
+    it out.
+    """
     with forgetful(status, body) as (url, known, calls):
         server = server_at(url)
         assert "done" == _lie(client, url, server)
@@ -324,7 +326,7 @@ def test_tools_that_are_none_leave_the_others(client: McpClient) -> None:
 
 
 def test_a_server_that_does_not_take_its_end_is_left_without_one() -> None:
-    """Else a sidecar would outlive its worker for as long as somebody's server likes."""
+    """A server that does not accept the end of its session does not keep the sidecar alive."""
     let_go = threading.Event()
 
     async def life(url: str) -> None:
@@ -443,7 +445,7 @@ def test_addresses_that_are_dead_share_the_time_to_connect(
 
 
 def test_a_cancelled_connection_is_given_up_at_once() -> None:
-    """Neither its thread nor its socket waits for the time limit."""
+    """A cancelled connection frees its thread and its socket at once, before the time limit."""
     backend = CheckedClient({}, Policy.of(["127.0.0.0/8"])).transport.backend
     before = set(threading.enumerate())
 
@@ -476,7 +478,7 @@ def strict() -> Iterator[McpClient]:
 def test_addresses_of_this_machine_are_not_asked(
     strict: McpClient, canary: tuple[int, list[Any]], host: str
 ) -> None:
-    """Not one connection is made."""
+    """No connection is made to addresses of this machine."""
     port, reached = canary
 
     with pytest.raises(McpFailed, match="address"):

@@ -205,7 +205,7 @@ asyncio.run(main())
 
 
 def test_an_event_loop_that_hangs_is_ended() -> None:
-    """Also where it is C code that does not return; one that runs is left alone."""
+    """A hanging event loop ends the process, also within C code; a running one does not."""
     began = time.monotonic()
 
     ended = subprocess.run(

@@ -132,7 +132,7 @@ def test_arguments_are_checked_before_a_server_sees_them(
 
 
 def test_a_failing_tool_tells_the_model(offered: Callable[..., McpTools], named: Named) -> None:
-    """As every tool does."""
+    """A failing MCP tool returns its error to the model, as every tool does."""
     named("odd")
 
     with pytest.raises(ToolFailed, match="I would rather not"):
@@ -498,7 +498,7 @@ def test_an_old_discovery_is_renewed_beside_the_run(
 def test_a_run_that_stops_does_not_wait_for_a_discovery(
     offered: Callable[..., McpTools], named: Named
 ) -> None:
-    """The reason comes through."""
+    """A stopping run leaves the discovery at once, with its own reason."""
     named("odd")
     stop = StopSignal()
     stop.set(CancelRequested())

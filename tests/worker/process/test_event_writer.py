@@ -74,7 +74,9 @@ def test_many_runs_are_stored_side_by_side(stored: StoredRuns, log_of: LogOf) ->
 
 
 def test_a_run_that_was_taken_over_is_told_to_stop(stored: StoredRuns, log_of: LogOf) -> None:
-    """And nothing of it is written; its neighbour in the same commit is."""
+    """A run that was taken over is stopped and nothing of it is written, unlike other runs of the
+    same commit.
+    """
     zombie, neighbour = stored.claimed(), stored.claimed()
     stored.set(zombie.run_id, fence=zombie.fence + 1)
     logs = [log_of(zombie), log_of(neighbour)]
@@ -249,7 +251,9 @@ class SlowWriter(EventWriter):
 def test_when_commits_take_long_text_is_gathered_for_longer(
     stored: StoredRuns, monkeypatch: pytest.MonkeyPatch, commits: int, pieces: int
 ) -> None:
-    """So that too much work is not cut into ever smaller pieces; nothing of it is lost."""
+    """Slow commits make text gather longer, so that pieces do not get ever smaller, and no text is
+    lost.
+    """
     monkeypatch.setattr(event_writer, "GATHER_SECONDS", 0.0)
     monkeypatch.setattr(event_writer, "COMMITS_PER_GATHERING", commits)
     claim = stored.claimed()

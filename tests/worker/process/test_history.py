@@ -107,7 +107,7 @@ def test_the_newest_request_that_a_vendor_has_counted_is_known(stored: StoredRun
 def test_an_estimate_is_no_count(
     stored: StoredRuns, truncated: types.ContextTruncated, usage: Usage
 ) -> None:
-    """Nor is the count of a request in which results were cut."""
+    """Neither an estimate nor the count of a request with shortened results is used as a count."""
     thread_id = stored.thread()
     said(stored, thread_id, "question")
     claim = claimed(stored, thread_id)
@@ -161,7 +161,7 @@ def test_a_run_that_no_context_holds_leaves_the_question_after_it(stored: Stored
 
 
 def test_a_long_thread_of_messages_is_cut_as_well(stored: StoredRuns, monkeypatch: Any) -> None:
-    """By its bytes; the newest message is read whatever its size."""
+    """A long thread is cut by its bytes, but its newest message is read whatever its size."""
     monkeypatch.setattr(history, "OPENING_BYTES", 100)
     thread_id = stored.thread()
     for number in range(10):
@@ -195,7 +195,9 @@ def test_a_long_thread_of_short_messages_is_cut_by_their_number(
 
 
 def test_what_a_group_reads_of_each_thread_is_bounded(stored: StoredRuns) -> None:
-    """By number and by bytes: the rest is read by its run alone."""
+    """A group reads a bounded number and size of messages per thread; the run itself reads the
+    rest.
+    """
     many, large = stored.thread(), stored.thread()
     for number in range(history.OPENING_MESSAGES + 5):
         said(stored, many, str(number))

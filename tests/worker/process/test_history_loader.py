@@ -121,7 +121,7 @@ def test_a_long_thread_waits_for_the_memory_of_others_of_its_org(
 def test_the_memory_of_a_run_that_fails_is_free_again(
     stored: StoredRuns, loader: HistoryLoader
 ) -> None:
-    """Whatever ends the block."""
+    """A run's memory is released whatever ends the block."""
     for _ in range(3):
         claim = claim_of(stored, "x" * 200_000)
         with pytest.raises(ZeroDivisionError), loader.history_of(claim, 200_000, never):
@@ -196,7 +196,9 @@ def test_a_run_that_waits_for_its_orgs_turn_can_be_stopped(
 def test_many_runs_of_one_org_wait_for_no_memory_that_they_do_not_need(
     stored: StoredRuns, connections: Connections
 ) -> None:
-    """Only one of them at a time is counted by the most that it might be."""
+    """Of an org's runs one at a time reserves the most memory that a history may need, so that many
+    small ones do not wait.
+    """
     loader = HistoryLoader(connections)
     claims = [claim_of(stored, "x" * (history.OPENING_BYTES + 1)) for _ in range(20)]
 

@@ -60,7 +60,9 @@ def test_a_lease_has_a_lock(connections: Connections, lease: Lease) -> None:
 def test_a_lock_that_was_lost_is_taken_again_at_once(
     connections: Connections, lease: Lease
 ) -> None:
-    """Not at the next heartbeat: by then others might take the process for dead."""
+    """A lost lock is taken again at once, before others take the process for dead at the next
+    heartbeat.
+    """
     eventually(lambda: len(sessions(connections, lease)) == 1)
     [lost] = sessions(connections, lease)
 
@@ -114,7 +116,7 @@ def test_a_connection_that_is_half_open_is_replaced(
     settings: Settings,
     lease_with: Callable[..., Lease],
 ) -> None:
-    """Neither end hears of it, and what lies between acknowledges every byte."""
+    """A half-open connection is replaced, although neither end is notified."""
     with FaultProxy(postgres.sockets / ".s.PGSQL.5432") as proxy:
         database = make_url(settings.database_url).database
         url = f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/{database}"

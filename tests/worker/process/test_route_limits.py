@@ -28,7 +28,7 @@ def route() -> Route:
 
 
 def test_a_route_without_limits_is_free(connections: Connections, route: Route) -> None:
-    """Nothing is counted."""
+    """A route without limits is not counted."""
     limits = RouteLimits(connections)
 
     assert {None} == {limits.wait_for(route, ORG, 10**9) for _ in range(100)}
@@ -97,7 +97,7 @@ def test_a_call_larger_than_a_minute_takes_a_whole_one(
 def test_a_provider_that_asks_for_a_pause_gets_it_from_all(
     connections: Connections, route: Route
 ) -> None:
-    """Also of a process that did not hear it itself; not all come at once when it is over."""
+    """A provider's pause applies to all processes, and its end is spread over time."""
     told, other = RouteLimits(connections), RouteLimits(connections)
 
     told.pause(route, None, 3)
@@ -182,7 +182,9 @@ def test_a_call_comes_again_when_all_its_tokens_fit(
     tokens: int,
     seconds: float,
 ) -> None:
-    """Not as soon as one of them does: until then it would ask twenty times a second."""
+    """A call asks again when all its tokens fit, not twenty times a second from the first one
+    on.
+    """
     limited = replace(route, tokens_per_minute=1000)
     limits = RouteLimits(connections)
     began = time.monotonic()

@@ -147,7 +147,7 @@ def test_what_could_not_be_stored_comes_first_the_next_time(log: Log) -> None:
 
 
 def test_flush_returns_when_all_is_stored(log: Log) -> None:
-    """Not before, and text that was still being gathered is part of it."""
+    """`flush` returns when everything is stored, including text that was still being gathered."""
     log.add_text(MessageDelta, "a")
     log.commit()
     log.add_text(MessageDelta, "b")
@@ -188,7 +188,9 @@ def test_the_last_events_are_the_callers_to_commit(log: Log) -> None:
 
 @pytest.mark.parametrize("_again", range(20))
 def test_a_writer_in_the_middle_of_a_commit_is_waited_for(log: Log, _again: int) -> None:
-    """And it cannot take the last events: those are the caller's, whenever it looks."""
+    """A commit in progress is waited for, and the writer cannot take the last events, which are the
+    caller's.
+    """
     log.add(RunResumed(2, "deploy"))
     first, _ = log.take()
     withdrawn: list[Any] = []
@@ -271,7 +273,7 @@ def test_one_commit_has_only_so_much_of_a_run(log: Log) -> None:
 
 
 def test_a_model_that_writes_much_waits_for_what_it_wrote(log: Log) -> None:
-    """By bytes as well as by events: what is not committed is in memory."""
+    """A model that writes fast waits for its uncommitted events, by bytes and by number."""
     piece = "x" * MAX_EVENT_CHARACTERS
     added = threading.Event()
 

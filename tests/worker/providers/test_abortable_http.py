@@ -239,7 +239,7 @@ def test_a_name_is_resolved_once_and_the_checked_address_is_used(
 def test_a_name_with_one_bad_address_is_refused(
     provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where another one of it would do."""
+    """A host name with one forbidden address is refused, even if another one is allowed."""
 
     def both(host: str, port: int, *args: object, **kwargs: object) -> object:
         kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
@@ -266,7 +266,7 @@ def test_a_name_that_leads_nowhere_may_be_tried_again(monkeypatch: pytest.Monkey
 def test_the_next_address_is_tried_where_the_first_does_not_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As for routes without a policy."""
+    """If the first address does not respond, the next one is tried, as without a policy."""
     with vendor(HELLO) as fake:
 
         def two(host: str, port: int, *args: object, **kwargs: object) -> object:
@@ -326,7 +326,9 @@ def test_the_workers_environment_does_not_go_to_the_server_of_an_org(
 
 
 def test_a_key_of_the_routes_is_the_only_one_that_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also to the operator's own routes: the SDK would take a token of the environment."""
+    """Only the route's key is sent, also on the operator's routes, where the SDK would use a token
+    of the environment.
+    """
     monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "token-secret")
     monkeypatch.setenv("ANTHROPIC_API_KEY", "key-secret")
     for key in ("sk-test-key", None):

@@ -369,7 +369,9 @@ def test_who_has_tools_has_what_was_sent_cached() -> None:
     ],
 )
 def test_the_output_is_always_limited(model: str, limit: int | None, expected: int) -> None:
-    """By persona or route, else by the model's own limit; that is the worst case too."""
+    """The output limit is the persona's or the route's, else the model's own, and so is the worst
+    case.
+    """
     body = sent(UserMessage("Hi"), model=model, max_output_tokens=limit)
     provider = providers.load(route_to("anthropic", "http://127.0.0.1:1"), faults=False)
     request = ModelRequest(

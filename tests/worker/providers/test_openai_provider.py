@@ -300,7 +300,9 @@ def test_a_call_that_is_not_whole_ends_where_another_begins(sent: str | None, re
 def test_calls_of_one_place_without_ids_are_told_apart(
     pieces: list[tuple[str | None, str]],
 ) -> None:
-    """By a name that comes with more arguments when those of the last call are whole."""
+    """Calls without ids at one place are separated by a name that arrives after complete
+    arguments.
+    """
     calls = [
         {"index": 0, "id": "", "function": {"name": name, "arguments": arguments}}
         for name, arguments in pieces
@@ -346,7 +348,7 @@ def test_usage_of_servers_that_do_not_count(usage: Any, expected: Usage | None) 
 
 
 def test_what_was_counted_of_the_input_is_believed() -> None:
-    """Also where the output was not: that alone is estimated."""
+    """A reported input count is used even if the output count is missing and must be estimated."""
     usage = usage_chunk({"prompt_tokens": 5, "completion_tokens": 0})
     calls = delta(tool_calls=[{"index": 0, "function": {"name": "f", "arguments": "{}"}}])
 
@@ -433,7 +435,7 @@ def test_an_empty_answer_may_be_free() -> None:
     ],
 )
 def test_chunks_with_nothing_in_them_are_passed_over(oddity: dict[str, Any]) -> None:
-    """Whatever they are for."""
+    """Chunks without content are ignored."""
     found = answered(oddity, delta(content="Hi"), oddity, delta(finish="stop"), oddity)
 
     assert [TextDelta("Hi"), TurnEnd("stop", (), None)] == found

@@ -231,7 +231,7 @@ def test_a_failed_response_is_an_error_of_its_kind(code: str | None, kind: str) 
 
 
 def test_a_context_that_is_too_small_is_recognised() -> None:
-    """By the code of a failed response."""
+    """A context overflow is recognised by the code of a failed response."""
     _, error = broken_off(failed(code="context_length_exceeded", message="No."))
 
     assert TooLarge() == error.too_large

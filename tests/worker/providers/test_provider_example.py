@@ -88,7 +88,9 @@ def test_it_streams_and_reports_its_usage() -> None:
 
 
 def test_it_calls_tools_and_tells_their_results() -> None:
-    """As Ollama has them: calls are whole and without an id, a result names its tool."""
+    """Calls and results have Ollama's form: whole calls without an id, results that name their
+    tool.
+    """
     use = {"function": {"name": "calculator", "arguments": {"expression": "1+1"}}}
 
     def answer(client: socket.socket) -> None:
@@ -131,7 +133,7 @@ def test_what_it_did_not_count_is_estimated(counts: dict[str, int]) -> None:
 
 
 def test_a_route_without_an_address_says_so() -> None:
-    """Nobody is called."""
+    """A route without an address fails with a message, without a request."""
     with pytest.raises(ProviderError, match="needs a `base_url`"):
         providers.load(route_to("ollama", None), faults=False)
 
@@ -148,7 +150,7 @@ def test_a_route_without_an_address_says_so() -> None:
     ],
 )
 def test_its_failures_have_their_kinds(answer: Answer, code: str) -> None:
-    """And the time that the vendor named."""
+    """Failures get their kinds, with the vendor's retry time."""
     with vendor(answer) as fake, pytest.raises(ProviderError) as caught:
         call(fake.url)
 
@@ -157,7 +159,7 @@ def test_its_failures_have_their_kinds(answer: Answer, code: str) -> None:
 
 
 def test_it_is_cancelled_while_nothing_comes() -> None:
-    """By its connection."""
+    """A cancel closes the connection while the provider is silent."""
     stop = StopSignal()
 
     def fall_silent(client: socket.socket) -> None:
@@ -175,7 +177,9 @@ def test_it_keeps_to_the_addresses_that_an_org_may_reach() -> None:
 
 
 def test_a_provider_that_nobody_wrote_is_an_error_of_the_run() -> None:
-    """As is one whose name leads out of the folder; what an existing one lacks is a fault."""
+    """A provider that does not exist, or whose name leads out of the folder, fails the run; a
+    faulty one is an internal error.
+    """
     providers.load(route_to("ollama", "http://127.0.0.1:1"), faults=False).close()
     for name in ("nobody", "no.body", "..nobody"):
         with pytest.raises(ProviderError, match="Unknown provider"):

@@ -159,7 +159,9 @@ def test_each_refusal_has_its_code(
 def test_an_empty_account_is_not_waited_for(
     provider: str, kind: str, error_code: str | None
 ) -> None:
-    """As a 402: it may be another provider's turn, but it is no limit of requests."""
+    """An account without balance is treated as a 402, not as a rate limit: the next provider is
+    tried.
+    """
     answer = status("429 Too Many Requests", "Retry-After: 3", kind=kind, error_code=error_code)
 
     error = refusal(provider, answer)
@@ -243,7 +245,9 @@ def test_a_request_beyond_the_tokens_per_minute_is_refused_for_good(
 
 @pytest.mark.parametrize("is_in_stream", [False, True])
 def test_a_conversation_that_is_too_long_is_recognised(provider: str, is_in_stream: bool) -> None:
-    """By a status or inside the stream; it is no failure that the same request could outlive."""
+    """A too long conversation is recognised by status or in the stream, and the same request is not
+    repeated.
+    """
     why = "prompt is too long: 202095 tokens > 200000 maximum"
     error = {"type": "invalid_request_error", "message": why}
     answer = in_stream(provider, error) if is_in_stream else status("400 Bad Request", message=why)
@@ -293,7 +297,7 @@ def test_a_provider_may_name_the_time_to_come_back(provider: str) -> None:
 
 
 def test_a_redirect_is_not_followed(provider: str) -> None:
-    """Not even to another address of the same server."""
+    """A redirect is not followed, not even on the same server."""
     with vendor(status("307 Temporary Redirect", "Location: /elsewhere"), raw(b"")) as fake:
         with pytest.raises(ProviderError) as caught:
             ask(provider, fake.url)
@@ -310,7 +314,7 @@ def test_a_long_complaint_of_the_provider_is_cut(provider: str) -> None:
 
 
 def test_the_key_is_not_in_what_is_told(provider: str) -> None:
-    """Some servers repeat it."""
+    """Errors do not contain the key, although some servers repeat it."""
     error = refusal(provider, status("401 Unauthorized", message="Wrong key: sk-test-key"))
 
     assert "Wrong key: [key]" in str(error)
@@ -476,7 +480,7 @@ def test_the_key_is_not_told_of_bytes_that_are_no_answer(provider: str) -> None:
 
 
 def test_an_unreachable_provider_is_a_connection_error(provider: str) -> None:
-    """Nobody listens there."""
+    """A refused connection is a connection error."""
     with pytest.raises(ProviderError) as caught:
         ask(provider, "http://127.0.0.1:1/v1")
 
@@ -580,7 +584,7 @@ def test_arguments_that_are_no_json_are_text(provider: str) -> None:
     ids=["deep", "just too deep", "NaN"],
 )
 def test_arguments_that_cannot_be_written_down_are_text(provider: str, arguments: str) -> None:
-    """As those that are no JSON: nested beyond what any encoder takes, or no JSON elsewhere."""
+    """Arguments that cannot be encoded, such as those nested too deeply, are kept as text."""
     with vendor(raw(stream_of(provider, calling(provider, arguments)))) as fake:
         *_, end = ask(provider, fake.url)
 

@@ -96,7 +96,9 @@ def chat(*deltas: dict[str, Any], calls: list[dict[str, Any]] | None = None) -> 
 def test_reasoning_goes_back_under_the_name_that_it_came_under(
     name: str, pieces: list[str]
 ) -> None:
-    """Also where there was none: DeepSeek refuses a turn with calls that has not the field."""
+    """Reasoning returns under the name it came with, even if empty: DeepSeek refuses turns with
+    calls without the field.
+    """
     end, message = given_back(
         "openai",
         chat(*(delta(**{name: piece}) for piece in pieces), delta(content="so: now")),
@@ -141,7 +143,7 @@ def test_blocks_of_reasoning_go_back_whole() -> None:
 
 @pytest.mark.parametrize("odd", [5, "x", {"a": 1}, [5], None])
 def test_reasoning_of_another_form_is_no_reason_to_fail(odd: Any) -> None:
-    """It is left out."""
+    """Reasoning in an unknown form is omitted."""
     pieces = [delta(reasoning_details=odd), delta(reasoning=None if odd == "x" else odd)]
 
     end, message = given_back("openai", chat(*pieces), DONE)
@@ -225,7 +227,9 @@ def test_thinking_goes_back_as_it_came_and_where_it_stood() -> None:
 
 
 def test_a_server_without_signatures_gets_its_thinking_back_without() -> None:
-    """Also such servers refuse a turn with calls that has none."""
+    """A server without signatures gets its thinking back without one, and refuses turns with calls
+    otherwise.
+    """
     block = {"type": "thinking", "thinking": "h"}
 
     _, message = given_back(

@@ -70,7 +70,7 @@ def test_anything_less_is_no_exhausted_limit(sent: httpx2.Headers) -> None:
 
 
 def test_a_limit_that_is_not_used_is_reported() -> None:
-    """Only limits of tokens count: a request is larger than them, or it is not."""
+    """An unused limit of tokens is reported, since a larger request can never fit."""
     idle = headers(
         x_ratelimit_limit_requests="500",
         x_ratelimit_remaining_requests="500",
@@ -83,7 +83,7 @@ def test_a_limit_that_is_not_used_is_reported() -> None:
 
 
 def test_a_reset_that_is_past_asks_for_nothing() -> None:
-    """Clocks differ."""
+    """A reset time in the past, as of another clock, requests no wait."""
     past = headers(X_RateLimit_Remaining="0", X_RateLimit_Reset=str(round(time.time()) - 60))
 
     assert 0.0 == read(past).reset_seconds

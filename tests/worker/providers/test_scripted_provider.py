@@ -114,7 +114,7 @@ def test_several_tools_are_called_at_once() -> None:
 
 
 def test_the_turn_says_where_the_script_goes_on() -> None:
-    """So a resumed run plays the right steps; a script that ends on a tool says `done`."""
+    """The turn decides where a script resumes, and a script that ends with a tool says `done`."""
     steps = ({"say": "a"}, {"tool": "t"}, {"say": "b"}, {"tool": "t"})
 
     assert ["a", "b", "done", "done"] == [text_of(play(*steps, turn=turn)) for turn in range(4)]
@@ -263,7 +263,7 @@ def test_exit_worker_needs_faults() -> None:
     ],
 )
 def test_exit_worker_ends_the_process(step: dict[str, Any], attempt: int, dies: bool) -> None:
-    """As a crash would, for the first attempts or always."""
+    """`exit_worker` ends the process like a crash, for the first attempts or always."""
     program = (
         "import json, sys\n"
         "from tests.worker.recorded_run import request\n"

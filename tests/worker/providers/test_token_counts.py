@@ -118,7 +118,9 @@ STEPS: st.SearchStrategy[dict[str, Any]] = st.one_of(
 def test_a_script_never_uses_more_than_its_worst_case(
     steps: list[dict[str, Any]], turn: int, try_number: int
 ) -> None:
-    """Neither what it reports, nor what is estimated where it breaks off."""
+    """A script uses at most its worst case, whether its usage is reported or estimated after a
+    break.
+    """
     provider = ScriptedProvider()
     request = ModelRequest(
         model="m",

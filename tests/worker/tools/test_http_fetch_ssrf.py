@@ -92,7 +92,9 @@ def forbidden(canaries: list[Server]) -> list[str]:
 
 
 def test_nothing_forbidden_is_connected_to(server: Server, canaries: list[Server]) -> None:
-    """Not by its address and not by a redirect; and nothing of an answer is told."""
+    """Forbidden addresses are not connected to, directly or by a redirect, and nothing of a
+    response is returned.
+    """
     for url in forbidden(canaries):
         for policy in (Policy(), HERE):
             with pytest.raises(ToolFailed) as failure:

@@ -120,7 +120,9 @@ def test_arguments_that_do_not_fit_are_refused(arguments: Any, why: str) -> None
 
 
 def test_a_tool_of_somebody_else_s_takes_its_arguments_as_one() -> None:
-    """By whatever names its schema has, those of our own parameters too."""
+    """A foreign tool gets its arguments as one mapping, even under the names of our own
+    parameters.
+    """
 
     def call(context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
         return f"{info.idempotency_key} {dict(arguments)}"
@@ -338,7 +340,7 @@ def test_what_has_a_side_effect_is_not_repeated() -> None:
 
 
 def test_current_time_is_a_time_of_the_wire() -> None:
-    """UTC with milliseconds."""
+    """The time is UTC with milliseconds."""
     current_time = tools.load(["current_time"])["current_time"]
 
     now = current_time(RecordedRun(), INFO, {})

@@ -61,7 +61,9 @@ def test_the_migrations_make_the_tables(sql: Connection, query: str) -> None:
 
 
 def test_whatever_refers_to_a_run_has_an_index_for_it(sql: Connection) -> None:
-    """Else each deletion of a run reads the whole table."""
+    """Every reference to a run has an index, or each deletion of a run would read the whole
+    table.
+    """
     found = inspect(sql)
     for table in metadata.tables.values():
         for key in table.foreign_keys:
