@@ -19,7 +19,7 @@ from uuid import UUID
 
 import redis
 
-from api.streaming.hangups import Hangups
+from api.streaming.disconnects import Disconnects
 from api.streaming.page_reader import PageReader
 from api.streaming.run_heads import RunHead, RunHeads
 from api.streaming.stream_pages import Page
@@ -68,8 +68,8 @@ class StreamHub:
         #: Whose stream ends at what is there: nobody tells them of news.
         self._replayed: dict[UUID, set[Watch]] = {}
         self._reader = PageReader(connections, self._lock, self._watches_of)
-        self._hangups = Hangups()
-        self._by_hangup: dict[int, Watch] = {}
+        self._disconnects = Disconnects()
+        self._by_descriptor: dict[int, Watch] = {}
         self._pubsub: Any = None
         #: Channels to be subscribed (True) or not any more, in the order of their coming.
         self._wanted: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
@@ -94,8 +94,8 @@ class StreamHub:
         with self._lock:
             self._start()
             if watch.connection is not None:
-                watch.hangup = self._hangups.add(watch.connection)
-                self._by_hangup[watch.hangup] = watch
+                watch.descriptor = self._disconnects.add(watch.connection)
+                self._by_descriptor[watch.descriptor] = watch
             if watch.until is not None:
                 self._replayed.setdefault(watch.run_id, set()).add(watch)
                 return
@@ -112,10 +112,10 @@ class StreamHub:
         with self._lock:
             watch.is_gone = True
             self._reader.release(watch)
-            if watch.connection is not None and watch.hangup is not None:
-                self._hangups.remove(watch.connection, watch.hangup)
-                if self._by_hangup.get(watch.hangup) is watch:
-                    del self._by_hangup[watch.hangup]
+            if watch.connection is not None and watch.descriptor is not None:
+                self._disconnects.remove(watch.connection, watch.descriptor)
+                if self._by_descriptor.get(watch.descriptor) is watch:
+                    del self._by_descriptor[watch.descriptor]
             if watch.until is not None:
                 replayed = self._replayed[watch.run_id]
                 replayed.discard(watch)
@@ -305,8 +305,8 @@ class StreamHub:
             watches = [watch for one in self._followed.values() for watch in one.watches]
             watches += itertools.chain(*self._replayed.values())
             self._reader.cut_stalled()
-            for number in self._hangups.look():
-                if (gone := self._by_hangup.get(number)) is not None:
+            for number in self._disconnects.look():
+                if (gone := self._by_descriptor.get(number)) is not None:
                     gone.interrupt()
             if self.stopping():
                 for watch in watches:

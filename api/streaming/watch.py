@@ -24,9 +24,9 @@ class Watch:
         "announced",
         "connection",
         "cursor",
+        "descriptor",
         "ended",
         "from_table",
-        "hangup",
         "has_all",
         "is_gone",
         "is_read_for",
@@ -70,7 +70,7 @@ class Watch:
         self.is_gone = False
         #: Its last page came from Postgres and left more.
         self.from_table = False
-        self.hangup: int | None = None
+        self.descriptor: int | None = None
         self.wrote_at = time.monotonic()
         self._page: Page | None = None
         # A lock and not an Event, of which thousands of idle clients would each hold 1 KiB.

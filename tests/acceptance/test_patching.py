@@ -25,7 +25,7 @@ ALLOWED = {
 }
 C_MODULES = ("_posixsubprocess.", "_queue.", "_signal.", "_socket.", "_thread.", "posix.")
 ALLOWED_IN_WEB = {
-    "api.streaming.hangups._epoll = select.epoll",  # never waits: it is asked with a time-out of 0
+    "api.streaming.disconnects._epoll = select.epoll",  # never waits: called with a time-out of 0
     # Gunicorn's master loads `ssl` before it forks. gevent replaces what makes connections of it;
     # these two serve `get_server_certificate` alone.
     "ssl.create_connection = socket.create_connection",

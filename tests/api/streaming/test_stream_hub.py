@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from api.streaming.hangups import Hangups
+from api.streaming.disconnects import Disconnects
 from api.streaming.stream_hub import StreamHub
 from api.streaming.watch import Watch
 from shared import ids
@@ -218,19 +218,19 @@ def test_a_client_that_closes_its_connection_is_noticed(hub: StreamHub, stored: 
 
 def test_a_number_that_has_passed_to_another_connection_is_let_alone() -> None:
     """The kernel gives a closed connection's number to the next one."""
-    hangups = Hangups()
+    disconnects = Disconnects()
     ours, theirs = socket.socketpair()
-    number = hangups.add(ours)
+    number = disconnects.add(ours)
     ours.close()
     theirs.close()
     again, other = socket.socketpair()
     with again, other:
         new, peer = (again, other) if again.fileno() == number else (other, again)
-        assert number == hangups.add(new)
-        hangups.remove(ours, number)
+        assert number == disconnects.add(new)
+        disconnects.remove(ours, number)
         peer.close()
 
-        assert [number] == hangups.look()
+        assert [number] == disconnects.look()
 
 
 def test_many_who_come_at_once_are_answered_together(hub: StreamHub, stored: StoredRuns) -> None:

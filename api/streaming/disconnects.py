@@ -10,7 +10,7 @@ from gevent import monkey
 _epoll: Any = monkey.get_original("select", "epoll")
 
 
-class Hangups:
+class Disconnects:
     """An idle client's farewell is seen only by who looks: nothing is written to it."""
 
     def __init__(self) -> None:
