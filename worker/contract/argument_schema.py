@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import jsonschema_rs
 from jsonschema_rs import ValidationError, ValidationErrorKind, Validator
 
-from worker.contract import long_work
+from worker.contract.cpu_slices import cpu_slice
 
 #: Of a schema whose references are replaced; 8 characters of plain data count as one.
 MAX_NODES = 5_000
@@ -96,7 +96,7 @@ class ArgumentSchema:
             return ["The arguments are too large to validate."]
         if work <= _MAX_WORK_UNFELT and matched <= _MAX_MATCHED_UNFELT:
             return self._errors(arguments, work, matched)
-        with long_work.piece():
+        with cpu_slice():
             return self._errors(arguments, work, matched)
 
     def _errors(self, arguments: Mapping[str, Any], work: int, matched: int) -> list[str]:

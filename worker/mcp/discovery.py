@@ -12,9 +12,9 @@ from shared.catalog import mcp_configs
 from shared.config import Settings
 from shared.security.encryption import CannotOpen, NoEncryptionKey
 from shared.storage.connections import Connections
-from worker.contract import long_work
 from worker.contract.argument_schema import ArgumentSchema, InvalidSchema
 from worker.contract.context import ToolContext
+from worker.contract.cpu_slices import cpu_slice
 from worker.mcp import Cancelled, McpFailed
 from worker.mcp.client import McpClient
 from worker.mcp.descriptions import Description
@@ -88,7 +88,7 @@ def _judged(tool: Description) -> Description:
     if tool.problem is not None:
         return tool
     try:
-        with long_work.piece():
+        with cpu_slice():
             ArgumentSchema(tool.parameters)
     except InvalidSchema as error:
         return replace(tool, problem=f"The parameters are not a usable schema: {error}"[:500])

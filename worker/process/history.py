@@ -22,7 +22,7 @@ from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import tool_calls
 from worker.agent.conversation import TURN_TYPES, Counted, Turn, messages_of, turns_of
 from worker.agent.route_chain import RouteChain
-from worker.contract import long_work
+from worker.contract.cpu_slices import cpu_slice
 from worker.contract.messages import AssistantMessage, Message, UserMessage, state_text
 
 #: Of a thread's messages, and of the tool turns of its runs; no model's context holds as much.
@@ -201,7 +201,7 @@ def load(sql: Connection, claim: Claim, opening: Opening, max_bytes: int) -> His
 def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Cut what may be long, and let other runs get on before every portion but the first."""
     for start in range(0, len(items), PORTION):
-        with long_work.piece() if start else nullcontext():
+        with cpu_slice() if start else nullcontext():
             yield items[start : start + PORTION]
 
 
@@ -248,7 +248,7 @@ def _turns_of_earlier_runs(
         page = _page_of_runs(sql, claim, first, before, room, max_runs)
         for start in range(0, len(page), FIRST_PAGE):
             # Decoding is long work where turns are many or large.
-            with long_work.piece():
+            with cpu_slice():
                 for position, stored in page[start : start + FIRST_PAGE]:
                     if stored is None:
                         return position + 1

@@ -19,9 +19,9 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
 from shared.security.egress import Policy
-from worker.contract import long_work
 from worker.contract.argument_schema import ArgumentSchema, InvalidSchema
 from worker.contract.context import ToolContext
+from worker.contract.cpu_slices import cpu_slice
 from worker.contract.messages import ToolSpec
 
 __all__ = [
@@ -97,7 +97,7 @@ class Tool:
         if "schema" not in self.__dict__:
             try:
                 # A run may have hundreds of tools of others, and calls few of them.
-                with long_work.piece():
+                with cpu_slice():
                     _ = self.schema
             except InvalidSchema as error:
                 why = f"The tool's parameters are not a usable schema: {error}"

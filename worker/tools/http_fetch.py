@@ -13,8 +13,8 @@ from pydantic import Field
 
 from shared.security import egress
 from shared.security.egress import CheckedUrl, Policy
-from worker.contract import long_work
 from worker.contract.context import ToolContext
+from worker.contract.cpu_slices import cpu_slice
 from worker.http.checked_http import CheckedBackend, ssl_context, tls_failure
 from worker.http.html_text import html_text
 from worker.tools import CallInfo, ToolFailed, tool
@@ -165,7 +165,7 @@ def _content(target: CheckedUrl, response: httpcore2.Response) -> _Content:
 
 def _told(content: _Content) -> str:
     # Up to 0.2 s for a mebibyte of tags; many fetches may end together.
-    with long_work.piece():
+    with cpu_slice():
         text = _text(content.body, content.charset, content.content_type)
     return "\n".join([*content.lines, "", text])
 

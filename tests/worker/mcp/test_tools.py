@@ -22,7 +22,7 @@ from shared.storage.tables.catalog import mcp_configs as configs_table
 from shared.times import now
 from tests.clients import User
 from tests.waiting import eventually
-from worker.contract import long_work
+from worker.contract.cpu_slices import cpu_slice
 from worker.contract.outcomes import CancelRequested
 from worker.contract.stop_signal import StopSignal
 from worker.mcp import discovery
@@ -312,7 +312,7 @@ def test_a_run_compiles_the_schemas_of_the_tools_that_it_calls_alone(
     assert row is not None
     server = discovery.server_of(connections.settings, row)
 
-    with long_work.piece():
+    with cpu_slice():
         tools = offered("odd").tools
         asked = threading.Thread(
             target=discovery.record, args=(connections, server, [describe("a", "A.", {})])

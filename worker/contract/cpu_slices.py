@@ -9,7 +9,7 @@ _one = threading.Lock()
 
 
 @contextmanager
-def piece() -> Iterator[None]:
+def cpu_slice() -> Iterator[None]:
     """Wait for the turn of this piece, of a tenth of a second or so; do not wait within it.
 
     However many threads have pieces to do, between two of them every other greenlet of the

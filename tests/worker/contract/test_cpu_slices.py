@@ -7,14 +7,14 @@ import threading
 import pytest
 
 from tests.worker.tools.fetching import Server, page
-from worker.contract import long_work
+from worker.contract.cpu_slices import cpu_slice
 
 HEAD = """
 from gevent import monkey
 monkey.patch_all()
 import sys, threading, time
 from shared.security.egress import Policy
-from worker.contract import long_work
+from worker.contract.cpu_slices import cpu_slice
 from worker.contract.messages import ToolSpec
 from worker.contract.stop_signal import StopSignal
 from worker.tools import CallInfo, Tool, http_fetch
@@ -50,7 +50,7 @@ COUNT = 40
 
 PLAIN = """
 def work(number):
-    with long_work.piece():
+    with cpu_slice():
         end = time.monotonic() + 0.005
         while time.monotonic() < end:
             pass
@@ -99,7 +99,7 @@ order = []
 
 def work(number):
     for _ in range(20):
-        with long_work.piece():
+        with cpu_slice():
             order.append(number)
 """
 
@@ -115,12 +115,12 @@ def test_who_has_many_pieces_to_do_is_no_longer_than_one_in_the_way() -> None:
 
 def test_a_piece_that_fails_makes_room_for_the_next() -> None:
     """A failing piece makes room for the next one, whatever it raises."""
-    with pytest.raises(ValueError), long_work.piece():
+    with pytest.raises(ValueError), cpu_slice():
         raise ValueError
     done: list[bool] = []
 
     def next_one() -> None:
-        with long_work.piece():
+        with cpu_slice():
             done.append(True)
 
     thread = threading.Thread(target=next_one)
