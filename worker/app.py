@@ -19,7 +19,7 @@ from shared.config import InvalidSettings, Settings
 from shared.errors import Unavailable
 from shared.storage import queue, rewinds, server_checks
 from shared.storage.connections import Connections, connect
-from worker import pickup, providers, tasks, tools
+from worker import poller, providers, tasks, tools
 from worker.process.process import WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def process() -> WorkerProcess:
     with _lock:
         if os.getpid() not in _processes:
             _processes[os.getpid()] = started = WorkerProcess(settings, routes)
-            pickup.start(started)
+            poller.start(started)
         return _processes[os.getpid()]
 
 

@@ -201,7 +201,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "queued runs wait for their message",
         "redis-away",
         "I5",
-        Edit("worker/app.py", "            pickup.start(started)\n", ""),
+        Edit("worker/app.py", "            poller.start(started)\n", ""),
     ),
     mutant(
         "a cancel is a message and nothing else",

@@ -10,7 +10,7 @@ from shared.catalog import model_routes
 from shared.config import Settings
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually
-from worker import pickup
+from worker import poller
 from worker.process.process import DELIVERY_SECONDS, WorkerProcess
 
 
@@ -29,12 +29,12 @@ def test_a_run_without_a_message_is_executed(stored: StoredRuns, process: Worker
     old = stored.create(queued_at=ago(seconds=5))
     young = stored.create()
 
-    assert 1 == pickup.pick_up(process, 100)
+    assert 1 == poller.poll(process, 100)
 
     eventually(lambda: stored.state(old) == "completed")
     assert "queued" == stored.state(young)
     stored.set(young, queued_at=func.now())  # it still is, however long the other one took
-    assert 0 == pickup.pick_up(process, 100)
+    assert 0 == poller.poll(process, 100)
     stored.cancel(young)  # so that no other test's process finds it
 
 
@@ -47,7 +47,7 @@ def test_more_runs_than_there_is_room_for_are_taken_one_after_the_other(
     process = WorkerProcess(narrow, model_routes.load(narrow))
     assert process.lease.wait_until_valid(10)
 
-    pickup.start(process)
+    poller.start(process)
 
     eventually(lambda: {"completed"} == {stored.state(run) for run in runs})
     process.close()
@@ -60,11 +60,11 @@ def test_a_long_queue_is_left_to_its_messages(stored: StoredRuns, process: Worke
     still_to_come = stored.create(queued_at=ago(seconds=3))
     process.mark_delivered(stored.row(delivered)["queued_at"])
 
-    assert 1 == pickup.pick_up(process, 100)
+    assert 1 == poller.poll(process, 100)
     eventually(lambda: stored.state(passed_by) == "completed")
 
     process._delivered_at -= DELIVERY_SECONDS  # and then no message comes any more
-    assert 2 == pickup.pick_up(process, 100)
+    assert 2 == poller.poll(process, 100)
     eventually(lambda: {"completed"} == {stored.state(r) for r in (delivered, still_to_come)})
 
 
@@ -74,11 +74,11 @@ def test_one_suspect_at_a_time_is_executed(stored: StoredRuns, process: WorkerPr
     with process.track(suspects[0]) as held:
         assert process.enter_quarantine(held)
 
-        assert 0 == pickup.pick_up(process, 100)
+        assert 0 == poller.poll(process, 100)
 
         process.leave_quarantine(held)
     while "queued" in [stored.state(run) for run in suspects]:
-        pickup.pick_up(process, 100)
+        poller.poll(process, 100)
         eventually(lambda: not process.active_runs())
     # The last one may have been claimed between the two questions.
     eventually(lambda: {"completed"} == {stored.state(run) for run in suspects})

@@ -27,7 +27,7 @@ MORE_PAUSE_SECONDS = 0.1
 
 def start(process: WorkerProcess) -> None:
     """Look every `LOOK_SECONDS`, or `sweep_seconds` if they are less, until the process drains."""
-    threading.Thread(target=_run, args=(process,), name="pickup", daemon=True).start()
+    threading.Thread(target=_run, args=(process,), name="poller", daemon=True).start()
 
 
 def _run(process: WorkerProcess) -> None:
@@ -38,14 +38,14 @@ def _run(process: WorkerProcess) -> None:
         if room <= 0 or not process.lease.is_valid:
             continue
         try:
-            more = pick_up(process, room) == room
+            more = poll(process, room) == room
         except Unavailable as error:
             log.warning("polling for queued runs failed: %s", error.__cause__)
         except Exception:
             log.exception("polling for queued runs failed")
 
 
-def pick_up(process: WorkerProcess, room: int) -> int:
+def poll(process: WorkerProcess, room: int) -> int:
     """Execute at most `room` unclaimed runs, each in a thread of its own; returns how many.
 
     Raises:
