@@ -18,10 +18,10 @@ import psutil
 from sqlalchemy import create_engine, text
 
 from cli.dev.dev import path_of_children, read_procfile
+from cli.dev.die_with_parent import dying_with_parent
 from cli.dev.embedded_postgres import EmbeddedPostgres
 from cli.dev.embedded_redis import EmbeddedRedis
 from cli.dev.embedded_server import free_port
-from cli.dev.tether import tethered
 from shared.accounts import accounts, api_keys
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.config import Settings
@@ -178,7 +178,7 @@ class Service:
         number = len(self.pids[role]) + 1
         with (self.folder / f"{role}.{number}.log").open("wb") as output:
             process = subprocess.Popen(
-                tethered(["/bin/sh", "-c", self._lines[role]]),
+                dying_with_parent(["/bin/sh", "-c", self._lines[role]]),
                 cwd=ROOT,
                 env=environ,
                 stdin=subprocess.DEVNULL,

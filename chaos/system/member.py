@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from chaos.journal import Journal
-from cli.dev.tether import tethered
+from cli.dev.die_with_parent import dying_with_parent
 
 RESTART_SECONDS = 0.3
 STEP_SECONDS = 0.02
@@ -267,7 +267,7 @@ class Member(KeptProcess):
         environ = dict(self._environ)
         if self.fault_point is not None and life == 1:
             environ["ARKLOOP_FAULT_POINT"] = self.fault_point
-        return tethered(["/bin/sh", "-c", self._line]), environ, self._source
+        return dying_with_parent(["/bin/sh", "-c", self._line]), environ, self._source
 
     def has_started(self, life: int, process: subprocess.Popen[bytes]) -> None:
         if self.fault_point is not None and life == 1:

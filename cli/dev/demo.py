@@ -23,7 +23,7 @@ from cli.client.client import Client
 from cli.client.event_stream import RunEvent
 from cli.client.server_address import ServerAddress
 from cli.dev import local_model
-from cli.dev.tether import tethered
+from cli.dev.die_with_parent import dying_with_parent
 from cli.output import escaped, printable
 
 READY_SECONDS = 120
@@ -63,7 +63,7 @@ def _dev_server(console: Console) -> Iterator[tuple[str, str]]:
     try:
         with log.open("wb") as output:
             process = subprocess.Popen(
-                tethered(argv, death_signal=signal.SIGTERM),
+                dying_with_parent(argv, death_signal=signal.SIGTERM),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from cli.dev.tether import tethered
+from cli.dev.die_with_parent import dying_with_parent
 
 READY_STEP_SECONDS = 0.01
 STOP_SECONDS = 10
@@ -131,7 +131,7 @@ class EmbeddedServer:
         self, argv: list[str], *, user: str | None = None, folder: Path | None = None
     ) -> list[str]:
         """Wrap `argv` so that this process' end sends the server its own stop signal."""
-        return tethered(argv, death_signal=self.stop_signal, user=user, folder=folder)
+        return dying_with_parent(argv, death_signal=self.stop_signal, user=user, folder=folder)
 
 
 def free_port() -> int:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from cli.dev import process_tree, tether
+from cli.dev import die_with_parent, process_tree
 
 #: What orphans of a killed supervisor get to end in order: Postgres writes its last page.
 ORPHANS_GRACE_SECONDS = 2
@@ -22,7 +22,7 @@ def guarded(supervise: Callable[[], int]) -> int:
 
     Signals to stop are passed on. Call it from the main thread, before any other thread exists.
     """
-    tether.adopt_orphans()
+    die_with_parent.adopt_orphans()
     sys.stdout.flush()
     sys.stderr.flush()
     guard = os.getpid()
@@ -70,7 +70,7 @@ def _run_and_exit(supervise: Callable[[], int], guard: int) -> None:
     try:
         # Out of the terminal's foreground group: Ctrl-C reaches it through the guard alone, once.
         os.setsid()
-        tether.tie_to_parent(guard, signal.SIGTERM)
+        die_with_parent.tie_to_parent(guard, signal.SIGTERM)
         # Signals stay blocked until the supervisor has its handlers.
         status = supervise()
     except SystemExit as exit_:

@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from cli.dev.die_with_parent import dying_with_parent
 from cli.dev.embedded_server import ServerDidNotStart
 from cli.dev.server_account import give, give_all
-from cli.dev.tether import tethered
 
 _FOLDER_PREFIX = "arkloop-"
 #: Some of these may be closed to other users, or forbid execution (mount option noexec).
@@ -92,7 +92,7 @@ def _try_out(user: str, folder: Path, binaries: Path) -> None:
     script = 'cd "$1" && exec "$2" --version'
     argv = ["/bin/sh", "-c", script, "sh", str(folder), str(binaries / "initdb")]
     tried = subprocess.run(
-        tethered(argv, user=user),
+        dying_with_parent(argv, user=user),
         cwd="/",
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from cli.dev import process_tree, tether
+from cli.dev import die_with_parent, process_tree
 from cli.dev.embedded_server import ServerInUse
 from cli.dev.guard import stop_signals
 from cli.dev.prefixed_output import PrefixedOutput
@@ -83,7 +83,7 @@ class Supervisor:
         self._children: list[_Child] = []
         self._selector = selectors.PollSelector()
         self._stopping = False
-        tether.adopt_orphans()
+        die_with_parent.adopt_orphans()
         wakeup, self._wakeup_write = os.pipe()
         os.set_blocking(wakeup, False)
         os.set_blocking(self._wakeup_write, False)
@@ -187,7 +187,7 @@ class Supervisor:
         child.restart_at = None
         child.started_at = time.monotonic()
         child.first_lines = []
-        argv = process.argv if process.is_tied else tether.tethered(process.argv)
+        argv = process.argv if process.is_tied else die_with_parent.dying_with_parent(process.argv)
         try:
             if process.prepare is not None:
                 process.prepare()

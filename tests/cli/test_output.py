@@ -151,7 +151,7 @@ def test_only_one_module_prints() -> None:
 
     The supervisor of `arkloop dev` prints lines of its own, of which none quotes a user.
     """
-    supervising = {"dev.py", "guard.py", "tether.py", "local_model.py"}
+    supervising = {"dev.py", "guard.py", "die_with_parent.py", "local_model.py"}
     printing = {"click.echo", "click.secho", "print", "json.dump"}
     printing |= {"sys.stdout.write", "sys.stdout.buffer.write", "sys.stderr.write"}
     found = [

@@ -18,7 +18,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def tethered(
+def dying_with_parent(
     argv: Sequence[str],
     *,
     death_signal: signal.Signals = signal.SIGKILL,
@@ -71,7 +71,7 @@ def _become(user: str) -> None:
 
 
 def _main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="tether")
+    parser = argparse.ArgumentParser(prog="die_with_parent")
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--signal", type=int, required=True)
     parser.add_argument("--user")
