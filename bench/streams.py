@@ -24,7 +24,7 @@ from bench.figure import Figure, Limit, percentile
 from bench.http_clients import Follower, Loop, Target, call_all
 from bench.service import ROOT, Service
 from cli.dev.embedded_server import free_port
-from shared.events import eventlog
+from shared.events import event_log
 from shared.storage.connections import Connections
 
 #: Milliseconds between two deltas of an active run: 2,000 events a second of all of them.
@@ -321,7 +321,7 @@ def _reconnect(
 
 def _last_seqs(connections: Connections, run_ids: Sequence[str]) -> dict[str, int]:
     with connections.reading() as sql:
-        found = eventlog.last_seqs(sql, [UUID(run_id) for run_id in run_ids])
+        found = event_log.last_seqs(sql, [UUID(run_id) for run_id in run_ids])
     return {str(run_id): seq for run_id, seq in found.items()}
 
 

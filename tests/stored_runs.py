@@ -14,7 +14,7 @@ from shared.catalog import model_routes, personas
 from shared.catalog.catalog import Catalog
 from shared.claim import Claim
 from shared.errors import LeaseLost
-from shared.events import eventlog
+from shared.events import event_log
 from shared.events.types import (
     Event,
     RouteCost,
@@ -130,7 +130,7 @@ class StoredRuns:
         """Events as its worker has numbered them, stored."""
         stored = numbered(self.last_seq(claim.run_id), *happened)
         with self.connections.transaction() as tx:
-            eventlog.store(tx, {claim.run_id: stored})
+            event_log.store(tx, {claim.run_id: stored})
         return stored
 
     def park(self, claim: Claim, request_id: UUID, *, expires_in: float = 3600) -> bool:
@@ -187,7 +187,7 @@ class StoredRuns:
 
     def events(self, run_id: UUID) -> list[StoredEvent]:
         with self.connections.reading() as sql:
-            return eventlog.read_table(sql, run_id, 0)
+            return event_log.read_table(sql, run_id, 0)
 
     def published(self, run_id: UUID, after_seq: int = 0) -> list[StoredEvent]:
         """What Redis has of its events."""
@@ -203,7 +203,7 @@ class StoredRuns:
 
     def last_seq(self, run_id: UUID) -> int:
         with self.connections.reading() as sql:
-            return eventlog.last_seq(sql, run_id)
+            return event_log.last_seq(sql, run_id)
 
     def messages(self, run_id: UUID) -> Sequence[tuple[str, bool]]:
         """(content, partial) of what the run left in its thread."""

@@ -25,7 +25,7 @@ from api.streaming.run_heads import RunHead, RunHeads
 from api.streaming.stream_pages import Page
 from api.streaming.watch import Watch
 from shared.errors import EventsLost, Unavailable
-from shared.events import eventlog
+from shared.events import event_log
 from shared.storage import keys, signals
 from shared.storage.connections import Connections
 
@@ -135,7 +135,7 @@ class StreamHub:
         if hole not in self._reader.holes:
             return
         with self._connections.reading() as sql:
-            if eventlog.is_cut_off(sql, run_id, cursor + 2):
+            if event_log.is_cut_off(sql, run_id, cursor + 2):
                 raise EventsLost(after_seq=[cursor])
         self._reader.holes.discard(hole)
 

@@ -121,7 +121,7 @@ def from_streams(
 
 
 def _page(entries: Sequence[Any], after_seq: int, named: bool) -> Page | None:
-    """Make a page of the entries that directly follow the cursor, as far as `eventlog` wrote them.
+    """Make a page of the entries that directly follow the cursor, as far as `event_log` wrote them.
 
     Another program may have written to the stream. Whole pages are checked, not single entries:
     this is most of what an event costs a web process.

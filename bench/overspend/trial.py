@@ -24,7 +24,7 @@ from shared.billing.budget_limits import Limits
 from shared.billing.budgets import Refused
 from shared.claim import Claim
 from shared.errors import LeaseLost
-from shared.events import eventlog, types
+from shared.events import event_log, types
 from shared.events.types import (
     Event,
     MessageCompleted,
@@ -181,7 +181,7 @@ class Trial:
         moment = times.now()
         stored = [types.encode(run.last_seq + i, one, moment) for i, one in enumerate(happened, 1)]
         with self._transaction(dice) as tx:
-            eventlog.store(tx, {run.id: stored})
+            event_log.store(tx, {run.id: stored})
         run.last_seq += len(stored)
 
     def _settle(self, claim: Claim, cost: Decimal, dice: random.Random | None = None) -> None:
@@ -234,9 +234,9 @@ class Trial:
     def _count_lost(self, run: SpendingRun) -> None:
         """Void what was streamed, which is not free, and correct the reservation."""
         with self._connections.reading() as sql:
-            run.last_seq = eventlog.last_seq(sql, run.id)
+            run.last_seq = event_log.last_seq(sql, run.id)
             run.recorded = recorded_totals(sql, run.id)
-            lost = eventlog.open_events(sql, run.id)
+            lost = event_log.open_events(sql, run.id)
             used = lost_calls.count(self._connections, sql, run.id, run.recorded, lost)
         if lost:
             self._store(run, MessageReset(lost[0].seq, "resumed"), _cost(used))

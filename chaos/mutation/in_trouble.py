@@ -27,7 +27,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "numbers begin anew",
         "workers-killed",
         "I1 I2 I3 I4 I8 I10",
-        Edit("shared/events/eventlog.py", "encode(last + i, event, now)", "encode(i, event, now)"),
+        Edit("shared/events/event_log.py", "encode(last + i, event, now)", "encode(i, event, now)"),
     ),
     mutant(
         "lost owners are not looked for",
@@ -72,10 +72,10 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "shared/runs/endings.py",
-            "        tx.after_commit.append(eventlog.news(tx.connections, published))\n",
+            "        tx.after_commit.append(event_log.news(tx.connections, published))\n",
             "        def later() -> None:\n"
             "            with tx.connections.transaction() as second:\n"
-            "                eventlog.store(second, published)\n"
+            "                event_log.store(second, published)\n"
             "\n"
             "        tx.after_commit.append(later)\n",
         ),
@@ -87,7 +87,8 @@ MUTANTS: tuple[Mutant, ...] = (
         Edit(
             "worker/process/event_writer.py",
             "        with self._connections.statement() as tx:\n",
-            "        eventlog.publish(self._connections, {r.run_id: e for r, e in batch.items()})\n"
+            "        event_log.publish(self._connections, "
+            "{r.run_id: e for r, e in batch.items()})\n"
             '        fault_points.reach("worker.committed")\n'
             "        with self._connections.statement() as tx:\n",
         ),
@@ -173,7 +174,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "flushes",
         "I1 I2 I3 I5",
         Edit(
-            "shared/events/eventlog.py",
+            "shared/events/event_log.py",
             "    stored = [encode(last + i",
             "    newest = tx.connections.ask_redis(\n"
             "        lambda redis: redis.xrevrange(tx.connections.keys.events(run_id), count=1)\n"

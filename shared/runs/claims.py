@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from shared import fault_points
 from shared.claim import Claim
 from shared.errors import LeaseLost
-from shared.events import eventlog, types
+from shared.events import event_log, types
 from shared.events.types import Event, StoredEvent, ToolResult
 from shared.runs.status import RunState
 from shared.runs.transitions import MAX_CRASHES, Totals, queued
@@ -106,7 +106,7 @@ def _claim_new(
         row.run_id: [StoredEvent(1, types.RunStarted.type, row.started_payload)] for row in rows
     }
     if started:
-        tx.after_commit.append(eventlog.news(tx.connections, started))
+        tx.after_commit.append(event_log.news(tx.connections, started))
     return {row.run_id: _claim_of(row, last_seq=1) for row in rows}
 
 
@@ -118,7 +118,7 @@ def _claim_resumed(
     if not rows:
         return {}
     claimed = [row.run_id for row in rows]
-    last_seqs = eventlog.last_seqs(tx.sql, claimed)
+    last_seqs = event_log.last_seqs(tx.sql, claimed)
     answers = _consume_inputs(tx.sql, claimed)
     if answers:
         tx.after_commit.append(lambda: fault_points.reach("worker.input_consumed"))
@@ -133,7 +133,7 @@ def _claim_resumed(
         stored = [types.encode(first + i, e, row.claimed_at) for i, e in enumerate(opening)]
         happened[row.run_id] = stored
         claims[row.run_id] = _claim_of(row, last_seq=stored[-1].seq)
-    eventlog.store(tx, happened)
+    event_log.store(tx, happened)
     return claims
 
 
@@ -305,9 +305,9 @@ def _let_go(
     )
     guard = held.where(runs.c.cancel_requested_at.is_(None))
     if tx.sql.execute(guard.values(**values)).rowcount:
-        if eventlog.is_cut_off(tx.sql, claim.run_id, stored[0].seq):
+        if event_log.is_cut_off(tx.sql, claim.run_id, stored[0].seq):
             raise LeaseLost()
-        eventlog.store(tx, {claim.run_id: stored})
+        event_log.store(tx, {claim.run_id: stored})
         return True
     if tx.sql.execute(held.values(fence=runs.c.fence)).rowcount:
         return False

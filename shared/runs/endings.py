@@ -16,7 +16,7 @@ from shared import fault_points, ids
 from shared.billing import budgets
 from shared.billing.credits import credits_of
 from shared.claim import Claim
-from shared.events import eventlog, types
+from shared.events import event_log, types
 from shared.events.types import TOKEN_FIELDS, RunError, StoredEvent
 from shared.runs.status import RunState
 from shared.runs.transitions import Totals, keep_usage, usage_columns
@@ -145,12 +145,12 @@ def end(tx: Transaction, endings: Sequence[Ending]) -> list[Outcome]:
     What they have used is counted, and charged as owed, in the same statement.
     """
     batch = {ending.claim.run_id: ending.stored for ending in endings}
-    rows = tx.sql.exec_driver_sql(_END, {**_columns(endings), **eventlog.columns(batch.items())})
+    rows = tx.sql.exec_driver_sql(_END, {**_columns(endings), **event_log.columns(batch.items())})
     ended = {row.id for row in rows}
     published = {run_id: stored for run_id, stored in batch.items() if run_id in ended}
     if published:
         tx.after_commit.append(lambda: fault_points.reach("worker.ended"))
-        tx.after_commit.append(eventlog.news(tx.connections, published))
+        tx.after_commit.append(event_log.news(tx.connections, published))
     missing = [ending for ending in endings if ending.claim.run_id not in ended]
     why = _why_not(tx.sql, missing) if missing else {}
     moved = [
@@ -252,7 +252,7 @@ def _why_not(sql: Connection, missing: Sequence[Ending]) -> dict[UUID, Outcome]:
         elif row.cancel_requested_at is not None and ending.state != RunState.CANCELLED:
             outcomes[run_id] = Outcome.CANCELLED
         elif not ending.is_verified and ending.claim.server not in (None, row.server):
-            is_lost = eventlog.is_cut_off(sql, run_id, ending.stored[0].seq)
+            is_lost = event_log.is_cut_off(sql, run_id, ending.stored[0].seq)
             outcomes[run_id] = Outcome.LOST if is_lost else Outcome.MOVED
         else:
             outcomes[run_id] = Outcome.LOCKED

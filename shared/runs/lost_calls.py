@@ -21,7 +21,7 @@ from shared.catalog.model_routes import Route, Routes
 from shared.catalog.personas import DEFAULT_PERSONA, Persona
 from shared.config import InvalidSettings
 from shared.errors import PersonaNotFound
-from shared.events import eventlog, types
+from shared.events import event_log, types
 from shared.events.types import RouteCost, StoredEvent, Usage
 from shared.runs.transitions import Totals
 from shared.storage.connections import Connections
@@ -84,7 +84,7 @@ def _in_use(sql: Connection, run: RowMapping) -> tuple[str, str]:
     payload = sql.scalar(_last(run, types.RunFallback.type))
     if payload is None:
         return run["route_id"], run["model"]
-    fallback = eventlog.data_of(payload)
+    fallback = event_log.data_of(payload)
     return fallback["to_route_id"], fallback["model"]
 
 
@@ -109,7 +109,7 @@ def _estimate(
     sql: Connection, run: RowMapping, persona: Persona, streamed: Sequence[StoredEvent]
 ) -> Usage:
     sent = len(persona.system_prompt.encode()) + _bytes_sent(sql, run)
-    said = len(eventlog.text_of(streamed, with_reasoning=True))
+    said = len(event_log.text_of(streamed, with_reasoning=True))
     return Usage(
         input_tokens=-(-sent // BYTES_PER_TOKEN),
         output_tokens=-(-said // BYTES_PER_TOKEN),
@@ -124,7 +124,7 @@ def _bytes_sent(sql: Connection, run: RowMapping) -> int:
     one always is. Tool calls among those that were dropped are taken for messages.
     """
     truncated = sql.scalar(_last(run, types.ContextTruncated.type))
-    dropped = eventlog.data_of(truncated)["dropped_messages"] if truncated else 0
+    dropped = event_log.data_of(truncated)["dropped_messages"] if truncated else 0
     in_sight = (
         messages.c.thread_id == run["thread_id"],
         messages.c.position < run["position"],

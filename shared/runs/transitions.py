@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Uuid, func, insert, literal, select, text
 
 from shared.catalog import model_routes
-from shared.events import eventlog, types
+from shared.events import event_log, types
 from shared.events.types import TOKEN_FIELDS, RouteCost, Usage
 from shared.runs.status import RunState
 from shared.storage.arrays import TextArray
@@ -96,7 +96,7 @@ def recorded_totals(sql: Connection, run_id: UUID) -> Totals:
     ).one_or_none()
     if row is None:
         return Totals()
-    data = eventlog.data_of(row.payload)
+    data = event_log.data_of(row.payload)
     parts = data.get("routes", [])
     if not parts and (data["cost_usd"] or any(data["usage"].get(name) for name in TOKEN_FIELDS)):
         # Releases before this one wrote the sum alone: then there was one route.

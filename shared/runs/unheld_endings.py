@@ -8,7 +8,7 @@ from sqlalchemy import RowMapping, update
 
 from shared import ids
 from shared.billing import budgets, usage_days
-from shared.events import eventlog, types
+from shared.events import event_log, types
 from shared.runs import lost_calls
 from shared.runs.status import RunState
 from shared.runs.transitions import Totals, ended, keep_message, keep_usage, recorded_totals
@@ -27,7 +27,7 @@ def end(
     it has used is counted and charged, and so is the call in which its worker was lost. Whoever
     ends several runs in one transaction has called `budgets.lock` for them.
     """
-    streamed = eventlog.open_events(tx.sql, run["id"])
+    streamed = event_log.open_events(tx.sql, run["id"])
     recorded = recorded_totals(tx.sql, run["id"])
     totals = lost_calls.count(tx.connections, tx.sql, run["id"], recorded, streamed)
     terminal = (
@@ -43,8 +43,8 @@ def end(
     last: list[types.Event] = [terminal]
     if totals != recorded:
         last.insert(0, types.RunCost(totals.usage, totals.cost_usd, totals.routes))
-    eventlog.append(tx, run["id"], last)
-    if text := eventlog.text_of(streamed):
+    event_log.append(tx, run["id"], last)
+    if text := event_log.text_of(streamed):
         keep_message(tx.sql, run["id"], (ids.new_id(), text), partial=True)
     if error is not None:
         tx.after_commit.append(partial(_report, run, error))

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from shared.events import eventlog
+from shared.events import event_log
 from tests.caller import Caller, text_of, types
 from tests.system import System
 
@@ -25,7 +25,7 @@ def test_a_message_is_answered_and_every_event_of_it_is_stored_and_streamed(
     assert ["message.completed", "run.cost", "run.completed"] == types(events)[-3:]
     assert "You said: Hello there" == text_of(events)
     with system.connections.reading() as sql:
-        stored = eventlog.read_table(sql, UUID(run_id), 0)
+        stored = event_log.read_table(sql, UUID(run_id), 0)
     assert "".join(_frame(event.seq, event.payload) for event in stored).encode() == user.raw(
         run_id
     ).removeprefix(b": ok\nretry: 1000\n")

@@ -15,7 +15,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from shared.events import eventlog
+from shared.events import event_log
 from tests.caller import Caller, client, error_of, parsed, text_of, types, until_broken_off
 from tests.system import System
 from tests.waiting import eventually
@@ -50,7 +50,7 @@ def frames_of(system: System, run_id: str) -> list[bytes]:
     """What the stream must say, made here from the stored rows."""
     stored = []
     with system.connections.reading() as sql:
-        while batch := eventlog.read_table(sql, UUID(run_id), len(stored)):
+        while batch := event_log.read_table(sql, UUID(run_id), len(stored)):
             stored += batch
     assert list(range(1, len(stored) + 1)) == [event.seq for event in stored]
     return [f"data: {event.payload}\nid: {event.seq}\n\n".encode() for event in stored]

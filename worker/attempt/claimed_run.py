@@ -11,7 +11,7 @@ from shared import ids
 from shared.catalog.model_routes import Route
 from shared.claim import Claim
 from shared.errors import LeaseLost, Unavailable
-from shared.events import eventlog, types
+from shared.events import event_log, types
 from shared.events.types import Event, RouteCost, StoredEvent, ToolResult, Usage
 from shared.runs import claims, lost_calls
 from shared.runs.transitions import Totals
@@ -140,7 +140,7 @@ class ClaimedRun:
     def reopen(self, lost: Sequence[StoredEvent]) -> None:
         """Keep, and bill, the text of a lost attempt if the run ends before it is void."""
         self._lost = lost
-        self._open_text.append(eventlog.text_of(lost))
+        self._open_text.append(event_log.text_of(lost))
 
     def bill_lost_call(self, call: tuple[Route, Usage] | None = None) -> Event:
         """Count the model call in which an earlier attempt was lost.

@@ -11,7 +11,7 @@ from shared.catalog.model_routes import Route
 from shared.catalog.personas import Persona
 from shared.claim import Claim
 from shared.errors import LeaseLost, PersonaNotFound, Unavailable
-from shared.events import eventlog, types
+from shared.events import event_log, types
 from shared.events.types import Event
 from shared.runs.transitions import recorded_totals
 from shared.security.egress import FETCH_ALLOWED_NETWORKS, Policy
@@ -242,7 +242,7 @@ def _cost_of_lost(agent: Agent, run: ClaimedRun, earlier: ResumeState) -> tuple[
         return ()
     if agent.chain.route.id != (earlier.route_id or run.claim.route_id):
         return (run.bill_lost_call(),)  # its route is in the chain no more
-    text = eventlog.text_of(earlier.lost, with_reasoning=True)
+    text = event_log.text_of(earlier.lost, with_reasoning=True)
     usage = loop.estimate_lost(agent, run, earlier.turns, text)
     return (run.bill_lost_call((agent.chain.route, usage)),)
 

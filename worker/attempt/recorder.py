@@ -9,7 +9,7 @@ from uuid import UUID
 
 from shared import fault_points, ids, times
 from shared.errors import LeaseLost, Unavailable
-from shared.events import eventlog, types
+from shared.events import event_log, types
 from shared.events.types import Event, RunError, StoredEvent
 from shared.runs import claims, endings
 from shared.runs.endings import Ending
@@ -167,7 +167,7 @@ class Recorder:
             if not self._is_stored(batch.events[-1]):
                 raise
             stored = {log.run_id: batch.events}
-            self._connections.send(eventlog.news(self._connections, stored))
+            self._connections.send(event_log.news(self._connections, stored))
             batch.is_stored = True
         finally:
             if not batch.is_stored:
@@ -175,7 +175,7 @@ class Recorder:
 
     def _is_stored(self, event: StoredEvent) -> bool:
         with self._connections.reading() as sql:
-            return event in eventlog.read_table(sql, self._run.claim.run_id, event.seq - 1, 1)
+            return event in event_log.read_table(sql, self._run.claim.run_id, event.seq - 1, 1)
 
     def _cancelled_by(self) -> UUID | None:
         with self._connections.reading() as sql:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, select
 
 from shared import fault_points
 from shared.errors import LeaseLost, Unavailable
-from shared.events import eventlog
+from shared.events import event_log
 from shared.events.types import StoredEvent
 from shared.storage.connections import Connections
 from shared.storage.tables.runs import runs
@@ -163,7 +163,7 @@ class EventWriter:
         self._stop_deleted(skipped)
         fault_points.reach("worker.committed")
         if written:
-            self._connections.send(eventlog.news(self._connections, written))
+            self._connections.send(event_log.news(self._connections, written))
             # In a greenlet the sender runs only now; the next commit can wait for it.
             time.sleep(0)
         return skipped
@@ -179,7 +179,7 @@ class EventWriter:
                     "server": server,
                     "ids": [run.run_id for run in batch],
                     "fences": [run.fence for run, events in batch.items() for _ in events],
-                    **eventlog.columns([(run.run_id, e) for run, e in batch.items()]),
+                    **event_log.columns([(run.run_id, e) for run, e in batch.items()]),
                 },
             ).all()
         held = {row.id: row for row in answer}
@@ -199,7 +199,7 @@ class EventWriter:
             cut_off = set(sql.exec_driver_sql(_CUT_OFF, parameters).scalars())
         for run, events in batch.items():
             if run.run_id in cut_off:
-                eventlog.report_loss(run.run_id, events[0].seq)
+                event_log.report_loss(run.run_id, events[0].seq)
                 run.stop.set(LeaseLost())
 
     def _stop_deleted(self, skipped: list[RunLog]) -> None:

@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, func, select
 
 from shared.claim import Claim
-from shared.events import eventlog
+from shared.events import event_log
 from shared.events.types import MessageReset, RunCost, RunFallback, StoredEvent, ToolResult
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import tool_calls
@@ -323,4 +323,4 @@ def own_events(sql: Connection, run_id: UUID) -> list[StoredEvent]:
         run_events.c.run_id == run_id, run_events.c.type.in_(_OWN_TYPES)
     )
     found = [StoredEvent(*row) for row in sql.execute(kept)]
-    return sorted([*found, *eventlog.open_events(sql, run_id)])
+    return sorted([*found, *event_log.open_events(sql, run_id)])

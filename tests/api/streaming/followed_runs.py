@@ -12,7 +12,7 @@ from api.streaming import sse
 from api.streaming.stream_hub import StreamHub
 from api.streaming.watch import Watch
 from shared.claim import Claim
-from shared.events import eventlog
+from shared.events import event_log
 from shared.events.types import MessageDelta, StoredEvent
 from tests.stored_runs import StoredRuns
 
@@ -58,7 +58,7 @@ class FollowedRun:
         """What a client must be sent, made from the rows."""
         events: list[StoredEvent] = []
         with self.stored.connections.reading() as sql:
-            while more := eventlog.read_table(sql, self.id, len(events)):
+            while more := event_log.read_table(sql, self.id, len(events)):
                 events += more
         return [f"data: {event.payload}\nid: {event.seq}\n\n".encode() for event in events]
 

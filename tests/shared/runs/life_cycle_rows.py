@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Column, Connection, select
 
 from shared.billing.credits import credits_of
-from shared.events.eventlog import data_of
+from shared.events.event_log import data_of
 from shared.events.types import TERMINAL_TYPES
 from shared.runs.status import RunState
 from shared.storage.tables.billing import ledger_entries, run_usage

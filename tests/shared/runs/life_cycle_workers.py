@@ -15,7 +15,7 @@ from shared.catalog.prices import Prices
 from shared.claim import Claim
 from shared.errors import Unavailable
 from shared.events import types
-from shared.events.eventlog import text_of
+from shared.events.event_log import text_of
 from shared.events.types import RunError
 from shared.ids import new_id
 from shared.runs import endings

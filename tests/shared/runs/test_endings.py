@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import Row, Table, select
 
 from shared.claim import Claim
-from shared.events import eventlog
+from shared.events import event_log
 from shared.events.types import (
     RouteCost,
     RunCancelled,
@@ -205,7 +205,7 @@ def test_what_a_later_release_counts_besides_is_no_obstacle(stored: StoredRuns) 
     [cost] = numbered(1, RunCost(USED.usage, USED.cost_usd, USED.routes))
     told = cost.payload.replace('"reasoning_tokens"', '"dream_tokens":3,"reasoning_tokens"')
     with stored.connections.transaction() as tx:
-        eventlog.store(tx, {claim.run_id: [cost._replace(payload=told)]})
+        event_log.store(tx, {claim.run_id: [cost._replace(payload=told)]})
 
     with stored.connections.reading() as sql:
         assert USED == recorded_totals(sql, claim.run_id)

@@ -13,7 +13,7 @@ from shared.billing import budget_limits
 from shared.catalog import personas, published_personas
 from shared.claim import Claim
 from shared.events import types
-from shared.events.eventlog import data_of
+from shared.events.event_log import data_of
 from shared.events.types import (
     ContextTruncated,
     MessageCompleted,

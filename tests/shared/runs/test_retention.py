@@ -9,7 +9,7 @@ from sqlalchemy import func, select, text
 
 from shared.claim import Claim
 from shared.errors import RunNotFound
-from shared.events import eventlog
+from shared.events import event_log
 from shared.events.types import MessageDelta
 from shared.ids import new_id
 from shared.runs import retention, run_queries, sweep
@@ -134,7 +134,7 @@ def test_events_stay_until_readers_have_left(
 
     assert {run_id} == forgotten(stored.connections)
     with stored.connections.reading() as sql:
-        events = eventlog.read_table(sql, run_id, 0)
+        events = event_log.read_table(sql, run_id, 0)
     assert ["run.started", "run.completed"] == [event.type for event in events]
 
 

@@ -13,7 +13,7 @@ from api.streaming.run_heads import RunHeads
 from bench.history.seeding import History, seed
 from shared.accounts import accounts
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.events import eventlog
+from shared.events import event_log
 from shared.ids import new_id
 from shared.runs import claims, revocations, run_queries, sweep
 from shared.runs.status import STATUSES
@@ -151,7 +151,7 @@ def test_events_after_a_cursor(connections: Connections, written: History) -> No
     assert written.long_run is not None
     long_run = written.long_run
 
-    plans = only(connections, lambda sql: eventlog.read_table(sql, long_run, 500))
+    plans = only(connections, lambda sql: event_log.read_table(sql, long_run, 500))
 
     plans.check({"pk_run_events"})
 

@@ -14,7 +14,7 @@ import pytest
 from shared.catalog import model_routes
 from shared.config import Settings
 from shared.events import types
-from shared.events.eventlog import data_of
+from shared.events.event_log import data_of
 from shared.runs.status import RunState
 from shared.threads import threads
 from tests.stored_runs import StoredRuns

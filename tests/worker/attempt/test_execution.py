@@ -19,7 +19,7 @@ from shared.catalog import mcp_configs, model_routes, published_personas
 from shared.config import Settings
 from shared.errors import LeaseLost
 from shared.events import types
-from shared.events.eventlog import data_of, text_of
+from shared.events.event_log import data_of, text_of
 from shared.runs import sweep
 from shared.runs.status import RunState
 from shared.storage.tables.billing import holds, run_usage

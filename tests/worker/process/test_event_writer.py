@@ -10,8 +10,8 @@ from sqlalchemy import create_engine, delete, select
 
 from shared.claim import Claim
 from shared.errors import LeaseLost
-from shared.events import eventlog
-from shared.events.eventlog import open_events, text_of
+from shared.events import event_log
+from shared.events.event_log import open_events, text_of
 from shared.events.types import MessageDelta, RunCompleted, RunCost, RunResumed, StoredEvent, Usage
 from shared.runs import endings
 from shared.runs.endings import Ending, Outcome
@@ -165,7 +165,7 @@ def test_a_commit_whose_answer_was_lost_is_no_harm(stored: StoredRuns) -> None:
     log.add(RESUMED)
     taken, _ = log.take()
     with stored.connections.transaction() as tx:
-        eventlog.store(tx, {claim.run_id: taken})
+        event_log.store(tx, {claim.run_id: taken})
     log.give_back()
 
     end = log.withdraw(RunCompleted(None, Usage(), 0, "stop"))
@@ -269,7 +269,7 @@ def test_when_commits_take_long_text_is_gathered_for_longer(
 
     assert pieces == stored.types(claim.run_id).count("message.delta")
     texts = [
-        eventlog.data_of(event.payload)["content"]
+        event_log.data_of(event.payload)["content"]
         for event in stored.events(claim.run_id)
         if event.type == "message.delta"
     ]

@@ -11,7 +11,7 @@ import pytest
 from shared.catalog.model_routes import Route
 from shared.config import Settings
 from shared.errors import LeaseLost
-from shared.events.eventlog import data_of
+from shared.events.event_log import data_of
 from shared.events.types import ProviderState, Usage
 from shared.runs.status import RunState
 from tests.stored_runs import StoredRuns

@@ -15,7 +15,7 @@ from shared.catalog import model_routes
 from shared.catalog.model_routes import Route
 from shared.config import Settings
 from shared.errors import LeaseLost
-from shared.events.eventlog import data_of
+from shared.events.event_log import data_of
 from shared.events.types import ProviderState
 from shared.runs.status import RunState
 from shared.threads import threads

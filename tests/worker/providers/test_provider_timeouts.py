@@ -17,7 +17,7 @@ from shared.catalog import model_routes
 from shared.catalog.model_routes import Route
 from shared.catalog.prices import Prices
 from shared.config import Settings
-from shared.events.eventlog import data_of
+from shared.events.event_log import data_of
 from shared.runs.status import RunState
 from shared.threads import threads
 from tests.stored_runs import StoredRuns

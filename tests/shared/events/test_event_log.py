@@ -5,8 +5,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from shared.events import eventlog
-from shared.events.eventlog import open_events, text_of
+from shared.events import event_log
+from shared.events.event_log import open_events, text_of
 from shared.events.types import (
     MessageCompleted,
     MessageDelta,
@@ -37,7 +37,7 @@ def test_appends_at_once_have_numbers_without_holes(stored: StoredRuns) -> None:
         for _ in range(5):
             with stored.connections.transaction() as tx:
                 tx.sql.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update())
-                eventlog.append(tx, run_id, [MessageDelta("a"), MessageDelta("b")])
+                event_log.append(tx, run_id, [MessageDelta("a"), MessageDelta("b")])
 
     in_parallel(8, append)
 
@@ -53,8 +53,8 @@ def test_both_stores_give_the_same_from_every_cursor(
         expected = events[cursor:]
         assert expected == stored.published(run_id, cursor)
         with stored.connections.reading() as sql:
-            assert expected == eventlog.read_table(sql, run_id, cursor)
-            assert expected[:3] == eventlog.read_table(sql, run_id, cursor, 3)
+            assert expected == event_log.read_table(sql, run_id, cursor)
+            assert expected[:3] == event_log.read_table(sql, run_id, cursor, 3)
 
 
 def test_an_event_published_twice_is_there_once(
@@ -63,7 +63,7 @@ def test_an_event_published_twice_is_there_once(
     """Redis refuses a number that is not beyond its last."""
     run_id, events = written
 
-    eventlog.publish(stored.connections, {run_id: events[3:]})
+    event_log.publish(stored.connections, {run_id: events[3:]})
 
     assert events == stored.published(run_id)
 
@@ -77,7 +77,7 @@ def test_a_stream_of_large_events_stays_small(stored: StoredRuns, character: str
         stored.write(claim, *[large] * 100)
 
     redis, key = stored.connections.redis, stored.connections.keys.events(claim.run_id)
-    assert redis.memory_usage(key, samples=0) < 1.5 * eventlog.STREAM_MAX_BYTES
+    assert redis.memory_usage(key, samples=0) < 1.5 * event_log.STREAM_MAX_BYTES
     kept = stored.published(claim.run_id)
     assert stored.events(claim.run_id)[-len(kept) :] == kept
     assert len(kept) > 30
@@ -128,7 +128,7 @@ def test_open_text_is_what_no_turn_has_finished(
 def test_long_events_are_not_copied_to_the_stream(stored: StoredRuns) -> None:
     """Readers hold what they read from Redis by number; the table has them all."""
     claim = stored.claimed()
-    short, long = "x" * 1_000, "x" * eventlog.STREAM_MAX_CHARACTERS
+    short, long = "x" * 1_000, "x" * event_log.STREAM_MAX_CHARACTERS
     stored.write(claim, MessageDelta(short), MessageDelta(long), MessageDelta(short))
 
     copied = stored.connections.redis.xrange(stored.connections.keys.events(claim.run_id))
@@ -141,7 +141,7 @@ def test_a_takeover_drops_what_only_redis_has(stored: StoredRuns) -> None:
     """Events that Postgres has lost: their numbers are used again."""
     claim = stored.claimed()
     phantoms = numbered(1, *[MessageDelta("lost")] * 4)
-    eventlog.publish(stored.connections, {claim.run_id: phantoms})
+    event_log.publish(stored.connections, {claim.run_id: phantoms})
     stored.set(claim.run_id, state=RunState.QUEUED, resume_reason="worker_lost")
 
     assert stored.claim(claim.run_id) is not None
