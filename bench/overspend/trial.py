@@ -35,7 +35,7 @@ from shared.events.types import (
     RunCost,
     Usage,
 )
-from shared.runs import endings, lost_calls, unheld_endings
+from shared.runs import endings, interrupted_calls, unheld_endings
 from shared.runs.endings import Ending, Outcome
 from shared.runs.status import RunState
 from shared.runs.transitions import Totals, recorded_totals
@@ -237,7 +237,7 @@ class Trial:
             run.last_seq = event_log.last_seq(sql, run.id)
             run.recorded = recorded_totals(sql, run.id)
             lost = event_log.open_events(sql, run.id)
-            used = lost_calls.count(self._connections, sql, run.id, run.recorded, lost)
+            used = interrupted_calls.count(self._connections, sql, run.id, run.recorded, lost)
         if lost:
             self._store(run, MessageReset(lost[0].seq, "resumed"), _cost(used))
             run.recorded = used

@@ -9,7 +9,7 @@ from sqlalchemy import RowMapping, update
 from shared import ids
 from shared.billing import budgets, usage_days
 from shared.events import event_log, types
-from shared.runs import lost_calls
+from shared.runs import interrupted_calls
 from shared.runs.status import RunState
 from shared.runs.transitions import Totals, ended, keep_message, keep_usage, recorded_totals
 from shared.storage.connections import Transaction
@@ -29,7 +29,7 @@ def end(
     """
     streamed = event_log.open_events(tx.sql, run["id"])
     recorded = recorded_totals(tx.sql, run["id"])
-    totals = lost_calls.count(tx.connections, tx.sql, run["id"], recorded, streamed)
+    totals = interrupted_calls.count(tx.connections, tx.sql, run["id"], recorded, streamed)
     terminal = (
         types.RunCancelled(totals.usage, totals.cost_usd)
         if error is None

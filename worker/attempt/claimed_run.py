@@ -13,7 +13,7 @@ from shared.claim import Claim
 from shared.errors import LeaseLost, Unavailable
 from shared.events import event_log, types
 from shared.events.types import Event, RouteCost, StoredEvent, ToolResult, Usage
-from shared.runs import claims, lost_calls
+from shared.runs import claims, interrupted_calls
 from shared.runs.transitions import Totals
 from shared.storage.connections import Connections, Transaction
 from worker.agent.route_chain import RouteChain
@@ -152,7 +152,7 @@ class ClaimedRun:
             Unavailable
         """
         with self._connections.reading() as sql:
-            self.totals = lost_calls.count(
+            self.totals = interrupted_calls.count(
                 self._connections, sql, self.claim.run_id, self.totals, self._lost, call
             )
         self._lost = ()
