@@ -47,7 +47,7 @@ from shared.errors import (
     StaleInput,
     ThreadBusy,
 )
-from shared.runs import decisions, unheld_endings
+from shared.runs import approvals, unheld_endings
 from shared.runs.status import RunState
 from shared.runs.transitions import queued
 from shared.storage import signals
@@ -324,7 +324,7 @@ def answer(
     if run["input_expires_at"] <= tx.sql.scalar(select(func.clock_timestamp())):
         raise NotWaiting("The input request has expired.")  # the sweep will say what comes of it
     if run["pending_input"]["kind"] == "tool_confirmation":
-        decisions.read(content)  # what cannot be understood is refused while it can be corrected
+        approvals.read(content)  # what cannot be understood is refused while it can be corrected
     _go_on(tx, run, content, actor.user_id)
 
 

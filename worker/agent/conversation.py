@@ -9,8 +9,8 @@ from typing import Any
 from shared.errors import InvalidRequest
 from shared.events import types
 from shared.events.types import ProviderState, StoredEvent
-from shared.runs import decisions
-from shared.runs.decisions import Decision
+from shared.runs import approvals
+from shared.runs.approvals import Decision
 from worker.contract.messages import AssistantMessage, Message, ToolCall, ToolMessage
 
 #: The types that matter here; deltas count only for what a crash left open.
@@ -60,7 +60,7 @@ class Turn:
         if (answer := self.answers.get(call.id)) is None:
             return None
         try:
-            return decisions.read(answer)
+            return approvals.read(answer)
         except InvalidRequest:
             return Decision(approved=False, reason=answer)
 

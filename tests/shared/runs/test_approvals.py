@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared.errors import InvalidRequest
-from shared.runs.decisions import Decision, read
+from shared.runs.approvals import Decision, read
 
 APPROVED = Decision(approved=True)
 
