@@ -20,7 +20,7 @@ from cli.dev.embedded_redis import EmbeddedRedis
 from shared import ids
 from shared.accounts import accounts
 from shared.config import FALLBACKS, Settings
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.storage import schema
 from shared.storage.connections import Connections, connect
 from shared.storage.tables.runs import runs

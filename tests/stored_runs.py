@@ -30,7 +30,7 @@ from shared.events.types import (
 from shared.runs import claims, endings
 from shared.runs import runs as lifecycle
 from shared.runs.endings import Ending, Outcome
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.runs.transitions import Totals
 from shared.storage.connections import Connections, Transaction
 from shared.storage.tables.runs import runs, workers

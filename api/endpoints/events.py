@@ -20,7 +20,7 @@ from api.streaming.stream_hub import StreamHub
 from api.streaming.watch import Watch
 from shared.actors import Actor
 from shared.errors import Forbidden, InvalidRequest, Unauthorized
-from shared.runs import run_queries
+from shared.runs import queries
 from shared.times import now, rfc3339
 
 bp = Blueprint("events", __name__)
@@ -94,7 +94,7 @@ def create_stream_ticket(run_id: UUID) -> Response:
     check_key()
     read_body(NoArguments(), optional=True)
     with connections().reading() as sql:
-        run = run_queries.get(sql, actor(), run_id)
+        run = queries.get(sql, actor(), run_id)
     ticket, expires_at = stream_tickets.issue(settings(), actor(), run_id, run["ended_at"])
     response = jsonify({"ticket": ticket, "expires_at": rfc3339(expires_at)})
     response.status_code = 201

@@ -20,9 +20,9 @@ from shared.billing.credits import credits_of
 from shared.catalog import model_routes, personas
 from shared.events.types import RARE_TOKEN_FIELDS, TOKEN_FIELDS, money
 from shared.ids import new_trace_id
-from shared.runs import run_queries, runs
+from shared.runs import queries, runs
 from shared.runs.runs import NewRun
-from shared.runs.status import STATUSES, phase_of, status_of
+from shared.runs.states import STATUSES, phase_of, status_of
 from shared.storage.connections import Connections, Transaction
 from shared.storage.group_commit import GroupCommit
 from shared.times import rfc3339, rfc3339_or_none
@@ -124,7 +124,7 @@ def list_thread_runs(thread_id: UUID) -> Response:
     """List a thread's runs, newest first."""
     args = page_args(ByTime)
     with connections().reading() as sql:
-        rows = run_queries.list_of_thread(
+        rows = queries.list_of_thread(
             sql, actor(), thread_id, limit=args.limit + 1, before=args.before
         )
     return page(rows, args, show=_in_thread, cursor_of=_cursor)
@@ -136,7 +136,7 @@ def list_runs() -> Response:
     """List runs, newest first, with their costs."""
     args = page_args(ByTime, RunsQuery())
     with connections().reading() as sql:
-        rows = run_queries.list_of_org(
+        rows = queries.list_of_org(
             sql,
             actor(),
             limit=args.limit + 1,
@@ -151,7 +151,7 @@ def list_runs() -> Response:
 def get_run(run_id: UUID) -> Response:
     query_args(NoArguments())
     with connections().reading() as sql:
-        run = run_queries.get(sql, actor(), run_id)
+        run = queries.get(sql, actor(), run_id)
     return jsonify(_in_full(run))
 
 

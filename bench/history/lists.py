@@ -15,8 +15,8 @@ from bench.history.seeding import History, Org
 from bench.service import Service
 from shared.accounts import api_keys
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.runs import run_queries
-from shared.runs.status import STATUSES
+from shared.runs import queries
+from shared.runs.states import STATUSES
 from shared.threads import threads
 
 COUNT = 200
@@ -69,7 +69,7 @@ class Lists:
                 f"GET /v1/runs?limit={limit}, {name}",
                 actor,
                 [f"/v1/runs?limit={limit}"],
-                lambda sql, limit=limit: run_queries.list_of_org(  # type: ignore[misc]  # its default has no type
+                lambda sql, limit=limit: queries.list_of_org(  # type: ignore[misc]  # its default has no type
                     sql, actor, limit=limit + 1, before=None, status=None
                 ),
             )
@@ -81,16 +81,14 @@ class Lists:
                 f"GET /v1/runs, page {DEEP_PAGE} and on, {name}",
                 actor,
                 deep,
-                lambda sql: run_queries.list_of_org(
-                    sql, actor, limit=51, before=before, status=None
-                ),
+                lambda sql: queries.list_of_org(sql, actor, limit=51, before=before, status=None),
             )
         for status in STATUSES:
             yield self._figure(
                 f"GET /v1/runs?status={status}, {name}",
                 actor,
                 [f"/v1/runs?status={status}"],
-                lambda sql, status=status: run_queries.list_of_org(  # type: ignore[misc]  # its default has no type
+                lambda sql, status=status: queries.list_of_org(  # type: ignore[misc]  # its default has no type
                     sql, actor, limit=51, before=None, status=status
                 ),
             )
@@ -111,7 +109,7 @@ class Lists:
                 f"GET /v1/threads/{{id}}/runs, {name}",
                 actor,
                 [f"/v1/threads/{one}/runs" for one in ids],
-                lambda sql, ids=ids: run_queries.list_of_thread(  # type: ignore[misc]  # its default has no type
+                lambda sql, ids=ids: queries.list_of_thread(  # type: ignore[misc]  # its default has no type
                     sql, actor, ids[0], limit=51, before=None
                 ),
             )
@@ -127,7 +125,7 @@ class Lists:
             "GET /v1/runs/{id}",
             actor,
             [f"/v1/runs/{one}" for one in self._written.some_runs],
-            lambda sql: run_queries.get(sql, actor, self._written.some_runs[0]),
+            lambda sql: queries.get(sql, actor, self._written.some_runs[0]),
         )
 
     def _figure(self, name: str, actor: Actor, paths: list[str], query: Query) -> Figure:

@@ -37,7 +37,7 @@ from shared.events.types import (
 )
 from shared.runs import endings, interrupted_calls, unheld_endings
 from shared.runs.endings import Ending, Outcome
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.runs.transitions import Totals, recorded_totals
 from shared.storage.connections import Connections, Transaction
 from shared.storage.tables.runs import runs

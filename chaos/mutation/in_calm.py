@@ -75,7 +75,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "plain",
         "I15",
         Edit(
-            "shared/runs/run_queries.py",
+            "shared/runs/queries.py",
             '.where(runs.c.id == bindparam("run_id"), _IS_VISIBLE)',
             '.where(runs.c.id == bindparam("run_id"))',
         ),

@@ -18,7 +18,7 @@ from shared.claim import Claim
 from shared.errors import LeaseLost
 from shared.events import event_log, types
 from shared.events.types import Event, StoredEvent, ToolResult
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.runs.transitions import MAX_CRASHES, Totals, queued
 from shared.storage.arrays import plain_array
 from shared.storage.connections import Connections, Transaction

@@ -18,7 +18,7 @@ from shared.billing.credits import credits_of
 from shared.claim import Claim
 from shared.events import event_log, types
 from shared.events.types import TOKEN_FIELDS, RunError, StoredEvent
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.runs.transitions import Totals, keep_usage, usage_columns
 from shared.storage.arrays import TextArray
 from shared.storage.connections import Transaction

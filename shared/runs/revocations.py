@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Uuid, bindparam, func, select, text
 
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.storage import signals
 from shared.storage.connections import Transaction
 from shared.storage.tables.accounts import api_keys

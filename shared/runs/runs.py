@@ -48,7 +48,7 @@ from shared.errors import (
     ThreadBusy,
 )
 from shared.runs import approvals, unheld_endings
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.runs.transitions import queued
 from shared.storage import signals
 from shared.storage.connections import Transaction

@@ -20,7 +20,7 @@ from shared.errors import Unavailable
 from shared.events.types import STEP_TYPES, RunError, RunResumed, RunStarted
 from shared.runs import retention, revocations, unheld_endings
 from shared.runs import runs as lifecycle
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.runs.transitions import MAX_CRASHES, queued
 from shared.storage import postgres, rewinds
 from shared.storage.connections import Connections, Transaction

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Uuid, func, insert, literal, select, text
 from shared.catalog import model_routes
 from shared.events import event_log, types
 from shared.events.types import TOKEN_FIELDS, RouteCost, Usage
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.storage.arrays import TextArray
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import runs

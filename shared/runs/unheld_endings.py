@@ -10,7 +10,7 @@ from shared import ids
 from shared.billing import budgets, usage_days
 from shared.events import event_log, types
 from shared.runs import interrupted_calls
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.runs.transitions import Totals, ended, keep_message, keep_usage, recorded_totals
 from shared.storage.connections import Transaction
 from shared.storage.tables.runs import runs

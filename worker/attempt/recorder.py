@@ -13,7 +13,7 @@ from shared.events import event_log, types
 from shared.events.types import Event, RunError, StoredEvent
 from shared.runs import claims, endings
 from shared.runs.endings import Ending
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.storage.connections import Connections
 from worker.attempt.claimed_run import ClaimedRun
 from worker.attempt.outcome import Cancelled, Completed, Failed, HandedOff, Outcome, Waiting

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import insert, text
 
 from shared.ids import new_id
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.storage.connections import Connections
 from shared.storage.tables.threads import messages
 from tests.clients import Register, User, details_of, error_of

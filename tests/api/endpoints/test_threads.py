@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from shared.ids import new_id, parse_id
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
 

@@ -21,7 +21,7 @@ from shared.events.types import RouteCost, RunCompleted, RunCost, Usage
 from shared.ids import new_id
 from shared.runs import endings, sweep
 from shared.runs.endings import Ending, Outcome
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.runs.transitions import Totals
 from shared.storage.tables.billing import holds, ledger_entries, run_usage, spending
 from tests.stored_runs import StoredRuns, numbered

@@ -15,7 +15,7 @@ from shared.events.types import (
     StoredEvent,
     Usage,
 )
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.storage.tables.runs import runs
 from tests.stored_runs import StoredRuns, numbered
 from tests.waiting import in_parallel

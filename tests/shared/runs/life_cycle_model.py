@@ -15,7 +15,7 @@ from shared.events.types import (
     RunStarted,
     ToolResult,
 )
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from worker.attempt.claimed_run import ClaimedRun
 from worker.attempt.recorder import Recorder
 from worker.process.run_log import RunLog

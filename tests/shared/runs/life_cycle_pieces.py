@@ -18,7 +18,7 @@ from shared.errors import NotWaiting, ThreadBusy, Unavailable
 from shared.events import types
 from shared.ids import new_id
 from shared.runs import claims, sweep
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.storage.tables.runs import workers
 from tests.shared.runs.life_cycle_model import (
     Happening,

@@ -11,7 +11,7 @@ from sqlalchemy import Column, Connection, select
 from shared.billing.credits import credits_of
 from shared.events.event_log import data_of
 from shared.events.types import TERMINAL_TYPES
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.storage.tables.billing import ledger_entries, run_usage
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import inputs, runs, tool_calls

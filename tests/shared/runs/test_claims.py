@@ -16,7 +16,7 @@ from shared.events import types
 from shared.events.types import RunCancelled, RunCompleted, RunError, ToolResult
 from shared.ids import new_id
 from shared.runs import claims
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.storage.connections import Transaction
 from shared.times import EPOCH
 from tests.query_plans import noted

@@ -24,7 +24,7 @@ from shared.events.types import (
 from shared.ids import new_id
 from shared.runs import endings
 from shared.runs.endings import Ending, Outcome
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.runs.transitions import Totals, recorded_totals
 from shared.storage.tables.billing import ledger_entries, run_usage
 from shared.storage.tables.runs import runs

@@ -28,7 +28,7 @@ from shared.events.types import (
 )
 from shared.ids import new_id
 from shared.runs import sweep, unheld_endings
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.runs.transitions import recorded_totals
 from shared.storage.tables.billing import holds, ledger_entries, run_usage
 from shared.storage.tables.runs import runs

@@ -28,7 +28,7 @@ from shared.events import types
 from shared.ids import new_id
 from shared.runs import runs as lifecycle
 from shared.runs import sweep
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.storage.connections import Connections
 from shared.storage.tables.runs import runs, workers
 from shared.threads import threads

@@ -12,7 +12,7 @@ from shared.errors import RunNotFound
 from shared.events import event_log
 from shared.events.types import MessageDelta
 from shared.ids import new_id
-from shared.runs import retention, run_queries, sweep
+from shared.runs import queries, retention, sweep
 from shared.storage import idempotency
 from shared.storage.connections import Connections
 from shared.storage.idempotency import Scope, StoredAnswer
@@ -97,7 +97,7 @@ def test_a_long_run_is_unreachable_at_once_and_goes_bit_by_bit(stored: StoredRun
         retention._forget_runs(tx)
 
     with stored.connections.reading() as sql, pytest.raises(RunNotFound):
-        run_queries.get(sql, stored.actor, run_id)
+        queries.get(sql, stored.actor, run_id)
     left = [seqs(stored.connections, run_id)]
     while bit(stored.connections):
         left.append(seqs(stored.connections, run_id))

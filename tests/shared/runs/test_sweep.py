@@ -24,7 +24,7 @@ from shared.events.types import (
 )
 from shared.ids import new_id
 from shared.runs import sweep
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.storage.connections import Connections, connect
 from shared.storage.tables.runs import inputs
 from tests.stored_runs import StoredRuns, ago

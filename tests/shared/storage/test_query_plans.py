@@ -15,8 +15,8 @@ from shared.accounts import accounts
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.events import event_log
 from shared.ids import new_id
-from shared.runs import claims, revocations, run_queries, sweep
-from shared.runs.status import STATUSES
+from shared.runs import claims, queries, revocations, sweep
+from shared.runs.states import STATUSES
 from shared.storage.connections import Connections
 from shared.storage.tables.runs import runs as runs_table
 from shared.storage.tables.runs import workers
@@ -89,7 +89,7 @@ def test_a_page_of_runs(
 
     plans = only(
         connections,
-        lambda sql: run_queries.list_of_org(sql, actor, limit=LIMIT, before=before, status=status),
+        lambda sql: queries.list_of_org(sql, actor, limit=LIMIT, before=before, status=status),
     )
 
     state = "_state" if status else ""
@@ -115,7 +115,7 @@ def test_a_page_of_a_threads_runs(connections: Connections, written: History, ac
 
     first, second = sent(
         connections,
-        lambda sql: run_queries.list_of_thread(sql, actor, largest, limit=LIMIT, before=None),
+        lambda sql: queries.list_of_thread(sql, actor, largest, limit=LIMIT, before=None),
     )
 
     Plans(connections, first).check({"pk_threads"})
@@ -141,7 +141,7 @@ def test_a_page_of_messages(
 
 def test_a_run_and_its_last_event(connections: Connections, written: History, actor: Actor) -> None:
     """The last event is the end of the key, not the highest of all."""
-    plans = only(connections, lambda sql: run_queries.get(sql, actor, written.some_runs[0]))
+    plans = only(connections, lambda sql: queries.get(sql, actor, written.some_runs[0]))
 
     plans.check({"pk_runs", "pk_threads", "pk_run_events"})
 

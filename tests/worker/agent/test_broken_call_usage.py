@@ -15,7 +15,7 @@ from shared.catalog import model_routes
 from shared.config import Settings
 from shared.events import types
 from shared.events.event_log import data_of
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.threads import threads
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually

@@ -21,7 +21,7 @@ from shared.errors import LeaseLost
 from shared.events import types
 from shared.events.event_log import data_of, text_of
 from shared.runs import sweep
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.storage.tables.billing import holds, run_usage
 from shared.storage.tables.events import run_events
 from shared.threads import threads

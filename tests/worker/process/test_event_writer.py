@@ -15,7 +15,7 @@ from shared.events.event_log import open_events, text_of
 from shared.events.types import MessageDelta, RunCompleted, RunCost, RunResumed, StoredEvent, Usage
 from shared.runs import endings
 from shared.runs.endings import Ending, Outcome
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.runs.transitions import Totals
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import runs

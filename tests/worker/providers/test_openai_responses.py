@@ -13,7 +13,7 @@ from shared.config import Settings
 from shared.errors import LeaseLost
 from shared.events.event_log import data_of
 from shared.events.types import ProviderState, Usage
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
 from tests.worker.providers.fake_vendor import REQUEST, Answer, ask, raw, route_to, status, vendor

@@ -17,7 +17,7 @@ from shared.config import Settings
 from shared.errors import LeaseLost
 from shared.events.event_log import data_of
 from shared.events.types import ProviderState
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.threads import threads
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually

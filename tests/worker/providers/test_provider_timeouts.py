@@ -18,7 +18,7 @@ from shared.catalog.model_routes import Route
 from shared.catalog.prices import Prices
 from shared.config import Settings
 from shared.events.event_log import data_of
-from shared.runs.status import RunState
+from shared.runs.states import RunState
 from shared.threads import threads
 from tests.stored_runs import StoredRuns
 from tests.worker.providers.fake_vendor import (

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, RowMapping, Select, Text, bindparam, cast, fu
 
 from shared.actors import Actor
 from shared.errors import RunNotFound, ThreadNotFound
-from shared.runs.status import STATUSES
+from shared.runs.states import STATUSES
 from shared.storage.pages import Place, after, fitting, newest, places, values
 from shared.storage.tables.accounts import users
 from shared.storage.tables.events import run_events

@@ -10,8 +10,8 @@ from sqlalchemy import select, text
 
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.ids import new_id
-from shared.runs import run_queries
-from shared.runs.status import STATUSES, RunState
+from shared.runs import queries
+from shared.runs.states import STATUSES, RunState
 from shared.runs.transitions import keep_message
 from shared.storage.connections import Connections
 from shared.storage.pages import Place
@@ -42,7 +42,7 @@ def listed(
     before: Place | None = None
     with connections.reading() as sql:
         while True:
-            rows = run_queries.list_of_org(sql, actor, limit=limit, before=before, status=status)
+            rows = queries.list_of_org(sql, actor, limit=limit, before=before, status=status)
             found.extend(row["id"] for row in rows)
             if len(rows) < limit:
                 return found
