@@ -1,7 +1,7 @@
-"""Runs that no message brought: while this process has room, it looks for them in Postgres.
+"""The poller for queued runs whose queue message was lost.
 
-A message gets lost when a process dies between commit and enqueue, and all of
-them do when Redis is gone; runs go on without it all the same.
+A message is lost when a process dies between commit and enqueue, and all of them are when Redis is
+down. While the process has free slots, the poller finds such runs in Postgres.
 """
 
 import logging

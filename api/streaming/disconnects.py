@@ -1,4 +1,4 @@
-"""Detection of clients that have closed their connection, without a look at each of them."""
+"""Notices of clients that closed their connection, without polling each of them."""
 
 import select
 import socket
@@ -11,22 +11,22 @@ _epoll: Any = monkey.get_original("select", "epoll")
 
 
 class Disconnects:
-    """An idle client's farewell is seen only by who looks: nothing is written to it."""
+    """The connections of idle clients: as nothing is written to them, no write fails."""
 
     def __init__(self) -> None:
         self._epoll = _epoll()
 
     def add(self, connection: socket.socket) -> int:
-        """Look out for the end of this connection; returns its number."""
-        number = connection.fileno()
-        self._epoll.register(number, select.EPOLLRDHUP | select.EPOLLONESHOT)
-        return number
+        """Watch for the end of a connection; returns its file descriptor."""
+        descriptor = connection.fileno()
+        self._epoll.register(descriptor, select.EPOLLRDHUP | select.EPOLLONESHOT)
+        return descriptor
 
-    def remove(self, connection: socket.socket, number: int) -> None:
-        """Unregister a connection; the number of a closed one may already be another's."""
-        if connection.fileno() == number:
-            self._epoll.unregister(number)
+    def remove(self, connection: socket.socket, descriptor: int) -> None:
+        """Stop watching, unless it was closed: then the descriptor may be another connection's."""
+        if connection.fileno() == descriptor:
+            self._epoll.unregister(descriptor)
 
     def look(self) -> list[int]:
-        """Return the numbers of the connections that were closed since the last look."""
-        return [number for number, _ in self._epoll.poll(0)]
+        """Return the descriptors of connections closed since the last call."""
+        return [descriptor for descriptor, _ in self._epoll.poll(0)]

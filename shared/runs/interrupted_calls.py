@@ -1,4 +1,4 @@
-"""What a model call has used in which the worker of a run was lost.
+"""Usage of a model call that was in flight when its worker was lost.
 
 A worker that makes the call again estimates it by the request itself. Elsewhere neither the tools
 of the run nor its provider are at hand: its prompt, the conversation and the streamed text are

@@ -1,4 +1,4 @@
-"""Computing long enough for other runs to feel it: a piece at a time, never two on end."""
+"""Turns for long computations: one slice at a time, other greenlets in between."""
 
 import threading
 import time
@@ -10,10 +10,10 @@ _one = threading.Lock()
 
 @contextmanager
 def cpu_slice() -> Iterator[None]:
-    """Wait for the turn of this piece, of a tenth of a second or so; do not wait within it.
+    """Wait for a turn to compute for at most about 0.1 s; the caller must not block within it.
 
-    However many threads have pieces to do, between two of them every other greenlet of the
-    process that has something to do runs, the lease's too.
+    Between two slices, of however many threads, every other greenlet of the process that is ready
+    runs, the lease's too.
     """
     try:
         with _one:
@@ -23,5 +23,5 @@ def cpu_slice() -> Iterator[None]:
             time.sleep(0.001)
             yield
     finally:
-        # Wake a waiting thread before this one can ask for its next piece.
+        # Wakes a waiting thread before this one can ask for its next slice.
         time.sleep(0)
