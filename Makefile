@@ -11,7 +11,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --python-vers
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-browser test-peers test-webkit test-proxies test-poolers bench bench-short overspend hostile hostile-short chaos chaos-short chaos-mutants check lock
+.PHONY: help setup demo dev test coverage tests-of test-browser test-peers test-webkit test-proxies test-poolers bench bench-short overspend hostile hostile-short chaos chaos-short chaos-mutants check lock
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,13 @@ dev: setup ## Run everything on this machine until Ctrl-C
 
 test: setup ## The whole suite, against a real Postgres and a real Redis; TESTS="…" picks some
 	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(TESTS)
+
+coverage: setup ## The suite once more: which tests execute which line, in .cache/coverage/html; 10 minutes
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --timeout 300 \
+		--cov --cov-context=test --cov-report=html --cov-report=term:skip-covered $(TESTS)
+
+tests-of: setup ## The tests of a line, by the last `make coverage`; LINE=shared/config.py:42
+	@$(BIN)/python scripts/tests_of.py $(LINE)
 
 test-browser: setup ## Install Chromium from the system's packages and run the browser tests
 	@./scripts/install-chromium

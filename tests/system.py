@@ -1,6 +1,5 @@
 """The whole service in processes of its own: two web servers, a worker, a database, a Redis."""
 
-import os
 import secrets
 import signal
 import subprocess
@@ -18,7 +17,7 @@ from shared.storage.connections import Connections, connect
 from tests.caller import Caller, client
 from tests.clients import PASSWORD, PASSWORD_HASH
 from tests.waiting import eventually
-from tests.web_server import ROOT, WebServer, web_server
+from tests.web_server import INHERITED, ROOT, WebServer, web_server
 
 CONCURRENCY = 100
 #: A killed worker is noticed within a second, a frozen one after the lease.
@@ -75,7 +74,7 @@ class Worker:
                     *("--without-mingle", "--without-heartbeat", "--loglevel", "warning"),
                 ],
                 cwd=ROOT,
-                env={"PATH": os.environ["PATH"], **self._environ},
+                env={**INHERITED, **self._environ},
                 stdout=output,
                 stderr=output,
             )

@@ -22,6 +22,11 @@ GUNICORN = [
     *("--config", "api/gunicorn_conf.py", "api.app:create_app()"),
 ]
 
+#: What a process needs from this one's environment; the second one makes `make coverage` see it.
+INHERITED = {
+    name: os.environ[name] for name in ("PATH", "COVERAGE_PROCESS_CONFIG") if name in os.environ
+}
+
 
 @dataclass(frozen=True)
 class WebServer:
@@ -70,7 +75,7 @@ def web_server(environ: Mapping[str, str], log: Path) -> Iterator[WebServer]:
         process = subprocess.Popen(
             GUNICORN,
             cwd=ROOT,
-            env={"PATH": os.environ["PATH"], **variables},
+            env={**INHERITED, **variables},
             stderr=output,
         )
     server = WebServer(Settings.from_env(variables), log, process.pid)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.waiting import eventually
+from tests.web_server import INHERITED
 
 ARKLOOP = Path(sys.executable).with_name("arkloop")
 SECONDS = 30
@@ -83,7 +84,7 @@ class Arkloop:
                 terminal.close()
 
     def _environment(self) -> dict[str, str]:
-        return {"PATH": os.environ["PATH"], **self.environ}
+        return {**INHERITED, **self.environ}
 
 
 class Terminal:
