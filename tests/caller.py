@@ -18,7 +18,7 @@ ENDED = ("completed", "failed", "cancelled")
 
 
 def client(url: str, token: str = "") -> httpx.Client:
-    """It keeps no connection open, so nobody has to close it."""
+    """It keeps no connection open, so there is nothing to close."""
     return httpx.Client(
         base_url=url,
         headers={"Authorization": f"Bearer {token}"} if token else {},

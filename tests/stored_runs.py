@@ -49,14 +49,14 @@ USED = Totals().plus(
 
 
 def ago(**length: float) -> ColumnElement[Any]:
-    """So long before now, by Postgres' clock."""
+    """Return a time this long before now, by Postgres' clock."""
     seconds = length.get("seconds", 0) + 86_400 * length.get("days", 0)
     return func.now() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
 @dataclass(frozen=True)
 class StoredRuns:
-    """`sent` are the runs of which the workers were told, instead of Celery."""
+    """Runs in the database; `sent` are those announced to workers, instead of by Celery."""
 
     connections: Connections
     actor: Actor

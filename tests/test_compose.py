@@ -86,7 +86,7 @@ def test_every_container_is_confined(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(SERVICES) - {"migrate"}))
 def test_every_container_that_stays_says_how_it_is(name: str) -> None:
-    """Whoever depends on one waits until it works, not until it exists."""
+    """A service that depends on one waits until it works, not until it exists."""
     assert SERVICES[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
 
 

@@ -1,4 +1,4 @@
-"""The documents name everything there is: whoever adds something is told which line is missing."""
+"""The documents name everything there is: an addition fails with the line that is missing."""
 
 import re
 from collections.abc import Iterator

@@ -30,7 +30,7 @@ INHERITED = {
 
 @dataclass(frozen=True)
 class WebServer:
-    """A gunicorn of ours; `log` is its standard error, `pid` its master's."""
+    """A gunicorn of the service; `log` is its standard error, `pid` its master's."""
 
     settings: Settings
     log: Path

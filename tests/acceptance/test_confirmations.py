@@ -92,7 +92,7 @@ def test_edited_arguments_that_do_not_fit_are_asked_for_again(user: Caller, wait
 
 
 def test_nobody_answers_and_the_run_goes_on(system: System) -> None:
-    """Where its persona wants that: the model is told, and no worker has waited."""
+    """If the persona says so, the run continues with a note to the model, and no worker waits."""
     owner = system.caller()
     persona = owner.made(
         "/v1/personas",

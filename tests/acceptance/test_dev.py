@@ -170,7 +170,7 @@ def test_a_thread_that_got_too_long_for_the_local_model_goes_on(start_dev: Start
 
 
 def test_a_kill_leaves_no_process_and_all_the_data(start_dev: StartDev) -> None:
-    """After SIGKILL the next start goes on with what was there, and is not in anybody's way."""
+    """After SIGKILL the next start continues with what was there, without conflicts."""
     killed = start_dev(*SMALL).wait_until_ready()
     thread = killed.post("/v1/threads", {"title": "kept"})
     key = (killed.data / "api-key").read_text()

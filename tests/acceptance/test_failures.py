@@ -160,7 +160,7 @@ def test_waiting_does_not_count_as_time(system: System, user: Caller) -> None:
     ],
 )
 def test_a_tool_that_fails_tells_the_model(user: Caller, call: dict[str, Any], why: str) -> None:
-    """A `tool.result` with `is_error` says why; the run goes on."""
+    """A `tool.result` with `is_error` says why; the run continues."""
     events = user.events(user.run(call, {"say": "ok"}))
     result = next(event["data"] for event in events if event["type"] == "tool.result")
 

@@ -108,7 +108,7 @@ def test_an_answer_to_an_unknown_request_is_stale(user: Caller, asking: str) -> 
 
 
 def test_an_answer_that_nobody_asked_for_is_refused(user: Caller) -> None:
-    """409 `runs.not_waiting` while the run goes on, `runs.not_active` after its end."""
+    """409 `runs.not_waiting` while the run executes, `runs.not_active` after its end."""
     run_id = user.run({"hang": 100})
     user.seen(run_id, "run.started")
     assert (409, "runs.not_waiting") == error_of(user.answer(run_id, "yes"))
@@ -155,7 +155,7 @@ def test_an_answer_that_is_none_is_refused(user: Caller, asking: str, body: dict
 
 
 def test_of_many_answers_at_once_one_is_used(system: System, user: Caller, asking: str) -> None:
-    """Sixteen people at two servers: one 200, the others are told; one input in the events."""
+    """Sixteen people at two servers: one 200, the others get a 409; one input in the events."""
     callers = [user.at(server.url) for server in system.web] * 8
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda i: callers[i].answer(asking, f"I am {i}"), range(16)))

@@ -260,7 +260,7 @@ def test_a_run_that_waited_while_its_model_was_deleted_fails(owner: Caller) -> N
         owner.until(run_id, "status", "waiting_for_input")
         path = f"/v1/llm-providers/{provider['id']}"
         assert 204 == owner.http.delete(path).status_code
-        # So long a worker may believe what it has read before.
+        # A worker may use what it has read before for this time.
         threading.Event().wait(CACHE_SECONDS)
         owner.answer(run_id, "that one")
 

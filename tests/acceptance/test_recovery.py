@@ -1,4 +1,4 @@
-"""Workers that are killed, stopped, or not there: every accepted run goes on."""
+"""Workers that are killed, stopped, or not there: every accepted run continues."""
 
 import os
 import re

@@ -65,7 +65,7 @@ def unread_bytes(connection: socket.socket) -> int:
 
 @contextmanager
 def stalled(server: WebServer, user: Caller, run_id: str, count: int) -> Iterator[None]:
-    """So many clients that take nothing; each has been sent something."""
+    """Open `count` clients that take nothing; each has been sent something."""
     with ExitStack() as open_ones:
         clients = [open_ones.enter_context(stall(server, user, run_id)) for _ in range(count)]
         eventually(lambda: all(unread_bytes(client) > 2000 for client in clients))
@@ -142,7 +142,7 @@ def assert_ended(client: socket.socket) -> None:
 def test_many_who_come_at_once_are_all_served(
     system: System, user: Caller, server: WebServer
 ) -> None:
-    """Hundreds ask for a stream in the same moment: none is told that the service is away."""
+    """Hundreds ask for a stream in the same moment: none gets a 503."""
     run_id = user.run({"tool": "ask_user", "args": {"question": "?"}})
     cursor = user.until(run_id, "status", "waiting_for_input")["last_seq"]
     ask = (

@@ -315,7 +315,7 @@ def test_a_long_run_is_streamed_whole(system: System, user: Caller) -> None:
 def test_a_server_that_stops_ends_its_streams(
     system: System, user: Caller, waiting_run: str
 ) -> None:
-    """On SIGTERM each stream breaks off at once; the client goes on at another server."""
+    """On SIGTERM each stream breaks off at once; the client resumes at another server."""
     cursor = user.get_run(waiting_run)["last_seq"]
     with (
         system.one_more_web_server() as server,
@@ -412,7 +412,7 @@ def test_the_token_is_checked_before_the_first_byte(system: System, ended_run: s
 
 
 def test_a_revoked_key_ends_its_open_streams(user: Caller, waiting_run: str) -> None:
-    """Within 5 s, with an error, so that the client goes on with another token."""
+    """Within 5 s, with an error, so that the client resumes with another token."""
     key_id, key = user.api_key()
     cursor = user.get_run(waiting_run)["last_seq"]
     with user.at(token=key).stream(waiting_run, after_seq=cursor) as answer:
@@ -424,7 +424,7 @@ def test_a_revoked_key_ends_its_open_streams(user: Caller, waiting_run: str) -> 
 
 
 def test_an_expired_key_ends_its_open_streams(user: Caller, waiting_run: str) -> None:
-    """When its time is over, with an error; a new token goes on."""
+    """When its time is over, with an error; a new token resumes it."""
     expires_at = datetime.now(UTC) + timedelta(seconds=2)
     _, key = user.api_key(expires_at=expires_at.isoformat().replace("+00:00", "Z"))
     cursor = user.get_run(waiting_run)["last_seq"]
@@ -451,7 +451,7 @@ def test_a_client_is_told_of_each_event_at_once(user: Caller) -> None:
 def test_a_thread_that_turns_private_ends_the_streams_of_others(
     system: System, user: Caller
 ) -> None:
-    """Within the hub's poll; the creator's own stream goes on to the end."""
+    """Within the hub's poll; the creator's own stream continues to the end."""
     run_id = user.run({"count": 90, "delay_ms": 100})
     thread_id = user.get_run(run_id)["thread_id"]
     colleague = system.colleague(user)

@@ -87,7 +87,7 @@ def test_a_persona_uses_the_tools_of_an_mcp_server(owner: Caller) -> None:
 
 
 def test_a_page_is_fetched_and_a_forbidden_address_is_not(owner: Caller, page: str) -> None:
-    """The model reads why; the run goes on."""
+    """The model reads why; the run continues."""
     owner.made("/v1/personas", {"key": "reader", "tools": ["http_fetch"]})
     calls = [
         {"tool": "http_fetch", "args": {"url": url}}

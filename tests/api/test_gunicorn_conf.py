@@ -82,7 +82,7 @@ def test_hashing_passwords_holds_up_no_other_request(server: WebServer) -> None:
 
 
 def test_headers_have_a_limit(server: WebServer) -> None:
-    """64 KiB of them are refused, and the process goes on."""
+    """64 KiB of them are refused, and the process lives on."""
     with server.connect() as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 65536 + b"\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 431")

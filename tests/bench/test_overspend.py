@@ -17,7 +17,7 @@ SPENDERS = 64
 
 @pytest.fixture(scope="module")
 def database(settings: Settings) -> Iterator[Connections]:
-    """With a connection for each spender; nobody listens to what Redis would be told."""
+    """Connections for each spender; no process listens for notifications by Redis."""
     own = replace(settings, database_pool_size=SPENDERS + 8, lease_seconds=300)
     opened = connect(own, application="overspend", limits=PATIENT, send=lambda _hint: None)
     yield opened

@@ -1,4 +1,4 @@
-"""Journals as a load would write them: runs are told, then rendered."""
+"""Journals as a load would write them: tales of runs, which are then rendered."""
 
 import json
 import random
@@ -31,7 +31,7 @@ class Told:
     #: Before the event of this number a cancel is accepted.
     cancel_before: int | None = None
     inputs: list[tuple[str, str]] = field(default_factory=list)
-    #: Bodies that were looked at when so many events were there.
+    #: Bodies that were looked at, by the number of events at that time.
     looks: list[int] = field(default_factory=list)
     body: dict[str, Any] = field(default_factory=dict)
     messages: list[Record] | None = None
@@ -58,7 +58,7 @@ class Told:
         ]
 
     def body_at(self, seq: int) -> Record:
-        """The run's body when it had so many events."""
+        """Return the run's body when it had this number of events."""
         events = self.events[:seq]
         kind, data = events[-1] if events else ("", {})
         status = {

@@ -142,7 +142,7 @@ JOURNALS: list[tuple[str, str, SpoilJournal]] = [
     ("I6", "one key, two runs", lambda j: _accepted_as(j, "second", key="key-first")),
     ("I6", "two keys, one run", lambda j: _accepted_as(j, "talk", key="k") or _two_new(j)),
     ("I6", "the key is not known again", _two_new),
-    ("I6", "a run that nobody was told of", _unknown_in_thread),
+    ("I6", "a run that no response named", _unknown_in_thread),
     ("I8", "claims without events", lambda j: _last_body(j, "tools", attempt=4)),
     ("I9", "an effect twice", lambda j: j.append(dict(of_kind(j, "effect")[0]))),
     ("I9", "no effect", lambda j: _drop(j, "effect", key="e1")),

@@ -54,7 +54,7 @@ def update(tale: Tale, run: str, **fields: Any) -> None:
 
 
 def tell(tale: Tale, *events: Any, **expected: Any) -> None:
-    tale.runs["told"] = Told("told", list(events), expect("completed", **expected), begins=400)
+    tale.runs["other"] = Told("other", list(events), expect("completed", **expected), begins=400)
 
 
 def _a_turn(text: str = "x") -> list[Any]:
@@ -105,7 +105,7 @@ TALES: list[tuple[str, str, SpoilTale]] = [
     ("I12", "the model hears another", lambda t: _change(t, "ask", 12, output="Bonn")),
     ("I12", "an answer is lost", lambda t: _remove(t, "ask", 8)),
     ("I12", "it asks too often", lambda t: t.runs["ask"].expect.update(asks=1)),
-    ("I13", "it goes on while it waits", lambda t: insert(t, "ask", 7, *deltas("x"))),
+    ("I13", "it continues while it waits", lambda t: insert(t, "ask", 7, *deltas("x"))),
     ("I13", "a lost worker of a waiting run", lambda t: _change(t, "ask", 7, reason="deploy")),
     ("I13", "resumed and not waiting", lambda t: insert(t, "talk", 2, resumed(2, "input"))),
     ("I17", "given up too early", lambda t: _remove(t, "poison", 3)),

@@ -42,19 +42,19 @@ def test_cuts_change_no_byte(service: Service, system: System) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         (lambda lines: [*lines[:6], lines[6] + " ", *lines[7:]], "first at 7"),
         (lambda lines: [*lines, lines[-1]], "{n} of {more} lines"),
     ],
     ids=["another byte", "one line more"],
 )
-def test_a_difference_is_told(
-    service: Service, change: Callable[[list[str]], list[str]], told: str
+def test_a_difference_is_reported(
+    service: Service, change: Callable[[list[str]], list[str]], reported: str
 ) -> None:
-    """A reader whose lines are not those of Postgres is told, with the place."""
+    """A reader whose lines are not those of Postgres is reported, with the place."""
     other = OtherTable(service.urls, service.token, service.connections, change)
     run_id = asyncio.run(start_run(service, script(turns=1)))
     found = check_live(other, run_id, readers=1, seed=1, between=lambda: None, after=1)
-    expected = told.format(n=found.events - 1, more=found.events)
+    expected = reported.format(n=found.events - 1, more=found.events)
     assert [f"reader 1: {expected}"] == found.differences

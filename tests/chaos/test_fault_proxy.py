@@ -224,7 +224,7 @@ def test_the_answer_to_a_pattern_is_cut(
 
 
 def test_a_server_that_is_not_there() -> None:
-    """A connection to it ends, and the proxy goes on."""
+    """A connection to it ends, and the proxy stays."""
     with FaultProxy(("127.0.0.1", quiet_port())) as proxy:
         with connect(proxy) as client, pytest.raises(ConnectionResetError):
             client.recv(1)

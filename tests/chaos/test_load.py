@@ -151,7 +151,7 @@ def test_strangers_learn_nothing(journal: dict[str, list[Entry]]) -> None:
 
 
 def test_ended_streams_do_not_begin_again(journal: dict[str, list[Entry]]) -> None:
-    """A reconnect after the end is told to stop."""
+    """A reconnect after the end gets a response that stops it."""
     assert len(accepted(journal)) == len(journal["reconnect_after_end"])
     assert {204} == {entry["status"] for entry in journal["reconnect_after_end"]}
 

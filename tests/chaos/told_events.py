@@ -57,7 +57,7 @@ def received(request_id: str, content: str) -> Happened:
 
 
 def used(turns: int, more: int = 0) -> dict[str, Any]:
-    """Usage and cost of so many turns, and of `more` tokens of calls that broke off."""
+    """Compute usage and cost of these turns, and of `more` tokens of calls that broke off."""
     total = usage(10 * turns + more, 2 * turns, "estimated" if more else "reported")
     return {"usage": total, "cost_usd": round(0.001 * turns + 0.0001 * more, 8)}
 

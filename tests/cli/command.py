@@ -19,7 +19,7 @@ SECONDS = 30
 
 @dataclass(frozen=True)
 class Arkloop:
-    """Called in `folder`, with `environ` and nothing else of ours in its environment."""
+    """Called in `folder`, with `environ` and no other setting in its environment."""
 
     folder: Path
     environ: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""What the command line prints cannot steer a terminal, whoever wrote it."""
+"""What the command line prints cannot steer a terminal, whatever its source."""
 
 import ast
 import json

@@ -51,7 +51,7 @@ class Everything:
         )
 
     def cancelled(self) -> float:
-        """How many seconds a long call goes on after its run was told to stop."""
+        """Return how many seconds a long call continues after its run was stopped."""
         stop = StopSignal()
         raised: list[BaseException] = []
 
@@ -160,7 +160,7 @@ def test_everything_over_http() -> None:
 
 
 def _talk_over_http(program: str) -> None:
-    """In the network namespace: start the server, and print what it told."""
+    """In the network namespace: start the server, and print what it reported."""
     command, silent = [program, "streamableHttp"], subprocess.DEVNULL
     with subprocess.Popen(command, stdout=silent, stderr=silent) as process:
         client = McpClient(allowed_networks=["127.0.0.0/8"])

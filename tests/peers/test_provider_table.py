@@ -292,7 +292,7 @@ def test_429_llmock(at_llmock: Server, llmock: LLMock) -> None:
 
 @pytest.mark.parametrize("status", [500, 503, 529])
 def test_5xx_llmock(at_llmock: Server, llmock: LLMock, status: int) -> None:
-    """Tried again, after a pause of ours."""
+    """Tried again, after our own pause."""
     llmock.fail(status).reply("Well.")
 
     reply, run = at_llmock.call(at_llmock.request("Hi"))
@@ -349,7 +349,7 @@ def test_stall_llmock(at_llmock: Server, llmock: LLMock) -> None:
     ],
 )
 def test_failures_scripted(name: str, code: str) -> None:
-    """429, 5xx, a stall and a cut, as the script wants them."""
+    """429, 5xx, a stall and a cut, as the script requires them."""
     error = refused(SCRIPTED, script({"say": "a"}, {"error": name}))
 
     assert (f"provider.{code}", True) == (error.code, error.retryable)

@@ -40,7 +40,7 @@ def test_our_own_settings_come_first() -> None:
 
 
 def test_a_platforms_port_can_be_kept_on_this_machine() -> None:
-    """`ARKLOOP_HOST` says where to listen, whoever chose the port."""
+    """`ARKLOOP_HOST` says where to listen, however the port was chosen."""
     settings = Settings.from_env(PLATFORM | {"ARKLOOP_HOST": "127.0.0.1"})
 
     assert ("127.0.0.1", 33507) == (settings.host, settings.port)

@@ -285,7 +285,7 @@ def test_refresh_rotates_the_cookie(alice: User) -> None:
 
 
 def test_reuse_of_a_rotated_token_ends_the_login(alice: User) -> None:
-    """Whoever has the old one has stolen it, or been stolen from: both have to log in again."""
+    """The holder of the old one is a thief, or a victim: both have to log in again."""
     old = cookie_of(alice.client)
     new = alice.client.post("/v1/auth/refresh")
     newest = cookie_of(alice.client)
@@ -297,7 +297,7 @@ def test_reuse_of_a_rotated_token_ends_the_login(alice: User) -> None:
 
 
 def test_reuse_ends_that_login_alone(alice: User, client: FlaskClient) -> None:
-    """Another device of the same user goes on."""
+    """Another device of the same user stays logged in."""
     client.post("/v1/auth/login", json={"login": alice.login, "password": PASSWORD})
     old = cookie_of(alice.client)
     alice.client.post("/v1/auth/refresh")
@@ -365,7 +365,7 @@ def test_logout_ends_the_login(alice: User) -> None:
 
 
 def test_logout_by_an_api_key_ends_no_login(alice: User) -> None:
-    """The key goes on as well."""
+    """The key stays valid as well."""
     key = alice.api_key()
 
     assert {"ok": True} == key.post("/v1/auth/logout").json
@@ -387,7 +387,7 @@ def test_a_new_password_takes_the_place_of_the_old(alice: User, client: FlaskCli
 
 
 def test_a_new_password_ends_the_other_logins(alice: User, client: FlaskClient) -> None:
-    """A thief is out, whoever changed it stays in."""
+    """A thief is logged out, the user who changed it stays logged in."""
     thief = client.post("/v1/auth/login", json={"login": alice.login, "password": PASSWORD})
     assert 200 == me(client, thief)
 

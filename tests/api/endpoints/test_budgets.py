@@ -82,7 +82,7 @@ def test_only_admins_see_and_set_it(alice: User, register: Register) -> None:
 
 
 def test_where_nothing_is_left_a_run_is_refused(alice: User) -> None:
-    """429 with what there is; a retry too; the org next door goes on."""
+    """429 with what there is; a retry too; another org is not affected."""
     budget(alice, max_cost_usd_per_month=0)
     thread_id = alice.thread()
     alice.say(thread_id)
@@ -155,7 +155,7 @@ def test_a_key_has_its_own_limits(alice: User) -> None:
 
 
 def test_the_runs_of_a_key_are_refused_alone(alice: User) -> None:
-    """Its user goes on with an access token."""
+    """Its user may still use an access token."""
     key = key_of(alice, max_cost_usd_per_month=0)
     by_key = alice.with_token(str(key["key"]))
     threads = [alice.thread() for _ in range(2)]

@@ -285,7 +285,7 @@ def test_other_forms_of_a_moment_are_refused(
     ],
 )
 def test_every_form_of_rfc_3339_is_read(alice: User, moment: str, since: str) -> None:
-    """It is told again in UTC."""
+    """It is repeated in UTC."""
     assert since == usage(alice, f"from={moment}")["from"]
 
 

@@ -23,7 +23,7 @@ MakeThreads = Callable[[User, int], list[str]]
 
 @pytest.fixture
 def make_threads(connections: Connections) -> MakeThreads:
-    """Call it for ids of so many threads, newest first; many share a millisecond or all of it."""
+    """Call it for the ids of threads, newest first; many share a millisecond or all of it."""
 
     def make(user: User, count: int) -> list[str]:
         ids = [user.thread() for _ in range(count)]

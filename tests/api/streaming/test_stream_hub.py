@@ -1,4 +1,4 @@
-"""The hub: one subscription for all streams of a process, and who is told of what."""
+"""The hub: one subscription for all streams of a process, and its notifications."""
 
 import contextlib
 import socket
@@ -43,7 +43,7 @@ def watching(
     connection: socket.socket | None = None,
     may_read: Callable[[Actor], bool] = lambda _: True,
 ) -> Iterator[Watch]:
-    """A client that has been told of what is there."""
+    """A client that was notified of what is there."""
     watch = Watch(run_id, reader, cursor=cursor, connection=connection, may_read=may_read)
     hub.add(watch)
     try:
@@ -90,7 +90,7 @@ def test_an_announcement_of_known_events_is_ignored(hub: StreamHub, stored: Stor
 
 
 def test_a_foreign_notification_is_ignored(hub: StreamHub, stored: StoredRuns) -> None:
-    """The subscription goes on, and with it the notifications of all other runs."""
+    """The subscription stays, and with it the notifications of all other runs."""
     run_id = stored.create()
     with watching(hub, run_id, stored.actor) as watch:
         for message in ("", "seven", "-1", "²"):
@@ -161,7 +161,7 @@ def test_a_watch_whose_reader_may_not_read_any_more_is_ended(
 def test_a_run_of_another_org_or_of_none_is_not_watched(
     hub: StreamHub, stored: StoredRuns, register: Register
 ) -> None:
-    """Whoever asked before it was deleted, or turned private, is let go."""
+    """A stream opened before its run was deleted, or turned private, ends."""
     run_id = stored.create()
     for watch in (
         Watch(uuid4(), stored.actor),

@@ -73,7 +73,7 @@ def test_a_frame_is_three_lines(text: str) -> None:
 
 @given(st.integers(min_value=0), st.data())
 def test_a_stream_that_is_cut_anywhere_gives_whole_events(seed: int, data: st.DataObject) -> None:
-    """A client that goes on after the last id it has dispatched misses and repeats nothing."""
+    """A client that resumes after the last id it has dispatched misses and repeats nothing."""
     events = [encode(i, MessageDelta(f"{seed} \u2028 {i}"), NOW) for i in range(1, 6)]
     stream = sse.HELLO + sse.RETRY + b"".join(map(frame_of, events))
     cut = data.draw(st.integers(0, len(stream)))
@@ -227,7 +227,7 @@ def test_a_key_of_another_type_leaves_only_its_own_run_to_postgres(
 
 
 def test_a_page_has_a_size(run: FollowedRun, client: redis.Redis) -> None:
-    """No event after so many bytes, and at most the wanted number."""
+    """A page ends after a number of bytes, and at the wanted number of events."""
     run.write(*["x" * 15_000] * 20)
 
     with client:

@@ -101,7 +101,7 @@ def test_the_key_of_the_dev_server_is_not_sent_to_another_machine(tmp_path: Path
 
 @pytest.mark.parametrize("url", ["https://attacker.example", "http://127.0.0.1:9"])
 def test_the_environments_key_is_not_sent_where_a_folder_says(tmp_path: Path, url: str) -> None:
-    """A repository with a `.arkloop/url` of its own must not get the key of whoever works in it."""
+    """A repository with a `.arkloop/url` of its own must not get the key of its user."""
     (tmp_path / "url").write_text(f"{url}\n")
     environ = {"ARKLOOP_DATA": str(tmp_path), "ARKLOOP_API_KEY": "al_secret"}
 

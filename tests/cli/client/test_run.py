@@ -189,7 +189,7 @@ def test_a_person_at_the_keyboard_changes_the_arguments_of_a_call(arkloop: Arklo
 def test_a_question_answered_elsewhere_does_not_hold_up_the_terminal(
     arkloop: Arkloop, user: Caller
 ) -> None:
-    """The run goes on at once, though nobody has typed anything."""
+    """The run continues at once, without any input."""
     with arkloop.at_terminal("run", script(ASK, {"say": "done"})) as terminal:
         terminal.until("number of one:")
         assert 200 == user.answer(run_of(terminal.screen), "red").status_code
@@ -316,7 +316,7 @@ def test_a_busy_thread_does_not_get_the_message(arkloop: Arkloop, user: Caller) 
 
 
 def test_a_run_that_is_refused_leaves_no_thread_behind(system: System, arkloop: Arkloop) -> None:
-    """A typo in `--route` is told, and nothing remains of it."""
+    """A typo in `--route` is reported, and nothing remains of it."""
     newcomer = system.caller()
 
     done = arkloop.with_(ARKLOOP_API_KEY=newcomer.token)("run", "--route", "typo", "hello")

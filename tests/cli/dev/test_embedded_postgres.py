@@ -113,7 +113,7 @@ def test_a_lock_file_that_names_a_stranger_is_no_obstacle(postgres: EmbeddedPost
 
 
 def test_two_servers_never_share_a_folder(postgres: EmbeddedPostgres) -> None:
-    """A second server on living data is refused, and the first one goes on."""
+    """A second server on living data is refused, and the first one stays up."""
     second = EmbeddedPostgres(postgres.data, options=FAST)
     try:
         with pytest.raises(ServerDidNotStart, match="is using"):

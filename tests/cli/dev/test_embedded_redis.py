@@ -54,7 +54,7 @@ def test_persistent_data_survive_a_stop_and_a_kill(tmp_path: Path) -> None:
 
 
 def test_versions_are_compared_as_numbers(tmp_path: Path) -> None:
-    """A server that is too old for Celery, or none at all, is told from one that will do."""
+    """A server that is too old for Celery, or no server, is distinguished from a suitable one."""
     program = tmp_path / "redis-server"
     program.write_text("#!/bin/sh\necho Redis server v=10.0.1 sha=0\n")
     program.chmod(0o755)

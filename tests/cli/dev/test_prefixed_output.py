@@ -63,7 +63,7 @@ def test_a_reader_that_does_not_read_blocks_nobody(pipe: tuple[int, TextIO]) -> 
 
 
 def test_a_reader_that_has_gone_stops_nobody() -> None:
-    """`arkloop dev | head` goes on without an output."""
+    """`arkloop dev | head` continues without an output."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as stream:

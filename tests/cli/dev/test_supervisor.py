@@ -169,7 +169,7 @@ def test_a_process_that_does_not_stop_is_killed(supervise: Supervise) -> None:
 
 
 def test_a_dead_process_is_started_again_with_a_growing_pause(supervise: Supervise) -> None:
-    """Its status and each pause are told, and the others are left alone."""
+    """Its status and each pause are printed, and the others are left alone."""
     supervised = supervise(("web", "raise SystemExit(3)", {}), ("worker", IDLE, {}))
 
     eventually(
@@ -208,7 +208,7 @@ def test_output_without_a_last_newline_is_shown(supervise: Supervise) -> None:
 
 
 def test_an_unread_output_does_not_hold_up_a_stop() -> None:
-    """A pipe that nobody reads fills; the supervisor goes on."""
+    """A pipe that nobody reads fills; the supervisor does not wait."""
     flood = "while True: print('x' * 1000)"
     argv = [sys.executable, "-c", SUPERVISOR, json.dumps([("web", flood, {})])]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, bufsize=0) as guard:

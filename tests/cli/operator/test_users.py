@@ -209,7 +209,7 @@ def test_the_dev_key_is_not_of_a_stranger_named_dev(
 
 
 def test_a_dev_key_that_works_is_left_alone(database: str, tmp_path: Path) -> None:
-    """What a developer has pasted somewhere goes on working; its file is closed again."""
+    """A key that a developer has pasted somewhere stays valid; its file is closed again."""
     path = tmp_path / "api-key"
     ensure_dev_key(database, path)
     key = path.read_text()

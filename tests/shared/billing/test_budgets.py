@@ -1,4 +1,4 @@
-"""Money that is reserved before it is spent: never more than there is, whoever asks at once."""
+"""Money that is reserved before it is spent: never more than there is, also at the same time."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -358,7 +358,7 @@ def test_a_call_that_costs_more_than_its_worst_case_is_counted(money: Money) -> 
 
 
 def test_a_new_month_begins_with_nothing(money: Money) -> None:
-    """The whole hold of a run that goes on moves into it, with what it has cost before."""
+    """The whole reservation of a resumed run moves into it, with its earlier cost."""
     money.limit("1")
     claim, done = money.stored.claimed(), money.stored.claimed()
     money.reserve(done, "0.5")

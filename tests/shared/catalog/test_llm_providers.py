@@ -141,7 +141,7 @@ def test_concurrent_changes_of_the_default_leave_one_default(stored: StoredRuns)
 
 
 def test_models_and_their_provider_come_and_go_at_once(stored: StoredRuns) -> None:
-    """Who comes too late is told that it is gone; nothing fails in another way."""
+    """Late changes get the error that it is gone; nothing fails in another way."""
     for _ in range(5):
         provider_id = provider(stored)
         model_id = model(stored, provider_id)
@@ -331,7 +331,7 @@ def test_models_go_with_their_provider(stored: StoredRuns) -> None:
 
 
 def test_lists_are_walked_page_by_page(stored: StoredRuns) -> None:
-    """Newest first; rows of one moment are told apart by their id."""
+    """Newest first; rows of one moment are ordered by their id."""
     provider_id = provider(stored)
     ids = [new_id() for _ in range(5)]
     with changing(stored) as tx:

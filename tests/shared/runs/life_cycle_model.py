@@ -28,7 +28,7 @@ TEXT_ENDS = {MessageCompleted.type, MessageReset.type}
 
 
 class Writer(Protocol):
-    """Commits what a worker's runs have gathered, when it is told to."""
+    """A writer that commits what a worker's runs have gathered, on request."""
 
     def mark(self, run_log: RunLog) -> None: ...
 

@@ -1,6 +1,6 @@
 """What the rules of the state machine are made of: each piece does a thing and tells the model.
 
-A piece makes what it needs (a run, a claim, a question) if nobody has it.
+A piece makes what it needs (a run, a claim, a question) if there is none.
 """
 
 from collections.abc import Callable, Sequence

@@ -101,7 +101,7 @@ class InterruptedConnections(Connections):
 
 
 class SteppedWriter(EventWriter):
-    """Commits when it is told to, on the caller's thread."""
+    """A writer that commits on request, on the caller's thread."""
 
     def _run(self) -> None:
         pass

@@ -122,7 +122,7 @@ def test_what_means_more_than_one_thing_is_refused(said: str) -> None:
 @pytest.mark.parametrize("depth", [65, 480, 700, 950, 5400])
 @pytest.mark.parametrize("field", ["arguments", "reason", "decision", "other"])
 def test_what_is_nested_too_deep_is_refused(field: str, depth: int) -> None:
-    """However deep: it is neither an error of ours nor a denial. The deepest fills a body."""
+    """However deep: it is neither an internal error nor a denial. The deepest fills a body."""
     nested = '{"a":' * depth + "1" + "}" * depth
     said = f'{{"decision": "edit", "{field}": {nested}}}'
 

@@ -273,7 +273,7 @@ def test_of_an_end_and_a_cancel_at_once_one_wins(stored: StoredRuns) -> None:
 
 
 def test_a_tool_call_begins_once(stored: StoredRuns) -> None:
-    """For the claim that began it it is new; a later claim is told that it is not."""
+    """A call is new for the claim that began it, and not for a later claim."""
     first = stored.claimed()
 
     def begin(claim: Claim, call: str) -> bool:

@@ -253,7 +253,7 @@ def test_a_locked_run_holds_up_nobody_else(stored: StoredRuns) -> None:
 
 
 def test_a_cancel_that_is_just_being_accepted_comes_first(stored: StoredRuns) -> None:
-    """Its transaction holds the row; whoever ends the run looks again and finds it."""
+    """Its transaction holds the row; the end of the run looks again and finds it."""
     claim = stored.claimed()
     accepted, seen = threading.Event(), threading.Event()
 

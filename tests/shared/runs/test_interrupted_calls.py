@@ -121,10 +121,10 @@ def test_a_cancel_before_anybody_goes_on_counts_it(stored: StoredRuns) -> None:
         [],
         [MessageDelta("half"), MessageReset(2, "provider.connection"), USED_COST],
         [MessageDelta("all"), MessageCompleted("", "all", Usage()), USED_COST],
-        # A worker that stops for a deploy has told it.
+        # A worker that stops for a deploy has reported it.
         [MessageDelta("half"), USED_COST],
     ],
-    ids=["not begun", "void", "finished", "told"],
+    ids=["not begun", "void", "finished", "reported"],
 )
 def test_what_is_counted_or_said_nothing_is_not_counted_again(
     stored: StoredRuns, happened: list[types.Event]

@@ -1,7 +1,7 @@
 """The life of runs in every order: a state machine plays people, workers, crashes and outages.
 
 After each rule the database is held against `life_cycle_model`. A worker that the others
-take for dead goes on all the same, so that each of its late writes is tried too.
+take for dead continues all the same, so that each of its late writes is tried too.
 """
 
 import logging
@@ -168,7 +168,7 @@ class LifeCycle(Pieces):
 
     @rule()
     def all_be_silent_for_a_while(self) -> None:
-        """Postgres was out of reach: no run is lost, whoever comes back first."""
+        """Postgres was unavailable: no run is lost, whichever process is back first."""
         for silent in self.workers:
             self._seen(silent, -2 * LEASE_SECONDS)
         self._sweep()
@@ -238,7 +238,7 @@ class LifeCycle(Pieces):
 
     @rule(who=pick, call=st.sampled_from(["call 1", "call 2"]), is_late=seldom, outage=outages)
     def begin_tool_call(self, who: int, call: str, is_late: bool, outage: str | None) -> None:
-        """It is new, or this attempt's own once more; else it is told that it is not."""
+        """A call is new, or this attempt's own once more; else it is not."""
         attempt = self._one(who, is_late)
         self.connections.outage = outage
         if not attempt.holds:

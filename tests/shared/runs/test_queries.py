@@ -37,7 +37,7 @@ def bob(register: Register, alice: User) -> Actor:
 def listed(
     connections: Connections, actor: Actor, status: str | None = None, limit: int = 200
 ) -> list[UUID]:
-    """All pages of so many rows."""
+    """Return all pages of `limit` rows."""
     found: list[UUID] = []
     before: Place | None = None
     with connections.reading() as sql:
@@ -237,8 +237,8 @@ def test_a_thread_that_waited_for_a_new_run_takes_it_along(stored: StoredRuns, b
 
 
 def test_a_run_ends_while_its_thread_becomes_private(stored: StoredRuns, bob: Actor) -> None:
-    """Its worker holds the run and wants to give the thread a message; the change holds the
-    thread and wants the run: nobody waits for ever, and both are done.
+    """Its worker holds the run and has a message for the thread; the change holds the
+    thread and waits for the run: there is no deadlock, and both are done.
     """
     thread_id = stored.thread()
     claim = stored.claim(stored.create(thread_id))

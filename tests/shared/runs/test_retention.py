@@ -41,7 +41,7 @@ def nothing_left_over(connections: Connections) -> Iterator[None]:
 
 
 def old(stored: StoredRuns, *, events: int = 0) -> Claim:
-    """A run that ended a day too long ago, with so many events besides its first and last."""
+    """Store a run that ended a day too long ago, with `events` besides its first and last."""
     claim = stored.claimed()
     if events:
         stored.write(claim, *(MessageDelta(f"{number}") for number in range(events)))
@@ -172,7 +172,7 @@ def with_short_lease(connections: Connections) -> Connections:
 
 
 def test_many_at_once_forget_everything_once(stored: StoredRuns) -> None:
-    """Whoever gets the lock goes on where the last one was."""
+    """The next process with the lock continues where the last one was."""
     run_ids = [old(stored, events=number).run_id for number in range(12)]
 
     in_parallel(4, lambda _: retention.forget(stored.connections))

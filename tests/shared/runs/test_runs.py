@@ -123,7 +123,7 @@ def test_a_rollback_tells_nobody(stored: StoredRuns) -> None:
 
 
 def test_a_queued_run_is_cancelled_or_claimed(stored: StoredRuns) -> None:
-    """Never both: a claim that won is told to stop, a cancel that won leaves nothing to claim."""
+    """Never both: a claim that won is stopped, a cancel that won leaves nothing to claim."""
     for _ in range(20):
         run_id = stored.create()
 
@@ -200,7 +200,7 @@ def test_of_many_answers_at_once_one_is_stored(
 
 
 def test_an_answer_that_comes_too_late_is_refused_by_name(stored: StoredRuns) -> None:
-    """`NotWaiting` while the run goes on or nobody waits any longer, `NotActive` after its end."""
+    """`NotWaiting` while the run executes or no longer waits, `NotActive` after its end."""
     claim = stored.claimed()
     with pytest.raises(NotWaiting):
         stored.answer(claim.run_id, "x")

@@ -89,7 +89,7 @@ def with_lease(stored: StoredRuns, *, lease: float, heartbeat: float) -> Connect
 
 @pytest.mark.usefixtures("witness")
 def test_a_run_of_a_silent_worker_is_queued_again(stored: StoredRuns) -> None:
-    """The workers are told; the next claim says that a worker was lost."""
+    """The workers are notified; the next claim says that a worker was lost."""
     claim = lost(stored)
 
     sweep.sweep(stored.connections)
@@ -307,7 +307,7 @@ def test_one_process_sweeps_at_a_time(stored: StoredRuns) -> None:
 
 @pytest.mark.usefixtures("witness")
 def test_many_sweeps_at_once_recover_each_run_once(stored: StoredRuns) -> None:
-    """Every run is queued again once, and its workers are told once."""
+    """Every run is queued again once, and its workers are notified once."""
     lost_runs = [lost(stored).run_id for _ in range(20)]
 
     in_parallel(8, lambda _: sweep.sweep(stored.connections))

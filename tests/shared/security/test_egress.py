@@ -153,7 +153,7 @@ def test_a_network_that_the_operator_allows_may_be_reached_on_any_port(url: str)
 
 
 def test_a_policy_is_made_of_networks_alone() -> None:
-    """What is no network is told by the one who wrote it down."""
+    """A text that is no network raises an error that names it."""
     assert (ip_network("10.0.0.0/8"),) == Policy.of(["10.0.0.0/8"]).allowed
     with pytest.raises(ValueError, match="10.0.0.1/8"):
         Policy.of(["10.0.0.1/8"])
@@ -243,7 +243,7 @@ def test_a_second_answer_is_judged_anew(resolver: Callable[..., Resolver]) -> No
 def test_a_host_that_was_not_checked_is_never_looked_up(
     resolver: Callable[..., Resolver], host: str
 ) -> None:
-    """Whoever forgets `check_url` is refused all the same."""
+    """A caller without `check_url` is refused all the same."""
     asked = resolver(["8.8.8.8"])
 
     with pytest.raises(Refused):

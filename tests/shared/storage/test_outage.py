@@ -23,7 +23,7 @@ def test_while_a_server_is_silent_nobody_asks() -> None:
 
 
 def test_after_the_pause_one_caller_tries() -> None:
-    """The others are still told at once."""
+    """The other callers still fail at once."""
     outage = Outage(0)
     outage.failed()
     outage._pause = 60
@@ -32,7 +32,7 @@ def test_after_the_pause_one_caller_tries() -> None:
 
 
 def test_the_first_answer_lets_everyone_ask_again() -> None:
-    """The first response ends the outage for every caller, whoever got it."""
+    """The first response to any caller ends the outage for all."""
     outage = Outage(0.01)
     outage.failed()
     eventually(outage.may_try)

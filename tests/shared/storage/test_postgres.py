@@ -49,7 +49,7 @@ def test_a_statement_without_an_answer_is_given_up(limited: Connections) -> None
 
 
 def test_a_slow_statement_is_no_outage(limited: Connections) -> None:
-    """Postgres ends it by itself; the caller is told to come back, others go on."""
+    """Postgres ends it by itself; its caller gets a 503, others continue."""
     with pytest.raises(Unavailable), limited.reading() as sql:
         sql.execute(text("SELECT pg_sleep(5)"))
 

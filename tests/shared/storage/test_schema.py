@@ -88,7 +88,7 @@ def test_a_table_that_is_held_stops_no_query(older: Engine) -> None:
 
 
 def test_a_table_that_is_held_too_long_leaves_the_schema_as_it_was(older: Engine) -> None:
-    """Whoever migrates is told why."""
+    """The migration fails with the reason."""
     with older.connect() as dump:
         dump.execute(text("SELECT count(*) FROM runs"))
         with pytest.raises(OperationalError) as failed:

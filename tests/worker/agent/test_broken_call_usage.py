@@ -1,4 +1,4 @@
-"""What a vendor told of a call that broke off, from its stream to the run's events and its row."""
+"""The usage that a vendor reported of a broken call, from its stream to the run's row."""
 
 import socket
 import threading
@@ -100,7 +100,7 @@ def costs(stored: StoredRuns, run_id: UUID) -> list[Any]:
 def test_a_try_that_broke_off_before_its_first_word_is_not_free(
     stored: StoredRuns, process: WorkerProcess
 ) -> None:
-    """Its cost is told before the next try; there is no text to declare void."""
+    """Its cost is reported before the next try; there is no text to void."""
     run_id = run_of(stored)
 
     execution.execute(process, run_id)

@@ -31,7 +31,7 @@ def careful(**changes: Any) -> Any:
 
 
 def test_the_question_shows_the_exact_call() -> None:
-    """Whoever answers sees what would be done, not only its name."""
+    """The user sees what would be done, not only the tool's name."""
     with pytest.raises(WaitForInput) as asked:
         run(careful(), RecordedRun(), [turn()])
 
@@ -132,7 +132,7 @@ def test_an_approval_is_for_this_call_alone() -> None:
     [
         {"config_id": "a", "hash": "of another description"},
         {"config_id": "another", "hash": "h"},
-        None,  # a tool of ours, or a question of a release that did not say
+        None,  # a built-in tool, or a question of a release that did not say
     ],
 )
 def test_a_confirmation_is_for_the_tool_that_was_asked_about(

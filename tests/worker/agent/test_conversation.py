@@ -1,4 +1,4 @@
-"""From stored events to messages, and to where a resumed run goes on."""
+"""The conversion of stored events to messages, and to the state of a resumed run."""
 
 from datetime import UTC, datetime
 from decimal import Decimal

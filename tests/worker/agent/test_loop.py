@@ -1,4 +1,4 @@
-"""The agent loop: steps, tools, questions, limits; and where a resumed run goes on."""
+"""The agent loop: steps, tools, questions, limits; and where a run resumes."""
 
 import json
 import threading
@@ -240,7 +240,7 @@ def test_a_call_has_a_stable_key() -> None:
 
 
 def test_a_call_that_began_before_a_crash_is_repeated_only_if_it_may_be() -> None:
-    """Otherwise the model is told that the outcome is unknown."""
+    """Otherwise the model reads that the outcome is unknown."""
     calls = [
         ToolCall("call_1_1", "once", {}),
         ToolCall("call_1_2", "calculator", CALCULATE["args"]),

@@ -30,7 +30,7 @@ def test_a_model_that_repeats_itself_is_stopped() -> None:
 
 
 def test_a_turn_of_a_thousand_calls_makes_some_of_them() -> None:
-    """The others are refused, each with a result of its own; the run goes on."""
+    """The others are refused, each with a result of its own; the run continues."""
     calls = [{"tool": "calculator", "args": {"expression": str(i)}} for i in range(1000)]
     context = RecordedRun()
 

@@ -143,8 +143,8 @@ def test_a_provider_that_asks_for_no_pause_gets_one(kind: str) -> None:
 
 
 def test_a_provider_that_has_too_much_to_do_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For longer than one that is broken, if there is no other; other runs are told, and have the
-    money meanwhile that it might have cost.
+    """An overloaded provider without a fallback is waited for longer than a broken one; other runs
+    pause, too, and may spend the money that the call might have cost.
     """
     run = RecordedRun()
     monkeypatch.setattr(patience, "monotonic", lambda: sum(run.paused))
@@ -219,7 +219,7 @@ def test_what_is_waited_for_is_no_try() -> None:
 
 
 def test_streamed_text_is_void_before_the_next_try() -> None:
-    """Reasoning too; each try that broke off is counted by its estimate, told with the reset."""
+    """Text and reasoning of a broken try are void; its estimated cost is stored with the reset."""
     run = RecordedRun()
     lost = ProviderError("connection", "lost")
     provider = Replies(
@@ -235,7 +235,7 @@ def test_streamed_text_is_void_before_the_next_try() -> None:
 
 
 def test_a_call_of_a_tool_that_breaks_off_is_not_free() -> None:
-    """Nobody has seen its arguments, so nothing is void; they were written all the same."""
+    """Its arguments were not shown, so nothing is void; they were written all the same."""
     run = RecordedRun()
     lost = ProviderError("connection", "lost")
 
@@ -357,7 +357,7 @@ def test_a_call_that_timed_out_is_retried_on_the_next_route() -> None:
 
 
 def test_a_route_that_stays_broken_falls_back() -> None:
-    """Before the first token nobody sees more of it than the event; the next goes on from there."""
+    """Before the first token only the event shows it; the next route takes over from there."""
     run = RecordedRun()
     broken = Replies(*[[ProviderError("overloaded", "no")]] * MAX_TRIES)
 
@@ -385,7 +385,7 @@ def test_what_a_broken_route_has_said_is_void_before_the_next_one() -> None:
 
 
 def test_who_was_not_let_in_in_time_goes_on_elsewhere_at_once() -> None:
-    """Nobody is told of a pause that no provider has asked for."""
+    """A pause that no provider has requested is not shared."""
 
     class Shut(RecordedRun):
         def admit(self, route: Route, tokens: int, patience: Patience) -> None:

@@ -86,7 +86,7 @@ def test_a_run_without_a_budget_is_not_limited(gate: Gate, route: Route) -> None
 
 
 def test_a_route_that_has_no_room_is_waited_for(gate: Gate, route: Route) -> None:
-    """Said once, however often it is asked; and whoever waits can be stopped."""
+    """The wait is reported once, however often it is asked for, and can be stopped."""
     admission = gate.set_persona()
     narrow = replace(route, requests_per_minute=1)
     admission.admit(narrow, 10, Patience(has_next=False))
@@ -248,7 +248,7 @@ def test_the_budget_of_another_key_limits_nobody_else(stored: StoredRuns) -> Non
 def test_a_limit_that_is_gone_refuses_no_route_without_prices(
     stored: StoredRuns, gate: Gate, route: Route
 ) -> None:
-    """A run that was claimed under it goes on without."""
+    """A run that was claimed under it continues without."""
     gate.admission.is_limited = True
 
     gate.set_persona().reserve(replace(route, prices=None), WORST, Decimal(0))

@@ -26,12 +26,12 @@ TREE = {
 
 
 def errors(schema: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
-    """What the model is told."""
+    """Return what the model reads."""
     return ArgumentSchema(schema).errors(arguments)
 
 
 @pytest.mark.parametrize(
-    ("schema", "arguments", "told"),
+    ("schema", "arguments", "expected"),
     [
         ({"required": ["a", "b"]}, {"a": 1}, ["Missing argument 'b'."]),
         (
@@ -75,10 +75,10 @@ def errors(schema: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
     ],
 )
 def test_what_does_not_fit_is_told(
-    schema: dict[str, Any], arguments: dict[str, Any], told: list[str]
+    schema: dict[str, Any], arguments: dict[str, Any], expected: list[str]
 ) -> None:
     """Where and why; never the value itself."""
-    assert told == errors(schema, arguments)
+    assert expected == errors(schema, arguments)
 
 
 def test_a_handful_of_short_sentences_is_told() -> None:
@@ -89,9 +89,9 @@ def test_a_handful_of_short_sentences_is_told() -> None:
         {"l": list(range(100_000))},
         {"l": [["x"] * 100_000]},
     ):
-        told = errors(wide, arguments)
-        assert 1 <= len(told) <= MAX_ERRORS
-        assert max(map(len, told)) < 400
+        found = errors(wide, arguments)
+        assert 1 <= len(found) <= MAX_ERRORS
+        assert max(map(len, found)) < 400
 
 
 def test_what_json_does_not_have_is_told() -> None:

@@ -33,7 +33,7 @@ def test_the_first_reason_wins() -> None:
 
 
 def test_a_lost_lease_comes_before_every_other_reason() -> None:
-    """Whoever has lost its run must not write, not even that it was cancelled."""
+    """A worker that has lost its run must not write, not even that it was cancelled."""
     stop = StopSignal()
     stop.set(CancelRequested())
     stop.set(LeaseLost())

@@ -1,4 +1,4 @@
-"""An MCP server over HTTP that answers calls with whatever a test wants."""
+"""An MCP server over HTTP that answers calls with whatever a test chooses."""
 
 import json
 import ssl
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Lying(BaseHTTPRequestHandler):
-    """Knows the handshake; a call gets whatever the test wants."""
+    """A server that knows the handshake; a call gets whatever the test chooses."""
 
     protocol_version = "HTTP/1.1"
     on_call: Callable[["Lying"], None]

@@ -216,7 +216,7 @@ LIES: dict[str, tuple[Callable[[Lying], None], str]] = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_lies_fail_the_call_and_nothing_else(client: McpClient, lie: str) -> None:
-    """The reason is told in words of ours; what was answered is not repeated."""
+    """The reason is in our own words; the response is not repeated."""
     on_call, reason = LIES[lie]
     with lying(on_call) as (url, paths):
         with pytest.raises(McpFailed, match=reason) as failed:
@@ -311,7 +311,7 @@ def test_a_call_that_every_session_rejects_is_made_twice(client: McpClient) -> N
 
 
 def test_tools_that_are_none_leave_the_others(client: McpClient) -> None:
-    """They are told with what is wrong, over HTTP as over stdio."""
+    """They are reported with what is wrong, over HTTP as over stdio."""
     tools = [3, None, [], {"name": "bad", "inputSchema": {"type": ["object", "null"]}}]
     with lying(lambda handler: handler.error(handler.message, "called"), *tools) as (url, _):
         server = server_at(url)

@@ -147,7 +147,7 @@ def test_nonsense_on_standard_output_is_passed_over(odd: Odd) -> None:
 
 
 def test_a_long_answer_is_cut(odd: Odd) -> None:
-    """At 1 MiB, and the model is told."""
+    """An answer is cut at 1 MiB, with a mark for the model."""
     answer = odd.call("flood", arguments={"n": 2})
 
     assert 1024 * 1024 < len(answer) < 1024 * 1024 + 100
@@ -198,7 +198,7 @@ def test_stdio_is_the_operators_to_allow(tmp_path: Path) -> None:
 
 
 def test_a_program_that_is_not_there(client: McpClient) -> None:
-    """Is told so, and at once."""
+    """A command that does not exist is reported at once."""
     server = Server(org_id=ORG, config_id=new_id(), name="none", command=("no-such-program",))
 
     with pytest.raises(McpFailed, match="Program not found"):
@@ -209,7 +209,7 @@ def test_a_program_that_is_not_there(client: McpClient) -> None:
 
 
 def test_a_tool_that_changed_is_not_called(odd: Odd, tmp_path: Path) -> None:
-    """The hash of the approval is held against what the server says; the new list is told."""
+    """The approved hash is compared to the server's description; the error has the new list."""
     with pytest.raises(ChangedTools) as refused:
         odd.call("double", arguments={"n": 1}, pinned="0" * 64)
 
@@ -274,7 +274,7 @@ def test_tools_that_cannot_be_offered_are_told_with_the_reason(
 
 
 def test_a_tool_that_is_not_valid_mcp_is_the_only_one_to_suffer(odd: Odd) -> None:
-    """The others are listed and called; one without a name is told by its place."""
+    """The others are listed and called; one without a name is reported by its place."""
     place = len(odd.hashes) + 2
     odd.says(
         {"name": "bad", "inputSchema": {"type": "array"}, "_meta": {"problem": None}},

@@ -146,7 +146,7 @@ def test_a_sidecar_that_nobody_uses_is_ended() -> None:
 
 
 def test_the_org_that_has_used_its_sidecar_least_recently_makes_room() -> None:
-    """One with a call under way does not: if all have, the newcomer is refused and told so."""
+    """One with a call under way does not: if all have, the newcomer is refused with the reason."""
     released = threading.Event()
     with ExitStack() as stack:
         client = stack.enter_context(client_of(max_orgs=2))
@@ -178,7 +178,7 @@ def _until_refused(client: McpClient, server: Server) -> None:
 def test_the_memory_of_a_sidecar_is_limited_and_that_of_its_programs_is_not(
     tmp_path: Path,
 ) -> None:
-    """What a program needs is for whoever allows programs to limit."""
+    """A program's needs are limited by the operator who allows programs."""
     client = McpClient(stdio=True)
     try:
         odd = Odd(client, tmp_path)

@@ -179,7 +179,7 @@ def test_a_commit_whose_answer_was_lost_is_no_harm(stored: StoredRuns) -> None:
 def test_a_run_that_cannot_be_stored_does_not_take_others_along(
     stored: StoredRuns, log_of: LogOf
 ) -> None:
-    """It fails; what it can still say follows its last stored event; its neighbour goes on."""
+    """It fails; what it can still say follows its last stored event; its neighbour continues."""
     poison, neighbour = stored.claimed(), stored.claimed()
     logs = [log_of(poison), log_of(neighbour)]
     with logs[0]._changed:
@@ -237,7 +237,7 @@ def test_the_log_of_a_deleted_run_stops(stored: StoredRuns, log_of: LogOf) -> No
 
 
 class SlowWriter(EventWriter):
-    """Its commits take long; it ticks when it is told to."""
+    """A writer whose commits take long; it ticks on request."""
 
     def _run(self) -> None:
         pass

@@ -36,7 +36,7 @@ def test_a_route_without_limits_is_free(connections: Connections, route: Route) 
 
 
 def test_requests_are_counted_over_all_processes(connections: Connections, route: Route) -> None:
-    """Exactly so many a minute, whichever worker makes them and however many at once."""
+    """The limit per minute is exact, for all workers together and however many at once."""
     limited = replace(route, requests_per_minute=20)
     workers = [RouteLimits(connections) for _ in range(4)]
     let_in: list[None] = []
@@ -57,7 +57,7 @@ def test_requests_are_counted_over_all_processes(connections: Connections, route
     assert refused is not None
     reason, seconds = refused
     assert "requests" == reason
-    # They count in full for a minute, but nobody waits for so long without asking.
+    # They count in full for a minute, but no call waits that long without asking.
     assert MAX_WAIT_SECONDS <= seconds <= MAX_WAIT_SECONDS * (1 + JITTER)
 
 
@@ -68,7 +68,7 @@ def test_tokens_are_counted_by_the_estimate_and_by_what_came(
     connections: Connections, route: Route, used: int, refused: int, fits: int | None
 ) -> None:
     """What a call takes beyond what it was let in for counts for those that come, also where the
-    minute had not so many left.
+    minute had fewer left.
     """
     limited = replace(route, tokens_per_minute=1000)
     limits = RouteLimits(connections)
@@ -153,7 +153,7 @@ def test_without_redis_each_process_counts_for_itself(
     gone.redis.close()
 
 
-# ---- how long a call is told to wait -------------------------------------------------
+# ---- how long a call has to wait -----------------------------------------------------
 
 
 def age(connections: Connections, route: Route, seconds: float) -> None:

@@ -32,7 +32,7 @@ END = RunCancelled(Usage(), 0)
 
 
 class Log(RunLog):
-    """A log after seq 10, and how often its writer was told of news."""
+    """A log after seq 10, and how often its writer was notified."""
 
     def __init__(self) -> None:
         self.told = 0

@@ -1,4 +1,4 @@
-"""A server of ours that answers a provider with whatever bytes the test wants."""
+"""A fake server that sends a provider whatever bytes the test chooses."""
 
 import json
 import socket

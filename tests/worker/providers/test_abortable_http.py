@@ -95,7 +95,7 @@ def test_a_connection_that_comes_after_the_cut_is_cut_too() -> None:
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
 def test_a_certificate_that_nobody_trusts_is_told(provider: str) -> None:
-    """Another reason than a server that is away, for whoever has to repair it."""
+    """Another reason than a server that is away, for the operator who has to repair it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     with vendor(HELLO, tls=context) as fake:
@@ -109,7 +109,7 @@ def test_a_certificate_that_nobody_trusts_is_told(provider: str) -> None:
 
 
 def _endlessly(start: bytes, part: bytes) -> tuple[Answer, list[int]]:
-    """An answer that goes on until the client hangs up; how many bytes it got rid of."""
+    """Respond until the client hangs up; returns the number of bytes sent."""
     sent = [0]
 
     def answer(client: socket.socket) -> None:

@@ -79,7 +79,7 @@ def sent(*messages: Message, **fields: Any) -> dict[str, Any]:
 
 
 def test_text_thinking_and_usage_are_streamed() -> None:
-    """Pieces come in order, usage as soon as it is told; what is not known is passed over."""
+    """Pieces come in order, usage as soon as it is reported; unknown ones are ignored."""
     chunks = answered(
         start(input_tokens=10, cache_read_input_tokens=4, cache_creation_input_tokens=2),
         {"type": "ping"},
@@ -272,7 +272,7 @@ def test_the_whole_conversation_is_sent() -> None:
 
 
 def test_who_has_no_tools_may_go_on_where_others_had_some() -> None:
-    """The API wants the tools of a conversation defined, also where none may be called."""
+    """The API requires the tools of a conversation, also where none may be called."""
     conversation = [
         UserMessage("1+1?"),
         AssistantMessage("", (CALL, OTHER, ToolCall("toolu_3", "calculator", {}))),

@@ -335,7 +335,7 @@ def test_a_complaint_can_be_stored(provider: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "code"),
+    ("body", "code"),
     [
         ({"type": "overloaded_error", "message": "Overloaded"}, "overloaded"),
         ({"type": "api_error", "message": "Oops"}, "overloaded"),
@@ -355,13 +355,13 @@ def test_a_complaint_can_be_stored(provider: str) -> None:
     ],
 )
 def test_an_error_inside_the_stream_has_its_code(
-    provider: str, told: dict[str, Any], code: str
+    provider: str, body: dict[str, Any], code: str
 ) -> None:
     """After text, under a status of 200; by the type, or the status that some put into it."""
-    error = refusal(provider, in_stream(provider, told))
+    error = refusal(provider, in_stream(provider, body))
 
     assert f"provider.{code}" == error.code
-    assert told["message"] in str(error)
+    assert body["message"] in str(error)
 
 
 # ---- broken streams ------------------------------------------------------------------
@@ -421,7 +421,7 @@ def test_a_stream_that_ends_too_soon_is_not_taken_for_an_answer(provider: str) -
     ids=lambda data: str(data[:20]),
 )
 def test_a_chunk_that_cannot_be_read_is_malformed(provider: str, data: bytes) -> None:
-    """Wherever it fails; never a fault of ours, and never a silent loss of text."""
+    """Wherever it fails, it is never an internal error, and text is never lost silently."""
     event = b"event: message_start\n" if provider == "anthropic" else b""
     if b"\xff" in data and provider == "anthropic":
         data = b'{"type": "content_block_delta", "delta": {"type": "text_delta", "text": "\xff"}}'

@@ -415,7 +415,7 @@ def route_to(fake: FakeVendor, provider: str, model: str = "m") -> Route:
 def test_it_outlives_the_worker_and_the_run(
     stored: StoredRuns, settings: Settings, provider: str, step: bytes, last: bytes
 ) -> None:
-    """Lost between two steps, the run goes on elsewhere; so do later runs of its thread."""
+    """Lost between two steps, the run resumes elsewhere, as do later runs of its thread."""
     answers: list[Answer] = [raw(step), fall_silent, raw(last), raw(last)]
     with vendor(*answers) as fake:
         route = route_to(fake, provider)

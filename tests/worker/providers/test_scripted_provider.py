@@ -1,4 +1,4 @@
-"""The scripted model: every step of the contract, and where a script goes on."""
+"""The scripted model: every step of the contract, and where a script resumes."""
 
 import json
 import signal
@@ -239,7 +239,7 @@ def test_a_stop_is_felt_in_every_step(step: dict[str, Any]) -> None:
     ],
 )
 def test_a_wrong_script_is_a_request_that_cannot_be_carried_out(script: Any) -> None:
-    """Never a fault of ours: `provider.invalid_request` says what is wrong."""
+    """The error is `provider.invalid_request` with what is wrong, never an internal one."""
     text = json.dumps({"script": script})
     with pytest.raises(ProviderError) as raised:
         list(ScriptedProvider().stream(request(text), StopSignal()))

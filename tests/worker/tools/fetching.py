@@ -1,4 +1,4 @@
-"""Servers of ours on several addresses, and what a model gets of them by http_fetch."""
+"""Servers on several addresses, and what a model gets of them by http_fetch."""
 
 import contextlib
 import socket

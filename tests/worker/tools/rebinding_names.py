@@ -2,7 +2,7 @@
 
     unshare -rnm sh -c 'mount --bind RESOLV_CONF /etc/resolv.conf && exec PYTHON -m …'
 
-The names are asked of a name server of ours on 127.0.0.1:53, by the system's own resolver.
+The names are asked of our own name server on 127.0.0.1:53, by the system's own resolver.
 """
 
 import fcntl

@@ -79,7 +79,7 @@ def test_arithmetic(expression: str, value: str) -> None:
     ],
 )
 def test_everything_else_is_refused(expression: str) -> None:
-    """Names, attributes, strings, statements: the model is told that it is no arithmetic."""
+    """Names, attributes, strings, statements: the model reads that it is no arithmetic."""
     with pytest.raises(ToolFailed):
         calculate(expression)
 

@@ -39,7 +39,7 @@ def canaries() -> Iterator[list[Server]]:
 def test_no_proxy_of_the_environment_is_used(
     server: Server, canaries: list[Server], monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """It would connect to whatever it is told to."""
+    """It would connect to any address that it gets."""
     monkeypatch.setenv(variable, canaries[0].url)
 
     assert "hello" in served(server, page("hello"))
@@ -137,7 +137,7 @@ def test_a_name_that_changes_is_not_asked_again(
 
 
 def test_a_name_server_cannot_lead_inside(tmp_path: Path) -> None:
-    """The system's own resolver asks a server of ours, in a network of its own."""
+    """The system's own resolver asks our server, in a network of its own."""
     alone = ["unshare", "-rnm"]
     if subprocess.run([*alone, "true"], check=False).returncode:
         pytest.skip("this machine allows no network namespaces")

@@ -114,7 +114,7 @@ def test_a_model_may_write_null_and_whole_numbers_as_it_likes() -> None:
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(arguments: Any, why: str) -> None:
-    """The model is told which and why."""
+    """The model reads which and why."""
     with pytest.raises(ToolFailed, match=re.escape(why)):
         sample.check(arguments)
 
@@ -230,7 +230,7 @@ BROKEN = {
 def test_a_file_that_holds_no_tool_is_told_with_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
-    """Whoever forgets a type, a name or the context does not find out from runs that fail."""
+    """A missing type, name or context is reported at the start, not by failing runs."""
     imports = "from worker.contract.context import ToolContext\nfrom worker.tools import tool\n"
     (tmp_path / "broken.py").write_text(f"{imports}\n@tool(idempotent=True)\n{function}\n")
     monkeypatch.setattr(tools, "__path__", [*tools.__path__, str(tmp_path)])
@@ -349,7 +349,7 @@ def test_current_time_is_a_time_of_the_wire() -> None:
 
 
 def test_append_line_leaves_a_trace(tmp_path: Path) -> None:
-    """One line a call; a path that cannot be written is told to the model."""
+    """One line a call; a path that cannot be written is reported to the model."""
     append_line = tools.load(["append_line"])["append_line"]
     path = str(tmp_path / "lines")
 
