@@ -30,7 +30,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def app_page() -> Iterator[str]:
-    """The page's origin, for the length of the block."""
+    """Serve the page for the length of the block; yields its origin."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"

@@ -1,4 +1,4 @@
-"""One client program of the service: plain HTTP, and the stream by httpx-sse."""
+"""A client program of the service: plain HTTP, and the stream by httpx-sse."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ ENDED = ("completed", "failed", "cancelled")
 
 
 def client(url: str, token: str = "") -> httpx.Client:
-    """It keeps no connection open, so there is nothing to close."""
+    """Make a client that keeps no connection open, so there is nothing to close."""
     return httpx.Client(
         base_url=url,
         headers={"Authorization": f"Bearer {token}"} if token else {},
@@ -29,7 +29,7 @@ def client(url: str, token: str = "") -> httpx.Client:
 
 
 def script(*steps: dict[str, Any]) -> str:
-    """A message that tells the scripted model what to do."""
+    """Build a message for which the scripted model plays these steps."""
     return json.dumps({"script": list(steps)})
 
 
@@ -45,14 +45,14 @@ class Caller:
     login: str
 
     def at(self, url: str = "", token: str = "") -> "Caller":
-        """The same user at another server of the service, or by another token."""
+        """Return the same user at another server of the service, or by another token."""
         url, token = url or self.url, token or self.token
         return replace(self, url=url, token=token, http=client(url, token))
 
     # ---- making things ----
 
     def thread(self, *contents: str, **fields: Any) -> str:
-        """The id of a new thread with these messages in it."""
+        """Create a thread with these messages in it, and return its id."""
         thread_id = self.made("/v1/threads", fields)["id"]
         for content in contents:
             self.say(thread_id, content)
@@ -62,16 +62,18 @@ class Caller:
         return str(self.made(f"/v1/threads/{thread_id}/messages", {"content": content})["id"])
 
     def start(self, thread_id: str, **choice: str) -> str:
-        """The id of a new run of the thread."""
+        """Start a run of the thread and return its id."""
         return str(self.made(f"/v1/threads/{thread_id}/runs", choice)["run_id"])
 
     def run(self, *said: str | dict[str, Any], **choice: str) -> str:
-        """The id of a new run in a new thread: of one message, or of the steps of a script."""
+        """Start a run in a new thread: of one message, or of the steps of a script; returns its
+        id.
+        """
         content = said[0] if isinstance(said[0], str) else script(*said)
         return self.start(self.thread(content), **choice)
 
     def api_key(self, **fields: Any) -> tuple[str, str]:
-        """The id and the secret of a new API key."""
+        """Create an API key; returns its id and secret."""
         made = self.made("/v1/api-keys", {"name": "test", **fields})
         return made["id"], made["key"]
 
@@ -106,12 +108,12 @@ class Caller:
         return dict(self.get(f"/v1/runs/{run_id}"))
 
     def messages(self, thread_id: str) -> list[tuple[str, str, bool]]:
-        """(role, content, partial) of the thread's messages."""
+        """Return (role, content, partial) of the thread's messages."""
         found = self.get(f"/v1/threads/{thread_id}/messages", limit=200)
         return [(m["role"], m["content"], m["partial"]) for m in found]
 
     def until(self, run_id: str, field: str, *values: Any, seconds: float = 20) -> dict[str, Any]:
-        """The run, once a field of it has one of these values."""
+        """Wait until a field of the run has one of these values, and return the run."""
         seen: list[dict[str, Any]] = []
 
         def there() -> bool:
@@ -130,19 +132,19 @@ class Caller:
     def stream(
         self, run_id: str, headers: dict[str, str] | None = None, **params: Any
     ) -> Iterator[httpx.Response]:
-        """An open stream."""
+        """Open a stream."""
         path = f"/v1/runs/{run_id}/events"
         with self.http.stream("GET", path, params=params, headers=headers) as answer:
             yield answer
 
     def raw(self, run_id: str, headers: dict[str, str] | None = None, **params: Any) -> bytes:
-        """The stream's bytes up to its end."""
+        """Return the stream's bytes up to its end."""
         with self.stream(run_id, headers, **params) as answer:
             assert 200 == answer.status_code, answer.read()
             return answer.read()
 
     def events(self, run_id: str, **params: Any) -> list[Event]:
-        """All events up to the end of the run, which is waited for."""
+        """Return all events up to the end of the run, which is waited for."""
         with self.stream(run_id, **params) as answer:
             return list(parsed(answer))
 
@@ -160,7 +162,7 @@ class Caller:
 
 
 def parsed(answer: httpx.Response) -> Iterator[Event]:
-    """The events of an open stream, as httpx-sse reads them."""
+    """Yield the events of an open stream, as httpx-sse reads them."""
     for sent in EventSource(answer).iter_sse():
         event = sent.json()
         assert str(event["seq"]) == sent.id
@@ -168,7 +170,9 @@ def parsed(answer: httpx.Response) -> Iterator[Event]:
 
 
 def until_broken_off(answer: httpx.Response) -> list[Event]:
-    """The events of an open stream that the server breaks off: its last chunk never comes."""
+    """Return the events of an open stream that the server breaks off: its last chunk never
+    comes.
+    """
     events = []
     with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
         for event in parsed(answer):
@@ -181,7 +185,7 @@ def types(events: list[Event]) -> list[str]:
 
 
 def text_of(events: list[Event]) -> str:
-    """What a client that follows the rules shows in the end: void text is left out."""
+    """Return what a client that follows the rules shows in the end, without void text."""
     kept: list[Event] = []
     for event in events:
         if event["type"] == "message.reset":
@@ -192,7 +196,7 @@ def text_of(events: list[Event]) -> str:
 
 
 def error_of(answer: httpx.Response) -> tuple[int, str]:
-    """Status and code of an error answer, whose shape is checked."""
+    """Return status and code of an error response, and check its shape."""
     body = answer.json()
     assert {"code", "message", "details", "trace_id"} == set(body)
     assert answer.headers["X-Trace-Id"] == body["trace_id"]

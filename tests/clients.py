@@ -43,19 +43,19 @@ class User:
         return self.client.open(path, method=method, headers=every, **kwargs)
 
     def with_token(self, token: str) -> "User":
-        """The same user by another token, an API key for example."""
+        """Return the same user by another token, an API key for example."""
         return replace(self, token=token)
 
     def thread(self, **fields: Any) -> str:
-        """The id of a new thread."""
+        """Create a thread and return its id."""
         return str(self._made("/v1/threads", fields)["id"])
 
     def say(self, thread_id: str, content: str = "Hello") -> str:
-        """The id of a new message."""
+        """Add a message and return its id."""
         return str(self._made(f"/v1/threads/{thread_id}/messages", {"content": content})["id"])
 
     def api_key(self, *scopes: str) -> "User":
-        """The same user by a new API key."""
+        """Return the same user by a new API key."""
         key = self._made("/v1/api-keys", {"name": "test", "scopes": list(scopes)})["key"]
         return self.with_token(key)
 
@@ -70,12 +70,12 @@ Register = Callable[..., User]
 
 
 def error_of(response: TestResponse) -> tuple[int, str]:
-    """Status and code of an error answer."""
+    """Return status and code of an error response."""
     assert response.json is not None, response.text
     return response.status_code, response.json["code"]
 
 
 def details_of(response: TestResponse) -> dict[str, Any]:
-    """What a 422 says about the fields."""
+    """Return what a 422 says about the fields."""
     assert (422, "validation.error") == error_of(response), response.text
     return dict(response.json["details"])

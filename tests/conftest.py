@@ -1,4 +1,6 @@
-"""What tests stand on: a real Postgres and a real Redis, fresh databases, the app, its users."""
+"""The ground of all tests: a real Postgres and a real Redis, fresh databases, the app, its
+users.
+"""
 
 import os
 import secrets
@@ -129,7 +131,7 @@ def app(connections: Connections) -> Iterator[Flask]:
 
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
-    """Without a token, with a cookie jar of its own."""
+    """A client without a token, with a cookie jar of its own."""
     return app.test_client()
 
 
@@ -200,7 +202,7 @@ def make_run(connections: Connections) -> Callable[..., UUID]:
 def server(
     new_database: Callable[[], str], redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WebServer]:
-    """One gunicorn with one gevent worker and a database of its own; who registers has credits."""
+    """A gunicorn with one gevent worker and a database of its own; new users have credits."""
     environ = {"ARKLOOP_DATABASE_URL": new_database(), "ARKLOOP_REDIS_URL": redis_url}
     environ["ARKLOOP_NEW_ORG_CREDITS"] = "1000000"
     with web_server(environ, tmp_path_factory.mktemp("web") / "stderr.log") as started:

@@ -77,7 +77,7 @@ def _serve(client: socket.socket, target_port: int, length: int | None, reset: b
 def cutting_proxy(
     target_port: int, *, cuts: int, longest: int = 2000, seed: int = 1
 ) -> Iterator[CuttingProxy]:
-    """A proxy for the length of the block."""
+    """Run a proxy for the length of the block."""
     proxy = CuttingProxy(target_port, cuts=cuts, longest=longest, seed=seed)
     try:
         yield proxy

@@ -1,4 +1,4 @@
-"""What a process holds of the primitives that stop all its greenlets, for a look from inside it."""
+"""The primitives of a process that would stop all its greenlets, found from inside it."""
 
 import _thread
 import json
@@ -38,7 +38,9 @@ def _found() -> Iterator[str]:
 
 
 def _held_by(name: str, module: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The module's names, the attributes of what they stand for, and defaults of parameters."""
+    """Yield the module's names, the attributes of what they stand for, and defaults of
+    parameters.
+    """
     for attribute, value in list(module.items()):
         where = f"{name}.{attribute}"
         yield where, value

@@ -49,7 +49,7 @@ http://127.0.0.1:{port} {{
 
 
 def _nginx(folder: Path, port: int, first: int, second: int) -> list[str]:
-    """The configuration that we ship, but for addresses and folders."""
+    """Write the configuration that is shipped, but for addresses and folders."""
     text = (ROOT / "deploy" / "nginx.conf").read_text()
     servers = f"server 127.0.0.1:{first}; server 127.0.0.1:{second} backup;"
     for shipped, here in (
@@ -88,7 +88,7 @@ COMMANDS: dict[str, Callable[[Path, int, int, int], list[str]]] = {
 
 @contextmanager
 def proxy(name: str, folder: Path, first: int, second: int) -> Iterator[str]:
-    """The address of a proxy; without its program the test is skipped, or fails in CI."""
+    """Start a proxy and yield its address; skips the test without its program, or fails in CI."""
     if shutil.which(name, path=_PATH) is None:
         reason = f"{name} is not installed: run `make test-proxies`"
         if os.environ.get("NEED_PROXIES") == "1":

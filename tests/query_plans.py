@@ -1,4 +1,4 @@
-"""How Postgres would do what the code asks of it.
+"""The plans of Postgres for what the code sends.
 
 The statements are those that the code sends, noted on their way to the driver. Each is planned
 twice: for the values that were sent, and for any (as Postgres plans a statement that is prepared).
@@ -34,7 +34,7 @@ Ask = Callable[[Connection], object]
 
 @contextmanager
 def noted(connections: Connections) -> Iterator[list[Statement]]:
-    """Every statement that is sent while the block lasts."""
+    """Record every statement that is sent while the block lasts."""
     statements: list[Statement] = []
 
     def note(*details: Any) -> None:
@@ -78,8 +78,8 @@ class Plans:
         self.of_any: dict[str, Any] = prepared[0][0]["Plan"]
 
     def check(self, indexes: set[str], *, few: set[str] = frozenset()) -> None:
-        """Exactly these indexes of big tables are read, nothing else of those, and no more of it
-        is sorted than a page, or than `few` indexes give.
+        """Check that exactly these indexes of big tables are read, nothing else of those, and that
+        no more of it is sorted than a page, or than `few` indexes give.
         """
         for kind, plan in (("values", self.of_values), ("any values", self.of_any)):
             shown = f"{kind}\n{self.statement}\n{_outline(plan)}"
@@ -90,7 +90,7 @@ class Plans:
                     assert _unlimited(node) <= few, shown
 
     def indexes(self) -> set[str]:
-        """Those that are read with either plan; no big table is read from end to end.
+        """Return the indexes that are read with either plan; no big table is read from end to end.
 
         The plans may differ: for one run its key and the index of executing runs cost the same.
         """
@@ -106,18 +106,18 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _scanned(plan: dict[str, Any]) -> set[str]:
-    """Big tables that are read from end to end."""
+    """Return the big tables that are read from end to end."""
     return {one["Relation Name"] for one in _nodes(plan) if "Seq Scan" in one["Node Type"]} & BIG
 
 
 def _indexes(plan: dict[str, Any]) -> set[str]:
-    """All that are read, but for the keys of small tables."""
+    """Return all indexes that are read, but for the keys of small tables."""
     used = {one["Index Name"] for one in _nodes(plan) if "Index Name" in one}
     return used - {"pk_users", "pk_workers", "ix_workers_seen_at"}
 
 
 def _unlimited(sort: dict[str, Any]) -> set[str]:
-    """Indexes whose rows come to the sort without a limit between."""
+    """Return the indexes whose rows come to the sort without a limit between."""
     if sort["Node Type"] == "Limit":
         return set()
     if sort.get("Relation Name") in BIG and "Index Name" not in sort:
@@ -137,5 +137,5 @@ def _outline(plan: dict[str, Any], depth: int = 0) -> str:
 
 
 def only(connections: Connections, ask: Ask) -> Plans:
-    """The plans of the one statement that it sends, or of the last."""
+    """Return the plans of the one statement that it sends, or of the last."""
     return Plans(connections, sent(connections, ask)[-1])

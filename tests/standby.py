@@ -21,7 +21,7 @@ class Pair:
     standby: EmbeddedPostgres
 
     def url(self, *servers: EmbeddedPostgres) -> str:
-        """The URL that lists these servers, as SQLAlchemy reads it."""
+        """Return the URL that lists these servers, as SQLAlchemy reads it."""
         hosts = ",".join(str(server.sockets) for server in servers)
         ports = ",".join("5432" for _ in servers)
         return f"postgresql+psycopg://postgres@/postgres?host={hosts}&port={ports}"

@@ -77,7 +77,7 @@ class StoredRuns:
     # ---- making and moving ----
 
     def catalog(self) -> Catalog:
-        """What runs can be made with."""
+        """Return what runs can be made with."""
         return Catalog(self.connections, model_routes.load(self.connections.settings))
 
     def thread(self) -> UUID:
@@ -102,7 +102,9 @@ class StoredRuns:
         return run_id
 
     def worker(self, **columns: Any) -> UUID:
-        """A worker's row; without its lock in Postgres, which only a living process holds."""
+        """Insert a worker's row; without its lock in Postgres, which only a living process
+        holds.
+        """
         worker_id = ids.new_id()
         values = {"id": worker_id, "hostname": "test", "pid": 1, "lock_key": 1, **columns}
         with self.connections.transaction() as tx:
@@ -114,7 +116,7 @@ class StoredRuns:
         return claims.claim(self.connections, [run_id], worker_id).get(run_id)
 
     def claimed(self, worker_id: UUID | None = None, *, seen_at: Any = None) -> Claim:
-        """A new run that a worker holds; `seen_at` is when it was heard last."""
+        """Create a run that a worker holds; `seen_at` is when it was heard last."""
         worker_id = worker_id or self.worker()
         claim = self.claim(self.create(), worker_id)
         assert claim is not None
@@ -127,7 +129,7 @@ class StoredRuns:
             tx.sql.execute(update(workers).where(workers.c.id == worker_id).values(**columns))
 
     def write(self, claim: Claim, *happened: Event) -> list[StoredEvent]:
-        """Events as its worker has numbered them, stored."""
+        """Store events as its worker has numbered them."""
         stored = numbered(self.last_seq(claim.run_id), *happened)
         with self.connections.transaction() as tx:
             event_log.store(tx, {claim.run_id: stored})
@@ -190,7 +192,7 @@ class StoredRuns:
             return event_log.read_table(sql, run_id, 0)
 
     def published(self, run_id: UUID, after_seq: int = 0) -> list[StoredEvent]:
-        """What Redis has of its events."""
+        """Return what Redis has of its events."""
         stream = self.connections.keys.events(run_id)
         entries = self.connections.redis.xrange(stream, f"({after_seq}-0")
         return [
@@ -206,7 +208,7 @@ class StoredRuns:
             return event_log.last_seq(sql, run_id)
 
     def messages(self, run_id: UUID) -> Sequence[tuple[str, bool]]:
-        """(content, partial) of what the run left in its thread."""
+        """Return (content, partial) of what the run left in its thread."""
         with self.connections.reading() as sql:
             rows = sql.execute(
                 select(messages.c.content, messages.c.partial).where(messages.c.run_id == run_id)

@@ -58,7 +58,7 @@ class Worker:
             assert not self._watcher.is_alive(), self.log.read_text()
 
     def ask_to_stop(self) -> None:
-        """SIGTERM, not waited for: Celery takes some seconds."""
+        """Send SIGTERM without waiting: Celery takes some seconds."""
         self._wanted.clear()
         if self._process is not None:
             self._process.terminate()
@@ -99,17 +99,17 @@ class System:
     folder: Path
 
     def caller(self) -> Caller:
-        """A new user, the owner of an org of their own that the operator has made."""
+        """Create a user, the owner of an org of their own that the operator has made."""
         with self.connections.transaction() as tx:
             org_id = accounts.create_org(tx, "made by the operator")
         return self._member(org_id, "owner")
 
     def newcomer(self) -> Caller:
-        """A newly registered user, the owner of an org of their own, without credits."""
+        """Register a user, the owner of an org of their own, without credits."""
         return register(self.web[0].url)
 
     def colleague(self, of: Caller, role: str = "member") -> Caller:
-        """A new user in the same org."""
+        """Create a user in the same org."""
         return self._member(UUID(of.org_id), role)
 
     def _member(self, org_id: UUID, role: str) -> Caller:
@@ -127,14 +127,16 @@ class System:
 
     @contextmanager
     def one_more_web_server(self, **environ: str) -> Iterator[WebServer]:
-        """A third server of the same service, with settings added, for the length of the block."""
+        """Start a third server of the same service, with settings added, for the length of the
+        block.
+        """
         log = self.folder / f"web-{secrets.token_hex(4)}.log"
         with web_server({**self.environ, **environ}, log) as server:
             yield server
 
     @contextmanager
     def without_worker(self) -> Iterator[None]:
-        """No worker lives in this block."""
+        """Stop the worker for the length of the block."""
         self.worker.stop(signal.SIGKILL)
         try:
             yield
@@ -143,7 +145,7 @@ class System:
 
 
 def register(url: str) -> Caller:
-    """A new user of the service at `url`."""
+    """Register a user of the service at `url`."""
     name = f"user-{secrets.token_hex(6)}"
     answer = client(url).post(
         "/v1/auth/register",

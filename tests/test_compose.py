@@ -168,7 +168,7 @@ def test_an_operators_settings_are_what_the_processes_read() -> None:
 
 
 def _interpolated(value: str, given: dict[str, str]) -> str:
-    """As compose does it: `${NAME:?word}` and `${NAME:-default}`."""
+    """Interpolate as compose does: `${NAME:?word}` and `${NAME:-default}`."""
 
     def one(match: re.Match[str]) -> str:
         name, operator, word = match.groups()
@@ -200,7 +200,7 @@ def test_the_proxy_logs_no_query_string() -> None:
 
 
 def _directives(text: str) -> dict[str, list[str]]:
-    """The simple directives of an nginx configuration; of one given twice both arguments."""
+    """Parse the simple directives of an nginx configuration; a repeated one has both arguments."""
     found: dict[str, list[str]] = {}
     text = re.sub(r"#.*", "", text)
     for name, arguments in re.findall(r"(?:^|[;{}])\s*(\w+)\s+([^;{}]+)(?=;)", text):

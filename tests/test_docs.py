@@ -116,7 +116,7 @@ def test_every_default_is_the_one_of_the_code() -> None:
 
 
 def _settings_table() -> list[tuple[str, str]]:
-    """(variable, default) of the first table of the page."""
+    """Return (variable, default) of the first table of the page."""
     section = _text("docs/reference/configuration.md").split("## Settings")[1].split("\n## ")[0]
     return re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", section, re.MULTILINE)
 
@@ -156,7 +156,7 @@ def test_every_endpoint_has_a_heading(app: Flask) -> None:
 
 
 def _address(rule: str) -> str:
-    """`/v1/runs/<id:run_id>` as documents write it: `/v1/runs/{run_id}`."""
+    """Convert `/v1/runs/<id:run_id>` to what documents write: `/v1/runs/{run_id}`."""
     return re.sub(r"<(?:\w+:)?(.*?)>", r"{\1}", rule)
 
 
@@ -170,7 +170,7 @@ def test_every_sub_command_and_option_is_documented() -> None:
 
 
 def _commands(command: click.Command, path: str, context: click.Context) -> Iterator[str]:
-    """The full names of all commands below this one, and the options of each."""
+    """Yield the full names of all commands below this one, and the options of each."""
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             found = command.get_command(context, name)
@@ -191,7 +191,7 @@ def test_every_step_of_a_script_is_documented() -> None:
 
 
 def _missing(names: set[str], document: str, *, whole: bool = False) -> set[str]:
-    """Those that the document does not show as code."""
+    """Return the names that the document does not show as code."""
     text = _text(document)
     return {name for name in names if (name if whole else f"`{name}`") not in text}
 
@@ -200,7 +200,7 @@ def _missing(names: set[str], document: str, *, whole: bool = False) -> set[str]
 
 
 def _map_entries() -> list[str]:
-    """The folders in the tree of `docs/architecture.md`, with their slash."""
+    """Return the folders in the tree of `docs/architecture.md`, with their slash."""
     tree = (
         _text("docs/architecture.md").split("## The rooms")[1].split("```text")[1].split("```")[0]
     )

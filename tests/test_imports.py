@@ -1,4 +1,4 @@
-"""What a process loads at its start: every process pays for it, in memory and in time."""
+"""The modules that a process loads at its start, which cost memory and time."""
 
 import subprocess
 import sys

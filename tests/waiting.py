@@ -25,7 +25,7 @@ def eventually(check: Callable[[], bool], *, seconds: float = 10) -> None:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether it runs: neither gone, nor dead and not yet forgotten by its parent.
+    """Return whether it runs: neither gone, nor dead and not yet forgotten by its parent.
 
     It may go between two questions, and the second one is an error then.
     """

@@ -48,7 +48,7 @@ class WebServer:
 
 
 def answers(url: str) -> bool:
-    """Whether the service is alive at this address."""
+    """Return whether the service is alive at this address."""
     try:
         with urllib.request.urlopen(f"{url}/healthz", timeout=5) as response:
             return bool(response.status == 200)

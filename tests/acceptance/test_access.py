@@ -1,4 +1,4 @@
-"""Who sees a run, and who may change it: orgs, private threads, roles, scopes, tokens."""
+"""Access to runs, to see and to change them: orgs, private threads, roles, scopes, tokens."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tests.system import System
 
 
 def requests_for(thread_id: str, run_id: str) -> list[tuple[str, str, Any]]:
-    """Every way to reach a run: method, path, body."""
+    """List every way to reach a run: method, path, body."""
     return [
         ("GET", f"/v1/threads/{thread_id}/runs", None),
         ("GET", f"/v1/runs/{run_id}", None),
@@ -36,7 +36,7 @@ def without_trace(answer: httpx.Response) -> dict[str, Any]:
 
 
 def waiting_run(user: Caller, **fields: Any) -> tuple[str, str]:
-    """A thread and a run of it that waits for a person."""
+    """Start a run that waits for a person; returns its thread and its id."""
     thread_id = user.thread(
         '{"script": [{"tool": "ask_user", "args": {"question": "?"}}]}', **fields
     )
@@ -46,7 +46,7 @@ def waiting_run(user: Caller, **fields: Any) -> tuple[str, str]:
 
 
 def assert_hidden(stranger: Caller, thread_id: str, run_id: str) -> None:
-    """Everything answers exactly as for ids that do not exist, and no list shows the run."""
+    """Check that every response is that for ids that do not exist, and that no list has the run."""
     for real, imagined in zip(
         requests_for(thread_id, run_id),
         requests_for(str(new_id()), str(new_id())),

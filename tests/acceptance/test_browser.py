@@ -27,7 +27,7 @@ ARGUMENTS = [
 
 @pytest.fixture(scope="module")
 def origin() -> Iterator[str]:
-    """Where the app's page is."""
+    """The origin of the app's page."""
     with app_page() as url:
         yield url
 
@@ -64,14 +64,14 @@ def follow(page: Page, user: Caller, run_id: str, base: str, kind: str = "messag
 
 
 def seen_at_the_end(page: Page) -> list[list[str]]:
-    """(id, data) of all events, once the browser has given up asking."""
+    """Return (id, data) of all events, once the browser has stopped reconnecting."""
     page.wait_for_function("source.readyState === EventSource.CLOSED", timeout=30_000)
     seen: list[list[str]] = page.evaluate("seen")
     return seen
 
 
 def sent(user: Caller, run_id: str) -> list[list[str]]:
-    """What the browser must have seen: the ids and the data lines of the stream."""
+    """Return what the browser must have seen: the ids and the data lines of the stream."""
     frames = [frame.split("\n") for frame in user.raw(run_id).decode().split("\n\n")[:-1]]
     return [[frame[-1].removeprefix("id: "), frame[-2].removeprefix("data: ")] for frame in frames]
 

@@ -23,7 +23,7 @@ ONE_COST = 0.004
 
 @pytest.fixture
 def owner(system: System) -> Caller:
-    """Of an org of the test's own."""
+    """The owner of an org of the test's own."""
     return system.caller()
 
 

@@ -1,4 +1,4 @@
-"""What a run's model sees of its thread. One word is one token: usage tells it exactly."""
+"""The conversation that a run's model sees. One word is one token: usage measures it exactly."""
 
 from shared.catalog import personas
 from tests.caller import Caller, script, types

@@ -37,7 +37,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 class Dev:
-    """One `arkloop dev` with its output in a file, and a client with its API key."""
+    """An `arkloop dev` with its output in a file, and a client with its API key."""
 
     def __init__(self, folder: Path, options: tuple[str, ...], environ: dict[str, str]) -> None:
         self.data = folder / "data"
@@ -66,11 +66,11 @@ class Dev:
         return self
 
     def remember(self) -> None:
-        """Every process that belongs to it now, on top of those known before."""
+        """Remember every process that belongs to it now, in addition to those known before."""
         self.tree |= set(self.guard.children(recursive=True))
 
     def named(self, text: str) -> psutil.Process:
-        """The topmost process whose command line has this text."""
+        """Find the topmost process whose command line has this text."""
         supervisor = self.guard.children()[0]
         return next(p for p in supervisor.children() if text in " ".join(p.cmdline()))
 
@@ -263,7 +263,7 @@ def test_named_servers_are_used_instead_of_embedded_ones(
 
 
 def platform_commands(folder: Path) -> Path:
-    """A folder with the commands of the dependencies, and without `arkloop`.
+    """Make a folder with the commands of the dependencies, and without `arkloop`.
 
     A buildpack installs `requirements.txt`, which has everything but the project itself.
     """

@@ -19,12 +19,12 @@ HELLO = raw(openai_stream(delta(content="Hello."), {**delta("stop"), "usage": US
 
 @pytest.fixture
 def owner(system: System) -> Caller:
-    """Of an org of the test's own."""
+    """The owner of an org of the test's own."""
     return system.caller()
 
 
 def model_of(owner: Caller, llmock: LLMock, kind: str = "openai", **fields: Any) -> str:
-    """The route id of a model at llmock that costs 1 USD per million tokens in, 2 out."""
+    """Add a model at llmock that costs 1 USD per million tokens in, 2 out; returns its route id."""
     provider = owner.made(
         "/v1/llm-providers",
         {
@@ -200,7 +200,7 @@ def hello() -> Iterator[FakeVendor]:
 
 
 def provider_at(owner: Caller, fake: FakeVendor, **model: Any) -> dict[str, Any]:
-    """A provider with the key `sk-first` and one model of the name `m`."""
+    """Add a provider with the key `sk-first` and one model of the name `m`."""
     body = {"name": "ours", "kind": "openai", "base_url": fake.url, "api_key": "sk-first"}
     return owner.made("/v1/llm-providers", {**body, "models": [{"model": "m", **model}]})
 

@@ -195,7 +195,7 @@ def test_runs_complete_behind_pgbouncer(
 
 
 def faults(system: System) -> Sequence[str]:
-    """The lines of its logs that tell of a fault."""
+    """Return the lines of its logs that report a fault."""
     logs = [system.worker.log, *(web.log for web in system.web)]
     words = ("request failed", "prepared statement", "from lost worker", "Traceback")
     return [

@@ -76,7 +76,7 @@ def test_a_client_goes_on_at_another_server_when_its_own_stops(
 
 
 def serves(server: WebServer) -> bool:
-    """Whether somebody is connected to the server."""
+    """Return whether a client is connected to the server."""
     connections = [
         connection
         for worker in psutil.Process(server.pid).children()
@@ -89,7 +89,7 @@ def serves(server: WebServer) -> bool:
 
 
 def follower(client: str) -> list[str]:
-    """The command that follows a run by this client; skipped without it, or failed in CI."""
+    """Return the command that follows a run by this client; skips without it, or fails in CI."""
     if not (MODULES / "@microsoft" / "fetch-event-source").exists() or not shutil.which("node"):
         reason = f"{client} is not installed: run `make test-proxies`"
         if os.environ.get("NEED_PEERS") == "1":

@@ -72,7 +72,7 @@ def test_runs_of_a_killed_worker_go_on(system: System, user: Caller, tmp_path: P
 
 
 def kept(system: System, run_id: str) -> list[str]:
-    """The calls whose result stands in the ledger."""
+    """Return the calls whose result is in the ledger."""
     done = (tool_calls.c.run_id == UUID(run_id)) & tool_calls.c.done_at.is_not(None)
     with system.connections.reading() as sql:
         return list(sql.scalars(select(tool_calls.c.tool_call_id).where(done)))

@@ -27,7 +27,7 @@ REFUSED_SECONDS = 6
 def stack(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """One web and one worker process; `refused` is what the parameter names."""
+    """A web and a worker process; `refused` is what the parameter names."""
     folder = tmp_path_factory.mktemp("stack")
     with (
         Journal(folder / "journal.jsonl") as journal,
@@ -59,7 +59,7 @@ def refused(stack: Stack) -> Iterator[FaultProxy]:
 
 
 def seconds_until_start(caller: Caller, run_id: str) -> float:
-    """By the clock of Postgres."""
+    """Measure the seconds until the start by the clock of Postgres."""
     eventually(lambda: caller.get_run(run_id)["started_at"] is not None, seconds=60)
     run = caller.get_run(run_id)
     times = [datetime.fromisoformat(run[name]) for name in ("created_at", "started_at")]

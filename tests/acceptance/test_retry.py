@@ -14,7 +14,7 @@ CALCULATE = {"tool": "calculator", "args": {"expression": "1+1"}}
 
 
 def retried(user: Caller, thread_id: str) -> dict[str, Any]:
-    """The new run, when it has ended."""
+    """Retry; returns the new run when it has ended."""
     answer = user.retry(thread_id)
     assert 201 == answer.status_code, answer.text
     assert {"run_id", "trace_id"} == set(answer.json())
@@ -23,7 +23,7 @@ def retried(user: Caller, thread_id: str) -> dict[str, Any]:
 
 
 def first_run(user: Caller, *contents: str, **choice: str) -> tuple[str, dict[str, Any]]:
-    """A thread and its first run, which has ended."""
+    """Make a thread; returns it and its first run, which has ended."""
     thread_id = user.thread(*contents)
     return thread_id, user.ended(user.start(thread_id, **choice))
 

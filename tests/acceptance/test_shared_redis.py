@@ -37,7 +37,7 @@ def test_each_run_is_started_by_its_own_message(systems: list[System]) -> None:
 
 
 def seconds_until_start(caller: Caller, run_id: str) -> float:
-    """By the clock of Postgres."""
+    """Measure the seconds until the start by the clock of Postgres."""
     run = caller.get_run(run_id)
     created, began = (datetime.fromisoformat(run[name]) for name in ("created_at", "started_at"))
     return (began - created).total_seconds()

@@ -42,13 +42,13 @@ def reader(user: Caller, server: WebServer) -> Caller:
 
 
 def worker_of(server: WebServer) -> psutil.Process:
-    """Gunicorn's one process that serves."""
+    """Return gunicorn's one process that serves."""
     [process] = psutil.Process(server.pid).children()
     return process
 
 
 def stall(server: WebServer, user: Caller, run_id: str) -> socket.socket:
-    """A connection that follows the run and never reads; the server has begun to answer."""
+    """Connect, follow the run and never read; the server has begun to respond."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", server.settings.port))
@@ -58,7 +58,7 @@ def stall(server: WebServer, user: Caller, run_id: str) -> socket.socket:
 
 
 def unread_bytes(connection: socket.socket) -> int:
-    """What has arrived and waits in the client's own buffer."""
+    """Return how much has arrived and waits in the client's own buffer."""
     answer = fcntl.ioctl(connection.fileno(), termios.FIONREAD, b"\0" * 4)
     return int(struct.unpack("i", answer)[0])
 
@@ -130,7 +130,7 @@ def test_who_never_ends_a_request_is_let_go(server: WebServer) -> None:
 
 
 def assert_ended(client: socket.socket) -> None:
-    """The server closes the connection, after an answer perhaps."""
+    """Check that the server closes the connection, perhaps after a response."""
     client.settimeout(10)
     try:
         while client.recv(65536):

@@ -47,7 +47,7 @@ def waiting_run(user: Caller) -> str:
 
 
 def frames_of(system: System, run_id: str) -> list[bytes]:
-    """What the stream must say, made here from the stored rows."""
+    """Build what the stream must contain, from the stored rows."""
     stored = []
     with system.connections.reading() as sql:
         while batch := event_log.read_table(sql, UUID(run_id), len(stored)):
@@ -371,7 +371,9 @@ def test_a_browser_that_resumes_gets_what_it_kept_of_a_cut_frame_terminated(
 
 
 def webkit_messages(keeping: str, stream: str) -> list[tuple[str, str]]:
-    """(lastEventId, data) of what `onmessage` gets, as WebKit's EventSource.cpp reads a stream."""
+    """Return (lastEventId, data) for each `onmessage`, as WebKit's EventSource.cpp reads a
+    stream.
+    """
     messages: list[tuple[str, str]] = []
     data, kind, last_id, new_id = "", "", "1", None
     for line in (keeping + stream).split("\n")[:-1]:

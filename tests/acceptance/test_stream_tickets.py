@@ -23,14 +23,14 @@ def waiting_run(user: Caller) -> str:
 
 
 def again(system: System, user: Caller) -> Caller:
-    """The same user by another login."""
+    """Return the same user by another login."""
     body = {"login": user.login, "password": PASSWORD}
     answer = client(system.web[0].url).post("/v1/auth/login", json=body)
     return user.at(token=answer.json()["access_token"])
 
 
 def opened(system: System, run_id: str, ticket: str, server: int = 0) -> httpx.Response:
-    """What a browser gets that has nothing but the ticket."""
+    """Return what a browser gets that has nothing but the ticket."""
     return client(system.web[server].url).get(
         f"/v1/runs/{run_id}/events", params={"ticket": ticket, "follow": "false"}
     )

@@ -19,7 +19,7 @@ TIME_SERVER = [str(Path(sys.executable).with_name("mcp-server-time"))]
 
 @pytest.fixture(scope="module")
 def owner(system: System) -> Caller:
-    """Of an org of the module's own."""
+    """The owner of an org of the module's own."""
     return system.caller()
 
 

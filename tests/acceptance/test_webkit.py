@@ -41,7 +41,7 @@ class WebKit:
         self._call("/url", url=url)
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """What the function body returns in the page."""
+        """Run the function body in the page and return its result."""
         return self._call("/execute/sync", script=script, args=arguments)
 
     def _call(self, path: str, **body: Any) -> Any:

@@ -28,7 +28,7 @@ def call(server: WebServer, method: str, path: str, token: str = "", body: objec
 
 @pytest.fixture(scope="module")
 def token(server: WebServer) -> str:
-    """Of somebody who has registered at the server."""
+    """The token of a user who has registered at the server."""
     name = secrets.token_hex(8)
     body = {"login": name, "email": f"{name}@example.com", "password": "correct horse"}
     return str(call(server, "POST", "/v1/auth/register", body=body)["access_token"])

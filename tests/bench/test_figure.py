@@ -1,4 +1,4 @@
-"""What is made of numbers: percentiles, targets, ratios, the table."""
+"""The evaluation of numbers: percentiles, targets, ratios, the table."""
 
 from bench.figure import Figure, Limit, percentile
 from bench.table import number, table

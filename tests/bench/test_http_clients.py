@@ -16,7 +16,7 @@ Serve = Callable[[socket.socket], None]
 
 @contextmanager
 def a_server(serve: Serve) -> Iterator[Target]:
-    """Each connection has a thread; it ends when `serve` returns."""
+    """Serve each connection in a thread, which ends when `serve` returns."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def accept() -> None:
@@ -42,7 +42,9 @@ def a_frame(seq: int, kind: str, content: str = "") -> bytes:
 
 
 def a_stream(pieces: Sequence[bytes]) -> Serve:
-    """Sends them one by one, each when the client has taken the last, then waits for its end."""
+    """Send the pieces one by one, each when the client has taken the last, then wait for its
+    end.
+    """
 
     def serve(client: socket.socket) -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -56,7 +58,7 @@ def a_stream(pieces: Sequence[bytes]) -> Serve:
 
 
 def followed(pieces: Sequence[bytes], *, after_seq: int = 0) -> Follower:
-    """A follower that has had its last event, of a server that sends these pieces."""
+    """Return a follower that has had its last event, of a server that sends these pieces."""
     loop = Loop()
     with a_server(a_stream(pieces)) as target:
         follower = Follower(loop, target, "run", after_seq=after_seq, keep=True)
@@ -105,7 +107,7 @@ def test_a_follower_refuses_an_error() -> None:
 
 def test_a_run_is_complete_if_every_number_came_once() -> None:
     def of(numbers: Sequence[int], end: str = "run.completed") -> Follower:
-        """Five numbers in each event."""
+        """Build a follower with five numbers in each event."""
         said = [" ".join(f"{n}:1700000000.1234" for n in numbers[at : at + 5]) + " "
                 for at in range(0, len(numbers), 5)]  # fmt: skip
         deltas = [a_frame(seq, "message.delta", text) for seq, text in enumerate(said, 2)]

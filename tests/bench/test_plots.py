@@ -8,7 +8,7 @@ from bench.figure import Figure, Limit
 
 
 def a_row(name: str, scale: tuple[str, float], **numbers: float) -> plots.Row:
-    """As it comes back from the file of results."""
+    """Build a row as it comes back from the file of results."""
     limit = Limit(name="bare", of=next(iter(numbers)), value=1.0)
     figure = Figure(name=name, unit="", numbers=numbers, count=1, scale=scale, limit=limit)
     row: plots.Row = json.loads(json.dumps(figure.row()))

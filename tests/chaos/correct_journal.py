@@ -20,7 +20,7 @@ NEVER = {"completed_at": None, "failed_at": None, "cancelled_at": None}
 
 @dataclass
 class Told:
-    """One run: what happened, and what differs from what follows from it."""
+    """A run: what happened, and what differs from what follows from it."""
 
     name: str
     events: list[Happened]
@@ -45,7 +45,7 @@ class Told:
         return self.thread or f"thread-{self.name}"
 
     def at(self, seq: int) -> float:
-        """When the event of this number is written."""
+        """Return when the event of this number is written."""
         return EPOCH + self.begins + 1 + seq * self.pause
 
     def lines(self) -> list[str]:
@@ -90,7 +90,7 @@ class Told:
         }
 
     def answer(self) -> list[Record]:
-        """What the thread has of it in the end."""
+        """Return what the thread has of it in the end."""
         if self.messages is not None:
             return self.messages
         text, partial = "", self.events[-1][0] != "run.completed"
@@ -119,7 +119,7 @@ class Tale:
     requests: list[Record]
 
     def render(self, rng: random.Random | None = None) -> list[Record]:
-        """The journal; a different one for each `rng`, of the same runs."""
+        """Render the journal; a different one for each `rng`, of the same runs."""
         rng = rng or random.Random(1)
         entries: list[Record] = [*self.faults, *self.requests]
         for run in self.runs.values():
@@ -184,7 +184,7 @@ def _doings(run: Told) -> list[Record]:
 
 
 def _followed(run: Told, follower: str, rng: random.Random) -> list[Record]:
-    """All events over as many connections as the dice want, at least two."""
+    """Return all events over as many connections as the dice choose, at least two."""
     lines, entries = run.lines(), []
     cuts = {rng.randrange(1, len(lines)) for _ in range(rng.randint(1, 5))} if lines[1:] else {0}
     cursor = 0
@@ -243,7 +243,7 @@ def wire(at: float) -> str:
 
 
 def of_kind(journal: Iterable[Record], kind: str, **fields: Any) -> list[Record]:
-    """The records of a kind whose fields are so."""
+    """Return the records of a kind with these fields."""
     return [
         record
         for record in journal

@@ -21,7 +21,7 @@ from tests.chaos.told_events import (
 
 
 def correct_tale() -> Tale:
-    """Runs of every kind, two of them in one thread, under a worker that is killed once."""
+    """Build runs of every kind, two of them in one thread, under a worker that is killed once."""
     runs = [
         Told(
             "talk",

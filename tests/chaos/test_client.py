@@ -53,18 +53,18 @@ class BadServer:
 
 
 def answer(status: int, body: bytes, headers: str = "") -> bytes:
-    """A whole answer."""
+    """Build a whole response."""
     head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
     return head.encode() + body
 
 
 def error(status: int, code: str, headers: str = "") -> bytes:
-    """An error of the service."""
+    """Build an error of the service."""
     return answer(status, b'{"code":"%s"}' % code.encode(), headers)
 
 
 def stream(*bodies: bytes) -> bytes:
-    """The beginning of a stream, its end not included."""
+    """Build the beginning of a stream, without its end."""
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(body), body) for body in bodies)
     return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
 

@@ -77,7 +77,7 @@ def connect(proxy: FaultProxy) -> socket.socket:
 
 
 def ask(client: socket.socket, question: bytes) -> bytes:
-    """The echo of it, or as much as comes before the end."""
+    """Send it and return the echo, or as much as comes before the end."""
     client.sendall(question)
     return receive(client, len(question))
 

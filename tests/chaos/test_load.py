@@ -53,12 +53,12 @@ def journal(load: Load) -> dict[str, list[Entry]]:
 
 
 def accepted(journal: dict[str, list[Entry]]) -> dict[str, Entry]:
-    """The first answer of each run."""
+    """Return the first response of each run."""
     return {entry["run_id"]: entry for entry in reversed(journal["accepted"])}
 
 
 def events_of(journal: dict[str, list[Entry]], run_id: str) -> list[dict[str, Any]]:
-    """What any client saw of the run, each number once."""
+    """Return what any client saw of the run, each number once."""
     seen = {e["id"]: json.loads(e["line"]) for e in journal["event"] if e["run_id"] == run_id}
     return [seen[number] for number in sorted(seen)]
 

@@ -22,7 +22,7 @@ Entry = dict[str, object]
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One for all tests of this module, which leave it in working order."""
+    """A stack for all tests of this module, which leave it in working order."""
     folder = tmp_path_factory.mktemp("stack")
     with Journal(folder / "journal.jsonl") as journal, Stack(folder, journal, workers=1) as made:
         yield made
@@ -66,7 +66,7 @@ def caller_of(stack: Stack, org: str = "a", web: int = 0) -> Caller:
 
 
 def completes(caller: Caller, run_id: str) -> bool:
-    """Waits for its end; False if that is another one."""
+    """Wait for its end; returns False if that is another one."""
     wait_until(
         lambda: caller.get_run(run_id)["status"] in ("completed", "failed", "cancelled"), 20, "end"
     )
@@ -109,7 +109,7 @@ def test_everything_goes_through_the_proxies(stack: Stack, caller: Caller) -> No
 
 
 def ready(caller: Caller) -> object:
-    """Ready, and nothing is degraded."""
+    """Return what is true if the service is ready and nothing is degraded."""
     answer = caller.http.get("/readyz").json()
     return {"status": "ok", "schema_version": answer.get("schema_version")}
 

@@ -25,7 +25,7 @@ class Arkloop:
     environ: Mapping[str, str]
 
     def with_(self, **variables: str) -> "Arkloop":
-        """The same with other variables; an empty one is left out."""
+        """Return the same with other variables; an empty one is omitted."""
         merged = {**self.environ, **variables}
         return replace(self, environ={name: value for name, value in merged.items() if value})
 
@@ -41,14 +41,14 @@ class Arkloop:
         )
 
     def stdout(self, *args: str) -> str:
-        """What it prints; it must succeed."""
+        """Return what it prints; it must succeed."""
         done = self(*args)
         assert 0 == done.returncode, done.stderr.decode()
         return done.stdout.decode()
 
     @contextmanager
     def started(self, *args: str) -> Iterator[subprocess.Popen[bytes]]:
-        """With pipes, while it runs."""
+        """Start it with pipes, for the length of the block."""
         with subprocess.Popen(
             [ARKLOOP, *args],
             stdin=subprocess.PIPE,
@@ -64,7 +64,7 @@ class Arkloop:
 
     @contextmanager
     def at_terminal(self, *args: str) -> Iterator["Terminal"]:
-        """With a terminal for all three of its streams, while it runs."""
+        """Start it with a terminal for all three of its streams, for the length of the block."""
         ours, theirs = os.openpty()
         with subprocess.Popen(
             [ARKLOOP, *args],
@@ -88,7 +88,7 @@ class Arkloop:
 
 
 class Terminal:
-    """What stands on the screen, and the keys that are hit."""
+    """A terminal: the text on the screen, and the keys that are pressed."""
 
     def __init__(self, process: subprocess.Popen[bytes], descriptor: int) -> None:
         self.process = process
@@ -113,7 +113,7 @@ class Terminal:
         os.write(self._descriptor, f"{line}\n".encode())
 
     def ended(self) -> int:
-        """The exit status, once all output is on the screen."""
+        """Return the exit status, once all output is on the screen."""
         status = self.process.wait(SECONDS)
         self._reader.join(SECONDS)
         return status

@@ -1,4 +1,4 @@
-"""What the command line prints cannot steer a terminal, whatever its source."""
+"""The output of the command line cannot steer a terminal, whatever its source."""
 
 import ast
 import json

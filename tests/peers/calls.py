@@ -1,4 +1,4 @@
-"""One model call to a server, as a run makes it, and what came of it."""
+"""A model call to a server, as a run makes it, and its result."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ TOOLS = [tool.spec for tool in load(["calculator", "current_time"]).values()]
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where one of our providers finds its vendor."""
+    """The server at which a provider finds its vendor."""
 
     provider: str
     url: str | None
@@ -49,7 +49,7 @@ class Server:
         )
 
     def request(self, *messages: str | Message, tools: bool = False, turn: int = 0) -> ModelRequest:
-        """Plain text is the user's."""
+        """Build a request; plain text is the user's."""
         return ModelRequest(
             model=self.model,
             system_prompt="Be brief.",
@@ -60,7 +60,7 @@ class Server:
         )
 
     def one_try(self, request: ModelRequest) -> list[Chunk]:
-        """Raises: ProviderError."""
+        """Make one try. Raises: ProviderError."""
         provider = providers.load(self.route, faults=False)
         try:
             return list(provider.stream(request, StopSignal()))
@@ -68,7 +68,7 @@ class Server:
             provider.close()
 
     def call(self, request: ModelRequest) -> tuple[Reply, "PatientRun"]:
-        """With the retries of a run.
+        """Call with the retries of a run.
 
         Raises:
             ProviderError: of the last try.

@@ -20,7 +20,7 @@ FIXTURES = Path(__file__).with_name("aimock_fixtures.json")
 
 
 def installed(name: str) -> Path:
-    """A program of `tests/peers/package.json`; without it the test is skipped, or fails in CI."""
+    """Return a program of `tests/peers/package.json`; skips the test without it, or fails in CI."""
     program = INSTALLED / ".bin" / name
     if program.exists() and shutil.which("node"):
         return program

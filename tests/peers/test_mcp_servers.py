@@ -72,7 +72,7 @@ class Everything:
 
 
 def talk(everything: Everything) -> dict[str, Any]:
-    """The same conversation over either transport."""
+    """Have the same conversation over either transport."""
     return {
         "echo": everything.call("echo", message="Grüße 🌍"),
         "sum": everything.call("get-sum", a=40, b=2),
@@ -85,7 +85,7 @@ def talk(everything: Everything) -> dict[str, Any]:
 
 
 def check(told: dict[str, Any]) -> None:
-    """What `talk` has heard."""
+    """Check what `talk` has returned."""
     assert "Echo: Grüße 🌍" == told["echo"]
     assert "The sum of 40 and 2 is 42." == told["sum"]
     assert "[image omitted: image/png, about " in told["image"]
@@ -160,7 +160,7 @@ def test_everything_over_http() -> None:
 
 
 def _talk_over_http(program: str) -> None:
-    """In the network namespace: start the server, and print what it reported."""
+    """Start the server in the network namespace, and print what it reported."""
     command, silent = [program, "streamableHttp"], subprocess.DEVNULL
     with subprocess.Popen(command, stdout=silent, stderr=silent) as process:
         client = McpClient(allowed_networks=["127.0.0.0/8"])

@@ -48,7 +48,7 @@ def at_llmock(request: pytest.FixtureRequest, llmock: LLMock) -> Iterator[Server
 
 
 def server_of(sdk: str, url: str) -> Server:
-    """`responses` is OpenAI's SDK with its newer API."""
+    """Return the SDK's server; `responses` is OpenAI's SDK with its newer API."""
     return Server(SDKS[sdk], url, api="responses" if sdk == "responses" else None)
 
 
@@ -65,7 +65,7 @@ def without_ids(calls: tuple[ToolCall, ...]) -> list[ToolCall]:
 
 
 def second_step(first: str, said: str, calls: tuple[ToolCall, ...]) -> list[Message]:
-    """The conversation with a result for each call."""
+    """Build the conversation with a result for each call."""
     results = [ToolMessage(call.id, call.name, f"result {call.name}") for call in calls]
     return [UserMessage(first), AssistantMessage(said, calls), *results]
 

@@ -1,4 +1,4 @@
-"""One attempt of a run without any store: what the loop asks of it is kept in lists."""
+"""An attempt of a run without any store: what the loop requests is kept in lists."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -45,7 +45,7 @@ class RecordedRun:
         self.stop.check()
 
     def wait(self, seconds: float) -> None:
-        """Time does not pass here."""
+        """Wait without passing any time."""
         self.paused.append(seconds)
         self.stop.check()
 
@@ -116,7 +116,7 @@ ROUTE = Route(
 
 
 def chain_of(*providers: Provider) -> RouteChain:
-    """A route for each provider: `scripted`, then `scripted-2` and so on."""
+    """Make a route for each provider: `scripted`, then `scripted-2` and so on."""
     routes = [
         replace(ROUTE, id=ROUTE.id if i == 1 else f"{ROUTE.id}-{i}")
         for i in range(1, len(providers) + 1)
@@ -126,7 +126,7 @@ def chain_of(*providers: Provider) -> RouteChain:
 
 
 def request(*messages: str | Message, **fields: object) -> ModelRequest:
-    """A model call; plain text is the user's."""
+    """Build a model call; plain text is the user's."""
     said = [UserMessage(m) if isinstance(m, str) else m for m in messages]
     values: dict[str, object] = {"model": "scripted-1", "system_prompt": "", **fields}
     return ModelRequest(messages=said, **values)

@@ -25,7 +25,7 @@ def base64url(data: bytes) -> str:
 
 
 def signed(header: Any, claims: Any, secret: str, digest: Any = hashlib.sha256) -> str:
-    """A token of these parts, which are objects or ready JSON."""
+    """Sign a token of these parts, which are objects or ready JSON."""
     parts = [
         base64url((part if isinstance(part, str) else json.dumps(part)).encode())
         for part in (header, claims)
@@ -36,7 +36,7 @@ def signed(header: Any, claims: Any, secret: str, digest: Any = hashlib.sha256) 
 
 @pytest.fixture
 def claims(alice: User) -> dict[str, Any]:
-    """What a token of alice's has in it."""
+    """The claims of a token of alice's."""
     payload = alice.token.split(".")[1]
     return dict(json.loads(base64.urlsafe_b64decode(payload + "==")))
 

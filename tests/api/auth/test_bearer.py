@@ -1,4 +1,4 @@
-"""Who may call what: tokens in the header, permissions, revocation."""
+"""Access to endpoints: tokens in the header, permissions, revocation."""
 
 import time
 from collections.abc import Callable
@@ -36,7 +36,7 @@ NAMES = {"persona_id": "assistant@1"}
 
 
 def endpoints(app: Flask) -> list[tuple[str, str]]:
-    """Method and path of all that is routed; ids are valid ones of nothing."""
+    """List method and path of all that is routed; ids are valid ones of nothing."""
     return [
         (method, rule.build({name: NAMES.get(name, AN_ID) for name in rule.arguments})[1])
         for rule in app.url_map.iter_rules()

@@ -20,13 +20,13 @@ COOKIE = "arkloop_refresh_token"
 
 
 def account(**changes: Any) -> dict[str, Any]:
-    """A body for `/v1/auth/register`."""
+    """Build a body for `/v1/auth/register`."""
     name = f"user-{time.perf_counter_ns()}"
     return {"login": name, "email": f"{name}@example.com", "password": PASSWORD, **changes}
 
 
 def me(client: FlaskClient, response: TestResponse) -> int:
-    """What the access token of an answer gets."""
+    """Return the status that the response's access token gets."""
     assert response.json is not None
     token = response.json["access_token"]
     return client.get("/v1/me", headers={"Authorization": f"Bearer {token}"}).status_code
@@ -65,7 +65,9 @@ def test_register_makes_the_owner_of_an_org(client: FlaskClient) -> None:
 def credits_and_run_of_newcomer(
     connections: Connections, credits: int
 ) -> tuple[dict[str, Any], TestResponse]:
-    """What a newly registered user's org has, and the response to a run on the scripted route."""
+    """Return the credits of a newly registered user's org, and the response to a run on the
+    scripted route.
+    """
     settings = replace(connections.settings, new_org_credits=credits)
     app = create_app(connections=replace(connections, settings=settings))
     http = app.test_client()

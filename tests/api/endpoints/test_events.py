@@ -28,7 +28,7 @@ def ask(user: User, run_id: UUID, key: str) -> TestResponse:
 
 
 def opened(user: User, run_id: UUID, ticket: str) -> int:
-    """The status that a browser gets that has nothing but the ticket."""
+    """Return the status that a browser gets that has nothing but the ticket."""
     path = f"/v1/runs/{run_id}/events"
     return user.client.head(path, query_string={"ticket": ticket}).status_code
 

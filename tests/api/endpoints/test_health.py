@@ -34,7 +34,7 @@ def client_with(settings: Settings) -> Iterator[Callable[..., FlaskClient]]:
 
 @pytest.fixture(autouse=True)
 def worker(connections: Connections) -> UUID:
-    """One that was just heard."""
+    """A worker that was just heard."""
     worker_id = new_id()
     values = {"id": worker_id, "hostname": "test", "pid": 1, "lock_key": 1}
     with connections.transaction() as tx:

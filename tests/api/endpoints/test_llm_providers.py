@@ -19,7 +19,7 @@ assert {"llm_providers", "budgets"} <= TABLES.keys()
 
 
 def made(user: User, path: str = PATH, **fields: Any) -> dict[str, Any]:
-    """A new provider, or a new model at the path of a provider's models."""
+    """Create a provider, or a model at the path of a provider's models."""
     body = {"name": str(new_id()), "kind": "openai"} if path == PATH else {"model": str(new_id())}
     response = user.post(path, {**body, **fields})
     assert 201 == response.status_code, response.text

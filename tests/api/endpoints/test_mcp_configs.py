@@ -27,7 +27,7 @@ def settings(settings: Settings) -> Settings:
 
 @dataclass(frozen=True)
 class Described:
-    """What a worker has found."""
+    """A tool that a worker has found."""
 
     name: str
     hash: str

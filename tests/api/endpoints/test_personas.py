@@ -271,7 +271,7 @@ PAGE = (Path(__file__).parents[3] / "docs/reference/personas.md").read_text("utf
 
 
 def block_of(language: str) -> str:
-    """The page's one example in this language."""
+    """Return the page's one example in this language."""
     [block] = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     return str(block)
 

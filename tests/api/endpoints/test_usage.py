@@ -29,7 +29,7 @@ NOTHING = {
 def used(
     connections: Connections, user: User, ended_at: datetime, *costs: str, **columns: Any
 ) -> None:
-    """A run that ended then, with a route of its own for each cost."""
+    """Store a run that ended then, with a route of its own for each cost."""
     run_id = new_id()
     with connections.transaction() as tx:
         for number, cost in enumerate(costs):

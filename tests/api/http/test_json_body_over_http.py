@@ -1,4 +1,6 @@
-"""What only a real connection can do to a body: chunks, lies about the length, slowness."""
+"""The faults of a body that only a real connection can have: chunks, lies about the length,
+slowness.
+"""
 
 import json
 import socket
@@ -15,7 +17,7 @@ PATH = "/v1/auth/login"
 
 
 def answer(connection: socket.socket) -> tuple[int, dict[str, Any]]:
-    """Status and JSON of the next answer."""
+    """Read status and JSON of the next response."""
     data = b""
     while b"\r\n\r\n" not in data:
         chunk = connection.recv(65536)

@@ -41,7 +41,7 @@ def make_threads(connections: Connections) -> MakeThreads:
 
 
 def walk(user: User, path: str, name: str = "id") -> list[list[str]]:
-    """The ids of each page, until there is no next one. A page of several rows has 1 MiB."""
+    """Walk the pages and return the ids of each. A page of several rows has 1 MiB."""
     pages = []
     while True:
         response = user.get(path)

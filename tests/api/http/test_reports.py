@@ -19,7 +19,7 @@ from tests.waiting import eventually, in_parallel
 
 @contextmanager
 def slow_reports(connections: Connections) -> Iterator[None]:
-    """No report ends during the block."""
+    """Keep reports from ending during the block."""
     with connections.transaction() as tx:
         tx.sql.execute(text("LOCK TABLE run_usage IN ACCESS EXCLUSIVE MODE"))
         yield
@@ -52,7 +52,7 @@ def test_reports_leave_the_connections_to_other_requests(
 
 
 def waiting(connections: Connections) -> int:
-    """How many reports wait for their table."""
+    """Count the reports that wait for their table."""
     query = """
         SELECT count(*) FROM pg_stat_activity
         WHERE application_name = 'arkloop-reports' AND wait_event_type = 'Lock'

@@ -1,4 +1,4 @@
-"""What gunicorn answers by itself: the one shape of errors, and nothing secret in its log."""
+"""The responses that gunicorn makes by itself: the usual error shape, and no secret in its log."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ HEAD = (
 
 
 def _sent(server: WebServer, request: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the response, after which the server closes."""
+    """Return status, headers and body of the response, after which the server closes."""
     with server.connect() as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)

@@ -48,14 +48,14 @@ class FollowedRun:
         self.stored.finish(self.claim)
 
     def lose(self, *seqs: int) -> None:
-        """Redis has these no more; without any, nothing of the run."""
+        """Delete these events from Redis; without any, all of the run."""
         name = self.stored.connections.keys.events(self.id)
         redis = self.stored.connections.redis
         redis.xdel(name, *(f"{seq}-0" for seq in seqs)) if seqs else redis.delete(name)
 
     @property
     def frames(self) -> list[bytes]:
-        """What a client must be sent, made from the rows."""
+        """The frames that a client must get, made from the rows."""
         events: list[StoredEvent] = []
         with self.stored.connections.reading() as sql:
             while more := event_log.read_table(sql, self.id, len(events)):
@@ -85,7 +85,7 @@ class Client:
         return b"".join(list(self.pieces))
 
     def whole(self) -> bytes:
-        """All of it, when it has ended."""
+        """Return everything when it has ended."""
         self._thread.join(10)
         assert not self._thread.is_alive()
         return self.received

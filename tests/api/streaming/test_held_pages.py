@@ -1,4 +1,4 @@
-"""What clients hold of the process's memory, counted and bounded."""
+"""The memory that clients hold, counted and bounded."""
 
 from collections.abc import Callable
 from uuid import uuid4

@@ -21,7 +21,7 @@ from tests.waiting import eventually, in_parallel
 
 @pytest.fixture
 def hub(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> Iterator[StreamHub]:
-    """One that pings its subscription all the time."""
+    """A hub that pings its subscription all the time."""
     monkeypatch.setattr(signals, "PING_SECONDS", 0.05)
     hub = StreamHub(connections)
     yield hub
@@ -43,7 +43,7 @@ def watching(
     connection: socket.socket | None = None,
     may_read: Callable[[Actor], bool] = lambda _: True,
 ) -> Iterator[Watch]:
-    """A client that was notified of what is there."""
+    """Watch the run as a client that was notified of its existing events."""
     watch = Watch(run_id, reader, cursor=cursor, connection=connection, may_read=may_read)
     hub.add(watch)
     try:

@@ -109,7 +109,7 @@ def run(connections: Connections, alice: User) -> FollowedRun:
 
 @pytest.fixture
 def client(connections: Connections) -> redis.Redis:
-    """One that does not decode."""
+    """A client that does not decode."""
     return page_reader.bytes_client(connections.settings.redis_url)
 
 

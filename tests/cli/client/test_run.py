@@ -17,7 +17,7 @@ HANG = {"hang": 60}
 
 
 def run_of(text: str | bytes) -> str:
-    """The run's id, as the command says it."""
+    """Return the run's id, as the command prints it."""
     text = text if isinstance(text, str) else text.decode()
     found = re.search("run ([0-9a-f-]{36}) in thread", text)
     assert found is not None, text

@@ -1,4 +1,4 @@
-"""What `arkloop dev` keeps between two starts."""
+"""The files that `arkloop dev` keeps between two starts."""
 
 import os
 import stat

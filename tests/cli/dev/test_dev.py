@@ -99,7 +99,7 @@ def test_loopback_servers_are_for_users_of_this_machine(
 
 
 def environment(folder: Path, host: str) -> dict[str, str]:
-    """What the processes of `arkloop dev` find in their environment."""
+    """Build the environment of the processes of `arkloop dev`."""
     options = dev.Options(
         host=host,
         port=8080,

@@ -42,7 +42,7 @@ FEWEST = "-all,+chown,+dac_override,+kill,+setgid,+setuid"
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """One server for the module; each test leaves it running."""
+    """A server for the module; each test leaves it running."""
     folder = tmp_path_factory.mktemp("embedded")
     with EmbeddedPostgres(folder / "postgres", options=FAST) as server:
         yield server
@@ -161,7 +161,9 @@ def closed(tmp_path: Path) -> Path:
 
 
 def bounded(capabilities: str) -> list[str]:
-    """The words before a command that leave root these capabilities; skips where impossible."""
+    """Return the words before a command that leave root these capabilities; skips where
+    impossible.
+    """
     wrapper = ["setpriv", f"--bounding-set={capabilities}"]
     try:
         subprocess.run([*wrapper, "true"], check=True, capture_output=True)

@@ -72,7 +72,7 @@ class Supervised:
         return self.log.read_text(errors="replace").splitlines()
 
     def remember(self) -> None:
-        """All processes below the guard and itself, now and at earlier calls."""
+        """Remember all processes below the guard and itself, now and at earlier calls."""
         guard = psutil.Process(self.guard.pid)
         self.tree |= {guard, *guard.children(recursive=True)}
 

@@ -19,7 +19,9 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def database(settings: Settings, new_database: Callable[[], str]) -> Iterator[Connections]:
-    """One of the test's own, with the org of the slug `acme` and another org of this name."""
+    """A database of the test's own, with the org of the slug `acme` and another org of this
+    name.
+    """
     connections = connect(replace(settings, database_url=new_database()), application="tests")
     with connections.transaction() as tx:
         accounts.create_org(tx, "acme")

@@ -39,7 +39,7 @@ def run(database: str) -> Run:
 
 @pytest.fixture
 def client(settings: Settings, database: str) -> Iterator[FlaskClient]:
-    """Of an app on the command's database."""
+    """The client of an app on the command's database."""
     connections = connect(replace(settings, database_url=database), application="tests")
     yield create_app(connections=connections).test_client()
     connections.close()

@@ -109,13 +109,13 @@ class Money:
             return endings.end_held(tx, ending) if is_held else endings.end(tx, [ending])[0]
 
     def crash(self, claim: Claim, cost: str) -> None:
-        """The worker is lost for good after it has written what it has used."""
+        """Lose the worker for good after it has written what it has used."""
         used = totals(cost)
         self.stored.write(claim, RunCost(used.usage, used.cost_usd, used.routes))
         self.stored.set(claim.run_id, state="waiting", pending_input={"request_id": str(new_id())})
 
     def a_month_passes(self) -> None:
-        """All that has happened was a month ago."""
+        """Move all that has happened to a month ago."""
         with self.connections.transaction() as tx:
             for table in ("run_usage", "holds", "spending"):
                 tx.sql.execute(
@@ -133,7 +133,7 @@ class Money:
     # ---- looking ----
 
     def month(self, scope: str = "org", ago: int = 0) -> tuple[str, str]:
-        """(spent, held) in USD, as the table has them."""
+        """Return (spent, held) in USD, as the table has them."""
         with self.connections.reading() as sql:
             row = sql.execute(
                 select(spending.c.spent_usd, spending.c.held_usd).where(

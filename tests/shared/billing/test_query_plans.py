@@ -1,4 +1,4 @@
-"""What is asked of budgets, usage and credits reads an index: where very many orgs have them."""
+"""The queries of budgets, usage and credits read an index, even with very many orgs."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -70,7 +70,7 @@ _FILL = (
 
 @pytest.fixture(scope="module")
 def org_id(connections: Connections) -> UUID:
-    """One of 2,000 orgs that have limits, credits and runs; this one has 20,000 runs."""
+    """The id of one of 2,000 orgs that have limits, credits and runs; this one has 20,000 runs."""
     with connections.transaction() as tx:
         main = accounts.create_org(tx, "main")
         accounts.create_user(

@@ -31,7 +31,7 @@ def nothing_is_summed_up(connections: Connections) -> None:
 
 
 def use(connections: Connections, org_id: UUID, seed: int, count: int) -> None:
-    """Runs of the last six days, some with two routes of one model or of two."""
+    """Store runs of the last six days, some with two routes of one model or of two."""
     chance = random.Random(seed)
     rows = []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""What a process knows of an org's routes and personas, and when it looks again."""
+"""The routes and personas of an org that a process caches, and when it reads them again."""
 
 import logging
 import threading
@@ -36,7 +36,7 @@ SERVERS = {
 
 @pytest.fixture
 def catalog(connections: Connections) -> Catalog:
-    """Of a process that has just begun."""
+    """The catalog of a process that has just begun."""
     return Catalog(connections, SERVERS)
 
 
@@ -46,7 +46,7 @@ def org(stored: StoredRuns) -> UUID:
 
 
 def add_model(stored: StoredRuns, *, api_key: str | None = None, **fields: Any) -> str:
-    """The route of a new model of a new provider."""
+    """Add a model of a new provider, and return its route."""
     with stored.connections.transaction() as tx:
         row = llm_providers.create(
             tx, stored.actor, name=str(new_id()), kind="openai", api_key=api_key
@@ -63,7 +63,7 @@ def publish(stored: StoredRuns, key: str, version: str | None = None, **definiti
 
 @contextmanager
 def counted(connections: Connections) -> Iterator[list[str]]:
-    """The statements meanwhile."""
+    """Record the statements meanwhile."""
     seen: list[str] = []
 
     def note(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:

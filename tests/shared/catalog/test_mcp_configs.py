@@ -1,4 +1,4 @@
-"""What is known of an org's MCP servers, where requests and workers change it at once."""
+"""The knowledge of an org's MCP servers, which requests and workers change at once."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,7 +27,7 @@ def settings(settings: Settings) -> Settings:
 
 @dataclass(frozen=True)
 class Described:
-    """What a worker has found."""
+    """A tool that a worker has found."""
 
     name: str
     hash: str

@@ -53,7 +53,7 @@ TOKENS = st.integers(0, 500)
 
 @st.composite
 def priced(draw: st.DrawFn) -> Prices:
-    """Any prices, with up to three tiers, of which some may be cheaper, and other hours."""
+    """Draw any prices, with up to three tiers, of which some may be cheaper, and other hours."""
     hours = [
         Hours(start=draw(st.times()), end=draw(st.times()), prices=draw(priced_at_any_hour()))
         for _ in range(draw(st.integers(0, 2)))
@@ -63,7 +63,7 @@ def priced(draw: st.DrawFn) -> Prices:
 
 @st.composite
 def priced_at_any_hour(draw: st.DrawFn) -> Prices:
-    """Any prices with up to three tiers."""
+    """Draw any prices with up to three tiers."""
     names = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
     starts = draw(st.lists(st.integers(0, 500), max_size=3, unique=True).map(sorted))
     tiers = tuple(

@@ -30,14 +30,14 @@ def other(connections: Connections, register: Register) -> StoredRuns:
 
 
 def publish(stored: StoredRuns, key: str, version: str | None = None, **definition: object) -> str:
-    """The id of the new version."""
+    """Publish a version and return its id."""
     with stored.connections.transaction() as tx:
         row = published_personas.publish(tx, stored.actor, key, version, definition)
         return published_personas.persona_of(row).id
 
 
 def row_of(stored: StoredRuns, key: str, version: str) -> dict[str, object]:
-    """A published persona as it stands in the database."""
+    """Build a published persona as it is in the database."""
     return {
         "org_id": stored.actor.org_id,
         "key": key,

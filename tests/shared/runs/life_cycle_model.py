@@ -1,4 +1,4 @@
-"""What the service must make of a run, as plain Python: no SQL, no locks, no fences."""
+"""The model of a run, as plain Python: no SQL, no locks, no fences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -57,7 +57,7 @@ class Happening:
 
 @dataclass(eq=False)
 class ModelAttempt:
-    """One claim, and what its worker believes; it may be over without the worker knowing."""
+    """A claim, and what its worker believes; it may be over without the worker knowing."""
 
     run: "ModelRun"
     worker: ModelWorker
@@ -74,7 +74,7 @@ class ModelAttempt:
         return self.run.holder is self
 
     def streams(self, text: str) -> None:
-        """Text is gathered into one event until something numbers it."""
+        """Gather text into one event until something numbers it."""
         self.text += text
         last = self.unwritten[-1] if self.unwritten else None
         if last is not None and not last.is_numbered:
@@ -90,7 +90,7 @@ class ModelAttempt:
         self.turn_is_numbered = False
 
     def voids(self) -> None:
-        """What was not numbered is dropped; what was is reset."""
+        """Drop what was not numbered, and reset what was."""
         self.text = ""
         self.unwritten = [happening for happening in self.unwritten if happening.is_numbered]
         if self.turn_is_numbered:
@@ -103,7 +103,7 @@ class ModelAttempt:
             happening.is_numbered = True
 
     def writes(self, *, is_told: bool = True) -> None:
-        """All that is unwritten is stored; the worker knows it only if it `is_told`."""
+        """Store all that is unwritten; the worker knows it only if it `is_told`."""
         self.number()
         for happening in self.unwritten:
             if not happening.is_stored:
@@ -115,7 +115,7 @@ class ModelAttempt:
 
 @dataclass(eq=False)
 class ModelRun:
-    """One run as its clients and workers must find it."""
+    """A run as its clients and workers must find it."""
 
     id: UUID
     thread: "ModelThread"
@@ -141,7 +141,7 @@ class ModelRun:
     error: str | None = None
 
     def happens(self, *happened: Happening) -> None:
-        """These are stored."""
+        """Record that these are stored."""
         for happening in happened:
             self.types.append(happening.type)
             if happening.type in STEP_ENDS:
@@ -155,7 +155,7 @@ class ModelRun:
                 self.tokens, self.is_counted = happening.tokens, True
 
     def is_claimed(self, worker: ModelWorker) -> None:
-        """The worker has it; its inputs are read."""
+        """Give the run to the worker, and read its inputs."""
         self.state = RunState.EXECUTING
         self.owner = worker
         self.attempts += 1
@@ -173,7 +173,7 @@ class ModelRun:
             self.question = None
 
     def ends_unheld(self, state: RunState, error: str | None = None) -> None:
-        """The API or the sweep ends it: text that is open is kept as a part, and counted."""
+        """End it by the API or the sweep: open text is kept as a part, and billed."""
         self.is_let_go(state)
         self.error = error
         if not self.is_counted:
@@ -185,7 +185,7 @@ class ModelRun:
             self.thread.is_answered(self)
 
     def is_lost(self, *, is_crash: bool = True) -> None:
-        """Its owner is gone."""
+        """Lose the run's owner."""
         if self.is_cancelling:
             self.ends_unheld(RunState.CANCELLED)
             return
@@ -229,7 +229,7 @@ class ModelThread:
         self.answered_by[run.position] = run
 
     def is_retried(self) -> None:
-        """The last message goes if it is an answer."""
+        """Remove the last message if it is an answer."""
         last = max(self.said)
         if last in self.answered_by:
             del self.said[last]

@@ -1,4 +1,4 @@
-"""What the rules of the state machine are made of: each piece does a thing and tells the model.
+"""The pieces of the state machine's rules: each does a thing and tells the model.
 
 A piece makes what it needs (a run, a claim, a question) if there is none.
 """
@@ -81,7 +81,7 @@ class Pieces(RuleBasedStateMachine):
         return thread.active
 
     def _held(self, who: int) -> ModelAttempt:
-        """The attempt that holds the thread's active run."""
+        """Return the attempt that holds the thread's active run."""
         while True:
             run = self._active(who)
             if run.holder is not None:
@@ -94,7 +94,7 @@ class Pieces(RuleBasedStateMachine):
                 self._claim(run, self._heard(at(self.workers, who)))
 
     def _waiting(self, who: int) -> ModelRun | None:
-        """The thread's run when it waits; one that is being cancelled cannot wait."""
+        """Return the thread's run when it waits; one that is being cancelled cannot wait."""
         run = self._active(who)
         if run.state != RunState.WAITING:
             attempt = self._held(who)
@@ -103,14 +103,14 @@ class Pieces(RuleBasedStateMachine):
         return run if run.state == RunState.WAITING else None
 
     def _one(self, who: int, is_late: bool) -> ModelAttempt:
-        """An attempt that holds its run; or, if there is one, an attempt that is over."""
+        """Return an attempt that holds its run; or, if there is one, an attempt that is over."""
         return at(self.late, who) if is_late and self.late else self._held(who)
 
     def _create(self, thread: ModelThread) -> None:
         self._begin(thread, lambda: self.stored.create(thread.id))
 
     def _begin(self, thread: ModelThread, new: Callable[[], UUID]) -> bool:
-        """One run at a time in a thread."""
+        """Begin one run at a time in a thread."""
         if active := thread.active:
             with pytest.raises(ThreadBusy) as busy:
                 new()
@@ -141,7 +141,7 @@ class Pieces(RuleBasedStateMachine):
         return worker
 
     def _renew(self, worker: ModelWorker) -> None:
-        """By the statement of its lease; just now, however long the machine takes."""
+        """Renew by the statement of its lease; just now, however long the machine takes."""
         parameters = {"id": worker.id, "silent": LEASE_SECONDS / 2}
         later = {"seen_at": ago(seconds=-AN_HOUR), "back_at": ago(seconds=-AN_HOUR)}
         with self.stored.connections.transaction() as tx:
@@ -152,7 +152,7 @@ class Pieces(RuleBasedStateMachine):
         worker.is_silent = False
 
     def _sweep(self) -> None:
-        """A silent owner is lost only while somebody else is heard, or its row is gone."""
+        """Sweep; a silent owner is lost only while another one is heard, or its row is gone."""
         sweep.sweep(self.stored.connections)
         somebody = any(not worker.is_silent for worker in self.workers)
         for run in self.runs:
@@ -164,7 +164,7 @@ class Pieces(RuleBasedStateMachine):
                 run.ends_unheld(RunState.FAILED, "input.expired")
 
     def _crash(self, attempt: ModelAttempt) -> None:
-        """The run's worker is lost, and noticed; it comes back for what it had."""
+        """Lose the run's worker, and notice it; it comes back for what it had."""
         run, lost = attempt.run, attempt.worker
         self._heard(next(worker for worker in self.workers if worker is not lost))
         self._seen(lost, -2 * LEASE_SECONDS)
@@ -224,7 +224,7 @@ class Pieces(RuleBasedStateMachine):
             attempt.run.question = UUID(pending["request_id"])
 
     def _release(self, attempt: ModelAttempt, outage: str | None = None) -> None:
-        """A deploy: it waits for the end of the step, as the loop does."""
+        """Release for a deploy, after the end of the step, as the loop does."""
         if attempt.has_finished_a_step:
             self._write_events(attempt.worker)
             try:
@@ -247,7 +247,9 @@ class Pieces(RuleBasedStateMachine):
         last: str,
         outage: str | None,
     ) -> bool:
-        """What was unwritten, perhaps some `CLOSING`, and `last`; but a cancel comes first."""
+        """Store what was unwritten, perhaps some `CLOSING`, and `last`; but a cancel comes
+        first.
+        """
         run = attempt.run
         is_open = state == RunState.CANCELLED or not run.is_cancelling
         self.connections.outage = outage

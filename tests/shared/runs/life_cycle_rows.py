@@ -1,4 +1,4 @@
-"""What the database says about runs, held against the model; and against what it said before."""
+"""The database's rows of runs, compared to the model, and to what they were before."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Observer:
     fences: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
 
     def check(self, sql: Connection, threads: Sequence[ModelThread]) -> None:
-        """The database is as the model, in everything that the model knows."""
+        """Check that the database is as the model, in everything that the model knows."""
         of_runs = [run for thread in threads for run in thread.runs]
         ids = [run.id for run in of_runs]
         row_of = _rows(sql, runs.c.id, ids)
@@ -52,7 +52,7 @@ class Observer:
             assert thread.visible == [row.content for row in visible]
 
     def _check_row(self, run: ModelRun, row: Any) -> None:
-        """The state and all that hangs on it; the fence never falls."""
+        """Check the state and all that depends on it; the fence never falls."""
         assert run.state == row.state
         assert run.attempts == row.attempt
         assert run.is_cancelling == (row.cancel_requested_at is not None)
@@ -71,7 +71,9 @@ class Observer:
             assert run.tokens == row.input_tokens
 
     def _check_events(self, run: ModelRun, rows: list[Any]) -> None:
-        """Numbered 1, 2, …; what was there is as it was; the end is there once, as the last."""
+        """Check the numbers 1, 2, …: earlier events are unchanged, and the end is there once, as
+        the last.
+        """
         rows.sort(key=lambda row: row.seq)
         assert list(range(1, len(rows) + 1)) == [row.seq for row in rows]
         payloads = [row.payload for row in rows]
@@ -85,14 +87,14 @@ class Observer:
 
 
 def _estimated(run: ModelRun, row: Any) -> int:
-    """The tokens with those of the call that was lost: its prompt has some, if not many."""
+    """Return the tokens with those of the lost call: its prompt has some, if not many."""
     assert run.tokens < row.input_tokens < run.tokens + 10_000
     assert "estimated" == row.usage_source
     return int(row.input_tokens)
 
 
 def _open_text(rows: list[Any]) -> str:
-    """What a client shows of the turn that is open: text from a reset's `from_seq` on is void."""
+    """Return what a client shows of the open turn: text from a reset's `from_seq` on is void."""
     shown: dict[int, str] = {}
     for row in rows:
         data = data_of(row.payload)
@@ -106,7 +108,7 @@ def _open_text(rows: list[Any]) -> str:
 
 
 def _check_inputs(run: ModelRun, rows: list[Any]) -> None:
-    """Each is read by one claim, whose events say so."""
+    """Check that each is read by one claim, whose events say so."""
     expected = {
         (request_id, content, request_id not in run.unread)
         for request_id, content in run.answers.items()
@@ -121,13 +123,13 @@ def _check_calls(run: ModelRun, rows: list[Any]) -> None:
 
 
 def _check_message(run: ModelRun, said: list[Any]) -> None:
-    """What the run left in its thread: nothing, or one message at the run's place."""
+    """Check what the run left in its thread: nothing, or one message at the run's place."""
     left = [(row.content, row.partial, row.position) for row in said if row.run_id == run.id]
     assert ([(*run.message, run.position)] if run.message else []) == left
 
 
 def _check_money(run: ModelRun, row: Any, used: list[Any], charged: list[Any]) -> None:
-    """Counted and charged once, with its end; not before, and nothing where no model was called."""
+    """Check that it is billed once, with its end; not before, and not without a model call."""
     is_counted = run.state.is_terminal and run.tokens > 0
     assert [(run.tokens, row.cost_usd)] * is_counted == [
         (one.input_tokens, one.cost_usd) for one in used

@@ -94,7 +94,7 @@ class InterruptedConnections(Connections):
         return outage
 
     def end(self, ending: Ending) -> Outcome:
-        """As a worker process does, for one run."""
+        """End one run as a worker process does."""
         with self.statement() as tx:
             [outcome] = endings.end(tx, [ending])
         return outcome
@@ -114,7 +114,7 @@ class SteppedWriter(EventWriter):
 def begin_attempt(
     connections: InterruptedConnections, run: ModelRun, by: ModelWorker, claim: Claim
 ) -> ModelAttempt:
-    """As `worker/attempt/execution.py` does: text that a lost attempt left open is void."""
+    """Begin as `worker/attempt/execution.py` does: text that a lost attempt left open is void."""
     stop = StopSignal()
     log = RunLog(run.id, claim.fence, claim.last_seq, stop, by.writer.mark)
     claimed = ClaimedRun(connections, claim, log, stop, RouteLimits(connections))
@@ -134,13 +134,13 @@ def begin_attempt(
 
 
 def use(attempt: ModelAttempt) -> types.Event:
-    """A model call is counted."""
+    """Count a model call."""
     attempt.tokens += 7
     return attempt.claimed.add_usage(ROUTE, types.Usage(input_tokens=7))
 
 
 def last_word(content: str, *closing: types.Event) -> Answer:
-    """What a run is completed with."""
+    """Build what completes a run."""
     message_id = str(new_id())
     completed = types.MessageCompleted(message_id, content, types.Usage())
     return Answer(

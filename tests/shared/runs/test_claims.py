@@ -1,4 +1,4 @@
-"""What a worker does with a run that it holds: every write carries the fence of its claim."""
+"""The writes of a worker to the runs that it holds: each carries the fence of its claim."""
 
 import json
 from collections.abc import Callable

@@ -35,7 +35,7 @@ BROKEN = RunError("provider.malformed", 'It said "{\\"', False)
 
 
 def completed(claim: Claim, said: str = "") -> Ending:
-    """With the answer, if there is one."""
+    """Build a completed ending, with the answer if there is one."""
     message = (new_id(), said) if said else None
     last = RunCompleted(str(message[0]) if message else None, USED.usage, USED.cost_usd, "stop")
     return Ending(
@@ -73,7 +73,7 @@ def end(stored: StoredRuns, *several: Ending) -> list[Outcome]:
 
 @contextmanager
 def locked(stored: StoredRuns, run_id: UUID) -> Iterator[None]:
-    """Somebody else has the run's row for as long as the block lasts."""
+    """Lock the run's row for as long as the block lasts."""
     with stored.connections.transaction() as tx:
         tx.sql.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update())
         yield

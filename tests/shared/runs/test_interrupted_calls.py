@@ -42,8 +42,8 @@ USED_COST = RunCost(USED.usage, USED.cost_usd, USED.routes)
 def lost(
     stored: StoredRuns, said: str = "", *happened: types.Event, thread_id: UUID | None = None
 ) -> Claim:
-    """A run with a message of 400 bytes, whose worker has been silent for too long; another one
-    has been heard all the time.
+    """Make a run with a message of 400 bytes, whose worker has been silent for too long; another
+    one has been heard all the time.
     """
     stored.worker(started_at=ago(seconds=60), seen_at=ago(seconds=-3600))
     if thread_id is None:

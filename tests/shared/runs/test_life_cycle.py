@@ -61,7 +61,7 @@ class LifeCycle(Pieces):
             self.say(len(self.threads) - 1)
 
     def teardown(self) -> None:
-        """The sweep looks at everybody's runs: none of another example's may be active."""
+        """End all runs, since the sweep looks at those of every example."""
         end = update(runs).values(state=RunState.CANCELLED, ended_at=func.now())
         with self.stored.connections.transaction() as tx:
             tx.sql.execute(end.where(runs.c.ended_at.is_(None)))
@@ -115,7 +115,7 @@ class LifeCycle(Pieces):
     @precondition(lambda self: self.runs)
     @rule(who=pick, content=words, request=st.sampled_from(["old", "none", "unknown"]))
     def answer_wrongly(self, who: int, content: str, request: str) -> None:
-        """A second answer, one that nobody waits for, one to a question that never was."""
+        """Answer a second time, without a question, or one that never was."""
         run = at(self.runs, who)
         request_id = None if request == "none" else new_id()
         if request == "old" and run.answers:
@@ -149,7 +149,7 @@ class LifeCycle(Pieces):
 
     @rule(who=pick)
     def fall_silent(self, who: int) -> None:
-        """Killed, stopped or cut off: the others cannot tell."""
+        """Silence a worker that is killed, stopped or cut off: the others cannot tell."""
         self._seen(at(self.workers, who), -2 * LEASE_SECONDS)
 
     @rule(who=pick)
@@ -159,7 +159,7 @@ class LifeCycle(Pieces):
     @precondition(lambda self: len(self.workers) > 2)
     @rule(who=pick)
     def be_forgotten(self, who: int) -> None:
-        """Its row is gone; its attempts go on all the same."""
+        """Delete its row; its attempts continue all the same."""
         lost = at(self.workers, who)
         with self.stored.connections.transaction() as tx:
             tx.sql.execute(delete(workers).where(workers.c.id == lost.id))
@@ -168,7 +168,9 @@ class LifeCycle(Pieces):
 
     @rule()
     def all_be_silent_for_a_while(self) -> None:
-        """Postgres was unavailable: no run is lost, whichever process is back first."""
+        """Silence all while Postgres is unavailable: no run is lost, whichever process is back
+        first.
+        """
         for silent in self.workers:
             self._seen(silent, -2 * LEASE_SECONDS)
         self._sweep()
@@ -185,7 +187,7 @@ class LifeCycle(Pieces):
 
     @rule(who=pick, life=lives)
     def live(self, who: int, life: list[str]) -> None:
-        """What happens to one run, before anything happens to others."""
+        """Play what happens to one run, before anything happens to others."""
         for what in life:
             attempt = self._held(who)
             if what == "crash":
@@ -198,7 +200,7 @@ class LifeCycle(Pieces):
 
     @rule(who=pick, is_crash=st.booleans(), is_owner=st.booleans())
     def notice_an_orphan(self, who: int, is_crash: bool, is_owner: bool) -> None:
-        """A worker gives up a run that none of its threads holds; it is nobody else's to give."""
+        """Give up a run that none of the worker's threads holds; no other worker may."""
         run = self._held(who).run
         if is_owner:
             self._give_up(run, is_crash=is_crash)
@@ -210,7 +212,7 @@ class LifeCycle(Pieces):
     @precondition(lambda self: self.runs)
     @rule(who=pick, by=pick, outage=outages)
     def claim(self, who: int, by: int, outage: str | None) -> None:
-        """Of any run: a message of the broker may be doubled or late."""
+        """Claim any run: a message of the broker may be doubled or late."""
         self._claim(at(self.runs, who), at(self.workers, by), outage)
 
     @rule(who=pick, content=words, is_late=seldom)
@@ -221,7 +223,7 @@ class LifeCycle(Pieces):
 
     @rule(who=pick, is_late=seldom)
     def void_text(self, who: int, is_late: bool) -> None:
-        """The model is asked again."""
+        """Void the text, as the model is called again."""
         attempt = self._one(who, is_late)
         attempt.claimed.void_text("provider_retry")
         attempt.voids()
@@ -233,12 +235,12 @@ class LifeCycle(Pieces):
     @precondition(lambda self: self.attempts)
     @rule(who=pick, outage=outages)
     def write_events(self, who: int, outage: str | None) -> None:
-        """A worker's writer commits what its runs have gathered, of all of them at once."""
+        """Commit what a worker's runs have gathered, all of them at once."""
         self._write_events(at(self.attempts, -who).worker, outage)
 
     @rule(who=pick, call=st.sampled_from(["call 1", "call 2"]), is_late=seldom, outage=outages)
     def begin_tool_call(self, who: int, call: str, is_late: bool, outage: str | None) -> None:
-        """A call is new, or this attempt's own once more; else it is not."""
+        """Begin a call, which is new, or this attempt's own once more; else it is not."""
         attempt = self._one(who, is_late)
         self.connections.outage = outage
         if not attempt.holds:
@@ -277,7 +279,7 @@ class LifeCycle(Pieces):
 
     @rule(who=pick, outage=outages)
     def fail(self, who: int, outage: str | None) -> None:
-        """Its deadline has passed."""
+        """Fail it after its deadline."""
         attempt = self._held(who)
         partial = attempt.text
         if self._lets_go(attempt, LATE, RunState.FAILED, "run.failed", outage):
@@ -296,7 +298,7 @@ class LifeCycle(Pieces):
     @precondition(lambda self: self.late)
     @rule(who=pick, how=st.sampled_from(["write", "park", "release", "complete", "fail", "cancel"]))
     def be_too_late(self, who: int, how: str) -> None:
-        """The claim is over, whatever has become of the run: nothing happens."""
+        """Try to write after the claim is over, whatever became of the run: nothing happens."""
         attempt = at(self.late, -who)
         if how == "write":
             for _ in range(3):
@@ -317,7 +319,7 @@ class LifeCycle(Pieces):
 
     @rule()
     def every_run_ends(self) -> None:
-        """All workers are lost: new ones and people finish what is left; clients get it all."""
+        """Lose all workers: new ones and people finish what is left; clients get it all."""
         dead = list(self.workers)
         for lost in dead:
             self._seen(lost, -2 * LEASE_SECONDS)

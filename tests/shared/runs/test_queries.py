@@ -1,4 +1,4 @@
-"""Who sees which runs: the copy in each run's row is always what its thread says."""
+"""The visibility of runs: the copy in each run's row is always that of its thread."""
 
 import threading
 from collections.abc import Callable
@@ -114,7 +114,9 @@ def test_pages_are_one_list_of_what_is_seen(stored: StoredRuns, bob: Actor, limi
 
 
 def by_day(expected: list[UUID], found: list[UUID]) -> list[UUID]:
-    """What was found; of equal times the order is that of the ids, which was not asked for."""
+    """Return what was found; of equal times the order is that of the ids, which was not
+    requested.
+    """
     assert len(found) == len(set(found))
     return found if set(found) != set(expected) else expected
 

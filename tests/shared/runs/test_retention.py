@@ -1,4 +1,4 @@
-"""What is kept no longer: runs that are old, their events bit by bit, workers long gone."""
+"""The deletion of what is too old: runs, their events bit by bit, dead workers."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -62,7 +62,7 @@ def forgotten(connections: Connections) -> set[UUID]:
 
 
 def bit(connections: Connections) -> bool:
-    """One transaction that collects events."""
+    """Collect events in one transaction."""
     with connections.transaction() as tx:
         return retention._collect_events(tx)
 
@@ -166,7 +166,7 @@ def test_one_process_forgets_at_a_time(stored: StoredRuns) -> None:
 
 
 def with_short_lease(connections: Connections) -> Connections:
-    """So short that Postgres has been up for longer."""
+    """Shorten the lease so that Postgres has been up for longer."""
     settings = replace(connections.settings, lease_seconds=0.3, heartbeat_seconds=0.1)
     return replace(connections, settings=settings)
 

@@ -72,7 +72,7 @@ def witness(stored: StoredRuns) -> UUID:
 
 
 def lost(stored: StoredRuns, **columns: Any) -> Claim:
-    """The claim of a worker that has been silent for too long."""
+    """Return the claim of a worker that has been silent for too long."""
     claim = stored.claimed(seen_at=SILENT)
     if columns:
         stored.set(claim.run_id, **columns)

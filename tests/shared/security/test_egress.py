@@ -1,4 +1,4 @@
-"""Where addresses may lead: every way to write one, every range, and resolvers that lie."""
+"""The addresses that URLs may lead to: every spelling, every range, and resolvers that lie."""
 
 import socket
 from collections.abc import Callable

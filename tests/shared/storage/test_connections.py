@@ -1,4 +1,4 @@
-"""What a process holds open, when the network forgets it."""
+"""The connections of a process, when the network forgets them."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def test_one_half_open_connection_to_redis_replaces_the_idle_ones(
 
 
 def is_there(connections: Connections) -> bool:
-    """Whether somebody may ask Redis again, and it answers."""
+    """Return whether Redis may be used again, and responds."""
     try:
         connections.ask_redis(lambda client: client.ping())
     except redis.RedisError:

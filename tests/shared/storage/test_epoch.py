@@ -1,4 +1,4 @@
-"""What names in Redis begin with: the same for one history of one database, and for no other."""
+"""The beginning of names in Redis: the same for one history of one database, and for no other."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from tests.standby import replicated_postgres
 
 @contextmanager
 def opened(settings: Settings, url: str) -> Iterator[Connections]:
-    """A process of its own, which has reached Postgres."""
+    """Open a process of its own, which has reached Postgres."""
     made = connect(replace(settings, database_url=url), application="tests-epoch")
     try:
         with made.reading():

@@ -1,4 +1,4 @@
-"""What many threads write at the same time is written together, and each gets its own answer."""
+"""The group commit: concurrent items are written together, and each gets its own result."""
 
 import threading
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What is asked often reads an index, in its order, and stops: on a history with many rows."""
+"""The frequent queries read an index, in its order, and stop: on a history with many rows."""
 
 import re
 from dataclasses import replace

@@ -39,7 +39,7 @@ def pass_message(settings: Settings, url: str) -> None:
 
 @contextmanager
 def unix_redis(folder: Path) -> Iterator[Path]:
-    """A server that listens on a socket alone."""
+    """Start a server that listens on a socket alone."""
     path = folder / "redis.sock"
     server = subprocess.Popen(
         [find_binary(), "--port", "0", "--unixsocket", path, "--save", "", "--requirepass", "p@ss"],

@@ -24,7 +24,7 @@ from tests.waiting import in_parallel
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """Those of a Postgres that has been migrated, and is stopped."""
+    """The files of a Postgres that has been migrated, and is stopped."""
     files = tmp_path / "postgres"
     with EmbeddedPostgres(files, options={"fsync": "off"}) as server:
         engine = create_engine(server.url)
@@ -35,7 +35,7 @@ def files(tmp_path: Path) -> Path:
 
 @contextmanager
 def started(settings: Settings, files: Path, processes: int = 1) -> Iterator[list[Connections]]:
-    """Postgres on these files, with processes that have begun to work on it."""
+    """Start Postgres on these files, with processes that have begun to work on it."""
     with ExitStack() as stack:
         server = stack.enter_context(EmbeddedPostgres(files, options={"fsync": "off"}))
         of_server = replace(settings, database_url=server.url)
@@ -63,7 +63,7 @@ def new_run(connections: Connections) -> FollowedRun:
 
 
 def at(run: FollowedRun, connections: Connections) -> FollowedRun:
-    """The same run, on which another process works."""
+    """Return the same run, on which another process works."""
     return FollowedRun(StoredRuns(connections, run.stored.actor), run.claim)
 
 

@@ -48,7 +48,7 @@ def test_a_database_that_was_never_migrated_has_no_version(new_database: Callabl
 
 
 def waiting_for_locks(engine: Engine) -> int:
-    """How many sessions of the database do."""
+    """Count the sessions of the database that wait for locks."""
     query = """
         SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock'

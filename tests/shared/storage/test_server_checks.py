@@ -59,7 +59,7 @@ def answers(port: int) -> bool:
 
 @contextmanager
 def old_redis(version: str) -> Iterator[str]:
-    """Answers INFO as such a server does; nothing else is asked for."""
+    """Respond to INFO as such a server does; nothing else is requested."""
     info = f"redis_version:{version}\r\n".encode()
     answers = {
         b"HELLO": b"-ERR unknown command `HELLO`\r\n"

@@ -40,7 +40,7 @@ ERROR = {"type": "error", "error": {"type": "overloaded_error", "message": "Over
 
 
 def _hang(client: socket.socket) -> None:
-    """Some words, then nothing until the other side is gone."""
+    """Send some words, then nothing until the other side is gone."""
     client.sendall(STREAM_HEAD + anthropic_stream(START, TEXT, stop=False))
     with suppress(OSError):
         client.recv(1)
@@ -78,7 +78,7 @@ def run_of(stored: StoredRuns) -> UUID:
 
 
 def costs(stored: StoredRuns, run_id: UUID) -> list[Any]:
-    """Input and output tokens of each `run.cost`."""
+    """Return input and output tokens of each `run.cost`."""
     usages = [
         data_of(event.payload)["usage"]
         for event in stored.events(run_id)

@@ -1,4 +1,4 @@
-"""What is left out when a thread is longer than the model's context."""
+"""The messages that are omitted when a thread is longer than the model's context."""
 
 import pytest
 from hypothesis import given

@@ -68,7 +68,7 @@ class Model(ScriptedProvider):
 
 
 def agent_for(*steps: Any, extra: dict[str, Tool] | None = None, **changes: Any) -> Agent:
-    """An agent that is to play a script."""
+    """Build an agent that plays a script."""
     persona = replace(personas.builtin()[changes.pop("persona", "assistant@1")], **changes)
     return Agent(
         run_id="run",
@@ -220,13 +220,13 @@ def test_steps_are_limited() -> None:
 
 @tool(idempotent=False)
 def once(context: ToolContext, info: CallInfo) -> str:
-    """Must not run twice."""
+    """Run only once."""
     return f"ran with {info.idempotency_key}"
 
 
 @tool(idempotent=True)
 def broken(context: ToolContext) -> str:
-    """Fails by a fault of its own."""
+    """Raise an internal error."""
     raise RuntimeError("oh no")
 
 
@@ -404,7 +404,7 @@ def test_a_stop_in_a_tool_keeps_the_results_of_the_others() -> None:
 
     @tool(idempotent=True)
     def stop(context: ToolContext) -> str:
-        """Be stopped; an `except Exception` of the tool's own cannot swallow it."""
+        """Stop; an `except Exception` of the tool's own cannot swallow it."""
         try:
             raise CancelRequested
         except Exception:

@@ -1,4 +1,4 @@
-"""Where a run ends though its model would go on, and what a model is not shown."""
+"""The ends of a run whose model would continue, and what a model is not shown."""
 
 from dataclasses import replace
 from typing import Any

@@ -66,7 +66,7 @@ def with_model(agent: Agent, *models: Model, context_tokens: int | None = None) 
 
 
 def talk(turns: int, text: str) -> list[Message]:
-    """An earlier conversation."""
+    """Build an earlier conversation."""
     return [m for _ in range(turns) for m in (UserMessage(text), AssistantMessage("Yes."))]
 
 
@@ -107,7 +107,7 @@ def test_a_result_that_is_larger_than_the_context_does_not_end_the_run(words: st
 
     @tool(idempotent=True)
     def much(context: ToolContext) -> str:
-        """Much."""
+        """Return a long text."""
         return "0123456789" * 6_000
 
     model = StrictModel(words)

@@ -1,4 +1,4 @@
-"""What came of a tool call is kept, also while its event has to wait for the calls before it."""
+"""The result of a tool call is kept, also while its event has to wait for the calls before it."""
 
 import threading
 from typing import Any
@@ -18,7 +18,7 @@ from worker.tools import Tool, tool
 
 @tool(idempotent=False)
 def once(context: ToolContext) -> str:
-    """Must not run."""
+    """Fail, since it must not run."""
     raise AssertionError
 
 
@@ -123,7 +123,7 @@ def test_a_turn_that_goes_on_elsewhere_has_its_results_in_call_order(
 
     @tool(idempotent=True)
     def stopped(context: ToolContext) -> str:
-        """Be stopped by the end of the process, or of its lease."""
+        """Stop by the end of the process, or of its lease."""
         assert second_is_kept.wait(5)
         raise reason
 

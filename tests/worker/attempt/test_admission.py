@@ -1,4 +1,4 @@
-"""What a run passes before a model call: it waits visibly, or is refused by name."""
+"""The admission of a run's model calls: it waits visibly, or is refused by name."""
 
 import time
 from collections.abc import Callable

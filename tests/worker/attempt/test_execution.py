@@ -37,7 +37,7 @@ ODD = Path(__file__).parents[1] / "mcp" / "odd_mcp_server.py"
 
 @pytest.fixture(scope="module")
 def settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """With a second route, which is nobody's fallback."""
+    """The settings with a second route, which is nobody's fallback."""
     file = tmp_path_factory.mktemp("routes") / "routes.yaml"
     file.write_text(
         "routes: [{id: dear, provider: scripted, model: m2, prices: {input: 50, output: 70}}]"
@@ -56,7 +56,7 @@ def process(settings: Settings) -> Iterator[WorkerProcess]:
 
 
 def scripted(stored: StoredRuns, *steps: dict[str, Any], **columns: Any) -> UUID:
-    """A run that plays these steps."""
+    """Create a run that plays these steps."""
     thread_id = stored.thread()
     with stored.connections.transaction() as tx:
         content = json.dumps({"script": steps}, separators=(",", ":"))

@@ -18,7 +18,7 @@ def route(**fields: str) -> Route:
 
 
 def behind(cause: BaseException) -> ProviderError:
-    """As an SDK and its HTTP client raise it, one from the other."""
+    """Raise it as an SDK and its HTTP client do, one from the other."""
     try:
         try:
             raise httpx2.ConnectError("Connection error.") from cause

@@ -1,4 +1,4 @@
-"""What ends an attempt, and the outcome that is recorded for it."""
+"""The end of an attempt, and the outcome that is recorded for it."""
 
 import logging
 

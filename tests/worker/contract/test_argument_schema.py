@@ -191,7 +191,7 @@ def test_what_is_no_schema_by_itself_is_refused(schema: dict[str, Any], why: str
 
 
 def doubling(levels: int) -> dict[str, Any]:
-    """Small, and twice as large with every level."""
+    """Build a schema that is small, and twice as large with every level."""
     steps = {
         f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2, "type": "string"}
         for n in range(levels)
@@ -207,7 +207,7 @@ def nested(levels: int) -> dict[str, Any]:
 
 
 def unevaluated(levels: int) -> dict[str, Any]:
-    """Each level looks twice at what is below it."""
+    """Build a schema of which each level looks twice at what is below it."""
     schema: dict[str, Any] = {}
     for _ in range(levels):
         schema = {"allOf": [schema], "unevaluatedProperties": {"type": "object"}}

@@ -67,7 +67,7 @@ class Lying(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        """Keep silent."""
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def lying(
     tls: ssl.SSLContext | None = None,
     **more: Any,
 ) -> Iterator[tuple[str, list[str]]]:
-    """Its address, and the paths that it was asked for."""
+    """Start it; yields its address, and the paths that were requested."""
     paths: list[str] = []
     about = {"on_call": on_call, "paths": paths, "more_tools": more_tools, **more}
     handler = type("Liar", (Lying,), about)

@@ -21,7 +21,7 @@ def add(a: int, b: int) -> str:
 
 @server.tool()
 def header(name: str, context: Context) -> str:
-    """Tell a header of the request."""
+    """Return a header of the request."""
     headers = context.headers or {}
     return str(headers.get(name.lower()))
 

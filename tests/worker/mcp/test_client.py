@@ -31,7 +31,7 @@ ORG = new_id()
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[McpClient]:
-    """One sidecar for all tests that do not kill it."""
+    """A sidecar for all tests that do not kill it."""
     made = McpClient(stdio=True)
     yield made
     made.close()
@@ -53,7 +53,7 @@ class Odd:
         return self.client.call(self.server, tool, arguments, **kwargs)
 
     def says(self, *tools: dict[str, Any]) -> None:
-        """From now on it has these tools too."""
+        """Set tools that it has from now on, in addition."""
         (self.folder / "descriptions.json").write_text(json.dumps(tools))
 
     @property
@@ -69,7 +69,7 @@ class Odd:
 
     @property
     def pids(self) -> list[int]:
-        """Of every process that it has been, in order."""
+        """The ids of every process that it has been, in order."""
         return [entry["pid"] for entry in self.log if "pid" in entry]
 
     def asked(self, tool: str) -> bool:
@@ -475,7 +475,7 @@ sys.stdin.read()
 
 
 def check_in_worker(odd: Odd) -> None:
-    """Calls at once, and one that is cancelled, as threads of whatever kind."""
+    """Make calls at once, and one that is cancelled, as threads of whatever kind."""
     answers: list[str] = []
     threads = [
         threading.Thread(target=lambda n=n: answers.append(odd.call("double", arguments={"n": n})))

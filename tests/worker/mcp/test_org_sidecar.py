@@ -1,4 +1,4 @@
-"""What the MCP servers of one org can do to the calls of another."""
+"""The effect of one org's MCP servers on the calls of another."""
 
 import os
 import socket

@@ -92,7 +92,7 @@ def call(tool: Tool, **arguments: Any) -> str:
 
 
 def outdate(connections: Connections, config_id: UUID) -> None:
-    """It was asked six minutes ago."""
+    """Record that it was asked six minutes ago."""
     with connections.transaction() as tx:
         tx.sql.execute(
             update(configs_table)
@@ -411,7 +411,7 @@ def test_a_server_that_fails_is_not_asked_by_every_run(
 
 
 def _waits(folder: Path, *files: Path) -> Path:
-    """The server does not tell its tools before all of them are there; returns its folder."""
+    """Keep the server from listing its tools before all of them are there; returns its folder."""
     (folder / "waits_for").write_text(" ".join(map(str, files)))
     return folder
 

@@ -1,4 +1,4 @@
-"""What a run's model has seen before, as it stands in the database."""
+"""The history that a run's model has seen before, as it is in the database."""
 
 from typing import Any
 from uuid import UUID
@@ -29,7 +29,7 @@ def claimed(stored: StoredRuns, thread_id: UUID) -> Claim:
 
 
 def round_of(stored: StoredRuns, thread_id: UUID, number: int, output: str = "out") -> None:
-    """A person's message, a run with a tool call, its answer."""
+    """Store a person's message, a run with a tool call, and its answer."""
     said(stored, thread_id, f"question {number}")
     claim = claimed(stored, thread_id)
     call = f"call_{number}"

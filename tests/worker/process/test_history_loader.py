@@ -1,4 +1,4 @@
-"""Whose history is read when, and how much memory the histories of a process take."""
+"""The order in which histories are read, and the memory that those of a process take."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ MIB = 1024 * 1024
 
 
 def claim_of(stored: StoredRuns, *said: str) -> Claim:
-    """A run that a worker holds, in a thread of its own in which this was said."""
+    """Claim a run in a thread of its own with these messages."""
     thread_id = stored.thread()
     for content in said:
         with stored.connections.transaction() as tx:
@@ -36,7 +36,7 @@ def claim_of(stored: StoredRuns, *said: str) -> Claim:
 
 @pytest.fixture
 def loader(connections: Connections) -> HistoryLoader:
-    """With one MiB for all histories."""
+    """A loader with one MiB for all histories."""
     settings = replace(connections.settings, history_memory_mib=1)
     return HistoryLoader(replace(connections, settings=settings))
 

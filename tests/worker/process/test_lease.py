@@ -41,12 +41,12 @@ def lease_with(settings: Settings) -> Iterator[Callable[..., Lease]]:
 
 @pytest.fixture
 def lease(lease_with: Callable[..., Lease]) -> Lease:
-    """One that renews itself every minute."""
+    """A lease that renews itself every minute."""
     return lease_with(lease_seconds=600, heartbeat_seconds=60)
 
 
 def sessions(connections: Connections, lease: Lease) -> list[int]:
-    """The process ids of the sessions that hold the lease's lock."""
+    """Return the process ids of the sessions that hold the lease's lock."""
     with connections.reading() as sql:
         return list(sql.scalars(text(_SESSIONS), {"id": lease.worker_id}))
 

@@ -42,14 +42,14 @@ class Log(RunLog):
         self.told += 1
 
     def commit(self) -> list[tuple[int, str]]:
-        """One tick of a writer; what it stored."""
+        """Commit as one tick of a writer, and return what it stored."""
         taken, _ = self.take()
         self.committed()
         return shown(taken)
 
 
 def shown(stored: list[StoredEvent]) -> list[tuple[int, str]]:
-    """(seq, text or type) of events."""
+    """Return (seq, text or type) of events."""
     data = [(event, json.loads(event.payload)) for event in stored]
     return [(event.seq, body["data"].get("content", event.type)) for event, body in data]
 

@@ -60,7 +60,7 @@ class FakeVendor:
 
 
 def read_request(client: socket.socket) -> tuple[str, dict[str, Any]]:
-    """Head and JSON body of one request."""
+    """Read head and JSON body of one request."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += client.recv(65536)
@@ -94,7 +94,7 @@ STREAM_HEAD = head("200 OK", "text/event-stream")
 def status(
     code: str, *headers: str, message: str = "no", kind: str = "t", error_code: Any = None
 ) -> Answer:
-    """A refusal, with a body that both vendors' SDKs understand."""
+    """Build a refusal, with a body that both vendors' SDKs understand."""
 
     def answer(client: socket.socket) -> None:
         error = {"message": message, "type": kind, "code": error_code}
@@ -106,7 +106,7 @@ def status(
 
 
 def raw(*pieces: bytes) -> Answer:
-    """A stream of these pieces, each in a TCP segment of its own."""
+    """Build a stream of these pieces, each in a TCP segment of its own."""
 
     def answer(client: socket.socket) -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -119,13 +119,13 @@ def raw(*pieces: bytes) -> Answer:
 
 
 def openai_stream(*chunks: Any, done: bool = True) -> bytes:
-    """A whole stream; text chunks are sent as they are."""
+    """Build a whole stream; text chunks are sent unchanged."""
     lines = [c if isinstance(c, str) else json.dumps(c, ensure_ascii=False) for c in chunks]
     return "".join(f"data: {line}\n\n" for line in [*lines, *["[DONE]"] * done]).encode()
 
 
 def anthropic_stream(*events: Any, stop: bool = True) -> bytes:
-    """A whole stream; text events are sent as they are."""
+    """Build a whole stream; text events are sent unchanged."""
     texts = []
     for event in [*events, *[{"type": "message_stop"}] * stop]:
         is_text = isinstance(event, str)
@@ -135,7 +135,7 @@ def anthropic_stream(*events: Any, stop: bool = True) -> bytes:
 
 
 def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
-    """A chunk of OpenAI's."""
+    """Build a chunk of OpenAI's."""
     choice = {"index": 0, "delta": fields, "finish_reason": finish}
     return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"} | {
         "choices": [choice]
@@ -153,7 +153,7 @@ def route_to(provider: str, url: str | None, **fields: Any) -> Route:
 def ask(
     provider: str, url: str, request: ModelRequest = REQUEST, stop: StopSignal | None = None
 ) -> list[Chunk]:
-    """One try of a call."""
+    """Make one try of a call."""
     loaded = providers.load(route_to(provider, url), faults=False)
     try:
         return list(loaded.stream(request, stop or StopSignal()))

@@ -176,7 +176,7 @@ def test_a_compressed_answer_is_not_unpacked() -> None:
 
 
 def of_org(provider: str, url: str, policy: Policy | None) -> list[object]:
-    """A call through the route of an org."""
+    """Call through the route of an org."""
     loaded = providers.load(route_to(provider, url, is_of_org=True), faults=False, egress=policy)
     try:
         return list(loaded.stream(REQUEST, StopSignal()))
@@ -298,7 +298,7 @@ def test_tls_is_for_the_name_not_the_address(tls: ssl.SSLContext) -> None:
 
 
 def credentials(sent: str) -> list[str]:
-    """The headers of a request that say who sends it."""
+    """Return the headers of a request that identify its sender."""
     lines = sent.lower().split("\r\n")
     return [line for line in lines if line.startswith(("authorization", "x-api-key", "cookie"))]
 

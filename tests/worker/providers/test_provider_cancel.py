@@ -1,4 +1,4 @@
-"""How soon a vendor is rid of a run that is cancelled, measured where it reads its socket."""
+"""The time until a vendor is rid of a cancelled run, measured where it reads its socket."""
 
 import threading
 import time

@@ -47,7 +47,7 @@ COUNTS = {"prompt_eval_count": 26, "eval_count": 3}
 
 
 def lines(*pieces: str, done: bool = True, counts: dict[str, int] = COUNTS) -> Answer:
-    """An answer of Ollama's."""
+    """Build a response of Ollama's."""
 
     def answer(client: socket.socket) -> None:
         said: list[dict[str, Any]] = []

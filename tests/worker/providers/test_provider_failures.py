@@ -1,4 +1,4 @@
-"""What both SDK providers make of refusals, broken streams and odd bytes."""
+"""The reaction of both SDK providers to refusals, broken streams and odd bytes."""
 
 import copy
 import email.utils
@@ -35,7 +35,7 @@ TEXT = "Grüße, 世界! 🚀"
 
 
 def hello(provider: str, text: str = TEXT, *, ends: bool = True) -> bytes:
-    """A stream that says the text; without an end it stops in the middle, cleanly."""
+    """Build a stream with the text; without an end it stops in the middle, cleanly."""
     if provider == "openai":
         chunks = [delta(content=text), *[delta(finish="stop")] * ends]
         return openai_stream(*chunks, done=ends)
@@ -53,14 +53,14 @@ def hello(provider: str, text: str = TEXT, *, ends: bool = True) -> bytes:
 
 
 def in_stream(provider: str, error: Any) -> Answer:
-    """A stream that tells of an error after its first words."""
+    """Build a stream that reports an error after its first words."""
     body = json.dumps({"type": "error", "error": error})
     event = "event: error\n" if provider == "anthropic" else ""
     return raw(hello(provider, ends=False), f"{event}data: {body}\n\n".encode())
 
 
 def calling(provider: str, arguments: str, name: str = "f") -> list[dict[str, Any]]:
-    """The events of an answer that thinks, speaks and calls a tool."""
+    """Build the events of a response that thinks, speaks and calls a tool."""
     if provider == "openai":
         call = {"index": 0, "id": "a", "function": {"name": name, "arguments": arguments}}
         usage = {"prompt_tokens": 3, "completion_tokens": 2}

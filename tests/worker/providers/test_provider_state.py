@@ -1,4 +1,4 @@
-"""What vendors want back with a turn that calls tools: reasoning, its signatures."""
+"""The state that vendors require back with a turn that calls tools: reasoning, its signatures."""
 
 import json
 import socket
@@ -63,7 +63,9 @@ def asked(*messages: Message) -> ModelRequest:
 
 
 def given_back(provider: str, answer: bytes, last: bytes) -> tuple[TurnEnd, dict[str, Any]]:
-    """The end of the turn that `answer` is, and the assistant's message as it is sent back."""
+    """Return the end of the turn that `answer` is, and the assistant's message as it is sent
+    back.
+    """
     with vendor(raw(answer), raw(last)) as fake:
         end = ask(provider, fake.url)[-1]
         assert isinstance(end, TurnEnd)
@@ -86,7 +88,7 @@ def tool(index: int, call: ToolCall, **fields: Any) -> dict[str, Any]:
 
 
 def chat(*deltas: dict[str, Any], calls: list[dict[str, Any]] | None = None) -> bytes:
-    """A turn that calls a tool, after these pieces."""
+    """Build a turn that calls a tool, after these pieces."""
     called = calls if calls is not None else [tool(0, CALLS[0])]
     return openai_stream(*deltas, delta(tool_calls=called), delta(finish="tool_calls"))
 
@@ -378,7 +380,9 @@ def test_it_counts_as_what_is_sent() -> None:
 
 @contextmanager
 def worker(settings: Settings, *routes: Route) -> Iterator[WorkerProcess]:
-    """A process that does nothing unasked, with these routes alone; each is the next's fallback."""
+    """Start a process that does nothing unasked, with these routes alone; each is the next's
+    fallback.
+    """
     patient = replace(settings, sweep_seconds=3600, heartbeat_seconds=0.2)
     ranked = {route.id: replace(route, priority=i) for i, route in enumerate(routes)}
     made = WorkerProcess(patient, {**model_routes.load(patient), **ranked})

@@ -191,7 +191,7 @@ def test_a_connection_that_is_not_made_in_time_was_not_accepted(
 
 @contextmanager
 def full_listener() -> Iterator[int]:
-    """The port of a listener whose backlog is full, so that nobody can connect."""
+    """Yield the port of a listener whose backlog is full, so that nobody can connect."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         port = int(listener.getsockname()[1])
         clients = [socket.socket() for _ in range(4)]

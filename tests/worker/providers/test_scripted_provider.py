@@ -28,7 +28,7 @@ from worker.providers.scripted_provider import ScriptedProvider
 
 
 def play(*steps: Any, stop: StopSignal | None = None, **fields: Any) -> list[Chunk]:
-    """All chunks of one turn of a script."""
+    """Return all chunks of one turn of a script."""
     asked = request(json.dumps({"script": steps}), **fields)
     return list(ScriptedProvider().stream(asked, stop or StopSignal()))
 

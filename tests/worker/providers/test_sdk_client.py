@@ -1,4 +1,4 @@
-"""What the clients of both SDKs have in common."""
+"""The common parts of both SDKs' clients."""
 
 import json
 import tracemalloc

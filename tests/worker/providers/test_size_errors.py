@@ -1,4 +1,4 @@
-"""How vendors say that a request is too large, in their own words."""
+"""The messages by which vendors refuse a request as too large, in their own words."""
 
 import pytest
 

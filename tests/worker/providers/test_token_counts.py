@@ -1,4 +1,4 @@
-"""What a call may use at most: above what is reported, and above what is estimated."""
+"""The most that a call may use: above what is reported, and above what is estimated."""
 
 import json
 from typing import Any

@@ -76,7 +76,7 @@ class Server:
 def page(
     body: bytes | str, content_type: str = "text/plain", status: int = 200, **more: str
 ) -> Any:
-    """A whole answer, of a stated length."""
+    """Build a whole response, of a stated length."""
     encoded = body.encode() if isinstance(body, str) else body
     headers = {"Content-Type": content_type, "Content-Length": str(len(encoded))}
     headers |= {name.replace("_", "-"): value for name, value in more.items()}
@@ -85,12 +85,12 @@ def page(
 
 
 def redirect(location: str, status: int = 302) -> Answer:
-    """An answer with a body that nobody may see."""
+    """Build a redirect with a body that nobody may see."""
     return page("internal secret", status=status, Location=location)
 
 
 def fetch(url: str, policy: Policy = HERE, run: RecordedRun | None = None) -> str:
-    """What the model gets."""
+    """Return what the model gets."""
     arguments = {"url": url}
     http_fetch.http_fetch.check(arguments)
     info = CallInfo(idempotency_key="run:call", egress=policy)
@@ -98,6 +98,6 @@ def fetch(url: str, policy: Policy = HERE, run: RecordedRun | None = None) -> st
 
 
 def served(server: Server, answer: Answer, **options: Any) -> str:
-    """What the model gets of this answer."""
+    """Return what the model gets of this response."""
     server.answers["/"] = answer
     return fetch(server.url, **options)

@@ -106,7 +106,7 @@ def _fetched(url: str) -> str:
 
 
 def _bring_up(interface: str, address: str | None) -> None:
-    """What `ip` does, which not every machine has."""
+    """Configure the interface as `ip` does, which not every machine has."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         if address is not None:
             packed = struct.pack("=HH4s8x", socket.AF_INET, 0, ip_address(address).packed)

@@ -29,7 +29,7 @@ from worker.tools import ToolFailed, http_fetch
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """On an address that the policy `HERE` allows."""
+    """A server on an address that the policy `HERE` allows."""
     started = Server("127.0.0.2")
     yield started
     started.close()
@@ -242,7 +242,7 @@ except CancelRequested:
 
 
 def certificate(path: Path, name: str) -> Path:
-    """A self-signed one with its key, in one file."""
+    """Make a self-signed certificate with its key, in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)

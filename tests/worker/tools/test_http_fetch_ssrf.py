@@ -20,7 +20,7 @@ from worker.tools import ToolFailed
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """On an address that the policy `HERE` allows."""
+    """A server on an address that the policy `HERE` allows."""
     started = Server("127.0.0.2")
     yield started
     started.close()
@@ -28,7 +28,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def canaries() -> Iterator[list[Server]]:
-    """Where nothing may ever connect to."""
+    """The servers that nothing may ever connect to."""
     started = [Server("127.0.0.1"), Server("::1")]
     yield started
     for canary in started:
@@ -69,7 +69,7 @@ def test_a_chain_of_redirects_ends(server: Server) -> None:
 
 
 def forbidden(canaries: list[Server]) -> list[str]:
-    """The canaries' addresses in every spelling, and what is no web address."""
+    """Return the canaries' addresses in every spelling, and what is no web address."""
     four, six = canaries
     hosts = [
         "127.0.0.1",

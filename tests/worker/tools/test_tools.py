@@ -147,7 +147,7 @@ def test_a_tool_of_ours_with_a_schema_that_is_none_is_not_made() -> None:
     def odd(
         context: ToolContext, number: Annotated[int, Field(json_schema_extra={"minimum": "low"})]
     ) -> str:
-        """Odd."""
+        """Return nothing."""
         return ""
 
     with pytest.raises(InvalidSchema):
@@ -171,7 +171,7 @@ def test_a_type_without_a_schema_is_told_to_who_writes_the_tool() -> None:
     """When the module is imported."""
 
     def odd(context: ToolContext, when: Path | Event) -> str:
-        """Odd."""
+        """Return nothing."""
         return ""
 
     with pytest.raises(PydanticUserError, match="Event"):
