@@ -40,7 +40,7 @@ class KeptProcess:
     time.
 
     The thread lives as long as the process, because the kernel counts the end of a starting thread
-    as the parent's end, at which a tethered process dies.
+    as the parent's end, at which a process that is bound to it dies.
     """
 
     def __init__(self, role: str, journal: Journal, log: Path) -> None:
