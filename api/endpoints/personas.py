@@ -125,7 +125,8 @@ def _name(persona: Persona | Row[Any]) -> ByName:
 
 def _shown_row(row: Row[Any]) -> dict[str, Any]:
     """Render a published persona; one with `problems` is unusable here, and incomplete."""
-    persona, problems = personas.understood(row.key, row.version, row.definition)
+    definition = personas.renamed(row.definition)
+    persona, problems = personas.understood(row.key, row.version, definition)
     shown = {
         **_shown(persona),
         "source": "org",
@@ -146,7 +147,7 @@ def _shown(persona: Persona) -> dict[str, Any]:
         "fallback_route_ids": list(persona.fallback_route_ids),
         "tools": list(persona.tools),
         "mcp": list(persona.mcp),
-        "confirm": sorted(persona.confirm),
+        "require_approval": sorted(persona.require_approval),
         "max_steps": persona.max_steps,
         "max_equal_turns": persona.max_equal_turns,
         "max_output_tokens": persona.max_output_tokens,

@@ -23,14 +23,14 @@ KEY = re.compile(_ID)
 PERSONA_ID = re.compile(f"{_ID}(@{_ID})?")
 #: What a persona may have; each is a module of `worker/tools`.
 BUILTIN_TOOLS = ("ask_user", "calculator", "current_time", "http_fetch")
-#: In `confirm`: every tool.
+#: In `require_approval`: every tool.
 EVERY_TOOL = "*"
 
 #: Limits are raised, never lowered, and fields and tools stay: what is published is read with them.
 MAX_PROMPT_BYTES = 65_536
 MAX_FALLBACKS = 8
 MAX_MCP = 16
-MAX_CONFIRM = 256
+MAX_APPROVALS = 256
 MAX_STEPS = 256
 MAX_OUTPUT_TOKENS = 1_000_000
 MAX_TIMEOUT_SECONDS = 86_400
@@ -59,7 +59,7 @@ class Persona:
     fallback_route_ids: tuple[str, ...] = ()  # tried in this order when the route stays broken
     tools: tuple[str, ...] = ()
     mcp: tuple[str, ...] = ()  # names of the org's MCP servers, of which it has all tools
-    confirm: frozenset[str] = frozenset()  # these tools ask a person first; `*` is every tool
+    require_approval: frozenset[str] = frozenset()  # names of tools; `*` is every tool
     max_steps: int = 32
     max_equal_turns: int = 6  # with the same calls and results in a row; then the run fails
     max_output_tokens: int | None = None  # of one model call
@@ -103,18 +103,29 @@ def understood(
     for name, value in definition.items():
         check = _CHECKS.get(name)
         if check is None:
-            problems[str(name)] = ["unknown field"]
+            new_name = _RENAMED.get(name)
+            problems[str(name)] = [
+                f"unknown field: renamed to `{new_name}`" if new_name else "unknown field"
+            ]
         elif value is not None:
             try:
                 values[name] = check(value)
             except ValueError as error:
                 problems[name] = [str(error)]
-    unknown = values.get("confirm", frozenset()) - {*values.get("tools", ()), EVERY_TOOL}
+    unknown = values.get("require_approval", frozenset()) - {*values.get("tools", ()), EVERY_TOOL}
     if unknown and not values.get("mcp") and "tools" not in problems and "mcp" not in problems:
-        problems["confirm"] = [
+        problems["require_approval"] = [
             f"{name!r} is not a tool of this persona" for name in sorted(unknown)
         ]
     return Persona(key=key, version=version, **values), problems
+
+
+def renamed(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored definition under the current field names.
+
+    Definitions that the previous release published, perhaps during a deploy, have the old names.
+    """
+    return {_RENAMED.get(name, name): value for name, value in definition.items()}
 
 
 def _text(value: Any) -> str:
@@ -180,9 +191,9 @@ def _seconds(most: int) -> Callable[[Any], float]:
     return check
 
 
-def _confirmed(value: Any) -> frozenset[str]:
+def _require_approval(value: Any) -> frozenset[str]:
     form = re.compile(f"{re.escape(EVERY_TOOL)}|{_TOOL_NAME.pattern}")
-    return frozenset(_list_of(_of_form(form), MAX_CONFIRM)(value))
+    return frozenset(_list_of(_of_form(form), MAX_APPROVALS)(value))
 
 
 _CHECKS: Mapping[str, Callable[[Any], Any]] = {
@@ -191,7 +202,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "fallback_route_ids": _list_of(_of_form(KEY), MAX_FALLBACKS),
     "tools": _list_of(_one_of(*BUILTIN_TOOLS), len(BUILTIN_TOOLS)),
     "mcp": _list_of(_of_form(_MCP_NAME), MAX_MCP),
-    "confirm": _confirmed,
+    "require_approval": _require_approval,
     "max_steps": _whole(MAX_STEPS),
     "max_equal_turns": _whole(MAX_STEPS, least=2),
     "max_output_tokens": _whole(MAX_OUTPUT_TOKENS),
@@ -201,6 +212,8 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "input_expires_seconds": _seconds(MAX_INPUT_EXPIRES_SECONDS),
     "on_input_expired": _one_of("fail", "continue"),
 }
+#: Fields under their former names.
+_RENAMED = {"confirm": "require_approval"}
 
 
 # ---- those that come with the code ---------------------------------------------------

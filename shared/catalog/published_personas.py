@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.types import Numeric
 
 from shared.actors import Actor
-from shared.catalog.personas import KEY, Persona, builtin, read
+from shared.catalog.personas import KEY, Persona, builtin, read, renamed
 from shared.errors import InvalidRequest, PersonaPublished
 from shared.storage.connections import Transaction
 from shared.storage.pages import fitting
@@ -95,7 +95,7 @@ def persona_of(row: Row[Any]) -> Persona:
     Raises:
         InvalidPersona: it is of a release that knows other fields, tools or limits.
     """
-    return read(row.key, row.version, row.definition)
+    return read(row.key, row.version, renamed(row.definition))
 
 
 def overview(sql: Connection, org_id: UUID) -> tuple[dict[str, str], frozenset[str]]:

@@ -99,7 +99,7 @@ def test_nobody_answers_and_the_run_goes_on(system: System) -> None:
         {
             "key": "patient",
             "tools": ["calculator", "ask_user"],
-            "confirm": ["calculator"],
+            "require_approval": ["calculator"],
             "input_expires_seconds": 1,
             "on_input_expired": "continue",
         },

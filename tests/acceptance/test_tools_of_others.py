@@ -61,7 +61,8 @@ def test_a_persona_uses_the_tools_of_an_mcp_server(owner: Caller) -> None:
     assert {"get_current_time", "convert_time"} == set(offered)
     assert all(tool["is_approved"] for tool in offered.values())
     owner.made(
-        "/v1/personas", {"key": "clerk", "mcp": ["clock"], "confirm": ["clock_convert_time"]}
+        "/v1/personas",
+        {"key": "clerk", "mcp": ["clock"], "require_approval": ["clock_convert_time"]},
     )
     now = {"tool": "get_current_time", "args": {"timezone": "Europe/Paris"}}
     nowhere = {"tool": "get_current_time", "args": {"timezone": "Nowhere/At_all"}}

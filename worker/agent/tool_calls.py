@@ -201,7 +201,7 @@ def _question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
             tool_call_id=call.id,
             options=options or None,
         )
-    if not agent.persona.confirm & {call.name, "*"}:
+    if not agent.persona.require_approval & {call.name, "*"}:
         return None
     prompt = f"Allow the call of {call.name}?"
     if (decision := turn.decision(call)) is not None:

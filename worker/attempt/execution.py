@@ -221,10 +221,11 @@ def _agent(
         context=run,
     )
     # A tool is confirmed by whatever name the persona knows it by.
-    aliases = {name for name, meant in mcp_tools.also_named.items() if meant & persona.confirm}
+    required = persona.require_approval
+    aliases = {name for name, meant in mcp_tools.also_named.items() if meant & required}
     return Agent(
         run_id=str(claim.run_id),
-        persona=replace(persona, confirm=persona.confirm | aliases),
+        persona=replace(persona, require_approval=required | aliases),
         chain=chain,
         tools={**builtin_tools, **mcp_tools.tools},
         history=seen.messages,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
 from shared import usd
 from shared.catalog import personas, published_personas
@@ -24,7 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "fallback_route_ids": [],
     "tools": [],
     "mcp": [],
-    "confirm": [],
+    "require_approval": [],
     "max_steps": 32,
     "max_equal_turns": 6,
     "max_output_tokens": None,
@@ -53,7 +53,7 @@ def test_a_persona_is_published(alice: User, connections: Connections) -> None:
         "fallback_route_ids": ["scripted"],
         "tools": ["http_fetch", "calculator"],
         "mcp": ["time"],
-        "confirm": ["http_fetch", "convert_time"],
+        "require_approval": ["http_fetch", "convert_time"],
         "max_steps": 5,
         "max_equal_turns": 6,
         "max_output_tokens": 100,
@@ -72,7 +72,7 @@ def test_a_persona_is_published(alice: User, connections: Connections) -> None:
         "version": "1",
         "source": "org",
         **definition,
-        "confirm": ["convert_time", "http_fetch"],
+        "require_approval": ["convert_time", "http_fetch"],
         "created_by_user_id": str(alice.id),
     }
     made = dict(response.json or {})
@@ -160,7 +160,8 @@ def test_a_published_version_never_changes(alice: User) -> None:
         ({"system_prompt": "é" * 32_769}, "system_prompt"),
         ({"tools": ["append_line"]}, "tools"),
         ({"mcp": ["space"]}, "mcp"),
-        ({"confirm": ["calculator"]}, "confirm"),
+        ({"require_approval": ["calculator"]}, "require_approval"),
+        ({"tools": ["calculator"], "confirm": ["calculator"]}, "confirm"),
         ({"max_steps": 1000}, "max_steps"),
         ({"max_cost_usd": "0.5"}, "max_cost_usd"),
         ({"max_cost_usd_per_month": -1}, "max_cost_usd_per_month"),
@@ -308,7 +309,7 @@ def test_the_page_has_every_field_and_its_limit() -> None:
         personas.MAX_PROMPT_BYTES,
         personas.MAX_FALLBACKS,
         personas.MAX_MCP,
-        personas.MAX_CONFIRM,
+        personas.MAX_APPROVALS,
         personas.MAX_STEPS,
         personas.MAX_OUTPUT_TOKENS,
         personas.MAX_TIMEOUT_SECONDS,
@@ -326,6 +327,23 @@ def test_a_definition_with_thousands_of_unknown_fields_gets_a_short_response(ali
 
     assert 50 == len(details_of(refused))
     assert len(refused.data) < 10_000
+
+
+def test_a_persona_that_the_previous_release_published_still_requires_approval(
+    alice: User, connections: Connections
+) -> None:
+    """A stored `confirm` is shown and used as `require_approval`."""
+    with connections.transaction() as tx:
+        row = {"org_id": alice.org_id, "key": "earlier", "version": "1"}
+        definition = {"tools": ["calculator"], "confirm": ["calculator"]}
+        row |= {"definition": definition, "created_by_user_id": alice.id}
+        tx.sql.execute(insert(table).values(row))
+        stored = tx.sql.execute(select(table).where(table.c.key == "earlier")).one()
+
+    shown = alice.get(f"{PATH}/earlier").json or {}
+    assert (["calculator"], True) == (shown["require_approval"], "problems" not in shown)
+    assert [shown] == [one for one in alice.get(PATH).json or [] if one["id"] == "earlier@1"]
+    assert {"calculator"} == published_personas.persona_of(stored).require_approval
 
 
 def test_one_that_another_release_has_published_is_shown_with_its_problems(

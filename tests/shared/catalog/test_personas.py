@@ -25,7 +25,7 @@ def test_the_builtin_personas_are_those_of_the_contract() -> None:
         "careful@1": (tools, frozenset({"current_time", "calculator"})),
         "plain@1": ((), frozenset()),
     }
-    there = {id_: (p.tools, p.confirm) for id_, p in personas.builtin().items()}
+    there = {id_: (p.tools, p.require_approval) for id_, p in personas.builtin().items()}
     assert contract == {id_: there.get(id_) for id_ in contract}
     assert all(persona.system_prompt for persona in personas.builtin().values())
 
@@ -85,7 +85,7 @@ def test_a_definition_has_every_field() -> None:
         "fallback_route_ids": ["b", "a"],
         "tools": ["calculator", "http_fetch"],
         "mcp": ["time"],
-        "confirm": ["http_fetch", "get_time"],
+        "require_approval": ["http_fetch", "get_time"],
         "max_steps": 5,
         "max_output_tokens": 100,
         "max_cost_usd": 0.1,
@@ -103,7 +103,7 @@ def test_a_definition_has_every_field() -> None:
         fallback_route_ids=("b", "a"),
         tools=("calculator", "http_fetch"),
         mcp=("time",),
-        confirm=frozenset({"http_fetch", "get_time"}),
+        require_approval=frozenset({"http_fetch", "get_time"}),
         max_steps=5,
         max_output_tokens=100,
         max_cost_usd=Decimal("0.1"),
@@ -121,6 +121,7 @@ def test_a_definition_has_every_field() -> None:
     ("name", "value", "why"),
     [
         ("prompt", "x", "unknown field"),
+        ("confirm", ["*"], "unknown field: renamed to `require_approval`"),
         ("system_prompt", 1, "must be a string"),
         ("system_prompt", "é" * 32_769, "at most 65536 bytes"),
         ("route_id", "a b", "must match"),
@@ -133,8 +134,8 @@ def test_a_definition_has_every_field() -> None:
         ("tools", [1], "must be a string"),
         ("mcp", ["Time"], "must match"),
         ("mcp", [str(n) for n in range(17)], "at most 16 entries"),
-        ("confirm", ["calculator"], "'calculator' is not a tool of this persona"),
-        ("confirm", ["**"], "must match"),
+        ("require_approval", ["calculator"], "'calculator' is not a tool of this persona"),
+        ("require_approval", ["**"], "must match"),
         ("max_steps", 0, "must be an integer from 1 to 256"),
         ("max_steps", 257, "must be an integer from 1 to 256"),
         ("max_steps", 1.0, "must be an integer from 1 to 256"),
@@ -162,15 +163,18 @@ def test_a_wrong_field_is_named(name: str, value: Any, why: str) -> None:
 def test_all_wrong_fields_are_told_at_once() -> None:
     """All wrong fields are reported at once, each with its reasons."""
     with pytest.raises(InvalidPersona) as raised:
-        read("p", "1", {"max_steps": 0, "tools": ["x"], "more": 1, "confirm": ["y"]})
+        read("p", "1", {"max_steps": 0, "tools": ["x"], "more": 1, "require_approval": ["y"]})
 
     assert {"max_steps", "tools", "more"} == set(raised.value.problems)
 
 
 def test_every_tool_can_be_confirmed_by_a_star() -> None:
     """Whatever the persona has; a tool of an MCP server is not known before it runs."""
-    assert frozenset({"*"}) == read("p", "1", {"confirm": ["*"]}).confirm
-    assert frozenset({"x"}) == read("p", "1", {"confirm": ["x"], "mcp": ["time"]}).confirm
+    assert frozenset({"*"}) == read("p", "1", {"require_approval": ["*"]}).require_approval
+    assert (
+        frozenset({"x"})
+        == read("p", "1", {"require_approval": ["x"], "mcp": ["time"]}).require_approval
+    )
 
 
 # ---- files ---------------------------------------------------------------------------

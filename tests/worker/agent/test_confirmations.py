@@ -171,7 +171,7 @@ def test_a_persona_can_have_every_tool_confirmed() -> None:
     """A persona can require confirmation for every tool, also of unknown name, except
     `ask_user`.
     """
-    agent = agent_for({"tool": "x"}, {"say": "ok"}, confirm=frozenset({"*"}))
+    agent = agent_for({"tool": "x"}, {"say": "ok"}, require_approval=frozenset({"*"}))
     question = Turn("m", "", [ToolCall("q", "ask_user", {"question": "?"})], answers={"q": "no"})
     context = RecordedRun()
 

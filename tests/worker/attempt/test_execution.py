@@ -344,7 +344,7 @@ def test_what_was_confirmed_is_the_tool_of_one_server(
 
     first = create("first")
     with stored.connections.transaction() as tx:
-        persona = {"mcp": ["odd"], "confirm": ["double"]}
+        persona = {"mcp": ["odd"], "require_approval": ["double"]}
         published_personas.publish(tx, stored.actor, "sure", "1", persona)
     double = {"tool": "double", "args": {"n": 7}}
     run_id = scripted(stored, double, double, {"say": "ok"}, persona_id="sure@1")
@@ -380,7 +380,7 @@ def test_a_server_has_no_tool_that_passes_for_ours(
     with stored.connections.transaction() as tx:
         org_id = stored.actor.org_id
         mcp_configs.create(tx, org_id, name="odd", transport="stdio", command=command)
-        persona = {"mcp": ["odd"], "confirm": ["*"]}
+        persona = {"mcp": ["odd"], "require_approval": ["*"]}
         published_personas.publish(tx, stored.actor, "trusting", "1", persona)
     run_id = scripted(
         stored, {"tool": "ask_user"}, {"tool": "odd_ask_user"}, persona_id="trusting@1"

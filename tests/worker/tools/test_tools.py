@@ -329,7 +329,7 @@ def test_every_persona_has_only_tools_that_exist() -> None:
     for persona in personas.builtin().values():
         loaded = tools.load(persona.tools)
         assert list(persona.tools) == [t.spec.name for t in loaded.values()]
-        assert persona.confirm <= set(persona.tools) - {"ask_user"}
+        assert persona.require_approval <= set(persona.tools) - {"ask_user"}
 
 
 def test_what_has_a_side_effect_is_not_repeated() -> None:
