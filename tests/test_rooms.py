@@ -17,7 +17,7 @@ WHOLE_ROOM = {
     "shared/billing": {"query_plans"},
     "shared/runs": {"life_cycle"},
     "shared/storage": {"query_plans"},
-    "worker/agent": {"broken_call_usage", "confirmations", "tool_ledger"},
+    "worker/agent": {"approvals", "broken_call_usage", "tool_ledger"},
     "worker/providers": {
         "provider_cancel",
         "provider_example",

@@ -85,7 +85,7 @@ def cancel(run_id: UUID) -> None:
 def give_input(run_id: UUID, content: str, request_id: UUID | None) -> None:
     """Answer a run that waits for input.
 
-    A run that waits for the confirmation of a tool call executes it after `yes`, and denies it
+    A run that waits for the approval of a tool call executes it after `yes`, and denies it
     after `no`, which a reason may follow; `{"decision": "edit", "arguments": {…}}` executes it with
     other arguments. After an unclear reply it asks again. `show` prints the question.
     """

@@ -188,7 +188,7 @@ class ToolResult:
 class RunWaitingForInput:
     """`kind` is `question` or `tool_confirmation`.
 
-    `mcp_tool` is what a confirmation is bound to: `{config_id, hash}`; None for built-in tools.
+    `mcp_tool` is what an approval is bound to: `{config_id, hash}`; None for built-in tools.
     """
 
     type: ClassVar[str] = "run.waiting_for_input"

@@ -1,4 +1,4 @@
-"""A user's reply to a tool call that has to be confirmed."""
+"""A user's reply to a tool call that requires approval."""
 
 import re
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ _FIELDS = {"decision", "reason", "arguments"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """Make the call, or do not; `arguments` are to be used in place of the model's."""
+class ApprovalReply:
+    """A user's reply: the call is made, perhaps with other `arguments`, or it is denied."""
 
     approved: bool
     reason: str = ""  # of a denial, for the model
@@ -38,8 +38,8 @@ class Decision:
     is_clear: bool = True  # False: it neither allows nor denies the call, so ask again
 
 
-def read(content: str) -> Decision:
-    """Return the decision that an input's content expresses.
+def read(content: str) -> ApprovalReply:
+    """Parse the content of an input.
 
     A short reply such as `yes`, `ok` or `approved, thanks` allows the call. A reply that begins
     with `no` or another word of `_DENIALS` denies it and is the reason. A JSON object with
@@ -67,23 +67,23 @@ def read(content: str) -> Decision:
         case "edit":
             if not isinstance(arguments, dict):
                 raise _invalid("the decision `edit` requires `arguments`, an object")
-            return Decision(approved=True, arguments=arguments)
+            return ApprovalReply(approved=True, arguments=arguments)
         case "approve" | "deny" if arguments is not None:
             raise _invalid("`arguments` is only allowed with the decision `edit`")
         case "approve":
-            return Decision(approved=True)
+            return ApprovalReply(approved=True)
         case "deny":
-            return Decision(approved=False, reason=reason or "")
+            return ApprovalReply(approved=False, reason=reason or "")
     raise _invalid("`decision` must be approve, deny or edit")
 
 
-def _in_words(said: str) -> Decision:
+def _in_words(said: str) -> ApprovalReply:
     # Anything longer has no approval in it, and need not be normalized.
     words = " ".join(_POLITENESS.sub(" ", said[:_MAX_WORDS].lower().replace("\u2019", "'")).split())
     if words in APPROVALS and len(said) <= _MAX_WORDS:
-        return Decision(approved=True)
+        return ApprovalReply(approved=True)
     first = words.partition(" ")[0]
-    return Decision(
+    return ApprovalReply(
         approved=False, reason=said, is_clear=first in _DENIALS or words.startswith("do not")
     )
 

@@ -302,7 +302,7 @@ def answer(
         RunNotFound, Forbidden
         NotWaiting: no request is open any more. NotActive: the run has ended.
         StaleInput: the request is another one, or has another answer.
-        InvalidRequest: a decision of the wrong form.
+        InvalidRequest: a malformed reply to a request for approval.
     """
     run = _lock(tx.sql, actor, run_id)
     if request_id is not None:
@@ -330,9 +330,9 @@ def answer(
 
 def go_on_unanswered(tx: Transaction, run: RowMapping) -> None:
     """Queue a waiting run again whose request nobody has answered in time; by the sweep."""
-    is_confirmation = run["pending_input"]["kind"] == "tool_confirmation"
-    decision = {"decision": "deny", "reason": UNANSWERED}
-    _go_on(tx, run, json.dumps(decision) if is_confirmation else UNANSWERED, None)
+    is_approval = run["pending_input"]["kind"] == "tool_confirmation"
+    denial = json.dumps({"decision": "deny", "reason": UNANSWERED})
+    _go_on(tx, run, denial if is_approval else UNANSWERED, None)
 
 
 def _go_on(tx: Transaction, run: RowMapping, content: str, user_id: UUID | None) -> None:

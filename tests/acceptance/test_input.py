@@ -185,7 +185,7 @@ def test_an_idempotency_key_makes_an_answer_safe_to_repeat(user: Caller) -> None
 
 
 @pytest.mark.parametrize("answer", ["yes", "y", "approve", " Yes\n", "APPROVE"])
-def test_a_confirmed_tool_runs(user: Caller, answer: str) -> None:
+def test_an_approved_tool_runs(user: Caller, answer: str) -> None:
     """The persona's list says which tools ask first; yes, y and approve let them."""
     run_id = user.run(calculate("6*7"), {"say": "ok"}, persona_id="careful@1")
     waiting = user.until(run_id, "status", "waiting_for_input")["pending_input"]

@@ -51,7 +51,7 @@ def results(owner: Caller, run_id: str) -> list[dict[str, Any]]:
 
 
 def test_a_persona_uses_the_tools_of_an_mcp_server(owner: Caller) -> None:
-    """One that others wrote: its tools are discovered, pinned, called, and confirmed if so said."""
+    """Tools that others wrote are discovered, pinned and, once a user has approved it, called."""
     config = owner.made(
         "/v1/mcp-configs", {"name": "clock", "transport": "stdio", "command": TIME_SERVER}
     )

@@ -10,7 +10,7 @@ from shared.errors import InvalidRequest
 from shared.events import types
 from shared.events.types import ProviderState, StoredEvent
 from shared.runs import approvals
-from shared.runs.approvals import Decision
+from shared.runs.approvals import ApprovalReply
 from worker.contract.messages import AssistantMessage, Message, ToolCall, ToolMessage
 
 #: The types that matter here; deltas count only for what a crash left open.
@@ -42,7 +42,7 @@ class Turn:
     results: dict[str, ToolMessage] = field(default_factory=dict)
     #: Results in the ledger of a lost attempt, which could not write their events any more.
     ledger_results: dict[str, types.ToolResult] = field(default_factory=dict)
-    answers: dict[str, str] = field(default_factory=dict)  # of people: to questions, confirmations
+    answers: dict[str, str] = field(default_factory=dict)  # of users, to questions and approvals
     #: How often a person was asked about a call.
     asked: Counter[str] = field(default_factory=Counter)
     #: Of which MCP servers' tools they were; of those of ours there is none.
@@ -55,21 +55,21 @@ class Turn:
         """True if some call has no result yet."""
         return len(self.results) < len(self.calls)
 
-    def decision(self, call: ToolCall) -> Decision | None:
-        """Return the user's decision on the call; None if there is none yet."""
+    def approval_reply(self, call: ToolCall) -> ApprovalReply | None:
+        """Return the user's reply to the request to approve the call, None if there is none yet."""
         if (answer := self.answers.get(call.id)) is None:
             return None
         try:
             return approvals.read(answer)
         except InvalidRequest:
-            return Decision(approved=False, reason=answer)
+            return ApprovalReply(approved=False, reason=answer)
 
     def as_made(self, call: ToolCall) -> ToolCall:
         """Return the call with the arguments that a user gave in place of the model's."""
-        decision = None if call.name == "ask_user" else self.decision(call)
-        if decision is None or decision.arguments is None:
+        reply = None if call.name == "ask_user" else self.approval_reply(call)
+        if reply is None or reply.arguments is None:
             return call
-        return replace(call, arguments=decision.arguments)
+        return replace(call, arguments=reply.arguments)
 
     def messages(self) -> list[Message]:
         """Return the turn as the model sees it, without calls that have no result."""

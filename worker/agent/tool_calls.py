@@ -204,12 +204,12 @@ def _question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
     if not agent.persona.require_approval & {call.name, "*"}:
         return None
     prompt = f"Allow the call of {call.name}?"
-    if (decision := turn.decision(call)) is not None:
+    if (reply := turn.approval_reply(call)) is not None:
         if _is_another(turn, call, tool):
             return None  # it is not made
-        if not decision.is_clear and turn.asked[call.id] < MAX_ASKED:
+        if not reply.is_clear and turn.asked[call.id] < MAX_ASKED:
             prompt = f"The reply was neither yes nor no. {prompt}"
-        elif decision.arguments is not None and (why := _misfit(tool, decision.arguments)):
+        elif reply.arguments is not None and (why := _misfit(tool, reply.arguments)):
             prompt = f"Invalid arguments: {why} {prompt}"
         else:
             return None
@@ -248,20 +248,20 @@ def _permitted(
     """Return the tool and the call as it is to be made.
 
     Raises:
-        ToolFailed: there is no such tool, the arguments do not fit, somebody has denied it, or
-            has confirmed another one.
+        ToolFailed: there is no such tool, the arguments do not fit, a user has denied it, or
+            has approved another one.
     """
     tool = agent.tools.get(call.name)
     if tool is None:
         raise _not_made(context, call, f"Unknown tool {call.name!r}.")
     if _is_too_many(turn, call):
         raise ToolFailed(f"Not executed: a turn may contain at most {MAX_CALLS_PER_TURN} calls.")
-    decision = None if call.name == "ask_user" else turn.decision(call)
-    if decision is not None and not decision.approved:
-        raise ToolFailed(f"The call was denied: {decision.reason}".removesuffix(": "))
-    if decision is not None and _is_another(turn, call, tool):
-        why = f"Not executed: tool {call.name!r} has changed since it was confirmed."
-        raise _not_made(context, call, f"{why} Call it again to request a new confirmation.")
+    reply = None if call.name == "ask_user" else turn.approval_reply(call)
+    if reply is not None and not reply.approved:
+        raise ToolFailed(f"The call was denied: {reply.reason}".removesuffix(": "))
+    if reply is not None and _is_another(turn, call, tool):
+        why = f"Not executed: tool {call.name!r} has changed since it was approved."
+        raise _not_made(context, call, f"{why} Call it again to request a new approval.")
     made = turn.as_made(call)
     tool.check(made.arguments)
     return tool, made

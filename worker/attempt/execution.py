@@ -220,7 +220,7 @@ def _agent(
         reserved_names=reserved_names,
         context=run,
     )
-    # A tool is confirmed by whatever name the persona knows it by.
+    # `require_approval` matches a tool by every name that the persona knows it by.
     required = persona.require_approval
     aliases = {name for name, meant in mcp_tools.also_named.items() if meant & required}
     return Agent(

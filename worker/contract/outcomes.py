@@ -120,7 +120,7 @@ class WaitForInput(StopRun):
     """A person must answer first, at the latest when the `persona` says.
 
     `kind` is `question` or `tool_confirmation`; `tool_name`, `arguments` and `mcp_tool` are those
-    of a call that is to be confirmed.
+    of a call that requires approval.
     """
 
     persona: Persona
@@ -133,7 +133,7 @@ class WaitForInput(StopRun):
     mcp_tool: Mapping[str, str] | None = None
 
     def tool(self) -> dict[str, Any]:
-        """The exact call that is to be confirmed; left out where it is too long for a list."""
+        """The exact call to approve; left out where it is too long for a list."""
         if len(json.dumps(self.arguments, default=str)) > MAX_SHOWN_CHARACTERS:
             return {"tool_name": self.tool_name}
         return {"tool_name": self.tool_name, "arguments": plain(self.arguments)}

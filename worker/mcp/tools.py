@@ -38,7 +38,7 @@ class McpTools:
     """`tools` by the names that the model reads; `also_named`: what else means each of them.
 
     A name grows a prefix when another server gets a tool of the same name. A list of tools
-    that need confirmation must not lose one by that: it may name a tool in either form.
+    that require approval must not lose one by that: it may name a tool in either form.
     """
 
     tools: Mapping[str, Tool] = field(default_factory=dict)

@@ -70,8 +70,8 @@ class Tool:
     schema has. `idempotent`: running it twice does no harm, so it is called again
     after a crash during the call. `timeout_seconds`: a call that takes longer is
     abandoned, and its result is an error. `mcp_tool`: which tool of which server
-    this is, None for ours: another one of the same name is not what a person has
-    confirmed.
+    this is, None for ours: another one of the same name is not what a user has
+    approved.
     """
 
     spec: ToolSpec

@@ -130,7 +130,7 @@ def test_a_person_at_the_keyboard_answers_the_question(arkloop: Arkloop, user: C
 
 
 def test_keys_hit_before_the_question_do_not_answer_it(arkloop: Arkloop, user: Caller) -> None:
-    """Somebody who leans on Enter, or types ahead, confirms nothing unseen."""
+    """Somebody who leans on Enter, or types ahead, approves nothing unseen."""
     with arkloop.at_terminal("run", script({"say": "wait "}, {"hang": 1}, ASK)) as terminal:
         terminal.until("wait")
         terminal.type("too early")
@@ -141,7 +141,7 @@ def test_keys_hit_before_the_question_do_not_answer_it(arkloop: Arkloop, user: C
         assert "← ask_user blue" in terminal.screen
 
 
-def test_a_person_at_the_keyboard_confirms_a_tool(arkloop: Arkloop) -> None:
+def test_a_person_at_the_keyboard_approves_a_call(arkloop: Arkloop) -> None:
     """`yes` runs it; an unclear reply is asked again; `no` denies it, and the model gets it all."""
     tool = {"tool": "calculator", "args": {"expression": "6*7"}}
     steps = script(tool, tool, {"say": "done"})

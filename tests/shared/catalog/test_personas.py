@@ -18,7 +18,7 @@ from shared.catalog.personas import (
 
 
 def test_the_builtin_personas_are_those_of_the_contract() -> None:
-    """Their tools, and which of them a person confirms."""
+    """Their tools, and which of them require approval."""
     tools = ("ask_user", "current_time", "calculator")
     contract = {
         "assistant@1": (tools, frozenset()),
@@ -168,7 +168,7 @@ def test_all_wrong_fields_are_told_at_once() -> None:
     assert {"max_steps", "tools", "more"} == set(raised.value.problems)
 
 
-def test_every_tool_can_be_confirmed_by_a_star() -> None:
+def test_a_star_requires_approval_of_every_tool() -> None:
     """Whatever the persona has; a tool of an MCP server is not known before it runs."""
     assert frozenset({"*"}) == read("p", "1", {"require_approval": ["*"]}).require_approval
     assert (

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from shared.errors import InvalidRequest
-from shared.runs.approvals import Decision, read
+from shared.runs.approvals import ApprovalReply, read
 
-APPROVED = Decision(approved=True)
+APPROVED = ApprovalReply(approved=True)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_short_yes_approves(said: str) -> None:
 )
 def test_a_reply_that_begins_with_a_no_denies_and_is_the_reason(said: str, reason: str) -> None:
     """The whole reply is shown to the model."""
-    assert Decision(approved=False, reason=reason) == read(said)
+    assert ApprovalReply(approved=False, reason=reason) == read(said)
 
 
 @pytest.mark.parametrize(
@@ -70,14 +70,14 @@ def test_a_reply_that_begins_with_a_no_denies_and_is_the_reason(said: str, reaso
 )
 def test_anything_else_is_unclear(said: str) -> None:
     """A person who is not sure whether they have agreed has not, and is asked again."""
-    assert Decision(approved=False, reason=said.strip(), is_clear=False) == read(said)
+    assert ApprovalReply(approved=False, reason=said.strip(), is_clear=False) == read(said)
 
 
 def test_arguments_can_be_given_in_place_of_the_models() -> None:
     """Any object; whether it fits the tool is seen where the tool is."""
     said = json.dumps({"decision": "edit", "arguments": {"url": "https://example.com"}})
 
-    assert Decision(approved=True, arguments={"url": "https://example.com"}) == read(said)
+    assert ApprovalReply(approved=True, arguments={"url": "https://example.com"}) == read(said)
 
 
 @pytest.mark.parametrize(

@@ -344,7 +344,9 @@ def test_a_question_parks_the_run_before_any_tool_runs() -> None:
         ("no", ("c1", "The call was denied: no", True)),
     ],
 )
-def test_a_confirmed_tool_asks_first(answer: str, result: tuple[str, str, bool]) -> None:
+def test_a_tool_that_requires_approval_asks_first(
+    answer: str, result: tuple[str, str, bool]
+) -> None:
     """A yes lets it run, a no does not."""
     turn = Turn("m", "", [ToolCall("c1", "calculator", CALCULATE["args"])])
     agent = agent_for({"tool": "x"}, {"say": "ok"}, persona="careful@1")
@@ -359,7 +361,7 @@ def test_a_confirmed_tool_asks_first(answer: str, result: tuple[str, str, bool])
     assert [result] == results(context)
 
 
-def test_a_call_that_cannot_be_made_is_not_confirmed() -> None:
+def test_a_call_that_cannot_be_made_requests_no_approval() -> None:
     """Nobody is asked about arguments that do not fit."""
     context = RecordedRun()
 

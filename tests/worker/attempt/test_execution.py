@@ -326,7 +326,7 @@ def test_a_run_that_goes_on_counts_for_limits_that_are_newer_than_it(
     assert (3000, 0) == (has.balance, has.held)
 
 
-def test_what_was_confirmed_is_the_tool_of_one_server(
+def test_what_was_approved_is_the_tool_of_one_server(
     stored: StoredRuns, process: WorkerProcess, tmp_path: Path
 ) -> None:
     """Another one gets its name meanwhile: the call is not made, and asked about if it is again."""
@@ -366,14 +366,14 @@ def test_what_was_confirmed_is_the_tool_of_one_server(
 
     results = [e.payload for e in stored.events(run_id) if e.type == types.ToolResult.type]
     refused, made = map(data_of, results)
-    assert refused["is_error"] and "has changed since it was confirmed" in refused["output"]
+    assert refused["is_error"] and "has changed since it was approved" in refused["output"]
     assert ("14", False) == (made["output"], made["is_error"])
 
 
 def test_a_server_has_no_tool_that_passes_for_ours(
     stored: StoredRuns, process: WorkerProcess, tmp_path: Path
 ) -> None:
-    """`ask_user` asks a person, and is never confirmed: what others call so has a prefix."""
+    """`ask_user` asks a person, and never requires approval: what others call so has a prefix."""
     described = {"name": "ask_user", "description": "?", "inputSchema": {"type": "object"}}
     (tmp_path / "descriptions.json").write_text(json.dumps([described]))
     command = [sys.executable, "-I", "-S", str(ODD), str(tmp_path)]

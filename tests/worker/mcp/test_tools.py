@@ -528,7 +528,7 @@ def test_another_orgs_server_is_none(
 def test_no_server_s_tool_is_taken_for_one_of_ours(
     offered: Callable[..., McpTools], named: Named
 ) -> None:
-    """The loop answers `ask_user` itself, and without a confirmation, where a persona has it."""
+    """The loop answers `ask_user` itself, and without an approval, where a persona has it."""
     named("odd", {"name": "ask_user"})
 
     found = offered("odd")

@@ -325,7 +325,7 @@ def test_ask_user_asks_a_question_that_fits_into_a_list() -> None:
 
 
 def test_every_persona_has_only_tools_that_exist() -> None:
-    """Their modules load, and each confirmed tool is one of them; `ask_user` never is."""
+    """Their modules load; tools that require approval are among them, `ask_user` never."""
     for persona in personas.builtin().values():
         loaded = tools.load(persona.tools)
         assert list(persona.tools) == [t.spec.name for t in loaded.values()]

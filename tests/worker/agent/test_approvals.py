@@ -1,4 +1,4 @@
-"""A tool call that a person must confirm: approved, denied or with other arguments."""
+"""A tool call that requires approval: approved, denied or with other arguments."""
 
 import json
 from collections import Counter
@@ -27,7 +27,7 @@ def turn(answer: Any = None) -> Turn:
 
 
 def careful(**changes: Any) -> Any:
-    return agent_for({"tool": "x"}, {"say": "ok"}, persona="careful", **changes)
+    return agent_for({"tool": "x"}, {"say": "ok"}, persona="careful@1", **changes)
 
 
 def test_the_question_shows_the_exact_call() -> None:
@@ -65,8 +65,8 @@ def test_arguments_that_no_list_should_carry_are_left_out() -> None:
         ('{"decision": "maybe"}', 'The call was denied: {"decision": "maybe"}', True),
     ],
 )
-def test_a_decision_can_be_said_in_full(answer: Any, output: str, is_error: bool) -> None:
-    """A decision can be given in full as JSON text."""
+def test_a_reply_can_be_given_in_full(answer: Any, output: str, is_error: bool) -> None:
+    """A reply can be given in full as JSON text."""
     context = RecordedRun()
 
     run(careful(), context, [turn(answer)])
@@ -117,7 +117,7 @@ def test_an_approval_is_for_this_call_alone() -> None:
         {"tool": "x"},
         {"tool": "calculator", "args": {"expression": "6*7"}},
         {"say": "ok"},
-        persona="careful",
+        persona="careful@1",
     )
 
     with pytest.raises(WaitForInput) as asked:
@@ -135,10 +135,10 @@ def test_an_approval_is_for_this_call_alone() -> None:
         None,  # a built-in tool, or a question of a release that did not say
     ],
 )
-def test_a_confirmation_is_for_the_tool_that_was_asked_about(
+def test_an_approval_is_for_the_tool_that_was_asked_about(
     asked_of: dict[str, str] | None, answer: Any
 ) -> None:
-    """A confirmation does not apply to a tool that got the name, or another description, in the
+    """An approval does not apply to a tool that got the name, or another description, in the
     meantime.
     """
     now = {"config_id": "a", "hash": "h"}
@@ -152,25 +152,23 @@ def test_a_confirmation_is_for_the_tool_that_was_asked_about(
 
     [(call_id, output, is_error)] = results(context)
     assert ("c1", True) == (call_id, is_error)
-    assert "has changed since it was confirmed" in output
+    assert "has changed since it was approved" in output
 
     later = RecordedRun(attempt=2, begun=["c1"])
     run(agent, later, [replace(asked, results={})])
     assert [("c1", UNKNOWN_OUTCOME, True)] == results(later)
 
-    unanswered, confirmed = turn(), turn("yes")
+    unanswered, approved = turn(), turn("yes")
     with pytest.raises(WaitForInput) as question:
         run(agent, RecordedRun(), [unanswered])
-    confirmed.asked_of["c1"] = question.value.request("r", "t")["mcp_tool"]
+    approved.asked_of["c1"] = question.value.request("r", "t")["mcp_tool"]
     context = RecordedRun()
-    run(agent, context, [confirmed])
+    run(agent, context, [approved])
     assert [("c1", "42", False)] == results(context)
 
 
-def test_a_persona_can_have_every_tool_confirmed() -> None:
-    """A persona can require confirmation for every tool, also of unknown name, except
-    `ask_user`.
-    """
+def test_a_persona_can_require_approval_of_every_tool() -> None:
+    """A persona can require approval of every tool, also of unknown name, except `ask_user`."""
     agent = agent_for({"tool": "x"}, {"say": "ok"}, require_approval=frozenset({"*"}))
     question = Turn("m", "", [ToolCall("q", "ask_user", {"question": "?"})], answers={"q": "no"})
     context = RecordedRun()

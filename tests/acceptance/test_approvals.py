@@ -1,4 +1,4 @@
-"""Tool calls that people confirm, through the whole service."""
+"""Tool calls that require approval, through the whole service."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ CALL = {"tool": "calculator", "args": {"expression": "6*7"}}
 
 @pytest.fixture
 def waiting(user: Caller) -> str:
-    """A run that waits until somebody confirms its call."""
+    """A run that waits for the approval of its call."""
     run_id = user.run(CALL, {"say": "ok"}, persona_id="careful")
     user.until(run_id, "status", "waiting_for_input")
     return run_id
@@ -35,18 +35,16 @@ def test_the_inbox_shows_the_exact_call(user: Caller, waiting: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("decision", "result"),
+    ("reply", "result"),
     [
         ({"decision": "approve"}, ("42", False)),
         ({"decision": "deny", "reason": "not today"}, ("The call was denied: not today", True)),
         ({"decision": "edit", "arguments": {"expression": "1+1"}}, ("2", False)),
     ],
 )
-def test_a_decision_in_full(
-    user: Caller, waiting: str, decision: Any, result: tuple[str, bool]
-) -> None:
+def test_a_reply_in_full(user: Caller, waiting: str, reply: Any, result: tuple[str, bool]) -> None:
     """Approved, denied with a reason, or made with other arguments."""
-    assert 200 == user.answer(waiting, json.dumps(decision)).status_code
+    assert 200 == user.answer(waiting, json.dumps(reply)).status_code
 
     assert [result] == outputs(user, waiting)
 
