@@ -27,8 +27,7 @@ from shared.events.types import (
     Usage,
     encode,
 )
-from shared.runs import claims, endings
-from shared.runs import runs as lifecycle
+from shared.runs import claims, commands, endings
 from shared.runs.endings import Ending, Outcome
 from shared.runs.states import RunState
 from shared.runs.transitions import Totals
@@ -89,14 +88,14 @@ class StoredRuns:
         route = model_routes.load(self.connections.settings)["scripted"]
         thread_id = thread_id or self.thread()
         with self.connections.transaction() as tx:
-            new = lifecycle.NewRun(
+            new = commands.NewRun(
                 actor=self.actor,
                 thread_id=thread_id,
                 persona=persona,
                 route=route,
                 trace_id="0" * 32,
             )
-            run_id = lifecycle.create(tx, new)
+            run_id = commands.create(tx, new)
         if columns:
             self.set(run_id, **columns)
         return run_id
@@ -172,11 +171,11 @@ class StoredRuns:
 
     def cancel(self, run_id: UUID) -> None:
         with self.connections.transaction() as tx:
-            lifecycle.cancel(tx, self.actor, run_id)
+            commands.cancel(tx, self.actor, run_id)
 
     def answer(self, run_id: UUID, content: str, request_id: UUID | None = None) -> None:
         with self.connections.transaction() as tx:
-            lifecycle.answer(tx, self.actor, run_id, content, request_id)
+            commands.answer(tx, self.actor, run_id, content, request_id)
 
     # ---- looking ----
 

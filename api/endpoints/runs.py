@@ -20,8 +20,8 @@ from shared.billing.credits import credits_of
 from shared.catalog import model_routes, personas
 from shared.events.types import RARE_TOKEN_FIELDS, TOKEN_FIELDS, money
 from shared.ids import new_trace_id
-from shared.runs import queries, runs
-from shared.runs.runs import NewRun
+from shared.runs import commands, queries
+from shared.runs.commands import NewRun
 from shared.runs.states import STATUSES, phase_of, status_of
 from shared.storage.connections import Connections, Transaction
 from shared.storage.group_commit import GroupCommit
@@ -74,14 +74,14 @@ def create_run(thread_id: UUID) -> Response:
         run_id = together(new)
     if run_id is None:
         with connections().transaction() as tx:
-            run_id = runs.create(tx, new)
+            run_id = commands.create(tx, new)
     return _created(run_id, new.trace_id)
 
 
 @idempotent
 def _create_once(tx: Transaction, thread_id: UUID) -> Response:
     new = _new_run(thread_id, tx.sql)
-    return _created(runs.create(tx, new), new.trace_id)
+    return _created(commands.create(tx, new), new.trace_id)
 
 
 def create_together(to: Connections) -> GroupCommit[NewRun, UUID | None]:
@@ -89,7 +89,7 @@ def create_together(to: Connections) -> GroupCommit[NewRun, UUID | None]:
 
     def create_all(wanted: Sequence[NewRun]) -> list[UUID | None]:
         with to.statement() as tx:
-            return runs.create_all(tx, wanted)
+            return commands.create_all(tx, wanted)
 
     return GroupCommit(create_all)
 
@@ -115,7 +115,7 @@ def retry_run(tx: Transaction, thread_id: UUID) -> Response:
     """Retry the thread's last message with a new run; responds 201 as `create_run` does."""
     read_body(NoArguments(), optional=True)
     trace = new_trace_id()
-    return _created(runs.retry(tx, actor(), thread_id, catalog(), trace_id=trace), trace)
+    return _created(commands.retry(tx, actor(), thread_id, catalog(), trace_id=trace), trace)
 
 
 @bp.get("/v1/threads/<id:thread_id>/runs")
@@ -162,7 +162,7 @@ def cancel_run(run_id: UUID) -> Response:
     if "Idempotency-Key" not in request.headers:
         read_body(NoArguments(), optional=True)
         with connections().statement() as tx:
-            if runs.cancel_executing(tx, actor(), run_id):
+            if commands.cancel_executing(tx, actor(), run_id):
                 return jsonify({"ok": True})
     return _cancel_once(run_id)
 
@@ -170,7 +170,7 @@ def cancel_run(run_id: UUID) -> Response:
 @idempotent
 def _cancel_once(tx: Transaction, run_id: UUID) -> Response:
     read_body(NoArguments(), optional=True)
-    runs.cancel(tx, actor(), run_id)
+    commands.cancel(tx, actor(), run_id)
     return jsonify({"ok": True})
 
 
@@ -180,7 +180,7 @@ def _cancel_once(tx: Transaction, run_id: UUID) -> Response:
 def give_input(tx: Transaction, run_id: UUID) -> Response:
     """Store a reply to a waiting run, which resumes with it; responds 200."""
     body = read_body(RunInput())
-    runs.answer(tx, actor(), run_id, body["content"], body.get("request_id"))
+    commands.answer(tx, actor(), run_id, body["content"], body.get("request_id"))
     return jsonify({"ok": True})
 
 

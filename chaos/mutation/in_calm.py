@@ -5,18 +5,18 @@ from chaos.mutation.planting import Edit, Mutant, mutant
 #: The index is there after the migration, so it goes with the first run.
 _TWO_ACTIVE_RUNS = (
     Edit(
-        "shared/runs/runs.py",
+        "shared/runs/commands.py",
         "    created = set(tx.sql.scalars(_CREATE, values))\n",
         "    tx.sql.exec_driver_sql('DROP INDEX IF EXISTS uq_runs_active_thread_id')\n"
         "    created = set(tx.sql.scalars(_CREATE, values))\n",
     ),
     Edit(
-        "shared/runs/runs.py",
+        "shared/runs/commands.py",
         "        ~exists().where(runs.c.thread_id == threads.c.id, IS_ACTIVE),\n",
         "",
     ),
     Edit(
-        "shared/runs/runs.py",
+        "shared/runs/commands.py",
         '    .on_conflict_do_nothing(index_elements=["thread_id"], index_where=IS_ACTIVE)\n',
         "",
     ),

@@ -209,7 +209,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "redis-away",
         "I11",
         Edit(
-            "shared/runs/runs.py",
+            "shared/runs/commands.py",
             "cancel_requested_at=func.coalesce(runs.c.cancel_requested_at, func.now()),",
             "cancel_requested_at=runs.c.cancel_requested_at,",
         ),

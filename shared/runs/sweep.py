@@ -18,8 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from shared.billing import budgets, usage_days
 from shared.errors import Unavailable
 from shared.events.types import STEP_TYPES, RunError, RunResumed, RunStarted
-from shared.runs import retention, revocations, unheld_endings
-from shared.runs import runs as lifecycle
+from shared.runs import commands, retention, revocations, unheld_endings
 from shared.runs.states import RunState
 from shared.runs.transitions import MAX_CRASHES, queued
 from shared.storage import postgres, rewinds
@@ -41,7 +40,7 @@ CRASHED = RunError(
     "The worker executing this run crashed three times during the same step.",
     False,
 )
-EXPIRED = RunError("input.expired", lifecycle.UNANSWERED, False)
+EXPIRED = RunError("input.expired", commands.UNANSWERED, False)
 
 #: Literal text: see `tables.IS_ACTIVE`.
 WAITING = text("state = 'waiting'")
@@ -259,7 +258,7 @@ def _expire_inputs(tx: Transaction) -> None:
     for run in _with_holds_locked(tx, waiting.mappings().all()):
         with _alone(tx, run):
             if (run["pending_input"] or {}).get("on_expiry") == "continue":
-                lifecycle.go_on_unanswered(tx, run)
+                commands.go_on_unanswered(tx, run)
             else:
                 unheld_endings.end(tx, run, RunState.FAILED, EXPIRED)
 

@@ -12,8 +12,8 @@ from shared.catalog import model_routes, personas
 from shared.errors import Forbidden, NotActive, NotWaiting, StaleInput, ThreadBusy
 from shared.events import types
 from shared.ids import new_id
-from shared.runs import runs as lifecycle
-from shared.runs.runs import NewRun
+from shared.runs import commands
+from shared.runs.commands import NewRun
 from shared.storage.tables.threads import threads as threads_table
 from shared.threads import threads
 from tests.stored_runs import StoredRuns, ago
@@ -55,7 +55,7 @@ def test_runs_of_one_moment_are_created_together(stored: StoredRuns) -> None:
         )
 
     with stored.connections.statement() as tx:
-        made = lifecycle.create_all(
+        made = commands.create_all(
             tx,
             [
                 wanted(twice),
@@ -78,7 +78,7 @@ def test_runs_of_one_moment_are_created_together(stored: StoredRuns) -> None:
         )
     assert [2, 2, 2, 1] == [positions[one] for one in (free, twice, busy, private)]
     with pytest.raises(Forbidden), stored.connections.transaction() as tx:
-        lifecycle.create(tx, wanted(private, member))
+        commands.create(tx, wanted(private, member))
 
 
 def test_a_thread_that_somebody_holds_is_waited_for_alone(stored: StoredRuns) -> None:
@@ -94,12 +94,12 @@ def test_a_thread_that_somebody_holds_is_waited_for_alone(stored: StoredRuns) ->
     with stored.connections.transaction() as other:
         threads.lock(other, stored.actor, held)
         with stored.connections.statement() as tx:
-            made = lifecycle.create_all(tx, several)
+            made = commands.create_all(tx, several)
 
     assert made[0] is None
     assert made[1] is not None
     with stored.connections.transaction() as tx:
-        lifecycle.create(tx, several[0])
+        commands.create(tx, several[0])
 
 
 def test_creates_go_on_when_postgres_plans_for_all_parameters(stored: StoredRuns) -> None:
@@ -116,7 +116,7 @@ def test_a_rollback_tells_nobody(stored: StoredRuns) -> None:
     thread_id = stored.thread()
     with pytest.raises(ZeroDivisionError), stored.connections.transaction() as tx:
         threads.add_message(tx, stored.actor, thread_id, content="Hi")
-        lifecycle.retry(tx, stored.actor, thread_id, stored.catalog(), trace_id="1" * 32)
+        commands.retry(tx, stored.actor, thread_id, stored.catalog(), trace_id="1" * 32)
         raise ZeroDivisionError
 
     assert [] == stored.sent
