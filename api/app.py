@@ -31,6 +31,7 @@ from shared.catalog import model_routes
 from shared.catalog.catalog import Catalog
 from shared.catalog.personas import InvalidPersona
 from shared.config import InvalidSettings, Settings
+from shared.runs.creation import RunCreator
 from shared.storage import server_checks
 from shared.storage.connections import Connections, connect
 from shared.storage.hints import HintSender
@@ -70,10 +71,11 @@ def create_app(connections: Connections | None = None) -> Flask:
     app = Flask("arkloop", static_folder=None)
     app.extensions["arkloop"] = connections
     app.extensions["arkloop.auth"] = Authenticator(connections)
-    app.extensions["arkloop.create_runs"] = runs.create_together(connections)
     app.extensions["arkloop.hub"] = StreamHub(connections)
     app.extensions["arkloop.reports"] = Reports(connections)
-    app.extensions["arkloop.catalog"] = _catalog_or_exit(connections)
+    catalog_ = _catalog_or_exit(connections)
+    app.extensions["arkloop.catalog"] = catalog_
+    app.extensions["arkloop.create_run"] = RunCreator(connections, catalog_)
     # Flask declares the provider by its base class, which has no such attribute.
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider
     app.url_map.converters["id"] = IdConverter

@@ -34,7 +34,7 @@ from shared import ids
 from shared.accounts import accounts
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.catalog import model_routes, personas
-from shared.runs import commands
+from shared.runs import creation
 from shared.storage.connections import Connections
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import runs as runs_table
@@ -90,14 +90,14 @@ class Bench:
                 for _ in range(size):
                     thread = threads.create(tx, actor)
                     threads.add_message(tx, actor, thread.id, content=SCRIPT)
-                    new = commands.NewRun(
+                    new = creation.NewRun(
                         actor=actor,
                         thread_id=thread.id,
                         persona=persona,
                         route=route,
                         trace_id=ids.new_trace_id(),
                     )
-                    commands.create(tx, new)
+                    creation.create(tx, new)
 
     def waiting(self) -> int:
         """Count the runs that wait for a person."""

@@ -27,7 +27,7 @@ from shared.events.types import (
     Usage,
     encode,
 )
-from shared.runs import claims, commands, endings
+from shared.runs import claims, commands, creation, endings
 from shared.runs.endings import Ending, Outcome
 from shared.runs.states import RunState
 from shared.runs.transitions import Totals
@@ -88,14 +88,14 @@ class StoredRuns:
         route = model_routes.load(self.connections.settings)["scripted"]
         thread_id = thread_id or self.thread()
         with self.connections.transaction() as tx:
-            new = commands.NewRun(
+            new = creation.NewRun(
                 actor=self.actor,
                 thread_id=thread_id,
                 persona=persona,
                 route=route,
                 trace_id="0" * 32,
             )
-            run_id = commands.create(tx, new)
+            run_id = creation.create(tx, new)
         if columns:
             self.set(run_id, **columns)
         return run_id

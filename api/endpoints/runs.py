@@ -1,7 +1,7 @@
 """`/v1/runs` and the runs of a thread: create, list, get, cancel, input, retry."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -20,11 +20,10 @@ from shared.billing.credits import credits_of
 from shared.catalog import model_routes, personas
 from shared.events.types import RARE_TOKEN_FIELDS, TOKEN_FIELDS, money
 from shared.ids import new_trace_id
-from shared.runs import commands, queries
-from shared.runs.commands import NewRun
+from shared.runs import commands, creation, queries
+from shared.runs.creation import NewRun, RunCreator
 from shared.runs.states import STATUSES, phase_of, status_of
-from shared.storage.connections import Connections, Transaction
-from shared.storage.group_commit import GroupCommit
+from shared.storage.connections import Transaction
 from shared.times import rfc3339, rfc3339_or_none
 
 bp = Blueprint("runs", __name__)
@@ -68,30 +67,14 @@ def create_run(thread_id: UUID) -> Response:
     if "Idempotency-Key" in request.headers:
         return _create_once(thread_id)
     new = _new_run(thread_id)
-    run_id = None
-    if new.persona.max_cost_usd_per_month is None and not catalog().is_limited(new.actor.org_id):
-        together: GroupCommit[NewRun, UUID | None] = current_app.extensions["arkloop.create_runs"]
-        run_id = together(new)
-    if run_id is None:
-        with connections().transaction() as tx:
-            run_id = commands.create(tx, new)
-    return _created(run_id, new.trace_id)
+    create: RunCreator = current_app.extensions["arkloop.create_run"]
+    return _created(create(new), new.trace_id)
 
 
 @idempotent
 def _create_once(tx: Transaction, thread_id: UUID) -> Response:
     new = _new_run(thread_id, tx.sql)
-    return _created(commands.create(tx, new), new.trace_id)
-
-
-def create_together(to: Connections) -> GroupCommit[NewRun, UUID | None]:
-    """Create the runs of requests that arrive at the same time in one statement."""
-
-    def create_all(wanted: Sequence[NewRun]) -> list[UUID | None]:
-        with to.statement() as tx:
-            return commands.create_all(tx, wanted)
-
-    return GroupCommit(create_all)
+    return _created(creation.create(tx, new), new.trace_id)
 
 
 def _new_run(thread_id: UUID, sql: Connection | None = None) -> NewRun:
@@ -115,7 +98,7 @@ def retry_run(tx: Transaction, thread_id: UUID) -> Response:
     """Retry the thread's last message with a new run; responds 201 as `create_run` does."""
     read_body(NoArguments(), optional=True)
     trace = new_trace_id()
-    return _created(commands.retry(tx, actor(), thread_id, catalog(), trace_id=trace), trace)
+    return _created(creation.retry(tx, actor(), thread_id, catalog(), trace_id=trace), trace)
 
 
 @bp.get("/v1/threads/<id:thread_id>/runs")

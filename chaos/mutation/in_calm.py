@@ -5,19 +5,19 @@ from chaos.mutation.planting import Edit, Mutant, mutant
 #: The index is there after the migration, so it goes with the first run.
 _TWO_ACTIVE_RUNS = (
     Edit(
-        "shared/runs/commands.py",
-        "    created = set(tx.sql.scalars(_CREATE, values))\n",
-        "    tx.sql.exec_driver_sql('DROP INDEX IF EXISTS uq_runs_active_thread_id')\n"
-        "    created = set(tx.sql.scalars(_CREATE, values))\n",
+        "shared/runs/creation.py",
+        "    new_ids = [ids.new_id() for _ in wanted]\n",
+        "    new_ids = [ids.new_id() for _ in wanted]\n"
+        "    tx.sql.exec_driver_sql('DROP INDEX IF EXISTS uq_runs_active_thread_id')\n",
     ),
     Edit(
-        "shared/runs/commands.py",
-        "        ~exists().where(runs.c.thread_id == threads.c.id, IS_ACTIVE),\n",
-        "",
+        "shared/runs/sql/create.sql",
+        "            WHERE r.thread_id = t.id AND r.state IN ('queued', 'executing', 'waiting')\n",
+        "            WHERE false\n",
     ),
     Edit(
-        "shared/runs/commands.py",
-        '    .on_conflict_do_nothing(index_elements=["thread_id"], index_where=IS_ACTIVE)\n',
+        "shared/runs/sql/create.sql",
+        "ON CONFLICT (thread_id) WHERE state IN ('queued', 'executing', 'waiting') DO NOTHING\n",
         "",
     ),
 )

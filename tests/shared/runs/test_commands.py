@@ -1,125 +1,15 @@
 """A run's life as the API changes it: guarded statements, also when everything happens at once."""
 
 import json
-from dataclasses import replace
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select
 
-from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.catalog import model_routes, personas
-from shared.errors import Forbidden, NotActive, NotWaiting, StaleInput, ThreadBusy
+from shared.errors import NotActive, NotWaiting, StaleInput
 from shared.events import types
 from shared.ids import new_id
-from shared.runs import commands
-from shared.runs.commands import NewRun
-from shared.storage.tables.threads import threads as threads_table
-from shared.threads import threads
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import in_parallel
-
-
-def test_of_eight_creates_at_once_one_is_accepted(stored: StoredRuns) -> None:
-    """The others learn which run is active."""
-    thread_id = stored.thread()
-
-    def create(_: int) -> UUID | str:
-        try:
-            return stored.create(thread_id)
-        except ThreadBusy as busy:
-            return str(busy.details["active_run_id"])
-
-    made = in_parallel(8, create)
-
-    [run_id] = [run for run in made if isinstance(run, UUID)]
-    assert {str(run_id)} == {str(run) for run in made}
-    assert [run_id] == stored.sent
-
-
-def test_runs_of_one_moment_are_created_together(stored: StoredRuns) -> None:
-    """Each where its own actor may: not in a thread that is busy, somebody else's, gone, or wanted
-    by another one of them; who is refused there changes nothing.
-    """
-    free, twice, busy, private = (stored.thread() for _ in range(4))
-    active = stored.create(busy)
-    permissions = PERMISSIONS_OF_ROLE["member"]
-    member = replace(stored.actor, user_id=new_id(), role="member", permissions=permissions)
-    routes = model_routes.load(stored.connections.settings)
-    persona = personas.builtin()["assistant@1"]
-
-    def wanted(thread_id: UUID, actor: Actor = stored.actor) -> NewRun:
-        route = routes["scripted"]
-        return NewRun(
-            actor=actor, thread_id=thread_id, persona=persona, route=route, trace_id="2" * 32
-        )
-
-    with stored.connections.statement() as tx:
-        made = commands.create_all(
-            tx,
-            [
-                wanted(twice),
-                wanted(busy),
-                wanted(free),
-                wanted(private, member),
-                wanted(new_id()),
-                wanted(twice),
-            ],
-        )
-
-    assert [False, True] == sorted([made[0] is None, made[5] is None])
-    assert made[2] is not None
-    assert [None, None, None] == [made[1], made[3], made[4]]
-    created = {made[0] or made[5], made[2]}
-    assert {active, *created} == set(stored.sent)
-    with stored.connections.reading() as sql:
-        positions = dict(
-            sql.execute(select(threads_table.c.id, threads_table.c.next_position)).all()
-        )
-    assert [2, 2, 2, 1] == [positions[one] for one in (free, twice, busy, private)]
-    with pytest.raises(Forbidden), stored.connections.transaction() as tx:
-        commands.create(tx, wanted(private, member))
-
-
-def test_a_thread_that_somebody_holds_is_waited_for_alone(stored: StoredRuns) -> None:
-    """It holds up none of the runs that are created at the same moment."""
-    held, free = stored.thread(), stored.thread()
-    routes = model_routes.load(stored.connections.settings)
-    persona = personas.builtin()["assistant@1"]
-    route = routes["scripted"]
-    several = [
-        NewRun(actor=stored.actor, thread_id=one, persona=persona, route=route, trace_id="3" * 32)
-        for one in (held, free)
-    ]
-    with stored.connections.transaction() as other:
-        threads.lock(other, stored.actor, held)
-        with stored.connections.statement() as tx:
-            made = commands.create_all(tx, several)
-
-    assert made[0] is None
-    assert made[1] is not None
-    with stored.connections.transaction() as tx:
-        commands.create(tx, several[0])
-
-
-def test_creates_go_on_when_postgres_plans_for_all_parameters(stored: StoredRuns) -> None:
-    """After some executions a prepared statement has one plan for all values: it must find
-    the index of active runs too.
-    """
-    thread_id = stored.thread()
-    for _ in range(15):
-        stored.cancel(stored.create(thread_id))
-
-
-def test_a_rollback_tells_nobody(stored: StoredRuns) -> None:
-    """The workers hear of a run after its commit, or never."""
-    thread_id = stored.thread()
-    with pytest.raises(ZeroDivisionError), stored.connections.transaction() as tx:
-        threads.add_message(tx, stored.actor, thread_id, content="Hi")
-        commands.retry(tx, stored.actor, thread_id, stored.catalog(), trace_id="1" * 32)
-        raise ZeroDivisionError
-
-    assert [] == stored.sent
 
 
 def test_a_queued_run_is_cancelled_or_claimed(stored: StoredRuns) -> None:

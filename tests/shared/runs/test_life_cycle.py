@@ -26,7 +26,7 @@ import worker.process.event_writer
 from shared.errors import LeaseLost, NotActive, NotWaiting, StaleInput
 from shared.events import types
 from shared.ids import new_id
-from shared.runs import commands, sweep
+from shared.runs import creation, sweep
 from shared.runs.states import RunState
 from shared.storage.connections import Connections
 from shared.storage.tables.runs import runs, workers
@@ -91,7 +91,7 @@ class LifeCycle(Pieces):
 
         def again() -> UUID:
             with self.stored.connections.transaction() as tx:
-                return commands.retry(tx, self.stored.actor, thread.id, catalog, trace_id="1" * 32)
+                return creation.retry(tx, self.stored.actor, thread.id, catalog, trace_id="1" * 32)
 
         if self._begin(thread, again):
             thread.is_retried()
