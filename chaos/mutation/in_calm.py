@@ -91,7 +91,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "I18",
         Edit(
             "worker/attempt/execution.py",
-            "run.totals = recorded_totals(sql, run_id)",
+            "run.admission.totals = recorded_totals(sql, run_id)",
             "pass",
         ),
     ),

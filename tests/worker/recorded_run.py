@@ -80,6 +80,11 @@ class RecordedRun:
         self.totals = self.totals.plus(RouteCost(route.id, route.model, usage, route.cost(usage)))
         return types.RunCost(self.totals.usage, self.totals.cost_usd, self.totals.routes)
 
+    @property
+    def admission(self) -> "RecordedRun":
+        """The run itself: everything it is asked for is in one place."""
+        return self
+
     def reserve(self, route: Route, worst_case: Usage) -> None:
         self.reserved.append((route.id, worst_case))
 

@@ -90,7 +90,7 @@ def _step(
     # All or nothing: a turn without its calls would be taken for the last word.
     requested = [types.ToolCallRequested(c.id, c.name, c.arguments) for c in calls]
     context.emit(completed, *requested, reply.cost)
-    context.settle()
+    context.admission.settle()
     turns.append(Turn(message_id, content, calls, state=state))
     return None
 
@@ -111,7 +111,7 @@ def _check_for_answer(reply: Reply) -> None:
 def estimate_lost(agent: Agent, context: RunContext, turns: Sequence[Turn], text: str) -> Usage:
     """What the call has used in which an earlier attempt was lost after it had streamed `text`."""
     request = RequestBuilder(agent, context, turns).lost(agent.chain.route)
-    return agent.chain.provider.estimate(bounded(request, context), text)
+    return agent.chain.provider.estimate(bounded(request, context.admission), text)
 
 
 def _with_own_ids(calls: Sequence[ToolCall], turns: Sequence[Turn]) -> list[ToolCall]:

@@ -10,7 +10,7 @@ from shared.catalog.model_routes import Route
 from shared.events import types
 from shared.events.types import Event, ProviderState, Usage, is_too_deep, plain
 from worker.agent.route_chain import RouteChain
-from worker.contract.context import Metering, RunContext, Transcript
+from worker.contract.context import Admission, RunContext, Transcript
 from worker.contract.messages import (
     MAX_STATE_BYTES,
     AssistantMessage,
@@ -98,6 +98,7 @@ def call_model(
         ProviderError: not retryable, or tried often enough on every route.
         LimitExceeded: `budget.exhausted`.
     """
+    admission = context.admission
     route, request = chain.route, build(chain.route)
     tries = number = 1  # of this route; of the call
     shrinks = 0  # of this route
@@ -106,26 +107,26 @@ def call_model(
         streamed = _Streamed()
         try:
             provider = chain.provider
-            request = bounded(replace(request, try_number=number), context)
-            context.admit(route, _size(provider, request), patience)
-            if context.is_limited:
-                context.reserve(route, provider.worst_case(request))
+            request = bounded(replace(request, try_number=number), admission)
+            admission.admit(route, _size(provider, request), patience)
+            if admission.is_limited:
+                admission.reserve(route, provider.worst_case(request))
             message, end = _stream_turn(provider, request, context, stop, streamed)
             usage = end.usage or _estimated(provider, request, streamed)
-            cost = context.add_usage(route, usage)
+            cost = admission.add_usage(route, usage)
             message = replace(message, state=_state(route, end))
             return Reply(request=request, message=message, end=end, usage=usage, cost=cost)
         except ProviderError as error:
             counted = _count_broken(
-                chain, request, context, streamed, was_accepted=error.was_accepted
+                chain, request, admission, streamed, was_accepted=error.was_accepted
             )
             error = _never_fits(error, chain, request)
             is_throttled = error.code == "provider.rate_limited"
             if is_throttled and patience.outlasts(pause := _pause(error, refusals + 1)):
                 refusals += 1
                 _void(context, error, counted)
-                context.settle()  # what the call might have cost is for others meanwhile
-                context.back_off(route, pause, is_shared=error.is_shared)
+                admission.settle()  # what the call might have cost is for others meanwhile
+                admission.back_off(route, pause, is_shared=error.is_shared)
             elif not is_throttled and error.retryable and tries < _max_tries(error, chain):
                 context.wait(_pause(error, tries))
                 _void(context, error, counted)
@@ -143,9 +144,9 @@ def call_model(
                 request = replace(request, messages=without_state(request.messages))
             elif error.is_of_route and chain.has_next:
                 _void(context, error, counted)
-                context.settle()  # the next route may have to be waited for
+                admission.settle()  # the next route may have to be waited for
                 if is_throttled and error.retry_after:
-                    context.pause_route(route, _pause(error, 1), is_shared=error.is_shared)
+                    admission.pause_route(route, _pause(error, 1), is_shared=error.is_shared)
                 left, route = route, chain.advance()
                 context.emit(types.RunFallback(left.id, route.id, route.model, error.code))
                 request, tries, shrinks = build(route), 1, 0
@@ -154,13 +155,13 @@ def call_model(
                 raise error
             number += 1
         except BaseException:
-            _count_broken(chain, request, context, streamed)
+            _count_broken(chain, request, admission, streamed)
             raise
 
 
-def bounded(request: ModelRequest, context: Metering) -> ModelRequest:
+def bounded(request: ModelRequest, admission: Admission) -> ModelRequest:
     """The request with a bound on its output, where money is reserved for it."""
-    if not context.is_limited or request.max_output_tokens is not None:
+    if not admission.is_limited or request.max_output_tokens is not None:
         return request
     room = DEFAULT_OUTPUT_TOKENS if request.room_tokens is None else request.room_tokens
     most = min(DEFAULT_OUTPUT_TOKENS, max(room, LEAST_OUTPUT_TOKENS))
@@ -177,7 +178,7 @@ def _max_tries(error: ProviderError, chain: RouteChain) -> int:
 def _count_broken(
     chain: RouteChain,
     request: ModelRequest,
-    context: Metering,
+    admission: Admission,
     streamed: _Streamed,
     *,
     was_accepted: bool = False,
@@ -189,7 +190,7 @@ def _count_broken(
     if not was_accepted and not streamed.pieces and streamed.usage == Usage():
         return ()
     usage = _estimated(chain.provider, request, streamed)
-    return (context.add_usage(chain.route, usage),)
+    return (admission.add_usage(chain.route, usage),)
 
 
 def _estimated(provider: Provider, request: ModelRequest, streamed: _Streamed) -> Usage:

@@ -7,12 +7,14 @@ from decimal import Decimal
 from typing import TypeVar
 
 from shared.billing import budgets
-from shared.billing.budgets import NOTHING, Refused
+from shared.billing.budget_limits import Limits
+from shared.billing.budgets import Refused
 from shared.catalog.model_routes import Route
 from shared.catalog.personas import Persona
 from shared.claim import Claim
 from shared.events import types
-from shared.events.types import Event, Usage
+from shared.events.types import Event, RouteCost, Usage
+from shared.runs.transitions import Totals
 from shared.storage.connections import Transaction
 from worker.contract.outcomes import LimitExceeded, ProviderError
 from worker.contract.patience import Patience
@@ -30,7 +32,10 @@ Write = Callable[[Callable[[Transaction], T]], T]
 
 
 class Admission:
-    """The admission of one attempt; `emit` and `wait` are the run's, and raise what stops it."""
+    """The `context.Admission` of one attempt, with its `totals`.
+
+    `emit` and `wait` are the run's, and raise what stops it.
+    """
 
     def __init__(
         self,
@@ -42,6 +47,7 @@ class Admission:
         wait: Callable[[float], None],
     ) -> None:
         """Admits no call before `set_persona`."""
+        self.totals = Totals()
         self._claim = claim
         self._route_limits = limits
         self._write = write
@@ -61,7 +67,6 @@ class Admission:
         self.is_limited = self._claim.is_limited or any(limit is not None for limit in own)
 
     def admit(self, route: Route, tokens: int, patience: Patience) -> None:
-        """As `RunContext.admit`."""
         while refused := self._route_limits.wait_for(route, self._claim.org_id, tokens):
             reason, seconds = refused
             if reason == "provider" and not patience.outlasts(seconds):
@@ -72,12 +77,10 @@ class Admission:
         self._admitted_tokens = tokens
 
     def pause_route(self, route: Route, seconds: float, *, is_shared: bool) -> None:
-        """As `RunContext.pause_route`."""
         org_id = None if is_shared else self._claim.org_id
         self._route_limits.pause(route, org_id, seconds)
 
     def back_off(self, route: Route, seconds: float, *, is_shared: bool) -> None:
-        """As `RunContext.back_off`."""
         self.pause_route(route, seconds, is_shared=is_shared)
         self._throttle(route.id, "provider", scattered(seconds))
 
@@ -85,21 +88,24 @@ class Admission:
         """Wait, visibly, for the memory that other runs' histories take."""
         self._throttle(self._claim.route_id, "memory", seconds)
 
-    def record_usage(self, route: Route, usage: Usage) -> None:
-        """Count what a call used beyond its estimate against the route's limits."""
+    def add_usage(self, route: Route, usage: Usage) -> Event:
         self._last_throttle_reason = None
+        # What it used beyond the estimate counts against the route's limits, too.
         self._route_limits.count_output(
             route, self._admitted_tokens, usage.input_tokens + usage.output_tokens
         )
+        self.totals = self.totals.plus(RouteCost(route.id, route.model, usage, route.cost(usage)))
+        return self.cost()
 
-    def reserve(
-        self, route: Route, worst_case: Usage, cost_so_far: Decimal, own_usd: Decimal = NOTHING
-    ) -> None:
-        """As `RunContext.reserve`; `own_usd` of the cost is the org's own models'."""
+    def cost(self) -> Event:
+        """Return the `run.cost` event with the sums so far."""
+        return types.RunCost(self.totals.usage, self.totals.cost_usd, self.totals.routes)
+
+    def reserve(self, route: Route, worst_case: Usage) -> None:
         deadline = time.monotonic() + MAX_BUDGET_WAIT_SECONDS
         while True:
             try:
-                self._write(lambda tx: self._reserve(tx, route, worst_case, cost_so_far, own_usd))
+                self._write(lambda tx: self._reserve(tx, route, worst_case))
                 return
             except Refused as refused:
                 if not refused.others_hold or time.monotonic() > deadline:
@@ -108,33 +114,29 @@ class Admission:
                     ) from refused
             self._throttle(route.id, "budget", BUDGET_PAUSE_SECONDS * random.uniform(0.5, 1.5))
 
-    def settle(self, cost_so_far: Decimal, own_usd: Decimal = NOTHING) -> None:
-        """As `RunContext.settle`."""
+    def settle(self) -> None:
         if self._holds:
-            self._write(lambda tx: budgets.settle(tx, self._claim, cost_so_far, own_usd=own_usd))
+            self._write(self._settle)
 
-    def take_over(self, cost_so_far: Decimal, own_usd: Decimal = NOTHING) -> None:
-        """Hold what earlier attempts have cost, under the limits of now, and nothing more.
+    def take_over(self) -> None:
+        """Reserve exactly what earlier attempts have cost, under the current limits.
 
-        A worker that was lost may have left more held, and a limit may be newer than its claim.
+        A lost worker may have left more reserved, and a limit may be newer than its claim.
         """
         if self.is_limited:
-            self._write(lambda tx: self._take_over(tx, cost_so_far, own_usd))
+            self._write(self._take_over)
 
-    def _take_over(self, tx: Transaction, cost_so_far: Decimal, own_usd: Decimal) -> None:
+    def _take_over(self, tx: Transaction) -> None:
         limits = budgets.limits(tx.sql, self._claim, self._persona)
         self._holds = limits.needs_hold
         if limits.needs_hold:
-            budgets.settle(tx, self._claim, cost_so_far, limits, own_usd=own_usd)
+            self._settle(tx, limits)
 
-    def _reserve(
-        self,
-        tx: Transaction,
-        route: Route,
-        worst_case: Usage,
-        cost_so_far: Decimal,
-        own_usd: Decimal,
-    ) -> None:
+    def _settle(self, tx: Transaction, limits: Limits | None = None) -> None:
+        totals = self.totals
+        budgets.settle(tx, self._claim, totals.cost_usd, limits, own_usd=totals.own_usd)
+
+    def _reserve(self, tx: Transaction, route: Route, worst_case: Usage) -> None:
         # Read anew for each call: a limit that is set or lowered counts from the next one on.
         limits = budgets.limits(tx.sql, self._claim, self._persona)
         pays_credits = limits.is_prepaid and not route.is_of_org
@@ -150,9 +152,9 @@ class Admission:
             tx,
             self._claim,
             limits,
-            cost_so_far,
+            self.totals.cost_usd,
             cost,
-            own_usd=own_usd,
+            own_usd=self.totals.own_usd,
             on_own_route=route.is_of_org,
         )
 

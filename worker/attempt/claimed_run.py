@@ -12,13 +12,12 @@ from shared.catalog.model_routes import Route
 from shared.claim import Claim
 from shared.errors import LeaseLost, Unavailable
 from shared.events import event_log, types
-from shared.events.types import Event, RouteCost, StoredEvent, ToolResult, Usage
+from shared.events.types import Event, StoredEvent, ToolResult, Usage
 from shared.runs import claims, interrupted_calls
 from shared.runs.transitions import Totals
 from shared.storage.connections import Connections, Transaction
 from worker.agent.route_chain import RouteChain
 from worker.attempt.admission import Admission
-from worker.contract.patience import Patience
 from worker.contract.stop_signal import StopSignal
 from worker.process.route_limits import RouteLimits
 from worker.process.run_log import RunLog
@@ -48,7 +47,6 @@ class ClaimedRun:
         self.is_resumed = claim.attempt > 1
         self.stop = stop
         self.log = run_log
-        self.totals = Totals()
         self.chain: RouteChain | None = None  # its routes, once they are known
         self._connections = connections
         self.admission = Admission(
@@ -108,34 +106,15 @@ class ClaimedRun:
             self._connections.statement, lambda tx: claims.end_tool_call(tx, self.claim, result)
         )
 
-    def add_usage(self, route: Route, usage: Usage) -> Event:
-        self.admission.record_usage(route, usage)
-        self.totals = self.totals.plus(RouteCost(route.id, route.model, usage, route.cost(usage)))
-        return self._cost()
-
-    @property
-    def is_limited(self) -> bool:
-        return self.admission.is_limited
-
-    def reserve(self, route: Route, worst_case: Usage) -> None:
-        self.admission.reserve(route, worst_case, self.totals.cost_usd, self.totals.own_usd)
-
-    def settle(self) -> None:
-        self.admission.settle(self.totals.cost_usd, self.totals.own_usd)
-
-    def admit(self, route: Route, tokens: int, patience: Patience) -> None:
-        self.admission.admit(route, tokens, patience)
-
-    def pause_route(self, route: Route, seconds: float, *, is_shared: bool) -> None:
-        self.admission.pause_route(route, seconds, is_shared=is_shared)
-
-    def back_off(self, route: Route, seconds: float, *, is_shared: bool) -> None:
-        self.admission.back_off(route, seconds, is_shared=is_shared)
-
     def wait_for_memory(self, seconds: float) -> None:
         self.admission.wait_for_memory(seconds)
 
     # ---- for the attempt ----
+
+    @property
+    def totals(self) -> Totals:
+        """The usage and cost of the run so far."""
+        return self.admission.totals
 
     def reopen(self, lost: Sequence[StoredEvent]) -> None:
         """Keep, and bill, the text of a lost attempt if the run ends before it is void."""
@@ -152,11 +131,11 @@ class ClaimedRun:
             Unavailable
         """
         with self._connections.reading() as sql:
-            self.totals = interrupted_calls.count(
-                self._connections, sql, self.claim.run_id, self.totals, self._lost, call
+            self.admission.totals = interrupted_calls.count(
+                self._connections, sql, self.claim.run_id, self.admission.totals, self._lost, call
             )
         self._lost = ()
-        return self._cost()
+        return self.admission.cost()
 
     def void_lost(self, from_seq: int, *cost: Event) -> None:
         """Declare the text of an earlier attempt void; `cost` is the event that bills it."""
@@ -169,7 +148,7 @@ class ClaimedRun:
         Raises:
             Unavailable
         """
-        return self.bill_lost_call() if self._lost else self._cost()
+        return self.bill_lost_call() if self._lost else self.admission.cost()
 
     def partial_message(self) -> tuple[UUID, str] | None:
         """Return id and content of the message that keeps the open text; None without any."""
@@ -203,6 +182,3 @@ class ClaimedRun:
         """Raises: LeaseLost: the run may belong to another worker."""
         if self.stop.lease_lost:
             raise LeaseLost() from cause
-
-    def _cost(self) -> Event:
-        return types.RunCost(self.totals.usage, self.totals.cost_usd, self.totals.routes)

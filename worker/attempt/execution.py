@@ -172,7 +172,7 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
             route = chain.route
             run.emit(types.RunFallback(in_use, route.id, route.model, ROUTE_GONE))
         if run.is_resumed:
-            run.admission.take_over(run.totals.cost_usd, run.totals.own_usd)
+            run.admission.take_over()
         return loop.run(agent, run, active.stop, earlier.turns)
 
 
@@ -252,7 +252,7 @@ def _resume(connections: Connections, run: ClaimedRun) -> ResumeState:
     """What earlier attempts have done."""
     run_id = run.claim.run_id
     with connections.reading() as sql:
-        run.totals = recorded_totals(sql, run_id)
+        run.admission.totals = recorded_totals(sql, run_id)
         earlier = resume_state_from(history.own_events(sql, run_id))
         run.log.written_bytes += history.written_bytes(sql, run_id)
         run.reopen(earlier.lost)

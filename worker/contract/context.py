@@ -1,12 +1,5 @@
 """What the loop, the tools and a model call may use of a run; none of it is SQL, Redis or Celery.
 
-ToolContext       a tool, a call of an MCP server: notice that the run has to stop
-Transcript        write the run's text and events
-ToolLedger        record which tool calls have begun
-Metering          count and reserve what model calls cost
-RouteAdmission    wait for the limits of a route
-RunContext        all of these: what an attempt gives the loop
-
 Every method may raise a `StopRun` or `LeaseLost`.
 """
 
@@ -73,15 +66,20 @@ class ToolLedger(Protocol):
         """Record the result of a call whose event has to wait for other calls of the turn."""
 
 
-class Metering(Protocol):
-    """The usage of the run's model calls, and the money reserved for them."""
+class Admission(Protocol):
+    """The limits that a model call has to pass, and what the run's calls have used."""
 
     @property
     def is_limited(self) -> bool:
         """Whether a budget or prepaid credits limit what the run may cost."""
 
-    def add_usage(self, route: Route, usage: Usage) -> Event:
-        """Count a model call; returns the `run.cost` event with the sums so far."""
+    def admit(self, route: Route, tokens: int, patience: Patience) -> None:
+        """Wait, visibly, until the limits of the route admit a call of about this many tokens.
+
+        Raises:
+            ProviderError: `provider.rate_limited`; its provider takes no calls, and `patience` is
+                at its end.
+        """
 
     def reserve(self, route: Route, worst_case: Usage) -> None:
         """Reserve what the next model call may cost at most.
@@ -92,20 +90,11 @@ class Metering(Protocol):
             LimitExceeded: `budget.exhausted`.
         """
 
+    def add_usage(self, route: Route, usage: Usage) -> Event:
+        """Count a model call; returns the `run.cost` event with the sums so far."""
+
     def settle(self) -> None:
         """Give back what the last model call has not used."""
-
-
-class RouteAdmission(Protocol):
-    """The limits of routes, which all runs share."""
-
-    def admit(self, route: Route, tokens: int, patience: Patience) -> None:
-        """Wait, visibly, until the limits of the route admit a call of about this many tokens.
-
-        Raises:
-            ProviderError: `provider.rate_limited`; its provider takes no calls, and `patience` is
-                at its end.
-        """
 
     def pause_route(self, route: Route, seconds: float, *, is_shared: bool) -> None:
         """Stop calls on the route for this time: the org's, or with `is_shared` all calls."""
@@ -114,5 +103,9 @@ class RouteAdmission(Protocol):
         """As `pause_route`, and wait for that time, visibly."""
 
 
-class RunContext(ToolContext, Transcript, ToolLedger, Metering, RouteAdmission, Protocol):
+class RunContext(ToolContext, Transcript, ToolLedger, Protocol):
     """One attempt of a run, as the loop sees it."""
+
+    @property
+    def admission(self) -> Admission:
+        """What each model call passes."""

@@ -123,7 +123,7 @@ def begin_attempt(
     if claim.attempt > 1:
         with connections.reading() as sql:
             lost = lost_events_of(history.own_events(sql, run.id))
-            claimed.totals = recorded_totals(sql, run.id)
+            claimed.admission.totals = recorded_totals(sql, run.id)
         assert run.open_text == text_of(lost)
         if lost:
             claimed.reopen(lost)
@@ -136,7 +136,7 @@ def begin_attempt(
 def use(attempt: ModelAttempt) -> types.Event:
     """Count a model call."""
     attempt.tokens += 7
-    return attempt.claimed.add_usage(ROUTE, types.Usage(input_tokens=7))
+    return attempt.claimed.admission.add_usage(ROUTE, types.Usage(input_tokens=7))
 
 
 def last_word(content: str, *closing: types.Event) -> Answer:

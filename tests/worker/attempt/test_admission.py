@@ -27,6 +27,7 @@ from worker.contract.patience import ALONE_SECONDS, BESIDE_ANOTHER_SECONDS, Pati
 from worker.process.route_limits import MAX_PAUSE_SECONDS, RouteLimits
 
 WORST = Usage(input_tokens=500_000, output_tokens=250_000)  # 1 USD
+QUARTER = Usage(input_tokens=250_000)
 
 
 @dataclass
@@ -80,7 +81,8 @@ def test_a_run_without_a_budget_is_not_limited(gate: Gate, route: Route) -> None
 
     assert not admission.is_limited
     admission.admit(route, 1000, Patience(has_next=False))
-    admission.settle(Decimal(5))
+    admission.add_usage(route, WORST)
+    admission.settle()
 
     assert ([], []) == (gate.told, gate.waits)
 
@@ -112,7 +114,7 @@ def test_a_pause_that_a_provider_asked_for_is_said(gate: Gate, route: Route) -> 
     for _ in range(3):
         admission.back_off(route, 2.5, is_shared=True)
         admission.admit(replace(route, id=str(new_id())), 10, Patience(has_next=False))
-    admission.record_usage(route, Usage())
+    admission.add_usage(route, Usage())
     admission.back_off(route, 2.5, is_shared=True)
 
     assert all(2.5 < seconds < 5 for seconds in gate.waits)
@@ -180,10 +182,11 @@ def test_a_long_wait_is_said_each_time(gate: Gate, route: Route) -> None:
 def test_what_does_not_fit_into_the_budget_is_refused(gate: Gate, route: Route) -> None:
     """With the sum that it would have come to."""
     admission = gate.set_persona(max_cost_usd=Decimal("1.5"))
-    admission.reserve(route, WORST, Decimal(0))
+    admission.reserve(route, WORST)
+    admission.add_usage(route, WORST)
 
     with pytest.raises(LimitExceeded, match="cost to 2 USD") as refused:
-        admission.reserve(route, WORST, Decimal(1))
+        admission.reserve(route, WORST)
 
     assert ("budget.exhausted", False) == (refused.value.code, refused.value.retryable)
     assert [] == gate.waits
@@ -197,10 +200,11 @@ def test_what_other_runs_hold_is_waited_for(stored: StoredRuns, gate: Gate, rout
     )
     for each in (gate, other):
         each.admission.set_persona(persona)
-    other.admission.reserve(route, WORST, Decimal(0))
-    gate.meanwhile = lambda: other.admission.settle(Decimal("0.25"))
+    other.admission.reserve(route, WORST)
+    other.admission.add_usage(route, QUARTER)
+    gate.meanwhile = other.admission.settle
 
-    gate.admission.reserve(route, WORST, Decimal(0))
+    gate.admission.reserve(route, WORST)
 
     assert ["budget"] == [event.reason for event in gate.told]
     assert 1 == len(gate.waits)
@@ -211,13 +215,15 @@ def test_what_a_lost_worker_held_shrinks_to_what_was_used(
 ) -> None:
     """It was lost between its call and the settlement; the next one may be days away."""
     limits = {"max_cost_usd_per_month": Decimal("1.5")}
-    gate.set_persona(**limits).reserve(route, WORST, Decimal(0))
+    gate.set_persona(**limits).reserve(route, WORST)
     assert Decimal(1) == held(stored, gate.claim)
     stored.set(gate.claim.run_id, state="queued", resume_reason="worker_lost")
     again = stored.claim(gate.claim.run_id)
     assert again is not None
 
-    Gate(stored, again).set_persona(**limits).take_over(Decimal("0.25"))
+    admission = Gate(stored, again).set_persona(**limits)
+    admission.add_usage(route, QUARTER)
+    admission.take_over()
 
     assert Decimal("0.25") == held(stored, again)
 
@@ -251,7 +257,7 @@ def test_a_limit_that_is_gone_refuses_no_route_without_prices(
     """A run that was claimed under it continues without."""
     gate.admission.is_limited = True
 
-    gate.set_persona().reserve(replace(route, prices=None), WORST, Decimal(0))
+    gate.set_persona().reserve(replace(route, prices=None), WORST)
 
     assert None is held(stored, gate.claim)
 
@@ -264,9 +270,9 @@ def test_credits_refuse_no_model_of_the_org_without_prices(
         credits.open_prepaid(tx, gate.claim.org_id, 0)
     admission = gate.set_persona()
 
-    admission.reserve(replace(route, prices=None, is_of_org=True), WORST, Decimal(0))
+    admission.reserve(replace(route, prices=None, is_of_org=True), WORST)
     with pytest.raises(LimitExceeded, match="has no known prices"):
-        admission.reserve(replace(route, prices=None), WORST, Decimal(0))
+        admission.reserve(replace(route, prices=None), WORST)
 
 
 def test_a_route_without_prices_is_refused_under_a_budget(gate: Gate, route: Route) -> None:
@@ -274,6 +280,6 @@ def test_a_route_without_prices_is_refused_under_a_budget(gate: Gate, route: Rou
     admission = gate.set_persona(max_cost_usd=Decimal(100))
 
     with pytest.raises(LimitExceeded, match="has no known prices") as refused:
-        admission.reserve(replace(route, prices=None), WORST, Decimal(0))
+        admission.reserve(replace(route, prices=None), WORST)
 
     assert "budget.exhausted" == refused.value.code
