@@ -36,6 +36,10 @@ MAX_DATA_BYTES = 512 * 1024 * 1024
 _STACK_BYTES = 1024 * 1024
 #: An event loop that stands still for this long has hung.
 HANG_SECONDS = 15.0
+#: A process that computes for more than this part of some seconds gives way to all others from
+#: then on: the worker's, and those of orgs whose servers send little.
+BUSY_PART, BUSY_SECONDS = 0.3, 1.0
+BUSY_NICENESS = 10
 
 
 class Sessions:
@@ -131,6 +135,7 @@ class Sessions:
 async def serve(connection: socket.socket, rules: Rules) -> None:
     """Answer until the other side is gone."""
     watching = asyncio.create_task(_watch())
+    yielding = asyncio.create_task(_give_way())
     asyncio.get_running_loop().set_exception_handler(_end_without_memory)
     reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_LINE_BYTES)
     sessions = Sessions(rules)
@@ -156,6 +161,7 @@ async def serve(connection: socket.socket, rules: Rules) -> None:
             task.add_done_callback(partial(_forget, tasks, number))
     watching.cancel()  # all that follows has to be done before the timer ends
     idle.cancel()
+    yielding.cancel()
     for task in list(tasks.values()):
         task.cancel()
     await asyncio.gather(*tasks.values(), return_exceptions=True)
@@ -187,9 +193,16 @@ async def _answer(sessions: Sessions, request: dict[str, Any]) -> dict[str, Any]
 
 
 def _end_without_memory(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    if isinstance(context.get("exception"), MemoryError):
+    if _is_out_of_memory(context.get("exception")):
         _end()
     loop.default_exception_handler(context)
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_out_of_memory, error.exceptions))
+    # Rust code (pydantic) panics where Python cannot give it an object; the class has no address.
+    return isinstance(error, MemoryError) or type(error).__name__ == "PanicException"
 
 
 def _end() -> Never:
@@ -205,6 +218,17 @@ def run(connection: socket.socket, rules: Rules) -> None:
     soft = MAX_DATA_BYTES if hard == resource.RLIM_INFINITY else min(MAX_DATA_BYTES, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
     asyncio.run(serve(connection, rules))
+
+
+async def _give_way() -> None:
+    """Lower the process' priority, for the rest of its life, once it is busy."""
+    used = time.process_time()
+    while True:
+        await asyncio.sleep(BUSY_SECONDS)
+        before, used = used, time.process_time()
+        if used - before > BUSY_PART * BUSY_SECONDS:
+            os.nice(BUSY_NICENESS)
+            return
 
 
 async def _watch() -> None:

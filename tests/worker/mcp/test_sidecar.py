@@ -1,0 +1,51 @@
+"""The process that speaks MCP for one org: what it does to others that need the machine."""
+
+import subprocess
+import sys
+
+import pytest
+
+from worker.mcp.sidecar import _is_out_of_memory
+
+_PROGRAM = """
+import asyncio, os, sys, time
+from worker.mcp import sidecar
+
+async def compute(part, seconds):
+    watch = asyncio.create_task(sidecar._give_way())
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not watch.done():
+        end = time.process_time() + 0.02 * part
+        while time.process_time() < end:
+            pass
+        await asyncio.sleep(0.02 * (1 - part))
+    return os.nice(0)
+
+print(os.nice(0), asyncio.run(compute(float(sys.argv[1]), 10 * sidecar.BUSY_SECONDS)))
+"""
+
+
+def test_a_busy_process_gives_way_to_others() -> None:
+    """Its priority falls within seconds once its servers keep it busy."""
+    before, after = map(int, _run("0.95"))
+    assert before + 10 == after
+
+
+def test_a_process_that_computes_little_keeps_its_priority() -> None:
+    """A call now and then is answered at once, also beside a busy process of another org."""
+    before, after = map(int, _run("0.02"))
+    assert before == after
+
+
+def _run(part: str) -> list[str]:
+    command = [sys.executable, "-c", _PROGRAM, part]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.mark.parametrize("kind", [MemoryError, type("PanicException", (BaseException,), {})])
+def test_a_process_without_memory_is_recognised(kind: type[BaseException]) -> None:
+    """Also in a group of errors, and where the JSON parser panics."""
+    assert _is_out_of_memory(kind())
+    assert _is_out_of_memory(BaseExceptionGroup("several", [BaseExceptionGroup("", [kind()])]))
+    assert not _is_out_of_memory(ValueError())
+    assert not _is_out_of_memory(None)
