@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,10 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Start the service in a folder of its own; skips without curl, or fails in CI."""
+    if shutil.which("curl") is None:
+        stop = pytest.fail if os.environ.get("NEED_CURL") == "1" else pytest.skip
+        stop("curl is not installed: run scripts/install-curl as root")
     folder = tmp_path_factory.mktemp("reader")
     folder.chmod(0o711)
     (folder / ".venv").symlink_to(BIN.parent)
