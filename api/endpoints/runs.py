@@ -140,18 +140,9 @@ def get_run(run_id: UUID) -> Response:
 
 @bp.post("/v1/runs/<id:run_id>:cancel")
 @requires("data.runs.write")
-def cancel_run(run_id: UUID) -> Response:
-    """Cancel a run; responds 200 for every run that the caller may write."""
-    if "Idempotency-Key" not in request.headers:
-        read_body(NoArguments(), optional=True)
-        with connections().statement() as tx:
-            if commands.cancel_executing(tx, actor(), run_id):
-                return jsonify({"ok": True})
-    return _cancel_once(run_id)
-
-
 @idempotent
-def _cancel_once(tx: Transaction, run_id: UUID) -> Response:
+def cancel_run(tx: Transaction, run_id: UUID) -> Response:
+    """Cancel a run; responds 200 for every run that the caller may write."""
     read_body(NoArguments(), optional=True)
     commands.cancel(tx, actor(), run_id)
     return jsonify({"ok": True})

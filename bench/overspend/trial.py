@@ -35,7 +35,7 @@ from shared.events.types import (
     RunCost,
     Usage,
 )
-from shared.runs import endings, interrupted_calls, unheld_endings
+from shared.runs import endings, interrupted_calls
 from shared.runs.endings import Ending, Outcome
 from shared.runs.states import RunState
 from shared.runs.transitions import Totals, recorded_totals
@@ -195,13 +195,13 @@ class Trial:
             state=RunState.COMPLETED,
             stored=[types.encode(run.last_seq + 1, last, times.now())],
             totals=used,
-            is_held=True,
+            has_reservation=True,
         )
         with self._transaction(dice) as tx:
-            outcomes = [endings.end_held(tx, ending)]
+            outcomes = [endings.end_with_reservation(tx, ending)]
         # Where the answer of the COMMIT got lost it is tried again.
         with self._transaction() as tx:
-            outcomes.append(endings.end_held(tx, ending))
+            outcomes.append(endings.end_with_reservation(tx, ending))
         if outcomes != [Outcome.ENDED, Outcome.LOST]:
             raise AssertionError(f"it ended and ended again as {outcomes}")
 
@@ -263,7 +263,7 @@ class Trial:
             lost = rows.mappings().all()
             budgets.lock(tx, ids)
             for run in lost:
-                unheld_endings.end(tx, run, RunState.CANCELLED)
+                endings.end_unclaimed(tx, run, RunState.CANCELLED)
 
     def _let_a_month_pass(self) -> None:
         self._observer.stop.wait(self._dice.random() * 0.3)

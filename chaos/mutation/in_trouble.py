@@ -66,16 +66,16 @@ MUTANTS: tuple[Mutant, ...] = (
         "killed-after-end",
         "I2 I3",
         Edit(
-            "shared/runs/endings.py",
-            "    JOIN ended ON ended.id = v.run_id\n",
-            "    JOIN ended ON ended.id = v.run_id AND false\n",
+            "shared/runs/sql/end.sql",
+            "FROM event JOIN ended USING (run_id)\n",
+            "FROM event JOIN ended USING (run_id) WHERE false\n",
         ),
         Edit(
             "shared/runs/endings.py",
-            "        tx.after_commit.append(event_log.news(tx.connections, published))\n",
+            "        tx.after_commit.append(event_log.news(tx.connections, ended))\n",
             "        def later() -> None:\n"
             "            with tx.connections.transaction() as second:\n"
-            "                event_log.store(second, published)\n"
+            "                event_log.store(second, ended)\n"
             "\n"
             "        tx.after_commit.append(later)\n",
         ),
@@ -125,7 +125,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "I2 I3 I8",
         *_ZOMBIES_GO_ON,
         Edit(
-            "shared/runs/endings.py",
+            "shared/runs/sql/end.sql",
             "    WHERE r.fence = e.fence AND r.state = 'executing'\n",
             "    WHERE r.state = 'executing'\n",
         ),
@@ -175,12 +175,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "I1 I2 I3 I5",
         Edit(
             "shared/events/event_log.py",
-            "    stored = [encode(last + i",
+            "    return [encode(last + i",
             "    newest = tx.connections.ask_redis(\n"
             "        lambda redis: redis.xrevrange(tx.connections.keys.events(run_id), count=1)\n"
             "    )\n"
             "    last = int(newest[0][0].partition('-')[0]) if newest else 0\n"
-            "    stored = [encode(last + i",
+            "    return [encode(last + i",
         ),
     ),
     mutant(

@@ -50,7 +50,7 @@ class Limits:
 
     @property
     def needs_hold(self) -> bool:
-        """True if the run must reserve; such a run ends by `endings.end_held`."""
+        """True if the run must reserve; such a run ends by `endings.end_with_reservation`."""
         return bool(self.monthly) or self.is_prepaid or self.has_hold
 
 

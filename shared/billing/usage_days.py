@@ -5,8 +5,6 @@ still be open. `usage_days_until` says which days are there; its row is the lock
 """
 
 from datetime import date, timedelta
-from typing import Any
-from uuid import UUID
 
 from sqlalchemy import Connection, func, select, text
 
@@ -98,22 +96,3 @@ def _add_next(connections: Connections) -> bool:
 
 def _set_until(tx: Transaction, day: date) -> None:
     tx.sql.execute(text("UPDATE usage_days_until SET day = :day"), {"day": day})
-
-
-def add_late(tx: Transaction, org_id: UUID, run_id: UUID) -> None:
-    """Add a run whose usage was written after its day was summed up; call it in between.
-
-    Before the usage is written `lock` is called, so that the day is either summed up without the
-    run or not yet.
-    """
-    day: Any = tx.sql.scalar(
-        text("SELECT (ended_at AT TIME ZONE 'UTC')::date FROM runs WHERE id = :id"), {"id": run_id}
-    )
-    summed_up = until(tx.sql)
-    if summed_up is not None and day < summed_up:
-        tx.sql.execute(_ADD, {"day": day, "org_id": org_id, "run_id": run_id})
-
-
-def lock(tx: Transaction) -> None:
-    """Keep `roll_up` from passing a day until the transaction ends."""
-    tx.sql.execute(text(f"{_UNTIL} FOR SHARE"))

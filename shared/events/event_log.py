@@ -93,8 +93,8 @@ def report_loss(run_id: UUID, first: int) -> None:
     log.error(message, run_id, first)
 
 
-def append(tx: Transaction, run_id: UUID, events: Sequence[Event]) -> list[StoredEvent]:
-    """Number and store events, and publish them after the commit.
+def number(tx: Transaction, run_id: UUID, events: Sequence[Event]) -> list[StoredEvent]:
+    """Number and encode events that follow the run's last one.
 
     The caller's transaction holds the run's row lock, has raised its fence,
     and knows that no worker writes to the run.
@@ -106,9 +106,7 @@ def append(tx: Transaction, run_id: UUID, events: Sequence[Event]) -> list[Store
             run_events.c.run_id == run_id
         )
     ).one()
-    stored = [encode(last + i, event, now) for i, event in enumerate(events, 1)]
-    store(tx, {run_id: stored})
-    return stored
+    return [encode(last + i, event, now) for i, event in enumerate(events, 1)]
 
 
 def store(tx: Transaction, batch: Batch) -> None:

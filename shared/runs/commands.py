@@ -28,9 +28,9 @@ from shared.errors import (
     RunNotFound,
     StaleInput,
 )
-from shared.runs import approvals, unheld_endings
+from shared.runs import approvals, endings
 from shared.runs.states import RunState
-from shared.runs.transitions import queued
+from shared.runs.transitions import queued, waiting_is_over
 from shared.storage import signals
 from shared.storage.connections import Transaction
 from shared.storage.hints import GroupedHint
@@ -62,11 +62,26 @@ _REQUEST_CANCEL = (
 )
 
 
-def cancel_executing(tx: Transaction, actor: Actor, run_id: UUID) -> bool:
-    """Ask the owner of an executing run to end it, in one statement.
+def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> None:
+    """End a queued or waiting run now; ask the owner of an executing one to.
 
-    False, and nothing done, if it is not executing or not the actor's to cancel.
+    Does nothing for a run that has ended.
+
+    Raises:
+        RunNotFound, Forbidden
     """
+    while not _ask_owner(tx, actor, run_id):
+        run = _find(tx.sql, actor, run_id)
+        if RunState(run["state"]).is_terminal:
+            return
+        is_unclaimed = run["state"] != RunState.EXECUTING
+        if is_unclaimed and endings.end_unclaimed(tx, run, RunState.CANCELLED):
+            return
+        # It was claimed, or has ended, in this very moment.
+
+
+def _ask_owner(tx: Transaction, actor: Actor, run_id: UUID) -> bool:
+    """Ask the owner of an executing run to end it; False if the actor has no such run."""
     wish = tx.sql.execute(
         _REQUEST_CANCEL,
         {
@@ -82,21 +97,6 @@ def cancel_executing(tx: Transaction, actor: Actor, run_id: UUID) -> bool:
     return True
 
 
-def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> None:
-    """End a queued or waiting run now; ask the owner of an executing one to.
-
-    Does nothing for a run that has ended.
-
-    Raises:
-        RunNotFound, Forbidden
-    """
-    run = _lock(tx.sql, actor, run_id)
-    if run["state"] in (RunState.QUEUED, RunState.WAITING):
-        unheld_endings.end(tx, run, RunState.CANCELLED)
-    elif run["state"] == RunState.EXECUTING:
-        cancel_executing(tx, actor, run_id)
-
-
 def answer(
     tx: Transaction, actor: Actor, run_id: UUID, content: str, request_id: UUID | None
 ) -> None:
@@ -110,7 +110,7 @@ def answer(
         StaleInput: the request is another one, or has another answer.
         InvalidRequest: a malformed reply to a request for approval.
     """
-    run = _lock(tx.sql, actor, run_id)
+    run = _find(tx.sql, actor, run_id, lock=True)
     if request_id is not None:
         stored = tx.sql.scalar(
             select(inputs.c.content).where(
@@ -131,17 +131,19 @@ def answer(
         raise NotWaiting("The input request has expired.")  # the sweep will say what comes of it
     if run["pending_input"]["kind"] == "tool_confirmation":
         approvals.read(content)  # what cannot be understood is refused while it can be corrected
-    _go_on(tx, run, content, actor.user_id)
+    _requeue_with_input(tx, run, content, actor.user_id)
 
 
-def go_on_unanswered(tx: Transaction, run: RowMapping) -> None:
+def resume_expired(tx: Transaction, run: RowMapping) -> None:
     """Queue a waiting run again whose request nobody has answered in time; by the sweep."""
     is_approval = run["pending_input"]["kind"] == "tool_confirmation"
     denial = json.dumps({"decision": "deny", "reason": UNANSWERED})
-    _go_on(tx, run, denial if is_approval else UNANSWERED, None)
+    _requeue_with_input(tx, run, denial if is_approval else UNANSWERED, None)
 
 
-def _go_on(tx: Transaction, run: RowMapping, content: str, user_id: UUID | None) -> None:
+def _requeue_with_input(
+    tx: Transaction, run: RowMapping, content: str, user_id: UUID | None
+) -> None:
     """Store what the open request gets, from this user or from nobody, and queue the run again."""
     tx.sql.execute(
         insert(inputs).values(
@@ -151,17 +153,8 @@ def _go_on(tx: Transaction, run: RowMapping, content: str, user_id: UUID | None)
             created_by_user_id=user_id,
         )
     )
-    waited = func.extract("epoch", func.now() - runs.c.waiting_since) * 1000
     tx.sql.execute(
-        update(runs)
-        .where(runs.c.id == run["id"])
-        .values(
-            **queued("input"),
-            waiting_ms=runs.c.waiting_ms + waited,
-            waiting_since=None,
-            input_expires_at=None,
-            pending_input=None,
-        )
+        update(runs).where(runs.c.id == run["id"]).values(**queued("input"), **waiting_is_over())
     )
     tx.after_commit.append(lambda: signals.send_input(tx.connections, run["id"], run["owner"]))
     tx.after_commit.append(GroupedHint(tx.connections.enqueue, run["id"]))
@@ -170,17 +163,15 @@ def _go_on(tx: Transaction, run: RowMapping, content: str, user_id: UUID | None)
 # ---- pieces --------------------------------------------------------------------------
 
 
-def _lock(sql: Connection, actor: Actor, run_id: UUID) -> RowMapping:
-    run = (
-        sql.execute(
-            select(*runs.c)
-            .join(threads, threads.c.id == runs.c.thread_id)
-            .where(runs.c.id == run_id, visible(actor.org_id, actor.user_id))
-            .with_for_update(of=runs)
-        )
-        .mappings()
-        .one_or_none()
+def _find(sql: Connection, actor: Actor, run_id: UUID, *, lock: bool = False) -> RowMapping:
+    query = (
+        select(*runs.c)
+        .join(threads, threads.c.id == runs.c.thread_id)
+        .where(runs.c.id == run_id, visible(actor.org_id, actor.user_id))
     )
+    if lock:
+        query = query.with_for_update(of=runs)
+    run = sql.execute(query).mappings().one_or_none()
     if run is None:
         raise RunNotFound()
     actor.check_may_write(run["created_by_user_id"])

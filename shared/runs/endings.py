@@ -1,16 +1,17 @@
-"""The ends of runs as their workers write them: many in one statement, each by its fence.
+"""The ends of runs, each by its fence: by their workers, many in one statement, or without one.
 
-Status, terminal event, usage, charge and the thread's message of a run are stored together or not
+State, terminal event, usage, charge and the thread's message of a run are stored together or not
 at all.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from functools import partial
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, RowMapping, func, select, true, update
 
 from shared import fault_points, ids
 from shared.billing import budgets
@@ -18,31 +19,47 @@ from shared.billing.credits import credits_of
 from shared.claim import Claim
 from shared.events import event_log, types
 from shared.events.types import TOKEN_FIELDS, RunError, StoredEvent
+from shared.runs import interrupted_calls
 from shared.runs.states import RunState
-from shared.runs.transitions import Totals, keep_usage, usage_columns
-from shared.storage.arrays import TextArray
-from shared.storage.connections import Transaction
+from shared.runs.transitions import Totals, recorded_totals, waiting_is_over
+from shared.storage.arrays import TextArray, plain_array
+from shared.storage.connections import Connections, Transaction
+from shared.storage.group_commit import GroupCommit
+from shared.storage.sql_files import statement
 from shared.storage.tables.runs import runs
+from shared.usd import MAX_COST_USD
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """The right to end a run that no worker holds: it has the row's lock and its fence."""
+
+    run_id: UUID
+    org_id: UUID
+    fence: int
+    server: None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How the run of a claim ends.
+    """How a run ends.
 
     `stored` are the events not stored yet, of which the last is the terminal one. `message` is
     (id, content) of what the thread keeps; it is partial unless the run has completed.
-    `stop_reason` is that of a completed run, `error` that of a failed one. `is_held`: the run may
-    have reserved money, so that it ends by `end_held`.
+    `stop_reason` is that of a completed run, `error` that of a failed one.
+    `has_reservation`: the run may have reserved money, so that it ends by `end_with_reservation`.
     """
 
-    claim: Claim
+    claim: Claim | TakenOver
     state: RunState
     stored: Sequence[StoredEvent]
     totals: Totals
     message: tuple[UUID, str] | None = None
     stop_reason: str | None = None
     error: RunError | None = None
-    is_held: bool = False
+    has_reservation: bool = False
     #: The run's events were looked for since Postgres was restarted or failed over.
     is_verified: bool = False
 
@@ -63,94 +80,41 @@ class Outcome(Enum):
     MOVED = "moved"  # Postgres was restarted or failed over, and has the run's events: try again
 
 
-# Rows are locked in the order of their ids. One that somebody else has locked must not hold up
-# the ends of the others. Events that are there already were stored by a try whose answer got lost.
-_END = """
-WITH ending AS (
-    SELECT * FROM unnest(
-        %(ids)s::uuid[], %(fences)s::bigint[], %(states)s::text[],
-        %(stop_reasons)s::text[], %(error_codes)s::text[], %(error_messages)s::text[],
-        %(error_retryables)s::boolean[],
-        %(input_tokens)s::bigint[], %(output_tokens)s::bigint[], %(cache_read_tokens)s::bigint[],
-        %(cache_write_tokens)s::bigint[], %(reasoning_tokens)s::bigint[],
-        %(usage_sources)s::text[], %(costs)s::numeric[],
-        %(message_ids)s::uuid[], %(contents)s::text[], %(entry_ids)s::uuid[], %(charges)s::bigint[],
-        %(servers)s::timestamptz[]
-    ) AS e (id, fence, state, stop_reason, error_code, error_message, error_retryable, input_tokens,
-            output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
-            usage_source, cost_usd, message_id, content, entry_id, charge, server)
-), held AS (
-    SELECT r.id FROM runs r JOIN ending e ON e.id = r.id
-    WHERE r.fence = e.fence AND r.state = 'executing'
-        AND (r.cancel_requested_at IS NULL OR e.state = 'cancelled')
-        AND (e.server IS NULL OR e.server = pg_postmaster_start_time())
-    ORDER BY r.id FOR NO KEY UPDATE OF r SKIP LOCKED
-), ended AS (
-    UPDATE runs r SET
-        state = e.state,
-        ended_at = clock_timestamp(),
-        stop_reason = e.stop_reason,
-        error_code = e.error_code,
-        error_message = e.error_message,
-        error_retryable = e.error_retryable,
-        input_tokens = e.input_tokens,
-        output_tokens = e.output_tokens,
-        cache_read_tokens = e.cache_read_tokens,
-        cache_write_tokens = e.cache_write_tokens,
-        reasoning_tokens = e.reasoning_tokens,
-        usage_source = e.usage_source,
-        cost_usd = e.cost_usd
-    FROM ending e JOIN held ON held.id = e.id
-    WHERE r.id = e.id
-    RETURNING r.id, r.org_id, r.thread_id, r.position, r.created_by_user_id, r.api_key_id,
-        r.persona_id, r.ended_at, e.state, e.message_id, e.content, e.entry_id, e.charge
-), written AS (
-    INSERT INTO run_events (run_id, seq, type, payload)
-    SELECT v.run_id, v.seq, v.type, v.payload
-    FROM unnest(%(run_ids)s::uuid[], %(seqs)s::bigint[], %(types)s::text[], %(payloads)s::text[])
-         AS v (run_id, seq, type, payload)
-    JOIN ended ON ended.id = v.run_id
-    ON CONFLICT DO NOTHING
-), said AS (
-    INSERT INTO messages (id, org_id, thread_id, run_id, position, role, content, partial)
-    SELECT message_id, org_id, thread_id, id, position, 'assistant', content, state <> 'completed'
-    FROM ended WHERE message_id IS NOT NULL
-), used AS (
-    INSERT INTO run_usage (run_id, route_id, org_id, user_id, api_key_id, persona_key, model,
-        input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
-        usage_source, cost_usd, ended_at, month)
-    SELECT r.id, u.route_id, r.org_id, r.created_by_user_id, r.api_key_id,
-        split_part(r.persona_id, '@', 1), u.model, u.input_tokens, u.output_tokens,
-        u.cache_read_tokens, u.cache_write_tokens, u.reasoning_tokens, u.usage_source, u.cost_usd,
-        r.ended_at, date_trunc('month', r.ended_at AT TIME ZONE 'UTC')::date
-    FROM ended r JOIN unnest(
-        %(of_runs)s::uuid[], %(of_route_ids)s::text[], %(of_models)s::text[],
-        %(of_input_tokens)s::bigint[], %(of_output_tokens)s::bigint[],
-        %(of_cache_read_tokens)s::bigint[], %(of_cache_write_tokens)s::bigint[],
-        %(of_reasoning_tokens)s::bigint[], %(of_usage_sources)s::text[], %(of_costs)s::numeric[]
-    ) AS u (run_id, route_id, model, input_tokens, output_tokens, cache_read_tokens,
-            cache_write_tokens, reasoning_tokens, usage_source, cost_usd) ON u.run_id = r.id
-), charged AS (
-    INSERT INTO ledger_entries (id, org_id, kind, run_id, debit_account, credit_account, credits)
-    SELECT entry_id, org_id, 'usage', id, 'receivable', 'revenue', charge
-    FROM ended WHERE charge > 0
-)
-SELECT id FROM ended
-"""
+_END = statement(__package__, "end")
+
+
+class RunEnder:
+    """Ends the runs of a worker process; those that end at the same time in one statement."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._end_with_others = GroupCommit(self._end, size=lambda ending: ending.size)
+
+    def __call__(self, ending: Ending) -> Outcome:
+        """End a run; in a transaction of its own if it may have reserved money.
+
+        Raises:
+            Unavailable
+        """
+        if not ending.has_reservation:
+            return self._end_with_others(ending)
+        with self._connections.transaction() as tx:
+            return end_with_reservation(tx, ending)
+
+    def _end(self, endings: Sequence[Ending]) -> list[Outcome]:
+        with self._connections.statement() as tx:
+            return end(tx, endings)
 
 
 def end(tx: Transaction, endings: Sequence[Ending]) -> list[Outcome]:
-    """End the runs, as many as can be, and publish after the commit; the outcome of each.
+    """End the runs, as many as possible, in one statement; returns the outcome of each.
 
-    What they have used is counted, and charged as owed, in the same statement.
+    Their usage is recorded and, unless they may have a reservation, charged as owed.
     """
-    batch = {ending.claim.run_id: ending.stored for ending in endings}
-    rows = tx.sql.exec_driver_sql(_END, {**_columns(endings), **event_log.columns(batch.items())})
-    ended = {row.id for row in rows}
-    published = {run_id: stored for run_id, stored in batch.items() if run_id in ended}
-    if published:
+    ended = _write(tx, endings)
+    if ended:
         tx.after_commit.append(lambda: fault_points.reach("worker.ended"))
-        tx.after_commit.append(event_log.news(tx.connections, published))
+        tx.after_commit.append(event_log.news(tx.connections, ended))
     missing = [ending for ending in endings if ending.claim.run_id not in ended]
     why = _why_not(tx.sql, missing) if missing else {}
     moved = [
@@ -164,71 +128,144 @@ def end(tx: Transaction, endings: Sequence[Ending]) -> list[Outcome]:
     return [why.get(ending.claim.run_id, Outcome.ENDED) for ending in endings]
 
 
-def end_held(tx: Transaction, ending: Ending) -> Outcome:
-    """As `end`, for a run that may have reserved money: lets go of it in the same transaction."""
+def end_with_reservation(tx: Transaction, ending: Ending) -> Outcome:
+    """End a run that may have reserved money, and release it in the same transaction."""
     [outcome] = end(tx, [ending])
     if outcome is Outcome.ENDED:
-        run_id, totals = ending.claim.run_id, ending.totals
-        keep_usage(tx.sql, run_id, totals)
-        budgets.release(
-            tx,
-            org_id=ending.claim.org_id,
-            run_id=run_id,
-            cost_usd=totals.cost_usd,
-            own_usd=totals.own_usd,
-        )
+        _release(tx, ending)
     return outcome
 
 
-#: Columns of free text, and of what operators and customers named.
-_TEXTS = frozenset(
-    {"stop_reasons", "error_codes", "error_messages", "contents", "of_route_ids", "of_models"}
-)
+def end_unclaimed(
+    tx: Transaction, run: RowMapping, state: RunState, error: RunError | None = None
+) -> bool:
+    """End a run that no worker holds, as cancelled or failed.
+
+    `run` is its row. False, and nothing done, if the run has changed since the row was read, or
+    is to fail while it is being cancelled. Text that was streamed and not completed is kept as a
+    partial message. The usage in the event log is charged, and so is the call in which its worker
+    was lost; routes and prices for that are read before the row is locked. To end several runs in
+    one transaction, call `budgets.lock` for them first.
+    """
+    streamed = event_log.open_events(tx.sql, run["id"])
+    recorded = recorded_totals(tx.sql, run["id"])
+    totals = interrupted_calls.count(tx.connections, tx.sql, run["id"], recorded, streamed)
+    claim = _take_over(tx.sql, run, state)
+    if claim is None:
+        return False
+    closing: list[types.Event] = []
+    if totals != recorded:
+        closing.append(types.RunCost(totals.usage, totals.cost_usd, totals.routes))
+    if error is None:
+        closing.append(types.RunCancelled(totals.usage, totals.cost_usd))
+    else:
+        closing.append(types.RunFailed(error, totals.usage, totals.cost_usd))
+    text = event_log.text_of(streamed)
+    ending = Ending(
+        claim=claim,
+        state=state,
+        stored=event_log.number(tx, run["id"], closing),
+        totals=totals,
+        message=(ids.new_id(), text) if text else None,
+        error=error,
+        has_reservation=True,
+    )
+    tx.after_commit.append(event_log.news(tx.connections, _write(tx, [ending])))
+    if error is not None:
+        tx.after_commit.append(partial(_report, run, error))
+    # Last: until the commit others wait for the rows that it locks.
+    _release(tx, ending)
+    return True
 
 
-def _columns(endings: Sequence[Ending]) -> dict[str, Any]:
+def _take_over(sql: Connection, run: RowMapping, state: RunState) -> TakenOver | None:
+    """Lock the run's row and raise its fence, so that the run ends as that of a claim does."""
+    may_end = runs.c.cancel_requested_at.is_(None)
+    fence = sql.scalar(
+        update(runs)
+        .where(runs.c.id == run["id"], runs.c.fence == run["fence"], runs.c.state == run["state"])
+        .where(true() if state == RunState.CANCELLED else may_end)
+        .values(state=RunState.EXECUTING, fence=runs.c.fence + 1, **waiting_is_over())
+        .returning(runs.c.fence)
+    )
+    return None if fence is None else TakenOver(run["id"], run["org_id"], fence)
+
+
+def _report(run: RowMapping, error: RunError) -> None:
+    extra = {"run_id": str(run["id"]), "code": error.code, "route_id": run["route_id"]}
+    log.warning("run failed: %s, route %s", error.code, run["route_id"], extra=extra)
+
+
+def _release(tx: Transaction, ending: Ending) -> None:
+    budgets.release(
+        tx,
+        org_id=ending.claim.org_id,
+        run_id=ending.claim.run_id,
+        cost_usd=ending.totals.cost_usd,
+        own_usd=ending.totals.own_usd,
+    )
+
+
+def _write(tx: Transaction, endings: Sequence[Ending]) -> dict[UUID, Sequence[StoredEvent]]:
+    """Execute the statement; returns the events of the runs that have ended."""
+    batch = {ending.claim.run_id: ending.stored for ending in endings}
+    values = {
+        **_columns_of_runs(endings),
+        **_columns_of_usage(endings),
+        **event_log.columns(batch.items()),
+    }
+    return {id_: batch[id_] for id_ in tx.sql.exec_driver_sql(_END, values).scalars()}
+
+
+def _columns_of_runs(endings: Sequence[Ending]) -> dict[str, str | TextArray]:
     totals = [ending.totals.columns() for ending in endings]
-    counted = [ending for ending in endings if not ending.is_held]
-    used = usage_columns([ending.totals for ending in counted])
     errors = [ending.error for ending in endings]
     messages = [ending.message for ending in endings]
-    columns: dict[str, Sequence[Any]] = {
-        "ids": [ending.claim.run_id for ending in endings],
-        "fences": [ending.claim.fence for ending in endings],
-        "states": [ending.state.value for ending in endings],
-        "stop_reasons": [ending.stop_reason for ending in endings],
-        "error_codes": [error and error.code for error in errors],
-        "error_messages": [error and types.clean(error.message) for error in errors],
-        "error_retryables": [error and error.retryable for error in errors],
-        **{name: [of_run[name] for of_run in totals] for name in TOKEN_FIELDS},
-        "usage_sources": [of_run["usage_source"] for of_run in totals],
-        "costs": [of_run["cost_usd"] for of_run in totals],
-        "message_ids": [message and message[0] for message in messages],
-        "contents": [message and types.clean(message[1]) for message in messages],
-        "entry_ids": [ids.new_id() for _ in endings],
-        "servers": [
+    return {
+        "ids": plain_array(ending.claim.run_id for ending in endings),
+        "fences": plain_array(ending.claim.fence for ending in endings),
+        "servers": plain_array(
             None
             if ending.is_verified or ending.claim.server is None
             # Quoted: it has a space.
             else f'"{ending.claim.server.isoformat()}"'
             for ending in endings
-        ],
-        "charges": [
-            0 if ending.is_held else credits_of(of_run["cost_usd"] - ending.totals.own_usd)
+        ),
+        "states": plain_array(ending.state.value for ending in endings),
+        "stop_reasons": TextArray(ending.stop_reason for ending in endings),
+        "error_codes": TextArray(error.code if error else None for error in errors),
+        "error_messages": TextArray(
+            types.clean(error.message) if error else None for error in errors
+        ),
+        "error_retryables": plain_array(error and error.retryable for error in errors),
+        **{name: plain_array(of_run[name] for of_run in totals) for name in TOKEN_FIELDS},
+        "usage_sources": plain_array(of_run["usage_source"] for of_run in totals),
+        "costs": plain_array(of_run["cost_usd"] for of_run in totals),
+        "message_ids": plain_array(message and message[0] for message in messages),
+        "contents": TextArray(message and types.clean(message[1]) for message in messages),
+        "entry_ids": plain_array(ids.new_id() for _ in endings),
+        "charges": plain_array(
+            0 if ending.has_reservation else credits_of(of_run["cost_usd"] - ending.totals.own_usd)
             for ending, of_run in zip(endings, totals, strict=True)
-        ],
-        "of_runs": [ending.claim.run_id for ending in counted for _ in ending.totals.routes],
-        **{f"of_{name}": values for name, values in used.items()},
+        ),
     }
+
+
+def _columns_of_usage(endings: Sequence[Ending]) -> dict[str, str | TextArray]:
+    """The parts of all runs, one below the other."""
+    used = [(ending.claim.run_id, part) for ending in endings for part in ending.totals.routes]
+    parts = [part for _, part in used]
     return {
-        name: TextArray(values) if name in _TEXTS else _array(values)
-        for name, values in columns.items()
+        "used_by": plain_array(run_id for run_id, _ in used),
+        "used_route_ids": TextArray(part.route_id for part in parts),
+        "used_models": TextArray(part.model for part in parts),
+        **{
+            f"used_{name}": plain_array(getattr(part.usage, name) for part in parts)
+            for name in TOKEN_FIELDS
+        },
+        "used_usage_sources": plain_array(part.usage.source for part in parts),
+        "used_costs": plain_array(min(part.cost_usd, MAX_COST_USD) for part in parts),
     }
-
-
-def _array(values: Sequence[Any]) -> str:
-    """In Postgres' own notation."""
-    return "{" + ",".join("NULL" if value is None else str(value) for value in values) + "}"
 
 
 def _why_not(sql: Connection, missing: Sequence[Ending]) -> dict[UUID, Outcome]:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from shared.billing import budgets, usage_days
 from shared.errors import Unavailable
 from shared.events.types import STEP_TYPES, RunError, RunResumed, RunStarted
-from shared.runs import commands, retention, revocations, unheld_endings
+from shared.runs import commands, endings, retention, revocations
 from shared.runs.states import RunState
 from shared.runs.transitions import MAX_CRASHES, queued
 from shared.storage import postgres, rewinds
@@ -101,13 +101,13 @@ WHERE id IN (
 )
 """
 
-# One look into the key of `runs` for each hold: a join may read all of it.
-_LEFT_HOLDS = """
-SELECT h.run_id AS id, h.org_id, h.cost_usd, run.is_active IS NULL AS is_deleted
+# One look into the key of `runs` for each reservation: a join may read all of it.
+_LEAKED_RESERVATIONS = """
+SELECT h.run_id AS id, h.org_id, h.cost_usd
 FROM holds h LEFT JOIN LATERAL (
-    SELECT r.ended_at IS NULL AS is_active FROM runs r WHERE r.id = h.run_id LIMIT 1
+    SELECT r.id FROM runs r WHERE r.id = h.run_id LIMIT 1
 ) AS run ON true
-WHERE run.is_active IS NOT TRUE
+WHERE run.id IS NULL
 ORDER BY h.run_id LIMIT :batch
 """
 
@@ -124,7 +124,7 @@ def sweep(connections: Connections) -> None:
         _cancel_runs_of_revoked_keys,
         _cancel_unheld,
         _expire_inputs,
-        _release_left,
+        _release_leaked_reservations,
     ):
         with connections.transaction() as tx:
             if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(_LOCK_KEY))):
@@ -154,7 +154,7 @@ def _recover_lost(tx: Transaction) -> None:
     rows = tx.sql.execute(select(*runs.c).where(runs.c.id.in_(is_crash))).mappings().all()
     for run in _with_holds_locked(tx, rows):
         log.warning("recovering run %s from lost worker %s", run["id"], run["owner"])
-        with _alone(tx, run):
+        with _isolated(tx, run):
             _recover(tx, run, is_crash=is_crash[run["id"]])
 
 
@@ -165,7 +165,7 @@ def _with_holds_locked(tx: Transaction, rows: Sequence[RowMapping]) -> Sequence[
 
 
 @contextmanager
-def _alone(tx: Transaction, run: RowMapping) -> Iterator[None]:
+def _isolated(tx: Transaction, run: RowMapping) -> Iterator[None]:
     """What cannot be done for one run must not stop the others."""
     hints = len(tx.after_commit)
     try:
@@ -199,7 +199,7 @@ def recover_orphan(connections: Connections, run_id: UUID, owner: UUID, is_crash
 def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None:
     """Queue a lost run again, unless it was being cancelled or keeps losing its workers."""
     if run["cancel_requested_at"] is not None:
-        unheld_endings.end(tx, run, RunState.CANCELLED)
+        endings.end_unclaimed(tx, run, RunState.CANCELLED)
         return
     of_run = run_events.c.run_id == run["id"]
     begun = (
@@ -218,7 +218,7 @@ def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None
     )
     crashes = (0 if progressed else run["crashes"]) + int(is_crash)
     if crashes >= MAX_CRASHES:
-        unheld_endings.end(tx, run, RunState.FAILED, CRASHED)
+        endings.end_unclaimed(tx, run, RunState.FAILED, CRASHED)
     else:
         tx.sql.execute(
             update(runs)
@@ -243,8 +243,8 @@ def _cancel_unheld(tx: Transaction) -> None:
         select(*runs.c).where(UNHELD_AND_CANCELLED).limit(BATCH).with_for_update(skip_locked=True)
     )
     for run in _with_holds_locked(tx, unheld.mappings().all()):
-        with _alone(tx, run):
-            unheld_endings.end(tx, run, RunState.CANCELLED)
+        with _isolated(tx, run):
+            endings.end_unclaimed(tx, run, RunState.CANCELLED)
 
 
 def _expire_inputs(tx: Transaction) -> None:
@@ -256,27 +256,23 @@ def _expire_inputs(tx: Transaction) -> None:
         .with_for_update(skip_locked=True)
     )
     for run in _with_holds_locked(tx, waiting.mappings().all()):
-        with _alone(tx, run):
+        with _isolated(tx, run):
             if (run["pending_input"] or {}).get("on_expiry") == "continue":
-                commands.go_on_unanswered(tx, run)
+                commands.resume_expired(tx, run)
             else:
-                unheld_endings.end(tx, run, RunState.FAILED, EXPIRED)
+                endings.end_unclaimed(tx, run, RunState.FAILED, EXPIRED)
 
 
-def _release_left(tx: Transaction) -> None:
-    """Release what runs hold that a process of an older release has ended, or an operator deleted.
+def _release_leaked_reservations(tx: Transaction) -> None:
+    """Release the reservations of runs that an operator has deleted.
 
-    A deleted run is charged what it had cost when it last reserved.
+    They are charged what the run had cost when it last reserved.
     """
-    left = tx.sql.execute(text(_LEFT_HOLDS), {"batch": BATCH})
-    for run in _with_holds_locked(tx, left.mappings().all()):
-        with _alone(tx, run):
-            of_run = {"org_id": run["org_id"], "run_id": run["id"]}
-            if run["is_deleted"]:
-                log.warning("releasing the reservation of deleted run %s", run["id"])
-                budgets.release(tx, **of_run, cost_usd=run["cost_usd"])
-            else:
-                unheld_endings.count_late(tx, **of_run)
+    leaked = tx.sql.execute(text(_LEAKED_RESERVATIONS), {"batch": BATCH})
+    for run in _with_holds_locked(tx, leaked.mappings().all()):
+        with _isolated(tx, run):
+            log.warning("releasing the reservation of deleted run %s", run["id"])
+            budgets.release(tx, org_id=run["org_id"], run_id=run["id"], cost_usd=run["cost_usd"])
 
 
 def start(connections: Connections) -> threading.Event:

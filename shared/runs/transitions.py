@@ -1,21 +1,18 @@
 """What every change of a run's state writes, whoever makes it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Uuid, func, insert, literal, select, text
+from sqlalchemy import Connection, func, select
 
 from shared.catalog import model_routes
 from shared.events import event_log, types
 from shared.events.types import TOKEN_FIELDS, RouteCost, Usage
 from shared.runs.states import RunState
-from shared.storage.arrays import TextArray
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import runs
-from shared.storage.tables.threads import messages
 from shared.usd import MAX_COST_USD
 
 #: Owners lost within one step, after which a run is given up.
@@ -68,20 +65,14 @@ def queued(reason: str) -> dict[str, Any]:
     }
 
 
-def ended(state: RunState, totals: Totals, error: types.RunError | None) -> dict[str, Any]:
-    """Columns of a run that has ended."""
+def waiting_is_over() -> dict[str, Any]:
+    """Columns of a run that does not wait for a person any more."""
     waited = func.extract("epoch", func.now() - runs.c.waiting_since) * 1000
     return {
-        "state": state,
-        "ended_at": func.now(),
-        "input_expires_at": None,
-        "pending_input": None,
         "waiting_ms": runs.c.waiting_ms + func.coalesce(waited, 0),
         "waiting_since": None,
-        "error_code": error and error.code,
-        "error_message": error and error.message,
-        "error_retryable": error and error.retryable,
-        **totals.columns(),
+        "input_expires_at": None,
+        "pending_input": None,
     }
 
 
@@ -110,63 +101,3 @@ def recorded_totals(sql: Connection, run_id: UUID) -> Totals:
         call = RouteCost(part["route_id"], part["model"], usage, cost)
         totals = totals.plus(call)
     return totals
-
-
-_KEEP_USAGE = text(
-    """
-    INSERT INTO run_usage (run_id, route_id, org_id, user_id, api_key_id, persona_key, model,
-        input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
-        usage_source, cost_usd, ended_at, month)
-    SELECT r.id, u.route_id, r.org_id, r.created_by_user_id, r.api_key_id,
-        split_part(r.persona_id, '@', 1), u.model, u.input_tokens, u.output_tokens,
-        u.cache_read_tokens, u.cache_write_tokens, u.reasoning_tokens, u.usage_source, u.cost_usd,
-        r.ended_at,
-        coalesce(
-            (SELECT h.month FROM holds h WHERE h.run_id = r.id),
-            date_trunc('month', r.ended_at AT TIME ZONE 'UTC')::date
-        )
-    FROM runs r CROSS JOIN unnest(
-        :route_ids ::text[], :models ::text[], :input_tokens ::bigint[], :output_tokens ::bigint[],
-        :cache_read_tokens ::bigint[], :cache_write_tokens ::bigint[],
-        :reasoning_tokens ::bigint[], :usage_sources ::text[], :costs ::numeric[]
-    ) AS u (route_id, model, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,
-            reasoning_tokens, usage_source, cost_usd)
-    WHERE r.id = :run_id
-    """
-)
-
-
-def keep_usage(sql: Connection, run_id: UUID, totals: Totals) -> None:
-    """Write down what the run, which has just ended and not let go of its hold, has used."""
-    if totals.routes:
-        sql.execute(_KEEP_USAGE, {"run_id": run_id, **usage_columns([totals])})
-
-
-def usage_columns(several: Sequence[Totals]) -> dict[str, Sequence[Any]]:
-    """The parts of all of them, one below the other, as columns of `run_usage`."""
-    parts = [part for totals in several for part in totals.routes]
-    return {
-        "route_ids": TextArray(part.route_id for part in parts),
-        "models": TextArray(part.model for part in parts),
-        **{name: [getattr(part.usage, name) for part in parts] for name in TOKEN_FIELDS},
-        "usage_sources": [part.usage.source for part in parts],
-        "costs": [min(part.cost_usd, MAX_COST_USD) for part in parts],
-    }
-
-
-def keep_message(
-    sql: Connection, run_id: UUID, message: tuple[UUID, str], *, partial: bool
-) -> None:
-    """Give the thread the run's answer, (id, content), at the run's place."""
-    place = select(
-        literal(message[0], Uuid),
-        runs.c.org_id,
-        runs.c.thread_id,
-        runs.c.id,
-        runs.c.position,
-        literal("assistant"),
-        literal(types.clean(message[1])),
-        literal(partial),
-    ).where(runs.c.id == run_id)
-    columns = ["id", "org_id", "thread_id", "run_id", "position", "role", "content", "partial"]
-    sql.execute(insert(messages).from_select(columns, place))

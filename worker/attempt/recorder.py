@@ -100,7 +100,7 @@ class Recorder:
                 message=message,
                 stop_reason=stop_reason,
                 error=error,
-                is_held=run.admission.is_limited,
+                has_reservation=run.admission.is_limited,
             )
             while True:
                 try:

@@ -14,8 +14,8 @@ from shared.catalog.catalog import Catalog
 from shared.claim import Claim
 from shared.config import Settings
 from shared.errors import Unavailable
-from shared.runs import claims, endings, sweep
-from shared.runs.endings import Ending, Outcome
+from shared.runs import claims, sweep
+from shared.runs.endings import RunEnder
 from shared.storage import signals
 from shared.storage.connections import Connections, connect
 from shared.storage.group_commit import GroupCommit
@@ -70,7 +70,7 @@ class WorkerProcess:
         self.writer = EventWriter(self.connections)
         self.claim = GroupCommit(self._claim)
         self.histories = HistoryLoader(self.connections)
-        self._end_together = GroupCommit(self._end, size=lambda ending: ending.size)
+        self.end = RunEnder(self.connections)
         self.draining = threading.Event()
         self._lock = threading.Lock()
         self._active: set[ActiveRun] = set()
@@ -103,17 +103,6 @@ class WorkerProcess:
         taken = claims.claim(self.connections, ids, self.worker_id, suspects=suspects)
         # A run may be wanted twice: only the first gets it.
         return [taken.pop(run.run_id, None) for run in wanted]
-
-    def _end(self, to_end: Sequence[Ending]) -> list[Outcome]:
-        with self.connections.statement() as tx:
-            return endings.end(tx, to_end)
-
-    def end(self, ending: Ending) -> Outcome:
-        """Write an ending: together with those of other runs, unless money is reserved for it."""
-        if not ending.is_held:
-            return self._end_together(ending)
-        with self.connections.transaction() as tx:
-            return endings.end_held(tx, ending)
 
     def active_runs(self) -> dict[UUID, StopSignal]:
         """Return the stop signals of the runs being executed or claimed, by run id."""

@@ -93,7 +93,9 @@ class Money:
         """End the run, which has cost so much, and `own` more on a model of the org's."""
         assert Outcome.ENDED == self.end(claim, cost, own)
 
-    def end(self, claim: Claim, cost: str, own: str = "0", *, is_held: bool = True) -> Outcome:
+    def end(
+        self, claim: Claim, cost: str, own: str = "0", *, has_reservation: bool = True
+    ) -> Outcome:
         used = totals(cost)
         if own != "0":
             used = used.plus(totals(own, str(new_id())).routes[0])
@@ -103,10 +105,14 @@ class Money:
             state=RunState.COMPLETED,
             stored=numbered(self.stored.last_seq(claim.run_id), last),
             totals=used,
-            is_held=is_held,
+            has_reservation=has_reservation,
         )
         with self.connections.transaction() as tx:
-            return endings.end_held(tx, ending) if is_held else endings.end(tx, [ending])[0]
+            return (
+                endings.end_with_reservation(tx, ending)
+                if has_reservation
+                else endings.end(tx, [ending])[0]
+            )
 
     def crash(self, claim: Claim, cost: str) -> None:
         """Lose the worker for good after it has written what it has used."""
@@ -551,12 +557,14 @@ def test_a_free_route_of_the_server_needs_one_credit(money: Money) -> None:
     assert (1, 0) == money.balance()
 
 
-@pytest.mark.parametrize("is_held", [True, False])
-def test_what_is_owed_is_for_routes_of_the_server_alone(money: Money, is_held: bool) -> None:
+@pytest.mark.parametrize("has_reservation", [True, False])
+def test_what_is_owed_is_for_routes_of_the_server_alone(
+    money: Money, has_reservation: bool
+) -> None:
     """An org that does not pay in advance owes nothing for its own models."""
     claim = money.stored.claimed()
 
-    assert Outcome.ENDED == money.end(claim, "0.03", own="9", is_held=is_held)
+    assert Outcome.ENDED == money.end(claim, "0.03", own="9", has_reservation=has_reservation)
 
     assert [("receivable", "revenue", 30)] == money.charged(claim.run_id)
 
@@ -702,27 +710,6 @@ def test_the_sweep_lets_go_for_lost_and_expired_runs(money: Money) -> None:
     assert ("12", "0") == money.month()
     assert [("3", "0")] * 3 == [money.month(f"api_key:{key}") for key in keys]
     assert [] == money.holds()
-
-
-def test_what_a_run_held_that_an_older_process_ended_is_let_go(money: Money) -> None:
-    """It knew of no money: what the run has used by its log is counted and charged, once."""
-    money.limit("100")
-    money.grant(5000)
-    claim = money.stored.claimed()
-    money.reserve(claim, "2")
-    money.crash(claim, "1")
-    money.stored.set(claim.run_id, state="cancelled", ended_at=text("now()"))
-    waiting = money.stored.claimed()
-    money.reserve(waiting, "2")
-
-    for _ in range(2):
-        sweep.sweep(money.connections)
-
-    assert ("1", "2") == money.month()
-    assert [waiting.run_id] == [hold.run_id for hold in money.holds()]
-    assert (4000, 2000) == money.balance()
-    assert [("customer", "revenue", 1000)] == money.charged(claim.run_id)
-    assert ["1"] == [short(used.cost_usd) for used in money.used(claim.run_id)]
 
 
 def test_only_the_lock_of_its_rows_is_waited_for(money: Money) -> None:

@@ -16,7 +16,6 @@ from shared.runs import sweep
 from shared.storage.connections import Connections
 from shared.storage.tables.billing import run_usage, usage_days_until
 from shared.storage.tables.billing import usage_days as table
-from shared.storage.tables.runs import runs
 from tests.stored_runs import StoredRuns
 
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -138,29 +137,6 @@ def test_the_sweep_sums_up_some_days_in_each_pass(stored: StoredRuns) -> None:
     assert seen[1] is not None
     assert seen[0] < seen[1] == seen[2]
     assert TODAY.date() - seen[1] <= timedelta(days=1)  # yesterday is not over for an hour
-
-
-def test_usage_that_is_written_late_is_in_the_reports(stored: StoredRuns) -> None:
-    """A run that a process of the release before has ended, on a day that is summed up."""
-    connections, org_id = stored.connections, stored.actor.org_id
-    claim = stored.claimed()
-    ended = TODAY - timedelta(days=2, hours=3)
-    period = Period(since=TODAY - timedelta(days=3), until=TODAY)
-    use(connections, org_id, 3, 10)
-    usage_days.roll_up(connections)
-    with connections.reading() as sql:
-        before = usage_reports.total(sql, org_id, period)
-    with connections.transaction() as tx:
-        tx.sql.execute(
-            update(runs).where(runs.c.id == claim.run_id).values(state="completed", ended_at=ended)
-        )
-        usage_days.lock(tx)
-        use_run(tx.sql, claim.run_id, org_id, ended)
-        usage_days.add_late(tx, org_id, claim.run_id)
-
-    with connections.reading() as sql:
-        after = usage_reports.total(sql, org_id, period)
-    assert (before.runs + 1, before.cost_usd + 1) == (after.runs, after.cost_usd)
 
 
 def use_run(sql: Any, run_id: UUID, org_id: UUID, ended: datetime) -> None:

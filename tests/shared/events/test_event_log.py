@@ -37,7 +37,8 @@ def test_appends_at_once_have_numbers_without_holes(stored: StoredRuns) -> None:
         for _ in range(5):
             with stored.connections.transaction() as tx:
                 tx.sql.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update())
-                event_log.append(tx, run_id, [MessageDelta("a"), MessageDelta("b")])
+                events = [MessageDelta("a"), MessageDelta("b")]
+                event_log.store(tx, {run_id: event_log.number(tx, run_id, events)})
 
     in_parallel(8, append)
 

@@ -18,8 +18,7 @@ from shared.events import types
 from shared.events.event_log import text_of
 from shared.events.types import RunError
 from shared.ids import new_id
-from shared.runs import endings
-from shared.runs.endings import Ending, Outcome
+from shared.runs.endings import RunEnder
 from shared.runs.transitions import recorded_totals
 from shared.storage.connections import Connections, Transaction
 from tests.shared.runs.life_cycle_model import Happening, ModelAttempt, ModelRun, ModelWorker
@@ -93,12 +92,6 @@ class InterruptedConnections(Connections):
         outage, self.outage = self.outage, None
         return outage
 
-    def end(self, ending: Ending) -> Outcome:
-        """End one run as a worker process does."""
-        with self.statement() as tx:
-            [outcome] = endings.end(tx, [ending])
-        return outcome
-
 
 class SteppedWriter(EventWriter):
     """A writer that commits on request, on the caller's thread."""
@@ -118,7 +111,7 @@ def begin_attempt(
     stop = StopSignal()
     log = RunLog(run.id, claim.fence, claim.last_seq, stop, by.writer.mark)
     claimed = ClaimedRun(connections, claim, log, stop, RouteLimits(connections))
-    recorder = Recorder(connections, claimed, connections.end)
+    recorder = Recorder(connections, claimed, RunEnder(connections))
     attempt = ModelAttempt(run, by, claimed, recorder, run.tokens)
     if claim.attempt > 1:
         with connections.reading() as sql:

@@ -27,7 +27,7 @@ from shared.events.types import (
     Usage,
 )
 from shared.ids import new_id
-from shared.runs import sweep, unheld_endings
+from shared.runs import endings, sweep
 from shared.runs.states import RunState
 from shared.runs.transitions import recorded_totals
 from shared.storage.tables.billing import holds, ledger_entries, run_usage
@@ -62,7 +62,7 @@ def given_up(stored: StoredRuns, claim: Claim) -> list[dict[str, Any]]:
     """End it as the sweep does after the third crash; the data of its costs and of its end."""
     with stored.connections.transaction() as tx:
         run = tx.sql.execute(select(*runs.c).where(runs.c.id == claim.run_id)).mappings().one()
-        unheld_endings.end(tx, run, RunState.FAILED, sweep.CRASHED)
+        endings.end_unclaimed(tx, run, RunState.FAILED, sweep.CRASHED)
     told = [event for event in stored.events(claim.run_id) if event.type != MessageDelta.type]
     return [data_of(event.payload) for event in told if "usage" in event.payload]
 

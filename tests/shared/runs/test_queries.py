@@ -6,16 +6,16 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text
 
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.ids import new_id
 from shared.runs import queries
 from shared.runs.states import STATUSES, RunState
-from shared.runs.transitions import keep_message
 from shared.storage.connections import Connections
 from shared.storage.pages import Place
 from shared.storage.tables.runs import runs
+from shared.storage.tables.threads import messages
 from shared.threads import threads
 from tests.clients import Register, User
 from tests.stored_runs import StoredRuns, ago
@@ -251,7 +251,9 @@ def test_a_run_ends_while_its_thread_becomes_private(stored: StoredRuns, bob: Ac
             {"id": claim.run_id},
         )
         join = beside(stored.connections, lambda: change(stored, thread_id, is_private=True))
-        keep_message(tx.sql, claim.run_id, (new_id(), "said"), partial=False)
+        answer = {"id": new_id(), "org_id": claim.org_id, "thread_id": thread_id}
+        answer |= {"run_id": claim.run_id, "position": claim.position, "role": "assistant"}
+        tx.sql.execute(insert(messages).values(**answer, content="said"))
     join()
 
     assert [("said", False)] == stored.messages(claim.run_id)

@@ -1,0 +1,96 @@
+-- End runs: state, last events, message, usage and charge of each, all or nothing.
+--
+-- Only the claim whose fence is the row's ends a run, and an accepted cancel comes before every other
+-- end. Committed events can be lost only when Postgres was restarted or failed over since the claim:
+-- a run whose claim names another server does not end until its events were looked for.
+-- SKIP LOCKED: a row that another session has locked must not hold up the ends of the others. Rows
+-- are locked in the order of their ids.
+WITH ending AS (
+    SELECT unnest(%(ids)s::uuid[]) AS id,
+        unnest(%(fences)s::bigint[]) AS fence,
+        unnest(%(servers)s::timestamptz[]) AS server,
+        unnest(%(states)s::text[]) AS state,
+        unnest(%(stop_reasons)s::text[]) AS stop_reason,
+        unnest(%(error_codes)s::text[]) AS error_code,
+        unnest(%(error_messages)s::text[]) AS error_message,
+        unnest(%(error_retryables)s::boolean[]) AS error_retryable,
+        unnest(%(input_tokens)s::bigint[]) AS input_tokens,
+        unnest(%(output_tokens)s::bigint[]) AS output_tokens,
+        unnest(%(cache_read_tokens)s::bigint[]) AS cache_read_tokens,
+        unnest(%(cache_write_tokens)s::bigint[]) AS cache_write_tokens,
+        unnest(%(reasoning_tokens)s::bigint[]) AS reasoning_tokens,
+        unnest(%(usage_sources)s::text[]) AS usage_source,
+        unnest(%(costs)s::numeric[]) AS cost_usd,
+        unnest(%(message_ids)s::uuid[]) AS message_id,
+        unnest(%(contents)s::text[]) AS content,
+        unnest(%(entry_ids)s::uuid[]) AS entry_id,
+        unnest(%(charges)s::bigint[]) AS charge
+), used AS (
+    SELECT unnest(%(used_by)s::uuid[]) AS run_id,
+        unnest(%(used_route_ids)s::text[]) AS route_id,
+        unnest(%(used_models)s::text[]) AS model,
+        unnest(%(used_input_tokens)s::bigint[]) AS input_tokens,
+        unnest(%(used_output_tokens)s::bigint[]) AS output_tokens,
+        unnest(%(used_cache_read_tokens)s::bigint[]) AS cache_read_tokens,
+        unnest(%(used_cache_write_tokens)s::bigint[]) AS cache_write_tokens,
+        unnest(%(used_reasoning_tokens)s::bigint[]) AS reasoning_tokens,
+        unnest(%(used_usage_sources)s::text[]) AS usage_source,
+        unnest(%(used_costs)s::numeric[]) AS cost_usd
+), event AS (
+    SELECT unnest(%(run_ids)s::uuid[]) AS run_id,
+        unnest(%(seqs)s::bigint[]) AS seq,
+        unnest(%(types)s::text[]) AS type,
+        unnest(%(payloads)s::text[]) AS payload
+), locked AS (
+    SELECT r.id FROM runs r JOIN ending e ON e.id = r.id
+    WHERE r.fence = e.fence AND r.state = 'executing'
+        AND (r.cancel_requested_at IS NULL OR e.state = 'cancelled')
+        AND (e.server IS NULL OR e.server = pg_postmaster_start_time())
+    ORDER BY r.id FOR NO KEY UPDATE OF r SKIP LOCKED
+), ended AS (
+    UPDATE runs r SET
+        state = e.state,
+        ended_at = clock_timestamp(),
+        stop_reason = e.stop_reason,
+        error_code = e.error_code,
+        error_message = e.error_message,
+        error_retryable = e.error_retryable,
+        input_tokens = e.input_tokens,
+        output_tokens = e.output_tokens,
+        cache_read_tokens = e.cache_read_tokens,
+        cache_write_tokens = e.cache_write_tokens,
+        reasoning_tokens = e.reasoning_tokens,
+        usage_source = e.usage_source,
+        cost_usd = e.cost_usd
+    FROM ending e JOIN locked USING (id)
+    WHERE r.id = e.id
+    RETURNING r.id AS run_id, r.org_id, r.thread_id, r.position, r.created_by_user_id, r.api_key_id,
+        r.persona_id, r.ended_at, e.state, e.message_id, e.content, e.entry_id, e.charge
+), stored AS (
+    INSERT INTO run_events (run_id, seq, type, payload)
+    SELECT run_id, seq, type, payload FROM event JOIN ended USING (run_id)
+    -- Stored by an earlier try, the response to which was lost.
+    ON CONFLICT DO NOTHING
+), answered AS (
+    INSERT INTO messages (id, org_id, thread_id, run_id, position, role, content, partial)
+    SELECT message_id, org_id, thread_id, run_id, position, 'assistant', content,
+        state <> 'completed'
+    FROM ended WHERE message_id IS NOT NULL
+), recorded AS (
+    INSERT INTO run_usage (run_id, route_id, org_id, user_id, api_key_id, persona_key, model,
+        input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
+        usage_source, cost_usd, ended_at, month)
+    SELECT run_id, route_id, org_id, created_by_user_id, api_key_id,
+        split_part(persona_id, '@', 1), model, input_tokens, output_tokens, cache_read_tokens,
+        cache_write_tokens, reasoning_tokens, usage_source, cost_usd, ended_at,
+        coalesce(
+            (SELECT month FROM holds h WHERE h.run_id = ended.run_id LIMIT 1),
+            date_trunc('month', ended_at AT TIME ZONE 'UTC')::date
+        )
+    FROM ended JOIN used USING (run_id)
+), charged AS (
+    INSERT INTO ledger_entries (id, org_id, kind, run_id, debit_account, credit_account, credits)
+    SELECT entry_id, org_id, 'usage', run_id, 'receivable', 'revenue', charge
+    FROM ended WHERE charge > 0
+)
+SELECT run_id FROM ended
