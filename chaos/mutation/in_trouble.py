@@ -115,8 +115,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "I1 I2 I3 I8",
         Edit(
             "worker/process/event_writer.py",
-            "JOIN held ON held.id = e.run_id AND held.fence = e.fence AND held.state = 'executing'",
-            "JOIN held ON held.id = e.run_id",
+            "JOIN locked l ON l.id = e.run_id AND l.fence = e.fence AND l.state = 'executing'",
+            "JOIN locked l ON l.id = e.run_id",
         ),
     ),
     mutant(

@@ -27,7 +27,7 @@ from shared.events.types import (
     encode,
 )
 from shared.storage import keys
-from shared.storage.arrays import TextArray
+from shared.storage.arrays import TextArray, plain_array
 from shared.storage.connections import Connections, Transaction
 from shared.storage.hints import GroupedHint
 from shared.storage.tables.events import run_events
@@ -41,9 +41,10 @@ Batch = Mapping[UUID, Sequence[StoredEvent]]
 # the run's lock. What is there already was stored in a commit whose answer got lost.
 _STORE = """
 INSERT INTO run_events (run_id, seq, type, payload)
-SELECT e.run_id, e.seq, e.type, e.payload
-FROM unnest(%(run_ids)s::uuid[], %(seqs)s::bigint[], %(types)s::text[], %(payloads)s::text[])
-     AS e (run_id, seq, type, payload)
+SELECT unnest(%(run_ids)s::uuid[]) AS run_id,
+    unnest(%(seqs)s::bigint[]) AS seq,
+    unnest(%(types)s::text[]) AS type,
+    unnest(%(payloads)s::text[]) AS payload
 ON CONFLICT DO NOTHING
 """
 
@@ -128,15 +129,11 @@ def columns(batch: Iterable[tuple[UUID, Sequence[StoredEvent]]]) -> dict[str, st
         run_ids += [str(run_id)] * len(events)
         rows += events
     return {
-        "run_ids": _array(run_ids),
-        "seqs": _array([str(event.seq) for event in rows]),
-        "types": _array([event.type for event in rows]),
+        "run_ids": plain_array(run_ids),
+        "seqs": plain_array(event.seq for event in rows),
+        "types": plain_array(event.type for event in rows),
         "payloads": TextArray(event.payload for event in rows),
     }
-
-
-def _array(elements: Sequence[str]) -> str:
-    return "{" + ",".join(elements) + "}"
 
 
 def publish(connections: Connections, *batches: Batch) -> None:

@@ -14,6 +14,7 @@ from shared import fault_points
 from shared.errors import LeaseLost, Unavailable
 from shared.events import event_log
 from shared.events.types import StoredEvent
+from shared.storage.arrays import plain_array
 from shared.storage.connections import Connections
 from shared.storage.tables.runs import runs
 from worker.contract.outcomes import CancelRequested, RunFailure
@@ -34,24 +35,29 @@ LOCKED_SECONDS = 0.02
 # Committed events can be gone only after a failover or a restart: where the server is another one
 # than that which stored a run's last events, nothing is written before they were looked for.
 _WRITE = """
-WITH held AS (
+WITH event AS (
+    SELECT unnest(%(run_ids)s::uuid[]) AS run_id,
+        unnest(%(fences)s::bigint[]) AS fence,
+        unnest(%(seqs)s::bigint[]) AS seq,
+        unnest(%(types)s::text[]) AS type,
+        unnest(%(payloads)s::text[]) AS payload
+), locked AS (
     SELECT id, fence, state, cancel_requested_at FROM runs
     WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR SHARE SKIP LOCKED
 ), written AS (
     INSERT INTO run_events (run_id, seq, type, payload)
-    SELECT e.run_id, e.seq, e.type, e.payload
-    FROM unnest(%(run_ids)s::uuid[], %(fences)s::bigint[], %(seqs)s::bigint[],
-                %(types)s::text[], %(payloads)s::text[])
-         AS e (run_id, fence, seq, type, payload)
-    JOIN held ON held.id = e.run_id AND held.fence = e.fence AND held.state = 'executing'
+    SELECT e.run_id, e.seq, e.type, e.payload FROM event e
+    JOIN locked l ON l.id = e.run_id AND l.fence = e.fence AND l.state = 'executing'
     WHERE pg_postmaster_start_time() = %(server)s::timestamptz
     ON CONFLICT DO NOTHING
 )
-SELECT id, fence, state, cancel_requested_at, pg_postmaster_start_time() AS server FROM held
+SELECT id, fence, state, cancel_requested_at, pg_postmaster_start_time() AS server FROM locked
 """
 # One look into an index for each run.
 _CUT_OFF = """
-SELECT b.id FROM unnest(%(ids)s::uuid[], %(firsts)s::bigint[]) AS b (id, first)
+SELECT b.id FROM (
+    SELECT unnest(%(ids)s::uuid[]) AS id, unnest(%(firsts)s::bigint[]) AS first
+) AS b
 WHERE (SELECT true FROM run_events e WHERE e.run_id = b.id AND e.seq = b.first - 1 LIMIT 1) IS NULL
 """
 
@@ -137,14 +143,14 @@ class EventWriter:
 
     def _commit(self, batch: dict[RunLog, Sequence[StoredEvent]]) -> list[RunLog]:
         """Store and publish; returns the runs whose row was locked by somebody else."""
-        held: dict[UUID, Row[Any]] = {}
+        locked: dict[UUID, Row[Any]] = {}
         for server in {run.server for run in batch}:
             of_server = {run: events for run, events in batch.items() if run.server == server}
-            held |= self._write(of_server, server)
+            locked |= self._write(of_server, server)
         written: dict[UUID, Sequence[StoredEvent]] = {}
         skipped: list[RunLog] = []
         for run, events in batch.items():
-            row = held.get(run.run_id)
+            row = locked.get(run.run_id)
             if row is None:
                 run.give_back()
                 skipped.append(run)
@@ -177,25 +183,27 @@ class EventWriter:
                 _WRITE,
                 {
                     "server": server,
-                    "ids": [run.run_id for run in batch],
-                    "fences": [run.fence for run, events in batch.items() for _ in events],
+                    "ids": plain_array(run.run_id for run in batch),
+                    "fences": plain_array(
+                        run.fence for run, events in batch.items() for _ in events
+                    ),
                     **event_log.columns([(run.run_id, e) for run, e in batch.items()]),
                 },
             ).all()
-        held = {row.id: row for row in answer}
+        locked = {row.id: row for row in answer}
         if not answer or answer[0].server == server:
-            return held
+            return locked
         self._stop_cut_off(batch)
         intact = {run: e for run, e in batch.items() if not run.stop.lease_lost}
         for run in intact:
             run.server = answer[0].server
-        return held | self._write(intact, answer[0].server) if intact else held
+        return locked | self._write(intact, answer[0].server) if intact else locked
 
     def _stop_cut_off(self, batch: Mapping[RunLog, Sequence[StoredEvent]]) -> None:
         """Stop the runs whose last committed event the server does not have."""
-        firsts = [events[0].seq for events in batch.values()]
+        firsts = plain_array(events[0].seq for events in batch.values())
         with self._connections.reading() as sql:
-            parameters = {"ids": [run.run_id for run in batch], "firsts": firsts}
+            parameters = {"ids": plain_array(run.run_id for run in batch), "firsts": firsts}
             cut_off = set(sql.exec_driver_sql(_CUT_OFF, parameters).scalars())
         for run, events in batch.items():
             if run.run_id in cut_off:

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, func, select
 from shared.claim import Claim
 from shared.events import event_log
 from shared.events.types import MessageReset, RunCost, RunFallback, StoredEvent, ToolResult
+from shared.storage.arrays import plain_array
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import tool_calls
 from worker.agent.conversation import TURN_TYPES, Counted, Turn, messages_of, turns_of
@@ -44,8 +45,11 @@ MAX_COUNTED = 100_000
 _OPENING = """
 SELECT c.run_id AS of_run, newest.position, newest.role, newest.partial, newest.size,
     CASE WHEN newest.size <= %(max_bytes)s THEN newest.content END AS content
-FROM unnest(%(run_ids)s::uuid[], %(thread_ids)s::uuid[], %(positions)s::bigint[])
-     AS c (run_id, thread_id, position)
+FROM (
+    SELECT unnest(%(run_ids)s::uuid[]) AS run_id,
+        unnest(%(thread_ids)s::uuid[]) AS thread_id,
+        unnest(%(positions)s::bigint[]) AS position
+) AS c
 CROSS JOIN LATERAL (
     SELECT m.position, m.role, m.partial, m.content,
         sum(octet_length(m.content)) OVER (ORDER BY m.position DESC) AS size
@@ -153,9 +157,9 @@ def load_openings(sql: Connection, claims: Sequence[Claim]) -> list[Opening]:
     rows = sql.exec_driver_sql(
         _OPENING,
         {
-            "run_ids": [claim.run_id for claim in claims],
-            "thread_ids": [claim.thread_id for claim in claims],
-            "positions": [claim.position for claim in claims],
+            "run_ids": plain_array(claim.run_id for claim in claims),
+            "thread_ids": plain_array(claim.thread_id for claim in claims),
+            "positions": plain_array(claim.position for claim in claims),
             "max_messages": OPENING_MESSAGES + 1,
             "max_bytes": OPENING_BYTES,
         },
