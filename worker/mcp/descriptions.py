@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shared import json_text
 from shared.events.types import clean
 
 MAX_TOOLS = 256
 MAX_DESCRIPTION_BYTES = 16 * 1024
 MAX_PARAMETERS_BYTES = 16 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-#: In JSON; behind a backslash that is escaped itself it is the text of a pattern, say.
-_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 #: Of a name or description that is refused for its length, so much is kept to be looked at.
 _SHOWN_CHARACTERS = 200
 
@@ -54,11 +53,12 @@ def describe(name: str, description: str, parameters: Mapping[str, Any]) -> Desc
 
 def _unstorable(schema: str) -> str | None:
     """Return why Python's JSON cannot be JSON in Postgres, None if it can."""
-    if _NUL.search(schema):
-        return "The parameters contain a NUL character."
-    constants: list[str] = []
-    json.loads(schema, parse_constant=constants.append)
-    return "The parameters contain a number that is not valid JSON." if constants else None
+    try:
+        json_text.loads(schema.encode(), takes_long_integers=True)
+    except json_text.InvalidJSON as error:
+        name, why = next(iter(error.problems.items()))
+        return f"The schema of the parameters cannot be stored: {name!r} {why}."
+    return None
 
 
 def _canonical(value: Any) -> str:
