@@ -17,10 +17,11 @@ from uuid import UUID
 from sqlalchemy import Connection, exists, or_, select
 
 from shared.catalog import model_routes, org_routes, personas, published_personas
+from shared.catalog.llm_providers import API_KEY_PURPOSE
 from shared.catalog.model_routes import Route, Routes
 from shared.catalog.org_routes import SealedRoute
 from shared.catalog.personas import DEFAULT_PERSONA, InvalidPersona, Persona
-from shared.errors import RouteNotFound
+from shared.errors import PersonaNotFound, RouteNotFound
 from shared.security.encryption import CannotOpen, NoEncryptionKey, keyring
 from shared.storage.connections import Connections
 from shared.storage.tables.billing import budgets, credit_balances
@@ -179,7 +180,8 @@ class Catalog:
         try:
             found = published_personas.persona_of(row)
         except InvalidPersona as error:
-            raise personas.not_usable(id_, error) from None
+            why = f"This release of the server does not support the persona {id_!r}: {error}"
+            raise PersonaNotFound(persona_id=[why]) from None
         self._personas[org_id, id_] = found
         return found
 
@@ -258,7 +260,7 @@ class Catalog:
         assert sealed.api_key is not None
         keys = keyring(self.connections.settings.encryption_key)
         try:
-            return org_routes.opened_key(keys, sealed.api_key, org_id)
+            return keys.open(sealed.api_key, org_id=org_id, purpose=API_KEY_PURPOSE)
         except (NoEncryptionKey, CannotOpen) as error:
             why = str(error) or "ARKLOOP_ENCRYPTION_KEY is not set"
             log.error("cannot decrypt the API key of route %s: %s", sealed.route.id, why)

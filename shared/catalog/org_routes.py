@@ -9,10 +9,9 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, select
 
 from shared.catalog import prices
-from shared.catalog.llm_providers import API_KEY_PURPOSE, PRICE_COLUMNS
+from shared.catalog.llm_providers import PRICE_COLUMNS
 from shared.catalog.model_routes import FIRST_BYTE_SECONDS, IDLE_SECONDS, Route
 from shared.catalog.prices import Prices
-from shared.security.encryption import Keyring
 from shared.storage.tables.catalog import llm_models, llm_providers
 from shared.times import now
 
@@ -61,15 +60,6 @@ def routes_of(sql: Connection, org_id: UUID) -> list[SealedRoute]:
         )
         for row in rows
     ]
-
-
-def opened_key(keys: Keyring, sealed: bytes, org_id: UUID) -> str:
-    """Decrypt the API key of a provider of the org.
-
-    Raises:
-        NoEncryptionKey, CannotOpen
-    """
-    return keys.open(sealed, org_id=org_id, purpose=API_KEY_PURPOSE)
 
 
 def given_prices(model: Row[Any]) -> Prices | None:

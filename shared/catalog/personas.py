@@ -259,12 +259,6 @@ def not_found(persona_id: str | None) -> PersonaNotFound:
     return PersonaNotFound(persona_id=[f"Persona {persona_id!r} not found."])
 
 
-def not_usable(persona_id: str, error: InvalidPersona) -> PersonaNotFound:
-    """Build the error for a published persona that this release cannot read."""
-    why = f"This release of the server does not support the persona {persona_id!r}: {error}"
-    return PersonaNotFound(persona_id=[why])
-
-
 def newest(versions: Iterable[str]) -> str:
     """Return the highest version as a number; others sort before all numbers, by their text."""
     return max(versions, key=lambda version: (int(version) if version.isdecimal() else -1, version))

@@ -87,7 +87,9 @@ def test_a_model_is_a_route(stored: StoredRuns) -> None:
     assert route.api_key is None
     keys = keyring(stored.connections.settings.encryption_key)
     assert sealed.api_key is not None
-    assert "sk-1" == org_routes.opened_key(keys, sealed.api_key, stored.actor.org_id)
+    assert "sk-1" == keys.open(
+        sealed.api_key, org_id=stored.actor.org_id, purpose=llm_providers.API_KEY_PURPOSE
+    )
 
 
 def test_prices_and_context_are_the_librarys_where_none_are_given(stored: StoredRuns) -> None:
