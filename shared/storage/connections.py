@@ -175,17 +175,7 @@ class Connections:
 
     def with_pool(self, *, application: str, size: int, limits: Limits) -> "Connections":
         """Return the same with a pool of its own; `close_pool` closes it."""
-        outage = Outage(POSTGRES_PAUSE_SECONDS)
-        engine = make_engine(
-            self.settings,
-            application=application,
-            pool_size=size,
-            limits=limits,
-            outage=outage,
-            on_connect=partial(epoch.learn, self.keys),
-        )
-        checkouts = Checkouts(size, limits.checkout)
-        return replace(self, engine=engine, checkouts=checkouts, postgres_outage=outage)
+        return replace(self, **_pool(self.settings, self.keys, application, size, limits))
 
     def close(self) -> None:
         self.close_pool()
@@ -217,26 +207,33 @@ def connect(
     enqueue = partial(
         queue.enqueue, lambda: celery_of(keys.installation), Outage(REDIS_PAUSE_SECONDS)
     )
-    postgres_outage = Outage(POSTGRES_PAUSE_SECONDS)
-    pool_size = pool_size or settings.database_pool_size
+    size = pool_size or settings.database_pool_size
     return Connections(
         settings,
-        make_engine(
-            settings,
-            application=application,
-            pool_size=pool_size,
-            limits=limits,
-            outage=postgres_outage,
-            on_connect=partial(epoch.learn, keys),
-        ),
-        Checkouts(pool_size, limits.checkout),
-        connect_redis(settings.redis_url),
+        redis=connect_redis(settings.redis_url),
         enqueue=partial(enqueue, queue.EXECUTE),
         enqueue_discovery=partial(enqueue, queue.DISCOVER),
         send=send,
         keys=keys,
-        postgres_outage=postgres_outage,
+        **_pool(settings, keys, application, size, limits),
     )
+
+
+def _pool(
+    settings: Settings, keys: Keys, application: str, size: int, limits: Limits
+) -> dict[str, Any]:
+    """Make the parts of `Connections` that belong to a pool."""
+    outage = Outage(POSTGRES_PAUSE_SECONDS)
+    engine = make_engine(
+        settings,
+        application=application,
+        pool_size=size,
+        limits=limits,
+        outage=outage,
+        on_connect=partial(epoch.learn, keys),
+    )
+    checkouts = Checkouts(size, limits.checkout)
+    return {"engine": engine, "checkouts": checkouts, "postgres_outage": outage}
 
 
 def connect_redis(url: str) -> Any:
