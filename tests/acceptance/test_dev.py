@@ -194,7 +194,7 @@ def test_a_kill_leaves_no_process_and_all_the_data(start_dev: StartDev) -> None:
 
 def test_what_dies_is_started_again(start_dev: StartDev) -> None:
     """API, worker and both servers come back by themselves, and a run goes through."""
-    dev = start_dev("--no-local-model").wait_until_ready()
+    dev = start_dev(*SMALL).wait_until_ready()
     victims = [dev.named(text) for text in ("gunicorn", "celery", "bin/postgres", "-server 127")]
 
     for victim in victims:
