@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -126,6 +127,13 @@ class Caller:
     def ended(self, run_id: str, *, seconds: float = 20) -> dict[str, Any]:
         return self.until(run_id, "status", *ENDED, seconds=seconds)
 
+    def seconds_until_start(self, run_id: str) -> float:
+        """Wait for the run's start; return what it waited for it, by the clock of Postgres."""
+        eventually(lambda: self.get_run(run_id)["started_at"] is not None, seconds=60)
+        run = self.get_run(run_id)
+        times = [datetime.fromisoformat(run[name]) for name in ("created_at", "started_at")]
+        return (times[1] - times[0]).total_seconds()
+
     # ---- the stream ----
 
     @contextmanager
@@ -182,6 +190,10 @@ def until_broken_off(answer: httpx.Response) -> list[Event]:
 
 def types(events: list[Event]) -> list[str]:
     return [event["type"] for event in events]
+
+
+def data_of(events: list[Event], kind: str) -> list[dict[str, Any]]:
+    return [event["data"] for event in events if event["type"] == kind]
 
 
 def text_of(events: list[Event]) -> str:

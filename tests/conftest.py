@@ -29,6 +29,7 @@ from shared.storage.connections import Connections, connect
 from shared.storage.tables.runs import runs
 from tests.caller import Caller
 from tests.clients import PASSWORD, PASSWORD_HASH, Register, User
+from tests.stored_runs import StoredRuns
 from tests.system import System, running_system
 from tests.web_server import WebServer, web_server
 
@@ -205,6 +206,12 @@ def make_run(connections: Connections) -> Callable[..., UUID]:
         return run_id
 
     return make
+
+
+@pytest.fixture
+def stored(connections: Connections, alice: User) -> StoredRuns:
+    """Call its methods for runs of an org of the test's own."""
+    return StoredRuns.of(connections, alice)
 
 
 # ---- the app behind a real server ----------------------------------------------------

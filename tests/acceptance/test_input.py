@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shared.ids import new_id
-from tests.caller import Caller, Event, error_of, types
+from tests.caller import Caller, data_of, error_of, types
 from tests.system import System
 
 MAX_BYTES = 32_768
@@ -31,10 +31,6 @@ def asking(user: Caller) -> str:
 
 def request_of(user: Caller, run_id: str) -> str:
     return str(user.until(run_id, "status", "waiting_for_input")["pending_input"]["request_id"])
-
-
-def data_of(events: list[Event], kind: str) -> list[dict[str, Any]]:
-    return [event["data"] for event in events if event["type"] == kind]
 
 
 def test_a_question_is_answered_and_the_run_goes_on(user: Caller) -> None:

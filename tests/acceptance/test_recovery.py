@@ -12,7 +12,7 @@ import psutil
 from sqlalchemy import select
 
 from shared.storage.tables.runs import inputs, runs, tool_calls, workers
-from tests.caller import Caller, Event, text_of, types
+from tests.caller import Caller, Event, data_of, text_of, types
 from tests.system import System
 from tests.waiting import eventually
 from tests.web_server import GUNICORN, ROOT
@@ -26,10 +26,6 @@ def resumed(events: list[Event]) -> list[tuple[int, str]]:
         for event in events
         if event["type"] == "run.resumed"
     ]
-
-
-def data_of(events: list[Event], kind: str) -> list[dict[str, Any]]:
-    return [event["data"] for event in events if event["type"] == kind]
 
 
 def append(path: Path, line: str = "once") -> dict[str, Any]:

@@ -58,14 +58,6 @@ def refused(stack: Stack) -> Iterator[FaultProxy]:
     proxy.pass_on()
 
 
-def seconds_until_start(caller: Caller, run_id: str) -> float:
-    """Measure the seconds until the start by the clock of Postgres."""
-    eventually(lambda: caller.get_run(run_id)["started_at"] is not None, seconds=60)
-    run = caller.get_run(run_id)
-    times = [datetime.fromisoformat(run[name]) for name in ("created_at", "started_at")]
-    return (times[1] - times[0]).total_seconds()
-
-
 def test_runs_start_go_on_and_take_answers(stack: Stack, caller: Caller) -> None:
     """Runs start, continue and take answers without Redis, including those that executed or waited
     when it went away.
@@ -83,7 +75,7 @@ def test_runs_start_go_on_and_take_answers(stack: Stack, caller: Caller) -> None
         answer = {"request_id": asked["pending_input"]["request_id"], "content": "yes"}
         assert 200 == caller.http.post(f"/v1/runs/{waiting}/input", json=answer).status_code
 
-        assert max(seconds_until_start(caller, run_id) for run_id in late) < START_SECONDS
+        assert max(caller.seconds_until_start(run_id) for run_id in late) < START_SECONDS
         eventually(lambda: caller.get_run(waiting)["status"] == "completed", seconds=5)
         events = caller.events(executing)
     finally:
@@ -102,7 +94,7 @@ def test_a_worker_that_starts_meanwhile_executes_runs(
     """It does not wait for the broker, and the one before it handed its runs over."""
     member = stack.workers[0]
     going_on = caller.run({"count": 80, "delay_ms": 100}, {"say": "end"})
-    seconds_until_start(caller, going_on)
+    caller.seconds_until_start(going_on)
 
     member.stop(signal.SIGTERM)
     queued = caller.run({"say": "hello"})
@@ -111,7 +103,7 @@ def test_a_worker_that_starts_meanwhile_executes_runs(
     eventually(lambda: caller.get_run(queued)["status"] == "completed", seconds=START_SECONDS)
     late = caller.run({"say": "hello"})
 
-    assert seconds_until_start(caller, late) < START_SECONDS
+    assert caller.seconds_until_start(late) < START_SECONDS
     events = caller.events(going_on)
     assert "run.completed" == events[-1]["type"]
     assert ["deploy"] == [e["data"]["reason"] for e in events if e["type"] == "run.resumed"]
@@ -130,7 +122,7 @@ def test_a_password_that_is_wrong_is_a_refusal(stack: Stack, caller: Caller) -> 
         for _ in range(3):
             threading.Event().wait(1)
             late.append(caller.run({"say": "hello"}))
-        assert max(seconds_until_start(caller, run_id) for run_id in late) < START_SECONDS
+        assert max(caller.seconds_until_start(run_id) for run_id in late) < START_SECONDS
     finally:
         client.config_set("requirepass", password)
 
@@ -151,7 +143,7 @@ def test_a_broker_that_refuses_writes_ends_no_worker(stack: Stack, caller: Calle
         for _ in range(3):
             threading.Event().wait(1)
             late.append(caller.run({"say": "hello"}))
-        assert max(seconds_until_start(caller, run_id) for run_id in late) < START_SECONDS
+        assert max(caller.seconds_until_start(run_id) for run_id in late) < START_SECONDS
     finally:
         client.replicaof("NO", "ONE")
 

@@ -1,12 +1,10 @@
 """Two installations on one Redis: each takes its own messages alone."""
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from tests.caller import Caller
 from tests.system import System, running_system
 from tests.waiting import eventually
 
@@ -31,13 +29,6 @@ def test_each_run_is_started_by_its_own_message(systems: list[System]) -> None:
     for caller, run_id in runs:
         eventually(lambda c=caller, r=run_id: c.get_run(r)["status"] == "completed", seconds=20)  # type: ignore[misc]
 
-    waits = sorted(seconds_until_start(caller, run_id) for caller, run_id in runs)
+    waits = sorted(caller.seconds_until_start(run_id) for caller, run_id in runs)
     # One or two may be late on a busy machine; half of them were.
     assert waits[-4] < MESSAGE_SECONDS, waits
-
-
-def seconds_until_start(caller: Caller, run_id: str) -> float:
-    """Measure the seconds until the start by the clock of Postgres."""
-    run = caller.get_run(run_id)
-    created, began = (datetime.fromisoformat(run[name]) for name in ("created_at", "started_at"))
-    return (began - created).total_seconds()

@@ -61,17 +61,6 @@ def test_a_repeated_request_gets_a_ticket_of_its_own_login(alice: User, run_id: 
     assert 200 == opened(alice, run_id, (again.json or {})["ticket"])
 
 
-def test_a_ticket_ends_with_its_login(alice: User, run_id: UUID) -> None:
-    """After a logout it is worth as little as the access token it was made with."""
-    ticket = (ask(alice, run_id, "k").json or {})["ticket"]
-    assert 200 == opened(alice, run_id, ticket)
-
-    alice.post("/v1/auth/logout")
-
-    assert 401 == opened(alice, run_id, ticket)
-    assert (401, "auth.unauthorized") == error_of(alice.get("/v1/me"))
-
-
 def test_a_stream_does_not_pass_over_a_hole(
     alice: User, connections: Connections, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -66,10 +66,6 @@ class Pieces(RuleBasedStateMachine):
         return [run for thread in self.threads for run in thread.runs]
 
     @property
-    def holding(self) -> list[ModelAttempt]:
-        return [attempt for attempt in self.attempts if attempt.holds]
-
-    @property
     def late(self) -> list[ModelAttempt]:
         return [attempt for attempt in self.attempts if not attempt.holds]
 
