@@ -18,7 +18,7 @@ class Claim:
     trace_id: str
     position: int
     fence: int
-    attempt: int
+    attempt: int  # 1, and one more for each time it was taken over from a lost worker
     last_seq: int
     queued_at: datetime
     claimed_at: datetime  # by Postgres' clock, as all times of a run
@@ -26,4 +26,5 @@ class Claim:
     is_suspect: bool  # one more lost owner within this step gives it up
     server: datetime | None = None  # when the Postgres server that made it was started
     api_key_id: UUID | None = None  # the key that created it
+    is_resumed: bool = False  # a worker had it before
     is_limited: bool = False  # by its org or API key, by credits, or it holds money already

@@ -38,9 +38,11 @@ def check_steps(evidence: Evidence) -> Iterator[Violation]:
 
 
 def _attempts(run: Run) -> Iterator[Violation]:
-    for number, event in enumerate(run.of_type("run.resumed"), 2):
+    number = 1
+    for event in run.of_type("run.resumed"):
+        number += event.data.get("reason") == "worker_lost"
         if event.data.get("attempt") != number:
-            what = f"claim {number} at event {event.seq} is attempt {event.data.get('attempt')}"
+            what = f"attempt {number} at event {event.seq} is called {event.data.get('attempt')}"
             yield Violation("I8", run.id, what)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from chaos.verdict.evidence import (
-    CLAIMS,
     TERMINAL_STATUS,
+    Event,
     Evidence,
     Look,
     Run,
@@ -192,10 +192,10 @@ def _statuses(run: Run) -> Iterator[Violation]:
             yield Violation("I4", run.id, f"the status {look.status}")
         elif phase is not None and phase not in PHASES[look.status]:
             yield Violation("I4", run.id, f"{look.status} in the phase {phase}")
-        claims = [e for e in run.events if e.type in CLAIMS and e.seq <= look.last_seq]
+        attempts = sum(_begins_attempt(e) for e in run.events if e.seq <= look.last_seq)
         attempt = whole(look.body.get("attempt"))
-        if attempt is not None and len(run.events) >= look.last_seq and attempt != len(claims):
-            what = f"attempt {attempt} with {len(claims)} claims up to event {look.last_seq}"
+        if attempt is not None and len(run.events) >= look.last_seq and attempt != attempts:
+            what = f"attempt {attempt} instead of {attempts} up to event {look.last_seq}"
             yield Violation("I8", run.id, what)
     for i, before in enumerate(run.looks):
         after = next((look for look in run.looks[i + 1 :] if look.asked_at >= before.at), None)
@@ -207,6 +207,10 @@ def _statuses(run: Run) -> Iterator[Violation]:
         if body != final[0]:
             yield Violation("I4", run.id, f"the end has changed: {_changes(final[0], body)}")
     yield from _graph(run)
+
+
+def _begins_attempt(event: Event) -> bool:
+    return event.type == "run.started" or event.data.get("reason") == "worker_lost"
 
 
 def _moves(run: Run, before: Look, after: Look) -> Iterator[Violation]:

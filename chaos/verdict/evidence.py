@@ -20,7 +20,6 @@ TERMINAL_STATUS = {
     "run.failed": "failed",
     "run.cancelled": "cancelled",
 }
-CLAIMS = ("run.started", "run.resumed")
 TEXT = ("message.delta", "message.thinking")
 
 #: Clients wait no longer: a body without `seconds` was requested at most this long before.

@@ -180,6 +180,7 @@ def _claim_of(row: Row[Any], *, last_seq: int) -> Claim:
         is_suspect=row.is_suspect,
         server=row.server,
         api_key_id=row.api_key_id,
+        is_resumed=row.resume_reason is not None,
         is_limited=row.is_limited,
     )
 

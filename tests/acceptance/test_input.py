@@ -65,13 +65,13 @@ def test_a_question_is_answered_and_the_run_goes_on(user: Caller) -> None:
         "tool.result",
         "message.delta",
     ] == types(events)[-8:-3]
-    assert [{"attempt": 2, "reason": "input"}] == data_of(events, "run.resumed")
+    assert [{"attempt": 1, "reason": "input"}] == data_of(events, "run.resumed")
     received = {"request_id": request_id, "content": "No, blue: é€\U0001f600"}
     assert [received] == data_of(events, "run.input_received")
     result = data_of(events, "tool.result")[0]
     assert ("No, blue: é€\U0001f600", False) == (result["output"], result["is_error"])
     ended = user.get_run(run_id)
-    assert ("completed", 2) == (ended["status"], ended["attempt"])
+    assert ("completed", 1) == (ended["status"], ended["attempt"])
     assert 0 < ended["waiting_ms"] < 20_000
 
 
@@ -240,4 +240,4 @@ def test_questions_of_one_turn_are_asked_one_at_a_time(user: Caller) -> None:
     assert [f"call_1_{i}" for i in range(1, 7)] == [r["tool_call_id"] for r in results]
     assert ["2", "two", "four", "4"] == [results[i]["output"] for i in (0, 1, 3, 5)]
     assert [False, False, True, False, True, False] == [r["is_error"] for r in results]
-    assert 6 == user.get_run(run_id)["attempt"]
+    assert 1 == user.get_run(run_id)["attempt"]

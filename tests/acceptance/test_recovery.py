@@ -51,6 +51,7 @@ def test_runs_of_a_killed_worker_go_on(system: System, user: Caller, tmp_path: P
     assert "run.completed" == events[-1]["type"] == other[-1]["type"]
     assert list(range(1, len(events) + 1)) == [event["seq"] for event in events]
     assert [(2, "worker_lost")] == resumed(events)
+    assert 2 == user.get_run(victim)["attempt"]
     assert "once\n" == lines.read_text()
     assert 1 == types(events).count("tool.call")
     at = types(events).index("run.resumed")
@@ -154,7 +155,8 @@ def test_a_stopping_worker_hands_its_runs_over(system: System, user: Caller) -> 
         (between, "after the deploy", "run.completed"),
         (hanging, "Hm", "run.cancelled"),
     ):
-        assert [(2, "deploy")] == resumed(events[run_id])
+        assert [(1, "deploy")] == resumed(events[run_id])
+        assert 1 == user.get_run(run_id)["attempt"]
         assert text == text_of(events[run_id])
         assert end == events[run_id][-1]["type"]
     assert 1 == types(events[between]).count("tool.result")

@@ -77,7 +77,7 @@ class Told:
             "thread_id": self.thread_id,
             "status": status,
             "phase": phases.get(status, "finished"),
-            "attempt": len(claims),
+            "attempt": len(claims) - sum(d.get("reason") == "input" for _, d in events),
             "last_seq": seq,
             "created_at": wire(EPOCH + self.begins),
             "started_at": wire(self.at(1)) if claims else None,

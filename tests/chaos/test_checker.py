@@ -192,7 +192,7 @@ def test_a_question_that_a_cancel_ends_needs_no_answer() -> None:
     tale = correct_tale()
     unanswered = tale.runs["unanswered"]
     unanswered.inputs.append(("r1", "Rome"))
-    unanswered.events[-1:] = [resumed(2, "input"), received("r1", "Rome"), cancelled(1)]
+    unanswered.events[-1:] = [resumed(1, "input"), received("r1", "Rome"), cancelled(1)]
     unanswered.looks = [5]
 
     assert [] == check(tale.render())

@@ -44,7 +44,7 @@ class ClaimedRun:
         """`on_progress` is called when a step is finished: crashes are counted anew from there."""
         self.claim = claim
         self.attempt = claim.attempt
-        self.is_resumed = claim.attempt > 1
+        self.is_resumed = claim.is_resumed
         self.stop = stop
         self.log = run_log
         self.chain: RouteChain | None = None  # its routes, once they are known

@@ -43,6 +43,7 @@ runs = Table(
     #: Raised by whoever takes the run; a write that carries an older fence has no effect.
     Column("fence", BigInteger, nullable=False, server_default=text("0")),
     Column("owner", Uuid),  # the worker process that holds it while executing, or held it last
+    #: 0 before the first claim, then 1, and one more for each takeover from a lost worker.
     Column("attempt", Integer, nullable=False, server_default=text("0")),
     #: Owners lost since its last finished step.
     Column("crashes", Integer, nullable=False, server_default=text("0")),

@@ -122,7 +122,8 @@ class ModelRun:
     position: int
     state: RunState = RunState.QUEUED
     types: list[str] = field(default_factory=list)
-    attempts: int = 0
+    attempts: int = 0  # the first, and those after a lost worker
+    was_lost: bool = False
     crashes: int = 0  # within the step
     owner: ModelWorker | None = None
     holder: ModelAttempt | None = None
@@ -158,10 +159,12 @@ class ModelRun:
         """Give the run to the worker, and read its inputs."""
         self.state = RunState.EXECUTING
         self.owner = worker
-        self.attempts += 1
-        if self.attempts == 1:
+        if self.attempts == 0:
+            self.attempts = 1
             self.happens(Happening(RunStarted.type))
             return
+        self.attempts += self.was_lost
+        self.was_lost = False
         self.happens(Happening(RunResumed.type))
         self.happens(*(Happening(RunInputReceived.type) for _ in self.unread))
         self.unread.clear()
@@ -193,6 +196,7 @@ class ModelRun:
         if self.crashes >= MAX_CRASHES:
             self.ends_unheld(RunState.FAILED, "worker.crashed")
         else:
+            self.was_lost = True
             self.is_let_go(RunState.QUEUED)
 
     def is_answered(self, content: str) -> None:

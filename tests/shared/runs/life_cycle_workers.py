@@ -113,7 +113,7 @@ def begin_attempt(
     claimed = ClaimedRun(connections, claim, log, stop, RouteLimits(connections))
     recorder = Recorder(connections, claimed, RunEnder(connections))
     attempt = ModelAttempt(run, by, claimed, recorder, run.tokens)
-    if claim.attempt > 1:
+    if claim.is_resumed:
         with connections.reading() as sql:
             lost = lost_events_of(history.own_events(sql, run.id))
             claimed.admission.totals = recorded_totals(sql, run.id)

@@ -90,7 +90,7 @@ def test_a_claim_knows_what_its_worker_needs(stored: StoredRuns) -> None:
 
 
 def test_a_second_claim_says_why_the_run_goes_on(stored: StoredRuns) -> None:
-    """`run.resumed` with the attempt, a higher fence, and the input that was waited for."""
+    """`run.resumed` with the same attempt, a higher fence, and the input that was waited for."""
     first = stored.claimed()
     request_id = new_id()
     stored.park(first, request_id)
@@ -100,7 +100,7 @@ def test_a_second_claim_says_why_the_run_goes_on(stored: StoredRuns) -> None:
 
     assert second is not None
     assert second.fence > first.fence
-    assert (2, 4) == (second.attempt, second.last_seq)
+    assert (1, 4) == (second.attempt, second.last_seq)
     assert [
         "run.started",
         "run.waiting_for_input",
@@ -396,8 +396,9 @@ def test_new_and_resumed_runs_are_claimed_together(stored: StoredRuns) -> None:
     wanted = [released.run_id, new, ended.run_id]
     claimed = claims.claim(stored.connections, wanted, stored.worker())
 
-    assert {new: (1, 1), released.run_id: (2, 3)} == {
-        run_id: (claim.attempt, claim.last_seq) for run_id, claim in claimed.items()
+    assert {new: (False, 1, 1), released.run_id: (True, 1, 3)} == {
+        run_id: (claim.is_resumed, claim.attempt, claim.last_seq)
+        for run_id, claim in claimed.items()
     }
     assert ["run.started"] == stored.types(new)
     assert "run.resumed" == stored.types(released.run_id)[-1]

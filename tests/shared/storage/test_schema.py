@@ -11,12 +11,14 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from click.testing import CliRunner
 from psycopg.errors import LockNotAvailable
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from cli.main import main
+from shared.events import types
 from shared.ids import new_id
 from shared.storage import schema
+from shared.times import EPOCH
 from tests.waiting import eventually
 
 
@@ -161,30 +163,13 @@ def test_an_upgrade_gives_slugs_to_orgs_of_the_operator_alone(
 
 def test_runs_that_ended_before_usage_was_kept_have_usage(older: Engine) -> None:
     """The sum of `run_usage` is then that of the runs' totals; what is still active has none."""
-    org, user, thread, ended, active = (str(new_id()) for _ in range(5))
+    ended, active = (str(new_id()) for _ in range(2))
     with older.begin() as sql:
-        sql.execute(text("INSERT INTO orgs (id, name) VALUES (:org, 'o')"), {"org": org})
-        sql.execute(
-            text(
-                "INSERT INTO users (id, login, email, password_hash) VALUES (:id, 'u', 'u@x', '-')"
-            ),
-            {"id": user},
-        )
-        sql.execute(
-            text("INSERT INTO threads (id, org_id, created_by_user_id) VALUES (:id, :org, :user)"),
-            {"id": thread, "org": org, "user": user},
-        )
+        owner = _owner(sql)
         for run_id, state, position in ((ended, "completed", 1), (active, "executing", 2)):
             sql.execute(
                 text(_EARLIER_RUN),
-                {
-                    "id": run_id,
-                    "org": org,
-                    "thread": thread,
-                    "user": user,
-                    "state": state,
-                    "position": position,
-                },
+                {"id": run_id, "state": state, "position": position, **owner},
             )
 
     schema.migrate(older)
@@ -196,6 +181,50 @@ def test_runs_that_ended_before_usage_was_kept_have_usage(older: Engine) -> None
     names = ("route_id", "model", "persona_key", "input_tokens", "output_tokens", "cost_usd")
     expected = ("r", "m", "assistant", 7, 3, Decimal("0.5"))
     assert expected == tuple(used[0][name] for name in names)
+
+
+def test_an_upgrade_counts_only_attempts_after_a_lost_worker(older: Engine) -> None:
+    """Claims after input and deploys no longer count; a run without a claim keeps 0."""
+    lost, answered, new = (str(new_id()) for _ in range(3))
+    with older.begin() as sql:
+        owner = _owner(sql)
+        for position, (run_id, claims) in enumerate(((lost, 4), (answered, 3), (new, 0)), 1):
+            values = {"id": run_id, "state": "completed", "position": position, **owner}
+            sql.execute(text(_EARLIER_RUN), values)
+            sql.execute(
+                text("UPDATE runs SET attempt = :claims WHERE id = :id"),
+                {"id": run_id, "claims": claims},
+            )
+        for run_id, seq, reason in (
+            (lost, 2, "input"),
+            (lost, 3, "worker_lost"),
+            (lost, 4, "worker_lost"),
+            (answered, 2, "input"),
+            (answered, 3, "deploy"),
+        ):
+            payload = types.encode(seq, types.RunResumed(seq, reason), EPOCH).payload
+            sql.execute(
+                text("INSERT INTO run_events VALUES (:id, :seq, 'run.resumed', :payload)"),
+                {"id": run_id, "seq": seq, "payload": payload},
+            )
+
+    schema.migrate(older)
+
+    with older.connect() as sql:
+        rows = sql.execute(text("SELECT id::text, attempt FROM runs")).all()
+    assert {lost: 3, answered: 1, new: 0} == {row.id: row.attempt for row in rows}
+
+
+def _owner(sql: Connection) -> dict[str, str]:
+    """Insert an org with a user and a thread; return their ids as parameters of `_EARLIER_RUN`."""
+    ids = {name: str(new_id()) for name in ("org", "user", "thread")}
+    for statement in (
+        "INSERT INTO orgs (id, name) VALUES (:org, 'o')",
+        "INSERT INTO users (id, login, email, password_hash) VALUES (:user, 'u', 'u@x', '-')",
+        "INSERT INTO threads (id, org_id, created_by_user_id) VALUES (:thread, :org, :user)",
+    ):
+        sql.execute(text(statement), ids)
+    return ids
 
 
 _EARLIER_RUN = """
