@@ -7,10 +7,11 @@ import mcp_types as types
 
 from shared.events.types import clean
 
-MAX_TEXT_BYTES = 1024 * 1024
+_CUT = "\n[truncated: the response is larger than 64 KiB]"
+#: With the mark it is what a tool's output may have: more would cross the worker for nothing.
+MAX_TEXT_BYTES = 65_536 - len(_CUT)
 #: Of what a server says of an error.
 MAX_ERROR_CHARACTERS = 2000
-_CUT = "\n[truncated: the response is larger than 1 MiB]"
 
 
 def reduce(result: dict[str, Any]) -> None:

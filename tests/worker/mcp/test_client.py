@@ -17,6 +17,7 @@ import pytest
 from shared.ids import new_id
 from tests import waiting
 from tests.waiting import eventually, in_parallel
+from worker.agent.tool_calls import MAX_OUTPUT_BYTES, cut
 from worker.contract.outcomes import CancelRequested
 from worker.contract.stop_signal import StopSignal
 from worker.mcp import McpFailed
@@ -147,11 +148,12 @@ def test_nonsense_on_standard_output_is_passed_over(odd: Odd) -> None:
 
 
 def test_a_long_answer_is_cut(odd: Odd) -> None:
-    """An answer is cut at 1 MiB, with a mark for the model."""
+    """A response is cut to what a tool's output may have, with a mark for the model."""
     answer = odd.call("flood", arguments={"n": 2})
 
-    assert 1024 * 1024 < len(answer) < 1024 * 1024 + 100
-    assert answer.endswith("[truncated: the response is larger than 1 MiB]")
+    assert MAX_OUTPUT_BYTES == len(answer)
+    assert answer == cut(answer)
+    assert answer.endswith("[truncated: the response is larger than 64 KiB]")
 
 
 def test_an_endless_answer_ends_the_server(odd: Odd) -> None:
