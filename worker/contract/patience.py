@@ -16,14 +16,22 @@ class Patience:
         self._seconds = BESIDE_ANOTHER_SECONDS if has_next else ALONE_SECONDS
         self._since: float | None = None
 
+    def start(self) -> None:
+        """Begin the time, unless it has begun."""
+        if self._since is None:
+            self._since = monotonic()
+
+    @property
+    def seconds_left(self) -> float:
+        """The rest of the time; all of it until it begins."""
+        return self._seconds - (0.0 if self._since is None else monotonic() - self._since)
+
     def outlasts(self, pause: float) -> bool:
         """Whether the call should wait for these seconds; once it should not, it never should.
 
         The first question begins its time.
         """
-        now = monotonic()
-        if self._since is None:
-            self._since = now
-        if now - self._since + pause > self._seconds:
+        self.start()
+        if pause > self.seconds_left:
             self._seconds = 0.0
         return self._seconds > 0

@@ -10,7 +10,7 @@ from tests.worker.agent.test_loop import Model, agent_for, run
 from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of
 from worker.agent.agent import Agent
 from worker.agent.conversation import Counted
-from worker.agent.model_call import MAX_SHRINKS, MAX_TRIES
+from worker.agent.retry import MAX_SHRINKS, MAX_TRIES
 from worker.agent.route_chain import RouteChain
 from worker.contract.context import ToolContext
 from worker.contract.messages import AssistantMessage, Message, ModelRequest, TurnEnd, UserMessage
