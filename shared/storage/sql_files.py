@@ -2,13 +2,15 @@
 
 from importlib.resources import files
 
+#: psycopg parses a longer statement each time that it is executed.
+MAX_CHARACTERS = 4096
+
 
 def statement(package: str, name: str) -> str:
-    """Return the statement of `sql/<name>.sql` in a package, without its comments.
+    """Return the statement in `sql/<name>.sql` of a package, without comments and indentation.
 
-    Its parameters are psycopg's, `%(name)s`. The driver parses a statement of up to 4,096
-    characters once, and a longer one each time.
+    Its parameters are psycopg's, `%(name)s`.
     """
     text = files(package).joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
-    lines = (line for line in text.splitlines() if not line.lstrip().startswith("--"))
-    return "\n".join(line for line in lines if line)
+    lines = (line.strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("--"))
