@@ -1,4 +1,4 @@
-"""Who sees a run stands in its row; events outlive their run until they are collected.
+"""The visibility of a run in its row; events outlive their run until they are collected.
 
 Revision ID: 0003
 Revises: 0002

@@ -1,4 +1,4 @@
-"""What runs cost and may cost; providers, personas and MCP servers of an org.
+"""The tables of costs and limits, and of providers, personas and MCP servers of an org.
 
 Revision ID: 0005
 Revises: 0004

@@ -1,4 +1,4 @@
-"""Which of OpenAI's APIs a model of an org is called by.
+"""The API of OpenAI's by which a model of an org is called.
 
 Revision ID: 0007
 Revises: 0006

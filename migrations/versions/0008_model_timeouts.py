@@ -1,4 +1,4 @@
-"""How long a model of an org may be silent.
+"""The time that a model of an org may be silent.
 
 Revision ID: 0008
 Revises: 0007

@@ -1,4 +1,4 @@
-"""Why the model of a completed run stopped.
+"""The reason why the model of a completed run stopped.
 
 Revision ID: 0012
 Revises: 0011

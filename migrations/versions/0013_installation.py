@@ -1,4 +1,4 @@
-"""One row that names this installation in Redis.
+"""A row that names this installation in Redis.
 
 Revision ID: 0013
 Revises: 0012

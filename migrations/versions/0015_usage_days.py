@@ -1,4 +1,4 @@
-"""What orgs have used is summed up by the day, so that reports read few rows.
+"""The usage of orgs summed up by the day, so that reports read few rows.
 
 Revision ID: 0015
 Revises: 0014
