@@ -25,7 +25,7 @@ def outputs(user: Caller, run_id: str) -> list[tuple[str, bool]]:
 
 
 def test_the_inbox_shows_the_exact_call(user: Caller, waiting: str) -> None:
-    """Without a look at each run."""
+    """A list has the exact call to confirm, so that the runs need not be fetched."""
     inbox = {row["run_id"]: row for row in user.get("/v1/runs", status="waiting_for_input")}
 
     pending = inbox[waiting]["pending_input"]

@@ -70,7 +70,9 @@ def test_64_parallel_runs_never_spend_more_than_the_month_allows(owner: Caller) 
 def test_a_killed_worker_neither_loses_nor_doubles_what_was_spent(
     system: System, owner: Caller
 ) -> None:
-    """Its runs go on under the same budget."""
+    """After a worker is killed its runs resume under the same budget, and no cost is lost or
+    counted twice.
+    """
     limit(owner, max_cost_usd_per_month=0.5)
     slow = (CALL, {"tool": "sleep", "args": {"seconds": 0.5}}, CALL, {"say": "done"})
     run_ids = [owner.run(*slow) for _ in range(20)]

@@ -159,7 +159,7 @@ def test_many_cancels_are_one(system: System, user: Caller) -> None:
     ("body", "status"), [("", 200), ("{}", 200), ('{"reason": "x"}', 422), ("[]", 422)]
 )
 def test_the_body_is_optional(user: Caller, body: str, status: int) -> None:
-    """None or an empty object; fields are unknown."""
+    """No body and an empty object are the same, and unknown fields are refused."""
     answer = user.http.post(
         f"/v1/runs/{user.run('Hi')}:cancel",
         content=body,

@@ -151,7 +151,7 @@ def test_a_killed_worker_is_started_again(stack: Stack, caller: Caller) -> None:
 
 
 def test_a_terminated_web_process_is_started_again(stack: Stack, caller: Caller) -> None:
-    """On the same port, as after a deploy."""
+    """A web process that was terminated is started again on the same port, as in a deploy."""
     member = stack.web[1]
     url, pid = member.url, member.pid
     member.terminate()
@@ -164,7 +164,7 @@ def test_a_terminated_web_process_is_started_again(stack: Stack, caller: Caller)
 
 
 def test_gunicorns_child_can_be_killed_alone(stack: Stack) -> None:
-    """Its master stays and starts another."""
+    """Gunicorn's child can be killed alone: its master stays and starts another."""
     member = stack.web[0]
     pid, deaths = member.pid, member.deaths
     [child] = psutil.Process(pid).children()
@@ -302,7 +302,7 @@ def test_redis_keeps_its_data_over_a_good_end(stack: Stack) -> None:
 
 
 def test_redis_can_be_short_of_memory(stack: Stack) -> None:
-    """Its settings can be changed while it runs."""
+    """Redis' settings, such as its memory limit, can be changed while it runs."""
     stack.redis.config_set(maxmemory="100mb")
     assert {"maxmemory": str(100 * 2**20)} == stack.redis_client().config_get("maxmemory")
     stack.redis.config_set(maxmemory="0")

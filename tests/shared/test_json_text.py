@@ -34,7 +34,7 @@ def test_whatever_can_be_stored_is_read_as_it_was_written(value: object) -> None
 
 @given(st.binary())
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
-    """No input makes it fail in another way."""
+    """Arbitrary bytes are read or refused, and fail in no other way."""
     with suppress(InvalidJSON):
         json_text.loads(data)
 

@@ -41,7 +41,7 @@ def test_a_new_key_works_and_is_shown_once(alice: User) -> None:
 
 
 def test_without_scopes_a_key_may_what_its_creator_may(alice: User, register: Register) -> None:
-    """Of a member no key is an admin."""
+    """A key without scopes has its creator's permissions, so a member's key is no admin's."""
     member = register(org_of=alice, role="member")
 
     assert sorted(SCOPES - {"admin"}) == member.api_key().get("/v1/me").json["permissions"]
@@ -121,7 +121,7 @@ def test_a_revoked_key_stops_and_stays_listed(alice: User) -> None:
 
 
 def test_a_key_may_revoke_itself(alice: User) -> None:
-    """With admin: the last thing it does."""
+    """A key with the scope admin may revoke itself, as its last request."""
     key = alice.api_key()
 
     assert 204 == key.delete(f"/v1/api-keys/{_newest(alice)['id']}").status_code

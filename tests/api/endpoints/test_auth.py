@@ -175,7 +175,7 @@ def test_a_bad_account_is_refused(client: FlaskClient, field: str, value: object
     "changes", [{"login": "ü" * 150}, {"password": "x" * 1024}, {"password": "пароль☂☂"}]
 )
 def test_lengths_count_characters(client: FlaskClient, changes: dict[str, str]) -> None:
-    """Whatever they are in bytes."""
+    """Lengths are counted in characters, whatever they are in bytes."""
     body = account(**changes)
     assert 201 == client.post("/v1/auth/register", json=body).status_code
 
@@ -209,7 +209,7 @@ def test_only_a_hash_of_the_password_is_stored(alice: User, connections: Connect
 def test_login_by_name_or_email_in_whatever_case(
     alice: User, client: FlaskClient, spell: Callable[[str], str]
 ) -> None:
-    """All of them are the same user."""
+    """The login and the email identify the same user, in upper and lower case."""
     body = {"login": spell(alice.login), "password": PASSWORD}
 
     response = client.post("/v1/auth/login", json=body)

@@ -28,7 +28,7 @@ def without_month(body: object) -> dict[str, object]:
 
 
 def test_an_org_has_no_budget_at_first(alice: User) -> None:
-    """All is null, and nothing is spent."""
+    """A new org's limits are null, and it has spent nothing."""
     assert NONE == without_month(alice.get("/v1/budget").json)
 
 
@@ -155,7 +155,7 @@ def test_a_key_has_its_own_limits(alice: User) -> None:
 
 
 def test_the_runs_of_a_key_are_refused_alone(alice: User) -> None:
-    """Its user may still use an access token."""
+    """A key's exhausted budget refuses its runs, while its user may use an access token."""
     key = key_of(alice, max_cost_usd_per_month=0)
     by_key = alice.with_token(str(key["key"]))
     threads = [alice.thread() for _ in range(2)]

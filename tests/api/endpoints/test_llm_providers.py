@@ -222,7 +222,7 @@ def test_a_change_leaves_the_rest(alice: User) -> None:
 
 
 def test_a_stored_key_is_not_sent_elsewhere(alice: User) -> None:
-    """Who changes the address gives the key again."""
+    """A change of the address requires the key again."""
     provider = made(alice, api_key="sk-0123456789abcd")
     path = f"{PATH}/{provider['id']}"
     elsewhere = {"base_url": "https://llm.example.com/v1"}
@@ -399,7 +399,7 @@ def test_a_bad_provider_is_refused(alice: User, body: dict[str, Any], field: str
 
 
 def test_the_same_request_again_makes_nothing_twice(alice: User) -> None:
-    """With its Idempotency-Key it has the same answer."""
+    """A repeated request with its Idempotency-Key gets the same response."""
     body = {"name": "once", "kind": "openai", "api_key": "sk-0123456789abcd"}
     first, second = (alice.post(PATH, body, headers={"Idempotency-Key": "once"}) for _ in range(2))
 

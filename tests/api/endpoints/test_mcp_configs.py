@@ -223,7 +223,7 @@ def test_programs_are_taken_where_the_operator_allows_them(
 
 
 def test_a_change_is_checked_as_a_new_one_is(alice: User) -> None:
-    """No way around the rules."""
+    """A change cannot evade the rules for a new object."""
     one = f"{PATH}/{make(alice)['id']}"
 
     assert ["url"] == list(details_of(alice.patch(one, {"url": "http://localhost/"})))
@@ -332,7 +332,7 @@ def test_what_cannot_be_a_name_is_unknown(alice: User) -> None:
 
 
 def test_many_are_approved_together_or_not_at_all(alice: User, found: Found) -> None:
-    """One that changed meanwhile holds back all."""
+    """One tool that changed meanwhile prevents the approval of all."""
     config = make(alice)
     path = f"{PATH}/{config['id']}/tools:approve"
     found(config)

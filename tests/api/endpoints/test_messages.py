@@ -75,7 +75,7 @@ def test_the_order_is_a_position_not_the_clock(alice: User, connections: Connect
 
 
 def test_messages_at_once_all_get_a_place(alice: User) -> None:
-    """None is lost, none shares a position."""
+    """Concurrent messages are all stored, each with a position of its own."""
     thread = alice.thread()
     app = alice.client.application
 
@@ -91,7 +91,7 @@ def test_messages_at_once_all_get_a_place(alice: User) -> None:
 
 @pytest.mark.parametrize("size", [1, 262_144])
 def test_content_has_up_to_256_kib(alice: User, size: int) -> None:
-    """In bytes; blank text counts as well."""
+    """The limit of a message is 256 KiB, in bytes, also for blank text."""
     thread = alice.thread()
 
     assert alice.say(thread, " " * size)

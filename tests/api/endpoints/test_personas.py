@@ -92,7 +92,7 @@ def test_what_is_left_out_has_its_default(alice: User) -> None:
 
 
 def test_the_built_in_ones_are_listed(alice: User) -> None:
-    """With the same fields; nobody made them."""
+    """Built-in personas are listed with the same fields, and without a creator."""
     listed = {persona["id"]: persona for persona in alice.get(PATH).json or []}
 
     assert set(personas.builtin()) == set(listed)

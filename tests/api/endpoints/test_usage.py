@@ -150,7 +150,7 @@ def test_every_day_is_there(alice: User, connections: Connections) -> None:
 
 
 def test_a_part_of_a_day_is_a_day_of_its_own(alice: User, connections: Connections) -> None:
-    """With what ended in that part."""
+    """The part of a day at the edge of a period is reported with the runs that ended in it."""
     used(connections, alice, at(1, 6), "1")
     used(connections, alice, at(1, 18), "1")
 
@@ -285,7 +285,7 @@ def test_other_forms_of_a_moment_are_refused(
     ],
 )
 def test_every_form_of_rfc_3339_is_read(alice: User, moment: str, since: str) -> None:
-    """It is repeated in UTC."""
+    """Every form of RFC 3339 is accepted and repeated in UTC."""
     assert since == usage(alice, f"from={moment}")["from"]
 
 
@@ -304,7 +304,7 @@ def test_days_are_at_most_those_of_a_year(alice: User) -> None:
 def test_an_org_that_got_no_credits_owes_what_it_uses(
     alice: User, connections: Connections
 ) -> None:
-    """No balance; the ledger has each run."""
+    """An org without credits of its own has no balance, and the ledger has each of its runs."""
     stored = StoredRuns.of(connections, alice)
     stored.finish(claim := stored.claimed())
 

@@ -32,7 +32,7 @@ def strict(connections: Connections) -> FlaskClient:
     ],
 )
 def test_allowed_names_and_all_addresses_are_answered(strict: FlaskClient, host: str) -> None:
-    """In any case, with any port."""
+    """Allowed host names in any case, and all addresses, with any port, are accepted."""
     assert 200 == strict.get("/healthz", headers={"Host": host}).status_code
 
 

@@ -37,6 +37,6 @@ def test_links_and_the_cookie_keep_the_prefix(prefixed: FlaskClient, alice: User
 
 @pytest.mark.parametrize("prefix", ["arkloop", "/arkloop/", "/", "//evil", "https://evil", "/a b"])
 def test_a_prefix_that_is_no_path_is_refused(prefix: str) -> None:
-    """At the start, by name."""
+    """A wrong prefix is reported at the start, by the name of its setting."""
     with pytest.raises(InvalidSettings, match="ARKLOOP_PATH_PREFIX"):
         Settings.from_env({"ARKLOOP_PATH_PREFIX": prefix})

@@ -56,7 +56,7 @@ def test_a_caller_may_bring_the_trace(client: FlaskClient, traceparent: str, tak
 
 @pytest.mark.parametrize("path", ["/healthz", "/nothing", "/v1/me"])
 def test_every_answer_has_the_security_headers(client: FlaskClient, path: str) -> None:
-    """Nothing is sniffed, framed, cached or referred to."""
+    """No response may be sniffed, framed, cached or sent as a referrer."""
     headers = client.get(path).headers
 
     assert "nosniff" == headers["X-Content-Type-Options"]
@@ -114,7 +114,7 @@ def test_a_listed_origin_may_ask_before(client_with: Callable[..., FlaskClient])
     ["null", "https://evil.com", f"{ORIGIN}.evil.com", ORIGIN.upper(), f"{ORIGIN}:8443", "*"],
 )
 def test_other_origins_get_nothing(client_with: Callable[..., FlaskClient], origin: str) -> None:
-    """No reflection, no wildcard, no near miss."""
+    """Foreign origins get no CORS header, neither by reflection nor as a near miss."""
     client = client_with(cors_origins=(ORIGIN,))
 
     headers = client.get("/healthz", headers={"Origin": origin}).headers

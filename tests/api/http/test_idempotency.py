@@ -245,7 +245,7 @@ def test_an_api_keys_secret_is_not_kept(alice: User, connections: Connections) -
 
 @pytest.mark.parametrize("path", ["register", "login", "refresh", "logout", "password"])
 def test_accounts_take_no_key(alice: User, path: str) -> None:
-    """Their answers are secrets and are never kept."""
+    """Login and registration refuse the key, since their responses are secrets."""
     response = post(alice, "k", {}, f"/v1/auth/{path}")
 
     assert ["Idempotency-Key"] == list(details_of(response))

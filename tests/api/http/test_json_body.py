@@ -206,7 +206,7 @@ def test_a_good_query_is_read(client: FlaskClient) -> None:
 
 
 def test_only_the_canonical_form_of_an_id_is_one(client: FlaskClient) -> None:
-    """One id has one spelling."""
+    """An id has one spelling, and every other one is refused."""
     canonical = str(new_id())
     others = [
         canonical.upper(),

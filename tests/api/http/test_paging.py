@@ -117,7 +117,7 @@ def test_a_cursor_that_was_changed_is_refused(alice: User, make_threads: MakeThr
 def test_a_cursor_of_another_list_is_refused(
     alice: User, make_threads: MakeThreads, register: Callable[[], User]
 ) -> None:
-    """Of another org, another path, another thread."""
+    """A cursor of another org, another path or another thread is refused."""
     bob = register()
     make_threads(alice, 2)
     cursor = alice.get("/v1/threads?limit=1").headers["X-Next-Cursor"]

@@ -90,7 +90,7 @@ def test_a_report_ends_at_its_time_limit(app: Flask) -> None:
 def test_a_report_that_is_refused_has_the_one_error_shape(
     app: Flask, connections: Connections, register: Register
 ) -> None:
-    """It says when to ask again."""
+    """A refused report gets the usual error shape with the time to retry."""
     alice = register()
     reports: Reports = app.extensions["arkloop.reports"]
     with reports.reading(alice.org_id):

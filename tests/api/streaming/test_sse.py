@@ -207,7 +207,7 @@ def test_a_replay_ends_where_the_events_did(hub: StreamHub, run: FollowedRun) ->
 
 
 def test_a_replay_of_a_run_that_goes_away_ends(hub: StreamHub, run: FollowedRun) -> None:
-    """Its events are in no store any more."""
+    """The replay of a run that is deleted meanwhile ends, since no store has its events."""
     run.lose()
 
     assert sse.HELLO + sse.RETRY + run.frames[0] == Client(hub, run.watch(until=5)).whole()

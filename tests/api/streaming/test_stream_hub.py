@@ -173,7 +173,7 @@ def test_a_run_of_another_org_or_of_none_is_not_watched(
 
 
 def test_a_process_that_stops_ends_all_watches(hub: StreamHub, stored: StoredRuns) -> None:
-    """Their clients go on elsewhere."""
+    """All watches of a stopping process end, and their clients reconnect elsewhere."""
     with (
         watching(hub, stored.create(), stored.actor) as one,
         watching(hub, stored.create(), stored.actor) as two,
@@ -203,7 +203,7 @@ def test_a_subscription_that_fails_is_no_error_of_the_request(
 
 
 def test_a_client_that_closes_its_connection_is_noticed(hub: StreamHub, stored: StoredRuns) -> None:
-    """Without a write; the others' streams go on."""
+    """A closed connection is noticed without a write, and other streams continue."""
     (ours, theirs), (ours_too, theirs_too) = socket.socketpair(), socket.socketpair()
     with ours, theirs_too, ours_too:
         with (

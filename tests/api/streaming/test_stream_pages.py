@@ -164,7 +164,7 @@ def test_many_runs_are_read_in_one_round_trip(run: FollowedRun, client: redis.Re
 
 
 def test_a_page_ends_before_a_hole(run: FollowedRun, client: redis.Redis) -> None:
-    """What comes after it is Postgres' to tell."""
+    """A page from Redis ends before a hole, and Postgres has what follows."""
     run.write("a", "b", "c")
     run.lose(3)
 

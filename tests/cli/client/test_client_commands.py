@@ -315,7 +315,7 @@ def test_migrate_leaves_a_newer_schema_alone(
     ],
 )
 def test_migrate_says_what_is_wrong_with_the_database(tmp_path: Path, url: str, why: str) -> None:
-    """One line, status 1, no traceback, no password."""
+    """A wrong database is reported in one line with status 1, without traceback and password."""
     done = Arkloop(tmp_path, {"ARKLOOP_DATABASE_URL": url})("migrate", "--wait", "0")
 
     assert (1, b"") == (done.returncode, done.stdout)

@@ -234,7 +234,7 @@ def test_ctrl_c_cancels_the_run(arkloop: Arkloop, user: Caller) -> None:
 
 
 def test_ctrl_c_cancels_a_run_that_waits_for_an_answer(arkloop: Arkloop, user: Caller) -> None:
-    """Nothing needs to be typed for it."""
+    """Ctrl-C cancels a waiting run without any input."""
     with arkloop.at_terminal("run", script(ASK)) as terminal:
         terminal.until("number of one:")
         terminal.process.send_signal(signal.SIGINT)

@@ -75,7 +75,7 @@ def test_users_of_one_slug_are_colleagues(run: Run) -> None:
 
 
 def test_the_list_has_a_line_for_each(run: Run) -> None:
-    """For eyes and for cut, grep and awk."""
+    """The list has one line per row, for people and for cut, grep and awk."""
     made = run("create", *options("--create"))
 
     [listed] = json.loads(run("list", "--json").output)
@@ -228,7 +228,7 @@ def test_a_dev_key_that_does_not_work_is_replaced(
     damage: str,
     new_database: Callable[[], str],
 ) -> None:
-    """Of the same user in the same org."""
+    """A dev key that does not work is replaced by one of the same user in the same org."""
     path = tmp_path / "api-key"
     ensure_dev_key(new_database() if damage == "another database" else database, path)
     if damage == "revoked":

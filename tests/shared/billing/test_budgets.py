@@ -258,7 +258,7 @@ def test_what_does_not_fit_is_refused_and_what_was_held_stays(money: Money) -> N
 
 
 def test_a_budget_is_used_to_its_last_digit(money: Money) -> None:
-    """What fits exactly is allowed."""
+    """A budget can be spent exactly, to its last digit."""
     money.limit("0.3")
     claim = money.stored.claimed()
 
@@ -655,7 +655,7 @@ def test_a_run_that_ends_twice_is_counted_once(money: Money) -> None:
 
 
 def test_a_run_that_is_being_cancelled_keeps_its_hold(money: Money) -> None:
-    """Until it has ended as cancelled."""
+    """A run that is being cancelled keeps its reservation until it has ended."""
     money.limit("1")
     claim = money.stored.claimed()
     money.reserve(claim, "0.5")
@@ -742,7 +742,7 @@ def test_sixty_four_spenders_at_once_get_what_there_is(money: Money) -> None:
 
 
 def test_a_row_that_many_begin_at_once_begins_right(money: Money) -> None:
-    """With what has ended before, once."""
+    """A spending row that many runs create at once begins with the earlier cost, once."""
     money.spend(money.stored.claimed(), "0.5")
     limits = replace(money.limits(money.stored.claimed()), monthly={"org": Decimal(10)})
     claims = [money.stored.claimed() for _ in range(16)]

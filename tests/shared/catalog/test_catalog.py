@@ -82,7 +82,7 @@ def counted(connections: Connections) -> Iterator[list[str]]:
 def test_a_route_is_the_orgs_or_the_servers(
     catalog: Catalog, stored: StoredRuns, org: UUID, register: Register
 ) -> None:
-    """Another org's is not there."""
+    """A route of another org does not exist for an org, unlike its own and the server's."""
     own = add_model(stored, api_key="sk-secret")
     stranger = register().org_id
 
@@ -308,7 +308,7 @@ def test_a_persona_that_is_not_there_is_named(catalog: Catalog, org: UUID, wante
 def test_an_org_is_limited_by_a_budget_or_by_credits(
     catalog: Catalog, stored: StoredRuns, org: UUID, limited_by: str
 ) -> None:
-    """Of whatever scope; other orgs are not."""
+    """An org is limited by budgets of any scope or by credits, and by none of other orgs."""
     assert not catalog.is_limited(org)
     row = {
         "budgets": insert(budgets).values(org_id=org, scope="api_key:x", max_cost_usd=1),

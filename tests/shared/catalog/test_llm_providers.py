@@ -105,7 +105,7 @@ def test_prices_and_context_are_the_librarys_where_none_are_given(stored: Stored
 
 
 def test_an_org_has_one_default(stored: StoredRuns, other: StoredRuns) -> None:
-    """It moves; those of other orgs stay."""
+    """A new default replaces the old one, and those of other orgs stay."""
     theirs = model(other, provider(other), is_default=True)
     one = provider(stored)
     first = model(stored, one, is_default=True)
@@ -292,7 +292,7 @@ def test_the_operator_may_allow_a_network(stored: StoredRuns) -> None:
 
 
 def test_what_another_org_has_is_not_there(stored: StoredRuns, other: StoredRuns) -> None:
-    """For every function, as what does not exist."""
+    """For every function, another org's objects do not exist."""
     theirs = provider(other)
     their_model = model(other, theirs)
     mine = provider(stored)

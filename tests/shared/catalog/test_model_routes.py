@@ -291,7 +291,7 @@ def test_a_route_of_a_file_has_limits_of_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, text: str, problem: str) -> None:
-    """With the number of the route."""
+    """A problem in a routes file is reported with the number of the route."""
     with pytest.raises(InvalidSettings) as raised:
         from_file(tmp_path, text)
 
@@ -308,7 +308,7 @@ def test_all_problems_of_a_file_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """At the start, not at the first run."""
+    """A missing routes file is reported at the start, not by the first run."""
     with pytest.raises(InvalidSettings, match="nowhere"):
         load(replace(BARE, routes_file=str(tmp_path / "nowhere")))
 

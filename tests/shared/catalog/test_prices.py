@@ -101,7 +101,7 @@ def test_at_most_is_above_the_cost_of_whatever_is_used(
 def test_costs_have_eight_decimals_and_are_not_negative(
     prices: Prices, input_tokens: int, output_tokens: int
 ) -> None:
-    """What a column can hold."""
+    """Costs fit their column: eight decimals, never negative."""
     cost = prices.cost(Usage(input_tokens=input_tokens, output_tokens=output_tokens))
 
     assert cost >= 0
@@ -245,7 +245,7 @@ def test_hours_may_go_over_midnight(start: int, end: int, within: int, outside: 
 
 
 def test_the_context_of_a_model_is_known() -> None:
-    """Where the library has it."""
+    """A model's context is known where the library has it."""
     assert 200_000 == context_tokens("anthropic", "claude-haiku-4-5", None)
     assert 128_000 == context_tokens("openai", "gpt-4o-mini", None)
     assert context_tokens("openai", "gpt-4o-mini", "http://127.0.0.1:1/v1") is None

@@ -95,7 +95,7 @@ def test_after_the_last_number_a_version_must_be_given(stored: StoredRuns) -> No
 def test_an_org_has_so_many_and_no_more(
     stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of all keys together."""
+    """The number of personas that an org publishes is limited, over all keys together."""
     monkeypatch.setattr(published_personas, "MAX_PERSONAS", 2)
     publish(stored, "a")
     publish(stored, "b")
@@ -166,7 +166,7 @@ def test_versions_that_are_no_numbers_sort_before_all_numbers(stored: StoredRuns
 
 
 def test_the_database_and_the_code_agree_on_the_newest(stored: StoredRuns) -> None:
-    """For any set of versions."""
+    """The database and the code find the same newest version, for any set of versions."""
     org_id = stored.actor.org_id
 
     @given(st.sets(VERSIONS, min_size=1, max_size=12))

@@ -156,7 +156,7 @@ def test_usage_and_errors_are_objects() -> None:
 
 
 def test_usage_adds_up() -> None:
-    """One estimate makes the sum one."""
+    """Usage adds up, and one estimated part makes the sum an estimate."""
     reported = Usage(input_tokens=1, output_tokens=2, cache_read_tokens=3)
     estimated = Usage(input_tokens=10, source="estimated")
 

@@ -78,7 +78,7 @@ def test_a_run_that_does_not_exist_cannot_be_claimed(stored: StoredRuns) -> None
 
 
 def test_a_claim_knows_what_its_worker_needs(stored: StoredRuns) -> None:
-    """Without another look at the row."""
+    """A claim has everything that its worker needs, without reading the row again."""
     run_id = stored.create()
     claim = stored.claim(run_id)
     row = stored.row(run_id)

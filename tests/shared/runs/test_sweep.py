@@ -115,7 +115,7 @@ def test_a_silent_worker_that_comes_back_writes_nothing(stored: StoredRuns) -> N
 
 
 def test_a_run_of_a_worker_that_nobody_knows_is_lost(stored: StoredRuns) -> None:
-    """Its row is gone, long after it."""
+    """A run whose worker's row is gone is lost."""
     worker_id = stored.worker()
     claim = stored.claimed(worker_id)
     with stored.connections.transaction() as tx:

@@ -62,7 +62,7 @@ def test_a_single_changed_bit_is_noticed() -> None:
 
 
 def test_a_cut_text_is_noticed() -> None:
-    """At every length, none at all too."""
+    """A sealed text that was cut is noticed at every length, including none."""
     sealed = seal("secret")
     for length in range(len(sealed)):
         with pytest.raises(CannotOpen):
@@ -96,7 +96,7 @@ def test_without_a_key_nothing_is_sealed_or_opened() -> None:
 
 
 def test_the_setting_holds_several_keys() -> None:
-    """With commas and perhaps spaces between."""
+    """The setting may hold several keys, with commas and optional spaces between."""
     sealed = seal("secret", SECOND)
     both = keyring(f"{FIRST}, {SECOND}")
 

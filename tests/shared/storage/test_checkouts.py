@@ -77,7 +77,7 @@ def test_a_standing_queue_is_left_sooner() -> None:
 
 
 def test_a_connection_is_given_back_after_an_error() -> None:
-    """Whatever happens during its use."""
+    """A connection is returned to the pool after an error, whatever happened during its use."""
     checkouts = Checkouts(1, Patience(0.05, 0.05))
     with pytest.raises(ZeroDivisionError), checkouts:
         raise ZeroDivisionError

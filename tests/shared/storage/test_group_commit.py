@@ -25,7 +25,7 @@ class Held:
 
 
 def test_one_alone_is_written_at_once() -> None:
-    """Nobody waits for a group to fill."""
+    """A lone item is written at once, without waiting for a group."""
     commit = Held()
     commit.go.set()
 

@@ -43,7 +43,7 @@ def test_hints_of_one_kind_that_follow_each_other_go_together() -> None:
 
 
 def test_a_hint_that_fails_is_no_harm_to_the_next() -> None:
-    """It is lost, which hints may be."""
+    """A failing notification is lost, and does not affect the next one."""
     arrived = threading.Event()
     send = HintSender()
 

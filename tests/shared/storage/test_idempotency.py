@@ -24,7 +24,7 @@ def org_id(connections: Connections) -> UUID:
 def test_answers_older_than_a_day_are_deleted_in_batches(
     connections: Connections, org_id: UUID
 ) -> None:
-    """At most `limit` at once; younger ones stay."""
+    """Responses older than a day are deleted in batches of at most `limit`; younger ones stay."""
     with connections.transaction() as tx:
         for number in range(5):
             scope = Scope(org_id=org_id, actor_id=new_id(), path="/", key=str(number))

@@ -14,7 +14,7 @@ def test_a_server_that_answers_is_asked_by_everyone() -> None:
 
 
 def test_while_a_server_is_silent_nobody_asks() -> None:
-    """Until the pause is over."""
+    """A silent server is not used until the pause is over."""
     outage = Outage(60)
     outage.failed()
 

@@ -170,7 +170,7 @@ def test_a_page_of_a_stream(connections: Connections, written: History, named: b
 
 
 def test_the_look_for_news(connections: Connections, written: History) -> None:
-    """For each of the runs, not for all."""
+    """The query for new events reads the given runs, not all."""
     with noted(connections) as statements:
         RunHeads(connections).read(written.some_runs[:10])
 

@@ -106,7 +106,7 @@ def test_a_certificate_for_another_host_is_refused(
 def test_an_authority_of_ones_own_can_be_named(
     settings: Settings, tls_url: str, authority: trustme.CA, tmp_path: Path
 ) -> None:
-    """In the URL, for both clients."""
+    """The URL of a broker can name a certificate authority of its own, for both clients."""
     file = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(file)
     url = f"{tls_url}?ssl_ca_certs={file}"

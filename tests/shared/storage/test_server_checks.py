@@ -108,7 +108,7 @@ def test_a_cluster_is_refused(settings: Settings, cluster_url: str, variable: st
 def test_an_old_redis_is_refused(
     settings: Settings, variable: str, version: str, named: str
 ) -> None:
-    """One before Celery's minimum; that is accepted."""
+    """A Redis older than Celery's minimum is refused; the minimum is accepted."""
     with (
         old_redis(version) as url,
         pytest.raises(UnsuitableServer, match=f"Redis {named}; version 6.2 or later is required"),

@@ -41,7 +41,7 @@ def test_the_question_shows_the_exact_call() -> None:
 
 
 def test_arguments_that_no_list_should_carry_are_left_out() -> None:
-    """They are in the call's event."""
+    """Arguments too long for a list are omitted from it; the call's event has them."""
     wait = WaitForInput(
         persona=careful().persona,
         kind="tool_confirmation",

@@ -29,7 +29,7 @@ ALL = sum(map(tokens_of, THREAD))
 
 
 def test_what_fits_is_sent_as_it_is() -> None:
-    """Nothing is left out without need."""
+    """A conversation that fits is sent unchanged."""
     assert Fitted(THREAD) == fit(THREAD, [], ALL)
 
 
@@ -55,7 +55,7 @@ def test_a_long_run_forgets_its_first_turns() -> None:
 
 
 def test_prompt_and_tools_take_room_too() -> None:
-    """They are sent with every call."""
+    """The prompt and the tools take room as well, since they are sent with every call."""
     tool = ToolSpec("t", "d" * 300, {"type": "object", "properties": {}})
 
     assert 100 == tokens_of_frame("p" * 300, [])

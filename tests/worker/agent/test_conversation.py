@@ -79,7 +79,7 @@ def test_a_turn_of_calls_without_results_says_nothing() -> None:
 
 
 def test_results_are_in_the_order_of_the_calls() -> None:
-    """Whatever order they were written in."""
+    """Results are in the order of the calls, whatever order they were written in."""
     other = ToolCall("call_1_2", "u", {})
     turns = turns_of(
         stored(

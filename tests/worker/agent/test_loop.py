@@ -371,7 +371,7 @@ def test_a_call_that_cannot_be_made_requests_no_approval() -> None:
 
 
 def test_nobody_is_asked_about_a_call_beyond_the_last_that_is_made() -> None:
-    """It is refused like any other."""
+    """A call beyond the limit of a turn is refused without a question."""
     calls = [ToolCall(f"c{i}", "ask_user", {"question": "A?"}) for i in range(70)]
     turn = Turn("m", "", calls, answers={call.id: "yes" for call in calls[:MAX_CALLS_PER_TURN]})
     context = RecordedRun()
@@ -457,7 +457,7 @@ def test_output_is_cleaned() -> None:
 
 
 def test_events_of_a_turn_can_be_encoded() -> None:
-    """Whatever the model calls a tool with."""
+    """Events of a turn can be encoded, whatever the model calls a tool with."""
     context = RecordedRun()
     run(agent_for({"tool": "none\x00", "args": {"a\ud800": ["\x00", 1.5, None]}}), context)
 

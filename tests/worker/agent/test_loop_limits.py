@@ -20,7 +20,7 @@ from worker.providers import openai_provider
 
 
 def test_a_model_that_repeats_itself_is_stopped() -> None:
-    """Before its steps are used up."""
+    """A model that repeats itself is stopped before its steps are used up."""
     context = RecordedRun()
 
     with pytest.raises(LimitExceeded) as ended:

@@ -169,7 +169,7 @@ def test_a_request_that_can_never_fit_is_not_waited_for(refused: ProviderError) 
 
 
 def test_a_request_that_fits_into_an_idle_limit_is_tried_again() -> None:
-    """Something other than its size has refused it."""
+    """A request that fits into an unused limit is retried, since something else refused it."""
     run = RecordedRun()
 
     called(run, Replies([IDLE], [TurnEnd("stop")]), say="one two")

@@ -88,7 +88,7 @@ def test_blocked_tools_do_not_delay_a_stop(reason: BaseException) -> None:
 
 
 def test_a_tool_that_heeds_a_stop_is_not_abandoned(caplog: pytest.LogCaptureFixture) -> None:
-    """It ends the run at once."""
+    """A tool that heeds a stop ends the run at once, and is not abandoned."""
     context = RecordedRun()
 
     @tool(idempotent=True)

@@ -82,7 +82,7 @@ def test_a_failure_is_kept_as_well() -> None:
 
 
 def test_a_lone_call_needs_no_second_record() -> None:
-    """Its event is written at once."""
+    """A lone call's result needs no record in the ledger, as its event is written at once."""
     context = RecordedRun()
 
     run(agent_for(CALCULATE), context)

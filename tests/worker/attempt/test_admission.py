@@ -76,7 +76,7 @@ def gate(stored: StoredRuns) -> Gate:
 
 
 def test_a_run_without_a_budget_is_not_limited(gate: Gate, route: Route) -> None:
-    """It passes without a word, and settles nothing."""
+    """A run without a budget is admitted without an event, and settles nothing."""
     admission = gate.set_persona()
 
     assert not admission.is_limited
@@ -276,7 +276,7 @@ def test_credits_refuse_no_model_of_the_org_without_prices(
 
 
 def test_a_route_without_prices_is_refused_under_a_budget(gate: Gate, route: Route) -> None:
-    """Whatever it cost, nobody would know."""
+    """A route without prices is refused under a budget, since its cost would be unknown."""
     admission = gate.set_persona(max_cost_usd=Decimal(100))
 
     with pytest.raises(LimitExceeded, match="has no known prices") as refused:

@@ -269,7 +269,7 @@ def test_a_persona_of_another_release_fails_the_run(
 def test_what_an_earlier_attempt_has_cost_is_kept_if_its_events_cannot_be_read(
     stored: StoredRuns, process: WorkerProcess
 ) -> None:
-    """Another release has written them."""
+    """The recorded cost is kept even if another release wrote events that cannot be read."""
     claim = stored.claimed()
     cost = types.RouteCost("dear", "m2", types.Usage(input_tokens=7, output_tokens=9), ONE)
     state = types.ProviderState("scripted", "m2")

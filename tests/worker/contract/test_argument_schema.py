@@ -77,7 +77,7 @@ def errors(schema: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
 def test_what_does_not_fit_is_told(
     schema: dict[str, Any], arguments: dict[str, Any], expected: list[str]
 ) -> None:
-    """Where and why; never the value itself."""
+    """A mismatch is reported with place and reason, never with the value."""
     assert expected == errors(schema, arguments)
 
 
@@ -124,7 +124,7 @@ def test_a_reference_is_what_it_refers_to() -> None:
 
 
 def test_an_old_draft_s_reference_stands_alone() -> None:
-    """Its siblings mean nothing there."""
+    """The siblings of a reference have no meaning in old drafts."""
     schema = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "definitions": {"name": {"type": "string"}},
@@ -182,7 +182,7 @@ def test_what_cannot_be_checked_refuses_nothing(schema: dict[str, Any]) -> None:
     ],
 )
 def test_what_is_no_schema_by_itself_is_refused(schema: dict[str, Any], why: str) -> None:
-    """At once, and nothing is fetched for it."""
+    """An invalid schema is refused at once, without fetching anything."""
     with pytest.raises(InvalidSchema, match=why):
         ArgumentSchema(schema)
 

@@ -45,7 +45,7 @@ def test_a_lost_lease_comes_before_every_other_reason() -> None:
 
 
 def test_who_waits_is_woken() -> None:
-    """At once, not when the time is over."""
+    """A waiting thread is woken at once, not when its time is over."""
     stop = StopSignal()
     threading.Timer(0.02, stop.set, [CancelRequested()]).start()
     began = time.monotonic()
@@ -99,7 +99,7 @@ def test_a_block_is_not_begun_after_the_signal() -> None:
 
 
 def test_a_failure_of_the_block_itself_stays_what_it_is() -> None:
-    """Without a signal an error is an error."""
+    """Without a signal an error of the block stays what it is."""
     with pytest.raises(ConnectionError), StopSignal().aborting(lambda: None):
         raise ConnectionError
 

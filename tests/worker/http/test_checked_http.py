@@ -41,7 +41,7 @@ def test_a_forbidden_address_is_not_connected_to(listener: socket.socket) -> Non
 def test_the_next_address_is_tried_when_one_does_not_answer(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both were checked; no third is asked for."""
+    """The second checked address is tried when the first does not respond, and no third."""
     found = [
         (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))
         for address in ("127.0.0.9", "127.0.0.1")
@@ -77,7 +77,7 @@ def test_an_address_that_is_dead_leaves_time_for_the_next(
 def test_time_runs_out_for_a_resolver_and_for_a_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Both are time-outs of the connection."""
+    """A slow resolver and a slow connection both count as time-outs of the connection."""
     with (
         socket.create_server(("127.0.0.1", 0), backlog=0) as full,
         socket.create_connection(full.getsockname()),

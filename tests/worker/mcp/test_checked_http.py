@@ -95,7 +95,7 @@ def call(client: McpClient, sdk: Sdk) -> Callable[..., str]:
 
 
 def test_a_tool_is_called_over_http(call: Callable[..., str]) -> None:
-    """With the headers of the config."""
+    """A tool is called over HTTP with the headers of its config."""
     assert "5" == call("add", a=2, b=3)
     assert "Bearer of-this-server" == call("header", name="Authorization")
     assert "identity" == call("header", name="Accept-Encoding")
@@ -299,7 +299,7 @@ def test_a_call_that_the_server_may_have_read_is_not_repeated(
 
 
 def test_a_call_that_every_session_rejects_is_made_twice(client: McpClient) -> None:
-    """It fails with the server's status."""
+    """A call that every session rejects is made twice and fails with the server's status."""
     with forgetful(400, b"secret") as (url, known, calls):
         server = server_at(url)
         [tool] = client.tools(server)

@@ -253,7 +253,7 @@ def test_a_tool_with_an_unusable_schema_is_listed_and_not_offered(
     named: Named,
     schema: dict[str, Any],
 ) -> None:
-    """With the reason; and nothing is fetched."""
+    """A tool with an unusable schema is listed with the reason, and not offered."""
     config_id = named("odd", {"name": "bad", "inputSchema": schema})
 
     tools = offered("odd").tools
@@ -367,7 +367,7 @@ def test_whatever_a_server_says_of_its_failure_is_stored(
     named: Named,
     tmp_path: Path,
 ) -> None:
-    """Without what Postgres does not take."""
+    """A server's error text is stored, without what Postgres refuses."""
     config_id = named("odd")
     (tmp_path / "odd" / "descriptions.json").write_text(json.dumps("no \x00 tools"))
 
@@ -432,7 +432,7 @@ def test_servers_are_asked_side_by_side(
 def test_a_run_that_is_cancelled_while_servers_are_silent_stops_at_once(
     offered: Callable[..., McpTools], named: Named, tmp_path: Path
 ) -> None:
-    """All of them are let go."""
+    """A cancelled run stops waiting for all silent servers at once."""
     names = ["one", "two", "three"]
     for name in names:
         named(name)

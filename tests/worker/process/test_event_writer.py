@@ -130,7 +130,7 @@ def test_a_locked_run_holds_up_nobody_else(stored: StoredRuns, log_of: LogOf) ->
 
 
 def test_events_wait_for_a_postgres_that_is_away(stored: StoredRuns) -> None:
-    """In order, with nothing lost or doubled."""
+    """Events wait for Postgres in order, and none is lost or doubled."""
     claim = stored.claimed()
     connections = replace(
         stored.connections, engine=create_engine("postgresql+psycopg://nobody@/?host=/nowhere")

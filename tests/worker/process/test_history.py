@@ -61,7 +61,7 @@ def loaded(stored: StoredRuns, thread_id: UUID, max_bytes: int = history.MAX_BYT
 
 
 def test_tool_turns_of_earlier_runs_are_part_of_it(stored: StoredRuns) -> None:
-    """In the order of the thread."""
+    """Tool turns of earlier runs are in the history, in the order of the thread."""
     thread_id = stored.thread()
     round_of(stored, thread_id, 1)
     round_of(stored, thread_id, 2)

@@ -86,7 +86,7 @@ def test_tokens_are_counted_by_the_estimate_and_by_what_came(
 def test_a_call_larger_than_a_minute_takes_a_whole_one(
     connections: Connections, route: Route
 ) -> None:
-    """It would wait for ever else."""
+    """A call larger than the limit per minute takes a whole minute, or it would wait for ever."""
     limits = RouteLimits(connections)
     limited = replace(route, tokens_per_minute=1000)
 

@@ -135,7 +135,9 @@ def test_events_stand_after_the_text_before_them(log: Log) -> None:
 
 
 def test_what_could_not_be_stored_comes_first_the_next_time(log: Log) -> None:
-    """With the same numbers and bytes."""
+    """Events that could not be stored come first in the next commit, with the same numbers and
+    bytes.
+    """
     log.add(RunResumed(2, "deploy"))
     taken, _ = log.take()
     log.add(RunResumed(3, "deploy"))

@@ -265,7 +265,7 @@ def test_tool_calls_of_servers_with_their_own_ways(pieces: list[dict[str, Any]])
     ],
 )
 def test_one_call_however_it_comes(pieces: list[tuple[str | None, str, Any]]) -> None:
-    """It is made once, with all its arguments."""
+    """A call is made once with all its arguments, however its pieces arrive."""
     calls = [
         {"index": 0, "id": call_id, "function": {"name": name, "arguments": arguments}}
         for call_id, name, arguments in pieces
@@ -278,7 +278,7 @@ def test_one_call_however_it_comes(pieces: list[tuple[str | None, str, Any]]) ->
 
 @pytest.mark.parametrize(("sent", "read"), [(None, {}), ("", {}), ('{"x": ', '{"x": ')])
 def test_a_call_that_is_not_whole_ends_where_another_begins(sent: str | None, read: Any) -> None:
-    """Whatever there is of its arguments."""
+    """An incomplete call ends where another one begins, with the arguments it has."""
     calls = [
         {"index": 0, "id": "a", "function": {"name": "f", "arguments": sent}},
         {"index": 0, "id": "b", "function": {"name": "g", "arguments": "{}"}},
@@ -317,7 +317,7 @@ def test_calls_of_one_place_without_ids_are_told_apart(
 
 
 def test_tool_calls_without_ids_get_some() -> None:
-    """Of the turn and their place in it."""
+    """Calls without ids get ids from the turn and their place in it."""
     calls = [{"index": i, "function": {"name": "f", "arguments": "{}"}} for i in (0, 1)]
 
     found = end(delta(tool_calls=calls), delta(finish="tool_calls"))
@@ -464,7 +464,7 @@ def test_a_connection_may_break_when_the_answer_is_whole(usage: Any) -> None:
 
 @pytest.mark.parametrize("late", [b"data: bye\n\n", b'data: {"error": {"message": "late"}}\n\n'])
 def test_nonsense_after_a_whole_answer_is_not_a_reason_to_ask_again(late: bytes) -> None:
-    """Before its end it is."""
+    """Invalid data after a complete response is ignored; before its end it is an error."""
 
     def answer(*chunks: Any) -> Answer:
         return raw(openai_stream(*chunks, done=False), late)

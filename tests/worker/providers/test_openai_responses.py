@@ -336,7 +336,7 @@ def test_a_call_that_was_cut_off_is_what_came_of_it() -> None:
     ],
 )
 def test_an_event_that_cannot_be_read_is_malformed(event: dict[str, Any]) -> None:
-    """It is a provider error like any other."""
+    """An unreadable event is a provider error like any other."""
     with pytest.raises(ProviderError) as caught:
         answered(event, {"type": "response.completed", "response": {"status": "completed"}})
 

@@ -307,7 +307,7 @@ def test_a_redirect_is_not_followed(provider: str) -> None:
 
 
 def test_a_long_complaint_of_the_provider_is_cut(provider: str) -> None:
-    """What ends in an event stays readable."""
+    """A long message of a provider is cut, and stays readable in an event."""
     error = refusal(provider, status("400 Bad Request", message="x" * 10_000))
 
     assert len(str(error)) < 600
@@ -391,7 +391,7 @@ def _begin_and_reset(client: socket.socket) -> None:
 def test_a_broken_connection_may_be_tried_again(
     provider: str, answer: Callable[[socket.socket], None]
 ) -> None:
-    """Before the answer and in it."""
+    """A broken connection may be retried, before the response and within it."""
     error = refusal(provider, answer)
 
     assert ("provider.connection", True) == (error.code, error.retryable)

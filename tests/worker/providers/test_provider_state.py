@@ -155,7 +155,7 @@ def test_reasoning_of_another_form_is_no_reason_to_fail(odd: Any) -> None:
 
 
 def test_a_last_word_wants_nothing_back() -> None:
-    """Its reasoning is shown and forgotten."""
+    """After a final answer no state is sent back; its reasoning is only shown."""
     with vendor(raw(openai_stream(delta(reasoning="hm"), delta(content="2", finish="stop")))) as v:
         assert TurnEnd("stop") == ask("openai", v.url)[-1]
 

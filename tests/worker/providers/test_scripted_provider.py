@@ -123,7 +123,7 @@ def test_the_turn_says_where_the_script_goes_on() -> None:
 
 
 def test_the_last_message_of_the_user_has_the_script() -> None:
-    """Whatever came after it in this run."""
+    """The script is in the user's last message, whatever followed it in this run."""
     script = json.dumps({"script": [{"tool": "t"}, {"say": "b"}]})
     asked = request(
         "old",
@@ -180,7 +180,7 @@ def test_errors_come_for_the_first_tries(name: str, code: str) -> None:
 
 @pytest.mark.parametrize(("name", "streamed"), [("disconnect", ["a"]), ("overloaded", [])])
 def test_only_a_disconnect_comes_after_the_text_before_it(name: str, streamed: list[str]) -> None:
-    """Everything else fails before the first word."""
+    """Only a disconnect happens after text; every other failure comes before the first word."""
     asked = request(json.dumps({"script": [{"say": "a"}, {"error": name}]}))
     seen: list[str] = []
     with pytest.raises(ProviderError):
@@ -200,7 +200,7 @@ def test_only_a_disconnect_comes_after_the_text_before_it(name: str, streamed: l
     ],
 )
 def test_a_stop_is_felt_in_every_step(step: dict[str, Any]) -> None:
-    """At once, wherever the script is."""
+    """A stop takes effect at once in every step of a script."""
     stop = StopSignal()
     threading.Timer(0.05, stop.set, [CancelRequested()]).start()
     began = time.monotonic()
@@ -249,7 +249,7 @@ def test_a_wrong_script_is_a_request_that_cannot_be_carried_out(script: Any) -> 
 
 
 def test_exit_worker_needs_faults() -> None:
-    """In production a script cannot end the process."""
+    """A script in production cannot end the process."""
     with pytest.raises(ProviderError, match="ARKLOOP_FAULTS"):
         play({"exit_worker": True})
 

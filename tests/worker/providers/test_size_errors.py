@@ -140,7 +140,7 @@ def test_numbers_may_be_fields_of_their_own() -> None:
 
 @pytest.mark.parametrize("code", ["context_length_exceeded", "string_above_max_length"])
 def test_a_code_is_enough(code: str) -> None:
-    """Whatever language the message is in."""
+    """An error code is sufficient, whatever the language of the message."""
     assert TooLarge() == read("?", {"error": {"code": code, "message": "?"}})
 
 

@@ -43,7 +43,7 @@ REQUESTS = st.builds(
 
 @given(request=REQUESTS, output=st.text(max_size=400))
 def test_an_estimate_is_never_above_the_worst_case(request: ModelRequest, output: str) -> None:
-    """Whatever is sent, and however much came back."""
+    """An estimate is never above the worst case, whatever is sent and received."""
     estimate = token_counts.estimate(request, output)
     worst = token_counts.worst_case(request)
 
@@ -83,7 +83,7 @@ def test_an_estimate_is_a_quarter_of_the_characters() -> None:
 
 
 def test_without_a_limit_of_the_output_there_is_no_worst_case() -> None:
-    """Who reserves for a call must set one."""
+    """A worst case requires a limit of the output, which a reservation has to set."""
     with pytest.raises(ValueError, match="max_output_tokens"):
         token_counts.worst_case(ModelRequest(model="m", system_prompt="", messages=[]))
 
@@ -160,7 +160,7 @@ def test_the_worst_case_of_a_script_is_exact() -> None:
 
 
 def test_a_wrong_script_costs_nothing() -> None:
-    """It is refused before its first word."""
+    """A wrong script is refused before its first word, and costs nothing."""
     text = json.dumps({"script": [{"fly": 1}]})
     request = ModelRequest(model="m", system_prompt="", messages=[UserMessage(text)])
 

@@ -92,7 +92,7 @@ def test_a_text_is_decoded_as_it_says(
 def test_what_is_no_text_is_refused_by_its_type(
     server: Server, content_type: str, named: str
 ) -> None:
-    """None of its content is shown."""
+    """Content that is no text is refused by its type, and not shown."""
     with pytest.raises(ToolFailed) as failure:
         served(server, page("secret bytes", content_type))
 

@@ -55,7 +55,7 @@ def test_redirects_are_followed_to_relative_addresses_too(server: Server, status
 
 
 def test_a_chain_of_redirects_ends(server: Server) -> None:
-    """After five; twenty hops are never made."""
+    """A chain of redirects ends after five."""
     server.answers |= {f"/{hop}": redirect(f"/{hop + 1}") for hop in range(20)}
     server.answers |= {"/20": page("there"), "/loop": redirect("/loop")}
     before = server.connections

@@ -304,7 +304,7 @@ def test_the_page_has_each_tool_and_the_limits_of_the_code() -> None:
 
 
 def test_ask_user_offers_a_list_that_can_be_read() -> None:
-    """At most 20 options of 200 characters."""
+    """`ask_user` offers at most 20 options of 200 characters."""
     ask_user = tools.load(["ask_user"])["ask_user"]
 
     ask_user.check({"question": "?", "options": ["x" * 200] * 20})
