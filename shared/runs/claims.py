@@ -1,4 +1,4 @@
-"""What a worker does with a run that it holds: every write carries the fence of its claim.
+"""The writes of a worker to the runs that it holds: each carries the fence of its claim.
 
 A claim raises `runs.fence`. A write whose fence is not the row's has no effect
 and says so with `LeaseLost`; who holds the run is never asked beforehand.
@@ -46,7 +46,7 @@ def unclaimed(
     suspects: bool,
     before: datetime | None = None,
 ) -> list[UUID]:
-    """Runs that are queued for more than so many seconds, the oldest first.
+    """List runs that have been queued for more than `older_than` seconds, oldest first.
 
     With `before` only those that were queued before then.
     """
@@ -194,7 +194,7 @@ def park(
     expires_at: datetime,
     totals: Totals,
 ) -> bool:
-    """Let go of the run until a person answers. False, and nothing done, if it is being cancelled.
+    """Release the run until a person answers. False, without effect, if it is being cancelled.
 
     Raises:
         LeaseLost
@@ -232,7 +232,7 @@ def release(
 
 
 def cancel_requested_by(sql: Connection, claim: Claim) -> UUID | None:
-    """Who wants the run cancelled."""
+    """Return the user who requested the run's cancellation, None if nobody did."""
     return sql.scalar(select(runs.c.cancel_requested_by).where(runs.c.id == claim.run_id))
 
 
@@ -298,7 +298,7 @@ def end_tool_call(tx: Transaction, claim: Claim, result: ToolResult) -> None:
 def _let_go(
     tx: Transaction, claim: Claim, stored: Sequence[StoredEvent], values: dict[str, Any]
 ) -> bool:
-    """The guarded write with which a claim ends; a cancel that was accepted before comes first."""
+    """Write the end of a claim, guarded by its fence; a cancel accepted before takes precedence."""
     held = update(runs).where(
         runs.c.id == claim.run_id,
         runs.c.fence == claim.fence,
@@ -316,7 +316,7 @@ def _let_go(
 
 
 def _consume_inputs(sql: Connection, run_ids: Sequence[UUID]) -> dict[UUID, list[Event]]:
-    """What people have answered, by run."""
+    """Consume the replies of users, by run."""
     rows = sql.execute(
         update(inputs)
         .where(inputs.c.run_id.in_(run_ids), inputs.c.consumed_at.is_(None))

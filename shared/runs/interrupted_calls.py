@@ -47,11 +47,11 @@ def count(
     streamed: Sequence[StoredEvent],
     call: tuple[Route, Usage] | None = None,
 ) -> Totals:
-    """`totals` of the event log, with the call whose `streamed` events no turn has finished.
+    """Add to the event log's `totals` the call whose `streamed` events no turn has finished.
 
-    `call` is the route and the estimate of who can make the call's request again. They are counted
-    already where a `run.cost` stands after them: a worker that stops tells what it breaks off. A
-    call that had not said anything is free. No call costs more than was reserved for it.
+    `call` is the route and the estimate of a worker that can rebuild the request. The events count
+    as billed if a `run.cost` follows them: a stopping worker reports what it interrupts. A
+    call without any output is free. No call costs more than was reserved for it.
     """
     if not streamed:
         return totals
@@ -77,7 +77,7 @@ def count(
 
 
 def _in_use(sql: Connection, run: RowMapping) -> tuple[str, str]:
-    """The route that made the call, and its model: the one that the run has fallen back to, if any.
+    """Return the route that made the call and its model: those that the run fell back to, if any.
 
     Its row names the first.
     """
@@ -118,7 +118,7 @@ def _estimate(
 
 
 def _bytes_sent(sql: Connection, run: RowMapping) -> int:
-    """Of the thread up to the run, and of its own turns; Postgres need not unpack them for it.
+    """Sum the bytes of the thread up to the run, and of its own turns, without unpacking them.
 
     The oldest messages may not have fitted into the model's context, and were not sent; the last
     one always is. Tool calls among those that were dropped are taken for messages.
@@ -146,7 +146,7 @@ def _bytes_sent(sql: Connection, run: RowMapping) -> int:
 
 
 def _within(route: Route, persona: Persona, usage: Usage) -> Usage:
-    """No more than the route and the persona let through."""
+    """Limit the usage to what the route and the persona allow."""
     longest = persona.max_output_tokens or route.max_output_tokens
     return replace(
         usage,
@@ -156,7 +156,7 @@ def _within(route: Route, persona: Persona, usage: Usage) -> Usage:
 
 
 def _reserved(sql: Connection, run: RowMapping, persona: Persona, totals: Totals) -> Decimal | None:
-    """What the call could cost at most when it was made; None: nothing limited it."""
+    """Return the most that the call could cost when it was made; None if nothing limited it."""
     own = budget_limits.find(sql, run["org_id"], run["api_key_id"], persona).max_cost_usd
     held = sql.scalar(select(holds.c.held_usd).where(holds.c.run_id == run["id"]))
     limits = [limit - totals.cost_usd for limit in (own, held) if limit is not None]
@@ -164,7 +164,7 @@ def _reserved(sql: Connection, run: RowMapping, persona: Persona, totals: Totals
 
 
 def _at_most(route: Route, usage: Usage, most: Decimal | None) -> RouteCost:
-    """The call, smaller if it would cost more than `most`."""
+    """Reduce the call's usage if it would cost more than `most`."""
     cost = route.cost(usage)
     if most is not None and cost > most:
         usage = replace(

@@ -27,9 +27,9 @@ class GroupedHint:
         self.send([self.what])
 
 
-#: At most so many go together: in a greenlet nobody else runs while they are put together.
+#: At most this many are sent together: no other greenlet runs while they are combined.
 MAX_GROUP = 20
-#: Beyond this many the newest are dropped: whoever would get them reads Postgres.
+#: Beyond this many the newest are dropped: their receivers read Postgres anyway.
 MAX_PENDING = 10_000
 
 

@@ -22,20 +22,20 @@ from shared.storage.connections import Connections
 log = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.5
-#: A subscription that is silent for so long is asked whether it still lives,
+#: A subscription that is silent for this long is pinged,
 PING_SECONDS = 1.0
-#: and has this long to answer.
+#: and has this long to respond.
 PONG_SECONDS = 2.0
 
 
 def send_cancel(connections: Connections, run_id: UUID, owner: UUID, by_user_id: UUID) -> None:
-    """Tell the run's owner to stop it, and for whom."""
+    """Notify the run's owner that it should stop it, and for whom."""
     key = connections.keys.cancel(run_id)
     _send(connections, owner, "cancel", run_id, key, keys.CANCEL_TTL_SECONDS, str(by_user_id))
 
 
 def send_input(connections: Connections, run_id: UUID, last_owner: UUID) -> None:
-    """Tell the process that parked the run that its input is there."""
+    """Notify the process that parked the run that its input has arrived."""
     _send(
         connections,
         last_owner,
@@ -67,7 +67,7 @@ def _send(
 
 
 class SignalListener:
-    """One subscription for all the runs of a worker process, in a thread of its own.
+    """A subscription for all the runs of a worker process, in a thread of its own.
 
     `on_signal(kind, run_id, detail)` is called for each signal; `held()` tells the runs
     whose keys are looked at when the subscription is (again) there.
@@ -130,7 +130,7 @@ class SignalListener:
 
 
 def listening_client(url: str) -> Any:
-    """A client for subscriptions; whoever listens reconnects by itself."""
+    """Create a client for subscriptions; its user reconnects by itself."""
     return redis.Redis.from_url(
         url,
         decode_responses=True,
@@ -142,7 +142,7 @@ def listening_client(url: str) -> Any:
 
 
 def listen(pubsub: Any, names: keys.Keys) -> Iterator[dict[str, Any]]:
-    """The messages of a subscription, confirmations included, for as long as the server lives.
+    """Yield the messages of a subscription, including confirmations, as long as the server lives.
 
     Ends when another epoch has begun: the channels have other names then.
 

@@ -45,7 +45,7 @@ class Turn:
     answers: dict[str, str] = field(default_factory=dict)  # of users, to questions and approvals
     #: How often a person was asked about a call.
     asked: Counter[str] = field(default_factory=Counter)
-    #: Of which MCP servers' tools they were; of those of ours there is none.
+    #: The MCP tool that each was about; None for built-in tools.
     asked_of: dict[str, Mapping[str, str] | None] = field(default_factory=dict)
     state: ProviderState | None = None
     counted: "Counted | None" = None

@@ -36,7 +36,7 @@ class Answer:
 
 
 def run(agent: Agent, context: RunContext, stop: StopSignal, turns: list[Turn]) -> Answer:
-    """Go on from `turns`, the finished turns of this run, to the model's last word.
+    """Run the loop from `turns`, the run's finished turns, to the model's final answer.
 
     Raises:
         RunFailure: the run fails. StopRun, LeaseLost: this attempt ends.
@@ -69,7 +69,7 @@ def _step(
     turns: list[Turn],
     requests: RequestBuilder,
 ) -> Answer | None:
-    """One model call. Appends the turn; returns the answer if it calls no tool."""
+    """Make one model call. Appends the turn; returns the answer if it calls no tool."""
     fault_points.reach("worker.before_model")
     reply = call_model(agent.chain, requests.build, context, stop, requests.shrink)
     fault_points.reach("worker.after_model")
@@ -96,7 +96,7 @@ def _step(
 
 
 def _check_for_answer(reply: Reply) -> None:
-    """Raises: RunFailure: the model's reasoning has used up its output."""
+    """Check for an answer. Raises: RunFailure: the model's reasoning has used up its output."""
     if reply.end.stop_reason != "length" or reply.message.content.strip():
         return
     used = reply.usage
@@ -109,15 +109,15 @@ def _check_for_answer(reply: Reply) -> None:
 
 
 def estimate_lost(agent: Agent, context: RunContext, turns: Sequence[Turn], text: str) -> Usage:
-    """What the call has used in which an earlier attempt was lost after it had streamed `text`."""
+    """Estimate the usage of a call that was lost after it had streamed `text`."""
     request = RequestBuilder(agent, context, turns).lost(agent.chain.route)
     return agent.chain.provider.estimate(bounded(request, context.admission), text)
 
 
 def _with_own_ids(calls: Sequence[ToolCall], turns: Sequence[Turn]) -> list[ToolCall]:
-    """The calls with ids that are unique in the run; some servers begin anew in each turn.
+    """Give the calls ids that are unique in the run; some servers restart them in each turn.
 
-    What a person says to one call must never be taken for an answer to another.
+    A person's reply to one call must never be taken for a reply to another.
     """
     taken = {call.id for turn in turns for call in turn.calls}
     unique: list[ToolCall] = []

@@ -1,4 +1,4 @@
-"""What a run must pass before each model call: its route's limits, and its budgets."""
+"""The admission of model calls: a route's limits, and the budgets of its run."""
 
 import random
 import time
@@ -46,7 +46,7 @@ class Admission:
         emit: Callable[[Event], None],
         wait: Callable[[float], None],
     ) -> None:
-        """Admits no call before `set_persona`."""
+        """Start without a persona: `set_persona` must be called before the first call."""
         self.totals = Totals()
         self._claim = claim
         self._route_limits = limits

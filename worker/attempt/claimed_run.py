@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class ClaimedRun:
-    """One attempt of a run, from its claim on: the `RunContext` of its loop."""
+    """An attempt of a run, from its claim on: the `RunContext` of its loop."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class ClaimedRun:
         limits: RouteLimits,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_progress` is called when a step is finished: crashes are counted anew from there."""
+        """Call `on_progress` when a step is finished: crashes are counted anew from there."""
         self.claim = claim
         self.attempt = claim.attempt
         self.is_resumed = claim.is_resumed
@@ -179,6 +179,6 @@ class ClaimedRun:
         time.sleep(RETRY_SECONDS)
 
     def check_lease(self, cause: Exception | None = None) -> None:
-        """Raises: LeaseLost: the run may belong to another worker."""
+        """Check the lease. Raises: LeaseLost: the run may belong to another worker."""
         if self.stop.lease_lost:
             raise LeaseLost() from cause

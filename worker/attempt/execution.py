@@ -1,4 +1,4 @@
-"""One attempt of a run: claim it, let the loop work, record one outcome."""
+"""An attempt of a run: claim it, run the loop, record one outcome."""
 
 import logging
 import time
@@ -37,7 +37,7 @@ from worker.providers import Provider
 
 log = logging.getLogger(__name__)
 
-#: While slots are free, the process that parked a run listens for its input for so long.
+#: Seconds for which the process that parked a run listens for its input, while slots are free.
 LINGER_SECONDS = 2.0
 LEASE_WAIT_SECONDS = 10.0
 #: What the events say broke a route that the run was to go on with.
@@ -69,7 +69,9 @@ def execute(process: WorkerProcess, run_id: UUID, *, by_message: bool = False) -
 
 
 def _send_on(process: WorkerProcess, run_id: UUID) -> None:
-    """The message is another worker's: this one stops, but it still takes some for a moment."""
+    """Enqueue the run again for another worker: this one stops, but still takes messages for a
+    moment.
+    """
     time.sleep(SEND_ON_SECONDS)
     process.connections.send(GroupedHint(process.connections.enqueue, run_id))
 
@@ -177,7 +179,7 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
 
 
 def _persona(process: WorkerProcess, claim: Claim) -> Persona:
-    """Raises: RunFailure: this worker cannot load the persona, which the API could."""
+    """Load the persona. Raises: RunFailure: this worker cannot, though the API could."""
     try:
         return process.catalog.persona(claim.org_id, claim.persona_id)
     except PersonaNotFound as error:
@@ -189,7 +191,7 @@ def _persona(process: WorkerProcess, claim: Claim) -> Persona:
 def _chain(
     process: WorkerProcess, claim: Claim, persona: Persona, earlier: ResumeState
 ) -> RouteChain:
-    """Raises: ProviderError: this worker has not the run's route."""
+    """Build the route chain. Raises: ProviderError: this worker does not have the run's route."""
     settings = process.settings
     routes = process.catalog.chain(claim.org_id, persona, claim.route_id)
     if not routes:
@@ -238,7 +240,7 @@ def _agent(
 
 
 def _cost_of_lost(agent: Agent, run: ClaimedRun, earlier: ResumeState) -> tuple[Event, ...]:
-    """The cost of the lost text, unless it is told already: a deploy counts what it breaks off."""
+    """Return the cost of the lost text, unless it is recorded: a deploy bills what it stops."""
     if earlier.is_counted:
         return ()
     if agent.chain.route.id != (earlier.route_id or run.claim.route_id):
@@ -249,7 +251,7 @@ def _cost_of_lost(agent: Agent, run: ClaimedRun, earlier: ResumeState) -> tuple[
 
 
 def _resume(connections: Connections, run: ClaimedRun) -> ResumeState:
-    """What earlier attempts have done."""
+    """Load what earlier attempts have done."""
     run_id = run.claim.run_id
     with connections.reading() as sql:
         run.admission.totals = recorded_totals(sql, run_id)

@@ -1,4 +1,4 @@
-"""One line in the log for each run that fails: why, on which route, and what lies behind it."""
+"""The log's one line for each run that fails: why, on which route, and the root cause."""
 
 import contextlib
 import logging
@@ -40,7 +40,7 @@ def report(
 
 
 def _address(route: Route | None) -> tuple[str | None, int | None]:
-    """Host and port of the route; a URL may have credentials beside them."""
+    """Return host and port of the route; its URL may contain credentials, too."""
     url = urlsplit((route and (route.base_url or VENDOR_URLS.get(route.provider))) or "")
     with contextlib.suppress(ValueError):  # of an address that no call got as far as
         return url.hostname, url.port or _PORTS.get(url.scheme)
@@ -48,7 +48,7 @@ def _address(route: Route | None) -> tuple[str | None, int | None]:
 
 
 def _root(error: BaseException | None) -> str:
-    """The error that the others came of. Only the system's say nothing of what was sent."""
+    """Describe the root cause of the error; only system errors are free of what was sent."""
     while error is not None and error.__cause__ is not None:
         error = error.__cause__
     response = getattr(error, "response", None)

@@ -34,7 +34,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class HandedOff:
-    """This process is shutting down: another worker continues the run."""
+    """The hand-over to another worker, since this process is shutting down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """`by_user_id` has cancelled the run; None: its row knows who."""
+    """The cancellation by the user `by_user_id`; if None, the run's row has the user."""
 
     by_user_id: UUID | None = None
 

@@ -1,4 +1,4 @@
-"""What the loop, the tools and a model call may use of a run; none of it is SQL, Redis or Celery.
+"""The parts of a run that the loop, tools and model calls may use, without SQL, Redis or Celery.
 
 Every method may raise a `StopRun` or `LeaseLost`.
 """
@@ -57,7 +57,7 @@ class ToolLedger(Protocol):
 
     @property
     def is_resumed(self) -> bool:
-        """Whether an earlier attempt may have begun tool calls."""
+        """True if an earlier attempt may have begun tool calls."""
 
     def begin_tool_call(self, tool_call_id: str) -> bool:
         """Record that the call begins now; False if an earlier attempt began it already."""
@@ -71,7 +71,7 @@ class Admission(Protocol):
 
     @property
     def is_limited(self) -> bool:
-        """Whether a budget or prepaid credits limit what the run may cost."""
+        """True if a budget or prepaid credits limit the run's cost."""
 
     def admit(self, route: Route, tokens: int, patience: Patience) -> None:
         """Wait, visibly, until the limits of the route admit a call of about this many tokens.
@@ -100,12 +100,12 @@ class Admission(Protocol):
         """Stop calls on the route for this time: the org's, or with `is_shared` all calls."""
 
     def back_off(self, route: Route, seconds: float, *, is_shared: bool) -> None:
-        """As `pause_route`, and wait for that time, visibly."""
+        """Pause the route, and wait for that time, visibly."""
 
 
 class RunContext(ToolContext, Transcript, ToolLedger, Protocol):
-    """One attempt of a run, as the loop sees it."""
+    """An attempt of a run, as the loop sees it."""
 
     @property
     def admission(self) -> Admission:
-        """What each model call passes."""
+        """The admission that each model call passes."""

@@ -1,4 +1,4 @@
-"""How a run can end or stop, other than by its model's last word.
+"""The ways in which a run can end or stop, other than by its model's final answer.
 
 RunFailure (Exception)         the run fails with this code
 ├── ProviderError              provider.*: the model could not be called
@@ -6,7 +6,7 @@ RunFailure (Exception)         the run fails with this code
 StopRun (BaseException)        this attempt ends; not an error
 ├── CancelRequested            somebody cancels the run
 ├── DeadlineExceeded           its time is over
-├── ShuttingDown               this process ends; another one goes on
+├── ShuttingDown               this process ends; another one resumes
 └── WaitForInput               a person must answer first
 
 `shared.errors.LeaseLost` is of the second kind: not derived from Exception, so
@@ -82,13 +82,13 @@ class ProviderError(RunFailure):
 
     @property
     def is_of_route(self) -> bool:
-        """Whether the fault may lie with this provider: another one may do better."""
+        """True if the fault may lie with this provider, so that another one may succeed."""
         is_refused = self.is_gone or self.too_large is not None or self.code == "provider.auth"
         return self.retryable or is_refused
 
 
 class LimitExceeded(RunFailure):
-    """One of the run's own limits."""
+    """A limit of the run itself that was exceeded."""
 
 
 class StopRun(BaseException):
@@ -96,7 +96,7 @@ class StopRun(BaseException):
 
 
 class CancelRequested(StopRun):
-    """`by_user_id` wants it; None: the run's row knows who."""
+    """A request to cancel by the user `by_user_id`; if None, the run's row has the user."""
 
     def __init__(self, by_user_id: UUID | None = None) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class DeadlineExceeded(StopRun):
 
 
 class ShuttingDown(StopRun):
-    """This process ends."""
+    """The end of this process."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -133,13 +133,13 @@ class WaitForInput(StopRun):
     mcp_tool: Mapping[str, str] | None = None
 
     def tool(self) -> dict[str, Any]:
-        """The exact call to approve; left out where it is too long for a list."""
+        """Return the exact call to approve; without arguments that are too long for a list."""
         if len(json.dumps(self.arguments, default=str)) > MAX_SHOWN_CHARACTERS:
             return {"tool_name": self.tool_name}
         return {"tool_name": self.tool_name, "arguments": plain(self.arguments)}
 
     def request(self, request_id: str, expires_at: str) -> dict[str, Any]:
-        """The fields of `run.waiting_for_input`."""
+        """Return the fields of `run.waiting_for_input`."""
         return {
             "request_id": request_id,
             "kind": self.kind,

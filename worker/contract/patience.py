@@ -1,4 +1,4 @@
-"""How long a model call waits for a provider that takes no calls: it answers 429."""
+"""The time that a model call waits for a provider that responds 429."""
 
 from time import monotonic
 
@@ -10,7 +10,7 @@ BESIDE_ANOTHER_SECONDS = 5.0
 
 
 class Patience:
-    """Of one call with one route."""
+    """The patience of one call with one route."""
 
     def __init__(self, *, has_next: bool) -> None:
         self._seconds = BESIDE_ANOTHER_SECONDS if has_next else ALONE_SECONDS
@@ -27,7 +27,7 @@ class Patience:
         return self._seconds - (0.0 if self._since is None else monotonic() - self._since)
 
     def outlasts(self, pause: float) -> bool:
-        """Whether the call should wait for these seconds; once it should not, it never should.
+        """Return whether the call should wait these seconds; after the first no, always no.
 
         The first question begins its time.
         """

@@ -23,7 +23,7 @@ from worker.process.run_log import GATHER_SECONDS, RunLog
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.2
-#: Text is gathered for as long as so many commits take, but not for longer than a second.
+#: Text is gathered for as long as this many commits take, but not for longer than a second.
 COMMITS_PER_GATHERING = 4
 MAX_GATHER_SECONDS = 1.0
 #: A run whose row somebody has locked for a moment goes with a later tick.
@@ -76,7 +76,7 @@ class EventWriter:
         threading.Thread(target=self._run, name="event-writer", daemon=True).start()
 
     def mark(self, run_log: RunLog) -> None:
-        """Something was added to this log."""
+        """Mark the log, to which events were added, for the next commit."""
         with self._lock:
             self._dirty.add(run_log)
         self._wake.set()
@@ -93,7 +93,9 @@ class EventWriter:
                 pause = RETRY_SECONDS
 
     def _tick(self) -> float | None:
-        """One commit; returns the seconds until more is due (None: when somebody adds)."""
+        """Commit once; returns the seconds until the next commit is due (None: when events are
+        added).
+        """
         began = time.monotonic()
         with self._lock:
             dirty, self._dirty = self._dirty, set()
@@ -223,5 +225,5 @@ class EventWriter:
 
 
 def existing(sql: Connection, run_ids: Sequence[UUID]) -> set[UUID]:
-    """Those of the runs that have a row."""
+    """Return which of the runs have a row."""
     return set(sql.scalars(select(runs.c.id).where(runs.c.id.in_(run_ids))))

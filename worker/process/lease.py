@@ -105,12 +105,12 @@ class Lease:
 
     @property
     def is_valid(self) -> bool:
-        """Whether nobody can have taken this process' runs over."""
+        """True if no other process can have taken over this process' runs."""
         safe = self._settings.lease_seconds * SAFE_PART
         return time.monotonic() - self._renewed_at < safe
 
     def wait_until_valid(self, timeout: float) -> bool:
-        """True once the lease was renewed for the first time, False after `timeout` seconds."""
+        """Wait for the first renewal: True once it happened, False after `timeout` seconds."""
         self._first.wait(timeout)
         return self.is_valid
 
@@ -149,8 +149,8 @@ class Lease:
             log.warning("deregistering this worker failed; its row expires in a day: %s", error)
 
     def _rest(self) -> None:
-        """Until the next heartbeat, or the loss of the connection: its lock must be back before
-        somebody takes this process for dead.
+        """Rest until the next heartbeat, or the loss of the connection, whose lock must be restored
+        before another process takes this one for dead.
         """
         if self._connection is None:
             self._stopped.wait(min(RETRY_SECONDS, self._settings.heartbeat_seconds))

@@ -1,4 +1,4 @@
-"""One worker process: its lease, writer and signal listener, and the runs it executes."""
+"""A worker process: its lease, writer and signal listener, and the runs it executes."""
 
 import logging
 import threading

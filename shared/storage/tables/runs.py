@@ -40,7 +40,7 @@ runs = Table(
     #: Its place in the thread: it sees the messages before, its answer stands here.
     Column("position", BigInteger, nullable=False),
     Column("state", Text, nullable=False),
-    #: Raised by whoever takes the run; a write that carries an older fence has no effect.
+    #: Raised by each claim; a write that carries an older fence has no effect.
     Column("fence", BigInteger, nullable=False, server_default=text("0")),
     Column("owner", Uuid),  # the worker process that holds it while executing, or held it last
     #: 0 before the first claim, then 1, and one more for each takeover from a lost worker.
