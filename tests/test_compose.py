@@ -108,7 +108,7 @@ def test_no_secret_has_a_default() -> None:
 
 
 def test_the_containers_settings_are_complete() -> None:
-    """With the three secrets and nothing else the processes start."""
+    """The processes start with the three secrets and nothing else."""
     given = {
         "POSTGRES_PASSWORD": "a" * 48,
         "REDIS_PASSWORD": "b" * 48,

@@ -105,7 +105,9 @@ def test_a_run_has_a_limit_of_its_own(owner: Caller) -> None:
 
 
 def test_an_org_that_pays_in_advance_spends_what_it_has(system: System, owner: Caller) -> None:
-    """In credits, 1,000 a USD, each run rounded up; the ledger's sum is the balance."""
+    """Credits are spent at 1,000 per USD, each run rounded up, and the ledger's sum is the
+    balance.
+    """
     with system.connections.transaction() as tx:
         credits.grant(tx, UUID(owner.org_id), 20, note="test")
 
@@ -120,7 +122,7 @@ def test_an_org_that_pays_in_advance_spends_what_it_has(system: System, owner: C
 
 
 def test_what_a_run_has_used_is_counted_when_it_has_ended(owner: Caller) -> None:
-    """In the run, in the report and in the ledger the same."""
+    """The run, the report and the ledger show the same usage."""
     ended = one_run(owner)
 
     used = owner.get("/v1/me/usage")

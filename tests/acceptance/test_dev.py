@@ -277,7 +277,9 @@ def platform_commands(folder: Path) -> Path:
 
 
 def test_honcho_runs_the_same_procfile(servers: dict[str, str], tmp_path: Path) -> None:
-    """With what a platform sets, and the commands that a buildpack installs, the service starts."""
+    """The Procfile starts with a platform's variables and the commands that a buildpack
+    installs.
+    """
     port = free_port()
     database = servers["ARKLOOP_DATABASE_URL"].partition("://")[2]
     environ = BARE | {

@@ -165,7 +165,9 @@ def test_of_many_answers_at_once_one_is_used(system: System, user: Caller, askin
 
 
 def test_an_idempotency_key_makes_an_answer_safe_to_repeat(user: Caller) -> None:
-    """Without a `request_id` a repeated answer could meet the next question; with a key not."""
+    """A repeated answer without a `request_id` could meet the next question; with a key it
+    cannot.
+    """
     run_id = user.run(ask("first"), ask("second"))
     request_of(user, run_id)
     for _ in range(2):
@@ -211,7 +213,9 @@ def test_a_denied_tool_does_not_run(user: Caller, answer: str) -> None:
 
 
 def test_questions_of_one_turn_are_asked_one_at_a_time(user: Caller) -> None:
-    """In the order of the calls; then all calls are made, and their results come in that order."""
+    """Questions are asked in the order of the calls; then all calls are made, with results in that
+    order.
+    """
     calls = [
         calculate("1+1"),
         ask("Second?"),

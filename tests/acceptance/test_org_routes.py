@@ -78,7 +78,7 @@ def test_tools_run_side_by_side_for_any_provider(owner: Caller, llmock: LLMock) 
 
 
 def test_a_broken_route_falls_back(owner: Caller, llmock: LLMock) -> None:
-    """To the persona's next one; the run is completed, and each route has its part of the cost."""
+    """The run completes on the persona's next route, and each route has its part of the cost."""
     route_id = model_of(owner, llmock)
     llmock.fail(500, times=None)
     persona_id = persona_of(owner, route_id=route_id, fallback_route_ids=["scripted"])
@@ -100,7 +100,7 @@ def test_a_broken_route_falls_back(owner: Caller, llmock: LLMock) -> None:
 
 
 def test_a_newcomer_has_the_orgs_own_models_alone(system: System, llmock: LLMock) -> None:
-    """Those need no credits; without any, no way leads to a route of the server."""
+    """The org's own models need no credits, and without credits no server route is usable."""
     newcomer = system.newcomer()
     route_id = model_of(newcomer, llmock)
     llmock.reply("Mine.")
@@ -119,7 +119,9 @@ def test_a_newcomer_has_the_orgs_own_models_alone(system: System, llmock: LLMock
 
 
 def test_the_orgs_models_take_over_by_priority(owner: Caller, llmock: LLMock) -> None:
-    """Where the default breaks and the persona says nothing; null is never a fallback."""
+    """The org's models by priority replace a broken default if the persona names none; null is
+    never a fallback.
+    """
     provider = owner.made(
         "/v1/llm-providers",
         {
@@ -162,7 +164,9 @@ def test_a_route_at_its_limit_makes_runs_wait_visibly(owner: Caller, llmock: LLM
 
 
 def test_a_provider_that_says_429_is_waited_for(owner: Caller, llmock: LLMock) -> None:
-    """For as long as it asks, and a little longer; the run says so and is completed."""
+    """A 429 is waited for as long as it says, and a little longer; the run says so and
+    completes.
+    """
     route_id = model_of(owner, llmock)
     llmock.rate_limit(times=1, retry_after=1).reply("Now.")
 
@@ -246,7 +250,7 @@ def test_a_new_key_is_used_by_every_worker_soon(
 
 
 def test_a_run_that_waited_while_its_model_was_deleted_fails(owner: Caller) -> None:
-    """With a code that says so; it does not hang."""
+    """The run fails with the code of a deleted model, and does not hang."""
     call = {
         "index": 0,
         "id": "call_1",

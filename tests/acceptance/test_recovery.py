@@ -108,7 +108,9 @@ def test_a_run_that_kills_its_workers_is_given_up(system: System, user: Caller) 
 
 
 def test_work_waits_for_a_worker(system: System, user: Caller) -> None:
-    """Without one runs, answers and cancels are accepted; with one they are carried out."""
+    """Runs, answers and cancels are accepted without a worker, and carried out when there is
+    one.
+    """
     waiting = user.run(ASK, {"say": "thanks"})
     cancelled = user.run(ASK)
     for run_id in (waiting, cancelled):

@@ -111,7 +111,7 @@ def test_a_worker_that_starts_meanwhile_executes_runs(
 
 @pytest.mark.parametrize("stack", ["redis"], indirect=True)  # both are on this server
 def test_a_password_that_is_wrong_is_a_refusal(stack: Stack, caller: Caller) -> None:
-    """Such as one that was changed on the server first: runs start, and no worker ends."""
+    """A password changed on the server first is a refusal: runs start, and no worker ends."""
     member, client = stack.workers[0], stack.redis_client()
     deaths, password = member.deaths, client.config_get("requirepass")["requirepass"]
     client.config_set("requirepass", "another")

@@ -192,7 +192,7 @@ FROM generate_series(CAST(:first AS bigint), CAST(:last AS bigint)) AS seq
 
 @pytest.mark.parametrize("characters", [2048, 32_768])
 def test_who_takes_nothing_costs_little(system: System, user: Caller, characters: int) -> None:
-    """Of a run of 20 MB the web process holds no more than a piece for each of them."""
+    """The web process holds at most a piece of a 20 MB run for each client that takes nothing."""
     with system.one_more_web_server() as server:  # whose memory no other test has stretched
         reader = user.at(server.url)
         run_id = user.run({"tool": "ask_user", "args": {"question": "?"}})

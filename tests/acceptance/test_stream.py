@@ -80,7 +80,7 @@ def assert_every_cursor_gives_the_stored_events(system: System, user: Caller, ru
 
 
 def test_every_cursor_gives_the_stored_events(system: System, user: Caller, ended_run: str) -> None:
-    """From each `after_seq`, from both servers at once: byte for byte what Postgres has."""
+    """Each `after_seq` on both servers at once gives byte for byte what Postgres has."""
     assert_every_cursor_gives_the_stored_events(system, user, ended_run)
 
 
@@ -213,7 +213,7 @@ def test_a_head_of_a_live_run_answers_at_once(user: Caller, waiting_run: str) ->
 
 
 def test_a_finished_run_ends_the_stream_or_stops_a_browser(user: Caller, ended_run: str) -> None:
-    """At or past the end: an empty stream that ends, 204 if it came with `Last-Event-ID`."""
+    """A cursor at or past the end gets an empty stream that ends, or 204 with `Last-Event-ID`."""
     last = user.get_run(ended_run)["last_seq"]
     path = f"/v1/runs/{ended_run}/events"
     for cursor in (last, last + 1, 2**63 - 1):
@@ -414,7 +414,9 @@ def test_the_token_is_checked_before_the_first_byte(system: System, ended_run: s
 
 
 def test_a_revoked_key_ends_its_open_streams(user: Caller, waiting_run: str) -> None:
-    """Within 5 s, with an error, so that the client resumes with another token."""
+    """A revoked key's streams end within 5 s with an error, so that the client resumes with another
+    token.
+    """
     key_id, key = user.api_key()
     cursor = user.get_run(waiting_run)["last_seq"]
     with user.at(token=key).stream(waiting_run, after_seq=cursor) as answer:
@@ -453,7 +455,7 @@ def test_a_client_is_told_of_each_event_at_once(user: Caller) -> None:
 def test_a_thread_that_turns_private_ends_the_streams_of_others(
     system: System, user: Caller
 ) -> None:
-    """Within the hub's poll; the creator's own stream continues to the end."""
+    """Other users' streams end within the hub's poll, while the creator's continues to the end."""
     run_id = user.run({"count": 90, "delay_ms": 100})
     thread_id = user.get_run(run_id)["thread_id"]
     colleague = system.colleague(user)

@@ -105,7 +105,7 @@ def test_a_page_is_fetched_and_a_forbidden_address_is_not(owner: Caller, page: s
 
 
 def test_a_thread_too_long_for_the_model_is_cut(owner: Caller, llmock: LLMock) -> None:
-    """At the oldest turns, and it is said how many messages went."""
+    """The oldest turns are omitted, and an event has the number of messages."""
     provider = owner.made(
         "/v1/llm-providers",
         {

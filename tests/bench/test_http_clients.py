@@ -124,7 +124,7 @@ def test_a_run_is_complete_if_every_number_came_once() -> None:
 
 
 def test_answers_are_cut_by_their_length() -> None:
-    """Of many requests over few connections each has its own answer, also if it comes in bits."""
+    """Each request over few connections gets its own response, even if it arrives in bits."""
 
     def serve(client: socket.socket) -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

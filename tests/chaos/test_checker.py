@@ -170,7 +170,9 @@ def test_kills_must_lead_to_recoveries_where_the_scenario_says_so() -> None:
 
 
 def test_a_bound_on_the_whole_run_is_checked_where_it_is_given() -> None:
-    """From creation to end; without the parameter a run may take as long as it likes."""
+    """A run is measured from creation to end where a bound is given; without one it may take any
+    time.
+    """
     tale = correct_tale()
     update(tale, "talk", pause=2.0)
 

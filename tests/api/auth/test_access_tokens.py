@@ -151,7 +151,7 @@ def test_any_other_header_is_refused(
 
 @pytest.mark.parametrize("secret", ["", "another secret of a good length", PUBLIC_KEY])
 def test_another_key_is_refused(claims: dict[str, Any], status_of: Status, secret: str) -> None:
-    """Whatever it is; a public key is no secret."""
+    """A token signed with another key is refused, even if that key is public."""
     assert 401 == status_of(signed(HEADER, claims, secret))
 
 

@@ -97,7 +97,7 @@ def test_every_endpoint_wants_a_valid_token(
 
 
 def test_public_endpoints_want_none(app: Flask) -> None:
-    """Whatever else is wrong with the request, it is not the token."""
+    """A public endpoint never responds with 401, whatever else is wrong with the request."""
     client = app.test_client()
     for method, path in endpoints(app):
         if path in PUBLIC and path != "/v1/auth/refresh":
@@ -172,7 +172,7 @@ def test_a_key_does_what_its_scopes_allow(alice: User) -> None:
 def test_each_endpoint_wants_exactly_one_scope(
     alice: User, scope: str, method: str, path: str
 ) -> None:
-    """With it alone it answers, with all others it does not."""
+    """An endpoint accepts a key with its scope alone, and refuses one with all other scopes."""
     others = {"data.threads.read", "data.threads.write", "data.runs.read", "data.runs.write"}
 
     assert 403 != alice.api_key(scope).call(method, path, json={}).status_code

@@ -344,7 +344,7 @@ def test_a_refresh_token_ends_after_30_days(alice: User, connections: Connection
 
 
 def test_only_hashes_of_refresh_tokens_are_stored(alice: User, connections: Connections) -> None:
-    """Who reads the database cannot log in with it."""
+    """The database does not contain what is needed to refresh a session."""
     with connections.reading() as sql:
         stored = sql.scalars(select(refresh_tokens.c.token_hash)).all()
 
@@ -418,7 +418,7 @@ def test_a_bad_change_of_password_is_refused(alice: User, body: dict[str, str], 
 
 
 def test_an_api_key_changes_no_password(alice: User) -> None:
-    """Who has a key alone cannot take the account over."""
+    """An API key is not enough to take over the account."""
     body = {"current": PASSWORD, "new": "another password"}
 
     assert (403, "auth.forbidden") == error_of(alice.api_key().post("/v1/auth/password", body))

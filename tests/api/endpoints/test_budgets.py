@@ -43,7 +43,7 @@ def test_a_budget_is_set_changed_and_removed(alice: User) -> None:
 
 
 def test_the_budget_shows_what_is_gone(alice: User, connections: Connections) -> None:
-    """With and without a limit: what has ended this month."""
+    """The budget shows what has ended this month, with and without a limit."""
     stored = StoredRuns.of(connections, alice)
     stored.finish(stored.claimed())
 
@@ -142,7 +142,9 @@ def limits_of(row: object) -> tuple[object, object]:
 
 
 def test_a_key_has_its_own_limits(alice: User) -> None:
-    """From its creation on; the list shows them; what a PATCH does not name stays."""
+    """A key has limits from its creation on; the list shows them, and a PATCH keeps those it does
+    not name.
+    """
     key = key_of(alice, max_cost_usd=0.1, max_cost_usd_per_month=5)
     path = f"/v1/api-keys/{key['id']}"
 
@@ -170,7 +172,7 @@ def test_the_runs_of_a_key_are_refused_alone(alice: User) -> None:
 
 
 def test_a_run_knows_the_key_that_created_it(alice: User, connections: Connections) -> None:
-    """For its budget and its usage; none with an access token."""
+    """A run's key counts for budget and usage; a run by access token has none."""
     key = key_of(alice)
     stored = StoredRuns.of(connections, alice)
 

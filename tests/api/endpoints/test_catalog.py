@@ -4,7 +4,7 @@ from tests.clients import Register, User, error_of
 
 
 def test_the_servers_routes_are_listed(alice: User) -> None:
-    """With every field; the scripted one is all that the tests' server has."""
+    """Routes are listed with every field; the tests' server has the scripted one alone."""
     assert [
         {
             "id": "scripted",

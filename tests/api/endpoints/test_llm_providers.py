@@ -113,7 +113,7 @@ def test_a_provider_is_made_with_its_models(alice: User) -> None:
 
 
 def test_a_model_shows_the_api_it_is_called_by(alice: User) -> None:
-    """At OpenAI that is `responses`, unless the model sets another one."""
+    """A model of OpenAI is called by `responses`, unless the model sets another API."""
     models = [{"model": "m"}]
     provider = alice.post(PATH, {"name": "a", "kind": "openai", "models": models}).json
     other = alice.post(PATH, {"name": "b", "kind": "anthropic", "models": models}).json
@@ -145,7 +145,7 @@ def test_a_provider_keeps_its_kind_while_a_model_has_an_api(alice: User) -> None
 
 
 def test_known_models_have_the_librarys_prices(alice: User) -> None:
-    """Until others are given; null gives the library's back."""
+    """A model has the library's prices until others are set, and again after null."""
     provider = made(alice)
     path = f"{PATH}/{provider['id']}/models"
     model = made(alice, path, model="gpt-4o-mini")

@@ -247,7 +247,7 @@ def test_headers_go_only_where_they_were_given_for(alice: User) -> None:
 
 
 def test_names_are_unique_in_an_org(alice: User, register: Register) -> None:
-    """They stand before the names of tools. Another org has its own."""
+    """Names, which prefix the names of tools, are unique in an org, not across orgs."""
     make(alice)
     other = make(alice, name="other")
     make(register())
@@ -306,7 +306,7 @@ def test_tools_are_listed_with_what_stands_in_their_way(alice: User, found: Foun
 
 
 def test_an_approval_is_for_one_description(alice: User, found: Found) -> None:
-    """Of another hash it is refused, and the details tell the hash that there is now."""
+    """An approval with another hash is refused, and the details have the present hash."""
     config = make(alice)
     one = f"{PATH}/{config['id']}"
     found(config)

@@ -110,7 +110,7 @@ def test_bad_content_is_refused(alice: User, content: object) -> None:
 
 @pytest.mark.parametrize("field", ["role", "run_id", "partial", "position", "created_by_user_id"])
 def test_a_client_sets_the_content_alone(alice: User, field: str) -> None:
-    """Nobody speaks as the assistant or as another user."""
+    """A client cannot add messages as the assistant or as another user."""
     body = {"content": "a", field: "assistant"}
 
     response = alice.post(f"/v1/threads/{alice.thread()}/messages", body)
@@ -129,7 +129,9 @@ def test_a_message_is_accepted_while_a_run_is_active(alice: User, make_run: Make
 def test_an_assistants_message_stands_where_its_run_was_made(
     alice: User, make_run: MakeRun, connections: Connections
 ) -> None:
-    """Before what was said while it ran; a superseded one is left out."""
+    """An assistant's message comes before messages sent while its run executed; superseded ones are
+    omitted.
+    """
     thread = alice.thread()
     alice.say(thread, "question")
     with connections.transaction() as tx:
@@ -161,7 +163,7 @@ def test_a_message_moves_the_thread(alice: User) -> None:
 
 
 def test_members_speak_in_their_own_threads(alice: User, register: Register) -> None:
-    """They read others', and write none of them: 403."""
+    """Members read threads of others, and get 403 for writing to them."""
     member = register(org_of=alice, role="member")
     thread = alice.thread()
     alice.say(thread, "read me")

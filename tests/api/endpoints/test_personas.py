@@ -43,7 +43,7 @@ def published(user: User, **fields: Any) -> dict[str, Any]:
 
 
 def test_a_persona_is_published(alice: User, connections: Connections) -> None:
-    """With every field of the contract; it is shown so ever after."""
+    """A published persona is shown with every field of the contract, always the same."""
     with connections.transaction() as tx:
         values = {"id": new_id(), "org_id": alice.org_id, "name": "time", "transport": "stdio"}
         tx.sql.execute(insert(mcp_configs).values(values))
@@ -257,7 +257,9 @@ def test_the_list_goes_on_page_by_page(alice: User) -> None:
 
 
 def test_the_same_request_again_publishes_nothing_twice(alice: User) -> None:
-    """Without a version it would be a new one."""
+    """A repeated request with its key publishes one version, though without a version it would be a
+    new one.
+    """
     headers = {"Idempotency-Key": "once"}
     first, second = (alice.post(PATH, {"key": "mine"}, headers=headers) for _ in range(2))
 

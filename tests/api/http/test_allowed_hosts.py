@@ -53,7 +53,7 @@ def test_allowed_names_and_all_addresses_are_answered(strict: FlaskClient, host:
 def test_any_other_name_is_refused_before_all_else(
     strict: FlaskClient, host: str, path: str
 ) -> None:
-    """Whatever is asked, by whatever method, the answer is a 403 of the one shape."""
+    """Every request for a foreign host name gets a 403 of the usual shape, by whatever method."""
     for method in ("GET", "POST", "OPTIONS"):
         response = strict.open(path, method=method, headers={"Host": host})
 

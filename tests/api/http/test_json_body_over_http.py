@@ -43,7 +43,7 @@ CHUNKED = "Transfer-Encoding: chunked"
 
 
 def test_a_chunked_body_is_read(server: WebServer) -> None:
-    """In pieces of any size: the login is looked up, and is unknown."""
+    """A body in chunks of any size is read, as a response about its content shows."""
     with server.connect() as connection:
         connection.sendall(head(CHUNKED))
         for byte in b'{"login": "nobody", "password": "nothing here"}':
@@ -113,7 +113,7 @@ def test_broken_chunks_are_refused(server: WebServer, rest: bytes) -> None:
     ],
 )
 def test_ambiguous_framing_is_refused(server: WebServer, headers: tuple[str, ...]) -> None:
-    """Whatever a proxy could understand otherwise ends the connection (RFC 9112, 6.1)."""
+    """Framing that a proxy could read differently ends the connection (RFC 9112, 6.1)."""
     with server.connect() as connection:
         connection.sendall(head(*headers) + b"{}")
 

@@ -106,7 +106,9 @@ def test_frames_are_named_for_those_who_want_it(hub: StreamHub, run: FollowedRun
 def test_what_redis_lacks_comes_from_postgres(
     hub: StreamHub, run: FollowedRun, lost: tuple[int, ...]
 ) -> None:
-    """Its begin, a hole, its end, all of it; for those who were there and those who come."""
+    """Postgres replaces what Redis lacks: the beginning, a hole, the end or all, for old and new
+    clients.
+    """
     there = Client(hub, run.watch())
     there.may_take.clear()
     run.write("a", "b", "c", "d", "e")
@@ -187,7 +189,7 @@ def test_silence_is_filled_with_pings(
 def test_a_stream_ends_when_its_reader_may_not_read_any_more(
     hub: StreamHub, run: FollowedRun
 ) -> None:
-    """At the next frame, and it leaves nothing behind."""
+    """The stream ends at the next frame, and leaves nothing behind."""
     client = Client(hub, run.watch(cursor=1))
     eventually(lambda: [sse.HELLO] == client.pieces)
     client.watch.end()

@@ -75,7 +75,7 @@ def test_a_wrong_key_is_told(arkloop: Arkloop) -> None:
 
 
 def test_the_dev_server_is_found_by_its_folder(arkloop: Arkloop, user: Caller) -> None:
-    """In the folder where `arkloop dev` was started no setting is needed; ARKLOOP_DATA moves it."""
+    """The folder where `arkloop dev` was started needs no setting; ARKLOOP_DATA moves it."""
     for folder in (".arkloop", "elsewhere"):
         data = arkloop.folder / folder
         data.mkdir()
@@ -242,7 +242,7 @@ def test_events_of_a_live_run_are_followed_or_not(arkloop: Arkloop, user: Caller
 
 
 def test_a_key_is_made_used_listed_and_revoked(arkloop: Arkloop, user: Caller) -> None:
-    """In a pipe the key alone is printed, once; it works until it is revoked."""
+    """In a pipe only the key is printed, once, and it works until it is revoked."""
     made = arkloop.stdout("keys", "create", "for\tci", "--scope", "data.runs.read")
     key = made.removesuffix("\n")
     with_key = arkloop.with_(ARKLOOP_API_KEY=key)
@@ -276,7 +276,9 @@ def test_a_scope_that_does_not_exist_is_told(arkloop: Arkloop) -> None:
 def test_migrate_needs_the_database_alone_and_may_run_again(
     new_database: Callable[[], str], tmp_path: Path
 ) -> None:
-    """Without any other setting it prints the version; a second time nothing changes."""
+    """`migrate` prints the version without any other setting, and changes nothing the second
+    time.
+    """
     url = new_database()
     engine = create_engine(url)
     with engine.begin() as sql:

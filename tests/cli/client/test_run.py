@@ -90,7 +90,9 @@ def test_the_next_line_of_a_pipe_answers_a_question(arkloop: Arkloop, user: Call
 def test_a_question_that_nobody_can_answer_leaves_the_run_waiting(
     arkloop: Arkloop, user: Caller
 ) -> None:
-    """Without input: status 1 and the command to answer with, which then works."""
+    """Without input the command exits with status 1 and the command to answer with, which then
+    works.
+    """
     done = arkloop("run", script(ASK, {"say": "done"}))
     run_id = run_of(done.stderr)
 

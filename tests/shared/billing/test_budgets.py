@@ -380,7 +380,7 @@ def test_a_new_month_begins_with_nothing(money: Money) -> None:
 
 
 def test_a_run_that_makes_no_call_any_more_counts_where_it_is_held(money: Money) -> None:
-    """In the month of its hold, and in no other, also where the new month's row comes later."""
+    """A resumed run counts in the month of its reservation and in no other."""
     money.limit("1")
     claim, other = money.stored.claimed(), money.stored.claimed()
     money.reserve(claim, "0.4")
@@ -396,7 +396,9 @@ def test_a_run_that_makes_no_call_any_more_counts_where_it_is_held(money: Money)
 
 
 def test_a_new_limit_counts_what_has_ended_this_month(money: Money) -> None:
-    """Of its scope; what was used before it was known, or while it was gone."""
+    """A new limit counts what its scope has used this month, also before it was known or while it
+    was gone.
+    """
     money.spend(money.stored.claimed(), "0.4")
     money.limit("1")
     assert ("0.4", "0") == money.month()
@@ -412,7 +414,9 @@ def test_a_new_limit_counts_what_has_ended_this_month(money: Money) -> None:
 
 
 def test_a_limit_that_goes_lets_go_of_what_it_held(money: Money) -> None:
-    """At the next call; what has ended stays counted once."""
+    """A removed limit releases its reservation at the next call; what has ended stays counted
+    once.
+    """
     money.limit("1")
     claim = money.stored.claimed()
     money.reserve(claim, "0.9")
@@ -726,7 +730,7 @@ def test_only_the_lock_of_its_rows_is_waited_for(money: Money) -> None:
 
 
 def test_sixty_four_spenders_at_once_get_what_there_is(money: Money) -> None:
-    """Of 64 with a tenth each, ten; nobody waits in a circle."""
+    """Ten of 64 spenders get a tenth each, without a deadlock."""
     money.limit("1")
     money.grant(2000)
     claims = [money.stored.claimed() for _ in range(64)]

@@ -50,7 +50,7 @@ def test_grants_add_up(connections: Connections, alice: User) -> None:
 
 
 def test_only_what_no_run_holds_is_taken_back(connections: Connections, alice: User) -> None:
-    """To the last credit of it, and not one more."""
+    """All unreserved credits can be taken back, and not one more."""
     grant(connections, alice, 100)
     with connections.transaction() as tx:
         own = credit_balances.c.org_id == alice.org_id
@@ -152,7 +152,7 @@ def test_a_balance_is_never_less_than_what_is_held(
 
 
 def test_a_wrong_balance_is_found(connections: Connections, alice: User) -> None:
-    """With what the ledger says; also where one of both is missing."""
+    """A wrong balance is reported with the ledger's sum, also where one of both is missing."""
     grant(connections, alice, 100)
     own = credit_balances.c.org_id == alice.org_id
     with connections.transaction() as tx:

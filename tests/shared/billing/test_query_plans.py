@@ -158,7 +158,7 @@ def test_a_look_before_a_run_is_created(money: Money) -> None:
 
 
 def test_the_locks_of_many_ends_are_found_by_index(money: Money) -> None:
-    """Those of the holds, of their months and of the balances."""
+    """The locks of reservations, months and balances are found by indexes."""
     money.limit("10")
     money.grant(100)
     claim = money.stored.claimed()

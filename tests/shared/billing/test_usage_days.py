@@ -81,7 +81,7 @@ def reports(connections: Connections, org_id: UUID) -> list[Any]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_reports_are_the_same_before_and_after(stored: StoredRuns, seed: int) -> None:
-    """To the last digit, whatever the period begins and ends with and is limited to."""
+    """Reports do not change by summing up, whatever the period's edges and filters."""
     connections, org_id = stored.connections, stored.actor.org_id
     use(connections, org_id, seed, 300)
     before = reports(connections, org_id)
@@ -121,7 +121,7 @@ def test_a_day_is_summed_up_once_it_is_over(stored: StoredRuns) -> None:
 
 
 def test_the_sweep_sums_up_some_days_in_each_pass(stored: StoredRuns) -> None:
-    """From the first day that has runs, until only today is left."""
+    """Passes sum up some days each, from the first with runs, until only today is left."""
     connections = stored.connections
     use(connections, stored.actor.org_id, 8, 50)
     with connections.transaction() as tx:

@@ -186,7 +186,9 @@ def test_a_sealed_key_that_is_copied_to_another_org_stays_sealed(
 
 
 def test_a_persona_names_its_fallbacks(catalog: Catalog, stored: StoredRuns, org: UUID) -> None:
-    """In its order, after the route itself and without those that are gone, be it the first."""
+    """A chain has the persona's fallbacks in their order after the route itself, without missing
+    ones.
+    """
     own = add_model(stored, api_key="sk-1", priority=1)
     persona = replace(BARE, fallback_route_ids=("scripted", str(new_id()), own, "local"))
 
@@ -327,7 +329,9 @@ def test_an_org_is_limited_by_a_budget_or_by_credits(
 def test_many_questions_cost_three_statements(
     catalog: Catalog, stored: StoredRuns, org: UUID
 ) -> None:
-    """Whatever is asked within two seconds; a published persona is read once more."""
+    """Any number of questions within two seconds costs three statements, and one for a published
+    persona.
+    """
     own = add_model(stored, is_default=True, api_key="sk-1")
     publish(stored, "mine")
 

@@ -56,7 +56,7 @@ def other(connections: Connections, register: Register) -> StoredRuns:
 
 
 def test_a_model_is_a_route(stored: StoredRuns) -> None:
-    """With its provider's address, and its key as it is stored."""
+    """A model is a route with its provider's address and sealed key."""
     provider_id = provider(
         stored, kind="anthropic", base_url="https://LLM.example.com:8443/v1", api_key="sk-1"
     )
@@ -93,7 +93,7 @@ def test_a_model_is_a_route(stored: StoredRuns) -> None:
 
 
 def test_prices_and_context_are_the_librarys_where_none_are_given(stored: StoredRuns) -> None:
-    """Of a model that the library knows at this address; else nobody knows."""
+    """A model without prices or context has the library's for this address, else none."""
     model(stored, provider(stored), "gpt-4o-mini")
     model(stored, provider(stored, base_url="https://llm.example.com/v1"), "gpt-4o-mini")
 
@@ -217,7 +217,7 @@ def test_the_limits_on_providers_and_models_are_enforced(
 
 
 def test_a_key_goes_only_where_it_was_given_for(stored: StoredRuns) -> None:
-    """With another address or kind it is given again: nobody reads it by redirecting it."""
+    """A key must be given again with another address or kind, so that nobody can redirect it."""
     id_ = provider(stored, base_url="https://llm.example.com/v1", api_key="sk-1")
     for changes in (
         {"base_url": "https://evil.example.com/v1"},
@@ -243,7 +243,7 @@ def test_a_key_goes_only_where_it_was_given_for(stored: StoredRuns) -> None:
 def test_the_last_four_are_shown_of_a_long_key(
     stored: StoredRuns, key: str, shown: str | None
 ) -> None:
-    """Of a short one they would be too much."""
+    """The last four characters are shown of a long key only."""
     with changing(stored) as tx:
         row = llm_providers.create(tx, stored.actor, name=key, kind="openai", api_key=key)
 

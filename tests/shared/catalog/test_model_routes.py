@@ -56,7 +56,7 @@ def test_a_route_without_prices_costs_nothing() -> None:
 
 
 def test_the_vendors_routes_have_known_prices_and_context() -> None:
-    """Where the key is theirs; behind an address of one's own nothing is known."""
+    """Prices and context are known for the vendors' routes, not behind other addresses."""
     keys = {"openai_api_key": "k", "anthropic_api_key": "k"}
     routes = load(replace(BARE, **keys))
     elsewhere = load(replace(BARE, **keys, openai_base_url="http://127.0.0.1:1/v1"))
@@ -101,7 +101,7 @@ def test_the_local_model_is_free() -> None:
 def test_the_local_model_has_the_context_that_it_is_given(
     given: str | None, tokens: int | None
 ) -> None:
-    """Without one nobody knows it, and nothing is cut."""
+    """The local model's context is the configured one; without one nothing is cut."""
     environ = {
         "ARKLOOP_DATABASE_URL": "postgresql://127.0.0.1/x",
         "ARKLOOP_REDIS_URL": "redis://127.0.0.1",
@@ -140,7 +140,9 @@ def test_the_default_route_is_the_first_of_an_order(there: list[str], default: s
 
 
 def test_a_file_adds_routes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an address, a key from a variable, and prices; cache reads cost what input does."""
+    """A file's route has an address, a key from a variable, and prices; cache reads cost what input
+    does.
+    """
     monkeypatch.setenv("MY_KEY", "secret")
     routes = from_file(
         tmp_path,

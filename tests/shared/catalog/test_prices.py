@@ -139,7 +139,7 @@ def test_a_price_of_the_cache_that_nobody_gave_is_that_of_input() -> None:
 
 
 def test_the_vendors_own_models_are_known() -> None:
-    """Without an address the vendor's, which is the SDK's default."""
+    """Models without an address are the vendor's, as is the SDK's default."""
     assert HAIKU == known("anthropic", "claude-haiku-4-5", None)
     assert HAIKU == known("anthropic", "claude-haiku-4-5", "https://api.anthropic.com")
     assert Prices(

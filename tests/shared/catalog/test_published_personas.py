@@ -53,7 +53,9 @@ def overview(stored: StoredRuns) -> tuple[dict[str, str], frozenset[str]]:
 
 
 def test_versions_are_counted(stored: StoredRuns) -> None:
-    """From 1 for a key of one's own, from the built-in's for its; other texts do not count."""
+    """Versions count from 1 for a new key, and from the built-in's for its key; other texts do not
+    count.
+    """
     assert "mine@1" == publish(stored, "mine")
     assert "mine@2" == publish(stored, "mine")
     assert "mine@rc" == publish(stored, "mine", "rc")
@@ -139,7 +141,7 @@ def test_the_list_is_in_order_and_goes_on_after_any_row(stored: StoredRuns) -> N
 
 
 def test_an_org_sees_its_own_alone(stored: StoredRuns, other: StoredRuns) -> None:
-    """In the list, by id, and in the overview."""
+    """The list, an id and the overview show an org its own personas alone."""
     publish(other, "theirs", "1")
 
     with stored.connections.reading() as sql:

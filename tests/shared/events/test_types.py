@@ -86,7 +86,7 @@ def test_any_text_can_be_stored_and_sent(text: str) -> None:
 
 @given(JSON)
 def test_any_arguments_can_be_stored_and_sent(arguments: Any) -> None:
-    """Whatever a model calls a tool with, strict JSON comes out, with no NaN in it."""
+    """Any arguments of a model's call are encoded to strict JSON without NaN."""
     payload = encode(1, ToolCallRequested("c", "t", arguments), NOW).payload
 
     payload.encode()

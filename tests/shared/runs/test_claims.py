@@ -290,7 +290,7 @@ def test_a_tool_call_begins_once(stored: StoredRuns) -> None:
 
 
 def test_what_came_of_a_tool_call_is_kept(stored: StoredRuns) -> None:
-    """For the attempt after a crash that could not write the call's event any more."""
+    """A call's result is kept for the next attempt if a crash prevents its event."""
     first = stored.claimed()
     result = ToolResult("c2", "calculator", "42", False, 7)
     with stored.connections.transaction() as tx:

@@ -30,7 +30,7 @@ def test_a_queued_run_is_cancelled_or_claimed(stored: StoredRuns) -> None:
 
 
 def test_an_executing_run_is_asked_to_stop_once(stored: StoredRuns) -> None:
-    """Who asked first is remembered; the row is otherwise as it was."""
+    """The first user to cancel is recorded, and the row is otherwise unchanged."""
     claim = stored.claimed()
     stored.cancel(claim.run_id)
     first = stored.row(claim.run_id)
@@ -56,7 +56,7 @@ def test_the_owner_of_an_executing_run_is_told_by_redis(stored: StoredRuns) -> N
 
 
 def test_an_answer_queues_the_run_again(stored: StoredRuns) -> None:
-    """At once, with the question gone and the waiting time counted."""
+    """The run is queued at once, without the question, and with the waiting time counted."""
     claim = stored.claimed()
     stored.park(claim, request_id := new_id())
     stored.sent.clear()
@@ -73,7 +73,7 @@ def test_an_answer_queues_the_run_again(stored: StoredRuns) -> None:
 def test_of_many_answers_at_once_one_is_stored(
     stored: StoredRuns, contents: list[str], taken: int
 ) -> None:
-    """With the same request id the same content is the same answer, another one is stale."""
+    """The same content with the same request id is the same answer; other content is stale."""
     claim = stored.claimed()
     stored.park(claim, request_id := new_id())
 
@@ -125,7 +125,7 @@ def test_a_waiting_run_is_cancelled_or_answered(stored: StoredRuns) -> None:
 
 
 def test_the_end_of_a_run_that_nobody_holds_has_its_totals(stored: StoredRuns) -> None:
-    """Those of the last `run.cost`, which the event log remembers."""
+    """The totals are those of the last `run.cost` in the event log."""
     claim = stored.claimed()
     usage = types.Usage(input_tokens=5, output_tokens=1)
     stored.write(claim, types.MessageDelta("text"), types.RunCost(usage, 0.25))

@@ -80,7 +80,7 @@ def locked(stored: StoredRuns, run_id: UUID) -> Iterator[None]:
 
 
 def test_several_runs_end_in_one_statement(stored: StoredRuns) -> None:
-    """With status, event, message, error and totals each of its own."""
+    """Each run of one statement gets its own status, event, message, error and totals."""
     first, second, third = (stored.claimed() for _ in range(3))
     stored.cancel(third.run_id)
 

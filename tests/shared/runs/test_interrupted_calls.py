@@ -77,7 +77,9 @@ def sent(size: int) -> int:
 
 
 def test_who_gives_a_run_up_counts_its_lost_call(stored: StoredRuns) -> None:
-    """In an event before the end, in the run, in its usage and in the ledger; all the same."""
+    """The lost call is billed in an event before the end, in the run, its usage and the ledger
+    alike.
+    """
     claim = lost(stored, "x" * 40, MessageThinking("h" * 8))
 
     given_up(stored, claim)
@@ -97,7 +99,9 @@ def test_who_gives_a_run_up_counts_its_lost_call(stored: StoredRuns) -> None:
 
 
 def test_a_cancel_before_anybody_goes_on_counts_it(stored: StoredRuns) -> None:
-    """On top of the turns that were finished, whose text and results were sent again."""
+    """A cancel bills the lost call in addition to the finished turns, whose texts it had sent
+    again.
+    """
     finished = (
         MessageCompleted(str(new_id()), "y" * 100, Usage()),
         USED_COST,
@@ -190,7 +194,9 @@ def test_it_costs_no_more_than_was_reserved_for_it(stored: StoredRuns, who: str)
 
 
 def test_messages_that_the_model_was_not_sent_are_not_counted(stored: StoredRuns) -> None:
-    """They did not fit into its context, as an event has said; the last one stays in any case."""
+    """Messages omitted by an event did not fit the context and are not billed; the last one always
+    is.
+    """
     claims = []
     for dropped in (1, 12):
         thread_id = stored.thread()
@@ -206,7 +212,7 @@ def test_messages_that_the_model_was_not_sent_are_not_counted(stored: StoredRuns
 def test_what_is_gone_meanwhile_keeps_no_run_from_ending(
     stored: StoredRuns, tmp_path: Path, what: str
 ) -> None:
-    """Without its route the call has no price; without its persona, no prompt."""
+    """A lost call has no price without its route, and no prompt without its persona."""
     claim = lost(stored, "x" * 40)
     if what == "file":
         file = tmp_path / "routes.yaml"

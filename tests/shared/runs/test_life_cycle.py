@@ -373,8 +373,8 @@ def test_the_life_of_runs_in_every_order(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whatever people, workers, crashes and outages do, and in whatever order: nothing is lost,
-    nothing is there twice, nothing that was written changes.
+    """In every order of people, workers, crashes and outages nothing is lost, duplicated or changed
+    after it was written.
     """
     for module, constant in (
         (worker.process.event_writer, "GATHER_SECONDS"),

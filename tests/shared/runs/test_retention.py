@@ -91,7 +91,7 @@ def test_old_runs_are_forgotten_by_the_sweep(stored: StoredRuns) -> None:
 
 
 def test_a_long_run_is_unreachable_at_once_and_goes_bit_by_bit(stored: StoredRuns) -> None:
-    """From its end: who still reads it meets an early end, never a hole."""
+    """A reader of a deleted run meets an early end, never a hole."""
     run_id = old(stored, events=9).run_id
     with stored.connections.transaction() as tx:
         retention._forget_runs(tx)
@@ -126,7 +126,7 @@ def test_many_small_runs_share_a_bit(stored: StoredRuns) -> None:
 def test_events_stay_until_readers_have_left(
     stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who began to read before the run was forgotten reads on."""
+    """A reader who began before the deletion can read on."""
     run_id = old(stored).run_id
     monkeypatch.setattr(retention, "READERS_LEAVE_SECONDS", 60)
 

@@ -53,7 +53,7 @@ def test_a_revoked_keys_queued_and_waiting_runs_are_cancelled_by_the_next_sweep(
 def test_a_revoked_keys_queued_run_never_reaches_a_model(
     stored: StoredRuns, by_key: StoredRuns
 ) -> None:
-    """From the revocation on no worker can claim it, also before the sweep has ended it."""
+    """A revoked key's queued run cannot be claimed, even before the sweep has ended it."""
     run_id = by_key.create()
 
     revoke(stored, by_key)
@@ -93,7 +93,7 @@ def test_a_run_that_was_created_as_its_key_was_revoked_is_found_by_the_sweep(
 
 
 def test_runs_of_other_credentials_go_on(stored: StoredRuns, by_key: StoredRuns) -> None:
-    """Those of the owner's login, and of the owner's other key, are not touched."""
+    """Runs of the owner's login and of other keys are not affected."""
     with stored.connections.transaction() as tx:
         other, _ = api_keys.create(tx, stored.actor, name="other")
     kept = [

@@ -205,7 +205,7 @@ def test_the_third_crash_within_a_step_ends_the_run(
     "progress", [MessageCompleted("m", "a", Usage()), ToolResult("c", "t", "o", False, 1)]
 )
 def test_a_finished_step_lets_the_crashes_count_anew(stored: StoredRuns, progress: Any) -> None:
-    """Of this claim; one that was finished before it does not count."""
+    """A step finished by this claim resets the crashes; one finished before it does not."""
     claim = lost(stored, crashes=2)
     stored.write(claim, progress)
     sweep.sweep(stored.connections)
@@ -221,7 +221,7 @@ def test_a_finished_step_lets_the_crashes_count_anew(stored: StoredRuns, progres
 
 
 def test_a_lost_run_that_was_being_cancelled_is_cancelled(stored: StoredRuns) -> None:
-    """With no worker alive; its partial text is kept, void text is not."""
+    """The cancelled run keeps its partial text without void text, with no worker alive."""
     claim = lost(stored)
     stored.write(claim, MessageDelta("a part"))
     stored.cancel(claim.run_id)
@@ -271,7 +271,7 @@ def test_an_unanswered_question_ends_the_run(stored: StoredRuns) -> None:
 def test_an_unanswered_question_lets_a_run_go_on_that_wants_to(
     stored: StoredRuns, kind: str, content: str
 ) -> None:
-    """With an answer that nobody gave; its worker reads it as any other."""
+    """The run gets an answer that nobody gave, which its worker reads as any other."""
     claim = stored.claimed()
     stored.park(claim, request_id := new_id())
     pending = {"request_id": str(request_id), "kind": kind, "on_expiry": "continue"}
@@ -359,7 +359,7 @@ def test_a_run_that_cannot_be_settled_does_not_stop_the_others(stored: StoredRun
 
 @pytest.mark.usefixtures("witness")
 def test_a_restart_of_postgres_is_no_crash_of_its_workers(stored: StoredRuns) -> None:
-    """Who was last seen before Postgres started could not renew."""
+    """A worker last seen before Postgres started could not renew, and has not crashed."""
     before_start = text("(SELECT pg_postmaster_start_time() - interval '1 minute')")
     claim = stored.claimed(seen_at=before_start)
 
@@ -428,7 +428,7 @@ def test_one_silence_loses_a_run_once(stored: StoredRuns) -> None:
 def test_a_sweep_over_a_half_open_connection_goes_on(
     stored: StoredRuns, postgres: EmbeddedPostgres
 ) -> None:
-    """Within the time in which a lost host's runs go on; neither end hears of it by TCP."""
+    """The sweep continues within the time for lost hosts, though neither end notices by TCP."""
     settings = stored.connections.settings
     with FaultProxy(postgres.sockets / ".s.PGSQL.5432") as proxy:
         database = make_url(settings.database_url).database

@@ -79,7 +79,7 @@ def test_while_a_server_is_silent_callers_are_told_at_once(
 def test_a_process_that_is_frozen_within_a_transaction_loses_its_locks(
     settings: Settings, limited: Connections
 ) -> None:
-    """Before its lease is over: who takes its runs over must not wait for it."""
+    """Its locks end before its lease, so that the next worker does not wait for them."""
     frozen = connect(replace(settings, lease_seconds=1.5), application="tests")
     with pytest.raises(Unavailable), frozen.transaction() as tx:
         tx.sql.execute(text("LOCK TABLE orgs IN ACCESS EXCLUSIVE MODE"))
@@ -159,7 +159,7 @@ def test_what_a_statement_did_wrong_keeps_the_connection(settings: Settings) -> 
 
 
 def test_a_standby_is_passed_over_until_it_is_promoted(tmp_path: Path, settings: Settings) -> None:
-    """Of a list of hosts the one that accepts writes is used; a standby alone is an outage."""
+    """The host of a list that accepts writes is used; a standby alone is an outage."""
     with replicated_postgres(tmp_path) as pair:
         url = pair.url(pair.standby, pair.primary)
         both = connect(replace(settings, database_url=url), application="tests")

@@ -109,7 +109,7 @@ def test_a_page_of_threads(
 
 
 def test_a_page_of_a_threads_runs(connections: Connections, written: History, actor: Actor) -> None:
-    """Of the largest thread, which has one run in a hundred."""
+    """A page of the largest thread, with one run in a hundred, is read by an index."""
     assert written.largest_thread is not None
     largest = written.largest_thread
 

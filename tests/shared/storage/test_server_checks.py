@@ -131,7 +131,7 @@ def latin1(postgres: EmbeddedPostgres, tmp_path: Path) -> str:
 def test_a_database_that_cannot_store_every_text_is_refused(
     settings: Settings, latin1: str
 ) -> None:
-    """Before the first event that it could not store; it is not even migrated."""
+    """A database with another encoding is refused before the first event, and not migrated."""
     with pytest.raises(UnsuitableServer, match="encoding is LATIN1"):
         check(settings, database_url=latin1)
     done = CliRunner().invoke(main, ["migrate"], env={"ARKLOOP_DATABASE_URL": latin1})

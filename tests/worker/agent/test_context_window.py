@@ -78,7 +78,9 @@ _threads = st.lists(st.tuples(st.text(max_size=30), _answers), max_size=8)
 def test_no_result_ever_lacks_its_call(
     said: list[tuple[str, list[list[Message]]]], own: list[list[Message]], room: int
 ) -> None:
-    """Whatever the room; the rest is a tail of the conversation, in its order."""
+    """Every result has its call, and the rest is a tail of the conversation in its order, whatever
+    the room.
+    """
     history: list[Message] = []
     for text, answers in said:
         history += [UserMessage(text), *(message for answer in answers for message in answer)]
@@ -126,7 +128,7 @@ def test_results_that_do_not_fit_are_cut_in_what_is_sent() -> None:
 )
 @pytest.mark.parametrize("room", [-1000, 0, 100, 700, 5000])
 def test_a_cut_result_has_the_size_that_it_may_have(content: str, room: int) -> None:
-    """Whatever its text is made of; a little is left of it in any case."""
+    """A cut result fits its size whatever its text, and never becomes empty."""
     [_, _, cut] = fit(
         [UserMessage("q")], [[CALLED, ToolMessage("c1", "t", content)]], room
     ).messages

@@ -143,7 +143,7 @@ def test_arguments_are_what_the_model_said(arguments: Any) -> None:
     ],
 )
 def test_text_of_a_lost_attempt_is_void_from_here(happened: list[Event], seq: int | None) -> None:
-    """From the first delta after the last finished turn or reset."""
+    """The void text begins with the first delta after the last finished turn or reset."""
     lost = lost_events_of(stored(*happened))
 
     assert seq == (lost[0].seq if lost else None)

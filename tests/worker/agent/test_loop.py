@@ -165,7 +165,9 @@ def test_a_step_is_a_model_call_and_its_tools() -> None:
 
 
 def test_a_step_is_stored_before_the_next_one_begins() -> None:
-    """Once before its tools run, once after: a crash repeats neither the turn nor the calls."""
+    """A step is stored before its tools run and again after, so that a crash repeats neither turn
+    nor calls.
+    """
     context = RecordedRun()
 
     run(agent_for(CALCULATE, CALCULATE, {"say": "x"}), context)
@@ -302,7 +304,7 @@ def test_a_tool_that_fails_does_not_end_the_run(call: dict[str, Any], why: str) 
 
 
 def test_a_question_parks_the_run_before_any_tool_runs() -> None:
-    """In call order; those that were answered are not asked again."""
+    """Questions are asked in call order, and answered ones not again."""
     calls = [
         ToolCall("c1", "once", {}),
         ToolCall("c2", "ask_user", {"question": "A?", "options": ["x"]}),

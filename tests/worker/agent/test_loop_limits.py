@@ -49,7 +49,7 @@ def _of_small_context(agent: Any, tokens: int) -> Any:
 
 
 def test_what_does_not_fit_is_left_out_and_said() -> None:
-    """Once for the same number; the question itself stays."""
+    """An omission is reported once per number of messages, and keeps the question itself."""
     agent = agent_for(CALCULATE, {"say": "ok"}, tools=())
     long_ago = [UserMessage("x" * 3000), AssistantMessage("y" * 3000)]
     agent = _of_small_context(replace(agent, history=[*long_ago, *agent.history]), 500)
@@ -122,7 +122,7 @@ def test_a_call_in_which_a_worker_was_lost_is_not_free() -> None:
 
 
 def test_a_lost_call_of_a_limited_run_costs_at_most_what_it_held() -> None:
-    """Where nothing else limits its answer, that is our own bound."""
+    """A lost call without another limit is bounded by the default limit of its output."""
     context = RecordedRun()
     context.is_limited = True
     agent = agent_for()

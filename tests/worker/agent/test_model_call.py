@@ -103,7 +103,9 @@ def test_what_a_provider_did_report_is_not_estimated() -> None:
 
 @pytest.mark.parametrize("kind", ["rate_limited", "overloaded"])
 def test_a_failure_that_may_pass_is_tried_again(kind: str) -> None:
-    """With growing pauses; nothing was streamed, so nothing is void and nothing costs."""
+    """A transient failure is retried with growing pauses; without streamed text it costs
+    nothing.
+    """
     run = RecordedRun()
     failure = [ProviderError(kind, "no")]
     provider = Replies(failure, failure, failure, [TextDelta("ok"), TurnEnd("stop")])
@@ -255,7 +257,7 @@ def test_a_call_that_broke_off_before_its_first_word_is_told_of() -> None:
 
 
 def test_the_input_of_a_provider_that_told_only_the_output_is_estimated() -> None:
-    """Where text came; some fill in zeros until the end."""
+    """The input is estimated where text came, since some servers report zeros until the end."""
     run = RecordedRun()
     told = UsageUpdate(Usage(output_tokens=5))
 

@@ -80,7 +80,9 @@ def truncations(context: RecordedRun) -> list[ContextTruncated]:
 def test_a_thread_that_is_too_long_is_cut_until_it_fits(
     words: str, context_tokens: int | None, text: str
 ) -> None:
-    """Whether or not the vendor gives numbers, and whatever was known of its context."""
+    """The thread is cut until it fits, with and without the vendor's numbers, and with an unknown
+    context.
+    """
     model = StrictModel(words)
     agent = agent_for({"say": "ok"}, system_prompt="Be brief.")
     agent = replace(agent, history=[*talk(40, text), *agent.history])
@@ -196,7 +198,7 @@ def test_the_count_of_an_earlier_run_is_gone_by(characters: float, dropped: int)
 
 
 def test_a_shorter_answer_may_be_enough() -> None:
-    """Where input and output together are too long, the conversation is not cut for it."""
+    """A conversation is not cut if a shorter output makes the request fit."""
 
     class Servers(Model):
         def stream(self, request: ModelRequest, stop: StopSignal) -> Any:

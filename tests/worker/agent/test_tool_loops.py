@@ -16,7 +16,7 @@ def turn(name: str, output: str = "out", **arguments: Any) -> Turn:
 
 
 def test_the_same_call_with_the_same_result_ends_the_run() -> None:
-    """At its sixth time in a row, whatever its id and the order of its arguments."""
+    """The sixth equal turn in a row ends the run, whatever the ids and the order of arguments."""
     turns = [turn("t", x=1, y=2) for _ in range(3)] + [turn("t", y=2, x=1) for _ in range(2)]
     tool_loops.check(turns, 6)
 
@@ -28,7 +28,7 @@ def test_the_same_call_with_the_same_result_ends_the_run() -> None:
 
 @pytest.mark.parametrize("names", ["ab", "abc"])
 def test_a_circle_of_a_few_turns_ends_the_run(names: str) -> None:
-    """At its fourth round; what came before does not matter."""
+    """The fourth round of a circle ends the run, whatever came before."""
     turns = [turn("before"), *(turn(name) for name in names * 4)]
     tool_loops.check(turns[:-1], 6)
 

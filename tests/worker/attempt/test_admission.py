@@ -180,7 +180,7 @@ def test_a_long_wait_is_said_each_time(gate: Gate, route: Route) -> None:
 
 
 def test_what_does_not_fit_into_the_budget_is_refused(gate: Gate, route: Route) -> None:
-    """With the sum that it would have come to."""
+    """The refusal has the sum that the call would have reached."""
     admission = gate.set_persona(max_cost_usd=Decimal("1.5"))
     admission.reserve(route, WORST)
     admission.add_usage(route, WORST)
@@ -193,7 +193,7 @@ def test_what_does_not_fit_into_the_budget_is_refused(gate: Gate, route: Route) 
 
 
 def test_what_other_runs_hold_is_waited_for(stored: StoredRuns, gate: Gate, route: Route) -> None:
-    """Until they have used less than they might have."""
+    """A run waits until others have used less than they reserved."""
     other = Gate(stored, stored.claimed())
     persona: Any = replace(
         personas.builtin()["plain@1"], key=f"p-{new_id()}", max_cost_usd_per_month=Decimal("1.5")
@@ -265,7 +265,7 @@ def test_a_limit_that_is_gone_refuses_no_route_without_prices(
 def test_credits_refuse_no_model_of_the_org_without_prices(
     stored: StoredRuns, gate: Gate, route: Route
 ) -> None:
-    """They pay for routes of the server alone, whose prices must be known."""
+    """Credits pay for server routes alone, whose prices must be known."""
     with stored.connections.transaction() as tx:
         credits.open_prepaid(tx, gate.claim.org_id, 0)
     admission = gate.set_persona()

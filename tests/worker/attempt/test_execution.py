@@ -147,7 +147,7 @@ def test_text_of_a_lost_attempt_is_kept_if_the_next_one_cannot_begin(
 def test_a_lost_call_is_billed_by_the_route_that_it_was_made_with(
     stored: StoredRuns, process: WorkerProcess
 ) -> None:
-    """Though the run does not go on with that: it is no fallback any more."""
+    """The lost call is billed by its own route, although the run has left that."""
     claim = stored.claimed()
     fallback = types.RunFallback("scripted", "dear", "m2", "provider.overloaded")
     stored.write(claim, fallback, types.MessageDelta("x" * 400))
@@ -250,7 +250,7 @@ def test_a_lost_call_whose_price_has_risen_costs_what_was_held_for_it(
 def test_a_persona_of_another_release_fails_the_run(
     stored: StoredRuns, process: WorkerProcess
 ) -> None:
-    """With what was streamed of it kept and counted."""
+    """The run fails and keeps the streamed text, which is billed."""
     claim = stored.claimed()
     stored.write(claim, types.MessageDelta("a part"))
     with stored.connections.transaction() as tx:

@@ -72,7 +72,9 @@ def test_the_line_does_with_what_is_known(
     cause: BaseException | None,
     shown: str,
 ) -> None:
-    """Without a route or a cause, and of other errors than the system's only the kind."""
+    """The line works without route and cause, and has only the kind of errors that are not the
+    system's.
+    """
     failure_log.report(ERROR, "own", at, cause)
 
     assert f"run failed: provider.connection, {shown}" == caplog.records[0].getMessage()

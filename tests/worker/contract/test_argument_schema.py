@@ -109,7 +109,9 @@ def test_what_json_does_not_have_is_told() -> None:
 
 
 def test_a_reference_is_what_it_refers_to() -> None:
-    """Within the schema, through other references, with its siblings."""
+    """A reference is resolved within the schema, through other references, and with its
+    siblings.
+    """
     schema = {
         "$defs": {"name": {"$ref": "#/$defs/a~1b%20c"}, "a/b c": {"type": "string"}},
         "properties": {

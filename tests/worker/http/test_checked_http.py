@@ -104,7 +104,7 @@ def test_what_cannot_be_reached_is_a_failure_to_connect(listener: socket.socket)
 
 
 def test_a_cut_wakes_who_reads_and_forbids_what_is_to_come(listener: socket.socket) -> None:
-    """Within milliseconds; a connection made after it is none."""
+    """A cut takes effect within milliseconds, and later connections are closed at once."""
     backend = CheckedBackend(LOOPBACK)
     stream = backend.connect_tcp("127.0.0.1", port(listener), timeout=10)
     cut_at: list[float] = []

@@ -356,7 +356,9 @@ def test_the_value_of_a_header_is_not_in_an_error(client: McpClient) -> None:
 def test_a_server_over_tls_needs_a_certificate_that_is_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For its name, and by an authority of the machine or of `SSL_CERT_FILE`."""
+    """A certificate must be for the name and by an authority of the machine or of
+    `SSL_CERT_FILE`.
+    """
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))

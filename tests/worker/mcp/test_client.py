@@ -399,7 +399,7 @@ def test_what_a_server_started_ends_with_it(odd: Odd) -> None:
 
 
 def test_a_server_that_dies_in_a_call_fails_it(odd: Odd) -> None:
-    """At once, and the next call starts it anew."""
+    """The call fails at once, and the next one starts the server again."""
     began = time.monotonic()
 
     with pytest.raises(McpFailed, match="The server process exited"):

@@ -207,7 +207,7 @@ def test_the_route_of_an_org_does_not_reach_into_the_network(
     "url", ["file:///etc/passwd", "http://user:pw@example.com/v1", "http://2130706433/v1", "x"]
 )
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    """Whatever the SDK or the HTTP client would make of it."""
+    """A malformed address is refused before SDK or HTTP client interpret it."""
     with pytest.raises(ProviderError, match="address is not allowed"):
         of_org("openai", url, Policy())
 

@@ -219,7 +219,7 @@ def test_a_tool_of_the_vendor_is_no_call() -> None:
 def test_reasons_to_stop_have_the_words_of_the_other_providers(
     reason: str | None, expected: str
 ) -> None:
-    """Those that mean the same; the others stay as they are."""
+    """Equivalent stop reasons get the other providers' words, and all others stay."""
     assert expected == end(start(), *text(0, "Hi"), finish(reason)).stop_reason
 
 
@@ -292,7 +292,7 @@ def test_who_has_no_tools_may_go_on_where_others_had_some() -> None:
 
 
 def test_tools_that_are_only_defined_are_in_the_worst_case() -> None:
-    """With the prompt that the vendor adds for them."""
+    """The worst case includes the prompt that the vendor adds for tools."""
     provider = providers.load(route_to("anthropic", "http://127.0.0.1:1"), faults=False)
     with_call, without = (
         provider.worst_case(

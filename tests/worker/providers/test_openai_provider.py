@@ -359,7 +359,7 @@ def test_what_was_counted_of_the_input_is_believed() -> None:
 
 
 def test_what_is_told_of_the_usage_is_passed_on_at_once() -> None:
-    """Of servers that tell it with each chunk; zeros that come later take nothing back."""
+    """Usage reported with each chunk is passed on at once, and later zeros are ignored."""
     chunks = answered(
         *(
             delta(content=text) | {"usage": {"prompt_tokens": 10, "completion_tokens": count}}

@@ -23,7 +23,8 @@ CANCELS = 25  # of each API in each phase: 225
 def test_a_cancel_closes_the_vendors_socket(
     provider: str, end: str, api: str | None, phase: str
 ) -> None:
-    """Within 250 ms, wherever the answer is, but for moments in which a busy machine stands still.
+    """The socket is closed within 250 ms wherever the response is, but for moments in which a busy
+    machine stands still.
 
     `make bench` has the figures.
     """

@@ -127,7 +127,7 @@ def test_it_calls_tools_and_tells_their_results() -> None:
 
 @pytest.mark.parametrize("counts", [{}, {"eval_count": 3}])
 def test_what_it_did_not_count_is_estimated(counts: dict[str, int]) -> None:
-    """Of a prompt that it had cached it tells nothing."""
+    """The usage of a cached prompt, which Ollama does not report, is estimated."""
     with vendor(lines("Hi", counts=counts)) as fake:
         assert [TextDelta("Hi"), TurnEnd("stop", (), None)] == call(fake.url)
 

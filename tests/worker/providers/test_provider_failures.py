@@ -441,7 +441,9 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 
 def test_a_value_of_another_type_is_malformed_or_nothing(provider: str) -> None:
-    """In every place of an answer; what comes through can be stored and sent on."""
+    """A value of another type in any place is malformed or ignored, and what passes can be stored
+    and sent on.
+    """
     whole = calling(provider, '{"x": 1}')
     answers = []
     for *path, last in [place for place in _places(whole) if len(place) > 1]:
@@ -559,7 +561,9 @@ def test_arguments_without_an_end_are_not_kept(provider: str) -> None:
 
 
 def test_arguments_that_are_no_json_are_text(provider: str) -> None:
-    """For the tool's check to refuse, and for the model to read."""
+    """Arguments that are not valid JSON stay text, for the tool's check to refuse and the model to
+    read.
+    """
     if provider == "openai":
         call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"x": '}}
         stream = openai_stream(delta(tool_calls=[call]), delta(finish="tool_calls"))

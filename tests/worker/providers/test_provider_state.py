@@ -357,7 +357,7 @@ def test_a_turn_of_which_calls_were_lost_keeps_the_state_of_the_others() -> None
 
 
 def test_it_counts_as_what_is_sent() -> None:
-    """For the estimate, for the worst case and for what fits into the context."""
+    """The state counts for the estimate, the worst case and what fits into the context."""
     bare = AssistantMessage("", CALLS)
     state = ProviderState("openai", "m", {"reasoning": "é" * 3000})
     with_state = AssistantMessage("", CALLS, state)

@@ -97,7 +97,7 @@ def test_delays_lie_between_the_words() -> None:
 
 
 def test_a_tool_step_ends_the_turn() -> None:
-    """With the call as its end; `args` may be left out."""
+    """A turn ends with the tool call of a step, whose `args` are optional."""
     chunks = play({"say": "so "}, {"tool": "calculator", "args": {"expression": "1"}}, {"say": "x"})
 
     assert "so " == text_of(chunks)
@@ -107,7 +107,7 @@ def test_a_tool_step_ends_the_turn() -> None:
 
 
 def test_several_tools_are_called_at_once() -> None:
-    """In the order of the list, each with an id of its own."""
+    """Tools of one step are called in the order of the list, each with an id of its own."""
     calls = end_of(play({"tools": [{"tool": "a"}, {"tool": "b", "args": {"x": 1}}]})).tool_calls
 
     assert (ToolCall("call_1_1", "a", {}), ToolCall("call_1_2", "b", {"x": 1})) == calls

@@ -121,7 +121,7 @@ from worker.providers.size_errors import read
 def test_a_context_that_is_too_small_is_recognised(
     message: str, limit: int | None, sent: int | None
 ) -> None:
-    """With the vendor's numbers, where it gives them: the input's, without the answer's."""
+    """A context overflow has the vendor's numbers for the input, where it gives them."""
     assert TooLarge(limit_tokens=limit, sent_tokens=sent) == read(message, {"message": message})
 
 

@@ -71,7 +71,7 @@ def test_every_byte_that_is_sent_is_in_the_worst_case(request: ModelRequest) -> 
 
 
 def test_an_estimate_is_a_quarter_of_the_characters() -> None:
-    """Of what is said, and of what the tools are described by."""
+    """An estimate counts what is said and the tools' descriptions."""
     request = ModelRequest(model="m", system_prompt="Be brief.", messages=[UserMessage("Hi")])
     assert Usage(input_tokens=3, output_tokens=2, source="estimated") == token_counts.estimate(
         request, "12345678"

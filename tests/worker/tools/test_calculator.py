@@ -107,7 +107,9 @@ def test_everything_else_is_refused(expression: str) -> None:
     ],
 )
 def test_what_would_take_long_or_has_no_value_is_refused(expression: str) -> None:
-    """At once: a greenlet that computes stops the whole process."""
+    """Expensive or undefined expressions are refused at once, since a computing greenlet stops the
+    process.
+    """
     began = time.thread_time()
 
     with pytest.raises(ToolFailed):

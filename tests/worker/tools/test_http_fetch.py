@@ -100,7 +100,7 @@ def test_what_is_no_text_is_refused_by_its_type(
 
 
 def test_a_packed_body_is_refused_unread(server: Server) -> None:
-    """Nobody asked for it: a mebibyte of it could become a gibibyte."""
+    """A compressed body is refused unread: a mebibyte of it could become a gibibyte."""
     bomb = gzip.compress(b"\0" * 10_000_000)
 
     with pytest.raises(ToolFailed, match="the response is compressed"):
@@ -152,7 +152,7 @@ def test_a_slow_drip_ends_with_the_time_for_all(
 def test_a_cancel_ends_it_at_once(
     server: Server, monkeypatch: pytest.MonkeyPatch, silent: str
 ) -> None:
-    """Whatever it waits for: an answer, a name, or a connection."""
+    """A cancel ends the fetch while it waits for a response, a name or a connection."""
     run, waiting, over = RecordedRun(), threading.Event(), threading.Event()
     url = server.url
     with contextlib.ExitStack() as stack:
