@@ -38,7 +38,7 @@ from shared.storage.tables.runs import inputs, runs
 from shared.storage.tables.threads import threads
 from shared.threads.visibility import visible
 
-#: What the model is told where a person was asked and did not answer.
+#: What the model reads where a person was asked and did not answer.
 UNANSWERED = "No answer was given in time."
 
 
@@ -135,7 +135,7 @@ def answer(
 
 
 def resume_expired(tx: Transaction, run: RowMapping) -> None:
-    """Queue a waiting run again whose request nobody has answered in time; by the sweep."""
+    """Queue a waiting run again whose request has expired; called by the sweep."""
     is_approval = run["pending_input"]["kind"] == "tool_confirmation"
     denial = json.dumps({"decision": "deny", "reason": UNANSWERED})
     _requeue_with_input(tx, run, denial if is_approval else UNANSWERED, None)

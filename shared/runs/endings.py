@@ -44,7 +44,7 @@ class TakenOver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How a run ends.
+    """The end of a run.
 
     `stored` are the events not stored yet, of which the last is the terminal one. `message` is
     (id, content) of what the thread keeps; it is partial unless the run has completed.
@@ -71,7 +71,7 @@ class Ending:
 
 
 class Outcome(Enum):
-    """What became of an ending; nothing was stored unless it is `ENDED`."""
+    """The result of an ending; nothing was stored unless it is `ENDED`."""
 
     ENDED = "ended"
     CANCELLED = "cancelled"  # the run is being cancelled, which is another end
@@ -252,7 +252,7 @@ def _columns_of_runs(endings: Sequence[Ending]) -> dict[str, str | TextArray]:
 
 
 def _columns_of_usage(endings: Sequence[Ending]) -> dict[str, str | TextArray]:
-    """The parts of all runs, one below the other."""
+    """Concatenate the parts of all runs."""
     used = [(ending.claim.run_id, part) for ending in endings for part in ending.totals.routes]
     parts = [part for _, part in used]
     return {

@@ -1,4 +1,4 @@
-"""What somebody must notice though nobody was told: lost owners, lost cancels, passed deadlines.
+"""The sweep, which finds what no notification reports: lost owners, lost cancels, deadlines.
 
 Naively every process could do this at any time; two at once would double the
 work. So every `web` and every `worker` process tries every two seconds, and an
@@ -113,7 +113,7 @@ ORDER BY h.run_id LIMIT :batch
 
 
 def sweep(connections: Connections) -> None:
-    """One pass over everything; does nothing if another process is at it.
+    """Sweep everything once; does nothing if another process is sweeping.
 
     Raises:
         Unavailable: Postgres is out of reach.
@@ -166,7 +166,7 @@ def _with_holds_locked(tx: Transaction, rows: Sequence[RowMapping]) -> Sequence[
 
 @contextmanager
 def _isolated(tx: Transaction, run: RowMapping) -> Iterator[None]:
-    """What cannot be done for one run must not stop the others."""
+    """Isolate the work on one run, so that its failure does not stop the others."""
     hints = len(tx.after_commit)
     try:
         with tx.sql.begin_nested():
@@ -229,7 +229,7 @@ def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None
 
 
 def _cancel_runs_of_revoked_keys(tx: Transaction) -> None:
-    """Runs that were created, or locked, at the moment in which their key was revoked."""
+    """Cancel runs that were created, or locked, at the moment when their key was revoked."""
     if key_ids := revocations.recently_revoked(tx):
         revocations.cancel_runs(tx, key_ids)
 

@@ -1,4 +1,4 @@
-"""What every change of a run's state writes, whoever makes it."""
+"""The columns that every change of a run's state writes."""
 
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -21,14 +21,14 @@ MAX_CRASHES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """What a run has used so far."""
+    """The usage of a run so far."""
 
     usage: Usage = field(default_factory=Usage)
     cost_usd: Decimal = Decimal(0)
     routes: tuple[RouteCost, ...] = ()  # the parts of the sum, one for each route
 
     def plus(self, call: RouteCost) -> "Totals":
-        """With one more model call."""
+        """Add one more model call."""
         parts = {part.route_id: part for part in self.routes}
         if earlier := parts.get(call.route_id):
             call = replace(
@@ -57,7 +57,7 @@ class Totals:
 
 
 def queued(reason: str) -> dict[str, Any]:
-    """Columns of a run that waits for a worker again; `reason` is that of `run.resumed`."""
+    """Return the columns of a run that is queued again; `reason` is that of `run.resumed`."""
     return {
         "state": RunState.QUEUED,
         "resume_reason": reason,
@@ -66,7 +66,7 @@ def queued(reason: str) -> dict[str, Any]:
 
 
 def waiting_is_over() -> dict[str, Any]:
-    """Columns of a run that does not wait for a person any more."""
+    """Return the columns of a run that no longer waits for a person."""
     waited = func.extract("epoch", func.now() - runs.c.waiting_since) * 1000
     return {
         "waiting_ms": runs.c.waiting_ms + func.coalesce(waited, 0),
@@ -77,7 +77,7 @@ def waiting_is_over() -> dict[str, Any]:
 
 
 def recorded_totals(sql: Connection, run_id: UUID) -> Totals:
-    """What the event log says the run has used."""
+    """Return the run's usage according to its event log."""
     row = sql.execute(
         select(run_events.c.payload, runs.c.route_id, runs.c.model)
         .join(runs, runs.c.id == run_events.c.run_id)
