@@ -34,7 +34,7 @@ from shared.config import InvalidSettings, Settings
 from shared.runs.creation import RunCreator
 from shared.storage import server_checks
 from shared.storage.connections import Connections, connect
-from shared.storage.hints import HintSender
+from shared.storage.notifications import NotificationSender
 
 #: gunicorn's own status for "do not start me again".
 BOOT_ERROR = 3
@@ -66,7 +66,7 @@ def create_app(connections: Connections | None = None) -> Flask:
     if connections is None:
         settings = _settings_or_exit()
         logs.configure()
-        connections = connect(settings, application="arkloop-web", send=HintSender())
+        connections = connect(settings, application="arkloop-web", send=NotificationSender())
         _check_servers_or_exit(connections)
     app = Flask("arkloop", static_folder=None)
     app.extensions["arkloop"] = connections

@@ -29,7 +29,7 @@ from shared.events.types import (
 from shared.storage import keys
 from shared.storage.arrays import TextArray, plain_array
 from shared.storage.connections import Connections, Transaction
-from shared.storage.hints import GroupedHint
+from shared.storage.notifications import GroupedNotification
 from shared.storage.tables.events import run_events
 
 log = logging.getLogger(__name__)
@@ -152,9 +152,9 @@ def publish(connections: Connections, *batches: Batch) -> None:
         log.warning("%d events not copied to Redis: %s", len(refused), refused[0])
 
 
-def news(connections: Connections, batch: Batch) -> GroupedHint:
+def news(connections: Connections, batch: Batch) -> GroupedNotification:
     """Build the notification of committed events, which is sent together with others pending."""
-    return GroupedHint(_Publisher(connections), batch)
+    return GroupedNotification(_Publisher(connections), batch)
 
 
 @dataclass(frozen=True, slots=True)

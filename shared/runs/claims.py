@@ -22,7 +22,7 @@ from shared.runs.states import RunState
 from shared.runs.transitions import MAX_CRASHES, Totals, queued
 from shared.storage.arrays import plain_array
 from shared.storage.connections import Connections, Transaction
-from shared.storage.hints import GroupedHint
+from shared.storage.notifications import GroupedNotification
 from shared.storage.sql_files import statement
 from shared.storage.tables.runs import inputs, runs, tool_calls
 from shared.times import EPOCH, rfc3339
@@ -226,7 +226,7 @@ def release(
     Raises:
         LeaseLost
     """
-    tx.after_commit.append(GroupedHint(tx.connections.enqueue, claim.run_id))
+    tx.after_commit.append(GroupedNotification(tx.connections.enqueue, claim.run_id))
     crashes = {"crashes": 0} if progressed else {}
     return _let_go(tx, claim, stored, {**queued("deploy"), **totals.columns(), **crashes})
 

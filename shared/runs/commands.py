@@ -33,7 +33,7 @@ from shared.runs.states import RunState
 from shared.runs.transitions import queued, waiting_is_over
 from shared.storage import signals
 from shared.storage.connections import Transaction
-from shared.storage.hints import GroupedHint
+from shared.storage.notifications import GroupedNotification
 from shared.storage.tables.runs import inputs, runs
 from shared.storage.tables.threads import threads
 from shared.threads.visibility import visible
@@ -157,7 +157,7 @@ def _requeue_with_input(
         update(runs).where(runs.c.id == run["id"]).values(**queued("input"), **waiting_is_over())
     )
     tx.after_commit.append(lambda: signals.send_input(tx.connections, run["id"], run["owner"]))
-    tx.after_commit.append(GroupedHint(tx.connections.enqueue, run["id"]))
+    tx.after_commit.append(GroupedNotification(tx.connections.enqueue, run["id"]))
 
 
 # ---- pieces --------------------------------------------------------------------------

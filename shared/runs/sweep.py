@@ -23,7 +23,7 @@ from shared.runs.states import RunState
 from shared.runs.transitions import MAX_CRASHES, queued
 from shared.storage import postgres, rewinds
 from shared.storage.connections import Connections, Transaction
-from shared.storage.hints import GroupedHint
+from shared.storage.notifications import GroupedNotification
 from shared.storage.postgres import OF_MAINTENANCE
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import UNHELD_AND_CANCELLED, runs
@@ -225,7 +225,7 @@ def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None
             .where(runs.c.id == run["id"])
             .values(**queued("worker_lost"), fence=runs.c.fence + 1, crashes=crashes)
         )
-        tx.after_commit.append(GroupedHint(tx.connections.enqueue, run["id"]))
+        tx.after_commit.append(GroupedNotification(tx.connections.enqueue, run["id"]))
 
 
 def _cancel_runs_of_revoked_keys(tx: Transaction) -> None:

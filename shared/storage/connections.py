@@ -20,8 +20,8 @@ from shared.config import Settings
 from shared.errors import Unavailable
 from shared.storage import epoch, postgres, queue, schema
 from shared.storage.checkouts import Checkouts, NoneFree
-from shared.storage.hints import Hint, send_now
 from shared.storage.keys import Keys
+from shared.storage.notifications import Notification, send_now
 from shared.storage.outage import Outage
 from shared.storage.postgres import Limits, make_engine
 
@@ -42,7 +42,7 @@ class Transaction:
 
     sql: Connection
     connections: "Connections"
-    after_commit: list[Hint] = field(default_factory=list)
+    after_commit: list[Notification] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +56,7 @@ class Connections:
     enqueue: Callable[[Sequence[UUID]], object]  # tells the workers that runs are queued
     #: Tells them which MCP servers, by their configs, are to be asked for their tools.
     enqueue_discovery: Callable[[Sequence[UUID]], object]
-    send: Callable[[Hint], None] = send_now
+    send: Callable[[Notification], None] = send_now
     keys: Keys = field(default_factory=Keys)
     postgres_outage: Outage = field(default_factory=lambda: Outage(POSTGRES_PAUSE_SECONDS))
     redis_outage: Outage = field(default_factory=lambda: Outage(REDIS_PAUSE_SECONDS))
@@ -198,7 +198,7 @@ def connect(
     application: str,
     limits: Limits = postgres.OF_REQUESTS,
     pool_size: int | None = None,
-    send: Callable[[Hint], None] = send_now,
+    send: Callable[[Notification], None] = send_now,
 ) -> Connections:
     """Make the engine, the Redis client and the Celery producer; nothing is opened before use."""
     keys = Keys()

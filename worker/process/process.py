@@ -19,7 +19,7 @@ from shared.runs.endings import RunEnder
 from shared.storage import signals
 from shared.storage.connections import Connections, connect
 from shared.storage.group_commit import GroupCommit
-from shared.storage.hints import HintSender
+from shared.storage.notifications import NotificationSender
 from shared.storage.postgres import OF_RUNS
 from worker.contract.outcomes import CancelRequested, DeadlineExceeded, ShuttingDown
 from worker.contract.stop_signal import StopSignal
@@ -62,7 +62,7 @@ class WorkerProcess:
         self.settings = settings
         # Everything for Redis goes through one thread, so that a run's events stay in order.
         self.connections: Connections = connect(
-            settings, application="arkloop-worker", limits=OF_RUNS, send=HintSender()
+            settings, application="arkloop-worker", limits=OF_RUNS, send=NotificationSender()
         )
         self.catalog = Catalog(self.connections, routes)
         self.limits = RouteLimits(self.connections)

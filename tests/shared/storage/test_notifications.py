@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 
-from shared.storage.hints import GroupedHint, HintSender
+from shared.storage.notifications import GroupedNotification, NotificationSender
 from tests.waiting import eventually
 
 
@@ -23,15 +23,15 @@ def test_hints_of_one_kind_that_follow_each_other_go_together() -> None:
     """While the first is under way; the order of all stays what it was."""
     first, second = Receiver(), Receiver()
     between: list[str] = []
-    send = HintSender()
-    send(GroupedHint(first, 0))
+    send = NotificationSender()
+    send(GroupedNotification(first, 0))
     eventually(lambda: first.got == [[0]])
     for what in (1, 2, 3):
-        send(GroupedHint(first, what))
+        send(GroupedNotification(first, what))
     send(lambda: between.append(f"after {first.got}"))
-    send(GroupedHint(first, 4))
-    send(GroupedHint(second, 5))
-    send(GroupedHint(second, 6))
+    send(GroupedNotification(first, 4))
+    send(GroupedNotification(second, 5))
+    send(GroupedNotification(second, 6))
 
     second.go.set()
     first.go.set()
@@ -45,12 +45,12 @@ def test_hints_of_one_kind_that_follow_each_other_go_together() -> None:
 def test_a_hint_that_fails_is_no_harm_to_the_next() -> None:
     """A failing notification is lost, and does not affect the next one."""
     arrived = threading.Event()
-    send = HintSender()
+    send = NotificationSender()
 
     def fail(_whats: Sequence[int]) -> None:
         raise ConnectionError("Redis is gone")
 
-    send(GroupedHint(fail, 1))
+    send(GroupedNotification(fail, 1))
     send(arrived.set)
 
     assert arrived.wait(10)

@@ -13,11 +13,11 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-Hint = Callable[[], object]
+Notification = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
-class GroupedHint:
+class GroupedNotification:
     """A hint that goes together with those that come right after it and have the same `send`."""
 
     send: Callable[[Sequence[Any]], object]  # takes the `what` of each, in order
@@ -33,7 +33,7 @@ MAX_GROUP = 20
 MAX_PENDING = 10_000
 
 
-def send_now(hint: Hint) -> None:
+def send_now(hint: Notification) -> None:
     """Send on the caller's thread: for a process whose caller has nothing better to do."""
     try:
         hint()
@@ -41,15 +41,15 @@ def send_now(hint: Hint) -> None:
         log.warning("notification failed: %s", error)
 
 
-class HintSender:
+class NotificationSender:
     """Sends hints in order from a thread of its own."""
 
     def __init__(self) -> None:
-        self._pending: queue.Queue[Hint] = queue.Queue(MAX_PENDING)
-        self._next: Hint | None = None
+        self._pending: queue.Queue[Notification] = queue.Queue(MAX_PENDING)
+        self._next: Notification | None = None
         threading.Thread(target=self._run, name="hints", daemon=True).start()
 
-    def __call__(self, hint: Hint) -> None:
+    def __call__(self, hint: Notification) -> None:
         """Take the hint and return at once; drops it if too many are pending."""
         try:
             self._pending.put_nowait(hint)
@@ -60,13 +60,13 @@ class HintSender:
         while True:
             hint = self._next or self._pending.get()
             self._next = None
-            send_now(self._with_followers(hint) if isinstance(hint, GroupedHint) else hint)
+            send_now(self._with_followers(hint) if isinstance(hint, GroupedNotification) else hint)
 
-    def _with_followers(self, first: GroupedHint) -> Hint:
+    def _with_followers(self, first: GroupedNotification) -> Notification:
         group = [first.what]
         while len(group) < MAX_GROUP and not self._pending.empty():
             following = self._pending.get()
-            if not isinstance(following, GroupedHint) or following.send != first.send:
+            if not isinstance(following, GroupedNotification) or following.send != first.send:
                 self._next = following
                 break
             group.append(following.what)
