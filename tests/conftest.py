@@ -128,7 +128,7 @@ def settings(new_database: Callable[[], str], redis_url: str) -> Settings:
 
 @pytest.fixture(scope="module")
 def connections(settings: Settings) -> Iterator[Connections]:
-    """Hints go out at once, on the caller's thread."""
+    """Notifications go out at once, on the caller's thread."""
     opened = connect(settings, application="tests")
     yield opened
     opened.close()

@@ -2,11 +2,11 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from flask import current_app, g, request
@@ -61,6 +61,20 @@ def bearer_token() -> str:
     if scheme.lower() != "bearer" or not token:
         raise Unauthorized()
     return token
+
+
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """A key that was used, for its `last_used_at`."""
+
+    kind: ClassVar[str] = "key used"
+    subject: UUID
+
+    @staticmethod
+    def send(connections: Connections, group: "Sequence[_Used]") -> None:
+        for one in group:
+            with connections.transaction() as tx:
+                api_keys.mark_used(tx, one.subject)
 
 
 @dataclass(slots=True, eq=False)
@@ -140,14 +154,10 @@ class Authenticator:
             if row is not None and (
                 row.last_used_at is None or row.last_used_at < now() - _LAST_USED_STEP
             ):
-                self.connections.send(lambda: self._mark_used(row.id))
+                self.connections.notify(_Used(row.id))
             return row
 
         return cast("Row[Any] | None", self._cached(name, read))
-
-    def _mark_used(self, key_id: UUID) -> None:
-        with self.connections.transaction() as tx:
-            api_keys.mark_used(tx, key_id)
 
     def _role(self, user_id: UUID, org_id: UUID, session_id: UUID | None) -> str | None:
         def read() -> str | None:

@@ -10,7 +10,7 @@ and stores the answer in it:
         thread = threads.create(tx, actor(), **read_body(CreateThread()))
         return created(_shown(thread), location=f"/v1/threads/{thread.id}")
 
-With or without a key the endpoint gets `tx`; its hints go out after the commit.
+With or without a key the endpoint gets `tx`; its notifications go out after the commit.
 An answer from before is looked up before the endpoint is called, hence before
 any limit. Errors are raised, which rolls everything back: only 2xx is kept.
 `replayed_without("key")` is the same for an answer with a secret.

@@ -98,7 +98,7 @@ def _database(spenders: int) -> Iterator[Connections]:
             replace(settings, database_url=postgres.url, database_pool_size=spenders + 8),
             application="overspend",
             limits=PATIENT,
-            send=lambda _hint: None,
+            send=lambda *_: None,
         )
         try:
             yield connections

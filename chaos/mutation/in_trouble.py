@@ -72,12 +72,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "shared/runs/endings.py",
-            "        tx.after_commit.append(event_log.news(tx.connections, ended))\n",
-            "        def later() -> None:\n"
-            "            with tx.connections.transaction() as second:\n"
-            "                event_log.store(second, ended)\n"
+            "        tx.after_commit.append(event_log.Publish(ended))\n",
+            "        class Later:\n"
+            '            kind = subject = "later"\n'
+            "            @staticmethod\n"
+            "            def send(connections, _group) -> None:\n"
+            "                with connections.transaction() as second:\n"
+            "                    event_log.store(second, ended)\n"
             "\n"
-            "        tx.after_commit.append(later)\n",
+            "        tx.after_commit.append(Later())\n",
         ),
     ),
     mutant(

@@ -27,7 +27,7 @@ from shared.errors import (
 from shared.ids import new_id
 from shared.security import egress, encryption
 from shared.storage.connections import Transaction
-from shared.storage.notifications import GroupedNotification
+from shared.storage.notifications import Discover
 from shared.storage.pages import Place, after, fitting, newest
 from shared.storage.tables.catalog import mcp_configs, mcp_tools
 
@@ -160,7 +160,7 @@ def list_(sql: Connection, org_id: UUID, *, limit: int, before: Place | None) ->
 def discover(tx: Transaction, config_id: UUID) -> None:
     """Have a worker list the server's tools soon, or the next run that needs them."""
     tx.sql.execute(update(mcp_configs).where(mcp_configs.c.id == config_id).values(tried_at=None))
-    tx.after_commit.append(GroupedNotification(tx.connections.enqueue_discovery, config_id))
+    tx.after_commit.append(Discover(config_id))
 
 
 # ---- tools ---------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from redis.exceptions import ResponseError
@@ -29,7 +29,6 @@ from shared.events.types import (
 from shared.storage import keys
 from shared.storage.arrays import TextArray, plain_array
 from shared.storage.connections import Connections, Transaction
-from shared.storage.notifications import GroupedNotification
 from shared.storage.tables.events import run_events
 
 log = logging.getLogger(__name__)
@@ -115,7 +114,7 @@ def store(tx: Transaction, batch: Batch) -> None:
     if not batch:
         return
     tx.sql.exec_driver_sql(_STORE, columns(batch.items()))
-    tx.after_commit.append(news(tx.connections, batch))
+    tx.after_commit.append(Publish(batch))
 
 
 def columns(batch: Iterable[tuple[UUID, Sequence[StoredEvent]]]) -> dict[str, str | TextArray]:
@@ -152,17 +151,22 @@ def publish(connections: Connections, *batches: Batch) -> None:
         log.warning("%d events not copied to Redis: %s", len(refused), refused[0])
 
 
-def news(connections: Connections, batch: Batch) -> GroupedNotification:
-    """Build the notification of committed events, which is sent together with others pending."""
-    return GroupedNotification(_Publisher(connections), batch)
-
-
 @dataclass(frozen=True, slots=True)
-class _Publisher:
-    connections: Connections
+class Publish:
+    """Committed events of some runs, for their streams and followers."""
 
-    def __call__(self, batches: Sequence[Batch]) -> None:
-        publish(self.connections, *batches)
+    kind: ClassVar[str] = "publish"
+    batch: Batch
+
+    @property
+    def subject(self) -> object:
+        """Return the ids of the runs."""
+        return ",".join(map(str, self.batch))
+
+    @staticmethod
+    def send(connections: Connections, group: "Sequence[Publish]") -> None:
+        """Copy the events of all in one round trip."""
+        publish(connections, *(one.batch for one in group))
 
 
 def _publish(redis: Any, connections: Connections, batches: Sequence[Batch]) -> list[Any]:

@@ -13,7 +13,6 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, func, literal, select, text, true, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from shared import fault_points
 from shared.claim import Claim
 from shared.errors import LeaseLost
 from shared.events import event_log, types
@@ -22,7 +21,7 @@ from shared.runs.states import RunState
 from shared.runs.transitions import MAX_CRASHES, Totals, queued
 from shared.storage.arrays import plain_array
 from shared.storage.connections import Connections, Transaction
-from shared.storage.notifications import GroupedNotification
+from shared.storage.notifications import Enqueue, Reached
 from shared.storage.sql_files import statement
 from shared.storage.tables.runs import inputs, runs, tool_calls
 from shared.times import EPOCH, rfc3339
@@ -106,7 +105,7 @@ def _claim_new(
         row.run_id: [StoredEvent(1, types.RunStarted.type, row.started_payload)] for row in rows
     }
     if started:
-        tx.after_commit.append(event_log.news(tx.connections, started))
+        tx.after_commit.append(event_log.Publish(started))
     return {row.run_id: _claim_of(row, last_seq=1) for row in rows}
 
 
@@ -121,7 +120,7 @@ def _claim_resumed(
     last_seqs = event_log.last_seqs(tx.sql, claimed)
     answers = _consume_inputs(tx.sql, claimed)
     if answers:
-        tx.after_commit.append(lambda: fault_points.reach("worker.input_consumed"))
+        tx.after_commit.append(Reached("worker.input_consumed"))
     claims: dict[UUID, Claim] = {}
     happened: dict[UUID, list[StoredEvent]] = {}
     for row in rows:
@@ -226,7 +225,7 @@ def release(
     Raises:
         LeaseLost
     """
-    tx.after_commit.append(GroupedNotification(tx.connections.enqueue, claim.run_id))
+    tx.after_commit.append(Enqueue(claim.run_id))
     crashes = {"crashes": 0} if progressed else {}
     return _let_go(tx, claim, stored, {**queued("deploy"), **totals.columns(), **crashes})
 

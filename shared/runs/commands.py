@@ -1,6 +1,6 @@
 """A run's life as the API and the sweep change it; `claims.py` has the worker's side.
 
-The row is the truth, the Celery message is a hint. Changes here happen under
+The row is the truth, the Celery message may be lost. Changes here happen under
 the row lock of a run that no worker holds; of a held run only the wish to
 cancel is written. `status.py` draws the states.
 """
@@ -33,7 +33,7 @@ from shared.runs.states import RunState
 from shared.runs.transitions import queued, waiting_is_over
 from shared.storage import signals
 from shared.storage.connections import Transaction
-from shared.storage.notifications import GroupedNotification
+from shared.storage.notifications import Enqueue
 from shared.storage.tables.runs import inputs, runs
 from shared.storage.tables.threads import threads
 from shared.threads.visibility import visible
@@ -93,7 +93,7 @@ def _ask_owner(tx: Transaction, actor: Actor, run_id: UUID) -> bool:
     ).one_or_none()
     if wish is None:
         return False
-    tx.after_commit.append(lambda: signals.send_cancel(tx.connections, run_id, *wish))
+    tx.after_commit.append(signals.Cancel(run_id, *wish))
     return True
 
 
@@ -156,8 +156,8 @@ def _requeue_with_input(
     tx.sql.execute(
         update(runs).where(runs.c.id == run["id"]).values(**queued("input"), **waiting_is_over())
     )
-    tx.after_commit.append(lambda: signals.send_input(tx.connections, run["id"], run["owner"]))
-    tx.after_commit.append(GroupedNotification(tx.connections.enqueue, run["id"]))
+    tx.after_commit.append(signals.Input(run["id"], run["owner"]))
+    tx.after_commit.append(Enqueue(run["id"]))
 
 
 # ---- pieces --------------------------------------------------------------------------

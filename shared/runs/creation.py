@@ -16,7 +16,7 @@ from shared.errors import InvalidState, ThreadBusy
 from shared.storage.arrays import TextArray, plain_array
 from shared.storage.connections import Connections, Transaction
 from shared.storage.group_commit import GroupCommit
-from shared.storage.notifications import GroupedNotification
+from shared.storage.notifications import Enqueue
 from shared.storage.sql_files import statement
 from shared.storage.tables.runs import runs
 from shared.storage.tables.threads import messages
@@ -109,11 +109,7 @@ def create_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[UUID | None]:
             },
         ).scalars()
     )
-    tx.after_commit += [
-        GroupedNotification(tx.connections.enqueue, run_id)
-        for run_id in new_ids
-        if run_id in created
-    ]
+    tx.after_commit += [Enqueue(run_id) for run_id in new_ids if run_id in created]
     return [run_id if run_id in created else None for run_id in new_ids]
 
 

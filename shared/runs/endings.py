@@ -8,12 +8,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import partial
+from typing import ClassVar
 from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, func, select, true, update
 
-from shared import fault_points, ids
+from shared import ids
 from shared.billing import budgets
 from shared.billing.credits import credits_of
 from shared.claim import Claim
@@ -25,6 +25,7 @@ from shared.runs.transitions import Totals, recorded_totals, waiting_is_over
 from shared.storage.arrays import TextArray, plain_array
 from shared.storage.connections import Connections, Transaction
 from shared.storage.group_commit import GroupCommit
+from shared.storage.notifications import Reached
 from shared.storage.sql_files import statement
 from shared.storage.tables.runs import runs
 from shared.usd import MAX_COST_USD
@@ -113,8 +114,8 @@ def end(tx: Transaction, endings: Sequence[Ending]) -> list[Outcome]:
     """
     ended = _write(tx, endings)
     if ended:
-        tx.after_commit.append(lambda: fault_points.reach("worker.ended"))
-        tx.after_commit.append(event_log.news(tx.connections, ended))
+        tx.after_commit.append(Reached("worker.ended"))
+        tx.after_commit.append(event_log.Publish(ended))
     missing = [ending for ending in endings if ending.claim.run_id not in ended]
     why = _why_not(tx.sql, missing) if missing else {}
     moved = [
@@ -170,9 +171,9 @@ def end_unclaimed(
         error=error,
         has_reservation=True,
     )
-    tx.after_commit.append(event_log.news(tx.connections, _write(tx, [ending])))
+    tx.after_commit.append(event_log.Publish(_write(tx, [ending])))
     if error is not None:
-        tx.after_commit.append(partial(_report, run, error))
+        tx.after_commit.append(_Failed(run["id"], run["route_id"], error.code))
     # Last: until the commit others wait for the rows that it locks.
     _release(tx, ending)
     return True
@@ -191,9 +192,20 @@ def _take_over(sql: Connection, run: RowMapping, state: RunState) -> TakenOver |
     return None if fence is None else TakenOver(run["id"], run["org_id"], fence)
 
 
-def _report(run: RowMapping, error: RunError) -> None:
-    extra = {"run_id": str(run["id"]), "code": error.code, "route_id": run["route_id"]}
-    log.warning("run failed: %s, route %s", error.code, run["route_id"], extra=extra)
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """A run that failed without a worker, for the log of this process."""
+
+    kind: ClassVar[str] = "log"
+    subject: UUID
+    route_id: str
+    code: str
+
+    @staticmethod
+    def send(_connections: Connections, group: "Sequence[_Failed]") -> None:
+        for one in group:
+            extra = {"run_id": str(one.subject), "code": one.code, "route_id": one.route_id}
+            log.warning("run failed: %s, route %s", one.code, one.route_id, extra=extra)
 
 
 def _release(tx: Transaction, ending: Ending) -> None:

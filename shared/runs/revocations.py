@@ -6,7 +6,6 @@ runs alone: what was started by then was wanted.
 
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import partial
 from uuid import UUID
 
 from sqlalchemy import Uuid, bindparam, func, select, text
@@ -57,7 +56,7 @@ def cancel_runs(
         _REQUEST_CANCEL, {"key_ids": list(key_ids), "by_user_id": by_user_id}
     ).all()
     tx.after_commit += [
-        partial(signals.send_cancel, tx.connections, run.id, run.owner, run.cancel_requested_by)
+        signals.Cancel(run.id, run.owner, run.cancel_requested_by)
         for run in cancelled
         if run.state == RunState.EXECUTING
     ]

@@ -23,7 +23,7 @@ from shared.runs.states import RunState
 from shared.runs.transitions import MAX_CRASHES, queued
 from shared.storage import postgres, rewinds
 from shared.storage.connections import Connections, Transaction
-from shared.storage.notifications import GroupedNotification
+from shared.storage.notifications import Enqueue
 from shared.storage.postgres import OF_MAINTENANCE
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import UNHELD_AND_CANCELLED, runs
@@ -167,14 +167,14 @@ def _with_holds_locked(tx: Transaction, rows: Sequence[RowMapping]) -> Sequence[
 @contextmanager
 def _isolated(tx: Transaction, run: RowMapping) -> Iterator[None]:
     """Isolate the work on one run, so that its failure does not stop the others."""
-    hints = len(tx.after_commit)
+    pending = len(tx.after_commit)
     try:
         with tx.sql.begin_nested():
             yield
     except Exception as error:
         if isinstance(error, DBAPIError) and postgres.is_outage(error):
             raise
-        del tx.after_commit[hints:]
+        del tx.after_commit[pending:]
         log.exception("sweeping run %s failed; continuing with the others", run["id"])
 
 
@@ -225,7 +225,7 @@ def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None
             .where(runs.c.id == run["id"])
             .values(**queued("worker_lost"), fence=runs.c.fence + 1, crashes=crashes)
         )
-        tx.after_commit.append(GroupedNotification(tx.connections.enqueue, run["id"]))
+        tx.after_commit.append(Enqueue(run["id"]))
 
 
 def _cancel_runs_of_revoked_keys(tx: Transaction) -> None:

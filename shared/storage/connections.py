@@ -38,7 +38,7 @@ REDIS_POOL_WAIT_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Transaction:
-    """An open transaction; its hints are sent after the commit, and never after a rollback."""
+    """An open transaction; `after_commit` is sent after the commit, never after a rollback."""
 
     sql: Connection
     connections: "Connections"
@@ -56,14 +56,14 @@ class Connections:
     enqueue: Callable[[Sequence[UUID]], object]  # tells the workers that runs are queued
     #: Tells them which MCP servers, by their configs, are to be asked for their tools.
     enqueue_discovery: Callable[[Sequence[UUID]], object]
-    send: Callable[[Notification], None] = send_now
+    send: Callable[["Connections", Notification], None] = send_now
     keys: Keys = field(default_factory=Keys)
     postgres_outage: Outage = field(default_factory=lambda: Outage(POSTGRES_PAUSE_SECONDS))
     redis_outage: Outage = field(default_factory=lambda: Outage(REDIS_PAUSE_SECONDS))
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Begin; commit at the end; then send the hints.
+        """Begin; commit at the end; then send the notifications.
 
         Raises:
             Unavailable: Postgres is out of reach or its pool stays exhausted.
@@ -90,8 +90,12 @@ class Connections:
     def _committed(self, tx: Transaction) -> None:
         if tx.after_commit:
             fault_points.reach("transaction.committed")
-        for hint in tx.after_commit:
-            self.send(hint)
+        for notification in tx.after_commit:
+            self.notify(notification)
+
+    def notify(self, notification: Notification) -> None:
+        """Send the notification, in its turn and as well as possible."""
+        self.send(self, notification)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -198,7 +202,7 @@ def connect(
     application: str,
     limits: Limits = postgres.OF_REQUESTS,
     pool_size: int | None = None,
-    send: Callable[[Notification], None] = send_now,
+    send: Callable[[Connections, Notification], None] = send_now,
 ) -> Connections:
     """Make the engine, the Redis client and the Celery producer; nothing is opened before use."""
     keys = Keys()

@@ -1,31 +1,20 @@
 """Messages to Redis and the broker that may be lost: sent beside the request, never in its way.
 
-A hint wakes somebody up. Who misses it finds the same fact in Postgres a
-little later, so a frozen Redis costs a request no time and nothing is retried.
+A notification wakes a process up, which otherwise finds the same fact in Postgres a little later.
+So a frozen Redis costs a request no time, and nothing is retried.
 """
 
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
+from uuid import UUID
+
+from shared import fault_points
 
 log = logging.getLogger(__name__)
-
-Notification = Callable[[], object]
-
-
-@dataclass(frozen=True, slots=True)
-class GroupedNotification:
-    """A hint that goes together with those that come right after it and have the same `send`."""
-
-    send: Callable[[Sequence[Any]], object]  # takes the `what` of each, in order
-    what: Any
-
-    def __call__(self) -> None:
-        self.send([self.what])
-
 
 #: At most this many are sent together: no other greenlet runs while they are combined.
 MAX_GROUP = 20
@@ -33,41 +22,104 @@ MAX_GROUP = 20
 MAX_PENDING = 10_000
 
 
-def send_now(hint: Notification) -> None:
-    """Send on the caller's thread: for a process whose caller has nothing better to do."""
+class Notification(Protocol):
+    """Data of what has happened. The log of a lost one has its `kind` and its `subject`, an id.
+
+    It is sent by a process' `Connections`, whose module imports this one.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    def subject(self) -> object:
+        """Return the id of the run, or of what else it is about."""
+
+    @staticmethod
+    def send(connections: Any, group: Sequence[Any]) -> None:
+        """Send several of one class, in order. Whatever it raises, they are lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueue:
+    """A queued run, for the workers."""
+
+    kind: ClassVar[str] = "enqueue"
+    subject: UUID  # the run
+
+    @staticmethod
+    def send(connections: Any, group: "Sequence[Enqueue]") -> None:
+        """Give the runs to the broker in one round trip."""
+        connections.enqueue([one.subject for one in group])
+
+
+@dataclass(frozen=True, slots=True)
+class Discover:
+    """An MCP server whose tools a worker is to list, by its config."""
+
+    kind: ClassVar[str] = "discover"
+    subject: UUID  # the config
+
+    @staticmethod
+    def send(connections: Any, group: "Sequence[Discover]") -> None:
+        """Give the configs to the broker in one round trip."""
+        connections.enqueue_discovery([one.subject for one in group])
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A fault point between a commit and the notifications of it."""
+
+    kind: ClassVar[str] = "fault point"
+    subject: str
+
+    @staticmethod
+    def send(_connections: Any, group: "Sequence[Reached]") -> None:
+        """Let armed faults happen."""
+        for one in group:
+            fault_points.reach(one.subject)
+
+
+def send_now(connections: Any, *group: Notification) -> None:
+    """Send notifications of one class on the caller's thread; log those that are lost."""
     try:
-        hint()
+        group[0].send(connections, group)
     except Exception as error:
-        log.warning("notification failed: %s", error)
+        _log_loss(group, error)
+
+
+def _log_loss(group: Sequence[Notification], cause: object) -> None:
+    ids = ",".join(str(one.subject) for one in group)
+    log.warning("notification failed: kind=%s id=%s: %s", group[0].kind, ids, cause)
 
 
 class NotificationSender:
-    """Sends hints in order from a thread of its own."""
+    """Sends notifications in order from a thread of its own."""
 
     def __init__(self) -> None:
-        self._pending: queue.Queue[Notification] = queue.Queue(MAX_PENDING)
-        self._next: Notification | None = None
-        threading.Thread(target=self._run, name="hints", daemon=True).start()
+        self._pending: queue.Queue[tuple[Any, Notification]] = queue.Queue(MAX_PENDING)
+        self._next: tuple[Any, Notification] | None = None
+        threading.Thread(target=self._run, name="notifications", daemon=True).start()
 
-    def __call__(self, hint: Notification) -> None:
-        """Take the hint and return at once; drops it if too many are pending."""
+    def __call__(self, connections: Any, notification: Notification) -> None:
+        """Take the notification and return at once; drops it if too many are pending."""
         try:
-            self._pending.put_nowait(hint)
+            self._pending.put_nowait((connections, notification))
         except queue.Full:
-            log.warning("notification dropped: %d are pending", MAX_PENDING)
+            _log_loss([notification], f"{MAX_PENDING} are pending")
 
     def _run(self) -> None:
         while True:
-            hint = self._next or self._pending.get()
+            connections, first = self._next or self._pending.get()
             self._next = None
-            send_now(self._with_followers(hint) if isinstance(hint, GroupedNotification) else hint)
+            send_now(connections, first, *self._followers(first))
 
-    def _with_followers(self, first: GroupedNotification) -> Notification:
-        group = [first.what]
-        while len(group) < MAX_GROUP and not self._pending.empty():
-            following = self._pending.get()
-            if not isinstance(following, GroupedNotification) or following.send != first.send:
-                self._next = following
+    def _followers(self, first: Notification) -> list[Notification]:
+        """Take those of the same class that come right after it."""
+        followers: list[Notification] = []
+        while len(followers) < MAX_GROUP - 1 and not self._pending.empty():
+            connections, following = self._pending.get()
+            if type(following) is not type(first):
+                self._next = (connections, following)
                 break
-            group.append(following.what)
-        return lambda: first.send(group)
+            followers.append(following)
+        return followers

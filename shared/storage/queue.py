@@ -1,6 +1,6 @@
 """The Celery app and its two tasks by name: ids go in, nothing comes back.
 
-The message is a hint: the row in `runs` is the truth, and workers look there for
+The message may be lost: the row in `runs` is the truth, and workers look there for
 what no message brought them; an MCP server that none has asked for its tools is asked
 by the first run that needs them. So: early acks, no results, no retries of Celery's.
 """
@@ -58,14 +58,14 @@ def make_celery(
         # socket time-out a publish hangs for ever on a frozen Redis.
         broker_pool_limit=max(10, pool // 10),
         broker_transport_options={
-            # Messages are hints: what a dead worker had taken is found in Postgres, so Redis need
+            # Messages may be lost: what a dead worker had taken is found in Postgres, so Redis need
             # not keep a second copy of each until it is acknowledged.
             "ack_emulation": False,
             "max_connections": max(20, 2 * pool),
             "socket_timeout": CONSUMER_TIMEOUT_SECONDS if concurrency else PRODUCER_TIMEOUT_SECONDS,
             "socket_connect_timeout": PRODUCER_TIMEOUT_SECONDS,
-            # kombu would wait 2 s and longer before it connects again, and with it every hint that
-            # comes after this one. A consumer's own loop has another limit.
+            # kombu would wait 2 s and longer before it connects again, and with it every later
+            # notification. A consumer's own loop has another limit.
             "max_retries": 0,
         },
         timezone="UTC",

@@ -8,8 +8,9 @@ it along.
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 from uuid import UUID
 
 import redis
@@ -28,42 +29,55 @@ PING_SECONDS = 1.0
 PONG_SECONDS = 2.0
 
 
-def send_cancel(connections: Connections, run_id: UUID, owner: UUID, by_user_id: UUID) -> None:
-    """Notify the run's owner that it should stop it, and for whom."""
-    key = connections.keys.cancel(run_id)
-    _send(connections, owner, "cancel", run_id, key, keys.CANCEL_TTL_SECONDS, str(by_user_id))
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """A request to stop a run, for the worker process that executes it."""
+
+    kind: ClassVar[str] = "cancel"
+    subject: UUID  # the run
+    worker_id: UUID
+    by_user_id: UUID
+
+    @staticmethod
+    def send(connections: Connections, group: "Sequence[Cancel]") -> None:
+        """Publish the requests, and keep each under a key for a while."""
+        _send(
+            connections,
+            [(one, connections.keys.cancel(one.subject), str(one.by_user_id)) for one in group],
+            keys.CANCEL_TTL_SECONDS,
+        )
 
 
-def send_input(connections: Connections, run_id: UUID, last_owner: UUID) -> None:
-    """Notify the process that parked the run that its input has arrived."""
-    _send(
-        connections,
-        last_owner,
-        "input",
-        run_id,
-        connections.keys.input_(run_id),
-        keys.INPUT_TTL_SECONDS,
-    )
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A person's answer to a run, for the process that executed the run until it had to wait."""
+
+    kind: ClassVar[str] = "input"
+    subject: UUID  # the run
+    worker_id: UUID
+
+    @staticmethod
+    def send(connections: Connections, group: "Sequence[Input]") -> None:
+        """Publish that the answers are there, and keep that under a key for a while."""
+        _send(
+            connections,
+            [(one, connections.keys.input_(one.subject), "") for one in group],
+            keys.INPUT_TTL_SECONDS,
+        )
 
 
 def _send(
-    connections: Connections,
-    worker_id: UUID,
-    kind: str,
-    run_id: UUID,
-    key: str,
-    ttl: int,
-    detail: str = "",
+    connections: Connections, signals: Sequence[tuple[Cancel | Input, str, str]], ttl: int
 ) -> None:
-    channel = connections.keys.worker_signals(worker_id)
-
-    def both(redis: Any) -> None:
+    def all_of_them(redis: Any) -> None:
         pipeline = redis.pipeline(transaction=False)
-        pipeline.publish(channel, f"{kind} {run_id} {detail}".rstrip())
-        pipeline.set(key, detail, ex=ttl)
+        for signal, key, detail in signals:
+            channel = connections.keys.worker_signals(signal.worker_id)
+            pipeline.publish(channel, f"{signal.kind} {signal.subject} {detail}".rstrip())
+            pipeline.set(key, detail, ex=ttl)
         pipeline.execute()
 
-    connections.ask_redis(both)
+    connections.ask_redis(all_of_them)
 
 
 class SignalListener:

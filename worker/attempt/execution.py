@@ -16,7 +16,7 @@ from shared.events.types import Event
 from shared.runs.transitions import recorded_totals
 from shared.security.egress import FETCH_ALLOWED_NETWORKS, Policy
 from shared.storage.connections import Connections
-from shared.storage.notifications import GroupedNotification
+from shared.storage.notifications import Enqueue
 from worker import providers, tools
 from worker.agent import loop
 from worker.agent.agent import Agent
@@ -73,7 +73,7 @@ def _send_on(process: WorkerProcess, run_id: UUID) -> None:
     moment.
     """
     time.sleep(SEND_ON_SECONDS)
-    process.connections.send(GroupedNotification(process.connections.enqueue, run_id))
+    process.connections.notify(Enqueue(run_id))
 
 
 def _attempt(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> bool:

@@ -167,7 +167,7 @@ class Recorder:
             if not self._is_stored(batch.events[-1]):
                 raise
             stored = {log.run_id: batch.events}
-            self._connections.send(event_log.news(self._connections, stored))
+            self._connections.notify(event_log.Publish(stored))
             batch.is_stored = True
         finally:
             if not batch.is_stored:

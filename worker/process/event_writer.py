@@ -171,7 +171,7 @@ class EventWriter:
         self._stop_deleted(skipped)
         fault_points.reach("worker.committed")
         if written:
-            self._connections.send(event_log.news(self._connections, written))
+            self._connections.notify(event_log.Publish(written))
             # In a greenlet the sender runs only now; the next commit can wait for it.
             time.sleep(0)
         return skipped

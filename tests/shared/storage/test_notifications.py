@@ -1,56 +1,87 @@
-"""Hints leave in order, beside the request, and those of one kind together."""
+"""Notifications leave in order, beside the request, and those of one class together."""
 
+import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
-from shared.storage.notifications import GroupedNotification, NotificationSender
+import pytest
+
+from shared.ids import new_id
+from shared.storage.connections import Connections
+from shared.storage.notifications import Enqueue, Notification, NotificationSender
 from tests.waiting import eventually
 
 
-class Receiver:
-    """Holds the first that comes, so that the others gather."""
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A notification whose sending is held up, so that those after it gather."""
 
-    def __init__(self) -> None:
-        self.got: list[list[int]] = []
-        self.go = threading.Event()
+    kind: ClassVar[str] = "held"
+    got: ClassVar[list[list[int]]]
+    go: ClassVar[threading.Event]
+    subject: int
 
-    def __call__(self, whats: Sequence[int]) -> None:
-        self.got.append(list(whats))
-        self.go.wait(10)
+    @classmethod
+    def send(cls, _connections: Connections, group: Sequence["Held"]) -> None:
+        """Keep what came, and wait."""
+        cls.got.append([one.subject for one in group])
+        cls.go.wait(10)
 
 
-def test_hints_of_one_kind_that_follow_each_other_go_together() -> None:
-    """While the first is under way; the order of all stays what it was."""
-    first, second = Receiver(), Receiver()
-    between: list[str] = []
+class First(Held):
+    """A class of notifications."""
+
+
+class Second(Held):
+    """A second class of them."""
+
+
+@pytest.fixture(autouse=True)
+def receivers() -> None:
+    """Forget what earlier tests have sent."""
+    for kind in (First, Second):
+        kind.got, kind.go = [], threading.Event()
+
+
+def test_notifications_of_one_class_that_follow_each_other_go_together(
+    connections: Connections,
+) -> None:
+    """Those that come while the first is being sent are grouped, and all stay in order."""
     send = NotificationSender()
-    send(GroupedNotification(first, 0))
-    eventually(lambda: first.got == [[0]])
-    for what in (1, 2, 3):
-        send(GroupedNotification(first, what))
-    send(lambda: between.append(f"after {first.got}"))
-    send(GroupedNotification(first, 4))
-    send(GroupedNotification(second, 5))
-    send(GroupedNotification(second, 6))
+    send(connections, First(0))
+    eventually(lambda: First.got == [[0]])
+    rest: list[Notification] = [First(1), First(2), First(3), Second(4), First(5), Second(6)]
+    for notification in rest:
+        send(connections, notification)
 
-    second.go.set()
-    first.go.set()
+    First.go.set()
+    eventually(lambda: Second.got == [[4]])
+    assert [[0], [1, 2, 3]] == First.got
+    Second.go.set()
 
-    eventually(lambda: second.got != [])
-    assert [[0], [1, 2, 3], [4]] == first.got
-    assert ["after [[0], [1, 2, 3]]"] == between
-    assert [[5, 6]] == second.got
+    eventually(lambda: Second.got == [[4], [6]])
+    assert [[0], [1, 2, 3], [5]] == First.got
 
 
-def test_a_hint_that_fails_is_no_harm_to_the_next() -> None:
-    """A failing notification is lost, and does not affect the next one."""
-    arrived = threading.Event()
-    send = NotificationSender()
+def test_a_lost_notification_is_logged_and_does_not_harm_the_next(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names its kind and the run, so that its run can be looked up."""
+    lost, run_id = threading.Event(), new_id()
 
-    def fail(_whats: Sequence[int]) -> None:
+    def fail(_ids: object) -> None:
+        lost.set()
         raise ConnectionError("Redis is gone")
 
-    send(GroupedNotification(fail, 1))
-    send(arrived.set)
+    monkeypatch.setattr(connections, "enqueue", fail)
+    First.go.set()
+    send = NotificationSender()
+    with caplog.at_level(logging.WARNING):
+        send(connections, Enqueue(run_id))
+        send(connections, First(1))
+        eventually(lambda: First.got == [[1]])
 
-    assert arrived.wait(10)
+    assert lost.is_set()
+    assert f"notification failed: kind=enqueue id={run_id}: Redis is gone" in caplog.text
