@@ -128,7 +128,7 @@ class Caller:
         return self.until(run_id, "status", *ENDED, seconds=seconds)
 
     def seconds_until_start(self, run_id: str) -> float:
-        """Wait for the run's start; return what it waited for it, by the clock of Postgres."""
+        """Wait until the run has started; return the seconds from its creation, by Postgres."""
         eventually(lambda: self.get_run(run_id)["started_at"] is not None, seconds=60)
         run = self.get_run(run_id)
         times = [datetime.fromisoformat(run[name]) for name in ("created_at", "started_at")]
