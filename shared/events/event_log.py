@@ -111,8 +111,6 @@ def number(tx: Transaction, run_id: UUID, events: Sequence[Event]) -> list[Store
 
 def store(tx: Transaction, batch: Batch) -> None:
     """Store events that are numbered already and, after the commit, publish them."""
-    if not batch:
-        return
     tx.sql.exec_driver_sql(_STORE, columns(batch.items()))
     tx.after_commit.append(Publish(batch))
 
