@@ -30,8 +30,6 @@ def with_encoded_body(options: Any) -> Any:
     The SDKs make one string of it first. A single emoji in a long conversation makes each of its
     characters take four bytes of memory.
     """
-    if options.json_data is None and options.extra_json is None:
-        return options
     body = {**(options.json_data or {}), **(options.extra_json or {})}
     return options.model_copy(
         update={"json_data": None, "extra_json": None, "content": json_bytes(body)}
