@@ -104,4 +104,4 @@ def test_wrong_settings_are_all_named_at_once() -> None:
     assert 1 == done.returncode
     assert 4 == len(done.stderr.splitlines()), done.stderr
     for name in ("DATABASE_URL", "REDIS_URL", "JWT_SECRET", "PORT"):
-        assert f"ARKLOOP_{name}: " in done.stderr
+        assert f"ARKLOOP_{name}" in done.stderr
