@@ -207,7 +207,7 @@ def load(wanted: Iterable[str]) -> dict[str, Tool]:
     tools: dict[str, Tool] = {}
     for name in wanted:
         if name not in names():
-            raise UnknownTool(f"There is no tool {name!r}; there are {', '.join(names())}.")
+            raise UnknownTool(f"Unknown tool {name!r}; available: {', '.join(names())}.")
         tools[name] = _loaded(name)
     return tools
 

@@ -106,8 +106,8 @@ def _fetched(url: str, policy: Policy, backend: CheckedBackend) -> _Content:
 def _answer(target: CheckedUrl, backend: CheckedBackend) -> Iterator[httpcore2.Response]:
     """Send a GET on a connection of its own and yield the response.
 
-    It is asked for by the parts that were checked: no second reader of the
-    address could understand it differently.
+    The request has the parts that were checked, so that no second reader of the address could
+    understand it differently.
     """
     path = target.path + (f"?{target.query}" if target.query else "")
     with (
