@@ -7,9 +7,10 @@ down. While the process has free slots, the poller finds such runs in Postgres.
 import logging
 import threading
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
-from shared.errors import Unavailable
+from shared.background_loop import BackgroundLoop
 from shared.runs import claims
 from worker.attempt import execution
 from worker.process.process import WorkerProcess
@@ -27,22 +28,19 @@ MORE_PAUSE_SECONDS = 0.1
 
 def start(process: WorkerProcess) -> None:
     """Look every `LOOK_SECONDS`, or `sweep_seconds` if they are less, until the process drains."""
-    threading.Thread(target=_run, args=(process,), name="poller", daemon=True).start()
+    BackgroundLoop(
+        "polling for queued runs",
+        partial(_step, process),
+        seconds=min(LOOK_SECONDS, process.settings.sweep_seconds),
+        stopped=process.draining,
+    )
 
 
-def _run(process: WorkerProcess) -> None:
-    more = False
-    pause = min(LOOK_SECONDS, process.settings.sweep_seconds)
-    while not process.draining.wait(MORE_PAUSE_SECONDS if more else pause):
-        room = min(process.free_slots, BATCH)
-        if room <= 0 or not process.lease.is_valid:
-            continue
-        try:
-            more = poll(process, room) == room
-        except Unavailable as error:
-            log.warning("polling for queued runs failed: %s", error.__cause__)
-        except Exception:
-            log.exception("polling for queued runs failed")
+def _step(process: WorkerProcess) -> float | None:
+    room = min(process.free_slots, BATCH)
+    if room <= 0 or not process.lease.is_valid:
+        return None
+    return MORE_PAUSE_SECONDS if poll(process, room) == room else None
 
 
 def poll(process: WorkerProcess, room: int) -> int:

@@ -7,7 +7,6 @@ harmless: each change is guarded by the run's row lock and raises its fence.
 """
 
 import logging
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from uuid import UUID
@@ -15,8 +14,8 @@ from uuid import UUID
 from sqlalchemy import RowMapping, func, select, text, update
 from sqlalchemy.exc import DBAPIError
 
+from shared.background_loop import BackgroundLoop
 from shared.billing import budgets, usage_days
-from shared.errors import Unavailable
 from shared.events.types import STEP_TYPES, RunError, RunResumed, RunStarted
 from shared.runs import commands, endings, retention, revocations
 from shared.runs.states import RunState
@@ -275,24 +274,19 @@ def _release_leaked_reservations(tx: Transaction) -> None:
             budgets.release(tx, org_id=run["org_id"], run_id=run["id"], cost_usd=run["cost_usd"])
 
 
-def start(connections: Connections) -> threading.Event:
-    """Sweep for as long as the process lives, in a thread; set the event to end it."""
-    stopped = threading.Event()
+def start(connections: Connections) -> BackgroundLoop:
+    """Sweep for as long as the process lives, or until the loop is stopped."""
     own = connections.with_pool(application="arkloop-sweep", size=1, limits=OF_MAINTENANCE)
 
-    def run() -> None:
-        own.wait_for_schema(stopped)
-        pause = 0.0  # a database that was restored is noticed before much is read from Redis
-        while not stopped.wait(pause):
-            pause = connections.settings.sweep_seconds
-            try:
-                rewinds.check(own)
-                sweep(own)
-            except Unavailable as error:
-                log.warning("sweep skipped: %s", error.__cause__)
-            except Exception:
-                log.exception("sweep failed")
-        own.close_pool()
+    def step() -> None:
+        rewinds.check(own)
+        sweep(own)
 
-    threading.Thread(target=run, name="sweep", daemon=True).start()
-    return stopped
+    return BackgroundLoop(
+        "sweep",
+        step,
+        seconds=connections.settings.sweep_seconds,
+        first_seconds=0,  # a restored database is noticed before much is read from Redis
+        before=own.wait_for_schema,
+        after=own.close_pool,
+    )

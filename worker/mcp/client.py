@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from shared.background_loop import BackgroundLoop
 from worker.contract.context import ToolContext
 from worker.mcp import Cancelled, McpFailed, ToolChanged
 from worker.mcp.descriptions import Description
@@ -75,7 +76,7 @@ class McpClient:
         self._sidecars: dict[UUID, OrgSidecar] = {}
         self._restarts: dict[UUID | None, _Restarts] = {}  # None: of the forker
         self._closed = threading.Event()
-        self._ending_idle = threading.Thread(target=self._end_idle, name="mcp idle", daemon=True)
+        self._idle_loop: BackgroundLoop | None = None
 
     def tools(
         self, server: Server, *, context: ToolContext | None = None, seconds: float = TOOLS_SECONDS
@@ -194,8 +195,13 @@ class McpClient:
         try:
             if self._forker is None:
                 self._forker = Forker(self._rules)
-                if not self._ending_idle.is_alive():
-                    self._ending_idle.start()
+                if self._idle_loop is None:
+                    self._idle_loop = BackgroundLoop(
+                        "ending idle MCP processes",
+                        self._end_idle,
+                        seconds=min(_LOOK_SECONDS, self._idle_seconds),
+                        stopped=self._closed,
+                    )
             return self._forker.fork()
         except OSError as error:
             logging.getLogger(__name__).error("starting an MCP sidecar failed: %s", error)
@@ -209,18 +215,16 @@ class McpClient:
             self._restarts[key].check()
 
     def _end_idle(self) -> None:
-        """Run as a thread until `close`."""
-        while not self._closed.wait(min(_LOOK_SECONDS, self._idle_seconds)):
-            with self._lock:
-                self._forget_gone()
-                late = time.monotonic() - self._idle_seconds
-                for org_id, sidecar in list(self._sidecars.items()):
-                    if not sidecar.users and sidecar.used_at < late:
-                        self._sidecars.pop(org_id).end()
-                over = time.monotonic() - MAX_PAUSE_SECONDS
-                for key, restarts in list(self._restarts.items()):
-                    if restarts.not_before < over:
-                        del self._restarts[key]
+        with self._lock:
+            self._forget_gone()
+            late = time.monotonic() - self._idle_seconds
+            for org_id, sidecar in list(self._sidecars.items()):
+                if not sidecar.users and sidecar.used_at < late:
+                    self._sidecars.pop(org_id).end()
+            over = time.monotonic() - MAX_PAUSE_SECONDS
+            for key, restarts in list(self._restarts.items()):
+                if restarts.not_before < over:
+                    del self._restarts[key]
 
 
 def _checked(answer: Mapping[str, Any] | None) -> Mapping[str, Any]:

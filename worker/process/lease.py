@@ -20,6 +20,7 @@ from uuid import UUID
 import psycopg
 
 from shared import ids
+from shared.background_loop import BackgroundLoop
 from shared.config import Settings
 from shared.errors import LeaseLost
 from shared.runs.claims import SAFE_PART
@@ -101,7 +102,12 @@ class Lease:
         self._first = threading.Event()
         self._thread = threading.Thread(target=self._renew_forever, name="lease", daemon=True)
         self._thread.start()
-        threading.Thread(target=self._watch, name="lease-watch", daemon=True).start()
+        BackgroundLoop(
+            "watching the lease",
+            self._watch,
+            seconds=min(0.5, settings.heartbeat_seconds / 4),
+            stopped=self._stopped,
+        )
 
     @property
     def is_valid(self) -> bool:
@@ -231,9 +237,8 @@ class Lease:
             connection.close()
 
     def _watch(self) -> None:
-        while not self._stopped.wait(min(0.5, self._settings.heartbeat_seconds / 4)):
-            held = self._held()
-            if held and not self.is_valid:
-                log.error("lease lost: abandoning %d runs", len(held))
-                for stop in held.values():
-                    stop.set(LeaseLost())
+        held = self._held()
+        if held and not self.is_valid:
+            log.error("lease lost: abandoning %d runs", len(held))
+            for stop in held.values():
+                stop.set(LeaseLost())

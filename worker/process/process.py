@@ -9,6 +9,7 @@ from datetime import datetime
 from uuid import UUID
 
 from shared import ids
+from shared.background_loop import BackgroundLoop
 from shared.catalog import model_routes
 from shared.catalog.catalog import Catalog
 from shared.claim import Claim
@@ -84,7 +85,7 @@ class WorkerProcess:
             self.connections, self.worker_id, self.active_runs, self._on_signal
         )
         self._sweep = sweep.start(self.connections)
-        threading.Thread(target=self._enforce_deadlines, name="deadlines", daemon=True).start()
+        BackgroundLoop("deadlines", self._enforce_deadlines, seconds=1)
         threading.Thread(target=self._hand_over, name="drain", daemon=True).start()
 
     def close(self) -> None:
@@ -93,7 +94,7 @@ class WorkerProcess:
         self._wait_for_runs(DRAIN_SECONDS + HAND_OVER_SECONDS)
         self.lease.stop(DEREGISTER_SECONDS)
         self._signals.stop()
-        self._sweep.set()
+        self._sweep.stop()
         self.mcp.close()
         self.connections.close()
 
@@ -212,10 +213,8 @@ class WorkerProcess:
                 run.answered.set()
 
     def _enforce_deadlines(self) -> None:
-        while True:
-            time.sleep(1)
-            now = time.monotonic()
-            with self._lock:
-                late = [run for run in self._active if run.deadline < now]
-            for run in late:
-                run.stop.set(DeadlineExceeded(run.timeout_seconds))
+        now = time.monotonic()
+        with self._lock:
+            late = [run for run in self._active if run.deadline < now]
+        for run in late:
+            run.stop.set(DeadlineExceeded(run.timeout_seconds))

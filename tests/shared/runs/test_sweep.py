@@ -435,7 +435,7 @@ def test_a_sweep_over_a_half_open_connection_goes_on(
         url = f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/{database}"
         quick = replace(settings, database_url=url, sweep_seconds=0.1)
         through = connect(quick, application="tests")
-        stop = sweep.start(through)
+        loop = sweep.start(through)
         first = lost(stored)
         eventually(lambda: "queued" == stored.state(first.run_id))
 
@@ -443,6 +443,6 @@ def test_a_sweep_over_a_half_open_connection_goes_on(
         second = lost(stored)
         eventually(lambda: "queued" == stored.state(second.run_id), seconds=20)
 
-        stop.set()
+        loop.stop()
         eventually(lambda: not any(one.name == "sweep" for one in threading.enumerate()))
         through.close()
