@@ -12,7 +12,7 @@ from shared.events.types import Event, RouteCost, ToolResult, Usage
 from shared.runs.transitions import Totals
 from worker.agent.route_chain import RouteChain
 from worker.contract.messages import Message, ModelRequest, UserMessage
-from worker.contract.patience import Patience
+from worker.contract.retry_deadline import RetryDeadline
 from worker.contract.stop_signal import StopSignal
 from worker.providers import Provider
 
@@ -91,7 +91,7 @@ class RecordedRun:
     def settle(self) -> None:
         self.settled += 1
 
-    def admit(self, route: Route, tokens: int, patience: Patience) -> None:
+    def admit(self, route: Route, tokens: int, deadline: RetryDeadline) -> None:
         self.admitted.append((route.id, tokens))
 
     def pause_route(self, route: Route, seconds: float, *, is_shared: bool) -> None:

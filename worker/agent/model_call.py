@@ -36,7 +36,7 @@ from worker.contract.messages import (
     without_state,
 )
 from worker.contract.outcomes import ProviderError, TooLarge
-from worker.contract.patience import Patience
+from worker.contract.retry_deadline import RetryDeadline
 from worker.contract.stop_signal import StopSignal
 from worker.providers import Provider
 
@@ -103,16 +103,16 @@ def call_model(
     """
     admission = context.admission
     request, progress = build(chain.route), Progress(has_next=chain.has_next)
-    patience = Patience(has_next=chain.has_next)
+    deadline = RetryDeadline(has_next=chain.has_next)
     number = 1
     while True:
         streamed = _Streamed()
         request = bounded(replace(request, try_number=number), admission)
         try:
-            return _try_once(chain, request, context, stop, patience, streamed)
+            return _try_once(chain, request, context, stop, deadline, streamed)
         except ProviderError as error:
             error = _never_fits(error, chain, request)
-            sends_state, seconds_left = has_state(request.messages), patience.seconds_left
+            sends_state, seconds_left = has_state(request.messages), deadline.seconds_left
             progress = replace(progress, sends_state=sends_state, seconds_left=seconds_left)
             match decide(error, progress, random.uniform(*JITTER)):
                 case Retry(pause):
@@ -120,7 +120,7 @@ def call_model(
                     _void(context, error, streamed)
                     progress = replace(progress, tries=progress.tries + 1)
                 case Wait(pause):
-                    patience.start()
+                    deadline.start()
                     _void(context, error, streamed)
                     admission.settle()  # other runs may spend what the try might have cost
                     admission.back_off(chain.route, pause, is_shared=error.is_shared)
@@ -135,7 +135,7 @@ def call_model(
                     _void(context, error, streamed)
                     _fall_back(chain, context, error, left_pause)
                     request, progress = build(chain.route), Progress(has_next=chain.has_next)
-                    patience = Patience(has_next=chain.has_next)
+                    deadline = RetryDeadline(has_next=chain.has_next)
                 case Fail() | Shrink():
                     raise error
         number += 1
@@ -146,13 +146,13 @@ def _try_once(
     request: ModelRequest,
     context: RunContext,
     stop: StopSignal,
-    patience: Patience,
+    deadline: RetryDeadline,
     streamed: _Streamed,
 ) -> Reply:
     """Make one call; if it breaks off, `streamed` has what came of it and what that cost."""
     try:
         route, provider, admission = chain.route, chain.provider, context.admission
-        admission.admit(route, _size(provider, request), patience)
+        admission.admit(route, _size(provider, request), deadline)
         if admission.is_limited:
             admission.reserve(route, provider.worst_case(request))
         message, end = _stream_turn(provider, request, context, stop, streamed)

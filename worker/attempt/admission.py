@@ -17,8 +17,8 @@ from shared.events.types import Event, RouteCost, Usage
 from shared.runs.transitions import Totals
 from shared.storage.connections import Transaction
 from worker.contract.outcomes import LimitExceeded, ProviderError
-from worker.contract.patience import Patience
-from worker.process.route_limits import RouteLimits, scattered
+from worker.contract.retry_deadline import RetryDeadline
+from worker.process.route_limits import RouteLimits, with_jitter
 
 #: How long a run waits for money of its budget that other runs have reserved.
 MAX_BUDGET_WAIT_SECONDS = 60.0
@@ -66,10 +66,10 @@ class Admission:
         own = (persona.max_cost_usd, persona.max_cost_usd_per_month)
         self.is_limited = self._claim.is_limited or any(limit is not None for limit in own)
 
-    def admit(self, route: Route, tokens: int, patience: Patience) -> None:
+    def admit(self, route: Route, tokens: int, deadline: RetryDeadline) -> None:
         while refused := self._route_limits.wait_for(route, self._claim.org_id, tokens):
             reason, seconds = refused
-            if reason == "provider" and not patience.outlasts(seconds):
+            if reason == "provider" and not deadline.allows(seconds):
                 raise ProviderError(
                     "rate_limited", "Gave up after repeated HTTP 429 responses from the provider."
                 )
@@ -82,7 +82,7 @@ class Admission:
 
     def back_off(self, route: Route, seconds: float, *, is_shared: bool) -> None:
         self.pause_route(route, seconds, is_shared=is_shared)
-        self._throttle(route.id, "provider", scattered(seconds))
+        self._throttle(route.id, "provider", with_jitter(seconds))
 
     def wait_for_memory(self, seconds: float) -> None:
         """Wait, visibly, for the memory that other runs' histories take."""

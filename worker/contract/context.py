@@ -9,7 +9,7 @@ from typing import Protocol
 
 from shared.catalog.model_routes import Route
 from shared.events.types import Event, ToolResult, Usage
-from worker.contract.patience import Patience
+from worker.contract.retry_deadline import RetryDeadline
 
 
 class ToolContext(Protocol):
@@ -73,12 +73,11 @@ class Admission(Protocol):
     def is_limited(self) -> bool:
         """True if a budget or prepaid credits limit the run's cost."""
 
-    def admit(self, route: Route, tokens: int, patience: Patience) -> None:
+    def admit(self, route: Route, tokens: int, deadline: RetryDeadline) -> None:
         """Wait, visibly, until the limits of the route admit a call of about this many tokens.
 
         Raises:
-            ProviderError: `provider.rate_limited`; its provider takes no calls, and `patience` is
-                at its end.
+            ProviderError: `provider.rate_limited`; its provider takes no calls until `deadline`.
         """
 
     def reserve(self, route: Route, worst_case: Usage) -> None:

@@ -42,7 +42,7 @@ PAUSE_CHECK_SECONDS = 1.0
 FORGET_SECONDS = 60.0
 
 
-def scattered(pause: float) -> float:
+def with_jitter(pause: float) -> float:
     """Add jitter to a pause, so that not all who wait for its end come at once.
 
     Those who come first and are refused again have the pause renewed for all who have not come yet.
@@ -77,7 +77,7 @@ class RouteLimits:
         Else why not, as in `run.throttled`, and after how many seconds to ask again.
         """
         if (paused := self._pause_left(route, org_id)) > 0:
-            return "provider", scattered(paused)
+            return "provider", with_jitter(paused)
         if route.requests_per_minute is None and route.tokens_per_minute is None:
             return None
         full = self._ask(lambda limiter: _take(limiter, route, tokens))

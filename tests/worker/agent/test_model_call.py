@@ -20,7 +20,7 @@ from worker.agent.model_call import (
 )
 from worker.agent.retry import MAX_RETRY_AFTER_SECONDS, MAX_TRIES
 from worker.agent.route_chain import RouteChain
-from worker.contract import patience
+from worker.contract import retry_deadline
 from worker.contract.messages import (
     AssistantMessage,
     CallDelta,
@@ -33,7 +33,7 @@ from worker.contract.messages import (
     UsageUpdate,
 )
 from worker.contract.outcomes import CancelRequested, ProviderError, TooLarge
-from worker.contract.patience import ALONE_SECONDS, BESIDE_ANOTHER_SECONDS, Patience
+from worker.contract.retry_deadline import LAST_ROUTE_SECONDS, OTHER_ROUTE_SECONDS, RetryDeadline
 from worker.contract.stop_signal import StopSignal
 from worker.providers import Provider
 from worker.providers.scripted_provider import ScriptedProvider
@@ -124,9 +124,9 @@ def test_a_provider_that_has_too_much_to_do_is_waited_for(monkeypatch: pytest.Mo
     pause, too, and may spend the money that the call might have cost.
     """
     run = RecordedRun()
-    monkeypatch.setattr(patience, "monotonic", lambda: sum(run.paused))
+    monkeypatch.setattr(retry_deadline, "monotonic", lambda: sum(run.paused))
     busy = [ProviderError("rate_limited", "slow down", retry_after=30)]
-    waits = int(ALONE_SECONDS / 30)
+    waits = int(LAST_ROUTE_SECONDS / 30)
 
     with pytest.raises(ProviderError, match="slow down"):
         called(run, Replies(*[busy] * (waits + 1)))
@@ -337,9 +337,9 @@ def test_who_was_not_let_in_in_time_goes_on_elsewhere_at_once() -> None:
     """A pause that no provider has requested is not shared."""
 
     class Shut(RecordedRun):
-        def admit(self, route: Route, tokens: int, patience: Patience) -> None:
-            super().admit(route, tokens, patience)
-            if route.id == "scripted" and not patience.outlasts(BESIDE_ANOTHER_SECONDS + 1):
+        def admit(self, route: Route, tokens: int, deadline: RetryDeadline) -> None:
+            super().admit(route, tokens, deadline)
+            if route.id == "scripted" and not deadline.allows(OTHER_ROUTE_SECONDS + 1):
                 raise ProviderError("rate_limited", "shut")
 
     run = Shut()
@@ -356,14 +356,14 @@ def test_a_busy_route_does_not_hold_up_a_run_that_has_another(
 ) -> None:
     """It is waited for only for seconds, and not at all if it asks for more of them."""
     run = RecordedRun()
-    monkeypatch.setattr(patience, "monotonic", lambda: sum(run.paused))
+    monkeypatch.setattr(retry_deadline, "monotonic", lambda: sum(run.paused))
     busy = Replies(*[[ProviderError("rate_limited", "no", retry_after=pause)]] * (waits + 1))
 
     called(run, busy, Replies([TurnEnd("stop")]))
 
     assert [pause] * waits == run.backed_off
     assert [min(pause, MAX_RETRY_AFTER_SECONDS)] == run.told_others  # also who does not wait
-    assert sum(run.backed_off) <= BESIDE_ANOTHER_SECONDS
+    assert sum(run.backed_off) <= OTHER_ROUTE_SECONDS
     assert waits + 1 == run.settled
     [fallback] = run.events
     assert "provider.rate_limited" == fallback.reason

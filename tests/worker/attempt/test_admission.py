@@ -21,9 +21,9 @@ from shared.storage.tables.billing import holds
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from worker.attempt.admission import Admission
-from worker.contract import patience
+from worker.contract import retry_deadline
 from worker.contract.outcomes import CancelRequested, LimitExceeded, ProviderError
-from worker.contract.patience import ALONE_SECONDS, BESIDE_ANOTHER_SECONDS, Patience
+from worker.contract.retry_deadline import LAST_ROUTE_SECONDS, OTHER_ROUTE_SECONDS, RetryDeadline
 from worker.process.route_limits import MAX_PAUSE_SECONDS, RouteLimits
 
 WORST = Usage(input_tokens=500_000, output_tokens=250_000)  # 1 USD
@@ -80,7 +80,7 @@ def test_a_run_without_a_budget_is_not_limited(gate: Gate, route: Route) -> None
     admission = gate.set_persona()
 
     assert not admission.is_limited
-    admission.admit(route, 1000, Patience(has_next=False))
+    admission.admit(route, 1000, RetryDeadline(has_next=False))
     admission.add_usage(route, WORST)
     admission.settle()
 
@@ -91,7 +91,7 @@ def test_a_route_that_has_no_room_is_waited_for(gate: Gate, route: Route) -> Non
     """The wait is reported once, however often it is asked for, and can be stopped."""
     admission = gate.set_persona()
     narrow = replace(route, requests_per_minute=1)
-    admission.admit(narrow, 10, Patience(has_next=False))
+    admission.admit(narrow, 10, RetryDeadline(has_next=False))
 
     def stop() -> None:
         if len(gate.waits) == 3:
@@ -99,7 +99,7 @@ def test_a_route_that_has_no_room_is_waited_for(gate: Gate, route: Route) -> Non
 
     gate.meanwhile = stop
     with pytest.raises(CancelRequested):
-        admission.admit(narrow, 10, Patience(has_next=False))
+        admission.admit(narrow, 10, RetryDeadline(has_next=False))
 
     assert 3 == len(gate.waits)
     [told] = gate.told
@@ -113,7 +113,7 @@ def test_a_pause_that_a_provider_asked_for_is_said(gate: Gate, route: Route) -> 
 
     for _ in range(3):
         admission.back_off(route, 2.5, is_shared=True)
-        admission.admit(replace(route, id=str(new_id())), 10, Patience(has_next=False))
+        admission.admit(replace(route, id=str(new_id())), 10, RetryDeadline(has_next=False))
     admission.add_usage(route, Usage())
     admission.back_off(route, 2.5, is_shared=True)
 
@@ -144,26 +144,26 @@ def test_another_org_waits_only_for_the_accounts_own_limit(
     gate.set_persona().back_off(route, 0.3, is_shared=is_shared)
     others.meanwhile = lambda: time.sleep(0.3)
 
-    others.set_persona().admit(route, 10, Patience(has_next=False))
+    others.set_persona().admit(route, 10, RetryDeadline(has_next=False))
 
     assert waits == min(len(others.waits), 1)
     assert waits == len(others.told)
 
 
 @pytest.mark.parametrize(
-    ("has_next", "most"), [(True, BESIDE_ANOTHER_SECONDS), (False, ALONE_SECONDS)]
+    ("has_next", "most"), [(True, OTHER_ROUTE_SECONDS), (False, LAST_ROUTE_SECONDS)]
 )
 def test_a_pause_that_others_renew_is_waited_for_no_longer(
     gate: Gate, route: Route, monkeypatch: pytest.MonkeyPatch, has_next: bool, most: float
 ) -> None:
     """A run that was never refused itself, since others always were before it."""
-    monkeypatch.setattr(patience, "monotonic", lambda: sum(gate.waits))
+    monkeypatch.setattr(retry_deadline, "monotonic", lambda: sum(gate.waits))
     others = RouteLimits(gate.stored.connections)
     gate.meanwhile = lambda: others.pause(route, None, 3.0)
     gate.meanwhile()
 
     with pytest.raises(ProviderError) as refused:
-        gate.set_persona().admit(route, 10, Patience(has_next=has_next))
+        gate.set_persona().admit(route, 10, RetryDeadline(has_next=has_next))
 
     assert "provider.rate_limited" == refused.value.code
     assert most - 2 * MAX_PAUSE_SECONDS < sum(gate.waits) <= most
