@@ -168,7 +168,7 @@ class Trial:
                     self._reserve(tx, run.claim, limits, cost, worst)
                 return True
             except Refused as refused:
-                if not refused.others_hold:
+                if not refused.others_reserved:
                     break
         return False
 

@@ -42,16 +42,16 @@ class Limits:
     max_cost_scope: str = spending.ORG  # whose that is
     monthly: Mapping[str, Decimal] = field(default_factory=dict)  # by scope, USD
     is_prepaid: bool = False  # its org pays in advance, with credits
-    has_hold: bool = False  # the run has reserved something under limits of before
+    has_reservation: bool = False  # the run has reserved something under limits of before
 
     @property
     def has_budget(self) -> bool:
         return self.max_cost_usd is not None or bool(self.monthly)
 
     @property
-    def needs_hold(self) -> bool:
+    def needs_reservation(self) -> bool:
         """True if the run must reserve; such a run ends by `endings.end_with_reservation`."""
-        return bool(self.monthly) or self.is_prepaid or self.has_hold
+        return bool(self.monthly) or self.is_prepaid or self.has_reservation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

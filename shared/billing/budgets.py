@@ -6,7 +6,7 @@ is the judge, and its lock is kept from the check to the commit.
 
     reserve ──▶ (model call) ──▶ settle ──▶ … ──▶ release, in the transaction that ends the run
 
-Locks are taken in this order, so that nobody waits in a circle: the run, its hold, rows of
+Locks are taken in this order, so that nobody waits in a circle: the run, its reservation, rows of
 `spending` by org, scope and month, the org's `credit_balances`. Who ends several runs in one
 transaction calls `lock` first.
 """
@@ -28,14 +28,14 @@ from shared.catalog.personas import Persona
 from shared.claim import Claim
 from shared.errors import LeaseLost
 from shared.storage.connections import Transaction
-from shared.storage.tables.billing import holds
+from shared.storage.tables.billing import reservations
 from shared.usd import MAX_COST_USD
 
 RUN = "run"
 NOTHING = Decimal(0)
 
-# Begins a hold of nothing, or takes the lock of the one that is there.
-_HOLD = text(
+# Begins a reservation of nothing, or locks the existing one.
+_BEGIN_RESERVATION = text(
     f"""
     INSERT INTO holds (run_id, org_id, month, scopes, cost_usd, held_usd)
     SELECT id, org_id, {MONTH}, '{{}}', 0, 0 FROM runs
@@ -44,14 +44,14 @@ _HOLD = text(
     RETURNING run_id, org_id, month, scopes, held_usd, held_credits, {MONTH} AS this_month
     """  # noqa: S608 - constant text
 )
-_KEEP_HOLD = text(
+_STORE_RESERVATION = text(
     """
     UPDATE holds SET month = :month, scopes = :scopes, cost_usd = :cost_usd, held_usd = :held_usd,
         held_credits = :held_credits
     WHERE run_id = :run_id
     """
 )
-_HOLD_CREDITS = text(
+_RESERVE_CREDITS = text(
     """
     UPDATE credit_balances SET held = held + :more
     WHERE org_id = :org_id AND held + :more <= balance
@@ -85,7 +85,7 @@ class Refused(Exception):
 
     `scope` is `run`, `org`, `api_key:<id>`, `persona:<key>` or `credits`; `limit` and `needed`
     are in USD, or credits; of a `run` the limit is that of the scope `set_by`. With
-    `others_hold` it would fit if the model calls that other runs are making now turned out to
+    `others_reserved` it would fit if the model calls that other runs are making now turned out to
     cost nothing: waiting may help.
     """
 
@@ -95,14 +95,14 @@ class Refused(Exception):
         *,
         limit: Decimal | int,
         needed: Decimal | int,
-        others_hold: bool = False,
+        others_reserved: bool = False,
         set_by: str = ORG,
     ) -> None:
         super().__init__(_sentence(scope, set_by, limit, needed))
         self.scope = scope
         self.limit = limit
         self.needed = needed
-        self.others_hold = others_hold
+        self.others_reserved = others_reserved
 
 
 def _sentence(scope: str, set_by: str, limit: Decimal | int, needed: Decimal | int) -> str:
@@ -123,8 +123,8 @@ def _sentence(scope: str, set_by: str, limit: Decimal | int, needed: Decimal | i
 def limits(sql: Connection, claim: Claim, persona: Persona) -> Limits:
     """Return the limits that apply to the claimed run now."""
     found = budget_limits.find(sql, claim.org_id, claim.api_key_id, persona)
-    own = sql.scalar(select(holds.c.run_id).where(holds.c.run_id == claim.run_id))
-    return replace(found, has_hold=own is not None)
+    own = sql.scalar(select(reservations.c.run_id).where(reservations.c.run_id == claim.run_id))
+    return replace(found, has_reservation=own is not None)
 
 
 def reserve(
@@ -151,15 +151,15 @@ def reserve(
     needed = min(cost + worst_case_usd, MAX_COST_USD)
     if limits.max_cost_usd is not None and needed > limits.max_cost_usd:
         raise Refused(RUN, limit=limits.max_cost_usd, needed=needed, set_by=limits.max_cost_scope)
-    if not limits.needs_hold:
+    if not limits.needs_reservation:
         return
-    hold = _lock_hold(tx.sql, claim)
+    reservation = _lock_reservation(tx.sql, claim)
     scopes = sorted(limits.monthly)
-    rows = _move_hold(tx.sql, hold, hold.this_month, scopes, needed)
+    rows = _move_reservation(tx.sql, reservation, reservation.this_month, scopes, needed)
     refused = [
-        _refused(tx.sql, hold, row, limits.monthly[row.scope], needed)
+        _refused(tx.sql, reservation, row, limits.monthly[row.scope], needed)
         for row in rows
-        if row.month == hold.this_month
+        if row.month == reservation.this_month
         and row.scope in limits.monthly
         and row.spent_usd + row.held_usd > limits.monthly[row.scope]
     ]
@@ -167,15 +167,15 @@ def reserve(
     if limits.is_prepaid:
         own = own_usd + (worst_case_usd if on_own_route else NOTHING)
         wanted = max(credits_of(needed - own), 0 if on_own_route else 1)
-    more = wanted - hold.held_credits
+    more = wanted - reservation.held_credits
     if (wanted or more) and not tx.sql.execute(
-        _HOLD_CREDITS, {"org_id": hold.org_id, "more": more}
+        _RESERVE_CREDITS, {"org_id": reservation.org_id, "more": more}
     ).rowcount:
-        refused.append(_refused_credits(tx.sql, hold, wanted))
+        refused.append(_refused_credits(tx.sql, reservation, wanted))
     if refused:
         # What waiting cannot cure comes first.
-        raise min(refused, key=lambda one: one.others_hold)
-    _keep_hold(tx.sql, hold, hold.this_month, scopes, cost, needed, wanted)
+        raise min(refused, key=lambda one: one.others_reserved)
+    _store_reservation(tx.sql, reservation, reservation.this_month, scopes, cost, needed, wanted)
 
 
 def settle(
@@ -198,17 +198,17 @@ def settle(
         LeaseLost
     """
     cost = min(cost_so_far, MAX_COST_USD)
-    hold = _lock_hold(tx.sql, claim)
-    scopes = hold.scopes if limits is None else sorted(limits.monthly)
-    is_prepaid = hold.held_credits > 0 if limits is None else limits.is_prepaid
-    _move_hold(tx.sql, hold, hold.month, scopes, cost)
-    held_credits = hold.held_credits
+    reservation = _lock_reservation(tx.sql, claim)
+    scopes = reservation.scopes if limits is None else sorted(limits.monthly)
+    is_prepaid = reservation.held_credits > 0 if limits is None else limits.is_prepaid
+    _move_reservation(tx.sql, reservation, reservation.month, scopes, cost)
+    held_credits = reservation.held_credits
     if is_prepaid or held_credits:
         more = (credits_of(cost - own_usd) if is_prepaid else 0) - held_credits
         held_credits += tx.sql.execute(
-            _SETTLE_CREDITS, {"org_id": hold.org_id, "more": more}
+            _SETTLE_CREDITS, {"org_id": reservation.org_id, "more": more}
         ).scalar_one()
-    _keep_hold(tx.sql, hold, hold.month, scopes, cost, cost, held_credits)
+    _store_reservation(tx.sql, reservation, reservation.month, scopes, cost, cost, held_credits)
 
 
 # ---- at its end ----------------------------------------------------------------------
@@ -224,17 +224,22 @@ def release(
     """
     cost = min(cost_usd, MAX_COST_USD)
     charge = credits_of(cost - own_usd)
-    hold = tx.sql.execute(
-        delete(holds).where(holds.c.run_id == run_id).returning(*holds.c)
+    reservation = tx.sql.execute(
+        delete(reservations).where(reservations.c.run_id == run_id).returning(*reservations.c)
     ).one_or_none()
     paid = 0
-    if hold is not None:
+    if reservation is not None:
         spending.move(
-            tx.sql, org_id, {(scope, hold.month): (cost, -hold.held_usd) for scope in hold.scopes}
+            tx.sql,
+            org_id,
+            {
+                (scope, reservation.month): (cost, -reservation.held_usd)
+                for scope in reservation.scopes
+            },
         )
-        if hold.held_credits:
+        if reservation.held_credits:
             paid = tx.sql.execute(
-                _PAY, {"org_id": org_id, "charge": charge, "held": hold.held_credits}
+                _PAY, {"org_id": org_id, "charge": charge, "held": reservation.held_credits}
             ).scalar_one()
     credits.charge(tx.sql, org_id, run_id, paid=paid, owed=charge - paid)
 
@@ -245,9 +250,9 @@ def lock(tx: Transaction, run_ids: Sequence[UUID]) -> None:
     For ends of several runs in one transaction; the runs' rows are locked already.
     """
     held = tx.sql.execute(
-        select(holds.c.org_id, holds.c.scopes, holds.c.month)
-        .where(holds.c.run_id.in_(run_ids))
-        .order_by(holds.c.run_id)
+        select(reservations.c.org_id, reservations.c.scopes, reservations.c.month)
+        .where(reservations.c.run_id.in_(run_ids))
+        .order_by(reservations.c.run_id)
         .with_for_update()
     ).all()
     if not held:
@@ -259,28 +264,30 @@ def lock(tx: Transaction, run_ids: Sequence[UUID]) -> None:
 # ---- pieces --------------------------------------------------------------------------
 
 
-def _lock_hold(sql: Connection, claim: Claim) -> Row[Any]:
-    hold = sql.execute(_HOLD, {"run_id": claim.run_id, "fence": claim.fence}).one_or_none()
-    if hold is None:
+def _lock_reservation(sql: Connection, claim: Claim) -> Row[Any]:
+    reservation = sql.execute(
+        _BEGIN_RESERVATION, {"run_id": claim.run_id, "fence": claim.fence}
+    ).one_or_none()
+    if reservation is None:
         raise LeaseLost()
-    return hold
+    return reservation
 
 
-def _move_hold(
-    sql: Connection, hold: Row[Any], month: date, scopes: Sequence[str], held_usd: Decimal
+def _move_reservation(
+    sql: Connection, reservation: Row[Any], month: date, scopes: Sequence[str], held_usd: Decimal
 ) -> Sequence[Row[Any]]:
-    """Take the hold out of the rows where it was and put it into others; returns all of them."""
-    changes = {(scope, hold.month): -hold.held_usd for scope in hold.scopes}
+    """Take the reservation out of its rows and put it into others; returns all of them."""
+    changes = {(scope, reservation.month): -reservation.held_usd for scope in reservation.scopes}
     for scope in scopes:
         changes[scope, month] = changes.get((scope, month), Decimal(0)) + held_usd
     return spending.move(
-        sql, hold.org_id, {place: (Decimal(0), held) for place, held in changes.items()}
+        sql, reservation.org_id, {place: (Decimal(0), held) for place, held in changes.items()}
     )
 
 
-def _keep_hold(
+def _store_reservation(
     sql: Connection,
-    hold: Row[Any],
+    reservation: Row[Any],
     month: date,
     scopes: Sequence[str],
     cost_usd: Decimal,
@@ -288,9 +295,9 @@ def _keep_hold(
     held_credits: int,
 ) -> None:
     sql.execute(
-        _KEEP_HOLD,
+        _STORE_RESERVATION,
         {
-            "run_id": hold.run_id,
+            "run_id": reservation.run_id,
             "month": month,
             "scopes": list(scopes),
             "cost_usd": cost_usd,
@@ -301,37 +308,39 @@ def _keep_hold(
 
 
 def _refused(
-    sql: Connection, hold: Row[Any], row: Row[Any], limit: Decimal, needed: Decimal
+    sql: Connection, reservation: Row[Any], row: Row[Any], limit: Decimal, needed: Decimal
 ) -> Refused:
     certain = sum(
         (
             other.cost_usd
-            for other in _others(sql, hold)
+            for other in _others(sql, reservation)
             if row.scope in other.scopes and other.month == row.month
         ),
         row.spent_usd + needed,
     )
     total = row.spent_usd + row.held_usd
-    return Refused(row.scope, limit=limit, needed=total, others_hold=certain <= limit)
+    return Refused(row.scope, limit=limit, needed=total, others_reserved=certain <= limit)
 
 
-def _refused_credits(sql: Connection, hold: Row[Any], wanted: int) -> Refused:
-    has = credits.balance(sql, hold.org_id)
+def _refused_credits(sql: Connection, reservation: Row[Any], wanted: int) -> Refused:
+    has = credits.balance(sql, reservation.org_id)
     balance = has.balance or 0
     # Part of what another has cost may be for the org's own models, for which it holds none.
     certain = sum(
-        min(credits_of(other.cost_usd), other.held_credits) for other in _others(sql, hold)
+        min(credits_of(other.cost_usd), other.held_credits) for other in _others(sql, reservation)
     )
     return Refused(
         CREDITS,
-        limit=balance - has.held + hold.held_credits,
+        limit=balance - has.held + reservation.held_credits,
         needed=wanted,
-        others_hold=wanted + certain <= balance,
+        others_reserved=wanted + certain <= balance,
     )
 
 
-def _others(sql: Connection, hold: Row[Any]) -> Sequence[Row[Any]]:
+def _others(sql: Connection, reservation: Row[Any]) -> Sequence[Row[Any]]:
     """Return the reservations of the org's other runs."""
     return sql.execute(
-        select(holds).where(holds.c.org_id == hold.org_id, holds.c.run_id != hold.run_id)
+        select(reservations).where(
+            reservations.c.org_id == reservation.org_id, reservations.c.run_id != reservation.run_id
+        )
     ).all()

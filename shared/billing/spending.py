@@ -2,8 +2,8 @@
 
 A scope is `org`, `api_key:<id>` or `persona:<key>` of an org. A row is made when its scope has a
 limit and is first needed in a month; it begins with what has ended before it had the limit. From
-then on every run that has a hold adds to it. Rows are locked by org, scope and month, in this
-order.
+then on every run that has a reservation adds to it. Rows are locked by org, scope and month, in
+this order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ API_KEY_SCOPE = "api_key:"  # and the key's id
 #: SQL: the first day of this month, UTC, by Postgres' clock.
 MONTH = "date_trunc('month', now() AT TIME ZONE 'UTC')::date"
 # What ended runs have cost in the month `w.month` of the scope `w.scope`. Nothing for a persona: a
-# version has its limit from the beginning, so all that it limits have had a hold.
+# version has its limit from the beginning, so all that it limits have had a reservation.
 _ENDED = """
 SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
 WHERE u.org_id = :org_id AND u.ended_at >= w.month::timestamp AT TIME ZONE 'UTC'

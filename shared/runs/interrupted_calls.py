@@ -25,7 +25,7 @@ from shared.events import event_log, types
 from shared.events.types import RouteCost, StoredEvent, Usage
 from shared.runs.transitions import Totals
 from shared.storage.connections import Connections
-from shared.storage.tables.billing import holds
+from shared.storage.tables.billing import reservations
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import runs
 from shared.storage.tables.threads import messages
@@ -158,7 +158,7 @@ def _within(route: Route, persona: Persona, usage: Usage) -> Usage:
 def _reserved(sql: Connection, run: RowMapping, persona: Persona, totals: Totals) -> Decimal | None:
     """Return the most that the call could cost when it was made; None if nothing limited it."""
     own = budget_limits.find(sql, run["org_id"], run["api_key_id"], persona).max_cost_usd
-    held = sql.scalar(select(holds.c.held_usd).where(holds.c.run_id == run["id"]))
+    held = sql.scalar(select(reservations.c.held_usd).where(reservations.c.run_id == run["id"]))
     limits = [limit - totals.cost_usd for limit in (own, held) if limit is not None]
     return max(min(limits), Decimal(0)) if limits else None
 

@@ -151,13 +151,13 @@ def _recover_lost(tx: Transaction) -> None:
     # An owner that was last seen before Postgres started could not renew: no crash of it.
     is_crash = {row.id: row.is_crash for row in lost}
     rows = tx.sql.execute(select(*runs.c).where(runs.c.id.in_(is_crash))).mappings().all()
-    for run in _with_holds_locked(tx, rows):
+    for run in _with_reservations_locked(tx, rows):
         log.warning("recovering run %s from lost worker %s", run["id"], run["owner"])
         with _isolated(tx, run):
             _recover(tx, run, is_crash=is_crash[run["id"]])
 
 
-def _with_holds_locked(tx: Transaction, rows: Sequence[RowMapping]) -> Sequence[RowMapping]:
+def _with_reservations_locked(tx: Transaction, rows: Sequence[RowMapping]) -> Sequence[RowMapping]:
     if rows:
         budgets.lock(tx, [run["id"] for run in rows])
     return rows
@@ -241,7 +241,7 @@ def _cancel_unheld(tx: Transaction) -> None:
     unheld = tx.sql.execute(
         select(*runs.c).where(UNHELD_AND_CANCELLED).limit(BATCH).with_for_update(skip_locked=True)
     )
-    for run in _with_holds_locked(tx, unheld.mappings().all()):
+    for run in _with_reservations_locked(tx, unheld.mappings().all()):
         with _isolated(tx, run):
             endings.end_unclaimed(tx, run, RunState.CANCELLED)
 
@@ -254,7 +254,7 @@ def _expire_inputs(tx: Transaction) -> None:
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     )
-    for run in _with_holds_locked(tx, waiting.mappings().all()):
+    for run in _with_reservations_locked(tx, waiting.mappings().all()):
         with _isolated(tx, run):
             if (run["pending_input"] or {}).get("on_expiry") == "continue":
                 commands.resume_expired(tx, run)
@@ -268,7 +268,7 @@ def _release_leaked_reservations(tx: Transaction) -> None:
     They are charged what the run had cost when it last reserved.
     """
     leaked = tx.sql.execute(text(_LEAKED_RESERVATIONS), {"batch": BATCH})
-    for run in _with_holds_locked(tx, leaked.mappings().all()):
+    for run in _with_reservations_locked(tx, leaked.mappings().all()):
         with _isolated(tx, run):
             log.warning("releasing the reservation of deleted run %s", run["id"])
             budgets.release(tx, org_id=run["org_id"], run_id=run["id"], cost_usd=run["cost_usd"])

@@ -54,7 +54,7 @@ class Admission:
         self._emit = emit
         self._wait = wait
         self._persona: Persona
-        self._holds = False
+        self._has_reservation = False
         self._admitted_tokens = 0  # of the current call
         self._last_throttle_reason: tuple[str, str] | None = None
         self._last_throttle_at = 0.0
@@ -108,14 +108,14 @@ class Admission:
                 self._write(lambda tx: self._reserve(tx, route, worst_case))
                 return
             except Refused as refused:
-                if not refused.others_hold or time.monotonic() > deadline:
+                if not refused.others_reserved or time.monotonic() > deadline:
                     raise LimitExceeded(
-                        "budget.exhausted", str(refused), retryable=refused.others_hold
+                        "budget.exhausted", str(refused), retryable=refused.others_reserved
                     ) from refused
             self._throttle(route.id, "budget", BUDGET_PAUSE_SECONDS * random.uniform(0.5, 1.5))
 
     def settle(self) -> None:
-        if self._holds:
+        if self._has_reservation:
             self._write(self._settle)
 
     def take_over(self) -> None:
@@ -128,8 +128,8 @@ class Admission:
 
     def _take_over(self, tx: Transaction) -> None:
         limits = budgets.limits(tx.sql, self._claim, self._persona)
-        self._holds = limits.needs_hold
-        if limits.needs_hold:
+        self._has_reservation = limits.needs_reservation
+        if limits.needs_reservation:
             self._settle(tx, limits)
 
     def _settle(self, tx: Transaction, limits: Limits | None = None) -> None:
@@ -146,7 +146,7 @@ class Admission:
                 f"Route {route.id!r} has no known prices; set `prices` on the model to"
                 " use it under a budget or prepaid credits.",
             )
-        self._holds = limits.needs_hold
+        self._has_reservation = limits.needs_reservation
         cost = route.prices.at_most(worst_case) if route.prices else Decimal(0)
         budgets.reserve(
             tx,

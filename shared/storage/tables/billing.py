@@ -51,7 +51,7 @@ run_usage = Table(
     Column("usage_source", Text, nullable=False),
     _usd("cost_usd"),
     Column("ended_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    #: Its first day, UTC: the one whose budgets it counts in, that of its hold, else of its end.
+    #: Its first day, UTC: that of the run's reservation, else of its end.
     Column("month", Date, nullable=False),
     Index("ix_run_usage_org_id_ended_at", "org_id", "ended_at"),
 )
@@ -105,7 +105,8 @@ spending = Table(
 )
 
 #: What an active run has reserved: its cost so far and the worst case of its model call.
-holds = Table(
+#: The table and its columns keep the names that the previous release uses.
+reservations = Table(
     "holds",
     metadata,
     Column("run_id", Uuid, primary_key=True),

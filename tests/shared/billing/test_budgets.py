@@ -23,7 +23,7 @@ from shared.runs import endings, sweep
 from shared.runs.endings import Ending, Outcome
 from shared.runs.states import RunState
 from shared.runs.transitions import Totals
-from shared.storage.tables.billing import holds, ledger_entries, run_usage, spending
+from shared.storage.tables.billing import ledger_entries, reservations, run_usage, spending
 from tests.stored_runs import StoredRuns, numbered
 from tests.waiting import in_parallel
 
@@ -160,9 +160,11 @@ class Money:
             has = credits.balance(sql, self.org_id)
         return has.balance, has.held
 
-    def holds(self) -> list[Row[Any]]:
+    def reservations(self) -> list[Row[Any]]:
         with self.connections.reading() as sql:
-            return list(sql.execute(select(holds).where(holds.c.org_id == self.org_id)))
+            return list(
+                sql.execute(select(reservations).where(reservations.c.org_id == self.org_id))
+            )
 
     def charged(self, run_id: UUID) -> list[tuple[str, str, int]]:
         entry = ledger_entries.c
@@ -203,8 +205,8 @@ def test_a_run_without_limits_holds_nothing(money: Money) -> None:
 
     money.reserve(claim, "1000000")
 
-    assert ([], ("", "")) == (money.holds(), money.month())
-    assert not money.limits(claim).needs_hold
+    assert ([], ("", "")) == (money.reservations(), money.month())
+    assert not money.limits(claim).needs_reservation
 
 
 def test_a_run_holds_its_worst_case_until_it_is_settled(money: Money) -> None:
@@ -221,7 +223,7 @@ def test_a_run_holds_its_worst_case_until_it_is_settled(money: Money) -> None:
     assert ("0", "1") == money.month()
     money.spend(claim, "0.25")
 
-    assert (("0.25", "0"), []) == (money.month(), money.holds())
+    assert (("0.25", "0"), []) == (money.month(), money.reservations())
 
 
 def test_the_same_reservation_again_is_the_same(money: Money) -> None:
@@ -248,7 +250,7 @@ def test_what_does_not_fit_is_refused_and_what_was_held_stays(money: Money) -> N
         refused.value.scope,
         refused.value.limit,
         refused.value.needed,
-        refused.value.others_hold,
+        refused.value.others_reserved,
     )
     assert str(refused.value) == (
         "The next model call may bring the cost to 1.00000001 USD;"
@@ -279,7 +281,7 @@ def test_a_refused_run_knows_whether_waiting_may_help(
 
     with pytest.raises(Refused) as refused:
         money.reserve(claim, "0.6")
-    assert helps == refused.value.others_hold
+    assert helps == refused.value.others_reserved
 
     money.settle(other, first)
     if helps:
@@ -302,7 +304,7 @@ def test_the_lowest_limit_of_a_run_binds(money: Money) -> None:
     assert [("run", "0.2"), ("run", "0.5")] == limits
     assert f"; the budget of a run of the persona {strict.key} is 0.2 USD." in str(of_persona.value)
     assert "; the budget of a run of the org is 0.5 USD." in str(of_org.value)
-    assert [] == money.holds()
+    assert [] == money.reservations()
 
 
 def test_every_scope_of_a_run_counts(money: Money) -> None:
@@ -342,7 +344,7 @@ def test_a_claim_that_is_over_reserves_nothing(money: Money) -> None:
     money.spend(claim, "0")
     with pytest.raises(LeaseLost):
         money.reserve(claim, "0.1")
-    assert [] == money.holds()
+    assert [] == money.reservations()
 
 
 def test_a_call_that_costs_more_than_its_worst_case_is_counted(money: Money) -> None:
@@ -426,7 +428,7 @@ def test_a_limit_that_goes_lets_go_of_what_it_held(money: Money) -> None:
 
     assert ("0", "0") == money.month()
     money.spend(claim, "4")
-    assert [] == money.holds()
+    assert [] == money.reservations()
     money.limit("10")
     assert ("4", "0") == money.month()
 
@@ -453,7 +455,7 @@ def test_a_claim_tells_whether_there_is_anything_to_look_for(money: Money) -> No
 
 @pytest.mark.parametrize("waits", [False, True])
 def test_no_run_is_created_where_nothing_is_left(money: Money, waits: bool) -> None:
-    """429 at once; worth another try only where others' holds are in the way."""
+    """429 at once; worth another try only where others' reservations are in the way."""
     money.limit("1")
     claim = money.stored.claimed()
     money.reserve(claim, "1")
@@ -587,7 +589,7 @@ def test_more_credits_than_there_are_cannot_be_held(money: Money) -> None:
         money.reserve(second, "0.08")
 
     assert [("credits", 10, 50, True), ("credits", 10, 80, False)] == [
-        (one.value.scope, one.value.limit, one.value.needed, one.value.others_hold)
+        (one.value.scope, one.value.limit, one.value.needed, one.value.others_reserved)
         for one in (waits, never)
     ]
     assert str(waits.value) == (
@@ -658,7 +660,7 @@ def test_a_run_that_ends_twice_is_counted_once(money: Money) -> None:
     assert 1 == len(money.used(claim.run_id))
 
 
-def test_a_run_that_is_being_cancelled_keeps_its_hold(money: Money) -> None:
+def test_a_run_that_is_being_cancelled_keeps_its_reservation(money: Money) -> None:
     """A run that is being cancelled keeps its reservation until it has ended."""
     money.limit("1")
     claim = money.stored.claimed()
@@ -683,7 +685,7 @@ def test_a_cancelled_run_that_waits_lets_go(money: Money) -> None:
     money.stored.cancel(claim.run_id)
 
     assert ("0.2", "0") == money.month()
-    assert ((800, 0), []) == (money.balance(), money.holds())
+    assert ((800, 0), []) == (money.balance(), money.reservations())
     [used] = money.used(claim.run_id)
     assert ("scripted", "0.2", 10) == (used.route_id, short(used.cost_usd), used.input_tokens)
 
@@ -713,11 +715,11 @@ def test_the_sweep_lets_go_for_lost_and_expired_runs(money: Money) -> None:
     assert {"failed"} == {money.stored.state(claim.run_id) for claim in claims}
     assert ("12", "0") == money.month()
     assert [("3", "0")] * 3 == [money.month(f"api_key:{key}") for key in keys]
-    assert [] == money.holds()
+    assert [] == money.reservations()
 
 
 def test_only_the_lock_of_its_rows_is_waited_for(money: Money) -> None:
-    """A run without a hold ends while another one has all rows of the month."""
+    """A run without a reservation ends while another one has all rows of the month."""
     held, free = money.stored.claimed(), money.stored.claimed()
     money.limit("1")
     with money.connections.transaction() as tx:
@@ -775,5 +777,5 @@ def test_what_a_deleted_run_held_is_let_go(money: Money) -> None:
     for _ in range(2):
         sweep.sweep(money.connections)
 
-    assert (("0.5", "0"), []) == (money.month(), money.holds())
+    assert (("0.5", "0"), []) == (money.month(), money.reservations())
     assert (4500, 0) == money.balance()

@@ -30,7 +30,7 @@ from shared.ids import new_id
 from shared.runs import endings, sweep
 from shared.runs.states import RunState
 from shared.runs.transitions import recorded_totals
-from shared.storage.tables.billing import holds, ledger_entries, run_usage
+from shared.storage.tables.billing import ledger_entries, reservations, run_usage
 from shared.storage.tables.runs import runs
 from shared.threads import threads
 from tests.stored_runs import USED, StoredRuns, ago
@@ -160,7 +160,7 @@ def test_a_call_of_a_fallback_is_billed_by_that(stored: StoredRuns, tmp_path: Pa
     assert 0.000471 == end["cost_usd"]
 
 
-@pytest.mark.parametrize("who", ["hold", "run", "persona"])
+@pytest.mark.parametrize("who", ["reservation", "run", "persona"])
 def test_it_costs_no_more_than_was_reserved_for_it(stored: StoredRuns, who: str) -> None:
     """A lost call costs at most what was reserved, and has at most the tokens that the persona
     allows.
@@ -183,7 +183,7 @@ def test_it_costs_no_more_than_was_reserved_for_it(stored: StoredRuns, who: str)
             month = text("date_trunc('month', now())")
             row = {"scopes": [], "cost_usd": USED.cost_usd, "held_usd": most, "month": month}
             tx.sql.execute(
-                insert(holds).values(run_id=claim.run_id, org_id=stored.actor.org_id, **row)
+                insert(reservations).values(run_id=claim.run_id, org_id=stored.actor.org_id, **row)
             )
 
     end = given_up(stored, claim)[-1]

@@ -17,7 +17,7 @@ from shared.claim import Claim
 from shared.events.types import Event, RunThrottled, Usage
 from shared.ids import new_id
 from shared.storage.connections import Connections, Transaction
-from shared.storage.tables.billing import holds
+from shared.storage.tables.billing import reservations
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from worker.attempt.admission import Admission
@@ -230,7 +230,9 @@ def test_what_a_lost_worker_held_shrinks_to_what_was_used(
 
 def held(stored: StoredRuns, claim: Claim) -> Decimal | None:
     with stored.connections.reading() as sql:
-        return sql.scalar(select(holds.c.held_usd).where(holds.c.run_id == claim.run_id))
+        return sql.scalar(
+            select(reservations.c.held_usd).where(reservations.c.run_id == claim.run_id)
+        )
 
 
 def test_the_budget_of_another_key_limits_nobody_else(stored: StoredRuns) -> None:

@@ -22,7 +22,7 @@ from shared.events import types
 from shared.events.event_log import data_of, text_of
 from shared.runs import sweep
 from shared.runs.states import RunState
-from shared.storage.tables.billing import holds, run_usage
+from shared.storage.tables.billing import reservations, run_usage
 from shared.storage.tables.events import run_events
 from shared.threads import threads
 from tests.stored_runs import StoredRuns
@@ -224,7 +224,7 @@ def test_a_lost_call_whose_price_has_risen_costs_what_was_held_for_it(
     with stored.connections.transaction() as tx:
         month = tx.sql.scalar(text("SELECT " + spending.MONTH))
         held = {"scopes": ["org"], "month": month, "cost_usd": 0, "held_usd": most}
-        tx.sql.execute(insert(holds).values(run_id=run_id, org_id=org_id, **held))
+        tx.sql.execute(insert(reservations).values(run_id=run_id, org_id=org_id, **held))
         spending.move(tx.sql, org_id, {("org", month): (Decimal(0), most)})
     stored.write(claim, types.MessageDelta("x " * 1000))
     stored.set(run_id, state=RunState.QUEUED, resume_reason="worker_lost")
