@@ -251,7 +251,7 @@ def test_the_tools_there_are_is_the_folder() -> None:
     assert set(personas.BUILTIN_TOOLS) == set(tools.names()) - set(tools.FAULT_TOOLS)
     assert list(tools.names()) == [t.spec.name for t in tools.load(tools.names()).values()]
     for name in ("nonsense", "os", "__init__", "", "calculator.x", "..providers"):
-        with pytest.raises(UnknownTool, match="there are append_line, ask_user, calculator"):
+        with pytest.raises(UnknownTool, match="available: append_line, ask_user, calculator"):
             tools.load([name])
 
 
