@@ -10,6 +10,7 @@ from bench import (
     mcp_neighbours,
     neighbours,
     processes,
+    refused,
     sockets,
     startup,
     stream_rates,
@@ -89,6 +90,11 @@ GROUPS = (
         "mcp",
         "an org's MCP calls beside an org whose MCP servers do their worst",
         lambda short: mcp_neighbours.measure(short=short),
+    ),
+    Group(
+        "refused",
+        "runs that are created while Redis refuses connections",
+        lambda short: refused.measure(short=short),
     ),
     Group("history", "lists and replay among 100,000 and 1,000,000 runs", _history),
 )
