@@ -25,7 +25,8 @@ WITH wanted AS (
         owner = %(worker_id)s,
         fence = r.fence + 1,
         -- Only the first execution and those after a lost worker count.
-        attempt = r.attempt + (r.attempt = 0 OR r.resume_reason = 'worker_lost')::integer,
+        attempt = r.attempt + (r.attempt = 0
+            OR r.resume_reason IS NOT DISTINCT FROM 'worker_lost')::integer,
         started_at = coalesce(r.started_at, clock_timestamp())
     FROM free WHERE r.id = free.id
     RETURNING r.id AS run_id, r.org_id, r.thread_id, r.api_key_id, r.persona_id, r.route_id,
