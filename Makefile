@@ -64,7 +64,7 @@ test-proxies: setup ## Install nginx, HAProxy and Caddy and run the tests of str
 bench: setup ## What it takes and how that grows: table, JSON and charts
 	@$(BIN)/python -m bench
 
-bench-short: setup ## That the benchmarks run, in 90 s; speed is not judged
+bench-short: setup ## That the benchmarks run, in 4 minutes; speed is not judged
 	@$(BIN)/python -m bench --short
 
 overspend: setup ## 64 runs spend at once, in 1,000 trials: no budget gives more than it has; 15 minutes
