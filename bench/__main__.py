@@ -68,7 +68,7 @@ def _options() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", nargs="+", choices=sorted(BY_NAME), metavar="NAME")
-    parser.add_argument("--short", action="store_true", help="few of everything, in 90 s")
+    parser.add_argument("--short", action="store_true", help="few of everything, in 4 minutes")
     parser.add_argument("--json", type=Path, default=RESULTS / "results.json", metavar="FILE")
     parser.add_argument("--plots", type=Path, default=RESULTS, metavar="FOLDER")
     return parser.parse_args()
