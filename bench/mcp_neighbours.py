@@ -3,10 +3,11 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import Queue
 from pathlib import Path
 from uuid import UUID
 
@@ -14,7 +15,7 @@ import psutil
 
 from bench.figure import Figure, percentile
 from bench.hostile_mcp_server import HostileMcpServer
-from bench.noise import NICENESS
+from bench.noise import Stop, beside, give_way, processes
 from shared.ids import new_id
 from worker.mcp import McpFailed
 from worker.mcp.client import McpClient
@@ -37,7 +38,7 @@ def measure(*, short: bool = False) -> Iterator[Figure]:
     """Measure a worker's MCP client and its processes; the servers are in another process."""
     count = 50 if short else 500
     with HostileMcpServer() as good, HostileMcpServer() as bad:
-        psutil.Process(bad.process.pid).nice(NICENESS)
+        give_way(bad.process.pid)
         client = McpClient(allowed_networks=["127.0.0.0/8"])
         try:
             bench = _Bench(client, good, bad, count)
@@ -54,7 +55,6 @@ class _Bench:
     ) -> None:
         self.client = client
         self.bad = bad
-        self.servers = {good.process.pid, bad.process.pid}
         self.count = count
         self.noisy = new_id()
         self.quiet = _server(f"{good.url}/quick", new_id())
@@ -66,15 +66,15 @@ class _Bench:
         """Measure the quiet org's calls alone and next to the noise, and the memory of both."""
         alone = _figure(f"MCP calls, {name}: alone", *self.calls(self.count))
         yield alone
-        peak: list[float] = []
-        with self._repeating(lambda: peak.append(self._memory())), self._noise(path, noisy_servers):
-            beside = self.calls(self.count)
+        peak = processes.Queue()
+        with beside(_watch, peak), self._noise(path, noisy_servers):
+            times = self.calls(self.count)
         most = {"p99": TARGET_RATIO * alone.numbers["p99"], "failed": 0.0}
-        yield replace(_figure(f"MCP calls, {name}: beside them", *beside), at_most=most)
+        yield replace(_figure(f"MCP calls, {name}: beside them", *times), at_most=most)
         yield Figure(
             name=f"MCP processes, {name}",
             unit="MiB",
-            numbers={"peak": max(peak), "after": self._memory()},
+            numbers={"peak": peak.get(), "after": _memory()},
             count=noisy_servers,
             at_most={"peak": MAX_MIB},
         )
@@ -117,33 +117,28 @@ class _Bench:
             finally:
                 stop.set()
 
-    @contextmanager
-    def _repeating(self, look: Callable[[], None]) -> Iterator[None]:
-        stop = threading.Event()
 
-        def repeat() -> None:
-            while not stop.is_set():
-                look()
-                stop.wait(LOOK_SECONDS)
+def _watch(stop: Stop, peak: "Queue[float]") -> None:
+    """Put the peak of the memory into `peak` at the end.
 
-        looking = threading.Thread(target=repeat)
-        looking.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            looking.join()
+    In a process of its own: to look for processes takes Python's lock for milliseconds.
+    """
+    most = 0.0
+    while not stop.is_set():
+        most = max(most, _memory())
+        time.sleep(LOOK_SECONDS)
+    peak.put(most)
 
-    def _memory(self) -> float:
-        """Return the MiB of the processes that speak MCP, with what they share counted once."""
-        total = 0
-        for process in psutil.Process().children(recursive=True):
-            if process.pid not in self.servers:
-                # Not by psutil, which parses every mapping and holds Python's lock meanwhile.
-                with contextlib.suppress(OSError):
-                    rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-                    total += int(rollup.split("Pss:")[1].split()[0])
-        return total / 1024
+
+def _memory() -> float:
+    """Return the MiB of the processes that speak MCP, with what they share counted once."""
+    total = 0
+    for process in psutil.process_iter(["cmdline"]):
+        if "worker.mcp.forker" in (process.info["cmdline"] or ()):
+            with contextlib.suppress(OSError):
+                rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+                total += int(rollup.split("Pss:")[1].split()[0])
+    return total / 1024
 
 
 def _server(url: str, org_id: UUID) -> Server:

@@ -1,7 +1,7 @@
 """Clients and vendors of the noisy org, in processes of their own.
 
-In production they are on other machines. Here they give way to the service (nice), and the client
-that takes the quiet org's times does not share Python's lock with them.
+In production they are on other machines. Here they give way to the service (SCHED_IDLE), and the
+client that takes the quiet org's times does not share Python's lock with them.
 """
 
 import json
@@ -15,7 +15,6 @@ from typing import Any, Protocol
 from bench.conversations import prepare
 from bench.http_clients import Follower, Loop, Target, call_all
 
-NICENESS = 10
 LOOK_SECONDS = 0.1
 _PATIENCE_SECONDS = 120.0
 #: Each begins with nothing of its parent: gevent and open sockets do not survive a fork.
@@ -46,8 +45,13 @@ def beside(make: Callable[..., None], *args: Any) -> Iterator[None]:
         process.kill()
 
 
+def give_way(pid: int = 0) -> None:
+    """Let a process, or this one, have only the time of the processors that no other needs."""
+    os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+
+
 def _nicely(make: Callable[..., None], *args: Any) -> None:
-    os.nice(NICENESS)
+    give_way()
     make(*args)
 
 
