@@ -1,9 +1,8 @@
 """Anthropic's Messages, and every server that speaks them, through the official SDK."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import zip_longest
 from typing import Any, TypeVar
 
 import anthropic
@@ -13,46 +12,25 @@ from shared.catalog.prices import VENDOR_URLS
 from shared.events.types import Usage, clean
 from shared.security.egress import Policy
 from worker.contract.messages import (
-    AssistantMessage,
     CallDelta,
     Chunk,
-    Message,
     ModelRequest,
     TextDelta,
     ThinkingDelta,
-    ToolCall,
-    ToolMessage,
-    ToolSpec,
     TurnEnd,
     UsageUpdate,
-    UserMessage,
 )
 from worker.contract.outcomes import ProviderError
 from worker.contract.stop_signal import StopSignal
-from worker.providers import token_counts
+from worker.providers import anthropic_request, token_counts
 from worker.providers.abortable_http import AbortableClient
 from worker.providers.partial_calls import (
     PartialCalls,
-    portable_arguments,
-    portable_id,
-    portable_name,
 )
 from worker.providers.reported_usage import UsageReader
 from worker.providers.sdk_client import StateRoom, address, with_encoded_body
 from worker.providers.sdk_errors import provider_errors
 
-#: The API demands a limit. Where neither persona nor route has one it is the model's own, by the
-#: beginning of its name; the first that fits.
-_MOST_OUTPUT_TOKENS = (
-    ("claude-3-5-", 8_192),
-    ("claude-3-7-", 64_000),
-    ("claude-3-", 4_096),
-    ("claude-opus-4-0", 32_000),
-    ("claude-opus-4-1", 32_000),
-    ("claude-opus-4-2025", 32_000),
-    ("claude-", 64_000),
-    ("", 4_096),
-)
 #: The same words as of the other providers, where they mean the same.
 _STOP_REASONS = {
     "end_turn": "stop",
@@ -62,13 +40,6 @@ _STOP_REASONS = {
     "model_context_window_exceeded": "length",
     "refusal": "content_filter",
 }
-#: Even where our count says that less is left of the context: it counts rather too much.
-_LEAST_OUTPUT_TOKENS = 1_024
-_CACHED = {"cache_control": {"type": "ephemeral"}}
-#: The API requires a user's message first and last, and no empty one.
-_NOTHING_SAID = "(nothing)"
-_GO_ON = "(go on)"
-_NOT_FOR_USE = "No longer available."
 
 
 def build(route: Route, *, faults: bool, egress: Policy | None) -> "AnthropicProvider":
@@ -102,7 +73,7 @@ class AnthropicProvider:
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
         answer = _Answer(request.turn, self._usage)
         with stop.aborting(self._http.abort), provider_errors(anthropic, self._api_key):
-            with self._client.messages.create(**_arguments(request)) as events:
+            with self._client.messages.create(**anthropic_request.arguments(request)) as events:
                 for event in events:
                     stop.check()
                     if chunk := answer.take(event):
@@ -114,7 +85,11 @@ class AnthropicProvider:
         return token_counts.estimate(request, output)
 
     def worst_case(self, request: ModelRequest) -> Usage:
-        sent = replace(request, tools=_tools(request), max_output_tokens=_max_tokens(request))
+        sent = replace(
+            request,
+            tools=anthropic_request.tools_of(request),
+            max_output_tokens=anthropic_request.max_tokens(request),
+        )
         return token_counts.worst_case(sent)
 
     def close(self) -> None:
@@ -277,107 +252,3 @@ class _Thoughts:
             if block["type"] == "thinking":
                 block["thinking"] = "".join(pieces)
         return not self._room.is_over
-
-
-def _max_tokens(request: ModelRequest) -> int:
-    if request.max_output_tokens is not None:
-        return request.max_output_tokens
-    known = next(most for start, most in _MOST_OUTPUT_TOKENS if request.model.startswith(start))
-    if request.room_tokens is None:
-        return known
-    # Older models refuse a limit that does not fit into their context beside the input.
-    return min(known, max(request.room_tokens, _LEAST_OUTPUT_TOKENS))
-
-
-def _arguments(request: ModelRequest) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
-        "model": request.model,
-        "messages": _messages(request.messages),
-        "max_tokens": _max_tokens(request),
-        "stream": True,
-    }
-    if request.system_prompt.strip():
-        arguments["system"] = request.system_prompt
-    if tools := _tools(request):
-        arguments["tools"] = [
-            {
-                "name": tool.name,
-                "description": tool.description,
-                "input_schema": dict(tool.parameters),
-            }
-            for tool in tools
-        ]
-    if request.tools:
-        _cache(arguments)
-    elif tools:
-        arguments["tool_choice"] = {"type": "none"}
-    return arguments
-
-
-def _tools(request: ModelRequest) -> Sequence[ToolSpec]:
-    """Return the request's tools, else those that the conversation calls: the API requires them."""
-    if request.tools:
-        return request.tools
-    turns = [message for message in request.messages if isinstance(message, AssistantMessage)]
-    names = dict.fromkeys(portable_name(call.name) for turn in turns for call in turn.tool_calls)
-    return [ToolSpec(name, _NOT_FOR_USE, {"type": "object"}) for name in names]
-
-
-def _cache(arguments: dict[str, Any]) -> None:
-    """Have the vendor cache what is sent: with tools, the next step likely sends it again."""
-    arguments["tools"][-1] |= _CACHED
-    if "system" in arguments:
-        arguments["system"] = [{"type": "text", "text": arguments["system"], **_CACHED}]
-    arguments["messages"][-1]["content"][-1] |= _CACHED
-
-
-def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """Convert messages to turns without empty blocks, with the user first and last."""
-    merged: list[dict[str, Any]] = []
-    for message in messages:
-        role = "assistant" if isinstance(message, AssistantMessage) else "user"
-        blocks = _blocks(message)
-        if not blocks:
-            continue
-        if not merged and role == "assistant":
-            merged.append({"role": "user", "content": [_text(_NOTHING_SAID)]})
-        if merged and merged[-1]["role"] == role:
-            merged[-1]["content"] += blocks
-        else:
-            merged.append({"role": role, "content": blocks})
-    if merged and merged[-1]["role"] == "assistant":
-        merged.append({"role": "user", "content": [_text(_GO_ON)]})
-    return merged or [{"role": "user", "content": [_text(_NOTHING_SAID)]}]
-
-
-def _blocks(message: Message) -> list[dict[str, Any]]:
-    match message:
-        case UserMessage(content):
-            return [_text(content)] if content.strip() else []
-        case AssistantMessage(content, calls, state):
-            blocks: list[dict[str, Any]] = []
-            for part in [*((state and state.turn) or ()), len(content)]:
-                if isinstance(part, int):
-                    said, content = content[:part], content[part:]
-                    blocks += [_text(said)] if said.strip() else []
-                else:
-                    blocks.append(part)
-            for call, thoughts in zip_longest(calls, (state and state.calls) or ()):
-                blocks += [*(thoughts or ()), _tool_use(call)]
-            return blocks
-        case ToolMessage(tool_call_id=call_id, content=content):
-            result: dict[str, Any] = {"type": "tool_result", "tool_use_id": portable_id(call_id)}
-            return [{**result, "content": content} if content else result]
-
-
-def _text(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text}
-
-
-def _tool_use(call: ToolCall) -> dict[str, Any]:
-    return {
-        "type": "tool_use",
-        "id": portable_id(call.id),
-        "name": portable_name(call.name),
-        "input": portable_arguments(call.arguments),
-    }

@@ -3,47 +3,36 @@
 Current reasoning models accept function tools only here: chat completions answers 400 to them.
 """
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import openai
 
 from shared.catalog.model_routes import Route
-from shared.events.types import ProviderState, Usage, clean
+from shared.events.types import Usage, clean
 from shared.security.egress import Policy
 from worker.contract.messages import (
-    AssistantMessage,
     CallDelta,
     Chunk,
-    Message,
     ModelRequest,
     TextDelta,
     ThinkingDelta,
-    ToolCall,
-    ToolMessage,
     TurnEnd,
     UsageUpdate,
-    UserMessage,
 )
 from worker.contract.outcomes import ProviderError
 from worker.contract.stop_signal import StopSignal
-from worker.providers import token_counts
+from worker.providers import responses_request, token_counts
 from worker.providers.openai_client import Client
 from worker.providers.partial_calls import (
     MAX_CALLS,
     PartialCalls,
-    portable_arguments,
-    portable_id,
-    portable_name,
 )
 from worker.providers.reported_usage import UsageReader
 from worker.providers.sdk_client import StateRoom
 
-#: The API refuses a lower limit of the output.
-_LEAST_OUTPUT_TOKENS = 16
 #: Requested from a reasoning model in addition to the answer. A server may refuse either: OpenAI
 #: refuses both for models that do not reason, and summaries to organizations it has not verified.
 _REASONING_OPTIONS: Mapping[str, Any] = {
@@ -57,8 +46,6 @@ _REFUSED = (("encrypted", "include"), ("include", "include"), ("reasoning", "rea
 _ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
 #: The other providers' words for the same reasons.
 _STOP_REASONS = {"max_output_tokens": "length"}
-#: The API requires an input, and a thread may have no messages.
-_NOTHING_SAID = "(nothing)"
 
 
 class ResponsesProvider:
@@ -87,7 +74,9 @@ class ResponsesProvider:
         return token_counts.estimate(request, output)
 
     def worst_case(self, request: ModelRequest) -> Usage:
-        return token_counts.worst_case(replace(request, max_output_tokens=_most_output(request)))
+        return token_counts.worst_case(
+            replace(request, max_output_tokens=responses_request.most_output(request))
+        )
 
     def close(self) -> None:
         self._client.close()
@@ -98,7 +87,7 @@ class ResponsesProvider:
         An option that the server refuses is dropped for the rest of the run.
         """
         while True:
-            body = {**_arguments(request), **self._options}
+            body = {**responses_request.body(request), **self._options}
             try:
                 # The classes that `responses.create` makes of events hide missing fields.
                 return self._client.post(
@@ -279,98 +268,3 @@ def _without_text(item: _Item) -> dict[str, Any]:
     """Return a message item without its text: only its length, since the turn has the text."""
     named = {name: item.data[name] for name in ("id", "phase") if item.data.get(name)}
     return {"type": "message", "characters": item.characters, **named}
-
-
-# ---- what is sent --------------------------------------------------------------------
-
-
-def _most_output(request: ModelRequest) -> int | None:
-    most = request.max_output_tokens
-    return most and max(most, _LEAST_OUTPUT_TOKENS)
-
-
-def _arguments(request: ModelRequest) -> dict[str, Any]:
-    items = [item for message in request.messages for item in _items(message)]
-    arguments: dict[str, Any] = {
-        "model": request.model,
-        "input": items or [{"type": "message", "role": "user", "content": _NOTHING_SAID}],
-        "stream": True,
-        "store": False,
-    }
-    if request.system_prompt:
-        arguments["instructions"] = request.system_prompt
-    if request.tools:
-        arguments["tools"] = [
-            {
-                "type": "function",
-                "name": tool.name,
-                "description": tool.description,
-                "parameters": {"properties": {}, **tool.parameters},
-                # Otherwise the vendor makes every argument required.
-                "strict": False,
-            }
-            for tool in request.tools
-        ]
-    if (most := _most_output(request)) is not None:
-        arguments["max_output_tokens"] = most
-    return arguments
-
-
-def _items(message: Message) -> Iterator[dict[str, Any]]:
-    match message:
-        case UserMessage(content):
-            yield {"type": "message", "role": "user", "content": content}
-        case ToolMessage(tool_call_id=call_id, content=content):
-            yield {
-                "type": "function_call_output",
-                "call_id": portable_id(call_id),
-                "output": content,
-            }
-        case AssistantMessage(content, calls, None):
-            yield from _message(content)
-            yield from (_function_call(call) for call in calls)
-        case AssistantMessage(content, calls, ProviderState(turn=turn, calls=places)):
-            yield from _as_it_came(content, calls, turn or (), places)
-
-
-def _as_it_came(
-    content: str, calls: Iterable[ToolCall], kept: Iterable[Any], places: Iterable[Any]
-) -> Iterator[dict[str, Any]]:
-    """Yield the items of a turn in their original order, with the ids that the vendor gave them.
-
-    The vendor refuses a function call without the reasoning before it, and reasoning without the
-    item after it; so items after the last remaining call are left out, except for their text.
-    """
-    before = list(kept)
-    for call, (number, item_id) in zip(calls, places, strict=True):
-        while before and before[0][0] <= number:
-            _, item = before.pop(0)
-            if item["type"] == "message":
-                said, content = content[: item["characters"]], content[item["characters"] :]
-                yield from _message(said, item)
-            else:
-                yield item
-        yield {**_function_call(call), **({"id": item_id} if item_id else {})}
-    yield from _message(content)
-
-
-def _message(text: str, item: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-    """Yield what the model said as a message item, if it said anything."""
-    if not text:
-        return
-    part = {"type": "output_text", "text": text, "annotations": []}
-    message = {"type": "message", "role": "assistant", "content": [part]}
-    if item and "id" in item:
-        message |= {"id": item["id"], "status": "completed"}
-    if item and "phase" in item:
-        message["phase"] = item["phase"]
-    yield message
-
-
-def _function_call(call: ToolCall) -> dict[str, Any]:
-    return {
-        "type": "function_call",
-        "call_id": portable_id(call.id),
-        "name": portable_name(call.name),
-        "arguments": json.dumps(portable_arguments(call.arguments)),
-    }

@@ -1,0 +1,115 @@
+"""The request that OpenAI's Responses API receives."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from shared.events.types import ProviderState
+from worker.contract.messages import (
+    AssistantMessage,
+    Message,
+    ModelRequest,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from worker.providers.partial_calls import portable_arguments, portable_id, portable_name
+
+#: The API refuses a lower limit of the output.
+_LEAST_OUTPUT_TOKENS = 16
+#: The API requires an input, and a thread may have no messages.
+_NOTHING_SAID = "(nothing)"
+
+
+def most_output(request: ModelRequest) -> int | None:
+    """Return the limit of the output that is sent, None if the request has none."""
+    most = request.max_output_tokens
+    return most and max(most, _LEAST_OUTPUT_TOKENS)
+
+
+def body(request: ModelRequest) -> dict[str, Any]:
+    """Return the body of `POST /responses`."""
+    items = [item for message in request.messages for item in _items(message)]
+    sent: dict[str, Any] = {
+        "model": request.model,
+        "input": items or [{"type": "message", "role": "user", "content": _NOTHING_SAID}],
+        "stream": True,
+        "store": False,
+    }
+    if request.system_prompt:
+        sent["instructions"] = request.system_prompt
+    if request.tools:
+        sent["tools"] = [
+            {
+                "type": "function",
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": {"properties": {}, **tool.parameters},
+                # Otherwise the vendor makes every argument required.
+                "strict": False,
+            }
+            for tool in request.tools
+        ]
+    if (most := most_output(request)) is not None:
+        sent["max_output_tokens"] = most
+    return sent
+
+
+def _items(message: Message) -> Iterator[dict[str, Any]]:
+    match message:
+        case UserMessage(content):
+            yield {"type": "message", "role": "user", "content": content}
+        case ToolMessage(tool_call_id=call_id, content=content):
+            yield {
+                "type": "function_call_output",
+                "call_id": portable_id(call_id),
+                "output": content,
+            }
+        case AssistantMessage(content, calls, None):
+            yield from _message(content)
+            yield from (_function_call(call) for call in calls)
+        case AssistantMessage(content, calls, ProviderState(turn=turn, calls=places)):
+            yield from _as_it_came(content, calls, turn or (), places)
+
+
+def _as_it_came(
+    content: str, calls: Iterable[ToolCall], kept: Iterable[Any], places: Iterable[Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield the items of a turn in their original order, with the ids that the vendor gave them.
+
+    The vendor refuses a function call without the reasoning before it, and reasoning without the
+    item after it; so items after the last remaining call are left out, except for their text.
+    """
+    before = list(kept)
+    for call, (number, item_id) in zip(calls, places, strict=True):
+        while before and before[0][0] <= number:
+            _, item = before.pop(0)
+            if item["type"] == "message":
+                said, content = content[: item["characters"]], content[item["characters"] :]
+                yield from _message(said, item)
+            else:
+                yield item
+        yield {**_function_call(call), **({"id": item_id} if item_id else {})}
+    yield from _message(content)
+
+
+def _message(text: str, item: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield what the model said as a message item, if it said anything."""
+    if not text:
+        return
+    part = {"type": "output_text", "text": text, "annotations": []}
+    message = {"type": "message", "role": "assistant", "content": [part]}
+    if item and "id" in item:
+        message |= {"id": item["id"], "status": "completed"}
+    if item and "phase" in item:
+        message["phase"] = item["phase"]
+    yield message
+
+
+def _function_call(call: ToolCall) -> dict[str, Any]:
+    return {
+        "type": "function_call",
+        "call_id": portable_id(call.id),
+        "name": portable_name(call.name),
+        "arguments": json.dumps(portable_arguments(call.arguments)),
+    }
