@@ -4,48 +4,22 @@ Revision ID: 0002
 Revises: 0001
 """
 
-import sqlalchemy as sa
 from alembic import op
 
 revision = "0002"
 down_revision = "0001"
-branch_labels = None
-depends_on = None
+
+_STATEMENTS = """
+ALTER TABLE tool_calls ADD COLUMN done_at TIMESTAMP WITH TIME ZONE;
+ALTER TABLE tool_calls ADD COLUMN output TEXT;
+ALTER TABLE tool_calls ADD COLUMN is_error BOOLEAN;
+ALTER TABLE tool_calls ADD COLUMN duration_ms BIGINT;
+CREATE INDEX ix_runs_queued_at ON runs (queued_at) WHERE state = 'queued';
+DROP INDEX ix_runs_enqueue_at;
+ALTER TABLE runs DROP COLUMN enqueues;
+ALTER TABLE runs DROP COLUMN enqueue_at;
+"""
 
 
 def upgrade() -> None:
-    op.add_column("tool_calls", sa.Column("done_at", sa.DateTime(timezone=True), nullable=True))
-    op.add_column("tool_calls", sa.Column("output", sa.Text(), nullable=True))
-    op.add_column("tool_calls", sa.Column("is_error", sa.Boolean(), nullable=True))
-    op.add_column("tool_calls", sa.Column("duration_ms", sa.BigInteger(), nullable=True))
-    op.create_index(
-        "ix_runs_queued_at",
-        "runs",
-        ["queued_at"],
-        unique=False,
-        postgresql_where=sa.text("state = 'queued'"),
-    )
-    op.drop_index(
-        "ix_runs_enqueue_at", table_name="runs", postgresql_where=sa.text("state = 'queued'")
-    )
-    op.drop_column("runs", "enqueues")
-    op.drop_column("runs", "enqueue_at")
-
-
-def downgrade() -> None:
-    op.add_column("runs", sa.Column("enqueue_at", sa.DateTime(timezone=True), nullable=True))
-    op.add_column(
-        "runs", sa.Column("enqueues", sa.Integer(), server_default=sa.text("0"), nullable=False)
-    )
-    op.create_index(
-        "ix_runs_enqueue_at",
-        "runs",
-        ["enqueue_at"],
-        unique=False,
-        postgresql_where=sa.text("state = 'queued'"),
-    )
-    op.drop_index(
-        "ix_runs_queued_at", table_name="runs", postgresql_where=sa.text("state = 'queued'")
-    )
-    for column in ("duration_ms", "is_error", "output", "done_at"):
-        op.drop_column("tool_calls", column)
+    op.execute(_STATEMENTS)
