@@ -8,8 +8,6 @@ from alembic import op
 
 revision = "0003"
 down_revision = "0002"
-branch_labels = None
-depends_on = None
 
 # Triggers, and not the code alone: while a deploy is under way, processes that do not know the
 # column still create runs, delete them and change who sees a thread. A run whose row says nothing
@@ -64,22 +62,3 @@ ALTER TABLE run_events DROP CONSTRAINT fk_run_events_run_id;
 
 def upgrade() -> None:
     op.execute(_STATEMENTS)
-
-
-def downgrade() -> None:
-    op.execute(
-        """
-        DROP TRIGGER runs_leave_their_events ON runs;
-        DROP FUNCTION runs_leave_their_events();
-        DELETE FROM run_events WHERE NOT EXISTS (SELECT FROM runs WHERE id = run_id);
-        ALTER TABLE run_events ADD CONSTRAINT fk_run_events_run_id
-            FOREIGN KEY (run_id) REFERENCES runs (id) ON DELETE CASCADE;
-        DROP TABLE forgotten_runs;
-        DROP TRIGGER threads_take_their_runs_along ON threads;
-        DROP FUNCTION threads_take_their_runs_along();
-        DROP TRIGGER runs_are_visible_as_their_thread ON runs;
-        DROP FUNCTION runs_are_visible_as_their_thread();
-        ALTER TABLE runs DROP COLUMN visible_to;
-        ALTER TABLE threads DROP COLUMN visible_to;
-        """
-    )

@@ -9,8 +9,6 @@ from alembic import op
 
 revision = "0004"
 down_revision = "0003"
-branch_labels = None
-depends_on = None
 
 BATCH = 5_000
 # A table of millions of rows is vacuumed when a few of a hundred are new or gone, not a fifth:
@@ -66,13 +64,3 @@ def upgrade() -> None:
     for table, factors in _STORAGE.items():
         settings = (f"autovacuum_{name}_scale_factor = {part}" for name, part in factors.items())
         op.execute(f"ALTER TABLE {table} SET ({', '.join(settings)})")
-
-
-def downgrade() -> None:
-    for table, factors in _STORAGE.items():
-        settings = (f"autovacuum_{name}_scale_factor" for name in factors)
-        op.execute(f"ALTER TABLE {table} RESET ({', '.join(settings)})")
-    for name, (table, columns) in _OLD.items():
-        op.create_index(name, table, columns)
-    for name, (table, _) in _NEW.items():
-        op.drop_index(name, table_name=table)

@@ -8,8 +8,6 @@ from alembic import op
 
 revision = "0005"
 down_revision = "0004"
-branch_labels = None
-depends_on = None
 
 _STATEMENTS = """
 ALTER TABLE runs ADD COLUMN api_key_id uuid;
@@ -192,31 +190,6 @@ CREATE TRIGGER ledger_entries_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger
     FOR EACH STATEMENT EXECUTE FUNCTION ledger_entries_stay();
 """
 
-_TABLES = (
-    "mcp_tools",
-    "mcp_configs",
-    "personas",
-    "llm_models",
-    "llm_providers",
-    "ledger_entries",
-    "credit_balances",
-    "holds",
-    "spending",
-    "budgets",
-    "run_usage",
-)
-
 
 def upgrade() -> None:
     op.execute(_STATEMENTS)
-
-
-def downgrade() -> None:
-    for table in _TABLES:
-        op.execute(f"DROP TABLE {table}")
-    op.execute("DROP FUNCTION ledger_entries_stay")
-    # An answer that nobody gave has no author, which the older schema cannot hold.
-    op.execute("DELETE FROM inputs WHERE created_by_user_id IS NULL")
-    op.execute("ALTER TABLE inputs ALTER COLUMN created_by_user_id SET NOT NULL")
-    for column in ("api_key_id", "cache_write_tokens", "reasoning_tokens"):
-        op.execute(f"ALTER TABLE runs DROP COLUMN {column}")

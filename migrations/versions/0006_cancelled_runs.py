@@ -8,8 +8,6 @@ from alembic import op
 
 revision = "0006"
 down_revision = "0005"
-branch_labels = None
-depends_on = None
 
 _INDEX = "ix_runs_cancel_requested_at"
 
@@ -23,7 +21,3 @@ def upgrade() -> None:
             f"CREATE INDEX CONCURRENTLY {_INDEX} ON runs (cancel_requested_at)"
             " WHERE cancel_requested_at IS NOT NULL AND state IN ('queued', 'waiting')"
         )
-
-
-def downgrade() -> None:
-    op.execute(f"DROP INDEX {_INDEX}")

@@ -9,13 +9,7 @@ from alembic import op
 
 revision = "0007"
 down_revision = "0006"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
     op.add_column("llm_models", sa.Column("api", sa.Text))
-
-
-def downgrade() -> None:
-    op.drop_column("llm_models", "api")

@@ -9,8 +9,6 @@ from alembic import op
 
 revision = "0008"
 down_revision = "0007"
-branch_labels = None
-depends_on = None
 
 _COLUMNS = ("first_byte_seconds", "idle_seconds")
 
@@ -18,8 +16,3 @@ _COLUMNS = ("first_byte_seconds", "idle_seconds")
 def upgrade() -> None:
     for name in _COLUMNS:
         op.add_column("llm_models", sa.Column(name, sa.Integer))
-
-
-def downgrade() -> None:
-    for name in _COLUMNS:
-        op.drop_column("llm_models", name)

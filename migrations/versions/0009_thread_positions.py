@@ -8,8 +8,6 @@ from alembic import op
 
 revision = "0009"
 down_revision = "0008"
-branch_labels = None
-depends_on = None
 
 _NAME = "ix_runs_thread_id_position"
 
@@ -20,7 +18,3 @@ def upgrade() -> None:
     with op.get_context().autocommit_block():
         op.drop_index(_NAME, "runs", if_exists=True, postgresql_concurrently=True)
         op.create_index(_NAME, "runs", ["thread_id", "position"], postgresql_concurrently=True)
-
-
-def downgrade() -> None:
-    op.drop_index(_NAME, table_name="runs")

@@ -14,8 +14,6 @@ from alembic import op
 
 revision = "0010"
 down_revision = "0009"
-branch_labels = None
-depends_on = None
 
 _KEEP_NAMES = """
     WITH made_by_the_operator AS (
@@ -41,7 +39,3 @@ def upgrade() -> None:
     op.add_column("orgs", sa.Column("slug", sa.Text))
     op.create_unique_constraint("uq_orgs_slug", "orgs", ["slug"])
     op.execute(_KEEP_NAMES)
-
-
-def downgrade() -> None:
-    op.drop_column("orgs", "slug")

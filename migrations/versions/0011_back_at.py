@@ -8,13 +8,7 @@ from alembic import op
 
 revision = "0011"
 down_revision = "0010"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
     op.execute("ALTER TABLE workers ADD COLUMN back_at timestamptz")
-
-
-def downgrade() -> None:
-    op.execute("ALTER TABLE workers DROP COLUMN back_at")

@@ -9,13 +9,7 @@ from alembic import op
 
 revision = "0012"
 down_revision = "0011"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
     op.add_column("runs", sa.Column("stop_reason", sa.Text))
-
-
-def downgrade() -> None:
-    op.drop_column("runs", "stop_reason")

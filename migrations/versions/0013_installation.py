@@ -9,8 +9,6 @@ from alembic import op
 
 revision = "0013"
 down_revision = "0012"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -21,7 +19,3 @@ def upgrade() -> None:
         sa.CheckConstraint("is_one", name="ck_installation_is_one"),
     )
     op.execute("INSERT INTO installation DEFAULT VALUES")
-
-
-def downgrade() -> None:
-    op.drop_table("installation")

@@ -12,8 +12,6 @@ from alembic import op
 
 revision = "0014"
 down_revision = "0013"
-branch_labels = None
-depends_on = None
 
 BATCH = 5_000
 _FILL = sa.text(
@@ -46,7 +44,3 @@ def upgrade() -> None:
         after = "00000000-0000-0000-0000-000000000000"
         while after is not None:
             after = op.get_bind().scalar(_FILL, {"after": after, "batch": BATCH})
-
-
-def downgrade() -> None:
-    """Keep the rows: the release before reads them as its own."""

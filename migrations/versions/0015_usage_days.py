@@ -8,8 +8,6 @@ from alembic import op
 
 revision = "0015"
 down_revision = "0014"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -37,7 +35,3 @@ def upgrade() -> None:
     # The sweep finds the first day that has runs, and fills one day in each pass.
     op.execute("CREATE TABLE usage_days_until (day date)")
     op.execute("INSERT INTO usage_days_until VALUES (NULL)")
-
-
-def downgrade() -> None:
-    op.execute("DROP TABLE usage_days_until, usage_days")

@@ -59,14 +59,23 @@ def waiting_for_locks(engine: Engine) -> int:
         return int(sql.scalar(text(query)) or 0)
 
 
+def migrated_to(version: str, url: str) -> Engine:
+    """Migrate the database, after emptying it, to an earlier version."""
+    engine = create_engine(url)
+    config = alembic_config()
+    with engine.connect() as sql:
+        sql.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
+        sql.commit()
+        config.attributes["connection"] = sql
+        command.upgrade(config, version)
+        sql.commit()
+    return engine
+
+
 @pytest.fixture
 def older(new_database: Callable[[], str]) -> Iterator[Engine]:
-    """A database one migration behind, the last of which changes the table of runs."""
-    engine = create_engine(new_database())
-    config = alembic_config()
-    with engine.connect() as config.attributes["connection"]:
-        command.downgrade(config, "0004")
-        config.attributes["connection"].commit()
+    """A database some migrations behind, the next of which changes the table of runs."""
+    engine = migrated_to("0004", new_database())
     yield engine
     engine.dispose()
 
@@ -112,11 +121,7 @@ def test_an_upgrade_gives_slugs_to_orgs_of_the_operator_alone(
     new_database: Callable[[], str],
 ) -> None:
     """A name that a stranger can register, or that two orgs have, does not become a slug."""
-    engine = create_engine(new_database())
-    config = alembic_config()
-    with engine.connect() as config.attributes["connection"]:
-        command.downgrade(config, "0009")
-        config.attributes["connection"].commit()
+    engine = migrated_to("0009", new_database())
     with engine.begin() as sql:
         for name, login, logged_in in [
             ("acme", "alice", True),
