@@ -228,12 +228,15 @@ def _in_full(run: RowMapping) -> dict[str, Any]:
         "queue_ms": None if started is None else _milliseconds(started - run["created_at"]),
         "waiting_ms": waiting_ms,
         "pending_input": run["pending_input"],
+        "steps": run["steps"],
         "usage": {
             **{n: run[n] for n in TOKEN_FIELDS if run[n] or n not in RARE_TOKEN_FIELDS},
             "source": run["usage_source"],
         },
         "cost_usd": money(run["cost_usd"]),
         "stop_reason": run["stop_reason"],
+        "message_id": run["message_id"] and str(run["message_id"]),
+        "output": run["output"],
         "error": run["error_code"]
         and {
             "code": run["error_code"],

@@ -250,6 +250,7 @@ def _columns_of_runs(endings: Sequence[Ending]) -> dict[str, str | TextArray]:
             types.clean(error.message) if error else None for error in errors
         ),
         "error_retryables": plain_array(error and error.retryable for error in errors),
+        "steps": plain_array(of_run["steps"] for of_run in totals),
         **{name: plain_array(of_run[name] for of_run in totals) for name in TOKEN_FIELDS},
         "usage_sources": plain_array(of_run["usage_source"] for of_run in totals),
         "costs": plain_array(of_run["cost_usd"] for of_run in totals),

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, Select, Text, bindparam, cast, func, select
+from sqlalchemy import Connection, RowMapping, Select, Text, bindparam, case, cast, func, select
 
 from shared.actors import Actor
 from shared.errors import RunNotFound, ThreadNotFound
@@ -16,7 +16,7 @@ from shared.storage.pages import Place, after, fitting, newest, places, values
 from shared.storage.tables.accounts import users
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import runs
-from shared.storage.tables.threads import threads
+from shared.storage.tables.threads import messages, threads
 from shared.threads.visibility import visible
 
 _IS_VISIBLE = visible(bindparam("org_id"), bindparam("user_id"))
@@ -27,15 +27,24 @@ _LAST_SEQ = (
     .label("last_seq")
 )
 _RUN = (
-    select(*runs.c, _LAST_SEQ, func.now().label("now"))
+    select(
+        *runs.c,
+        _LAST_SEQ,
+        func.now().label("now"),
+        messages.c.id.label("message_id"),
+        # An unfinished text is read by its id alone: nobody must take it for the answer.
+        case((~messages.c.partial, messages.c.content)).label("output"),
+    )
     .join(threads, threads.c.id == runs.c.thread_id)
+    .outerjoin(messages, messages.c.run_id == runs.c.id)
     .where(runs.c.id == bindparam("run_id"), _IS_VISIBLE)
 )
 _THREAD_ID = select(threads.c.id).where(threads.c.id == bindparam("thread_id"), _IS_VISIBLE)
 
 
 def get(sql: Connection, actor: Actor, run_id: UUID) -> RowMapping:
-    """Return all columns of the run and its `last_seq`.
+    """Return all columns of the run, its `last_seq`, and the `message_id` and `output` that it has
+    left in its thread.
 
     Raises:
         RunNotFound: it does not exist, or the actor must not know of it.

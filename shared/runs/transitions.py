@@ -1,5 +1,6 @@
 """The columns that every change of a run's state writes."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -21,8 +22,9 @@ MAX_CRASHES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """The usage of a run so far."""
+    """The finished model turns of a run and its usage so far."""
 
+    steps: int = 0
     usage: Usage = field(default_factory=Usage)
     cost_usd: Decimal = Decimal(0)
     routes: tuple[RouteCost, ...] = ()  # the parts of the sum, one for each route
@@ -37,10 +39,16 @@ class Totals:
         parts[call.route_id] = call
         routes = tuple(parts.values())
         return Totals(
+            steps=self.steps,
             usage=sum((part.usage for part in routes), Usage()),
             cost_usd=sum((part.cost_usd for part in routes), Decimal(0)),
             routes=routes,
         )
+
+    def after(self, happened: Iterable[types.Event]) -> "Totals":
+        """Add the model turns that these events finish."""
+        finished = sum(isinstance(event, types.MessageCompleted) for event in happened)
+        return replace(self, steps=self.steps + finished) if finished else self
 
     @property
     def own_usd(self) -> Decimal:
@@ -50,6 +58,7 @@ class Totals:
 
     def columns(self) -> dict[str, Any]:
         return {
+            "steps": self.steps,
             **{name: getattr(self.usage, name) for name in TOKEN_FIELDS},
             "usage_source": self.usage.source,
             "cost_usd": min(self.cost_usd, MAX_COST_USD),
@@ -77,7 +86,12 @@ def waiting_is_over() -> dict[str, Any]:
 
 
 def recorded_totals(sql: Connection, run_id: UUID) -> Totals:
-    """Return the run's usage according to its event log."""
+    """Return the run's steps and usage according to its event log."""
+    steps = sql.scalar(
+        select(func.count()).where(
+            run_events.c.run_id == run_id, run_events.c.type == types.MessageCompleted.type
+        )
+    )
     row = sql.execute(
         select(run_events.c.payload, runs.c.route_id, runs.c.model)
         .join(runs, runs.c.id == run_events.c.run_id)
@@ -85,14 +99,14 @@ def recorded_totals(sql: Connection, run_id: UUID) -> Totals:
         .order_by(run_events.c.seq.desc())
         .limit(1)
     ).one_or_none()
+    totals = Totals(steps=steps or 0)
     if row is None:
-        return Totals()
+        return totals
     data = event_log.data_of(row.payload)
     parts = data.get("routes", [])
     if not parts and (data["cost_usd"] or any(data["usage"].get(name) for name in TOKEN_FIELDS)):
         # Releases before this one wrote the sum alone: then there was one route.
         parts = [{**data, "route_id": row.route_id, "model": row.model}]
-    totals = Totals()
     for part in parts:
         cost = Decimal(str(part["cost_usd"]))
         # What a later release may count besides is not known here.

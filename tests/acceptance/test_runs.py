@@ -125,6 +125,8 @@ def test_a_run_shows_every_field_of_the_contract(user: Caller, ended_run: dict[s
     assert [run.pop("run_id")] == [row["run_id"] for row in rows]
     assert re.fullmatch("[0-9a-f]{32}", run.pop("trace_id"))
     assert 0 <= run.pop("queue_ms") < 10_000
+    [_, answer] = user.get(f"/v1/threads/{ended_run['thread_id']}/messages")
+    assert answer["id"] == run.pop("message_id")
 
     assert {
         "org_id": user.org_id,
@@ -147,9 +149,36 @@ def test_a_run_shows_every_field_of_the_contract(user: Caller, ended_run: dict[s
             "cache_read_tokens": 400,
             "source": "reported",
         },
+        "steps": 1,
         "cost_usd": 0.00164,
+        "output": "Hi",
         "error": None,
     } == run
+
+
+def test_a_run_counts_its_finished_model_turns(user: Caller) -> None:
+    """Those before and after an answer; a run that waits has its count already."""
+    calculation = {"tool": "calculator", "args": {"expression": "6*7"}}
+    run_id = user.run(calculation, calculation, ASK, {"say": "Done"})
+
+    waiting = user.until(run_id, "status", "waiting_for_input")
+    user.answer(run_id, "Yes")
+    ended = user.ended(run_id)
+
+    assert (3, None) == (waiting["steps"], waiting["output"])
+    assert (4, "Done", "stop") == tuple(ended[n] for n in ("steps", "output", "stop_reason"))
+
+
+def test_a_cancelled_run_has_no_output(user: Caller) -> None:
+    """What it had said is a partial message of the thread, and named by its id alone."""
+    run_id = user.run({"say": "Half of it"}, {"hang": 60})
+    user.seen(run_id, "message.delta")
+    user.cancel(run_id)
+    run = user.ended(run_id)
+
+    [_, partial] = user.get(f"/v1/threads/{run['thread_id']}/messages")
+    assert (partial["id"], None, 0) == (run["message_id"], run["output"], run["steps"])
+    assert partial["partial"]
 
 
 def test_the_list_shows_the_row_of_the_seed(user: Caller, ended_run: dict[str, Any]) -> None:

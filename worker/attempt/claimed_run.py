@@ -88,6 +88,7 @@ class ClaimedRun:
 
     def emit(self, *happened: Event) -> None:
         self._open_text.clear()
+        self.admission.totals = self.totals.after(happened)
         self.log.add(*happened)
 
     def checkpoint(self) -> None:
@@ -113,7 +114,7 @@ class ClaimedRun:
 
     @property
     def totals(self) -> Totals:
-        """The usage and cost of the run so far."""
+        """The steps, usage and cost of the run so far."""
         return self.admission.totals
 
     def reopen(self, lost: Sequence[StoredEvent]) -> None:

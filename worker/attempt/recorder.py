@@ -96,7 +96,7 @@ class Recorder:
                 claim=run.claim,
                 state=state,
                 stored=batch.events,
-                totals=run.totals,
+                totals=run.totals.after(closing),
                 message=message,
                 stop_reason=stop_reason,
                 error=error,

@@ -59,6 +59,8 @@ runs = Table(
     time_("started_at"),
     time_("ended_at"),
     Column("stop_reason", Text),  # of a completed run: why its model stopped
+    #: Finished model turns; null in runs of releases that did not count them.
+    Column("steps", Integer, server_default=text("0")),
     Column("error_code", Text),
     Column("error_message", Text),
     Column("error_retryable", Boolean),
