@@ -10,7 +10,7 @@ from datetime import date
 from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, func, select, text
+from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from shared.actors import Actor
@@ -19,19 +19,14 @@ from shared.catalog.model_routes import Route
 from shared.catalog.personas import Persona
 from shared.errors import BudgetExhausted
 from shared.storage.connections import Transaction
+from shared.storage.sql_files import statement
 from shared.storage.tables.billing import budgets
 
 CREDITS = "credits"
 #: Model calls end within seconds, and with each of them others' reservations shrink.
 RETRY_AFTER_SECONDS = 5
 
-_FIND = text(
-    """
-    SELECT scope, max_cost_usd, max_cost_usd_per_month, false AS is_prepaid
-    FROM budgets WHERE org_id = :org_id AND scope = ANY(:scopes)
-    UNION ALL SELECT '', NULL, NULL, true FROM credit_balances WHERE org_id = :org_id
-    """
-)
+_FIND = statement(__package__, "find_limits")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +65,7 @@ def find(sql: Connection, org_id: UUID, api_key_id: UUID | None, persona: Person
     scopes = [spending.ORG]
     if api_key_id is not None:
         scopes.append(spending.api_key_scope(api_key_id))
-    rows = sql.execute(_FIND, {"org_id": org_id, "scopes": scopes}).all()
+    rows = sql.exec_driver_sql(_FIND, {"org_id": org_id, "scopes": scopes}).all()
     of_run = [(row.max_cost_usd, row.scope) for row in rows]
     of_run.append((persona.max_cost_usd, spending.persona_scope(persona.key)))
     lowest = min(((limit, scope) for limit, scope in of_run if limit is not None), default=None)

@@ -18,66 +18,26 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, select, text
+from sqlalchemy import Connection, Row, delete, select, update
 
 from shared.billing import budget_limits, credits, spending
 from shared.billing.budget_limits import CREDITS, Limits
 from shared.billing.credits import credits_of
-from shared.billing.spending import MONTH, ORG
+from shared.billing.spending import ORG
 from shared.catalog.personas import Persona
 from shared.claim import Claim
 from shared.errors import LeaseLost
 from shared.storage.connections import Transaction
-from shared.storage.tables.billing import reservations
+from shared.storage.sql_files import statement
+from shared.storage.tables.billing import credit_balances, reservations
 from shared.usd import MAX_COST_USD
 
 RUN = "run"
 NOTHING = Decimal(0)
 
-# Begins a reservation of nothing, or locks the existing one.
-_BEGIN_RESERVATION = text(
-    f"""
-    INSERT INTO holds (run_id, org_id, month, scopes, cost_usd, held_usd)
-    SELECT id, org_id, {MONTH}, '{{}}', 0, 0 FROM runs
-    WHERE id = :run_id AND fence = :fence AND state = 'executing' FOR SHARE
-    ON CONFLICT (run_id) DO UPDATE SET cost_usd = holds.cost_usd
-    RETURNING run_id, org_id, month, scopes, held_usd, held_credits, {MONTH} AS this_month
-    """  # noqa: S608 - constant text
-)
-_STORE_RESERVATION = text(
-    """
-    UPDATE holds SET month = :month, scopes = :scopes, cost_usd = :cost_usd, held_usd = :held_usd,
-        held_credits = :held_credits
-    WHERE run_id = :run_id
-    """
-)
-_RESERVE_CREDITS = text(
-    """
-    UPDATE credit_balances SET held = held + :more
-    WHERE org_id = :org_id AND held + :more <= balance
-    """
-)
-# What is not there cannot be held: only a call that costs more than its worst case gets that far.
-_SETTLE_CREDITS = text(
-    """
-    WITH before AS (
-        SELECT least(:more, balance - held) AS more FROM credit_balances
-        WHERE org_id = :org_id FOR UPDATE
-    )
-    UPDATE credit_balances c SET held = c.held + before.more
-    FROM before WHERE c.org_id = :org_id RETURNING before.more
-    """
-)
-_PAY = text(
-    """
-    WITH before AS (
-        SELECT least(:charge, balance - held + :held) AS paid FROM credit_balances
-        WHERE org_id = :org_id FOR UPDATE
-    )
-    UPDATE credit_balances c SET held = c.held - :held, balance = c.balance - before.paid
-    FROM before WHERE c.org_id = :org_id RETURNING before.paid
-    """
-)
+_LOCK_RESERVATION = statement(__package__, "lock_reservation")
+_SETTLE_CREDITS = statement(__package__, "settle_credits")
+_PAY = statement(__package__, "pay_credits")
 
 
 class Refused(Exception):
@@ -168,14 +128,25 @@ def reserve(
         own = own_usd + (worst_case_usd if on_own_route else NOTHING)
         wanted = max(credits_of(needed - own), 0 if on_own_route else 1)
     more = wanted - reservation.held_credits
+    has = credit_balances.c
     if (wanted or more) and not tx.sql.execute(
-        _RESERVE_CREDITS, {"org_id": reservation.org_id, "more": more}
+        update(credit_balances)
+        .where(has.org_id == reservation.org_id, has.held + more <= has.balance)
+        .values(held=has.held + more)
     ).rowcount:
         refused.append(_refused_credits(tx.sql, reservation, wanted))
     if refused:
         # What waiting cannot cure comes first.
         raise min(refused, key=lambda one: one.others_reserved)
-    _store_reservation(tx.sql, reservation, reservation.this_month, scopes, cost, needed, wanted)
+    _store_reservation(
+        tx.sql,
+        reservation,
+        month=reservation.this_month,
+        scopes=scopes,
+        cost_usd=cost,
+        held_usd=needed,
+        held_credits=wanted,
+    )
 
 
 def settle(
@@ -205,10 +176,17 @@ def settle(
     held_credits = reservation.held_credits
     if is_prepaid or held_credits:
         more = (credits_of(cost - own_usd) if is_prepaid else 0) - held_credits
-        held_credits += tx.sql.execute(
+        held_credits += tx.sql.exec_driver_sql(
             _SETTLE_CREDITS, {"org_id": reservation.org_id, "more": more}
         ).scalar_one()
-    _store_reservation(tx.sql, reservation, reservation.month, scopes, cost, cost, held_credits)
+    _store_reservation(
+        tx.sql,
+        reservation,
+        scopes=list(scopes),
+        cost_usd=cost,
+        held_usd=cost,
+        held_credits=held_credits,
+    )
 
 
 # ---- at its end ----------------------------------------------------------------------
@@ -238,7 +216,7 @@ def release(
             },
         )
         if reservation.held_credits:
-            paid = tx.sql.execute(
+            paid = tx.sql.exec_driver_sql(
                 _PAY, {"org_id": org_id, "charge": charge, "held": reservation.held_credits}
             ).scalar_one()
     credits.charge(tx.sql, org_id, run_id, paid=paid, owed=charge - paid)
@@ -265,8 +243,8 @@ def lock(tx: Transaction, run_ids: Sequence[UUID]) -> None:
 
 
 def _lock_reservation(sql: Connection, claim: Claim) -> Row[Any]:
-    reservation = sql.execute(
-        _BEGIN_RESERVATION, {"run_id": claim.run_id, "fence": claim.fence}
+    reservation = sql.exec_driver_sql(
+        _LOCK_RESERVATION, {"run_id": claim.run_id, "fence": claim.fence}
     ).one_or_none()
     if reservation is None:
         raise LeaseLost()
@@ -285,25 +263,9 @@ def _move_reservation(
     )
 
 
-def _store_reservation(
-    sql: Connection,
-    reservation: Row[Any],
-    month: date,
-    scopes: Sequence[str],
-    cost_usd: Decimal,
-    held_usd: Decimal,
-    held_credits: int,
-) -> None:
+def _store_reservation(sql: Connection, reservation: Row[Any], **values: Any) -> None:
     sql.execute(
-        _STORE_RESERVATION,
-        {
-            "run_id": reservation.run_id,
-            "month": month,
-            "scopes": list(scopes),
-            "cost_usd": cost_usd,
-            "held_usd": held_usd,
-            "held_credits": held_credits,
-        },
+        update(reservations).where(reservations.c.run_id == reservation.run_id).values(**values)
     )
 
 

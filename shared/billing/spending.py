@@ -12,71 +12,17 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row, update
+
+from shared.storage.sql_files import statement
+from shared.storage.tables.billing import spending
 
 ORG = "org"
 API_KEY_SCOPE = "api_key:"  # and the key's id
 
-#: SQL: the first day of this month, UTC, by Postgres' clock.
-MONTH = "date_trunc('month', now() AT TIME ZONE 'UTC')::date"
-# What ended runs have cost in the month `w.month` of the scope `w.scope`. Nothing for a persona: a
-# version has its limit from the beginning, so all that it limits have had a reservation.
-_ENDED = """
-SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
-WHERE u.org_id = :org_id AND u.ended_at >= w.month::timestamp AT TIME ZONE 'UTC'
-    AND u.month = w.month
-    AND CASE split_part(w.scope, ':', 1)
-        WHEN 'org' THEN true
-        WHEN 'api_key' THEN u.api_key_id::text = substr(w.scope, length('api_key:') + 1)
-        ELSE false
-    END
-"""
-_WANTED = """
-unnest(:scopes ::text[], :months ::date[], :spents ::numeric[], :helds ::numeric[])
-    AS w (scope, month, spent, held)
-"""
-# CHECK constraints run on the proposed row before ON CONFLICT applies: hence `greatest`.
-_MOVE = text(
-    f"""
-    INSERT INTO spending AS s (org_id, scope, month, spent_usd, held_usd)
-    SELECT :org_id, w.scope, w.month,
-        w.spent + CASE WHEN EXISTS (
-            SELECT FROM spending s
-            WHERE s.org_id = :org_id AND s.scope = w.scope AND s.month = w.month
-        ) THEN 0 ELSE ({_ENDED}) END,
-        greatest(w.held, 0)
-    FROM {_WANTED}
-    ORDER BY w.scope, w.month
-    ON CONFLICT (org_id, scope, month) DO UPDATE SET
-        (spent_usd, held_usd) = (
-            SELECT s.spent_usd + w.spent, s.held_usd + w.held
-            FROM {_WANTED} WHERE w.scope = s.scope AND w.month = s.month
-        )
-    RETURNING scope, month, spent_usd, held_usd
-    """  # noqa: S608 - constant text
-)
-_NOW = text(
-    f"""
-    SELECT w.scope, w.month,
-        coalesce(CASE WHEN :are_limited THEN s.spent_usd END, ({_ENDED})) AS spent_usd,
-        coalesce(s.held_usd, 0) AS held_usd
-    FROM (SELECT unnest(:scopes ::text[]) AS scope, {MONTH} AS month) AS w
-    LEFT JOIN spending s ON s.org_id = :org_id AND s.scope = w.scope AND s.month = w.month
-    """  # noqa: S608 - constant text
-)
-_RECOUNT = text(
-    f"""
-    UPDATE spending w SET spent_usd = ({_ENDED})
-    WHERE w.org_id = :org_id AND w.scope = :scope AND w.month = {MONTH}
-    """  # noqa: S608 - constant text
-)
-_LOCK = text(
-    """
-    SELECT FROM spending JOIN unnest(:orgs ::uuid[], :scopes ::text[], :months ::date[])
-        AS w (org_id, scope, month) USING (org_id, scope, month)
-    ORDER BY org_id, scope, month FOR UPDATE OF spending
-    """
-)
+_MOVE = statement(__package__, "move_spending")
+_NOW = statement(__package__, "spending_now")
+_LOCK = statement(__package__, "lock_spending")
 
 
 def api_key_scope(api_key_id: UUID) -> str:
@@ -98,7 +44,7 @@ def move(
     """
     if not changes:
         return []
-    return sql.execute(
+    return sql.exec_driver_sql(
         _MOVE,
         {
             "org_id": org_id,
@@ -119,7 +65,7 @@ def now(
     """
     if not scopes:
         return []
-    return sql.execute(
+    return sql.exec_driver_sql(
         _NOW, {"org_id": org_id, "scopes": list(scopes), "are_limited": are_limited}
     ).all()
 
@@ -130,12 +76,21 @@ def recount(sql: Connection, org_id: UUID, scope: str) -> None:
     While a scope has no limit, runs end that do not add to its row.
     """
     [this_month] = now(sql, org_id, [scope])
-    # Locked by a statement of its own: the next one sees whatever ended before.
+    # Locked before it is read: the next statement sees whatever ended before.
     move(sql, org_id, {(scope, this_month.month): (Decimal(0), Decimal(0))})
-    sql.execute(_RECOUNT, {"org_id": org_id, "scope": scope})
+    [ended] = now(sql, org_id, [scope], are_limited=False)
+    sql.execute(
+        update(spending)
+        .where(
+            spending.c.org_id == org_id,
+            spending.c.scope == scope,
+            spending.c.month == this_month.month,
+        )
+        .values(spent_usd=ended.spent_usd)
+    )
 
 
 def lock(sql: Connection, places: Sequence[tuple[UUID, str, date]]) -> None:
     """Lock these rows, (org, scope, month), in the one order."""
     orgs, scopes, months = zip(*places, strict=True) if places else ((), (), ())
-    sql.execute(_LOCK, {"orgs": list(orgs), "scopes": list(scopes), "months": list(months)})
+    sql.exec_driver_sql(_LOCK, {"orgs": list(orgs), "scopes": list(scopes), "months": list(months)})

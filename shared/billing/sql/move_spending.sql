@@ -1,0 +1,32 @@
+-- Add amounts to rows of `spending`, and keep their locks, taken by scope and month.
+--
+-- A row that is missing begins with what runs of its scope have cost in its month. A persona's
+-- begins with nothing: a version has its limit from the beginning, so all that it limits have had a
+-- reservation.
+WITH change AS (
+    SELECT unnest(%(scopes)s::text[]) AS scope,
+        unnest(%(months)s::date[]) AS month,
+        unnest(%(spents)s::numeric[]) AS spent,
+        unnest(%(helds)s::numeric[]) AS held
+)
+INSERT INTO spending AS s (org_id, scope, month, spent_usd, held_usd)
+SELECT %(org_id)s, c.scope, c.month,
+    c.spent + CASE WHEN EXISTS (
+        SELECT FROM spending s
+        WHERE s.org_id = %(org_id)s AND s.scope = c.scope AND s.month = c.month
+    ) THEN 0 ELSE (
+        SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
+        WHERE u.org_id = %(org_id)s AND u.ended_at >= c.month::timestamp AT TIME ZONE 'UTC'
+            AND u.month = c.month
+            AND (c.scope = 'org' OR c.scope = 'api_key:' || u.api_key_id)
+    ) END,
+    -- CHECK constraints run on the proposed row before ON CONFLICT applies.
+    greatest(c.held, 0)
+FROM change c
+ORDER BY c.scope, c.month
+ON CONFLICT (org_id, scope, month) DO UPDATE SET
+    (spent_usd, held_usd) = (
+        SELECT s.spent_usd + c.spent, s.held_usd + c.held
+        FROM change c WHERE c.scope = s.scope AND c.month = s.month
+    )
+RETURNING scope, month, spent_usd, held_usd

@@ -1,0 +1,16 @@
+-- Read what scopes have spent and reserved this month, UTC, by Postgres' clock.
+--
+-- Without a limit a scope's row is not kept up to date: what has ended is summed up instead.
+SELECT w.scope, w.month,
+    coalesce(CASE WHEN %(are_limited)s THEN s.spent_usd END, (
+        SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
+        WHERE u.org_id = %(org_id)s AND u.ended_at >= w.month::timestamp AT TIME ZONE 'UTC'
+            AND u.month = w.month
+            AND (w.scope = 'org' OR w.scope = 'api_key:' || u.api_key_id)
+    )) AS spent_usd,
+    coalesce(s.held_usd, 0) AS held_usd
+FROM (
+    SELECT unnest(%(scopes)s::text[]) AS scope,
+        date_trunc('month', now() AT TIME ZONE 'UTC')::date AS month
+) AS w
+LEFT JOIN spending s ON s.org_id = %(org_id)s AND s.scope = w.scope AND s.month = w.month
