@@ -155,6 +155,7 @@ def _shown(persona: Persona) -> dict[str, Any]:
         "timeout_seconds": persona.timeout_seconds,
         "input_expires_seconds": persona.input_expires_seconds,
         "on_input_expired": persona.on_input_expired,
+        "stream_tool_arguments": persona.stream_tool_arguments,
         "created_by_user_id": None,
         "created_at": None,
     }

@@ -20,7 +20,7 @@ TERMINAL_STATUS = {
     "run.failed": "failed",
     "run.cancelled": "cancelled",
 }
-TEXT = ("message.delta", "message.thinking")
+TEXT = ("message.delta", "message.thinking", "tool.call.delta")
 
 #: Clients wait no longer: a body without `seconds` was requested at most this long before.
 LONGEST_ANSWER = 10.0

@@ -91,19 +91,30 @@ class PipedText:
 
 
 class TerminalText:
-    """The text as it comes; thinking dim, all else as short lines between."""
+    """The text as it comes, and arguments of calls if they are streamed; thinking dim, all else as
+    short lines between.
+    """
 
     def __init__(self) -> None:
         self._console = _console()
-        self._last_type = ""
+        self._streamed: tuple[str, str | None] = ("", None)
+        self._shown_calls: set[str] = set()
         self._at_line_start = True
 
     def show(self, event: RunEvent) -> None:
+        data = event.data
         match event.type:
             case "message.delta":
-                self._stream(event, "")
+                self._stream(event, data["content"], "")
             case "message.thinking":
-                self._stream(event, "dim italic")
+                self._stream(event, data["content"], "dim italic")
+            case "tool.call.delta":
+                self._stream(event, data["arguments_delta"], "cyan")
+                self._shown_calls.add(data["tool_call_id"])
+            case "message.reset":
+                self._shown_calls.clear()
+        if event.type == "tool.call" and data["tool_call_id"] in self._shown_calls:
+            return
         if line := line_of(event):
             self.note(line, style_of(event))
 
@@ -111,11 +122,14 @@ class TerminalText:
         self._start_line()
         _print_line(self._console, text, style)
 
-    def _stream(self, event: RunEvent, style: str) -> None:
-        if event.type != self._last_type:
+    def _stream(self, event: RunEvent, text: str, style: str) -> None:
+        streamed = (event.type, event.data.get("tool_call_id"))
+        if streamed != self._streamed:
             self._start_line()
-        self._last_type = event.type
-        text = printable(event.data["content"])
+            if event.type == "tool.call.delta":
+                text = f"→ {event.data['name']} {text}"
+        self._streamed = streamed
+        text = printable(text)
         # soft_wrap: the terminal breaks lines; rich does not know what stands left of a delta.
         self._console.print(Text(text, style), end="", soft_wrap=True)
         self._at_line_start = text.endswith("\n") if text else self._at_line_start

@@ -67,6 +67,7 @@ class Persona:
     max_cost_usd_per_month: Decimal | None = None  # of runs with any version of it that has a limit
     timeout_seconds: float = 900.0  # waiting for a person does not count
     input_expires_seconds: float = 86_400.0
+    stream_tool_arguments: bool = False  # show them while the model writes them
     on_input_expired: str = "fail"  # or `continue`: the model reads that there was no answer
 
     @property
@@ -131,6 +132,12 @@ def renamed(definition: Mapping[str, Any]) -> dict[str, Any]:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("must be a string")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
     return value
 
 
@@ -209,6 +216,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "max_cost_usd": usd.parse,
     "max_cost_usd_per_month": usd.parse,
     "timeout_seconds": _seconds(MAX_TIMEOUT_SECONDS),
+    "stream_tool_arguments": _flag,
     "input_expires_seconds": _seconds(MAX_INPUT_EXPIRES_SECONDS),
     "on_input_expired": _one_of("fail", "continue"),
 }

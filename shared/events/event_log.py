@@ -17,11 +17,11 @@ from redis.exceptions import ResponseError
 from sqlalchemy import Connection, func, select
 
 from shared.events.types import (
+    STREAMED_TYPES,
     Event,
     MessageCompleted,
     MessageDelta,
     MessageReset,
-    MessageThinking,
     RunResumed,
     StoredEvent,
     encode,
@@ -222,7 +222,7 @@ def data_of(payload: str) -> dict[str, Any]:
 
 
 def open_events(sql: Connection, run_id: UUID) -> list[StoredEvent]:
-    """Return text and reasoning streamed since the last finished or void model turn, in order."""
+    """Return what was streamed since the last finished or void model turn, in order."""
     boundary = (
         select(func.coalesce(func.max(run_events.c.seq), 0))
         .where(
@@ -236,14 +236,19 @@ def open_events(sql: Connection, run_id: UUID) -> list[StoredEvent]:
         .where(
             run_events.c.run_id == run_id,
             run_events.c.seq > boundary,
-            run_events.c.type.in_((MessageDelta.type, MessageThinking.type)),
+            run_events.c.type.in_(STREAMED_TYPES),
         )
         .order_by(run_events.c.seq)
     )
     return [StoredEvent(*row) for row in rows]
 
 
-def text_of(streamed: Iterable[StoredEvent], *, with_reasoning: bool = False) -> str:
-    """Join the text of these deltas, and of their reasoning if requested; empty for none."""
-    wanted = [event for event in streamed if with_reasoning or event.type == MessageDelta.type]
-    return "".join(data_of(event.payload)["content"] for event in wanted)
+def text_of(streamed: Iterable[StoredEvent]) -> str:
+    """Join the text of these deltas; empty for none."""
+    return output_of(event for event in streamed if event.type == MessageDelta.type)
+
+
+def output_of(streamed: Iterable[StoredEvent]) -> str:
+    """Join all that the model has streamed: text, reasoning and arguments of calls."""
+    data = (data_of(event.payload) for event in streamed)
+    return "".join(piece.get("content") or piece.get("arguments_delta", "") for piece in data)

@@ -126,8 +126,25 @@ class MessageThinking:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a call's arguments, which the model is still writing; `name` is what it has of it.
+
+    The call's `tool.call` has the same id.
+    """
+
+    type: ClassVar[str] = "tool.call.delta"
+    tool_call_id: str
+    name: str
+    arguments_delta: str
+
+
+#: Output of a model turn that is not finished, which `message.reset` makes void.
+STREAMED_TYPES = (MessageDelta.type, MessageThinking.type, ToolCallDelta.type)
+
+
+@dataclass(frozen=True, slots=True)
 class MessageReset:
-    """Deltas and thinking with seq ≥ `from_seq` are void: the call is made again."""
+    """Events of `STREAMED_TYPES` with seq ≥ `from_seq` are void: the call is made again."""
 
     type: ClassVar[str] = "message.reset"
     from_seq: int
@@ -318,6 +335,7 @@ Event = (
     RunStarted
     | MessageDelta
     | MessageThinking
+    | ToolCallDelta
     | MessageReset
     | MessageCompleted
     | ToolCallRequested

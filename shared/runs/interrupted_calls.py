@@ -109,7 +109,7 @@ def _estimate(
     sql: Connection, run: RowMapping, persona: Persona, streamed: Sequence[StoredEvent]
 ) -> Usage:
     sent = len(persona.system_prompt.encode()) + _bytes_sent(sql, run)
-    said = len(event_log.text_of(streamed, with_reasoning=True))
+    said = len(event_log.output_of(streamed))
     return Usage(
         input_tokens=-(-sent // BYTES_PER_TOKEN),
         output_tokens=-(-said // BYTES_PER_TOKEN),

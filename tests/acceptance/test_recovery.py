@@ -1,5 +1,6 @@
 """Workers that are killed, stopped, or not there: every accepted run continues."""
 
+import json
 import os
 import re
 import shlex
@@ -66,6 +67,31 @@ def test_runs_of_a_killed_worker_go_on(system: System, user: Caller, tmp_path: P
     assert [str(i) for i in range(60)] == re.findall(r"(\d+):", text_of(other))
     for run_id in (victim, neighbour):
         assert user.events(run_id) == (events if run_id == victim else other)
+
+
+def test_arguments_that_a_killed_worker_has_streamed_are_void(system: System, user: Caller) -> None:
+    """They are named and paid for; the next attempt streams them again, under the same id."""
+    fields = {"key": "streams", "tools": ["calculator"], "stream_tool_arguments": True}
+    persona = user.made("/v1/personas", fields)
+    call = {"tool": "calculator", "args": {"expression": "40+2"}, "piece": 2, "delay_ms": 100}
+    run_id = user.run(call, {"say": "ok"}, persona_id=persona["id"])
+    user.seen(run_id, "tool.call.delta", 2)
+
+    os.kill(system.worker.pid, signal.SIGKILL)
+    events = user.events(run_id)
+
+    assert "run.completed" == events[-1]["type"]
+    [reset] = data_of(events, "message.reset")
+    first = events[reset["from_seq"] - 1]
+    assert "tool.call.delta" == first["type"]
+    streamed = [e for e in events if e["type"] == "tool.call.delta"]
+    whole = [e["data"] for e in streamed if e["seq"] > types(events).index("message.reset")]
+    [made] = data_of(events, "tool.call")
+    assert {(made["tool_call_id"], "calculator")} == {
+        (delta["tool_call_id"], delta["name"]) for delta in whole
+    }
+    assert made["arguments"] == json.loads("".join(delta["arguments_delta"] for delta in whole))
+    assert 1 == events[types(events).index("run.cost")]["data"]["usage"]["output_tokens"]
 
 
 def kept(system: System, run_id: str) -> list[str]:

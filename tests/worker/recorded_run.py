@@ -26,6 +26,7 @@ class RecordedRun:
         self.events: list[Event] = []
         self.streamed: list[str] = []
         self.thoughts: list[str] = []
+        self.arguments: list[tuple[str, str, str]] = []  # (id, name, piece)
         self.voided: list[str] = []
         self.paused: list[float] = []
         self.shared_pauses: list[bool] = []
@@ -57,6 +58,9 @@ class RecordedRun:
 
     def stream_thinking(self, text: str) -> None:
         self.thoughts.append(text)
+
+    def stream_arguments(self, tool_call_id: str, name: str, text: str) -> None:
+        self.arguments.append((tool_call_id, name, text))
 
     def void_text(self, reason: str, *then: Event) -> None:
         self.voided.append(reason)

@@ -153,9 +153,9 @@ def messages_of(turns: Sequence[Turn]) -> list[Message]:
 class ResumeState:
     """The point from which a resumed run continues.
 
-    `lost` are the events of text and reasoning that were streamed and not finished; with
-    `is_counted` their call is in the run's costs already. `route_id` is the route that an earlier
-    attempt fell back to.
+    `lost` are the events of output that was streamed and not finished; with `is_counted` their
+    call is in the run's costs already. `route_id` is the route that an earlier attempt fell back
+    to.
     """
 
     turns: list[Turn] = field(default_factory=list)
@@ -178,11 +178,11 @@ def resume_state_from(stored: Sequence[StoredEvent]) -> ResumeState:
 
 
 def lost_events_of(stored: Sequence[StoredEvent]) -> list[StoredEvent]:
-    """Return the text and reasoning that a lost attempt streamed and did not finish."""
+    """Return what a lost attempt streamed and did not finish."""
     lost: list[StoredEvent] = []
     for event in stored:
         if event.type in (types.MessageCompleted.type, types.MessageReset.type):
             lost.clear()
-        elif event.type in (types.MessageDelta.type, types.MessageThinking.type):
+        elif event.type in types.STREAMED_TYPES:
             lost.append(event)
     return lost

@@ -3,9 +3,8 @@
 It knows nothing of SQL, Redis, Celery or Flask; `context` is all it has of the run.
 """
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from shared import fault_points, ids
 from shared.events import types
@@ -17,12 +16,8 @@ from worker.agent.model_call import Reply, bounded, call_model
 from worker.agent.request_builder import RequestBuilder
 from worker.agent.tool_calls import call_tools
 from worker.contract.context import RunContext
-from worker.contract.messages import ToolCall
 from worker.contract.outcomes import LimitExceeded, RunFailure, ShuttingDown
 from worker.contract.stop_signal import StopSignal
-
-#: Beyond it an id would not fit into an index of the ledger.
-MAX_CALL_ID_CHARACTERS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +81,11 @@ def _step(
             stop_reason=reply.end.stop_reason,
             closing=(completed, reply.cost),
         )
-    calls = _with_own_ids(tool_calls, turns)
     # All or nothing: a turn without its calls would be taken for the last word.
-    requested = [types.ToolCallRequested(c.id, c.name, c.arguments) for c in calls]
+    requested = [types.ToolCallRequested(c.id, c.name, c.arguments) for c in tool_calls]
     context.emit(completed, *requested, reply.cost)
     context.admission.settle()
-    turns.append(Turn(message_id, content, calls, state=state))
+    turns.append(Turn(message_id, content, list(tool_calls), state=state))
     return None
 
 
@@ -112,19 +106,3 @@ def estimate_lost(agent: Agent, context: RunContext, turns: Sequence[Turn], text
     """Estimate the usage of a call that was lost after it had streamed `text`."""
     request = RequestBuilder(agent, context, turns).lost(agent.chain.route)
     return agent.chain.provider.estimate(bounded(request, context.admission), text)
-
-
-def _with_own_ids(calls: Sequence[ToolCall], turns: Sequence[Turn]) -> list[ToolCall]:
-    """Give the calls ids that are unique in the run; some servers restart them in each turn.
-
-    A person's reply to one call must never be taken for a reply to another.
-    """
-    taken = {call.id for turn in turns for call in turn.calls}
-    unique: list[ToolCall] = []
-    for number, call in enumerate(calls, 1):
-        call_id, others = types.clean(call.id), itertools.count(number)
-        while not 0 < len(call_id) <= MAX_CALL_ID_CHARACTERS or call_id in taken:
-            call_id = f"call_{len(turns) + 1}_{next(others)}"
-        taken.add(call_id)
-        unique.append(replace(call, id=call_id, name=types.clean(call.name)))
-    return unique

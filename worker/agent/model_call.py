@@ -9,6 +9,7 @@ from shared import fault_points
 from shared.catalog.model_routes import Route
 from shared.events import types
 from shared.events.types import Event, ProviderState, Usage, is_too_deep, plain
+from worker.agent.call_ids import CallIds
 from worker.agent.retry import (
     JITTER,
     Fail,
@@ -244,13 +245,15 @@ def _stream_turn(
 ) -> tuple[AssistantMessage, TurnEnd]:
     text: list[str] = []
     length = 0
+    ids = CallIds(request.turn, request.taken_call_ids)
     for chunk in provider.stream(request, stop):
         if isinstance(chunk, TextDelta | ThinkingDelta | CallDelta):
             length += len(chunk.text)
             if length > MAX_TURN_CHARACTERS:
                 message = f"The model's response exceeded {MAX_TURN_CHARACTERS:,} characters."
                 raise ProviderError("malformed", message)
-            streamed.pieces.append(chunk.text)
+            if chunk.text:
+                streamed.pieces.append(chunk.text)
         match chunk:
             case TextDelta(piece):
                 text.append(piece)
@@ -258,12 +261,16 @@ def _stream_turn(
                 fault_points.reach("worker.mid_stream")
             case ThinkingDelta(piece):
                 context.stream_thinking(piece)
+            case CallDelta(piece, int(position), call_id, name) if request.stream_arguments:
+                if piece:
+                    context.stream_arguments(ids.id_of(position, call_id), name, piece)
             case UsageUpdate(usage):
                 streamed.usage = usage
             case TurnEnd():
                 streamed.usage = chunk.usage or streamed.usage
                 _check_arguments(chunk)
                 end = _as_far_as_it_came(chunk)
+                end = replace(end, tool_calls=ids.name(end.tool_calls))
                 return AssistantMessage("".join(text), end.tool_calls), end
     raise ProviderError("malformed", "The model's stream ended without a final chunk.")
 

@@ -147,6 +147,8 @@ class RequestBuilder:
             max_output_tokens=most,
             room_tokens=room,
             turn=len(self._turns),
+            taken_call_ids=frozenset(call.id for turn in self._turns for call in turn.calls),
+            stream_arguments=agent.persona.stream_tool_arguments,
             attempt=self._context.attempt,
         )
         return request, replace(fitted, dropped=agent.unread + fitted.dropped)

@@ -20,7 +20,7 @@ from worker.agent.route_chain import RouteChain
 from worker.attempt.admission import Admission
 from worker.contract.stop_signal import StopSignal
 from worker.process.route_limits import RouteLimits
-from worker.process.run_log import RunLog
+from worker.process.run_log import ArgumentsOf, RunLog
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +80,10 @@ class ClaimedRun:
 
     def stream_thinking(self, text: str) -> None:
         self.log.add_text(types.MessageThinking, text)
+        self.log.check_size()
+
+    def stream_arguments(self, tool_call_id: str, name: str, text: str) -> None:
+        self.log.add_text(ArgumentsOf(tool_call_id, name), text)
         self.log.check_size()
 
     def void_text(self, reason: str, *then: Event) -> None:

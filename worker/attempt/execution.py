@@ -245,7 +245,7 @@ def _cost_of_lost(agent: Agent, run: ClaimedRun, earlier: ResumeState) -> tuple[
         return ()
     if agent.chain.route.id != (earlier.route_id or run.claim.route_id):
         return (run.bill_lost_call(),)  # its route is in the chain no more
-    text = event_log.text_of(earlier.lost, with_reasoning=True)
+    text = event_log.output_of(earlier.lost)
     usage = loop.estimate_lost(agent, run, earlier.turns, text)
     return (run.bill_lost_call((agent.chain.route, usage)),)
 

@@ -39,6 +39,9 @@ class Transcript(Protocol):
     def stream_thinking(self, text: str) -> None:
         """Add a piece of the model's reasoning; pieces are gathered into deltas."""
 
+    def stream_arguments(self, tool_call_id: str, name: str, text: str) -> None:
+        """Add a piece of a call's arguments; pieces are gathered into deltas."""
+
     def void_text(self, reason: str, *then: Event) -> None:
         """Declare void what was streamed in this turn: the call is made again.
 

@@ -93,6 +93,8 @@ class ModelRequest:
     `turn` counts the assistant turns already in this run, `attempt` the run's
     claims, `try_number` the tries of this call, both from 1. `room_tokens` is
     about what the model's context leaves for the answer; None: nobody knows.
+    `taken_call_ids` are those of the run's earlier turns. `stream_arguments`:
+    the arguments of calls are shown while the model writes them.
     """
 
     model: str
@@ -102,6 +104,8 @@ class ModelRequest:
     max_output_tokens: int | None = None
     room_tokens: int | None = None
     turn: int = 0
+    taken_call_ids: frozenset[str] = frozenset()
+    stream_arguments: bool = False
     attempt: int = 1
     try_number: int = 1
 
@@ -118,9 +122,16 @@ class ThinkingDelta:
 
 @dataclass(frozen=True, slots=True)
 class CallDelta:
-    """A piece of a tool call's arguments: not shown, but it is output that is paid for."""
+    """A piece of a tool call's arguments; empty where only the call's id or name has arrived.
+
+    `position` counts the turn's calls from 0; None: the call is not one of `TurnEnd`. `id` and
+    `name` are what has arrived of them.
+    """
 
     text: str
+    position: int | None = None
+    id: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

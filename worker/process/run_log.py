@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from shared.events.types import (
     MessageReset,
     MessageThinking,
     StoredEvent,
+    ToolCallDelta,
     encode,
 )
 from worker.contract.outcomes import LimitExceeded
@@ -30,6 +32,20 @@ MAX_BACKLOG = 256
 MAX_BACKLOG_BYTES = 1024 * 1024
 #: One commit has at most this much of each run: the events of others wait for it.
 MAX_TAKEN_BYTES = 128 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentsOf:
+    """The kind of text that is a call's arguments; makes the events of it."""
+
+    tool_call_id: str
+    name: str
+
+    def __call__(self, text: str) -> ToolCallDelta:
+        return ToolCallDelta(self.tool_call_id, self.name, text)
+
+
+TextKind = type[MessageDelta] | type[MessageThinking] | ArgumentsOf
 
 
 class RunLog:
@@ -69,7 +85,7 @@ class RunLog:
         self._ready: list[StoredEvent] = []
         self._in_flight: list[StoredEvent] = []
         self._text: list[str] = []
-        self._text_type: type[MessageDelta | MessageThinking] = MessageDelta
+        self._text_kind: TextKind = MessageDelta
         self._text_length = 0
         self._numbered_at = 0.0
         self._turn_seq: int | None = None  # the first text event of the open turn
@@ -79,14 +95,14 @@ class RunLog:
 
     # ---- the run's own thread ----
 
-    def add_text(self, kind: type[MessageDelta | MessageThinking], text: str) -> None:
+    def add_text(self, kind: TextKind, text: str) -> None:
         """Gather text of the open turn: the first piece goes at once, the rest every 40 ms."""
         if not text:
             return
         with self._changed:
-            if kind is not self._text_type:
+            if kind != self._text_kind:
                 self._number_text()
-                self._text_type = kind
+                self._text_kind = kind
             first = not self._text
             self._text.append(text)
             self._text_length += len(text)
@@ -215,7 +231,7 @@ class RunLog:
                 self._turn_seq = self._last_seq + 1
             text = "".join(self._text)
             for start in range(0, len(text), MAX_EVENT_CHARACTERS):
-                self._number(self._text_type(text[start : start + MAX_EVENT_CHARACTERS]))
+                self._number(self._text_kind(text[start : start + MAX_EVENT_CHARACTERS]))
             self._text.clear()
             self._text_length = 0
             self._numbered_at = time.monotonic()

@@ -145,14 +145,15 @@ class _Answer:
             end = replace(end, state=self._thoughts.of_turn, call_states=self._calls.states())
         return end
 
-    def _begin(self, index: int, block: Any) -> TextDelta | ThinkingDelta | None:
+    def _begin(self, index: int, block: Any) -> TextDelta | ThinkingDelta | CallDelta | None:
         match block.type:
             case "tool_use":
                 self._call_indexes.add(index)
                 before = self._thoughts.before_call()
-                self._calls.add(index, block.id, block.name, None, before or None)
+                begun = self._calls.add(index, block.id, block.name, None, before or None)
                 if block.input:
                     self._inputs[index] = json.dumps(block.input)
+                return begun
             case "text":
                 return self._text(TextDelta, block.text)
             case "thinking":
@@ -176,7 +177,7 @@ class _Answer:
                     return None  # some servers send one after a call that came whole
                 if index in self._call_indexes:  # the vendor's own tools stream their input too
                     self._inputs.pop(index, None)
-                    self._calls.add(index, None, None, delta.partial_json)
+                    return self._calls.add(index, None, None, delta.partial_json)
                 return CallDelta(delta.partial_json)
         return None
 

@@ -12,7 +12,6 @@ from shared.events.types import Usage, clean
 from shared.security.egress import Policy
 from worker.contract.messages import (
     AssistantMessage,
-    CallDelta,
     Chunk,
     Message,
     ModelRequest,
@@ -96,15 +95,13 @@ class OpenAIProvider:
                             function = piece.function
                             arguments = function and _text_of(function.arguments)
                             signed = (piece.model_extra or {}).get(_SIGNED)
-                            calls.add(
+                            yield calls.add(
                                 piece.index,
                                 piece.id,
                                 function and function.name,
                                 arguments,
                                 signed if signed and room.take(signed) else None,
                             )
-                            if arguments:
-                                yield CallDelta(arguments)
             stop.check()  # it may have been cut by us
             if finish_reason is None:
                 why = "The provider's stream ended before the response was complete."

@@ -46,6 +46,7 @@ _REFUSED = (("encrypted", "include"), ("include", "include"), ("reasoning", "rea
 _ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
 #: The other providers' words for the same reasons.
 _STOP_REASONS = {"max_output_tokens": "length"}
+_NO_CALL = CallDelta("")
 
 
 class ResponsesProvider:
@@ -121,6 +122,7 @@ class _Item:
     data: Mapping[str, Any] = field(default_factory=dict)
     characters: int = 0  # of text or reasoning that were streamed
     arguments: list[str] = field(default_factory=list)
+    call: CallDelta = _NO_CALL  # the beginning of a function call
 
 
 class _Response:
@@ -139,7 +141,7 @@ class _Response:
         """Yield what the event adds; unknown events are ignored."""
         match event.get("type"):
             case "response.output_item.added":
-                self._item(event, event["item"].get("id")).data = event["item"]
+                yield from self._begin(self._item(event, event["item"].get("id")), event["item"])
             case "response.output_text.delta":
                 yield from self._text(TextDelta, self._item(event), event["delta"])
             case "response.refusal.delta":
@@ -151,9 +153,9 @@ class _Response:
             case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":
                 yield from self._text(ThinkingDelta, self._item(event), event["delta"])
             case "response.function_call_arguments.delta":
-                piece = clean(event["delta"])
-                self._item(event).arguments.append(piece)
-                yield CallDelta(piece)
+                item, piece = self._item(event), clean(event["delta"])
+                item.arguments.append(piece)
+                yield replace(item.call, text=piece)
             case "response.output_item.done":
                 yield from self._finish(self._item(event, event["item"].get("id")), event["item"])
             case "response.completed" | "response.incomplete" | "response.failed":
@@ -216,6 +218,14 @@ class _Response:
             item.characters += len(text)
             self._has_text = True
             yield kind(text)
+
+    def _begin(self, item: _Item, data: Mapping[str, Any]) -> Iterator[Chunk]:
+        item.data = data
+        if data.get("type") == "function_call":
+            before = [other for other in self._items.values() if other.call.position is not None]
+            names = (clean(data.get(name) or "") for name in ("call_id", "name"))
+            item.call = CallDelta("", len(before), *names)
+            yield item.call
 
     def _finish(self, item: _Item, data: Mapping[str, Any]) -> Iterator[Chunk]:
         """Complete an item; yield its text if the server did not stream it in pieces."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.events.types import clean, is_too_deep, plain
-from worker.contract.messages import ToolCall
+from worker.contract.messages import CallDelta, ToolCall
 from worker.contract.outcomes import ProviderError
 
 #: Far beyond what any model writes; a server that never stops must not fill the memory.
@@ -22,7 +22,7 @@ _MAX_NAME_LENGTH = 64
 
 @dataclass(slots=True)
 class _Call:
-    place: int
+    position: int
     id: str = ""
     name: str = ""
     text: str = ""  # its arguments
@@ -30,7 +30,7 @@ class _Call:
 
 
 class PartialCalls:
-    """The calls of one turn, by their place in it."""
+    """The calls of one turn, in the order in which they begin."""
 
     def __init__(self, turn: int) -> None:
         self._turn = turn
@@ -46,9 +46,11 @@ class PartialCalls:
         name: str | None,
         arguments: str | None,
         state: Any = None,
-    ) -> None:
-        """Add one piece. Servers that give calls no place, or all the same, begin each with its
-        name or its id. `state` is what the vendor requires back with the call.
+    ) -> CallDelta:
+        """Add one piece; returns it with what is known of its call.
+
+        Servers that give calls no place, or all the same, begin each with its name or its id.
+        `state` is what the vendor requires back with the call.
         """
         call_id, name = clean(call_id or ""), clean(name or "")
         if place is None:
@@ -57,7 +59,7 @@ class PartialCalls:
         self._last = place
         call = self._open.get(place)
         if call is None or _begins_next(call, call_id, name, arguments or ""):
-            call = self._open[place] = _Call(place)
+            call = self._open[place] = _Call(len(self._calls))
             self._calls.append(call)
         call.id = call_id or call.id
         # Some servers repeat it in each piece, or as far as they have it.
@@ -72,6 +74,7 @@ class PartialCalls:
             or max(len(call.id), len(call.name)) > MAX_NAME_CHARACTERS
         ):
             raise ProviderError("malformed", "The model's tool calls are too long.")
+        return CallDelta(clean(arguments or ""), call.position, call.id, call.name)
 
     def whole(self) -> tuple[ToolCall, ...]:
         """Return all calls, in order; they can be stored, and be sent on.
@@ -80,16 +83,13 @@ class PartialCalls:
         """
         return tuple(
             ToolCall(call.id or f"call_{self._turn + 1}_{number}", call.name, _arguments(call.text))
-            for number, call in enumerate(self._in_order(), 1)
+            for number, call in enumerate(self._calls, 1)
         )
 
     def states(self) -> tuple[Any, ...]:
         """Return the vendor's state for each of the calls of `whole`; empty if none has any."""
-        states = tuple(call.state for call in self._in_order())
+        states = tuple(call.state for call in self._calls)
         return states if any(state is not None for state in states) else ()
-
-    def _in_order(self) -> list[_Call]:
-        return sorted(self._calls, key=lambda call: call.place)
 
     def _begins(self, call_id: str, name: str) -> bool:
         known = self._open[self._last]

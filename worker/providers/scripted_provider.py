@@ -18,6 +18,7 @@ from shared.events.types import TOKEN_FIELDS, Usage
 from shared.security.egress import Policy
 from worker.contract.messages import (
     AssistantMessage,
+    CallDelta,
     Chunk,
     ModelRequest,
     TextDelta,
@@ -41,6 +42,7 @@ _NUMBERS = {
     "count": int,
     "times": int,
     "attempts": int,
+    "piece": int,
 }
 _MAX_NUMBER = 10**9
 _ERRORS = {
@@ -72,6 +74,8 @@ class ScriptedProvider:
             stop.check()
             if "tool" in step or "tools" in step:
                 calls = _tool_calls(step, request.turn)
+                yield from self._write_arguments(calls, step, stop)
+                words += _output_words(step)
             elif "usage" in step:
                 usage = _usage(step["usage"])
             else:
@@ -132,6 +136,15 @@ class ScriptedProvider:
         elif "exit_worker" in step:
             self._exit_worker(step, request)
 
+    def _write_arguments(
+        self, calls: tuple[ToolCall, ...], step: Step, stop: StopSignal
+    ) -> Iterator[CallDelta]:
+        for position, call in enumerate(calls if "piece" in step else ()):
+            text = json.dumps(call.arguments)
+            for start in range(0, len(text), step["piece"]):
+                yield CallDelta(text[start : start + step["piece"]], position, call.id, call.name)
+                stop.wait(step.get("delay_ms", 0) / 1000)
+
     def _exit_worker(self, step: Step, request: ModelRequest) -> None:
         if not self._faults:
             raise _bad("`exit_worker` works only with ARKLOOP_FAULTS=1")
@@ -182,6 +195,8 @@ def _check(step: Any, number: int) -> None:
     if "repeat" in step and step.get("say") == "":
         # Nothing would ever be written, and nothing else done meanwhile.
         raise _bad(f"step {number}: a repeated `say` must not be empty")
+    if step.get("piece") == 0:
+        raise _bad(f"step {number}: `piece` must be at least 1")
     if "error" in step and step["error"] not in _ERRORS:
         raise _bad(f"step {number}: `error` must be one of {', '.join(_ERRORS)}")
     calls = step.get("tools", [])
@@ -222,6 +237,8 @@ def _usage(step: Any) -> Usage:
 def _output_words(step: Step) -> int:
     if "count" in step:
         return int(step["count"])
+    if "piece" in step and ("tool" in step or "tools" in step):
+        return sum(len(json.dumps(call.arguments).split()) for call in _tool_calls(step, 0))
     words = len((step.get("say") or step.get("think") or "").split())
     return words * int(step.get("repeat", 1)) if "say" in step else words
 

@@ -33,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "timeout_seconds": 900.0,
     "input_expires_seconds": 86_400.0,
     "on_input_expired": "fail",
+    "stream_tool_arguments": False,
 }
 
 
@@ -62,6 +63,7 @@ def test_a_persona_is_published(alice: User, connections: Connections) -> None:
         "timeout_seconds": 1.5,
         "input_expires_seconds": 60,
         "on_input_expired": "continue",
+        "stream_tool_arguments": True,
     }
     assert DEFAULTS.keys() == definition.keys()
     response = alice.post(PATH, {"key": "helper", **definition})
@@ -158,6 +160,7 @@ def test_a_published_version_never_changes(alice: User) -> None:
         ({"source": "builtin"}, "source"),
         ({"org_id": str(new_id())}, "org_id"),
         ({"system_prompt": "é" * 32_769}, "system_prompt"),
+        ({"stream_tool_arguments": "yes"}, "stream_tool_arguments"),
         ({"tools": ["append_line"]}, "tools"),
         ({"mcp": ["space"]}, "mcp"),
         ({"require_approval": ["calculator"]}, "require_approval"),
@@ -301,7 +304,7 @@ def test_the_request_of_the_page_publishes_a_persona(alice: User) -> None:
 def test_the_page_has_every_field_and_its_limit() -> None:
     """The table's rows are the fields of a definition, in order, with the default of each."""
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", PAGE, re.MULTILINE))
-    shown = {None: "null", "": "empty", "fail": "`fail`"}
+    shown = {None: "null", "": "empty", "fail": "`fail`", False: "false"}
 
     assert list(DEFAULTS) == list(rows)
     for name, default in DEFAULTS.items():

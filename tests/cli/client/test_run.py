@@ -107,6 +107,23 @@ def test_a_question_that_nobody_can_answer_leaves_the_run_waiting(
 # ---- at a terminal -------------------------------------------------------------------
 
 
+def test_at_a_terminal_arguments_appear_while_the_model_writes_them(
+    arkloop: Arkloop, user: Caller
+) -> None:
+    """Of a persona that streams them; the call is not shown a second time."""
+    fields = {"key": "streams", "tools": ["calculator"], "stream_tool_arguments": True}
+    persona = user.made("/v1/personas", fields)
+    call = {"tool": "calculator", "args": {"expression": "40+2"}, "piece": 4, "delay_ms": 20}
+    command = ("run", "--persona", persona["id"], script({"say": "So: "}, call, {"say": "done"}))
+
+    with arkloop.at_terminal(*command) as terminal:
+        assert 0 == terminal.ended()
+
+    assert 1 == terminal.screen.count('→ calculator {"expression": "40+2"}')
+    assert 1 == terminal.screen.count("40+2")
+    assert "← calculator 42" in terminal.screen
+
+
 def test_at_a_terminal_text_appears_while_the_run_goes_on(arkloop: Arkloop, user: Caller) -> None:
     """The first words are on the screen long before the last ones exist."""
     with arkloop.at_terminal("run", script({"say": "the first words "}, HANG)) as terminal:

@@ -173,6 +173,7 @@ def test_the_types_are_those_of_the_contract() -> None:
         "run.started",
         "message.delta",
         "message.thinking",
+        "tool.call.delta",
         "message.reset",
         "message.completed",
         "tool.call",

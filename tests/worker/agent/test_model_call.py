@@ -208,13 +208,44 @@ def test_streamed_text_is_void_before_the_next_try() -> None:
 
 
 def test_a_call_of_a_tool_that_breaks_off_is_not_free() -> None:
-    """Its arguments were not shown, so nothing is void; they were written all the same."""
+    """Its arguments are not shown unless the persona streams them, but they were written."""
     run = RecordedRun()
     lost = ProviderError("connection", "lost")
 
     called(run, Replies([CallDelta("a b c"), lost], [TextDelta("d"), TurnEnd("stop")]))
 
-    assert (4, "estimated") == (run.usage.output_tokens, run.usage.source)
+    assert (4, "estimated", []) == (run.usage.output_tokens, run.usage.source, run.arguments)
+
+
+def test_arguments_are_streamed_under_the_id_of_their_call() -> None:
+    """An id that an earlier turn has is replaced from the first piece on; one that comes late,
+    or in the call of a broken try, changes nothing.
+    """
+    run = RecordedRun()
+    lost = ProviderError("connection", "lost")
+    calls = (ToolCall("late", "f", {}), ToolCall("call_1", "g", {"x": 1}))
+    tries = Replies(
+        [CallDelta('{"x"', 0, "call_1", "g"), lost],
+        [
+            CallDelta("{", 0, "", "f"),
+            CallDelta('{"x":', 1, "call_1", "g"),
+            CallDelta("}", 0, "late", "f"),
+            CallDelta("", 2, "unused", "h"),
+            CallDelta(" 1}", 1, "call_1", "g"),
+            TurnEnd("tool_calls", calls),
+        ],
+    )
+    asked = request("x", turn=1, stream_arguments=True, taken_call_ids=frozenset({"call_1"}))
+
+    reply = call_model(chain_of(tries), lambda route: asked, run, run.stop)
+
+    streamed = [("call_2_1", "f", "{"), ("call_2_2", "g", '{"x":'), ("call_2_1", "f", "}")]
+    assert [("call_2_1", "g", '{"x"'), *streamed, ("call_2_2", "g", " 1}")] == run.arguments
+    assert ["provider.connection"] == run.voided
+    assert reply.message.tool_calls == (
+        ToolCall("call_2_1", "f", {}),
+        ToolCall("call_2_2", "g", {"x": 1}),
+    )
 
 
 TOLD = Usage(input_tokens=45_000, output_tokens=1, cache_read_tokens=40_000)

@@ -25,9 +25,11 @@ from worker.process.run_log import (
     MAX_BACKLOG_BYTES,
     MAX_EVENT_CHARACTERS,
     MAX_TAKEN_BYTES,
+    ArgumentsOf,
     RunLog,
 )
 
+FIRST, SECOND = ArgumentsOf("a", "f"), ArgumentsOf("b", "g")
 END = RunCancelled(Usage(), 0)
 
 
@@ -52,6 +54,12 @@ def shown(stored: list[StoredEvent]) -> list[tuple[int, str]]:
     """Return (seq, text or type) of events."""
     data = [(event, json.loads(event.payload)) for event in stored]
     return [(event.seq, body["data"].get("content", event.type)) for event, body in data]
+
+
+def arguments_of(stored: list[StoredEvent]) -> list[tuple[str, str]]:
+    """Return (id, piece) of the deltas of calls."""
+    data = [json.loads(event.payload)["data"] for event in stored]
+    return [(one["tool_call_id"], one["arguments_delta"]) for one in data]
 
 
 @pytest.fixture
@@ -293,3 +301,19 @@ def test_a_model_that_writes_much_waits_for_what_it_wrote(log: Log) -> None:
     writer.join(10)
 
     assert MAX_BACKLOG_BYTES / 2 < most < 1.2 * MAX_BACKLOG_BYTES
+
+
+def test_arguments_of_each_call_are_gathered_like_text(log: Log) -> None:
+    """An event has pieces of one call; they are void with the text of their turn."""
+    log.add_text(MessageDelta, "so: ")
+    for kind, text in ((FIRST, "{"), (FIRST, "}"), (SECOND, "[1"), (FIRST, " "), (SECOND, "]")):
+        log.add_text(kind, text)
+    log.void_text("provider.connection")
+
+    said, *written, reset = log.take()[0]
+    assert "message.delta" == said.type
+    assert [("a", "{}"), ("b", "[1"), ("a", " ")] == arguments_of(written)
+    assert ("message.reset", said.seq) == (
+        reset.type,
+        json.loads(reset.payload)["data"]["from_seq"],
+    )

@@ -4,7 +4,7 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,13 +12,23 @@ import pytest
 
 from shared.catalog.model_routes import Route
 from worker import providers
-from worker.contract.messages import Chunk, ModelRequest, UserMessage
+from worker.contract.messages import CallDelta, Chunk, ModelRequest, ToolCall, UserMessage
 from worker.contract.outcomes import ProviderError
 from worker.contract.stop_signal import StopSignal
 
 Answer = Callable[[socket.socket], None]
 
 REQUEST = ModelRequest(model="m", system_prompt="Be brief.", messages=[UserMessage("Hi")])
+
+
+def written(chunks: Iterable[Chunk]) -> list[ToolCall]:
+    """Return the calls whose arguments the chunks stream, as a client puts them together."""
+    calls: dict[int, ToolCall] = {}
+    for chunk in chunks:
+        if isinstance(chunk, CallDelta) and chunk.position is not None:
+            before = calls.get(chunk.position, ToolCall("", "", ""))
+            calls[chunk.position] = ToolCall(chunk.id, chunk.name, before.arguments + chunk.text)
+    return [calls[position] for position in sorted(calls)]
 
 
 class FakeVendor:

@@ -169,7 +169,15 @@ def test_parallel_tool_calls_are_put_together_from_their_pieces() -> None:
     usage = Usage(input_tokens=5, output_tokens=9)
     _, said, *pieces, _, end = chunks
     assert (TextDelta("Let me see."), TurnEnd("tool_calls", calls, usage)) == (said, end)
-    assert [CallDelta(text) for text in ('{"exp', 'ression": "2"}', "{broken")] == pieces
+    assert pieces == [
+        CallDelta("", 0, "a", "calculator"),
+        CallDelta('{"exp', 0, "a", "calculator"),
+        CallDelta('ression": "2"}', 0, "a", "calculator"),
+        CallDelta("", 1, "b", "current_time"),
+        CallDelta("", 2, "c", "x"),
+        CallDelta("{broken", 2, "c", "x"),
+        CallDelta("", 3, "d", "whole"),
+    ]
 
 
 @pytest.mark.parametrize(

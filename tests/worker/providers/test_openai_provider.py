@@ -19,6 +19,7 @@ from tests.worker.providers.fake_vendor import (
     raw,
     route_to,
     vendor,
+    written,
 )
 from worker.contract.messages import (
     AssistantMessage,
@@ -314,6 +315,27 @@ def test_calls_of_one_place_without_ids_are_told_apart(
         ToolCall("call_1_1", "f", {"x": 1}),
         ToolCall("call_1_2", "f", {"x": 2}),
     ) == found.tool_calls
+
+
+def test_arguments_are_streamed_with_the_call_that_they_belong_to() -> None:
+    """The pieces of two calls alternate; the name of one comes in two pieces."""
+
+    def piece(index: int, **fields: Any) -> dict[str, Any]:
+        return delta(tool_calls=[{"index": index, **fields}])
+
+    chunks = answered(
+        piece(0, id="a", type="function", function={"name": "calcu", "arguments": ""}),
+        piece(1, id="b", type="function", function={"name": "current_time", "arguments": "{"}),
+        piece(0, function={"name": "lator", "arguments": '{"expression"'}),
+        piece(1, function={"arguments": "}"}),
+        piece(0, function={"arguments": ': "2"}'}),
+        delta(finish="tool_calls"),
+    )
+
+    assert written(chunks) == [
+        ToolCall("a", "calculator", '{"expression": "2"}'),
+        ToolCall("b", "current_time", "{}"),
+    ]
 
 
 def test_tool_calls_without_ids_get_some() -> None:

@@ -16,7 +16,16 @@ from shared.events.types import ProviderState, Usage
 from shared.runs.states import RunState
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
-from tests.worker.providers.fake_vendor import REQUEST, Answer, ask, raw, route_to, status, vendor
+from tests.worker.providers.fake_vendor import (
+    REQUEST,
+    Answer,
+    ask,
+    raw,
+    route_to,
+    status,
+    vendor,
+    written,
+)
 from tests.worker.providers.openai_vendor import (
     STEPS,
     Items,
@@ -155,8 +164,11 @@ def test_everything_is_streamed() -> None:
     assert "Let me see.\n\nTwo sums." == texts[ThinkingDelta]
     assert "I count." == texts[TextDelta]
     assert '{"expression": "1+1"}{"expression": "2+2"}' == texts[CallDelta]
-    assert UsageUpdate(USAGE) == update
     assert isinstance(last, TurnEnd)
+    assert list(last.tool_calls) == [
+        replace(made, arguments=json.loads(made.arguments)) for made in written(pieces)
+    ]
+    assert UsageUpdate(USAGE) == update
     assert ("tool_calls", USAGE) == (last.stop_reason, last.usage)
     assert (
         ToolCall("call_1", "calculator", {"expression": "1+1"}),

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from shared.events.types import Usage
 from tests.web_server import ROOT
+from tests.worker.providers.fake_vendor import written
 from tests.worker.recorded_run import request
 from worker.contract.messages import (
     AssistantMessage,
@@ -55,6 +57,24 @@ def test_a_message_that_is_no_script_is_repeated(message: str) -> None:
 def test_without_a_message_there_is_an_answer_too() -> None:
     """The persona's prompt alone is enough."""
     assert "You said: " == text_of(list(ScriptedProvider().stream(request(), StopSignal())))
+
+
+def test_arguments_may_be_streamed_in_pieces() -> None:
+    """`piece` is the number of characters; what is streamed counts as output."""
+    calls = [{"tool": "f", "args": {"x": [1, 2]}}, {"tool": "g"}]
+
+    chunks = play({"tools": calls, "piece": 5})
+
+    assert all(len(chunk.text) <= 5 for chunk in chunks[:-1])
+    made = end_of(chunks).tool_calls
+    assert list(made) == [
+        replace(call, arguments=json.loads(call.arguments)) for call in written(chunks)
+    ]
+    usage = end_of(chunks).usage
+    assert usage is not None and 4 == usage.output_tokens  # {"x": and [1, and 2]} and {}
+    assert [] == written(play({"tools": calls}))
+    with pytest.raises(ProviderError, match="step 1: `piece` must be at least 1"):
+        play({"tool": "f", "piece": 0})
 
 
 def test_say_streams_word_by_word() -> None:
