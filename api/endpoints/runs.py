@@ -18,7 +18,8 @@ from api.http.json_body import NoArguments, query_args, read_body
 from api.http.paging import ByTime, PageQuery, page, page_args
 from shared.billing.credits import credits_of
 from shared.catalog import model_routes, personas
-from shared.events.types import RARE_TOKEN_FIELDS, TOKEN_FIELDS, money
+from shared.events.types import money
+from shared.events.usage import RARE_TOKEN_FIELDS, TOKEN_FIELDS
 from shared.ids import new_trace_id
 from shared.runs import commands, creation, queries
 from shared.runs.creation import NewRun, RunCreator

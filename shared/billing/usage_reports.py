@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, text
 
 from shared.billing import usage_days
 from shared.billing.credits import CREDITS_PER_USD
-from shared.events.types import TOKEN_FIELDS
+from shared.events.usage import TOKEN_FIELDS
 
 _NAMES = ", ".join(TOKEN_FIELDS)
 _TOKENS = ",\n    ".join(f"coalesce(sum({name}), 0)::bigint AS {name}" for name in TOKEN_FIELDS)

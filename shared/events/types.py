@@ -14,24 +14,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar, NamedTuple
 
+from shared.events.usage import RARE_TOKEN_FIELDS
+from shared.events.usage import Usage as Usage
 from shared.json_text import MAX_DEPTH
 from shared.times import rfc3339
 
 TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})
 STEP_TYPES = frozenset({"message.completed", "tool.result"})
-
-#: More than any run can use; fits every column, also when it is added up.
-MAX_TOKENS = 10**12
-TOKEN_FIELDS = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "reasoning_tokens",
-)
-#: Left out where they are 0: most models have none, and the release before this one cannot read
-#: them.
-RARE_TOKEN_FIELDS = frozenset({"cache_write_tokens", "reasoning_tokens"})
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -56,51 +45,6 @@ class StoredEvent(NamedTuple):
     def ends_step(self) -> bool:
         """True if a crash after this event resumes after it."""
         return self.type in STEP_TYPES
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """Tokens of one model call, or of many added up.
-
-    Cache reads and writes are part of `input_tokens`, reasoning is part of
-    `output_tokens`. `source` is `reported` only if every call was reported by
-    its provider. `cache_write_1h_tokens` are the part of the cache writes that
-    is kept for an hour, at a higher price: it counts for the cost of a call and
-    is not stored.
-    """
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-    reasoning_tokens: int = 0
-    source: str = "reported"
-    cache_write_1h_tokens: int = 0
-
-    def __post_init__(self) -> None:
-        # Providers report what they like; nonsense must not keep a run from being stored.
-        for name in TOKEN_FIELDS:
-            tokens = min(max(int(getattr(self, name) or 0), 0), MAX_TOKENS)
-            object.__setattr__(self, name, tokens)
-        read = min(self.cache_read_tokens, self.input_tokens)
-        written = min(self.cache_write_tokens, self.input_tokens - read)
-        object.__setattr__(self, "cache_read_tokens", read)
-        object.__setattr__(self, "cache_write_tokens", written)
-        for_an_hour = min(max(self.cache_write_1h_tokens, 0), written)
-        object.__setattr__(self, "cache_write_1h_tokens", for_an_hour)
-        reasoning = min(self.reasoning_tokens, self.output_tokens)
-        object.__setattr__(self, "reasoning_tokens", reasoning)
-
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
-            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
-            cache_write_1h_tokens=self.cache_write_1h_tokens + other.cache_write_1h_tokens,
-            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
-            source="estimated" if "estimated" in (self.source, other.source) else "reported",
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from shared.billing import budgets
 from shared.billing.credits import credits_of
 from shared.claim import Claim
 from shared.events import event_log, types
-from shared.events.types import TOKEN_FIELDS, RunError, StoredEvent
+from shared.events.types import RunError, StoredEvent
+from shared.events.usage import TOKEN_FIELDS
 from shared.runs import interrupted_calls
 from shared.runs.states import RunState
 from shared.runs.transitions import Totals, recorded_totals, waiting_is_over

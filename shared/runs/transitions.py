@@ -10,7 +10,8 @@ from sqlalchemy import Connection, func, select
 
 from shared.catalog import model_routes
 from shared.events import event_log, types
-from shared.events.types import TOKEN_FIELDS, RouteCost, Usage
+from shared.events.types import RouteCost
+from shared.events.usage import TOKEN_FIELDS, Usage
 from shared.runs.states import RunState
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import runs

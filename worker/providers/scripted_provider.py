@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from shared.catalog.model_routes import Route
-from shared.events.types import TOKEN_FIELDS, Usage
+from shared.events.usage import TOKEN_FIELDS, Usage
 from shared.security.egress import Policy
 from worker.contract.messages import (
     AssistantMessage,

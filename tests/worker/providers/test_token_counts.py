@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.events.types import TOKEN_FIELDS, ProviderState, Usage
+from shared.events.types import ProviderState
+from shared.events.usage import TOKEN_FIELDS, Usage
 from worker.contract.messages import (
     AssistantMessage,
     Message,
