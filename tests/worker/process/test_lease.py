@@ -103,10 +103,11 @@ def test_a_lock_that_was_lost_with_its_session_intact_is_taken_again(
     eventually(lambda: len(sessions(connections, lease)) == 1)
 
     assert lease._connection is not None
+    [before] = sessions(connections, lease)
     lease._connection.execute("SELECT pg_advisory_unlock_all()")
-    assert [] == sessions(connections, lease)
 
-    eventually(lambda: len(sessions(connections, lease)) == 1)
+    # In a session of its own: the lock may be back before anybody looks.
+    eventually(lambda: sessions(connections, lease) not in ([], [before]))
     assert lease.is_valid
 
 
