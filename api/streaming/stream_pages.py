@@ -33,7 +33,11 @@ _TERMINAL = frozenset(name.encode() for name in TERMINAL_TYPES)
 # The payloads' sizes are summed before any payload is looked at, so that what is beyond the
 # page's bytes is not even read from where Postgres keeps long values.
 _PAGE = """
-SELECT string_agg({name}'data: ' || payload || E'\\nid: ' || seq || E'\\n\\n', '' ORDER BY seq),
+SELECT string_agg(
+        CASE WHEN %(named)s THEN 'event: ' || type || E'\\n' ELSE '' END
+            || 'data: ' || payload || E'\\nid: ' || seq || E'\\n\\n',
+        '' ORDER BY seq
+    ),
     max(seq), count(*), bool_or(type = ANY(%(terminal)s))
 FROM (
     SELECT seq, type, payload,
@@ -60,8 +64,6 @@ _NAMED_FRAMES = re.compile(
     rb'(?:event: ([^\n]*)\ndata: \{"seq":(\d+),"type":"\1",[^\n]*\nid: \2\n\n)*'
 )
 _TYPE = re.compile(rb'"type":"([^"]*)"')
-_PLAIN_PAGE = _PAGE.format(name="")
-_NAMED_PAGE = _PAGE.format(name="'event: ' || type || E'\\n' || ")
 
 
 class Page(NamedTuple):
@@ -166,8 +168,9 @@ def from_table(
         EventsLost: it has later events, but not the next one.
     """
     data, last_seq, count, ended = sql.exec_driver_sql(
-        _NAMED_PAGE if named else _PLAIN_PAGE,
+        _PAGE,
         {
+            "named": named,
             "run_id": run_id,
             "after_seq": after_seq,
             "limit": limit,

@@ -234,7 +234,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "I17",
         # By the sweep, and by the owner that lets its runs go.
         Edit(
-            "shared/runs/sweep.py",
+            "shared/runs/sql/find_lost.sql",
             "coalesce(w.seen_at > pg_postmaster_start_time(), true) AS is_crash",
             "true AS is_crash",
         ),

@@ -10,17 +10,18 @@ locks nothing that others want.
 
 from datetime import timedelta
 
-from sqlalchemy import delete, func, literal_column, select, text
+from sqlalchemy import delete, exists, func, literal_column, select
 
 from shared.storage import idempotency
 from shared.storage.connections import Connections, Transaction
-from shared.storage.tables.runs import runs, workers
+from shared.storage.sql_files import statement
+from shared.storage.tables.events import run_events
+from shared.storage.tables.runs import forgotten_runs, runs, workers
 
 _LOCK_KEY = 0x666F72676574  # "forget"
 
 #: What one transaction deletes at most.
 RUNS_AT_ONCE = 100
-EVENTS_AT_ONCE = 2_000
 ANSWERS_AT_ONCE = 500
 #: Transactions of each kind in one pass, so that the sweep comes round in time.
 BITS_OF_A_PASS = 10
@@ -28,27 +29,7 @@ BITS_OF_A_PASS = 10
 READERS_LEAVE_SECONDS = 60
 WORKERS_KEPT = timedelta(days=1)
 
-# The events of those runs that were forgotten first, each run's last ones first. The scans end
-# with the limit: neither many small runs nor a large one are read as a whole.
-_COLLECT = f"""
-WITH forgotten AS MATERIALIZED (
-    SELECT run_id, forgotten_at FROM forgotten_runs
-    WHERE forgotten_at <= now() - make_interval(secs => :readers_leave)
-    ORDER BY forgotten_at LIMIT {RUNS_AT_ONCE}
-), collected AS (
-    DELETE FROM run_events WHERE ctid = ANY(ARRAY(
-        SELECT e.place FROM forgotten f CROSS JOIN LATERAL (
-            SELECT ctid AS place FROM run_events
-            WHERE run_id = f.run_id ORDER BY seq DESC LIMIT {EVENTS_AT_ONCE}
-        ) AS e LIMIT {EVENTS_AT_ONCE}
-    ))
-)
-SELECT run_id FROM forgotten
-"""  # noqa: S608 - constants, which the planner should know
-_SETTLE = """
-DELETE FROM forgotten_runs f
-WHERE run_id = ANY(:runs) AND NOT EXISTS (SELECT FROM run_events e WHERE e.run_id = f.run_id)
-"""
+_COLLECT_EVENTS = statement(__package__, "collect_events")
 
 
 def forget(connections: Connections) -> None:
@@ -85,10 +66,13 @@ def _forget_runs(tx: Transaction) -> bool:
 
 def _collect_events(tx: Transaction) -> bool:
     """Delete events of deleted runs; returns whether more are left."""
-    forgotten = list(tx.sql.scalars(text(_COLLECT), {"readers_leave": READERS_LEAVE_SECONDS}))
-    if forgotten:
-        tx.sql.execute(text(_SETTLE), {"runs": forgotten})
-    return bool(forgotten)
+    parameters = {"readers_leave": READERS_LEAVE_SECONDS}
+    looked_at = tx.sql.exec_driver_sql(_COLLECT_EVENTS, parameters).scalars().all()
+    if looked_at:
+        run_id = forgotten_runs.c.run_id
+        are_gone = ~exists().where(run_events.c.run_id == run_id)
+        tx.sql.execute(delete(forgotten_runs).where(run_id.in_(looked_at), are_gone))
+    return bool(looked_at)
 
 
 def _forget_answers(tx: Transaction) -> bool:

@@ -24,6 +24,7 @@ from shared.storage import postgres, rewinds
 from shared.storage.connections import Connections, Transaction
 from shared.storage.notifications import Enqueue
 from shared.storage.postgres import OF_MAINTENANCE
+from shared.storage.sql_files import statement
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import UNHELD_AND_CANCELLED, runs
 
@@ -44,71 +45,9 @@ EXPIRED = RunError("input.expired", commands.UNANSWERED, False)
 #: Literal text: see `tables.IS_ACTIVE`.
 WAITING = text("state = 'waiting'")
 
-# An owner has lost its runs when it was silent for a lease; or, sooner, when the kernel closed the
-# connection that holds its lock and it missed a heartbeat. Just after a restart of Postgres nobody
-# has a lock, so the locks mean nothing for the length of a lease.
-#
-# A silence may be everybody's: Postgres was frozen, in recovery, read-only or unreachable. So an
-# owner is judged only while another worker is heard: by one that was heard all the time since, or
-# for a lease after it came back itself; or, if all that were there with the owner are silent, by
-# a worker that was started since then. A run that is being cancelled needs nobody to go on with it.
-_LOST = """
-WITH heard AS (
-    SELECT started_at, greatest(started_at, back_at) AS heard_since FROM workers
-    WHERE seen_at > now() - make_interval(secs => :missed)
-)
-SELECT r.id, r.owner, coalesce(w.seen_at > pg_postmaster_start_time(), true) AS is_crash
-FROM runs r LEFT JOIN workers w ON w.id = r.owner
-WHERE r.state = 'executing' AND (
-    w.id IS NULL
-    OR (
-        w.seen_at < now() - make_interval(secs => :missed)
-        AND (
-            w.seen_at < now() - make_interval(secs => :lease)
-            OR (
-                pg_postmaster_start_time() < now() - make_interval(secs => :lease)
-                AND w.lock_key <> 0
-                AND NOT EXISTS (
-                    SELECT FROM pg_locks l
-                    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-                    AND l.classid = (w.lock_key >> 32)::oid
-                    AND l.objid = (w.lock_key & 4294967295)::oid
-                )
-            )
-        )
-        AND (
-            r.cancel_requested_at IS NOT NULL
-            OR (
-                SELECT count(*) > 0 AND coalesce(
-                    min(heard_since) FILTER (WHERE started_at <= w.seen_at)
-                        <= greatest(w.seen_at, now() - make_interval(secs => :lease)),
-                    true
-                ) FROM heard
-            )
-        )
-    )
-)
-ORDER BY r.id LIMIT :batch FOR UPDATE OF r SKIP LOCKED
-"""
-# Until it renews its lease it claims nothing: one silence loses a run once.
-_DECLARE_LOST = """
-UPDATE workers SET seen_at = now() - make_interval(secs => :lease)
-WHERE id IN (
-    SELECT id FROM workers
-    WHERE id = ANY(:owners) AND seen_at > now() - make_interval(secs => :lease)
-    FOR UPDATE SKIP LOCKED
-)
-"""
-
-# One look into the key of `runs` for each reservation: a join may read all of it.
-_LEAKED_RESERVATIONS = """
-SELECT h.run_id AS id, h.org_id, h.cost_usd
-FROM holds h LEFT JOIN LATERAL (
-    SELECT r.id FROM runs r WHERE r.id = h.run_id LIMIT 1
-) AS run ON true
-WHERE run.id IS NULL
-ORDER BY h.run_id LIMIT :batch
-"""
+_FIND_LOST = statement(__package__, "find_lost")
+_DECLARE_LOST = statement(__package__, "declare_lost")
+_FIND_LEAKED_RESERVATIONS = statement(__package__, "find_leaked_reservations")
 
 
 def sweep(connections: Connections) -> None:
@@ -136,8 +75,8 @@ def sweep(connections: Connections) -> None:
 
 def _recover_lost(tx: Transaction) -> None:
     settings = tx.connections.settings
-    lost = tx.sql.execute(
-        text(_LOST),
+    lost = tx.sql.exec_driver_sql(
+        _FIND_LOST,
         {
             "lease": settings.lease_seconds,
             "missed": settings.heartbeat_seconds * 1.25,
@@ -147,8 +86,7 @@ def _recover_lost(tx: Transaction) -> None:
     if not lost:
         return
     owners = {"owners": list({row.owner for row in lost}), "lease": settings.lease_seconds}
-    tx.sql.execute(text(_DECLARE_LOST), owners)
-    # An owner that was last seen before Postgres started could not renew: no crash of it.
+    tx.sql.exec_driver_sql(_DECLARE_LOST, owners)
     is_crash = {row.id: row.is_crash for row in lost}
     rows = tx.sql.execute(select(*runs.c).where(runs.c.id.in_(is_crash))).mappings().all()
     for run in _with_reservations_locked(tx, rows):
@@ -267,7 +205,7 @@ def _release_leaked_reservations(tx: Transaction) -> None:
 
     They are charged what the run had cost when it last reserved.
     """
-    leaked = tx.sql.execute(text(_LEAKED_RESERVATIONS), {"batch": BATCH})
+    leaked = tx.sql.exec_driver_sql(_FIND_LEAKED_RESERVATIONS, {"batch": BATCH})
     for run in _with_reservations_locked(tx, leaked.mappings().all()):
         with _isolated(tx, run):
             log.warning("releasing the reservation of deleted run %s", run["id"])

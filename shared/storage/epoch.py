@@ -18,16 +18,16 @@ from psycopg import errors
 
 from shared.storage.keys import Keys
 
-_INSTALLATION = """
-SELECT i.epoch || '/' || i.xmin || '/' || d.oid{of_log}
+#: Columns: what identifies the installation, the timeline, the position in the log in bytes.
+IDENTITY = """
+SELECT i.epoch || '/' || i.xmin || '/' || d.oid, left(pg_walfile_name(pg_current_wal_lsn()), 8),
+    (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint
 FROM installation i, pg_database d WHERE d.datname = current_database()
 """
-#: Columns: what identifies the installation, the timeline, the position in the log in bytes.
-IDENTITY = _INSTALLATION.format(
-    of_log=", left(pg_walfile_name(pg_current_wal_lsn()), 8),"
-    " (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint"
-)
-_IDENTITY_WITHOUT_LOG = _INSTALLATION.format(of_log=", '', NULL::bigint")
+_IDENTITY_WITHOUT_LOG = """
+SELECT i.epoch || '/' || i.xmin || '/' || d.oid, ''
+FROM installation i, pg_database d WHERE d.datname = current_database()
+"""
 
 _HIDES_ITS_LOG = (errors.FeatureNotSupported, errors.InsufficientPrivilege)
 #: A schema older than this code; a standby, of which others decide what it means.

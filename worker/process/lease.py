@@ -36,18 +36,18 @@ SILENT_HEARTBEATS = 1.5
 #: A heartbeat without a response is given up after this many heartbeats, whatever TCP thinks.
 ANSWER_HEARTBEATS = 2.0
 
-# `back_at` tells the sweep that this worker was silent too, and may not have been the only one.
-_SEEN = """
-    back_at = CASE WHEN workers.seen_at < now() - make_interval(secs => %(silent)s)
-        THEN now() ELSE workers.back_at END,
-    seen_at = now()
-"""
-_REGISTER = f"""
+_REGISTER = """
 INSERT INTO workers (id, hostname, pid, lock_key)
 VALUES (%(id)s, %(hostname)s, %(pid)s, %(lock_key)s)
-ON CONFLICT (id) DO UPDATE SET lock_key = excluded.lock_key, {_SEEN}
-"""  # noqa: S608 - constant text
-_RENEW = f"UPDATE workers SET {_SEEN} WHERE id = %(id)s"  # noqa: S608 - constant text
+ON CONFLICT (id) DO UPDATE SET lock_key = excluded.lock_key
+"""
+# `back_at` tells the sweep that this worker was silent too, and may not have been the only one.
+_RENEW = """
+UPDATE workers SET seen_at = now(),
+    back_at = CASE WHEN seen_at < now() - make_interval(secs => %(silent)s)
+        THEN now() ELSE back_at END
+WHERE id = %(id)s
+"""
 _LOCK = "SELECT pg_advisory_lock(%(lock_key)s)"
 _HAS_LOCK = """
 SELECT EXISTS (
@@ -215,6 +215,7 @@ class Lease:
             self._lock_key = secrets.randbits(62)
             connection.execute(_LOCK, self._parameters())
         connection.execute(_REGISTER, self._parameters())
+        connection.execute(_RENEW, self._parameters())
         return connection
 
     def _has_lock(self, connection: psycopg.Connection[tuple[Any, ...]]) -> bool:

@@ -28,8 +28,8 @@ from tests.waiting import in_parallel
 def small_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers have left at once; a bit is four events."""
     monkeypatch.setattr(retention, "READERS_LEAVE_SECONDS", 0)
-    collect = retention._COLLECT.replace(str(retention.EVENTS_AT_ONCE), "4")
-    monkeypatch.setattr(retention, "_COLLECT", collect)
+    collect = retention._COLLECT_EVENTS.replace("LIMIT 2000", "LIMIT 4")
+    monkeypatch.setattr(retention, "_COLLECT_EVENTS", collect)
 
 
 @pytest.fixture(autouse=True)
