@@ -1,7 +1,9 @@
 """The right to execute a run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 
@@ -16,6 +18,7 @@ class Claim:
     route_id: str
     model: str
     trace_id: str
+    options: Mapping[str, Any] | None = None  # what the run overrides of its persona
     position: int
     fence: int
     attempt: int  # 1, and one more for each time it was taken over from a lost worker

@@ -62,7 +62,7 @@ class Caller:
     def say(self, thread_id: str, content: str) -> str:
         return str(self.made(f"/v1/threads/{thread_id}/messages", {"content": content})["id"])
 
-    def start(self, thread_id: str, **choice: str) -> str:
+    def start(self, thread_id: str, **choice: Any) -> str:
         """Start a run of the thread and return its id."""
         return str(self.made(f"/v1/threads/{thread_id}/runs", choice)["run_id"])
 

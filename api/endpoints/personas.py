@@ -156,6 +156,7 @@ def _shown(persona: Persona) -> dict[str, Any]:
         "input_expires_seconds": persona.input_expires_seconds,
         "on_input_expired": persona.on_input_expired,
         "stream_tool_arguments": persona.stream_tool_arguments,
+        "overrides": list(persona.overrides),
         "created_by_user_id": None,
         "created_at": None,
     }

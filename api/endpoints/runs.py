@@ -21,7 +21,7 @@ from shared.catalog import model_routes, personas
 from shared.events.types import money
 from shared.events.usage import RARE_TOKEN_FIELDS, TOKEN_FIELDS
 from shared.ids import new_trace_id
-from shared.runs import commands, creation, queries
+from shared.runs import commands, creation, overrides, queries
 from shared.runs.creation import NewRun, RunCreator
 from shared.runs.states import STATUSES, phase_of, status_of
 from shared.storage.connections import Transaction
@@ -50,6 +50,13 @@ class CreateRun(Schema):
 
     route_id = fields.String(allow_none=True, validate=_of_form(model_routes.ROUTE_ID))
     persona_id = fields.String(allow_none=True, validate=_of_form(personas.PERSONA_ID))
+    # The overrides, which depend on the persona: `overrides.check` does.
+    instructions = fields.Raw(allow_none=True)
+    variables = fields.Raw(allow_none=True)
+    model_settings = fields.Raw(allow_none=True)
+    tools = fields.Raw(allow_none=True)
+    output_schema = fields.Raw(allow_none=True)
+    limits = fields.Raw(allow_none=True)
 
 
 class RunInput(Schema):
@@ -83,12 +90,14 @@ def _new_run(thread_id: UUID, sql: Connection | None = None) -> NewRun:
     org_id = actor().org_id
     persona = catalog().persona(org_id, body.get("persona_id") or None, sql=sql)
     route = catalog().choose_route(org_id, body.get("route_id") or None, persona, sql=sql)
+    given = {name: body[name] for name in personas.OVERRIDES if name in body}
     return NewRun(
         actor=actor(),
         thread_id=thread_id,
         persona=persona,
         route=route,
         trace_id=new_trace_id(),
+        options=overrides.check(persona, route, given),
     )
 
 
@@ -218,6 +227,7 @@ def _in_full(run: RowMapping) -> dict[str, Any]:
         "model": run["model"],
         "persona_id": run["persona_id"],
         "route_id": run["route_id"],
+        "overrides": run["options"],
         "trace_id": run["trace_id"],
         "attempt": run["attempt"],
         "last_seq": run["last_seq"],

@@ -23,6 +23,8 @@ KEY = re.compile(_ID)
 PERSONA_ID = re.compile(f"{_ID}(@{_ID})?")
 #: What a persona may have; each is a module of `worker/tools`.
 BUILTIN_TOOLS = ("ask_user", "calculator", "current_time", "http_fetch")
+#: What a persona may let its runs override; see `shared/runs/overrides.py`.
+OVERRIDES = ("instructions", "variables", "model_settings", "tools", "output_schema", "limits")
 #: In `require_approval`: every tool.
 EVERY_TOOL = "*"
 
@@ -69,6 +71,7 @@ class Persona:
     input_expires_seconds: float = 86_400.0
     stream_tool_arguments: bool = False  # show them while the model writes them
     on_input_expired: str = "fail"  # or `continue`: the model reads that there was no answer
+    overrides: tuple[str, ...] = ()  # what a run may change of all this
 
     @property
     def id(self) -> str:
@@ -119,6 +122,11 @@ def understood(
             f"{name!r} is not a tool of this persona" for name in sorted(unknown)
         ]
     return Persona(key=key, version=version, **values), problems
+
+
+def read_field(name: str, value: Any) -> Any:
+    """Read the value of one field. Raises: ValueError: the field cannot have it."""
+    return _CHECKS[name](value)
 
 
 def renamed(definition: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,6 +227,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "stream_tool_arguments": _flag,
     "input_expires_seconds": _seconds(MAX_INPUT_EXPIRES_SECONDS),
     "on_input_expired": _one_of("fail", "continue"),
+    "overrides": _list_of(_one_of(*OVERRIDES), len(OVERRIDES)),
 }
 #: Fields under their former names.
 _RENAMED = {"confirm": "require_approval"}

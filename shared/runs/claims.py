@@ -168,6 +168,7 @@ def _claim_of(row: Row[Any], *, last_seq: int) -> Claim:
         persona_id=row.persona_id,
         route_id=row.route_id,
         model=row.model,
+        options=row.options,
         trace_id=row.trace_id,
         position=row.position,
         fence=row.fence,

@@ -1,5 +1,6 @@
 """Creating runs: queued in their threads, those that are created at the same time together."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -13,6 +14,7 @@ from shared.catalog.catalog import Catalog
 from shared.catalog.model_routes import Route
 from shared.catalog.personas import Persona
 from shared.errors import InvalidState, ThreadBusy
+from shared.runs.overrides import Options
 from shared.storage.arrays import TextArray, plain_array
 from shared.storage.connections import Connections, Transaction
 from shared.storage.group_commit import GroupCommit
@@ -34,6 +36,11 @@ class NewRun:
     persona: Persona
     route: Route
     trace_id: str
+    options: Options | None = None  # what it overrides of the persona
+
+    @property
+    def options_json(self) -> str | None:
+        return json.dumps(self.options) if self.options else None
 
 
 class RunCreator:
@@ -106,6 +113,7 @@ def create_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[UUID | None]:
                 "persona_ids": TextArray(new.persona.id for new in wanted),
                 "route_ids": TextArray(new.route.id for new in wanted),
                 "models": TextArray(new.route.model for new in wanted),
+                "options": TextArray(new.options_json for new in wanted),
             },
         ).scalars()
     )
@@ -147,7 +155,7 @@ def retry(
             .values(superseded_at=func.now())
         )
     last_run = tx.sql.execute(
-        select(runs.c.id, runs.c.persona_id, runs.c.route_id)
+        select(runs.c.persona_id, runs.c.route_id, runs.c.options)
         .where(runs.c.thread_id == thread_id)
         .order_by(runs.c.position.desc())
         .limit(1)
@@ -166,8 +174,15 @@ def retry(
         )
         .values(superseded_at=func.now())
     )
-    persona_id, route_id = (last_run.persona_id, last_run.route_id) if last_run else (None, None)
+    persona_id, route_id, options = last_run or (None, None, None)
     persona = catalog.persona(actor.org_id, persona_id, sql=tx.sql)
     route = catalog.choose_route(actor.org_id, route_id, persona, sql=tx.sql)
-    new = NewRun(actor=actor, thread_id=thread_id, persona=persona, route=route, trace_id=trace_id)
+    new = NewRun(
+        actor=actor,
+        thread_id=thread_id,
+        persona=persona,
+        route=route,
+        trace_id=trace_id,
+        options=options,
+    )
     return create(tx, new)

@@ -23,6 +23,7 @@ from shared.config import InvalidSettings
 from shared.errors import PersonaNotFound
 from shared.events import event_log, types
 from shared.events.types import RouteCost, StoredEvent, Usage
+from shared.runs import overrides
 from shared.runs.transitions import Totals
 from shared.storage.connections import Connections
 from shared.storage.tables.billing import reservations
@@ -99,7 +100,8 @@ def _last(run: RowMapping, type_: str) -> Select[Any]:
 
 def _persona(catalog: Catalog, sql: Connection, run: RowMapping) -> Persona:
     try:
-        return catalog.persona(run["org_id"], run["persona_id"], sql=sql)
+        persona = catalog.persona(run["org_id"], run["persona_id"], sql=sql)
+        return overrides.apply(persona, run["options"])
     except PersonaNotFound:
         # A worker of another release had it.
         return Persona(key=DEFAULT_PERSONA, version="")

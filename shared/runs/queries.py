@@ -19,6 +19,8 @@ from shared.storage.tables.runs import runs
 from shared.storage.tables.threads import messages, threads
 from shared.threads.visibility import visible
 
+#: A list leaves out what may be long and is shown of a single run.
+_LISTED = [column for column in runs.c if column is not runs.c.options]
 _IS_VISIBLE = visible(bindparam("org_id"), bindparam("user_id"))
 _LAST_SEQ = (
     select(func.coalesce(func.max(run_events.c.seq), 0))
@@ -74,7 +76,7 @@ def _page_of_org(status: str | None, limit: int, is_deep: bool) -> Select[Any]:
         one_of=[runs.c.state == state.value for state in states],
     )
     query = (
-        select(*runs.c, users.c.login, users.c.email)
+        select(*_LISTED, users.c.login, users.c.email)
         .select_from(page)
         .join(runs, runs.c.id == page.c.id)
         .join(users, users.c.id == runs.c.created_by_user_id)

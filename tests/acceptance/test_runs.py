@@ -136,6 +136,7 @@ def test_a_run_shows_every_field_of_the_contract(user: Caller, ended_run: dict[s
         "model": "scripted-1",
         "persona_id": "plain@1",
         "route_id": "scripted",
+        "overrides": None,
         "attempt": 1,
         "last_seq": 5,
         "failed_at": None,

@@ -13,6 +13,7 @@ from shared.claim import Claim
 from shared.errors import LeaseLost, PersonaNotFound, Unavailable
 from shared.events import event_log, types
 from shared.events.types import Event
+from shared.runs import overrides
 from shared.runs.transitions import recorded_totals
 from shared.security.egress import FETCH_ALLOWED_NETWORKS, Policy
 from shared.storage.connections import Connections
@@ -179,9 +180,14 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
 
 
 def _persona(process: WorkerProcess, claim: Claim) -> Persona:
-    """Load the persona. Raises: RunFailure: this worker cannot, though the API could."""
+    """Load the persona, with the run's overrides.
+
+    Raises:
+        RunFailure: this worker cannot, though the API could.
+    """
     try:
-        return process.catalog.persona(claim.org_id, claim.persona_id)
+        persona = process.catalog.persona(claim.org_id, claim.persona_id)
+        return overrides.apply(persona, claim.options)
     except PersonaNotFound as error:
         log.error("%s", error.details["persona_id"][0])
         message = f"This worker cannot load persona {claim.persona_id!r}; see the worker logs."

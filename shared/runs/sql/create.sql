@@ -14,7 +14,8 @@ WITH wanted AS (
         unnest(%(trace_ids)s::text[]) AS trace_id,
         unnest(%(persona_ids)s::text[]) AS persona_id,
         unnest(%(route_ids)s::text[]) AS route_id,
-        unnest(%(models)s::text[]) AS model
+        unnest(%(models)s::text[]) AS model,
+        unnest(%(options)s::text[])::jsonb AS options
 ), free AS (
     SELECT w.* FROM wanted w JOIN threads t ON t.id = w.thread_id
     WHERE t.org_id = w.org_id AND t.deleted_at IS NULL
@@ -31,10 +32,10 @@ WITH wanted AS (
     RETURNING free.*, t.next_position - 1 AS position, t.visible_to
 )
 INSERT INTO runs (id, org_id, thread_id, created_by_user_id, api_key_id, trace_id, persona_id,
-    route_id, model, position, visible_to, state, created_at, queued_at)
+    route_id, model, options, position, visible_to, state, created_at, queued_at)
 -- Not now(): the statement may have waited for a thread's lock until the run before had ended.
 SELECT id, org_id, thread_id, created_by_user_id, api_key_id, trace_id, persona_id,
-    route_id, model, position, visible_to, 'queued', clock_timestamp(), clock_timestamp()
+    route_id, model, options, position, visible_to, 'queued', clock_timestamp(), clock_timestamp()
 FROM positioned
 -- A run that was created at the same time; this one has taken a position in vain.
 ON CONFLICT (thread_id) WHERE state IN ('queued', 'executing', 'waiting') DO NOTHING

@@ -37,6 +37,8 @@ runs = Table(
     Column("persona_id", Text, nullable=False),
     Column("route_id", Text, nullable=False),
     Column("model", Text, nullable=False),
+    #: What it overrides of its persona; see `shared/runs/overrides.py`. Null: nothing.
+    Column("options", JSONB),
     #: Its place in the thread: it sees the messages before, its answer stands here.
     Column("position", BigInteger, nullable=False),
     Column("state", Text, nullable=False),

@@ -34,6 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "input_expires_seconds": 86_400.0,
     "on_input_expired": "fail",
     "stream_tool_arguments": False,
+    "overrides": [],
 }
 
 
@@ -64,6 +65,7 @@ def test_a_persona_is_published(alice: User, connections: Connections) -> None:
         "input_expires_seconds": 60,
         "on_input_expired": "continue",
         "stream_tool_arguments": True,
+        "overrides": ["variables", "limits"],
     }
     assert DEFAULTS.keys() == definition.keys()
     response = alice.post(PATH, {"key": "helper", **definition})
@@ -106,6 +108,7 @@ def test_the_built_in_ones_are_listed(alice: User) -> None:
             "version": "1",
             "source": "builtin",
             "system_prompt": personas.builtin()["plain@1"].system_prompt,
+            "overrides": list(personas.builtin()["plain@1"].overrides),
             "created_by_user_id": None,
             "created_at": None,
         }

@@ -93,6 +93,7 @@ def test_a_definition_has_every_field() -> None:
         "timeout_seconds": 1.5,
         "input_expires_seconds": 60,
         "on_input_expired": "continue",
+        "overrides": ["variables", "limits"],
     }
 
     expected = Persona(
@@ -111,6 +112,7 @@ def test_a_definition_has_every_field() -> None:
         timeout_seconds=1.5,
         input_expires_seconds=60.0,
         on_input_expired="continue",
+        overrides=("variables", "limits"),
     )
     assert expected == read("p", "1", definition)
     assert Persona(key="p", version="1") == read("p", "1", {})
@@ -149,6 +151,7 @@ def test_a_definition_has_every_field() -> None:
         ("input_expires_seconds", 2_592_001, "must be a number of seconds from 1 to 2592000"),
         ("input_expires_seconds", "60", "must be a number of seconds"),
         ("on_input_expired", "wait", "must be one of fail, continue"),
+        ("overrides", ["limits", "limits"], "duplicate entry 'limits'"),
     ],
 )
 def test_a_wrong_field_is_named(name: str, value: Any, why: str) -> None:
