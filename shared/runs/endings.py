@@ -113,7 +113,11 @@ def end(tx: Transaction, endings: Sequence[Ending]) -> list[Outcome]:
 
     Their usage is recorded and, unless they may have a reservation, charged as owed.
     """
-    ended = _write(tx, endings)
+    batch = {ending.claim.run_id: ending.stored for ending in endings}
+    ended = {
+        run_id: batch[run_id]
+        for run_id in tx.sql.exec_driver_sql(_END, _parameters(endings)).scalars()
+    }
     if ended:
         tx.after_commit.append(Reached("worker.ended"))
         tx.after_commit.append(event_log.Publish(ended))
@@ -172,7 +176,9 @@ def end_unclaimed(
         error=error,
         has_reservation=True,
     )
-    tx.after_commit.append(event_log.Publish(_write(tx, [ending])))
+    # It does end: its row is locked, and the fence is its own.
+    tx.sql.exec_driver_sql(_END, _parameters([ending]))
+    tx.after_commit.append(event_log.Publish({run["id"]: ending.stored}))
     if error is not None:
         tx.after_commit.append(_Failed(run["id"], run["route_id"], error.code))
     # Last: until the commit others wait for the rows that it locks.
@@ -219,15 +225,12 @@ def _release(tx: Transaction, ending: Ending) -> None:
     )
 
 
-def _write(tx: Transaction, endings: Sequence[Ending]) -> dict[UUID, Sequence[StoredEvent]]:
-    """Execute the statement; returns the events of the runs that have ended."""
-    batch = {ending.claim.run_id: ending.stored for ending in endings}
-    values = {
+def _parameters(endings: Sequence[Ending]) -> dict[str, str | TextArray]:
+    return {
         **_columns_of_runs(endings),
         **_columns_of_usage(endings),
-        **event_log.columns(batch.items()),
+        **event_log.columns((ending.claim.run_id, ending.stored) for ending in endings),
     }
-    return {id_: batch[id_] for id_ in tx.sql.exec_driver_sql(_END, values).scalars()}
 
 
 def _columns_of_runs(endings: Sequence[Ending]) -> dict[str, str | TextArray]:
