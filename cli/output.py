@@ -32,6 +32,11 @@ def escaped(document: str) -> str:
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", document.replace("\r", ""))
 
 
+def shortened(line: str, most: int) -> str:
+    """Cut a line to `most` characters, of which the last then is an ellipsis."""
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
 def compact(value: Any) -> str:
     """Return a value as JSON without spaces between."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

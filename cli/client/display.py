@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cli.client.event_stream import RunEvent
-from cli.output import compact, printable, write, write_json
+from cli.output import compact, printable, shortened, write, write_json
 
 #: Longest one-line form of a tool's arguments or output on a terminal.
 SHOWN_CHARACTERS = 160
@@ -208,5 +208,4 @@ def _cost(event: RunEvent) -> str:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= SHOWN_CHARACTERS else f"{line[: SHOWN_CHARACTERS - 1]}…"
+    return shortened(" ".join(text.split()), SHOWN_CHARACTERS)

@@ -1,6 +1,7 @@
 """`arkloop runs`: look at runs, cancel and answer them, read their events."""
 
 import sys
+from functools import partial
 from itertools import islice
 from uuid import UUID
 
@@ -10,7 +11,15 @@ from cli.client.client import Client
 from cli.client.event_stream import RunEvent, follow, opened
 from cli.client.listing import print_record, print_rows
 from cli.client.server_address import find_server
-from cli.output import compact, escaped, print_json, print_line, write, write_json
+from cli.output import (
+    compact,
+    escaped,
+    print_json,
+    print_line,
+    shortened,
+    write,
+    write_json,
+)
 
 COLUMNS_IN_THREAD = ("run_id", "status", "created_at")
 COLUMNS = (
@@ -116,7 +125,7 @@ def events(run_id: UUID, after_seq: int, wait: bool, as_json: bool) -> None:
     # A wrong id or an unreachable server is reported at once, not retried.
     client.get(f"/runs/{run_id}")
     if wait:
-        for event in follow(client, str(run_id), after_seq, tell=_tell):
+        for event in follow(client, str(run_id), after_seq, tell=partial(print_line, err=True)):
             _print_event(event, as_json=as_json)
         return
     with opened(client, str(run_id), after_seq, wait=False) as found:
@@ -130,16 +139,7 @@ def _print_event(event: RunEvent, *, as_json: bool) -> None:
         return
     data = escaped(compact(event.data))
     if sys.stdout.isatty():
-        line = _for_a_terminal(event, data)
+        line = f"{event.seq:>5}  {event.type:<21}  {shortened(data, SHOWN_CHARACTERS)}"
     else:
         line = f"{event.seq}\t{event.type}\t{event.created_at}\t{data}"
     write(f"{line}\n")
-
-
-def _for_a_terminal(event: RunEvent, data: str) -> str:
-    shown = data if len(data) <= SHOWN_CHARACTERS else f"{data[: SHOWN_CHARACTERS - 1]}…"
-    return f"{event.seq:>5}  {event.type:<21}  {shown}"
-
-
-def _tell(text: str) -> None:
-    print_line(text, err=True)

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from cli.private_file import write_private
+
 #: Seconds to wait for a killed `arkloop dev`, which still stops its processes.
 LOCK_WAIT_SECONDS = 20
 SECRET_NAMES = ("ARKLOOP_JWT_SECRET", "ARKLOOP_ENCRYPTION_KEY")
@@ -69,16 +71,6 @@ class DataFolder:
             kept |= missing
             write_private(self._secrets, json.dumps(kept, indent=2) + "\n")
         return {name: environ.get(name) or kept[name] for name in SECRET_NAMES}
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace the file as a whole; nobody but its owner can ever read it."""
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    fresh.replace(path)
 
 
 def _lives(pid: int) -> bool:

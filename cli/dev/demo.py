@@ -24,7 +24,7 @@ from cli.client.event_stream import RunEvent
 from cli.client.server_address import ServerAddress
 from cli.dev import local_model
 from cli.dev.die_with_parent import dying_with_parent
-from cli.output import escaped, printable
+from cli.output import escaped, printable, shortened
 
 READY_SECONDS = 120
 STOP_SECONDS = 30
@@ -161,8 +161,8 @@ def _print(console: Console, text: str, style: str = "") -> None:
 
 
 def _line(event: RunEvent, seconds: float) -> Text:
-    data = escaped(json.dumps(event.data, ensure_ascii=False))
+    data = shortened(escaped(json.dumps(event.data, ensure_ascii=False)), 120)
     line = Text(f"{seconds:6.2f} s  ", style="dim")
     line.append(f"{event.seq:>4}  ", style="cyan")
     line.append(f"{event.type:<18} ", style="green")
-    return line.append(data if len(data) <= 120 else f"{data[:119]}…", style="default")
+    return line.append(data, style="default")

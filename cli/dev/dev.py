@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from urllib.error import URLError
+from typing import Any
 from urllib.request import ProxyHandler, build_opener
 
 import click
@@ -93,30 +93,13 @@ class Options:
     default=None,
     help="Serve the small real model; by default if it is installed.",
 )
-def dev(
-    host: str,
-    port: int,
-    data: Path,
-    api_workers: int,
-    workers: int,
-    concurrency: int,
-    local_model: bool | None,
-) -> None:
+def dev(**options: Any) -> None:
     """Run everything on this machine: Postgres, Redis, API, workers and a small model.
 
     Servers named in ARKLOOP_DATABASE_URL and ARKLOOP_REDIS_URL are used instead of embedded ones.
     """
-    options = Options(
-        host=host,
-        port=port,
-        data=data,
-        api_workers=api_workers,
-        workers=workers,
-        concurrency=concurrency,
-        local_model=local_model,
-    )
     guard = os.getpid()
-    sys.exit(guarded(lambda: supervise(options, guard)))
+    sys.exit(guarded(lambda: supervise(Options(**options), guard)))
 
 
 def supervise(options: Options, guard: int) -> int:
@@ -242,7 +225,7 @@ def _start_all(
     url = base_url(options.host, int(environment["ARKLOOP_PORT"]))
     _wait_for_ready(supervisor, url)
     if model_url is not None and not supervisor.wait(
-        lambda: _answer(f"{model_url}/models") == "200", MODEL_READY_SECONDS
+        lambda: _answers(f"{model_url}/models"), MODEL_READY_SECONDS
     ):
         supervisor.output.plain("The local model is not ready yet.")
     if not supervisor.stop_requests:
@@ -295,20 +278,17 @@ def _start_servers(
         servers.append((redis, STOP_REDIS))
     for server, stop_rank in servers:
         stack.callback(server.close)
-        supervisor.start(_server(server, stop_rank))
+        process = Process(
+            name=server.name,
+            argv=server.command(),
+            is_tied=True,
+            prepare=server.prepare,
+            stop_signal=server.stop_signal,
+            stop_rank=stop_rank,
+        )
+        supervisor.start(process)
     for server, _stop_rank in servers:
         _wait_until_up(supervisor, server)
-
-
-def _server(server: EmbeddedServer, stop_rank: int) -> Process:
-    return Process(
-        name=server.name,
-        argv=server.command(),
-        is_tied=True,
-        prepare=server.prepare,
-        stop_signal=server.stop_signal,
-        stop_rank=stop_rank,
-    )
 
 
 def _wait_until_up(supervisor: Supervisor, server: EmbeddedServer) -> None:
@@ -369,20 +349,20 @@ def _wait_for_ready(supervisor: Supervisor, url: str) -> None:
 def _problem_of(url: str) -> str | None:
     """Return why the service does not execute runs yet, by `/readyz`; None if it does."""
     try:
-        with build_opener(ProxyHandler({})).open(f"{url}/readyz", timeout=1) as response:
-            degraded = json.load(response).get("degraded", [])
+        degraded = json.loads(_read(f"{url}/readyz")).get("degraded", [])
     except (OSError, ValueError) as error:
         return str(error)
     return "no worker yet" if "workers" in degraded else None
 
 
-def _answer(url: str) -> str:
-    """Return the status of a GET as text, or the error."""
-    opener = build_opener(ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=1) as response:
-            return str(response.status)
-    except URLError as error:
-        return str(error)
-    except OSError as error:
-        return str(error)
+def _answers(url: str) -> bool:
+    with suppress(OSError):
+        return bool(_read(url))
+    return False
+
+
+def _read(url: str) -> bytes:
+    """Return the body of a successful response. Raises: OSError: there is none."""
+    with build_opener(ProxyHandler({})).open(url, timeout=1) as response:
+        body: bytes = response.read()
+        return body

@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from cli.operator.database import database, database_url_option, find_org, org_option
 from cli.output import print_json, print_line
+from cli.private_file import write_private
 from shared.accounts import accounts, api_keys
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.errors import LoginTaken
@@ -116,7 +117,7 @@ def ensure_dev_key(database_url: str, path: Path) -> None:
             org_id=org_id, user_id=user_id, role=role, permissions=PERMISSIONS_OF_ROLE[role]
         )
         _, key = api_keys.create(tx, actor, name="arkloop dev")
-    _write_secret(path, key)
+    write_private(path, f"{key}\n")
 
 
 def _dev_user(tx: Transaction) -> tuple[UUID, UUID]:
@@ -156,11 +157,3 @@ def _org(tx: Transaction, id_or_slug: str, may_create: bool) -> UUID:
         return accounts.ensure_org(tx, id_or_slug)
     advice = "" if may_create else "Use --create to create an organization with this slug."
     return find_org(tx.sql, id_or_slug, advice=advice)
-
-
-def _write_secret(path: Path, text: str) -> None:
-    """Complete and for the owner's eyes alone at every moment."""
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    fresh.touch(mode=0o600)
-    fresh.write_text(f"{text}\n")
-    fresh.rename(path)

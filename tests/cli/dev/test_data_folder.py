@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.dev.data_folder import DataFolder, DataFolderInUse, write_private
+from cli.dev.data_folder import DataFolder, DataFolderInUse
 
 
 def test_secrets_are_made_once_and_readable_by_their_owner_alone(tmp_path: Path) -> None:
@@ -43,15 +43,3 @@ def test_a_folder_is_free_again_after_its_owner(tmp_path: Path) -> None:
             owner = (tmp_path / "lock").read_text()
 
     assert f"{os.getpid()}\n" == owner
-
-
-def test_a_private_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    """An old file with wide permissions does not pass them on."""
-    path = tmp_path / "api-key"
-    path.write_text("old")
-    path.chmod(0o644)
-
-    write_private(path, "new")
-
-    assert "new" == path.read_text()
-    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
