@@ -1,7 +1,6 @@
 """Composition root of the web process; the Procfile has gunicorn call `create_app`."""
 
 import sys
-from typing import NoReturn
 
 from flask import Flask
 
@@ -63,17 +62,23 @@ def create_app(connections: Connections | None = None) -> Flask:
     Without `connections` they are made by the settings of the environment; if these are wrong,
     every problem is printed and the process exits with status 3, at which gunicorn gives up.
     """
-    if connections is None:
-        settings = _settings_or_exit()
-        logs.configure()
-        connections = connect(settings, application="arkloop-web", send=NotificationSender())
-        _check_servers_or_exit(connections)
+    try:
+        if connections is None:
+            settings = Settings.from_env()
+            fault_points.arm(settings)
+            logs.configure()
+            connections = connect(settings, application="arkloop-web", send=NotificationSender())
+            server_checks.check(connections)
+        catalog_ = Catalog(connections, model_routes.load(connections.settings))
+    except (InvalidSettings, InvalidPersona, server_checks.UnsuitableServer) as error:
+        sys.stderr.write(f"{error}\n")
+        # With another status its master would start the worker again and again.
+        sys.exit(BOOT_ERROR)
     app = Flask("arkloop", static_folder=None)
     app.extensions["arkloop"] = connections
     app.extensions["arkloop.auth"] = Authenticator(connections)
     app.extensions["arkloop.hub"] = StreamHub(connections)
     app.extensions["arkloop.reports"] = Reports(connections)
-    catalog_ = _catalog_or_exit(connections)
     app.extensions["arkloop.catalog"] = catalog_
     app.extensions["arkloop.create_run"] = RunCreator(connections, catalog_)
     # Flask declares the provider by its base class, which has no such attribute.
@@ -88,32 +93,3 @@ def create_app(connections: Connections | None = None) -> Flask:
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     return app
-
-
-def _check_servers_or_exit(connections: Connections) -> None:
-    try:
-        server_checks.check(connections)
-    except server_checks.UnsuitableServer as error:
-        _exit(error)
-
-
-def _catalog_or_exit(connections: Connections) -> Catalog:
-    try:
-        return Catalog(connections, model_routes.load(connections.settings))
-    except (InvalidSettings, InvalidPersona) as error:
-        _exit(error)
-
-
-def _settings_or_exit() -> Settings:
-    try:
-        settings = Settings.from_env()
-        fault_points.arm(settings)
-        return settings
-    except InvalidSettings as error:
-        _exit(error)
-
-
-def _exit(error: Exception) -> NoReturn:
-    sys.stderr.write(f"{error}\n")
-    # With another status its master would start the worker again and again.
-    sys.exit(BOOT_ERROR)

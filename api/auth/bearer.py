@@ -1,9 +1,7 @@
 """Authentication: bearer tokens (RFC 6750) to actors, and what each endpoint requires of them."""
 
-import threading
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast
@@ -18,6 +16,7 @@ from shared.accounts import accounts, api_keys
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.errors import Forbidden, Unauthorized, Unavailable
 from shared.storage.connections import Connections
+from shared.storage.recent_reads import RecentReads
 from shared.times import now
 
 #: A token that was revoked, or a role that was changed, is believed no longer than this.
@@ -77,21 +76,13 @@ class _Used:
                 api_keys.mark_used(tx, one.subject)
 
 
-@dataclass(slots=True, eq=False)
-class _Asking:
-    """A question to the database that several requests wait for."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    failure: BaseException | None = None
-
-
-@dataclass(slots=True)
 class Authenticator:
     """Checks tokens against the database, at most once in `CACHE_SECONDS` each."""
 
-    connections: Connections
-    _cache: dict[object, tuple[float, Any]] = field(default_factory=dict)
-    _asking: dict[object, "_Asking"] = field(default_factory=dict)
+    def __init__(self, connections: Connections) -> None:
+        self.connections = connections
+        self._keys: RecentReads[object, Row[Any] | None] = RecentReads(CACHE_SECONDS, _MAX_CACHED)
+        self._roles: RecentReads[object, str | None] = RecentReads(CACHE_SECONDS, _MAX_CACHED)
 
     def identify(self, token: str) -> Actor:
         """Return the actor that the token stands for. Raises: Unauthorized, Unavailable."""
@@ -128,7 +119,8 @@ class Authenticator:
 
     def forget(self) -> None:
         """Ask the database again for everyone: something was revoked through this process."""
-        self._cache.clear()
+        self._keys.forget()
+        self._roles.forget()
 
     def _by_api_key(self, key: str) -> Actor:
         if not api_keys.is_well_formed(key):
@@ -157,7 +149,7 @@ class Authenticator:
                 self.connections.notify(_Used(row.id))
             return row
 
-        return cast("Row[Any] | None", self._cached(name, read))
+        return self._keys.get(name, read)
 
     def _role(self, user_id: UUID, org_id: UUID, session_id: UUID | None) -> str | None:
         def read() -> str | None:
@@ -166,36 +158,4 @@ class Authenticator:
                     sql, user_id=user_id, org_id=org_id, session_id=session_id
                 )
 
-        return cast("str | None", self._cached((user_id, org_id, session_id), read))
-
-    def _cached(self, name: object, read: Callable[[], object]) -> object:
-        """Return a result of `read` that is at most `CACHE_SECONDS` old; absence is never cached.
-
-        Of many requests at once with the same token one asks, and the others wait for what it gets.
-        """
-        deadline, value = self._cache.get(name, (0.0, None))
-        if time.monotonic() < deadline:
-            return value
-        asking = self._asking.setdefault(name, _Asking())
-        with asking.lock:
-            # Else each of them would wait for a connection in vain, one after the other.
-            if asking.failure is not None:
-                raise Unavailable() from asking.failure
-            began = time.monotonic()
-            deadline, value = self._cache.get(name, (0.0, None))
-            if began < deadline:
-                return value
-            try:
-                value = read()
-            except Unavailable as error:
-                asking.failure = error.__cause__ or error
-                raise
-            finally:
-                self._asking.pop(name, None)
-            if value is None:
-                self._cache.pop(name, None)
-            else:
-                if len(self._cache) >= _MAX_CACHED:
-                    self._cache.clear()
-                self._cache[name] = (began + CACHE_SECONDS, value)
-        return value
+        return self._roles.get((user_id, org_id, session_id), read)

@@ -6,10 +6,9 @@ from what the org has published. What another process changed is seen within
 """
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from operator import itemgetter
 from typing import TypeVar
 from uuid import UUID
@@ -24,6 +23,7 @@ from shared.catalog.personas import DEFAULT_PERSONA, InvalidPersona, Persona
 from shared.errors import PersonaNotFound, RouteNotFound
 from shared.security.encryption import CannotOpen, NoEncryptionKey, keyring
 from shared.storage.connections import Connections
+from shared.storage.recent_reads import RecentReads
 from shared.storage.tables.billing import budgets, credit_balances
 
 T = TypeVar("T")
@@ -56,12 +56,12 @@ class Catalog:
 
     connections: Connections
     routes_of_settings: Routes
-    _orgs: dict[UUID, tuple[float, _OfOrg]] = field(default_factory=dict)
+    _orgs: RecentReads[UUID, _OfOrg] = field(
+        default_factory=lambda: RecentReads(CACHE_SECONDS, _MAX_ORGS)
+    )
     #: A published persona never changes, so it is kept without an end.
     _personas: dict[tuple[UUID, str], Persona] = field(default_factory=dict)
     _opened: dict[tuple[UUID, bytes], str | None] = field(default_factory=dict)
-    _asking: dict[UUID, threading.Lock] = field(default_factory=dict)
-    _forgotten: int = 0
 
     def __post_init__(self) -> None:
         """Read the built-in personas at the start. Raises: InvalidPersona: one is wrong."""
@@ -195,8 +195,7 @@ class Catalog:
 
     def forget(self, org_id: UUID) -> None:
         """Ask the database again: something of the org was changed through this process."""
-        self._forgotten += 1
-        self._orgs.pop(org_id, None)
+        self._orgs.forget(org_id)
 
     def _of(self, org_id: UUID, sql: Connection | None = None) -> _OfOrg:
         """Return the org's part of the catalog, at most `CACHE_SECONDS` old.
@@ -204,30 +203,11 @@ class Catalog:
         One of several callers at once reads it for all. A caller with a connection does not
         wait for another caller, which might not get one.
         """
-        deadline, known = self._orgs.get(org_id, (0.0, None))
-        if known is not None and time.monotonic() < deadline:
-            return known
-        if sql is not None:
-            return self._read(org_id, sql)
-        with self._asking.setdefault(org_id, threading.Lock()):
-            began = time.monotonic()
-            deadline, known = self._orgs.get(org_id, (0.0, None))
-            try:
-                if known is not None and began < deadline:
-                    return known
-                return self._read(org_id)
-            finally:
-                self._asking.pop(org_id, None)
+        read = partial(self._ask, sql, partial(_read, org_id=org_id))
+        return self._orgs.get(org_id, read, waits=sql is None)
 
     def _read(self, org_id: UUID, sql: Connection | None = None) -> _OfOrg:
-        began, forgotten = time.monotonic(), self._forgotten
-        found = self._ask(sql, lambda sql: _read(sql, org_id))
-        # What was changed meanwhile may not be in it.
-        if forgotten == self._forgotten:
-            if len(self._orgs) >= _MAX_ORGS:
-                self._orgs.clear()
-            self._orgs[org_id] = (began + CACHE_SECONDS, found)
-        return found
+        return self._orgs.read(org_id, partial(self._ask, sql, partial(_read, org_id=org_id)))
 
     def _ask(self, sql: Connection | None, question: Callable[[Connection], T]) -> T:
         if sql is not None:
