@@ -10,7 +10,7 @@ from sqlalchemy import Row
 
 from api.auth.bearer import requires
 from api.http.current import actor, changes_catalog, connections
-from api.http.fields import BoundedList, StrictBoolean, Usd, shown_name, whole
+from api.http.fields import BoundedList, ModelSettings, StrictBoolean, Usd, shown_name, whole
 from api.http.idempotency import created, idempotent
 from api.http.json_body import NoArguments, query_args, read_body
 from api.http.paging import ByTime, page, page_args
@@ -57,6 +57,7 @@ class ModelChanges(Schema):
     context_tokens = whole(1, 100_000_000)
     first_byte_seconds = whole(1, MAX_SILENT_SECONDS)
     idle_seconds = whole(1, MAX_SILENT_SECONDS)
+    model_settings = ModelSettings(allow_none=True)
     requests_per_minute = whole(1, 1_000_000)
     tokens_per_minute = whole(1, 1_000_000_000)
 
@@ -263,6 +264,7 @@ def _shown_model(model: Row[Any], provider: Row[Any]) -> dict[str, Any]:
         "context_tokens": org_routes.effective_context_tokens(model, provider),
         "first_byte_seconds": model.first_byte_seconds or FIRST_BYTE_SECONDS,
         "idle_seconds": model.idle_seconds or IDLE_SECONDS,
+        "model_settings": model.model_settings or {},
         "requests_per_minute": model.requests_per_minute,
         "tokens_per_minute": model.tokens_per_minute,
         "created_at": rfc3339(model.created_at),

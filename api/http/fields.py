@@ -9,6 +9,7 @@ from uuid import UUID
 from marshmallow import ValidationError, fields, validate
 
 from shared import usd
+from shared.catalog import model_settings
 from shared.ids import parse_id
 
 
@@ -79,6 +80,18 @@ class Usd(fields.Field[Decimal]):
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> Decimal:
         try:
             return usd.parse(value)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+
+
+class ModelSettings(fields.Field[dict[str, Any]]):
+    """Settings of model calls, as `shared/catalog/model_settings.py` reads them."""
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> dict[str, Any]:
+        try:
+            return model_settings.read(value)
+        except model_settings.InvalidModelSettings as error:
+            raise ValidationError(dict(error.problems)) from None
         except ValueError as error:
             raise ValidationError(str(error)) from None
 

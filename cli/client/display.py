@@ -15,7 +15,7 @@ SHOWN_CHARACTERS = 160
 
 _YELLOW = {
     *("message.reset", "run.cancelled"),
-    *("run.throttled", "run.fallback", "context.truncated"),
+    *("run.throttled", "run.fallback", "run.settings_dropped", "context.truncated"),
 }
 _THROTTLED = {
     "requests": "the route has reached its requests per minute",
@@ -158,6 +158,9 @@ def line_of(event: RunEvent) -> str | None:
         case "run.throttled":
             why = _THROTTLED.get(data["reason"], data["reason"])
             return f"waiting: {why}; retrying in {data['seconds']:g} s"
+        case "run.settings_dropped":
+            names = ", ".join(data["settings"])
+            return f"{data['route_id']} does not support {names}"
         case "run.fallback":
             return f"{data['model']} ({data['to_route_id']}) takes over after {data['reason']}"
         case "context.truncated":

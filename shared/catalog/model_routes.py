@@ -17,7 +17,7 @@ from uuid import UUID
 
 import yaml
 
-from shared.catalog import prices
+from shared.catalog import model_settings, prices
 from shared.catalog.prices import VENDOR_URLS, Prices
 from shared.config import InvalidSettings, Settings
 from shared.events.types import Usage
@@ -61,6 +61,7 @@ class Route:
     idle_seconds: float = IDLE_SECONDS  # between two parts of it
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    model_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     is_of_org: bool = False  # an org made it: it must not reach the operator's network
     is_default: bool = False
     priority: int | None = None  # the lower comes first; None: never a fallback
@@ -186,6 +187,7 @@ _FIELDS = {
     "base_url",
     "api",
     "api_key_variable",
+    "model_settings",
     "prices",
     *_NUMBERS,
     *_SECONDS,
@@ -270,10 +272,18 @@ def _route(entry: Any) -> Route:
             base_url=base_url,
             api=api,
             api_key=api_key,
+            model_settings=_model_settings(entry.get("model_settings")),
             prices=_prices(entry.get("prices")),
             **numbers,
         )
     )
+
+
+def _model_settings(given: Any) -> Mapping[str, Any]:
+    try:
+        return model_settings.read({} if given is None else given)
+    except ValueError as error:
+        raise ValueError(f"`model_settings`: {error}") from None
 
 
 def _prices(given: Any) -> Prices | None:

@@ -50,6 +50,7 @@ def routes_of(sql: Connection, org_id: UUID) -> list[SealedRoute]:
                 context_tokens=effective_context_tokens(row, row),
                 first_byte_seconds=row.first_byte_seconds or FIRST_BYTE_SECONDS,
                 idle_seconds=row.idle_seconds or IDLE_SECONDS,
+                model_settings=row.model_settings or {},
                 requests_per_minute=row.requests_per_minute,
                 tokens_per_minute=row.tokens_per_minute,
                 is_of_org=True,

@@ -6,7 +6,7 @@ Both have the same fields, read and checked here.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
 from importlib import resources
@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 
 from shared import usd
+from shared.catalog import model_settings
+from shared.catalog.model_settings import InvalidModelSettings
 from shared.errors import PersonaNotFound
 
 DEFAULT_PERSONA = "assistant"
@@ -65,6 +67,7 @@ class Persona:
     max_steps: int = 32
     max_equal_turns: int = 6  # with the same calls and results in a row; then the run fails
     max_output_tokens: int | None = None  # of one model call
+    model_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     max_cost_usd: Decimal | None = None  # of one run
     max_cost_usd_per_month: Decimal | None = None  # of runs with any version of it that has a limit
     timeout_seconds: float = 900.0  # waiting for a person does not count
@@ -114,6 +117,8 @@ def understood(
         elif value is not None:
             try:
                 values[name] = check(value)
+            except InvalidModelSettings as error:
+                problems |= {f"{name}.{setting}": why for setting, why in error.problems.items()}
             except ValueError as error:
                 problems[name] = [str(error)]
     unknown = values.get("require_approval", frozenset()) - {*values.get("tools", ()), EVERY_TOOL}
@@ -221,6 +226,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "max_steps": _whole(MAX_STEPS),
     "max_equal_turns": _whole(MAX_STEPS, least=2),
     "max_output_tokens": _whole(MAX_OUTPUT_TOKENS),
+    "model_settings": model_settings.read,
     "max_cost_usd": usd.parse,
     "max_cost_usd_per_month": usd.parse,
     "timeout_seconds": _seconds(MAX_TIMEOUT_SECONDS),

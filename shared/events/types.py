@@ -204,6 +204,15 @@ class RunFallback:
 
 
 @dataclass(frozen=True, slots=True)
+class RunSettingsDropped:
+    """Model settings that the route does not support: its calls are made without them."""
+
+    type: ClassVar[str] = "run.settings_dropped"
+    route_id: str
+    settings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class ContextTruncated:
     """The conversation does not fit into the model's context.
 
@@ -289,6 +298,7 @@ Event = (
     | RunResumed
     | RunThrottled
     | RunFallback
+    | RunSettingsDropped
     | ContextTruncated
     | RunCost
     | RunCancelRequested

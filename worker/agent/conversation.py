@@ -155,13 +155,14 @@ class ResumeState:
 
     `lost` are the events of output that was streamed and not finished; with `is_counted` their
     call is in the run's costs already. `route_id` is the route that an earlier attempt fell back
-    to.
+    to. `dropped_settings` are the reported ones, by route.
     """
 
     turns: list[Turn] = field(default_factory=list)
     lost: Sequence[StoredEvent] = ()
     is_counted: bool = False
     route_id: str | None = None
+    dropped_settings: Mapping[str, set[str]] = field(default_factory=dict)
 
 
 def resume_state_from(stored: Sequence[StoredEvent]) -> ResumeState:
@@ -174,7 +175,17 @@ def resume_state_from(stored: Sequence[StoredEvent]) -> ResumeState:
         lost,
         bool(lost) and max(costs, default=0) > lost[0].seq,
         json.loads(fallbacks[-1].payload)["data"]["to_route_id"] if fallbacks else None,
+        _dropped_settings(stored),
     )
+
+
+def _dropped_settings(stored: Iterable[StoredEvent]) -> dict[str, set[str]]:
+    dropped: dict[str, set[str]] = {}
+    for event in stored:
+        if event.type == types.RunSettingsDropped.type:
+            data = json.loads(event.payload)["data"]
+            dropped.setdefault(data["route_id"], set()).update(data["settings"])
+    return dropped
 
 
 def lost_events_of(stored: Sequence[StoredEvent]) -> list[StoredEvent]:

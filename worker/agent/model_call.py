@@ -2,16 +2,18 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from shared import fault_points
+from shared.catalog import model_settings
 from shared.catalog.model_routes import Route
 from shared.events import types
 from shared.events.types import Event, ProviderState, Usage, is_too_deep, plain
 from worker.agent.call_ids import CallIds
 from worker.agent.retry import (
     JITTER,
+    DropSetting,
     Fail,
     NextRoute,
     Progress,
@@ -132,6 +134,9 @@ def call_model(
                 case StripState():
                     _void(context, error, streamed)
                     request = replace(request, messages=without_state(request.messages))
+                case DropSetting(name):
+                    _void(context, error, streamed)
+                    _drop_settings(chain, context, [name])
                 case NextRoute(left_pause) | Shrink(otherwise=NextRoute(left_pause)):
                     _void(context, error, streamed)
                     _fall_back(chain, context, error, left_pause)
@@ -153,6 +158,10 @@ def _try_once(
     """Make one call; if it breaks off, `streamed` has what came of it and what that cost."""
     try:
         route, provider, admission = chain.route, chain.provider, context.admission
+        if request.settings:
+            _drop_settings(chain, context, request.settings.keys() - set(provider.settings))
+            settings = model_settings.without(request.settings, chain.dropped_settings)
+            request = replace(request, settings=settings)
         admission.admit(route, _size(provider, request), deadline)
         if admission.is_limited:
             admission.reserve(route, provider.worst_case(request))
@@ -165,6 +174,12 @@ def _try_once(
         was_accepted = isinstance(error, ProviderError) and error.was_accepted
         _bill_broken_try(chain, request, context.admission, streamed, was_accepted=was_accepted)
         raise
+
+
+def _drop_settings(chain: RouteChain, context: Transcript, names: Iterable[str]) -> None:
+    """Drop settings that the route does not support, and report each once in the run."""
+    if new := chain.drop_settings(names):
+        context.emit(types.RunSettingsDropped(chain.route.id, new))
 
 
 def _fall_back(

@@ -7,7 +7,9 @@ by what the vendor reported last, and a request that is refused as too large is 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from shared.catalog import model_settings
 from shared.catalog.model_routes import Route
 from shared.events import types
 from shared.events.types import Usage
@@ -27,6 +29,8 @@ SCALE_MARGIN = 1.05
 LEAST_SCALE, MOST_SCALE = 0.5, 4.0
 #: Of a smaller request most may be what the vendor adds of its own.
 LEAST_COUNTED_TOKENS = 500
+#: How the event names an `extra_body` that a route of the server does not send.
+PERSONA_EXTRA_BODY = "persona.extra_body"
 #: The part of a refused request that the next one may have: where the vendor gave numbers, and
 #: where it gave none.
 SMALLER, MUCH_SMALLER = 0.9, 0.5
@@ -146,12 +150,29 @@ class RequestBuilder:
             tools=specs,
             max_output_tokens=most,
             room_tokens=room,
+            settings=self._settings(route),
             turn=len(self._turns),
             taken_call_ids=frozenset(call.id for turn in self._turns for call in turn.calls),
             stream_arguments=agent.persona.stream_tool_arguments,
             attempt=self._context.attempt,
         )
         return request, replace(fitted, dropped=agent.unread + fitted.dropped)
+
+    def _settings(self, route: Route) -> dict[str, Any]:
+        """Return the settings of the next call; only the first one is forced to call a tool.
+
+        Otherwise the model could never give its answer.
+        """
+        own, persona = route.model_settings, self._agent.persona.model_settings
+        if not route.is_of_org and "extra_body" in persona:
+            # It could buy what the server's prices do not cover, such as faster processing.
+            persona = model_settings.without(persona, ["extra_body"])
+            if new := self._agent.chain.drop_settings([PERSONA_EXTRA_BODY]):
+                self._context.emit(types.RunSettingsDropped(route.id, new))
+        settings = model_settings.effective(own, persona)
+        if self._turns and settings.get("tool_choice") != "none":
+            settings.pop("tool_choice", None)
+        return settings
 
 
 def _is_smaller(request: ModelRequest, refused: ModelRequest) -> bool:

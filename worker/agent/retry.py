@@ -73,11 +73,20 @@ class StripState:
     """The same request without provider state: some servers refuse the fields that they stream."""
 
 
-Decision = Retry | Wait | Shrink | StripState | NextRoute | Fail
+@dataclass(frozen=True, slots=True)
+class DropSetting:
+    """The same request without the model setting of this name, which the vendor refused."""
+
+    name: str
+
+
+Decision = Retry | Wait | Shrink | StripState | DropSetting | NextRoute | Fail
 
 
 def decide(error: ProviderError, progress: Progress, jitter: float) -> Decision:
     """Decide what follows the error of a try; `jitter` is a random factor, within `JITTER`."""
+    if error.refused_setting is not None:
+        return DropSetting(error.refused_setting)
     is_throttled = error.code == "provider.rate_limited"
     if is_throttled:
         pause = _pause(error, progress.refusals + 1, jitter)

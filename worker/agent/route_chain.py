@@ -1,6 +1,7 @@
 """The routes of a run, in the order in which they are tried."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from shared.catalog.model_routes import Route
 from worker.providers import Provider
@@ -15,10 +16,17 @@ class RouteChain:
     A route that was left is not tried again in this attempt.
     """
 
-    def __init__(self, routes: Sequence[Route], connect: Connect) -> None:
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        connect: Connect,
+        dropped: Mapping[str, Collection[str]] = MappingProxyType({}),
+    ) -> None:
+        """Create the chain; `dropped` are the settings that routes refused earlier, by route id."""
         self._routes = list(routes)
         self._connect = connect
         self._provider: Provider | None = None
+        self._dropped = {route_id: set(names) for route_id, names in dropped.items()}
 
     @property
     def route(self) -> Route:
@@ -40,6 +48,18 @@ class RouteChain:
     @property
     def has_next(self) -> bool:
         return len(self._routes) > 1
+
+    @property
+    def dropped_settings(self) -> Collection[str]:
+        """The model settings that the route does not support, as far as it is known."""
+        return self._dropped.get(self.route.id, set())
+
+    def drop_settings(self, names: Iterable[str]) -> list[str]:
+        """Drop settings for the rest of the run; return those that were not dropped before."""
+        dropped = self._dropped.setdefault(self.route.id, set())
+        new = sorted(set(names) - dropped)
+        dropped.update(new)
+        return new
 
     def advance(self) -> Route:
         """Leave the route for the next one, which is returned."""

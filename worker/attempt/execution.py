@@ -209,7 +209,7 @@ def _chain(
         egress = Policy.of(settings.allowed_networks) if route.is_of_org else None
         return providers.load(route, faults=settings.faults, egress=egress)
 
-    return RouteChain(routes, connect)
+    return RouteChain(routes, connect, earlier.dropped_settings)
 
 
 def _agent(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shared.catalog.model_routes import Route
@@ -93,6 +93,7 @@ class ModelRequest:
     `turn` counts the assistant turns already in this run, `attempt` the run's
     claims, `try_number` the tries of this call, both from 1. `room_tokens` is
     about what the model's context leaves for the answer; None: nobody knows.
+    `settings` are those of `shared/catalog/model_settings.py`.
     `taken_call_ids` are those of the run's earlier turns. `stream_arguments`:
     the arguments of calls are shown while the model writes them.
     """
@@ -103,6 +104,7 @@ class ModelRequest:
     tools: Sequence[ToolSpec] = ()
     max_output_tokens: int | None = None
     room_tokens: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     turn: int = 0
     taken_call_ids: frozenset[str] = frozenset()
     stream_arguments: bool = False

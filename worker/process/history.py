@@ -17,7 +17,14 @@ from sqlalchemy import Connection, Row, func, select
 
 from shared.claim import Claim
 from shared.events import event_log
-from shared.events.types import MessageReset, RunCost, RunFallback, StoredEvent, ToolResult
+from shared.events.types import (
+    MessageReset,
+    RunCost,
+    RunFallback,
+    RunSettingsDropped,
+    StoredEvent,
+    ToolResult,
+)
 from shared.storage.arrays import plain_array
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import tool_calls
@@ -318,7 +325,10 @@ def written_bytes(sql: Connection, run_id: UUID) -> int:
 
 
 #: Of a run's own events: what its next attempt goes by, without the text of finished turns.
-_OWN_TYPES = (*TURN_TYPES, RunFallback.type, RunCost.type, MessageReset.type)
+_OWN_TYPES = (
+    *TURN_TYPES,
+    *(kind.type for kind in (RunFallback, RunSettingsDropped, RunCost, MessageReset)),
+)
 
 
 def own_events(sql: Connection, run_id: UUID) -> list[StoredEvent]:

@@ -3,7 +3,7 @@
 `docs/reference/providers.md` shows a whole one.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -17,7 +17,13 @@ from worker.contract.stop_signal import StopSignal
 
 
 class Provider(Protocol):
-    """Made for one run, closed at its end."""
+    """Made for one run, closed at its end.
+
+    `settings` names the model settings that it translates; requests contain no others.
+    """
+
+    @property
+    def settings(self) -> Collection[str]: ...
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
         """Call the model; the last chunk is a `TurnEnd`.

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import anthropic
 
+from shared.catalog import model_settings
 from shared.catalog.model_routes import Route
 from shared.catalog.prices import VENDOR_URLS
 from shared.events.types import Usage, clean
@@ -56,6 +57,8 @@ class _Client(anthropic.Anthropic):
 
 
 class AnthropicProvider:
+    settings = model_settings.NAMES - {"seed", "verbosity"}  # the API has neither
+
     def __init__(self, route: Route, egress: Policy | None = None) -> None:
         base_url = address(route, VENDOR_URLS["anthropic"], egress)
         # As the SDK sends it, since the API's version 2026-10-21.
@@ -72,7 +75,8 @@ class AnthropicProvider:
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
         answer = _Answer(request.turn, self._usage)
-        with stop.aborting(self._http.abort), provider_errors(anthropic, self._api_key):
+        failures = provider_errors(anthropic, self._api_key, request.settings)
+        with stop.aborting(self._http.abort), failures:
             with self._client.messages.create(**anthropic_request.arguments(request)) as events:
                 for event in events:
                     stop.check()

@@ -1,5 +1,6 @@
 """The request that Anthropic's Messages receive."""
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import Any
@@ -13,7 +14,9 @@ from worker.contract.messages import (
     ToolSpec,
     UserMessage,
 )
+from worker.contract.outcomes import ProviderError
 from worker.providers.partial_calls import portable_arguments, portable_id, portable_name
+from worker.providers.sdk_client import with_extra
 
 #: The API demands a limit. Where neither persona nor route has one it is the model's own, by the
 #: beginning of its name; the first that fits.
@@ -29,6 +32,12 @@ _MOST_OUTPUT_TOKENS = (
 )
 #: Even where our count says that less is left of the context: it counts rather too much.
 _LEAST_OUTPUT_TOKENS = 1_024
+#: Models that think with a budget of tokens; all others do so with an effort.
+_BY_BUDGET = re.compile(r"(?:.*[./])?claude-(?:3|(?:opus|sonnet|haiku)-4-(?:0|1|5|20))")
+_LEAST_BUDGET = 1_024
+#: The part of `max_tokens` that is the budget of an effort, as OpenRouter has it.
+_SHARES = {"minimal": 0.1, "low": 0.2, "medium": 0.5, "high": 0.8, "xhigh": 0.95, "max": 0.95}
+_TOOL_CHOICES = {"required": "any"}
 _CACHED = {"cache_control": {"type": "ephemeral"}}
 #: The API requires a user's message first and last, and no empty one.
 _NOTHING_SAID = "(nothing)"
@@ -70,7 +79,61 @@ def arguments(request: ModelRequest) -> dict[str, Any]:
         _cache(sent)
     elif tools:
         sent["tool_choice"] = {"type": "none"}
+    settings = {**_sampling(request), **_tool_choice(request), **_thinking(request)}
+    sent["extra_body"] = with_extra(settings, request.settings.get("extra_body", {}))
     return sent
+
+
+def _sampling(request: ModelRequest) -> dict[str, Any]:
+    """Return the settings that the SDK has no argument for, since newer models have none of them.
+
+    Those refuse it with "`temperature` is deprecated for this model.", which leaves it out.
+    """
+    names = {"temperature": "temperature", "top_p": "top_p", "stop": "stop_sequences"}
+    return {names[name]: value for name, value in request.settings.items() if name in names}
+
+
+def _tool_choice(request: ModelRequest) -> dict[str, Any]:
+    if not request.tools:
+        return {}
+    match request.settings.get("tool_choice"):
+        case {"name": name}:
+            choice: dict[str, Any] = {"type": "tool", "name": portable_name(name)}
+        case str(kind):
+            choice = {"type": _TOOL_CHOICES.get(kind, kind)}
+        case _:
+            choice = {"type": "auto"}
+    is_parallel = request.settings.get("parallel_tool_calls")
+    if is_parallel is not None and choice["type"] != "none":
+        choice["disable_parallel_tool_use"] = not is_parallel
+    return {} if choice == {"type": "auto"} else {"tool_choice": choice}
+
+
+def _thinking(request: ModelRequest) -> dict[str, Any]:
+    """Return how much the model thinks, in the form that its generation accepts.
+
+    Models since Claude 4.6 decide themselves, by an effort; from Opus 4.7 on they refuse a budget.
+    Earlier ones accept a budget alone: at least 1,024 tokens, and less than `max_tokens`.
+    Source: `ThinkingConfigParam` and `OutputConfigParam` of the SDK, and
+    https://platform.claude.com/docs/en/build-with-claude/thinking.
+
+    Raises:
+        ProviderError: the output limit leaves no room for a budget.
+    """
+    effort = request.settings.get("reasoning_effort")
+    if effort is None:
+        return {}
+    if effort == "none":
+        return {"thinking": {"type": "disabled"}}
+    if not _BY_BUDGET.match(request.model):
+        effort = "low" if effort == "minimal" else effort
+        return {"thinking": {"type": "adaptive"}, "output_config": {"effort": effort}}
+    most = max_tokens(request)
+    budget = max(_LEAST_BUDGET, int(most * _SHARES[effort]))
+    if budget >= most:
+        why = f"An output limit of {most} tokens leaves no room to think."
+        raise ProviderError("invalid_request", why, refused_setting="reasoning_effort")
+    return {"thinking": {"type": "enabled", "budget_tokens": budget}}
 
 
 def tools_of(request: ModelRequest) -> Sequence[ToolSpec]:

@@ -1,7 +1,7 @@
 """The official SDK's client, shared by both of OpenAI's APIs."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import httpx2
@@ -40,9 +40,10 @@ class Client(openai.OpenAI):
         )
 
     @contextlib.contextmanager
-    def calling(self, stop: StopSignal) -> Iterator[None]:
+    def calling(self, stop: StopSignal, settings: Mapping[str, Any]) -> Iterator[None]:
         """Wrap a call: `stop` cuts its connection, and failures are raised as `ProviderError`."""
-        with stop.aborting(self._connections.abort), provider_errors(openai, self._route_key):
+        failures = provider_errors(openai, self._route_key, settings)
+        with stop.aborting(self._connections.abort), failures:
             yield
 
     def read(self, chunks: Iterable[T], is_last: Callable[[T], bool]) -> Iterator[T]:

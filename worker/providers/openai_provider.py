@@ -7,6 +7,7 @@ from typing import Any
 
 import openai
 
+from shared.catalog import model_settings
 from shared.catalog.model_routes import Route
 from shared.events.types import Usage, clean
 from shared.security.egress import Policy
@@ -35,12 +36,14 @@ from worker.providers.partial_calls import (
     portable_name,
 )
 from worker.providers.reported_usage import UsageReader
-from worker.providers.sdk_client import StateRoom
+from worker.providers.sdk_client import StateRoom, with_extra
 
 #: The names that compatible servers give to the model's reasoning.
 _REASONING = ("reasoning_content", "reasoning")
 #: OpenRouter's, with the signatures that Anthropic's and Google's models want back.
 _DETAILS = "reasoning_details"
+#: Settings that have the same name and form in the API.
+_AS_THEY_ARE = ("temperature", "top_p", "seed", "stop", "reasoning_effort", "verbosity")
 #: Of a call: Google puts its `thought_signature` there, and refuses the call without it.
 _SIGNED = "extra_content"
 
@@ -56,6 +59,8 @@ def build(
 class OpenAIProvider:
     """Chat completions; see `openai_responses.py` for OpenAI's newer API."""
 
+    settings = model_settings.NAMES
+
     def __init__(self, route: Route, egress: Policy | None = None) -> None:
         self._client = Client(route, egress)
         self._is_vendor = route.is_at_openai
@@ -68,7 +73,7 @@ class OpenAIProvider:
         has_text = is_refused = False
         room = StateRoom()
         reasoning = _Reasoning(room)
-        with self._client.calling(stop):
+        with self._client.calling(stop, request.settings):
             with self._client.chat.completions.create(**_arguments(request, self._is_vendor)) as s:
                 for chunk in self._client.read(s, _is_last):
                     stop.check()
@@ -219,7 +224,23 @@ def _arguments(request: ModelRequest, is_vendor: bool) -> dict[str, Any]:
         # Compatible servers know the older name alone.
         name = "max_completion_tokens" if is_vendor else "max_tokens"
         arguments[name] = request.max_output_tokens
+    arguments["extra_body"] = with_extra(_settings(request), request.settings.get("extra_body", {}))
     return arguments
+
+
+def _settings(request: ModelRequest) -> dict[str, Any]:
+    sent = {name: value for name, value in request.settings.items() if name in _AS_THEY_ARE}
+    if not request.tools:
+        return sent
+    if "parallel_tool_calls" in request.settings:
+        sent["parallel_tool_calls"] = request.settings["parallel_tool_calls"]
+    match request.settings.get("tool_choice"):
+        case {"name": name}:
+            function = {"name": portable_name(name)}
+            sent["tool_choice"] = {"type": "function", "function": function}
+        case str(choice):
+            sent["tool_choice"] = choice
+    return sent
 
 
 def _message(message: Message) -> dict[str, Any]:

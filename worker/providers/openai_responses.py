@@ -10,6 +10,7 @@ from typing import Any
 
 import openai
 
+from shared.catalog import model_settings
 from shared.catalog.model_routes import Route
 from shared.events.types import Usage, clean
 from shared.security.egress import Policy
@@ -31,7 +32,7 @@ from worker.providers.partial_calls import (
     PartialCalls,
 )
 from worker.providers.reported_usage import UsageReader
-from worker.providers.sdk_client import StateRoom
+from worker.providers.sdk_client import StateRoom, with_extra
 
 #: Requested from a reasoning model in addition to the answer. A server may refuse either: OpenAI
 #: refuses both for models that do not reason, and summaries to organizations it has not verified.
@@ -50,6 +51,8 @@ _NO_CALL = CallDelta("")
 
 
 class ResponsesProvider:
+    settings = model_settings.NAMES - {"seed", "stop"}  # the API has neither
+
     def __init__(self, route: Route, egress: Policy | None = None) -> None:
         self._client = Client(route, egress)
         self._usage = UsageReader(route, "responses")
@@ -57,7 +60,7 @@ class ResponsesProvider:
         self._options = dict(_REASONING_OPTIONS) if reasons else {}
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
-        with self._client.calling(stop):
+        with self._client.calling(stop, request.settings):
             response = _Response(request.turn, self._usage)
             with self._open(request) as events:
                 for event in self._client.read(events, _is_last):
@@ -88,7 +91,7 @@ class ResponsesProvider:
         An option that the server refuses is dropped for the rest of the run.
         """
         while True:
-            body = {**responses_request.body(request), **self._options}
+            body = with_extra(responses_request.body(request), self._options)
             try:
                 # The classes that `responses.create` makes of events hide missing fields.
                 return self._client.post(
@@ -99,13 +102,15 @@ class ResponsesProvider:
                     stream_cls=openai.Stream[Any],
                 )
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                if self._options.pop(_refused_option(error), None) is None:
+                if self._options.pop(_refused_option(error, request.settings), None) is None:
                     raise
 
 
-def _refused_option(error: openai.APIStatusError) -> str:
+def _refused_option(error: openai.APIStatusError, settings: Mapping[str, Any]) -> str:
     """Return the option that the refusal is about; empty if it is about something else."""
     if error.param:
+        if error.param == "reasoning.effort" and "reasoning_effort" in settings:
+            return ""
         return str(error.param).partition(".")[0].partition("[")[0]
     message = error.message.lower()
     return next((option for word, option in _REFUSED if word in message), "")

@@ -14,6 +14,7 @@ from worker.contract.messages import (
     UserMessage,
 )
 from worker.providers.partial_calls import portable_arguments, portable_id, portable_name
+from worker.providers.sdk_client import with_extra
 
 #: The API refuses a lower limit of the output.
 _LEAST_OUTPUT_TOKENS = 16
@@ -52,6 +53,23 @@ def body(request: ModelRequest) -> dict[str, Any]:
         ]
     if (most := most_output(request)) is not None:
         sent["max_output_tokens"] = most
+    return with_extra({**sent, **_settings(request)}, request.settings.get("extra_body", {}))
+
+
+def _settings(request: ModelRequest) -> dict[str, Any]:
+    settings = request.settings
+    sent = {name: settings[name] for name in ("temperature", "top_p") if name in settings}
+    if "reasoning_effort" in settings:
+        sent["reasoning"] = {"effort": settings["reasoning_effort"]}
+    if "verbosity" in settings:
+        sent["text"] = {"verbosity": settings["verbosity"]}
+    if request.tools and "parallel_tool_calls" in settings:
+        sent["parallel_tool_calls"] = settings["parallel_tool_calls"]
+    match request.tools and settings.get("tool_choice"):
+        case {"name": name}:
+            sent["tool_choice"] = {"type": "function", "name": portable_name(name)}
+        case str(choice):
+            sent["tool_choice"] = choice
     return sent
 
 

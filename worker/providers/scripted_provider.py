@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from shared.catalog import model_settings
 from shared.catalog.model_routes import Route
 from shared.events.usage import TOKEN_FIELDS, Usage
 from shared.security.egress import Policy
@@ -34,7 +35,10 @@ from worker.contract.stop_signal import StopSignal
 Step = dict[str, Any]
 
 _WORD = re.compile(r"\S+\s*|\s+")
-_STEPS = ("say", "count", "think", "tool", "tools", "error", "hang", "usage", "exit_worker")
+_STEPS = (
+    *("say", "count", "think", "tool", "tools", "error", "hang", "usage", "exit_worker"),
+    "settings",
+)
 _NUMBERS = {
     "delay_ms": int | float,
     "hang": int | float,
@@ -59,6 +63,8 @@ def build(route: Route, *, faults: bool, egress: Policy | None) -> "ScriptedProv
 
 
 class ScriptedProvider:
+    settings = model_settings.NAMES
+
     def __init__(self, *, faults: bool = False) -> None:
         self._faults = faults
 
@@ -67,6 +73,7 @@ class ScriptedProvider:
         for step in steps:
             if step.get("error") not in (None, "disconnect"):
                 _fail(step, request)
+            _refuse_settings(step, request)
         calls: tuple[ToolCall, ...] = ()
         usage: Usage | None = None
         words = 0
@@ -75,7 +82,7 @@ class ScriptedProvider:
             if "tool" in step or "tools" in step:
                 calls = _tool_calls(step, request.turn)
                 yield from self._write_arguments(calls, step, stop)
-                words += _output_words(step)
+                words += _output_words(step, request)
             elif "usage" in step:
                 usage = _usage(step["usage"])
             else:
@@ -101,7 +108,8 @@ class ScriptedProvider:
         except ProviderError:
             return Usage()  # a wrong script is refused before its first word
         counted = Usage(
-            input_tokens=_input_words(request), output_tokens=sum(map(_output_words, steps))
+            input_tokens=_input_words(request),
+            output_tokens=sum(_output_words(step, request) for step in steps),
         )
         most = {
             name: max(getattr(usage, name) for usage in (counted, *told)) for name in TOKEN_FIELDS
@@ -124,6 +132,8 @@ class ScriptedProvider:
             for word in _WORD.findall(step["say" if "say" in step else "think"]):
                 yield kind(word)
                 stop.wait(delay) if delay else stop.check()
+        elif "settings" in step:
+            yield TextDelta(_settings_text(request))
         elif "count" in step:
             start = time.monotonic()
             for i in range(step["count"]):
@@ -199,6 +209,9 @@ def _check(step: Any, number: int) -> None:
         raise _bad(f"step {number}: `piece` must be at least 1")
     if "error" in step and step["error"] not in _ERRORS:
         raise _bad(f"step {number}: `error` must be one of {', '.join(_ERRORS)}")
+    refused = step.get("unsupported", [])
+    if not isinstance(refused, list) or not all(isinstance(name, str) for name in refused):
+        raise _bad(f"step {number}: `unsupported` must be a list of names")
     calls = step.get("tools", [])
     if not isinstance(calls, list):
         raise _bad(f"step {number}: `tools` must be a list")
@@ -218,6 +231,18 @@ def _fail(step: Step, request: ModelRequest) -> None:
         raise ProviderError(_ERRORS[name], f"The script says: {name}.", retry_after=retry_after)
 
 
+def _settings_text(request: ModelRequest) -> str:
+    return json.dumps(dict(request.settings), sort_keys=True)
+
+
+def _refuse_settings(step: Step, request: ModelRequest) -> None:
+    """Refuse the first of the settings that the step does not support."""
+    for name in step.get("unsupported", ()):
+        if name in request.settings:
+            why = f"The script says: {name} is not supported."
+            raise ProviderError("invalid_request", why, refused_setting=name)
+
+
 def _tool_calls(step: Step, turn: int) -> tuple[ToolCall, ...]:
     calls = step.get("tools", [step])
     return tuple(
@@ -234,7 +259,9 @@ def _usage(step: Any) -> Usage:
     return Usage(**{name: step.get(name, 0) for name in TOKEN_FIELDS})
 
 
-def _output_words(step: Step) -> int:
+def _output_words(step: Step, request: ModelRequest) -> int:
+    if "settings" in step:
+        return len(_settings_text(request).split())
     if "count" in step:
         return int(step["count"])
     if "piece" in step and ("tool" in step or "tools" in step):

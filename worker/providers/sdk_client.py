@@ -1,6 +1,7 @@
 """The common parts of the SDKs' providers: addresses, bodies, the room for a vendor's state."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from shared.catalog.model_routes import Route
@@ -34,6 +35,16 @@ def with_encoded_body(options: Any) -> Any:
     return options.model_copy(
         update={"json_data": None, "extra_json": None, "content": json_bytes(body)}
     )
+
+
+def with_extra(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the fields of `extra` to a body; where both have an object, the fields of both remain."""
+    for name, value in extra.items():
+        before = body.get(name)
+        if isinstance(before, dict) and isinstance(value, dict):
+            value = {**before, **value}
+        body[name] = value
+    return body
 
 
 def json_bytes(value: object) -> bytes:

@@ -7,6 +7,7 @@ import contextlib
 import email.utils
 import time
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import httpx2
@@ -14,7 +15,7 @@ import httpx2
 from shared.security import egress
 from worker.contract.outcomes import ProviderError
 from worker.http.checked_http import tls_failure
-from worker.providers import rate_limit_headers, size_errors
+from worker.providers import rate_limit_headers, refused_settings, size_errors
 
 #: Nobody checks shapes: what is not what it should be fails where it is used.
 _MISSHAPEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -68,10 +69,13 @@ _WORDS = (
 
 
 @contextlib.contextmanager
-def provider_errors(sdk: Any, api_key: str | None) -> Iterator[None]:
+def provider_errors(
+    sdk: Any, api_key: str | None, settings: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[None]:
     """Raise what goes wrong inside as `ProviderError`; `sdk` is the module `openai` or `anthropic`.
 
-    The key is taken out of what the provider says: there are some that repeat it.
+    The key is taken out of what the provider says: there are some that repeat it. `settings` are
+    those of the call, one of which the provider may refuse.
     """
     with http_errors():
         try:
@@ -79,7 +83,7 @@ def provider_errors(sdk: Any, api_key: str | None) -> Iterator[None]:
         except sdk.APITimeoutError as error:
             raise _timed_out(error.__cause__) from error
         except sdk.APIStatusError as error:
-            raise _status_error(error, api_key) from error
+            raise _status_error(error, api_key, settings) from error
         except sdk.APIConnectionError as error:
             if refused := _refusal(error):
                 raise refused from error
@@ -118,7 +122,7 @@ def _timed_out(cause: BaseException | None) -> ProviderError:
     return ProviderError("timeout", "Connecting to the provider timed out.")
 
 
-def _status_error(error: Any, api_key: str | None) -> ProviderError:
+def _status_error(error: Any, api_key: str | None, settings: Mapping[str, Any]) -> ProviderError:
     status: int = error.status_code
     if status < 300:  # the response had begun well, and reported the error later
         return _error_in_stream(error, api_key)
@@ -127,6 +131,10 @@ def _status_error(error: Any, api_key: str | None) -> ProviderError:
         return ProviderError("auth", message)
     if too_large := size_errors.read(error.message, error.body, status):
         return ProviderError("invalid_request", message, too_large=too_large)
+    said = _error_object(error.body) or {}
+    text, param = str(said.get("message") or error.message), said.get("param")
+    if refused := refused_settings.find(status, param, text, settings):
+        return ProviderError("invalid_request", message, refused_setting=refused)
     return _refused(status, error.response.headers, message)
 
 
@@ -160,10 +168,15 @@ def _kind_of_status(status: int) -> str:
 
 def _said(body: Any) -> list[str] | None:
     """Return the codes of an error object, in lower case; None without such an object."""
-    error = body.get("error", body) if isinstance(body, Mapping) else None
-    if not isinstance(error, Mapping):
+    error = _error_object(body)
+    if error is None:
         return None
     return [str(error.get(name)).lower() for name in ("code", "status", "type")]
+
+
+def _error_object(body: Any) -> Mapping[str, Any] | None:
+    error = body.get("error", body) if isinstance(body, Mapping) else None
+    return error if isinstance(error, Mapping) else None
 
 
 def _is_unpaid(error: Any) -> bool:

@@ -52,6 +52,8 @@ def worst_case(request: ModelRequest) -> Usage:
 def _texts(request: ModelRequest) -> Iterator[str]:
     """Yield every text that is sent."""
     yield request.system_prompt
+    if extra := request.settings.get("extra_body"):
+        yield json.dumps(extra)
     for message in request.messages:
         yield message.content
         match message:

@@ -42,6 +42,7 @@ def test_a_provider_is_made_with_its_models(alice: User) -> None:
                     "is_default": True,
                     "prices": {"input": 0.15, "output": 0.6, "cache_read": 0.00000001},
                     "max_output_tokens": 1000,
+                    "model_settings": {"temperature": 0.5, "stop": "END"},
                     "context_tokens": 32_000,
                     "first_byte_seconds": 900,
                     "idle_seconds": 30,
@@ -80,6 +81,7 @@ def test_a_provider_is_made_with_its_models(alice: User) -> None:
         "prices": {"input": 0.15, "output": 0.6, "cache_read": 1e-08, "cache_write": 0.15},
         "prices_source": "given",
         "max_output_tokens": 1000,
+        "model_settings": {"temperature": 0.5, "stop": ["END"]},
         "context_tokens": 32_000,
         "first_byte_seconds": 900,
         "idle_seconds": 30,
@@ -97,6 +99,7 @@ def test_a_provider_is_made_with_its_models(alice: User) -> None:
         "prices": None,
         "prices_source": "unknown",
         "max_output_tokens": None,
+        "model_settings": {},
         "context_tokens": None,
         "first_byte_seconds": 600,
         "idle_seconds": 120,
@@ -215,10 +218,15 @@ def test_a_change_leaves_the_rest(alice: User) -> None:
     assert rekeyed is not None
     assert (True, "wxyz") == (rekeyed["has_api_key"], rekeyed["api_key_last_four"])
 
-    model = made(alice, f"{path}/models", priority=1, max_output_tokens=5)
+    settings = {"seed": 1}
+    model = made(alice, f"{path}/models", priority=1, max_output_tokens=5, model_settings=settings)
     changed = alice.patch(f"{path}/models/{model['id']}", {"priority": None}).json
     assert changed is not None
     assert (None, 5) == (changed["priority"], changed["max_output_tokens"])
+    assert settings == changed["model_settings"]
+    cleared = alice.patch(f"{path}/models/{model['id']}", {"model_settings": None}).json
+    assert cleared is not None
+    assert {} == cleared["model_settings"]
 
 
 def test_a_stored_key_is_not_sent_elsewhere(alice: User) -> None:
@@ -380,6 +388,11 @@ def test_another_orgs_provider_is_not_there(alice: User, register: Register) -> 
             "models.0.prices.more",
         ),
         ({"models": [{"model": "m", "max_output_tokens": 0}]}, "models.0.max_output_tokens"),
+        ({"models": [{"model": "m", "model_settings": []}]}, "models.0.model_settings"),
+        (
+            {"models": [{"model": "m", "model_settings": {"seed": "x"}}]},
+            "models.0.model_settings.seed",
+        ),
         ({"models": [{"model": "m", "context_tokens": 10**9}]}, "models.0.context_tokens"),
         ({"models": [{"model": "m", "api": "completions"}]}, "models.0.api"),
         ({"kind": "anthropic", "models": [{"model": "m", "api": "chat"}]}, "api"),

@@ -28,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "max_steps": 32,
     "max_equal_turns": 6,
     "max_output_tokens": None,
+    "model_settings": {},
     "max_cost_usd": None,
     "max_cost_usd_per_month": None,
     "timeout_seconds": 900.0,
@@ -59,6 +60,7 @@ def test_a_persona_is_published(alice: User, connections: Connections) -> None:
         "max_steps": 5,
         "max_equal_turns": 6,
         "max_output_tokens": 100,
+        "model_settings": {"reasoning_effort": "high"},
         "max_cost_usd": 0.00000001,
         "max_cost_usd_per_month": 999_999.99999999,
         "timeout_seconds": 1.5,
@@ -311,7 +313,7 @@ def test_the_page_has_every_field_and_its_limit() -> None:
 
     assert list(DEFAULTS) == list(rows)
     for name, default in DEFAULTS.items():
-        expected = "none" if default == [] else shown.get(default) or f"{default:,.0f}"
+        expected = "none" if default in ([], {}) else shown.get(default) or f"{default:,.0f}"
         assert expected == rows[name], name
     for limit in (
         personas.MAX_PROMPT_BYTES,

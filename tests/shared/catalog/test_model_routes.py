@@ -183,6 +183,7 @@ def test_a_route_of_a_file_has_limits_of_its_own(tmp_path: Path) -> None:
             model: claude-haiku-4-5
             prices: {input: 2, output: 3, cache_read: 0, cache_write: 4}
             max_output_tokens: 1000
+            model_settings: {temperature: 0.5, stop: END}
             context_tokens: 8000
             first_byte_seconds: 900
             idle_seconds: 30
@@ -203,6 +204,7 @@ def test_a_route_of_a_file_has_limits_of_its_own(tmp_path: Path) -> None:
             input=Decimal(2), output=Decimal(3), cache_read=Decimal(0), cache_write=Decimal(4)
         ),
         max_output_tokens=1000,
+        model_settings={"temperature": 0.5, "stop": ["END"]},
         context_tokens=8000,
         first_byte_seconds=900,
         idle_seconds=30,
@@ -274,6 +276,10 @@ def test_a_route_of_a_file_has_limits_of_its_own(tmp_path: Path) -> None:
         ("routes: [{id: a, provider: openai, model: m, idle_seconds: 0}]", "`idle_seconds` must"),
         ("routes: [{id: a, provider: openai, model: m, idle_seconds: 0.5}]", "`idle_seconds` must"),
         ("routes: [{id: a, provider: openai, model: m, base_url: 5}]", "`base_url` must begin"),
+        (
+            "routes: [{id: a, provider: openai, model: m, model_settings: {seed: x, top_k: 1}}]",
+            "`model_settings`: seed: must be an integer of 64 bits; top_k: unknown setting",
+        ),
         (
             "routes: [{id: a, provider: openai, model: m, max_output_tokens: 0}]",
             "`max_output_tokens` must be an integer of at least 1",

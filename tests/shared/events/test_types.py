@@ -183,6 +183,7 @@ def test_the_types_are_those_of_the_contract() -> None:
         "run.resumed",
         "run.throttled",
         "run.fallback",
+        "run.settings_dropped",
         "context.truncated",
         "run.cost",
         "run.cancel_requested",

@@ -1,0 +1,55 @@
+"""Model settings from the API to the vendor, through the whole service."""
+
+import json
+from typing import Any
+
+from tests.caller import Caller, script, text_of
+from tests.system import System
+from tests.worker.providers.fake_vendor import delta, openai_stream, raw, status, vendor
+
+HELLO = raw(openai_stream(delta(content="Hello."), delta("stop")))
+
+
+def persona_of(owner: Caller, **settings: Any) -> str:
+    body = {"key": "own", "tools": ["calculator"], "model_settings": settings}
+    return str(owner.made("/v1/personas", body)["id"])
+
+
+def test_settings_of_model_and_persona_reach_the_vendor(system: System) -> None:
+    """What the vendor refuses is dropped, reported once, and the run completes."""
+    owner = system.caller()
+    refusal = status("400 Bad Request", message="Unsupported parameter: 'top_p' is not supported.")
+    with vendor(refusal, HELLO) as fake:
+        settings = {"temperature": 1, "top_p": 0.5, "extra_body": {"top_k": 3}}
+        model = {"model": "m", "is_default": True, "model_settings": settings}
+        owner.made(
+            "/v1/llm-providers",
+            {"name": "o", "kind": "openai", "base_url": fake.url, "models": [model]},
+        )
+        events = owner.events(owner.run("Hi", persona_id=persona_of(owner, temperature=0.25)))
+        first, second = fake.bodies
+
+    assert "Hello." == text_of(events)
+    assert (0.25, 0.5, 3) == (first["temperature"], first["top_p"], first["top_k"])
+    assert (0.25, 3) == (second["temperature"], second["top_k"])
+    assert "top_p" not in second
+    [dropped] = [e["data"]["settings"] for e in events if e["type"] == "run.settings_dropped"]
+    assert ["top_p"] == dropped
+
+
+def test_a_lost_worker_reports_no_setting_again(system: System) -> None:
+    """The run's events tell the next worker what the route does not support."""
+    owner = system.caller()
+    persona_id = persona_of(owner, seed=7, temperature=0.5)
+    settings = {"settings": True, "unsupported": ["seed"]}
+    call = {"tool": "calculator", "args": {"expression": "1+1"}}
+    steps = [settings, call, {"exit_worker": True, "attempts": 1}, settings]
+
+    events = owner.events(owner.run(script(*steps), persona_id=persona_id, route_id="scripted"))
+
+    types = [event["type"] for event in events]
+    assert [json.dumps({"temperature": 0.5})] * 2 == [
+        event["data"]["content"] for event in events if event["type"] == "message.completed"
+    ]
+    assert (1, 1) == (types.count("run.settings_dropped"), types.count("run.resumed"))
+    assert types.index("run.settings_dropped") < types.index("run.resumed")

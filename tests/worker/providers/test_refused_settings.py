@@ -1,0 +1,73 @@
+"""Refusals of settings, in the words of vendors and servers."""
+
+from typing import Any
+
+import pytest
+
+from worker.providers import refused_settings
+
+SETTINGS: dict[str, Any] = {
+    "temperature": 1,
+    "top_p": 1,
+    "stop": ["x"],
+    "tool_choice": "required",
+    "parallel_tool_calls": False,
+    "reasoning_effort": "max",
+    "verbosity": "low",
+    "extra_body": {"top_k": 5},
+}
+BY_PARAM = "Unsupported value: it does not support 'max' with this model."
+
+
+@pytest.mark.parametrize(
+    ("param", "message", "refused"),
+    [
+        # OpenAI
+        ("temperature", "Unsupported parameter: 'temperature' is not supported.", "temperature"),
+        ("reasoning.effort", BY_PARAM, "reasoning_effort"),
+        ("reasoning_effort", BY_PARAM, "reasoning_effort"),
+        ("text.verbosity", BY_PARAM, "verbosity"),
+        ("stop", BY_PARAM, "stop"),
+        ("stop[3]", BY_PARAM, "stop"),
+        ("messages[1].content", "Invalid `temperature` of the room.", None),
+        (None, "Unrecognized request argument supplied: top_k", "extra_body.top_k"),
+        # Anthropic
+        (None, "`temperature` is deprecated for this model.", "temperature"),
+        (None, "`temperature` and `top_p` cannot both be specified.", "temperature"),
+        (None, "temperature: range: 0..1", "temperature"),
+        (None, '"thinking.type.enabled" is not supported for this model.', "reasoning_effort"),
+        (None, "output_config.effort: Input should be 'low' or 'high'", "reasoning_effort"),
+        (None, "This model does not support the effort parameter.", "reasoning_effort"),
+        (None, "stop_sequences: each stop sequence must contain non-whitespace", "stop"),
+        (None, "tool_choice: Tool 'x' not found in provided tools", "tool_choice"),
+        (None, "messages.1.content.0.thinking: Invalid signature in thinking block", None),
+        (
+            None,
+            "messages.1.content.0.type: Expected `thinking`, but found `tool_use`. When `thinking`"
+            " is enabled, a final `assistant` message must start with a thinking block.",
+            "reasoning_effort",
+        ),
+        # vLLM
+        (
+            None,
+            "[{'type': 'extra_forbidden', 'loc': ('body', 'verbosity'), 'msg': 'Extra inputs are"
+            " not permitted', 'input': 'low'}]",
+            "verbosity",
+        ),
+        (None, "The model `m` does not exist.", None),
+    ],
+)
+def test_the_refused_setting_is_found(param: Any, message: str, refused: str | None) -> None:
+    """By the parameter where the vendor names one, else by the first name in its words."""
+    assert refused == refused_settings.find(400, param, message, SETTINGS)
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 500])
+def test_other_failures_are_about_no_setting(status: int) -> None:
+    """Only an invalid request can be."""
+    assert refused_settings.find(status, "temperature", "no", SETTINGS) is None
+
+
+def test_a_setting_that_was_not_sent_was_not_refused() -> None:
+    """So that no call is repeated without a change."""
+    assert refused_settings.find(400, "temperature", "no `temperature`", {"seed": 1}) is None

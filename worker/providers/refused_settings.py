@@ -1,0 +1,60 @@
+"""The setting that a vendor's refusal is about, so that the call can be made without it.
+
+OpenAI names the parameter in `param`: "Unsupported parameter: 'temperature' is not supported with
+this model." (https://github.com/OpenHands/software-agent-sdk/issues/1837), "Unsupported value:
+'temperature' does not support 0.5 with this model." (issue 445 of diffbot/code-gpt-docs). Anthropic
+has only words: "`temperature` is deprecated for this model."
+(issue 11 of Mixpeal/anthropic-sdk), "thinking.type.enabled is not supported for this model". vLLM
+has those of Pydantic: "[{'type': 'extra_forbidden', 'loc': ('body', 'verbosity'), …".
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+#: The names that vendors give to settings, besides our own.
+_ALIASES = {
+    "stop": ("stop_sequences",),
+    "parallel_tool_calls": ("disable_parallel_tool_use",),
+    "verbosity": ("text.verbosity",),
+    "reasoning_effort": (
+        *("reasoning.effort", "reasoning", "thinking", "output_config", "effort"),
+        "budget_tokens",
+    ),
+}
+#: Anthropic, where earlier turns lack the thinking that the request enables.
+_THINKING_IS_ON = "`thinking` is enabled"
+
+
+def find(status: int, param: Any, message: str, settings: Mapping[str, Any]) -> str | None:
+    """Return the name of the refused setting, `extra_body.<field>` for one of its fields.
+
+    None if the refusal is about something else.
+    """
+    if status not in (400, 422) or not settings:
+        return None
+    if isinstance(param, str) and param:
+        found = (name for word, name in _words(settings) if _is_of(param, word))
+        return next(found, None)
+    text = message.lower()
+    if text.startswith("messages.") and _THINKING_IS_ON not in text:
+        return None
+    places = [
+        (match.start(), name)
+        for word, name in _words(settings)
+        if (match := re.search(rf"(?<![\w.]){re.escape(word.lower())}(?!\w)", text))
+    ]
+    return min(places)[1] if places else None
+
+
+def _words(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what a refusal may call each of the settings, with its name here."""
+    for name in settings:
+        if name == "extra_body":
+            yield from ((field, f"extra_body.{field}") for field in settings[name])
+        else:
+            yield from ((word, name) for word in (name, *_ALIASES.get(name, ())))
+
+
+def _is_of(param: str, word: str) -> bool:
+    return param == word or param.startswith((f"{word}.", f"{word}["))
