@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from shared.catalog import personas
+from shared.catalog import model_settings, personas
 from shared.catalog.model_routes import Route
+from shared.catalog.model_settings import InvalidModelSettings
 from shared.catalog.personas import Persona
 from shared.errors import InvalidRequest, PersonaNotFound
 
@@ -168,9 +169,22 @@ def _lower(persona: Persona, value: Mapping[str, Any]) -> Persona:
     return replace(persona, **limits)
 
 
+def _check_model_settings(_persona: Persona, value: Any) -> dict[str, Any]:
+    try:
+        return model_settings.read(value)
+    except InvalidModelSettings as error:
+        problems = {f"model_settings.{name}": why for name, why in error.problems.items()}
+        raise InvalidRequest(**problems) from None
+
+
+def _set_model(persona: Persona, value: Mapping[str, Any]) -> Persona:
+    return replace(persona, model_settings={**persona.model_settings, **value})
+
+
 #: By name, in the order in which they are applied: nothing is filled into instructions.
 OVERRIDES: Mapping[str, Override] = {
     "variables": Override(_check_variables, _fill_in),
     "instructions": Override(_check_instructions, _add_instructions),
     "limits": Override(_check_limits, _lower),
+    "model_settings": Override(_check_model_settings, _set_model),
 }

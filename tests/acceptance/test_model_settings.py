@@ -37,6 +37,22 @@ def test_settings_of_model_and_persona_reach_the_vendor(system: System) -> None:
     assert ["top_p"] == dropped
 
 
+def test_a_runs_settings_count_before_the_personas(system: System) -> None:
+    """As far as the persona allows runs to have any."""
+    owner = system.caller()
+    body = {"key": "open", "model_settings": {"temperature": 0.5, "seed": 1}}
+    persona_id = owner.made("/v1/personas", {**body, "overrides": ["model_settings"]})["id"]
+    thread = owner.thread(script({"settings": True}))
+    choice = {"persona_id": persona_id, "route_id": "scripted"}
+    path = f"/v1/threads/{thread}/runs"
+
+    wrong = owner.http.post(path, json={**choice, "model_settings": {"top_k": 1}})
+    run = owner.made(path, {**choice, "model_settings": {"temperature": 0, "seed": None}})
+
+    assert (422, ["model_settings.top_k"]) == (wrong.status_code, list(wrong.json()["details"]))
+    assert {"temperature": 0.0} == json.loads(text_of(owner.events(run["run_id"])))
+
+
 def test_a_lost_worker_reports_no_setting_again(system: System) -> None:
     """The run's events tell the next worker what the route does not support."""
     owner = system.caller()

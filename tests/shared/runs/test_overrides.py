@@ -84,6 +84,17 @@ def test_limits_can_be_lowered() -> None:
     )
 
 
+def test_model_settings_are_merged_with_the_personas() -> None:
+    """Each counts before the persona's; a null stands for the vendor's default."""
+    of_persona = {"temperature": 0.5, "seed": 1}
+    persona = replace(OPEN, system_prompt="", model_settings=of_persona)
+    given = {"model_settings": {"seed": None, "stop": "END"}}
+
+    effective = overrides.apply(persona, overrides.check(persona, ROUTE, given))
+
+    assert {"temperature": 0.5, "seed": None, "stop": ["END"]} == effective.model_settings
+
+
 @pytest.mark.parametrize(
     ("limits", "field"),
     [
@@ -113,6 +124,8 @@ def test_a_limit_is_never_raised(limits: dict[str, Any], field: str) -> None:
         ({"variables": {"a b": "x", "customer": "Ada"}}, "variables.a b"),
         ({"variables": {"customer": 1}}, "variables.customer"),
         ({"limits": 3}, "limits"),
+        ({"model_settings": 3}, "model_settings"),
+        ({"model_settings": {"seed": "x"}}, "model_settings.seed"),
         ({"tools": []}, "tools"),
     ],
 )
