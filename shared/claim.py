@@ -19,6 +19,7 @@ class Claim:
     model: str
     trace_id: str
     options: Mapping[str, Any] | None = None  # what the run overrides of its persona
+    end_user_id: str | None = None
     position: int
     fence: int
     attempt: int  # 1, and one more for each time it was taken over from a lost worker

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, RowMapping
 
 from api.auth.bearer import requires
 from api.http.current import actor, catalog, connections
-from api.http.fields import Id, utf8_length
+from api.http.fields import ClientId, Id, Metadata, utf8_length
 from api.http.idempotency import created, idempotent
 from api.http.json_body import NoArguments, query_args, read_body
 from api.http.paging import ByTime, PageQuery, page, page_args
@@ -50,6 +50,8 @@ class CreateRun(Schema):
 
     route_id = fields.String(allow_none=True, validate=_of_form(model_routes.ROUTE_ID))
     persona_id = fields.String(allow_none=True, validate=_of_form(personas.PERSONA_ID))
+    end_user_id = ClientId(allow_none=True)
+    metadata = Metadata(load_default=dict)
     # The overrides, which depend on the persona: `overrides.check` does.
     instructions = fields.Raw(allow_none=True)
     variables = fields.Raw(allow_none=True)
@@ -98,6 +100,8 @@ def _new_run(thread_id: UUID, sql: Connection | None = None) -> NewRun:
         route=route,
         trace_id=new_trace_id(),
         options=overrides.check(persona, route, given),
+        end_user_id=body.get("end_user_id"),
+        metadata=body["metadata"],
     )
 
 
@@ -180,6 +184,8 @@ def _in_thread(run: RowMapping) -> dict[str, Any]:
     return {
         "run_id": str(run["id"]),
         "status": status_of(run["state"]),
+        "end_user_id": run["end_user_id"],
+        "metadata": run["metadata"],
         "created_at": rfc3339(run["created_at"]),
     }
 
@@ -193,6 +199,8 @@ def _in_list(run: RowMapping) -> dict[str, Any]:
         "status": status_of(run["state"]),
         "model": run["model"],
         "persona_id": run["persona_id"],
+        "end_user_id": run["end_user_id"],
+        "metadata": run["metadata"],
         "total_input_tokens": run["input_tokens"],
         "total_output_tokens": run["output_tokens"],
         "total_cost_usd": money(run["cost_usd"]),
@@ -229,6 +237,8 @@ def _in_full(run: RowMapping) -> dict[str, Any]:
         "route_id": run["route_id"],
         "overrides": run["options"],
         "trace_id": run["trace_id"],
+        "end_user_id": run["end_user_id"],
+        "metadata": run["metadata"],
         "attempt": run["attempt"],
         "last_seq": run["last_seq"],
         "created_at": rfc3339(run["created_at"]),

@@ -9,7 +9,7 @@ from sqlalchemy import Row
 
 from api.auth.bearer import requires
 from api.http.current import actor, connections
-from api.http.fields import StrictBoolean
+from api.http.fields import ClientId, Metadata, MetadataChange, StrictBoolean
 from api.http.idempotency import created, idempotent
 from api.http.json_body import NoArguments, query_args, read_body
 from api.http.paging import ByTime, page, page_args
@@ -20,11 +20,19 @@ from shared.times import rfc3339
 bp = Blueprint("threads", __name__)
 
 
-class ThreadFields(Schema):
-    """The fields that a client sets, at creation and later; a null title means no title."""
+class CreateThread(Schema):
+    """Null means none."""
 
     title = fields.String(allow_none=True, validate=validate.Length(1, 200))
     is_private = StrictBoolean()
+    end_user_id = ClientId(allow_none=True)
+    metadata = Metadata()
+
+
+class ChangeThread(CreateThread):
+    """`metadata` is merged; fields that are left out stay."""
+
+    metadata = MetadataChange()
 
 
 @bp.post("/v1/threads")
@@ -32,7 +40,7 @@ class ThreadFields(Schema):
 @idempotent
 def create_thread(tx: Transaction) -> Response:
     """Create a thread; responds 201 with it. The body is optional."""
-    thread = threads.create(tx, actor(), **read_body(ThreadFields(), optional=True))
+    thread = threads.create(tx, actor(), **read_body(CreateThread(), optional=True))
     return created(_shown(thread), location=f"/v1/threads/{thread.id}")
 
 
@@ -58,7 +66,7 @@ def get_thread(thread_id: UUID) -> Response:
 @requires("data.threads.write")
 def change_thread(thread_id: UUID) -> Response:
     """Change a thread; fields that are missing in the body keep their values."""
-    body = read_body(ThreadFields())
+    body = read_body(ChangeThread())
     with connections().transaction() as tx:
         thread = threads.change(tx, actor(), thread_id, **body)
     return jsonify(_shown(thread))
@@ -81,6 +89,9 @@ def _shown(row: Row[Any]) -> dict[str, Any]:
         "created_by_user_id": str(row.created_by_user_id),
         "title": row.title,
         "is_private": row.is_private,
+        "end_user_id": row.end_user_id,
+        "external_id": row.external_id,
+        "metadata": row.metadata,
         "active_run_id": str(row.active_run_id) if row.active_run_id else None,
         "created_at": rfc3339(row.created_at),
         "updated_at": rfc3339(row.updated_at),

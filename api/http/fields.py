@@ -8,7 +8,7 @@ from uuid import UUID
 
 from marshmallow import ValidationError, fields, validate
 
-from shared import usd
+from shared import client_data, usd
 from shared.catalog import model_settings
 from shared.ids import parse_id
 
@@ -72,6 +72,48 @@ class BoundedDict(fields.Dict):
         if isinstance(value, dict) and len(value) > self.most:
             raise ValidationError(f"must have at most {self.most} fields")
         return dict(super()._deserialize(value, *args, **kwargs))  # type: ignore[no-untyped-call]
+
+
+class Metadata(fields.Field[dict[str, str]]):
+    """An object of strings, the client's own data."""
+
+    most = client_data.MAX_PAIRS
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValidationError("must be an object of strings")
+        if len(value) > self.most:
+            raise ValidationError(f"must have at most {self.most} pairs")
+        problems = {key: [why] for key, text in value.items() if (why := self.problem(key, text))}
+        if problems:
+            raise ValidationError(problems)
+        return value
+
+    def problem(self, key: str, value: Any) -> str | None:
+        if not client_data.KEY.fullmatch(key):
+            return f"the key must match ^{client_data.KEY.pattern}$"
+        if not isinstance(value, str) or len(value) > client_data.MAX_VALUE_LENGTH:
+            return f"must be a string of at most {client_data.MAX_VALUE_LENGTH} characters"
+        return None
+
+
+class MetadataChange(Metadata):
+    """A change of metadata: null removes a key."""
+
+    most = 2 * client_data.MAX_PAIRS  # all can be replaced at once
+
+    def problem(self, key: str, value: Any) -> str | None:
+        return super().problem(key, "" if value is None else value)
+
+
+class ClientId(fields.String):
+    """An id that the client has given, 1 to 128 printable characters."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        text = super()._deserialize(value, *args, **kwargs)
+        if text is not None and (not 1 <= len(text) <= 128 or not text.isprintable()):
+            raise ValidationError("must be 1 to 128 printable characters")
+        return text
 
 
 class Usd(fields.Field[Decimal]):

@@ -49,10 +49,13 @@ class StoredEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
+    """`metadata` is that of the run when it was claimed for the first time."""
+
     type: ClassVar[str] = "run.started"
     persona_id: str
     route_id: str
     model: str
+    metadata: Any
 
 
 @dataclass(frozen=True, slots=True)

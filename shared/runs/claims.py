@@ -68,6 +68,7 @@ def unclaimed(
 
 _CLAIM = statement(__package__, "claim")
 #: As `shared.times.rfc3339` writes a time.
+_STARTED = types.RunStarted("(persona)", "(route)", "(model)", "(metadata)")
 _TIME_FORMAT = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'
 
 
@@ -144,7 +145,7 @@ def _claim_queued(
     *,
     are_new: bool,
 ) -> Sequence[Row[Any]]:
-    started = types.encode(1, types.RunStarted("(persona)", "(route)", "(model)"), EPOCH)
+    started = types.encode(1, _STARTED, EPOCH)
     return tx.sql.exec_driver_sql(
         _CLAIM,
         {
@@ -169,6 +170,7 @@ def _claim_of(row: Row[Any], *, last_seq: int) -> Claim:
         route_id=row.route_id,
         model=row.model,
         options=row.options,
+        end_user_id=row.end_user_id,
         trace_id=row.trace_id,
         position=row.position,
         fence=row.fence,

@@ -1,8 +1,8 @@
 """Creating runs: queued in their threads, those that are created at the same time together."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from sqlalchemy import func, select, update
@@ -37,6 +37,8 @@ class NewRun:
     route: Route
     trace_id: str
     options: Options | None = None  # what it overrides of the persona
+    end_user_id: str | None = None  # None: that of the thread
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def options_json(self) -> str | None:
@@ -114,6 +116,8 @@ def create_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[UUID | None]:
                 "route_ids": TextArray(new.route.id for new in wanted),
                 "models": TextArray(new.route.model for new in wanted),
                 "options": TextArray(new.options_json for new in wanted),
+                "end_user_ids": TextArray(new.end_user_id for new in wanted),
+                "metadata": TextArray(json.dumps(dict(new.metadata)) for new in wanted),
             },
         ).scalars()
     )
@@ -155,7 +159,10 @@ def retry(
             .values(superseded_at=func.now())
         )
     last_run = tx.sql.execute(
-        select(runs.c.persona_id, runs.c.route_id, runs.c.options)
+        select(
+            *(runs.c[name] for name in ("persona_id", "route_id", "options")),
+            *(runs.c[name] for name in ("end_user_id", "metadata")),
+        )
         .where(runs.c.thread_id == thread_id)
         .order_by(runs.c.position.desc())
         .limit(1)
@@ -174,7 +181,7 @@ def retry(
         )
         .values(superseded_at=func.now())
     )
-    persona_id, route_id, options = last_run or (None, None, None)
+    persona_id, route_id, options, end_user_id, client_data = last_run or (None,) * 5
     persona = catalog.persona(actor.org_id, persona_id, sql=tx.sql)
     route = catalog.choose_route(actor.org_id, route_id, persona, sql=tx.sql)
     new = NewRun(
@@ -184,5 +191,7 @@ def retry(
         route=route,
         trace_id=trace_id,
         options=options,
+        end_user_id=end_user_id,
+        metadata=client_data or {},
     )
     return create(tx, new)

@@ -7,12 +7,21 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, Select, Text, bindparam, case, cast, func, select
+from sqlalchemy import Connection, RowMapping, Select, bindparam, case, func, select
 
 from shared.actors import Actor
 from shared.errors import RunNotFound, ThreadNotFound
 from shared.runs.states import STATUSES
-from shared.storage.pages import Place, after, fitting, newest, places, values
+from shared.storage.pages import (
+    Place,
+    after,
+    fitting,
+    json_size,
+    newest,
+    newest_first,
+    places,
+    values,
+)
 from shared.storage.tables.accounts import users
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import runs
@@ -85,9 +94,8 @@ def _page_of_org(status: str | None, limit: int, is_deep: bool) -> Select[Any]:
     )
     return fitting(
         newest(query, page, limit=limit),
-        # Half: the text has spaces that the response leaves out.
-        size=lambda of: func.coalesce(func.octet_length(cast(of.c.pending_input, Text)) / 2, 0),
-        order=lambda of: [of.c.created_at.desc(), of.c.id.desc()],
+        size=lambda of: json_size(of.c.pending_input) + json_size(of.c.metadata),
+        order=newest_first,
     )
 
 
@@ -107,7 +115,11 @@ def list_of_thread(
 
 @lru_cache(maxsize=100)
 def _page_of_thread(limit: int, is_deep: bool) -> Select[Any]:
-    query = select(runs.c.id, runs.c.state, runs.c.created_at).where(
-        runs.c.thread_id == bindparam("thread_id")
+    query = select(
+        runs.c.id, runs.c.state, runs.c.created_at, runs.c.end_user_id, runs.c.metadata
+    ).where(runs.c.thread_id == bindparam("thread_id"))
+    return fitting(
+        newest(query, runs, limit=limit, is_deep=is_deep),
+        size=lambda of: json_size(of.c.metadata),
+        order=newest_first,
     )
-    return newest(query, runs, limit=limit, is_deep=is_deep)

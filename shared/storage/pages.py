@@ -19,7 +19,9 @@ from sqlalchemy import (
     FromClause,
     Select,
     Table,
+    Text,
     bindparam,
+    cast,
     func,
     literal_column,
     or_,
@@ -105,6 +107,17 @@ def fitting(
         .where(or_(measured.c.place <= 2, measured.c.before < PAGE_BYTES))
         .order_by(measured.c.place)
     )
+
+
+def newest_first(of: FromClause) -> Sequence[ColumnElement[Any]]:
+    """Return the order of `newest`, for `fitting`."""
+    return [of.c.created_at.desc(), of.c.id.desc()]
+
+
+def json_size(column: ColumnElement[Any]) -> ColumnElement[int]:
+    """Build SQL: the bytes of JSON in a response, at least; null has none."""
+    # Half: the text has spaces that the response leaves out.
+    return func.coalesce(func.octet_length(cast(column, Text)) / 2, 0)
 
 
 def values(actor: Actor, before: Place | None = None) -> Mapping[str, Any]:

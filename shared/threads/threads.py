@@ -4,7 +4,9 @@ Everything in a thread has a position, taken from the thread's row under its
 lock: messages when they are sent, a run's answer when the run is created.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -22,11 +24,20 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql import Select
 
+from shared import client_data
 from shared.actors import Actor
 from shared.errors import ThreadBusy, ThreadNotFound
 from shared.ids import new_id
 from shared.storage.connections import Transaction
-from shared.storage.pages import Place, fitting, newest, places, values
+from shared.storage.pages import (
+    Place,
+    fitting,
+    json_size,
+    newest,
+    newest_first,
+    places,
+    values,
+)
 from shared.storage.tables.runs import IS_ACTIVE, runs
 from shared.storage.tables.threads import messages, threads
 from shared.threads.visibility import visible
@@ -41,7 +52,13 @@ _ACTIVE_RUN_ID = (
 
 
 def create(
-    tx: Transaction, actor: Actor, *, title: str | None = None, is_private: bool = False
+    tx: Transaction,
+    actor: Actor,
+    *,
+    title: str | None = None,
+    is_private: bool = False,
+    end_user_id: str | None = None,
+    metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> Row[Any]:
     """Create a thread; returns it as `get` does."""
     thread_id = tx.sql.scalar(
@@ -52,6 +69,8 @@ def create(
             created_by_user_id=actor.user_id,
             title=title,
             is_private=is_private,
+            end_user_id=end_user_id,
+            metadata=dict(metadata),
         )
         .returning(threads.c.id)
     )
@@ -82,16 +101,31 @@ def _page(limit: int, is_deep: bool) -> Select[Any]:
         # Users who came from another org left their private threads there.
         .where(threads.c.org_id == bindparam("org_id"))
     )
-    return newest(query, page, limit=limit)
+    return fitting(
+        newest(query, page, limit=limit),
+        size=lambda of: json_size(of.c.metadata),
+        order=newest_first,
+    )
 
 
-def change(tx: Transaction, actor: Actor, thread_id: UUID, **changes: Any) -> Row[Any]:
-    """Set `title` or `is_private`; returns the thread as it is then.
+def change(
+    tx: Transaction,
+    actor: Actor,
+    thread_id: UUID,
+    *,
+    metadata: Mapping[str, str | None] = MappingProxyType({}),
+    **changes: Any,
+) -> Row[Any]:
+    """Set `title`, `is_private` or `end_user_id`, and merge `metadata`; returns the thread then.
 
     Raises:
         ThreadNotFound, Forbidden
+        InvalidRequest: the thread would have too much metadata.
     """
     lock(tx, actor, thread_id)
+    if metadata:
+        before = select(threads.c.metadata).where(threads.c.id == thread_id)
+        changes["metadata"] = client_data.merged(tx.sql.execute(before).scalar_one(), metadata)
     if changes:
         tx.sql.execute(
             update(threads)

@@ -137,6 +137,8 @@ def test_a_run_shows_every_field_of_the_contract(user: Caller, ended_run: dict[s
         "persona_id": "plain@1",
         "route_id": "scripted",
         "overrides": None,
+        "end_user_id": None,
+        "metadata": {},
         "attempt": 1,
         "last_seq": 5,
         "failed_at": None,
@@ -196,6 +198,8 @@ def test_the_list_shows_the_row_of_the_seed(user: Caller, ended_run: dict[str, A
         "status": "completed",
         "model": "scripted-1",
         "persona_id": "plain@1",
+        "end_user_id": None,
+        "metadata": {},
         "total_input_tokens": 1000,
         "total_output_tokens": 500,
         # 600 fresh at 1, 400 from the cache at 0.1, 500 out at 2 USD per million.
@@ -234,7 +238,7 @@ def test_a_walk_over_pages_sees_every_run_once(system: System) -> None:
 
 
 def test_a_threads_runs_are_listed_newest_first(user: Caller) -> None:
-    """Rows of exactly three fields, page by page."""
+    """Rows of the seed's three fields and the client's data, page by page."""
     thread_id = user.thread("Hi")
     created = []
     for _ in range(3):
@@ -247,7 +251,8 @@ def test_a_threads_runs_are_listed_newest_first(user: Caller) -> None:
     )
 
     assert created[::-1] == [row["run_id"] for row in answer.json() + rest]
-    assert {"run_id", "status", "created_at"} == set(answer.json()[0])
+    fields = {"run_id", "status", "created_at", "end_user_id", "metadata"}
+    assert fields == set(answer.json()[0])
     assert {"completed"} == {row["status"] for row in answer.json() + rest}
     assert TIME.fullmatch(answer.json()[0]["created_at"])
 

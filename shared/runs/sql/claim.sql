@@ -30,7 +30,8 @@ WITH wanted AS (
         started_at = coalesce(r.started_at, clock_timestamp())
     FROM free WHERE r.id = free.id
     RETURNING r.id AS run_id, r.org_id, r.thread_id, r.api_key_id, r.persona_id, r.route_id,
-        r.model, r.options, r.trace_id, r.position, r.fence, r.attempt, r.resume_reason, r.queued_at,
+        r.model, r.options, r.end_user_id, r.metadata, r.trace_id, r.position, r.fence, r.attempt,
+        r.resume_reason, r.queued_at,
         clock_timestamp() AS claimed_at,
         extract(epoch FROM clock_timestamp() - r.started_at)::float8
             - r.waiting_ms / 1000.0::float8 AS used_seconds,
@@ -47,11 +48,12 @@ WITH wanted AS (
 ), started AS (
     -- The first event of a new run is made of its row alone, so that its claim is one statement.
     INSERT INTO run_events (run_id, seq, type, payload)
-    SELECT run_id, 1, 'run.started', replace(replace(replace(replace(%(template)s::text,
+    SELECT run_id, 1, 'run.started', replace(replace(replace(replace(replace(%(template)s::text,
         '"(time)"', to_json(to_char(claimed_at AT TIME ZONE 'UTC', %(time_format)s))::text),
         '"(persona)"', to_json(persona_id)::text),
         '"(route)"', to_json(route_id)::text),
-        '"(model)"', to_json(model)::text)
+        '"(model)"', to_json(model)::text),
+        '"(metadata)"', metadata::text)
     FROM claimed WHERE %(are_new)s
     RETURNING run_id, payload
 )

@@ -15,7 +15,9 @@ WITH wanted AS (
         unnest(%(persona_ids)s::text[]) AS persona_id,
         unnest(%(route_ids)s::text[]) AS route_id,
         unnest(%(models)s::text[]) AS model,
-        unnest(%(options)s::text[])::jsonb AS options
+        unnest(%(options)s::text[])::jsonb AS options,
+        unnest(%(end_user_ids)s::text[]) AS end_user_id,
+        unnest(%(metadata)s::text[])::jsonb AS metadata
 ), free AS (
     SELECT w.* FROM wanted w JOIN threads t ON t.id = w.thread_id
     WHERE t.org_id = w.org_id AND t.deleted_at IS NULL
@@ -29,13 +31,16 @@ WITH wanted AS (
 ), positioned AS (
     UPDATE threads t SET next_position = t.next_position + 1, updated_at = now()
     FROM free WHERE t.id = free.thread_id
-    RETURNING free.*, t.next_position - 1 AS position, t.visible_to
+    RETURNING free.*, t.next_position - 1 AS position, t.visible_to,
+        t.end_user_id AS end_user_id_of_thread
 )
 INSERT INTO runs (id, org_id, thread_id, created_by_user_id, api_key_id, trace_id, persona_id,
-    route_id, model, options, position, visible_to, state, created_at, queued_at)
+    route_id, model, options, end_user_id, metadata, position, visible_to, state, created_at,
+    queued_at)
 -- Not now(): the statement may have waited for a thread's lock until the run before had ended.
 SELECT id, org_id, thread_id, created_by_user_id, api_key_id, trace_id, persona_id,
-    route_id, model, options, position, visible_to, 'queued', clock_timestamp(), clock_timestamp()
+    route_id, model, options, coalesce(end_user_id, end_user_id_of_thread), metadata, position,
+    visible_to, 'queued', clock_timestamp(), clock_timestamp()
 FROM positioned
 -- A run that was created at the same time; this one has taken a position in vain.
 ON CONFLICT (thread_id) WHERE state IN ('queued', 'executing', 'waiting') DO NOTHING

@@ -67,7 +67,8 @@ WITH ending AS (
     FROM ending e JOIN locked USING (id)
     WHERE r.id = e.id
     RETURNING r.id AS run_id, r.org_id, r.thread_id, r.position, r.created_by_user_id, r.api_key_id,
-        r.persona_id, r.ended_at, e.state, e.message_id, e.content, e.entry_id, e.charge
+        r.persona_id, r.end_user_id, r.metadata, r.ended_at, e.state, e.message_id, e.content,
+        e.entry_id, e.charge
 ), stored AS (
     INSERT INTO run_events (run_id, seq, type, payload)
     SELECT run_id, seq, type, payload FROM event JOIN ended USING (run_id)
@@ -81,10 +82,11 @@ WITH ending AS (
 ), recorded AS (
     INSERT INTO run_usage (run_id, route_id, org_id, user_id, api_key_id, persona_key, model,
         input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
-        usage_source, cost_usd, ended_at, month)
+        usage_source, cost_usd, ended_at, end_user_id, metadata, month)
     SELECT run_id, route_id, org_id, created_by_user_id, api_key_id,
         split_part(persona_id, '@', 1), model, input_tokens, output_tokens, cache_read_tokens,
-        cache_write_tokens, reasoning_tokens, usage_source, cost_usd, ended_at,
+        cache_write_tokens, reasoning_tokens, usage_source, cost_usd, ended_at, end_user_id,
+        metadata,
         coalesce(
             (SELECT month FROM holds h WHERE h.run_id = ended.run_id LIMIT 1),
             date_trunc('month', ended_at AT TIME ZONE 'UTC')::date

@@ -16,6 +16,7 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from shared.storage.tables.columns import created_at_, metadata
 
@@ -53,6 +54,8 @@ run_usage = Table(
     Column("ended_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     #: Its first day, UTC: that of the run's reservation, else of its end.
     Column("month", Date, nullable=False),
+    Column("end_user_id", Text),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
     Index("ix_run_usage_org_id_ended_at", "org_id", "ended_at"),
 )
 

@@ -39,6 +39,8 @@ runs = Table(
     Column("model", Text, nullable=False),
     #: What it overrides of its persona; see `shared/runs/overrides.py`. Null: nothing.
     Column("options", JSONB),
+    Column("end_user_id", Text),  # the customer's customer on whose behalf it runs
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
     #: Its place in the thread: it sees the messages before, its answer stands here.
     Column("position", BigInteger, nullable=False),
     Column("state", Text, nullable=False),

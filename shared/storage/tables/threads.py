@@ -15,6 +15,7 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from shared.storage.tables.columns import created_at_, id_, metadata, ref_, time_, vacuumed
 
@@ -26,6 +27,9 @@ threads = Table(
     ref_("created_by_user_id", "users.id"),
     Column("title", Text),
     Column("is_private", Boolean, nullable=False, server_default=text("false")),
+    Column("end_user_id", Text),  # that of its runs, unless they have their own
+    Column("external_id", Text),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
     #: The next free position; messages and runs take theirs from it under the row's lock.
     Column("next_position", BigInteger, nullable=False, server_default=text("1")),
     created_at_(),

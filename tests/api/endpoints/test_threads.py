@@ -27,6 +27,9 @@ def test_a_thread_is_made_and_found(alice: User) -> None:
         "created_by_user_id": str(alice.id),
         "title": "Ideas",
         "is_private": True,
+        "end_user_id": None,
+        "external_id": None,
+        "metadata": {},
         "active_run_id": None,
         "created_at": made["created_at"],
         "updated_at": made["created_at"],
@@ -57,6 +60,18 @@ def test_a_thread_needs_nothing(alice: User, body: object) -> None:
         ({"is_private": None}, "is_private"),
         ({"is_private": "true"}, "is_private"),
         ({"is_private": 0}, "is_private"),
+        ({"end_user_id": ""}, "end_user_id"),
+        ({"end_user_id": "e" * 129}, "end_user_id"),
+        ({"end_user_id": "a\nb"}, "end_user_id"),
+        ({"end_user_id": 7}, "end_user_id"),
+        ({"metadata": None}, "metadata"),
+        ({"metadata": [["a", "b"]]}, "metadata"),
+        ({"metadata": {"a b": "c"}}, "metadata.a b"),
+        ({"metadata": {"": "c"}}, "metadata."),
+        ({"metadata": {"k" * 65: "c"}}, f"metadata.{'k' * 65}"),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"metadata": {"a": "v" * 513}}, "metadata.a"),
+        ({"metadata": {f"k{i}": "" for i in range(33)}}, "metadata"),
         ({"org_id": str(new_id())}, "org_id"),
         ({"id": str(new_id())}, "id"),
         ({"created_at": "2026-01-01T00:00:00Z"}, "created_at"),
@@ -66,6 +81,29 @@ def test_a_bad_thread_is_refused(alice: User, body: dict[str, object], field: st
     """422 names the field, at creation and at change."""
     assert [field] == list(details_of(alice.post("/v1/threads", body)))
     assert [field] == list(details_of(alice.patch(f"/v1/threads/{alice.thread()}", body)))
+
+
+def test_a_change_of_metadata_is_merged(alice: User) -> None:
+    """Keys are set, and removed by null; those that are left out stay, as the end user does."""
+    made = alice.post("/v1/threads", {"metadata": {"a": "1", "b": "2"}, "end_user_id": "x"}).json
+    path = f"/v1/threads/{(made or {})['id']}"
+    changed = alice.patch(path, {"metadata": {"a": None, "c": "☂" * 512, "gone": None}})
+
+    assert {"b": "2", "c": "☂" * 512} == (changed.json or {})["metadata"]
+    assert changed.json == alice.get(path).json
+    assert "x" == (changed.json or {})["end_user_id"]
+    assert None is (alice.patch(path, {"end_user_id": None}).json or {})["end_user_id"]
+
+
+def test_a_thread_has_at_most_32_pairs_of_metadata(alice: User) -> None:
+    """A change that would leave more is refused, and all of them can be replaced at once."""
+    thread_id = alice.thread(metadata={f"k{i}": "" for i in range(32)})
+    path = f"/v1/threads/{thread_id}"
+    others = {f"k{i}": None for i in range(32)} | {f"n{i}": "" for i in range(32)}
+
+    assert ["metadata"] == list(details_of(alice.patch(path, {"metadata": {"one.more": ""}})))
+    assert 200 == alice.patch(path, {"metadata": others}).status_code
+    assert 32 == len((alice.get(path).json or {})["metadata"])
 
 
 def test_a_title_has_up_to_200_characters(alice: User) -> None:

@@ -377,7 +377,7 @@ def test_the_first_event_is_of_the_form_of_all_others(stored: StoredRuns) -> Non
     claim = stored.claim(run_id)
 
     assert claim is not None
-    started = types.RunStarted(claim.persona_id, claim.route_id, model)
+    started = types.RunStarted(claim.persona_id, claim.route_id, model, {})
     assert model == claim.model
     expected = types.encode(1, started, claim.claimed_at)
     assert [json.loads(expected.payload)] == [json.loads(e.payload) for e in stored.events(run_id)]

@@ -143,7 +143,7 @@ def test_a_run_and_its_last_event(connections: Connections, written: History, ac
     """The last event is the end of the key, not the highest of all."""
     plans = only(connections, lambda sql: queries.get(sql, actor, written.some_runs[0]))
 
-    plans.check({"pk_runs", "pk_threads", "pk_run_events"})
+    plans.check({"pk_runs", "pk_threads", "pk_run_events", "ix_messages_run_id"})
 
 
 def test_events_after_a_cursor(connections: Connections, written: History) -> None:

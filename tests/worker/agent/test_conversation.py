@@ -12,7 +12,7 @@ from worker.agent.conversation import lost_events_of, messages_of, resume_state_
 from worker.contract.messages import AssistantMessage, ToolCall, ToolMessage
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-STARTED = types.RunStarted("assistant@1", "scripted", "scripted-1")
+STARTED = types.RunStarted("assistant@1", "scripted", "scripted-1", {})
 CALL = ToolCall("call_1_1", "t", {"x": 1})
 
 
