@@ -158,6 +158,7 @@ def _shown(persona: Persona) -> dict[str, Any]:
         "on_input_expired": persona.on_input_expired,
         "stream_tool_arguments": persona.stream_tool_arguments,
         "overrides": list(persona.overrides),
+        "on_limit": persona.on_limit,
         "created_by_user_id": None,
         "created_at": None,
     }

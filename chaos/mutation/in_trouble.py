@@ -51,7 +51,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "I8 I9 I10",
         Edit(
             "worker/attempt/execution.py",
-            "loop.run(agent, run, active.stop, earlier.turns)",
+            "loop.run(agent, run, active.stop, earlier.turns, earlier.limit_reached)",
             "loop.run(agent, run, active.stop, [])",
         ),
     ),

@@ -15,7 +15,8 @@ SHOWN_CHARACTERS = 160
 
 _YELLOW = {
     *("message.reset", "run.cancelled"),
-    *("run.throttled", "run.fallback", "run.settings_dropped", "context.truncated"),
+    *("run.throttled", "run.fallback", "run.settings_dropped"),
+    *("run.limit_reached", "context.truncated"),
 }
 _THROTTLED = {
     "requests": "the route has reached its requests per minute",
@@ -163,6 +164,8 @@ def line_of(event: RunEvent) -> str | None:
             return f"{data['route_id']} does not support {names}"
         case "run.fallback":
             return f"{data['model']} ({data['to_route_id']}) takes over after {data['reason']}"
+        case "run.limit_reached":
+            return f"{data['message']} One last call without tools gives the answer."
         case "context.truncated":
             cut = data.get("shortened_results", 0)
             return f"too long for the model: {data['dropped_messages']} old messages omitted" + (

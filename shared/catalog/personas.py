@@ -65,7 +65,7 @@ class Persona:
     mcp: tuple[str, ...] = ()  # names of the org's MCP servers, of which it has all tools
     require_approval: frozenset[str] = frozenset()  # names of tools; `*` is every tool
     max_steps: int = 32
-    max_equal_turns: int = 6  # with the same calls and results in a row; then the run fails
+    max_equal_turns: int = 6  # with the same calls and results in a row; then the run ends
     max_output_tokens: int | None = None  # of one model call
     model_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     max_cost_usd: Decimal | None = None  # of one run
@@ -75,6 +75,7 @@ class Persona:
     stream_tool_arguments: bool = False  # show them while the model writes them
     on_input_expired: str = "fail"  # or `continue`: the model reads that there was no answer
     overrides: tuple[str, ...] = ()  # what a run may change of all this
+    on_limit: str = "answer"  # one last call without tools; or `fail`
 
     @property
     def id(self) -> str:
@@ -234,6 +235,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "input_expires_seconds": _seconds(MAX_INPUT_EXPIRES_SECONDS),
     "on_input_expired": _one_of("fail", "continue"),
     "overrides": _list_of(_one_of(*OVERRIDES), len(OVERRIDES)),
+    "on_limit": _one_of("answer", "fail"),
 }
 #: Fields under their former names.
 _RENAMED = {"confirm": "require_approval"}

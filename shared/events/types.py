@@ -216,6 +216,19 @@ class RunSettingsDropped:
 
 
 @dataclass(frozen=True, slots=True)
+class RunLimitReached:
+    """The run lands: its next model call is the last one, without tools.
+
+    `stop_reason` is that of the run's end: `max_steps`, `tool_loop`, `budget` or `timeout`;
+    `message` is the limit's.
+    """
+
+    type: ClassVar[str] = "run.limit_reached"
+    stop_reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class ContextTruncated:
     """The conversation does not fit into the model's context.
 
@@ -302,6 +315,7 @@ Event = (
     | RunThrottled
     | RunFallback
     | RunSettingsDropped
+    | RunLimitReached
     | ContextTruncated
     | RunCost
     | RunCancelRequested

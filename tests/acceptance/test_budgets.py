@@ -50,7 +50,7 @@ def spenders(owner: Caller, count: int) -> list[str]:
 
 
 def test_64_parallel_runs_never_spend_more_than_the_month_allows(owner: Caller) -> None:
-    """Parallel runs spend all that the month allows and no more; the others fail by name, and no
+    """Parallel runs spend all that the month allows and no more; the others end by name, and no
     reservation stays.
     """
     limit(owner, max_cost_usd_per_month=0.06)
@@ -58,8 +58,8 @@ def test_64_parallel_runs_never_spend_more_than_the_month_allows(owner: Caller) 
     ended = [owner.ended(run_id, seconds=90) for run_id in spenders(owner, 64)]
 
     spent = sum(map(cost_of, ended))
-    failed = [run for run in ended if run["status"] == "failed"]
-    assert {"budget.exhausted"} == {run["error"]["code"] for run in failed}
+    assert {"completed"} == {run["status"] for run in ended}
+    assert {"stop", "budget"} == {run["stop_reason"] for run in ended}
     assert Decimal("0.057") <= spent <= Decimal("0.06")
     budget = owner.get("/v1/budget")
     assert (spent, 0) == (Decimal(str(budget["spent_usd"])), budget["held_usd"])
@@ -92,16 +92,21 @@ def test_a_killed_worker_neither_loses_nor_doubles_what_was_spent(
 
 
 def test_a_run_has_a_limit_of_its_own(owner: Caller) -> None:
-    """The persona's: the second call would be beyond it, so it is not made."""
-    persona = owner.made(
-        "/v1/personas", {"key": "thrifty", "tools": ["calculator"], "max_cost_usd": 0.004}
-    )
+    """The persona's: a call that would be beyond it is not made, not even the last one."""
+    persona = {"key": "thrifty", "tools": ["calculator"], "max_cost_usd": 0.004}
+    persona_id = owner.made("/v1/personas", persona)["id"]
+    strict = {**persona, "key": "strict", "on_limit": "fail"}
+    strict_id = owner.made("/v1/personas", strict)["id"]
 
-    run = owner.ended(owner.run(*TWO_CALLS, persona_id=persona["id"]))
+    run = owner.ended(owner.run(*TWO_CALLS, persona_id=persona_id))
+    failed = owner.ended(owner.run(*TWO_CALLS, persona_id=strict_id))
 
-    assert ("failed", "budget.exhausted") == (run["status"], run["error"]["code"])
-    assert Decimal("0.003") == cost_of(run)
-    assert not run["error"]["retryable"]
+    assert ("completed", "budget") == (run["status"], run["stop_reason"])
+    said = "No answer: this run reached its limit of cost before the model had one."
+    assert ("assistant", said, False) == owner.messages(run["thread_id"])[-1]
+    assert ("failed", "budget.exhausted") == (failed["status"], failed["error"]["code"])
+    assert [Decimal("0.003")] * 2 == [cost_of(run), cost_of(failed)]
+    assert not failed["error"]["retryable"]
 
 
 def test_an_org_that_pays_in_advance_spends_what_it_has(system: System, owner: Caller) -> None:
@@ -153,15 +158,15 @@ def test_a_run_within_its_budget_is_spent_from_it(owner: Caller) -> None:
 
 @pytest.mark.parametrize("limits", [{"max_cost_usd": 1e-8}, {"max_cost_usd_per_month": 1e-8}])
 def test_a_call_that_does_not_fit_is_not_made(owner: Caller, limits: dict[str, float]) -> None:
-    """The run fails, costs nothing and leaves nothing held; without the limit it goes."""
+    """The run ends, costs nothing and leaves nothing held; without the limit it goes."""
     limit(owner, **limits)
 
     refused = one_run(owner)
     limit(owner)
 
-    assert ("failed", "budget.exhausted", 0) == (
+    assert ("completed", "budget", 0) == (
         refused["status"],
-        refused["error"]["code"],
+        refused["stop_reason"],
         refused["cost_usd"],
     )
     budget = owner.get("/v1/budget")

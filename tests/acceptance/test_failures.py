@@ -101,15 +101,32 @@ def test_a_model_cut_off_in_the_middle_is_asked_again(user: Caller) -> None:
 
 
 def test_a_run_has_a_limit_of_steps(user: Caller) -> None:
-    """`run.max_steps` after as many model calls as the persona allows; each was a whole step."""
-    run_id = user.run(*[{"tool": "current_time"}] * 40)
+    """After as many steps as the persona allows, one last call leaves an answer."""
+    run_id = user.run(*[{"tool": "current_time"}] * 32, {"say": "It is late."})
+    events = user.events(run_id)
+
+    run = user.get_run(run_id)
+    assert ("completed", "max_steps", None) == (run["status"], run["stop_reason"], run["error"])
+    [reached] = [event["data"] for event in events if event["type"] == "run.limit_reached"]
+    assert "max_steps" == reached["stop_reason"] == events[-1]["data"]["stop_reason"]
+    assert [32, 32, 33] == [
+        types(events).count(kind) for kind in ("tool.call", "tool.result", "message.completed")
+    ]
+    assert ("assistant", "It is late.", False) == user.messages(run["thread_id"])[-1]
+    [listed] = [r for r in user.get("/v1/runs") if r["run_id"] == run_id]
+    assert "max_steps" == listed["stop_reason"]
+
+
+def test_a_persona_may_fail_at_its_limits(user: Caller) -> None:
+    """With `on_limit: fail` a run fails by the limit's code, without another call."""
+    persona = {"key": "strict", "tools": ["current_time"], "max_steps": 2, "on_limit": "fail"}
+    persona_id = user.made("/v1/personas", persona)["id"]
+    run_id = user.run(*[{"tool": "current_time"}] * 3, persona_id=persona_id)
     events = user.events(run_id)
 
     error = user.get_run(run_id)["error"]
     assert ("run.max_steps", False) == (error["code"], error["retryable"])
-    assert "run.failed" == events[-1]["type"]
-    for kind in ("message.completed", "tool.call", "tool.result"):
-        assert 32 == types(events).count(kind)
+    assert ("run.failed", 2) == (events[-1]["type"], types(events).count("message.completed"))
 
 
 def test_a_run_has_a_limit_of_time(system: System, user: Caller) -> None:

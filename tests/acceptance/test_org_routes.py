@@ -114,7 +114,7 @@ def test_a_newcomer_has_the_orgs_own_models_alone(system: System, llmock: LLMock
     assert ("completed", route_id) == (own["status"], own["route_id"])
     assert own["cost_usd"] > 0
     assert (429, "budget.exhausted") == (refused.status_code, refused.json()["code"])
-    assert ("failed", "budget.exhausted") == (detour["status"], detour["error"]["code"])
+    assert ("completed", "budget") == (detour["status"], detour["stop_reason"])
     assert [] == newcomer.http.get("/v1/me/credits").json()["entries"]
 
 

@@ -39,6 +39,7 @@ class RecordedRun:
         self.checkpoints = 0
         self.done: list[ToolResult] = []
         self.totals = Totals()
+        self.last_usage = Usage()
         self._begun = set(begun)
         self.is_resumed = attempt > 1
 
@@ -62,6 +63,10 @@ class RecordedRun:
     def stream_arguments(self, tool_call_id: str, name: str, text: str) -> None:
         self.arguments.append((tool_call_id, name, text))
 
+    @property
+    def open_text(self) -> str:
+        return "".join(self.streamed)
+
     def void_text(self, reason: str, *then: Event) -> None:
         self.voided.append(reason)
         self.events.extend(then)
@@ -81,7 +86,11 @@ class RecordedRun:
         self.done.append(result)
 
     def add_usage(self, route: Route, usage: Usage) -> Event:
+        self.last_usage = usage
         self.totals = self.totals.plus(RouteCost(route.id, route.model, usage, route.cost(usage)))
+        return self.cost()
+
+    def cost(self) -> Event:
         return types.RunCost(self.totals.usage, self.totals.cost_usd, self.totals.routes)
 
     @property

@@ -155,7 +155,8 @@ class ResumeState:
 
     `lost` are the events of output that was streamed and not finished; with `is_counted` their
     call is in the run's costs already. `route_id` is the route that an earlier attempt fell back
-    to. `dropped_settings` are the reported ones, by route.
+    to. `dropped_settings` are the reported ones, by route. `limit_reached` is the `stop_reason` of
+    a run that lands.
     """
 
     turns: list[Turn] = field(default_factory=list)
@@ -163,20 +164,27 @@ class ResumeState:
     is_counted: bool = False
     route_id: str | None = None
     dropped_settings: Mapping[str, set[str]] = field(default_factory=dict)
+    limit_reached: str | None = None
 
 
 def resume_state_from(stored: Sequence[StoredEvent]) -> ResumeState:
     """Read from all of a run's events where it continues."""
     lost = lost_events_of(stored)
-    fallbacks = [event for event in stored if event.type == types.RunFallback.type]
     costs = [event.seq for event in stored if event.type == types.RunCost.type]
     return ResumeState(
         turns_of(stored),
         lost,
         bool(lost) and max(costs, default=0) > lost[0].seq,
-        json.loads(fallbacks[-1].payload)["data"]["to_route_id"] if fallbacks else None,
+        _last(stored, types.RunFallback.type).get("to_route_id"),
         _dropped_settings(stored),
+        _last(stored, types.RunLimitReached.type).get("stop_reason"),
     )
+
+
+def _last(stored: Sequence[StoredEvent], type_: str) -> dict[str, Any]:
+    """Return the data of the last event of a type; empty without any."""
+    found = [event.payload for event in stored if event.type == type_]
+    return json.loads(found[-1])["data"] if found else {}
 
 
 def _dropped_settings(stored: Iterable[StoredEvent]) -> dict[str, set[str]]:

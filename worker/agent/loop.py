@@ -3,21 +3,32 @@
 It knows nothing of SQL, Redis, Celery or Flask; `context` is all it has of the run.
 """
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shared import fault_points, ids
+from shared.catalog.model_routes import Route
 from shared.events import types
 from shared.events.types import Usage
-from worker.agent import tool_loops
+from worker.agent import landing, tool_loops
 from worker.agent.agent import Agent
 from worker.agent.conversation import Turn
 from worker.agent.model_call import Reply, bounded, call_model
 from worker.agent.request_builder import RequestBuilder
 from worker.agent.tool_calls import call_tools
 from worker.contract.context import RunContext
-from worker.contract.outcomes import LimitExceeded, RunFailure, ShuttingDown
+from worker.contract.messages import ModelRequest
+from worker.contract.outcomes import (
+    LimitExceeded,
+    ProviderError,
+    RunFailure,
+    ShuttingDown,
+    TooLarge,
+)
 from worker.contract.stop_signal import StopSignal
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,21 +41,50 @@ class Answer:
     closing: tuple[types.Event, ...] = field(default=())  # still to be written, with the end
 
 
-def run(agent: Agent, context: RunContext, stop: StopSignal, turns: list[Turn]) -> Answer:
+def run(
+    agent: Agent,
+    context: RunContext,
+    stop: StopSignal,
+    turns: list[Turn],
+    limit_reached: str | None = None,
+) -> Answer:
     """Run the loop from `turns`, the run's finished turns, to the model's final answer.
+
+    At a limit the run lands, with one last call, unless its persona says that it fails.
+    `limit_reached` is the `stop_reason` of a run that reached a limit in an earlier attempt.
 
     Raises:
         RunFailure: the run fails. StopRun, LeaseLost: this attempt ends.
     """
     requests = RequestBuilder(agent, context, turns)
+    if turns and not turns[-1].calls:
+        reason = limit_reached or "stop"
+        return Answer(
+            message_id=turns[-1].message_id, content=turns[-1].content, stop_reason=reason
+        )
+    if limit_reached is None:
+        try:
+            return _step_by_step(agent, context, stop, turns, requests)
+        except LimitExceeded as limit:
+            limit_reached = landing.stop_reason_of(limit, agent.persona)
+            if limit_reached is None:
+                raise
+            context.emit(types.RunLimitReached(limit_reached, str(limit)))
+    return _land(agent, context, stop, requests, limit_reached)
+
+
+def _step_by_step(
+    agent: Agent,
+    context: RunContext,
+    stop: StopSignal,
+    turns: list[Turn],
+    requests: RequestBuilder,
+) -> Answer:
+    """Make steps until one of them is the answer. Raises: LimitExceeded."""
     while True:
         if turns and turns[-1].is_open:
             call_tools(agent, context, turns[-1])
             tool_loops.check(turns, agent.persona.max_equal_turns)
-        elif turns and not turns[-1].calls:
-            return Answer(
-                message_id=turns[-1].message_id, content=turns[-1].content, stop_reason="stop"
-            )
         context.check()
         if turns and agent.draining.is_set():
             raise ShuttingDown()
@@ -87,6 +127,61 @@ def _step(
     context.admission.settle()
     turns.append(Turn(message_id, content, list(tool_calls), state=state))
     return None
+
+
+def _land(
+    agent: Agent, context: RunContext, stop: StopSignal, requests: RequestBuilder, reason: str
+) -> Answer:
+    """Make the last call, without tools; whatever comes of it, the run leaves an answer."""
+    context.check()
+    if agent.draining.is_set():
+        raise ShuttingDown()
+
+    def build(route: Route) -> ModelRequest:
+        return landing.last_request(requests.build(route), reason)
+
+    def shrink(route: Route, refused: ModelRequest, too_large: TooLarge) -> ModelRequest | None:
+        without_instruction = replace(refused, messages=refused.messages[:-1])
+        smaller = requests.shrink(route, without_instruction, too_large)
+        return smaller and landing.last_request(smaller, reason)
+
+    try:
+        reply = call_model(agent.chain, build, context, stop, shrink)
+    except (ProviderError, LimitExceeded) as error:
+        log.warning("the last call of the run failed: %s (%s)", error, error.code)
+        return cut_off(context, reason)
+    message_id, content = str(ids.new_id()), reply.message.content
+    if not content.strip():
+        content = _unanswered(context, reason)
+    completed = types.MessageCompleted(message_id, types.clean(content), reply.usage)
+    return Answer(
+        message_id=message_id,
+        content=content,
+        stop_reason=reason,
+        closing=(completed, reply.cost),
+    )
+
+
+def cut_off(context: RunContext, reason: str) -> Answer:
+    """Answer with the text so far of a call that was cut off, else that there is none."""
+    message_id, content = str(ids.new_id()), context.open_text
+    usage = context.admission.last_usage if content else Usage()
+    if not content.strip():
+        content = _unanswered(context, reason)
+    completed = types.MessageCompleted(message_id, types.clean(content), usage)
+    return Answer(
+        message_id=message_id,
+        content=content,
+        stop_reason=reason,
+        closing=(completed, context.admission.cost()),
+    )
+
+
+def _unanswered(context: RunContext, reason: str) -> str:
+    """Stream the message that there is no answer, for those who follow the run."""
+    message = landing.no_answer(reason)
+    context.stream_text(message)
+    return message
 
 
 def _check_for_answer(reply: Reply) -> None:

@@ -16,7 +16,7 @@ from shared.events import types
 from shared.events.types import Event, RouteCost, Usage
 from shared.runs.transitions import Totals
 from shared.storage.connections import Transaction
-from worker.contract.outcomes import LimitExceeded, ProviderError
+from worker.contract.outcomes import LimitExceeded, ProviderError, RunFailure
 from worker.contract.retry_deadline import RetryDeadline
 from worker.process.route_limits import RouteLimits, with_jitter
 
@@ -48,6 +48,7 @@ class Admission:
     ) -> None:
         """Start without a persona: `set_persona` must be called before the first call."""
         self.totals = Totals()
+        self.last_usage = Usage()
         self._claim = claim
         self._route_limits = limits
         self._write = write
@@ -94,11 +95,11 @@ class Admission:
         self._route_limits.count_output(
             route, self._admitted_tokens, usage.input_tokens + usage.output_tokens
         )
+        self.last_usage = usage
         self.totals = self.totals.plus(RouteCost(route.id, route.model, usage, route.cost(usage)))
         return self.cost()
 
     def cost(self) -> Event:
-        """Return the `run.cost` event with the sums so far."""
         return types.RunCost(self.totals.usage, self.totals.cost_usd, self.totals.routes)
 
     def reserve(self, route: Route, worst_case: Usage) -> None:
@@ -141,7 +142,7 @@ class Admission:
         limits = budgets.limits(tx.sql, self._claim, self._persona)
         pays_credits = limits.is_prepaid and not route.is_of_org
         if route.prices is None and (limits.has_budget or pays_credits):
-            raise LimitExceeded(
+            raise RunFailure(  # nothing is exhausted, and no last call is possible
                 "budget.exhausted",
                 f"Route {route.id!r} has no known prices; set `prices` on the model to"
                 " use it under a budget or prepaid credits.",

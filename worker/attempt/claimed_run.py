@@ -86,6 +86,10 @@ class ClaimedRun:
         self.log.add_text(ArgumentsOf(tool_call_id, name), text)
         self.log.check_size()
 
+    @property
+    def open_text(self) -> str:
+        return "".join(self._open_text)
+
     def void_text(self, reason: str, *then: Event) -> None:
         self._open_text.clear()
         self.log.void_text(reason, *then)
@@ -157,7 +161,7 @@ class ClaimedRun:
 
     def partial_message(self) -> tuple[UUID, str] | None:
         """Return id and content of the message that keeps the open text; None without any."""
-        text = "".join(self._open_text)
+        text = self.open_text
         return (ids.new_id(), text) if text else None
 
     def write(

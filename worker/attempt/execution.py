@@ -176,7 +176,7 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
             run.emit(types.RunFallback(in_use, route.id, route.model, ROUTE_GONE))
         if run.is_resumed:
             run.admission.take_over()
-        return loop.run(agent, run, active.stop, earlier.turns)
+        return loop.run(agent, run, active.stop, earlier.turns, earlier.limit_reached)
 
 
 def _persona(process: WorkerProcess, claim: Claim) -> Persona:

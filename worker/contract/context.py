@@ -42,6 +42,10 @@ class Transcript(Protocol):
     def stream_arguments(self, tool_call_id: str, name: str, text: str) -> None:
         """Add a piece of a call's arguments; pieces are gathered into deltas."""
 
+    @property
+    def open_text(self) -> str:
+        """The text of the turn that is being streamed."""
+
     def void_text(self, reason: str, *then: Event) -> None:
         """Declare void what was streamed in this turn: the call is made again.
 
@@ -76,6 +80,13 @@ class Admission(Protocol):
     def is_limited(self) -> bool:
         """True if a budget or prepaid credits limit the run's cost."""
 
+    @property
+    def last_usage(self) -> Usage:
+        """The usage of the last model call, or of its part that was made."""
+
+    def cost(self) -> Event:
+        """Return the `run.cost` event with the sums so far."""
+
     def admit(self, route: Route, tokens: int, deadline: RetryDeadline) -> None:
         """Wait, visibly, until the limits of the route admit a call of about this many tokens.
 
@@ -90,6 +101,7 @@ class Admission(Protocol):
 
         Raises:
             LimitExceeded: `budget.exhausted`.
+            RunFailure: the route has no prices.
         """
 
     def add_usage(self, route: Route, usage: Usage) -> Event:

@@ -96,6 +96,7 @@ class ModelRequest:
     `settings` are those of `shared/catalog/model_settings.py`.
     `taken_call_ids` are those of the run's earlier turns. `stream_arguments`:
     the arguments of calls are shown while the model writes them.
+    `answer_only`: the model may not call `tools`; the last message asks for its answer.
     """
 
     model: str
@@ -110,6 +111,7 @@ class ModelRequest:
     stream_arguments: bool = False
     attempt: int = 1
     try_number: int = 1
+    answer_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

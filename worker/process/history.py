@@ -21,6 +21,7 @@ from shared.events.types import (
     MessageReset,
     RunCost,
     RunFallback,
+    RunLimitReached,
     RunSettingsDropped,
     StoredEvent,
     ToolResult,
@@ -327,7 +328,8 @@ def written_bytes(sql: Connection, run_id: UUID) -> int:
 #: Of a run's own events: what its next attempt goes by, without the text of finished turns.
 _OWN_TYPES = (
     *TURN_TYPES,
-    *(kind.type for kind in (RunFallback, RunSettingsDropped, RunCost, MessageReset)),
+    *(kind.type for kind in (RunFallback, RunSettingsDropped, RunLimitReached)),
+    *(kind.type for kind in (RunCost, MessageReset)),
 )
 
 

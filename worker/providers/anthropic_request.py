@@ -75,9 +75,9 @@ def arguments(request: ModelRequest) -> dict[str, Any]:
             }
             for tool in tools
         ]
-    if request.tools:
+    if request.tools and not request.answer_only:
         _cache(sent)
-    elif tools:
+    elif tools and not request.tools:
         sent["tool_choice"] = {"type": "none"}
     settings = {**_sampling(request), **_tool_choice(request), **_thinking(request)}
     sent["extra_body"] = with_extra(settings, request.settings.get("extra_body", {}))

@@ -91,6 +91,8 @@ class ScriptedProvider:
                     yield chunk
         if usage is None:
             usage = Usage(input_tokens=_input_words(request), output_tokens=words)
+        if request.answer_only:
+            calls = ()
         yield TurnEnd("tool_calls" if calls else "stop", calls, usage)
 
     def estimate(self, request: ModelRequest, output: str) -> Usage:
@@ -171,11 +173,15 @@ def _steps_of_turn(request: ModelRequest) -> list[Step]:
             turns.append([])
     if not turns[-1]:
         turns[-1] = [{"say": "done"}]
-    return turns[min(request.turn, len(turns) - 1)]
+    steps = turns[min(request.turn, len(turns) - 1)]
+    is_mute = all("tool" in step or "tools" in step for step in steps)
+    return [{"say": "done"}] if request.answer_only and is_mute else steps
 
 
 def _script(request: ModelRequest) -> list[Step]:
     spoken = [m.content for m in request.messages if isinstance(m, UserMessage)]
+    if request.answer_only:
+        spoken.pop()  # the instruction to answer now
     last = spoken[-1] if spoken else ""
     try:
         document = json.loads(last)

@@ -36,6 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "on_input_expired": "fail",
     "stream_tool_arguments": False,
     "overrides": [],
+    "on_limit": "answer",
 }
 
 
@@ -68,6 +69,7 @@ def test_a_persona_is_published(alice: User, connections: Connections) -> None:
         "on_input_expired": "continue",
         "stream_tool_arguments": True,
         "overrides": ["variables", "limits"],
+        "on_limit": "fail",
     }
     assert DEFAULTS.keys() == definition.keys()
     response = alice.post(PATH, {"key": "helper", **definition})
@@ -309,7 +311,7 @@ def test_the_request_of_the_page_publishes_a_persona(alice: User) -> None:
 def test_the_page_has_every_field_and_its_limit() -> None:
     """The table's rows are the fields of a definition, in order, with the default of each."""
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", PAGE, re.MULTILINE))
-    shown = {None: "null", "": "empty", "fail": "`fail`", False: "false"}
+    shown = {None: "null", "": "empty", "fail": "`fail`", "answer": "`answer`", False: "false"}
 
     assert list(DEFAULTS) == list(rows)
     for name, default in DEFAULTS.items():

@@ -95,6 +95,7 @@ def test_a_definition_has_every_field() -> None:
         "input_expires_seconds": 60,
         "on_input_expired": "continue",
         "overrides": ["variables", "limits"],
+        "on_limit": "fail",
     }
 
     expected = Persona(
@@ -115,6 +116,7 @@ def test_a_definition_has_every_field() -> None:
         input_expires_seconds=60.0,
         on_input_expired="continue",
         overrides=("variables", "limits"),
+        on_limit="fail",
     )
     assert expected == read("p", "1", definition)
     assert Persona(key="p", version="1") == read("p", "1", {})
@@ -154,6 +156,7 @@ def test_a_definition_has_every_field() -> None:
         ("input_expires_seconds", "60", "must be a number of seconds"),
         ("on_input_expired", "wait", "must be one of fail, continue"),
         ("overrides", ["limits", "limits"], "duplicate entry 'limits'"),
+        ("on_limit", "stop", "must be one of answer, fail"),
     ],
 )
 def test_a_wrong_field_is_named(name: str, value: Any, why: str) -> None:

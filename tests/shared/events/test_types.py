@@ -184,6 +184,7 @@ def test_the_types_are_those_of_the_contract() -> None:
         "run.throttled",
         "run.fallback",
         "run.settings_dropped",
+        "run.limit_reached",
         "context.truncated",
         "run.cost",
         "run.cancel_requested",

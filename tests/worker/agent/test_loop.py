@@ -210,11 +210,11 @@ def test_the_model_is_told_what_it_may_use() -> None:
 
 
 def test_steps_are_limited() -> None:
-    """`run.max_steps` when as many model calls were made as the persona allows."""
+    """A persona can fail with `run.max_steps` after as many model calls as it allows."""
     context = RecordedRun()
 
     with pytest.raises(LimitExceeded) as raised:
-        run(agent_for(*[CALCULATE] * 5, max_steps=3), context)
+        run(agent_for(*[CALCULATE] * 5, max_steps=3, on_limit="fail"), context)
 
     assert ("run.max_steps", 3) == (raised.value.code, len(results(context)))
     assert "3" == run(agent_for(CALCULATE, CALCULATE, {"say": "3"}, max_steps=3), context).content

@@ -24,7 +24,7 @@ def test_a_model_that_repeats_itself_is_stopped() -> None:
     context = RecordedRun()
 
     with pytest.raises(LimitExceeded) as ended:
-        run(agent_for(*[CALCULATE] * 20), context)
+        run(agent_for(*[CALCULATE] * 20, on_limit="fail"), context)
 
     assert ("run.tool_loop", 6) == (ended.value.code, len(results(context)))
 

@@ -22,7 +22,7 @@ from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from worker.attempt.admission import Admission
 from worker.contract import retry_deadline
-from worker.contract.outcomes import CancelRequested, LimitExceeded, ProviderError
+from worker.contract.outcomes import CancelRequested, LimitExceeded, ProviderError, RunFailure
 from worker.contract.retry_deadline import LAST_ROUTE_SECONDS, OTHER_ROUTE_SECONDS, RetryDeadline
 from worker.process.route_limits import MAX_PAUSE_SECONDS, RouteLimits
 
@@ -273,7 +273,7 @@ def test_credits_refuse_no_model_of_the_org_without_prices(
     admission = gate.set_persona()
 
     admission.reserve(replace(route, prices=None, is_of_org=True), WORST)
-    with pytest.raises(LimitExceeded, match="has no known prices"):
+    with pytest.raises(RunFailure, match="has no known prices"):
         admission.reserve(replace(route, prices=None), WORST)
 
 
@@ -281,7 +281,7 @@ def test_a_route_without_prices_is_refused_under_a_budget(gate: Gate, route: Rou
     """A route without prices is refused under a budget, since its cost would be unknown."""
     admission = gate.set_persona(max_cost_usd=Decimal(100))
 
-    with pytest.raises(LimitExceeded, match="has no known prices") as refused:
+    with pytest.raises(RunFailure, match="has no known prices") as refused:
         admission.reserve(replace(route, prices=None), WORST)
 
     assert "budget.exhausted" == refused.value.code

@@ -303,7 +303,7 @@ def test_a_run_that_goes_on_counts_for_limits_that_are_newer_than_it(
     """
     org_id = stored.actor.org_id
     with stored.connections.transaction() as tx:
-        persona = {"tools": ["ask_user"], "max_steps": 1}
+        persona = {"tools": ["ask_user"], "max_steps": 1, "on_limit": "fail"}
         published_personas.publish(tx, stored.actor, "brief", "1", persona)
     ask = {"tool": "ask_user", "args": {"question": "?"}}
     run_id = scripted(stored, {"usage": {"input_tokens": 2_000_000}}, ask, persona_id="brief@1")

@@ -296,6 +296,10 @@ def test_who_has_no_tools_may_go_on_where_others_had_some() -> None:
     assert {"type": "none"} == body["tool_choice"]
     assert "cache_control" not in str(body)
     assert "tool_choice" not in sent(*conversation, tools=TOOLS)
+    last = sent(*conversation, tools=TOOLS, settings={"tool_choice": "none"}, answer_only=True)
+    assert len(TOOLS) == len(last["tools"])
+    assert {"type": "none"} == last["tool_choice"]
+    assert "cache_control" not in str(last)
     assert not {"tools", "tool_choice"} & set(sent(UserMessage("Hi"), AssistantMessage("Ho")))
 
 

@@ -1,0 +1,178 @@
+"""Runs that reach a limit: the last call, and the answer that is left whatever comes of it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shared.catalog.personas import Persona
+from shared.events.types import MessageCompleted, RunLimitReached, Usage
+from tests.worker.agent.test_loop import CALCULATE, Model, agent_for, results
+from tests.worker.agent.test_loop import run as run_loop
+from tests.worker.recorded_run import RecordedRun, chain_of
+from worker.agent import landing, loop
+from worker.agent.agent import Agent
+from worker.agent.conversation import Turn
+from worker.agent.loop import Answer
+from worker.contract.messages import (
+    Chunk,
+    ModelRequest,
+    TextDelta,
+    ToolCall,
+    ToolMessage,
+    TurnEnd,
+    UserMessage,
+)
+from worker.contract.outcomes import LimitExceeded, ProviderError, RunFailure, ShuttingDown
+from worker.contract.stop_signal import StopSignal
+
+SAID = Usage(input_tokens=9, output_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("failure", "lands"),
+    [
+        (LimitExceeded("run.max_steps", "3 steps"), "max_steps"),
+        (LimitExceeded("run.tool_loop", "6 times"), "tool_loop"),
+        (LimitExceeded("budget.exhausted", "1 USD"), "budget"),
+        (LimitExceeded("run.timeout", "9 s"), "timeout"),
+        (LimitExceeded("run.output_limit", "64 MiB"), None),
+        (RunFailure("provider.output_limit", "all of it"), None),
+        (ProviderError("overloaded", "HTTP 529"), None),
+    ],
+)
+def test_a_run_lands_at_these_limits(failure: RunFailure, lands: str | None) -> None:
+    """A run lands at its limits of steps, loops, cost and time, unless its persona says `fail`."""
+    persona = Persona(key="p", version="1")
+
+    assert lands == landing.stop_reason_of(failure, persona)
+    assert landing.stop_reason_of(failure, replace(persona, on_limit="fail")) is None
+
+
+class LastWords(Model):
+    """The scripted model, which answers its last call with these chunks, or fails it."""
+
+    def __init__(self, *chunks: Chunk | ProviderError) -> None:
+        super().__init__()
+        self._chunks = chunks
+
+    def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
+        if not request.answer_only:
+            yield from super().stream(request, stop)
+            return
+        self.requests.append(request)
+        for chunk in self._chunks:
+            if isinstance(chunk, ProviderError):
+                raise chunk
+            yield chunk
+
+
+def landed(agent: Agent, context: RecordedRun, *chunks: Chunk | ProviderError) -> Answer:
+    """Run an agent whose model gives these last words."""
+    return run_loop(replace(agent, chain=chain_of(LastWords(*chunks))), context)
+
+
+def test_the_last_call_may_use_no_tools() -> None:
+    """After its last step the model gets all the results, and an instruction to answer."""
+    context = RecordedRun()
+    agent = agent_for(CALCULATE, CALCULATE, {"say": "It is 42."}, max_steps=2)
+
+    answer = run_loop(agent, context)
+
+    assert ("It is 42.", "max_steps") == (answer.content, answer.stop_reason)
+    *_, result, instruction = agent.chain.provider.saw()
+    last = agent.chain.provider.requests[-1]
+    assert isinstance(result, ToolMessage)
+    assert isinstance(instruction, UserMessage)
+    assert "limit of steps" in instruction.content
+    assert last.tools == agent.chain.provider.requests[0].tools
+    assert "none" == last.settings["tool_choice"]
+    assert [False, False, True] == [one.answer_only for one in agent.chain.provider.requests]
+    reached = [event for event in context.events if isinstance(event, RunLimitReached)]
+    message = "The run reached its persona's limit of 2 steps."
+    assert [RunLimitReached("max_steps", message)] == reached
+
+
+def test_a_model_that_repeats_itself_lands() -> None:
+    """A tool loop ends with an answer."""
+    context = RecordedRun()
+
+    answer = run_loop(agent_for(*[CALCULATE] * 20), context)
+
+    assert ("done", "tool_loop", 6) == (answer.content, answer.stop_reason, len(results(context)))
+
+
+def test_calls_in_the_last_words_are_not_made() -> None:
+    """A server that ignores `tool_choice` gets no tool called, and its text is the answer."""
+    context = RecordedRun()
+    calls = (ToolCall("c", "calculator", {"expression": "1"}),)
+
+    answer = landed(
+        agent_for(CALCULATE, max_steps=1), context, TextDelta("So"), TurnEnd("tool_calls", calls)
+    )
+
+    assert ("So", 1) == (answer.content, len(results(context)))
+
+
+@pytest.mark.parametrize(
+    "last_words",
+    [
+        [TurnEnd("stop", (), SAID)],
+        [TextDelta(" \n"), TurnEnd("length", (), SAID)],
+        [ProviderError("invalid_request", "HTTP 400")],
+        [ProviderError("overloaded", "HTTP 529")],
+    ],
+)
+def test_a_run_that_cannot_land_says_so(last_words: list[Any]) -> None:
+    """The message is streamed and completed like an answer of the model."""
+    context = RecordedRun()
+
+    answer = landed(agent_for(CALCULATE, max_steps=1), context, *last_words)
+
+    said = "No answer: this run reached its limit of steps before the model had one."
+    assert (said, "max_steps") == (answer.content, answer.stop_reason)
+    assert said == context.streamed[-1]
+    completed = answer.closing[0]
+    assert isinstance(completed, MessageCompleted)
+    assert (said, answer.message_id) == (completed.content, completed.message_id)
+
+
+def test_the_text_of_a_last_call_that_broke_off_is_kept() -> None:
+    """What it has cost is in the turn and in the sum."""
+    context = RecordedRun()
+    broken = ProviderError("invalid_request", "It broke off.")
+
+    answer = landed(agent_for(CALCULATE, max_steps=1), context, TextDelta("Half of"), broken)
+
+    assert "Half of" == answer.content
+    completed, cost = answer.closing
+    assert isinstance(completed, MessageCompleted)
+    assert (2, "estimated") == (completed.usage.output_tokens, completed.usage.source)
+    assert context.cost() == cost
+
+
+def test_a_landing_is_continued_after_a_crash() -> None:
+    """The next attempt makes the last call, and says nothing anew of the limit."""
+    context = RecordedRun(attempt=2)
+    call = ToolCall("call_1_1", "calculator", CALCULATE["args"])
+    turns = [Turn("m", "", [call], {call.id: ToolMessage(call.id, call.name, "42")})]
+    agent = agent_for(CALCULATE, {"say": "42"})
+
+    answer = loop.run(agent, context, context.stop, turns, "tool_loop")
+
+    assert ("42", "tool_loop", []) == (answer.content, answer.stop_reason, context.events)
+    assert [True] == [one.answer_only for one in agent.chain.provider.requests]
+
+
+def test_a_stopping_worker_does_not_begin_the_last_call() -> None:
+    """The next worker makes it: the limit is in the events."""
+    context = RecordedRun()
+    agent = agent_for(CALCULATE, max_steps=1)
+    turns: list[Turn] = []
+    agent.draining.set()
+
+    with pytest.raises(ShuttingDown):
+        loop.run(agent, context, context.stop, turns, "max_steps")
+
+    assert [] == agent.chain.provider.requests
