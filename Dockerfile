@@ -16,13 +16,15 @@ RUN /venv/bin/pip install --no-deps --no-build-isolation --editable . \
     && python -m compileall -q /app
 
 FROM python:3.12-slim
-RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin arkloop
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin arkloop \
+    && install --directory --owner 10001 --group 10001 /files
 COPY --from=build /venv /venv
 COPY --from=build /app /app
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    ARKLOOP_HOST=0.0.0.0
+    ARKLOOP_HOST=0.0.0.0 \
+    ARKLOOP_FILES_DIR=/files
 WORKDIR /app
 USER 10001:10001
 EXPOSE 8080

@@ -11,6 +11,7 @@ from api.endpoints import (
     budgets,
     catalog,
     events,
+    files,
     health,
     llm_providers,
     mcp_configs,
@@ -30,6 +31,7 @@ from shared.catalog import model_routes
 from shared.catalog.catalog import Catalog
 from shared.catalog.personas import InvalidPersona
 from shared.config import InvalidSettings, Settings
+from shared.files.configured_storage import storage_of
 from shared.runs.creation import RunCreator
 from shared.storage import server_checks
 from shared.storage.connections import Connections, connect
@@ -47,6 +49,7 @@ BLUEPRINTS = (
     usage.bp,
     threads.bp,
     messages.bp,
+    files.bp,
     runs.bp,
     events.bp,
     catalog.bp,
@@ -70,6 +73,8 @@ def create_app(connections: Connections | None = None) -> Flask:
             connections = connect(settings, application="arkloop-web", send=NotificationSender())
             server_checks.check(connections)
         catalog_ = Catalog(connections, model_routes.load(connections.settings))
+        storage = storage_of(connections.settings)
+        storage.check()
     except (InvalidSettings, InvalidPersona, server_checks.UnsuitableServer) as error:
         sys.stderr.write(f"{error}\n")
         # With another status its master would start the worker again and again.
@@ -77,6 +82,7 @@ def create_app(connections: Connections | None = None) -> Flask:
     app = Flask("arkloop", static_folder=None)
     app.extensions["arkloop"] = connections
     app.extensions["arkloop.auth"] = Authenticator(connections)
+    app.extensions["arkloop.storage"] = storage
     app.extensions["arkloop.hub"] = StreamHub(connections)
     app.extensions["arkloop.reports"] = Reports(connections)
     app.extensions["arkloop.catalog"] = catalog_

@@ -39,12 +39,14 @@ control_socket_disable = True
 
 
 def post_worker_init(worker: Any) -> None:
-    """Start the sweep in the forked worker, and end its streams when the worker stops."""
+    """Start the loops of the forked worker, and end its streams when the worker stops."""
+    from shared.files import expiry
     from shared.runs import sweep
 
     extensions = worker.wsgi.extensions
     extensions["arkloop.hub"].stopping = lambda: not worker.alive
     sweep.start(extensions["arkloop"])
+    expiry.start(extensions["arkloop"], extensions["arkloop.storage"])
     _calm_the_collector()
 
 

@@ -7,7 +7,14 @@ from uuid import UUID
 from shared.errors import Forbidden
 
 DATA_PERMISSIONS = frozenset(
-    {"data.threads.read", "data.threads.write", "data.runs.read", "data.runs.write"}
+    {
+        "data.files.read",
+        "data.files.write",
+        "data.runs.read",
+        "data.runs.write",
+        "data.threads.read",
+        "data.threads.write",
+    }
 )
 PERMISSIONS_OF_ROLE = {
     "owner": DATA_PERMISSIONS | {"admin"},

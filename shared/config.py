@@ -58,6 +58,13 @@ class Settings:
     run_output_mib: int = 64  # what all the events of one run may have together
     history_memory_mib: int = 256  # of one worker process, for the threads that its runs have read
 
+    files_dir: str = "files"  # where uploaded files are, unless there is an S3 bucket for them
+    s3_bucket: str | None = None
+    s3_endpoint_url: str | None = None  # of a server other than AWS
+    s3_region: str | None = None
+    s3_access_key_id: str | None = None  # None: the SDK's own chain, such as an instance's role
+    s3_secret_access_key: str | None = field(default=None, repr=False)
+
     registration_open: bool = False
     new_org_credits: int = 0  # what an org that somebody registers gets, to use the server's routes
     scripted: bool = False
@@ -136,6 +143,7 @@ class _Reader:
             "allowed_hosts": tuple(map(str.lower, hosts)),
             "path_prefix": self._path_prefix("ARKLOOP_PATH_PREFIX"),
             "routes_file": self._text("ARKLOOP_ROUTES"),
+            "s3_endpoint_url": self._endpoint("ARKLOOP_S3_ENDPOINT_URL"),
             "local_context_tokens": self._whole_number("ARKLOOP_LOCAL_CONTEXT_TOKENS", 0, 1)
             or None,
             **{name.lower(): self._text(name) for name in _OF_PROVIDERS},
@@ -153,6 +161,10 @@ class _Reader:
             self.problems.append(
                 "ARKLOOP_HEARTBEAT_SECONDS: must be at most a third of ARKLOOP_LEASE_SECONDS, "
                 f"is {heartbeat:g} of {lease:g}"
+            )
+        if bool(values["s3_access_key_id"]) != bool(values["s3_secret_access_key"]):
+            self.problems.append(
+                "ARKLOOP_S3_ACCESS_KEY_ID and ARKLOOP_S3_SECRET_ACCESS_KEY: set both or neither"
             )
         return values
 
@@ -263,6 +275,14 @@ class _Reader:
         if prefix is not None and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", prefix):
             self.problems.append(f"{name}: {prefix!r} is not a path such as /arkloop")
         return prefix
+
+    def _endpoint(self, name: str) -> str | None:
+        url = self._text(name)
+        if url is not None and not re.fullmatch(r"https?://[^/?#\s]+/?", url):
+            self.problems.append(
+                f"{name}: {url!r} is not an address such as https://s3.example.com"
+            )
+        return url
 
     def _networks(self, name: str) -> tuple[str, ...]:
         networks = self._parts(name)

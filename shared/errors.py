@@ -13,6 +13,7 @@ ArkloopError
 │   ├── ApiKeyNotFound          api_keys.not_found
 │   ├── ProviderNotFound        llm_providers.not_found
 │   ├── ModelNotFound           llm_providers.model_not_found
+│   ├── FileMissing             files.not_found
 │   ├── McpConfigNotFound       mcp_configs.not_found
 │   └── McpToolNotFound         mcp_configs.tool_not_found
 ├── BadRequest                  http.bad_request
@@ -37,6 +38,7 @@ ArkloopError
 ├── EventsLost                  runs.events_lost
 ├── BudgetExhausted             budget.exhausted
 └── Unavailable                 service.unavailable
+    └── StorageUnavailable      files.storage_unavailable
 
 LeaseLost (BaseException)       a worker's claim is over; never reaches a caller
 
@@ -105,6 +107,11 @@ class ThreadNotFound(NotFound):
 class RunNotFound(NotFound):
     code = "runs.not_found"
     message = "Run not found."
+
+
+class FileMissing(NotFound):
+    code = "files.not_found"
+    message = "File not found."
 
 
 class EventsLost(ArkloopError):
@@ -256,6 +263,11 @@ class BudgetExhausted(ArkloopError):
 class Unavailable(ArkloopError):
     code = "service.unavailable"
     message = "The database is unavailable; try again shortly."
+
+
+class StorageUnavailable(Unavailable):
+    code = "files.storage_unavailable"
+    message = "The file storage is unavailable; try again shortly."
 
 
 class LeaseLost(BaseException):

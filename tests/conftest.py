@@ -111,7 +111,9 @@ def _create_database(postgres: EmbeddedPostgres, name: str, template: str) -> No
 
 
 @pytest.fixture(scope="module")
-def settings(new_database: Callable[[], str], redis_url: str) -> Settings:
+def settings(
+    new_database: Callable[[], str], redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
     """Registration is open, the scripted model is there; a database for each test module."""
     return Settings(
         database_url=new_database(),
@@ -123,6 +125,7 @@ def settings(new_database: Callable[[], str], redis_url: str) -> Settings:
         scripted=True,
         secure_cookies=False,
         database_pool_size=30,
+        files_dir=str(tmp_path_factory.mktemp("files")),
     )
 
 
@@ -224,7 +227,9 @@ def server(
     """A gunicorn with one gevent worker and a database of its own; new users have credits."""
     environ = {"ARKLOOP_DATABASE_URL": new_database(), "ARKLOOP_REDIS_URL": redis_url}
     environ["ARKLOOP_NEW_ORG_CREDITS"] = "1000000"
-    with web_server(environ, tmp_path_factory.mktemp("web") / "stderr.log") as started:
+    folder = tmp_path_factory.mktemp("web")
+    environ["ARKLOOP_FILES_DIR"] = str(folder / "files")
+    with web_server(environ, folder / "stderr.log") as started:
         yield started
 
 

@@ -180,6 +180,7 @@ def running_system(
             "ARKLOOP_REDIS_URL": redis_url,
             "ARKLOOP_JWT_SECRET": secrets.token_hex(32),
             "ARKLOOP_SCRIPTED": "1",
+            "ARKLOOP_FILES_DIR": str(folder / "files"),
             "ARKLOOP_FAULTS": "1",
             "ARKLOOP_ENCRYPTION_KEY": secrets.token_hex(32),
             # Providers and MCP servers of the tests are on this machine.

@@ -118,7 +118,7 @@ def test_every_default_is_the_one_of_the_code() -> None:
 def _settings_table() -> list[tuple[str, str]]:
     """Return (variable, default) of the first table of the page."""
     section = _text("docs/reference/configuration.md").split("## Settings")[1].split("\n## ")[0]
-    return re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", section, re.MULTILINE)
+    return re.findall(r"^\| `([A-Z0-9_]+)` \| (.*?) \|", section, re.MULTILINE)
 
 
 def test_every_field_of_a_routes_file_is_documented() -> None:

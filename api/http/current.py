@@ -10,6 +10,7 @@ from flask import current_app, g, request
 from shared.actors import Actor
 from shared.catalog.catalog import Catalog
 from shared.config import Settings
+from shared.files.storage import Storage
 from shared.ids import new_trace_id
 from shared.storage.connections import Connections
 
@@ -36,6 +37,11 @@ def public_path(path: str) -> str:
     From a setting, not from `X-Forwarded-Prefix`, which any client could send.
     """
     return (settings().path_prefix or "") + path
+
+
+def storage() -> Storage:
+    """Return this process's storage of files."""
+    return cast(Storage, current_app.extensions["arkloop.storage"])
 
 
 def catalog() -> Catalog:

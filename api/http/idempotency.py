@@ -60,36 +60,49 @@ def replayed_without(*secrets: str) -> Callable[[View[P]], Callable[P, Response]
             key = check_key()
             # Before the transaction: a body may take its time.
             body = read_object()
-            if key is None:
-                with connections().transaction() as tx:
-                    return view(tx, *args, **kwargs)
-            who = actor()
-            scope = Scope(
-                org_id=who.org_id,
-                actor_id=who.api_key_id or who.user_id,
-                path=request.path,
-                key=key,
-            )
-            request_hash = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-            deadline = time.monotonic() + WAIT_SECONDS
-            while True:
-                with connections().transaction() as tx:
-                    if idempotency.claim(tx, scope):
-                        stored = idempotency.find(tx, scope, request_hash)
-                        if stored is not None:
-                            return _replay(stored)
-                        answer = view(tx, *args, **kwargs)
-                        if 200 <= answer.status_code < 300:
-                            idempotency.keep(tx, scope, request_hash, _stored(answer, secrets))
-                        return answer
-                # Waited for here and not in a statement: no connection is held meanwhile.
-                if time.monotonic() > deadline:
-                    raise IdempotencyInProgress()
-                time.sleep(_POLL_SECONDS)
+            return answered_once(key, body, lambda tx: view(tx, *args, **kwargs), secrets)
 
         return once
 
     return decorate
+
+
+def answered_once(
+    key: str | None,
+    body: Any,
+    make: Callable[[Transaction], Response],
+    secrets: tuple[str, ...] = (),
+) -> Response:
+    """Return the response that `make` builds in a transaction, or the one stored under the key.
+
+    `body` is what a request with the same key must have in common with the first one.
+
+    Raises:
+        IdempotencyConflict, IdempotencyInProgress: see `idempotent`.
+    """
+    if key is None:
+        with connections().transaction() as tx:
+            return make(tx)
+    who = actor()
+    scope = Scope(
+        org_id=who.org_id, actor_id=who.api_key_id or who.user_id, path=request.path, key=key
+    )
+    request_hash = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        with connections().transaction() as tx:
+            if idempotency.claim(tx, scope):
+                stored = idempotency.find(tx, scope, request_hash)
+                if stored is not None:
+                    return _replay(stored)
+                answer = make(tx)
+                if 200 <= answer.status_code < 300:
+                    idempotency.keep(tx, scope, request_hash, _stored(answer, secrets))
+                return answer
+        # Waited for here and not in a statement: no connection is held meanwhile.
+        if time.monotonic() > deadline:
+            raise IdempotencyInProgress()
+        time.sleep(_POLL_SECONDS)
 
 
 def created(body: Any, *, location: str) -> Response:

@@ -105,7 +105,7 @@ def _read_bytes() -> bytes:
     except gevent.Timeout as timeout:
         if timeout is not deadline:
             raise
-        _stop_reading()
+        stop_reading()
         raise RequestTimeout() from None
     except Exception as error:  # each server has its own for a broken framing
         raise InvalidRequest(body=["is incomplete or badly framed"]) from error
@@ -140,8 +140,8 @@ def _check_media_type() -> None:
         raise UnsupportedMediaType()
 
 
-def _stop_reading() -> None:
-    # Else the server would wait for the rest before it takes the next request.
+def stop_reading() -> None:
+    """Give up the rest of a body: else the server waits for it before it takes another request."""
     socket = request.environ.get("gunicorn.socket")
     if socket is not None:
         with suppress(OSError):  # the client is gone

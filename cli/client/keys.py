@@ -28,7 +28,8 @@ def keys() -> None:
     "scopes",
     multiple=True,
     help=(
-        "data.threads.read, data.threads.write, data.runs.read, data.runs.write or admin;"
+        "data.threads.read, data.threads.write, data.runs.read, data.runs.write, data.files.read,"
+        " data.files.write or admin;"
         " may be repeated. None: all scopes that you have."
     ),
 )

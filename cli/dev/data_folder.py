@@ -1,4 +1,4 @@
-"""The files that `arkloop dev` keeps between starts: databases, secrets, the API key, the lock."""
+"""The files that `arkloop dev` keeps: databases, uploads, secrets, the API key, the lock."""
 
 import fcntl
 import json
@@ -27,6 +27,7 @@ class DataFolder:
         self.path = path.absolute()
         self.postgres = self.path / "postgres"
         self.redis = self.path / "redis"
+        self.files = self.path / "files"
         self.api_key = self.path / "api-key"
         self.url = self.path / "url"
         self._secrets = self.path / "secrets.json"

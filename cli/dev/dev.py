@@ -176,6 +176,7 @@ def _environment(options: Options, port: int, folder: DataFolder) -> dict[str, s
     environment.setdefault("ARKLOOP_REGISTRATION", "open")
     environment.setdefault("ARKLOOP_NEW_ORG_CREDITS", str(NEW_ORG_CREDITS))
     environment.setdefault("ARKLOOP_SCRIPTED", "1")
+    environment.setdefault("ARKLOOP_FILES_DIR", str(folder.files))
     # Plain HTTP on loopback: browsers would not send a secure cookie back.
     environment.setdefault("ARKLOOP_SECURE_COOKIES", "0")
     if os.geteuid() == 0:

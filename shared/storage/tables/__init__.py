@@ -3,7 +3,17 @@
 `migrations/` creates them; a test compares both.
 """
 
-from shared.storage.tables import accounts, billing, catalog, events, runs, storage, threads
+from shared.storage.tables import accounts, billing, catalog, events, files, runs, storage, threads
 from shared.storage.tables.columns import metadata
 
-__all__ = ["accounts", "billing", "catalog", "events", "metadata", "runs", "storage", "threads"]
+__all__ = [
+    "accounts",
+    "billing",
+    "catalog",
+    "events",
+    "files",
+    "metadata",
+    "runs",
+    "storage",
+    "threads",
+]

@@ -122,6 +122,7 @@ tool_calls = Table(
     time_("done_at"),
     Column("output", Text),
     Column("is_error", Boolean),
+    Column("files", JSONB),
     Column("duration_ms", BigInteger),
 )
 

@@ -61,6 +61,8 @@ messages = Table(
     Column("position", BigInteger, nullable=False),
     Column("role", Text, nullable=False),  # user | assistant
     Column("content", Text, nullable=False),
+    #: The content as it was given, where that was a list of parts; `content` then describes them.
+    Column("parts", JSONB),
     Column("partial", Boolean, nullable=False, server_default=text("false")),
     created_at_(),
     time_("superseded_at"),  # a retry made it disappear

@@ -1,0 +1,43 @@
+"""The removal of files that have expired: deleted ones, unfinished uploads, old tool results.
+
+The bytes go first and the row last. An interruption between the two is repeated, which does no
+harm; so do several processes at once. This is a loop of its own: a storage that is down must not
+hold up the sweep, which recovers runs.
+"""
+
+import logging
+
+from shared.background_loop import BackgroundLoop
+from shared.files import files
+from shared.files.storage import Storage
+from shared.storage.connections import Connections
+
+log = logging.getLogger(__name__)
+
+SECONDS = 10.0
+BATCH = 50
+
+
+def remove_expired(connections: Connections, storage: Storage) -> int:
+    """Remove one batch of expired files; returns how many.
+
+    Raises:
+        Unavailable: Postgres or the storage is out of reach.
+    """
+    with connections.reading() as sql:
+        rows = files.expired(sql, limit=BATCH)
+    for row in rows:
+        storage.remove(files.key_of(row.org_id, row.id))
+    if rows:
+        with connections.transaction() as tx:
+            files.forget(tx, [row.id for row in rows])
+    return len(rows)
+
+
+def start(connections: Connections, storage: Storage) -> BackgroundLoop:
+    """Remove expired files for as long as the process lives."""
+
+    def step() -> float | None:
+        return 0 if remove_expired(connections, storage) == BATCH else None
+
+    return BackgroundLoop("files", step, seconds=SECONDS, before=connections.wait_for_schema)

@@ -1,0 +1,116 @@
+"""Files: the rows that say which there are, and whose.
+
+The row comes first: it is `pending`, with an `expires_at`, while the bytes are written, so that a
+crash at any moment leaves a row by which `expiry` finds what to remove. Deleting a file makes it
+expire now.
+"""
+
+from collections.abc import Collection, Iterable
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, or_, select, update
+
+from shared.actors import Actor
+from shared.errors import FileMissing
+from shared.files.incoming import Facts
+from shared.ids import new_id
+from shared.storage.connections import Transaction
+from shared.storage.tables.files import files
+
+#: Longer than any upload may take.
+PENDING = timedelta(hours=1)
+MAX_NAME_CHARACTERS = 200
+
+
+def key_of(org_id: UUID, file_id: UUID) -> str:
+    """Return where the storage has the file's bytes."""
+    return f"{org_id}/{file_id}"
+
+
+def create(tx: Transaction, *, org_id: UUID, user_id: UUID, name: str) -> UUID:
+    """Create a pending file, whose bytes are written next; returns its id."""
+    file_id = new_id()
+    tx.sql.execute(
+        insert(files).values(
+            id=file_id,
+            org_id=org_id,
+            created_by_user_id=user_id,
+            name=name,
+            expires_at=func.now() + PENDING,
+        )
+    )
+    return file_id
+
+
+def complete(
+    tx: Transaction, file_id: UUID, facts: Facts, *, kept_for: timedelta | None = None
+) -> Row[Any]:
+    """Make a pending file visible: its bytes are stored. It expires after `kept_for`, if given.
+
+    Raises:
+        FileMissing: writing it took so long that it has expired.
+    """
+    statement = (
+        update(files)
+        .where(files.c.id == file_id, files.c.stored_at.is_(None), _is_alive())
+        .values(
+            media_type=facts.media_type,
+            size=facts.size,
+            sha256=facts.sha256,
+            stored_at=func.now(),
+            expires_at=None if kept_for is None else func.now() + kept_for,
+        )
+    )
+    row = tx.sql.execute(statement.returning(*files.c)).one_or_none()
+    if row is None:
+        raise FileMissing()
+    return row
+
+
+def find(sql: Connection, org_id: UUID, file_id: UUID) -> Row[Any]:
+    """Find a file of the org. Raises: FileMissing: pending, deleted and expired ones too."""
+    for row in of_ids(sql, org_id, [file_id]):
+        return row
+    raise FileMissing()
+
+
+def of_ids(sql: Connection, org_id: UUID, file_ids: Iterable[UUID]) -> list[Row[Any]]:
+    """Return those of the files that the org has."""
+    return list(
+        sql.execute(
+            select(files).where(
+                files.c.id.in_(set(file_ids)),
+                files.c.org_id == org_id,
+                files.c.stored_at.is_not(None),
+                _is_alive(),
+            )
+        )
+    )
+
+
+def remove(tx: Transaction, actor: Actor, file_id: UUID) -> None:
+    """Delete a file: it is gone for everybody now, its bytes soon.
+
+    Raises:
+        FileMissing
+        Forbidden: it is somebody else's, and the actor is a member.
+    """
+    actor.check_may_write(find(tx.sql, actor.org_id, file_id).created_by_user_id)
+    tx.sql.execute(update(files).where(files.c.id == file_id).values(expires_at=func.now()))
+
+
+def expired(sql: Connection, *, limit: int) -> list[Row[Any]]:
+    """List expired files, those first that expired first."""
+    query = select(files.c.id, files.c.org_id).where(files.c.expires_at <= func.now())
+    return list(sql.execute(query.order_by(files.c.expires_at).limit(limit)))
+
+
+def forget(tx: Transaction, file_ids: Collection[UUID]) -> None:
+    """Delete the rows of expired files, whose bytes are removed."""
+    tx.sql.execute(delete(files).where(files.c.id.in_(file_ids), files.c.expires_at <= func.now()))
+
+
+def _is_alive() -> ColumnElement[bool]:
+    return or_(files.c.expires_at.is_(None), files.c.expires_at > func.now())

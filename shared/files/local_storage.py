@@ -1,0 +1,117 @@
+"""Files in a directory of this machine, or of a file system that all machines share."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from shared.errors import StorageUnavailable
+from shared.files.storage import PIECE_BYTES, ObjectMissing, UnusableStorage
+from shared.native_threads import NativeThreads
+
+#: Disks may be slow, and those of a network may hang.
+_THREADS = NativeThreads(8)
+_UNFINISHED = ".part"
+
+T = TypeVar("T")
+
+
+class LocalStorage:
+    """Each object is a file `<directory>/<key>`, written under another name and then renamed."""
+
+    def __init__(self, directory: str) -> None:
+        self._root = Path(directory)
+
+    def check(self) -> None:
+        """Check that the directory can be written, or created; it is created with the first file.
+
+        Raises:
+            UnusableStorage
+        """
+        existing = self._root.absolute()
+        while not existing.exists():
+            existing = existing.parent
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise UnusableStorage(
+                f"ARKLOOP_FILES_DIR: {str(self._root.absolute())!r} cannot be written:"
+                f" {str(existing)!r} is not a directory that this user may write to"
+            )
+
+    @contextmanager
+    def writing(self, key: str) -> Iterator["_LocalWriter"]:
+        path = self._root / key
+        writer = _LocalWriter(_call(_create, path), path)
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+    def read(self, key: str) -> Iterator[bytes]:
+        try:
+            file = _call(_open, self._root / key)
+        except FileNotFoundError:
+            raise ObjectMissing(key) from None
+        return _pieces(file)
+
+    def remove(self, key: str) -> None:
+        path = self._root / key
+        for name in (path, _unfinished(path)):
+            with suppress(FileNotFoundError):
+                _call(os.unlink, name)
+
+
+class _LocalWriter:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file = file
+        self._path = path
+
+    def write(self, data: bytes) -> None:
+        _call(self._file.write, data)
+
+    def commit(self) -> None:
+        _call(_persist, self._file, self._path)
+
+    def close(self) -> None:
+        self._file.close()
+        with suppress(OSError):  # it was renamed, or the sweep removes it
+            os.unlink(_unfinished(self._path))
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(path.name + _UNFINISHED)
+
+
+def _create(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _unfinished(path).open("xb")
+
+
+def _open(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def _persist(file: BinaryIO, path: Path) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    os.rename(_unfinished(path), path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while piece := _call(file.read, PIECE_BYTES):
+            yield piece
+
+
+def _call(function: Callable[..., T], *args: Any) -> T:
+    try:
+        return _THREADS.call(function, *args)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StorageUnavailable() from error

@@ -1,0 +1,160 @@
+"""Files in a bucket of S3, or of a server that speaks its protocol, through AWS's own SDK."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
+from shared.config import Settings
+from shared.errors import StorageUnavailable
+from shared.files.storage import PIECE_BYTES, ObjectMissing, UnusableStorage
+
+log = logging.getLogger(__name__)
+
+#: The least that S3 takes as a part of a larger object; an upload has this much in memory.
+PART_BYTES = 5 * 1024 * 1024
+CONNECT_SECONDS = 5
+SILENT_SECONDS = 20
+_MISSING = ("NoSuchKey", "404", "NoSuchUpload")
+
+
+class S3Storage:
+    def __init__(self, settings: Settings) -> None:
+        self._bucket = settings.s3_bucket
+        self._s3: Any = boto3.client(
+            "s3",
+            endpoint_url=settings.s3_endpoint_url,
+            region_name=settings.s3_region or "us-east-1",
+            aws_access_key_id=settings.s3_access_key_id,
+            aws_secret_access_key=settings.s3_secret_access_key,
+            config=Config(
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=SILENT_SECONDS,
+                retries={"mode": "standard", "max_attempts": 3},
+                max_pool_connections=50,
+                # Servers other than AWS often have no host name for each bucket, and know no
+                # checksums but those that the protocol requires.
+                s3={"addressing_style": "path" if settings.s3_endpoint_url else "auto"},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    def check(self) -> None:
+        """Ask for the bucket.
+
+        Raises:
+            UnusableStorage: it does not exist, or the keys do not open it.
+        """
+        try:
+            self._s3.head_bucket(Bucket=self._bucket)
+        except ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status >= 500:
+                log.warning("the S3 server responds with %s: files are unavailable", status)
+                return
+            why = "does not exist" if status == 404 else f"cannot be used (HTTP status {status})"
+            raise UnusableStorage(f"ARKLOOP_S3_BUCKET: {self._bucket!r} {why}") from None
+        except HTTPClientError as error:
+            log.warning("the S3 server cannot be reached: files are unavailable: %s", error)
+        except BotoCoreError as error:  # no credentials, a wrong region
+            raise UnusableStorage(f"ARKLOOP_S3_BUCKET: {error}") from None
+
+    @contextmanager
+    def writing(self, key: str) -> Iterator["_S3Writer"]:
+        writer = _S3Writer(self._s3, {"Bucket": self._bucket, "Key": key})
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+    def read(self, key: str) -> Iterator[bytes]:
+        with _failing():
+            body = self._s3.get_object(Bucket=self._bucket, Key=key)["Body"]
+        return _pieces(body)
+
+    def remove(self, key: str) -> None:
+        with _failing():
+            self._s3.delete_object(Bucket=self._bucket, Key=key)
+            found = self._s3.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
+            for upload in found.get("Uploads", ()):
+                self._s3.abort_multipart_upload(
+                    Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                )
+
+
+class _S3Writer:
+    """Sends one request for a small object, and a part of each `PART_BYTES` for a larger one."""
+
+    def __init__(self, s3: Any, place: dict[str, Any]) -> None:
+        self._s3 = s3
+        self._place = place
+        self._buffer = bytearray()
+        self._upload_id: str | None = None
+        self._parts: list[dict[str, Any]] = []
+
+    def write(self, data: bytes) -> None:
+        self._buffer += data
+        if len(self._buffer) >= PART_BYTES:
+            with _failing():
+                self._send_part()
+
+    def commit(self) -> None:
+        with _failing():
+            if self._upload_id is None:
+                self._s3.put_object(**self._place, Body=bytes(self._buffer))
+                return
+            if self._buffer:
+                self._send_part()
+            self._s3.complete_multipart_upload(
+                **self._place, UploadId=self._upload_id, MultipartUpload={"Parts": self._parts}
+            )
+            self._upload_id = None
+
+    def close(self) -> None:
+        """Abort what was not committed; the sweep does it where the server is out of reach."""
+        if self._upload_id is None:
+            return
+        try:
+            self._s3.abort_multipart_upload(**self._place, UploadId=self._upload_id)
+        except (BotoCoreError, ClientError) as error:
+            log.warning("an upload to S3 could not be aborted: %s", error)
+
+    def _send_part(self) -> None:
+        if self._upload_id is None:
+            self._upload_id = self._s3.create_multipart_upload(**self._place)["UploadId"]
+        number = len(self._parts) + 1
+        sent = self._s3.upload_part(
+            **self._place, UploadId=self._upload_id, PartNumber=number, Body=bytes(self._buffer)
+        )
+        self._parts.append({"ETag": sent["ETag"], "PartNumber": number})
+        self._buffer.clear()
+
+
+def _pieces(body: Any) -> Iterator[bytes]:
+    try:
+        pieces = body.iter_chunks(PIECE_BYTES)
+        while True:
+            with _failing():
+                piece = next(pieces, b"")
+            if not piece:
+                return
+            yield piece
+    finally:
+        body.close()
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        if error.response["Error"]["Code"] in _MISSING:
+            raise ObjectMissing() from None
+        raise StorageUnavailable() from error
+    except BotoCoreError as error:
+        raise StorageUnavailable() from error

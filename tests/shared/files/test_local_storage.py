@@ -1,0 +1,79 @@
+"""Files in a directory."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shared.errors import StorageUnavailable
+from shared.files.local_storage import LocalStorage
+from shared.files.storage import ObjectMissing, UnusableStorage
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def put(storage: LocalStorage, key: str, *pieces: bytes) -> None:
+    with storage.writing(key) as writer:
+        for piece in pieces:
+            writer.write(piece)
+        writer.commit()
+
+
+def test_what_is_committed_is_read(tmp_path: Path) -> None:
+    """Pieces come back in order, also where there are many of them."""
+    storage = LocalStorage(str(tmp_path / "new"))
+    put(storage, "org/file", b"a" * 300_000, b"b" * 300_000)
+
+    assert b"a" * 300_000 + b"b" * 300_000 == b"".join(storage.read("org/file"))
+    assert ["new/org/file"] == names(tmp_path)
+
+
+def test_without_a_commit_nothing_exists(tmp_path: Path) -> None:
+    """Neither by an error nor by the end of the block; nothing is left of it."""
+    storage = LocalStorage(str(tmp_path))
+    with storage.writing("org/1") as writer:
+        writer.write(b"a")
+    with pytest.raises(ZeroDivisionError), storage.writing("org/2") as writer:
+        writer.write(b"a")
+        _ = 1 / 0
+
+    assert [] == names(tmp_path)
+    with pytest.raises(ObjectMissing):
+        storage.read("org/1")
+
+
+def test_removal_takes_what_a_crash_left(tmp_path: Path) -> None:
+    """The object and the file that a dead writer was writing go; absent ones are no error."""
+    storage = LocalStorage(str(tmp_path))
+    put(storage, "org/1", b"a")
+    (tmp_path / "org" / "2.part").write_bytes(b"half")
+
+    for key in ("org/1", "org/2", "org/3", "nobody/4"):
+        storage.remove(key)
+
+    assert [] == names(tmp_path)
+
+
+def test_a_disk_that_fails_is_unavailable(tmp_path: Path) -> None:
+    """The error of the system becomes 503 for a client."""
+    (tmp_path / "org").write_bytes(b"a file where a directory should be")
+    storage = LocalStorage(str(tmp_path))
+
+    with pytest.raises(StorageUnavailable), storage.writing("org/1"):
+        pass
+
+
+def test_a_directory_is_checked_before_it_is_needed(tmp_path: Path) -> None:
+    """It is not created by the check; one that cannot be created is named."""
+    LocalStorage(str(tmp_path / "a" / "b")).check()
+    assert [] == list(tmp_path.iterdir())
+
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UnusableStorage, match="ARKLOOP_FILES_DIR: .*file/files' cannot be written"):
+        LocalStorage(str(tmp_path / "file" / "files")).check()
+    if os.geteuid() != 0:
+        tmp_path.chmod(0o500)
+        with pytest.raises(UnusableStorage):
+            LocalStorage(str(tmp_path / "files")).check()
