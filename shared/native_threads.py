@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class NativeThreads:
-    """At most `count` native threads, started at the first call in a patched process."""
+    """A pool of at most `count` native threads, started at the first call that needs one."""
 
     def __init__(self, count: int) -> None:
         self._count = count

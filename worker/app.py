@@ -17,6 +17,8 @@ from shared import fault_points, logs
 from shared.catalog import model_routes, personas
 from shared.config import InvalidSettings, Settings
 from shared.errors import Unavailable
+from shared.files.configured_storage import storage_of
+from shared.files.storage import UnusableStorage
 from shared.storage import queue, rewinds, server_checks
 from shared.storage.connections import Connections, connect
 from worker import poller, providers, tasks, tools
@@ -83,7 +85,8 @@ def _wait_for_schema(**_: Any) -> None:
     waiting.wait_for_schema(threading.Event())
     try:
         server_checks.check(waiting)
-    except server_checks.UnsuitableServer as error:
+        storage_of(settings).check()
+    except (server_checks.UnsuitableServer, UnusableStorage) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
     finally:

@@ -4,26 +4,25 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response
-from marshmallow import Schema, fields
+from marshmallow import Schema
 from sqlalchemy import Row
 
 from api.auth.bearer import requires
+from api.http.content import MessageContent
 from api.http.current import actor, connections
-from api.http.fields import utf8_length
 from api.http.idempotency import created, idempotent
 from api.http.json_body import read_body
 from api.http.paging import ByPosition, page, page_args
 from shared.storage.connections import Transaction
 from shared.threads import threads
+from shared.threads.content import as_given
 from shared.times import rfc3339
-
-MAX_CONTENT_BYTES = 262_144
 
 bp = Blueprint("messages", __name__)
 
 
 class CreateMessage(Schema):
-    content = fields.String(required=True, validate=utf8_length(1, MAX_CONTENT_BYTES))
+    content = MessageContent(required=True)
 
 
 @bp.post("/v1/threads/<id:thread_id>/messages")
@@ -65,7 +64,7 @@ def _shown(row: Row[Any]) -> dict[str, Any]:
         "run_id": str(row.run_id) if row.run_id else None,
         "created_by_user_id": str(row.created_by_user_id) if row.created_by_user_id else None,
         "role": row.role,
-        "content": row.content,
+        "content": row.content if row.parts is None else as_given(row.parts),
         "partial": row.partial,
         "created_at": rfc3339(row.created_at),
     }

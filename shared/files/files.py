@@ -50,7 +50,7 @@ def complete(
     """Make a pending file visible: its bytes are stored. It expires after `kept_for`, if given.
 
     Raises:
-        FileMissing: writing it took so long that it has expired.
+        FileMissing: it has expired while it was written.
     """
     statement = (
         update(files)

@@ -18,6 +18,7 @@ from sqlalchemy import (
     insert,
     literal,
     literal_column,
+    null,
     or_,
     select,
     update,
@@ -40,6 +41,7 @@ from shared.storage.pages import (
 )
 from shared.storage.tables.runs import IS_ACTIVE, runs
 from shared.storage.tables.threads import messages, threads
+from shared.threads.content import Content, stored_parts
 from shared.threads.visibility import visible
 
 _ACTIVE_RUN_ID = (
@@ -195,12 +197,18 @@ def active_run_id(sql: Connection, thread_id: UUID) -> UUID | None:
     return sql.scalar(select(runs.c.id).where(runs.c.thread_id == thread_id, IS_ACTIVE))
 
 
-def add_message(tx: Transaction, actor: Actor, thread_id: UUID, *, content: str) -> Row[Any]:
+def add_message(
+    tx: Transaction, actor: Actor, thread_id: UUID, *, content: str | Content
+) -> Row[Any]:
     """Put the user's message at the end. A run that is active does not see it.
 
     Raises:
         ThreadNotFound, Forbidden
+        InvalidRequest: see `stored_parts`.
     """
+    if isinstance(content, str):
+        content = Content.of(content)
+    parts = stored_parts(tx.sql, actor, content)
     position = take_position(tx, actor, thread_id)
     return tx.sql.execute(
         insert(messages)
@@ -211,7 +219,8 @@ def add_message(tx: Transaction, actor: Actor, thread_id: UUID, *, content: str)
             created_by_user_id=actor.user_id,
             position=position,
             role="user",
-            content=content,
+            content=content.text,
+            parts=null() if parts is None else parts,
         )
         .returning(*messages.c)
     ).one()

@@ -1,7 +1,7 @@
 """An attempt of a run without any store: what the loop requests is kept in lists."""
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from decimal import Decimal
 
@@ -11,6 +11,7 @@ from shared.events import types
 from shared.events.types import Event, RouteCost, ToolResult, Usage
 from shared.runs.transitions import Totals
 from worker.agent.route_chain import RouteChain
+from worker.contract.attachments import Attachment
 from worker.contract.messages import Message, ModelRequest, UserMessage
 from worker.contract.retry_deadline import RetryDeadline
 from worker.contract.stop_signal import StopSignal
@@ -40,6 +41,7 @@ class RecordedRun:
         self.done: list[ToolResult] = []
         self.totals = Totals()
         self.last_usage = Usage()
+        self.contents: dict[str, bytes] = {}
         self._begun = set(begun)
         self.is_resumed = attempt > 1
 
@@ -84,6 +86,16 @@ class RecordedRun:
 
     def end_tool_call(self, result: ToolResult) -> None:
         self.done.append(result)
+
+    @contextmanager
+    def loaded(self, attachments: Sequence[Attachment]) -> Iterator[Mapping[str, bytes]]:
+        """Return what `contents` has of them."""
+        wanted = {attachment.file_id for attachment in attachments}
+        yield {name: content for name, content in self.contents.items() if name in wanted}
+
+    @property
+    def files(self) -> "RecordedRun":
+        return self
 
     def add_usage(self, route: Route, usage: Usage) -> Event:
         self.last_usage = usage

@@ -17,6 +17,7 @@ from worker.contract.messages import (
     ToolMessage,
     ToolSpec,
     UserMessage,
+    attachments_of,
     state_text,
 )
 
@@ -45,7 +46,7 @@ def tokens_of(message: Message) -> int:
         for call in message.tool_calls:
             tokens += tokens_of_text(call.name + json.dumps(call.arguments))
         tokens += tokens_of_text(state_text(message.state))
-    return tokens
+    return tokens + sum(part.tokens for part in attachments_of(message))
 
 
 def tokens_of_frame(system_prompt: str, tools: Sequence[ToolSpec]) -> int:

@@ -10,6 +10,7 @@ from shared.catalog import model_settings
 from shared.catalog.model_routes import Route
 from shared.events import types
 from shared.events.types import Event, ProviderState, Usage, is_too_deep, plain
+from worker.agent.attachments import attached
 from worker.agent.call_ids import CallIds
 from worker.agent.retry import (
     JITTER,
@@ -165,7 +166,8 @@ def _try_once(
         admission.admit(route, _size(provider, request), deadline)
         if admission.is_limited:
             admission.reserve(route, provider.worst_case(request))
-        message, end = _stream_turn(provider, request, context, stop, streamed)
+        with attached(request, context.files) as sent:
+            message, end = _stream_turn(provider, sent, context, stop, streamed)
         usage = end.usage or _estimated(provider, request, streamed)
         cost = admission.add_usage(route, usage)
         message = replace(message, state=_state(route, end))

@@ -19,6 +19,7 @@ from shared.storage.connections import Connections, Transaction
 from worker.agent.route_chain import RouteChain
 from worker.attempt.admission import Admission
 from worker.contract.stop_signal import StopSignal
+from worker.process.file_loader import FileLoader, RunFiles
 from worker.process.route_limits import RouteLimits
 from worker.process.run_log import ArgumentsOf, RunLog
 
@@ -39,6 +40,7 @@ class ClaimedRun:
         run_log: RunLog,
         stop: StopSignal,
         limits: RouteLimits,
+        loader: FileLoader,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         """Call `on_progress` when a step is finished: crashes are counted anew from there."""
@@ -56,6 +58,7 @@ class ClaimedRun:
             emit=self.emit,
             wait=stop.wait,
         )
+        self.files = RunFiles(loader, claim, self)
         self._open_text: list[str] = []
         self._lost: Sequence[StoredEvent] = ()
         self._on_progress = on_progress

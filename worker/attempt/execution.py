@@ -146,6 +146,7 @@ def _claimed_run(process: WorkerProcess, active: ActiveRun, claim: Claim) -> Cla
         run_log,
         active.stop,
         process.limits,
+        process.files,
         lambda: process.leave_quarantine(active),
     )
 

@@ -3,12 +3,13 @@
 Every method may raise a `StopRun` or `LeaseLost`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from shared.catalog.model_routes import Route
 from shared.events.types import Event, ToolResult, Usage
+from worker.contract.attachments import Attachment
 from worker.contract.retry_deadline import RetryDeadline
 
 
@@ -117,9 +118,28 @@ class Admission(Protocol):
         """Pause the route, and wait for that time, visibly."""
 
 
+class Files(Protocol):
+    """The stored files of the run's org."""
+
+    def loaded(
+        self, attachments: Sequence[Attachment]
+    ) -> AbstractContextManager[Mapping[str, bytes]]:
+        """Load the content of attachments, by file id, for the length of the block.
+
+        Waits, visibly, until their memory is free. Files that are gone are left out.
+
+        Raises:
+            RunFailure: `files.storage_unavailable`.
+        """
+
+
 class RunContext(ToolContext, Transcript, ToolLedger, Protocol):
     """An attempt of a run, as the loop sees it."""
 
     @property
     def admission(self) -> Admission:
         """The admission that each model call passes."""
+
+    @property
+    def files(self) -> Files:
+        """The files that messages refer to."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from shared.catalog.model_routes import Route
 from shared.events.types import ProviderState, Usage
+from worker.contract.attachments import Attachment, Part
 
 #: Of the state that a vendor requires back with a turn: more than a step's reasoning has, also
 #: encrypted (OpenAI refuses function calls without it; some models reason for 128,000 tokens).
@@ -24,7 +25,10 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class UserMessage:
+    """A person's message; `parts`, if there are any, are what `content` describes."""
+
     content: str
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +42,22 @@ class AssistantMessage:
 
 @dataclass(frozen=True, slots=True)
 class ToolMessage:
-    """The result of one call, in the order of the calls."""
+    """The result of one call, in the order of the calls; `parts` are the images in it."""
 
     tool_call_id: str
     name: str
     content: str
+    parts: tuple[Part, ...] = ()
 
 
 Message = UserMessage | AssistantMessage | ToolMessage
+
+
+def attachments_of(message: Message) -> list[Attachment]:
+    """Return the images and files of a message."""
+    if isinstance(message, AssistantMessage):
+        return []
+    return [part for part in message.parts if isinstance(part, Attachment)]
 
 
 def has_state(messages: Iterable[Message]) -> bool:

@@ -31,6 +31,7 @@ from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import tool_calls
 from worker.agent.conversation import TURN_TYPES, Counted, Turn, messages_of, turns_of
 from worker.agent.route_chain import RouteChain
+from worker.contract.attachments import parts_of
 from worker.contract.cpu_slices import cpu_slice
 from worker.contract.messages import AssistantMessage, Message, UserMessage, state_text
 
@@ -52,14 +53,15 @@ MAX_COUNTED = 100_000
 # The size of a long text is known without reading it.
 _OPENING = """
 SELECT c.run_id AS of_run, newest.position, newest.role, newest.partial, newest.size,
-    CASE WHEN newest.size <= %(max_bytes)s THEN newest.content END AS content
+    CASE WHEN newest.size <= %(max_bytes)s THEN newest.content END AS content,
+    CASE WHEN newest.size <= %(max_bytes)s THEN newest.parts END AS parts
 FROM (
     SELECT unnest(%(run_ids)s::uuid[]) AS run_id,
         unnest(%(thread_ids)s::uuid[]) AS thread_id,
         unnest(%(positions)s::bigint[]) AS position
 ) AS c
 CROSS JOIN LATERAL (
-    SELECT m.position, m.role, m.partial, m.content,
+    SELECT m.position, m.role, m.partial, m.content, m.parts,
         sum(octet_length(m.content)) OVER (ORDER BY m.position DESC) AS size
     FROM (
         SELECT * FROM messages
@@ -71,7 +73,7 @@ ORDER BY of_run, position DESC
 """
 # The newest message is read whatever its size: it is what the run is to answer.
 _SAID = """
-SELECT position, role, partial, content FROM (
+SELECT position, role, partial, content, parts FROM (
     SELECT m.*, sum(octet_length(m.content)) OVER (ORDER BY m.position DESC) AS size
     FROM (
         SELECT * FROM messages
@@ -150,7 +152,11 @@ class Opening:
         )
         if not self.is_whole or not is_first:
             return None
-        return History([UserMessage(row.content) for row in reversed(self.said)])
+        return History([_user_message(row) for row in reversed(self.said)])
+
+
+def _user_message(row: Row[Any]) -> UserMessage:
+    return UserMessage(row.content, parts_of(row.parts))
 
 
 def most_bytes(chain: RouteChain) -> int:
@@ -203,7 +209,7 @@ def load(sql: Connection, claim: Claim, opening: Opening, max_bytes: int) -> His
     for some_said in _portions(said):
         for message in some_said:
             if message.role == "user":
-                places[message.position] = [UserMessage(message.content)]
+                places[message.position] = [_user_message(message)]
             elif message.partial or not places.get(message.position):
                 places.setdefault(message.position, []).append(AssistantMessage(message.content))
     messages = [message for position in sorted(places) for message in places[position]]

@@ -72,7 +72,7 @@ class HistoryLoader:
         settings = connections.settings
         self._connections = connections
         self._opening_of = GroupCommit(self._load_openings)
-        self._memory = HistoryMemory(settings.history_memory_mib * 1024 * 1024)
+        self.memory = HistoryMemory(settings.history_memory_mib * 1024 * 1024)
         # Other work of the process needs connections too.
         self._slots = threading.BoundedSemaphore(max(1, settings.database_pool_size // 2))
         self._lock = threading.Lock()
@@ -89,7 +89,7 @@ class HistoryLoader:
         try:
             yield found
         finally:
-            self._memory.give_back(claim.org_id, size)
+            self.memory.give_back(claim.org_id, size)
 
     def _load(
         self, claim: Claim, opening: Opening, max_bytes: int, run: Waiting
@@ -98,14 +98,14 @@ class HistoryLoader:
         most = 2 * max_bytes * COPIES  # messages and tool turns, each up to `max_bytes`
         size = 0
         with self._turn_of(claim.org_id, run):
-            while not self._memory.take(claim.org_id, most):
+            while not self.memory.take(claim.org_id, most):
                 run.wait_for_memory(RETRY_SECONDS)
             try:
                 with self._slots, self._connections.reading() as sql:
                     found = history.load(sql, claim, opening, max_bytes)
                 size = min(found.size * COPIES, most)
             finally:
-                self._memory.give_back(claim.org_id, most - size)
+                self.memory.give_back(claim.org_id, most - size)
         return found, size
 
     @contextmanager

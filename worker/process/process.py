@@ -15,6 +15,7 @@ from shared.catalog.catalog import Catalog
 from shared.claim import Claim
 from shared.config import Settings
 from shared.errors import Unavailable
+from shared.files.configured_storage import storage_of
 from shared.runs import claims, sweep
 from shared.runs.endings import RunEnder
 from shared.storage import signals
@@ -26,6 +27,7 @@ from worker.contract.outcomes import CancelRequested, DeadlineExceeded, Shutting
 from worker.contract.stop_signal import StopSignal
 from worker.mcp.client import McpClient
 from worker.process.event_writer import EventWriter
+from worker.process.file_loader import FileLoader
 from worker.process.history_loader import HistoryLoader
 from worker.process.lease import Lease
 from worker.process.route_limits import RouteLimits
@@ -71,6 +73,8 @@ class WorkerProcess:
         self.writer = EventWriter(self.connections)
         self.claim = GroupCommit(self._claim)
         self.histories = HistoryLoader(self.connections)
+        storage = storage_of(settings)
+        self.files = FileLoader(self.connections, storage, self.histories.memory)
         self.end = RunEnder(self.connections)
         self.draining = threading.Event()
         self._lock = threading.Lock()

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from worker.contract.attachments import IMAGE, Attachment, Part, TextPart
 from worker.contract.messages import (
     AssistantMessage,
     Message,
@@ -174,8 +175,8 @@ def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
 
 def _blocks(message: Message) -> list[dict[str, Any]]:
     match message:
-        case UserMessage(content):
-            return [_text(content)] if content.strip() else []
+        case UserMessage(content, parts):
+            return list(map(_block, filter(_is_filled, parts or (TextPart(content),))))
         case AssistantMessage(content, calls, state):
             blocks: list[dict[str, Any]] = []
             for part in [*((state and state.turn) or ()), len(content)]:
@@ -187,9 +188,27 @@ def _blocks(message: Message) -> list[dict[str, Any]]:
             for call, thoughts in zip_longest(calls, (state and state.calls) or ()):
                 blocks += [*(thoughts or ()), _tool_use(call)]
             return blocks
-        case ToolMessage(tool_call_id=call_id, content=content):
+        case ToolMessage(tool_call_id=call_id, content=content, parts=parts):
             result: dict[str, Any] = {"type": "tool_result", "tool_use_id": portable_id(call_id)}
+            if parts:
+                filled = filter(_is_filled, (TextPart(content), *parts))
+                return [{**result, "content": list(map(_block, filled))}]
             return [{**result, "content": content} if content else result]
+
+
+def _is_filled(part: Part) -> bool:
+    return isinstance(part, Attachment) or bool(part.text.strip())
+
+
+def _block(part: Part) -> dict[str, Any]:
+    if isinstance(part, TextPart):
+        return _text(part.text)
+    source = (
+        {"type": "base64", "media_type": part.media_type, "data": part.data}
+        if part.url is None
+        else {"type": "url", "url": part.url}
+    )
+    return {"type": "image" if part.kind == IMAGE else "document", "source": source}
 
 
 def _text(text: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from worker.contract.messages import (
 from worker.contract.outcomes import ProviderError
 from worker.contract.stop_signal import StopSignal
 from worker.providers import token_counts
+from worker.providers.chat_parts import content_of, images_after
 from worker.providers.openai_client import Client
 from worker.providers.openai_responses import ResponsesProvider
 from worker.providers.partial_calls import (
@@ -198,7 +199,10 @@ class _Reasoning:
 
 
 def _arguments(request: ModelRequest, is_vendor: bool) -> dict[str, Any]:
-    messages = [_message(message) for message in request.messages]
+    messages = [
+        message if isinstance(message, dict) else _message(message)
+        for message in images_after(request.messages)
+    ]
     if request.system_prompt:
         messages.insert(0, {"role": "system", "content": request.system_prompt})
     arguments: dict[str, Any] = {
@@ -245,8 +249,8 @@ def _settings(request: ModelRequest) -> dict[str, Any]:
 
 def _message(message: Message) -> dict[str, Any]:
     match message:
-        case UserMessage(content):
-            return {"role": "user", "content": content}
+        case UserMessage(content, parts):
+            return {"role": "user", "content": content_of(parts) if parts else content}
         case ToolMessage(tool_call_id=call_id, content=content):
             return {"role": "tool", "tool_call_id": portable_id(call_id), "content": content}
         case AssistantMessage(content, ()):

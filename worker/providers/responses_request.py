@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from shared.events.types import ProviderState
+from worker.contract.attachments import Attachment, Part, TextPart
 from worker.contract.messages import (
     AssistantMessage,
     Message,
@@ -75,19 +76,33 @@ def _settings(request: ModelRequest) -> dict[str, Any]:
 
 def _items(message: Message) -> Iterator[dict[str, Any]]:
     match message:
-        case UserMessage(content):
-            yield {"type": "message", "role": "user", "content": content}
-        case ToolMessage(tool_call_id=call_id, content=content):
+        case UserMessage(content, parts):
+            said = [_input(part) for part in parts] or content
+            yield {"type": "message", "role": "user", "content": said}
+        case ToolMessage(tool_call_id=call_id, content=content, parts=parts):
+            output = [_input(part) for part in (TextPart(content), *parts)] if parts else content
             yield {
                 "type": "function_call_output",
                 "call_id": portable_id(call_id),
-                "output": content,
+                "output": output,
             }
         case AssistantMessage(content, calls, None):
             yield from _message(content)
             yield from (_function_call(call) for call in calls)
         case AssistantMessage(content, calls, ProviderState(turn=turn, calls=places)):
             yield from _as_it_came(content, calls, turn or (), places)
+
+
+def _input(part: Part) -> dict[str, Any]:
+    match part:
+        case TextPart(text):
+            return {"type": "input_text", "text": text}
+        case Attachment(kind="image"):
+            return {"type": "input_image", "image_url": part.address, "detail": "auto"}
+        case Attachment(url=None):
+            return {"type": "input_file", "filename": part.name, "file_data": part.address}
+        case Attachment(url=url):
+            return {"type": "input_file", "file_url": url}
 
 
 def _as_it_came(

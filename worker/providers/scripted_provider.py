@@ -5,6 +5,8 @@ otherwise it answers `You said: <message>`. One word is one token.
 `docs/reference/scripted-provider.md` lists the steps.
 """
 
+import base64
+import hashlib
 import json
 import os
 import re
@@ -17,6 +19,7 @@ from shared.catalog import model_settings
 from shared.catalog.model_routes import Route
 from shared.events.usage import TOKEN_FIELDS, Usage
 from shared.security.egress import Policy
+from worker.contract.attachments import Attachment, TextPart
 from worker.contract.messages import (
     AssistantMessage,
     CallDelta,
@@ -28,6 +31,7 @@ from worker.contract.messages import (
     ToolMessage,
     TurnEnd,
     UserMessage,
+    attachments_of,
 )
 from worker.contract.outcomes import ProviderError
 from worker.contract.stop_signal import StopSignal
@@ -37,7 +41,7 @@ Step = dict[str, Any]
 _WORD = re.compile(r"\S+\s*|\s+")
 _STEPS = (
     *("say", "count", "think", "tool", "tools", "error", "hang", "usage", "exit_worker"),
-    "settings",
+    *("settings", "describe"),
 )
 _NUMBERS = {
     "delay_ms": int | float,
@@ -136,6 +140,8 @@ class ScriptedProvider:
                 stop.wait(delay) if delay else stop.check()
         elif "settings" in step:
             yield TextDelta(_settings_text(request))
+        elif "describe" in step:
+            yield TextDelta(_described(request))
         elif "count" in step:
             start = time.monotonic()
             for i in range(step["count"]):
@@ -179,22 +185,41 @@ def _steps_of_turn(request: ModelRequest) -> list[Step]:
 
 
 def _script(request: ModelRequest) -> list[Step]:
-    spoken = [m.content for m in request.messages if isinstance(m, UserMessage)]
+    spoken = [m for m in request.messages if isinstance(m, UserMessage)]
     if request.answer_only:
         spoken.pop()  # the instruction to answer now
-    last = spoken[-1] if spoken else ""
+    last = _text_of(spoken[-1]) if spoken else ""
     try:
         document = json.loads(last)
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict) or "script" not in document:
-        return [{"say": f"You said: {last}"}]
+        attached = [_shown(part) for m in spoken[-1:] for part in attachments_of(m)]
+        return [{"say": " ".join([f"You said: {last}", *attached])}]
     script = document["script"]
     if not isinstance(script, list):
         raise _bad("`script` must be a list of steps")
     for number, step in enumerate(script, 1):
         _check(step, number)
     return script
+
+
+def _text_of(message: UserMessage) -> str:
+    texts = [part.text for part in message.parts if isinstance(part, TextPart)]
+    return "\n".join(texts) if message.parts else message.content
+
+
+def _described(request: ModelRequest) -> str:
+    """Return what the model sees of the images and files in the whole conversation."""
+    seen = [_shown(part) for message in request.messages for part in attachments_of(message)]
+    return " ".join(seen) or "nothing"
+
+
+def _shown(part: Attachment) -> str:
+    if part.url is not None:
+        return f"[{part.kind} {part.url}]"
+    digest = hashlib.sha256(base64.b64decode(part.data or "")).hexdigest()
+    return f"[{part.media_type} {part.size} bytes sha256:{digest[:16]}]"
 
 
 def _check(step: Any, number: int) -> None:
@@ -268,6 +293,8 @@ def _usage(step: Any) -> Usage:
 def _output_words(step: Step, request: ModelRequest) -> int:
     if "settings" in step:
         return len(_settings_text(request).split())
+    if "describe" in step:
+        return len(_described(request).split())
     if "count" in step:
         return int(step["count"])
     if "piece" in step and ("tool" in step or "tools" in step):

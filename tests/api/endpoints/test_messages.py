@@ -99,7 +99,7 @@ def test_content_has_up_to_256_kib(alice: User, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "x" * 262_145, "€" * 87_382, "a\0b", "\ud800", None, 1, ["a"], {"text": "a"}]
+    "content", ["", "x" * 262_145, "€" * 87_382, "a\0b", "\ud800", None, 1, [], {"text": "a"}]
 )
 def test_bad_content_is_refused(alice: User, content: object) -> None:
     """422 names the field: empty, too long in bytes, not text, not storable."""

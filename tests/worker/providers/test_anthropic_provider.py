@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from shared.events.types import Usage
 from tests.worker.providers.fake_vendor import REQUEST, anthropic_stream, ask, raw, route_to, vendor
 from worker import providers
+from worker.contract.attachments import Attachment, TextPart
 from worker.contract.messages import (
     AssistantMessage,
     CallDelta,
@@ -413,3 +415,31 @@ def test_the_models_own_limit_is_lowered_to_what_the_context_leaves(
     body = sent(UserMessage("Hi"), model=model, max_output_tokens=limit, room_tokens=room)
 
     assert expected == body["max_tokens"]
+
+
+PNG = Attachment(kind="image", file_id="1", name="a.png", media_type="image/png", data="AAAA")
+PDF = Attachment(kind="file", file_id="2", name="a.pdf", media_type="application/pdf", data="BBBB")
+PNG_BLOCK = {
+    "type": "image",
+    "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"},
+}
+
+
+def test_attachments_are_sent_as_the_api_takes_them() -> None:
+    """Stored ones as data, others by their URL; images of a result stand in the result."""
+    messages = sent(
+        UserMessage("described", (TextPart("Look"), TextPart(" "), PNG, PDF)),
+        AssistantMessage("", (CALL,)),
+        ToolMessage("toolu_1", "calculator", "", (PNG,)),
+        UserMessage("described", (replace(PDF, url="https://e.com/f"),)),
+    )["messages"]
+
+    pdf = {"type": "base64", "media_type": "application/pdf", "data": "BBBB"}
+    assert [
+        {"type": "text", "text": "Look"},
+        PNG_BLOCK,
+        {"type": "document", "source": pdf},
+    ] == messages[0]["content"]
+    result, document = messages[2]["content"]
+    assert [PNG_BLOCK] == result["content"]
+    assert {"type": "url", "url": "https://e.com/f"} == document["source"]

@@ -39,6 +39,7 @@ from tests.worker.providers.openai_vendor import (
 from tests.worker.providers.test_provider_state import started, worker
 from worker import providers
 from worker.attempt import execution
+from worker.contract.attachments import Attachment, TextPart
 from worker.contract.messages import (
     AssistantMessage,
     CallDelta,
@@ -56,6 +57,7 @@ from worker.contract.messages import (
 )
 from worker.contract.outcomes import ProviderError, TooLarge
 from worker.contract.stop_signal import StopSignal
+from worker.providers.responses_request import body
 
 USAGE = Usage(
     input_tokens=100,
@@ -610,3 +612,36 @@ def test_a_compatible_server_gets_chat_completions() -> None:
     with vendor(done) as fake:
         assert TurnEnd("stop") == ask("openai", fake.url)[-1]
         assert fake.heads[0].startswith("POST /v1/chat/completions ")
+
+
+# ---- images and files ----------------------------------------------------------------
+
+PNG = Attachment(kind="image", file_id="1", name="a.png", media_type="image/png", data="AAAA")
+PDF = Attachment(kind="file", file_id="2", name="a.pdf", media_type="application/pdf", data="BBBB")
+PNG_INPUT = {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "auto"}
+
+
+def test_attachments_are_sent_as_the_api_takes_them() -> None:
+    """Stored ones as data, others by their URL; images of a result stand in the result."""
+    call = ToolCall("call_1", "camera", {})
+    messages = [
+        UserMessage("described", (TextPart("Look"), PNG, PDF, replace(PNG, url="https://e.com/i"))),
+        AssistantMessage("", (call,)),
+        ToolMessage("call_1", "camera", "ok", (PNG,)),
+        UserMessage("described", (replace(PDF, url="https://e.com/f"),)),
+    ]
+
+    said, _, result, last = body(replace(REQUEST, messages=messages))["input"]
+
+    assert [
+        {"type": "input_text", "text": "Look"},
+        PNG_INPUT,
+        {
+            "type": "input_file",
+            "filename": "a.pdf",
+            "file_data": "data:application/pdf;base64,BBBB",
+        },
+        {**PNG_INPUT, "image_url": "https://e.com/i"},
+    ] == said["content"]
+    assert [{"type": "input_text", "text": "ok"}, PNG_INPUT] == result["output"]
+    assert [{"type": "input_file", "file_url": "https://e.com/f"}] == last["content"]

@@ -1,0 +1,62 @@
+"""The content of a message in a request body: a string, or a list of parts."""
+
+import re
+from typing import Any
+
+from marshmallow import ValidationError, fields
+
+from shared.ids import parse_id
+from shared.threads.content import Content
+
+MAX_CONTENT_BYTES = 262_144
+MAX_PARTS = 20
+MAX_URL_CHARACTERS = 2_000
+_URL = re.compile(r"https://[^\s/?#@\\]+([/?][\x21-\x7e]*)?")
+
+
+class MessageContent(fields.Field[Content]):
+    """Loads a `Content`; whether its files exist is checked where the message is stored."""
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> Content:
+        if isinstance(value, str):
+            _check_length(value)
+            return Content.of(value)
+        if not isinstance(value, list):
+            raise ValidationError("must be a string or a list of parts")
+        if not 1 <= len(value) <= MAX_PARTS:
+            raise ValidationError(f"must have 1 to {MAX_PARTS} parts")
+        problems: dict[str, list[str]] = {}
+        for number, part in enumerate(value):
+            try:
+                _check_part(part)
+            except ValidationError as error:
+                problems[str(number)] = [str(message) for message in error.messages]
+        if problems:
+            raise ValidationError(problems)
+        _check_length("".join(part["text"] for part in value if part["type"] == "text"), least=0)
+        return Content.of(value)
+
+
+def _check_length(text: str, least: int = 1) -> None:
+    if not least <= len(text.encode()) <= MAX_CONTENT_BYTES:
+        raise ValidationError(f"must have {least} to {MAX_CONTENT_BYTES} bytes of UTF-8")
+
+
+def _check_part(part: Any) -> None:
+    match part:
+        case {"type": "text", "text": str(text), **others} if text and not others:
+            return
+        case {"type": "image" | "file", "file_id": str(file_id), **others} if not others:
+            if parse_id(file_id) is None:
+                raise ValidationError("`file_id` must be a lower-case UUIDv7 with dashes")
+        case {"type": "image" | "file", "url": str(url), **others} if not others:
+            if len(url) > MAX_URL_CHARACTERS or not _URL.fullmatch(url):
+                raise ValidationError(
+                    f"`url` must be an https URL of at most {MAX_URL_CHARACTERS} characters,"
+                    " without credentials"
+                )
+        case _:
+            raise ValidationError(
+                'must be {"type": "text", "text": …}, with a text that is not empty, or'
+                ' {"type": "image" or "file"} with either `file_id` or `url`'
+            )

@@ -1,0 +1,38 @@
+"""The parts of a message."""
+
+import pytest
+
+from worker.contract.attachments import Attachment, TextPart, parts_of
+
+
+def test_stored_parts_are_read() -> None:
+    """Files have what was known of them when the message was stored."""
+    facts = {"name": "a.png", "media_type": "image/png", "size": 5}
+    stored = [
+        {"type": "text", "text": "Hi"},
+        {"type": "image", "file_id": "1", "file": facts},
+        {"type": "file", "url": "https://example.com/a.pdf"},
+    ]
+
+    assert (
+        TextPart("Hi"),
+        Attachment(kind="image", file_id="1", name="a.png", media_type="image/png", size=5),
+        Attachment(kind="file", url="https://example.com/a.pdf"),
+    ) == parts_of(stored)
+    assert () == parts_of(None)
+
+
+@pytest.mark.parametrize(
+    ("attachment", "tokens"),
+    [
+        (Attachment(kind="image", file_id="1", media_type="image/png", size=5_000_000), 1_600),
+        (Attachment(kind="image", url="https://a.b/"), 1_600),
+        (Attachment(kind="file", file_id="1", media_type="text/plain", size=3_000), 1_000),
+        (Attachment(kind="file", file_id="1", media_type="application/pdf", size=10), 3_000),
+        (Attachment(kind="file", file_id="1", media_type="application/pdf", size=300_000), 10_000),
+        (Attachment(kind="file", url="https://a.b/"), 10_000),
+    ],
+)
+def test_tokens_are_estimated(attachment: Attachment, tokens: int) -> None:
+    """An image has about as many whatever its size; documents have more the longer they are."""
+    assert tokens == attachment.tokens

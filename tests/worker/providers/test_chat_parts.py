@@ -1,0 +1,55 @@
+"""Images and files in the messages of chat completions."""
+
+from dataclasses import replace
+
+import pytest
+
+from worker.contract.attachments import Attachment, TextPart
+from worker.contract.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
+from worker.contract.outcomes import ProviderError
+from worker.providers.chat_parts import content_of, images_after
+
+PNG = Attachment(kind="image", file_id="1", name="a.png", media_type="image/png", data="AAAA")
+PDF = Attachment(kind="file", file_id="2", name="a.pdf", media_type="application/pdf", data="BBBB")
+PNG_URL = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
+def test_attachments_are_sent_as_the_api_takes_them() -> None:
+    """Stored ones as data, images also by their URL."""
+    assert [
+        {"type": "text", "text": "Look"},
+        PNG_URL,
+        {
+            "type": "file",
+            "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,BBBB"},
+        },
+        {"type": "image_url", "image_url": {"url": "https://e.com/i"}},
+    ] == content_of([TextPart("Look"), PNG, PDF, replace(PNG, url="https://e.com/i")])
+
+
+def test_a_file_by_its_url_is_refused() -> None:
+    """The run fails, and its error says what to do."""
+    with pytest.raises(ProviderError, match="upload the file") as refused:
+        content_of([replace(PDF, url="https://e.com/f")])
+    assert ("provider.invalid_request", False) == (refused.value.code, refused.value.retryable)
+
+
+def test_images_of_results_follow_the_last_result() -> None:
+    """Results must stand together after their calls, and can only be text."""
+    calls = AssistantMessage("", (ToolCall("1", "camera", {}), ToolCall("2", "camera", {})))
+    results = [ToolMessage("1", "camera", "one", (PNG,)), ToolMessage("2", "camera", "two", (PNG,))]
+    messages: list[Message] = [UserMessage("Look"), calls, *results, AssistantMessage("Seen")]
+
+    *before, images, last = images_after(messages)
+
+    assert messages[:4] == before
+    assert AssistantMessage("Seen") == last
+    assert isinstance(images, dict)
+    assert ("user", [PNG_URL, PNG_URL]) == (images["role"], images["content"][1:])
+
+
+def test_results_without_images_are_followed_by_nothing() -> None:
+    """Conversations without images are sent as before."""
+    messages: list[Message] = [UserMessage("a"), ToolMessage("1", "clock", "noon")]
+
+    assert messages == list(images_after(messages))

@@ -1,0 +1,78 @@
+"""The parts of a message: texts, and the images and files that it refers to."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+IMAGE, FILE = "image", "file"
+#: Estimates of tokens. An image is scaled down to what a vendor's model looks at; of a PDF, the
+#: vendors read the text and an image of each page.
+IMAGE_TOKENS = 1_600
+PDF_BYTES_PER_TOKEN = 30
+LEAST_PDF_TOKENS = 3_000
+TEXT_BYTES_PER_TOKEN = 3
+#: Of a file behind a URL, whose size nobody knows.
+URL_FILE_TOKENS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """An image or a file, stored under `file_id` or found by a vendor at `url`.
+
+    `size` is in bytes. `data` is its content in base64, in requests that are sent alone.
+    """
+
+    kind: str  # IMAGE | FILE
+    file_id: str | None = None
+    url: str | None = None
+    name: str = ""
+    media_type: str = ""
+    size: int = 0
+    data: str | None = None
+
+    @classmethod
+    def of(cls, part: Mapping[str, Any]) -> "Attachment":
+        """Read a stored part of a message, or a file of a tool's result."""
+        file = part.get("file") or {}
+        return cls(kind=part["type"], file_id=part.get("file_id"), url=part.get("url"), **file)
+
+    @property
+    def is_text(self) -> bool:
+        return self.media_type.startswith("text/")
+
+    @property
+    def address(self) -> str:
+        """The URL of the content, which is the content itself where it was loaded."""
+        return self.url or f"data:{self.media_type};base64,{self.data}"
+
+    @property
+    def label(self) -> str:
+        """A short description for a person or a model."""
+        return f"{self.kind} {self.name or self.url or self.file_id}"
+
+    @property
+    def tokens(self) -> int:
+        """An estimate of the tokens that it takes."""
+        if self.kind == IMAGE:
+            return IMAGE_TOKENS
+        if self.url is not None:
+            return URL_FILE_TOKENS
+        if self.is_text:
+            return self.size // TEXT_BYTES_PER_TOKEN
+        return max(self.size // PDF_BYTES_PER_TOKEN, LEAST_PDF_TOKENS)
+
+
+Part = TextPart | Attachment
+
+
+def parts_of(stored: Iterable[Mapping[str, Any]] | None) -> tuple[Part, ...]:
+    """Read the stored parts of a message; none where its content is a text."""
+    return tuple(
+        TextPart(part["text"]) if part["type"] == "text" else Attachment.of(part)
+        for part in stored or ()
+    )

@@ -1,0 +1,84 @@
+"""The stored files that this process's runs send to models, within the memory of their threads."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from uuid import UUID
+
+from shared.claim import Claim
+from shared.errors import StorageUnavailable
+from shared.files import files
+from shared.files.storage import ObjectMissing, Storage
+from shared.storage.connections import Connections
+from worker.contract.attachments import Attachment
+from worker.contract.outcomes import RunFailure
+from worker.process.history_loader import RETRY_SECONDS, HistoryMemory, Waiting
+
+#: While it is sent a file is in memory as itself, in base64, and as a part of the request.
+COPIES = 4
+#: Of files that were sent last: each step of a run sends the same ones again.
+CACHE_BYTES = 32 * 1024 * 1024
+
+
+class FileLoader:
+    """The loader of a process; its methods are called by the threads of many runs."""
+
+    def __init__(self, connections: Connections, storage: Storage, memory: HistoryMemory) -> None:
+        self.connections = connections
+        self.memory = memory
+        self._storage = storage
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[UUID, bytes] = OrderedDict()
+        self._cached_bytes = 0
+
+    def content(self, org_id: UUID, file_id: UUID) -> bytes:
+        """Return the bytes of a file. Raises: ObjectMissing, StorageUnavailable."""
+        with self._lock:
+            if (content := self._cache.get(file_id)) is not None:
+                self._cache.move_to_end(file_id)
+                return content
+        content = b"".join(self._storage.read(files.key_of(org_id, file_id)))
+        with self._lock:
+            if file_id not in self._cache:
+                self._cache[file_id] = content
+                self._cached_bytes += len(content)
+            while self._cached_bytes > CACHE_BYTES:
+                self._cached_bytes -= len(self._cache.popitem(last=False)[1])
+        return content
+
+
+class RunFiles:
+    """The `Files` of one run."""
+
+    def __init__(self, loader: FileLoader, claim: Claim, run: Waiting) -> None:
+        self._loader = loader
+        self._claim = claim
+        self._run = run
+
+    @contextmanager
+    def loaded(self, attachments: Sequence[Attachment]) -> Iterator[Mapping[str, bytes]]:
+        org_id, memory = self._claim.org_id, self._loader.memory
+        size = COPIES * sum(attachment.size for attachment in attachments)
+        while not memory.take(org_id, size):
+            self._run.wait_for_memory(RETRY_SECONDS)
+        try:
+            yield self._contents({UUID(a.file_id) for a in attachments if a.file_id is not None})
+        finally:
+            memory.give_back(org_id, size)
+
+    def _contents(self, file_ids: set[UUID]) -> dict[str, bytes]:
+        if not file_ids:
+            return {}
+        org_id = self._claim.org_id
+        with self._loader.connections.reading() as sql:
+            rows = files.of_ids(sql, org_id, file_ids)
+        contents = {}
+        for row in rows:
+            try:
+                contents[str(row.id)] = self._loader.content(org_id, row.id)
+            except ObjectMissing:
+                continue  # it is being deleted
+            except StorageUnavailable as error:
+                raise RunFailure(error.code, error.message, retryable=True) from error
+        return contents

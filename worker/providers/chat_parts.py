@@ -1,0 +1,50 @@
+"""Images and files in the messages of chat completions."""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any
+
+from worker.contract.attachments import Attachment, Part, TextPart
+from worker.contract.messages import Message, ToolMessage
+from worker.contract.outcomes import ProviderError
+
+
+def content_of(parts: Iterable[Part]) -> list[dict[str, Any]]:
+    """Return the content of a user's message.
+
+    Raises:
+        ProviderError: a file by its URL, which this API does not accept.
+    """
+    return list(map(_content, parts))
+
+
+def images_after(messages: Iterable[Message]) -> Iterator[Message | dict[str, Any]]:
+    """Yield the messages, and after the results of a turn a user's message with their images.
+
+    The results themselves can only be text here.
+    """
+    for is_result, group in groupby(messages, key=lambda m: isinstance(m, ToolMessage)):
+        results = list(group)
+        yield from results
+        images = [
+            part for m in results if isinstance(m, ToolMessage) and is_result for part in m.parts
+        ]
+        if images:
+            note = TextPart("The images that the tools returned, in the order of their results:")
+            yield {"role": "user", "content": content_of([note, *images])}
+
+
+def _content(part: Part) -> dict[str, Any]:
+    match part:
+        case TextPart(text):
+            return {"type": "text", "text": text}
+        case Attachment(kind="image"):
+            return {"type": "image_url", "image_url": {"url": part.address}}
+        case Attachment(url=None):
+            file = {"filename": part.name, "file_data": part.address}
+            return {"type": "file", "file": file}
+        case _:
+            raise ProviderError(
+                "invalid_request",
+                "Chat completions accept no files by URL: upload the file to /v1/files.",
+            )
