@@ -12,7 +12,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import func, insert, select, update
 
 from shared.billing import budget_limits, credits, spending
 from shared.catalog import mcp_configs, model_routes, published_personas
@@ -222,7 +222,8 @@ def test_a_lost_call_whose_price_has_risen_costs_what_was_held_for_it(
     claim = stored.claim(run_id)
     assert claim is not None
     with stored.connections.transaction() as tx:
-        month = tx.sql.scalar(text("SELECT " + spending.MONTH))
+        [this_month] = spending.now(tx.sql, org_id, ["org"])
+        month = this_month.month
         held = {"scopes": ["org"], "month": month, "cost_usd": 0, "held_usd": most}
         tx.sql.execute(insert(reservations).values(run_id=run_id, org_id=org_id, **held))
         spending.move(tx.sql, org_id, {("org", month): (Decimal(0), most)})
