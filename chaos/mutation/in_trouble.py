@@ -11,14 +11,7 @@ _ZOMBIES_GO_ON = (
     ),
     Edit("worker/process/lease.py", "if held and not self.is_valid:", "if False:"),
 )
-_FENCE_OF_LEDGER = (
-    "            .where(\n"
-    "                runs.c.id == claim.run_id,\n"
-    "                runs.c.fence == claim.fence,\n"
-    "                runs.c.state == RunState.EXECUTING,\n"
-    "            )\n"
-    "            .with_for_update(read=True),\n"
-)
+_FENCE_OF_LEDGER = "            .where(_is_held(claim))\n            .with_for_update(read=True),\n"
 
 
 MUTANTS: tuple[Mutant, ...] = (

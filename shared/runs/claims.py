@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, literal, select, text, true, update
+from sqlalchemy import ColumnElement, Connection, Row, func, literal, select, text, true, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from shared.claim import Claim
@@ -162,29 +162,11 @@ def _claim_queued(
 
 
 def _claim_of(row: Row[Any], *, last_seq: int) -> Claim:
-    return Claim(
-        run_id=row.run_id,
-        org_id=row.org_id,
-        thread_id=row.thread_id,
-        persona_id=row.persona_id,
-        route_id=row.route_id,
-        model=row.model,
-        options=row.options,
-        end_user_id=row.end_user_id,
-        trace_id=row.trace_id,
-        position=row.position,
-        fence=row.fence,
-        attempt=row.attempt,
-        last_seq=last_seq,
-        queued_at=row.queued_at,
-        claimed_at=row.claimed_at,
-        used_seconds=row.used_seconds,
-        is_suspect=row.is_suspect,
-        server=row.server,
-        api_key_id=row.api_key_id,
-        is_resumed=row.resume_reason is not None,
-        is_limited=row.is_limited,
-    )
+    fields = row._asdict()
+    for only_for_the_event in ("metadata", "started_payload"):
+        del fields[only_for_the_event]
+    is_resumed = fields.pop("resume_reason") is not None
+    return Claim(**fields, last_seq=last_seq, is_resumed=is_resumed)
 
 
 def park(
@@ -249,11 +231,7 @@ def begin_tool_call(tx: Transaction, claim: Claim, tool_call_id: str) -> bool:
         .from_select(
             ["run_id", "tool_call_id", "fence"],
             select(runs.c.id, literal(tool_call_id), runs.c.fence)
-            .where(
-                runs.c.id == claim.run_id,
-                runs.c.fence == claim.fence,
-                runs.c.state == RunState.EXECUTING,
-            )
+            .where(_is_held(claim))
             .with_for_update(read=True),
         )
         .on_conflict_do_update(
@@ -273,16 +251,7 @@ def end_tool_call(tx: Transaction, claim: Claim, result: ToolResult) -> None:
     Raises:
         LeaseLost
     """
-    held = (
-        select(runs.c.id)
-        .where(
-            runs.c.id == claim.run_id,
-            runs.c.fence == claim.fence,
-            runs.c.state == RunState.EXECUTING,
-        )
-        .with_for_update(read=True)
-        .scalar_subquery()
-    )
+    held = select(runs.c.id).where(_is_held(claim)).with_for_update(read=True).scalar_subquery()
     written = tx.sql.execute(
         update(tool_calls)
         .where(tool_calls.c.run_id == held, tool_calls.c.tool_call_id == result.tool_call_id)
@@ -301,11 +270,7 @@ def _let_go(
     tx: Transaction, claim: Claim, stored: Sequence[StoredEvent], values: dict[str, Any]
 ) -> bool:
     """Write the end of a claim, guarded by its fence; a cancel accepted before takes precedence."""
-    held = update(runs).where(
-        runs.c.id == claim.run_id,
-        runs.c.fence == claim.fence,
-        runs.c.state == RunState.EXECUTING,
-    )
+    held = update(runs).where(_is_held(claim))
     guard = held.where(runs.c.cancel_requested_at.is_(None))
     if tx.sql.execute(guard.values(**values)).rowcount:
         if event_log.is_cut_off(tx.sql, claim.run_id, stored[0].seq):
@@ -315,6 +280,11 @@ def _let_go(
     if tx.sql.execute(held.values(fence=runs.c.fence)).rowcount:
         return False
     raise LeaseLost()
+
+
+def _is_held(claim: Claim) -> ColumnElement[bool]:
+    is_claimed = (runs.c.id == claim.run_id) & (runs.c.fence == claim.fence)
+    return is_claimed & (runs.c.state == RunState.EXECUTING)
 
 
 def _consume_inputs(sql: Connection, run_ids: Sequence[UUID]) -> dict[UUID, list[Event]]:
