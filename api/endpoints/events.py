@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import cast
 from uuid import UUID
 
-from flask import Blueprint, Response, current_app, jsonify, request
+from flask import Blueprint, Response, current_app, jsonify, make_response, request
 from marshmallow import Schema, fields, validate
 
 from api.auth import stream_tickets
@@ -96,9 +96,7 @@ def create_stream_ticket(run_id: UUID) -> Response:
     with connections().reading() as sql:
         run = queries.get(sql, actor(), run_id)
     ticket, expires_at = stream_tickets.issue(settings(), actor(), run_id, run["ended_at"])
-    response = jsonify({"ticket": ticket, "expires_at": rfc3339(expires_at)})
-    response.status_code = 201
-    return response
+    return make_response(jsonify(ticket=ticket, expires_at=rfc3339(expires_at)), 201)
 
 
 def _reader(run_id: UUID) -> Actor:

@@ -214,12 +214,7 @@ def prices_shown(prices: Prices | None) -> dict[str, float] | None:
     """Return USD per million tokens; for a library price that rises with the input, the lowest."""
     if prices is None:
         return None
-    return {
-        "input": money(prices.input),
-        "output": money(prices.output),
-        "cache_read": money(prices.cache_read),
-        "cache_write": money(prices.cache_write),
-    }
+    return {name: money(getattr(prices, name)) for name in llm_providers.PRICE_COLUMNS}
 
 
 def _shown(sql: Any, providers: Iterable[Row[Any]]) -> list[dict[str, Any]]:

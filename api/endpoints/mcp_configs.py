@@ -4,7 +4,7 @@ import re
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, make_response
 from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import Row
 
@@ -155,9 +155,7 @@ def discover_mcp_tools(config_id: UUID) -> Response:
     with connections().transaction() as tx:
         config = mcp_configs.find(tx.sql, actor().org_id, config_id)
         mcp_configs.discover(tx, config_id)
-    response = jsonify(_shown(config))
-    response.status_code = 202
-    return response
+    return make_response(jsonify(_shown(config)), 202)
 
 
 # ---- tools ---------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from shared.errors import ApiKeyNotFound, Forbidden
 from shared.ids import new_id
 from shared.runs import revocations
 from shared.storage.connections import Transaction
+from shared.storage.pages import Place, after, newest
 from shared.storage.tables.accounts import api_keys, memberships
 from shared.storage.tables.billing import budgets
 
@@ -138,15 +139,11 @@ def get(sql: Connection, actor: Actor, key_id: UUID) -> Row[Any]:
     return row
 
 
-def list_(
-    sql: Connection, actor: Actor, *, limit: int, before: tuple[datetime, UUID] | None
-) -> list[Row[Any]]:
+def list_(sql: Connection, actor: Actor, *, limit: int, before: Place | None) -> list[Row[Any]]:
     """List keys, newest first; members see their own, owners and admins all of the org."""
     query = _WITH_LIMITS.where(_seen_by(actor))
-    if before is not None:
-        query = query.where(func.row(api_keys.c.created_at, api_keys.c.id) < func.row(*before))
-    query = query.order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()).limit(limit)
-    return list(sql.execute(query))
+    page = newest(query, api_keys, limit=limit, is_deep=before is not None)
+    return list(sql.execute(page, after(before)))
 
 
 def revoke(tx: Transaction, actor: Actor, key_id: UUID) -> None:
