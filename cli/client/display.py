@@ -167,10 +167,7 @@ def line_of(event: RunEvent) -> str | None:
         case "run.limit_reached":
             return f"{data['message']} One last call without tools gives the answer."
         case "context.truncated":
-            cut = data.get("shortened_results", 0)
-            return f"too long for the model: {data['dropped_messages']} old messages omitted" + (
-                f", {cut} tool results truncated" if cut else ""
-            )
+            return f"too long for the model: {data['dropped_messages']} old messages omitted"
         case "run.cancel_requested":
             return "cancelling …"
         case "run.completed" | "run.cancelled":

@@ -230,15 +230,32 @@ class RunLimitReached:
 
 @dataclass(frozen=True, slots=True)
 class ContextTruncated:
-    """The conversation does not fit into the model's context.
-
-    The oldest messages were left out of the request, and `shortened_results` results of tools were
-    cut in it.
-    """
+    """The conversation does not fit into the model's context: its oldest messages are omitted."""
 
     type: ClassVar[str] = "context.truncated"
     dropped_messages: int
-    shortened_results: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextCompacted:
+    """The truncation point of a thread for models with a context of `window_tokens`; 0: unknown.
+
+    Requests omit the thread before `upto_position` and, of the run at that position, the events up
+    to `upto_seq`: `dropped_messages` in all. `summary` is the text that replaces them, None without
+    one. The results of a turn have at most `result_tokens` (an estimate) together in a request.
+    """
+
+    type: ClassVar[str] = "context.compacted"
+    window_tokens: int
+    upto_position: int = 0
+    upto_seq: int = 0
+    dropped_messages: int = 0
+    result_tokens: int | None = None
+    summary: str | None = None
+
+    @property
+    def upto(self) -> tuple[int, int]:
+        return self.upto_position, self.upto_seq
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +334,7 @@ Event = (
     | RunSettingsDropped
     | RunLimitReached
     | ContextTruncated
+    | ContextCompacted
     | RunCost
     | RunCancelRequested
     | RunCompleted
@@ -327,7 +345,10 @@ Event = (
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 #: Left out where there is none.
 _NOT_SENT = frozenset({"type", "cache_write_1h_tokens"})
-_OPTIONAL = frozenset({"tool_call_id", "options", "mcp_tool", "provider_state"} | RARE_TOKEN_FIELDS)
+_OPTIONAL = frozenset(
+    {"tool_call_id", "options", "mcp_tool", "provider_state", "result_tokens", "summary"}
+    | RARE_TOKEN_FIELDS
+)
 
 
 def encode(seq: int, event: Event, created_at: datetime) -> StoredEvent:

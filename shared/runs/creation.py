@@ -22,7 +22,7 @@ from shared.storage.notifications import Enqueue
 from shared.storage.sql_files import statement
 from shared.storage.tables.runs import runs
 from shared.storage.tables.threads import messages
-from shared.threads import threads
+from shared.threads import thread_contexts, threads
 
 _CREATE = statement(__package__, "create")
 
@@ -181,6 +181,7 @@ def retry(
         )
         .values(superseded_at=func.now())
     )
+    thread_contexts.forget(tx, thread_id, last_position)
     persona_id, route_id, options, end_user_id, client_data = last_run or (None,) * 5
     persona = catalog.persona(actor.org_id, persona_id, sql=tx.sql)
     route = catalog.choose_route(actor.org_id, route_id, persona, sql=tx.sql)

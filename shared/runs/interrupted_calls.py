@@ -30,6 +30,7 @@ from shared.storage.tables.billing import reservations
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import runs
 from shared.storage.tables.threads import messages
+from shared.threads import thread_contexts
 
 log = logging.getLogger(__name__)
 
@@ -122,27 +123,23 @@ def _estimate(
 def _bytes_sent(sql: Connection, run: RowMapping) -> int:
     """Sum the bytes of the thread up to the run, and of its own turns, without unpacking them.
 
-    The oldest messages may not have fitted into the model's context, and were not sent; the last
-    one always is. Tool calls among those that were dropped are taken for messages.
+    What comes before the truncation point of the thread was not sent; the last message always is.
     """
-    truncated = sql.scalar(_last(run, types.ContextTruncated.type))
-    dropped = event_log.data_of(truncated)["dropped_messages"] if truncated else 0
+    points = thread_contexts.load(sql, run["thread_id"]).values()
+    upto = max((point.upto for point in points), default=(0, 0))
     in_sight = (
         messages.c.thread_id == run["thread_id"],
         messages.c.position < run["position"],
         messages.c.superseded_at.is_(None),
     )
-    others = select(func.greatest(func.count() - 1, 0)).where(*in_sight).scalar_subquery()
-    seen = (
-        select(func.octet_length(messages.c.content).label("size"))
-        .where(*in_sight)
-        .order_by(messages.c.position)
-        .offset(func.least(dropped, others) if dropped else 0)
-        .subquery()
+    last = select(func.max(messages.c.position)).where(*in_sight).scalar_subquery()
+    before = select(func.coalesce(func.sum(func.octet_length(messages.c.content)), 0)).where(
+        *in_sight, messages.c.position >= func.least(last, upto[0])
     )
-    before = select(func.coalesce(func.sum(seen.c.size), 0))
     own = select(func.coalesce(func.sum(func.octet_length(run_events.c.payload)), 0)).where(
-        run_events.c.run_id == run["id"], run_events.c.type.in_(_RESENT)
+        run_events.c.run_id == run["id"],
+        run_events.c.type.in_(_RESENT),
+        run_events.c.seq > (upto[1] if upto[0] == run["position"] else 0),
     )
     return int(sql.scalar(select(before.scalar_subquery() + own.scalar_subquery())) or 0)
 

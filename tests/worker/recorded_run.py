@@ -8,11 +8,12 @@ from decimal import Decimal
 from shared.catalog.model_routes import Route
 from shared.catalog.prices import Prices
 from shared.events import types
-from shared.events.types import Event, RouteCost, ToolResult, Usage
+from shared.events.types import ContextCompacted, Event, RouteCost, ToolResult, Usage
 from shared.runs.transitions import Totals
+from worker.agent.conversation import Entry, History
 from worker.agent.route_chain import RouteChain
 from worker.contract.attachments import Attachment
-from worker.contract.messages import Message, ModelRequest, UserMessage
+from worker.contract.messages import Message, ModelRequest, ToolMessage, UserMessage
 from worker.contract.retry_deadline import RetryDeadline
 from worker.contract.stop_signal import StopSignal
 from worker.providers import Provider
@@ -73,8 +74,12 @@ class RecordedRun:
         self.voided.append(reason)
         self.events.extend(then)
 
-    def emit(self, *happened: Event) -> None:
+    def emit(self, *happened: Event) -> int:
         self.events.extend(happened)
+        return len(self.events) - len(happened) + 1
+
+    def compact(self, to: ContextCompacted, *happened: Event) -> None:
+        self.emit(*happened, to)
 
     def checkpoint(self) -> None:
         self.checkpoints += 1
@@ -153,6 +158,18 @@ def chain_of(*providers: Provider) -> RouteChain:
     ]
     of_route = dict(zip((route.id for route in routes), providers, strict=True))
     return RouteChain(routes, lambda route: of_route[route.id])
+
+
+def history_of(*messages: Message) -> History:
+    """Build a thread in which each message is at a position of its own, with the results of its
+    calls.
+    """
+    entries: list[list[Message]] = []
+    for message in messages:
+        if not isinstance(message, ToolMessage):
+            entries.append([])
+        entries[-1].append(message)
+    return History([Entry(i, 1, entry) for i, entry in enumerate(entries, 1)])
 
 
 def request(*messages: str | Message, **fields: object) -> ModelRequest:

@@ -1,14 +1,13 @@
 """The agent that an attempt gives the loop: persona, routes, tools and the thread so far."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shared.catalog.personas import Persona
 from shared.security.egress import Policy
-from worker.agent.conversation import Counted
+from worker.agent.conversation import History
 from worker.agent.route_chain import RouteChain
-from worker.contract.messages import Message
 from worker.tools import Tool
 
 
@@ -20,9 +19,7 @@ class Agent:
     persona: Persona
     chain: RouteChain
     tools: Mapping[str, Tool]
-    history: Sequence[Message]  # the thread up to this run
-    unread: int = 0  # messages of the thread before those
-    counted: Counted | None = None  # by a vendor, of an earlier run's request
-    counted_messages: int = 0  # of the history, in that request
+    history: History  # the thread up to this run
+    position: int  # of this run in the thread
     egress: Policy = field(default_factory=Policy)  # what tools may reach
     draining: threading.Event  # set when the process ends: let go at the next step

@@ -1,22 +1,22 @@
-"""The part of a conversation that fits into the model's context: the oldest messages are omitted
-first.
+"""The part of a conversation that a model gets: all that follows the thread's truncation point.
 
-It is cut where a turn begins, never between a tool call and its result. What a person has asked
-last and the last turn of this run always stay; where they do not fit, the results of that turn's
-calls are cut in what is sent.
+The point lies where an entry begins, never between a tool call and its result, and stays where it
+is until the conversation has grown beyond the model's context: so each request begins with the
+bytes of the one before it, and the vendor's prompt cache applies.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from shared.events.types import ContextCompacted
+from worker.agent.conversation import Entry
 from worker.contract.messages import (
     AssistantMessage,
     Message,
-    ModelRequest,
     ToolMessage,
     ToolSpec,
-    UserMessage,
     attachments_of,
     state_text,
 )
@@ -27,9 +27,11 @@ BYTES_PER_TOKEN = 3
 _DIGITS = b"0123456789"
 #: Roles, separators, ids.
 MESSAGE_TOKENS = 8
-#: What is left of a result, however little room there is; and what the note at its end takes.
+#: What is left of a result, however little room there is; and what the note in it takes.
 LEAST_RESULT_TOKENS = 64
 _NOTE_TOKENS = 56
+#: The part of a cut result that is its beginning; the rest is its end.
+_HEAD = 0.75
 
 
 def tokens_of_text(text: str) -> int:
@@ -55,66 +57,47 @@ def tokens_of_frame(system_prompt: str, tools: Sequence[ToolSpec]) -> int:
     return tokens_of_text(system_prompt) + sum(map(tokens_of_text, texts))
 
 
-def tokens_of_request(request: ModelRequest) -> int:
-    """Estimate the tokens of everything that is sent."""
-    frame = tokens_of_frame(request.system_prompt, request.tools)
-    return frame + sum(map(tokens_of, request.messages))
+def in_force(contexts: Mapping[int, ContextCompacted], window_tokens: int) -> ContextCompacted:
+    """Return the truncation point for models with this context; 0: its size is not known.
 
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """The messages that are sent, how many were left out, and how many results were cut."""
-
-    messages: list[Message]
-    dropped: int = 0
-    shortened: int = 0
-
-
-def fit(history: Sequence[Message], own: Sequence[Sequence[Message]], room_tokens: float) -> Fitted:
-    """Choose the messages that fit into `room_tokens`.
-
-    `history` is the thread up to this run, `own` are the run's turns. If even the question and the
-    last turn, with its results cut, do not fit, they are given all the same: the provider says so.
+    Where a thread is used with several contexts, a point made for a larger one applies to a smaller
+    one too, until that needs one of its own.
     """
-    groups = _groups(history)
-    # Without a question the first turn of the run is no answer to anything: it may go like others.
-    has_question = bool(groups) and isinstance(groups[-1][0], UserMessage)
-    asked = [groups[-1][:1]] if has_question else []
-    # What was answered already, perhaps by a run that failed, may go like the run's own turns.
-    answered = _turns(groups[-1][1:]) if has_question else []
-    earlier = groups[:-1] if has_question else groups
-    turns = [*answered, *(list(turn) for turn in own if turn)]
-    stays = len(turns) - 1 if any(own) else len(turns)
-    last, shortened = _shortened(turns[stays:], room_tokens - sum(map(_size, asked)))
-    room = room_tokens - sum(map(_size, asked)) - sum(map(_size, last))
-    kept_turns = _newest(turns[:stays], room)
-    room -= sum(map(_size, kept_turns))
-    # A run's own turns are nearer to what it does now: where they do not fit, nothing earlier does.
-    kept = _newest(earlier, room) if len(kept_turns) == stays else []
-    messages = [m for group in (*kept, *asked, *kept_turns, *last) for m in group]
-    total = len(history) + sum(map(len, own))
-    return Fitted(messages, total - len(messages), shortened)
+    at_least = window_tokens or float("inf")
+    found = [one for size, one in contexts.items() if (size or float("inf")) >= at_least]
+    if not found:
+        return ContextCompacted(window_tokens=window_tokens)
+    newest = max(found, key=lambda one: (one.upto, one.window_tokens == window_tokens))
+    if newest.window_tokens == window_tokens:
+        return newest
+    return replace(newest, window_tokens=window_tokens, result_tokens=None)
 
 
-def _turns(messages: Sequence[Message]) -> list[list[Message]]:
-    """Group each turn of a model with the results of its calls."""
-    turns: list[list[Message]] = []
-    for message in messages:
-        if not isinstance(message, ToolMessage) or not turns:
-            turns.append([])
-        turns[-1].append(message)
-    return turns
+def start_of(entries: Sequence[Entry], context: ContextCompacted) -> int:
+    """Return the index of the first entry after the truncation point."""
+    return bisect_right(entries, context.upto, key=lambda entry: entry.place)
 
 
-def _shortened(turns: list[list[Message]], room: float) -> tuple[list[list[Message]], int]:
-    """Shorten the results of the turn's calls, if there is a turn, to what fits into the room."""
-    sizes = [tokens_of(m) for turn in turns for m in turn if isinstance(m, ToolMessage)]
-    room -= sum(map(_size, turns)) - sum(sizes)
-    if not sizes or sum(sizes) <= room:
-        return turns, 0
-    most = max(_share(sizes, room), LEAST_RESULT_TOKENS + MESSAGE_TOKENS + _NOTE_TOKENS)
-    cut = [[_cut(message, most) for message in turn] for turn in turns]
-    return cut, sum(size > most for size in sizes)
+def entries_from(entries: Sequence[Entry], start: int) -> list[Entry]:
+    """Return the entries from this index on, after the question that the first of them answers."""
+    kept = list(entries[start:])
+    if start and not (kept and kept[0].is_of_user):
+        question = next((entry for entry in reversed(entries[:start]) if entry.is_of_user), None)
+        return [question, *kept] if question else kept
+    return kept
+
+
+def cut_results(messages: Sequence[Message], each: float, together: float) -> list[Message]:
+    """Cut the large results of a turn, so that each and all have at most these tokens.
+
+    It depends on the turn alone, not on what else is sent: a result is cut once and for all.
+    """
+    sizes = [tokens_of(m) for m in messages if isinstance(m, ToolMessage)]
+    most = min(each + MESSAGE_TOKENS, _share(sizes, together)) if sizes else each
+    if all(size <= most for size in sizes):
+        return list(messages)
+    most = max(most, LEAST_RESULT_TOKENS + MESSAGE_TOKENS + _NOTE_TOKENS)
+    return [_cut(message, most) for message in messages]
 
 
 def _share(sizes: Sequence[int], room: float) -> float:
@@ -128,39 +111,13 @@ def _share(sizes: Sequence[int], room: float) -> float:
 
 
 def _cut(message: Message, most: float) -> Message:
-    size = tokens_of(message)
-    if not isinstance(message, ToolMessage) or size <= most:
+    if not isinstance(message, ToolMessage) or (size := tokens_of(message)) <= most:
         return message
     text, most = message.content, most - MESSAGE_TOKENS - _NOTE_TOKENS
-    start = text[: int(len(text) * most / size)]
-    while tokens_of_text(start) > most:  # its beginning has more tokens than the rest of it
-        start = start[: len(start) // 2]
-    note = (
-        f"\n[truncated: first {len(start)} of {len(text)} characters; the rest does not"
-        " fit in the context]"
-    )
-    return replace(message, content=start + note)
-
-
-def _groups(history: Sequence[Message]) -> list[list[Message]]:
-    """Group each message of a user with what follows it; messages before the first stay alone."""
-    groups: list[list[Message]] = []
-    for message in history:
-        if isinstance(message, UserMessage) or not groups:
-            groups.append([])
-        groups[-1].append(message)
-    return groups
-
-
-def _newest(groups: Sequence[list[Message]], room: float) -> list[list[Message]]:
-    kept: list[list[Message]] = []
-    for group in reversed(groups):
-        room -= _size(group)
-        if room < 0:
-            break
-        kept.insert(0, group)
-    return kept
-
-
-def _size(group: Sequence[Message]) -> int:
-    return sum(map(tokens_of, group))
+    kept = int(len(text) * most / size)
+    head, tail = text[: int(kept * _HEAD)], text[len(text) - int(kept * (1 - _HEAD)) :]
+    while tokens_of_text(head) + tokens_of_text(tail) > most:  # denser than the rest of it
+        head, tail = head[: len(head) * 3 // 4], tail[-(len(tail) * 3 // 4) :] if tail else ""
+    omitted = len(text) - len(head) - len(tail)
+    note = f"\n[{omitted} of {len(text)} characters are omitted here: too long for the context]\n"
+    return replace(message, content=head + note + tail)

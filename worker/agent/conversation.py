@@ -1,6 +1,7 @@
 """The conversion of stored events to the model's messages, and to the state of a resumed run."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,12 +12,20 @@ from shared.events import types
 from shared.events.types import ProviderState, StoredEvent
 from shared.runs import approvals
 from shared.runs.approvals import ApprovalReply
-from worker.contract.messages import AssistantMessage, Message, ToolCall, ToolMessage
+from worker.contract.messages import (
+    AssistantMessage,
+    Message,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+    state_text,
+)
 
 #: The types that matter here; deltas count only for what a crash left open.
 TURN_TYPES = (
-    types.ContextTruncated.type,
+    types.ContextCompacted.type,
     types.MessageCompleted.type,
+    types.RunFallback.type,
     types.ToolCallRequested.type,
     types.ToolResult.type,
     types.RunWaitingForInput.type,
@@ -25,11 +34,66 @@ TURN_TYPES = (
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """A message of a user, or a model's turn with its results, at its place in the thread.
+
+    `position` is that of the message or the run, `seq` the turn's first event; 1 for messages. A
+    conversation is never cut within an entry.
+    """
+
+    position: int
+    seq: int
+    messages: Sequence[Message]
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.position, self.seq
+
+    @property
+    def is_of_user(self) -> bool:
+        return isinstance(self.messages[0], UserMessage)
+
+
+@dataclass(frozen=True, slots=True)
 class Counted:
-    """A vendor's token count of a request: everything before a turn, or what was left of it."""
+    """A vendor's token count of a request: everything sent before the turn at `place`."""
 
     input_tokens: int
-    dropped_messages: int
+    place: tuple[int, int]
+    route_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The conversation up to a run, from the earliest of the `contexts` that its routes have.
+
+    `contexts` are the thread's truncation points, by the model's context in tokens. `unread`
+    messages come before the entries; with `is_cut` there are some after the truncation point.
+    """
+
+    entries: Sequence[Entry] = ()
+    contexts: Mapping[int, types.ContextCompacted] = field(default_factory=dict)
+    unread: int = 0
+    is_cut: bool = False
+    #: Of the newest request that a vendor has counted, if it was made as this run's are.
+    counted: Counted | None = None
+
+    @property
+    def messages(self) -> list[Message]:
+        return [message for entry in self.entries for message in entry.messages]
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that its texts take, about."""
+        return sum(map(_size_of, self.messages))
+
+
+def _size_of(message: Message) -> int:
+    size = sys.getsizeof(message.content)
+    if isinstance(message, AssistantMessage):
+        size += len(state_text(message.state))
+        size += sum(len(json.dumps(call.arguments)) for call in message.tool_calls)
+    return size
 
 
 @dataclass(slots=True)
@@ -48,7 +112,11 @@ class Turn:
     #: The MCP tool that each was about; None for built-in tools.
     asked_of: dict[str, Mapping[str, str] | None] = field(default_factory=dict)
     state: ProviderState | None = None
-    counted: "Counted | None" = None
+    seq: int = 0  #: of its `message.completed`
+    #: The vendor's count of its request, if the next requests begin as that one; and the route
+    #: that made it, None for the run's own.
+    input_tokens: int | None = None
+    route_id: str | None = None
 
     @property
     def is_open(self) -> bool:
@@ -94,18 +162,21 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
     """Read the finished model turns of one run, in order."""
     turns: list[Turn] = []
     requests: dict[str, dict[str, Any]] = {}
-    truncated: dict[str, Any] = {}
+    route_id: str | None = None
     for event in stored:
         if event.type not in TURN_TYPES:
             continue
         data: dict[str, Any] = json.loads(event.payload)["data"]
         match event.type:
-            case types.ContextTruncated.type:
-                truncated = data
+            case types.ContextCompacted.type:
+                for turn in turns:
+                    turn.input_tokens = None
+            case types.RunFallback.type:
+                route_id = data["to_route_id"]
             case types.MessageCompleted.type:
-                turn = Turn(data["message_id"], data["content"])
+                turn = Turn(data["message_id"], data["content"], seq=event.seq)
                 turn.state = _state(data.get("provider_state"))
-                turn.counted = _counted(data["usage"], truncated)
+                turn.input_tokens, turn.route_id = _reported_input(data["usage"]), route_id
                 turns.append(turn)
             case types.ToolCallRequested.type:
                 call = ToolCall(data["tool_call_id"], data["name"], data["arguments"])
@@ -124,12 +195,8 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
     return turns
 
 
-def _counted(usage: dict[str, Any], truncated: dict[str, Any]) -> Counted | None:
-    tokens = usage.get("input_tokens") or 0
-    # How much was cut of a result is not known any more.
-    if usage.get("source") != "reported" or not tokens or truncated.get("shortened_results"):
-        return None
-    return Counted(tokens, truncated.get("dropped_messages", 0))
+def _reported_input(usage: dict[str, Any]) -> int | None:
+    return usage.get("input_tokens") or None if usage.get("source") == "reported" else None
 
 
 def _state(stored: dict[str, Any] | None) -> ProviderState | None:
@@ -149,6 +216,20 @@ def messages_of(turns: Sequence[Turn]) -> list[Message]:
     return [message for turn in turns for message in turn.messages()]
 
 
+def entries_of(position: int, turns: Iterable[Turn]) -> list[Entry]:
+    """Return the turns of the run at this position, without those that the model does not see."""
+    found = ((turn.seq, turn.messages()) for turn in turns)
+    return [Entry(position, seq, messages) for seq, messages in found if messages]
+
+
+def counted_of(position: int, turns: Sequence[Turn], route_id: str) -> Counted | None:
+    """Return the newest count of a request of the run at this position, made on `route_id`."""
+    for turn in reversed(turns):
+        if turn.input_tokens is not None:
+            return Counted(turn.input_tokens, (position, turn.seq), turn.route_id or route_id)
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class ResumeState:
     """The point from which a resumed run continues.
@@ -165,6 +246,7 @@ class ResumeState:
     route_id: str | None = None
     dropped_settings: Mapping[str, set[str]] = field(default_factory=dict)
     limit_reached: str | None = None
+    compacted: Sequence[types.ContextCompacted] = ()  # what its attempts have done to the thread
 
 
 def resume_state_from(stored: Sequence[StoredEvent]) -> ResumeState:
@@ -178,6 +260,11 @@ def resume_state_from(stored: Sequence[StoredEvent]) -> ResumeState:
         _last(stored, types.RunFallback.type).get("to_route_id"),
         _dropped_settings(stored),
         _last(stored, types.RunLimitReached.type).get("stop_reason"),
+        [
+            types.ContextCompacted(**json.loads(event.payload)["data"])
+            for event in stored
+            if event.type == types.ContextCompacted.type
+        ],
     )
 
 

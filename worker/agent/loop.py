@@ -108,7 +108,7 @@ def _step(
     fault_points.reach("worker.before_model")
     reply = call_model(agent.chain, requests.build, context, stop, requests.shrink)
     fault_points.reach("worker.after_model")
-    requests.measured(agent.chain.route, reply.request, reply.usage)
+    requests.measured(agent.chain.route, reply.usage)
     message_id = str(ids.new_id())
     content, tool_calls = reply.message.content, reply.message.tool_calls
     state = reply.message.state
@@ -123,9 +123,9 @@ def _step(
         )
     # All or nothing: a turn without its calls would be taken for the last word.
     requested = [types.ToolCallRequested(c.id, c.name, c.arguments) for c in tool_calls]
-    context.emit(completed, *requested, reply.cost)
+    seq = context.emit(completed, *requested, reply.cost)
     context.admission.settle()
-    turns.append(Turn(message_id, content, list(tool_calls), state=state))
+    turns.append(Turn(message_id, content, list(tool_calls), state=state, seq=seq))
     return None
 
 

@@ -116,8 +116,12 @@ def call_model(
             return _try_once(chain, request, context, stop, deadline, streamed)
         except ProviderError as error:
             error = _never_fits(error, chain, request)
-            sends_state, seconds_left = has_state(request.messages), deadline.seconds_left
-            progress = replace(progress, sends_state=sends_state, seconds_left=seconds_left)
+            progress = replace(
+                progress,
+                has_larger=chain.has_larger,
+                sends_state=has_state(request.messages),
+                seconds_left=deadline.seconds_left,
+            )
             match decide(error, progress, random.uniform(*JITTER)):
                 case Retry(pause):
                     context.wait(pause)
@@ -138,9 +142,9 @@ def call_model(
                 case DropSetting(name):
                     _void(context, error, streamed)
                     _drop_settings(chain, context, [name])
-                case NextRoute(left_pause) | Shrink(otherwise=NextRoute(left_pause)):
+                case (NextRoute() as left) | Shrink(otherwise=NextRoute() as left):
                     _void(context, error, streamed)
-                    _fall_back(chain, context, error, left_pause)
+                    _fall_back(chain, context, error, left)
                     request, progress = build(chain.route), Progress(has_next=chain.has_next)
                     deadline = RetryDeadline(has_next=chain.has_next)
                 case Fail() | Shrink():
@@ -185,13 +189,13 @@ def _drop_settings(chain: RouteChain, context: Transcript, names: Iterable[str])
 
 
 def _fall_back(
-    chain: RouteChain, context: RunContext, error: ProviderError, pause: float | None
+    chain: RouteChain, context: RunContext, error: ProviderError, how: NextRoute
 ) -> None:
-    """Leave the route; `pause` seconds of it are announced to other calls."""
+    """Leave the route; its pause, if there is one, is announced to other calls."""
     context.admission.settle()  # the next route may have to be waited for
-    if pause is not None:
-        context.admission.pause_route(chain.route, pause, is_shared=error.is_shared)
-    left, route = chain.route, chain.advance()
+    if how.pause is not None:
+        context.admission.pause_route(chain.route, how.pause, is_shared=error.is_shared)
+    left, route = chain.route, chain.advance(to_larger=how.to_larger)
     context.emit(types.RunFallback(left.id, route.id, route.model, error.code))
 
 

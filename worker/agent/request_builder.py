@@ -1,10 +1,10 @@
-"""The request that a run's model gets: everything, or what fits into the context of its route.
+"""The requests that a run's model gets: all of the conversation, or what fits into its context.
 
-How many tokens a text has is not known before a model has counted it. So our own count is scaled
-by what the vendor reported last, and a request that is refused as too large is made smaller.
+A request has the tokens that the vendor counted for the last one, and an estimate of what was added
+since. Where that exceeds the context, or the vendor says so, the thread's truncation point moves so
+far that half of the context is free again.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,151 +12,220 @@ from typing import Any
 from shared.catalog import model_settings
 from shared.catalog.model_routes import Route
 from shared.events import types
-from shared.events.types import Usage
+from shared.events.types import ContextCompacted, Usage
 from worker.agent import context_window
 from worker.agent.agent import Agent
-from worker.agent.context_window import Fitted
-from worker.agent.conversation import Turn
-from worker.contract.context import Transcript
-from worker.contract.messages import ModelRequest, without_state
+from worker.agent.conversation import Entry, Turn, entries_of
+from worker.contract.context import RunContext
+from worker.contract.messages import Message, ModelRequest, without_state
 from worker.contract.outcomes import TooLarge
 
 #: Of a model's context, where nothing says how long its answer may get.
 ANSWER_TOKENS = 4096
-#: A vendor's count is of an earlier request; what came since may be denser.
-SCALE_MARGIN = 1.05
+#: How much denser than the text so far the next one may be.
+DENSITY_MARGIN = 1.05
 #: What is beyond these is a mistake of the vendor's: half of our count would be six bytes a token.
-LEAST_SCALE, MOST_SCALE = 0.5, 4.0
+LEAST_DENSITY, MOST_DENSITY = 0.5, 4.0
 #: Of a smaller request most may be what the vendor adds of its own.
 LEAST_COUNTED_TOKENS = 500
+#: The part of a refused request that its model may take, if the vendor has not said how much.
+REFUSED_PART = 0.75
 #: How the event names an `extra_body` that a route of the server does not send.
 PERSONA_EXTRA_BODY = "persona.extra_body"
-#: The part of a refused request that the next one may have: where the vendor gave numbers, and
-#: where it gave none.
-SMALLER, MUCH_SMALLER = 0.9, 0.5
 
 
-@dataclass(slots=True)
-class _Window:
-    """The knowledge of a route's context.
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """The vendor's `tokens` of a request for which we had counted `estimate`."""
 
-    `tokens`: input and output together; None: nobody knows. `scale`: the vendor's tokens for each
-    of our count. `max_count`: of our count, since more was refused.
-    """
+    context: ContextCompacted
+    estimate: int
+    tokens: int
 
-    tokens: int | None
-    scale: float = 1.0
-    max_count: float | None = None
+    @property
+    def density(self) -> float:
+        """The vendor's tokens for each of our count."""
+        if self.estimate < LEAST_COUNTED_TOKENS:
+            return 1.0
+        density = self.tokens / self.estimate * DENSITY_MARGIN
+        return min(max(density, LEAST_DENSITY), MOST_DENSITY)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """An entry as the model of a route sees it, with our count of its tokens."""
+
+    messages: list[Message]
+    tokens: int
 
 
 class RequestBuilder:
     """The request builder of an attempt; `turns` are the run's own, which the loop appends to."""
 
-    def __init__(self, agent: Agent, context: Transcript, turns: Sequence[Turn]) -> None:
+    def __init__(self, agent: Agent, context: RunContext, turns: Sequence[Turn]) -> None:
         self._agent = agent
-        self._context = context
+        self._run = context
         self._turns = turns
-        self._windows: dict[str, _Window] = {}
-        self._dropped = self._shortened = 0  # what was said last
+        self._contexts = dict(agent.history.contexts)
+        self._counts: dict[str, _Count] = {}
+        self._shown: dict[tuple[object, ...], _Shown] = {}
+        self._specs = [tool.spec for tool in agent.tools.values()]
+        self._frame = context_window.tokens_of_frame(agent.persona.system_prompt, self._specs)
 
     def build(self, route: Route) -> ModelRequest:
-        """Build the next request; emits an event if it omits more of the conversation."""
-        request, fitted = self._request(route)
-        if fitted.dropped > self._dropped or fitted.shortened > self._shortened:
-            self._context.emit(types.ContextTruncated(fitted.dropped, fitted.shortened))
-        self._dropped, self._shortened = fitted.dropped, fitted.shortened
-        return request
+        """Build the next request; moves the truncation point if the conversation is too long."""
+        if self._is_unread(route) or self._tokens(route) > self._input_tokens(route):
+            self._compact(route, self._input_tokens(route) / 2)
+        return self.lost(route)
 
     def lost(self, route: Route) -> ModelRequest:
-        """Build the request of a call that was lost, as far as it can be made again."""
-        return self._request(route)[0]
-
-    def shrink(
-        self, route: Route, refused: ModelRequest, too_large: TooLarge
-    ) -> ModelRequest | None:
-        """Build a smaller request than the refused one; None if there is none."""
-        window, count = self._window(route), context_window.tokens_of_request(refused)
-        limit, sent = too_large.limit_tokens, too_large.sent_tokens
-        if sent is not None and too_large.is_per_minute:
-            sent = max(1, sent - (refused.max_output_tokens or 0))
-        if limit is not None:
-            window.tokens = min(limit, window.tokens or limit)
-        if sent is not None:
-            window.scale = max(window.scale, _scale(sent, count))
-        factors = [MUCH_SMALLER] if sent is None or limit is None else [SMALLER, MUCH_SMALLER]
-        if sent is not None and limit is not None and sent < limit * SMALLER:
-            factors.insert(0, 1.0)  # perhaps the answer alone may be too long
-        for factor in factors:
-            window.max_count = count * factor
-            if _is_smaller(self._request(route)[0], refused):
-                return self.build(route)
-        return None
-
-    def measured(self, route: Route, request: ModelRequest, usage: Usage) -> None:
-        """Adjust the scale to what the vendor has counted for this request."""
-        window = self._window(route)
-        if window.tokens is not None and usage.source == "reported":
-            count = context_window.tokens_of_request(request)
-            if usage.input_tokens and count >= LEAST_COUNTED_TOKENS:
-                window.scale = _scale(usage.input_tokens, count)
-
-    def _window(self, route: Route) -> _Window:
-        if (window := self._windows.get(route.id)) is None:
-            window = self._windows[route.id] = _Window(route.context_tokens)
-            if window.tokens is not None:
-                window.scale = self._scale_of_history()
-        return window
-
-    def _scale_of_history(self) -> float:
-        """Return the scale that a vendor's count of an earlier run's messages implies."""
-        agent, counted = self._agent, self._agent.counted
-        if counted is None:
-            return 1.0
-        left_out = max(0, counted.dropped_messages - agent.unread)
-        sent = agent.history[left_out : agent.counted_messages]
-        count = self._frame() + sum(map(context_window.tokens_of, sent))
-        return _scale(counted.input_tokens, count) if count >= LEAST_COUNTED_TOKENS else 1.0
-
-    def _frame(self) -> int:
-        specs = [tool.spec for tool in self._agent.tools.values()]
-        return context_window.tokens_of_frame(self._agent.persona.system_prompt, specs)
-
-    def _request(self, route: Route) -> tuple[ModelRequest, Fitted]:
-        agent, window = self._agent, self._window(route)
-        specs = [tool.spec for tool in agent.tools.values()]
-        prompt = agent.persona.system_prompt
-        most = agent.persona.max_output_tokens or route.max_output_tokens
-        history = without_state(agent.history, but_of=route)
-        own = [without_state(turn.messages(), but_of=route) for turn in self._turns]
-        frame = self._frame()
-        room, answer, input_room = None, 0, float("inf")
-        if window.tokens is not None:
-            answer = min(most or ANSWER_TOKENS, window.tokens // 2)
-            input_room = (window.tokens - answer) / window.scale - frame
-        if window.max_count is not None:
-            input_room = min(input_room, window.max_count - frame)
-        if input_room == float("inf"):
-            fitted = Fitted([*history, *itertools.chain(*own)])
-        else:
-            fitted = context_window.fit(history, own, input_room)
-        if window.tokens is not None:
-            count = frame + sum(map(context_window.tokens_of, fitted.messages))
-            room = round(window.tokens - count * window.scale)
-            most = most and min(most, max(room, answer))
-        request = ModelRequest(
+        """Build the request of a call that was lost, without moving the truncation point."""
+        persona, room = self._agent.persona, None
+        most = persona.max_output_tokens or route.max_output_tokens
+        if route.context_tokens is not None:
+            room = route.context_tokens - self._tokens(route)
+            most = most and min(most, max(room, self._answer_tokens(route)))
+        return ModelRequest(
             model=route.model,
-            system_prompt=prompt,
-            messages=fitted.messages,
-            tools=specs,
+            system_prompt=persona.system_prompt,
+            messages=[m for shown in self._kept(route) for m in shown.messages],
+            tools=self._specs,
             max_output_tokens=most,
             room_tokens=room,
             settings=self._settings(route),
             turn=len(self._turns),
             taken_call_ids=frozenset(call.id for turn in self._turns for call in turn.calls),
-            stream_arguments=agent.persona.stream_tool_arguments,
-            attempt=self._context.attempt,
+            stream_arguments=persona.stream_tool_arguments,
+            attempt=self._run.attempt,
         )
-        return request, replace(fitted, dropped=agent.unread + fitted.dropped)
+
+    def measured(self, route: Route, usage: Usage) -> None:
+        """Take over what the vendor has counted for the request that was built last."""
+        if usage.source == "reported" and usage.input_tokens:
+            self._count(route, usage.input_tokens)
+
+    def shrink(
+        self, route: Route, refused: ModelRequest, too_large: TooLarge
+    ) -> ModelRequest | None:
+        """Build a smaller request than the refused one; None if there is none."""
+        limit, sent = too_large.limit_tokens, too_large.sent_tokens
+        if sent is not None and too_large.is_per_minute:
+            sent = max(1, sent - (refused.max_output_tokens or 0))
+        tokens = sent or max(self._tokens(route), limit or 0)
+        self._count(route, tokens)
+        route = self._agent.chain.learn(limit or round(tokens * REFUSED_PART))
+        request = self.build(route)
+        if not _is_smaller(request, refused):
+            target = min(self._tokens(route), self._input_tokens(route)) / 2
+            self._compact(route, target, is_refused=True)
+            request = self.lost(route)
+        return request if _is_smaller(request, refused) else None
+
+    # ---- the truncation point ----
+
+    def _context(self, route: Route) -> ContextCompacted:
+        return context_window.in_force(self._contexts, route.context_tokens or 0)
+
+    def _is_unread(self, route: Route) -> bool:
+        """Return whether messages after the truncation point were too many to be read."""
+        history = self._agent.history
+        if not history.is_cut or not history.entries:
+            return False
+        return self._context(route).upto < _before(history.entries[0])
+
+    def _compact(self, route: Route, target: float, *, is_refused: bool = False) -> None:
+        """Move the truncation point so far that at most `target` tokens are left, if possible.
+
+        The last question and the last turn always stay.
+        """
+        history, entries = self._agent.history, self._entries()
+        before, density = self._context(route), self._density(route)
+        after = before
+        if target < float("inf"):
+            after = replace(before, result_tokens=int(target / max(density, 1.0)))
+        sizes = [self._show(route, entry, after).tokens for entry in entries]
+        start = context_window.start_of(entries, before)
+        if self._is_unread(route):
+            start = len(history.entries) // 2
+        question = next((sizes[i] for i in reversed(range(start)) if entries[i].is_of_user), 0)
+        left = sum(sizes[start:]) + self._frame
+        while start < len(entries) - 1:
+            asked = 0 if entries[start].is_of_user else question
+            if (left + asked) * density <= target:
+                break
+            if entries[start].is_of_user:
+                question = sizes[start]
+            left -= sizes[start]
+            start += 1
+        upto_position, upto_seq = max(before.upto, _before(entries[start]))
+        after = replace(after, upto_position=upto_position, upto_seq=upto_seq)
+        if after.upto == before.upto and not (is_refused and after != before):
+            return
+        kept = context_window.entries_from(entries, context_window.start_of(entries, after))
+        dropped = history.unread + _messages_in(entries) - _messages_in(kept)
+        after = replace(after, dropped_messages=dropped)
+        self._contexts[after.window_tokens] = after
+        self._run.compact(after, types.ContextTruncated(dropped))
+
+    # ---- what is sent, and how much that is ----
+
+    def _entries(self) -> list[Entry]:
+        return [*self._agent.history.entries, *entries_of(self._agent.position, self._turns)]
+
+    def _kept(self, route: Route) -> list[_Shown]:
+        entries, context = self._entries(), self._context(route)
+        start = context_window.start_of(entries, context)
+        kept = context_window.entries_from(entries, start)
+        return [self._show(route, entry, context) for entry in kept]
+
+    def _show(self, route: Route, entry: Entry, context: ContextCompacted) -> _Shown:
+        together = context.result_tokens or self._input_tokens(route) / 2
+        key = (route.id, entry.place, together)
+        if (shown := self._shown.get(key)) is None:
+            messages = context_window.cut_results(entry.messages, float("inf"), together)
+            messages = without_state(messages, but_of=route)
+            tokens = sum(map(context_window.tokens_of, messages))
+            shown = self._shown[key] = _Shown(messages, tokens)
+        return shown
+
+    def _answer_tokens(self, route: Route) -> int:
+        most = self._agent.persona.max_output_tokens or route.max_output_tokens
+        return min(most or ANSWER_TOKENS, (route.context_tokens or 0) // 2)
+
+    def _input_tokens(self, route: Route) -> float:
+        if route.context_tokens is None:
+            return float("inf")
+        return route.context_tokens - self._answer_tokens(route)
+
+    def _estimate(self, route: Route) -> int:
+        return self._frame + sum(shown.tokens for shown in self._kept(route))
+
+    def _tokens(self, route: Route) -> int:
+        """Count the tokens of the next request: by the vendor's count of the last, if possible."""
+        estimate, count = self._estimate(route), self._last_count(route)
+        if count is None:
+            return estimate
+        if count.context != self._context(route):
+            return round(estimate * count.density)
+        return count.tokens + round((estimate - count.estimate) * max(count.density, 1.0))
+
+    def _density(self, route: Route) -> float:
+        count = self._last_count(route)
+        return count.density if count else 1.0
+
+    def _count(self, route: Route, tokens: int) -> None:
+        self._counts[route.id] = _Count(self._context(route), self._estimate(route), tokens)
+
+    def _last_count(self, route: Route) -> _Count | None:
+        """Return the vendor's last count, of this attempt or an earlier one or an earlier run."""
+        counted = self._agent.history.counted
+        if route.id not in self._counts and counted and counted.route_id == route.id:
+            entries, context = self._entries(), self._context(route)
+            kept = context_window.entries_from(entries, context_window.start_of(entries, context))
+            sent = [e for e in kept if e.place < counted.place]
+            estimate = self._frame + sum(self._show(route, e, context).tokens for e in sent)
+            self._counts[route.id] = _Count(context, estimate, counted.input_tokens)
+        return self._counts.get(route.id)
 
     def _settings(self, route: Route) -> dict[str, Any]:
         """Return the settings of the next call; only the first one is forced to call a tool.
@@ -168,20 +237,25 @@ class RequestBuilder:
             # It could buy what the server's prices do not cover, such as faster processing.
             persona = model_settings.without(persona, ["extra_body"])
             if new := self._agent.chain.drop_settings([PERSONA_EXTRA_BODY]):
-                self._context.emit(types.RunSettingsDropped(route.id, new))
+                self._run.emit(types.RunSettingsDropped(route.id, new))
         settings = model_settings.effective(own, persona)
         if self._turns and settings.get("tool_choice") != "none":
             settings.pop("tool_choice", None)
         return settings
 
 
+def _before(entry: Entry) -> tuple[int, int]:
+    """Return the truncation point after which the entry is the first."""
+    return entry.position, entry.seq - 1
+
+
+def _messages_in(entries: Sequence[Entry]) -> int:
+    return sum(len(entry.messages) for entry in entries)
+
+
 def _is_smaller(request: ModelRequest, refused: ModelRequest) -> bool:
     most, most_before = request.max_output_tokens, refused.max_output_tokens
     if most is not None and most_before is not None and most < most_before:
         return True
-    counts = (context_window.tokens_of_request(one) for one in (request, refused))
+    counts = (sum(map(context_window.tokens_of, one.messages)) for one in (request, refused))
     return next(counts) < next(counts)
-
-
-def _scale(tokens: int, count: int) -> float:
-    return min(max(tokens / max(count, 1) * SCALE_MARGIN, LEAST_SCALE), MOST_SCALE)

@@ -23,10 +23,12 @@ class Progress:
 
     `tries` includes the failed one; `refusals` were HTTP 429, which count as no tries.
     `seconds_left` is how long the call may still wait for a provider that refuses it so.
-    `has_next`: the chain has another route. `sends_state`: the request returns provider state.
+    `has_next`: the chain has another route; `has_larger`: one with a larger context.
+    `sends_state`: the request returns provider state.
     """
 
     has_next: bool
+    has_larger: bool = False
     tries: int = 1
     refusals: int = 0
     shrinks: int = 0
@@ -50,9 +52,13 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class NextRoute:
-    """A fallback to the next route; `pause` of the route left, in seconds, is for other calls."""
+    """A fallback to the next route; `pause` of the route left, in seconds, is for other calls.
+
+    `to_larger`: to the next one with a larger context.
+    """
 
     pause: float | None = None
+    to_larger: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +104,11 @@ def decide(error: ProviderError, progress: Progress, jitter: float) -> Decision:
     if error.is_of_route and progress.has_next:
         otherwise = NextRoute(_requested_pause(error) if is_throttled else None)
     if (too_large := error.too_large) is not None:
-        # Another account may allow more tokens per minute.
-        is_for_next = too_large.is_per_minute and progress.has_next
+        if too_large.is_per_minute:
+            is_for_next = progress.has_next  # another account may allow more
+        else:
+            is_for_next = progress.has_larger and progress.shrinks > 0
+            otherwise = NextRoute(to_larger=True) if progress.has_larger else otherwise
         can_shrink = progress.shrinks < MAX_SHRINKS and not is_for_next
         return Shrink(too_large, otherwise) if can_shrink else otherwise
     if error.code == "provider.invalid_request" and progress.sends_state:

@@ -1,6 +1,7 @@
 """The routes of a run, in the order in which they are tried."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from shared.catalog.model_routes import Route
@@ -46,6 +47,11 @@ class RouteChain:
         return max(known) if len(known) == len(self._routes) else None
 
     @property
+    def windows(self) -> list[int]:
+        """The contexts of the routes that are left; 0: not known."""
+        return [route.context_tokens or 0 for route in self._routes]
+
+    @property
     def has_next(self) -> bool:
         return len(self._routes) > 1
 
@@ -61,10 +67,27 @@ class RouteChain:
         dropped.update(new)
         return new
 
-    def advance(self) -> Route:
-        """Leave the route for the next one, which is returned."""
+    @property
+    def has_larger(self) -> bool:
+        """True if a later route has a larger context, or one whose size is not known."""
+        return any(map(self._is_larger, self._routes[1:]))
+
+    def _is_larger(self, other: Route) -> bool:
+        known, size = self.route.context_tokens, other.context_tokens
+        return size is None or (known is not None and size > known)
+
+    def learn(self, context_tokens: int) -> Route:
+        """Take note that the route's context is no larger than this; return the route."""
+        known = self.route.context_tokens
+        tokens = min(context_tokens, known or context_tokens)
+        self._routes[0] = replace(self.route, context_tokens=tokens)
+        return self.route
+
+    def advance(self, *, to_larger: bool = False) -> Route:
+        """Leave the route for the next one, or the next with a larger context; return it."""
         self.close()
-        del self._routes[0]
+        is_next = [not to_larger or self._is_larger(route) for route in self._routes[1:]]
+        del self._routes[: 1 + is_next.index(True)]
         return self.route
 
     def close(self) -> None:

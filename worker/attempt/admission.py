@@ -43,7 +43,7 @@ class Admission:
         limits: RouteLimits,
         *,
         write: Write[None],
-        emit: Callable[[Event], None],
+        emit: Callable[[Event], object],
         wait: Callable[[float], None],
     ) -> None:
         """Start without a persona: `set_persona` must be called before the first call."""

@@ -12,10 +12,11 @@ from shared.catalog.model_routes import Route
 from shared.claim import Claim
 from shared.errors import LeaseLost, Unavailable
 from shared.events import event_log, types
-from shared.events.types import Event, StoredEvent, ToolResult, Usage
+from shared.events.types import ContextCompacted, Event, StoredEvent, ToolResult, Usage
 from shared.runs import claims, interrupted_calls
 from shared.runs.transitions import Totals
 from shared.storage.connections import Connections, Transaction
+from shared.threads import thread_contexts
 from worker.agent.route_chain import RouteChain
 from worker.attempt.admission import Admission
 from worker.contract.stop_signal import StopSignal
@@ -97,10 +98,10 @@ class ClaimedRun:
         self._open_text.clear()
         self.log.void_text(reason, *then)
 
-    def emit(self, *happened: Event) -> None:
+    def emit(self, *happened: Event) -> int:
         self._open_text.clear()
         self.admission.totals = self.totals.after(happened)
-        self.log.add(*happened)
+        return self.log.add(*happened)
 
     def checkpoint(self) -> None:
         self.log.flush()
@@ -117,6 +118,12 @@ class ClaimedRun:
         self.write(
             self._connections.statement, lambda tx: claims.end_tool_call(tx, self.claim, result)
         )
+
+    def compact(self, to: ContextCompacted, *events: Event) -> None:
+        # Events first: they have the point too, and the costs of its summary, if a crash follows.
+        self.emit(*events, to)
+        self.log.flush()
+        self.store_context(to)
 
     def wait_for_memory(self, seconds: float) -> None:
         self.admission.wait_for_memory(seconds)
@@ -148,6 +155,10 @@ class ClaimedRun:
             )
         self._lost = ()
         return self.admission.cost()
+
+    def store_context(self, to: ContextCompacted) -> None:
+        """Store the thread's truncation point, unless it is further on already."""
+        self.write(self._connections.statement, lambda tx: thread_contexts.move(tx, self.claim, to))
 
     def void_lost(self, from_seq: int, *cost: Event) -> None:
         """Declare the text of an earlier attempt void; `cost` is the event that bills it."""

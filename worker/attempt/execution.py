@@ -21,7 +21,7 @@ from shared.storage.notifications import Enqueue
 from worker import providers, tools
 from worker.agent import loop
 from worker.agent.agent import Agent
-from worker.agent.conversation import ResumeState, resume_state_from
+from worker.agent.conversation import History, ResumeState, counted_of, resume_state_from
 from worker.agent.loop import Answer
 from worker.agent.route_chain import RouteChain
 from worker.attempt import failure_log
@@ -31,7 +31,7 @@ from worker.attempt.recorder import Recorder
 from worker.contract.outcomes import ProviderError, RunFailure, StopRun
 from worker.mcp.tools import tools_of
 from worker.process import history
-from worker.process.history import History, most_bytes
+from worker.process.history import most_bytes
 from worker.process.process import ActiveRun, WorkerProcess
 from worker.process.run_log import RunLog
 from worker.providers import Provider
@@ -168,8 +168,9 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
     run.admission.set_persona(persona)
     active.limit_time(persona.timeout_seconds, claim.used_seconds)
     run.chain = chain = _chain(process, claim, persona, earlier)
-    with process.histories.history_of(claim, most_bytes(chain), run) as seen, closing(chain):
-        agent = _agent(process, run, persona, chain, seen)
+    windows, loader = chain.windows, process.histories
+    with loader.history_of(claim, most_bytes(chain), run, windows) as seen, closing(chain):
+        agent = _agent(process, run, persona, chain, _continued(seen, run, earlier))
         if earlier.lost:
             run.void_lost(earlier.lost[0].seq, *_cost_of_lost(agent, run, earlier))
         if chain.route.id != (in_use := earlier.route_id or claim.route_id):
@@ -237,13 +238,22 @@ def _agent(
         persona=replace(persona, require_approval=required | aliases),
         chain=chain,
         tools={**builtin_tools, **mcp_tools.tools},
-        history=seen.messages,
-        unread=seen.unread,
-        counted=seen.counted,
-        counted_messages=seen.counted_messages,
+        history=seen,
+        position=claim.position,
         egress=Policy.of(settings.fetch_allowed_networks, FETCH_ALLOWED_NETWORKS),
         draining=process.draining,
     )
+
+
+def _continued(seen: History, run: ClaimedRun, earlier: ResumeState) -> History:
+    """Add to the history what earlier attempts of the run have done to it."""
+    contexts = dict(seen.contexts)
+    for one in earlier.compacted:
+        if contexts.get(one.window_tokens) != one:
+            contexts[one.window_tokens] = one
+            run.store_context(one)  # a crash came first
+    counted = counted_of(run.claim.position, earlier.turns, run.claim.route_id)
+    return replace(seen, contexts=contexts, counted=counted or seen.counted)
 
 
 def _cost_of_lost(agent: Agent, run: ClaimedRun, earlier: ResumeState) -> tuple[Event, ...]:

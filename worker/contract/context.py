@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from shared.catalog.model_routes import Route
-from shared.events.types import Event, ToolResult, Usage
+from shared.events.types import ContextCompacted, Event, ToolResult, Usage
 from worker.contract.attachments import Attachment
 from worker.contract.retry_deadline import RetryDeadline
 
@@ -53,8 +53,11 @@ class Transcript(Protocol):
         The events `then` are stored together with that.
         """
 
-    def emit(self, *events: Event) -> None:
-        """Write events, all of them or none, after everything streamed so far."""
+    def emit(self, *events: Event) -> int:
+        """Write events, all of them or none, after everything streamed so far.
+
+        Returns the `seq` of the first.
+        """
 
     def checkpoint(self) -> None:
         """Return once everything emitted so far is stored: a crash will not repeat it."""
@@ -72,6 +75,16 @@ class ToolLedger(Protocol):
 
     def end_tool_call(self, result: ToolResult) -> None:
         """Record the result of a call whose event has to wait for other calls of the turn."""
+
+
+class ThreadStore(Protocol):
+    """The part of the run's thread that the loop changes."""
+
+    def compact(self, to: ContextCompacted, *events: Event) -> None:
+        """Move the thread's truncation point, for this run and all later ones.
+
+        The events are written together with that of the new point.
+        """
 
 
 class Admission(Protocol):
@@ -133,7 +146,7 @@ class Files(Protocol):
         """
 
 
-class RunContext(ToolContext, Transcript, ToolLedger, Protocol):
+class RunContext(ToolContext, Transcript, ToolLedger, ThreadStore, Protocol):
     """An attempt of a run, as the loop sees it."""
 
     @property

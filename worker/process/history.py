@@ -4,12 +4,10 @@ A thread has no limit, so every read here has one: the newest come first, and wh
 context could hold is not read.
 """
 
-import json
-import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -18,9 +16,9 @@ from sqlalchemy import Connection, Row, func, select
 from shared.claim import Claim
 from shared.events import event_log
 from shared.events.types import (
+    ContextCompacted,
     MessageReset,
     RunCost,
-    RunFallback,
     RunLimitReached,
     RunSettingsDropped,
     StoredEvent,
@@ -29,11 +27,22 @@ from shared.events.types import (
 from shared.storage.arrays import plain_array
 from shared.storage.tables.events import run_events
 from shared.storage.tables.runs import tool_calls
-from worker.agent.conversation import TURN_TYPES, Counted, Turn, messages_of, turns_of
+from shared.threads import thread_contexts
+from worker.agent.context_window import in_force
+from worker.agent.conversation import (
+    TURN_TYPES,
+    Counted,
+    Entry,
+    History,
+    Turn,
+    counted_of,
+    entries_of,
+    turns_of,
+)
 from worker.agent.route_chain import RouteChain
 from worker.contract.attachments import parts_of
 from worker.contract.cpu_slices import cpu_slice
-from worker.contract.messages import AssistantMessage, Message, UserMessage, state_text
+from worker.contract.messages import AssistantMessage, UserMessage
 
 #: Of a thread's messages, and of the tool turns of its runs; no model's context holds as much.
 MAX_BYTES = 8 * 1024 * 1024
@@ -71,13 +80,20 @@ CROSS JOIN LATERAL (
 ) newest
 ORDER BY of_run, position DESC
 """
+# Where the truncation point lies within a run, the question that it answers is read, too.
+_FIRST = """
+SELECT coalesce(max(position), %(position)s) FROM messages
+WHERE thread_id = %(thread_id)s AND position < %(position)s AND role = 'user'
+    AND superseded_at IS NULL
+"""
 # The newest message is read whatever its size: it is what the run is to answer.
 _SAID = """
 SELECT position, role, partial, content, parts FROM (
     SELECT m.*, sum(octet_length(m.content)) OVER (ORDER BY m.position DESC) AS size
     FROM (
         SELECT * FROM messages
-        WHERE thread_id = %(thread_id)s AND position < %(position)s AND superseded_at IS NULL
+        WHERE thread_id = %(thread_id)s AND position < %(position)s AND position >= %(first)s
+            AND superseded_at IS NULL
         ORDER BY position DESC LIMIT %(max_messages)s
     ) m
 ) newest
@@ -87,53 +103,32 @@ ORDER BY position DESC
 _COUNT = """
 SELECT count(*) FROM (
     SELECT FROM messages
-    WHERE thread_id = %(thread_id)s AND position < %(before)s AND superseded_at IS NULL
+    WHERE thread_id = %(thread_id)s AND position >= %(first)s AND position < %(before)s
+        AND superseded_at IS NULL
     LIMIT %(max_counted)s
 ) older
 """
 # By the default frame of a window, `size` includes all the events of the row's own run.
 _TURNS = """
-SELECT position, seq, type, CASE WHEN size <= %(max_bytes)s THEN payload END AS payload
+SELECT position, route_id, persona_id, seq, type,
+    CASE WHEN size <= %(max_bytes)s THEN payload END AS payload
 FROM (
-    SELECT newest.position, e.seq, e.type, e.payload,
+    SELECT newest.position, newest.route_id, newest.persona_id, e.seq, e.type, e.payload,
         coalesce(sum(octet_length(e.payload)) OVER (ORDER BY newest.position DESC), 0) AS size
     FROM (
-        SELECT id, position FROM runs
+        SELECT id, position, route_id, persona_id FROM runs
         WHERE thread_id = %(thread_id)s AND position < %(before)s AND position >= %(first)s
             AND superseded_at IS NULL
         ORDER BY position DESC LIMIT %(max_runs)s
     ) newest
     LEFT JOIN run_events e ON e.run_id = newest.id AND e.type = ANY(%(types)s)
+        AND (newest.position > %(upto_position)s OR e.seq > %(upto_seq)s)
 ) turns
 ORDER BY position DESC, seq
 """
 
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """The conversation up to a run's place; the `unread` messages before it are too many."""
-
-    messages: list[Message] = field(default_factory=list)
-    unread: int = 0
-    #: The newest request whose tokens a vendor has counted, with the number of its messages.
-    counted: Counted | None = None
-    counted_messages: int = 0
-
-    @property
-    def size(self) -> int:
-        """Bytes of memory that its texts take, about."""
-        return sum(map(_size_of, self.messages))
-
-
-def _size_of(message: Message) -> int:
-    size = sys.getsizeof(message.content)
-    if isinstance(message, AssistantMessage):
-        size += len(state_text(message.state))
-        size += sum(len(json.dumps(call.arguments)) for call in message.tool_calls)
-    return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +147,13 @@ class Opening:
         )
         if not self.is_whole or not is_first:
             return None
-        return History([_user_message(row) for row in reversed(self.said)])
+        return History([_entry(row) for row in reversed(self.said)])
 
 
-def _user_message(row: Row[Any]) -> UserMessage:
-    return UserMessage(row.content, parts_of(row.parts))
+def _entry(row: Row[Any], seq: int = 1) -> Entry:
+    if row.role == "user":
+        return Entry(row.position, seq, [UserMessage(row.content, parts_of(row.parts))])
+    return Entry(row.position, seq, [AssistantMessage(row.content)])
 
 
 def most_bytes(chain: RouteChain) -> int:
@@ -188,121 +185,150 @@ def _opening(said: Sequence[Row[Any]]) -> Opening:
     return Opening(said, is_whole)
 
 
-def load(sql: Connection, claim: Claim, opening: Opening, max_bytes: int) -> History:
+def load(
+    sql: Connection, claim: Claim, opening: Opening, max_bytes: int, windows: Iterable[int] = (0,)
+) -> History:
     """Read the conversation up to the run's place, without what a retry superseded.
 
+    It begins at the earliest truncation point for models with a context of `windows` tokens.
     Messages and tool turns are each read up to `max_bytes`, the newest first.
     """
-    said = opening.said if opening.is_whole else _said(sql, claim, max_bytes)
-    first = 0 if opening.is_whole or not said else said[-1].position
-    runs: dict[int, list[Turn]] = {}
-    cut = _turns_of_earlier_runs(sql, claim, first, max_bytes, runs)
-    places: dict[int, list[Message]] = {}
-    for some_runs in _portions(list(runs.items())):
-        places.update((position, messages_of(turns)) for position, turns in some_runs)
-    if cut > first or not opening.is_whole:
+    contexts = thread_contexts.load(sql, claim.thread_id)
+    start = min((in_force(contexts, window) for window in windows), key=lambda one: one.upto)
+    question = _first(sql, claim, start)
+    said = opening.said if opening.is_whole else _said(sql, claim, question, max_bytes)
+    said = [row for row in said if row.position >= start.upto_position or row.position == question]
+    oldest = said[-1].position if said else claim.position
+    unread = 0 if opening.is_whole else _count(sql, claim, start.upto_position, oldest)
+    first = oldest if unread else start.upto_position
+    read = _Runs(claim)
+    cut = _turns_of_earlier_runs(sql, claim, start, first, max_bytes, read)
+    if cut > first:
         said = [row for row in said if row.position >= cut]
-        first = said[-1].position if said else claim.position
-        unread = _count_before(sql, claim, first)
-    else:
-        unread = 0
+        oldest = said[-1].position if said else claim.position
+        unread = _count(sql, claim, start.upto_position, oldest)
+    entries: dict[int, list[Entry]] = {}
+    for some_runs in _portions(list(read.turns.items())):
+        entries.update((position, entries_of(position, turns)) for position, turns in some_runs)
     for some_said in _portions(said):
-        for message in some_said:
-            if message.role == "user":
-                places[message.position] = [_user_message(message)]
-            elif message.partial or not places.get(message.position):
-                places.setdefault(message.position, []).append(AssistantMessage(message.content))
-    messages = [message for position in sorted(places) for message in places[position]]
-    return History(messages, unread, *_newest_counted(runs, places))
+        for row in some_said:
+            turns = entries.setdefault(row.position, [])
+            if row.role == "user" or row.partial or not turns:
+                turns.append(_entry(row, _next_seq(row.position, turns, start)))
+    found = [entry for position in sorted(entries) for entry in entries[position]]
+    if len(found) > 1 and found[0].position < start.upto_position and found[1].is_of_user:
+        del found[0]  # the question of what was cut off
+    return History(
+        found,
+        contexts,
+        start.dropped_messages + unread,
+        is_cut=unread > 0,
+        counted=read.newest_count(),
+    )
 
 
-def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Cut what may be long, and let other runs get on before every portion but the first."""
-    for start in range(0, len(items), PORTION):
-        with cpu_slice() if start else nullcontext():
-            yield items[start : start + PORTION]
+def _next_seq(position: int, turns: Sequence[Entry], start: ContextCompacted) -> int:
+    """Return the place, after the turns of its run, of what is stored as a message alone."""
+    upto = start.upto_seq if position == start.upto_position else 0
+    return max(upto, turns[-1].seq if turns else 0) + 1
 
 
-def _newest_counted(
-    runs: dict[int, list[Turn]], places: dict[int, list[Message]]
-) -> tuple[Counted | None, int]:
-    """Find the newest counted request of earlier runs, and the number of messages before it."""
-    for position in sorted(runs, reverse=True):
-        turns = runs[position]
-        for number in reversed(range(len(turns))):
-            if (counted := turns[number].counted) is not None:
-                before = sum(len(said) for at, said in places.items() if at < position)
-                return counted, before + len(messages_of(turns[:number]))
-    return None, 0
+@dataclass(slots=True)
+class _Runs:
+    """The turns of earlier runs by position, the newest first."""
+
+    claim: Claim
+    turns: dict[int, list[Turn]] = field(default_factory=dict)
+    routes: dict[int, str] = field(default_factory=dict)  # of those with this run's persona
+
+    def newest_count(self) -> Counted | None:
+        """Return the newest count of a vendor's, if its request had this run's prompt and tools."""
+        for position, turns in self.turns.items():
+            if turns:
+                route_id = self.routes.get(position)
+                return (route_id and counted_of(position, turns, route_id)) or None
+        return None
 
 
-def _said(sql: Connection, claim: Claim, max_bytes: int) -> Sequence[Row[Any]]:
+def _portions(items: Sequence[T], length: int = PORTION) -> Iterator[Sequence[T]]:
+    """Cut what may be long, and let other runs get on between the portions."""
+    for start in range(0, len(items), length):
+        with cpu_slice():
+            yield items[start : start + length]
+
+
+def _first(sql: Connection, claim: Claim, start: ContextCompacted) -> int:
+    """Return the position of the first message that is read if all are."""
+    if not start.upto_position:
+        return 0
+    values = {"thread_id": claim.thread_id, "position": start.upto_position}
+    return int(sql.exec_driver_sql(_FIRST, values).scalar_one())
+
+
+def _said(sql: Connection, claim: Claim, first: int, max_bytes: int) -> Sequence[Row[Any]]:
     return sql.exec_driver_sql(
         _SAID,
         {
             "thread_id": claim.thread_id,
             "position": claim.position,
+            "first": first,
             "max_messages": MAX_MESSAGES,
             "max_bytes": max_bytes,
         },
     ).all()
 
 
-def _count_before(sql: Connection, claim: Claim, position: int) -> int:
-    values = {"thread_id": claim.thread_id, "before": position, "max_counted": MAX_COUNTED}
+def _count(sql: Connection, claim: Claim, first: int, before: int) -> int:
+    values = {
+        "thread_id": claim.thread_id,
+        "first": first,
+        "before": before,
+        "max_counted": MAX_COUNTED,
+    }
     return int(sql.exec_driver_sql(_COUNT, values).scalar_one())
 
 
 def _turns_of_earlier_runs(
-    sql: Connection, claim: Claim, first: int, max_bytes: int, runs: dict[int, list[Turn]]
+    sql: Connection,
+    claim: Claim,
+    start: ContextCompacted,
+    first: int,
+    max_bytes: int,
+    read: _Runs,
 ) -> int:
-    """Put the turns of runs into `runs`, by their position in the thread, the newest first.
+    """Read the turns of runs from the position `first` on, the newest first.
 
     Returns the position from which on they are all there, at least `first`: those of older runs
     are more than `max_bytes`.
     """
     before, room, max_runs = claim.position, max_bytes, FIRST_PAGE
     while True:
-        page = _page_of_runs(sql, claim, first, before, room, max_runs)
-        for start in range(0, len(page), FIRST_PAGE):
-            # Decoding is long work where turns are many or large.
-            with cpu_slice():
-                for position, stored in page[start : start + FIRST_PAGE]:
-                    if stored is None:
-                        return position + 1
-                    room -= sum(event.size for event in stored)
-                    runs[position] = turns_of(stored)
+        values = {
+            "thread_id": claim.thread_id,
+            "before": before,
+            "first": first,
+            "upto_position": start.upto_position,
+            "upto_seq": start.upto_seq,
+            "max_runs": max_runs,
+            "types": list(TURN_TYPES),
+            "max_bytes": room,
+        }
+        rows = sql.exec_driver_sql(_TURNS, values).all()
+        page = [(position, list(some)) for position, some in groupby(rows, lambda row: row[0])]
+        for some_runs in _portions(page, FIRST_PAGE):
+            for position, events in some_runs:
+                # The page is a run without a finished turn where its type is null.
+                stored = [StoredEvent(*row[3:]) for row in events if row.type is not None]
+                if any(event.payload is None for event in stored):
+                    return int(position) + 1
+                room -= sum(event.size for event in stored)
+                read.turns[position] = turns_of(stored)
+                if events[0].persona_id == claim.persona_id:
+                    read.routes[position] = events[0].route_id
         before = page[-1][0] if page else before
         if len(page) < max_runs:
             return first
         max_runs = min(2 * max_runs, LONGEST_PAGE)
-
-
-def _page_of_runs(
-    sql: Connection, claim: Claim, first: int, before: int, room: int, max_runs: int
-) -> list[tuple[int, list[StoredEvent] | None]]:
-    """Read the next older runs: position and finished turns; None for turns of more than `room`."""
-    rows = sql.exec_driver_sql(
-        _TURNS,
-        {
-            "thread_id": claim.thread_id,
-            "before": before,
-            "first": first,
-            "max_runs": max_runs,
-            "types": list(TURN_TYPES),
-            "max_bytes": room,
-        },
-    )
-    found: dict[int, list[StoredEvent] | None] = {}
-    for position, seq, kind, payload in rows:
-        stored = found.setdefault(position, [])
-        if kind is None:
-            continue  # a run without a finished turn
-        if payload is None:
-            found[position] = None
-        elif stored is not None:
-            stored.append(StoredEvent(seq, kind, payload))
-    return list(found.items())
 
 
 def take_done_calls(sql: Connection, run_id: UUID, turn: Turn) -> None:
@@ -334,7 +360,7 @@ def written_bytes(sql: Connection, run_id: UUID) -> int:
 #: Of a run's own events: what its next attempt goes by, without the text of finished turns.
 _OWN_TYPES = (
     *TURN_TYPES,
-    *(kind.type for kind in (RunFallback, RunSettingsDropped, RunLimitReached)),
+    *(kind.type for kind in (RunSettingsDropped, RunLimitReached)),
     *(kind.type for kind in (RunCost, MessageReset)),
 )
 

@@ -7,7 +7,7 @@ at a time for each org, and the memory of all histories is bounded.
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 from uuid import UUID
@@ -16,8 +16,9 @@ from weakref import WeakValueDictionary
 from shared.claim import Claim
 from shared.storage.connections import Connections
 from shared.storage.group_commit import GroupCommit
+from worker.agent.conversation import History
 from worker.process import history
-from worker.process.history import History, Opening
+from worker.process.history import Opening
 
 #: A text is in memory twice while it is sent: as itself, and as a part of the request.
 COPIES = 2
@@ -79,20 +80,30 @@ class HistoryLoader:
         self._turns: WeakValueDictionary[UUID, threading.Lock] = WeakValueDictionary()
 
     @contextmanager
-    def history_of(self, claim: Claim, max_bytes: int, run: Waiting) -> Iterator[History]:
-        """Read the claim's history; its memory is counted until the block ends."""
+    def history_of(
+        self, claim: Claim, max_bytes: int, run: Waiting, windows: Iterable[int] = (0,)
+    ) -> Iterator[History]:
+        """Read the claim's history; its memory is counted until the block ends.
+
+        `windows` are the contexts of the run's models in tokens, 0 where that is not known.
+        """
         opening = self._opening_of(claim)
         if (whole := opening.history(claim)) is not None:
             yield whole
             return
-        found, size = self._load(claim, opening, max_bytes, run)
+        found, size = self._load(claim, opening, max_bytes, run, windows)
         try:
             yield found
         finally:
             self.memory.give_back(claim.org_id, size)
 
     def _load(
-        self, claim: Claim, opening: Opening, max_bytes: int, run: Waiting
+        self,
+        claim: Claim,
+        opening: Opening,
+        max_bytes: int,
+        run: Waiting,
+        windows: Iterable[int],
     ) -> tuple[History, int]:
         """Return the history, and the bytes that are taken for it."""
         most = 2 * max_bytes * COPIES  # messages and tool turns, each up to `max_bytes`
@@ -102,7 +113,7 @@ class HistoryLoader:
                 run.wait_for_memory(RETRY_SECONDS)
             try:
                 with self._slots, self._connections.reading() as sql:
-                    found = history.load(sql, claim, opening, max_bytes)
+                    found = history.load(sql, claim, opening, max_bytes, windows)
                 size = min(found.size * COPIES, most)
             finally:
                 self.memory.give_back(claim.org_id, most - size)

@@ -117,13 +117,18 @@ class RunLog:
         if is_behind:
             self.flush()
 
-    def add(self, *events: Event) -> None:
-        """Number events after the text so far; they are committed together."""
+    def add(self, *events: Event) -> int:
+        """Number events after the text so far; they are committed together.
+
+        Returns the number of the first.
+        """
         with self._changed:
             self._number_text()
+            before = self._last_seq
             self._number(*events)
             self._turn_seq = None
         self._added(self)
+        return before + 1
 
     def void_text(self, reason: str, *then: Event) -> None:
         """Void the open turn's text; what was not numbered yet is just dropped."""

@@ -49,6 +49,21 @@ threads = Table(
     postgresql_with=vacuumed(0.05),
 )
 
+#: The truncation point of a thread for models with a context of `window_tokens`; 0: unknown. It
+#: is the thread's newest `context.compacted` event for that size.
+thread_contexts = Table(
+    "thread_contexts",
+    metadata,
+    Column("thread_id", Uuid, ForeignKey("threads.id", ondelete="CASCADE"), primary_key=True),
+    Column("window_tokens", BigInteger, primary_key=True, autoincrement=False),
+    Column("upto_position", BigInteger, nullable=False),
+    Column("upto_seq", BigInteger, nullable=False),
+    Column("dropped_messages", BigInteger, nullable=False),
+    Column("result_tokens", BigInteger),
+    Column("summary", Text),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
 messages = Table(
     "messages",
     metadata,

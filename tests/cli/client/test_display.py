@@ -33,13 +33,8 @@ from cli.client.event_stream import RunEvent
         ),
         (
             "context.truncated",
-            {"dropped_messages": 14, "shortened_results": 0},
+            {"dropped_messages": 14},
             "too long for the model: 14 old messages omitted",
-        ),
-        (
-            "context.truncated",
-            {"dropped_messages": 0, "shortened_results": 2},
-            "too long for the model: 0 old messages omitted, 2 tool results truncated",
         ),
     ],
 )

@@ -186,6 +186,7 @@ def test_the_types_are_those_of_the_contract() -> None:
         "run.settings_dropped",
         "run.limit_reached",
         "context.truncated",
+        "context.compacted",
         "run.cost",
         "run.cancel_requested",
         "run.completed",

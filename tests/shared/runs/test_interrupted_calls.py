@@ -15,7 +15,7 @@ from shared.claim import Claim
 from shared.events import types
 from shared.events.event_log import data_of
 from shared.events.types import (
-    ContextTruncated,
+    ContextCompacted,
     MessageCompleted,
     MessageDelta,
     MessageReset,
@@ -32,7 +32,7 @@ from shared.runs.states import RunState
 from shared.runs.transitions import recorded_totals
 from shared.storage.tables.billing import ledger_entries, reservations, run_usage
 from shared.storage.tables.runs import runs
-from shared.threads import threads
+from shared.threads import thread_contexts, threads
 from tests.stored_runs import USED, StoredRuns, ago
 
 PROMPT = len(personas.builtin()["assistant@1"].system_prompt)
@@ -194,16 +194,17 @@ def test_it_costs_no_more_than_was_reserved_for_it(stored: StoredRuns, who: str)
 
 
 def test_messages_that_the_model_was_not_sent_are_not_counted(stored: StoredRuns) -> None:
-    """Messages omitted by an event did not fit the context and are not billed; the last one always
-    is.
-    """
+    """Messages before the thread's truncation point are not billed; the last one always is."""
     claims = []
-    for dropped in (1, 12):
+    for position in (2, 12):
         thread_id = stored.thread()
         with stored.connections.transaction() as tx:
             for size in (1000, 400):
                 threads.add_message(tx, stored.actor, thread_id, content="x" * size)
-        claims.append(lost(stored, "x", ContextTruncated(dropped), thread_id=thread_id))
+        claims.append(lost(stored, "x", thread_id=thread_id))
+        with stored.connections.statement() as tx:
+            point = ContextCompacted(window_tokens=8_000, upto_position=position)
+            thread_contexts.move(tx, claims[-1], point)
 
     assert [sent(400)] * 2 == [tokens(given_up(stored, claim)[-1])[0] for claim in claims]
 

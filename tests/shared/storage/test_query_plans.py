@@ -222,7 +222,7 @@ def test_the_conversation_before_a_run(connections: Connections, written: Histor
         whole = replace(opening, is_whole=False)
         conversation_history.load(sql, claim, whole, conversation_history.MAX_BYTES)
         conversation_history.own_events(sql, run_id)
-    openings, said, turns, older, own, open_turn = statements
+    openings, _points, said, older, turns, own, open_turn = statements
 
     for messages in (openings, said, older):
         Plans(connections, messages).check({"uq_messages_thread_id_position"})

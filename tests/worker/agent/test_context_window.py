@@ -1,13 +1,22 @@
-"""The messages that are omitted when a thread is longer than the model's context."""
+"""The part of a conversation that is sent: what follows the truncation point."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.agent.context_window import LEAST_RESULT_TOKENS, Fitted, fit, tokens_of, tokens_of_frame
+from shared.events.types import ContextCompacted
+from tests.worker.recorded_run import history_of
+from worker.agent.context_window import (
+    LEAST_RESULT_TOKENS,
+    cut_results,
+    entries_from,
+    in_force,
+    start_of,
+    tokens_of,
+    tokens_of_frame,
+)
 from worker.contract.messages import (
     AssistantMessage,
-    Message,
     ToolCall,
     ToolMessage,
     ToolSpec,
@@ -16,42 +25,49 @@ from worker.contract.messages import (
 
 CALLED = AssistantMessage("let me see", (ToolCall("c1", "t", {"x": 1}),))
 RESULT = ToolMessage("c1", "t", "out " * 50)
-THREAD = [
-    UserMessage("first " * 100),
+THREAD = history_of(
+    UserMessage("first"),
     CALLED,
     RESULT,
     AssistantMessage("one"),
     UserMessage("second"),
     AssistantMessage("two"),
     UserMessage("third"),
-]
-ALL = sum(map(tokens_of, THREAD))
+).entries
 
 
-def test_what_fits_is_sent_as_it_is() -> None:
-    """A conversation that fits is sent unchanged."""
-    assert Fitted(THREAD) == fit(THREAD, [], ALL)
+def point(window: int, position: int, seq: int = 0, results: int | None = None) -> ContextCompacted:
+    return ContextCompacted(
+        window_tokens=window, upto_position=position, upto_seq=seq, result_tokens=results
+    )
 
 
-def test_the_oldest_turn_goes_as_a_whole() -> None:
-    """A person's message with its answer, its calls and their results."""
-    assert Fitted(THREAD[4:], 4) == fit(THREAD, [], ALL - 1)
+def kept(position: int, seq: int = 0) -> list[int]:
+    """Return the positions of what is kept after this point."""
+    context = point(0, position, seq)
+    return [e.position for e in entries_from(THREAD, start_of(THREAD, context))]
 
 
-def test_the_last_question_stays() -> None:
-    """The last question is kept even if it does not fit, so that the provider reports that."""
-    assert Fitted(THREAD[6:], 6) == fit(THREAD, [], 0)
+def test_what_follows_the_point_is_kept() -> None:
+    """All of it without a point; with one in the middle of an answer the question comes first."""
+    assert [1, 2, 3, 4, 5, 6] == kept(0)
+    assert [4, 5, 6] == kept(4)
+    assert [4, 5, 6] == kept(5)
+    assert [1, 3, 4, 5, 6] == kept(2, 1)
+    assert [6] == kept(6) == kept(6, 1) == kept(900)
 
 
-def test_a_long_run_forgets_its_first_turns() -> None:
-    """After everything that was said before it; its last turn stays."""
-    turns: list[list[Message]] = [[CALLED, ToolMessage("c1", "t", str(i) * 300)] for i in range(5)]
-    room = tokens_of(THREAD[6]) + sum(tokens_of(m) for turn in turns[-2:] for m in turn)
+def test_a_point_is_for_one_size_of_a_context_and_smaller_ones() -> None:
+    """The furthest of those that cut off no more than a larger model has room for."""
+    contexts = {0: point(0, 9), 4_000: point(4_000, 30, 2, 7), 128_000: point(128_000, 20, 1, 8)}
 
-    found = fit(THREAD, turns, room)
-
-    assert [THREAD[6], *turns[3], *turns[4]] == found.messages
-    assert (6 + 6, 0) == (found.dropped, found.shortened)
+    assert point(1_000_000, 9) == in_force(contexts, 1_000_000)
+    assert contexts[128_000] == in_force(contexts, 128_000)
+    assert point(64_000, 20, 1) == in_force(contexts, 64_000)
+    assert contexts[4_000] == in_force(contexts, 4_000)
+    assert point(2_000, 30, 2) == in_force(contexts, 2_000)
+    assert contexts[0] == in_force(contexts, 0)
+    assert point(5, 0) == in_force({}, 5)
 
 
 def test_prompt_and_tools_take_room_too() -> None:
@@ -67,60 +83,27 @@ def test_text_of_many_bytes_has_many_tokens() -> None:
     assert tokens_of(UserMessage("漢" * 30)) >= 30
 
 
-_answers = st.lists(
-    st.sampled_from([[AssistantMessage("a")], [CALLED, RESULT], [CALLED, RESULT, CALLED, RESULT]]),
-    max_size=3,
-)
-_threads = st.lists(st.tuples(st.text(max_size=30), _answers), max_size=8)
+_results = st.lists(st.integers(0, 3_000), min_size=1, max_size=6)
 
 
-@given(_threads, st.lists(st.just([CALLED, RESULT]), max_size=6), st.integers(0, 2000))
-def test_no_result_ever_lacks_its_call(
-    said: list[tuple[str, list[list[Message]]]], own: list[list[Message]], room: int
-) -> None:
-    """Every result has its call, and the rest is a tail of the conversation in its order, whatever
-    the room.
-    """
-    history: list[Message] = []
-    for text, answers in said:
-        history += [UserMessage(text), *(message for answer in answers for message in answer)]
+@given(_results, st.integers(0, 3_000), st.integers(0, 5_000))
+def test_the_results_of_a_turn_fit_together(sizes: list[int], each: int, together: int) -> None:
+    """Small ones stay whole, the others share what is left, and keep their beginning and end."""
+    turn = [CALLED, *(ToolMessage(str(i), "t", "word " * n) for i, n in enumerate(sizes))]
 
-    found = fit(history, own, room)
-    messages, dropped = found.messages, found.dropped
+    called, *results = cut_results(turn, each, together)
 
-    assert len(history) + 2 * len(own) == len(messages) + dropped
-    for before, message in zip([None, *messages], messages, strict=False):
-        if isinstance(message, ToolMessage):
-            assert isinstance(before, AssistantMessage) and before.tool_calls
-    if history and not own and isinstance(history[-1], UserMessage):
-        assert history[dropped:] == messages
-
-
-def test_answers_to_the_last_question_may_go_and_the_question_stays() -> None:
-    """A run that failed has left its turns behind it, and another one tries again."""
-    called = [CALLED, ToolMessage("c1", "t", "x" * 30_000)]
-    history = [UserMessage("old"), UserMessage("question"), *called, *called, *THREAD[1:3]]
-
-    found = fit(history, [], 500)
-
-    assert [UserMessage("question"), *THREAD[1:3]] == found.messages
-    assert 5 == found.dropped
-
-
-def test_results_that_do_not_fit_are_cut_in_what_is_sent() -> None:
-    """The large ones; each says so, and what was stored is not touched."""
-    large = ToolMessage("c2", "t", "word " * 10_000)
-    turn = [CALLED, RESULT, large]
-
-    found = fit([UserMessage("question")], [[CALLED, large], turn], 1000)
-
-    question, called, small, cut = found.messages
-    assert [UserMessage("question"), CALLED, RESULT] == [question, called, small]
-    assert cut.content.startswith("word word ")
-    assert cut.content.endswith("of 50000 characters; the rest does not fit in the context]")
-    assert sum(map(tokens_of, found.messages)) <= 1000
-    assert (2, 1) == (found.dropped, found.shortened)
-    assert 50_000 == len(large.content)
+    assert called == CALLED
+    least = len(sizes) * 2 * (LEAST_RESULT_TOKENS + 64)
+    assert sum(map(tokens_of, results)) <= max(together, least)
+    for before, after in zip(turn[1:], results, strict=True):
+        assert isinstance(after, ToolMessage)
+        assert before == after or (
+            after.content.startswith("word ")
+            and after.content.endswith("word ")
+            and f"of {len(before.content)} characters are omitted" in after.content
+        )
+    assert results == cut_results(turn, each, together)[1:]
 
 
 @pytest.mark.parametrize(
@@ -129,9 +112,7 @@ def test_results_that_do_not_fit_are_cut_in_what_is_sent() -> None:
 @pytest.mark.parametrize("room", [-1000, 0, 100, 700, 5000])
 def test_a_cut_result_has_the_size_that_it_may_have(content: str, room: int) -> None:
     """A cut result fits its size whatever its text, and never becomes empty."""
-    [_, _, cut] = fit(
-        [UserMessage("q")], [[CALLED, ToolMessage("c1", "t", content)]], room
-    ).messages
+    [_, cut] = cut_results([CALLED, ToolMessage("c1", "t", content)], 10_000, room)
 
     assert LEAST_RESULT_TOKENS // 2 < tokens_of(cut) <= max(room, 200)
 

@@ -19,7 +19,7 @@ from shared.events.types import (
     ToolResult,
     Usage,
 )
-from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of
+from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of, history_of
 from worker import tools
 from worker.agent import loop
 from worker.agent.agent import Agent
@@ -49,6 +49,8 @@ from worker.contract.stop_signal import StopSignal
 from worker.providers.scripted_provider import ScriptedProvider
 from worker.tools import CallInfo, Tool, tool
 
+#: Of the run in its thread, after everything else.
+POSITION = 1_000_000
 CALCULATE = {"tool": "calculator", "args": {"expression": "6*7"}}
 
 
@@ -75,9 +77,15 @@ def agent_for(*steps: Any, extra: dict[str, Tool] | None = None, **changes: Any)
         persona=persona,
         chain=chain_of(Model()),
         tools={**tools.load(persona.tools), **(extra or {})},
-        history=[UserMessage(json.dumps({"script": steps}))],
+        history=history_of(UserMessage(json.dumps({"script": steps}))),
+        position=POSITION,
         draining=threading.Event(),
     )
+
+
+def after(agent: Agent, *earlier: Message) -> Agent:
+    """Return the agent in a thread that begins with these messages."""
+    return replace(agent, history=history_of(*earlier, *agent.history.messages))
 
 
 def run(agent: Agent, context: RecordedRun, turns: list[Turn] | None = None) -> Answer:
@@ -157,7 +165,7 @@ def test_a_step_is_a_model_call_and_its_tools() -> None:
     assert kinds == [type(event) for event in context.events]
     assert "42" == answer.content
     user, assistant, first, second = agent.chain.provider.saw()
-    assert agent.history[0] == user
+    assert agent.history.messages[0] == user
     assert isinstance(assistant, AssistantMessage)
     assert ("so", 2) == (assistant.content, len(assistant.tool_calls))
     assert ToolMessage("call_1_1", "calculator", "42") == first

@@ -8,7 +8,7 @@ import pytest
 from shared.events.types import ContextTruncated, ToolCallRequested
 from tests.worker.agent.test_loop import CALCULATE, Model, agent_for, results, run
 from tests.worker.providers.fake_vendor import anthropic_stream, raw, route_to, vendor
-from tests.worker.recorded_run import ROUTE, RecordedRun
+from tests.worker.recorded_run import ROUTE, RecordedRun, history_of
 from worker import providers
 from worker.agent import loop, request_builder
 from worker.agent.model_call import DEFAULT_OUTPUT_TOKENS
@@ -52,7 +52,9 @@ def test_what_does_not_fit_is_left_out_and_said() -> None:
     """An omission is reported once per number of messages, and keeps the question itself."""
     agent = agent_for(CALCULATE, {"say": "ok"}, tools=())
     long_ago = [UserMessage("x" * 3000), AssistantMessage("y" * 3000)]
-    agent = _of_small_context(replace(agent, history=[*long_ago, *agent.history]), 500)
+    agent = _of_small_context(
+        replace(agent, history=history_of(*long_ago, *agent.history.messages)), 500
+    )
     context = RecordedRun()
 
     run(agent, context)
@@ -73,7 +75,9 @@ def test_a_small_context_is_not_all_for_the_answer(limit: int | None) -> None:
     chain = RouteChain([replace(ROUTE, context_tokens=4096)], lambda _: model)
     context = RecordedRun()
 
-    run(replace(agent, chain=chain, history=[*long_ago, *agent.history]), context)
+    run(
+        replace(agent, chain=chain, history=history_of(*long_ago, *agent.history.messages)), context
+    )
 
     assert 3 == len(model.saw())
     sent = model.requests[0].max_output_tokens
@@ -87,7 +91,7 @@ def test_a_long_thread_leaves_the_room_that_the_vendor_is_told(model: str) -> No
     begun = {"type": "message_start", "message": {"usage": {"input_tokens": 1}}}
     ended = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {}}
     history = [UserMessage("x" * 6_000), AssistantMessage("y" * 6_000)] * 60
-    agent = replace(agent_for(), history=[*history, UserMessage("And now?")])
+    agent = replace(agent_for(), history=history_of(*history, UserMessage("And now?")))
     with vendor(raw(anthropic_stream(begun, ended))) as fake:
         route = route_to("anthropic", fake.url, model=model, context_tokens=200_000)
         chain = RouteChain([route], lambda route: providers.load(route, faults=False))
@@ -99,18 +103,22 @@ def test_a_long_thread_leaves_the_room_that_the_vendor_is_told(model: str) -> No
     tokens = sum(len(part["text"]) for m in body["messages"] for part in m["content"]) / 3
     told = [event for event in context.events if isinstance(event, ContextTruncated)]
     assert 1 == len(told)
-    assert 190_000 < tokens + body["max_tokens"] <= 200_000
-    assert body["max_tokens"] >= request_builder.ANSWER_TOKENS
+    assert 90_000 < tokens < 100_000
+    assert request_builder.ANSWER_TOKENS <= body["max_tokens"] <= 200_000 - tokens
 
 
 def test_messages_that_were_not_even_read_are_counted() -> None:
     """A thread of many megabytes is cut where it is read."""
-    agent = replace(agent_for({"say": "ok"}), unread=7)
+    agent = agent_for({"say": "ok"})
+    history = history_of(*[UserMessage("old")] * 5, *agent.history.messages)
     context = RecordedRun()
 
-    run(agent, context)
+    run(replace(agent, history=replace(history, unread=7, is_cut=True)), context)
 
-    assert [ContextTruncated(7)] == context.events
+    # Half of what was read goes as well: the next run reads the same.
+    [truncated, compacted] = context.events
+    assert (ContextTruncated(7 + 3), 4) == (truncated, compacted.upto_position)
+    assert 3 == len(agent.chain.provider.saw())
 
 
 def test_a_call_in_which_a_worker_was_lost_is_not_free() -> None:

@@ -1,5 +1,6 @@
 """The history that a run's model has seen before, as it is in the database."""
 
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
@@ -7,14 +8,13 @@ import pytest
 
 from shared.claim import Claim
 from shared.events import types
-from shared.events.types import Usage
+from shared.events.types import ContextCompacted, Usage
 from shared.ids import new_id
-from shared.threads import threads
+from shared.threads import thread_contexts, threads
 from tests.stored_runs import StoredRuns
-from worker.agent.conversation import Counted
+from worker.agent.conversation import Counted, History
 from worker.contract.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
 from worker.process import history
-from worker.process.history import History
 
 
 def said(stored: StoredRuns, thread_id: UUID, content: str) -> None:
@@ -53,11 +53,18 @@ def turns(number: int, output: str = "out") -> list[Message]:
     ]
 
 
-def loaded(stored: StoredRuns, thread_id: UUID, max_bytes: int = history.MAX_BYTES) -> History:
+def loaded(
+    stored: StoredRuns,
+    thread_id: UUID,
+    max_bytes: int = history.MAX_BYTES,
+    windows: Iterable[int] = (0,),
+) -> History:
     claim = claimed(stored, thread_id)
     with stored.connections.reading() as sql:
         [opening] = history.load_openings(sql, [claim])
-        return opening.history(claim) or history.load(sql, claim, opening, max_bytes)
+        found = opening.history(claim) or history.load(sql, claim, opening, max_bytes, windows)
+    stored.finish(claim)
+    return found
 
 
 def test_tool_turns_of_earlier_runs_are_part_of_it(stored: StoredRuns) -> None:
@@ -73,48 +80,94 @@ def test_tool_turns_of_earlier_runs_are_part_of_it(stored: StoredRuns) -> None:
     assert 0 == found.unread
 
 
-def test_the_newest_request_that_a_vendor_has_counted_is_known(stored: StoredRuns) -> None:
-    """How many tokens it had, how many messages it was made of, and how many were left out."""
-    thread_id = stored.thread()
-    round_of(stored, thread_id, 1)
-    said(stored, thread_id, "question 2")
+def counted(stored: StoredRuns, thread_id: UUID, *happened: types.Event) -> Claim:
+    """Store a run of two turns with these events between them, and a message after it."""
+    said(stored, thread_id, "question")
     claim = claimed(stored, thread_id)
     stored.write(
         claim,
-        types.ContextTruncated(3),
         types.MessageCompleted("m1", "let me see", Usage(input_tokens=700)),
         types.ToolCallRequested("c", "t", {}),
         types.ToolResult("c", "t", "out", False, 1),
-        types.MessageCompleted("m2", "answer 2", Usage(input_tokens=900)),
+        *happened,
     )
-    stored.finish(claim, message=(new_id(), "answer 2"))
+    stored.finish(claim, message=(new_id(), "answer"))
     said(stored, thread_id, "now")
+    return claim
 
-    found = loaded(stored, thread_id)
 
-    assert Counted(900, 3) == found.counted
-    assert AssistantMessage("answer 2") == found.messages[found.counted_messages]
+def test_the_newest_request_that_a_vendor_has_counted_is_known(stored: StoredRuns) -> None:
+    """How many tokens it had, before which turn, and on which route."""
+    thread_id = stored.thread()
+    answer = types.MessageCompleted("m2", "answer", Usage(input_tokens=900))
+    claim = counted(stored, thread_id, answer)
+
+    assert Counted(900, (claim.position, 5), "scripted") == loaded(stored, thread_id).counted
 
 
 @pytest.mark.parametrize(
-    ("truncated", "usage"),
-    [
-        (types.ContextTruncated(3, 1), Usage(input_tokens=900)),
-        (types.ContextTruncated(3, 0), Usage(input_tokens=900, source="estimated")),
-        (types.ContextTruncated(3, 0), Usage()),
-    ],
+    "usage", [Usage(input_tokens=900, source="estimated"), Usage(input_tokens=0)]
 )
-def test_an_estimate_is_no_count(
-    stored: StoredRuns, truncated: types.ContextTruncated, usage: Usage
-) -> None:
-    """Neither an estimate nor the count of a request with shortened results is used as a count."""
+def test_an_estimate_is_no_count(stored: StoredRuns, usage: Usage) -> None:
+    """The one that was reported before it is used."""
     thread_id = stored.thread()
-    said(stored, thread_id, "question")
-    claim = claimed(stored, thread_id)
-    stored.write(claim, truncated, types.MessageCompleted("m1", "answer", usage))
-    stored.finish(claim, message=(new_id(), "answer"))
+    claim = counted(stored, thread_id, types.MessageCompleted("m2", "answer", usage))
 
-    assert None is loaded(stored, thread_id).counted
+    assert Counted(700, (claim.position, 2), "scripted") == loaded(stored, thread_id).counted
+
+
+def test_a_count_is_of_the_route_that_made_it_and_of_what_was_sent_then(
+    stored: StoredRuns,
+) -> None:
+    """A fallback's is not the run's route's, and a truncation makes all counts before it void."""
+    answer = types.MessageCompleted("m2", "answer", Usage(input_tokens=900))
+    fallback = types.RunFallback("scripted", "other", "m", "provider.timeout")
+    moved = types.ContextCompacted(window_tokens=8_000, upto_position=1)
+    fell_back, truncated, of_another = (stored.thread() for _ in range(3))
+    counted(stored, fell_back, fallback, answer)
+    counted(stored, truncated, moved)
+    stored.set(counted(stored, of_another, answer).run_id, persona_id="other@1")
+
+    found = loaded(stored, fell_back).counted
+
+    assert found is not None
+    assert ("other", 900) == (found.route_id, found.input_tokens)
+    assert None is loaded(stored, truncated).counted
+    assert None is loaded(stored, of_another).counted
+
+
+def test_reading_begins_at_the_truncation_point(stored: StoredRuns, monkeypatch: Any) -> None:
+    """In the middle of a run its question is read as well, and of its turns the later ones."""
+    thread_id = stored.thread()
+    for number in (1, 2, 3):
+        round_of(stored, thread_id, number)
+    said(stored, thread_id, "now")
+    whole = loaded(stored, thread_id)
+    claim = claimed(stored, thread_id)
+    last_turn = whole.entries[5]
+    for window, upto in ((8_000, (last_turn.position, last_turn.seq - 1)), (64_000, (3, 0))):
+        point = ContextCompacted(
+            window_tokens=window,
+            upto_position=upto[0],
+            upto_seq=upto[1],
+            dropped_messages=window // 8_000,
+        )
+        with stored.connections.statement() as tx:
+            thread_contexts.move(tx, claim, point)
+    stored.finish(claim)
+
+    for opening_messages in (20, 2):
+        monkeypatch.setattr(history, "OPENING_MESSAGES", opening_messages)
+        small, large, unknown = (
+            loaded(stored, thread_id, windows=[size]) for size in (4_000, 64_000, 0)
+        )
+
+        assert [*turns(2)[:1], *turns(2)[3:], *turns(3), UserMessage("now")] == small.messages
+        assert (1, False) == (small.unread, small.is_cut)
+        assert [*turns(2), *turns(3), UserMessage("now")] == large.messages
+        assert (8, False) == (large.unread, large.is_cut)
+        assert [*turns(1), *large.messages] == unknown.messages
+        assert {8_000, 64_000} == set(unknown.contexts)
 
 
 def test_many_runs_are_read_in_pieces(stored: StoredRuns, monkeypatch: Any) -> None:

@@ -1,0 +1,59 @@
+"""The truncation points of a thread: where requests to its models begin.
+
+Each is for one size of a model's context: a model with a larger one still sees what a smaller one
+has no room for.
+"""
+
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from shared.claim import Claim
+from shared.events.types import ContextCompacted
+from shared.storage.connections import Transaction
+from shared.storage.tables.runs import runs
+from shared.storage.tables.threads import thread_contexts
+
+_FIELDS = (
+    "window_tokens",
+    "upto_position",
+    "upto_seq",
+    "dropped_messages",
+    "result_tokens",
+    "summary",
+)
+
+
+def load(sql: Connection, thread_id: UUID) -> dict[int, ContextCompacted]:
+    """Return the thread's truncation points, by the model's context in tokens."""
+    columns = [thread_contexts.c[name] for name in _FIELDS]
+    rows = sql.execute(select(*columns).where(thread_contexts.c.thread_id == thread_id))
+    return {row.window_tokens: ContextCompacted(**row._mapping) for row in rows}
+
+
+def move(tx: Transaction, claim: Claim, to: ContextCompacted) -> None:
+    """Store a truncation point of the run's thread; no effect if the claim is over."""
+    given = [bindparam(None, getattr(to, name), thread_contexts.c[name].type) for name in _FIELDS]
+    held = (
+        select(runs.c.thread_id, *given)
+        .where(
+            runs.c.id == claim.run_id,
+            runs.c.fence == claim.fence,
+            runs.c.state == "executing",
+        )
+        .with_for_update(read=True)
+    )
+    new = upsert(thread_contexts).from_select(["thread_id", *_FIELDS], held)
+    changed = {name: new.excluded[name] for name in _FIELDS} | {"updated_at": func.now()}
+    key = ["thread_id", "window_tokens"]
+    tx.sql.execute(new.on_conflict_do_update(index_elements=key, set_=changed))
+
+
+def forget(tx: Transaction, thread_id: UUID, position: ColumnElement[int]) -> None:
+    """Delete the points that lie beyond `position`: what follows it has been superseded."""
+    tx.sql.execute(
+        delete(thread_contexts).where(
+            thread_contexts.c.thread_id == thread_id, thread_contexts.c.upto_position > position
+        )
+    )
