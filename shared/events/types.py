@@ -6,23 +6,21 @@ None where the contract says optional are left out.
 """
 
 import json
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar, NamedTuple
 
-from shared.events.usage import RARE_TOKEN_FIELDS
+from shared.events.plain import clean as clean
+from shared.events.plain import is_too_deep as is_too_deep
+from shared.events.plain import money as money
+from shared.events.plain import plain as plain
 from shared.events.usage import Usage as Usage
-from shared.json_text import MAX_DEPTH
 from shared.times import rfc3339
 
 TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})
 STEP_TYPES = frozenset({"message.completed", "tool.result"})
-
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class StoredEvent(NamedTuple):
@@ -343,12 +341,6 @@ Event = (
 )
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-#: Left out where there is none.
-_NOT_SENT = frozenset({"type", "cache_write_1h_tokens"})
-_OPTIONAL = frozenset(
-    {"tool_call_id", "options", "mcp_tool", "provider_state", "result_tokens", "summary"}
-    | RARE_TOKEN_FIELDS
-)
 
 
 def encode(seq: int, event: Event, created_at: datetime) -> StoredEvent:
@@ -362,44 +354,3 @@ def encode(seq: int, event: Event, created_at: datetime) -> StoredEvent:
         f'{{"seq":{seq},"type":"{event.type}","data":{data},"created_at":"{rfc3339(created_at)}"}}'
     )
     return StoredEvent(seq, event.type, payload)
-
-
-def is_too_deep(value: Any, most: int = MAX_DEPTH) -> bool:
-    """Return whether lists and objects are nested deeper than `most`."""
-    if not isinstance(value, dict | list):
-        return False
-    inner = value.values() if isinstance(value, dict) else value
-    return most == 0 or any(is_too_deep(item, most - 1) for item in inner)
-
-
-def plain(value: Any) -> Any:
-    """Convert to what JSON and Postgres can hold: clean text, finite numbers, dicts for events."""
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, Decimal):
-        return money(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {clean(str(name)): plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    names = getattr(value, "__dataclass_fields__", None)
-    if names is None:
-        return value
-    fields = ((name, getattr(value, name)) for name in names if name not in _NOT_SENT)
-    return {
-        name: plain(item)
-        for name, item in fields
-        if name not in _OPTIONAL or (item is not None and item != 0)
-    }
-
-
-def clean(text: str) -> str:
-    """Replace what Postgres refuses in texts of models and tools: NUL and lone surrogates."""
-    return _LONE_SURROGATE.sub("\ufffd", text.replace("\x00", "\ufffd"))
-
-
-def money(amount: Decimal) -> float:
-    """Convert to a JSON number with at most 8 decimals."""
-    return float(round(amount, 8))
