@@ -45,7 +45,7 @@ class CheckedClient(httpx2.AsyncClient):
 
     @property
     def refused_with(self) -> int | None:
-        """The status of the last answer that was an error."""
+        """The status of the last request that was answered by an error."""
         return self.transport.refused_with
 
     def has_rejected(self, call_id: str | None) -> bool:
@@ -83,7 +83,8 @@ class _Transport(httpx2.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await super().handle_async_request(request)
-        if response.status_code >= 400:
+        # A GET is for a stream of notifications, which many servers do not have.
+        if response.status_code >= 400 and request.method == "POST":
             self.refused_with = response.status_code
             if _may_be_about_session(request, response.status_code):
                 self.rejected.add(_call_id_of(request))
@@ -107,7 +108,7 @@ class _Transport(httpx2.AsyncHTTPTransport):
 
 
 def _may_be_about_session(request: httpx2.Request, status: int) -> bool:
-    is_of_session = request.method == "POST" and "mcp-session-id" in request.headers
+    is_of_session = "mcp-session-id" in request.headers
     return is_of_session and status < 500 and status not in _NOT_ABOUT_SESSIONS
 
 

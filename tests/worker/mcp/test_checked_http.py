@@ -310,6 +310,21 @@ def test_a_call_that_every_session_rejects_is_made_twice(client: McpClient) -> N
     assert 2 == len(calls)
 
 
+def test_a_server_without_a_stream_of_notifications_is_no_error() -> None:
+    """The SDK asks for one beside the calls, and its 405 is not the status of a failed call."""
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
+
+    async def ask(url: str) -> int | None:
+        async with CheckedClient({}, Policy.of(["127.0.0.0/8"])) as client:
+            statuses = [(await client.post(url, json=call)).status_code]
+            statuses.append((await client.get(url)).status_code)
+            assert [400, 405] == statuses
+            return client.refused_with
+
+    with lying(lambda handler: handler.send(400, b"")) as (url, _):
+        assert 400 == asyncio.run(ask(url))
+
+
 def test_tools_that_are_none_leave_the_others(client: McpClient) -> None:
     """They are reported with what is wrong, over HTTP as over stdio."""
     tools = [3, None, [], {"name": "bad", "inputSchema": {"type": ["object", "null"]}}]
