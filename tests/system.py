@@ -165,9 +165,9 @@ def _logged_in(url: str, login: str) -> Caller:
 
 @contextmanager
 def running_system(
-    new_database: Callable[[], str], folder: Path, redis_url: str | None = None
+    new_database: Callable[[], str], folder: Path, redis_url: str | None = None, *, web: int = 2
 ) -> Iterator[System]:
-    """Start everything; at the end stop everything, each process by its own id.
+    """Start everything, with one or two web servers; at the end stop each process by its own id.
 
     Without `redis_url` the system has a Redis of its own.
     """
@@ -193,14 +193,14 @@ def running_system(
         worker = Worker(common, folder / "worker.log")
         worker.start()
         stack.callback(worker.stop)
-        web = [
+        servers = [
             stack.enter_context(web_server(common | own, folder / f"web{i}.log"))
-            for i, own in enumerate(({}, {"ARKLOOP_SSE_PING_SECONDS": "0.5"}))
+            for i, own in enumerate(({}, {"ARKLOOP_SSE_PING_SECONDS": "0.5"})[:web])
         ]
-        settings = replace(web[0].settings, database_pool_size=20)
+        settings = replace(servers[0].settings, database_pool_size=20)
         connections = connect(settings, application="tests")
         stack.callback(connections.close)
-        system = System(web, worker, connections, common, folder)
+        system = System(servers, worker, connections, common, folder)
         _wait_for_worker(system)
         stack.callback(worker.ask_to_stop)
         yield system

@@ -124,10 +124,18 @@ def start_dev(tmp_path: Path) -> Iterator[StartDev]:
         eventually(dev.is_gone)
 
 
-def test_one_command_starts_everything_and_sigterm_ends_it(start_dev: StartDev) -> None:
-    """Ready means ready: the key works, and after SIGTERM there is no process and status 0."""
-    dev = start_dev().wait_until_ready()
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    """A whole `arkloop dev`, for tests that leave it in working order."""
+    started = Dev(tmp_path_factory.mktemp("dev"), ("--api-workers", "1"), {})
+    yield started.wait_until_ready()
+    started.process.kill()
+    started.process.wait()
+    eventually(started.is_gone)
 
+
+def test_one_command_starts_everything(dev: Dev) -> None:
+    """Ready means ready: the key works, and the routes are there."""
     eventually(dev.is_healthy)  # its worker takes a moment longer than the API
     assert 0o600 == stat.S_IMODE((dev.data / "api-key").stat().st_mode)
     assert f"{dev.url}\n" == (dev.data / "url").read_text()
@@ -142,18 +150,11 @@ def test_one_command_starts_everything_and_sigterm_ends_it(start_dev: StartDev) 
     routes = {route["id"] for route in dev.get("/v1/routes")}
     assert ({"scripted", "local"} if local_model.installed() else {"scripted"}) <= routes
 
-    dev.process.terminate()
-
-    assert 0 == dev.process.wait(30)
-    assert dev.is_gone()
-    assert not (dev.data / "url").exists()
-
 
 @pytest.mark.timeout(240)
 @pytest.mark.skipif(not local_model.installed(), reason="no wheel of the model for this machine")
-def test_a_thread_that_got_too_long_for_the_local_model_goes_on(start_dev: StartDev) -> None:
+def test_a_thread_that_got_too_long_for_the_local_model_goes_on(dev: Dev) -> None:
     """What is older is left out, and its run says so."""
-    dev = start_dev("--api-workers", "1").wait_until_ready()
     thread = dev.post("/v1/threads", {"title": "long"})["id"]
     # Of 6,000 tokens; a request may have 4,096. The rest is short: this machine is to read it.
     for said in ("We went to the park and it was a fine day. " * 540, "Say hello."):
@@ -192,9 +193,9 @@ def test_a_kill_leaves_no_process_and_all_the_data(start_dev: StartDev) -> None:
     assert again.is_gone()
 
 
-def test_what_dies_is_started_again(start_dev: StartDev) -> None:
+def test_what_dies_is_started_again(dev: Dev) -> None:
     """API, worker and both servers come back by themselves, and a run goes through."""
-    dev = start_dev(*SMALL).wait_until_ready()
+    eventually(dev.is_healthy)
     victims = [dev.named(text) for text in ("gunicorn", "celery", "bin/postgres", "-server 127")]
 
     for victim in victims:
@@ -254,12 +255,18 @@ def servers(tmp_path: Path) -> Iterator[dict[str, str]]:
 def test_named_servers_are_used_instead_of_embedded_ones(
     start_dev: StartDev, servers: dict[str, str]
 ) -> None:
-    """With both URLs set nothing of its own is started."""
+    """With both URLs set no server of its own is started, and SIGTERM ends the rest."""
     dev = start_dev(*SMALL, **servers).wait_until_ready()
 
     assert "dev" == dev.get("/v1/me")["org_name"]
     assert not (dev.data / "postgres").exists()
     assert not (dev.data / "redis").exists()
+
+    dev.process.terminate()
+
+    assert 0 == dev.process.wait(30)
+    assert dev.is_gone()
+    assert not (dev.data / "url").exists()
 
 
 def platform_commands(folder: Path) -> Path:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -112,5 +111,5 @@ def _found_in(
         assert process.poll() is None, log.read_text()
         return list(json.loads(result.read_text()))
     finally:
-        process.send_signal(signal.SIGTERM)
+        process.kill()
         process.wait(30)

@@ -62,7 +62,7 @@ def test_runs_start_go_on_and_take_answers(stack: Stack, caller: Caller) -> None
     """Runs start, continue and take answers without Redis, including those that executed or waited
     when it went away.
     """
-    executing = caller.run({"count": 90, "delay_ms": 100}, {"say": "end"})
+    executing = caller.run({"count": 75, "delay_ms": 100}, {"say": "end"})
     waiting = caller.run({"tool": "ask_user", "args": {"question": "?"}}, {"say": "thanks"})
     eventually(lambda: caller.get_run(waiting)["status"] == "waiting_for_input")
     stack.broker_proxy.refuse()
@@ -93,8 +93,8 @@ def test_a_worker_that_starts_meanwhile_executes_runs(
 ) -> None:
     """It does not wait for the broker, and the one before it handed its runs over."""
     member = stack.workers[0]
-    going_on = caller.run({"count": 80, "delay_ms": 100}, {"say": "end"})
-    caller.seconds_until_start(going_on)
+    going_on = caller.run({"tool": "sleep", "args": {"seconds": 2}}, {"say": "end"})
+    caller.seen(going_on, "tool.call")
 
     member.stop(signal.SIGTERM)
     queued = caller.run({"say": "hello"})

@@ -18,7 +18,7 @@ def systems(
 ) -> Iterator[list[System]]:
     """Each with a database and a worker of its own."""
     redis_url = system.environ["ARKLOOP_REDIS_URL"]
-    with running_system(new_database, tmp_path, redis_url=redis_url) as other:
+    with running_system(new_database, tmp_path, redis_url=redis_url, web=1) as other:
         yield [system, other]
 
 

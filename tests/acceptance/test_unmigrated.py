@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,7 @@ def working(environ: dict[str, str], log: Path) -> Iterator[Worker]:
     try:
         yield worker
     finally:
-        worker.stop()
+        worker.stop(signal.SIGKILL)
 
 
 def test_processes_wait_for_the_migration(unmigrated: str, redis_url: str, tmp_path: Path) -> None:

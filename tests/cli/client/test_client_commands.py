@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner, Result
 from sqlalchemy import create_engine, text
 
 from cli.client.server_address import find_server
@@ -273,8 +274,13 @@ def test_a_scope_that_does_not_exist_is_told(arkloop: Arkloop) -> None:
 # ---- migrate -------------------------------------------------------------------------
 
 
+def migrate(url: str) -> Result:
+    """Run `arkloop migrate`, which does not wait for the database."""
+    return CliRunner().invoke(main, ["migrate", "--wait", "0"], env={"ARKLOOP_DATABASE_URL": url})
+
+
 def test_migrate_needs_the_database_alone_and_may_run_again(
-    new_database: Callable[[], str], tmp_path: Path
+    new_database: Callable[[], str],
 ) -> None:
     """`migrate` prints the version without any other setting, and changes nothing the second
     time.
@@ -284,9 +290,8 @@ def test_migrate_needs_the_database_alone_and_may_run_again(
     with engine.begin() as sql:
         sql.execute(text("DROP SCHEMA public CASCADE"))
         sql.execute(text("CREATE SCHEMA public"))
-    command = Arkloop(tmp_path, {"ARKLOOP_DATABASE_URL": url})
 
-    printed = [command.stdout("migrate") for _ in range(2)]
+    printed = [migrate(url).stdout for _ in range(2)]
 
     assert [f"{schema.needed_version()}\n"] * 2 == printed
     with engine.connect() as sql:
@@ -294,9 +299,7 @@ def test_migrate_needs_the_database_alone_and_may_run_again(
     engine.dispose()
 
 
-def test_migrate_leaves_a_newer_schema_alone(
-    new_database: Callable[[], str], tmp_path: Path
-) -> None:
+def test_migrate_leaves_a_newer_schema_alone(new_database: Callable[[], str]) -> None:
     """Older code that is deployed again after newer code starts as if nothing were to do."""
     url = new_database()
     engine = create_engine(url)
@@ -304,7 +307,7 @@ def test_migrate_leaves_a_newer_schema_alone(
         sql.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
 
-    assert "9999\n" == Arkloop(tmp_path, {"ARKLOOP_DATABASE_URL": url}).stdout("migrate")
+    assert "9999\n" == migrate(url).stdout
 
 
 @pytest.mark.parametrize(
@@ -316,11 +319,11 @@ def test_migrate_leaves_a_newer_schema_alone(
         ("postgresql://me:secret@127.0.0.1:1/x", "postgresql://me:***@127.0.0.1:1/x: connection"),
     ],
 )
-def test_migrate_says_what_is_wrong_with_the_database(tmp_path: Path, url: str, why: str) -> None:
+def test_migrate_says_what_is_wrong_with_the_database(url: str, why: str) -> None:
     """A wrong database is reported in one line with status 1, without traceback and password."""
-    done = Arkloop(tmp_path, {"ARKLOOP_DATABASE_URL": url})("migrate", "--wait", "0")
+    done = migrate(url)
 
-    assert (1, b"") == (done.returncode, done.stdout)
-    assert why in done.stderr.decode()
-    assert b"secret" not in done.stderr
-    assert b"Traceback" not in done.stderr
+    assert (1, "") == (done.exit_code, done.stdout)
+    assert isinstance(done.exception, SystemExit)
+    assert why in done.stderr
+    assert "secret" not in done.stderr

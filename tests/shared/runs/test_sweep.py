@@ -426,9 +426,12 @@ def test_one_silence_loses_a_run_once(stored: StoredRuns) -> None:
 
 @pytest.mark.usefixtures("witness")
 def test_a_sweep_over_a_half_open_connection_goes_on(
-    stored: StoredRuns, postgres: EmbeddedPostgres
+    stored: StoredRuns, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sweep continues within the time for lost hosts, though neither end notices by TCP."""
+    """The sweep continues within the time of its limits, though neither end notices by TCP."""
+    assert sweep.OF_MAINTENANCE.answer <= 12
+    limits = replace(sweep.OF_MAINTENANCE, statement=0.8, answer=1.0)
+    monkeypatch.setattr(sweep, "OF_MAINTENANCE", limits)
     settings = stored.connections.settings
     with FaultProxy(postgres.sockets / ".s.PGSQL.5432") as proxy:
         database = make_url(settings.database_url).database
@@ -441,7 +444,7 @@ def test_a_sweep_over_a_half_open_connection_goes_on(
 
         proxy.abandon()
         second = lost(stored)
-        eventually(lambda: "queued" == stored.state(second.run_id), seconds=20)
+        eventually(lambda: "queued" == stored.state(second.run_id), seconds=8)
 
         loop.stop()
         eventually(lambda: not any(one.name == "sweep" for one in threading.enumerate()))

@@ -26,7 +26,7 @@ from tests.waiting import eventually
 from tests.worker.mcp.lying_mcp_server import Lying, lying
 from worker.contract.outcomes import CancelRequested
 from worker.contract.stop_signal import StopSignal
-from worker.mcp import McpFailed
+from worker.mcp import McpFailed, sessions
 from worker.mcp.checked_http import CheckedClient
 from worker.mcp.client import ChangedTools, McpClient
 from worker.mcp.server import Server
@@ -340,8 +340,11 @@ def test_tools_that_are_none_leave_the_others(client: McpClient) -> None:
     assert "inputSchema.type" in (found["bad"].problem or "")
 
 
-def test_a_server_that_does_not_take_its_end_is_left_without_one() -> None:
+def test_a_server_that_does_not_take_its_end_is_left_without_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A server that does not accept the end of its session does not keep the sidecar alive."""
+    monkeypatch.setattr(sessions, "CLOSE_SECONDS", 0.3)
     let_go = threading.Event()
 
     async def life(url: str) -> None:
@@ -446,7 +449,7 @@ def test_addresses_that_are_dead_share_the_time_to_connect(
     backend = CheckedClient({}, Policy.of(["127.0.0.0/8"])).transport.backend
 
     async def connect() -> None:
-        stream = await backend.connect_tcp("four.example", port, timeout=4)
+        stream = await backend.connect_tcp("four.example", port, timeout=2)
         await stream.aclose()
 
     with ExitStack() as full:
@@ -457,7 +460,7 @@ def test_addresses_that_are_dead_share_the_time_to_connect(
         began = time.monotonic()
         anyio.run(connect)
 
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 4
     eventually(lambda: reached)
 
 

@@ -80,7 +80,7 @@ def test_silent_servers_of_an_org_take_no_sessions_of_others() -> None:
         def ask(number: int) -> None:
             place = f"http://127.0.0.1:{silent.getsockname()[1]}/{number}"
             try:
-                client.tools(server_at(place, noisy), seconds=6)
+                client.tools(server_at(place, noisy), seconds=30)
             except McpFailed as failed:
                 refused.append(str(failed))
 
@@ -91,6 +91,7 @@ def test_silent_servers_of_an_org_take_no_sessions_of_others() -> None:
 
         assert 1 == len(refused)
         assert f"connected to {MAX_SESSIONS} MCP servers" in refused[0]
+        client.close()
         for asked in asking:
             asked.result()
 

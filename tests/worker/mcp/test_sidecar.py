@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from worker.mcp.sidecar import _is_out_of_memory
+from worker.mcp.sidecar import BUSY_SECONDS, _is_out_of_memory
 
 _PROGRAM = """
 import asyncio, os, sys, time
@@ -21,24 +21,24 @@ async def compute(part, seconds):
         await asyncio.sleep(0.02 * (1 - part))
     return os.nice(0)
 
-print(os.nice(0), asyncio.run(compute(float(sys.argv[1]), 10 * sidecar.BUSY_SECONDS)))
+print(os.nice(0), asyncio.run(compute(*map(float, sys.argv[1:]))))
 """
 
 
 def test_a_busy_process_gives_way_to_others() -> None:
     """Its priority falls within seconds once its servers keep it busy."""
-    before, after = map(int, _run("0.95"))
+    before, after = map(int, _run(0.95, 10 * BUSY_SECONDS))
     assert before + 10 == after
 
 
 def test_a_process_that_computes_little_keeps_its_priority() -> None:
     """A call now and then is answered at once, also beside a busy process of another org."""
-    before, after = map(int, _run("0.02"))
+    before, after = map(int, _run(0.02, 3.5 * BUSY_SECONDS))
     assert before == after
 
 
-def _run(part: str) -> list[str]:
-    command = [sys.executable, "-c", _PROGRAM, part]
+def _run(part: float, seconds: float) -> list[str]:
+    command = [sys.executable, "-c", _PROGRAM, str(part), str(seconds)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
