@@ -66,7 +66,7 @@ class Caller:
         """Start a run of the thread and return its id."""
         return str(self.made(f"/v1/threads/{thread_id}/runs", choice)["run_id"])
 
-    def run(self, *said: str | dict[str, Any], **choice: str) -> str:
+    def run(self, *said: str | dict[str, Any], **choice: Any) -> str:
         """Start a run in a new thread: of one message, or of the steps of a script; returns its
         id.
         """

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, RowMapping
 
 from api.auth.bearer import requires
 from api.http.current import actor, catalog, connections
-from api.http.fields import ClientId, Id, Metadata, utf8_length
+from api.http.fields import ClientId, Id, Metadata, MetadataChange, utf8_length
 from api.http.idempotency import created, idempotent
 from api.http.json_body import NoArguments, query_args, read_body
 from api.http.paging import ByTime, PageQuery, page, page_args
@@ -59,6 +59,10 @@ class CreateRun(Schema):
     tools = fields.Raw(allow_none=True)
     output_schema = fields.Raw(allow_none=True)
     limits = fields.Raw(allow_none=True)
+
+
+class ChangeRun(Schema):
+    metadata = MetadataChange(load_default=dict)
 
 
 class RunInput(Schema):
@@ -149,6 +153,17 @@ def get_run(run_id: UUID) -> Response:
     query_args(NoArguments())
     with connections().reading() as sql:
         run = queries.get(sql, actor(), run_id)
+    return jsonify(_in_full(run))
+
+
+@bp.patch("/v1/runs/<id:run_id>")
+@requires("data.runs.write")
+def change_run(run_id: UUID) -> Response:
+    """Merge metadata into that of a run, in whatever state it is; responds with the run."""
+    body = read_body(ChangeRun())
+    with connections().transaction() as tx:
+        commands.change(tx, actor(), run_id, body["metadata"])
+        run = queries.get(tx.sql, actor(), run_id)
     return jsonify(_in_full(run))
 
 

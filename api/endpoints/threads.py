@@ -26,6 +26,7 @@ class CreateThread(Schema):
     title = fields.String(allow_none=True, validate=validate.Length(1, 200))
     is_private = StrictBoolean()
     end_user_id = ClientId(allow_none=True)
+    external_id = ClientId(allow_none=True)
     metadata = Metadata()
 
 
@@ -39,8 +40,14 @@ class ChangeThread(CreateThread):
 @requires("data.threads.write")
 @idempotent
 def create_thread(tx: Transaction) -> Response:
-    """Create a thread; responds 201 with it. The body is optional."""
-    thread = threads.create(tx, actor(), **read_body(CreateThread(), optional=True))
+    """Create a thread; responds 201 with it, or 200 with the one that has its `external_id`."""
+    fields = read_body(CreateThread(), optional=True)
+    if fields.get("external_id") is None:
+        thread, is_new = threads.create(tx, actor(), **fields), True
+    else:
+        thread, is_new = threads.find_or_create(tx, actor(), **fields)
+    if not is_new:
+        return jsonify(_shown(thread))
     return created(_shown(thread), location=f"/v1/threads/{thread.id}")
 
 

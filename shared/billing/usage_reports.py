@@ -12,11 +12,13 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row, text, update
 
 from shared.billing import usage_days
 from shared.billing.credits import CREDITS_PER_USD
 from shared.events.usage import TOKEN_FIELDS
+from shared.storage.connections import Transaction
+from shared.storage.tables.billing import run_usage
 
 _NAMES = ", ".join(TOKEN_FIELDS)
 _TOKENS = ",\n    ".join(f"coalesce(sum({name}), 0)::bigint AS {name}" for name in TOKEN_FIELDS)
@@ -129,6 +131,13 @@ def by_model(sql: Connection, org_id: UUID, period: Period) -> Sequence[Row[Any]
     A run that has called two models counts as one of each.
     """
     return sql.execute(_BY_MODEL, period.parameters(org_id, usage_days.until(sql))).all()
+
+
+def set_metadata(tx: Transaction, run_id: UUID, metadata: Mapping[str, str]) -> None:
+    """Set the metadata by which reports count a run; does nothing for one that has not ended."""
+    tx.sql.execute(
+        update(run_usage).where(run_usage.c.run_id == run_id).values(metadata=dict(metadata))
+    )
 
 
 def _start(day: date) -> datetime:

@@ -6,6 +6,7 @@ cancel is written. `status.py` draws the states.
 """
 
 import json
+from collections.abc import Mapping
 from uuid import UUID
 
 from sqlalchemy import (
@@ -21,7 +22,9 @@ from sqlalchemy import (
     update,
 )
 
+from shared import client_data
 from shared.actors import Actor
+from shared.billing import usage_reports
 from shared.errors import (
     NotActive,
     NotWaiting,
@@ -134,6 +137,20 @@ def answer(
     _requeue_with_input(tx, run, content, actor.user_id)
 
 
+def change(tx: Transaction, actor: Actor, run_id: UUID, metadata: Mapping[str, str | None]) -> None:
+    """Merge metadata into that of a run, active or ended, and of its usage in reports.
+
+    Raises:
+        RunNotFound, Forbidden
+        InvalidRequest: the run would have too much of it.
+    """
+    run = _find(tx.sql, actor, run_id, lock=True)
+    after = client_data.merged(run["metadata"], metadata)
+    tx.sql.execute(update(runs).where(runs.c.id == run_id).values(metadata=after))
+    # After the lock: if the run has ended meanwhile, its usage is there to be seen.
+    usage_reports.set_metadata(tx, run_id, after)
+
+
 def resume_expired(tx: Transaction, run: RowMapping) -> None:
     """Queue a waiting run again whose request has expired; called by the sweep."""
     is_approval = run["pending_input"]["kind"] == "tool_confirmation"
@@ -170,7 +187,7 @@ def _find(sql: Connection, actor: Actor, run_id: UUID, *, lock: bool = False) ->
         .where(runs.c.id == run_id, visible(actor.org_id, actor.user_id))
     )
     if lock:
-        query = query.with_for_update(of=runs)
+        query = query.with_for_update(of=runs, key_share=True)
     run = sql.execute(query).mappings().one_or_none()
     if run is None:
         raise RunNotFound()

@@ -15,7 +15,6 @@ from sqlalchemy import (
     Row,
     bindparam,
     func,
-    insert,
     literal,
     literal_column,
     null,
@@ -23,11 +22,13 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql import Select
 
 from shared import client_data
 from shared.actors import Actor
-from shared.errors import ThreadBusy, ThreadNotFound
+from shared.errors import NameTaken, ThreadBusy, ThreadNotFound
 from shared.ids import new_id
 from shared.storage.connections import Transaction
 from shared.storage.pages import (
@@ -40,7 +41,7 @@ from shared.storage.pages import (
     values,
 )
 from shared.storage.tables.runs import IS_ACTIVE, runs
-from shared.storage.tables.threads import messages, threads
+from shared.storage.tables.threads import HAS_EXTERNAL_ID, UNIQUE_EXTERNAL_ID, messages, threads
 from shared.threads.content import Content, stored_parts
 from shared.threads.visibility import visible
 
@@ -53,30 +54,51 @@ _ACTIVE_RUN_ID = (
 )
 
 
-def create(
-    tx: Transaction,
-    actor: Actor,
-    *,
-    title: str | None = None,
-    is_private: bool = False,
-    end_user_id: str | None = None,
-    metadata: Mapping[str, str] = MappingProxyType({}),
-) -> Row[Any]:
-    """Create a thread; returns it as `get` does."""
-    thread_id = tx.sql.scalar(
+def create(tx: Transaction, actor: Actor, **fields: Any) -> Row[Any]:
+    """Create a thread with these columns; returns it as `get` does."""
+    made = _insert(tx.sql, actor, fields)
+    assert made is not None  # without an `external_id` nothing is in its way
+    return made
+
+
+def find_or_create(
+    tx: Transaction, actor: Actor, *, external_id: str, **fields: Any
+) -> tuple[Row[Any], bool]:
+    """Return the thread of this `external_id` that the actor sees, else create it.
+
+    Returns it as `get` does, and whether it is new. An id is unique among the threads that the org
+    shares, and among the private ones of each user, which come first: that somebody else has a
+    private thread of this id is not revealed.
+    """
+    found = (
+        _select()
+        .where(
+            threads.c.org_id == actor.org_id,
+            threads.c.visible_to.in_((actor.org_id, actor.user_id)),
+            threads.c.external_id == external_id,
+        )
+        .order_by(threads.c.is_private.desc())
+        .limit(1)
+    )
+    while True:
+        if thread := tx.sql.execute(found).one_or_none():
+            return thread, False
+        if thread := _insert(tx.sql, actor, {**fields, "external_id": external_id}):
+            return thread, True
+        # It was created at the same time: now it can be read.
+
+
+def _insert(sql: Connection, actor: Actor, fields: Mapping[str, Any]) -> Row[Any] | None:
+    """Insert a thread; None if the one that has its `external_id` was created meanwhile."""
+    thread_id = sql.scalar(
         insert(threads)
-        .values(
-            id=new_id(),
-            org_id=actor.org_id,
-            created_by_user_id=actor.user_id,
-            title=title,
-            is_private=is_private,
-            end_user_id=end_user_id,
-            metadata=dict(metadata),
+        .values(id=new_id(), org_id=actor.org_id, created_by_user_id=actor.user_id, **fields)
+        .on_conflict_do_nothing(
+            index_elements=["visible_to", "external_id"], index_where=HAS_EXTERNAL_ID
         )
         .returning(threads.c.id)
     )
-    return tx.sql.execute(_select().where(threads.c.id == thread_id)).one()
+    return sql.execute(_select().where(threads.c.id == thread_id)).one() if thread_id else None
 
 
 def get(sql: Connection, actor: Actor, thread_id: UUID) -> Row[Any]:
@@ -118,10 +140,11 @@ def change(
     metadata: Mapping[str, str | None] = MappingProxyType({}),
     **changes: Any,
 ) -> Row[Any]:
-    """Set `title`, `is_private` or `end_user_id`, and merge `metadata`; returns the thread then.
+    """Set these columns and merge `metadata`; returns the thread as it is then.
 
     Raises:
         ThreadNotFound, Forbidden
+        NameTaken: another thread has its `external_id`.
         InvalidRequest: the thread would have too much metadata.
     """
     lock(tx, actor, thread_id)
@@ -129,11 +152,13 @@ def change(
         before = select(threads.c.metadata).where(threads.c.id == thread_id)
         changes["metadata"] = client_data.merged(tx.sql.execute(before).scalar_one(), metadata)
     if changes:
-        tx.sql.execute(
-            update(threads)
-            .where(threads.c.id == thread_id)
-            .values(**changes, updated_at=func.now())
-        )
+        changed = update(threads).where(threads.c.id == thread_id)
+        try:
+            tx.sql.execute(changed.values(**changes, updated_at=func.now()))
+        except IntegrityError as error:
+            if UNIQUE_EXTERNAL_ID not in str(error.orig):
+                raise
+            raise NameTaken(external_id=["is already the id of another thread"]) from error
     return tx.sql.execute(_select().where(threads.c.id == thread_id)).one()
 
 

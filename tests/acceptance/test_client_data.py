@@ -1,8 +1,10 @@
 """Metadata and end users of threads and runs, over real HTTP."""
 
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.caller import Caller
+from tests.caller import Caller, error_of
 
 METADATA = {"team": "red", "ticket.id": "T-1", "note": ""}
 
@@ -50,3 +52,39 @@ def test_a_retry_keeps_the_runs_client_data(user: Caller) -> None:
     retried = user.retry(thread_id).json()["run_id"]
 
     assert ("b", METADATA) == shown(user.ended(retried))
+
+
+def test_of_many_posts_at_once_with_an_external_id_one_creates(user: Caller) -> None:
+    """40 concurrent posts, half of them with the same key, make one thread."""
+
+    def post(number: int) -> tuple[int, str]:
+        answer = user.http.post(
+            "/v1/threads",
+            json={"external_id": "at once"},
+            headers={"Idempotency-Key": f"key {number}"} if number % 2 else {},
+        )
+        return answer.status_code, answer.json()["id"]
+
+    with ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(post, range(40)))
+
+    assert {201: 1, 200: 39} == Counter(status for status, _ in answers)
+    assert 1 == len({thread_id for _, thread_id in answers})
+
+
+def test_the_metadata_of_a_run_changes_in_every_state(user: Caller) -> None:
+    """While it waits and after its end; other fields cannot be changed."""
+    run_id = user.run({"tool": "ask_user", "args": {"question": "?"}}, metadata={"a": "1", "b": ""})
+    path = f"/v1/runs/{run_id}"
+    user.until(run_id, "phase", "waiting")
+    waiting = user.http.patch(path, json={"metadata": {"a": None, "c": "3"}})
+    user.answer(run_id, "go on")
+    user.ended(run_id)
+    ended = user.http.patch(path, json={"metadata": {"c": "4"}})
+
+    assert {"b": "", "c": "3"} == waiting.json()["metadata"]
+    assert {"b": "", "c": "4"} == ended.json()["metadata"]
+    assert user.get_run(run_id) == ended.json()
+    assert (422, "validation.error") == error_of(user.http.patch(path, json={"end_user_id": "x"}))
+    too_many = {"metadata": {f"k{i}": "" for i in range(31)}}
+    assert (422, "validation.error") == error_of(user.http.patch(path, json=too_many))

@@ -19,6 +19,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from shared.storage.tables.columns import created_at_, id_, metadata, ref_, time_, vacuumed
 
+#: A condition on `threads`: that of the partial index.
+HAS_EXTERNAL_ID = text("external_id IS NOT NULL")
+UNIQUE_EXTERNAL_ID = "uq_threads_visible_to_external_id"
+
 threads = Table(
     "threads",
     metadata,
@@ -28,7 +32,7 @@ threads = Table(
     Column("title", Text),
     Column("is_private", Boolean, nullable=False, server_default=text("false")),
     Column("end_user_id", Text),  # that of its runs, unless they have their own
-    Column("external_id", Text),
+    Column("external_id", Text),  # the client's own, by which it finds the thread
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
     #: The next free position; messages and runs take theirs from it under the row's lock.
     Column("next_position", BigInteger, nullable=False, server_default=text("1")),
@@ -46,6 +50,13 @@ threads = Table(
         ),
     ),
     Index("ix_threads_visible_to_created_at_id", "visible_to", "created_at", "id"),
+    Index(
+        UNIQUE_EXTERNAL_ID,
+        "visible_to",
+        "external_id",
+        unique=True,
+        postgresql_where=HAS_EXTERNAL_ID,
+    ),
     postgresql_with=vacuumed(0.05),
 )
 

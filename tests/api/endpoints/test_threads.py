@@ -64,6 +64,8 @@ def test_a_thread_needs_nothing(alice: User, body: object) -> None:
         ({"end_user_id": "e" * 129}, "end_user_id"),
         ({"end_user_id": "a\nb"}, "end_user_id"),
         ({"end_user_id": 7}, "end_user_id"),
+        ({"external_id": "e" * 129}, "external_id"),
+        ({"external_id": "\x7f"}, "external_id"),
         ({"metadata": None}, "metadata"),
         ({"metadata": [["a", "b"]]}, "metadata"),
         ({"metadata": {"a b": "c"}}, "metadata.a b"),
@@ -104,6 +106,60 @@ def test_a_thread_has_at_most_32_pairs_of_metadata(alice: User) -> None:
     assert ["metadata"] == list(details_of(alice.patch(path, {"metadata": {"one.more": ""}})))
     assert 200 == alice.patch(path, {"metadata": others}).status_code
     assert 32 == len((alice.get(path).json or {})["metadata"])
+
+
+def test_an_external_id_finds_its_thread(alice: User, register: Register) -> None:
+    """The first POST creates the thread, later ones return it as it is, to all of the org."""
+    bob = register("", org_of=alice)
+    first = alice.post("/v1/threads", {"external_id": "chat/1 é", "title": "a"})
+    again = bob.post("/v1/threads", {"external_id": "chat/1 é", "title": "b", "is_private": True})
+
+    assert (201, 200) == (first.status_code, again.status_code)
+    assert first.json == again.json
+    assert ("a", "chat/1 é") == ((first.json or {})["title"], (first.json or {})["external_id"])
+    assert "Location" not in again.headers
+
+
+def test_an_external_id_is_of_one_org(alice: User, register: Register) -> None:
+    """Two orgs have a thread each of the same id."""
+    ids = {user.thread(external_id="x") for user in (alice, register())}
+
+    assert 2 == len(ids)
+
+
+def test_a_private_thread_is_not_revealed_by_its_external_id(
+    alice: User, register: Register
+) -> None:
+    """Somebody else's POST creates a thread as if there was none; both keep finding their own."""
+    bob = register("", org_of=alice)
+    private = alice.thread(external_id="x", is_private=True)
+    shared = bob.thread(external_id="x")
+
+    assert private != shared
+    assert shared == (bob.post("/v1/threads", {"external_id": "x"}).json or {})["id"]
+    assert private == (alice.post("/v1/threads", {"external_id": "x"}).json or {})["id"]
+
+
+def test_an_external_id_is_free_again_after_its_thread(alice: User) -> None:
+    """A deleted thread does not exist, so its id makes a new one."""
+    deleted = alice.thread(external_id="x")
+    alice.delete(f"/v1/threads/{deleted}")
+
+    assert deleted != alice.thread(external_id="x")
+
+
+def test_an_external_id_that_is_taken_is_refused(alice: User) -> None:
+    """A change to the id of another thread, or to where another has the id, is 409."""
+    alice.thread(external_id="x")
+    other = f"/v1/threads/{alice.thread()}"
+    private = f"/v1/threads/{alice.thread(is_private=True)}"
+
+    taken = alice.patch(other, {"external_id": "x"})
+    assert (409, "names.taken") == error_of(taken)
+    assert ["external_id"] == list((taken.json or {})["details"])
+    assert 200 == alice.patch(private, {"external_id": "x"}).status_code
+    assert (409, "names.taken") == error_of(alice.patch(private, {"is_private": False}))
+    assert 200 == alice.patch(private, {"external_id": None, "is_private": False}).status_code
 
 
 def test_a_title_has_up_to_200_characters(alice: User) -> None:
