@@ -12,7 +12,10 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 #: Left out where there is none.
 _NOT_SENT = frozenset({"type", "cache_write_1h_tokens"})
 _OPTIONAL = frozenset(
-    {"tool_call_id", "options", "mcp_tool", "provider_state", "result_tokens", "summary"}
+    {
+        *("files", "mcp_tool", "options", "provider_state", "result_tokens", "summary"),
+        "tool_call_id",
+    }
     | RARE_TOKEN_FIELDS
 )
 

@@ -136,7 +136,10 @@ class ToolCallRequested:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """`output` is text, at most 64 KiB of UTF-8; longer output is cut and says so."""
+    """`output` is text, at most 64 KiB of UTF-8; longer output is cut and says so.
+
+    `files` are the images in it, each `{file_id, name, media_type, size}`; None without any.
+    """
 
     type: ClassVar[str] = "tool.result"
     tool_call_id: str
@@ -144,6 +147,7 @@ class ToolResult:
     output: str
     is_error: bool
     duration_ms: int
+    files: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

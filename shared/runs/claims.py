@@ -10,7 +10,18 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, func, literal, select, text, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    func,
+    literal,
+    null,
+    select,
+    text,
+    true,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from shared.claim import Claim
@@ -260,6 +271,7 @@ def end_tool_call(tx: Transaction, claim: Claim, result: ToolResult) -> None:
             output=result.output,
             is_error=result.is_error,
             duration_ms=result.duration_ms,
+            files=null() if result.files is None else result.files,
         )
     )
     if not written.rowcount:

@@ -1,11 +1,14 @@
 """Files from the upload to the model, in the processes that production runs."""
 
+import base64
 import hashlib
+import sys
 from typing import Any
 
 from tests.caller import Caller, script
 from tests.contents import PDF, png
 from tests.waiting import eventually
+from tests.web_server import ROOT
 
 
 def upload(user: Caller, content: bytes, name: str = "a.png") -> str:
@@ -21,9 +24,9 @@ def said(user: Caller, *parts: dict[str, Any]) -> str:
     return answered(user, thread)
 
 
-def answered(user: Caller, thread: str) -> str:
+def answered(user: Caller, thread: str, **choice: str) -> str:
     """Return the last message of the thread after a run."""
-    run_id = user.start(thread)
+    run_id = user.start(thread, **choice)
     eventually(lambda: user.get_run(run_id)["status"] == "completed")
     return str(user.get(f"/v1/threads/{thread}/messages")[-1]["content"])
 
@@ -79,3 +82,28 @@ def test_a_large_file_passes_in_pieces(user: Caller) -> None:
 
     refused = user.http.post("/v1/files", files={"file": ("large.txt", content + b"x")})
     assert (413, "http.body_too_large") == (refused.status_code, refused.json()["code"])
+
+
+def test_images_that_a_tool_returns_are_files(user: Caller) -> None:
+    """The model sees them in this run and in later ones; the event names their files."""
+    command = [sys.executable, str(ROOT / "tests" / "image_mcp_server.py")]
+    config = user.made(
+        "/v1/mcp-configs", {"name": "camera", "transport": "stdio", "command": command}
+    )
+    path = f"/v1/mcp-configs/{config['id']}"
+    eventually(lambda: user.get(path)["discovered_at"] is not None, seconds=30)
+    user.made("/v1/personas", {"key": "photographer", "mcp": ["camera"]})
+    data = base64.b64encode(png(0, 0, 255)).decode()
+    call = {"tool": "photograph", "args": {"data": data}}
+    thread = user.thread(script(call, {"describe": True}))
+
+    assert shown(png(0, 0, 255)) == answered(user, thread, persona_id="photographer")
+
+    [run] = user.get(f"/v1/threads/{thread}/runs")
+    [result] = [e["data"] for e in user.events(run["run_id"]) if e["type"] == "tool.result"]
+    assert "click\n[image 1]" == result["output"]
+    [file] = result["files"]
+    assert png(0, 0, 255) == user.http.get(f"/v1/files/{file['file_id']}/content").content
+    assert user.get(f"/v1/files/{file['file_id']}")["expires_at"] is not None
+    user.say(thread, script({"describe": True}))
+    assert shown(png(0, 0, 255)) == answered(user, thread)

@@ -1,9 +1,11 @@
 """An attempt of a run without any store: what the loop requests is kept in lists."""
 
+import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 from shared.catalog.model_routes import Route
 from shared.catalog.prices import Prices
@@ -97,6 +99,16 @@ class RecordedRun:
         """Return what `contents` has of them."""
         wanted = {attachment.file_id for attachment in attachments}
         yield {name: content for name, content in self.contents.items() if name in wanted}
+
+    def keep(self, images: Sequence[str]) -> list[dict[str, Any]]:
+        """Keep the images in `contents`, but for empty ones."""
+        kept = []
+        for image in filter(None, images):
+            file_id, content = f"file-{len(self.contents) + 1}", base64.b64decode(image)
+            self.contents[file_id] = content
+            facts = {"name": "image-1", "media_type": "image/png", "size": len(content)}
+            kept.append({"file_id": file_id, **facts})
+        return kept
 
     @property
     def files(self) -> "RecordedRun":

@@ -12,6 +12,7 @@ from shared.events import types
 from shared.events.types import ProviderState, StoredEvent
 from shared.runs import approvals
 from shared.runs.approvals import ApprovalReply
+from worker.contract.attachments import images_of
 from worker.contract.messages import (
     AssistantMessage,
     Message,
@@ -182,7 +183,8 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
                 call = ToolCall(data["tool_call_id"], data["name"], data["arguments"])
                 turns[-1].calls.append(call)
             case types.ToolResult.type:
-                result = ToolMessage(data["tool_call_id"], data["name"], data["output"])
+                images = images_of(data.get("files"))
+                result = ToolMessage(data["tool_call_id"], data["name"], data["output"], images)
                 turns[-1].results[result.tool_call_id] = result
             case types.RunWaitingForInput.type:
                 requests[data["request_id"]] = data

@@ -11,6 +11,7 @@ from shared.errors import LeaseLost
 from shared.events import types
 from worker.agent.agent import Agent
 from worker.agent.conversation import Turn
+from worker.contract.attachments import ToolOutput, images_of
 from worker.contract.context import RunContext, ToolContext, ToolLedger
 from worker.contract.messages import ToolCall, ToolMessage
 from worker.contract.outcomes import ShuttingDown, StopRun, WaitForInput
@@ -55,7 +56,7 @@ def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
         if made.stopped is None and not isinstance(stopped, ShuttingDown | LeaseLost):
             context.emit(made.result)
             turn.results[made.call.id] = ToolMessage(
-                made.call.id, made.call.name, made.result.output
+                made.call.id, made.call.name, made.result.output, images_of(made.result.files)
             )
     if stopped is not None:
         raise stopped
@@ -138,7 +139,8 @@ class _SideBySide:
 
     def _run(self) -> None:
         began = time.monotonic()
-        output, is_error, stopped, begun = self._outcome()
+        returned, is_error, stopped, begun = self._outcome()
+        output, files = self._kept(returned)
         duration_ms = round((time.monotonic() - began) * 1000)
         with self._lock:
             if self._has_outcome:
@@ -147,7 +149,7 @@ class _SideBySide:
             self._deadline = None
         self.stopped = stopped
         self.result = self._turn.ledger_results.get(self.call.id) or types.ToolResult(
-            self.call.id, self.call.name, cut(output), is_error, duration_ms
+            self.call.id, self.call.name, cut(output), is_error, duration_ms, files
         )
         if begun and stopped is None and len(self._turn.calls) - len(self._turn.results) > 1:
             # Its event waits for the calls before it; a crash meanwhile must not lose the result.
@@ -158,7 +160,17 @@ class _SideBySide:
         self._ended.set()
         self._changed.set()
 
-    def _outcome(self) -> tuple[str, bool, BaseException | None, bool]:
+    def _kept(self, returned: str | ToolOutput) -> tuple[str, list[dict[str, Any]] | None]:
+        """Store the images of what the tool returned; return its text and these files."""
+        if isinstance(returned, str):
+            return returned, None
+        files = self._context.files.keep(returned.images)
+        if missing := len(returned.images) - len(files):
+            note = f"[{missing} of {len(returned.images)} images could not be stored]"
+            return f"{note}\n{returned.text}", files or None
+        return returned.text, files
+
+    def _outcome(self) -> tuple[str | ToolOutput, bool, BaseException | None, bool]:
         """Make the call; return output, is_error, why it had to stop, and whether it began."""
         agent, context, turn, call = self._agent, self._context, self._turn, self.call
         if call.id in turn.ledger_results:
@@ -280,7 +292,7 @@ def _begin(context: ToolLedger, tool: Tool, call: ToolCall) -> None:
     fault_points.reach("worker.tool_begun")
 
 
-def _make(agent: Agent, context: ToolContext, tool: Tool, call: ToolCall) -> str:
+def _make(agent: Agent, context: ToolContext, tool: Tool, call: ToolCall) -> str | ToolOutput:
     info = CallInfo(idempotency_key=f"{agent.run_id}:{call.id}", egress=agent.egress)
     output = tool(context, info, call.arguments)
     fault_points.reach("worker.tool_returned")

@@ -1,6 +1,6 @@
 """The parts of a message: texts, and the images and files that it refers to."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ class Attachment:
 
     @classmethod
     def of(cls, part: Mapping[str, Any]) -> "Attachment":
-        """Read a stored part of a message, or a file of a tool's result."""
+        """Read a stored part of a message."""
         file = part.get("file") or {}
         return cls(kind=part["type"], file_id=part.get("file_id"), url=part.get("url"), **file)
 
@@ -70,9 +70,22 @@ class Attachment:
 Part = TextPart | Attachment
 
 
+@dataclass(frozen=True, slots=True)
+class ToolOutput:
+    """The output of a tool that returns images besides text: PNG, JPEG, GIF or WebP, in base64."""
+
+    text: str
+    images: Sequence[str]
+
+
 def parts_of(stored: Iterable[Mapping[str, Any]] | None) -> tuple[Part, ...]:
     """Read the stored parts of a message; none where its content is a text."""
     return tuple(
         TextPart(part["text"]) if part["type"] == "text" else Attachment.of(part)
         for part in stored or ()
     )
+
+
+def images_of(files: Iterable[Mapping[str, Any]] | None) -> tuple[Attachment, ...]:
+    """Read the files of a tool's result, all of which are images."""
+    return tuple(Attachment(kind=IMAGE, **file) for file in files or ())

@@ -5,7 +5,7 @@ Every method may raise a `StopRun` or `LeaseLost`.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from shared.catalog.model_routes import Route
 from shared.events.types import ContextCompacted, Event, ToolResult, Usage
@@ -143,6 +143,13 @@ class Files(Protocol):
 
         Raises:
             RunFailure: `files.storage_unavailable`.
+        """
+
+    def keep(self, images: Sequence[str]) -> list[dict[str, Any]]:
+        """Store the images of a tool's result, given in base64, each as a file of the org.
+
+        Returns `{file_id, name, media_type, size}` of each; what is no image, or cannot be stored
+        now, is left out.
         """
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from shared.background_loop import BackgroundLoop
+from worker.contract.attachments import ToolOutput
 from worker.contract.context import ToolContext
 from worker.mcp import Cancelled, McpFailed, ToolChanged
 from worker.mcp.descriptions import Description
@@ -98,7 +99,7 @@ class McpClient:
         pinned: str,
         context: ToolContext | None = None,
         seconds: float = CALL_SECONDS,
-    ) -> str:
+    ) -> str | ToolOutput:
         """Call a tool that was described, when it was approved, as the hash `pinned` says.
 
         As soon as the run has to stop the call is cancelled, at the server too.
@@ -108,8 +109,9 @@ class McpClient:
             ChangedTools: it was not called, its description is another one now.
         """
         request = {"do": "call", "tool": tool, "arguments": arguments, "pinned": pinned}
-        text: str = self._ask(server, request, context, seconds)["text"]
-        return text
+        answer = self._ask(server, request, context, seconds)
+        text: str = answer["text"]
+        return ToolOutput(text, answer["images"]) if answer["images"] else text
 
     def close(self) -> None:
         """End all sidecars; what is being asked fails, and so does all that is asked later."""

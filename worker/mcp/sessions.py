@@ -22,7 +22,7 @@ from worker.mcp import McpFailed, SessionLost, ToolChanged
 from worker.mcp.bounded_messages import MAX_BYTES
 from worker.mcp.checked_http import CALL_ID, CheckedClient
 from worker.mcp.descriptions import MAX_TOOLS, Description
-from worker.mcp.results import MAX_ERROR_CHARACTERS, cut, text_of
+from worker.mcp.results import MAX_ERROR_CHARACTERS, cut, images_of, text_of
 from worker.mcp.server import Server
 from worker.mcp.stdio import program
 from worker.mcp.tool_lists import description_of
@@ -93,8 +93,12 @@ class Session:
             http.is_connected and http.connections_made == self._connections_then
         )
 
-    async def call(self, tool: str, arguments: dict[str, Any], pinned: str) -> str:
+    async def call(
+        self, tool: str, arguments: dict[str, Any], pinned: str
+    ) -> tuple[str, list[str]]:
         """Call a tool if the server still describes it as it did under the hash `pinned`.
+
+        Returns the text of its result, and the images in base64.
 
         Raises:
             McpFailed: the tool failed, or the server did.
@@ -123,7 +127,7 @@ class Session:
             raise McpFailed("The tool requests further input, which is not supported.")
         if result.is_error:
             raise McpFailed(text_of(result) or "The tool failed without an error message.")
-        return text_of(result)
+        return text_of(result), images_of(result)
 
     def retire(self, reason: str) -> None:
         """Take no new calls; those that are being made may still succeed."""

@@ -2,7 +2,7 @@
 
 One JSON object a line, both ways. `{"id", "do": "tools", "server", "seconds"}` and
 `{"id", "do": "call", "server", "seconds", "tool", "arguments", "pinned"}` are answered in any
-order, by `{"id", "tools" | "text"}` or `{"id", "failed", "kind", "tools"?}`;
+order, by `{"id", "tools" | "text", "images"}` or `{"id", "failed", "kind", "tools"?}`;
 `{"id", "do": "cancel"}` is not answered. The first line is `{"id": 0, "pid"}`. The process
 ends when the socket does, or when its event loop hangs.
 """
@@ -71,8 +71,10 @@ class Sessions:
             if request["do"] == "tools":
                 return {"tools": [asdict(tool) for tool in await session.tools(fresh=True)]}
             try:
-                text = await session.call(request["tool"], request["arguments"], request["pinned"])
-                return {"text": text}
+                text, images = await session.call(
+                    request["tool"], request["arguments"], request["pinned"]
+                )
+                return {"text": text, "images": images}
             except ToolChanged as changed:
                 tools = [asdict(tool) for tool in await session.tools()]
                 return {"failed": str(changed), "kind": "changed", "tools": tools}

@@ -16,6 +16,7 @@ from shared.catalog import mcp_configs
 from shared.catalog.personas import BUILTIN_TOOLS
 from shared.errors import Unavailable
 from shared.storage.connections import Connections
+from worker.contract.attachments import ToolOutput
 from worker.contract.context import ToolContext
 from worker.contract.messages import ToolSpec
 from worker.mcp import McpFailed, discovery
@@ -148,8 +149,10 @@ def _as_tools(
 
 def _caller(
     connections: Connections, client: McpClient, server: Server, tool: str, pinned: str
-) -> Callable[[ToolContext, CallInfo, Mapping[str, Any]], str]:
-    def call(context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
+) -> Callable[[ToolContext, CallInfo, Mapping[str, Any]], str | ToolOutput]:
+    def call(
+        context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]
+    ) -> str | ToolOutput:
         try:
             return client.call(server, tool, arguments, pinned=pinned, context=context)
         except ChangedTools as changed:

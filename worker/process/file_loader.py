@@ -1,19 +1,28 @@
 """The stored files that this process's runs send to models, within the memory of their threads."""
 
+import base64
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
+from sqlalchemy import select
+
 from shared.claim import Claim
-from shared.errors import StorageUnavailable
-from shared.files import files
+from shared.errors import ArkloopError, StorageUnavailable
+from shared.files import files, incoming, media_types
 from shared.files.storage import ObjectMissing, Storage
 from shared.storage.connections import Connections
+from shared.storage.tables.runs import runs
 from worker.contract.attachments import Attachment
 from worker.contract.outcomes import RunFailure
 from worker.process.history_loader import RETRY_SECONDS, HistoryMemory, Waiting
+
+log = logging.getLogger(__name__)
 
 #: While it is sent a file is in memory as itself, in base64, and as a part of the request.
 COPIES = 4
@@ -27,7 +36,7 @@ class FileLoader:
     def __init__(self, connections: Connections, storage: Storage, memory: HistoryMemory) -> None:
         self.connections = connections
         self.memory = memory
-        self._storage = storage
+        self.storage = storage
         self._lock = threading.Lock()
         self._cache: OrderedDict[UUID, bytes] = OrderedDict()
         self._cached_bytes = 0
@@ -38,7 +47,7 @@ class FileLoader:
             if (content := self._cache.get(file_id)) is not None:
                 self._cache.move_to_end(file_id)
                 return content
-        content = b"".join(self._storage.read(files.key_of(org_id, file_id)))
+        content = b"".join(self.storage.read(files.key_of(org_id, file_id)))
         with self._lock:
             if file_id not in self._cache:
                 self._cache[file_id] = content
@@ -66,6 +75,32 @@ class RunFiles:
             yield self._contents({UUID(a.file_id) for a in attachments if a.file_id is not None})
         finally:
             memory.give_back(org_id, size)
+
+    def keep(self, images: Sequence[str]) -> list[dict[str, Any]]:
+        kept = []
+        for number, image in enumerate(images, 1):
+            try:
+                kept.append(self._keep(f"image-{number}", base64.b64decode(image, validate=True)))
+            except (ValueError, ArkloopError) as error:
+                log.warning("an image that a tool returned was not stored: %s", error)
+        return kept
+
+    def _keep(self, name: str, content: bytes) -> dict[str, Any]:
+        claim, connections = self._claim, self._loader.connections
+        if media_types.of_head(content) not in media_types.IMAGES:
+            raise ValueError("neither PNG nor JPEG, GIF or WebP")
+        with connections.transaction() as tx:
+            creator = select(runs.c.created_by_user_id).where(runs.c.id == claim.run_id)
+            user_id = tx.sql.execute(creator).scalar_one()
+            file_id = files.create(tx, org_id=claim.org_id, user_id=user_id, name=name)
+        key = files.key_of(claim.org_id, file_id)
+        facts = incoming.store(self._loader.storage, key, [content])
+        # As long as the events that refer to it.
+        kept_for = timedelta(days=connections.settings.retention_days)
+        with connections.transaction() as tx:
+            files.complete(tx, file_id, facts, kept_for=kept_for)
+        described = {"media_type": facts.media_type, "size": facts.size}
+        return {"file_id": str(file_id), "name": name, **described}
 
     def _contents(self, file_ids: set[UUID]) -> dict[str, bytes]:
         if not file_ids:

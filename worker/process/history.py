@@ -348,6 +348,7 @@ def take_done_calls(sql: Connection, run_id: UUID, turn: Turn) -> None:
             row.output,
             row.is_error,
             row.duration_ms,
+            row.files,
         )
 
 

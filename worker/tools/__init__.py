@@ -1,8 +1,8 @@
 """Tools: one module per tool, one `@tool` function in it; the schema is its signature.
 
 The function takes the run's context first, then the model's arguments, and
-returns text. It raises `ToolFailed` to tell the model that it could not. If it
-has a parameter `info`, it gets its `CallInfo` there.
+returns text, or a `ToolOutput` with images. It raises `ToolFailed` to tell the
+model that it could not. If it has a parameter `info`, it gets its `CallInfo` there.
 """
 
 import inspect
@@ -20,6 +20,7 @@ from pydantic_core import core_schema
 
 from shared.security.egress import Policy
 from worker.contract.argument_schema import ArgumentSchema, InvalidSchema
+from worker.contract.attachments import ToolOutput
 from worker.contract.context import ToolContext
 from worker.contract.cpu_slices import cpu_slice
 from worker.contract.messages import ToolSpec
@@ -31,6 +32,7 @@ __all__ = [
     "InvalidTool",
     "Tool",
     "ToolFailed",
+    "ToolOutput",
     "UnknownTool",
     "load",
     "names",
@@ -75,7 +77,7 @@ class Tool:
     """
 
     spec: ToolSpec
-    function: Callable[[ToolContext, CallInfo, Mapping[str, Any]], str]
+    function: Callable[[ToolContext, CallInfo, Mapping[str, Any]], str | ToolOutput]
     idempotent: bool
     timeout_seconds: float = TIMEOUT_SECONDS
     mcp_tool: Mapping[str, str] | None = None
@@ -106,13 +108,15 @@ class Tool:
         if errors:
             raise ToolFailed(" ".join(errors))
 
-    def __call__(self, context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
+    def __call__(
+        self, context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]
+    ) -> str | ToolOutput:
         return self.function(context, info, arguments)
 
 
 def tool(
     *, idempotent: bool, timeout_seconds: float = TIMEOUT_SECONDS
-) -> Callable[[Callable[..., str]], Tool]:
+) -> Callable[[Callable[..., str | ToolOutput]], Tool]:
     """Make a tool of a function; its name and docstring are what the model reads.
 
     An argument may be of any type that Pydantic writes as JSON Schema; `Annotated` with a
@@ -123,7 +127,7 @@ def tool(
         pydantic.PydanticUserError: a type has no JSON Schema.
     """
 
-    def make(function: Callable[..., str]) -> Tool:
+    def make(function: Callable[..., str | ToolOutput]) -> Tool:
         if not function.__doc__:
             raise TypeError(
                 "The function has no docstring, which is the description that the model reads."
@@ -144,7 +148,9 @@ def tool(
         parameters = {"required": [], **model.model_json_schema(schema_generator=_ArgumentsSchema)}
         del parameters["title"]
 
-        def call(context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
+        def call(
+            context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]
+        ) -> str | ToolOutput:
             try:
                 typed = dict(model.model_validate(arguments))
             except ValidationError as error:  # of what JSON Schema cannot say

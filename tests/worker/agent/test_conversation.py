@@ -9,6 +9,7 @@ import pytest
 from shared.events import types
 from shared.events.types import Event, StoredEvent, Usage, encode
 from worker.agent.conversation import lost_events_of, messages_of, resume_state_from, turns_of
+from worker.contract.attachments import Attachment
 from worker.contract.messages import AssistantMessage, ToolCall, ToolMessage
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -36,6 +37,16 @@ def asked(request_id: str, tool_call_id: str) -> Event:
     return types.RunWaitingForInput(
         request_id=request_id, kind="question", prompt="?", tool_call_id=tool_call_id, expires_at=""
     )
+
+
+def test_images_of_results_are_read_back() -> None:
+    """A later run, or one that resumes, sees them."""
+    file = {"file_id": "1", "name": "image-1", "media_type": "image/png", "size": 3}
+    taken = types.ToolResult(CALL.id, CALL.name, "click", False, 1, [file])
+
+    [turn] = turns_of(stored(STARTED, completed(""), called(), taken))
+
+    assert (Attachment(kind="image", **file),) == turn.results[CALL.id].parts
 
 
 def test_a_finished_turn_is_rebuilt() -> None:

@@ -1,5 +1,6 @@
 """The tool calls of one turn: time limits, stops, and what a failure shows to whom."""
 
+import hashlib
 import logging
 import threading
 import time
@@ -15,7 +16,7 @@ from tests.worker.recorded_run import RecordedRun
 from worker.agent.tool_calls import STOP_SECONDS
 from worker.contract.context import ToolContext
 from worker.contract.outcomes import CancelRequested, ShuttingDown
-from worker.tools import Tool, tool
+from worker.tools import Tool, ToolOutput, tool
 
 SECRET = "postgresql://arkloop:hunter2@db/arkloop"
 
@@ -52,6 +53,39 @@ def test_a_tool_is_abandoned_at_its_time_limit() -> None:
         ("call_1_2", "42", False),
     ] == results(context)
     assert ["call_1_2"] == [result.tool_call_id for result in context.done]
+
+
+@tool(idempotent=True)
+def camera(context: ToolContext, images: int, unusable: int = 0) -> ToolOutput:
+    """Return images."""
+    return ToolOutput("click", [*["YWJj"] * images, *[""] * unusable])
+
+
+def test_images_of_a_result_are_kept_and_shown_to_the_model() -> None:
+    """They are stored as files; the event refers to them, and the next request has them."""
+    context = RecordedRun()
+    both = [{"tool": "camera", "args": {"images": 1}}, CALCULATE]
+
+    answer = run(agent_for({"tools": both}, {"describe": True}, extra={"camera": camera}), context)
+
+    digest = hashlib.sha256(b"abc").hexdigest()[:16]
+    assert f"[image/png 3 bytes sha256:{digest}]" == answer.content
+    [taken, counted] = [event for event in context.events if isinstance(event, ToolResult)]
+    file = {"file_id": "file-1", "name": "image-1", "media_type": "image/png", "size": 3}
+    assert ("click", [file]) == (taken.output, taken.files)
+    assert counted.files is None
+    assert [taken.files] == [done.files for done in context.done if done.name == "camera"]
+
+
+def test_images_that_cannot_be_stored_are_named() -> None:
+    """The result is not lost with them."""
+    context = RecordedRun()
+    call = {"tool": "camera", "args": {"images": 1, "unusable": 2}}
+
+    run(agent_for(call, {"describe": True}, extra={"camera": camera}), context)
+
+    [(_, output, is_error)] = results(context)
+    assert ("[2 of 3 images could not be stored]\nclick", False) == (output, is_error)
 
 
 def test_waiting_for_a_call_does_not_count_towards_the_limit_of_another() -> None:

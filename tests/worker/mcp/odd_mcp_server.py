@@ -6,6 +6,7 @@ say so before all the files are there that `FOLDER/waits_for` names. `FOLDER/log
 asked.
 """
 
+import base64
 import json
 import os
 import subprocess
@@ -29,6 +30,7 @@ TOOLS = {
     "flood": ("Answers with n MB.", NUMBER),
     "many": ("Answers with n values.", NUMBER),
     "picture": ("Answers with what is not text.", NOTHING),
+    "photos": ("Answers with n images, of which the first is a resource.", NUMBER),
     "structure": ("Answers with structured content only.", NOTHING),
     "announce": ("Says that its tools have changed.", NOTHING),
     "have_child": ("Starts a process that outlives it.", NOTHING),
@@ -110,6 +112,13 @@ def call(number: Any, tool: str, arguments: dict[str, Any]) -> None:
             image = {"type": "image", "mimeType": "image/png", "data": "AAAA" * 100}
             resource = {"uri": "file:///etc/passwd", "text": "root:x:0:0"}
             content = [image, {"type": "resource", "resource": resource}]
+            say({"id": number, "result": {"content": content}})
+        case "photos":
+            photo = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(30)).decode()
+            image = {"type": "image", "mimeType": "text/html", "data": photo}
+            resource = {"uri": "file:///photo", "mimeType": "image/png", "blob": photo}
+            first = {"type": "resource", "resource": resource}
+            content = [first, {"type": "text", "text": "click"}, *[image] * (arguments["n"] - 1)]
             say({"id": number, "result": {"content": content}})
         case "structure":
             say({"id": number, "result": {"content": [], "structuredContent": {"answer": 42}}})

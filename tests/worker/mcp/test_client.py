@@ -1,5 +1,6 @@
 """The MCP client: servers over stdio, good and odd ones, and what happens when something dies."""
 
+import base64
 import json
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from worker.contract.stop_signal import StopSignal
 from worker.mcp import McpFailed
 from worker.mcp.client import ChangedTools, McpClient
 from worker.mcp.launcher import PASSED_ON
+from worker.mcp.results import MAX_IMAGES
 from worker.mcp.server import Server
 
 ODD = Path(__file__).with_name("odd_mcp_server.py")
@@ -139,6 +141,17 @@ def test_what_is_not_text_is_replaced_by_a_note(odd: Odd) -> None:
     assert "[resource omitted: file:///etc/passwd]" in odd.call("picture")
     assert "root" not in odd.call("picture")
     assert '{"answer": 42}' == odd.call("structure")
+
+
+def test_images_are_kept(odd: Odd) -> None:
+    """By what their content is, and not more than eight; in the text each has its place."""
+    [photo] = set(odd.call("photos", arguments={"n": 2}).images)
+    assert base64.b64decode(photo).startswith(b"\x89PNG")
+    assert "[image 1]\nclick\n[image 2]" == odd.call("photos", arguments={"n": 2}).text
+
+    many = odd.call("photos", arguments={"n": 10})
+    assert MAX_IMAGES == len(many.images)
+    assert 2 == many.text.count("[image omitted: text/html, about 36 bytes]")
 
 
 def test_nonsense_on_standard_output_is_passed_over(odd: Odd) -> None:
