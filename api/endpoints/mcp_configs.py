@@ -89,9 +89,8 @@ class ApproveTool(Schema):
     hash = fields.String(required=True, validate=_HASH)
 
 
-class NamedHash(Schema):
+class NamedHash(ApproveTool):
     name = fields.String(required=True, validate=validate.Length(1, 200))
-    hash = fields.String(required=True, validate=_HASH)
 
 
 class ApproveTools(Schema):

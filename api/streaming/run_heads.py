@@ -20,13 +20,6 @@ log = logging.getLogger(__name__)
 #: Runs of one query.
 MOST_AT_ONCE = 500
 
-_HEADS = """
-SELECT r.id, r.org_id, CASE WHEN t.is_private THEN t.created_by_user_id END, r.ended_at,
-    coalesce((SELECT max(e.seq) FROM run_events e WHERE e.run_id = r.id), 0)
-FROM runs r JOIN threads t ON t.id = r.thread_id
-WHERE r.id = ANY(%(ids)s) AND t.deleted_at IS NULL
-"""
-
 # Of thousands of runs that wait, nothing has to travel.
 _NEWS = """
 SELECT known.run_id, run.org_id, run.only_for, run.ended_at, newest.seq
@@ -106,9 +99,9 @@ class RunHeads:
 
     def read(self, run_ids: Sequence[UUID]) -> dict[UUID, RunHead]:
         """Return the heads of the existing runs among these, in one query. Raises: Unavailable."""
-        with self._connections.reading() as sql:
-            rows = sql.exec_driver_sql(_HEADS, {"ids": list(run_ids)})
-            return {row[0]: RunHead(*row) for row in rows}
+        # Each has at least 0 events.
+        news = self.news(dict.fromkeys(run_ids, -1))
+        return {run_id: head for run_id, head in news.items() if head is not None}
 
     def news(self, known: Mapping[UUID, int]) -> dict[UUID, RunHead | None]:
         """Return the heads of the runs that have events beyond the known number, have ended, or are

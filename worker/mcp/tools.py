@@ -5,6 +5,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -73,14 +74,14 @@ def tools_of(
     if missing := set(names) - {row.name for row in rows}:
         log.warning("unknown MCP server of the persona: %s", ", ".join(sorted(missing)))
     unasked = [row.id for row in rows if row.discovered_at is None and row.tried_at is None]
-    asking = [_Asking(connections, client, config_id, context) for config_id in unasked]
-    for row in rows:
-        if row.is_stale and row.id not in unasked:
-            _refresh(connections, client, row.id)
+    discover = partial(discovery.discover, connections, client, context=context)
+    with ThreadPoolExecutor(max(1, len(unasked)), "mcp discovery") as threads:
+        asking = [threads.submit(discover, config_id) for config_id in unasked]
+        for row in rows:
+            if row.is_stale and row.id not in unasked:
+                _refresh(connections, client, row.id)
     for asked in asking:
-        asked.join()
-    if stopped := [asked.stopped for asked in asking if asked.stopped is not None]:
-        raise stopped[0]
+        asked.result()
     servers: dict[UUID, Server] = {}
     for row in rows:
         try:
@@ -165,24 +166,6 @@ def _caller(
             raise ToolFailed(str(failed)) from None
 
     return call
-
-
-class _Asking(threading.Thread):
-    """A server is asked for its tools while the run waits; `stopped` is why that broke off."""
-
-    def __init__(
-        self, connections: Connections, client: McpClient, config_id: UUID, context: ToolContext
-    ) -> None:
-        super().__init__(name="mcp discovery", daemon=True)
-        self.stopped: BaseException | None = None
-        self._ask = partial(discovery.discover, connections, client, config_id, context=context)
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._ask()
-        except BaseException as error:
-            self.stopped = error
 
 
 _refreshing: set[UUID] = set()
