@@ -10,11 +10,19 @@ from sqlalchemy import Row
 
 from api.auth.bearer import requires
 from api.http.current import actor, changes_catalog, connections
-from api.http.fields import BoundedList, ModelSettings, StrictBoolean, Usd, shown_name, whole
+from api.http.fields import (
+    BoundedDict,
+    BoundedList,
+    ModelSettings,
+    StrictBoolean,
+    Usd,
+    shown_name,
+    whole,
+)
 from api.http.idempotency import created, idempotent
 from api.http.json_body import NoArguments, query_args, read_body
 from api.http.paging import ByTime, page, page_args
-from shared.catalog import llm_providers, org_routes
+from shared.catalog import llm_providers, org_routes, platforms
 from shared.catalog.model_routes import APIS, FIRST_BYTE_SECONDS, IDLE_SECONDS, MAX_SILENT_SECONDS
 from shared.catalog.prices import Prices
 from shared.events.types import money
@@ -67,12 +75,22 @@ class CreateModel(ModelChanges):
 
 
 class ProviderChanges(Schema):
-    """A null address is the vendor's own; a null key is none."""
+    """A null address is the vendor's or platform's own; null credentials are none."""
 
     name = fields.String(validate=_NAME)
     kind = fields.String(validate=validate.OneOf(llm_providers.KINDS))
     base_url = fields.String(allow_none=True, validate=validate.Length(1, MAX_URL_CHARACTERS))
     api_key = fields.String(allow_none=True, validate=_KEY)
+    platform = fields.String(allow_none=True, validate=validate.OneOf(platforms.PLATFORMS))
+    region = fields.String(allow_none=True, validate=validate.Length(1, 64))
+    project_id = fields.String(allow_none=True, validate=validate.Length(1, 64))
+    api_version = fields.String(allow_none=True, validate=validate.Length(1, 64))
+    credentials = BoundedDict(allow_none=True, most=20)
+
+    @validates_schema
+    def check_secrets(self, data: dict[str, Any], **_: object) -> None:
+        if data.get("api_key") is not None and data.get("credentials") is not None:
+            raise ValidationError({"credentials": ["cannot be combined with `api_key`"]})
 
 
 class CreateProvider(ProviderChanges):
@@ -231,6 +249,10 @@ def _shown(sql: Any, providers: Iterable[Row[Any]]) -> list[dict[str, Any]]:
             "name": provider.name,
             "kind": provider.kind,
             "base_url": provider.base_url,
+            "platform": provider.platform,
+            "region": provider.region,
+            "project_id": provider.project_id,
+            "api_version": provider.api_version,
             "has_api_key": provider.api_key_encrypted is not None,
             "api_key_last_four": provider.api_key_last_four,
             "models": models[provider.id],

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from shared.actors import Actor
+from shared.catalog import platforms
 from shared.catalog.prices import Prices
 from shared.errors import InvalidRequest, ModelNotFound, NameTaken, ProviderNotFound
 from shared.ids import new_id
@@ -27,6 +28,8 @@ MAX_PROVIDERS = 100
 MAX_MODELS = 500
 #: With a shorter key its last characters would tell too much of it.
 _MIN_SHOWN_KEY = 12
+#: One of them is sealed.
+_SECRETS = ("api_key", "credentials")
 #: What the keys are sealed for.
 API_KEY_PURPOSE = "llm_providers.api_key"
 
@@ -45,14 +48,16 @@ def create(
     kind: str,
     base_url: str | None = None,
     api_key: str | None = None,
+    credentials: Mapping[str, Any] | None = None,
     models: Iterable[Mapping[str, Any]] = (),
+    **platform: str | None,
 ) -> Row[Any]:
-    """Make a provider with its models.
+    """Make a provider with its models; `platform` may have the options of `platforms.py`.
 
     Raises:
         NameTaken: the org has one of this name, or a model is named twice.
-        InvalidRequest: `base_url` may not be asked, the org has too many, or this server
-            cannot store a key.
+        InvalidRequest: `base_url` may not be asked, the platform lacks an option, the org has too
+            many, or this server cannot store a key.
     """
     _lock(tx, actor)
     count = tx.sql.execute(
@@ -60,6 +65,8 @@ def create(
     ).scalar_one()
     if count >= MAX_PROVIDERS:
         raise InvalidRequest(body=[f"limit reached: {MAX_PROVIDERS} providers per organization"])
+    _check_platform({"kind": kind, "base_url": base_url, **platform})
+    secret = _secret(platform.get("platform"), api_key, credentials)
     row = tx.sql.execute(
         upsert(llm_providers)
         .values(
@@ -68,7 +75,8 @@ def create(
             name=name,
             kind=kind,
             base_url=_checked(tx, base_url),
-            **_sealed(tx, actor, api_key),
+            **platform,
+            **_sealed(tx, actor, secret),
         )
         .on_conflict_do_nothing(index_elements=["org_id", "name"])
         .returning(*llm_providers.c)
@@ -96,9 +104,10 @@ def get(sql: Connection, actor: Actor, provider_id: UUID) -> Row[Any]:
 
 
 def change(tx: Transaction, actor: Actor, provider_id: UUID, **changes: Any) -> Row[Any]:
-    """Set what is given of `name`, `kind`, `base_url` and `api_key`; a null key is none.
+    """Set what is given of `create`'s fields; a null key is none, and so are null credentials.
 
-    A stored key goes only where it was given for: with another kind or address it is given again.
+    A stored key goes only where it was given for: with another kind, platform or address it is
+    given again.
 
     Raises:
         ProviderNotFound
@@ -108,19 +117,25 @@ def change(tx: Transaction, actor: Actor, provider_id: UUID, **changes: Any) -> 
     """
     _lock(tx, actor)
     before = get(tx.sql, actor, provider_id)
-    values = {name: value for name, value in changes.items() if name != "api_key"}
+    values = {name: value for name, value in changes.items() if name not in _SECRETS}
+    of_route = ("kind", "base_url", "platform", *platforms.OPTIONS)
+    _check_platform({name: values.get(name, getattr(before, name)) for name in of_route})
     if "base_url" in values:
         values["base_url"] = _checked(tx, values["base_url"])
     if values.get("kind", before.kind) != before.kind:
         _check_no_api(tx, provider_id)
     moved = any(
         values.get(name, getattr(before, name)) != getattr(before, name)
-        for name in ("kind", "base_url")
+        for name in ("kind", "base_url", "platform", "region")
     )
-    if moved and before.api_key_encrypted is not None and "api_key" not in changes:
-        raise InvalidRequest(api_key=["must be resent when `kind` or `base_url` changes"])
-    if "api_key" in changes:
-        values |= _sealed(tx, actor, changes["api_key"])
+    is_resent = any(name in changes for name in _SECRETS)
+    if moved and before.api_key_encrypted is not None and not is_resent:
+        where = "`kind`, `base_url`, `platform` or `region`"
+        raise InvalidRequest(api_key=[f"must be resent when {where} changes"])
+    if is_resent:
+        platform = values.get("platform", before.platform)
+        secret = _secret(platform, *(changes.get(name) for name in _SECRETS))
+        values |= _sealed(tx, actor, secret)
     if "name" in values and tx.sql.scalar(
         select(llm_providers.c.id).where(
             llm_providers.c.org_id == actor.org_id,
@@ -274,6 +289,27 @@ def _checked(tx: Transaction, base_url: str | None) -> str | None:
     return checked.text
 
 
+def _check_platform(fields: Mapping[str, str | None]) -> None:
+    options = {name: fields.get(name) for name in ("base_url", *platforms.OPTIONS)}
+    if problems := platforms.problems(fields["kind"] or "", fields.get("platform"), options):
+        raise InvalidRequest(**{name: [why] for name, why in problems.items()})
+
+
+def _secret(
+    platform: str | None, api_key: str | None, credentials: Mapping[str, Any] | None
+) -> str | None:
+    """Return the text to be sealed. Raises: InvalidRequest: the platform cannot use it."""
+    name = "api_key" if credentials is None else "credentials"
+    try:
+        if credentials is not None:
+            return platforms.sealed_text(platform, credentials)
+        if api_key is not None and platform is not None:
+            platforms.check_secret(platform, api_key)
+    except ValueError as error:
+        raise InvalidRequest(**{name: [str(error)]}) from None
+    return api_key
+
+
 def _sealed(tx: Transaction, actor: Actor, api_key: str | None) -> dict[str, Any]:
     if api_key is None:
         return {"api_key_encrypted": None, "api_key_last_four": None}
@@ -283,7 +319,8 @@ def _sealed(tx: Transaction, actor: Actor, api_key: str | None) -> dict[str, Any
         )
     except NoEncryptionKey:
         raise InvalidRequest(api_key=["ARKLOOP_ENCRYPTION_KEY is not set on this server"]) from None
-    shown = api_key[-4:] if len(api_key) >= _MIN_SHOWN_KEY else None
+    is_shown = len(api_key) >= _MIN_SHOWN_KEY and not platforms.credentials_of(api_key)
+    shown = api_key[-4:] if is_shown else None
     return {"api_key_encrypted": sealed, "api_key_last_four": shown}
 
 

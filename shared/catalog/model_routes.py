@@ -17,7 +17,7 @@ from uuid import UUID
 
 import yaml
 
-from shared.catalog import model_settings, prices
+from shared.catalog import model_settings, platforms, prices
 from shared.catalog.prices import VENDOR_URLS, Prices
 from shared.config import InvalidSettings, Settings
 from shared.events.types import Usage
@@ -53,7 +53,11 @@ class Route:
     model: str
     base_url: str | None = None
     api: str | None = None  # one of `APIS`, with `provider` openai alone; None: `effective_api`
-    api_key: str | None = field(default=None, repr=False)
+    platform: str | None = None  # one of `platforms.PLATFORMS`; None: the vendor, or a server
+    region: str | None = None
+    project_id: str | None = None
+    api_version: str | None = None
+    api_key: str | None = field(default=None, repr=False)  # or credentials, as a JSON object
     prices: Prices | None = None
     max_output_tokens: int | None = None  # of one model call, where the persona sets none
     context_tokens: int | None = None  # of one call, input and output together
@@ -67,6 +71,12 @@ class Route:
     priority: int | None = None  # the lower comes first; None: never a fallback
 
     @property
+    def address(self) -> str | None:
+        """The address that is called; None for a provider without one."""
+        at_platform = platforms.address(self.platform, self.region)
+        return self.base_url or at_platform or VENDOR_URLS.get(self.provider)
+
+    @property
     def is_at_openai(self) -> bool:
         """True if it is called at OpenAI itself, regional addresses included."""
         host = urlsplit(self.base_url or VENDOR_URLS["openai"]).hostname or ""
@@ -77,7 +87,8 @@ class Route:
         """The one of `APIS` that is called; None for providers other than openai."""
         if self.provider != "openai":
             return None
-        return self.api or ("responses" if self.is_at_openai else "chat")
+        is_openais = self.is_at_openai or self.platform == "azure"
+        return self.api or ("responses" if is_openais else "chat")
 
     @property
     def server(self) -> str:
@@ -86,6 +97,8 @@ class Route:
         A server's two APIs cannot read each other's provider state, so their marks differ.
         """
         where = self.base_url or ""
+        if self.platform is not None:
+            where += f" {self.platform} {self.region}"
         if self.effective_api == "responses":
             where += " responses"
         return hashlib.sha256(where.encode()).hexdigest()[:12]
@@ -163,7 +176,7 @@ def default_id(routes: Routes) -> str | None:
 
 def with_known_figures(route: Route) -> Route:
     """Complete the route with the price library's prices and context, where it has none itself."""
-    about = (route.provider, route.model, route.base_url)
+    about = (route.provider, route.model, route.address)
     return replace(
         route,
         prices=route.prices or prices.known(*about),
@@ -186,6 +199,8 @@ _FIELDS = {
     "model",
     "base_url",
     "api",
+    "platform",
+    *platforms.OPTIONS,
     "api_key_variable",
     "model_settings",
     "prices",
@@ -252,6 +267,7 @@ def _route(entry: Any) -> Route:
         api_key = os.environ.get(str(variable))  # noqa: TID251 - the file names the variable
         if not api_key:
             raise ValueError(f"the environment variable {variable} is not set")
+    of_platform = _platform(entry, api_key)
     for name, least in _NUMBERS.items():
         number = entry.get(name)
         if number is not None and (type(number) is not int or number < least):
@@ -272,11 +288,37 @@ def _route(entry: Any) -> Route:
             base_url=base_url,
             api=api,
             api_key=api_key,
+            **of_platform,
             model_settings=_model_settings(entry.get("model_settings")),
             prices=_prices(entry.get("prices")),
             **numbers,
         )
     )
+
+
+def _platform(entry: Mapping[str, Any], secret: str | None) -> dict[str, Any]:
+    """Return the fields of a route's platform."""
+    fields = {name: entry.get(name) for name in ("platform", *platforms.OPTIONS)}
+    for name, value in fields.items():
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"`{name}` must be a string")
+    platform = fields["platform"]
+    if platform is not None and platform not in platforms.PLATFORMS:
+        raise ValueError(f"`platform` must be one of {', '.join(platforms.PLATFORMS)}")
+    options = {name: fields[name] for name in platforms.OPTIONS}
+    problems = platforms.problems(
+        entry["provider"], platform, {**options, "base_url": entry.get("base_url")}
+    )
+    if problems:
+        raise ValueError("; ".join(f"`{name}` {why}" for name, why in problems.items()))
+    if platform is not None:
+        if secret is None:
+            raise ValueError(f"`api_key_variable` is required for {platform}")
+        try:
+            platforms.check_secret(platform, secret)
+        except ValueError as error:
+            raise ValueError(f"`api_key_variable`: {error}") from None
+    return fields
 
 
 def _model_settings(given: Any) -> Mapping[str, Any]:

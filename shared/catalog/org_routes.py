@@ -8,9 +8,10 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, select
 
-from shared.catalog import prices
+from shared.catalog import platforms, prices
 from shared.catalog.llm_providers import PRICE_COLUMNS
 from shared.catalog.model_routes import FIRST_BYTE_SECONDS, IDLE_SECONDS, Route
+from shared.catalog.platforms import OPTIONS
 from shared.catalog.prices import Prices
 from shared.storage.tables.catalog import llm_models, llm_providers
 from shared.times import now
@@ -31,6 +32,7 @@ def routes_of(sql: Connection, org_id: UUID) -> list[SealedRoute]:
             llm_models,
             llm_providers.c.kind,
             llm_providers.c.base_url,
+            *(llm_providers.c[name] for name in ("platform", *OPTIONS)),
             llm_providers.c.api_key_encrypted,
         )
         .join(llm_providers, llm_providers.c.id == llm_models.c.provider_id)
@@ -45,6 +47,7 @@ def routes_of(sql: Connection, org_id: UUID) -> list[SealedRoute]:
                 model=row.model,
                 base_url=row.base_url,
                 api=row.api,
+                **_platform(row),
                 prices=effective_prices(row, row),
                 max_output_tokens=row.max_output_tokens,
                 context_tokens=effective_context_tokens(row, row),
@@ -72,14 +75,14 @@ def given_prices(model: Row[Any]) -> Prices | None:
 
 def effective_prices(model: Row[Any], provider: Row[Any]) -> Prices | None:
     """Return the prices of a call: those set, else the library's; None if neither is known."""
-    return given_prices(model) or _known(provider.kind, model.model, provider.base_url)[0]
+    return given_prices(model) or _known(provider.kind, model.model, _address(provider))[0]
 
 
 def effective_context_tokens(model: Row[Any], provider: Row[Any]) -> int | None:
     """Return the model's context window, as set or else as in the library; None if unknown."""
     if model.context_tokens is not None:
         return int(model.context_tokens)
-    return _known(provider.kind, model.model, provider.base_url)[1]
+    return _known(provider.kind, model.model, _address(provider))[1]
 
 
 def effective_api(model: Row[Any], provider: Row[Any]) -> str | None:
@@ -90,7 +93,16 @@ def effective_api(model: Row[Any], provider: Row[Any]) -> str | None:
         model=model.model,
         base_url=provider.base_url,
         api=model.api,
+        platform=provider.platform,
     ).effective_api
+
+
+def _platform(provider: Row[Any]) -> dict[str, str | None]:
+    return {name: getattr(provider, name) for name in ("platform", *OPTIONS)}
+
+
+def _address(provider: Row[Any]) -> str | None:
+    return provider.base_url or platforms.address(provider.platform, provider.region)
 
 
 def _known(kind: str, model: str, base_url: str | None) -> tuple[Prices | None, int | None]:

@@ -3,6 +3,8 @@
 For what an org has entered it also keeps to the addresses that it may reach.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import httpx2
@@ -17,23 +19,23 @@ WRITE_SECONDS = 30.0
 #: How long a server may take to end a response whose last event it has sent.
 END_SECONDS = 5.0
 
-#: What goes to a server that an org has named. The SDKs take more from the worker's environment:
-#: the operator's organisation, and headers with who knows what in them.
-_SENT_HEADERS = frozenset(
+#: What goes to a server that an org has named, besides credentials. The SDKs take more from the
+#: worker's environment: the operator's organisation, and headers with who knows what in them.
+SENT_HEADERS = frozenset(
     {
         "accept",
         "accept-encoding",
         "anthropic-version",
-        "authorization",
         "connection",
         "content-length",
         "content-type",
         "host",
         "transfer-encoding",
         "user-agent",
-        "x-api-key",
     }
 )
+#: Of a request that an SDK has signed.
+_SIGNATURE = frozenset({"authorization", "x-amz-date", "x-amz-security-token"})
 
 
 class AbortableClient(httpx2.Client):
@@ -43,7 +45,8 @@ class AbortableClient(httpx2.Client):
     A read times out after the route's `first_byte_seconds`, and within a body that has begun after
     its `idle_seconds`. With a `policy` it connects to the addresses that this allows, else
     `egress.Refused` is raised. `events`: answers are streams of server-sent events, else of lines.
-    With a policy, `bearer` is the key that takes the place of any other one, however it was set.
+    `frames`: they are streams of Amazon's frames. With a policy, the headers in `credentials` take
+    the place of any other ones, however they were set; None: those of a signed request stay.
     """
 
     def __init__(
@@ -52,20 +55,25 @@ class AbortableClient(httpx2.Client):
         policy: egress.Policy | None = None,
         *,
         events: bool = True,
-        bearer: str | None = None,
+        frames: bool = False,
+        credentials: Mapping[str, str] | None = MappingProxyType({}),
     ) -> None:
         def keep_to_what_is_ours(request: httpx2.Request) -> None:
-            for name in set(request.headers) - _SENT_HEADERS:
+            sent = SENT_HEADERS if credentials is not None else SENT_HEADERS | _SIGNATURE
+            for name in set(request.headers) - sent:
                 del request.headers[name]
-            if bearer is not None:
-                request.headers.pop("x-api-key", None)
-                request.headers["authorization"] = f"Bearer {bearer}"
+            request.headers.update(self.credentials)
 
+        self.credentials = dict(credentials or {})
         self._route = route
         self._backend = CheckedBackend(policy)
         self._is_ending = False
         transport = BoundedTransport(
-            events=events, on_data=self._body_goes_on, verify=ssl_context(), trust_env=False
+            events=events,
+            frames=frames,
+            on_data=self._body_goes_on,
+            verify=ssl_context(),
+            trust_env=False,
         )
         # A private attribute: the version is pinned, and a test aborts a silent server.
         transport._pool._network_backend = self._backend

@@ -9,7 +9,6 @@ import anthropic
 
 from shared.catalog import model_settings
 from shared.catalog.model_routes import Route
-from shared.catalog.prices import VENDOR_URLS
 from shared.events.types import Usage, clean
 from shared.security.egress import Policy
 from worker.contract.messages import (
@@ -23,13 +22,13 @@ from worker.contract.messages import (
 )
 from worker.contract.outcomes import ProviderError
 from worker.contract.stop_signal import StopSignal
-from worker.providers import anthropic_request, token_counts
+from worker.providers import anthropic_client, anthropic_request, token_counts
 from worker.providers.abortable_http import AbortableClient
 from worker.providers.partial_calls import (
     PartialCalls,
 )
 from worker.providers.reported_usage import UsageReader
-from worker.providers.sdk_client import StateRoom, address, with_encoded_body
+from worker.providers.sdk_client import StateRoom, address
 from worker.providers.sdk_errors import provider_errors
 
 #: The same words as of the other providers, where they mean the same.
@@ -50,33 +49,26 @@ def build(route: Route, *, faults: bool, egress: Policy | None) -> "AnthropicPro
 _Delta = TypeVar("_Delta", TextDelta, ThinkingDelta)
 
 
-class _Client(anthropic.Anthropic):
-    # A private method: the version is pinned, and a test measures its memory.
-    def _build_request(self, options: Any, **retries: Any) -> Any:
-        return super()._build_request(with_encoded_body(options), **retries)
-
-
 class AnthropicProvider:
     settings = model_settings.NAMES - {"seed", "verbosity"}  # the API has neither
 
     def __init__(self, route: Route, egress: Policy | None = None) -> None:
-        base_url = address(route, VENDOR_URLS["anthropic"], egress)
-        # As the SDK sends it, since the API's version 2026-10-21.
-        self._http = AbortableClient(route, egress, bearer=route.api_key or "none")
-        self._api_key = route.api_key
-        self._usage = UsageReader(route, "messages")
-        self._client = _Client(
-            api_key=route.api_key or "none",
-            base_url=base_url,
-            http_client=self._http,
-            max_retries=0,  # retries are ours, so that events and usage stay right
-            open_telemetry=False,
+        base_url = address(route, egress)
+        self._http = AbortableClient(
+            route,
+            egress,
+            frames=route.platform == "bedrock",
+            credentials=anthropic_client.headers(route),
         )
+        self._route = route
+        self._usage = UsageReader(route, "messages")
+        self._client = anthropic_client.connect(route, base_url, self._http)
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
         answer = _Answer(request.turn, self._usage)
-        failures = provider_errors(anthropic, self._api_key, request.settings)
+        failures = provider_errors(anthropic, self._route.api_key, request.settings)
         with stop.aborting(self._http.abort), failures:
+            anthropic_client.authorize(self._route, self._client, self._http)
             with self._client.messages.create(**anthropic_request.arguments(request)) as events:
                 for event in events:
                     stop.check()

@@ -50,7 +50,8 @@ def max_tokens(request: ModelRequest) -> int:
     """Return the limit that is sent: the request's, else the model's own."""
     if request.max_output_tokens is not None:
         return request.max_output_tokens
-    known = next(most for start, most in _MOST_OUTPUT_TOKENS if request.model.startswith(start))
+    name = request.model[max(request.model.find("claude-"), 0) :]  # platforms put more before it
+    known = next(most for start, most in _MOST_OUTPUT_TOKENS if name.startswith(start))
     if request.room_tokens is None:
         return known
     # Older models refuse a limit that does not fit into their context beside the input.

@@ -22,13 +22,16 @@ _ENDS_OF_LINES = (b"\n",)
 class BoundedTransport(httpx2.HTTPTransport):
     """Breaks off an answer that gets too long, and refuses one that would have to be unpacked.
 
-    `events`: the reader takes an answer for server-sent events, whatever its type says.
+    `events`: the reader takes an answer for server-sent events, whatever its type says; `frames`:
+    for frames, whose lengths it checks itself.
     """
 
-    def __init__(self, *, events: bool, on_data: Callable[[], None], **kwargs: Any) -> None:
+    def __init__(
+        self, *, events: bool, on_data: Callable[[], None], frames: bool = False, **kwargs: Any
+    ) -> None:
         """Bound responses; `on_data` is called whenever a part of a body arrives."""
         super().__init__(**kwargs)
-        self._events = events
+        self._ends = () if frames else _ENDS_OF_EVENTS if events else _ENDS_OF_LINES
         self._on_data = on_data
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -39,9 +42,10 @@ class BoundedTransport(httpx2.HTTPTransport):
             response.close()
             raise httpx2.RemoteProtocolError("unexpected Content-Encoding in the response")
         assert isinstance(response.stream, httpx2.SyncByteStream)
-        most = MAX_BYTES if response.is_success else MAX_ERROR_BYTES
-        events = self._events and response.is_success
-        response.stream = _BoundedStream(response.stream, most, self._on_data, events=events)
+        most, ends = MAX_BYTES, self._ends
+        if not response.is_success:
+            most, ends = MAX_ERROR_BYTES, _ENDS_OF_LINES
+        response.stream = _BoundedStream(response.stream, most, self._on_data, ends)
         return response
 
 
@@ -51,19 +55,18 @@ class _BoundedStream(httpx2.SyncByteStream):
         stream: httpx2.SyncByteStream,
         most: int,
         on_data: Callable[[], None],
-        *,
-        events: bool,
+        ends: tuple[bytes, ...],
     ) -> None:
         self._stream = stream
         self._on_data = on_data
-        self._events = events
         self._most = most
-        self._ends = _ENDS_OF_EVENTS if events else _ENDS_OF_LINES
+        self._ends = ends
 
     def __iter__(self) -> Iterator[bytes]:
         total = since_end = lines = 0
         last = b""
-        for part in _without_mark(self._stream) if self._events else self._stream:
+        has_events = self._ends == _ENDS_OF_EVENTS
+        for part in _without_mark(self._stream) if has_events else self._stream:
             self._on_data()
             total += len(part)
             seen = last + part  # an end may lie across two parts
@@ -76,7 +79,8 @@ class _BoundedStream(httpx2.SyncByteStream):
             since_end += len(part_of_event)
             lines += part_of_event.count(b"\n") + part_of_event.count(b"\r")
             last = seen[-3:]
-            if total > self._most or since_end > MAX_EVENT_BYTES or lines > MAX_EVENT_LINES:
+            is_long = self._ends and (since_end > MAX_EVENT_BYTES or lines > MAX_EVENT_LINES)
+            if total > self._most or is_long:
                 raise httpx2.RemoteProtocolError("the response is too long")
             yield part
 

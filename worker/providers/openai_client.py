@@ -9,7 +9,6 @@ import openai
 from openai._streaming import ServerSentEvent, SSEDecoder
 
 from shared.catalog.model_routes import Route
-from shared.catalog.prices import VENDOR_URLS
 from shared.security.egress import Policy
 from worker.contract.stop_signal import StopSignal
 from worker.providers.abortable_http import AbortableClient
@@ -25,19 +24,49 @@ class _Decoder:
         return (event for event in SSEDecoder().iter_bytes(iterator) if event.data)
 
 
-class Client(openai.OpenAI):
-    """The client of one run, which a stop signal can cut off."""
+class _OpenAI(openai.OpenAI):
+    # A private method: the version is pinned, and a test measures its memory.
+    def _build_request(self, options: Any, **retries: Any) -> Any:
+        return super()._build_request(with_encoded_body(options), **retries)
+
+    # A private method: the version is pinned, and a test sends such events.
+    def _make_sse_decoder(self) -> Any:
+        return _Decoder()
+
+
+class _AzureOpenAI(openai.AzureOpenAI, _OpenAI):  # type: ignore[misc]
+    """Azure's part reads the model in the body first, and puts it into the path."""
+
+
+class Client:
+    """The client of one run, which a stop signal can cut off; `sdk` is the SDK's own."""
 
     def __init__(self, route: Route, egress: Policy | None) -> None:
         """Create the client. Raises: ProviderError: the policy refuses the route's address."""
         self._route_key = route.api_key
-        self._connections = AbortableClient(route, egress, bearer=route.api_key or "none")
-        super().__init__(
-            api_key=route.api_key or "none",
-            base_url=address(route, VENDOR_URLS["openai"], egress),
-            http_client=self._connections,
-            max_retries=0,  # retries are ours, so that events and usage stay right
-        )
+        key = route.api_key or "none"
+        is_azure = route.platform == "azure" and route.api_version is not None
+        credentials = {"api-key": key} if is_azure else {"authorization": f"Bearer {key}"}
+        self._connections = AbortableClient(route, egress, credentials=credentials)
+        base_url = address(route, egress)
+        options: dict[str, Any] = {
+            "api_key": key,
+            "http_client": self._connections,
+            "max_retries": 0,  # retries are ours, so that events and usage stay right
+        }
+        self.sdk: openai.OpenAI
+        if is_azure:
+            self.sdk = _AzureOpenAI(
+                azure_endpoint=base_url, api_version=route.api_version, **options
+            )
+        else:
+            if route.platform == "azure":
+                base_url = f"{base_url.rstrip('/')}/openai/v1/"
+            self.sdk = _OpenAI(base_url=base_url, **options)
+
+    def close(self) -> None:
+        """Close connections."""
+        self.sdk.close()
 
     @contextlib.contextmanager
     def calling(self, stop: StopSignal, settings: Mapping[str, Any]) -> Iterator[None]:
@@ -66,11 +95,3 @@ class Client(openai.OpenAI):
                 is_whole = True
                 self._connections.expect_end()
             yield chunk
-
-    # A private method: the version is pinned, and a test measures its memory.
-    def _build_request(self, options: Any, **retries: Any) -> Any:
-        return super()._build_request(with_encoded_body(options), **retries)
-
-    # A private method: the version is pinned, and a test sends such events.
-    def _make_sse_decoder(self) -> Any:
-        return _Decoder()

@@ -64,7 +64,7 @@ class OpenAIProvider:
 
     def __init__(self, route: Route, egress: Policy | None = None) -> None:
         self._client = Client(route, egress)
-        self._is_vendor = route.is_at_openai
+        self._is_vendor = route.is_at_openai or route.platform == "azure"
         self._usage = UsageReader(route, "chat")
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
@@ -75,7 +75,9 @@ class OpenAIProvider:
         room = StateRoom()
         reasoning = _Reasoning(room)
         with self._client.calling(stop, request.settings):
-            with self._client.chat.completions.create(**_arguments(request, self._is_vendor)) as s:
+            with self._client.sdk.chat.completions.create(
+                **_arguments(request, self._is_vendor)
+            ) as s:
                 for chunk in self._client.read(s, _is_last):
                     stop.check()
                     told = self._usage.read(_reported(chunk))

@@ -94,7 +94,7 @@ class ResponsesProvider:
             body = with_extra(responses_request.body(request), self._options)
             try:
                 # The classes that `responses.create` makes of events hide missing fields.
-                return self._client.post(
+                return self._client.sdk.post(
                     "/responses",
                     cast_to=object,
                     body=body,

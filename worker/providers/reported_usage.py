@@ -30,7 +30,7 @@ class UsageReader:
 
     def __init__(self, route: Route, api: str) -> None:
         vendor, names = _APIS[api]
-        known = prices.usage_extractors(route.provider, route.base_url)
+        known = prices.usage_extractors(route.provider, route.address)
         candidates = [known, prices.usage_extractors(vendor, None)]
         found = [_first(extractors, names) for extractors in candidates]
         self._extractors = [extractor for extractor in found if extractor is not None]

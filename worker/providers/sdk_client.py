@@ -10,13 +10,14 @@ from worker.contract.messages import MAX_STATE_BYTES
 from worker.providers.sdk_errors import address_refused
 
 
-def address(route: Route, vendors: str, policy: egress.Policy | None) -> str:
+def address(route: Route, policy: egress.Policy | None) -> str:
     """Return the server's address, always: without it the SDKs take one from the environment.
 
     Raises:
         ProviderError: the policy refuses it.
     """
-    base_url = route.base_url or vendors
+    base_url = route.address
+    assert base_url is not None, "every vendor with an SDK has an address"
     if policy is None:
         return base_url
     try:

@@ -26,6 +26,7 @@ _KINDS = {
     402: "auth",  # nothing is paid for this key
     403: "auth",
     408: "timeout",
+    424: "overloaded",  # Bedrock's word for a failure of the model
     409: "overloaded",  # the vendors' word for a lock that was not free in time
     429: "rate_limited",
 }
@@ -55,6 +56,7 @@ _UNPAID_TEXTS = (
 #: Parts of the types and codes of errors inside a stream, in lower case; the first that fits.
 _WORDS = (
     ("rate_limit", "rate_limited"),
+    ("throttling", "rate_limited"),  # Bedrock
     ("overloaded", "overloaded"),
     ("timeout", "timeout"),
     ("authentication", "auth"),
@@ -63,6 +65,7 @@ _WORDS = (
     ("badrequest", "invalid_request"),
     ("invalid_prompt", "invalid_request"),
     ("not_found", "invalid_request"),
+    ("validationexception", "invalid_request"),  # Bedrock
     ("too_large", "invalid_request"),
     ("context_length", "invalid_request"),
 )

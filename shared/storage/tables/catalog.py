@@ -35,7 +35,11 @@ llm_providers = Table(
     Column("name", Text, nullable=False),
     Column("kind", Text, nullable=False),  # openai | anthropic
     Column("base_url", Text),  # null: the vendor's own
-    Column("api_key_encrypted", LargeBinary),
+    Column("platform", Text),  # one of `platforms.PLATFORMS`; null: none
+    Column("region", Text),
+    Column("project_id", Text),
+    Column("api_version", Text),
+    Column("api_key_encrypted", LargeBinary),  # an API key, or credentials as a JSON object
     Column("api_key_last_four", Text),
     created_at_(),
     _updated_at(),

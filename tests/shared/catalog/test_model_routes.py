@@ -220,9 +220,41 @@ def test_a_route_of_a_file_has_limits_of_its_own(tmp_path: Path) -> None:
     assert Prices() == routes["c"].prices, "no prices are none to pay"
 
 
+def test_a_route_at_a_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its prices are those of the platform's models, its API that of the vendor."""
+    monkeypatch.setenv("AZURE_KEY", "a-key")
+    routes = from_file(
+        tmp_path,
+        """
+        routes:
+          - {id: a, provider: openai, model: gpt-4o, platform: azure,
+             base_url: "https://r.openai.azure.com", api_key_variable: AZURE_KEY}
+          - {id: b, provider: anthropic, model: anthropic.claude-haiku-4-5-20251001-v1:0,
+             platform: bedrock, region: us-east-1, api_key_variable: AZURE_KEY}
+        """,
+    )
+
+    azure, bedrock = routes["a"], routes["b"]
+    assert ("azure", "responses", "a-key") == (azure.platform, azure.effective_api, azure.api_key)
+    assert ("bedrock", "us-east-1") == (bedrock.platform, bedrock.region)
+    assert azure.prices and bedrock.prices
+    assert azure.server != bedrock.server
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ("routes: [{id: a, provider: openai, model: m, platform: x}]", "`platform` must be one of"),
+        ("routes: [{id: a, provider: openai, model: m, platform: 1}]", "`platform` must be a str"),
+        ("routes: [{id: a, provider: openai, model: m, region: x}]", "`region` requires a"),
+        (
+            "routes: [{id: a, provider: anthropic, model: m, platform: vertex, region: x}]",
+            "`project_id` is required for vertex",
+        ),
+        (
+            "routes: [{id: a, provider: anthropic, model: m, platform: bedrock, region: x}]",
+            "`api_key_variable` is required for bedrock",
+        ),
         ("", "expected a list under `routes:`"),
         ("[]", "expected a list under `routes:`"),
         ("routes: 1", "expected a list under `routes:`"),
