@@ -130,7 +130,9 @@ def test_a_persona_may_fail_at_its_limits(user: Caller) -> None:
 
 
 def test_a_run_has_a_limit_of_time(system: System, user: Caller) -> None:
-    """`run.timeout` when its time without waiting is over: this one began long ago."""
+    """When its time without waiting is over, the text so far is the answer: this one began long
+    ago.
+    """
     run_id = user.run({"tool": "ask_user", "args": {"question": "?"}}, {"say": "So"}, {"hang": 60})
     user.until(run_id, "status", "waiting_for_input")
     with system.connections.transaction() as tx:
@@ -140,8 +142,27 @@ def test_a_run_has_a_limit_of_time(system: System, user: Caller) -> None:
     assert 200 == user.answer(run_id, "yes").status_code
 
     run = user.ended(run_id)
-    assert ("run.timeout", True) == (run["error"]["code"], run["error"]["retryable"])
-    assert ("assistant", "So", True) == user.messages(run["thread_id"])[-1]
+    assert ("completed", "timeout") == (run["status"], run["stop_reason"])
+    assert ("assistant", "So", False) == user.messages(run["thread_id"])[-1]
+
+
+@pytest.mark.parametrize("on_limit", ["answer", "fail"])
+def test_time_is_left_for_the_last_call(user: Caller, on_limit: str) -> None:
+    """A tool that takes too long is left, and the model answers without its result."""
+    persona = {"key": f"brisk-{on_limit}", "timeout_seconds": 3, "on_limit": on_limit}
+    persona_id = user.made("/v1/personas", persona)["id"]
+    slow = {"tool": "sleep", "args": {"seconds": 60}}
+    run_id = user.run(slow, {"say": "I do not know."}, persona_id=persona_id)
+
+    run = user.ended(run_id)
+    messages = user.messages(run["thread_id"])
+    if on_limit == "fail":
+        assert ("failed", "run.timeout") == (run["status"], run["error"]["code"])
+        return
+    assert ("completed", "timeout") == (run["status"], run["stop_reason"])
+    assert ("assistant", "I do not know.", False) == messages[-1]
+    [result] = [event["data"] for event in user.events(run_id) if event["type"] == "tool.result"]
+    assert result["is_error"]
 
 
 def test_waiting_does_not_count_as_time(system: System, user: Caller) -> None:

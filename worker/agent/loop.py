@@ -16,14 +16,16 @@ from worker.agent.agent import Agent
 from worker.agent.conversation import Turn
 from worker.agent.model_call import Reply, bounded, call_model
 from worker.agent.request_builder import RequestBuilder
-from worker.agent.tool_calls import call_tools
+from worker.agent.tool_calls import call_tools, cut_off_calls
 from worker.contract.context import RunContext
 from worker.contract.messages import ModelRequest
 from worker.contract.outcomes import (
+    DeadlineExceeded,
     LimitExceeded,
     ProviderError,
     RunFailure,
     ShuttingDown,
+    TimeToLand,
     TooLarge,
 )
 from worker.contract.stop_signal import StopSignal
@@ -63,13 +65,21 @@ def run(
             message_id=turns[-1].message_id, content=turns[-1].content, stop_reason=reason
         )
     if limit_reached is None:
+        stop.can_land = agent.persona.on_limit == "answer"
         try:
             return _step_by_step(agent, context, stop, turns, requests)
         except LimitExceeded as limit:
-            limit_reached = landing.stop_reason_of(limit, agent.persona)
+            limit_reached, message = landing.stop_reason_of(limit, agent.persona), str(limit)
             if limit_reached is None:
                 raise
-            context.emit(types.RunLimitReached(limit_reached, str(limit)))
+            stop.begin_landing()
+        except TimeToLand:
+            limit_reached = "timeout"
+            message = f"The run's {agent.persona.timeout_seconds:g} s are nearly over."
+            stop.begin_landing()
+            context.void_text("run.timeout", context.admission.cost())
+        results = cut_off_calls(context, turns[-1]) if turns else []
+        context.emit(*results, types.RunLimitReached(limit_reached, message))
     return _land(agent, context, stop, requests, limit_reached)
 
 
@@ -147,9 +157,9 @@ def _land(
 
     try:
         reply = call_model(agent.chain, build, context, stop, shrink)
-    except (ProviderError, LimitExceeded) as error:
-        log.warning("the last call of the run failed: %s (%s)", error, error.code)
-        return cut_off(context, reason)
+    except (ProviderError, LimitExceeded, DeadlineExceeded) as error:
+        log.warning("the run's last call failed: %r", error)
+        return cut_off(context, reason, context.admission.cost())
     message_id, content = str(ids.new_id()), reply.message.content
     if not content.strip():
         content = _unanswered(context, reason)
@@ -162,8 +172,11 @@ def _land(
     )
 
 
-def cut_off(context: RunContext, reason: str) -> Answer:
-    """Answer with the text so far of a call that was cut off, else that there is none."""
+def cut_off(context: RunContext, reason: str, cost: types.Event) -> Answer:
+    """Answer with the text so far of a call that was cut off, else that there is none.
+
+    `cost` is the run's last `run.cost`.
+    """
     message_id, content = str(ids.new_id()), context.open_text
     usage = context.admission.last_usage if content else Usage()
     if not content.strip():
@@ -173,7 +186,7 @@ def cut_off(context: RunContext, reason: str) -> Answer:
         message_id=message_id,
         content=content,
         stop_reason=reason,
-        closing=(completed, context.admission.cost()),
+        closing=(completed, cost),
     )
 
 

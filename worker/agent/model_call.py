@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from shared import fault_points
@@ -30,6 +30,7 @@ from worker.contract.messages import (
     MAX_STATE_BYTES,
     AssistantMessage,
     CallDelta,
+    Chunk,
     ModelRequest,
     TextDelta,
     ThinkingDelta,
@@ -267,7 +268,7 @@ def _stream_turn(
     text: list[str] = []
     length = 0
     ids = CallIds(request.turn, request.taken_call_ids)
-    for chunk in provider.stream(request, stop):
+    for chunk in _watched(provider.stream(request, stop), stop):
         if isinstance(chunk, TextDelta | ThinkingDelta | CallDelta):
             length += len(chunk.text)
             if length > MAX_TURN_CHARACTERS:
@@ -294,6 +295,17 @@ def _stream_turn(
                 end = replace(end, tool_calls=ids.name(end.tool_calls))
                 return AssistantMessage("".join(text), end.tool_calls), end
     raise ProviderError("malformed", "The model's stream ended without a final chunk.")
+
+
+def _watched(chunks: Iterator[Chunk], stop: StopSignal) -> Iterator[Chunk]:
+    """Let a text that may be the answer be finished when it is time to land."""
+    try:
+        for chunk in chunks:
+            if isinstance(chunk, TextDelta | CallDelta):
+                stop.is_answering = isinstance(chunk, TextDelta)
+            yield chunk
+    finally:
+        stop.is_answering = False
 
 
 def _as_far_as_it_came(end: TurnEnd) -> TurnEnd:

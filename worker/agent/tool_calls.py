@@ -14,7 +14,7 @@ from worker.agent.conversation import Turn
 from worker.contract.attachments import ToolOutput, images_of
 from worker.contract.context import RunContext, ToolContext, ToolLedger
 from worker.contract.messages import ToolCall, ToolMessage
-from worker.contract.outcomes import ShuttingDown, StopRun, WaitForInput
+from worker.contract.outcomes import ShuttingDown, StopRun, TimeToLand, WaitForInput
 from worker.tools import CallInfo, Tool, ToolFailed
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ UNKNOWN_OUTCOME = (
     "The outcome of this call is unknown: the process that made it crashed. The call"
     " may or may not have taken effect, and was not repeated."
 )
+_NOT_MADE = "Not executed: the run's time is over."
+_CUT_OFF = "The run's time was over during this call; it may or may not have taken effect."
 
 
 def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
@@ -52,6 +54,8 @@ def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
     for made in calls:
         made.wait(context, grace)
         stopped = stopped or made.stopped
+        if isinstance(made.stopped, TimeToLand):
+            made.stopped, made.result = None, _cut_off(context, turn, made.call)
         # Where the run resumes elsewhere, results come in call order there: the ledger has them.
         if made.stopped is None and not isinstance(stopped, ShuttingDown | LeaseLost):
             context.emit(made.result)
@@ -63,6 +67,24 @@ def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
     # The step is over: a crash in the next one must not ask what became of these calls.
     context.checkpoint()
     fault_points.reach("worker.step_finished")
+
+
+def cut_off_calls(context: RunContext, turn: Turn) -> list[types.ToolResult]:
+    """Give a result to each call that has none: the run lands, and vendors require them all."""
+    results = [_cut_off(context, turn, call) for call in turn.calls if call.id not in turn.results]
+    for result in results:
+        turn.results[result.tool_call_id] = ToolMessage(
+            result.tool_call_id, result.name, result.output
+        )
+    return results
+
+
+def _cut_off(context: ToolLedger, turn: Turn, call: ToolCall) -> types.ToolResult:
+    """Return the result of a call for which no time is left."""
+    if (stored := turn.ledger_results.get(call.id)) is not None:
+        return stored
+    output = _NOT_MADE if context.begin_tool_call(call.id) else _CUT_OFF
+    return types.ToolResult(call.id, call.name, output, True, 0)
 
 
 class _Grace:

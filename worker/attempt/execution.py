@@ -28,7 +28,7 @@ from worker.attempt import failure_log
 from worker.attempt.claimed_run import ClaimedRun
 from worker.attempt.outcome import Cancelled, Completed, Failed, Outcome, Waiting, outcome_of
 from worker.attempt.recorder import Recorder
-from worker.contract.outcomes import ProviderError, RunFailure, StopRun
+from worker.contract.outcomes import DeadlineExceeded, ProviderError, RunFailure, StopRun
 from worker.mcp.tools import tools_of
 from worker.process import history
 from worker.process.history import most_bytes
@@ -169,16 +169,21 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
     active.limit_time(persona.timeout_seconds, claim.used_seconds)
     run.chain = chain = _chain(process, claim, persona, earlier)
     windows, loader = chain.windows, process.histories
-    with loader.history_of(claim, most_bytes(chain), run, windows) as seen, closing(chain):
-        agent = _agent(process, run, persona, chain, _continued(seen, run, earlier))
-        if earlier.lost:
-            run.void_lost(earlier.lost[0].seq, *_cost_of_lost(agent, run, earlier))
-        if chain.route.id != (in_use := earlier.route_id or claim.route_id):
-            route = chain.route
-            run.emit(types.RunFallback(in_use, route.id, route.model, ROUTE_GONE))
-        if run.is_resumed:
-            run.admission.take_over()
-        return loop.run(agent, run, active.stop, earlier.turns, earlier.limit_reached)
+    try:
+        with loader.history_of(claim, most_bytes(chain), run, windows) as seen, closing(chain):
+            agent = _agent(process, run, persona, chain, _continued(seen, run, earlier))
+            if earlier.lost:
+                run.void_lost(earlier.lost[0].seq, *_cost_of_lost(agent, run, earlier))
+            if chain.route.id != (in_use := earlier.route_id or claim.route_id):
+                route = chain.route
+                run.emit(types.RunFallback(in_use, route.id, route.model, ROUTE_GONE))
+            if run.is_resumed:
+                run.admission.take_over()
+            return loop.run(agent, run, active.stop, earlier.turns, earlier.limit_reached)
+    except DeadlineExceeded:
+        if persona.on_limit == "fail":
+            raise
+        return loop.cut_off(run, earlier.limit_reached or "timeout", run.last_cost())
 
 
 def _persona(process: WorkerProcess, claim: Claim) -> Persona:

@@ -5,6 +5,7 @@ RunFailure (Exception)         the run fails with this code
 └── LimitExceeded              run.timeout, run.max_steps, …
 StopRun (BaseException)        this attempt ends; not an error
 ├── CancelRequested            somebody cancels the run
+├── TimeToLand                 its time is nearly over: one last call is left
 ├── DeadlineExceeded           its time is over
 ├── ShuttingDown               this process ends; another one resumes
 └── WaitForInput               a person must answer first
@@ -104,6 +105,10 @@ class CancelRequested(StopRun):
     def __init__(self, by_user_id: UUID | None = None) -> None:
         super().__init__()
         self.by_user_id = by_user_id
+
+
+class TimeToLand(StopRun):
+    """The run has only the time left that is reserved for its last call."""
 
 
 class DeadlineExceeded(StopRun):

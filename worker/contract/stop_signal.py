@@ -5,30 +5,45 @@ import threading
 from collections.abc import Callable, Iterator
 
 from shared.errors import LeaseLost
+from worker.contract.outcomes import TimeToLand
 
 
 class StopSignal:
     """A signal that raises its reason in every thread that checks, waits or reads a model's stream.
 
-    The first reason wins, but for `LeaseLost`: that one comes before every other.
+    The first reason wins, but for `LeaseLost`, which comes before every other, and `TimeToLand`,
+    after which the run continues: it comes after every other, and counts only while `can_land` and
+    while the model does not stream what may be its answer, `is_answering`.
     """
 
     def __init__(self) -> None:
         self._set = threading.Event()
         self._lock = threading.Lock()
         self._reason: BaseException | None = None
+        self.can_land = self.is_answering = False
         # Tools run side by side, and each of them may have something to abort.
         self._aborts: dict[object, Callable[[], None]] = {}
 
     def set(self, reason: BaseException) -> None:
         with self._lock:
-            if self._reason is not None and not isinstance(reason, LeaseLost):
+            if isinstance(reason, TimeToLand) and (not self.can_land or self.is_answering):
+                return
+            is_final = self._reason is not None and not isinstance(self._reason, TimeToLand)
+            if is_final and not isinstance(reason, LeaseLost):
                 return
             self._reason = reason
             aborts = list(self._aborts.values())
         self._set.set()
         for abort in aborts:
             abort()
+
+    def begin_landing(self) -> None:
+        """Withdraw `TimeToLand`: the run makes its last call."""
+        with self._lock:
+            self.can_land = False
+            if isinstance(self._reason, TimeToLand):
+                self._reason = None
+                self._set.clear()
 
     @property
     def lease_lost(self) -> bool:

@@ -23,7 +23,12 @@ from shared.storage.connections import Connections, connect
 from shared.storage.group_commit import GroupCommit
 from shared.storage.notifications import NotificationSender
 from shared.storage.postgres import OF_RUNS
-from worker.contract.outcomes import CancelRequested, DeadlineExceeded, ShuttingDown
+from worker.contract.outcomes import (
+    CancelRequested,
+    DeadlineExceeded,
+    ShuttingDown,
+    TimeToLand,
+)
 from worker.contract.stop_signal import StopSignal
 from worker.mcp.client import McpClient
 from worker.process.event_writer import EventWriter
@@ -41,6 +46,9 @@ DRAIN_SECONDS = 5.0
 #: How long handing over may take after that, and removing the worker's row.
 HAND_OVER_SECONDS = 3.0
 DEREGISTER_SECONDS = 2.0
+#: The part of a run's time that is reserved for its last call, and the most that this may be.
+LANDING_SHARE = 0.2
+MAX_LANDING_SECONDS = 60.0
 
 
 class ActiveRun:
@@ -50,12 +58,29 @@ class ActiveRun:
         self.run_id = run_id
         self.stop = StopSignal()
         self.answered = threading.Event()  # its input has arrived
-        self.timeout_seconds = self.deadline = float("inf")  # the latter on the monotonic clock
+        self.timeout_seconds = float("inf")
+        self.deadline = self.landing_at = float("inf")  # on the monotonic clock
 
     def limit_time(self, timeout_seconds: float, used_seconds: float) -> None:
-        """Stop the run when it has taken `timeout_seconds`, of which it has used some already."""
+        """Stop the run when it has taken `timeout_seconds`, of which it has used some already.
+
+        Before that, a run that can land gets the time for its last call.
+        """
         self.timeout_seconds = timeout_seconds
         self.deadline = time.monotonic() + timeout_seconds - used_seconds
+        self.landing_at = self.deadline - landing_seconds(timeout_seconds)
+
+    def enforce_time(self, now: float) -> None:
+        """Stop the run if its time is over, or only that for its last call is left."""
+        if self.deadline < now:
+            self.stop.set(DeadlineExceeded(self.timeout_seconds))
+        elif self.landing_at < now:
+            self.stop.set(TimeToLand())
+
+
+def landing_seconds(timeout_seconds: float) -> float:
+    """Return the seconds of a run's time that are reserved for its last call."""
+    return min(timeout_seconds * LANDING_SHARE, MAX_LANDING_SECONDS)
 
 
 class WorkerProcess:
@@ -89,7 +114,7 @@ class WorkerProcess:
             self.connections, self.worker_id, self.active_runs, self._on_signal
         )
         self._sweep = sweep.start(self.connections)
-        BackgroundLoop("deadlines", self._enforce_deadlines, seconds=1)
+        BackgroundLoop("deadlines", self._enforce_deadlines, seconds=0.25)
         threading.Thread(target=self._hand_over, name="drain", daemon=True).start()
 
     def close(self) -> None:
@@ -219,6 +244,6 @@ class WorkerProcess:
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()
         with self._lock:
-            late = [run for run in self._active if run.deadline < now]
-        for run in late:
-            run.stop.set(DeadlineExceeded(run.timeout_seconds))
+            active = list(self._active)
+        for run in active:
+            run.enforce_time(now)

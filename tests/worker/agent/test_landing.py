@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from shared.catalog.personas import Persona
-from shared.events.types import MessageCompleted, RunLimitReached, Usage
+from shared.events.types import MessageCompleted, RunCost, RunLimitReached, Usage
+from tests.waiting import eventually
 from tests.worker.agent.test_loop import CALCULATE, Model, agent_for, results
 from tests.worker.agent.test_loop import run as run_loop
 from tests.worker.recorded_run import RecordedRun, chain_of
@@ -15,17 +16,27 @@ from worker.agent import landing, loop
 from worker.agent.agent import Agent
 from worker.agent.conversation import Turn
 from worker.agent.loop import Answer
+from worker.contract.context import ToolContext
 from worker.contract.messages import (
     Chunk,
     ModelRequest,
     TextDelta,
+    ThinkingDelta,
     ToolCall,
     ToolMessage,
     TurnEnd,
     UserMessage,
 )
-from worker.contract.outcomes import LimitExceeded, ProviderError, RunFailure, ShuttingDown
+from worker.contract.outcomes import (
+    DeadlineExceeded,
+    LimitExceeded,
+    ProviderError,
+    RunFailure,
+    ShuttingDown,
+    TimeToLand,
+)
 from worker.contract.stop_signal import StopSignal
+from worker.tools import tool
 
 SAID = Usage(input_tokens=9, output_tokens=3)
 
@@ -163,6 +174,113 @@ def test_a_landing_is_continued_after_a_crash() -> None:
 
     assert ("42", "tool_loop", []) == (answer.content, answer.stop_reason, context.events)
     assert [True] == [one.answer_only for one in agent.chain.provider.requests]
+
+
+def test_time_for_the_last_call_is_left_of_a_call_that_still_thinks() -> None:
+    """What it has thought is void and paid for."""
+    context = RecordedRun()
+    stop = context.stop
+
+    class Ponderous(LastWords):
+        def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
+            if not request.answer_only:
+                yield ThinkingDelta("Hm, well")
+                stop.set(TimeToLand())
+                stop.check()
+            yield from super().stream(request, stop)
+
+    agent = replace(agent_for(), chain=chain_of(Ponderous(TextDelta("So."), TurnEnd("stop"))))
+    answer = run_loop(agent, context)
+
+    assert ("So.", "timeout") == (answer.content, answer.stop_reason)
+    [cost, reached] = context.events
+    assert isinstance(cost, RunCost)
+    assert (2, ["run.timeout"]) == (cost.usage.output_tokens, context.voided)
+    assert RunLimitReached("timeout", "The run's 900 s are nearly over.") == reached
+    assert not stop.can_land
+
+
+def test_a_text_that_may_be_the_answer_is_not_interrupted() -> None:
+    """It is completed as if there had been no limit."""
+    context = RecordedRun()
+
+    class Talkative(LastWords):
+        def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
+            yield TextDelta("It ")
+            stop.set(TimeToLand())
+            stop.check()
+            yield TextDelta("is 42.")
+            yield TurnEnd("stop")
+
+    answer = run_loop(replace(agent_for(), chain=chain_of(Talkative())), context)
+
+    assert ("It is 42.", "stop") == (answer.content, answer.stop_reason)
+    assert not context.stop.is_answering
+
+
+def test_calls_without_time_get_results() -> None:
+    """A call that has ended keeps its result; the others say whether they may have happened."""
+    context = RecordedRun(attempt=2, begun=["begun"])
+    call = ToolCall("done", "calculator", CALCULATE["args"])
+    calls = [call, ToolCall("begun", "once", {}), ToolCall("open", "once", {})]
+    turns = [Turn("m", "", calls, {"done": ToolMessage("done", "calculator", "42")})]
+    context.stop.can_land = True
+    context.stop.set(TimeToLand())
+
+    def checkpoint() -> None:
+        context.stop.check()
+
+    context.checkpoint = checkpoint  # type: ignore[method-assign]
+    agent = agent_for(CALCULATE, {"say": "ok"})
+    answer = loop.run(agent, context, context.stop, turns)
+
+    assert ("ok", "timeout") == (answer.content, answer.stop_reason)
+    over = "The run's time was over during this call; it may or may not have taken effect."
+    assert [("begun", over, True), ("open", "Not executed: the run's time is over.", True)] == (
+        results(context)
+    )
+    assert ["done", "begun", "open"] == [
+        m.tool_call_id for m in agent.chain.provider.saw() if isinstance(m, ToolMessage)
+    ]
+
+
+def test_a_tool_without_time_is_left() -> None:
+    """Its result keeps its place among those of the turn's other calls."""
+    recorded = RecordedRun()
+
+    @tool(idempotent=False)
+    def linger(context: ToolContext) -> str:
+        """Wait for the other call, then until the run has to stop."""
+        eventually(lambda: bool(recorded.done))
+        recorded.stop.set(TimeToLand())
+        context.check()
+        return "late"
+
+    agent = agent_for({"tools": [{"tool": "linger"}, CALCULATE]}, extra={"linger": linger})
+
+    answer = run_loop(agent, recorded)
+
+    assert ("done", "timeout") == (answer.content, answer.stop_reason)
+    over = "The run's time was over during this call; it may or may not have taken effect."
+    assert [("call_1_1", over, True), ("call_1_2", "42", False)] == results(recorded)
+
+
+def test_the_last_call_ends_with_the_runs_time() -> None:
+    """The text until then is the answer."""
+    context = RecordedRun()
+
+    class Endless(LastWords):
+        def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
+            if request.answer_only:
+                yield TextDelta("It is ")
+                stop.set(DeadlineExceeded(1.0))
+                stop.check()
+            yield from super().stream(request, stop)
+
+    agent = replace(agent_for(CALCULATE, max_steps=1), chain=chain_of(Endless()))
+    answer = run_loop(agent, context)
+
+    assert ("It is ", "max_steps") == (answer.content, answer.stop_reason)
 
 
 def test_a_stopping_worker_does_not_begin_the_last_call() -> None:

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from shared.errors import LeaseLost
-from worker.contract.outcomes import CancelRequested, DeadlineExceeded
+from worker.contract.outcomes import CancelRequested, DeadlineExceeded, TimeToLand
 from worker.contract.stop_signal import StopSignal
 
 
@@ -29,6 +29,41 @@ def test_the_first_reason_wins() -> None:
     stop.set(DeadlineExceeded(1.0))
 
     with pytest.raises(CancelRequested):
+        stop.check()
+
+
+def test_a_run_that_has_landed_continues() -> None:
+    """It is stopped once, by a reason that gives way to every other."""
+    stop = StopSignal()
+    stop.can_land = True
+    stop.set(TimeToLand())
+
+    with pytest.raises(TimeToLand):
+        stop.check()
+    stop.begin_landing()
+    stop.check()
+    stop.set(TimeToLand())
+    stop.wait(0)
+    stop.set(CancelRequested())
+    stop.begin_landing()
+    with pytest.raises(CancelRequested):
+        stop.check()
+
+
+@pytest.mark.parametrize(("can_land", "is_answering"), [(False, False), (True, True)])
+def test_only_a_loop_that_is_not_answering_is_made_to_land(
+    can_land: bool, is_answering: bool
+) -> None:
+    """What may be the answer is not interrupted, and every other reason comes first."""
+    stop = StopSignal()
+    stop.can_land, stop.is_answering = can_land, is_answering
+    stop.set(TimeToLand())
+    stop.check()
+
+    stop.can_land, stop.is_answering = True, False
+    stop.set(TimeToLand())
+    stop.set(DeadlineExceeded(1.0))
+    with pytest.raises(DeadlineExceeded):
         stop.check()
 
 
