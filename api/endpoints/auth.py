@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, jsonify, make_response, request
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from api.auth import access_tokens
@@ -18,6 +18,8 @@ from shared.security import passwords
 
 COOKIE = "arkloop_refresh_token"
 COOKIE_PATH = "/v1/auth"
+#: It may be older than the rule for new ones.
+_A_PASSWORD = validate.Length(1, accounts.MAX_PASSWORD_LENGTH)
 
 bp = Blueprint("auth", __name__)
 bp.before_request(refuse_key)
@@ -41,15 +43,11 @@ class Register(Schema):
 
 class Login(Schema):
     login = fields.String(required=True, validate=validate.Length(1, accounts.MAX_NAME_LENGTH))
-    password = fields.String(
-        required=True, validate=validate.Length(1, accounts.MAX_PASSWORD_LENGTH)
-    )
+    password = fields.String(required=True, validate=_A_PASSWORD)
 
 
 class ChangePassword(Schema):
-    current = fields.String(
-        required=True, validate=validate.Length(1, accounts.MAX_PASSWORD_LENGTH)
-    )
+    current = fields.String(required=True, validate=_A_PASSWORD)
     new = fields.String(required=True, validate=_check_password)
 
 
@@ -72,9 +70,7 @@ def register() -> Response:
             password_hash=password_hash,
         )
         session = accounts.begin_session(tx, user_id=user_id, org_id=org_id)
-    response = _tokens(session, user_id=str(user_id))
-    response.status_code = 201
-    return response
+    return make_response(_tokens(session, user_id=str(user_id)), 201)
 
 
 @bp.post("/v1/auth/login")
