@@ -151,7 +151,7 @@ def test_images_are_kept(odd: Odd) -> None:
 
     many = odd.call("photos", arguments={"n": 10})
     assert MAX_IMAGES == len(many.images)
-    assert 2 == many.text.count("[image omitted: text/html, about 36 bytes]")
+    assert 2 == many.text.count("[image omitted: text/html, about 39 bytes]")
 
 
 def test_nonsense_on_standard_output_is_passed_over(odd: Odd) -> None:
