@@ -47,7 +47,7 @@ except (InvalidSettings, personas.InvalidPersona) as problems:
 
 try:
     # A wrong file is reported now, and not by the runs that need it.
-    tools.load([*personas.BUILTIN_TOOLS, *tools.FAULT_TOOLS])
+    tools.load([*personas.BUILTIN_TOOLS, *tools.AUTOMATIC_TOOLS, *tools.FAULT_TOOLS])
 except (tools.InvalidTool, tools.UnknownTool) as problem:
     raise SystemExit(f"A tool in BUILTIN_TOOLS cannot be used:\n{problem}") from None
 

@@ -37,6 +37,7 @@ MAX_MCP = 16
 MAX_APPROVALS = 256
 MAX_STEPS = 256
 MAX_OUTPUT_TOKENS = 1_000_000
+LEAST_RESULT_TOKENS = 256
 MAX_TIMEOUT_SECONDS = 86_400
 MAX_INPUT_EXPIRES_SECONDS = 30 * 86_400
 
@@ -68,6 +69,7 @@ class Persona:
     max_equal_turns: int = 6  # with the same calls and results in a row; then the run ends
     max_output_tokens: int | None = None  # of one model call
     model_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    max_result_tokens: int = 16_000  # of one tool result, as the model sees it
     max_cost_usd: Decimal | None = None  # of one run
     max_cost_usd_per_month: Decimal | None = None  # of runs with any version of it that has a limit
     timeout_seconds: float = 900.0  # waiting for a person does not count
@@ -227,6 +229,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "max_steps": _whole(MAX_STEPS),
     "max_equal_turns": _whole(MAX_STEPS, least=2),
     "max_output_tokens": _whole(MAX_OUTPUT_TOKENS),
+    "max_result_tokens": _whole(MAX_OUTPUT_TOKENS, least=LEAST_RESULT_TOKENS),
     "model_settings": model_settings.read,
     "max_cost_usd": usd.parse,
     "max_cost_usd_per_month": usd.parse,

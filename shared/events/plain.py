@@ -13,7 +13,15 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_SENT = frozenset({"type", "cache_write_1h_tokens"})
 _OPTIONAL = frozenset(
     {
-        *("files", "mcp_tool", "options", "provider_state", "result_tokens", "summary"),
+        *(
+            "characters",
+            "files",
+            "mcp_tool",
+            "options",
+            "provider_state",
+            "result_tokens",
+            "summary",
+        ),
         "tool_call_id",
     }
     | RARE_TOKEN_FIELDS

@@ -139,6 +139,7 @@ class ToolResult:
     """`output` is text, at most 64 KiB of UTF-8; longer output is cut and says so.
 
     `files` are the images in it, each `{file_id, name, media_type, size}`; None without any.
+    `characters` is the length of the whole output if it was cut; None: it was not.
     """
 
     type: ClassVar[str] = "tool.result"
@@ -148,6 +149,7 @@ class ToolResult:
     is_error: bool
     duration_ms: int
     files: list[dict[str, Any]] | None = None
+    characters: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

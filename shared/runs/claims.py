@@ -256,8 +256,12 @@ def begin_tool_call(tx: Transaction, claim: Claim, tool_call_id: str) -> bool:
     return bool(begun_by == claim.fence)
 
 
-def end_tool_call(tx: Transaction, claim: Claim, result: ToolResult) -> None:
+def end_tool_call(
+    tx: Transaction, claim: Claim, result: ToolResult, whole_output: str | None = None
+) -> None:
     """Record what came of a call whose event must still wait for other calls of its turn.
+
+    `whole_output` is kept where the event has a part of it.
 
     Raises:
         LeaseLost
@@ -272,6 +276,7 @@ def end_tool_call(tx: Transaction, claim: Claim, result: ToolResult) -> None:
             is_error=result.is_error,
             duration_ms=result.duration_ms,
             files=null() if result.files is None else result.files,
+            whole_output=whole_output,
         )
     )
     if not written.rowcount:

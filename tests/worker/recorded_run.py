@@ -42,6 +42,7 @@ class RecordedRun:
         self.backed_off: list[float] = []
         self.checkpoints = 0
         self.done: list[ToolResult] = []
+        self.whole_outputs: dict[str, str] = {}
         self.totals = Totals()
         self.last_usage = Usage()
         self.contents: dict[str, bytes] = {}
@@ -91,8 +92,16 @@ class RecordedRun:
         self._begun.add(tool_call_id)
         return is_new
 
-    def end_tool_call(self, result: ToolResult) -> None:
+    def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> None:
         self.done.append(result)
+        if whole_output is not None:
+            self.whole_outputs[result.tool_call_id] = whole_output
+
+    def stored_result(self, result_id: str) -> str | None:
+        event = self.events[int(result_id.partition(".")[2]) - 1]
+        if not isinstance(event, ToolResult):
+            return None
+        return self.whole_outputs.get(event.tool_call_id, event.output)
 
     @contextmanager
     def loaded(self, attachments: Sequence[Attachment]) -> Iterator[Mapping[str, bytes]]:

@@ -10,6 +10,11 @@ from worker.agent.conversation import History
 from worker.agent.route_chain import RouteChain
 from worker.tools import Tool
 
+#: Of a model's context, what one call of `read_result` may return; and the context where it is not
+#: known.
+RESULT_PARTS = 16
+MAX_WINDOW_TOKENS = 128_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
@@ -23,3 +28,9 @@ class Agent:
     position: int  # of this run in the thread
     egress: Policy = field(default_factory=Policy)  # what tools may reach
     draining: threading.Event  # set when the process ends: let go at the next step
+
+    @property
+    def result_tokens(self) -> int:
+        """The most that `read_result` returns: a part of what one result may have in a request."""
+        window = self.chain.route.context_tokens
+        return min(self.persona.max_result_tokens, (window or MAX_WINDOW_TOKENS) // RESULT_PARTS)

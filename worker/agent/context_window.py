@@ -20,25 +20,17 @@ from worker.contract.messages import (
     attachments_of,
     state_text,
 )
+from worker.contract.token_estimates import beginning, tokens_of_text
 
-#: Cautious: English has about four characters a token, code and other languages fewer.
-BYTES_PER_TOKEN = 3
-#: Tokenizers differ most in numbers: a token for each digit, or for up to three.
-_DIGITS = b"0123456789"
 #: Roles, separators, ids.
 MESSAGE_TOKENS = 8
 #: What is left of a result, however little room there is; and what the note in it takes.
 LEAST_RESULT_TOKENS = 64
-_NOTE_TOKENS = 56
+_NOTE_TOKENS = 72
+#: The tool that reads what is omitted.
+READ_RESULT = "read_result"
 #: The part of a cut result that is its beginning; the rest is its end.
 _HEAD = 0.75
-
-
-def tokens_of_text(text: str) -> int:
-    """Estimate the tokens of a text, rather too many than too few."""
-    data = text.encode("utf-8", "surrogatepass")
-    digits = len(data) - len(data.translate(None, _DIGITS))
-    return digits - (digits - len(data)) // BYTES_PER_TOKEN
 
 
 def tokens_of(message: Message) -> int:
@@ -87,17 +79,15 @@ def entries_from(entries: Sequence[Entry], start: int) -> list[Entry]:
     return kept
 
 
-def cut_results(messages: Sequence[Message], each: float, together: float) -> list[Message]:
+def cut_results(entry: Entry, each: float, together: float) -> list[Message]:
     """Cut the large results of a turn, so that each and all have at most these tokens.
 
     It depends on the turn alone, not on what else is sent: a result is cut once and for all.
     """
-    sizes = [tokens_of(m) for m in messages if isinstance(m, ToolMessage)]
+    sizes = [_text_size(m) for m in entry.messages if isinstance(m, ToolMessage)]
     most = min(each + MESSAGE_TOKENS, _share(sizes, together)) if sizes else each
-    if all(size <= most for size in sizes):
-        return list(messages)
     most = max(most, LEAST_RESULT_TOKENS + MESSAGE_TOKENS + _NOTE_TOKENS)
-    return [_cut(message, most) for message in messages]
+    return [_cut(message, most, entry.position) for message in entry.messages]
 
 
 def _share(sizes: Sequence[int], room: float) -> float:
@@ -110,14 +100,22 @@ def _share(sizes: Sequence[int], room: float) -> float:
     return max(sizes)
 
 
-def _cut(message: Message, most: float) -> Message:
-    if not isinstance(message, ToolMessage) or (size := tokens_of(message)) <= most:
+def _text_size(result: ToolMessage) -> int:
+    return MESSAGE_TOKENS + tokens_of_text(result.content)
+
+
+def _cut(message: Message, most: float, position: int) -> Message:
+    if not isinstance(message, ToolMessage):
         return message
-    text, most = message.content, most - MESSAGE_TOKENS - _NOTE_TOKENS
-    kept = int(len(text) * most / size)
-    head, tail = text[: int(kept * _HEAD)], text[len(text) - int(kept * (1 - _HEAD)) :]
-    while tokens_of_text(head) + tokens_of_text(tail) > most:  # denser than the rest of it
-        head, tail = head[: len(head) * 3 // 4], tail[-(len(tail) * 3 // 4) :] if tail else ""
-    omitted = len(text) - len(head) - len(tail)
-    note = f"\n[{omitted} of {len(text)} characters are omitted here: too long for the context]\n"
-    return replace(message, content=head + note + tail)
+    size = _text_size(message)
+    if size <= most and message.characters is None:
+        return message
+    text, total = message.content, message.characters or len(message.content)
+    most = min(most, size) - MESSAGE_TOKENS - _NOTE_TOKENS
+    head = beginning(text[: int(len(text) * most / size)], most * _HEAD)
+    tail = beginning(text[: len(head) : -1][: int(len(text) * most / size)], most * (1 - _HEAD))
+    omitted = total - len(head) - len(tail)
+    note = f"{omitted} of {total} characters are omitted here"
+    if message.seq:
+        note += f'; {READ_RESULT} with the id "{position}.{message.seq}" returns them'
+    return replace(message, content=f"{head}\n[{note}]\n{tail[::-1]}")

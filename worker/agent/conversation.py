@@ -183,8 +183,14 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
                 call = ToolCall(data["tool_call_id"], data["name"], data["arguments"])
                 turns[-1].calls.append(call)
             case types.ToolResult.type:
-                images = images_of(data.get("files"))
-                result = ToolMessage(data["tool_call_id"], data["name"], data["output"], images)
+                result = ToolMessage(
+                    data["tool_call_id"],
+                    data["name"],
+                    data["output"],
+                    images_of(data.get("files")),
+                    seq=event.seq,
+                    characters=data.get("characters"),
+                )
                 turns[-1].results[result.tool_call_id] = result
             case types.RunWaitingForInput.type:
                 requests[data["request_id"]] = data

@@ -57,6 +57,7 @@ class _Shown:
 
     messages: list[Message]
     tokens: int
+    is_cut: bool  # a result of it
 
 
 class RequestBuilder:
@@ -69,8 +70,12 @@ class RequestBuilder:
         self._contexts = dict(agent.history.contexts)
         self._counts: dict[str, _Count] = {}
         self._shown: dict[tuple[object, ...], _Shown] = {}
-        self._specs = [tool.spec for tool in agent.tools.values()]
+        specs = [tool.spec for tool in agent.tools.values()]
+        #: The model is offered this one from the first result on that it sees cut.
+        self._reader = [spec for spec in specs if spec.name == context_window.READ_RESULT]
+        self._specs = [spec for spec in specs if spec not in self._reader]
         self._frame = context_window.tokens_of_frame(agent.persona.system_prompt, self._specs)
+        self._reader_tokens = context_window.tokens_of_frame("", self._reader)
 
     def build(self, route: Route) -> ModelRequest:
         """Build the next request; moves the truncation point if the conversation is too long."""
@@ -85,11 +90,12 @@ class RequestBuilder:
         if route.context_tokens is not None:
             room = route.context_tokens - self._tokens(route)
             most = most and min(most, max(room, self._answer_tokens(route)))
+        kept = self._kept(route)
         return ModelRequest(
             model=route.model,
             system_prompt=persona.system_prompt,
-            messages=[m for shown in self._kept(route) for m in shown.messages],
-            tools=self._specs,
+            messages=[m for shown in kept for m in shown.messages],
+            tools=[*self._specs, *self._reader] if _is_any_cut(kept) else self._specs,
             max_output_tokens=most,
             room_tokens=room,
             settings=self._settings(route),
@@ -182,10 +188,11 @@ class RequestBuilder:
         together = context.result_tokens or self._input_tokens(route) / 2
         key = (route.id, entry.place, together)
         if (shown := self._shown.get(key)) is None:
-            messages = context_window.cut_results(entry.messages, float("inf"), together)
-            messages = without_state(messages, but_of=route)
+            each = self._agent.persona.max_result_tokens
+            cut = context_window.cut_results(entry, each, together)
+            messages = without_state(cut, but_of=route)
             tokens = sum(map(context_window.tokens_of, messages))
-            shown = self._shown[key] = _Shown(messages, tokens)
+            shown = self._shown[key] = _Shown(messages, tokens, cut != list(entry.messages))
         return shown
 
     def _answer_tokens(self, route: Route) -> int:
@@ -198,7 +205,9 @@ class RequestBuilder:
         return route.context_tokens - self._answer_tokens(route)
 
     def _estimate(self, route: Route) -> int:
-        return self._frame + sum(shown.tokens for shown in self._kept(route))
+        kept = self._kept(route)
+        reader = self._reader_tokens if _is_any_cut(kept) else 0
+        return self._frame + reader + sum(shown.tokens for shown in kept)
 
     def _tokens(self, route: Route) -> int:
         """Count the tokens of the next request: by the vendor's count of the last, if possible."""
@@ -242,6 +251,10 @@ class RequestBuilder:
         if self._turns and settings.get("tool_choice") != "none":
             settings.pop("tool_choice", None)
         return settings
+
+
+def _is_any_cut(kept: Sequence[_Shown]) -> bool:
+    return any(shown.is_cut for shown in kept)
 
 
 def _before(entry: Entry) -> tuple[int, int]:

@@ -20,6 +20,10 @@ from worker.tools import CallInfo, Tool, ToolFailed
 log = logging.getLogger(__name__)
 
 MAX_OUTPUT_BYTES = 65_536
+#: Of a longer output, the part that is its end.
+TAIL_BYTES = 16_384
+#: Of a longer output, what `read_result` can return.
+MAX_KEPT_CHARACTERS = 8 * 1024 * 1024
 #: More calls than any model makes on purpose; each is a thread while it lasts.
 MAX_CALLS_PER_TURN = 64
 #: A reply that is still unclear then denies the call.
@@ -58,9 +62,14 @@ def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
             made.stopped, made.result = None, _cut_off(context, turn, made.call)
         # Where the run resumes elsewhere, results come in call order there: the ledger has them.
         if made.stopped is None and not isinstance(stopped, ShuttingDown | LeaseLost):
-            context.emit(made.result)
+            seq = context.emit(made.result)
             turn.results[made.call.id] = ToolMessage(
-                made.call.id, made.call.name, made.result.output, images_of(made.result.files)
+                made.call.id,
+                made.call.name,
+                made.result.output,
+                images_of(made.result.files),
+                seq=seq,
+                characters=made.result.characters,
             )
     if stopped is not None:
         raise stopped
@@ -170,13 +179,17 @@ class _SideBySide:
             self._has_outcome = True
             self._deadline = None
         self.stopped = stopped
+        shown, characters = cut(output)
         self.result = self._turn.ledger_results.get(self.call.id) or types.ToolResult(
-            self.call.id, self.call.name, cut(output), is_error, duration_ms, files
+            self.call.id, self.call.name, shown, is_error, duration_ms, files, characters
         )
-        if begun and stopped is None and len(self._turn.calls) - len(self._turn.results) > 1:
+        is_last = len(self._turn.calls) - len(self._turn.results) <= 1
+        if begun and stopped is None and not (is_last and characters is None):
             # Its event waits for the calls before it; a crash meanwhile must not lose the result.
+            # What the event has no room for is kept there for good.
+            whole = types.clean(output[:MAX_KEPT_CHARACTERS]) if characters else None
             try:
-                self._context.end_tool_call(self.result)
+                self._context.end_tool_call(self.result, whole)
             except BaseException as error:
                 self.stopped = error
         self._ended.set()
@@ -315,17 +328,26 @@ def _begin(context: ToolLedger, tool: Tool, call: ToolCall) -> None:
 
 
 def _make(agent: Agent, context: ToolContext, tool: Tool, call: ToolCall) -> str | ToolOutput:
-    info = CallInfo(idempotency_key=f"{agent.run_id}:{call.id}", egress=agent.egress)
+    info = CallInfo(
+        idempotency_key=f"{agent.run_id}:{call.id}",
+        egress=agent.egress,
+        result_tokens=agent.result_tokens,
+    )
     output = tool(context, info, call.arguments)
     fault_points.reach("worker.tool_returned")
     return output
 
 
-def cut(output: str) -> str:
-    """Cut the output to 64 KiB of UTF-8, with a mark if it was longer."""
+def cut(output: str) -> tuple[str, int | None]:
+    """Cut the middle out of an output of more than 64 KiB of UTF-8, and leave a mark there.
+
+    Returns the text, and the number of characters of all of it if it was cut.
+    """
     # Cut by characters first: cleaning and encoding 100 MB would stop the whole process.
     encoded = types.clean(output[: MAX_OUTPUT_BYTES + 1]).encode()
     if len(encoded) <= MAX_OUTPUT_BYTES:
-        return encoded.decode()
-    mark = f"\n[truncated: the output had {len(output)} characters]"
-    return encoded[: MAX_OUTPUT_BYTES - len(mark)].decode(errors="ignore") + mark
+        return encoded.decode(), None
+    mark = f"\n[truncated: the output had {len(output)} characters]\n"
+    tail = types.clean(output[-TAIL_BYTES:]).encode()[-TAIL_BYTES:].decode(errors="ignore")
+    head = encoded[: MAX_OUTPUT_BYTES - TAIL_BYTES - len(mark)].decode(errors="ignore")
+    return head + mark + tail, len(output)

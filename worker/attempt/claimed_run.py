@@ -20,6 +20,7 @@ from shared.threads import thread_contexts
 from worker.agent.route_chain import RouteChain
 from worker.attempt.admission import Admission
 from worker.contract.stop_signal import StopSignal
+from worker.process import stored_results
 from worker.process.file_loader import FileLoader, RunFiles
 from worker.process.route_limits import RouteLimits
 from worker.process.run_log import ArgumentsOf, RunLog
@@ -114,10 +115,16 @@ class ClaimedRun:
             lambda tx: claims.begin_tool_call(tx, self.claim, tool_call_id),
         )
 
-    def end_tool_call(self, result: ToolResult) -> None:
+    def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> None:
+        self.log.written_bytes += len(whole_output or "")
         self.write(
-            self._connections.statement, lambda tx: claims.end_tool_call(tx, self.claim, result)
+            self._connections.statement,
+            lambda tx: claims.end_tool_call(tx, self.claim, result, whole_output),
         )
+
+    def stored_result(self, result_id: str) -> str | None:
+        with self._connections.reading() as sql:
+            return stored_results.find(sql, self.claim, result_id)
 
     def compact(self, to: ContextCompacted, *events: Event) -> None:
         # Events first: they have the point too, and the costs of its summary, if a crash follows.

@@ -223,7 +223,8 @@ def _agent(
     process: WorkerProcess, run: ClaimedRun, persona: Persona, chain: RouteChain, seen: History
 ) -> Agent:
     settings, claim = process.settings, run.claim
-    names = [*persona.tools, *(tools.FAULT_TOOLS if settings.faults else ())]
+    faults = tools.FAULT_TOOLS if settings.faults else ()
+    names = [*persona.tools, *tools.AUTOMATIC_TOOLS, *faults]
     builtin_tools = tools.load(names)
     # The loop knows this name as built in, also where the persona has not the tool.
     reserved_names = {*builtin_tools, "ask_user"}

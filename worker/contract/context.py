@@ -28,6 +28,9 @@ class ToolContext(Protocol):
         What it makes fail inside turns into the reason of the stop.
         """
 
+    def stored_result(self, result_id: str) -> str | None:
+        """Return the whole output of a tool call of the run's thread; None if there is none."""
+
 
 class Transcript(Protocol):
     """The text and the events of one attempt, in order."""
@@ -73,8 +76,11 @@ class ToolLedger(Protocol):
     def begin_tool_call(self, tool_call_id: str) -> bool:
         """Record that the call begins now; False if an earlier attempt began it already."""
 
-    def end_tool_call(self, result: ToolResult) -> None:
-        """Record the result of a call whose event has to wait for other calls of the turn."""
+    def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> None:
+        """Record the result of a call whose event has to wait for other calls of the turn.
+
+        `whole_output` is what the event has no room for.
+        """
 
 
 class ThreadStore(Protocol):

@@ -42,12 +42,17 @@ class AssistantMessage:
 
 @dataclass(frozen=True, slots=True)
 class ToolMessage:
-    """The result of one call, in the order of the calls; `parts` are the images in it."""
+    """The result of one call, in the order of the calls; `parts` are the images in it.
+
+    `seq` is that of its event, `characters` what the whole output has if `content` is cut.
+    """
 
     tool_call_id: str
     name: str
     content: str
     parts: tuple[Part, ...] = ()
+    seq: int = field(default=0, compare=False)
+    characters: int | None = field(default=None, compare=False)
 
 
 Message = UserMessage | AssistantMessage | ToolMessage

@@ -349,13 +349,19 @@ def take_done_calls(sql: Connection, run_id: UUID, turn: Turn) -> None:
             row.is_error,
             row.duration_ms,
             row.files,
+            characters=len(row.whole_output) if row.whole_output else None,
         )
 
 
 def written_bytes(sql: Connection, run_id: UUID) -> int:
-    """Sum the size of all events that the run has written so far."""
-    size = func.coalesce(func.sum(func.octet_length(run_events.c.payload)), 0)
-    return int(sql.scalar(select(size).where(run_events.c.run_id == run_id)) or 0)
+    """Sum the size of all events that the run has written so far, and of whole outputs."""
+    events = func.coalesce(func.sum(func.octet_length(run_events.c.payload)), 0)
+    outputs = func.coalesce(func.sum(func.octet_length(tool_calls.c.whole_output)), 0)
+    sums = (
+        select(events).where(run_events.c.run_id == run_id).scalar_subquery()
+        + select(outputs).where(tool_calls.c.run_id == run_id).scalar_subquery()
+    )
+    return int(sql.scalar(select(sums)) or 0)
 
 
 #: Of a run's own events: what its next attempt goes by, without the text of finished turns.

@@ -26,6 +26,7 @@ from worker.contract.cpu_slices import cpu_slice
 from worker.contract.messages import ToolSpec
 
 __all__ = [
+    "AUTOMATIC_TOOLS",
     "FAULT_TOOLS",
     "CallInfo",
     "InvalidSchema",
@@ -62,6 +63,7 @@ class CallInfo:
 
     idempotency_key: str  #: the same whenever the call is repeated
     egress: Policy = field(default_factory=Policy)  #: where the tool may connect to
+    result_tokens: int = 16_000  #: how long a result may be without being cut for the model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +195,8 @@ class _ArgumentsSchema(GenerateJsonSchema):
         return nullable
 
 
+#: Tools that every agent has; the model is offered them where it needs them.
+AUTOMATIC_TOOLS = ("read_result",)
 #: Tools of the fault tests, for every persona, under ARKLOOP_FAULTS=1.
 FAULT_TOOLS = ("sleep", "append_line")
 

@@ -111,7 +111,8 @@ forgotten_runs = Table(
 
 #: Calls that have begun: written before the tool runs, so that a crash leaves a trace of it.
 #: A call is planned by its `tool.call` event, started by a row here, and done by its
-#: `tool.result`; where that must wait for other calls of the turn, the result waits here.
+#: `tool.result`; where that must wait for other calls of the turn, the result waits here. Output
+#: that is too long for the event stays here for as long as the run.
 tool_calls = Table(
     "tool_calls",
     metadata,
@@ -124,6 +125,7 @@ tool_calls = Table(
     Column("is_error", Boolean),
     Column("files", JSONB),
     Column("duration_ms", BigInteger),
+    Column("whole_output", Text),  # null: `output` is all of it
 )
 
 inputs = Table(

@@ -1,5 +1,7 @@
 """The part of a conversation that is sent: what follows the truncation point."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from worker.agent.context_window import (
     tokens_of,
     tokens_of_frame,
 )
+from worker.agent.conversation import Entry
 from worker.contract.messages import (
     AssistantMessage,
     ToolCall,
@@ -91,7 +94,7 @@ def test_the_results_of_a_turn_fit_together(sizes: list[int], each: int, togethe
     """Small ones stay whole, the others share what is left, and keep their beginning and end."""
     turn = [CALLED, *(ToolMessage(str(i), "t", "word " * n) for i, n in enumerate(sizes))]
 
-    called, *results = cut_results(turn, each, together)
+    called, *results = cut_results(Entry(3, 2, turn), each, together)
 
     assert called == CALLED
     least = len(sizes) * 2 * (LEAST_RESULT_TOKENS + 64)
@@ -103,7 +106,7 @@ def test_the_results_of_a_turn_fit_together(sizes: list[int], each: int, togethe
             and after.content.endswith("word ")
             and f"of {len(before.content)} characters are omitted" in after.content
         )
-    assert results == cut_results(turn, each, together)[1:]
+    assert results == cut_results(Entry(3, 2, turn), each, together)[1:]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +115,8 @@ def test_the_results_of_a_turn_fit_together(sizes: list[int], each: int, togethe
 @pytest.mark.parametrize("room", [-1000, 0, 100, 700, 5000])
 def test_a_cut_result_has_the_size_that_it_may_have(content: str, room: int) -> None:
     """A cut result fits its size whatever its text, and never becomes empty."""
-    [_, cut] = cut_results([CALLED, ToolMessage("c1", "t", content)], 10_000, room)
+    entry = Entry(3, 2, [CALLED, ToolMessage("c1", "t", content)])
+    [_, cut] = cut_results(entry, 10_000, room)
 
     assert LEAST_RESULT_TOKENS // 2 < tokens_of(cut) <= max(room, 200)
 
@@ -123,3 +127,21 @@ def test_a_cut_result_has_the_size_that_it_may_have(content: str, room: int) -> 
 def test_digits_are_counted_one_by_one(text: str, most_bytes_per_token: float) -> None:
     """Digits are counted one by one, as the least efficient tokenizers do."""
     assert tokens_of(UserMessage(text)) >= len(text) / most_bytes_per_token
+
+
+@pytest.mark.parametrize("characters", [None, 900_000])
+def test_a_cut_result_says_how_to_read_the_rest(characters: int | None) -> None:
+    """The note has the place of its event, and counts what was cut from the event, too."""
+    result = ToolMessage("c1", "t", "word " * 2_000, seq=34, characters=characters)
+
+    [_, cut] = cut_results(Entry(12, 30, [CALLED, result]), 1_000, 5_000)
+    [_, small] = cut_results(Entry(12, 30, [CALLED, RESULT]), 1_000, 5_000)
+
+    omitted = (characters or 10_000) - cut.content.count("word") * 5
+    note = f"{omitted} of {characters or 10_000} characters are omitted here; read_result with the"
+    head, found, tail = re.split(r"\n\[(.*?)\]\n", cut.content)
+    assert abs(omitted - int(found.split()[0])) < 10
+    assert note.partition(" of ")[2] in found
+    assert found.endswith('with the id "12.34" returns them')
+    assert 2 * len(tail) < len(head) < 4 * len(tail)
+    assert RESULT == small

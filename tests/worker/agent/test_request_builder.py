@@ -140,7 +140,7 @@ def test_a_result_that_is_larger_than_the_context_does_not_end_the_run(words: st
 
     assert "ok" == run(agent, context).content
 
-    assert "characters are omitted here: too long for the context]" in model.saw()[-1].content
+    assert 'characters are omitted here; read_result with the id "' in model.saw()[-1].content
     assert [] == truncations(context)
 
 

@@ -43,7 +43,7 @@ def test_a_result_that_must_wait_is_kept_at_once() -> None:
     second_is_kept = threading.Event()
 
     class Watching(RecordedRun):
-        def end_tool_call(self, result: ToolResult) -> None:
+        def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> None:
             super().end_tool_call(result)
             second_is_kept.set()
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_kept_stops_the_run() -> None:
     """The claim may be over: nothing more is written."""
 
     class Cancelled(RecordedRun):
-        def end_tool_call(self, result: ToolResult) -> None:
+        def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> None:
             raise CancelRequested
 
     @tool(idempotent=True)
@@ -117,7 +117,7 @@ def test_a_turn_that_goes_on_elsewhere_has_its_results_in_call_order(
     second_is_kept = threading.Event()
 
     class HandedOver(RecordedRun):
-        def end_tool_call(self, result: ToolResult) -> None:
+        def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> None:
             super().end_tool_call(result)
             second_is_kept.set()
 

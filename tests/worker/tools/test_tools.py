@@ -248,7 +248,8 @@ def test_a_file_that_holds_no_tool_is_told_with_its_name(
 
 def test_the_tools_there_are_is_the_folder() -> None:
     """Each module holds one, of its own name; nothing else can be loaded."""
-    assert set(personas.BUILTIN_TOOLS) == set(tools.names()) - set(tools.FAULT_TOOLS)
+    others = {*tools.FAULT_TOOLS, *tools.AUTOMATIC_TOOLS}
+    assert set(personas.BUILTIN_TOOLS) == set(tools.names()) - others
     assert list(tools.names()) == [t.spec.name for t in tools.load(tools.names()).values()]
     for name in ("nonsense", "os", "__init__", "", "calculator.x", "..providers"):
         with pytest.raises(UnknownTool, match="available: append_line, ask_user, calculator"):
