@@ -91,7 +91,7 @@ def test_silent_servers_of_an_org_take_no_sessions_of_others() -> None:
 
         assert 1 == len(refused)
         assert f"connected to {MAX_SESSIONS} MCP servers" in refused[0]
-        client.close()
+        silent.close()  # which resets the connections that wait there
         for asked in asking:
             asked.result()
 
