@@ -95,7 +95,7 @@ class StoredRuns:
                 route=route,
                 trace_id="0" * 32,
             )
-            run_id = creation.create(tx, new)
+            run_id = creation.create(tx, new).run_id
         if columns:
             self.set(run_id, **columns)
         return run_id

@@ -10,6 +10,7 @@ from sqlalchemy import Row
 from api.auth.bearer import requires
 from api.http.content import MessageContent
 from api.http.current import actor, connections
+from api.http.fields import Metadata
 from api.http.idempotency import created, idempotent
 from api.http.json_body import read_body
 from api.http.paging import ByPosition, page, page_args
@@ -23,6 +24,7 @@ bp = Blueprint("messages", __name__)
 
 class CreateMessage(Schema):
     content = MessageContent(required=True)
+    metadata = Metadata()
 
 
 @bp.post("/v1/threads/<id:thread_id>/messages")
@@ -65,6 +67,7 @@ def _shown(row: Row[Any]) -> dict[str, Any]:
         "created_by_user_id": str(row.created_by_user_id) if row.created_by_user_id else None,
         "role": row.role,
         "content": row.content if row.parts is None else as_given(row.parts),
+        "metadata": row.metadata,
         "partial": row.partial,
         "created_at": rfc3339(row.created_at),
     }

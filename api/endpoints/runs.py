@@ -1,28 +1,23 @@
-"""`/v1/runs` and the runs of a thread: create, list, get, cancel, input, retry."""
+"""`/v1/runs` and the runs of a thread: list, get, cancel, input; `new_runs.py` creates them."""
 
-import re
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response, current_app, jsonify, request
+from flask import Blueprint, Response, jsonify
 from marshmallow import Schema, ValidationError, fields, validate
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import RowMapping
 
 from api.auth.bearer import requires
-from api.http.current import actor, catalog, connections
-from api.http.fields import ClientId, Id, Metadata, MetadataChange, utf8_length
-from api.http.idempotency import created, idempotent
+from api.http.current import actor, connections
+from api.http.fields import Id, MetadataChange, utf8_length
+from api.http.idempotency import idempotent
 from api.http.json_body import NoArguments, query_args, read_body
 from api.http.paging import ByTime, PageQuery, page, page_args
 from shared.billing.credits import credits_of
-from shared.catalog import model_routes, personas
 from shared.events.types import money
 from shared.events.usage import RARE_TOKEN_FIELDS, TOKEN_FIELDS
-from shared.ids import new_trace_id
-from shared.runs import commands, creation, overrides, queries
-from shared.runs.creation import NewRun, RunCreator
+from shared.runs import commands, queries
 from shared.runs.states import STATUSES, phase_of, status_of
 from shared.storage.connections import Transaction
 from shared.times import rfc3339, rfc3339_or_none
@@ -32,33 +27,9 @@ bp = Blueprint("runs", __name__)
 MAX_INPUT_BYTES = 32_768
 
 
-def _of_form(form: re.Pattern[str]) -> Callable[[str], None]:
-    def check(text: str) -> None:
-        if text and not form.fullmatch(text):
-            raise ValidationError(f"must match {form.pattern}")
-
-    return check
-
-
 def _not_blank(text: str) -> None:
     if not text.strip():
         raise ValidationError("must not be blank")
-
-
-class CreateRun(Schema):
-    """Empty or null is not given."""
-
-    route_id = fields.String(allow_none=True, validate=_of_form(model_routes.ROUTE_ID))
-    persona_id = fields.String(allow_none=True, validate=_of_form(personas.PERSONA_ID))
-    end_user_id = ClientId(allow_none=True)
-    metadata = Metadata(load_default=dict)
-    # The overrides, which depend on the persona: `overrides.check` does.
-    instructions = fields.Raw(allow_none=True)
-    variables = fields.Raw(allow_none=True)
-    model_settings = fields.Raw(allow_none=True)
-    tools = fields.Raw(allow_none=True)
-    output_schema = fields.Raw(allow_none=True)
-    limits = fields.Raw(allow_none=True)
 
 
 class ChangeRun(Schema):
@@ -72,51 +43,6 @@ class RunInput(Schema):
 
 class RunsQuery(PageQuery):
     status = fields.String(validate=validate.OneOf(sorted(STATUSES)))
-
-
-@bp.post("/v1/threads/<id:thread_id>/runs")
-@requires("data.runs.write")
-def create_run(thread_id: UUID) -> Response:
-    """Create a run; responds 201 with its ids. The body is optional."""
-    if "Idempotency-Key" in request.headers:
-        return _create_once(thread_id)
-    new = _new_run(thread_id)
-    create: RunCreator = current_app.extensions["arkloop.create_run"]
-    return _created(create(new), new.trace_id)
-
-
-@idempotent
-def _create_once(tx: Transaction, thread_id: UUID) -> Response:
-    new = _new_run(thread_id, tx.sql)
-    return _created(creation.create(tx, new), new.trace_id)
-
-
-def _new_run(thread_id: UUID, sql: Connection | None = None) -> NewRun:
-    body = read_body(CreateRun(), optional=True)
-    org_id = actor().org_id
-    persona = catalog().persona(org_id, body.get("persona_id") or None, sql=sql)
-    route = catalog().choose_route(org_id, body.get("route_id") or None, persona, sql=sql)
-    given = {name: body[name] for name in personas.OVERRIDES if name in body}
-    return NewRun(
-        actor=actor(),
-        thread_id=thread_id,
-        persona=persona,
-        route=route,
-        trace_id=new_trace_id(),
-        options=overrides.check(persona, route, given),
-        end_user_id=body.get("end_user_id"),
-        metadata=body["metadata"],
-    )
-
-
-@bp.post("/v1/threads/<id:thread_id>:retry")
-@requires("data.runs.write")
-@idempotent
-def retry_run(tx: Transaction, thread_id: UUID) -> Response:
-    """Retry the thread's last message with a new run; responds 201 as `create_run` does."""
-    read_body(NoArguments(), optional=True)
-    trace = new_trace_id()
-    return _created(creation.retry(tx, actor(), thread_id, catalog(), trace_id=trace), trace)
 
 
 @bp.get("/v1/threads/<id:thread_id>/runs")
@@ -185,10 +111,6 @@ def give_input(tx: Transaction, run_id: UUID) -> Response:
     body = read_body(RunInput())
     commands.answer(tx, actor(), run_id, body["content"], body.get("request_id"))
     return jsonify({"ok": True})
-
-
-def _created(run_id: UUID, trace: str) -> Response:
-    return created({"run_id": str(run_id), "trace_id": trace}, location=f"/v1/runs/{run_id}")
 
 
 def _cursor(run: RowMapping) -> ByTime:

@@ -12,8 +12,8 @@ _TWO_ACTIVE_RUNS = (
     ),
     Edit(
         "shared/runs/sql/create.sql",
-        "            WHERE r.thread_id = t.id AND r.state IN ('queued', 'executing', 'waiting')\n",
-        "            WHERE false\n",
+        "r.thread_id = t.id AND r.state IN ('queued', 'executing', 'waiting') LIMIT 1\n",
+        "false LIMIT 1\n",
     ),
     Edit(
         "shared/runs/sql/create.sql",

@@ -1,11 +1,12 @@
 """Creating runs: queued in their threads, those that are created at the same time together."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from shared import ids
 from shared.actors import Actor
@@ -13,7 +14,7 @@ from shared.billing import budget_limits
 from shared.catalog.catalog import Catalog
 from shared.catalog.model_routes import Route
 from shared.catalog.personas import Persona
-from shared.errors import InvalidState, ThreadBusy
+from shared.errors import InvalidRequest, InvalidState, ThreadBusy
 from shared.runs.overrides import Options
 from shared.storage.arrays import TextArray, plain_array
 from shared.storage.connections import Connections, Transaction
@@ -23,16 +24,42 @@ from shared.storage.sql_files import statement
 from shared.storage.tables.runs import runs
 from shared.storage.tables.threads import messages
 from shared.threads import thread_contexts, threads
+from shared.threads.content import Content, Part, stored_parts
 
 _CREATE = statement(__package__, "create")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewThread:
+    """A thread to be created together with a run in it, unless one has its `external_id`."""
+
+    title: str | None = None
+    is_private: bool = False
+    end_user_id: str | None = None
+    external_id: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewMessage:
+    """A message of the user, to be created together with a run that answers it.
+
+    `parts` are those of the content as they are stored: see `stored_parts`.
+    """
+
+    content: Content
+    parts: Sequence[Part] | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewRun:
-    """A run to be created in a thread."""
+    """A run to be created in a thread; with `thread` that one is created, too, as `thread_id`."""
 
     actor: Actor
     thread_id: UUID
+    thread: NewThread | None = None
+    message: NewMessage | None = None
     persona: Persona
     route: Route
     trace_id: str
@@ -41,8 +68,17 @@ class NewRun:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def options_json(self) -> str | None:
-        return json.dumps(self.options) if self.options else None
+    def size(self) -> int:
+        """Characters, about."""
+        said = len(self.message.content.text) if self.message else 0
+        return said + sum(len(str(value)) for value in (self.options or {}).values())
+
+
+class Created(NamedTuple):
+    """A run that was created, and its thread."""
+
+    run_id: UUID
+    thread_id: UUID
 
 
 class RunCreator:
@@ -51,22 +87,30 @@ class RunCreator:
     def __init__(self, connections: Connections, catalog: Catalog) -> None:
         self._connections = connections
         self._catalog = catalog
-        self._create_with_others = GroupCommit(self._create_all)
+        self._create_with_others = GroupCommit(self._create_all, size=lambda new: new.size)
 
-    def __call__(self, new: NewRun) -> UUID:
-        """Queue a run and return its id; the workers are notified after the commit.
+    def __call__(self, new: NewRun) -> Created:
+        """Queue a run; the workers are notified after the commit.
 
         Raises: as `create`.
         """
-        run_id = None if self._is_limited(new) else self._create_with_others(new)
-        if run_id is None:
-            with self._connections.transaction() as tx:
-                run_id = create(tx, new)
-        return run_id
+        if new.thread is not None and new.thread.external_id is not None:
+            with self._connections.reading() as sql:
+                new = _in_existing_thread(sql, new, new.thread.external_id)
+        if not self._is_complex(new):
+            run_id = self._create_with_others(new)
+            if run_id is not None:
+                return Created(run_id, new.thread_id)
+        with self._connections.transaction() as tx:
+            return create(tx, new)
 
-    def _is_limited(self, new: NewRun) -> bool:
-        return new.persona.max_cost_usd_per_month is not None or self._catalog.is_limited(
-            new.actor.org_id
+    def _is_complex(self, new: NewRun) -> bool:
+        """Return whether more has to be read, in one transaction, than a single statement does."""
+        return (
+            new.persona.max_cost_usd_per_month is not None
+            or self._catalog.is_limited(new.actor.org_id)
+            or (new.thread is not None and new.thread.external_id is not None)
+            or (new.message is not None and new.message.content.parts is not None)
         )
 
     def _create_all(self, wanted: Sequence[NewRun]) -> list[UUID | None]:
@@ -74,21 +118,30 @@ class RunCreator:
             return create_all(tx, wanted)
 
 
-def create(tx: Transaction, new: NewRun) -> UUID:
-    """Queue a run within its budgets and return its id; the workers are notified after the commit.
+def create(tx: Transaction, new: NewRun) -> Created:
+    """Queue a run within its budgets; the workers are notified after the commit.
+
+    The caller rolls back where it raises, so that neither thread nor message is created.
 
     Raises:
         ThreadNotFound, Forbidden
         ThreadBusy: the thread has an active run already.
         BudgetExhausted: nothing is left for it.
+        InvalidRequest: see `stored_parts`.
     """
+    if new.message is not None:
+        new = replace(new, message=_with_parts(tx.sql, new.actor, new.message))
+    if new.thread is not None and new.thread.external_id is not None:
+        thread, _ = threads.find_or_create(tx, new.actor, **asdict(new.thread))
+        new = replace(new, thread_id=thread.id, thread=None)
     while True:
         # Waits where another session has locked the thread, which `create_all` does not.
-        threads.lock(tx, new.actor, new.thread_id)
+        if new.thread is None:
+            threads.lock(tx, new.actor, new.thread_id)
         budget_limits.check_open(tx.sql, new.actor, new.persona, new.route)
         [run_id] = create_all(tx, [new])
         if run_id is not None:
-            return run_id
+            return Created(run_id, new.thread_id)
         # Without an active run, it has ended in this very moment.
         if active := threads.active_run_id(tx.sql, new.thread_id):
             raise ThreadBusy(active_run_id=str(active))
@@ -101,6 +154,9 @@ def create_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[UUID | None]:
     says why, or does it.
     """
     new_ids = [ids.new_id() for _ in wanted]
+    # What stands for none is not inserted.
+    opened = [new.thread or NewThread() for new in wanted]
+    said = [new.message or NewMessage(content=Content("")) for new in wanted]
     created = set(
         tx.sql.exec_driver_sql(
             _CREATE,
@@ -115,14 +171,40 @@ def create_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[UUID | None]:
                 "persona_ids": TextArray(new.persona.id for new in wanted),
                 "route_ids": TextArray(new.route.id for new in wanted),
                 "models": TextArray(new.route.model for new in wanted),
-                "options": TextArray(new.options_json for new in wanted),
+                "options": _json_array(new.options or None for new in wanted),
                 "end_user_ids": TextArray(new.end_user_id for new in wanted),
-                "metadata": TextArray(json.dumps(dict(new.metadata)) for new in wanted),
+                "metadata": _json_array(new.metadata for new in wanted),
+                "message_ids": plain_array(new.message and ids.new_id() for new in wanted),
+                "contents": TextArray(message.content.text for message in said),
+                "parts": _json_array(message.parts for message in said),
+                "message_metadata": _json_array(message.metadata for message in said),
+                "open_threads": plain_array(new.thread is not None for new in wanted),
+                "titles": TextArray(thread.title for thread in opened),
+                "are_private": plain_array(thread.is_private for thread in opened),
+                "thread_end_user_ids": TextArray(thread.end_user_id for thread in opened),
+                "thread_metadata": _json_array(thread.metadata for thread in opened),
             },
         ).scalars()
     )
     tx.after_commit += [Enqueue(run_id) for run_id in new_ids if run_id in created]
     return [run_id if run_id in created else None for run_id in new_ids]
+
+
+def _with_parts(sql: Connection, actor: Actor, message: NewMessage) -> NewMessage:
+    try:
+        return replace(message, parts=stored_parts(sql, actor, message.content))
+    except InvalidRequest as error:
+        raise InvalidRequest(**{f"message.{n}": why for n, why in error.details.items()}) from None
+
+
+def _in_existing_thread(sql: Connection, new: NewRun, external_id: str) -> NewRun:
+    """Return the run in the thread of this id, if it exists."""
+    thread = threads.find(sql, new.actor, external_id)
+    return new if thread is None else replace(new, thread_id=thread.id, thread=None)
+
+
+def _json_array(values: Iterable[Any]) -> TextArray:
+    return TextArray(None if value is None else json.dumps(value) for value in values)
 
 
 def retry(
@@ -132,7 +214,7 @@ def retry(
     catalog: Catalog,
     *,
     trace_id: str,
-) -> UUID:
+) -> Created:
     """Do the thread's last round again: its assistant turn goes, a new run comes.
 
     Raises:

@@ -70,7 +70,17 @@ def find_or_create(
     shares, and among the private ones of each user, which come first: that somebody else has a
     private thread of this id is not revealed.
     """
-    found = (
+    while True:
+        if thread := find(tx.sql, actor, external_id):
+            return thread, False
+        if thread := _insert(tx.sql, actor, {**fields, "external_id": external_id}):
+            return thread, True
+        # It was created at the same time: now it can be read.
+
+
+def find(sql: Connection, actor: Actor, external_id: str) -> Row[Any] | None:
+    """Return the thread of this `external_id` that the actor sees, as `get` does, or None."""
+    return sql.execute(
         _select()
         .where(
             threads.c.org_id == actor.org_id,
@@ -79,13 +89,7 @@ def find_or_create(
         )
         .order_by(threads.c.is_private.desc())
         .limit(1)
-    )
-    while True:
-        if thread := tx.sql.execute(found).one_or_none():
-            return thread, False
-        if thread := _insert(tx.sql, actor, {**fields, "external_id": external_id}):
-            return thread, True
-        # It was created at the same time: now it can be read.
+    ).one_or_none()
 
 
 def _insert(sql: Connection, actor: Actor, fields: Mapping[str, Any]) -> Row[Any] | None:
@@ -223,7 +227,12 @@ def active_run_id(sql: Connection, thread_id: UUID) -> UUID | None:
 
 
 def add_message(
-    tx: Transaction, actor: Actor, thread_id: UUID, *, content: str | Content
+    tx: Transaction,
+    actor: Actor,
+    thread_id: UUID,
+    *,
+    content: str | Content,
+    metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> Row[Any]:
     """Put the user's message at the end. A run that is active does not see it.
 
@@ -246,6 +255,7 @@ def add_message(
             role="user",
             content=content.text,
             parts=null() if parts is None else parts,
+            metadata=dict(metadata),
         )
         .returning(*messages.c)
     ).one()
@@ -275,7 +285,7 @@ def _page_of_messages(limit: int, is_deep: bool) -> Select[Any]:
     page = query.order_by(messages.c.position.desc()).limit(literal_column(str(int(limit))))
     return fitting(
         page,
-        size=lambda of: func.octet_length(of.c.content),
+        size=lambda of: func.octet_length(of.c.content) + json_size(of.c.metadata),
         order=lambda of: [of.c.position.desc()],
     )
 

@@ -89,6 +89,7 @@ messages = Table(
     Column("content", Text, nullable=False),
     #: The content as it was given, where that was a list of parts; `content` then describes them.
     Column("parts", JSONB),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
     Column("partial", Boolean, nullable=False, server_default=text("false")),
     created_at_(),
     time_("superseded_at"),  # a retry made it disappear

@@ -35,6 +35,7 @@ def test_a_message_is_made_and_listed(alice: User) -> None:
         "created_by_user_id": str(alice.id),
         "role": "user",
         "content": "Hello 🌍\n",
+        "metadata": {},
         "partial": False,
         "created_at": made["created_at"],
     }

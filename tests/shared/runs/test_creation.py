@@ -5,19 +5,32 @@ from decimal import Decimal
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from shared.actors import PERMISSIONS_OF_ROLE, Actor
 from shared.catalog import model_routes, personas
 from shared.errors import BudgetExhausted, Forbidden, ThreadBusy
 from shared.ids import new_id
 from shared.runs import creation
-from shared.runs.creation import NewRun, RunCreator
+from shared.runs.creation import NewMessage, NewRun, NewThread, RunCreator
+from shared.storage.tables.threads import messages
 from shared.storage.tables.threads import threads as threads_table
 from shared.threads import threads
+from shared.threads.content import Content
 from tests.query_plans import noted
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel
+
+
+def wanted(stored: StoredRuns, thread_id: UUID) -> NewRun:
+    """Return a plain run in this thread."""
+    return NewRun(
+        actor=stored.actor,
+        thread_id=thread_id,
+        persona=personas.builtin()["assistant@1"],
+        route=model_routes.load(stored.connections.settings)["scripted"],
+        trace_id="1" * 32,
+    )
 
 
 def test_of_eight_creates_at_once_one_is_accepted(stored: StoredRuns) -> None:
@@ -85,6 +98,84 @@ def test_runs_of_one_moment_are_created_together(stored: StoredRuns) -> None:
         creation.create(tx, wanted(private, member))
 
 
+def test_a_message_and_a_thread_are_created_with_the_run(stored: StoredRuns) -> None:
+    """Plain runs and such runs in one statement; the message stands before the run."""
+    busy, free, plain = (stored.thread() for _ in range(3))
+    stored.create(busy)
+    opened = NewThread(title="New", is_private=True, metadata={"a": "1"}, end_user_id="u")
+    said = NewMessage(content=Content("Hi"), metadata={"b": "2"})
+    base = wanted(stored, plain)
+
+    with stored.connections.statement() as tx:
+        made = creation.create_all(
+            tx,
+            [
+                replace(base, thread_id=busy, message=said),
+                replace(base, thread_id=free, message=said),
+                base,
+                replace(base, thread_id=new_id(), thread=opened, message=said),
+                replace(base, thread_id=new_id(), thread=NewThread(), end_user_id="own"),
+            ],
+        )
+
+    assert [False, True, True, True, True] == [run_id is not None for run_id in made]
+    rows = [stored.row(run_id) for run_id in made if run_id is not None]
+    assert [2, 1, 2, 1] == [row["position"] for row in rows]
+    assert [None, None, "u", "own"] == [row["end_user_id"] for row in rows]
+    with stored.connections.reading() as sql:
+        thread = threads.get(sql, stored.actor, rows[2]["thread_id"])
+        said_in = {
+            row.thread_id: (row.content, row.metadata, row.position, row.role, row.run_id)
+            for row in sql.execute(select(messages).where(messages.c.org_id == stored.actor.org_id))
+        }
+    assert ("New", True, {"a": "1"}, 3) == (
+        *(thread.title, thread.is_private, thread.metadata),
+        thread.next_position,
+    )
+    message = ("Hi", {"b": "2"}, 1, "user", None)
+    assert {free: message, rows[2]["thread_id"]: message} == said_in
+
+
+def test_of_eight_turns_at_once_one_leaves_its_message(stored: StoredRuns) -> None:
+    """The others are refused with their messages, group commit or not."""
+    thread_id = stored.thread()
+    create = RunCreator(stored.connections, stored.catalog())
+    base = wanted(stored, thread_id)
+
+    def turn(number: int) -> str | None:
+        try:
+            create(replace(base, message=NewMessage(content=Content(str(number)))))
+        except ThreadBusy:
+            return None
+        return str(number)
+
+    accepted = [number for number in in_parallel(8, turn) if number is not None]
+
+    with stored.connections.reading() as sql:
+        said = sql.scalars(select(messages.c.content).where(messages.c.thread_id == thread_id))
+        assert accepted == list(said)
+    assert 1 == len(accepted)
+
+
+def test_a_refused_run_leaves_no_thread(stored: StoredRuns) -> None:
+    """Nor does one whose transaction is rolled back."""
+    exhausted = replace(personas.builtin()["plain@1"], max_cost_usd_per_month=Decimal(0))
+    said = NewMessage(content=Content("Hi"))
+    new = replace(wanted(stored, new_id()), thread=NewThread(), message=said)
+
+    with pytest.raises(BudgetExhausted):
+        RunCreator(stored.connections, stored.catalog())(replace(new, persona=exhausted))
+    with pytest.raises(ZeroDivisionError), stored.connections.transaction() as tx:
+        creation.create(tx, new)
+        raise ZeroDivisionError
+
+    with stored.connections.reading() as sql:
+        assert [] == threads.list_(sql, stored.actor, limit=10, before=None)
+        of_org = messages.c.org_id == stored.actor.org_id
+        assert 0 == sql.scalar(select(func.count()).select_from(messages).where(of_org))
+    assert [] == stored.sent
+
+
 def test_a_thread_that_somebody_holds_is_waited_for_alone(stored: StoredRuns) -> None:
     """It holds up none of the runs that are created at the same moment."""
     held, free = stored.thread(), stored.thread()
@@ -142,7 +233,7 @@ def test_a_run_without_limits_is_created_in_one_statement(stored: StoredRuns) ->
     catalog.is_limited(stored.actor.org_id)  # from now on it is known
 
     with noted(stored.connections) as statements:
-        run_id = create(new)
+        run_id = create(new).run_id
         with pytest.raises(BudgetExhausted):
             create(replace(new, thread_id=stored.thread(), persona=limited))
 

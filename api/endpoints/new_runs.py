@@ -1,0 +1,155 @@
+"""Requests that create a run: in a thread, with a message or a new thread, or as a retry."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response, current_app, request
+from marshmallow import Schema, ValidationError, fields
+from sqlalchemy import Connection
+
+from api.auth.bearer import requires
+from api.endpoints.messages import CreateMessage
+from api.endpoints.threads import CreateThread
+from api.http.current import actor, catalog
+from api.http.fields import ClientId, Id, Metadata
+from api.http.idempotency import created, idempotent
+from api.http.json_body import NoArguments, read_body
+from shared.catalog import model_routes, personas
+from shared.errors import Forbidden, InvalidRequest
+from shared.ids import new_id, new_trace_id
+from shared.runs import creation, overrides
+from shared.runs.creation import Created, NewMessage, NewRun, NewThread, RunCreator
+from shared.storage.connections import Transaction
+
+bp = Blueprint("new_runs", __name__)
+
+
+def _of_form(form: re.Pattern[str]) -> Callable[[str], None]:
+    def check(text: str) -> None:
+        if text and not form.fullmatch(text):
+            raise ValidationError(f"must match {form.pattern}")
+
+    return check
+
+
+class Message(fields.Field[NewMessage]):
+    """A text, or an object as `POST …/messages` takes it."""
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> NewMessage:
+        if isinstance(value, str):
+            value = {"content": value}
+        if not isinstance(value, dict):
+            raise ValidationError("must be a string or an object with `content`")
+        return NewMessage(**CreateMessage().load(value))
+
+
+class CreateRun(Schema):
+    """Empty or null is not given."""
+
+    message = Message(allow_none=True)
+    route_id = fields.String(allow_none=True, validate=_of_form(model_routes.ROUTE_ID))
+    persona_id = fields.String(allow_none=True, validate=_of_form(personas.PERSONA_ID))
+    end_user_id = ClientId(allow_none=True)
+    metadata = Metadata(load_default=dict)
+    # The overrides, which depend on the persona: `overrides.check` does.
+    instructions = fields.Raw(allow_none=True)
+    variables = fields.Raw(allow_none=True)
+    model_settings = fields.Raw(allow_none=True)
+    tools = fields.Raw(allow_none=True)
+    output_schema = fields.Raw(allow_none=True)
+    limits = fields.Raw(allow_none=True)
+
+
+class CreateRunAnywhere(CreateRun):
+    """A run in the thread `thread_id`, or in a new one, for which `thread` has the fields."""
+
+    thread_id = Id(allow_none=True)
+    thread = fields.Nested(CreateThread, allow_none=True)
+
+
+@bp.post("/v1/runs")
+@requires("data.runs.write")
+def create_run() -> Response:
+    """Create a run, with a message and perhaps a thread; responds 201 with their ids."""
+    body = read_body(CreateRunAnywhere())
+    thread_id, thread = body.get("thread_id"), body.get("thread")
+    if thread_id is not None and thread is not None:
+        raise InvalidRequest(thread=["must be left out if thread_id is given"])
+    if thread_id is not None:
+        return _create(body, thread_id)
+    if body.get("message") is None:
+        raise InvalidRequest(message=["is required for a new thread"])
+    opened = NewThread(**(thread or {}))
+    if opened.end_user_id is None:
+        opened = replace(opened, end_user_id=body.get("end_user_id"))
+    return _create(body, new_id(), opened)
+
+
+@bp.post("/v1/threads/<id:thread_id>/runs")
+@requires("data.runs.write")
+def create_run_in_thread(thread_id: UUID) -> Response:
+    """Create a run, perhaps with a message; responds 201 with its ids. The body is optional."""
+    return _create(read_body(CreateRun(), optional=True), thread_id)
+
+
+@bp.post("/v1/threads/<id:thread_id>:retry")
+@requires("data.runs.write")
+@idempotent
+def retry_run(tx: Transaction, thread_id: UUID) -> Response:
+    """Retry the thread's last message with a new run; responds 201 as `create_run` does."""
+    read_body(NoArguments(), optional=True)
+    trace = new_trace_id()
+    return _created(creation.retry(tx, actor(), thread_id, catalog(), trace_id=trace), trace)
+
+
+def _create(body: Mapping[str, Any], thread_id: UUID, opened: NewThread | None = None) -> Response:
+    is_said = opened is not None or body.get("message") is not None
+    if is_said and "data.threads.write" not in actor().permissions:
+        raise Forbidden()
+    if "Idempotency-Key" in request.headers:
+        return _create_once(body, thread_id, opened)
+    new = _new_run(body, thread_id, opened)
+    create: RunCreator = current_app.extensions["arkloop.create_run"]
+    return _created(create(new), new.trace_id)
+
+
+@idempotent
+def _create_once(
+    tx: Transaction, body: Mapping[str, Any], thread_id: UUID, opened: NewThread | None
+) -> Response:
+    new = _new_run(body, thread_id, opened, tx.sql)
+    return _created(creation.create(tx, new), new.trace_id)
+
+
+def _new_run(
+    body: Mapping[str, Any],
+    thread_id: UUID,
+    opened: NewThread | None,
+    sql: Connection | None = None,
+) -> NewRun:
+    org_id = actor().org_id
+    persona = catalog().persona(org_id, body.get("persona_id") or None, sql=sql)
+    route = catalog().choose_route(org_id, body.get("route_id") or None, persona, sql=sql)
+    given = {name: body[name] for name in personas.OVERRIDES if name in body}
+    return NewRun(
+        actor=actor(),
+        thread_id=thread_id,
+        thread=opened,
+        message=body.get("message"),
+        persona=persona,
+        route=route,
+        trace_id=new_trace_id(),
+        options=overrides.check(persona, route, given),
+        end_user_id=body.get("end_user_id"),
+        metadata=body["metadata"],
+    )
+
+
+def _created(made: Created, trace: str) -> Response:
+    shown = {"run_id": str(made.run_id), "trace_id": trace}
+    if request.path == "/v1/runs":
+        shown["thread_id"] = str(made.thread_id)
+    return created(shown, location=f"/v1/runs/{made.run_id}")
