@@ -20,7 +20,7 @@ CREATE TABLE thread_contexts (
     summary TEXT,
     updated_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT now(),
     CONSTRAINT pk_thread_contexts PRIMARY KEY (thread_id, window_tokens),
-    CONSTRAINT fk_thread_contexts_thread_id_threads
+    CONSTRAINT fk_thread_contexts_thread_id
         FOREIGN KEY (thread_id) REFERENCES threads (id) ON DELETE CASCADE
 );
 """

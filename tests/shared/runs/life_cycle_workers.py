@@ -17,6 +17,7 @@ from shared.errors import Unavailable
 from shared.events import types
 from shared.events.event_log import text_of
 from shared.events.types import RunError
+from shared.files.configured_storage import storage_of
 from shared.ids import new_id
 from shared.runs.endings import RunEnder
 from shared.runs.transitions import recorded_totals
@@ -31,6 +32,8 @@ from worker.contract.outcomes import WaitForInput
 from worker.contract.stop_signal import StopSignal
 from worker.process import history
 from worker.process.event_writer import EventWriter
+from worker.process.file_loader import FileLoader
+from worker.process.history_loader import HistoryLoader
 from worker.process.route_limits import RouteLimits
 from worker.process.run_log import RunLog
 
@@ -110,7 +113,9 @@ def begin_attempt(
     """Begin as `worker/attempt/execution.py` does: text that a lost attempt left open is void."""
     stop = StopSignal()
     log = RunLog(run.id, claim.fence, claim.last_seq, stop, by.writer.mark)
-    claimed = ClaimedRun(connections, claim, log, stop, RouteLimits(connections))
+    memory = HistoryLoader(connections).memory
+    files = FileLoader(connections, storage_of(connections.settings), memory)
+    claimed = ClaimedRun(connections, claim, log, stop, RouteLimits(connections), files)
     recorder = Recorder(connections, claimed, RunEnder(connections))
     attempt = ModelAttempt(run, by, claimed, recorder, run.tokens)
     if claim.is_resumed:
