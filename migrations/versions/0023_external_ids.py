@@ -9,8 +9,6 @@ from alembic import op
 
 revision = "0023"
 down_revision = "0022"
-branch_labels = None
-depends_on = None
 
 _NAME = "uq_threads_visible_to_external_id"
 
