@@ -9,6 +9,7 @@ import json
 import ssl
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -65,6 +66,23 @@ class Client:
         content = None if body is None else _encode(body)
         headers = {"Idempotency-Key": str(uuid4()), "Content-Type": "application/json"}
         answer: dict[str, Any] = self._call("POST", path, content=content, headers=headers).json()
+        return answer
+
+    def upload(self, path: Path) -> dict[str, Any]:
+        """Store a file, which is read piece by piece; returns what the server found out about it.
+
+        Raises:
+            click.ClickException: the file cannot be read.
+        """
+        key = {"Idempotency-Key": str(uuid4())}
+        try:
+            with path.open("rb") as file:
+                form = {"file": (path.name, file)}
+                answer: dict[str, Any] = self._call(
+                    "POST", "/files", files=form, headers=key
+                ).json()
+        except OSError as error:
+            raise click.ClickException(f"{path}: {error.strerror}") from None
         return answer
 
     def delete(self, path: str) -> None:

@@ -1,6 +1,9 @@
 """`arkloop run`: a message to an agent, its run in the foreground, its answer in the terminal."""
 
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from uuid import UUID
 
 import click
@@ -20,9 +23,22 @@ from cli.client.server_address import find_server
 @click.option(
     "--route", metavar="ID", help=("Model that answers; the server's default if not given.")
 )
+@click.option(
+    "--file",
+    "--image",
+    "files",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Send this image, PDF or text file, too; may be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print each event's JSON, one per line.")
 def run(
-    message: str, thread: UUID | None, persona: str | None, route: str | None, as_json: bool
+    message: str,
+    thread: UUID | None,
+    persona: str | None,
+    route: str | None,
+    files: tuple[Path, ...],
+    as_json: bool,
 ) -> None:
     """Send MESSAGE (`-`: standard input), run the agent and follow it to its end.
 
@@ -41,9 +57,11 @@ def run(
     _check(message)
     client = Client(find_server())
     display = display_for(as_json=as_json)
-    thread_id = str(thread) if thread else client.post("/threads", {})["id"]
     with interrupts() as interrupted:
-        run_id = _start(client, display, thread_id, message, persona, route, is_new=not thread)
+        with _uploaded(client, files) as parts:
+            content = [{"type": "text", "text": message}, *parts] if parts else message
+            thread_id = str(thread) if thread else client.post("/threads", {})["id"]
+            run_id = _start(client, display, thread_id, content, persona, route, is_new=not thread)
         status = ForegroundRun(client, display, run_id, interrupted).follow()
     sys.exit(status)
 
@@ -65,11 +83,29 @@ def _check(message: str) -> None:
         raise click.UsageError("MESSAGE is not valid UTF-8.") from None
 
 
+@contextmanager
+def _uploaded(client: Client, paths: Iterable[Path]) -> Iterator[list[dict[str, str]]]:
+    """Store the files and yield the parts of a message for them; what is refused leaves none."""
+    ids: list[str] = []
+    try:
+        parts = []
+        for path in paths:
+            file = client.upload(path)
+            ids.append(file["id"])
+            kind = "image" if file["media_type"].startswith("image/") else "file"
+            parts.append({"type": kind, "file_id": file["id"]})
+        yield parts
+    except Refused:
+        for file_id in ids:
+            client.delete(f"/files/{file_id}")
+        raise
+
+
 def _start(
     client: Client,
     display: Display,
     thread_id: str,
-    message: str,
+    content: str | list[dict[str, str]],
     persona: str | None,
     route: str | None,
     *,
@@ -84,7 +120,7 @@ def _start(
         )
     choice = {"persona_id": persona, "route_id": route}
     try:
-        client.post(f"/threads/{thread_id}/messages", {"content": message})
+        client.post(f"/threads/{thread_id}/messages", {"content": content})
         run_id: str = client.post(f"/threads/{thread_id}/runs", choice)["run_id"]
     except Refused:
         if is_new:

@@ -13,6 +13,10 @@ LEAST_PDF_TOKENS = 3_000
 TEXT_BYTES_PER_TOKEN = 3
 #: Of a file behind a URL, whose size nobody knows.
 URL_FILE_TOKENS = 10_000
+#: The most that an attachment can take. One model counts images far higher, at a lower price.
+MOST_IMAGE_TOKENS = 5_000
+MOST_IMAGE_TOKENS_OF = {"gpt-4o-mini": 50_000}
+LEAST_MOST_PDF_TOKENS, MOST_PDF_TOKENS = 10_000, 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,18 @@ class Attachment:
             return URL_FILE_TOKENS
         if self.is_text:
             return self.size // TEXT_BYTES_PER_TOKEN
-        return max(self.size // PDF_BYTES_PER_TOKEN, LEAST_PDF_TOKENS)
+        return min(max(self.size // PDF_BYTES_PER_TOKEN, LEAST_PDF_TOKENS), MOST_PDF_TOKENS)
+
+    def most_tokens(self, model: str) -> int:
+        """Return a bound of the tokens that it takes with this model."""
+        if self.kind == IMAGE:
+            known = (most for name, most in MOST_IMAGE_TOKENS_OF.items() if model.startswith(name))
+            return next(known, MOST_IMAGE_TOKENS)
+        if self.url is not None:
+            return MOST_PDF_TOKENS
+        if self.is_text:
+            return self.size
+        return min(max(self.size, LEAST_MOST_PDF_TOKENS), MOST_PDF_TOKENS)
 
 
 Part = TextPart | Attachment

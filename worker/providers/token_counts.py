@@ -8,7 +8,14 @@ import json
 from collections.abc import Iterator
 
 from shared.events.types import Usage
-from worker.contract.messages import AssistantMessage, ModelRequest, ToolMessage, state_text
+from worker.contract.attachments import Attachment
+from worker.contract.messages import (
+    AssistantMessage,
+    ModelRequest,
+    ToolMessage,
+    attachments_of,
+    state_text,
+)
 
 CHARACTERS_PER_TOKEN = 4  # only for estimates
 
@@ -24,15 +31,18 @@ def estimate(request: ModelRequest, output: str) -> Usage:
     written = -(-len(output) // CHARACTERS_PER_TOKEN)
     if request.max_output_tokens is not None:
         written = min(written, request.max_output_tokens)
+    attached = sum(part.tokens for part in _attachments(request))
     return Usage(
-        input_tokens=-(-sum(map(len, _texts(request))) // CHARACTERS_PER_TOKEN),
+        input_tokens=attached - (-sum(map(len, _texts(request))) // CHARACTERS_PER_TOKEN),
         output_tokens=written,
         source="estimated",
     )
 
 
 def worst_case(request: ModelRequest) -> Usage:
-    """Count a token for each byte that is sent, and all the output that is allowed.
+    """Count a token for each byte of text that is sent, and all the output that is allowed.
+
+    Attachments have bounds of their own: an image has fewer tokens than bytes.
 
     Raises:
         ValueError: the request has no `max_output_tokens`.
@@ -46,7 +56,13 @@ def worst_case(request: ModelRequest) -> Usage:
     if request.tools:
         marks += _OF_THE_TOOLS
     texts = sum(len(text.encode("utf-8", "surrogatepass")) for text in _texts(request))
-    return Usage(input_tokens=marks + texts, output_tokens=request.max_output_tokens)
+    attached = sum(part.most_tokens(request.model) for part in _attachments(request))
+    return Usage(input_tokens=marks + texts + attached, output_tokens=request.max_output_tokens)
+
+
+def _attachments(request: ModelRequest) -> Iterator[Attachment]:
+    for message in request.messages:
+        yield from attachments_of(message)
 
 
 def _texts(request: ModelRequest) -> Iterator[str]:

@@ -6,9 +6,11 @@ import signal
 import subprocess
 from contextlib import ExitStack
 
+from tests.acceptance.test_files import shown
 from tests.caller import Caller, script, types
 from tests.cli.client.relay import Relay
 from tests.cli.command import Arkloop
+from tests.contents import png
 from tests.system import System
 from tests.waiting import eventually
 
@@ -47,6 +49,31 @@ def test_the_message_may_come_from_standard_input(arkloop: Arkloop) -> None:
     done = arkloop("run", "-", input=f"{message}\n".encode())
 
     assert (0, f"You said: {message}\n") == (done.returncode, done.stdout.decode())
+
+
+def test_files_are_sent_with_the_message(arkloop: Arkloop) -> None:
+    """`--file` and `--image` are one option: the server finds out what each is."""
+    (arkloop.folder / "a.png").write_bytes(png())
+    (arkloop.folder / "notes.txt").write_text("at noon")
+
+    done = arkloop("run", "Look", "--image", "a.png", "--file", "notes.txt")
+
+    expected = f'You said: Look\n<file name="notes.txt">\nat noon\n</file> {shown(png())}\n'
+    assert (0, expected) == (done.returncode, done.stdout.decode()), done.stderr
+
+
+def test_a_file_that_is_refused_leaves_nothing(arkloop: Arkloop, user: Caller) -> None:
+    """The server's reason is printed, no thread was created, and files sent before are gone."""
+    (arkloop.folder / "a.txt").write_text("fine")
+    (arkloop.folder / "a.zip").write_bytes(b"PK\x03\x04\xff")
+    threads = user.get("/v1/threads")
+
+    done = arkloop("run", "Look", "--file", "a.txt", "--file", "a.zip")
+    missing = arkloop("run", "Look", "--file", "nowhere.png")
+
+    assert (1, 2) == (done.returncode, missing.returncode)
+    assert b"must be a PNG, JPEG, GIF or WebP image, a PDF, or text in UTF-8" in done.stderr
+    assert threads == user.get("/v1/threads")
 
 
 def test_json_lines_are_the_events_byte_for_byte(arkloop: Arkloop, user: Caller) -> None:

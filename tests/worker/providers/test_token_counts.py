@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from shared.events.types import ProviderState
 from shared.events.usage import TOKEN_FIELDS, Usage
+from worker.contract.attachments import Attachment
 from worker.contract.messages import (
     AssistantMessage,
     Message,
@@ -26,10 +27,20 @@ from worker.providers.scripted_provider import ScriptedProvider
 TEXTS = st.text(max_size=60)
 CALLS = st.builds(ToolCall, TEXTS, TEXTS, st.dictionaries(TEXTS, TEXTS, max_size=3) | TEXTS)
 STATES = st.builds(ProviderState, TEXTS, TEXTS, st.dictionaries(TEXTS, TEXTS), st.tuples(TEXTS))
+PARTS = st.lists(
+    st.builds(
+        Attachment,
+        kind=st.sampled_from(["image", "file"]),
+        url=st.none() | st.just("https://example.com/"),
+        media_type=st.sampled_from(["image/png", "application/pdf", "text/plain"]),
+        size=st.integers(0, 32 * 1024 * 1024),
+    ),
+    max_size=3,
+).map(tuple)
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
-    st.builds(UserMessage, TEXTS),
+    st.builds(UserMessage, TEXTS, PARTS),
     st.builds(AssistantMessage, TEXTS, st.lists(CALLS, max_size=2).map(tuple), st.none() | STATES),
-    st.builds(ToolMessage, TEXTS, TEXTS, TEXTS),
+    st.builds(ToolMessage, TEXTS, TEXTS, TEXTS, PARTS),
 )
 TOOLS = st.builds(ToolSpec, TEXTS, TEXTS, st.dictionaries(TEXTS, TEXTS, max_size=3))
 REQUESTS = st.builds(
