@@ -153,6 +153,7 @@ def _shown(persona: Persona) -> dict[str, Any]:
         "max_output_tokens": persona.max_output_tokens,
         "model_settings": persona.model_settings,
         "max_result_tokens": persona.max_result_tokens,
+        "compaction": persona.compaction,
         **limits_shown(persona),
         "timeout_seconds": persona.timeout_seconds,
         "input_expires_seconds": persona.input_expires_seconds,

@@ -16,7 +16,7 @@ SHOWN_CHARACTERS = 160
 _YELLOW = {
     *("message.reset", "run.cancelled"),
     *("run.throttled", "run.fallback", "run.settings_dropped"),
-    *("run.limit_reached", "context.truncated"),
+    *("run.limit_reached", "context.truncated", "context.compacted"),
 }
 _THROTTLED = {
     "requests": "the route has reached its requests per minute",
@@ -168,6 +168,8 @@ def line_of(event: RunEvent) -> str | None:
             return f"{data['message']} One last call without tools gives the answer."
         case "context.truncated":
             return f"too long for the model: {data['dropped_messages']} old messages omitted"
+        case "context.compacted" if "summary" in data:
+            return f"too long for the model: {data['dropped_messages']} old messages summarized"
         case "run.cancel_requested":
             return "cancelling …"
         case "run.completed" | "run.cancelled":

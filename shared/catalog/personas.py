@@ -70,6 +70,7 @@ class Persona:
     max_output_tokens: int | None = None  # of one model call
     model_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     max_result_tokens: int = 16_000  # of one tool result, as the model sees it
+    compaction: str = "truncate"  # of a long thread; or `summary`: what is omitted is summarized
     max_cost_usd: Decimal | None = None  # of one run
     max_cost_usd_per_month: Decimal | None = None  # of runs with any version of it that has a limit
     timeout_seconds: float = 900.0  # waiting for a person does not count
@@ -229,6 +230,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "max_steps": _whole(MAX_STEPS),
     "max_equal_turns": _whole(MAX_STEPS, least=2),
     "max_output_tokens": _whole(MAX_OUTPUT_TOKENS),
+    "compaction": _one_of("truncate", "summary"),
     "max_result_tokens": _whole(MAX_OUTPUT_TOKENS, least=LEAST_RESULT_TOKENS),
     "model_settings": model_settings.read,
     "max_cost_usd": usd.parse,

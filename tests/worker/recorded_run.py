@@ -43,6 +43,7 @@ class RecordedRun:
         self.checkpoints = 0
         self.done: list[ToolResult] = []
         self.whole_outputs: dict[str, str] = {}
+        self.contexts: dict[int, ContextCompacted] = {}
         self.totals = Totals()
         self.last_usage = Usage()
         self.contents: dict[str, bytes] = {}
@@ -83,6 +84,7 @@ class RecordedRun:
 
     def compact(self, to: ContextCompacted, *happened: Event) -> None:
         self.emit(*happened, to)
+        self.contexts[to.window_tokens] = to
 
     def checkpoint(self) -> None:
         self.checkpoints += 1

@@ -58,7 +58,7 @@ def run(
     Raises:
         RunFailure: the run fails. StopRun, LeaseLost: this attempt ends.
     """
-    requests = RequestBuilder(agent, context, turns)
+    requests = RequestBuilder(agent, context, turns, stop)
     if turns and not turns[-1].calls:
         reason = limit_reached or "stop"
         return Answer(

@@ -12,13 +12,14 @@ from typing import Any
 from shared.catalog import model_settings
 from shared.catalog.model_routes import Route
 from shared.events import types
-from shared.events.types import ContextCompacted, Usage
-from worker.agent import context_window
+from shared.events.types import ContextCompacted, Event, Usage
+from worker.agent import context_window, summaries
 from worker.agent.agent import Agent
 from worker.agent.conversation import Entry, Turn, entries_of
 from worker.contract.context import RunContext
 from worker.contract.messages import Message, ModelRequest, without_state
 from worker.contract.outcomes import TooLarge
+from worker.contract.stop_signal import StopSignal
 
 #: Of a model's context, where nothing says how long its answer may get.
 ANSWER_TOKENS = 4096
@@ -63,9 +64,17 @@ class _Shown:
 class RequestBuilder:
     """The request builder of an attempt; `turns` are the run's own, which the loop appends to."""
 
-    def __init__(self, agent: Agent, context: RunContext, turns: Sequence[Turn]) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        context: RunContext,
+        turns: Sequence[Turn],
+        stop: StopSignal | None = None,
+    ) -> None:
+        """`stop` ends the calls for summaries."""
         self._agent = agent
         self._run = context
+        self._stop = stop
         self._turns = turns
         self._contexts = dict(agent.history.contexts)
         self._counts: dict[str, _Count] = {}
@@ -144,17 +153,30 @@ class RequestBuilder:
 
         The last question and the last turn always stay.
         """
-        history, entries = self._agent.history, self._entries()
-        before, density = self._context(route), self._density(route)
-        after = before
+        entries, before = self._entries(), self._context(route)
+        results = before.result_tokens
         if target < float("inf"):
-            after = replace(before, result_tokens=int(target / max(density, 1.0)))
-        sizes = [self._show(route, entry, after).tokens for entry in entries]
-        start = context_window.start_of(entries, before)
+            results = int(target / max(self._density(route), 1.0))
+        start = self._new_start(route, entries, replace(before, result_tokens=results), target)
+        if self._agent.persona.compaction == "summary":
+            self._summarize(route, entries, start, results)
+        moved = max(self._context(route).upto, _before(entries[start]))
+        if moved != self._context(route).upto or (is_refused and results != before.result_tokens):
+            self._move(route, entries, moved, results, self._context(route).summary)
+
+    def _new_start(
+        self, route: Route, entries: Sequence[Entry], context: ContextCompacted, target: float
+    ) -> int:
+        """Find the first entry of those that have at most `target` tokens together."""
+        density = self._density(route)
+        sizes = [self._show(route, entry, context).tokens for entry in entries]
+        start = context_window.start_of(entries, context)
         if self._is_unread(route):
-            start = len(history.entries) // 2
+            start = len(self._agent.history.entries) // 2
         question = next((sizes[i] for i in reversed(range(start)) if entries[i].is_of_user), 0)
         left = sum(sizes[start:]) + self._frame
+        if self._agent.persona.compaction == "summary":
+            left += self._summary_tokens(route)
         while start < len(entries) - 1:
             asked = 0 if entries[start].is_of_user else question
             if (left + asked) * density <= target:
@@ -163,15 +185,72 @@ class RequestBuilder:
                 question = sizes[start]
             left -= sizes[start]
             start += 1
-        upto_position, upto_seq = max(before.upto, _before(entries[start]))
-        after = replace(after, upto_position=upto_position, upto_seq=upto_seq)
-        if after.upto == before.upto and not (is_refused and after != before):
-            return
+        return start
+
+    def _move(
+        self,
+        route: Route,
+        entries: Sequence[Entry],
+        upto: tuple[int, int],
+        result_tokens: int | None,
+        summary: str | None,
+        *events: Event,
+    ) -> None:
+        """Move the truncation point, with the events that have led to it."""
+        before = self._context(route)
+        after = replace(
+            before,
+            upto_position=upto[0],
+            upto_seq=upto[1],
+            result_tokens=result_tokens,
+            summary=summary,
+        )
         kept = context_window.entries_from(entries, context_window.start_of(entries, after))
-        dropped = history.unread + _messages_in(entries) - _messages_in(kept)
+        dropped = self._agent.history.unread + _messages_in(entries) - _messages_in(kept)
         after = replace(after, dropped_messages=dropped)
         self._contexts[after.window_tokens] = after
-        self._run.compact(after, types.ContextTruncated(dropped))
+        truncated = [] if events else [types.ContextTruncated(dropped)]
+        self._run.compact(after, *events, *truncated)
+
+    def _summarize(
+        self, route: Route, entries: Sequence[Entry], start: int, result_tokens: int | None
+    ) -> None:
+        """Move the point up to `start` by summaries of what comes before, while they succeed."""
+        tokens = self._summary_tokens(route)
+        for _ in range(summaries.MAX_CALLS):
+            context = self._context(route)
+            begin = context_window.start_of(entries, context)
+            if begin >= start:
+                return
+            end, messages = self._to_summarize(route, entries, begin, start)
+            request = summaries.request_for(self.lost(route), messages, tokens)
+            found = summaries.summarize(
+                self._agent.chain, request, tokens, self._run, self._stop or StopSignal()
+            )
+            if found is None:
+                return
+            summary, cost = found
+            self._move(route, entries, _before(entries[end]), result_tokens, summary, cost)
+
+    def _to_summarize(
+        self, route: Route, entries: Sequence[Entry], begin: int, start: int
+    ) -> tuple[int, list[Message]]:
+        """Return the messages of as many entries as fit into one request, and the next entry."""
+        context = self._context(route)
+        messages = _summary_of(context)
+        room = self._input_tokens(route) / self._density(route) - self._frame - self._reader_tokens
+        room -= sum(map(context_window.tokens_of, messages)) + summaries.INSTRUCTION_TOKENS
+        omitted = context_window.entries_from(entries[:start], begin)
+        for end, entry in enumerate(omitted, start - len(omitted)):
+            shown = self._show(route, entry, context)
+            room -= shown.tokens
+            if room < 0 and end > begin:
+                return end, messages
+            messages += shown.messages
+        return start, messages
+
+    def _summary_tokens(self, route: Route) -> int:
+        return int(min(summaries.SUMMARY_TOKENS, self._input_tokens(route) / 8))
 
     # ---- what is sent, and how much that is ----
 
@@ -182,7 +261,9 @@ class RequestBuilder:
         entries, context = self._entries(), self._context(route)
         start = context_window.start_of(entries, context)
         kept = context_window.entries_from(entries, start)
-        return [self._show(route, entry, context) for entry in kept]
+        summary = _summary_of(context)
+        first = [_Shown(summary, sum(map(context_window.tokens_of, summary)), is_cut=False)]
+        return [*first, *(self._show(route, entry, context) for entry in kept)]
 
     def _show(self, route: Route, entry: Entry, context: ContextCompacted) -> _Shown:
         together = context.result_tokens or self._input_tokens(route) / 2
@@ -232,7 +313,8 @@ class RequestBuilder:
             entries, context = self._entries(), self._context(route)
             kept = context_window.entries_from(entries, context_window.start_of(entries, context))
             sent = [e for e in kept if e.place < counted.place]
-            estimate = self._frame + sum(self._show(route, e, context).tokens for e in sent)
+            estimate = self._frame + sum(map(context_window.tokens_of, _summary_of(context)))
+            estimate += sum(self._show(route, e, context).tokens for e in sent)
             self._counts[route.id] = _Count(context, estimate, counted.input_tokens)
         return self._counts.get(route.id)
 
@@ -251,6 +333,10 @@ class RequestBuilder:
         if self._turns and settings.get("tool_choice") != "none":
             settings.pop("tool_choice", None)
         return settings
+
+
+def _summary_of(context: ContextCompacted) -> list[Message]:
+    return [] if context.summary is None else [summaries.as_message(context.summary)]
 
 
 def _is_any_cut(kept: Sequence[_Shown]) -> bool:

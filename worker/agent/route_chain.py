@@ -83,6 +83,11 @@ class RouteChain:
         self._routes[0] = replace(self.route, context_tokens=tokens)
         return self.route
 
+    def alone(self) -> "RouteChain":
+        """Return a chain of the route in use without the later ones; it shares the provider."""
+        provider = self.provider
+        return RouteChain(self._routes[:1], lambda _route: provider, self._dropped)
+
     def advance(self, *, to_larger: bool = False) -> Route:
         """Leave the route for the next one, or the next with a larger context; return it."""
         self.close()

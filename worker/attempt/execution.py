@@ -168,9 +168,9 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
     run.admission.set_persona(persona)
     active.limit_time(persona.timeout_seconds, claim.used_seconds)
     run.chain = chain = _chain(process, claim, persona, earlier)
-    windows, loader = chain.windows, process.histories
+    loader, most, windows = process.histories, most_bytes(chain, persona), chain.windows
     try:
-        with loader.history_of(claim, most_bytes(chain), run, windows) as seen, closing(chain):
+        with loader.history_of(claim, most, run, windows) as seen, closing(chain):
             agent = _agent(process, run, persona, chain, _continued(seen, run, earlier))
             if earlier.lost:
                 run.void_lost(earlier.lost[0].seq, *_cost_of_lost(agent, run, earlier))

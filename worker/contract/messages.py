@@ -113,7 +113,8 @@ class ModelRequest:
     `settings` are those of `shared/catalog/model_settings.py`.
     `taken_call_ids` are those of the run's earlier turns. `stream_arguments`:
     the arguments of calls are shown while the model writes them.
-    `answer_only`: the model may not call `tools`; the last message asks for its answer.
+    `answer_only`: the model may not call `tools`; the last message asks for its answer, or, with
+    `is_summary`, for a summary of the messages before it.
     """
 
     model: str
@@ -129,6 +130,7 @@ class ModelRequest:
     attempt: int = 1
     try_number: int = 1
     answer_only: bool = False
+    is_summary: bool = False
 
 
 @dataclass(frozen=True, slots=True)

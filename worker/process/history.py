@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, func, select
 
+from shared.catalog.personas import Persona
 from shared.claim import Claim
 from shared.events import event_log
 from shared.events.types import (
@@ -156,9 +157,9 @@ def _entry(row: Row[Any], seq: int = 1) -> Entry:
     return Entry(row.position, seq, [AssistantMessage(row.content)])
 
 
-def most_bytes(chain: RouteChain) -> int:
-    """Compute how many bytes of history the models of these routes can use."""
-    tokens = chain.context_tokens
+def most_bytes(chain: RouteChain, persona: Persona) -> int:
+    """Compute how many bytes of history the models of these routes can use, or summarize."""
+    tokens = None if persona.compaction == "summary" else chain.context_tokens
     return MAX_BYTES if tokens is None else min(tokens * MAX_BYTES_PER_TOKEN, MAX_BYTES)
 
 

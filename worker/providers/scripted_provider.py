@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shared.catalog import model_settings
@@ -41,7 +41,7 @@ Step = dict[str, Any]
 _WORD = re.compile(r"\S+\s*|\s+")
 _STEPS = (
     *("say", "count", "think", "tool", "tools", "error", "hang", "usage", "exit_worker"),
-    *("settings", "describe"),
+    *("settings", "describe", "find"),
 )
 _NUMBERS = {
     "delay_ms": int | float,
@@ -142,6 +142,8 @@ class ScriptedProvider:
             yield TextDelta(_settings_text(request))
         elif "describe" in step:
             yield TextDelta(_described(request))
+        elif "find" in step:
+            yield TextDelta(_found(request, step["find"]))
         elif "count" in step:
             start = time.monotonic()
             for i in range(step["count"]):
@@ -186,6 +188,8 @@ def _steps_of_turn(request: ModelRequest) -> list[Step]:
 
 def _script(request: ModelRequest) -> list[Step]:
     spoken = [m for m in request.messages if isinstance(m, UserMessage)]
+    if request.is_summary:
+        return [{"say": "\n".join(_remembered(spoken)) or "Nothing to remember."}]
     if request.answer_only:
         spoken.pop()  # the instruction to answer now
     last = _text_of(spoken[-1]) if spoken else ""
@@ -209,6 +213,25 @@ def _text_of(message: UserMessage) -> str:
     return "\n".join(texts) if message.parts else message.content
 
 
+def _remembered(spoken: Sequence[UserMessage]) -> list[str]:
+    """Return what the messages say that a summary must say, and what an earlier one says."""
+    texts: list[str] = []
+    for message in spoken:
+        kept = re.findall(r'"remember": ?"([^"]*)"|^remember: (.*)$', message.content, re.MULTILINE)
+        texts += [f"remember: {in_script or in_summary}" for in_script, in_summary in kept]
+    return texts
+
+
+def _found(request: ModelRequest, text: str) -> str:
+    """Return the line, from this text on, that is first in what was sent; `nothing` without one."""
+    question = max(i for i, m in enumerate(request.messages) if isinstance(m, UserMessage))
+    for message in request.messages[:question]:
+        _before, found, rest = message.content.partition(text)
+        if found:
+            return found + rest.partition("\n")[0]
+    return "nothing"
+
+
 def _described(request: ModelRequest) -> str:
     """Return what the model sees of the images and files in the whole conversation."""
     seen = [_shown(part) for message in request.messages for part in attachments_of(message)]
@@ -230,7 +253,7 @@ def _check(step: Any, number: int) -> None:
         value = step.get(name, 0)
         if isinstance(value, bool) or not isinstance(value, kind) or not 0 <= value <= _MAX_NUMBER:
             raise _bad(f"step {number}: `{name}` must be a number from 0 to {_MAX_NUMBER}")
-    texts = [step[name] for name in ("say", "think", "tool") if name in step]
+    texts = [step[name] for name in ("say", "think", "tool", "find") if name in step]
     if not all(isinstance(text, str) for text in texts):
         raise _bad(f"step {number}: `{kinds[0]}` must be a string")
     if "repeat" in step and step.get("say") == "":
@@ -295,6 +318,8 @@ def _output_words(step: Step, request: ModelRequest) -> int:
         return len(_settings_text(request).split())
     if "describe" in step:
         return len(_described(request).split())
+    if "find" in step:
+        return len(_found(request, step["find"]).split())
     if "count" in step:
         return int(step["count"])
     if "piece" in step and ("tool" in step or "tools" in step):

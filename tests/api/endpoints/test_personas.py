@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "max_output_tokens": None,
     "model_settings": {},
     "max_result_tokens": 16_000,
+    "compaction": "truncate",
     "max_cost_usd": None,
     "max_cost_usd_per_month": None,
     "timeout_seconds": 900.0,
@@ -64,6 +65,7 @@ def test_a_persona_is_published(alice: User, connections: Connections) -> None:
         "max_output_tokens": 100,
         "model_settings": {"reasoning_effort": "high"},
         "max_result_tokens": 4_000,
+        "compaction": "summary",
         "max_cost_usd": 0.00000001,
         "max_cost_usd_per_month": 999_999.99999999,
         "timeout_seconds": 1.5,
@@ -313,7 +315,14 @@ def test_the_request_of_the_page_publishes_a_persona(alice: User) -> None:
 def test_the_page_has_every_field_and_its_limit() -> None:
     """The table's rows are the fields of a definition, in order, with the default of each."""
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", PAGE, re.MULTILINE))
-    shown = {None: "null", "": "empty", "fail": "`fail`", "answer": "`answer`", False: "false"}
+    shown = {
+        None: "null",
+        "": "empty",
+        "fail": "`fail`",
+        "answer": "`answer`",
+        "truncate": "`truncate`",
+        False: "false",
+    }
 
     assert list(DEFAULTS) == list(rows)
     for name, default in DEFAULTS.items():

@@ -36,6 +36,11 @@ from cli.client.event_stream import RunEvent
             {"dropped_messages": 14},
             "too long for the model: 14 old messages omitted",
         ),
+        (
+            "context.compacted",
+            {"dropped_messages": 14, "summary": "The user plans a trip."},
+            "too long for the model: 14 old messages summarized",
+        ),
     ],
 )
 def test_why_a_run_waits_or_changes_is_said_in_words(

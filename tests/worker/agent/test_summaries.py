@@ -1,0 +1,141 @@
+"""The summary that takes the place of what a truncation omits."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shared.events.types import ContextCompacted, ContextTruncated, RunCost, Usage
+from tests.worker.agent.test_loop import Model, after, agent_for, run
+from tests.worker.recorded_run import ROUTE, RecordedRun
+from worker.agent.agent import Agent
+from worker.agent.conversation import Entry
+from worker.agent.route_chain import RouteChain
+from worker.contract.messages import AssistantMessage, Message, ModelRequest, UserMessage
+from worker.contract.outcomes import ProviderError
+from worker.contract.stop_signal import StopSignal
+
+FACT = "The code is tulip-7."
+
+
+class Summarizing(Model):
+    """Counts four characters as a token, and refuses the first summaries."""
+
+    def __init__(self, failures: int = 0) -> None:
+        super().__init__()
+        self.failures = failures
+
+    def stream(self, request: ModelRequest, stop: StopSignal) -> Any:
+        if request.is_summary and self.failures:
+            self.failures -= 1
+            raise ProviderError("invalid_request", "no")
+        *chunks, end = super().stream(request, stop)
+        yield from chunks
+        tokens = sum(len(message.content) for message in request.messages) // 4
+        yield replace(end, usage=Usage(input_tokens=tokens, output_tokens=9))
+
+    @property
+    def summaries(self) -> list[ModelRequest]:
+        return [request for request in self.requests if request.is_summary]
+
+
+def talk(turns: int) -> list[Message]:
+    """Build an earlier conversation whose first message has the fact."""
+    first = json.dumps({"script": [], "remember": FACT})
+    said = [first, *(f"question {i} " + "word " * 60 for i in range(turns - 1))]
+    return [m for text in said for m in (UserMessage(text), AssistantMessage("Yes. " * 20))]
+
+
+def summing_up(model: Model, *steps: Any, context_tokens: int = 2_000) -> Agent:
+    route = replace(ROUTE, context_tokens=context_tokens, max_output_tokens=200)
+    agent = agent_for(*(steps or [{"find": "The code"}]), compaction="summary", tools=())
+    return replace(agent, chain=RouteChain([route], lambda _: model), tools={})
+
+
+def of_type(context: RecordedRun, kind: type) -> list[Any]:
+    return [event for event in context.events if isinstance(event, kind)]
+
+
+def test_what_is_omitted_is_summarized() -> None:
+    """One call with the beginning of what was sent makes the summary that the answer needs."""
+    model = Summarizing()
+    context = RecordedRun()
+
+    answer = run(after(summing_up(model), *talk(12)), context)
+
+    [compacted] = of_type(context, ContextCompacted)
+    [asked], sent = model.summaries, model.requests[-1]
+    assert FACT == answer.content
+    assert f"remember: {FACT}" == compacted.summary
+    assert 0 < compacted.dropped_messages < 24
+    assert talk(12)[: len(asked.messages) - 1] == asked.messages[:-1]
+    assert asked.tools == sent.tools and asked.system_prompt == sent.system_prompt
+    assert compacted.summary in sent.messages[0].content
+    assert sent.messages[1] == talk(12)[compacted.upto_position - 1]
+    # Its text is no part of the answer, and its cost is the run's.
+    assert FACT == "".join(context.streamed)
+    assert [] == of_type(context, ContextTruncated)
+    [cost] = of_type(context, RunCost)
+    assert (9, 18) == (cost.usage.output_tokens, context.usage.output_tokens)
+
+
+@pytest.mark.parametrize("failures", [1, 99])
+def test_without_a_summary_the_thread_is_truncated(failures: int) -> None:
+    """The run continues without it."""
+    model = Summarizing(failures)
+    context = RecordedRun()
+
+    answer = run(after(summing_up(model), *talk(12)), context)
+
+    [compacted] = of_type(context, ContextCompacted)
+    assert (None, "nothing") == (compacted.summary, answer.content)
+    assert 1 == len(of_type(context, ContextTruncated))
+
+
+@pytest.mark.parametrize(("turns", "omits"), [(40, False), (300, True)])
+def test_a_part_that_no_request_can_hold_takes_several_calls(turns: int, omits: bool) -> None:
+    """Each has the summary so far; beyond eight calls the rest is omitted."""
+    model = Summarizing()
+    context = RecordedRun()
+
+    answer = run(after(summing_up(model), *talk(turns)), context)
+
+    assert FACT == answer.content
+    assert (len(model.summaries) == 8) == omits == bool(of_type(context, ContextTruncated))
+    for request in model.requests[1:]:
+        assert FACT in request.messages[0].content
+        assert sum(len(m.content) for m in request.messages) / 3 <= 2_000
+
+
+def test_a_finished_summary_is_not_paid_for_again() -> None:
+    """A worker that takes over after it finds it with the thread."""
+    model, context = Summarizing(), RecordedRun()
+    agent = after(summing_up(model), *talk(12))
+    run(agent, context)
+    history = replace(agent.history, contexts=context.contexts)
+
+    assert FACT == run(replace(agent, history=history), RecordedRun()).content
+
+    assert 1 == len(model.summaries)
+
+
+def test_a_fact_of_turn_1_of_1000_is_found() -> None:
+    """Each turn is a run of its own, and the context holds a few of them."""
+    model = Summarizing()
+    agent = after(summing_up(model, {"say": "ok"}))
+    entries: list[Entry] = []
+    contexts: dict[int, ContextCompacted] = {}
+    for turn in range(1_000):
+        text = talk(2)[0 if turn == 0 else 2].content
+        if turn == 999:
+            text = json.dumps({"script": [{"find": "The code"}]})
+        entries.append(Entry(2 * turn + 1, 1, [UserMessage(text)]))
+        history = replace(agent.history, entries=entries[-40:], contexts=contexts)
+        context = RecordedRun()
+        answer = run(replace(agent, history=history, position=2 * turn + 2), context)
+        contexts = {**contexts, **context.contexts}
+        entries.append(Entry(2 * turn + 2, 2, [AssistantMessage(answer.content)]))
+
+    assert FACT == answer.content
+    assert 20 < len(model.summaries) < 1_000 / 3

@@ -1,0 +1,96 @@
+"""The summary of what a truncation omits, made by one more call of the run's model."""
+
+from dataclasses import replace
+from typing import cast
+
+from shared.events import types
+from shared.events.types import Event
+from worker.agent.model_call import call_model
+from worker.agent.route_chain import RouteChain
+from worker.contract.context import RunContext
+from worker.contract.messages import Message, ModelRequest, UserMessage
+from worker.contract.outcomes import RunFailure
+from worker.contract.stop_signal import StopSignal
+from worker.contract.token_estimates import beginning
+
+#: The most tokens of a summary, by our own estimate; less where the context is small.
+SUMMARY_TOKENS = 4096
+#: Calls in a row for one truncation, each with as much of the conversation as fits.
+MAX_CALLS = 8
+#: What the instruction adds to a request.
+INSTRUCTION_TOKENS = 200
+
+_INSTRUCTION = (
+    "Do not answer now. The conversation so far is about to be removed from your context; only"
+    " what you write next is kept of it. Summarize it in at most {words} words: requests of the"
+    " user, facts, names, numbers, decisions, results of tools, and what is still to be done."
+    " Keep what an earlier summary says. Write the summary only."
+)
+_HEADING = "Summary of the earlier conversation, which is no longer shown:\n"
+
+
+def as_message(summary: str) -> Message:
+    """Return the message that stands for the omitted part of the conversation."""
+    return UserMessage(_HEADING + summary)
+
+
+def request_for(request: ModelRequest, messages: list[Message], tokens: int) -> ModelRequest:
+    """Ask for a summary of these messages, with which `request` begins.
+
+    All before the instruction is as in `request`, so that the vendor has it in its cache.
+    """
+    instruction = UserMessage(_INSTRUCTION.format(words=max(tokens // 2, 50)))
+    return replace(
+        request,
+        messages=[*messages, instruction],
+        max_output_tokens=max(request.max_output_tokens or SUMMARY_TOKENS, 2 * tokens),
+        settings={**request.settings, "tool_choice": "none"} if request.tools else request.settings,
+        answer_only=True,
+        is_summary=True,
+    )
+
+
+def summarize(
+    chain: RouteChain, request: ModelRequest, tokens: int, context: RunContext, stop: StopSignal
+) -> tuple[str, Event] | None:
+    """Make the call on the run's route; return the summary and what the run has cost with it.
+
+    None, with the costs emitted, if there is no summary: the conversation is then truncated.
+    """
+    admission = context.admission
+    quiet = cast(RunContext, _Quiet(context))
+    try:
+        reply = call_model(chain.alone(), lambda _route: request, quiet, stop)
+    except RunFailure:
+        context.emit(admission.cost())
+        return None
+    finally:
+        admission.settle()
+    summary = beginning(types.clean(reply.message.content.strip()), tokens)
+    if not summary:
+        context.emit(reply.cost)
+        return None
+    return summary, reply.cost
+
+
+class _Quiet:
+    """The run as the call of a summary sees it: its text is not a part of the run's answer."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._context, name)
+
+    def stream_text(self, text: str) -> None:
+        pass
+
+    def stream_thinking(self, text: str) -> None:
+        pass
+
+    def stream_arguments(self, tool_call_id: str, name: str, text: str) -> None:
+        pass
+
+    def void_text(self, reason: str, *then: Event) -> None:
+        if then:
+            self._context.emit(*then)
