@@ -7,6 +7,7 @@ Whatever is asked while a query is under way is asked together in the next one.
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -51,15 +52,13 @@ class RunHead(NamedTuple):
         return self.org_id == actor.org_id and self.only_for in (None, actor.user_id)
 
 
+@dataclass(slots=True)
 class _Question:
     """A question about one run, shared by all who ask at the same time."""
 
-    __slots__ = ("answered", "error", "head")
-
-    def __init__(self) -> None:
-        self.answered = threading.Event()
-        self.head: RunHead | None = None
-        self.error: Exception | None = None
+    answered: threading.Event = field(default_factory=threading.Event)
+    head: RunHead | None = None
+    error: Exception | None = None
 
 
 class RunHeads:

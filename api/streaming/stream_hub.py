@@ -14,6 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -45,15 +46,13 @@ _NO_RUN = "none"
 _MAX_ORDERS = 500
 
 
+@dataclass(slots=True)
 class _Followed:
     """A run that somebody follows; `is_told`: its news come by the subscription."""
 
-    __slots__ = ("asked_at", "is_told", "watches")
-
-    def __init__(self) -> None:
-        self.watches: set[Watch] = set()
-        self.is_told = False
-        self.asked_at = time.monotonic()
+    watches: set[Watch] = field(default_factory=set)
+    is_told: bool = False
+    asked_at: float = field(default_factory=time.monotonic)
 
 
 class StreamHub:

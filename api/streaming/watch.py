@@ -5,12 +5,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from uuid import UUID
 
 from api.streaming.stream_pages import FIRST_PAGE_EVENTS, Page
 from shared.actors import Actor
 
 
+@dataclass(slots=True, eq=False)
 class Watch:
     """The position of a client and its next page. Changed under the hub's lock.
 
@@ -18,63 +20,34 @@ class Watch:
     `named` says how its frames look. `until` is where its stream ends even if the run has not.
     """
 
-    __slots__ = (
-        "_page",
-        "_wake",
-        "announced",
-        "connection",
-        "cursor",
-        "descriptor",
-        "ended",
-        "from_table",
-        "has_all",
-        "is_gone",
-        "is_read_for",
-        "limit",
-        "may_read",
-        "named",
-        "reader",
-        "run_id",
-        "until",
-        "waits",
-        "wrote_at",
-    )
+    run_id: UUID
+    reader: Actor
+    _: KW_ONLY
+    cursor: int = 0
+    named: bool = False
+    until: int | None = None
+    connection: socket.socket | None = None
+    may_read: Callable[[Actor], bool] = lambda _: True
+    announced: int = field(init=False)
+    limit: int = FIRST_PAGE_EVENTS
+    ended: bool = False
+    #: The run has ended, and the client was given all of it.
+    has_all: bool = False
+    waits: bool = False
+    #: A page is being read for it, or is there and not taken yet.
+    is_read_for: bool = False
+    #: Its stream has ended: it takes no more pages.
+    is_gone: bool = False
+    #: Its last page came from Postgres and left more.
+    from_table: bool = False
+    descriptor: int | None = None
+    wrote_at: float = field(default_factory=time.monotonic)
+    _page: Page | None = None
+    # A lock and not an Event, of which thousands of idle clients would each hold 1 KiB.
+    _wake: threading.Lock = field(default_factory=threading.Lock)
 
-    def __init__(
-        self,
-        run_id: UUID,
-        reader: Actor,
-        *,
-        cursor: int = 0,
-        named: bool = False,
-        until: int | None = None,
-        connection: socket.socket | None = None,
-        may_read: Callable[[Actor], bool] = lambda _: True,
-    ) -> None:
-        self.run_id = run_id
-        self.reader = reader
-        self.cursor = cursor
-        self.announced = until or 0
-        self.until = until
-        self.named = named
-        self.connection = connection
-        self.may_read = may_read
-        self.limit = FIRST_PAGE_EVENTS
-        self.ended = False
-        #: The run has ended, and the client was given all of it.
-        self.has_all = False
-        self.waits = False
-        #: A page is being read for it, or is there and not taken yet.
-        self.is_read_for = False
-        #: Its stream has ended: it takes no more pages.
-        self.is_gone = False
-        #: Its last page came from Postgres and left more.
-        self.from_table = False
-        self.descriptor: int | None = None
-        self.wrote_at = time.monotonic()
-        self._page: Page | None = None
-        # A lock and not an Event, of which thousands of idle clients would each hold 1 KiB.
-        self._wake = threading.Lock()
+    def __post_init__(self) -> None:
+        self.announced = self.until or 0
         self._wake.acquire()
 
     @property
