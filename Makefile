@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --python-vers
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-peers test-webkit test-proxies test-poolers test-s3 bench bench-short overspend hostile hostile-short chaos chaos-short chaos-mutants check lock
+.PHONY: help setup demo dev test coverage tests-of test-browser test-peers test-webkit test-proxies test-poolers test-s3 test-lost-workers bench bench-short overspend hostile hostile-short chaos chaos-short chaos-mutants check lock
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,10 @@ test-browser: setup ## Install Chromium from the system's packages and run the b
 test-peers: setup ## Install servers that others wrote (npm) and run the tests against them
 	@./scripts/install-peers
 	@NEED_PEERS=1 $(BIN)/pytest -m peers
+
+test-lost-workers: setup ## Runs of 60 steps that lose their worker at each of them; 20 minutes
+	@./scripts/install-peers
+	@NEED_PEERS=1 LOST_WORKERS=1 $(BIN)/pytest -m lost_workers
 
 test-poolers: setup ## Install PgBouncer from the system's packages and run the tests behind it
 	@./scripts/install-pgbouncer

@@ -143,6 +143,18 @@ class System:
         finally:
             self.worker.start()
 
+    @contextmanager
+    def dying_workers(self, fault_point: str) -> Iterator[Worker]:
+        """Replace the worker by one each of whose lives ends at the fault point."""
+        environ = {**self.environ, "ARKLOOP_FAULT_POINT": fault_point}
+        with self.without_worker():
+            worker = Worker(environ, self.folder / "dying-worker.log")
+            worker.start()
+            try:
+                yield worker
+            finally:
+                worker.stop(signal.SIGKILL)
+
 
 def register(url: str) -> Caller:
     """Register a user of the service at `url`."""

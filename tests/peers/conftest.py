@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx2
@@ -35,7 +35,7 @@ def aimock() -> Iterator[str]:
     """The address of aimock, a mock of the vendors' APIs that plays `aimock_fixtures.json`."""
     port = free_port()
     command = ["node", installed("llmock"), "-p", str(port), "-f", FIXTURES, "--strict"]
-    yield from _serving([str(part) for part in command], f"http://127.0.0.1:{port}")
+    yield from serving([str(part) for part in command], f"http://127.0.0.1:{port}")
 
 
 @pytest.fixture(scope="session")
@@ -45,13 +45,15 @@ def real_model() -> Iterator[str]:
         pytest.skip("no wheel of the local model for this machine")
     port = free_port()
     command = [sys.executable, "-m", "cli.dev.local_model", "--port", str(port)]
-    yield from _serving(command, f"http://127.0.0.1:{port}", "/health")
+    yield from serving(command, f"http://127.0.0.1:{port}", "/health")
 
 
-def _serving(command: list[str], url: str, ready: str = "/") -> Iterator[str]:
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def serving(
+    command: list[str], url: str, ready: str = "/", environ: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Start a server and yield its address; ends it afterwards."""
+    silent = subprocess.DEVNULL
+    process = subprocess.Popen(command, cwd=ROOT, stdout=silent, stderr=silent, env=environ)
     try:
         eventually(lambda: _answers(url + ready), seconds=60)
         yield url

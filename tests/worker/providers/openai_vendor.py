@@ -291,7 +291,7 @@ def _pieces(text: str) -> list[str]:
 STEPS = 24
 
 
-def counting(body: Mapping[str, Any]) -> Items:
+def counting(body: Mapping[str, Any], steps: int = STEPS) -> Items:
     """Answer as a model that reasons before each step and sometimes calls two tools."""
     since_asked = 0
     for item in body["input"]:
@@ -299,8 +299,8 @@ def counting(body: Mapping[str, Any]) -> Items:
             since_asked = 0
         since_asked += item["type"] == "reasoning"
     name = f"{len(body['input'])}_{since_asked}"
-    if since_asked >= STEPS:
-        return [reasoning(name, "Done."), message(name, f"{STEPS} steps.")]
+    if since_asked >= steps:
+        return [reasoning(name, "Done."), message(name, f"{steps} steps.")]
     first = function_call(f"{name}a", "calculator", {"expression": f"{since_asked}+1"})
     second = function_call(f"{name}b", "calculator", {"expression": f"{since_asked}+2"})
     commentary = [message(name, f"Step {since_asked}.", phase="commentary")]
