@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --python-vers
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-peers test-webkit test-proxies test-poolers test-s3 test-lost-workers bench bench-short overspend hostile hostile-short chaos chaos-short chaos-mutants check lock
+.PHONY: help setup demo dev test coverage tests-of test-browser test-peers test-webkit test-proxies test-poolers test-s3 test-lost-workers bench bench-short bench-context overspend hostile hostile-short chaos chaos-short chaos-mutants check lock
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -74,6 +74,9 @@ bench: setup ## What it takes and how that grows: table, JSON and charts
 
 bench-short: setup ## That the benchmarks run, in 4 minutes; speed is not judged
 	@$(BIN)/python -m bench --short
+
+bench-context: setup ## What context handling achieves: cached prefixes, costs, long results; half a minute
+	@$(BIN)/python -m bench.context
 
 overspend: setup ## 64 runs spend at once, in 1,000 trials: no budget gives more than it has; 15 minutes
 	@$(BIN)/python -m bench.overspend --seed $(or $(SEED),1)

@@ -198,5 +198,5 @@ def history_of(*messages: Message) -> History:
 def request(*messages: str | Message, **fields: object) -> ModelRequest:
     """Build a model call; plain text is the user's."""
     said = [UserMessage(m) if isinstance(m, str) else m for m in messages]
-    values: dict[str, object] = {"model": "scripted-1", "system_prompt": "", **fields}
+    values: dict[str, Any] = {"model": "scripted-1", "system_prompt": "", **fields}
     return ModelRequest(messages=said, **values)

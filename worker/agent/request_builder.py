@@ -29,6 +29,9 @@ DENSITY_MARGIN = 1.05
 LEAST_DENSITY, MOST_DENSITY = 0.5, 4.0
 #: Of a smaller request most may be what the vendor adds of its own.
 LEAST_COUNTED_TOKENS = 500
+#: What a truncation keeps of the input: half, or a third of a large one, where half is more than
+#: this number of tokens. Each request pays for all that is kept, and the first one the full price.
+KEPT_PART, KEPT_OF_MANY, FEW_TOKENS = 1 / 2, 1 / 3, 32_000
 #: The part of a refused request that its model may take, if the vendor has not said how much.
 REFUSED_PART = 0.75
 #: How the event names an `extra_body` that a route of the server does not send.
@@ -89,7 +92,7 @@ class RequestBuilder:
     def build(self, route: Route) -> ModelRequest:
         """Build the next request; moves the truncation point if the conversation is too long."""
         if self._is_unread(route) or self._tokens(route) > self._input_tokens(route):
-            self._compact(route, self._input_tokens(route) / 2)
+            self._compact(route, _kept_of(self._input_tokens(route)))
         return self.lost(route)
 
     def lost(self, route: Route) -> ModelRequest:
@@ -131,7 +134,7 @@ class RequestBuilder:
         route = self._agent.chain.learn(limit or round(tokens * REFUSED_PART))
         request = self.build(route)
         if not _is_smaller(request, refused):
-            target = min(self._tokens(route), self._input_tokens(route)) / 2
+            target = _kept_of(min(self._tokens(route), self._input_tokens(route)))
             self._compact(route, target, is_refused=True)
             request = self.lost(route)
         return request if _is_smaller(request, refused) else None
@@ -156,7 +159,8 @@ class RequestBuilder:
         entries, before = self._entries(), self._context(route)
         results = before.result_tokens
         if target < float("inf"):
-            results = int(target / max(self._density(route), 1.0))
+            together = target if is_refused else self._input_tokens(route) / 2
+            results = int(together / max(self._density(route), 1.0))
         start = self._new_start(route, entries, replace(before, result_tokens=results), target)
         if self._agent.persona.compaction == "summary":
             self._summarize(route, entries, start, results)
@@ -333,6 +337,11 @@ class RequestBuilder:
         if self._turns and settings.get("tool_choice") != "none":
             settings.pop("tool_choice", None)
         return settings
+
+
+def _kept_of(tokens: float) -> float:
+    """Return the tokens that a truncation leaves of these."""
+    return max(min(tokens * KEPT_PART, FEW_TOKENS), tokens * KEPT_OF_MANY)
 
 
 def _summary_of(context: ContextCompacted) -> list[Message]:
