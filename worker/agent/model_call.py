@@ -1,5 +1,6 @@
 """A model call: its stream is passed on, and `retry.decide` says what follows a failed try."""
 
+import contextlib
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -219,10 +220,19 @@ def _bill_broken_try(
 ) -> None:
     """Bill a try that broke off; it is free if nothing came of it and it was not accepted.
 
-    Few providers report the output before the end, so it is estimated by what was streamed.
+    Few providers report the output before the end, so it is estimated by what was streamed. After
+    a timeout the provider may work on, and bill it: the worst case counts, where a limit bounds it.
     """
     if was_accepted or streamed.pieces or streamed.usage != Usage():
         usage = _estimated(chain.provider, request, streamed)
+        if was_accepted:
+            with contextlib.suppress(ValueError):
+                worst = chain.provider.worst_case(request)
+                usage = replace(
+                    usage,
+                    input_tokens=streamed.usage.input_tokens or worst.input_tokens,
+                    output_tokens=max(usage.output_tokens, worst.output_tokens),
+                )
         streamed.cost = admission.add_usage(chain.route, usage)
 
 

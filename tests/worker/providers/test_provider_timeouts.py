@@ -60,6 +60,9 @@ SPOKEN = {
     "anthropic": ("anthropic", ANTHROPIC, ANTHROPIC_END),
 }
 
+#: The output limit that is sent where the route has none.
+UNLIMITED = {"chat": 0, "responses": 0, "anthropic": 4_096}
+
 
 @pytest.fixture(params=list(SPOKEN))
 def api(request: pytest.FixtureRequest) -> str:
@@ -247,9 +250,24 @@ def test_a_call_that_timed_out_is_billed_and_made_once_more(
     assert 2 == calls
     first, *_, last = costs(stored, run_id)
     assert "estimated" == first["usage"]["source"] == last["usage"]["source"]
-    assert 200 < first["usage"]["input_tokens"] == last["usage"]["input_tokens"] // 2
+    least = 200 if api != "anthropic" else 800  # that has an output limit always: the worst case
+    assert least < first["usage"]["input_tokens"] == last["usage"]["input_tokens"] // 2
     assert 0 < first["cost_usd"] < last["cost_usd"] == float(row["cost_usd"])
-    assert 0 == last["usage"]["output_tokens"]
+    assert 2 * UNLIMITED[api] == last["usage"]["output_tokens"]
+
+
+def test_a_call_with_an_output_limit_is_billed_at_its_worst_case(
+    stored: StoredRuns, settings_at_rest: Settings, api: str
+) -> None:
+    """The provider may finish it, after we have left: each of the two calls counts in full."""
+    with vendor(*[after(9.0)] * 4) as fake:
+        route = replace(route_of(api, fake, first_byte_seconds=0.3), max_output_tokens=3_000)
+        run_id = run_with(stored, settings_at_rest, route)
+
+    first, *_, last = costs(stored, run_id)
+    assert ("estimated", 3_000) == (first["usage"]["source"], first["usage"]["output_tokens"])
+    assert first["usage"]["input_tokens"] > 800, "a token for each byte of the message"
+    assert 6_000 == last["usage"]["output_tokens"]
 
 
 def test_the_output_until_the_timeout_is_billed(
@@ -265,7 +283,7 @@ def test_the_output_until_the_timeout_is_billed(
     assert "message.reset" in stored.types(run_id)
     first, *_ = costs(stored, run_id)
     assert first["usage"]["input_tokens"] > 200
-    assert 1 == first["usage"]["output_tokens"]
+    assert max(1, UNLIMITED[api]) == first["usage"]["output_tokens"]
 
 
 def test_the_retry_after_a_timeout_is_the_next_routes(
