@@ -17,7 +17,8 @@ from shared.errors import BodyTooLarge, InvalidRequest, RequestTimeout, Unsuppor
 #: What a form may have around the file: its boundary and the headers of the part.
 FRAME_BYTES = 64 * 1024
 PIECE_BYTES = 64 * 1024
-#: A body has this much time, and a second more for each of these bytes that have arrived.
+#: Each piece has this much time. All of them together have as much, and a second more for each of
+#: these bytes that have arrived.
 BODY_SECONDS = 10
 BYTES_PER_SECOND = 64 * 1024
 MAX_BOUNDARY_CHARACTERS = 70  # RFC 2046
@@ -92,7 +93,7 @@ def _pieces() -> Iterator[bytes]:
     while expected is None or received < expected:
         seconds = BODY_SECONDS + received / BYTES_PER_SECOND - (time.monotonic() - began)
         most = PIECE_BYTES if expected is None else min(PIECE_BYTES, expected - received)
-        deadline = gevent.Timeout.start_new(max(seconds, 0.001))
+        deadline = gevent.Timeout.start_new(min(max(seconds, 0.001), BODY_SECONDS))
         try:
             piece = stream.read(most)
         except gevent.Timeout as timeout:

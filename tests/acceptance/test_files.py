@@ -3,10 +3,16 @@
 import base64
 import hashlib
 import sys
+from pathlib import Path
 from typing import Any
+from uuid import UUID
+
+import psutil
+from sqlalchemy import text as sql
 
 from tests.caller import Caller, script
 from tests.contents import PDF, png
+from tests.system import System
 from tests.waiting import eventually
 from tests.web_server import ROOT
 
@@ -82,6 +88,37 @@ def test_a_large_file_passes_in_pieces(user: Caller) -> None:
 
     refused = user.http.post("/v1/files", files={"file": ("large.txt", content + b"x")})
     assert (413, "http.body_too_large") == (refused.status_code, refused.json()["code"])
+
+
+def test_a_request_for_a_run_may_have_files(user: Caller) -> None:
+    """One request creates thread, message and run."""
+    parts = [text("Look:"), {"type": "image", "file_id": upload(user, png())}]
+
+    made = user.made("/v1/runs", {"message": {"content": parts}})
+
+    eventually(lambda: user.get_run(made["run_id"])["status"] == "completed")
+    assert f"You said: Look: {shown(png())}" == user.get_run(made["run_id"])["output"]
+
+
+def test_a_crash_in_the_middle_of_an_upload_leaves_nothing(system: System) -> None:
+    """The row of the upload, which is still pending, leads to what was written until then."""
+    user, folder = system.caller(), Path(system.environ["ARKLOOP_FILES_DIR"])
+    stored = folder / user.org_id
+    with system.one_more_web_server() as server, server.connect() as connection:
+        head = f"POST /v1/files HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {user.token}\r\n"
+        head += "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 9999999\r\n\r\n"
+        part = '--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
+        connection.sendall((head + part).encode() + b"x" * 1_000_000)
+        eventually(lambda: any(file.stat().st_size for file in stored.glob("*.part")))
+        [worker] = psutil.Process(server.pid).children()
+        worker.kill()
+        worker.wait(10)
+        assert [".part"] == [file.suffix for file in stored.iterdir()]
+    with system.connections.transaction() as tx:
+        late = "UPDATE files SET expires_at = now() WHERE org_id = :org_id AND stored_at IS NULL"
+        assert 1 == tx.sql.execute(sql(late), {"org_id": UUID(user.org_id)}).rowcount
+
+    eventually(lambda: not list(stored.iterdir()), seconds=30)
 
 
 def test_images_that_a_tool_returns_are_files(user: Caller) -> None:
