@@ -1,23 +1,20 @@
 """`/v1/runs/{id}/events`: the event stream, and tickets for browsers to open it."""
 
 import re
-from functools import lru_cache
-from typing import cast
 from uuid import UUID
 
-from flask import Blueprint, Response, current_app, jsonify, make_response, request
+from flask import Blueprint, Response, jsonify, make_response, request
 from marshmallow import Schema, fields, validate
 
 from api.auth import stream_tickets
 from api.auth.bearer import authenticator, bearer_token, requires
+from api.endpoints.following import hub, streaming, watch_of
 from api.http.current import actor, connections, settings
 from api.http.fields import Digits
 from api.http.idempotency import check_key
 from api.http.json_body import NoArguments, query_args, read_body
 from api.http.path_ids import check as check_ids
 from api.streaming import sse
-from api.streaming.stream_hub import StreamHub
-from api.streaming.watch import Watch
 from shared.actors import Actor
 from shared.errors import Forbidden, InvalidRequest, Unauthorized
 from shared.runs import queries
@@ -26,12 +23,6 @@ from shared.times import now, rfc3339
 bp = Blueprint("events", __name__)
 
 MAX_SEQ = 2**63 - 1
-
-_HEADERS = {
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-}
 
 
 class EventsQuery(Schema):
@@ -52,35 +43,24 @@ def stream_events(run_id: UUID) -> Response:
     if (last_event_id := request.headers.get("Last-Event-ID")) is not None:
         resumed.append(_seq(last_event_id))
     cursor = max([args["after_seq"], *resumed])
-    head = _hub().heads.get_seen(run_id, reader)
+    head = hub().heads.get_seen(run_id, reader)
     is_all = head.ended_at is not None and cursor >= head.last_seq
     if is_all and resumed:
         return Response(status=204)
     if request.method == "HEAD":
-        return Response(iter(()), headers=_HEADERS)  # without a length, as a stream has none
+        return Response(iter(()), headers=sse.HEADERS)  # without a length, as a stream has none
     if is_all:
-        return Response(iter([sse.HELLO]), headers=_HEADERS, direct_passthrough=True)
-    _hub().check(run_id, cursor)
+        return Response(iter([sse.HELLO]), headers=sse.HEADERS, direct_passthrough=True)
+    hub().check(run_id, cursor)
     goes_on = head.ended_at is None and args["follow"] == "true"
-    watch = Watch(
-        run_id,
-        _shared(reader),
-        cursor=cursor,
-        named=args["named"] == "true",
-        until=None if goes_on else head.last_seq,
-        connection=request.environ.get("gunicorn.socket"),
-        may_read=authenticator().still_valid,
-    )
+    until = None if goes_on else head.last_seq
+    watch = watch_of(run_id, reader, cursor=cursor, named=args["named"] == "true", until=until)
     # Only a browser's own EventSource sends both headers, and reads an empty event as none.
     is_browser = last_event_id is not None and "no-cache" in request.headers.get(
         "Cache-Control", ""
     )
     opening = sse.reopening(cursor) if is_browser else sse.HELLO
-    return Response(
-        sse.stream(_hub(), watch, request.environ, opening),
-        headers=_HEADERS,
-        direct_passthrough=True,
-    )
+    return streaming(watch, opening)
 
 
 @bp.post("/v1/runs/<id:run_id>/stream-ticket")
@@ -110,20 +90,10 @@ def _reader(run_id: UUID) -> Actor:
     reader = stream_tickets.verify(settings(), tickets[0], run_id)
     if not authenticator().still_valid(reader):
         raise Unauthorized()
-    ended_at = _hub().heads.get_seen(run_id, reader).ended_at
+    ended_at = hub().heads.get_seen(run_id, reader).ended_at
     if ended_at is not None and ended_at + stream_tickets.AFTER_END < now():
         raise Unauthorized()
     return reader
-
-
-@lru_cache(4096)
-def _shared(reader: Actor) -> Actor:
-    """Return one shared object for all streams of a reader, some of whom have thousands."""
-    return reader
-
-
-def _hub() -> StreamHub:
-    return cast(StreamHub, current_app.extensions["arkloop.hub"])
 
 
 def _seq(text: str) -> int:

@@ -7,10 +7,11 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, current_app, request
-from marshmallow import Schema, ValidationError, fields
+from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import Connection
 
 from api.auth.bearer import requires
+from api.endpoints.delivery import requested_delivery
 from api.endpoints.messages import CreateMessage
 from api.endpoints.threads import CreateThread
 from api.http.current import actor, catalog
@@ -50,6 +51,7 @@ class CreateRun(Schema):
     """Empty or null is not given."""
 
     message = Message(allow_none=True)
+    on_disconnect = fields.String(allow_none=True, validate=validate.OneOf(["continue", "cancel"]))
     route_id = fields.String(allow_none=True, validate=_of_form(model_routes.ROUTE_ID))
     persona_id = fields.String(allow_none=True, validate=_of_form(personas.PERSONA_ID))
     end_user_id = ClientId(allow_none=True)
@@ -97,10 +99,14 @@ def create_run_in_thread(thread_id: UUID) -> Response:
 
 @bp.post("/v1/threads/<id:thread_id>:retry")
 @requires("data.runs.write")
-@idempotent
-def retry_run(tx: Transaction, thread_id: UUID) -> Response:
-    """Retry the thread's last message with a new run; responds 201 as `create_run` does."""
+def retry_run(thread_id: UUID) -> Response:
+    """Retry the thread's last message with a new run; responds as `create_run` does."""
     read_body(NoArguments(), optional=True)
+    return requested_delivery(None).respond(_retry(thread_id))
+
+
+@idempotent
+def _retry(tx: Transaction, thread_id: UUID) -> Response:
     trace = new_trace_id()
     return _created(creation.retry(tx, actor(), thread_id, catalog(), trace_id=trace), trace)
 
@@ -109,11 +115,12 @@ def _create(body: Mapping[str, Any], thread_id: UUID, opened: NewThread | None =
     is_said = opened is not None or body.get("message") is not None
     if is_said and "data.threads.write" not in actor().permissions:
         raise Forbidden()
+    delivery = requested_delivery(body.get("on_disconnect"))
     if "Idempotency-Key" in request.headers:
-        return _create_once(body, thread_id, opened)
+        return delivery.respond(_create_once(body, thread_id, opened))
     new = _new_run(body, thread_id, opened)
     create: RunCreator = current_app.extensions["arkloop.create_run"]
-    return _created(create(new), new.trace_id)
+    return delivery.respond(_created(create(new), new.trace_id))
 
 
 @idempotent

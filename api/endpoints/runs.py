@@ -79,7 +79,7 @@ def get_run(run_id: UUID) -> Response:
     query_args(NoArguments())
     with connections().reading() as sql:
         run = queries.get(sql, actor(), run_id)
-    return jsonify(_in_full(run))
+    return jsonify(shown_in_full(run))
 
 
 @bp.patch("/v1/runs/<id:run_id>")
@@ -90,7 +90,7 @@ def change_run(run_id: UUID) -> Response:
     with connections().transaction() as tx:
         commands.change(tx, actor(), run_id, body["metadata"])
         run = queries.get(tx.sql, actor(), run_id)
-    return jsonify(_in_full(run))
+    return jsonify(shown_in_full(run))
 
 
 @bp.post("/v1/runs/<id:run_id>:cancel")
@@ -157,7 +157,7 @@ def _in_list(run: RowMapping) -> dict[str, Any]:
     return row
 
 
-def _in_full(run: RowMapping) -> dict[str, Any]:
+def shown_in_full(run: RowMapping) -> dict[str, Any]:
     started, waiting_since = run["started_at"], run["waiting_since"]
     waiting_ms = run["waiting_ms"]
     if waiting_since is not None:

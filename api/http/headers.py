@@ -6,10 +6,13 @@ from api.http.current import settings, trace_id
 from shared import logs
 
 PREFLIGHT_SECONDS = 600
-_ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, traceparent"
+_ALLOWED_HEADERS = (
+    "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, traceparent"
+)
 _ALLOWED_METHODS = "GET, POST, PUT, PATCH, DELETE"
 _EXPOSED_HEADERS = (
-    "X-Next-Cursor, Link, X-Trace-Id, Location, Idempotency-Replayed, Retry-After, WWW-Authenticate"
+    "X-Next-Cursor, Link, X-Trace-Id, Location, Idempotency-Replayed, Retry-After,"
+    " Preference-Applied, WWW-Authenticate"
 )
 
 #: Where an answer has none of its own.

@@ -2,13 +2,18 @@
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 from api.streaming.stream_hub import StreamHub
 from api.streaming.watch import Watch
 
+HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
 #: In front of a stream's first frame. Not a frame of its own, which some clients take for an event.
 RETRY = b"retry: 1000\n"
 #: No frame and no empty line: some clients would take those for an empty event.
@@ -30,13 +35,18 @@ def reopening(cursor: int) -> bytes:
 
 
 def stream(
-    hub: StreamHub, watch: Watch, environ: dict[str, Any], opening: bytes = HELLO
+    hub: StreamHub,
+    watch: Watch,
+    environ: dict[str, Any],
+    opening: bytes = HELLO,
+    on_leave: Callable[[], None] = lambda: None,
 ) -> Iterator[bytes]:
     """Yield everything after the watch's cursor, up to the terminal event or the watch's `until`.
 
     A stream that ends before that breaks the connection off, since many clients take an orderly
     end for the run's. Nothing is held while there is no news: `environ`, with all that hangs on it,
-    is emptied.
+    is emptied. `on_leave` is called if the client closes the connection before the end; a server
+    that stops, or cuts a slow client, does not count.
     """
     is_chunked = environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
     environ.clear()
@@ -61,10 +71,15 @@ def stream(
                 yield PING
         if not watch.is_complete and client is not None:
             _break_off(client, is_chunked=is_chunked)
+    except GeneratorExit:  # a write has failed
+        watch.has_left = watch.has_left or not watch.ended
+        raise
     finally:
         hub.remove(watch)
         if client is not None:
             client.settimeout(before)
+        if watch.has_left and not watch.is_complete:
+            on_leave()
 
 
 def _break_off(client: socket.socket, *, is_chunked: bool) -> None:

@@ -138,15 +138,15 @@ class StreamHub:
                 raise EventsLost(after_seq=[cursor])
         self._reader.holes.discard(hole)
 
-    def next_page(self, watch: Watch) -> Page | None:
-        """Wait for it. None if a ping is due, or if the watch `is_over`."""
+    def next_page(self, watch: Watch, seconds: float = -1) -> Page | None:
+        """Wait for it. None if a ping is due, if the watch `is_over`, or after these seconds."""
         with self._lock:
             self._reader.release(watch)
             watch.waits = True
             watch.wrote_at = time.monotonic()
             if watch.wants:
                 self._reader.read_for(watch.run_id)
-        return watch.wait()
+        return watch.wait(seconds)
 
     # ---- inside ----
 
@@ -306,7 +306,7 @@ class StreamHub:
             self._reader.cut_stalled()
             for number in self._disconnects.look():
                 if (gone := self._by_descriptor.get(number)) is not None:
-                    gone.interrupt()
+                    gone.leave()
             if self.stopping():
                 for watch in watches:
                     watch.interrupt()

@@ -28,8 +28,6 @@ FIRST_PAGE_EVENTS = 16
 #: Written at once at most, so that a slow client is seen to make progress.
 PIECE_BYTES = 32_768
 
-_TERMINAL = frozenset(name.encode() for name in TERMINAL_TYPES)
-
 # The payloads' sizes are summed before any payload is looked at, so that what is beyond the
 # page's bytes is not even read from where Postgres keeps long values.
 _PAGE = """
@@ -81,6 +79,13 @@ class Page(NamedTuple):
     def next_limit(self) -> int:
         """The number of events to read next, if they are as long as these."""
         return max(1, min(PAGE_EVENTS, PAGE_BYTES * self.events // len(self.data)))
+
+    @property
+    def last_type(self) -> str:
+        """The type of the last event."""
+        found = _TYPE.search(self.data, self.data.rfind(b'data: {"seq":'))
+        assert found is not None
+        return found[1].decode()
 
     def pieces(self) -> Iterator[bytes]:
         """Yield pieces of at most `PIECE_BYTES`: whole frames, or a part of a longer frame."""
@@ -147,9 +152,8 @@ def _page(entries: Sequence[Any], after_seq: int, named: bool) -> Page | None:
         del frames[data.count(b"\n\n") :]
     if not frames:
         return None
-    ends = _TYPE.search(data, data.rfind(b'data: {"seq":'))
-    assert ends is not None
-    return Page(data, after_seq + len(frames), len(frames), ends[1] in _TERMINAL)
+    page = Page(data, after_seq + len(frames), len(frames), ended=False)
+    return page._replace(ended=page.last_type in TERMINAL_TYPES)
 
 
 def frame(seq: int, kind: bytes, payload: bytes, *, named: bool) -> bytes:

@@ -33,6 +33,8 @@ class Watch:
     ended: bool = False
     #: The run has ended, and the client was given all of it.
     has_all: bool = False
+    #: The client has closed its connection.
+    has_left: bool = False
     waits: bool = False
     #: A page is being read for it, or is there and not taken yet.
     is_read_for: bool = False
@@ -83,6 +85,11 @@ class Watch:
         self.ended = True
         self.wake()
 
+    def leave(self) -> None:
+        """End the stream of a client that has closed its connection."""
+        self.has_left = True
+        self.interrupt()
+
     def cut(self) -> None:
         """Break the stream off now, even if the client blocks a write."""
         self.interrupt()
@@ -90,9 +97,12 @@ class Watch:
             with contextlib.suppress(OSError):  # it is closed already
                 self.connection.shutdown(socket.SHUT_RDWR)
 
-    def wait(self) -> Page | None:
-        """Wait for the next page; None if woken to end, or to send a ping."""
-        self._wake.acquire()
+    def wait(self, seconds: float = -1) -> Page | None:
+        """Wait for the next page; None if woken to end or to send a ping, or when the time is over.
+
+        Without `seconds` there is no limit.
+        """
+        self._wake.acquire(timeout=seconds)
         self.waits = False
         page, self._page = self._page, None
         if page is not None:

@@ -1,0 +1,124 @@
+"""The response to a request that creates a run: its id, its events, or the run when it is at rest.
+
+`Accept: text/event-stream` requests the events, `Prefer: wait=N` the run.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from uuid import UUID
+
+from flask import Response, json, jsonify, request
+from sqlalchemy import RowMapping
+
+from api.auth.bearer import authenticator
+from api.endpoints.following import hub, streaming, watch_of
+from api.endpoints.runs import shown_in_full
+from api.http.current import actor, connections
+from api.http.preferences import wait_seconds
+from api.streaming.rest import wait_for_rest
+from shared.actors import Actor
+from shared.errors import Forbidden, InvalidRequest, NotFound, Unavailable
+from shared.runs import commands, queries
+from shared.runs.states import status_of
+from shared.storage.connections import Connections
+
+log = logging.getLogger(__name__)
+
+EVENT_STREAM = "text/event-stream"
+#: How long, and how often, a cancel is tried while Postgres is unavailable.
+CANCEL_SECONDS, CANCEL_PAUSE_SECONDS = 30.0, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The form of response that a request asks for."""
+
+    streams: bool
+    wait: int | None  # seconds
+    cancels: bool  # when the client leaves before the end
+
+    def respond(self, created: Response) -> Response:
+        """Return the response for the run that `created`, perhaps a replay, names."""
+        if not self.streams and self.wait is None:
+            return created
+        run_id = UUID(json.loads(created.get_data())["run_id"])
+        on_leave = partial(_cancel, connections(), actor(), run_id) if self.cancels else _go_on
+        if self.streams:
+            response = streaming(watch_of(run_id, actor()), on_leave=on_leave)
+        elif (run := self._at_rest(run_id, on_leave)) is None:
+            return created
+        else:
+            response = jsonify(shown_in_full(run))
+            response.headers["Preference-Applied"] = f"wait={self.wait}"
+        response.status_code = created.status_code
+        for name in ("Location", "Idempotency-Replayed"):
+            if name in created.headers:
+                response.headers[name] = created.headers[name]
+        return response
+
+    def _at_rest(self, run_id: UUID, on_leave: Callable[[], None]) -> RowMapping | None:
+        """Return the run when it is at rest, or as it is when the time is over.
+
+        No connection to the database is held meanwhile. None if the run can no longer be read: it
+        exists, and the response must say so.
+        """
+        assert self.wait is not None
+        try:
+            run = _find(actor(), run_id)
+            if status_of(run["state"]) == "running":
+                watch = watch_of(run_id, actor(), cursor=run["last_seq"])
+                wait_for_rest(hub(), watch, self.wait)
+                if watch.has_left:
+                    on_leave()
+                run = _find(actor(), run_id)
+        except (NotFound, Unavailable):
+            return None
+        return run if authenticator().still_valid(actor()) else None
+
+
+def requested_delivery(on_disconnect: str | None) -> Delivery:
+    """Read what this request asks for; call this before the run is created.
+
+    Raises:
+        Forbidden: a response with more than the run's id requires `data.runs.read`.
+        InvalidRequest: `cancel` without a response that takes time.
+    """
+    types = ["application/json", EVENT_STREAM]
+    streams = request.accept_mimetypes.best_match(types) == EVENT_STREAM
+    wait = None if streams else wait_seconds()
+    if (streams or wait is not None) and "data.runs.read" not in actor().permissions:
+        raise Forbidden()
+    cancels = on_disconnect == "cancel"
+    if cancels and not streams and wait is None:
+        why = f"requires `Accept: {EVENT_STREAM}` or `Prefer: wait=N`"
+        raise InvalidRequest(on_disconnect=[why])
+    return Delivery(streams, wait, cancels)
+
+
+def _find(who: Actor, run_id: UUID) -> RowMapping:
+    with connections().reading() as sql:
+        return queries.get(sql, who, run_id)
+
+
+def _go_on() -> None:
+    """Leave the run alone."""
+
+
+def _cancel(connections: Connections, who: Actor, run_id: UUID) -> None:
+    """Cancel the run of a client that has left; outside of any request."""
+    deadline = time.monotonic() + CANCEL_SECONDS
+    while True:
+        try:
+            with connections.transaction() as tx:
+                commands.cancel(tx, who, run_id)
+            return
+        except NotFound:
+            return
+        except Unavailable:
+            if time.monotonic() > deadline:
+                log.exception("run not cancelled after its client left: %s", run_id)
+                return
+            time.sleep(CANCEL_PAUSE_SECONDS)

@@ -1,0 +1,46 @@
+"""The part of a request that follows a run, for the endpoints that do."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, cast
+from uuid import UUID
+
+from flask import Response, current_app, request
+
+from api.auth.bearer import authenticator
+from api.streaming import sse
+from api.streaming.stream_hub import StreamHub
+from api.streaming.watch import Watch
+from shared.actors import Actor
+
+
+def hub() -> StreamHub:
+    return cast(StreamHub, current_app.extensions["arkloop.hub"])
+
+
+def watch_of(run_id: UUID, reader: Actor, **how: Any) -> Watch:
+    """Return the watch of this request's client; `how` are arguments of `Watch`."""
+    return Watch(
+        run_id,
+        _shared(reader),
+        connection=request.environ.get("gunicorn.socket"),
+        may_read=authenticator().still_valid,
+        **how,
+    )
+
+
+def streaming(
+    watch: Watch, opening: bytes = sse.HELLO, on_leave: Callable[[], None] = lambda: None
+) -> Response:
+    """Return a response that streams the run's events."""
+    return Response(
+        sse.stream(hub(), watch, request.environ, opening, on_leave),
+        headers=sse.HEADERS,
+        direct_passthrough=True,
+    )
+
+
+@lru_cache(4096)
+def _shared(reader: Actor) -> Actor:
+    """Return one shared object for all streams of a reader, some of whom have thousands."""
+    return reader
