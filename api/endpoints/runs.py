@@ -5,16 +5,17 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema, ValidationError, fields, validate
-from sqlalchemy import RowMapping
+from marshmallow import Schema, ValidationError, fields, post_load, validate
+from sqlalchemy import Row, RowMapping
 
 from api.auth.bearer import requires
 from api.http.current import actor, connections
-from api.http.fields import Id, MetadataChange, utf8_length
+from api.http.fields import Id, MetadataChange, Moment, utf8_length
 from api.http.idempotency import idempotent
 from api.http.json_body import NoArguments, query_args, read_body
-from api.http.paging import ByTime, PageQuery, page, page_args
+from api.http.paging import ByTime, ClientDataQuery, page, page_args
 from shared.billing.credits import credits_of
+from shared.catalog import model_routes, personas
 from shared.events.types import money
 from shared.events.usage import RARE_TOKEN_FIELDS, TOKEN_FIELDS
 from shared.runs import commands, queries
@@ -41,20 +42,41 @@ class RunInput(Schema):
     request_id = Id(allow_none=True)
 
 
-class RunsQuery(PageQuery):
+class ThreadRunsQuery(ClientDataQuery):
     status = fields.String(validate=validate.OneOf(sorted(STATUSES)))
+    persona = fields.String(validate=validate.Regexp(rf"\A{personas.PERSONA_ID.pattern}\Z"))
+    route_id = fields.String(validate=validate.Regexp(rf"\A{model_routes.ROUTE_ID.pattern}\Z"))
+    api_key_id = Id()
+    error_code = fields.String(validate=validate.Length(1, 100))
+    created_after = Moment()
+    created_before = Moment()
+
+    @post_load
+    def complete(self, args: dict[str, Any], **_: Any) -> dict[str, Any]:
+        if args.keys() >= {"created_after", "created_before"} and (
+            args["created_after"] >= args["created_before"]
+        ):
+            raise ValidationError({"created_before": ["must be after created_after"]})
+        if "persona" in args:
+            persona = args.pop("persona")
+            args["persona_id" if "@" in persona else "persona_key"] = persona
+        return args
+
+
+class RunsQuery(ThreadRunsQuery):
+    thread_id = Id()
 
 
 @bp.get("/v1/threads/<id:thread_id>/runs")
 @requires("data.runs.read")
 def list_thread_runs(thread_id: UUID) -> Response:
     """List a thread's runs, newest first."""
-    args = page_args(ByTime)
+    args = page_args(ByTime, ThreadRunsQuery())
     with connections().reading() as sql:
-        rows = queries.list_of_thread(
-            sql, actor(), thread_id, limit=args.limit + 1, before=args.before
+        found = queries.list_of_thread(
+            sql, actor(), thread_id, limit=args.limit + 1, before=args.before, filters=args.filters
         )
-    return page(rows, args, show=_in_thread, cursor_of=_cursor)
+    return page(found.rows, args, show=_in_thread, cursor_of=ByTime.of, end=ByTime.at(found.end))
 
 
 @bp.get("/v1/runs")
@@ -63,14 +85,10 @@ def list_runs() -> Response:
     """List runs, newest first, with their costs."""
     args = page_args(ByTime, RunsQuery())
     with connections().reading() as sql:
-        rows = queries.list_of_org(
-            sql,
-            actor(),
-            limit=args.limit + 1,
-            before=args.before,
-            status=args.filters.get("status"),
+        found = queries.list_of_org(
+            sql, actor(), limit=args.limit + 1, before=args.before, filters=args.filters
         )
-    return page(rows, args, show=_in_list, cursor_of=_cursor)
+    return page(found.rows, args, show=_in_list, cursor_of=ByTime.of, end=ByTime.at(found.end))
 
 
 @bp.get("/v1/runs/<id:run_id>")
@@ -113,11 +131,8 @@ def give_input(tx: Transaction, run_id: UUID) -> Response:
     return jsonify({"ok": True})
 
 
-def _cursor(run: RowMapping) -> ByTime:
-    return ByTime(run["created_at"], run["id"])
-
-
-def _in_thread(run: RowMapping) -> dict[str, Any]:
+def _in_thread(row: Row[Any]) -> dict[str, Any]:
+    run = row._mapping
     return {
         "run_id": str(run["id"]),
         "status": status_of(run["state"]),
@@ -127,7 +142,8 @@ def _in_thread(run: RowMapping) -> dict[str, Any]:
     }
 
 
-def _in_list(run: RowMapping) -> dict[str, Any]:
+def _in_list(listed: Row[Any]) -> dict[str, Any]:
+    run = listed._mapping
     read, ended = run["cache_read_tokens"], run["ended_at"]
     row = {
         "run_id": str(run["id"]),
@@ -148,6 +164,7 @@ def _in_list(run: RowMapping) -> dict[str, Any]:
         "completed_at": _ended_as(run, "completed"),
         "failed_at": _ended_as(run, "failed"),
         "stop_reason": run["stop_reason"],
+        "error": _error(run),
         "created_by_user_id": str(run["created_by_user_id"]),
         "created_by_user_name": run["login"],
         "created_by_email": run["email"],
@@ -195,12 +212,17 @@ def shown_in_full(run: RowMapping) -> dict[str, Any]:
         "stop_reason": run["stop_reason"],
         "message_id": run["message_id"] and str(run["message_id"]),
         "output": run["output"],
-        "error": run["error_code"]
-        and {
-            "code": run["error_code"],
-            "message": run["error_message"],
-            "retryable": run["error_retryable"],
-        },
+        "error": _error(run),
+    }
+
+
+def _error(run: RowMapping) -> dict[str, Any] | None:
+    if run["error_code"] is None:
+        return None
+    return {
+        "code": run["error_code"],
+        "message": run["error_message"],
+        "retryable": run["error_retryable"],
     }
 
 

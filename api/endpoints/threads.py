@@ -12,7 +12,7 @@ from api.http.current import actor, connections
 from api.http.fields import ClientId, Metadata, MetadataChange, StrictBoolean
 from api.http.idempotency import created, idempotent
 from api.http.json_body import NoArguments, query_args, read_body
-from api.http.paging import ByTime, page, page_args
+from api.http.paging import ByTime, ClientDataQuery, page, page_args
 from shared.storage.connections import Transaction
 from shared.threads import threads
 from shared.times import rfc3339
@@ -28,6 +28,10 @@ class CreateThread(Schema):
     end_user_id = ClientId(allow_none=True)
     external_id = ClientId(allow_none=True)
     metadata = Metadata()
+
+
+class ThreadsQuery(ClientDataQuery):
+    external_id = ClientId()
 
 
 class ChangeThread(CreateThread):
@@ -55,10 +59,12 @@ def create_thread(tx: Transaction) -> Response:
 @requires("data.threads.read")
 def list_threads() -> Response:
     """List threads, newest first."""
-    args = page_args(ByTime)
+    args = page_args(ByTime, ThreadsQuery())
     with connections().reading() as sql:
-        rows = threads.list_(sql, actor(), limit=args.limit + 1, before=args.before)
-    return page(rows, args, show=_shown, cursor_of=ByTime.of)
+        found = threads.list_(
+            sql, actor(), limit=args.limit + 1, before=args.before, filters=args.filters
+        )
+    return page(found.rows, args, show=_shown, cursor_of=ByTime.of, end=ByTime.at(found.end))
 
 
 @bp.get("/v1/threads/<id:thread_id>")

@@ -1,17 +1,16 @@
 """`/v1/me/usage` and `/v1/me/credits`: what the caller's org has used, and what it has left."""
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import Schema, fields, validate
 from sqlalchemy import Row
 
 from api.auth.bearer import requires
 from api.http.current import actor, connections
-from api.http.fields import Id
+from api.http.fields import Id, Moment
 from api.http.json_body import query_args
 from api.http.paging import ByTime, page, page_args
 from api.http.reports import reports
@@ -26,39 +25,6 @@ from shared.times import now, rfc3339
 bp = Blueprint("usage", __name__)
 
 MAX_DAYS = 366
-YEARS = "must be between 2000-01-01 and 9998-12-31 (UTC)"
-
-_HOUR_AND_MINUTE = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]"
-# `fromisoformat` takes much else of ISO 8601: weeks, no dashes and colons, hours alone.
-_MOMENT = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
-    rf"(?P<time>T{_HOUR_AND_MINUTE}:[0-9]{{2}}(?:\.[0-9]+)?(?P<offset>Z|[+-]{_HOUR_AND_MINUTE})?)?",
-    re.ASCII | re.IGNORECASE,
-)
-
-
-class Moment(fields.Field[datetime]):
-    """A time in RFC 3339 with its offset, or a date, which is its first moment in UTC."""
-
-    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> datetime:
-        parts = _MOMENT.fullmatch(value)
-        try:
-            if parts is None:
-                raise ValueError
-            moment = datetime.fromisoformat(value.upper())
-        except ValueError:
-            raise ValidationError("must be an RFC 3339 date or date-time") from None
-        if parts["time"] is None:
-            moment = moment.replace(tzinfo=UTC)
-        elif parts["offset"] is None:
-            raise ValidationError("must include a UTC offset, such as Z")
-        try:
-            moment = moment.astimezone(UTC)
-        except OverflowError:
-            raise ValidationError(YEARS) from None
-        if not 2000 <= moment.year < 9999:
-            raise ValidationError(YEARS)
-        return moment
 
 
 class UsageQuery(Schema):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -11,6 +12,16 @@ from marshmallow import ValidationError, fields, validate
 from shared import client_data, usd
 from shared.catalog import model_settings
 from shared.ids import parse_id
+
+YEARS = "must be between 2000-01-01 and 9998-12-31 (UTC)"
+
+_HOUR_AND_MINUTE = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+# `fromisoformat` takes much else of ISO 8601: weeks, no dashes and colons, hours alone.
+_MOMENT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    rf"(?P<time>T{_HOUR_AND_MINUTE}:[0-9]{{2}}(?:\.[0-9]+)?(?P<offset>Z|[+-]{_HOUR_AND_MINUTE})?)?",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 class StrictBoolean(fields.Field[bool]):
@@ -97,6 +108,12 @@ class Metadata(fields.Field[dict[str, str]]):
         return None
 
 
+class MetadataFilter(Metadata):
+    """The pairs of `metadata.<key>=<value>` in a query."""
+
+    most = 4
+
+
 class MetadataChange(Metadata):
     """A change of metadata: null removes a key."""
 
@@ -114,6 +131,30 @@ class ClientId(fields.String):
         if text is not None and (not 1 <= len(text) <= 128 or not text.isprintable()):
             raise ValidationError("must be 1 to 128 printable characters")
         return text
+
+
+class Moment(fields.Field[datetime]):
+    """A time in RFC 3339 with its offset, or a date, which is its first moment in UTC."""
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> datetime:
+        parts = _MOMENT.fullmatch(value)
+        try:
+            if parts is None:
+                raise ValueError
+            moment = datetime.fromisoformat(value.upper())
+        except ValueError:
+            raise ValidationError("must be an RFC 3339 date or date-time") from None
+        if parts["time"] is None:
+            moment = moment.replace(tzinfo=UTC)
+        elif parts["offset"] is None:
+            raise ValidationError("must include a UTC offset, such as Z")
+        try:
+            moment = moment.astimezone(UTC)
+        except OverflowError:
+            raise ValidationError(YEARS) from None
+        if not 2000 <= moment.year < 9999:
+            raise ValidationError(YEARS)
+        return moment
 
 
 class Usd(fields.Field[Decimal]):

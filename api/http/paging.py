@@ -16,10 +16,10 @@ from uuid import UUID
 
 from flask import Response, request
 from itsdangerous import BadData, URLSafeSerializer
-from marshmallow import Schema, fields
+from marshmallow import Schema, fields, pre_load
 
 from api.http.current import actor, public_path, settings
-from api.http.fields import Digits
+from api.http.fields import ClientId, Digits, MetadataFilter
 from api.http.json_body import query_args
 from shared.errors import InvalidRequest
 from shared.storage.pages import PAGE_BYTES
@@ -39,6 +39,10 @@ class ByTime(NamedTuple):
     @classmethod
     def of(cls, row: Any) -> Self:
         return cls(row.created_at, row.id)
+
+    @classmethod
+    def at(cls, place: tuple[datetime, UUID] | None) -> Self | None:
+        return None if place is None else cls(*place)
 
 
 class ByPosition(NamedTuple):
@@ -64,6 +68,20 @@ class PageQuery(Schema):
 
     limit = Digits(least=1, most=MAX_LIMIT, load_default=DEFAULT_LIMIT)
     before = fields.String()
+
+
+class ClientDataQuery(PageQuery):
+    """A page of objects with client data, filtered by it."""
+
+    end_user_id = ClientId()
+    metadata = MetadataFilter()
+
+    @pre_load
+    def collect(self, args: dict[str, str], **_: Any) -> dict[str, Any]:
+        prefix = "metadata."
+        rest = {name: value for name, value in args.items() if not name.startswith(prefix)}
+        pairs = {name.removeprefix(prefix): args[name] for name in args if name not in rest}
+        return {**rest, "metadata": pairs} if pairs else rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +112,14 @@ def page(
     show: Callable[[Row], Mapping[str, Any]],
     cursor_of: Callable[[Row], C],
     oldest_first: bool = False,
+    end: C | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Response:
     """Build a response with the first `limit` of `rows`, or as many of them as fit `PAGE_BYTES`.
 
     It is a plain JSON array, or the object `about` with the array as its `entries`. If rows are
     left, `X-Next-Cursor` and `Link` identify the next page. `oldest_first` reverses the order
-    within the page.
+    within the page. With `end`, more rows may follow behind this cursor, however few these are.
     """
     shown: list[str] = []
     size = 0
@@ -113,8 +132,9 @@ def page(
     entries = "[" + ",".join(reversed(shown) if oldest_first else shown) + "]"
     body = entries if about is None else f'{_JSON.encode(about)[:-1]},"entries":{entries}}}'
     response = Response(body + "\n", mimetype="application/json")
-    if len(rows) > len(shown):
-        cursor = _encode(cursor_of(rows[len(shown) - 1]))
+    following = cursor_of(rows[len(shown) - 1]) if len(rows) > len(shown) else end
+    if following is not None:
+        cursor = _encode(following)
         query = urlencode({**request.args.to_dict(), "before": cursor})
         response.headers["X-Next-Cursor"] = cursor
         response.headers["Link"] = f'<{public_path(request.path)}?{query}>; rel="next"'

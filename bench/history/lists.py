@@ -70,7 +70,7 @@ class Lists:
                 actor,
                 [f"/v1/runs?limit={limit}"],
                 lambda sql, limit=limit: queries.list_of_org(  # type: ignore[misc]  # its default has no type
-                    sql, actor, limit=limit + 1, before=None, status=None
+                    sql, actor, limit=limit + 1, before=None
                 ),
             )
         deep = self._walk(actor, "/v1/runs?limit=50", DEEP_PAGE)
@@ -81,7 +81,7 @@ class Lists:
                 f"GET /v1/runs, page {DEEP_PAGE} and on, {name}",
                 actor,
                 deep,
-                lambda sql: queries.list_of_org(sql, actor, limit=51, before=before, status=None),
+                lambda sql: queries.list_of_org(sql, actor, limit=51, before=before),
             )
         for status in STATUSES:
             yield self._figure(
@@ -89,7 +89,7 @@ class Lists:
                 actor,
                 [f"/v1/runs?status={status}"],
                 lambda sql, status=status: queries.list_of_org(  # type: ignore[misc]  # its default has no type
-                    sql, actor, limit=51, before=None, status=status
+                    sql, actor, limit=51, before=None, filters={"status": status}
                 ),
             )
 

@@ -3,28 +3,43 @@
 Statements are built once: to build one costs more than to execute it.
 """
 
-from functools import lru_cache
-from typing import Any
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, Select, bindparam, case, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    bindparam,
+    case,
+    exists,
+    func,
+    or_,
+    select,
+)
 
 from shared.actors import Actor
 from shared.errors import RunNotFound, ThreadNotFound
 from shared.runs.states import STATUSES
 from shared.storage.pages import (
+    Page,
     Place,
-    after,
+    Walk,
     fitting,
+    has_pairs,
     json_size,
     newest,
     newest_first,
-    places,
+    read,
     values,
 )
 from shared.storage.tables.accounts import users
 from shared.storage.tables.events import run_events
-from shared.storage.tables.runs import runs
+from shared.storage.tables.runs import run_metadata, runs
 from shared.storage.tables.threads import messages, threads
 from shared.threads.visibility import visible
 
@@ -50,6 +65,15 @@ _RUN = (
     .outerjoin(messages, messages.c.run_id == runs.c.id)
     .where(runs.c.id == bindparam("run_id"), _IS_VISIBLE)
 )
+#: Filters of a list of runs; of the first three, an index has the rows in the order of the list.
+_FILTERS: Mapping[str, ColumnElement[bool]] = {
+    **{
+        name: runs.c[name] == bindparam(name) for name in ("thread_id", "end_user_id", "error_code")
+    },
+    **{name: runs.c[name] == bindparam(name) for name in ("persona_id", "route_id", "api_key_id")},
+    "persona_key": func.split_part(runs.c.persona_id, "@", 1) == bindparam("persona_key"),
+}
+_INDEXED = ("thread_id", "end_user_id", "error_code")
 _THREAD_ID = select(threads.c.id).where(threads.c.id == bindparam("thread_id"), _IS_VISIBLE)
 
 
@@ -67,23 +91,76 @@ def get(sql: Connection, actor: Actor, run_id: UUID) -> RowMapping:
     return run
 
 
+class _Shape(NamedTuple):
+    """The filters of a list, without their values."""
+
+    names: frozenset[str]
+    status: str | None
+    pairs: int
+
+
 def list_of_org(
-    sql: Connection, actor: Actor, *, limit: int, before: Place | None, status: str | None
-) -> list[RowMapping]:
-    """List the org's runs that the actor may see, newest first, with their creators."""
-    query = _page_of_org(status, limit, before is not None)
-    return list(sql.execute(query, values(actor, before)).mappings())
+    sql: Connection,
+    actor: Actor,
+    *,
+    limit: int,
+    before: Place | None,
+    filters: Mapping[str, Any] = MappingProxyType({}),
+) -> Page:
+    """List the org's runs that the actor may see, newest first, with their creators.
+
+    `filters`: `status`, `metadata`, the keys of `_FILTERS`, and `created_after`, the first moment
+    of the list, and `created_before`, the first moment after it.
+    """
+    metadata = filters.get("metadata", {})
+    shape = _Shape(frozenset(filters), filters.get("status"), len(metadata))
+    is_deep = before is not None
+    return read(
+        sql,
+        {**filters, **values(actor, before)},
+        metadata,
+        end=_end(shape, is_deep),
+        page=partial(_page, shape, limit, is_deep),
+    )
 
 
 @lru_cache(maxsize=100)
-def _page_of_org(status: str | None, limit: int, is_deep: bool) -> Select[Any]:
-    states = STATUSES[status] if status is not None else ()
-    page = places(
-        runs,
-        limit=limit,
-        is_deep=is_deep,
-        one_of=[runs.c.state == state.value for state in states],
-    )
+def _walk(shape: _Shape) -> Walk:
+    conditions = {name: _FILTERS[name] for name in _FILTERS if name in shape.names}
+    states = [runs.c.state == state.value for state in STATUSES.get(shape.status or "", ())]
+    table, by = runs, []
+    pairs = has_pairs(run_metadata, shape.pairs)
+    if pairs and "thread_id" not in conditions:
+        table, by, rest = run_metadata, [pairs[0]], [*pairs[1:]]
+        if conditions or states:
+            of_run = [*conditions.values(), *([or_(*states)] if states else [])]
+            rest.append(exists().where(runs.c.id == run_metadata.c.id, *of_run))
+        states = []
+    else:
+        by = [conditions.pop(name) for name in _INDEXED if name in conditions][:1]
+        rest = [*conditions.values()]
+        if pairs:
+            rest.append(exists().where(run_metadata.c.id == runs.c.id, *pairs))
+        if by and states:
+            rest.append(or_(*states))
+            states = []
+    if "created_after" in shape.names:
+        by.append(table.c.created_at >= bindparam("created_after"))
+    if "created_before" in shape.names:
+        by.append(table.c.created_at < bindparam("created_before"))
+    is_one_range = "thread_id" in shape.names
+    return Walk(table, tuple(by), tuple(states), tuple(rest), is_one_range=is_one_range)
+
+
+@lru_cache(maxsize=100)
+def _end(shape: _Shape, is_deep: bool) -> Select[Any] | None:
+    walk = _walk(shape)
+    return walk.end(is_deep=is_deep) if walk.rest else None
+
+
+@lru_cache(maxsize=100)
+def _page(shape: _Shape, limit: int, is_deep: bool, is_bounded: bool) -> Select[Any]:
+    page = _walk(shape).page(limit=limit, is_deep=is_deep, is_bounded=is_bounded)
     query = (
         select(*_LISTED, users.c.login, users.c.email)
         .select_from(page)
@@ -100,26 +177,20 @@ def _page_of_org(status: str | None, limit: int, is_deep: bool) -> Select[Any]:
 
 
 def list_of_thread(
-    sql: Connection, actor: Actor, thread_id: UUID, *, limit: int, before: Place | None
-) -> list[RowMapping]:
-    """List the thread's runs, newest first.
+    sql: Connection,
+    actor: Actor,
+    thread_id: UUID,
+    *,
+    limit: int,
+    before: Place | None,
+    filters: Mapping[str, Any] = MappingProxyType({}),
+) -> Page:
+    """List the thread's runs as `list_of_org` does.
 
     Raises:
         ThreadNotFound
     """
     if not sql.scalar(_THREAD_ID, {"thread_id": thread_id, **values(actor)}):
         raise ThreadNotFound()
-    query = _page_of_thread(limit, before is not None)
-    return list(sql.execute(query, {"thread_id": thread_id, **after(before)}).mappings())
-
-
-@lru_cache(maxsize=100)
-def _page_of_thread(limit: int, is_deep: bool) -> Select[Any]:
-    query = select(
-        runs.c.id, runs.c.state, runs.c.created_at, runs.c.end_user_id, runs.c.metadata
-    ).where(runs.c.thread_id == bindparam("thread_id"))
-    return fitting(
-        newest(query, runs, limit=limit, is_deep=is_deep),
-        size=lambda of: json_size(of.c.metadata),
-        order=newest_first,
-    )
+    filters = {**filters, "thread_id": thread_id}
+    return list_of_org(sql, actor, limit=limit, before=before, filters=filters)

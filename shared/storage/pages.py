@@ -9,19 +9,23 @@ read, however many there are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
+    Connection,
     FromClause,
+    Row,
     Select,
     Table,
     Text,
     bindparam,
     cast,
+    exists,
     func,
     literal_column,
     or_,
@@ -37,6 +41,9 @@ from shared.actors import Actor
 Place = tuple[datetime, UUID]
 #: Bytes of one page at most, unless a single row is larger.
 PAGE_BYTES = 1024 * 1024
+#: Rows that are looked at for one page where an index does not give exactly its rows: for some
+#: tens of milliseconds. The page may then be short, and the next one begins behind them.
+WALKED = 20_000
 
 
 def newest(query: Select[Any], of: FromClause, *, limit: int, is_deep: bool = False) -> Select[Any]:
@@ -56,33 +63,114 @@ def newest(query: Select[Any], of: FromClause, *, limit: int, is_deep: bool = Fa
     )
 
 
-def places(
-    table: Table,
-    *,
-    limit: int,
-    is_deep: bool,
-    one_of: Sequence[ColumnElement[bool]] = (),
-) -> Subquery:
-    """Select `created_at` and `id` of the rows on the table's page that the actor may see.
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """The rows of a list in its order: those that an actor sees and a filter lets through.
 
-    Join the table to it for the rest. Of the conditions in `one_of`, if there are any, each row
-    fulfils exactly one; they stand in the index.
+    `table` is walked by an index that begins with `visible_to` and the columns of `by`, or of one
+    of the conditions in `one_of`, of which each row fulfils exactly one. `rest` is checked row by
+    row: few rows may fulfil it, so that no more than `WALKED` are looked at for one page.
     """
-    # Nothing but the columns of the index: to Postgres, which may not know how many rows somebody
-    # sees, it then seems the cheapest way even for a few.
-    ranges = [
-        newest(
-            select(table.c.created_at, table.c.id).where(
-                table.c.visible_to == bindparam(seen_by, type_=table.c.visible_to.type), *also
-            ),
-            table,
-            limit=limit,
-            is_deep=is_deep,
+
+    table: Table
+    by: tuple[ColumnElement[bool], ...] = ()
+    one_of: tuple[ColumnElement[bool], ...] = ()
+    rest: tuple[ColumnElement[bool], ...] = ()
+    #: All rows have the same `visible_to`, which their index need not have.
+    is_one_range: bool = False
+
+    def page(self, *, limit: int, is_deep: bool, is_bounded: bool = False) -> Subquery:
+        """Select `created_at` and `id` of the rows on the page; join the table to it for the rest.
+
+        A bounded one does not go beyond the place that `end` has found, which is a parameter.
+        """
+        also = self.rest
+        if is_bounded:
+            end = (
+                bindparam("end_created_at", type_=self.table.c.created_at.type),
+                bindparam("end_id", type_=self.table.c.id.type),
+            )
+            also = (*also, tuple_(self.table.c.created_at, self.table.c.id) >= tuple_(*end))
+        return self._newest(also, limit=limit, is_deep=is_deep).subquery("page")
+
+    def end(self, *, is_deep: bool) -> Select[Any]:
+        """Select the place where a walk ends; nothing if it ends with the list."""
+        walked = self._newest((), limit=WALKED, is_deep=is_deep)
+        return walked.offset(literal_column(str(WALKED - 1))).limit(literal_column("1"))
+
+    def _newest(
+        self, also: Sequence[ColumnElement[bool]], *, limit: int, is_deep: bool
+    ) -> Select[Any]:
+        # Nothing but the columns of the index: to Postgres, which may not know how many rows
+        # somebody sees, it then seems the cheapest way even for a few.
+        table = self.table
+        is_seen = [
+            table.c.visible_to == bindparam(by, type_=table.c.visible_to.type)
+            for by in ("org_id", "user_id")
+        ]
+        if self.is_one_range:
+            is_seen = [or_(*is_seen)]
+        ranges = [
+            newest(
+                select(table.c.created_at, table.c.id).where(seen, *one, *self.by, *also),
+                table,
+                limit=limit,
+                is_deep=is_deep,
+            )
+            for seen, one in product(is_seen, [[one] for one in self.one_of] or [[]])
+        ]
+        heads = union_all(*ranges).subquery("heads")
+        return newest(select(heads), heads, limit=limit)
+
+
+def has_pairs(pairs: Table, count: int) -> tuple[ColumnElement[bool], ...]:
+    """Build SQL: a row of `pairs` is the first of these pairs, and its object has all of them.
+
+    The parameters are those that `read` sets.
+    """
+    conditions: list[ColumnElement[bool]] = []
+    for number in range(count):
+        value: ColumnElement[str] = bindparam(f"pair_{number}")
+        other = pairs.alias()
+        conditions.append(
+            exists().where(other.c.id == pairs.c.id, other.c.pair == value)
+            if number
+            else pairs.c.pair == value
         )
-        for seen_by, also in product(("org_id", "user_id"), [[one] for one in one_of] or [[]])
-    ]
-    heads = union_all(*ranges).subquery("heads")
-    return newest(select(heads), heads, limit=limit).subquery("page")
+    return tuple(conditions)
+
+
+class Page(NamedTuple):
+    """Rows of a list. With `end` they may be few, and the list continues behind that place."""
+
+    rows: Sequence[Row[Any]]
+    end: Place | None
+
+
+def read(
+    sql: Connection,
+    given: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    *,
+    end: Select[Any] | None,
+    page: Callable[[bool], Select[Any]],
+) -> Page:
+    """Read a page whose walk has this `end`, None if its index gives exactly its rows.
+
+    `page` builds the statement, bounded or not. Of several pairs of metadata a rare one is walked,
+    if there is any: all of its rows are looked at for one page.
+    """
+    pairs = [f"{key}={value}" for key, value in metadata.items()]
+    found: Row[Any] | None = None
+    for turn in range(len(pairs) or 1):
+        turned = pairs[turn:] + pairs[:turn]
+        given = {**given, **{f"pair_{number}": pair for number, pair in enumerate(turned)}}
+        found = None if end is None else sql.execute(end, given).one_or_none()
+        if found is None:
+            return Page(sql.execute(page(False), given).all(), None)
+    assert found is not None
+    given = {**given, "end_created_at": found.created_at, "end_id": found.id}
+    return Page(sql.execute(page(True), given).all(), (found.created_at, found.id))
 
 
 def fitting(

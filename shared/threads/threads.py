@@ -5,7 +5,7 @@ lock: messages when they are sent, a run's answer when the run is created.
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Connection,
     Row,
     bindparam,
+    exists,
     func,
     literal,
     literal_column,
@@ -32,16 +33,25 @@ from shared.errors import NameTaken, ThreadBusy, ThreadNotFound
 from shared.ids import new_id
 from shared.storage.connections import Transaction
 from shared.storage.pages import (
+    Page,
     Place,
+    Walk,
     fitting,
+    has_pairs,
     json_size,
     newest,
     newest_first,
-    places,
+    read,
     values,
 )
 from shared.storage.tables.runs import IS_ACTIVE, runs
-from shared.storage.tables.threads import HAS_EXTERNAL_ID, UNIQUE_EXTERNAL_ID, messages, threads
+from shared.storage.tables.threads import (
+    HAS_EXTERNAL_ID,
+    UNIQUE_EXTERNAL_ID,
+    messages,
+    thread_metadata,
+    threads,
+)
 from shared.threads.content import Content, stored_parts
 from shared.threads.visibility import visible
 
@@ -114,15 +124,58 @@ def get(sql: Connection, actor: Actor, thread_id: UUID) -> Row[Any]:
     return thread
 
 
-def list_(sql: Connection, actor: Actor, *, limit: int, before: Place | None) -> list[Row[Any]]:
-    """List the threads that the actor may see, newest first."""
-    return list(sql.execute(_page(limit, before is not None), values(actor, before)))
+def list_(
+    sql: Connection,
+    actor: Actor,
+    *,
+    limit: int,
+    before: Place | None,
+    filters: Mapping[str, Any] = MappingProxyType({}),
+) -> Page:
+    """List the threads that the actor may see, newest first.
+
+    `filters`: `external_id`, `end_user_id` and `metadata`.
+    """
+    metadata = filters.get("metadata", {})
+    shape = (frozenset(filters), len(metadata))
+    is_deep = before is not None
+    return read(
+        sql,
+        {**filters, **values(actor, before)},
+        metadata,
+        end=_end(*shape, is_deep),
+        page=partial(_page, *shape, limit, is_deep),
+    )
 
 
 @lru_cache(maxsize=100)
-def _page(limit: int, is_deep: bool) -> Select[Any]:
-    """Build the query once, which costs more than to execute it."""
-    page = places(threads, limit=limit, is_deep=is_deep)
+def _walk(names: frozenset[str], pair_count: int) -> Walk:
+    """Return the walk for these filters. Built once, which costs more than to execute it."""
+    equal = [
+        threads.c[name] == bindparam(name)
+        for name in ("external_id", "end_user_id")
+        if name in names
+    ]
+    if not pair_count:
+        return Walk(threads, tuple(equal[:1]), rest=tuple(equal[1:]))
+    pair, *rest = has_pairs(thread_metadata, pair_count)
+    if equal:
+        rest.append(exists().where(threads.c.id == thread_metadata.c.id, *equal))
+    return Walk(thread_metadata, (pair,), rest=tuple(rest))
+
+
+@lru_cache(maxsize=100)
+def _end(names: frozenset[str], pair_count: int, is_deep: bool) -> Select[Any] | None:
+    walk = _walk(names, pair_count)
+    return walk.end(is_deep=is_deep) if walk.rest else None
+
+
+@lru_cache(maxsize=100)
+def _page(
+    names: frozenset[str], pair_count: int, limit: int, is_deep: bool, is_bounded: bool
+) -> Select[Any]:
+    walk = _walk(names, pair_count)
+    page = walk.page(limit=limit, is_deep=is_deep, is_bounded=is_bounded)
     query = (
         _select()
         .join(page, page.c.id == threads.c.id)

@@ -210,6 +210,7 @@ def test_the_list_shows_the_row_of_the_seed(user: Caller, ended_run: dict[str, A
         "completed_at": ended_run["completed_at"],
         "failed_at": None,
         "stop_reason": "stop",
+        "error": None,
         "created_by_user_id": user.id,
         "created_by_user_name": user.login,
         "created_by_email": f"{user.login}@example.com",
@@ -373,4 +374,4 @@ def test_a_wrong_method_names_the_right_ones(user: Caller, ended_run: dict[str, 
     answer = user.http.delete(f"/v1/runs/{ended_run['run_id']}")
 
     assert (405, "http.method_not_allowed") == error_of(answer)
-    assert {"GET", "HEAD", "OPTIONS"} == set(answer.headers["Allow"].split(", "))
+    assert {"GET", "HEAD", "OPTIONS", "PATCH"} == set(answer.headers["Allow"].split(", "))

@@ -1,6 +1,6 @@
 """The metadata of all tables, and columns that many of them have."""
 
-from sqlalchemy import Column, DateTime, ForeignKey, MetaData, Uuid, func
+from sqlalchemy import Column, DateTime, ForeignKey, Index, MetaData, Table, Text, Uuid, func
 
 metadata = MetaData(
     naming_convention={
@@ -23,6 +23,23 @@ def vacuumed(part: float) -> dict[str, float]:
         "autovacuum_vacuum_insert_scale_factor": part,
         "autovacuum_analyze_scale_factor": 0.05,
     }
+
+
+def metadata_pairs(name: str) -> Table:
+    """Return a table with the pairs of each row's `metadata` as `key=value`, for filters of lists.
+
+    Triggers of the database keep it as the rows are.
+    """
+    return Table(
+        name,
+        metadata,
+        Column("id", Uuid, primary_key=True),
+        Column("pair", Text(collation="C"), primary_key=True),
+        Column("visible_to", Uuid),
+        Column("created_at", DateTime(timezone=True), nullable=False),
+        Index(f"ix_{name}_visible_to_pair_created_at_id", "visible_to", "pair", "created_at", "id"),
+        postgresql_with=vacuumed(0.05),
+    )
 
 
 def id_() -> Column[object]:

@@ -17,7 +17,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from shared.storage.tables.columns import created_at_, id_, metadata, ref_, time_, vacuumed
+from shared.storage.tables.columns import (
+    created_at_,
+    id_,
+    metadata,
+    metadata_pairs,
+    ref_,
+    time_,
+    vacuumed,
+)
 
 #: A condition on `threads`: that of the partial index.
 HAS_EXTERNAL_ID = text("external_id IS NOT NULL")
@@ -49,6 +57,11 @@ threads = Table(
             persisted=True,
         ),
     ),
+    Index(
+        "ix_threads_visible_to_end_user_id_created_at_id",
+        *("visible_to", "end_user_id", "created_at", "id"),
+        postgresql_where=text("end_user_id IS NOT NULL"),
+    ),
     Index("ix_threads_visible_to_created_at_id", "visible_to", "created_at", "id"),
     Index(
         UNIQUE_EXTERNAL_ID,
@@ -74,6 +87,8 @@ thread_contexts = Table(
     Column("summary", Text),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
+
+thread_metadata = metadata_pairs("thread_metadata")
 
 messages = Table(
     "messages",

@@ -42,11 +42,12 @@ def listed(
     before: Place | None = None
     with connections.reading() as sql:
         while True:
-            rows = queries.list_of_org(sql, actor, limit=limit, before=before, status=status)
-            found.extend(row["id"] for row in rows)
+            filters = {} if status is None else {"status": status}
+            rows = queries.list_of_org(sql, actor, limit=limit, before=before, filters=filters).rows
+            found.extend(row.id for row in rows)
             if len(rows) < limit:
                 return found
-            before = (rows[-1]["created_at"], rows[-1]["id"])
+            before = (rows[-1].created_at, rows[-1].id)
 
 
 def change(stored: StoredRuns, thread_id: UUID, **changes: Any) -> None:
@@ -146,7 +147,7 @@ def test_another_orgs_private_threads_stay_there(
 
     assert [] == listed(stored.connections, moved)
     with stored.connections.reading() as sql:
-        assert [] == threads.list_(sql, moved, limit=10, before=None)
+        assert [] == threads.list_(sql, moved, limit=10, before=None).rows
 
 
 def test_older_code_creates_runs_that_are_seen(stored: StoredRuns, bob: Actor) -> None:
