@@ -137,10 +137,14 @@ class Talk:
         position = self.entries[-1].position + 1 if self.entries else 1
         self.entries.append(Entry(position, 1, [UserMessage(question)]))
         route = Route(id="vendor", provider="openai", model="m", context_tokens=self.context_tokens)
+
+        def learned(_route: Route, tokens: int) -> None:
+            self.context_tokens = tokens
+
         agent = Agent(
             run_id="run",
             persona=self.persona,
-            chain=RouteChain([route], lambda _route: self.vendor),
+            chain=RouteChain([route], lambda _route: self.vendor, learned=learned),
             tools=self.tools,
             history=History(list(self.entries), dict(self.contexts), counted=self.counted),
             position=position + 1,

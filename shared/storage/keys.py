@@ -9,6 +9,7 @@
 | `{epoch}:worker:{id}:signals`    | channel | –                    | web            | that worker |
 | `{epoch}:route:{id}:pause`       | string  | as its 429 says      | worker         | worker      |
 | `{epoch}:route:{id}:pause:{org}` | string  | as its 429 says      | worker         | worker      |
+| `{epoch}:route:{id}:context`     | string  | CONTEXT_TTL_SECONDS  | worker         | worker      |
 | `{epoch}:position`               | string  | POSITION_TTL_SECONDS | all            | all         |
 | `{installation}:route-limits/…`  | string  | two minutes          | worker         | worker      |
 
@@ -20,6 +21,8 @@ from uuid import UUID
 
 CANCEL_TTL_SECONDS = 3600
 INPUT_TTL_SECONDS = 60
+#: A server may be started again with a larger context.
+CONTEXT_TTL_SECONDS = 86_400
 #: A stream whose run never ends (its worker and Redis both lost) still goes some day.
 LIVE_STREAM_TTL_SECONDS = 7 * 86400
 #: As long as anything else of its epoch can live.
@@ -57,6 +60,10 @@ class Keys:
     def route_pause(self, route_id: str, org_id: UUID | None = None) -> str:
         """Set while the route's provider accepts no calls: of this org, or (None) of any."""
         return f"{self.epoch}:route:{route_id}:pause" + (f":{org_id}" if org_id else "")
+
+    def route_context(self, route_id: str) -> str:
+        """Set to the mark of a server, a model, and the size of its context in tokens."""
+        return f"{self.epoch}:route:{route_id}:context"
 
     def route_limits(self) -> str:
         """Name the prefix of the keys that the library `limits` uses."""

@@ -30,7 +30,7 @@ def test_every_run_of_a_dense_thread_completes(text: str, context_tokens: int | 
     answers, refused = scenarios.dense_thread(scenarios.TEXTS[text], 40, context_tokens)
 
     assert 40 == answers
-    assert 0 == refused or context_tokens != 4_096
+    assert refused <= (context_tokens != 4_096)
 
 
 @pytest.mark.parametrize(("results", "context_tokens"), [(10, 128_000), (1, 15_000), (3, 15_000)])

@@ -5,11 +5,14 @@ It is small: only the shape of what it says is judged.
 
 import pytest
 
+from cli.dev.local_model import CONTEXT_TOKENS, PARALLEL_REQUESTS
+from shared.catalog.model_routes import Route
 from tests.peers.calls import Server, end_of, text_of
 from worker import providers
 from worker.contract.messages import AssistantMessage, TextDelta
 from worker.contract.outcomes import CancelRequested, ProviderError
 from worker.contract.stop_signal import StopSignal
+from worker.providers import context_sizes
 
 #: More than one piece; each takes a processor some time.
 TOKENS = 6
@@ -58,6 +61,13 @@ def test_a_real_model_refuses_what_does_not_fit_its_context(server: Server) -> N
         server.one_try(server.request("word " * 20_000))
 
     assert ("provider.invalid_request", False) == (caught.value.code, caught.value.retryable)
+
+
+def test_a_real_server_reports_the_size_of_its_context(real_model: str) -> None:
+    """What one of its parallel requests may have, not what all share."""
+    route = Route(id="r", provider="openai", model="smol", base_url=f"{real_model}/v1")
+
+    assert CONTEXT_TOKENS // PARALLEL_REQUESTS == context_sizes.ask(route, None)
 
 
 def test_a_real_model_is_cancelled_in_its_answer(server: Server) -> None:

@@ -131,7 +131,11 @@ class RequestBuilder:
             sent = max(1, sent - (refused.max_output_tokens or 0))
         tokens = sent or max(self._tokens(route), limit or 0)
         self._count(route, tokens)
-        route = self._agent.chain.learn(limit or round(tokens * REFUSED_PART))
+        # Without a number it is a guess, which must not replace what somebody knows.
+        is_of_model = not too_large.is_per_minute and bool(limit or not route.context_tokens)
+        route = self._agent.chain.learn(
+            limit or round(tokens * REFUSED_PART), is_of_model=is_of_model
+        )
         request = self.build(route)
         if not _is_smaller(request, refused):
             target = _kept_of(min(self._tokens(route), self._input_tokens(route)))

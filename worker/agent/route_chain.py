@@ -22,11 +22,16 @@ class RouteChain:
         routes: Sequence[Route],
         connect: Connect,
         dropped: Mapping[str, Collection[str]] = MappingProxyType({}),
+        learned: Callable[[Route, int], None] = lambda _route, _tokens: None,
     ) -> None:
-        """Create the chain; `dropped` are the settings that routes refused earlier, by route id."""
+        """Create the chain; `dropped` are the settings that routes refused earlier, by route id.
+
+        Call `learned` with the size of a context that is to be remembered beyond the run.
+        """
         self._routes = list(routes)
         self._connect = connect
         self._provider: Provider | None = None
+        self._learned = learned
         self._dropped = {route_id: set(names) for route_id, names in dropped.items()}
 
     @property
@@ -76,10 +81,15 @@ class RouteChain:
         known, size = self.route.context_tokens, other.context_tokens
         return size is None or (known is not None and size > known)
 
-    def learn(self, context_tokens: int) -> Route:
-        """Take note that the route's context is no larger than this; return the route."""
+    def learn(self, context_tokens: int, *, is_of_model: bool) -> Route:
+        """Take note that requests on the route must be no larger than this; return the route.
+
+        `is_of_model`: the size is that of the model's context, and not of one run's requests.
+        """
         known = self.route.context_tokens
         tokens = min(context_tokens, known or context_tokens)
+        if is_of_model and tokens != known:
+            self._learned(self.route, tokens)
         self._routes[0] = replace(self.route, context_tokens=tokens)
         return self.route
 

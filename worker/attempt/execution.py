@@ -34,7 +34,7 @@ from worker.process import history
 from worker.process.history import most_bytes
 from worker.process.process import ActiveRun, WorkerProcess
 from worker.process.run_log import RunLog
-from worker.providers import Provider
+from worker.providers import Provider, context_sizes
 
 log = logging.getLogger(__name__)
 
@@ -212,11 +212,18 @@ def _chain(
     # A route that broke in an earlier attempt is not tried again.
     routes = next((routes[i:] for i, r in enumerate(routes) if r.id == earlier.route_id), routes)
 
-    def connect(route: Route) -> Provider:
-        egress = Policy.of(settings.allowed_networks) if route.is_of_org else None
-        return providers.load(route, faults=settings.faults, egress=egress)
+    def egress(route: Route) -> Policy | None:
+        return Policy.of(settings.allowed_networks) if route.is_of_org else None
 
-    return RouteChain(routes, connect, earlier.dropped_settings)
+    def connect(route: Route) -> Provider:
+        return providers.load(route, faults=settings.faults, egress=egress(route))
+
+    def ask(route: Route) -> int | None:
+        return context_sizes.ask(route, egress(route))
+
+    sizes = process.context_sizes
+    sized = [sizes.complete(route, ask) for route in routes]
+    return RouteChain(sized, connect, earlier.dropped_settings, sizes.learn)
 
 
 def _agent(

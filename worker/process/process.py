@@ -31,6 +31,7 @@ from worker.contract.outcomes import (
 )
 from worker.contract.stop_signal import StopSignal
 from worker.mcp.client import McpClient
+from worker.process.context_sizes import ContextSizes
 from worker.process.event_writer import EventWriter
 from worker.process.file_loader import FileLoader
 from worker.process.history_loader import HistoryLoader
@@ -94,6 +95,7 @@ class WorkerProcess:
         )
         self.catalog = Catalog(self.connections, routes)
         self.limits = RouteLimits(self.connections)
+        self.context_sizes = ContextSizes(self.connections)
         self.mcp = McpClient(allowed_networks=settings.allowed_networks, stdio=settings.mcp_stdio)
         self.writer = EventWriter(self.connections)
         self.claim = GroupCommit(self._claim)

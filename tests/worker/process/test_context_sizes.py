@@ -1,0 +1,44 @@
+"""The contexts that a worker has asked for or learned."""
+
+from dataclasses import replace
+
+from shared.catalog.model_routes import Route
+from shared.storage.connections import Connections
+from worker.process.context_sizes import ContextSizes
+
+ROUTE = Route(id="r", provider="openai", model="m", base_url="http://127.0.0.1:9/v1")
+
+
+def never(route: Route) -> int | None:
+    raise AssertionError("asked")
+
+
+def test_a_server_is_asked_once_for_all_workers(connections: Connections) -> None:
+    """Not where the route has a size; also an answer that says nothing is kept for a moment."""
+    first, second = ContextSizes(connections), ContextSizes(connections)
+    silent = replace(ROUTE, id="silent")
+    asked: list[str] = []
+
+    def ask(route: Route) -> int | None:
+        asked.append(route.id)
+        return None if route.id == "silent" else 4_096
+
+    assert 9_000 == first.complete(replace(ROUTE, context_tokens=9_000), never).context_tokens
+    first = ContextSizes(connections)
+    assert [4_096, 4_096] == [first.complete(ROUTE, ask).context_tokens for _ in range(2)]
+    assert 4_096 == second.complete(ROUTE, never).context_tokens
+    assert [None, None] == [first.complete(silent, ask).context_tokens for _ in range(2)]
+    assert ["r", "silent"] == asked
+
+
+def test_what_was_learned_is_for_the_same_model_at_the_same_server(
+    connections: Connections,
+) -> None:
+    """It applies where it is less than what the route says; another model is asked for anew."""
+    ContextSizes(connections).learn(ROUTE, 8_000)
+    sizes = ContextSizes(connections)
+    other = replace(ROUTE, model="n")
+
+    assert 8_000 == sizes.complete(replace(ROUTE, context_tokens=9_000), never).context_tokens
+    assert 7_000 == sizes.complete(other, lambda _route: 7_000).context_tokens
+    assert 6_000 == sizes.complete(replace(ROUTE, context_tokens=6_000), never).context_tokens

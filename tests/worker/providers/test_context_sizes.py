@@ -1,0 +1,98 @@
+"""The size of a context, as servers report it."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from shared.catalog.model_routes import Route
+from shared.security.egress import Policy
+from worker.providers.context_sizes import ask
+
+VLLM = {"data": [{"id": "m", "object": "model", "owned_by": "vllm", "max_model_len": 32768}]}
+OPENROUTER = {"data": [{"id": "x", "context_length": 1}, {"id": "m", "context_length": 200_000}]}
+GROQ = {"data": [{"id": "m", "context_window": 131072}, {"id": "y"}]}
+MISTRAL = {"data": [{"id": "m", "max_context_length": 128000}, {"id": "y"}]}
+LLAMA = {"data": [{"id": "file.gguf", "owned_by": "llamacpp", "meta": {"n_ctx_train": 8192}}]}
+PROPS = {"default_generation_settings": {"n_ctx": 4096}, "total_slots": 2}
+
+
+class Server(ThreadingHTTPServer):
+    """Answers with the next body each time; keeps the paths and the keys that came."""
+
+    def __init__(self, bodies: list[Any], status: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.bodies, self.status = bodies, status
+        self.paths: list[str] = []
+        self.keys: list[str | None] = []
+
+    @property
+    def route(self) -> Route:
+        url = f"http://127.0.0.1:{self.server_port}/v1"
+        return Route(id="r", provider="openai", model="m", base_url=url, api_key="secret")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.paths.append(self.path)
+        self.server.keys.append(self.headers.get("Authorization"))
+        body = self.server.bodies.pop(0)
+        self.send_response(self.server.status)
+        self.end_headers()
+        self.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def serving(*bodies: Any, status: int = 200) -> Iterator[Server]:
+    server = Server(list(bodies), status)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("bodies", "size", "path"),
+    [
+        ([VLLM], 32_768, "/v1/models"),
+        ([OPENROUTER], 200_000, "/v1/models"),
+        ([GROQ], 131_072, "/v1/models"),
+        ([MISTRAL], 128_000, "/v1/models"),
+        ([LLAMA, PROPS], 4_096, "/props"),
+        ([{"data": []}, {}], None, "/props"),
+        ([{"data": [{"id": "m", "context_length": "long"}]}, []], None, "/props"),
+        ([{"data": [{"id": "m", "context_length": -1}]}, {}], None, "/props"),
+        ([b"<html>"], None, "/v1/models"),
+        ([{"data": 7}, {}], None, "/props"),
+    ],
+)
+def test_each_server_has_a_field_of_its_own(bodies: list[Any], size: int | None, path: str) -> None:
+    """What cannot be a size counts as unknown."""
+    with serving(*bodies) as server:
+        assert size == ask(server.route, None)
+
+    assert path == server.paths[-1]
+    assert {"Bearer secret"} == set(server.keys)
+
+
+def test_a_server_that_fails_or_must_not_be_reached_reports_nothing() -> None:
+    """The run starts without a size."""
+    with serving({}, {}, status=500) as server:
+        assert None is ask(server.route, None)
+    with serving(VLLM) as server:
+        assert None is ask(replace(server.route, is_of_org=True), Policy())
+    assert [] == server.paths
+    assert None is ask(server.route, None)
+    assert None is ask(Route(id="r", provider="openai", model="m"), None)
