@@ -10,9 +10,10 @@ from sqlalchemy import Row
 
 from shared.catalog import mcp_configs
 from shared.config import Settings
+from shared.json_schema import InvalidSchema
 from shared.security.encryption import CannotOpen, NoEncryptionKey
 from shared.storage.connections import Connections
-from worker.contract.argument_schema import ArgumentSchema, InvalidSchema
+from worker.contract.argument_schema import ArgumentSchema
 from worker.contract.context import ToolContext
 from worker.contract.cpu_slices import cpu_slice
 from worker.mcp import Cancelled, McpFailed

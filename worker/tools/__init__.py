@@ -18,8 +18,9 @@ from pydantic import ConfigDict, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
+from shared.json_schema import InvalidSchema
 from shared.security.egress import Policy
-from worker.contract.argument_schema import ArgumentSchema, InvalidSchema
+from worker.contract.argument_schema import ArgumentSchema
 from worker.contract.attachments import ToolOutput
 from worker.contract.context import ToolContext
 from worker.contract.cpu_slices import cpu_slice

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from worker.contract.argument_schema import MAX_ERRORS, ArgumentSchema, InvalidSchema
+from shared.json_schema import InvalidSchema
+from worker.contract.argument_schema import MAX_ERRORS, ArgumentSchema
 
 TREE = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -100,7 +101,7 @@ def test_what_json_does_not_have_is_told() -> None:
     for _ in range(500):
         deep = {"a": deep}
     for arguments in ({"a": "\ud800"}, deep):
-        assert ["The arguments are nested too deeply, or are not valid JSON."] == errors(
+        assert ["The arguments: nested too deeply, or not valid JSON."] == errors(
             {"properties": {"a": {"const": {"b": 1}}}}, arguments
         )
 
@@ -286,7 +287,7 @@ def test_arguments_beyond_all_measure_are_refused() -> None:
     large = {"properties": {f"a{n}": {"type": "string"} for n in range(200)}}
     rows = {"rows": [[n] for n in range(20_000)]}
 
-    assert ["The arguments are too large to validate."] == errors(large, rows)
+    assert ["The arguments: too large to validate."] == errors(large, rows)
     assert [] == errors(large, {"rows": [1] * 1000})
     assert [] == errors({"required": ["rows"]}, rows)
 

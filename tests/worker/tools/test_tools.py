@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, PydanticUserError
 
+from shared import json_schema
 from shared.catalog import personas
 from shared.security import egress
 from tests.worker.recorded_run import RecordedRun
@@ -295,9 +296,9 @@ def test_the_page_has_each_tool_and_the_limits_of_the_code() -> None:
         f"the first {http_fetch.MAX_BODY_BYTES:,} bytes",
         f"| {http_fetch.MAX_REDIRECTS};",
         f"| {egress.MAX_URL_CHARACTERS:,} characters |",
-        f"at most {argument_schema.MAX_NODES:,} nodes",
-        f"{argument_schema.MAX_DEPTH} levels",
-        f"at most {argument_schema.MAX_PATTERNS} are",
+        f"at most {json_schema.MAX_NODES:,} nodes",
+        f"{json_schema.MAX_DEPTH} levels",
+        f"at most {json_schema.MAX_PATTERNS} are",
         f"more than {argument_schema.MAX_MATCHED:,}",
         f"may be {argument_schema.MAX_WORK:,}",
     ):

@@ -1,0 +1,197 @@
+"""JSON Schemas of others, made safe to compile and to check values against.
+
+A schema is rebuilt before it is compiled: references are replaced by what they
+lead to, so that nothing is fetched and the work is bounded by a count of nodes.
+What cannot be checked within bounds is left out.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+from urllib.parse import unquote
+
+import jsonschema_rs
+from jsonschema_rs import ValidationError, Validator
+
+#: Of a schema whose references are replaced; 8 characters of plain data count as one.
+MAX_NODES = 5_000
+MAX_DEPTH = 40
+MAX_PATTERNS = 32
+#: `unevaluatedItems` and `unevaluatedProperties` below one another: each doubles the work.
+MAX_UNEVALUATED = 3
+
+_MAX_REASON_CHARACTERS = 240
+
+#: Linear in the length of the text and in the size of the pattern; sizes in bytes.
+_PATTERNS = jsonschema_rs.RegexOptions(size_limit=16_384, dfa_size_limit=16_384)
+
+_OLD_DRAFTS = ("draft-04", "draft-06", "draft-07")
+_SCHEMA = (
+    *("additionalItems", "additionalProperties", "contains", "else", "if", "items", "not"),
+    *("propertyNames", "then", "unevaluatedItems", "unevaluatedProperties"),
+)
+_LIST_OF_SCHEMAS = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
+_MAP_OF_SCHEMAS = ("dependencies", "dependentSchemas", "patternProperties", "properties")
+#: What others refer to, and what only people read.
+_NEEDLESS = (
+    *("$anchor", "$comment", "$defs", "$dynamicAnchor", "$id", "$ref", "$schema", "definitions"),
+    *("default", "deprecated", "description", "example", "examples", "id", "readOnly", "title"),
+    "writeOnly",
+)
+_UNEVALUATED = ("unevaluatedItems", "unevaluatedProperties")
+#: Would turn a subschema that became more lenient into a refusal.
+_STRICT = ("if", "not", *_UNEVALUATED)
+
+
+class InvalidSchema(Exception):
+    """A schema that no value can be checked against; the message says why."""
+
+
+class JsonSchema:
+    """A compiled JSON Schema, drafts 4 to 2020-12.
+
+    Not checked: `format`, a `pattern` that is large or that only a backtracking engine can match,
+    and what a schema says of itself again below itself: `unchecked` has a sentence about each,
+    except for `format`.
+
+    Raises:
+        InvalidSchema: it is no schema, too large, or refers to another document.
+    """
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self._schema = schema
+        try:
+            rebuilding = _Rebuilding(schema, MAX_PATTERNS)
+            self.validator = _compiled(rebuilding)
+        except ValidationError as error:
+            raise InvalidSchema(f"Not a JSON Schema: {short(error.message)}") from None
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise InvalidSchema("Not a JSON Schema.") from None
+        self.nodes = rebuilding.nodes
+        self.patterns = rebuilding.patterns
+        self.unchecked: Sequence[str] = rebuilding.left_out
+
+    @cached_property
+    def validator_without_patterns(self) -> Validator:
+        """The validator for values that are too long for patterns."""
+        return _compiled(_Rebuilding(self._schema, 0))
+
+
+def _compiled(rebuilding: "_Rebuilding") -> Validator:
+    return jsonschema_rs.validator_for(
+        rebuilding.result,
+        validate_formats=False,
+        offline=True,
+        pattern_options=_PATTERNS,
+        mask="the value",
+    )
+
+
+class _Rebuilding:
+    """The schema rebuilt as `result`, without references, with counts of `nodes` and `patterns`."""
+
+    def __init__(self, root: Mapping[str, Any], max_patterns: int) -> None:
+        self.nodes = self.patterns = self._unevaluated = 0
+        self._root = root
+        self._max_patterns = max_patterns
+        self.left_out: list[str] = []
+        draft = root.get("$schema", "")
+        self._refers_alone = any(name in draft for name in _OLD_DRAFTS)
+        self.result = self._schema(root, ("#",), 0)
+        if draft:
+            self.result["$schema"] = draft
+
+    def _schema(self, node: Any, trail: tuple[str, ...], depth: int) -> Any:
+        """Rebuild one schema; `trail` has the references that led to it."""
+        self._count(1)
+        if depth > MAX_DEPTH:
+            raise InvalidSchema(f"The schema is nested deeper than {MAX_DEPTH} levels.")
+        if not isinstance(node, Mapping):
+            return node
+        reference = node.get("$ref")
+        if "$dynamicRef" in node or "$recursiveRef" in node:
+            raise InvalidSchema("Dynamic references (`$dynamicRef`) are not supported.")
+        if depth and isinstance(node.get("$id"), str):
+            raise InvalidSchema("Embedded schema resources (`$id`) are not supported.")
+        if isinstance(reference, str) and self._refers_alone:
+            return self._referred(reference, trail, depth)
+        left_out = len(self.left_out)
+        looks_twice = any(keyword in node for keyword in _UNEVALUATED)
+        self._unevaluated += looks_twice
+        rebuilt: dict[str, Any] = {}
+        for keyword, value in node.items():
+            if keyword not in _NEEDLESS:
+                self._keyword(rebuilt, keyword, value, trail, depth + 1)
+        if isinstance(reference, str):
+            referred = self._referred(reference, trail, depth)
+            rebuilt["allOf"] = [*rebuilt.get("allOf", ()), referred]
+        self._unevaluated -= looks_twice
+        if "patternProperties" in node and "patternProperties" not in rebuilt:
+            rebuilt.pop("additionalProperties", None)
+        if len(self.left_out) > left_out:
+            for keyword in _STRICT:
+                rebuilt.pop(keyword, None)
+            if "oneOf" in rebuilt:
+                either = {"anyOf": rebuilt.pop("oneOf")}
+                rebuilt["allOf"] = [*rebuilt.get("allOf", ()), either]
+        return rebuilt
+
+    def _keyword(
+        self, rebuilt: dict[str, Any], keyword: str, value: Any, trail: tuple[str, ...], depth: int
+    ) -> None:
+        if keyword in _LIST_OF_SCHEMAS and isinstance(value, list):
+            rebuilt[keyword] = [self._schema(item, trail, depth) for item in value]
+        elif keyword in _MAP_OF_SCHEMAS and isinstance(value, Mapping):
+            if keyword == "patternProperties" and not all(map(self._can_match, value)):
+                self.left_out.append("The pattern of `patternProperties` is not supported.")
+                return
+            rebuilt[keyword] = {
+                name: self._schema(item, trail, depth) for name, item in value.items()
+            }
+        elif keyword in _UNEVALUATED and self._unevaluated > MAX_UNEVALUATED:
+            self.left_out.append(f"`{keyword}` is nested deeper than {MAX_UNEVALUATED} levels.")
+        elif keyword in _SCHEMA:
+            rebuilt[keyword] = self._schema(value, trail, depth)
+        elif keyword == "pattern" and isinstance(value, str) and not self._can_match(value):
+            self.left_out.append(f"The pattern {short(value)!r} is not supported.")
+        else:
+            self._count(len(json.dumps(value)) // 8)
+            rebuilt[keyword] = value
+
+    def _referred(self, reference: str, trail: tuple[str, ...], depth: int) -> Any:
+        if reference in trail:
+            self.left_out.append(f"The recursive `$ref` {short(reference)!r} is not supported.")
+            return {}
+        target: Any = self._root
+        if reference != "#":
+            if not reference.startswith("#/"):
+                raise InvalidSchema("References to other documents are not supported.")
+            for part in unquote(reference[2:]).split("/"):
+                name = part.replace("~1", "/").replace("~0", "~")
+                try:
+                    target = target[int(name) if isinstance(target, list) else name]
+                except (LookupError, TypeError, ValueError):
+                    raise InvalidSchema("Unresolvable `$ref`.") from None
+        return self._schema(target, (*trail, reference), depth + 1)
+
+    def _can_match(self, pattern: str) -> bool:
+        if self.patterns >= self._max_patterns:
+            return False
+        self.patterns += 1
+        try:
+            jsonschema_rs.validator_for({"pattern": pattern}, pattern_options=_PATTERNS)
+        except ValueError:
+            return False
+        return True
+
+    def _count(self, nodes: int) -> None:
+        self.nodes += nodes
+        if self.nodes > MAX_NODES:
+            raise InvalidSchema("The schema is too large.")
+
+
+def short(text: str) -> str:
+    """Shorten a text to a part of a sentence."""
+    text = " ".join(text.split())
+    return text if len(text) <= _MAX_REASON_CHARACTERS else text[:_MAX_REASON_CHARACTERS] + "…"
