@@ -125,7 +125,7 @@ def _name(persona: Persona | Row[Any]) -> ByName:
 
 def _shown_row(row: Row[Any]) -> dict[str, Any]:
     """Render a published persona; one with `problems` is unusable here, and incomplete."""
-    definition = personas.renamed(row.definition)
+    definition = personas.from_stored(row.definition)
     persona, problems = personas.understood(row.key, row.version, definition)
     shown = {
         **_shown(persona),
@@ -159,6 +159,7 @@ def _shown(persona: Persona) -> dict[str, Any]:
         "input_expires_seconds": persona.input_expires_seconds,
         "on_input_expired": persona.on_input_expired,
         "stream_tool_arguments": persona.stream_tool_arguments,
+        "output_schema": persona.output_schema,
         "overrides": list(persona.overrides),
         "on_limit": persona.on_limit,
         "created_by_user_id": None,

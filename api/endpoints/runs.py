@@ -1,5 +1,6 @@
 """`/v1/runs` and the runs of a thread: list, get, cancel, input; `new_runs.py` creates them."""
 
+import json
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -18,7 +19,7 @@ from shared.billing.credits import credits_of
 from shared.catalog import model_routes, personas
 from shared.events.types import money
 from shared.events.usage import RARE_TOKEN_FIELDS, TOKEN_FIELDS
-from shared.runs import commands, queries
+from shared.runs import commands, overrides, queries
 from shared.runs.states import STATUSES, phase_of, status_of
 from shared.storage.connections import Transaction
 from shared.times import rfc3339, rfc3339_or_none
@@ -189,7 +190,7 @@ def shown_in_full(run: RowMapping) -> dict[str, Any]:
         "model": run["model"],
         "persona_id": run["persona_id"],
         "route_id": run["route_id"],
-        "overrides": run["options"],
+        "overrides": overrides.given(run["options"]),
         "trace_id": run["trace_id"],
         "end_user_id": run["end_user_id"],
         "metadata": run["metadata"],
@@ -211,7 +212,7 @@ def shown_in_full(run: RowMapping) -> dict[str, Any]:
         "cost_usd": money(run["cost_usd"]),
         "stop_reason": run["stop_reason"],
         "message_id": run["message_id"] and str(run["message_id"]),
-        "output": run["output"],
+        "output": _output(run),
         "error": _error(run),
     }
 
@@ -224,6 +225,11 @@ def _error(run: RowMapping) -> dict[str, Any] | None:
         "message": run["error_message"],
         "retryable": run["error_retryable"],
     }
+
+
+def _output(run: RowMapping) -> Any:
+    text = run["output"]
+    return json.loads(text) if run["output_is_json"] and text is not None else text
 
 
 def _ended_as(run: RowMapping, state: str) -> str | None:

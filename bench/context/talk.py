@@ -1,10 +1,11 @@
 """A thread in memory, and a vendor that counts tokens and has a prompt cache."""
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import takewhile
+from typing import Any
 
 from shared.catalog.model_routes import Route
 from shared.catalog.personas import Persona
@@ -29,6 +30,7 @@ from worker.contract.messages import (
 from worker.contract.outcomes import ProviderError
 from worker.contract.stop_signal import StopSignal
 from worker.providers import size_errors, token_counts
+from worker.providers.output_modes import OutputMode
 from worker.tools import Tool
 
 #: OpenAI caches prefixes of at least the first, in steps of the second number of tokens.
@@ -54,6 +56,9 @@ class Vendor:
     def settings(self) -> Collection[str]:
         """The model settings that it supports: none."""
         return ()
+
+    def output_mode(self, schema: Mapping[str, Any], *, has_tools: bool) -> OutputMode:
+        return OutputMode.TOOL
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
         sizes = self._sizes(request)

@@ -83,6 +83,12 @@ class Route:
         return self.provider == "openai" and f".{host}".endswith(".api.openai.com")
 
     @property
+    def is_at_anthropic(self) -> bool:
+        """True if it is called at Anthropic itself or on a platform."""
+        is_own = self.address == VENDOR_URLS["anthropic"]
+        return self.provider == "anthropic" and (is_own or self.platform is not None)
+
+    @property
     def effective_api(self) -> str | None:
         """The one of `APIS` that is called; None for providers other than openai."""
         if self.provider != "openai":

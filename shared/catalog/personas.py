@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from shared import usd
-from shared.catalog import model_settings
+from shared.catalog import model_settings, output_schema
 from shared.catalog.model_settings import InvalidModelSettings
 from shared.errors import PersonaNotFound
 
@@ -76,6 +76,7 @@ class Persona:
     timeout_seconds: float = 900.0  # waiting for a person does not count
     input_expires_seconds: float = 86_400.0
     stream_tool_arguments: bool = False  # show them while the model writes them
+    output_schema: Mapping[str, Any] | None = field(default=None, hash=False)  # of its runs' output
     on_input_expired: str = "fail"  # or `continue`: the model reads that there was no answer
     overrides: tuple[str, ...] = ()  # what a run may change of all this
     on_limit: str = "answer"  # one last call without tools; or `fail`
@@ -97,6 +98,11 @@ def read(key: str, version: str, definition: Mapping[str, Any]) -> Persona:
         InvalidPersona: unknown fields, wrong types, or beyond the limits; all at once.
     """
     persona, problems = understood(key, version, definition)
+    if persona.output_schema is not None:
+        try:
+            output_schema.check(persona.output_schema)
+        except ValueError as error:
+            problems = {**problems, "output_schema": [str(error)]}
     if problems:
         raise InvalidPersona(problems)
     return persona
@@ -138,12 +144,23 @@ def read_field(name: str, value: Any) -> Any:
     return _CHECKS[name](value)
 
 
-def renamed(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stored definition under the current field names.
+def to_stored(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the definition as it is stored."""
+    stored = dict(definition)
+    if (schema := stored.get("output_schema")) is not None:
+        stored["output_schema"] = output_schema.to_text(schema)
+    return stored
+
+
+def from_stored(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored definition as it was given, under the current field names.
 
     Definitions that the previous release published, perhaps during a deploy, have the old names.
     """
-    return {_RENAMED.get(name, name): value for name, value in definition.items()}
+    definition = {_RENAMED.get(name, name): value for name, value in stored.items()}
+    if (schema := definition.get("output_schema")) is not None:
+        definition["output_schema"] = output_schema.from_text(schema)
+    return definition
 
 
 def _text(value: Any) -> str:
@@ -237,6 +254,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "max_cost_usd_per_month": usd.parse,
     "timeout_seconds": _seconds(MAX_TIMEOUT_SECONDS),
     "stream_tool_arguments": _flag,
+    "output_schema": output_schema.read,
     "input_expires_seconds": _seconds(MAX_INPUT_EXPIRES_SECONDS),
     "on_input_expired": _one_of("fail", "continue"),
     "overrides": _list_of(_one_of(*OVERRIDES), len(OVERRIDES)),

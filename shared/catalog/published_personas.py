@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.types import Numeric
 
 from shared.actors import Actor
-from shared.catalog.personas import KEY, Persona, builtin, read, renamed
+from shared.catalog.personas import KEY, Persona, builtin, from_stored, read, to_stored
 from shared.errors import InvalidRequest, PersonaPublished
 from shared.storage.connections import Transaction
 from shared.storage.pages import fitting
@@ -51,7 +51,7 @@ def publish(
             org_id=actor.org_id,
             key=key,
             version=version,
-            definition=dict(definition),
+            definition=to_stored(definition),
             created_by_user_id=actor.user_id,
         )
         .on_conflict_do_nothing()
@@ -72,8 +72,10 @@ def list_(
         query = query.where(tuple_(*name) > tuple_(*after))
     page = fitting(
         query.order_by(*name).limit(limit),
-        size=lambda of: func.coalesce(
-            func.octet_length(of.c.definition["system_prompt"].astext), 0
+        size=lambda of: func.octet_length(
+            func.concat(
+                *(of.c.definition[name].astext for name in ("system_prompt", "output_schema"))
+            )
         ),
         order=lambda of: [collate(of.c.key, "C"), collate(of.c.version, "C")],
     )
@@ -95,7 +97,7 @@ def persona_of(row: Row[Any]) -> Persona:
     Raises:
         InvalidPersona: it is of a release that knows other fields, tools or limits.
     """
-    return read(row.key, row.version, renamed(row.definition))
+    return read(row.key, row.version, from_stored(row.definition))
 
 
 def overview(sql: Connection, org_id: UUID) -> tuple[dict[str, str], frozenset[str]]:

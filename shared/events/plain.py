@@ -18,6 +18,8 @@ _OPTIONAL = frozenset(
             "files",
             "mcp_tool",
             "options",
+            "output",
+            "output_errors",
             "provider_state",
             "result_tokens",
             "summary",

@@ -6,7 +6,7 @@ None where the contract says optional are left out.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -115,13 +115,17 @@ class ProviderState:
 
 @dataclass(frozen=True, slots=True)
 class MessageCompleted:
-    """A model turn, also when it only calls tools (`content` is empty then)."""
+    """A model turn, also when it only calls tools (`content` is empty then).
+
+    `output_errors` says why an answer does not fit the output schema: the model is called again.
+    """
 
     type: ClassVar[str] = "message.completed"
     message_id: str
     content: str
     usage: Usage
     provider_state: ProviderState | None = None
+    output_errors: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,13 +294,16 @@ class RunCancelRequested:
 
 @dataclass(frozen=True, slots=True)
 class RunCompleted:
-    """`message_id` is null if the model's last turn had no text."""
+    """`message_id` is null if the model's last turn had no text; `output` is for runs with an
+    output schema alone.
+    """
 
     type: ClassVar[str] = "run.completed"
     message_id: str | None
     usage: Usage
     cost_usd: Decimal
     stop_reason: str
+    output: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

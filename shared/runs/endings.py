@@ -50,7 +50,8 @@ class Ending:
 
     `stored` are the events not stored yet, of which the last is the terminal one. `message` is
     (id, content) of what the thread keeps; it is partial unless the run has completed.
-    `stop_reason` is that of a completed run, `error` that of a failed one.
+    `stop_reason` is that of a completed run, `error` that of a failed one. `output_is_json`: the
+    message is the JSON of an output schema.
     `has_reservation`: the run may have reserved money, so that it ends by `end_with_reservation`.
     """
 
@@ -60,6 +61,7 @@ class Ending:
     totals: Totals
     message: tuple[UUID, str] | None = None
     stop_reason: str | None = None
+    output_is_json: bool = False
     error: RunError | None = None
     has_reservation: bool = False
     #: The run's events were looked for since Postgres was restarted or failed over.
@@ -249,6 +251,7 @@ def _columns_of_runs(endings: Sequence[Ending]) -> dict[str, str | TextArray]:
         ),
         "states": plain_array(ending.state.value for ending in endings),
         "stop_reasons": TextArray(ending.stop_reason for ending in endings),
+        "outputs_are_json": plain_array(ending.output_is_json for ending in endings),
         "error_codes": TextArray(error.code if error else None for error in errors),
         "error_messages": TextArray(
             types.clean(error.message) if error else None for error in errors

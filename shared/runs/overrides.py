@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from shared.catalog import model_settings, personas
+from shared.catalog import model_settings, output_schema, personas
 from shared.catalog.model_routes import Route
 from shared.catalog.model_settings import InvalidModelSettings
 from shared.catalog.personas import Persona
@@ -96,6 +96,13 @@ def apply(persona: Persona, options: Options | None) -> Persona:
     return persona
 
 
+def given(options: Options | None) -> Options | None:
+    """Return the overrides as they were given."""
+    if options is None or "output_schema" not in options:
+        return options
+    return {**options, "output_schema": output_schema.from_text(options["output_schema"])}
+
+
 def _checked(persona: Persona, name: str, value: Any) -> Any:
     if name not in persona.overrides:
         raise ValueError(f"the persona {persona.id!r} does not allow this override")
@@ -181,10 +188,21 @@ def _set_model(persona: Persona, value: Mapping[str, Any]) -> Persona:
     return replace(persona, model_settings={**persona.model_settings, **value})
 
 
+def _check_output_schema(_persona: Persona, value: Any) -> str:
+    schema = output_schema.read(value)
+    output_schema.check(schema)
+    return output_schema.to_text(schema)
+
+
+def _set_output_schema(persona: Persona, value: str) -> Persona:
+    return replace(persona, output_schema=output_schema.from_text(value))
+
+
 #: By name, in the order in which they are applied: nothing is filled into instructions.
 OVERRIDES: Mapping[str, Override] = {
     "variables": Override(_check_variables, _fill_in),
     "instructions": Override(_check_instructions, _add_instructions),
     "limits": Override(_check_limits, _lower),
     "model_settings": Override(_check_model_settings, _set_model),
+    "output_schema": Override(_check_output_schema, _set_output_schema),
 }

@@ -8,6 +8,7 @@ from shared.catalog.personas import Persona
 from shared.security.egress import Policy
 from worker.agent.conversation import History
 from worker.agent.route_chain import RouteChain
+from worker.agent.structured_output import OutputSchema
 from worker.tools import Tool
 
 #: Of a model's context, what one call of `read_result` may return; and the context where it is not
@@ -26,6 +27,7 @@ class Agent:
     tools: Mapping[str, Tool]
     history: History  # the thread up to this run
     position: int  # of this run in the thread
+    output: OutputSchema | None = None
     egress: Policy = field(default_factory=Policy)  # what tools may reach
     draining: threading.Event  # set when the process ends: let go at the next step
 

@@ -12,6 +12,7 @@ from shared.events import types
 from shared.events.types import ProviderState, StoredEvent
 from shared.runs import approvals
 from shared.runs.approvals import ApprovalReply
+from worker.agent import structured_output
 from worker.contract.attachments import images_of
 from worker.contract.messages import (
     AssistantMessage,
@@ -118,6 +119,8 @@ class Turn:
     #: that made it, None for the run's own.
     input_tokens: int | None = None
     route_id: str | None = None
+    #: Why its text is not the run's output.
+    output_errors: Sequence[str] = ()
 
     @property
     def is_open(self) -> bool:
@@ -144,10 +147,12 @@ class Turn:
         """Return the turn as the model sees it, without calls that have no result."""
         places = [i for i, call in enumerate(self.calls) if call.id in self.results]
         done = [self.as_made(self.calls[i]) for i in places]
-        if not self.content and not done:
-            return []
-        turn: list[Message] = [AssistantMessage(self.content, tuple(done), self._state_of(places))]
+        turn: list[Message] = []
+        if self.content or done:
+            turn.append(AssistantMessage(self.content, tuple(done), self._state_of(places)))
         turn.extend(self.results[call.id] for call in done)
+        if self.output_errors:
+            turn.append(UserMessage(structured_output.repair_request(self.output_errors)))
         return turn
 
     def _state_of(self, places: Sequence[int]) -> ProviderState | None:
@@ -178,6 +183,7 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
                 turn = Turn(data["message_id"], data["content"], seq=event.seq)
                 turn.state = _state(data.get("provider_state"))
                 turn.input_tokens, turn.route_id = _reported_input(data["usage"]), route_id
+                turn.output_errors = data.get("output_errors") or ()
                 turns.append(turn)
             case types.ToolCallRequested.type:
                 call = ToolCall(data["tool_call_id"], data["name"], data["arguments"])

@@ -1,8 +1,10 @@
 """The landing of a run at a limit: one last model call without tools, to leave an answer."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from shared.catalog.personas import Persona
+from worker.agent.structured_output import OutputSchema
 from worker.contract.messages import ModelRequest, UserMessage
 from worker.contract.outcomes import RunFailure
 
@@ -26,11 +28,16 @@ def stop_reason_of(failure: RunFailure, persona: Persona) -> str | None:
     return STOP_REASONS.get(failure.code) if persona.on_limit == "answer" else None
 
 
-def last_request(request: ModelRequest, stop_reason: str) -> ModelRequest:
+def last_request(
+    request: ModelRequest, stop_reason: str, output: OutputSchema | None = None
+) -> ModelRequest:
     """Ask for the answer: the request without the right to call tools, and an instruction."""
+    how = " with what you know, as briefly as the question allows, and say what is missing."
+    if output is not None:
+        how = output.extended(" with what you know.")
     instruction = UserMessage(
         f"This run has reached its {_LIMITS[stop_reason]}: no more tools can be called. Answer now"
-        " with what you know, as briefly as the question allows, and say what is missing."
+        + how
     )
     return replace(
         request,
@@ -39,6 +46,12 @@ def last_request(request: ModelRequest, stop_reason: str) -> ModelRequest:
         settings={**request.settings, "tool_choice": "none"} if request.tools else request.settings,
         answer_only=True,
     )
+
+
+def no_output(stop_reason: str, errors: Sequence[str]) -> str:
+    """Return why a run fails whose last call gave text that is not its output."""
+    why = " ".join(errors)
+    return f"This run reached its {_LIMITS[stop_reason]}, and its output does not fit. {why}"
 
 
 def no_answer(stop_reason: str) -> str:

@@ -6,16 +6,19 @@ It knows nothing of SQL, Redis, Celery or Flask; `context` is all it has of the 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from shared import fault_points, ids
 from shared.catalog.model_routes import Route
+from shared.catalog.personas import Persona
 from shared.events import types
 from shared.events.types import Usage
-from worker.agent import landing, tool_loops
+from worker.agent import landing, structured_output, tool_loops
 from worker.agent.agent import Agent
 from worker.agent.conversation import Turn
 from worker.agent.model_call import Reply, bounded, call_model
 from worker.agent.request_builder import RequestBuilder
+from worker.agent.structured_output import Output
 from worker.agent.tool_calls import call_tools, cut_off_calls
 from worker.contract.context import RunContext
 from worker.contract.messages import ModelRequest
@@ -40,6 +43,7 @@ class Answer:
     message_id: str
     content: str
     stop_reason: str
+    output: dict[str, Any] | None = None  # of a run with an output schema: what `content` means
     closing: tuple[types.Event, ...] = field(default=())  # still to be written, with the end
 
 
@@ -59,10 +63,11 @@ def run(
         RunFailure: the run fails. StopRun, LeaseLost: this attempt ends.
     """
     requests = RequestBuilder(agent, context, turns, stop)
-    if turns and not turns[-1].calls:
-        reason = limit_reached or "stop"
+    if turns and not turns[-1].calls and not turns[-1].output_errors:
+        content, reason = turns[-1].content, limit_reached or "stop"
+        output = agent.output.read(content, reason).value if agent.output else None
         return Answer(
-            message_id=turns[-1].message_id, content=turns[-1].content, stop_reason=reason
+            message_id=turns[-1].message_id, content=content, stop_reason=reason, output=output
         )
     if limit_reached is None:
         stop.can_land = agent.persona.on_limit == "answer"
@@ -95,6 +100,9 @@ def _step_by_step(
         if turns and turns[-1].is_open:
             call_tools(agent, context, turns[-1])
             tool_loops.check(turns, agent.persona.max_equal_turns)
+        elif turns and turns[-1].output_errors:
+            structured_output.check_attempts([t.output_errors for t in turns if t.output_errors])
+            context.checkpoint()
         context.check()
         if turns and agent.draining.is_set():
             raise ShuttingDown()
@@ -114,28 +122,42 @@ def _step(
     turns: list[Turn],
     requests: RequestBuilder,
 ) -> Answer | None:
-    """Make one model call. Appends the turn; returns the answer if it calls no tool."""
+    """Make one model call. Appends the turn; returns the answer if it calls no tool.
+
+    A turn that is not the output which the run must have is no answer.
+    """
     fault_points.reach("worker.before_model")
     reply = call_model(agent.chain, requests.build, context, stop, requests.shrink)
     fault_points.reach("worker.after_model")
     requests.measured(agent.chain.route, reply.usage)
+    if agent.output is not None and (said := structured_output.as_text(reply)) is not None:
+        if reply.message.content or agent.persona.stream_tool_arguments:
+            context.void_text("output")
+        context.stream_text(said.message.content)
+        reply = said
     message_id = str(ids.new_id())
     content, tool_calls = reply.message.content, reply.message.tool_calls
     state = reply.message.state
     completed = types.MessageCompleted(message_id, types.clean(content), reply.usage, state)
     if not tool_calls:
         _check_for_answer(reply)
-        return Answer(
-            message_id=message_id,
-            content=content,
-            stop_reason=reply.end.stop_reason,
-            closing=(completed, reply.cost),
-        )
+        output = agent.output.read(content, reply.end.stop_reason) if agent.output else Output()
+        if not output.errors:
+            return Answer(
+                message_id=message_id,
+                content=content,
+                stop_reason=reply.end.stop_reason,
+                output=output.value,
+                closing=(completed, reply.cost),
+            )
+        completed = replace(completed, output_errors=output.errors)
     # All or nothing: a turn without its calls would be taken for the last word.
     requested = [types.ToolCallRequested(c.id, c.name, c.arguments) for c in tool_calls]
     seq = context.emit(completed, *requested, reply.cost)
     context.admission.settle()
-    turns.append(Turn(message_id, content, list(tool_calls), state=state, seq=seq))
+    turn = Turn(message_id, content, list(tool_calls), state=state, seq=seq)
+    turn.output_errors = completed.output_errors or ()
+    turns.append(turn)
     return None
 
 
@@ -148,19 +170,22 @@ def _land(
         raise ShuttingDown()
 
     def build(route: Route) -> ModelRequest:
-        return landing.last_request(requests.build(route), reason)
+        return landing.last_request(requests.build(route), reason, agent.output)
 
     def shrink(route: Route, refused: ModelRequest, too_large: TooLarge) -> ModelRequest | None:
         without_instruction = replace(refused, messages=refused.messages[:-1])
         smaller = requests.shrink(route, without_instruction, too_large)
-        return smaller and landing.last_request(smaller, reason)
+        return smaller and landing.last_request(smaller, reason, agent.output)
 
     try:
         reply = call_model(agent.chain, build, context, stop, shrink)
     except (ProviderError, LimitExceeded, DeadlineExceeded) as error:
         log.warning("the run's last call failed: %r", error)
-        return cut_off(context, reason, context.admission.cost())
+        return cut_off(agent.persona, context, reason, context.admission.cost())
     message_id, content = str(ids.new_id()), reply.message.content
+    output = agent.output.read(content, reply.end.stop_reason) if agent.output else Output()
+    if output.errors:
+        raise RunFailure("output.invalid", landing.no_output(reason, output.errors))
     if not content.strip():
         content = _unanswered(context, reason)
     completed = types.MessageCompleted(message_id, types.clean(content), reply.usage)
@@ -168,15 +193,21 @@ def _land(
         message_id=message_id,
         content=content,
         stop_reason=reason,
+        output=output.value,
         closing=(completed, reply.cost),
     )
 
 
-def cut_off(context: RunContext, reason: str, cost: types.Event) -> Answer:
+def cut_off(persona: Persona, context: RunContext, reason: str, cost: types.Event) -> Answer:
     """Answer with the text so far of a call that was cut off, else that there is none.
 
     `cost` is the run's last `run.cost`.
+
+    Raises:
+        RunFailure: neither would be the output that the run must have.
     """
+    if persona.output_schema is not None:
+        raise RunFailure("output.invalid", landing.no_answer(reason))
     message_id, content = str(ids.new_id()), context.open_text
     usage = context.admission.last_usage if content else Usage()
     if not content.strip():

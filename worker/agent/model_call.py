@@ -44,7 +44,7 @@ from worker.contract.messages import (
 from worker.contract.outcomes import ProviderError, TooLarge
 from worker.contract.retry_deadline import RetryDeadline
 from worker.contract.stop_signal import StopSignal
-from worker.providers import Provider
+from worker.providers import Provider, output_modes
 
 #: Far beyond what any model writes in a turn, and what one event can still hold.
 MAX_TURN_CHARACTERS = 4 * 1024 * 1024
@@ -144,6 +144,8 @@ def call_model(
                 case DropSetting(name):
                     _void(context, error, streamed)
                     _drop_settings(chain, context, [name])
+                    if name == output_modes.SETTING:
+                        request = build(chain.route)  # with another form of it
                 case (NextRoute() as left) | Shrink(otherwise=NextRoute() as left):
                     _void(context, error, streamed)
                     _fall_back(chain, context, error, left)

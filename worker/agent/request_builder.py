@@ -86,7 +86,9 @@ class RequestBuilder:
         #: The model is offered this one from the first result on that it sees cut.
         self._reader = [spec for spec in specs if spec.name == context_window.READ_RESULT]
         self._specs = [spec for spec in specs if spec not in self._reader]
-        self._frame = context_window.tokens_of_frame(agent.persona.system_prompt, self._specs)
+        # The schema of the output is counted as a tool, however it is sent.
+        sent = [*self._specs, agent.output.tool] if agent.output else self._specs
+        self._frame = context_window.tokens_of_frame(agent.persona.system_prompt, sent)
         self._reader_tokens = context_window.tokens_of_frame("", self._reader)
 
     def build(self, route: Route) -> ModelRequest:
@@ -103,7 +105,7 @@ class RequestBuilder:
             room = route.context_tokens - self._tokens(route)
             most = most and min(most, max(room, self._answer_tokens(route)))
         kept = self._kept(route)
-        return ModelRequest(
+        request = ModelRequest(
             model=route.model,
             system_prompt=persona.system_prompt,
             messages=[m for shown in kept for m in shown.messages],
@@ -116,6 +118,8 @@ class RequestBuilder:
             stream_arguments=persona.stream_tool_arguments,
             attempt=self._run.attempt,
         )
+        output = self._agent.output
+        return request if output is None else output.requested(request, self._agent.chain)
 
     def measured(self, route: Route, usage: Usage) -> None:
         """Take over what the vendor has counted for the request that was built last."""

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import cast
 
+from shared.catalog import model_settings
 from shared.events import types
 from shared.events.types import Event
 from worker.agent.model_call import call_model
@@ -12,6 +13,7 @@ from worker.contract.messages import Message, ModelRequest, UserMessage
 from worker.contract.outcomes import RunFailure
 from worker.contract.stop_signal import StopSignal
 from worker.contract.token_estimates import beginning
+from worker.providers import output_modes
 
 #: The most tokens of a summary, by our own estimate; less where the context is small.
 SUMMARY_TOKENS = 4096
@@ -40,11 +42,12 @@ def request_for(request: ModelRequest, messages: list[Message], tokens: int) -> 
     All before the instruction is as in `request`, so that the vendor has it in its cache.
     """
     instruction = UserMessage(_INSTRUCTION.format(words=max(tokens // 2, 50)))
+    settings = model_settings.without(request.settings, [output_modes.SETTING])
     return replace(
         request,
         messages=[*messages, instruction],
         max_output_tokens=max(request.max_output_tokens or SUMMARY_TOKENS, 2 * tokens),
-        settings={**request.settings, "tool_choice": "none"} if request.tools else request.settings,
+        settings={**settings, "tool_choice": "none"} if request.tools else settings,
         answer_only=True,
         is_summary=True,
     )

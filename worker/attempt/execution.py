@@ -24,6 +24,7 @@ from worker.agent.agent import Agent
 from worker.agent.conversation import History, ResumeState, counted_of, resume_state_from
 from worker.agent.loop import Answer
 from worker.agent.route_chain import RouteChain
+from worker.agent.structured_output import OutputSchema
 from worker.attempt import failure_log
 from worker.attempt.claimed_run import ClaimedRun
 from worker.attempt.outcome import Cancelled, Completed, Failed, Outcome, Waiting, outcome_of
@@ -35,6 +36,7 @@ from worker.process.history import most_bytes
 from worker.process.process import ActiveRun, WorkerProcess
 from worker.process.run_log import RunLog
 from worker.providers import Provider, context_sizes
+from worker.providers.output_modes import FINAL_TOOL
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +185,7 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
     except DeadlineExceeded:
         if persona.on_limit == "fail":
             raise
-        return loop.cut_off(run, earlier.limit_reached or "timeout", run.last_cost())
+        return loop.cut_off(persona, run, earlier.limit_reached or "timeout", run.last_cost())
 
 
 def _persona(process: WorkerProcess, claim: Claim) -> Persona:
@@ -234,7 +236,7 @@ def _agent(
     names = [*persona.tools, *tools.AUTOMATIC_TOOLS, *faults]
     builtin_tools = tools.load(names)
     # The loop knows this name as built in, also where the persona has not the tool.
-    reserved_names = {*builtin_tools, "ask_user"}
+    reserved_names = {*builtin_tools, "ask_user", FINAL_TOOL}
     mcp_tools = tools_of(
         process.connections,
         process.mcp,
@@ -253,6 +255,7 @@ def _agent(
         tools={**builtin_tools, **mcp_tools.tools},
         history=seen,
         position=claim.position,
+        output=OutputSchema(persona.output_schema) if persona.output_schema else None,
         egress=Policy.of(settings.fetch_allowed_networks, FETCH_ALLOWED_NETWORKS),
         draining=process.draining,
     )

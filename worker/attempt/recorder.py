@@ -61,9 +61,16 @@ class Recorder:
                     run.totals.usage,
                     run.totals.cost_usd,
                     stop_reason,
+                    answer.output,
                 )
                 closing = [*answer.closing, completed]
-                return self._end(RunState.COMPLETED, closing, message, stop_reason=stop_reason)
+                return self._end(
+                    RunState.COMPLETED,
+                    closing,
+                    message,
+                    stop_reason=stop_reason,
+                    output_is_json=answer.output is not None,
+                )
             case Failed(error):
                 cost = run.last_cost()
                 failed = types.RunFailed(error, run.totals.usage, run.totals.cost_usd)
@@ -88,6 +95,7 @@ class Recorder:
         *,
         error: RunError | None = None,
         stop_reason: str | None = None,
+        output_is_json: bool = False,
     ) -> bool:
         fault_points.reach("worker.before_end")
         run = self._run
@@ -99,6 +107,7 @@ class Recorder:
                 totals=run.totals.after(closing),
                 message=message,
                 stop_reason=stop_reason,
+                output_is_json=output_is_json,
                 error=error,
                 has_reservation=run.admission.is_limited,
             )

@@ -3,7 +3,7 @@
 `docs/reference/providers.md` shows a whole one.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -14,6 +14,7 @@ from shared.security.egress import Policy
 from worker.contract.messages import Chunk, ModelRequest
 from worker.contract.outcomes import ProviderError
 from worker.contract.stop_signal import StopSignal
+from worker.providers.output_modes import OutputMode
 
 
 class Provider(Protocol):
@@ -24,6 +25,12 @@ class Provider(Protocol):
 
     @property
     def settings(self) -> Collection[str]: ...
+
+    def output_mode(self, schema: Mapping[str, Any], *, has_tools: bool) -> OutputMode:
+        """Return how the model is made to give output that fits the schema.
+
+        `has_tools`: it can call tools before.
+        """
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
         """Call the model; the last chunk is a `TurnEnd`.

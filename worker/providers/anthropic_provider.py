@@ -1,7 +1,7 @@
 """Anthropic's Messages, and every server that speaks them, through the official SDK."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -22,11 +22,10 @@ from worker.contract.messages import (
 )
 from worker.contract.outcomes import ProviderError
 from worker.contract.stop_signal import StopSignal
-from worker.providers import anthropic_client, anthropic_request, token_counts
+from worker.providers import anthropic_client, anthropic_request, output_modes, token_counts
 from worker.providers.abortable_http import AbortableClient
-from worker.providers.partial_calls import (
-    PartialCalls,
-)
+from worker.providers.output_modes import OutputMode
+from worker.providers.partial_calls import PartialCalls
 from worker.providers.reported_usage import UsageReader
 from worker.providers.sdk_client import StateRoom, address
 from worker.providers.sdk_errors import provider_errors
@@ -50,7 +49,8 @@ _Delta = TypeVar("_Delta", TextDelta, ThinkingDelta)
 
 
 class AnthropicProvider:
-    settings = model_settings.NAMES - {"seed", "verbosity"}  # the API has neither
+    #: The API has neither seed nor verbosity.
+    settings = (model_settings.NAMES - {"seed", "verbosity"}) | {output_modes.SETTING}
 
     def __init__(self, route: Route, egress: Policy | None = None) -> None:
         base_url = address(route, egress)
@@ -63,6 +63,11 @@ class AnthropicProvider:
         self._route = route
         self._usage = UsageReader(route, "messages")
         self._client = anthropic_client.connect(route, base_url, self._http)
+
+    def output_mode(self, schema: Mapping[str, Any], *, has_tools: bool) -> OutputMode:
+        # Compatible servers ignore the field, so that the model would know nothing of the schema.
+        is_native = self._route.is_at_anthropic and output_modes.is_of_anthropic(schema)
+        return OutputMode.NATIVE if is_native else OutputMode.TOOL
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
         answer = _Answer(request.turn, self._usage)

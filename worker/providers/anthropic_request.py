@@ -16,6 +16,7 @@ from worker.contract.messages import (
     UserMessage,
 )
 from worker.contract.outcomes import ProviderError
+from worker.providers import output_modes
 from worker.providers.partial_calls import portable_arguments, portable_id, portable_name
 from worker.providers.sdk_client import with_extra
 
@@ -82,6 +83,9 @@ def arguments(request: ModelRequest) -> dict[str, Any]:
     elif tools and not request.tools:
         sent["tool_choice"] = {"type": "none"}
     settings = {**_sampling(request), **_tool_choice(request), **_thinking(request)}
+    if (schema := request.settings.get(output_modes.SETTING)) is not None:
+        output = {"format": {"type": "json_schema", "schema": schema}}
+        settings = with_extra(settings, {"output_config": output})
     sent["extra_body"] = with_extra(settings, request.settings.get("extra_body", {}))
     return sent
 

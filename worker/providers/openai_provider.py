@@ -1,7 +1,7 @@
 """OpenAI's chat completions, and every server that speaks them, through the official SDK."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,10 +26,11 @@ from worker.contract.messages import (
 )
 from worker.contract.outcomes import ProviderError
 from worker.contract.stop_signal import StopSignal
-from worker.providers import token_counts
+from worker.providers import output_modes, token_counts
 from worker.providers.chat_parts import content_of, images_after
 from worker.providers.openai_client import Client
 from worker.providers.openai_responses import ResponsesProvider
+from worker.providers.output_modes import OutputMode
 from worker.providers.partial_calls import (
     PartialCalls,
     portable_arguments,
@@ -60,12 +61,17 @@ def build(
 class OpenAIProvider:
     """Chat completions; see `openai_responses.py` for OpenAI's newer API."""
 
-    settings = model_settings.NAMES
+    settings = model_settings.NAMES | {output_modes.SETTING}
 
     def __init__(self, route: Route, egress: Policy | None = None) -> None:
         self._client = Client(route, egress)
         self._is_vendor = route.is_at_openai or route.platform == "azure"
         self._usage = UsageReader(route, "chat")
+
+    def output_mode(self, schema: Mapping[str, Any], *, has_tools: bool) -> OutputMode:
+        if self._is_vendor:
+            return OutputMode.NATIVE
+        return output_modes.mode_of_others(has_tools=has_tools)
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
         calls = PartialCalls(request.turn)
@@ -236,6 +242,9 @@ def _arguments(request: ModelRequest, is_vendor: bool) -> dict[str, Any]:
 
 def _settings(request: ModelRequest) -> dict[str, Any]:
     sent = {name: value for name, value in request.settings.items() if name in _AS_THEY_ARE}
+    if (schema := request.settings.get(output_modes.SETTING)) is not None:
+        json_schema = output_modes.openai_format(schema)
+        sent["response_format"] = {"type": "json_schema", "json_schema": json_schema}
     if not request.tools:
         return sent
     if "parallel_tool_calls" in request.settings:

@@ -25,12 +25,10 @@ from worker.contract.messages import (
 )
 from worker.contract.outcomes import ProviderError
 from worker.contract.stop_signal import StopSignal
-from worker.providers import responses_request, token_counts
+from worker.providers import output_modes, responses_request, token_counts
 from worker.providers.openai_client import Client
-from worker.providers.partial_calls import (
-    MAX_CALLS,
-    PartialCalls,
-)
+from worker.providers.output_modes import OutputMode
+from worker.providers.partial_calls import MAX_CALLS, PartialCalls
 from worker.providers.reported_usage import UsageReader
 from worker.providers.sdk_client import StateRoom, with_extra
 
@@ -51,13 +49,19 @@ _NO_CALL = CallDelta("")
 
 
 class ResponsesProvider:
-    settings = model_settings.NAMES - {"seed", "stop"}  # the API has neither
+    settings = (model_settings.NAMES | {output_modes.SETTING}) - {"seed", "stop"}
 
     def __init__(self, route: Route, egress: Policy | None = None) -> None:
         self._client = Client(route, egress)
+        self._is_vendor = route.is_at_openai or route.platform == "azure"
         self._usage = UsageReader(route, "responses")
         reasons = not _NO_REASONING.match(route.model)
         self._options = dict(_REASONING_OPTIONS) if reasons else {}
+
+    def output_mode(self, schema: Mapping[str, Any], *, has_tools: bool) -> OutputMode:
+        if self._is_vendor:
+            return OutputMode.NATIVE
+        return output_modes.mode_of_others(has_tools=has_tools)
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
         with self._client.calling(stop, request.settings):

@@ -12,8 +12,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from worker.providers import output_modes
+
 #: The names that vendors give to settings, besides our own.
 _ALIASES = {
+    output_modes.SETTING: (
+        *("response_format", "text.format", "output_config.format", "output_format", "grammar"),
+        *("json_schema", "json schema", "structured output", "structured outputs"),
+    ),
     "stop": ("stop_sequences",),
     "parallel_tool_calls": ("disable_parallel_tool_use",),
     "verbosity": ("text.verbosity",),

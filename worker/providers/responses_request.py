@@ -14,6 +14,7 @@ from worker.contract.messages import (
     ToolMessage,
     UserMessage,
 )
+from worker.providers import output_modes
 from worker.providers.partial_calls import portable_arguments, portable_id, portable_name
 from worker.providers.sdk_client import with_extra
 
@@ -64,6 +65,9 @@ def _settings(request: ModelRequest) -> dict[str, Any]:
         sent["reasoning"] = {"effort": settings["reasoning_effort"]}
     if "verbosity" in settings:
         sent["text"] = {"verbosity": settings["verbosity"]}
+    if output_modes.SETTING in settings:
+        output = output_modes.openai_format(settings[output_modes.SETTING])
+        sent = with_extra(sent, {"text": {"format": {"type": "json_schema", **output}}})
     if request.tools and "parallel_tool_calls" in settings:
         sent["parallel_tool_calls"] = settings["parallel_tool_calls"]
     match request.tools and settings.get("tool_choice"):

@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from shared.catalog import model_settings
@@ -35,13 +35,15 @@ from worker.contract.messages import (
 )
 from worker.contract.outcomes import ProviderError
 from worker.contract.stop_signal import StopSignal
+from worker.providers import output_modes, scripted_output
+from worker.providers.output_modes import REJECTED, OutputMode
 
 Step = dict[str, Any]
 
 _WORD = re.compile(r"\S+\s*|\s+")
 _STEPS = (
     *("say", "count", "think", "tool", "tools", "error", "hang", "usage", "exit_worker"),
-    *("settings", "describe", "find"),
+    *("settings", "describe", "find", "output"),
 )
 _NUMBERS = {
     "delay_ms": int | float,
@@ -51,8 +53,11 @@ _NUMBERS = {
     "times": int,
     "attempts": int,
     "piece": int,
+    "invalid": int,
 }
 _MAX_NUMBER = 10**9
+#: What a script without a last word ends with.
+_DONE: Step = {"say": "done"}
 _ERRORS = {
     "rate_limited": "rate_limited",
     "overloaded": "overloaded",
@@ -67,10 +72,13 @@ def build(route: Route, *, faults: bool, egress: Policy | None) -> "ScriptedProv
 
 
 class ScriptedProvider:
-    settings = model_settings.NAMES
+    settings = model_settings.NAMES | {output_modes.SETTING}
 
     def __init__(self, *, faults: bool = False) -> None:
         self._faults = faults
+
+    def output_mode(self, schema: Mapping[str, Any], *, has_tools: bool) -> OutputMode:
+        return OutputMode.NATIVE
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
         steps = _steps_of_turn(request)
@@ -180,25 +188,41 @@ def _steps_of_turn(request: ModelRequest) -> list[Step]:
         if "tool" in step or "tools" in step:
             turns.append([])
     if not turns[-1]:
-        turns[-1] = [{"say": "done"}]
+        turns[-1] = [_DONE]
     steps = turns[min(request.turn, len(turns) - 1)]
-    is_mute = all("tool" in step or "tools" in step for step in steps)
-    return [{"say": "done"}] if request.answer_only and is_mute else steps
+    if request.answer_only and all("tool" in step or "tools" in step for step in steps):
+        steps = [_DONE]
+    has_schema, last = scripted_output.schema_of(request) is not None, _last_of(request)
+    if has_schema:
+        steps = [{"output": None} if step is _DONE else step for step in steps]
+    said, repairs = f"You said: {_text_of(last)}", request.turn - len(turns) + 1
+    return [
+        scripted_output.answer(step, request, said, repairs) if "output" in step else step
+        for step in steps
+    ]
+
+
+def _last_of(request: ModelRequest) -> UserMessage:
+    """Return the last message of the user; some messages are the service's own."""
+    messages = request.messages[:-1] if request.answer_only else request.messages
+    spoken = [m for m in messages if isinstance(m, UserMessage)]
+    return [UserMessage(""), *(m for m in spoken if not m.content.startswith(REJECTED))][-1]
 
 
 def _script(request: ModelRequest) -> list[Step]:
-    spoken = [m for m in request.messages if isinstance(m, UserMessage)]
     if request.is_summary:
+        spoken = [m for m in request.messages if isinstance(m, UserMessage)]
         return [{"say": "\n".join(_remembered(spoken)) or "Nothing to remember."}]
-    if request.answer_only:
-        spoken.pop()  # the instruction to answer now
-    last = _text_of(spoken[-1]) if spoken else ""
+    message = _last_of(request)
+    last = _text_of(message)
     try:
         document = json.loads(last)
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict) or "script" not in document:
-        attached = [_shown(part) for m in spoken[-1:] for part in attachments_of(m)]
+        if scripted_output.schema_of(request) is not None:
+            return [_DONE]
+        attached = map(_shown, attachments_of(message))
         return [{"say": " ".join([f"You said: {last}", *attached])}]
     script = document["script"]
     if not isinstance(script, list):

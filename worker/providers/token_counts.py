@@ -16,6 +16,7 @@ from worker.contract.messages import (
     attachments_of,
     state_text,
 )
+from worker.providers import output_modes
 
 CHARACTERS_PER_TOKEN = 4  # only for estimates
 
@@ -68,8 +69,9 @@ def _attachments(request: ModelRequest) -> Iterator[Attachment]:
 def _texts(request: ModelRequest) -> Iterator[str]:
     """Yield every text that is sent."""
     yield request.system_prompt
-    if extra := request.settings.get("extra_body"):
-        yield json.dumps(extra)
+    for name in ("extra_body", output_modes.SETTING):
+        if name in request.settings:
+            yield json.dumps(request.settings[name])
     for message in request.messages:
         yield message.content
         match message:

@@ -71,6 +71,7 @@ runs = Table(
     time_("started_at"),
     time_("ended_at"),
     Column("stop_reason", Text),  # of a completed run: why its model stopped
+    Column("output_is_json", Boolean),  # of an ended run: its message is an object's JSON
     #: Finished model turns; null in runs of releases that did not count them.
     Column("steps", Integer, server_default=text("0")),
     Column("error_code", Text),

@@ -37,9 +37,11 @@ DEFAULTS: dict[str, Any] = {
     "input_expires_seconds": 86_400.0,
     "on_input_expired": "fail",
     "stream_tool_arguments": False,
+    "output_schema": None,
     "overrides": [],
     "on_limit": "answer",
 }
+SCHEMA = {"type": "object", "properties": {"z": {"type": "string"}, "a": {}}, "required": ["z"]}
 
 
 def published(user: User, **fields: Any) -> dict[str, Any]:
@@ -72,6 +74,7 @@ def test_a_persona_is_published(alice: User, connections: Connections) -> None:
         "input_expires_seconds": 60,
         "on_input_expired": "continue",
         "stream_tool_arguments": True,
+        "output_schema": SCHEMA,
         "overrides": ["variables", "limits"],
         "on_limit": "fail",
     }
@@ -94,6 +97,9 @@ def test_a_persona_is_published(alice: User, connections: Connections) -> None:
     shown = {**expected, "created_at": moment}
     assert shown == alice.get(f"{PATH}/helper@1").json == alice.get(f"{PATH}/helper").json
     assert shown in (alice.get(PATH).json or [])
+    # Models write properties in the order of the schema.
+    assert json.dumps(SCHEMA) == json.dumps(shown["output_schema"])
+    assert json.dumps(SCHEMA) == json.dumps(alice.get(f"{PATH}/helper").json["output_schema"])
 
 
 def test_what_is_left_out_has_its_default(alice: User) -> None:
@@ -172,6 +178,10 @@ def test_a_published_version_never_changes(alice: User) -> None:
         ({"org_id": str(new_id())}, "org_id"),
         ({"system_prompt": "é" * 32_769}, "system_prompt"),
         ({"stream_tool_arguments": "yes"}, "stream_tool_arguments"),
+        ({"output_schema": '{"type": "object"}'}, "output_schema"),
+        ({"output_schema": {"type": "string"}}, "output_schema"),
+        ({"output_schema": {"type": "object", "required": 1}}, "output_schema"),
+        ({"output_schema": {"type": "object", "$ref": "https://example.com/a"}}, "output_schema"),
         ({"tools": ["append_line"]}, "tools"),
         ({"mcp": ["space"]}, "mcp"),
         ({"require_approval": ["calculator"]}, "require_approval"),

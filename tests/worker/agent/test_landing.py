@@ -1,5 +1,6 @@
 """Runs that reach a limit: the last call, and the answer that is left whatever comes of it."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from worker.agent import landing, loop
 from worker.agent.agent import Agent
 from worker.agent.conversation import Turn
 from worker.agent.loop import Answer
+from worker.agent.structured_output import OutputSchema
 from worker.contract.context import ToolContext
 from worker.contract.messages import (
     Chunk,
@@ -59,6 +61,41 @@ def test_a_run_lands_at_these_limits(failure: RunFailure, lands: str | None) -> 
 
     assert lands == landing.stop_reason_of(failure, persona)
     assert landing.stop_reason_of(failure, replace(persona, on_limit="fail")) is None
+
+
+CITY = OutputSchema(
+    {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+)
+
+
+def with_schema(*steps: Any) -> Agent:
+    agent = agent_for(*steps, max_steps=1, output_schema=CITY.schema)
+    return replace(agent, output=CITY)
+
+
+def test_the_last_call_of_a_run_with_a_schema_asks_for_its_output() -> None:
+    """The schema is sent as before, and is in the instruction too: no tool can be called."""
+    agent = with_schema(CALCULATE, {"output": None})
+
+    answer = run_loop(agent, RecordedRun())
+
+    assert ("max_steps", {"name"}) == (answer.stop_reason, set(answer.output or ()))
+    model = agent.chain.provider
+    assert isinstance(model, Model)
+    last = model.requests[-1]
+    assert CITY.schema == last.settings["output_schema"]
+    assert json.dumps(CITY.schema) in last.messages[-1].content
+
+
+@pytest.mark.parametrize("last", [{"output": None, "invalid": 9}, {"error": "invalid_request"}])
+def test_a_run_with_a_schema_fails_where_the_last_call_gives_no_output(last: Any) -> None:
+    """It is never completed with something else, and the limit is named."""
+    agent = with_schema(CALCULATE, last)
+
+    with pytest.raises(RunFailure, match="reached its limit of steps") as caught:
+        run_loop(agent, RecordedRun())
+
+    assert "output.invalid" == caught.value.code
 
 
 class LastWords(Model):

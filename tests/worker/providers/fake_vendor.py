@@ -102,12 +102,17 @@ STREAM_HEAD = head("200 OK", "text/event-stream")
 
 
 def status(
-    code: str, *headers: str, message: str = "no", kind: str = "t", error_code: Any = None
+    code: str,
+    *headers: str,
+    message: str = "no",
+    kind: str = "t",
+    error_code: Any = None,
+    param: str | None = None,
 ) -> Answer:
     """Build a refusal, with a body that both vendors' SDKs understand."""
 
     def answer(client: socket.socket) -> None:
-        error = {"message": message, "type": kind, "code": error_code}
+        error = {"message": message, "type": kind, "code": error_code, "param": param}
         body = json.dumps({"type": "error", "error": error}).encode()
         client.sendall(head(code, "application/json", f"Content-Length: {len(body)}", *headers))
         client.sendall(body)

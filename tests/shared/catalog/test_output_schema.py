@@ -1,0 +1,117 @@
+"""Schemas of outputs: what is accepted, and that nothing of them is left unchecked in silence."""
+
+import contextlib
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.catalog import output_schema
+
+OBJECT = {"type": "object"}
+
+
+def checked(schema: Any) -> None:
+    output_schema.check(output_schema.read(schema))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        OBJECT,
+        {"$schema": "https://json-schema.org/draft/2020-12/schema", **OBJECT},
+        {"$schema": "http://json-schema.org/draft-07/schema#", **OBJECT},
+        {**OBJECT, "properties": {"a": {"$ref": "#/$defs/b"}}, "$defs": {"b": {"type": "string"}}},
+        {**OBJECT, "properties": {"a": {"type": "string", "format": "email", "pattern": "^a+$"}}},
+        {**OBJECT, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
+    ],
+)
+def test_a_schema_of_an_object_is_accepted(schema: dict[str, Any]) -> None:
+    """Of any draft, with references within itself."""
+    checked(schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        (None, '"type": "object"'),
+        ("{}", '"type": "object"'),
+        ({}, '"type": "object"'),
+        ({"type": "array"}, '"type": "object"'),
+        ({"type": ["object"]}, '"type": "object"'),
+        ({**OBJECT, "properties": []}, "Not a JSON Schema"),
+        ({**OBJECT, "required": "a"}, "Not a JSON Schema"),
+        ({**OBJECT, "properties": {"a": {"type": "text"}}}, "Not a JSON Schema"),
+        ({"$schema": "https://example.com/mine", **OBJECT}, "Not a JSON Schema"),
+        ({**OBJECT, "properties": {"a": {"$ref": "https://example.com/b"}}}, "other documents"),
+        ({**OBJECT, "properties": {"a": {"$ref": "b.json"}}}, "other documents"),
+        ({**OBJECT, "properties": {"a": {"$ref": "#/$defs/b"}}}, "Unresolvable"),
+        ({**OBJECT, "properties": {"a": {"$ref": "#"}}}, "recursive `$ref` '#'"),
+        ({**OBJECT, "properties": {"a": {"$dynamicRef": "#a"}}}, "Dynamic references"),
+        ({**OBJECT, "properties": {"a": {"pattern": "(a)\\1"}}}, "pattern '(a)"),
+        ({**OBJECT, "patternProperties": {"(?=a)": {}}}, "patternProperties"),
+        ({**OBJECT, "properties": {"a": {"default": float("nan")}}}, "must be JSON"),
+        ({**OBJECT, "description": "é" * 32_768}, "at most 65,536 bytes"),
+        ({**OBJECT, "properties": {f"p{i}": {} for i in range(5_000)}}, "too large"),
+    ],
+)
+def test_a_schema_that_cannot_be_checked_in_full_is_refused(schema: Any, why: str) -> None:
+    """Each time for a reason; nothing is fetched."""
+    with pytest.raises(ValueError, match=re.escape(why)):
+        checked(schema)
+
+
+def test_a_schema_may_be_40_levels_deep() -> None:
+    """And not deeper."""
+    schema: dict[str, Any] = OBJECT
+    for _ in range(20):
+        schema = {**OBJECT, "properties": {"a": schema}}
+    checked(schema)
+    for _ in range(41):
+        schema = {**OBJECT, "properties": {"a": schema}}
+    with pytest.raises(ValueError, match="deeper than 40 levels"):
+        checked(schema)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "type",
+                    "properties",
+                    "items",
+                    "$ref",
+                    "enum",
+                    "required",
+                    "anyOf",
+                    "$defs",
+                    "pattern",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["properties", "$defs", "required", "$schema"]), _json))
+def test_whatever_is_given_is_accepted_or_refused(fields: dict[str, Any]) -> None:
+    """There is no other error."""
+    with contextlib.suppress(ValueError):
+        checked({**OBJECT, **fields})
+
+
+def test_the_order_of_properties_is_stored() -> None:
+    """Models write properties in this order, which `jsonb` would lose."""
+    schema = {"type": "object", "properties": {"zeta": {}, "a": {}, "é": {}}}
+
+    stored = output_schema.to_text(schema)
+
+    assert ["zeta", "a", "é"] == list(output_schema.from_text(stored)["properties"])

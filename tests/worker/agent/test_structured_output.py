@@ -1,0 +1,141 @@
+"""Outputs that must fit a schema: how they are read, checked, and asked for again."""
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from shared.events.types import RunCost, Usage
+from tests.worker.recorded_run import request
+from worker.agent.model_call import Reply
+from worker.agent.structured_output import (
+    MAX_REPAIRS,
+    OutputSchema,
+    as_text,
+    check_attempts,
+    repair_request,
+)
+from worker.contract.messages import AssistantMessage, ToolCall, TurnEnd
+from worker.contract.outcomes import RunFailure
+from worker.providers.output_modes import FINAL_TOOL
+
+CITY = OutputSchema(
+    {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "inhabitants": {"type": "integer"}},
+        "required": ["name"],
+        "additionalProperties": False,
+    }
+)
+
+
+def errors(content: str, stop_reason: str = "stop", schema: OutputSchema = CITY) -> list[str]:
+    output = schema.read(content, stop_reason)
+    assert (output.value is None) == bool(output.errors)
+    return list(output.errors)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"name": "Rome"}', []),
+        (' {"name": "Rome", "inhabitants": 2800000}\n', []),
+        ("{}", ["Missing property 'name'."]),
+        ("[]", ["The output must be of type object."]),
+        ('{"name": 1}', ["The property 'name' must be of type string."]),
+        ('{"name": "Rome", "river": "Tiber"}', ["Unknown property 'river'."]),
+        ('{"name": "Rome", "name": "Roma"}', ["The property 'name': duplicate field."]),
+    ],
+)
+def test_an_answer_is_checked(content: str, expected: list[str]) -> None:
+    """Sentences about what does not fit, for the model."""
+    assert expected == errors(content, "stop")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "Rome", '```json\n{"name": "Rome"}\n```', '{"name": "Ro', '{"name": NaN}']
+)
+def test_text_that_is_no_json_is_no_output(content: str) -> None:
+    """Nothing is cut off, or repaired here: what the thread keeps is what the model wrote."""
+    [error] = errors(content, "stop")
+    assert "not valid JSON" in error
+
+
+def test_what_cannot_be_stored_is_no_output() -> None:
+    """NUL, half a character, a number without an end, and nesting beyond measure."""
+    for value in ('"\\u0000"', '"\\ud800"', "1e999", "9" * 2000, "[" * 70 + "]" * 70):
+        assert errors(f'{{"a": {value}}}', schema=OutputSchema({"type": "object"})), value
+
+
+def test_a_cut_off_answer_is_asked_to_be_brief() -> None:
+    """Unless it is whole: then it is the output."""
+    first, *others = errors('{"name": "Rom', "length")
+    assert "cut off" in first and others
+    assert [] == errors('{"name": "Rome"}', "length")
+
+
+def test_a_refusal_is_not_asked_again() -> None:
+    """The run fails at once, also if the refusal is JSON."""
+    for content in ("I cannot help with that.", '{"name": "Rome"}'):
+        with pytest.raises(RunFailure, match="refused") as caught:
+            errors(content, "content_filter")
+        assert "output.invalid" == caught.value.code
+
+
+def reply_with(*calls: ToolCall, content: str = "", stop_reason: str = "tool_calls") -> Reply:
+    return Reply(
+        request=request("x"),
+        message=AssistantMessage(content, calls),
+        end=TurnEnd(stop_reason, calls),
+        usage=Usage(),
+        cost=RunCost(Usage(), Decimal(0)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"), [({"name": "Málaga"}, '{"name": "Málaga"}'), ("{broken", "{broken")]
+)
+def test_a_call_of_the_tool_alone_is_an_answer(arguments: Any, expected: str) -> None:
+    """Its arguments are the text, instead of what was said before the call."""
+    call = ToolCall("a", FINAL_TOOL, arguments)
+
+    said = as_text(reply_with(call, content="Here it is:"))
+
+    assert said is not None
+    assert (AssistantMessage(expected), TurnEnd("stop")) == (said.message, said.end)
+    cut_off = as_text(reply_with(call, stop_reason="length"))
+    assert cut_off is not None and "length" == cut_off.end.stop_reason
+
+
+@pytest.mark.parametrize(
+    "others", [[], ["calculator"], [FINAL_TOOL, "calculator"], [FINAL_TOOL] * 2]
+)
+def test_other_calls_are_no_answer(others: list[str]) -> None:
+    """Also the tool's own call among others: each of them gets a result."""
+    assert as_text(reply_with(*(ToolCall(name, name, {}) for name in others))) is None
+
+
+def test_two_repairs_are_allowed() -> None:
+    """The third answer that does not fit ends the run, with the reasons."""
+    reasons = [["Unknown property 'x'."]] * MAX_REPAIRS
+    check_attempts([])
+    check_attempts(reasons)
+    with pytest.raises(RunFailure, match=r"in 3 attempts\. Missing property 'name'\.") as caught:
+        check_attempts([*reasons, ["Missing property 'name'."]])
+    assert ("output.invalid", False) == (caught.value.code, caught.value.retryable)
+
+
+def test_the_model_reads_why() -> None:
+    """Each reason, and what to do."""
+    request = repair_request(["Missing property 'name'.", "Unknown property 'x'."])
+    assert "\n- Missing property 'name'.\n- Unknown property 'x'.\n" in request
+
+
+def test_a_prompt_shows_the_schema() -> None:
+    """For servers that constrain the output without showing the model why."""
+    prompt = CITY.extended("Be kind.")
+    assert prompt.startswith("Be kind.\n\n")
+    shown: Any = json.loads(prompt.splitlines()[-1])
+    assert CITY.schema == shown
+    assert not CITY.extended("").startswith("\n")
