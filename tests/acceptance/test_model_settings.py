@@ -1,11 +1,13 @@
 """Model settings from the API to the vendor, through the whole service."""
 
 import json
+from functools import partial
 from typing import Any
 
 from tests.caller import Caller, script, text_of
 from tests.system import System
 from tests.worker.providers.fake_vendor import delta, openai_stream, raw, status, vendor
+from tests.worker.providers.openai_vendor import OpenAIVendor, counting
 
 HELLO = raw(openai_stream(delta(content="Hello."), delta("stop")))
 
@@ -35,6 +37,28 @@ def test_settings_of_model_and_persona_reach_the_vendor(system: System) -> None:
     assert "top_p" not in second
     [dropped] = [e["data"]["settings"] for e in events if e["type"] == "run.settings_dropped"]
     assert ["top_p"] == dropped
+
+
+def test_a_reasoning_model_drops_what_it_does_not_have(system: System) -> None:
+    """By the vendor's rules, one refused call for each of them; tools and reasoning stay."""
+    owner = system.caller()
+    settings = {"temperature": 0.2, "top_p": 0.9, "seed": 1, "reasoning_effort": "max"}
+    body = {"key": "own", "tools": ["calculator"], "model_settings": settings}
+    persona_id = owner.made("/v1/personas", {**body, "max_steps": 40})["id"]
+    with OpenAIVendor(partial(counting, steps=3)) as openai:
+        model = {"model": "gpt-6", "api": "responses", "is_default": True}
+        owner.made(
+            "/v1/llm-providers",
+            {"name": "o", "kind": "openai", "base_url": openai.url, "models": [model]},
+        )
+        events = owner.events(owner.run("Count", persona_id=persona_id))
+        refused = [error["param"] for error in openai.refused]
+        calls = len(openai.bodies)
+
+    dropped = [e["data"]["settings"] for e in events if e["type"] == "run.settings_dropped"]
+    assert "3 steps." in text_of(events)
+    assert [["seed"], ["reasoning_effort"], ["temperature"], ["top_p"]] == dropped
+    assert (["reasoning.effort", "temperature", "top_p"], 4 + 3) == (refused, calls)
 
 
 def test_a_runs_settings_count_before_the_personas(system: System) -> None:

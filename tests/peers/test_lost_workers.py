@@ -37,7 +37,7 @@ MANY = pytest.param(
     60,
     marks=[
         pytest.mark.lost_workers,
-        pytest.mark.timeout(1200),
+        pytest.mark.timeout(3600),
         pytest.mark.skipif(os.environ.get("LOST_WORKERS") != "1", reason="make test-lost-workers"),
     ],
 )
@@ -48,7 +48,7 @@ def run_of(owner: Caller, model: dict[str, Any], **provider: Any) -> str:
     """Start a run with the calculator at this server; returns its id."""
     body = {"name": "server", "models": [{"model": "gpt-6", "is_default": True, **model}]}
     owner.made("/v1/llm-providers", {**body, **provider})
-    persona = {"key": "counter", "tools": ["calculator"], "max_steps": 100}
+    persona = {"key": "counter", "tools": ["calculator"], "max_steps": 100, "timeout_seconds": 3600}
     persona_id = owner.made("/v1/personas", persona)["id"]
     return owner.run("Count", persona_id=persona_id)
 
@@ -72,7 +72,7 @@ def test_a_reasoning_model_of_openai(system: System, steps: int, point: str) -> 
     with OpenAIVendor(partial(counting, steps=steps)) as vendor:
         with system.dying_workers(POINTS[point]):
             run_id = run_of(owner, {"api": "responses"}, kind="openai", base_url=vendor.url)
-            run = owner.ended(run_id, seconds=1200)
+            run = owner.ended(run_id, seconds=3600)
         events = owner.events(run_id)
 
     assert "completed" == run["status"], run
@@ -102,7 +102,7 @@ def test_llmock(system: System, llmock: LLMock, steps: int, api: str) -> None:
     with system.dying_workers(POINTS["step_finished"]):
         model = {"api": api} if kind == "openai" else {}
         run_id = run_of(owner, model, kind=kind, base_url=llmock.base_url(kind))
-        run = owner.ended(run_id, seconds=1200)
+        run = owner.ended(run_id, seconds=3600)
     events = owner.events(run_id)
 
     assert "completed" == run["status"], run
@@ -164,7 +164,7 @@ def test_aimock(
             model = {"api": api} if kind == "openai" else {}
             base_url = f"{url}/v1" if kind == "openai" else url
             run_id = run_of(owner, model, kind=kind, base_url=base_url)
-            run = owner.ended(run_id, seconds=1200)
+            run = owner.ended(run_id, seconds=3600)
         events = owner.events(run_id)
 
     assert "completed" == run["status"], run

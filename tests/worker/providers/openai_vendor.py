@@ -10,6 +10,8 @@ https://github.com/openai/openai-openapi/issues/541 (function tools on chat comp
 - With `store: false`, a reasoning item needs its `encrypted_content`, as it was issued.
 - A function call goes with the reasoning before it, and reasoning with what came after it.
 - There is an input. Every call has its output, every output its call, and no id comes twice.
+- While it reasons, a model has neither `temperature` nor `top_p`, and only some of the efforts
+  (guide "Reasoning models"; https://github.com/OpenHands/software-agent-sdk/issues/1837).
 - Encrypted reasoning cannot be asked of a model that does not reason; summaries only by an account
   that is verified; at least 16 output tokens.
 """
@@ -33,6 +35,7 @@ _FIELDS = {
     "function_call": {"type", "id", "call_id", "name", "arguments", "status"},
     "function_call_output": {"type", "id", "call_id", "output", "status"},
 }
+_EFFORTS = ("none", "low", "medium", "high", "xhigh")
 _TOOL = {"type", "name", "description", "parameters", "strict"}
 USAGE = {
     "input_tokens": 100,
@@ -156,6 +159,16 @@ class OpenAIVendor:
         if "summary" in body.get("reasoning", {}) and not (self._reasons and self._is_verified):
             text = "Your organization must be verified to generate reasoning summaries."
             raise Refused(400, text, "reasoning.summary", "unsupported_value")
+        effort = body.get("reasoning", {}).get("effort", "medium")
+        if effort not in _EFFORTS:
+            text = (
+                f"Unsupported value: '{effort}' is not supported with the '{body['model']}' model."
+            )
+            raise Refused(400, text, "reasoning.effort", "unsupported_value")
+        for name in ("temperature", "top_p"):
+            if self._reasons and effort != "none" and name in body:
+                text = f"Unsupported parameter: '{name}' is not supported with this model."
+                raise Refused(400, text, name)
         if body.get("max_output_tokens", 16) < 16:
             text = "Invalid 'max_output_tokens': integer below minimum value."
             raise Refused(400, text, "max_output_tokens", "integer_below_min_value")

@@ -1,11 +1,16 @@
 """Usage as vendors report it, each in the words of its own documentation."""
 
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from genai_prices.data_snapshot import get_snapshot
+from genai_prices.types import UsageExtractor
 
 from shared.catalog.model_routes import Route
 from shared.catalog.prices import known
@@ -167,3 +172,155 @@ def test_a_server_with_the_form_of_another_is_read_all_the_same() -> None:
     assert Usage(input_tokens=9, output_tokens=2) == read(
         "https://api.groq.com/openai/v1", reported, "responses"
     )
+
+
+# ---- against hand arithmetic ---------------------------------------------------------
+
+#: USD of a call in micro-dollars, from the vendor's price list: tokens times USD per million.
+BILLS: dict[str, tuple[str, str, dict[str, Any], str, float]] = {
+    # https://docs.x.ai/docs/models: reasoning is billed as output, and is not part of it.
+    "xAI": (
+        "https://api.x.ai/v1",
+        "grok-4",
+        {
+            "prompt_tokens": 1_000,
+            "completion_tokens": 20,
+            "prompt_tokens_details": {"cached_tokens": 600},
+            "completion_tokens_details": {"reasoning_tokens": 300},
+        },
+        "12:00",
+        400 * 3 + 600 * 0.75 + (20 + 300) * 15,
+    ),
+    # https://platform.moonshot.ai/docs/pricing: `cached_tokens` is beside the other fields.
+    "Kimi": (
+        "https://api.moonshot.ai/v1",
+        "kimi-k2.5",
+        {"prompt_tokens": 1_000, "completion_tokens": 20, "cached_tokens": 600},
+        "12:00",
+        400 * 0.6 + 600 * 0.1 + 20 * 3,
+    ),
+    # https://api-docs.deepseek.com/quick_start/pricing: cheaper from 16:30 to 0:30 UTC.
+    "DeepSeek by day": (
+        "https://api.deepseek.com",
+        "deepseek-chat",
+        {
+            "prompt_tokens": 1_000,
+            "completion_tokens": 20,
+            "prompt_cache_hit_tokens": 600,
+            "prompt_cache_miss_tokens": 400,
+        },
+        "12:00",
+        400 * 0.27 + 600 * 0.07 + 20 * 1.1,
+    ),
+    "DeepSeek at night": (
+        "https://api.deepseek.com",
+        "deepseek-chat",
+        {
+            "prompt_tokens": 1_000,
+            "completion_tokens": 20,
+            "prompt_cache_hit_tokens": 600,
+            "prompt_cache_miss_tokens": 400,
+        },
+        "23:00",
+        400 * 0.135 + 600 * 0.035 + 20 * 0.55,
+    ),
+    "OpenAI": (
+        "https://api.openai.com/v1",
+        "gpt-4o-mini",
+        OPENAI,
+        "12:00",
+        40 * 0.15 + 60 * 0.075 + 20 * 0.6,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("base_url", "model", "reported", "clock", "micro_usd"), BILLS.values(), ids=BILLS
+)
+def test_a_call_costs_what_the_vendors_price_list_says(
+    base_url: str, model: str, reported: dict[str, Any], clock: str, micro_usd: float
+) -> None:
+    """From the report in the vendor's own form to the cost, by hand."""
+    prices, usage = known("openai", model, base_url), read(base_url, reported)
+    assert prices and usage
+    hour, minute = map(int, clock.split(":"))
+    at = datetime.now(UTC).replace(hour=hour, minute=minute)
+
+    assert float(prices.cost(usage, at) * 1_000_000) == pytest.approx(micro_usd, abs=0.01)
+
+
+FLAVORS = {"chat": ("chat", "default"), "responses": ("responses",), "messages": ("anthropic",)}
+
+
+_OPTIONAL = r"\(\?:/\|\$\)|\(/\|\$\)|\((?:[^()]|\([^()]*\))*\)\?"
+
+
+def shapes() -> Iterator[tuple[str, str, str, UsageExtractor]]:
+    """Yield each form of report that the library has for an API that we call, and an address."""
+    for vendor_ in get_snapshot().providers:
+        plain = re.sub(
+            r"\(\?:/\|\$\)|\(/\|\$\)|\((?:[^()]|\([^()]*\))*\)\?", "", vendor_.api_pattern
+        )
+        url = re.sub(r"\[[^]]*\][+*]|\.\*", "x", plain.replace("\\", ""))
+        if not url.startswith("https://") or re.search(r"[()|\[\]^$]", url):
+            continue
+        by_name = {extractor.api_flavor: extractor for extractor in vendor_.extractors or ()}
+        for api, names in FLAVORS.items():
+            if vendor_.id == "anthropic" and api == "messages":
+                names = ("default",)
+            name = next((name for name in names if name in by_name), None)
+            extractor = by_name.get(name or "")
+            if extractor is not None and _is_of_tokens(extractor):
+                yield vendor_.id, api, url, extractor
+
+
+def _is_of_tokens(extractor: UsageExtractor) -> bool:
+    """Return whether it reads a form of OpenAI's or Anthropic's."""
+    required = {mapping.path for mapping in extractor.mappings if mapping.required}
+    return bool(required & {"prompt_tokens", "input_tokens"})
+
+
+SHAPES = [shape for shape in shapes() if shape[0] not in ("openai-decisions", "typesafe")]
+
+
+def test_the_library_knows_many_forms() -> None:
+    """The test below is not empty, and has the forms that differ."""
+    assert len(SHAPES) >= 30
+    assert {"x-ai", "moonshotai", "deepseek", "groq", "aws"} <= {shape[0] for shape in SHAPES}
+
+
+@pytest.mark.parametrize(
+    ("api", "url", "extractor"),
+    [shape[1:] for shape in SHAPES],
+    ids=[f"{vendor_}-{api}" for vendor_, api, *_ in SHAPES],
+)
+def test_every_form_of_the_library_adds_up(api: str, url: str, extractor: UsageExtractor) -> None:
+    """Each field of a report counts for what the library says, added up by hand."""
+    reported: dict[str, Any] = {}
+    expected: dict[str, int] = {}
+    tokens: dict[str, int] = {}
+    for mapping in extractor.mappings:
+        path = [mapping.path] if isinstance(mapping.path, str) else mapping.path
+        if not all(isinstance(part, str) for part in path):
+            continue
+        names = [str(part) for part in path]
+        name = ".".join(names)
+        is_total = name in ("prompt_tokens", "input_tokens", "completion_tokens", "output_tokens")
+        value = tokens.setdefault(name, 100_000 if is_total else 10 + len(tokens))
+        place = reported
+        for part in names[:-1]:
+            place = place.setdefault(part, {})
+        place[names[-1]] = value
+        expected[mapping.dest] = expected.get(mapping.dest, 0) + value
+
+    usage = read(url, reported, api)
+
+    assert usage is not None
+    for field_, dest in (
+        ("input_tokens", "input_tokens"),
+        ("output_tokens", "output_tokens"),
+        ("cache_read_tokens", "cache_read_tokens"),
+        ("cache_write_tokens", "cache_write_tokens"),
+        ("reasoning_tokens", "output_reasoning_tokens"),
+    ):
+        assert expected.get(dest, 0) == getattr(usage, field_), field_
