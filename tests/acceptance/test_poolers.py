@@ -185,7 +185,7 @@ def test_runs_complete_behind_pgbouncer(
     """Many at once, for longer than a session lives: none fails, and no request is a 500."""
     with pgbouncer(postgres, tmp_path, **mode) as port:
         url = through(new_database(), port)
-        with running_system(lambda: url, tmp_path) as system:
+        with running_system(lambda: url, tmp_path, web=1) as system:
             user = system.caller()
             steps = ({"tool": "sleep", "args": {"seconds": 2}}, {"say": "done ", "repeat": 20})
             runs = [user.run(*steps) for _ in range(20)]
