@@ -23,7 +23,13 @@ from api.http.idempotency import created, idempotent
 from api.http.json_body import NoArguments, query_args, read_body
 from api.http.paging import ByTime, page, page_args
 from shared.catalog import llm_providers, org_routes, platforms
-from shared.catalog.model_routes import APIS, FIRST_BYTE_SECONDS, IDLE_SECONDS, MAX_SILENT_SECONDS
+from shared.catalog.model_routes import (
+    APIS,
+    ATTACHMENTS,
+    FIRST_BYTE_SECONDS,
+    IDLE_SECONDS,
+    MAX_SILENT_SECONDS,
+)
 from shared.catalog.prices import Prices
 from shared.events.types import money
 from shared.storage.connections import Transaction
@@ -65,6 +71,9 @@ class ModelChanges(Schema):
     context_tokens = whole(1, 100_000_000)
     first_byte_seconds = whole(1, MAX_SILENT_SECONDS)
     idle_seconds = whole(1, MAX_SILENT_SECONDS)
+    accepts = BoundedList(
+        fields.String(validate=validate.OneOf(ATTACHMENTS)), most=len(ATTACHMENTS), allow_none=True
+    )
     model_settings = ModelSettings(allow_none=True)
     requests_per_minute = whole(1, 1_000_000)
     tokens_per_minute = whole(1, 1_000_000_000)
@@ -281,6 +290,7 @@ def _shown_model(model: Row[Any], provider: Row[Any]) -> dict[str, Any]:
         "context_tokens": org_routes.effective_context_tokens(model, provider),
         "first_byte_seconds": model.first_byte_seconds or FIRST_BYTE_SECONDS,
         "idle_seconds": model.idle_seconds or IDLE_SECONDS,
+        "accepts": list(ATTACHMENTS) if model.accepts is None else model.accepts,
         "model_settings": model.model_settings or {},
         "requests_per_minute": model.requests_per_minute,
         "tokens_per_minute": model.tokens_per_minute,

@@ -33,6 +33,8 @@ PROVIDERS = tuple(
 )
 #: OpenAI's two APIs; most compatible servers have only the second.
 APIS = ("responses", "chat")
+#: What a model may accept besides text.
+ATTACHMENTS = ("image", "file")
 #: Reasoning models are silent for minutes, and every call that is given up is billed.
 FIRST_BYTE_SECONDS = 600
 IDLE_SECONDS = 120
@@ -65,6 +67,7 @@ class Route:
     idle_seconds: float = IDLE_SECONDS  # between two parts of it
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    accepts: tuple[str, ...] = ATTACHMENTS
     model_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     is_of_org: bool = False  # an org made it: it must not reach the operator's network
     is_default: bool = False
@@ -208,6 +211,7 @@ _FIELDS = {
     "platform",
     *platforms.OPTIONS,
     "api_key_variable",
+    "accepts",
     "model_settings",
     "prices",
     *_NUMBERS,
@@ -295,6 +299,7 @@ def _route(entry: Any) -> Route:
             api=api,
             api_key=api_key,
             **of_platform,
+            accepts=_accepts(entry.get("accepts")),
             model_settings=_model_settings(entry.get("model_settings")),
             prices=_prices(entry.get("prices")),
             **numbers,
@@ -325,6 +330,14 @@ def _platform(entry: Mapping[str, Any], secret: str | None) -> dict[str, Any]:
         except ValueError as error:
             raise ValueError(f"`api_key_variable`: {error}") from None
     return fields
+
+
+def _accepts(given: Any) -> tuple[str, ...]:
+    if given is None:
+        return ATTACHMENTS
+    if not isinstance(given, list) or not set(map(str, given)) <= set(ATTACHMENTS):
+        raise ValueError(f"`accepts` must be a list with any of {', '.join(ATTACHMENTS)}")
+    return tuple(given)
 
 
 def _model_settings(given: Any) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, select
 
 from shared.catalog import platforms, prices
 from shared.catalog.llm_providers import PRICE_COLUMNS
-from shared.catalog.model_routes import FIRST_BYTE_SECONDS, IDLE_SECONDS, Route
+from shared.catalog.model_routes import ATTACHMENTS, FIRST_BYTE_SECONDS, IDLE_SECONDS, Route
 from shared.catalog.platforms import OPTIONS
 from shared.catalog.prices import Prices
 from shared.storage.tables.catalog import llm_models, llm_providers
@@ -53,6 +53,7 @@ def routes_of(sql: Connection, org_id: UUID) -> list[SealedRoute]:
                 context_tokens=effective_context_tokens(row, row),
                 first_byte_seconds=row.first_byte_seconds or FIRST_BYTE_SECONDS,
                 idle_seconds=row.idle_seconds or IDLE_SECONDS,
+                accepts=ATTACHMENTS if row.accepts is None else tuple(row.accepts),
                 model_settings=row.model_settings or {},
                 requests_per_minute=row.requests_per_minute,
                 tokens_per_minute=row.tokens_per_minute,

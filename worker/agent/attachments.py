@@ -6,10 +6,11 @@ reads.
 """
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+from shared.catalog.model_routes import ATTACHMENTS
 from worker.contract.attachments import Attachment, Part, TextPart
 from worker.contract.context import Files
 from worker.contract.messages import AssistantMessage, Message, ModelRequest, attachments_of
@@ -22,15 +23,20 @@ Notes = Mapping[int, str]
 
 
 @contextmanager
-def attached(request: ModelRequest, files: Files) -> Iterator[ModelRequest]:
-    """Yield the request with the content of its attachments; waits, visibly, for their memory."""
+def attached(
+    request: ModelRequest, files: Files, accepts: Collection[str] = ATTACHMENTS
+) -> Iterator[ModelRequest]:
+    """Yield the request with the content of its attachments; waits, visibly, for their memory.
+
+    Those of a kind that the model does not accept are replaced by a note, text files excepted.
+    """
     found = [part for message in request.messages for part in attachments_of(message)]
     if not found:
         yield request
         return
-    sent = _newest(found)
+    sent = _newest([part for part in found if part.is_text or part.kind in accepts])
     with files.loaded([part for part in sent if part.file_id is not None]) as contents:
-        notes = {id(part): _note(part, sent, contents) for part in found}
+        notes = {id(part): _note(part, sent, contents, accepts) for part in found}
         messages = [_with_content(message, contents, notes) for message in request.messages]
         yield replace(request, messages=messages)
 
@@ -46,8 +52,15 @@ def _newest(found: list[Attachment]) -> list[Attachment]:
     return sent
 
 
-def _note(part: Attachment, sent: list[Attachment], contents: Mapping[str, bytes]) -> str:
+def _note(
+    part: Attachment,
+    sent: list[Attachment],
+    contents: Mapping[str, bytes],
+    accepts: Collection[str],
+) -> str:
     """Return what the model reads in place of the attachment; empty if it gets it."""
+    if not part.is_text and part.kind not in accepts:
+        return f"[{part.label} omitted: you do not accept {part.kind}s]"
     if not any(part is one for one in sent):
         return f"[{part.label} omitted: the conversation has too many attachments]"
     if part.file_id is not None and part.file_id not in contents:

@@ -174,7 +174,7 @@ def _try_once(
         admission.admit(route, _size(provider, request), deadline)
         if admission.is_limited:
             admission.reserve(route, provider.worst_case(request))
-        with attached(request, context.files) as sent:
+        with attached(request, context.files, route.accepts) as sent:
             message, end = _stream_turn(provider, sent, context, stop, streamed)
         usage = end.usage or _estimated(provider, request, streamed)
         cost = admission.add_usage(route, usage)

@@ -67,6 +67,7 @@ llm_models = Table(
     Column("context_tokens", Integer),  # null: what the price library says, else no limit is known
     Column("first_byte_seconds", Integer),  # null: the default of routes
     Column("idle_seconds", Integer),  # likewise
+    Column("accepts", JSONB),  # of `model_routes.ATTACHMENTS`; null: all that the API has
     Column("model_settings", JSONB),  # of `model_settings.py`; null: none
     Column("requests_per_minute", Integer),
     Column("tokens_per_minute", BigInteger),

@@ -72,6 +72,7 @@ def test_a_model_is_a_route(stored: StoredRuns) -> None:
         first_byte_seconds=900,
         requests_per_minute=10,
         tokens_per_minute=10_000,
+        accepts=["file"],
     )
 
     [sealed] = routes(stored)
@@ -84,6 +85,7 @@ def test_a_model_is_a_route(stored: StoredRuns) -> None:
     assert (100, 1000) == (route.max_output_tokens, route.context_tokens)
     assert (None, 900, 120) == (route.api, route.first_byte_seconds, route.idle_seconds)
     assert (10, 10_000) == (route.requests_per_minute, route.tokens_per_minute)
+    assert ("file",) == route.accepts
     assert route.api_key is None
     keys = keyring(stored.connections.settings.encryption_key)
     assert sealed.api_key is not None

@@ -187,6 +187,7 @@ def test_a_route_of_a_file_has_limits_of_its_own(tmp_path: Path) -> None:
             context_tokens: 8000
             first_byte_seconds: 900
             idle_seconds: 30
+            accepts: [image]
             requests_per_minute: 60
             tokens_per_minute: 100000
             priority: 0
@@ -208,6 +209,7 @@ def test_a_route_of_a_file_has_limits_of_its_own(tmp_path: Path) -> None:
         context_tokens=8000,
         first_byte_seconds=900,
         idle_seconds=30,
+        accepts=("image",),
         requests_per_minute=60,
         tokens_per_minute=100_000,
         priority=0,
@@ -305,6 +307,8 @@ def test_a_route_at_a_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             "routes: [{id: a, provider: openai, model: m, first_byte_seconds: 3601}]",
             "`first_byte_seconds` must be an integer from 1 to 3600",
         ),
+        ("routes: [{id: a, provider: openai, model: m, accepts: [audio]}]", "`accepts` must be"),
+        ("routes: [{id: a, provider: openai, model: m, accepts: image}]", "`accepts` must be"),
         ("routes: [{id: a, provider: openai, model: m, idle_seconds: 0}]", "`idle_seconds` must"),
         ("routes: [{id: a, provider: openai, model: m, idle_seconds: 0.5}]", "`idle_seconds` must"),
         ("routes: [{id: a, provider: openai, model: m, base_url: 5}]", "`base_url` must begin"),

@@ -75,6 +75,22 @@ def test_text_files_are_sent_as_text() -> None:
     assert [TextPart('<file name="a.txt">\nGrüße\n</file>')] == parts_sent(run, asked(file))
 
 
+def test_a_model_without_eyes_reads_a_note() -> None:
+    """What its route does not accept is named instead; text files are text, and stay."""
+    run = RecordedRun()
+    run.contents = {"1": b"1", "2": b"text"}
+    file = Attachment(kind="file", file_id="2", name="a.txt", media_type="text/plain", size=4)
+
+    with attached(request(asked(image(), file)), run, accepts=()) as sent:
+        [said] = sent.messages
+
+    assert isinstance(said, UserMessage)
+    assert [
+        "[image 1.png omitted: you do not accept images]",
+        '<file name="a.txt">\ntext\n</file>',
+    ] == [part.text for part in said.parts if isinstance(part, TextPart)]
+
+
 def test_a_url_is_left_to_the_vendor() -> None:
     """Nothing is fetched here."""
     part = Attachment(kind="image", url="https://example.com/a.png")
