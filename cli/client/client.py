@@ -34,12 +34,15 @@ class Unreachable(click.ClickException):
 
 
 class Refused(click.ClickException):
-    """The server's answer is an error."""
+    """The server's answer is an error, with `details`."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, details: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.details = details or {}
 
 
 class Client:
@@ -144,7 +147,7 @@ def refusal(response: httpx2.Response) -> Refused:
         message += " Check ARKLOOP_API_KEY."
     if details:
         message += f" {json.dumps(details, ensure_ascii=False)}"
-    return Refused(status, code, f"{message} ({status} {code})")
+    return Refused(status, code, f"{message} ({status} {code})", details)
 
 
 def _successful(response: httpx2.Response) -> httpx2.Response:

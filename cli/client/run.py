@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import click
@@ -60,8 +61,9 @@ def run(
     with interrupts() as interrupted:
         with _uploaded(client, files) as parts:
             content = [{"type": "text", "text": message}, *parts] if parts else message
-            thread_id = str(thread) if thread else client.post("/threads", {})["id"]
-            run_id = _start(client, display, thread_id, content, persona, route, is_new=not thread)
+            thread_id = None if thread is None else str(thread)
+            choice = {"thread_id": thread_id, "persona_id": persona, "route_id": route}
+            run_id = _start(client, display, content, choice)
         status = ForegroundRun(client, display, run_id, interrupted).follow()
     sys.exit(status)
 
@@ -101,30 +103,17 @@ def _uploaded(client: Client, paths: Iterable[Path]) -> Iterator[list[dict[str, 
         raise
 
 
-def _start(
-    client: Client,
-    display: Display,
-    thread_id: str,
-    content: str | list[dict[str, str]],
-    persona: str | None,
-    route: str | None,
-    *,
-    is_new: bool,
-) -> str:
-    """Start the run and return its id; on a failure nothing of the attempt is left behind."""
-    if not is_new and (active := client.get(f"/threads/{thread_id}")["active_run_id"]):
-        # Before the message: it would stay in the thread, and be there twice after the next try.
-        raise click.ClickException(
+def _start(client: Client, display: Display, message: Any, choice: dict[str, str | None]) -> str:
+    """Start the run and return its id; of one that is refused nothing is left behind."""
+    try:
+        made = client.post("/runs", {"message": {"content": message}, **choice})
+    except Refused as refused:
+        if (active := refused.details.get("active_run_id")) is None:
+            raise
+        advice = (
             f"The thread has an active run: see `arkloop runs show {active}`, "
             f"or end it with `arkloop runs cancel {active}`."
         )
-    choice = {"persona_id": persona, "route_id": route}
-    try:
-        client.post(f"/threads/{thread_id}/messages", {"content": content})
-        run_id: str = client.post(f"/threads/{thread_id}/runs", choice)["run_id"]
-    except Refused:
-        if is_new:
-            client.delete(f"/threads/{thread_id}")
-        raise
-    display.note(f"run {run_id} in thread {thread_id}")
-    return run_id
+        raise Refused(refused.status, refused.code, advice) from None
+    display.note(f"run {made['run_id']} in thread {made['thread_id']}")
+    return str(made["run_id"])
