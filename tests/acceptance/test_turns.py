@@ -1,14 +1,18 @@
 """A turn in one request: thread, message and run are created together, or not at all."""
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from shared.ids import new_id
 from tests.caller import Caller, error_of, script
 from tests.system import System
+from tests.waiting import eventually
 
 HANG = script({"hang": 60})
 
@@ -227,3 +231,58 @@ def test_a_repeated_turn_is_made_once(system: System, user: Caller) -> None:
     made = answers[0].json()
     user.ended(made["run_id"])
     assert 2 == len(user.messages(made["thread_id"]))
+
+
+def test_a_killed_server_leaves_whole_turns(system: System) -> None:
+    """Its processes die in the middle of many creates: each thread has one message and one run,
+    and a client that repeats its request with the same key gets the turn that was made.
+    """
+    user = system.caller()
+    responses: dict[int, dict[str, Any]] = {}
+
+    def ask(number: int, caller: Caller) -> None:
+        body = {"message": f"Turn {number}", "persona_id": "plain"}
+        with suppress(httpx.TransportError):
+            made = turn(caller, body, **{"Idempotency-Key": str(number)})
+            if made.status_code == 201:
+                responses[number] = made.json()
+
+    with system.one_more_web_server() as server, ThreadPoolExecutor(16) as pool:
+        doomed = user.at(server.url)
+        asked = [pool.submit(ask, number, doomed) for number in range(120)]
+        eventually(lambda: len(responses) > 20)
+        for process in psutil.Process(server.pid).children():
+            process.kill()
+        for one in asked:
+            one.result()
+    survived = dict(responses)
+    assert 20 < len(survived) < 120
+    whole_turns(user)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: ask(number, user), range(120)))
+
+    assert survived == {number: responses[number] for number in survived}
+    assert 120 == len(responses) == whole_turns(user)
+
+
+def whole_turns(user: Caller) -> int:
+    """Check that each thread of the org has one message of the user and one run; count them."""
+    threads = walked(user, "/v1/threads")
+    runs = walked(user, "/v1/runs")
+    assert Counter(thread["id"] for thread in threads) == Counter(run["thread_id"] for run in runs)
+    for thread in threads:
+        said = [content for role, content, _ in user.messages(thread["id"]) if role == "user"]
+        assert 1 == len(said)
+    return len(threads)
+
+
+def walked(user: Caller, path: str) -> list[dict[str, Any]]:
+    """Return all pages of a list."""
+    rows: list[dict[str, Any]] = []
+    params = {"limit": "200"}
+    while True:
+        answer = user.http.get(path, params=params)
+        rows += answer.json()
+        if "X-Next-Cursor" not in answer.headers:
+            return rows
+        params["before"] = answer.headers["X-Next-Cursor"]
