@@ -10,7 +10,7 @@ from sqlalchemy import Row
 
 from api.auth.bearer import requires
 from api.http.current import actor, connections
-from api.http.fields import Id, Moment
+from api.http.fields import ClientId, Digits, Id, MetadataFilter, Moment
 from api.http.json_body import query_args
 from api.http.paging import ByTime, page, page_args
 from api.http.reports import reports
@@ -38,6 +38,15 @@ class UsageQuery(Schema):
         )
     )
     api_key_id = Id()
+    end_user_id = ClientId()
+
+
+class ByEndUserQuery(UsageQuery):
+    limit = Digits(least=1, most=1000, load_default=100)
+
+
+class ByMetadataQuery(ByEndUserQuery):
+    key = fields.String(required=True, validate=MetadataFilter.check_key)
 
 
 @bp.get("/v1/me/usage")
@@ -50,6 +59,7 @@ def get_usage() -> Response:
         until=_end_of_today(),
         persona=period.persona,
         api_key_id=period.api_key_id,
+        end_user_id=period.end_user_id,
     )
     with reports().reading(actor().org_id) as sql:
         in_all = usage_reports.total(sql, actor().org_id, period)
@@ -87,6 +97,28 @@ def list_usage_by_model() -> Response:
     return jsonify([{"model": row.model, **_sums(row)} for row in rows])
 
 
+@bp.get("/v1/me/usage/by-end-user")
+@requires("data.runs.read")
+def list_usage_by_end_user() -> Response:
+    """List one row for each end user, the most expensive first."""
+    args = query_args(ByEndUserQuery())
+    with reports().reading(actor().org_id) as sql:
+        rows = usage_reports.by_end_user(sql, actor().org_id, _period_of(args), limit=args["limit"])
+    return jsonify([{"end_user_id": row.value, **_sums(row)} for row in rows])
+
+
+@bp.get("/v1/me/usage/by-metadata")
+@requires("data.runs.read")
+def list_usage_by_metadata() -> Response:
+    """List one row for each value of a key of the runs' metadata, the most expensive first."""
+    args = query_args(ByMetadataQuery())
+    with reports().reading(actor().org_id) as sql:
+        rows = usage_reports.by_metadata(
+            sql, actor().org_id, _period_of(args), args["key"], limit=args["limit"]
+        )
+    return jsonify([{"value": row.value, **_sums(row)} for row in rows])
+
+
 @bp.get("/v1/me/credits")
 @requires("data.runs.read")
 def get_credits() -> Response:
@@ -106,7 +138,10 @@ def get_credits() -> Response:
 
 
 def _period() -> Period:
-    args = query_args(UsageQuery())
+    return _period_of(query_args(UsageQuery()))
+
+
+def _period_of(args: Mapping[str, Any]) -> Period:
     since, until = args.get("from_", _first_of_month()), args.get("to", _end_of_today())
     if since >= until:
         raise InvalidRequest(to=["must be after from"])
@@ -115,6 +150,7 @@ def _period() -> Period:
         until=until,
         persona=args.get("persona"),
         api_key_id=args.get("api_key_id"),
+        end_user_id=args.get("end_user_id"),
     )
 
 

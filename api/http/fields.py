@@ -100,6 +100,11 @@ class Metadata(fields.Field[dict[str, str]]):
             raise ValidationError(problems)
         return value
 
+    @staticmethod
+    def check_key(key: str) -> None:
+        if not client_data.KEY.fullmatch(key):
+            raise ValidationError(f"must match ^{client_data.KEY.pattern}$")
+
     def problem(self, key: str, value: Any) -> str | None:
         if not client_data.KEY.fullmatch(key):
             return f"the key must match ^{client_data.KEY.pattern}$"

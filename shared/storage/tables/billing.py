@@ -57,6 +57,11 @@ run_usage = Table(
     Column("end_user_id", Text),
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
     Index("ix_run_usage_org_id_ended_at", "org_id", "ended_at"),
+    Index(
+        "ix_run_usage_org_id_end_user_id_ended_at",
+        *("org_id", "end_user_id", "ended_at"),
+        postgresql_where=text("end_user_id IS NOT NULL"),
+    ),
 )
 
 #: Sums of `run_usage` for days (UTC) that are over, for reports: rows are only ever added, and may

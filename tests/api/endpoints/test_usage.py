@@ -346,3 +346,60 @@ def test_the_ledger_is_read_page_by_page(alice: User, connections: Connections) 
     ]
     assert {None} == {entry["run_id"] for entry in seen}
     assert 5 == len({UUID(entry["id"]) for entry in seen})
+
+
+def test_usage_by_end_user_and_by_metadata(connections: Connections, alice: User) -> None:
+    """Each value has its sums, the most expensive first; null has the rest, so all is counted."""
+    used(connections, alice, at(1), "1", "2", end_user_id="a", metadata={"team": "red"})
+    used(connections, alice, at(2), "4", end_user_id="b", metadata={"team": "red", "x": "y"})
+    used(connections, alice, at(3), "0.5")
+
+    def rows(report: str, query: str = "") -> list[tuple[Any, int, float]]:
+        found = alice.get(f"/v1/me/usage/{report}{MARCH}{query}").json or []
+        name = "value" if "metadata" in report else "end_user_id"
+        return [(row[name], row["runs"], row["cost_usd"]) for row in found]
+
+    by_user = [("b", 1, 4.0), ("a", 1, 3.0), (None, 1, 0.5)]
+    assert by_user == rows("by-end-user?")
+    assert by_user[:2] == rows("by-end-user?", "&limit=2")
+    assert by_user[1:2] == rows("by-end-user?", "&end_user_id=a")
+    assert [("red", 2, 7.0), (None, 1, 0.5)] == rows("by-metadata?key=team&")
+    assert [("red", 1, 3.0)] == rows("by-metadata?key=team&", "&end_user_id=a")
+    assert {"input_tokens": 200, "runs": 1, "cost_usd": 3.0} == {
+        name: value
+        for name, value in usage(alice, f"{MARCH}&end_user_id=a").items()
+        if name in ("input_tokens", "runs", "cost_usd")
+    }
+    assert 2 == len(alice.get(f"/v1/me/usage/by-model?{MARCH}&end_user_id=a").json or [])
+    daily = alice.get(f"/v1/me/usage/daily?{MARCH}&end_user_id=a").json or []
+    assert [("2026-03-01", 1)] == [(d["date"], d["runs"]) for d in daily if d["runs"]]
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("by-metadata", "key"),
+        ("by-metadata?key=a+b", "key"),
+        ("by-end-user?limit=0", "limit"),
+        ("by-end-user?limit=1001", "limit"),
+        ("by-end-user?end_user_id=", "end_user_id"),
+        ("daily?end_user_id=%00", "end_user_id"),
+    ],
+)
+def test_a_bad_report_by_client_data_is_refused(alice: User, path: str, field: str) -> None:
+    """422 names the parameter."""
+    assert [field] == list(details_of(alice.get(f"/v1/me/usage/{path}")))
+
+
+def test_a_runs_usage_keeps_its_client_data(stored: StoredRuns, alice: User) -> None:
+    """An ended run is counted for its end user, and by its metadata as it was changed later."""
+    claim = stored.claimed()
+    stored.set(claim.run_id, end_user_id="a", metadata={"team": "red"})
+    stored.finish(claim)
+    path = f"/v1/runs/{claim.run_id}"
+
+    assert ["a"] == [r["end_user_id"] for r in alice.get("/v1/me/usage/by-end-user").json or []]
+    report = "/v1/me/usage/by-metadata?key=team"
+    assert ["red"] == [row["value"] for row in alice.get(report).json or []]
+    assert 200 == alice.patch(path, {"metadata": {"team": "blue"}}).status_code
+    assert ["blue"] == [row["value"] for row in alice.get(report).json or []]

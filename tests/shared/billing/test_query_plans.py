@@ -39,9 +39,9 @@ _FILL = (
     """,
     f"""
     INSERT INTO run_usage (run_id, route_id, org_id, user_id, persona_key, model, usage_source,
-        cost_usd, ended_at, month)
+        cost_usd, ended_at, month, end_user_id)
     SELECT gen_random_uuid(), 'r', :org, :org, 'assistant', 'm', 'reported', 1, {HOUR_BY_HOUR},
-        {HOUR_BY_HOUR}
+        {HOUR_BY_HOUR}, 'user ' || n % 1000
     FROM generate_series(1, 20000) AS n
     """,
     """
@@ -99,6 +99,20 @@ def test_a_report_reads_the_rows_of_its_period(
     plans = only(connections, lambda sql: ask(sql, org_id, period))
 
     assert {"ix_run_usage_org_id_ended_at", "ix_usage_days_org_id_day"} == plans.indexes()
+
+
+@pytest.mark.parametrize("report", ["total", "daily", "by_model"])
+def test_a_report_of_an_end_user_reads_its_rows(
+    connections: Connections, org_id: UUID, report: str
+) -> None:
+    """Its range of an index, of all the org's rows."""
+    period = Period(since=now().replace(day=1), until=now(), end_user_id="nobody")
+    ask = getattr(usage_reports, report)
+
+    plans = only(connections, lambda sql: ask(sql, org_id, period))
+
+    assert "ix_run_usage_org_id_end_user_id_ended_at" in plans.indexes()
+    assert "ix_run_usage_org_id_ended_at" not in plans.indexes()
 
 
 @pytest.mark.parametrize("deep", [False, True])
