@@ -170,7 +170,7 @@ def test_a_refused_run_leaves_no_thread(stored: StoredRuns) -> None:
         raise ZeroDivisionError
 
     with stored.connections.reading() as sql:
-        assert [] == threads.list_(sql, stored.actor, limit=10, before=None)
+        assert [] == threads.list_(sql, stored.actor, limit=10, before=None).rows
         of_org = messages.c.org_id == stored.actor.org_id
         assert 0 == sql.scalar(select(func.count()).select_from(messages).where(of_org))
     assert [] == stored.sent
