@@ -1,18 +1,19 @@
-"""`/v1/budget`: what the org's runs may cost."""
+"""`/v1/budget`: what the org's runs may cost, and those of each end user."""
 
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
 from marshmallow import Schema
+from sqlalchemy import Connection
 
 from api.auth.bearer import requires
 from api.http.current import actor, changes_catalog, connections
-from api.http.fields import Usd
+from api.http.fields import ClientId, Usd
 from api.http.json_body import NoArguments, query_args, read_body
 from api.http.reports import reports
 from shared.billing import budget_limits
 from shared.billing.budget_limits import Budget
-from shared.billing.spending import ORG
+from shared.billing.spending import END_USERS, ORG, end_user_scope
 from shared.events.types import money
 
 bp = Blueprint("budgets", __name__)
@@ -23,6 +24,14 @@ class CostLimits(Schema):
 
     max_cost_usd = Usd(allow_none=True)
     max_cost_usd_per_month = Usd(allow_none=True)
+
+
+class EndUserLimits(CostLimits):
+    end_user_id = ClientId(allow_none=True)
+
+
+class EndUserQuery(Schema):
+    end_user_id = ClientId()
 
 
 @bp.get("/v1/budget")
@@ -45,6 +54,37 @@ def set_budget() -> Response:
     with reports().turn(actor().org_id), connections().transaction() as tx:
         budget_limits.set_(tx, actor().org_id, ORG, **limits)
         return jsonify(_shown(budget_limits.get(tx.sql, actor().org_id, ORG)))
+
+
+@bp.get("/v1/budget/end-users")
+@requires("admin")
+def get_end_user_budget() -> Response:
+    """Show the limits of each end user, or what applies to one and how much of it is used."""
+    args = query_args(EndUserQuery())
+    with reports().reading(actor().org_id) as sql:
+        return jsonify(_end_user_shown(sql, args.get("end_user_id")))
+
+
+@bp.put("/v1/budget/end-users")
+@requires("admin")
+@changes_catalog
+def set_end_user_budget() -> Response:
+    """Replace both limits of each end user, or of one; one that is missing is removed."""
+    body = read_body(EndUserLimits())
+    limits = {name: body.get(name) for name in CostLimits().fields}
+    end_user_id = body.get("end_user_id")
+    scope = END_USERS if end_user_id is None else end_user_scope(end_user_id)
+    with reports().turn(actor().org_id), connections().transaction() as tx:
+        budget_limits.set_(tx, actor().org_id, scope, **limits)
+        return jsonify(_end_user_shown(tx.sql, end_user_id))
+
+
+def _end_user_shown(sql: Connection, end_user_id: str | None) -> dict[str, Any]:
+    if end_user_id is None:
+        # Each has a month of its own.
+        return limits_shown(budget_limits.get(sql, actor().org_id, END_USERS))
+    budget = budget_limits.get(sql, actor().org_id, end_user_scope(end_user_id))
+    return {"end_user_id": end_user_id, **_shown(budget)}
 
 
 def limits_shown(of: Any) -> dict[str, float | None]:

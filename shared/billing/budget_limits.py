@@ -1,16 +1,16 @@
-"""The limits on costs; those of an org and of its API keys are kept here.
+"""The limits on costs; those of an org, of its API keys and of its end users are kept here.
 
 A persona's limits are part of it. All that apply to a run bind it: the lowest of one run, and
 that of each month.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, delete, func
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from shared.actors import Actor
@@ -60,31 +60,60 @@ class Budget:
     held_usd: Decimal
 
 
-def find(sql: Connection, org_id: UUID, api_key_id: UUID | None, persona: Persona) -> Limits:
-    """Find the limits of a run with this persona and the API key that creates it (None: no key)."""
+def find(
+    sql: Connection,
+    org_id: UUID,
+    api_key_id: UUID | None,
+    persona: Persona,
+    end_user_id: str | None,
+) -> Limits:
+    """Find the limits of a run with this persona, of the API key that creates it (None: no key) and
+    of its end user (None: none).
+    """
     scopes = [spending.ORG]
     if api_key_id is not None:
         scopes.append(spending.api_key_scope(api_key_id))
-    rows = sql.exec_driver_sql(_FIND, {"org_id": org_id, "scopes": scopes}).all()
-    of_run = [(row.max_cost_usd, row.scope) for row in rows]
-    of_run.append((persona.max_cost_usd, spending.persona_scope(persona.key)))
-    lowest = min(((limit, scope) for limit, scope in of_run if limit is not None), default=None)
-    monthly = {
-        row.scope: row.max_cost_usd_per_month
-        for row in rows
-        if row.max_cost_usd_per_month is not None
-    }
-    if persona.max_cost_usd_per_month is not None:
-        monthly[spending.persona_scope(persona.key)] = persona.max_cost_usd_per_month
+    if end_user_id is not None:
+        scopes.append(spending.end_user_scope(end_user_id))
+    limits, is_prepaid = _read(sql, org_id, scopes)
+    limits[spending.persona_scope(persona.key)] = (
+        persona.max_cost_usd,
+        persona.max_cost_usd_per_month,
+    )
+    of_run = ((limit, scope) for scope, (limit, _) in limits.items() if limit is not None)
+    lowest = min(of_run, default=None)
     return Limits(
         max_cost_usd=lowest and lowest[0],
         max_cost_scope=lowest[1] if lowest else spending.ORG,
-        monthly=monthly,
-        is_prepaid=any(row.is_prepaid for row in rows),
+        monthly={scope: limit for scope, (_, limit) in limits.items() if limit is not None},
+        is_prepaid=is_prepaid,
     )
 
 
-def check_open(sql: Connection, actor: Actor, persona: Persona, route: Route) -> None:
+def _read(
+    sql: Connection, org_id: UUID, scopes: Sequence[str]
+) -> tuple[dict[str, tuple[Decimal | None, Decimal | None]], bool]:
+    """Return (of a run, of a month) by scope, and whether the org pays in advance.
+
+    An end user has the limits of each one where it has none of its own.
+    """
+    wanted = [*scopes, spending.END_USERS]
+    rows = sql.exec_driver_sql(_FIND, {"org_id": org_id, "scopes": wanted}).all()
+    found = {row.scope: (row.max_cost_usd, row.max_cost_usd_per_month) for row in rows}
+    each = found.get(spending.END_USERS, (None, None))
+    limits = {scope: found.get(scope, (None, None)) for scope in scopes}
+    for scope, (of_run, of_month) in limits.items():
+        if scope.startswith(spending.END_USER_SCOPE):
+            limits[scope] = (
+                each[0] if of_run is None else of_run,
+                each[1] if of_month is None else of_month,
+            )
+    return limits, any(row.is_prepaid for row in rows)
+
+
+def check_open(
+    sql: Connection, actor: Actor, persona: Persona, route: Route, end_user_id: str | None = None
+) -> None:
     """Refuse the run, before it is created, if nothing is left for it.
 
     Credits pay for routes of the server alone.
@@ -94,7 +123,7 @@ def check_open(sql: Connection, actor: Actor, persona: Persona, route: Route) ->
     Raises:
         BudgetExhausted: details name the scope and what there is.
     """
-    found = find(sql, actor.org_id, actor.api_key_id, persona)
+    found = find(sql, actor.org_id, actor.api_key_id, persona, end_user_id)
     for row in spending.now(sql, actor.org_id, sorted(found.monthly)):
         limit = found.monthly[row.scope]
         if row.spent_usd + row.held_usd >= limit:
@@ -118,11 +147,9 @@ def check_open(sql: Connection, actor: Actor, persona: Persona, route: Route) ->
 
 
 def get(sql: Connection, org_id: UUID, scope: str) -> Budget:
-    """Return the scope's limits, if it has any, and its month."""
-    row = sql.execute(
-        select(budgets).where(budgets.c.org_id == org_id, budgets.c.scope == scope)
-    ).one_or_none()
-    of_run, of_month = (row.max_cost_usd, row.max_cost_usd_per_month) if row else (None, None)
+    """Return the limits that apply to the scope, if there are any, and its month."""
+    limits, _ = _read(sql, org_id, [scope])
+    of_run, of_month = limits[scope]
     [month] = spending.now(sql, org_id, [scope], are_limited=of_month is not None)
     return Budget(
         max_cost_usd=of_run,
@@ -156,5 +183,7 @@ def set_(
                 index_elements=["org_id", "scope"], set_={**limits, "updated_at": func.now()}
             )
         )
-    if max_cost_usd_per_month is not None:
+    if scope == spending.END_USERS:
+        spending.recount_end_users(tx.sql, org_id)
+    elif max_cost_usd_per_month is not None:
         spending.recount(tx.sql, org_id, scope)

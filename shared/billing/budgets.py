@@ -43,8 +43,8 @@ _PAY = statement(__package__, "pay_credits")
 class Refused(Exception):
     """The call must not be made: its worst case does not fit. `str()` of it is for people.
 
-    `scope` is `run`, `org`, `api_key:<id>`, `persona:<key>` or `credits`; `limit` and `needed`
-    are in USD, or credits; of a `run` the limit is that of the scope `set_by`. With
+    `scope` is `run`, `org`, `api_key:<id>`, `end_user:<id>`, `persona:<key>` or `credits`; `limit`
+    and `needed` are in USD, or credits; of a `run` the limit is that of the scope `set_by`. With
     `others_reserved` it would fit if the model calls that other runs are making now turned out to
     cost nothing: waiting may help.
     """
@@ -70,6 +70,7 @@ def _sentence(scope: str, set_by: str, limit: Decimal | int, needed: Decimal | i
         return f"The run may need {needed} credits including its next model call; {limit} are left."
     kind, _, name = (set_by if scope == RUN else scope).partition(":")
     whose = {ORG: "the org", "api_key": f"the API key {name}", "persona": f"the persona {name}"}
+    whose["end_user"] = f"the end user {name}"
     of = f"a run of {whose[kind]}" if scope == RUN else f"{whose[kind]} in this month"
     return (
         f"The next model call may bring the cost to {Decimal(needed).normalize():f} USD;"
@@ -82,7 +83,7 @@ def _sentence(scope: str, set_by: str, limit: Decimal | int, needed: Decimal | i
 
 def limits(sql: Connection, claim: Claim, persona: Persona) -> Limits:
     """Return the limits that apply to the claimed run now."""
-    found = budget_limits.find(sql, claim.org_id, claim.api_key_id, persona)
+    found = budget_limits.find(sql, claim.org_id, claim.api_key_id, persona, claim.end_user_id)
     own = sql.scalar(select(reservations.c.run_id).where(reservations.c.run_id == claim.run_id))
     return replace(found, has_reservation=own is not None)
 

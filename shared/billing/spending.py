@@ -1,9 +1,9 @@
 """The amounts that each scope of a budget has spent and reserved in a month: rows of `spending`.
 
-A scope is `org`, `api_key:<id>` or `persona:<key>` of an org. A row is made when its scope has a
-limit and is first needed in a month; it begins with what has ended before it had the limit. From
-then on every run that has a reservation adds to it. Rows are locked by org, scope and month, in
-this order.
+A scope is `org`, `api_key:<id>`, `end_user:<id>` or `persona:<key>` of an org. A row is made when
+its scope has a limit and is first needed in a month; it begins with what has ended before it had
+the limit. From then on every run that has a reservation adds to it. Rows are locked by org, scope
+and month, in this order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,25 @@ from shared.storage.tables.billing import spending
 
 ORG = "org"
 API_KEY_SCOPE = "api_key:"  # and the key's id
+#: Of the limits that each end user of an org has, unless it has its own.
+END_USERS = "end_user"
+END_USER_SCOPE = "end_user:"  # and the end user's id
 
 _MOVE = statement(__package__, "move_spending")
 _NOW = statement(__package__, "spending_now")
 _LOCK = statement(__package__, "lock_spending")
+_LOCK_END_USERS = statement(__package__, "lock_end_users")
+_RECOUNT_END_USERS = statement(__package__, "recount_end_users")
 
 
 def api_key_scope(api_key_id: UUID) -> str:
     """Return the scope of a key's budget."""
     return f"{API_KEY_SCOPE}{api_key_id}"
+
+
+def end_user_scope(end_user_id: str) -> str:
+    """Return the scope of an end user's budget."""
+    return f"{END_USER_SCOPE}{end_user_id}"
 
 
 def persona_scope(key: str) -> str:
@@ -88,6 +98,13 @@ def recount(sql: Connection, org_id: UUID, scope: str) -> None:
         )
         .values(spent_usd=ended.spent_usd)
     )
+
+
+def recount_end_users(sql: Connection, org_id: UUID) -> None:
+    """Do what `recount` does for each end user that has a row this month."""
+    # Locked by a statement of its own, in the one order, as there.
+    for sql_text in (_LOCK_END_USERS, _RECOUNT_END_USERS):
+        sql.exec_driver_sql(sql_text, {"org_id": org_id})
 
 
 def lock(sql: Connection, places: Sequence[tuple[UUID, str, date]]) -> None:

@@ -137,8 +137,11 @@ def create(tx: Transaction, new: NewRun) -> Created:
     while True:
         # Waits where another session has locked the thread, which `create_all` does not.
         if new.thread is None:
-            threads.lock(tx, new.actor, new.thread_id)
-        budget_limits.check_open(tx.sql, new.actor, new.persona, new.route)
+            of_thread = threads.lock(tx, new.actor, new.thread_id)
+        else:
+            of_thread = new.thread.end_user_id
+        end_user_id = new.end_user_id or of_thread
+        budget_limits.check_open(tx.sql, new.actor, new.persona, new.route, end_user_id)
         [run_id] = create_all(tx, [new])
         if run_id is not None:
             return Created(run_id, new.thread_id)

@@ -156,7 +156,9 @@ def _within(route: Route, persona: Persona, usage: Usage) -> Usage:
 
 def _reserved(sql: Connection, run: RowMapping, persona: Persona, totals: Totals) -> Decimal | None:
     """Return the most that the call could cost when it was made; None if nothing limited it."""
-    own = budget_limits.find(sql, run["org_id"], run["api_key_id"], persona).max_cost_usd
+    own = budget_limits.find(
+        sql, run["org_id"], run["api_key_id"], persona, run["end_user_id"]
+    ).max_cost_usd
     held = sql.scalar(select(reservations.c.held_usd).where(reservations.c.run_id == run["id"]))
     limits = [limit - totals.cost_usd for limit in (own, held) if limit is not None]
     return max(min(limits), Decimal(0)) if limits else None

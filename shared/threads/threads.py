@@ -233,23 +233,25 @@ def delete(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
     tx.sql.execute(update(threads).where(threads.c.id == thread_id).values(deleted_at=func.now()))
 
 
-def lock(tx: Transaction, actor: Actor, thread_id: UUID) -> None:
-    """Hold the thread's row until the transaction ends.
+def lock(tx: Transaction, actor: Actor, thread_id: UUID) -> str | None:
+    """Hold the thread's row until the transaction ends; returns its end user.
 
     Raises:
         ThreadNotFound
         Forbidden: it is somebody else's, and the actor is a member.
     """
-    created_by_user_id = tx.sql.scalar(
-        select(threads.c.created_by_user_id)
+    thread = tx.sql.execute(
+        select(threads.c.created_by_user_id, threads.c.end_user_id)
         .where(threads.c.id == thread_id, visible(actor.org_id, actor.user_id))
         # No stronger: a worker that gives its run's thread a message must not have to
         # wait here, for a change of who sees the thread waits for that run.
         .with_for_update(key_share=True)
-    )
-    if created_by_user_id is None:
+    ).one_or_none()
+    if thread is None:
         raise ThreadNotFound()
-    actor.check_may_write(created_by_user_id)
+    actor.check_may_write(thread.created_by_user_id)
+    end_user_id: str | None = thread.end_user_id
+    return end_user_id
 
 
 def take_position(tx: Transaction, actor: Actor, thread_id: UUID) -> int:

@@ -3,10 +3,19 @@
 -- Without a limit a scope's row is not kept up to date: what has ended is summed up instead.
 SELECT w.scope, w.month,
     coalesce(CASE WHEN %(are_limited)s THEN s.spent_usd END, (
-        SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
-        WHERE u.org_id = %(org_id)s AND u.ended_at >= w.month::timestamp AT TIME ZONE 'UTC'
-            AND u.month = w.month
-            AND (w.scope = 'org' OR w.scope = 'api_key:' || u.api_key_id)
+        -- An end user has an index of its own; there may be very many of them.
+        CASE WHEN starts_with(w.scope, 'end_user:') THEN (
+            SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
+            WHERE u.org_id = %(org_id)s
+                AND u.end_user_id = substr(w.scope, length('end_user:') + 1)
+                AND u.ended_at >= w.month::timestamp AT TIME ZONE 'UTC'
+                AND u.month = w.month
+        ) ELSE (
+            SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
+            WHERE u.org_id = %(org_id)s AND u.ended_at >= w.month::timestamp AT TIME ZONE 'UTC'
+                AND u.month = w.month
+                AND (w.scope = 'org' OR w.scope = 'api_key:' || u.api_key_id)
+        ) END
     )) AS spent_usd,
     coalesce(s.held_usd, 0) AS held_usd
 FROM (

@@ -40,7 +40,9 @@ WITH wanted AS (
         -- LIMIT: each is one look into an index. EXISTS may read the table into a hash.
         coalesce(
             (SELECT true FROM budgets b WHERE b.org_id = r.org_id
-                AND b.scope IN ('org', 'api_key:' || r.api_key_id::text) LIMIT 1),
+                AND b.scope IN ('org', 'api_key:' || r.api_key_id::text,
+                    'end_user:' || r.end_user_id,
+                    CASE WHEN r.end_user_id IS NOT NULL THEN 'end_user' END) LIMIT 1),
             (SELECT true FROM credit_balances c WHERE c.org_id = r.org_id LIMIT 1),
             (SELECT true FROM holds h WHERE h.run_id = r.id LIMIT 1),
             false

@@ -205,3 +205,78 @@ def test_only_admins_limit_keys(alice: User, register: Register) -> None:
     assert {(404, "api_keys.not_found")} == {error_of(answer) for answer in unseen}
     assert 200 == alice.patch(path, {"max_cost_usd": 1}).status_code
     assert ["name"] == list(details_of(alice.patch(path, {"name": "b"})))
+
+
+def end_user_budget(user: User, **body: object) -> dict[str, object]:
+    response = user.call("PUT", "/v1/budget/end-users", json=body)
+    assert 200 == response.status_code, response.text
+    return dict(response.json or {})
+
+
+def test_each_end_user_has_the_limits_of_all_or_its_own(alice: User) -> None:
+    """One that is set for an end user takes the place of that of all; null takes it away again."""
+    path = "/v1/budget/end-users"
+    limits = {"max_cost_usd": None, "max_cost_usd_per_month": None}
+
+    def of(end_user_id: str) -> tuple[object, object]:
+        body = alice.get(f"{path}?end_user_id={end_user_id}").json or {}
+        assert end_user_id == body["end_user_id"]
+        return tuple(body[name] for name in limits)  # type: ignore[return-value]  # two of them
+
+    assert limits == alice.get(path).json
+    assert {"max_cost_usd": 1, "max_cost_usd_per_month": 10} == end_user_budget(
+        alice, max_cost_usd=1, max_cost_usd_per_month=10
+    )
+    own = end_user_budget(alice, end_user_id="a", max_cost_usd_per_month=0)
+    assert (1, 0, 0) == tuple(
+        own[n] for n in ("max_cost_usd", "max_cost_usd_per_month", "spent_usd")
+    )
+    assert ((1, 0), (1, 10)) == (of("a"), of("b"))
+    end_user_budget(alice, end_user_id="a")
+    assert (1, 10) == of("a")
+    assert limits == end_user_budget(alice)
+
+
+def test_a_run_of_an_end_user_without_money_is_refused(
+    alice: User, connections: Connections
+) -> None:
+    """429 names its scope, whether the run or its thread has the end user; others go through."""
+    stored = StoredRuns.of(connections, alice)
+    claim = stored.claimed()
+    stored.set(claim.run_id, end_user_id="a")
+    stored.finish(claim)
+    end_user_budget(alice, max_cost_usd_per_month=0.5)
+    inherited = alice.post(f"/v1/threads/{alice.thread(end_user_id='a')}/runs")
+    own = alice.post(f"/v1/threads/{alice.thread(end_user_id='b')}/runs", {"end_user_id": "a"})
+
+    assert (429, "budget.exhausted") == error_of(inherited) == error_of(own)
+    assert "end_user:a" == (own.json or {})["details"]["scope"]
+    for thread in (alice.thread(end_user_id="b"), alice.thread()):
+        assert 201 == alice.post(f"/v1/threads/{thread}/runs").status_code
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"end_user_id": ""}, "end_user_id"),
+        ({"max_cost_usd": -1}, "max_cost_usd"),
+        ({"scope": "org"}, "scope"),
+    ],
+)
+def test_a_bad_budget_of_end_users_is_refused(
+    alice: User, body: dict[str, object], field: str
+) -> None:
+    """422 names the field; members may neither see nor set it."""
+    assert [field] == list(details_of(alice.call("PUT", "/v1/budget/end-users", json=body)))
+
+
+def test_members_have_nothing_to_do_with_budgets_of_end_users(
+    alice: User, register: Register
+) -> None:
+    """A member gets 403."""
+    member = register(org_of=alice, role="member")
+    answers = (
+        member.get("/v1/budget/end-users"),
+        member.call("PUT", "/v1/budget/end-users", json={}),
+    )
+    assert {(403, "auth.forbidden")} == {error_of(answer) for answer in answers}

@@ -166,9 +166,21 @@ def test_a_look_before_a_run_is_created(money: Money) -> None:
 
     assert {
         *("pk_budgets", "pk_credit_balances", "pk_spending"),
-        "ix_run_usage_org_id_ended_at",
+        *("ix_run_usage_org_id_ended_at", "ix_run_usage_org_id_end_user_id_ended_at"),
     } >= found
     assert {"pk_budgets", "pk_spending"} <= found
+
+
+def test_the_first_look_at_an_end_user_reads_its_rows(money: Money) -> None:
+    """Of very many end users, each has a row in each month: none reads the runs of the others."""
+    money.limit("10", scope="end_user")
+    with noted(money.connections) as statements, money.connections.reading() as sql:
+        budget_limits.check_open(
+            sql, money.stored.actor, personas.builtin()["assistant@1"], SERVERS, "a"
+        )
+    [_, month, *_] = statements
+
+    assert "ix_run_usage_org_id_end_user_id_ended_at" in indexes(money, month)
 
 
 def test_the_locks_of_many_ends_are_found_by_index(money: Money) -> None:
