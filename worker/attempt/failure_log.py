@@ -6,7 +6,6 @@ import ssl
 from urllib.parse import urlsplit
 
 from shared.catalog.model_routes import Route
-from shared.catalog.prices import VENDOR_URLS
 from shared.events.types import RunError
 
 log = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ def report(
 
 def _address(route: Route | None) -> tuple[str | None, int | None]:
     """Return host and port of the route; its URL may contain credentials, too."""
-    url = urlsplit((route and (route.base_url or VENDOR_URLS.get(route.provider))) or "")
+    url = urlsplit((route and route.address) or "")
     with contextlib.suppress(ValueError):  # of an address that no call got as far as
         return url.hostname, url.port or _PORTS.get(url.scheme)
     return url.hostname, None

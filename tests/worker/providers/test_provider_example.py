@@ -87,6 +87,17 @@ def test_it_streams_and_reports_its_usage() -> None:
     assert ["system", "user"] == [message["role"] for message in body["messages"]]
 
 
+def test_it_translates_settings() -> None:
+    """Those that it names, and the limit of the output, are Ollama's options."""
+    settings = {"temperature": 0.5, "stop": ["END"]}
+    with vendor(lines("x")) as fake:
+        call(fake.url, request=replace(REQUEST, settings=settings, max_output_tokens=9))
+        [body] = fake.bodies
+
+    assert {**settings, "num_predict": 9} == body["options"]
+    assert settings.keys() <= providers.load(route_to("ollama", "http://x"), faults=False).settings
+
+
 def test_it_calls_tools_and_tells_their_results() -> None:
     """Calls and results have Ollama's form: whole calls without an id, results that name their
     tool.
