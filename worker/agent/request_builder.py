@@ -250,8 +250,9 @@ class RequestBuilder:
         """Return the messages of as many entries as fit into one request, and the next entry."""
         context = self._context(route)
         messages = _summary_of(context)
-        room = self._input_tokens(route) / self._density(route) - self._frame - self._reader_tokens
-        room -= sum(map(context_window.tokens_of, messages)) + summaries.INSTRUCTION_TOKENS
+        others = sum(shown.tokens for shown in self._kept(route)[1:])
+        room = self._input_tokens(route) / self._density(route) - summaries.INSTRUCTION_TOKENS
+        room -= self._estimate(route) - others  # the prompt, tools and the last summary
         omitted = context_window.entries_from(entries[:start], begin)
         for end, entry in enumerate(omitted, start - len(omitted)):
             shown = self._show(route, entry, context)
