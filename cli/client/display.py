@@ -14,7 +14,7 @@ from cli.output import compact, printable, shortened, write, write_json
 SHOWN_CHARACTERS = 160
 
 _YELLOW = {
-    *("message.reset", "run.cancelled"),
+    *("message.reset", "message.completed", "run.cancelled"),
     *("run.throttled", "run.fallback", "run.settings_dropped"),
     *("run.limit_reached", "context.truncated", "context.compacted"),
 }
@@ -75,7 +75,8 @@ class PipedText:
             case "message.reset":
                 self._open = [part for part in self._open if part[0] < event.data["from_seq"]]
             case "message.completed":
-                self._write(event.data["content"])
+                is_output = "output_errors" not in event.data
+                self._write(event.data["content"] if is_output else "")
         if event.is_terminal:
             self._write("".join(text for _seq, text in self._open))
         if line := line_of(event):
@@ -152,6 +153,8 @@ def line_of(event: RunEvent) -> str | None:
             return f"{mark} {data['name']} {_short(data['output'])} ({data['duration_ms']} ms)"
         case "message.reset":
             return f"✗ Discard the unfinished text above ({data['reason']}): the model starts again"
+        case "message.completed" if "output_errors" in data:
+            return f"✗ The output does not fit: {_short(' '.join(data['output_errors']))}"
         case "run.input_received":
             return f"answered: {_short(data['content'])}"
         case "run.resumed" if data["reason"] != "input":

@@ -12,6 +12,7 @@ import click
 from cli.client.client import Client, Refused
 from cli.client.display import Display, display_for
 from cli.client.foreground_run import ForegroundRun, interrupts
+from cli.client.run_options import fields_of, run_options
 from cli.client.server_address import find_server
 
 
@@ -32,6 +33,7 @@ from cli.client.server_address import find_server
     multiple=True,
     help="Send this image, PDF or text file, too; may be repeated.",
 )
+@run_options
 @click.option("--json", "as_json", is_flag=True, help="Print each event's JSON, one per line.")
 def run(
     message: str,
@@ -40,6 +42,7 @@ def run(
     route: str | None,
     files: tuple[Path, ...],
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Send MESSAGE (`-`: standard input), run the agent and follow it to its end.
 
@@ -56,13 +59,14 @@ def run(
     if message == "-":
         message = _standard_input()
     _check(message)
+    fields = fields_of(**options)
     client = Client(find_server())
     display = display_for(as_json=as_json)
     with interrupts() as interrupted:
         with _uploaded(client, files) as parts:
             content = [{"type": "text", "text": message}, *parts] if parts else message
             thread_id = None if thread is None else str(thread)
-            choice = {"thread_id": thread_id, "persona_id": persona, "route_id": route}
+            choice = {"thread_id": thread_id, "persona_id": persona, "route_id": route, **fields}
             run_id = _start(client, display, content, choice)
         status = ForegroundRun(client, display, run_id, interrupted).follow()
     sys.exit(status)
@@ -103,7 +107,7 @@ def _uploaded(client: Client, paths: Iterable[Path]) -> Iterator[list[dict[str, 
         raise
 
 
-def _start(client: Client, display: Display, message: Any, choice: dict[str, str | None]) -> str:
+def _start(client: Client, display: Display, message: Any, choice: dict[str, Any]) -> str:
     """Start the run and return its id; of one that is refused nothing is left behind."""
     try:
         made = client.post("/runs", {"message": {"content": message}, **choice})

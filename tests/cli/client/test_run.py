@@ -5,6 +5,9 @@ import re
 import signal
 import subprocess
 from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
 
 from tests.acceptance.test_files import shown
 from tests.caller import Caller, script, types
@@ -94,6 +97,47 @@ def test_a_failed_run_exits_with_1_and_says_why(arkloop: Arkloop) -> None:
 
     assert 1 == done.returncode
     assert b"The script says: invalid_request. (provider.invalid_request)" in done.stderr
+
+
+def test_options_become_fields_of_the_run(arkloop: Arkloop, user: Caller, tmp_path: Path) -> None:
+    """Standard output has the output alone, without the answer that did not fit."""
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {"a": {"type": "integer"}}}')
+    options = (
+        *("--instructions", "Be brief.", "--setting", "temperature=0.5"),
+        *("--setting", "reasoning_effort=low", "--metadata", "team=red", "--schema", str(schema)),
+    )
+
+    done = arkloop("run", *options, script({"output": {"a": 1}, "invalid": 1}))
+
+    assert (0, {"a": 1}) == (done.returncode, json.loads(done.stdout))
+    assert "The output does not fit: " in done.stderr.decode()
+    run = user.get_run(run_of(done.stderr))
+    assert {"team": "red"} == run["metadata"]
+    assert run["overrides"] == {
+        "instructions": "Be brief.",
+        "model_settings": {"temperature": 0.5, "reasoning_effort": "low"},
+        "output_schema": json.loads(schema.read_text()),
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--var", "name"), "--var must have the form name=value"),
+        (("--metadata", "=x"), "--metadata must have the form name=value"),
+        (("--setting", "a=1", "--setting", "a=2"), "--setting is given twice for 'a'"),
+        (("--schema", __file__), "--schema: "),
+    ],
+)
+def test_options_that_cannot_be_read_are_wrong_usage(
+    arkloop: Arkloop, options: tuple[str, ...], why: str
+) -> None:
+    """Status 2, before anything is sent."""
+    done = arkloop("run", *options, "Hi")
+
+    assert (2, b"") == (done.returncode, done.stdout)
+    assert why in done.stderr.decode()
 
 
 def test_text_of_a_model_call_that_was_made_again_is_not_in_the_pipe(arkloop: Arkloop) -> None:
