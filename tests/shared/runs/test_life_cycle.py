@@ -91,7 +91,8 @@ class LifeCycle(Pieces):
 
         def again() -> UUID:
             with self.stored.connections.transaction() as tx:
-                return creation.retry(tx, self.stored.actor, thread.id, catalog, trace_id="1" * 32)
+                made = creation.retry(tx, self.stored.actor, thread.id, catalog, trace_id="1" * 32)
+                return made.run_id
 
         if self._begin(thread, again):
             thread.is_retried()
