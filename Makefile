@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --python-vers
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-peers test-webkit test-proxies test-poolers test-s3 test-lost-workers bench bench-short bench-context overspend hostile hostile-short chaos chaos-short chaos-mutants check lock
+.PHONY: help setup demo dev test coverage tests-of test-browser test-peers test-webkit test-proxies test-poolers test-s3 test-lost-workers bench bench-short bench-context overspend budget-use hostile hostile-short chaos chaos-short chaos-mutants check lock
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -80,6 +80,9 @@ bench-context: setup ## What context handling achieves: cached prefixes, costs, 
 
 overspend: setup ## 64 runs spend at once, in 1,000 trials: no budget gives more than it has; 15 minutes
 	@$(BIN)/python -m bench.overspend --seed $(or $(SEED),1)
+
+budget-use: setup ## 1,000 runs with a cap: they use 80 % of it, never more than it, and answer; 20 minutes
+	@$(BIN)/python -m bench.budget_use --seed $(or $(SEED),1)
 
 hostile: setup ## 100,000 hostile requests: no 5xx, none slower than 3 s, no memory kept; 3 minutes
 	@$(BIN)/python -m bench.hostile --seed $(or $(SEED),1)

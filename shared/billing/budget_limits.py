@@ -44,6 +44,12 @@ class Limits:
         return self.max_cost_usd is not None or bool(self.monthly)
 
     @property
+    def lowest_usd(self) -> Decimal | None:
+        """The lowest of the limits in USD."""
+        limits = [*self.monthly.values(), self.max_cost_usd]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
     def needs_reservation(self) -> bool:
         """True if the run must reserve; such a run ends by `endings.end_with_reservation`."""
         return bool(self.monthly) or self.is_prepaid or self.has_reservation

@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Row, delete, select, update
 
 from shared.billing import budget_limits, credits, spending
 from shared.billing.budget_limits import CREDITS, Limits
-from shared.billing.credits import credits_of
+from shared.billing.credits import CREDITS_PER_USD, credits_of
 from shared.billing.spending import ORG
 from shared.catalog.personas import Persona
 from shared.claim import Claim
@@ -64,6 +64,12 @@ class Refused(Exception):
         self.needed = needed
         self.others_reserved = others_reserved
 
+    @property
+    def excess_usd(self) -> Decimal:
+        """The USD by which the call is too expensive."""
+        excess = Decimal(self.needed - self.limit)
+        return excess / CREDITS_PER_USD if self.scope == CREDITS else excess
+
 
 def _sentence(scope: str, set_by: str, limit: Decimal | int, needed: Decimal | int) -> str:
     if scope == CREDITS:
@@ -97,8 +103,11 @@ def reserve(
     *,
     own_usd: Decimal = NOTHING,
     on_own_route: bool = False,
+    keep_usd: Decimal = NOTHING,
 ) -> None:
     """Hold the run's cost so far and the worst case of its next model call, in this month.
+
+    `keep_usd` of that is for its last call: others do not wait for it.
 
     Credits are held for routes of the server alone: without `own_usd` of the cost so far, and not
     for a call `on_own_route`. A call on a route of the server holds one at least, even if it is
@@ -146,6 +155,7 @@ def reserve(
         scopes=scopes,
         cost_usd=cost,
         held_usd=needed,
+        kept_usd=min(keep_usd, needed - cost),
         held_credits=wanted,
     )
 
@@ -157,10 +167,11 @@ def settle(
     limits: Limits | None = None,
     *,
     own_usd: Decimal = NOTHING,
+    keep_usd: Decimal = NOTHING,
 ) -> None:
-    """Reduce the run's reservation to its cost after a model call.
+    """Reduce the run's reservation after a model call: to its cost, and `keep_usd` for its last.
 
-    No credits are reserved for `own_usd` of the cost, which the org pays to its own provider.
+    No credits are reserved for `own_usd` of that, which the org pays to its own provider.
 
     A call that cost more than its worst case increases the reservation, even beyond the limits.
     The reservation moves to `limits` if they are given, else it stays under the limits of
@@ -173,10 +184,12 @@ def settle(
     reservation = _lock_reservation(tx.sql, claim)
     scopes = reservation.scopes if limits is None else sorted(limits.monthly)
     is_prepaid = reservation.held_credits > 0 if limits is None else limits.is_prepaid
-    _move_reservation(tx.sql, reservation, reservation.month, scopes, cost)
+    held_usd = max(cost, min(reservation.held_usd, cost + keep_usd))
+    _move_reservation(tx.sql, reservation, reservation.month, scopes, held_usd)
     held_credits = reservation.held_credits
     if is_prepaid or held_credits:
-        more = (credits_of(cost - own_usd) if is_prepaid else 0) - held_credits
+        wanted = max(credits_of(held_usd - own_usd), 0) if is_prepaid else 0
+        more = wanted - held_credits
         held_credits += tx.sql.exec_driver_sql(
             _SETTLE_CREDITS, {"org_id": reservation.org_id, "more": more}
         ).scalar_one()
@@ -185,7 +198,8 @@ def settle(
         reservation,
         scopes=list(scopes),
         cost_usd=cost,
-        held_usd=cost,
+        held_usd=held_usd,
+        kept_usd=held_usd - cost,
         held_credits=held_credits,
     )
 
@@ -275,7 +289,7 @@ def _refused(
 ) -> Refused:
     certain = sum(
         (
-            other.cost_usd
+            _certain_usd(other)
             for other in _others(sql, reservation)
             if row.scope in other.scopes and other.month == row.month
         ),
@@ -290,7 +304,8 @@ def _refused_credits(sql: Connection, reservation: Row[Any], wanted: int) -> Ref
     balance = has.balance or 0
     # Part of what another has cost may be for the org's own models, for which it holds none.
     certain = sum(
-        min(credits_of(other.cost_usd), other.held_credits) for other in _others(sql, reservation)
+        min(credits_of(_certain_usd(other)), other.held_credits)
+        for other in _others(sql, reservation)
     )
     return Refused(
         CREDITS,
@@ -298,6 +313,11 @@ def _refused_credits(sql: Connection, reservation: Row[Any], wanted: int) -> Ref
         needed=wanted,
         others_reserved=wanted + certain <= balance,
     )
+
+
+def _certain_usd(other: Row[Any]) -> Decimal:
+    """Return what the run will hold even if its current call is free."""
+    return Decimal(min(other.cost_usd + other.kept_usd, other.held_usd))
 
 
 def _others(sql: Connection, reservation: Row[Any]) -> Sequence[Row[Any]]:

@@ -106,12 +106,17 @@ class Prices:
         return round(total / _MILLION, 8)
 
     def at_most(self, usage: Usage) -> Decimal:
-        """Compute the highest USD that a call with at most these tokens can cost."""
+        """Compute the highest USD that a call with at most these tokens can cost.
+
+        Its input may be written to the cache, or for an hour, only if `usage` has such tokens.
+        """
         all_hours = [self, *(hours.prices for hours in self.hours)]
         reached = [p for prices in all_hours for p in prices._reached(usage.input_tokens)]
-        input_price = max(
-            max(p.input, p.cache_read, p.cache_write, _for_an_hour(p)) for p in reached
-        )
+        input_price = max(max(p.input, p.cache_read) for p in reached)
+        if usage.cache_write_tokens:
+            input_price = max(input_price, *(p.cache_write for p in reached))
+        if usage.cache_write_1h_tokens:
+            input_price = max(input_price, *(_for_an_hour(p) for p in reached))
         output_price = max(p.output for p in reached)
         total = usage.input_tokens * input_price + usage.output_tokens * output_price
         return round(total / _MILLION, 8)

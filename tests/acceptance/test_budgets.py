@@ -59,7 +59,7 @@ def test_64_parallel_runs_never_spend_more_than_the_month_allows(owner: Caller) 
 
     spent = sum(map(cost_of, ended))
     assert {"completed"} == {run["status"] for run in ended}
-    assert {"stop", "budget"} == {run["stop_reason"] for run in ended}
+    assert {"budget"} <= {run["stop_reason"] for run in ended} <= {"stop", "budget"}
     assert Decimal("0.057") <= spent <= Decimal("0.06")
     budget = owner.get("/v1/budget")
     assert (spent, 0) == (Decimal(str(budget["spent_usd"])), budget["held_usd"])

@@ -15,6 +15,7 @@ from shared.runs.transitions import Totals
 from worker.agent.conversation import Entry, History
 from worker.agent.route_chain import RouteChain
 from worker.contract.attachments import Attachment
+from worker.contract.context import Plan
 from worker.contract.messages import Message, ModelRequest, ToolMessage, UserMessage
 from worker.contract.retry_deadline import RetryDeadline
 from worker.contract.stop_signal import StopSignal
@@ -138,7 +139,7 @@ class RecordedRun:
         """The run itself: everything it is asked for is in one place."""
         return self
 
-    def reserve(self, route: Route, worst_case: Usage) -> None:
+    def reserve(self, route: Route, worst_case: Usage, plan: Plan | None = None) -> None:
         self.reserved.append((route.id, worst_case))
 
     def settle(self) -> None:

@@ -45,6 +45,7 @@ def last_request(
         # The tools stay: some vendors require those that the conversation calls.
         settings={**request.settings, "tool_choice": "none"} if request.tools else request.settings,
         answer_only=True,
+        may_cache=False,
     )
 
 
@@ -52,6 +53,11 @@ def no_output(stop_reason: str, errors: Sequence[str]) -> str:
     """Return why a run fails whose last call gave text that is not its output."""
     why = " ".join(errors)
     return f"This run reached its {_LIMITS[stop_reason]}, and its output does not fit. {why}"
+
+
+def last_within_budget(request: ModelRequest) -> ModelRequest:
+    """Ask for the answer because no further step can be paid."""
+    return last_request(request, "budget")
 
 
 def no_answer(stop_reason: str) -> str:

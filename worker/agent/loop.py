@@ -127,7 +127,8 @@ def _step(
     A turn that is not the output which the run must have is no answer.
     """
     fault_points.reach("worker.before_model")
-    reply = call_model(agent.chain, requests.build, context, stop, requests.shrink)
+    last_call = landing.last_within_budget if agent.persona.on_limit == "answer" else None
+    reply = call_model(agent.chain, requests.build, context, stop, requests.shrink, last_call)
     fault_points.reach("worker.after_model")
     requests.measured(agent.chain.route, reply.usage)
     if agent.output is not None and (said := structured_output.as_text(reply)) is not None:
@@ -140,13 +141,19 @@ def _step(
     state = reply.message.state
     completed = types.MessageCompleted(message_id, types.clean(content), reply.usage, state)
     if not tool_calls:
+        is_cut_off = reply.is_shortened and reply.end.stop_reason == "length"
+        if is_cut_off and not content.strip():
+            context.void_text("budget.exhausted", reply.cost)
+            raise LimitExceeded(
+                "budget.exhausted", "The budget paid only a part of the next output, without text."
+            )
         _check_for_answer(reply)
         output = agent.output.read(content, reply.end.stop_reason) if agent.output else Output()
         if not output.errors:
             return Answer(
                 message_id=message_id,
                 content=content,
-                stop_reason=reply.end.stop_reason,
+                stop_reason="budget" if is_cut_off else reply.end.stop_reason,
                 output=output.value,
                 closing=(completed, reply.cost),
             )

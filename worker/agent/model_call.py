@@ -11,6 +11,7 @@ from shared.catalog import model_settings
 from shared.catalog.model_routes import Route
 from shared.events import types
 from shared.events.types import Event, ProviderState, Usage, is_too_deep, plain
+from worker.agent import affordable
 from worker.agent.attachments import attached
 from worker.agent.call_ids import CallIds
 from worker.agent.retry import (
@@ -66,13 +67,17 @@ def _never_smaller(_route: Route, _request: ModelRequest, _refused: TooLarge) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A finished model turn; `cost` is the event to be written with it."""
+    """A finished model turn; `cost` is the event to be written with it.
+
+    `is_shortened`: a budget could not pay all the output that the model might have written.
+    """
 
     request: ModelRequest
     message: AssistantMessage
     end: TurnEnd
     usage: Usage
     cost: Event
+    is_shortened: bool = False
 
 
 @dataclass(slots=True)
@@ -97,8 +102,11 @@ def call_model(
     context: RunContext,
     stop: StopSignal,
     shrink: ShrinkRequest = _never_smaller,
+    last_call: affordable.LastCall | None = None,
 ) -> Reply:
     """Stream one turn, in as many tries and on as many routes as `decide` allows.
+
+    `last_call` makes the run's last call of a request: money for it must be left.
 
     Every try is billed by its provider's report, else by an estimate; one that broke off by what
     was reported until then, with its output at least as it was streamed.
@@ -115,7 +123,7 @@ def call_model(
         streamed = _Streamed()
         request = bounded(replace(request, try_number=number), admission)
         try:
-            return _try_once(chain, request, context, stop, deadline, streamed)
+            return _try_once(chain, request, context, stop, deadline, streamed, last_call)
         except ProviderError as error:
             error = _never_fits(error, chain, request)
             progress = replace(
@@ -163,6 +171,7 @@ def _try_once(
     stop: StopSignal,
     deadline: RetryDeadline,
     streamed: _Streamed,
+    last_call: affordable.LastCall | None,
 ) -> Reply:
     """Make one call; if it breaks off, `streamed` has what came of it and what that cost."""
     try:
@@ -172,14 +181,22 @@ def _try_once(
             settings = model_settings.without(request.settings, chain.dropped_settings)
             request = replace(request, settings=settings)
         admission.admit(route, _size(provider, request), deadline)
+        wanted = request.max_output_tokens
         if admission.is_limited:
-            admission.reserve(route, provider.worst_case(request))
+            request = affordable.reserve(chain, request, admission, last_call)
         with attached(request, context.files, route.accepts) as sent:
             message, end = _stream_turn(provider, sent, context, stop, streamed)
         usage = end.usage or _estimated(provider, request, streamed)
         cost = admission.add_usage(route, usage)
         message = replace(message, state=_state(route, end))
-        return Reply(request=request, message=message, end=end, usage=usage, cost=cost)
+        return Reply(
+            request=request,
+            message=message,
+            end=end,
+            usage=usage,
+            cost=cost,
+            is_shortened=request.max_output_tokens != wanted,
+        )
     except BaseException as error:
         was_accepted = isinstance(error, ProviderError) and error.was_accepted
         _bill_broken_try(chain, request, context.admission, streamed, was_accepted=was_accepted)
@@ -280,7 +297,8 @@ def _stream_turn(
     text: list[str] = []
     length = 0
     ids = CallIds(request.turn, request.taken_call_ids)
-    for chunk in _watched(provider.stream(request, stop), stop):
+    chunks = provider.stream(request, stop)
+    for chunk in chunks if request.is_summary else _watched(chunks, stop):
         if isinstance(chunk, TextDelta | ThinkingDelta | CallDelta):
             length += len(chunk.text)
             if length > MAX_TURN_CHARACTERS:

@@ -16,19 +16,15 @@ from shared.events.types import ContextCompacted, Event, Usage
 from worker.agent import context_window, summaries
 from worker.agent.agent import Agent
 from worker.agent.conversation import Entry, Turn, entries_of
+from worker.agent.vendor_count import VendorCount
 from worker.contract.context import RunContext
 from worker.contract.messages import Message, ModelRequest, without_state
 from worker.contract.outcomes import TooLarge
 from worker.contract.stop_signal import StopSignal
+from worker.providers import token_counts
 
 #: Of a model's context, where nothing says how long its answer may get.
 ANSWER_TOKENS = 4096
-#: How much denser than the text so far the next one may be.
-DENSITY_MARGIN = 1.05
-#: What is beyond these is a mistake of the vendor's: half of our count would be six bytes a token.
-LEAST_DENSITY, MOST_DENSITY = 0.5, 4.0
-#: Of a smaller request most may be what the vendor adds of its own.
-LEAST_COUNTED_TOKENS = 500
 #: What a truncation keeps of the input: half, or a third of a large one, where half is more than
 #: this number of tokens. Each request pays for all that is kept, and the first one the full price.
 KEPT_PART, KEPT_OF_MANY, FEW_TOKENS = 1 / 2, 1 / 3, 32_000
@@ -36,23 +32,6 @@ KEPT_PART, KEPT_OF_MANY, FEW_TOKENS = 1 / 2, 1 / 3, 32_000
 REFUSED_PART = 0.75
 #: How the event names an `extra_body` that a route of the server does not send.
 PERSONA_EXTRA_BODY = "persona.extra_body"
-
-
-@dataclass(frozen=True, slots=True)
-class _Count:
-    """The vendor's `tokens` of a request for which we had counted `estimate`."""
-
-    context: ContextCompacted
-    estimate: int
-    tokens: int
-
-    @property
-    def density(self) -> float:
-        """The vendor's tokens for each of our count."""
-        if self.estimate < LEAST_COUNTED_TOKENS:
-            return 1.0
-        density = self.tokens / self.estimate * DENSITY_MARGIN
-        return min(max(density, LEAST_DENSITY), MOST_DENSITY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +59,8 @@ class RequestBuilder:
         self._stop = stop
         self._turns = turns
         self._contexts = dict(agent.history.contexts)
-        self._counts: dict[str, _Count] = {}
+        self._counts: dict[str, VendorCount] = {}
+        self._frame_bounds: dict[str, int] = {}  # of the last request of each route
         self._shown: dict[tuple[object, ...], _Shown] = {}
         specs = [tool.spec for tool in agent.tools.values()]
         #: The model is offered this one from the first result on that it sees cut.
@@ -119,12 +99,17 @@ class RequestBuilder:
             attempt=self._run.attempt,
         )
         output = self._agent.output
-        return request if output is None else output.requested(request, self._agent.chain)
+        if output is not None:
+            request = output.requested(request, self._agent.chain)
+        self._frame_bounds[route.id] = token_counts.most_tokens_of_frame(request)
+        count = self._last_count(route)
+        return request if count is None else count.bounding(request, self._context(route))
 
     def measured(self, route: Route, usage: Usage) -> None:
         """Take over what the vendor has counted for the request that was built last."""
         if usage.source == "reported" and usage.input_tokens:
-            self._count(route, usage.input_tokens)
+            messages = sum(len(shown.messages) for shown in self._kept(route))
+            self._count(route, usage.input_tokens, messages)
 
     def shrink(
         self, route: Route, refused: ModelRequest, too_large: TooLarge
@@ -316,19 +301,25 @@ class RequestBuilder:
         count = self._last_count(route)
         return count.density if count else 1.0
 
-    def _count(self, route: Route, tokens: int) -> None:
-        self._counts[route.id] = _Count(self._context(route), self._estimate(route), tokens)
+    def _count(self, route: Route, tokens: int, messages: int = 0) -> None:
+        context, estimate = self._context(route), self._estimate(route)
+        frame = self._frame_bounds.get(route.id, 0)
+        self._counts[route.id] = VendorCount(context, estimate, tokens, messages, frame)
 
-    def _last_count(self, route: Route) -> _Count | None:
+    def _last_count(self, route: Route) -> VendorCount | None:
         """Return the vendor's last count, of this attempt or an earlier one or an earlier run."""
         counted = self._agent.history.counted
         if route.id not in self._counts and counted and counted.route_id == route.id:
             entries, context = self._entries(), self._context(route)
             kept = context_window.entries_from(entries, context_window.start_of(entries, context))
             sent = [e for e in kept if e.place < counted.place]
-            estimate = self._frame + sum(map(context_window.tokens_of, _summary_of(context)))
-            estimate += sum(self._show(route, e, context).tokens for e in sent)
-            self._counts[route.id] = _Count(context, estimate, counted.input_tokens)
+            shown = [self._show(route, e, context) for e in sent]
+            summary = _summary_of(context)
+            estimate = self._frame + sum(map(context_window.tokens_of, summary))
+            estimate += sum(one.tokens for one in shown)
+            messages = len(summary) + sum(len(one.messages) for one in shown)
+            # The earlier run may have had other instructions or tools: its frame is unknown.
+            self._counts[route.id] = VendorCount(context, estimate, counted.input_tokens, messages)
         return self._counts.get(route.id)
 
     def _settings(self, route: Route) -> dict[str, Any]:

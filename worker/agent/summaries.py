@@ -6,6 +6,7 @@ from typing import cast
 from shared.catalog import model_settings
 from shared.events import types
 from shared.events.types import Event
+from worker.agent import landing
 from worker.agent.model_call import call_model
 from worker.agent.route_chain import RouteChain
 from worker.contract.context import RunContext
@@ -46,6 +47,7 @@ def request_for(request: ModelRequest, messages: list[Message], tokens: int) -> 
     return replace(
         request,
         messages=[*messages, instruction],
+        counted_messages=min(request.counted_messages, len(messages)),
         max_output_tokens=max(request.max_output_tokens or SUMMARY_TOKENS, 2 * tokens),
         settings={**settings, "tool_choice": "none"} if request.tools else settings,
         answer_only=True,
@@ -63,7 +65,13 @@ def summarize(
     admission = context.admission
     quiet = cast(RunContext, _Quiet(context))
     try:
-        reply = call_model(chain.alone(), lambda _route: request, quiet, stop)
+        reply = call_model(
+            chain.alone(),
+            lambda _route: request,
+            quiet,
+            stop,
+            last_call=landing.last_within_budget,
+        )
     except RunFailure:
         context.emit(admission.cost())
         return None

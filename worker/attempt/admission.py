@@ -16,6 +16,7 @@ from shared.events import types
 from shared.events.types import Event, RouteCost, Usage
 from shared.runs.transitions import Totals
 from shared.storage.connections import Transaction
+from worker.contract.context import Plan
 from worker.contract.outcomes import LimitExceeded, ProviderError, RunFailure
 from worker.contract.retry_deadline import RetryDeadline
 from worker.process.route_limits import RouteLimits, with_jitter
@@ -23,6 +24,9 @@ from worker.process.route_limits import RouteLimits, with_jitter
 #: How long a run waits for money of its budget that other runs have reserved.
 MAX_BUDGET_WAIT_SECONDS = 60.0
 BUDGET_PAUSE_SECONDS = 0.25
+#: The part of a limit that is set aside for the last call, unless the whole conversation needs less
+#: or the shortest one needs more.
+LAST_CALL_SHARE = Decimal("0.1")
 #: How often a run that keeps waiting for the same reason emits `run.throttled` again.
 REPEAT_SECONDS = 30.0
 
@@ -56,6 +60,7 @@ class Admission:
         self._wait = wait
         self._persona: Persona
         self._has_reservation = False
+        self._keep_usd = self._keep_own_usd = Decimal(0)  # for the last call, on a route of the org
         self._admitted_tokens = 0  # of the current call
         self._last_throttle_reason: tuple[str, str] | None = None
         self._last_throttle_at = 0.0
@@ -102,16 +107,19 @@ class Admission:
     def cost(self) -> Event:
         return types.RunCost(self.totals.usage, self.totals.cost_usd, self.totals.routes)
 
-    def reserve(self, route: Route, worst_case: Usage) -> None:
+    def reserve(self, route: Route, worst_case: Usage, plan: Plan | None = None) -> None:
         deadline = time.monotonic() + MAX_BUDGET_WAIT_SECONDS
         while True:
             try:
-                self._write(lambda tx: self._reserve(tx, route, worst_case))
+                self._write(lambda tx: self._reserve(tx, route, worst_case, plan))
                 return
             except Refused as refused:
                 if not refused.others_reserved or time.monotonic() > deadline:
                     raise LimitExceeded(
-                        "budget.exhausted", str(refused), retryable=refused.others_reserved
+                        "budget.exhausted",
+                        str(refused),
+                        retryable=refused.others_reserved,
+                        affordable_usd=_at_most(route, worst_case) - refused.excess_usd,
                     ) from refused
             self._throttle(route.id, "budget", BUDGET_PAUSE_SECONDS * random.uniform(0.5, 1.5))
 
@@ -135,9 +143,16 @@ class Admission:
 
     def _settle(self, tx: Transaction, limits: Limits | None = None) -> None:
         totals = self.totals
-        budgets.settle(tx, self._claim, totals.cost_usd, limits, own_usd=totals.own_usd)
+        budgets.settle(
+            tx,
+            self._claim,
+            totals.cost_usd,
+            limits,
+            own_usd=totals.own_usd + self._keep_own_usd,
+            keep_usd=self._keep_usd,
+        )
 
-    def _reserve(self, tx: Transaction, route: Route, worst_case: Usage) -> None:
+    def _reserve(self, tx: Transaction, route: Route, worst_case: Usage, plan: Plan | None) -> None:
         # Read anew for each call: a limit that is set or lowered counts from the next one on.
         limits = budgets.limits(tx.sql, self._claim, self._persona)
         pays_credits = limits.is_prepaid and not route.is_of_org
@@ -148,16 +163,22 @@ class Admission:
                 " use it under a budget or prepaid credits.",
             )
         self._has_reservation = limits.needs_reservation
-        cost = route.prices.at_most(worst_case) if route.prices else Decimal(0)
+        most = _at_most(route, worst_case)
+        keep = _for_last_call(limits, route, plan) if plan else Decimal(0)
+        if plan:
+            most = max(most, _at_most(route, plan.call) + keep)
         budgets.reserve(
             tx,
             self._claim,
             limits,
             self.totals.cost_usd,
-            cost,
+            most,
             own_usd=self.totals.own_usd,
             on_own_route=route.is_of_org,
+            keep_usd=keep,
         )
+        # Should this not be committed, `settle` gives back what is not there.
+        self._keep_usd, self._keep_own_usd = keep, keep if route.is_of_org else Decimal(0)
 
     def _throttle(self, route_id: str, reason: str, seconds: float) -> None:
         now = time.monotonic()
@@ -168,3 +189,15 @@ class Admission:
             self._last_throttle_reason, self._last_throttle_at = (route_id, reason), now
             self._emit(types.RunThrottled(route_id, reason, round(seconds, 3)))
         self._wait(seconds)
+
+
+def _at_most(route: Route, usage: Usage) -> Decimal:
+    return route.prices.at_most(usage) if route.prices else Decimal(0)
+
+
+def _for_last_call(limits: Limits, route: Route, plan: Plan) -> Decimal:
+    """Return the USD that are set aside for the run's last call."""
+    whole = _at_most(route, plan.whole)
+    if limits.lowest_usd is not None:
+        whole = min(whole, limits.lowest_usd * LAST_CALL_SHARE)
+    return max(whole, _at_most(route, plan.shortest))

@@ -5,6 +5,7 @@ Every method may raise a `StopRun` or `LeaseLost`.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from shared.catalog.model_routes import Route
@@ -93,6 +94,18 @@ class ThreadStore(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The expected usage of a model call, and of a last call after it.
+
+    `shortest` is what that takes at least, `whole` with all of the conversation.
+    """
+
+    call: Usage
+    shortest: Usage
+    whole: Usage
+
+
 class Admission(Protocol):
     """The limits that a model call has to pass, and what the run's calls have used."""
 
@@ -114,13 +127,13 @@ class Admission(Protocol):
             ProviderError: `provider.rate_limited`; its provider takes no calls until `deadline`.
         """
 
-    def reserve(self, route: Route, worst_case: Usage) -> None:
-        """Reserve what the next model call may cost at most.
+    def reserve(self, route: Route, worst_case: Usage, plan: Plan | None = None) -> None:
+        """Reserve what the next model call may cost at most; with a plan, also for the last call.
 
         Waits, visibly, while only the reservations of other runs stand in the way.
 
         Raises:
-            LimitExceeded: `budget.exhausted`.
+            LimitExceeded: `budget.exhausted`, with what the call could cost at most.
             RunFailure: the route has no prices.
         """
 

@@ -115,6 +115,8 @@ class ModelRequest:
     the arguments of calls are shown while the model writes them.
     `answer_only`: the model may not call `tools`; the last message asks for its answer, or, with
     `is_summary`, for a summary of the messages before it.
+    `may_cache`: the vendor may be asked to cache the prompt, which costs more once. A vendor has
+    counted at most `counted_tokens` for everything up to the first `counted_messages` messages.
     """
 
     model: str
@@ -131,6 +133,9 @@ class ModelRequest:
     try_number: int = 1
     answer_only: bool = False
     is_summary: bool = False
+    may_cache: bool = True
+    counted_tokens: int = 0
+    counted_messages: int = 0
 
 
 @dataclass(frozen=True, slots=True)

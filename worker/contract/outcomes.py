@@ -17,6 +17,7 @@ that a tool's `except Exception` cannot swallow it.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -92,7 +93,21 @@ class ProviderError(RunFailure):
 
 
 class LimitExceeded(RunFailure):
-    """A limit of the run itself that was exceeded."""
+    """A limit of the run itself that was exceeded.
+
+    `affordable_usd` is what a model call may cost at most that does not fit into a budget.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        retryable: bool = False,
+        affordable_usd: Decimal | None = None,
+    ) -> None:
+        super().__init__(code, message, retryable=retryable)
+        self.affordable_usd = affordable_usd
 
 
 class StopRun(BaseException):

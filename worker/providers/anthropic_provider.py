@@ -91,7 +91,7 @@ class AnthropicProvider:
             tools=anthropic_request.tools_of(request),
             max_output_tokens=anthropic_request.max_tokens(request),
         )
-        return token_counts.worst_case(sent)
+        return token_counts.worst_case(sent, writes_cache=anthropic_request.may_cache(request))
 
     def close(self) -> None:
         self._client.close()

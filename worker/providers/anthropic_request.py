@@ -78,7 +78,7 @@ def arguments(request: ModelRequest) -> dict[str, Any]:
             }
             for tool in tools
         ]
-    if request.tools and not request.answer_only:
+    if may_cache(request):
         _cache(sent)
     elif tools and not request.tools:
         sent["tool_choice"] = {"type": "none"}
@@ -140,6 +140,11 @@ def _thinking(request: ModelRequest) -> dict[str, Any]:
         why = f"An output limit of {most} tokens leaves no room to think."
         raise ProviderError("invalid_request", why, refused_setting="reasoning_effort")
     return {"thinking": {"type": "enabled", "budget_tokens": budget}}
+
+
+def may_cache(request: ModelRequest) -> bool:
+    """Return whether the vendor is asked to cache what is sent: only steps are sent again."""
+    return bool(request.tools) and request.may_cache
 
 
 def tools_of(request: ModelRequest) -> Sequence[ToolSpec]:

@@ -124,6 +124,7 @@ reservations = Table(
     _usd("cost_usd"),
     _usd("held_usd"),
     Column("held_credits", BigInteger, nullable=False, server_default=text("0")),
+    Column("kept_usd", Numeric(18, 8), nullable=False, server_default=text("0")),
     Index("ix_holds_org_id", "org_id"),
 )
 

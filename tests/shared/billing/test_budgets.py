@@ -72,6 +72,7 @@ class Money:
         *,
         own: str = "0",
         on_own_route: bool = False,
+        keep: str = "0",
     ) -> None:
         limits = self.limits(claim, persona)
         with self.connections.transaction() as tx:
@@ -83,11 +84,12 @@ class Money:
                 Decimal(worst),
                 own_usd=Decimal(own),
                 on_own_route=on_own_route,
+                keep_usd=Decimal(keep),
             )
 
-    def settle(self, claim: Claim, so_far: str, own: str = "0") -> None:
+    def settle(self, claim: Claim, so_far: str, own: str = "0", keep: str = "0") -> None:
         with self.connections.transaction() as tx:
-            budgets.settle(tx, claim, Decimal(so_far), own_usd=Decimal(own))
+            budgets.settle(tx, claim, Decimal(so_far), own_usd=Decimal(own), keep_usd=Decimal(keep))
 
     def spend(self, claim: Claim, cost: str, own: str = "0") -> None:
         """End the run, which has cost so much, and `own` more on a model of the org's."""
@@ -224,6 +226,38 @@ def test_a_run_holds_its_worst_case_until_it_is_settled(money: Money) -> None:
     money.spend(claim, "0.25")
 
     assert (("0.25", "0"), []) == (money.month(), money.reservations())
+
+
+def test_money_for_the_last_call_stays_reserved(money: Money) -> None:
+    """As far as it was reserved: a call that costs more than its worst case takes it."""
+    money.limit("1")
+    claim = money.stored.claimed()
+    money.reserve(claim, "0.6")
+
+    money.settle(claim, "0.1", keep="0.2")
+    assert ("0", "0.3") == money.month()
+    money.reserve(claim, "0.5", so_far="0.1")
+    money.settle(claim, "0.5", keep="0.2")
+    assert ("0", "0.6") == money.month()
+    money.settle(claim, "0.7", keep="0.2")
+    assert ("0", "0.7") == money.month()
+
+
+def test_money_for_anothers_last_call_is_not_waited_for(money: Money) -> None:
+    """It is reserved until that run ends; what its call may not cost is free within seconds."""
+    money.limit("1")
+    claim, other = money.stored.claimed(), money.stored.claimed()
+    money.reserve(other, "0.8", keep="0.3")
+
+    for needed, others_reserved in (("0.7", True), ("0.71", False)):
+        with pytest.raises(Refused) as refused:
+            money.reserve(claim, needed)
+        assert others_reserved == refused.value.others_reserved
+    money.settle(other, "0.2", keep="0.3")
+    with pytest.raises(Refused) as refused:
+        money.reserve(claim, "0.51")
+    assert not refused.value.others_reserved
+    money.reserve(claim, "0.5")
 
 
 def test_the_same_reservation_again_is_the_same(money: Money) -> None:

@@ -92,7 +92,13 @@ def test_at_most_is_above_the_cost_of_whatever_is_used(
         cache_write_tokens=written,
         cache_write_1h_tokens=written // 2,
     )
-    worst = Usage(input_tokens=fresh + more_in, output_tokens=output + more_out)
+    most = fresh + more_in
+    worst = Usage(
+        input_tokens=most,
+        output_tokens=output + more_out,
+        cache_write_tokens=most if written else 0,
+        cache_write_1h_tokens=most if written // 2 else 0,
+    )
 
     assert prices.cost(used, at.replace(tzinfo=UTC)) <= prices.at_most(worst)
 

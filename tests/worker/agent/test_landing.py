@@ -3,22 +3,24 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from shared.catalog.model_routes import Route
 from shared.catalog.personas import Persona
 from shared.events.types import MessageCompleted, RunCost, RunLimitReached, Usage
 from tests.waiting import eventually
 from tests.worker.agent.test_loop import CALCULATE, Model, agent_for, results
 from tests.worker.agent.test_loop import run as run_loop
-from tests.worker.recorded_run import RecordedRun, chain_of
+from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of
 from worker.agent import landing, loop
 from worker.agent.agent import Agent
 from worker.agent.conversation import Turn
 from worker.agent.loop import Answer
 from worker.agent.structured_output import OutputSchema
-from worker.contract.context import ToolContext
+from worker.contract.context import Plan, ToolContext
 from worker.contract.messages import (
     Chunk,
     ModelRequest,
@@ -300,6 +302,77 @@ def test_a_tool_without_time_is_left() -> None:
     assert ("done", "timeout") == (answer.content, answer.stop_reason)
     over = "The run's time was over during this call; it may or may not have taken effect."
     assert [("call_1_1", over, True), ("call_1_2", "42", False)] == results(recorded)
+
+
+class Poor(RecordedRun):
+    """A run whose budget pays for this much output of each step, or for `last` of its last call."""
+
+    def __init__(self, output: int, last: int = 100) -> None:
+        super().__init__()
+        self.is_limited = True
+        self._pays = {False: output, True: last}
+
+    def reserve(self, route: Route, worst_case: Usage, plan: Plan | None = None) -> None:
+        super().reserve(route, worst_case, plan)
+        pays = self._pays[plan is None]
+        if worst_case.output_tokens > pays:
+            excess = (worst_case.output_tokens - pays) * Decimal(2) / 1_000_000
+            cost = ROUTE.cost(worst_case) - excess
+            raise LimitExceeded("budget.exhausted", "1 USD", affordable_usd=cost)
+
+
+class Verbose(LastWords):
+    """A model that uses all the output it is given, `length` after this text."""
+
+    def __init__(self, said: str, *last_words: Chunk) -> None:
+        super().__init__(*last_words)
+        self._said = said
+
+    def worst_case(self, request: ModelRequest) -> Usage:
+        return Usage(output_tokens=request.max_output_tokens or 0)
+
+    def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
+        if request.answer_only:
+            yield from super().stream(request, stop)
+            return
+        self.requests.append(request)
+        yield TextDelta(self._said)
+        yield TurnEnd("length", (), Usage(output_tokens=request.max_output_tokens))
+
+
+def test_an_answer_that_the_budget_cuts_off_says_so() -> None:
+    """Its output was shortened to what the budget could pay."""
+    model = Verbose("It is")
+    agent = replace(agent_for(max_output_tokens=2000), chain=chain_of(model))
+
+    answer = run_loop(agent, Poor(1000))
+
+    assert ("It is", "budget") == (answer.content, answer.stop_reason)
+    assert [999] == [one.max_output_tokens for one in model.requests]
+
+
+def test_output_that_the_budget_cuts_off_before_any_text_leads_to_the_last_call() -> None:
+    """The model's reasoning has used up what could be paid: the last call has what is left."""
+    model = Verbose("", TextDelta("So."), TurnEnd("stop"))
+    context = Poor(1000)
+
+    answer = run_loop(replace(agent_for(max_output_tokens=2000), chain=chain_of(model)), context)
+
+    assert ("So.", "budget") == (answer.content, answer.stop_reason)
+    assert [999, 99] == [one.max_output_tokens for one in model.requests]
+    assert ["budget.exhausted"] == context.voided
+
+
+def test_a_step_that_cannot_be_paid_is_the_last_call() -> None:
+    """Less output than a tool call needs is not worth a step."""
+    model = Verbose("", TextDelta("So."), TurnEnd("stop"))
+
+    answer = run_loop(
+        replace(agent_for(max_output_tokens=2000), chain=chain_of(model)), Poor(500, last=1)
+    )
+
+    assert ("So.", "budget") == (answer.content, answer.stop_reason)
+    assert [1] == [one.max_output_tokens for one in model.requests]
 
 
 def test_the_last_call_ends_with_the_runs_time() -> None:

@@ -194,6 +194,20 @@ def test_what_the_vendor_has_counted_is_gone_by(characters: float) -> None:
     assert 0.2 * LIMIT < model.taken[0] < model.taken[-1] <= 0.6 * LIMIT, model.taken
 
 
+@pytest.mark.parametrize("tokens", [200, 2])
+def test_a_request_has_the_vendors_count_of_what_it_repeats(tokens: int) -> None:
+    """It bounds what the next request may cost; one that no text can have bounds nothing."""
+    usage = {"usage": {"input_tokens": tokens}}
+    model = Model()
+    agent = agent_for(usage, {"tool": "calculator", "args": {"expression": "1"}}, {"say": "ok"})
+    run(with_model(agent, model), RecordedRun())
+
+    first, second = model.requests
+    assert (0, 0) == (first.counted_tokens, first.counted_messages)
+    expected = (200, len(first.messages)) if tokens == 200 else (0, 0)
+    assert expected == (second.counted_tokens, second.counted_messages)
+
+
 @pytest.mark.parametrize(("characters", "is_too_long"), [(1.0, True), (5.0, False)])
 def test_the_count_of_an_earlier_run_is_gone_by(characters: float, is_too_long: bool) -> None:
     """The first request of a run is counted by it, and is neither refused nor cut too early."""

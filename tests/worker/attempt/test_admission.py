@@ -22,6 +22,7 @@ from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from worker.attempt.admission import Admission
 from worker.contract import retry_deadline
+from worker.contract.context import Plan
 from worker.contract.outcomes import CancelRequested, LimitExceeded, ProviderError, RunFailure
 from worker.contract.retry_deadline import LAST_ROUTE_SECONDS, OTHER_ROUTE_SECONDS, RetryDeadline
 from worker.process.route_limits import MAX_PAUSE_SECONDS, RouteLimits
@@ -190,6 +191,48 @@ def test_what_does_not_fit_into_the_budget_is_refused(gate: Gate, route: Route) 
 
     assert ("budget.exhausted", False) == (refused.value.code, refused.value.retryable)
     assert [] == gate.waits
+
+
+@pytest.mark.parametrize(
+    ("shortest", "whole", "kept"),
+    [(10_000, 100_000, "0.1"), (10_000, 500_000, "0.15"), (400_000, 500_000, "0.4")],
+)
+def test_money_for_the_last_call_is_kept(
+    gate: Gate, stored: StoredRuns, route: Route, shortest: int, whole: int, kept: str
+) -> None:
+    """What the whole conversation costs, at most a tenth of the limit, at least the shortest."""
+    admission = gate.set_persona(max_cost_usd_per_month=Decimal("1.5"))
+    plan = Plan(
+        call=QUARTER, shortest=Usage(input_tokens=shortest), whole=Usage(input_tokens=whole)
+    )
+    admission.reserve(route, QUARTER, plan)
+    admission.add_usage(route, QUARTER)
+    admission.settle()
+
+    with stored.connections.reading() as sql:
+        [held] = sql.scalars(
+            select(reservations.c.held_usd).where(reservations.c.run_id == gate.claim.run_id)
+        )
+    assert Decimal("0.25") + Decimal(kept) == held
+
+
+def test_a_refusal_says_what_could_be_paid(gate: Gate, route: Route) -> None:
+    """A call of this and the last call after it reach the limit exactly."""
+    admission = gate.set_persona(max_cost_usd=Decimal("1.4"))
+    last = Usage(input_tokens=50_000)
+    admission.add_usage(route, WORST)
+
+    def reserve(output_tokens: int) -> None:
+        call = Usage(input_tokens=150_000, output_tokens=output_tokens)
+        admission.reserve(route, call, Plan(call=call, shortest=last, whole=last))
+
+    with pytest.raises(LimitExceeded) as refused:
+        reserve(150_000)  # 0.45 USD
+
+    assert Decimal("0.35") == refused.value.affordable_usd
+    reserve(100_000)
+    with pytest.raises(LimitExceeded):
+        reserve(100_001)
 
 
 def test_what_other_runs_hold_is_waited_for(stored: StoredRuns, gate: Gate, route: Route) -> None:

@@ -1,6 +1,7 @@
 """The most that a call may use: above what is reported, and above what is estimated."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,6 +63,44 @@ def test_an_estimate_is_never_above_the_worst_case(request: ModelRequest, output
     assert "estimated" == estimate.source
     assert estimate.input_tokens <= worst.input_tokens
     assert estimate.output_tokens <= worst.output_tokens == request.max_output_tokens
+
+
+@given(request=REQUESTS, counted=st.integers(0, 400), count=st.integers(0, 5))
+def test_a_vendors_count_bounds_what_it_has_seen(
+    request: ModelRequest, counted: int, count: int
+) -> None:
+    """What came since is counted by bytes, and the estimate stays below that."""
+    seen = replace(request, counted_tokens=counted, counted_messages=count)
+    added = replace(request, system_prompt="", tools=(), messages=request.messages[count:])
+
+    by_bytes = token_counts.worst_case(request).input_tokens
+    bound = token_counts.worst_case(seen).input_tokens
+    if count:
+        by_bytes = min(by_bytes, counted + token_counts.worst_case(added).input_tokens)
+    assert by_bytes == bound
+    assert token_counts.estimate(seen, "").input_tokens <= bound
+
+
+@pytest.mark.parametrize(
+    ("writes_cache", "settings", "written", "for_an_hour"),
+    [(False, {}, 0, 0), (True, {}, 1, 0), (False, {"extra_body": {"ttl": "1h"}}, 1, 1)],
+)
+def test_input_is_written_to_a_cache_only_if_the_request_may_say_so(
+    writes_cache: bool, settings: dict[str, Any], written: int, for_an_hour: int
+) -> None:
+    """Writing to a cache costs more than reading the input, above all for an hour."""
+    request = ModelRequest(
+        model="m", system_prompt="", messages=(), settings=settings, max_output_tokens=1
+    )
+
+    worst = token_counts.worst_case(request, writes_cache=writes_cache)
+
+    most = worst.input_tokens
+    assert most > 0
+    assert (most * written, most * for_an_hour) == (
+        worst.cache_write_tokens,
+        worst.cache_write_1h_tokens,
+    )
 
 
 @given(request=REQUESTS)

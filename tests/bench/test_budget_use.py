@@ -1,0 +1,54 @@
+"""The trials of `python -m bench.budget_use` in short, and that they can fail."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from decimal import Decimal
+
+import pytest
+
+from bench.budget_use.trial import CAPS, Bench, Trial
+from bench.budget_use.vendor import counting_vendor
+from tests.system import System
+
+
+@pytest.fixture(scope="module")
+def bench(system: System) -> Iterator[Bench]:
+    """An org of the test's own, whose model is at the vendor."""
+    owner = system.caller()
+    with counting_vendor() as vendor_url:
+        with closing(Bench(owner.url, owner.token, vendor_url)) as made:
+            yield made
+
+
+@pytest.mark.parametrize("seed", range(2 * len(CAPS)))
+def test_a_run_uses_the_most_of_its_cap_and_answers(bench: Bench, seed: int) -> None:
+    """Whatever the cap and the vendor's tokens: never more than the cap, and 80 % of it."""
+    trial = bench.run(seed)
+
+    assert [] == trial.faults
+    assert ("budget", True) == (trial.stop_reason, trial.is_answered)
+    assert trial.landed_at < trial.cost
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"cost": Decimal("0.51")}, "0.51 USD of 0.5 USD"),
+        ({"cost": Decimal("0.39")}, "only 78% of 0.5 USD"),
+        ({"is_answered": False}, "no answer (budget)"),
+    ],
+)
+def test_a_trial_notices(changes: dict[str, object], fault: str) -> None:
+    """A trial reports a cap that is exceeded, unused money, and a missing answer."""
+    fields: dict[str, object] = {
+        "seed": 1,
+        "cap": Decimal("0.5"),
+        "cost": Decimal("0.45"),
+        "landed_at": Decimal("0.4"),
+        "calls": 5,
+        "stop_reason": "budget",
+        "is_answered": True,
+    }
+
+    assert [] == Trial(**fields).faults  # type: ignore[arg-type]
+    assert [fault] == Trial(**{**fields, **changes}).faults  # type: ignore[arg-type]
