@@ -43,7 +43,7 @@ def test_a_lowered_limit_ends_the_run_and_its_retry(user: Caller, host: str) -> 
     first = user.ended(user.start(thread_id, persona_id=host, route_id="scripted", **given))
     retried = user.ended(user.retry(thread_id).json()["run_id"])
 
-    assert 2 == first["steps"] == retried["steps"]
+    assert "max_steps" == first["stop_reason"] == retried["stop_reason"]
     assert given == first["overrides"] == retried["overrides"]
 
 
