@@ -42,7 +42,12 @@ _PATIENCE_SECONDS = 120.0
 
 _ROUTES = """
 routes:
-  - {id: shared, provider: openai, model: m, base_url: "%s", prices: {input: 0, output: 0}}
+  - id: shared
+    provider: openai
+    model: m
+    base_url: "%s"
+    context_tokens: 128000
+    prices: {input: 0, output: 0}
 """
 # Threads as they stand after many runs: a question, a finished turn and its answer each.
 _THREADS = """

@@ -37,7 +37,7 @@ def measure(*, short: bool = False) -> Iterator[Figure]:
 def _routes(url: str) -> str:
     lines = [
         f"  - {{id: {sdk}.{phase}, provider: {sdk}, model: m, base_url: {url}/{phase}{end},"
-        " prices: {input: 0, output: 0}}"
+        " context_tokens: 128000, prices: {input: 0, output: 0}}"
         for sdk, end in _SDKS.items()
         for phase in PHASES
     ]
