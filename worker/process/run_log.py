@@ -84,6 +84,7 @@ class RunLog:
         self._committed_seq = last_seq
         self._ready: list[StoredEvent] = []
         self._in_flight: list[StoredEvent] = []
+        self._joined: set[int] = set()  # numbers of events that are stored with the one before
         self._text: list[str] = []
         self._text_kind: TextKind = MessageDelta
         self._text_length = 0
@@ -197,7 +198,7 @@ class RunLog:
                 if due_in <= 0 or self._text_length >= GATHER_CHARACTERS:
                     self._number_text()
                     due_in = None
-            count = _fitting(self._ready, MAX_TAKEN_BYTES)
+            count = _fitting(self._ready, MAX_TAKEN_BYTES, self._joined)
             self._in_flight, self._ready = self._ready[:count], self._ready[count:]
             return self._in_flight, 0.0 if self._ready else due_in
 
@@ -206,6 +207,7 @@ class RunLog:
         with self._changed:
             if self._in_flight:
                 self._committed_seq = self._in_flight[-1].seq
+                self._joined.difference_update(event.seq for event in self._in_flight)
             self._in_flight = []
             self._measure()
             self._changed.notify_all()
@@ -214,6 +216,7 @@ class RunLog:
         """Drop what was taken and can never be stored; its numbers are free again."""
         with self._changed:
             self._in_flight, self._ready = [], []
+            self._joined.clear()
             self._measure()
             self._text.clear()
             self._text_length = 0
@@ -247,6 +250,7 @@ class RunLog:
         # All of them are encoded before one is numbered: what cannot be encoded leaves no hole.
         encoded = [encode(first + i, event, now) for i, event in enumerate(events)]
         self._ready.extend(encoded)
+        self._joined.update(event.seq for event in encoded[1:])
         size = sum(event.size for event in encoded)
         self.written_bytes += size
         self._waiting_bytes += size
@@ -256,10 +260,17 @@ class RunLog:
         self._waiting_bytes = sum(event.size for event in (*self._ready, *self._in_flight))
 
 
-def _fitting(events: list[StoredEvent], most: int) -> int:
-    """Return how many of the events fit into `most` bytes; the first one does in any case."""
-    for count, event in enumerate(events):
+def _fitting(events: list[StoredEvent], most: int, joined: set[int]) -> int:
+    """Return how many of the events fit into `most` bytes; those that are `joined` stay together.
+
+    The first one, with those joined to it, is taken in any case: a turn that was stored without
+    its calls would be taken for the last word if the worker died then.
+    """
+    count = 0
+    for end, event in enumerate(events):
+        if event.seq not in joined:
+            count = end
         most -= event.size
-        if most < 0:
-            return max(count, 1)
+        if most < 0 and count > 0:
+            return count
     return len(events)

@@ -270,7 +270,9 @@ def test_a_run_may_write_only_so_much() -> None:
 def test_one_commit_has_only_so_much_of_a_run(log: Log) -> None:
     """The rest comes at once in the next one, in order: other runs' events are between them."""
     large = MAX_TAKEN_BYTES // 3
-    log.add(*[MessageDelta("x" * large)] * 5, MessageDelta("y" * (2 * MAX_TAKEN_BYTES)))
+    for _ in range(5):
+        log.add(MessageDelta("x" * large))
+    log.add(MessageDelta("y" * (2 * MAX_TAKEN_BYTES)))
 
     taken: list[list[int]] = []
     again: float | None = 0.0
@@ -280,6 +282,20 @@ def test_one_commit_has_only_so_much_of_a_run(log: Log) -> None:
         taken.append([event.seq for event in events])
 
     assert [[11, 12], [13, 14], [15], [16]] == taken
+
+
+def test_events_that_were_added_together_are_committed_together(log: Log) -> None:
+    """A turn without its calls would be the last word of the run whose worker dies then."""
+    large = MessageDelta("x" * (MAX_TAKEN_BYTES // 2))
+    log.add(large)
+    log.add(large, large, large)
+    log.add(large)
+
+    assert [[11], [12, 13, 14], [15]] == [
+        [seq for seq, _ in log.commit()],
+        [seq for seq, _ in log.commit()],
+        [seq for seq, _ in log.commit()],
+    ]
 
 
 def test_a_model_that_writes_much_waits_for_what_it_wrote(log: Log) -> None:
