@@ -24,9 +24,9 @@ from shared.events.types import (
     RunFailed,
     RunWaitingForInput,
     StoredEvent,
-    Usage,
     encode,
 )
+from shared.events.usage import Usage
 from shared.runs import claims, commands, creation, endings
 from shared.runs.endings import Ending, Outcome
 from shared.runs.states import RunState

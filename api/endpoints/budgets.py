@@ -14,7 +14,7 @@ from api.http.reports import reports
 from shared.billing import budget_limits
 from shared.billing.budget_limits import Budget
 from shared.billing.spending import END_USERS, ORG, end_user_scope
-from shared.events.types import money
+from shared.events.plain import money
 
 bp = Blueprint("budgets", __name__)
 

@@ -31,7 +31,7 @@ from shared.catalog.model_routes import (
     MAX_SILENT_SECONDS,
 )
 from shared.catalog.prices import Prices
-from shared.events.types import money
+from shared.events.plain import money
 from shared.storage.connections import Transaction
 from shared.times import rfc3339
 

@@ -17,7 +17,7 @@ from api.http.json_body import NoArguments, query_args, read_body
 from api.http.paging import ByTime, ClientDataQuery, page, page_args
 from shared.billing.credits import credits_of
 from shared.catalog import model_routes, personas
-from shared.events.types import money
+from shared.events.plain import money
 from shared.events.usage import RARE_TOKEN_FIELDS, TOKEN_FIELDS
 from shared.runs import commands, overrides, queries
 from shared.runs.states import STATUSES, phase_of, status_of

@@ -18,7 +18,7 @@ from shared.billing import credits, usage_reports
 from shared.billing.usage_reports import Period
 from shared.catalog import personas
 from shared.errors import InvalidRequest
-from shared.events.types import money
+from shared.events.plain import money
 from shared.events.usage import TOKEN_FIELDS
 from shared.times import now, rfc3339
 

@@ -10,7 +10,8 @@ from typing import Any
 from shared.catalog.model_routes import Route
 from shared.catalog.personas import Persona
 from shared.catalog.prices import Prices
-from shared.events.types import ContextCompacted, Usage
+from shared.events.types import ContextCompacted
+from shared.events.usage import Usage
 from tests.worker.recorded_run import RecordedRun
 from worker.agent import loop
 from worker.agent.agent import Agent

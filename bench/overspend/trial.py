@@ -33,8 +33,8 @@ from shared.events.types import (
     RouteCost,
     RunCompleted,
     RunCost,
-    Usage,
 )
+from shared.events.usage import Usage
 from shared.runs import endings, interrupted_calls
 from shared.runs.endings import Ending, Outcome
 from shared.runs.states import RunState

@@ -20,7 +20,7 @@ import yaml
 from shared.catalog import model_settings, platforms, prices
 from shared.catalog.prices import VENDOR_URLS, Prices
 from shared.config import InvalidSettings, Settings
-from shared.events.types import Usage
+from shared.events.usage import Usage
 
 ROUTE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _SUFFIX = "_provider.py"

@@ -12,11 +12,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar, NamedTuple
 
-from shared.events.plain import clean as clean
-from shared.events.plain import is_too_deep as is_too_deep
-from shared.events.plain import money as money
-from shared.events.plain import plain as plain
-from shared.events.usage import Usage as Usage
+from shared.events.plain import clean, plain
+from shared.events.usage import Usage
 from shared.times import rfc3339
 
 TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})

@@ -18,6 +18,7 @@ from shared.billing import budgets
 from shared.billing.credits import credits_of
 from shared.claim import Claim
 from shared.events import event_log, types
+from shared.events.plain import clean
 from shared.events.types import RunError, StoredEvent
 from shared.events.usage import TOKEN_FIELDS
 from shared.runs import interrupted_calls
@@ -253,16 +254,14 @@ def _columns_of_runs(endings: Sequence[Ending]) -> dict[str, str | TextArray]:
         "stop_reasons": TextArray(ending.stop_reason for ending in endings),
         "outputs_are_json": plain_array(ending.output_is_json for ending in endings),
         "error_codes": TextArray(error.code if error else None for error in errors),
-        "error_messages": TextArray(
-            types.clean(error.message) if error else None for error in errors
-        ),
+        "error_messages": TextArray(clean(error.message) if error else None for error in errors),
         "error_retryables": plain_array(error and error.retryable for error in errors),
         "steps": plain_array(of_run["steps"] for of_run in totals),
         **{name: plain_array(of_run[name] for of_run in totals) for name in TOKEN_FIELDS},
         "usage_sources": plain_array(of_run["usage_source"] for of_run in totals),
         "costs": plain_array(of_run["cost_usd"] for of_run in totals),
         "message_ids": plain_array(message and message[0] for message in messages),
-        "contents": TextArray(message and types.clean(message[1]) for message in messages),
+        "contents": TextArray(message and clean(message[1]) for message in messages),
         "entry_ids": plain_array(ids.new_id() for _ in endings),
         "charges": plain_array(
             0 if ending.has_reservation else credits_of(of_run["cost_usd"] - ending.totals.own_usd)

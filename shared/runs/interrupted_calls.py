@@ -22,7 +22,8 @@ from shared.catalog.personas import DEFAULT_PERSONA, Persona
 from shared.config import InvalidSettings
 from shared.errors import PersonaNotFound
 from shared.events import event_log, types
-from shared.events.types import RouteCost, StoredEvent, Usage
+from shared.events.types import RouteCost, StoredEvent
+from shared.events.usage import Usage
 from shared.runs import overrides
 from shared.runs.transitions import Totals
 from shared.storage.connections import Connections

@@ -14,7 +14,7 @@ from llmock.pytest_plugin import LLMock
 from llmock.scenarios import Reply
 from llmock.scenarios import ToolCall as Call
 
-from shared.events.types import Usage
+from shared.events.usage import Usage
 from tests.peers.calls import TOOLS, Server, end_of, text_of, thinking_of
 from worker import providers
 from worker.contract.messages import (

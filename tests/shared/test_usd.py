@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import usd
-from shared.events.types import money
+from shared.events.plain import money
 
 
 @given(st.integers(0, usd.MAX_USD * 10**8))

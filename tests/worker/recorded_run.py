@@ -10,7 +10,8 @@ from typing import Any
 from shared.catalog.model_routes import Route
 from shared.catalog.prices import Prices
 from shared.events import types
-from shared.events.types import ContextCompacted, Event, RouteCost, ToolResult, Usage
+from shared.events.types import ContextCompacted, Event, RouteCost, ToolResult
+from shared.events.usage import Usage
 from shared.runs.transitions import Totals
 from worker.agent.conversation import Entry, History
 from worker.agent.route_chain import RouteChain

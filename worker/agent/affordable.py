@@ -9,7 +9,7 @@ from dataclasses import replace
 from decimal import Decimal
 from itertools import chain
 
-from shared.events.types import Usage
+from shared.events.usage import Usage
 from worker.agent.route_chain import RouteChain
 from worker.contract.context import Admission, Plan
 from worker.contract.messages import (

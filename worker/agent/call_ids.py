@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 
-from shared.events import types
+from shared.events.plain import clean
 from worker.contract.messages import ToolCall
 
 #: Beyond it an id would not fit into an index of the ledger.
@@ -25,7 +25,7 @@ class CallIds:
     def id_of(self, position: int, vendors: str) -> str:
         """Return the vendor's id if it is unique in the run, else one of our own."""
         if (own := self._given.get(position)) is None:
-            own, numbers = types.clean(vendors), itertools.count(position + 1)
+            own, numbers = clean(vendors), itertools.count(position + 1)
             while not 0 < len(own) <= MAX_CALL_ID_CHARACTERS or own in self._taken:
                 own = f"call_{self._turn + 1}_{next(numbers)}"
             self._given[position] = own
@@ -35,6 +35,6 @@ class CallIds:
     def name(self, calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
         """Return the turn's calls under their ids."""
         return tuple(
-            replace(call, id=self.id_of(position, call.id), name=types.clean(call.name))
+            replace(call, id=self.id_of(position, call.id), name=clean(call.name))
             for position, call in enumerate(calls)
         )

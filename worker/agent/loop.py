@@ -12,7 +12,8 @@ from shared import fault_points, ids
 from shared.catalog.model_routes import Route
 from shared.catalog.personas import Persona
 from shared.events import types
-from shared.events.types import Usage
+from shared.events.plain import clean
+from shared.events.usage import Usage
 from worker.agent import landing, structured_output, tool_loops
 from worker.agent.agent import Agent
 from worker.agent.conversation import Turn
@@ -139,7 +140,7 @@ def _step(
     message_id = str(ids.new_id())
     content, tool_calls = reply.message.content, reply.message.tool_calls
     state = reply.message.state
-    completed = types.MessageCompleted(message_id, types.clean(content), reply.usage, state)
+    completed = types.MessageCompleted(message_id, clean(content), reply.usage, state)
     if not tool_calls:
         is_cut_off = reply.is_shortened and reply.end.stop_reason == "length"
         if is_cut_off and not content.strip():
@@ -195,7 +196,7 @@ def _land(
         raise RunFailure("output.invalid", landing.no_output(reason, output.errors))
     if not content.strip():
         content = _unanswered(context, reason)
-    completed = types.MessageCompleted(message_id, types.clean(content), reply.usage)
+    completed = types.MessageCompleted(message_id, clean(content), reply.usage)
     return Answer(
         message_id=message_id,
         content=content,
@@ -219,7 +220,7 @@ def cut_off(persona: Persona, context: RunContext, reason: str, cost: types.Even
     usage = context.admission.last_usage if content else Usage()
     if not content.strip():
         content = _unanswered(context, reason)
-    completed = types.MessageCompleted(message_id, types.clean(content), usage)
+    completed = types.MessageCompleted(message_id, clean(content), usage)
     return Answer(
         message_id=message_id,
         content=content,

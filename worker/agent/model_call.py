@@ -10,7 +10,9 @@ from shared import fault_points
 from shared.catalog import model_settings
 from shared.catalog.model_routes import Route
 from shared.events import types
-from shared.events.types import Event, ProviderState, Usage, is_too_deep, plain
+from shared.events.plain import is_too_deep, plain
+from shared.events.types import Event, ProviderState
+from shared.events.usage import Usage
 from worker.agent import affordable
 from worker.agent.attachments import attached
 from worker.agent.call_ids import CallIds

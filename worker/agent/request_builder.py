@@ -12,7 +12,8 @@ from typing import Any
 from shared.catalog import model_settings
 from shared.catalog.model_routes import Route
 from shared.events import types
-from shared.events.types import ContextCompacted, Event, Usage
+from shared.events.types import ContextCompacted, Event
+from shared.events.usage import Usage
 from worker.agent import context_window, summaries
 from worker.agent.agent import Agent
 from worker.agent.conversation import Entry, Turn, entries_of

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import cast
 
 from shared.catalog import model_settings
-from shared.events import types
+from shared.events.plain import clean
 from shared.events.types import Event
 from worker.agent import landing
 from worker.agent.model_call import call_model
@@ -77,7 +77,7 @@ def summarize(
         return None
     finally:
         admission.settle()
-    summary = beginning(types.clean(reply.message.content.strip()), tokens)
+    summary = beginning(clean(reply.message.content.strip()), tokens)
     if not summary:
         context.emit(reply.cost)
         return None

@@ -9,6 +9,7 @@ from typing import Any
 from shared import fault_points
 from shared.errors import LeaseLost
 from shared.events import types
+from shared.events.plain import clean
 from worker.agent.agent import Agent
 from worker.agent.conversation import Turn
 from worker.contract.attachments import ToolOutput, images_of
@@ -187,7 +188,7 @@ class _SideBySide:
         if begun and stopped is None and not (is_last and characters is None):
             # Its event waits for the calls before it; a crash meanwhile must not lose the result.
             # What the event has no room for is kept there for good.
-            whole = types.clean(output[:MAX_KEPT_CHARACTERS]) if characters else None
+            whole = clean(output[:MAX_KEPT_CHARACTERS]) if characters else None
             try:
                 self._context.end_tool_call(self.result, whole)
             except BaseException as error:
@@ -239,8 +240,8 @@ def _question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
     if call.name == "ask_user":
         if call.id in turn.answers:
             return None
-        options = [types.clean(option) for option in call.arguments.get("options") or ()]
-        question = types.clean(call.arguments["question"])
+        options = [clean(option) for option in call.arguments.get("options") or ()]
+        question = clean(call.arguments["question"])
         return WaitForInput(
             persona=agent.persona,
             kind="question",
@@ -344,10 +345,10 @@ def cut(output: str) -> tuple[str, int | None]:
     Returns the text, and the number of characters of all of it if it was cut.
     """
     # Cut by characters first: cleaning and encoding 100 MB would stop the whole process.
-    encoded = types.clean(output[: MAX_OUTPUT_BYTES + 1]).encode()
+    encoded = clean(output[: MAX_OUTPUT_BYTES + 1]).encode()
     if len(encoded) <= MAX_OUTPUT_BYTES:
         return encoded.decode(), None
     mark = f"\n[truncated: the output had {len(output)} characters]\n"
-    tail = types.clean(output[-TAIL_BYTES:]).encode()[-TAIL_BYTES:].decode(errors="ignore")
+    tail = clean(output[-TAIL_BYTES:]).encode()[-TAIL_BYTES:].decode(errors="ignore")
     head = encoded[: MAX_OUTPUT_BYTES - TAIL_BYTES - len(mark)].decode(errors="ignore")
     return head + mark + tail, len(output)

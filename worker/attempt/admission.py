@@ -13,7 +13,8 @@ from shared.catalog.model_routes import Route
 from shared.catalog.personas import Persona
 from shared.claim import Claim
 from shared.events import types
-from shared.events.types import Event, RouteCost, Usage
+from shared.events.types import Event, RouteCost
+from shared.events.usage import Usage
 from shared.runs.transitions import Totals
 from shared.storage.connections import Transaction
 from worker.contract.context import Plan

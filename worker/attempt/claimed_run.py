@@ -12,7 +12,8 @@ from shared.catalog.model_routes import Route
 from shared.claim import Claim
 from shared.errors import LeaseLost, Unavailable
 from shared.events import event_log, types
-from shared.events.types import ContextCompacted, Event, StoredEvent, ToolResult, Usage
+from shared.events.types import ContextCompacted, Event, StoredEvent, ToolResult
+from shared.events.usage import Usage
 from shared.runs import claims, interrupted_calls
 from shared.runs.transitions import Totals
 from shared.storage.connections import Connections, Transaction

@@ -10,6 +10,7 @@ from uuid import UUID
 from shared import fault_points, ids, times
 from shared.errors import LeaseLost, Unavailable
 from shared.events import event_log, types
+from shared.events.plain import clean
 from shared.events.types import Event, RunError, StoredEvent
 from shared.runs import claims, endings
 from shared.runs.endings import Ending
@@ -55,7 +56,7 @@ class Recorder:
         match outcome:
             case Completed(answer):
                 message = (UUID(answer.message_id), answer.content) if answer.content else None
-                stop_reason = types.clean(answer.stop_reason)
+                stop_reason = clean(answer.stop_reason)
                 completed = types.RunCompleted(
                     answer.message_id if message else None,
                     run.totals.usage,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from shared.catalog.model_routes import Route
-from shared.events.types import ContextCompacted, Event, ToolResult, Usage
+from shared.events.types import ContextCompacted, Event, ToolResult
+from shared.events.usage import Usage
 from worker.contract.attachments import Attachment
 from worker.contract.retry_deadline import RetryDeadline
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shared.catalog.model_routes import Route
-from shared.events.types import ProviderState, Usage
+from shared.events.types import ProviderState
+from shared.events.usage import Usage
 from worker.contract.attachments import Attachment, Part
 
 #: Of the state that a vendor requires back with a turn: more than a step's reasoning has, also

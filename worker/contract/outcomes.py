@@ -22,7 +22,8 @@ from typing import Any
 from uuid import UUID
 
 from shared.catalog.personas import Persona
-from shared.events.types import RunError, clean, plain
+from shared.events.plain import clean, plain
+from shared.events.types import RunError
 
 MAX_SHOWN_CHARACTERS = 8192
 

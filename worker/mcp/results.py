@@ -6,7 +6,7 @@ from typing import Any
 
 import mcp_types as types
 
-from shared.events.types import clean
+from shared.events.plain import clean
 from shared.files import media_types
 
 _CUT = "\n[truncated: the response is larger than 64 KiB]"

@@ -15,7 +15,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, METHOD_NOT_FOUND, PARSE_ERROR
 from pydantic import TypeAdapter, ValidationError
 
-from shared.events.types import clean
+from shared.events.plain import clean
 from shared.security import egress
 from worker.http.checked_http import tls_failure
 from worker.mcp import McpFailed, SessionLost, ToolChanged

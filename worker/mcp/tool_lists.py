@@ -14,7 +14,7 @@ from mcp_types.methods import validate_server_result
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 from pydantic import ValidationError
 
-from shared.events.types import clean
+from shared.events.plain import clean
 from worker.mcp.descriptions import MAX_TOOLS, Description, describe
 
 _USED = ("name", "description", "inputSchema")

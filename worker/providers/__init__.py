@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 
 from shared.catalog import prices
 from shared.catalog.model_routes import Route
-from shared.events.types import Usage
+from shared.events.usage import Usage
 from shared.security.egress import Policy
 from worker.contract.messages import Chunk, ModelRequest
 from worker.contract.outcomes import ProviderError

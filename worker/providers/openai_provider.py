@@ -9,7 +9,8 @@ import openai
 
 from shared.catalog import model_settings
 from shared.catalog.model_routes import Route
-from shared.events.types import Usage, clean
+from shared.events.plain import clean
+from shared.events.usage import Usage
 from shared.security.egress import Policy
 from worker.contract.messages import (
     AssistantMessage,

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from shared.events.types import clean, is_too_deep, plain
+from shared.events.plain import clean, is_too_deep, plain
 from worker.contract.messages import CallDelta, ToolCall
 from worker.contract.outcomes import ProviderError
 

@@ -12,7 +12,7 @@ from genai_prices.types import UsageExtractor
 
 from shared.catalog import prices
 from shared.catalog.model_routes import Route
-from shared.events.types import Usage
+from shared.events.usage import Usage
 
 #: By API: whose extractors are used for unknown servers, and the library's names of the form, the
 #: first that a vendor has.

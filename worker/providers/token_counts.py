@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 
-from shared.events.types import Usage
+from shared.events.usage import Usage
 from worker.contract.attachments import Attachment
 from worker.contract.messages import (
     AssistantMessage,

@@ -17,7 +17,8 @@ from shared.catalog.model_routes import Route
 from shared.catalog.personas import Persona
 from shared.claim import Claim
 from shared.errors import BudgetExhausted, LeaseLost
-from shared.events.types import RouteCost, RunCompleted, RunCost, Usage
+from shared.events.types import RouteCost, RunCompleted, RunCost
+from shared.events.usage import Usage
 from shared.ids import new_id
 from shared.runs import endings, sweep
 from shared.runs.endings import Ending, Outcome

@@ -10,7 +10,7 @@ import worker.providers
 from shared.catalog.model_routes import PROVIDERS, ROUTE_ID, Route, default_id, load
 from shared.catalog.prices import Prices
 from shared.config import InvalidSettings, Settings
-from shared.events.types import Usage
+from shared.events.usage import Usage
 
 BARE = Settings(database_url="", redis_url="", broker_url="", jwt_secret="")
 

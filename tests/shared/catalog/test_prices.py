@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.catalog.prices import Hours, Prices, Tier, context_tokens, known
-from shared.events.types import Usage
+from shared.events.usage import Usage
 
 ROOT = Path(__file__).parents[3]
 HAIKU = Prices(

@@ -13,8 +13,8 @@ from shared.events.types import (
     MessageReset,
     MessageThinking,
     StoredEvent,
-    Usage,
 )
+from shared.events.usage import Usage
 from shared.runs.states import RunState
 from shared.storage.tables.runs import runs
 from tests.stored_runs import StoredRuns, numbered

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.events.plain import clean, money
 from shared.events.types import (
     TERMINAL_TYPES,
     Event,
@@ -24,11 +25,9 @@ from shared.events.types import (
     RunFailed,
     RunWaitingForInput,
     ToolCallRequested,
-    Usage,
-    clean,
     encode,
-    money,
 )
+from shared.events.usage import Usage
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
 

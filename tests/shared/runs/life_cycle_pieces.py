@@ -16,6 +16,7 @@ from sqlalchemy import update
 from shared.claim import Claim
 from shared.errors import NotWaiting, ThreadBusy, Unavailable
 from shared.events import types
+from shared.events.usage import Usage
 from shared.ids import new_id
 from shared.runs import claims, sweep
 from shared.runs.states import RunState
@@ -194,7 +195,7 @@ class Pieces(RuleBasedStateMachine):
 
     def _finish_step(self, attempt: ModelAttempt, *, is_turn: bool) -> None:
         if is_turn:
-            completed = types.MessageCompleted(str(new_id()), attempt.text, types.Usage())
+            completed = types.MessageCompleted(str(new_id()), attempt.text, Usage())
             attempt.claimed.emit(completed, use(attempt))
             cost = Happening("run.cost", tokens=attempt.tokens)
             attempt.emits(Happening("message.completed"), cost)

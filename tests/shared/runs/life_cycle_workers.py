@@ -17,6 +17,7 @@ from shared.errors import Unavailable
 from shared.events import types
 from shared.events.event_log import text_of
 from shared.events.types import RunError
+from shared.events.usage import Usage
 from shared.files.configured_storage import storage_of
 from shared.ids import new_id
 from shared.runs.endings import RunEnder
@@ -134,13 +135,13 @@ def begin_attempt(
 def use(attempt: ModelAttempt) -> types.Event:
     """Count a model call."""
     attempt.tokens += 7
-    return attempt.claimed.admission.add_usage(ROUTE, types.Usage(input_tokens=7))
+    return attempt.claimed.admission.add_usage(ROUTE, Usage(input_tokens=7))
 
 
 def last_word(content: str, *closing: types.Event) -> Answer:
     """Build what completes a run."""
     message_id = str(new_id())
-    completed = types.MessageCompleted(message_id, content, types.Usage())
+    completed = types.MessageCompleted(message_id, content, Usage())
     return Answer(
         message_id=message_id, content=content, stop_reason="stop", closing=(completed, *closing)
     )

@@ -7,6 +7,7 @@ import pytest
 
 from shared.errors import NotActive, NotWaiting, StaleInput
 from shared.events import types
+from shared.events.usage import Usage
 from shared.ids import new_id
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import in_parallel
@@ -127,7 +128,7 @@ def test_a_waiting_run_is_cancelled_or_answered(stored: StoredRuns) -> None:
 def test_the_end_of_a_run_that_nobody_holds_has_its_totals(stored: StoredRuns) -> None:
     """The totals are those of the last `run.cost` in the event log."""
     claim = stored.claimed()
-    usage = types.Usage(input_tokens=5, output_tokens=1)
+    usage = Usage(input_tokens=5, output_tokens=1)
     stored.write(claim, types.MessageDelta("text"), types.RunCost(usage, 0.25))
     stored.set(claim.run_id, state="waiting", pending_input={"request_id": str(new_id())})
     stored.cancel(claim.run_id)

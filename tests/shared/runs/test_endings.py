@@ -12,15 +12,8 @@ from sqlalchemy import Row, Table, select
 
 from shared.claim import Claim
 from shared.events import event_log
-from shared.events.types import (
-    RouteCost,
-    RunCancelled,
-    RunCompleted,
-    RunCost,
-    RunError,
-    RunFailed,
-    Usage,
-)
+from shared.events.types import RouteCost, RunCancelled, RunCompleted, RunCost, RunError, RunFailed
+from shared.events.usage import Usage
 from shared.ids import new_id
 from shared.runs import endings
 from shared.runs.endings import Ending, Outcome

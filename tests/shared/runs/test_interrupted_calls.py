@@ -24,8 +24,8 @@ from shared.events.types import (
     RunCost,
     RunFallback,
     ToolResult,
-    Usage,
 )
+from shared.events.usage import Usage
 from shared.ids import new_id
 from shared.runs import endings, sweep
 from shared.runs.states import RunState

@@ -20,8 +20,8 @@ from shared.events.types import (
     RunCost,
     RunWaitingForInput,
     ToolResult,
-    Usage,
 )
+from shared.events.usage import Usage
 from shared.ids import new_id
 from shared.runs import sweep
 from shared.runs.states import RunState

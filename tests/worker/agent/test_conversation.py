@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from shared.events import types
-from shared.events.types import Event, StoredEvent, Usage, encode
+from shared.events.types import Event, StoredEvent, encode
+from shared.events.usage import Usage
 from worker.agent.conversation import lost_events_of, messages_of, resume_state_from, turns_of
 from worker.contract.attachments import Attachment
 from worker.contract.messages import AssistantMessage, ToolCall, ToolMessage

@@ -10,7 +10,8 @@ import pytest
 
 from shared.catalog.model_routes import Route
 from shared.catalog.personas import Persona
-from shared.events.types import MessageCompleted, RunCost, RunLimitReached, Usage
+from shared.events.types import MessageCompleted, RunCost, RunLimitReached
+from shared.events.usage import Usage
 from tests.waiting import eventually
 from tests.worker.agent.test_loop import CALCULATE, Model, agent_for, results
 from tests.worker.agent.test_loop import run as run_loop

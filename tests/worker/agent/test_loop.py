@@ -11,14 +11,8 @@ import pytest
 from shared import times
 from shared.catalog import personas
 from shared.events import types
-from shared.events.types import (
-    MessageCompleted,
-    RouteCost,
-    RunCost,
-    ToolCallRequested,
-    ToolResult,
-    Usage,
-)
+from shared.events.types import MessageCompleted, RouteCost, RunCost, ToolCallRequested, ToolResult
+from shared.events.usage import Usage
 from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of, history_of
 from worker import tools
 from worker.agent import loop

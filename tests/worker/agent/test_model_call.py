@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from shared.catalog.model_routes import Route
-from shared.events.types import RunCost, RunFallback, Usage
+from shared.events.types import RunCost, RunFallback
+from shared.events.usage import Usage
 from tests.worker.recorded_run import RecordedRun, chain_of, request
 from worker.agent.model_call import (
     DEFAULT_OUTPUT_TOKENS,

@@ -8,13 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.events.types import (
-    ContextCompacted,
-    ContextTruncated,
-    MessageReset,
-    RunFallback,
-    Usage,
-)
+from shared.events.types import ContextCompacted, ContextTruncated, MessageReset, RunFallback
+from shared.events.usage import Usage
 from tests.worker.agent.test_loop import Model, after, agent_for, run
 from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of, history_of
 from worker.agent.agent import Agent

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared.events.types import RunCost, Usage
+from shared.events.types import RunCost
+from shared.events.usage import Usage
 from tests.worker.recorded_run import request
 from worker.agent.model_call import Reply
 from worker.agent.structured_output import (

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared.events.types import ContextCompacted, ContextTruncated, RunCost, Usage
+from shared.events.types import ContextCompacted, ContextTruncated, RunCost
+from shared.events.usage import Usage
 from tests.worker.agent.test_loop import Model, after, agent_for, run
 from tests.worker.recorded_run import ROUTE, RecordedRun
 from worker.agent.agent import Agent

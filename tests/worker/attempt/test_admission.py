@@ -14,7 +14,8 @@ from shared.catalog import personas
 from shared.catalog.model_routes import Route
 from shared.catalog.prices import Prices
 from shared.claim import Claim
-from shared.events.types import Event, RunThrottled, Usage
+from shared.events.types import Event, RunThrottled
+from shared.events.usage import Usage
 from shared.ids import new_id
 from shared.storage.connections import Connections, Transaction
 from shared.storage.tables.billing import reservations

@@ -20,6 +20,7 @@ from shared.config import Settings
 from shared.errors import LeaseLost
 from shared.events import types
 from shared.events.event_log import data_of, text_of
+from shared.events.usage import Usage
 from shared.runs import sweep
 from shared.runs.states import RunState
 from shared.storage.tables.billing import reservations, run_usage
@@ -272,7 +273,7 @@ def test_what_an_earlier_attempt_has_cost_is_kept_if_its_events_cannot_be_read(
 ) -> None:
     """The recorded cost is kept even if another release wrote events that cannot be read."""
     claim = stored.claimed()
-    cost = types.RouteCost("dear", "m2", types.Usage(input_tokens=7, output_tokens=9), ONE)
+    cost = types.RouteCost("dear", "m2", Usage(input_tokens=7, output_tokens=9), ONE)
     state = types.ProviderState("scripted", "m2")
     stored.write(
         claim,

@@ -12,7 +12,8 @@ from shared.claim import Claim
 from shared.errors import LeaseLost
 from shared.events import event_log
 from shared.events.event_log import open_events, text_of
-from shared.events.types import MessageDelta, RunCompleted, RunCost, RunResumed, StoredEvent, Usage
+from shared.events.types import MessageDelta, RunCompleted, RunCost, RunResumed, StoredEvent
+from shared.events.usage import Usage
 from shared.runs import endings
 from shared.runs.endings import Ending, Outcome
 from shared.runs.states import RunState

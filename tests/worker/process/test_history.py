@@ -8,7 +8,8 @@ import pytest
 
 from shared.claim import Claim
 from shared.events import types
-from shared.events.types import ContextCompacted, Usage
+from shared.events.types import ContextCompacted
+from shared.events.usage import Usage
 from shared.ids import new_id
 from shared.threads import thread_contexts, threads
 from tests.stored_runs import StoredRuns

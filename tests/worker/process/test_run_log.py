@@ -8,14 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from shared.events.types import (
-    MessageDelta,
-    MessageThinking,
-    RunCancelled,
-    RunResumed,
-    StoredEvent,
-    Usage,
-)
+from shared.events.types import MessageDelta, MessageThinking, RunCancelled, RunResumed, StoredEvent
+from shared.events.usage import Usage
 from tests.waiting import eventually
 from worker.contract.outcomes import CancelRequested, LimitExceeded
 from worker.contract.stop_signal import StopSignal

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from shared.catalog.model_routes import Route
-from shared.events.types import Usage
+from shared.events.usage import Usage
 from shared.security.egress import Policy
 from tests.worker.providers.fake_vendor import REQUEST, raw, status, vendor
 from tests.worker.providers.platform_server import AWS, KEY, PlatformServer, frame

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.events.types import Usage
+from shared.events.usage import Usage
 from tests.worker.providers.fake_vendor import REQUEST, anthropic_stream, ask, raw, route_to, vendor
 from worker import providers
 from worker.contract.attachments import Attachment, TextPart

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.events.types import Usage
+from shared.events.usage import Usage
 from tests.worker.providers.fake_vendor import (
     REQUEST,
     Answer,

@@ -12,7 +12,8 @@ from shared.catalog.model_routes import Route
 from shared.config import Settings
 from shared.errors import LeaseLost
 from shared.events.event_log import data_of
-from shared.events.types import ProviderState, Usage
+from shared.events.types import ProviderState
+from shared.events.usage import Usage
 from shared.runs.states import RunState
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually

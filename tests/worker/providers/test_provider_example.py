@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from shared.events.types import Usage
+from shared.events.usage import Usage
 from shared.security.egress import Policy
 from tests.worker.providers.fake_vendor import REQUEST, Answer, head, route_to, status, vendor
 from worker import providers

@@ -14,7 +14,7 @@ from genai_prices.types import UsageExtractor
 
 from shared.catalog.model_routes import Route
 from shared.catalog.prices import known
-from shared.events.types import Usage
+from shared.events.usage import Usage
 from tests.worker.providers.fake_vendor import (
     anthropic_stream,
     ask,

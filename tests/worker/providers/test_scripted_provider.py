@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shared.events.types import Usage
+from shared.events.usage import Usage
 from tests.web_server import ROOT
 from tests.worker.providers.fake_vendor import written
 from tests.worker.recorded_run import request
