@@ -16,7 +16,7 @@ from worker.contract.attachments import ToolOutput, images_of
 from worker.contract.context import RunContext, ToolContext, ToolLedger
 from worker.contract.messages import ToolCall, ToolMessage
 from worker.contract.outcomes import ShuttingDown, StopRun, TimeToLand, WaitForInput
-from worker.tools import CallInfo, Tool, ToolFailed
+from worker.tools import AUTOMATIC_TOOLS, CallInfo, Tool, ToolFailed
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +249,7 @@ def _question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
             tool_call_id=call.id,
             options=options or None,
         )
-    if not agent.persona.require_approval & {call.name, "*"}:
+    if call.name in AUTOMATIC_TOOLS or not agent.persona.require_approval & {call.name, "*"}:
         return None
     prompt = f"Allow the call of {call.name}?"
     if (reply := turn.approval_reply(call)) is not None:

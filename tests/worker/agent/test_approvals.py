@@ -17,6 +17,7 @@ from worker.contract.messages import AssistantMessage, Chunk, ModelRequest, Tool
 from worker.contract.outcomes import WaitForInput
 from worker.contract.stop_signal import StopSignal
 from worker.providers.scripted_provider import ScriptedProvider
+from worker.tools import load
 
 CALL = ToolCall("c1", "calculator", {"expression": "6*7"})
 
@@ -178,6 +179,18 @@ def test_a_persona_can_require_approval_of_every_tool() -> None:
 
     with pytest.raises(WaitForInput):
         run(agent, context, [turn()])
+
+
+def test_reading_the_rest_of_a_result_needs_no_approval() -> None:
+    """It shows the model what an approved call has returned, and nothing else."""
+    agent = agent_for({"tool": "x"}, {"say": "ok"}, require_approval=frozenset({"*"}))
+    agent = replace(agent, tools={**agent.tools, **load(["read_result"])})
+    arguments = {"id": "other", "offset": 0, "limit": 10}
+    reading = Turn("m", "", [ToolCall("r", "read_result", arguments)])
+    context = RecordedRun()
+
+    run(agent, context, [reading])
+    assert ["r"] == [call_id for call_id, _, _ in results(context)]
 
 
 def test_an_approval_is_not_for_another_call_of_the_same_id() -> None:
