@@ -18,7 +18,6 @@ import pytest
 from shared.ids import new_id
 from tests import waiting
 from tests.waiting import eventually, in_parallel
-from worker.agent.tool_calls import MAX_OUTPUT_BYTES, cut
 from worker.contract.outcomes import CancelRequested
 from worker.contract.stop_signal import StopSignal
 from worker.mcp import McpFailed
@@ -160,13 +159,9 @@ def test_nonsense_on_standard_output_is_passed_over(odd: Odd) -> None:
     assert 1 == len(odd.pids)
 
 
-def test_a_long_answer_is_cut(odd: Odd) -> None:
-    """A response is cut to what a tool's output may have, with a mark for the model."""
-    answer = odd.call("flood", arguments={"n": 2})
-
-    assert MAX_OUTPUT_BYTES == len(answer)
-    assert (answer, None) == cut(answer)
-    assert answer.endswith("[truncated: the response is larger than 64 KiB]")
+def test_a_long_answer_is_passed_on_whole(odd: Odd) -> None:
+    """The model reads the rest of it by `read_result`."""
+    assert "x" * 2_000_000 == odd.call("flood", arguments={"n": 2})
 
 
 def test_an_endless_answer_ends_the_server(odd: Odd) -> None:
