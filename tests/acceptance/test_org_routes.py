@@ -32,7 +32,15 @@ def model_of(owner: Caller, llmock: LLMock, kind: str = "openai", **fields: Any)
             "kind": kind,
             "base_url": llmock.base_url(kind),
             "api_key": "sk-secret-1234",
-            "models": [{"model": "m", "prices": {"input": 1, "output": 2}, **fields}],
+            # Of unknown size it would be asked for, and llmock counts that as a call.
+            "models": [
+                {
+                    "model": "m",
+                    "context_tokens": 128_000,
+                    "prices": {"input": 1, "output": 2},
+                    **fields,
+                }
+            ],
         },
     )
     assert "1234" == provider["api_key_last_four"]

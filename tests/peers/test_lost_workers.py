@@ -46,7 +46,9 @@ STEPS = pytest.mark.parametrize("steps", [2, MANY])
 
 def run_of(owner: Caller, model: dict[str, Any], **provider: Any) -> str:
     """Start a run with the calculator at this server; returns its id."""
-    body = {"name": "server", "models": [{"model": "gpt-6", "is_default": True, **model}]}
+    # Of unknown size it would be asked for, and mocks count that as a call.
+    known = {"model": "gpt-6", "is_default": True, "context_tokens": 400_000}
+    body = {"name": "server", "models": [{**known, **model}]}
     owner.made("/v1/llm-providers", {**body, **provider})
     persona = {"key": "counter", "tools": ["calculator"], "max_steps": 100, "timeout_seconds": 3600}
     persona_id = owner.made("/v1/personas", persona)["id"]
