@@ -1,5 +1,6 @@
 """Our MCP client against `server-everything`, the reference server, over both transports."""
 
+import base64
 import json
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ class Everything:
         self.server = server
         self.tools = {tool.name: tool for tool in client.tools(server)}
 
-    def call(self, tool: str, stop: StopSignal | None = None, **arguments: Any) -> str:
+    def call(self, tool: str, stop: StopSignal | None = None, **arguments: Any) -> Any:
         return self.client.call(
             self.server,
             tool,
@@ -76,7 +78,7 @@ def talk(everything: Everything) -> dict[str, Any]:
     return {
         "echo": everything.call("echo", message="Grüße 🌍"),
         "sum": everything.call("get-sum", a=40, b=2),
-        "image": everything.call("get-tiny-image"),
+        "image": astuple(everything.call("get-tiny-image")),
         "structured": everything.call("get-structured-content", location="Chicago"),
         "links": everything.call("get-resource-links", count=2),
         "cancelled after": everything.cancelled(),
@@ -88,7 +90,9 @@ def check(told: dict[str, Any]) -> None:
     """Check what `talk` has returned."""
     assert "Echo: Grüße 🌍" == told["echo"]
     assert "The sum of 40 and 2 is 42." == told["sum"]
-    assert "[image omitted: image/png, about " in told["image"]
+    text, [image] = told["image"]
+    assert "[image 1]" in text
+    assert base64.b64decode(image).startswith(b"\x89PNG")
     assert "temperature" in told["structured"]
     assert 2 == told["links"].count("[resource omitted: ")
     assert told["cancelled after"] < 2
