@@ -11,10 +11,10 @@ WITH ending AS (
         unnest(%(servers)s::timestamptz[]) AS server,
         unnest(%(states)s::text[]) AS state,
         unnest(%(stop_reasons)s::text[]) AS stop_reason,
-        unnest(%(outputs_are_json)s::boolean[]) AS output_is_json,
+        unnest(%(json_outputs)s::boolean[]) AS output_is_json,
         unnest(%(error_codes)s::text[]) AS error_code,
         unnest(%(error_messages)s::text[]) AS error_message,
-        unnest(%(error_retryables)s::boolean[]) AS error_retryable,
+        unnest(%(retryables)s::boolean[]) AS error_retryable,
         unnest(%(steps)s::integer[]) AS steps,
         unnest(%(input_tokens)s::bigint[]) AS input_tokens,
         unnest(%(output_tokens)s::bigint[]) AS output_tokens,
@@ -44,11 +44,11 @@ WITH ending AS (
         unnest(%(types)s::text[]) AS type,
         unnest(%(payloads)s::text[]) AS payload
 ), locked AS (
-    SELECT r.id FROM runs r JOIN ending e ON e.id = r.id
+    SELECT id FROM runs r JOIN ending e USING (id)
     WHERE r.fence = e.fence AND r.state = 'executing'
         AND (r.cancel_requested_at IS NULL OR e.state = 'cancelled')
         AND (e.server IS NULL OR e.server = pg_postmaster_start_time())
-    ORDER BY r.id FOR NO KEY UPDATE OF r SKIP LOCKED
+    ORDER BY id FOR NO KEY UPDATE OF r SKIP LOCKED
 ), ended AS (
     UPDATE runs r SET
         state = e.state,
@@ -68,9 +68,8 @@ WITH ending AS (
         cost_usd = e.cost_usd
     FROM ending e JOIN locked USING (id)
     WHERE r.id = e.id
-    RETURNING r.id AS run_id, r.org_id, r.thread_id, r.position, r.created_by_user_id, r.api_key_id,
-        r.persona_id, r.end_user_id, r.metadata, r.ended_at, e.state, e.message_id, e.content,
-        e.entry_id, e.charge
+    RETURNING r.id AS run_id, org_id, thread_id, position, created_by_user_id, api_key_id,
+        persona_id, end_user_id, metadata, r.ended_at, e.state, message_id, content, entry_id, charge
 ), stored AS (
     INSERT INTO run_events (run_id, seq, type, payload)
     SELECT run_id, seq, type, payload FROM event JOIN ended USING (run_id)
@@ -90,7 +89,7 @@ WITH ending AS (
         cache_write_tokens, reasoning_tokens, usage_source, cost_usd, ended_at, end_user_id,
         metadata,
         coalesce(
-            (SELECT month FROM holds h WHERE h.run_id = ended.run_id LIMIT 1),
+            (SELECT month FROM holds h WHERE h.run_id = ended.run_id),
             date_trunc('month', ended_at AT TIME ZONE 'UTC')::date
         )
     FROM ended JOIN used USING (run_id)
