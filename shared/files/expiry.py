@@ -6,6 +6,7 @@ hold up the sweep, which recovers runs.
 """
 
 import logging
+from functools import partial
 
 from shared.background_loop import BackgroundLoop
 from shared.files import files
@@ -40,4 +41,6 @@ def start(connections: Connections, storage: Storage) -> BackgroundLoop:
     def step() -> float | None:
         return 0 if remove_expired(connections, storage) == BATCH else None
 
-    return BackgroundLoop("files", step, seconds=SECONDS, before=connections.wait_for_schema)
+    # The sweep, in the same process, logs what is waited for.
+    wait = partial(connections.wait_for_schema, level=logging.DEBUG)
+    return BackgroundLoop("files", step, seconds=SECONDS, before=wait)

@@ -140,10 +140,10 @@ class Connections:
         with self.reading() as sql:
             return schema.shortfall(schema.current_version(sql))
 
-    def wait_for_schema(self, stopped: threading.Event) -> None:
+    def wait_for_schema(self, stopped: threading.Event, level: int = logging.WARNING) -> None:
         """Return once Postgres answers and its schema is new enough, or at `stopped`.
 
-        What is waited for is logged once, however long it takes.
+        What is waited for is logged once, at `level`, however long it takes.
         """
         logged = None
         while not stopped.is_set():
@@ -154,7 +154,7 @@ class Connections:
             if problem is None:
                 return
             if problem != logged:
-                log.warning("waiting for the database: %s", problem)
+                log.log(level, "waiting for the database: %s", problem)
                 logged = problem
             stopped.wait(SCHEMA_PAUSE_SECONDS)
 
