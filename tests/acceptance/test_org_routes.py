@@ -137,10 +137,13 @@ def test_the_orgs_models_take_over_by_priority(owner: Caller, llmock: LLMock) ->
             "kind": "openai",
             "base_url": llmock.base_url("openai"),
             "models": [
-                {"model": "first", "is_default": True, "priority": 3},
-                {"model": "never"},
-                {"model": "third", "priority": 2},
-                {"model": "second", "priority": 1},
+                {"context_tokens": 128_000, **model}
+                for model in (
+                    {"model": "first", "is_default": True, "priority": 3},
+                    {"model": "never"},
+                    {"model": "third", "priority": 2},
+                    {"model": "second", "priority": 1},
+                )
             ],
         },
     )
