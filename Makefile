@@ -9,7 +9,7 @@ TEST_PROCESSES ?= 3
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := $(VENV)/.installed
 UV := .cache/uv/bin/uv
-COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-extras --python-version 3.11 \
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
