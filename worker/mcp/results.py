@@ -1,4 +1,4 @@
-"""The conversion of a server's response to a call into one text, and images."""
+"""The conversion of a server's response to a call into one text of bounded size, and images."""
 
 import base64
 import json
@@ -9,6 +9,9 @@ import mcp_types as types
 from shared.events.plain import clean
 from shared.files import media_types
 
+_CUT = "\n[truncated: the response is larger than 1 MiB]"
+#: The worker, which all orgs share, has a few copies of it, of up to four bytes a character.
+MAX_TEXT_BYTES = 1024 * 1024 - len(_CUT)
 #: Of what a server says of an error.
 MAX_ERROR_CHARACTERS = 2000
 #: Of one result.
@@ -21,8 +24,8 @@ def reduce(result: dict[str, Any]) -> None:
     """Leave one text of a result's content, and images, for the SDK to validate and keep.
 
     The text is that of the parts, one after the other, with a note for each part that is not text;
-    without any part the structured content as JSON. The first `MAX_IMAGES` images of types that
-    models accept are kept, too.
+    without any part the structured content as JSON. Of more than `MAX_TEXT_BYTES` the beginning is
+    kept, and marked. The first `MAX_IMAGES` images of types that models accept are kept, too.
     """
     content = result.get("content")
     if not isinstance(content, list):
@@ -30,15 +33,20 @@ def reduce(result: dict[str, Any]) -> None:
     structured = result.pop("structuredContent", None)
     images: list[dict[str, str]] = []
     parts: list[str] = []
+    left = MAX_TEXT_BYTES + 1  # a character has a byte at least: the rest is cut in any case
     for part in content:
         image = _image(part) if len(images) < MAX_IMAGES else None
         if image is not None:
             images.append(image)
-        parts.append(f"[image {len(images)}]" if image is not None else _text(part))
+        parts.append((f"[image {len(images)}]" if image is not None else _text(part))[:left])
+        left -= len(parts[-1]) + 1
+        if left <= 0:
+            break
     text = "\n".join(parts)
     if not text and structured is not None:
-        text = json.dumps(structured, ensure_ascii=False)
-    result["content"] = [{"type": "text", "text": clean(text)}, *images]
+        text = json.dumps(structured, ensure_ascii=False)[: MAX_TEXT_BYTES + 1]
+    text = cut(clean(text), MAX_TEXT_BYTES, _CUT)
+    result["content"] = [{"type": "text", "text": text}, *images]
 
 
 def text_of(result: types.CallToolResult) -> str:

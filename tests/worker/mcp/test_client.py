@@ -159,9 +159,13 @@ def test_nonsense_on_standard_output_is_passed_over(odd: Odd) -> None:
     assert 1 == len(odd.pids)
 
 
-def test_a_long_answer_is_passed_on_whole(odd: Odd) -> None:
-    """The model reads the rest of it by `read_result`."""
-    assert "x" * 2_000_000 == odd.call("flood", arguments={"n": 2})
+def test_a_long_answer_is_cut(odd: Odd) -> None:
+    """A response is cut to what the worker keeps for `read_result`, with a mark for the model."""
+    assert "x" * 1_000_000 == odd.call("flood", arguments={"n": 1})
+
+    answer = odd.call("flood", arguments={"n": 2})
+    assert 1024 * 1024 == len(answer)
+    assert answer.endswith("[truncated: the response is larger than 1 MiB]")
 
 
 def test_an_endless_answer_ends_the_server(odd: Odd) -> None:
