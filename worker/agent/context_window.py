@@ -45,8 +45,7 @@ def tokens_of(message: Message) -> int:
 
 def tokens_of_frame(system_prompt: str, tools: Sequence[ToolSpec]) -> int:
     """Estimate the tokens before the messages: the prompt and the tools' descriptions."""
-    texts = [tool.name + tool.description + json.dumps(dict(tool.parameters)) for tool in tools]
-    return tokens_of_text(system_prompt) + sum(map(tokens_of_text, texts))
+    return tokens_of_text(system_prompt) + sum(tokens_of_text(tool.text) for tool in tools)
 
 
 def in_force(contexts: Mapping[int, ContextCompacted], window_tokens: int) -> ContextCompacted:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from shared.catalog.model_routes import Route
@@ -95,13 +96,18 @@ def state_text(state: ProviderState | None) -> str:
     return json.dumps([state.turn, *state.calls], ensure_ascii=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ToolSpec:
     """The description of a tool for the model; `parameters` is a JSON Schema of an object."""
 
     name: str
     description: str
     parameters: Mapping[str, Any]
+
+    @cached_property
+    def text(self) -> str:
+        """About what is sent of it, for counting; kept, since each request is counted."""
+        return self.name + self.description + json.dumps(dict(self.parameters))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,4 +118,4 @@ def _texts(request: ModelRequest) -> Iterator[str]:
             case ToolMessage(tool_call_id=call_id):
                 yield call_id
     for tool in request.tools:
-        yield tool.name + tool.description + json.dumps(dict(tool.parameters))
+        yield tool.text
