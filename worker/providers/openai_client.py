@@ -34,6 +34,7 @@ class _OpenAI(openai.OpenAI):
         return _Decoder()
 
 
+# Azure builds requests in a method of its own, which calls ours: both have the same name.
 class _AzureOpenAI(openai.AzureOpenAI, _OpenAI):  # type: ignore[misc]
     """Azure's part reads the model in the body first, and puts it into the path."""
 
