@@ -28,4 +28,4 @@ ENV PATH=/venv/bin:$PATH \
 WORKDIR /app
 USER 10001:10001
 EXPOSE 8080
-CMD ["gunicorn", "--config", "api/gunicorn_conf.py", "api.app:create_app()"]
+CMD ["gunicorn", "--config", "python:arkloop.api.gunicorn_conf", "arkloop.api.app:create_app()"]

@@ -4,8 +4,8 @@ import sys
 
 from flask import Flask
 
-from api.auth.bearer import Authenticator
-from api.endpoints import (
+from arkloop.api.auth.bearer import Authenticator
+from arkloop.api.endpoints import (
     api_keys,
     auth,
     budgets,
@@ -23,20 +23,20 @@ from api.endpoints import (
     threads,
     usage,
 )
-from api.http import allowed_hosts, errors, headers
-from api.http.path_ids import IdConverter
-from api.http.reports import Reports
-from api.streaming.stream_hub import StreamHub
-from shared import fault_points, logs
-from shared.catalog import model_routes
-from shared.catalog.catalog import Catalog
-from shared.catalog.personas import InvalidPersona
-from shared.config import InvalidSettings, Settings
-from shared.files.configured_storage import storage_of
-from shared.runs.creation import RunCreator
-from shared.storage import server_checks
-from shared.storage.connections import Connections, connect
-from shared.storage.notifications import NotificationSender
+from arkloop.api.http import allowed_hosts, errors, headers
+from arkloop.api.http.path_ids import IdConverter
+from arkloop.api.http.reports import Reports
+from arkloop.api.streaming.stream_hub import StreamHub
+from arkloop.shared import fault_points, logs
+from arkloop.shared.catalog import model_routes
+from arkloop.shared.catalog.catalog import Catalog
+from arkloop.shared.catalog.personas import InvalidPersona
+from arkloop.shared.config import InvalidSettings, Settings
+from arkloop.shared.files.configured_storage import storage_of
+from arkloop.shared.runs.creation import RunCreator
+from arkloop.shared.storage import server_checks
+from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.notifications import NotificationSender
 
 #: gunicorn's own status for "do not start me again".
 BOOT_ERROR = 3
@@ -81,7 +81,7 @@ def create_app(connections: Connections | None = None) -> Flask:
         sys.stderr.write(f"{error}\n")
         # With another status its master would start the worker again and again.
         sys.exit(BOOT_ERROR)
-    app = Flask("arkloop", static_folder=None)
+    app = Flask(__name__, static_folder=None)
     app.extensions["arkloop"] = connections
     app.extensions["arkloop.auth"] = Authenticator(connections)
     app.extensions["arkloop.storage"] = storage

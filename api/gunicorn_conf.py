@@ -9,7 +9,7 @@ import gc
 import sys
 from typing import Any
 
-from shared.config import InvalidSettings, Settings
+from arkloop.shared.config import InvalidSettings, Settings
 
 try:
     _settings = Settings.from_env()
@@ -22,7 +22,7 @@ bind = (
     else (f"{_settings.host}:{_settings.port}")
 )
 workers = _settings.api_workers
-worker_class = "api.http.web_worker.WebWorker"
+worker_class = "arkloop.api.http.web_worker.WebWorker"
 worker_connections = 10_000
 backlog = 4096
 max_requests = 0  # a worker that is recycled cuts thousands of streams
@@ -40,8 +40,8 @@ control_socket_disable = True
 
 def post_worker_init(worker: Any) -> None:
     """Start the loops of the forked worker, and end its streams when the worker stops."""
-    from shared.files import expiry
-    from shared.runs import sweep
+    from arkloop.shared.files import expiry
+    from arkloop.shared.runs import sweep
 
     extensions = worker.wsgi.extensions
     extensions["arkloop.hub"].stopping = lambda: not worker.alive

@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from arkloop.shared.storage.connections import Connections
 from bench.conversations import lost, prepare, script, targets_of
 from bench.figure import Figure, Limit, percentile
 from bench.http_clients import Follower, Loop, Request, call_all
 from bench.service import Service
-from shared.storage.connections import Connections
 
 DELTAS = 100
 DELAY_MS = 20

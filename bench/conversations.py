@@ -8,9 +8,9 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from arkloop.shared.storage.connections import Connections
 from bench.http_clients import Loop, Target, call_all
 from bench.service import Service
-from shared.storage.connections import Connections
 
 _LOOK_SECONDS = 0.05
 _LOST = """

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 
 import psycopg
 
+from arkloop.cli.dev.embedded_server import free_port
+from arkloop.shared.storage.connections import Connections
 from bench.baselines import bare_insert
 from bench.conversations import lost, prepare, targets_of, wait_for_ends
 from bench.figure import Figure, Limit, percentile
 from bench.http_clients import Loop, Request, Target, call_all
 from bench.service import READY_SECONDS, ROOT, Service
-from cli.dev.embedded_server import free_port
-from shared.storage.connections import Connections
 
 CLIENTS = 32
 RUNS = (600, 6000)

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cli.dev.embedded_redis import find_binary
+from arkloop.cli.dev.embedded_redis import find_binary
 
 _CPU_INFO = Path("/proc/cpuinfo")
 ROOT = Path(__file__).parents[1]

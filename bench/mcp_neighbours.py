@@ -13,13 +13,13 @@ from uuid import UUID
 
 import psutil
 
+from arkloop.shared.ids import new_id
+from arkloop.worker.mcp import McpFailed
+from arkloop.worker.mcp.client import McpClient
+from arkloop.worker.mcp.server import Server
 from bench.figure import Figure, percentile
 from bench.hostile_mcp_server import HostileMcpServer
 from bench.noise import Stop, beside, give_way, processes
-from shared.ids import new_id
-from worker.mcp import McpFailed
-from worker.mcp.client import McpClient
-from worker.mcp.server import Server
 
 #: Of the p99 alone: what the quiet org may notice.
 TARGET_RATIO = 2.0
@@ -134,7 +134,7 @@ def _memory() -> float:
     """Return the MiB of the processes that speak MCP, with what they share counted once."""
     total = 0
     for process in psutil.process_iter(["cmdline"]):
-        if "worker.mcp.forker" in (process.info["cmdline"] or ()):
+        if "arkloop.worker.mcp.forker" in (process.info["cmdline"] or ()):
             with contextlib.suppress(OSError):
                 rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
                 total += int(rollup.split("Pss:")[1].split()[0])

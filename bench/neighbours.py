@@ -21,6 +21,9 @@ from typing import Any
 import psutil
 from sqlalchemy import NullPool, create_engine, text
 
+from arkloop.shared.actors import Actor
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.threads import threads as stored_threads
 from bench import noise
 from bench.conversations import script, targets_of
 from bench.figure import Figure, percentile
@@ -28,9 +31,6 @@ from bench.http_clients import Loop, Target, call_all
 from bench.latency import Client
 from bench.refusing_vendor import LARGE_CHARACTERS, refusing_vendor
 from bench.service import Service
-from shared.actors import Actor
-from shared.storage.connections import Connections
-from shared.threads import threads as stored_threads
 
 #: Of the p99 alone: what the quiet org may notice.
 TARGET_RATIO = 2.0

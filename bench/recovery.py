@@ -21,12 +21,12 @@ from uuid import UUID
 
 from sqlalchemy import select
 
+from arkloop.shared.runs import claims
+from arkloop.shared.storage.tables.runs import runs, workers
 from bench.watcher import Clients, Figure, Watcher, gaps, machine, show, until
 from chaos.journal import Journal
 from chaos.system.member import Member
 from chaos.system.stack import DEFAULT, ROOT, Stack
-from shared.runs import claims
-from shared.storage.tables.runs import runs, workers
 
 RUNS = 20
 #: One step of 5 s: its words come every 50 ms, then a tool is called.

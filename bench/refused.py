@@ -9,11 +9,11 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from arkloop.shared.storage.connections import Connections
 from bench.conversations import lost, prepare, targets_of, wait_for_ends
 from bench.figure import Figure
 from bench.http_clients import Loop, call_all
 from bench.service import Service
-from shared.storage.connections import Connections
 
 OUTAGE_SECONDS = 60.0
 SHORT_OUTAGE_SECONDS = 6.0

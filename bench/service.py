@@ -17,16 +17,16 @@ from typing import Self
 import psutil
 from sqlalchemy import create_engine, text
 
-from cli.dev.dev import path_of_children, read_procfile
-from cli.dev.die_with_parent import dying_with_parent
-from cli.dev.embedded_postgres import EmbeddedPostgres
-from cli.dev.embedded_redis import EmbeddedRedis
-from cli.dev.embedded_server import free_port
-from shared.accounts import accounts, api_keys
-from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.config import Settings
-from shared.storage import schema
-from shared.storage.connections import Connections, connect
+from arkloop.cli.dev.dev import path_of_children, read_procfile
+from arkloop.cli.dev.die_with_parent import dying_with_parent
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.cli.dev.embedded_redis import EmbeddedRedis
+from arkloop.cli.dev.embedded_server import free_port
+from arkloop.shared.accounts import accounts, api_keys
+from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.config import Settings
+from arkloop.shared.storage import schema
+from arkloop.shared.storage.connections import Connections, connect
 
 ROOT = Path(__file__).parents[1]
 READY_SECONDS = 60.0

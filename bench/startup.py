@@ -24,9 +24,9 @@ import httpx2
 import psutil
 from sqlalchemy import text
 
+from arkloop.shared.storage.connections import Connections
 from bench.figure import Figure, Limit
 from bench.service import READY_SECONDS, ROOT, Service
-from shared.storage.connections import Connections
 
 MIB = 1 << 20
 #: Processes run as if production's requirements.txt were all that is installed: Celery imports this

@@ -5,8 +5,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from shared.actors import Actor
-from shared.storage.connections import Connections
+from arkloop.shared.actors import Actor
+from arkloop.shared.storage.connections import Connections
 
 #: Events of a run that waits: run.started, run.waiting_for_input.
 EVENTS_OF_WAITING = 2

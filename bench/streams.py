@@ -19,13 +19,13 @@ from uuid import UUID
 
 import psutil
 
+from arkloop.cli.dev.embedded_server import free_port
+from arkloop.shared.events import event_log
+from arkloop.shared.storage.connections import Connections
 from bench import stored_streams
 from bench.figure import Figure, Limit, percentile
 from bench.http_clients import Follower, Loop, Target, call_all
 from bench.service import ROOT, Service
-from cli.dev.embedded_server import free_port
-from shared.events import event_log
-from shared.storage.connections import Connections
 
 #: Milliseconds between two deltas of an active run: 2,000 events a second of all of them.
 DELAY_MS = 100

@@ -26,19 +26,19 @@ from typing import Any
 import psutil
 from sqlalchemy import func, select, text
 
+from arkloop.shared import ids
+from arkloop.shared.accounts import accounts
+from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.catalog import model_routes, personas
+from arkloop.shared.runs import creation
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.tables.runs import runs as runs_table
+from arkloop.shared.threads import threads
 from bench.watcher import Clients, Figure, Watcher, machine, show, until
 from chaos.journal import Journal
 from chaos.system.member import Member
 from chaos.system.stack import DEFAULT, ROOT, Stack
-from shared import ids
-from shared.accounts import accounts
-from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.catalog import model_routes, personas
-from shared.runs import creation
-from shared.storage.connections import Connections
-from shared.storage.tables.events import run_events
-from shared.storage.tables.runs import runs as runs_table
-from shared.threads import threads
 
 GROUP = 100
 MILESTONES = (100, 1_000, 5_000, 10_000)

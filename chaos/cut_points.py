@@ -29,12 +29,12 @@ from uuid import UUID
 
 from sqlalchemy import select
 
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.events import run_events
 from chaos.clients.client import Access, Client, Request, Tally
 from chaos.clients.event_stream import BrokenAnswer, Chunks, Frame, Frames
 from chaos.journal import Journal
 from chaos.system.stack import Stack
-from shared.storage.connections import Connections
-from shared.storage.tables.events import run_events
 
 #: Readers of an ended run.
 AT_ONCE = 4

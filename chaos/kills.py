@@ -4,9 +4,9 @@ import time
 
 from sqlalchemy import text
 
+from arkloop.shared.fault_points import POINTS
 from chaos.system.member import Member, wait_until
 from chaos.trial import Trial
-from shared.fault_points import POINTS
 
 KILL_POINTS = [name for name in POINTS if name.startswith("worker.")]
 #: Not three: one after the other they could take the same run, and it would be given up.

@@ -1,5 +1,5 @@
-"""`python -m cli`: the command where the project itself is not installed, as by buildpacks."""
+"""`python -m arkloop.cli`: the command where the project is not installed, as by buildpacks."""
 
-from cli.main import main
+from arkloop.cli.main import main
 
 main(prog_name="arkloop")

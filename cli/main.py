@@ -8,33 +8,37 @@ from typing import Any, NamedTuple
 
 import click
 
-from cli.output import printable
+from arkloop.cli.output import printable
 
 INTERRUPTED = 130
 
 
 class Entry(NamedTuple):
-    """The place of a sub-command, and its line in `arkloop --help`, which does not import it."""
+    """The place of a sub-command in `arkloop.cli`, and its line in `arkloop --help`.
+
+    The help does not import the module.
+    """
 
     place: str
     summary: str
 
 
 ENTRIES = {
-    "dev": Entry("cli.dev.dev:dev", "Run the whole service on this machine."),
-    "demo": Entry("cli.dev.demo:demo", "Start everything, ask a real model, replay the run, stop."),
-    "run": Entry("cli.client.run:run", "Send a message, run the agent, follow it in the terminal."),
-    "runs": Entry("cli.client.runs:runs", "List, show, cancel and answer runs; read their events."),
-    "keys": Entry("cli.client.keys:keys", "Create, list and revoke API keys."),
-    "users": Entry("cli.operator.users:users", "Create and list users, directly in the database."),
+    "dev": Entry("dev.dev:dev", "Run the whole service on this machine."),
+    "demo": Entry("dev.demo:demo", "Start everything, ask a real model, replay the run, stop."),
+    "run": Entry("client.run:run", "Send a message, run the agent, follow it in the terminal."),
+    "runs": Entry("client.runs:runs", "List, show, cancel and answer runs; read their events."),
+    "keys": Entry("client.keys:keys", "Create, list and revoke API keys."),
+    "users": Entry("operator.users:users", "Create and list users, directly in the database."),
     "credits": Entry(
-        "cli.operator.credits:credits", "Grant credits to organizations, directly in the database."
+        "operator.credits:credits",
+        "Grant credits to organizations, directly in the database.",
     ),
     "rotate-epoch": Entry(
-        "cli.operator.rotate_epoch:rotate_epoch",
+        "operator.rotate_epoch:rotate_epoch",
         "After a restore of Postgres: ignore what Redis holds.",
     ),
-    "migrate": Entry("cli.operator.migrate:migrate", "Bring the database's schema up to date."),
+    "migrate": Entry("operator.migrate:migrate", "Bring the database's schema up to date."),
 }
 
 
@@ -48,7 +52,7 @@ class Commands(click.Group):
         if cmd_name not in ENTRIES:
             return None
         module, _, name = ENTRIES[cmd_name].place.partition(":")
-        command: click.Command = getattr(import_module(module), name)
+        command: click.Command = getattr(import_module(f"arkloop.cli.{module}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

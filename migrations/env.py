@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from shared.storage.tables import metadata
+from arkloop.shared.storage.tables import metadata
 
 connection = context.config.attributes.get("connection")
 if connection is None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from shared.errors import Forbidden
+from arkloop.shared.errors import Forbidden
 
 DATA_PERMISSIONS = frozenset(
     {

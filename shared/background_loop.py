@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from shared.errors import Unavailable
+from arkloop.shared.errors import Unavailable
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from shared.errors import InvalidRequest
+from arkloop.shared.errors import InvalidRequest
 
 KEY = re.compile("[A-Za-z0-9_.-]{1,64}")
 MAX_PAIRS = 32

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from shared.database_url import InvalidDatabaseUrl, normalize
+from arkloop.shared.database_url import InvalidDatabaseUrl, normalize
 
 #: What platforms such as Heroku, and Procfile runners such as honcho, set: each is used if the
 #: setting itself is not set.

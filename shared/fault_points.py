@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Iterator
 
-from shared.config import InvalidSettings, Settings
+from arkloop.shared.config import InvalidSettings, Settings
 
 #: By name, in the order in which a run meets them.
 POINTS = {

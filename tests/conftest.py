@@ -17,16 +17,16 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from sqlalchemy import create_engine, func, insert, text
 
-from api.app import create_app
-from cli.dev.embedded_postgres import EmbeddedPostgres
-from cli.dev.embedded_redis import EmbeddedRedis
-from shared import ids
-from shared.accounts import accounts
-from shared.config import FALLBACKS, Settings
-from shared.runs.states import RunState
-from shared.storage import schema
-from shared.storage.connections import Connections, connect
-from shared.storage.tables.runs import runs
+from arkloop.api.app import create_app
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.cli.dev.embedded_redis import EmbeddedRedis
+from arkloop.shared import ids
+from arkloop.shared.accounts import accounts
+from arkloop.shared.config import FALLBACKS, Settings
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage import schema
+from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.tables.runs import runs
 from tests.caller import Caller
 from tests.clients import PASSWORD, PASSWORD_HASH, Register, User
 from tests.stored_runs import StoredRuns

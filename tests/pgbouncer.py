@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.dev.embedded_postgres import EmbeddedPostgres
-from cli.dev.embedded_server import free_port
-from cli.dev.server_account import account_of_servers
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.cli.dev.embedded_server import free_port
+from arkloop.cli.dev.server_account import account_of_servers
 from tests.waiting import eventually
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.dev.embedded_server import free_port
+from arkloop.cli.dev.embedded_server import free_port
 from tests.waiting import eventually
 from tests.web_server import ROOT, answers
 

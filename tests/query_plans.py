@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import Connection, event
 
-from shared.storage.connections import Connections
+from arkloop.shared.storage.connections import Connections
 
 BIG = {
     *("runs", "run_events", "messages", "threads", "tool_calls", "inputs", "forgotten_runs"),

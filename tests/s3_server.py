@@ -16,7 +16,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from cli.dev.embedded_server import free_port
+from arkloop.cli.dev.embedded_server import free_port
 from tests.waiting import eventually
 
 PROGRAM = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, text
 
-from cli.dev.embedded_postgres import EmbeddedPostgres
-from shared.storage import schema
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.shared.storage import schema
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, RowMapping, func, insert, select, update
 
-from shared import ids, times
-from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.catalog import model_routes, personas
-from shared.catalog.catalog import Catalog
-from shared.claim import Claim
-from shared.errors import LeaseLost
-from shared.events import event_log
-from shared.events.types import (
+from arkloop.shared import ids, times
+from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.catalog import model_routes, personas
+from arkloop.shared.catalog.catalog import Catalog
+from arkloop.shared.claim import Claim
+from arkloop.shared.errors import LeaseLost
+from arkloop.shared.events import event_log
+from arkloop.shared.events.types import (
     Event,
     RouteCost,
     RunCancelled,
@@ -26,15 +26,15 @@ from shared.events.types import (
     StoredEvent,
     encode,
 )
-from shared.events.usage import Usage
-from shared.runs import claims, commands, creation, endings
-from shared.runs.endings import Ending, Outcome
-from shared.runs.states import RunState
-from shared.runs.transitions import Totals
-from shared.storage.connections import Connections, Transaction
-from shared.storage.tables.runs import runs, workers
-from shared.storage.tables.threads import messages
-from shared.threads import threads
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs import claims, commands, creation, endings
+from arkloop.shared.runs.endings import Ending, Outcome
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.transitions import Totals
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.tables.runs import runs, workers
+from arkloop.shared.storage.tables.threads import messages
+from arkloop.shared.threads import threads
 from tests.clients import User
 
 USED = Totals().plus(

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
-from cli.dev.embedded_redis import EmbeddedRedis
-from shared.accounts import accounts
-from shared.storage.connections import Connections, connect
+from arkloop.cli.dev.embedded_redis import EmbeddedRedis
+from arkloop.shared.accounts import accounts
+from arkloop.shared.storage.connections import Connections, connect
 from tests.caller import Caller, client
 from tests.clients import PASSWORD, PASSWORD_HASH
 from tests.waiting import eventually
@@ -69,7 +69,7 @@ class Worker:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "gevent.monkey", "--module", "celery", "--quiet"),
-                    *("--app", "worker.app", "worker", "--pool", "gevent"),
+                    *("--app", "arkloop.worker.app", "worker", "--pool", "gevent"),
                     *("--concurrency", str(CONCURRENCY), "--without-gossip"),
                     *("--without-mingle", "--without-heartbeat", "--loglevel", "warning"),
                 ],

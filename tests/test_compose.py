@@ -16,8 +16,8 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from cli.dev.dev import read_procfile
-from shared.config import FALLBACKS, Settings
+from arkloop.cli.dev.dev import read_procfile
+from arkloop.shared.config import FALLBACKS, Settings
 
 ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -246,5 +246,5 @@ def test_everything_that_the_image_needs_gets_into_it() -> None:
 
     assert "*" in lines
     let_in = {line[1:].rstrip("/") for line in lines if line.startswith("!")}
-    assert {"api", "cli", "migrations", "shared", "worker", "pyproject.toml"} <= let_in
+    assert {"api", "arkloop", "cli", "migrations", "shared", "worker", "pyproject.toml"} <= let_in
     assert not [name for name in let_in if not (ROOT / name).exists()]

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from cli.dev.embedded_server import free_port
+from arkloop.cli.dev.embedded_server import free_port
 from tests.waiting import eventually
 from tests.worker.providers.fake_vendor import delta, openai_stream, raw, vendor
 

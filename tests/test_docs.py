@@ -10,14 +10,14 @@ import click
 import pytest
 from flask import Flask
 
-from cli.main import main
-from shared import errors
-from shared.catalog.model_routes import _FIELDS as ROUTE_FIELDS
-from shared.config import InvalidSettings, Settings
-from shared.events import types
-from shared.storage import keys
-from shared.storage.tables import metadata
-from worker.providers import scripted_provider
+from arkloop.cli.main import main
+from arkloop.shared import errors
+from arkloop.shared.catalog.model_routes import _FIELDS as ROUTE_FIELDS
+from arkloop.shared.config import InvalidSettings, Settings
+from arkloop.shared.events import types
+from arkloop.shared.storage import keys
+from arkloop.shared.storage.tables import metadata
+from arkloop.worker.providers import scripted_provider
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

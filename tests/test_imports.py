@@ -14,7 +14,7 @@ ENVIRON = {
     "ARKLOOP_SCRIPTED": "1",
 }
 #: For the command line and migrations alone; rich and mako load pygments too.
-ELSEWHERE = {"alembic", "mako", "pygments", "rich", "cli", "migrations"}
+ELSEWHERE = {"alembic", "mako", "pygments", "rich", "arkloop.cli", "arkloop.migrations"}
 SDK = {"openai", "pydantic", "httpx2"}
 STORES = {"psycopg", "sqlalchemy", "redis", "celery", "kombu"}
 HTTP = {"flask", "werkzeug", "marshmallow", "jwt", "argon2"}
@@ -23,11 +23,14 @@ HTTP = {"flask", "werkzeug", "marshmallow", "jwt", "argon2"}
 @pytest.mark.parametrize(
     ("module", "needless"),
     [
-        ("api.app", ELSEWHERE | SDK | {"worker"}),
+        ("arkloop.api.app", ELSEWHERE | SDK | {"arkloop.worker"}),
         # All tools are checked at the start: Pydantic makes their schemas, and one of them fetches.
-        ("worker.app", ELSEWHERE | SDK - {"httpx2", "pydantic"} | HTTP | {"api"}),
+        ("arkloop.worker.app", ELSEWHERE | SDK - {"httpx2", "pydantic"} | HTTP | {"arkloop.api"}),
         # Gunicorn's master: psycopg must not be loaded before gevent has patched what it forks.
-        ("api.gunicorn_conf", ELSEWHERE | SDK | STORES | HTTP | {"api.app", "gevent", "yaml"}),
+        (
+            "arkloop.api.gunicorn_conf",
+            ELSEWHERE | SDK | STORES | HTTP | {"arkloop.api.app", "gevent", "yaml"},
+        ),
     ],
 )
 def test_a_process_starts_without_what_it_does_not_need(module: str, needless: set[str]) -> None:
@@ -37,14 +40,14 @@ def test_a_process_starts_without_what_it_does_not_need(module: str, needless: s
 
 def test_a_worker_has_loaded_its_providers_before_the_first_run() -> None:
     """A run that had to import the SDK would hold up every other run of the process meanwhile."""
-    assert SDK <= _loaded("worker.app", OPENAI_API_KEY="none")
+    assert SDK <= _loaded("arkloop.worker.app", OPENAI_API_KEY="none")
 
 
 def test_a_worker_with_a_broken_tool_does_not_start() -> None:
     """It says which, instead of failing every run of a persona that has it."""
     code = (
-        "from shared.catalog import personas; personas.BUILTIN_TOOLS += ('nonsense',);"
-        "import worker.app"
+        "from arkloop.shared.catalog import personas; personas.BUILTIN_TOOLS += ('nonsense',);"
+        "import arkloop.worker.app"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=ENVIRON, capture_output=True, text=True

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.config import Settings
+from arkloop.shared.config import Settings
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[1]
 #: The Procfile's own line, but for its shell.
 GUNICORN = [
     *(sys.executable, "-m", "gunicorn"),
-    *("--config", "api/gunicorn_conf.py", "api.app:create_app()"),
+    *("--config", "python:arkloop.api.gunicorn_conf", "arkloop.api.app:create_app()"),
 ]
 
 #: What a process needs from this one's environment; the second one makes `make coverage` see it.

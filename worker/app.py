@@ -13,16 +13,16 @@ from celery.worker.state import maybe_shutdown
 from gevent import monkey
 from kombu.utils import functional
 
-from shared import fault_points, logs
-from shared.catalog import model_routes, personas
-from shared.config import InvalidSettings, Settings
-from shared.errors import Unavailable
-from shared.files.configured_storage import storage_of
-from shared.files.storage import UnusableStorage
-from shared.storage import queue, rewinds, server_checks
-from shared.storage.connections import Connections, connect
-from worker import poller, providers, tasks, tools
-from worker.process.process import WorkerProcess
+from arkloop.shared import fault_points, logs
+from arkloop.shared.catalog import model_routes, personas
+from arkloop.shared.config import InvalidSettings, Settings
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.files.configured_storage import storage_of
+from arkloop.shared.files.storage import UnusableStorage
+from arkloop.shared.storage import queue, rewinds, server_checks
+from arkloop.shared.storage.connections import Connections, connect
+from arkloop.worker import poller, providers, tasks, tools
+from arkloop.worker.process.process import WorkerProcess
 
 log = logging.getLogger(__name__)
 

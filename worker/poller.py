@@ -10,10 +10,10 @@ from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
-from shared.background_loop import BackgroundLoop
-from shared.runs import claims
-from worker.attempt import execution
-from worker.process.process import WorkerProcess
+from arkloop.shared.background_loop import BackgroundLoop
+from arkloop.shared.runs import claims
+from arkloop.worker.attempt import execution
+from arkloop.worker.process.process import WorkerProcess
 
 log = logging.getLogger(__name__)
 

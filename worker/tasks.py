@@ -6,12 +6,12 @@ from uuid import UUID
 
 from celery import Celery
 
-from shared import fault_points
-from shared.errors import Unavailable
-from shared.storage import queue
-from worker.attempt import execution
-from worker.mcp import discovery
-from worker.process.process import WorkerProcess
+from arkloop.shared import fault_points
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.storage import queue
+from arkloop.worker.attempt import execution
+from arkloop.worker.mcp import discovery
+from arkloop.worker.process.process import WorkerProcess
 
 log = logging.getLogger(__name__)
 

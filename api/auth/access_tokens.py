@@ -9,10 +9,10 @@ from uuid import UUID
 
 import jwt
 
-from shared import json_text
-from shared.config import Settings
-from shared.errors import Unauthorized
-from shared.ids import parse_id
+from arkloop.shared import json_text
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import Unauthorized
+from arkloop.shared.ids import parse_id
 
 LIFETIME_SECONDS = 15 * 60
 ALGORITHM = "HS256"

@@ -10,14 +10,14 @@ from uuid import UUID
 from flask import current_app, g, request
 from sqlalchemy import Connection, Row
 
-from api.auth import access_tokens
-from api.http import path_ids
-from shared.accounts import accounts, api_keys
-from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.errors import Forbidden, Unauthorized, Unavailable
-from shared.storage.connections import Connections
-from shared.storage.recent_reads import RecentReads
-from shared.times import now
+from arkloop.api.auth import access_tokens
+from arkloop.api.http import path_ids
+from arkloop.shared.accounts import accounts, api_keys
+from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.errors import Forbidden, Unauthorized, Unavailable
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.recent_reads import RecentReads
+from arkloop.shared.times import now
 
 #: A token that was revoked, or a role that was changed, is believed no longer than this.
 CACHE_SECONDS = 2

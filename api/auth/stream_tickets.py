@@ -11,10 +11,10 @@ from uuid import UUID
 
 import jwt
 
-from shared.actors import Actor
-from shared.config import Settings
-from shared.errors import Unauthorized
-from shared.times import now
+from arkloop.shared.actors import Actor
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import Unauthorized
+from arkloop.shared.times import now
 
 LIFETIME = timedelta(hours=24)
 AFTER_END = timedelta(minutes=10)

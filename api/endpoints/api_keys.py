@@ -8,19 +8,19 @@ from flask import Blueprint, Response, jsonify
 from marshmallow import ValidationError, fields, validate
 from sqlalchemy import Row
 
-from api.auth.bearer import authenticator, requires
-from api.endpoints.budgets import CostLimits, limits_shown
-from api.http.current import actor, changes_catalog, connections
-from api.http.fields import BoundedList
-from api.http.idempotency import created, replayed_without
-from api.http.json_body import NoArguments, query_args, read_body
-from api.http.paging import ByTime, page, page_args
-from api.http.reports import reports
-from shared.accounts import api_keys
-from shared.actors import SCOPES
-from shared.errors import Forbidden
-from shared.storage.connections import Transaction
-from shared.times import now, rfc3339, rfc3339_or_none
+from arkloop.api.auth.bearer import authenticator, requires
+from arkloop.api.endpoints.budgets import CostLimits, limits_shown
+from arkloop.api.http.current import actor, changes_catalog, connections
+from arkloop.api.http.fields import BoundedList
+from arkloop.api.http.idempotency import created, replayed_without
+from arkloop.api.http.json_body import NoArguments, query_args, read_body
+from arkloop.api.http.paging import ByTime, page, page_args
+from arkloop.api.http.reports import reports
+from arkloop.shared.accounts import api_keys
+from arkloop.shared.actors import SCOPES
+from arkloop.shared.errors import Forbidden
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.times import now, rfc3339, rfc3339_or_none
 
 bp = Blueprint("api_keys", __name__)
 

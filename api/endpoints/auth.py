@@ -5,16 +5,16 @@ from datetime import timedelta
 from flask import Blueprint, Response, jsonify, make_response, request
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from api.auth import access_tokens
-from api.auth.bearer import authenticator, requires
-from api.http.current import actor, connections, public_path, settings
-from api.http.idempotency import refuse_key
-from api.http.json_body import NoArguments, read_body
-from shared.accounts import accounts
-from shared.accounts.accounts import Session
-from shared.billing import credits
-from shared.errors import Forbidden, InvalidRequest, Unauthorized
-from shared.security import passwords
+from arkloop.api.auth import access_tokens
+from arkloop.api.auth.bearer import authenticator, requires
+from arkloop.api.http.current import actor, connections, public_path, settings
+from arkloop.api.http.idempotency import refuse_key
+from arkloop.api.http.json_body import NoArguments, read_body
+from arkloop.shared.accounts import accounts
+from arkloop.shared.accounts.accounts import Session
+from arkloop.shared.billing import credits
+from arkloop.shared.errors import Forbidden, InvalidRequest, Unauthorized
+from arkloop.shared.security import passwords
 
 COOKIE = "arkloop_refresh_token"
 COOKIE_PATH = "/v1/auth"

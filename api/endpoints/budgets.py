@@ -6,15 +6,15 @@ from flask import Blueprint, Response, jsonify
 from marshmallow import Schema
 from sqlalchemy import Connection
 
-from api.auth.bearer import requires
-from api.http.current import actor, changes_catalog, connections
-from api.http.fields import ClientId, Usd
-from api.http.json_body import NoArguments, query_args, read_body
-from api.http.reports import reports
-from shared.billing import budget_limits
-from shared.billing.budget_limits import Budget
-from shared.billing.spending import END_USERS, ORG, end_user_scope
-from shared.events.plain import money
+from arkloop.api.auth.bearer import requires
+from arkloop.api.http.current import actor, changes_catalog, connections
+from arkloop.api.http.fields import ClientId, Usd
+from arkloop.api.http.json_body import NoArguments, query_args, read_body
+from arkloop.api.http.reports import reports
+from arkloop.shared.billing import budget_limits
+from arkloop.shared.billing.budget_limits import Budget
+from arkloop.shared.billing.spending import END_USERS, ORG, end_user_scope
+from arkloop.shared.events.plain import money
 
 bp = Blueprint("budgets", __name__)
 

@@ -2,10 +2,10 @@
 
 from flask import Blueprint, Response, jsonify
 
-from api.auth.bearer import requires
-from api.endpoints.llm_providers import prices_shown
-from api.http.current import actor, catalog
-from api.http.json_body import NoArguments, query_args
+from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints.llm_providers import prices_shown
+from arkloop.api.http.current import actor, catalog
+from arkloop.api.http.json_body import NoArguments, query_args
 
 bp = Blueprint("catalog", __name__)
 

@@ -13,17 +13,17 @@ from uuid import UUID
 from flask import Response, json, jsonify, request
 from sqlalchemy import RowMapping
 
-from api.auth.bearer import authenticator
-from api.endpoints.following import hub, streaming, watch_of
-from api.endpoints.runs import shown_in_full
-from api.http.current import actor, connections
-from api.http.preferences import wait_seconds
-from api.streaming.rest import wait_for_rest
-from shared.actors import Actor
-from shared.errors import Forbidden, InvalidRequest, NotFound, Unavailable
-from shared.runs import commands, queries
-from shared.runs.states import status_of
-from shared.storage.connections import Connections
+from arkloop.api.auth.bearer import authenticator
+from arkloop.api.endpoints.following import hub, streaming, watch_of
+from arkloop.api.endpoints.runs import shown_in_full
+from arkloop.api.http.current import actor, connections
+from arkloop.api.http.preferences import wait_seconds
+from arkloop.api.streaming.rest import wait_for_rest
+from arkloop.shared.actors import Actor
+from arkloop.shared.errors import Forbidden, InvalidRequest, NotFound, Unavailable
+from arkloop.shared.runs import commands, queries
+from arkloop.shared.runs.states import status_of
+from arkloop.shared.storage.connections import Connections
 
 log = logging.getLogger(__name__)
 

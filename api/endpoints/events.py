@@ -6,19 +6,19 @@ from uuid import UUID
 from flask import Blueprint, Response, jsonify, make_response, request
 from marshmallow import Schema, fields, validate
 
-from api.auth import stream_tickets
-from api.auth.bearer import authenticator, bearer_token, requires
-from api.endpoints.following import hub, streaming, watch_of
-from api.http.current import actor, connections, settings
-from api.http.fields import Digits
-from api.http.idempotency import check_key
-from api.http.json_body import NoArguments, query_args, read_body
-from api.http.path_ids import check as check_ids
-from api.streaming import sse
-from shared.actors import Actor
-from shared.errors import Forbidden, InvalidRequest, Unauthorized
-from shared.runs import queries
-from shared.times import now, rfc3339
+from arkloop.api.auth import stream_tickets
+from arkloop.api.auth.bearer import authenticator, bearer_token, requires
+from arkloop.api.endpoints.following import hub, streaming, watch_of
+from arkloop.api.http.current import actor, connections, settings
+from arkloop.api.http.fields import Digits
+from arkloop.api.http.idempotency import check_key
+from arkloop.api.http.json_body import NoArguments, query_args, read_body
+from arkloop.api.http.path_ids import check as check_ids
+from arkloop.api.streaming import sse
+from arkloop.shared.actors import Actor
+from arkloop.shared.errors import Forbidden, InvalidRequest, Unauthorized
+from arkloop.shared.runs import queries
+from arkloop.shared.times import now, rfc3339
 
 bp = Blueprint("events", __name__)
 

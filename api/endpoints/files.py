@@ -10,15 +10,15 @@ from uuid import UUID
 from flask import Blueprint, Response, jsonify, request
 from sqlalchemy import Row
 
-from api.auth.bearer import requires
-from api.http.current import actor, connections, storage
-from api.http.idempotency import answered_once, check_key, created
-from api.http.json_body import NoArguments, query_args
-from api.http.multipart import read_file
-from shared.errors import FileMissing, InvalidRequest, Unavailable
-from shared.files import files, incoming, media_types
-from shared.files.storage import ObjectMissing
-from shared.times import rfc3339, rfc3339_or_none
+from arkloop.api.auth.bearer import requires
+from arkloop.api.http.current import actor, connections, storage
+from arkloop.api.http.idempotency import answered_once, check_key, created
+from arkloop.api.http.json_body import NoArguments, query_args
+from arkloop.api.http.multipart import read_file
+from arkloop.shared.errors import FileMissing, InvalidRequest, Unavailable
+from arkloop.shared.files import files, incoming, media_types
+from arkloop.shared.files.storage import ObjectMissing
+from arkloop.shared.times import rfc3339, rfc3339_or_none
 
 bp = Blueprint("files", __name__)
 

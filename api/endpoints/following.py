@@ -7,11 +7,11 @@ from uuid import UUID
 
 from flask import Response, current_app, request
 
-from api.auth.bearer import authenticator
-from api.streaming import sse
-from api.streaming.stream_hub import StreamHub
-from api.streaming.watch import Watch
-from shared.actors import Actor
+from arkloop.api.auth.bearer import authenticator
+from arkloop.api.streaming import sse
+from arkloop.api.streaming.stream_hub import StreamHub
+from arkloop.api.streaming.watch import Watch
+from arkloop.shared.actors import Actor
 
 
 def hub() -> StreamHub:

@@ -4,10 +4,10 @@ from flask import Blueprint, Response, jsonify
 from redis import RedisError
 from sqlalchemy import text
 
-from api.http.current import connections, settings
-from api.http.json_body import NoArguments, query_args
-from shared.errors import Unavailable
-from shared.storage import postgres, schema
+from arkloop.api.http.current import connections, settings
+from arkloop.api.http.json_body import NoArguments, query_args
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.storage import postgres, schema
 
 bp = Blueprint("health", __name__)
 

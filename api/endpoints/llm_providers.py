@@ -8,9 +8,9 @@ from flask import Blueprint, Response, jsonify
 from marshmallow import Schema, ValidationError, fields, post_load, validate, validates_schema
 from sqlalchemy import Row
 
-from api.auth.bearer import requires
-from api.http.current import actor, changes_catalog, connections
-from api.http.fields import (
+from arkloop.api.auth.bearer import requires
+from arkloop.api.http.current import actor, changes_catalog, connections
+from arkloop.api.http.fields import (
     BoundedDict,
     BoundedList,
     ModelSettings,
@@ -19,21 +19,21 @@ from api.http.fields import (
     shown_name,
     whole,
 )
-from api.http.idempotency import created, idempotent
-from api.http.json_body import NoArguments, query_args, read_body
-from api.http.paging import ByTime, page, page_args
-from shared.catalog import llm_providers, org_routes, platforms
-from shared.catalog.model_routes import (
+from arkloop.api.http.idempotency import created, idempotent
+from arkloop.api.http.json_body import NoArguments, query_args, read_body
+from arkloop.api.http.paging import ByTime, page, page_args
+from arkloop.shared.catalog import llm_providers, org_routes, platforms
+from arkloop.shared.catalog.model_routes import (
     APIS,
     ATTACHMENTS,
     FIRST_BYTE_SECONDS,
     IDLE_SECONDS,
     MAX_SILENT_SECONDS,
 )
-from shared.catalog.prices import Prices
-from shared.events.plain import money
-from shared.storage.connections import Transaction
-from shared.times import rfc3339
+from arkloop.shared.catalog.prices import Prices
+from arkloop.shared.events.plain import money
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.times import rfc3339
 
 bp = Blueprint("llm_providers", __name__)
 

@@ -8,16 +8,16 @@ from flask import Blueprint, Response, jsonify, make_response
 from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import Row
 
-from api.auth.bearer import requires
-from api.http.current import actor, connections
-from api.http.fields import BoundedDict, BoundedList
-from api.http.idempotency import created, idempotent
-from api.http.json_body import NoArguments, query_args, read_body
-from api.http.paging import ByTime, page, page_args
-from shared.catalog import mcp_configs
-from shared.errors import McpToolNotFound
-from shared.storage.connections import Transaction
-from shared.times import rfc3339, rfc3339_or_none
+from arkloop.api.auth.bearer import requires
+from arkloop.api.http.current import actor, connections
+from arkloop.api.http.fields import BoundedDict, BoundedList
+from arkloop.api.http.idempotency import created, idempotent
+from arkloop.api.http.json_body import NoArguments, query_args, read_body
+from arkloop.api.http.paging import ByTime, page, page_args
+from arkloop.shared.catalog import mcp_configs
+from arkloop.shared.errors import McpToolNotFound
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.times import rfc3339, rfc3339_or_none
 
 bp = Blueprint("mcp_configs", __name__)
 

@@ -2,11 +2,11 @@
 
 from flask import Blueprint, Response, jsonify
 
-from api.auth.bearer import requires
-from api.http.current import actor, connections
-from api.http.json_body import NoArguments, query_args
-from shared.accounts import accounts
-from shared.times import rfc3339
+from arkloop.api.auth.bearer import requires
+from arkloop.api.http.current import actor, connections
+from arkloop.api.http.json_body import NoArguments, query_args
+from arkloop.shared.accounts import accounts
+from arkloop.shared.times import rfc3339
 
 bp = Blueprint("me", __name__)
 

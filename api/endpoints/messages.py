@@ -7,17 +7,17 @@ from flask import Blueprint, Response
 from marshmallow import Schema
 from sqlalchemy import Row
 
-from api.auth.bearer import requires
-from api.http.content import MessageContent
-from api.http.current import actor, connections
-from api.http.fields import Metadata
-from api.http.idempotency import created, idempotent
-from api.http.json_body import read_body
-from api.http.paging import ByPosition, page, page_args
-from shared.storage.connections import Transaction
-from shared.threads import threads
-from shared.threads.content import as_given
-from shared.times import rfc3339
+from arkloop.api.auth.bearer import requires
+from arkloop.api.http.content import MessageContent
+from arkloop.api.http.current import actor, connections
+from arkloop.api.http.fields import Metadata
+from arkloop.api.http.idempotency import created, idempotent
+from arkloop.api.http.json_body import read_body
+from arkloop.api.http.paging import ByPosition, page, page_args
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.threads import threads
+from arkloop.shared.threads.content import as_given
+from arkloop.shared.times import rfc3339
 
 bp = Blueprint("messages", __name__)
 

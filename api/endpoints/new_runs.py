@@ -10,20 +10,20 @@ from flask import Blueprint, Response, current_app, request
 from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import Connection
 
-from api.auth.bearer import requires
-from api.endpoints.delivery import requested_delivery
-from api.endpoints.messages import CreateMessage
-from api.endpoints.threads import CreateThread
-from api.http.current import actor, catalog
-from api.http.fields import ClientId, Id, Metadata
-from api.http.idempotency import created, idempotent
-from api.http.json_body import NoArguments, read_body
-from shared.catalog import model_routes, personas
-from shared.errors import Forbidden, InvalidRequest
-from shared.ids import new_id, new_trace_id
-from shared.runs import creation, overrides
-from shared.runs.creation import Created, NewMessage, NewRun, NewThread, RunCreator
-from shared.storage.connections import Transaction
+from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints.delivery import requested_delivery
+from arkloop.api.endpoints.messages import CreateMessage
+from arkloop.api.endpoints.threads import CreateThread
+from arkloop.api.http.current import actor, catalog
+from arkloop.api.http.fields import ClientId, Id, Metadata
+from arkloop.api.http.idempotency import created, idempotent
+from arkloop.api.http.json_body import NoArguments, read_body
+from arkloop.shared.catalog import model_routes, personas
+from arkloop.shared.errors import Forbidden, InvalidRequest
+from arkloop.shared.ids import new_id, new_trace_id
+from arkloop.shared.runs import creation, overrides
+from arkloop.shared.runs.creation import Created, NewMessage, NewRun, NewThread, RunCreator
+from arkloop.shared.storage.connections import Transaction
 
 bp = Blueprint("new_runs", __name__)
 

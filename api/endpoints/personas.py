@@ -6,17 +6,17 @@ from flask import Blueprint, Response, jsonify
 from marshmallow import INCLUDE, Schema, ValidationError, fields
 from sqlalchemy import Row
 
-from api.auth.bearer import requires
-from api.endpoints.budgets import limits_shown
-from api.http.current import actor, catalog, changes_catalog, connections
-from api.http.idempotency import created, idempotent
-from api.http.json_body import NoArguments, query_args, read_body
-from api.http.paging import page, page_args
-from shared.catalog import personas, published_personas
-from shared.catalog.personas import Persona
-from shared.errors import InvalidRequest, NotFound, PersonaNotFound, RouteNotFound
-from shared.storage.connections import Transaction
-from shared.times import rfc3339
+from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints.budgets import limits_shown
+from arkloop.api.http.current import actor, catalog, changes_catalog, connections
+from arkloop.api.http.idempotency import created, idempotent
+from arkloop.api.http.json_body import NoArguments, query_args, read_body
+from arkloop.api.http.paging import page, page_args
+from arkloop.shared.catalog import personas, published_personas
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.errors import InvalidRequest, NotFound, PersonaNotFound, RouteNotFound
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.times import rfc3339
 
 bp = Blueprint("personas", __name__)
 

@@ -9,20 +9,20 @@ from flask import Blueprint, Response, jsonify
 from marshmallow import Schema, ValidationError, fields, post_load, validate
 from sqlalchemy import Row, RowMapping
 
-from api.auth.bearer import requires
-from api.http.current import actor, connections
-from api.http.fields import Id, MetadataChange, Moment, utf8_length
-from api.http.idempotency import idempotent
-from api.http.json_body import NoArguments, query_args, read_body
-from api.http.paging import ByTime, ClientDataQuery, page, page_args
-from shared.billing.credits import credits_of
-from shared.catalog import model_routes, personas
-from shared.events.plain import money
-from shared.events.usage import RARE_TOKEN_FIELDS, TOKEN_FIELDS
-from shared.runs import commands, overrides, queries
-from shared.runs.states import STATUSES, phase_of, status_of
-from shared.storage.connections import Transaction
-from shared.times import rfc3339, rfc3339_or_none
+from arkloop.api.auth.bearer import requires
+from arkloop.api.http.current import actor, connections
+from arkloop.api.http.fields import Id, MetadataChange, Moment, utf8_length
+from arkloop.api.http.idempotency import idempotent
+from arkloop.api.http.json_body import NoArguments, query_args, read_body
+from arkloop.api.http.paging import ByTime, ClientDataQuery, page, page_args
+from arkloop.shared.billing.credits import credits_of
+from arkloop.shared.catalog import model_routes, personas
+from arkloop.shared.events.plain import money
+from arkloop.shared.events.usage import RARE_TOKEN_FIELDS, TOKEN_FIELDS
+from arkloop.shared.runs import commands, overrides, queries
+from arkloop.shared.runs.states import STATUSES, phase_of, status_of
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.times import rfc3339, rfc3339_or_none
 
 bp = Blueprint("runs", __name__)
 

@@ -7,15 +7,15 @@ from flask import Blueprint, Response, jsonify
 from marshmallow import Schema, fields, validate
 from sqlalchemy import Row
 
-from api.auth.bearer import requires
-from api.http.current import actor, connections
-from api.http.fields import ClientId, Metadata, MetadataChange, StrictBoolean
-from api.http.idempotency import created, idempotent
-from api.http.json_body import NoArguments, query_args, read_body
-from api.http.paging import ByTime, ClientDataQuery, page, page_args
-from shared.storage.connections import Transaction
-from shared.threads import threads
-from shared.times import rfc3339
+from arkloop.api.auth.bearer import requires
+from arkloop.api.http.current import actor, connections
+from arkloop.api.http.fields import ClientId, Metadata, MetadataChange, StrictBoolean
+from arkloop.api.http.idempotency import created, idempotent
+from arkloop.api.http.json_body import NoArguments, query_args, read_body
+from arkloop.api.http.paging import ByTime, ClientDataQuery, page, page_args
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.threads import threads
+from arkloop.shared.times import rfc3339
 
 bp = Blueprint("threads", __name__)
 

@@ -8,19 +8,19 @@ from flask import Blueprint, Response, jsonify
 from marshmallow import Schema, fields, validate
 from sqlalchemy import Row
 
-from api.auth.bearer import requires
-from api.http.current import actor, connections
-from api.http.fields import ClientId, Digits, Id, MetadataFilter, Moment
-from api.http.json_body import query_args
-from api.http.paging import ByTime, page, page_args
-from api.http.reports import reports
-from shared.billing import credits, usage_reports
-from shared.billing.usage_reports import Period
-from shared.catalog import personas
-from shared.errors import InvalidRequest
-from shared.events.plain import money
-from shared.events.usage import TOKEN_FIELDS
-from shared.times import now, rfc3339
+from arkloop.api.auth.bearer import requires
+from arkloop.api.http.current import actor, connections
+from arkloop.api.http.fields import ClientId, Digits, Id, MetadataFilter, Moment
+from arkloop.api.http.json_body import query_args
+from arkloop.api.http.paging import ByTime, page, page_args
+from arkloop.api.http.reports import reports
+from arkloop.shared.billing import credits, usage_reports
+from arkloop.shared.billing.usage_reports import Period
+from arkloop.shared.catalog import personas
+from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.events.plain import money
+from arkloop.shared.events.usage import TOKEN_FIELDS
+from arkloop.shared.times import now, rfc3339
 
 bp = Blueprint("usage", __name__)
 

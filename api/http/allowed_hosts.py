@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from flask import Flask, request
 from werkzeug.sansio.utils import host_is_trusted
 
-from api.http.current import settings
-from shared.errors import Forbidden
+from arkloop.api.http.current import settings
+from arkloop.shared.errors import Forbidden
 
 
 def register(app: Flask) -> None:

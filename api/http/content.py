@@ -5,8 +5,8 @@ from typing import Any
 
 from marshmallow import ValidationError, fields
 
-from shared.ids import parse_id
-from shared.threads.content import Content
+from arkloop.shared.ids import parse_id
+from arkloop.shared.threads.content import Content
 
 MAX_CONTENT_BYTES = 262_144
 MAX_PARTS = 20

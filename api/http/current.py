@@ -7,12 +7,12 @@ from typing import ParamSpec, TypeVar, cast
 
 from flask import current_app, g, request
 
-from shared.actors import Actor
-from shared.catalog.catalog import Catalog
-from shared.config import Settings
-from shared.files.storage import Storage
-from shared.ids import new_trace_id
-from shared.storage.connections import Connections
+from arkloop.shared.actors import Actor
+from arkloop.shared.catalog.catalog import Catalog
+from arkloop.shared.config import Settings
+from arkloop.shared.files.storage import Storage
+from arkloop.shared.ids import new_trace_id
+from arkloop.shared.storage.connections import Connections
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -8,8 +8,8 @@ from typing import Any
 from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
 
-from api.http.current import trace_id
-from shared.errors import (
+from arkloop.api.http.current import trace_id
+from arkloop.shared.errors import (
     ArkloopError,
     BadRequest,
     BodyTooLarge,

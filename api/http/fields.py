@@ -9,9 +9,9 @@ from uuid import UUID
 
 from marshmallow import ValidationError, fields, validate
 
-from shared import client_data, usd
-from shared.catalog import model_settings
-from shared.ids import parse_id
+from arkloop.shared import client_data, usd
+from arkloop.shared.catalog import model_settings
+from arkloop.shared.ids import parse_id
 
 YEARS = "must be between 2000-01-01 and 9998-12-31 (UTC)"
 

@@ -2,8 +2,8 @@
 
 from flask import Flask, Response, request
 
-from api.http.current import settings, trace_id
-from shared import logs
+from arkloop.api.http.current import settings, trace_id
+from arkloop.shared import logs
 
 PREFLIGHT_SECONDS = 600
 _ALLOWED_HEADERS = (

@@ -26,12 +26,12 @@ from typing import Any, Concatenate, ParamSpec
 
 from flask import Response, jsonify, request
 
-from api.http.current import actor, connections, public_path
-from api.http.json_body import read_object
-from shared.errors import IdempotencyInProgress, InvalidRequest
-from shared.storage import idempotency
-from shared.storage.connections import Transaction
-from shared.storage.idempotency import Scope, StoredAnswer
+from arkloop.api.http.current import actor, connections, public_path
+from arkloop.api.http.json_body import read_object
+from arkloop.shared.errors import IdempotencyInProgress, InvalidRequest
+from arkloop.shared.storage import idempotency
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.idempotency import Scope, StoredAnswer
 
 WAIT_SECONDS = 5
 _POLL_SECONDS = 0.02

@@ -10,8 +10,8 @@ import gevent
 from flask import g, request
 from marshmallow import Schema, ValidationError
 
-from shared import json_text
-from shared.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnsupportedMediaType
+from arkloop.shared import json_text
+from arkloop.shared.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnsupportedMediaType
 
 MAX_BODY_BYTES = 1024 * 1024
 BODY_SECONDS = 10  # for the whole body, however it arrives

@@ -11,8 +11,8 @@ from flask import request
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
-from api.http.json_body import NoArguments, query_args, stop_reading
-from shared.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnsupportedMediaType
+from arkloop.api.http.json_body import NoArguments, query_args, stop_reading
+from arkloop.shared.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnsupportedMediaType
 
 #: What a form may have around the file: its boundary and the headers of the part.
 FRAME_BYTES = 64 * 1024

@@ -18,11 +18,11 @@ from flask import Response, request
 from itsdangerous import BadData, URLSafeSerializer
 from marshmallow import Schema, fields, pre_load
 
-from api.http.current import actor, public_path, settings
-from api.http.fields import ClientId, Digits, MetadataFilter
-from api.http.json_body import query_args
-from shared.errors import InvalidRequest
-from shared.storage.pages import PAGE_BYTES
+from arkloop.api.http.current import actor, public_path, settings
+from arkloop.api.http.fields import ClientId, Digits, MetadataFilter
+from arkloop.api.http.json_body import query_args
+from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.storage.pages import PAGE_BYTES
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200

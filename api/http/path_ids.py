@@ -6,8 +6,8 @@ from uuid import UUID
 
 from werkzeug.routing import BaseConverter
 
-from shared.errors import InvalidRequest
-from shared.ids import parse_id
+from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.ids import parse_id
 
 
 class NotAnId(str):

@@ -16,10 +16,10 @@ from psycopg.errors import QueryCanceled
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from shared.errors import Unavailable
-from shared.storage.checkouts import Checkouts, NoneFree, Patience
-from shared.storage.connections import Connections
-from shared.storage.postgres import Limits
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.storage.checkouts import Checkouts, NoneFree, Patience
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.postgres import Limits
 
 CONNECTIONS = 2
 LIMITS = Limits(lock=1.5, statement=5.0, answer=6.0, checkout=Patience(0.5, 0.2))

@@ -15,7 +15,7 @@ from gunicorn import util
 from gunicorn.http import errors as refused
 from gunicorn.workers.ggevent import GeventWorker
 
-from shared.errors import (
+from arkloop.shared.errors import (
     ArkloopError,
     BadRequest,
     Forbidden,
@@ -23,7 +23,7 @@ from shared.errors import (
     UnknownTransferCoding,
     UriTooLong,
 )
-from shared.ids import new_trace_id
+from arkloop.shared.ids import new_trace_id
 
 #: The first that fits counts; every other `ParseException` is a bad request.
 _ERRORS: dict[type[Exception], type[ArkloopError]] = {
@@ -65,8 +65,8 @@ def _client_error(exc: BaseException) -> type[ArkloopError] | None:
 
 
 def _response(error: type[ArkloopError] | None, trace_id: str) -> bytes:
-    from api.http.errors import INTERNAL_CODE, INTERNAL_MESSAGE, status_of
-    from api.http.headers import SECURITY
+    from arkloop.api.http.errors import INTERNAL_CODE, INTERNAL_MESSAGE, status_of
+    from arkloop.api.http.headers import SECURITY
 
     status = HTTPStatus(500 if error is None else status_of(error))
     shape = {

@@ -8,8 +8,8 @@ cut off. It resumes from its last whole event.
 import time
 from typing import NamedTuple
 
-from api.streaming.stream_pages import Page
-from api.streaming.watch import Watch
+from arkloop.api.streaming.stream_pages import Page
+from arkloop.api.streaming.watch import Watch
 
 MAX_HELD_BYTES = 32 * 1024 * 1024
 #: While more than that is held, clients that have held a page for longer are cut off.

@@ -17,12 +17,12 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from api.streaming import stream_pages
-from api.streaming.held_pages import HeldPages
-from api.streaming.stream_pages import Page
-from api.streaming.watch import Watch
-from shared.errors import EventsLost, Unavailable
-from shared.storage.connections import REDIS_TIMEOUT_SECONDS, Connections
+from arkloop.api.streaming import stream_pages
+from arkloop.api.streaming.held_pages import HeldPages
+from arkloop.api.streaming.stream_pages import Page
+from arkloop.api.streaming.watch import Watch
+from arkloop.shared.errors import EventsLost, Unavailable
+from arkloop.shared.storage.connections import REDIS_TIMEOUT_SECONDS, Connections
 
 log = logging.getLogger(__name__)
 

@@ -2,9 +2,9 @@
 
 import time
 
-from api.streaming.stream_hub import StreamHub
-from api.streaming.watch import Watch
-from shared.events.types import RunWaitingForInput
+from arkloop.api.streaming.stream_hub import StreamHub
+from arkloop.api.streaming.watch import Watch
+from arkloop.shared.events.types import RunWaitingForInput
 
 
 def wait_for_rest(hub: StreamHub, watch: Watch, seconds: float) -> None:

@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from shared.actors import Actor
-from shared.errors import RunNotFound, Unavailable
-from shared.storage.connections import Connections
+from arkloop.shared.actors import Actor
+from arkloop.shared.errors import RunNotFound, Unavailable
+from arkloop.shared.storage.connections import Connections
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from api.streaming.stream_hub import StreamHub
-from api.streaming.watch import Watch
+from arkloop.api.streaming.stream_hub import StreamHub
+from arkloop.api.streaming.watch import Watch
 
 HEADERS = {
     "Content-Type": "text/event-stream",

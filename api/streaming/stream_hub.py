@@ -20,15 +20,15 @@ from uuid import UUID
 
 import redis
 
-from api.streaming.disconnects import Disconnects
-from api.streaming.page_reader import PageReader
-from api.streaming.run_heads import RunHead, RunHeads
-from api.streaming.stream_pages import Page
-from api.streaming.watch import Watch
-from shared.errors import EventsLost, Unavailable
-from shared.events import event_log
-from shared.storage import keys, signals
-from shared.storage.connections import Connections
+from arkloop.api.streaming.disconnects import Disconnects
+from arkloop.api.streaming.page_reader import PageReader
+from arkloop.api.streaming.run_heads import RunHead, RunHeads
+from arkloop.api.streaming.stream_pages import Page
+from arkloop.api.streaming.watch import Watch
+from arkloop.shared.errors import EventsLost, Unavailable
+from arkloop.shared.events import event_log
+from arkloop.shared.storage import keys, signals
+from arkloop.shared.storage.connections import Connections
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from uuid import UUID
 from redis import ResponseError
 from sqlalchemy import Connection
 
-from shared.errors import EventsLost
-from shared.events.types import TERMINAL_TYPES
-from shared.storage.keys import Keys
+from arkloop.shared.errors import EventsLost
+from arkloop.shared.events.types import TERMINAL_TYPES
+from arkloop.shared.storage.keys import Keys
 
 #: Limits on the events and bytes of one page: what is held for a
 #: client that does not take it.

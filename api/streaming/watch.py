@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from uuid import UUID
 
-from api.streaming.stream_pages import FIRST_PAGE_EVENTS, Page
-from shared.actors import Actor
+from arkloop.api.streaming.stream_pages import FIRST_PAGE_EVENTS, Page
+from arkloop.shared.actors import Actor
 
 
 @dataclass(slots=True, eq=False)

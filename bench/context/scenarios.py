@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import count
 
+from arkloop.shared.catalog import prices
+from arkloop.shared.catalog.personas import Persona
+from arkloop.worker import tools
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.contract.messages import ModelRequest, ToolCall, ToolMessage, UserMessage
+from arkloop.worker.tools import tool
 from bench.context.talk import Talk, Vendor, cost
-from shared.catalog import prices
-from shared.catalog.personas import Persona
-from worker import tools
-from worker.contract.context import ToolContext
-from worker.contract.messages import ModelRequest, ToolCall, ToolMessage, UserMessage
-from worker.tools import tool
 
 #: In the price library: 128,000 tokens of context, a tenth of the price for cached ones.
 MODEL = "gpt-5.3"

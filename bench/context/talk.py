@@ -7,17 +7,16 @@ from decimal import Decimal
 from itertools import takewhile
 from typing import Any
 
-from shared.catalog.model_routes import Route
-from shared.catalog.personas import Persona
-from shared.catalog.prices import Prices
-from shared.events.types import ContextCompacted
-from shared.events.usage import Usage
-from tests.worker.recorded_run import RecordedRun
-from worker.agent import loop
-from worker.agent.agent import Agent
-from worker.agent.conversation import Counted, Entry, History, Turn, counted_of, entries_of
-from worker.agent.route_chain import RouteChain
-from worker.contract.messages import (
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.catalog.prices import Prices
+from arkloop.shared.events.types import ContextCompacted
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.agent import loop
+from arkloop.worker.agent.agent import Agent
+from arkloop.worker.agent.conversation import Counted, Entry, History, Turn, counted_of, entries_of
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     Chunk,
     Message,
@@ -28,11 +27,12 @@ from worker.contract.messages import (
     UserMessage,
     state_text,
 )
-from worker.contract.outcomes import ProviderError
-from worker.contract.stop_signal import StopSignal
-from worker.providers import size_errors, token_counts
-from worker.providers.output_modes import OutputMode
-from worker.tools import Tool
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers import size_errors, token_counts
+from arkloop.worker.providers.output_modes import OutputMode
+from arkloop.worker.tools import Tool
+from tests.worker.recorded_run import RecordedRun
 
 #: OpenAI caches prefixes of at least the first, in steps of the second number of tokens.
 CACHED_FROM, CACHED_STEP = 1024, 128

@@ -8,14 +8,14 @@ from typing import Any
 
 from sqlalchemy import event, func, select
 
+from arkloop.shared.runs import retention
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.postgres import OF_MAINTENANCE
+from arkloop.shared.storage.tables.runs import forgotten_runs, runs
 from bench.figure import Figure, Limit, percentile
 from bench.history.lists import Lists, milliseconds, owner_of
 from bench.history.seeding import History
 from bench.service import Service
-from shared.runs import retention
-from shared.storage.connections import Connections
-from shared.storage.postgres import OF_MAINTENANCE
-from shared.storage.tables.runs import forgotten_runs, runs
 
 #: Between two passes, as the sweep has it.
 PAUSE_SECONDS = 2.0

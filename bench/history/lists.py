@@ -10,14 +10,14 @@ import httpx2
 import psycopg
 from sqlalchemy import Connection, event
 
+from arkloop.shared.accounts import api_keys
+from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.runs import queries
+from arkloop.shared.runs.states import STATUSES
+from arkloop.shared.threads import threads
 from bench.figure import Figure, Limit, percentile
 from bench.history.seeding import History, Org
 from bench.service import Service
-from shared.accounts import api_keys
-from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.runs import queries
-from shared.runs.states import STATUSES
-from shared.threads import threads
 
 COUNT = 200
 WARM_UP = 12

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from api.app import create_app
+from arkloop.api.app import create_app
 from bench.conversations import targets_of
 from bench.figure import percentile
 from bench.hostile.attacks import Attack, attacks

@@ -18,14 +18,14 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, text
 
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.shared.config import Settings
+from arkloop.shared.storage import schema
+from arkloop.shared.storage.checkouts import Patience
+from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.postgres import Limits
 from bench.overspend.trial import Trial
 from bench.overspend.verdict import Verdict
-from cli.dev.embedded_postgres import EmbeddedPostgres
-from shared.config import Settings
-from shared.storage import schema
-from shared.storage.checkouts import Patience
-from shared.storage.connections import Connections, connect
-from shared.storage.postgres import Limits
 
 #: On a busy machine nothing must give up: what does has found a deadlock.
 PATIENT = Limits(lock=50, statement=55, answer=60, checkout=Patience(120, 120))

@@ -8,18 +8,18 @@ from uuid import UUID
 
 from sqlalchemy import insert, text
 
-from shared.accounts import accounts
-from shared.billing import budget_limits, credits
-from shared.billing.spending import ORG, api_key_scope, persona_scope
-from shared.catalog import personas
-from shared.catalog.personas import Persona
-from shared.claim import Claim
-from shared.ids import new_id, new_trace_id
-from shared.runs.transitions import Totals
-from shared.storage.connections import Connections, Transaction
-from shared.storage.tables.runs import runs
-from shared.storage.tables.threads import threads
-from shared.times import now
+from arkloop.shared.accounts import accounts
+from arkloop.shared.billing import budget_limits, credits
+from arkloop.shared.billing.spending import ORG, api_key_scope, persona_scope
+from arkloop.shared.catalog import personas
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.claim import Claim
+from arkloop.shared.ids import new_id, new_trace_id
+from arkloop.shared.runs.transitions import Totals
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.threads import threads
+from arkloop.shared.times import now
 
 CENT = Decimal("0.01")
 #: One whose prices are known: 1 and 2 USD per million tokens.

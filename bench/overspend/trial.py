@@ -16,16 +16,14 @@ from decimal import Decimal
 
 from sqlalchemy import func, select, update
 
-from bench.overspend.org import Org, SpendingRun
-from bench.overspend.verdict import Observer, Verdict
-from shared import times
-from shared.billing import budgets, spending
-from shared.billing.budget_limits import Limits
-from shared.billing.budgets import Refused
-from shared.claim import Claim
-from shared.errors import LeaseLost
-from shared.events import event_log, types
-from shared.events.types import (
+from arkloop.shared import times
+from arkloop.shared.billing import budgets, spending
+from arkloop.shared.billing.budget_limits import Limits
+from arkloop.shared.billing.budgets import Refused
+from arkloop.shared.claim import Claim
+from arkloop.shared.errors import LeaseLost
+from arkloop.shared.events import event_log, types
+from arkloop.shared.events.types import (
     Event,
     MessageCompleted,
     MessageDelta,
@@ -34,13 +32,15 @@ from shared.events.types import (
     RunCompleted,
     RunCost,
 )
-from shared.events.usage import Usage
-from shared.runs import endings, interrupted_calls
-from shared.runs.endings import Ending, Outcome
-from shared.runs.states import RunState
-from shared.runs.transitions import Totals, recorded_totals
-from shared.storage.connections import Connections, Transaction
-from shared.storage.tables.runs import runs
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs import endings, interrupted_calls
+from arkloop.shared.runs.endings import Ending, Outcome
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.transitions import Totals, recorded_totals
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.tables.runs import runs
+from bench.overspend.org import Org, SpendingRun
+from bench.overspend.verdict import Observer, Verdict
 
 Reserve = Callable[[Transaction, Claim, Limits, Decimal, Decimal], None]
 

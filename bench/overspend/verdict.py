@@ -7,9 +7,9 @@ from decimal import Decimal
 
 from sqlalchemy import Connection, text
 
+from arkloop.shared.billing import credits
+from arkloop.shared.storage.connections import Connections
 from bench.overspend.org import Org
-from shared.billing import credits
-from shared.storage.connections import Connections
 
 _LOOK_SECONDS = 0.01
 

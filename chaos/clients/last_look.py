@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from arkloop.shared import ids
 from chaos.clients.client import Access, Answer, Client, GaveUp, Request
 from chaos.clients.event_stream import frames_of
 from chaos.clients.follower import EVENTS
-from shared import ids
 
 ENDED = ("completed", "failed", "cancelled")
 AT_ONCE = 8

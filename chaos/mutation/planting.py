@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: What web and worker processes run from.
-PARTS = ("api", "cli", "migrations", "shared", "worker", "Procfile", "pyproject.toml")
+PARTS = ("api", "arkloop", "cli", "migrations", "shared", "worker", "Procfile", "pyproject.toml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def copy(source: Path, target: Path) -> Path:
     for part in PARTS:
         if (source / part).is_dir():
             no_caches = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(source / part, target / part, ignore=no_caches)
+            shutil.copytree(source / part, target / part, ignore=no_caches, symlinks=True)
         else:
             shutil.copy2(source / part, target / part)
     return target

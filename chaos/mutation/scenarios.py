@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 from sqlalchemy import create_engine, text
 
+from arkloop.shared.storage.connections import Connections
 from chaos import scenarios
 from chaos.clients.load import Load
 from chaos.system.member import Member, wait_until
 from chaos.system.stack import QUICK
 from chaos.trial import Scenario, Trial
-from shared.storage.connections import Connections
 
 WAIT_SECONDS = 30.0
 #: Of its lease of three seconds, and until others had their chance to lose runs to it.

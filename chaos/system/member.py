@@ -10,8 +10,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from arkloop.cli.dev.die_with_parent import dying_with_parent
 from chaos.journal import Journal
-from cli.dev.die_with_parent import dying_with_parent
 
 RESTART_SECONDS = 0.3
 STEP_SECONDS = 0.02

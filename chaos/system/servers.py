@@ -10,11 +10,11 @@ from typing import Any
 import redis
 from sqlalchemy import create_engine, text
 
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.cli.dev.embedded_redis import EmbeddedRedis
+from arkloop.cli.dev.embedded_server import EmbeddedServer, ServerInUse
 from chaos.journal import Journal
 from chaos.system.member import KeptProcess, NotInTime, wait_until
-from cli.dev.embedded_postgres import EmbeddedPostgres
-from cli.dev.embedded_redis import EmbeddedRedis
-from cli.dev.embedded_server import EmbeddedServer, ServerInUse
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0

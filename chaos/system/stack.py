@@ -13,19 +13,19 @@ from typing import Any, Self
 
 from sqlalchemy import create_engine, exists, select
 
+from arkloop.cli.dev.dev import path_of_children, read_procfile
+from arkloop.shared.accounts import accounts, api_keys
+from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.storage import schema
+from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.tables.runs import workers as workers_table
 from chaos.journal import Journal
 from chaos.system.fault_proxy import FaultProxy
 from chaos.system.member import Member
 from chaos.system.ports import quiet_port
 from chaos.system.servers import Postgres, Redis
-from cli.dev.dev import path_of_children, read_procfile
-from shared.accounts import accounts, api_keys
-from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.config import Settings
-from shared.errors import Unavailable
-from shared.storage import schema
-from shared.storage.connections import Connections, connect
-from shared.storage.tables.runs import workers as workers_table
 
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 60.0

@@ -16,7 +16,7 @@ from uuid import uuid4
 import click
 import httpx2
 
-from cli.client.server_address import ServerAddress
+from arkloop.cli.client.server_address import ServerAddress
 
 CONNECT_SECONDS = 5.0
 #: Longest silence of a stream; the server fills it with a ping every 10 s.

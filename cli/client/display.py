@@ -7,8 +7,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.text import Text
 
-from cli.client.event_stream import RunEvent
-from cli.output import compact, printable, shortened, write, write_json
+from arkloop.cli.client.event_stream import RunEvent
+from arkloop.cli.output import compact, printable, shortened, write, write_json
 
 #: Longest one-line form of a tool's arguments or output on a terminal.
 SHOWN_CHARACTERS = 160

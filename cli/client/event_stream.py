@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import httpx2
 
-from cli.client.client import AWAY, Client, Refused, Unreachable, refusal
+from arkloop.cli.client.client import AWAY, Client, Refused, Unreachable, refusal
 
 TERMINAL = frozenset({"run.completed", "run.failed", "run.cancelled"})
 ENDED = frozenset({"completed", "failed", "cancelled"})

@@ -12,10 +12,10 @@ from typing import Any
 
 import click
 
-from cli.client.client import Client, Refused
-from cli.client.display import Display, in_full
-from cli.client.event_stream import RunEvent, follow
-from cli.client.keyboard import Keyboard
+from arkloop.cli.client.client import Client, Refused
+from arkloop.cli.client.display import Display, in_full
+from arkloop.cli.client.event_stream import RunEvent, follow
+from arkloop.cli.client.keyboard import Keyboard
 
 STATUS_OF_END = {"run.completed": 0, "run.failed": 1, "run.cancelled": 130}
 CONFLICT, INVALID = 409, 422

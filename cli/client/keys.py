@@ -6,10 +6,10 @@ from uuid import UUID
 
 import click
 
-from cli.client.client import Client
-from cli.client.listing import print_rows
-from cli.client.server_address import find_server
-from cli.output import print_json, print_line
+from arkloop.cli.client.client import Client
+from arkloop.cli.client.listing import print_rows
+from arkloop.cli.client.server_address import find_server
+from arkloop.cli.output import print_json, print_line
 
 COLUMNS = ("id", "name", "key_prefix", "created_at", "last_used_at", "revoked_at", "scopes")
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli.output import compact, print_line, printable
+from arkloop.cli.output import compact, print_line, printable
 
 #: Stands for a value that is not there, so that every line of a pipe has every column.
 NOTHING = "-"

@@ -9,11 +9,11 @@ from uuid import UUID
 
 import click
 
-from cli.client.client import Client, Refused
-from cli.client.display import Display, display_for
-from cli.client.foreground_run import ForegroundRun, interrupts
-from cli.client.run_options import fields_of, run_options
-from cli.client.server_address import find_server
+from arkloop.cli.client.client import Client, Refused
+from arkloop.cli.client.display import Display, display_for
+from arkloop.cli.client.foreground_run import ForegroundRun, interrupts
+from arkloop.cli.client.run_options import fields_of, run_options
+from arkloop.cli.client.server_address import find_server
 
 
 @click.command()

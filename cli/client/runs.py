@@ -7,11 +7,11 @@ from uuid import UUID
 
 import click
 
-from cli.client.client import Client
-from cli.client.event_stream import RunEvent, follow, opened
-from cli.client.listing import print_record, print_rows
-from cli.client.server_address import find_server
-from cli.output import (
+from arkloop.cli.client.client import Client
+from arkloop.cli.client.event_stream import RunEvent, follow, opened
+from arkloop.cli.client.listing import print_record, print_rows
+from arkloop.cli.client.server_address import find_server
+from arkloop.cli.output import (
     compact,
     escaped,
     print_json,

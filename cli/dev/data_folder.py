@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from cli.private_file import write_private
+from arkloop.cli.private_file import write_private
 
 #: Seconds to wait for a killed `arkloop dev`, which still stops its processes.
 LOCK_WAIT_SECONDS = 20

@@ -18,13 +18,13 @@ import httpx2
 from rich.console import Console
 from rich.text import Text
 
-from cli.client import event_stream
-from cli.client.client import Client
-from cli.client.event_stream import RunEvent
-from cli.client.server_address import ServerAddress
-from cli.dev import local_model
-from cli.dev.die_with_parent import dying_with_parent
-from cli.output import escaped, printable, shortened
+from arkloop.cli.client import event_stream
+from arkloop.cli.client.client import Client
+from arkloop.cli.client.event_stream import RunEvent
+from arkloop.cli.client.server_address import ServerAddress
+from arkloop.cli.dev import local_model
+from arkloop.cli.dev.die_with_parent import dying_with_parent
+from arkloop.cli.output import escaped, printable, shortened
 
 READY_SECONDS = 120
 STOP_SECONDS = 30

@@ -17,17 +17,23 @@ from urllib.request import ProxyHandler, build_opener
 
 import click
 
-from cli.client.server_address import leads_to_loopback
-from cli.dev import local_model
-from cli.dev.data_folder import DataFolder, DataFolderInUse
-from cli.dev.embedded_postgres import EmbeddedPostgres
-from cli.dev.embedded_redis import EmbeddedRedis
-from cli.dev.embedded_server import RETRY_SECONDS, EmbeddedServer, ServerDidNotStart, free_port
-from cli.dev.guard import guarded, orphaned
-from cli.dev.prefixed_output import PrefixedOutput
-from cli.dev.supervisor import Process, Supervisor
+from arkloop.cli.client.server_address import leads_to_loopback
+from arkloop.cli.dev import local_model
+from arkloop.cli.dev.data_folder import DataFolder, DataFolderInUse
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.cli.dev.embedded_redis import EmbeddedRedis
+from arkloop.cli.dev.embedded_server import (
+    RETRY_SECONDS,
+    EmbeddedServer,
+    ServerDidNotStart,
+    free_port,
+)
+from arkloop.cli.dev.guard import guarded, orphaned
+from arkloop.cli.dev.prefixed_output import PrefixedOutput
+from arkloop.cli.dev.supervisor import Process, Supervisor
 
-ROOT = Path(__file__).parents[2]
+# Links are resolved: the Procfile is beside the folders that `arkloop` points to.
+ROOT = Path(__file__).resolve().parents[2]
 SERVER_READY_SECONDS = 60
 #: Ready is announced without the model after this; its first answers may then be retried.
 MODEL_READY_SECONDS = 15
@@ -40,7 +46,7 @@ NEW_ORG_CREDITS = 10_000
 STOP_APPLICATION, STOP_REDIS, STOP_POSTGRES = range(3)
 
 _MAKE_KEY = (
-    "import os, pathlib; from cli.operator.users import ensure_dev_key; "
+    "import os, pathlib; from arkloop.cli.operator.users import ensure_dev_key; "
     "ensure_dev_key(os.environ['ARKLOOP_DATABASE_URL'], pathlib.Path(os.environ['_ARKLOOP_KEY']))"
 )
 
@@ -253,7 +259,7 @@ def _start_model(
         ARKLOOP_LOCAL_MODEL=local_model.MODEL,
         ARKLOOP_LOCAL_CONTEXT_TOKENS=str(local_model.THREAD_TOKENS),
     )
-    argv = [sys.executable, "-m", "cli.dev.local_model", "--port", str(port)]
+    argv = [sys.executable, "-m", "arkloop.cli.dev.local_model", "--port", str(port)]
     supervisor.start(Process(name="model", argv=argv, env=environment, cwd=ROOT, stop_seconds=2))
     return url
 

@@ -13,9 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from cli.dev.embedded_server import EmbeddedServer, ServerDidNotStart, ServerInUse
-from cli.dev.postgres_binaries import is_run_folder, make_run_folder
-from cli.dev.server_account import account_of_servers, give, give_all
+from arkloop.cli.dev.embedded_server import EmbeddedServer, ServerDidNotStart, ServerInUse
+from arkloop.cli.dev.postgres_binaries import is_run_folder, make_run_folder
+from arkloop.cli.dev.server_account import account_of_servers, give, give_all
 
 DEFAULT_OPTIONS: Mapping[str, str] = {
     "listen_addresses": "",

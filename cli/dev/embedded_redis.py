@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from cli.dev.embedded_server import EmbeddedServer, ServerDidNotStart, free_port
+from arkloop.cli.dev.embedded_server import EmbeddedServer, ServerDidNotStart, free_port
 
 #: Celery's minimum.
 OLDEST_VERSION = (6, 2)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from cli.dev.die_with_parent import dying_with_parent
+from arkloop.cli.dev.die_with_parent import dying_with_parent
 
 READY_STEP_SECONDS = 0.01
 STOP_SECONDS = 10

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from cli.dev import die_with_parent, process_tree
+from arkloop.cli.dev import die_with_parent, process_tree
 
 #: What orphans of a killed supervisor get to end in order: Postgres writes its last page.
 ORPHANS_GRACE_SECONDS = 2

@@ -1,8 +1,8 @@
 """A small real model on this machine, behind an OpenAI-compatible server, without any network.
 
-`python -m cli.dev.local_model --port N` serves SmolLM2 (135M parameters, Apache-2.0) through
-llama.cpp. It is small
-enough to talk nonsense; it is there so that a first run talks to a real model.
+`python -m arkloop.cli.dev.local_model --port N` serves SmolLM2 (135M parameters, Apache-2.0)
+through llama.cpp. It is small enough to talk nonsense; it is there so that a first run talks to a
+real model.
 """
 
 import importlib

@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cli.dev.die_with_parent import dying_with_parent
-from cli.dev.embedded_server import ServerDidNotStart
-from cli.dev.server_account import give, give_all
+from arkloop.cli.dev.die_with_parent import dying_with_parent
+from arkloop.cli.dev.embedded_server import ServerDidNotStart
+from arkloop.cli.dev.server_account import give, give_all
 
 _FOLDER_PREFIX = "arkloop-"
 #: Some of these may be closed to other users, or forbid execution (mount option noexec).

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from typing import TextIO
 
-from cli.output import printable
+from arkloop.cli.output import printable
 
 #: More than this waiting for a reader that does not read: the oldest lines are dropped.
 MAX_WAITING_BYTES = 1 << 20

@@ -5,7 +5,7 @@ import pwd
 from contextlib import suppress
 from pathlib import Path
 
-from cli.dev.embedded_server import ServerDidNotStart
+from arkloop.cli.dev.embedded_server import ServerDidNotStart
 
 #: Any account without rights will do.
 UNPRIVILEGED_ACCOUNTS = ("nobody", "daemon", "postgres")

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from cli.dev import die_with_parent, process_tree
-from cli.dev.embedded_server import ServerInUse
-from cli.dev.guard import stop_signals
-from cli.dev.prefixed_output import PrefixedOutput
+from arkloop.cli.dev import die_with_parent, process_tree
+from arkloop.cli.dev.embedded_server import ServerInUse
+from arkloop.cli.dev.guard import stop_signals
+from arkloop.cli.dev.prefixed_output import PrefixedOutput
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30

@@ -2,10 +2,10 @@
 
 import click
 
-from cli.operator.database import database, database_url_option, find_org, org_option
-from cli.output import print_json, print_line
-from shared.billing import credits as ledger
-from shared.errors import InvalidRequest
+from arkloop.cli.operator.database import database, database_url_option, find_org, org_option
+from arkloop.cli.output import print_json, print_line
+from arkloop.shared.billing import credits as ledger
+from arkloop.shared.errors import InvalidRequest
 
 
 @click.group()

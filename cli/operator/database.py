@@ -7,11 +7,11 @@ from uuid import UUID
 import click
 from sqlalchemy import Connection
 
-from shared.accounts import accounts
-from shared.config import FALLBACKS, Settings
-from shared.database_url import InvalidDatabaseUrl, normalize
-from shared.errors import Unavailable
-from shared.storage.connections import Connections, connect
+from arkloop.shared.accounts import accounts
+from arkloop.shared.config import FALLBACKS, Settings
+from arkloop.shared.database_url import InvalidDatabaseUrl, normalize
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.storage.connections import Connections, connect
 
 database_url_option = click.option(
     "--database-url",

@@ -8,11 +8,11 @@ from psycopg.errors import LockNotAvailable
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import OperationalError
 
-from cli.operator.database import checked
-from cli.output import print_line
-from shared.storage import schema
-from shared.storage.postgres import CONNECTING, leads_to_pooler
-from shared.storage.server_checks import UnsuitableServer, require_utf8
+from arkloop.cli.operator.database import checked
+from arkloop.cli.output import print_line
+from arkloop.shared.storage import schema
+from arkloop.shared.storage.postgres import CONNECTING, leads_to_pooler
+from arkloop.shared.storage.server_checks import UnsuitableServer, require_utf8
 
 CONNECT_SECONDS = 3
 PAUSE_SECONDS = 0.25

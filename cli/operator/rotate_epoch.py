@@ -2,9 +2,9 @@
 
 import click
 
-from cli.operator.database import database, database_url_option
-from cli.output import print_line
-from shared.storage import rewinds
+from arkloop.cli.operator.database import database, database_url_option
+from arkloop.cli.output import print_line
+from arkloop.shared.storage import rewinds
 
 
 @click.command("rotate-epoch")

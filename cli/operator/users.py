@@ -7,16 +7,16 @@ from uuid import UUID
 import click
 from sqlalchemy import select
 
-from cli.operator.database import database, database_url_option, find_org, org_option
-from cli.output import print_json, print_line
-from cli.private_file import write_private
-from shared.accounts import accounts, api_keys
-from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.errors import LoginTaken
-from shared.security import passwords
-from shared.storage.connections import Transaction
-from shared.storage.tables.accounts import memberships
-from shared.times import rfc3339
+from arkloop.cli.operator.database import database, database_url_option, find_org, org_option
+from arkloop.cli.output import print_json, print_line
+from arkloop.cli.private_file import write_private
+from arkloop.shared.accounts import accounts, api_keys
+from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.errors import LoginTaken
+from arkloop.shared.security import passwords
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.tables.accounts import memberships
+from arkloop.shared.times import rfc3339
 
 DEV_NAME = "dev"
 

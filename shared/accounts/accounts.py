@@ -15,10 +15,10 @@ from sqlalchemy import Connection, Row, exists, func, insert, or_, select, updat
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
-from shared.errors import LoginTaken
-from shared.ids import new_id
-from shared.storage.connections import Transaction
-from shared.storage.tables.accounts import memberships, orgs, refresh_tokens, users
+from arkloop.shared.errors import LoginTaken
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.tables.accounts import memberships, orgs, refresh_tokens, users
 
 REFRESH_LIFETIME = timedelta(days=30)
 

@@ -18,16 +18,16 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, Text, cast, func, literal, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
-from shared.actors import Actor
-from shared.billing import budget_limits
-from shared.billing.spending import API_KEY_SCOPE, api_key_scope
-from shared.errors import ApiKeyNotFound, Forbidden
-from shared.ids import new_id
-from shared.runs import revocations
-from shared.storage.connections import Transaction
-from shared.storage.pages import Place, after, newest
-from shared.storage.tables.accounts import api_keys, memberships
-from shared.storage.tables.billing import budgets
+from arkloop.shared.actors import Actor
+from arkloop.shared.billing import budget_limits
+from arkloop.shared.billing.spending import API_KEY_SCOPE, api_key_scope
+from arkloop.shared.errors import ApiKeyNotFound, Forbidden
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import revocations
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.pages import Place, after, newest
+from arkloop.shared.storage.tables.accounts import api_keys, memberships
+from arkloop.shared.storage.tables.billing import budgets
 
 PREFIX = "al_"
 PATTERN = re.compile(r"al_([0-9A-Za-z]{30})([0-9A-Za-z]{6})")

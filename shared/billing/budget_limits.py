@@ -13,14 +13,14 @@ from uuid import UUID
 from sqlalchemy import Connection, delete, func
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from shared.actors import Actor
-from shared.billing import credits, spending
-from shared.catalog.model_routes import Route
-from shared.catalog.personas import Persona
-from shared.errors import BudgetExhausted
-from shared.storage.connections import Transaction
-from shared.storage.sql_files import statement
-from shared.storage.tables.billing import budgets
+from arkloop.shared.actors import Actor
+from arkloop.shared.billing import credits, spending
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.errors import BudgetExhausted
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.billing import budgets
 
 CREDITS = "credits"
 #: Model calls end within seconds, and with each of them others' reservations shrink.

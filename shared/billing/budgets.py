@@ -20,17 +20,17 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, delete, select, update
 
-from shared.billing import budget_limits, credits, spending
-from shared.billing.budget_limits import CREDITS, Limits
-from shared.billing.credits import CREDITS_PER_USD, credits_of
-from shared.billing.spending import ORG
-from shared.catalog.personas import Persona
-from shared.claim import Claim
-from shared.errors import LeaseLost
-from shared.storage.connections import Transaction
-from shared.storage.sql_files import statement
-from shared.storage.tables.billing import credit_balances, reservations
-from shared.usd import MAX_COST_USD
+from arkloop.shared.billing import budget_limits, credits, spending
+from arkloop.shared.billing.budget_limits import CREDITS, Limits
+from arkloop.shared.billing.credits import CREDITS_PER_USD, credits_of
+from arkloop.shared.billing.spending import ORG
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.claim import Claim
+from arkloop.shared.errors import LeaseLost
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.billing import credit_balances, reservations
+from arkloop.shared.usd import MAX_COST_USD
 
 RUN = "run"
 NOTHING = Decimal(0)

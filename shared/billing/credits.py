@@ -20,11 +20,11 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, case, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from shared.errors import InvalidRequest
-from shared.ids import new_id
-from shared.storage.connections import Transaction
-from shared.storage.pages import Place, after, newest
-from shared.storage.tables.billing import credit_balances, ledger_entries
+from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.pages import Place, after, newest
+from arkloop.shared.storage.tables.billing import credit_balances, ledger_entries
 
 CREDITS_PER_USD = 1000
 #: Of one grant; a balance that grows by it every second fits its column for 292 years.

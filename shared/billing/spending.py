@@ -14,8 +14,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, update
 
-from shared.storage.sql_files import statement
-from shared.storage.tables.billing import spending
+from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.billing import spending
 
 ORG = "org"
 API_KEY_SCOPE = "api_key:"  # and the key's id

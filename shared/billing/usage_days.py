@@ -8,10 +8,10 @@ from datetime import date, timedelta
 
 from sqlalchemy import Connection, func, select, text, update
 
-from shared.billing.credits import CREDITS_PER_USD
-from shared.storage.connections import Connections, Transaction
-from shared.storage.sql_files import statement
-from shared.storage.tables.billing import usage_days_until
+from arkloop.shared.billing.credits import CREDITS_PER_USD
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.billing import usage_days_until
 
 _LOCK_KEY = 0x64617973  # "days"
 #: A first start has the whole past to sum up.

@@ -15,11 +15,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, CursorResult, Row, TextClause, text, update
 
-from shared.billing import usage_days
-from shared.billing.credits import CREDITS_PER_USD
-from shared.events.usage import TOKEN_FIELDS
-from shared.storage.connections import Transaction
-from shared.storage.tables.billing import run_usage
+from arkloop.shared.billing import usage_days
+from arkloop.shared.billing.credits import CREDITS_PER_USD
+from arkloop.shared.events.usage import TOKEN_FIELDS
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.tables.billing import run_usage
 
 _NAMES = ", ".join(TOKEN_FIELDS)
 _TOKENS = ",\n    ".join(f"coalesce(sum({name}), 0)::bigint AS {name}" for name in TOKEN_FIELDS)

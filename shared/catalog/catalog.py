@@ -15,16 +15,16 @@ from uuid import UUID
 
 from sqlalchemy import Connection, exists, or_, select
 
-from shared.catalog import model_routes, org_routes, personas, published_personas
-from shared.catalog.llm_providers import API_KEY_PURPOSE
-from shared.catalog.model_routes import Route, Routes
-from shared.catalog.org_routes import SealedRoute
-from shared.catalog.personas import DEFAULT_PERSONA, InvalidPersona, Persona
-from shared.errors import PersonaNotFound, RouteNotFound
-from shared.security.encryption import CannotOpen, NoEncryptionKey, keyring
-from shared.storage.connections import Connections
-from shared.storage.recent_reads import RecentReads
-from shared.storage.tables.billing import budgets, credit_balances
+from arkloop.shared.catalog import model_routes, org_routes, personas, published_personas
+from arkloop.shared.catalog.llm_providers import API_KEY_PURPOSE
+from arkloop.shared.catalog.model_routes import Route, Routes
+from arkloop.shared.catalog.org_routes import SealedRoute
+from arkloop.shared.catalog.personas import DEFAULT_PERSONA, InvalidPersona, Persona
+from arkloop.shared.errors import PersonaNotFound, RouteNotFound
+from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey, keyring
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.recent_reads import RecentReads
+from arkloop.shared.storage.tables.billing import budgets, credit_balances
 
 T = TypeVar("T")
 

@@ -10,17 +10,17 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from shared.actors import Actor
-from shared.catalog import platforms
-from shared.catalog.prices import Prices
-from shared.errors import InvalidRequest, ModelNotFound, NameTaken, ProviderNotFound
-from shared.ids import new_id
-from shared.security import egress
-from shared.security.encryption import NoEncryptionKey, keyring
-from shared.storage.connections import Transaction
-from shared.storage.pages import Place, after, newest
-from shared.storage.tables.accounts import orgs
-from shared.storage.tables.catalog import llm_models, llm_providers
+from arkloop.shared.actors import Actor
+from arkloop.shared.catalog import platforms
+from arkloop.shared.catalog.prices import Prices
+from arkloop.shared.errors import InvalidRequest, ModelNotFound, NameTaken, ProviderNotFound
+from arkloop.shared.ids import new_id
+from arkloop.shared.security import egress
+from arkloop.shared.security.encryption import NoEncryptionKey, keyring
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.pages import Place, after, newest
+from arkloop.shared.storage.tables.accounts import orgs
+from arkloop.shared.storage.tables.catalog import llm_models, llm_providers
 
 KINDS = ("anthropic", "openai")
 #: Of an org; the catalogue reads all its models at once.

@@ -16,20 +16,20 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql import ColumnElement
 
-from shared.config import Settings
-from shared.errors import (
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import (
     InvalidRequest,
     McpConfigNotFound,
     McpToolChanged,
     McpToolNotFound,
     NameTaken,
 )
-from shared.ids import new_id
-from shared.security import egress, encryption
-from shared.storage.connections import Transaction
-from shared.storage.notifications import Discover
-from shared.storage.pages import Place, after, fitting, newest
-from shared.storage.tables.catalog import mcp_configs, mcp_tools
+from arkloop.shared.ids import new_id
+from arkloop.shared.security import egress, encryption
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.notifications import Discover
+from arkloop.shared.storage.pages import Place, after, fitting, newest
+from arkloop.shared.storage.tables.catalog import mcp_configs, mcp_tools
 
 STREAMABLE_HTTP = "streamable_http"
 STDIO = "stdio"

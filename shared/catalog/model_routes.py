@@ -17,10 +17,10 @@ from uuid import UUID
 
 import yaml
 
-from shared.catalog import model_settings, platforms, prices
-from shared.catalog.prices import VENDOR_URLS, Prices
-from shared.config import InvalidSettings, Settings
-from shared.events.usage import Usage
+from arkloop.shared.catalog import model_settings, platforms, prices
+from arkloop.shared.catalog.prices import VENDOR_URLS, Prices
+from arkloop.shared.config import InvalidSettings, Settings
+from arkloop.shared.events.usage import Usage
 
 ROUTE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _SUFFIX = "_provider.py"

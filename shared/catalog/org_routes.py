@@ -8,13 +8,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, select
 
-from shared.catalog import platforms, prices
-from shared.catalog.llm_providers import PRICE_COLUMNS
-from shared.catalog.model_routes import ATTACHMENTS, FIRST_BYTE_SECONDS, IDLE_SECONDS, Route
-from shared.catalog.platforms import OPTIONS
-from shared.catalog.prices import Prices
-from shared.storage.tables.catalog import llm_models, llm_providers
-from shared.times import now
+from arkloop.shared.catalog import platforms, prices
+from arkloop.shared.catalog.llm_providers import PRICE_COLUMNS
+from arkloop.shared.catalog.model_routes import ATTACHMENTS, FIRST_BYTE_SECONDS, IDLE_SECONDS, Route
+from arkloop.shared.catalog.platforms import OPTIONS
+from arkloop.shared.catalog.prices import Prices
+from arkloop.shared.storage.tables.catalog import llm_models, llm_providers
+from arkloop.shared.times import now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

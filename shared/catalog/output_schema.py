@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from shared.json_schema import InvalidSchema, JsonSchema
+from arkloop.shared.json_schema import InvalidSchema, JsonSchema
 
 #: As JSON, in UTF-8.
 MAX_BYTES = 65_536

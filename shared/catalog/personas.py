@@ -14,10 +14,10 @@ from typing import Any
 
 import yaml
 
-from shared import usd
-from shared.catalog import model_settings, output_schema
-from shared.catalog.model_settings import InvalidModelSettings
-from shared.errors import PersonaNotFound
+from arkloop.shared import usd
+from arkloop.shared.catalog import model_settings, output_schema
+from arkloop.shared.catalog.model_settings import InvalidModelSettings
+from arkloop.shared.errors import PersonaNotFound
 
 DEFAULT_PERSONA = "assistant"
 _ID = "[A-Za-z0-9][A-Za-z0-9._:-]{0,63}"
@@ -274,7 +274,7 @@ def builtin() -> Mapping[str, Persona]:
     Raises:
         InvalidPersona: a file is wrong; it names file and field.
     """
-    folder = resources.files("shared.catalog").joinpath("persona_files")
+    folder = resources.files("arkloop.shared.catalog").joinpath("persona_files")
     found = {file.name: file.read_text("utf-8") for file in folder.iterdir()}
     return dict(sorted((p.id, p) for p in map(from_file, found, found.values())))
 

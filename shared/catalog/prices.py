@@ -10,7 +10,7 @@ from datetime import UTC, datetime, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Self
 
-from shared.events.usage import Usage
+from arkloop.shared.events.usage import Usage
 
 if TYPE_CHECKING:
     from genai_prices.types import (

@@ -9,13 +9,13 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.types import Numeric
 
-from shared.actors import Actor
-from shared.catalog.personas import KEY, Persona, builtin, from_stored, read, to_stored
-from shared.errors import InvalidRequest, PersonaPublished
-from shared.storage.connections import Transaction
-from shared.storage.pages import fitting
-from shared.storage.tables.accounts import orgs
-from shared.storage.tables.catalog import mcp_configs, personas
+from arkloop.shared.actors import Actor
+from arkloop.shared.catalog.personas import KEY, Persona, builtin, from_stored, read, to_stored
+from arkloop.shared.errors import InvalidRequest, PersonaPublished
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.pages import fitting
+from arkloop.shared.storage.tables.accounts import orgs
+from arkloop.shared.storage.tables.catalog import mcp_configs, personas
 
 #: Versions of all keys of one org.
 MAX_PERSONAS = 10_000

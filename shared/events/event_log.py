@@ -16,7 +16,7 @@ from uuid import UUID
 from redis.exceptions import ResponseError
 from sqlalchemy import Connection, func, select
 
-from shared.events.types import (
+from arkloop.shared.events.types import (
     STREAMED_TYPES,
     Event,
     MessageCompleted,
@@ -26,10 +26,10 @@ from shared.events.types import (
     StoredEvent,
     encode,
 )
-from shared.storage import keys
-from shared.storage.arrays import TextArray, plain_array
-from shared.storage.connections import Connections, Transaction
-from shared.storage.tables.events import run_events
+from arkloop.shared.storage import keys
+from arkloop.shared.storage.arrays import TextArray, plain_array
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.tables.events import run_events
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ import re
 from decimal import Decimal
 from typing import Any
 
-from shared.events.usage import RARE_TOKEN_FIELDS
-from shared.json_text import MAX_DEPTH
+from arkloop.shared.events.usage import RARE_TOKEN_FIELDS
+from arkloop.shared.json_text import MAX_DEPTH
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 #: Left out where there is none.

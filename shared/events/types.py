@@ -12,9 +12,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar, NamedTuple
 
-from shared.events.plain import clean, plain
-from shared.events.usage import Usage
-from shared.times import rfc3339
+from arkloop.shared.events.plain import clean, plain
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.times import rfc3339
 
 TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})
 STEP_TYPES = frozenset({"message.completed", "tool.result"})

@@ -8,10 +8,10 @@ hold up the sweep, which recovers runs.
 import logging
 from functools import partial
 
-from shared.background_loop import BackgroundLoop
-from shared.files import files
-from shared.files.storage import Storage
-from shared.storage.connections import Connections
+from arkloop.shared.background_loop import BackgroundLoop
+from arkloop.shared.files import files
+from arkloop.shared.files.storage import Storage
+from arkloop.shared.storage.connections import Connections
 
 log = logging.getLogger(__name__)
 

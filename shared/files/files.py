@@ -12,12 +12,12 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, or_, select, update
 
-from shared.actors import Actor
-from shared.errors import FileMissing
-from shared.files.incoming import Facts
-from shared.ids import new_id
-from shared.storage.connections import Transaction
-from shared.storage.tables.files import files
+from arkloop.shared.actors import Actor
+from arkloop.shared.errors import FileMissing
+from arkloop.shared.files.incoming import Facts
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.tables.files import files
 
 #: Longer than any upload may take.
 PENDING = timedelta(hours=1)

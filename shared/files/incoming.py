@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shared.errors import BodyTooLarge, InvalidRequest
-from shared.files import media_types
-from shared.files.storage import Storage
+from arkloop.shared.errors import BodyTooLarge, InvalidRequest
+from arkloop.shared.files import media_types
+from arkloop.shared.files.storage import Storage
 
 MAX_BYTES = 32 * 1024 * 1024
 

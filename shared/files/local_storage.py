@@ -6,9 +6,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from shared.errors import StorageUnavailable
-from shared.files.storage import PIECE_BYTES, ObjectMissing, UnusableStorage
-from shared.native_threads import NativeThreads
+from arkloop.shared.errors import StorageUnavailable
+from arkloop.shared.files.storage import PIECE_BYTES, ObjectMissing, UnusableStorage
+from arkloop.shared.native_threads import NativeThreads
 
 #: Disks may be slow, and those of a network may hang.
 _THREADS = NativeThreads(8)

@@ -10,9 +10,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as NoConnection
 
-from shared.config import Settings
-from shared.errors import StorageUnavailable
-from shared.files.storage import PIECE_BYTES, ObjectMissing, UnusableStorage
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import StorageUnavailable
+from arkloop.shared.files.storage import PIECE_BYTES, ObjectMissing, UnusableStorage
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from shared.config import InvalidSettings
+from arkloop.shared.config import InvalidSettings
 
 #: Bytes of one piece that is read.
 PIECE_BYTES = 256 * 1024

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from shared import json_text
-from shared.errors import InvalidRequest
+from arkloop.shared import json_text
+from arkloop.shared.errors import InvalidRequest
 
 #: Whole replies, in lower case and without politeness and punctuation.
 APPROVALS = frozenset(

@@ -24,18 +24,18 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from shared.claim import Claim
-from shared.errors import LeaseLost
-from shared.events import event_log, types
-from shared.events.types import Event, StoredEvent, ToolResult
-from shared.runs.states import RunState
-from shared.runs.transitions import MAX_CRASHES, Totals, queued
-from shared.storage.arrays import plain_array
-from shared.storage.connections import Connections, Transaction
-from shared.storage.notifications import Enqueue, Reached
-from shared.storage.sql_files import statement
-from shared.storage.tables.runs import inputs, runs, tool_calls
-from shared.times import EPOCH, rfc3339
+from arkloop.shared.claim import Claim
+from arkloop.shared.errors import LeaseLost
+from arkloop.shared.events import event_log, types
+from arkloop.shared.events.types import Event, StoredEvent, ToolResult
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.transitions import MAX_CRASHES, Totals, queued
+from arkloop.shared.storage.arrays import plain_array
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.notifications import Enqueue, Reached
+from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.runs import inputs, runs, tool_calls
+from arkloop.shared.times import EPOCH, rfc3339
 
 #: The part of the lease after which a worker that could not renew it stops, by its own clock, and
 #: may claim nothing, by Postgres': before anybody takes its runs over.

@@ -22,24 +22,24 @@ from sqlalchemy import (
     update,
 )
 
-from shared import client_data
-from shared.actors import Actor
-from shared.billing import usage_reports
-from shared.errors import (
+from arkloop.shared import client_data
+from arkloop.shared.actors import Actor
+from arkloop.shared.billing import usage_reports
+from arkloop.shared.errors import (
     NotActive,
     NotWaiting,
     RunNotFound,
     StaleInput,
 )
-from shared.runs import approvals, endings
-from shared.runs.states import RunState
-from shared.runs.transitions import queued, waiting_is_over
-from shared.storage import signals
-from shared.storage.connections import Transaction
-from shared.storage.notifications import Enqueue
-from shared.storage.tables.runs import inputs, runs
-from shared.storage.tables.threads import threads
-from shared.threads.visibility import visible
+from arkloop.shared.runs import approvals, endings
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.transitions import queued, waiting_is_over
+from arkloop.shared.storage import signals
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.notifications import Enqueue
+from arkloop.shared.storage.tables.runs import inputs, runs
+from arkloop.shared.storage.tables.threads import threads
+from arkloop.shared.threads.visibility import visible
 
 #: What the model reads where a person was asked and did not answer.
 UNANSWERED = "No answer was given in time."

@@ -8,23 +8,23 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, select, update
 
-from shared import ids
-from shared.actors import Actor
-from shared.billing import budget_limits
-from shared.catalog.catalog import Catalog
-from shared.catalog.model_routes import Route
-from shared.catalog.personas import Persona
-from shared.errors import InvalidRequest, InvalidState, ThreadBusy
-from shared.runs.overrides import Options
-from shared.storage.arrays import TextArray, plain_array
-from shared.storage.connections import Connections, Transaction
-from shared.storage.group_commit import GroupCommit
-from shared.storage.notifications import Enqueue
-from shared.storage.sql_files import statement
-from shared.storage.tables.runs import runs
-from shared.storage.tables.threads import messages
-from shared.threads import thread_contexts, threads
-from shared.threads.content import Content, Part, stored_parts
+from arkloop.shared import ids
+from arkloop.shared.actors import Actor
+from arkloop.shared.billing import budget_limits
+from arkloop.shared.catalog.catalog import Catalog
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.errors import InvalidRequest, InvalidState, ThreadBusy
+from arkloop.shared.runs.overrides import Options
+from arkloop.shared.storage.arrays import TextArray, plain_array
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.group_commit import GroupCommit
+from arkloop.shared.storage.notifications import Enqueue
+from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.threads import messages
+from arkloop.shared.threads import thread_contexts, threads
+from arkloop.shared.threads.content import Content, Part, stored_parts
 
 _CREATE = statement(__package__, "create")
 

@@ -13,24 +13,24 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, func, select, true, update
 
-from shared import ids
-from shared.billing import budgets
-from shared.billing.credits import credits_of
-from shared.claim import Claim
-from shared.events import event_log, types
-from shared.events.plain import clean
-from shared.events.types import RunError, StoredEvent
-from shared.events.usage import TOKEN_FIELDS
-from shared.runs import interrupted_calls
-from shared.runs.states import RunState
-from shared.runs.transitions import Totals, recorded_totals, waiting_is_over
-from shared.storage.arrays import TextArray, plain_array
-from shared.storage.connections import Connections, Transaction
-from shared.storage.group_commit import GroupCommit
-from shared.storage.notifications import Reached
-from shared.storage.sql_files import statement
-from shared.storage.tables.runs import runs
-from shared.usd import MAX_COST_USD
+from arkloop.shared import ids
+from arkloop.shared.billing import budgets
+from arkloop.shared.billing.credits import credits_of
+from arkloop.shared.claim import Claim
+from arkloop.shared.events import event_log, types
+from arkloop.shared.events.plain import clean
+from arkloop.shared.events.types import RunError, StoredEvent
+from arkloop.shared.events.usage import TOKEN_FIELDS
+from arkloop.shared.runs import interrupted_calls
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.transitions import Totals, recorded_totals, waiting_is_over
+from arkloop.shared.storage.arrays import TextArray, plain_array
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.group_commit import GroupCommit
+from arkloop.shared.storage.notifications import Reached
+from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.usd import MAX_COST_USD
 
 log = logging.getLogger(__name__)
 

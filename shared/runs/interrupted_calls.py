@@ -14,24 +14,24 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, Select, func, select
 
-from shared.billing import budget_limits
-from shared.catalog import model_routes
-from shared.catalog.catalog import Catalog
-from shared.catalog.model_routes import Route, Routes
-from shared.catalog.personas import DEFAULT_PERSONA, Persona
-from shared.config import InvalidSettings
-from shared.errors import PersonaNotFound
-from shared.events import event_log, types
-from shared.events.types import RouteCost, StoredEvent
-from shared.events.usage import Usage
-from shared.runs import overrides
-from shared.runs.transitions import Totals
-from shared.storage.connections import Connections
-from shared.storage.tables.billing import reservations
-from shared.storage.tables.events import run_events
-from shared.storage.tables.runs import runs
-from shared.storage.tables.threads import messages
-from shared.threads import thread_contexts
+from arkloop.shared.billing import budget_limits
+from arkloop.shared.catalog import model_routes
+from arkloop.shared.catalog.catalog import Catalog
+from arkloop.shared.catalog.model_routes import Route, Routes
+from arkloop.shared.catalog.personas import DEFAULT_PERSONA, Persona
+from arkloop.shared.config import InvalidSettings
+from arkloop.shared.errors import PersonaNotFound
+from arkloop.shared.events import event_log, types
+from arkloop.shared.events.types import RouteCost, StoredEvent
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs import overrides
+from arkloop.shared.runs.transitions import Totals
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.billing import reservations
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.threads import messages
+from arkloop.shared.threads import thread_contexts
 
 log = logging.getLogger(__name__)
 

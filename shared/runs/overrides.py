@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from shared.catalog import model_settings, output_schema, personas
-from shared.catalog.model_routes import Route
-from shared.catalog.model_settings import InvalidModelSettings
-from shared.catalog.personas import Persona
-from shared.errors import InvalidRequest, PersonaNotFound
+from arkloop.shared.catalog import model_settings, output_schema, personas
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.model_settings import InvalidModelSettings
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.errors import InvalidRequest, PersonaNotFound
 
 Options = Mapping[str, Any]
 

@@ -22,10 +22,10 @@ from sqlalchemy import (
     select,
 )
 
-from shared.actors import Actor
-from shared.errors import RunNotFound, ThreadNotFound
-from shared.runs.states import STATUSES
-from shared.storage.pages import (
+from arkloop.shared.actors import Actor
+from arkloop.shared.errors import RunNotFound, ThreadNotFound
+from arkloop.shared.runs.states import STATUSES
+from arkloop.shared.storage.pages import (
     Page,
     Place,
     Walk,
@@ -37,11 +37,11 @@ from shared.storage.pages import (
     read,
     values,
 )
-from shared.storage.tables.accounts import users
-from shared.storage.tables.events import run_events
-from shared.storage.tables.runs import run_metadata, runs
-from shared.storage.tables.threads import messages, threads
-from shared.threads.visibility import visible
+from arkloop.shared.storage.tables.accounts import users
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.tables.runs import run_metadata, runs
+from arkloop.shared.storage.tables.threads import messages, threads
+from arkloop.shared.threads.visibility import visible
 
 #: A list leaves out what may be long and is shown of a single run.
 _LISTED = [column for column in runs.c if column is not runs.c.options]

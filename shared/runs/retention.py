@@ -12,11 +12,11 @@ from datetime import timedelta
 
 from sqlalchemy import delete, exists, func, literal_column, select
 
-from shared.storage import idempotency
-from shared.storage.connections import Connections, Transaction
-from shared.storage.sql_files import statement
-from shared.storage.tables.events import run_events
-from shared.storage.tables.runs import forgotten_runs, runs, workers
+from arkloop.shared.storage import idempotency
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.tables.runs import forgotten_runs, runs, workers
 
 _LOCK_KEY = 0x666F72676574  # "forget"
 

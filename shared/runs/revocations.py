@@ -10,11 +10,11 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 
-from shared.runs.states import RunState
-from shared.storage import signals
-from shared.storage.connections import Transaction
-from shared.storage.sql_files import statement
-from shared.storage.tables.accounts import api_keys
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage import signals
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.accounts import api_keys
 
 #: How long the sweep looks for runs of a revoked key. A web process accepts the key for 2 s more,
 #: and runs that were locked at the moment of the revocation have to be found later.

@@ -14,19 +14,19 @@ from uuid import UUID
 from sqlalchemy import RowMapping, func, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from shared.background_loop import BackgroundLoop
-from shared.billing import budgets, usage_days
-from shared.events.types import STEP_TYPES, RunError, RunResumed, RunStarted
-from shared.runs import commands, endings, retention, revocations
-from shared.runs.states import RunState
-from shared.runs.transitions import MAX_CRASHES, queued
-from shared.storage import postgres, rewinds
-from shared.storage.connections import Connections, Transaction
-from shared.storage.notifications import Enqueue
-from shared.storage.postgres import OF_MAINTENANCE
-from shared.storage.sql_files import statement
-from shared.storage.tables.events import run_events
-from shared.storage.tables.runs import UNHELD_AND_CANCELLED, runs
+from arkloop.shared.background_loop import BackgroundLoop
+from arkloop.shared.billing import budgets, usage_days
+from arkloop.shared.events.types import STEP_TYPES, RunError, RunResumed, RunStarted
+from arkloop.shared.runs import commands, endings, retention, revocations
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.transitions import MAX_CRASHES, queued
+from arkloop.shared.storage import postgres, rewinds
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.notifications import Enqueue
+from arkloop.shared.storage.postgres import OF_MAINTENANCE
+from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.tables.runs import UNHELD_AND_CANCELLED, runs
 
 log = logging.getLogger(__name__)
 

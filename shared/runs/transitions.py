@@ -8,14 +8,14 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, select
 
-from shared.catalog import model_routes
-from shared.events import event_log, types
-from shared.events.types import RouteCost
-from shared.events.usage import TOKEN_FIELDS, Usage
-from shared.runs.states import RunState
-from shared.storage.tables.events import run_events
-from shared.storage.tables.runs import runs
-from shared.usd import MAX_COST_USD
+from arkloop.shared.catalog import model_routes
+from arkloop.shared.events import event_log, types
+from arkloop.shared.events.types import RouteCost
+from arkloop.shared.events.usage import TOKEN_FIELDS, Usage
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.usd import MAX_COST_USD
 
 #: Owners lost within one step, after which a run is given up.
 MAX_CRASHES = 3

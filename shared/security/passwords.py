@@ -5,7 +5,7 @@ from functools import cache
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from shared.native_threads import NativeThreads
+from arkloop.shared.native_threads import NativeThreads
 
 #: OWASP's second choice: 19 MiB, so that a burst of logins does not eat the machine.
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)

@@ -15,15 +15,15 @@ from redis.retry import Retry
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 
-from shared import fault_points
-from shared.config import Settings
-from shared.errors import Unavailable
-from shared.storage import epoch, postgres, queue, schema
-from shared.storage.checkouts import Checkouts, NoneFree
-from shared.storage.keys import Keys
-from shared.storage.notifications import Notification, send_now
-from shared.storage.outage import Outage
-from shared.storage.postgres import Limits, make_engine
+from arkloop.shared import fault_points
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.storage import epoch, postgres, queue, schema
+from arkloop.shared.storage.checkouts import Checkouts, NoneFree
+from arkloop.shared.storage.keys import Keys
+from arkloop.shared.storage.notifications import Notification, send_now
+from arkloop.shared.storage.outage import Outage
+from arkloop.shared.storage.postgres import Limits, make_engine
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from psycopg import errors
 
-from shared.storage.keys import Keys
+from arkloop.shared.storage.keys import Keys
 
 #: Columns: what identifies the installation, the timeline, the position in the log in bytes.
 IDENTITY = """

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from shared.errors import Unavailable
+from arkloop.shared.errors import Unavailable
 
 MAX_ITEMS = 100
 #: Characters, about: items that are larger together are not written together.

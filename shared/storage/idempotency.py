@@ -14,9 +14,9 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from shared.errors import IdempotencyConflict
-from shared.storage.connections import Transaction
-from shared.storage.tables.storage import idempotency_keys
+from arkloop.shared.errors import IdempotencyConflict
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.tables.storage import idempotency_keys
 
 KEPT = timedelta(hours=24)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
-from shared import fault_points
+from arkloop.shared import fault_points
 
 log = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.expression import Subquery
 
-from shared.actors import Actor
+from arkloop.shared.actors import Actor
 
 #: `(created_at, id)` of the last row of the page before.
 Place = tuple[datetime, UUID]

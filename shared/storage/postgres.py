@@ -15,9 +15,9 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
-from shared.config import Settings
-from shared.storage.checkouts import Patience
-from shared.storage.outage import Outage
+from arkloop.shared.config import Settings
+from arkloop.shared.storage.checkouts import Patience
+from arkloop.shared.storage.outage import Outage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from shared.config import Settings
-from shared.storage.outage import Outage
+from arkloop.shared.config import Settings
+from arkloop.shared.storage.outage import Outage
 
 EXECUTE = "runs.execute"
 DISCOVER = "mcp.discover"

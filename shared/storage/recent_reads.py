@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from shared.errors import Unavailable
+from arkloop.shared.errors import Unavailable
 
 Name = TypeVar("Name", bound=Hashable)
 Value = TypeVar("Value")

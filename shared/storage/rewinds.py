@@ -11,10 +11,10 @@ from uuid import UUID
 from redis import RedisError
 from sqlalchemy import Connection, func, true, update
 
-from shared.storage import epoch
-from shared.storage.connections import Connections
-from shared.storage.keys import POSITION_TTL_SECONDS
-from shared.storage.tables.storage import installation
+from arkloop.shared.storage import epoch
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.keys import POSITION_TTL_SECONDS
+from arkloop.shared.storage.tables.storage import installation
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import Any
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import Connection, text
 
-from shared.errors import Unavailable
-from shared.storage.connections import Connections, connect_redis
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.storage.connections import Connections, connect_redis
 
 OLDEST_REDIS = (6, 2)
 BEFORE_6 = "before 6.0"

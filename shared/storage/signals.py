@@ -17,8 +17,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from shared.storage import keys
-from shared.storage.connections import Connections
+from arkloop.shared.storage import keys
+from arkloop.shared.storage.connections import Connections
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row
 
-from shared.actors import Actor
-from shared.errors import Forbidden, InvalidRequest
-from shared.files import files, media_types
+from arkloop.shared.actors import Actor
+from arkloop.shared.errors import Forbidden, InvalidRequest
+from arkloop.shared.files import files, media_types
 
 #: Bytes of the files that one message may refer to, together: vendors refuse larger requests.
 MAX_FILE_BYTES = 20 * 1024 * 1024

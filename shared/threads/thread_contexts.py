@@ -9,11 +9,11 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from shared.claim import Claim
-from shared.events.types import ContextCompacted
-from shared.storage.connections import Transaction
-from shared.storage.tables.runs import runs
-from shared.storage.tables.threads import thread_contexts
+from arkloop.shared.claim import Claim
+from arkloop.shared.events.types import ContextCompacted
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.threads import thread_contexts
 
 _FIELDS = (
     "window_tokens",

@@ -27,12 +27,12 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql import Select
 
-from shared import client_data
-from shared.actors import Actor
-from shared.errors import NameTaken, ThreadBusy, ThreadNotFound
-from shared.ids import new_id
-from shared.storage.connections import Transaction
-from shared.storage.pages import (
+from arkloop.shared import client_data
+from arkloop.shared.actors import Actor
+from arkloop.shared.errors import NameTaken, ThreadBusy, ThreadNotFound
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.pages import (
     Page,
     Place,
     Walk,
@@ -44,16 +44,16 @@ from shared.storage.pages import (
     read,
     values,
 )
-from shared.storage.tables.runs import IS_ACTIVE, runs
-from shared.storage.tables.threads import (
+from arkloop.shared.storage.tables.runs import IS_ACTIVE, runs
+from arkloop.shared.storage.tables.threads import (
     HAS_EXTERNAL_ID,
     UNIQUE_EXTERNAL_ID,
     messages,
     thread_metadata,
     threads,
 )
-from shared.threads.content import Content, stored_parts
-from shared.threads.visibility import visible
+from arkloop.shared.threads.content import Content, stored_parts
+from arkloop.shared.threads.visibility import visible
 
 _ACTIVE_RUN_ID = (
     select(runs.c.id)

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, false, or_
 
-from shared.storage.tables.threads import threads
+from arkloop.shared.storage.tables.threads import threads
 
 
 def visible(org_id: Any, user_id: Any) -> ColumnElement[bool]:

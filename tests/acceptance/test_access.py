@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.ids import new_id
+from arkloop.shared.ids import new_id
 from tests.caller import Caller, client, error_of
 from tests.system import System
 

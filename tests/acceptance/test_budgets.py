@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from shared.billing import credits
+from arkloop.shared.billing import credits
 from tests.caller import Caller, script
 from tests.system import System
 

@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from shared.catalog import personas
-from shared.storage.tables.events import run_events
+from arkloop.shared.catalog import personas
+from arkloop.shared.storage.tables.events import run_events
 from tests.caller import Caller, error_of, parsed, text_of, types
 from tests.system import System, register
 from tests.web_server import WebServer

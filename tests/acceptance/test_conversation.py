@@ -1,6 +1,6 @@
 """The conversation that a run's model sees. One word is one token: usage measures it exactly."""
 
-from shared.catalog import personas
+from arkloop.shared.catalog import personas
 from tests.caller import Caller, script, types
 
 CALCULATE = {"tool": "calculator", "args": {"expression": "20+22"}}

@@ -15,11 +15,11 @@ import httpx2
 import psutil
 import pytest
 
-from cli.dev import local_model
-from cli.dev.dev import read_procfile
-from cli.dev.embedded_postgres import EmbeddedPostgres
-from cli.dev.embedded_redis import EmbeddedRedis
-from cli.dev.embedded_server import free_port
+from arkloop.cli.dev import local_model
+from arkloop.cli.dev.dev import read_procfile
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.cli.dev.embedded_redis import EmbeddedRedis
+from arkloop.cli.dev.embedded_server import free_port
 from tests.waiting import is_alive
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, update
 
-from shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.runs import runs
 from tests.caller import Caller, text_of, types
 from tests.system import System
 

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from shared.events import event_log
+from arkloop.shared.events import event_log
 from tests.caller import Caller, text_of, types
 from tests.system import System
 

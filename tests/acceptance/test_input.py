@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shared.ids import new_id
+from arkloop.shared.ids import new_id
 from tests.caller import Caller, data_of, error_of, types
 from tests.system import System
 

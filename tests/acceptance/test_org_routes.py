@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from llmock.pytest_plugin import LLMock
 
-from shared.catalog.catalog import CACHE_SECONDS
+from arkloop.shared.catalog.catalog import CACHE_SECONDS
 from tests.caller import Caller, text_of, types
 from tests.system import System
 from tests.waiting import eventually

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.dev.dev import path_of_children, read_procfile
+from arkloop.cli.dev.dev import path_of_children, read_procfile
 from tests.waiting import eventually
 from tests.web_server import ROOT
 
@@ -24,7 +24,8 @@ ALLOWED = {
 }
 C_MODULES = ("_posixsubprocess.", "_queue.", "_signal.", "_socket.", "_thread.", "posix.")
 ALLOWED_IN_WEB = {
-    "api.streaming.disconnects._epoll = select.epoll",  # never waits: called with a time-out of 0
+    # Never waits: called with a time-out of 0.
+    "arkloop.api.streaming.disconnects._epoll = select.epoll",
     # Gunicorn's master loads `ssl` before it forks. gevent replaces what makes connections of it;
     # these two serve `get_server_certificate` alone.
     "ssl.create_connection = socket.create_connection",
@@ -34,12 +35,12 @@ ALLOWED_IN_WEB = {
 PROBES = {
     "worker": """
 from celery import signals
-from worker.app import app
+from arkloop.worker.app import app
 from probing import look_soon
 signals.worker_ready.connect(look_soon, weak=False)
 """,
     "web": """
-from api.app import create_app as create
+from arkloop.api.app import create_app as create
 from probing import look_soon
 def create_app():
     look_soon()
@@ -85,7 +86,8 @@ def _found_in(
     role: str, folder: Path, database_url: str, redis_url: str, line: str | None = None
 ) -> list[str]:
     line = line or read_procfile(ROOT / "Procfile")[1][role]
-    line = line.replace("worker.app", "worker_probe").replace("api.app:", "web_probe:")
+    line = line.replace("arkloop.worker.app", "worker_probe")
+    line = line.replace("arkloop.api.app:", "web_probe:")
     for name, code in PROBES.items():
         (folder / f"{name}_probe.py".replace("probing_probe", "probing")).write_text(code)
     environ = {

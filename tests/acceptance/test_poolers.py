@@ -11,18 +11,18 @@ from click.testing import CliRunner
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from cli.dev.embedded_postgres import EmbeddedPostgres
-from cli.main import main
-from shared.config import Settings
-from shared.errors import Unavailable
-from shared.runs import sweep
-from shared.storage import postgres as limits_of
-from shared.storage.checkouts import Patience
-from shared.storage.connections import Connections, connect
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.cli.main import main
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.runs import sweep
+from arkloop.shared.storage import postgres as limits_of
+from arkloop.shared.storage.checkouts import Patience
+from arkloop.shared.storage.connections import Connections, connect
+from arkloop.worker.process.lease import Lease
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.system import System, running_system
 from tests.waiting import in_parallel
-from worker.process.lease import Lease
 
 pytestmark = [pytest.mark.poolers, needs_pgbouncer]
 

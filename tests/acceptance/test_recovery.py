@@ -12,7 +12,7 @@ from uuid import UUID
 import psutil
 from sqlalchemy import select
 
-from shared.storage.tables.runs import inputs, runs, tool_calls, workers
+from arkloop.shared.storage.tables.runs import inputs, runs, tool_calls, workers
 from tests.caller import Caller, Event, data_of, text_of, types
 from tests.system import System
 from tests.waiting import eventually

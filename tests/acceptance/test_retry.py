@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from shared.storage.tables.threads import messages
+from arkloop.shared.storage.tables.threads import messages
 from tests.caller import Caller, error_of, script
 from tests.system import System
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared.catalog import personas
-from shared.ids import new_id
+from arkloop.shared.catalog import personas
+from arkloop.shared.ids import new_id
 from tests.caller import Caller, error_of
 from tests.system import System
 

@@ -15,7 +15,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from shared.events import event_log
+from arkloop.shared.events import event_log
 from tests.caller import Caller, client, error_of, parsed, text_of, types, until_broken_off
 from tests.system import System
 from tests.waiting import eventually

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import func, update
 
-from shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.runs import runs
 from tests.caller import Caller, client, error_of, types, until_broken_off
 from tests.clients import PASSWORD
 from tests.system import System

@@ -9,7 +9,7 @@ import httpx
 import psutil
 import pytest
 
-from shared.ids import new_id
+from arkloop.shared.ids import new_id
 from tests.caller import Caller, error_of, script
 from tests.system import System
 from tests.waiting import eventually

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import create_engine, text
 
-from cli.main import main
-from shared.storage import schema
+from arkloop.cli.main import main
+from arkloop.shared.storage import schema
 from tests.caller import client
 from tests.system import PACE, Worker, register
 from tests.waiting import eventually

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.dev.embedded_server import free_port
+from arkloop.cli.dev.embedded_server import free_port
 from tests.app_page import app_page
 from tests.caller import Caller
 from tests.cutting_proxy import cutting_proxy

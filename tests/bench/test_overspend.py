@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from arkloop.shared.billing import budgets
+from arkloop.shared.config import Settings
+from arkloop.shared.storage.connections import Connections, connect
 from bench.overspend.__main__ import PATIENT
 from bench.overspend.trial import Reserve, Trial, look_then_take
 from bench.overspend.verdict import Verdict
-from shared.billing import budgets
-from shared.config import Settings
-from shared.storage.connections import Connections, connect
 
 SPENDERS = 64
 

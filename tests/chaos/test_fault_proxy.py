@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from chaos.system.fault_proxy import FaultProxy, ProxyError
 from chaos.system.ports import quiet_port
-from cli.dev.embedded_postgres import EmbeddedPostgres
 from tests.waiting import eventually
 
 SOON = 0.3  # what has not come by then is held back

@@ -8,11 +8,11 @@ import httpx
 import psutil
 import pytest
 
+from arkloop.shared.storage.tables.runs import runs
 from chaos.journal import Journal
 from chaos.system.fault_proxy import FaultProxy
 from chaos.system.member import Member, NotInTime, wait_until
 from chaos.system.stack import ROOT, Stack
-from shared.storage.tables.runs import runs
 from tests.caller import Caller, client
 from tests.waiting import eventually
 
@@ -117,8 +117,13 @@ def ready(caller: Caller) -> object:
 def test_another_source_tree_can_be_run(tmp_path: Path) -> None:
     """A changed copy of the code is what the processes run."""
     source = tmp_path / "source"
-    for part in ("api", "worker", "shared", "cli", "migrations"):
-        shutil.copytree(ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("api", "arkloop", "worker", "shared", "cli", "migrations"):
+        shutil.copytree(
+            ROOT / part,
+            source / part,
+            symlinks=True,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
     shutil.copy(ROOT / "Procfile", source)
     health = source / "api/endpoints/health.py"
     health.write_text(

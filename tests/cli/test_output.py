@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from cli.output import escaped, printable
-from shared.storage.connections import Connections
+from arkloop.cli.output import escaped, printable
+from arkloop.shared.storage.connections import Connections
 from tests.cli.command import Arkloop
 from tests.clients import User
 

@@ -3,7 +3,7 @@
 import stat
 from pathlib import Path
 
-from cli.private_file import write_private
+from arkloop.cli.private_file import write_private
 
 
 def test_a_private_file_is_replaced_as_a_whole(tmp_path: Path) -> None:

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-from shared.catalog.model_routes import IDLE_SECONDS, Route
-from shared.catalog.prices import Prices
-from tests.worker.recorded_run import RecordedRun
-from worker import providers
-from worker.agent.model_call import Reply, call_model
-from worker.agent.route_chain import RouteChain
-from worker.contract.messages import (
+from arkloop.shared.catalog.model_routes import IDLE_SECONDS, Route
+from arkloop.shared.catalog.prices import Prices
+from arkloop.worker import providers
+from arkloop.worker.agent.model_call import Reply, call_model
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.contract.messages import (
     Chunk,
     Message,
     ModelRequest,
@@ -17,8 +16,9 @@ from worker.contract.messages import (
     TurnEnd,
     UserMessage,
 )
-from worker.contract.stop_signal import StopSignal
-from worker.tools import load
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.tools import load
+from tests.worker.recorded_run import RecordedRun
 
 TOOLS = [tool.spec for tool in load(["calculator", "current_time"]).values()]
 

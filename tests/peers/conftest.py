@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from cli.dev import local_model
-from cli.dev.embedded_server import free_port
+from arkloop.cli.dev import local_model
+from arkloop.cli.dev.embedded_server import free_port
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def real_model() -> Iterator[str]:
     if not local_model.installed():
         pytest.skip("no wheel of the local model for this machine")
     port = free_port()
-    command = [sys.executable, "-m", "cli.dev.local_model", "--port", str(port)]
+    command = [sys.executable, "-m", "arkloop.cli.dev.local_model", "--port", str(port)]
     yield from serving(command, f"http://127.0.0.1:{port}", "/health")
 
 

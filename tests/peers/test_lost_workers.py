@@ -16,7 +16,7 @@ import pytest
 from llmock.pytest_plugin import LLMock
 from llmock.scenarios import Reply, ToolCall
 
-from cli.dev.embedded_server import free_port
+from arkloop.cli.dev.embedded_server import free_port
 from tests.caller import Caller, Event, text_of, types
 from tests.peers.conftest import installed, serving
 from tests.system import System

@@ -15,16 +15,16 @@ from typing import Any
 import psutil
 import pytest
 
-from shared.ids import new_id
+from arkloop.shared.ids import new_id
+from arkloop.worker.contract.messages import ToolSpec
+from arkloop.worker.contract.outcomes import CancelRequested
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.mcp import McpFailed
+from arkloop.worker.mcp.client import McpClient
+from arkloop.worker.mcp.server import Server
+from arkloop.worker.tools import Tool, ToolFailed
 from tests.peers.conftest import installed
 from tests.waiting import eventually
-from worker.contract.messages import ToolSpec
-from worker.contract.outcomes import CancelRequested
-from worker.contract.stop_signal import StopSignal
-from worker.mcp import McpFailed
-from worker.mcp.client import McpClient
-from worker.mcp.server import Server
-from worker.tools import Tool, ToolFailed
 
 pytestmark = pytest.mark.peers
 

@@ -14,10 +14,9 @@ from llmock.pytest_plugin import LLMock
 from llmock.scenarios import Reply
 from llmock.scenarios import ToolCall as Call
 
-from shared.events.usage import Usage
-from tests.peers.calls import TOOLS, Server, end_of, text_of, thinking_of
-from worker import providers
-from worker.contract.messages import (
+from arkloop.shared.events.usage import Usage
+from arkloop.worker import providers
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     Message,
     ModelRequest,
@@ -26,7 +25,8 @@ from worker.contract.messages import (
     ToolMessage,
     UserMessage,
 )
-from worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.outcomes import ProviderError
+from tests.peers.calls import TOOLS, Server, end_of, text_of, thinking_of
 
 #: With what llmock calls each of them.
 SDKS = {"openai": "openai", "responses": "openai", "anthropic": "anthropic"}

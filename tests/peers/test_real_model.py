@@ -5,14 +5,14 @@ It is small: only the shape of what it says is judged.
 
 import pytest
 
-from cli.dev.local_model import CONTEXT_TOKENS, PARALLEL_REQUESTS
-from shared.catalog.model_routes import Route
+from arkloop.cli.dev.local_model import CONTEXT_TOKENS, PARALLEL_REQUESTS
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.worker import providers
+from arkloop.worker.contract.messages import AssistantMessage, TextDelta
+from arkloop.worker.contract.outcomes import CancelRequested, ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers import context_sizes
 from tests.peers.calls import Server, end_of, text_of
-from worker import providers
-from worker.contract.messages import AssistantMessage, TextDelta
-from worker.contract.outcomes import CancelRequested, ProviderError
-from worker.contract.stop_signal import StopSignal
-from worker.providers import context_sizes
 
 #: More than one piece; each takes a processor some time.
 TOKENS = 6

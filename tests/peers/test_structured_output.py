@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from llmock.pytest_plugin import LLMock
 
-from shared.events.types import MessageCompleted
+from arkloop.shared.events.types import MessageCompleted
+from arkloop.worker import providers
+from arkloop.worker.agent.loop import Answer
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.agent.structured_output import OutputSchema
+from arkloop.worker.contract.messages import UserMessage
 from tests.peers.calls import Server
 from tests.worker.agent.test_loop import agent_for, run
 from tests.worker.recorded_run import RecordedRun, history_of
-from worker import providers
-from worker.agent.loop import Answer
-from worker.agent.route_chain import RouteChain
-from worker.agent.structured_output import OutputSchema
-from worker.contract.messages import UserMessage
 
 CITY: dict[str, Any] = {
     "type": "object",

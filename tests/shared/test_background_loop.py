@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from shared.background_loop import BackgroundLoop
-from shared.errors import Unavailable
+from arkloop.shared.background_loop import BackgroundLoop
+from arkloop.shared.errors import Unavailable
 from tests.waiting import eventually
 
 

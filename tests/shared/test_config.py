@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.config import InvalidSettings, Settings
+from arkloop.shared.config import InvalidSettings, Settings
 
 #: What Heroku gives a process.
 PLATFORM = {

@@ -4,8 +4,8 @@ import pytest
 from sqlalchemy import make_url
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
-from shared.config import InvalidSettings, Settings
-from shared.database_url import InvalidDatabaseUrl, normalize
+from arkloop.shared.config import InvalidSettings, Settings
+from arkloop.shared.database_url import InvalidDatabaseUrl, normalize
 
 
 @pytest.mark.parametrize(

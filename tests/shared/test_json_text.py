@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import json_text
-from shared.json_text import InvalidJSON, has_more_values
+from arkloop.shared import json_text
+from arkloop.shared.json_text import InvalidJSON, has_more_values
 
 _storable = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]))
 _values = st.recursive(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import usd
-from shared.events.plain import money
+from arkloop.shared import usd
+from arkloop.shared.events.plain import money
 
 
 @given(st.integers(0, usd.MAX_USD * 10**8))

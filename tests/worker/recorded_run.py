@@ -7,20 +7,20 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from shared.catalog.model_routes import Route
-from shared.catalog.prices import Prices
-from shared.events import types
-from shared.events.types import ContextCompacted, Event, RouteCost, ToolResult
-from shared.events.usage import Usage
-from shared.runs.transitions import Totals
-from worker.agent.conversation import Entry, History
-from worker.agent.route_chain import RouteChain
-from worker.contract.attachments import Attachment
-from worker.contract.context import Plan
-from worker.contract.messages import Message, ModelRequest, ToolMessage, UserMessage
-from worker.contract.retry_deadline import RetryDeadline
-from worker.contract.stop_signal import StopSignal
-from worker.providers import Provider
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.prices import Prices
+from arkloop.shared.events import types
+from arkloop.shared.events.types import ContextCompacted, Event, RouteCost, ToolResult
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs.transitions import Totals
+from arkloop.worker.agent.conversation import Entry, History
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.contract.attachments import Attachment
+from arkloop.worker.contract.context import Plan
+from arkloop.worker.contract.messages import Message, ModelRequest, ToolMessage, UserMessage
+from arkloop.worker.contract.retry_deadline import RetryDeadline
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers import Provider
 
 
 class RecordedRun:

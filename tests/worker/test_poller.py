@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import func
 
-from shared.catalog import model_routes
-from shared.config import Settings
+from arkloop.shared.catalog import model_routes
+from arkloop.shared.config import Settings
+from arkloop.worker import poller
+from arkloop.worker.process.process import DELIVERY_SECONDS, WorkerProcess
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually
-from worker import poller
-from worker.process.process import DELIVERY_SECONDS, WorkerProcess
 
 
 @pytest.fixture

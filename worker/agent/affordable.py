@@ -9,18 +9,18 @@ from dataclasses import replace
 from decimal import Decimal
 from itertools import chain
 
-from shared.events.usage import Usage
-from worker.agent.route_chain import RouteChain
-from worker.contract.context import Admission, Plan
-from worker.contract.messages import (
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.contract.context import Admission, Plan
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     Message,
     ModelRequest,
     ToolMessage,
     UserMessage,
 )
-from worker.contract.outcomes import LimitExceeded
-from worker.providers import Provider
+from arkloop.worker.contract.outcomes import LimitExceeded
+from arkloop.worker.providers import Provider
 
 #: The most that a request can cost, in USD.
 Cost = Callable[[ModelRequest], Decimal]

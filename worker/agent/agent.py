@@ -4,12 +4,12 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from shared.catalog.personas import Persona
-from shared.security.egress import Policy
-from worker.agent.conversation import History
-from worker.agent.route_chain import RouteChain
-from worker.agent.structured_output import OutputSchema
-from worker.tools import Tool
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.security.egress import Policy
+from arkloop.worker.agent.conversation import History
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.agent.structured_output import OutputSchema
+from arkloop.worker.tools import Tool
 
 #: Of a model's context, what one call of `read_result` may return; and the context where it is not
 #: known.

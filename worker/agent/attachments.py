@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from shared.catalog.model_routes import ATTACHMENTS
-from worker.contract.attachments import Attachment, Part, TextPart
-from worker.contract.context import Files
-from worker.contract.messages import AssistantMessage, Message, ModelRequest, attachments_of
+from arkloop.shared.catalog.model_routes import ATTACHMENTS
+from arkloop.worker.contract.attachments import Attachment, Part, TextPart
+from arkloop.worker.contract.context import Files
+from arkloop.worker.contract.messages import AssistantMessage, Message, ModelRequest, attachments_of
 
 #: Vendors refuse requests of more than 32 MB, in which base64 makes four bytes of three.
 MAX_BYTES = 20 * 1024 * 1024

@@ -7,8 +7,8 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 
-from shared.events.plain import clean
-from worker.contract.messages import ToolCall
+from arkloop.shared.events.plain import clean
+from arkloop.worker.contract.messages import ToolCall
 
 #: Beyond it an id would not fit into an index of the ledger.
 MAX_CALL_ID_CHARACTERS = 256

@@ -10,9 +10,9 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from shared.events.types import ContextCompacted
-from worker.agent.conversation import Entry
-from worker.contract.messages import (
+from arkloop.shared.events.types import ContextCompacted
+from arkloop.worker.agent.conversation import Entry
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     Message,
     ToolMessage,
@@ -20,7 +20,7 @@ from worker.contract.messages import (
     attachments_of,
     state_text,
 )
-from worker.contract.token_estimates import beginning, tokens_of_text
+from arkloop.worker.contract.token_estimates import beginning, tokens_of_text
 
 #: Roles, separators, ids.
 MESSAGE_TOKENS = 8

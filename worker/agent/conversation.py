@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shared.errors import InvalidRequest
-from shared.events import types
-from shared.events.types import ProviderState, StoredEvent
-from shared.runs import approvals
-from shared.runs.approvals import ApprovalReply
-from worker.agent import structured_output
-from worker.contract.attachments import images_of
-from worker.contract.messages import (
+from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.events import types
+from arkloop.shared.events.types import ProviderState, StoredEvent
+from arkloop.shared.runs import approvals
+from arkloop.shared.runs.approvals import ApprovalReply
+from arkloop.worker.agent import structured_output
+from arkloop.worker.contract.attachments import images_of
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     Message,
     ToolCall,

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from shared.catalog.personas import Persona
-from worker.agent.structured_output import OutputSchema
-from worker.contract.messages import ModelRequest, UserMessage
-from worker.contract.outcomes import RunFailure
+from arkloop.shared.catalog.personas import Persona
+from arkloop.worker.agent.structured_output import OutputSchema
+from arkloop.worker.contract.messages import ModelRequest, UserMessage
+from arkloop.worker.contract.outcomes import RunFailure
 
 #: The `stop_reason` of a run that lands, by the code with which it would fail.
 STOP_REASONS = {

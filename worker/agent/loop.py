@@ -8,22 +8,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shared import fault_points, ids
-from shared.catalog.model_routes import Route
-from shared.catalog.personas import Persona
-from shared.events import types
-from shared.events.plain import clean
-from shared.events.usage import Usage
-from worker.agent import landing, structured_output, tool_loops
-from worker.agent.agent import Agent
-from worker.agent.conversation import Turn
-from worker.agent.model_call import Reply, bounded, call_model
-from worker.agent.request_builder import RequestBuilder
-from worker.agent.structured_output import Output
-from worker.agent.tool_calls import call_tools, cut_off_calls
-from worker.contract.context import RunContext
-from worker.contract.messages import ModelRequest
-from worker.contract.outcomes import (
+from arkloop.shared import fault_points, ids
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.events import types
+from arkloop.shared.events.plain import clean
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.agent import landing, structured_output, tool_loops
+from arkloop.worker.agent.agent import Agent
+from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.agent.model_call import Reply, bounded, call_model
+from arkloop.worker.agent.request_builder import RequestBuilder
+from arkloop.worker.agent.structured_output import Output
+from arkloop.worker.agent.tool_calls import call_tools, cut_off_calls
+from arkloop.worker.contract.context import RunContext
+from arkloop.worker.contract.messages import ModelRequest
+from arkloop.worker.contract.outcomes import (
     DeadlineExceeded,
     LimitExceeded,
     ProviderError,
@@ -32,7 +32,7 @@ from worker.contract.outcomes import (
     TimeToLand,
     TooLarge,
 )
-from worker.contract.stop_signal import StopSignal
+from arkloop.worker.contract.stop_signal import StopSignal
 
 log = logging.getLogger(__name__)
 

@@ -6,17 +6,17 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from shared import fault_points
-from shared.catalog import model_settings
-from shared.catalog.model_routes import Route
-from shared.events import types
-from shared.events.plain import is_too_deep, plain
-from shared.events.types import Event, ProviderState
-from shared.events.usage import Usage
-from worker.agent import affordable
-from worker.agent.attachments import attached
-from worker.agent.call_ids import CallIds
-from worker.agent.retry import (
+from arkloop.shared import fault_points
+from arkloop.shared.catalog import model_settings
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.events import types
+from arkloop.shared.events.plain import is_too_deep, plain
+from arkloop.shared.events.types import Event, ProviderState
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.agent import affordable
+from arkloop.worker.agent.attachments import attached
+from arkloop.worker.agent.call_ids import CallIds
+from arkloop.worker.agent.retry import (
     JITTER,
     DropSetting,
     Fail,
@@ -28,9 +28,9 @@ from worker.agent.retry import (
     Wait,
     decide,
 )
-from worker.agent.route_chain import RouteChain
-from worker.contract.context import Admission, RunContext, Transcript
-from worker.contract.messages import (
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.contract.context import Admission, RunContext, Transcript
+from arkloop.worker.contract.messages import (
     MAX_STATE_BYTES,
     AssistantMessage,
     CallDelta,
@@ -44,10 +44,10 @@ from worker.contract.messages import (
     state_text,
     without_state,
 )
-from worker.contract.outcomes import ProviderError, TooLarge
-from worker.contract.retry_deadline import RetryDeadline
-from worker.contract.stop_signal import StopSignal
-from worker.providers import Provider, output_modes
+from arkloop.worker.contract.outcomes import ProviderError, TooLarge
+from arkloop.worker.contract.retry_deadline import RetryDeadline
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers import Provider, output_modes
 
 #: Far beyond what any model writes in a turn, and what one event can still hold.
 MAX_TURN_CHARACTERS = 4 * 1024 * 1024

@@ -9,20 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shared.catalog import model_settings
-from shared.catalog.model_routes import Route
-from shared.events import types
-from shared.events.types import ContextCompacted, Event
-from shared.events.usage import Usage
-from worker.agent import context_window, summaries
-from worker.agent.agent import Agent
-from worker.agent.conversation import Entry, Turn, entries_of
-from worker.agent.vendor_count import VendorCount
-from worker.contract.context import RunContext
-from worker.contract.messages import Message, ModelRequest, without_state
-from worker.contract.outcomes import TooLarge
-from worker.contract.stop_signal import StopSignal
-from worker.providers import token_counts
+from arkloop.shared.catalog import model_settings
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.events import types
+from arkloop.shared.events.types import ContextCompacted, Event
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.agent import context_window, summaries
+from arkloop.worker.agent.agent import Agent
+from arkloop.worker.agent.conversation import Entry, Turn, entries_of
+from arkloop.worker.agent.vendor_count import VendorCount
+from arkloop.worker.contract.context import RunContext
+from arkloop.worker.contract.messages import Message, ModelRequest, without_state
+from arkloop.worker.contract.outcomes import TooLarge
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers import token_counts
 
 #: Of a model's context, where nothing says how long its answer may get.
 ANSWER_TOKENS = 4096

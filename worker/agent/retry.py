@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from worker.contract.outcomes import ProviderError, TooLarge
+from arkloop.worker.contract.outcomes import ProviderError, TooLarge
 
 #: Of one route, before the next one takes over.
 MAX_TRIES = 4

@@ -4,8 +4,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from shared.catalog.model_routes import Route
-from worker.providers import Provider
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.worker.providers import Provider
 
 #: The provider of a route.
 Connect = Callable[[Route], Provider]

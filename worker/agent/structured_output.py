@@ -7,16 +7,16 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from shared import json_text
-from shared.json_text import InvalidJSON
-from worker.agent.model_call import Reply
-from worker.agent.route_chain import RouteChain
-from worker.contract.argument_schema import OUTPUT, ArgumentSchema
-from worker.contract.cpu_slices import cpu_slice
-from worker.contract.messages import AssistantMessage, ModelRequest, ToolSpec, TurnEnd
-from worker.contract.outcomes import ProviderError, RunFailure
-from worker.providers import output_modes
-from worker.providers.output_modes import FINAL_TOOL, REJECTED, OutputMode
+from arkloop.shared import json_text
+from arkloop.shared.json_text import InvalidJSON
+from arkloop.worker.agent.model_call import Reply
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.contract.argument_schema import OUTPUT, ArgumentSchema
+from arkloop.worker.contract.cpu_slices import cpu_slice
+from arkloop.worker.contract.messages import AssistantMessage, ModelRequest, ToolSpec, TurnEnd
+from arkloop.worker.contract.outcomes import ProviderError, RunFailure
+from arkloop.worker.providers import output_modes
+from arkloop.worker.providers.output_modes import FINAL_TOOL, REJECTED, OutputMode
 
 #: Further model calls after an answer that does not fit.
 MAX_REPAIRS = 2

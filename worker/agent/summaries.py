@@ -3,18 +3,18 @@
 from dataclasses import replace
 from typing import cast
 
-from shared.catalog import model_settings
-from shared.events.plain import clean
-from shared.events.types import Event
-from worker.agent import landing
-from worker.agent.model_call import call_model
-from worker.agent.route_chain import RouteChain
-from worker.contract.context import RunContext
-from worker.contract.messages import Message, ModelRequest, UserMessage
-from worker.contract.outcomes import RunFailure
-from worker.contract.stop_signal import StopSignal
-from worker.contract.token_estimates import beginning
-from worker.providers import output_modes
+from arkloop.shared.catalog import model_settings
+from arkloop.shared.events.plain import clean
+from arkloop.shared.events.types import Event
+from arkloop.worker.agent import landing
+from arkloop.worker.agent.model_call import call_model
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.contract.context import RunContext
+from arkloop.worker.contract.messages import Message, ModelRequest, UserMessage
+from arkloop.worker.contract.outcomes import RunFailure
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.contract.token_estimates import beginning
+from arkloop.worker.providers import output_modes
 
 #: The most tokens of a summary, by our own estimate; less where the context is small.
 SUMMARY_TOKENS = 4096

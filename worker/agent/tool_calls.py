@@ -6,17 +6,17 @@ import threading
 import time
 from typing import Any
 
-from shared import fault_points
-from shared.errors import LeaseLost
-from shared.events import types
-from shared.events.plain import clean
-from worker.agent.agent import Agent
-from worker.agent.conversation import Turn
-from worker.contract.attachments import ToolOutput, images_of
-from worker.contract.context import RunContext, ToolContext, ToolLedger
-from worker.contract.messages import ToolCall, ToolMessage
-from worker.contract.outcomes import ShuttingDown, StopRun, TimeToLand, WaitForInput
-from worker.tools import AUTOMATIC_TOOLS, CallInfo, Tool, ToolFailed
+from arkloop.shared import fault_points
+from arkloop.shared.errors import LeaseLost
+from arkloop.shared.events import types
+from arkloop.shared.events.plain import clean
+from arkloop.worker.agent.agent import Agent
+from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.contract.attachments import ToolOutput, images_of
+from arkloop.worker.contract.context import RunContext, ToolContext, ToolLedger
+from arkloop.worker.contract.messages import ToolCall, ToolMessage
+from arkloop.worker.contract.outcomes import ShuttingDown, StopRun, TimeToLand, WaitForInput
+from arkloop.worker.tools import AUTOMATIC_TOOLS, CallInfo, Tool, ToolFailed
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ import json
 import math
 from collections.abc import Sequence
 
-from worker.agent.conversation import Turn
-from worker.contract.outcomes import LimitExceeded
+from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.contract.outcomes import LimitExceeded
 
 #: A cycle has at most this many turns.
 MAX_LENGTH = 3

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from shared.events.types import ContextCompacted
-from worker.contract.messages import ModelRequest
-from worker.providers import token_counts
+from arkloop.shared.events.types import ContextCompacted
+from arkloop.worker.contract.messages import ModelRequest
+from arkloop.worker.providers import token_counts
 
 #: How much denser than the text so far the next one may be.
 DENSITY_MARGIN = 1.05

@@ -6,21 +6,21 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import TypeVar
 
-from shared.billing import budgets
-from shared.billing.budget_limits import Limits
-from shared.billing.budgets import Refused
-from shared.catalog.model_routes import Route
-from shared.catalog.personas import Persona
-from shared.claim import Claim
-from shared.events import types
-from shared.events.types import Event, RouteCost
-from shared.events.usage import Usage
-from shared.runs.transitions import Totals
-from shared.storage.connections import Transaction
-from worker.contract.context import Plan
-from worker.contract.outcomes import LimitExceeded, ProviderError, RunFailure
-from worker.contract.retry_deadline import RetryDeadline
-from worker.process.route_limits import RouteLimits, with_jitter
+from arkloop.shared.billing import budgets
+from arkloop.shared.billing.budget_limits import Limits
+from arkloop.shared.billing.budgets import Refused
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.claim import Claim
+from arkloop.shared.events import types
+from arkloop.shared.events.types import Event, RouteCost
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs.transitions import Totals
+from arkloop.shared.storage.connections import Transaction
+from arkloop.worker.contract.context import Plan
+from arkloop.worker.contract.outcomes import LimitExceeded, ProviderError, RunFailure
+from arkloop.worker.contract.retry_deadline import RetryDeadline
+from arkloop.worker.process.route_limits import RouteLimits, with_jitter
 
 #: How long a run waits for money of its budget that other runs have reserved.
 MAX_BUDGET_WAIT_SECONDS = 60.0

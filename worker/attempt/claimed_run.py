@@ -7,24 +7,24 @@ from contextlib import AbstractContextManager
 from typing import TypeVar
 from uuid import UUID
 
-from shared import ids
-from shared.catalog.model_routes import Route
-from shared.claim import Claim
-from shared.errors import LeaseLost, Unavailable
-from shared.events import event_log, types
-from shared.events.types import ContextCompacted, Event, StoredEvent, ToolResult
-from shared.events.usage import Usage
-from shared.runs import claims, interrupted_calls
-from shared.runs.transitions import Totals
-from shared.storage.connections import Connections, Transaction
-from shared.threads import thread_contexts
-from worker.agent.route_chain import RouteChain
-from worker.attempt.admission import Admission
-from worker.contract.stop_signal import StopSignal
-from worker.process import stored_results
-from worker.process.file_loader import FileLoader, RunFiles
-from worker.process.route_limits import RouteLimits
-from worker.process.run_log import ArgumentsOf, RunLog
+from arkloop.shared import ids
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.claim import Claim
+from arkloop.shared.errors import LeaseLost, Unavailable
+from arkloop.shared.events import event_log, types
+from arkloop.shared.events.types import ContextCompacted, Event, StoredEvent, ToolResult
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs import claims, interrupted_calls
+from arkloop.shared.runs.transitions import Totals
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.threads import thread_contexts
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.attempt.admission import Admission
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.process import stored_results
+from arkloop.worker.process.file_loader import FileLoader, RunFiles
+from arkloop.worker.process.route_limits import RouteLimits
+from arkloop.worker.process.run_log import ArgumentsOf, RunLog
 
 log = logging.getLogger(__name__)
 

@@ -6,37 +6,44 @@ from contextlib import closing
 from dataclasses import replace
 from uuid import UUID
 
-from shared import fault_points, logs, times
-from shared.catalog.model_routes import Route
-from shared.catalog.personas import Persona
-from shared.claim import Claim
-from shared.errors import LeaseLost, PersonaNotFound, Unavailable
-from shared.events import event_log, types
-from shared.events.types import Event
-from shared.runs import overrides
-from shared.runs.transitions import recorded_totals
-from shared.security.egress import FETCH_ALLOWED_NETWORKS, Policy
-from shared.storage.connections import Connections
-from shared.storage.notifications import Enqueue
-from worker import providers, tools
-from worker.agent import loop
-from worker.agent.agent import Agent
-from worker.agent.conversation import History, ResumeState, counted_of, resume_state_from
-from worker.agent.loop import Answer
-from worker.agent.route_chain import RouteChain
-from worker.agent.structured_output import OutputSchema
-from worker.attempt import failure_log
-from worker.attempt.claimed_run import ClaimedRun
-from worker.attempt.outcome import Cancelled, Completed, Failed, Outcome, Waiting, outcome_of
-from worker.attempt.recorder import Recorder
-from worker.contract.outcomes import DeadlineExceeded, ProviderError, RunFailure, StopRun
-from worker.mcp.tools import tools_of
-from worker.process import history
-from worker.process.history import most_bytes
-from worker.process.process import ActiveRun, WorkerProcess
-from worker.process.run_log import RunLog
-from worker.providers import Provider, context_sizes
-from worker.providers.output_modes import FINAL_TOOL
+from arkloop.shared import fault_points, logs, times
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.claim import Claim
+from arkloop.shared.errors import LeaseLost, PersonaNotFound, Unavailable
+from arkloop.shared.events import event_log, types
+from arkloop.shared.events.types import Event
+from arkloop.shared.runs import overrides
+from arkloop.shared.runs.transitions import recorded_totals
+from arkloop.shared.security.egress import FETCH_ALLOWED_NETWORKS, Policy
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.notifications import Enqueue
+from arkloop.worker import providers, tools
+from arkloop.worker.agent import loop
+from arkloop.worker.agent.agent import Agent
+from arkloop.worker.agent.conversation import History, ResumeState, counted_of, resume_state_from
+from arkloop.worker.agent.loop import Answer
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.agent.structured_output import OutputSchema
+from arkloop.worker.attempt import failure_log
+from arkloop.worker.attempt.claimed_run import ClaimedRun
+from arkloop.worker.attempt.outcome import (
+    Cancelled,
+    Completed,
+    Failed,
+    Outcome,
+    Waiting,
+    outcome_of,
+)
+from arkloop.worker.attempt.recorder import Recorder
+from arkloop.worker.contract.outcomes import DeadlineExceeded, ProviderError, RunFailure, StopRun
+from arkloop.worker.mcp.tools import tools_of
+from arkloop.worker.process import history
+from arkloop.worker.process.history import most_bytes
+from arkloop.worker.process.process import ActiveRun, WorkerProcess
+from arkloop.worker.process.run_log import RunLog
+from arkloop.worker.providers import Provider, context_sizes
+from arkloop.worker.providers.output_modes import FINAL_TOOL
 
 log = logging.getLogger(__name__)
 

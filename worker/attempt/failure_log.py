@@ -5,8 +5,8 @@ import logging
 import ssl
 from urllib.parse import urlsplit
 
-from shared.catalog.model_routes import Route
-from shared.events.types import RunError
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.events.types import RunError
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ import logging
 from dataclasses import dataclass
 from uuid import UUID
 
-from shared.errors import Unavailable
-from shared.events.types import RunError
-from worker.agent.loop import Answer
-from worker.contract.outcomes import (
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.events.types import RunError
+from arkloop.worker.agent.loop import Answer
+from arkloop.worker.contract.outcomes import (
     CancelRequested,
     DeadlineExceeded,
     RunFailure,

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from shared import fault_points, ids, times
-from shared.errors import LeaseLost, Unavailable
-from shared.events import event_log, types
-from shared.events.plain import clean
-from shared.events.types import Event, RunError, StoredEvent
-from shared.runs import claims, endings
-from shared.runs.endings import Ending
-from shared.runs.states import RunState
-from shared.storage.connections import Connections
-from worker.attempt.claimed_run import ClaimedRun
-from worker.attempt.outcome import Cancelled, Completed, Failed, HandedOff, Outcome, Waiting
-from worker.contract.outcomes import WaitForInput
+from arkloop.shared import fault_points, ids, times
+from arkloop.shared.errors import LeaseLost, Unavailable
+from arkloop.shared.events import event_log, types
+from arkloop.shared.events.plain import clean
+from arkloop.shared.events.types import Event, RunError, StoredEvent
+from arkloop.shared.runs import claims, endings
+from arkloop.shared.runs.endings import Ending
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.connections import Connections
+from arkloop.worker.attempt.claimed_run import ClaimedRun
+from arkloop.worker.attempt.outcome import Cancelled, Completed, Failed, HandedOff, Outcome, Waiting
+from arkloop.worker.contract.outcomes import WaitForInput
 
 #: The pause before an ending is tried again whose row another transaction has locked.
 LOCKED_SECONDS = 0.02

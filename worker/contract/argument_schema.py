@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from jsonschema_rs import ValidationError, ValidationErrorKind, Validator
 
-from shared.json_schema import JsonSchema, short
-from worker.contract.cpu_slices import cpu_slice
+from arkloop.shared.json_schema import JsonSchema, short
+from arkloop.worker.contract.cpu_slices import cpu_slice
 
 #: Nodes of the schema times the weight of the arguments: beyond it they are refused. A tenth of a
 #: second, in which no other run of the process advances.

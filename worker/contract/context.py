@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from shared.catalog.model_routes import Route
-from shared.events.types import ContextCompacted, Event, ToolResult
-from shared.events.usage import Usage
-from worker.contract.attachments import Attachment
-from worker.contract.retry_deadline import RetryDeadline
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.events.types import ContextCompacted, Event, ToolResult
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.contract.attachments import Attachment
+from arkloop.worker.contract.retry_deadline import RetryDeadline
 
 
 class ToolContext(Protocol):

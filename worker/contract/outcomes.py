@@ -21,9 +21,9 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from shared.catalog.personas import Persona
-from shared.events.plain import clean, plain
-from shared.events.types import RunError
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.events.plain import clean, plain
+from arkloop.shared.events.types import RunError
 
 MAX_SHOWN_CHARACTERS = 8192
 

@@ -4,8 +4,8 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
-from shared.errors import LeaseLost
-from worker.contract.outcomes import TimeToLand
+from arkloop.shared.errors import LeaseLost
+from arkloop.worker.contract.outcomes import TimeToLand
 
 
 class StopSignal:

@@ -19,8 +19,8 @@ import httpcore2
 import httpx2
 from httpcore2._backends.sync import SyncStream  # its own module alone has it; the version is fixed
 
-from shared.security import egress
-from shared.security.egress import Policy
+from arkloop.shared.security import egress
+from arkloop.shared.security.egress import Policy
 
 
 @cache

@@ -9,9 +9,9 @@ import httpx2
 from mcp.client import streamable_http
 from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCResponse, jsonrpc_message_adapter
 
-from shared.json_text import has_more_values
-from worker.mcp.results import MAX_ERROR_CHARACTERS, reduce
-from worker.mcp.tool_lists import put_in_order
+from arkloop.shared.json_text import has_more_values
+from arkloop.worker.mcp.results import MAX_ERROR_CHARACTERS, reduce
+from arkloop.worker.mcp.tool_lists import put_in_order
 
 MAX_BYTES = 4 * 1024 * 1024
 #: Values in one message, members and items alike.

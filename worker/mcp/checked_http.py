@@ -11,9 +11,9 @@ import httpx2
 from anyio.abc import SocketStream
 from httpcore2._backends.anyio import AnyIOStream  # its own module alone has it, as for SyncStream
 
-from shared.security import egress
-from worker.http.checked_http import CheckedBackend, ssl_context
-from worker.mcp.bounded_messages import EVENT_ENCODING, MAX_BYTES, TooLarge
+from arkloop.shared.security import egress
+from arkloop.worker.http.checked_http import CheckedBackend, ssl_context
+from arkloop.worker.mcp.bounded_messages import EVENT_ENCODING, MAX_BYTES, TooLarge
 
 CONNECT_SECONDS = 5.0
 #: A silent stream of events is cut after this; calls have deadlines of their own.

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from shared.background_loop import BackgroundLoop
-from worker.contract.attachments import ToolOutput
-from worker.contract.context import ToolContext
-from worker.mcp import Cancelled, McpFailed, ToolChanged
-from worker.mcp.descriptions import Description
-from worker.mcp.org_sidecar import Forker, OrgSidecar, Pending
-from worker.mcp.server import Server
+from arkloop.shared.background_loop import BackgroundLoop
+from arkloop.worker.contract.attachments import ToolOutput
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.mcp import Cancelled, McpFailed, ToolChanged
+from arkloop.worker.mcp.descriptions import Description
+from arkloop.worker.mcp.org_sidecar import Forker, OrgSidecar, Pending
+from arkloop.worker.mcp.server import Server
 
 CALL_SECONDS = 60.0
 TOOLS_SECONDS = 20.0

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shared import json_text
-from shared.events.plain import clean
+from arkloop.shared import json_text
+from arkloop.shared.events.plain import clean
 
 MAX_TOOLS = 256
 MAX_DESCRIPTION_BYTES = 16 * 1024

@@ -8,18 +8,18 @@ from uuid import UUID
 
 from sqlalchemy import Row
 
-from shared.catalog import mcp_configs
-from shared.config import Settings
-from shared.json_schema import InvalidSchema
-from shared.security.encryption import CannotOpen, NoEncryptionKey
-from shared.storage.connections import Connections
-from worker.contract.argument_schema import ArgumentSchema
-from worker.contract.context import ToolContext
-from worker.contract.cpu_slices import cpu_slice
-from worker.mcp import Cancelled, McpFailed
-from worker.mcp.client import McpClient
-from worker.mcp.descriptions import Description
-from worker.mcp.server import Server
+from arkloop.shared.catalog import mcp_configs
+from arkloop.shared.config import Settings
+from arkloop.shared.json_schema import InvalidSchema
+from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey
+from arkloop.shared.storage.connections import Connections
+from arkloop.worker.contract.argument_schema import ArgumentSchema
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.contract.cpu_slices import cpu_slice
+from arkloop.worker.mcp import Cancelled, McpFailed
+from arkloop.worker.mcp.client import McpClient
+from arkloop.worker.mcp.descriptions import Description
+from arkloop.worker.mcp.server import Server
 
 log = logging.getLogger(__name__)
 

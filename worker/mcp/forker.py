@@ -1,4 +1,4 @@
-"""Forks the sidecars: `python -m worker.mcp.forker RULES`, with a socket as its input.
+"""Forks the sidecars: `python -m arkloop.worker.mcp.forker RULES`, with a socket as its input.
 
 The SDK takes a second and 50 MB to import; a sidecar that is forked takes milliseconds and shares
 that memory. Each byte that the worker sends has a socket with it, which becomes that of a new
@@ -16,10 +16,10 @@ import socket
 import sys
 from typing import Never
 
-from shared.security import egress
-from worker.http.checked_http import ssl_context
-from worker.mcp import sidecar
-from worker.mcp.sessions import Rules
+from arkloop.shared.security import egress
+from arkloop.worker.http.checked_http import ssl_context
+from arkloop.worker.mcp import sidecar
+from arkloop.worker.mcp.sessions import Rules
 
 
 def main() -> None:

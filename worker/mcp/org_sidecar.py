@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from worker.mcp import McpFailed
-from worker.mcp.launcher import environment
+from arkloop.worker.mcp import McpFailed
+from arkloop.worker.mcp.launcher import environment
 
 MAX_REQUEST_BYTES = 2 * 1024 * 1024
 #: A process that was asked to end and has not done so by then is killed.
@@ -43,10 +43,10 @@ class Forker:
     def __init__(self, rules: str) -> None:
         self._socket, theirs = socket.socketpair()
         # Python code in the environment of this worker is found by that of the sidecars.
-        root = str(Path(__file__).parents[2])
+        root = str(Path(__file__).parents[3])
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-m", "worker.mcp.forker", rules],
+                [sys.executable, "-m", "arkloop.worker.mcp.forker", rules],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env={**environment(), **_MALLOC, "PYTHONPATH": root},

@@ -6,8 +6,8 @@ from typing import Any
 
 import mcp_types as types
 
-from shared.events.plain import clean
-from shared.files import media_types
+from arkloop.shared.events.plain import clean
+from arkloop.shared.files import media_types
 
 _CUT = "\n[truncated: the response is larger than 1 MiB]"
 #: The worker, which all orgs share, has a few copies of it, of up to four bytes a character.

@@ -15,17 +15,17 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, METHOD_NOT_FOUND, PARSE_ERROR
 from pydantic import TypeAdapter, ValidationError
 
-from shared.events.plain import clean
-from shared.security import egress
-from worker.http.checked_http import tls_failure
-from worker.mcp import McpFailed, SessionLost, ToolChanged
-from worker.mcp.bounded_messages import MAX_BYTES
-from worker.mcp.checked_http import CALL_ID, CheckedClient
-from worker.mcp.descriptions import MAX_TOOLS, Description
-from worker.mcp.results import MAX_ERROR_CHARACTERS, cut, images_of, text_of
-from worker.mcp.server import Server
-from worker.mcp.stdio import program
-from worker.mcp.tool_lists import description_of
+from arkloop.shared.events.plain import clean
+from arkloop.shared.security import egress
+from arkloop.worker.http.checked_http import tls_failure
+from arkloop.worker.mcp import McpFailed, SessionLost, ToolChanged
+from arkloop.worker.mcp.bounded_messages import MAX_BYTES
+from arkloop.worker.mcp.checked_http import CALL_ID, CheckedClient
+from arkloop.worker.mcp.descriptions import MAX_TOOLS, Description
+from arkloop.worker.mcp.results import MAX_ERROR_CHARACTERS, cut, images_of, text_of
+from arkloop.worker.mcp.server import Server
+from arkloop.worker.mcp.stdio import program
+from arkloop.worker.mcp.tool_lists import description_of
 
 #: For the connection, the handshake and the first list of tools.
 CONNECT_SECONDS = 20.0

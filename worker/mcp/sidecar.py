@@ -22,9 +22,9 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, Never
 
-from worker.mcp import McpFailed, SessionLost, ToolChanged
-from worker.mcp.server import Server
-from worker.mcp.sessions import Rules, Session
+from arkloop.worker.mcp import McpFailed, SessionLost, ToolChanged
+from arkloop.worker.mcp.server import Server
+from arkloop.worker.mcp.sessions import Rules, Session
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 MAX_SESSIONS = 32

@@ -15,8 +15,8 @@ from typing import Any
 import anyio
 from mcp.shared.message import SessionMessage
 
-from worker.mcp import launcher
-from worker.mcp.bounded_messages import MAX_BYTES, TooLarge, parse
+from arkloop.worker.mcp import launcher
+from arkloop.worker.mcp.bounded_messages import MAX_BYTES, TooLarge, parse
 
 #: Seconds that a program has to exit after the end of its input, and again after SIGTERM.
 GRACE_SECONDS = 1.0

@@ -14,8 +14,8 @@ from mcp_types.methods import validate_server_result
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 from pydantic import ValidationError
 
-from shared.events.plain import clean
-from worker.mcp.descriptions import MAX_TOOLS, Description, describe
+from arkloop.shared.events.plain import clean
+from arkloop.worker.mcp.descriptions import MAX_TOOLS, Description, describe
 
 _USED = ("name", "description", "inputSchema")
 #: What this module adds to a tool's `_meta`; that of the server is left out.

@@ -13,17 +13,17 @@ from uuid import UUID
 
 from sqlalchemy import Row
 
-from shared.catalog import mcp_configs
-from shared.catalog.personas import BUILTIN_TOOLS
-from shared.errors import Unavailable
-from shared.storage.connections import Connections
-from worker.contract.attachments import ToolOutput
-from worker.contract.context import ToolContext
-from worker.contract.messages import ToolSpec
-from worker.mcp import McpFailed, discovery
-from worker.mcp.client import ChangedTools, McpClient
-from worker.mcp.server import Server
-from worker.tools import CallInfo, Tool, ToolFailed
+from arkloop.shared.catalog import mcp_configs
+from arkloop.shared.catalog.personas import BUILTIN_TOOLS
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.storage.connections import Connections
+from arkloop.worker.contract.attachments import ToolOutput
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.contract.messages import ToolSpec
+from arkloop.worker.mcp import McpFailed, discovery
+from arkloop.worker.mcp.client import ChangedTools, McpClient
+from arkloop.worker.mcp.server import Server
+from arkloop.worker.tools import CallInfo, Tool, ToolFailed
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import redis
 
-from shared.catalog.model_routes import Route
-from shared.storage.connections import Connections
-from shared.storage.keys import CONTEXT_TTL_SECONDS
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.keys import CONTEXT_TTL_SECONDS
 
 #: How long this process goes by what it has found, also that nothing was found.
 FRESH_SECONDS = 300.0

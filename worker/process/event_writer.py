@@ -10,15 +10,15 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, select
 
-from shared import fault_points
-from shared.errors import LeaseLost, Unavailable
-from shared.events import event_log
-from shared.events.types import StoredEvent
-from shared.storage.arrays import plain_array
-from shared.storage.connections import Connections
-from shared.storage.tables.runs import runs
-from worker.contract.outcomes import CancelRequested, RunFailure
-from worker.process.run_log import GATHER_SECONDS, RunLog
+from arkloop.shared import fault_points
+from arkloop.shared.errors import LeaseLost, Unavailable
+from arkloop.shared.events import event_log
+from arkloop.shared.events.types import StoredEvent
+from arkloop.shared.storage.arrays import plain_array
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.runs import runs
+from arkloop.worker.contract.outcomes import CancelRequested, RunFailure
+from arkloop.worker.process.run_log import GATHER_SECONDS, RunLog
 
 log = logging.getLogger(__name__)
 

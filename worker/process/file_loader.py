@@ -12,15 +12,15 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from shared.claim import Claim
-from shared.errors import ArkloopError, StorageUnavailable
-from shared.files import files, incoming, media_types
-from shared.files.storage import ObjectMissing, Storage
-from shared.storage.connections import Connections
-from shared.storage.tables.runs import runs
-from worker.contract.attachments import Attachment
-from worker.contract.outcomes import RunFailure
-from worker.process.history_loader import RETRY_SECONDS, HistoryMemory, Waiting
+from arkloop.shared.claim import Claim
+from arkloop.shared.errors import ArkloopError, StorageUnavailable
+from arkloop.shared.files import files, incoming, media_types
+from arkloop.shared.files.storage import ObjectMissing, Storage
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.runs import runs
+from arkloop.worker.contract.attachments import Attachment
+from arkloop.worker.contract.outcomes import RunFailure
+from arkloop.worker.process.history_loader import RETRY_SECONDS, HistoryMemory, Waiting
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, func, select
 
-from shared.catalog.personas import Persona
-from shared.claim import Claim
-from shared.events import event_log
-from shared.events.types import (
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.claim import Claim
+from arkloop.shared.events import event_log
+from arkloop.shared.events.types import (
     ContextCompacted,
     MessageReset,
     RunCost,
@@ -25,12 +25,12 @@ from shared.events.types import (
     StoredEvent,
     ToolResult,
 )
-from shared.storage.arrays import plain_array
-from shared.storage.tables.events import run_events
-from shared.storage.tables.runs import tool_calls
-from shared.threads import thread_contexts
-from worker.agent.context_window import in_force
-from worker.agent.conversation import (
+from arkloop.shared.storage.arrays import plain_array
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.tables.runs import tool_calls
+from arkloop.shared.threads import thread_contexts
+from arkloop.worker.agent.context_window import in_force
+from arkloop.worker.agent.conversation import (
     TURN_TYPES,
     Counted,
     Entry,
@@ -40,10 +40,10 @@ from worker.agent.conversation import (
     entries_of,
     turns_of,
 )
-from worker.agent.route_chain import RouteChain
-from worker.contract.attachments import parts_of
-from worker.contract.cpu_slices import cpu_slice
-from worker.contract.messages import AssistantMessage, UserMessage
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.contract.attachments import parts_of
+from arkloop.worker.contract.cpu_slices import cpu_slice
+from arkloop.worker.contract.messages import AssistantMessage, UserMessage
 
 #: Of a thread's messages, and of the tool turns of its runs; no model's context holds as much.
 MAX_BYTES = 8 * 1024 * 1024

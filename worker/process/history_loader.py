@@ -13,12 +13,12 @@ from typing import Protocol
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from shared.claim import Claim
-from shared.storage.connections import Connections
-from shared.storage.group_commit import GroupCommit
-from worker.agent.conversation import History
-from worker.process import history
-from worker.process.history import Opening
+from arkloop.shared.claim import Claim
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.group_commit import GroupCommit
+from arkloop.worker.agent.conversation import History
+from arkloop.worker.process import history
+from arkloop.worker.process.history import Opening
 
 #: A text is in memory twice while it is sent: as itself, and as a part of the request.
 COPIES = 2

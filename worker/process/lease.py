@@ -19,15 +19,15 @@ from uuid import UUID
 
 import psycopg
 
-from shared import ids
-from shared.background_loop import BackgroundLoop
-from shared.config import Settings
-from shared.errors import LeaseLost
-from shared.runs.claims import SAFE_PART
-from shared.runs.sweep import NO_LOCK
-from shared.storage.postgres import BoundedConnection, connection_args, leads_to_pooler
-from worker.contract.outcomes import CancelRequested
-from worker.contract.stop_signal import StopSignal
+from arkloop.shared import ids
+from arkloop.shared.background_loop import BackgroundLoop
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import LeaseLost
+from arkloop.shared.runs.claims import SAFE_PART
+from arkloop.shared.runs.sweep import NO_LOCK
+from arkloop.shared.storage.postgres import BoundedConnection, connection_args, leads_to_pooler
+from arkloop.worker.contract.outcomes import CancelRequested
+from arkloop.worker.contract.stop_signal import StopSignal
 
 log = logging.getLogger(__name__)
 

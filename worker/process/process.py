@@ -8,35 +8,35 @@ from contextlib import contextmanager
 from datetime import datetime
 from uuid import UUID
 
-from shared import ids
-from shared.background_loop import BackgroundLoop
-from shared.catalog import model_routes
-from shared.catalog.catalog import Catalog
-from shared.claim import Claim
-from shared.config import Settings
-from shared.errors import Unavailable
-from shared.files.configured_storage import storage_of
-from shared.runs import claims, sweep
-from shared.runs.endings import RunEnder
-from shared.storage import signals
-from shared.storage.connections import Connections, connect
-from shared.storage.group_commit import GroupCommit
-from shared.storage.notifications import NotificationSender
-from shared.storage.postgres import OF_RUNS
-from worker.contract.outcomes import (
+from arkloop.shared import ids
+from arkloop.shared.background_loop import BackgroundLoop
+from arkloop.shared.catalog import model_routes
+from arkloop.shared.catalog.catalog import Catalog
+from arkloop.shared.claim import Claim
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.files.configured_storage import storage_of
+from arkloop.shared.runs import claims, sweep
+from arkloop.shared.runs.endings import RunEnder
+from arkloop.shared.storage import signals
+from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.group_commit import GroupCommit
+from arkloop.shared.storage.notifications import NotificationSender
+from arkloop.shared.storage.postgres import OF_RUNS
+from arkloop.worker.contract.outcomes import (
     CancelRequested,
     DeadlineExceeded,
     ShuttingDown,
     TimeToLand,
 )
-from worker.contract.stop_signal import StopSignal
-from worker.mcp.client import McpClient
-from worker.process.context_sizes import ContextSizes
-from worker.process.event_writer import EventWriter
-from worker.process.file_loader import FileLoader
-from worker.process.history_loader import HistoryLoader
-from worker.process.lease import Lease
-from worker.process.route_limits import RouteLimits
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.mcp.client import McpClient
+from arkloop.worker.process.context_sizes import ContextSizes
+from arkloop.worker.process.event_writer import EventWriter
+from arkloop.worker.process.file_loader import FileLoader
+from arkloop.worker.process.history_loader import HistoryLoader
+from arkloop.worker.process.lease import Lease
+from arkloop.worker.process.route_limits import RouteLimits
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage, SlidingWindowCounterSupport
 from limits.strategies import RateLimiter, SlidingWindowCounterRateLimiter
 
-from shared.catalog.model_routes import Route
-from shared.storage.connections import Connections
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.storage.connections import Connections
 
 log = logging.getLogger(__name__)
 

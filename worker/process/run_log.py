@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from shared import times
-from shared.errors import LeaseLost
-from shared.events.types import (
+from arkloop.shared import times
+from arkloop.shared.errors import LeaseLost
+from arkloop.shared.events.types import (
     Event,
     MessageDelta,
     MessageReset,
@@ -18,8 +18,8 @@ from shared.events.types import (
     ToolCallDelta,
     encode,
 )
-from worker.contract.outcomes import LimitExceeded
-from worker.contract.stop_signal import StopSignal
+from arkloop.worker.contract.outcomes import LimitExceeded
+from arkloop.worker.contract.stop_signal import StopSignal
 
 #: Limits, in seconds and characters, on the text that is gathered into one event.
 GATHER_SECONDS = 0.04

@@ -4,11 +4,11 @@ import re
 
 from sqlalchemy import Connection, select
 
-from shared.claim import Claim
-from shared.events import event_log
-from shared.events.types import ToolResult
-from shared.storage.tables.events import run_events
-from shared.storage.tables.runs import runs, tool_calls
+from arkloop.shared.claim import Claim
+from arkloop.shared.events import event_log
+from arkloop.shared.events.types import ToolResult
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.tables.runs import runs, tool_calls
 
 _RESULT_ID = re.compile(r"(\d{1,18})\.(\d{1,18})")
 

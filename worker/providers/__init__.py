@@ -7,14 +7,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from shared.catalog import prices
-from shared.catalog.model_routes import Route
-from shared.events.usage import Usage
-from shared.security.egress import Policy
-from worker.contract.messages import Chunk, ModelRequest
-from worker.contract.outcomes import ProviderError
-from worker.contract.stop_signal import StopSignal
-from worker.providers.output_modes import OutputMode
+from arkloop.shared.catalog import prices
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.security.egress import Policy
+from arkloop.worker.contract.messages import Chunk, ModelRequest
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers.output_modes import OutputMode
 
 
 class Provider(Protocol):
@@ -81,7 +81,7 @@ def load(route: Route, *, faults: bool, egress: Policy | None = None) -> Provide
 
 
 def _module(provider: str) -> Any:
-    name = f"worker.providers.{provider}_provider"
+    name = f"arkloop.worker.providers.{provider}_provider"
     try:
         return import_module(name)
     except ModuleNotFoundError as error:

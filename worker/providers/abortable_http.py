@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx2
 
-from shared.catalog.model_routes import Route
-from shared.security import egress
-from worker.http.checked_http import CheckedBackend, ssl_context
-from worker.providers.bounded_response import BoundedTransport
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.security import egress
+from arkloop.worker.http.checked_http import CheckedBackend, ssl_context
+from arkloop.worker.providers.bounded_response import BoundedTransport
 
 CONNECT_SECONDS = 5.0
 WRITE_SECONDS = 30.0

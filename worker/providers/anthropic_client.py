@@ -6,13 +6,13 @@ from typing import Any
 import anthropic
 import httpx2
 
-from shared.catalog import platforms
-from shared.catalog.model_routes import Route
-from worker.contract.outcomes import ProviderError
-from worker.providers import google_tokens
-from worker.providers.abortable_http import SENT_HEADERS, AbortableClient
-from worker.providers.bounded_response import MAX_EVENT_BYTES
-from worker.providers.sdk_client import with_encoded_body
+from arkloop.shared.catalog import platforms
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.providers import google_tokens
+from arkloop.worker.providers.abortable_http import SENT_HEADERS, AbortableClient
+from arkloop.worker.providers.bounded_response import MAX_EVENT_BYTES
+from arkloop.worker.providers.sdk_client import with_encoded_body
 
 #: The length of a frame of Amazon's event streams, at its beginning.
 _LENGTH_BYTES = 4

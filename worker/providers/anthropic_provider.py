@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 import anthropic
 
-from shared.catalog import model_settings
-from shared.catalog.model_routes import Route
-from shared.events.plain import clean
-from shared.events.usage import Usage
-from shared.security.egress import Policy
-from worker.contract.messages import (
+from arkloop.shared.catalog import model_settings
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.events.plain import clean
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.security.egress import Policy
+from arkloop.worker.contract.messages import (
     CallDelta,
     Chunk,
     ModelRequest,
@@ -21,15 +21,15 @@ from worker.contract.messages import (
     TurnEnd,
     UsageUpdate,
 )
-from worker.contract.outcomes import ProviderError
-from worker.contract.stop_signal import StopSignal
-from worker.providers import anthropic_client, anthropic_request, output_modes, token_counts
-from worker.providers.abortable_http import AbortableClient
-from worker.providers.output_modes import OutputMode
-from worker.providers.partial_calls import PartialCalls
-from worker.providers.reported_usage import UsageReader
-from worker.providers.sdk_client import StateRoom, address
-from worker.providers.sdk_errors import provider_errors
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers import anthropic_client, anthropic_request, output_modes, token_counts
+from arkloop.worker.providers.abortable_http import AbortableClient
+from arkloop.worker.providers.output_modes import OutputMode
+from arkloop.worker.providers.partial_calls import PartialCalls
+from arkloop.worker.providers.reported_usage import UsageReader
+from arkloop.worker.providers.sdk_client import StateRoom, address
+from arkloop.worker.providers.sdk_errors import provider_errors
 
 #: The same words as of the other providers, where they mean the same.
 _STOP_REASONS = {

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from worker.contract.attachments import IMAGE, Attachment, Part, TextPart
-from worker.contract.messages import (
+from arkloop.worker.contract.attachments import IMAGE, Attachment, Part, TextPart
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     Message,
     ModelRequest,
@@ -15,10 +15,10 @@ from worker.contract.messages import (
     ToolSpec,
     UserMessage,
 )
-from worker.contract.outcomes import ProviderError
-from worker.providers import output_modes
-from worker.providers.partial_calls import portable_arguments, portable_id, portable_name
-from worker.providers.sdk_client import with_extra
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.providers import output_modes
+from arkloop.worker.providers.partial_calls import portable_arguments, portable_id, portable_name
+from arkloop.worker.providers.sdk_client import with_extra
 
 #: The API demands a limit. Where neither persona nor route has one it is the model's own, by the
 #: beginning of its name; the first that fits.

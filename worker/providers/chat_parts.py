@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
-from worker.contract.attachments import Attachment, Part, TextPart
-from worker.contract.messages import Message, ToolMessage
-from worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.attachments import Attachment, Part, TextPart
+from arkloop.worker.contract.messages import Message, ToolMessage
+from arkloop.worker.contract.outcomes import ProviderError
 
 
 def content_of(parts: Iterable[Part]) -> list[dict[str, Any]]:

@@ -14,11 +14,11 @@ from typing import Any
 
 import httpx2
 
-from shared.catalog.model_routes import Route
-from shared.security.egress import Policy
-from worker.contract.outcomes import ProviderError
-from worker.providers.abortable_http import AbortableClient
-from worker.providers.sdk_client import address
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.security.egress import Policy
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.providers.abortable_http import AbortableClient
+from arkloop.worker.providers.sdk_client import address
 
 #: Of a server, for each answer; a run waits for it.
 SECONDS = 3

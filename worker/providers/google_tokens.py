@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import httpx2
 import jwt
 
-from shared.catalog.platforms import GOOGLE_TOKEN_URI
-from worker.contract.outcomes import ProviderError
-from worker.providers.sdk_errors import http_errors
+from arkloop.shared.catalog.platforms import GOOGLE_TOKEN_URI
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.providers.sdk_errors import http_errors
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 LIFETIME_SECONDS = 3600

@@ -8,12 +8,12 @@ import httpx2
 import openai
 from openai._streaming import ServerSentEvent, SSEDecoder
 
-from shared.catalog.model_routes import Route
-from shared.security.egress import Policy
-from worker.contract.stop_signal import StopSignal
-from worker.providers.abortable_http import AbortableClient
-from worker.providers.sdk_client import address, with_encoded_body
-from worker.providers.sdk_errors import provider_errors
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.security.egress import Policy
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers.abortable_http import AbortableClient
+from arkloop.worker.providers.sdk_client import address, with_encoded_body
+from arkloop.worker.providers.sdk_errors import provider_errors
 
 T = TypeVar("T")
 

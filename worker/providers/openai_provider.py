@@ -7,12 +7,12 @@ from typing import Any
 
 import openai
 
-from shared.catalog import model_settings
-from shared.catalog.model_routes import Route
-from shared.events.plain import clean
-from shared.events.usage import Usage
-from shared.security.egress import Policy
-from worker.contract.messages import (
+from arkloop.shared.catalog import model_settings
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.events.plain import clean
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.security.egress import Policy
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     Chunk,
     Message,
@@ -25,21 +25,21 @@ from worker.contract.messages import (
     UsageUpdate,
     UserMessage,
 )
-from worker.contract.outcomes import ProviderError
-from worker.contract.stop_signal import StopSignal
-from worker.providers import output_modes, token_counts
-from worker.providers.chat_parts import content_of, images_after
-from worker.providers.openai_client import Client
-from worker.providers.openai_responses import ResponsesProvider
-from worker.providers.output_modes import OutputMode
-from worker.providers.partial_calls import (
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers import output_modes, token_counts
+from arkloop.worker.providers.chat_parts import content_of, images_after
+from arkloop.worker.providers.openai_client import Client
+from arkloop.worker.providers.openai_responses import ResponsesProvider
+from arkloop.worker.providers.output_modes import OutputMode
+from arkloop.worker.providers.partial_calls import (
     PartialCalls,
     portable_arguments,
     portable_id,
     portable_name,
 )
-from worker.providers.reported_usage import UsageReader
-from worker.providers.sdk_client import StateRoom, with_extra
+from arkloop.worker.providers.reported_usage import UsageReader
+from arkloop.worker.providers.sdk_client import StateRoom, with_extra
 
 #: The names that compatible servers give to the model's reasoning.
 _REASONING = ("reasoning_content", "reasoning")

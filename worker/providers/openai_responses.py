@@ -10,12 +10,12 @@ from typing import Any
 
 import openai
 
-from shared.catalog import model_settings
-from shared.catalog.model_routes import Route
-from shared.events.plain import clean
-from shared.events.usage import Usage
-from shared.security.egress import Policy
-from worker.contract.messages import (
+from arkloop.shared.catalog import model_settings
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.events.plain import clean
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.security.egress import Policy
+from arkloop.worker.contract.messages import (
     CallDelta,
     Chunk,
     ModelRequest,
@@ -24,14 +24,14 @@ from worker.contract.messages import (
     TurnEnd,
     UsageUpdate,
 )
-from worker.contract.outcomes import ProviderError
-from worker.contract.stop_signal import StopSignal
-from worker.providers import output_modes, responses_request, token_counts
-from worker.providers.openai_client import Client
-from worker.providers.output_modes import OutputMode
-from worker.providers.partial_calls import MAX_CALLS, PartialCalls
-from worker.providers.reported_usage import UsageReader
-from worker.providers.sdk_client import StateRoom, with_extra
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers import output_modes, responses_request, token_counts
+from arkloop.worker.providers.openai_client import Client
+from arkloop.worker.providers.output_modes import OutputMode
+from arkloop.worker.providers.partial_calls import MAX_CALLS, PartialCalls
+from arkloop.worker.providers.reported_usage import UsageReader
+from arkloop.worker.providers.sdk_client import StateRoom, with_extra
 
 #: Requested from a reasoning model in addition to the answer. A server may refuse either: OpenAI
 #: refuses both for models that do not reason, and summaries to organizations it has not verified.

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from shared.events.plain import clean, is_too_deep, plain
-from worker.contract.messages import CallDelta, ToolCall
-from worker.contract.outcomes import ProviderError
+from arkloop.shared.events.plain import clean, is_too_deep, plain
+from arkloop.worker.contract.messages import CallDelta, ToolCall
+from arkloop.worker.contract.outcomes import ProviderError
 
 #: Far beyond what any model writes; a server that never stops must not fill the memory.
 MAX_ARGUMENTS_CHARACTERS = 4 * 1024 * 1024

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from worker.providers import output_modes
+from arkloop.worker.providers import output_modes
 
 #: The names that vendors give to settings, besides our own.
 _ALIASES = {

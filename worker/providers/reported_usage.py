@@ -10,9 +10,9 @@ from typing import Any
 
 from genai_prices.types import UsageExtractor
 
-from shared.catalog import prices
-from shared.catalog.model_routes import Route
-from shared.events.usage import Usage
+from arkloop.shared.catalog import prices
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.events.usage import Usage
 
 #: By API: whose extractors are used for unknown servers, and the library's names of the form, the
 #: first that a vendor has.

@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from shared.events.types import ProviderState
-from worker.contract.attachments import Attachment, Part, TextPart
-from worker.contract.messages import (
+from arkloop.shared.events.types import ProviderState
+from arkloop.worker.contract.attachments import Attachment, Part, TextPart
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     Message,
     ModelRequest,
@@ -14,9 +14,9 @@ from worker.contract.messages import (
     ToolMessage,
     UserMessage,
 )
-from worker.providers import output_modes
-from worker.providers.partial_calls import portable_arguments, portable_id, portable_name
-from worker.providers.sdk_client import with_extra
+from arkloop.worker.providers import output_modes
+from arkloop.worker.providers.partial_calls import portable_arguments, portable_id, portable_name
+from arkloop.worker.providers.sdk_client import with_extra
 
 #: The API refuses a lower limit of the output.
 _LEAST_OUTPUT_TOKENS = 16

@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from worker.contract.messages import ModelRequest
-from worker.providers import output_modes
-from worker.providers.output_modes import FINAL_TOOL
+from arkloop.worker.contract.messages import ModelRequest
+from arkloop.worker.providers import output_modes
+from arkloop.worker.providers.output_modes import FINAL_TOOL
 
 _INVALID = "This is no output."
 

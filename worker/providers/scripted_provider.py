@@ -15,12 +15,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from shared.catalog import model_settings
-from shared.catalog.model_routes import Route
-from shared.events.usage import TOKEN_FIELDS, Usage
-from shared.security.egress import Policy
-from worker.contract.attachments import Attachment, TextPart
-from worker.contract.messages import (
+from arkloop.shared.catalog import model_settings
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.events.usage import TOKEN_FIELDS, Usage
+from arkloop.shared.security.egress import Policy
+from arkloop.worker.contract.attachments import Attachment, TextPart
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     CallDelta,
     Chunk,
@@ -33,10 +33,10 @@ from worker.contract.messages import (
     UserMessage,
     attachments_of,
 )
-from worker.contract.outcomes import ProviderError
-from worker.contract.stop_signal import StopSignal
-from worker.providers import output_modes, scripted_output
-from worker.providers.output_modes import REJECTED, OutputMode
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers import output_modes, scripted_output
+from arkloop.worker.providers.output_modes import REJECTED, OutputMode
 
 Step = dict[str, Any]
 

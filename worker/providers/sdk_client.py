@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from shared.catalog.model_routes import Route
-from shared.security import egress
-from worker.contract.messages import MAX_STATE_BYTES
-from worker.providers.sdk_errors import address_refused
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.security import egress
+from arkloop.worker.contract.messages import MAX_STATE_BYTES
+from arkloop.worker.providers.sdk_errors import address_refused
 
 
 def address(route: Route, policy: egress.Policy | None) -> str:

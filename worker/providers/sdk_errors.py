@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx2
 
-from shared.security import egress
-from worker.contract.outcomes import ProviderError
-from worker.http.checked_http import tls_failure
-from worker.providers import rate_limit_headers, refused_settings, size_errors
+from arkloop.shared.security import egress
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.http.checked_http import tls_failure
+from arkloop.worker.providers import rate_limit_headers, refused_settings, size_errors
 
 #: Nobody checks shapes: what is not what it should be fails where it is used.
 _MISSHAPEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from worker.contract.outcomes import TooLarge
+from arkloop.worker.contract.outcomes import TooLarge
 
 _N = r"\(?([\d,]*\d)"
 

@@ -9,16 +9,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 
-from shared.events.usage import Usage
-from worker.contract.attachments import Attachment
-from worker.contract.messages import (
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.contract.attachments import Attachment
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     ModelRequest,
     ToolMessage,
     attachments_of,
     state_text,
 )
-from worker.providers import output_modes
+from arkloop.worker.providers import output_modes
 
 CHARACTERS_PER_TOKEN = 4  # only for estimates
 

@@ -18,13 +18,13 @@ from pydantic import ConfigDict, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
-from shared.json_schema import InvalidSchema
-from shared.security.egress import Policy
-from worker.contract.argument_schema import ArgumentSchema
-from worker.contract.attachments import ToolOutput
-from worker.contract.context import ToolContext
-from worker.contract.cpu_slices import cpu_slice
-from worker.contract.messages import ToolSpec
+from arkloop.shared.json_schema import InvalidSchema
+from arkloop.shared.security.egress import Policy
+from arkloop.worker.contract.argument_schema import ArgumentSchema
+from arkloop.worker.contract.attachments import ToolOutput
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.contract.cpu_slices import cpu_slice
+from arkloop.worker.contract.messages import ToolSpec
 
 __all__ = [
     "AUTOMATIC_TOOLS",
@@ -226,7 +226,7 @@ def load(wanted: Iterable[str]) -> dict[str, Tool]:
 def _loaded(name: str) -> Tool:
     file = f"worker/tools/{name}.py"
     try:
-        found = getattr(import_module(f"worker.tools.{name}"), name, None)
+        found = getattr(import_module(f"arkloop.worker.tools.{name}"), name, None)
     except Exception as error:
         raise InvalidTool(f"{file}: {type(error).__name__}: {error}") from error
     if found is None:

@@ -1,8 +1,8 @@
 """A tool of the fault tests: a side effect that a test can count."""
 
-from shared import fault_points
-from worker.contract.context import ToolContext
-from worker.tools import ToolFailed, tool
+from arkloop.shared import fault_points
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.tools import ToolFailed, tool
 
 
 @tool(idempotent=False)

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from worker.contract.context import ToolContext
-from worker.tools import tool
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.tools import tool
 
 Option = Annotated[str, Field(min_length=1, max_length=200)]
 

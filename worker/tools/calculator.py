@@ -5,8 +5,8 @@ import math
 import operator
 from collections.abc import Callable
 
-from worker.contract.context import ToolContext
-from worker.tools import ToolFailed, tool
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.tools import ToolFailed, tool
 
 MAX_LENGTH = 500
 MAX_DIGITS = 300

@@ -1,8 +1,8 @@
 """The time of day."""
 
-from shared import times
-from worker.contract.context import ToolContext
-from worker.tools import tool
+from arkloop.shared import times
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.tools import tool
 
 
 @tool(idempotent=True)

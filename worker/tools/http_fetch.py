@@ -11,13 +11,13 @@ from urllib.parse import urljoin
 import httpcore2
 from pydantic import Field
 
-from shared.security import egress
-from shared.security.egress import CheckedUrl, Policy
-from worker.contract.context import ToolContext
-from worker.contract.cpu_slices import cpu_slice
-from worker.http.checked_http import CheckedBackend, ssl_context, tls_failure
-from worker.http.html_text import html_text
-from worker.tools import CallInfo, ToolFailed, tool
+from arkloop.shared.security import egress
+from arkloop.shared.security.egress import CheckedUrl, Policy
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.contract.cpu_slices import cpu_slice
+from arkloop.worker.http.checked_http import CheckedBackend, ssl_context, tls_failure
+from arkloop.worker.http.html_text import html_text
+from arkloop.worker.tools import CallInfo, ToolFailed, tool
 
 MAX_SECONDS = 30.0  # from the first look-up to the last byte, redirects included
 CONNECT_SECONDS = 5.0

@@ -6,10 +6,10 @@ from typing import Annotated
 import re2
 from pydantic import Field
 
-from worker.contract.context import ToolContext
-from worker.contract.cpu_slices import cpu_slice
-from worker.contract.token_estimates import beginning
-from worker.tools import CallInfo, ToolFailed, tool
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.contract.cpu_slices import cpu_slice
+from arkloop.worker.contract.token_estimates import beginning
+from arkloop.worker.tools import CallInfo, ToolFailed, tool
 
 MAX_PATTERN_CHARACTERS = 500
 MAX_MATCHES = 20

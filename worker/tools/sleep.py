@@ -1,7 +1,7 @@
 """A tool of the fault tests: it takes time and does nothing."""
 
-from worker.contract.context import ToolContext
-from worker.tools import tool
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.tools import tool
 
 
 @tool(idempotent=True, timeout_seconds=3600)

@@ -3,8 +3,17 @@
 `migrations/` creates them; a test compares both.
 """
 
-from shared.storage.tables import accounts, billing, catalog, events, files, runs, storage, threads
-from shared.storage.tables.columns import metadata
+from arkloop.shared.storage.tables import (
+    accounts,
+    billing,
+    catalog,
+    events,
+    files,
+    runs,
+    storage,
+    threads,
+)
+from arkloop.shared.storage.tables.columns import metadata
 
 __all__ = [
     "accounts",

@@ -2,7 +2,7 @@
 
 from sqlalchemy import ARRAY, Column, ForeignKey, Index, Table, Text, UniqueConstraint, Uuid, func
 
-from shared.storage.tables.columns import created_at_, id_, metadata, ref_, time_
+from arkloop.shared.storage.tables.columns import created_at_, id_, metadata, ref_, time_
 
 #: `name` is for display and may be anybody's. Only the operator gives an org a `slug`, by which
 #: commands find it.

@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from shared.storage.tables.columns import created_at_, metadata
+from arkloop.shared.storage.tables.columns import created_at_, metadata
 
 
 def _usd(name: str, *, required: bool = True) -> Column[object]:

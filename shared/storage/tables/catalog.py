@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from shared.storage.tables.columns import created_at_, id_, metadata, ref_, time_
+from arkloop.shared.storage.tables.columns import created_at_, id_, metadata, ref_, time_
 
 
 def _updated_at() -> Column[object]:

@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, Table, Text, Uuid
 
-from shared.storage.tables.columns import metadata, vacuumed
+from arkloop.shared.storage.tables.columns import metadata, vacuumed
 
 #: The writer of an event holds its run's row lock, so no foreign key has to look for the row
 #: once more for each event. When a run is deleted its events stay, unseen, until

@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, Index, Table, Text, text
 
-from shared.storage.tables.columns import created_at_, id_, metadata, ref_, time_
+from arkloop.shared.storage.tables.columns import created_at_, id_, metadata, ref_, time_
 
 files = Table(
     "files",

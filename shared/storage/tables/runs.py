@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from shared.storage.tables.columns import (
+from arkloop.shared.storage.tables.columns import (
     created_at_,
     id_,
     metadata,

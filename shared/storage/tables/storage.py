@@ -15,7 +15,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from shared.storage.tables.columns import created_at_, metadata
+from arkloop.shared.storage.tables.columns import created_at_, metadata
 
 #: Its one row names this installation in Redis: see `shared/storage/epoch.py`.
 installation = Table(

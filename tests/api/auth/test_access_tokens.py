@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from api.auth import access_tokens
-from shared.config import Settings
-from shared.errors import Unauthorized
+from arkloop.api.auth import access_tokens
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import Unauthorized
 from tests.clients import User, error_of
 
 HEADER = {"alg": "HS256", "typ": "at+jwt"}

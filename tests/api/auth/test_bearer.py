@@ -9,16 +9,16 @@ import pytest
 from flask import Flask
 from sqlalchemy import delete, text, update
 
-from api.auth import access_tokens, bearer
-from api.auth.bearer import Authenticator
-from cli.dev.embedded_server import free_port
-from shared.accounts import api_keys
-from shared.actors import Actor
-from shared.config import Settings
-from shared.errors import Unauthorized, Unavailable
-from shared.storage.connections import Connections, connect
-from shared.storage.tables.accounts import api_keys as api_keys_table
-from shared.storage.tables.accounts import memberships
+from arkloop.api.auth import access_tokens, bearer
+from arkloop.api.auth.bearer import Authenticator
+from arkloop.cli.dev.embedded_server import free_port
+from arkloop.shared.accounts import api_keys
+from arkloop.shared.actors import Actor
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import Unauthorized, Unavailable
+from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.tables.accounts import api_keys as api_keys_table
+from arkloop.shared.storage.tables.accounts import memberships
 from tests.clients import Register, User, details_of, error_of
 from tests.waiting import eventually, in_parallel
 

@@ -6,11 +6,11 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from shared.accounts import api_keys
-from shared.actors import SCOPES
-from shared.ids import new_id
-from shared.storage.connections import Connections
-from shared.storage.tables.accounts import api_keys as api_keys_table
+from arkloop.shared.accounts import api_keys
+from arkloop.shared.actors import SCOPES
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.accounts import api_keys as api_keys_table
 from tests.clients import Register, User, details_of, error_of
 
 

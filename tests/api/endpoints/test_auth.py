@@ -10,9 +10,9 @@ from flask.testing import FlaskClient
 from sqlalchemy import select, text
 from werkzeug.test import TestResponse
 
-from api.app import create_app
-from shared.storage.connections import Connections
-from shared.storage.tables.accounts import refresh_tokens, users
+from arkloop.api.app import create_app
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.accounts import refresh_tokens, users
 from tests.clients import PASSWORD, Register, User, details_of, error_of
 from tests.waiting import in_parallel
 

@@ -5,10 +5,10 @@ from uuid import UUID
 
 import pytest
 
-from shared.billing import budget_limits
-from shared.billing.spending import ORG
-from shared.ids import new_id
-from shared.storage.connections import Connections
+from arkloop.shared.billing import budget_limits
+from arkloop.shared.billing.spending import ORG
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
 from tests.stored_runs import StoredRuns
 

@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import delete, func, select
 from werkzeug.test import TestResponse
 
-from shared.events.types import MessageDelta
-from shared.storage.connections import Connections
-from shared.storage.tables.events import run_events
-from shared.storage.tables.storage import idempotency_keys
+from arkloop.shared.events.types import MessageDelta
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.tables.storage import idempotency_keys
 from tests.clients import User, details_of, error_of
 from tests.stored_runs import StoredRuns
 

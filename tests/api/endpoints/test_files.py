@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import text
 from werkzeug.test import TestResponse
 
-from api.endpoints import files as endpoint
-from shared.config import Settings
-from shared.files import expiry, incoming
-from shared.files.local_storage import LocalStorage
-from shared.ids import new_id
-from shared.storage.connections import Connections
+from arkloop.api.endpoints import files as endpoint
+from arkloop.shared.config import Settings
+from arkloop.shared.files import expiry, incoming
+from arkloop.shared.files.local_storage import LocalStorage
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
 from tests.contents import PDF, png
 

@@ -9,13 +9,13 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import delete, func, insert, text, update
 
-from api.app import create_app
-from cli.dev.embedded_server import free_port
-from shared.config import Settings
-from shared.ids import new_id
-from shared.storage import schema
-from shared.storage.connections import Connections, connect
-from shared.storage.tables.runs import workers
+from arkloop.api.app import create_app
+from arkloop.cli.dev.embedded_server import free_port
+from arkloop.shared.config import Settings
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage import schema
+from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.tables.runs import workers
 from tests.clients import error_of
 
 

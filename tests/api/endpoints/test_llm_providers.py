@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Text, cast, select
 from sqlalchemy.sql import table as any_table
 
-from shared.ids import new_id
-from shared.storage.connections import Connections
-from shared.storage.tables import metadata
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables import metadata
 from tests.clients import Register, User, details_of, error_of
 
 PATH = "/v1/llm-providers"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from shared.catalog.catalog import Catalog
+from arkloop.shared.catalog.catalog import Catalog
 from tests.api.endpoints.test_llm_providers import PATH, made
 from tests.clients import User, details_of
 from tests.shared.catalog.test_platforms import ACCOUNT, AWS

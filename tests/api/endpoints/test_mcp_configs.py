@@ -8,10 +8,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from shared.catalog import mcp_configs
-from shared.config import Settings
-from shared.ids import new_id
-from shared.storage.connections import Connections
+from arkloop.shared.catalog import mcp_configs
+from arkloop.shared.config import Settings
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
 
 PATH = "/v1/mcp-configs"

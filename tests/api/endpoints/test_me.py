@@ -2,7 +2,7 @@
 
 import re
 
-from shared.actors import DATA_PERMISSIONS
+from arkloop.shared.actors import DATA_PERMISSIONS
 from tests.clients import Register, User
 
 

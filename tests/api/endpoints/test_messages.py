@@ -6,10 +6,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert, text
 
-from shared.ids import new_id
-from shared.runs.states import RunState
-from shared.storage.connections import Connections
-from shared.storage.tables.threads import messages
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.threads import messages
 from tests.clients import Register, User, details_of, error_of
 from tests.waiting import in_parallel
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select
 
-from shared import usd
-from shared.catalog import personas, published_personas
-from shared.ids import new_id
-from shared.storage.connections import Connections
-from shared.storage.tables.catalog import mcp_configs
-from shared.storage.tables.catalog import personas as table
+from arkloop.shared import usd
+from arkloop.shared.catalog import personas, published_personas
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.catalog import mcp_configs
+from arkloop.shared.storage.tables.catalog import personas as table
 from tests.clients import Register, User, details_of, error_of
 
 PATH = "/v1/personas"

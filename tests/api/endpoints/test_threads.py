@@ -7,9 +7,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from shared.ids import new_id, parse_id
-from shared.runs.states import RunState
-from shared.storage.connections import Connections
+from arkloop.shared.ids import new_id, parse_id
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
 
 MakeRun = Callable[..., UUID]

@@ -8,10 +8,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert
 
-from shared.billing import credits
-from shared.ids import new_id
-from shared.storage.connections import Connections
-from shared.storage.tables.billing import run_usage
+from arkloop.shared.billing import credits
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.billing import run_usage
 from tests.clients import Register, User, details_of, error_of
 from tests.stored_runs import StoredRuns
 

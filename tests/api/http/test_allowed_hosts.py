@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from flask.testing import FlaskClient
 
-from api.app import create_app
-from shared.config import InvalidSettings, Settings
-from shared.storage.connections import Connections
+from arkloop.api.app import create_app
+from arkloop.shared.config import InvalidSettings, Settings
+from arkloop.shared.storage.connections import Connections
 from tests.clients import error_of
 
 ALLOWED = ("localhost", "app.example.com", ".internal.example.com")

@@ -8,10 +8,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from api.app import create_app
-from api.http import errors
-from shared.errors import ArkloopError, RunNotFound, Unavailable
-from shared.storage.connections import Connections
+from arkloop.api.app import create_app
+from arkloop.api.http import errors
+from arkloop.shared.errors import ArkloopError, RunNotFound, Unavailable
+from arkloop.shared.storage.connections import Connections
 from tests.clients import error_of
 
 

@@ -3,7 +3,7 @@
 import pytest
 from marshmallow import Schema, ValidationError, fields
 
-from api.http.fields import BoundedDict, BoundedList
+from arkloop.api.http.fields import BoundedDict, BoundedList
 
 
 class Body(Schema):

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from flask.testing import FlaskClient
 
-from api.app import create_app
-from shared import logs
-from shared.storage.connections import Connections
+from arkloop.api.app import create_app
+from arkloop.shared import logs
+from arkloop.shared.storage.connections import Connections
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 ORIGIN = "https://app.example.com"

@@ -9,15 +9,15 @@ from flask import Flask, Response, jsonify
 from sqlalchemy import func, select, text
 from werkzeug.test import TestResponse
 
-from api.app import create_app
-from api.auth.bearer import requires
-from api.http import idempotency as api_idempotency
-from api.http.current import actor
-from api.http.idempotency import created, idempotent
-from shared.errors import NotActive
-from shared.storage.connections import Connections, Transaction
-from shared.storage.tables.storage import idempotency_keys
-from shared.threads import threads
+from arkloop.api.app import create_app
+from arkloop.api.auth.bearer import requires
+from arkloop.api.http import idempotency as api_idempotency
+from arkloop.api.http.current import actor
+from arkloop.api.http.idempotency import created, idempotent
+from arkloop.shared.errors import NotActive
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.tables.storage import idempotency_keys
+from arkloop.shared.threads import threads
 from tests.clients import Register, User, details_of, error_of
 from tests.waiting import in_parallel
 

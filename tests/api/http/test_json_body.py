@@ -7,11 +7,11 @@ from flask import Flask, Response, jsonify
 from flask.testing import FlaskClient
 from marshmallow import Schema, fields
 
-from api.app import create_app
-from api.http.fields import Digits, Id, StrictBoolean, utf8_length
-from api.http.json_body import MAX_BODY_BYTES, query_args, read_body
-from shared.ids import new_id
-from shared.storage.connections import Connections
+from arkloop.api.app import create_app
+from arkloop.api.http.fields import Digits, Id, StrictBoolean, utf8_length
+from arkloop.api.http.json_body import MAX_BODY_BYTES, query_args, read_body
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
 from tests.clients import details_of, error_of
 
 JSON = {"Content-Type": "application/json"}

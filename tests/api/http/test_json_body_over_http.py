@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from api.http.json_body import MAX_BODY_BYTES
+from arkloop.api.http.json_body import MAX_BODY_BYTES
 from tests.web_server import WebServer
 
 PATH = "/v1/auth/login"

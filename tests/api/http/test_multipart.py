@@ -8,8 +8,8 @@ import gevent
 import psutil
 import pytest
 
-from api.http import multipart
-from shared.files import incoming
+from arkloop.api.http import multipart
+from arkloop.shared.files import incoming
 from tests.api.http.test_json_body_over_http import CHUNKED, answer, chunk
 from tests.caller import Caller
 from tests.clients import User, error_of

@@ -8,14 +8,14 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert, text, update
 
-from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.ids import new_id
-from shared.storage.connections import Connections
-from shared.storage.pages import PAGE_BYTES
-from shared.storage.tables.catalog import mcp_configs, mcp_tools, personas
-from shared.storage.tables.runs import runs
-from shared.storage.tables.threads import messages
-from shared.threads import threads
+from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.pages import PAGE_BYTES
+from arkloop.shared.storage.tables.catalog import mcp_configs, mcp_tools, personas
+from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.threads import messages
+from arkloop.shared.threads import threads
 from tests.clients import User, details_of, error_of
 
 MakeThreads = Callable[[User, int], list[str]]

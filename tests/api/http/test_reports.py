@@ -10,11 +10,11 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
-from api.http import reports as module
-from api.http.reports import Reports
-from shared.errors import Unavailable
-from shared.ids import new_id
-from shared.storage.connections import Connections
+from arkloop.api.http import reports as module
+from arkloop.api.http.reports import Reports
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, error_of
 from tests.waiting import eventually, in_parallel
 

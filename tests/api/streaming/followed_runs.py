@@ -8,12 +8,12 @@ from uuid import UUID
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
-from api.streaming import sse
-from api.streaming.stream_hub import StreamHub
-from api.streaming.watch import Watch
-from shared.claim import Claim
-from shared.events import event_log
-from shared.events.types import MessageDelta, StoredEvent
+from arkloop.api.streaming import sse
+from arkloop.api.streaming.stream_hub import StreamHub
+from arkloop.api.streaming.watch import Watch
+from arkloop.shared.claim import Claim
+from arkloop.shared.events import event_log
+from arkloop.shared.events.types import MessageDelta, StoredEvent
 from tests.stored_runs import StoredRuns
 
 

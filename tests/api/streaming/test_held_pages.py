@@ -5,11 +5,11 @@ from uuid import uuid4
 
 import pytest
 
-from api.streaming import held_pages
-from api.streaming.held_pages import HeldPages
-from api.streaming.stream_pages import Page
-from api.streaming.watch import Watch
-from shared.actors import Actor
+from arkloop.api.streaming import held_pages
+from arkloop.api.streaming.held_pages import HeldPages
+from arkloop.api.streaming.stream_pages import Page
+from arkloop.api.streaming.watch import Watch
+from arkloop.shared.actors import Actor
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from api.streaming import sse, stream_hub, stream_pages
-from api.streaming.stream_hub import StreamHub
-from cli.dev.embedded_server import free_port
-from shared.storage.connections import Connections, connect_redis
-from shared.storage.outage import Outage
+from arkloop.api.streaming import sse, stream_hub, stream_pages
+from arkloop.api.streaming.stream_hub import StreamHub
+from arkloop.cli.dev.embedded_server import free_port
+from arkloop.shared.storage.connections import Connections, connect_redis
+from arkloop.shared.storage.outage import Outage
 from tests.api.streaming.followed_runs import Client, FollowedRun, seqs
 from tests.clients import User
 from tests.stored_runs import StoredRuns

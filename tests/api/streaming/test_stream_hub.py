@@ -7,13 +7,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from api.streaming.disconnects import Disconnects
-from api.streaming.stream_hub import StreamHub
-from api.streaming.watch import Watch
-from shared import ids
-from shared.actors import Actor
-from shared.storage import rewinds, signals
-from shared.storage.connections import Connections
+from arkloop.api.streaming.disconnects import Disconnects
+from arkloop.api.streaming.stream_hub import StreamHub
+from arkloop.api.streaming.watch import Watch
+from arkloop.shared import ids
+from arkloop.shared.actors import Actor
+from arkloop.shared.storage import rewinds, signals
+from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, User
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually, in_parallel
@@ -143,7 +143,9 @@ def test_a_quiet_subscription_answers_its_pings(
         before = pings()
         eventually(lambda: pings() >= before + 4)
 
-    assert [] == [record for record in caplog.records if record.name == "api.streaming.stream_hub"]
+    assert [] == [
+        record for record in caplog.records if record.name == "arkloop.api.streaming.stream_hub"
+    ]
 
 
 def test_a_watch_whose_reader_may_not_read_any_more_is_ended(

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
-from api.streaming import page_reader, sse, stream_pages
-from api.streaming.stream_pages import Page
-from shared.errors import EventsLost
-from shared.events.types import MessageDelta, StoredEvent, encode
-from shared.storage.connections import Connections
-from shared.storage.tables.events import run_events
+from arkloop.api.streaming import page_reader, sse, stream_pages
+from arkloop.api.streaming.stream_pages import Page
+from arkloop.shared.errors import EventsLost
+from arkloop.shared.events.types import MessageDelta, StoredEvent, encode
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.events import run_events
 from tests.api.streaming.followed_runs import FollowedRun, read_by_httpx_sse
 from tests.clients import User
 from tests.stored_runs import StoredRuns

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import create_engine, text
 
-from cli.client.server_address import find_server
-from cli.dev.embedded_server import free_port
-from cli.main import ENTRIES, main
-from shared.storage import schema
+from arkloop.cli.client.server_address import find_server
+from arkloop.cli.dev.embedded_server import free_port
+from arkloop.cli.main import ENTRIES, main
+from arkloop.shared.storage import schema
 from tests.caller import Caller, client, script
 from tests.cli.command import Arkloop
 from tests.system import System
@@ -36,7 +36,8 @@ def test_client_commands_load_nothing_of_the_server(name: str) -> None:
     """Their start-up stays short: no SQLAlchemy, Celery, Flask, gevent, Redis or supervisor."""
     heavy = "{'sqlalchemy', 'celery', 'flask', 'gevent', 'gunicorn', 'redis', 'openai'}"
     code = (
-        f"import sys; from cli.main import main; main(['{name}', '--help'], standalone_mode=False);"
+        "import sys; from arkloop.cli.main import main;"
+        f"main(['{name}', '--help'], standalone_mode=False);"
         f"assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     )
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from cli.client.display import line_of
-from cli.client.event_stream import RunEvent
+from arkloop.cli.client.display import line_of
+from arkloop.cli.client.event_stream import RunEvent
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.dev.data_folder import DataFolder, DataFolderInUse
+from arkloop.cli.dev.data_folder import DataFolder, DataFolderInUse
 
 
 def test_secrets_are_made_once_and_readable_by_their_owner_alone(tmp_path: Path) -> None:

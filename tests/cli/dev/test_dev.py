@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.dev import dev
-from cli.dev.data_folder import DataFolder
+from arkloop.cli.dev import dev
+from arkloop.cli.dev.data_folder import DataFolder
 
 
 @pytest.mark.parametrize(

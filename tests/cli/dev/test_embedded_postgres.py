@@ -14,9 +14,9 @@ import psutil
 import psycopg
 import pytest
 
-from cli.dev.embedded_postgres import EmbeddedPostgres
-from cli.dev.embedded_server import ServerDidNotStart
-from cli.dev.postgres_binaries import find_binaries
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.cli.dev.embedded_server import ServerDidNotStart
+from arkloop.cli.dev.postgres_binaries import find_binaries
 
 FAST = {"fsync": "off"}
 ROOT = Path(__file__).parents[3]
@@ -27,7 +27,7 @@ START = """
 import sys
 from pathlib import Path
 import psycopg
-from cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 with EmbeddedPostgres(Path(sys.argv[1]), options={"fsync": "off"}) as server:
     with psycopg.connect(server.url.replace("+psycopg", "")) as connection:
         print(connection.execute("SELECT 'it answers'").fetchone()[0], server.sockets)

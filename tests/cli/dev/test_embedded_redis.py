@@ -11,8 +11,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from cli.dev import embedded_redis
-from cli.dev.embedded_redis import EmbeddedRedis
+from arkloop.cli.dev import embedded_redis
+from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 
 
 def test_one_url_serves_redis_py_and_kombu(tmp_path: Path) -> None:

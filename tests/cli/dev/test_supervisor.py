@@ -21,9 +21,9 @@ from tests.waiting import is_alive
 
 SUPERVISOR = """
 import json, os, signal, sys
-from cli.dev.guard import guarded
-from cli.dev.prefixed_output import PrefixedOutput
-from cli.dev.supervisor import Process, Supervisor
+from arkloop.cli.dev.guard import guarded
+from arkloop.cli.dev.prefixed_output import PrefixedOutput
+from arkloop.cli.dev.supervisor import Process, Supervisor
 
 def supervise():
     supervisor = Supervisor(PrefixedOutput())

@@ -8,11 +8,11 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import update
 
-from cli.operator.credits import credits
-from shared.accounts import accounts
-from shared.config import Settings
-from shared.storage.connections import Connections, connect
-from shared.storage.tables.billing import credit_balances
+from arkloop.cli.operator.credits import credits
+from arkloop.shared.accounts import accounts
+from arkloop.shared.config import Settings
+from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.tables.billing import credit_balances
 
 Run = Callable[..., Result]
 

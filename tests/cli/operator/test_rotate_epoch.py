@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from click.testing import CliRunner
 
-from cli.main import main
-from shared.config import Settings
-from shared.storage.connections import connect
+from arkloop.cli.main import main
+from arkloop.shared.config import Settings
+from arkloop.shared.storage.connections import connect
 
 
 def test_nothing_that_redis_has_is_read_any_more(

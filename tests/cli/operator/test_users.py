@@ -11,11 +11,11 @@ from click.testing import CliRunner, Result
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from api.app import create_app
-from cli.dev.embedded_server import free_port
-from cli.operator.users import ensure_dev_key, users
-from shared.config import Settings
-from shared.storage.connections import Connections, connect
+from arkloop.api.app import create_app
+from arkloop.cli.dev.embedded_server import free_port
+from arkloop.cli.operator.users import ensure_dev_key, users
+from arkloop.shared.config import Settings
+from arkloop.shared.storage.connections import Connections, connect
 from tests.clients import PASSWORD
 
 Run = Callable[..., Result]

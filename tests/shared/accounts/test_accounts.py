@@ -2,9 +2,9 @@
 
 import pytest
 
-from shared.accounts import accounts
-from shared.errors import LoginTaken
-from shared.storage.connections import Connections
+from arkloop.shared.accounts import accounts
+from arkloop.shared.errors import LoginTaken
+from arkloop.shared.storage.connections import Connections
 
 
 def test_a_failed_user_leaves_nothing(connections: Connections) -> None:

@@ -3,7 +3,7 @@
 import re
 import zlib
 
-from shared.accounts import api_keys
+from arkloop.shared.accounts import api_keys
 
 
 def test_a_key_has_the_published_form() -> None:

@@ -9,22 +9,22 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Row, select, text, update
 
-from shared.billing import budget_limits, budgets, credits
-from shared.billing.budget_limits import Limits
-from shared.billing.budgets import Refused
-from shared.catalog import personas
-from shared.catalog.model_routes import Route
-from shared.catalog.personas import Persona
-from shared.claim import Claim
-from shared.errors import BudgetExhausted, LeaseLost
-from shared.events.types import RouteCost, RunCompleted, RunCost
-from shared.events.usage import Usage
-from shared.ids import new_id
-from shared.runs import endings, sweep
-from shared.runs.endings import Ending, Outcome
-from shared.runs.states import RunState
-from shared.runs.transitions import Totals
-from shared.storage.tables.billing import ledger_entries, reservations, run_usage, spending
+from arkloop.shared.billing import budget_limits, budgets, credits
+from arkloop.shared.billing.budget_limits import Limits
+from arkloop.shared.billing.budgets import Refused
+from arkloop.shared.catalog import personas
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.claim import Claim
+from arkloop.shared.errors import BudgetExhausted, LeaseLost
+from arkloop.shared.events.types import RouteCost, RunCompleted, RunCost
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import endings, sweep
+from arkloop.shared.runs.endings import Ending, Outcome
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.transitions import Totals
+from arkloop.shared.storage.tables.billing import ledger_entries, reservations, run_usage, spending
 from tests.stored_runs import StoredRuns, numbered
 from tests.waiting import in_parallel
 

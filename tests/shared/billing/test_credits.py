@@ -4,11 +4,11 @@ import pytest
 from sqlalchemy import insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from shared.billing import credits
-from shared.errors import InvalidRequest
-from shared.ids import new_id
-from shared.storage.connections import Connections
-from shared.storage.tables.billing import credit_balances, ledger_entries
+from arkloop.shared.billing import credits
+from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.billing import credit_balances, ledger_entries
 from tests.clients import User
 from tests.waiting import in_parallel
 

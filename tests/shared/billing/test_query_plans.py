@@ -7,14 +7,14 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from shared.accounts import accounts
-from shared.billing import budget_limits, budgets, credits, usage_reports
-from shared.billing.usage_reports import Period
-from shared.catalog import personas
-from shared.ids import new_id
-from shared.runs import claims
-from shared.storage.connections import Connections
-from shared.times import now
+from arkloop.shared.accounts import accounts
+from arkloop.shared.billing import budget_limits, budgets, credits, usage_reports
+from arkloop.shared.billing.usage_reports import Period
+from arkloop.shared.catalog import personas
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import claims
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.times import now
 from tests.query_plans import Plans, noted, only
 from tests.shared.billing.test_budgets import SERVERS, Money
 from tests.stored_runs import StoredRuns

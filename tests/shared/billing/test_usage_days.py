@@ -9,13 +9,13 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, insert, select, text, update
 
-from shared.billing import usage_days, usage_reports
-from shared.billing.usage_reports import Period
-from shared.ids import new_id
-from shared.runs import sweep
-from shared.storage.connections import Connections
-from shared.storage.tables.billing import run_usage, usage_days_until
-from shared.storage.tables.billing import usage_days as table
+from arkloop.shared.billing import usage_days, usage_reports
+from arkloop.shared.billing.usage_reports import Period
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import sweep
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.billing import run_usage, usage_days_until
+from arkloop.shared.storage.tables.billing import usage_days as table
 from tests.stored_runs import StoredRuns
 
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -12,17 +12,17 @@ from uuid import UUID
 import pytest
 from sqlalchemy import event, insert, select, update
 
-from shared.catalog import catalog as module
-from shared.catalog import llm_providers, published_personas
-from shared.catalog.catalog import Catalog
-from shared.catalog.model_routes import Route
-from shared.catalog.personas import Persona
-from shared.errors import PersonaNotFound, RouteNotFound
-from shared.ids import new_id
-from shared.storage.connections import Connections
-from shared.storage.tables.billing import budgets, credit_balances
-from shared.storage.tables.catalog import llm_models, personas
-from shared.storage.tables.catalog import llm_providers as llm_providers_table
+from arkloop.shared.catalog import catalog as module
+from arkloop.shared.catalog import llm_providers, published_personas
+from arkloop.shared.catalog.catalog import Catalog
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.errors import PersonaNotFound, RouteNotFound
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.billing import budgets, credit_balances
+from arkloop.shared.storage.tables.catalog import llm_models, personas
+from arkloop.shared.storage.tables.catalog import llm_providers as llm_providers_table
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually, in_parallel
@@ -152,7 +152,9 @@ def test_a_key_that_cannot_be_opened_is_none_and_said_once(
             assert found is not None
             assert found.api_key is None
     assert catalog.route(org, fine) is not None
-    records = [record for record in caplog.records if record.name == "shared.catalog.catalog"]
+    records = [
+        record for record in caplog.records if record.name == "arkloop.shared.catalog.catalog"
+    ]
     told = [record.getMessage() for record in records]
     assert 1 == len(told)
     assert lost in told[0]

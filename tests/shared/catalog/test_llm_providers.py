@@ -10,13 +10,13 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert, select
 
-from shared.catalog import llm_providers, org_routes, prices
-from shared.catalog.prices import Prices
-from shared.errors import InvalidRequest, ModelNotFound, NameTaken, ProviderNotFound
-from shared.ids import new_id
-from shared.security.encryption import keyring
-from shared.storage.connections import Connections, Transaction
-from shared.storage.tables.catalog import llm_models
+from arkloop.shared.catalog import llm_providers, org_routes, prices
+from arkloop.shared.catalog.prices import Prices
+from arkloop.shared.errors import InvalidRequest, ModelNotFound, NameTaken, ProviderNotFound
+from arkloop.shared.ids import new_id
+from arkloop.shared.security.encryption import keyring
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.tables.catalog import llm_models
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel

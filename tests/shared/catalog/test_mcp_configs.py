@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from shared.catalog import mcp_configs
-from shared.config import Settings
-from shared.errors import McpToolChanged
-from shared.ids import new_id
-from shared.security.encryption import CannotOpen
-from shared.storage.connections import Connections
-from shared.storage.tables.catalog import mcp_configs as configs_table
-from shared.times import now
+from arkloop.shared.catalog import mcp_configs
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import McpToolChanged
+from arkloop.shared.ids import new_id
+from arkloop.shared.security.encryption import CannotOpen
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.catalog import mcp_configs as configs_table
+from arkloop.shared.times import now
 from tests.clients import Register, User
 from tests.waiting import in_parallel
 

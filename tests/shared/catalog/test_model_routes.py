@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-import worker.providers
-from shared.catalog.model_routes import PROVIDERS, ROUTE_ID, Route, default_id, load
-from shared.catalog.prices import Prices
-from shared.config import InvalidSettings, Settings
-from shared.events.usage import Usage
+from arkloop.shared.catalog.model_routes import PROVIDERS, ROUTE_ID, Route, default_id, load
+from arkloop.shared.catalog.prices import Prices
+from arkloop.shared.config import InvalidSettings, Settings
+from arkloop.shared.events.usage import Usage
+from arkloop.worker import providers
 
 BARE = Settings(database_url="", redis_url="", broker_url="", jwt_secret="")
 
@@ -116,7 +116,7 @@ def test_the_local_model_has_the_context_that_it_is_given(
 
 def test_each_file_of_a_provider_is_a_provider() -> None:
     """A new one needs no other edit to be a route's."""
-    folder = Path(worker.providers.__file__).parent
+    folder = Path(providers.__file__).parent
     files = {file.stem.removesuffix("_provider") for file in folder.glob("*_provider.py")}
 
     assert files == set(PROVIDERS) >= {"anthropic", "openai", "scripted"}

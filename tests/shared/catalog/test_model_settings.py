@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from shared.catalog import model_settings
-from shared.catalog.model_settings import MAX_EXTRA_BYTES, RESERVED, InvalidModelSettings
+from arkloop.shared.catalog import model_settings
+from arkloop.shared.catalog.model_settings import MAX_EXTRA_BYTES, RESERVED, InvalidModelSettings
 
 DEEP: dict[str, Any] = {}
 for _ in range(20):

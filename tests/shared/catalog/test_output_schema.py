@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.catalog import output_schema
+from arkloop.shared.catalog import output_schema
 
 OBJECT = {"type": "object"}
 

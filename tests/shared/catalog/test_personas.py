@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared.catalog import personas
-from shared.catalog.personas import (
+from arkloop.shared.catalog import personas
+from arkloop.shared.catalog.personas import (
     PERSONA_ID,
     InvalidPersona,
     Persona,
@@ -195,7 +195,7 @@ def test_a_star_requires_approval_of_every_tool() -> None:
 
 def test_the_folder_has_the_files_of_the_builtin_personas_alone() -> None:
     """What is there is a persona, and has the name of its file."""
-    folder = resources.files("shared.catalog").joinpath("persona_files")
+    folder = resources.files("arkloop.shared.catalog").joinpath("persona_files")
     names = {file.name.removesuffix(".yaml") for file in folder.iterdir()}
 
     assert names == set(personas.builtin())

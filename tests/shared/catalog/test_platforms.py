@@ -7,8 +7,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from shared.catalog import platforms
-from shared.catalog.model_routes import Route
+from arkloop.shared.catalog import platforms
+from arkloop.shared.catalog.model_routes import Route
 
 URL = "https://r.example.com"
 PEM = (

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.catalog.prices import Hours, Prices, Tier, context_tokens, known
-from shared.events.usage import Usage
+from arkloop.shared.catalog.prices import Hours, Prices, Tier, context_tokens, known
+from arkloop.shared.events.usage import Usage
 
 ROOT = Path(__file__).parents[3]
 HAIKU = Prices(
@@ -261,7 +261,7 @@ def test_the_library_is_loaded_where_it_is_needed_and_asks_nobody() -> None:
     """A process without such routes does without it; with them no thread and no socket is made."""
     program = (
         "import socket, sys, threading\n"
-        "from shared.catalog.prices import known\n"
+        "from arkloop.shared.catalog.prices import known\n"
         "def refuse(*args): raise AssertionError('the network was asked')\n"
         "socket.socket.connect = refuse\n"
         "known('scripted', 'scripted-1', None), known('openai', 'm', 'http://127.0.0.1:1')\n"

@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert
 
-from shared.catalog import personas as definitions
-from shared.catalog import published_personas
-from shared.errors import InvalidRequest, PersonaPublished
-from shared.ids import new_id
-from shared.storage.connections import Connections
-from shared.storage.tables.catalog import mcp_configs, personas
+from arkloop.shared.catalog import personas as definitions
+from arkloop.shared.catalog import published_personas
+from arkloop.shared.errors import InvalidRequest, PersonaPublished
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.catalog import mcp_configs, personas
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel

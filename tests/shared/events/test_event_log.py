@@ -5,18 +5,18 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
-from shared.events import event_log
-from shared.events.event_log import open_events, text_of
-from shared.events.types import (
+from arkloop.shared.events import event_log
+from arkloop.shared.events.event_log import open_events, text_of
+from arkloop.shared.events.types import (
     MessageCompleted,
     MessageDelta,
     MessageReset,
     MessageThinking,
     StoredEvent,
 )
-from shared.events.usage import Usage
-from shared.runs.states import RunState
-from shared.storage.tables.runs import runs
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.tables.runs import runs
 from tests.stored_runs import StoredRuns, numbered
 from tests.waiting import in_parallel
 

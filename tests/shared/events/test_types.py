@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.events.plain import clean, money
-from shared.events.types import (
+from arkloop.shared.events.plain import clean, money
+from arkloop.shared.events.types import (
     TERMINAL_TYPES,
     Event,
     MessageCompleted,
@@ -27,7 +27,7 @@ from shared.events.types import (
     ToolCallRequested,
     encode,
 )
-from shared.events.usage import Usage
+from arkloop.shared.events.usage import Usage
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
 

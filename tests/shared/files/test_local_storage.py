@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import StorageUnavailable
-from shared.files.local_storage import LocalStorage
-from shared.files.storage import ObjectMissing, UnusableStorage
+from arkloop.shared.errors import StorageUnavailable
+from arkloop.shared.files.local_storage import LocalStorage
+from arkloop.shared.files.storage import ObjectMissing, UnusableStorage
 
 
 def names(folder: Path) -> list[str]:

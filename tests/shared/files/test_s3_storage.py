@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from cli.dev.embedded_server import free_port
-from shared.config import Settings
-from shared.errors import InvalidRequest, StorageUnavailable
-from shared.files import incoming
-from shared.files.s3_storage import PART_BYTES, S3Storage
-from shared.files.storage import ObjectMissing, UnusableStorage
+from arkloop.cli.dev.embedded_server import free_port
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import InvalidRequest, StorageUnavailable
+from arkloop.shared.files import incoming
+from arkloop.shared.files.s3_storage import PART_BYTES, S3Storage
+from arkloop.shared.files.storage import ObjectMissing, UnusableStorage
 from tests.s3_server import BUCKET, KEY_ID, SECRET, S3Server, s3_server
 
 pytestmark = pytest.mark.s3

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
-from shared.events.types import (
+from arkloop.shared.events.types import (
     MessageCompleted,
     MessageDelta,
     MessageReset,
@@ -15,10 +15,10 @@ from shared.events.types import (
     RunStarted,
     ToolResult,
 )
-from shared.runs.states import RunState
-from worker.attempt.claimed_run import ClaimedRun
-from worker.attempt.recorder import Recorder
-from worker.process.run_log import RunLog
+from arkloop.shared.runs.states import RunState
+from arkloop.worker.attempt.claimed_run import ClaimedRun
+from arkloop.worker.attempt.recorder import Recorder
+from arkloop.worker.process.run_log import RunLog
 
 MAX_CRASHES = 3
 #: A crash after one of these is the first one within the next step.

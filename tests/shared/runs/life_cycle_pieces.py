@@ -13,14 +13,17 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import update
 
-from shared.claim import Claim
-from shared.errors import NotWaiting, ThreadBusy, Unavailable
-from shared.events import types
-from shared.events.usage import Usage
-from shared.ids import new_id
-from shared.runs import claims, sweep
-from shared.runs.states import RunState
-from shared.storage.tables.runs import workers
+from arkloop.shared.claim import Claim
+from arkloop.shared.errors import NotWaiting, ThreadBusy, Unavailable
+from arkloop.shared.events import types
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import claims, sweep
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.tables.runs import workers
+from arkloop.worker.attempt.outcome import Completed, HandedOff, Outcome
+from arkloop.worker.contract.outcomes import CancelRequested
+from arkloop.worker.process import lease
 from tests.shared.runs.life_cycle_model import (
     Happening,
     ModelAttempt,
@@ -37,9 +40,6 @@ from tests.shared.runs.life_cycle_workers import (
     use,
 )
 from tests.stored_runs import StoredRuns, ago
-from worker.attempt.outcome import Completed, HandedOff, Outcome
-from worker.contract.outcomes import CancelRequested
-from worker.process import lease
 
 T = TypeVar("T")
 

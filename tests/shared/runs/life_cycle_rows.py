@@ -8,14 +8,14 @@ from uuid import UUID
 
 from sqlalchemy import Column, Connection, select
 
-from shared.billing.credits import credits_of
-from shared.events.event_log import data_of
-from shared.events.types import TERMINAL_TYPES
-from shared.runs.states import RunState
-from shared.storage.tables.billing import ledger_entries, run_usage
-from shared.storage.tables.events import run_events
-from shared.storage.tables.runs import inputs, runs, tool_calls
-from shared.storage.tables.threads import messages
+from arkloop.shared.billing.credits import credits_of
+from arkloop.shared.events.event_log import data_of
+from arkloop.shared.events.types import TERMINAL_TYPES
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.tables.billing import ledger_entries, run_usage
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.tables.runs import inputs, runs, tool_calls
+from arkloop.shared.storage.tables.threads import messages
 from tests.shared.runs.life_cycle_model import ModelRun, ModelThread
 
 Rows = dict[UUID, list[Any]]

@@ -9,34 +9,34 @@ from contextlib import contextmanager
 from dataclasses import fields
 from decimal import Decimal
 
-from shared.catalog import personas
-from shared.catalog.model_routes import Route
-from shared.catalog.prices import Prices
-from shared.claim import Claim
-from shared.errors import Unavailable
-from shared.events import types
-from shared.events.event_log import text_of
-from shared.events.types import RunError
-from shared.events.usage import Usage
-from shared.files.configured_storage import storage_of
-from shared.ids import new_id
-from shared.runs.endings import RunEnder
-from shared.runs.transitions import recorded_totals
-from shared.storage.connections import Connections, Transaction
+from arkloop.shared.catalog import personas
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.prices import Prices
+from arkloop.shared.claim import Claim
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.events import types
+from arkloop.shared.events.event_log import text_of
+from arkloop.shared.events.types import RunError
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.files.configured_storage import storage_of
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs.endings import RunEnder
+from arkloop.shared.runs.transitions import recorded_totals
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.worker.agent.conversation import lost_events_of
+from arkloop.worker.agent.loop import Answer
+from arkloop.worker.attempt.claimed_run import ClaimedRun
+from arkloop.worker.attempt.outcome import Failed, Waiting
+from arkloop.worker.attempt.recorder import Recorder
+from arkloop.worker.contract.outcomes import WaitForInput
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.process import history
+from arkloop.worker.process.event_writer import EventWriter
+from arkloop.worker.process.file_loader import FileLoader
+from arkloop.worker.process.history_loader import HistoryLoader
+from arkloop.worker.process.route_limits import RouteLimits
+from arkloop.worker.process.run_log import RunLog
 from tests.shared.runs.life_cycle_model import Happening, ModelAttempt, ModelRun, ModelWorker
-from worker.agent.conversation import lost_events_of
-from worker.agent.loop import Answer
-from worker.attempt.claimed_run import ClaimedRun
-from worker.attempt.outcome import Failed, Waiting
-from worker.attempt.recorder import Recorder
-from worker.contract.outcomes import WaitForInput
-from worker.contract.stop_signal import StopSignal
-from worker.process import history
-from worker.process.event_writer import EventWriter
-from worker.process.file_loader import FileLoader
-from worker.process.history_loader import HistoryLoader
-from worker.process.route_limits import RouteLimits
-from worker.process.run_log import RunLog
 
 PERSONA = personas.builtin()["plain@1"]
 #: A call of 7 tokens costs 0.0011 USD: one credit and a bit.

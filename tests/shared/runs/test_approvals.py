@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from shared.errors import InvalidRequest
-from shared.runs.approvals import ApprovalReply, read
+from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.runs.approvals import ApprovalReply, read
 
 APPROVED = ApprovalReply(approved=True)
 

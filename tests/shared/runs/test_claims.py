@@ -10,21 +10,21 @@ from uuid import UUID
 
 import pytest
 
-from shared.claim import Claim
-from shared.errors import LeaseLost
-from shared.events import types
-from shared.events.types import RunCancelled, RunCompleted, RunError, ToolResult
-from shared.ids import new_id
-from shared.runs import claims
-from shared.runs.states import RunState
-from shared.storage.connections import Transaction
-from shared.times import EPOCH
+from arkloop.shared.claim import Claim
+from arkloop.shared.errors import LeaseLost
+from arkloop.shared.events import types
+from arkloop.shared.events.types import RunCancelled, RunCompleted, RunError, ToolResult
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import claims
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.times import EPOCH
+from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.contract.messages import ToolCall
+from arkloop.worker.process import history
 from tests.query_plans import noted
 from tests.stored_runs import USED, StoredRuns, ago, end_run, numbered
 from tests.waiting import in_parallel
-from worker.agent.conversation import Turn
-from worker.contract.messages import ToolCall
-from worker.process import history
 
 COMPLETED = RunCompleted(None, USED.usage, USED.cost_usd, "stop")
 CANCELLED = RunCancelled(USED.usage, USED.cost_usd)

@@ -5,10 +5,10 @@ from uuid import UUID
 
 import pytest
 
-from shared.errors import NotActive, NotWaiting, StaleInput
-from shared.events import types
-from shared.events.usage import Usage
-from shared.ids import new_id
+from arkloop.shared.errors import NotActive, NotWaiting, StaleInput
+from arkloop.shared.events import types
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.ids import new_id
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import in_parallel
 

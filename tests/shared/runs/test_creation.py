@@ -7,16 +7,16 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select
 
-from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.catalog import model_routes, personas
-from shared.errors import BudgetExhausted, Forbidden, ThreadBusy
-from shared.ids import new_id
-from shared.runs import creation
-from shared.runs.creation import NewMessage, NewRun, NewThread, RunCreator
-from shared.storage.tables.threads import messages
-from shared.storage.tables.threads import threads as threads_table
-from shared.threads import threads
-from shared.threads.content import Content
+from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.catalog import model_routes, personas
+from arkloop.shared.errors import BudgetExhausted, Forbidden, ThreadBusy
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import creation
+from arkloop.shared.runs.creation import NewMessage, NewRun, NewThread, RunCreator
+from arkloop.shared.storage.tables.threads import messages
+from arkloop.shared.storage.tables.threads import threads as threads_table
+from arkloop.shared.threads import threads
+from arkloop.shared.threads.content import Content
 from tests.query_plans import noted
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel

@@ -10,17 +10,24 @@ from uuid import UUID
 
 from sqlalchemy import Row, Table, select
 
-from shared.claim import Claim
-from shared.events import event_log
-from shared.events.types import RouteCost, RunCancelled, RunCompleted, RunCost, RunError, RunFailed
-from shared.events.usage import Usage
-from shared.ids import new_id
-from shared.runs import endings
-from shared.runs.endings import Ending, Outcome
-from shared.runs.states import RunState
-from shared.runs.transitions import Totals, recorded_totals
-from shared.storage.tables.billing import ledger_entries, run_usage
-from shared.storage.tables.runs import runs
+from arkloop.shared.claim import Claim
+from arkloop.shared.events import event_log
+from arkloop.shared.events.types import (
+    RouteCost,
+    RunCancelled,
+    RunCompleted,
+    RunCost,
+    RunError,
+    RunFailed,
+)
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import endings
+from arkloop.shared.runs.endings import Ending, Outcome
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.transitions import Totals, recorded_totals
+from arkloop.shared.storage.tables.billing import ledger_entries, run_usage
+from arkloop.shared.storage.tables.runs import runs
 from tests.stored_runs import USED, StoredRuns, numbered
 from tests.waiting import eventually
 

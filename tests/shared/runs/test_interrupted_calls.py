@@ -9,12 +9,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert, select, text
 
-from shared.billing import budget_limits
-from shared.catalog import personas, published_personas
-from shared.claim import Claim
-from shared.events import types
-from shared.events.event_log import data_of
-from shared.events.types import (
+from arkloop.shared.billing import budget_limits
+from arkloop.shared.catalog import personas, published_personas
+from arkloop.shared.claim import Claim
+from arkloop.shared.events import types
+from arkloop.shared.events.event_log import data_of
+from arkloop.shared.events.types import (
     ContextCompacted,
     MessageCompleted,
     MessageDelta,
@@ -25,14 +25,14 @@ from shared.events.types import (
     RunFallback,
     ToolResult,
 )
-from shared.events.usage import Usage
-from shared.ids import new_id
-from shared.runs import endings, sweep
-from shared.runs.states import RunState
-from shared.runs.transitions import recorded_totals
-from shared.storage.tables.billing import ledger_entries, reservations, run_usage
-from shared.storage.tables.runs import runs
-from shared.threads import thread_contexts, threads
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import endings, sweep
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.transitions import recorded_totals
+from arkloop.shared.storage.tables.billing import ledger_entries, reservations, run_usage
+from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.threads import thread_contexts, threads
 from tests.stored_runs import USED, StoredRuns, ago
 
 PROMPT = len(personas.builtin()["assistant@1"].system_prompt)

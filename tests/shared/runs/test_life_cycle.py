@@ -21,23 +21,23 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete, func, text, update
 
-import worker.attempt.claimed_run
-import worker.process.event_writer
-from shared.errors import LeaseLost, NotActive, NotWaiting, StaleInput
-from shared.events import types
-from shared.ids import new_id
-from shared.runs import creation, sweep
-from shared.runs.states import RunState
-from shared.storage.connections import Connections
-from shared.storage.tables.runs import runs, workers
-from shared.threads import threads
+from arkloop.shared.errors import LeaseLost, NotActive, NotWaiting, StaleInput
+from arkloop.shared.events import types
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import creation, sweep
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.runs import runs, workers
+from arkloop.shared.threads import threads
+from arkloop.worker.attempt import claimed_run
+from arkloop.worker.attempt.outcome import Cancelled, Completed, HandedOff, Outcome
+from arkloop.worker.process import event_writer
 from tests.clients import User
 from tests.shared.runs.life_cycle_model import ModelThread, ModelWorker
 from tests.shared.runs.life_cycle_pieces import AN_HOUR, LEASE_SECONDS, Pieces, at, raises
 from tests.shared.runs.life_cycle_workers import ASKED, LATE, SteppedWriter, last_word
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually
-from worker.attempt.outcome import Cancelled, Completed, HandedOff, Outcome
 
 EXAMPLES = 60
 STEPS = 40
@@ -378,10 +378,10 @@ def test_the_life_of_runs_in_every_order(
     after it was written.
     """
     for module, constant in (
-        (worker.process.event_writer, "GATHER_SECONDS"),
-        (worker.process.event_writer, "COMMITS_PER_GATHERING"),
-        (worker.attempt.claimed_run, "RETRY_SECONDS"),
-        (worker.process.event_writer, "RETRY_SECONDS"),
+        (event_writer, "GATHER_SECONDS"),
+        (event_writer, "COMMITS_PER_GATHERING"),
+        (claimed_run, "RETRY_SECONDS"),
+        (event_writer, "RETRY_SECONDS"),
     ):
         monkeypatch.setattr(module, constant, 0)
     caplog.set_level(logging.ERROR)

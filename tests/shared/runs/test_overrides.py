@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from shared.catalog import personas
-from shared.catalog.model_routes import Route
-from shared.catalog.personas import Persona
-from shared.errors import InvalidRequest, PersonaNotFound
-from shared.runs import overrides
+from arkloop.shared.catalog import personas
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.errors import InvalidRequest, PersonaNotFound
+from arkloop.shared.runs import overrides
 
 ROUTE = Route(id="r", provider="scripted", model="m", max_output_tokens=500)
 OPEN = Persona(

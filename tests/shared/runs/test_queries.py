@@ -8,15 +8,15 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert, select, text
 
-from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.ids import new_id
-from shared.runs import queries
-from shared.runs.states import STATUSES, RunState
-from shared.storage.connections import Connections
-from shared.storage.pages import Place
-from shared.storage.tables.runs import runs
-from shared.storage.tables.threads import messages
-from shared.threads import threads
+from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import queries
+from arkloop.shared.runs.states import STATUSES, RunState
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.pages import Place
+from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.threads import messages
+from arkloop.shared.threads import threads
 from tests.clients import Register, User
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually

@@ -8,13 +8,13 @@ from uuid import UUID
 import pytest
 from sqlalchemy import RowMapping, create_engine, select, text
 
-from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.ids import new_id
-from shared.runs import queries
-from shared.storage.connections import Connections
-from shared.storage.pages import WALKED, Place
-from shared.storage.tables.runs import runs
-from shared.threads import threads
+from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import queries
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.pages import WALKED, Place
+from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.threads import threads
 from tests.clients import User
 from tests.query_plans import Plans, sent
 from tests.stored_runs import StoredRuns

@@ -7,18 +7,18 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, text
 
-from shared.claim import Claim
-from shared.errors import RunNotFound
-from shared.events import event_log
-from shared.events.types import MessageDelta
-from shared.ids import new_id
-from shared.runs import queries, retention, sweep
-from shared.storage import idempotency
-from shared.storage.connections import Connections
-from shared.storage.idempotency import Scope, StoredAnswer
-from shared.storage.tables.events import run_events
-from shared.storage.tables.runs import forgotten_runs, runs, workers
-from shared.storage.tables.storage import idempotency_keys
+from arkloop.shared.claim import Claim
+from arkloop.shared.errors import RunNotFound
+from arkloop.shared.events import event_log
+from arkloop.shared.events.types import MessageDelta
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import queries, retention, sweep
+from arkloop.shared.storage import idempotency
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.idempotency import Scope, StoredAnswer
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.tables.runs import forgotten_runs, runs, workers
+from arkloop.shared.storage.tables.storage import idempotency_keys
 from tests.clients import User
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import in_parallel

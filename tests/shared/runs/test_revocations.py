@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import func, text, update
 
-from shared.accounts import api_keys
-from shared.ids import new_id
-from shared.runs import claims, sweep
-from shared.storage.tables.accounts import api_keys as api_keys_table
+from arkloop.shared.accounts import api_keys
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import claims, sweep
+from arkloop.shared.storage.tables.accounts import api_keys as api_keys_table
 from tests.stored_runs import StoredRuns, ago
 
 

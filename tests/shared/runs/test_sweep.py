@@ -10,23 +10,23 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, make_url, select, text
 
-from chaos.system.fault_proxy import FaultProxy
-from cli.dev.embedded_postgres import EmbeddedPostgres
-from shared.claim import Claim
-from shared.errors import LeaseLost
-from shared.events.types import (
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.shared.claim import Claim
+from arkloop.shared.errors import LeaseLost
+from arkloop.shared.events.types import (
     MessageCompleted,
     MessageDelta,
     RunCost,
     RunWaitingForInput,
     ToolResult,
 )
-from shared.events.usage import Usage
-from shared.ids import new_id
-from shared.runs import sweep
-from shared.runs.states import RunState
-from shared.storage.connections import Connections, connect
-from shared.storage.tables.runs import inputs
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import sweep
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.tables.runs import inputs
+from chaos.system.fault_proxy import FaultProxy
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually, in_parallel
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.security import egress
-from shared.security.egress import Policy, Refused
+from arkloop.shared.security import egress
+from arkloop.shared.security.egress import Policy, Refused
 
 PUBLIC = Policy()
 LOOPBACK = Policy.of(["127.0.0.0/8", "::1/128"])

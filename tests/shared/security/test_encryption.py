@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.config import InvalidSettings, Settings
-from shared.ids import new_id
-from shared.security.encryption import CannotOpen, Keyring, NoEncryptionKey, keyring
+from arkloop.shared.config import InvalidSettings, Settings
+from arkloop.shared.ids import new_id
+from arkloop.shared.security.encryption import CannotOpen, Keyring, NoEncryptionKey, keyring
 
 ORG = UUID("01a20e5a-2b91-76ef-b381-d919c4ad9778")
 FIRST, SECOND = "a" * 32, "b" * 32

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from shared.security import passwords
+from arkloop.shared.security import passwords
 
 
 def test_a_password_matches_its_own_hash() -> None:
@@ -35,7 +35,7 @@ def test_hashing_does_not_stop_the_other_greenlets() -> None:
 from gevent import monkey
 monkey.patch_all()
 import gevent
-from shared.security import passwords
+from arkloop.shared.security import passwords
 ticks = []
 def tick():
     while True:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from shared.storage.arrays import TextArray
-from shared.storage.connections import Connections
+from arkloop.shared.storage.arrays import TextArray
+from arkloop.shared.storage.connections import Connections
 
 
 @pytest.mark.parametrize(

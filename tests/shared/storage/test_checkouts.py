@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from shared.storage.checkouts import Checkouts, NoneFree, Patience
+from arkloop.shared.storage.checkouts import Checkouts, NoneFree, Patience
 from tests.waiting import eventually, in_parallel
 
 

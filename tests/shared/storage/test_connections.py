@@ -6,9 +6,9 @@ import pytest
 import redis
 from redis.connection import parse_url
 
+from arkloop.shared.config import Settings
+from arkloop.shared.storage.connections import Connections, connect
 from chaos.system.fault_proxy import FaultProxy
-from shared.config import Settings
-from shared.storage.connections import Connections, connect
 from tests.waiting import eventually, in_parallel
 
 AT_ONCE = 4

@@ -9,11 +9,11 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import make_url
 
-from cli.dev.embedded_postgres import EmbeddedPostgres
-from shared.config import Settings
-from shared.storage import rewinds
-from shared.storage.connections import Connections, connect
-from shared.storage.keys import Keys
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.shared.config import Settings
+from arkloop.shared.storage import rewinds
+from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.keys import Keys
 from tests.standby import replicated_postgres
 
 

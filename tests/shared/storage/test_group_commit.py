@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from shared.errors import Unavailable
-from shared.storage import group_commit
-from shared.storage.group_commit import GroupCommit
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.storage import group_commit
+from arkloop.shared.storage.group_commit import GroupCommit
 from tests.waiting import eventually, in_parallel
 
 

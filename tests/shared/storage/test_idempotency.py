@@ -5,12 +5,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, text
 
-from shared.accounts import accounts
-from shared.ids import new_id
-from shared.storage import idempotency
-from shared.storage.connections import Connections
-from shared.storage.idempotency import Scope, StoredAnswer
-from shared.storage.tables.storage import idempotency_keys
+from arkloop.shared.accounts import accounts
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage import idempotency
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.idempotency import Scope, StoredAnswer
+from arkloop.shared.storage.tables.storage import idempotency_keys
 
 ANSWER = StoredAnswer(status=201, headers={"Location": "/x"}, body="{}")
 

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import pytest
 
-from shared.ids import new_id
-from shared.storage.connections import Connections
-from shared.storage.notifications import Enqueue, Notification, NotificationSender
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.notifications import Enqueue, Notification, NotificationSender
 from tests.waiting import eventually
 
 

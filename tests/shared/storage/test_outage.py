@@ -1,6 +1,6 @@
 """A silent server is asked by one caller at a time."""
 
-from shared.storage.outage import Outage
+from arkloop.shared.storage.outage import Outage
 from tests.waiting import eventually, in_parallel
 
 

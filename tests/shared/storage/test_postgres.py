@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from shared.config import Settings
-from shared.errors import Unavailable
-from shared.storage import postgres
-from shared.storage.checkouts import Patience
-from shared.storage.connections import Connections, connect
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.storage import postgres
+from arkloop.shared.storage.checkouts import Patience
+from arkloop.shared.storage.connections import Connections, connect
 from tests.standby import replicated_postgres
 from tests.waiting import eventually, in_parallel
 

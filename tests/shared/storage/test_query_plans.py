@@ -8,22 +8,22 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert, select, text
 
-from api.streaming import stream_pages
-from api.streaming.run_heads import RunHeads
+from arkloop.api.streaming import stream_pages
+from arkloop.api.streaming.run_heads import RunHeads
+from arkloop.shared.accounts import accounts
+from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.events import event_log
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import claims, queries, revocations, sweep
+from arkloop.shared.runs.states import STATUSES
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.runs import runs as runs_table
+from arkloop.shared.storage.tables.runs import workers
+from arkloop.shared.threads import threads
+from arkloop.worker.process import history as conversation_history
+from arkloop.worker.process import lease
 from bench.history.seeding import History, seed
-from shared.accounts import accounts
-from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.events import event_log
-from shared.ids import new_id
-from shared.runs import claims, queries, revocations, sweep
-from shared.runs.states import STATUSES
-from shared.storage.connections import Connections
-from shared.storage.tables.runs import runs as runs_table
-from shared.storage.tables.runs import workers
-from shared.threads import threads
 from tests.query_plans import Plans, noted, only, sent
-from worker.process import history as conversation_history
-from worker.process import lease
 
 #: Sorts of few rows: those of the active runs, or of one thread, are few for other reasons.
 FEW = {"ix_runs_owner", "ix_runs_queued_at", "ix_runs_input_expires_at"}

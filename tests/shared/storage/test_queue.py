@@ -14,11 +14,11 @@ import redis
 import trustme
 from kombu.exceptions import OperationalError
 
-from cli.dev.embedded_redis import find_binary
-from shared.config import Settings
-from shared.storage import queue
-from shared.storage.connections import connect_redis
-from shared.storage.outage import Outage
+from arkloop.cli.dev.embedded_redis import find_binary
+from arkloop.shared.config import Settings
+from arkloop.shared.storage import queue
+from arkloop.shared.storage.connections import connect_redis
+from arkloop.shared.storage.outage import Outage
 from tests.tls_proxy import tls_proxy
 from tests.waiting import eventually
 

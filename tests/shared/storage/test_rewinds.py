@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine
 
-from api.streaming import sse
-from api.streaming.stream_hub import StreamHub
-from cli.dev.embedded_postgres import EmbeddedPostgres
-from shared.accounts import accounts
-from shared.actors import PERMISSIONS_OF_ROLE, Actor
-from shared.config import Settings
-from shared.storage import rewinds, schema
-from shared.storage.connections import Connections, connect
+from arkloop.api.streaming import sse
+from arkloop.api.streaming.stream_hub import StreamHub
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.shared.accounts import accounts
+from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.config import Settings
+from arkloop.shared.storage import rewinds, schema
+from arkloop.shared.storage.connections import Connections, connect
 from tests.api.streaming.followed_runs import Client, FollowedRun
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel

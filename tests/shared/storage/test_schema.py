@@ -14,11 +14,11 @@ from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from cli.main import main
-from shared.events import types
-from shared.ids import new_id
-from shared.storage import schema
-from shared.times import EPOCH
+from arkloop.cli.main import main
+from arkloop.shared.events import types
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage import schema
+from arkloop.shared.times import EPOCH
 from tests.waiting import eventually
 
 

@@ -13,15 +13,15 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import create_engine, text
 
-from cli.dev.dev import path_of_children, read_procfile
-from cli.dev.embedded_postgres import EmbeddedPostgres
-from cli.dev.embedded_redis import find_binary
-from cli.dev.embedded_server import free_port
-from cli.main import main
-from shared.config import Settings
-from shared.storage import server_checks
-from shared.storage.connections import connect
-from shared.storage.server_checks import UnsuitableServer
+from arkloop.cli.dev.dev import path_of_children, read_procfile
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.cli.dev.embedded_redis import find_binary
+from arkloop.cli.dev.embedded_server import free_port
+from arkloop.cli.main import main
+from arkloop.shared.config import Settings
+from arkloop.shared.storage import server_checks
+from arkloop.shared.storage.connections import connect
+from arkloop.shared.storage.server_checks import UnsuitableServer
 from tests.waiting import eventually
 from tests.web_server import ROOT
 

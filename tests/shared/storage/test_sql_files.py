@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.storage import sql_files
+from arkloop.shared.storage import sql_files
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted(ROOT.glob("shared/**/sql/*.sql"))

@@ -8,11 +8,11 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from api.auth import bearer
-from shared.actors import Actor
-from shared.errors import ThreadBusy, ThreadNotFound
-from shared.storage.connections import Connections
-from shared.threads import threads
+from arkloop.api.auth import bearer
+from arkloop.shared.actors import Actor
+from arkloop.shared.errors import ThreadBusy, ThreadNotFound
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.threads import threads
 from tests.clients import User
 from tests.waiting import eventually, in_parallel
 

@@ -5,9 +5,8 @@ from decimal import Decimal
 
 import pytest
 
-from tests.worker.recorded_run import request
-from worker.agent.affordable import affordable, shortest_of
-from worker.contract.messages import (
+from arkloop.worker.agent.affordable import affordable, shortest_of
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     Message,
     ModelRequest,
@@ -15,7 +14,8 @@ from worker.contract.messages import (
     ToolMessage,
     UserMessage,
 )
-from worker.providers import token_counts
+from arkloop.worker.providers import token_counts
+from tests.worker.recorded_run import request
 
 NOTE = "\n[The rest is omitted: it cannot be paid any more.]"
 

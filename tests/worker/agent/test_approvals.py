@@ -8,16 +8,22 @@ from typing import Any
 
 import pytest
 
-from shared.events.types import ToolCallRequested
+from arkloop.shared.events.types import ToolCallRequested
+from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.agent.tool_calls import UNKNOWN_OUTCOME
+from arkloop.worker.contract.messages import (
+    AssistantMessage,
+    Chunk,
+    ModelRequest,
+    ToolCall,
+    TurnEnd,
+)
+from arkloop.worker.contract.outcomes import WaitForInput
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers.scripted_provider import ScriptedProvider
+from arkloop.worker.tools import load
 from tests.worker.agent.test_loop import agent_for, results, run
 from tests.worker.recorded_run import RecordedRun, chain_of
-from worker.agent.conversation import Turn
-from worker.agent.tool_calls import UNKNOWN_OUTCOME
-from worker.contract.messages import AssistantMessage, Chunk, ModelRequest, ToolCall, TurnEnd
-from worker.contract.outcomes import WaitForInput
-from worker.contract.stop_signal import StopSignal
-from worker.providers.scripted_provider import ScriptedProvider
-from worker.tools import load
 
 CALL = ToolCall("c1", "calculator", {"expression": "6*7"})
 

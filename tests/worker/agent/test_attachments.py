@@ -3,11 +3,11 @@
 import base64
 from typing import Any
 
+from arkloop.worker.agent import attachments
+from arkloop.worker.agent.attachments import attached
+from arkloop.worker.contract.attachments import Attachment, TextPart
+from arkloop.worker.contract.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from tests.worker.recorded_run import RecordedRun, request
-from worker.agent import attachments
-from worker.agent.attachments import attached
-from worker.contract.attachments import Attachment, TextPart
-from worker.contract.messages import AssistantMessage, Message, ToolMessage, UserMessage
 
 
 def image(file_id: str = "1", **fields: Any) -> Attachment:

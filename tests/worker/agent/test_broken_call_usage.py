@@ -11,18 +11,18 @@ from uuid import UUID
 
 import pytest
 
-from shared.catalog import model_routes
-from shared.config import Settings
-from shared.events import types
-from shared.events.event_log import data_of
-from shared.runs.states import RunState
-from shared.threads import threads
+from arkloop.shared.catalog import model_routes
+from arkloop.shared.config import Settings
+from arkloop.shared.events import types
+from arkloop.shared.events.event_log import data_of
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.threads import threads
+from arkloop.worker.attempt import execution
+from arkloop.worker.contract.outcomes import CancelRequested
+from arkloop.worker.process.process import WorkerProcess
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
 from tests.worker.providers.fake_vendor import STREAM_HEAD, FakeVendor, anthropic_stream, raw
-from worker.attempt import execution
-from worker.contract.outcomes import CancelRequested
-from worker.process.process import WorkerProcess
 
 USAGE = {"input_tokens": 5000, "cache_read_input_tokens": 40_000}
 START = {"type": "message_start", "message": {"role": "assistant", "usage": USAGE}}

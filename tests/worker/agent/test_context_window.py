@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.events.types import ContextCompacted
-from tests.worker.recorded_run import history_of
-from worker.agent.context_window import (
+from arkloop.shared.events.types import ContextCompacted
+from arkloop.worker.agent.context_window import (
     LEAST_RESULT_TOKENS,
     cut_results,
     entries_from,
@@ -17,14 +16,15 @@ from worker.agent.context_window import (
     tokens_of,
     tokens_of_frame,
 )
-from worker.agent.conversation import Entry
-from worker.contract.messages import (
+from arkloop.worker.agent.conversation import Entry
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     ToolCall,
     ToolMessage,
     ToolSpec,
     UserMessage,
 )
+from tests.worker.recorded_run import history_of
 
 CALLED = AssistantMessage("let me see", (ToolCall("c1", "t", {"x": 1}),))
 RESULT = ToolMessage("c1", "t", "out " * 50)

@@ -6,12 +6,17 @@ from typing import Any
 
 import pytest
 
-from shared.events import types
-from shared.events.types import Event, StoredEvent, encode
-from shared.events.usage import Usage
-from worker.agent.conversation import lost_events_of, messages_of, resume_state_from, turns_of
-from worker.contract.attachments import Attachment
-from worker.contract.messages import AssistantMessage, ToolCall, ToolMessage
+from arkloop.shared.events import types
+from arkloop.shared.events.types import Event, StoredEvent, encode
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.agent.conversation import (
+    lost_events_of,
+    messages_of,
+    resume_state_from,
+    turns_of,
+)
+from arkloop.worker.contract.attachments import Attachment
+from arkloop.worker.contract.messages import AssistantMessage, ToolCall, ToolMessage
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 STARTED = types.RunStarted("assistant@1", "scripted", "scripted-1", {})

@@ -8,21 +8,17 @@ from typing import Any
 
 import pytest
 
-from shared.catalog.model_routes import Route
-from shared.catalog.personas import Persona
-from shared.events.types import MessageCompleted, RunCost, RunLimitReached
-from shared.events.usage import Usage
-from tests.waiting import eventually
-from tests.worker.agent.test_loop import CALCULATE, Model, agent_for, results
-from tests.worker.agent.test_loop import run as run_loop
-from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of
-from worker.agent import landing, loop
-from worker.agent.agent import Agent
-from worker.agent.conversation import Turn
-from worker.agent.loop import Answer
-from worker.agent.structured_output import OutputSchema
-from worker.contract.context import Plan, ToolContext
-from worker.contract.messages import (
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.events.types import MessageCompleted, RunCost, RunLimitReached
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.agent import landing, loop
+from arkloop.worker.agent.agent import Agent
+from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.agent.loop import Answer
+from arkloop.worker.agent.structured_output import OutputSchema
+from arkloop.worker.contract.context import Plan, ToolContext
+from arkloop.worker.contract.messages import (
     Chunk,
     ModelRequest,
     TextDelta,
@@ -32,7 +28,7 @@ from worker.contract.messages import (
     TurnEnd,
     UserMessage,
 )
-from worker.contract.outcomes import (
+from arkloop.worker.contract.outcomes import (
     DeadlineExceeded,
     LimitExceeded,
     ProviderError,
@@ -40,8 +36,12 @@ from worker.contract.outcomes import (
     ShuttingDown,
     TimeToLand,
 )
-from worker.contract.stop_signal import StopSignal
-from worker.tools import tool
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.tools import tool
+from tests.waiting import eventually
+from tests.worker.agent.test_loop import CALCULATE, Model, agent_for, results
+from tests.worker.agent.test_loop import run as run_loop
+from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of
 
 SAID = Usage(input_tokens=9, output_tokens=3)
 

@@ -8,20 +8,30 @@ from typing import Any
 
 import pytest
 
-from shared import times
-from shared.catalog import personas
-from shared.events import types
-from shared.events.types import MessageCompleted, RouteCost, RunCost, ToolCallRequested, ToolResult
-from shared.events.usage import Usage
-from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of, history_of
-from worker import tools
-from worker.agent import loop
-from worker.agent.agent import Agent
-from worker.agent.conversation import Turn
-from worker.agent.loop import Answer
-from worker.agent.tool_calls import MAX_CALLS_PER_TURN, MAX_OUTPUT_BYTES, UNKNOWN_OUTCOME, cut
-from worker.contract.context import ToolContext
-from worker.contract.messages import (
+from arkloop.shared import times
+from arkloop.shared.catalog import personas
+from arkloop.shared.events import types
+from arkloop.shared.events.types import (
+    MessageCompleted,
+    RouteCost,
+    RunCost,
+    ToolCallRequested,
+    ToolResult,
+)
+from arkloop.shared.events.usage import Usage
+from arkloop.worker import tools
+from arkloop.worker.agent import loop
+from arkloop.worker.agent.agent import Agent
+from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.agent.loop import Answer
+from arkloop.worker.agent.tool_calls import (
+    MAX_CALLS_PER_TURN,
+    MAX_OUTPUT_BYTES,
+    UNKNOWN_OUTCOME,
+    cut,
+)
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     Message,
     ModelRequest,
@@ -32,16 +42,17 @@ from worker.contract.messages import (
     TurnEnd,
     UserMessage,
 )
-from worker.contract.outcomes import (
+from arkloop.worker.contract.outcomes import (
     CancelRequested,
     LimitExceeded,
     RunFailure,
     ShuttingDown,
     WaitForInput,
 )
-from worker.contract.stop_signal import StopSignal
-from worker.providers.scripted_provider import ScriptedProvider
-from worker.tools import CallInfo, Tool, tool
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers.scripted_provider import ScriptedProvider
+from arkloop.worker.tools import CallInfo, Tool, tool
+from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of, history_of
 
 #: Of the run in its thread, after everything else.
 POSITION = 1_000_000

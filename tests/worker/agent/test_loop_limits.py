@@ -5,18 +5,18 @@ from typing import Any
 
 import pytest
 
-from shared.events.types import ContextTruncated, ToolCallRequested
+from arkloop.shared.events.types import ContextTruncated, ToolCallRequested
+from arkloop.worker import providers
+from arkloop.worker.agent import loop, request_builder
+from arkloop.worker.agent.model_call import DEFAULT_OUTPUT_TOKENS
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.agent.tool_calls import MAX_CALLS_PER_TURN
+from arkloop.worker.contract.messages import AssistantMessage, UserMessage
+from arkloop.worker.contract.outcomes import LimitExceeded
+from arkloop.worker.providers import openai_provider
 from tests.worker.agent.test_loop import CALCULATE, Model, agent_for, results, run
 from tests.worker.providers.fake_vendor import anthropic_stream, raw, route_to, vendor
 from tests.worker.recorded_run import ROUTE, RecordedRun, history_of
-from worker import providers
-from worker.agent import loop, request_builder
-from worker.agent.model_call import DEFAULT_OUTPUT_TOKENS
-from worker.agent.route_chain import RouteChain
-from worker.agent.tool_calls import MAX_CALLS_PER_TURN
-from worker.contract.messages import AssistantMessage, UserMessage
-from worker.contract.outcomes import LimitExceeded
-from worker.providers import openai_provider
 
 
 def test_a_model_that_repeats_itself_is_stopped() -> None:

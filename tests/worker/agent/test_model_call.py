@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from shared.catalog.model_routes import Route
-from shared.events.types import RunCost, RunFallback
-from shared.events.usage import Usage
-from tests.worker.recorded_run import RecordedRun, chain_of, request
-from worker.agent.model_call import (
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.events.types import RunCost, RunFallback
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.agent.model_call import (
     DEFAULT_OUTPUT_TOKENS,
     LEAST_OUTPUT_TOKENS,
     MAX_TURN_CHARACTERS,
@@ -19,10 +18,10 @@ from worker.agent.model_call import (
     bounded,
     call_model,
 )
-from worker.agent.retry import MAX_RETRY_AFTER_SECONDS, MAX_TRIES
-from worker.agent.route_chain import RouteChain
-from worker.contract import retry_deadline
-from worker.contract.messages import (
+from arkloop.worker.agent.retry import MAX_RETRY_AFTER_SECONDS, MAX_TRIES
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.contract import retry_deadline
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     CallDelta,
     Chunk,
@@ -33,11 +32,16 @@ from worker.contract.messages import (
     TurnEnd,
     UsageUpdate,
 )
-from worker.contract.outcomes import CancelRequested, ProviderError, TooLarge
-from worker.contract.retry_deadline import LAST_ROUTE_SECONDS, OTHER_ROUTE_SECONDS, RetryDeadline
-from worker.contract.stop_signal import StopSignal
-from worker.providers import Provider
-from worker.providers.scripted_provider import ScriptedProvider
+from arkloop.worker.contract.outcomes import CancelRequested, ProviderError, TooLarge
+from arkloop.worker.contract.retry_deadline import (
+    LAST_ROUTE_SECONDS,
+    OTHER_ROUTE_SECONDS,
+    RetryDeadline,
+)
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers import Provider
+from arkloop.worker.providers.scripted_provider import ScriptedProvider
+from tests.worker.recorded_run import RecordedRun, chain_of, request
 
 
 class Replies(ScriptedProvider):

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from shared.events.types import Event, RunSettingsDropped
+from arkloop.shared.events.types import Event, RunSettingsDropped
+from arkloop.worker.agent.agent import Agent
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.contract.messages import ModelRequest
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
 from tests.worker.agent.test_loop import Model, agent_for, run
 from tests.worker.recorded_run import ROUTE, RecordedRun
-from worker.agent.agent import Agent
-from worker.agent.route_chain import RouteChain
-from worker.contract.messages import ModelRequest
-from worker.contract.outcomes import ProviderError
-from worker.contract.stop_signal import StopSignal
 
 CALL = {"tool": "calculator", "args": {"expression": "1+1"}}
 

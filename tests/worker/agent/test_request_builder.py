@@ -8,17 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.events.types import ContextCompacted, ContextTruncated, MessageReset, RunFallback
-from shared.events.usage import Usage
-from tests.worker.agent.test_loop import Model, after, agent_for, run
-from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of, history_of
-from worker.agent.agent import Agent
-from worker.agent.conversation import Counted, Turn, messages_of
-from worker.agent.request_builder import RequestBuilder
-from worker.agent.retry import MAX_SHRINKS, MAX_TRIES
-from worker.agent.route_chain import RouteChain
-from worker.contract.context import ToolContext
-from worker.contract.messages import (
+from arkloop.shared.events.types import (
+    ContextCompacted,
+    ContextTruncated,
+    MessageReset,
+    RunFallback,
+)
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.agent.agent import Agent
+from arkloop.worker.agent.conversation import Counted, Turn, messages_of
+from arkloop.worker.agent.request_builder import RequestBuilder
+from arkloop.worker.agent.retry import MAX_SHRINKS, MAX_TRIES
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     Message,
     ModelRequest,
@@ -27,10 +30,12 @@ from worker.contract.messages import (
     TurnEnd,
     UserMessage,
 )
-from worker.contract.outcomes import ProviderError, TooLarge
-from worker.contract.stop_signal import StopSignal
-from worker.providers import size_errors, token_counts
-from worker.tools import tool
+from arkloop.worker.contract.outcomes import ProviderError, TooLarge
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers import size_errors, token_counts
+from arkloop.worker.tools import tool
+from tests.worker.agent.test_loop import Model, after, agent_for, run
+from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of, history_of
 
 LIMIT = 8_000
 ANTHROPIC = "prompt is too long: {sent} tokens > {limit} maximum"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from worker.agent.retry import (
+from arkloop.worker.agent.retry import (
     MAX_SHRINKS,
     MAX_TRIES,
     Decision,
@@ -18,7 +18,7 @@ from worker.agent.retry import (
     Wait,
     decide,
 )
-from worker.contract.outcomes import ProviderError, TooLarge
+from arkloop.worker.contract.outcomes import ProviderError, TooLarge
 
 MANY = 600.0
 LAST = MAX_TRIES - 1

@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 
-from shared.events.types import RunCost
-from shared.events.usage import Usage
-from tests.worker.recorded_run import request
-from worker.agent.model_call import Reply
-from worker.agent.structured_output import (
+from arkloop.shared.events.types import RunCost
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.agent.model_call import Reply
+from arkloop.worker.agent.structured_output import (
     MAX_REPAIRS,
     OutputSchema,
     as_text,
     check_attempts,
     repair_request,
 )
-from worker.contract.messages import AssistantMessage, ToolCall, TurnEnd
-from worker.contract.outcomes import RunFailure
-from worker.providers.output_modes import FINAL_TOOL
+from arkloop.worker.contract.messages import AssistantMessage, ToolCall, TurnEnd
+from arkloop.worker.contract.outcomes import RunFailure
+from arkloop.worker.providers.output_modes import FINAL_TOOL
+from tests.worker.recorded_run import request
 
 CITY = OutputSchema(
     {

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from shared.events.types import ContextCompacted, ContextTruncated, RunCost
-from shared.events.usage import Usage
+from arkloop.shared.events.types import ContextCompacted, ContextTruncated, RunCost
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.agent.agent import Agent
+from arkloop.worker.agent.conversation import Entry
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.contract.messages import AssistantMessage, Message, ModelRequest, UserMessage
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
 from tests.worker.agent.test_loop import Model, after, agent_for, run
 from tests.worker.recorded_run import ROUTE, RecordedRun
-from worker.agent.agent import Agent
-from worker.agent.conversation import Entry
-from worker.agent.route_chain import RouteChain
-from worker.contract.messages import AssistantMessage, Message, ModelRequest, UserMessage
-from worker.contract.outcomes import ProviderError
-from worker.contract.stop_signal import StopSignal
 
 FACT = "The code is tulip-7."
 

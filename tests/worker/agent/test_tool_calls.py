@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from shared import logs
-from shared.events.types import ToolResult
+from arkloop.shared import logs
+from arkloop.shared.events.types import ToolResult
+from arkloop.worker.agent.tool_calls import STOP_SECONDS
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.contract.outcomes import CancelRequested, ShuttingDown
+from arkloop.worker.tools import Tool, ToolOutput, tool
 from tests.waiting import eventually
 from tests.worker.agent.test_loop import CALCULATE, agent_for, results, run
 from tests.worker.recorded_run import RecordedRun
-from worker.agent.tool_calls import STOP_SECONDS
-from worker.contract.context import ToolContext
-from worker.contract.outcomes import CancelRequested, ShuttingDown
-from worker.tools import Tool, ToolOutput, tool
 
 SECRET = "postgresql://arkloop:hunter2@db/arkloop"
 

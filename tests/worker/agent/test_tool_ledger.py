@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from shared.errors import LeaseLost
-from shared.events.types import ToolResult
+from arkloop.shared.errors import LeaseLost
+from arkloop.shared.events.types import ToolResult
+from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.contract.messages import ToolCall
+from arkloop.worker.contract.outcomes import CancelRequested, ShuttingDown
+from arkloop.worker.tools import Tool, tool
 from tests.worker.agent.test_loop import CALCULATE, agent_for, results, run
 from tests.worker.recorded_run import RecordedRun
-from worker.agent.conversation import Turn
-from worker.contract.context import ToolContext
-from worker.contract.messages import ToolCall
-from worker.contract.outcomes import CancelRequested, ShuttingDown
-from worker.tools import Tool, tool
 
 
 @tool(idempotent=False)

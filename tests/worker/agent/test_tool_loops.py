@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from worker.agent import tool_loops
-from worker.agent.conversation import Turn
-from worker.contract.messages import ToolCall, ToolMessage
-from worker.contract.outcomes import LimitExceeded
+from arkloop.worker.agent import tool_loops
+from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.contract.messages import ToolCall, ToolMessage
+from arkloop.worker.contract.outcomes import LimitExceeded
 
 
 def turn(name: str, output: str = "out", **arguments: Any) -> Turn:

@@ -9,24 +9,33 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from shared.billing import budget_limits, credits
-from shared.catalog import personas
-from shared.catalog.model_routes import Route
-from shared.catalog.prices import Prices
-from shared.claim import Claim
-from shared.events.types import Event, RunThrottled
-from shared.events.usage import Usage
-from shared.ids import new_id
-from shared.storage.connections import Connections, Transaction
-from shared.storage.tables.billing import reservations
+from arkloop.shared.billing import budget_limits, credits
+from arkloop.shared.catalog import personas
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.prices import Prices
+from arkloop.shared.claim import Claim
+from arkloop.shared.events.types import Event, RunThrottled
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.tables.billing import reservations
+from arkloop.worker.attempt.admission import Admission
+from arkloop.worker.contract import retry_deadline
+from arkloop.worker.contract.context import Plan
+from arkloop.worker.contract.outcomes import (
+    CancelRequested,
+    LimitExceeded,
+    ProviderError,
+    RunFailure,
+)
+from arkloop.worker.contract.retry_deadline import (
+    LAST_ROUTE_SECONDS,
+    OTHER_ROUTE_SECONDS,
+    RetryDeadline,
+)
+from arkloop.worker.process.route_limits import MAX_PAUSE_SECONDS, RouteLimits
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
-from worker.attempt.admission import Admission
-from worker.contract import retry_deadline
-from worker.contract.context import Plan
-from worker.contract.outcomes import CancelRequested, LimitExceeded, ProviderError, RunFailure
-from worker.contract.retry_deadline import LAST_ROUTE_SECONDS, OTHER_ROUTE_SECONDS, RetryDeadline
-from worker.process.route_limits import MAX_PAUSE_SECONDS, RouteLimits
 
 WORST = Usage(input_tokens=500_000, output_tokens=250_000)  # 1 USD
 QUARTER = Usage(input_tokens=250_000)

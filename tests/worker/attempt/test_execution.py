@@ -14,23 +14,23 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, insert, select, update
 
-from shared.billing import budget_limits, credits, spending
-from shared.catalog import mcp_configs, model_routes, published_personas
-from shared.config import Settings
-from shared.errors import LeaseLost
-from shared.events import types
-from shared.events.event_log import data_of, text_of
-from shared.events.usage import Usage
-from shared.runs import sweep
-from shared.runs.states import RunState
-from shared.storage.tables.billing import reservations, run_usage
-from shared.storage.tables.events import run_events
-from shared.threads import threads
+from arkloop.shared.billing import budget_limits, credits, spending
+from arkloop.shared.catalog import mcp_configs, model_routes, published_personas
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import LeaseLost
+from arkloop.shared.events import types
+from arkloop.shared.events.event_log import data_of, text_of
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs import sweep
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.tables.billing import reservations, run_usage
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.threads import threads
+from arkloop.worker.attempt import execution
+from arkloop.worker.contract.outcomes import ShuttingDown
+from arkloop.worker.process.process import WorkerProcess
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
-from worker.attempt import execution
-from worker.contract.outcomes import ShuttingDown
-from worker.process.process import WorkerProcess
 
 ONE = Decimal(1)
 ODD = Path(__file__).parents[1] / "mcp" / "odd_mcp_server.py"

@@ -5,10 +5,10 @@ import logging
 import httpx2
 import pytest
 
-from shared.catalog.model_routes import Route
-from shared.events.types import RunError
-from worker.attempt import failure_log
-from worker.contract.outcomes import ProviderError
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.events.types import RunError
+from arkloop.worker.attempt import failure_log
+from arkloop.worker.contract.outcomes import ProviderError
 
 ERROR = RunError("provider.connection", "The provider cannot be reached.", True)
 

@@ -4,12 +4,19 @@ import logging
 
 import pytest
 
-from shared.catalog import personas
-from shared.errors import Unavailable
-from shared.events.types import RunError
-from shared.ids import new_id
-from worker.attempt.outcome import Cancelled, Failed, HandedOff, Outcome, Waiting, outcome_of
-from worker.contract.outcomes import (
+from arkloop.shared.catalog import personas
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.events.types import RunError
+from arkloop.shared.ids import new_id
+from arkloop.worker.attempt.outcome import (
+    Cancelled,
+    Failed,
+    HandedOff,
+    Outcome,
+    Waiting,
+    outcome_of,
+)
+from arkloop.worker.contract.outcomes import (
     CancelRequested,
     DeadlineExceeded,
     LimitExceeded,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared.json_schema import InvalidSchema
-from worker.contract.argument_schema import MAX_ERRORS, ArgumentSchema
+from arkloop.shared.json_schema import InvalidSchema
+from arkloop.worker.contract.argument_schema import MAX_ERRORS, ArgumentSchema
 
 TREE = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",

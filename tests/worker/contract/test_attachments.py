@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.contract.attachments import Attachment, TextPart, parts_of
+from arkloop.worker.contract.attachments import Attachment, TextPart, parts_of
 
 
 def test_stored_parts_are_read() -> None:

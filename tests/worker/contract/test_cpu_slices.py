@@ -6,18 +6,18 @@ import threading
 
 import pytest
 
+from arkloop.worker.contract.cpu_slices import cpu_slice
 from tests.worker.tools.fetching import Server, page
-from worker.contract.cpu_slices import cpu_slice
 
 HEAD = """
 from gevent import monkey
 monkey.patch_all()
 import sys, threading, time
-from shared.security.egress import Policy
-from worker.contract.cpu_slices import cpu_slice
-from worker.contract.messages import ToolSpec
-from worker.contract.stop_signal import StopSignal
-from worker.tools import CallInfo, Tool, http_fetch
+from arkloop.shared.security.egress import Policy
+from arkloop.worker.contract.cpu_slices import cpu_slice
+from arkloop.worker.contract.messages import ToolSpec
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.tools import CallInfo, Tool, http_fetch
 
 def of(name, schema):
     return Tool(spec=ToolSpec(name, "", schema), function=None, idempotent=False)

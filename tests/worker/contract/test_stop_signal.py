@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from shared.errors import LeaseLost
-from worker.contract.outcomes import CancelRequested, DeadlineExceeded, TimeToLand
-from worker.contract.stop_signal import StopSignal
+from arkloop.shared.errors import LeaseLost
+from arkloop.worker.contract.outcomes import CancelRequested, DeadlineExceeded, TimeToLand
+from arkloop.worker.contract.stop_signal import StopSignal
 
 
 def test_nothing_happens_before_it_is_set() -> None:

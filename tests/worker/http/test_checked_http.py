@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import httpcore2
 import pytest
 
-from shared.security import egress
-from shared.security.egress import Policy
-from worker.http.checked_http import CheckedBackend
+from arkloop.shared.security import egress
+from arkloop.shared.security.egress import Policy
+from arkloop.worker.http.checked_http import CheckedBackend
 
 LOOPBACK = Policy.of(["127.0.0.0/8"])
 

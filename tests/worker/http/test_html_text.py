@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from worker.http.html_text import html_text
+from arkloop.worker.http.html_text import html_text
 
 PAGE = """<!DOCTYPE html>
 <html><head><title>A &amp; B</title><style>p { color: red }</style>

@@ -9,12 +9,12 @@ from uuid import UUID
 
 import pytest
 
-from shared.ids import new_id
+from arkloop.shared.ids import new_id
+from arkloop.worker.mcp import McpFailed
+from arkloop.worker.mcp.bounded_messages import MAX_BYTES, MAX_VALUES, TooLarge, parse
+from arkloop.worker.mcp.client import McpClient
+from arkloop.worker.mcp.server import Server
 from tests.worker.mcp.lying_mcp_server import Lying, lying
-from worker.mcp import McpFailed
-from worker.mcp.bounded_messages import MAX_BYTES, MAX_VALUES, TooLarge, parse
-from worker.mcp.client import McpClient
-from worker.mcp.server import Server
 
 MB = 1_000_000
 #: What an answer of 4 MiB may cost the sidecar, beyond what it had before.

@@ -19,18 +19,18 @@ import psutil
 import pytest
 import trustme
 
-from cli.dev.embedded_server import free_port
-from shared.ids import new_id
-from shared.security.egress import Policy
+from arkloop.cli.dev.embedded_server import free_port
+from arkloop.shared.ids import new_id
+from arkloop.shared.security.egress import Policy
+from arkloop.worker.contract.outcomes import CancelRequested
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.mcp import McpFailed, sessions
+from arkloop.worker.mcp.checked_http import CheckedClient
+from arkloop.worker.mcp.client import ChangedTools, McpClient
+from arkloop.worker.mcp.server import Server
+from arkloop.worker.mcp.sessions import Rules, Session
 from tests.waiting import eventually
 from tests.worker.mcp.lying_mcp_server import Lying, lying
-from worker.contract.outcomes import CancelRequested
-from worker.contract.stop_signal import StopSignal
-from worker.mcp import McpFailed, sessions
-from worker.mcp.checked_http import CheckedClient
-from worker.mcp.client import ChangedTools, McpClient
-from worker.mcp.server import Server
-from worker.mcp.sessions import Rules, Session
 
 SDK = Path(__file__).with_name("sdk_mcp_server.py")
 ORG = new_id()

@@ -15,16 +15,16 @@ from uuid import UUID
 import psutil
 import pytest
 
-from shared.ids import new_id
+from arkloop.shared.ids import new_id
+from arkloop.worker.contract.outcomes import CancelRequested
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.mcp import McpFailed
+from arkloop.worker.mcp.client import ChangedTools, McpClient
+from arkloop.worker.mcp.launcher import PASSED_ON
+from arkloop.worker.mcp.results import MAX_IMAGES
+from arkloop.worker.mcp.server import Server
 from tests import waiting
 from tests.waiting import eventually, in_parallel
-from worker.contract.outcomes import CancelRequested
-from worker.contract.stop_signal import StopSignal
-from worker.mcp import McpFailed
-from worker.mcp.client import ChangedTools, McpClient
-from worker.mcp.launcher import PASSED_ON
-from worker.mcp.results import MAX_IMAGES
-from worker.mcp.server import Server
 
 ODD = Path(__file__).with_name("odd_mcp_server.py")
 #: Of the servers whose tests have no other org in them.
@@ -478,7 +478,7 @@ import sys
 {patch}
 from pathlib import Path
 from tests.worker.mcp.test_client import Odd, check_in_worker
-from worker.mcp.client import McpClient
+from arkloop.worker.mcp.client import McpClient
 
 client = McpClient(stdio=True)
 odd = Odd(client, Path(sys.argv[1]))

@@ -15,15 +15,15 @@ from uuid import UUID
 import psutil
 import pytest
 
-from shared.ids import new_id
+from arkloop.shared.ids import new_id
+from arkloop.worker.mcp import McpFailed
+from arkloop.worker.mcp.client import McpClient
+from arkloop.worker.mcp.server import Server
+from arkloop.worker.mcp.sidecar import MAX_DATA_BYTES, MAX_SESSIONS
 from tests import waiting
 from tests.waiting import eventually
 from tests.worker.mcp.lying_mcp_server import Lying, lying
 from tests.worker.mcp.test_client import Odd
-from worker.mcp import McpFailed
-from worker.mcp.client import McpClient
-from worker.mcp.server import Server
-from worker.mcp.sidecar import MAX_DATA_BYTES, MAX_SESSIONS
 
 ROOT = Path(__file__).parents[3]
 LOOPBACK = ["127.0.0.0/8"]
@@ -192,7 +192,7 @@ def test_the_memory_of_a_sidecar_is_limited_and_that_of_its_programs_is_not(
 
 _HANGING = """
 import asyncio, re
-from worker.mcp import sidecar
+from arkloop.worker.mcp import sidecar
 
 async def main():
     watching = asyncio.create_task(sidecar._watch())

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from worker.mcp.sidecar import BUSY_SECONDS, _is_out_of_memory
+from arkloop.worker.mcp.sidecar import BUSY_SECONDS, _is_out_of_memory
 
 _PROGRAM = """
 import asyncio, os, sys, time
-from worker.mcp import sidecar
+from arkloop.worker.mcp import sidecar
 
 async def compute(part, seconds):
     watch = asyncio.create_task(sidecar._give_way())

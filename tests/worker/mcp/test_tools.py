@@ -15,21 +15,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Row, update
 
-from shared.catalog import mcp_configs
-from shared.config import Settings
-from shared.storage.connections import Connections
-from shared.storage.tables.catalog import mcp_configs as configs_table
-from shared.times import now
+from arkloop.shared.catalog import mcp_configs
+from arkloop.shared.config import Settings
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.catalog import mcp_configs as configs_table
+from arkloop.shared.times import now
+from arkloop.worker.contract.cpu_slices import cpu_slice
+from arkloop.worker.contract.outcomes import CancelRequested
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.mcp import discovery
+from arkloop.worker.mcp.client import McpClient
+from arkloop.worker.mcp.descriptions import describe
+from arkloop.worker.mcp.tools import MAX_TOOLS, McpTools, model_names, tools_of
+from arkloop.worker.tools import CallInfo, Tool, ToolFailed
 from tests.clients import User
 from tests.waiting import eventually
-from worker.contract.cpu_slices import cpu_slice
-from worker.contract.outcomes import CancelRequested
-from worker.contract.stop_signal import StopSignal
-from worker.mcp import discovery
-from worker.mcp.client import McpClient
-from worker.mcp.descriptions import describe
-from worker.mcp.tools import MAX_TOOLS, McpTools, model_names, tools_of
-from worker.tools import CallInfo, Tool, ToolFailed
 
 ODD = Path(__file__).with_name("odd_mcp_server.py")
 INFO = CallInfo(idempotency_key="k")

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from shared.catalog.model_routes import Route
-from shared.storage.connections import Connections
-from worker.process.context_sizes import ContextSizes
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.storage.connections import Connections
+from arkloop.worker.process.context_sizes import ContextSizes
 
 ROUTE = Route(id="r", provider="openai", model="m", base_url="http://127.0.0.1:9/v1")
 

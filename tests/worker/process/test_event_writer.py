@@ -8,26 +8,26 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import create_engine, delete, select
 
-from shared.claim import Claim
-from shared.errors import LeaseLost
-from shared.events import event_log
-from shared.events.event_log import open_events, text_of
-from shared.events.types import MessageDelta, RunCompleted, RunCost, RunResumed, StoredEvent
-from shared.events.usage import Usage
-from shared.runs import endings
-from shared.runs.endings import Ending, Outcome
-from shared.runs.states import RunState
-from shared.runs.transitions import Totals
-from shared.storage.tables.events import run_events
-from shared.storage.tables.runs import runs
-from shared.times import EPOCH
+from arkloop.shared.claim import Claim
+from arkloop.shared.errors import LeaseLost
+from arkloop.shared.events import event_log
+from arkloop.shared.events.event_log import open_events, text_of
+from arkloop.shared.events.types import MessageDelta, RunCompleted, RunCost, RunResumed, StoredEvent
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs import endings
+from arkloop.shared.runs.endings import Ending, Outcome
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.transitions import Totals
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.times import EPOCH
+from arkloop.worker.contract.outcomes import CancelRequested, RunFailure
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.process import event_writer
+from arkloop.worker.process.event_writer import EventWriter
+from arkloop.worker.process.run_log import RunLog
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually, in_parallel
-from worker.contract.outcomes import CancelRequested, RunFailure
-from worker.contract.stop_signal import StopSignal
-from worker.process import event_writer
-from worker.process.event_writer import EventWriter
-from worker.process.run_log import RunLog
 
 LogOf = Callable[[Claim], RunLog]
 RESUMED = RunResumed(2, "deploy")

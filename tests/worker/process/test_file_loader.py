@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import StorageUnavailable
-from shared.files import files, incoming
-from shared.files.configured_storage import storage_of
-from shared.files.local_storage import LocalStorage
-from shared.storage.connections import Connections
+from arkloop.shared.errors import StorageUnavailable
+from arkloop.shared.files import files, incoming
+from arkloop.shared.files.configured_storage import storage_of
+from arkloop.shared.files.local_storage import LocalStorage
+from arkloop.shared.storage.connections import Connections
+from arkloop.worker.contract.attachments import Attachment
+from arkloop.worker.contract.outcomes import RunFailure
+from arkloop.worker.process import file_loader
+from arkloop.worker.process.file_loader import FileLoader, RunFiles
+from arkloop.worker.process.history_loader import HistoryMemory
 from tests.clients import Register, User
 from tests.contents import PDF, png
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
 from tests.worker.process.test_history_loader import Patient, claim_of
-from worker.contract.attachments import Attachment
-from worker.contract.outcomes import RunFailure
-from worker.process import file_loader
-from worker.process.file_loader import FileLoader, RunFiles
-from worker.process.history_loader import HistoryMemory
 
 MIB = 1024 * 1024
 

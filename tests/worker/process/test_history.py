@@ -6,16 +6,22 @@ from uuid import UUID
 
 import pytest
 
-from shared.claim import Claim
-from shared.events import types
-from shared.events.types import ContextCompacted
-from shared.events.usage import Usage
-from shared.ids import new_id
-from shared.threads import thread_contexts, threads
+from arkloop.shared.claim import Claim
+from arkloop.shared.events import types
+from arkloop.shared.events.types import ContextCompacted
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.ids import new_id
+from arkloop.shared.threads import thread_contexts, threads
+from arkloop.worker.agent.conversation import Counted, History
+from arkloop.worker.contract.messages import (
+    AssistantMessage,
+    Message,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from arkloop.worker.process import history
 from tests.stored_runs import StoredRuns
-from worker.agent.conversation import Counted, History
-from worker.contract.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
-from worker.process import history
 
 
 def said(stored: StoredRuns, thread_id: UUID, content: str) -> None:

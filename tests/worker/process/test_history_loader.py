@@ -8,17 +8,17 @@ from dataclasses import replace
 
 import pytest
 
-from shared.claim import Claim
-from shared.ids import new_id
-from shared.storage.connections import Connections
-from shared.threads import threads
+from arkloop.shared.claim import Claim
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.threads import threads
+from arkloop.worker.contract.messages import UserMessage
+from arkloop.worker.contract.outcomes import CancelRequested
+from arkloop.worker.process import history
+from arkloop.worker.process.history_loader import HistoryLoader, HistoryMemory
 from tests.clients import Register
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel
-from worker.contract.messages import UserMessage
-from worker.contract.outcomes import CancelRequested
-from worker.process import history
-from worker.process.history_loader import HistoryLoader, HistoryMemory
 
 MIB = 1024 * 1024
 

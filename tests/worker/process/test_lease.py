@@ -10,13 +10,13 @@ import psycopg
 import pytest
 from sqlalchemy import make_url, text
 
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.shared.config import Settings
+from arkloop.shared.storage.connections import Connections
+from arkloop.worker.process.lease import Lease
 from chaos.system.fault_proxy import FaultProxy
-from cli.dev.embedded_postgres import EmbeddedPostgres
-from shared.config import Settings
-from shared.storage.connections import Connections
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
-from worker.process.lease import Lease
 
 _SESSIONS = """
 SELECT l.pid FROM pg_locks l JOIN workers w

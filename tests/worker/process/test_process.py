@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from shared.ids import new_id
-from worker.contract.outcomes import DeadlineExceeded, TimeToLand
-from worker.process.process import ActiveRun, landing_seconds
+from arkloop.shared.ids import new_id
+from arkloop.worker.contract.outcomes import DeadlineExceeded, TimeToLand
+from arkloop.worker.process.process import ActiveRun, landing_seconds
 
 
 @pytest.mark.parametrize(

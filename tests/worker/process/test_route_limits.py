@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from shared import ids
-from shared.catalog.model_routes import Route
-from shared.storage.connections import Connections
-from shared.storage.outage import Outage
-from worker.process.route_limits import (
+from arkloop.shared import ids
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.outage import Outage
+from arkloop.worker.process.route_limits import (
     JITTER,
     MAX_LINE_SECONDS,
     MAX_PAUSE_SECONDS,

@@ -8,13 +8,18 @@ from uuid import uuid4
 
 import pytest
 
-from shared.events.types import MessageDelta, MessageThinking, RunCancelled, RunResumed, StoredEvent
-from shared.events.usage import Usage
-from tests.waiting import eventually
-from worker.contract.outcomes import CancelRequested, LimitExceeded
-from worker.contract.stop_signal import StopSignal
-from worker.process import run_log
-from worker.process.run_log import (
+from arkloop.shared.events.types import (
+    MessageDelta,
+    MessageThinking,
+    RunCancelled,
+    RunResumed,
+    StoredEvent,
+)
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.contract.outcomes import CancelRequested, LimitExceeded
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.process import run_log
+from arkloop.worker.process.run_log import (
     GATHER_CHARACTERS,
     MAX_BACKLOG_BYTES,
     MAX_EVENT_CHARACTERS,
@@ -22,6 +27,7 @@ from worker.process.run_log import (
     ArgumentsOf,
     RunLog,
 )
+from tests.waiting import eventually
 
 FIRST, SECOND = ArgumentsOf("a", "f"), ArgumentsOf("b", "g")
 END = RunCancelled(Usage(), 0)

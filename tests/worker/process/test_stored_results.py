@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from shared.events import types
-from shared.runs import claims
+from arkloop.shared.events import types
+from arkloop.shared.runs import claims
+from arkloop.worker.process import history, stored_results
 from tests.stored_runs import StoredRuns
-from worker.process import history, stored_results
 
 
 def test_results_are_those_of_the_runs_own_thread(stored: StoredRuns) -> None:

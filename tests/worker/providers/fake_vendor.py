@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from shared.catalog.model_routes import Route
-from worker import providers
-from worker.contract.messages import CallDelta, Chunk, ModelRequest, ToolCall, UserMessage
-from worker.contract.outcomes import ProviderError
-from worker.contract.stop_signal import StopSignal
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.worker import providers
+from arkloop.worker.contract.messages import CallDelta, Chunk, ModelRequest, ToolCall, UserMessage
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
 
 Answer = Callable[[socket.socket], None]
 

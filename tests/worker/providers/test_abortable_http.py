@@ -11,7 +11,13 @@ import httpx2
 import pytest
 import trustme
 
-from shared.security.egress import Policy
+from arkloop.shared.security.egress import Policy
+from arkloop.worker import providers
+from arkloop.worker.contract.messages import TextDelta
+from arkloop.worker.contract.outcomes import CancelRequested, ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers import abortable_http
+from arkloop.worker.providers.bounded_response import MAX_ERROR_BYTES, MAX_EVENT_BYTES
 from tests.worker.providers.fake_vendor import (
     REQUEST,
     STREAM_HEAD,
@@ -25,12 +31,6 @@ from tests.worker.providers.fake_vendor import (
     route_to,
     vendor,
 )
-from worker import providers
-from worker.contract.messages import TextDelta
-from worker.contract.outcomes import CancelRequested, ProviderError
-from worker.contract.stop_signal import StopSignal
-from worker.providers import abortable_http
-from worker.providers.bounded_response import MAX_ERROR_BYTES, MAX_EVENT_BYTES
 
 LOOPBACK = Policy.of(["127.0.0.0/8"])
 HELLO = raw(openai_stream(delta(content="Hi"), delta(finish="stop")))

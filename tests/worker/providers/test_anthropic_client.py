@@ -7,17 +7,17 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from shared.catalog.model_routes import Route
-from shared.events.usage import Usage
-from shared.security.egress import Policy
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.security.egress import Policy
+from arkloop.worker import providers
+from arkloop.worker.contract.messages import Chunk, TextDelta, TurnEnd
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers.anthropic_client import bounded_frames
+from arkloop.worker.providers.bounded_response import MAX_EVENT_BYTES
 from tests.worker.providers.fake_vendor import REQUEST, raw, status, vendor
 from tests.worker.providers.platform_server import AWS, KEY, PlatformServer, frame
-from worker import providers
-from worker.contract.messages import Chunk, TextDelta, TurnEnd
-from worker.contract.outcomes import ProviderError
-from worker.contract.stop_signal import StopSignal
-from worker.providers.anthropic_client import bounded_frames
-from worker.providers.bounded_response import MAX_EVENT_BYTES
 
 #: Of an org, whose providers may be on this machine.
 LOOPBACK = Policy.of(["127.0.0.0/8"])

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from shared.events.usage import Usage
-from tests.worker.providers.fake_vendor import REQUEST, anthropic_stream, ask, raw, route_to, vendor
-from worker import providers
-from worker.contract.attachments import Attachment, TextPart
-from worker.contract.messages import (
+from arkloop.shared.events.usage import Usage
+from arkloop.worker import providers
+from arkloop.worker.contract.attachments import Attachment, TextPart
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     CallDelta,
     Chunk,
@@ -25,7 +24,8 @@ from worker.contract.messages import (
     UsageUpdate,
     UserMessage,
 )
-from worker.tools import load
+from arkloop.worker.tools import load
+from tests.worker.providers.fake_vendor import REQUEST, anthropic_stream, ask, raw, route_to, vendor
 
 TOOLS = [tool.spec for tool in load(["calculator", "current_time"]).values()]
 CALL = ToolCall("toolu_1", "calculator", {"expression": "1+1"})

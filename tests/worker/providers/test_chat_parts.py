@@ -4,10 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from worker.contract.attachments import Attachment, TextPart
-from worker.contract.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
-from worker.contract.outcomes import ProviderError
-from worker.providers.chat_parts import content_of, images_after
+from arkloop.worker.contract.attachments import Attachment, TextPart
+from arkloop.worker.contract.messages import (
+    AssistantMessage,
+    Message,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.providers.chat_parts import content_of, images_after
 
 PNG = Attachment(kind="image", file_id="1", name="a.png", media_type="image/png", data="AAAA")
 PDF = Attachment(kind="file", file_id="2", name="a.pdf", media_type="application/pdf", data="BBBB")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from shared.catalog.model_routes import Route
-from shared.security.egress import Policy
-from worker.providers.context_sizes import ask
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.security.egress import Policy
+from arkloop.worker.providers.context_sizes import ask
 
 VLLM = {"data": [{"id": "m", "object": "model", "owned_by": "vllm", "max_model_len": 32768}]}
 OPENROUTER = {"data": [{"id": "x", "context_length": 1}, {"id": "m", "context_length": 200_000}]}

@@ -4,11 +4,11 @@ import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
-from shared.catalog.platforms import credentials_of
+from arkloop.shared.catalog.platforms import credentials_of
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.providers import google_tokens
 from tests.worker.providers.platform_server import PlatformServer
 from tests.worker.providers.test_anthropic_client import service_account
-from worker.contract.outcomes import ProviderError
-from worker.providers import google_tokens
 
 
 def test_a_refused_account_is_an_auth_failure() -> None:

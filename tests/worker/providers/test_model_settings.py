@@ -5,6 +5,10 @@ from typing import Any
 
 import pytest
 
+from arkloop.worker import providers
+from arkloop.worker.contract.messages import ToolSpec
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
 from tests.worker.providers.fake_vendor import (
     REQUEST,
     anthropic_stream,
@@ -15,10 +19,6 @@ from tests.worker.providers.fake_vendor import (
     status,
     vendor,
 )
-from worker import providers
-from worker.contract.messages import ToolSpec
-from worker.contract.outcomes import ProviderError
-from worker.contract.stop_signal import StopSignal
 
 TOOL = ToolSpec("calculator", "Calculates.", {"type": "object"})
 SAMPLING = {"temperature": 0.5, "top_p": 0.9}

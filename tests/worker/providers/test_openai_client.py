@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from shared.catalog.model_routes import Route
-from shared.security.egress import Policy
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.security.egress import Policy
+from arkloop.worker import providers
+from arkloop.worker.contract.messages import TextDelta
+from arkloop.worker.contract.stop_signal import StopSignal
 from tests.worker.providers.fake_vendor import REQUEST
 from tests.worker.providers.platform_server import KEY, PlatformServer
-from worker import providers
-from worker.contract.messages import TextDelta
-from worker.contract.stop_signal import StopSignal
 
 
 @pytest.mark.parametrize("is_of_org", [True, False])

@@ -9,19 +9,8 @@ from typing import Any
 
 import pytest
 
-from shared.events.usage import Usage
-from tests.worker.providers.fake_vendor import (
-    REQUEST,
-    Answer,
-    ask,
-    delta,
-    openai_stream,
-    raw,
-    route_to,
-    vendor,
-    written,
-)
-from worker.contract.messages import (
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     Chunk,
     ModelRequest,
@@ -34,9 +23,20 @@ from worker.contract.messages import (
     UsageUpdate,
     UserMessage,
 )
-from worker.contract.outcomes import ProviderError
-from worker.providers import openai_provider
-from worker.tools import load
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.providers import openai_provider
+from arkloop.worker.tools import load
+from tests.worker.providers.fake_vendor import (
+    REQUEST,
+    Answer,
+    ask,
+    delta,
+    openai_stream,
+    raw,
+    route_to,
+    vendor,
+    written,
+)
 
 USAGE = {
     "prompt_tokens": 10,

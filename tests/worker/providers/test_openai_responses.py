@@ -8,13 +8,34 @@ from typing import Any
 
 import pytest
 
-from shared.catalog.model_routes import Route
-from shared.config import Settings
-from shared.errors import LeaseLost
-from shared.events.event_log import data_of
-from shared.events.types import ProviderState
-from shared.events.usage import Usage
-from shared.runs.states import RunState
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import LeaseLost
+from arkloop.shared.events.event_log import data_of
+from arkloop.shared.events.types import ProviderState
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs.states import RunState
+from arkloop.worker import providers
+from arkloop.worker.attempt import execution
+from arkloop.worker.contract.attachments import Attachment, TextPart
+from arkloop.worker.contract.messages import (
+    AssistantMessage,
+    CallDelta,
+    Chunk,
+    Message,
+    ModelRequest,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolMessage,
+    ToolSpec,
+    TurnEnd,
+    UsageUpdate,
+    UserMessage,
+)
+from arkloop.worker.contract.outcomes import ProviderError, TooLarge
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers.responses_request import body
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
 from tests.worker.providers.fake_vendor import (
@@ -38,27 +59,6 @@ from tests.worker.providers.openai_vendor import (
     refusal,
 )
 from tests.worker.providers.test_provider_state import started, worker
-from worker import providers
-from worker.attempt import execution
-from worker.contract.attachments import Attachment, TextPart
-from worker.contract.messages import (
-    AssistantMessage,
-    CallDelta,
-    Chunk,
-    Message,
-    ModelRequest,
-    TextDelta,
-    ThinkingDelta,
-    ToolCall,
-    ToolMessage,
-    ToolSpec,
-    TurnEnd,
-    UsageUpdate,
-    UserMessage,
-)
-from worker.contract.outcomes import ProviderError, TooLarge
-from worker.contract.stop_signal import StopSignal
-from worker.providers.responses_request import body
 
 USAGE = Usage(
     input_tokens=100,

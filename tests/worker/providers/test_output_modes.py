@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from worker.providers.output_modes import is_of_anthropic, is_strict
+from arkloop.worker.providers.output_modes import is_of_anthropic, is_strict
 
 
 def closed(**fields: Any) -> dict[str, Any]:

@@ -17,8 +17,16 @@ from typing import Any
 
 import pytest
 
-from shared.catalog.model_routes import Route
-from shared.events.types import RunSettingsDropped
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.events.types import RunSettingsDropped
+from arkloop.worker import providers
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.agent.structured_output import OutputSchema
+from arkloop.worker.contract.messages import ModelRequest
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers import responses_request
+from arkloop.worker.providers.output_modes import FINAL_TOOL, OutputMode
 from tests.worker.agent.test_loop import agent_for, run
 from tests.worker.providers.fake_vendor import (
     REQUEST,
@@ -31,14 +39,6 @@ from tests.worker.providers.fake_vendor import (
     vendor,
 )
 from tests.worker.recorded_run import RecordedRun
-from worker import providers
-from worker.agent.route_chain import RouteChain
-from worker.agent.structured_output import OutputSchema
-from worker.contract.messages import ModelRequest
-from worker.contract.outcomes import ProviderError
-from worker.contract.stop_signal import StopSignal
-from worker.providers import responses_request
-from worker.providers.output_modes import FINAL_TOOL, OutputMode
 
 CITY: dict[str, Any] = {
     "type": "object",

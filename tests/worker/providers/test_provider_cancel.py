@@ -5,12 +5,12 @@ import time
 
 import pytest
 
+from arkloop.worker import providers
+from arkloop.worker.contract.outcomes import CancelRequested
+from arkloop.worker.contract.stop_signal import StopSignal
 from bench.figure import percentile
 from bench.silent_vendor import PHASES, SilentVendor
 from tests.worker.providers.fake_vendor import REQUEST, route_to
-from worker import providers
-from worker.contract.outcomes import CancelRequested
-from worker.contract.stop_signal import StopSignal
 
 CANCELS = 25  # of each API in each phase: 225
 

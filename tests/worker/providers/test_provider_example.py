@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from shared.events.usage import Usage
-from shared.security.egress import Policy
-from tests.worker.providers.fake_vendor import REQUEST, Answer, head, route_to, status, vendor
-from worker import providers
-from worker.contract.messages import (
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.security.egress import Policy
+from arkloop.worker import providers
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     Chunk,
     ModelRequest,
@@ -26,9 +25,10 @@ from worker.contract.messages import (
     TurnEnd,
     UserMessage,
 )
-from worker.contract.outcomes import CancelRequested, ProviderError
-from worker.contract.stop_signal import StopSignal
-from worker.tools import load
+from arkloop.worker.contract.outcomes import CancelRequested, ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.tools import load
+from tests.worker.providers.fake_vendor import REQUEST, Answer, head, route_to, status, vendor
 
 PAGE = Path(__file__).parents[3] / "docs/reference/providers.md"
 
@@ -40,7 +40,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "ollama_provider.py").write_text(code)
     monkeypatch.setattr(providers, "__path__", [*providers.__path__, str(tmp_path)])
     yield
-    sys.modules.pop("worker.providers.ollama_provider")
+    sys.modules.pop("arkloop.worker.providers.ollama_provider")
 
 
 COUNTS = {"prompt_eval_count": 26, "eval_count": 3}

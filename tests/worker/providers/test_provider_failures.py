@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from shared.events import types
-from shared.times import EPOCH
+from arkloop.shared.events import types
+from arkloop.shared.times import EPOCH
+from arkloop.worker.contract.messages import TextDelta, ThinkingDelta, ToolCall, TurnEnd
+from arkloop.worker.contract.outcomes import ProviderError, TooLarge
 from tests.worker.providers.fake_vendor import (
     STREAM_HEAD,
     Answer,
@@ -26,8 +28,6 @@ from tests.worker.providers.fake_vendor import (
     status,
     vendor,
 )
-from worker.contract.messages import TextDelta, ThinkingDelta, ToolCall, TurnEnd
-from worker.contract.outcomes import ProviderError, TooLarge
 
 pytestmark = pytest.mark.parametrize("provider", ["openai", "anthropic"])
 

@@ -11,14 +11,35 @@ from uuid import UUID
 
 import pytest
 
-from shared.catalog import model_routes
-from shared.catalog.model_routes import Route
-from shared.config import Settings
-from shared.errors import LeaseLost
-from shared.events.event_log import data_of
-from shared.events.types import ProviderState
-from shared.runs.states import RunState
-from shared.threads import threads
+from arkloop.shared.catalog import model_routes
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import LeaseLost
+from arkloop.shared.events.event_log import data_of
+from arkloop.shared.events.types import ProviderState
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.threads import threads
+from arkloop.worker import providers
+from arkloop.worker.agent import context_window
+from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.agent.model_call import call_model
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.attempt import execution
+from arkloop.worker.contract.messages import (
+    MAX_STATE_BYTES,
+    AssistantMessage,
+    Message,
+    ModelRequest,
+    ToolCall,
+    ToolMessage,
+    TurnEnd,
+    UserMessage,
+    without_state,
+)
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.process.process import WorkerProcess
+from arkloop.worker.providers import token_counts
+from arkloop.worker.providers.scripted_provider import ScriptedProvider
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
 from tests.worker.providers.fake_vendor import (
@@ -33,27 +54,6 @@ from tests.worker.providers.fake_vendor import (
     vendor,
 )
 from tests.worker.recorded_run import RecordedRun, chain_of
-from worker import providers
-from worker.agent import context_window
-from worker.agent.conversation import Turn
-from worker.agent.model_call import call_model
-from worker.agent.route_chain import RouteChain
-from worker.attempt import execution
-from worker.contract.messages import (
-    MAX_STATE_BYTES,
-    AssistantMessage,
-    Message,
-    ModelRequest,
-    ToolCall,
-    ToolMessage,
-    TurnEnd,
-    UserMessage,
-    without_state,
-)
-from worker.contract.outcomes import ProviderError
-from worker.process.process import WorkerProcess
-from worker.providers import token_counts
-from worker.providers.scripted_provider import ScriptedProvider
 
 CALLS = (ToolCall("a", "calculator", {"expression": "1+1"}), ToolCall("b", "current_time", {}))
 

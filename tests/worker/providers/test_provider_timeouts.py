@@ -13,13 +13,20 @@ from uuid import UUID
 import pytest
 import trustme
 
-from shared.catalog import model_routes
-from shared.catalog.model_routes import Route
-from shared.catalog.prices import Prices
-from shared.config import Settings
-from shared.events.event_log import data_of
-from shared.runs.states import RunState
-from shared.threads import threads
+from arkloop.shared.catalog import model_routes
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.prices import Prices
+from arkloop.shared.config import Settings
+from arkloop.shared.events.event_log import data_of
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.threads import threads
+from arkloop.worker import providers
+from arkloop.worker.attempt import execution
+from arkloop.worker.contract.messages import Chunk, TextDelta
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.process.process import WorkerProcess
+from arkloop.worker.providers import abortable_http
 from tests.stored_runs import StoredRuns
 from tests.worker.providers.fake_vendor import (
     REQUEST,
@@ -33,13 +40,6 @@ from tests.worker.providers.fake_vendor import (
     route_to,
     vendor,
 )
-from worker import providers
-from worker.attempt import execution
-from worker.contract.messages import Chunk, TextDelta
-from worker.contract.outcomes import ProviderError
-from worker.contract.stop_signal import StopSignal
-from worker.process.process import WorkerProcess
-from worker.providers import abortable_http
 
 CHAT = openai_stream(delta(content="Hi"), done=False)
 CHAT_END = openai_stream(delta(finish="stop"))

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import httpx2
 import pytest
 
-from worker.providers.rate_limit_headers import RateLimit, read
+from arkloop.worker.providers.rate_limit_headers import RateLimit, read
 
 
 def headers(**values: str) -> httpx2.Headers:

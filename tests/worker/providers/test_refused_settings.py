@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from worker.providers import refused_settings
+from arkloop.worker.providers import refused_settings
 
 SETTINGS: dict[str, Any] = {
     "temperature": 1,

@@ -12,9 +12,11 @@ import pytest
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import UsageExtractor
 
-from shared.catalog.model_routes import Route
-from shared.catalog.prices import known
-from shared.events.usage import Usage
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.prices import known
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.contract.messages import TurnEnd
+from arkloop.worker.providers.reported_usage import UsageReader
 from tests.worker.providers.fake_vendor import (
     anthropic_stream,
     ask,
@@ -23,8 +25,6 @@ from tests.worker.providers.fake_vendor import (
     raw,
     vendor,
 )
-from worker.contract.messages import TurnEnd
-from worker.providers.reported_usage import UsageReader
 
 ROOT = Path(__file__).parents[3]
 OPENAI = {
@@ -154,8 +154,8 @@ def test_the_price_library_is_loaded_before_there_are_runs(provider: str, is_loa
     """Loading it takes up to half a second, in which every run of the process would stand still."""
     program = (
         "import sys\n"
-        "from shared.catalog.model_routes import Route\n"
-        "from worker import providers\n"
+        "from arkloop.shared.catalog.model_routes import Route\n"
+        "from arkloop.worker import providers\n"
         f"providers.prepare([Route(id='r', provider={provider!r}, model='m', base_url='http://x')])\n"
         "print('genai_prices.data' in sys.modules)"
     )

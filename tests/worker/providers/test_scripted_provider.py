@@ -11,11 +11,8 @@ from typing import Any
 
 import pytest
 
-from shared.events.usage import Usage
-from tests.web_server import ROOT
-from tests.worker.providers.fake_vendor import written
-from tests.worker.recorded_run import request
-from worker.contract.messages import (
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     Chunk,
     TextDelta,
@@ -24,9 +21,12 @@ from worker.contract.messages import (
     ToolMessage,
     TurnEnd,
 )
-from worker.contract.outcomes import CancelRequested, ProviderError
-from worker.contract.stop_signal import StopSignal
-from worker.providers.scripted_provider import ScriptedProvider
+from arkloop.worker.contract.outcomes import CancelRequested, ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers.scripted_provider import ScriptedProvider
+from tests.web_server import ROOT
+from tests.worker.providers.fake_vendor import written
+from tests.worker.recorded_run import request
 
 
 def play(*steps: Any, stop: StopSignal | None = None, **fields: Any) -> list[Chunk]:
@@ -287,8 +287,8 @@ def test_exit_worker_ends_the_process(step: dict[str, Any], attempt: int, dies: 
     program = (
         "import json, sys\n"
         "from tests.worker.recorded_run import request\n"
-        "from worker.providers.scripted_provider import ScriptedProvider\n"
-        "from worker.contract.stop_signal import StopSignal\n"
+        "from arkloop.worker.providers.scripted_provider import ScriptedProvider\n"
+        "from arkloop.worker.contract.stop_signal import StopSignal\n"
         "asked = request(sys.argv[1], attempt=int(sys.argv[2]))\n"
         "list(ScriptedProvider(faults=True).stream(asked, StopSignal()))\n"
     )

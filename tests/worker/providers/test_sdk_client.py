@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.dev.embedded_server import free_port
-from shared.catalog.model_routes import Route
-from worker import providers
-from worker.contract.messages import ModelRequest, UserMessage
-from worker.contract.outcomes import ProviderError
-from worker.contract.stop_signal import StopSignal
-from worker.providers.sdk_client import json_bytes
+from arkloop.cli.dev.embedded_server import free_port
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.worker import providers
+from arkloop.worker.contract.messages import ModelRequest, UserMessage
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers.sdk_client import json_bytes
 
 JSON = st.recursive(
     st.none()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from worker.contract.outcomes import TooLarge
-from worker.providers.size_errors import read
+from arkloop.worker.contract.outcomes import TooLarge
+from arkloop.worker.providers.size_errors import read
 
 
 @pytest.mark.parametrize(

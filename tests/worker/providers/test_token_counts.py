@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.events.types import ProviderState
-from shared.events.usage import TOKEN_FIELDS, Usage
-from worker.contract.attachments import Attachment
-from worker.contract.messages import (
+from arkloop.shared.events.types import ProviderState
+from arkloop.shared.events.usage import TOKEN_FIELDS, Usage
+from arkloop.worker.contract.attachments import Attachment
+from arkloop.worker.contract.messages import (
     AssistantMessage,
     Message,
     ModelRequest,
@@ -20,10 +20,10 @@ from worker.contract.messages import (
     ToolSpec,
     UserMessage,
 )
-from worker.contract.outcomes import ProviderError
-from worker.contract.stop_signal import StopSignal
-from worker.providers import token_counts
-from worker.providers.scripted_provider import ScriptedProvider
+from arkloop.worker.contract.outcomes import ProviderError
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers import token_counts
+from arkloop.worker.providers.scripted_provider import ScriptedProvider
 
 TEXTS = st.text(max_size=60)
 CALLS = st.builds(ToolCall, TEXTS, TEXTS, st.dictionaries(TEXTS, TEXTS, max_size=3) | TEXTS)

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from shared.security.egress import Policy
+from arkloop.shared.security.egress import Policy
+from arkloop.worker.tools import CallInfo, http_fetch
 from tests.worker.recorded_run import RecordedRun
-from worker.tools import CallInfo, http_fetch
 
 HERE = Policy.of(["127.0.0.2/32"])
 Answer = Callable[[], Iterable[bytes]]

@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 
+from arkloop.worker.http.checked_http import CheckedBackend
+from arkloop.worker.tools import ToolFailed
 from tests.waiting import eventually
 from tests.worker.tools.fetching import Server, fetch, page, redirect
-from worker.http.checked_http import CheckedBackend
-from worker.tools import ToolFailed
 
 PORT = 8080
 #: Of each name the answers in turn, the last for ever.

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arkloop.worker.tools import CallInfo, ToolFailed
+from arkloop.worker.tools.calculator import MAX_DIGITS, MAX_LENGTH, calculator
 from tests.worker.recorded_run import RecordedRun
-from worker.tools import CallInfo, ToolFailed
-from worker.tools.calculator import MAX_DIGITS, MAX_LENGTH, calculator
 
 
 def calculate(expression: str) -> str:

@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from arkloop.worker.contract.outcomes import CancelRequested
+from arkloop.worker.tools import ToolFailed, http_fetch
 from tests.worker.recorded_run import RecordedRun
 from tests.worker.tools.fetching import Server, fetch, page, served
-from worker.contract.outcomes import CancelRequested
-from worker.tools import ToolFailed, http_fetch
 
 
 @pytest.fixture(scope="module")
@@ -215,10 +215,10 @@ def test_in_a_gevent_worker_it_holds_nobody_up() -> None:
 from gevent import monkey
 monkey.patch_all()
 import socket, threading, time
-from shared.security.egress import Policy
-from worker.contract.outcomes import CancelRequested
-from worker.contract.stop_signal import StopSignal
-from worker.tools import CallInfo, http_fetch
+from arkloop.shared.security.egress import Policy
+from arkloop.worker.contract.outcomes import CancelRequested
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.tools import CallInfo, http_fetch
 
 silent = socket.create_server(("127.0.0.2", 0))
 stop, ticks = StopSignal(), []

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from shared.security.egress import Policy
+from arkloop.shared.security.egress import Policy
+from arkloop.worker.tools import ToolFailed
 from tests.web_server import ROOT
 from tests.worker.tools import rebinding_names
 from tests.worker.tools.fetching import HERE, Server, fetch, page, redirect, served
-from worker.tools import ToolFailed
 
 
 @pytest.fixture(scope="module")

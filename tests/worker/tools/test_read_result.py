@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from shared.events import types
+from arkloop.shared.events import types
+from arkloop.worker import tools
+from arkloop.worker.contract.token_estimates import tokens_of_text
+from arkloop.worker.tools import CallInfo, ToolFailed
 from tests.worker.recorded_run import RecordedRun
-from worker import tools
-from worker.contract.token_estimates import tokens_of_text
-from worker.tools import CallInfo, ToolFailed
 
 TEXT = "".join(f"line {i}: {'é' * (i % 5)}\n" for i in range(20_000))
 INFO = CallInfo(idempotency_key="k", result_tokens=2_000)

@@ -11,16 +11,15 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, PydanticUserError
 
-from shared import json_schema
-from shared.catalog import personas
-from shared.security import egress
-from tests.worker.recorded_run import RecordedRun
-from worker import tools
-from worker.contract import argument_schema
-from worker.contract.context import ToolContext
-from worker.contract.messages import ToolSpec
-from worker.contract.outcomes import CancelRequested
-from worker.tools import (
+from arkloop.shared import json_schema
+from arkloop.shared.catalog import personas
+from arkloop.shared.security import egress
+from arkloop.worker import tools
+from arkloop.worker.contract import argument_schema
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.contract.messages import ToolSpec
+from arkloop.worker.contract.outcomes import CancelRequested
+from arkloop.worker.tools import (
     CallInfo,
     InvalidSchema,
     InvalidTool,
@@ -30,6 +29,7 @@ from worker.tools import (
     http_fetch,
     tool,
 )
+from tests.worker.recorded_run import RecordedRun
 
 PAGE = Path(__file__).parents[3] / "docs/reference/tools.md"
 INFO = CallInfo(idempotency_key="run:call")
@@ -232,10 +232,13 @@ def test_a_file_that_holds_no_tool_is_told_with_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
     """A missing type, name or context is reported at the start, not by failing runs."""
-    imports = "from worker.contract.context import ToolContext\nfrom worker.tools import tool\n"
+    imports = (
+        "from arkloop.worker.contract.context import ToolContext\n"
+        "from arkloop.worker.tools import tool\n"
+    )
     (tmp_path / "broken.py").write_text(f"{imports}\n@tool(idempotent=True)\n{function}\n")
     monkeypatch.setattr(tools, "__path__", [*tools.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "worker.tools.broken", raising=False)
+    monkeypatch.delitem(sys.modules, "arkloop.worker.tools.broken", raising=False)
     tools.names.cache_clear()
     try:
         with pytest.raises(InvalidTool) as told:
@@ -263,7 +266,7 @@ def test_the_example_of_the_page_is_a_tool(tmp_path: Path, monkeypatch: pytest.M
     [name] = re.findall(r"^def (\w+)", example, re.MULTILINE)
     (tmp_path / f"{name}.py").write_text(example)
     monkeypatch.setattr(tools, "__path__", [*tools.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, f"worker.tools.{name}", raising=False)
+    monkeypatch.delitem(sys.modules, f"arkloop.worker.tools.{name}", raising=False)
     tools.names.cache_clear()
     try:
         convert = tools.load([name])[name]

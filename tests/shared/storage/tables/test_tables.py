@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Connection, inspect, text
 
-from shared.storage.connections import Connections
-from shared.storage.tables import metadata
-from shared.storage.tables.runs import runs
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables import metadata
+from arkloop.shared.storage.tables.runs import runs
 
 COLUMNS = """
 SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated,
