@@ -1,7 +1,7 @@
 """The right to execute a run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,6 +20,7 @@ class Claim:
     trace_id: str
     options: Mapping[str, Any] | None = None  # what the run overrides of its persona
     end_user_id: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)  # as it was then
     position: int
     fence: int
     attempt: int  # 1, and one more for each time it was taken over from a lost worker

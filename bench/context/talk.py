@@ -32,7 +32,7 @@ from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers import size_errors, token_counts
 from arkloop.worker.providers.output_modes import OutputMode
 from arkloop.worker.tools import Tool
-from tests.worker.recorded_run import RecordedRun
+from tests.worker.recorded_run import RUN, RecordedRun
 
 #: OpenAI caches prefixes of at least the first, in steps of the second number of tokens.
 CACHED_FROM, CACHED_STEP = 1024, 128
@@ -148,7 +148,7 @@ class Talk:
             self.context_tokens = tokens
 
         agent = Agent(
-            run_id="run",
+            identity=RUN,
             persona=self.persona,
             chain=RouteChain([route], lambda _route: self.vendor, learned=learned),
             tools=self.tools,

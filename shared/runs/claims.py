@@ -174,8 +174,7 @@ def _claim_queued(
 
 def _claim_of(row: Row[Any], *, last_seq: int) -> Claim:
     fields = row._asdict()
-    for only_for_the_event in ("metadata", "started_payload"):
-        del fields[only_for_the_event]
+    del fields["started_payload"]
     is_resumed = fields.pop("resume_reason") is not None
     return Claim(**fields, last_seq=last_seq, is_resumed=is_resumed)
 

@@ -17,6 +17,7 @@ from arkloop.worker.agent.conversation import Entry, History
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.contract.attachments import Attachment
 from arkloop.worker.contract.context import Plan
+from arkloop.worker.contract.identity import RunIdentity
 from arkloop.worker.contract.messages import Message, ModelRequest, ToolMessage, UserMessage
 from arkloop.worker.contract.retry_deadline import RetryDeadline
 from arkloop.worker.contract.stop_signal import StopSignal
@@ -167,6 +168,8 @@ class RecordedRun:
         return self.totals.cost_usd
 
 
+#: On whose behalf the tools are called.
+RUN = RunIdentity(run_id="run", thread_id="thread", org_id="org", trace_id="5" * 32)
 ROUTE = Route(
     id="scripted",
     provider="scripted",

@@ -9,6 +9,7 @@ from arkloop.shared.security.egress import Policy
 from arkloop.worker.agent.conversation import History
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.agent.structured_output import OutputSchema
+from arkloop.worker.contract.identity import RunIdentity
 from arkloop.worker.tools import Tool
 
 #: Of a model's context, what one call of `read_result` may return; and the context where it is not
@@ -21,7 +22,7 @@ MAX_WINDOW_TOKENS = 128_000
 class Agent:
     """The parts that stay the same through all the steps of a run."""
 
-    run_id: str
+    identity: RunIdentity
     persona: Persona
     chain: RouteChain
     tools: Mapping[str, Tool]

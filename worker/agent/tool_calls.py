@@ -329,10 +329,8 @@ def _begin(context: ToolLedger, tool: Tool, call: ToolCall) -> None:
 
 
 def _make(agent: Agent, context: ToolContext, tool: Tool, call: ToolCall) -> str | ToolOutput:
-    info = CallInfo(
-        idempotency_key=f"{agent.run_id}:{call.id}",
-        egress=agent.egress,
-        result_tokens=agent.result_tokens,
+    info = CallInfo.of(
+        agent.identity, call.id, egress=agent.egress, result_tokens=agent.result_tokens
     )
     output = tool(context, info, call.arguments)
     fault_points.reach("worker.tool_returned")

@@ -36,6 +36,7 @@ from arkloop.worker.attempt.outcome import (
     outcome_of,
 )
 from arkloop.worker.attempt.recorder import Recorder
+from arkloop.worker.contract.identity import RunIdentity
 from arkloop.worker.contract.outcomes import DeadlineExceeded, ProviderError, RunFailure, StopRun
 from arkloop.worker.mcp.tools import tools_of
 from arkloop.worker.process import history
@@ -256,7 +257,7 @@ def _agent(
     required = persona.require_approval
     aliases = {name for name, meant in mcp_tools.also_named.items() if meant & required}
     return Agent(
-        run_id=str(claim.run_id),
+        identity=_identity(claim),
         persona=replace(persona, require_approval=required | aliases),
         chain=chain,
         tools={**builtin_tools, **mcp_tools.tools},
@@ -265,6 +266,17 @@ def _agent(
         output=OutputSchema(persona.output_schema) if persona.output_schema else None,
         egress=Policy.of(settings.fetch_allowed_networks, FETCH_ALLOWED_NETWORKS),
         draining=process.draining,
+    )
+
+
+def _identity(claim: Claim) -> RunIdentity:
+    return RunIdentity(
+        run_id=str(claim.run_id),
+        thread_id=str(claim.thread_id),
+        org_id=str(claim.org_id),
+        end_user_id=claim.end_user_id,
+        metadata=claim.metadata,
+        trace_id=claim.trace_id,
     )
 
 

@@ -8,11 +8,12 @@ model that it could not. If it has a parameter `info`, it gets its `CallInfo` th
 import inspect
 import pkgutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib import import_module
-from typing import Any, get_type_hints
+from typing import Any, Self, get_type_hints
+from urllib.parse import quote
 
 from pydantic import ConfigDict, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
@@ -24,6 +25,7 @@ from arkloop.worker.contract.argument_schema import ArgumentSchema
 from arkloop.worker.contract.attachments import ToolOutput
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.cpu_slices import cpu_slice
+from arkloop.worker.contract.identity import RunIdentity, idempotency_key, traceparent
 from arkloop.worker.contract.messages import ToolSpec
 
 __all__ = [
@@ -60,11 +62,75 @@ class InvalidTool(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallInfo:
-    """The facts about a call that a tool may use besides the arguments."""
+    """The facts about a call that a tool may use besides the arguments.
 
+    `metadata` is that of the run when the attempt began.
+    """
+
+    run_id: str
+    thread_id: str
+    org_id: str
+    end_user_id: str | None = None  #: the customer's customer on whose behalf it is made
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    tool_call_id: str
     idempotency_key: str  #: the same whenever the call is repeated
+    traceparent: str  #: W3C trace context, in which the call is a span of the run's trace
     egress: Policy = field(default_factory=Policy)  #: where the tool may connect to
     result_tokens: int = 16_000  #: how long a result may be without being cut for the model
+
+    @classmethod
+    def of(cls, run: RunIdentity, tool_call_id: str, **more: Any) -> Self:
+        """Build the info of a call of this run; `more` are the fields besides the identity."""
+        key = idempotency_key(run.run_id, tool_call_id)
+        return cls(
+            run_id=run.run_id,
+            thread_id=run.thread_id,
+            org_id=run.org_id,
+            end_user_id=run.end_user_id,
+            metadata=run.metadata,
+            tool_call_id=tool_call_id,
+            idempotency_key=key,
+            traceparent=traceparent(run.trace_id, key),
+            **more,
+        )
+
+    def wire(self) -> dict[str, Any]:
+        """Return the identity as it is part of a JSON body or of MCP's `_meta`."""
+        return {name: getattr(self, name) for name in _WIRE_NAMES} | {
+            "metadata": dict(self.metadata)
+        }
+
+    def headers(self) -> dict[str, str]:
+        """Return the identity as HTTP headers; values that are not ASCII are percent-encoded.
+
+        Without `metadata`, which may be longer than servers accept, and without what is null.
+        """
+        values = {name: quote(text, safe=_IN_HEADERS) for name, text in self._texts()}
+        return {_HEADER_NAMES[name]: value for name, value in values.items()}
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        for name in _HEADER_NAMES:
+            if (text := getattr(self, name)) is not None:
+                yield name, text
+
+
+#: The fields of the identity, which have the same names wherever a call leads.
+_WIRE_NAMES = (
+    *("run_id", "thread_id", "org_id", "end_user_id", "metadata"),
+    *("tool_call_id", "idempotency_key", "traceparent"),
+)
+#: Underscores would be lost: many servers drop headers that contain them.
+_HEADER_NAMES = {
+    "run_id": "Arkloop-Run-Id",
+    "thread_id": "Arkloop-Thread-Id",
+    "org_id": "Arkloop-Org-Id",
+    "end_user_id": "Arkloop-End-User-Id",
+    "tool_call_id": "Arkloop-Tool-Call-Id",
+    "idempotency_key": "Idempotency-Key",
+    "traceparent": "traceparent",
+}
+#: Printable characters that stand in headers as they are.
+_IN_HEADERS = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
 
 
 @dataclass(frozen=True, kw_only=True)

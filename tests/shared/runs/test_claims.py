@@ -46,6 +46,15 @@ def test_of_eight_claims_at_once_one_wins(stored: StoredRuns) -> None:
         assert (1, 1, 1) == (won[0].attempt, won[0].fence, won[0].last_seq)
 
 
+def test_a_claim_has_the_metadata_of_the_run(stored: StoredRuns) -> None:
+    """Metadata comes with the claim itself: a worker that calls a tool need not ask for it."""
+    run_id = stored.create(metadata={"plan": "pro"})
+
+    claim = stored.claim(run_id)
+
+    assert claim is not None and {"plan": "pro"} == claim.metadata
+
+
 @pytest.mark.parametrize("state", [s for s in RunState if s != RunState.QUEUED])
 def test_only_a_queued_run_can_be_claimed(stored: StoredRuns, state: RunState) -> None:
     """A doubled or late message changes nothing."""

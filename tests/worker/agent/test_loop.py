@@ -52,7 +52,7 @@ from arkloop.worker.contract.outcomes import (
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers.scripted_provider import ScriptedProvider
 from arkloop.worker.tools import CallInfo, Tool, tool
-from tests.worker.recorded_run import ROUTE, RecordedRun, chain_of, history_of
+from tests.worker.recorded_run import ROUTE, RUN, RecordedRun, chain_of, history_of
 
 #: Of the run in its thread, after everything else.
 POSITION = 1_000_000
@@ -78,7 +78,7 @@ def agent_for(*steps: Any, extra: dict[str, Tool] | None = None, **changes: Any)
     """Build an agent that plays a script."""
     persona = replace(personas.builtin()[changes.pop("persona", "assistant@1")], **changes)
     return Agent(
-        run_id="run",
+        identity=RUN,
         persona=persona,
         chain=chain_of(Model()),
         tools={**tools.load(persona.tools), **(extra or {})},

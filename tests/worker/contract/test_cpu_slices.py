@@ -18,6 +18,7 @@ from arkloop.worker.contract.cpu_slices import cpu_slice
 from arkloop.worker.contract.messages import ToolSpec
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.tools import CallInfo, Tool, http_fetch
+from tests.worker.recorded_run import RUN
 
 def of(name, schema):
     return Tool(spec=ToolSpec(name, "", schema), function=None, idempotent=False)
@@ -73,7 +74,7 @@ def work(number):
     tool.check({"a": [1] * 4_000})
 """
 PAGES = """
-info = CallInfo(idempotency_key="k", egress=Policy.of(["127.0.0.2/32"]))
+info = CallInfo.of(RUN, "call", egress=Policy.of(["127.0.0.2/32"]))
 
 def work(number):
     http_fetch.http_fetch(StopSignal(), info, {"url": sys.argv[1]})

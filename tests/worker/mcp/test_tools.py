@@ -30,9 +30,10 @@ from arkloop.worker.mcp.tools import MAX_TOOLS, McpTools, model_names, tools_of
 from arkloop.worker.tools import CallInfo, Tool, ToolFailed
 from tests.clients import User
 from tests.waiting import eventually
+from tests.worker.recorded_run import RUN
 
 ODD = Path(__file__).with_name("odd_mcp_server.py")
-INFO = CallInfo(idempotency_key="k")
+INFO = CallInfo.of(RUN, "call")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 
 from arkloop.shared.security.egress import Policy
 from arkloop.worker.tools import CallInfo, http_fetch
-from tests.worker.recorded_run import RecordedRun
+from tests.worker.recorded_run import RUN, RecordedRun
 
 HERE = Policy.of(["127.0.0.2/32"])
 Answer = Callable[[], Iterable[bytes]]
@@ -93,7 +93,7 @@ def fetch(url: str, policy: Policy = HERE, run: RecordedRun | None = None) -> st
     """Return what the model gets."""
     arguments = {"url": url}
     http_fetch.http_fetch.check(arguments)
-    info = CallInfo(idempotency_key="run:call", egress=policy)
+    info = CallInfo.of(RUN, "call", egress=policy)
     return http_fetch.http_fetch(run or RecordedRun(), info, arguments)
 
 

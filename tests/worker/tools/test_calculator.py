@@ -8,13 +8,11 @@ from hypothesis import strategies as st
 
 from arkloop.worker.tools import CallInfo, ToolFailed
 from arkloop.worker.tools.calculator import MAX_DIGITS, MAX_LENGTH, calculator
-from tests.worker.recorded_run import RecordedRun
+from tests.worker.recorded_run import RUN, RecordedRun
 
 
 def calculate(expression: str) -> str:
-    return calculator(
-        RecordedRun(), CallInfo(idempotency_key="run:call"), {"expression": expression}
-    )
+    return calculator(RecordedRun(), CallInfo.of(RUN, "call"), {"expression": expression})
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,7 @@ from arkloop.shared.security.egress import Policy
 from arkloop.worker.contract.outcomes import CancelRequested
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.tools import CallInfo, http_fetch
+from tests.worker.recorded_run import RUN
 
 silent = socket.create_server(("127.0.0.2", 0))
 stop, ticks = StopSignal(), []
@@ -229,7 +230,7 @@ def tick():
     stop.set(CancelRequested())
 threading.Thread(target=tick).start()
 url = f"http://127.0.0.2:{silent.getsockname()[1]}/"
-info = CallInfo(idempotency_key="k", egress=Policy.of(["127.0.0.2/32"]))
+info = CallInfo.of(RUN, "call", egress=Policy.of(["127.0.0.2/32"]))
 try:
     http_fetch.http_fetch(stop, info, {"url": url})
 except CancelRequested:

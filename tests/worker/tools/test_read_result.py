@@ -10,10 +10,10 @@ from arkloop.shared.events import types
 from arkloop.worker import tools
 from arkloop.worker.contract.token_estimates import tokens_of_text
 from arkloop.worker.tools import CallInfo, ToolFailed
-from tests.worker.recorded_run import RecordedRun
+from tests.worker.recorded_run import RUN, RecordedRun
 
 TEXT = "".join(f"line {i}: {'é' * (i % 5)}\n" for i in range(20_000))
-INFO = CallInfo(idempotency_key="k", result_tokens=2_000)
+INFO = CallInfo.of(RUN, "call", result_tokens=2_000)
 
 
 @pytest.fixture(name="read")

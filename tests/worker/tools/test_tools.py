@@ -29,10 +29,10 @@ from arkloop.worker.tools import (
     http_fetch,
     tool,
 )
-from tests.worker.recorded_run import RecordedRun
+from tests.worker.recorded_run import RUN, RecordedRun
 
 PAGE = Path(__file__).parents[3] / "docs/reference/tools.md"
-INFO = CallInfo(idempotency_key="run:call")
+INFO = CallInfo.of(RUN, "call")
 
 
 @tool(idempotent=True)
