@@ -142,6 +142,7 @@ def _shown(persona: Persona) -> dict[str, Any]:
         "key": persona.key,
         "version": persona.version,
         "source": "builtin",
+        "agent": persona.agent,
         "system_prompt": persona.system_prompt,
         "route_id": persona.route_id,
         "fallback_route_ids": list(persona.fallback_route_ids),

@@ -43,6 +43,19 @@ MAX_INPUT_EXPIRES_SECONDS = 30 * 86_400
 
 _TOOL_NAME = re.compile("[A-Za-z0-9_-]{1,64}")
 _MCP_NAME = re.compile("[a-z0-9_-]{1,32}")
+_AGENT_NAME = re.compile("[A-Za-z0-9_-]{1,64}")
+#: What only the built-in loop heeds: an error in a persona that has an `agent`.
+LOOP_FIELDS = (
+    "fallback_route_ids",
+    "tools",
+    "mcp",
+    "require_approval",
+    "max_equal_turns",
+    "max_output_tokens",
+    "max_result_tokens",
+    "compaction",
+    "stream_tool_arguments",
+)
 
 
 class InvalidPersona(ValueError):
@@ -59,6 +72,7 @@ class Persona:
 
     key: str
     version: str
+    agent: str | None = None  # the custom agent that carries out its runs; None: the built-in loop
     system_prompt: str = ""
     route_id: str | None = None
     fallback_route_ids: tuple[str, ...] = ()  # tried in this order when the route stays broken
@@ -131,6 +145,12 @@ def understood(
                 problems |= {f"{name}.{setting}": why for setting, why in error.problems.items()}
             except ValueError as error:
                 problems[name] = [str(error)]
+    if values.get("agent") is not None:
+        problems |= {
+            name: ["must be left out with `agent`: only the built-in loop uses it"]
+            for name in LOOP_FIELDS
+            if name in values
+        }
     unknown = values.get("require_approval", frozenset()) - {*values.get("tools", ()), EVERY_TOOL}
     if unknown and not values.get("mcp") and "tools" not in problems and "mcp" not in problems:
         problems["require_approval"] = [
@@ -238,6 +258,7 @@ def _require_approval(value: Any) -> frozenset[str]:
 
 
 _CHECKS: Mapping[str, Callable[[Any], Any]] = {
+    "agent": _of_form(_AGENT_NAME),
     "system_prompt": _prompt,
     "route_id": _of_form(KEY),
     "fallback_route_ids": _list_of(_of_form(KEY), MAX_FALLBACKS),

@@ -176,6 +176,9 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
     earlier = _resume(process.connections, run) if run.is_resumed else ResumeState()
     persona = _persona(process, claim)
     run.admission.set_persona(persona)
+    if persona.agent is not None:
+        message = f"No agent {persona.agent!r} is installed in this worker."
+        raise RunFailure("agent.not_found", message, retryable=True)
     active.limit_time(persona.timeout_seconds, claim.used_seconds)
     run.chain = chain = _chain(process, claim, persona, earlier)
     loader, most, windows = process.histories, most_bytes(chain, persona), chain.windows

@@ -19,6 +19,7 @@ from tests.clients import Register, User, details_of, error_of
 PATH = "/v1/personas"
 #: What a definition that says nothing means.
 DEFAULTS: dict[str, Any] = {
+    "agent": None,
     "system_prompt": "",
     "route_id": None,
     "fallback_route_ids": [],
@@ -56,6 +57,7 @@ def test_a_persona_is_published(alice: User, connections: Connections) -> None:
         values = {"id": new_id(), "org_id": alice.org_id, "name": "time", "transport": "stdio"}
         tx.sql.execute(insert(mcp_configs).values(values))
     definition = {
+        "agent": None,
         "system_prompt": "Help.",
         "route_id": "scripted",
         "fallback_route_ids": ["scripted"],

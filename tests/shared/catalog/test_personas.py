@@ -132,6 +132,7 @@ def test_a_definition_has_every_field() -> None:
     [
         ("prompt", "x", "unknown field"),
         ("confirm", ["*"], "unknown field: renamed to `require_approval`"),
+        ("agent", "a b", "must match"),
         ("system_prompt", 1, "must be a string"),
         ("system_prompt", "é" * 32_769, "at most 65536 bytes"),
         ("route_id", "a b", "must match"),
@@ -171,6 +172,16 @@ def test_a_wrong_field_is_named(name: str, value: Any, why: str) -> None:
 
     assert [name] == list(raised.value.problems)
     assert why in raised.value.problems[name][0]
+
+
+def test_an_agent_excludes_what_only_the_loop_uses() -> None:
+    """A persona with an agent cannot set a field that would have no effect."""
+    assert "mine" == read("p", "1", {"agent": "mine", "system_prompt": "Hi", "tools": None}).agent
+
+    with pytest.raises(InvalidPersona) as raised:
+        read("p", "1", {"agent": "mine", "tools": ["calculator"], "max_equal_turns": 3})
+
+    assert {"tools", "max_equal_turns"} == raised.value.problems.keys()
 
 
 def test_all_wrong_fields_are_told_at_once() -> None:

@@ -1,0 +1,208 @@
+"""The run as the code of a custom agent sees it, in a worker and behind an agent worker alike."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NotRequired, Protocol, TypedDict
+
+#: Of a checkpoint, as JSON.
+MAX_CHECKPOINT_BYTES = 1024 * 1024
+#: The text that stands for the result of a call whose process was lost.
+UNKNOWN_OUTCOME = (
+    "The outcome of this call is unknown: the process that made it crashed. The call"
+    " may or may not have taken effect, and was not repeated."
+)
+
+#: Why a run has to stop: somebody cancelled it, its time is over, its process ends, it waits for a
+#: person, it reached a limit of its budget or size, or it belongs to another process by now.
+StopReason = Literal["cancelled", "timeout", "shutdown", "waiting", "limit", "lost"]
+
+
+class RunStopped(BaseException):
+    """The end of this execution of the agent: every method of `AgentRun` raises it from then on.
+
+    Not derived from Exception, so that `except Exception` around a step does not swallow it. Clean
+    up and let it through; whatever the agent returns afterwards is ignored.
+    """
+
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Call(TypedDict):
+    """A tool call: `id` is unique in its run, `arguments` any JSON."""
+
+    id: str
+    name: str
+    arguments: Any
+
+
+class Message(TypedDict):
+    """A message of the conversation.
+
+    `tool_calls` are those of an `assistant`; a `tool` message is the result of the call
+    `tool_call_id`. `files` are the images and files of a message or a result.
+    """
+
+    role: Literal["user", "assistant", "tool"]
+    content: str
+    tool_calls: NotRequired[list[Call]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
+    files: NotRequired[list[dict[str, Any]]]
+
+
+class AgentRun(Protocol):
+    """A run that a custom agent carries out; all methods may be called from any thread.
+
+    Each method raises `RunStopped` if the run has to stop. What it records is numbered, stored and
+    streamed as the events of the built-in loop are.
+    """
+
+    # ---- on whose behalf ----
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def thread_id(self) -> str: ...
+    @property
+    def org_id(self) -> str: ...
+    @property
+    def end_user_id(self) -> str | None: ...
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
+    @property
+    def traceparent(self) -> str:
+        """The header of W3C Trace Context for calls to other services."""
+
+    # ---- what to do ----
+
+    @property
+    def instructions(self) -> str:
+        """The persona's `system_prompt`, with the run's overrides."""
+
+    @property
+    def model(self) -> str:
+        """The model of the run's route: a default, which the agent need not use."""
+
+    @property
+    def model_settings(self) -> Mapping[str, Any]:
+        """The persona's model settings, with the run's overrides."""
+
+    @property
+    def output_schema(self) -> Mapping[str, Any] | None:
+        """The JSON Schema of the object that the agent must return; None: it returns text."""
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """The thread up to this run, then the finished turns of the run's earlier executions.
+
+        A call that was begun and has no result stands there with `UNKNOWN_OUTCOME`.
+        """
+
+    @property
+    def attempt(self) -> int:
+        """1, and one more each time that the run was taken over from a lost process."""
+
+    @property
+    def checkpoint_data(self) -> Any:
+        """The data of the last `checkpoint`; None without one."""
+
+    @property
+    def pending_calls(self) -> Sequence[Call]:
+        """Calls that an earlier execution began without recording a result.
+
+        `step` and `tool_result` settle them by their ids. Those that are left when the agent
+        begins a new turn are recorded with `UNKNOWN_OUTCOME`.
+        """
+
+    # ---- what happens ----
+
+    def text(self, text: str) -> None:
+        """Stream a piece of the answer."""
+
+    def thinking(self, text: str) -> None:
+        """Stream a piece of the model's reasoning."""
+
+    def tool_call(self, name: str, arguments: Any, *, tool_call_id: str | None = None) -> str:
+        """Record that a tool is called, before it is; return the call's id.
+
+        The text streamed before it is finished and belongs to the same turn. With the id of a call
+        that is recorded already, nothing is recorded.
+
+        Raises:
+            ValueError: the arguments are not JSON, or the id has another form.
+        """
+
+    def tool_result(self, tool_call_id: str, output: str, *, is_error: bool = False) -> None:
+        """Record the result of a call; of a call that has one already, nothing is recorded.
+
+        Raises:
+            ValueError: there is no such call.
+        """
+
+    def step(
+        self,
+        name: str,
+        arguments: Any,
+        function: Callable[[], Any],
+        *,
+        tool_call_id: str,
+        idempotent: bool = False,
+    ) -> str:
+        """Call the function as the tool call of this id, at most once; return its output as text.
+
+        If a result is recorded under the id, it is returned and nothing is called. If an earlier
+        execution was lost during the call, it is repeated if it is `idempotent`; else its result
+        is `UNKNOWN_OUTCOME`. An exception's class name is the output of a failed call.
+        """
+
+    def cost(
+        self,
+        usd: float | str | None = None,
+        *,
+        model: str | None = None,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        cache_read_tokens: int = 0,
+        cache_write_tokens: int = 0,
+        reasoning_tokens: int = 0,
+    ) -> None:
+        """Count a model call, once for each: in the run's usage, in the ledger and in budgets.
+
+        Without `usd` the tokens are priced as those of `model`, by default the run's own.
+        """
+
+    def reserve(self, usd: float | str) -> None:
+        """Reserve what the next model call may cost at most; waits while other runs hold the rest.
+
+        Without this a budget is enforced after each `cost`, so the last call may exceed it.
+        """
+
+    def checkpoint(self, data: Any) -> None:
+        """Store where the agent is: at most 1 MiB as JSON, and everything recorded before it.
+
+        The next execution of the run gets it as `checkpoint_data`. Text streamed before it is
+        finished; text streamed after the last checkpoint and turn is void if the process is lost.
+
+        Raises:
+            ValueError: the data is not JSON, or longer.
+        """
+
+    def ask(self, question: str, options: Sequence[str] = (), *, key: str | None = None) -> str:
+        """Return a person's answer.
+
+        Without one, this execution ends with `RunStopped`; once there is one, the agent is
+        called again from its beginning. A question is recognised by its `key`, else by its text.
+        """
+
+    def check(self) -> None:
+        """Raise if the run has to stop."""
+
+    def wait(self, seconds: float) -> None:
+        """Sleep; raises as soon as the run has to stop."""
+
+    def on_stop(self, abort: Callable[[], None]) -> None:
+        """Call `abort` as soon as the run has to stop, from another thread.
+
+        It may close the connection that the agent is waiting for.
+        """
