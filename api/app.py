@@ -26,6 +26,7 @@ from arkloop.api.endpoints import (
 from arkloop.api.http import allowed_hosts, errors, headers
 from arkloop.api.http.path_ids import IdConverter
 from arkloop.api.http.reports import Reports
+from arkloop.api.streaming.long_polls import LongPollHub
 from arkloop.api.streaming.stream_hub import StreamHub
 from arkloop.shared import fault_points, logs
 from arkloop.shared.catalog import model_routes
@@ -86,6 +87,7 @@ def create_app(connections: Connections | None = None) -> Flask:
     app.extensions["arkloop.auth"] = Authenticator(connections)
     app.extensions["arkloop.storage"] = storage
     app.extensions["arkloop.hub"] = StreamHub(connections)
+    app.extensions["arkloop.polls"] = LongPollHub(connections)
     app.extensions["arkloop.reports"] = Reports(connections)
     app.extensions["arkloop.catalog"] = catalog_
     app.extensions["arkloop.create_run"] = RunCreator(connections, catalog_)

@@ -44,7 +44,8 @@ def post_worker_init(worker: Any) -> None:
     from arkloop.shared.runs import sweep
 
     extensions = worker.wsgi.extensions
-    extensions["arkloop.hub"].stopping = lambda: not worker.alive
+    for hub in ("arkloop.hub", "arkloop.polls"):
+        extensions[hub].stopping = lambda: not worker.alive
     sweep.start(extensions["arkloop"])
     expiry.start(extensions["arkloop"], extensions["arkloop.storage"])
     _calm_the_collector()

@@ -142,6 +142,7 @@ def app(connections: Connections) -> Iterator[Flask]:
     made = create_app(connections=connections)
     yield made
     made.extensions["arkloop.hub"].close()
+    made.extensions["arkloop.polls"].close()
     made.extensions["arkloop.reports"].close()
 
 

@@ -7,6 +7,7 @@
 | `{epoch}:run:{id}:cancel`        | string  | CANCEL_TTL_SECONDS   | web, the sweep | worker      |
 | `{epoch}:run:{id}:input`         | string  | INPUT_TTL_SECONDS    | web            | worker      |
 | `{epoch}:worker:{id}:signals`    | channel | –                    | web            | that worker |
+| `{epoch}:polls`                  | channel | –                    | web, worker    | web         |
 | `{epoch}:route:{id}:pause`       | string  | as its 429 says      | worker         | worker      |
 | `{epoch}:route:{id}:pause:{org}` | string  | as its 429 says      | worker         | worker      |
 | `{epoch}:route:{id}:context`     | string  | CONTEXT_TTL_SECONDS  | worker         | worker      |
@@ -56,6 +57,10 @@ class Keys:
     def worker_signals(self, worker_id: UUID | str) -> str:
         """Name the channel whose messages are `cancel <run_id> <user_id>` and `input <run_id>`."""
         return f"{self.epoch}:worker:{worker_id}:signals"
+
+    def polls(self) -> str:
+        """Name the channel whose messages wake long polls: `one` or `all`, a topic, a detail."""
+        return f"{self.epoch}:polls"
 
     def route_pause(self, route_id: str, org_id: UUID | None = None) -> str:
         """Set while the route's provider accepts no calls: of this org, or (None) of any."""

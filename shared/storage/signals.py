@@ -66,6 +66,34 @@ class Input:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Work for a long poll that waits for its topic, or with `everyone` news for all of them.
+
+    Neither the topic nor the detail contains a space. A poll that waits for certain details is
+    woken by these alone.
+    """
+
+    kind: ClassVar[str] = "wake"
+    subject: str  # the topic
+    detail: str
+    everyone: bool = False
+
+    @staticmethod
+    def send(connections: Connections, group: "Sequence[Wake]") -> None:
+        """Publish to all web processes, in one round trip."""
+        channel = connections.keys.polls()
+
+        def publish(redis: Any) -> None:
+            pipeline = redis.pipeline(transaction=False)
+            for one in group:
+                whom = "all" if one.everyone else "one"
+                pipeline.publish(channel, f"{whom} {one.subject} {one.detail}")
+            pipeline.execute()
+
+        connections.ask_redis(publish)
+
+
 def _send(
     connections: Connections, signals: Sequence[tuple[Cancel | Input, str, str]], ttl: int
 ) -> None:
