@@ -1,19 +1,19 @@
 """`/v1/mcp-configs`: an org's MCP servers, and the approval of their tools."""
 
-import re
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify, make_response
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import Schema, fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.http.current import actor, connections
-from arkloop.api.http.fields import BoundedDict, BoundedList
+from arkloop.api.http.fields import BoundedList
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, page, page_args
+from arkloop.api.http.secret_headers import SecretHeaders
 from arkloop.shared.catalog import mcp_configs
 from arkloop.shared.errors import McpToolNotFound
 from arkloop.shared.storage.connections import Transaction
@@ -22,23 +22,12 @@ from arkloop.shared.times import rfc3339, rfc3339_or_none
 bp = Blueprint("mcp_configs", __name__)
 
 MAX_URL_CHARACTERS = 2_000
-MAX_HEADERS = 16
 MAX_ARGUMENTS = 64
 MAX_APPROVALS = 1_000
 
 #: It stands before the names of tools.
 _NAME = validate.Regexp(
     r"\A[a-z0-9_-]{1,32}\Z", error="must be 1 to 32 of a to z, 0 to 9, underscore and dash"
-)
-#: Of the characters that RFC 9110 allows, those that no server or proxy makes something else of.
-_HEADER = validate.Regexp(
-    r"\A[A-Za-z0-9._-]{1,64}\Z",
-    error="names must be 1 to 64 letters, digits, dashes, underscores and dots",
-)
-#: The message does not repeat what may be a secret.
-_VALUE = validate.Regexp(
-    r"\A[\x21-\x7e]([\x20-\x7e]{0,3998}[\x21-\x7e])?\Z",
-    error="values must be 1 to 4000 printable ASCII characters",
 )
 _HASH = validate.Regexp(r"\A[0-9a-f]{64}\Z", error="must be 64 hexadecimal digits")
 
@@ -49,18 +38,6 @@ class ByToolName(NamedTuple):
     name: str
 
 
-def _check_headers(headers: dict[str, str]) -> None:
-    if len({name.lower() for name in headers}) < len(headers):
-        raise ValidationError("duplicate header name (case is ignored)")
-    for name in headers:
-        # To many servers X_Y is X-Y. What is refused is the protocol's, or the connection's.
-        known_as = re.sub("[._]", "-", name.lower())
-        if known_as in ("connection", "host", "keep-alive", "last-event-id", "te", "upgrade"):
-            raise ValidationError(f"must not contain {name}")
-        if known_as.startswith(("accept", "content-", "mcp-", "proxy-", "transfer-")):
-            raise ValidationError(f"must not contain {name}")
-
-
 class McpConfigChanges(Schema):
     """`headers` takes the place of all there were; null removes them."""
 
@@ -69,13 +46,7 @@ class McpConfigChanges(Schema):
     command = BoundedList(
         fields.String(validate=validate.Length(1, 4_000)), least=1, most=MAX_ARGUMENTS
     )
-    headers = BoundedDict(
-        most=MAX_HEADERS,
-        keys=fields.String(validate=_HEADER),
-        values=fields.String(validate=_VALUE),
-        allow_none=True,
-        validate=_check_headers,
-    )
+    headers = SecretHeaders(reserved=("last-event-id",), reserved_prefixes=("mcp-",))
 
 
 class CreateMcpConfig(McpConfigChanges):
