@@ -21,6 +21,7 @@ from arkloop.api.endpoints import (
     personas,
     runs,
     threads,
+    tools,
     usage,
 )
 from arkloop.api.http import allowed_hosts, errors, headers
@@ -59,6 +60,7 @@ BLUEPRINTS = (
     llm_providers.bp,
     personas.bp,
     mcp_configs.bp,
+    tools.bp,
 )
 
 

@@ -15,7 +15,8 @@ ArkloopError
 │   ├── ModelNotFound           llm_providers.model_not_found
 │   ├── FileMissing             files.not_found
 │   ├── McpConfigNotFound       mcp_configs.not_found
-│   └── McpToolNotFound         mcp_configs.tool_not_found
+│   ├── McpToolNotFound         mcp_configs.tool_not_found
+│   └── ToolNotFound            tools.not_found
 ├── BadRequest                  http.bad_request
 ├── MethodNotAllowed            http.method_not_allowed
 ├── RequestTimeout              http.request_timeout
@@ -142,6 +143,11 @@ class McpConfigNotFound(NotFound):
 class McpToolNotFound(NotFound):
     code = "mcp_configs.tool_not_found"
     message = "MCP tool not found."
+
+
+class ToolNotFound(NotFound):
+    code = "tools.not_found"
+    message = "Tool not found."
 
 
 class BadRequest(ArkloopError):

@@ -195,6 +195,21 @@ def whole(least: int, most: int) -> fields.Integer:
     )
 
 
+class Seconds(fields.Field[float]):
+    """A JSON number of seconds within bounds."""
+
+    def __init__(self, least: int, most: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.least = least
+        self.most = most
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not self.least <= value <= self.most:
+            raise ValidationError(f"must be a number of seconds from {self.least} to {self.most}")
+        return float(value)
+
+
 def shown_name(most: int) -> Callable[[str], None]:
     """Return a validator for names shown in lists: never empty, and without line breaks."""
 

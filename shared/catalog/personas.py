@@ -23,7 +23,7 @@ DEFAULT_PERSONA = "assistant"
 _ID = "[A-Za-z0-9][A-Za-z0-9._:-]{0,63}"
 KEY = re.compile(_ID)
 PERSONA_ID = re.compile(f"{_ID}(@{_ID})?")
-#: What a persona may have; each is a module of `worker/tools`.
+#: Tools that every org may give its personas; each is a module of `worker/tools`.
 BUILTIN_TOOLS = ("ask_user", "calculator", "current_time", "http_fetch")
 #: What a persona may let its runs override; see `shared/runs/overrides.py`.
 OVERRIDES = ("instructions", "variables", "model_settings", "tools", "output_schema", "limits")
@@ -34,6 +34,7 @@ EVERY_TOOL = "*"
 MAX_PROMPT_BYTES = 65_536
 MAX_FALLBACKS = 8
 MAX_MCP = 16
+MAX_TOOLS = 128
 MAX_APPROVALS = 256
 MAX_STEPS = 256
 MAX_OUTPUT_TOKENS = 1_000_000
@@ -76,7 +77,7 @@ class Persona:
     system_prompt: str = ""
     route_id: str | None = None
     fallback_route_ids: tuple[str, ...] = ()  # tried in this order when the route stays broken
-    tools: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()  # built-in ones, and the org's own
     mcp: tuple[str, ...] = ()  # names of the org's MCP servers, of which it has all tools
     require_approval: frozenset[str] = frozenset()  # names of tools; `*` is every tool
     max_steps: int = 32
@@ -262,7 +263,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "system_prompt": _prompt,
     "route_id": _of_form(KEY),
     "fallback_route_ids": _list_of(_of_form(KEY), MAX_FALLBACKS),
-    "tools": _list_of(_one_of(*BUILTIN_TOOLS), len(BUILTIN_TOOLS)),
+    "tools": _list_of(_of_form(_TOOL_NAME), MAX_TOOLS),
     "mcp": _list_of(_of_form(_MCP_NAME), MAX_MCP),
     "require_approval": _require_approval,
     "max_steps": _whole(MAX_STEPS),
@@ -317,7 +318,10 @@ def from_file(name: str, text: str) -> Persona:
         raise InvalidPersona({name: ["must be a mapping of fields"]})
     key, _, version = id_.partition("@")
     try:
-        return read(key, version, definition)
+        persona = read(key, version, definition)
+        if unknown := sorted({*persona.tools} - {*BUILTIN_TOOLS}):
+            raise InvalidPersona({"tools": [f"unknown tool {unknown[0]!r}"]})
+        return persona
     except InvalidPersona as error:
         problems = {f"{name}: {field}": why for field, why in error.problems.items()}
         raise InvalidPersona(problems) from None

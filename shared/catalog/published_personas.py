@@ -10,7 +10,16 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.types import Numeric
 
 from arkloop.shared.actors import Actor
-from arkloop.shared.catalog.personas import KEY, Persona, builtin, from_stored, read, to_stored
+from arkloop.shared.catalog import http_tools
+from arkloop.shared.catalog.personas import (
+    BUILTIN_TOOLS,
+    KEY,
+    Persona,
+    builtin,
+    from_stored,
+    read,
+    to_stored,
+)
 from arkloop.shared.errors import InvalidRequest, PersonaPublished
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.pages import fitting
@@ -30,12 +39,14 @@ def publish(
 
     Raises:
         PersonaPublished: this version is there, of the org or built in.
-        InvalidRequest: the org has no such MCP server, too many personas, or no next number.
+        InvalidRequest: the org has no such tool or MCP server, too many personas, or there is no
+            next number.
     """
     # One at a time in an org, so that two get different numbers.
     tx.sql.execute(
         select(orgs.c.id).where(orgs.c.id == actor.org_id).with_for_update(key_share=True)
     )
+    _check_tools(tx.sql, actor.org_id, definition.get("tools") or [])
     _check_mcp(tx.sql, actor.org_id, definition.get("mcp") or [])
     count = tx.sql.execute(
         select(func.count()).where(personas.c.org_id == actor.org_id)
@@ -144,6 +155,12 @@ def _next_version(sql: Connection, org_id: UUID, key: str) -> str:
     if not KEY.fullmatch(version):
         raise InvalidRequest(version=["is required: no higher version number can be generated"])
     return version
+
+
+def _check_tools(sql: Connection, org_id: UUID, names: Iterable[str]) -> None:
+    own = [name for name in names if name not in BUILTIN_TOOLS]
+    if missing := http_tools.missing_of(sql, org_id, own):
+        raise InvalidRequest(tools=[f"unknown tool {name!r}" for name in missing])
 
 
 def _check_mcp(sql: Connection, org_id: UUID, names: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from arkloop.shared import fault_points, logs, times
 from arkloop.shared.catalog.model_routes import Route
-from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.catalog.personas import BUILTIN_TOOLS, Persona
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost, PersonaNotFound, Unavailable
 from arkloop.shared.events import event_log, types
@@ -38,6 +38,7 @@ from arkloop.worker.attempt.outcome import (
 from arkloop.worker.attempt.recorder import Recorder
 from arkloop.worker.contract.identity import RunIdentity
 from arkloop.worker.contract.outcomes import DeadlineExceeded, ProviderError, RunFailure, StopRun
+from arkloop.worker.http_tools import tools as http_tools
 from arkloop.worker.mcp.tools import tools_of
 from arkloop.worker.process import history
 from arkloop.worker.process.history import most_bytes
@@ -244,10 +245,12 @@ def _agent(
 ) -> Agent:
     settings, claim = process.settings, run.claim
     faults = tools.FAULT_TOOLS if settings.faults else ()
-    names = [*persona.tools, *tools.AUTOMATIC_TOOLS, *faults]
-    builtin_tools = tools.load(names)
+    own_names = set(persona.tools) - set(BUILTIN_TOOLS)
+    names = [name for name in persona.tools if name not in own_names]
+    builtin_tools = tools.load([*names, *tools.AUTOMATIC_TOOLS, *faults])
+    own_tools = http_tools.tools_of(process.connections, claim.org_id, own_names)
     # The loop knows this name as built in, also where the persona has not the tool.
-    reserved_names = {*builtin_tools, "ask_user", FINAL_TOOL}
+    reserved_names = {*builtin_tools, *own_names, "ask_user", FINAL_TOOL}
     mcp_tools = tools_of(
         process.connections,
         process.mcp,
@@ -263,7 +266,7 @@ def _agent(
         identity=_identity(claim),
         persona=replace(persona, require_approval=required | aliases),
         chain=chain,
-        tools={**builtin_tools, **mcp_tools.tools},
+        tools={**builtin_tools, **own_tools, **mcp_tools.tools},
         history=seen,
         position=claim.position,
         output=OutputSchema(persona.output_schema) if persona.output_schema else None,

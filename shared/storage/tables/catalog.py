@@ -5,6 +5,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -94,6 +95,28 @@ personas = Table(
     ref_("created_by_user_id", "users.id"),
     created_at_(),
     Index("ix_personas_created_by_user_id", "created_by_user_id"),
+)
+
+#: A tool of an org that runs call by HTTP.
+http_tools = Table(
+    "http_tools",
+    metadata,
+    id_(),
+    ref_("org_id", "orgs.id"),
+    Column("name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("parameters", Text, nullable=False),  # JSON, in the order in which models write them
+    Column("idempotent", Boolean, nullable=False),
+    Column("timeout_seconds", Float(53), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("headers_encrypted", LargeBinary),  # a JSON object
+    Column("header_names", JSONB, nullable=False, server_default=text("'[]'")),
+    Column("secret_encrypted", LargeBinary, nullable=False),  # of its signatures
+    Column("former_secret_encrypted", LargeBinary),  # calls are signed by it, too, until then
+    time_("former_secret_until"),
+    created_at_(),
+    _updated_at(),
+    UniqueConstraint("org_id", "name"),
 )
 
 mcp_configs = Table(

@@ -390,7 +390,7 @@ def test_one_that_another_release_has_published_is_shown_with_its_problems(
     published(alice, key="known")
     with connections.transaction() as tx:
         row = {"org_id": alice.org_id, "key": "later", "version": "7"}
-        definition = {"system_prompt": "Hi.", "tools": ["of_later"], "mood": "good"}
+        definition = {"system_prompt": "Hi.", "tools": [{"name": "of_later"}], "mood": "good"}
         row |= {"definition": definition, "created_by_user_id": alice.id}
         tx.sql.execute(insert(table).values(row))
 

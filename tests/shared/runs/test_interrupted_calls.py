@@ -248,10 +248,10 @@ def test_what_a_fallback_that_is_gone_has_cost_stays_under_its_name(stored: Stor
 def test_a_persona_of_another_release_keeps_no_run_from_ending(
     stored: StoredRuns, is_cancelled: bool
 ) -> None:
-    """A later one has published it, with a tool that is not known here."""
+    """A later one has published it, with a field that is not known here."""
     claim = lost(stored, "x" * 40)
     with stored.connections.transaction() as tx:
-        published_personas.publish(tx, stored.actor, "brief", "1", {"tools": ["of_later"]})
+        published_personas.publish(tx, stored.actor, "brief", "1", {"mood": "of_later"})
     stored.set(claim.run_id, persona_id="brief@1", crashes=0 if is_cancelled else 3)
 
     sweep.sweep(stored.connections)

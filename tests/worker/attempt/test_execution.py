@@ -256,7 +256,7 @@ def test_a_persona_of_another_release_fails_the_run(
     claim = stored.claimed()
     stored.write(claim, types.MessageDelta("a part"))
     with stored.connections.transaction() as tx:
-        published_personas.publish(tx, stored.actor, "brief", "1", {"tools": ["of_later"]})
+        published_personas.publish(tx, stored.actor, "brief", "1", {"mood": "of_later"})
     stored.set(
         claim.run_id, state=RunState.QUEUED, resume_reason="worker_lost", persona_id="brief@1"
     )

@@ -1,0 +1,122 @@
+"""Tools of an org behind HTTP, in the whole service: who is served, crashes and cancels."""
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.caller import Caller, data_of, types
+from tests.system import System
+from tests.tool_receiver import Received, Reply, ToolReceiver
+from tests.waiting import eventually
+
+CALL = {"tool": "refund", "args": {"order": 7}}
+PARAMETERS = {"type": "object", "properties": {"order": {"type": "integer"}}}
+
+
+@pytest.fixture
+def receiver() -> Iterator[ToolReceiver]:
+    with ToolReceiver(lambda _: Reply({"output": "refunded"})) as made:
+        yield made
+
+
+@pytest.fixture
+def owner(system: System) -> Caller:
+    return system.caller()
+
+
+def clerk(owner: Caller, receiver: ToolReceiver, **fields: Any) -> str:
+    """Publish a persona with the tool; returns the tool's signing secret."""
+    given = {"name": "refund", "description": "Refund.", "url": receiver.url}
+    tool = owner.made("/v1/tools", {**given, "parameters": PARAMETERS, **fields})
+    owner.made("/v1/personas", {"key": "clerk", "tools": ["refund"]})
+    return str(tool["signing_secret"])
+
+
+def test_a_tool_learns_on_whose_behalf_it_is_called(
+    owner: Caller, receiver: ToolReceiver, system: System
+) -> None:
+    """A call names the run, its thread and org, the end user and the metadata, within the run's
+    trace; no secret is in the events or the worker's log.
+    """
+    secret = clerk(owner, receiver, headers={"X-Key": "canary-1"})
+    body = {
+        "message": '{"script": [{"tool": "refund", "args": {"order": 7}}, {"say": "done"}]}',
+        "persona_id": "clerk",
+        "end_user_id": "shopper-1",
+        "metadata": {"plan": "pro"},
+    }
+    created = owner.made("/v1/runs", body)
+
+    events = owner.events(created["run_id"])
+
+    [result] = data_of(events, "tool.result")
+    assert ("refunded", False) == (result["output"], result["is_error"])
+    [request] = receiver.received
+    assert request.is_signed_by(secret)
+    data = request.data
+    expected = {
+        "name": "refund",
+        "arguments": {"order": 7},
+        "run_id": created["run_id"],
+        "thread_id": created["thread_id"],
+        "org_id": owner.org_id,
+        "end_user_id": "shopper-1",
+        "metadata": {"plan": "pro"},
+        "tool_call_id": result["tool_call_id"],
+        "idempotency_key": request.headers["webhook-id"],
+        "traceparent": request.headers["traceparent"],
+    }
+    assert expected == data
+    assert data["traceparent"].startswith(f"00-{created['trace_id']}-")
+    assert not [s for s in ("canary-1", secret) if s in f"{events}{system.worker.log.read_text()}"]
+
+
+@pytest.mark.parametrize(
+    ("idempotent", "calls", "output"),
+    [(True, 2, "refunded"), (False, 1, "The outcome of this call is unknown")],
+)
+def test_a_worker_that_is_killed_during_a_call(
+    owner: Caller,
+    receiver: ToolReceiver,
+    system: System,
+    idempotent: bool,
+    calls: int,
+    output: str,
+) -> None:
+    """An idempotent tool is called again under the same key; of another one the model reads that
+    the outcome is unknown.
+    """
+    clerk(owner, receiver, idempotent=idempotent)
+    receiver.answer = _hang
+    run_id = owner.run(CALL, {"say": "ok"}, persona_id="clerk")
+    eventually(lambda: len(receiver.received) == 1)
+    receiver.answer = lambda _: Reply({"output": "refunded"})
+
+    os.kill(system.worker.pid, signal.SIGKILL)
+
+    events = owner.events(run_id)
+    [result] = data_of(events, "tool.result")
+    assert result["output"].startswith(output)
+    assert "run.completed" == types(events)[-1]
+    assert calls == len(receiver.received)
+    assert 1 == len({request.headers["webhook-id"] for request in receiver.received})
+
+
+def test_a_cancelled_run_closes_the_connection(owner: Caller, receiver: ToolReceiver) -> None:
+    """The receiver of a call notices that its run was cancelled."""
+    clerk(owner, receiver)
+    receiver.answer = _hang
+    run_id = owner.run(CALL, {"say": "ok"}, persona_id="clerk")
+    eventually(lambda: len(receiver.received) == 1)
+
+    owner.cancel(run_id)
+
+    assert receiver.received[0].hung_up.wait(10)
+    assert "cancelled" == owner.ended(run_id)["status"]
+
+
+def _hang(request: Received) -> None:
+    request.hung_up.wait(30)

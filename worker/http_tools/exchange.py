@@ -1,0 +1,152 @@
+"""The HTTP request of a tool call, and its response.
+
+Each request has a connection of its own: whether the tool may have got it is then certain, and a
+cancel closes nothing but this call.
+"""
+
+import threading
+from dataclasses import dataclass
+
+import httpcore2
+
+from arkloop.shared.security import egress
+from arkloop.shared.security.egress import CheckedUrl, Policy
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.http.checked_http import CheckedBackend, ssl_context, tls_failure
+
+MAX_RESPONSE_BYTES = 1_048_576
+CONNECT_SECONDS = 5.0
+
+LATE = "The server did not respond in time."
+BROKEN = "The server closed the connection without a valid response."
+
+
+class NotSent(Exception):
+    """A request that no server can have got; the message says why.
+
+    `may_pass`: another attempt may reach the server.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
+
+
+class Lost(Exception):
+    """A request that the server may have got and acted on; the message says what happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The response of a tool; one with a `problem`, a sentence, has no usable body."""
+
+    status: int
+    content_type: str = ""
+    body: bytes = b""
+    retry_after: str | None = None
+    problem: str | None = None
+
+
+def post(
+    context: ToolContext,
+    url: str,
+    policy: Policy,
+    headers: dict[str, str],
+    body: bytes,
+    seconds: float,
+) -> Response:
+    """Send a POST to a checked address, without following redirects.
+
+    Raises:
+        NotSent: the address is forbidden, or connecting failed.
+        Lost: no valid response arrived within `seconds`.
+        StopRun, LeaseLost: the run has to stop; the connection is closed.
+    """
+    try:
+        target = egress.check_url(url, policy)
+    except egress.Refused as refused:
+        raise NotSent(str(refused)) from None
+    backend = CheckedBackend(policy)
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        backend.cut()
+
+    # A server can stay busy below every time-out of a single read; this ends all of them.
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    with context.aborting(backend.cut):
+        timer.start()
+        try:
+            response = _response(target, backend, headers, body, seconds)
+            if late.is_set():  # a body of no stated length that was cut is just over
+                raise Lost(LATE)
+            return response
+        except egress.Refused as refused:
+            raise NotSent(str(refused)) from None
+        except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+            raise NotSent(_unreachable(error), may_pass=True) from None
+        except httpcore2.TimeoutException:
+            raise Lost(LATE) from None
+        except (httpcore2.ProtocolError, httpcore2.NetworkError):
+            raise Lost(LATE if late.is_set() else BROKEN) from None
+        finally:
+            timer.cancel()
+            backend.cut()
+
+
+def _response(
+    target: CheckedUrl,
+    backend: CheckedBackend,
+    headers: dict[str, str],
+    body: bytes,
+    seconds: float,
+) -> Response:
+    path = target.path + (f"?{target.query}" if target.query else "")
+    timeout = {"connect": min(CONNECT_SECONDS, seconds), "read": seconds, "write": seconds}
+    sent: dict[bytes | str, bytes | str] = {
+        "Host": target.origin.partition("://")[2],
+        "User-Agent": "arkloop-runs",
+        "Accept": "application/json, text/*",
+        # What is not packed cannot burst when it is unpacked.
+        "Accept-Encoding": "identity",
+        "Connection": "close",
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+    }
+    sent.update(headers.items())
+    with (
+        httpcore2.ConnectionPool(ssl_context=ssl_context(), network_backend=backend) as pool,
+        pool.stream(
+            "POST",
+            httpcore2.URL(
+                scheme=target.scheme.encode(),
+                host=target.host.encode(),
+                port=target.port,
+                target=path.encode(),
+            ),
+            headers=sent,
+            content=body,
+            extensions={"timeout": timeout},
+        ) as response,
+    ):
+        found = {name.lower(): value.decode("latin-1") for name, value in response.headers}
+        if found.get(b"content-encoding", "identity").lower() != "identity":
+            problem = "The response is compressed although `identity` was requested."
+            return Response(response.status, problem=problem)
+        content = bytearray()
+        for chunk in response.iter_stream():
+            content += chunk
+            if len(content) > MAX_RESPONSE_BYTES:
+                problem = f"The response is longer than {MAX_RESPONSE_BYTES} bytes."
+                return Response(response.status, problem=problem)
+        content_type = found.get(b"content-type", "")
+        return Response(response.status, content_type, bytes(content), found.get(b"retry-after"))
+
+
+def _unreachable(error: Exception) -> str:
+    """Describe why no connection was made, without the addresses behind the name."""
+    if tls := tls_failure(error):
+        return f"TLS error at the server: {tls}."
+    return "The server is unreachable."

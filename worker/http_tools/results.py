@@ -1,0 +1,77 @@
+"""The result of a call, read from the tool's response.
+
+A body `{"output": …, "is_error"?: …}` is a result that the tool's author wrote for the model. Of
+a failure without such a body the model reads the status alone: error pages may contain secrets.
+"""
+
+import email.message
+import json
+import re
+from typing import Any, NamedTuple
+
+from arkloop.shared import json_text
+from arkloop.worker.contract.cpu_slices import cpu_slice
+from arkloop.worker.http_tools.exchange import Response
+from arkloop.worker.tools import ToolFailed
+
+_JSON = re.compile(r"application/([\w.-]+\+)?json")
+_FIELDS = {"output", "is_error"}
+
+
+class _Written(NamedTuple):
+    """A result that the tool's author wrote."""
+
+    output: str
+    is_error: bool
+
+
+def output_of(response: Response) -> str:
+    """Return what the model reads of a call that the tool has answered.
+
+    Raises:
+        ToolFailed: the tool says so, by its status or in its body, or the body is not text.
+    """
+    status = response.status
+    if response.problem is not None:
+        raise ToolFailed(f"HTTP status {status}: {response.problem}")
+    header = email.message.Message()
+    header["content-type"] = (response.content_type or "text/plain")[:200]
+    is_json = bool(_JSON.fullmatch(header.get_content_type()))
+    is_ok = 200 <= status < 300
+    with cpu_slice():
+        written = _written(response.body) if is_json else None
+    if written is not None:
+        if written.is_error or not is_ok:
+            raise ToolFailed(written.output)
+        return written.output
+    if 300 <= status < 400:
+        raise ToolFailed(f"HTTP status {status}: redirects of tools are not followed.")
+    if not is_ok:
+        unknown = " The call may have taken effect." if status >= 500 else ""
+        raise ToolFailed(f"The tool responded with HTTP status {status}.{unknown}")
+    if not is_json and header.get_content_maintype() != "text":
+        raise ToolFailed(f"HTTP status {status}, but the response is neither JSON nor text.")
+    return response.body.decode(errors="replace")
+
+
+def _written(body: bytes) -> _Written | None:
+    """Read a result from a JSON body; None if it is other JSON, or none.
+
+    Raises:
+        ToolFailed: its `is_error` is neither true nor false.
+    """
+    try:
+        found: Any = json_text.loads(body, takes_long_integers=True)
+    except json_text.InvalidJSON:
+        return None
+    if not isinstance(found, dict) or "output" not in found or not found.keys() <= _FIELDS:
+        return None
+    is_error = found.get("is_error", False)
+    if not isinstance(is_error, bool):
+        raise ToolFailed("The tool's response is not valid: `is_error` must be true or false.")
+    output = found["output"]
+    return _Written(output if isinstance(output, str) else _text(output), is_error)
+
+
+def _text(output: Any) -> str:
+    return json.dumps(output, ensure_ascii=False, separators=(",", ":"))
