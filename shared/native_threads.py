@@ -1,13 +1,21 @@
 """Native threads for calls that would stop every greenlet of a process."""
 
+import contextvars
+from collections import deque
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+import gevent
 from gevent import monkey
+from gevent.event import Event
 from gevent.threadpool import ThreadPool
 
 T = TypeVar("T")
+R = TypeVar("R")
+
+_start_thread = monkey.get_original("_thread", "start_new_thread")
+_new_lock = monkey.get_original("_thread", "allocate_lock")
 
 
 class NativeThreads:
@@ -26,3 +34,122 @@ class NativeThreads:
     @cached_property
     def _pool(self) -> ThreadPool:
         return ThreadPool(self._count)
+
+
+class _Call:
+    """A call that waits to be made in another thread; the lock is free once it was."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.is_done = _new_lock()
+        self.is_done.acquire()
+
+    def make(self) -> None:
+        try:
+            self.result = self.function()
+        except BaseException as error:
+            self.error = error
+        self.is_done.release()
+
+
+class ForeignCode(Generic[T]):
+    """A function of others in a native thread, whose calls back are made where it was started.
+
+    Between greenlets such code could block the whole process, and event loops of asyncio exclude
+    each other in one native thread. All methods but `call_back`, `sleep` and `wake`
+    are called by the thread that made this, which may be a greenlet.
+    """
+
+    def __init__(self, function: Callable[["ForeignCode[T]"], T]) -> None:
+        """Start the function, with this thread's context."""
+        self.has_ended = False
+        self.result: T
+        self.error: BaseException | None = None
+        self._calls: deque[_Call] = deque()
+        self._closed: Callable[[], BaseException] | None = None
+        self._is_released = False
+        self._lock = _new_lock()  # of `_calls` and `_closed`; never held for longer than a moment
+        self._is_open = _new_lock()  # free once it is closed
+        self._is_open.acquire()
+        self._ready = Event()
+        self._wake = gevent.get_hub().loop.async_()
+        self._wake.start(self._ready.set)
+        context = contextvars.copy_context()
+        _start_thread(self._run, (context, function))
+
+    def _run(self, context: contextvars.Context, function: Callable[["ForeignCode[T]"], T]) -> None:
+        # In a greenlet of its own: what gevent keeps of it is cleared at its end.
+        gevent.spawn(context.run, self._execute, function).join()
+        gevent.get_hub().destroy(destroy_loop=True)
+        with self._lock:
+            self.has_ended = True
+            if not self._is_released:
+                self._wake.send()
+
+    def _execute(self, function: Callable[["ForeignCode[T]"], T]) -> None:
+        try:
+            self.result = function(self)
+        except BaseException as error:
+            self.error = error
+
+    # ---- in the native thread ----
+
+    def call_back(self, function: Callable[..., R], *args: Any, **named: Any) -> R:
+        """Call the function in the thread that made this. Raises: as the function, or `close`."""
+        call = _Call(lambda: function(*args, **named))
+        with self._lock:
+            if self._closed is not None:
+                raise self._closed()
+            self._calls.append(call)
+            self._wake.send()
+        call.is_done.acquire()
+        if call.error is not None:
+            raise call.error
+        result: R = call.result
+        return result
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep; raises the reason as soon as this is closed."""
+        if self._is_open.acquire(timeout=max(0.0, min(seconds, 10**6))):
+            self._is_open.release()
+        if self._closed is not None:
+            raise self._closed()
+
+    # ---- in the thread that made this ----
+
+    def wake(self) -> None:
+        """Let `serve` return; may be called in any thread."""
+        with self._lock:
+            if not self._is_released:
+                self._wake.send()
+
+    def serve(self, seconds: float | None = None) -> bool:
+        """Make calls until the function ends, `wake` is called or the time is over.
+
+        Returns whether the function has ended.
+        """
+        self._ready.wait(seconds)
+        self._ready.clear()
+        while self._calls:
+            self._calls.popleft().make()
+        return self.has_ended
+
+    def close(self, reason: Callable[[], BaseException]) -> None:
+        """Raise what `reason` returns wherever the function calls back or sleeps, from now on."""
+        with self._lock:
+            if self._closed is None:
+                self._closed = reason
+                self._is_open.release()
+        while self._calls:
+            call = self._calls.popleft()
+            call.error = reason()
+            call.is_done.release()
+
+    def release(self) -> None:
+        """Release what waiting takes; the function may still be there, but makes no calls."""
+        with self._lock:
+            assert self._closed is not None
+            self._is_released = True
+            self._wake.close()

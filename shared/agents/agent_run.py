@@ -158,7 +158,7 @@ class AgentRun(Protocol):
 
     def cost(
         self,
-        usd: float | str | None = None,
+        usd: float | None = None,
         *,
         model: str | None = None,
         input_tokens: int = 0,
@@ -172,7 +172,7 @@ class AgentRun(Protocol):
         Without `usd` the tokens are priced as those of `model`, by default the run's own.
         """
 
-    def reserve(self, usd: float | str) -> None:
+    def reserve(self, usd: float) -> None:
         """Reserve what the next model call may cost at most; waits while other runs hold the rest.
 
         Without this a budget is enforced after each `cost`, so the last call may exceed it.
@@ -200,9 +200,3 @@ class AgentRun(Protocol):
 
     def wait(self, seconds: float) -> None:
         """Sleep; raises as soon as the run has to stop."""
-
-    def on_stop(self, abort: Callable[[], None]) -> None:
-        """Call `abort` as soon as the run has to stop, from another thread.
-
-        It may close the connection that the agent is waiting for.
-        """

@@ -64,6 +64,8 @@ def count(
         return totals
     catalog = Catalog(connections, _server_routes(connections))
     persona = _persona(catalog, sql, run)
+    if persona.agent is not None:
+        return totals  # it reports its calls itself
     route_id, model = _in_use(sql, run)
     route, usage = call or (
         catalog.route(run["org_id"], route_id, sql=sql),

@@ -202,6 +202,8 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
                 requests[data["request_id"]] = data
             case types.RunInputReceived.type:
                 request = requests[data["request_id"]]
+                if not turns:
+                    continue  # a custom agent asked first
                 tool_call_id = request.get("tool_call_id", "")
                 turns[-1].answers[tool_call_id] = data["content"]
                 turns[-1].asked[tool_call_id] += 1
@@ -261,6 +263,8 @@ class ResumeState:
     dropped_settings: Mapping[str, set[str]] = field(default_factory=dict)
     limit_reached: str | None = None
     compacted: Sequence[types.ContextCompacted] = ()  # what its attempts have done to the thread
+    #: What people answered, by the call and the question.
+    answers: Mapping[tuple[str | None, str], str] = field(default_factory=dict)
 
 
 def resume_state_from(stored: Sequence[StoredEvent]) -> ResumeState:
@@ -279,7 +283,21 @@ def resume_state_from(stored: Sequence[StoredEvent]) -> ResumeState:
             for event in stored
             if event.type == types.ContextCompacted.type
         ],
+        _answers(stored),
     )
+
+
+def _answers(stored: Iterable[StoredEvent]) -> dict[tuple[str | None, str], str]:
+    asked: dict[str, tuple[str | None, str]] = {}
+    answers: dict[tuple[str | None, str], str] = {}
+    for event in stored:
+        if event.type == types.RunWaitingForInput.type:
+            data = json.loads(event.payload)["data"]
+            asked[data["request_id"]] = data.get("tool_call_id"), data["prompt"]
+        elif event.type == types.RunInputReceived.type:
+            data = json.loads(event.payload)["data"]
+            answers[asked[data["request_id"]]] = data["content"]
+    return answers
 
 
 def _last(stored: Sequence[StoredEvent], type_: str) -> dict[str, Any]:

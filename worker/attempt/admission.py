@@ -9,6 +9,7 @@ from typing import TypeVar
 from arkloop.shared.billing import budgets
 from arkloop.shared.billing.budget_limits import Limits
 from arkloop.shared.billing.budgets import Refused
+from arkloop.shared.catalog import model_routes
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.claim import Claim
@@ -109,10 +110,51 @@ class Admission:
         return types.RunCost(self.totals.usage, self.totals.cost_usd, self.totals.routes)
 
     def reserve(self, route: Route, worst_case: Usage, plan: Plan | None = None) -> None:
+        self._reserve_by(
+            lambda tx: self._reserve(tx, route, worst_case, plan),
+            route.id,
+            _at_most(route, worst_case),
+        )
+
+    def add_reported(self, part: RouteCost) -> Event:
+        """Count a model call that a custom agent made itself."""
+        self.last_usage = part.usage
+        self.totals = self.totals.plus(part)
+        return self.cost()
+
+    def reserve_usd(self, most: Decimal) -> None:
+        """Reserve the cost so far and `most` for the next call that a custom agent makes itself.
+
+        What the run has cost is counted in any case.
+
+        Raises:
+            LimitExceeded: `budget.exhausted`.
+        """
+        if not self.is_limited:
+            return
+        try:
+            self._reserve_by(lambda tx: self._reserve_usd(tx, most), self._claim.route_id, most)
+        except LimitExceeded:
+            self.take_over()
+            raise
+
+    def _reserve_usd(self, tx: Transaction, most: Decimal) -> None:
+        limits = budgets.limits(tx.sql, self._claim, self._persona)
+        self._has_reservation = limits.needs_reservation
+        is_of_org = model_routes.is_of_org(self._claim.route_id)
+        budgets.reserve(
+            *(tx, self._claim, limits, self.totals.cost_usd, most),
+            own_usd=self.totals.own_usd,
+            on_own_route=is_of_org,
+        )
+
+    def _reserve_by(
+        self, change: Callable[[Transaction], None], route_id: str, most: Decimal
+    ) -> None:
         deadline = time.monotonic() + MAX_BUDGET_WAIT_SECONDS
         while True:
             try:
-                self._write(lambda tx: self._reserve(tx, route, worst_case, plan))
+                self._write(change)
                 return
             except Refused as refused:
                 if not refused.others_reserved or time.monotonic() > deadline:
@@ -120,9 +162,9 @@ class Admission:
                         "budget.exhausted",
                         str(refused),
                         retryable=refused.others_reserved,
-                        affordable_usd=_at_most(route, worst_case) - refused.excess_usd,
+                        affordable_usd=most - refused.excess_usd,
                     ) from refused
-            self._throttle(route.id, "budget", BUDGET_PAUSE_SECONDS * random.uniform(0.5, 1.5))
+            self._throttle(route_id, "budget", BUDGET_PAUSE_SECONDS * random.uniform(0.5, 1.5))
 
     def settle(self) -> None:
         if self._has_reservation:

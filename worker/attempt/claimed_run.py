@@ -105,6 +105,10 @@ class ClaimedRun:
         self.admission.totals = self.totals.after(happened)
         return self.log.add(*happened)
 
+    def note(self, *happened: Event) -> None:
+        """Write events within the turn that is being streamed."""
+        self.log.add(*happened, ends_turn=False)
+
     def checkpoint(self) -> None:
         self.log.flush()
         self.has_progressed = True

@@ -25,7 +25,7 @@ from arkloop.worker.agent.conversation import History, ResumeState, counted_of, 
 from arkloop.worker.agent.loop import Answer
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.agent.structured_output import OutputSchema
-from arkloop.worker.attempt import failure_log
+from arkloop.worker.attempt import custom_agent, failure_log
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.attempt.outcome import (
     Cancelled,
@@ -177,10 +177,9 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
     earlier = _resume(process.connections, run) if run.is_resumed else ResumeState()
     persona = _persona(process, claim)
     run.admission.set_persona(persona)
-    if persona.agent is not None:
-        message = f"No agent {persona.agent!r} is installed in this worker."
-        raise RunFailure("agent.not_found", message, retryable=True)
     active.limit_time(persona.timeout_seconds, claim.used_seconds)
+    if persona.agent is not None:
+        return _answer_of_agent(run, persona, earlier, process)
     run.chain = chain = _chain(process, claim, persona, earlier)
     loader, most, windows = process.histories, most_bytes(chain, persona), chain.windows
     try:
@@ -198,6 +197,17 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
         if persona.on_limit == "fail":
             raise
         return loop.cut_off(persona, run, earlier.limit_reached or "timeout", run.last_cost())
+
+
+def _answer_of_agent(
+    run: ClaimedRun, persona: Persona, earlier: ResumeState, process: WorkerProcess
+) -> Answer:
+    try:
+        return custom_agent.carry_out(process, run, _identity(run.claim), persona, earlier)
+    except DeadlineExceeded:
+        if persona.on_limit == "fail":
+            raise
+        return loop.cut_off(persona, run, "timeout", run.last_cost())
 
 
 def _persona(process: WorkerProcess, claim: Claim) -> Persona:

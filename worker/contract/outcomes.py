@@ -150,7 +150,7 @@ class WaitForInput(StopRun):
     persona: Persona
     kind: str
     prompt: str
-    tool_call_id: str
+    tool_call_id: str | None
     options: list[str] | None = None
     tool_name: str | None = None
     arguments: Any = None

@@ -118,16 +118,17 @@ class RunLog:
         if is_behind:
             self.flush()
 
-    def add(self, *events: Event) -> int:
+    def add(self, *events: Event, ends_turn: bool = True) -> int:
         """Number events after the text so far; they are committed together.
 
-        Returns the number of the first.
+        Returns the number of the first. Unless it `ends_turn`, the text before is still open.
         """
         with self._changed:
             self._number_text()
             before = self._last_seq
             self._number(*events)
-            self._turn_seq = None
+            if ends_turn:
+                self._turn_seq = None
         self._added(self)
         return before + 1
 

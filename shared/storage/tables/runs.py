@@ -150,6 +150,16 @@ tool_calls = Table(
     Column("whole_output", Text),  # null: `output` is all of it
 )
 
+#: The last checkpoint of a run that a custom agent carries out.
+agent_checkpoints = Table(
+    "agent_checkpoints",
+    metadata,
+    Column("run_id", Uuid, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("fence", BigInteger, nullable=False),
+    Column("data", Text, nullable=False),  # JSON
+    Column("stored_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
 inputs = Table(
     "inputs",
     metadata,

@@ -1,0 +1,100 @@
+"""Custom agents of the tests, which a package with an entry point brings: they play scripts.
+
+The first message of the thread is a JSON list of steps, each with one key. An agent starts at the
+step that its checkpoint names.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from arkloop.shared.agents.agent_run import AgentRun
+
+Play = Callable[[AgentRun, Any, dict[str, Any]], Any]
+
+
+def script(run: AgentRun) -> Any:
+    """Play the script, and return what its `return` says."""
+    for number, step in _steps(run):
+        if "return" in step:
+            return step["return"]
+        if "checkpoint" in step:
+            run.checkpoint(number + 1)
+        elif "hang" in step:
+            time.sleep(step["hang"])
+        else:
+            _play(run, step)
+    return None
+
+
+async def async_script(run: AgentRun) -> Any:
+    """Play the script in an event loop."""
+    for _, step in _steps(run):
+        if "return" in step:
+            return step["return"]
+        if "hang" in step:
+            await asyncio.sleep(step["hang"])
+        else:
+            _play(run, step)
+    return None
+
+
+def _steps(run: AgentRun) -> list[tuple[int, dict[str, Any]]]:
+    steps = json.loads(run.messages[0]["content"])
+    return list(enumerate(steps))[run.checkpoint_data or 0 :]
+
+
+def _play(run: AgentRun, step: dict[str, Any]) -> None:
+    [(kind, value)] = list(step.items())[:1]
+    match kind:
+        case "text" | "thinking":
+            getattr(run, kind)(value)
+        case "say_identity":
+            run.text(json.dumps([run.run_id, run.end_user_id, dict(run.metadata), run.attempt]))
+        case "call":
+            run.tool_call(value, step.get("arguments", {}), tool_call_id=step["id"])
+        case "result":
+            run.tool_result(step["id"], value, is_error=step.get("is_error", False))
+        case "append":
+            run.step(
+                "append",
+                {"line": value},
+                lambda: _append(step, value),
+                tool_call_id=step["id"],
+                idempotent=step.get("idempotent", False),
+            )
+        case "usd":
+            run.cost(value, input_tokens=step.get("input_tokens", 0))
+        case "tokens":
+            run.cost(input_tokens=value, model=step.get("model"))
+        case "reserve":
+            run.reserve(value)
+        case "ask":
+            run.text(run.ask(value, step.get("options", ()), key=step.get("key")))
+        case "wait" if run.attempt <= step.get("attempts", run.attempt):
+            run.wait(value)
+        case "raise":
+            raise ValueError(value)
+        case "swallow":
+            _swallow(run, value)
+        case "kill" if run.attempt <= value:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _append(step: dict[str, Any], line: str) -> str:
+    with open(step["path"], "a") as file:
+        file.write(f"{line}\n")
+    time.sleep(step.get("seconds", 0))
+    return f"appended {line}"
+
+
+def _swallow(run: AgentRun, seconds: float) -> None:
+    """Ignore that the run has to stop."""
+    try:
+        run.wait(seconds)
+    except BaseException:
+        time.sleep(0)

@@ -1,0 +1,231 @@
+"""The writing of a custom agent's run: what the agent does becomes events of the attempt."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from arkloop.shared import usd
+from arkloop.shared.agents.agent_run import MAX_CHECKPOINT_BYTES, UNKNOWN_OUTCOME, Call
+from arkloop.shared.agents.transcript import Transcript, call_of, json_of
+from arkloop.shared.catalog import reported_costs
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.events import types
+from arkloop.shared.events.plain import clean
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs import checkpoints
+from arkloop.worker.agent.loop import Answer
+from arkloop.worker.agent.structured_output import OutputSchema
+from arkloop.worker.agent.tool_calls import cut
+from arkloop.worker.attempt.claimed_run import ClaimedRun
+from arkloop.worker.contract.outcomes import LimitExceeded, RunFailure, ShuttingDown, WaitForInput
+from arkloop.worker.process.process import WorkerProcess
+
+log = logging.getLogger(__name__)
+
+MAX_QUESTION_CHARACTERS = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """The state that earlier executions of the run have left."""
+
+    calls: Sequence[tuple[Call, str | None]] = ()
+    answers: Mapping[tuple[str | None, str], str]
+    checkpoint: str | None = None
+
+
+class AgentRecording:
+    """The record of one execution; all methods are called by the thread of the attempt."""
+
+    def __init__(
+        self,
+        process: WorkerProcess,
+        run: ClaimedRun,
+        persona: Persona,
+        route: Route | None,
+        beginning: Beginning,
+    ) -> None:
+        self.transcript = Transcript(beginning.calls)
+        self._process, self._run = process, run
+        self._persona, self._route = persona, route
+        self._answers = beginning.answers
+        self._last_turn: types.MessageCompleted | None = None  # if it calls no tool
+
+    # ---- what the agent does ----
+
+    def check(self) -> None:
+        self._run.check()
+
+    def text(self, text: str) -> None:
+        self._run.check()
+        self._settle()
+        self._run.stream_text(_text(text))
+
+    def thinking(self, text: str) -> None:
+        self._run.check()
+        self._settle()
+        self._run.stream_thinking(_text(text))
+
+    def tool_call(self, name: str, arguments: Any, call_id: str | None) -> str:
+        self._run.check()
+        call = call_of(name, arguments, call_id)
+        if not self.transcript.has_call(call["id"]):
+            self._begin(call)
+        return call["id"]
+
+    def begin_step(
+        self, name: str, arguments: Any, call_id: str, *, is_idempotent: bool
+    ) -> str | None:
+        """Begin the call; return its output if it is not to be made."""
+        self._run.check()
+        call = call_of(name, arguments, call_id)
+        if not self.transcript.has_call(call_id):
+            self._begin(call)
+            return None
+        if (output := self.transcript.output_of(call_id)) is not None:
+            return output
+        if is_idempotent:
+            return None
+        self.tool_result(call_id, UNKNOWN_OUTCOME, is_error=True)
+        return UNKNOWN_OUTCOME
+
+    def tool_result(self, call_id: str, output: str, *, is_error: bool) -> None:
+        shown, characters = cut(_text(output))
+        ended = self.transcript.result(call_id, shown, is_error=is_error, characters=characters)
+        if ended:
+            self._run.note(*ended)
+            self._run.checkpoint()
+
+    def cost(self, given_usd: float | None, model: str | None, usage: Usage) -> None:
+        run = self._run
+        cost = reported_costs.cost_of(usage, self._route, model=model, given_usd=given_usd)
+        if cost is None and run.admission.is_limited:
+            raise RunFailure(
+                "budget.exhausted",
+                f"The agent reported a call of {model or run.claim.model!r}, whose price is not"
+                " known; it must report the cost itself under a budget or prepaid credits.",
+            )
+        self.transcript.add_usage(usage)
+        part = types.RouteCost(run.claim.route_id, run.claim.model, usage, cost or Decimal(0))
+        run.note(run.admission.add_reported(part))
+        run.log.flush()
+        run.admission.reserve_usd(Decimal(0))
+
+    def reserve(self, most: float) -> None:
+        self._run.check()
+        self._run.admission.reserve_usd(usd.parse(most))
+
+    def checkpoint(self, data: Any) -> None:
+        run = self._run
+        run.check()
+        text = json_of(data)
+        if len(text.encode()) > MAX_CHECKPOINT_BYTES:
+            raise ValueError(f"A checkpoint has at most {MAX_CHECKPOINT_BYTES:,} bytes of JSON.")
+        if run.open_text:
+            self._last_turn = self.transcript.turn(run.open_text)
+            run.emit(self._last_turn)
+        run.checkpoint()
+        connections, claim = self._process.connections, run.claim
+        run.write(
+            connections.statement,
+            lambda tx: checkpoints.store(tx, claim.run_id, claim.fence, text),
+        )
+        if self._process.draining.is_set():
+            raise ShuttingDown()
+
+    def ask(self, question: str, options: Sequence[str], key: str | None) -> str:
+        self._run.check()
+        prompt = clean(_text(question))
+        if not 1 <= len(prompt) <= MAX_QUESTION_CHARACTERS:
+            raise ValueError(f"A question has 1 to {MAX_QUESTION_CHARACTERS:,} characters.")
+        place = (None, prompt) if key is None else (clean(_text(key)), None)
+        for (asked_by, asked), answer in self._answers.items():
+            if place in ((asked_by, asked), (asked_by, None)):
+                return answer
+        raise WaitForInput(
+            persona=self._persona,
+            kind="question",
+            prompt=prompt,
+            tool_call_id=key,
+            options=[clean(_text(option)) for option in options] or None,
+        )
+
+    # ---- at its end ----
+
+    def answer(self, returned: Any) -> Answer:
+        """Make the run's answer of what the agent has returned."""
+        run = self._run
+        run.check()
+        settled = self.transcript.settle()
+        if settled:
+            run.note(*settled)
+        value: dict[str, Any] | None = None
+        if self._persona.output_schema is not None:
+            returned, value = self._output(returned)
+        elif returned is not None and not isinstance(returned, str):
+            kind = type(returned).__name__
+            raise RunFailure("agent.failed", f"The agent returned {kind}, not text.")
+        streamed = run.open_text
+        if not streamed and self._last_turn and returned in (None, self._last_turn.content):
+            last = self._last_turn
+            return _answer(last, value, ())
+        if returned is not None and not returned.startswith(streamed):
+            run.void_text("agent")
+            streamed = ""
+        if returned is not None:
+            run.stream_text(returned[len(streamed) :])
+        completed = self.transcript.turn(streamed if returned is None else returned)
+        return _answer(completed, value, (completed,))
+
+    def _output(self, returned: Any) -> tuple[str, dict[str, Any]]:
+        schema = OutputSchema(self._persona.output_schema or {})
+        text = returned if isinstance(returned, str) else json.dumps(returned, ensure_ascii=False)
+        output = schema.read(text, "stop")
+        if output.errors or output.value is None:
+            raise RunFailure("output.invalid", " ".join(output.errors or ["It is no object."]))
+        return text, output.value
+
+    # ---- pieces ----
+
+    def _settle(self) -> None:
+        if self.transcript.pending:
+            self._run.note(*self.transcript.settle())
+
+    def _begin(self, call: Call) -> None:
+        run = self._run
+        self._settle()
+        if (
+            self.transcript.begins_turn(run.open_text)
+            and run.totals.steps >= self._persona.max_steps
+        ):
+            raise LimitExceeded(
+                "run.max_steps",
+                f"The run reached its persona's limit of {self._persona.max_steps} steps.",
+            )
+        self._last_turn = None
+        run.emit(*self.transcript.call(call, run.open_text))
+        run.checkpoint()
+
+
+def _answer(
+    completed: types.MessageCompleted,
+    output: dict[str, Any] | None,
+    closing: tuple[types.Event, ...],
+) -> Answer:
+    return Answer(
+        message_id=completed.message_id,
+        content=completed.content,
+        stop_reason="stop",
+        output=output,
+        closing=closing,
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"Must be a string, and is a {type(value).__name__}.")
+    return value

@@ -1,0 +1,160 @@
+"""The run of a custom agent in this process, as its code sees it."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from arkloop.shared.agents.agent_run import Call, Message, RunStopped, StopReason
+from arkloop.shared.errors import LeaseLost
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.native_threads import ForeignCode
+from arkloop.worker.attempt.agent_recording import AgentRecording
+from arkloop.worker.contract.outcomes import (
+    CancelRequested,
+    DeadlineExceeded,
+    RunFailure,
+    ShuttingDown,
+    StopRun,
+    WaitForInput,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+_REASONS: Sequence[tuple[type[BaseException], StopReason]] = (
+    (CancelRequested, "cancelled"),
+    (DeadlineExceeded, "timeout"),
+    (ShuttingDown, "shutdown"),
+    (WaitForInput, "waiting"),
+    (RunFailure, "limit"),
+)
+
+
+@dataclass(eq=False, kw_only=True)
+class InProcessRun:
+    """The `AgentRun` of an agent in a native thread; the attempt's own thread records.
+
+    `stopped` is what a call of the agent has run into: the end of this execution.
+    """
+
+    run_id: str
+    thread_id: str
+    org_id: str
+    end_user_id: str | None
+    metadata: Mapping[str, str]
+    traceparent: str
+    instructions: str
+    model: str
+    model_settings: Mapping[str, Any]
+    output_schema: Mapping[str, Any] | None
+    messages: Sequence[Message]
+    attempt: int
+    checkpoint_data: Any
+    recording: AgentRecording = field(repr=False)
+    code: ForeignCode[Any] = field(init=False, repr=False)
+    stopped: BaseException | None = None
+
+    def _call(self, function: Callable[..., T], *args: Any, **named: Any) -> T:
+        return self.code.call_back(lambda: self._guarded(function, args, named))
+
+    def _guarded(
+        self, function: Callable[..., T], args: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> T:
+        try:
+            return function(*args, **named)
+        except (StopRun, LeaseLost, RunFailure) as reason:
+            self.stopped = self.stopped or reason
+            self.code.wake()
+            raise RunStopped(stop_reason_of(reason)) from None
+
+    @property
+    def pending_calls(self) -> Sequence[Call]:
+        return self.recording.transcript.pending
+
+    def text(self, text: str) -> None:
+        """Stream a piece of the answer."""
+        self._call(self.recording.text, text)
+
+    def thinking(self, text: str) -> None:
+        """Stream a piece of the model's reasoning."""
+        self._call(self.recording.thinking, text)
+
+    def tool_call(self, name: str, arguments: Any, *, tool_call_id: str | None = None) -> str:
+        """Record that a tool is called."""
+        return self._call(self.recording.tool_call, name, arguments, tool_call_id)
+
+    def tool_result(self, tool_call_id: str, output: str, *, is_error: bool = False) -> None:
+        """Record the result of a call."""
+        self._call(self.recording.tool_result, tool_call_id, output, is_error=is_error)
+
+    def step(
+        self,
+        name: str,
+        arguments: Any,
+        function: Callable[[], Any],
+        *,
+        tool_call_id: str,
+        idempotent: bool = False,
+    ) -> str:
+        """Call the function as the tool call of this id, at most once."""
+        begin, is_error = self.recording.begin_step, False
+        known = self._call(begin, name, arguments, tool_call_id, is_idempotent=idempotent)
+        if known is not None:
+            return known
+        try:
+            output = str(function())
+        except Exception as error:
+            # Its text may hold secrets, such as the URL of a database: it goes to the log alone.
+            log.exception("tool %s raised in call %s", name, tool_call_id)
+            output, is_error = f"The tool failed: {type(error).__name__}.", True
+        self.tool_result(tool_call_id, output, is_error=is_error)
+        return output
+
+    def cost(
+        self,
+        usd: float | None = None,
+        *,
+        model: str | None = None,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        cache_read_tokens: int = 0,
+        cache_write_tokens: int = 0,
+        reasoning_tokens: int = 0,
+    ) -> None:
+        """Count a model call."""
+        usage = Usage(
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cache_read_tokens=cache_read_tokens,
+            cache_write_tokens=cache_write_tokens,
+            reasoning_tokens=reasoning_tokens,
+        )
+        self._call(self.recording.cost, usd, model, usage)
+
+    def reserve(self, usd: float) -> None:
+        """Reserve what the next model call may cost at most."""
+        self._call(self.recording.reserve, usd)
+
+    def checkpoint(self, data: Any) -> None:
+        """Store where the agent is."""
+        self._call(self.recording.checkpoint, data)
+
+    def ask(self, question: str, options: Sequence[str] = (), *, key: str | None = None) -> str:
+        """Return a person's answer, in this execution or the next."""
+        return self._call(self.recording.ask, question, options, key)
+
+    def check(self) -> None:
+        """Raise if the run has to stop."""
+        self._call(self.recording.check)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep; raises as soon as the run has to stop."""
+        self.code.sleep(seconds)
+
+
+def stop_reason_of(reason: BaseException) -> StopReason:
+    """Return the reason as the agent's code reads it."""
+    return next((name for kind, name in _REASONS if isinstance(reason, kind)), "lost")

@@ -1,0 +1,170 @@
+"""The execution of a run by a custom agent that is installed in this worker."""
+
+import asyncio
+import contextlib
+import inspect
+import json
+import logging
+import time
+from typing import Any
+
+from arkloop.shared.agents.agent_run import AgentRun, RunStopped
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.errors import LeaseLost
+from arkloop.shared.events import types
+from arkloop.shared.native_threads import ForeignCode
+from arkloop.shared.runs import checkpoints
+from arkloop.worker.agent import landing, loop
+from arkloop.worker.agent.conversation import ResumeState
+from arkloop.worker.agent.loop import Answer
+from arkloop.worker.attempt import agent_messages, installed_agents
+from arkloop.worker.attempt.agent_recording import AgentRecording, Beginning
+from arkloop.worker.attempt.agent_run import InProcessRun, stop_reason_of
+from arkloop.worker.attempt.claimed_run import ClaimedRun
+from arkloop.worker.attempt.installed_agents import AgentFunction, AgentNotInstalled
+from arkloop.worker.contract.identity import RunIdentity, traceparent
+from arkloop.worker.contract.outcomes import LimitExceeded, RunFailure, StopRun
+from arkloop.worker.process.history import MAX_BYTES
+from arkloop.worker.process.process import WorkerProcess
+
+log = logging.getLogger(__name__)
+
+#: Seconds in which the agent's code can clean up when its run stops; then it is abandoned.
+STOP_SECONDS = 1.0
+
+
+def carry_out(
+    process: WorkerProcess,
+    run: ClaimedRun,
+    identity: RunIdentity,
+    persona: Persona,
+    earlier: ResumeState,
+) -> Answer:
+    """Call the persona's agent, from its last checkpoint on, and return the run's answer.
+
+    Raises:
+        RunFailure: it is not installed, or has failed. StopRun, LeaseLost: this attempt ends.
+    """
+    function = _function(persona.agent or "")
+    if earlier.lost:
+        run.void_lost(earlier.lost[0].seq)
+    if run.is_resumed:
+        run.admission.take_over()
+    if earlier.limit_reached:
+        return loop.cut_off(persona, run, earlier.limit_reached, run.admission.cost())
+    claim = run.claim
+    beginning = Beginning(
+        calls=agent_messages.calls_of(earlier.turns),
+        answers=earlier.answers,
+        checkpoint=_checkpoint(process, run) if run.is_resumed else None,
+    )
+    route = process.catalog.route(claim.org_id, claim.route_id)
+    recording = AgentRecording(process, run, persona, route, beginning)
+    with process.histories.history_of(claim, MAX_BYTES, run) as seen:
+        agent_run = InProcessRun(
+            run_id=identity.run_id,
+            thread_id=identity.thread_id,
+            org_id=identity.org_id,
+            end_user_id=identity.end_user_id,
+            metadata=identity.metadata,
+            traceparent=traceparent(identity.trace_id, identity.run_id),
+            instructions=persona.system_prompt,
+            model=claim.model,
+            model_settings=persona.model_settings,
+            output_schema=persona.output_schema,
+            messages=[
+                *agent_messages.shown(seen.messages),
+                *agent_messages.turns_shown(earlier.turns),
+            ],
+            attempt=run.attempt,
+            checkpoint_data=json.loads(beginning.checkpoint or "null"),
+            recording=recording,
+        )
+        try:
+            return recording.answer(_call(run, function, agent_run))
+        except LimitExceeded as limit:
+            reason = landing.stop_reason_of(limit, persona)
+            if reason is None:
+                raise
+            run.note(types.RunLimitReached(reason, str(limit)))
+            return loop.cut_off(persona, run, reason, run.admission.cost())
+
+
+def _function(name: str) -> AgentFunction:
+    try:
+        return installed_agents.find(name)
+    except AgentNotInstalled:
+        message = f"No agent {name!r} is installed in this worker."
+        raise RunFailure("agent.not_found", message, retryable=True) from None
+
+
+def _checkpoint(process: WorkerProcess, run: ClaimedRun) -> str | None:
+    with process.connections.reading() as sql:
+        return checkpoints.load(sql, run.claim.run_id)
+
+
+def _call(run: ClaimedRun, function: AgentFunction, agent_run: InProcessRun) -> Any:
+    """Call the agent's function in a thread of its own; return what it returns.
+
+    Raises:
+        RunFailure: `agent.failed`, or a limit that one of the agent's calls has reached.
+        StopRun, LeaseLost: this attempt ends.
+    """
+    coroutine = _Coroutine(function) if inspect.iscoroutinefunction(function) else None
+    called = coroutine or function
+
+    def start(code: ForeignCode[Any]) -> Any:
+        agent_run.code = code
+        return called(agent_run)
+
+    code = ForeignCode(start)
+    try:
+        with run.aborting(code.wake):
+            while not code.serve() and agent_run.stopped is None:
+                run.check()
+        if agent_run.stopped is not None:
+            raise agent_run.stopped
+    except (StopRun, LeaseLost, RunFailure) as reason:
+        why = stop_reason_of(reason)
+        code.close(lambda: RunStopped(why))
+        if coroutine is not None:
+            coroutine.cancel()
+        if not _ends_in_time(code):
+            log.warning("abandoning agent: it did not return after its run had to stop: %s", why)
+        raise
+    finally:
+        code.close(lambda: RunStopped("lost"))
+        code.release()
+    if code.error is None:
+        return code.result
+    log.error("the agent raised", exc_info=code.error)
+    message = f"The agent failed: {type(code.error).__name__}."
+    raise RunFailure("agent.failed", message) from code.error
+
+
+def _ends_in_time(code: ForeignCode[Any]) -> bool:
+    deadline = time.monotonic() + STOP_SECONDS
+    while not code.has_ended and (left := deadline - time.monotonic()) > 0:
+        code.serve(left)
+    return code.has_ended
+
+
+class _Coroutine:
+    """A call of an agent that is a coroutine function, in an event loop of its own."""
+
+    def __init__(self, function: AgentFunction) -> None:
+        self._function = function
+        self._task: asyncio.Task[Any] | None = None
+
+    def __call__(self, agent_run: AgentRun) -> Any:
+        return asyncio.run(self._main(agent_run))
+
+    async def _main(self, agent_run: AgentRun) -> Any:
+        self._task = asyncio.current_task()
+        return await self._function(agent_run)
+
+    def cancel(self) -> None:
+        """Cancel what the agent awaits; may be called in any thread."""
+        if self._task is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
