@@ -14,7 +14,7 @@ FILES = sorted(ROOT.glob("shared/**/sql/*.sql"))
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_file_has_one_statement_and_says_what_it_does(file: Path) -> None:
     """The first line is a comment; the driver parses a statement of this length once."""
-    package = ".".join(file.relative_to(ROOT).parts[:-2])
+    package = ".".join(("arkloop", *file.relative_to(ROOT).parts[:-2]))
     loaded = sql_files.statement(package, file.stem)
 
     assert file.read_text(encoding="utf-8").startswith("-- ")
@@ -28,6 +28,6 @@ def test_a_file_is_in_the_wheel(file: Path) -> None:
     """The package of each file declares it as its data."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     data = settings["tool"]["setuptools"]["package-data"]
-    package = ".".join(file.relative_to(ROOT).parts[:-2])
+    package = ".".join(("arkloop", *file.relative_to(ROOT).parts[:-2]))
 
     assert "sql/*.sql" in data[package]
