@@ -29,12 +29,13 @@ from arkloop.api.http.path_ids import IdConverter
 from arkloop.api.http.reports import Reports
 from arkloop.api.streaming.long_polls import LongPollHub
 from arkloop.api.streaming.stream_hub import StreamHub
-from arkloop.shared import fault_points, logs
+from arkloop.shared import fault_points, logs, plugins
 from arkloop.shared.catalog import model_routes
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.personas import InvalidPersona
 from arkloop.shared.config import InvalidSettings, Settings
 from arkloop.shared.files.configured_storage import storage_of
+from arkloop.shared.plugins import InvalidPlugin
 from arkloop.shared.runs.creation import RunCreator
 from arkloop.shared.storage import server_checks
 from arkloop.shared.storage.connections import Connections, connect
@@ -77,10 +78,16 @@ def create_app(connections: Connections | None = None) -> Flask:
             logs.configure()
             connections = connect(settings, application="arkloop-web", send=NotificationSender())
             server_checks.check(connections)
+        plugins.use(connections.settings.plugins)
         catalog_ = Catalog(connections, model_routes.load(connections.settings))
         storage = storage_of(connections.settings)
         storage.check()
-    except (InvalidSettings, InvalidPersona, server_checks.UnsuitableServer) as error:
+    except (
+        InvalidSettings,
+        InvalidPersona,
+        InvalidPlugin,
+        server_checks.UnsuitableServer,
+    ) as error:
         sys.stderr.write(f"{error}\n")
         # With another status its master would start the worker again and again.
         sys.exit(BOOT_ERROR)

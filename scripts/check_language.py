@@ -15,7 +15,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 #: Where docstrings are checked, and the words of comments, texts and prose.
-DOCSTRINGS = ("api", "bench", "chaos", "cli", "migrations", "scripts", "shared", "tests", "worker")
+DOCSTRINGS = (
+    "api",
+    "arkloop",
+    "bench",
+    "chaos",
+    "cli",
+    "migrations",
+    "scripts",
+    "shared",
+    "tests",
+    "worker",
+)
 WORDS = (*DOCSTRINGS, "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "docs")
 #: These have to name the banned words.
 UNCHECKED = ("scripts/check_language.py", "tests/test_language.py")

@@ -45,6 +45,7 @@ class Settings:
     #: reach, besides public ones; networks in CIDR notation.
     allowed_networks: tuple[str, ...] = ()
     fetch_allowed_networks: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()  # folders; see `shared/plugins.py`
     mcp_stdio: bool = False  # whether orgs may start programs here as MCP servers
 
     lease_seconds: float = 15.0  # a silent worker process loses its runs after this
@@ -142,6 +143,7 @@ class _Reader:
             ),
             "allowed_hosts": tuple(map(str.lower, hosts)),
             "path_prefix": self._path_prefix("ARKLOOP_PATH_PREFIX"),
+            "plugins": self._folders("ARKLOOP_PLUGINS"),
             "routes_file": self._text("ARKLOOP_ROUTES"),
             "s3_endpoint_url": self._endpoint("ARKLOOP_S3_ENDPOINT_URL"),
             "local_context_tokens": self._whole_number("ARKLOOP_LOCAL_CONTEXT_TOKENS", 0, 1)
@@ -269,6 +271,10 @@ class _Reader:
     def _parts(self, name: str) -> tuple[str, ...]:
         parts = (part.strip() for part in (self._text(name) or "").split(","))
         return tuple(part for part in parts if part)
+
+    def _folders(self, name: str) -> tuple[str, ...]:
+        folders = (folder.strip() for folder in (self._text(name) or "").split(":"))
+        return tuple(folder for folder in folders if folder)
 
     def _path_prefix(self, name: str) -> str | None:
         prefix = self._text(name)

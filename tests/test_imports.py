@@ -54,10 +54,24 @@ def test_a_worker_with_a_broken_tool_does_not_start() -> None:
     )
 
     assert 1 == done.returncode
-    assert (
-        "A tool in BUILTIN_TOOLS cannot be used:\nUnknown tool 'nonsense'; available:"
-        in done.stderr
+    assert "A tool or plugin cannot be used:\nUnknown tool 'nonsense'; available:" in done.stderr
+
+
+def test_a_worker_with_a_broken_plugin_does_not_start(tmp_path: Path) -> None:
+    """It names the file and the reason, whatever kind of plugin it is."""
+    file = tmp_path / "agents" / "clerk.py"
+    file.parent.mkdir()
+    file.write_text("import no_such_module")
+    done = subprocess.run(
+        [sys.executable, "-c", "import arkloop.worker.app"],
+        cwd=ROOT,
+        env={**ENVIRON, "ARKLOOP_PLUGINS": str(tmp_path)},
+        capture_output=True,
+        text=True,
     )
+
+    assert 1 == done.returncode
+    assert f"{file}: ModuleNotFoundError: No module named 'no_such_module'" in done.stderr
 
 
 def _loaded(module: str, **environ: str) -> set[str]:

@@ -13,12 +13,13 @@ from celery.worker.state import maybe_shutdown
 from gevent import monkey
 from kombu.utils import functional
 
-from arkloop.shared import fault_points, logs
+from arkloop.shared import fault_points, logs, plugins
 from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.config import InvalidSettings, Settings
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.files.storage import UnusableStorage
+from arkloop.shared.plugins import InvalidPlugin
 from arkloop.shared.storage import queue, rewinds, server_checks
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.worker import poller, providers, tasks, tools
@@ -40,16 +41,20 @@ if monkey.is_module_patched("time") and _kombus_sleep is not time.sleep:
 try:
     settings = Settings.from_env()
     fault_points.arm(settings)
+    plugins.use(settings.plugins)
     routes = model_routes.load(settings)
     personas.builtin()
-except (InvalidSettings, personas.InvalidPersona) as problems:
+except (InvalidSettings, personas.InvalidPersona, InvalidPlugin) as problems:
     raise SystemExit(f"Invalid configuration:\n{problems}") from None
 
 try:
     # A wrong file is reported now, and not by the runs that need it.
     tools.load([*personas.BUILTIN_TOOLS, *tools.AUTOMATIC_TOOLS, *tools.FAULT_TOOLS])
-except (tools.InvalidTool, tools.UnknownTool) as problem:
-    raise SystemExit(f"A tool in BUILTIN_TOOLS cannot be used:\n{problem}") from None
+    tools.load(plugins.names("tools"))
+    for group in plugins.GROUPS:
+        plugins.load(group)
+except (InvalidPlugin, tools.InvalidTool, tools.UnknownTool) as problem:
+    raise SystemExit(f"A tool or plugin cannot be used:\n{problem}") from None
 
 # Where orgs can store keys, any of them may come to use any provider.
 providers.prepare(routes.values(), also=model_routes.PROVIDERS if settings.encryption_key else ())

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, and_, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql import ColumnElement
 
-from arkloop.shared.catalog.personas import BUILTIN_TOOLS
+from arkloop.shared.catalog.personas import tools_of_server
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import InvalidRequest, NameTaken, ToolNotFound
 from arkloop.shared.ids import new_id
@@ -221,7 +221,7 @@ def _whole() -> Any:
 def _checked(settings: Settings, org_id: UUID, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns for these fields. Raises: InvalidRequest."""
     values = dict(given)
-    if values.get("name") in (*BUILTIN_TOOLS, *RESERVED_NAMES):
+    if values.get("name") in (*tools_of_server(), *RESERVED_NAMES):
         raise InvalidRequest(name=["is the name of a built-in tool"])
     if "parameters" in values:
         values["parameters"] = _schema_text(values["parameters"])

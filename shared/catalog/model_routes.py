@@ -17,20 +17,15 @@ from uuid import UUID
 
 import yaml
 
+from arkloop.shared import plugins
 from arkloop.shared.catalog import model_settings, platforms, prices
 from arkloop.shared.catalog.prices import VENDOR_URLS, Prices
 from arkloop.shared.config import InvalidSettings, Settings
 from arkloop.shared.events.usage import Usage
 
 ROUTE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
-_SUFFIX = "_provider.py"
-#: Each is a module of the worker's, which web processes never import: the files are the list.
-PROVIDERS = tuple(
-    sorted(
-        file.name.removesuffix(_SUFFIX)
-        for file in Path(__file__).parents[2].joinpath("worker", "providers").glob("*" + _SUFFIX)
-    )
-)
+#: Each is a module of `worker/providers`; plugins add others.
+PROVIDERS = plugins.BUILTIN["providers"]
 #: OpenAI's two APIs; most compatible servers have only the second.
 APIS = ("responses", "chat")
 #: What a model may accept besides text.
@@ -265,8 +260,9 @@ def _route(entry: Any) -> Route:
         raise ValueError(
             "`id` must not be a UUID: UUIDs are the ids of models that organizations add"
         )
-    if entry["provider"] not in PROVIDERS:
-        raise ValueError(f"`provider` must be one of {', '.join(PROVIDERS)}")
+    known = (*PROVIDERS, *plugins.names("providers"))
+    if entry["provider"] not in known:
+        raise ValueError(f"`provider` must be one of {', '.join(known)}")
     if (api := entry.get("api")) is not None:
         if api not in APIS:
             raise ValueError(f"`api` must be one of {', '.join(APIS)}")

@@ -14,16 +14,17 @@ from typing import Any
 
 import yaml
 
-from arkloop.shared import usd
+from arkloop.shared import plugins, usd
 from arkloop.shared.catalog import model_settings, output_schema
 from arkloop.shared.catalog.model_settings import InvalidModelSettings
 from arkloop.shared.errors import PersonaNotFound
+from arkloop.shared.plugins import PersonaFile
 
 DEFAULT_PERSONA = "assistant"
 _ID = "[A-Za-z0-9][A-Za-z0-9._:-]{0,63}"
 KEY = re.compile(_ID)
 PERSONA_ID = re.compile(f"{_ID}(@{_ID})?")
-#: Tools that every org may give its personas; each is a module of `worker/tools`.
+#: Tools that every org may give its personas besides those of plugins; modules of `worker/tools`.
 BUILTIN_TOOLS = ("ask_user", "calculator", "current_time", "http_fetch")
 #: What a persona may let its runs override; see `shared/runs/overrides.py`.
 OVERRIDES = ("instructions", "variables", "model_settings", "tools", "output_schema", "limits")
@@ -289,26 +290,41 @@ _RENAMED = {"confirm": "require_approval"}
 # ---- those that come with the code ---------------------------------------------------
 
 
-@cache
+def tools_of_server() -> tuple[str, ...]:
+    """Return the names of the tools that every org may give its personas."""
+    return (*BUILTIN_TOOLS, *plugins.names("tools"))
+
+
 def builtin() -> Mapping[str, Persona]:
-    """Load the personas that come with the code, by id.
+    """Load the personas that come with the code and with plugins, by id; once in a process.
 
     Raises:
         InvalidPersona: a file is wrong; it names file and field.
     """
+    return _of_files(plugins.persona_files())
+
+
+@cache
+def _of_files(of_plugins: tuple[PersonaFile, ...]) -> Mapping[str, Persona]:
     folder = resources.files("arkloop.shared.catalog").joinpath("persona_files")
-    found = {file.name: file.read_text("utf-8") for file in folder.iterdir()}
-    return dict(sorted((p.id, p) for p in map(from_file, found, found.values())))
+    files = [PersonaFile(f.name, f.name, f.read_text("utf-8")) for f in folder.iterdir()]
+    found: dict[str, Persona] = {}
+    for file in (*files, *of_plugins):
+        persona = from_file(file.name, file.text, file.where)
+        if persona.id in found:
+            raise InvalidPersona({file.where: [f"there is another persona {persona.id}"]})
+        found[persona.id] = persona
+    return dict(sorted(found.items()))
 
 
-def from_file(name: str, text: str) -> Persona:
-    """Read the persona of a file `<key>@<version>.yaml`.
+def from_file(file_name: str, text: str, where: str = "") -> Persona:
+    """Read the persona of a file `<key>@<version>.yaml`; `where` is its path in messages.
 
     Raises:
         InvalidPersona: its fields are prefixed with the name of the file.
     """
-    id_ = name.removesuffix(".yaml")
-    if id_ == name or "@" not in id_ or not PERSONA_ID.fullmatch(id_):
+    id_, name = file_name.removesuffix(".yaml"), where or file_name
+    if id_ == file_name or "@" not in id_ or not PERSONA_ID.fullmatch(id_):
         raise InvalidPersona({name: ["must be named <key>@<version>.yaml"]})
     try:
         definition = yaml.safe_load(text)
@@ -319,7 +335,7 @@ def from_file(name: str, text: str) -> Persona:
     key, _, version = id_.partition("@")
     try:
         persona = read(key, version, definition)
-        if unknown := sorted({*persona.tools} - {*BUILTIN_TOOLS}):
+        if unknown := sorted({*persona.tools} - {*tools_of_server()}):
             raise InvalidPersona({"tools": [f"unknown tool {unknown[0]!r}"]})
         return persona
     except InvalidPersona as error:

@@ -12,13 +12,13 @@ from sqlalchemy.types import Numeric
 from arkloop.shared.actors import Actor
 from arkloop.shared.catalog import http_tools
 from arkloop.shared.catalog.personas import (
-    BUILTIN_TOOLS,
     KEY,
     Persona,
     builtin,
     from_stored,
     read,
     to_stored,
+    tools_of_server,
 )
 from arkloop.shared.errors import InvalidRequest, PersonaPublished
 from arkloop.shared.storage.connections import Transaction
@@ -158,7 +158,7 @@ def _next_version(sql: Connection, org_id: UUID, key: str) -> str:
 
 
 def _check_tools(sql: Connection, org_id: UUID, names: Iterable[str]) -> None:
-    own = [name for name in names if name not in BUILTIN_TOOLS]
+    own = [name for name in names if name not in tools_of_server()]
     if missing := http_tools.missing_of(sql, org_id, own):
         raise InvalidRequest(tools=[f"unknown tool {name!r}" for name in missing])
 

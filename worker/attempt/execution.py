@@ -8,7 +8,7 @@ from uuid import UUID
 
 from arkloop.shared import fault_points, logs, times
 from arkloop.shared.catalog.model_routes import Route
-from arkloop.shared.catalog.personas import BUILTIN_TOOLS, Persona
+from arkloop.shared.catalog.personas import Persona, tools_of_server
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost, PersonaNotFound, Unavailable
 from arkloop.shared.events import event_log, types
@@ -255,7 +255,7 @@ def _agent(
 ) -> Agent:
     settings, claim = process.settings, run.claim
     faults = tools.FAULT_TOOLS if settings.faults else ()
-    own_names = set(persona.tools) - set(BUILTIN_TOOLS)
+    own_names = set(persona.tools) - set(tools_of_server())
     names = [name for name in persona.tools if name not in own_names]
     builtin_tools = tools.load([*names, *tools.AUTOMATIC_TOOLS, *faults])
     own_tools = http_tools.tools_of(process.connections, claim.org_id, own_names)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, Protocol, cast
 
+from arkloop.shared import plugins
 from arkloop.shared.catalog import prices
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.events.usage import Usage
@@ -63,7 +64,7 @@ def prepare(routes: Iterable[Route], *, also: Iterable[str] = ()) -> None:
     """
     needed = {route.provider for route in routes} | set(also)
     for provider in sorted(needed):
-        _module(provider)
+        _builder(provider)
     if needed - {"scripted"}:
         prices.prepare()  # usage is read by it, also where a server has no price
 
@@ -77,13 +78,17 @@ def load(route: Route, *, faults: bool, egress: Policy | None = None) -> Provide
         ProviderError: this worker does not know the provider; the route's address is refused.
     """
     checked = (egress or Policy()) if route.is_of_org else None
-    return cast(Provider, _module(route.provider).build(route, faults=faults, egress=checked))
+    return cast(Provider, _builder(route.provider)(route, faults=faults, egress=checked))
 
 
-def _module(provider: str) -> Any:
+def _builder(provider: str) -> Any:
+    """Return the function that makes a provider of this name. Raises: ProviderError."""
+    of_plugins = plugins.load("providers")
+    if provider in of_plugins:
+        return of_plugins[provider]
     name = f"arkloop.worker.providers.{provider}_provider"
     try:
-        return import_module(name)
+        return import_module(name).build
     except ModuleNotFoundError as error:
         if error.name is None or not name.startswith(error.name):
             raise  # of what the module itself imports

@@ -19,6 +19,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
+from arkloop.shared import plugins
 from arkloop.shared.json_schema import InvalidSchema
 from arkloop.shared.security.egress import Policy
 from arkloop.worker.contract.argument_schema import ArgumentSchema
@@ -270,21 +271,28 @@ FAULT_TOOLS = ("sleep", "append_line")
 
 @cache
 def names() -> tuple[str, ...]:
-    """Return the names of all tools, which are the modules of this package."""
+    """Return the names of the built-in tools, which are the modules of this package."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
 def load(wanted: Iterable[str]) -> dict[str, Tool]:
-    """Load the tools of these names; each is in the module of its name, as a function of that name.
+    """Load the tools of these names; each is in the module of its name, as a function of that name,
+    or a plugin's.
 
     Raises:
         UnknownTool: there is no module of that name.
         InvalidTool: the module cannot be imported, or holds no such tool.
+        InvalidPlugin: likewise of a plugin.
     """
     tools: dict[str, Tool] = {}
+    of_plugins = plugins.load("tools")
     for name in wanted:
+        if name in of_plugins:
+            tools[name] = _checked(name, plugins.where("tools", name), of_plugins[name])
+            continue
         if name not in names():
-            raise UnknownTool(f"Unknown tool {name!r}; available: {', '.join(names())}.")
+            available = ", ".join((*names(), *of_plugins))
+            raise UnknownTool(f"Unknown tool {name!r}; available: {available}.")
         tools[name] = _loaded(name)
     return tools
 
@@ -299,10 +307,14 @@ def _loaded(name: str) -> Tool:
         raise InvalidTool(
             f"{file}: there is no function {name!r}; the function must have the file's name."
         )
+    return _checked(name, file, found)
+
+
+def _checked(name: str, where: str, found: Any) -> Tool:
     if not isinstance(found, Tool):
         raise InvalidTool(
-            f"{file}: the function {name!r} is not a tool; decorate it with @tool(…)."
+            f"{where}: the function {name!r} is not a tool; decorate it with @tool(…)."
         )
     if found.spec.name != name:
-        raise InvalidTool(f"{file}: the function of {name!r} is named {found.spec.name!r}.")
+        raise InvalidTool(f"{where}: the function of {name!r} is named {found.spec.name!r}.")
     return found
