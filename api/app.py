@@ -1,6 +1,7 @@
 """Composition root of the web process; the Procfile has gunicorn call `create_app`."""
 
 import sys
+from functools import partial
 
 from flask import Flask
 
@@ -21,6 +22,7 @@ from arkloop.api.endpoints import (
     personas,
     runs,
     threads,
+    tool_workers,
     tools,
     usage,
 )
@@ -62,6 +64,7 @@ BLUEPRINTS = (
     personas.bp,
     mcp_configs.bp,
     tools.bp,
+    tool_workers.bp,
 )
 
 
@@ -96,7 +99,9 @@ def create_app(connections: Connections | None = None) -> Flask:
     app.extensions["arkloop.auth"] = Authenticator(connections)
     app.extensions["arkloop.storage"] = storage
     app.extensions["arkloop.hub"] = StreamHub(connections)
-    app.extensions["arkloop.polls"] = LongPollHub(connections)
+    app.extensions["arkloop.polls"] = polls = LongPollHub(connections)
+    polls.looks.append(partial(tool_workers.waiting, connections))
+    app.extensions["arkloop.worker_tools"] = tool_workers.KnownTools()
     app.extensions["arkloop.reports"] = Reports(connections)
     app.extensions["arkloop.catalog"] = catalog_
     app.extensions["arkloop.create_run"] = RunCreator(connections, catalog_)

@@ -16,12 +16,14 @@ DATA_PERMISSIONS = frozenset(
         "data.threads.write",
     }
 )
+#: For processes in the customer's network: they see the calls of all runs of their org.
+WORK_PERMISSIONS = frozenset({"tools.work"})
 PERMISSIONS_OF_ROLE = {
-    "owner": DATA_PERMISSIONS | {"admin"},
-    "admin": DATA_PERMISSIONS | {"admin"},
+    "owner": DATA_PERMISSIONS | WORK_PERMISSIONS | {"admin"},
+    "admin": DATA_PERMISSIONS | WORK_PERMISSIONS | {"admin"},
     "member": DATA_PERMISSIONS,
 }
-SCOPES = DATA_PERMISSIONS | {"admin"}
+SCOPES = DATA_PERMISSIONS | WORK_PERMISSIONS | {"admin"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

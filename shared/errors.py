@@ -16,7 +16,9 @@ ArkloopError
 │   ├── FileMissing             files.not_found
 │   ├── McpConfigNotFound       mcp_configs.not_found
 │   ├── McpToolNotFound         mcp_configs.tool_not_found
-│   └── ToolNotFound            tools.not_found
+│   ├── ToolNotFound            tools.not_found
+│   ├── WorkerCallNotFound      tool_workers.call_not_found
+│   └── WorkerToolNotFound      tool_workers.tool_not_found
 ├── BadRequest                  http.bad_request
 ├── MethodNotAllowed            http.method_not_allowed
 ├── RequestTimeout              http.request_timeout
@@ -34,6 +36,8 @@ ArkloopError
 │   ├── NameTaken               names.taken
 │   ├── PersonaPublished        personas.published
 │   ├── McpToolChanged          mcp_configs.tool_changed
+│   ├── StaleCall               tool_workers.stale_call
+│   ├── WorkerToolsUnknown      tool_workers.tools_unknown
 │   ├── IdempotencyConflict     idempotency.conflict
 │   └── IdempotencyInProgress   idempotency.in_progress
 ├── EventsLost                  runs.events_lost
@@ -150,6 +154,16 @@ class ToolNotFound(NotFound):
     message = "Tool not found."
 
 
+class WorkerCallNotFound(NotFound):
+    code = "tool_workers.call_not_found"
+    message = "This pool has no such call."
+
+
+class WorkerToolNotFound(NotFound):
+    code = "tool_workers.tool_not_found"
+    message = "No worker of this pool has registered such a tool."
+
+
 class BadRequest(ArkloopError):
     code = "http.bad_request"
     message = "The request is not valid HTTP."
@@ -241,6 +255,21 @@ class McpToolChanged(Conflict):
         "The tool's description has changed since you fetched it; review the new"
         " description before approving."
     )
+
+
+class StaleCall(Conflict):
+    """Details have the call's current fence and state."""
+
+    code = "tool_workers.stale_call"
+    message = (
+        "You no longer hold this call: its lease has expired, or the service has given it up."
+        " The result was not stored."
+    )
+
+
+class WorkerToolsUnknown(Conflict):
+    code = "tool_workers.tools_unknown"
+    message = "This server does not know the tools with this hash; send `tools` again."
 
 
 class IdempotencyConflict(Conflict):

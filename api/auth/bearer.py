@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row
 from arkloop.api.auth import access_tokens
 from arkloop.api.http import path_ids
 from arkloop.shared.accounts import accounts, api_keys
-from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.actors import PERMISSIONS_OF_ROLE, WORK_PERMISSIONS, Actor
 from arkloop.shared.errors import Forbidden, Unauthorized, Unavailable
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.recent_reads import RecentReads
@@ -41,6 +41,9 @@ def requires(permission: str | None = None) -> Callable[[Callable[P, R]], Callab
             g.actor = actor = authenticator().identify(bearer_token())
             path_ids.check(kwargs)
             if permission is not None and permission not in actor.permissions:
+                raise Forbidden()
+            # A worker's key is for its own endpoints alone.
+            if permission is None and actor.permissions and actor.permissions <= WORK_PERMISSIONS:
                 raise Forbidden()
             return view(*args, **kwargs)
 

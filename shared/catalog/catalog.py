@@ -10,12 +10,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import itemgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, exists, or_, select
+from sqlalchemy import Connection, Row, exists, or_, select
 
-from arkloop.shared.catalog import model_routes, org_routes, personas, published_personas
+from arkloop.shared.catalog import (
+    model_routes,
+    org_routes,
+    personas,
+    published_personas,
+    worker_tools,
+)
 from arkloop.shared.catalog.llm_providers import API_KEY_PURPOSE
 from arkloop.shared.catalog.model_routes import Route, Routes
 from arkloop.shared.catalog.org_routes import SealedRoute
@@ -62,6 +68,9 @@ class Catalog:
     #: A published persona never changes, so it is kept without an end.
     _personas: dict[tuple[UUID, str], Persona] = field(default_factory=dict)
     _opened: dict[tuple[UUID, bytes], str | None] = field(default_factory=dict)
+    _worker_tools: RecentReads[object, list[Row[Any]]] = field(
+        default_factory=lambda: RecentReads(CACHE_SECONDS, _MAX_ORGS)
+    )
 
     def __post_init__(self) -> None:
         """Read the built-in personas at the start. Raises: InvalidPersona: one is wrong."""
@@ -184,6 +193,13 @@ class Catalog:
             raise PersonaNotFound(persona_id=[why]) from None
         self._personas[org_id, id_] = found
         return found
+
+    # ---- tools ----
+
+    def worker_tools(self, org_id: UUID, pools: tuple[str, ...]) -> list[Row[Any]]:
+        """Return the tools that workers of these pools have registered, by pool and name."""
+        read = partial(self._ask, None, partial(worker_tools.of_pools, org_id=org_id, pools=pools))
+        return self._worker_tools.get((org_id, pools), read) if pools else []
 
     # ---- money ----
 

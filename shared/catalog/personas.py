@@ -51,6 +51,7 @@ LOOP_FIELDS = (
     "fallback_route_ids",
     "tools",
     "mcp",
+    "tool_workers",
     "require_approval",
     "max_equal_turns",
     "max_output_tokens",
@@ -80,6 +81,7 @@ class Persona:
     fallback_route_ids: tuple[str, ...] = ()  # tried in this order when the route stays broken
     tools: tuple[str, ...] = ()  # built-in ones, and the org's own
     mcp: tuple[str, ...] = ()  # names of the org's MCP servers, of which it has all tools
+    tool_workers: tuple[str, ...] = ()  # pools of the org's tool workers, of which it has all tools
     require_approval: frozenset[str] = frozenset()  # names of tools; `*` is every tool
     max_steps: int = 32
     max_equal_turns: int = 6  # with the same calls and results in a row; then the run ends
@@ -154,7 +156,9 @@ def understood(
             if name in values
         }
     unknown = values.get("require_approval", frozenset()) - {*values.get("tools", ()), EVERY_TOOL}
-    if unknown and not values.get("mcp") and "tools" not in problems and "mcp" not in problems:
+    others = ("mcp", "tool_workers")  # which have tools that are not known here
+    has_others = any(values.get(name) for name in others)
+    if unknown and not has_others and not problems.keys() & {"tools", *others}:
         problems["require_approval"] = [
             f"{name!r} is not a tool of this persona" for name in sorted(unknown)
         ]
@@ -266,6 +270,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "fallback_route_ids": _list_of(_of_form(KEY), MAX_FALLBACKS),
     "tools": _list_of(_of_form(_TOOL_NAME), MAX_TOOLS),
     "mcp": _list_of(_of_form(_MCP_NAME), MAX_MCP),
+    "tool_workers": _list_of(_of_form(_MCP_NAME), MAX_MCP),
     "require_approval": _require_approval,
     "max_steps": _whole(MAX_STEPS),
     "max_equal_turns": _whole(MAX_STEPS, least=2),

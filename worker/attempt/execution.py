@@ -25,7 +25,7 @@ from arkloop.worker.agent.conversation import History, ResumeState, counted_of, 
 from arkloop.worker.agent.loop import Answer
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.agent.structured_output import OutputSchema
-from arkloop.worker.attempt import custom_agent, failure_log
+from arkloop.worker.attempt import custom_agent, failure_log, worker_tools
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.attempt.outcome import (
     Cancelled,
@@ -269,14 +269,21 @@ def _agent(
         reserved_names=reserved_names,
         context=run,
     )
+    pulled_tools, pulled_names = worker_tools.tools_of(
+        process.worker_calls,
+        run,
+        process.catalog.worker_tools(claim.org_id, persona.tool_workers),
+        reserved_names | mcp_tools.tools.keys(),
+    )
     # `require_approval` matches a tool by every name that the persona knows it by.
     required = persona.require_approval
-    aliases = {name for name, meant in mcp_tools.also_named.items() if meant & required}
+    also_named = {**mcp_tools.also_named, **pulled_names}
+    aliases = {name for name, meant in also_named.items() if meant & required}
     return Agent(
         identity=_identity(claim),
         persona=replace(persona, require_approval=required | aliases),
         chain=chain,
-        tools={**builtin_tools, **own_tools, **mcp_tools.tools},
+        tools={**builtin_tools, **own_tools, **mcp_tools.tools, **pulled_tools},
         history=seen,
         position=claim.position,
         output=OutputSchema(persona.output_schema) if persona.output_schema else None,

@@ -18,6 +18,7 @@ from arkloop.shared.errors import Unavailable
 from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.runs import claims, sweep
 from arkloop.shared.runs.endings import RunEnder
+from arkloop.shared.runs.worker_calls import CallEnded
 from arkloop.shared.storage import signals
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.group_commit import GroupCommit
@@ -37,6 +38,7 @@ from arkloop.worker.process.file_loader import FileLoader
 from arkloop.worker.process.history_loader import HistoryLoader
 from arkloop.worker.process.lease import Lease
 from arkloop.worker.process.route_limits import RouteLimits
+from arkloop.worker.process.worker_calls import WorkerCalls
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +114,7 @@ class WorkerProcess:
         self._newest_delivered: datetime | None = None
         self.lease = Lease(settings, self.active_runs, self._on_orphan)
         self.worker_id = self.lease.worker_id
+        self.worker_calls = WorkerCalls(self.connections)
         self._signals = signals.SignalListener(
             self.connections, self.worker_id, self.active_runs, self._on_signal
         )
@@ -126,6 +129,7 @@ class WorkerProcess:
         self.lease.stop(DEREGISTER_SECONDS)
         self._signals.stop()
         self._sweep.stop()
+        self.worker_calls.stop()
         self.mcp.close()
         self.connections.close()
 
@@ -235,6 +239,9 @@ class WorkerProcess:
             self._outage_runs.discard(run_id)
 
     def _on_signal(self, kind: str, run_id: UUID, detail: str) -> None:
+        if kind == CallEnded.kind:
+            self.worker_calls.wake(run_id)
+            return
         with self._lock:
             concerned = [run for run in self._active if run.run_id == run_id]
         for run in concerned:

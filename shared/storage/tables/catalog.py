@@ -5,6 +5,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    Double,
     Float,
     ForeignKey,
     Index,
@@ -151,4 +152,19 @@ mcp_tools = Table(
     Column("approved_hash", Text),  # null: not approved
     time_("approved_at"),
     Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+#: Tools that workers of the customer have registered, by the pool of these workers.
+worker_tools = Table(
+    "worker_tools",
+    metadata,
+    Column("org_id", Uuid, ForeignKey("orgs.id", ondelete="CASCADE"), primary_key=True),
+    Column("pool", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("description", Text, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+    Column("idempotent", Boolean, nullable=False),
+    Column("timeout_seconds", Double, nullable=False),
+    Column("hash", Text, nullable=False),  # SHA-256 of all of these
+    _updated_at(),
 )

@@ -5,12 +5,14 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    Double,
     ForeignKey,
     Index,
     Integer,
     Numeric,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
     func,
     text,
@@ -158,6 +160,47 @@ agent_checkpoints = Table(
     Column("fence", BigInteger, nullable=False),
     Column("data", Text, nullable=False),  # JSON
     Column("stored_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+#: Tool calls that workers of the customer make; see `shared/runs/worker_calls.py`.
+worker_calls = Table(
+    "worker_calls",
+    metadata,
+    id_(),
+    ref_("run_id", "runs.id"),
+    Column("tool_call_id", Text, nullable=False),
+    Column("org_id", Uuid, nullable=False),
+    Column("pool", Text, nullable=False),
+    Column("tool", Text, nullable=False),
+    Column("request", Text, nullable=False),  # JSON: arguments, and on whose behalf
+    Column("idempotent", Boolean, nullable=False),
+    Column("timeout_seconds", Double, nullable=False),
+    Column("owner", Uuid, nullable=False),  # the worker process whose run waits for it
+    Column("state", Text, nullable=False, server_default=text("'queued'")),
+    #: Raised each time it is handed out; a result with an older one has no effect.
+    Column("fence", BigInteger, nullable=False, server_default=text("0")),
+    Column("worker_id", Text),  # the customer's worker that has it, or had it last
+    time_("heard_at"),
+    time_("lease_expires_at"),
+    #: Until when it has to be fetched; once it is, until when it has to be completed.
+    time_("deadline", required=True),
+    time_("cancel_requested_at"),
+    Column("output", Text),
+    Column("is_error", Boolean),
+    Column("images", JSONB),
+    created_at_(),
+    time_("ended_at"),
+    UniqueConstraint("run_id", "tool_call_id"),
+    Index(
+        "ix_worker_calls_org_id_pool_id",
+        *("org_id", "pool", "id"),
+        postgresql_where=text("state = 'queued'"),
+    ),
+    Index(
+        "ix_worker_calls_org_id_pool_worker_id",
+        *("org_id", "pool", "worker_id"),
+        postgresql_where=text("state = 'leased'"),
+    ),
 )
 
 inputs = Table(

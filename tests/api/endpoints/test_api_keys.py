@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from arkloop.shared.accounts import api_keys
-from arkloop.shared.actors import SCOPES
+from arkloop.shared.actors import DATA_PERMISSIONS, SCOPES
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.accounts import api_keys as api_keys_table
@@ -44,7 +44,7 @@ def test_without_scopes_a_key_may_what_its_creator_may(alice: User, register: Re
     """A key without scopes has its creator's permissions, so a member's key is no admin's."""
     member = register(org_of=alice, role="member")
 
-    assert sorted(SCOPES - {"admin"}) == member.api_key().get("/v1/me").json["permissions"]
+    assert sorted(DATA_PERMISSIONS) == member.api_key().get("/v1/me").json["permissions"]
 
 
 def test_nobody_gives_away_what_they_lack(alice: User, register: Register) -> None:

@@ -2,7 +2,7 @@
 
 import re
 
-from arkloop.shared.actors import DATA_PERMISSIONS
+from arkloop.shared.actors import DATA_PERMISSIONS, SCOPES
 from tests.clients import Register, User
 
 
@@ -19,7 +19,7 @@ def test_me_is_the_user_in_their_org(alice: User) -> None:
         "org_id": str(alice.org_id),
         "org_name": alice.login,
         "role": "owner",
-        "permissions": sorted(DATA_PERMISSIONS | {"admin"}),
+        "permissions": sorted(SCOPES),
     }
     assert expected == me
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", created_at)

@@ -1,0 +1,120 @@
+"""The tools that workers of the customer have registered, by the pool of these workers.
+
+A tool stays known while no worker is connected. The definition that was registered last counts.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, delete, func, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from arkloop.shared.errors import InvalidRequest, WorkerToolNotFound
+from arkloop.shared.json_schema import InvalidSchema, JsonSchema
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.tables.catalog import worker_tools
+
+POOL_NAME = re.compile("[a-z0-9_-]{1,32}")
+TOOL_NAME = re.compile("[A-Za-z0-9_-]{1,64}")
+MAX_TOOLS = 128  # of one worker
+MAX_TOOLS_OF_ORG = 2_000
+MAX_TIMEOUT_SECONDS = 3_600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """A tool, as its worker describes it."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    idempotent: bool = False
+    timeout_seconds: float = 60.0
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of all fields, in hex."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_of(tools: Collection[Definition]) -> str:
+    """Return the hash by which a worker names all of its tools."""
+    hashes = sorted(tool.hash for tool in tools)
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def register(tx: Transaction, org_id: UUID, pool: str, tools: Sequence[Definition]) -> None:
+    """Store the definitions; other tools of the pool stay.
+
+    Raises:
+        InvalidRequest: parameters that are no usable schema; the org has too many tools.
+    """
+    query = select(worker_tools.c.name, worker_tools.c.hash).where(
+        worker_tools.c.org_id == org_id, worker_tools.c.pool == pool
+    )
+    known = {row.name: row.hash for row in tx.sql.execute(query)}
+    # In one order: workers that start together do not wait for each other in a circle.
+    changed = sorted(
+        (tool for tool in tools if known.get(tool.name) != tool.hash), key=lambda tool: tool.name
+    )
+    if not changed:
+        return
+    _check_schemas(tools, changed)
+    count = tx.sql.scalar(
+        select(func.count()).select_from(worker_tools).where(worker_tools.c.org_id == org_id)
+    )
+    if (count or 0) + len({tool.name for tool in changed} - known.keys()) > MAX_TOOLS_OF_ORG:
+        why = f"limit reached: {MAX_TOOLS_OF_ORG:,} tools of workers per organization"
+        raise InvalidRequest(tools=[why])
+    values = [
+        {**asdict(tool), "org_id": org_id, "pool": pool, "hash": tool.hash} for tool in changed
+    ]
+    statement = upsert(worker_tools).values(values)
+    described = ("description", "parameters", "idempotent", "timeout_seconds", "hash")
+    tx.sql.execute(
+        statement.on_conflict_do_update(
+            index_elements=["org_id", "pool", "name"],
+            set_={
+                **{name: statement.excluded[name] for name in described},
+                "updated_at": func.now(),
+            },
+        )
+    )
+
+
+def _check_schemas(tools: Sequence[Definition], changed: Sequence[Definition]) -> None:
+    problems: dict[str, list[str]] = {}
+    for tool in changed:
+        try:
+            JsonSchema(tool.parameters)
+        except InvalidSchema as error:
+            problems[f"tools.{tools.index(tool)}.parameters"] = [str(error)]
+    if problems:
+        raise InvalidRequest(**problems)
+
+
+def of_pools(sql: Connection, org_id: UUID, pools: Collection[str]) -> list[Row[Any]]:
+    """Return the tools of these pools, by pool and name."""
+    query = select(worker_tools).where(
+        worker_tools.c.org_id == org_id, worker_tools.c.pool.in_(pools)
+    )
+    return list(sql.execute(query.order_by(worker_tools.c.pool, worker_tools.c.name)))
+
+
+def remove(tx: Transaction, org_id: UUID, pool: str, name: str) -> None:
+    """Forget a tool, until a worker registers it again. Raises: WorkerToolNotFound."""
+    removed = tx.sql.execute(
+        delete(worker_tools).where(
+            worker_tools.c.org_id == org_id,
+            worker_tools.c.pool == pool,
+            worker_tools.c.name == name,
+        )
+    )
+    if removed.rowcount == 0:
+        raise WorkerToolNotFound()

@@ -1,0 +1,146 @@
+"""`/v1/tool-workers`: the requests of workers, without a run that waits."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from arkloop.shared.runs import worker_calls
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.connections import Connections
+from tests.clients import Register, User, details_of, error_of
+from tests.tool_worker import ECHO, PAY
+
+POLL = {"worker_id": "w", "wait_seconds": 0}
+NOBODY = "01a20e81-4bd5-70da-88f9-366c61169856"
+
+
+@pytest.fixture
+def worker(alice: User) -> User:
+    return alice.api_key("tools.work")
+
+
+@pytest.fixture
+def queued(connections: Connections, alice: User, make_run: Callable[..., UUID]) -> UUID:
+    """A call of `pay` that waits in the pool `shop`, and whose service worker is away."""
+    owner = UUID(NOBODY)
+    run_id = make_run(alice, alice.thread(), RunState.EXECUTING, fence=1, owner=owner)
+    call = worker_calls.Call(
+        run_id=run_id,
+        tool_call_id="c",
+        org_id=alice.org_id,
+        pool="shop",
+        tool="pay",
+        request={"arguments": {"text": "\0"}},
+        idempotent=False,
+        timeout_seconds=60,
+    )
+    with connections.statement() as tx:
+        return worker_calls.add(tx, call, fence=1)
+
+
+def post(user: User, verb: str, **body: Any) -> Any:
+    return user.post(f"/v1/tool-workers/shop:{verb}", json=body)
+
+
+def test_tools_stay_known_without_a_worker(alice: User, worker: User) -> None:
+    """What was registered last counts, and an admin removes what no worker has any more."""
+    post(worker, "poll", **POLL, tools=[ECHO, PAY])
+    post(worker, "poll", **POLL, tools=[{**ECHO, "description": "Another one."}])
+
+    path = "/v1/tool-workers/shop/tools"
+    known = {tool["name"]: tool["description"] for tool in alice.get(path).json or ()}
+    assert {"echo": "Another one.", "pay": PAY["description"]} == known
+    assert 204 == alice.delete(f"{path}/pay").status_code
+    assert (404, "tool_workers.tool_not_found") == error_of(alice.delete(f"{path}/pay"))
+
+
+def test_a_hash_stands_for_the_tools(worker: User) -> None:
+    """A worker need not repeat its definitions; one whose hash is unknown sends them again."""
+    hash_ = post(worker, "poll", **POLL, tools=[PAY]).json["tools_hash"]
+
+    assert [] == post(worker, "poll", **POLL, tools_hash=hash_).json["calls"]
+    unknown = post(worker, "poll", **POLL, tools_hash="0" * 64)
+    assert (409, "tool_workers.tools_unknown") == error_of(unknown)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"tools": []}, "tools"),
+        ({"tools": [PAY, PAY]}, "tools"),
+        ({"tools": [{**PAY, "name": "a b"}]}, "tools.0.name"),
+        ({"tools": [{**PAY, "parameters": {"type": 1}}]}, "tools.0.parameters"),
+        ({"tools": [{**PAY, "timeout_seconds": 0}]}, "tools.0.timeout_seconds"),
+        ({"tools": [PAY], "tools_hash": "0" * 64}, "tools"),
+        ({}, "tools"),
+        ({"tools": [PAY], "worker_id": "a b"}, "worker_id"),
+        ({"tools": [PAY], "wait_seconds": 31}, "wait_seconds"),
+        ({"tools": [PAY], "lease_seconds": 0}, "lease_seconds"),
+        ({"tools": [PAY], "max_calls": 0}, "max_calls"),
+    ],
+)
+def test_a_malformed_poll_is_refused(worker: User, change: dict[str, Any], field: str) -> None:
+    """The response names the field that is wrong."""
+    assert field in details_of(post(worker, "poll", **{**POLL, **change}))
+
+
+def test_a_worker_gets_calls_of_its_own_tools(worker: User, queued: UUID) -> None:
+    """During a deploy an older worker is not given a call of a tool that it lacks."""
+    assert [] == post(worker, "poll", **POLL, tools=[ECHO]).json["calls"]
+
+    (call,) = post(worker, "poll", **POLL, tools=[PAY]).json["calls"]
+    assert (str(queued), 1, {"text": "\0"}) == (call["call_id"], call["fence"], call["arguments"])
+
+
+def test_a_call_is_handed_out_once(worker: User, queued: UUID) -> None:
+    """Of several polls one gets the call, and its result is stored once."""
+    calls = [post(worker, "poll", **POLL, tools=[PAY]).json["calls"] for _ in range(2)]
+    assert [1, 0] == [len(found) for found in calls]
+    result = {"worker_id": "w", "call_id": str(queued), "fence": 1}
+
+    assert 200 == post(worker, "complete", **result, output="1").status_code
+    assert {"ok": True, "cancelled": []} == post(worker, "complete", **result, output="2").json
+    older = post(worker, "fail", **{**result, "fence": 2}, error="no")
+    assert (409, "tool_workers.stale_call") == error_of(older)
+    other = post(worker, "complete", **{**result, "call_id": NOBODY}, output="1")
+    assert (404, "tool_workers.call_not_found") == error_of(other)
+
+
+def test_a_call_of_a_cancelled_run_is_not_handed_out(
+    alice: User, worker: User, queued: UUID, connections: Connections
+) -> None:
+    """A call of a cancelled run is executed by nobody, even if its process is away."""
+    with connections.reading() as sql:
+        run_id = sql.exec_driver_sql("SELECT run_id FROM worker_calls").scalars().all()[-1]
+    alice.post(f"/v1/runs/{run_id}:cancel")
+
+    assert [] == post(worker, "poll", **POLL, tools=[PAY]).json["calls"]
+
+
+def test_a_key_of_a_worker_does_nothing_else(alice: User, worker: User) -> None:
+    """A key that leaks from a customer's machine reads no run and starts none."""
+    paths = ("me", "api-keys", "threads", "runs", "personas", "tool-workers/shop/tools")
+    refused = [worker.get(f"/v1/{path}") for path in paths]
+    refused.append(worker.post("/v1/runs", json={"message": "Hello"}))
+
+    assert {(403, "auth.forbidden")} == {error_of(response) for response in refused}
+    other = alice.api_key("data.runs.write")
+    assert (403, "auth.forbidden") == error_of(post(other, "poll", **POLL, tools=[PAY]))
+
+
+def test_another_org_gets_nothing(register: Register, queued: UUID) -> None:
+    """Pools of the same name in two orgs have nothing in common."""
+    stranger = register().api_key("tools.work")
+
+    assert [] == post(stranger, "poll", **POLL, tools=[PAY]).json["calls"]
+    result = {"worker_id": "w", "call_id": str(queued), "fence": 1, "output": "mine"}
+    assert (404, "tool_workers.call_not_found") == error_of(post(stranger, "complete", **result))
+
+
+def test_a_pool_has_a_plain_name(worker: User) -> None:
+    """A name stands before the names of tools, so models have to accept it."""
+    answer = worker.post("/v1/tool-workers/My shop:poll", json={**POLL, "tools": [PAY]})
+
+    assert ["name"] == list(details_of(answer))

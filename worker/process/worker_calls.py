@@ -1,0 +1,69 @@
+"""Calls that workers of the customer make, as the process whose runs wait for them sees them.
+
+A signal says that one has ended; a look at all of them in one statement, about once a second, finds
+those whose signal was lost, and takes calls from workers whose leases have expired.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from arkloop.shared.background_loop import BackgroundLoop
+from arkloop.shared.runs import worker_calls
+from arkloop.shared.storage.connections import Connections
+
+LOOK_SECONDS = 1.0
+#: A lease is looked at this soon after it should have expired.
+_PAST_SECONDS = 0.02
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    run_id: UUID
+    news: threading.Event = field(default_factory=threading.Event)
+
+
+class WorkerCalls:
+    """The calls for which runs of this process wait."""
+
+    def __init__(self, connections: Connections) -> None:
+        self.connections = connections
+        self._waiting: dict[UUID, _Waiting] = {}
+        self._loop = BackgroundLoop("worker calls", self._look, seconds=LOOK_SECONDS)
+
+    def stop(self) -> None:
+        """End the look for lost signals and expired leases."""
+        self._loop.stop()
+
+    @contextmanager
+    def waiting(self, call_id: UUID, run_id: UUID) -> Iterator[threading.Event]:
+        """Yield an event that is set whenever the call may have ended."""
+        waiting = self._waiting[call_id] = _Waiting(run_id)
+        try:
+            yield waiting.news
+        finally:
+            self._waiting.pop(call_id, None)
+
+    def wake(self, run_id: UUID) -> None:
+        """Let the calls of the run look whether they have ended."""
+        for waiting in list(self._waiting.values()):
+            if waiting.run_id == run_id:
+                waiting.news.set()
+
+    def _look(self) -> float | None:
+        call_ids = list(self._waiting)
+        if not call_ids:
+            return None
+        with self.connections.statement() as tx:
+            worker_calls.expire(tx, call_ids)
+        with self.connections.reading() as sql:
+            states = worker_calls.states(sql, call_ids)
+        pause = LOOK_SECONDS
+        for row in states:
+            if row.state == "leased":
+                pause = min(pause, max(0.0, float(row.lease_left)) + _PAST_SECONDS)
+            elif row.state != "queued" and (waiting := self._waiting.get(row.id)) is not None:
+                waiting.news.set()
+        return pause
