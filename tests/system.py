@@ -205,6 +205,8 @@ def running_system(
             "ARKLOOP_FETCH_ALLOWED_NETWORKS": "127.0.0.0/8",
             "ARKLOOP_MCP_STDIO": "1",
             "ARKLOOP_WORKER_CONCURRENCY": str(CONCURRENCY),
+            # Installed next to the service, as the customer's package is.
+            "PYTHONPATH": str(ROOT / "tests" / "agents_package"),
             **PACE,
             **(environ or {}),
         }

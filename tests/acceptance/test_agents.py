@@ -1,0 +1,126 @@
+"""Custom agents in the real service: killed workers, cancels, questions, deploys and budgets."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.caller import Caller, data_of, text_of, types
+from tests.system import System
+
+AGENTS = ("script", "async_script")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def personas(user: Caller) -> None:
+    """A persona for each agent, of the same name, and one with a budget."""
+    for agent in AGENTS:
+        user.made("/v1/personas", {"key": agent, "agent": agent})
+    user.made("/v1/personas", {"key": "thrifty", "agent": "script", "max_cost_usd": 1})
+
+
+def run_of(user: Caller, *steps: dict[str, Any], persona: str = "script") -> str:
+    """Start a run whose agent plays these steps."""
+    return user.run(json.dumps(steps), persona_id=persona)
+
+
+def test_a_killed_worker_loses_no_step_of_an_agent(
+    system: System, user: Caller, tmp_path: Path
+) -> None:
+    """After kill -9 the agent continues from its checkpoint: no effect twice, void text named."""
+    lines = tmp_path / "lines"
+    run_id = run_of(
+        user,
+        {"text": "One. "},
+        {"append": "once", "id": "a", "path": str(lines)},
+        {"checkpoint": True},
+        {"append": "twice", "id": "b", "path": str(lines)},
+        {"text": "Two. "},
+        {"wait": 60, "attempts": 1},
+        {"usd": 0.25},
+        {"text": "Three."},
+    )
+    user.seen(run_id, "message.delta", 2)
+
+    os.kill(system.worker.pid, signal.SIGKILL)
+    events = user.events(run_id)
+
+    assert "run.completed" == events[-1]["type"]
+    assert list(range(1, len(events) + 1)) == [event["seq"] for event in events]
+    assert "once\ntwice\n" == lines.read_text()
+    assert 2 == types(events).count("tool.call") == types(events).count("tool.result")
+    at = types(events).index("run.resumed")
+    assert "message.reset" == events[at + 1]["type"]
+    assert "One. Two. Three." == text_of(events)
+    run = user.get_run(run_id)
+    assert ("completed", 2, 0.25) == (run["status"], run["attempt"], run["cost_usd"])
+    assert ("assistant", "Two. Three.", False) == user.messages(run["thread_id"])[-1]
+    assert events == user.events(run_id)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("last", [{"wait": 60}, {"hang": 3}])
+def test_a_cancel_reaches_an_agent(user: Caller, agent: str, last: dict[str, Any]) -> None:
+    """The run ends soon, whether its agent waits for the run or blocks elsewhere."""
+    run_id = run_of(user, {"text": "A part"}, last, {"text": "more"}, persona=agent)
+    user.seen(run_id, "message.delta")
+
+    user.cancel(run_id)
+
+    assert "cancelled" == user.ended(run_id)["status"]
+    assert "A part" == text_of(user.events(run_id))
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_an_agent_asks_a_person(user: Caller, agent: str) -> None:
+    """The run waits without a worker, and the agent gets the answer when it asks again."""
+    run_id = run_of(user, {"ask": "Blue?", "options": ["yes"]}, persona=agent)
+    user.until(run_id, "status", "waiting_for_input")
+
+    user.answer(run_id, "yes")
+
+    assert "completed" == user.ended(run_id)["status"]
+    assert "yes" == text_of(user.events(run_id))
+
+
+def test_a_deploy_hands_an_agent_over(system: System, user: Caller) -> None:
+    """A worker that is asked to stop lets the agent continue elsewhere from its checkpoint."""
+    steps = [step for _ in range(15) for step in ({"checkpoint": True}, {"wait": 0.2})]
+    run_id = run_of(user, {"text": "One. "}, *steps, {"text": "Two."})
+    user.seen(run_id, "message.completed")
+
+    system.worker.stop(signal.SIGTERM)
+    system.worker.start()
+    events = user.events(run_id)
+
+    assert [("deploy", 1)] == [(e["reason"], e["attempt"]) for e in data_of(events, "run.resumed")]
+    assert "One. Two." == text_of(events)
+
+
+def test_agents_do_not_stop_each_other(user: Caller) -> None:
+    """Agents that block, and event loops of asyncio, run side by side in one worker."""
+    began = time.monotonic()
+    run_ids = [
+        run_of(user, {"hang": 1.5}, {"text": str(i)}, persona=agent)
+        for i in range(6)
+        for agent in AGENTS
+    ]
+
+    texts = [text_of(user.events(run_id)) for run_id in run_ids]
+
+    assert [str(i) for i in range(6) for _ in AGENTS] == texts
+    assert time.monotonic() - began < 12 * 1.5
+
+
+def test_a_budget_ends_an_agent(user: Caller) -> None:
+    """The run completes with the text so far, and every cost that was reported is counted."""
+    run_id = run_of(user, {"text": "So far"}, {"usd": 1.5}, {"text": "more"}, persona="thrifty")
+
+    run = user.ended(run_id)
+
+    assert ("completed", "budget", 1.5) == (run["status"], run["stop_reason"], run["cost_usd"])
+    assert "So far" == run["output"]
