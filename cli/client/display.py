@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.text import Text
@@ -148,6 +148,8 @@ def line_of(event: RunEvent) -> str | None:
     match event.type:
         case "tool.call":
             return f"→ {data['name']} {_short(compact(data['arguments']))}"
+        case "tool.progress":
+            return _progress(data)
         case "tool.result":
             mark = "✗" if data["is_error"] else "←"
             return f"{mark} {data['name']} {_short(data['output'])} ({data['duration_ms']} ms)"
@@ -213,6 +215,13 @@ def _cost(event: RunEvent) -> str:
         f"{usage['input_tokens']} + {usage['output_tokens']} tokens{estimated}, "
         f"${event.data['cost_usd']:.6f}"
     )
+
+
+def _progress(data: dict[str, Any]) -> str:
+    reached = f"{data['progress']:g}"
+    if "total" in data:
+        reached += f" of {data['total']:g}"
+    return f"… {reached}" + (f": {_short(data['message'])}" if "message" in data else "")
 
 
 def _short(text: str) -> str:

@@ -17,6 +17,7 @@ _OPTIONAL = frozenset(
             "characters",
             "files",
             "mcp_tool",
+            "message",
             "options",
             "output",
             "output_errors",
@@ -24,7 +25,7 @@ _OPTIONAL = frozenset(
             "result_tokens",
             "summary",
         ),
-        "tool_call_id",
+        *("tool_call_id", "total"),
     }
     | RARE_TOKEN_FIELDS
 )

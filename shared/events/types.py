@@ -136,6 +136,17 @@ class ToolCallRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolProgress:
+    """What a call in progress reports; `total` is what `progress` will have reached at the end."""
+
+    type: ClassVar[str] = "tool.progress"
+    tool_call_id: str
+    progress: float
+    total: float | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ToolResult:
     """`output` is text, at most 64 KiB of UTF-8; longer output is cut and says so.
 
@@ -333,6 +344,7 @@ Event = (
     | MessageReset
     | MessageCompleted
     | ToolCallRequested
+    | ToolProgress
     | ToolResult
     | RunWaitingForInput
     | RunInputReceived

@@ -15,6 +15,7 @@ from tests.system import System
 from tests.waiting import eventually
 
 TIME_SERVER = [str(Path(sys.executable).with_name("mcp-server-time"))]
+CALLER_SERVER = [sys.executable, str(Path(__file__).parents[1] / "caller_mcp_server.py")]
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,25 @@ def test_a_persona_uses_the_tools_of_an_mcp_server(owner: Caller) -> None:
     assert "Europe/Paris" in right["output"]
     assert "timezone" in bad_arguments["output"]
     assert "21:00" in converted["output"]
+
+
+def test_a_call_of_an_mcp_server_shows_its_progress(owner: Caller) -> None:
+    """What the server reports during a call is an event of the run, before the call's result."""
+    config = owner.made(
+        "/v1/mcp-configs", {"name": "caller", "transport": "stdio", "command": CALLER_SERVER}
+    )
+    path = f"/v1/mcp-configs/{config['id']}"
+    eventually(lambda: owner.get(path)["discovered_at"] is not None, seconds=30)
+    owner.made("/v1/personas", {"key": "asking", "mcp": ["caller"]})
+
+    thread_id = owner.thread(script({"tool": "whoami"}, {"say": "ok"}))
+    events = owner.events(owner.start(thread_id, persona_id="asking"))
+
+    kinds = [kind for kind in types(events) if kind.startswith("tool.")]
+    assert ["tool.call", "tool.progress", "tool.result"] == kinds
+    [reported] = [event["data"] for event in events if event["type"] == "tool.progress"]
+    expected = {"tool_call_id": "call_1_1", "progress": 1, "total": 2, "message": "half of it"}
+    assert expected == reported
 
 
 def test_a_page_is_fetched_and_a_forbidden_address_is_not(owner: Caller, page: str) -> None:

@@ -4,6 +4,7 @@ import contextvars
 import logging
 import threading
 import time
+from functools import partial
 from typing import Any
 
 from arkloop.shared import fault_points
@@ -12,6 +13,7 @@ from arkloop.shared.events import types
 from arkloop.shared.events.plain import clean
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.agent.tool_progress import TurnProgress
 from arkloop.worker.contract.attachments import ToolOutput, images_of
 from arkloop.worker.contract.context import RunContext, ToolContext, ToolLedger
 from arkloop.worker.contract.messages import ToolCall, ToolMessage
@@ -53,7 +55,8 @@ def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
         if question := _question(agent, turn, call):
             raise question
     context.checkpoint()
-    calls = [_SideBySide(agent, context, turn, call) for call in waiting]
+    progress = TurnProgress()
+    calls = [_SideBySide(agent, context, turn, call, progress) for call in waiting]
     grace = _Grace()
     stopped: BaseException | None = None
     for made in calls:
@@ -63,6 +66,7 @@ def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
             made.stopped, made.result = None, _cut_off(context, turn, made.call)
         # Where the run resumes elsewhere, results come in call order there: the ledger has them.
         if made.stopped is None and not isinstance(stopped, ShuttingDown | LeaseLost):
+            progress.end(context, made.call.id)
             seq = context.emit(made.result)
             turn.results[made.call.id] = ToolMessage(
                 made.call.id,
@@ -117,13 +121,16 @@ class _SideBySide:
     abandoned: the run continues without it, and what it returns later is dropped.
     """
 
-    def __init__(self, agent: Agent, context: RunContext, turn: Turn, call: ToolCall) -> None:
+    def __init__(
+        self, agent: Agent, context: RunContext, turn: Turn, call: ToolCall, progress: TurnProgress
+    ) -> None:
         self.call = call
         self.result: types.ToolResult
         self.stopped: BaseException | None = None
         self._agent, self._context, self._turn = agent, context, turn
         self._lock = threading.Lock()
-        self._changed, self._ended = threading.Event(), threading.Event()
+        self._progress = progress
+        self._changed, self._ended = progress.changed, threading.Event()
         self._deadline: float | None = None  # while the tool's function runs
         self._has_outcome = False
         # With this thread's context: lines that the tool logs name the run.
@@ -132,14 +139,16 @@ class _SideBySide:
             target=target, args=(self._run,), name=f"tool-{call.name}", daemon=True
         ).start()
 
-    def wait(self, context: ToolContext, grace: _Grace) -> None:
-        """Return once the call has ended or is abandoned."""
+    def wait(self, context: RunContext, grace: _Grace) -> None:
+        """Return once the call has ended or is abandoned; meanwhile write the progress of all."""
         try:
             with context.aborting(self._changed.set):
                 while not self._ended.is_set():
-                    self._changed.wait(self._seconds_left())
+                    waits = (self._seconds_left(), self._progress.seconds_left())
+                    self._changed.wait(min((s for s in waits if s is not None), default=None))
                     self._changed.clear()
                     context.check()
+                    self._progress.write(context)
                     if self._seconds_left() == 0:
                         self._abandon(None)
         except (StopRun, LeaseLost) as reason:
@@ -221,7 +230,7 @@ class _SideBySide:
             begun = True
             self._deadline = time.monotonic() + tool.timeout_seconds
             self._changed.set()
-            return _make(agent, context, tool, made), False, None, True
+            return _make(agent, context, tool, made, self._progress), False, None, True
         except ToolFailed as error:
             return str(error), True, None, begun
         except Exception as error:
@@ -328,9 +337,15 @@ def _begin(context: ToolLedger, tool: Tool, call: ToolCall) -> None:
     fault_points.reach("worker.tool_begun")
 
 
-def _make(agent: Agent, context: ToolContext, tool: Tool, call: ToolCall) -> str | ToolOutput:
+def _make(
+    agent: Agent, context: ToolContext, tool: Tool, call: ToolCall, progress: TurnProgress
+) -> str | ToolOutput:
     info = CallInfo.of(
-        agent.identity, call.id, egress=agent.egress, result_tokens=agent.result_tokens
+        agent.identity,
+        call.id,
+        egress=agent.egress,
+        result_tokens=agent.result_tokens,
+        report_progress=partial(progress.report, call.id),
     )
     output = tool(context, info, call.arguments)
     fault_points.reach("worker.tool_returned")

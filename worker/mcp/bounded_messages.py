@@ -7,9 +7,16 @@ from typing import Any
 
 import httpx2
 from mcp.client import streamable_http
-from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCResponse, jsonrpc_message_adapter
+from mcp_types import (
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCResponse,
+    jsonrpc_message_adapter,
+)
 
 from arkloop.shared.json_text import has_more_values
+from arkloop.worker.mcp import progress
 from arkloop.worker.mcp.results import MAX_ERROR_CHARACTERS, reduce
 from arkloop.worker.mcp.tool_lists import put_in_order
 
@@ -42,6 +49,8 @@ def parse(data: bytes) -> JSONRPCMessage:
         case JSONRPCResponse():
             put_in_order(message.result)
             reduce(message.result)
+        case JSONRPCNotification(method="notifications/progress"):
+            progress.reduce(message.params)
         case JSONRPCError():
             message.error.message = message.error.message[: MAX_ERROR_CHARACTERS + 1]
     return message

@@ -5,7 +5,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -19,6 +19,8 @@ from arkloop.worker.mcp.org_sidecar import Forker, OrgSidecar, Pending
 from arkloop.worker.mcp.server import Server
 
 CALL_SECONDS = 60.0
+#: Of a call in all; each report of its progress gives it another `CALL_SECONDS` within this time.
+MAX_CALL_SECONDS = 600.0
 TOOLS_SECONDS = 20.0
 #: The sidecar keeps the time; if it does not answer so much later, it hangs, and is given up.
 GRACE_SECONDS = 8.0
@@ -97,19 +99,31 @@ class McpClient:
         arguments: Mapping[str, Any],
         *,
         pinned: str,
+        meta: Mapping[str, Any] | None = None,
+        on_progress: Callable[[Mapping[str, Any]], None] | None = None,
         context: ToolContext | None = None,
         seconds: float = CALL_SECONDS,
+        max_seconds: float = MAX_CALL_SECONDS,
     ) -> str | ToolOutput:
         """Call a tool that was described, when it was approved, as the hash `pinned` says.
 
+        The call carries `meta`. `on_progress` gets `{progress, total, message}` of the server's
+        newest notification, a few times per second; each notification extends the call's time.
         As soon as the run has to stop the call is cancelled, at the server too.
 
         Raises:
             McpFailed: the tool or the server failed; nobody knows what the tool has done.
             ChangedTools: it was not called, its description is another one now.
         """
-        request = {"do": "call", "tool": tool, "arguments": arguments, "pinned": pinned}
-        answer = self._ask(server, request, context, seconds)
+        request = {
+            "do": "call",
+            "tool": tool,
+            "arguments": arguments,
+            "pinned": pinned,
+            "meta": dict(meta or {}),
+            "max_seconds": max_seconds,
+        }
+        answer = self._ask(server, request, context, seconds, on_progress)
         text: str = answer["text"]
         return ToolOutput(text, answer["images"]) if answer["images"] else text
 
@@ -135,8 +149,9 @@ class McpClient:
         request: Mapping[str, Any],
         context: ToolContext | None,
         seconds: float,
+        on_progress: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> Mapping[str, Any]:
-        pending = Pending()
+        pending = Pending(on_progress)
         with contextlib.ExitStack() as stack:
             if context is not None:
                 cancelled = {"failed": "The call was cancelled.", "kind": "cancelled"}
@@ -144,7 +159,7 @@ class McpClient:
             sidecar = stack.enter_context(self._using(server.org_id))
             fields = {**request, "server": server.to_json(), "seconds": seconds}
             with sidecar.asking(fields, pending):
-                if not pending.done.wait(seconds + GRACE_SECONDS):
+                if not pending.wait(seconds + GRACE_SECONDS):
                     sidecar.end()
             return _checked(pending.answer)
 

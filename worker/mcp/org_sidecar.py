@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,31 @@ _MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """A request; `answer` is None where the sidecar was lost."""
+    """A request; `answer` is None where the sidecar was lost.
 
+    `on_progress` is called with each report of its progress, by the thread that reads answers.
+    """
+
+    on_progress: Callable[[Mapping[str, Any]], None] | None = None
     done: threading.Event = field(default_factory=threading.Event)
     answer: Mapping[str, Any] | None = None
+    heard_at: float = field(default_factory=time.monotonic)
 
     def resolve(self, answer: Mapping[str, Any] | None) -> None:
         self.answer = answer
         self.done.set()
+
+    def report(self, progress: Mapping[str, Any]) -> None:
+        self.heard_at = time.monotonic()
+        if self.on_progress is not None:
+            self.on_progress(progress)
+
+    def wait(self, silent_seconds: float) -> bool:
+        """Wait for the answer; False if nothing was heard for this time."""
+        while not self.done.wait(max(0.0, self.heard_at + silent_seconds - time.monotonic())):
+            if time.monotonic() >= self.heard_at + silent_seconds:
+                return False
+        return True
 
 
 class Forker:
@@ -176,7 +193,12 @@ class OrgSidecar:
     def _take(self, answer: Mapping[str, Any]) -> None:
         if answer["id"] == 0:
             self.pid = answer["pid"]
+        is_over = "progress" not in answer
         with self._lock:
-            pending = self._pending.pop(answer["id"], None)
-        if pending is not None:
+            pending = self._pending.get(answer["id"])
+            if is_over:
+                self._pending.pop(answer["id"], None)
+        if pending is not None and is_over:
             pending.resolve(answer)
+        elif pending is not None:
+            pending.report(answer["progress"])

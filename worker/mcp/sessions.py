@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from arkloop.worker.mcp import McpFailed, SessionLost, ToolChanged
 from arkloop.worker.mcp.bounded_messages import MAX_BYTES
 from arkloop.worker.mcp.checked_http import CALL_ID, CheckedClient
 from arkloop.worker.mcp.descriptions import MAX_TOOLS, Description
+from arkloop.worker.mcp.progress import CallProgress
 from arkloop.worker.mcp.results import MAX_ERROR_CHARACTERS, cut, images_of, text_of
 from arkloop.worker.mcp.server import Server
 from arkloop.worker.mcp.stdio import program
@@ -94,11 +95,17 @@ class Session:
         )
 
     async def call(
-        self, tool: str, arguments: dict[str, Any], pinned: str
+        self,
+        tool: str,
+        arguments: dict[str, Any],
+        pinned: str,
+        meta: Mapping[str, Any],
+        progress: CallProgress,
     ) -> tuple[str, list[str]]:
         """Call a tool if the server still describes it as it did under the hash `pinned`.
 
-        Returns the text of its result, and the images in base64.
+        `meta` is sent with the call, `progress` gets what the server reports of it. Returns the
+        text of its result, and the images in base64.
 
         Raises:
             McpFailed: the tool failed, or the server did.
@@ -115,14 +122,16 @@ class Session:
             params=types.CallToolRequestParams(
                 name=tool,
                 arguments=arguments,
-                _meta=cast(types.RequestParamsMeta, {CALL_ID: call_id}),
+                _meta=cast(types.RequestParamsMeta, {**meta, CALL_ID: call_id}),
             )
         )
         async with self._failing(call_id):
             client = await asyncio.shield(self._ready)
             # Not `call_tool`: it checks the result against a schema of the server's, whose
             # patterns may take for ever.
-            result = await client.session.send_request(request, _Answer)
+            result = await client.session.send_request(
+                request, _Answer, progress_callback=progress.report
+            )
         if isinstance(result, types.InputRequiredResult):
             raise McpFailed("The tool requests further input, which is not supported.")
         if result.is_error:

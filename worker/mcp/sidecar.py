@@ -1,8 +1,9 @@
 """The process that speaks MCP for one org, over a socket to the worker.
 
 One JSON object a line, both ways. `{"id", "do": "tools", "server", "seconds"}` and
-`{"id", "do": "call", "server", "seconds", "tool", "arguments", "pinned"}` are answered in any
-order, by `{"id", "tools" | "text", "images"}` or `{"id", "failed", "kind", "tools"?}`;
+`{"id", "do": "call", "server", "seconds", "max_seconds", "tool", "arguments", "pinned", "meta"}`
+are answered in any order, by `{"id", "tools" | "text", "images"}` or
+`{"id", "failed", "kind", "tools"?}`; a call may have `{"id", "progress"}` before that.
 `{"id", "do": "cancel"}` is not answered. The first line is `{"id": 0, "pid"}`. The process
 ends when the socket does, or when its event loop hangs.
 """
@@ -17,12 +18,13 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Never
 
 from arkloop.worker.mcp import McpFailed, SessionLost, ToolChanged
+from arkloop.worker.mcp.progress import CallProgress
 from arkloop.worker.mcp.server import Server
 from arkloop.worker.mcp.sessions import Rules, Session
 
@@ -50,8 +52,8 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the fields of the response to a request.
+    async def answer(self, request: Mapping[str, Any], progress: CallProgress) -> dict[str, Any]:
+        """Return the fields of the response to a request; `progress` is that of a call.
 
         A server that was restarted rejects the requests of its earlier sessions. It has not read
         them, so they are sent once more, in a new session.
@@ -61,18 +63,25 @@ class Sessions:
         """
         deadline = time.monotonic() + request["seconds"]
         try:
-            return await self._answer(request, deadline)
+            return await self._answer(request, deadline, progress)
         except SessionLost:
-            return await self._answer(request, deadline)
+            return await self._answer(request, deadline, progress)
 
-    async def _answer(self, request: Mapping[str, Any], deadline: float) -> dict[str, Any]:
-        seconds = deadline - time.monotonic()
-        async with self._use(Server.from_json(request["server"]), seconds) as session:
+    async def _answer(
+        self, request: Mapping[str, Any], deadline: float, progress: CallProgress
+    ) -> dict[str, Any]:
+        timeout = asyncio.timeout(deadline - time.monotonic())
+        progress.extends(timeout)
+        async with self._use(Server.from_json(request["server"]), timeout) as session:
             if request["do"] == "tools":
                 return {"tools": [asdict(tool) for tool in await session.tools(fresh=True)]}
             try:
                 text, images = await session.call(
-                    request["tool"], request["arguments"], request["pinned"]
+                    request["tool"],
+                    request["arguments"],
+                    request["pinned"],
+                    request["meta"],
+                    progress,
                 )
                 return {"text": text, "images": images}
             except ToolChanged as changed:
@@ -80,11 +89,11 @@ class Sessions:
                 return {"failed": str(changed), "kind": "changed", "tools": tools}
 
     @contextlib.asynccontextmanager
-    async def _use(self, server: Server, seconds: float) -> AsyncIterator[Session]:
+    async def _use(self, server: Server, timeout: asyncio.Timeout) -> AsyncIterator[Session]:
         session = self._session(server)
         session.users += 1
         try:
-            async with asyncio.timeout(seconds):
+            async with timeout:
                 yield session
         except TimeoutError:
             # It may be stuck as a whole: the next call gets a session of its own.
@@ -144,9 +153,14 @@ async def serve(connection: socket.socket, rules: Rules) -> None:
     tasks: dict[int, asyncio.Task[None]] = {}
     idle = asyncio.create_task(sessions.close_idle())
 
-    async def answer(request: dict[str, Any]) -> None:
-        fields = await _answer(sessions, request)
+    def send(request: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
         writer.write(json.dumps({"id": request["id"], **fields}).encode() + b"\n")
+
+    async def answer(request: dict[str, Any]) -> None:
+        fields = await _answer(
+            sessions, request, lambda progress: send(request, {"progress": progress})
+        )
+        send(request, fields)
         await writer.drain()
 
     writer.write(json.dumps({"id": 0, "pid": os.getpid()}).encode() + b"\n")
@@ -175,15 +189,18 @@ def _forget(tasks: dict[int, asyncio.Task[None]], number: int, _: object) -> Non
     tasks.pop(number, None)
 
 
-async def _answer(sessions: Sessions, request: dict[str, Any]) -> dict[str, Any]:
+async def _answer(
+    sessions: Sessions, request: dict[str, Any], report: Callable[[Mapping[str, Any]], None]
+) -> dict[str, Any]:
+    seconds = request["seconds"]
+    progress = CallProgress(seconds, request.get("max_seconds", seconds), report)
     try:
-        return await sessions.answer(request)
+        return await sessions.answer(request, progress)
     except McpFailed as failed:
         told = Server.from_json(request["server"]).without_secrets(str(failed))
         return {"failed": told, "kind": "failed"}
     except TimeoutError:
-        seconds = request["seconds"]
-        return {"failed": f"The server did not respond within {seconds:g} s.", "kind": "failed"}
+        return {"failed": progress.timeout_message(), "kind": "failed"}
     except MemoryError:
         _end()
     except Exception:
@@ -192,6 +209,8 @@ async def _answer(sessions: Sessions, request: dict[str, Any]) -> dict[str, Any]
             "failed": "Internal error of the MCP client; see the worker logs.",
             "kind": "failed",
         }
+    finally:
+        progress.close()
 
 
 def _end_without_memory(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from arkloop.worker.contract.attachments import ToolOutput
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.messages import ToolSpec
 from arkloop.worker.mcp import McpFailed, discovery
-from arkloop.worker.mcp.client import ChangedTools, McpClient
+from arkloop.worker.mcp.client import MAX_CALL_SECONDS, ChangedTools, McpClient
 from arkloop.worker.mcp.server import Server
 from arkloop.worker.tools import CallInfo, Tool, ToolFailed
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 MAX_TOOLS = 512
 MAX_NAME = 64
 #: Connecting, listing the tools and the call itself have limits of their own, which end first.
-TIMEOUT_SECONDS = 180.0
+TIMEOUT_SECONDS = MAX_CALL_SECONDS + 120.0
 _DIGEST = 8
 
 
@@ -155,7 +155,14 @@ def _caller(
         context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]
     ) -> str | ToolOutput:
         try:
-            return client.call(server, tool, arguments, pinned=pinned, context=context)
+            return client.call(
+                server,
+                tool,
+                arguments,
+                pinned=pinned,
+                on_progress=lambda said: info.report_progress(**said),
+                context=context,
+            )
         except ChangedTools as changed:
             try:
                 discovery.record(connections, server, changed.tools)

@@ -61,6 +61,10 @@ class InvalidTool(Exception):
     """The file of a tool is not as it has to be; the message names it and says why."""
 
 
+def _no_progress(progress: float, total: float | None = None, message: str | None = None) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallInfo:
     """The facts about a call that a tool may use besides the arguments.
@@ -78,6 +82,8 @@ class CallInfo:
     traceparent: str  #: W3C trace context, in which the call is a span of the run's trace
     egress: Policy = field(default_factory=Policy)  #: where the tool may connect to
     result_tokens: int = 16_000  #: how long a result may be without being cut for the model
+    #: Call it with `progress, total?, message?` while the call takes its time.
+    report_progress: Callable[..., None] = _no_progress
 
     @classmethod
     def of(cls, run: RunIdentity, tool_call_id: str, **more: Any) -> Self:

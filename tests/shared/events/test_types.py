@@ -176,6 +176,7 @@ def test_the_types_are_those_of_the_contract() -> None:
         "message.reset",
         "message.completed",
         "tool.call",
+        "tool.progress",
         "tool.result",
         "run.waiting_for_input",
         "run.input_received",

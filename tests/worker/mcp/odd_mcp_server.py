@@ -32,6 +32,9 @@ TOOLS = {
     "picture": ("Answers with what is not text.", NOTHING),
     "photos": ("Answers with n images, of which the first is a resource.", NUMBER),
     "structure": ("Answers with structured content only.", NOTHING),
+    "progress": ("Answers after n reports of its progress.", NUMBER),
+    "stall": ("Reports progress once and never answers.", NOTHING),
+    "nonsense": ("Reports progress that is none.", NOTHING),
     "announce": ("Says that its tools have changed.", NOTHING),
     "have_child": ("Starts a process that outlives it.", NOTHING),
 }
@@ -64,7 +67,7 @@ def answer(message: dict[str, Any]) -> None:
         case "tools/list":
             list_tools(message["id"])
         case "tools/call":
-            call(message["id"], message["params"]["name"], message["params"].get("arguments") or {})
+            call(message["id"], message["params"])
         case _:
             say({"id": message["id"], "error": {"code": -32601, "message": "Method not found"}})
 
@@ -87,8 +90,9 @@ def list_tools(number: Any) -> None:
     say({"id": number, "result": {"tools": tools + more}})
 
 
-def call(number: Any, tool: str, arguments: dict[str, Any]) -> None:
-    match tool:
+def call(number: Any, params: dict[str, Any]) -> None:
+    arguments = params.get("arguments") or {}
+    match params["name"]:
         case "double":
             text(number, str(2 * arguments["n"]))
         case "environment":
@@ -122,6 +126,18 @@ def call(number: Any, tool: str, arguments: dict[str, Any]) -> None:
             say({"id": number, "result": {"content": content}})
         case "structure":
             say({"id": number, "result": {"content": [], "structuredContent": {"answer": 42}}})
+        case "progress":
+            for done in range(arguments["n"]):
+                time.sleep(0.2)
+                progress(params, progress=done + 1, total=arguments["n"], message="on" * 900)
+            time.sleep(0.2)
+            text(number, "done")
+        case "stall":
+            progress(params, progress=1)
+        case "nonsense":
+            for value in (None, True, "1", 10**400, float("inf")):
+                progress(params, progress=value, total=[], message={})
+            text(number, "done")
         case "announce":
             say({"method": "notifications/tools/list_changed"})
             text(number, "said")
@@ -129,6 +145,11 @@ def call(number: Any, tool: str, arguments: dict[str, Any]) -> None:
             command = ("sh", "-c", "trap '' TERM; sleep 300")
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
             text(number, str(child.pid))
+
+
+def progress(params: dict[str, Any], **reported: Any) -> None:
+    token = params["_meta"]["progressToken"]
+    say({"method": "notifications/progress", "params": {"progressToken": token, **reported}})
 
 
 def text(number: Any, words: str, **more: Any) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -395,6 +395,49 @@ def test_a_server_that_hangs_is_given_up(odd: Odd) -> None:
     first, second = odd.pids
     eventually(lambda: not is_alive(first))
     assert is_alive(second)
+
+
+def test_progress_extends_a_call_and_is_passed_on(odd: Odd) -> None:
+    """A call may take longer than its time limit while its server reports progress, and what it
+    reports reaches the caller, with a text of bounded length.
+    """
+    heard: list[Mapping[str, Any]] = []
+
+    said = odd.call("progress", arguments={"n": 8}, seconds=1.2, on_progress=heard.append)
+
+    assert "done" == said
+    assert {8} == {report["total"] for report in heard}
+    assert {"on" * 250} == {report["message"] for report in heard}
+    assert sorted({report["progress"] for report in heard}) == [r["progress"] for r in heard]
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"seconds": 0.4, "max_seconds": 0.8}, r"did not end within 0\.8 s"),
+        ({"seconds": 0.3, "max_seconds": 9}, r"reported no progress for 0\.3 s"),
+    ],
+)
+def test_progress_does_not_extend_a_call_for_ever(
+    odd: Odd, limits: dict[str, float], words: str
+) -> None:
+    """A call ends at its maximum time, and when its server falls silent."""
+    many = 60 if limits["max_seconds"] < 1 else 1
+    tool = "progress" if many > 1 else "stall"
+
+    with pytest.raises(McpFailed, match=words):
+        odd.call(tool, arguments={"n": many}, **limits)
+
+
+def test_progress_that_is_no_number_is_ignored(odd: Odd) -> None:
+    """What a server reports as its progress cannot break the session."""
+    heard: list[Mapping[str, Any]] = []
+
+    assert "done" == odd.call("nonsense", on_progress=heard.append)
+    assert "2" == odd.call("double", arguments={"n": 1})
+
+    assert [] == heard
+    assert 1 == len(odd.pids)
 
 
 def test_what_a_server_started_ends_with_it(odd: Odd) -> None:
