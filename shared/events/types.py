@@ -137,7 +137,7 @@ class ToolCallRequested:
 
 @dataclass(frozen=True, slots=True)
 class ToolProgress:
-    """What a call in progress reports; `total` is what `progress` will have reached at the end."""
+    """A report of a call in progress; `total` is what `progress` will have reached at the end."""
 
     type: ClassVar[str] = "tool.progress"
     tool_call_id: str

@@ -1,5 +1,6 @@
 """Tools that reach outside the service: an MCP server's, and the web; and a thread too long."""
 
+import json
 import sys
 import threading
 from collections.abc import Iterator
@@ -88,8 +89,10 @@ def test_a_persona_uses_the_tools_of_an_mcp_server(owner: Caller) -> None:
     assert "21:00" in converted["output"]
 
 
-def test_a_call_of_an_mcp_server_shows_its_progress(owner: Caller) -> None:
-    """What the server reports during a call is an event of the run, before the call's result."""
+def test_an_mcp_server_knows_for_whom_it_works_and_shows_its_progress(owner: Caller) -> None:
+    """Each call carries its identity and trace context in `_meta`; what the server reports during a
+    call is an event of the run, before the call's result.
+    """
     config = owner.made(
         "/v1/mcp-configs", {"name": "caller", "transport": "stdio", "command": CALLER_SERVER}
     )
@@ -97,14 +100,29 @@ def test_a_call_of_an_mcp_server_shows_its_progress(owner: Caller) -> None:
     eventually(lambda: owner.get(path)["discovered_at"] is not None, seconds=30)
     owner.made("/v1/personas", {"key": "asking", "mcp": ["caller"]})
 
-    thread_id = owner.thread(script({"tool": "whoami"}, {"say": "ok"}))
-    events = owner.events(owner.start(thread_id, persona_id="asking"))
+    thread_id = owner.thread(script({"tool": "whoami"}, {"say": "ok"}), end_user_id="end-user-7")
+    run_id = owner.start(thread_id, persona_id="asking", metadata={"order": "31"})
+    events = owner.events(run_id)
 
     kinds = [kind for kind in types(events) if kind.startswith("tool.")]
     assert ["tool.call", "tool.progress", "tool.result"] == kinds
     [reported] = [event["data"] for event in events if event["type"] == "tool.progress"]
     expected = {"tool_call_id": "call_1_1", "progress": 1, "total": 2, "message": "half of it"}
     assert expected == reported
+    [result] = results(owner, run_id)
+    meta = json.loads(result["output"])
+    trace_id = owner.get_run(run_id)["trace_id"]
+    assert meta["traceparent"].startswith(f"00-{trace_id}-")
+    assert {
+        "run_id": run_id,
+        "thread_id": thread_id,
+        "org_id": owner.org_id,
+        "end_user_id": "end-user-7",
+        "metadata": {"order": "31"},
+        "tool_call_id": "call_1_1",
+        "idempotency_key": f"{run_id}:call_1_1",
+        "traceparent": meta["traceparent"],
+    } == meta["arkloop/call"]
 
 
 def test_a_page_is_fetched_and_a_forbidden_address_is_not(owner: Caller, page: str) -> None:

@@ -9,6 +9,11 @@ own, one for each org, and nothing else does:
 and `descriptions`; a sidecar imports nothing that knows a database.
 """
 
+#: The key in the `_meta` of a call whose value is the call's identity.
+CALL_META = "arkloop/call"
+#: That of its trace context, and the HTTP header: MCP reserves the name without a prefix.
+TRACEPARENT = "traceparent"
+
 
 class McpFailed(Exception):
     """A failed request to a server; the message may be shown to the model."""

@@ -13,6 +13,7 @@ from httpcore2._backends.anyio import AnyIOStream  # its own module alone has it
 
 from arkloop.shared.security import egress
 from arkloop.worker.http.checked_http import CheckedBackend, ssl_context
+from arkloop.worker.mcp import TRACEPARENT
 from arkloop.worker.mcp.bounded_messages import EVENT_ENCODING, MAX_BYTES, TooLarge
 
 CONNECT_SECONDS = 5.0
@@ -25,7 +26,7 @@ MAX_CONNECTIONS = 32
 #: are about something else.
 _NOT_ABOUT_SESSIONS = frozenset({401, 402, 403, 407, 408, 413, 429})
 #: The key in a request's `_meta` by which a rejected call is recognized.
-CALL_ID = "arkloop/call"
+REQUEST_ID = "arkloop/request"
 
 
 class CheckedClient(httpx2.AsyncClient):
@@ -82,6 +83,9 @@ class _Transport(httpx2.AsyncHTTPTransport):
         return any(one.is_idle() and not one.has_expired() for one in self._pool.connections)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "POST" and TRACEPARENT.encode() in request.content:
+            # Proxies and servers' frameworks read the header.
+            request.headers.update(_trace_context(request))
         response = await super().handle_async_request(request)
         # A GET is for a stream of notifications, which many servers do not have.
         if response.status_code >= 400 and request.method == "POST":
@@ -114,9 +118,18 @@ def _may_be_about_session(request: httpx2.Request, status: int) -> bool:
 
 def _call_id_of(request: httpx2.Request) -> str | None:
     """Return the id that `Session.call` gave the request, None for a request without one."""
-    params = json.loads(request.content).get("params") or {}
-    call_id: str | None = (params.get("_meta") or {}).get(CALL_ID)
+    call_id: str | None = _meta_of(request).get(REQUEST_ID)
     return call_id
+
+
+def _trace_context(request: httpx2.Request) -> dict[str, str]:
+    context = _meta_of(request).get(TRACEPARENT)
+    return {TRACEPARENT: context} if isinstance(context, str) else {}
+
+
+def _meta_of(request: httpx2.Request) -> dict[str, Any]:
+    params = json.loads(request.content).get("params") or {}
+    return params.get("_meta") or {}
 
 
 class _Bounded(httpx2.AsyncByteStream):

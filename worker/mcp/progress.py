@@ -71,7 +71,7 @@ class CallProgress:
             self._timer = asyncio.get_running_loop().call_later(wait, self._pass_on)
 
     def timeout_message(self) -> str:
-        """Say for the model which time limit the call has reached."""
+        """Return, for the model, which time limit the call has reached."""
         if not self._latest:
             return f"The server did not respond within {self.seconds:g} s."
         if time.monotonic() < self.ends_at:

@@ -20,7 +20,7 @@ from arkloop.shared.security import egress
 from arkloop.worker.http.checked_http import tls_failure
 from arkloop.worker.mcp import McpFailed, SessionLost, ToolChanged
 from arkloop.worker.mcp.bounded_messages import MAX_BYTES
-from arkloop.worker.mcp.checked_http import CALL_ID, CheckedClient
+from arkloop.worker.mcp.checked_http import REQUEST_ID, CheckedClient
 from arkloop.worker.mcp.descriptions import MAX_TOOLS, Description
 from arkloop.worker.mcp.progress import CallProgress
 from arkloop.worker.mcp.results import MAX_ERROR_CHARACTERS, cut, images_of, text_of
@@ -122,7 +122,7 @@ class Session:
             params=types.CallToolRequestParams(
                 name=tool,
                 arguments=arguments,
-                _meta=cast(types.RequestParamsMeta, {**meta, CALL_ID: call_id}),
+                _meta=cast(types.RequestParamsMeta, {**meta, REQUEST_ID: call_id}),
             )
         )
         async with self._failing(call_id):

@@ -20,7 +20,7 @@ from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.attachments import ToolOutput
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.messages import ToolSpec
-from arkloop.worker.mcp import McpFailed, discovery
+from arkloop.worker.mcp import CALL_META, TRACEPARENT, McpFailed, discovery
 from arkloop.worker.mcp.client import MAX_CALL_SECONDS, ChangedTools, McpClient
 from arkloop.worker.mcp.server import Server
 from arkloop.worker.tools import CallInfo, Tool, ToolFailed
@@ -160,6 +160,7 @@ def _caller(
                 tool,
                 arguments,
                 pinned=pinned,
+                meta={CALL_META: info.wire(), TRACEPARENT: info.traceparent},
                 on_progress=lambda said: info.report_progress(**said),
                 context=context,
             )

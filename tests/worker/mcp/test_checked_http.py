@@ -34,6 +34,7 @@ from tests.worker.mcp.lying_mcp_server import Lying, lying
 
 SDK = Path(__file__).with_name("sdk_mcp_server.py")
 ORG = new_id()
+META = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +90,17 @@ def call(client: McpClient, sdk: Sdk) -> Callable[..., str]:
 
     def ask(tool: str, stop: StopSignal | None = None, **arguments: Any) -> str:
         context = stop or StopSignal()
-        return client.call(server, tool, arguments, pinned=hashes[tool], context=context)
+        return client.call(server, tool, arguments, pinned=hashes[tool], meta=META, context=context)
 
     return ask
 
 
 def test_a_tool_is_called_over_http(call: Callable[..., str]) -> None:
-    """A tool is called over HTTP with the headers of its config."""
+    """A tool is called over HTTP with the headers of its config, and the call's trace context."""
     assert "5" == call("add", a=2, b=3)
     assert "Bearer of-this-server" == call("header", name="Authorization")
     assert "identity" == call("header", name="Accept-Encoding")
+    assert META["traceparent"] == call("header", name="traceparent")
 
 
 def test_a_call_is_cancelled_over_http(call: Callable[..., str], sdk: Sdk) -> None:
