@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from arkloop.shared.agents.agent_run import AgentRun
+from arkloop.agents import AgentRun
 
 Play = Callable[[AgentRun, Any, dict[str, Any]], Any]
 

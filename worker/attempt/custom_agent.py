@@ -6,8 +6,10 @@ import inspect
 import json
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
+from arkloop.shared import plugins
 from arkloop.shared.agents.agent_run import AgentRun, RunStopped
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import LeaseLost
@@ -17,17 +19,19 @@ from arkloop.shared.runs import checkpoints
 from arkloop.worker.agent import landing, loop
 from arkloop.worker.agent.conversation import ResumeState
 from arkloop.worker.agent.loop import Answer
-from arkloop.worker.attempt import agent_messages, installed_agents
+from arkloop.worker.attempt import agent_messages
 from arkloop.worker.attempt.agent_recording import AgentRecording, Beginning
 from arkloop.worker.attempt.agent_run import InProcessRun, stop_reason_of
 from arkloop.worker.attempt.claimed_run import ClaimedRun
-from arkloop.worker.attempt.installed_agents import AgentFunction, AgentNotInstalled
 from arkloop.worker.contract.identity import RunIdentity, traceparent
 from arkloop.worker.contract.outcomes import LimitExceeded, RunFailure, StopRun
 from arkloop.worker.process.history import MAX_BYTES
 from arkloop.worker.process.process import WorkerProcess
 
 log = logging.getLogger(__name__)
+
+#: A function, or a coroutine function: it returns the answer, or None if it has streamed it.
+AgentFunction = Callable[[AgentRun], Any]
 
 #: Seconds in which the agent's code can clean up when its run stops; then it is abandoned.
 STOP_SECONDS = 1.0
@@ -91,11 +95,11 @@ def carry_out(
 
 
 def _function(name: str) -> AgentFunction:
-    try:
-        return installed_agents.find(name)
-    except AgentNotInstalled:
+    found: AgentFunction | None = plugins.load("agents").get(name)
+    if found is None:
         message = f"No agent {name!r} is installed in this worker."
-        raise RunFailure("agent.not_found", message, retryable=True) from None
+        raise RunFailure("agent.not_found", message, retryable=True)
+    return found
 
 
 def _checkpoint(process: WorkerProcess, run: ClaimedRun) -> str | None:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 
+from arkloop.shared import plugins
 from arkloop.shared.billing import budget_limits
 from arkloop.shared.catalog import model_routes, published_personas
 from arkloop.shared.config import Settings
@@ -19,7 +20,7 @@ from arkloop.shared.events.event_log import data_of
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.threads import threads
-from arkloop.worker.attempt import execution, installed_agents
+from arkloop.worker.attempt import execution
 from arkloop.worker.contract.outcomes import ShuttingDown
 from arkloop.worker.process.process import WorkerProcess
 from tests.stored_runs import StoredRuns
@@ -34,13 +35,13 @@ def process(settings: Settings) -> Iterator[WorkerProcess]:
     """A worker process next to which the agents of the tests are installed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(PACKAGES))
-        installed_agents.find.cache_clear()
+        plugins.use(())
         patient = replace(settings, sweep_seconds=3600, heartbeat_seconds=0.2)
         made = WorkerProcess(patient, model_routes.load(patient))
         assert made.lease.wait_until_valid(10)
         yield made
         made.close()
-        installed_agents.find.cache_clear()
+    plugins.use(())
 
 
 def created(
