@@ -409,4 +409,4 @@ def test_one_that_another_release_has_published_is_shown_with_its_problems(
     assert (404, "http.not_found") == error_of(newest)
     assert (422, "personas.not_found") == error_of(run)
     for refused in (newest, run):
-        assert "tools: must be one of" in refused.text
+        assert "tools: must be a string" in refused.text
