@@ -84,6 +84,9 @@ overspend: setup ## 64 runs spend at once, in 1,000 trials: no budget gives more
 budget-use: setup ## 1,000 runs with a cap: they use 80 % of it, never more than it, and answer; 20 minutes
 	@$(BIN)/python -m bench.budget_use --seed $(or $(SEED),1)
 
+http-tools: setup ## HTTP tools while their worker or server is killed, in 200 trials; 4 minutes
+	@$(BIN)/python -m bench.http_tools --seed $(or $(SEED),1)
+
 hostile: setup ## 100,000 hostile requests: no 5xx, none slower than 3 s, no memory kept; 3 minutes
 	@$(BIN)/python -m bench.hostile --seed $(or $(SEED),1)
 
