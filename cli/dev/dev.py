@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import signal
 import socket
 import sys
 import time
@@ -18,7 +19,7 @@ from urllib.request import ProxyHandler, build_opener
 import click
 
 from arkloop.cli.client.server_address import leads_to_loopback
-from arkloop.cli.dev import local_model
+from arkloop.cli.dev import local_model, plugin_watch
 from arkloop.cli.dev.data_folder import DataFolder, DataFolderInUse
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
@@ -32,8 +33,8 @@ from arkloop.cli.dev.guard import guarded, orphaned
 from arkloop.cli.dev.prefixed_output import PrefixedOutput
 from arkloop.cli.dev.supervisor import Process, Supervisor
 
-# Links are resolved: the Procfile is beside the folders that `arkloop` points to.
-ROOT = Path(__file__).resolve().parents[2]
+#: The Procfile of the repository: here it is a link, and in a wheel a copy.
+PROCFILE = Path(__file__).with_name("Procfile")
 SERVER_READY_SECONDS = 60
 #: Ready is announced without the model after this; its first answers may then be retried.
 MODEL_READY_SECONDS = 15
@@ -179,6 +180,7 @@ def _environment(options: Options, port: int, folder: DataFolder) -> dict[str, s
         # A developer's own providers and MCP servers. Who can reach this server from another
         # machine must not reach what only this machine can.
         environment.setdefault("ARKLOOP_ALLOWED_NETWORKS", "127.0.0.0/8,::1/128")
+        environment.setdefault("ARKLOOP_MCP_STDIO", "1")
     environment.setdefault("ARKLOOP_REGISTRATION", "open")
     environment.setdefault("ARKLOOP_NEW_ORG_CREDITS", str(NEW_ORG_CREDITS))
     environment.setdefault("ARKLOOP_SCRIPTED", "1")
@@ -215,20 +217,23 @@ def _start_all(
     """Start everything, in the order in which one thing needs another; up to `Ready on …`."""
     model_url = _start_model(supervisor, options, environment)
     _start_servers(supervisor, options, environment, folder, stack)
-    release, lines = read_procfile(ROOT / "Procfile")
+    release, lines = read_procfile(PROCFILE)
     if supervisor.stop_requests:
         return
     if release is not None:
         _run_once(supervisor, _shell("release", release, environment))
     if supervisor.stop_requests:
         return
+    names = []
     for name, line in lines.items():
         for number in range(1, (options.workers if name == "worker" else 1) + 1):
-            supervisor.start(_shell(f"{name}.{number}", line, environment))
+            names.append(f"{name}.{number}")
+            supervisor.start(_shell(names[-1], line, environment))
+    plugin_watch.start(supervisor, environment.get("ARKLOOP_PLUGINS", "").split(":"), names)
     # While these load their code: Ready means that both are there.
     key = {**environment, "_ARKLOOP_KEY": str(folder.api_key)}
     argv = [sys.executable, "-c", _MAKE_KEY]
-    _run_once(supervisor, Process(name="key", argv=argv, env=key, cwd=ROOT))
+    _run_once(supervisor, Process(name="key", argv=argv, env=key, cwd=Path.cwd()))
     url = base_url(options.host, int(environment["ARKLOOP_PORT"]))
     _wait_for_ready(supervisor, url)
     if model_url is not None and not supervisor.wait(
@@ -260,7 +265,9 @@ def _start_model(
         ARKLOOP_LOCAL_CONTEXT_TOKENS=str(local_model.THREAD_TOKENS),
     )
     argv = [sys.executable, "-m", "arkloop.cli.dev.local_model", "--port", str(port)]
-    supervisor.start(Process(name="model", argv=argv, env=environment, cwd=ROOT, stop_seconds=2))
+    supervisor.start(
+        Process(name="model", argv=argv, env=environment, cwd=Path.cwd(), stop_seconds=2)
+    )
     return url
 
 
@@ -330,7 +337,14 @@ def read_procfile(path: Path) -> tuple[str | None, dict[str, str]]:
 
 
 def _shell(name: str, line: str, environment: Mapping[str, str]) -> Process:
-    return Process(name=name, argv=["/bin/sh", "-c", line], env=environment, cwd=ROOT)
+    return Process(
+        name=name,
+        argv=["/bin/sh", "-c", line],
+        env=environment,
+        cwd=Path.cwd(),
+        # Gunicorn starts new workers before it stops those with the old code.
+        reload_signal=signal.SIGHUP if name.startswith("web") else None,
+    )
 
 
 def _run_once(supervisor: Supervisor, process: Process) -> None:

@@ -44,6 +44,7 @@ class Process:
     stop_signal: signal.Signals = signal.SIGTERM
     stop_rank: int = 0  # all of one rank stop together, low ranks first
     stop_seconds: float = 15  # after these the whole process group is killed
+    reload_signal: signal.Signals | None = None  # makes it load its code anew; None: stop and start
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class _Child:
     started_at: float = 0  # monotonic
     pause_seconds: float = FIRST_PAUSE_SECONDS
     restart_at: float | None = None
+    reload_by: float | None = None  # monotonic: it is killed then, and started again
     partial_line: bytearray = field(default_factory=bytearray)
     first_lines: list[str] = field(default_factory=list)  # of its present life
     failure: Failure | None = None
@@ -78,6 +80,7 @@ class Supervisor:
 
     def __init__(self, output: PrefixedOutput) -> None:
         self.output = output
+        self.each_turn: Callable[[], None] = lambda: None  # called a few times a second
         self.stop_requests = 0
         self._last_stop_request = 0.0  # monotonic
         self._children: list[_Child] = []
@@ -101,6 +104,21 @@ class Supervisor:
         child = _Child(process)
         self._children.append(child)
         self._start(child)
+
+    def reload(self, name: str) -> None:
+        """Have a process load its code anew; one that waits for its restart starts now."""
+        child = next(child for child in self._children if child.process.name == name)
+        child.pause_seconds = FIRST_PAUSE_SECONDS
+        now = time.monotonic()
+        if child.running is None:
+            child.restart_at = now
+            return
+        number = child.process.reload_signal
+        if number is None:
+            number = child.process.stop_signal
+            child.reload_by = now + child.process.stop_seconds
+        with suppress(ProcessLookupError):
+            os.kill(child.running.pid, number)
 
     def run_once(self, process: Process) -> int | None:
         """Run it to its end; its exit status, None if a stop was asked for first."""
@@ -223,10 +241,15 @@ class Supervisor:
                 self._read(key.data)
         self.output.flush()
         self._reap()
+        if not self._stopping:
+            self.each_turn()
         now = time.monotonic()
         for child in self._children:
             if child.restart_at is not None and child.restart_at <= now:
                 self._start(child)
+            if child.running and child.reload_by is not None and child.reload_by <= now:
+                with suppress(ProcessLookupError):
+                    os.killpg(child.running.pid, signal.SIGKILL)
 
     def _read(self, child: _Child) -> bool:
         """Pass on what the child has written; False when there is no more for now."""
@@ -293,6 +316,9 @@ class Supervisor:
         if child.is_once:
             return
         now = time.monotonic()
+        if child.reload_by is not None:
+            child.reload_by, child.restart_at = None, now
+            return
         if now - child.started_at > HEALTHY_SECONDS:
             child.pause_seconds = FIRST_PAUSE_SECONDS
             child.failure = None

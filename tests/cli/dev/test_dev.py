@@ -27,7 +27,7 @@ def test_the_url_is_one_that_a_client_here_can_open(host: str, url: str) -> None
 
 def test_the_procfile_has_the_three_ways_in(tmp_path: Path) -> None:
     """`release` runs once; the other lines are processes, and each begins with `exec`."""
-    release, lines = dev.read_procfile(dev.ROOT / "Procfile")
+    release, lines = dev.read_procfile(dev.PROCFILE)
 
     assert release is not None
     assert ["web", "worker"] == list(lines)
@@ -91,8 +91,12 @@ def test_only_names_of_this_machine_are_answered(
 def test_loopback_servers_are_for_users_of_this_machine(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str, expected: str | None
 ) -> None:
-    """Providers and MCP servers may be on loopback where nobody else can reach the service."""
-    assert expected == environment(tmp_path, host).get("ARKLOOP_ALLOWED_NETWORKS")
+    """Providers, tools and MCP servers may be on loopback, and MCP servers may be programs, where
+    nobody else can reach the service.
+    """
+    environ = environment(tmp_path, host)
+    assert expected == environ.get("ARKLOOP_ALLOWED_NETWORKS")
+    assert (expected and "1") == environ.get("ARKLOOP_MCP_STDIO")
 
     monkeypatch.setenv("ARKLOOP_ALLOWED_NETWORKS", "10.0.0.0/8")
     assert "10.0.0.0/8" == environment(tmp_path, host)["ARKLOOP_ALLOWED_NETWORKS"]
