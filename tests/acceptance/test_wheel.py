@@ -1,0 +1,168 @@
+"""The wheel in a product's own environment: no checkout, and packages with the same names."""
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from arkloop.cli.dev.dev import read_procfile
+from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.cli.dev.embedded_server import free_port
+from tests.system import register
+from tests.waiting import eventually
+from tests.web_server import answers
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/how-to/plugins.md"
+PACKAGES = ("api", "arkloop", "cli", "migrations", "shared", "worker")
+FILES = {
+    "api/__init__.py": "",
+    "api/models.py": "PRICES = {'tea': '3 EUR'}\n",
+    "shared/__init__.py": "raise RuntimeError('this belongs to the product')\n",
+    "plugins/tools/price.py": (
+        '"""Prices."""\n'
+        "from api.models import PRICES\n"
+        "from arkloop.tools import CallInfo, ToolContext, tool\n"
+        "@tool(idempotent=True)\n"
+        "def price(context: ToolContext, sku: str, info: CallInfo) -> str:\n"
+        '    "Look up the price of an article."\n'
+        "    return f'{PRICES[sku]} for {info.end_user_id}'\n"
+    ),
+    "plugins/personas/shop@1.yaml": "system_prompt: You sell tea.\ntools: [price]\n",
+}
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product's folder, and the variables with which its environment's commands are found."""
+
+    folder: Path
+    environ: dict[str, str]
+
+    def execute(self, *argv: str) -> str:
+        done = subprocess.run(
+            argv, cwd=self.folder, env=self.environ, capture_output=True, text=True, timeout=60
+        )
+        assert 0 == done.returncode, f"{done.stderr}\n{done.stdout}"
+        return done.stdout
+
+    @contextmanager
+    def running(self, line: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Start a line of the Procfile, as a supervisor does."""
+        log = self.folder / "log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", line],
+                cwd=self.folder,
+                env=self.environ,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    """The wheel, built from a copy: builds leave files in their source."""
+    folder = tmp_path / "wheel"
+    for name in PACKAGES:
+        no_caches = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / "source" / name, symlinks=True, ignore=no_caches)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "Procfile"):
+        shutil.copy(ROOT / name, folder / "source")
+    argv = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps"]
+    argv += ["--no-build-isolation", "--wheel-dir", str(folder), str(folder / "source")]
+    subprocess.run(argv, check=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+    [built] = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture
+def product(wheel: Path, postgres: EmbeddedPostgres, redis_url: str, tmp_path: Path) -> Product:
+    """A clean environment with the wheel alone; its dependencies are those of this one."""
+    venv.create(tmp_path / "venv", symlinks=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    site = tmp_path / "venv" / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
+    site.joinpath("dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    argv = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    argv += ["--no-index", "--no-deps", "--ignore-installed", str(wheel)]
+    subprocess.run(argv, check=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+    gunicorn = python.with_name("gunicorn")
+    gunicorn.write_text(f'#!/bin/sh\nexec {python} -m gunicorn "$@"\n')
+    gunicorn.chmod(0o755)
+    folder = tmp_path / "product"
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    database = f"product_{secrets.token_hex(6)}"
+    engine = create_engine(postgres.url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as sql:
+        sql.execute(text(f"CREATE DATABASE {database} TEMPLATE template0"))
+    engine.dispose()
+    environ = {
+        "PATH": f"{python.parent}{os.pathsep}{os.defpath}",
+        "ARKLOOP_DATABASE_URL": postgres.url_of(database),
+        "ARKLOOP_REDIS_URL": redis_url,
+        "ARKLOOP_JWT_SECRET": secrets.token_hex(32),
+        "ARKLOOP_PORT": str(free_port()),
+        "ARKLOOP_API_WORKERS": "1",
+        "ARKLOOP_WORKER_CONCURRENCY": "10",
+        "ARKLOOP_SCRIPTED": "1",
+        "ARKLOOP_REGISTRATION": "open",
+        "ARKLOOP_NEW_ORG_CREDITS": "1000",
+        "ARKLOOP_PLUGINS": "plugins",
+    }
+    return Product(folder, environ)
+
+
+def test_a_product_runs_the_service_from_the_wheel(product: Product) -> None:
+    """The lines of the guide start in the product's folder, next to its own packages, and a run
+    calls a plugin that imports them.
+    """
+    [lines] = re.findall(r"```text\n(release: .*?)```", PAGE.read_text(), re.DOTALL)
+    product.folder.joinpath("Procfile").write_text(lines)
+    release, processes = read_procfile(product.folder / "Procfile")
+    assert lines == (ROOT / "Procfile").read_text()
+    where = "import arkloop.shared.config as c; print(c.__file__)"
+    assert "/venv/" in product.execute("python", "-c", where)
+    assert "0.1.0" in product.execute("arkloop", "--version")
+    in_wheel = "from arkloop.cli.dev.dev import PROCFILE; print(PROCFILE.read_text(), end='')"
+    assert lines == product.execute("python", "-c", in_wheel), "arkloop dev reads it"
+    assert release is not None
+    product.execute("/bin/sh", "-c", release)
+
+    url = f"http://127.0.0.1:{product.environ['ARKLOOP_PORT']}"
+    with ExitStack() as stack:
+        started = [stack.enter_context(product.running(line)) for line in processes.values()]
+        log = product.folder / "log"
+        eventually(lambda: answers(url) or any(p.poll() is not None for p in started), seconds=60)
+        assert [None, None] == [process.poll() for process in started], log.read_text()
+        user = register(url)
+        run = user.made(
+            "/v1/runs",
+            {
+                "message": '{"script": [{"tool": "price", "args": {"sku": "tea"}}]}',
+                "persona_id": "shop",
+                "end_user_id": "anna",
+            },
+        )
+        ended = user.until(run["run_id"], "status", "completed", "failed", seconds=60)
+        events = user.http.get(f"/v1/runs/{run['run_id']}/events?follow=false").text
+
+    assert "completed" == ended["status"], f"{ended['error']}\n{log.read_text()}"
+    assert '"output":"3 EUR for anna"' in events
