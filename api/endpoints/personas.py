@@ -148,6 +148,7 @@ def _shown(persona: Persona) -> dict[str, Any]:
         "fallback_route_ids": list(persona.fallback_route_ids),
         "tools": list(persona.tools),
         "mcp": list(persona.mcp),
+        "mcp_tool_search": persona.mcp_tool_search,
         "tool_workers": list(persona.tool_workers),
         "require_approval": sorted(persona.require_approval),
         "max_steps": persona.max_steps,

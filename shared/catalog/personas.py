@@ -51,6 +51,7 @@ LOOP_FIELDS = (
     "fallback_route_ids",
     "tools",
     "mcp",
+    "mcp_tool_search",
     "tool_workers",
     "require_approval",
     "max_equal_turns",
@@ -82,6 +83,7 @@ class Persona:
     tools: tuple[str, ...] = ()  # built-in ones, and the org's own
     mcp: tuple[str, ...] = ()  # names of the org's MCP servers, of which it has all tools
     tool_workers: tuple[str, ...] = ()  # pools of the org's tool workers, of which it has all tools
+    mcp_tool_search: bool = False  # the model searches them, instead of reading them all
     require_approval: frozenset[str] = frozenset()  # names of tools; `*` is every tool
     max_steps: int = 32
     max_equal_turns: int = 6  # with the same calls and results in a row; then the run ends
@@ -271,6 +273,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "tools": _list_of(_of_form(_TOOL_NAME), MAX_TOOLS),
     "mcp": _list_of(_of_form(_MCP_NAME), MAX_MCP),
     "tool_workers": _list_of(_of_form(_MCP_NAME), MAX_MCP),
+    "mcp_tool_search": _flag,
     "require_approval": _require_approval,
     "max_steps": _whole(MAX_STEPS),
     "max_equal_turns": _whole(MAX_STEPS, least=2),

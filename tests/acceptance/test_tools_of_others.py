@@ -91,25 +91,28 @@ def test_a_persona_uses_the_tools_of_an_mcp_server(owner: Caller) -> None:
 
 def test_an_mcp_server_knows_for_whom_it_works_and_shows_its_progress(owner: Caller) -> None:
     """Each call carries its identity and trace context in `_meta`; what the server reports during a
-    call is an event of the run, before the call's result.
+    call is an event of the run, before the call's result. The model has found the tool by words.
     """
     config = owner.made(
         "/v1/mcp-configs", {"name": "caller", "transport": "stdio", "command": CALLER_SERVER}
     )
     path = f"/v1/mcp-configs/{config['id']}"
     eventually(lambda: owner.get(path)["discovered_at"] is not None, seconds=30)
-    owner.made("/v1/personas", {"key": "asking", "mcp": ["caller"]})
+    owner.made("/v1/personas", {"key": "asking", "mcp": ["caller"], "mcp_tool_search": True})
 
-    thread_id = owner.thread(script({"tool": "whoami"}, {"say": "ok"}), end_user_id="end-user-7")
+    search = {"tool": "search_tools", "args": {"query": "metadata"}}
+    steps = script(search, {"tool": "whoami"}, {"say": "ok"})
+    thread_id = owner.thread(steps, end_user_id="end-user-7")
     run_id = owner.start(thread_id, persona_id="asking", metadata={"order": "31"})
     events = owner.events(run_id)
 
     kinds = [kind for kind in types(events) if kind.startswith("tool.")]
-    assert ["tool.call", "tool.progress", "tool.result"] == kinds
+    assert ["tool.call", "tool.result", "tool.call", "tool.progress", "tool.result"] == kinds
     [reported] = [event["data"] for event in events if event["type"] == "tool.progress"]
-    expected = {"tool_call_id": "call_1_1", "progress": 1, "total": 2, "message": "half of it"}
+    expected = {"tool_call_id": "call_2_1", "progress": 1, "total": 2, "message": "half of it"}
     assert expected == reported
-    [result] = results(owner, run_id)
+    found, result = results(owner, run_id)
+    assert "whoami" == json.loads(found["output"])["tools"][0]["name"]
     meta = json.loads(result["output"])
     trace_id = owner.get_run(run_id)["trace_id"]
     assert meta["traceparent"].startswith(f"00-{trace_id}-")
@@ -119,8 +122,8 @@ def test_an_mcp_server_knows_for_whom_it_works_and_shows_its_progress(owner: Cal
         "org_id": owner.org_id,
         "end_user_id": "end-user-7",
         "metadata": {"order": "31"},
-        "tool_call_id": "call_1_1",
-        "idempotency_key": f"{run_id}:call_1_1",
+        "tool_call_id": "call_2_1",
+        "idempotency_key": f"{run_id}:call_2_1",
         "traceparent": meta["traceparent"],
     } == meta["arkloop/call"]
 

@@ -10,6 +10,7 @@ from arkloop.worker.agent.conversation import History
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.agent.structured_output import OutputSchema
 from arkloop.worker.contract.identity import RunIdentity
+from arkloop.worker.contract.messages import ToolSpec
 from arkloop.worker.tools import Tool
 
 #: Of a model's context, what one call of `read_result` may return; and the context where it is not
@@ -26,6 +27,8 @@ class Agent:
     persona: Persona
     chain: RouteChain
     tools: Mapping[str, Tool]
+    #: Those of them that the model is offered only after it has found them.
+    searchable: Mapping[str, ToolSpec] = field(default_factory=dict)
     history: History  # the thread up to this run
     position: int  # of this run in the thread
     output: OutputSchema | None = None

@@ -17,6 +17,7 @@ from arkloop.shared.events.usage import Usage
 from arkloop.worker.agent import context_window, summaries
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Entry, Turn, entries_of
+from arkloop.worker.agent.offered_tools import OfferedTools
 from arkloop.worker.agent.vendor_count import VendorCount
 from arkloop.worker.contract.context import RunContext
 from arkloop.worker.contract.messages import Message, ModelRequest, without_state
@@ -63,14 +64,10 @@ class RequestBuilder:
         self._counts: dict[str, VendorCount] = {}
         self._frame_bounds: dict[str, int] = {}  # of the last request of each route
         self._shown: dict[tuple[object, ...], _Shown] = {}
-        specs = [tool.spec for tool in agent.tools.values()]
-        #: The model is offered this one from the first result on that it sees cut.
-        self._reader = [spec for spec in specs if spec.name == context_window.READ_RESULT]
-        self._specs = [spec for spec in specs if spec not in self._reader]
+        self._offered = OfferedTools(agent, turns)
         # The schema of the output is counted as a tool, however it is sent.
-        sent = [*self._specs, agent.output.tool] if agent.output else self._specs
-        self._frame = context_window.tokens_of_frame(agent.persona.system_prompt, sent)
-        self._reader_tokens = context_window.tokens_of_frame("", self._reader)
+        output = [agent.output.tool] if agent.output else []
+        self._prompt_tokens = context_window.tokens_of_frame(agent.persona.system_prompt, output)
 
     def build(self, route: Route) -> ModelRequest:
         """Build the next request; moves the truncation point if the conversation is too long."""
@@ -90,7 +87,7 @@ class RequestBuilder:
             model=route.model,
             system_prompt=persona.system_prompt,
             messages=[m for shown in kept for m in shown.messages],
-            tools=[*self._specs, *self._reader] if _is_any_cut(kept) else self._specs,
+            tools=self._offered.specs(is_any_cut=_is_any_cut(kept)),
             max_output_tokens=most,
             room_tokens=room,
             settings=self._settings(route),
@@ -253,6 +250,11 @@ class RequestBuilder:
 
     # ---- what is sent, and how much that is ----
 
+    @property
+    def _frame(self) -> int:
+        """The estimated tokens before the messages."""
+        return self._prompt_tokens + self._offered.tokens
+
     def _entries(self) -> list[Entry]:
         return [*self._agent.history.entries, *entries_of(self._agent.position, self._turns)]
 
@@ -286,7 +288,7 @@ class RequestBuilder:
 
     def _estimate(self, route: Route) -> int:
         kept = self._kept(route)
-        reader = self._reader_tokens if _is_any_cut(kept) else 0
+        reader = self._offered.reader_tokens if _is_any_cut(kept) else 0
         return self._frame + reader + sum(shown.tokens for shown in kept)
 
     def _tokens(self, route: Route) -> int:

@@ -345,6 +345,7 @@ def _make(
         call.id,
         egress=agent.egress,
         result_tokens=agent.result_tokens,
+        searchable=agent.searchable.values(),
         report_progress=partial(progress.report, call.id),
     )
     output = tool(context, info, call.arguments)

@@ -37,6 +37,7 @@ from arkloop.worker.attempt.outcome import (
 )
 from arkloop.worker.attempt.recorder import Recorder
 from arkloop.worker.contract.identity import RunIdentity
+from arkloop.worker.contract.messages import ToolSpec
 from arkloop.worker.contract.outcomes import DeadlineExceeded, ProviderError, RunFailure, StopRun
 from arkloop.worker.http_tools import tools as http_tools
 from arkloop.worker.mcp.tools import tools_of
@@ -46,6 +47,7 @@ from arkloop.worker.process.process import ActiveRun, WorkerProcess
 from arkloop.worker.process.run_log import RunLog
 from arkloop.worker.providers import Provider, context_sizes
 from arkloop.worker.providers.output_modes import FINAL_TOOL
+from arkloop.worker.tools import search_tools
 
 log = logging.getLogger(__name__)
 
@@ -275,6 +277,11 @@ def _agent(
         process.catalog.worker_tools(claim.org_id, persona.tool_workers),
         reserved_names | mcp_tools.tools.keys(),
     )
+    searchable: dict[str, ToolSpec] = {}
+    if persona.mcp_tool_search:
+        searchable = {name: tool.spec for name, tool in mcp_tools.tools.items()}
+        search = builtin_tools[search_tools.NAME]
+        builtin_tools[search_tools.NAME] = search_tools.naming(search, persona.mcp, len(searchable))
     # `require_approval` matches a tool by every name that the persona knows it by.
     required = persona.require_approval
     also_named = {**mcp_tools.also_named, **pulled_names}
@@ -284,6 +291,7 @@ def _agent(
         persona=replace(persona, require_approval=required | aliases),
         chain=chain,
         tools={**builtin_tools, **own_tools, **mcp_tools.tools, **pulled_tools},
+        searchable=searchable,
         history=seen,
         position=claim.position,
         output=OutputSchema(persona.output_schema) if persona.output_schema else None,

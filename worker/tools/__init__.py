@@ -8,7 +8,7 @@ model that it could not. If it has a parameter `info`, it gets its `CallInfo` th
 import inspect
 import pkgutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib import import_module
@@ -82,6 +82,7 @@ class CallInfo:
     traceparent: str  #: W3C trace context, in which the call is a span of the run's trace
     egress: Policy = field(default_factory=Policy)  #: where the tool may connect to
     result_tokens: int = 16_000  #: how long a result may be without being cut for the model
+    searchable: Collection[ToolSpec] = ()  #: the tools that `search_tools` finds
     #: Call it with `progress, total?, message?` while the call takes its time.
     report_progress: Callable[..., None] = _no_progress
 
@@ -270,7 +271,7 @@ class _ArgumentsSchema(GenerateJsonSchema):
 
 
 #: Tools that every agent has; the model is offered them where it needs them.
-AUTOMATIC_TOOLS = ("read_result",)
+AUTOMATIC_TOOLS = ("read_result", "search_tools")
 #: Tools of the fault tests, for every persona, under ARKLOOP_FAULTS=1.
 FAULT_TOOLS = ("sleep", "append_line")
 
