@@ -13,6 +13,7 @@ from arkloop.worker.contract.outcomes import CancelRequested, ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers import context_sizes
 from tests.peers.calls import Server, end_of, text_of
+from tests.worker.recorded_run import RecordedRun
 
 #: More than one piece; each takes a processor some time.
 TOKENS = 6
@@ -67,7 +68,7 @@ def test_a_real_server_reports_the_size_of_its_context(real_model: str) -> None:
     """What one of its parallel requests may have, not what all share."""
     route = Route(id="r", provider="openai", model="smol", base_url=f"{real_model}/v1")
 
-    assert CONTEXT_TOKENS // PARALLEL_REQUESTS == context_sizes.ask(route, None)
+    assert CONTEXT_TOKENS // PARALLEL_REQUESTS == context_sizes.ask(route, None, RecordedRun())
 
 
 def test_a_real_model_is_cancelled_in_its_answer(server: Server) -> None:

@@ -182,7 +182,7 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
     active.limit_time(persona.timeout_seconds, claim.used_seconds)
     if persona.agent is not None:
         return _answer_of_agent(run, persona, earlier, process)
-    run.chain = chain = _chain(process, claim, persona, earlier)
+    run.chain = chain = _chain(process, run, persona, earlier)
     loader, most, windows = process.histories, most_bytes(chain, persona), chain.windows
     try:
         with loader.history_of(claim, most, run, windows) as seen, closing(chain):
@@ -228,10 +228,15 @@ def _persona(process: WorkerProcess, claim: Claim) -> Persona:
 
 
 def _chain(
-    process: WorkerProcess, claim: Claim, persona: Persona, earlier: ResumeState
+    process: WorkerProcess, run: ClaimedRun, persona: Persona, earlier: ResumeState
 ) -> RouteChain:
-    """Build the route chain. Raises: ProviderError: this worker does not have the run's route."""
-    settings = process.settings
+    """Build the route chain.
+
+    Raises:
+        ProviderError: this worker does not have the run's route.
+        StopRun: the run has to stop while a server is asked for the context of its model.
+    """
+    settings, claim = process.settings, run.claim
     routes = process.catalog.chain(claim.org_id, persona, claim.route_id)
     if not routes:
         raise ProviderError("invalid_request", f"Route {claim.route_id!r} no longer exists.")
@@ -245,7 +250,7 @@ def _chain(
         return providers.load(route, faults=settings.faults, egress=egress(route))
 
     def ask(route: Route) -> int | None:
-        return context_sizes.ask(route, egress(route))
+        return context_sizes.ask(route, egress(route), run)
 
     sizes = process.context_sizes
     sized = [sizes.complete(route, ask) for route in routes]

@@ -16,6 +16,7 @@ import httpx2
 
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.security.egress import Policy
+from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.providers.abortable_http import AbortableClient
 from arkloop.worker.providers.sdk_client import address
@@ -33,8 +34,12 @@ _FIELDS = (
 )
 
 
-def ask(route: Route, egress: Policy | None) -> int | None:
-    """Ask the route's server for the context of its model; None if it does not say."""
+def ask(route: Route, egress: Policy | None, context: ToolContext) -> int | None:
+    """Ask the route's server for the context of its model; None if it does not say.
+
+    Raises:
+        StopRun: the run has to stop meanwhile, for which the connection is closed.
+    """
     if route.base_url is None or route.platform is not None:
         return None  # the price library knows the vendors' own
     key = route.api_key or "none"
@@ -44,7 +49,10 @@ def ask(route: Route, egress: Policy | None) -> int | None:
         url = address(route, egress).rstrip("/")
         root = url.removesuffix("/v1")
         models = url if route.provider == "openai" else f"{root}/v1"
-        with AbortableClient(quick, egress, events=False, credentials=credentials) as client:
+        with (
+            AbortableClient(quick, egress, events=False, credentials=credentials) as client,
+            context.aborting(client.abort),
+        ):
             listed = _get(client, f"{models}/models").get("data")
             if (size := _of_model(listed, route.model)) is not None:
                 return size

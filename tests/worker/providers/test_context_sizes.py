@@ -1,6 +1,7 @@
 """The size of a context, as servers report it."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,9 @@ import pytest
 
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.security.egress import Policy
+from arkloop.worker.contract.outcomes import CancelRequested
 from arkloop.worker.providers.context_sizes import ask
+from tests.worker.recorded_run import RecordedRun
 
 VLLM = {"data": [{"id": "m", "object": "model", "owned_by": "vllm", "max_model_len": 32768}]}
 OPENROUTER = {"data": [{"id": "x", "context_length": 1}, {"id": "m", "context_length": 200_000}]}
@@ -81,7 +84,7 @@ def serving(*bodies: Any, status: int = 200) -> Iterator[Server]:
 def test_each_server_has_a_field_of_its_own(bodies: list[Any], size: int | None, path: str) -> None:
     """What cannot be a size counts as unknown."""
     with serving(*bodies) as server:
-        assert size == ask(server.route, None)
+        assert size == ask(server.route, None, RecordedRun())
 
     assert path == server.paths[-1]
     assert {"Bearer secret"} == set(server.keys)
@@ -90,9 +93,32 @@ def test_each_server_has_a_field_of_its_own(bodies: list[Any], size: int | None,
 def test_a_server_that_fails_or_must_not_be_reached_reports_nothing() -> None:
     """The run starts without a size."""
     with serving({}, {}, status=500) as server:
-        assert None is ask(server.route, None)
+        assert None is ask(server.route, None, RecordedRun())
     with serving(VLLM) as server:
-        assert None is ask(replace(server.route, is_of_org=True), Policy())
+        assert None is ask(replace(server.route, is_of_org=True), Policy(), RecordedRun())
     assert [] == server.paths
-    assert None is ask(server.route, None)
-    assert None is ask(Route(id="r", provider="openai", model="m"), None)
+    assert None is ask(server.route, None, RecordedRun())
+    assert None is ask(Route(id="r", provider="openai", model="m"), None, RecordedRun())
+
+
+def test_a_run_that_has_to_stop_does_not_wait_for_a_silent_server() -> None:
+    """The connection is closed, and the reason of the stop is raised."""
+    run = RecordedRun()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def cancel_once_asked() -> None:
+            asked, _ = server.accept()
+            with asked:
+                asked.recv(65_536)
+                run.stop.set(CancelRequested())
+                assert b"" == asked.recv(1)
+
+        canceller = threading.Thread(target=cancel_once_asked, daemon=True)
+        canceller.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        route = Route(id="r", provider="openai", model="m", base_url=url, api_key="secret")
+        with pytest.raises(CancelRequested):
+            ask(route, None, run)
+        canceller.join(10)
+
+    assert not canceller.is_alive()
