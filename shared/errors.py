@@ -32,6 +32,7 @@ ArkloopError
 │   ├── NotWaiting              runs.not_waiting
 │   ├── NotActive               runs.not_active
 │   ├── StaleInput              input.stale
+│   ├── ToolResultConflict      tool_results.conflict
 │   ├── LoginTaken              accounts.taken
 │   ├── NameTaken               names.taken
 │   ├── PersonaPublished        personas.published
@@ -228,6 +229,13 @@ class NotActive(Conflict):
 class StaleInput(Conflict):
     code = "input.stale"
     message = "This input request is closed, or was already answered with different content."
+
+
+class ToolResultConflict(Conflict):
+    """Details name the calls."""
+
+    code = "tool_results.conflict"
+    message = "These tool calls already have a different result; see `details`."
 
 
 class LoginTaken(Conflict):

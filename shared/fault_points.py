@@ -25,6 +25,8 @@ POINTS = {
     "worker.tool_begun": "the call stands in the ledger, the tool was not called yet",
     "worker.in_tool": "a tool has had its effect and has not returned",
     "worker.tool_returned": "the tool has returned, its result is not committed",
+    "worker.before_park": "all calls but those made elsewhere are done, the run is not parked yet",
+    "worker.parked": "the run waits, and no worker holds it",
     "worker.step_finished": "the results of a step are committed",
     "worker.before_end": "before the commit that ends the run",
     "worker.ended": "after that commit, before Redis has its events",

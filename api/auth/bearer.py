@@ -120,6 +120,14 @@ class Authenticator:
         except Unavailable:
             return True
 
+    def permissions_of(self, actor: Actor) -> frozenset[str]:
+        """Return what the key or login behind a ticket allows now; empty if it is not in force."""
+        if (key_id := actor.api_key_id) is not None:
+            row = self._api_key(key_id, lambda sql: api_keys.find_by_id(sql, key_id))
+            return PERMISSIONS_OF_ROLE[row.role] & frozenset(row.scopes) if row else frozenset()
+        role = self._role(actor.user_id, actor.org_id, actor.session_id)
+        return PERMISSIONS_OF_ROLE[role] if role else frozenset()
+
     def forget(self) -> None:
         """Ask the database again for everyone: something was revoked through this process."""
         self._keys.forget()

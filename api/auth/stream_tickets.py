@@ -1,7 +1,8 @@
 """Stream tickets: for browsers, whose EventSource cannot send an `Authorization` header.
 
 A ticket is a JWT that opens the events of one run to one reader, and nothing
-else. It works again for reconnects until ten minutes after the run's end, for
+else; one that was issued for it also lets the reader send the results of the run's
+tool calls. It works again for reconnects until ten minutes after the run's end, for
 24 hours at most, and only while the API key or the login it was made with is in force.
 """
 
@@ -20,12 +21,23 @@ LIFETIME = timedelta(hours=24)
 AFTER_END = timedelta(minutes=10)
 _AUDIENCE = "arkloop-stream"
 _ALGORITHM = "HS256"
+_READER = frozenset({"data.runs.read"})
+_SENDER = _READER | {"data.runs.write"}
 
 
 def issue(
-    settings: Settings, actor: Actor, run_id: UUID, ended_at: datetime | None
+    settings: Settings,
+    actor: Actor,
+    run_id: UUID,
+    ended_at: datetime | None,
+    *,
+    sends_results: bool = False,
 ) -> tuple[str, datetime]:
-    """Issue a ticket; returns it and the time of its latest end."""
+    """Issue a ticket; returns it and the time of its latest end.
+
+    With `sends_results` the actor's own right to write the run is checked by the caller, and again
+    whenever results are sent.
+    """
     expires_at = now() + LIFETIME
     if ended_at is not None:
         expires_at = min(expires_at, ended_at + AFTER_END)
@@ -40,6 +52,8 @@ def issue(
         "key": actor.api_key_id and str(actor.api_key_id),
         "sid": actor.session_id and str(actor.session_id),
     }
+    if sends_results:
+        claims["results"] = True
     return jwt.encode(claims, settings.jwt_secret, _ALGORITHM), expires_at
 
 
@@ -67,7 +81,7 @@ def verify(settings: Settings, ticket: str, run_id: UUID) -> Actor:
             org_id=UUID(claims["org"]),
             user_id=UUID(claims["sub"]),
             role=claims["role"],
-            permissions=frozenset({"data.runs.read"}),
+            permissions=_SENDER if claims.get("results") is True else _READER,
             api_key_id=UUID(key_id) if key_id else None,
             session_id=UUID(session_id) if session_id else None,
             expires_at=datetime.fromtimestamp(claims["exp"], UTC),

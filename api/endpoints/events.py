@@ -10,9 +10,9 @@ from arkloop.api.auth import stream_tickets
 from arkloop.api.auth.bearer import authenticator, bearer_token, requires
 from arkloop.api.endpoints.following import hub, streaming, watch_of
 from arkloop.api.http.current import actor, connections, settings
-from arkloop.api.http.fields import Digits
+from arkloop.api.http.fields import Digits, StrictBoolean
 from arkloop.api.http.idempotency import check_key
-from arkloop.api.http.json_body import NoArguments, query_args, read_body
+from arkloop.api.http.json_body import query_args, read_body
 from arkloop.api.http.path_ids import check as check_ids
 from arkloop.api.streaming import sse
 from arkloop.shared.actors import Actor
@@ -31,6 +31,13 @@ class EventsQuery(Schema):
     named = fields.String(validate=validate.OneOf(["true", "false"]), load_default="false")
     lastEventId = Digits()  # as polyfills of EventSource send the header
     ticket = fields.String()
+
+
+class StreamTicket(Schema):
+    tool_results = StrictBoolean(load_default=False)
+
+
+_TICKET = StreamTicket()
 
 
 @bp.get("/v1/runs/<id:run_id>/events")
@@ -66,16 +73,22 @@ def stream_events(run_id: UUID) -> Response:
 @bp.post("/v1/runs/<id:run_id>/stream-ticket")
 @requires("data.runs.read")
 def create_stream_ticket(run_id: UUID) -> Response:
-    """Create a ticket for `GET …/events?ticket=`; responds 201.
+    """Create a ticket for `GET …/events?ticket=`, perhaps for tool results too; responds 201.
 
     Nothing is stored, so nothing is replayed: a request that is repeated with its
     `Idempotency-Key` gets a new ticket, bound to the credential that it came with.
     """
     check_key()
-    read_body(NoArguments(), optional=True)
+    sends_results = read_body(_TICKET, optional=True)["tool_results"]
+    if sends_results and "data.runs.write" not in actor().permissions:
+        raise Forbidden()
     with connections().reading() as sql:
         run = queries.get(sql, actor(), run_id)
-    ticket, expires_at = stream_tickets.issue(settings(), actor(), run_id, run["ended_at"])
+    if sends_results:
+        actor().check_may_write(run["created_by_user_id"])
+    ticket, expires_at = stream_tickets.issue(
+        settings(), actor(), run_id, run["ended_at"], sends_results=sends_results
+    )
     return make_response(jsonify(ticket=ticket, expires_at=rfc3339(expires_at)), 201)
 
 

@@ -27,7 +27,7 @@ from typing import Any, Concatenate, ParamSpec
 from flask import Response, jsonify, request
 
 from arkloop.api.http.current import actor, connections, public_path
-from arkloop.api.http.json_body import read_object
+from arkloop.api.http.json_body import read_json
 from arkloop.shared.errors import IdempotencyInProgress, InvalidRequest
 from arkloop.shared.storage import idempotency
 from arkloop.shared.storage.connections import Transaction
@@ -59,7 +59,7 @@ def replayed_without(*secrets: str) -> Callable[[View[P]], Callable[P, Response]
         def once(*args: P.args, **kwargs: P.kwargs) -> Response:
             key = check_key()
             # Before the transaction: a body may take its time.
-            body = read_object()
+            body = read_json()
             return answered_once(key, body, lambda tx: view(tx, *args, **kwargs), secrets)
 
         return once

@@ -40,7 +40,7 @@ def read_body(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
     body = read_object()
     if body is None and not optional:
         raise InvalidRequest(body=["is required: send a JSON object"])
-    return _load(schema, body or {})
+    return cast("dict[str, Any]", _load(schema, body or {}))
 
 
 def query_args(schema: Schema) -> dict[str, Any]:
@@ -62,24 +62,50 @@ def query_args(schema: Schema) -> dict[str, Any]:
         name: ["contains a NUL character"] for name, value in request.args.items() if "\0" in value
     }:
         raise InvalidRequest(**nul)
-    return _load(schema, request.args.to_dict())
+    return cast("dict[str, Any]", _load(schema, request.args.to_dict()))
+
+
+def read_items(schema: Schema, *, most: int) -> list[dict[str, Any]]:
+    """Read the JSON array in the body, of 1 to `most` objects, each as `schema` loads it.
+
+    Raises:
+        InvalidRequest: not one such array; fields are named with the place of their object.
+        UnsupportedMediaType, BodyTooLarge, RequestTimeout: see `read_json`.
+    """
+    body = read_json()
+    if not isinstance(body, list) or not 1 <= len(body) <= most:
+        raise InvalidRequest(body=[f"must be a JSON array of 1 to {most} objects"])
+    return cast("list[dict[str, Any]]", _load(schema, body))
 
 
 def read_object() -> dict[str, Any] | None:
-    """Read the JSON object in the body, once per request; None if there is no body.
+    """Read the JSON object in the body; None if there is no body.
+
+    Raises:
+        InvalidRequest: not one strict JSON object.
+        UnsupportedMediaType, BodyTooLarge, RequestTimeout: see `read_json`.
+    """
+    body = read_json()
+    if body is not None and not isinstance(body, dict):
+        raise InvalidRequest(body=["must be a JSON object"])
+    return body
+
+
+def read_json() -> dict[str, Any] | list[Any] | None:
+    """Read the JSON in the body, once per request; None if there is no body.
 
     Raises:
         UnsupportedMediaType: a body that is not `application/json` in UTF-8.
         BodyTooLarge: over 1 MiB, by its length before it is read, else while it is read.
         RequestTimeout: the body took longer than 10 s, in however small pieces.
-        InvalidRequest: not one strict JSON object.
+        InvalidRequest: not one strict JSON object or array.
     """
     if "body" not in g:
-        g.body = _read_object()
-    return cast("dict[str, Any] | None", g.body)
+        g.body = _read_json()
+    return cast("dict[str, Any] | list[Any] | None", g.body)
 
 
-def _read_object() -> dict[str, Any] | None:
+def _read_json() -> dict[str, Any] | list[Any] | None:
     data = _read_bytes()
     if not data:
         return None
@@ -87,7 +113,7 @@ def _read_object() -> dict[str, Any] | None:
         body = json_text.loads(data)
     except json_text.InvalidJSON as error:
         raise InvalidRequest(**{name: [why] for name, why in error.problems.items()}) from None
-    if not isinstance(body, dict):
+    if not isinstance(body, dict | list):
         raise InvalidRequest(body=["must be a JSON object"])
     return body
 
@@ -152,9 +178,9 @@ def stop_reading() -> None:
             socket.shutdown(SHUT_RD)
 
 
-def _load(schema: Schema, values: Mapping[str, Any]) -> dict[str, Any]:
+def _load(schema: Schema, values: Mapping[str, Any] | list[Any]) -> Any:
     try:
-        return cast("dict[str, Any]", schema.load(values))
+        return schema.load(values)
     except ValidationError as error:
         problems: dict[str, list[str]] = {}
         for name, why in _flat(error.messages, ""):

@@ -14,6 +14,7 @@ _NOT_SENT = frozenset({"type", "cache_write_1h_tokens"})
 _OPTIONAL = frozenset(
     {
         *(
+            "calls",
             "characters",
             "files",
             "mcp_tool",

@@ -166,9 +166,10 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunWaitingForInput:
-    """`kind` is `question` or `tool_confirmation`.
+    """`kind` is `question`, `tool_confirmation` or `tool_results`.
 
     `mcp_tool` is what an approval is bound to: `{config_id, hash}`; None for built-in tools.
+    `calls` are those whose results are missing, each `{tool_call_id, name, arguments}`.
     """
 
     type: ClassVar[str] = "run.waiting_for_input"
@@ -178,6 +179,7 @@ class RunWaitingForInput:
     tool_call_id: str | None = None
     options: list[str] | None = None
     mcp_tool: Mapping[str, str] | None = None
+    calls: Sequence[Mapping[str, Any]] | None = None
     expires_at: str
 
 

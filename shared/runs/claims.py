@@ -14,6 +14,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
+    Text,
     func,
     literal,
     null,
@@ -28,7 +29,8 @@ from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events import event_log, types
 from arkloop.shared.events.types import Event, StoredEvent, ToolResult
-from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs import pending_calls
+from arkloop.shared.runs.states import ResultSource, RunState
 from arkloop.shared.runs.transitions import MAX_CRASHES, Totals, queued
 from arkloop.shared.storage.arrays import plain_array
 from arkloop.shared.storage.connections import Connections, Transaction
@@ -190,6 +192,8 @@ def park(
 ) -> bool:
     """Release the run until a person answers. False, without effect, if it is being cancelled.
 
+    A run that waits for results which have all arrived meanwhile is queued again at once.
+
     Raises:
         LeaseLost
     """
@@ -201,7 +205,10 @@ def park(
         "crashes": 0,
         **totals.columns(),
     }
-    return _let_go(tx, claim, stored, waiting)
+    is_parked = _let_go(tx, claim, stored, waiting)
+    if is_parked and pending_input["kind"] == pending_calls.KIND:
+        pending_calls.resume_if_complete(tx, claim.run_id)
+    return is_parked
 
 
 def release(
@@ -230,8 +237,12 @@ def cancel_requested_by(sql: Connection, claim: Claim) -> UUID | None:
     return sql.scalar(select(runs.c.cancel_requested_by).where(runs.c.id == claim.run_id))
 
 
-def begin_tool_call(tx: Transaction, claim: Claim, tool_call_id: str) -> bool:
+def begin_tool_call(
+    tx: Transaction, claim: Claim, tool_call_id: str, result_from: ResultSource | None = None
+) -> bool:
     """Record that a call begins; False if an earlier claim began it already.
+
+    `result_from` may send the result from now on; clients accept every call.
 
     Raises:
         LeaseLost
@@ -239,8 +250,14 @@ def begin_tool_call(tx: Transaction, claim: Claim, tool_call_id: str) -> bool:
     begun_by = tx.sql.scalar(
         upsert(tool_calls)
         .from_select(
-            ["run_id", "tool_call_id", "fence"],
-            select(runs.c.id, literal(tool_call_id), runs.c.fence)
+            ["run_id", "tool_call_id", "fence", "result_from", "accepted_at"],
+            select(
+                runs.c.id,
+                literal(tool_call_id),
+                runs.c.fence,
+                literal(result_from, Text),
+                func.now() if result_from is ResultSource.CLIENT else null(),
+            )
             .where(_is_held(claim))
             .with_for_update(read=True),
         )
@@ -253,6 +270,22 @@ def begin_tool_call(tx: Transaction, claim: Claim, tool_call_id: str) -> bool:
     if begun_by is None:
         raise LeaseLost()
     return bool(begun_by == claim.fence)
+
+
+def expect_result(tx: Transaction, claim: Claim, tool_call_id: str) -> None:
+    """Record that a call was accepted elsewhere: its result comes from outside.
+
+    Raises:
+        LeaseLost
+    """
+    held = select(runs.c.id).where(_is_held(claim)).with_for_update(read=True).scalar_subquery()
+    written = tx.sql.execute(
+        update(tool_calls)
+        .where(tool_calls.c.run_id == held, tool_calls.c.tool_call_id == tool_call_id)
+        .values(accepted_at=func.coalesce(tool_calls.c.accepted_at, func.now()))
+    )
+    if not written.rowcount:
+        raise LeaseLost()
 
 
 def end_tool_call(

@@ -6,7 +6,7 @@ cancel is written. `status.py` draws the states.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from sqlalchemy import (
@@ -31,7 +31,8 @@ from arkloop.shared.errors import (
     RunNotFound,
     StaleInput,
 )
-from arkloop.shared.runs import approvals, endings
+from arkloop.shared.runs import approvals, endings, pending_calls
+from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import queued, waiting_is_over
 from arkloop.shared.storage import signals
@@ -43,6 +44,8 @@ from arkloop.shared.threads.visibility import visible
 
 #: What the model reads where a person was asked and did not answer.
 UNANSWERED = "No answer was given in time."
+#: What it reads where no result of a call was sent.
+NO_RESULT = "No result was sent in time; the call may have taken effect."
 
 
 _REQUEST_CANCEL = (
@@ -128,6 +131,8 @@ def answer(
         raise NotActive()
     if run["state"] != RunState.WAITING:
         raise NotWaiting()
+    if run["pending_input"]["kind"] == pending_calls.KIND:
+        raise NotWaiting("The run is waiting for tool results: POST …/tool-results.")
     if request_id not in (None, UUID(run["pending_input"]["request_id"])):
         raise StaleInput()
     if run["input_expires_at"] <= tx.sql.scalar(select(func.clock_timestamp())):
@@ -135,6 +140,18 @@ def answer(
     if run["pending_input"]["kind"] == "tool_confirmation":
         approvals.read(content)  # what cannot be understood is refused while it can be corrected
     _requeue_with_input(tx, run, content, actor.user_id)
+
+
+def give_results(
+    tx: Transaction, actor: Actor, run_id: UUID, results: Sequence[CallResult]
+) -> None:
+    """Store results of tool calls that are made elsewhere; see `pending_calls.give`.
+
+    Raises:
+        RunNotFound, Forbidden
+        ToolResultConflict, NotWaiting, NotActive, InvalidRequest
+    """
+    pending_calls.give(tx, _find(tx.sql, actor, run_id, lock=True), results)
 
 
 def change(tx: Transaction, actor: Actor, run_id: UUID, metadata: Mapping[str, str | None]) -> None:
@@ -153,6 +170,9 @@ def change(tx: Transaction, actor: Actor, run_id: UUID, metadata: Mapping[str, s
 
 def resume_expired(tx: Transaction, run: RowMapping) -> None:
     """Queue a waiting run again whose request has expired; called by the sweep."""
+    if run["pending_input"]["kind"] == pending_calls.KIND:
+        pending_calls.expire(tx, run, NO_RESULT)
+        return
     is_approval = run["pending_input"]["kind"] == "tool_confirmation"
     denial = json.dumps({"decision": "deny", "reason": UNANSWERED})
     _requeue_with_input(tx, run, denial if is_approval else UNANSWERED, None)

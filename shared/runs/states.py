@@ -51,3 +51,14 @@ def phase_of(state: str, *, cancel_requested: bool) -> str:
     if RunState(state).is_terminal:
         return "finished"
     return "cancelling" if cancel_requested else state
+
+
+class ResultSource(StrEnum):
+    """The sender of a tool call's result where that is not the worker that begins the call.
+
+    The values of the `tool_calls.result_from` column.
+    """
+
+    CLIENT = "client"  # a program that uses the API
+    HTTP = "http"  # an HTTP tool that has accepted the call
+    RUN = "run"  # a sub-run

@@ -12,6 +12,7 @@ from arkloop.shared.catalog.prices import Prices
 from arkloop.shared.events import types
 from arkloop.shared.events.types import ContextCompacted, Event, RouteCost, ToolResult
 from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.runs.transitions import Totals
 from arkloop.worker.agent.conversation import Entry, History
 from arkloop.worker.agent.route_chain import RouteChain
@@ -45,6 +46,7 @@ class RecordedRun:
         self.backed_off: list[float] = []
         self.checkpoints = 0
         self.done: list[ToolResult] = []
+        self.expected: list[str] = []
         self.whole_outputs: dict[str, str] = {}
         self.contexts: dict[int, ContextCompacted] = {}
         self.totals = Totals()
@@ -92,10 +94,13 @@ class RecordedRun:
     def checkpoint(self) -> None:
         self.checkpoints += 1
 
-    def begin_tool_call(self, tool_call_id: str) -> bool:
+    def begin_tool_call(self, tool_call_id: str, result_from: ResultSource | None = None) -> bool:
         is_new = tool_call_id not in self._begun
         self._begun.add(tool_call_id)
         return is_new
+
+    def expect_result(self, tool_call_id: str) -> None:
+        self.expected.append(tool_call_id)
 
     def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> None:
         self.done.append(result)

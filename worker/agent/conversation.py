@@ -108,6 +108,8 @@ class Turn:
     results: dict[str, ToolMessage] = field(default_factory=dict)
     #: Results in the ledger of a lost attempt, which could not write their events any more.
     ledger_results: dict[str, types.ToolResult] = field(default_factory=dict)
+    #: Calls that were accepted elsewhere, without a result so far.
+    accepted: set[str] = field(default_factory=set)
     answers: dict[str, str] = field(default_factory=dict)  # of users, to questions and approvals
     #: How often a person was asked about a call.
     asked: Counter[str] = field(default_factory=Counter)

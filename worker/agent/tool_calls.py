@@ -9,28 +9,26 @@ from typing import Any
 
 from arkloop.shared import fault_points
 from arkloop.shared.errors import LeaseLost
-from arkloop.shared.events import types
-from arkloop.shared.events.plain import clean
+from arkloop.shared.events import tool_output, types
+from arkloop.shared.runs.states import ResultSource
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.agent.questions import MAX_CALLS_PER_TURN, is_another, is_too_many, question
 from arkloop.worker.agent.tool_progress import TurnProgress
 from arkloop.worker.contract.attachments import ToolOutput, images_of
 from arkloop.worker.contract.context import RunContext, ToolContext, ToolLedger
 from arkloop.worker.contract.messages import ToolCall, ToolMessage
-from arkloop.worker.contract.outcomes import ShuttingDown, StopRun, TimeToLand, WaitForInput
-from arkloop.worker.tools import AUTOMATIC_TOOLS, CallInfo, Tool, ToolFailed
+from arkloop.worker.contract.outcomes import (
+    PendingCall,
+    ShuttingDown,
+    StopRun,
+    TimeToLand,
+    WaitForInput,
+)
+from arkloop.worker.tools import CallInfo, ResultPending, Tool, ToolFailed
 
 log = logging.getLogger(__name__)
 
-MAX_OUTPUT_BYTES = 65_536
-#: Of a longer output, the part that is its end.
-TAIL_BYTES = 16_384
-#: Of a longer output, what `read_result` can return.
-MAX_KEPT_CHARACTERS = 8 * 1024 * 1024
-#: More calls than any model makes on purpose; each is a thread while it lasts.
-MAX_CALLS_PER_TURN = 64
-#: A reply that is still unclear then denies the call.
-MAX_ASKED = 3
 #: Tools that heed a stop end at once; others are abandoned after this.
 STOP_SECONDS = 1.0
 
@@ -45,28 +43,39 @@ _CUT_OFF = "The run's time was over during this call; it may or may not have tak
 def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
     """Ask people first, one question at a time; then make the calls side by side.
 
+    Calls whose results come from outside are waited for last: the others are done by then, and
+    their results are kept. Events are written in call order, whatever ends first.
+
     Raises:
-        WaitForInput: a person must answer first.
+        WaitForInput: a person must answer first, or results come from outside.
         StopRun, LeaseLost: the attempt ends; calls that do not notice within `STOP_SECONDS` are
             abandoned, and have no result.
     """
     waiting = [call for call in turn.calls if call.id not in turn.results]
     for call in waiting:
-        if question := _question(agent, turn, call):
-            raise question
+        if asked := question(agent, turn, call):
+            raise asked
     context.checkpoint()
     progress = TurnProgress()
-    calls = [_SideBySide(agent, context, turn, call, progress) for call in waiting]
+    may_park = any(_result_source(agent, call) for call in waiting)
+    calls = [_SideBySide(agent, context, turn, call, progress, keep=may_park) for call in waiting]
     grace = _Grace()
     stopped: BaseException | None = None
+    pending: list[ToolCall] = []
     for made in calls:
         made.wait(context, grace)
         stopped = stopped or made.stopped
+        if made.is_pending and made.stopped is None:
+            pending.append(made.call)
+            continue
         if isinstance(made.stopped, TimeToLand):
             made.stopped, made.result = None, _cut_off(context, turn, made.call)
         # Where the run resumes elsewhere, results come in call order there: the ledger has them.
         if made.stopped is None and not isinstance(stopped, ShuttingDown | LeaseLost):
             progress.end(context, made.call.id)
+            if pending:
+                turn.ledger_results[made.call.id] = made.result
+                continue
             seq = context.emit(made.result)
             turn.results[made.call.id] = ToolMessage(
                 made.call.id,
@@ -78,9 +87,31 @@ def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
             )
     if stopped is not None:
         raise stopped
+    if pending:
+        fault_points.reach("worker.before_park")
+        raise _wait_for_results(agent, turn, pending)
     # The step is over: a crash in the next one must not ask what became of these calls.
     context.checkpoint()
     fault_points.reach("worker.step_finished")
+
+
+def _result_source(agent: Agent, call: ToolCall) -> ResultSource | None:
+    tool = agent.tools.get(call.name)
+    return tool.result_from if tool else None
+
+
+def _wait_for_results(agent: Agent, turn: Turn, pending: list[ToolCall]) -> WaitForInput:
+    made = [turn.as_made(call) for call in pending]
+    calls = [
+        PendingCall(call.id, call.name, call.arguments, _result_source(agent, call))
+        for call in made
+    ]
+    return WaitForInput(
+        persona=agent.persona,
+        kind="tool_results",
+        prompt=f"Waiting for the results of {', '.join(dict.fromkeys(c.name for c in made))}.",
+        calls=calls,
+    )
 
 
 def cut_off_calls(context: RunContext, turn: Turn) -> list[types.ToolResult]:
@@ -117,16 +148,28 @@ class _Grace:
 class _SideBySide:
     """A tool call in a thread of its own; `stopped` is what ended it if the run has to stop.
 
+    `is_pending`: the call has begun, and its result comes from outside. With `keep` the ledger
+    gets whatever the result is, since the run may have to wait for those of other calls.
+
     No thread can be ended from outside. The thread of a tool that does not return in time is
     abandoned: the run continues without it, and what it returns later is dropped.
     """
 
     def __init__(
-        self, agent: Agent, context: RunContext, turn: Turn, call: ToolCall, progress: TurnProgress
+        self,
+        agent: Agent,
+        context: RunContext,
+        turn: Turn,
+        call: ToolCall,
+        progress: TurnProgress,
+        *,
+        keep: bool,
     ) -> None:
         self.call = call
         self.result: types.ToolResult
         self.stopped: BaseException | None = None
+        self.is_pending = False
+        self._keep = keep
         self._agent, self._context, self._turn = agent, context, turn
         self._lock = threading.Lock()
         self._progress = progress
@@ -161,7 +204,7 @@ class _SideBySide:
 
     def _abandon(self, reason: BaseException | None) -> None:
         with self._lock:
-            if self._has_outcome:
+            if self._has_outcome or (self.is_pending and reason is None):
                 return
             self._has_outcome = True
         seconds = self._agent.tools[self.call.name].timeout_seconds
@@ -176,6 +219,8 @@ class _SideBySide:
         self.result = types.ToolResult(
             self.call.id, self.call.name, output, True, round(seconds * 1000)
         )
+        if self._keep and reason is None:
+            self._store(None)
         self._ended.set()
 
     def _run(self) -> None:
@@ -189,21 +234,41 @@ class _SideBySide:
             self._has_outcome = True
             self._deadline = None
         self.stopped = stopped
-        shown, characters = cut(output)
-        self.result = self._turn.ledger_results.get(self.call.id) or types.ToolResult(
+        if not self.is_pending:
+            self._take(output, is_error, duration_ms, files, begun=begun)
+        self._ended.set()
+        self._changed.set()
+
+    def _take(
+        self,
+        output: str,
+        is_error: bool,
+        duration_ms: int,
+        files: list[dict[str, Any]] | None,
+        *,
+        begun: bool,
+    ) -> None:
+        """Set the result, and keep it in the ledger where its event may have to wait."""
+        earlier = self._turn.ledger_results.get(self.call.id)
+        shown, characters = tool_output.cut(output)
+        self.result = earlier or types.ToolResult(
             self.call.id, self.call.name, shown, is_error, duration_ms, files, characters
         )
         is_last = len(self._turn.calls) - len(self._turn.results) <= 1
-        if begun and stopped is None and not (is_last and characters is None):
-            # Its event waits for the calls before it; a crash meanwhile must not lose the result.
-            # What the event has no room for is kept there for good.
-            whole = clean(output[:MAX_KEPT_CHARACTERS]) if characters else None
-            try:
-                self._context.end_tool_call(self.result, whole)
-            except BaseException as error:
-                self.stopped = error
-        self._ended.set()
-        self._changed.set()
+        # Its event waits for the calls before it; a crash meanwhile must not lose the result.
+        # What the event has no room for is kept there for good.
+        is_kept = self._keep or (begun and not (is_last and characters is None))
+        if earlier is not None or self.stopped is not None or not is_kept:
+            return
+        self._store(tool_output.kept(output, characters), begun=begun)
+
+    def _store(self, whole_output: str | None, *, begun: bool = True) -> None:
+        try:
+            if not begun:
+                self._context.begin_tool_call(self.call.id)
+            self._context.end_tool_call(self.result, whole_output)
+        except BaseException as error:
+            self.stopped = error
 
     def _kept(self, returned: str | ToolOutput) -> tuple[str, list[dict[str, Any]] | None]:
         """Store the images of what the tool returned; return its text and these files."""
@@ -220,6 +285,9 @@ class _SideBySide:
         agent, context, turn, call = self._agent, self._context, self._turn, self.call
         if call.id in turn.ledger_results:
             return "", False, None, False
+        if call.id in turn.accepted:
+            self.is_pending = True
+            return "", False, None, True
         begun = False
         try:
             tool, made = _permitted(agent, context, turn, call)
@@ -230,7 +298,11 @@ class _SideBySide:
             begun = True
             self._deadline = time.monotonic() + tool.timeout_seconds
             self._changed.set()
-            return _make(agent, context, tool, made, self._progress), False, None, True
+            try:
+                return _make(agent, context, tool, made, self._progress), False, None, True
+            except ResultPending:
+                self._expect_result(tool)
+                return "", False, None, True
         except ToolFailed as error:
             return str(error), True, None, begun
         except Exception as error:
@@ -240,63 +312,14 @@ class _SideBySide:
         except BaseException as error:
             return "", True, error, begun
 
-
-def _question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
-    """Return what a user must still answer before this call, None if nothing."""
-    tool = agent.tools.get(call.name)
-    if tool is None or _is_too_many(turn, call) or _misfit(tool, call.arguments):
-        return None
-    if call.name == "ask_user":
-        if call.id in turn.answers:
-            return None
-        options = [clean(option) for option in call.arguments.get("options") or ()]
-        question = clean(call.arguments["question"])
-        return WaitForInput(
-            persona=agent.persona,
-            kind="question",
-            prompt=question,
-            tool_call_id=call.id,
-            options=options or None,
-        )
-    if call.name in AUTOMATIC_TOOLS or not agent.persona.require_approval & {call.name, "*"}:
-        return None
-    prompt = f"Allow the call of {call.name}?"
-    if (reply := turn.approval_reply(call)) is not None:
-        if _is_another(turn, call, tool):
-            return None  # it is not made
-        if not reply.is_clear and turn.asked[call.id] < MAX_ASKED:
-            prompt = f"The reply was neither yes nor no. {prompt}"
-        elif reply.arguments is not None and (why := _misfit(tool, reply.arguments)):
-            prompt = f"Invalid arguments: {why} {prompt}"
-        else:
-            return None
-    return WaitForInput(
-        persona=agent.persona,
-        kind="tool_confirmation",
-        prompt=prompt,
-        tool_call_id=call.id,
-        options=["approve", "deny", "edit"],
-        tool_name=call.name,
-        arguments=call.arguments,
-        mcp_tool=tool.mcp_tool,
-    )
-
-
-def _is_too_many(turn: Turn, call: ToolCall) -> bool:
-    return turn.calls.index(call) >= MAX_CALLS_PER_TURN
-
-
-def _is_another(turn: Turn, call: ToolCall, tool: Tool) -> bool:
-    """Return whether the user was asked about another tool, which had this one's name then."""
-    return turn.asked_of.get(call.id) != tool.mcp_tool
-
-
-def _misfit(tool: Tool, arguments: Any) -> str | None:
-    try:
-        tool.check(arguments)
-    except ToolFailed as error:
-        return str(error)
-    return None
+    def _expect_result(self, tool: Tool) -> None:
+        """Note that the result comes from outside: the call's own time limit is over."""
+        with self._lock:
+            if self._has_outcome:
+                return
+            self.is_pending, self._deadline = True, None
+        if tool.result_from is not ResultSource.CLIENT:  # its row says so from the beginning
+            self._context.expect_result(self.call.id)
 
 
 def _permitted(
@@ -311,12 +334,12 @@ def _permitted(
     tool = agent.tools.get(call.name)
     if tool is None:
         raise _not_made(context, call, f"Unknown tool {call.name!r}.")
-    if _is_too_many(turn, call):
+    if is_too_many(turn, call):
         raise ToolFailed(f"Not executed: a turn may contain at most {MAX_CALLS_PER_TURN} calls.")
     reply = None if call.name == "ask_user" else turn.approval_reply(call)
     if reply is not None and not reply.approved:
         raise ToolFailed(f"The call was denied: {reply.reason}".removesuffix(": "))
-    if reply is not None and _is_another(turn, call, tool):
+    if reply is not None and is_another(turn, call, tool):
         why = f"Not executed: tool {call.name!r} has changed since it was approved."
         raise _not_made(context, call, f"{why} Call it again to request a new approval.")
     made = turn.as_made(call)
@@ -332,7 +355,7 @@ def _not_made(context: ToolLedger, call: ToolCall, why: str) -> ToolFailed:
 
 def _begin(context: ToolLedger, tool: Tool, call: ToolCall) -> None:
     """Write the call into the ledger, before it can have an effect."""
-    if not context.begin_tool_call(call.id) and not tool.idempotent:
+    if not context.begin_tool_call(call.id, tool.result_from) and not tool.idempotent:
         raise ToolFailed(UNKNOWN_OUTCOME)
     fault_points.reach("worker.tool_begun")
 
@@ -351,18 +374,3 @@ def _make(
     output = tool(context, info, call.arguments)
     fault_points.reach("worker.tool_returned")
     return output
-
-
-def cut(output: str) -> tuple[str, int | None]:
-    """Cut the middle out of an output of more than 64 KiB of UTF-8, and leave a mark there.
-
-    Returns the text, and the number of characters of all of it if it was cut.
-    """
-    # Cut by characters first: cleaning and encoding 100 MB would stop the whole process.
-    encoded = clean(output[: MAX_OUTPUT_BYTES + 1]).encode()
-    if len(encoded) <= MAX_OUTPUT_BYTES:
-        return encoded.decode(), None
-    mark = f"\n[truncated: the output had {len(output)} characters]\n"
-    tail = clean(output[-TAIL_BYTES:]).encode()[-TAIL_BYTES:].decode(errors="ignore")
-    head = encoded[: MAX_OUTPUT_BYTES - TAIL_BYTES - len(mark)].decode(errors="ignore")
-    return head + mark + tail, len(output)

@@ -15,6 +15,7 @@ from arkloop.shared.events import event_log, types
 from arkloop.shared.events.types import ContextCompacted, Event, StoredEvent, ToolResult
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import claims, interrupted_calls
+from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.runs.transitions import Totals
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.threads import thread_contexts
@@ -114,10 +115,16 @@ class ClaimedRun:
         self.has_progressed = True
         self._on_progress()
 
-    def begin_tool_call(self, tool_call_id: str) -> bool:
+    def begin_tool_call(self, tool_call_id: str, result_from: ResultSource | None = None) -> bool:
         return self.write(
             self._connections.statement,
-            lambda tx: claims.begin_tool_call(tx, self.claim, tool_call_id),
+            lambda tx: claims.begin_tool_call(tx, self.claim, tool_call_id, result_from),
+        )
+
+    def expect_result(self, tool_call_id: str) -> None:
+        self.write(
+            self._connections.statement,
+            lambda tx: claims.expect_result(tx, self.claim, tool_call_id),
         )
 
     def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> None:

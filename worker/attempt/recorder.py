@@ -141,11 +141,11 @@ class Recorder:
         return batch.is_stored
 
     def _park(self, wait: WaitForInput) -> bool:
-        """Let the run wait for a person without a worker."""
+        """Let the run wait for a person, or for results from outside, without a worker."""
         run = self._run
         expires_at = run.log.now() + timedelta(seconds=wait.persona.input_expires_seconds)
         request = wait.request(str(ids.new_id()), times.rfc3339(expires_at))
-        shown = {**request, **wait.tool()}
+        shown = {**request, **wait.shown()}
         if wait.persona.on_input_expired != "fail":
             shown["on_expiry"] = wait.persona.on_input_expired
         with self._withdrawn([types.RunWaitingForInput(**request)]) as batch:
@@ -160,6 +160,7 @@ class Recorder:
                     totals=run.totals,
                 ),
             )
+        fault_points.reach("worker.parked")
         return batch.is_stored
 
     @contextmanager

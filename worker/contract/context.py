@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.events.types import ContextCompacted, Event, ToolResult
 from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs.states import ResultSource
 from arkloop.worker.contract.attachments import Attachment
 from arkloop.worker.contract.retry_deadline import RetryDeadline
 
@@ -75,8 +76,14 @@ class ToolLedger(Protocol):
     def is_resumed(self) -> bool:
         """True if an earlier attempt may have begun tool calls."""
 
-    def begin_tool_call(self, tool_call_id: str) -> bool:
-        """Record that the call begins now; False if an earlier attempt began it already."""
+    def begin_tool_call(self, tool_call_id: str, result_from: ResultSource | None = None) -> bool:
+        """Record that the call begins now; False if an earlier attempt began it already.
+
+        `result_from` may send its result from now on.
+        """
+
+    def expect_result(self, tool_call_id: str) -> None:
+        """Record that the call was accepted elsewhere: its result comes from outside."""
 
     def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> None:
         """Record the result of a call whose event has to wait for other calls of the turn.

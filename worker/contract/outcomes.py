@@ -8,14 +8,14 @@ StopRun (BaseException)        this attempt ends; not an error
 ├── TimeToLand                 its time is nearly over: one last call is left
 ├── DeadlineExceeded           its time is over
 ├── ShuttingDown               this process ends; another one resumes
-└── WaitForInput               a person must answer first
+└── WaitForInput               a person, or a tool elsewhere, must answer first
 
 `shared.errors.LeaseLost` is of the second kind: not derived from Exception, so
 that a tool's `except Exception` cannot swallow it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -24,6 +24,7 @@ from uuid import UUID
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.events.plain import clean, plain
 from arkloop.shared.events.types import RunError
+from arkloop.shared.runs.states import ResultSource
 
 MAX_SHOWN_CHARACTERS = 8192
 
@@ -139,25 +140,47 @@ class ShuttingDown(StopRun):
     """The end of this process."""
 
 
+@dataclass(frozen=True, slots=True)
+class PendingCall:
+    """A tool call that has begun, and whose result `result_from` sends."""
+
+    tool_call_id: str
+    name: str
+    arguments: Any
+    result_from: ResultSource | None
+
+
 @dataclass(eq=False, kw_only=True)
 class WaitForInput(StopRun):
-    """A person must answer first, at the latest when the `persona` says.
+    """A person or a program must answer first, at the latest when the `persona` says.
 
-    `kind` is `question` or `tool_confirmation`; `tool_name`, `arguments` and `mcp_tool` are those
-    of a call that requires approval.
+    `kind` is `question`, `tool_confirmation` or `tool_results`; `tool_name`, `arguments` and
+    `mcp_tool` are those of a call that requires approval, `calls` those whose results are missing.
     """
 
     persona: Persona
     kind: str
     prompt: str
-    tool_call_id: str | None
+    tool_call_id: str | None = None
+    calls: Sequence[PendingCall] = ()
     options: list[str] | None = None
     tool_name: str | None = None
     arguments: Any = None
     mcp_tool: Mapping[str, str] | None = None
 
-    def tool(self) -> dict[str, Any]:
-        """Return the exact call to approve; without arguments that are too long for a list."""
+    def shown(self) -> dict[str, Any]:
+        """Return the exact calls that the request is about, as far as a list has room for them.
+
+        Arguments that are too long are left out: `tool.call` has those of a call to approve, and
+        `run.waiting_for_input` those of calls whose results are missing.
+        """
+        if self.kind == "tool_results":
+            room = MAX_SHOWN_CHARACTERS
+            calls = []
+            for call in self._sent():
+                room -= len(json.dumps(call["arguments"]))
+                calls.append(call if room >= 0 else {**call, "arguments": None})
+            return {"calls": [{k: v for k, v in c.items() if v is not None} for c in calls]}
         if len(json.dumps(self.arguments, default=str)) > MAX_SHOWN_CHARACTERS:
             return {"tool_name": self.tool_name}
         return {"tool_name": self.tool_name, "arguments": plain(self.arguments)}
@@ -171,5 +194,18 @@ class WaitForInput(StopRun):
             "tool_call_id": self.tool_call_id,
             "options": self.options,
             "mcp_tool": self.mcp_tool,
+            "calls": self._sent() or None,
             "expires_at": expires_at,
         }
+
+    def _sent(self) -> list[dict[str, Any]]:
+        """Return the calls whose results somebody has to send."""
+        return [
+            {
+                "tool_call_id": call.tool_call_id,
+                "name": call.name,
+                "arguments": plain(call.arguments),
+            }
+            for call in self.calls
+            if call.result_from is not ResultSource.RUN
+        ]

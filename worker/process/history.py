@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, func, or_, select
 
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.claim import Claim
@@ -339,10 +339,13 @@ def take_done_calls(sql: Connection, run_id: UUID, turn: Turn) -> None:
         select(tool_calls).where(
             tool_calls.c.run_id == run_id,
             tool_calls.c.tool_call_id.in_(names),
-            tool_calls.c.done_at.is_not(None),
+            or_(tool_calls.c.done_at.is_not(None), tool_calls.c.accepted_at.is_not(None)),
         )
     )
     for row in rows:
+        if row.done_at is None:
+            turn.accepted.add(row.tool_call_id)
+            continue
         turn.ledger_results[row.tool_call_id] = ToolResult(
             row.tool_call_id,
             names[row.tool_call_id],

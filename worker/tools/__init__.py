@@ -21,6 +21,7 @@ from pydantic_core import core_schema
 
 from arkloop.shared import plugins
 from arkloop.shared.json_schema import InvalidSchema
+from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.security.egress import Policy
 from arkloop.worker.contract.argument_schema import ArgumentSchema
 from arkloop.worker.contract.attachments import ToolOutput
@@ -35,6 +36,7 @@ __all__ = [
     "CallInfo",
     "InvalidSchema",
     "InvalidTool",
+    "ResultPending",
     "Tool",
     "ToolFailed",
     "ToolOutput",
@@ -51,6 +53,10 @@ TIMEOUT_SECONDS = 60.0
 
 class ToolFailed(Exception):
     """A failed call; the model reads the message as its result, and the run continues."""
+
+
+class ResultPending(Exception):
+    """A call that is accepted elsewhere; its result comes from the tool's `result_from`."""
 
 
 class UnknownTool(LookupError):
@@ -150,7 +156,8 @@ class Tool:
     after a crash during the call. `timeout_seconds`: a call that takes longer is
     abandoned, and its result is an error. `mcp_tool`: which tool of which server
     this is, None for ours: another one of the same name is not what a user has
-    approved.
+    approved. `result_from`: where results come from if the function may raise
+    `ResultPending`.
     """
 
     spec: ToolSpec
@@ -158,6 +165,7 @@ class Tool:
     idempotent: bool
     timeout_seconds: float = TIMEOUT_SECONDS
     mcp_tool: Mapping[str, str] | None = None
+    result_from: ResultSource | None = None
 
     @cached_property
     def schema(self) -> ArgumentSchema:

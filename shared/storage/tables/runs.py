@@ -150,6 +150,8 @@ tool_calls = Table(
     Column("files", JSONB),
     Column("duration_ms", BigInteger),
     Column("whole_output", Text),  # null: `output` is all of it
+    Column("result_from", Text),  # client | http | run; null: the worker that makes the call
+    time_("accepted_at"),  # of a call that was accepted elsewhere: its result comes from there
 )
 
 #: The last checkpoint of a run that a custom agent carries out.

@@ -11,6 +11,7 @@ import pytest
 from arkloop.shared import times
 from arkloop.shared.catalog import personas
 from arkloop.shared.events import types
+from arkloop.shared.events.tool_output import MAX_OUTPUT_BYTES, cut
 from arkloop.shared.events.types import (
     MessageCompleted,
     RouteCost,
@@ -24,12 +25,8 @@ from arkloop.worker.agent import loop
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.agent.loop import Answer
-from arkloop.worker.agent.tool_calls import (
-    MAX_CALLS_PER_TURN,
-    MAX_OUTPUT_BYTES,
-    UNKNOWN_OUTCOME,
-    cut,
-)
+from arkloop.worker.agent.questions import MAX_CALLS_PER_TURN
+from arkloop.worker.agent.tool_calls import UNKNOWN_OUTCOME
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.messages import (
     AssistantMessage,

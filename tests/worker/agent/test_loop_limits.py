@@ -9,8 +9,8 @@ from arkloop.shared.events.types import ContextTruncated, ToolCallRequested
 from arkloop.worker import providers
 from arkloop.worker.agent import loop, request_builder
 from arkloop.worker.agent.model_call import DEFAULT_OUTPUT_TOKENS
+from arkloop.worker.agent.questions import MAX_CALLS_PER_TURN
 from arkloop.worker.agent.route_chain import RouteChain
-from arkloop.worker.agent.tool_calls import MAX_CALLS_PER_TURN
 from arkloop.worker.contract.messages import AssistantMessage, UserMessage
 from arkloop.worker.contract.outcomes import LimitExceeded
 from arkloop.worker.providers import openai_provider

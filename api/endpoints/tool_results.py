@@ -1,0 +1,94 @@
+"""`POST /v1/runs/{id}/tool-results`: results of tool calls that are made outside the service."""
+
+import json
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response, g, jsonify, request
+from marshmallow import Schema, fields, validate
+
+from arkloop.api.auth import stream_tickets
+from arkloop.api.auth.bearer import authenticator, bearer_token
+from arkloop.api.http.current import actor, settings
+from arkloop.api.http.fields import StrictBoolean
+from arkloop.api.http.idempotency import idempotent
+from arkloop.api.http.json_body import query_args, read_items
+from arkloop.api.http.path_ids import check as check_ids
+from arkloop.shared.actors import Actor
+from arkloop.shared.errors import Forbidden, InvalidRequest, Unauthorized
+from arkloop.shared.runs import commands
+from arkloop.shared.runs.pending_calls import CallResult
+from arkloop.shared.storage.connections import Transaction
+
+bp = Blueprint("tool_results", __name__)
+
+MAX_RESULTS = 64
+MAX_CALL_ID_CHARACTERS = 256
+
+
+class Output(fields.Field[str]):
+    """A string, which is taken as it is, or any other JSON value, which becomes its text."""
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> str:
+        if isinstance(value, str):
+            return value
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+class ToolResult(Schema):
+    tool_call_id = fields.String(required=True, validate=validate.Length(1, MAX_CALL_ID_CHARACTERS))
+    output = Output(required=True)
+    is_error = StrictBoolean(load_default=False)
+
+
+class ToolResultsQuery(Schema):
+    ticket = fields.String()
+
+
+_RESULTS, _QUERY = ToolResult(many=True), ToolResultsQuery()
+
+
+@bp.post("/v1/runs/<id:run_id>/tool-results")
+def give_tool_results(run_id: UUID) -> Response:
+    """Store results of a run's tool calls; with the last one missing it resumes. Responds 200."""
+    g.actor = _sender(run_id)
+    query_args(_QUERY)
+    return _give(run_id)
+
+
+@idempotent
+def _give(tx: Transaction, run_id: UUID) -> Response:
+    results = [CallResult(**item) for item in read_items(_RESULTS, most=MAX_RESULTS)]
+    _check_ids(results)
+    commands.give_results(tx, actor(), run_id, results)
+    return jsonify({"ok": True})
+
+
+def _check_ids(results: list[CallResult]) -> None:
+    seen: set[str] = set()
+    for place, result in enumerate(results):
+        if result.tool_call_id in seen:
+            raise InvalidRequest(**{f"{place}.tool_call_id": ["duplicate tool_call_id"]})
+        seen.add(result.tool_call_id)
+
+
+def _sender(run_id: UUID) -> Actor:
+    """Return the actor, identified by ticket or else by bearer token.
+
+    Raises:
+        Unauthorized, Forbidden
+    """
+    tickets = request.args.getlist("ticket")
+    if not tickets or "Authorization" in request.headers:
+        sender = authenticator().identify(bearer_token())
+        check_ids({"run_id": run_id})
+    else:
+        sender = stream_tickets.verify(settings(), tickets[0], run_id)
+        if not authenticator().still_valid(sender):
+            raise Unauthorized()
+        if "data.runs.write" in sender.permissions:
+            sender = replace(sender, permissions=authenticator().permissions_of(sender))
+    if "data.runs.write" not in sender.permissions:
+        raise Forbidden()
+    return sender

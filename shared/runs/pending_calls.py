@@ -1,0 +1,176 @@
+"""Tool calls whose results come from outside the workers: from a client, an HTTP tool, a sub-run.
+
+A worker begins such a call by its row in `tool_calls`, finishes the other calls of the turn and
+parks the run. A result is stored in the row of its call, under the lock of the run's row; with the
+last one the run is queued again, and its next attempt writes the events in call order.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, RowMapping, func, select, update
+
+from arkloop.shared.errors import InvalidRequest, NotActive, NotWaiting, ToolResultConflict
+from arkloop.shared.events import tool_output
+from arkloop.shared.events.plain import clean
+from arkloop.shared.runs.states import ResultSource, RunState
+from arkloop.shared.runs.transitions import queued, waiting_is_over
+from arkloop.shared.storage import signals
+from arkloop.shared.storage.arrays import TextArray, plain_array
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.notifications import Enqueue
+from arkloop.shared.storage.tables.runs import runs, tool_calls
+
+#: The `kind` of `runs.pending_input` while results are missing.
+KIND = "tool_results"
+#: Results that are sent over the API.
+_SENT = (ResultSource.CLIENT, ResultSource.HTTP)
+
+_STORE = """
+UPDATE tool_calls c
+SET done_at = now(), output = r.output, is_error = r.is_error, whole_output = r.whole_output,
+    duration_ms = extract(epoch FROM clock_timestamp() - c.started_at) * 1000
+FROM (
+    SELECT unnest(%(tool_call_ids)s::text[]) AS tool_call_id,
+        unnest(%(outputs)s::text[]) AS output,
+        unnest(%(errors)s::boolean[]) AS is_error,
+        unnest(%(whole_outputs)s::text[]) AS whole_output
+) r
+WHERE c.run_id = %(run_id)s AND c.tool_call_id = r.tool_call_id AND c.done_at IS NULL
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallResult:
+    """The result of a tool call, as its sender gives it: `output` is of any length."""
+
+    tool_call_id: str
+    output: str
+    is_error: bool = False
+
+
+def give(tx: Transaction, run: RowMapping, results: Sequence[CallResult]) -> None:
+    """Store results that were sent over the API, all or none; `run` is its locked row.
+
+    A result that is stored already changes nothing.
+
+    Raises:
+        ToolResultConflict: a call has another result.
+        NotActive: the run has ended. NotWaiting: it does not wait for these results, or no longer.
+        InvalidRequest: the run has no such call.
+    """
+    calls = _calls(tx.sql, run["id"], results)
+    stored = [(calls[r.tool_call_id], r) for r in results if r.tool_call_id in calls]
+    if other := [r.tool_call_id for call, r in stored if call.done_at and not _is_same(call, r)]:
+        raise ToolResultConflict(tool_call_ids=other)
+    unknown = [i for i, result in enumerate(results) if result.tool_call_id not in calls]
+    new = [result for call, result in stored if call.done_at is None]
+    if not unknown and not new:
+        return
+    if RunState(run["state"]).is_terminal:
+        raise NotActive()
+    is_waiting = run["state"] == RunState.WAITING and run["pending_input"]["kind"] == KIND
+    is_of_client = any(calls[r.tool_call_id].result_from == ResultSource.CLIENT for r in new)
+    if not is_waiting and (unknown or is_of_client):
+        raise NotWaiting("The run is not waiting for these tool results.")
+    if unknown:
+        why = "is not a call of this run whose result can be sent"
+        raise InvalidRequest(**{f"{i}.tool_call_id": [why] for i in unknown})
+    if is_waiting and run["input_expires_at"] <= tx.sql.scalar(select(func.clock_timestamp())):
+        raise NotWaiting("The time to send tool results is over.")
+    _store(tx.sql, run["id"], new)
+    _resume_if_complete(tx, run)
+
+
+def settle(tx: Transaction, run_id: UUID, result: CallResult) -> None:
+    """Store the result of a call that has none yet, and queue its run again if it was the last.
+
+    For callers that know the call, such as the end of a sub-run; does nothing for a run that has
+    ended. Locks the run's row until the transaction ends.
+    """
+    run = _locked(tx.sql, run_id)
+    if run is not None and not RunState(run["state"]).is_terminal:
+        _store(tx.sql, run_id, [result])
+        _resume_if_complete(tx, run)
+
+
+def expire(tx: Transaction, run: RowMapping, why: str) -> None:
+    """Give each missing result of a parked run an error; `run` is its locked row."""
+    missing = _missing(tx.sql, run["id"])
+    results = [CallResult(tool_call_id=id_, output=why, is_error=True) for id_ in sorted(missing)]
+    _store(tx.sql, run["id"], results)
+    _resume_if_complete(tx, run)
+
+
+def resume_if_complete(tx: Transaction, run_id: UUID) -> None:
+    """Queue a parked run again if no result is missing any more."""
+    if (run := _locked(tx.sql, run_id)) is not None:
+        _resume_if_complete(tx, run)
+
+
+def _resume_if_complete(tx: Transaction, run: RowMapping) -> None:
+    if run["state"] != RunState.WAITING or run["pending_input"]["kind"] != KIND:
+        return
+    of_run = update(runs).where(runs.c.id == run["id"])
+    if missing := _missing(tx.sql, run["id"]):
+        pending = run["pending_input"]
+        left = [call for call in pending["calls"] if call["tool_call_id"] in missing]
+        if left != pending["calls"]:
+            tx.sql.execute(of_run.values(pending_input={**pending, "calls": left}))
+        return
+    tx.sql.execute(of_run.values(**queued("input"), **waiting_is_over()))
+    tx.after_commit.append(signals.Input(run["id"], run["owner"]))
+    tx.after_commit.append(Enqueue(run["id"]))
+
+
+def _locked(sql: Connection, run_id: UUID) -> RowMapping | None:
+    query = select(*runs.c).where(runs.c.id == run_id).with_for_update(key_share=True)
+    return sql.execute(query).mappings().one_or_none()
+
+
+def _calls(sql: Connection, run_id: UUID, results: Sequence[CallResult]) -> Mapping[str, Row[Any]]:
+    """Return the rows of those calls of the run whose results may be sent, by their ids."""
+    rows = sql.execute(
+        select(*tool_calls.c).where(
+            tool_calls.c.run_id == run_id,
+            tool_calls.c.tool_call_id.in_([result.tool_call_id for result in results]),
+            tool_calls.c.result_from.in_(_SENT),
+        )
+    )
+    return {row.tool_call_id: row for row in rows}
+
+
+def _missing(sql: Connection, run_id: UUID) -> set[str]:
+    return set(
+        sql.scalars(
+            select(tool_calls.c.tool_call_id).where(
+                tool_calls.c.run_id == run_id,
+                tool_calls.c.accepted_at.is_not(None),
+                tool_calls.c.done_at.is_(None),
+            )
+        )
+    )
+
+
+def _is_same(call: Row[Any], result: CallResult) -> bool:
+    output = call.output if call.whole_output is None else call.whole_output
+    return bool(call.is_error == result.is_error and output == clean(result.output))
+
+
+def _store(sql: Connection, run_id: UUID, results: Sequence[CallResult]) -> None:
+    cut = [tool_output.cut(result.output) for result in results]
+    sql.exec_driver_sql(
+        _STORE,
+        {
+            "run_id": run_id,
+            "tool_call_ids": TextArray(result.tool_call_id for result in results),
+            "outputs": TextArray(shown for shown, _ in cut),
+            "errors": plain_array(result.is_error for result in results),
+            "whole_outputs": TextArray(
+                tool_output.kept(result.output, characters)
+                for result, (_, characters) in zip(results, cut, strict=True)
+            ),
+        },
+    )

@@ -1,0 +1,75 @@
+"""Questions to people before a tool call: those of `ask_user`, and requests for approval."""
+
+from typing import Any
+
+from arkloop.shared.events.plain import clean
+from arkloop.worker.agent.agent import Agent
+from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.contract.messages import ToolCall
+from arkloop.worker.contract.outcomes import WaitForInput
+from arkloop.worker.tools import AUTOMATIC_TOOLS, Tool, ToolFailed
+
+#: More calls than any model makes on purpose; each is a thread while it lasts.
+MAX_CALLS_PER_TURN = 64
+#: A reply that is still unclear then denies the call.
+MAX_ASKED = 3
+
+
+def question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
+    """Return what a user must still answer before this call, None if nothing."""
+    tool = agent.tools.get(call.name)
+    if tool is None or is_too_many(turn, call) or misfit(tool, call.arguments):
+        return None
+    if call.name == "ask_user":
+        if call.id in turn.answers:
+            return None
+        options = [clean(option) for option in call.arguments.get("options") or ()]
+        asked = clean(call.arguments["question"])
+        return WaitForInput(
+            persona=agent.persona,
+            kind="question",
+            prompt=asked,
+            tool_call_id=call.id,
+            options=options or None,
+        )
+    if call.name in AUTOMATIC_TOOLS or not agent.persona.require_approval & {call.name, "*"}:
+        return None
+    prompt = f"Allow the call of {call.name}?"
+    if (reply := turn.approval_reply(call)) is not None:
+        if is_another(turn, call, tool):
+            return None  # it is not made
+        if not reply.is_clear and turn.asked[call.id] < MAX_ASKED:
+            prompt = f"The reply was neither yes nor no. {prompt}"
+        elif reply.arguments is not None and (why := misfit(tool, reply.arguments)):
+            prompt = f"Invalid arguments: {why} {prompt}"
+        else:
+            return None
+    return WaitForInput(
+        persona=agent.persona,
+        kind="tool_confirmation",
+        prompt=prompt,
+        tool_call_id=call.id,
+        options=["approve", "deny", "edit"],
+        tool_name=call.name,
+        arguments=call.arguments,
+        mcp_tool=tool.mcp_tool,
+    )
+
+
+def is_too_many(turn: Turn, call: ToolCall) -> bool:
+    """Return whether the turn has too many calls before this one."""
+    return turn.calls.index(call) >= MAX_CALLS_PER_TURN
+
+
+def is_another(turn: Turn, call: ToolCall, tool: Tool) -> bool:
+    """Return whether the user was asked about another tool, which had this one's name then."""
+    return turn.asked_of.get(call.id) != tool.mcp_tool
+
+
+def misfit(tool: Tool, arguments: Any) -> str | None:
+    """Return why the arguments do not fit the tool, None if they do."""
+    try:
+        tool.check(arguments)
+    except ToolFailed as error:
+        return str(error)
+    return None
