@@ -12,7 +12,7 @@ from arkloop.api.http.current import actor, catalog, changes_catalog, connection
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import page, page_args
-from arkloop.shared.catalog import personas, published_personas
+from arkloop.shared.catalog import client_tools, personas, published_personas
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import InvalidRequest, NotFound, PersonaNotFound, RouteNotFound
 from arkloop.shared.storage.connections import Transaction
@@ -147,6 +147,7 @@ def _shown(persona: Persona) -> dict[str, Any]:
         "route_id": persona.route_id,
         "fallback_route_ids": list(persona.fallback_route_ids),
         "tools": list(persona.tools),
+        "client_tools": client_tools.shown(persona.client_tools),
         "mcp": list(persona.mcp),
         "mcp_tool_search": persona.mcp_tool_search,
         "tool_workers": list(persona.tool_workers),

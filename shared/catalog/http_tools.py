@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, and_, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql import ColumnElement
 
-from arkloop.shared.catalog.personas import tools_of_server
+from arkloop.shared.catalog.personas import RESERVED_NAMES, tools_of_server
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import InvalidRequest, NameTaken, ToolNotFound
 from arkloop.shared.ids import new_id
@@ -30,8 +30,6 @@ MAX_PARAMETERS_BYTES = 16_384
 TIMEOUT_SECONDS = 60.0
 MAX_TIMEOUT_SECONDS = 600
 MAX_OVERLAP_SECONDS = 7 * 86_400
-#: The names of tools that every agent may have besides those of personas.
-RESERVED_NAMES = ("append_line", "read_result", "sleep", "final_answer")
 
 _SECRET_BYTES = 32
 SECRET_PREFIX = "whsec_"  # noqa: S105 that of the specification

@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from arkloop.shared import plugins, usd
-from arkloop.shared.catalog import model_settings, output_schema
+from arkloop.shared.catalog import client_tools, model_settings, output_schema
+from arkloop.shared.catalog.client_tools import ClientTool
 from arkloop.shared.catalog.model_settings import InvalidModelSettings
 from arkloop.shared.errors import PersonaNotFound
 from arkloop.shared.plugins import PersonaFile
@@ -26,6 +27,8 @@ KEY = re.compile(_ID)
 PERSONA_ID = re.compile(f"{_ID}(@{_ID})?")
 #: Tools that every org may give its personas besides those of plugins; modules of `worker/tools`.
 BUILTIN_TOOLS = ("ask_user", "calculator", "current_time", "http_fetch")
+#: The names of tools that every agent may have besides those of personas.
+RESERVED_NAMES = ("append_line", "read_result", "search_tools", "sleep", "final_answer")
 #: What a persona may let its runs override; see `shared/runs/overrides.py`.
 OVERRIDES = ("instructions", "variables", "model_settings", "tools", "output_schema", "limits")
 #: In `require_approval`: every tool.
@@ -50,6 +53,7 @@ _AGENT_NAME = re.compile("[A-Za-z0-9_-]{1,64}")
 LOOP_FIELDS = (
     "fallback_route_ids",
     "tools",
+    "client_tools",
     "mcp",
     "mcp_tool_search",
     "tool_workers",
@@ -81,6 +85,7 @@ class Persona:
     route_id: str | None = None
     fallback_route_ids: tuple[str, ...] = ()  # tried in this order when the route stays broken
     tools: tuple[str, ...] = ()  # built-in ones, and the org's own
+    client_tools: tuple[ClientTool, ...] = field(default=(), hash=False)
     mcp: tuple[str, ...] = ()  # names of the org's MCP servers, of which it has all tools
     tool_workers: tuple[str, ...] = ()  # pools of the org's tool workers, of which it has all tools
     mcp_tool_search: bool = False  # the model searches them, instead of reading them all
@@ -123,6 +128,10 @@ def read(key: str, version: str, definition: Mapping[str, Any]) -> Persona:
             output_schema.check(persona.output_schema)
         except ValueError as error:
             problems = {**problems, "output_schema": [str(error)]}
+    try:
+        client_tools.check(persona.client_tools)
+    except ValueError as error:
+        problems = {**problems, "client_tools": [str(error)]}
     if problems:
         raise InvalidPersona(problems)
     return persona
@@ -157,14 +166,23 @@ def understood(
             for name in LOOP_FIELDS
             if name in values
         }
-    unknown = values.get("require_approval", frozenset()) - {*values.get("tools", ()), EVERY_TOOL}
+    declared = values.get("client_tools", ())
+    if taken := client_tools.collisions(declared, reserved_for(values.get("tools", ()))):
+        problems["client_tools"] = [f"the name {name!r} is in use" for name in taken]
+    known = {*values.get("tools", ()), *(tool.name for tool in declared), EVERY_TOOL}
+    unknown = values.get("require_approval", frozenset()) - known
     others = ("mcp", "tool_workers")  # which have tools that are not known here
     has_others = any(values.get(name) for name in others)
-    if unknown and not has_others and not problems.keys() & {"tools", *others}:
+    if unknown and not has_others and not problems.keys() & {"tools", "client_tools", *others}:
         problems["require_approval"] = [
             f"{name!r} is not a tool of this persona" for name in sorted(unknown)
         ]
     return Persona(key=key, version=version, **values), problems
+
+
+def reserved_for(tools: Iterable[str]) -> set[str]:
+    """Return the names that client tools of a persona with these tools cannot have."""
+    return {*tools, *tools_of_server(), *RESERVED_NAMES}
 
 
 def read_field(name: str, value: Any) -> Any:
@@ -177,6 +195,8 @@ def to_stored(definition: Mapping[str, Any]) -> dict[str, Any]:
     stored = dict(definition)
     if (schema := stored.get("output_schema")) is not None:
         stored["output_schema"] = output_schema.to_text(schema)
+    if (tools := stored.get("client_tools")) is not None:
+        stored["client_tools"] = client_tools.to_text(tools)
     return stored
 
 
@@ -188,6 +208,8 @@ def from_stored(stored: Mapping[str, Any]) -> dict[str, Any]:
     definition = {_RENAMED.get(name, name): value for name, value in stored.items()}
     if (schema := definition.get("output_schema")) is not None:
         definition["output_schema"] = output_schema.from_text(schema)
+    if (tools := definition.get("client_tools")) is not None:
+        definition["client_tools"] = client_tools.from_text(tools)
     return definition
 
 
@@ -271,6 +293,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "route_id": _of_form(KEY),
     "fallback_route_ids": _list_of(_of_form(KEY), MAX_FALLBACKS),
     "tools": _list_of(_of_form(_TOOL_NAME), MAX_TOOLS),
+    "client_tools": client_tools.read,
     "mcp": _list_of(_of_form(_MCP_NAME), MAX_MCP),
     "tool_workers": _list_of(_of_form(_MCP_NAME), MAX_MCP),
     "mcp_tool_search": _flag,

@@ -28,6 +28,8 @@ from arkloop.shared.storage.tables.catalog import mcp_configs, personas
 
 #: Versions of all keys of one org.
 MAX_PERSONAS = 10_000
+#: The fields that may be long.
+_LONG = ("system_prompt", "output_schema", "client_tools")
 
 
 def publish(
@@ -84,9 +86,7 @@ def list_(
     page = fitting(
         query.order_by(*name).limit(limit),
         size=lambda of: func.octet_length(
-            func.concat(
-                *(of.c.definition[name].astext for name in ("system_prompt", "output_schema"))
-            )
+            func.concat(*(of.c.definition[name].astext for name in _LONG))
         ),
         order=lambda of: [collate(of.c.key, "C"), collate(of.c.version, "C")],
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from arkloop.shared.catalog import model_settings, output_schema, personas
+from arkloop.shared.catalog import client_tools, model_settings, output_schema, personas
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.model_settings import InvalidModelSettings
 from arkloop.shared.catalog.personas import Persona
@@ -98,16 +98,17 @@ def apply(persona: Persona, options: Options | None) -> Persona:
 
 def given(options: Options | None) -> Options | None:
     """Return the overrides as they were given."""
-    if options is None or "output_schema" not in options:
-        return options
-    return {**options, "output_schema": output_schema.from_text(options["output_schema"])}
+    if options is None:
+        return None
+    return {
+        name: _FROM_TEXT[name](value) if name in _FROM_TEXT else value
+        for name, value in options.items()
+    }
 
 
 def _checked(persona: Persona, name: str, value: Any) -> Any:
     if name not in persona.overrides:
         raise ValueError(f"the persona {persona.id!r} does not allow this override")
-    if name not in OVERRIDES:
-        raise ValueError("is not supported yet")
     return OVERRIDES[name].check(persona, value)
 
 
@@ -198,6 +199,27 @@ def _set_output_schema(persona: Persona, value: str) -> Persona:
     return replace(persona, output_schema=output_schema.from_text(value))
 
 
+def _check_tools(persona: Persona, value: Any) -> str:
+    if persona.agent is not None:
+        raise ValueError("only the built-in loop uses it, and the persona has an `agent`")
+    tools = client_tools.read(value)
+    taken = personas.reserved_for((*persona.tools, *(tool.name for tool in persona.client_tools)))
+    if names := client_tools.collisions(tools, taken):
+        raise ValueError(f"the name {names[0]!r} is in use")
+    client_tools.check(tools)
+    return client_tools.to_text(value)
+
+
+def _add_tools(persona: Persona, value: str) -> Persona:
+    tools = client_tools.read(client_tools.from_text(value))
+    return replace(persona, client_tools=(*persona.client_tools, *tools))
+
+
+#: Those that are stored as text.
+_FROM_TEXT: Mapping[str, Callable[[str], Any]] = {
+    "output_schema": output_schema.from_text,
+    "tools": client_tools.from_text,
+}
 #: By name, in the order in which they are applied: nothing is filled into instructions.
 OVERRIDES: Mapping[str, Override] = {
     "variables": Override(_check_variables, _fill_in),
@@ -205,4 +227,5 @@ OVERRIDES: Mapping[str, Override] = {
     "limits": Override(_check_limits, _lower),
     "model_settings": Override(_check_model_settings, _set_model),
     "output_schema": Override(_check_output_schema, _set_output_schema),
+    "tools": Override(_check_tools, _add_tools),
 }

@@ -53,7 +53,7 @@ def test_a_lowered_limit_ends_the_run_and_its_retry(user: Caller, host: str) -> 
         ({"persona_id": "careful", "instructions": "x"}, "instructions"),
         ({"persona_id": "host"}, "variables.customer"),
         ({"persona_id": "plain", "limits": {"max_steps": 33}}, "limits.max_steps"),
-        ({"persona_id": "plain", "tools": []}, "tools"),
+        ({"persona_id": "plain", "tools": [{}]}, "tools"),
     ],
 )
 def test_a_run_that_its_persona_does_not_allow_is_refused(

@@ -15,11 +15,11 @@ from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.events import types
 from arkloop.shared.events.plain import clean
+from arkloop.shared.events.tool_output import cut
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import checkpoints
 from arkloop.worker.agent.loop import Answer
 from arkloop.worker.agent.structured_output import OutputSchema
-from arkloop.worker.agent.tool_calls import cut
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.contract.outcomes import LimitExceeded, RunFailure, ShuttingDown, WaitForInput
 from arkloop.worker.process.process import WorkerProcess

@@ -19,7 +19,7 @@ from arkloop.shared.security.egress import FETCH_ALLOWED_NETWORKS, Policy
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.notifications import Enqueue
 from arkloop.worker import providers, tools
-from arkloop.worker.agent import loop
+from arkloop.worker.agent import client_tools, loop
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import History, ResumeState, counted_of, resume_state_from
 from arkloop.worker.agent.loop import Answer
@@ -266,8 +266,9 @@ def _agent(
     names = [name for name in persona.tools if name not in own_names]
     builtin_tools = tools.load([*names, *tools.AUTOMATIC_TOOLS, *faults])
     own_tools = http_tools.tools_of(process.connections, claim.org_id, own_names)
+    of_client = client_tools.tools_of(persona.client_tools)
     # The loop knows this name as built in, also where the persona has not the tool.
-    reserved_names = {*builtin_tools, *own_names, "ask_user", FINAL_TOOL}
+    reserved_names = {*builtin_tools, *own_names, *of_client, "ask_user", FINAL_TOOL}
     mcp_tools = tools_of(
         process.connections,
         process.mcp,
@@ -295,7 +296,7 @@ def _agent(
         identity=_identity(claim),
         persona=replace(persona, require_approval=required | aliases),
         chain=chain,
-        tools={**builtin_tools, **own_tools, **mcp_tools.tools, **pulled_tools},
+        tools={**builtin_tools, **own_tools, **of_client, **mcp_tools.tools, **pulled_tools},
         searchable=searchable,
         history=seen,
         position=claim.position,

@@ -18,12 +18,19 @@ from tests.clients import Register, User, details_of, error_of
 
 PATH = "/v1/personas"
 #: What a definition that says nothing means.
+CLIENT_TOOL = {
+    "name": "get_location",
+    "description": "Returns where the user is.",
+    "parameters": {"type": "object", "properties": {"z": {}, "a": {}}},
+    "client": True,
+}
 DEFAULTS: dict[str, Any] = {
     "agent": None,
     "system_prompt": "",
     "route_id": None,
     "fallback_route_ids": [],
     "tools": [],
+    "client_tools": [],
     "mcp": [],
     "mcp_tool_search": False,
     "tool_workers": [],
@@ -64,6 +71,7 @@ def test_a_persona_is_published(alice: User, connections: Connections) -> None:
         "route_id": "scripted",
         "fallback_route_ids": ["scripted"],
         "tools": ["http_fetch", "calculator"],
+        "client_tools": [CLIENT_TOOL],
         "mcp": ["time"],
         "mcp_tool_search": True,
         "tool_workers": ["shop"],
@@ -189,6 +197,13 @@ def test_a_published_version_never_changes(alice: User) -> None:
         ({"output_schema": {"type": "object", "required": 1}}, "output_schema"),
         ({"output_schema": {"type": "object", "$ref": "https://example.com/a"}}, "output_schema"),
         ({"tools": ["append_line"]}, "tools"),
+        ({"client_tools": CLIENT_TOOL}, "client_tools"),
+        ({"client_tools": [{**CLIENT_TOOL, "client": False}]}, "client_tools"),
+        ({"client_tools": [{**CLIENT_TOOL, "timeout_seconds": 5}]}, "client_tools"),
+        ({"client_tools": [{**CLIENT_TOOL, "parameters": {"type": 1}}]}, "client_tools"),
+        ({"client_tools": [CLIENT_TOOL, CLIENT_TOOL]}, "client_tools"),
+        ({"client_tools": [{**CLIENT_TOOL, "name": "ask_user"}]}, "client_tools"),
+        ({"client_tools": [{**CLIENT_TOOL, "name": "read_result"}]}, "client_tools"),
         ({"mcp": ["space"]}, "mcp"),
         ({"require_approval": ["calculator"]}, "require_approval"),
         ({"tools": ["calculator"], "confirm": ["calculator"]}, "confirm"),

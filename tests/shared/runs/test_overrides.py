@@ -126,7 +126,7 @@ def test_a_limit_is_never_raised(limits: dict[str, Any], field: str) -> None:
         ({"limits": 3}, "limits"),
         ({"model_settings": 3}, "model_settings"),
         ({"model_settings": {"seed": "x"}}, "model_settings.seed"),
-        ({"tools": []}, "tools"),
+        ({"tools": [{}]}, "tools"),
     ],
 )
 def test_a_value_of_another_form_is_refused(given: dict[str, Any], field: str) -> None:

@@ -43,7 +43,7 @@ def test_the_question_shows_the_exact_call() -> None:
         run(careful(), RecordedRun(), [turn()])
 
     expected = {"tool_name": "calculator", "arguments": {"expression": "6*7"}}
-    assert expected == asked.value.tool()
+    assert expected == asked.value.shown()
     assert ["approve", "deny", "edit"] == asked.value.options
 
 
@@ -58,7 +58,7 @@ def test_arguments_that_no_list_should_carry_are_left_out() -> None:
         arguments={"x": "y" * 10_000},
     )
 
-    assert {"tool_name": "t"} == wait.tool()
+    assert {"tool_name": "t"} == wait.shown()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_an_unclear_reply_is_asked_again_and_the_third_denies() -> None:
         with pytest.raises(WaitForInput) as again:
             run(careful(), RecordedRun(), [replace(turn(unclear), asked=Counter(c1=asked))])
         assert again.value.prompt.startswith("The reply was neither yes nor no.")
-        assert {"tool_name": "calculator", "arguments": CALL.arguments} == again.value.tool()
+        assert {"tool_name": "calculator", "arguments": CALL.arguments} == again.value.shown()
 
     context = RecordedRun()
     run(careful(), context, [replace(turn(unclear), asked=Counter(c1=3))])

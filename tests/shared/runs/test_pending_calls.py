@@ -1,0 +1,138 @@
+"""Results of tool calls that come from outside: stored in the ledger, the last one resumes."""
+
+from uuid import UUID
+
+import pytest
+
+from arkloop.shared.claim import Claim
+from arkloop.shared.errors import NotWaiting
+from arkloop.shared.events.types import RunWaitingForInput
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import claims, commands, pending_calls
+from arkloop.shared.runs.pending_calls import CallResult
+from arkloop.shared.runs.states import ResultSource, RunState
+from arkloop.shared.runs.transitions import Totals
+from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.contract.messages import ToolCall
+from arkloop.worker.process import history
+from tests.stored_runs import StoredRuns, ago, numbered
+from tests.waiting import in_parallel
+
+
+def begin(stored: StoredRuns, claim: Claim, call: str, result_from: ResultSource | None) -> None:
+    with stored.connections.transaction() as tx:
+        claims.begin_tool_call(tx, claim, call, result_from)
+
+
+def expect(stored: StoredRuns, claim: Claim, call: str) -> None:
+    with stored.connections.transaction() as tx:
+        claims.expect_result(tx, claim, call)
+
+
+def park(stored: StoredRuns, claim: Claim, *calls: str) -> None:
+    shown = [{"tool_call_id": call, "name": "t", "arguments": {}} for call in calls]
+    pending = {"request_id": str(new_id()), "kind": "tool_results", "prompt": "?", "calls": shown}
+    with stored.connections.transaction() as tx:
+        waiting = numbered(claim.last_seq, RunWaitingForInput(expires_at="", **pending))
+        later = ago(seconds=-3600)
+        assert claims.park(
+            tx, claim, waiting, pending_input=pending, expires_at=later, totals=Totals()
+        )
+
+
+def give(stored: StoredRuns, run_id: UUID, *calls: str, output: str = "done") -> None:
+    results = [CallResult(tool_call_id=call, output=output) for call in calls]
+    with stored.connections.transaction() as tx:
+        commands.give_results(tx, stored.actor, run_id, results)
+
+
+def settle(stored: StoredRuns, run_id: UUID, call: str) -> None:
+    with stored.connections.transaction() as tx:
+        pending_calls.settle(tx, run_id, CallResult(tool_call_id=call, output="done"))
+
+
+def results_of(stored: StoredRuns, run_id: UUID, *calls: str) -> dict[str, str]:
+    """Return what a resumed attempt finds in the ledger."""
+    turn = Turn("m", "", [ToolCall(call, "t", {}) for call in calls])
+    with stored.connections.reading() as sql:
+        history.take_done_calls(sql, run_id, turn)
+    return {call: result.output for call, result in turn.ledger_results.items()}
+
+
+def test_the_last_result_queues_the_run_again(stored: StoredRuns) -> None:
+    """Results of clients and of sub-runs count alike; before the last one the run waits."""
+    claim = stored.claimed()
+    begin(stored, claim, "a", ResultSource.CLIENT)
+    begin(stored, claim, "b", ResultSource.RUN)
+    expect(stored, claim, "b")
+    park(stored, claim, "a")
+
+    give(stored, claim.run_id, "a")
+    assert RunState.WAITING == stored.state(claim.run_id)
+    assert [] == stored.row(claim.run_id)["pending_input"]["calls"]
+    settle(stored, claim.run_id, "b")
+
+    row = stored.row(claim.run_id)
+    assert (RunState.QUEUED, "input", None) == (
+        row["state"],
+        row["resume_reason"],
+        row["pending_input"],
+    )
+    assert claim.run_id == stored.sent[-1]
+    assert {"a": "done", "b": "done"} == results_of(stored, claim.run_id, "a", "b")
+
+
+def test_results_that_arrive_before_the_run_waits_are_kept(stored: StoredRuns) -> None:
+    """A run that would wait for nothing is queued again in the transaction that parks it."""
+    claim = stored.claimed()
+    begin(stored, claim, "a", ResultSource.HTTP)
+    give(stored, claim.run_id, "a")
+    begin(stored, claim, "b", ResultSource.RUN)
+    expect(stored, claim, "a")
+    expect(stored, claim, "b")
+    settle(stored, claim.run_id, "b")
+    assert RunState.EXECUTING == stored.state(claim.run_id)
+
+    park(stored, claim, "a")
+
+    assert RunState.QUEUED == stored.state(claim.run_id)
+    assert {"a": "done", "b": "done"} == results_of(stored, claim.run_id, "a", "b")
+
+
+def test_a_client_cannot_be_early(stored: StoredRuns) -> None:
+    """Its result is refused until the run waits: a limit may still cut the turn off."""
+    claim = stored.claimed()
+    begin(stored, claim, "a", ResultSource.CLIENT)
+
+    with pytest.raises(NotWaiting):
+        give(stored, claim.run_id, "a")
+
+    assert {} == results_of(stored, claim.run_id, "a")
+
+
+def test_of_equal_results_at_once_one_is_stored(stored: StoredRuns) -> None:
+    """Eight requests with both results: the run is queued once, with each result once."""
+    claim = stored.claimed()
+    for call in ("a", "b"):
+        begin(stored, claim, call, ResultSource.CLIENT)
+    park(stored, claim, "a", "b")
+
+    stored.sent.clear()
+    in_parallel(8, lambda _: give(stored, claim.run_id, "a", "b"))
+
+    assert [claim.run_id] == stored.sent
+    assert {"a": "done", "b": "done"} == results_of(stored, claim.run_id, "a", "b")
+
+
+def test_an_ended_run_is_left_alone(stored: StoredRuns) -> None:
+    """The end of a sub-run that its parent does not wait for any more changes nothing."""
+    claim = stored.claimed()
+    begin(stored, claim, "a", ResultSource.RUN)
+    expect(stored, claim, "a")
+    park(stored, claim)
+    stored.cancel(claim.run_id)
+
+    settle(stored, claim.run_id, "a")
+
+    assert RunState.CANCELLED == stored.state(claim.run_id)
+    assert {} == results_of(stored, claim.run_id, "a")
