@@ -88,7 +88,8 @@ class AgentRecording:
             return None
         if (output := self.transcript.output_of(call_id)) is not None:
             return output
-        if is_idempotent:
+        is_of_lost = any(lost["id"] == call_id for lost in self.transcript.pending)
+        if is_idempotent or not is_of_lost:
             return None
         self.tool_result(call_id, UNKNOWN_OUTCOME, is_error=True)
         return UNKNOWN_OUTCOME

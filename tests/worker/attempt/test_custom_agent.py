@@ -209,6 +209,22 @@ def test_a_step_during_which_its_process_is_lost(
     assert (not idempotent) == result["is_error"] == ("unknown" in result["output"])
 
 
+def test_a_step_makes_a_call_that_was_announced(
+    stored: StoredRuns, process: WorkerProcess, tmp_path: Path
+) -> None:
+    """Calls of one turn are recorded together, and then made one by one."""
+    path = str(tmp_path / "lines")
+    calls = [{"call": "append", "id": id_} for id_ in ("a", "b")]
+    steps = [{"append": id_, "id": id_, "path": path} for id_ in ("a", "b", "a")]
+    run_id = created(stored, *calls, *steps)
+
+    execution.execute(process, run_id)
+
+    assert "a\nb\n" == Path(path).read_text()
+    assert 2 == stored.types(run_id).count("tool.call") == stored.types(run_id).count("tool.result")
+    assert 2 == stored.types(run_id).count("message.completed")
+
+
 def test_a_call_without_a_result_is_settled_when_the_agent_goes_another_way(
     stored: StoredRuns, process: WorkerProcess
 ) -> None:
