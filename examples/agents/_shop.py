@@ -1,0 +1,32 @@
+"""The shop whose orders the agents of this folder look after: three tools, as plain functions."""
+
+import os
+from pathlib import Path
+
+#: Cancelled orders, one a line: what a repeated call would do twice.
+CANCELLED = Path(os.environ.get("SHOP_CANCELLED", "cancelled-orders.txt"))
+ORDERS = {"A1": ("tea", "2026-12-03"), "B2": ("cup", "2026-12-10")}
+
+
+def find_order(order_id: str) -> str:
+    """Look up an order."""
+    article, _ = ORDERS[order_id]
+    return f"Order {order_id}: one {article}."
+
+
+def delivery_date(order_id: str) -> str:
+    """Look up the day on which an order arrives."""
+    _, day = ORDERS[order_id]
+    return day
+
+
+def cancel_order(order_id: str) -> str:
+    """Cancel an order. Cannot be undone."""
+    with CANCELLED.open("a") as file:
+        file.write(f"{order_id}\n")
+    return f"Order {order_id} is cancelled."
+
+
+TOOLS = {tool.__name__: tool for tool in (find_order, delivery_date, cancel_order)}
+#: Calling them twice does no harm.
+IDEMPOTENT = {"find_order", "delivery_date"}

@@ -1,0 +1,82 @@
+"""The shop's agent as a graph of LangGraph: model, tools, model, …
+
+It needs `langgraph` and `langchain-openai`, and `OPENAI_API_KEY` or `OPENAI_BASE_URL`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    AnyMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_openai import ChatOpenAI
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
+from langgraph.prebuilt.tool_node import ToolCallRequest
+
+from arkloop.agents import AgentRun, Message
+
+from . import _shop
+
+
+def langgraph_shop(run: AgentRun) -> None:
+    """Carry out a run; the last text that it streams is the answer."""
+    model = ChatOpenAI(model=run.model, stream_usage=True).bind_tools(list(_shop.TOOLS.values()))
+
+    def call_model(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [model.invoke([SystemMessage(run.instructions), *state["messages"]])]}
+
+    def call_tool(request: ToolCallRequest, execute: Callable[[ToolCallRequest], Any]) -> Any:
+        call = request.tool_call
+        output = run.step(
+            call["name"],
+            call["args"],
+            lambda: execute(request).content,
+            tool_call_id=call["id"],
+            idempotent=call["name"] in _shop.IDEMPOTENT,
+        )
+        return ToolMessage(output, tool_call_id=call["id"], name=call["name"])
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("model", call_model)
+    tools = ToolNode(list(_shop.TOOLS.values()), handle_tool_errors=False, wrap_tool_call=call_tool)
+    builder.add_node("tools", tools)
+    builder.add_edge(START, "model")
+    builder.add_conditional_edges("model", tools_condition)
+    builder.add_edge("tools", "model")
+    graph = builder.compile()
+
+    # A lost run continues from its own turns: they are part of the conversation.
+    state = {"messages": [_message(message) for message in run.messages]}
+    for mode, event in graph.stream(state, stream_mode=["messages", "updates"]):
+        if mode == "messages":
+            chunk, _ = event
+            if isinstance(chunk, AIMessageChunk) and chunk.text:
+                run.text(chunk.text)
+        elif "model" in event:
+            _record(run, event["model"]["messages"][-1])
+
+
+def _record(run: AgentRun, message: AIMessage) -> None:
+    """Record what a finished turn cost, and its calls together, before they are made."""
+    if usage := message.usage_metadata:
+        run.cost(input_tokens=usage["input_tokens"], output_tokens=usage["output_tokens"])
+    for call in message.tool_calls:
+        run.tool_call(call["name"], call["args"], tool_call_id=call["id"])
+
+
+def _message(message: Message) -> AnyMessage:
+    if message["role"] == "user":
+        return HumanMessage(message["content"])
+    if message["role"] == "tool":
+        return ToolMessage(message["content"], tool_call_id=message["tool_call_id"])
+    calls = [
+        {"id": call["id"], "name": call["name"], "args": call["arguments"], "type": "tool_call"}
+        for call in message.get("tool_calls", ())
+    ]
+    return AIMessage(message["content"], tool_calls=calls)

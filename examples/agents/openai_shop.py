@@ -1,0 +1,91 @@
+"""The shop's agent with the OpenAI Agents SDK.
+
+It needs `openai-agents`, and `OPENAI_API_KEY` or `OPENAI_BASE_URL`.
+"""
+
+import asyncio
+import json
+from typing import Any
+
+from agents import (
+    Agent,
+    FunctionTool,
+    ModelResponse,
+    OpenAIChatCompletionsModel,
+    RunConfig,
+    RunHooks,
+    Runner,
+    function_tool,
+)
+from agents.tool_context import ToolContext
+from openai import AsyncOpenAI
+
+from arkloop.agents import AgentRun
+
+from . import _shop
+
+
+async def openai_shop(run: AgentRun) -> None:
+    """Carry out a run; the last text that it streams is the answer."""
+    async with AsyncOpenAI() as client:
+        agent = Agent(
+            name="shop",
+            instructions=run.instructions,
+            model=OpenAIChatCompletionsModel(run.model, client),
+            tools=[_recorded(run, function_tool(tool)) for tool in _shop.TOOLS.values()],
+        )
+        # A lost run continues from its own turns: they are part of the conversation.
+        items = [item for message in run.messages for item in _items(message)]
+        config = RunConfig(tracing_disabled=True)
+        result = Runner.run_streamed(agent, items, hooks=_Recorder(run), run_config=config)
+        async for event in result.stream_events():
+            if event.type == "raw_response_event" and (
+                event.data.type == "response.output_text.delta"
+            ):
+                run.text(event.data.delta)
+
+
+class _Recorder(RunHooks[Any]):
+    """The hooks that record what a finished turn cost, and its calls, before they are made."""
+
+    def __init__(self, run: AgentRun) -> None:
+        self._run = run
+
+    async def on_llm_end(self, context: Any, agent: Any, response: ModelResponse) -> None:
+        used = response.usage
+        self._run.cost(input_tokens=used.input_tokens, output_tokens=used.output_tokens)
+        for item in response.output:
+            if item.type == "function_call":
+                arguments = json.loads(item.arguments)
+                self._run.tool_call(item.name, arguments, tool_call_id=item.call_id)
+
+
+def _recorded(run: AgentRun, tool: FunctionTool) -> FunctionTool:
+    """Call the tool as a step of the run: never twice under the same id."""
+
+    async def call(context: ToolContext[Any], arguments: str) -> str:
+        function = _shop.TOOLS[tool.name]
+        return await asyncio.to_thread(
+            run.step,
+            tool.name,
+            json.loads(arguments),
+            lambda: function(**json.loads(arguments)),
+            tool_call_id=context.tool_call_id,
+            idempotent=tool.name in _shop.IDEMPOTENT,
+        )
+
+    return FunctionTool(tool.name, tool.description, tool.params_json_schema, call)
+
+
+def _items(message: Any) -> list[Any]:
+    if message["role"] == "tool":
+        output = {"type": "function_call_output", "call_id": message["tool_call_id"]}
+        return [{**output, "output": message["content"]}]
+    items: list[Any] = []
+    if message["content"]:
+        items.append({"role": message["role"], "content": message["content"]})
+    for call in message.get("tool_calls", ()):
+        arguments = json.dumps(call["arguments"])
+        made = {"type": "function_call", "call_id": call["id"], "name": call["name"]}
+        items.append({**made, "arguments": arguments})
+    return items

@@ -1,0 +1,89 @@
+"""The shop's agent with Pydantic AI.
+
+It needs `pydantic-ai-slim[openai]`, and `OPENAI_API_KEY` or `OPENAI_BASE_URL`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from pydantic_ai import Agent, RunContext, Tool
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    PartDeltaEvent,
+    PartStartEvent,
+    TextPart,
+    TextPartDelta,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+from pydantic_ai.models.openai import OpenAIChatModel
+
+from arkloop.agents import AgentRun
+
+from . import _shop
+
+
+async def pydantic_ai_shop(run: AgentRun) -> None:
+    """Carry out a run; the last text that it streams is the answer."""
+    tools = [_recorded(run, name, tool) for name, tool in _shop.TOOLS.items()]
+    agent = Agent(OpenAIChatModel(run.model), instructions=run.instructions, tools=tools)
+    # A lost run continues from its own turns: they are part of the conversation.
+    history = [_message(message) for message in run.messages]
+    async with agent.iter(message_history=history) as steps:
+        async for node in steps:
+            if Agent.is_model_request_node(node):
+                async with node.stream(steps.ctx) as events:
+                    async for event in events:
+                        _stream(run, event)
+            elif Agent.is_call_tools_node(node):
+                _record(run, node.model_response)
+
+
+def _stream(run: AgentRun, event: Any) -> None:
+    if isinstance(event, PartStartEvent) and isinstance(event.part, TextPart):
+        run.text(event.part.content)
+    elif isinstance(event, PartDeltaEvent) and isinstance(event.delta, TextPartDelta):
+        run.text(event.delta.content_delta)
+
+
+def _record(run: AgentRun, response: ModelResponse) -> None:
+    """Record what a finished turn cost, and its calls together, before they are made."""
+    used = response.usage
+    run.cost(input_tokens=used.input_tokens, output_tokens=used.output_tokens)
+    for part in response.parts:
+        if isinstance(part, ToolCallPart):
+            run.tool_call(part.tool_name, part.args_as_dict(), tool_call_id=part.tool_call_id)
+
+
+def _recorded(run: AgentRun, name: str, function: Callable[[str], str]) -> Tool[None]:
+    """Call the tool as a step of the run: never twice under the same id."""
+
+    async def call(context: RunContext[None], order_id: str) -> str:
+        return await asyncio.to_thread(
+            run.step,
+            name,
+            {"order_id": order_id},
+            lambda: function(order_id),
+            tool_call_id=context.tool_call_id or "",
+            idempotent=name in _shop.IDEMPOTENT,
+        )
+
+    return Tool(call, name=name, description=function.__doc__)
+
+
+def _message(message: Any) -> ModelMessage:
+    if message["role"] == "user":
+        return ModelRequest([UserPromptPart(message["content"])])
+    if message["role"] == "tool":
+        name, call_id = message["name"], message["tool_call_id"]
+        return ModelRequest([ToolReturnPart(name, message["content"], call_id)])
+    calls = [
+        ToolCallPart(call["name"], call["arguments"], call["id"])
+        for call in message.get("tool_calls", ())
+    ]
+    text = [TextPart(message["content"])] if message["content"] else []
+    return ModelResponse([*text, *calls])

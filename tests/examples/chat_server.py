@@ -1,0 +1,87 @@
+"""A server with OpenAI's chat completions whose model looks after the orders of a shop."""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+#: Tokens of each call.
+INPUT, OUTPUT = 100, 20
+
+
+class ChatServer:
+    """A server whose model calls two tools, then one, and then answers.
+
+    It goes by the results in the request. While `is_slow` is set, it stops within its answer.
+    """
+
+    def __init__(self) -> None:
+        self.is_slow = threading.Event()
+        self.bodies: list[dict[str, Any]] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(server) -> type[BaseHTTPRequestHandler]:
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                server.bodies.append(body)
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.send_header("Connection", "close")
+                self.end_headers()
+                for chunk in server._chunks(body):
+                    self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+                    self.wfile.flush()
+                self.wfile.write(b"data: [DONE]\n\n")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+    def _chunks(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        results = [message for message in body["messages"] if message["role"] == "tool"]
+        if not results:
+            yield _delta(role="assistant", content="Let me ")
+            yield _delta(content="see. ")
+            yield from _calls(("call_a", "find_order"), ("call_b", "delivery_date"))
+        elif len(results) == 2:
+            yield _delta(role="assistant", content="")
+            yield from _calls(("call_c", "cancel_order"))
+        else:
+            yield _delta(role="assistant", content="It is ")
+            while self.is_slow.is_set():
+                threading.Event().wait(0.02)
+            yield _delta(content="cancelled.")
+            yield _delta("stop")
+        usage = {"prompt_tokens": INPUT, "completion_tokens": OUTPUT}
+        usage["total_tokens"] = INPUT + OUTPUT
+        yield {**_delta(), "choices": [], "usage": usage}
+
+
+def _calls(*calls: tuple[str, str]) -> Iterator[dict[str, Any]]:
+    for index, (call_id, name) in enumerate(calls):
+        function = {"name": name, "arguments": ""}
+        call = {"index": index, "id": call_id, "type": "function", "function": function}
+        yield _delta(tool_calls=[call])
+        for piece in ('{"order_id"', ': "A1"}'):
+            yield _delta(tool_calls=[{"index": index, "function": {"arguments": piece}}])
+    yield _delta("tool_calls")
+
+
+def _delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": fields, "finish_reason": finish}
+    return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"} | {
+        "choices": [choice]
+    }

@@ -1,0 +1,144 @@
+"""The agents of `examples/`, each in another framework, in the real service with a mock model."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.caller import Caller, data_of, text_of, types
+from tests.examples.chat_server import INPUT, OUTPUT, ChatServer
+from tests.system import System, running_system
+from tests.web_server import ROOT
+
+FRAMEWORKS = ROOT / ".cache" / "agents"
+AGENTS = ("langgraph_shop", "openai_shop", "pydantic_ai_shop")
+TURNS = ["Let me see. ", "", "It is cancelled."]
+
+pytestmark = [
+    pytest.mark.agents,
+    pytest.mark.skipif(
+        not (FRAMEWORKS / "langgraph").is_dir() and "NEED_AGENTS" not in os.environ,
+        reason="no frameworks: `make test-agents` installs them",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Shop:
+    """The service with the agents of the examples, their model, and the orders they cancel."""
+
+    system: System
+    user: Caller
+    model: ChatServer
+    cancelled: Path
+
+
+@pytest.fixture(scope="module")
+def shop(
+    new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shop]:
+    folder = tmp_path_factory.mktemp("shop")
+    with ChatServer() as model:
+        environ = {
+            "ARKLOOP_PLUGINS": str(ROOT / "examples"),
+            "TEST_FRAMEWORKS": str(FRAMEWORKS),
+            "PYTHONPATH": str(ROOT / "tests" / "examples" / "frameworks"),
+            "OPENAI_BASE_URL": model.url,
+            "OPENAI_API_KEY": "sk-of-nobody",
+            "SHOP_CANCELLED": str(folder / "cancelled"),
+        }
+        with running_system(new_database, folder, web=1, environ=environ) as system:
+            user = system.caller()
+            for agent in AGENTS:
+                user.made("/v1/personas", {"key": agent, "agent": agent, "system_prompt": "Help."})
+            yield Shop(system, user, model, folder / "cancelled")
+
+
+@pytest.fixture(autouse=True)
+def nothing_cancelled(shop: Shop) -> None:
+    shop.cancelled.unlink(missing_ok=True)
+
+
+def shown(events: list[dict[str, Any]]) -> list[Any]:
+    """Return what a client sees of the turns, whatever the pieces of the text."""
+    return [
+        (event["type"], event["data"].get("name") or event["data"].get("content"))
+        for event in events
+        if event["type"] in ("message.completed", "tool.call", "tool.result")
+    ]
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_each_framework_writes_the_same_events(shop: Shop, agent: str) -> None:
+    """Turns, calls, results and costs are those of the built-in loop, in any framework."""
+    run_id = shop.user.run("Cancel order A1.", persona_id=agent)
+
+    events = shop.user.events(run_id)
+
+    assert "run.completed" == events[-1]["type"], shop.system.worker.log.read_text()
+    assert [
+        ("message.completed", TURNS[0]),
+        *(("tool.call", "find_order"), ("tool.call", "delivery_date")),
+        *[("tool.result", name) for name in sorted_results(events)],
+        ("message.completed", TURNS[1]),
+        *(("tool.call", "cancel_order"), ("tool.result", "cancel_order")),
+        ("message.completed", TURNS[2]),
+    ] == shown(events)
+    assert "".join(TURNS) == text_of(events)
+    outputs = {result["name"]: result["output"] for result in data_of(events, "tool.result")}
+    assert {
+        "find_order": "Order A1: one tea.",
+        "delivery_date": "2026-12-03",
+        "cancel_order": "Order A1 is cancelled.",
+    } == outputs
+    turns = data_of(events, "message.completed")
+    assert [INPUT] * 3 == [turn["usage"]["input_tokens"] for turn in turns]
+    run = shop.user.get_run(run_id)
+    assert (3 * INPUT, 3 * OUTPUT) == (
+        run["usage"]["input_tokens"],
+        run["usage"]["output_tokens"],
+    )
+    assert "A1\n" == shop.cancelled.read_text()
+
+
+def sorted_results(events: list[dict[str, Any]]) -> list[str]:
+    """Return the two tools of the first turn in the order in which they returned."""
+    names = [result["name"] for result in data_of(events, "tool.result")][:2]
+    assert {"find_order", "delivery_date"} == set(names)
+    return names
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_killed_worker_costs_a_framework_no_step(shop: Shop, agent: str) -> None:
+    """After kill -9 within the answer the agent continues from its turns: nothing is done twice."""
+    shop.model.is_slow.set()
+    run_id = shop.user.run("Cancel order A1.", persona_id=agent)
+    shop.user.seen(run_id, "message.completed", 2)
+    shop.user.seen(run_id, "message.delta", 2)
+
+    os.kill(shop.system.worker.pid, signal.SIGKILL)
+    shop.model.is_slow.clear()
+    events = shop.user.events(run_id)
+
+    assert "run.completed" == events[-1]["type"], shop.system.worker.log.read_text()
+    assert 1 == types(events).count("run.resumed")
+    assert TURNS == [turn["content"] for turn in data_of(events, "message.completed")]
+    assert "A1\n" == shop.cancelled.read_text()
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_cancel_reaches_a_framework(shop: Shop, agent: str) -> None:
+    """A run is cancelled while its framework waits for the model."""
+    shop.model.is_slow.set()
+    run_id = shop.user.run("Cancel order A1.", persona_id=agent)
+    shop.user.seen(run_id, "message.completed", 2)
+
+    shop.user.cancel(run_id)
+    ended = shop.user.ended(run_id)
+    shop.model.is_slow.clear()
+
+    assert "cancelled" == ended["status"]
