@@ -32,6 +32,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def app_page() -> Iterator[str]:
     """Serve the page for the length of the block; yields its origin."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

@@ -90,7 +90,7 @@ def strings_in(value: Any) -> list[str]:
 def arkloop(tmp_path: Path) -> Iterator[Arkloop]:
     """The command, talking to a hostile server."""
     with ThreadingHTTPServer(("127.0.0.1", 0), HostileServer) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         yield Arkloop(tmp_path, {"ARKLOOP_URL": url, "ARKLOOP_API_KEY": "al_x"})
         server.shutdown()

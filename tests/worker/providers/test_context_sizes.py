@@ -58,7 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving(*bodies: Any, status: int = 200) -> Iterator[Server]:
     server = Server(list(bodies), status)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield server
     finally:
