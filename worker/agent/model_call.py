@@ -182,7 +182,9 @@ def _try_once(
             _drop_settings(chain, context, request.settings.keys() - set(provider.settings))
             settings = model_settings.without(request.settings, chain.dropped_settings)
             request = replace(request, settings=settings)
-        admission.admit(route, _size(provider, request), deadline)
+        # To count the bytes of a long conversation takes its time: only where it matters.
+        tokens = 0 if route.tokens_per_minute is None else _size(provider, request)
+        admission.admit(route, tokens, deadline)
         wanted = request.max_output_tokens
         if admission.is_limited:
             request = affordable.reserve(chain, request, admission, last_call)

@@ -23,7 +23,6 @@ from arkloop.worker.contract.context import RunContext
 from arkloop.worker.contract.messages import Message, ModelRequest, without_state
 from arkloop.worker.contract.outcomes import TooLarge
 from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.providers import token_counts
 
 #: Of a model's context, where nothing says how long its answer may get.
 ANSWER_TOKENS = 4096
@@ -62,7 +61,7 @@ class RequestBuilder:
         self._turns = turns
         self._contexts = dict(agent.history.contexts)
         self._counts: dict[str, VendorCount] = {}
-        self._frame_bounds: dict[str, int] = {}  # of the last request of each route
+        self._built: dict[str, ModelRequest] = {}  # the last request of each route
         self._shown: dict[tuple[object, ...], _Shown] = {}
         self._offered = OfferedTools(agent, turns)
         # The schema of the output is counted as a tool, however it is sent.
@@ -99,7 +98,7 @@ class RequestBuilder:
         output = self._agent.output
         if output is not None:
             request = output.requested(request, self._agent.chain)
-        self._frame_bounds[route.id] = token_counts.most_tokens_of_frame(request)
+        self._built[route.id] = request
         count = self._last_count(route)
         return request if count is None else count.bounding(request, self._context(route))
 
@@ -306,8 +305,8 @@ class RequestBuilder:
 
     def _count(self, route: Route, tokens: int, messages: int = 0) -> None:
         context, estimate = self._context(route), self._estimate(route)
-        frame = self._frame_bounds.get(route.id, 0)
-        self._counts[route.id] = VendorCount(context, estimate, tokens, messages, frame)
+        built = self._built.get(route.id)
+        self._counts[route.id] = VendorCount(context, estimate, tokens, messages, built)
 
     def _last_count(self, route: Route) -> VendorCount | None:
         """Return the vendor's last count, of this attempt or an earlier one or an earlier run."""

@@ -20,15 +20,15 @@ LEAST_COUNTED_TOKENS = 500
 class VendorCount:
     """The vendor's `tokens` of a request for which we had counted `estimate`.
 
-    It bounds the tokens of its `messages` messages, and of a frame with at most `frame_bound`
-    tokens before them (0: unknown); without `messages` it bounds nothing.
+    It bounds the tokens of its `messages` messages, and of the frame before them, which is that of
+    `request` (None: unknown); without `messages` it bounds nothing.
     """
 
     context: ContextCompacted
     estimate: int
     tokens: int
     messages: int = 0
-    frame_bound: int = 0
+    request: ModelRequest | None = None
 
     @property
     def is_plausible(self) -> bool:
@@ -47,6 +47,9 @@ class VendorCount:
         """Return the request with this count as a bound, if it has the same truncation point."""
         if context != self.context or not self.is_plausible:
             return request
-        more = max(0, token_counts.most_tokens_of_frame(request) - self.frame_bound)
-        tokens = self.tokens + more
+        tokens = self.tokens + self._added_by_frame(request)
         return replace(request, counted_tokens=tokens, counted_messages=self.messages)
+
+    def _added_by_frame(self, request: ModelRequest) -> int:
+        most, counted = token_counts.most_tokens_of_frame(request), self.request
+        return max(0, most - (token_counts.most_tokens_of_frame(counted) if counted else 0))
