@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Text, and_, cast, delete, func, or_, select, update
+from sqlalchemy import Connection, Row, Text, and_, case, cast, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql import ColumnElement
@@ -35,8 +35,8 @@ STREAMABLE_HTTP = "streamable_http"
 STDIO = "stdio"
 TRANSPORTS = (STREAMABLE_HTTP, STDIO)
 MAX_CONFIGS = 100  # of one org
-#: Age at which a list of tools is stale.
-FRESH = timedelta(minutes=5)
+#: Age at which a list of tools is stale, and at which a failed discovery is repeated.
+FRESH, RETRY = timedelta(minutes=5), timedelta(seconds=30)
 
 _PURPOSE = "mcp_configs.headers"
 #: All but the secret.
@@ -249,8 +249,7 @@ def offered(sql: Connection, config_ids: Iterable[UUID], *, limit: int) -> list[
     The first `limit` of them.
     """
     query = _tools().where(mcp_configs.c.id.in_(config_ids), _is_offered())
-    in_order = query.order_by(mcp_configs.c.name, mcp_tools.c.name)
-    return list(sql.execute(in_order.limit(limit)))
+    return list(sql.execute(query.order_by(mcp_configs.c.name, mcp_tools.c.name).limit(limit)))
 
 
 def record(
@@ -377,7 +376,8 @@ def _is_still(config_id: UUID, as_of: datetime | None) -> ColumnElement[bool]:
 
 def _with_secret() -> Any:
     tried_at = mcp_configs.c.tried_at
-    is_stale = or_(tried_at.is_(None), tried_at < func.now() - FRESH)
+    age = case((mcp_configs.c.discovery_error.is_not(None), RETRY), else_=FRESH)
+    is_stale = or_(tried_at.is_(None), tried_at < func.now() - age)
     return select(mcp_configs, is_stale.label("is_stale"))
 
 

@@ -3,12 +3,14 @@
 import base64
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.peers
 
+#: Of the server over HTTP.
+PORT = 3001
 ROOT = Path(__file__).parents[2]
 
 
@@ -148,41 +152,109 @@ def test_a_server_that_is_killed_in_a_call(everything: Everything) -> None:
 
 
 def test_everything_over_http() -> None:
-    """It listens on all addresses: so it gets a network of its own, and the client with it."""
+    """The same conversation, with the protocol's other transport."""
+    check(_over_http("talk"))
+
+
+def test_a_server_that_is_restarted_over_http() -> None:
+    """After `kill -9` during a call, between calls and before a discovery the next call succeeds;
+    the call that was cut off is reported as failed, and not made again.
+    """
+    told = _over_http("restart")
+
+    assert "Echo: between calls" == told["between calls"]
+    assert "The connection to the server was lost." == told["cut off"]
+    assert "Echo: during a call" == told["during a call"]
+    assert "Connecting to the server failed." == told["gone"]
+    assert "Echo: before a discovery" == told["before a discovery"]
+
+
+def _over_http(scene: str) -> dict[str, Any]:
+    """Play a scene with the server over HTTP, and return what it reports.
+
+    The server listens on all addresses: so it gets a network of its own, and the client with it.
+    """
     program = installed("mcp-server-everything")
     alone = ["unshare", "-rn"]
     if shutil.which("ip") is None or subprocess.run([*alone, "true"], check=False).returncode:
         pytest.skip("this machine allows no network namespaces")
-    script = f"ip link set lo up && exec {sys.executable} -m tests.peers.test_mcp_servers {program}"
+    module = f"{sys.executable} -m tests.peers.test_mcp_servers"
+    script = f"ip link set lo up && exec {module} {program} {scene}"
 
     told = subprocess.run(
         [*alone, "sh", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
 
     assert 0 == told.returncode, told.stderr
-    check(json.loads(told.stdout))
+    reported: dict[str, Any] = json.loads(told.stdout)
+    return reported
 
 
-def _talk_over_http(program: str) -> None:
+class HttpServer:
+    """The server at its port, which can be killed and started again."""
+
+    def __init__(self, program: str) -> None:
+        self._command = [program, "streamableHttp"]
+        self.start()
+
+    def start(self) -> None:
+        silent = subprocess.DEVNULL
+        self._process = subprocess.Popen(self._command, stdout=silent, stderr=silent)
+        eventually(self._is_open, seconds=20)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def _is_open(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", PORT)) == 0
+
+
+def _failure(ask: Callable[[], object]) -> str:
+    with pytest.raises(McpFailed) as failed:
+        ask()
+    return str(failed.value)
+
+
+def restart(everything: Everything, process: HttpServer) -> dict[str, str]:
+    """Restart the server at three moments, and call it after each."""
+    told = {}
+    assert "Echo: before" == everything.call("echo", message="before")
+    process.restart()
+    told["between calls"] = everything.call("echo", message="between calls")
+
+    long = partial(everything.call, "trigger-long-running-operation", duration=30, steps=30)
+    asking = threading.Thread(target=lambda: told.update({"cut off": _failure(long)}))
+    asking.start()
+    threading.Event().wait(0.5)  # it tells nobody that it has begun
+    process.restart()
+    asking.join(10)
+    told["during a call"] = everything.call("echo", message="during a call")
+
+    process.kill()
+    told["gone"] = _failure(lambda: everything.client.tools(everything.server))
+    process.start()
+    everything.tools = {t.name: t for t in everything.client.tools(everything.server)}
+    told["before a discovery"] = everything.call("echo", message="before a discovery")
+    return told
+
+
+def _play(program: str, scene: str) -> None:
     """Start the server in the network namespace, and print what it reported."""
-    command, silent = [program, "streamableHttp"], subprocess.DEVNULL
-    with subprocess.Popen(command, stdout=silent, stderr=silent) as process:
-        client = McpClient(allowed_networks=["127.0.0.0/8"])
-        server = server_of(url="http://127.0.0.1:3001/mcp")
-        try:
-            eventually(lambda: _is_there(client, server), seconds=20)
-            print(json.dumps(talk(Everything(client, server))))
-        finally:
-            client.close()
-            process.kill()
-
-
-def _is_there(client: McpClient, server: Server) -> bool:
+    process, client = HttpServer(program), McpClient(allowed_networks=["127.0.0.0/8"])
     try:
-        return bool(client.tools(server))
-    except McpFailed:
-        return False
+        everything = Everything(client, server_of(url=f"http://127.0.0.1:{PORT}/mcp"))
+        told = talk(everything) if scene == "talk" else restart(everything, process)
+        print(json.dumps(told))
+    finally:
+        client.close()
+        process.kill()
 
 
 if __name__ == "__main__":
-    _talk_over_http(sys.argv[1])
+    _play(*sys.argv[1:])

@@ -36,6 +36,9 @@ CLOSE_SECONDS = 5.0
 LIST_SECONDS = 30.0
 MAX_PAGES = 64
 
+#: The beginning of what the SDK says of a response that the server has not finished.
+_STREAM_ENDED = "SSE stream ended"
+
 _Answer: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
     types.CallToolResult | types.InputRequiredResult
 )
@@ -273,4 +276,6 @@ def _text_of(error: MCPError, http: CheckedClient | None) -> str:
     status = http.refused_with if http is not None else None
     if error.message in ("Server returned an error response", "Not Found") and status is not None:
         return f"The server responded with HTTP status {status}."
+    if http is not None and error.message.startswith(_STREAM_ENDED):
+        return "The connection to the server was lost."
     return f"The server responded with an error: {text}"

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -92,13 +93,15 @@ def call(tool: Tool, **arguments: Any) -> str:
     return tool(StopSignal(), INFO, arguments)
 
 
-def outdate(connections: Connections, config_id: UUID) -> None:
-    """Record that it was asked six minutes ago."""
+def outdate(
+    connections: Connections, config_id: UUID, age: timedelta = mcp_configs.FRESH * 1.2
+) -> None:
+    """Record that it was asked six minutes ago, or at another time."""
     with connections.transaction() as tx:
         tx.sql.execute(
             update(configs_table)
             .where(configs_table.c.id == config_id)
-            .values(tried_at=now() - mcp_configs.FRESH * 1.2)
+            .values(tried_at=now() - age)
         )
 
 
@@ -396,7 +399,7 @@ def test_a_server_that_is_gone_costs_a_run_nothing(
 def test_a_server_that_fails_is_not_asked_by_every_run(
     connections: Connections, alice: User, offered: Callable[..., McpTools]
 ) -> None:
-    """The failure is stored, and believed for five minutes; an unknown name is no failure."""
+    """The failure is stored, and believed for 30 seconds; an unknown name is no failure."""
     with connections.transaction() as tx:
         made = mcp_configs.create(
             tx, alice.org_id, name="none", transport="stdio", command=["no-such-program"]
@@ -460,13 +463,13 @@ def test_a_run_that_is_cancelled_while_servers_are_silent_stops_at_once(
 def test_no_run_waits_for_a_server_that_has_failed(
     connections: Connections, offered: Callable[..., McpTools], named: Named, tmp_path: Path
 ) -> None:
-    """It is asked again after five minutes, beside the run: what it tells is for later ones."""
+    """It is asked again after 30 seconds, beside the run: what it tells is for later ones."""
     config_id = named("odd")
     with connections.transaction() as tx:
         mcp_configs.record_failure(
             tx, config_id, "The server did not respond within 20 s.", as_of=None
         )
-    outdate(connections, config_id)
+    outdate(connections, config_id, mcp_configs.RETRY * 1.2)
     gate = tmp_path / "gate"
     _waits(tmp_path / "odd", gate)
 
