@@ -1,6 +1,8 @@
 """`arkloop dev`, as a developer meets it: the real command, its real processes, real signals."""
 
+import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -8,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,19 @@ from tests.waiting import is_alive
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SMALL = ("--no-local-model", "--api-workers", "1")
+#: Files of the folder in which `dev` is started.
+PLUGIN = {
+    "prices.py": "PRICES = {'tea': '3 EUR'}",
+    "plugins/tools/price.py": (
+        "from arkloop.tools import ToolContext, tool\n"
+        "from prices import PRICES\n"
+        "@tool(idempotent=True)\n"
+        "def price(context: ToolContext) -> str:\n"
+        "    'Look up a price.'\n"
+        "    return PRICES['tea']\n"
+    ),
+    "plugins/personas/shop@1.yaml": "tools: [price]",
+}
 #: The caller's own settings stay out.
 BARE = {name: value for name, value in os.environ.items() if not name.startswith("ARKLOOP_")}
 
@@ -126,8 +142,12 @@ def start_dev(tmp_path: Path) -> Iterator[StartDev]:
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    """A whole `arkloop dev`, for tests that leave it in working order."""
-    started = Dev(tmp_path_factory.mktemp("dev"), ("--api-workers", "1"), {})
+    """A whole `arkloop dev` with a plugin, for tests that leave it in working order."""
+    folder = tmp_path_factory.mktemp("dev")
+    for name, text in PLUGIN.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    started = Dev(folder, ("--api-workers", "1"), {"ARKLOOP_PLUGINS": "plugins"})
     yield started.wait_until_ready()
     started.process.kill()
     started.process.wait()
@@ -211,6 +231,33 @@ def test_what_dies_is_started_again(dev: Dev) -> None:
     eventually(lambda: "running" != dev.get(f"/v1/runs/{run}")["status"])
     assert "completed" == dev.get(f"/v1/runs/{run}")["status"]
     assert not any(victim.is_running() for victim in victims)
+
+
+def test_a_plugin_is_reloaded_when_its_files_change(dev: Dev) -> None:
+    """A changed tool and a new persona are used without a restart by hand."""
+
+    def output(persona_id: str) -> str:
+        """Return the plugin's output in a new run, or nothing."""
+        call = json.dumps({"script": [{"tool": "price"}]})
+        choice = {"message": call, "persona_id": persona_id, "route_id": "scripted"}
+        with dev.client() as client, suppress(httpx2.HTTPError):
+            run = client.post("/v1/runs", json=choice, headers={"Prefer": "wait=20"})
+            events = f"/v1/runs/{run.json().get('run_id')}/events?follow=false"
+            found = re.search(r'"output":"(.*?)"', client.get(events).text)
+            return found[1] if found else ""
+        return ""
+
+    eventually(dev.is_healthy)
+    folder = dev.data.parent / "plugins"
+    assert "3 EUR" == output("shop@1")
+
+    changed = PLUGIN["plugins/tools/price.py"].replace("PRICES['tea']", "'4 EUR'")
+    (folder / "tools" / "price.py").write_text(changed)
+    (folder / "personas" / "shop@2.yaml").write_text("tools: [price]")
+
+    eventually(lambda: output("shop@2") == "4 EUR")
+    eventually(dev.is_healthy)
+    dev.remember()
 
 
 def test_a_taken_port_is_told_before_anything_starts(start_dev: StartDev) -> None:
