@@ -31,6 +31,8 @@ HTTP = {"flask", "werkzeug", "marshmallow", "jwt", "argon2"}
             "arkloop.api.gunicorn_conf",
             ELSEWHERE | SDK | STORES | HTTP | {"arkloop.api.app", "gevent", "yaml"},
         ),
+        # It runs on machines that have neither store.
+        ("arkloop.cli.serve.tools", STORES | HTTP | {"gevent", "alembic", "openai", "mcp"}),
     ],
 )
 def test_a_process_starts_without_what_it_does_not_need(module: str, needless: set[str]) -> None:

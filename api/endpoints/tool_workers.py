@@ -314,7 +314,7 @@ def _unheard(
     if poll.has_left and held:
         time.sleep(GONE_SECONDS)
         with connections.transaction() as tx:
-            worker_calls.lose(tx, worker, held, max(held.values()))
+            worker_calls.lose(tx, worker, max(held.values()))
     return _json(cancelled=[], lost=[])
 
 

@@ -151,7 +151,8 @@ def withdraw(tx: Transaction, call_id: UUID, *, run_id: UUID, fence: int) -> Non
 
 def expire(tx: Transaction, call_ids: Collection[UUID]) -> None:
     """Take those of the calls from their workers whose leases have expired."""
-    _lose(tx, {"ids": list(call_ids), "worker_id": None, "heard_at": None})
+    nobody = dict.fromkeys(("org_id", "pool", "worker_id", "heard_at"))
+    _lose(tx, {"ids": list(call_ids), **nobody})
 
 
 def states(sql: Connection, call_ids: Collection[UUID]) -> list[Row[Any]]:
@@ -247,9 +248,10 @@ def held(sql: Connection, worker: Worker, calls: Mapping[UUID, int]) -> set[UUID
     return set(sql.scalars(select(worker_calls.c.id).where(_is_held(worker, calls))))
 
 
-def lose(tx: Transaction, worker: Worker, call_ids: Collection[UUID], heard_at: datetime) -> None:
-    """Take the calls from a worker of which nothing was heard since `heard_at`."""
-    _lose(tx, {"ids": list(call_ids), "worker_id": worker.id, "heard_at": heard_at})
+def lose(tx: Transaction, worker: Worker, heard_at: datetime) -> None:
+    """Take all calls from a worker that has sent no heartbeat since this one."""
+    of_worker = {"org_id": worker.org_id, "pool": worker.pool, "worker_id": worker.id}
+    _lose(tx, {"ids": [], **of_worker, "heard_at": heard_at})
 
 
 def end(

@@ -157,7 +157,8 @@ class Tool:
     abandoned, and its result is an error. `mcp_tool`: which tool of which server
     this is, None for ours: another one of the same name is not what a user has
     approved. `result_from`: where results come from if the function may raise
-    `ResultPending`.
+    `ResultPending`. `is_async`: `function` returns a coroutine, which only
+    `arkloop tools serve` can await.
     """
 
     spec: ToolSpec
@@ -166,6 +167,7 @@ class Tool:
     timeout_seconds: float = TIMEOUT_SECONDS
     mcp_tool: Mapping[str, str] | None = None
     result_from: ResultSource | None = None
+    is_async: bool = False
 
     @cached_property
     def schema(self) -> ArgumentSchema:
@@ -201,7 +203,7 @@ class Tool:
 
 def tool(
     *, idempotent: bool, timeout_seconds: float = TIMEOUT_SECONDS
-) -> Callable[[Callable[..., str | ToolOutput]], Tool]:
+) -> Callable[[Callable[..., Any]], Tool]:
     """Make a tool of a function; its name and docstring are what the model reads.
 
     An argument may be of any type that Pydantic writes as JSON Schema; `Annotated` with a
@@ -212,7 +214,7 @@ def tool(
         pydantic.PydanticUserError: a type has no JSON Schema.
     """
 
-    def make(function: Callable[..., str | ToolOutput]) -> Tool:
+    def make(function: Callable[..., Any]) -> Tool:
         if not function.__doc__:
             raise TypeError(
                 "The function has no docstring, which is the description that the model reads."
@@ -233,9 +235,7 @@ def tool(
         parameters = {"required": [], **model.model_json_schema(schema_generator=_ArgumentsSchema)}
         del parameters["title"]
 
-        def call(
-            context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]
-        ) -> str | ToolOutput:
+        def call(context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]) -> Any:
             try:
                 typed = dict(model.model_validate(arguments))
             except ValidationError as error:  # of what JSON Schema cannot say
@@ -247,7 +247,11 @@ def tool(
         description = inspect.cleandoc(function.__doc__)
         spec = ToolSpec(function.__name__, description, parameters)
         made = Tool(
-            spec=spec, function=call, idempotent=idempotent, timeout_seconds=timeout_seconds
+            spec=spec,
+            function=call,
+            idempotent=idempotent,
+            timeout_seconds=timeout_seconds,
+            is_async=inspect.iscoroutinefunction(function),
         )
         _ = made.schema  # at once: a worker does not start with one that is wrong
         return made
@@ -330,6 +334,8 @@ def _checked(name: str, where: str, found: Any) -> Tool:
         raise InvalidTool(
             f"{where}: the function {name!r} is not a tool; decorate it with @tool(…)."
         )
+    if found.is_async:
+        raise InvalidTool(f"{where}: {name!r} is a coroutine function; tools here are threads.")
     if found.spec.name != name:
         raise InvalidTool(f"{where}: the function of {name!r} is named {found.spec.name!r}.")
     return found

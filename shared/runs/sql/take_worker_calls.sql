@@ -10,7 +10,7 @@ WITH taken AS (
     FOR UPDATE OF c SKIP LOCKED
 )
 UPDATE worker_calls c
-SET state = 'leased', fence = c.fence + 1, worker_id = %(worker_id)s, heard_at = now(),
+SET state = 'leased', fence = c.fence + 1, worker_id = %(worker_id)s, heard_at = NULL,
     lease_expires_at = now() + make_interval(secs => %(lease_seconds)s),
     deadline = now() + make_interval(secs => c.timeout_seconds)
 FROM taken WHERE c.id = taken.id

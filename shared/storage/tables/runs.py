@@ -182,7 +182,7 @@ worker_calls = Table(
     #: Raised each time it is handed out; a result with an older one has no effect.
     Column("fence", BigInteger, nullable=False, server_default=text("0")),
     Column("worker_id", Text),  # the customer's worker that has it, or had it last
-    time_("heard_at"),
+    time_("heard_at"),  # its last heartbeat for this call; null: none yet
     time_("lease_expires_at"),
     #: Until when it has to be fetched; once it is, until when it has to be completed.
     time_("deadline", required=True),

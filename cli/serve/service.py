@@ -1,0 +1,90 @@
+"""The requests of a worker of the customer: outbound HTTP, with its key in one header alone."""
+
+import json
+import logging
+import socket
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import httpx2
+
+from arkloop.cli.client.client import Refused, refusal
+from arkloop.cli.client.server_address import ServerAddress
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 5.0
+#: A response that waits for work takes this much longer than it was asked to wait, at most.
+SLACK_SECONDS = 10.0
+
+
+class Unreachable(Exception):
+    """A service that does not respond, or is away for a moment."""
+
+
+class Service:
+    """Requests to the service on one connection, by one thread; any thread may call `abort`."""
+
+    def __init__(self, server: ServerAddress, path: str) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._aborted = False
+        self._http = httpx2.Client(
+            base_url=f"{server.url}/v1",
+            headers={"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"},
+            timeout=httpx2.Timeout(SLACK_SECONDS, connect=CONNECT_SECONDS),
+            trust_env=not server.is_loopback,
+        )
+
+    def post(self, verb: str, body: Mapping[str, Any], *, wait_seconds: float = 0) -> Any:
+        """Return the response's JSON.
+
+        Raises:
+            Unreachable: try again a little later.
+            Refused: the service responded with another error.
+        """
+        content = json.dumps(body).encode()
+        timeout = httpx2.Timeout(SLACK_SECONDS + wait_seconds, connect=CONNECT_SECONDS)
+        try:
+            response = self._http.post(
+                f"{self._path}:{verb}",
+                content=content,
+                timeout=timeout,
+                extensions={"trace": self._trace},
+            )
+        except (httpx2.HTTPError, OSError) as error:
+            raise Unreachable(str(error) or type(error).__name__) from error
+        if response.status_code >= 500 or response.status_code in (408, 429):
+            raise Unreachable(f"the service responded with {response.status_code}")
+        if not response.is_success:
+            raise refusal(response)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise Unreachable("the response is not JSON") from error
+
+    def abort(self) -> None:
+        """Break the connection off: the service gives no more work to a request that waits."""
+        with self._lock:
+            self._aborted = True
+            self._shut_down()
+
+    def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            with self._lock:
+                self._socket = info["return_value"].get_extra_info("socket")
+                if self._aborted:
+                    self._shut_down()
+
+    def _shut_down(self) -> None:
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
+def is_final(error: Refused) -> bool:
+    """Return whether the same request would be refused again: a wrong key, wrong definitions."""
+    return error.status in (401, 403, 404, 405, 413, 415, 422)

@@ -1,0 +1,248 @@
+"""A worker of the customer: it fetches calls, executes them side by side and reports results.
+
+Polls, heartbeats and results have a connection each. A tool that blocks its thread, or the event
+loop, does not hold up the heartbeats, which are sent from a thread of their own.
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from arkloop.cli.client.client import Refused
+from arkloop.cli.client.server_address import ServerAddress
+from arkloop.cli.serve.service import Service, Unreachable, is_final
+from arkloop.cli.serve.tool_call import ToolCall
+from arkloop.shared.events.plain import clean
+from arkloop.worker.tools import Tool
+
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 30
+#: The service counts a lease from the last heartbeat, of which there are three in it.
+HEARTBEATS_PER_LEASE = 3
+FIRST_PAUSE_SECONDS = 0.1
+MAX_PAUSE_SECONDS = 5.0
+#: How long a function may go on after it was asked to stop, when the worker ends.
+STOP_SECONDS = 1.0
+#: How often the main thread looks for signals.
+SIGNAL_SECONDS = 0.2
+#: A body may have 1 MiB.
+MAX_BODY_BYTES = 1_000_000
+_CUT = "\n[cut: the output was too long for one response]"
+
+_TOOLS_UNKNOWN = "tool_workers.tools_unknown"
+
+
+class ToolWorker:
+    """Executes calls of a pool until `stop`; `failure` is why it could not go on."""
+
+    def __init__(
+        self,
+        server: ServerAddress,
+        pool: str,
+        tools: Mapping[str, Tool],
+        *,
+        concurrency: int,
+        lease_seconds: int,
+        grace_seconds: float,
+    ) -> None:
+        self.id = f"{socket.gethostname()[:40]}-{secrets.token_hex(6)}"
+        self.failure: Refused | None = None
+        self._tools = tools
+        self._lease_seconds, self._grace_seconds = lease_seconds, grace_seconds
+        self._polls, self._heartbeats, self._results = (
+            Service(server, f"/tool-workers/{pool}") for _ in range(3)
+        )
+        self._reporting = threading.Lock()
+        self._changed = threading.Condition()
+        self._calls: dict[str, ToolCall] = {}
+        self._free = concurrency
+        self._stopping = threading.Event()
+        self._loop = asyncio.new_event_loop()
+
+    def run(self) -> None:
+        """Work until `stop` is called, or the service refuses the key or the tools; then drain."""
+        for task in (self._loop.run_forever, self._poll, self._beat):
+            threading.Thread(target=task, name=task.__name__, daemon=True).start()
+        # Again and again: a signal that another thread receives does not wake this one, in which
+        # Python would execute its handler.
+        while not self._stopping.wait(SIGNAL_SECONDS):
+            pass
+        self._polls.abort()
+        self._drain()
+        self._heartbeats.abort()
+
+    def stop(self, *_: object) -> None:
+        """Fetch no more calls; may be called by a signal handler."""
+        self._stopping.set()
+
+    # ---- polls ----
+
+    def _poll(self) -> None:
+        tools: dict[str, Any] = {"tools": [_definition(tool) for tool in self._tools.values()]}
+        known: dict[str, Any] = tools
+        pause = FIRST_PAUSE_SECONDS
+        while not self._stopping.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._free > 0)
+                free = self._free
+            body = {
+                "worker_id": self.id,
+                "max_calls": min(free, 64),
+                "lease_seconds": self._lease_seconds,
+                "wait_seconds": WAIT_SECONDS,
+                **known,
+            }
+            try:
+                polled = self._polls.post("poll", body, wait_seconds=WAIT_SECONDS)
+            except Unreachable as error:
+                pause = self._pause("polling", error, pause)
+                continue
+            except Refused as error:
+                if error.code == _TOOLS_UNKNOWN:
+                    known = tools
+                    continue
+                if is_final(error):
+                    self.failure = error
+                    self._stopping.set()
+                    return
+                pause = self._pause("polling", error, pause)
+                continue
+            pause = FIRST_PAUSE_SECONDS
+            known = {"tools_hash": polled["tools_hash"]}
+            for call in polled["calls"]:
+                self._start(call)
+            self._cancel(polled["cancelled"])
+
+    def _pause(self, what: str, error: Exception, pause: float) -> float:
+        """Wait before the next attempt; return how long to wait after it."""
+        if not self._stopping.is_set():
+            log.warning("%s failed, next attempt in %.1f s: %s", what, pause, error)
+            self._stopping.wait(pause * (0.5 + secrets.randbelow(1000) / 1000))
+        return min(2 * pause, MAX_PAUSE_SECONDS)
+
+    def _start(self, fetched: Mapping[str, Any]) -> None:
+        call = ToolCall(self._tools[fetched["tool"]], fetched, self._loop)
+        with self._changed:
+            self._free -= 1
+            self._calls[call.id] = call
+            self._changed.notify_all()
+        call.start(self._ended)
+
+    def _cancel(self, call_ids: list[str]) -> None:
+        for call_id in call_ids:
+            if (call := self._calls.get(call_id)) is not None:
+                call.cancel()
+
+    # ---- heartbeats ----
+
+    def _beat(self) -> None:
+        """Extend the leases of the calls in progress, and learn which are to be stopped."""
+        wait = self._lease_seconds / HEARTBEATS_PER_LEASE
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._wanted()))
+                calls = [call.name for call in self._wanted()]
+            body = {
+                "worker_id": self.id,
+                "calls": calls,
+                "lease_seconds": self._lease_seconds,
+                "wait_seconds": int(min(wait, WAIT_SECONDS)),
+            }
+            began = time.monotonic()
+            try:
+                news = self._heartbeats.post("heartbeat", body, wait_seconds=wait)
+            except (Unreachable, Refused) as error:
+                log.warning("a heartbeat failed, next attempt in %.1f s: %s", pause, error)
+                time.sleep(pause)
+                pause = min(2 * pause, MAX_PAUSE_SECONDS, wait)
+                continue
+            pause = FIRST_PAUSE_SECONDS
+            self._cancel(news["cancelled"] + news["lost"])
+            if not news["cancelled"] and not news["lost"]:
+                # A server that is being stopped responds at once.
+                time.sleep(max(0.0, min(0.1, began + 0.1 - time.monotonic())))
+
+    def _wanted(self) -> list[ToolCall]:
+        return [call for call in self._calls.values() if not call.is_unwanted]
+
+    # ---- results ----
+
+    def _ended(self, call: ToolCall, verb: str, result: Mapping[str, Any]) -> None:
+        """Report what came of a call, in the thread that executed it."""
+        if not call.is_abandoned:
+            body = _fitting({"worker_id": self.id, **call.name}, result)
+            self._report(call, lambda: self._results.post(verb, body))
+        with self._changed:
+            del self._calls[call.id]
+            self._free += 1
+            self._changed.notify_all()
+
+    def _report(self, call: ToolCall, send: Callable[[], Any]) -> None:
+        """Send the result, again and again while the service is away and the call is wanted."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                with self._reporting:
+                    cancelled = send()["cancelled"]
+                self._cancel(cancelled)
+                return
+            except Refused as error:
+                log.warning("the result of call %s was refused: %s", call.id, error.message)
+                return
+            except Unreachable as error:
+                if call.is_unwanted:
+                    return
+                log.warning("reporting call %s failed: %s", call.id, error)
+                time.sleep(pause)
+                pause = min(2 * pause, MAX_PAUSE_SECONDS)
+
+    # ---- the end ----
+
+    def _drain(self) -> None:
+        """Let calls end; those that do not are asked to stop, and the service takes them back."""
+        deadline = time.monotonic() + self._grace_seconds
+        self._wait_for_calls(deadline)
+        left = list(self._calls.values())
+        for call in left:
+            log.warning("call %s did not end within %g s", call.id, self._grace_seconds)
+            call.is_abandoned = True
+            call.cancel()
+        self._wait_for_calls(time.monotonic() + STOP_SECONDS)
+
+    def _wait_for_calls(self, deadline: float) -> None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not self._calls, timeout=max(0.0, deadline - time.monotonic())
+            )
+
+
+def _definition(tool: Tool) -> dict[str, Any]:
+    return {
+        "name": tool.spec.name,
+        "description": tool.spec.description,
+        "parameters": tool.spec.parameters,
+        "idempotent": tool.idempotent,
+        "timeout_seconds": tool.timeout_seconds,
+    }
+
+
+def _fitting(body: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the request's body, of which the service accepts 1 MiB; the output is cut to fit."""
+    name = "output" if "output" in result else "error"
+    text = clean(result[name])
+    fitting = {**body, **result, name: text}
+    while len(json.dumps(fitting)) > MAX_BODY_BYTES and (text or fitting.get("images")):
+        if len(json.dumps(text)) > MAX_BODY_BYTES // 2:
+            text = text[: len(text) * 2 // 3]
+        else:
+            fitting["images"] = fitting["images"][:-1]
+        fitting[name] = text + _CUT
+    return fitting

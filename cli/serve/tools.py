@@ -1,0 +1,92 @@
+"""`arkloop tools serve`: a worker that executes Python tools in the customer's network."""
+
+import logging
+import re
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from arkloop.cli.client.server_address import find_server
+from arkloop.cli.serve import tool_module
+from arkloop.cli.serve.tool_worker import ToolWorker
+
+_POOL = re.compile("[a-z0-9_-]{1,32}")
+
+
+@click.group()
+def tools() -> None:
+    """Execute tools in a worker of your own."""
+
+
+def _pool(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not _POOL.fullmatch(value):
+        raise click.BadParameter(f"must match {_POOL.pattern}")
+    return value
+
+
+@tools.command()
+@click.argument("module")
+@click.option(
+    "--pool",
+    required=True,
+    callback=_pool,
+    help="Name of the pool; personas name it in `tool_workers`.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 256),
+    default=8,
+    show_default=True,
+    help="Calls executed at the same time.",
+)
+@click.option(
+    "--lease",
+    type=click.IntRange(3, 300),
+    default=15,
+    show_default=True,
+    help="Seconds without a heartbeat after which the service gives the calls up.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(0, 3_600),
+    default=30,
+    show_default=True,
+    help="Seconds for which calls may go on after SIGTERM.",
+)
+def serve(module: str, pool: str, concurrency: int, lease: int, grace: float) -> None:
+    """Execute the tools of MODULE, a Python module or file, for the runs of your org.
+
+    Uses ARKLOOP_URL and ARKLOOP_API_KEY; a key with the single scope `tools.work` is enough. Only
+    outbound connections are made. SIGTERM and Ctrl-C end the worker: it fetches no more calls and
+    waits for those in progress. A second one ends it at once.
+
+    Exit status: 0 stopped, 1 the key or the tools were refused.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for noisy in ("httpx2", "httpcore2"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    found = tool_module.load(module)
+    worker = ToolWorker(
+        find_server(),
+        pool,
+        found,
+        concurrency=concurrency,
+        lease_seconds=lease,
+        grace_seconds=grace,
+    )
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        worker.stop()
+        for one in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(one, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    names = ", ".join(sorted(found))
+    click.echo(f"Worker {worker.id} executes the tools of pool {pool}: {names}", err=True)
+    worker.run()
+    if worker.failure is not None:
+        raise worker.failure
+    sys.exit(0)

@@ -1,0 +1,66 @@
+"""Tools as a customer writes them; what they do is written to a file, one line per step."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.tools import CallInfo, ToolFailed, tool
+
+STEPS = Path(os.environ["STEPS"])
+
+
+def _note(step: str) -> None:
+    with STEPS.open("a") as file:
+        file.write(f"{step}\n")
+
+
+@tool(idempotent=True)
+def find_order(context: ToolContext, number: str, info: CallInfo) -> str:
+    """Return the state of an order."""
+    if number == "secret":
+        raise ValueError("postgres://user:password@db")
+    if number == "0":
+        raise ToolFailed("There is no order 0.")
+    return f"{number} of {info.end_user_id} is on its way"
+
+
+@tool(idempotent=True)
+async def count_stock(context: ToolContext, item: str) -> str:
+    """Count the pieces in stock."""
+    await asyncio.sleep(0)
+    return f"7 {item}"
+
+
+@tool(idempotent=False)
+def ship(context: ToolContext, seconds: float) -> str:
+    """Send an order, which takes some seconds."""
+    _note("ship")
+    try:
+        context.wait(seconds)
+    except BaseException as reason:
+        _note(type(reason).__name__)
+        raise
+    _note("shipped")
+    return "shipped"
+
+
+@tool(idempotent=True)
+def pack(context: ToolContext, seconds: float) -> str:
+    """Prepare an order, deaf to everything for some seconds."""
+    _note(f"pack {os.getpid()}")
+    time.sleep(seconds)
+    return f"packed by {os.getpid()}"
+
+
+@tool(idempotent=False)
+async def restock(context: ToolContext, seconds: float) -> str:
+    """Order more pieces, which takes some seconds."""
+    _note("restock")
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        _note("CancelledError")
+        raise
+    return "restocked"
