@@ -7,6 +7,7 @@ from flask import Flask
 
 from arkloop.api.auth.bearer import Authenticator
 from arkloop.api.endpoints import (
+    agent_workers,
     api_keys,
     auth,
     budgets,
@@ -48,6 +49,7 @@ from arkloop.shared.storage.notifications import NotificationSender
 BOOT_ERROR = 3
 
 BLUEPRINTS = (
+    agent_workers.bp,
     health.bp,
     auth.bp,
     me.bp,
@@ -103,6 +105,7 @@ def create_app(connections: Connections | None = None) -> Flask:
     app.extensions["arkloop.hub"] = StreamHub(connections)
     app.extensions["arkloop.polls"] = polls = LongPollHub(connections)
     polls.looks.append(partial(tool_workers.waiting, connections))
+    polls.looks.append(partial(agent_workers.look, connections))
     app.extensions["arkloop.worker_tools"] = tool_workers.KnownTools()
     app.extensions["arkloop.reports"] = Reports(connections)
     app.extensions["arkloop.catalog"] = catalog_

@@ -16,8 +16,9 @@ DATA_PERMISSIONS = frozenset(
         "data.threads.write",
     }
 )
-#: For processes in the customer's network: they see the calls of all runs of their org.
-WORK_PERMISSIONS = frozenset({"tools.work"})
+#: For processes in the customer's network: they see all runs that their org
+#: gives to workers of its own.
+WORK_PERMISSIONS = frozenset({"agents.work", "tools.work"})
 PERMISSIONS_OF_ROLE = {
     "owner": DATA_PERMISSIONS | WORK_PERMISSIONS | {"admin"},
     "admin": DATA_PERMISSIONS | WORK_PERMISSIONS | {"admin"},

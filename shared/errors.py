@@ -37,6 +37,8 @@ ArkloopError
 │   ├── NameTaken               names.taken
 │   ├── PersonaPublished        personas.published
 │   ├── McpToolChanged          mcp_configs.tool_changed
+│   ├── OutdatedFence           agent_workers.outdated_fence
+│   ├── SequenceConflict        agent_workers.sequence_conflict
 │   ├── StaleCall               tool_workers.stale_call
 │   ├── WorkerToolsUnknown      tool_workers.tools_unknown
 │   ├── IdempotencyConflict     idempotency.conflict
@@ -263,6 +265,20 @@ class McpToolChanged(Conflict):
         "The tool's description has changed since you fetched it; review the new"
         " description before approving."
     )
+
+
+class OutdatedFence(Conflict):
+    """Details have the state of the run."""
+
+    code = "agent_workers.outdated_fence"
+    message = "This worker does not hold the run any more; stop working on it."
+
+
+class SequenceConflict(Conflict):
+    """Details have the number that comes next."""
+
+    code = "agent_workers.sequence_conflict"
+    message = "`seq` is neither the number of the run's next event nor that of this write."
 
 
 class StaleCall(Conflict):

@@ -14,7 +14,10 @@ bp = Blueprint("health", __name__)
 #: A worker that missed this number of heartbeats counts as away.
 SILENT_HEARTBEATS = 3
 _HAS_WORKERS = """
-SELECT EXISTS (SELECT FROM workers WHERE seen_at > now() - make_interval(secs => :silence))
+SELECT EXISTS (
+    SELECT FROM workers
+    WHERE org_id IS NULL AND seen_at > now() - make_interval(secs => :silence)
+)
 """
 
 

@@ -27,7 +27,9 @@ class NoArguments(Schema):
 _NO_ARGUMENTS = NoArguments()
 
 
-def read_body(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
+def read_body(
+    schema: Schema, *, optional: bool = False, most: int = MAX_BODY_BYTES
+) -> dict[str, Any]:
     """Read the JSON object in the body as `schema` loads it; also refuses any query parameter.
 
     With `optional`, no body at all counts as `{}`.
@@ -37,7 +39,7 @@ def read_body(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
         UnsupportedMediaType, BodyTooLarge, RequestTimeout: see `read_object`.
     """
     query_args(_NO_ARGUMENTS)
-    body = read_object()
+    body = read_object(most)
     if body is None and not optional:
         raise InvalidRequest(body=["is required: send a JSON object"])
     return cast("dict[str, Any]", _load(schema, body or {}))
@@ -78,35 +80,35 @@ def read_items(schema: Schema, *, most: int) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", _load(schema, body))
 
 
-def read_object() -> dict[str, Any] | None:
+def read_object(most: int = MAX_BODY_BYTES) -> dict[str, Any] | None:
     """Read the JSON object in the body; None if there is no body.
 
     Raises:
         InvalidRequest: not one strict JSON object.
         UnsupportedMediaType, BodyTooLarge, RequestTimeout: see `read_json`.
     """
-    body = read_json()
+    body = read_json(most)
     if body is not None and not isinstance(body, dict):
         raise InvalidRequest(body=["must be a JSON object"])
     return body
 
 
-def read_json() -> dict[str, Any] | list[Any] | None:
+def read_json(most: int = MAX_BODY_BYTES) -> dict[str, Any] | list[Any] | None:
     """Read the JSON in the body, once per request; None if there is no body.
 
     Raises:
         UnsupportedMediaType: a body that is not `application/json` in UTF-8.
-        BodyTooLarge: over 1 MiB, by its length before it is read, else while it is read.
+        BodyTooLarge: over `most` bytes, by its length before it is read, else while it is read.
         RequestTimeout: the body took longer than 10 s, in however small pieces.
         InvalidRequest: not one strict JSON object or array.
     """
     if "body" not in g:
-        g.body = _read_json()
+        g.body = _read_json(most)
     return cast("dict[str, Any] | list[Any] | None", g.body)
 
 
-def _read_json() -> dict[str, Any] | list[Any] | None:
-    data = _read_bytes()
+def _read_json(most: int) -> dict[str, Any] | list[Any] | None:
+    data = _read_bytes(most)
     if not data:
         return None
     try:
@@ -118,15 +120,15 @@ def _read_json() -> dict[str, Any] | list[Any] | None:
     return body
 
 
-def _read_bytes() -> bytes:
+def _read_bytes(most: int) -> bytes:
     length = request.content_length
     chunked = length is None and "HTTP_TRANSFER_ENCODING" in request.environ
     if not chunked and not length:
         return b""
     _check_media_type()
-    if length is not None and length > MAX_BODY_BYTES:
-        raise BodyTooLarge()
-    expected = MAX_BODY_BYTES + 1 if length is None else length
+    if length is not None and length > most:
+        raise _too_large(most)
+    expected = most + 1 if length is None else length
     deadline = gevent.Timeout.start_new(BODY_SECONDS)
     try:
         data = (
@@ -141,11 +143,17 @@ def _read_bytes() -> bytes:
         raise InvalidRequest(body=["is incomplete or badly framed"]) from error
     finally:
         deadline.close()
-    if chunked and len(data) > MAX_BODY_BYTES:
-        raise BodyTooLarge()
+    if chunked and len(data) > most:
+        raise _too_large(most)
     if not chunked and len(data) < expected:
         raise InvalidRequest(body=["is shorter than its Content-Length"])
     return data
+
+
+def _too_large(most: int) -> BodyTooLarge:
+    if most == MAX_BODY_BYTES:
+        return BodyTooLarge()
+    return BodyTooLarge(f"The body is larger than {most // 2**20} MiB.")
 
 
 def _read_in_pieces(most: int) -> bytes:

@@ -26,6 +26,8 @@ from arkloop.shared.events.usage import Usage
 ROUTE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 #: Each is a module of `worker/providers`; plugins add others.
 PROVIDERS = plugins.BUILTIN["providers"]
+#: The beginning of the id under which the costs of an agent worker are counted; no `ROUTE_ID`.
+OF_AGENT = "agent/"
 #: OpenAI's two APIs; most compatible servers have only the second.
 APIS = ("responses", "chat")
 #: What a model may accept besides text.
@@ -116,7 +118,12 @@ Routes = Mapping[str, Route]
 
 
 def is_of_org(route_id: str) -> bool:
-    """Return whether this is the id of an org's model: a UUID, which no server route may have."""
+    """Return whether the org itself pays for calls by this route: no server route has such an id.
+
+    It is that of a model of the org, a UUID, or stands for the calls of an agent worker.
+    """
+    if route_id.startswith(OF_AGENT):
+        return True
     try:
         UUID(route_id)
     except ValueError:

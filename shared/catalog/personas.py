@@ -48,7 +48,7 @@ MAX_INPUT_EXPIRES_SECONDS = 30 * 86_400
 
 _TOOL_NAME = re.compile("[A-Za-z0-9_-]{1,64}")
 _MCP_NAME = re.compile("[a-z0-9_-]{1,32}")
-_AGENT_NAME = re.compile("[A-Za-z0-9_-]{1,64}")
+AGENT_NAME = re.compile("[A-Za-z0-9_-]{1,64}")
 #: What only the built-in loop heeds: an error in a persona that has an `agent`.
 LOOP_FIELDS = (
     "fallback_route_ids",
@@ -288,7 +288,7 @@ def _require_approval(value: Any) -> frozenset[str]:
 
 
 _CHECKS: Mapping[str, Callable[[Any], Any]] = {
-    "agent": _of_form(_AGENT_NAME),
+    "agent": _of_form(AGENT_NAME),
     "system_prompt": _prompt,
     "route_id": _of_form(KEY),
     "fallback_route_ids": _list_of(_of_form(KEY), MAX_FALLBACKS),

@@ -68,6 +68,7 @@ def unclaimed(
             select(runs.c.id)
             .where(
                 QUEUED,
+                runs.c.agent.is_(None),
                 runs.c.cancel_requested_at.is_(None),
                 runs.c.queued_at < age,
                 true() if before is None else runs.c.queued_at < before,
@@ -91,11 +92,13 @@ def claim(
     worker_id: UUID,
     *,
     suspects: Collection[UUID] | None = None,
+    have_agent: bool = False,
 ) -> dict[UUID, Claim]:
     """Claim those of the runs that are queued, and write that they start or resume.
 
     Returns the claims by run. A run that is missing is not queued: another worker has claimed it,
-    or it has ended. Suspects are claimed only if they are among `suspects` (None: all).
+    or it has ended. Suspects are claimed only if they are among `suspects` (None: all). With
+    `have_agent` only runs for agent workers are claimed, without it none of these.
 
     Raises:
         Unavailable: some may have been claimed.
@@ -103,18 +106,22 @@ def claim(
     if suspects is None:
         suspects = run_ids
     with connections.statement() as tx:
-        claims = _claim_new(tx, run_ids, worker_id, suspects)
+        claims = _claim_new(tx, run_ids, worker_id, suspects, have_agent)
     if others := [run_id for run_id in run_ids if run_id not in claims]:
         with connections.transaction() as tx:
-            claims |= _claim_resumed(tx, others, worker_id, suspects)
+            claims |= _claim_resumed(tx, others, worker_id, suspects, have_agent)
     return claims
 
 
 def _claim_new(
-    tx: Transaction, run_ids: Collection[UUID], worker_id: UUID, suspects: Collection[UUID]
+    tx: Transaction,
+    run_ids: Collection[UUID],
+    worker_id: UUID,
+    suspects: Collection[UUID],
+    have_agent: bool,
 ) -> dict[UUID, Claim]:
     """Claim those that no worker had before, in one statement."""
-    rows = _claim_queued(tx, run_ids, worker_id, suspects, are_new=True)
+    rows = _claim_queued(tx, run_ids, worker_id, suspects, are_new=True, have_agent=have_agent)
     started = {
         row.run_id: [StoredEvent(1, types.RunStarted.type, row.started_payload)] for row in rows
     }
@@ -124,10 +131,14 @@ def _claim_new(
 
 
 def _claim_resumed(
-    tx: Transaction, run_ids: Collection[UUID], worker_id: UUID, suspects: Collection[UUID]
+    tx: Transaction,
+    run_ids: Collection[UUID],
+    worker_id: UUID,
+    suspects: Collection[UUID],
+    have_agent: bool,
 ) -> dict[UUID, Claim]:
     """Claim those that a worker had before, with the answers that people gave meanwhile."""
-    rows = _claim_queued(tx, run_ids, worker_id, suspects, are_new=False)
+    rows = _claim_queued(tx, run_ids, worker_id, suspects, are_new=False, have_agent=have_agent)
     if not rows:
         return {}
     claimed = [row.run_id for row in rows]
@@ -157,6 +168,7 @@ def _claim_queued(
     suspects: Collection[UUID],
     *,
     are_new: bool,
+    have_agent: bool,
 ) -> Sequence[Row[Any]]:
     started = types.encode(1, _STARTED, EPOCH)
     return tx.sql.exec_driver_sql(
@@ -165,6 +177,7 @@ def _claim_queued(
             "run_ids": plain_array(run_ids),
             "may_be_suspect": plain_array(run_id in suspects for run_id in run_ids),
             "are_new": are_new,
+            "have_agent": have_agent,
             "worker_id": worker_id,
             "suspect_crashes": SUSPECT_CRASHES,
             "safe_seconds": tx.connections.settings.lease_seconds * SAFE_PART,

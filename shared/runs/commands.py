@@ -31,13 +31,12 @@ from arkloop.shared.errors import (
     RunNotFound,
     StaleInput,
 )
-from arkloop.shared.runs import approvals, endings, pending_calls
+from arkloop.shared.runs import agent_queue, agent_workers, approvals, endings, pending_calls
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import queued, waiting_is_over
 from arkloop.shared.storage import signals
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.storage.notifications import Enqueue
 from arkloop.shared.storage.tables.runs import inputs, runs
 from arkloop.shared.storage.tables.threads import threads
 from arkloop.shared.threads.visibility import visible
@@ -64,7 +63,7 @@ _REQUEST_CANCEL = (
         cancel_requested_at=func.coalesce(runs.c.cancel_requested_at, func.now()),
         cancel_requested_by=func.coalesce(runs.c.cancel_requested_by, bindparam("actor_id")),
     )
-    .returning(runs.c.owner, runs.c.cancel_requested_by)
+    .returning(runs.c.owner, runs.c.cancel_requested_by, runs.c.agent)
 )
 
 
@@ -99,7 +98,11 @@ def _ask_owner(tx: Transaction, actor: Actor, run_id: UUID) -> bool:
     ).one_or_none()
     if wish is None:
         return False
-    tx.after_commit.append(signals.Cancel(run_id, *wish))
+    if wish.agent is None:
+        tx.after_commit.append(signals.Cancel(run_id, wish.owner, wish.cancel_requested_by))
+    else:
+        topic = agent_workers.news_topic(wish.owner)
+        tx.after_commit.append(signals.Wake(topic, str(run_id), everyone=True))
     return True
 
 
@@ -194,7 +197,7 @@ def _requeue_with_input(
         update(runs).where(runs.c.id == run["id"]).values(**queued("input"), **waiting_is_over())
     )
     tx.after_commit.append(signals.Input(run["id"], run["owner"]))
-    tx.after_commit.append(Enqueue(run["id"]))
+    tx.after_commit.append(agent_queue.announce(run["id"], run["org_id"], run["agent"]))
 
 
 # ---- pieces --------------------------------------------------------------------------

@@ -8,18 +8,18 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, select, update
 
-from arkloop.shared import ids
+from arkloop.shared import ids, plugins
 from arkloop.shared.actors import Actor
 from arkloop.shared.billing import budget_limits
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import InvalidRequest, InvalidState, ThreadBusy
+from arkloop.shared.runs import agent_queue
 from arkloop.shared.runs.overrides import Options
 from arkloop.shared.storage.arrays import TextArray, plain_array
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.group_commit import GroupCommit
-from arkloop.shared.storage.notifications import Enqueue
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.storage.tables.threads import messages
@@ -66,6 +66,12 @@ class NewRun:
     options: Options | None = None  # what it overrides of the persona
     end_user_id: str | None = None  # None: that of the thread
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def agent(self) -> str | None:
+        """The agent whose workers execute it; None: the service's own workers."""
+        name = self.persona.agent
+        return None if name in plugins.names("agents") else name
 
     @property
     def size(self) -> int:
@@ -174,6 +180,7 @@ def create_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[UUID | None]:
                 "persona_ids": TextArray(new.persona.id for new in wanted),
                 "route_ids": TextArray(new.route.id for new in wanted),
                 "models": TextArray(new.route.model for new in wanted),
+                "agents": TextArray(new.agent for new in wanted),
                 "options": _json_array(new.options or None for new in wanted),
                 "end_user_ids": TextArray(new.end_user_id for new in wanted),
                 "metadata": _json_array(new.metadata for new in wanted),
@@ -189,7 +196,11 @@ def create_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[UUID | None]:
             },
         ).scalars()
     )
-    tx.after_commit += [Enqueue(run_id) for run_id in new_ids if run_id in created]
+    tx.after_commit += [
+        agent_queue.announce(run_id, new.actor.org_id, new.agent)
+        for run_id, new in zip(new_ids, wanted, strict=True)
+        if run_id in created
+    ]
     return [run_id if run_id in created else None for run_id in new_ids]
 
 

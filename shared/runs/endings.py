@@ -11,7 +11,7 @@ from enum import Enum
 from typing import ClassVar
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, func, select, true, update
+from sqlalchemy import Connection, RowMapping, delete, func, select, true, update
 
 from arkloop.shared import ids
 from arkloop.shared.billing import budgets
@@ -29,7 +29,7 @@ from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.group_commit import GroupCommit
 from arkloop.shared.storage.notifications import Reached
 from arkloop.shared.storage.sql_files import statement
-from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.runs import agent_runs, runs
 from arkloop.shared.usd import MAX_COST_USD
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,10 @@ def end_unclaimed(
     """
     streamed = event_log.open_events(tx.sql, run["id"])
     recorded = recorded_totals(tx.sql, run["id"])
-    totals = interrupted_calls.count(tx.connections, tx.sql, run["id"], recorded, streamed)
+    # An agent worker reports what its agent uses; nothing is known of a call in flight.
+    totals = recorded
+    if run["agent"] is None:
+        totals = interrupted_calls.count(tx.connections, tx.sql, run["id"], recorded, streamed)
     claim = _take_over(tx.sql, run, state)
     if claim is None:
         return False
@@ -184,6 +187,8 @@ def end_unclaimed(
     tx.after_commit.append(event_log.Publish({run["id"]: ending.stored}))
     if error is not None:
         tx.after_commit.append(_Failed(run["id"], run["route_id"], error.code))
+    if run["agent"] is not None:
+        tx.sql.execute(delete(agent_runs).where(agent_runs.c.run_id == run["id"]))
     # Last: until the commit others wait for the rows that it locks.
     _release(tx, ending)
     return True

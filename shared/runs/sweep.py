@@ -9,24 +9,32 @@ harmless: each change is guarded by the run's row lock and raises its fence.
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import RowMapping, func, select, text, update
+from sqlalchemy import RowMapping, func, or_, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.shared.billing import budgets, usage_days
 from arkloop.shared.events.types import STEP_TYPES, RunError, RunResumed, RunStarted
-from arkloop.shared.runs import commands, endings, retention, revocations
+from arkloop.shared.runs import (
+    agent_queue,
+    agent_workers,
+    commands,
+    endings,
+    retention,
+    revocations,
+)
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import MAX_CRASHES, queued
 from arkloop.shared.storage import postgres, rewinds
 from arkloop.shared.storage.connections import Connections, Transaction
-from arkloop.shared.storage.notifications import Enqueue
 from arkloop.shared.storage.postgres import OF_MAINTENANCE
+from arkloop.shared.storage.signals import Wake
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.events import run_events
-from arkloop.shared.storage.tables.runs import UNHELD_AND_CANCELLED, runs
+from arkloop.shared.storage.tables.runs import UNHELD_AND_CANCELLED, agent_runs, runs, workers
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +49,9 @@ CRASHED = RunError(
     False,
 )
 EXPIRED = RunError("input.expired", commands.UNANSWERED, False)
+OVERDUE = RunError("run.timeout", "The run took longer than its persona allows.", True)
+#: An agent worker that has not ended a run for this long after a cancel does not get to it.
+CANCEL_SECONDS = 5
 
 #: Literal text: see `tables.IS_ACTIVE`.
 WAITING = text("state = 'waiting'")
@@ -62,6 +73,7 @@ def sweep(connections: Connections) -> None:
         _cancel_runs_of_revoked_keys,
         _cancel_unheld,
         _expire_inputs,
+        _end_overdue_agents,
         _release_leaked_reservations,
     ):
         with connections.transaction() as tx:
@@ -162,7 +174,33 @@ def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None
             .where(runs.c.id == run["id"])
             .values(**queued("worker_lost"), fence=runs.c.fence + 1, crashes=crashes)
         )
-        tx.after_commit.append(Enqueue(run["id"]))
+        tx.after_commit.append(agent_queue.announce(run["id"], run["org_id"], run["agent"]))
+
+
+def recover_from(connections: Connections, owner: UUID, seen_at: datetime) -> None:
+    """Take the runs of an agent worker whose connection was closed and that was not heard since.
+
+    `seen_at` is when it renewed its lease over that connection.
+
+    Raises:
+        Unavailable
+    """
+    lease = func.make_interval(0, 0, 0, 0, 0, 0, connections.settings.lease_seconds)
+    is_silent = (workers.c.id == owner) & (workers.c.seen_at == seen_at)
+    with connections.transaction() as tx:
+        lost = update(workers).where(is_silent).values(seen_at=func.now() - lease)
+        if not tx.sql.execute(lost).rowcount:
+            return
+        executing = tx.sql.execute(
+            select(*runs.c)
+            .where(runs.c.owner == owner, text("state = 'executing'"))
+            .order_by(runs.c.id)
+            .with_for_update(skip_locked=True)
+        )
+        for run in _with_reservations_locked(tx, executing.mappings().all()):
+            log.warning("recovering run %s from lost agent worker %s", run["id"], owner)
+            with _isolated(tx, run):
+                _recover(tx, run)
 
 
 def _cancel_runs_of_revoked_keys(tx: Transaction) -> None:
@@ -198,6 +236,31 @@ def _expire_inputs(tx: Transaction) -> None:
                 commands.resume_expired(tx, run)
             else:
                 endings.end_unclaimed(tx, run, RunState.FAILED, EXPIRED)
+
+
+def _end_overdue_agents(tx: Transaction) -> None:
+    """End runs of agent workers whose time is over, or that ignore a cancel."""
+    grace = func.make_interval(0, 0, 0, 0, 0, 0, CANCEL_SECONDS)
+    is_cancelled = runs.c.cancel_requested_at < func.now() - grace
+    overdue = tx.sql.execute(
+        select(*runs.c)
+        .join(agent_runs, agent_runs.c.run_id == runs.c.id)
+        .where(
+            runs.c.state == RunState.EXECUTING,
+            or_(agent_runs.c.deadline_at < func.now(), is_cancelled),
+        )
+        .order_by(runs.c.id)
+        .limit(BATCH)
+        .with_for_update(of=runs, skip_locked=True)
+    )
+    for run in _with_reservations_locked(tx, overdue.mappings().all()):
+        with _isolated(tx, run):
+            if run["cancel_requested_at"] is not None:
+                endings.end_unclaimed(tx, run, RunState.CANCELLED)
+            else:
+                endings.end_unclaimed(tx, run, RunState.FAILED, OVERDUE)
+            topic = agent_workers.news_topic(run["owner"])
+            tx.after_commit.append(Wake(topic, str(run["id"]), everyone=True))
 
 
 def _release_leaked_reservations(tx: Transaction) -> None:

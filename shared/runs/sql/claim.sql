@@ -12,7 +12,7 @@ WITH wanted AS (
 ), free AS (
     SELECT r.id FROM wanted w JOIN runs r ON r.id = w.id
     WHERE r.state IS NOT DISTINCT FROM 'queued' AND r.cancel_requested_at IS NULL
-        AND (r.attempt = 0) = %(are_new)s
+        AND (r.attempt = 0) = %(are_new)s AND (r.agent IS NOT NULL) = %(have_agent)s
         AND (w.may_be_suspect OR r.crashes < %(suspect_crashes)s)
         AND EXISTS (
             SELECT FROM workers WHERE id = %(worker_id)s

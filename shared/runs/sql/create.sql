@@ -19,6 +19,7 @@ WITH wanted AS (
         unnest((SELECT %(persona_ids)s::text[])) AS persona_id,
         unnest((SELECT %(route_ids)s::text[])) AS route_id,
         unnest((SELECT %(models)s::text[])) AS model,
+        unnest((SELECT %(agents)s::text[])) AS agent,
         unnest((SELECT %(options)s::text[]))::jsonb AS options,
         unnest((SELECT %(end_user_ids)s::text[])) AS end_user_id,
         unnest((SELECT %(metadata)s::text[]))::jsonb AS metadata,
@@ -62,12 +63,12 @@ WITH wanted AS (
     FROM wanted w JOIN opened o ON o.id = w.thread_id
 ), created AS (
     INSERT INTO runs (id, org_id, thread_id, created_by_user_id, api_key_id, trace_id, persona_id,
-        route_id, model, options, end_user_id, metadata, position, visible_to, state, created_at,
-        queued_at)
+        route_id, model, agent, options, end_user_id, metadata, position, visible_to, state,
+        created_at, queued_at)
     -- Not now(): the statement may have waited for a thread's lock until the run before had ended.
     SELECT id, org_id, thread_id, created_by_user_id, api_key_id, trace_id, persona_id,
-        route_id, model, options, coalesce(end_user_id, end_user_id_of_thread), metadata, position,
-        visible_to, 'queued', clock_timestamp(), clock_timestamp()
+        route_id, model, agent, options, coalesce(end_user_id, end_user_id_of_thread), metadata,
+        position, visible_to, 'queued', clock_timestamp(), clock_timestamp()
     FROM wanted JOIN placed USING (id)
     -- A run that was created at the same time; this one has taken its positions in vain.
     ON CONFLICT (thread_id) WHERE state IN ('queued', 'executing', 'waiting') DO NOTHING

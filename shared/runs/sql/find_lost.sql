@@ -9,10 +9,13 @@
 -- for a lease after it came back itself; or, if all that were there with the owner are silent, by
 -- a worker that was started since then. A run that is being cancelled needs nobody to go on with it.
 --
+-- Agent workers reach Postgres through web processes: they lose their runs as others do, but what they
+-- say of a silence does not count.
+--
 -- An owner that was last seen before Postgres started could not renew: no crash of it.
 WITH heard AS (
     SELECT started_at, greatest(started_at, back_at) AS heard_since FROM workers
-    WHERE seen_at > now() - make_interval(secs => %(missed)s)
+    WHERE org_id IS NULL AND seen_at > now() - make_interval(secs => %(missed)s)
 )
 SELECT r.id, r.owner, coalesce(w.seen_at > pg_postmaster_start_time(), true) AS is_crash
 FROM runs r LEFT JOIN workers w ON w.id = r.owner

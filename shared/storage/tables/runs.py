@@ -54,6 +54,8 @@ runs = Table(
     #: Its place in the thread: it sees the messages before, its answer stands here.
     Column("position", BigInteger, nullable=False),
     Column("state", Text, nullable=False),
+    #: The agent whose workers execute it, in the customer's hands; null: the service's own workers.
+    Column("agent", Text),
     #: Raised by each claim; a write that carries an older fence has no effect.
     Column("fence", BigInteger, nullable=False, server_default=text("0")),
     Column("owner", Uuid),  # the worker process that holds it while executing, or held it last
@@ -112,6 +114,11 @@ runs = Table(
     ),
     Index("ix_runs_owner", "owner", postgresql_where=text("state = 'executing'")),
     Index("ix_runs_queued_at", "queued_at", postgresql_where=text("state = 'queued'")),
+    Index(
+        "ix_runs_org_id_agent_queued_at",
+        *("org_id", "agent", "queued_at"),
+        postgresql_where=text("state = 'queued' AND agent IS NOT NULL"),
+    ),
     Index(
         "ix_runs_input_expires_at", "input_expires_at", postgresql_where=text("state = 'waiting'")
     ),
@@ -216,6 +223,14 @@ inputs = Table(
     time_("consumed_at"),
 )
 
+#: Active runs that an agent worker has had, and when their time is over.
+agent_runs = Table(
+    "agent_runs",
+    metadata,
+    Column("run_id", Uuid, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("deadline_at", DateTime(timezone=True), nullable=False),
+)
+
 #: One row per worker process: its lease on all the runs that it holds.
 workers = Table(
     "workers",
@@ -228,4 +243,6 @@ workers = Table(
     Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     #: When it was heard again after its last silence of more than a heartbeat.
     time_("back_at"),
+    #: Of an agent worker, which is a process of the customer's; null: one of the service.
+    Column("org_id", Uuid),
 )

@@ -1,0 +1,240 @@
+"""`/v1/agent-workers/{name}`: workers in the customer's hands execute runs of their agents.
+
+Only they connect. A poll waits for runs, a heartbeat for news of the runs in progress: it renews
+the worker's lease, and a connection that closes while it waits says that the worker is gone.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import partial, wraps
+from typing import Any, cast
+from uuid import UUID
+
+from flask import Blueprint, Response, current_app, jsonify, request
+from marshmallow import Schema
+
+from arkloop.api.auth.bearer import authenticator, requires
+from arkloop.api.endpoints import agent_worker_bodies as bodies
+from arkloop.api.http.current import actor, catalog, connections
+from arkloop.api.http.json_body import read_body
+from arkloop.api.streaming.long_polls import LongPoll, LongPollHub, respond_later
+from arkloop.shared.catalog.catalog import Catalog
+from arkloop.shared.catalog.personas import AGENT_NAME
+from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.events.types import RunError
+from arkloop.shared.runs import (
+    agent_claims,
+    agent_queue,
+    agent_workers,
+    agent_writes,
+    sweep,
+)
+from arkloop.shared.runs.agent_workers import AgentWorker
+from arkloop.shared.runs.agent_writes import Ask, Complete, Fail, Release, Then, Write
+from arkloop.shared.runs.states import status_of
+from arkloop.shared.storage.connections import Connections
+
+bp = Blueprint("agent_workers", __name__)
+
+MAX_BODY_BYTES = 2 * 1024 * 1024
+#: A worker whose connection is closed has this long to send its next heartbeat.
+GONE_SECONDS = 1.5
+FAILED = "agent.failed"
+
+
+def look(connections: Connections) -> list[tuple[str, str]]:
+    """Return topic and run of queued runs of agents, for the hub of long polls."""
+    with connections.reading() as sql:
+        return list(agent_queue.look(sql))
+
+
+def _of_agent(view: Callable[[str, dict[str, Any]], Response], schema: Schema) -> Any:
+    """Call the view with the agent's name and the body of its request."""
+
+    @wraps(view)
+    @requires("agents.work")
+    def called(name: str) -> Response:
+        if not AGENT_NAME.fullmatch(name):
+            raise InvalidRequest(name=[f"must match {AGENT_NAME.pattern}"])
+        return view(name, read_body(schema, most=MAX_BODY_BYTES))
+
+    return called
+
+
+def poll(name: str, body: dict[str, Any]) -> Response:
+    """Wait for runs, for at most `wait_seconds`; each comes with all that its agent needs."""
+    worker = AgentWorker(body["worker_id"], actor().org_id, name)
+    take = partial(
+        _take,
+        connections(),
+        worker,
+        catalog(),
+        frozenset(body["held"]),
+        body.get("max_runs") or 1,
+    )
+    topic = agent_queue.topic(worker.org_id, name)
+    waiting = LongPoll(topic, None, request.environ.get("gunicorn.socket"))
+    nothing = partial(_polled, connections(), [])
+    return _respond(waiting, body.get("wait_seconds"), bodies.MAX_WAIT_SECONDS, take, nothing)
+
+
+def heartbeat(name: str, body: dict[str, Any]) -> Response:
+    """Renew the worker's lease; with `wait_seconds`, wait until a run is cancelled or lost."""
+    worker = AgentWorker(body["worker_id"], actor().org_id, name)
+    known = {run["run_id"]: run for run in body["runs"]}
+    with connections().statement() as tx:
+        seen_at = agent_workers.renew(tx, worker)
+    connection = request.environ.get("gunicorn.socket")
+    topic = agent_workers.news_topic(worker.id)
+    waiting = LongPoll(topic, None, connection)
+    most = connections().settings.lease_seconds / 3
+    seconds = min(body.get("wait_seconds") or 0, most)
+    news = partial(_news, connections(), worker, known)
+    nothing = partial(_unheard, connections(), waiting, worker, known, seen_at)
+    return _respond(waiting, seconds, 0, news, nothing)
+
+
+def append(name: str, body: dict[str, Any]) -> Response:
+    """Append events, store a checkpoint, or both in one."""
+    return _write(name, body)
+
+
+def checkpoint(name: str, body: dict[str, Any]) -> Response:
+    """Store a checkpoint, with which another worker continues if this one is lost."""
+    return _write(name, {"events": (), **body})
+
+
+def ask(name: str, body: dict[str, Any]) -> Response:
+    """Let the run wait for a person's answer; it is polled again when there is one."""
+    question, options = body["question"], body.get("options")
+    asked = Ask(key=body["key"], prompt=question, options=options or None)
+    return _write(name, body, asked)
+
+
+def complete(name: str, body: dict[str, Any]) -> Response:
+    """Complete the run with the final answer."""
+    return _write(name, body, Complete(content=body["content"], output=body["output"]))
+
+
+def fail(name: str, body: dict[str, Any]) -> Response:
+    """Let the run fail."""
+    return _write(name, body, Fail(error=RunError(FAILED, body["message"], body["retryable"])))
+
+
+def release(name: str, body: dict[str, Any]) -> Response:
+    """Give the run back to the queue: this worker stops."""
+    return _write(name, body, Release())
+
+
+for _view, _schema in (
+    (poll, bodies.Poll()),
+    (heartbeat, bodies.Heartbeat()),
+    (append, bodies.Append()),
+    (checkpoint, bodies.StoreCheckpoint()),
+    (ask, bodies.Ask()),
+    (complete, bodies.Complete()),
+    (fail, bodies.Fail()),
+    (release, bodies.Release()),
+):
+    bp.post(f"/v1/agent-workers/<name>:{_view.__name__}")(_of_agent(_view, _schema))
+
+
+def _write(name: str, body: Mapping[str, Any], then: Then = None) -> Response:
+    change = Write(
+        run_id=body["run_id"],
+        fence=body["fence"],
+        seq=body.get("seq"),
+        events=body["events"],
+        checkpoint=body.get("checkpoint"),
+    )
+    with connections().transaction() as tx:
+        written = agent_writes.write(tx, actor().org_id, name, change, catalog(), then)
+    return jsonify(
+        run_id=str(change.run_id),
+        status=status_of(written.state),
+        cancel_requested=written.cancel_requested,
+        next_seq=written.next_seq,
+    )
+
+
+def _respond(
+    poll: LongPoll,
+    seconds: float | None,
+    default_seconds: float,
+    take: Callable[[], bytes | None],
+    otherwise: Callable[[], bytes],
+) -> Response:
+    """Respond with what `take` returns, now or within these seconds."""
+    seconds = default_seconds if seconds is None else seconds
+    body = take()
+    if body is None and seconds == 0:
+        body = otherwise()
+    if body is not None:
+        return Response(body, mimetype="application/json")
+    hub = cast(LongPollHub, current_app.extensions["arkloop.polls"])
+    is_valid = partial(authenticator().still_valid, actor())
+    later = respond_later(
+        hub, poll, request.environ, seconds, lambda: take() if is_valid() else None, otherwise
+    )
+    return Response(later, mimetype="application/json", direct_passthrough=True)
+
+
+def _take(
+    connections: Connections,
+    worker: AgentWorker,
+    catalog: Catalog,
+    held: frozenset[UUID],
+    limit: int,
+) -> bytes | None:
+    """Take runs for the worker; None if there are none."""
+    taken = agent_claims.take(connections, worker, catalog, held=held, limit=limit)
+    return _polled(connections, taken) if taken else None
+
+
+def _polled(connections: Connections, runs: list[dict[str, Any]]) -> bytes:
+    return _json(lease_seconds=connections.settings.lease_seconds, runs=runs)
+
+
+def _news(
+    connections: Connections, worker: AgentWorker, known: Mapping[UUID, Mapping[str, Any]]
+) -> bytes | None:
+    """Return the worker's runs if one is lost or cancelled that it takes for its own."""
+    fences = {run_id: run["fence"] for run_id, run in known.items()}
+    with connections.reading() as sql:
+        found = agent_workers.statuses(sql, worker, fences)
+    is_news = any(
+        not one["is_held"] or one["cancel_requested"] > known[run_id]["cancel_requested"]
+        for run_id, one in found.items()
+    )
+    return _beaten(connections, found) if is_news else None
+
+
+def _unheard(
+    connections: Connections,
+    poll: LongPoll,
+    worker: AgentWorker,
+    known: Mapping[UUID, Mapping[str, Any]],
+    seen_at: datetime,
+) -> bytes:
+    """Return that there is no news; if the worker is gone, take its runs from it."""
+    if poll.has_left and known:
+        time.sleep(GONE_SECONDS)
+        sweep.recover_from(connections, worker.id, seen_at)
+    return _beaten(
+        connections,
+        {
+            run_id: {"is_held": True, "cancel_requested": run["cancel_requested"]}
+            for run_id, run in known.items()
+        },
+    )
+
+
+def _beaten(connections: Connections, found: Mapping[UUID, Mapping[str, Any]]) -> bytes:
+    shown = [{"run_id": str(run_id), **one} for run_id, one in found.items()]
+    return _json(lease_seconds=connections.settings.lease_seconds, runs=shown)
+
+
+def _json(**values: Any) -> bytes:
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

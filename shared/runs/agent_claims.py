@@ -1,0 +1,177 @@
+"""Claims of agent workers, with all that an agent needs of its run."""
+
+import json
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, RowMapping, func, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from arkloop.shared.catalog.catalog import Catalog
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.events import event_log, types
+from arkloop.shared.runs import agent_queue, agent_workers, checkpoints, claims, overrides
+from arkloop.shared.runs.agent_workers import AgentWorker
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.tables.events import run_events
+from arkloop.shared.storage.tables.runs import agent_runs, runs
+from arkloop.shared.threads.history_messages import Message, messages_before
+from arkloop.shared.times import rfc3339
+
+#: Of a run's own turns, the newest.
+MAX_TURN_BYTES = 1024 * 1024
+_TURN_TYPES = (
+    types.MessageCompleted.type,
+    types.ToolCallRequested.type,
+    types.ToolResult.type,
+    types.RunWaitingForInput.type,
+    types.RunInputReceived.type,
+)
+
+
+def persona_of(catalog: Catalog, run: RowMapping) -> Persona:
+    """Return the persona of a run, with its overrides. Raises: PersonaNotFound."""
+    return overrides.apply(catalog.persona(run["org_id"], run["persona_id"]), run["options"])
+
+
+def take(
+    connections: Connections,
+    worker: AgentWorker,
+    catalog: Catalog,
+    *,
+    held: Collection[UUID],
+    limit: int,
+) -> list[dict[str, Any]]:
+    """Return at most `limit` runs for the worker: its own that it does not know of, then new ones.
+
+    The response that had brought a run of its own was lost.
+
+    Raises:
+        Unavailable: some may have been claimed; the worker gets them with its next request.
+    """
+    with connections.reading() as sql:
+        owned, queued = agent_queue.find(sql, worker.org_id, worker.agent, worker.id, limit)
+    taken = [run_id for run_id in owned if run_id not in held][:limit]
+    wanted = queued[: limit - len(taken)]
+    if wanted:
+        with connections.statement() as tx:
+            agent_workers.renew(tx, worker)
+        taken += claims.claim(connections, wanted, worker.id, have_agent=True)
+    found = [_hand_over(connections, worker, run_id, catalog) for run_id in taken]
+    return [one for one in found if one is not None]
+
+
+def _hand_over(
+    connections: Connections, worker: AgentWorker, run_id: UUID, catalog: Catalog
+) -> dict[str, Any] | None:
+    """Return what the agent gets of a claimed run; None if the run is not the worker's any more.
+
+    Text that was streamed and not finished becomes void.
+    """
+    with connections.transaction() as tx:
+        run = (
+            tx.sql.execute(
+                select(*runs.c)
+                .where(
+                    runs.c.id == run_id,
+                    runs.c.owner == worker.id,
+                    runs.c.state == RunState.EXECUTING,
+                )
+                .with_for_update()
+            )
+            .mappings()
+            .one_or_none()
+        )
+        if run is None:
+            return None
+        persona = persona_of(catalog, run)
+        if lost := event_log.open_events(tx.sql, run_id):
+            reset = types.MessageReset(lost[0].seq, "resumed")
+            event_log.store(tx, {run_id: event_log.number(tx, run_id, [reset])})
+        _note_deadline(tx, run, persona)
+        turns, answers = _turns(tx.sql, run) if run["resume_reason"] else ([], [])
+        checkpoint = checkpoints.load(tx.sql, run_id) if run["resume_reason"] else None
+        return {
+            "run_id": str(run_id),
+            "thread_id": str(run["thread_id"]),
+            "org_id": str(run["org_id"]),
+            "end_user_id": run["end_user_id"],
+            "metadata": run["metadata"],
+            "trace_id": run["trace_id"],
+            "fence": run["fence"],
+            "next_seq": event_log.last_seq(tx.sql, run_id) + 1,
+            "attempt": run["attempt"],
+            "cancel_requested": run["cancel_requested_at"] is not None,
+            "persona_id": run["persona_id"],
+            "instructions": persona.system_prompt,
+            "model": run["model"],
+            "model_settings": dict(persona.model_settings),
+            "output_schema": persona.output_schema,
+            "messages": [*messages_before(tx.sql, run["thread_id"], run["position"]), *turns],
+            "answers": answers,
+            "checkpoint": None if checkpoint is None else json.loads(checkpoint),
+            "deadline_at": rfc3339(_deadline(run, persona)),
+        }
+
+
+def _deadline(run: RowMapping, persona: Persona) -> Any:
+    waited = timedelta(milliseconds=run["waiting_ms"])
+    return run["started_at"] + waited + timedelta(seconds=persona.timeout_seconds)
+
+
+def _note_deadline(tx: Transaction, run: RowMapping, persona: Persona) -> None:
+    deadline_at = _deadline(run, persona)
+    tx.sql.execute(
+        upsert(agent_runs)
+        .values(run_id=run["id"], deadline_at=deadline_at)
+        .on_conflict_do_update(index_elements=["run_id"], set_={"deadline_at": deadline_at})
+    )
+
+
+def _turns(sql: Connection, run: RowMapping) -> tuple[Sequence[Message], list[Message]]:
+    """Return the finished turns of earlier attempts, and people's answers."""
+    size = func.sum(func.octet_length(run_events.c.payload)).over(order_by=run_events.c.seq.desc())
+    newest = (
+        select(run_events.c.seq, run_events.c.type, run_events.c.payload, size.label("size"))
+        .where(run_events.c.run_id == run["id"], run_events.c.type.in_(_TURN_TYPES))
+        .subquery()
+    )
+    rows = sql.execute(select(newest).where(newest.c.size <= MAX_TURN_BYTES).order_by(newest.c.seq))
+    turns: list[Message] = []
+    asked: dict[str, Message] = {}
+    answers: list[Message] = []
+    for row in rows:
+        data = event_log.data_of(row.payload)
+        match row.type:
+            case types.MessageCompleted.type:
+                turns.append({"role": "assistant", "content": data["content"]})
+            case types.ToolCallRequested.type:
+                call = {
+                    "id": data["tool_call_id"],
+                    "name": data["name"],
+                    "arguments": data["arguments"],
+                }
+                turn = next((t for t in reversed(turns) if t["role"] == "assistant"), None)
+                if turn is not None:  # else it is cut off, with all before it
+                    turn.setdefault("tool_calls", []).append(call)
+            case types.ToolResult.type:
+                turns.append(
+                    {
+                        "role": "tool",
+                        "content": data["output"],
+                        "tool_call_id": data["tool_call_id"],
+                        "name": data["name"],
+                    }
+                )
+            case types.RunWaitingForInput.type:
+                asked[data["request_id"]] = {
+                    "key": data.get("tool_call_id"),
+                    "question": data["prompt"],
+                }
+            case types.RunInputReceived.type:
+                if (question := asked.get(data["request_id"])) is not None:
+                    answers.append({**question, "answer": data["content"]})
+    return turns, answers
