@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -19,6 +20,7 @@ from sqlalchemy import create_engine, text
 from arkloop.cli.dev.dev import read_procfile
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.cli.dev.embedded_server import free_port
+from tests.caller import Caller
 from tests.system import register
 from tests.waiting import eventually
 from tests.web_server import answers
@@ -39,7 +41,20 @@ FILES = {
         '    "Look up the price of an article."\n'
         "    return f'{PRICES[sku]} for {info.end_user_id}'\n"
     ),
-    "plugins/personas/shop@1.yaml": "system_prompt: You sell tea.\ntools: [price]\n",
+    "plugins/providers/parrot.py": (
+        '"""A model that repeats the last message."""\n'
+        "from arkloop.worker.providers.scripted_provider import ScriptedProvider\n"
+        "def build(route, *, faults, egress):\n"
+        "    return ScriptedProvider()\n"
+    ),
+    "plugins/agents/clerk.py": (
+        "def clerk(run):\n    return f'You said: {run.messages[-1].content}'\n"
+    ),
+    "plugins/personas/shop@1.yaml": "route_id: parrot\ntools: [price]\n",
+    "plugins/personas/clerk@1.yaml": "agent: clerk\n",
+    "routes.yaml": (
+        "routes: [{id: parrot, provider: parrot, model: p-1, prices: {input: 0, output: 0}}]\n"
+    ),
 }
 
 
@@ -122,7 +137,7 @@ def product(wheel: Path, postgres: EmbeddedPostgres, redis_url: str, tmp_path: P
         "ARKLOOP_PORT": str(free_port()),
         "ARKLOOP_API_WORKERS": "1",
         "ARKLOOP_WORKER_CONCURRENCY": "10",
-        "ARKLOOP_SCRIPTED": "1",
+        "ARKLOOP_ROUTES": "routes.yaml",
         "ARKLOOP_REGISTRATION": "open",
         "ARKLOOP_NEW_ORG_CREDITS": "1000",
         "ARKLOOP_PLUGINS": "plugins",
@@ -131,8 +146,8 @@ def product(wheel: Path, postgres: EmbeddedPostgres, redis_url: str, tmp_path: P
 
 
 def test_a_product_runs_the_service_from_the_wheel(product: Product) -> None:
-    """The lines of the guide start in the product's folder, next to its own packages, and a run
-    calls a plugin that imports them.
+    """The lines of the guide start in the product's folder, next to its own packages, and runs
+    use a tool that imports them, a provider and an agent.
     """
     [lines] = re.findall(r"```text\n(release: .*?)```", PAGE.read_text(), re.DOTALL)
     product.folder.joinpath("Procfile").write_text(lines)
@@ -153,16 +168,20 @@ def test_a_product_runs_the_service_from_the_wheel(product: Product) -> None:
         eventually(lambda: answers(url) or any(p.poll() is not None for p in started), seconds=60)
         assert [None, None] == [process.poll() for process in started], log.read_text()
         user = register(url)
-        run = user.made(
-            "/v1/runs",
-            {
-                "message": '{"script": [{"tool": "price", "args": {"sku": "tea"}}]}',
-                "persona_id": "shop",
-                "end_user_id": "anna",
-            },
-        )
-        ended = user.until(run["run_id"], "status", "completed", "failed", seconds=60)
-        events = user.http.get(f"/v1/runs/{run['run_id']}/events?follow=false").text
+        call = '{"script": [{"tool": "price", "args": {"sku": "tea"}}]}'
+        ended = [
+            ended_run(user, message, persona_id)
+            for message, persona_id in ((call, "shop"), ("Hello.", "clerk"))
+        ]
+        events = user.http.get(f"/v1/runs/{ended[0]['run_id']}/events?follow=false").text
 
-    assert "completed" == ended["status"], f"{ended['error']}\n{log.read_text()}"
+    assert ["completed", "completed"] == [run["status"] for run in ended], log.read_text()
     assert '"output":"3 EUR for anna"' in events
+    assert ["parrot", "You said: Hello."] == [ended[0]["route_id"], ended[1]["output"]]
+
+
+def ended_run(user: Caller, message: str, persona_id: str) -> dict[str, Any]:
+    """Make a run and return it when it has ended."""
+    body = {"message": message, "persona_id": persona_id, "end_user_id": "anna"}
+    run_id = user.made("/v1/runs", body)["run_id"]
+    return user.until(run_id, "status", "completed", "failed", seconds=60)

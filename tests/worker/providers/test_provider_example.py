@@ -3,7 +3,6 @@
 import json
 import re
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from arkloop.shared import plugins
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.security.egress import Policy
 from arkloop.worker import providers
@@ -34,13 +34,14 @@ PAGE = Path(__file__).parents[3] / "docs/reference/providers.md"
 
 
 @pytest.fixture(autouse=True)
-def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The one file is all there is to do."""
+def example(tmp_path: Path) -> Iterator[None]:
+    """The one file of a plugin is all there is to do."""
     [code] = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    (tmp_path / "ollama_provider.py").write_text(code)
-    monkeypatch.setattr(providers, "__path__", [*providers.__path__, str(tmp_path)])
+    (tmp_path / "providers").mkdir()
+    (tmp_path / "providers" / "ollama.py").write_text(code)
+    plugins.use([str(tmp_path)])
     yield
-    sys.modules.pop("arkloop.worker.providers.ollama_provider")
+    plugins.use(())
 
 
 COUNTS = {"prompt_eval_count": 26, "eval_count": 3}
