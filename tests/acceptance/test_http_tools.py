@@ -105,6 +105,50 @@ def test_a_worker_that_is_killed_during_a_call(
     assert 1 == len({request.headers["webhook-id"] for request in receiver.received})
 
 
+def test_a_tool_sends_its_result_later(owner: Caller, receiver: ToolReceiver) -> None:
+    """A call that is accepted with 202 parks the run, which resumes with the result that the tool
+    sends.
+    """
+    clerk(owner, receiver)
+    receiver.answer = lambda _: Reply(status=202)
+    run_id = owner.run(CALL, {"say": "ok"}, persona_id="clerk")
+    pending = owner.until(run_id, "status", "waiting_for_input")["pending_input"]
+    [request] = receiver.received
+    call_id = request.data["tool_call_id"]
+    assert "tool_results" == pending["kind"]
+    assert [call_id] == [call["tool_call_id"] for call in pending["calls"]]
+
+    sent = [{"tool_call_id": call_id, "output": "refunded later"}]
+    answers = [owner.http.post(f"/v1/runs/{run_id}/tool-results", json=sent) for _ in range(2)]
+
+    assert [200, 200] == [answer.status_code for answer in answers]
+    events = owner.events(run_id)
+    [result] = data_of(events, "tool.result")
+    assert ("refunded later", False) == (result["output"], result["is_error"])
+    assert "run.completed" == types(events)[-1]
+    assert 1 == len(receiver.received)
+
+
+def test_a_result_that_is_sent_before_the_tool_has_responded_counts(
+    owner: Caller, receiver: ToolReceiver
+) -> None:
+    """A tool may work faster than it responds: its result is kept until the run needs it."""
+    clerk(owner, receiver)
+
+    def accept(request: Received) -> Reply:
+        sent = [{"tool_call_id": request.data["tool_call_id"], "output": "fast"}]
+        path = f"/v1/runs/{request.data['run_id']}/tool-results"
+        assert 200 == owner.http.post(path, json=sent).status_code
+        return Reply(status=202)
+
+    receiver.answer = accept
+    run_id = owner.run(CALL, {"say": "ok"}, persona_id="clerk")
+
+    [result] = data_of(owner.events(run_id), "tool.result")
+
+    assert ("fast", False) == (result["output"], result["is_error"])
+
+
 def test_a_cancelled_run_closes_the_connection(owner: Caller, receiver: ToolReceiver) -> None:
     """The receiver of a call notices that its run was cancelled."""
     clerk(owner, receiver)

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from arkloop.shared import json_text
 from arkloop.worker.contract.cpu_slices import cpu_slice
 from arkloop.worker.http_tools.exchange import Response
-from arkloop.worker.tools import ToolFailed
+from arkloop.worker.tools import ResultPending, ToolFailed
 
 _JSON = re.compile(r"application/([\w.-]+\+)?json")
+_ACCEPTED = 202
 _FIELDS = {"output", "is_error"}
 
 
@@ -29,9 +30,12 @@ def output_of(response: Response) -> str:
     """Return what the model reads of a call that the tool has answered.
 
     Raises:
+        ResultPending: the tool has accepted the call, and its result comes later.
         ToolFailed: the tool says so, by its status or in its body, or the body is not text.
     """
     status = response.status
+    if status == _ACCEPTED:
+        raise ResultPending()
     if response.problem is not None:
         raise ToolFailed(f"HTTP status {status}: {response.problem}")
     header = email.message.Message()

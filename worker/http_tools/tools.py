@@ -16,6 +16,7 @@ from arkloop.shared.catalog import http_tools
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.events.plain import plain
+from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.security.egress import Policy
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey
 from arkloop.shared.storage.connections import Connections
@@ -64,6 +65,7 @@ def _tool(connections: Connections, row: Row[Any]) -> Tool:
         function=call,
         idempotent=row.idempotent,
         timeout_seconds=row.timeout_seconds + GRACE_SECONDS,
+        result_from=ResultSource.HTTP,
     )
 
 
@@ -107,6 +109,7 @@ class _Call:
 
         Raises:
             ToolFailed: the tool could not be called, or says that it failed.
+            ResultPending: the tool sends the result later.
             StopRun, LeaseLost: by `context`.
         """
         for pause in (*PAUSES, None):

@@ -13,12 +13,13 @@ import pytest
 from arkloop.cli.dev.embedded_server import free_port
 from arkloop.shared.catalog import http_tools
 from arkloop.shared.config import Settings
+from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.outcomes import CancelRequested
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.http_tools import exchange, tools
 from arkloop.worker.http_tools.tools import tools_of
-from arkloop.worker.tools import CallInfo, Tool, ToolFailed
+from arkloop.worker.tools import CallInfo, ResultPending, Tool, ToolFailed
 from tests.clients import User
 from tests.tool_receiver import Received, Reply, ToolReceiver
 from tests.waiting import eventually
@@ -222,6 +223,17 @@ def test_a_failure_shows_only_what_the_author_wrote_for_the_model(
 
     assert said == failure(made()[0])
     assert 1 == len(receiver.received)
+
+
+def test_an_accepted_call_has_its_result_later(receiver: ToolReceiver, made: Made) -> None:
+    """With 202 the tool promises to send the result over the API."""
+    receiver.answer = lambda _: Reply({"output": "ignored"}, status=202)
+    tool, _ = made()
+
+    with pytest.raises(ResultPending):
+        call(tool)
+
+    assert ResultSource.HTTP == tool.result_from
 
 
 # ---- repetitions ---------------------------------------------------------------------
