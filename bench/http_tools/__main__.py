@@ -3,7 +3,7 @@
     .venv/bin/python -m bench.http_tools [--trials 200] [--seed 1]
 
 At each point of a call, of the worker and of the tool's server, that process is killed while
-eight runs are in progress. Then the time of a call is compared with that of a tool in the worker.
+nine runs are in progress. Then the time of a call is compared with that of a tool in the worker.
 Exit status 1: an effect came twice under one key, a call was lost, or the model was misinformed.
 """
 
@@ -34,8 +34,8 @@ def main() -> int:
     began, trials = time.monotonic(), list[Trial]()
     with (
         tempfile.TemporaryDirectory(prefix="arkloop-http-tools-") as folder,
-        Receiver(Path(folder)) as server,
         Service(environ=ENVIRON) as service,
+        Receiver(Path(folder), service) as server,
     ):
         bench = Bench(service, server)
         _compare(bench)

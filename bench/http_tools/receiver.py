@@ -1,11 +1,14 @@
-"""A customer's server with three tools, which dies on request and keeps its effects in a file.
+"""A customer's server with tools, which dies on request and keeps its effects in a file.
 
-    python -m bench.http_tools.receiver PORT FILE [POINT:NTH]
+    python -m bench.http_tools.receiver PORT FILE API_URL [POINT:NTH]
 
 `/idempotent` takes effect once for each key. `/once` takes effect with each request: two requests
-with one key would be two effects. `/fast` has none and takes no time.
+with one key would be two effects. `/later` is idempotent, accepts calls with 202, and sends each
+result over the API, with the key in `BENCH_API_KEY`, until it is taken. `/fast` has no effect and
+takes no time.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -20,11 +23,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 #: Where the process may be killed, in the order of a request.
 POINTS = ("receiver.read", "receiver.effect", "receiver.mid_response")
+#: The statuses by which the service says that it takes no result of this call any more.
+OVER = (404, 409, 422)
 WORK_SECONDS = 0.05
 
-_TABLE = "CREATE TABLE IF NOT EXISTS effects (key TEXT, path TEXT, output TEXT)"
+_TABLE = """
+CREATE TABLE IF NOT EXISTS effects
+    (key TEXT, path TEXT, output TEXT, run_id TEXT, call_id TEXT, is_sent BOOLEAN)
+"""
 
 
 def effects(file: Path) -> list[tuple[str, str]]:
@@ -69,12 +79,30 @@ class _Tools:
         key, output = data["idempotency_key"], f"done {data['arguments']['n']}"
         with self._lock, closing(_opened(self._file)) as sql:
             query = "SELECT output FROM effects WHERE key = ?"
-            found = sql.execute(query, (key,)).fetchone() if path == "/idempotent" else None
+            found = sql.execute(query, (key,)).fetchone() if path != "/once" else None
             if found is not None:
                 return str(found[0])
-            sql.execute("INSERT INTO effects VALUES (?, ?, ?)", (key, path, output))
+            made = (key, path, output, data["run_id"], data["tool_call_id"], path != "/later")
+            sql.execute("INSERT INTO effects VALUES (?, ?, ?, ?, ?, ?)", made)
         self._death.reach("receiver.effect")
         return output
+
+    def send_results(self, api_url: str) -> None:
+        """Send the results of accepted calls, again and again, as long as the process lives."""
+        key = os.environ["BENCH_API_KEY"]
+        http = httpx.Client(base_url=api_url, headers={"Authorization": f"Bearer {key}"})
+        query = "SELECT key, run_id, call_id, output FROM effects WHERE NOT is_sent"
+        while True:
+            time.sleep(0.05)
+            with self._lock, closing(_opened(self._file)) as sql:
+                unsent = list(sql.execute(query))
+            for key, run_id, call_id, output in unsent:
+                results = [{"tool_call_id": call_id, "output": output}]
+                with contextlib.suppress(httpx.HTTPError):
+                    response = http.post(f"/v1/runs/{run_id}/tool-results", json=results)
+                    if response.status_code == 200 or response.status_code in OVER:
+                        with self._lock, closing(_opened(self._file)) as sql:
+                            sql.execute("UPDATE effects SET is_sent = true WHERE key = ?", (key,))
 
 
 class _Server(ThreadingHTTPServer):
@@ -84,16 +112,17 @@ class _Server(ThreadingHTTPServer):
         """Ignore connections that a killed worker has left."""
 
 
-def serve(port: int, file: Path, death: _Death) -> None:
+def serve(port: int, file: Path, api_url: str, death: _Death) -> None:
     """Serve until the process is killed."""
     tools = _Tools(file, death)
+    threading.Thread(target=tools.send_results, args=(api_url,), daemon=True).start()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             output = tools.call(self.path, json.loads(body)["data"])
             answer = json.dumps({"output": output}).encode()
-            self.send_response(200)
+            self.send_response(202 if self.path == "/later" else 200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
@@ -109,9 +138,9 @@ def serve(port: int, file: Path, death: _Death) -> None:
 
 
 def main() -> None:
-    port, file, *rest = sys.argv[1:]
+    port, file, api_url, *rest = sys.argv[1:]
     point, _, nth = (rest[0] if rest else "never:0").partition(":")
-    serve(int(port), Path(file), _Death(point, int(nth)))
+    serve(int(port), Path(file), api_url, _Death(point, int(nth)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Trials: runs that call an HTTP tool while the worker or the tool's server is killed."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -22,13 +23,16 @@ WORKER_POINTS = (
     "worker.tool_begun",
     "worker.in_tool",
     "worker.tool_returned",
+    "worker.before_park",
+    "worker.parked",
     "worker.committed",
     "worker.step_finished",
 )
 POINTS = (*WORKER_POINTS, "worker.any_moment", *receiver.POINTS)
 #: Runs that are in progress when a process is killed.
-RUNS = 8
+RUNS = 9
 SECONDS = 60.0
+TOOLS = ("idempotent", "once", "later", "fast")
 
 UNKNOWN = "The outcome of this call is unknown"
 MAY_BE_DONE = "The call may have taken effect."
@@ -64,7 +68,7 @@ class Trial:
             faults.append(f"an effect that the model does not know of: {self.outputs}")
         if is_done and not self.effects:
             faults.append("a result without an effect")
-        if self.path == "/idempotent" and not is_done:
+        if self.path != "/once" and not is_done:
             faults.append(f"an idempotent call without its result: {self.outputs}")
         return faults
 
@@ -72,8 +76,9 @@ class Trial:
 class Receiver:
     """The tool's server, in a process of its own that is started again after its death."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, service: Service) -> None:
         self.file, self.port = folder / "effects.sqlite", free_port()
+        self._api_url, self._api_key = service.urls[0], service.api_key
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -86,8 +91,9 @@ class Receiver:
     def start(self, death: str | None = None) -> None:
         """Start it; `death` is `POINT:NTH`."""
         command = [sys.executable, "-m", "bench.http_tools.receiver", str(self.port)]
-        given = [] if death is None else [death]
-        self._process = subprocess.Popen([*command, str(self.file), *given], cwd=ROOT)
+        given = [self._api_url] if death is None else [self._api_url, death]
+        environ = {**os.environ, "BENCH_API_KEY": self._api_key}
+        self._process = subprocess.Popen([*command, str(self.file), *given], cwd=ROOT, env=environ)
 
     def wait(self, seconds: float) -> bool:
         """Wait for its death; False if it lives."""
@@ -105,7 +111,7 @@ class Receiver:
 
 
 class Bench:
-    """An org with the two tools, and the client that runs its trials."""
+    """An org with the tools, and the client that runs its trials."""
 
     def __init__(self, service: Service, server: Receiver) -> None:
         self._service, self._server = service, server
@@ -114,7 +120,7 @@ class Bench:
             headers={"Authorization": f"Bearer {service.api_key}"},
             timeout=60,
         )
-        for name in ("idempotent", "once", "fast"):
+        for name in TOOLS:
             self._made(
                 "/v1/tools",
                 {
@@ -125,13 +131,14 @@ class Bench:
                     "idempotent": name != "once",
                 },
             )
-        tools = ["idempotent", "once", "fast", "calculator"]
-        self._made("/v1/personas", {"key": "worker", "tools": tools, "max_steps": 256})
+        self._made(
+            "/v1/personas", {"key": "worker", "tools": [*TOOLS, "calculator"], "max_steps": 256}
+        )
 
     def round(self, point: str, seed: int) -> list[Trial]:
         """Start `RUNS` runs and kill a process at the point while they are in progress."""
         chance = Random(f"{point} {seed}")
-        nth = chance.randint(1, RUNS // 2)
+        nth = chance.randint(1, RUNS // 3)
         doomed = None
         if point in WORKER_POINTS:
             self._service.end("worker")
@@ -140,7 +147,7 @@ class Bench:
         elif point in receiver.POINTS:
             self._server.end()
             self._server.start(f"{point}:{nth}")
-        paths = ["/idempotent", "/once"] * (RUNS // 2)
+        paths = [f"/{TOOLS[number % 3]}" for number in range(RUNS)]
         runs = [self._start(path, number) for number, path in enumerate(paths)]
         if point == "worker.any_moment":
             time.sleep(chance.uniform(0, 0.2))
