@@ -27,6 +27,7 @@ POINTS = {
     "worker.tool_returned": "the tool has returned, its result is not committed",
     "worker.before_park": "all calls but those made elsewhere are done, the run is not parked yet",
     "worker.parked": "the run waits, and no worker holds it",
+    "api.results_stored": "results from outside are committed, no worker was notified yet",
     "worker.step_finished": "the results of a step are committed",
     "worker.before_end": "before the commit that ends the run",
     "worker.ended": "after that commit, before Redis has its events",

@@ -8,7 +8,7 @@ click.ClickException
 import json
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -64,7 +64,9 @@ class Client:
         """Return the response's JSON."""
         return self._call("GET", path, params=params).json()
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def post(
+        self, path: str, body: Mapping[str, Any] | Sequence[Any] | None = None
+    ) -> dict[str, Any]:
         """Return the response's JSON. A repeated attempt creates nothing twice."""
         content = None if body is None else _encode(body)
         headers = {"Idempotency-Key": str(uuid4()), "Content-Type": "application/json"}
@@ -157,7 +159,7 @@ def _successful(response: httpx2.Response) -> httpx2.Response:
     raise refusal(response)
 
 
-def _encode(body: Mapping[str, Any]) -> bytes:
+def _encode(body: Mapping[str, Any] | Sequence[Any]) -> bytes:
     try:
         return json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError:

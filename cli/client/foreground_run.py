@@ -120,12 +120,22 @@ class ForegroundRun:
         self._display.show(event)
         if event.type == "tool.call":
             self._arguments[event.data["tool_call_id"]] = event.data["arguments"]
-        if event.type == "run.waiting_for_input":
+        if event.type == "run.waiting_for_input" and event.data["kind"] == "tool_results":
+            self._show_calls(event.data["calls"])
+        elif event.type == "run.waiting_for_input":
             self._question = event.data
             self._ask(event.data)
         elif event.type in ("run.input_received", "run.resumed") or event.is_terminal:
             self._question = None
         self._status = STATUS_OF_END.get(event.type)
+
+    def _show_calls(self, calls: list[dict[str, Any]]) -> None:
+        """Show the calls that a client has to make; this one only follows the run."""
+        self._display.note("The run waits for the results of client tools:", "bold")
+        for call in calls:
+            self._display.note(f"  {call['tool_call_id']}  {call['name']}", "")
+            self._display.note(in_full(call["arguments"]), "")
+        self._display.note(f"Send them with: arkloop runs result {self._run_id} CALL_ID OUTPUT")
 
     def _ask(self, question: dict[str, Any]) -> None:
         self._keyboard.forget()

@@ -105,6 +105,24 @@ def give_input(run_id: UUID, content: str, request_id: UUID | None) -> None:
 
 @runs.command()
 @_run_id
+@click.argument("tool_call_id")
+@click.argument("output")
+@click.option("--error", is_flag=True, help="The call has failed: OUTPUT says why.")
+def result(run_id: UUID, tool_call_id: str, output: str, error: bool) -> None:
+    """Send the result of a client tool's call to a run that waits for it.
+
+    The model reads OUTPUT (`-`: standard input) as it is. `show` prints the calls whose results are
+    missing, with their arguments; the same command again changes nothing.
+    """
+    if output == "-":
+        output = sys.stdin.read().removesuffix("\n")
+    body = [{"tool_call_id": tool_call_id, "output": output, "is_error": error}]
+    Client(find_server()).post(f"/runs/{run_id}/tool-results", body)
+    print_line("ok")
+
+
+@runs.command()
+@_run_id
 @click.option(
     "--after-seq", type=click.IntRange(0), default=0, help=("Start after this event number.")
 )

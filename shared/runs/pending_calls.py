@@ -20,7 +20,7 @@ from arkloop.shared.runs.transitions import queued, waiting_is_over
 from arkloop.shared.storage import signals
 from arkloop.shared.storage.arrays import TextArray, plain_array
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.storage.notifications import Enqueue
+from arkloop.shared.storage.notifications import Enqueue, Reached
 from arkloop.shared.storage.tables.runs import runs, tool_calls
 
 #: The `kind` of `runs.pending_input` while results are missing.
@@ -81,6 +81,7 @@ def give(tx: Transaction, run: RowMapping, results: Sequence[CallResult]) -> Non
     if is_waiting and run["input_expires_at"] <= tx.sql.scalar(select(func.clock_timestamp())):
         raise NotWaiting("The time to send tool results is over.")
     _store(tx.sql, run["id"], new)
+    tx.after_commit.append(Reached("api.results_stored"))
     _resume_if_complete(tx, run)
 
 

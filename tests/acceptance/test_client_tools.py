@@ -1,11 +1,15 @@
 """Client tools: a run waits for their results, without a worker, and resumes when all are there."""
 
+import contextlib
+import json
 from typing import Any
 
 import httpx
 import pytest
 
+from arkloop.shared.runs.commands import NO_RESULT
 from tests.caller import Caller, data_of, error_of, types
+from tests.system import System
 
 LOCATE = {
     "name": "get_location",
@@ -94,3 +98,136 @@ def test_a_run_declares_tools_of_its_own(user: Caller, mapper: str) -> None:
     assert {"tools": [tool]} == user.get_run(run_id)["overrides"]
     assert 200 == send(user, run_id, result(1, "blue")).status_code
     assert ["blue"] == [r["output"] for r in data_of(user.events(run_id), "tool.result")]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"tool_call_id": "call_1_1", "output": "x"}, "body"),
+        ([], "body"),
+        ([{"tool_call_id": "call_1_1", "output": "x"}] * 65, "body"),
+        (["x"], "0"),
+        ([{"tool_call_id": "call_1_1"}], "0.output"),
+        ([{"tool_call_id": "call_1_1", "output": None}], "0.output"),
+        ([{"tool_call_id": "call_1_1", "output": "nul \x00"}], "0.output"),
+        ([{"tool_call_id": "call_1_1", "output": "x", "is_error": "no"}], "0.is_error"),
+        ([{"tool_call_id": "call_1_1", "output": "x", "error": True}], "0.error"),
+        ([{"tool_call_id": "call_1_1", "output": "x"}] * 2, "1.tool_call_id"),
+        ([{"tool_call_id": "x" * 257, "output": "x"}], "0.tool_call_id"),
+        ([{"tool_call_id": "call_1_2", "output": "x"}], "0.tool_call_id"),
+        ([{"tool_call_id": "call_9_9", "output": "x"}], "0.tool_call_id"),
+    ],
+)
+def test_a_result_that_is_none_is_refused(user: Caller, mixed: str, body: Any, field: str) -> None:
+    """422 names the field, also for calls that are unknown or not the client's."""
+    answer = user.http.post(f"/v1/runs/{mixed}/tool-results", json=body)
+
+    assert (422, "validation.error") == error_of(answer)
+    assert [field] == list(answer.json()["details"])
+    assert 1 == len(waiting(user, mixed)["calls"])
+
+
+@pytest.fixture(scope="module")
+def mixed(user: Caller, mapper: str) -> str:
+    """A run that waits for the first call of a turn with two, of which the second is done."""
+    run_id = user.run({"tools": [call(), CALCULATE]}, persona_id=mapper)
+    waiting(user, run_id)
+    return run_id
+
+
+def test_results_that_nobody_waits_for_are_refused(user: Caller, mapper: str) -> None:
+    """409 before the run waits, while it asks a person, and after its end; input is refused too."""
+    busy = user.run({"hang": 100}, persona_id=mapper)
+    user.seen(busy, "run.started")
+    assert (409, "runs.not_waiting") == error_of(send(user, busy, result(1)))
+    user.cancel(busy)
+    user.ended(busy)
+    assert (409, "runs.not_active") == error_of(send(user, busy, result(1)))
+
+    run_id = user.run(call(), persona_id=mapper)
+    request_id = waiting(user, run_id)["request_id"]
+    assert (409, "runs.not_waiting") == error_of(user.answer(run_id, "x", request_id=request_id))
+    user.cancel(run_id)
+    assert "cancelled" == user.get_run(run_id)["status"]
+    assert (409, "runs.not_active") == error_of(send(user, run_id, result(1)))
+
+
+def test_a_long_output_is_kept_whole(user: Caller, mapper: str) -> None:
+    """Its event has the beginning and the end, and says how long it was."""
+    output = "begin" + "\u20ac" * 100_000 + "end"
+    run_id = user.run(call(), {"say": "ok"}, persona_id=mapper)
+    waiting(user, run_id)
+
+    for _ in range(2):
+        assert 200 == send(user, run_id, result(1, output)).status_code
+    other = result(1, output.replace("end", "END"))
+    assert (409, "tool_results.conflict") == error_of(send(user, run_id, other))
+
+    [event] = data_of(user.events(run_id), "tool.result")
+    assert len(output) == event["characters"]
+    assert event["output"].startswith("begin\u20ac") and event["output"].endswith("\u20acend")
+    assert len(event["output"].encode()) <= 65_536
+
+
+def test_an_approved_call_has_the_arguments_that_a_person_gave(user: Caller) -> None:
+    """The request for approval comes first; the client gets what was approved."""
+    persona = {"key": "asks", "client_tools": [LOCATE], "require_approval": ["get_location"]}
+    persona_id = user.made("/v1/personas", persona)["id"]
+    run_id = user.run({"tools": [call(), call()]}, {"say": "ok"}, persona_id=persona_id)
+    assert "tool_confirmation" == waiting(user, run_id)["kind"]
+    edited = {"decision": "edit", "arguments": {"exact": False}}
+    assert 200 == user.answer(run_id, json.dumps(edited)).status_code
+    user.seen(run_id, "run.waiting_for_input", 2)
+    assert 200 == user.answer(run_id, "no").status_code
+    user.seen(run_id, "run.waiting_for_input", 3)
+
+    [asked] = waiting(user, run_id)["calls"]
+    assert ("call_1_1", {"exact": False}) == (asked["tool_call_id"], asked["arguments"])
+    assert 200 == send(user, run_id, result(1)).status_code
+    results = data_of(user.events(run_id), "tool.result")
+    assert ["here", "The call was denied: no"] == [r["output"] for r in results]
+
+
+@pytest.mark.parametrize("on_expiry", ["fail", "continue"])
+def test_results_that_do_not_come_expire(user: Caller, on_expiry: str) -> None:
+    """The run fails, or the model reads which call has no result; late results are refused."""
+    fields = {"input_expires_seconds": 1, "on_input_expired": on_expiry}
+    persona = {"key": f"expires-{on_expiry}", "client_tools": [LOCATE, OPEN], **fields}
+    persona_id = user.made("/v1/personas", persona)["id"]
+    calls = {"tools": [call(), call("open_page")]}
+    run_id = user.run(calls, {"say": "ok"}, persona_id=persona_id)
+    waiting(user, run_id)
+    assert 200 == send(user, run_id, result(1)).status_code
+
+    run = user.ended(run_id)
+    late = error_of(send(user, run_id, result(2)))
+
+    results = data_of(user.events(run_id), "tool.result")
+    if on_expiry == "fail":
+        assert ("failed", "input.expired") == (run["status"], run["error"]["code"])
+        assert (409, "runs.not_active") == late
+    else:
+        assert "completed" == run["status"]
+        assert [("here", False), (NO_RESULT, True)] == [
+            (r["output"], r["is_error"]) for r in results
+        ]
+        assert (409, "tool_results.conflict") == late
+
+
+def test_a_result_survives_its_server(system: System, user: Caller, mapper: str) -> None:
+    """A server that dies after the commit has notified no worker; one finds the run."""
+    run_id = user.run({"tools": [call(), call("open_page")]}, {"say": "ok"}, persona_id=mapper)
+    waiting(user, run_id)
+    assert 200 == send(user, run_id, result(1, "first")).status_code
+
+    fault = {"ARKLOOP_FAULT_POINT": "api.results_stored:1:KILL"}
+    with system.one_more_web_server(**fault) as server:
+        with contextlib.suppress(httpx.HTTPError):  # the response may come first
+            send(user.at(server.url), run_id, result(2, "second"))
+        results = data_of(user.events(run_id), "tool.result")
+
+    assert ["first", "second"] == [r["output"] for r in results]
+    assert (200, 1) == (
+        send(user, run_id, result(2, "second")).status_code,
+        user.get_run(run_id)["attempt"],
+    )

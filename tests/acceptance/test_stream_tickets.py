@@ -93,6 +93,49 @@ def test_a_ticket_opens_nothing_else(system: System, user: Caller, waiting_run: 
             assert (401, "auth.unauthorized") == error_of(answer), path
 
 
+def test_a_ticket_for_results_sends_those_of_its_run(system: System, user: Caller) -> None:
+    """It also opens the stream, and nothing else; a plain ticket sends no results."""
+    tool = {"name": "locate", "description": "Where?", "client": True}
+    tool["parameters"] = {"type": "object"}
+    run_id = user.run({"tool": "locate", "args": {}}, {"say": "ok"}, tools=[tool])
+    user.until(run_id, "status", "waiting_for_input")
+    ticket = user.made(f"/v1/runs/{run_id}/stream-ticket", {"tool_results": True})["ticket"]
+    browser = client(system.web[1].url)
+
+    def send(ticket: str, to: str) -> httpx.Response:
+        body = [{"tool_call_id": "call_1_1", "output": "here"}]
+        return browser.post(f"/v1/runs/{to}/tool-results", json=body, params={"ticket": ticket})
+
+    assert (403, "auth.forbidden") == error_of(send(user.ticket(run_id), run_id))
+    assert (401, "auth.unauthorized") == error_of(send(ticket, user.run("Hi")))
+    assert (401, "auth.unauthorized") == error_of(send("x", run_id))
+    for method, path in (("GET", ""), ("POST", ":cancel"), ("POST", "/input")):
+        refused = browser.request(method, f"/v1/runs/{run_id}{path}", params={"ticket": ticket})
+        assert (401, "auth.unauthorized") == error_of(refused)
+    assert 200 == opened(system, run_id, ticket).status_code
+    assert 200 == send(ticket, run_id).status_code
+    assert "completed" == user.ended(run_id)["status"]
+
+
+def test_a_ticket_for_results_requires_the_right_to_write(system: System, user: Caller) -> None:
+    """A key that only reads gets none, nor does a member for the run of somebody else."""
+    run_id = user.run({"hang": 100})
+    path, body = f"/v1/runs/{run_id}/stream-ticket", {"tool_results": True}
+    reader = user.at(token=user.api_key(scopes=["data.runs.read"])[1])
+
+    for caller in (reader, system.colleague(user)):
+        assert (403, "auth.forbidden") == error_of(caller.http.post(path, json=body))
+    assert (422, "validation.error") == error_of(user.http.post(path, json={"tool_results": 1}))
+    key_id, key = user.api_key()
+    ticket = user.at(token=key).made(path, body)["ticket"]
+    assert 204 == user.http.delete(f"/v1/api-keys/{key_id}").status_code
+    browser = client(system.web[0].url)
+    results = [{"tool_call_id": "call_1_1", "output": "here"}]
+    late = browser.post(f"/v1/runs/{run_id}/tool-results", json=results, params={"ticket": ticket})
+    assert (401, "auth.unauthorized") == error_of(late)
+    user.cancel(run_id)
+
+
 @pytest.mark.parametrize("ticket", ["", "x", "a.b.c", "x" * 5000])
 def test_a_ticket_that_is_none_is_refused(
     system: System, user: Caller, waiting_run: str, ticket: str

@@ -178,6 +178,23 @@ def test_a_question_that_nobody_can_answer_leaves_the_run_waiting(
 # ---- at a terminal -------------------------------------------------------------------
 
 
+def test_a_call_that_waits_for_a_client_gets_its_result(arkloop: Arkloop, user: Caller) -> None:
+    """`run` shows the call and follows the run; `runs result` sends what the model reads."""
+    tool = {"name": "locate", "description": "Where?", "client": True}
+    persona = {"key": "locating", "client_tools": [{**tool, "parameters": {"type": "object"}}]}
+    user.made("/v1/personas", persona)
+    said = script({"tool": "locate", "args": {}}, {"say": "There."})
+    with arkloop.started("run", "--persona", "locating", said) as process:
+        run_id = run_of(first_line(process))
+        user.until(run_id, "status", "waiting_for_input")
+        assert "ok\n" == arkloop.stdout("runs", "result", run_id, "call_1_1", "Rome")
+        stdout, stderr = process.communicate(timeout=30)
+
+    assert (0, b"There.\n") == (process.returncode, stdout)
+    assert f"arkloop runs result {run_id} CALL_ID OUTPUT".encode() in stderr
+    assert b"call_1_1  locate" in stderr
+
+
 def test_at_a_terminal_arguments_appear_while_the_model_writes_them(
     arkloop: Arkloop, user: Caller
 ) -> None:

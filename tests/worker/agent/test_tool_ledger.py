@@ -1,17 +1,24 @@
 """The result of a tool call is kept, also while its event has to wait for the calls before it."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events.types import ToolResult
+from arkloop.shared.runs.states import ResultSource
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.contract.context import ToolContext
-from arkloop.worker.contract.messages import ToolCall
-from arkloop.worker.contract.outcomes import CancelRequested, ShuttingDown
-from arkloop.worker.tools import Tool, tool
+from arkloop.worker.contract.messages import ToolCall, ToolSpec
+from arkloop.worker.contract.outcomes import (
+    CancelRequested,
+    PendingCall,
+    ShuttingDown,
+    WaitForInput,
+)
+from arkloop.worker.tools import ResultPending, Tool, tool
 from tests.worker.agent.test_loop import CALCULATE, agent_for, results, run
 from tests.worker.recorded_run import RecordedRun
 
@@ -134,3 +141,58 @@ def test_a_turn_that_goes_on_elsewhere_has_its_results_in_call_order(
 
     assert [] == results(context)
     assert ["call_1_2"] == [result.tool_call_id for result in context.done]
+
+
+PENDING = Tool(
+    spec=ToolSpec("ask_client", "Ask.", {"type": "object"}),
+    function=lambda *_: _wait_for_client(),
+    idempotent=True,
+    result_from=ResultSource.CLIENT,
+)
+
+
+def _wait_for_client() -> str:
+    raise ResultPending
+
+
+def test_a_turn_waits_for_a_client_when_its_other_calls_are_done() -> None:
+    """Results before the first missing one are events; the others are kept, of whatever kind."""
+    calls = [CALCULATE, {"tool": "ask_client"}, {"tool": "unknown"}, CALCULATE]
+    context = RecordedRun()
+
+    with pytest.raises(WaitForInput) as wait:
+        run(agent_for({"tools": calls}, extra={"ask_client": PENDING}), context)
+
+    assert ["call_1_2"] == [call.tool_call_id for call in wait.value.calls]
+    assert ["call_1_1"] == [id_ for id_, _, _ in results(context)]
+    assert {"call_1_1", "call_1_3", "call_1_4"} == {r.tool_call_id for r in context.done}
+
+
+def test_a_lost_attempt_waits_again_and_makes_no_call_again() -> None:
+    """What the ledger has is not repeated: neither results nor calls accepted elsewhere."""
+    kept = ToolResult("call_1_2", "once", "had its effect", False, 7)
+    accepted = replace(PENDING, function=lambda *_: "must not run", idempotent=False)
+    calls = [ToolCall("call_1_1", "accepted", {}), ToolCall("call_1_2", "once", {})]
+    turn = Turn("m", "", calls, ledger_results={"call_1_2": kept}, accepted={"call_1_1"})
+    context = RecordedRun(attempt=2, begun=["call_1_1", "call_1_2"])
+    agent = agent_for({"say": "b"}, extra={"once": once, "accepted": accepted})
+
+    with pytest.raises(WaitForInput) as wait:
+        run(agent, context, [turn])
+
+    assert ["call_1_1"] == [call.tool_call_id for call in wait.value.calls]
+    assert [] == results(context)
+
+
+def test_the_wait_shows_arguments_as_far_as_a_list_has_room() -> None:
+    """The event has all arguments, the run's lists those that are short enough together."""
+    calls = [
+        PendingCall(f"c{i}", "t", {"x": "y" * length}, ResultSource.CLIENT)
+        for i, length in enumerate((4000, 5000, 10))
+    ]
+    persona = agent_for({"say": "x"}).persona
+    wait = WaitForInput(persona=persona, kind="tool_results", prompt="?", calls=calls)
+
+    sent = wait.request("r", "t")["calls"]
+    assert [call.arguments for call in calls] == [call["arguments"] for call in sent]
+    assert ["arguments" in call for call in wait.shown()["calls"]] == [True, False, False]
