@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-webkit test-proxies test-poolers test-s3 test-lost-workers bench bench-short bench-context overspend budget-use hostile hostile-short chaos chaos-short chaos-mutants check lock
+.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context overspend budget-use hostile hostile-short chaos chaos-short chaos-mutants check lock
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -87,6 +87,9 @@ overspend: setup ## 64 runs spend at once, in 1,000 trials: no budget gives more
 
 budget-use: setup ## 1,000 runs with a cap: they use 80 % of it, never more than it, and answer; 20 minutes
 	@$(BIN)/python -m bench.budget_use --seed $(or $(SEED),1)
+
+agent-steps: setup ## Steps of custom agents while their worker is killed, in 200 trials; 2 minutes
+	@$(BIN)/python -m bench.agents --seed $(or $(SEED),1)
 
 http-tools: setup ## HTTP tools while their worker or server is killed, in 200 trials; 4 minutes
 	@$(BIN)/python -m bench.http_tools --seed $(or $(SEED),1)

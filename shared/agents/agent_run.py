@@ -112,7 +112,7 @@ class AgentRun(Protocol):
         """Calls that an earlier execution began without recording a result.
 
         `step` and `tool_result` settle them by their ids. Those that are left when the agent
-        begins a new turn are recorded with `UNKNOWN_OUTCOME`.
+        finishes another turn are recorded with `UNKNOWN_OUTCOME`.
         """
 
     # ---- what happens ----

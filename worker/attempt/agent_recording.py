@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from arkloop.shared import usd
+from arkloop.shared import fault_points, usd
 from arkloop.shared.agents.agent_run import MAX_CHECKPOINT_BYTES, UNKNOWN_OUTCOME, Call
 from arkloop.shared.agents.transcript import Transcript, call_of, json_of
 from arkloop.shared.catalog import reported_costs
@@ -62,12 +62,10 @@ class AgentRecording:
 
     def text(self, text: str) -> None:
         self._run.check()
-        self._settle()
         self._run.stream_text(_text(text))
 
     def thinking(self, text: str) -> None:
         self._run.check()
-        self._settle()
         self._run.stream_thinking(_text(text))
 
     def tool_call(self, name: str, arguments: Any, call_id: str | None) -> str:
@@ -85,6 +83,7 @@ class AgentRecording:
         call = call_of(name, arguments, call_id)
         if not self.transcript.has_call(call_id):
             self._begin(call)
+            fault_points.reach("worker.tool_begun")
             return None
         if (output := self.transcript.output_of(call_id)) is not None:
             return output
@@ -95,11 +94,13 @@ class AgentRecording:
         return UNKNOWN_OUTCOME
 
     def tool_result(self, call_id: str, output: str, *, is_error: bool) -> None:
+        fault_points.reach("worker.tool_returned")
         shown, characters = cut(_text(output))
         ended = self.transcript.result(call_id, shown, is_error=is_error, characters=characters)
         if ended:
             self._run.note(*ended)
             self._run.checkpoint()
+            fault_points.reach("worker.step_finished")
 
     def cost(self, given_usd: float | None, model: str | None, usage: Usage) -> None:
         run = self._run
@@ -127,6 +128,7 @@ class AgentRecording:
         if len(text.encode()) > MAX_CHECKPOINT_BYTES:
             raise ValueError(f"A checkpoint has at most {MAX_CHECKPOINT_BYTES:,} bytes of JSON.")
         if run.open_text:
+            self._settle()
             self._last_turn = self.transcript.turn(run.open_text)
             run.emit(self._last_turn)
         run.checkpoint()
@@ -161,9 +163,7 @@ class AgentRecording:
         """Make the run's answer of what the agent has returned."""
         run = self._run
         run.check()
-        settled = self.transcript.settle()
-        if settled:
-            run.note(*settled)
+        self._settle()
         value: dict[str, Any] | None = None
         if self._persona.output_schema is not None:
             returned, value = self._output(returned)

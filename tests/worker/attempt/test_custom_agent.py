@@ -197,7 +197,7 @@ def test_a_step_during_which_its_process_is_lost(
     """Its outcome is reported as unknown, unless it may be repeated."""
     lines = tmp_path / "lines"
     step = {"append": "x", "id": "a", "path": str(lines), "seconds": 0.4, "idempotent": idempotent}
-    run_id = created(stored, step)
+    run_id = created(stored, {"text": "Now: "}, step)
     stopped(process, stored, run_id, LeaseLost(), after=("tool.call", 1))
     stored.set(run_id, **LOST)
 

@@ -1,0 +1,1 @@
+"""Runs of custom agents while their worker is killed."""
