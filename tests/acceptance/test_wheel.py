@@ -48,7 +48,7 @@ FILES = {
         "    return ScriptedProvider()\n"
     ),
     "plugins/agents/clerk.py": (
-        "def clerk(run):\n    return f'You said: {run.messages[-1].content}'\n"
+        "def clerk(run):\n    return f'You said: {run.messages[-1][\"content\"]}'\n"
     ),
     "plugins/personas/shop@1.yaml": "route_id: parrot\ntools: [price]\n",
     "plugins/personas/clerk@1.yaml": "agent: clerk\n",
