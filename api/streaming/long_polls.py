@@ -168,8 +168,9 @@ class LongPollHub:
         client = signals.listening_client(self._connections.settings.redis_url)
         try:
             with client.pubsub() as pubsub:
+                epoch = names.epoch
                 pubsub.subscribe(names.polls())
-                for message in signals.listen(pubsub, names):
+                for message in signals.listen(pubsub, names, epoch):
                     if self._closed:
                         return
                     self._on_message(message)

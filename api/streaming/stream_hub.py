@@ -214,6 +214,7 @@ class StreamHub:
         client = signals.listening_client(self._connections.settings.redis_url)
         try:
             with client.pubsub() as pubsub:
+                epoch = names.epoch
                 pubsub.subscribe(names.news(_NO_RUN))
                 self._pubsub = pubsub
                 with self._lock:
@@ -223,7 +224,7 @@ class StreamHub:
                 if runs:
                     pubsub.subscribe(*map(names.news, runs))
                 self._is_listening = True
-                for message in signals.listen(pubsub, names):
+                for message in signals.listen(pubsub, names, epoch):
                     self._on_message(message)
         finally:
             self._is_listening = False

@@ -145,8 +145,9 @@ class SignalListener:
 
     def _listen(self) -> None:
         with self._client.pubsub() as pubsub:
+            epoch = self._keys.epoch
             pubsub.subscribe(self._keys.worker_signals(self._worker_id))
-            for message in listen(pubsub, self._keys):
+            for message in listen(pubsub, self._keys, epoch):
                 if self._stopped.is_set():
                     return
                 if message["type"] == "subscribe":
@@ -183,16 +184,17 @@ def listening_client(url: str) -> Any:
     )
 
 
-def listen(pubsub: Any, names: keys.Keys) -> Iterator[dict[str, Any]]:
+def listen(pubsub: Any, names: keys.Keys, epoch: str) -> Iterator[dict[str, Any]]:
     """Yield the messages of a subscription, including confirmations, as long as the server lives.
 
-    Ends when another epoch has begun: the channels have other names then.
+    Ends when another epoch has begun than the one of `names` before anything was subscribed to:
+    the channels have other names then.
 
     Raises:
         redis.RedisError: the connection is lost, or silent even when pinged (a
             frozen server looks like silence).
     """
-    pinged, epoch = False, names.epoch
+    pinged = False
     while names.epoch == epoch:
         message = pubsub.get_message(timeout=PONG_SECONDS if pinged else PING_SECONDS)
         if message is None:

@@ -1,0 +1,50 @@
+"""Signals to workers: none is missed for long, whatever a process learns while it subscribes."""
+
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.keys import Keys
+from arkloop.shared.storage.signals import Cancel, SignalListener
+from tests.waiting import eventually
+
+
+def test_an_epoch_that_is_learned_while_subscribing_loses_no_signals(
+    connections: Connections,
+) -> None:
+    """A worker whose first connection to Postgres comes while it subscribes still gets signals."""
+    with connections.reading():
+        assert "" != connections.keys.epoch
+    worker_id, run_id = new_id(), new_id()
+    learning = _LearningKeys(connections.keys)
+    got: list[tuple[str, UUID]] = []
+    listener = SignalListener(
+        replace(connections, keys=learning), worker_id, list, lambda *found: got.append(found[:2])
+    )
+
+    def arrived() -> bool:
+        Cancel.send(connections, [Cancel(run_id, worker_id, new_id())])
+        return bool(got)
+
+    try:
+        eventually(arrived)
+    finally:
+        listener.stop()
+
+    assert ("cancel", run_id) == got[0]
+
+
+@dataclass(eq=False)
+class _LearningKeys(Keys):
+    """Names that become those of `known` right after the first channel has got its name."""
+
+    known: Keys
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def worker_signals(self, worker_id: UUID | str) -> str:
+        name = super().worker_signals(worker_id)
+        self.installation, self.epoch = self.known.installation, self.known.epoch
+        return name
