@@ -94,6 +94,9 @@ agent-steps: setup ## Steps of custom agents while their worker is killed, in 20
 http-tools: setup ## HTTP tools while their worker or server is killed, in 200 trials; 4 minutes
 	@$(BIN)/python -m bench.http_tools --seed $(or $(SEED),1)
 
+client-tools: setup ## Client tools while the worker or the web server is killed, in 200 trials; 5 minutes
+	@$(BIN)/python -m bench.client_tools --seed $(or $(SEED),1)
+
 hostile: setup ## 100,000 hostile requests: no 5xx, none slower than 3 s, no memory kept; 3 minutes
 	@$(BIN)/python -m bench.hostile --seed $(or $(SEED),1)
 

@@ -1,0 +1,1 @@
+"""Client tools under kill -9, and what their calls cost."""
