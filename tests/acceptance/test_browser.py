@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.app_page import app_page
-from tests.caller import Caller
+from tests.caller import Caller, data_of
 from tests.cutting_proxy import cutting_proxy
 from tests.system import System
 from tests.web_server import WebServer
@@ -115,3 +115,36 @@ def test_a_browser_is_refused_without_its_ticket(page: Page, api: WebServer, use
     page.evaluate("url => follow(url, 'message')", f"{api.url}/v1/runs/{run_id}/events?ticket=none")
 
     assert [] == seen_at_the_end(page)
+
+
+EXECUTE_CALLS = """([base, runId, ticket]) => new Promise(resolve => {
+  const source = new EventSource(`${base}/v1/runs/${runId}/events?ticket=${ticket}`)
+  source.onmessage = async ({ data }) => {
+    const event = JSON.parse(data)
+    if (event.type !== "run.waiting_for_input") return
+    source.close()
+    const results = event.data.calls.map(call => ({
+      tool_call_id: call.tool_call_id, output: { title: document.title, ...call.arguments },
+    }))
+    const response = await fetch(`${base}/v1/runs/${runId}/tool-results?ticket=${ticket}`, {
+      method: "POST", headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(results),
+    })
+    resolve(response.status)
+  }
+})"""
+
+
+def test_a_browser_executes_client_tools(page: Page, api: WebServer, user: Caller) -> None:
+    """A page of another origin, with a ticket alone, gets the call and sends its result."""
+    tool = {"name": "read_title", "description": "Read the title.", "client": True}
+    declared = [{**tool, "parameters": {"type": "object"}}]
+    calls = {"tool": "read_title", "args": {"n": 1}}
+    run_id = user.run(calls, {"say": "ok"}, tools=declared)
+    ticket = user.made(f"/v1/runs/{run_id}/stream-ticket", {"tool_results": True})["ticket"]
+
+    status = page.evaluate(EXECUTE_CALLS, [api.url, run_id, ticket])
+
+    assert 200 == status
+    [result] = data_of(user.events(run_id), "tool.result")
+    assert '{"title":"An app of somebody else","n":1}' == result["output"]
