@@ -1,5 +1,15 @@
 """The names that the author of an agent needs; `docs/how-to/agents.md` shows their use."""
 
 from arkloop.shared.agents.agent_run import UNKNOWN_OUTCOME, AgentRun, Call, Message, RunStopped
+from arkloop.shared.runs.agent_approvals import approve
+from arkloop.shared.runs.approvals import ApprovalReply
 
-__all__ = ["UNKNOWN_OUTCOME", "AgentRun", "Call", "Message", "RunStopped"]
+__all__ = [
+    "UNKNOWN_OUTCOME",
+    "AgentRun",
+    "ApprovalReply",
+    "Call",
+    "Message",
+    "RunStopped",
+    "approve",
+]

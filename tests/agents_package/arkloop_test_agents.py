@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from arkloop.agents import AgentRun
+from arkloop.agents import AgentRun, approve
 
 Play = Callable[[AgentRun, Any, dict[str, Any]], Any]
 
@@ -77,6 +77,12 @@ def _play(run: AgentRun, step: dict[str, Any]) -> None:
             run.text(run.ask(value, step.get("options", ()), key=step.get("key")))
         case "wait" if run.attempt <= step.get("attempts", run.attempt):
             run.wait(value)
+        case "approve":
+            reply = approve(run, "append", {"line": value}, tool_call_id=step["id"])
+            line = (reply.arguments or {"line": value})["line"]
+            if reply.approved:
+                _play(run, {"append": line, "id": step["id"], "path": step["path"]})
+            run.text(reply.reason)
         case "raise":
             raise ValueError(value)
         case "swallow":

@@ -35,6 +35,7 @@ def process(settings: Settings) -> Iterator[WorkerProcess]:
     """A worker process next to which the agents of the tests are installed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(PACKAGES))
+        patch.setattr(execution, "LINGER_SECONDS", 0.0)  # nobody answers meanwhile
         plugins.use(())
         patient = replace(settings, sweep_seconds=3600, heartbeat_seconds=0.2)
         made = WorkerProcess(patient, model_routes.load(patient))
@@ -265,6 +266,26 @@ def test_a_question_parks_the_run(stored: StoredRuns, process: WorkerProcess, ag
     assert "k" == second["tool_call_id"]
     later = follow_up(stored, process, run_id)
     assert RunState.COMPLETED == stored.state(later)
+
+
+def test_a_person_approves_a_call_of_an_agent(
+    stored: StoredRuns, process: WorkerProcess, tmp_path: Path
+) -> None:
+    """The call is made as it was approved, and only then; the question shows its arguments."""
+    lines = tmp_path / "lines"
+    run_id = created(stored, {"approve": "x", "id": "a", "path": str(lines)})
+    execution.execute(process, run_id)
+    assert "tool.call" not in stored.types(run_id)
+    stored.answer(run_id, '{"decision": "edit", "arguments": {"line": "y"}}')
+
+    execution.execute(process, run_id)
+
+    assert "y\n" == lines.read_text()
+    [asked] = data(stored, run_id, "run.waiting_for_input")
+    assert ("a", 'Allow the call of append? {"line": "x"}') == (
+        asked["tool_call_id"],
+        asked["prompt"],
+    )
 
 
 @pytest.mark.parametrize("agent", ["script", "async_script"])

@@ -1,0 +1,84 @@
+"""The events that follow from what a custom agent does."""
+
+from typing import Any
+
+import pytest
+
+from arkloop.shared.agents.agent_run import UNKNOWN_OUTCOME, Call
+from arkloop.shared.agents.transcript import Transcript, call_of, json_of
+from arkloop.shared.events.types import Event, MessageCompleted
+from arkloop.shared.events.usage import Usage
+
+
+def call(call_id: str) -> Call:
+    return Call(id=call_id, name="t", arguments={})
+
+
+def kinds(events: list[Event]) -> list[str]:
+    return [event.type for event in events]
+
+
+def test_calls_up_to_the_first_result_are_of_one_turn() -> None:
+    """A turn is finished by its first call; the call after a result begins another one."""
+    transcript = Transcript()
+    transcript.add_usage(Usage(input_tokens=3))
+
+    first = transcript.call(call("a"), "Look.")
+    second = transcript.call(call("b"), "")
+    result = transcript.result("a", "1", is_error=False)
+    third = transcript.call(call("c"), "")
+
+    assert ["message.completed", "tool.call"] == kinds(first) == kinds(third)
+    assert (["tool.call"], ["tool.result"]) == (kinds(second), kinds(result))
+    assert isinstance(first[0], MessageCompleted)
+    assert ("Look.", 3) == (first[0].content, first[0].usage.input_tokens)
+
+
+def test_a_call_has_one_result() -> None:
+    """A second result is dropped, and one without a call is refused."""
+    transcript = Transcript([(call("a"), "1")])
+
+    assert [] == transcript.result("a", "2", is_error=True)
+    assert "1" == transcript.output_of("a")
+    with pytest.raises(ValueError, match="no call 'b'"):
+        transcript.result("b", "", is_error=False)
+
+
+def test_calls_of_a_lost_execution_are_settled_once() -> None:
+    """Calls without a result get an unknown outcome, but for those that got another one."""
+    transcript = Transcript([(call("a"), None), (call("b"), None), (call("c"), "1")])
+    assert ["a", "b"] == [one["id"] for one in transcript.pending]
+    transcript.result("a", "done", is_error=False)
+
+    [settled] = transcript.settle()
+
+    assert ("b", UNKNOWN_OUTCOME) == (settled.tool_call_id, settled.output)  # type: ignore[union-attr]
+    assert [] == transcript.settle()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "call_id"),
+    [
+        ("", {}, None),
+        (1, {}, None),
+        ("t", {"x": object()}, None),
+        ("t", {"x": float("nan")}, None),
+        ("t", {}, "a b"),
+        ("t", {}, "x" * 129),
+        ("t", {}, 1),
+    ],
+)
+def test_a_call_that_cannot_be_recorded_is_refused(name: Any, arguments: Any, call_id: Any) -> None:
+    """Names, arguments and ids are checked where the agent's author sees the error."""
+    with pytest.raises(ValueError):
+        call_of(name, arguments, call_id)
+
+
+def test_a_value_that_is_nested_too_deep_is_refused() -> None:
+    """A checkpoint that could not be read again is not stored."""
+    deep: Any = []
+    for _ in range(1000):
+        deep = [deep]
+
+    with pytest.raises(ValueError):
+        json_of(deep)
