@@ -18,6 +18,7 @@ from sqlalchemy import (
     func,
     literal,
     null,
+    or_,
     select,
     text,
     true,
@@ -303,18 +304,21 @@ def expect_result(tx: Transaction, claim: Claim, tool_call_id: str) -> None:
 
 def end_tool_call(
     tx: Transaction, claim: Claim, result: ToolResult, whole_output: str | None = None
-) -> None:
+) -> ToolResult:
     """Record what came of a call whose event must still wait for other calls of its turn.
 
-    `whole_output` is kept where the event has a part of it.
+    Returns the result that counts: one that came from outside first, else this one. `whole_output`
+    is kept where the event has a part of it.
 
     Raises:
         LeaseLost
     """
     held = select(runs.c.id).where(_is_held(claim)).with_for_update(read=True).scalar_subquery()
+    is_call = (tool_calls.c.run_id == held) & (tool_calls.c.tool_call_id == result.tool_call_id)
+    is_open = or_(tool_calls.c.done_at.is_(None), tool_calls.c.result_from.is_(None))
     written = tx.sql.execute(
         update(tool_calls)
-        .where(tool_calls.c.run_id == held, tool_calls.c.tool_call_id == result.tool_call_id)
+        .where(is_call, is_open)
         .values(
             done_at=func.now(),
             output=result.output,
@@ -324,8 +328,25 @@ def end_tool_call(
             whole_output=whole_output,
         )
     )
-    if not written.rowcount:
+    if written.rowcount:
+        return result
+    earlier = tx.sql.execute(select(tool_calls).where(is_call)).one_or_none()
+    if earlier is None:
         raise LeaseLost()
+    return result_of(earlier, result.name)
+
+
+def result_of(row: Row[Any], name: str) -> ToolResult:
+    """Return the result in the row of a call that is done."""
+    return ToolResult(
+        row.tool_call_id,
+        name,
+        row.output,
+        row.is_error,
+        row.duration_ms,
+        row.files,
+        characters=len(row.whole_output) if row.whole_output else None,
+    )
 
 
 def _let_go(

@@ -102,10 +102,11 @@ class RecordedRun:
     def expect_result(self, tool_call_id: str) -> None:
         self.expected.append(tool_call_id)
 
-    def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> None:
+    def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> ToolResult:
         self.done.append(result)
         if whole_output is not None:
             self.whole_outputs[result.tool_call_id] = whole_output
+        return result
 
     def stored_result(self, result_id: str) -> str | None:
         event = self.events[int(result_id.partition(".")[2]) - 1]

@@ -129,7 +129,8 @@ def _cut_off(context: ToolLedger, turn: Turn, call: ToolCall) -> types.ToolResul
     if (stored := turn.ledger_results.get(call.id)) is not None:
         return stored
     output = _NOT_MADE if context.begin_tool_call(call.id) else _CUT_OFF
-    return types.ToolResult(call.id, call.name, output, True, 0)
+    # A result that came from outside first counts, and none that comes later.
+    return context.end_tool_call(types.ToolResult(call.id, call.name, output, True, 0))
 
 
 class _Grace:
@@ -266,7 +267,7 @@ class _SideBySide:
         try:
             if not begun:
                 self._context.begin_tool_call(self.call.id)
-            self._context.end_tool_call(self.result, whole_output)
+            self.result = self._context.end_tool_call(self.result, whole_output)
         except BaseException as error:
             self.stopped = error
 

@@ -127,9 +127,9 @@ class ClaimedRun:
             lambda tx: claims.expect_result(tx, self.claim, tool_call_id),
         )
 
-    def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> None:
+    def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> ToolResult:
         self.log.written_bytes += len(whole_output or "")
-        self.write(
+        return self.write(
             self._connections.statement,
             lambda tx: claims.end_tool_call(tx, self.claim, result, whole_output),
         )

@@ -85,9 +85,10 @@ class ToolLedger(Protocol):
     def expect_result(self, tool_call_id: str) -> None:
         """Record that the call was accepted elsewhere: its result comes from outside."""
 
-    def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> None:
+    def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> ToolResult:
         """Record the result of a call whose event has to wait for other calls of the turn.
 
+        Returns the result that counts: one that came from outside first, else this one.
         `whole_output` is what the event has no room for.
         """
 

@@ -23,8 +23,8 @@ from arkloop.shared.events.types import (
     RunLimitReached,
     RunSettingsDropped,
     StoredEvent,
-    ToolResult,
 )
+from arkloop.shared.runs import claims
 from arkloop.shared.storage.arrays import plain_array
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import tool_calls
@@ -346,15 +346,8 @@ def take_done_calls(sql: Connection, run_id: UUID, turn: Turn) -> None:
         if row.done_at is None:
             turn.accepted.add(row.tool_call_id)
             continue
-        turn.ledger_results[row.tool_call_id] = ToolResult(
-            row.tool_call_id,
-            names[row.tool_call_id],
-            row.output,
-            row.is_error,
-            row.duration_ms,
-            row.files,
-            characters=len(row.whole_output) if row.whole_output else None,
-        )
+        name = names[row.tool_call_id]
+        turn.ledger_results[row.tool_call_id] = claims.result_of(row, name)
 
 
 def written_bytes(sql: Connection, run_id: UUID) -> int:

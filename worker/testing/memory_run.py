@@ -113,9 +113,10 @@ class MemoryRun:
     def expect_result(self, tool_call_id: str) -> None:
         pass
 
-    def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> None:
+    def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> ToolResult:
         if whole_output is not None:
             self._whole_outputs[result.tool_call_id] = whole_output
+        return result
 
     def compact(self, to: ContextCompacted, *events: Event) -> None:
         self.emit(*events, to)

@@ -1,12 +1,13 @@
 """Results of tool calls that come from outside: stored in the ledger, the last one resumes."""
 
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
 from arkloop.shared.claim import Claim
-from arkloop.shared.errors import NotWaiting
-from arkloop.shared.events.types import RunWaitingForInput
+from arkloop.shared.errors import NotWaiting, ToolResultConflict
+from arkloop.shared.events.types import RunWaitingForInput, ToolResult
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import claims, commands, pending_calls
 from arkloop.shared.runs.pending_calls import CallResult
@@ -136,3 +137,21 @@ def test_an_ended_run_is_left_alone(stored: StoredRuns) -> None:
 
     assert RunState.CANCELLED == stored.state(claim.run_id)
     assert {} == results_of(stored, claim.run_id, "a")
+
+
+def test_a_result_from_outside_that_is_first_counts(stored: StoredRuns) -> None:
+    """The worker that gives the call up reads it; a later one from outside is refused."""
+    claim = stored.claimed()
+    given_up = ToolResult("a", "t", "given up", True, 7)
+    for call in ("a", "b"):
+        begin(stored, claim, call, ResultSource.HTTP)
+    give(stored, claim.run_id, "a")
+
+    with stored.connections.transaction() as tx:
+        counts = claims.end_tool_call(tx, claim, given_up)
+        later = claims.end_tool_call(tx, claim, replace(given_up, tool_call_id="b"))
+
+    assert ("done", False) == (counts.output, counts.is_error)
+    assert "given up" == later.output
+    with pytest.raises(ToolResultConflict):
+        give(stored, claim.run_id, "b")

@@ -50,9 +50,10 @@ def test_a_result_that_must_wait_is_kept_at_once() -> None:
     second_is_kept = threading.Event()
 
     class Watching(RecordedRun):
-        def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> None:
-            super().end_tool_call(result)
+        def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> ToolResult:
+            kept = super().end_tool_call(result)
             second_is_kept.set()
+            return kept
 
     @tool(idempotent=True)
     def wait(context: ToolContext) -> str:
@@ -101,7 +102,7 @@ def test_what_cannot_be_kept_stops_the_run() -> None:
     """The claim may be over: nothing more is written."""
 
     class Cancelled(RecordedRun):
-        def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> None:
+        def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> ToolResult:
             raise CancelRequested
 
     @tool(idempotent=True)
@@ -124,9 +125,10 @@ def test_a_turn_that_goes_on_elsewhere_has_its_results_in_call_order(
     second_is_kept = threading.Event()
 
     class HandedOver(RecordedRun):
-        def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> None:
-            super().end_tool_call(result)
+        def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> ToolResult:
+            kept = super().end_tool_call(result)
             second_is_kept.set()
+            return kept
 
     @tool(idempotent=True)
     def stopped(context: ToolContext) -> str:
