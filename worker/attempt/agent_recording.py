@@ -1,6 +1,5 @@
 """The writing of a custom agent's run: what the agent does becomes events of the attempt."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from arkloop.shared.events.tool_output import cut
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import checkpoints
 from arkloop.worker.agent.loop import Answer
-from arkloop.worker.agent.structured_output import OutputSchema
+from arkloop.worker.agent.returned_answer import answer_of
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.contract.outcomes import LimitExceeded, RunFailure, ShuttingDown, WaitForInput
 from arkloop.worker.process.process import WorkerProcess
@@ -161,34 +160,10 @@ class AgentRecording:
 
     def answer(self, returned: Any) -> Answer:
         """Make the run's answer of what the agent has returned."""
-        run = self._run
-        run.check()
+        self._run.check()
         self._settle()
-        value: dict[str, Any] | None = None
-        if self._persona.output_schema is not None:
-            returned, value = self._output(returned)
-        elif returned is not None and not isinstance(returned, str):
-            kind = type(returned).__name__
-            raise RunFailure("agent.failed", f"The agent returned {kind}, not text.")
-        streamed = run.open_text
-        if not streamed and self._last_turn and returned in (None, self._last_turn.content):
-            last = self._last_turn
-            return _answer(last, value, ())
-        if returned is not None and not returned.startswith(streamed):
-            run.void_text("agent")
-            streamed = ""
-        if returned is not None:
-            run.stream_text(returned[len(streamed) :])
-        completed = self.transcript.turn(streamed if returned is None else returned)
-        return _answer(completed, value, (completed,))
-
-    def _output(self, returned: Any) -> tuple[str, dict[str, Any]]:
-        schema = OutputSchema(self._persona.output_schema or {})
-        text = returned if isinstance(returned, str) else json.dumps(returned, ensure_ascii=False)
-        output = schema.read(text, "stop")
-        if output.errors or output.value is None:
-            raise RunFailure("output.invalid", " ".join(output.errors or ["It is no object."]))
-        return text, output.value
+        schema = self._persona.output_schema
+        return answer_of(returned, self._run, self.transcript, self._last_turn, schema)
 
     # ---- pieces ----
 
@@ -210,20 +185,6 @@ class AgentRecording:
         self._last_turn = None
         run.emit(*self.transcript.call(call, run.open_text))
         run.checkpoint()
-
-
-def _answer(
-    completed: types.MessageCompleted,
-    output: dict[str, Any] | None,
-    closing: tuple[types.Event, ...],
-) -> Answer:
-    return Answer(
-        message_id=completed.message_id,
-        content=completed.content,
-        stop_reason="stop",
-        output=output,
-        closing=closing,
-    )
 
 
 def _text(value: Any) -> str:

@@ -3,15 +3,10 @@
 import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
 from arkloop.shared import ids
 from arkloop.shared.catalog import personas
-from arkloop.shared.catalog.model_routes import Route
-from arkloop.shared.catalog.personas import Persona
-from arkloop.shared.catalog.prices import Prices
 from arkloop.shared.events import types
 from arkloop.shared.security.egress import Policy
 from arkloop.worker.agent import loop
@@ -25,52 +20,18 @@ from arkloop.worker.contract.outcomes import RunFailure, WaitForInput
 from arkloop.worker.providers import Provider
 from arkloop.worker.providers.scripted_provider import ScriptedProvider
 from arkloop.worker.testing.memory_run import MemoryRun
+from arkloop.worker.testing.played_run import (
+    ROUTE,
+    PlayedRun,
+    Result,
+    completed,
+    failed,
+    waiting,
+)
 from arkloop.worker.tools import AUTOMATIC_TOOLS, Tool, load
 
 #: Later than every message of the thread.
 _POSITION = 1_000_000
-_INPUT_EXPIRES_AT = "2100-01-01T00:00:00Z"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """The result of a tool call, as the model reads it; `files` are its images."""
-
-    tool_name: str
-    output: str
-    is_error: bool
-    files: Sequence[Mapping[str, Any]] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlayedRun:
-    """A run that has been played; `events` are those that its clients would get.
-
-    `status` is `completed`, `failed` or `waiting_for_input`; `output` is the text, or for a run
-    with an output schema the object; `error` has the code of a failure, and its message.
-    """
-
-    status: str
-    output: Any
-    error: Mapping[str, Any] | None
-    events: Sequence[Mapping[str, Any]] = field(repr=False)
-
-    @property
-    def results(self) -> list[Result]:
-        """The results of the tool calls, in the order of their events."""
-        return [
-            Result(
-                tool_name=data["name"],
-                output=data["output"],
-                is_error=data["is_error"],
-                files=data.get("files") or (),
-            )
-            for data in self.data_of("tool.result")
-        ]
-
-    def data_of(self, event_type: str) -> list[Mapping[str, Any]]:
-        """Return the data of each event of this type."""
-        return [event["data"] for event in self.events if event["type"] == event_type]
 
 
 def play(
@@ -90,14 +51,8 @@ def play(
     `allowed_networks`, in CIDR notation, are not public, and tools may reach them.
     """
     run = MemoryRun()
-    route = Route(
-        id="scripted",
-        provider="scripted",
-        model="scripted-1",
-        prices=Prices(input=Decimal(1), output=Decimal(2)),
-    )
     played = provider or ScriptedProvider()
-    of = _persona(persona or {})
+    of = personas.read("test", "1", persona or {})
     text = message if isinstance(message, str) else json.dumps({"script": list(message)})
     agent = Agent(
         identity=RunIdentity(
@@ -109,7 +64,7 @@ def play(
             trace_id=ids.new_trace_id(),
         ),
         persona=of,
-        chain=RouteChain([route], lambda _route: played),
+        chain=RouteChain([ROUTE], lambda _route: played),
         tools={**load((*of.tools, *AUTOMATIC_TOOLS)), **{tool.spec.name: tool for tool in tools}},
         history=History([Entry(1, 1, [UserMessage(text)])]),
         position=_POSITION,
@@ -117,8 +72,13 @@ def play(
         egress=Policy.of(allowed_networks),
         draining=threading.Event(),
     )
-    run.emit(types.RunStarted(of.id, route.id, route.model, metadata or {}))
-    return _played(agent, run)
+    run.emit(types.RunStarted(of.id, ROUTE.id, ROUTE.model, metadata or {}))
+    try:
+        return completed(run, loop.run(agent, run, run.stop, []))
+    except RunFailure as failure:
+        return failed(run, failure)
+    except WaitForInput as wait:
+        return waiting(run, wait)
 
 
 def call(
@@ -142,28 +102,3 @@ def call(
         allowed_networks=allowed_networks,
     )
     return played.results[0]
-
-
-def _persona(fields: Mapping[str, Any]) -> Persona:
-    return personas.read("test", "1", fields)
-
-
-def _played(agent: Agent, run: MemoryRun) -> PlayedRun:
-    status, output = "completed", None
-    error: types.RunError | None = None
-    try:
-        answer = loop.run(agent, run, run.stop, [])
-        output = answer.content if answer.output is None else answer.output
-        message_id = answer.message_id if answer.content else None
-        sums = (run.totals.usage, run.totals.cost_usd)
-        completed = types.RunCompleted(message_id, *sums, answer.stop_reason, answer.output)
-        run.emit(*answer.closing, completed)
-    except RunFailure as failure:
-        status, error = "failed", failure.as_error()
-        run.emit(run.cost(), types.RunFailed(error, run.totals.usage, run.totals.cost_usd))
-    except WaitForInput as waits:
-        status = "waiting_for_input"
-        request = waits.request(str(ids.new_id()), _INPUT_EXPIRES_AT)
-        run.emit(types.RunWaitingForInput(**request))
-    shown = {"code": error.code, "message": error.message} if error else None
-    return PlayedRun(status=status, output=output, error=shown, events=run.events)

@@ -36,6 +36,7 @@ class MemoryRun:
         self.totals = Totals()
         self.last_usage = Usage()
         self._streamed: list[tuple[Callable[[str], Event], str]] = []
+        self._open_text = ""
         self._turn_begins = 1
         self._begun: set[str] = set()
         self._results: dict[str, str] = {}
@@ -59,6 +60,7 @@ class MemoryRun:
     # ---- the transcript ----
 
     def stream_text(self, text: str) -> None:
+        self._open_text += text
         self._streamed.append((types.MessageDelta, text))
 
     def stream_thinking(self, text: str) -> None:
@@ -69,18 +71,22 @@ class MemoryRun:
 
     @property
     def open_text(self) -> str:
-        return "".join(text for kind, text in self._streamed if kind is types.MessageDelta)
+        return self._open_text
 
     def void_text(self, reason: str, *then: Event) -> None:
         self._write_streamed()
-        self._write(types.MessageReset(self._turn_begins, reason), *then)
-        self._turn_begins = len(self.events) + 1
+        self.emit(types.MessageReset(self._turn_begins, reason), *then)
 
     def emit(self, *events: Event) -> int:
-        self._write_streamed()
-        seq = self._write(*events)
+        seq = self.note(*events)
+        self._open_text = ""
         self._turn_begins = len(self.events) + 1
         return seq
+
+    def note(self, *events: Event) -> int:
+        """Write events within the turn that is being streamed."""
+        self._write_streamed()
+        return self._write(*events)
 
     def checkpoint(self) -> None:
         pass

@@ -146,8 +146,9 @@ def test_a_provider_of_the_author_is_called() -> None:
 
 def test_the_example_of_the_guide_passes(tmp_path: Path) -> None:
     """The tool and the test that `docs/how-to/plugins.md` shows are run by pytest as they stand."""
-    plugin, tests = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    for name, text in (("plugins/tools/price.py", plugin), ("test_price.py", tests)):
+    plugin, *tests = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    files = {"plugins/tools/price.py": plugin, "test_price.py": "".join(tests)}
+    for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
 
@@ -159,4 +160,4 @@ def test_the_example_of_the_guide_passes(tmp_path: Path) -> None:
     )
 
     assert 0 == done.returncode, done.stdout
-    assert "2 passed" in done.stdout
+    assert "3 passed" in done.stdout

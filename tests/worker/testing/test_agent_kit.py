@@ -1,0 +1,117 @@
+"""The part of the test kit that plays custom agents."""
+
+import contextlib
+from typing import Any
+
+import pytest
+
+from arkloop.agents import AgentRun, RunStopped
+from arkloop.testing import play_agent
+
+
+def clerk(run: AgentRun) -> str | None:
+    """Return the price of what the last message names."""
+    last = run.messages[-1]["content"]
+    run.thinking("Hm.")
+    run.text("Let me see.")
+    price = run.step("price", {"sku": last}, {"tea": lambda: 3}[last], tool_call_id="p")
+    run.cost(0.5, input_tokens=7)
+    run.checkpoint({"price": price})
+    if run.ask("Buy it?", ["yes", "no"]) == "no":
+        return None
+    return f"{price} EUR, {run.end_user_id} of {run.metadata['shop']}."
+
+
+def test_an_agent_is_played_with_its_events() -> None:
+    """The events are those that clients of the run would get, and the checkpoint is shown."""
+    run = play_agent(
+        clerk, "tea", answers={"Buy it?": "yes"}, end_user_id="anna", metadata={"shop": "s"}
+    )
+
+    assert ("completed", "3 EUR, anna of s.") == (run.status, run.output)
+    assert {"price": "3"} == run.checkpoint
+    assert [("price", "3", False)] == [(r.tool_name, r.output, r.is_error) for r in run.results]
+    assert [
+        "run.started",
+        "message.thinking",
+        "message.delta",
+        "message.completed",
+        "tool.call",
+        "tool.result",
+        "run.cost",
+        "message.delta",
+        "message.completed",
+        "run.completed",
+    ] == [event["type"] for event in run.events]
+    assert [0.5] == [data["cost_usd"] for data in run.data_of("run.completed")]
+
+
+def test_a_coroutine_is_played_too() -> None:
+    """An agent may be a coroutine function; a streamed answer needs no returned one."""
+
+    async def agent(run: AgentRun) -> None:
+        run.text("Hello, ")
+        run.text("you.")
+
+    run = play_agent(agent, "Hi.")
+
+    assert ("completed", "Hello, you.") == (run.status, run.output)
+    assert ["Hello, you."] == [data["content"] for data in run.data_of("message.delta")]
+
+
+def test_a_question_without_an_answer_leaves_the_run_waiting() -> None:
+    """The agent is stopped there; what it returns after that does not count."""
+
+    def stubborn(run: AgentRun) -> str:
+        with contextlib.suppress(RunStopped):
+            run.ask("Sure?", key="sure")
+        with pytest.raises(RunStopped, match="waiting"):
+            run.text("more")
+        return "anyway"
+
+    run = play_agent(stubborn, "Hi.")
+
+    assert ("waiting_for_input", None) == (run.status, run.output)
+    assert [("Sure?", "sure")] == [
+        (data["prompt"], data["tool_call_id"]) for data in run.data_of("run.waiting_for_input")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("returned", "persona", "code"),
+    [
+        (KeyError("a password"), {}, "agent.failed"),
+        (7, {}, "agent.failed"),
+        ({"a": 1}, {"output_schema": {"type": "object", "required": ["b"]}}, "output.invalid"),
+        ({"b": 1}, {"output_schema": {"type": "object", "required": ["b"]}}, None),
+    ],
+)
+def test_what_an_agent_returns_is_checked(
+    returned: Any, persona: dict[str, Any], code: str | None
+) -> None:
+    """An exception and an answer of another form fail the run, as in a worker."""
+
+    def agent(run: AgentRun) -> Any:
+        if isinstance(returned, Exception):
+            raise returned
+        return returned
+
+    run = play_agent(agent, "Hi.", persona=persona)
+
+    assert code == (run.error or {}).get("code")
+    assert "password" not in str(run)
+    assert (returned if code is None else None) == run.output
+
+
+def test_an_execution_begins_with_a_checkpoint_and_its_conversation() -> None:
+    """An agent can be tested from the middle of its work."""
+
+    def agent(run: AgentRun) -> str:
+        return f"{len(run.messages)} {run.checkpoint_data['place']} {run.instructions}"
+
+    conversation = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    run = play_agent(
+        agent, conversation, checkpoint={"place": 9}, persona={"system_prompt": "Sell."}
+    )
+
+    assert "2 9 Sell." == run.output

@@ -1,0 +1,252 @@
+"""Runs of custom agents in memory, for tests of agents."""
+
+import asyncio
+import inspect
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+from arkloop.shared import ids
+from arkloop.shared.agents.agent_run import (
+    MAX_CHECKPOINT_BYTES,
+    AgentRun,
+    Call,
+    Message,
+    RunStopped,
+)
+from arkloop.shared.agents.transcript import Transcript, call_of, json_of
+from arkloop.shared.catalog import personas, reported_costs
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.events import types
+from arkloop.shared.events.tool_output import cut
+from arkloop.shared.events.usage import Usage
+from arkloop.worker.agent.returned_answer import answer_of
+from arkloop.worker.contract.identity import traceparent
+from arkloop.worker.contract.outcomes import RunFailure, WaitForInput
+from arkloop.worker.testing.memory_run import MemoryRun
+from arkloop.worker.testing.played_run import ROUTE, PlayedRun, completed, failed, waiting
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, kw_only=True)
+class MemoryAgentRun:
+    """An `AgentRun` without a store; `answers` are people's, by the question or its key."""
+
+    run: MemoryRun
+    persona: Persona
+    messages: Sequence[Message]
+    answers: Mapping[str, str]
+    checkpoint_data: Any
+    end_user_id: str | None
+    metadata: Mapping[str, str]
+    run_id: str = field(default_factory=lambda: str(ids.new_id()))
+    thread_id: str = field(default_factory=lambda: str(ids.new_id()))
+    org_id: str = field(default_factory=lambda: str(ids.new_id()))
+    traceparent: str = ""
+    attempt: int = 1
+    model: str = ROUTE.model
+    question: WaitForInput | None = None  # the one that ended the run
+    last_turn: types.MessageCompleted | None = None  # if it calls no tool
+    transcript: Transcript = field(default_factory=Transcript)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        self.traceparent = traceparent(ids.new_trace_id(), self.run_id)
+
+    @property
+    def instructions(self) -> str:
+        return self.persona.system_prompt
+
+    @property
+    def model_settings(self) -> Mapping[str, Any]:
+        return self.persona.model_settings
+
+    @property
+    def output_schema(self) -> Mapping[str, Any] | None:
+        return self.persona.output_schema
+
+    @property
+    def pending_calls(self) -> Sequence[Call]:
+        return self.transcript.pending
+
+    def text(self, text: str) -> None:
+        """Stream a piece of the answer."""
+        with self._lock:
+            self.check()
+            self.run.stream_text(text)
+
+    def thinking(self, text: str) -> None:
+        """Stream a piece of the model's reasoning."""
+        with self._lock:
+            self.check()
+            self.run.stream_thinking(text)
+
+    def tool_call(self, name: str, arguments: Any, *, tool_call_id: str | None = None) -> str:
+        """Record that a tool is called."""
+        with self._lock:
+            self.check()
+            call = call_of(name, arguments, tool_call_id)
+            if not self.transcript.has_call(call["id"]):
+                self.last_turn = None
+                self.run.emit(*self.transcript.call(call, self.run.open_text))
+            return call["id"]
+
+    def tool_result(self, tool_call_id: str, output: str, *, is_error: bool = False) -> None:
+        """Record the result of a call."""
+        shown, characters = cut(output)
+        with self._lock:
+            self.run.note(
+                *self.transcript.result(
+                    tool_call_id, shown, is_error=is_error, characters=characters
+                )
+            )
+
+    def step(
+        self,
+        name: str,
+        arguments: Any,
+        function: Callable[[], Any],
+        *,
+        tool_call_id: str,
+        idempotent: bool = False,
+    ) -> str:
+        """Call the function as the tool call of this id, at most once."""
+        self.tool_call(name, arguments, tool_call_id=tool_call_id)
+        known, is_error = self.transcript.output_of(tool_call_id), False
+        if known is not None:
+            return known
+        try:
+            output = str(function())
+        except Exception as error:
+            log.exception("tool %s raised in call %s", name, tool_call_id)
+            output, is_error = f"The tool failed: {type(error).__name__}.", True
+        self.tool_result(tool_call_id, output, is_error=is_error)
+        return output
+
+    def cost(
+        self,
+        usd: float | None = None,
+        *,
+        model: str | None = None,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        cache_read_tokens: int = 0,
+        cache_write_tokens: int = 0,
+        reasoning_tokens: int = 0,
+    ) -> None:
+        """Count a model call."""
+        usage = Usage(
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cache_read_tokens=cache_read_tokens,
+            cache_write_tokens=cache_write_tokens,
+            reasoning_tokens=reasoning_tokens,
+        )
+        cost = reported_costs.cost_of(usage, ROUTE, model=model, given_usd=usd) or Decimal(0)
+        with self._lock:
+            self.transcript.add_usage(usage)
+            part = types.RouteCost(ROUTE.id, ROUTE.model, usage, cost)
+            self.run.totals = self.run.totals.plus(part)
+            self.run.note(self.run.cost())
+
+    def reserve(self, usd: float) -> None:
+        """Reserve nothing: a run in memory has no budget."""
+        self.check()
+
+    def checkpoint(self, data: Any) -> None:
+        """Keep the data, as JSON would return it."""
+        text = json_of(data)
+        if len(text.encode()) > MAX_CHECKPOINT_BYTES:
+            raise ValueError(f"A checkpoint has at most {MAX_CHECKPOINT_BYTES:,} bytes of JSON.")
+        with self._lock:
+            self.check()
+            if self.run.open_text:
+                self.last_turn = self.transcript.turn(self.run.open_text)
+                self.run.emit(self.last_turn)
+            self.checkpoint_data = json.loads(text)
+
+    def ask(self, question: str, options: Sequence[str] = (), *, key: str | None = None) -> str:
+        """Return the answer that the test gives; without one the run ends, and waits."""
+        with self._lock:
+            self.check()
+            name = question if key is None else key
+            if name not in self.answers:
+                self.question = WaitForInput(
+                    persona=self.persona,
+                    kind="question",
+                    prompt=question,
+                    tool_call_id=key,
+                    options=list(options) or None,
+                )
+                self.check()
+            return self.answers[name]
+
+    def check(self) -> None:
+        """Raise if the run waits for a person."""
+        if self.question is not None:
+            raise RunStopped("waiting")
+
+    def wait(self, seconds: float) -> None:
+        """Continue at once: nothing can stop a run in memory meanwhile."""
+        self.check()
+
+
+def play_agent(
+    function: Callable[[AgentRun], Any],
+    message: str | Sequence[Message],
+    *,
+    answers: Mapping[str, str] | None = None,
+    checkpoint: Any = None,
+    persona: Mapping[str, Any] | None = None,
+    end_user_id: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> PlayedRun:
+    """Play a run of an agent, a function or a coroutine function, in memory.
+
+    `message` is the user's, or the whole conversation. A question whose text or key is not among
+    the `answers` ends the run with `waiting_for_input`. `checkpoint` is the data of an earlier
+    execution; that of the run's last checkpoint is in the result.
+    """
+    run = MemoryRun()
+    of = personas.read("test", "1", persona or {})
+    messages = [Message(role="user", content=message)] if isinstance(message, str) else message
+    agent_run = MemoryAgentRun(
+        run=run,
+        persona=of,
+        messages=messages,
+        answers=answers or {},
+        checkpoint_data=checkpoint,
+        end_user_id=end_user_id,
+        metadata=metadata or {},
+    )
+    run.emit(types.RunStarted(of.id, ROUTE.id, ROUTE.model, metadata or {}))
+    try:
+        returned = _returned(function, agent_run)
+        if agent_run.question is None:
+            run.note(*agent_run.transcript.settle())
+            last, schema = agent_run.last_turn, agent_run.output_schema
+            answer = answer_of(returned, run, agent_run.transcript, last, schema)
+            played = completed(run, answer)
+        else:  # whatever it returned then
+            played = waiting(run, agent_run.question)
+    except RunFailure as failure:
+        played = failed(run, failure)
+    return replace(played, checkpoint=agent_run.checkpoint_data)
+
+
+def _returned(function: Callable[[AgentRun], Any], agent_run: AgentRun) -> Any:
+    """Return what the agent returns. Raises: RunFailure: it raised."""
+    try:
+        returned = function(agent_run)
+        return asyncio.run(returned) if inspect.iscoroutine(returned) else returned
+    except RunStopped:
+        return None
+    except Exception as error:
+        log.exception("the agent raised")
+        message = f"The agent failed: {type(error).__name__}."
+        raise RunFailure("agent.failed", message) from error
