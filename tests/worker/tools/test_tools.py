@@ -19,6 +19,7 @@ from arkloop.worker.contract import argument_schema
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.messages import ToolSpec
 from arkloop.worker.contract.outcomes import CancelRequested
+from arkloop.worker.providers.output_modes import FINAL_TOOL
 from arkloop.worker.tools import (
     CallInfo,
     InvalidSchema,
@@ -258,6 +259,12 @@ def test_the_tools_there_are_is_the_folder() -> None:
     for name in ("nonsense", "os", "__init__", "", "calculator.x", "..providers"):
         with pytest.raises(UnknownTool, match="available: append_line, ask_user, calculator"):
             tools.load([name])
+
+
+def test_the_names_of_tools_of_every_agent_are_reserved() -> None:
+    """No tool of an org can have the name of a tool that an agent may have without naming it."""
+    every_agents = {*tools.AUTOMATIC_TOOLS, *tools.FAULT_TOOLS, FINAL_TOOL}
+    assert set() == every_agents - {*personas.RESERVED_NAMES, *personas.BUILTIN_TOOLS}
 
 
 def test_the_example_of_the_page_is_a_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
