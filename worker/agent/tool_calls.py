@@ -57,8 +57,11 @@ def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
             raise asked
     context.checkpoint()
     progress = TurnProgress()
-    may_park = any(_result_source(agent, call) for call in waiting)
-    calls = [_SideBySide(agent, context, turn, call, progress, keep=may_park) for call in waiting]
+    may_park = {call.id for call in waiting if _result_source(agent, call)}
+    calls = [
+        _SideBySide(agent, context, turn, call, progress, keep=bool(may_park - {call.id}))
+        for call in waiting
+    ]
     grace = _Grace()
     stopped: BaseException | None = None
     pending: list[ToolCall] = []
