@@ -15,6 +15,7 @@ from bench import (
     startup,
     stream_rates,
     streams,
+    tool_calls,
 )
 from bench.figure import Figure
 from bench.history import __main__ as history
@@ -90,6 +91,11 @@ GROUPS = (
         "mcp",
         "an org's MCP calls beside an org whose MCP servers do their worst",
         lambda short: mcp_neighbours.measure(short=short),
+    ),
+    Group(
+        "tools",
+        "one tool call, by where the tool runs",
+        lambda short: tool_calls.measure(short=short),
     ),
     Group(
         "refused",
