@@ -3,8 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from arkloop import agents, providers, testing, tools
 
 ROOT = Path(__file__).parents[1]
 ENVIRON = {
@@ -74,6 +77,28 @@ def test_a_worker_with_a_broken_plugin_does_not_start(tmp_path: Path) -> None:
 
     assert 1 == done.returncode
     assert f"{file}: ModuleNotFoundError: No module named 'no_such_module'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        (tools, "CallInfo Tool ToolContext ToolFailed ToolOutput cpu_slice tool"),
+        (testing, "PlayedRun Result call play play_agent"),
+        (agents, "UNKNOWN_OUTCOME AgentRun Call Message RunStopped"),
+        (
+            providers,
+            "AbortableClient AssistantMessage CallDelta Chunk Message ModelRequest OutputMode"
+            " Policy Provider ProviderError Route StopSignal TextDelta ThinkingDelta ToolCall"
+            " ToolMessage TurnEnd Usage UsageUpdate UserMessage clean http_errors plain"
+            " token_counts",
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_the_names_that_authors_import_stay(module: ModuleType, names: str) -> None:
+    """Plugins of others import them: names are added, and never removed."""
+    assert set() == {*names.split()} - {*module.__all__}
+    assert all(hasattr(module, name) for name in module.__all__)
 
 
 def _loaded(module: str, **environ: str) -> set[str]:
