@@ -22,7 +22,7 @@ def watch_of(run_id: UUID, reader: Actor, **how: Any) -> Watch:
     """Return the watch of this request's client; `how` are arguments of `Watch`."""
     return Watch(
         run_id,
-        _shared(reader),
+        shared(reader),
         connection=request.environ.get("gunicorn.socket"),
         may_read=authenticator().still_valid,
         **how,
@@ -41,6 +41,6 @@ def streaming(
 
 
 @lru_cache(4096)
-def _shared(reader: Actor) -> Actor:
-    """Return one shared object for all streams of a reader, some of whom have thousands."""
+def shared(reader: Actor) -> Actor:
+    """Return one shared object for all streams and polls of an actor, which may be thousands."""
     return reader

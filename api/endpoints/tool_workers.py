@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import partial, wraps
 from typing import Any, cast
@@ -17,6 +18,7 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from arkloop.api.auth.bearer import authenticator, requires
+from arkloop.api.endpoints.following import shared
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.fields import BoundedList, Id, StrictBoolean, whole
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
@@ -171,7 +173,7 @@ def poll(worker: Worker, body: dict[str, Any]) -> Response:
     )
     topic = worker_calls.calls_topic(worker.org_id, worker.pool)
     waiting = LongPoll(topic, tools, request.environ.get("gunicorn.socket"))
-    nothing = partial(_polled, connections(), worker, hash_, [])
+    nothing = partial(_no_calls, connections(), worker, hash_)
     return _respond(waiting, _or(body.get("wait_seconds"), MAX_WAIT_SECONDS), take, nothing)
 
 
@@ -235,10 +237,12 @@ def _tools(worker: Worker, body: dict[str, Any]) -> tuple[str, frozenset[str]]:
     if "tools_hash" in body:
         return body["tools_hash"], known.names(worker.org_id, worker.pool, body["tools_hash"])
     tools = [Definition(**tool) for tool in body["tools"]]
+    hash_ = worker_tools.hash_of(tools)
+    with suppress(WorkerToolsUnknown):
+        return hash_, known.names(worker.org_id, worker.pool, hash_)
     with connections().transaction() as tx:
         worker_tools.register(tx, worker.org_id, worker.pool, tools)
     names = frozenset(tool.name for tool in tools)
-    hash_ = worker_tools.hash_of(tools)
     return hash_, known.add(worker.org_id, worker.pool, hash_, names)
 
 
@@ -255,7 +259,7 @@ def _respond(
     if body is not None:
         return Response(body, mimetype="application/json")
     hub = cast(LongPollHub, current_app.extensions["arkloop.polls"])
-    is_valid = partial(authenticator().still_valid, actor())
+    is_valid = partial(authenticator().still_valid, shared(actor()))
     later = respond_later(
         hub, poll, request.environ, seconds, lambda: take() if is_valid() else None, otherwise
     )
@@ -284,15 +288,13 @@ def _take(
         }
         for row in rows
     ]
-    return _polled(connections, worker, hash_, calls) if calls else None
+    return _json(tools_hash=hash_, calls=calls, cancelled=rows[0].cancelled) if calls else None
 
 
-def _polled(
-    connections: Connections, worker: Worker, hash_: str, calls: list[dict[str, Any]]
-) -> bytes:
+def _no_calls(connections: Connections, worker: Worker, hash_: str) -> bytes:
     with connections.reading() as sql:
         cancelled = worker_calls.cancelled(sql, worker)
-    return _json(tools_hash=hash_, calls=calls, cancelled=cancelled)
+    return _json(tools_hash=hash_, calls=[], cancelled=cancelled)
 
 
 def _news(connections: Connections, worker: Worker, calls: Mapping[UUID, int]) -> bytes | None:
@@ -319,9 +321,10 @@ def _unheard(
 
 
 def _end(worker: Worker, body: dict[str, Any], **result: Any) -> Response:
-    with connections().transaction() as tx:
+    with connections().statement() as tx:
         worker_calls.end(tx, worker, body["call_id"], body["fence"], **result)
-        cancelled = worker_calls.cancelled(tx.sql, worker)
+    with connections().reading() as sql:
+        cancelled = worker_calls.cancelled(sql, worker)
     return jsonify(ok=True, cancelled=cancelled)
 
 
