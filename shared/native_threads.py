@@ -4,7 +4,7 @@ import contextvars
 from collections import deque
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import gevent
 from gevent import monkey
@@ -54,6 +54,38 @@ class _Call:
         self.is_done.release()
 
 
+class _Thread:
+    """A native thread that is used again: gevent keeps some memory of each one that ends."""
+
+    idle: ClassVar[list["_Thread"]] = []
+
+    def __init__(self) -> None:
+        self._job: Callable[[], None] | None = None
+        self._has_job = _new_lock()
+        self._has_job.acquire()
+        _start_thread(self._run, ())
+
+    @classmethod
+    def start(cls, job: Callable[[], None]) -> None:
+        """Do the job in an idle thread, or in a new one."""
+        try:
+            thread = cls.idle.pop()
+        except IndexError:
+            thread = cls()
+        thread._job = job
+        thread._has_job.release()
+
+    def _run(self) -> None:
+        while True:
+            self._has_job.acquire()
+            job, self._job = self._job, None
+            assert job is not None
+            # In a greenlet of its own: what is local to a thread ends with it.
+            gevent.spawn(job).join()
+            del job
+            _Thread.idle.append(self)
+
+
 class ForeignCode(Generic[T]):
     """A function of others in a native thread, whose calls back are made where it was started.
 
@@ -77,12 +109,10 @@ class ForeignCode(Generic[T]):
         self._wake = gevent.get_hub().loop.async_()
         self._wake.start(self._ready.set)
         context = contextvars.copy_context()
-        _start_thread(self._run, (context, function))
+        _Thread.start(lambda: context.run(self._run, function))
 
-    def _run(self, context: contextvars.Context, function: Callable[["ForeignCode[T]"], T]) -> None:
-        # In a greenlet of its own: what gevent keeps of it is cleared at its end.
-        gevent.spawn(context.run, self._execute, function).join()
-        gevent.get_hub().destroy(destroy_loop=True)
+    def _run(self, function: Callable[["ForeignCode[T]"], T]) -> None:
+        self._execute(function)
         with self._lock:
             self.has_ended = True
             if not self._is_released:

@@ -1,0 +1,65 @@
+"""Code of others in native threads, with calls back into the thread that started it."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from arkloop.shared.native_threads import ForeignCode
+
+
+def finished(code: ForeignCode[Any]) -> ForeignCode[Any]:
+    """Make the code's calls until it has ended."""
+    while not code.serve(10):
+        pass
+    code.close(RuntimeError)
+    code.release()
+    return code
+
+
+def test_calls_back_are_made_where_the_code_was_started() -> None:
+    """The code runs elsewhere, and gets what its calls return and raise."""
+    here = threading.get_ident()
+
+    def code(own: ForeignCode[Any]) -> list[Any]:
+        with pytest.raises(ZeroDivisionError):
+            own.call_back(lambda: 1 // 0)
+        return [threading.get_ident() == here, own.call_back(threading.get_ident) == here]
+
+    assert [False, True] == finished(ForeignCode(code)).result
+
+
+def test_an_error_of_the_code_is_kept() -> None:
+    """An exception ends the code, and no other thread."""
+
+    def code(_own: ForeignCode[Any]) -> None:
+        raise KeyError("x")
+
+    assert isinstance(finished(ForeignCode(code)).error, KeyError)
+
+
+def test_threads_are_used_again() -> None:
+    """Code that follows other code has the same native thread."""
+    threads = [finished(ForeignCode(lambda _own: threading.get_ident())).result for _ in range(5)]
+
+    assert 2 >= len(set(threads))
+
+
+def test_closed_code_can_neither_call_nor_sleep() -> None:
+    """Code that was abandoned learns it at its next call, or within its sleep."""
+    raised: list[str] = []
+
+    def code(own: ForeignCode[Any]) -> None:
+        for call in (lambda: own.sleep(60), lambda: own.call_back(int)):
+            try:
+                call()
+            except RuntimeError:
+                raised.append("closed")
+
+    started = ForeignCode(code)
+    started.close(RuntimeError)
+    while not started.serve(10):
+        pass
+    started.release()
+
+    assert ["closed", "closed"] == raised
