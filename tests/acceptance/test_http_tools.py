@@ -92,7 +92,7 @@ def test_a_worker_that_is_killed_during_a_call(
     clerk(owner, receiver, idempotent=idempotent)
     receiver.answer = _hang
     run_id = owner.run(CALL, {"say": "ok"}, persona_id="clerk")
-    eventually(lambda: len(receiver.received) == 1)
+    eventually(lambda: len(receiver.received) == 1, seconds=30)
     receiver.answer = lambda _: Reply({"output": "refunded"})
 
     os.kill(system.worker.pid, signal.SIGKILL)
@@ -154,11 +154,11 @@ def test_a_cancelled_run_closes_the_connection(owner: Caller, receiver: ToolRece
     clerk(owner, receiver)
     receiver.answer = _hang
     run_id = owner.run(CALL, {"say": "ok"}, persona_id="clerk")
-    eventually(lambda: len(receiver.received) == 1)
+    eventually(lambda: len(receiver.received) == 1, seconds=30)
 
     owner.cancel(run_id)
 
-    assert receiver.received[0].hung_up.wait(10)
+    assert receiver.received[0].hung_up.wait(30)
     assert "cancelled" == owner.ended(run_id)["status"]
 
 
