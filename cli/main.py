@@ -29,6 +29,7 @@ ENTRIES = {
     "run": Entry("client.run:run", "Send a message, run the agent, follow it in the terminal."),
     "runs": Entry("client.runs:runs", "List, show, cancel and answer runs; read their events."),
     "tools": Entry("serve.tools:tools", "Execute tools in a worker of your own."),
+    "agents": Entry("serve.agents:agents", "Execute runs of an agent in a worker of your own."),
     "keys": Entry("client.keys:keys", "Create, list and revoke API keys."),
     "users": Entry("operator.users:users", "Create and list users, directly in the database."),
     "credits": Entry(

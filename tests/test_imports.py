@@ -35,6 +35,7 @@ HTTP = {"flask", "werkzeug", "marshmallow", "jwt", "argon2"}
             ELSEWHERE | SDK | STORES | HTTP | {"arkloop.api.app", "gevent", "yaml"},
         ),
         # It runs on machines that have neither store.
+        ("arkloop.cli.serve.agents", STORES | HTTP | {"gevent", "alembic", "openai", "mcp"}),
         ("arkloop.cli.serve.tools", STORES | HTTP | {"gevent", "alembic", "openai", "mcp"}),
     ],
 )

@@ -151,7 +151,7 @@ class Checkpoint(fields.Field[str]):
 class Poll(Schema):
     worker_id = Id(required=True)
     wait_seconds = whole(0, MAX_WAIT_SECONDS)
-    max_runs = whole(1, MAX_RUNS)
+    max_runs = whole(0, MAX_RUNS)
     held = BoundedList(Id(), most=MAX_HELD, load_default=list)
 
 

@@ -19,6 +19,7 @@ from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.endpoints import agent_worker_bodies as bodies
 from arkloop.api.http.current import actor, catalog, connections
 from arkloop.api.http.json_body import read_body
+from arkloop.api.streaming.disconnects import is_closed
 from arkloop.api.streaming.long_polls import LongPoll, LongPollHub, respond_later
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.personas import AGENT_NAME
@@ -72,7 +73,7 @@ def poll(name: str, body: dict[str, Any]) -> Response:
         worker,
         catalog(),
         frozenset(body["held"]),
-        body.get("max_runs") or 1,
+        1 if body.get("max_runs") is None else body["max_runs"],
     )
     topic = agent_queue.topic(worker.org_id, name)
     waiting = LongPoll(topic, None, request.environ.get("gunicorn.socket"))
@@ -175,9 +176,16 @@ def _respond(
         return Response(body, mimetype="application/json")
     hub = cast(LongPollHub, current_app.extensions["arkloop.polls"])
     is_valid = partial(authenticator().still_valid, actor())
-    later = respond_later(
-        hub, poll, request.environ, seconds, lambda: take() if is_valid() else None, otherwise
-    )
+
+    def take_if_there() -> bytes | None:
+        if poll.connection is not None and is_closed(poll.connection):
+            # Not noticed yet. What woke it is for the next one.
+            hub.wake(poll.topic, "")
+            poll.end()
+            return None
+        return take() if is_valid() else None
+
+    later = respond_later(hub, poll, request.environ, seconds, take_if_there, otherwise)
     return Response(later, mimetype="application/json", direct_passthrough=True)
 
 

@@ -8,6 +8,8 @@ from gevent import monkey
 
 # gevent takes epoll away, because waiting in it would stop the process. Nobody waits in it here.
 _epoll: Any = monkey.get_original("select", "epoll")
+# gevent's own knows nothing of RDHUP.
+_poll: Any = monkey.get_original("select", "poll")
 
 
 class Disconnects:
@@ -30,3 +32,13 @@ class Disconnects:
     def look(self) -> list[int]:
         """Return the descriptors of connections closed since the last call."""
         return [descriptor for descriptor, _ in self._epoll.poll(0)]
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Return whether the other side has closed the connection, or its half of it."""
+    try:
+        looking = _poll()
+        looking.register(connection.fileno(), select.POLLRDHUP)
+        return bool(looking.poll(0))
+    except (OSError, ValueError):  # closed here
+        return True

@@ -66,6 +66,10 @@ class Service:
         except ValueError as error:
             raise Unreachable("the response is not JSON") from error
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
     def abort(self) -> None:
         """Break the connection off: the service gives no more work to a request that waits."""
         with self._lock:

@@ -21,6 +21,8 @@ from arkloop.shared.storage.tables.runs import agent_runs, runs
 from arkloop.shared.threads.history_messages import Message, messages_before
 from arkloop.shared.times import rfc3339
 
+#: Runs that a worker gets once more in one response.
+MAX_OWN = 16
 #: Of a run's own turns, the newest.
 MAX_TURN_BYTES = 1024 * 1024
 _TURN_TYPES = (
@@ -45,7 +47,7 @@ def take(
     held: Collection[UUID],
     limit: int,
 ) -> list[dict[str, Any]]:
-    """Return at most `limit` runs for the worker: its own that it does not know of, then new ones.
+    """Return the worker's runs that it does not know of, then at most `limit` in all.
 
     The response that had brought a run of its own was lost.
 
@@ -54,8 +56,8 @@ def take(
     """
     with connections.reading() as sql:
         owned, queued = agent_queue.find(sql, worker.org_id, worker.agent, worker.id, limit)
-    taken = [run_id for run_id in owned if run_id not in held][:limit]
-    wanted = queued[: limit - len(taken)]
+    taken = [run_id for run_id in owned if run_id not in held][:MAX_OWN]
+    wanted = queued[: max(0, limit - len(taken))]
     if wanted:
         with connections.statement() as tx:
             agent_workers.renew(tx, worker)

@@ -105,3 +105,21 @@ def test_a_closed_connection_gives_the_run_to_another_worker(user: Caller, worke
     assert not worker.beat(run)["is_held"]
     ended = {"run_id": run_id, "fence": again["fence"], "seq": again["next_seq"]}
     heir.post("complete", **ended, content="Done.")
+
+
+def test_a_poll_whose_client_has_left_gets_no_run(user: Caller, worker: Worker) -> None:
+    """A run that is created just after a worker has left goes to the next one, as a new run."""
+    with pytest.raises(httpx.ReadTimeout):
+        worker.http.post(
+            f"/v1/agent-workers/{worker.agent}:poll",
+            json={"worker_id": worker.id, "wait_seconds": 20},
+            timeout=0.3,
+        )
+
+    run_id = user.run("Hello", persona_id="custom")
+    heir = Worker(worker.http, worker.agent)
+    run = heir.poll()
+
+    assert (run_id, 1) == (run["run_id"], run["attempt"])
+    ended = {"run_id": run_id, "fence": run["fence"], "seq": run["next_seq"]}
+    heir.post("complete", **ended, content="Done.")

@@ -1,0 +1,284 @@
+"""A worker of the customer that executes runs of an agent: it polls, executes them side by side,
+and has a heartbeat waiting in a thread of its own.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from arkloop.cli.client.client import Refused
+from arkloop.cli.client.server_address import ServerAddress
+from arkloop.cli.serve.served_run import ServedRun
+from arkloop.cli.serve.service import Service, Unreachable, is_final
+from arkloop.shared import ids
+from arkloop.shared.agents.agent_run import RunStopped, StopReason
+
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 30
+HEARTBEATS_PER_LEASE = 3
+FIRST_PAUSE_SECONDS = 0.1
+MAX_PAUSE_SECONDS = 5.0
+#: How long a function may go on after its run had to stop; then it is abandoned.
+STOP_SECONDS = 2.0
+#: How often the main thread looks for signals.
+SIGNAL_SECONDS = 0.2
+MAX_RUNS_OF_A_POLL = 16
+
+AgentFunction = Callable[[Any], Any]
+
+
+class _Execution:
+    """A run that was polled, and the function that executes it, in a thread of its own."""
+
+    def __init__(
+        self,
+        service: Service,
+        run: Mapping[str, Any],
+        function: AgentFunction,
+        draining: threading.Event,
+    ) -> None:
+        self.fence: int = run["fence"]
+        self.run = ServedRun(service, run, draining)
+        self.is_over = False  # the function may still go on
+        self._service = service
+        self._function = function
+        self._returned = threading.Event()
+        self._outcome: Callable[[], None] = lambda: None
+        self._task: asyncio.Task[Any] | None = None
+
+    @property
+    def name(self) -> dict[str, Any]:
+        """Return how heartbeats name the run."""
+        cancelled = self.run.stopped == "cancelled"
+        return {"run_id": self.run.run_id, "fence": self.fence, "cancel_requested": cancelled}
+
+    def execute(self) -> None:
+        """Call the function until it returns or the run has to stop; then end the run."""
+        threading.Thread(target=self._call, name="agent", daemon=True).start()
+        while not self._returned.wait(SIGNAL_SECONDS):
+            if self.run.stopping.is_set():
+                self._cancel_task()
+                if not self._returned.wait(STOP_SECONDS):
+                    log.warning("run %s: its agent did not stop in time", self.run.run_id)
+                break
+        try:
+            self._end()
+        except RunStopped:
+            pass
+        except Refused as error:
+            log.error("run %s could not be ended: %s", self.run.run_id, error)
+        finally:
+            self.is_over = True
+            self.run.stop("lost")
+            self.run.outbox.close()
+            self._service.close()
+
+    def _end(self) -> None:
+        run = self.run
+        if run.stopped is None:
+            try:
+                self._outcome()
+                return
+            except (ValueError, Refused) as error:
+                log.error("run %s: %s", run.run_id, error)
+                run.outbox.send("fail", message=_shown(error))
+                return
+            except RunStopped:
+                pass
+        if run.stopped in ("cancelled", "shutdown"):
+            run.outbox.send("release")
+        elif run.stopped == "limit":
+            with contextlib.suppress(Refused):  # the service has ended it
+                run.outbox.send("fail", message="The service refused the agent's events.")
+
+    def _call(self) -> None:
+        try:
+            returned = (
+                asyncio.run(self._main())
+                if inspect.iscoroutinefunction(self._function)
+                else self._function(self.run)
+            )
+            self._outcome = lambda: self.run.finish(returned)
+        except RunStopped:
+            pass
+        except asyncio.CancelledError:
+            if self.run.stopped is None:
+                self._outcome = lambda: self.run.outbox.send(
+                    "fail", message="The agent failed: CancelledError."
+                )
+        except BaseException as error:
+            # Its text may hold secrets: it goes to the log of this worker alone.
+            log.exception("the agent raised in run %s", self.run.run_id)
+            message = f"The agent failed: {type(error).__name__}."
+            self._outcome = lambda: self.run.outbox.send("fail", message=message)
+        finally:
+            self._returned.set()
+
+    async def _main(self) -> Any:
+        self._task = asyncio.current_task()
+        return await self._function(self.run)
+
+    def _cancel_task(self) -> None:
+        if self._task is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+
+
+def _shown(error: Exception) -> str:
+    return error.message if isinstance(error, Refused) else str(error)
+
+
+class AgentWorker:
+    """Executes runs of an agent until `stop`; `failure` is why it could not go on."""
+
+    def __init__(
+        self,
+        server: ServerAddress,
+        agent: str,
+        function: AgentFunction,
+        *,
+        concurrency: int,
+        grace_seconds: float,
+    ) -> None:
+        self.id = str(ids.new_id())
+        self.failure: Refused | None = None
+        self._server, self._path = server, f"/agent-workers/{agent}"
+        self._function = function
+        self._grace_seconds = grace_seconds
+        self._polls, self._heartbeats = (Service(server, self._path) for _ in range(2))
+        self._changed = threading.Condition()
+        self._executions: set[_Execution] = set()
+        self._free = concurrency
+        self._lease_seconds = 15.0
+        self._stopping = threading.Event()
+        self._draining = threading.Event()
+
+    def run(self) -> None:
+        """Work until `stop` is called, or the service refuses the key; then drain."""
+        for task in (self._poll, self._beat):
+            threading.Thread(target=task, name=task.__name__, daemon=True).start()
+        # Again and again: a signal that another thread receives does not wake this one, in which
+        # Python would execute its handler.
+        while not self._stopping.wait(SIGNAL_SECONDS):
+            pass
+        self._draining.set()
+        self._polls.abort()
+        self._drain()
+        self._heartbeats.abort()
+
+    def stop(self, *_: object) -> None:
+        """Poll no more; may be called by a signal handler."""
+        self._stopping.set()
+
+    def _poll(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while not self._stopping.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._free > 0)
+                free = min(self._free, MAX_RUNS_OF_A_POLL)
+                held = [one.run.run_id for one in self._executions]
+            body = {
+                "worker_id": self.id,
+                "max_runs": free,
+                "wait_seconds": WAIT_SECONDS,
+                "held": held,
+            }
+            try:
+                polled = self._polls.post("poll", body, wait_seconds=WAIT_SECONDS)
+            except (Unreachable, Refused) as error:
+                if isinstance(error, Refused) and is_final(error):
+                    self.failure = error
+                    self._stopping.set()
+                    return
+                if not self._stopping.is_set():
+                    log.warning("polling failed, next attempt in %.1f s: %s", pause, error)
+                    self._stopping.wait(pause * (0.5 + secrets.randbelow(1000) / 1000))
+                pause = min(2 * pause, MAX_PAUSE_SECONDS)
+                continue
+            pause = FIRST_PAUSE_SECONDS
+            self._lease_seconds = polled["lease_seconds"]
+            for run in polled["runs"]:
+                self._start(run)
+
+    def _start(self, run: Mapping[str, Any]) -> None:
+        service = Service(self._server, self._path)
+        execution = _Execution(service, run, self._function, self._draining)
+        with self._changed:
+            self._free -= 1
+            self._executions.add(execution)
+            self._changed.notify_all()
+        threading.Thread(target=self._execute, args=(execution,), name="run", daemon=True).start()
+
+    def _execute(self, execution: _Execution) -> None:
+        try:
+            execution.execute()
+        finally:
+            with self._changed:
+                self._executions.discard(execution)
+                self._free += 1
+                self._changed.notify_all()
+
+    def _beat(self) -> None:
+        """Renew the lease, and learn which runs are cancelled or lost."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._executions))
+                runs = [one.name for one in self._executions if one.run.stopped != "lost"]
+            wait = min(self._lease_seconds / HEARTBEATS_PER_LEASE, WAIT_SECONDS)
+            body = {"worker_id": self.id, "runs": runs, "wait_seconds": int(wait)}
+            began = time.monotonic()
+            try:
+                news = self._heartbeats.post("heartbeat", body, wait_seconds=wait)
+            except (Unreachable, Refused) as error:
+                log.warning("a heartbeat failed, next attempt in %.1f s: %s", pause, error)
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
+                continue
+            pause = FIRST_PAUSE_SECONDS
+            for one in news["runs"]:
+                if not one["is_held"]:
+                    self._stop_run(one["run_id"], "lost")
+                elif one["cancel_requested"]:
+                    self._stop_run(one["run_id"], "cancelled")
+            # A server that is being stopped responds at once.
+            time.sleep(max(0.0, min(0.05, began + 0.05 - time.monotonic())))
+
+    def _stop_run(self, run_id: str, reason: StopReason) -> None:
+        with self._changed:
+            concerned = [one for one in self._executions if one.run.run_id == run_id]
+        for one in concerned:
+            one.run.stop(reason)
+
+    def _drain(self) -> None:
+        """Let runs end or reach a checkpoint; the others go back to the queue as they are."""
+        self._wait_for_runs(self._grace_seconds)
+        with self._changed:
+            left = list(self._executions)
+        for one in left:
+            log.warning("run %s goes to another worker", one.run.run_id)
+            one.run.stop("shutdown")
+        self._wait_for_runs(STOP_SECONDS + 3.0)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Release runs that a response brought which the end of the polls has cut off."""
+        last = Service(self._server, self._path)
+        own = {"worker_id": self.id, "max_runs": 0, "wait_seconds": 0}
+        with self._changed:
+            held = [one.run.run_id for one in self._executions]
+        with contextlib.suppress(Unreachable, Refused):
+            for run in last.post("poll", {**own, "held": held})["runs"]:
+                claim = {"run_id": run["run_id"], "fence": run["fence"]}
+                last.post("release", {**claim, "seq": run["next_seq"]})
+
+    def _wait_for_runs(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._executions, timeout=seconds)

@@ -1,0 +1,297 @@
+"""The run of an agent in a worker of the customer, as its code sees it."""
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from arkloop.cli.serve.run_outbox import RunOutbox
+from arkloop.cli.serve.service import Service
+from arkloop.shared.agents.agent_run import (
+    MAX_CHECKPOINT_BYTES,
+    UNKNOWN_OUTCOME,
+    Call,
+    Message,
+    RunStopped,
+    StopReason,
+)
+from arkloop.shared.agents.transcript import Transcript, call_of, json_of
+from arkloop.shared.events.plain import clean
+from arkloop.shared.events.types import MessageCompleted, MessageDelta, MessageThinking
+from arkloop.shared.events.usage import TOKEN_FIELDS, Usage
+from arkloop.worker.contract.identity import traceparent
+
+log = logging.getLogger(__name__)
+
+MAX_OUTPUT_BYTES = 65_000
+_CUT = "\n[cut: the output was too long]"
+
+
+class ServedRun:
+    """The `AgentRun` of an agent that runs here; its methods may be called from any thread."""
+
+    def __init__(self, service: Service, run: Mapping[str, Any], draining: threading.Event) -> None:
+        self.run_id: str = run["run_id"]
+        self.thread_id: str = run["thread_id"]
+        self.org_id: str = run["org_id"]
+        self.end_user_id: str | None = run["end_user_id"]
+        self.metadata: Mapping[str, str] = run["metadata"]
+        self.traceparent = traceparent(run["trace_id"], self.run_id)
+        self.instructions: str = run["instructions"]
+        self.model: str = run["model"]
+        self.model_settings: Mapping[str, Any] = run["model_settings"]
+        self.output_schema: Mapping[str, Any] | None = run["output_schema"]
+        self.messages: Sequence[Message] = _with_unknown(run["messages"])
+        self.attempt: int = run["attempt"]
+        self.checkpoint_data: Any = run["checkpoint"]
+        #: Set when the run has to stop; `stopped` is the first reason.
+        self.stopping = threading.Event()
+        self.stopped: StopReason | None = None
+        self.outbox = RunOutbox(service, run, self.stop)
+        self._answers = {(one["key"], one["question"]): one["answer"] for one in run["answers"]}
+        self._transcript = Transcript(_calls_of(run["messages"]))
+        self._last_turn: MessageCompleted | None = None
+        self._lock = threading.RLock()
+        self._draining = draining
+        if run["cancel_requested"]:
+            self.stop("cancelled")
+
+    # ---- for the worker ----
+
+    def stop(self, reason: StopReason) -> None:
+        """Let every method raise from now on."""
+        if self.stopped is None or reason == "lost":
+            self.stopped = reason
+        if reason == "lost":
+            self.outbox.lose()
+        self.stopping.set()
+
+    def finish(self, returned: Any) -> None:
+        """Complete the run with what the agent has returned. Raises: RunStopped, ValueError."""
+        with self._recording():
+            settled = self._transcript.settle()
+            if settled:
+                self.outbox.note(*settled)
+            output = None
+            if self.output_schema is not None:
+                returned, output = _output(returned)
+            elif returned is not None and not isinstance(returned, str):
+                raise ValueError(f"The agent returned {type(returned).__name__}, not text.")
+            streamed = self.outbox.open_text
+            last = self._last_turn
+            if not streamed and last and returned in (None, last.content):
+                content = last.content
+            elif returned is None:
+                content = streamed
+            else:
+                content = clean(returned)
+                if not content.startswith(streamed):
+                    self.outbox.void_text()
+                    streamed = ""
+                self.outbox.add_text(MessageDelta, content[len(streamed) :])
+            fields = (
+                {"content": content} if output is None else {"content": content, "output": output}
+            )
+            self.outbox.send("complete", **fields)
+
+    # ---- AgentRun ----
+
+    @property
+    def pending_calls(self) -> Sequence[Call]:
+        return self._transcript.pending
+
+    def text(self, text: str) -> None:
+        """Stream a piece of the answer."""
+        with self._recording():
+            self._settle()
+            self.outbox.add_text(MessageDelta, clean(_text(text)))
+
+    def thinking(self, text: str) -> None:
+        """Stream a piece of the model's reasoning."""
+        with self._recording():
+            self._settle()
+            self.outbox.add_text(MessageThinking, clean(_text(text)))
+
+    def tool_call(self, name: str, arguments: Any, *, tool_call_id: str | None = None) -> str:
+        """Record that a tool is called."""
+        with self._recording():
+            call = call_of(name, arguments, tool_call_id)
+            if not self._transcript.has_call(call["id"]):
+                self._begin(call)
+            return call["id"]
+
+    def tool_result(self, tool_call_id: str, output: str, *, is_error: bool = False) -> None:
+        """Record the result of a call."""
+        with self._recording():
+            shown = _fitting(clean(_text(output)))
+            ended = self._transcript.result(tool_call_id, shown, is_error=is_error)
+            if ended:
+                self.outbox.note(*ended)
+                self.outbox.flush()
+
+    def step(
+        self,
+        name: str,
+        arguments: Any,
+        function: Callable[[], Any],
+        *,
+        tool_call_id: str,
+        idempotent: bool = False,
+    ) -> str:
+        """Call the function as the tool call of this id, at most once."""
+        with self._recording():
+            call = call_of(name, arguments, tool_call_id)
+            if not self._transcript.has_call(tool_call_id):
+                self._begin(call)
+            elif (known := self._transcript.output_of(tool_call_id)) is not None:
+                return known
+            elif not idempotent:
+                self.tool_result(tool_call_id, UNKNOWN_OUTCOME, is_error=True)
+                return UNKNOWN_OUTCOME
+        is_error = False
+        try:
+            output = str(function())
+        except Exception as error:
+            # Its text may hold secrets: it goes to the log of this worker alone.
+            log.exception("tool %s raised in call %s", name, tool_call_id)
+            output, is_error = f"The tool failed: {type(error).__name__}.", True
+        self.tool_result(tool_call_id, output, is_error=is_error)
+        return output
+
+    def cost(
+        self,
+        usd: float | None = None,
+        *,
+        model: str | None = None,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        cache_read_tokens: int = 0,
+        cache_write_tokens: int = 0,
+        reasoning_tokens: int = 0,
+    ) -> None:
+        """Count a model call."""
+        usage = Usage(
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cache_read_tokens=cache_read_tokens,
+            cache_write_tokens=cache_write_tokens,
+            reasoning_tokens=reasoning_tokens,
+        )
+        with self._recording():
+            self._transcript.add_usage(usage)
+            tokens = {name: getattr(usage, name) for name in TOKEN_FIELDS}
+            given = {} if usd is None else {"cost_usd": round(float(usd), 8)}
+            self.outbox.add_cost({"model": model, **tokens, **given})
+            self.outbox.flush()
+        self.check()
+
+    def reserve(self, usd: float) -> None:
+        """Check the run; the service reserves nothing for the calls of other processes."""
+        self.check()
+
+    def checkpoint(self, data: Any) -> None:
+        """Store where the agent is."""
+        with self._recording():
+            text = json_of(data)
+            if len(text.encode()) > MAX_CHECKPOINT_BYTES:
+                raise ValueError(
+                    f"A checkpoint has at most {MAX_CHECKPOINT_BYTES:,} bytes of JSON."
+                )
+            if self.outbox.open_text:
+                self._last_turn = self._transcript.turn(self.outbox.open_text)
+                self.outbox.add(self._last_turn)
+            self.outbox.send("append", checkpoint=json.loads(text))
+        if self._draining.is_set():
+            self.stop("shutdown")
+        self.check()
+
+    def ask(self, question: str, options: Sequence[str] = (), *, key: str | None = None) -> str:
+        """Return a person's answer, in this execution or the next."""
+        with self._recording():
+            prompt = clean(_text(question))
+            for (asked_by, asked), answer in self._answers.items():
+                if (asked_by == key) if key is not None else (asked_by is None and asked == prompt):
+                    return str(answer)
+            fields: dict[str, Any] = {"key": key, "question": prompt}
+            if options:
+                fields["options"] = [clean(_text(option)) for option in options]
+            self.outbox.send("ask", **fields)
+            self.stop("waiting")
+        raise RunStopped("waiting")
+
+    def check(self) -> None:
+        """Raise if the run has to stop."""
+        if self.stopped is not None:
+            raise RunStopped(self.stopped)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep; raises as soon as the run has to stop."""
+        self.stopping.wait(seconds)
+        self.check()
+
+    # ---- pieces ----
+
+    @contextmanager
+    def _recording(self) -> Iterator[None]:
+        with self._lock:
+            self.check()
+            yield
+
+    def _settle(self) -> None:
+        if self._transcript.pending:
+            self.outbox.note(*self._transcript.settle())
+
+    def _begin(self, call: Call) -> None:
+        self._settle()
+        self._last_turn = None
+        self.outbox.add(*self._transcript.call(call, self.outbox.open_text))
+        self.outbox.flush()
+
+
+def _output(returned: Any) -> tuple[str, Any]:
+    try:
+        text = returned if isinstance(returned, str) else json_of(returned)
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError("The agent returned no object, which its output schema requires.")
+    return text, value
+
+
+def _with_unknown(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return the messages, with a result for each call that has none."""
+    done = {message.get("tool_call_id") for message in messages}
+    found: list[Message] = []
+    for message in messages:
+        found.append(message)
+        for call in message.get("tool_calls", ()):
+            if call["id"] not in done:
+                unknown = Message(role="tool", content=UNKNOWN_OUTCOME)
+                unknown["tool_call_id"], unknown["name"] = call["id"], call["name"]
+                found.append(unknown)
+    return found
+
+
+def _calls_of(messages: Sequence[Message]) -> list[tuple[Call, str | None]]:
+    outputs = {one["tool_call_id"]: one["content"] for one in messages if "tool_call_id" in one}
+    return [
+        (call, outputs.get(call["id"]))
+        for message in messages
+        for call in message.get("tool_calls", ())
+    ]
+
+
+def _fitting(output: str) -> str:
+    encoded = output.encode()
+    if len(encoded) <= MAX_OUTPUT_BYTES:
+        return output
+    return encoded[:MAX_OUTPUT_BYTES].decode(errors="ignore") + _CUT
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"Must be a string, and is a {type(value).__name__}.")
+    return value

@@ -1,0 +1,93 @@
+"""Agents that the tests serve; each step is a line in the file that `STEPS` names."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+from arkloop.agents import AgentRun
+
+
+def note(line: str) -> None:
+    with Path(os.environ["STEPS"]).open("a") as steps:
+        steps.write(f"{line}\n")
+
+
+def looker(run: AgentRun) -> str:
+    """Call a tool, count its cost, and answer."""
+    run.thinking("Let me think.")
+    run.text("Let me ")
+    run.text("see.")
+    found = run.step("look_up", {"item": "lamp"}, lambda: 7, tool_call_id="look-1")
+    run.cost(0.25, model="theirs", input_tokens=10)
+    run.text("There are ")
+    return f"There are {found} for {run.end_user_id}."
+
+
+async def waiter(run: AgentRun) -> str:
+    """Wait for as long as the message says, and clean up."""
+    note("waits")
+    try:
+        await asyncio.sleep(float(run.messages[0]["content"]))
+    except asyncio.CancelledError:
+        note("cancelled")
+        raise
+    return "done"
+
+
+def sleeper(run: AgentRun) -> str:
+    """Wait as `waiter` does."""
+    note("waits")
+    try:
+        run.wait(float(run.messages[0]["content"]))
+    except BaseException as reason:
+        note(f"stopped: {reason}")
+        raise
+    return "done"
+
+
+def stepper(run: AgentRun) -> str:
+    """Make steps, each stored in a checkpoint, and wait in the middle of the second one."""
+    done = run.checkpoint_data or []
+    for number in range(len(done), 3):
+        run.text(f"Step {number}. ")
+        run.step(
+            "do", {"n": number}, lambda n=number: note(f"do {n}") or n, tool_call_id=f"do-{number}"
+        )
+        done.append(number)
+        run.checkpoint(done)
+        if number == 1 and run.attempt == 1 and len(run.messages) == 1:
+            run.text("lost text")
+            note("in the middle")
+            time.sleep(30)
+    return f"did {done}"
+
+
+def resting(run: AgentRun) -> str:
+    """Store a checkpoint again and again until it has a second life."""
+    if run.checkpoint_data:
+        return f"rested {run.checkpoint_data['times'] > 0}"
+    times = 0
+    while True:
+        times += 1
+        run.checkpoint({"times": times})
+        note("rests")
+        time.sleep(0.1)
+
+
+def asker(run: AgentRun) -> str:
+    """Ask twice."""
+    name = run.ask("Who are you?")
+    colour = run.ask("Which colour?", ["red", "blue"], key="colour")
+    return f"{name} likes {colour}"
+
+
+def failing(_run: AgentRun) -> str:
+    raise ValueError("postgres://user:password@db")
+
+
+def spender(run: AgentRun) -> str:
+    """Spend more than the budget."""
+    run.cost(0.75)
+    run.cost(0.75)
+    return "rich"

@@ -1,0 +1,177 @@
+"""`arkloop agents serve` in processes of its own, and what becomes of runs when they are lost."""
+
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.caller import Caller, data_of, text_of, types
+from tests.cli.command import Arkloop
+from tests.waiting import eventually
+
+AGENTS = Path(__file__).with_name("desk_agents.py")
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A place where agents are served; `steps` is what they wrote down."""
+
+    user: Caller
+    arkloop: Arkloop
+    steps: Path
+    stack: ExitStack
+
+    def worker(self, function: str, *options: str) -> subprocess.Popen[bytes]:
+        command = ("agents", "serve", f"desk_agents:{function}", *options)
+        return self.stack.enter_context(self.arkloop.started(*command))
+
+    def run(self, function: str, content: str = "0", **persona: object) -> str:
+        """Start a run of a persona of its own with this agent."""
+        key = f"{function}-{self.arkloop.folder.name}"[:60]
+        self.user.made("/v1/personas", {"key": key, "agent": function, **persona})
+        return self.user.run(content, persona_id=key, end_user_id="zoe")
+
+    def until(self, step: str) -> None:
+        eventually(lambda: self.steps.exists() and step in self.steps.read_text(), seconds=30)
+
+    def lines(self) -> list[str]:
+        return self.steps.read_text().splitlines()
+
+
+@pytest.fixture
+def desk(user: Caller, arkloop: Arkloop, tmp_path: Path) -> Iterator[Desk]:
+    shutil.copy(AGENTS, tmp_path)
+    key = user.api_key(scopes=["agents.work"])[1]
+    steps = tmp_path / "steps"
+    with ExitStack() as stack:
+        yield Desk(user, arkloop.with_(ARKLOOP_API_KEY=key, STEPS=str(steps)), steps, stack)
+
+
+def test_a_run_has_the_events_of_any_other(desk: Desk) -> None:
+    """What the agent does is the run's stream: text, a turn with its call, its cost, the answer."""
+    desk.worker("looker")
+
+    run_id = desk.run("looker")
+    events = desk.user.events(run_id)
+
+    assert list(range(1, len(events) + 1)) == [event["seq"] for event in events]
+    kinds = [kind for kind in types(events) if kind != "message.delta"]
+    assert [
+        *("run.started", "message.thinking", "message.completed", "tool.call", "tool.result"),
+        *("run.cost", "message.completed", "run.completed"),
+    ] == kinds
+    assert "Let me see.There are 7 for zoe." == text_of(events)
+    run = desk.user.get_run(run_id)
+    assert ("There are 7 for zoe.", 0.25) == (run["output"], run["cost_usd"])
+
+
+def test_a_killed_worker_is_succeeded_from_its_checkpoint(desk: Desk) -> None:
+    """After kill -9 another worker continues after the last step: none twice, no number missing."""
+    lost = desk.worker("stepper")
+    run_id = desk.run("stepper")
+    desk.until("in the middle")
+
+    lost.kill()
+    desk.worker("stepper")
+    events = desk.user.events(run_id)
+
+    assert "did [0, 1, 2]" == desk.user.get_run(run_id)["output"]
+    assert ["do 0", "do 1", "in the middle", "do 2"] == desk.lines()
+    assert list(range(1, len(events) + 1)) == [event["seq"] for event in events]
+    assert [0, 1, 2] == [data["arguments"]["n"] for data in data_of(events, "tool.call")]
+    assert "lost text" not in text_of(events)
+    assert [("worker_lost", 2)] == [
+        (data["reason"], data["attempt"]) for data in data_of(events, "run.resumed")
+    ]
+
+
+def test_a_frozen_worker_never_writes_again(desk: Desk) -> None:
+    """A worker that is stopped for two leases loses its run, and finds its late writes refused."""
+    frozen = desk.worker("resting")
+    run_id = desk.run("resting")
+    desk.until("rests")
+    frozen.send_signal(signal.SIGSTOP)
+
+    desk.worker("resting")
+    events = desk.user.events(run_id)
+    frozen.send_signal(signal.SIGCONT)
+    frozen.send_signal(signal.SIGTERM)
+    frozen.wait(30)
+
+    assert "rested True" == desk.user.get_run(run_id)["output"]
+    assert events == desk.user.events_so_far(run_id)
+
+
+def test_a_stopping_worker_hands_its_runs_over(desk: Desk) -> None:
+    """After SIGTERM a run goes to another worker at its next checkpoint, as at a deploy."""
+    stopping = desk.worker("resting")
+    run_id = desk.run("resting")
+    desk.until("rests")
+
+    stopping.send_signal(signal.SIGTERM)
+
+    assert 0 == stopping.wait(20)
+    desk.worker("resting")
+    events = desk.user.events(run_id)
+    assert ["deploy"] == [data["reason"] for data in data_of(events, "run.resumed")]
+    assert "rested True" == desk.user.get_run(run_id)["output"]
+
+
+@pytest.mark.parametrize(
+    ("function", "line"), [("waiter", "cancelled"), ("sleeper", "stopped: cancelled")]
+)
+def test_a_cancel_reaches_the_agent(desk: Desk, function: str, line: str) -> None:
+    """A coroutine is cancelled, a function's next call raises; then the run is cancelled."""
+    desk.worker(function)
+    run_id = desk.run(function, "60")
+    desk.until("waits")
+
+    desk.user.cancel(run_id)
+
+    assert "cancelled" == desk.user.ended(run_id)["status"]
+    desk.until(line)
+
+
+def test_questions_are_answered_between_two_executions(desk: Desk) -> None:
+    """An agent that asks is called again from its beginning, with the answers so far."""
+    desk.worker("asker")
+    run_id = desk.run("asker")
+
+    for content in ("Ann", "blue"):
+        desk.user.until(run_id, "status", "waiting_for_input")
+        assert 200 == desk.user.answer(run_id, content).status_code
+        desk.user.until(run_id, "status", "running", "waiting_for_input", "completed")
+
+    assert "Ann likes blue" == desk.user.ended(run_id)["output"]
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "message"),
+    [
+        ("failing", "agent.failed", "The agent failed: ValueError."),
+        ("spender", "budget.exhausted", "budget"),
+    ],
+)
+def test_a_run_that_fails_says_why(desk: Desk, function: str, code: str, message: str) -> None:
+    """An exception is shown by its class alone; beyond its budget a run ends."""
+    desk.worker(function)
+
+    run = desk.user.ended(desk.run(function, max_cost_usd=1))
+
+    assert ("failed", code) == (run["status"], run["error"]["code"])
+    assert message in run["error"]["message"]
+
+
+def test_what_cannot_be_served_is_said(desk: Desk) -> None:
+    """A function that is none, and a key without the scope, end the command with a message."""
+    nothing = desk.arkloop("agents", "serve", "desk_agents:nothing")
+    other = desk.arkloop.with_(ARKLOOP_API_KEY=desk.user.api_key(scopes=["data.runs.read"])[1])
+    refused = other("agents", "serve", "desk_agents:asker")
+
+    assert (1, True) == (nothing.returncode, b"no function 'nothing'" in nothing.stderr)
+    assert (1, True) == (refused.returncode, b"scopes" in refused.stderr)
