@@ -86,6 +86,10 @@ def test_a_result_that_is_sent_again_changes_nothing(user: Caller, mapper: str) 
     assert 200 == send(user, run_id, result(1), result(2)).status_code
     user.ended(run_id)
     assert 200 == send(user, run_id, result(2), result(1)).status_code
+    repeated = {"url": f"/v1/runs/{run_id}/tool-results", "json": [result(1)]}
+    for _ in range(2):
+        replayed = user.http.post(**repeated, headers={"Idempotency-Key": "k"})
+    assert (200, "true") == (replayed.status_code, replayed.headers["Idempotency-Replayed"])
     assert conflict == error_of(send(user, run_id, result(1, "there")))
 
 

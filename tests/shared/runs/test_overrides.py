@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from arkloop.shared.catalog import personas
+from arkloop.shared.catalog import client_tools, personas
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import InvalidRequest, PersonaNotFound
@@ -132,6 +132,16 @@ def test_a_limit_is_never_raised(limits: dict[str, Any], field: str) -> None:
 def test_a_value_of_another_form_is_refused(given: dict[str, Any], field: str) -> None:
     """The error names the field."""
     assert [field] == list(problems(**given))
+
+
+@pytest.mark.parametrize("name", ["calculator", "ask_user", "read_result", "own", "a b", "x" * 65])
+def test_a_tool_of_a_run_has_a_name_of_its_own(name: str) -> None:
+    """The names of built-in tools and of the persona's own client tools are in use."""
+    tool = {"name": "own", "description": "x", "parameters": {"type": "object"}, "client": True}
+    persona = replace(OPEN, client_tools=client_tools.read([tool]))
+
+    assert ["tools"] == list(problems(persona, tools=[{**tool, "name": name}]))
+    assert ["tools"] == list(problems(replace(OPEN, agent="mine"), tools=[tool]))
 
 
 def test_values_cannot_make_a_prompt_of_any_length() -> None:
