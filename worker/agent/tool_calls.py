@@ -174,6 +174,8 @@ class _SideBySide:
         self.stopped: BaseException | None = None
         self.is_pending = False
         self._keep = keep
+        # A result may still be sent: what the model reads instead must be on record.
+        self._keep_error = _result_source(agent, call) is not None
         self._agent, self._context, self._turn = agent, context, turn
         self._lock = threading.Lock()
         self._progress = progress
@@ -223,7 +225,7 @@ class _SideBySide:
         self.result = types.ToolResult(
             self.call.id, self.call.name, output, True, round(seconds * 1000)
         )
-        if self._keep and reason is None:
+        if reason is None and (self._keep or self._keep_error):
             self._store(None)
         self._ended.set()
 
@@ -261,7 +263,8 @@ class _SideBySide:
         is_last = len(self._turn.calls) - len(self._turn.results) <= 1
         # Its event waits for the calls before it; a crash meanwhile must not lose the result.
         # What the event has no room for is kept there for good.
-        is_kept = self._keep or (begun and not (is_last and characters is None))
+        is_alone = is_last and characters is None and not (is_error and self._keep_error)
+        is_kept = self._keep or (begun and not is_alone)
         if earlier is not None or self.stopped is not None or not is_kept:
             return
         self._store(tool_output.kept(output, characters), begun=begun)

@@ -18,7 +18,7 @@ from arkloop.worker.contract.outcomes import (
     ShuttingDown,
     WaitForInput,
 )
-from arkloop.worker.tools import ResultPending, Tool, tool
+from arkloop.worker.tools import ResultPending, Tool, ToolFailed, tool
 from tests.worker.agent.test_loop import CALCULATE, agent_for, results, run
 from tests.worker.recorded_run import RecordedRun
 
@@ -184,6 +184,19 @@ def test_a_lost_attempt_waits_again_and_makes_no_call_again() -> None:
 
     assert ["call_1_1"] == [call.tool_call_id for call in wait.value.calls]
     assert [] == results(context)
+
+
+def test_a_failure_is_kept_where_a_result_may_still_be_sent() -> None:
+    """The sender of a later result is refused: the model has read another one."""
+
+    def fail(*_: object) -> str:
+        raise ToolFailed("The connection was lost.")
+
+    context = RecordedRun()
+    broken = replace(PENDING, function=fail)
+    run(agent_for({"tool": "ask_client"}, {"say": "x"}, extra={"ask_client": broken}), context)
+
+    assert ["The connection was lost."] == [result.output for result in context.done]
 
 
 def test_the_wait_shows_arguments_as_far_as_a_list_has_room() -> None:
