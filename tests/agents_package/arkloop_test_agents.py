@@ -24,8 +24,16 @@ def script(run: AgentRun) -> Any:
             return step["return"]
         if "checkpoint" in step:
             run.checkpoint(number + 1)
+        elif "until" in step:
+            while not os.path.exists(step["until"]):
+                run.checkpoint(number)
+                run.wait(0.05)
         elif "hang" in step:
             time.sleep(step["hang"])
+        elif "meet" in step:
+            _arrive(run, step["meet"])
+            while not _are_there(step):
+                time.sleep(0.02)
         else:
             _play(run, step)
     return None
@@ -38,6 +46,10 @@ async def async_script(run: AgentRun) -> Any:
             return step["return"]
         if "hang" in step:
             await asyncio.sleep(step["hang"])
+        elif "meet" in step:
+            _arrive(run, step["meet"])
+            while not _are_there(step):
+                await asyncio.sleep(0.02)
         else:
             _play(run, step)
     return None
@@ -94,8 +106,18 @@ def _play(run: AgentRun, step: dict[str, Any]) -> None:
 def _append(step: dict[str, Any], line: str) -> str:
     with open(step["path"], "a") as file:
         file.write(f"{line}\n")
-    time.sleep(step.get("seconds", 0))
+    while "gate" in step and not os.path.exists(step["gate"]):
+        time.sleep(0.02)
     return f"appended {line}"
+
+
+def _arrive(run: AgentRun, folder: str) -> None:
+    with open(f"{folder}/{run.run_id}", "w"):
+        pass
+
+
+def _are_there(step: dict[str, Any]) -> bool:
+    return len(os.listdir(step["meet"])) >= step["count"]
 
 
 def _swallow(run: AgentRun, seconds: float) -> None:

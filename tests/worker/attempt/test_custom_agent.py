@@ -196,11 +196,16 @@ def test_a_step_during_which_its_process_is_lost(
     stored: StoredRuns, process: WorkerProcess, tmp_path: Path, idempotent: bool, times: int
 ) -> None:
     """Its outcome is reported as unknown, unless it may be repeated."""
-    lines = tmp_path / "lines"
-    step = {"append": "x", "id": "a", "path": str(lines), "seconds": 0.4, "idempotent": idempotent}
-    run_id = created(stored, {"text": "Now: "}, step)
-    stopped(process, stored, run_id, LeaseLost(), after=("tool.call", 1))
+    lines, gate = tmp_path / "lines", tmp_path / "gate"
+    step = {"append": "x", "id": "a", "path": str(lines), "gate": str(gate)}
+    run_id = created(stored, {"text": "Now: "}, {**step, "idempotent": idempotent})
+    attempt = threading.Thread(target=execution.execute, args=(process, run_id))
+    attempt.start()
+    eventually(lines.exists)
+    process.active_runs()[run_id].set(LeaseLost())
+    attempt.join(20)
     stored.set(run_id, **LOST)
+    gate.touch()
 
     execution.execute(process, run_id)
 
@@ -306,18 +311,15 @@ def test_cancel_reaches_the_agent(
     assert [("A part", True)] == stored.messages(run_id)
 
 
-def test_a_stopping_process_hands_the_run_over(stored: StoredRuns, process: WorkerProcess) -> None:
+def test_a_stopping_process_hands_the_run_over(
+    stored: StoredRuns, process: WorkerProcess, tmp_path: Path
+) -> None:
     """A deploy stops the agent where it is; another worker calls it from its checkpoint on."""
-    run_id = created(
-        stored,
-        {"text": "One."},
-        {"checkpoint": True},
-        {"text": "Two"},
-        {"wait": 0.7},
-        {"text": "."},
-    )
-    stopped(process, stored, run_id, ShuttingDown(), after=("message.delta", 2))
+    gate = tmp_path / "gate"
+    run_id = created(stored, {"text": "One."}, {"until": str(gate)}, {"text": "Two."})
+    stopped(process, stored, run_id, ShuttingDown(), after=("message.completed", 1))
     assert RunState.QUEUED == stored.state(run_id)
+    gate.touch()
 
     execution.execute(process, run_id)
 
