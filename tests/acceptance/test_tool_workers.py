@@ -130,6 +130,37 @@ def test_a_worker_whose_connection_closes_is_gone(
     assert ("done", False) == result(user, run_id)
 
 
+def test_a_call_that_takes_too_long_is_stopped(user: Caller, pool: str) -> None:
+    """The model reads that the call is not over, and its worker is asked to stop."""
+    worker = ToolWorker.of(user, pool, tools=[{**PAY, "timeout_seconds": 1}])
+    worker.poll(wait_seconds=0)
+    user.made("/v1/personas", {"key": pool, "tool_workers": [pool]})
+    call = {"tool": "pay", "args": {"text": "it"}}
+    run_id = user.start(user.thread(script(call, {"say": "ok"})), persona_id=pool)
+    taken = worker.take()
+
+    output, is_error = result(user, run_id)
+
+    assert is_error and "did not finish within 1 s" in output
+    assert [taken["call_id"]] == worker.heartbeat(taken)["cancelled"]
+
+
+def test_a_tool_is_approved_by_either_name(user: Caller, worker: ToolWorker) -> None:
+    """A tool that has got the name of its pool is still one that a person must approve."""
+    other = replace(worker, pool=f"{worker.pool}-2")
+    other.poll(wait_seconds=0)
+    pools = {"tool_workers": [worker.pool, other.pool], "require_approval": ["pay"]}
+    user.made("/v1/personas", {"key": other.pool, **pools})
+    call = {"tool": f"{other.pool}_pay", "args": {"text": "it"}}
+    run_id = user.start(user.thread(script(call, {"say": "ok"})), persona_id=other.pool)
+    user.until(run_id, "status", "waiting_for_input")
+
+    user.answer(run_id, "yes")
+    other.complete(other.take(), "paid")
+
+    assert ("paid", False) == result(user, run_id)
+
+
 def test_heartbeats_keep_a_call(user: Caller, worker: ToolWorker, run: Run) -> None:
     """A call lasts longer than its lease as long as its worker is heard."""
     run_id = run("pay")

@@ -224,6 +224,7 @@ BROKEN = {
     "def other(context: ToolContext) -> str:\n    'B.'\nbroken = str": "is not a tool",
     "def broken(context: ToolContext, a: type(tool)) -> str:\n    'B.'": "<class 'function'>",
     "def broken(context: ToolContext, a: Nowhere) -> str:\n    'B.'": "NameError: ",
+    "async def broken(context: ToolContext) -> str:\n    'B.'": "is a coroutine function",
     "def broken(context: ToolContext, -> str:\n    'B.'": "SyntaxError: ",
 }
 
