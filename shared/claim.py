@@ -31,5 +31,6 @@ class Claim:
     is_suspect: bool  # one more lost owner within this step gives it up
     server: datetime | None = None  # when the Postgres server that made it was started
     api_key_id: UUID | None = None  # the key that created it
+    parent_run_id: UUID | None = None  # of a sub-run: the run that has started it
     is_resumed: bool = False  # a worker had it before
     is_limited: bool = False  # by its org or API key, by credits, or it holds money already

@@ -66,6 +66,7 @@ class ThreadRunsQuery(ClientDataQuery):
 
 class RunsQuery(ThreadRunsQuery):
     thread_id = Id()
+    parent_run_id = Id()
 
 
 @bp.get("/v1/threads/<id:thread_id>/runs")
@@ -150,6 +151,7 @@ def _in_list(listed: Row[Any]) -> dict[str, Any]:
         "run_id": str(run["id"]),
         "org_id": str(run["org_id"]),
         "thread_id": str(run["thread_id"]),
+        "parent_run_id": _id_or_none(run["parent_run_id"]),
         "status": status_of(run["state"]),
         "model": run["model"],
         "persona_id": run["persona_id"],
@@ -184,6 +186,7 @@ def shown_in_full(run: RowMapping) -> dict[str, Any]:
         "run_id": str(run["id"]),
         "org_id": str(run["org_id"]),
         "thread_id": str(run["thread_id"]),
+        "parent_run_id": _id_or_none(run["parent_run_id"]),
         "created_by_user_id": str(run["created_by_user_id"]),
         "status": status_of(run["state"]),
         "phase": phase_of(run["state"], cancel_requested=run["cancel_requested_at"] is not None),
@@ -210,11 +213,16 @@ def shown_in_full(run: RowMapping) -> dict[str, Any]:
             "source": run["usage_source"],
         },
         "cost_usd": money(run["cost_usd"]),
+        "tree_cost_usd": money(run["tree_cost_usd"]),
         "stop_reason": run["stop_reason"],
         "message_id": run["message_id"] and str(run["message_id"]),
         "output": _output(run),
         "error": _error(run),
     }
+
+
+def _id_or_none(id_: UUID | None) -> str | None:
+    return None if id_ is None else str(id_)
 
 
 def _error(run: RowMapping) -> dict[str, Any] | None:

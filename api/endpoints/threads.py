@@ -99,6 +99,7 @@ def _shown(row: Row[Any]) -> dict[str, Any]:
     return {
         "id": str(row.id),
         "org_id": str(row.org_id),
+        "parent_run_id": str(row.parent_run_id) if row.parent_run_id else None,
         "created_by_user_id": str(row.created_by_user_id),
         "title": row.title,
         "is_private": row.is_private,

@@ -8,16 +8,18 @@ _TWO_ACTIVE_RUNS = (
         "shared/runs/creation.py",
         "    new_ids = [ids.new_id() for _ in wanted]\n",
         "    new_ids = [ids.new_id() for _ in wanted]\n"
-        "    tx.sql.exec_driver_sql('DROP INDEX IF EXISTS uq_runs_active_thread_id')\n",
+        "    tx.sql.exec_driver_sql('DROP INDEX IF EXISTS uq_runs_unended_thread_id')\n",
     ),
     Edit(
         "shared/runs/sql/create.sql",
-        "r.thread_id = t.id AND r.state IN ('queued', 'executing', 'waiting') LIMIT 1\n",
+        "r.thread_id = t.id\n"
+        "                AND r.state IN ('queued', 'executing', 'waiting', 'suspended') LIMIT 1\n",
         "false LIMIT 1\n",
     ),
     Edit(
         "shared/runs/sql/create.sql",
-        "ON CONFLICT (thread_id) WHERE state IN ('queued', 'executing', 'waiting') DO NOTHING\n",
+        "ON CONFLICT (thread_id) WHERE state IN ('queued', 'executing', 'waiting', 'suspended')\n"
+        "        DO NOTHING\n",
         "",
     ),
 )

@@ -205,9 +205,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "redis-away",
         "I11",
         Edit(
-            "shared/runs/commands.py",
-            "cancel_requested_at=func.coalesce(runs.c.cancel_requested_at, func.now()),",
-            "cancel_requested_at=runs.c.cancel_requested_at,",
+            "shared/runs/sql/cancel_tree.sql",
+            "cancel_requested_at = coalesce(r.cancel_requested_at, now()),",
+            "cancel_requested_at = r.cancel_requested_at,",
         ),
     ),
     # ---- Postgres is away

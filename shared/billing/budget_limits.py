@@ -35,6 +35,7 @@ class Limits:
 
     max_cost_usd: Decimal | None = None  # of the run: the lowest of those that are set
     max_cost_scope: str = spending.ORG  # whose that is
+    account_usd: Decimal | None = None  # of any run: the lowest but for the persona's
     monthly: Mapping[str, Decimal] = field(default_factory=dict)  # by scope, USD
     is_prepaid: bool = False  # its org pays in advance, with credits
     has_reservation: bool = False  # the run has reserved something under limits of before
@@ -82,6 +83,7 @@ def find(
     if end_user_id is not None:
         scopes.append(spending.end_user_scope(end_user_id))
     limits, is_prepaid = _read(sql, org_id, scopes)
+    account = min((limit for limit, _ in limits.values() if limit is not None), default=None)
     limits[spending.persona_scope(persona.key)] = (
         persona.max_cost_usd,
         persona.max_cost_usd_per_month,
@@ -91,9 +93,29 @@ def find(
     return Limits(
         max_cost_usd=lowest and lowest[0],
         max_cost_scope=lowest[1] if lowest else spending.ORG,
+        account_usd=account,
         monthly={scope: limit for scope, (_, limit) in limits.items() if limit is not None},
         is_prepaid=is_prepaid,
     )
+
+
+def of_tree(
+    found: Limits, run_id: UUID, persona: Persona, caps: Mapping[str, str | None]
+) -> Mapping[str, Decimal]:
+    """Return the limits that a run shares with the runs of its tree, by scope.
+
+    Its own limit also covers the sub-runs that it may start, and those of the runs above it cover
+    this one. `caps` has the limits of their personas, by their ids; what the org, the key and the
+    end user allow is the same for all of a tree.
+    """
+    shared: dict[str, Decimal] = {}
+    if persona.delegates and found.max_cost_usd is not None:
+        shared[spending.run_scope(run_id)] = found.max_cost_usd
+    for above, cap in caps.items():
+        limits = [found.account_usd, None if cap is None else Decimal(cap)]
+        if (lowest := min((one for one in limits if one is not None), default=None)) is not None:
+            shared[spending.run_scope(UUID(above))] = lowest
+    return shared
 
 
 def _read(

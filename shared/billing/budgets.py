@@ -43,10 +43,10 @@ _PAY = statement(__package__, "pay_credits")
 class Refused(Exception):
     """The call must not be made: its worst case does not fit. `str()` of it is for people.
 
-    `scope` is `run`, `org`, `api_key:<id>`, `end_user:<id>`, `persona:<key>` or `credits`; `limit`
-    and `needed` are in USD, or credits; of a `run` the limit is that of the scope `set_by`. With
-    `others_reserved` it would fit if the model calls that other runs are making now turned out to
-    cost nothing: waiting may help.
+    `scope` is `run`, `org`, `api_key:<id>`, `end_user:<id>`, `persona:<key>`, `run:<id>` (a run
+    and its sub-runs) or `credits`; `limit` and `needed` are in USD, or credits; of a `run` the
+    limit is that of the scope `set_by`. With `others_reserved` it would fit if the model calls that
+    other runs are making now turned out to cost nothing: waiting may help.
     """
 
     def __init__(
@@ -77,7 +77,12 @@ def _sentence(scope: str, set_by: str, limit: Decimal | int, needed: Decimal | i
     kind, _, name = (set_by if scope == RUN else scope).partition(":")
     whose = {ORG: "the org", "api_key": f"the API key {name}", "persona": f"the persona {name}"}
     whose["end_user"] = f"the end user {name}"
-    of = f"a run of {whose[kind]}" if scope == RUN else f"{whose[kind]} in this month"
+    whose["run"] = f"the run {name} with its sub-runs"
+    of = f"{whose[kind]} in this month"
+    if scope == RUN:
+        of = f"a run of {whose[kind]}"
+    elif kind == "run":
+        of = whose[kind]
     return (
         f"The next model call may bring the cost to {Decimal(needed).normalize():f} USD;"
         f" the budget of {of} is {Decimal(limit).normalize():f} USD."
@@ -90,8 +95,14 @@ def _sentence(scope: str, set_by: str, limit: Decimal | int, needed: Decimal | i
 def limits(sql: Connection, claim: Claim, persona: Persona) -> Limits:
     """Return the limits that apply to the claimed run now."""
     found = budget_limits.find(sql, claim.org_id, claim.api_key_id, persona, claim.end_user_id)
-    own = sql.scalar(select(reservations.c.run_id).where(reservations.c.run_id == claim.run_id))
-    return replace(found, has_reservation=own is not None)
+    own = sql.execute(
+        select(reservations.c.run_id, reservations.c.caps).where(
+            reservations.c.run_id == claim.run_id
+        )
+    ).one_or_none()
+    caps = {} if own is None else own.caps or {}
+    shared = budget_limits.of_tree(found, claim.run_id, persona, caps)
+    return replace(found, monthly={**found.monthly, **shared}, has_reservation=own is not None)
 
 
 def reserve(
@@ -129,8 +140,8 @@ def reserve(
     refused = [
         _refused(tx.sql, reservation, row, limits.monthly[row.scope], needed)
         for row in rows
-        if row.month == reservation.this_month
-        and row.scope in limits.monthly
+        if row.scope in limits.monthly
+        and (row.scope, row.month) == spending.place(row.scope, reservation.this_month)
         and row.spent_usd + row.held_usd > limits.monthly[row.scope]
     ]
     wanted = 0
@@ -226,7 +237,7 @@ def release(
             tx.sql,
             org_id,
             {
-                (scope, reservation.month): (cost, -reservation.held_usd)
+                spending.place(scope, reservation.month): (cost, -reservation.held_usd)
                 for scope in reservation.scopes
             },
         )
@@ -250,7 +261,8 @@ def lock(tx: Transaction, run_ids: Sequence[UUID]) -> None:
     ).all()
     if not held:
         return
-    spending.lock(tx.sql, [(row.org_id, scope, row.month) for row in held for scope in row.scopes])
+    places = [(row.org_id, *spending.place(s, row.month)) for row in held for s in row.scopes]
+    spending.lock(tx.sql, places)
     credits.lock(tx.sql, [row.org_id for row in held])
 
 
@@ -270,9 +282,13 @@ def _move_reservation(
     sql: Connection, reservation: Row[Any], month: date, scopes: Sequence[str], held_usd: Decimal
 ) -> Sequence[Row[Any]]:
     """Take the reservation out of its rows and put it into others; returns all of them."""
-    changes = {(scope, reservation.month): -reservation.held_usd for scope in reservation.scopes}
-    for scope in scopes:
-        changes[scope, month] = changes.get((scope, month), Decimal(0)) + held_usd
+    before, after = (
+        [spending.place(scope, of) for scope in of_these]
+        for of_these, of in ((reservation.scopes, reservation.month), (scopes, month))
+    )
+    changes = dict.fromkeys(before, -reservation.held_usd)
+    for place in after:
+        changes[place] = changes.get(place, Decimal(0)) + held_usd
     return spending.move(
         sql, reservation.org_id, {place: (Decimal(0), held) for place, held in changes.items()}
     )
@@ -291,7 +307,8 @@ def _refused(
         (
             _certain_usd(other)
             for other in _others(sql, reservation)
-            if row.scope in other.scopes and other.month == row.month
+            if row.scope in other.scopes
+            and (row.scope, row.month) == spending.place(row.scope, other.month)
         ),
         row.spent_usd + needed,
     )

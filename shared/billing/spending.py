@@ -1,9 +1,9 @@
 """The amounts that each scope of a budget has spent and reserved in a month: rows of `spending`.
 
-A scope is `org`, `api_key:<id>`, `end_user:<id>` or `persona:<key>` of an org. A row is made when
-its scope has a limit and is first needed in a month; it begins with what has ended before it had
-the limit. From then on every run that has a reservation adds to it. Rows are locked by org, scope
-and month, in this order.
+A scope is `org`, `api_key:<id>`, `end_user:<id>` or `persona:<key>` of an org, or `run:<id>`, a run
+with its sub-runs, whatever the month. A row is made when its scope has a limit and is first
+needed in a month; it begins with what has ended before it had the limit. From then on every run
+that has a reservation adds to it. Rows are locked by org, scope and month, in this order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, update
+from sqlalchemy import Connection, Row, delete, tuple_, update
 
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.billing import spending
@@ -22,6 +22,9 @@ API_KEY_SCOPE = "api_key:"  # and the key's id
 #: Of the limits that each end user of an org has, unless it has its own.
 END_USERS = "end_user"
 END_USER_SCOPE = "end_user:"  # and the end user's id
+RUN_SCOPE = "run:"  # and the run's id
+#: The month of all amounts of a run and its sub-runs: they share one limit however long they take.
+_EVERY_MONTH = date(1970, 1, 1)
 
 _MOVE = statement(__package__, "move_spending")
 _NOW = statement(__package__, "spending_now")
@@ -43,6 +46,16 @@ def end_user_scope(end_user_id: str) -> str:
 def persona_scope(key: str) -> str:
     """Return the scope of a persona's budget, whatever its version."""
     return f"persona:{key}"
+
+
+def run_scope(run_id: UUID) -> str:
+    """Return the scope of a run together with its sub-runs."""
+    return f"{RUN_SCOPE}{run_id}"
+
+
+def place(scope: str, month: date) -> tuple[str, date]:
+    """Return the scope and month of the row that has what this scope spends in this month."""
+    return scope, _EVERY_MONTH if scope.startswith(RUN_SCOPE) else month
 
 
 def move(
@@ -105,6 +118,14 @@ def recount_end_users(sql: Connection, org_id: UUID) -> None:
     # Locked by a statement of its own, in the one order, as there.
     for sql_text in (_LOCK_END_USERS, _RECOUNT_END_USERS):
         sql.exec_driver_sql(sql_text, {"org_id": org_id})
+
+
+def forget_runs(sql: Connection, run_ids: Sequence[tuple[UUID, UUID]]) -> None:
+    """Delete the rows of these runs, (org, run), with their sub-runs."""
+    scopes = [(org_id, run_scope(run_id)) for org_id, run_id in run_ids]
+    if scopes:
+        of = tuple_(spending.c.org_id, spending.c.scope)
+        sql.execute(delete(spending).where(of.in_(scopes), spending.c.month == _EVERY_MONTH))
 
 
 def lock(sql: Connection, places: Sequence[tuple[UUID, str, date]]) -> None:

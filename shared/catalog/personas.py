@@ -28,9 +28,11 @@ PERSONA_ID = re.compile(f"{_ID}(@{_ID})?")
 #: Tools that every org may give its personas besides those of plugins; modules of `worker/tools`.
 BUILTIN_TOOLS = ("ask_user", "calculator", "current_time", "http_fetch")
 #: The names of tools that every agent may have besides those of personas.
-RESERVED_NAMES = ("append_line", "read_result", "search_tools", "sleep", "final_answer")
+RESERVED_NAMES = ("append_line", "delegate", "read_result", "search_tools", "sleep", "final_answer")
 #: What a persona may let its runs override; see `shared/runs/overrides.py`.
 OVERRIDES = ("instructions", "variables", "model_settings", "tools", "output_schema", "limits")
+#: The tool of personas that have `delegates`.
+DELEGATE = "delegate"
 #: In `require_approval`: every tool.
 EVERY_TOOL = "*"
 
@@ -40,6 +42,9 @@ MAX_FALLBACKS = 8
 MAX_MCP = 16
 MAX_TOOLS = 128
 MAX_APPROVALS = 256
+MAX_DELEGATES = 32
+MAX_DEPTH = 5
+MAX_ACTIVE_CHILDREN = 8
 MAX_STEPS = 256
 MAX_OUTPUT_TOKENS = 1_000_000
 LEAST_RESULT_TOKENS = 256
@@ -58,6 +63,9 @@ LOOP_FIELDS = (
     "mcp_tool_search",
     "tool_workers",
     "require_approval",
+    "delegates",
+    "max_depth",
+    "max_active_children",
     "max_equal_turns",
     "max_output_tokens",
     "max_result_tokens",
@@ -90,6 +98,9 @@ class Persona:
     tool_workers: tuple[str, ...] = ()  # pools of the org's tool workers, of which it has all tools
     mcp_tool_search: bool = False  # the model searches them, instead of reading them all
     require_approval: frozenset[str] = frozenset()  # names of tools; `*` is every tool
+    delegates: tuple[str, ...] = ()  # keys or ids of personas whose runs its runs may start
+    max_depth: int = MAX_DEPTH  # levels of sub-runs below its runs
+    max_active_children: int = MAX_ACTIVE_CHILDREN  # of one run at the same time
     max_steps: int = 32
     max_equal_turns: int = 6  # with the same calls and results in a row; then the run ends
     max_output_tokens: int | None = None  # of one model call
@@ -169,7 +180,8 @@ def understood(
     declared = values.get("client_tools", ())
     if taken := client_tools.collisions(declared, reserved_for(values.get("tools", ()))):
         problems["client_tools"] = [f"the name {name!r} is in use" for name in taken]
-    known = {*values.get("tools", ()), *(tool.name for tool in declared), EVERY_TOOL}
+    own = {*values.get("tools", ()), *([DELEGATE] if values.get("delegates") else ())}
+    known = {*own, *(tool.name for tool in declared), EVERY_TOOL}
     unknown = values.get("require_approval", frozenset()) - known
     others = ("mcp", "tool_workers")  # which have tools that are not known here
     has_others = any(values.get(name) for name in others)
@@ -298,6 +310,9 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {
     "tool_workers": _list_of(_of_form(_MCP_NAME), MAX_MCP),
     "mcp_tool_search": _flag,
     "require_approval": _require_approval,
+    "delegates": _list_of(_of_form(PERSONA_ID), MAX_DELEGATES),
+    "max_depth": _whole(MAX_DEPTH),
+    "max_active_children": _whole(MAX_ACTIVE_CHILDREN),
     "max_steps": _whole(MAX_STEPS),
     "max_equal_turns": _whole(MAX_STEPS, least=2),
     "max_output_tokens": _whole(MAX_OUTPUT_TOKENS),

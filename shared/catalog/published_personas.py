@@ -50,6 +50,7 @@ def publish(
     )
     _check_tools(tx.sql, actor.org_id, definition.get("tools") or [])
     _check_mcp(tx.sql, actor.org_id, definition.get("mcp") or [])
+    _check_delegates(tx.sql, actor.org_id, key, definition.get("delegates") or [])
     count = tx.sql.execute(
         select(func.count()).where(personas.c.org_id == actor.org_id)
     ).scalar_one()
@@ -161,6 +162,21 @@ def _check_tools(sql: Connection, org_id: UUID, names: Iterable[str]) -> None:
     own = [name for name in names if name not in tools_of_server()]
     if missing := http_tools.missing_of(sql, org_id, own):
         raise InvalidRequest(tools=[f"unknown tool {name!r}" for name in missing])
+
+
+def _check_delegates(sql: Connection, org_id: UUID, own_key: str, names: Iterable[str]) -> None:
+    """Check that the personas exist; one may name its own key, for a version that comes."""
+    wanted = [name for name in names if name != own_key]
+    known = {*builtin(), *(id_.partition("@")[0] for id_ in builtin())}
+    rows = sql.execute(
+        select(personas.c.key, personas.c.version).where(
+            personas.c.org_id == org_id, personas.c.key.in_([n.partition("@")[0] for n in wanted])
+        )
+    )
+    for key, version in rows:
+        known |= {key, f"{key}@{version}"}
+    if missing := [name for name in wanted if name not in known]:
+        raise InvalidRequest(delegates=[f"unknown persona {name!r}" for name in missing])
 
 
 def _check_mcp(sql: Connection, org_id: UUID, names: Iterable[str]) -> None:

@@ -69,14 +69,11 @@ class MessageThinking:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """A piece of a call's arguments, which the model is still writing; `name` is what it has of it.
-
-    The call's `tool.call` has the same id.
-    """
+    """A piece of arguments that the model is still writing; `tool.call` will have the same id."""
 
     type: ClassVar[str] = "tool.call.delta"
     tool_call_id: str
-    name: str
+    name: str  # what the model has written of it
     arguments_delta: str
 
 
@@ -192,11 +189,30 @@ class RunInputReceived:
 
 @dataclass(frozen=True, slots=True)
 class RunResumed:
-    """`reason` is `worker_lost`, `deploy` or `input`."""
+    """`reason` is `worker_lost`, `deploy`, `input` or `sub_runs`."""
 
     type: ClassVar[str] = "run.resumed"
     attempt: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunDelegated:
+    """The call has started a run with this id, which has a thread and a stream of its own."""
+
+    type: ClassVar[str] = "run.delegated"
+    tool_call_id: str
+    run_id: str
+    thread_id: str
+    persona_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunSuspended:
+    """The run waits for the sub-runs of these calls, without a worker."""
+
+    type: ClassVar[str] = "run.suspended"
+    tool_call_ids: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +367,8 @@ Event = (
     | RunWaitingForInput
     | RunInputReceived
     | RunResumed
+    | RunDelegated
+    | RunSuspended
     | RunThrottled
     | RunFallback
     | RunSettingsDropped

@@ -25,7 +25,7 @@ from arkloop.shared.events import event_log, types
 from arkloop.shared.events.plain import clean
 from arkloop.shared.events.types import Event, RouteCost, RunError, StoredEvent
 from arkloop.shared.events.usage import Usage
-from arkloop.shared.runs import agent_queue, checkpoints, endings
+from arkloop.shared.runs import agent_queue, checkpoints, endings, sub_runs
 from arkloop.shared.runs.agent_claims import persona_of
 from arkloop.shared.runs.endings import Ending, TakenOver
 from arkloop.shared.runs.states import RunState
@@ -155,6 +155,7 @@ def write(
         raise SequenceConflict(next_seq=run.last_seq + 1)
     costs = _store(run, change, catalog)
     _note(run, change)
+    sub_runs.lock_parents(tx, [run.row], wait=True)  # before money, should the run end now
     error = _spend(run, persona_of(catalog, run.row)) if costs else None
     if run.row["cancel_requested_at"] is not None and then is not None:
         return _end(run, RunState.CANCELLED)
@@ -321,7 +322,7 @@ def _end(
             requested = types.RunCancelRequested(str(run.row["cancel_requested_by"]))
             closing = [requested, types.RunCancelled(totals.usage, totals.cost_usd)]
     ending = Ending(
-        claim=TakenOver(run.id, run.row["org_id"], run.row["fence"]),
+        claim=TakenOver(run.id, run.row["org_id"], run.row["fence"], run.row["parent_run_id"]),
         state=state,
         stored=run.number(closing),
         totals=totals.after(closing),

@@ -32,7 +32,7 @@ from arkloop.shared.events import event_log, types
 from arkloop.shared.events.types import Event, StoredEvent, ToolResult
 from arkloop.shared.runs import pending_calls
 from arkloop.shared.runs.states import ResultSource, RunState
-from arkloop.shared.runs.transitions import MAX_CRASHES, Totals, queued
+from arkloop.shared.runs.transitions import MAX_CRASHES, Totals, awaiting_runs, queued
 from arkloop.shared.storage.arrays import plain_array
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.notifications import Enqueue, Reached
@@ -221,6 +221,17 @@ def park(
     }
     is_parked = _let_go(tx, claim, stored, waiting)
     if is_parked and pending_input["kind"] == pending_calls.KIND:
+        pending_calls.resume_if_complete(tx, claim.run_id)
+    return is_parked
+
+
+def suspend(
+    tx: Transaction, claim: Claim, stored: Sequence[StoredEvent], *, totals: Totals
+) -> bool:
+    """Release the run until its sub-runs have ended, or queue it if they have; else as `park`."""
+    waiting = {"waiting_since": func.now(), "crashes": 0, **totals.columns(), **awaiting_runs()}
+    is_parked = _let_go(tx, claim, stored, waiting)
+    if is_parked:
         pending_calls.resume_if_complete(tx, claim.run_id)
     return is_parked
 

@@ -9,18 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from sqlalchemy import (
-    Boolean,
-    Connection,
-    RowMapping,
-    bindparam,
-    func,
-    insert,
-    literal_column,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from arkloop.shared import client_data
 from arkloop.shared.actors import Actor
@@ -31,7 +20,7 @@ from arkloop.shared.errors import (
     RunNotFound,
     StaleInput,
 )
-from arkloop.shared.runs import agent_queue, agent_workers, approvals, endings, pending_calls
+from arkloop.shared.runs import agent_queue, approvals, pending_calls, trees
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import queued, waiting_is_over
@@ -47,63 +36,19 @@ UNANSWERED = "No answer was given in time."
 NO_RESULT = "No result was sent in time; the call may have taken effect."
 
 
-_REQUEST_CANCEL = (
-    update(runs)
-    .where(
-        runs.c.id == bindparam("run_id"),
-        runs.c.state == literal_column("'executing'"),
-        threads.c.id == runs.c.thread_id,
-        visible(bindparam("actor_org_id"), bindparam("actor_id")),
-        or_(
-            bindparam("writes_all", type_=Boolean),
-            runs.c.created_by_user_id == bindparam("actor_id"),
-        ),
-    )
-    .values(
-        cancel_requested_at=func.coalesce(runs.c.cancel_requested_at, func.now()),
-        cancel_requested_by=func.coalesce(runs.c.cancel_requested_by, bindparam("actor_id")),
-    )
-    .returning(runs.c.owner, runs.c.cancel_requested_by, runs.c.agent)
-)
-
-
 def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> None:
-    """End a queued or waiting run now; ask the owner of an executing one to.
+    """Cancel a run with all sub-runs below it: end what no worker holds, and ask the owners of
+    the others to.
 
     Does nothing for a run that has ended.
 
     Raises:
         RunNotFound, Forbidden
     """
-    while not _ask_owner(tx, actor, run_id):
-        run = _find(tx.sql, actor, run_id)
-        if RunState(run["state"]).is_terminal:
+    while not trees.cancel(tx, actor, run_id):
+        if RunState(_find(tx.sql, actor, run_id)["state"]).is_terminal:
             return
-        is_unclaimed = run["state"] != RunState.EXECUTING
-        if is_unclaimed and endings.end_unclaimed(tx, run, RunState.CANCELLED):
-            return
-        # It was claimed, or has ended, in this very moment.
-
-
-def _ask_owner(tx: Transaction, actor: Actor, run_id: UUID) -> bool:
-    """Ask the owner of an executing run to end it; False if the actor has no such run."""
-    wish = tx.sql.execute(
-        _REQUEST_CANCEL,
-        {
-            "run_id": run_id,
-            "actor_org_id": actor.org_id,
-            "actor_id": actor.user_id,
-            "writes_all": actor.writes_all,
-        },
-    ).one_or_none()
-    if wish is None:
-        return False
-    if wish.agent is None:
-        tx.after_commit.append(signals.Cancel(run_id, wish.owner, wish.cancel_requested_by))
-    else:
-        topic = agent_workers.news_topic(wish.owner)
-        tx.after_commit.append(signals.Wake(topic, str(run_id), everyone=True))
-    return True
+        # It has changed in this very moment.
 
 
 def answer(

@@ -21,7 +21,7 @@ from arkloop.shared.events import event_log, types
 from arkloop.shared.events.plain import clean
 from arkloop.shared.events.types import RunError, StoredEvent
 from arkloop.shared.events.usage import TOKEN_FIELDS
-from arkloop.shared.runs import interrupted_calls
+from arkloop.shared.runs import interrupted_calls, sub_runs
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import Totals, recorded_totals, waiting_is_over
 from arkloop.shared.storage.arrays import TextArray, plain_array
@@ -42,6 +42,7 @@ class TakenOver:
     run_id: UUID
     org_id: UUID
     fence: int
+    parent_run_id: UUID | None = None
     server: None = None
 
 
@@ -141,6 +142,8 @@ def end_with_reservation(tx: Transaction, ending: Ending) -> Outcome:
     """End a run that may have reserved money, and release it in the same transaction."""
     [outcome] = end(tx, [ending])
     if outcome is Outcome.ENDED:
+        if (parent_run_id := ending.claim.parent_run_id) is not None:
+            _tell_parent(tx, parent_run_id, ending)
         _release(tx, ending)
     return outcome
 
@@ -154,7 +157,7 @@ def end_unclaimed(
     is to fail while it is being cancelled. Text that was streamed and not completed is kept as a
     partial message. The usage in the event log is charged, and so is the call in which its worker
     was lost; routes and prices for that are read before the row is locked. To end several runs in
-    one transaction, call `budgets.lock` for them first.
+    one transaction, call `sub_runs.lock_parents` and `budgets.lock` for them first.
     """
     streamed = event_log.open_events(tx.sql, run["id"])
     recorded = recorded_totals(tx.sql, run["id"])
@@ -189,6 +192,8 @@ def end_unclaimed(
         tx.after_commit.append(_Failed(run["id"], run["route_id"], error.code))
     if run["agent"] is not None:
         tx.sql.execute(delete(agent_runs).where(agent_runs.c.run_id == run["id"]))
+    if run["parent_run_id"] is not None:
+        _tell_parent(tx, run["parent_run_id"], ending, had_turn=sub_runs.had_turn(run))
     # Last: until the commit others wait for the rows that it locks.
     _release(tx, ending)
     return True
@@ -205,6 +210,21 @@ def _take_over(sql: Connection, run: RowMapping, state: RunState) -> TakenOver |
         .returning(runs.c.fence)
     )
     return None if fence is None else TakenOver(run["id"], run["org_id"], fence)
+
+
+def _tell_parent(
+    tx: Transaction, parent_run_id: UUID, ending: Ending, *, had_turn: bool = True
+) -> None:
+    """Settle the call of the run that has started this one, in the transaction of its end."""
+    sub_runs.ended(
+        tx,
+        parent_run_id,
+        ending.claim.run_id,
+        state=ending.state,
+        output=ending.message[1] if ending.message else "",
+        error=ending.error,
+        had_turn=had_turn,
+    )
 
 
 @dataclass(frozen=True, slots=True)

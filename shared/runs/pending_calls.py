@@ -16,7 +16,7 @@ from arkloop.shared.errors import InvalidRequest, NotActive, NotWaiting, ToolRes
 from arkloop.shared.events import tool_output
 from arkloop.shared.events.plain import clean
 from arkloop.shared.runs.states import ResultSource, RunState
-from arkloop.shared.runs.transitions import queued, waiting_is_over
+from arkloop.shared.runs.transitions import awaiting_runs, queued, waiting_is_over
 from arkloop.shared.storage import signals
 from arkloop.shared.storage.arrays import TextArray, plain_array
 from arkloop.shared.storage.connections import Transaction
@@ -71,7 +71,7 @@ def give(tx: Transaction, run: RowMapping, results: Sequence[CallResult]) -> Non
         return
     if RunState(run["state"]).is_terminal:
         raise NotActive()
-    is_waiting = run["state"] == RunState.WAITING and run["pending_input"]["kind"] == KIND
+    is_waiting = _awaits_results(run)
     is_of_client = any(calls[r.tool_call_id].result_from == ResultSource.CLIENT for r in new)
     if not is_waiting and (unknown or is_of_client):
         raise NotWaiting("The run is not waiting for these tool results.")
@@ -85,22 +85,25 @@ def give(tx: Transaction, run: RowMapping, results: Sequence[CallResult]) -> Non
     _resume_if_complete(tx, run)
 
 
-def settle(tx: Transaction, run_id: UUID, result: CallResult) -> None:
+def settle(tx: Transaction, run_id: UUID, result: CallResult) -> bool:
     """Store the result of a call that has none yet, and queue its run again if it was the last.
 
-    For callers that know the call, such as the end of a sub-run; does nothing for a run that has
-    ended. Locks the run's row until the transaction ends.
+    For callers that know the call, such as the end of a sub-run. False, and nothing done, if the
+    run has ended or is being cancelled. Locks the run's row until the transaction ends.
     """
     run = _locked(tx.sql, run_id)
-    if run is not None and not RunState(run["state"]).is_terminal:
-        _store(tx.sql, run_id, [result])
-        _resume_if_complete(tx, run)
+    if run is None or RunState(run["state"]).is_terminal or run["cancel_requested_at"] is not None:
+        return False
+    _store(tx.sql, run_id, [result])
+    _resume_if_complete(tx, run)
+    return True
 
 
 def expire(tx: Transaction, run: RowMapping, why: str) -> None:
-    """Give each missing result of a parked run an error; `run` is its locked row."""
-    missing = _missing(tx.sql, run["id"])
-    results = [CallResult(tool_call_id=id_, output=why, is_error=True) for id_ in sorted(missing)]
+    """Give each missing result that somebody had to send an error; `run` is its locked row."""
+    missing = _missing(tx.sql, run["id"]).items()
+    late = sorted(id_ for id_, source in missing if source != ResultSource.RUN)
+    results = [CallResult(tool_call_id=id_, output=why, is_error=True) for id_ in late]
     _store(tx.sql, run["id"], results)
     _resume_if_complete(tx, run)
 
@@ -112,16 +115,23 @@ def resume_if_complete(tx: Transaction, run_id: UUID) -> None:
 
 
 def _resume_if_complete(tx: Transaction, run: RowMapping) -> None:
-    if run["state"] != RunState.WAITING or run["pending_input"]["kind"] != KIND:
+    is_suspended = run["state"] == RunState.SUSPENDED and run["attempt"] > 0
+    if not is_suspended and not _awaits_results(run):
         return
     of_run = update(runs).where(runs.c.id == run["id"])
     if missing := _missing(tx.sql, run["id"]):
+        if is_suspended:
+            return
+        if all(source == ResultSource.RUN for source in missing.values()):
+            tx.sql.execute(of_run.values(**awaiting_runs()))
+            return
         pending = run["pending_input"]
         left = [call for call in pending["calls"] if call["tool_call_id"] in missing]
         if left != pending["calls"]:
             tx.sql.execute(of_run.values(pending_input={**pending, "calls": left}))
         return
-    tx.sql.execute(of_run.values(**queued("input"), **waiting_is_over()))
+    reason = "sub_runs" if is_suspended else "input"
+    tx.sql.execute(of_run.values(**queued(reason), **waiting_is_over()))
     tx.after_commit.append(signals.Input(run["id"], run["owner"]))
     tx.after_commit.append(Enqueue(run["id"]))
 
@@ -143,16 +153,20 @@ def _calls(sql: Connection, run_id: UUID, results: Sequence[CallResult]) -> Mapp
     return {row.tool_call_id: row for row in rows}
 
 
-def _missing(sql: Connection, run_id: UUID) -> set[str]:
-    return set(
-        sql.scalars(
-            select(tool_calls.c.tool_call_id).where(
-                tool_calls.c.run_id == run_id,
-                tool_calls.c.accepted_at.is_not(None),
-                tool_calls.c.done_at.is_(None),
-            )
+def _missing(sql: Connection, run_id: UUID) -> dict[str, str]:
+    """Return who sends the missing results, by their calls."""
+    rows = sql.execute(
+        select(tool_calls.c.tool_call_id, tool_calls.c.result_from).where(
+            tool_calls.c.run_id == run_id,
+            tool_calls.c.accepted_at.is_not(None),
+            tool_calls.c.done_at.is_(None),
         )
     )
+    return {row.tool_call_id: row.result_from for row in rows}
+
+
+def _awaits_results(run: RowMapping) -> bool:
+    return run["state"] == RunState.WAITING and bool(run["pending_input"]["kind"] == KIND)
 
 
 def _is_same(call: Row[Any], result: CallResult) -> bool:

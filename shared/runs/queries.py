@@ -12,12 +12,14 @@ from uuid import UUID
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Numeric,
     RowMapping,
     Select,
     bindparam,
     case,
     exists,
     func,
+    literal_column,
     or_,
     select,
 )
@@ -52,10 +54,23 @@ _LAST_SEQ = (
     .scalar_subquery()
     .label("last_seq")
 )
+#: Of ended sub-runs; of the others what they had cost when they last waited.
+_TREE_COST = literal_column(
+    """(
+        WITH RECURSIVE below AS (
+            SELECT c.id, c.cost_usd FROM runs c WHERE c.parent_run_id = runs.id
+            UNION ALL
+            SELECT c.id, c.cost_usd FROM below JOIN runs c ON c.parent_run_id = below.id
+        )
+        SELECT runs.cost_usd + coalesce(sum(below.cost_usd), 0) FROM below
+    )""",
+    Numeric(),
+).label("tree_cost_usd")
 _RUN = (
     select(
         *runs.c,
         _LAST_SEQ,
+        _TREE_COST,
         func.now().label("now"),
         messages.c.id.label("message_id"),
         # An unfinished text is read by its id alone: nobody must take it for the answer.
@@ -65,15 +80,16 @@ _RUN = (
     .outerjoin(messages, messages.c.run_id == runs.c.id)
     .where(runs.c.id == bindparam("run_id"), _IS_VISIBLE)
 )
-#: Filters of a list of runs; of the first three, an index has the rows in the order of the list.
+#: Filters of a list of runs; of the first four, an index has the rows in the order of the list.
 _FILTERS: Mapping[str, ColumnElement[bool]] = {
     **{
-        name: runs.c[name] == bindparam(name) for name in ("thread_id", "end_user_id", "error_code")
+        name: runs.c[name] == bindparam(name)
+        for name in ("thread_id", "parent_run_id", "end_user_id", "error_code")
     },
     **{name: runs.c[name] == bindparam(name) for name in ("persona_id", "route_id", "api_key_id")},
     "persona_key": func.split_part(runs.c.persona_id, "@", 1) == bindparam("persona_key"),
 }
-_INDEXED = ("thread_id", "end_user_id", "error_code")
+_INDEXED = ("thread_id", "parent_run_id", "end_user_id", "error_code")
 _THREAD_ID = select(threads.c.id).where(threads.c.id == bindparam("thread_id"), _IS_VISIBLE)
 
 
@@ -130,7 +146,7 @@ def _walk(shape: _Shape) -> Walk:
     states = [runs.c.state == state.value for state in STATUSES.get(shape.status or "", ())]
     table, by = runs, []
     pairs = has_pairs(run_metadata, shape.pairs)
-    if pairs and "thread_id" not in conditions:
+    if pairs and conditions.keys().isdisjoint(("thread_id", "parent_run_id")):
         table, by, rest = run_metadata, [pairs[0]], [*pairs[1:]]
         if conditions or states:
             of_run = [*conditions.values(), *([or_(*states)] if states else [])]
@@ -148,7 +164,7 @@ def _walk(shape: _Shape) -> Walk:
         by.append(table.c.created_at >= bindparam("created_after"))
     if "created_before" in shape.names:
         by.append(table.c.created_at < bindparam("created_before"))
-    is_one_range = "thread_id" in shape.names
+    is_one_range = not shape.names.isdisjoint(("thread_id", "parent_run_id"))
     return Walk(table, tuple(by), tuple(states), tuple(rest), is_one_range=is_one_range)
 
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from sqlalchemy import delete, exists, func, literal_column, select
 
+from arkloop.shared.billing import spending
 from arkloop.shared.storage import idempotency
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.sql_files import statement
@@ -61,7 +62,11 @@ def _forget_runs(tx: Transaction) -> bool:
         .limit(literal_column(str(RUNS_AT_ONCE)))
         .with_for_update(skip_locked=True)
     )
-    return tx.sql.execute(delete(runs).where(runs.c.id.in_(old))).rowcount == RUNS_AT_ONCE
+    forgotten = tx.sql.execute(
+        delete(runs).where(runs.c.id.in_(old)).returning(runs.c.org_id, runs.c.id)
+    ).all()
+    spending.forget_runs(tx.sql, [(run.org_id, run.id) for run in forgotten])
+    return len(forgotten) == RUNS_AT_ONCE
 
 
 def _collect_events(tx: Transaction) -> bool:

@@ -4,7 +4,10 @@
       ▲  ▲               │  │
       │  └──release──────┘  └──park──▶ waiting ──answer──▶ queued
       └──recover (its worker is lost)
-    queued, waiting ──cancel, expire──▶ cancelled | failed
+
+    executing ──park──▶ suspended ──(its sub-runs have ended)──▶ queued
+    suspended ──(another sub-run of its run has ended)──▶ queued: one that was never claimed
+    queued, waiting, suspended ──cancel, expire──▶ cancelled | failed
 
 On the wire a run shows `status` and `phase`, both derived from the state.
 """
@@ -18,6 +21,7 @@ class RunState(StrEnum):
     QUEUED = "queued"
     EXECUTING = "executing"
     WAITING = "waiting"
+    SUSPENDED = "suspended"  # it waits for sub-runs, or is one that waits for its turn
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -27,11 +31,11 @@ class RunState(StrEnum):
         return self not in ACTIVE
 
 
-ACTIVE = frozenset({RunState.QUEUED, RunState.EXECUTING, RunState.WAITING})
+ACTIVE = frozenset({RunState.QUEUED, RunState.EXECUTING, RunState.WAITING, RunState.SUSPENDED})
 
 #: Wire status → the states it stands for.
 STATUSES: dict[str, tuple[RunState, ...]] = {
-    "running": (RunState.QUEUED, RunState.EXECUTING),
+    "running": (RunState.QUEUED, RunState.EXECUTING, RunState.SUSPENDED),
     "waiting_for_input": (RunState.WAITING,),
     "completed": (RunState.COMPLETED,),
     "failed": (RunState.FAILED,),
@@ -50,7 +54,9 @@ def phase_of(state: str, *, cancel_requested: bool) -> str:
     """Return `queued`, `executing`, `waiting`, `cancelling` or `finished`."""
     if RunState(state).is_terminal:
         return "finished"
-    return "cancelling" if cancel_requested else state
+    if cancel_requested:
+        return "cancelling"
+    return "waiting" if state == RunState.SUSPENDED else state
 
 
 class ResultSource(StrEnum):

@@ -25,6 +25,8 @@ from arkloop.shared.runs import (
     endings,
     retention,
     revocations,
+    sub_runs,
+    trees,
 )
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import MAX_CRASHES, queued
@@ -71,6 +73,8 @@ def sweep(connections: Connections) -> None:
     for settle in (
         _recover_lost,
         _cancel_runs_of_revoked_keys,
+        trees.cancel_orphans,
+        trees.start_held,
         _cancel_unheld,
         _expire_inputs,
         _end_overdue_agents,
@@ -108,8 +112,15 @@ def _recover_lost(tx: Transaction) -> None:
 
 
 def _with_reservations_locked(tx: Transaction, rows: Sequence[RowMapping]) -> Sequence[RowMapping]:
-    if rows:
-        budgets.lock(tx, [run["id"] for run in rows])
+    """Lock all that the ends of these locked runs will change; returns those that may end now.
+
+    A sub-run whose parent somebody has locked comes back in the next sweep.
+    """
+    if not rows:
+        return rows
+    parents = {None, *sub_runs.lock_parents(tx, rows, wait=False)}
+    rows = [run for run in rows if run.get("parent_run_id") in parents]
+    budgets.lock(tx, [run["id"] for run in rows])
     return rows
 
 

@@ -75,6 +75,15 @@ def queued(reason: str) -> dict[str, Any]:
     }
 
 
+def awaiting_runs() -> dict[str, Any]:
+    """Return the columns of a run that waits for sub-runs alone."""
+    return {
+        "state": RunState.SUSPENDED,
+        "pending_input": None,
+        "input_expires_at": None,
+    }
+
+
 def waiting_is_over() -> dict[str, Any]:
     """Return the columns of a run that no longer waits for a person."""
     waited = func.extract("epoch", func.now() - runs.c.waiting_since) * 1000

@@ -66,6 +66,7 @@ class ClaimedRun:
         self._open_text: list[str] = []
         self._lost: Sequence[StoredEvent] = ()
         self._on_progress = on_progress
+        self.may_have_sub_runs = False
         self.has_progressed = False  # whether a step was finished under this claim
 
     # ---- RunContext ----

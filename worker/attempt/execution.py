@@ -8,7 +8,7 @@ from uuid import UUID
 
 from arkloop.shared import fault_points, logs, times
 from arkloop.shared.catalog.model_routes import Route
-from arkloop.shared.catalog.personas import Persona, tools_of_server
+from arkloop.shared.catalog.personas import DELEGATE, Persona, tools_of_server
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost, PersonaNotFound, Unavailable
 from arkloop.shared.events import event_log, types
@@ -25,7 +25,7 @@ from arkloop.worker.agent.conversation import History, ResumeState, counted_of, 
 from arkloop.worker.agent.loop import Answer
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.agent.structured_output import OutputSchema
-from arkloop.worker.attempt import custom_agent, failure_log, worker_tools
+from arkloop.worker.attempt import custom_agent, delegating, failure_log, worker_tools
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.attempt.outcome import (
     Cancelled,
@@ -136,6 +136,8 @@ def _carry_out(process: WorkerProcess, active: ActiveRun, claim: Claim) -> Outco
     if not is_recorded:  # a cancel was accepted first
         outcome = Cancelled()
         recorder.record(outcome)
+    if run.may_have_sub_runs and isinstance(outcome, Completed | Failed | Cancelled):
+        delegating.cancel_left(process, run)
     if isinstance(outcome, Failed):
         route = run.chain.route if run.chain else None
         failure_log.report(outcome.error, claim.route_id, route, outcome.cause)
@@ -179,6 +181,7 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
     earlier = _resume(process.connections, run) if run.is_resumed else ResumeState()
     persona = _persona(process, claim)
     run.admission.set_persona(persona)
+    run.may_have_sub_runs = bool(persona.delegates)
     active.limit_time(persona.timeout_seconds, claim.used_seconds)
     if persona.agent is not None:
         return _answer_of_agent(run, persona, earlier, process)
@@ -194,6 +197,8 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
                 run.emit(types.RunFallback(in_use, route.id, route.model, ROUTE_GONE))
             if run.is_resumed:
                 run.admission.take_over()
+                if run.may_have_sub_runs:
+                    delegating.announce(process, run)
             return loop.run(agent, run, active.stop, earlier.turns, earlier.limit_reached)
     except DeadlineExceeded:
         if persona.on_limit == "fail":
@@ -268,7 +273,7 @@ def _agent(
     own_tools = http_tools.tools_of(process.connections, claim.org_id, own_names)
     of_client = client_tools.tools_of(persona.client_tools)
     # The loop knows this name as built in, also where the persona has not the tool.
-    reserved_names = {*builtin_tools, *own_names, *of_client, "ask_user", FINAL_TOOL}
+    reserved_names = {*builtin_tools, *own_names, *of_client, "ask_user", DELEGATE, FINAL_TOOL}
     mcp_tools = tools_of(
         process.connections,
         process.mcp,
@@ -296,7 +301,14 @@ def _agent(
         identity=_identity(claim),
         persona=replace(persona, require_approval=required | aliases),
         chain=chain,
-        tools={**builtin_tools, **own_tools, **of_client, **mcp_tools.tools, **pulled_tools},
+        tools={
+            **builtin_tools,
+            **delegating.tools_of(process, run, persona),
+            **own_tools,
+            **of_client,
+            **mcp_tools.tools,
+            **pulled_tools,
+        },
         searchable=searchable,
         history=seen,
         position=claim.position,

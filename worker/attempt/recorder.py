@@ -14,7 +14,7 @@ from arkloop.shared.events.plain import clean
 from arkloop.shared.events.types import Event, RunError, StoredEvent
 from arkloop.shared.runs import claims, endings
 from arkloop.shared.runs.endings import Ending
-from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.states import ResultSource, RunState
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.attempt.outcome import Cancelled, Completed, Failed, HandedOff, Outcome, Waiting
@@ -143,6 +143,8 @@ class Recorder:
     def _park(self, wait: WaitForInput) -> bool:
         """Let the run wait for a person, or for results from outside, without a worker."""
         run = self._run
+        if wait.calls and all(call.result_from is ResultSource.RUN for call in wait.calls):
+            return self._suspend(wait)
         expires_at = run.log.now() + timedelta(seconds=wait.persona.input_expires_seconds)
         request = wait.request(str(ids.new_id()), times.rfc3339(expires_at))
         shown = {**request, **wait.shown()}
@@ -159,6 +161,18 @@ class Recorder:
                     expires_at=expires_at,
                     totals=run.totals,
                 ),
+            )
+        fault_points.reach("worker.parked")
+        return batch.is_stored
+
+    def _suspend(self, wait: WaitForInput) -> bool:
+        """Let the run wait for its sub-runs without a worker."""
+        run = self._run
+        suspended = types.RunSuspended([call.tool_call_id for call in wait.calls])
+        with self._withdrawn([suspended]) as batch:
+            batch.is_stored = run.write(
+                self._connections.transaction,
+                lambda tx: claims.suspend(tx, run.claim, batch.events, totals=run.totals),
             )
         fault_points.reach("worker.parked")
         return batch.is_stored

@@ -2,7 +2,7 @@
 --
 -- A row that is missing begins with what runs of its scope have cost in its month. A persona's
 -- begins with nothing: a version has its limit from the beginning, so all that it limits have had a
--- reservation.
+-- reservation. So does that of a run with its sub-runs, whose costs so far are in its reservation.
 WITH change AS (
     SELECT unnest(%(scopes)s::text[]) AS scope,
         unnest(%(months)s::date[]) AS month,
@@ -16,7 +16,8 @@ SELECT %(org_id)s, c.scope, c.month,
         WHERE s.org_id = %(org_id)s AND s.scope = c.scope AND s.month = c.month
     ) THEN 0 ELSE (
         -- An end user has an index of its own; there may be very many of them.
-        CASE WHEN starts_with(c.scope, 'end_user:') THEN (
+        CASE WHEN starts_with(c.scope, 'run:') THEN 0
+        WHEN starts_with(c.scope, 'end_user:') THEN (
             SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
             WHERE u.org_id = %(org_id)s
                 AND u.end_user_id = substr(c.scope, length('end_user:') + 1)

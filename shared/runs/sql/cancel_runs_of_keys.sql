@@ -4,7 +4,7 @@
 -- if a worker is writing their events: the sweep comes back to them.
 WITH active AS (
     SELECT r.id, k.user_id FROM api_keys k JOIN runs r ON r.api_key_id = k.id
-    WHERE k.id = ANY(%(key_ids)s) AND r.state IN ('queued', 'executing', 'waiting')
+    WHERE k.id = ANY(%(key_ids)s) AND r.state IN ('queued', 'executing', 'waiting', 'suspended')
         AND r.cancel_requested_at IS NULL
     ORDER BY r.id FOR NO KEY UPDATE OF r SKIP LOCKED
 )

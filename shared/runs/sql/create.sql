@@ -47,7 +47,8 @@ WITH wanted AS (
         -- LIMIT: one look into an index for each. NOT EXISTS may read all active runs into a hash.
         AND (
             SELECT true FROM runs r
-            WHERE r.thread_id = t.id AND r.state IN ('queued', 'executing', 'waiting') LIMIT 1
+            WHERE r.thread_id = t.id
+                AND r.state IN ('queued', 'executing', 'waiting', 'suspended') LIMIT 1
         ) IS NULL
     ORDER BY t.id FOR NO KEY UPDATE OF t SKIP LOCKED
 ), advanced AS (
@@ -71,7 +72,8 @@ WITH wanted AS (
         position, visible_to, 'queued', clock_timestamp(), clock_timestamp()
     FROM wanted JOIN placed USING (id)
     -- A run that was created at the same time; this one has taken its positions in vain.
-    ON CONFLICT (thread_id) WHERE state IN ('queued', 'executing', 'waiting') DO NOTHING
+    ON CONFLICT (thread_id) WHERE state IN ('queued', 'executing', 'waiting', 'suspended')
+        DO NOTHING
     RETURNING id, position
 ), said AS (
     INSERT INTO messages (id, org_id, thread_id, created_by_user_id, position, role, content,

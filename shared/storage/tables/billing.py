@@ -105,8 +105,8 @@ spending = Table(
     "spending",
     metadata,
     _org(),
-    Column("scope", Text, primary_key=True),  # org | api_key:<id> | persona:<key>
-    Column("month", Date, primary_key=True),  # its first day, UTC
+    Column("scope", Text, primary_key=True),  # org | api_key:<id> | persona:<key> | run:<id>
+    Column("month", Date, primary_key=True),  # its first day, UTC; of a run: see `spending.place`
     Column("spent_usd", Numeric(28, 8), nullable=False, server_default=text("0")),
     Column("held_usd", Numeric(28, 8), nullable=False, server_default=text("0")),
     CheckConstraint("spent_usd >= 0 AND held_usd >= 0", name="ck_spending_not_negative"),
@@ -125,6 +125,8 @@ reservations = Table(
     _usd("held_usd"),
     Column("held_credits", BigInteger, nullable=False, server_default=text("0")),
     Column("kept_usd", Numeric(18, 8), nullable=False, server_default=text("0")),
+    #: Of a sub-run: the limit that each run above it has by its persona, null for none.
+    Column("caps", JSONB),
     Index("ix_holds_org_id", "org_id"),
 )
 

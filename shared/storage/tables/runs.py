@@ -31,9 +31,15 @@ from arkloop.shared.storage.tables.columns import (
 
 #: A condition on `runs`, without parameters: once Postgres plans a prepared statement for all
 #: values of its parameters, it would not find the partial index by them.
-IS_ACTIVE = text("state IN ('queued', 'executing', 'waiting')")
+IS_ACTIVE = text("state IN ('queued', 'executing', 'waiting', 'suspended')")
 #: As `IS_ACTIVE`: runs that are to be cancelled and that no worker holds.
-UNHELD_AND_CANCELLED = text("cancel_requested_at IS NOT NULL AND state IN ('queued', 'waiting')")
+UNHELD_AND_CANCELLED = text(
+    "cancel_requested_at IS NOT NULL AND state IN ('queued', 'waiting', 'suspended')"
+)
+#: As `IS_ACTIVE`: sub-runs that have not ended.
+IS_ACTIVE_SUB_RUN = text(
+    "parent_run_id IS NOT NULL AND state IN ('queued', 'executing', 'waiting', 'suspended')"
+)
 
 runs = Table(
     "runs",
@@ -41,6 +47,7 @@ runs = Table(
     id_(),
     ref_("org_id", "orgs.id"),
     ref_("thread_id", "threads.id"),
+    Column("parent_run_id", Uuid),  # of a sub-run: the run that has started it
     ref_("created_by_user_id", "users.id"),
     Column("api_key_id", Uuid),  # the key that created it; null: an access token
     Column("trace_id", Text, nullable=False),
@@ -107,7 +114,7 @@ runs = Table(
     Index("ix_runs_thread_id_created_at_id", "thread_id", "created_at", "id"),
     Index("ix_runs_thread_id_position", "thread_id", "position"),
     Index(
-        "uq_runs_active_thread_id",
+        "uq_runs_unended_thread_id",
         "thread_id",
         unique=True,
         postgresql_where=IS_ACTIVE,
@@ -124,8 +131,16 @@ runs = Table(
     ),
     Index("ix_runs_ended_at", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     Index(
-        "ix_runs_cancel_requested_at", "cancel_requested_at", postgresql_where=UNHELD_AND_CANCELLED
+        "ix_runs_unheld_cancel_requested_at",
+        "cancel_requested_at",
+        postgresql_where=UNHELD_AND_CANCELLED,
     ),
+    Index(
+        "ix_runs_parent_run_id_created_at_id",
+        *("parent_run_id", "created_at", "id"),
+        postgresql_where=text("parent_run_id IS NOT NULL"),
+    ),
+    Index("ix_runs_active_parent_run_id", "parent_run_id", postgresql_where=IS_ACTIVE_SUB_RUN),
     postgresql_with=vacuumed(0.05),
 )
 
@@ -210,6 +225,19 @@ worker_calls = Table(
         *("org_id", "pool", "worker_id"),
         postgresql_where=text("state = 'leased'"),
     ),
+)
+
+#: The place of a sub-run in the tree of its root, and the tool call that its end answers.
+sub_runs = Table(
+    "sub_runs",
+    metadata,
+    Column("run_id", Uuid, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("parent_run_id", Uuid, nullable=False),
+    Column("parent_call_id", Text, nullable=False),
+    Column("root_run_id", Uuid, nullable=False),
+    Column("depth", Integer, nullable=False),  # that of the root's own sub-runs is 1
+    Column("levels_left", Integer, nullable=False),  # how many there may be below it
+    UniqueConstraint("parent_run_id", "parent_call_id"),
 )
 
 inputs = Table(

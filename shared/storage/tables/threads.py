@@ -37,6 +37,7 @@ threads = Table(
     id_(),
     ref_("org_id", "orgs.id"),
     ref_("created_by_user_id", "users.id"),
+    Column("parent_run_id", Uuid),  # of a sub-run's thread: the run that has started that
     Column("title", Text),
     Column("is_private", Boolean, nullable=False, server_default=text("false")),
     Column("end_user_id", Text),  # that of its runs, unless they have their own

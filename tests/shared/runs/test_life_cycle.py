@@ -102,10 +102,10 @@ class LifeCycle(Pieces):
     def cancel(self, who: int, is_active: bool) -> None:
         run = self._active(who) if is_active else at(self.runs, who)
         self.stored.cancel(run.id)
-        if run.state == RunState.EXECUTING:
+        if not run.state.is_terminal:
             run.is_cancelling = True
-        elif not run.state.is_terminal:
-            run.ends_unheld(RunState.CANCELLED)
+            if run.state != RunState.EXECUTING:
+                run.ends_unheld(RunState.CANCELLED)
 
     @rule(who=pick, content=words, names_it=st.booleans())
     def answer(self, who: int, content: str, names_it: bool) -> None:

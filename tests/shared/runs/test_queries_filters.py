@@ -275,7 +275,7 @@ def test_a_filter_of_threads_has_its_index(
     )
 
     Plans(connections, page).check(
-        {index, "pk_threads", "uq_runs_active_thread_id"},
+        {index, "pk_threads", "uq_runs_unended_thread_id"},
         few={index} if "all" not in filters.get("metadata", {}) else set(),
     )
 

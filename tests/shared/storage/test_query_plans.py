@@ -29,6 +29,8 @@ from tests.query_plans import Plans, noted, only, sent
 FEW = {"ix_runs_owner", "ix_runs_queued_at", "ix_runs_input_expires_at"}
 OF_ONE_THREAD = {"uq_messages_thread_id_position", "ix_runs_thread_id_created_at_id"}
 LIMIT = 51
+#: Of active sub-runs there are few; the recursion goes by the index of all.
+SUB_RUNS = {"ix_runs_active_parent_run_id", "ix_runs_parent_run_id_created_at_id"}
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,7 @@ def test_a_page_of_threads(
 
     plans = only(connections, lambda sql: threads.list_(sql, actor, limit=LIMIT, before=before))
 
-    plans.check({"ix_threads_visible_to_created_at_id", "pk_threads", "uq_runs_active_thread_id"})
+    plans.check({"ix_threads_visible_to_created_at_id", "pk_threads", "uq_runs_unended_thread_id"})
 
 
 def test_a_page_of_a_threads_runs(connections: Connections, written: History, actor: Actor) -> None:
@@ -137,7 +139,7 @@ def test_a_page_of_messages(
         lambda sql: threads.list_messages(sql, actor, largest, limit=LIMIT, before=before),
     )
 
-    Plans(connections, first).check({"pk_threads", "uq_runs_active_thread_id"})
+    Plans(connections, first).check({"pk_threads", "uq_runs_unended_thread_id"})
     Plans(connections, second).check({"uq_messages_thread_id_position"})
 
 
@@ -145,7 +147,8 @@ def test_a_run_and_its_last_event(connections: Connections, written: History, ac
     """The last event is the end of the key, not the highest of all."""
     plans = only(connections, lambda sql: queries.get(sql, actor, written.some_runs[0]))
 
-    plans.check({"pk_runs", "pk_threads", "pk_run_events", "ix_messages_run_id"})
+    tree = "ix_runs_parent_run_id_created_at_id"
+    plans.check({"pk_runs", "pk_threads", "pk_run_events", "ix_messages_run_id", tree})
 
 
 def test_events_after_a_cursor(connections: Connections, written: History) -> None:
@@ -205,7 +208,7 @@ def test_the_runs_of_a_revoked_key(connections: Connections, written: History) -
 
     plans = Plans(connections, (sent_, {**values, "by_user_id": new_id()}))
 
-    assert {"uq_runs_active_thread_id", "pk_runs"} == plans.indexes() - {"pk_api_keys"}
+    assert {"uq_runs_unended_thread_id", "pk_runs"} == plans.indexes() - {"pk_api_keys"}
 
 
 def test_the_conversation_before_a_run(connections: Connections, written: History) -> None:
@@ -244,20 +247,29 @@ def test_the_sweep(connections: Connections, written: History) -> None:
                 " SELECT gen_random_uuid(), now() - interval '1 day' FROM generate_series(1, 5000)"
             )
         )
+        # Of an empty table Postgres guesses how many rows it has.
+        tx.sql.execute(
+            text(
+                "INSERT INTO holds (run_id, org_id, month, scopes, cost_usd, held_usd)"
+                " SELECT id, org_id, now(), '{}', 0, 0 FROM runs ORDER BY id LIMIT 5000"
+            )
+        )
     with connections.engine.connect() as sql:
         sql.execution_options(isolation_level="AUTOCOMMIT")
-        sql.execute(text("ANALYZE forgotten_runs"))
+        sql.execute(text("ANALYZE forgotten_runs, holds"))
     with noted(connections) as statements:
         sweep.sweep(replace(connections, enqueue=lambda _run_id: None))
     by_table = {statement[0]: statement for statement in statements}.values()
     found = [one for one in by_table if re.search(r"\b(runs|run_events|forgotten_runs)\b", one[0])]
 
-    lost, unheld, expired, left, old, collect, settle = [
+    lost, orphans, held, unheld, expired, _overdue, left, old, collect, settle = [
         one for one in found if " IN (NULL) " not in one[0] and "WHERE runs.id IN (%(" not in one[0]
     ]
 
     Plans(connections, lost).check({"ix_runs_owner"}, few=FEW)
-    Plans(connections, unheld).check({"ix_runs_cancel_requested_at"})
+    for of_trees in (orphans, held):
+        assert {*SUB_RUNS, "pk_runs"} >= Plans(connections, of_trees).indexes()
+    Plans(connections, unheld).check({"ix_runs_unheld_cancel_requested_at"})
     Plans(connections, expired).check({"ix_runs_input_expires_at"})
     Plans(connections, left).check({"pk_holds", "pk_runs"})
     Plans(connections, old).check({"ix_runs_ended_at", "pk_runs"})

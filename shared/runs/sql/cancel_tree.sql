@@ -1,0 +1,23 @@
+-- Request the cancellation of a run and of all sub-runs below it that have not ended, for a user who
+-- may write the run.
+--
+-- Rows are locked from the leaves to the root, as at the end of a sub-run, so that nobody waits in a
+-- circle. Who sees a thread is said in shared/threads/visibility.py.
+WITH RECURSIVE tree AS (
+    SELECT r.id, 0 AS depth FROM runs r JOIN threads t ON t.id = r.thread_id
+    WHERE r.id = %(run_id)s AND r.state IN ('queued', 'executing', 'waiting', 'suspended')
+        AND t.org_id = %(org_id)s AND t.deleted_at IS NULL
+        AND (NOT t.is_private OR t.created_by_user_id = %(user_id)s)
+        AND (%(writes_all)s OR r.created_by_user_id = %(user_id)s)
+    UNION ALL
+    SELECT c.id, tree.depth + 1 FROM tree JOIN runs c ON c.parent_run_id = tree.id
+    WHERE c.state IN ('queued', 'executing', 'waiting', 'suspended')
+), locked AS (
+    SELECT r.id, tree.depth FROM tree JOIN runs r ON r.id = tree.id
+    WHERE r.ended_at IS NULL
+    ORDER BY tree.depth DESC, r.id FOR NO KEY UPDATE OF r
+)
+UPDATE runs r SET cancel_requested_at = coalesce(r.cancel_requested_at, now()),
+    cancel_requested_by = coalesce(r.cancel_requested_by, %(user_id)s)
+FROM locked WHERE r.id = locked.id
+RETURNING r.id, locked.depth, r.state, r.owner, r.agent, r.cancel_requested_by
