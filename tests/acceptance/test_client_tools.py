@@ -2,12 +2,16 @@
 
 import contextlib
 import json
+from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
+from sqlalchemy import func, update
 
 from arkloop.shared.runs.commands import NO_RESULT
+from arkloop.shared.storage.tables.runs import runs
 from tests.caller import Caller, data_of, error_of, types
 from tests.system import System
 
@@ -193,15 +197,19 @@ def test_an_approved_call_has_the_arguments_that_a_person_gave(user: Caller) -> 
 
 
 @pytest.mark.parametrize("on_expiry", ["fail", "continue"])
-def test_results_that_do_not_come_expire(user: Caller, on_expiry: str) -> None:
+def test_results_that_do_not_come_expire(system: System, user: Caller, on_expiry: str) -> None:
     """The run fails, or the model reads which call has no result; late results are refused."""
-    fields = {"input_expires_seconds": 1, "on_input_expired": on_expiry}
-    persona = {"key": f"expires-{on_expiry}", "client_tools": [LOCATE, OPEN], **fields}
+    fields = {"client_tools": [LOCATE, OPEN], "on_input_expired": on_expiry}
+    persona = {"key": f"expires-{on_expiry}", **fields}
     persona_id = user.made("/v1/personas", persona)["id"]
     calls = {"tools": [call(), call("open_page")]}
     run_id = user.run(calls, {"say": "ok"}, persona_id=persona_id)
     waiting(user, run_id)
     assert 200 == send(user, run_id, result(1)).status_code
+    with system.connections.transaction() as tx:
+        past = func.now() - timedelta(seconds=1)
+        of_run = update(runs).where(runs.c.id == UUID(run_id))
+        tx.sql.execute(of_run.values(input_expires_at=past))
 
     run = user.ended(run_id)
     late = error_of(send(user, run_id, result(2)))
