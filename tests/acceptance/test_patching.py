@@ -15,6 +15,9 @@ from tests.web_server import ROOT
 #: Loaded by the interpreter or by gevent itself before anything can be patched, and harmless: C
 #: modules are where the originals come from, and no greenlet waits in the rest, or not in here.
 ALLOWED = {
+    # Agents have native threads, which wait for nothing but what these make.
+    "arkloop.shared.native_threads._new_lock = threading.Lock",
+    "arkloop.shared.native_threads._start_thread = threading._start_new_thread",
     "functools.RLock = threading._CRLock",  # of `cached_property`: the one thread may always enter
     "reprlib.get_ident = threading.get_ident",
     "tempfile._allocate_lock = threading.Lock",
@@ -24,8 +27,9 @@ ALLOWED = {
 }
 C_MODULES = ("_posixsubprocess.", "_queue.", "_signal.", "_socket.", "_thread.", "posix.")
 ALLOWED_IN_WEB = {
-    # Never waits: called with a time-out of 0.
+    # They never wait: called with a time-out of 0.
     "arkloop.api.streaming.disconnects._epoll = select.epoll",
+    "arkloop.api.streaming.disconnects._poll = select.poll",
     # Gunicorn's master loads `ssl` before it forks. gevent replaces what makes connections of it;
     # these two serve `get_server_certificate` alone.
     "ssl.create_connection = socket.create_connection",
