@@ -60,26 +60,29 @@ def results_of(stored: StoredRuns, run_id: UUID, *calls: str) -> dict[str, str]:
     return {call: result.output for call, result in turn.ledger_results.items()}
 
 
-def test_the_last_result_queues_the_run_again(stored: StoredRuns) -> None:
-    """Results of clients and of sub-runs count alike; before the last one the run waits."""
+@pytest.mark.parametrize("last", ["client", "sub-run"])
+def test_the_last_result_queues_the_run_again(stored: StoredRuns, last: str) -> None:
+    """Results of clients and of sub-runs count alike; while only sub-runs run it is suspended."""
     claim = stored.claimed()
     begin(stored, claim, "a", ResultSource.CLIENT)
     begin(stored, claim, "b", ResultSource.RUN)
     expect(stored, claim, "b")
     park(stored, claim, "a")
+    stored.sent.clear()
 
-    give(stored, claim.run_id, "a")
-    assert RunState.WAITING == stored.state(claim.run_id)
-    assert [] == stored.row(claim.run_id)["pending_input"]["calls"]
-    settle(stored, claim.run_id, "b")
+    if last == "client":
+        settle(stored, claim.run_id, "b")
+        assert RunState.WAITING == stored.state(claim.run_id)
+        give(stored, claim.run_id, "a")
+    else:
+        give(stored, claim.run_id, "a")
+        assert RunState.SUSPENDED == stored.state(claim.run_id)
+        settle(stored, claim.run_id, "b")
 
     row = stored.row(claim.run_id)
-    assert (RunState.QUEUED, "input", None) == (
-        row["state"],
-        row["resume_reason"],
-        row["pending_input"],
-    )
-    assert claim.run_id == stored.sent[-1]
+    assert (RunState.QUEUED, None) == (row["state"], row["pending_input"])
+    assert ("input" if last == "client" else "sub_runs") == row["resume_reason"]
+    assert [claim.run_id] == stored.sent
     assert {"a": "done", "b": "done"} == results_of(stored, claim.run_id, "a", "b")
 
 
