@@ -25,7 +25,7 @@ from arkloop.shared.events import event_log, types
 from arkloop.shared.events.plain import clean
 from arkloop.shared.events.types import Event, RouteCost, RunError, StoredEvent
 from arkloop.shared.events.usage import Usage
-from arkloop.shared.runs import agent_queue, checkpoints, endings, sub_runs
+from arkloop.shared.runs import agent_limits, agent_queue, checkpoints, endings, sub_runs
 from arkloop.shared.runs.agent_claims import persona_of
 from arkloop.shared.runs.endings import Ending, TakenOver
 from arkloop.shared.runs.states import RunState
@@ -112,7 +112,7 @@ class _Held:
 
     def store(self, *happened: Event) -> None:
         if happened:
-            self.tx_store(self.number(happened))
+            event_log.store(self.tx, {self.id: self.number(happened)})
 
     def number(self, happened: Sequence[Event]) -> list[StoredEvent]:
         stored = [
@@ -120,9 +120,6 @@ class _Held:
         ]
         self.last_seq += len(stored)
         return stored
-
-    def tx_store(self, stored: list[StoredEvent]) -> None:
-        event_log.store(self.tx, {self.id: stored})
 
 
 def write(
@@ -157,6 +154,8 @@ def write(
     _note(run, change)
     sub_runs.lock_parents(tx, [run.row], wait=True)  # before money, should the run end now
     error = _spend(run, persona_of(catalog, run.row)) if costs else None
+    if any(isinstance(event, types.ToolCallRequested) for event in change.events):
+        error = error or agent_limits.check_steps(tx.sql, run.id, persona_of(catalog, run.row))
     if run.row["cancel_requested_at"] is not None and then is not None:
         return _end(run, RunState.CANCELLED)
     if error is not None:
@@ -164,7 +163,8 @@ def write(
     match then:
         case Ask():
             return _park(run, persona_of(catalog, run.row), then)
-        case Complete():
+        case Complete(content=content, output=output):
+            agent_limits.check_output(persona_of(catalog, run.row), content, output)
             return _end(run, RunState.COMPLETED, answer=then)
         case Fail(error=failure):
             return _end(run, RunState.FAILED, failure)

@@ -458,3 +458,48 @@ def test_a_workers_key_sees_nothing_else(
     mine.take()
     stranger = Worker(register(), run=mine.run, seq=mine.seq)
     assert (404, "runs.not_found") == error_of(stranger.write("append", delta("x")))
+
+
+def test_the_output_must_fit_the_schema(
+    alice: User, worker: MakeWorker, connections: Connections
+) -> None:
+    """What does not fit is refused, and the run continues; what fits is the run's output."""
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    alice.post("/v1/personas", json={"key": "exact", "agent": "mine", "output_schema": schema})
+    made = alice.post("/v1/runs", json={"persona_id": "exact", "message": "Hi"}).json
+    assert made is not None
+    mine = worker()
+    mine.take()
+
+    for content, output, name in (
+        ("text", None, "output"),
+        ("text", {"n": 1}, "content"),
+        ('{"n": "1"}', {"n": "1"}, "output"),
+    ):
+        refused = mine.write("complete", content=content, output=output)
+        assert (422, "validation.error") == error_of(refused)
+        assert [name] == list(refused.json["details"])
+    mine.write("complete", content='{"n": 1}', output={"n": 1})
+
+    shown = alice.get(f"/v1/runs/{made['run_id']}").json
+    assert shown is not None
+    assert ("completed", {"n": 1}) == (shown["status"], shown["output"])
+
+
+def test_a_call_after_the_last_step_ends_the_run(
+    alice: User, worker: MakeWorker, connections: Connections
+) -> None:
+    """A run that calls a tool in more turns than its persona allows fails."""
+    alice.post("/v1/personas", json={"key": "short", "agent": "mine", "max_steps": 1})
+    made = alice.post("/v1/runs", json={"persona_id": "short", "message": "Hi"}).json
+    assert made is not None
+    mine = worker()
+    mine.take()
+
+    first = mine.write("append", turn(), call("c1"), result("c1", "1")).json
+    second = mine.write("append", turn(), call("c2")).json
+
+    assert ("running", "failed") == (first["status"], second["status"])
+    shown = alice.get(f"/v1/runs/{made['run_id']}").json
+    assert shown is not None
+    assert "run.max_steps" == shown["error"]["code"]
