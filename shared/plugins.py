@@ -113,8 +113,9 @@ def use(folders: Iterable[str]) -> None:
     """
     global _found, _persona_files
     found = _Found()
+    installed = entry_points()  # one look at all packages
     for group in GROUPS:
-        for entry_point in entry_points(group=f"arkloop.{group}"):
+        for entry_point in installed.select(group=f"arkloop.{group}"):
             _add_entry_point(found, group, entry_point)
     for folder in folders:
         _add_folder(found, Path(folder))
