@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context bench-tool-workers tool-worker-losses overspend budget-use client-tools hostile hostile-short chaos chaos-short chaos-mutants check lock
+.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools hostile hostile-short chaos chaos-short chaos-mutants check lock
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -87,6 +87,9 @@ bench-tool-workers: setup ## Tool workers: cost of a call, pickup, idle polls, l
 
 tool-worker-losses: setup ## Workers of both sides are lost in 200 runs: no effect twice, none lost; 4 minutes
 	@$(BIN)/python -m bench.tool_worker_losses --seed $(or $(SEED),1)
+
+overspend-trees: setup ## a run and 20 sub-runs spend under one limit, in 1,000 trials
+	@$(BIN)/python -m bench.overspend --tree --spenders 21 --seed $(or $(SEED),1)
 
 overspend: setup ## 64 runs spend at once, in 1,000 trials: no budget gives more than it has; 15 minutes
 	@$(BIN)/python -m bench.overspend --seed $(or $(SEED),1)

@@ -1,6 +1,6 @@
 """Thousands of runs spend at once: does any budget, any balance give more than it has?
 
-    .venv/bin/python -m bench.overspend [--trials 1000] [--spenders 64] [--seed 1]
+    .venv/bin/python -m bench.overspend [--trials 1000] [--spenders 64] [--seed 1] [--tree]
 
 Each trial has a seed of its own, counted up from `--seed`, and draws its limits, costs and losses
 from it; what happens at the same time is up to the machine. Exit status 1: something was overspent,
@@ -24,6 +24,7 @@ from arkloop.shared.storage import schema
 from arkloop.shared.storage.checkouts import Patience
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.postgres import Limits
+from bench.overspend.org import Org
 from bench.overspend.trial import Trial
 from bench.overspend.verdict import Verdict
 
@@ -40,7 +41,8 @@ def main() -> int:
     with _database(options.spenders) as connections:
         for number in range(options.trials):
             seed = options.seed + number
-            verdict = Trial(connections, spenders=options.spenders, seed=seed).run()
+            make = Org.make_tree if options.tree else Org.make
+            verdict = Trial(connections, spenders=options.spenders, seed=seed, make=make).run()
             verdicts.append(verdict)
             for fault in verdict.faults[:5]:
                 print(f"seed {seed}: {fault}", flush=True)
@@ -119,6 +121,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--spenders", type=int, default=64)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--tree", action="store_true", help="all runs of a trial but the first are its sub-runs"
+    )
     return parser.parse_args()
 
 

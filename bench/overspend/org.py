@@ -6,18 +6,19 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import insert, text
+from sqlalchemy import insert, text, update
 
 from arkloop.shared.accounts import accounts
 from arkloop.shared.billing import budget_limits, credits
-from arkloop.shared.billing.spending import ORG, api_key_scope, persona_scope
+from arkloop.shared.billing.spending import ORG, api_key_scope, persona_scope, run_scope
 from arkloop.shared.catalog import personas
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.claim import Claim
 from arkloop.shared.ids import new_id, new_trace_id
 from arkloop.shared.runs.transitions import Totals
 from arkloop.shared.storage.connections import Connections, Transaction
-from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.billing import reservations
+from arkloop.shared.storage.tables.runs import runs, sub_runs
 from arkloop.shared.storage.tables.threads import threads
 from arkloop.shared.times import now
 
@@ -92,13 +93,63 @@ class Org:
             _insert(tx, user_id, held)
         return cls(connections, org_id, limits, granted, held)
 
+    @classmethod
+    def make_tree(cls, connections: Connections, spenders: int, dice: random.Random) -> "Org":
+        """Make an org whose first run has all others as its sub-runs, under a limit of its own."""
+        org = cls.make(connections, spenders, dice)
+        root, *below = org.runs
+        cap = _limit(dice, spenders // 2)
+        root.persona = replace(
+            personas.builtin()["assistant@1"],
+            key="root",
+            delegates=("assistant",),
+            max_cost_usd=cap,
+        )
+        with connections.transaction() as tx:
+            of_root = update(runs).where(runs.c.id == root.id)
+            tx.sql.execute(of_root.values(persona_id="root@1"))
+            for number, run in enumerate(below):
+                run.claim = replace(run.claim, parent_run_id=root.id, api_key_id=None)
+                tx.sql.execute(
+                    update(runs)
+                    .where(runs.c.id == run.id)
+                    .values(parent_run_id=root.id, api_key_id=None)
+                )
+                tx.sql.execute(
+                    insert(sub_runs).values(
+                        run_id=run.id,
+                        parent_run_id=root.id,
+                        parent_call_id=str(number),
+                        root_run_id=root.id,
+                        depth=1,
+                        levels_left=0,
+                    )
+                )
+                tx.sql.execute(
+                    insert(reservations).values(
+                        run_id=run.id,
+                        org_id=org.id,
+                        month=run.claim.claimed_at.date().replace(day=1),
+                        scopes=[],
+                        cost_usd=0,
+                        held_usd=0,
+                        caps={str(root.id): str(cap)},
+                    )
+                )
+        return replace(org, limits={**org.limits, run_scope(root.id): cap})
+
     def a_month_passes(self) -> None:
         """Move all that has happened to a month ago; no transaction is open."""
         with self.connections.transaction() as tx:
-            for table in ("run_usage", "holds", "spending"):
+            for table, kept in (
+                ("run_usage", ""),
+                ("holds", ""),
+                ("spending", " AND NOT starts_with(scope, 'run:')"),
+            ):
                 tx.sql.execute(
                     text(
-                        f"UPDATE {table} SET month = month - interval '1 month' WHERE org_id = :org"
+                        f"UPDATE {table} SET month = month - interval '1 month'"
+                        f" WHERE org_id = :org{kept}"
                     ),
                     {"org": self.id},
                 )

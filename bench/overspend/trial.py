@@ -33,7 +33,7 @@ from arkloop.shared.events.types import (
     RunCost,
 )
 from arkloop.shared.events.usage import Usage
-from arkloop.shared.runs import endings, interrupted_calls
+from arkloop.shared.runs import endings, interrupted_calls, sub_runs
 from arkloop.shared.runs.endings import Ending, Outcome
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import Totals, recorded_totals
@@ -83,7 +83,7 @@ class _Gate:
 
 
 class Trial:
-    """`reserve` is what is put to the test."""
+    """`reserve` is what is put to the test; `make` makes the org."""
 
     def __init__(
         self,
@@ -92,12 +92,13 @@ class Trial:
         spenders: int,
         seed: int,
         reserve: Reserve = budgets.reserve,
+        make: Callable[[Connections, int, random.Random], Org] = Org.make,
     ) -> None:
         self._connections = connections
         self._reserve = reserve
         self._dice = random.Random(seed)
         self._gate = _Gate(spenders)
-        self._org = Org.make(connections, spenders, self._dice)
+        self._org = make(connections, spenders, self._dice)
         self._observer = Observer(connections, self._org)
         self._lost: list[SpendingRun] = []
         self._lock = threading.Lock()
@@ -197,8 +198,10 @@ class Trial:
             totals=used,
             has_reservation=True,
         )
-        with self._transaction(dice) as tx:
-            outcomes = [endings.end_with_reservation(tx, ending)]
+        outcomes = [Outcome.LOCKED]
+        while outcomes == [Outcome.LOCKED]:  # by the end of a sub-run
+            with self._transaction(dice) as tx:
+                outcomes = [endings.end_with_reservation(tx, ending)]
         # Where the answer of the COMMIT got lost it is tried again.
         with self._transaction() as tx:
             outcomes.append(endings.end_with_reservation(tx, ending))
@@ -261,9 +264,14 @@ class Trial:
                 select(*runs.c).where(runs.c.id.in_(ids)).order_by(runs.c.id).with_for_update()
             )
             lost = rows.mappings().all()
-            budgets.lock(tx, ids)
-            for run in lost:
+            parents = {None, *sub_runs.lock_parents(tx, lost, wait=False)}
+            free = [run for run in lost if run["parent_run_id"] in parents]
+            ends = {run["id"] for run in free}
+            budgets.lock(tx, list(ends))
+            for run in free:
                 endings.end_unclaimed(tx, run, RunState.CANCELLED)
+        with self._lock:
+            self._lost += [run for run in self._org.runs if run.id in set(ids) - ends]
 
     def _let_a_month_pass(self) -> None:
         self._observer.stop.wait(self._dice.random() * 0.3)

@@ -18,10 +18,11 @@ _MONTHS = text(
     """
     SELECT scope, month, spent_usd, held_usd,
         (SELECT coalesce(sum(h.held_usd), 0) FROM holds h
-         WHERE h.org_id = s.org_id AND s.scope = ANY(h.scopes) AND h.month = s.month) AS holds_usd,
+         WHERE h.org_id = s.org_id AND s.scope = ANY(h.scopes)
+            AND (h.month = s.month OR starts_with(s.scope, 'run:'))) AS holds_usd,
         (SELECT coalesce(sum(u.cost_usd), 0) FROM run_usage u
-         WHERE u.org_id = s.org_id AND u.month = s.month
-            AND s.scope IN ('org', 'api_key:' || u.api_key_id, 'persona:' || u.persona_key)
+         WHERE u.org_id = s.org_id AND (starts_with(s.scope, 'run:') OR u.month = s.month
+            AND s.scope IN ('org', 'api_key:' || u.api_key_id, 'persona:' || u.persona_key))
         ) AS ended_usd
     FROM spending s WHERE org_id = :org
     """
