@@ -208,7 +208,9 @@ def _percentiles(values: list[float]) -> dict[str, float]:
 def _idle_polls(service: Service, count: int) -> Iterator[list[Figure]]:
     """Hold idle polls of another pool during the block."""
     # What the process needs for a burst of requests stays with it, and is not that of idle polls.
+    before = service.memory("web")[0]
     clients = _open_polls(service, count)
+    burst = (service.memory("web")[0] - before) / 1024 / count
     for one in clients:
         one.http.close()
     time.sleep(SETTLE_SECONDS)
@@ -225,6 +227,7 @@ def _idle_polls(service: Service, count: int) -> Iterator[list[Figure]]:
             numbers={"each": each},
             count=count,
             at_most={"each": 20.0},
+            note=f"{burst:.1f} KB in the first burst, with what the process keeps of it",
         ),
         Figure(
             name="idle polls: more connections to Postgres than without",
