@@ -147,7 +147,7 @@ class ServedRun:
                 self._begin(call)
             elif (known := self._transcript.output_of(tool_call_id)) is not None:
                 return known
-            elif not idempotent:
+            elif self._transcript.is_lost(tool_call_id) and not idempotent:
                 self.tool_result(tool_call_id, UNKNOWN_OUTCOME, is_error=True)
                 return UNKNOWN_OUTCOME
         is_error = False

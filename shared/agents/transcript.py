@@ -42,6 +42,10 @@ class Transcript:
     def has_call(self, call_id: str) -> bool:
         return call_id in self._calls
 
+    def is_lost(self, call_id: str) -> bool:
+        """Return whether an earlier execution began the call, and its outcome is not known."""
+        return any(call["id"] == call_id for call in self._unsettled)
+
     def output_of(self, call_id: str) -> str | None:
         """Return the output that is recorded for the call; None without one."""
         return self._outputs.get(call_id)

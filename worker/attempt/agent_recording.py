@@ -86,8 +86,7 @@ class AgentRecording:
             return None
         if (output := self.transcript.output_of(call_id)) is not None:
             return output
-        is_of_lost = any(lost["id"] == call_id for lost in self.transcript.pending)
-        if is_idempotent or not is_of_lost:
+        if is_idempotent or not self.transcript.is_lost(call_id):
             return None
         self.tool_result(call_id, UNKNOWN_OUTCOME, is_error=True)
         return UNKNOWN_OUTCOME

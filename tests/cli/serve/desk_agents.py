@@ -18,6 +18,7 @@ def looker(run: AgentRun) -> str:
     run.thinking("Let me think.")
     run.text("Let me ")
     run.text("see.")
+    run.tool_call("look_up", {"item": "lamp"}, tool_call_id="look-1")
     found = run.step("look_up", {"item": "lamp"}, lambda: 7, tool_call_id="look-1")
     run.cost(0.25, model="theirs", input_tokens=10)
     run.text("There are ")

@@ -30,6 +30,7 @@ def test_calls_up_to_the_first_result_are_of_one_turn() -> None:
 
     assert ["message.completed", "tool.call"] == kinds(first) == kinds(third)
     assert (["tool.call"], ["tool.result"]) == (kinds(second), kinds(result))
+    assert not transcript.is_lost("c")
     assert isinstance(first[0], MessageCompleted)
     assert ("Look.", 3) == (first[0].content, first[0].usage.input_tokens)
 
@@ -48,6 +49,7 @@ def test_calls_of_a_lost_execution_are_settled_once() -> None:
     """Calls without a result get an unknown outcome, but for those that got another one."""
     transcript = Transcript([(call("a"), None), (call("b"), None), (call("c"), "1")])
     assert ["a", "b"] == [one["id"] for one in transcript.pending]
+    assert [True, False] == [transcript.is_lost(call_id) for call_id in ("a", "c")]
     transcript.result("a", "done", is_error=False)
 
     [settled] = transcript.settle()
