@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools hostile hostile-short chaos chaos-short chaos-mutants check lock
+.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools hostile hostile-short chaos chaos-short chaos-mutants check lock http-tools
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

@@ -53,6 +53,7 @@ TOOLS = {
     "tool worker": "stock",
     "MCP over HTTP": "go",
     "client": "locate",
+    "sub-run": "delegate",
 }
 
 
@@ -121,6 +122,7 @@ class _Bench:
                 "mcp": ["quick"],
                 "tool_workers": [POOL],
                 "client_tools": [CLIENT_TOOL],
+                "delegates": ["child"],
                 "max_steps": 256,
                 "max_equal_turns": 256,
             },
