@@ -1,8 +1,9 @@
 """Trees of runs: a run and all sub-runs below it are cancelled together."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import Row, exists, func, select
@@ -12,10 +13,10 @@ from arkloop.shared.billing import budgets
 from arkloop.shared.runs import agent_workers, endings, sub_runs
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage import signals
-from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.notifications import Notification
 from arkloop.shared.storage.sql_files import statement
-from arkloop.shared.storage.tables.runs import IS_ACTIVE_SUB_RUN, runs
+from arkloop.shared.storage.tables.runs import IS_ACTIVE_SUB_RUN, UNHELD_AND_CANCELLED, runs
 
 _CANCEL_TREE = statement(__package__, "cancel_tree")
 _CANCEL_ORPHANS = statement(__package__, "cancel_orphans")
@@ -34,14 +35,13 @@ _FIND_HELD = (
     .distinct()
     .limit(100)
 )
-#: Runs that are ended at once; the sweep ends the others within seconds.
-MAX_ENDED = 100
 
 
 def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> bool:
     """Cancel a run with all sub-runs below it; False if the actor has no such active run.
 
-    What no worker holds ends now; the owners of what is being executed are asked to end it.
+    If no worker holds the run, it ends now; what none holds below it ends after the commit. The
+    owners of what is being executed are asked to end it.
     """
     cancelled = tx.sql.exec_driver_sql(
         _CANCEL_TREE,
@@ -80,12 +80,40 @@ def _wish(run: Row[Any]) -> Notification:
 
 def _carry_out(tx: Transaction, cancelled: Sequence[Row[Any]]) -> None:
     tx.after_commit += [_wish(run) for run in cancelled if run.state == RunState.EXECUTING]
-    depths = {run.id: run.depth for run in cancelled if run.state != RunState.EXECUTING}
-    if not depths:
+    unheld = [run for run in cancelled if run.state != RunState.EXECUTING]
+    _end_unheld(tx, [run.id for run in unheld if run.depth == 0])
+    # After the signals, and not before the response: each takes some milliseconds.
+    below = sorted((run for run in unheld if run.depth > 0), key=lambda run: -run.depth)
+    tx.after_commit += [_EndUnheld(run.id) for run in below]
+
+
+def _end_unheld(tx: Transaction, run_ids: Sequence[UUID]) -> None:
+    """End runs that are to be cancelled, and that no worker holds."""
+    if not run_ids:
         return
-    deepest = sorted(depths, key=lambda run_id: -depths[run_id])[:MAX_ENDED]
-    rows = tx.sql.execute(select(*runs.c).where(runs.c.id.in_(deepest))).mappings().all()
-    sub_runs.lock_parents(tx, rows, wait=True)
-    budgets.lock(tx, deepest)
-    for row in sorted(rows, key=lambda row: -depths[row["id"]]):
+    rows = tx.sql.execute(
+        select(*runs.c)
+        .where(runs.c.id.in_(run_ids), UNHELD_AND_CANCELLED)
+        .order_by(runs.c.id)
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    found = rows.mappings().all()
+    sub_runs.lock_parents(tx, found, wait=True)
+    budgets.lock(tx, [row["id"] for row in found])
+    for row in found:
         endings.end_unclaimed(tx, row, RunState.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class _EndUnheld:
+    """A sub-run that was cancelled and that no worker holds; if this is lost, the sweep ends it."""
+
+    kind: ClassVar[str] = "end_unheld"
+    subject: UUID  # the run
+
+    @staticmethod
+    def send(connections: Connections, group: "Sequence[_EndUnheld]") -> None:
+        """End the runs, each in a transaction of its own."""
+        for one in group:
+            with connections.transaction() as tx:
+                _end_unheld(tx, [one.subject])
