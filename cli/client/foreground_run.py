@@ -147,6 +147,11 @@ class ForegroundRun:
                 " reason denies it; anything else repeats the question:"
             )
         elif options := question.get("options"):
+            if schema := question.get("schema"):
+                self._display.note("Type a JSON object that fits this schema, or a choice:")
+                self._display.note(in_full(schema), "")
+            if url := question.get("url"):
+                self._display.note(f"Visit {url}", "")
             for number, option in enumerate(options, 1):
                 self._display.note(f"  {number}) {option}", "")
             self._display.note("Type an answer, or the number of one:")
@@ -210,6 +215,11 @@ def _content(line: str, question: dict[str, Any]) -> str:
     Raises:
         ValueError, RecursionError: it begins like JSON and is none, so it is no reason either.
     """
+    if question["kind"] == "form" and line.startswith("{"):
+        document = json.loads(line)
+        if "action" not in document:
+            document = {"action": "accept", "content": document}
+        return json.dumps(document, ensure_ascii=False)
     if question["kind"] != "tool_confirmation":
         return _chosen(line, question.get("options") or ())
     if not line.startswith("{"):

@@ -26,7 +26,7 @@ _OPTIONAL = frozenset(
             "result_tokens",
             "summary",
         ),
-        *("tool_call_id", "total"),
+        *("schema", "tool_call_id", "total", "url"),
     }
     | RARE_TOKEN_FIELDS
 )

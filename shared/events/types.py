@@ -163,7 +163,7 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunWaitingForInput:
-    """`kind` is `question`, `tool_confirmation` or `tool_results`.
+    """`kind` is `question`, `tool_confirmation`, `tool_results`, `form` or `authorization`.
 
     `mcp_tool` is what an approval is bound to: `{config_id, hash}`; None for built-in tools.
     `calls` are those whose results are missing, each `{tool_call_id, name, arguments}`.
@@ -177,6 +177,8 @@ class RunWaitingForInput:
     options: list[str] | None = None
     mcp_tool: Mapping[str, str] | None = None
     calls: Sequence[Mapping[str, Any]] | None = None
+    schema: Mapping[str, Any] | None = None
+    url: str | None = None
     expires_at: str
 
 

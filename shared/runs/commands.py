@@ -20,7 +20,7 @@ from arkloop.shared.errors import (
     RunNotFound,
     StaleInput,
 )
-from arkloop.shared.runs import agent_queue, approvals, pending_calls, trees
+from arkloop.shared.runs import agent_queue, approvals, form_replies, pending_calls, trees
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import queued, waiting_is_over
@@ -87,6 +87,8 @@ def answer(
         raise NotWaiting("The input request has expired.")  # the sweep will say what comes of it
     if run["pending_input"]["kind"] == "tool_confirmation":
         approvals.read(content)  # what cannot be understood is refused while it can be corrected
+    if run["pending_input"]["kind"] in form_replies.KINDS:
+        form_replies.check(run["pending_input"], content)
     _requeue_with_input(tx, run, content, actor.user_id)
 
 
@@ -120,6 +122,9 @@ def resume_expired(tx: Transaction, run: RowMapping) -> None:
     """Queue a waiting run again whose request has expired; called by the sweep."""
     if run["pending_input"]["kind"] == pending_calls.KIND:
         pending_calls.expire(tx, run, NO_RESULT)
+        return
+    if run["pending_input"]["kind"] in form_replies.KINDS:
+        _requeue_with_input(tx, run, form_replies.NO_REPLY, None)
         return
     is_approval = run["pending_input"]["kind"] == "tool_confirmation"
     denial = json.dumps({"decision": "deny", "reason": UNANSWERED})

@@ -52,6 +52,18 @@ def results(owner: Caller, run_id: str) -> list[dict[str, Any]]:
     return [event["data"] for event in owner.events(run_id) if event["type"] == "tool.result"]
 
 
+def asked(owner: Caller, run_id: str, kind: str) -> dict[str, Any]:
+    """Wait until the run waits for an input of this kind, and return the request."""
+    waiting: dict[str, Any] = {}
+
+    def is_there() -> bool:
+        waiting.update(owner.get_run(run_id)["pending_input"] or {})
+        return waiting.get("kind") == kind
+
+    eventually(is_there, seconds=20)
+    return waiting
+
+
 def test_a_persona_uses_the_tools_of_an_mcp_server(owner: Caller) -> None:
     """Tools that others wrote are discovered, pinned and, once a user has approved it, called."""
     config = owner.made(
@@ -126,6 +138,36 @@ def test_an_mcp_server_knows_for_whom_it_works_and_shows_its_progress(owner: Cal
         "idempotency_key": f"{run_id}:call_2_1",
         "traceparent": meta["traceparent"],
     } == meta["arkloop/call"]
+
+
+def test_a_call_of_an_mcp_server_waits_for_a_form_and_a_page(owner: Caller, tmp_path: Path) -> None:
+    """The run waits without a worker for each reply; one that does not fit is refused, and the call
+    is then made again with the replies and the server's own state, and has its effect once.
+    """
+    log = tmp_path / "log"
+    command = [sys.executable, str(Path(__file__).parents[1] / "form_mcp_server.py"), str(log)]
+    config = owner.made(
+        "/v1/mcp-configs", {"name": "forms", "transport": "stdio", "command": command}
+    )
+    path = f"/v1/mcp-configs/{config['id']}"
+    eventually(lambda: owner.get(path)["discovered_at"] is not None, seconds=30)
+    owner.made("/v1/personas", {"key": "host", "mcp": ["forms"]})
+    book = {"tool": "book", "args": {"table": "4"}}
+    run_id = owner.start(owner.thread(script(book, {"say": "ok"})), persona_id="host")
+
+    form = asked(owner, run_id, "form")
+    assert ("form", "How many?", "book") == (form["kind"], form["prompt"], form["tool_name"])
+    assert {"type": "integer", "minimum": 1, "maximum": 9} == form["schema"]["properties"]["seats"]
+    for wrong in ("yes", '{"action": "accept"}', '{"action": "accept", "content": {"seats": 10}}'):
+        refused = owner.answer(run_id, wrong)
+        assert (422, "content") == (refused.status_code, *refused.json()["details"])
+    owner.answer(run_id, json.dumps({"action": "accept", "content": {"seats": 3}}))
+    assert "https://pay.example/7" == asked(owner, run_id, "authorization")["url"]
+    owner.answer(run_id, "accept")
+
+    [result] = results(owner, run_id)
+    assert "booked: seats;paid 3;" == result["output"]
+    assert "4 seats;paid 3;\n" == log.read_text()
 
 
 def test_a_page_is_fetched_and_a_forbidden_address_is_not(owner: Caller, page: str) -> None:

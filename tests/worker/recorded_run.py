@@ -19,6 +19,7 @@ from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.contract.attachments import Attachment
 from arkloop.worker.contract.context import Plan
 from arkloop.worker.contract.identity import RunIdentity
+from arkloop.worker.contract.input_requests import InputRequest
 from arkloop.worker.contract.messages import Message, ModelRequest, ToolMessage, UserMessage
 from arkloop.worker.contract.retry_deadline import RetryDeadline
 from arkloop.worker.contract.stop_signal import StopSignal
@@ -48,6 +49,7 @@ class RecordedRun:
         self.done: list[ToolResult] = []
         self.expected: list[str] = []
         self.whole_outputs: dict[str, str] = {}
+        self.required: dict[str, InputRequest] = {}
         self.contexts: dict[int, ContextCompacted] = {}
         self.totals = Totals()
         self.last_usage = Usage()
@@ -101,6 +103,12 @@ class RecordedRun:
 
     def expect_result(self, tool_call_id: str) -> None:
         self.expected.append(tool_call_id)
+
+    def require_input(self, tool_call_id: str, request: InputRequest) -> None:
+        self.required[tool_call_id] = request
+
+    def continue_tool_call(self, tool_call_id: str) -> bool:
+        return self.required.pop(tool_call_id, None) is not None
 
     def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> ToolResult:
         self.done.append(result)

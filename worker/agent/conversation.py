@@ -10,10 +10,11 @@ from typing import Any
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events import types
 from arkloop.shared.events.types import ProviderState, StoredEvent
-from arkloop.shared.runs import approvals
+from arkloop.shared.runs import approvals, form_replies
 from arkloop.shared.runs.approvals import ApprovalReply
 from arkloop.worker.agent import structured_output
 from arkloop.worker.contract.attachments import images_of
+from arkloop.worker.contract.input_requests import InputRequest
 from arkloop.worker.contract.messages import (
     AssistantMessage,
     Message,
@@ -111,6 +112,9 @@ class Turn:
     #: Calls that were accepted elsewhere, without a result so far.
     accepted: set[str] = field(default_factory=set)
     answers: dict[str, str] = field(default_factory=dict)  # of users, to questions and approvals
+    #: Calls that are made again with the replies of people, and all the replies of each.
+    input_requests: dict[str, InputRequest] = field(default_factory=dict)
+    replies: dict[str, list[str]] = field(default_factory=dict)
     #: How often a person was asked about a call.
     asked: Counter[str] = field(default_factory=Counter)
     #: The MCP tool that each was about; None for built-in tools.
@@ -207,6 +211,9 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
                 if not turns:
                     continue  # a custom agent asked first
                 tool_call_id = request.get("tool_call_id", "")
+                if request["kind"] in form_replies.KINDS:
+                    turns[-1].replies.setdefault(tool_call_id, []).append(data["content"])
+                    continue
                 turns[-1].answers[tool_call_id] = data["content"]
                 turns[-1].asked[tool_call_id] += 1
                 turns[-1].asked_of[tool_call_id] = request.get("mcp_tool")

@@ -3,8 +3,10 @@
 from typing import Any
 
 from arkloop.shared.events.plain import clean
+from arkloop.shared.runs import form_replies
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.contract.input_requests import InputRequest
 from arkloop.worker.contract.messages import ToolCall
 from arkloop.worker.contract.outcomes import WaitForInput
 from arkloop.worker.tools import AUTOMATIC_TOOLS, Tool, ToolFailed
@@ -32,6 +34,8 @@ def question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
             tool_call_id=call.id,
             options=options or None,
         )
+    if (request := turn.input_requests.get(call.id)) is not None:
+        return _form(agent, turn, call, request)
     if call.name in AUTOMATIC_TOOLS or not agent.persona.require_approval & {call.name, "*"}:
         return None
     prompt = f"Allow the call of {call.name}?"
@@ -53,6 +57,24 @@ def question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
         tool_name=call.name,
         arguments=call.arguments,
         mcp_tool=tool.mcp_tool,
+    )
+
+
+def _form(agent: Agent, turn: Turn, call: ToolCall, request: InputRequest) -> WaitForInput | None:
+    """Return what the tool still asks people for, None if there is a reply to all of it."""
+    asked = request.next(turn.replies.get(call.id, ()))
+    if asked is None:
+        return None
+    return WaitForInput(
+        persona=agent.persona,
+        kind=asked["kind"],
+        prompt=asked["prompt"],
+        tool_call_id=call.id,
+        options=list(form_replies.ACTIONS),
+        tool_name=call.name,
+        mcp_tool=request.mcp_tool,
+        schema=asked.get("schema"),
+        url=asked.get("url"),
     )
 
 

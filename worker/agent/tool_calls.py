@@ -13,10 +13,12 @@ from arkloop.shared.events import tool_output, types
 from arkloop.shared.runs.states import ResultSource
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Turn
-from arkloop.worker.agent.questions import MAX_CALLS_PER_TURN, is_another, is_too_many, question
+from arkloop.worker.agent.permitted_calls import begin, permitted
+from arkloop.worker.agent.questions import question
 from arkloop.worker.agent.tool_progress import TurnProgress
 from arkloop.worker.contract.attachments import ToolOutput, images_of
 from arkloop.worker.contract.context import RunContext, ToolContext, ToolLedger
+from arkloop.worker.contract.input_requests import InputRequired
 from arkloop.worker.contract.messages import ToolCall, ToolMessage
 from arkloop.worker.contract.outcomes import (
     PendingCall,
@@ -32,10 +34,6 @@ log = logging.getLogger(__name__)
 #: Tools that heed a stop end at once; others are abandoned after this.
 STOP_SECONDS = 1.0
 
-UNKNOWN_OUTCOME = (
-    "The outcome of this call is unknown: the process that made it crashed. The call"
-    " may or may not have taken effect, and was not repeated."
-)
 _NOT_MADE = "Not executed: the run's time is over."
 _CUT_OFF = "The run's time was over during this call; it may or may not have taken effect."
 
@@ -92,7 +90,8 @@ def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
         raise stopped
     if pending:
         fault_points.reach("worker.before_park")
-        raise _wait_for_results(agent, turn, pending)
+        asked = next(filter(None, (question(agent, turn, call) for call in pending)), None)
+        raise asked or _wait_for_results(agent, turn, pending)
     # The step is over: a crash in the next one must not ask what became of these calls.
     context.checkpoint()
     fault_points.reach("worker.step_finished")
@@ -297,19 +296,26 @@ class _SideBySide:
             return "", False, None, True
         begun = False
         try:
-            tool, made = _permitted(agent, context, turn, call)
+            tool, made = permitted(agent, context, turn, call)
             if call.name == "ask_user":
                 return turn.answers.get(call.id, ""), False, None, False
             context.check()
-            _begin(context, tool, call)
+            replies = begin(context, tool, turn, call)
             begun = True
             self._deadline = time.monotonic() + tool.timeout_seconds
             self._changed.set()
             try:
-                return _make(agent, context, tool, made, self._progress), False, None, True
+                progress = partial(self._progress.report, call.id)
+                info = _info(agent, call, replies=replies, report_progress=progress)
+                return _make(context, tool, info, made), False, None, True
             except ResultPending:
-                self._expect_result(tool)
-                return "", False, None, True
+                # The row of a client's call says from the beginning who sends its result.
+                if self._park() and tool.result_from is not ResultSource.CLIENT:
+                    context.expect_result(call.id)
+            except InputRequired as required:
+                if self._park():
+                    self._require_input(tool, required)
+            return "", False, None, True
         except ToolFailed as error:
             return str(error), True, None, begun
         except Exception as error:
@@ -319,65 +325,33 @@ class _SideBySide:
         except BaseException as error:
             return "", True, error, begun
 
-    def _expect_result(self, tool: Tool) -> None:
-        """Note that the result comes from outside: the call's own time limit is over."""
+    def _park(self) -> bool:
+        """Note that the result comes later; False if the call was abandoned before."""
         with self._lock:
-            if self._has_outcome:
-                return
-            self.is_pending, self._deadline = True, None
-        if tool.result_from is not ResultSource.CLIENT:  # its row says so from the beginning
-            self._context.expect_result(self.call.id)
+            if not self._has_outcome:
+                self.is_pending, self._deadline = True, None
+            return self.is_pending
+
+    def _require_input(self, tool: Tool, required: InputRequired) -> None:
+        """Keep what the call asks people for: it is made again with their replies."""
+        turn, call_id = self._turn, self.call.id
+        request = required.request(turn.replies.get(call_id, ()), tool.mcp_tool)
+        self._context.require_input(call_id, request)
+        turn.input_requests[call_id] = request
 
 
-def _permitted(
-    agent: Agent, context: ToolLedger, turn: Turn, call: ToolCall
-) -> tuple[Tool, ToolCall]:
-    """Return the tool and the call as it is to be made.
-
-    Raises:
-        ToolFailed: there is no such tool, the arguments do not fit, a user has denied it, or
-            has approved another one.
-    """
-    tool = agent.tools.get(call.name)
-    if tool is None:
-        raise _not_made(context, call, f"Unknown tool {call.name!r}.")
-    if is_too_many(turn, call):
-        raise ToolFailed(f"Not executed: a turn may contain at most {MAX_CALLS_PER_TURN} calls.")
-    reply = None if call.name == "ask_user" else turn.approval_reply(call)
-    if reply is not None and not reply.approved:
-        raise ToolFailed(f"The call was denied: {reply.reason}".removesuffix(": "))
-    if reply is not None and is_another(turn, call, tool):
-        why = f"Not executed: tool {call.name!r} has changed since it was approved."
-        raise _not_made(context, call, f"{why} Call it again to request a new approval.")
-    made = turn.as_made(call)
-    tool.check(made.arguments)
-    return tool, made
-
-
-def _not_made(context: ToolLedger, call: ToolCall, why: str) -> ToolFailed:
-    """Build the error of a refused call, or of one that an earlier attempt may have made."""
-    is_new = not context.is_resumed or context.begin_tool_call(call.id)
-    return ToolFailed(why if is_new else UNKNOWN_OUTCOME)
-
-
-def _begin(context: ToolLedger, tool: Tool, call: ToolCall) -> None:
-    """Write the call into the ledger, before it can have an effect."""
-    if not context.begin_tool_call(call.id, tool.result_from) and not tool.idempotent:
-        raise ToolFailed(UNKNOWN_OUTCOME)
-    fault_points.reach("worker.tool_begun")
-
-
-def _make(
-    agent: Agent, context: ToolContext, tool: Tool, call: ToolCall, progress: TurnProgress
-) -> str | ToolOutput:
-    info = CallInfo.of(
+def _info(agent: Agent, call: ToolCall, **more: Any) -> CallInfo:
+    return CallInfo.of(
         agent.identity,
         call.id,
         egress=agent.egress,
         result_tokens=agent.result_tokens,
         searchable=agent.searchable.values(),
-        report_progress=partial(progress.report, call.id),
+        **more,
     )
+
+
+def _make(context: ToolContext, tool: Tool, info: CallInfo, call: ToolCall) -> str | ToolOutput:
     output = tool(context, info, call.arguments)
     fault_points.reach("worker.tool_returned")
     return output

@@ -14,13 +14,14 @@ from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import event_log, types
 from arkloop.shared.events.types import ContextCompacted, Event, StoredEvent, ToolResult
 from arkloop.shared.events.usage import Usage
-from arkloop.shared.runs import claims, interrupted_calls
+from arkloop.shared.runs import claims, input_requests, interrupted_calls
 from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.runs.transitions import Totals
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.threads import thread_contexts
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.attempt.admission import Admission
+from arkloop.worker.contract.input_requests import InputRequest
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.process import stored_results
 from arkloop.worker.process.file_loader import FileLoader, RunFiles
@@ -126,6 +127,19 @@ class ClaimedRun:
         self.write(
             self._connections.statement,
             lambda tx: claims.expect_result(tx, self.claim, tool_call_id),
+        )
+
+    def require_input(self, tool_call_id: str, request: InputRequest) -> None:
+        text = request.to_text()
+        self.write(
+            self._connections.statement,
+            lambda tx: input_requests.require_input(tx, self.claim, tool_call_id, text),
+        )
+
+    def continue_tool_call(self, tool_call_id: str) -> bool:
+        return self.write(
+            self._connections.transaction,
+            lambda tx: input_requests.continue_tool_call(tx, self.claim, tool_call_id),
         )
 
     def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> ToolResult:

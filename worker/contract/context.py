@@ -13,6 +13,7 @@ from arkloop.shared.events.types import ContextCompacted, Event, ToolResult
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs.states import ResultSource
 from arkloop.worker.contract.attachments import Attachment
+from arkloop.worker.contract.input_requests import InputRequest
 from arkloop.worker.contract.retry_deadline import RetryDeadline
 
 
@@ -84,6 +85,12 @@ class ToolLedger(Protocol):
 
     def expect_result(self, tool_call_id: str) -> None:
         """Record that the call was accepted elsewhere: its result comes from outside."""
+
+    def require_input(self, tool_call_id: str, request: InputRequest) -> None:
+        """Record that the call has ended so far, and is made again with the replies of people."""
+
+    def continue_tool_call(self, tool_call_id: str) -> bool:
+        """Record that the call is made again, with replies; False if an attempt did so before."""
 
     def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> ToolResult:
         """Record the result of a call whose event has to wait for other calls of the turn.

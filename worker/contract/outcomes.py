@@ -154,8 +154,9 @@ class PendingCall:
 class WaitForInput(StopRun):
     """A person or a program must answer first, at the latest when the `persona` says.
 
-    `kind` is `question`, `tool_confirmation` or `tool_results`; `tool_name`, `arguments` and
-    `mcp_tool` are those of a call that requires approval, `calls` those whose results are missing.
+    `kind` is `question`, `tool_confirmation`, `form`, `authorization` or `tool_results`;
+    `tool_name`, `arguments` and `mcp_tool` are those of the call in question, `calls` those whose
+    results are missing, `schema` is that of a form and `url` a page to visit.
     """
 
     persona: Persona
@@ -167,6 +168,8 @@ class WaitForInput(StopRun):
     tool_name: str | None = None
     arguments: Any = None
     mcp_tool: Mapping[str, str] | None = None
+    schema: Mapping[str, Any] | None = None
+    url: str | None = None
 
     def shown(self) -> dict[str, Any]:
         """Return the exact calls that the request is about, as far as a list has room for them.
@@ -195,6 +198,8 @@ class WaitForInput(StopRun):
             "options": self.options,
             "mcp_tool": self.mcp_tool,
             "calls": self._sent() or None,
+            "schema": self.schema,
+            "url": self.url,
             "expires_at": expires_at,
         }
 

@@ -13,6 +13,7 @@ from uuid import UUID
 from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.worker.contract.attachments import ToolOutput
 from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.contract.input_requests import InputRequired, Replies
 from arkloop.worker.mcp import Cancelled, McpFailed, ToolChanged
 from arkloop.worker.mcp.descriptions import Description
 from arkloop.worker.mcp.org_sidecar import Forker, OrgSidecar, Pending
@@ -100,6 +101,7 @@ class McpClient:
         *,
         pinned: str,
         meta: Mapping[str, Any] | None = None,
+        replies: Replies | None = None,
         on_progress: Callable[[Mapping[str, Any]], None] | None = None,
         context: ToolContext | None = None,
         seconds: float = CALL_SECONDS,
@@ -109,11 +111,13 @@ class McpClient:
 
         The call carries `meta`. `on_progress` gets `{progress, total, message}` of the server's
         newest notification, a few times per second; each notification extends the call's time.
+        With `replies` the call continues one that has ended with `InputRequired`.
         As soon as the run has to stop the call is cancelled, at the server too.
 
         Raises:
             McpFailed: the tool or the server failed; nobody knows what the tool has done.
             ChangedTools: it was not called, its description is another one now.
+            InputRequired: it has ended until people have replied.
         """
         request = {
             "do": "call",
@@ -121,9 +125,12 @@ class McpClient:
             "arguments": arguments,
             "pinned": pinned,
             "meta": dict(meta or {}),
+            "replies": replies and {"responses": replies.responses, "state": replies.state},
             "max_seconds": max_seconds,
         }
         answer = self._ask(server, request, context, seconds, on_progress)
+        if (required := answer.get("required")) is not None:
+            raise InputRequired(required["asked"], required["state"])
         text: str = answer["text"]
         return ToolOutput(text, answer["images"]) if answer["images"] else text
 

@@ -18,12 +18,12 @@ from pydantic import TypeAdapter, ValidationError
 from arkloop.shared.events.plain import clean
 from arkloop.shared.security import egress
 from arkloop.worker.http.checked_http import tls_failure
-from arkloop.worker.mcp import McpFailed, SessionLost, ToolChanged
+from arkloop.worker.mcp import McpFailed, SessionLost, ToolChanged, elicitations
 from arkloop.worker.mcp.bounded_messages import MAX_BYTES
 from arkloop.worker.mcp.checked_http import REQUEST_ID, CheckedClient
 from arkloop.worker.mcp.descriptions import MAX_TOOLS, Description
 from arkloop.worker.mcp.progress import CallProgress
-from arkloop.worker.mcp.results import MAX_ERROR_CHARACTERS, cut, images_of, text_of
+from arkloop.worker.mcp.results import MAX_ERROR_CHARACTERS, cut, text_of
 from arkloop.worker.mcp.server import Server
 from arkloop.worker.mcp.stdio import program
 from arkloop.worker.mcp.tool_lists import description_of
@@ -104,11 +104,12 @@ class Session:
         pinned: str,
         meta: Mapping[str, Any],
         progress: CallProgress,
-    ) -> tuple[str, list[str]]:
+        replies: Mapping[str, Any] | None,
+    ) -> types.CallToolResult | types.InputRequiredResult:
         """Call a tool if the server still describes it as it did under the hash `pinned`.
 
-        `meta` is sent with the call, `progress` gets what the server reports of it. Returns the
-        text of its result, and the images in base64.
+        `meta` is sent with the call, and `replies` to what it asked for before; `progress` gets
+        what the server reports of it.
 
         Raises:
             McpFailed: the tool failed, or the server did.
@@ -125,6 +126,7 @@ class Session:
             params=types.CallToolRequestParams(
                 name=tool,
                 arguments=arguments,
+                **elicitations.fields_of(replies),
                 _meta=cast(types.RequestParamsMeta, {**meta, REQUEST_ID: call_id}),
             )
         )
@@ -135,11 +137,9 @@ class Session:
             result = await client.session.send_request(
                 request, _Answer, progress_callback=progress.report
             )
-        if isinstance(result, types.InputRequiredResult):
-            raise McpFailed("The tool requests further input, which is not supported.")
-        if result.is_error:
+        if isinstance(result, types.CallToolResult) and result.is_error:
             raise McpFailed(text_of(result) or "The tool failed without an error message.")
-        return text_of(result), images_of(result)
+        return result
 
     def retire(self, reason: str) -> None:
         """Take no new calls; those that are being made may still succeed."""
@@ -169,6 +169,7 @@ class Session:
                             await self._transport(stack),
                             client_info=types.Implementation(name="arkloop", version="1"),
                             message_handler=self._on_message,
+                            elicitation_callback=elicitations.refuse,
                             cache=None,
                         )
                     )

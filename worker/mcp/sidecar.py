@@ -2,8 +2,9 @@
 
 One JSON object a line, both ways. `{"id", "do": "tools", "server", "seconds"}` and
 `{"id", "do": "call", "server", "seconds", "max_seconds", "tool", "arguments", "pinned", "meta"}`
-are answered in any order, by `{"id", "tools" | "text", "images"}` or
+are answered in any order, by `{"id", "tools" | "text", "images" | "required"}` or
 `{"id", "failed", "kind", "tools"?}`; a call may have `{"id", "progress"}` before that.
+After `required` it is made again, with `replies`.
 `{"id", "do": "cancel"}` is not answered. The first line is `{"id": 0, "pid"}`. The process
 ends when the socket does, or when its event loop hangs.
 """
@@ -23,8 +24,11 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, Never
 
-from arkloop.worker.mcp import McpFailed, SessionLost, ToolChanged
+import mcp_types as types
+
+from arkloop.worker.mcp import McpFailed, SessionLost, ToolChanged, elicitations
 from arkloop.worker.mcp.progress import CallProgress
+from arkloop.worker.mcp.results import images_of, text_of
 from arkloop.worker.mcp.server import Server
 from arkloop.worker.mcp.sessions import Rules, Session
 
@@ -76,14 +80,17 @@ class Sessions:
             if request["do"] == "tools":
                 return {"tools": [asdict(tool) for tool in await session.tools(fresh=True)]}
             try:
-                text, images = await session.call(
+                result = await session.call(
                     request["tool"],
                     request["arguments"],
                     request["pinned"],
                     request["meta"],
                     progress,
+                    request["replies"],
                 )
-                return {"text": text, "images": images}
+                if isinstance(result, types.InputRequiredResult):
+                    return {"required": elicitations.asked_by(result)}
+                return {"text": text_of(result), "images": images_of(result)}
             except ToolChanged as changed:
                 tools = [asdict(tool) for tool in await session.tools()]
                 return {"failed": str(changed), "kind": "changed", "tools": tools}

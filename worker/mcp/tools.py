@@ -160,6 +160,7 @@ def _caller(
                 tool,
                 arguments,
                 pinned=pinned,
+                replies=info.replies,
                 meta={CALL_META: info.wire(), TRACEPARENT: info.traceparent},
                 on_progress=lambda said: info.report_progress(**said),
                 context=context,

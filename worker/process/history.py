@@ -43,6 +43,7 @@ from arkloop.worker.agent.conversation import (
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.contract.attachments import parts_of
 from arkloop.worker.contract.cpu_slices import cpu_slice
+from arkloop.worker.contract.input_requests import InputRequest
 from arkloop.worker.contract.messages import AssistantMessage, UserMessage
 
 #: Of a thread's messages, and of the tool turns of its runs; no model's context holds as much.
@@ -339,10 +340,17 @@ def take_done_calls(sql: Connection, run_id: UUID, turn: Turn) -> None:
         select(tool_calls).where(
             tool_calls.c.run_id == run_id,
             tool_calls.c.tool_call_id.in_(names),
-            or_(tool_calls.c.done_at.is_not(None), tool_calls.c.accepted_at.is_not(None)),
+            or_(
+                tool_calls.c.done_at.is_not(None),
+                tool_calls.c.accepted_at.is_not(None),
+                tool_calls.c.input_request.is_not(None),
+            ),
         )
     )
     for row in rows:
+        if row.done_at is None and row.input_request is not None:
+            turn.input_requests[row.tool_call_id] = InputRequest.from_text(row.input_request)
+            continue
         if row.done_at is None:
             turn.accepted.add(row.tool_call_id)
             continue

@@ -15,6 +15,7 @@ from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs.transitions import Totals
 from arkloop.worker.contract.attachments import Attachment
 from arkloop.worker.contract.context import Plan
+from arkloop.worker.contract.input_requests import InputRequest
 from arkloop.worker.contract.retry_deadline import RetryDeadline
 from arkloop.worker.contract.stop_signal import StopSignal
 
@@ -118,6 +119,12 @@ class MemoryRun:
 
     def expect_result(self, tool_call_id: str) -> None:
         pass
+
+    def require_input(self, tool_call_id: str, request: InputRequest) -> None:
+        pass
+
+    def continue_tool_call(self, tool_call_id: str) -> bool:
+        return True
 
     def end_tool_call(self, result: ToolResult, whole_output: str | None = None) -> ToolResult:
         if whole_output is not None:

@@ -28,6 +28,7 @@ from arkloop.worker.contract.attachments import ToolOutput
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.cpu_slices import cpu_slice
 from arkloop.worker.contract.identity import RunIdentity, idempotency_key, traceparent
+from arkloop.worker.contract.input_requests import Replies
 from arkloop.worker.contract.messages import ToolSpec
 
 __all__ = [
@@ -88,6 +89,7 @@ class CallInfo:
     traceparent: str  #: W3C trace context, in which the call is a span of the run's trace
     egress: Policy = field(default_factory=Policy)  #: where the tool may connect to
     result_tokens: int = 16_000  #: how long a result may be without being cut for the model
+    replies: Replies | None = None  #: of people, to what the call has raised `InputRequired` for
     searchable: Collection[ToolSpec] = ()  #: the tools that `search_tools` finds
     #: Call it with `progress, total?, message?` while the call takes its time.
     report_progress: Callable[..., None] = _no_progress

@@ -174,6 +174,7 @@ tool_calls = Table(
     Column("whole_output", Text),  # null: `output` is all of it
     Column("result_from", Text),  # client | http | run; null: the worker that makes the call
     time_("accepted_at"),  # of a call that was accepted elsewhere: its result comes from there
+    Column("input_request", Text),  # JSON; of a call that is made again with people's replies
 )
 
 #: The last checkpoint of a run that a custom agent carries out.

@@ -15,11 +15,12 @@ from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events import types
 from arkloop.shared.events.types import RunCancelled, RunCompleted, RunError, ToolResult
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import claims
+from arkloop.shared.runs import claims, input_requests
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.times import EPOCH
 from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.contract.input_requests import InputRequest
 from arkloop.worker.contract.messages import ToolCall
 from arkloop.worker.process import history
 from tests.query_plans import noted
@@ -157,6 +158,12 @@ WRITES: dict[str, Write] = {
     ),
     "begin_tool_call": lambda stored, tx, claim: claims.begin_tool_call(tx, claim, "call"),
     "end_tool_call": lambda stored, tx, claim: claims.end_tool_call(tx, claim, RESULT),
+    "require_input": lambda stored, tx, claim: input_requests.require_input(
+        tx, claim, "call", "{}"
+    ),
+    "continue_tool_call": lambda stored, tx, claim: input_requests.continue_tool_call(
+        tx, claim, "call"
+    ),
 }
 
 
@@ -296,6 +303,32 @@ def test_a_tool_call_begins_once(stored: StoredRuns) -> None:
     assert second is not None
     assert [False, True] == [begin(second, "c1"), begin(second, "c3")]
     assert not begin(replace(second), "c2")
+
+
+def test_a_tool_call_that_asked_people_is_made_again_once(stored: StoredRuns) -> None:
+    """What it asked is kept for the next attempt; a crash after that one has begun the call again
+    leaves its outcome unknown.
+    """
+    first = stored.claimed()
+    request = InputRequest(asked=[{"key": "k", "kind": "form", "prompt": "?"}], state="s")
+    with stored.connections.transaction() as tx:
+        claims.begin_tool_call(tx, first, "c1")
+        input_requests.require_input(tx, first, "c1", request.to_text())
+    turn = Turn("m", "", [ToolCall("c1", "book", {})])
+    with stored.connections.reading() as sql:
+        history.take_done_calls(sql, first.run_id, turn)
+    assert {"c1": request} == turn.input_requests
+
+    begun = []
+    for _ in range(2):
+        stored.set(first.run_id, state=RunState.QUEUED, resume_reason="worker_lost")
+        claim = stored.claim(first.run_id)
+        assert claim is not None
+        for _ in range(2):  # the same claim again: its answer got lost
+            with stored.connections.transaction() as tx:
+                begun.append(input_requests.continue_tool_call(tx, claim, "c1"))
+
+    assert [True, True, False, False] == begun
 
 
 def test_what_came_of_a_tool_call_is_kept(stored: StoredRuns) -> None:

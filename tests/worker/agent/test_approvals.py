@@ -10,7 +10,7 @@ import pytest
 
 from arkloop.shared.events.types import ToolCallRequested
 from arkloop.worker.agent.conversation import Turn
-from arkloop.worker.agent.tool_calls import UNKNOWN_OUTCOME
+from arkloop.worker.agent.permitted_calls import UNKNOWN_OUTCOME
 from arkloop.worker.contract.messages import (
     AssistantMessage,
     Chunk,

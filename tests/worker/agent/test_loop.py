@@ -25,8 +25,8 @@ from arkloop.worker.agent import loop
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.agent.loop import Answer
+from arkloop.worker.agent.permitted_calls import UNKNOWN_OUTCOME
 from arkloop.worker.agent.questions import MAX_CALLS_PER_TURN
-from arkloop.worker.agent.tool_calls import UNKNOWN_OUTCOME
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.messages import (
     AssistantMessage,

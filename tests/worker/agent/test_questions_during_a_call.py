@@ -1,0 +1,84 @@
+"""Tool calls that ask people, and are made again with their replies."""
+
+import json
+
+import pytest
+
+from arkloop.worker.agent.conversation import Turn
+from arkloop.worker.agent.permitted_calls import UNKNOWN_OUTCOME
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.contract.input_requests import InputRequired
+from arkloop.worker.contract.outcomes import WaitForInput
+from arkloop.worker.tools import CallInfo, Tool, tool
+from tests.worker.agent.test_loop import CALCULATE, agent_for, results, run
+from tests.worker.recorded_run import RecordedRun
+
+FIELDS = {"type": "object"}
+ACCEPT = json.dumps({"action": "accept", "content": {"seats": 3}})
+PAGE = {"key": "b", "kind": "authorization", "prompt": "Pay.", "url": "https://pay.example"}
+
+
+@tool(idempotent=False)
+def book(context: ToolContext, info: CallInfo) -> str:
+    """Reserve, once two people have replied, and a third one."""
+    if info.replies is None:
+        form = {"key": "a", "kind": "form", "prompt": "How many?", "schema": FIELDS}
+        raise InputRequired([form, PAGE], "first")
+    if info.replies.state == "first":
+        raise InputRequired([{**PAGE, "key": str(len(info.replies.responses))}], "second")
+    return json.dumps([info.replies.state, info.replies.responses])
+
+
+def waits(context: RecordedRun, turns: list[Turn], tools: dict[str, Tool]) -> WaitForInput:
+    steps = ({"tools": [{"tool": "book"}, CALCULATE]}, {"say": "ok"})
+    with pytest.raises(WaitForInput) as asked:
+        run(agent_for(*steps, extra=tools), context, turns)
+    return asked.value
+
+
+def test_a_call_is_made_again_with_the_replies_of_people() -> None:
+    """Questions come one at a time, in the order of the request; the results of other calls are
+    kept meanwhile, and written in call order.
+    """
+    context, turns = RecordedRun(), list[Turn]()
+    first = waits(context, turns, {"book": book})
+    assert ("form", "How many?", FIELDS) == (first.kind, first.prompt, first.schema)
+    assert [] == results(context)
+    assert ["42"] == [result.output for result in context.done]
+
+    turns[0].replies["call_1_1"] = [ACCEPT]
+    assert "https://pay.example" == waits(context, turns, {"book": book}).url
+    turns[0].replies["call_1_1"].append("decline")
+    assert "authorization" == waits(context, turns, {"book": book}).kind
+    turns[0].replies["call_1_1"].append("nonsense of an earlier release")
+    run(agent_for({"say": "ok"}, extra={"book": book}), context, turns)
+
+    (_, booked, is_error), (_, calculated, _) = results(context)
+    assert ["second", {"2": {"action": "cancel"}}] == json.loads(booked)
+    assert (False, "42") == (is_error, calculated)
+
+
+def test_a_crash_while_the_call_is_made_again_leaves_its_outcome_unknown() -> None:
+    """The call is not made a third time."""
+    turns = list[Turn]()
+    waits(RecordedRun(), turns, {"book": book})
+    turns[0].replies["call_1_1"] = [ACCEPT, "accept"]
+    resumed = RecordedRun(attempt=2)  # its ledger says that an attempt has begun the call again
+
+    run(agent_for({"say": "ok"}, extra={"book": book}), resumed, turns)
+
+    assert (UNKNOWN_OUTCOME, True) == results(resumed)[0][1:]
+
+
+def test_another_tool_of_the_same_name_gets_no_replies() -> None:
+    """They were given to the tool that asked."""
+    context, turns = RecordedRun(), list[Turn]()
+    waits(context, turns, {"book": book})
+    turns[0].replies["call_1_1"] = [ACCEPT, "accept"]
+    other = Tool(
+        spec=book.spec, function=book.function, idempotent=False, mcp_tool={"config_id": "other"}
+    )
+
+    run(agent_for({"say": "ok"}, extra={"book": other}), context, turns)
+
+    assert "has changed since it asked" in results(context)[0][1]
