@@ -142,6 +142,7 @@ def test_a_run_shows_every_field_of_the_contract(user: Caller, ended_run: dict[s
         "attempt": 1,
         "last_seq": 5,
         "failed_at": None,
+        "parent_run_id": None,
         "stop_reason": "stop",
         "cancelled_at": None,
         "waiting_ms": 0,
@@ -154,6 +155,7 @@ def test_a_run_shows_every_field_of_the_contract(user: Caller, ended_run: dict[s
         },
         "steps": 1,
         "cost_usd": 0.00164,
+        "tree_cost_usd": 0.00164,
         "output": "Hi",
         "error": None,
     } == run
@@ -209,6 +211,7 @@ def test_the_list_shows_the_row_of_the_seed(user: Caller, ended_run: dict[str, A
         "created_at": ended_run["created_at"],
         "completed_at": ended_run["completed_at"],
         "failed_at": None,
+        "parent_run_id": None,
         "stop_reason": "stop",
         "error": None,
         "created_by_user_id": user.id,

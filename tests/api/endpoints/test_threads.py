@@ -30,6 +30,7 @@ def test_a_thread_is_made_and_found(alice: User) -> None:
         "end_user_id": None,
         "external_id": None,
         "metadata": {},
+        "parent_run_id": None,
         "active_run_id": None,
         "created_at": made["created_at"],
         "updated_at": made["created_at"],

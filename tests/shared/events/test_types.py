@@ -177,6 +177,8 @@ def test_the_types_are_those_of_the_contract() -> None:
         "message.completed",
         "tool.call",
         "tool.progress",
+        "run.delegated",
+        "run.suspended",
         "tool.result",
         "run.waiting_for_input",
         "run.input_received",
