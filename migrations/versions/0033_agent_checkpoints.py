@@ -15,7 +15,8 @@ depends_on = None
 def upgrade() -> None:
     op.execute("""
         CREATE TABLE agent_checkpoints (
-            run_id UUID PRIMARY KEY REFERENCES runs (id) ON DELETE CASCADE,
+            run_id UUID CONSTRAINT pk_agent_checkpoints PRIMARY KEY
+                CONSTRAINT fk_agent_checkpoints_run_id REFERENCES runs (id) ON DELETE CASCADE,
             fence BIGINT NOT NULL,
             data TEXT NOT NULL,
             stored_at TIMESTAMPTZ NOT NULL DEFAULT now()
