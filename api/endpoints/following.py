@@ -1,6 +1,6 @@
 """The part of a request that follows a run, for the endpoints that do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, cast
 from uuid import UUID
@@ -10,6 +10,7 @@ from flask import Response, current_app, request
 from arkloop.api.auth.bearer import authenticator
 from arkloop.api.streaming import sse
 from arkloop.api.streaming.stream_hub import StreamHub
+from arkloop.api.streaming.stream_pages import Page
 from arkloop.api.streaming.watch import Watch
 from arkloop.shared.actors import Actor
 
@@ -30,11 +31,14 @@ def watch_of(run_id: UUID, reader: Actor, **how: Any) -> Watch:
 
 
 def streaming(
-    watch: Watch, opening: bytes = sse.HELLO, on_leave: Callable[[], None] = lambda: None
+    watch: Watch,
+    opening: bytes = sse.HELLO,
+    on_leave: Callable[[], None] = lambda: None,
+    pieces: Callable[[Page], Iterator[bytes]] = Page.pieces,
 ) -> Response:
-    """Return a response that streams the run's events."""
+    """Return a response that streams the run's events, as `pieces` makes them of its pages."""
     return Response(
-        sse.stream(hub(), watch, request.environ, opening, on_leave),
+        sse.stream(hub(), watch, request.environ, opening, on_leave, pieces),
         headers=sse.HEADERS,
         direct_passthrough=True,
     )

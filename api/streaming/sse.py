@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from arkloop.api.streaming.stream_hub import StreamHub
+from arkloop.api.streaming.stream_pages import Page
 from arkloop.api.streaming.watch import Watch
 
 HEADERS = {
@@ -40,13 +41,14 @@ def stream(
     environ: dict[str, Any],
     opening: bytes = HELLO,
     on_leave: Callable[[], None] = lambda: None,
+    pieces: Callable[[Page], Iterator[bytes]] = Page.pieces,
 ) -> Iterator[bytes]:
     """Yield everything after the watch's cursor, up to the terminal event or the watch's `until`.
 
     A stream that ends before that breaks the connection off, since many clients take an orderly
     end for the run's. Nothing is held while there is no news: `environ`, with all that hangs on it,
     is emptied. `on_leave` is called if the client closes the connection before the end; a server
-    that stops, or cuts a slow client, does not count.
+    that stops, or cuts a slow client, does not count. `pieces` makes what is sent of a page.
     """
     is_chunked = environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
     environ.clear()
@@ -62,7 +64,7 @@ def stream(
         while not watch.is_over:
             page = hub.next_page(watch)
             if page is not None:
-                for piece in page.pieces():
+                for piece in pieces(page):
                     yield first + piece if first else piece
                     first = b""
                 # They would be kept for as long as nothing new comes.

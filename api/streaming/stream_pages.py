@@ -3,10 +3,11 @@
 A frame is one `data:` line, then `id:`, then an empty line. The id comes last:
 clients that move their cursor when they read it would lose the event if the
 connection broke inside a frame that has it first. Payloads pass through as the
-bytes that Redis has, or are put into frames by Postgres: nobody parses them.
+bytes that Redis has, or are put into frames by Postgres: only projections parse them.
 """
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -86,6 +87,12 @@ class Page(NamedTuple):
         found = _TYPE.search(self.data, self.data.rfind(b'data: {"seq":'))
         assert found is not None
         return found[1].decode()
+
+    def parsed(self) -> Iterator[dict[str, Any]]:
+        """Yield the events of a page without names."""
+        for line in self.data.split(b"\n"):
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])
 
     def pieces(self) -> Iterator[bytes]:
         """Yield pieces of at most `PIECE_BYTES`: whole frames, or a part of a longer frame."""

@@ -1,0 +1,116 @@
+"""The seam for protocols of other projects: a run's events, folded into their frames.
+
+A projection is a pure function of the stored events, so a replay is a fold from event 1 and gives
+the same frames at any time. A cursor is a number of frames to leave out, or a seq in `id:` lines;
+the server keeps no state for it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Protocol
+from uuid import UUID
+
+from flask import Response, request
+
+from arkloop.api.endpoints.following import hub, streaming, watch_of
+from arkloop.api.streaming import sse
+from arkloop.api.streaming.stream_pages import PIECE_BYTES, Page
+from arkloop.api.streaming.watch import Watch
+from arkloop.shared.actors import Actor
+from arkloop.shared.events.types import TERMINAL_TYPES
+
+
+class Projection(Protocol):
+    """A fold of one run's events, from the first on, into the frames of one protocol.
+
+    Each stream has an instance of its own. It does no I/O and reads no clock.
+    """
+
+    #: True from the event on that ends the stream: the terminal event does without it, but a
+    #: protocol may end a response where the run waits for its client.
+    is_over: bool
+
+    def frames(self, event: Mapping[str, Any]) -> Iterable[bytes]:
+        """Return what becomes of the event `{seq, type, data, created_at}`: whole SSE frames."""
+        ...
+
+    def closing(self) -> Iterable[bytes]:
+        """Return the frames after the last event, `data: [DONE]` for example."""
+        ...
+
+
+def projected(
+    run_id: UUID,
+    reader: Actor,
+    projection: Projection,
+    *,
+    skip: int = 0,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    is_new: bool = False,
+    on_leave: Callable[[], None] = lambda: None,
+) -> Response:
+    """Return a response that streams the run without its first `skip` frames.
+
+    `is_new` spares the lookup of a run that this request has created.
+
+    Raises:
+        RunNotFound: there is none that the reader sees.
+        EventsLost, Unavailable
+    """
+    until = None
+    if not is_new:
+        head = hub().heads.get_seen(run_id, reader)
+        hub().check(run_id, 0)
+        until = None if head.ended_at is None else head.last_seq
+    if request.method == "HEAD":
+        response = Response(iter(()), headers=sse.HEADERS)
+    else:
+        watch = watch_of(run_id, reader, until=until)
+        response = streaming(watch, on_leave=on_leave, pieces=pieces(watch, projection, skip))
+    response.headers.update(headers)
+    return response
+
+
+def pieces(watch: Watch, projection: Projection, skip: int) -> Callable[[Page], Iterator[bytes]]:
+    """Return what makes the pieces of a projected stream from the pages of its watch."""
+    left = skip
+
+    def of_page(page: Page) -> Iterator[bytes]:
+        nonlocal left
+        piece = bytearray()
+        for frame in _frames(page.parsed(), projection):
+            if left:
+                left -= 1
+                continue
+            piece += frame
+            if len(piece) >= PIECE_BYTES:
+                yield bytes(piece)
+                piece.clear()
+        if projection.is_over or page.ended:
+            piece += b"".join(projection.closing())
+            watch.end()
+        if piece:
+            yield bytes(piece)
+
+    return of_page
+
+
+def project_all(events: Iterable[Mapping[str, Any]], projection: Projection) -> list[bytes]:
+    """Return the frames of stored events; with the closing ones if the stream ends with them."""
+    ended = False
+
+    def noted() -> Iterator[Mapping[str, Any]]:
+        nonlocal ended
+        for event in events:
+            ended = event["type"] in TERMINAL_TYPES
+            yield event
+
+    frames = list(_frames(noted(), projection))
+    return [*frames, *projection.closing()] if ended or projection.is_over else frames
+
+
+def _frames(events: Iterable[Mapping[str, Any]], projection: Projection) -> Iterator[bytes]:
+    for event in events:
+        yield from projection.frames(event)
+        if projection.is_over:
+            return

@@ -1,0 +1,98 @@
+"""Projected streams: the same frames live and later, cursors, and ends before the run's."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
+
+import pytest
+from flask import Flask
+
+from arkloop.api.protocols.projection import project_all, projected
+from arkloop.api.streaming import sse
+from arkloop.shared.events import event_log
+from arkloop.shared.storage.connections import Connections
+from tests.api.streaming.followed_runs import FollowedRun
+from tests.clients import User
+from tests.stored_runs import StoredRuns
+
+OPENING = sse.HELLO + sse.RETRY
+DONE = b"data: [DONE]\n\n"
+
+
+class Doubled:
+    """Two frames per event with its number among the events; over after the event `last`."""
+
+    def __init__(self, last: int | None = None) -> None:
+        self.is_over = False
+        self._last = last
+        self._count = 0
+
+    def frames(self, event: Mapping[str, Any]) -> Iterator[bytes]:
+        self._count += 1
+        self.is_over = event["seq"] == self._last
+        for half in ("a", "b"):
+            yield f"data: {self._count}{half} {event['type']}\n\n".encode()
+
+    def closing(self) -> Iterable[bytes]:
+        return [DONE]
+
+
+@pytest.fixture
+def run(connections: Connections, alice: User) -> FollowedRun:
+    return FollowedRun.of(StoredRuns.of(connections, alice))
+
+
+def stored(run: FollowedRun) -> list[dict[str, Any]]:
+    with run.stored.connections.reading() as sql:
+        return [json.loads(event.payload) for event in event_log.read_table(sql, run.id, 0)]
+
+
+def stream(app: Flask, run: FollowedRun, projection: Doubled, **how: Any) -> Iterator[bytes]:
+    with app.test_request_context():
+        response = projected(run.id, run.stored.actor, projection, **how)
+    return cast("Iterator[bytes]", iter(response.response))
+
+
+def test_a_replay_is_what_was_sent_live(app: Flask, run: FollowedRun) -> None:
+    """A follower from the first event on, one that came later, and the fold get equal frames."""
+    live = stream(app, run, Doubled(), is_new=True)
+    assert sse.HELLO == next(live)
+    run.write("a", "b")
+    run.end()
+    frames = project_all(stored(run), Doubled())
+
+    assert DONE == frames[-1]
+    assert OPENING + b"".join(frames) == sse.HELLO + b"".join(live)
+    assert OPENING + b"".join(frames) == b"".join(stream(app, run, Doubled()))
+
+
+def test_a_cursor_leaves_out_the_first_frames(app: Flask, run: FollowedRun) -> None:
+    """Each number of frames is a place to continue from; beyond the last there is the closing."""
+    run.write("a", "b")
+    run.end()
+    frames = project_all(stored(run), Doubled())
+
+    for skip in (0, 1, 2, 5, len(frames) - 1, len(frames) + 7):
+        rest = [*frames[:-1][skip:], DONE]
+        assert OPENING + b"".join(rest) == b"".join(stream(app, run, Doubled(), skip=skip))
+
+
+def test_a_projection_ends_before_its_run(app: Flask, run: FollowedRun) -> None:
+    """A response that is over is closed in order, and events after that are not in it."""
+    live = stream(app, run, Doubled(last=2))
+    run.write("a", "b")
+    frames = project_all(stored(run), Doubled(last=2))
+
+    assert 5 == len(frames)
+    assert OPENING + b"".join(frames) == b"".join(live)
+
+
+def test_long_streams_are_sent_in_pieces(app: Flask, run: FollowedRun) -> None:
+    """A page with more frames than fit into a piece loses and repeats none."""
+    run.write(*("x" * 20 for _ in range(1_500)))
+    run.end()
+    sent = list(stream(app, run, Doubled()))
+
+    assert OPENING + b"".join(project_all(stored(run), Doubled())) == b"".join(sent)
+    assert 3 < len(sent)
+    assert max(map(len, sent)) < 40_000
