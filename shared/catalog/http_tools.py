@@ -4,9 +4,7 @@ The signing secret is made here, shown once, and replaced by `rotate`; for a whi
 are signed by the former one, too.
 """
 
-import base64
 import json
-import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
@@ -20,7 +18,7 @@ from arkloop.shared.config import Settings
 from arkloop.shared.errors import InvalidRequest, NameTaken, ToolNotFound
 from arkloop.shared.ids import new_id
 from arkloop.shared.json_schema import InvalidSchema, JsonSchema
-from arkloop.shared.security import egress, encryption
+from arkloop.shared.security import egress, encryption, signatures
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.pages import Place, after, fitting, newest, newest_first
 from arkloop.shared.storage.tables.catalog import http_tools
@@ -31,8 +29,6 @@ TIMEOUT_SECONDS = 60.0
 MAX_TIMEOUT_SECONDS = 600
 MAX_OVERLAP_SECONDS = 7 * 86_400
 
-_SECRET_BYTES = 32
-SECRET_PREFIX = "whsec_"  # noqa: S105 that of the specification
 _HEADERS, _SECRET = "http_tools.headers", "http_tools.secret"
 _SEALED = ("headers_encrypted", "secret_encrypted", "former_secret_encrypted")
 #: All but the secrets.
@@ -62,7 +58,7 @@ def create(
     count = select(func.count()).where(http_tools.c.org_id == org_id)
     if (tx.sql.scalar(count) or 0) >= MAX_TOOLS:
         raise InvalidRequest(name=[f"limit reached: {MAX_TOOLS} tools per organization"])
-    tool_id, secret = new_id(), _new_secret()
+    tool_id, secret = new_id(), signatures.new_secret()
     _write(
         tx,
         http_tools.insert().values(
@@ -113,7 +109,7 @@ def rotate(
     Raises:
         ToolNotFound
     """
-    secret = _new_secret()
+    secret = signatures.new_secret()
     sealed = _sealed(tx.connections.settings, org_id, _SECRET, secret, "signing_secret")
     written = tx.sql.execute(
         update(http_tools)
@@ -251,10 +247,6 @@ def _schema_text(parameters: Mapping[str, Any]) -> str:
     except InvalidSchema as error:
         raise InvalidRequest(parameters=[str(error)]) from None
     return text
-
-
-def _new_secret() -> str:
-    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
 
 
 def _sealed(settings: Settings, org_id: UUID, purpose: str, text: str, field: str) -> bytes:

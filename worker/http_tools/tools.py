@@ -19,12 +19,12 @@ from arkloop.shared.events.plain import plain
 from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.security.egress import Policy
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey
+from arkloop.shared.security.signatures import signed_headers
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.messages import ToolSpec
 from arkloop.worker.http_tools import exchange, results
 from arkloop.worker.http_tools.exchange import Lost, NotSent, Response
-from arkloop.worker.http_tools.signature import signed_headers
 from arkloop.worker.tools import CallInfo, Tool, ToolFailed
 
 log = logging.getLogger(__name__)

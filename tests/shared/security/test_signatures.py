@@ -1,9 +1,14 @@
-"""Signatures of Standard Webhooks, against the specification and another implementation."""
+"""Signatures of Standard Webhooks, against the specification, its own library, and OpenSSL."""
 
 import base64
+import json
 import subprocess
+import time
 
-from arkloop.worker.http_tools.signature import signed_headers
+import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from arkloop.shared.security.signatures import new_secret, signed_headers
 
 #: The example in the documentation of the specification's reference libraries.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -33,6 +38,22 @@ def test_each_valid_secret_signs() -> None:
     assert [f"v1,{_by_openssl(secret, b'run:call.7.' + BODY)}" for secret in secrets] == (
         signatures.split(" ")
     )
+
+
+def test_the_official_library_verifies_a_message_by_each_valid_secret() -> None:
+    """The library of the specification takes the message with either secret, and neither with
+    another secret nor after a change.
+    """
+    secrets = [new_secret(), new_secret()]
+    headers = signed_headers(secrets, "msg_1", int(time.time()), BODY)
+
+    verified = [Webhook(secret).verify(BODY, headers) for secret in secrets]
+
+    assert [json.loads(BODY)] * 2 == verified
+    with pytest.raises(WebhookVerificationError):
+        Webhook(new_secret()).verify(BODY, headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(secrets[0]).verify(BODY + b" ", headers)
 
 
 def _by_openssl(secret: str, text: bytes) -> str:
