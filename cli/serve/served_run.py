@@ -1,9 +1,8 @@
 """The run of an agent in a worker of the customer, as its code sees it."""
 
 import json
-import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,19 +16,18 @@ from arkloop.shared.agents.agent_run import (
     RunStopped,
     StopReason,
 )
+from arkloop.shared.agents.steps_and_costs import StepsAndCosts
 from arkloop.shared.agents.transcript import Transcript, call_of, json_of
 from arkloop.shared.events.plain import clean
 from arkloop.shared.events.types import MessageCompleted, MessageDelta, MessageThinking
 from arkloop.shared.events.usage import TOKEN_FIELDS, Usage
 from arkloop.worker.contract.identity import traceparent
 
-log = logging.getLogger(__name__)
-
 MAX_OUTPUT_BYTES = 65_000
 _CUT = "\n[cut: the output was too long]"
 
 
-class ServedRun:
+class ServedRun(StepsAndCosts):
     """The `AgentRun` of an agent that runs here; its methods may be called from any thread."""
 
     def __init__(self, service: Service, run: Mapping[str, Any], draining: threading.Event) -> None:
@@ -131,54 +129,21 @@ class ServedRun:
                 self.outbox.note(*ended)
                 self.outbox.flush()
 
-    def step(
-        self,
-        name: str,
-        arguments: Any,
-        function: Callable[[], Any],
-        *,
-        tool_call_id: str,
-        idempotent: bool = False,
-    ) -> str:
-        """Call the function as the tool call of this id, at most once."""
+    def _begin_step(
+        self, name: str, arguments: Any, tool_call_id: str, *, is_idempotent: bool
+    ) -> str | None:
         with self._recording():
             call = call_of(name, arguments, tool_call_id)
             if not self._transcript.has_call(tool_call_id):
                 self._begin(call)
             elif (known := self._transcript.output_of(tool_call_id)) is not None:
                 return known
-            elif self._transcript.is_lost(tool_call_id) and not idempotent:
+            elif self._transcript.is_lost(tool_call_id) and not is_idempotent:
                 self.tool_result(tool_call_id, UNKNOWN_OUTCOME, is_error=True)
                 return UNKNOWN_OUTCOME
-        is_error = False
-        try:
-            output = str(function())
-        except Exception as error:
-            # Its text may hold secrets: it goes to the log of this worker alone.
-            log.exception("tool %s raised in call %s", name, tool_call_id)
-            output, is_error = f"The tool failed: {type(error).__name__}.", True
-        self.tool_result(tool_call_id, output, is_error=is_error)
-        return output
+        return None
 
-    def cost(
-        self,
-        usd: float | None = None,
-        *,
-        model: str | None = None,
-        input_tokens: int = 0,
-        output_tokens: int = 0,
-        cache_read_tokens: int = 0,
-        cache_write_tokens: int = 0,
-        reasoning_tokens: int = 0,
-    ) -> None:
-        """Count a model call."""
-        usage = Usage(
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            cache_read_tokens=cache_read_tokens,
-            cache_write_tokens=cache_write_tokens,
-            reasoning_tokens=reasoning_tokens,
-        )
+    def _add_cost(self, usd: float | None, model: str | None, usage: Usage) -> None:
         with self._recording():
             self._transcript.add_usage(usage)
             tokens = {name: getattr(usage, name) for name in TOKEN_FIELDS}

@@ -1,11 +1,11 @@
 """The run of a custom agent in this process, as its code sees it."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from arkloop.shared.agents.agent_run import Call, Message, RunStopped, StopReason
+from arkloop.shared.agents.steps_and_costs import StepsAndCosts
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.native_threads import ForeignCode
@@ -18,8 +18,6 @@ from arkloop.worker.contract.outcomes import (
     StopRun,
     WaitForInput,
 )
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -34,7 +32,7 @@ _REASONS: Sequence[tuple[type[BaseException], StopReason]] = (
 
 
 @dataclass(eq=False, kw_only=True)
-class InProcessRun:
+class InProcessRun(StepsAndCosts):
     """The `AgentRun` of an agent in a native thread; the attempt's own thread records.
 
     `stopped` is what a call of the agent has run into: the end of this execution.
@@ -90,48 +88,13 @@ class InProcessRun:
         """Record the result of a call."""
         self._call(self.recording.tool_result, tool_call_id, output, is_error=is_error)
 
-    def step(
-        self,
-        name: str,
-        arguments: Any,
-        function: Callable[[], Any],
-        *,
-        tool_call_id: str,
-        idempotent: bool = False,
-    ) -> str:
-        """Call the function as the tool call of this id, at most once."""
-        begin, is_error = self.recording.begin_step, False
-        known = self._call(begin, name, arguments, tool_call_id, is_idempotent=idempotent)
-        if known is not None:
-            return known
-        try:
-            output = str(function())
-        except Exception as error:
-            # Its text may hold secrets, such as the URL of a database: it goes to the log alone.
-            log.exception("tool %s raised in call %s", name, tool_call_id)
-            output, is_error = f"The tool failed: {type(error).__name__}.", True
-        self.tool_result(tool_call_id, output, is_error=is_error)
-        return output
+    def _begin_step(
+        self, name: str, arguments: Any, tool_call_id: str, *, is_idempotent: bool
+    ) -> str | None:
+        begin = self.recording.begin_step
+        return self._call(begin, name, arguments, tool_call_id, is_idempotent=is_idempotent)
 
-    def cost(
-        self,
-        usd: float | None = None,
-        *,
-        model: str | None = None,
-        input_tokens: int = 0,
-        output_tokens: int = 0,
-        cache_read_tokens: int = 0,
-        cache_write_tokens: int = 0,
-        reasoning_tokens: int = 0,
-    ) -> None:
-        """Count a model call."""
-        usage = Usage(
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            cache_read_tokens=cache_read_tokens,
-            cache_write_tokens=cache_write_tokens,
-            reasoning_tokens=reasoning_tokens,
-        )
+    def _add_cost(self, usd: float | None, model: str | None, usage: Usage) -> None:
         self._call(self.recording.cost, usd, model, usage)
 
     def reserve(self, usd: float) -> None:

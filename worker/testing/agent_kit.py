@@ -18,6 +18,7 @@ from arkloop.shared.agents.agent_run import (
     Message,
     RunStopped,
 )
+from arkloop.shared.agents.steps_and_costs import StepsAndCosts
 from arkloop.shared.agents.transcript import Transcript, call_of, json_of
 from arkloop.shared.catalog import personas, reported_costs
 from arkloop.shared.catalog.personas import Persona
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, kw_only=True)
-class MemoryAgentRun:
+class MemoryAgentRun(StepsAndCosts):
     """An `AgentRun` without a store; `answers` are people's, by the question or its key."""
 
     run: MemoryRun
@@ -106,47 +107,13 @@ class MemoryAgentRun:
                 )
             )
 
-    def step(
-        self,
-        name: str,
-        arguments: Any,
-        function: Callable[[], Any],
-        *,
-        tool_call_id: str,
-        idempotent: bool = False,
-    ) -> str:
-        """Call the function as the tool call of this id, at most once."""
+    def _begin_step(
+        self, name: str, arguments: Any, tool_call_id: str, *, is_idempotent: bool
+    ) -> str | None:
         self.tool_call(name, arguments, tool_call_id=tool_call_id)
-        known, is_error = self.transcript.output_of(tool_call_id), False
-        if known is not None:
-            return known
-        try:
-            output = str(function())
-        except Exception as error:
-            log.exception("tool %s raised in call %s", name, tool_call_id)
-            output, is_error = f"The tool failed: {type(error).__name__}.", True
-        self.tool_result(tool_call_id, output, is_error=is_error)
-        return output
+        return self.transcript.output_of(tool_call_id)
 
-    def cost(
-        self,
-        usd: float | None = None,
-        *,
-        model: str | None = None,
-        input_tokens: int = 0,
-        output_tokens: int = 0,
-        cache_read_tokens: int = 0,
-        cache_write_tokens: int = 0,
-        reasoning_tokens: int = 0,
-    ) -> None:
-        """Count a model call."""
-        usage = Usage(
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            cache_read_tokens=cache_read_tokens,
-            cache_write_tokens=cache_write_tokens,
-            reasoning_tokens=reasoning_tokens,
-        )
+    def _add_cost(self, usd: float | None, model: str | None, usage: Usage) -> None:
         cost = reported_costs.cost_of(usage, ROUTE, model=model, given_usd=usd) or Decimal(0)
         with self._lock:
             self.transcript.add_usage(usage)
