@@ -15,6 +15,7 @@ from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events import event_log
+from arkloop.shared.events.stored_events import StoredEvent, encode
 from arkloop.shared.events.types import (
     Event,
     RouteCost,
@@ -23,8 +24,6 @@ from arkloop.shared.events.types import (
     RunError,
     RunFailed,
     RunWaitingForInput,
-    StoredEvent,
-    encode,
 )
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import claims, commands, creation, endings

@@ -22,7 +22,8 @@ from arkloop.shared.billing.budget_limits import Limits
 from arkloop.shared.billing.budgets import Refused
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost
-from arkloop.shared.events import event_log, types
+from arkloop.shared.events import event_log
+from arkloop.shared.events.stored_events import encode
 from arkloop.shared.events.types import (
     Event,
     MessageCompleted,
@@ -180,7 +181,7 @@ class Trial:
 
     def _store(self, run: SpendingRun, *happened: Event, dice: random.Random | None = None) -> None:
         moment = times.now()
-        stored = [types.encode(run.last_seq + i, one, moment) for i, one in enumerate(happened, 1)]
+        stored = [encode(run.last_seq + i, one, moment) for i, one in enumerate(happened, 1)]
         with self._transaction(dice) as tx:
             event_log.store(tx, {run.id: stored})
         run.last_seq += len(stored)
@@ -194,7 +195,7 @@ class Trial:
         ending = Ending(
             claim=run.claim,
             state=RunState.COMPLETED,
-            stored=[types.encode(run.last_seq + 1, last, times.now())],
+            stored=[encode(run.last_seq + 1, last, times.now())],
             totals=used,
             has_reservation=True,
         )

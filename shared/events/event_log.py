@@ -16,6 +16,7 @@ from uuid import UUID
 from redis.exceptions import ResponseError
 from sqlalchemy import Connection, func, select
 
+from arkloop.shared.events.stored_events import StoredEvent, encode
 from arkloop.shared.events.types import (
     STREAMED_TYPES,
     Event,
@@ -23,8 +24,6 @@ from arkloop.shared.events.types import (
     MessageDelta,
     MessageReset,
     RunResumed,
-    StoredEvent,
-    encode,
 )
 from arkloop.shared.storage import keys
 from arkloop.shared.storage.arrays import TextArray, plain_array

@@ -1,45 +1,18 @@
-"""Every type of event a run can have, and the one place where events are encoded.
+"""Every type of event a run can have.
 
-The wire form is `{"seq": …, "type": …, "data": {…}, "created_at": …}`.
 A new type is a class here; its fields are the keys of `data`. Fields that are
 None where the contract says optional are left out.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-from arkloop.shared.events.plain import clean, plain
 from arkloop.shared.events.usage import Usage
-from arkloop.shared.times import rfc3339
 
 TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})
 STEP_TYPES = frozenset({"message.completed", "tool.result"})
-
-
-class StoredEvent(NamedTuple):
-    """A numbered event; `payload` is its JSON text, the same bytes for everyone."""
-
-    seq: int
-    type: str
-    payload: str
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return len(self.payload if self.payload.isascii() else self.payload.encode())
-
-    @property
-    def is_terminal(self) -> bool:
-        return self.type in TERMINAL_TYPES
-
-    @property
-    def ends_step(self) -> bool:
-        """True if a crash after this event resumes after it."""
-        return self.type in STEP_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,18 +356,3 @@ Event = (
     | RunFailed
     | RunCancelled
 )
-
-_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-
-
-def encode(seq: int, event: Event, created_at: datetime) -> StoredEvent:
-    """Number and encode an event; the text never contains a line break, NUL or surrogate."""
-    # Nine of ten events are pieces of text, of one field each: made by hand in a third of the time.
-    if isinstance(event, MessageDelta | MessageThinking):
-        data = f'{{"content":{_JSON.encode(clean(event.content))}}}'
-    else:
-        data = _JSON.encode(plain(event))
-    payload = (
-        f'{{"seq":{seq},"type":"{event.type}","data":{data},"created_at":"{rfc3339(created_at)}"}}'
-    )
-    return StoredEvent(seq, event.type, payload)

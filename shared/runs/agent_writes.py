@@ -23,7 +23,8 @@ from arkloop.shared.claim import Claim
 from arkloop.shared.errors import InvalidRequest, OutdatedFence, RunNotFound, SequenceConflict
 from arkloop.shared.events import event_log, types
 from arkloop.shared.events.plain import clean
-from arkloop.shared.events.types import Event, RouteCost, RunError, StoredEvent
+from arkloop.shared.events.stored_events import StoredEvent, encode
+from arkloop.shared.events.types import Event, RouteCost, RunError
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import agent_limits, agent_queue, checkpoints, endings, sub_runs
 from arkloop.shared.runs.agent_claims import persona_of
@@ -115,9 +116,7 @@ class _Held:
             event_log.store(self.tx, {self.id: self.number(happened)})
 
     def number(self, happened: Sequence[Event]) -> list[StoredEvent]:
-        stored = [
-            types.encode(self.last_seq + i, event, self.now) for i, event in enumerate(happened, 1)
-        ]
+        stored = [encode(self.last_seq + i, event, self.now) for i, event in enumerate(happened, 1)]
         self.last_seq += len(stored)
         return stored
 

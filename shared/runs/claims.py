@@ -29,7 +29,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events import event_log, types
-from arkloop.shared.events.types import Event, StoredEvent, ToolResult
+from arkloop.shared.events.stored_events import StoredEvent, encode
+from arkloop.shared.events.types import Event, ToolResult
 from arkloop.shared.runs import pending_calls
 from arkloop.shared.runs.states import ResultSource, RunState
 from arkloop.shared.runs.transitions import MAX_CRASHES, Totals, awaiting_runs, queued
@@ -155,7 +156,7 @@ def _claim_resumed(
             *answers.get(row.run_id, ()),
         ]
         first = last_seqs.get(row.run_id, 0) + 1
-        stored = [types.encode(first + i, e, row.claimed_at) for i, e in enumerate(opening)]
+        stored = [encode(first + i, e, row.claimed_at) for i, e in enumerate(opening)]
         happened[row.run_id] = stored
         claims[row.run_id] = _claim_of(row, last_seq=stored[-1].seq)
     event_log.store(tx, happened)
@@ -171,7 +172,7 @@ def _claim_queued(
     are_new: bool,
     have_agent: bool,
 ) -> Sequence[Row[Any]]:
-    started = types.encode(1, _STARTED, EPOCH)
+    started = encode(1, _STARTED, EPOCH)
     return tx.sql.exec_driver_sql(
         _CLAIM,
         {

@@ -19,7 +19,8 @@ from arkloop.shared.billing.credits import credits_of
 from arkloop.shared.claim import Claim
 from arkloop.shared.events import event_log, types
 from arkloop.shared.events.plain import clean
-from arkloop.shared.events.types import RunError, StoredEvent
+from arkloop.shared.events.stored_events import StoredEvent
+from arkloop.shared.events.types import RunError
 from arkloop.shared.events.usage import TOKEN_FIELDS
 from arkloop.shared.runs import interrupted_calls, sub_runs
 from arkloop.shared.runs.states import RunState

@@ -22,7 +22,8 @@ from arkloop.shared.catalog.personas import DEFAULT_PERSONA, Persona
 from arkloop.shared.config import InvalidSettings
 from arkloop.shared.errors import PersonaNotFound
 from arkloop.shared.events import event_log, types
-from arkloop.shared.events.types import RouteCost, StoredEvent
+from arkloop.shared.events.stored_events import StoredEvent
+from arkloop.shared.events.types import RouteCost
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import overrides
 from arkloop.shared.runs.transitions import Totals

@@ -9,7 +9,8 @@ from typing import Any
 
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events import types
-from arkloop.shared.events.types import ProviderState, StoredEvent
+from arkloop.shared.events.stored_events import StoredEvent
+from arkloop.shared.events.types import ProviderState
 from arkloop.shared.runs import approvals, form_replies
 from arkloop.shared.runs.approvals import ApprovalReply
 from arkloop.worker.agent import structured_output

@@ -12,7 +12,8 @@ from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import event_log, types
-from arkloop.shared.events.types import ContextCompacted, Event, StoredEvent, ToolResult
+from arkloop.shared.events.stored_events import StoredEvent
+from arkloop.shared.events.types import ContextCompacted, Event, ToolResult
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import claims, input_requests, interrupted_calls
 from arkloop.shared.runs.states import ResultSource

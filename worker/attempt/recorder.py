@@ -11,7 +11,8 @@ from arkloop.shared import fault_points, ids, times
 from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import event_log, types
 from arkloop.shared.events.plain import clean
-from arkloop.shared.events.types import Event, RunError, StoredEvent
+from arkloop.shared.events.stored_events import StoredEvent
+from arkloop.shared.events.types import Event, RunError
 from arkloop.shared.runs import claims, endings
 from arkloop.shared.runs.endings import Ending
 from arkloop.shared.runs.states import ResultSource, RunState

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, select
 from arkloop.shared import fault_points
 from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import event_log
-from arkloop.shared.events.types import StoredEvent
+from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.storage.arrays import plain_array
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import runs

@@ -16,13 +16,13 @@ from sqlalchemy import Connection, Row, func, or_, select
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.claim import Claim
 from arkloop.shared.events import event_log
+from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import (
     ContextCompacted,
     MessageReset,
     RunCost,
     RunLimitReached,
     RunSettingsDropped,
-    StoredEvent,
 )
 from arkloop.shared.runs import claims
 from arkloop.shared.storage.arrays import plain_array

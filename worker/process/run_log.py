@@ -9,14 +9,13 @@ from uuid import UUID
 
 from arkloop.shared import times
 from arkloop.shared.errors import LeaseLost
+from arkloop.shared.events.stored_events import StoredEvent, encode
 from arkloop.shared.events.types import (
     Event,
     MessageDelta,
     MessageReset,
     MessageThinking,
-    StoredEvent,
     ToolCallDelta,
-    encode,
 )
 from arkloop.worker.contract.outcomes import LimitExceeded
 from arkloop.worker.contract.stop_signal import StopSignal

@@ -10,6 +10,7 @@ from typing import Any
 from arkloop.shared import times
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.events import types
+from arkloop.shared.events.stored_events import encode
 from arkloop.shared.events.types import ContextCompacted, Event, RouteCost, ToolResult
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs.transitions import Totals
@@ -104,7 +105,7 @@ class MemoryRun:
         first = len(self.events) + 1
         for event in events:
             seq = len(self.events) + 1
-            self.events.append(json.loads(types.encode(seq, event, times.now()).payload))
+            self.events.append(json.loads(encode(seq, event, times.now()).payload))
             if isinstance(event, ToolResult):
                 whole = self._whole_outputs.get(event.tool_call_id, event.output)
                 self._results[str(seq)] = whole

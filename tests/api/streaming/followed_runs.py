@@ -13,7 +13,8 @@ from arkloop.api.streaming.stream_hub import StreamHub
 from arkloop.api.streaming.watch import Watch
 from arkloop.shared.claim import Claim
 from arkloop.shared.events import event_log
-from arkloop.shared.events.types import MessageDelta, StoredEvent
+from arkloop.shared.events.stored_events import StoredEvent
+from arkloop.shared.events.types import MessageDelta
 from tests.stored_runs import StoredRuns
 
 

@@ -14,7 +14,8 @@ from sqlalchemy import delete
 from arkloop.api.streaming import page_reader, sse, stream_pages
 from arkloop.api.streaming.stream_pages import Page
 from arkloop.shared.errors import EventsLost
-from arkloop.shared.events.types import MessageDelta, StoredEvent, encode
+from arkloop.shared.events.stored_events import StoredEvent, encode
+from arkloop.shared.events.types import MessageDelta
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.events import run_events
 from tests.api.streaming.followed_runs import FollowedRun, read_by_httpx_sse

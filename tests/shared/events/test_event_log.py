@@ -7,12 +7,12 @@ from sqlalchemy import select
 
 from arkloop.shared.events import event_log
 from arkloop.shared.events.event_log import open_events, text_of
+from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import (
     MessageCompleted,
     MessageDelta,
     MessageReset,
     MessageThinking,
-    StoredEvent,
 )
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs.states import RunState

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arkloop.shared.events.plain import clean, money
+from arkloop.shared.events.stored_events import encode
 from arkloop.shared.events.types import (
     TERMINAL_TYPES,
     Event,
@@ -25,7 +26,6 @@ from arkloop.shared.events.types import (
     RunFailed,
     RunWaitingForInput,
     ToolCallRequested,
-    encode,
 )
 from arkloop.shared.events.usage import Usage
 

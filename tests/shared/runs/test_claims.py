@@ -13,6 +13,7 @@ import pytest
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events import types
+from arkloop.shared.events.stored_events import encode
 from arkloop.shared.events.types import RunCancelled, RunCompleted, RunError, ToolResult
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import claims, input_requests
@@ -421,7 +422,7 @@ def test_the_first_event_is_of_the_form_of_all_others(stored: StoredRuns) -> Non
     assert claim is not None
     started = types.RunStarted(claim.persona_id, claim.route_id, model, {})
     assert model == claim.model
-    expected = types.encode(1, started, claim.claimed_at)
+    expected = encode(1, started, claim.claimed_at)
     assert [json.loads(expected.payload)] == [json.loads(e.payload) for e in stored.events(run_id)]
     assert [len(expected.payload)] == [len(event.payload) for event in stored.events(run_id)]
     assert stored.published(run_id) == stored.events(run_id)

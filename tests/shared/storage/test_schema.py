@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from arkloop.cli.main import main
 from arkloop.shared.events import types
+from arkloop.shared.events.stored_events import encode
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage import schema
 from arkloop.shared.times import EPOCH
@@ -207,7 +208,7 @@ def test_an_upgrade_counts_only_attempts_after_a_lost_worker(older: Engine) -> N
             (answered, 2, "input"),
             (answered, 3, "deploy"),
         ):
-            payload = types.encode(seq, types.RunResumed(seq, reason), EPOCH).payload
+            payload = encode(seq, types.RunResumed(seq, reason), EPOCH).payload
             sql.execute(
                 text("INSERT INTO run_events VALUES (:id, :seq, 'run.resumed', :payload)"),
                 {"id": run_id, "seq": seq, "payload": payload},

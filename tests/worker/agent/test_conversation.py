@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from arkloop.shared.events import types
-from arkloop.shared.events.types import Event, StoredEvent, encode
+from arkloop.shared.events.stored_events import StoredEvent, encode
+from arkloop.shared.events.types import Event
 from arkloop.shared.events.usage import Usage
 from arkloop.worker.agent.conversation import (
     lost_events_of,

@@ -10,7 +10,7 @@ import pytest
 
 from arkloop.shared import times
 from arkloop.shared.catalog import personas
-from arkloop.shared.events import types
+from arkloop.shared.events.stored_events import encode
 from arkloop.shared.events.tool_output import MAX_OUTPUT_BYTES, cut
 from arkloop.shared.events.types import (
     MessageCompleted,
@@ -476,4 +476,4 @@ def test_events_of_a_turn_can_be_encoded() -> None:
     run(agent_for({"tool": "none\x00", "args": {"a\ud800": ["\x00", 1.5, None]}}), context)
 
     [call] = [event for event in context.events if isinstance(event, ToolCallRequested)]
-    assert "tool.call" == types.encode(1, call, times.now()).type
+    assert "tool.call" == encode(1, call, times.now()).type

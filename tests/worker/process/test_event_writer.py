@@ -12,7 +12,8 @@ from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events import event_log
 from arkloop.shared.events.event_log import open_events, text_of
-from arkloop.shared.events.types import MessageDelta, RunCompleted, RunCost, RunResumed, StoredEvent
+from arkloop.shared.events.stored_events import StoredEvent
+from arkloop.shared.events.types import MessageDelta, RunCompleted, RunCost, RunResumed
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import endings
 from arkloop.shared.runs.endings import Ending, Outcome

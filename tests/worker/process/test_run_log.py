@@ -8,13 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from arkloop.shared.events.types import (
-    MessageDelta,
-    MessageThinking,
-    RunCancelled,
-    RunResumed,
-    StoredEvent,
-)
+from arkloop.shared.events.stored_events import StoredEvent
+from arkloop.shared.events.types import MessageDelta, MessageThinking, RunCancelled, RunResumed
 from arkloop.shared.events.usage import Usage
 from arkloop.worker.contract.outcomes import CancelRequested, LimitExceeded
 from arkloop.worker.contract.stop_signal import StopSignal

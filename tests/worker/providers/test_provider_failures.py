@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from arkloop.shared.events import types
+from arkloop.shared.events.stored_events import encode
 from arkloop.shared.times import EPOCH
 from arkloop.worker.contract.messages import TextDelta, ThinkingDelta, ToolCall, TurnEnd
 from arkloop.worker.contract.outcomes import ProviderError, TooLarge
@@ -595,7 +596,7 @@ def test_arguments_that_cannot_be_written_down_are_text(provider: str, arguments
     assert isinstance(end, TurnEnd)
     call = end.tool_calls[-1 if provider == "anthropic" else 0]
     assert arguments == call.arguments
-    types.encode(1, types.ToolCallRequested("a", "f", call.arguments), EPOCH)
+    encode(1, types.ToolCallRequested("a", "f", call.arguments), EPOCH)
 
 
 def test_what_no_database_takes_is_replaced_in_arguments(provider: str) -> None:
