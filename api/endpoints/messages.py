@@ -33,7 +33,7 @@ class CreateMessage(Schema):
 def create_message(tx: Transaction, thread_id: UUID) -> Response:
     """Add a message; responds 201, also while a run is active, which does not see the message."""
     message = threads.add_message(tx, actor(), thread_id, **read_body(CreateMessage()))
-    return created(_shown(message), location=f"/v1/threads/{thread_id}/messages")
+    return created(shown(message), location=f"/v1/threads/{thread_id}/messages")
 
 
 @bp.get("/v1/threads/<id:thread_id>/messages")
@@ -52,13 +52,13 @@ def list_messages(thread_id: UUID) -> Response:
     return page(
         rows,
         args,
-        show=_shown,
+        show=shown,
         cursor_of=lambda row: ByPosition(row.position),
         oldest_first=True,
     )
 
 
-def _shown(row: Row[Any]) -> dict[str, Any]:
+def shown(row: Row[Any]) -> dict[str, Any]:
     return {
         "id": str(row.id),
         "org_id": str(row.org_id),

@@ -167,7 +167,7 @@ def _in_list(listed: Row[Any]) -> dict[str, Any]:
         "completed_at": _ended_as(run, "completed"),
         "failed_at": _ended_as(run, "failed"),
         "stop_reason": run["stop_reason"],
-        "error": _error(run),
+        "error": error_of(run),
         "created_by_user_id": str(run["created_by_user_id"]),
         "created_by_user_name": run["login"],
         "created_by_email": run["email"],
@@ -208,16 +208,13 @@ def shown_in_full(run: RowMapping) -> dict[str, Any]:
         "waiting_ms": waiting_ms,
         "pending_input": run["pending_input"],
         "steps": run["steps"],
-        "usage": {
-            **{n: run[n] for n in TOKEN_FIELDS if run[n] or n not in RARE_TOKEN_FIELDS},
-            "source": run["usage_source"],
-        },
+        "usage": usage_of(run),
         "cost_usd": money(run["cost_usd"]),
         "tree_cost_usd": money(run["tree_cost_usd"]),
         "stop_reason": run["stop_reason"],
         "message_id": run["message_id"] and str(run["message_id"]),
         "output": _output(run),
-        "error": _error(run),
+        "error": error_of(run),
     }
 
 
@@ -225,7 +222,12 @@ def _id_or_none(id_: UUID | None) -> str | None:
     return None if id_ is None else str(id_)
 
 
-def _error(run: RowMapping) -> dict[str, Any] | None:
+def usage_of(run: RowMapping) -> dict[str, Any]:
+    tokens = {n: run[n] for n in TOKEN_FIELDS if run[n] or n not in RARE_TOKEN_FIELDS}
+    return {**tokens, "source": run["usage_source"]}
+
+
+def error_of(run: RowMapping) -> dict[str, Any] | None:
     if run["error_code"] is None:
         return None
     return {

@@ -132,7 +132,11 @@ def page(
     entries = "[" + ",".join(reversed(shown) if oldest_first else shown) + "]"
     body = entries if about is None else f'{_JSON.encode(about)[:-1]},"entries":{entries}}}'
     response = Response(body + "\n", mimetype="application/json")
-    following = cursor_of(rows[len(shown) - 1]) if len(rows) > len(shown) else end
+    return with_next(response, cursor_of(rows[len(shown) - 1]) if len(rows) > len(shown) else end)
+
+
+def with_next(response: Response, following: tuple[Any, ...] | None) -> Response:
+    """Name the next page in the headers of a page, unless it is the last one."""
     if following is not None:
         cursor = _encode(following)
         query = urlencode({**request.args.to_dict(), "before": cursor})

@@ -14,7 +14,7 @@ from arkloop.shared.accounts import accounts
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.events import event_log
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import claims, queries, revocations, sweep
+from arkloop.shared.runs import claims, queries, revocations, sweep, timeline
 from arkloop.shared.runs.states import STATUSES
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import runs as runs_table
@@ -141,6 +141,28 @@ def test_a_page_of_messages(
 
     Plans(connections, first).check({"pk_threads", "uq_runs_unended_thread_id"})
     Plans(connections, second).check({"uq_messages_thread_id_position"})
+
+
+@pytest.mark.parametrize("before", [None, 50])
+def test_a_page_of_a_timeline(
+    connections: Connections, written: History, actor: Actor, before: int | None
+) -> None:
+    """Places, runs and messages are read by indexes, and of events those of the page's runs."""
+    assert written.largest_thread is not None
+    largest = written.largest_thread
+    place = None if before is None else timeline.Place(before)
+
+    _, places, of_runs, of_messages, events = sent(
+        connections, lambda sql: timeline.read(sql, actor, largest, limit=20, before=place)
+    )
+
+    Plans(connections, places).check(
+        {"uq_messages_thread_id_position", "ix_runs_thread_id_position"}
+    )
+    indexes = {"pk_runs", "pk_run_events", "ix_messages_run_id", "ix_runs_thread_id_position"}
+    assert indexes == Plans(connections, of_runs).indexes()
+    assert {"pk_messages"} == Plans(connections, of_messages).indexes()
+    assert {"pk_run_events"} == Plans(connections, events).indexes()
 
 
 def test_a_run_and_its_last_event(connections: Connections, written: History, actor: Actor) -> None:
