@@ -23,13 +23,15 @@ from arkloop.shared.security.signatures import signed_headers
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.messages import ToolSpec
-from arkloop.worker.http_tools import exchange, results
-from arkloop.worker.http_tools.exchange import Lost, NotSent, Response
+from arkloop.worker.http import exchange
+from arkloop.worker.http.exchange import Lost, NotSent, Response
+from arkloop.worker.http_tools import results
 from arkloop.worker.tools import CallInfo, Tool, ToolFailed
 
 log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 1_048_576
+MAX_RESPONSE_BYTES = 1_048_576
 #: A call keeps its time itself; one that does not is abandoned after this.
 GRACE_SECONDS = 2.0
 #: Seconds before each repetition of a request, at most.
@@ -139,12 +141,13 @@ class _Call:
             self._secrets, self._info.idempotency_key, int(time.time()), self._body
         )
         return exchange.post(
-            context,
+            context.aborting,
             self._row.url,
             self._policy,
             {**self._headers, **self._info.headers(), **signature},
             self._body,
             max(0.001, self._ends - time.monotonic()),
+            most_bytes=MAX_RESPONSE_BYTES,
         )
 
 

@@ -17,7 +17,8 @@ from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.outcomes import CancelRequested
 from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.http_tools import exchange, tools
+from arkloop.worker.http import exchange
+from arkloop.worker.http_tools import tools
 from arkloop.worker.http_tools.tools import tools_of
 from arkloop.worker.tools import CallInfo, ResultPending, Tool, ToolFailed
 from tests.clients import User

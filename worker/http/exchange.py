@@ -1,20 +1,20 @@
-"""The HTTP request of a tool call, and its response.
+"""A POST to an address that an org has chosen, and its response.
 
-Each request has a connection of its own: whether the tool may have got it is then certain, and a
-cancel closes nothing but this call.
+Each request has a connection of its own: whether the server may have got it is then certain, and a
+cancel closes nothing but this request.
 """
 
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import httpcore2
 
 from arkloop.shared.security import egress
 from arkloop.shared.security.egress import CheckedUrl, Policy
-from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.http.checked_http import CheckedBackend, ssl_context, tls_failure
 
-MAX_RESPONSE_BYTES = 1_048_576
 CONNECT_SECONDS = 5.0
 
 LATE = "The server did not respond in time."
@@ -38,7 +38,7 @@ class Lost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The response of a tool; one with a `problem`, a sentence, has no usable body."""
+    """The response of a server; one with a `problem`, a sentence, has no usable body."""
 
     status: int
     content_type: str = ""
@@ -47,20 +47,26 @@ class Response:
     problem: str | None = None
 
 
+#: Calls its argument as soon as somebody gives the block up.
+Aborting = Callable[[Callable[[], None]], AbstractContextManager[None]]
+
+
 def post(
-    context: ToolContext,
+    aborting: Aborting,
     url: str,
     policy: Policy,
     headers: dict[str, str],
     body: bytes,
     seconds: float,
+    *,
+    most_bytes: int,
 ) -> Response:
-    """Send a POST to a checked address, without following redirects.
+    """Send a POST to a checked address, without following redirects; read `most_bytes` at most.
 
     Raises:
         NotSent: the address is forbidden, or connecting failed.
         Lost: no valid response arrived within `seconds`.
-        StopRun, LeaseLost: the run has to stop; the connection is closed.
+        StopRun, LeaseLost: as `aborting` says; the connection is closed.
     """
     try:
         target = egress.check_url(url, policy)
@@ -76,10 +82,10 @@ def post(
     # A server can stay busy below every time-out of a single read; this ends all of them.
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
-    with context.aborting(backend.cut):
+    with aborting(backend.cut):
         timer.start()
         try:
-            response = _response(target, backend, headers, body, seconds)
+            response = _response(target, backend, headers, body, seconds, most_bytes)
             if late.is_set():  # a body of no stated length that was cut is just over
                 raise Lost(LATE)
             return response
@@ -102,6 +108,7 @@ def _response(
     headers: dict[str, str],
     body: bytes,
     seconds: float,
+    most_bytes: int,
 ) -> Response:
     path = target.path + (f"?{target.query}" if target.query else "")
     timeout = {"connect": min(CONNECT_SECONDS, seconds), "read": seconds, "write": seconds}
@@ -138,8 +145,8 @@ def _response(
         content = bytearray()
         for chunk in response.iter_stream():
             content += chunk
-            if len(content) > MAX_RESPONSE_BYTES:
-                problem = f"The response is longer than {MAX_RESPONSE_BYTES} bytes."
+            if len(content) > most_bytes:
+                problem = f"The response is longer than {most_bytes} bytes."
                 return Response(response.status, problem=problem)
         content_type = found.get(b"content-type", "")
         return Response(response.status, content_type, bytes(content), found.get(b"retry-after"))
