@@ -28,6 +28,7 @@ from arkloop.api.endpoints import (
     tool_workers,
     tools,
     usage,
+    webhook_endpoints,
 )
 from arkloop.api.http import allowed_hosts, errors, headers
 from arkloop.api.http.path_ids import IdConverter
@@ -71,6 +72,7 @@ BLUEPRINTS = (
     mcp_configs.bp,
     tools.bp,
     tool_workers.bp,
+    webhook_endpoints.bp,
 )
 
 

@@ -8,8 +8,9 @@ from arkloop.shared.fault_points import POINTS
 from chaos.system.member import Member, wait_until
 from chaos.trial import Trial
 
-#: The load has no run that waits for results from outside; `make client-tools` kills at these.
-_BESIDE_THE_LOAD = ("worker.before_park", "worker.parked")
+#: The load has no run that waits for results from outside, and no webhooks; `make client-tools` and
+#: `make webhooks` kill at these.
+_BESIDE_THE_LOAD = ("worker.before_park", "worker.parked", "worker.webhook_sent")
 KILL_POINTS = [
     name for name in POINTS if name.startswith("worker.") and name not in _BESIDE_THE_LOAD
 ]

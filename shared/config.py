@@ -54,6 +54,12 @@ class Settings:
     stream_ttl_seconds: int = 600  # how long Redis keeps the stream of an ended run
     sse_ping_seconds: float = 10.0
     retention_days: int = 90
+    #: The pauses between the attempts of a delivery, in seconds; the last attempt comes after their
+    #: sum.
+    webhook_retry_seconds: tuple[float, ...] = (
+        *(5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400),
+    )
+    webhook_timeout_seconds: float = 15.0  # of one attempt
     database_pool_size: int = 10  # connections of one process
     worker_concurrency: int = 200  # runs that one worker process executes at a time
     run_output_mib: int = 64  # what all the events of one run may have together
@@ -144,6 +150,8 @@ class _Reader:
             "allowed_hosts": tuple(map(str.lower, hosts)),
             "path_prefix": self._path_prefix("ARKLOOP_PATH_PREFIX"),
             "plugins": self._folders("ARKLOOP_PLUGINS"),
+            "webhook_retry_seconds": self._pauses("ARKLOOP_WEBHOOK_RETRY_SECONDS")
+            or Settings.webhook_retry_seconds,
             "routes_file": self._text("ARKLOOP_ROUTES"),
             "s3_endpoint_url": self._endpoint("ARKLOOP_S3_ENDPOINT_URL"),
             "local_context_tokens": self._whole_number("ARKLOOP_LOCAL_CONTEXT_TOKENS", 0, 1)
@@ -260,6 +268,11 @@ class _Reader:
             self.problems.append(f"{name}: must be {' or '.join(sorted(choices))}, is {value!r}")
             return choices[0]
         return value
+
+    def _pauses(self, name: str) -> tuple[float, ...]:
+        form, meaning = r"[0-9]{1,6}(\.[0-9]{1,3})?", "a number of seconds"
+        pauses = self._list(name, form, meaning)
+        return () if self.problems else tuple(map(float, pauses))
 
     def _list(self, name: str, form: str, meaning: str) -> tuple[str, ...]:
         parts = self._parts(name)

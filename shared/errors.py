@@ -18,7 +18,9 @@ ArkloopError
 │   ├── McpToolNotFound         mcp_configs.tool_not_found
 │   ├── ToolNotFound            tools.not_found
 │   ├── WorkerCallNotFound      tool_workers.call_not_found
-│   └── WorkerToolNotFound      tool_workers.tool_not_found
+│   ├── WorkerToolNotFound      tool_workers.tool_not_found
+│   ├── WebhookEndpointNotFound webhook_endpoints.not_found
+│   └── WebhookDeliveryNotFound webhook_endpoints.delivery_not_found
 ├── BadRequest                  http.bad_request
 ├── MethodNotAllowed            http.method_not_allowed
 ├── RequestTimeout              http.request_timeout
@@ -41,6 +43,7 @@ ArkloopError
 │   ├── SequenceConflict        agent_workers.sequence_conflict
 │   ├── StaleCall               tool_workers.stale_call
 │   ├── WorkerToolsUnknown      tool_workers.tools_unknown
+│   ├── WebhookEndpointDisabled webhook_endpoints.disabled
 │   ├── IdempotencyConflict     idempotency.conflict
 │   └── IdempotencyInProgress   idempotency.in_progress
 ├── EventsLost                  runs.events_lost
@@ -165,6 +168,16 @@ class WorkerCallNotFound(NotFound):
 class WorkerToolNotFound(NotFound):
     code = "tool_workers.tool_not_found"
     message = "No worker of this pool has registered such a tool."
+
+
+class WebhookEndpointNotFound(NotFound):
+    code = "webhook_endpoints.not_found"
+    message = "Webhook endpoint not found."
+
+
+class WebhookDeliveryNotFound(NotFound):
+    code = "webhook_endpoints.delivery_not_found"
+    message = "Webhook delivery not found."
 
 
 class BadRequest(ArkloopError):
@@ -294,6 +307,11 @@ class StaleCall(Conflict):
 class WorkerToolsUnknown(Conflict):
     code = "tool_workers.tools_unknown"
     message = "This server does not know the tools with this hash; send `tools` again."
+
+
+class WebhookEndpointDisabled(Conflict):
+    code = "webhook_endpoints.disabled"
+    message = "The webhook endpoint is disabled; enable it first."
 
 
 class IdempotencyConflict(Conflict):

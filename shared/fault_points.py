@@ -32,6 +32,7 @@ POINTS = {
     "worker.before_end": "before the commit that ends the run",
     "worker.ended": "after that commit, before Redis has its events",
     "worker.task_done": "after everything",
+    "worker.webhook_sent": "a receiver has responded to a webhook, which is not recorded yet",
 }
 
 

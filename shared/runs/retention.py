@@ -1,4 +1,4 @@
-"""The deletion of what is too old: runs with their events, stored responses, dead workers.
+"""The deletion of what is too old: runs with their events, responses, deliveries, dead workers.
 
 A run goes in two steps. Its row goes first, and with it everything by which
 anybody could reach it: requests get 404, and a trigger notes its id in
@@ -13,6 +13,7 @@ from datetime import timedelta
 from sqlalchemy import delete, exists, func, literal_column, select
 
 from arkloop.shared.billing import spending
+from arkloop.shared.delivery import deliveries
 from arkloop.shared.storage import idempotency
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.sql_files import statement
@@ -40,7 +41,13 @@ def forget(connections: Connections) -> None:
     Raises:
         Unavailable: Postgres is out of reach.
     """
-    for forget_some in (_forget_runs, _collect_events, _forget_answers, _forget_workers):
+    for forget_some in (
+        _forget_runs,
+        _collect_events,
+        _forget_answers,
+        deliveries.forget,
+        _forget_workers,
+    ):
         for _ in range(BITS_OF_A_PASS):
             with connections.transaction() as tx:
                 if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(_LOCK_KEY))):

@@ -136,6 +136,8 @@ def _carry_out(process: WorkerProcess, active: ActiveRun, claim: Claim) -> Outco
     if not is_recorded:  # a cancel was accepted first
         outcome = Cancelled()
         recorder.record(outcome)
+    if isinstance(outcome, Completed | Failed | Cancelled | Waiting):
+        process.webhooks.wake(claim.org_id)
     if run.may_have_sub_runs and isinstance(outcome, Completed | Failed | Cancelled):
         delegating.cancel_left(process, run)
     if isinstance(outcome, Failed):

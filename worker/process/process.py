@@ -39,6 +39,7 @@ from arkloop.worker.process.history_loader import HistoryLoader
 from arkloop.worker.process.lease import Lease
 from arkloop.worker.process.route_limits import RouteLimits
 from arkloop.worker.process.worker_calls import WorkerCalls
+from arkloop.worker.webhooks.sender import WebhookSender
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ class WorkerProcess:
         self._signals = signals.SignalListener(
             self.connections, self.worker_id, self.active_runs, self._on_signal
         )
+        self.webhooks = WebhookSender(self.connections, self.draining)
         self._sweep = sweep.start(self.connections)
         BackgroundLoop("deadlines", self._enforce_deadlines, seconds=0.25)
         threading.Thread(target=self._hand_over, name="drain", daemon=True).start()

@@ -1,0 +1,1 @@
+"""Webhooks: the endpoints of an org, and what is delivered to them."""

@@ -1,0 +1,231 @@
+"""Deliveries: an event for one endpoint each, until it is delivered or dead.
+
+    pending ──attempt──▶ delivered | dead | pending, after a pause
+    dead, delivered ──replay──▶ pending
+
+A trigger of the database inserts those of a run's events, in the transaction of the event. A
+process that makes an attempt has a lease on the delivery meanwhile; if it dies, another one repeats
+the attempt when the lease is over. So an event arrives at least once, always under the same id.
+"""
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, delete, func, literal_column, select, text, update
+
+from arkloop.shared.config import Settings
+from arkloop.shared.delivery import endpoints
+from arkloop.shared.errors import WebhookDeliveryNotFound, WebhookEndpointDisabled
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.arrays import TextArray, plain_array
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.pages import Place, after, newest
+from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.delivery import webhook_deliveries
+
+TEST_TYPE = "webhook.test"
+STATES = ("pending", "delivered", "dead")
+
+#: A process that makes an attempt has this long, in addition to the time of the attempt.
+LEASE_MARGIN_SECONDS = 15.0
+#: Pauses are longer by up to this part, so that what failed together is not repeated together.
+JITTER = 0.25
+#: An endpoint that has failed for this long and responds again gets at once what waits for it.
+STEADY_SECONDS = 5.0
+#: Longer than any month: the event of a budget is not repeated in the same one.
+RETENTION_DAYS = 35
+REPLAYED_AT_ONCE = 1_000
+FORGOTTEN_AT_ONCE = 1_000
+
+_CLAIM = statement(__package__, "claim")
+_RECORD = statement(__package__, "record")
+#: Literal texts: Postgres finds a partial index by nothing else.
+_IS_STATE = {state: text(f"state = '{state}'") for state in STATES}
+_SHOWN = [c for c in webhook_deliveries.c if c.name not in ("data", "ordered_by", "leased_until")]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The result of an attempt: the response's status, or an error without one."""
+
+    delivery_id: UUID
+    number: int
+    response_status: int | None = None
+    error: str | None = None
+
+    @property
+    def is_delivered(self) -> bool:
+        return self.response_status is not None and 200 <= self.response_status < 300
+
+    @property
+    def is_gone(self) -> bool:
+        """True if the receiver does not want any more deliveries, ever."""
+        return self.response_status == 410
+
+
+# ---- for the admin of an org ---------------------------------------------------------
+
+
+def list_(
+    sql: Connection,
+    org_id: UUID,
+    endpoint_id: UUID,
+    *,
+    limit: int,
+    before: Place | None,
+    state: str | None = None,
+) -> list[Row[Any]]:
+    """List deliveries to an endpoint, without their data, newest first.
+
+    Raises:
+        WebhookEndpointNotFound
+    """
+    endpoints.find(sql, org_id, endpoint_id)
+    query = select(*_SHOWN).where(webhook_deliveries.c.endpoint_id == endpoint_id)
+    if state is not None:
+        query = query.where(_IS_STATE[state])
+    page = newest(query, webhook_deliveries, limit=limit, is_deep=before is not None)
+    return list(sql.execute(page, after(before)))
+
+
+def find(sql: Connection, org_id: UUID, endpoint_id: UUID, delivery_id: UUID) -> Row[Any]:
+    """Find a delivery with its data.
+
+    Raises:
+        WebhookEndpointNotFound, WebhookDeliveryNotFound
+    """
+    endpoints.find(sql, org_id, endpoint_id)
+    columns = [*_SHOWN, webhook_deliveries.c.data]
+    is_one = webhook_deliveries.c.id == delivery_id
+    of_endpoint = webhook_deliveries.c.endpoint_id == endpoint_id
+    row = sql.execute(select(*columns).where(is_one, of_endpoint)).one_or_none()
+    if row is None:
+        raise WebhookDeliveryNotFound()
+    return row
+
+
+def test(tx: Transaction, org_id: UUID, endpoint_id: UUID) -> Row[Any]:
+    """Queue a delivery of `TEST_TYPE`, whatever the endpoint subscribes to.
+
+    Raises:
+        WebhookEndpointNotFound, WebhookEndpointDisabled
+    """
+    if not endpoints.find(tx.sql, org_id, endpoint_id).is_enabled:
+        raise WebhookEndpointDisabled()
+    delivery_id = new_id()
+    tx.sql.execute(
+        webhook_deliveries.insert().values(
+            id=delivery_id,
+            endpoint_id=endpoint_id,
+            org_id=org_id,
+            type=TEST_TYPE,
+            ordered_by=delivery_id,
+            seq=1,
+            data=f'{{"endpoint_id": "{endpoint_id}"}}',
+        )
+    )
+    return find(tx.sql, org_id, endpoint_id, delivery_id)
+
+
+def replay(
+    tx: Transaction, org_id: UUID, endpoint_id: UUID, delivery_ids: Collection[UUID] | None = None
+) -> int:
+    """Deliver again: these, or the dead ones, oldest first and `REPLAYED_AT_ONCE` at most.
+
+    Each begins anew, under the id that it has. Returns how many there are; pending ones are made
+    due.
+
+    Raises:
+        WebhookEndpointNotFound
+        WebhookDeliveryNotFound: one of these is none of the endpoint's.
+    """
+    endpoints.find(tx.sql, org_id, endpoint_id)
+    of_endpoint = webhook_deliveries.c.endpoint_id == endpoint_id
+    chosen = select(webhook_deliveries.c.id).where(of_endpoint)
+    if delivery_ids is None:
+        chosen = chosen.where(_IS_STATE["dead"]).order_by(
+            webhook_deliveries.c.created_at, webhook_deliveries.c.id
+        )
+        chosen = chosen.limit(literal_column(str(REPLAYED_AT_ONCE)))
+    else:
+        chosen = chosen.where(webhook_deliveries.c.id.in_(delivery_ids))
+    found = tx.sql.scalars(chosen.with_for_update()).all()
+    if delivery_ids is not None and len(found) < len(set(delivery_ids)):
+        raise WebhookDeliveryNotFound()
+    begun_anew = {"state": "pending", "attempts": 0, "tried_since": None, "delivered_at": None}
+    tx.sql.execute(
+        update(webhook_deliveries)
+        .where(webhook_deliveries.c.id.in_(found))
+        .values(**begun_anew, due_at=func.now())
+    )
+    return len(found)
+
+
+# ---- for workers ---------------------------------------------------------------------
+
+
+def claim(
+    tx: Transaction, *, room: int, most_per_endpoint: int, busy: Mapping[UUID, int]
+) -> Sequence[Row[Any]]:
+    """Begin attempts of at most `room` deliveries that are due, in one statement.
+
+    `busy` has the attempts that this process is making, by endpoint. Each row has the delivery's
+    id, type, data and attempt, and the endpoint's address and sealed secrets.
+    """
+    settings = tx.connections.settings
+    return tx.sql.exec_driver_sql(
+        _CLAIM,
+        {
+            "room": room,
+            "most": most_per_endpoint,
+            "busy_ids": plain_array(busy),
+            "busy": plain_array(busy.values()),
+            "lease_seconds": settings.webhook_timeout_seconds + LEASE_MARGIN_SECONDS,
+        },
+    ).all()
+
+
+def record(tx: Transaction, attempts: Sequence[Attempt]) -> None:
+    """Record the results of attempts, in one statement."""
+    settings = tx.connections.settings
+    tx.sql.exec_driver_sql(
+        _RECORD,
+        {
+            "ids": plain_array(one.delivery_id for one in attempts),
+            "attempts": plain_array(one.number for one in attempts),
+            "are_delivered": plain_array(one.is_delivered for one in attempts),
+            "are_gone": plain_array(one.is_gone for one in attempts),
+            "statuses": plain_array(one.response_status for one in attempts),
+            "errors": TextArray(one.error for one in attempts),
+            "pauses": plain_array(_pause(settings, one.number) for one in attempts),
+            "window_seconds": sum(settings.webhook_retry_seconds),
+            "steady_seconds": STEADY_SECONDS,
+        },
+    )
+
+
+def _pause(settings: Settings, attempt: int) -> float:
+    pauses = settings.webhook_retry_seconds
+    return pauses[min(attempt, len(pauses)) - 1] * random.uniform(1, 1 + JITTER)
+
+
+# ---- for the sweep -------------------------------------------------------------------
+
+
+def forget(tx: Transaction) -> bool:
+    """Delete deliveries beyond the retention, pending ones, too; returns whether more are left."""
+    old = (
+        select(webhook_deliveries.c.id)
+        .where(
+            webhook_deliveries.c.created_at
+            < func.now() - func.make_interval(0, 0, 0, RETENTION_DAYS)
+        )
+        .order_by(webhook_deliveries.c.created_at)
+        .limit(literal_column(str(FORGOTTEN_AT_ONCE)))
+        .with_for_update(skip_locked=True)
+    )
+    gone = tx.sql.execute(delete(webhook_deliveries).where(webhook_deliveries.c.id.in_(old)))
+    return bool(gone.rowcount == FORGOTTEN_AT_ONCE)

@@ -1,0 +1,51 @@
+-- Claim deliveries that are due, a few of each endpoint, and begin an attempt of each.
+--
+-- The walk finds the endpoints that have anything pending, each by one look into an index: an
+-- endpoint with very many deliveries hides no other one. Of an endpoint this process makes at most
+-- so many attempts at a time (`most`; one of those that fail), `busy` are already in progress.
+-- A delivery has to wait for earlier ones of its run.
+WITH RECURSIVE pending AS (
+    (
+        SELECT endpoint_id FROM webhook_deliveries WHERE state = 'pending'
+        ORDER BY endpoint_id LIMIT 1
+    )
+    UNION ALL
+    SELECT (
+        SELECT d.endpoint_id FROM webhook_deliveries d
+        WHERE d.state = 'pending' AND d.endpoint_id > pending.endpoint_id
+        ORDER BY d.endpoint_id LIMIT 1
+    )
+    FROM pending WHERE pending.endpoint_id IS NOT NULL
+), busy AS (
+    SELECT unnest(%(busy_ids)s::uuid[]) AS endpoint_id, unnest(%(busy)s::integer[]) AS busy
+), due AS (
+    SELECT one.id FROM pending
+    JOIN webhook_endpoints e ON e.id = pending.endpoint_id AND e.is_enabled
+    LEFT JOIN busy USING (endpoint_id)
+    CROSS JOIN LATERAL (
+        SELECT d.id, d.due_at FROM webhook_deliveries d
+        WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.due_at <= now()
+            AND (d.leased_until IS NULL OR d.leased_until < now())
+            AND NOT EXISTS (
+                SELECT FROM webhook_deliveries earlier
+                WHERE earlier.endpoint_id = d.endpoint_id AND earlier.ordered_by = d.ordered_by
+                    AND earlier.seq < d.seq AND earlier.state = 'pending'
+            )
+        ORDER BY d.due_at
+        LIMIT greatest(
+            0,
+            CASE WHEN e.failing_since IS NULL THEN %(most)s ELSE 1 END - coalesce(busy.busy, 0)
+        )
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS one
+    ORDER BY one.due_at LIMIT %(room)s
+)
+UPDATE webhook_deliveries d SET
+    attempts = d.attempts + 1,
+    tried_since = coalesce(d.tried_since, now()),
+    leased_until = now() + make_interval(secs => %(lease_seconds)s)
+FROM due, webhook_endpoints e
+WHERE d.id = due.id AND e.id = d.endpoint_id
+RETURNING d.id, d.endpoint_id, d.org_id, d.type, d.created_at, d.data, d.attempts, e.url,
+    e.secret_encrypted, e.former_secret_encrypted,
+    coalesce(e.former_secret_until > now(), false) AS has_former_secret

@@ -1,0 +1,52 @@
+-- Record the results of attempts: delivered, pending again after a pause, or dead.
+--
+-- A success counts whichever attempt brings it, a failure only that of the last attempt. An endpoint
+-- that responds again after failures gets at once whatever waits for it.
+WITH result AS (
+    SELECT unnest(%(ids)s::uuid[]) AS id,
+        unnest(%(attempts)s::integer[]) AS attempt,
+        unnest(%(are_delivered)s::boolean[]) AS is_delivered,
+        unnest(%(are_gone)s::boolean[]) AS is_gone,
+        unnest(%(statuses)s::integer[]) AS response_status,
+        unnest(%(errors)s::text[]) AS error,
+        unnest(%(pauses)s::float8[]) AS pause
+), recorded AS (
+    UPDATE webhook_deliveries d SET
+        state = CASE
+            WHEN r.is_delivered THEN 'delivered'
+            WHEN r.is_gone
+                OR now() >= d.tried_since + make_interval(secs => %(window_seconds)s) THEN 'dead'
+            ELSE 'pending' END,
+        due_at = now() + make_interval(secs => r.pause),
+        leased_until = NULL,
+        tried_at = now(),
+        response_status = r.response_status,
+        error = r.error,
+        delivered_at = CASE WHEN r.is_delivered THEN now() END
+    FROM result r
+    WHERE d.id = r.id AND d.state = 'pending' AND (r.is_delivered OR d.attempts = r.attempt)
+    RETURNING d.id, d.endpoint_id, r.is_delivered, r.is_gone
+), result_of_endpoint AS (
+    SELECT endpoint_id, bool_or(is_delivered) AS is_working, bool_or(is_gone) AS is_gone
+    FROM recorded GROUP BY endpoint_id
+), working AS (
+    SELECT e.id, e.failing_since FROM webhook_endpoints e
+    JOIN result_of_endpoint r ON r.endpoint_id = e.id AND r.is_working AND NOT r.is_gone
+    WHERE e.failing_since IS NOT NULL
+), hastened AS (
+    UPDATE webhook_deliveries SET due_at = now() WHERE id IN (
+        SELECT d.id FROM working w JOIN webhook_deliveries d ON d.endpoint_id = w.id
+        WHERE d.state = 'pending' AND d.due_at > now() AND d.leased_until IS NULL
+            AND d.id NOT IN (SELECT id FROM result)
+            AND w.failing_since < now() - make_interval(secs => %(steady_seconds)s)
+        LIMIT 10000
+        FOR NO KEY UPDATE OF d SKIP LOCKED
+    )
+)
+UPDATE webhook_endpoints e SET
+    failing_since = CASE WHEN r.is_working THEN NULL ELSE coalesce(e.failing_since, now()) END,
+    is_enabled = e.is_enabled AND NOT r.is_gone,
+    disabled_reason = CASE WHEN r.is_gone THEN 'gone' ELSE e.disabled_reason END
+FROM result_of_endpoint r
+WHERE e.id = r.endpoint_id
+    AND (r.is_gone OR r.is_working = (e.failing_since IS NOT NULL))

@@ -1,0 +1,216 @@
+"""The sender: signed messages, and receivers that hang, redirect, flood or are forbidden."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Row, text
+from standardwebhooks import Webhook
+
+from arkloop.cli.dev.embedded_server import free_port
+from arkloop.shared.config import Settings
+from arkloop.shared.delivery import deliveries, endpoints
+from arkloop.shared.storage.connections import Connections
+from arkloop.worker.webhooks.sender import MAX_ATTEMPTS_OF_ENDPOINT, WebhookSender
+from tests.clients import User
+from tests.tool_receiver import Received, Reply, ToolReceiver
+from tests.waiting import eventually
+
+
+@pytest.fixture(scope="module")
+def settings(settings: Settings) -> Settings:
+    """A receiver has a second, and each delivery one attempt in an hour."""
+    return replace(
+        settings,
+        allowed_networks=("127.0.0.1/32",),
+        webhook_timeout_seconds=1.0,
+        webhook_retry_seconds=(3600.0,),
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sender(connections: Connections) -> Iterator[WebhookSender]:
+    stopped = threading.Event()
+    yield WebhookSender(connections, stopped)
+    stopped.set()
+
+
+@pytest.fixture
+def receiver() -> Iterator[ToolReceiver]:
+    with ToolReceiver(lambda _: Reply()) as made:
+        yield made
+
+
+class Hook:
+    """An endpoint of an org."""
+
+    def __init__(self, connections: Connections, org_id: UUID, url: str) -> None:
+        self._connections, self._org_id = connections, org_id
+        with connections.transaction() as tx:
+            row, self.secret = endpoints.create(
+                tx, org_id, url=url, description="", event_types=endpoints.EVENT_TYPES
+            )
+        self.id = UUID(str(row.id))
+
+    def test(self) -> UUID:
+        """Queue a message."""
+        with self._connections.transaction() as tx:
+            return UUID(str(deliveries.test(tx, self._org_id, self.id).id))
+
+    def tried(self, delivery_id: UUID) -> Row[Any]:
+        """Wait for the first attempt, and return what is known then."""
+        eventually(lambda: self.row(delivery_id).tried_at is not None, seconds=20)
+        return self.row(delivery_id)
+
+    def row(self, delivery_id: UUID) -> Row[Any]:
+        with self._connections.reading() as sql:
+            return deliveries.find(sql, self._org_id, self.id, delivery_id)
+
+    def rotate(self, overlap_seconds: float) -> str:
+        with self._connections.transaction() as tx:
+            return endpoints.rotate(tx, self._org_id, self.id, overlap_seconds)[1]
+
+
+Made = Callable[[str], Hook]
+
+
+@pytest.fixture
+def hook(connections: Connections, alice: User) -> Made:
+    return lambda url: Hook(connections, alice.org_id, url)
+
+
+def verified(request: Received, secret: str) -> dict[str, Any]:
+    return dict(Webhook(secret).verify(request.body, dict(request.headers)))
+
+
+def test_the_official_library_verifies_messages_by_either_secret(
+    receiver: ToolReceiver, hook: Made
+) -> None:
+    """While a secret is replaced, receivers with the new or with the former one verify messages."""
+    made = hook(receiver.url)
+    new = made.rotate(60)
+
+    row = made.tried(made.test())
+
+    [request] = receiver.received
+    expected = {"endpoint_id": str(made.id)}
+    for secret in (made.secret, new):
+        message = verified(request, secret)
+        assert ("webhook.test", expected) == (message["type"], message["data"])
+    assert str(row.id) == request.headers["webhook-id"]
+    assert ("delivered", 200, None) == (row.state, row.response_status, row.error)
+
+
+def test_a_redirect_is_not_followed(receiver: ToolReceiver, hook: Made) -> None:
+    """A redirect is a failure, wherever it leads."""
+    with ToolReceiver(lambda _: Reply()) as target:
+        receiver.answer = lambda _: Reply(status=302, headers=(("Location", target.url),))
+        made = hook(receiver.url)
+        row = made.tried(made.test())
+
+        assert ("pending", 302) == (row.state, row.response_status)
+        assert [] == target.received
+
+
+def test_a_forbidden_address_is_not_connected_to(receiver: ToolReceiver, hook: Made) -> None:
+    """The policy for addresses holds at each attempt, not only when the endpoint is made."""
+    made = hook(f"http://localhost:{receiver.port}/")
+    with made._connections.transaction() as tx:
+        url = f"http://127.0.0.2:{receiver.port}/"
+        tx.sql.execute(text("UPDATE webhook_endpoints SET url = :url"), {"url": url})
+
+    row = made.tried(made.test())
+
+    assert ("pending", None) == (row.state, row.response_status)
+    assert "not on the public network" in row.error
+    assert [] == receiver.received
+
+
+def test_an_unreachable_receiver_is_a_failure(hook: Made) -> None:
+    """Nobody listens there: the delivery is tried again later."""
+    made = hook(f"http://127.0.0.1:{free_port()}/")
+
+    row = made.tried(made.test())
+
+    assert ("pending", "The server is unreachable.") == (row.state, row.error)
+
+
+def test_a_flood_is_not_read(hook: Made) -> None:
+    """Of an endless response a few kilobytes are read, and its status counts."""
+    sent = 0
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def flood() -> None:
+            nonlocal sent
+            connection, _ = server.accept()
+            connection.recv(65_536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n")
+            try:
+                while True:
+                    sent += connection.send(b"x" * 65_536)
+            except OSError:
+                connection.close()
+
+        thread = threading.Thread(target=flood, daemon=True)
+        thread.start()
+        made = hook(f"http://127.0.0.1:{server.getsockname()[1]}/")
+        row = made.tried(made.test())
+        thread.join(10)
+
+    assert ("delivered", 200) == (row.state, row.response_status)
+    assert sent < 32 * 1024 * 1024
+
+
+def test_a_receiver_that_hangs_keeps_no_other_one_waiting(
+    receiver: ToolReceiver, hook: Made
+) -> None:
+    """While one receiver lets many messages hang, another one gets its own; of the first, few are
+    in progress at a time.
+    """
+    hanging = threading.Event()
+
+    def hang(_: Received) -> Reply | None:
+        hanging.wait(10)
+        return None
+
+    with ToolReceiver(hang) as silent:
+        slow, other = hook(silent.url), hook(receiver.url)
+        stuck = [slow.test() for _ in range(3 * MAX_ATTEMPTS_OF_ENDPOINT)]
+        eventually(lambda: len(silent.received) >= MAX_ATTEMPTS_OF_ENDPOINT)
+        began = time.monotonic()
+        fine = [other.test() for _ in range(3)]
+        rows = [other.tried(one) for one in fine]
+        in_progress = len(silent.received)
+        took = time.monotonic() - began
+        hanging.set()
+
+    assert ["delivered"] * 3 == [row.state for row in rows]
+    # Unless this took longer than the time of an attempt, on a machine that is very busy.
+    assert in_progress <= MAX_ATTEMPTS_OF_ENDPOINT or took > 1
+    late = slow.tried(stuck[0])
+    assert ("pending", None) == (late.state, late.response_status)
+
+
+def test_the_body_is_the_same_in_every_attempt(
+    connections: Connections, receiver: ToolReceiver, hook: Made
+) -> None:
+    """A repeated message has the same id and the same bytes."""
+    receiver.answer = lambda _: Reply(status=500)
+    made = hook(receiver.url)
+    delivery_id = made.test()
+    made.tried(delivery_id)
+    receiver.answer = lambda _: Reply()
+    with connections.transaction() as tx:
+        tx.sql.execute(text("UPDATE webhook_deliveries SET due_at = now()"))
+
+    eventually(lambda: made.row(delivery_id).state == "delivered", seconds=20)
+
+    first, second = receiver.received
+    assert (first.headers["webhook-id"], first.body) == (second.headers["webhook-id"], second.body)
+    assert ["type", "timestamp", "data"] == list(json.loads(first.body))

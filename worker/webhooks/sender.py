@@ -1,0 +1,141 @@
+"""The sender of a worker process: it takes deliveries that are due and makes their attempts.
+
+It knows of a run that has ended in its own process at once, and looks into Postgres twice a second
+for all else. Each attempt has a thread, and of one endpoint there are few at a time: receivers that
+do not respond keep neither runs nor other receivers waiting.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from contextlib import nullcontext
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row
+
+from arkloop.shared import fault_points
+from arkloop.shared.background_loop import BackgroundLoop
+from arkloop.shared.delivery import deliveries, endpoints
+from arkloop.shared.delivery.deliveries import Attempt
+from arkloop.shared.security.egress import Policy
+from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey
+from arkloop.shared.security.signatures import signed_headers
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.group_commit import GroupCommit
+from arkloop.shared.times import rfc3339
+from arkloop.worker.http import exchange
+from arkloop.worker.http.exchange import Lost, NotSent
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5
+#: How old the knowledge may be of who has endpoints.
+ORGS_SECONDS = 2.0
+#: Attempts that this process makes at a time: of all endpoints, and of one.
+MAX_ATTEMPTS = 200
+MAX_ATTEMPTS_OF_ENDPOINT = 8
+#: The status says it all; more of a response is not read.
+MAX_RESPONSE_BYTES = 4_096
+
+
+class WebhookSender:
+    """Makes attempts until it is stopped; those that have begun go to their end."""
+
+    def __init__(self, connections: Connections, stopped: threading.Event) -> None:
+        self._connections = connections
+        self._policy = Policy.of(connections.settings.allowed_networks)
+        self._record = GroupCommit(self._record_together)
+        self._stopped = stopped
+        self._woken = threading.Event()
+        self._lock = threading.Lock()
+        self._busy: Counter[UUID] = Counter()  # attempts in progress, by endpoint
+        self._orgs: set[UUID] | None = set()
+        self._orgs_read_at = float("-inf")
+        BackgroundLoop("webhooks", self._step, seconds=0.0, stopped=stopped)
+
+    def wake(self, org_id: UUID) -> None:
+        """Look at once if the org, of which a run has ended or waits, has endpoints."""
+        if self._orgs is None or org_id in self._orgs:
+            self._woken.set()
+
+    def _step(self) -> None:
+        self._woken.wait(LOOK_SECONDS)
+        self._woken.clear()
+        if time.monotonic() - self._orgs_read_at > ORGS_SECONDS:
+            with self._connections.reading() as sql:
+                self._orgs = endpoints.orgs(sql)
+            self._orgs_read_at = time.monotonic()
+        while self._begin() and not self._stopped.is_set():
+            pass
+
+    def _begin(self) -> int:
+        """Begin the attempts that are due, as far as there is room; return how many."""
+        with self._lock:
+            room, busy = MAX_ATTEMPTS - self._busy.total(), dict(self._busy)
+        if room <= 0:
+            return 0
+        with self._connections.statement() as tx:
+            claimed = deliveries.claim(
+                tx, room=room, most_per_endpoint=MAX_ATTEMPTS_OF_ENDPOINT, busy=busy
+            )
+        with self._lock:
+            self._busy.update(row.endpoint_id for row in claimed)
+        for row in claimed:
+            threading.Thread(target=self._attempt, args=(row,), name="webhook", daemon=True).start()
+        return len(claimed)
+
+    def _attempt(self, row: Row[Any]) -> None:
+        try:
+            attempt = self._sent(row)
+            fault_points.reach("worker.webhook_sent")
+            self._record(attempt)
+        except Exception:  # the lease ends, and the attempt is repeated
+            log.exception("delivering %s failed", row.id)
+        finally:
+            with self._lock:
+                self._busy[row.endpoint_id] -= 1
+                self._busy += Counter()  # without those at 0
+        # The next event of the run may be due now.
+        self._woken.set()
+
+    def _sent(self, row: Row[Any]) -> Attempt:
+        settings = self._connections.settings
+        try:
+            secrets = endpoints.secrets_of(settings, row)
+        except (NoEncryptionKey, CannotOpen) as error:
+            why = str(error) or "ARKLOOP_ENCRYPTION_KEY is not set"
+            log.error("cannot decrypt the secret of webhook endpoint %s: %s", row.endpoint_id, why)
+            return Attempt(row.id, row.attempts, error="The secret cannot be decrypted here.")
+        body = _body(row)
+        headers = signed_headers(secrets, str(row.id), int(time.time()), body)
+        try:
+            response = exchange.post(
+                lambda _abort: nullcontext(),
+                row.url,
+                self._policy,
+                headers,
+                body,
+                settings.webhook_timeout_seconds,
+                most_bytes=MAX_RESPONSE_BYTES,
+            )
+        except (NotSent, Lost) as error:
+            return Attempt(row.id, row.attempts, error=str(error))
+        return Attempt(row.id, row.attempts, response.status)
+
+    def _record_together(self, attempts: Any) -> list[None]:
+        with self._connections.statement() as tx:
+            deliveries.record(tx, attempts)
+        return [None] * len(attempts)
+
+
+def _body(row: Row[Any]) -> bytes:
+    """Return the body, the same bytes for every attempt."""
+    message = {
+        "type": row.type,
+        "timestamp": rfc3339(row.created_at),
+        "data": json.loads(row.data),
+    }
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
