@@ -10,6 +10,7 @@ ArkloopError
 ├── NotFound                    http.not_found
 │   ├── ThreadNotFound          threads.not_found
 │   ├── RunNotFound             runs.not_found
+│   ├── ResponseNotFound        responses.not_found
 │   ├── ApiKeyNotFound          api_keys.not_found
 │   ├── ProviderNotFound        llm_providers.not_found
 │   ├── ModelNotFound           llm_providers.model_not_found
@@ -31,6 +32,7 @@ ArkloopError
 ├── UnknownTransferCoding       http.unknown_transfer_coding
 ├── Conflict
 │   ├── ThreadBusy              runs.thread_busy
+│   ├── NotNewestResponse       responses.not_newest
 │   ├── NotWaiting              runs.not_waiting
 │   ├── NotActive               runs.not_active
 │   ├── StaleInput              input.stale
@@ -118,6 +120,11 @@ class ThreadNotFound(NotFound):
 class RunNotFound(NotFound):
     code = "runs.not_found"
     message = "Run not found."
+
+
+class ResponseNotFound(NotFound):
+    code = "responses.not_found"
+    message = "Response not found."
 
 
 class FileMissing(NotFound):
@@ -229,6 +236,11 @@ class Conflict(ArkloopError):
 class ThreadBusy(Conflict):
     code = "runs.thread_busy"
     message = "The thread has an active run; cancel it or wait for its end."
+
+
+class NotNewestResponse(Conflict):
+    code = "responses.not_newest"
+    message = "The conversation has a newer response; only the newest one can be continued."
 
 
 class NotWaiting(Conflict):

@@ -105,12 +105,13 @@ def _bounded(detail: Any) -> Any:
 
 
 def register(app: Flask) -> None:
-    app.register_error_handler(ArkloopError, _arkloop_error)
-    app.register_error_handler(HTTPException, _http_exception)
-    app.register_error_handler(Exception, _unexpected)
+    app.register_error_handler(ArkloopError, arkloop)
+    app.register_error_handler(HTTPException, http)
+    app.register_error_handler(Exception, unexpected)
 
 
-def _arkloop_error(error: ArkloopError) -> Response:
+def arkloop(error: ArkloopError) -> Response:
+    """Return the response to an error with a code."""
     if isinstance(error, Unavailable):
         log.warning("unavailable: %s", error.__cause__ or error)
     response = answer(status_of(type(error)), error.code, str(error), error.details)
@@ -119,20 +120,22 @@ def _arkloop_error(error: ArkloopError) -> Response:
     return response
 
 
-def _http_exception(error: HTTPException) -> Response:
+def http(error: HTTPException) -> Response:
+    """Return the response to an error of the framework."""
     known = _OF_HTTP.get(error.code)
     if known is not None:
         response = answer(status_of(known), known.code, known.message)
     elif error.code is not None and 400 <= error.code < 500:
-        response = _arkloop_error(InvalidRequest(request=[error.name]))
+        response = arkloop(InvalidRequest(request=[error.name]))
     else:
-        return _unexpected(error)
+        return unexpected(error)
     for name, value in error.get_headers():
         if name == "Allow":
             response.headers[name] = value
     return response
 
 
-def _unexpected(error: Exception) -> Response:
+def unexpected(error: Exception) -> Response:
+    """Log an error that nobody expected and return the response to it."""
     log.error("request failed", exc_info=error)
     return answer(500, INTERNAL_CODE, INTERNAL_MESSAGE)

@@ -5,7 +5,7 @@ the same frames at any time. A cursor is a number of frames to leave out, or a s
 the server keeps no state for it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 from uuid import UUID
@@ -45,13 +45,15 @@ def projected(
     projection: Projection,
     *,
     skip: int = 0,
+    opening: Sequence[bytes] = (),
     headers: Mapping[str, str] = MappingProxyType({}),
     is_new: bool = False,
     on_leave: Callable[[], None] = lambda: None,
 ) -> Response:
     """Return a response that streams the run without its first `skip` frames.
 
-    `is_new` spares the lookup of a run that this request has created.
+    `opening` are the frames before the run's first event. `is_new` spares the lookup of a run that
+    this request has created.
 
     Raises:
         RunNotFound: there is none that the reader sees.
@@ -66,7 +68,12 @@ def projected(
         response = Response(iter(()), headers=sse.HEADERS)
     else:
         watch = watch_of(run_id, reader, until=until)
-        response = streaming(watch, on_leave=on_leave, pieces=pieces(watch, projection, skip))
+        response = streaming(
+            watch,
+            opening=sse.HELLO + b"".join(opening[skip:]),
+            on_leave=on_leave,
+            pieces=pieces(watch, projection, max(0, skip - len(opening))),
+        )
     response.headers.update(headers)
     return response
 

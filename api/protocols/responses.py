@@ -1,0 +1,132 @@
+"""`/v1/responses`: runs by OpenAI's Responses API, for its SDKs and for Open Responses."""
+
+import time
+
+from flask import Blueprint, Response, jsonify
+from marshmallow import Schema, fields, validate
+
+from arkloop.api.auth.bearer import authenticator, requires
+from arkloop.api.endpoints.following import hub, watch_of
+from arkloop.api.http.current import actor, connections
+from arkloop.api.http.fields import Digits
+from arkloop.api.http.idempotency import answered_once, check_key
+from arkloop.api.http.json_body import NoArguments, query_args, read_body, read_json
+from arkloop.api.protocols import responses_errors, responses_ids, responses_runs
+from arkloop.api.protocols.projection import projected
+from arkloop.api.protocols.responses_creation import create, create_once
+from arkloop.api.protocols.responses_ids import ResponseId
+from arkloop.api.protocols.responses_object import RunFacts
+from arkloop.api.protocols.responses_projection import ResponseProjection
+from arkloop.api.protocols.responses_request import CreateResponse
+from arkloop.api.streaming.rest import wait_for_rest
+from arkloop.shared.errors import Forbidden, InvalidRequest, ResponseNotFound
+from arkloop.shared.runs import commands
+
+bp = Blueprint("responses", __name__)
+responses_errors.register(bp)
+
+#: How long a request without a stream waits: the SDKs give up after ten minutes.
+WAIT_SECONDS = 590.0
+#: How long a cancel waits for the run's end.
+CANCEL_SECONDS = 5.0
+
+
+class RetrieveQuery(Schema):
+    stream = fields.String(validate=validate.OneOf(["true", "false"]), load_default="false")
+    starting_after = Digits()
+    include_obfuscation = fields.String(validate=validate.OneOf(["false"]))
+
+
+_CREATE, _RETRIEVE = CreateResponse(), RetrieveQuery()
+
+
+@bp.post("/v1/responses")
+@requires("data.runs.write")
+def create_response() -> Response:
+    """Create a response, or continue one; responds 200 with it, or with its stream."""
+    body = read_body(_CREATE)
+    if not {"data.runs.read", "data.threads.write"} <= actor().permissions:
+        raise Forbidden()
+    if check_key() is None:
+        created = create(body)
+    else:
+        stored = answered_once(
+            check_key(), read_json(), lambda tx: jsonify(id=str(create_once(tx, body)))
+        )
+        created = _id(stored.get_json()["id"])
+    return _respond(created, streams=body.get("stream"), waits=not body.get("background"))
+
+
+@bp.get("/v1/responses/<response_id>")
+@requires("data.runs.read")
+def get_response(response_id: str) -> Response:
+    """Return a response as it is, or stream it from its beginning or after a cursor."""
+    args = query_args(_RETRIEVE)
+    streams = args["stream"] == "true"
+    if "starting_after" in args and not streams:
+        raise InvalidRequest(starting_after=["requires stream=true"])
+    skip = args["starting_after"] + 1 if "starting_after" in args else 0
+    return _respond(_id(response_id), streams=streams, waits=False, skip=skip)
+
+
+@bp.post("/v1/responses/<response_id>/cancel")
+@bp.post("/v1/responses/<response_id>:cancel")
+@requires("data.runs.write")
+def cancel_response(response_id: str) -> Response:
+    """Cancel the run of a response; responds 200 with the response, also if it has ended."""
+    read_body(NoArguments(), optional=True)
+    if "data.runs.read" not in actor().permissions:
+        raise Forbidden()
+    wanted = _id(response_id)
+    _find(wanted)
+    with connections().transaction() as tx:
+        commands.cancel(tx, actor(), wanted.run_id)
+    return _respond(wanted, streams=False, waits=True, seconds=CANCEL_SECONDS)
+
+
+def _id(text: str) -> ResponseId:
+    found = responses_ids.parse(text)
+    if found is None:
+        raise ResponseNotFound()
+    return found
+
+
+def _find(wanted: ResponseId) -> RunFacts:
+    with connections().reading() as sql:
+        return responses_runs.find(sql, wanted)[1]
+
+
+def _respond(
+    wanted: ResponseId,
+    *,
+    streams: bool | None,
+    waits: bool,
+    skip: int = 0,
+    seconds: float = WAIT_SECONDS,
+) -> Response:
+    projection = ResponseProjection(_find(wanted), wanted.waits)
+    if streams:
+        opening = projection.opening()
+        return projected(wanted.run_id, actor(), projection, skip=skip, opening=opening)
+    projection.opening()
+    with connections().reading() as sql:
+        last = responses_runs.fold(sql, projection, wanted.run_id)
+    if not projection.has_begun:
+        raise ResponseNotFound()
+    if waits:
+        _wait(projection, wanted, last, seconds)
+    return jsonify(projection.response())
+
+
+def _wait(projection: ResponseProjection, wanted: ResponseId, last: int, seconds: float) -> None:
+    """Wait for the end of the response, for at most these seconds, and without a connection to the
+    database.
+    """
+    deadline = time.monotonic() + seconds
+    while not projection.is_over and (left := deadline - time.monotonic()) > 0:
+        watch = watch_of(wanted.run_id, actor(), cursor=last)
+        wait_for_rest(hub(), watch, left)
+        with connections().reading() as sql:
+            last = responses_runs.fold(sql, projection, wanted.run_id, last)
+        if watch.has_left or not authenticator().still_valid(actor()) or hub().stopping():
+            return

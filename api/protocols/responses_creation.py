@@ -1,0 +1,158 @@
+"""Creating responses: a run in a new thread, the next run of one, or a reply to one that waits."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from flask import current_app
+from sqlalchemy import RowMapping
+
+from arkloop.api.http.current import actor, connections
+from arkloop.api.protocols import responses_ids, responses_input, responses_runs
+from arkloop.api.protocols.responses_ids import ResponseId
+from arkloop.api.protocols.responses_input import Approval, Input
+from arkloop.api.protocols.responses_projection import ResponseProjection
+from arkloop.api.protocols.responses_request import in_new_thread, new_run
+from arkloop.shared.errors import (
+    InvalidRequest,
+    NotActive,
+    NotNewestResponse,
+    ResponseNotFound,
+)
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import commands, creation, queries
+from arkloop.shared.runs.creation import RunCreator
+from arkloop.shared.runs.pending_calls import CallResult
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.threads import threads
+
+Body = Mapping[str, Any]
+
+
+def create(body: Body) -> ResponseId:
+    """Create the response that a request asks for, or continue one; returns its id.
+
+    Raises:
+        InvalidRequest, PersonaNotFound, RouteNotFound, ResponseNotFound, Forbidden, Conflict
+    """
+    given, previous = _read(body)
+    if previous is not None:
+        with connections().transaction() as tx:
+            return _continue(tx, body, given, previous)
+    creator: RunCreator = current_app.extensions["arkloop.create_run"]
+    return ResponseId(creator(_first(body, given)).run_id, 0)
+
+
+def create_once(tx: Transaction, body: Body) -> ResponseId:
+    """Do as `create` does, in this transaction."""
+    given, previous = _read(body)
+    if previous is not None:
+        return _continue(tx, body, given, previous)
+    return ResponseId(creation.create(tx, _first(body, given, tx)).run_id, 0)
+
+
+def _read(body: Body) -> tuple[Input, ResponseId | UUID | None]:
+    """Return the input and what it continues: a response, or the newest one of a run."""
+    given = responses_input.read(body["input"])
+    text = body.get("previous_response_id")
+    if text is None:
+        return given, given.continues
+    previous = responses_ids.parse(text)
+    if previous is None:
+        raise _unknown()
+    return given, previous
+
+
+def _first(body: Body, given: Input, tx: Transaction | None = None) -> creation.NewRun:
+    if given.message is None:
+        why = "must have a message of the user, or previous_response_id"
+        raise InvalidRequest(input=[why])
+    new = new_run(body, given, new_id(), None if tx is None else tx.sql)
+    return in_new_thread(new)
+
+
+def _continue(tx: Transaction, body: Body, given: Input, previous: ResponseId | UUID) -> ResponseId:
+    response_id = ResponseId(previous, 0) if isinstance(previous, UUID) else previous
+    try:
+        run, facts = responses_runs.find(tx.sql, response_id)
+    except ResponseNotFound:
+        raise _unknown() from None
+    if isinstance(previous, UUID):
+        projection = responses_runs.asked_for(tx.sql, facts, set(given.results))
+    else:
+        projection = ResponseProjection(facts, previous.waits)
+        responses_runs.fold(tx.sql, projection, run["id"])
+    if not projection.has_begun:
+        raise _unknown()
+    if projection.asked is not None:
+        try:
+            _answer(tx, given, run, projection)
+            return ResponseId(run["id"], projection.waits)
+        except NotActive:
+            if given.message is None:
+                raise
+    if given.message is None:
+        raise _without_call(given)
+    return _next(tx, body, given, run)
+
+
+def _next(tx: Transaction, body: Body, given: Input, run: RowMapping) -> ResponseId:
+    """Create the next run of the thread."""
+    new = new_run(body, given, run["thread_id"], tx.sql)
+    threads.lock(tx, actor(), run["thread_id"])
+    if queries.newest_of_thread(tx.sql, run["thread_id"]) != run["id"]:
+        raise NotNewestResponse()
+    return ResponseId(creation.create(tx, new).run_id, 0)
+
+
+def _answer(tx: Transaction, given: Input, run: RowMapping, projection: ResponseProjection) -> None:
+    """Give the run what it has asked its client for. Raises: NotActive: the run has ended."""
+    assert projection.asked is not None
+    data, run_id = projection.asked["data"], run["id"]
+    if data["kind"] == "tool_results":
+        _give_results(tx, given, run, projection.asked_call_ids)
+        return
+    if given.message is not None:
+        content = given.message.text
+    elif given.approval is not None and data["kind"] == "tool_confirmation":
+        content = _decision(given.approval, f"mcpr_{run_id.hex}_{projection.asked['seq']}")
+    else:
+        raise _without_call(given)
+    commands.answer(tx, actor(), run_id, content, UUID(data["request_id"]))
+
+
+def _decision(approval: Approval, request: str) -> str:
+    if approval.request_item != request:
+        why = "is not the request that the response ended with"
+        raise InvalidRequest(approval_request_id=[why])
+    decision = {"decision": "approve" if approval.approve else "deny"}
+    if not approval.approve and approval.reason:
+        decision["reason"] = approval.reason
+    return json.dumps(decision, ensure_ascii=False)
+
+
+def _give_results(tx: Transaction, given: Input, run: RowMapping, wanted: frozenset[str]) -> None:
+    if given.message is not None and RunState(run["state"]).is_terminal:
+        raise NotActive()
+    if missing := sorted(wanted - given.results.keys()):
+        raise InvalidRequest(input=[f"No tool output found for function call {missing[0]}."])
+    if unknown := sorted(given.results.keys() - wanted):
+        raise InvalidRequest(input=[f"No function call found with call_id {unknown[0]}."])
+    results = [CallResult(tool_call_id=id_, output=text) for id_, text in given.results.items()]
+    commands.give_results(tx, actor(), run["id"], results)
+
+
+def _without_call(given: Input) -> InvalidRequest:
+    if given.approval is not None:
+        return InvalidRequest(input=["The response before does not ask for an approval."])
+    if not given.results:
+        return InvalidRequest(input=["must have a message of the user"])
+    return InvalidRequest(
+        input=[f"No function call found with call_id {next(iter(given.results))}."]
+    )
+
+
+def _unknown() -> InvalidRequest:
+    return InvalidRequest(previous_response_id=["There is no such response."])

@@ -1,0 +1,83 @@
+"""Errors of `/v1/responses` as OpenAI's API has them: `{"error": {message, type, param, code}}`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Blueprint, Response, jsonify
+from werkzeug.exceptions import HTTPException
+
+from arkloop.api.http import errors
+from arkloop.shared.errors import ArkloopError
+
+#: Codes under which OpenAI's clients know the same; all others are our own.
+_CODES = {
+    "personas.not_found": "model_not_found",
+    "routes.not_found": "model_not_found",
+    "auth.unauthorized": "invalid_api_key",
+}
+#: Parameters under the names that this API has for them.
+_PARAMS = {
+    "persona_id": "model",
+    "route_id": "model",
+    "output_schema": "text.format.schema",
+    "model_settings.reasoning_effort": "reasoning.effort",
+    "model_settings.verbosity": "text.verbosity",
+}
+_PREFIXES = ("model_settings.", "limits.", "message.")
+#: The SDKs send these again by themselves.
+_WORTH_RETRYING = (408, 429)
+_MAX_REASONS = 5
+
+
+def register(blueprint: Blueprint) -> None:
+    """Let the blueprint's endpoints respond with errors of this shape."""
+    blueprint.register_error_handler(ArkloopError, _arkloop_error)
+    blueprint.register_error_handler(HTTPException, lambda error: _converted(errors.http(error)))
+    blueprint.register_error_handler(Exception, lambda error: _converted(errors.unexpected(error)))
+
+
+def _arkloop_error(error: ArkloopError) -> Response:
+    return _converted(errors.arkloop(error), error.details)
+
+
+def _converted(native: Response, details: Mapping[str, Any] | None = None) -> Response:
+    shown = native.get_json()
+    # Most clients of this API know no 422.
+    status = 400 if native.status_code == 422 else native.status_code
+    reasons = {_param(name): why for name, why in (details or {}).items()}
+    message = shown["message"]
+    if native.status_code == 422 and reasons:
+        message = "; ".join(_reason(name, why) for name, why in reasons.items())
+    error = {
+        "message": message[: errors.MAX_REASON_LENGTH],
+        "type": _type(status),
+        "param": next(iter(reasons), None),
+        "code": _CODES.get(shown["code"], shown["code"]),
+    }
+    response = jsonify(error=error)
+    response.status_code = status
+    for name in ("Retry-After", "WWW-Authenticate", "Allow"):
+        if name in native.headers:
+            response.headers[name] = native.headers[name]
+    if status < 500 and status not in _WORTH_RETRYING:
+        response.headers["X-Should-Retry"] = "false"
+    return response
+
+
+def _type(status: int) -> str:
+    if status >= 500:
+        return "server_error"
+    return "rate_limit_error" if status == 429 else "invalid_request_error"
+
+
+def _reason(name: str, why: Any) -> str:
+    texts = why if isinstance(why, list) else [why]
+    return f"{name}: {', '.join(str(text) for text in texts[:_MAX_REASONS])}"
+
+
+def _param(name: str) -> str:
+    if name in _PARAMS:
+        return _PARAMS[name]
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name

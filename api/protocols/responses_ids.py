@@ -1,0 +1,45 @@
+"""The ids of responses and of their items: each names its run.
+
+A run that asks its client is continued by the next response, so a run has one response and one
+more for each time that it has asked. `resp_<run>` is the first, `resp_<run>_<n>` the one that
+begins after the run has waited n times.
+"""
+
+import re
+from typing import NamedTuple
+from uuid import UUID
+
+from arkloop.shared.ids import parse_id
+
+_RESPONSE = re.compile("resp_([0-9a-f]{32})(?:_([1-9][0-9]{0,8}))?")
+_ITEM = re.compile("(?:msg|rs|fc|mcp|mcpr)_([0-9a-f]{32})_[0-9]{1,19}")
+
+
+class ResponseId(NamedTuple):
+    """The part of a run that a response shows: what follows its `waits`-th wait."""
+
+    run_id: UUID
+    waits: int
+
+    def __str__(self) -> str:
+        suffix = f"_{self.waits}" if self.waits else ""
+        return f"resp_{self.run_id.hex}{suffix}"
+
+
+def parse(text: object) -> ResponseId | None:
+    """Return the id; None unless `text` is its one form."""
+    found = _RESPONSE.fullmatch(text) if isinstance(text, str) else None
+    run_id = _run_id(found[1]) if found is not None else None
+    if found is None or run_id is None:
+        return None
+    return ResponseId(run_id, int(found[2] or 0))
+
+
+def run_of_item(text: object) -> UUID | None:
+    """Return the run whose item has this id; None if the id has another form."""
+    found = _ITEM.fullmatch(text) if isinstance(text, str) else None
+    return None if found is None else _run_id(found[1])
+
+
+def _run_id(digits: str) -> UUID | None:
+    return parse_id(str(UUID(digits)))

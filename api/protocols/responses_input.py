@@ -1,0 +1,171 @@
+"""The `input` of a request for a response: what of it is new, and what it continues.
+
+Clients either name the response that they continue, or send all items again with those of earlier
+responses among them. The ids of these say which run they come from: what the server has already is
+not taken from the client again, only what follows the last of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from marshmallow import ValidationError
+
+from arkloop.api.http.content import MessageContent
+from arkloop.api.protocols import responses_ids
+from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.threads.content import Content
+
+MAX_ITEMS = 10_000
+_CONTENT = MessageContent()
+_INSTRUCTING = ("system", "developer")
+#: Items of earlier responses: what they say is known, or is not given to models again.
+_OUTPUT = ("reasoning", "function_call", "mcp_call", "mcp_approval_request", "item_reference")
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A reply to a request for approval, whose item names the event `seq` that asks for it."""
+
+    request_item: str
+    approve: bool
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """The new part of an input.
+
+    `continues` is the run whose items come before it, if any. `message` is the user's, `results`
+    are outputs of function calls by their `call_id`.
+    """
+
+    continues: UUID | None = None
+    instructions: tuple[str, ...] = ()
+    message: Content | None = None
+    results: Mapping[str, str]
+    approval: Approval | None = None
+
+
+def read(value: Any) -> Input:
+    """Read an input.
+
+    Raises:
+        InvalidRequest: it is no input, or has what is not supported.
+    """
+    if isinstance(value, str):
+        return Input(message=_content("input", value), results={})
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_ITEMS:
+        raise InvalidRequest(input=[f"must be a string or a list of 1 to {MAX_ITEMS} items"])
+    continues, first = None, 0
+    for place, item in enumerate(value):
+        if not isinstance(item, dict):
+            raise InvalidRequest(**{f"input[{place}]": ["must be an object"]})
+        is_output = item.get("role") == "assistant" or item.get("type") in _OUTPUT
+        if is_output and (run_id := responses_ids.run_of_item(item.get("id"))) is not None:
+            continues, first = run_id, place + 1
+    return _new(value, first, continues)
+
+
+def _new(items: Sequence[Mapping[str, Any]], first: int, continues: UUID | None) -> Input:
+    instructions: list[str] = []
+    message: Content | None = None
+    results: dict[str, str] = {}
+    approval: Approval | None = None
+    for place, item in enumerate(items):
+        name = f"input[{place}]"
+        kind, role = item.get("type", "message"), item.get("role")
+        if kind == "message" and role in _INSTRUCTING:
+            instructions.append(_text(f"{name}.content", item.get("content")))
+        elif place < first:
+            continue
+        elif kind == "message" and role == "user":
+            if message is not None:
+                raise InvalidRequest(**{name: ["only one new message of the user is supported"]})
+            message = _content(f"{name}.content", item.get("content"))
+        elif kind == "function_call_output":
+            call_id = item.get("call_id")
+            if not isinstance(call_id, str) or call_id in results:
+                why = "must be a string that no other item has"
+                raise InvalidRequest(**{f"{name}.call_id": [why]})
+            results[call_id] = _text(f"{name}.output", item.get("output"))
+        elif kind == "mcp_approval_response":
+            approval = _approval(name, item)
+        elif (kind == "message" and role == "assistant") or kind in _OUTPUT:
+            why = "is not an item of this server's responses; name the last response instead"
+            raise InvalidRequest(**{f"{name}.id": [why]})
+        else:
+            raise InvalidRequest(**{name: ["items of this type or role are not supported"]})
+    if sum((message is not None, bool(results), approval is not None)) != 1:
+        why = "must have either a new message of the user, results of function calls or an approval"
+        raise InvalidRequest(input=[why])
+    return Input(
+        continues=continues,
+        instructions=tuple(instructions),
+        message=message,
+        results=results,
+        approval=approval,
+    )
+
+
+def _approval(name: str, item: Mapping[str, Any]) -> Approval:
+    request, approve, reason = (item.get(n) for n in ("approval_request_id", "approve", "reason"))
+    if not isinstance(request, str):
+        raise InvalidRequest(**{f"{name}.approval_request_id": ["must be a string"]})
+    if not isinstance(approve, bool):
+        raise InvalidRequest(**{f"{name}.approve": ["must be true or false"]})
+    if reason is not None and not isinstance(reason, str):
+        raise InvalidRequest(**{f"{name}.reason": ["must be a string"]})
+    return Approval(request, approve, reason)
+
+
+def _text(name: str, content: Any) -> str:
+    """Read a content that is nothing but text."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [None]
+    texts = [_text_part(part) for part in parts]
+    if None in texts:
+        raise InvalidRequest(**{name: ["must be a string or a list of texts"]})
+    return "\n".join(text for text in texts if text is not None)
+
+
+def _text_part(part: Any) -> str | None:
+    match part:
+        case {"type": "input_text" | "output_text" | "text", "text": str(text)}:
+            return text
+    return None
+
+
+def _content(name: str, content: Any) -> Content:
+    parts = content
+    if isinstance(content, list):
+        parts = [_part(f"{name}[{place}]", part) for place, part in enumerate(content)]
+    try:
+        read: Content = _CONTENT.deserialize(parts)
+        return read
+    except ValidationError as error:
+        raise InvalidRequest(**{name: [str(why) for why in _reasons(error.messages)]}) from None
+
+
+def _reasons(messages: Any) -> list[Any]:
+    if isinstance(messages, dict):
+        return [why for inner in messages.values() for why in _reasons(inner)]
+    return list(messages)
+
+
+def _part(name: str, part: Any) -> Mapping[str, Any]:
+    match part:
+        case {"type": "input_text", "text": str(text)}:
+            return {"type": "text", "text": text}
+        case {"type": "input_image" | "input_file", "file_id": str(file_id)}:
+            return {"type": part["type"].removeprefix("input_"), "file_id": file_id}
+        case {"type": "input_image", "image_url": str(url)} if not url.startswith("data:"):
+            return {"type": "image", "url": url}
+        case {"type": "input_file", "file_url": str(url)}:
+            return {"type": "file", "url": url}
+        case {"type": "input_image" | "input_file"}:
+            why = "data within the request is not supported: upload it with POST /v1/files"
+            raise InvalidRequest(**{name: [f"{why} and send its `file_id`, or send an https URL"]})
+    raise InvalidRequest(**{name: ["must be of type input_text, input_image or input_file"]})

@@ -1,0 +1,207 @@
+"""The body of `POST /v1/responses`, and the run that it asks for.
+
+What OpenAI's API knows and this one does not is refused by its name, unless it says what happens
+anyway.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from marshmallow import Schema, ValidationError, fields
+from sqlalchemy import Connection
+
+from arkloop.api.http.current import actor, catalog
+from arkloop.api.http.fields import ClientId, Metadata, StrictBoolean
+from arkloop.api.protocols.responses_input import Input
+from arkloop.shared.catalog import model_routes, personas
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.errors import InvalidRequest, PersonaNotFound, RouteNotFound
+from arkloop.shared.ids import new_trace_id
+from arkloop.shared.runs import overrides
+from arkloop.shared.runs.creation import NewMessage, NewRun, NewThread
+
+
+class Only(fields.Field[Any]):
+    """A parameter that may only say what happens anyway."""
+
+    def __init__(self, *allowed: Any, **kwargs: Any) -> None:
+        super().__init__(allow_none=True, **kwargs)
+        self.allowed = allowed
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> Any:
+        if not any(type(value) is type(one) and value == one for one in self.allowed):
+            raise ValidationError("is not supported with this value; leave it out")
+        return value
+
+
+class CreateResponse(Schema):
+    """Null is not given."""
+
+    model = fields.String(required=True)
+    input = fields.Raw(required=True)
+    stream = StrictBoolean(allow_none=True)
+    background = StrictBoolean(allow_none=True)
+    previous_response_id = fields.String(allow_none=True)
+    instructions = fields.Raw(allow_none=True)
+    tools = fields.Raw(allow_none=True)
+    metadata = Metadata(allow_none=True)
+    safety_identifier = ClientId(allow_none=True)
+    user = ClientId(allow_none=True)
+    tool_choice = fields.Raw(allow_none=True)
+    parallel_tool_calls = fields.Raw(allow_none=True)
+    temperature = fields.Raw(allow_none=True)
+    top_p = fields.Raw(allow_none=True)
+    max_output_tokens = fields.Raw(allow_none=True)
+    reasoning = fields.Raw(allow_none=True)
+    text = fields.Raw(allow_none=True)
+    store = Only(True)
+    truncation = Only("auto")
+    service_tier = Only("auto", "default")
+    include = Only([])
+    stream_options = Only({}, {"include_obfuscation": False})
+    prompt_cache_key = fields.String(allow_none=True)  # caching is the service's own matter
+    top_logprobs = Only(0)
+    presence_penalty = Only(0, 0.0)
+    frequency_penalty = Only(0, 0.0)
+    max_tool_calls = Only()
+    conversation = Only()
+    prompt = Only()
+
+
+def new_run(
+    body: Mapping[str, Any], given: Input, thread_id: UUID, sql: Connection | None = None
+) -> NewRun:
+    """Return the run that the request asks for, in this thread.
+
+    Raises:
+        InvalidRequest, PersonaNotFound, RouteNotFound
+    """
+    persona, route = chosen(body["model"], sql)
+    return NewRun(
+        actor=actor(),
+        thread_id=thread_id,
+        message=None if given.message is None else NewMessage(content=given.message),
+        persona=persona,
+        route=route,
+        trace_id=new_trace_id(),
+        options=overrides.check(persona, route, _overrides(body, given)),
+        end_user_id=body.get("safety_identifier") or body.get("user"),
+        metadata=body.get("metadata") or {},
+    )
+
+
+def in_new_thread(new: NewRun) -> NewRun:
+    return replace(new, thread=NewThread(end_user_id=new.end_user_id))
+
+
+def chosen(model: str, sql: Connection | None = None) -> tuple[Persona, Route]:
+    """Return what `model` names: a persona, else a route or its model, with the default persona.
+
+    Raises:
+        PersonaNotFound, RouteNotFound
+    """
+    org_id = actor().org_id
+    if personas.PERSONA_ID.fullmatch(model):
+        try:
+            persona = catalog().persona(org_id, model, sql=sql)
+            return persona, catalog().choose_route(org_id, None, persona, sql=sql)
+        except PersonaNotFound:
+            pass
+    persona = catalog().persona(org_id, None, sql=sql)
+    route = None
+    if model_routes.ROUTE_ID.fullmatch(model):
+        route = catalog().route(org_id, model, sql=sql)
+    if route is None:
+        named = [one.id for one in catalog().routes(org_id) if one.model == model]
+        route = catalog().route(org_id, named[0], sql=sql) if named else None
+    if route is None:
+        why = "is neither a persona nor a route nor the model of a route"
+        raise RouteNotFound(f"The model {model!r} does not exist.", model=[why])
+    return persona, route
+
+
+def _overrides(body: Mapping[str, Any], given: Input) -> dict[str, Any]:
+    instructions = body.get("instructions")
+    if given.instructions:
+        if instructions is not None and not isinstance(instructions, str):
+            raise InvalidRequest(instructions=["must be a string"])
+        instructions = "\n\n".join(filter(None, (instructions, *given.instructions)))
+    settings, schema = _settings(body)
+    most = body.get("max_output_tokens")
+    wanted = {
+        "instructions": instructions or None,
+        "tools": _tools(body.get("tools")) or None,
+        "model_settings": settings or None,
+        "limits": None if most is None else {"max_output_tokens": most},
+        "output_schema": schema,
+    }
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _settings(body: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Return the settings of model calls, and the schema of the output."""
+    settings = {name: body.get(name) for name in ("temperature", "top_p", "parallel_tool_calls")}
+    settings["tool_choice"] = _tool_choice(body.get("tool_choice"))
+    reasoning = _object("reasoning", body.get("reasoning"), "effort", "summary", "generate_summary")
+    settings["reasoning_effort"] = reasoning.get("effort")
+    text = _object("text", body.get("text"), "format", "verbosity")
+    settings["verbosity"] = text.get("verbosity")
+    schema = None
+    match text.get("format"):
+        case None | {"type": "text"}:
+            pass
+        case {"type": "json_schema", "schema": wanted}:
+            schema = wanted
+        case _:
+            why = "must be of type text or json_schema, the latter with a schema"
+            raise InvalidRequest(**{"text.format": [why]})
+    return {name: value for name, value in settings.items() if value is not None}, schema
+
+
+def _tool_choice(value: Any) -> Any:
+    match value:
+        case {"type": "function", "name": name}:
+            return {"name": name}
+        case {"type": _}:
+            why = "must be none, auto, required or a function"
+            raise InvalidRequest(tool_choice=[why])
+    return value
+
+
+def _object(name: str, value: Any, *known: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidRequest(**{name: ["must be an object"]})
+    if unknown := [field for field in value if field not in known]:
+        raise InvalidRequest(**{f"{name}.{unknown[0]}": ["is not supported"]})
+    return value
+
+
+def _tools(value: Any) -> list[dict[str, Any]]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise InvalidRequest(tools=["must be a list"])
+    return [_tool(f"tools[{place}]", tool) for place, tool in enumerate(value)]
+
+
+def _tool(name: str, tool: Any) -> dict[str, Any]:
+    if not isinstance(tool, dict) or tool.get("type") != "function":
+        raise InvalidRequest(
+            **{f"{name}.type": ["must be function: other tools are the persona's"]}
+        )
+    known = ("type", "name", "description", "parameters", "strict")
+    if unknown := [field for field in tool if field not in known]:
+        raise InvalidRequest(**{f"{name}.{unknown[0]}": ["is not supported"]})
+    schema = tool.get("parameters")
+    return {
+        "name": tool.get("name"),
+        # Models are better with one, so ours must have one; theirs need not.
+        "description": tool.get("description") or tool.get("name"),
+        "parameters": {"type": "object", "properties": {}} if schema is None else schema,
+        "client": True,
+    }

@@ -1,0 +1,121 @@
+"""Requests that `/v1/responses` refuses, and the shape of its errors."""
+
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+from tests.clients import Register, User
+
+UNKNOWN = "resp_01a20e814d93779bb068b0852a03871d"
+ASK = {"model": "scripted", "input": "Hello", "background": True}
+
+
+def refused(response: TestResponse) -> tuple[int, str | None, str]:
+    """Return status, parameter and code of an error, and check its shape."""
+    assert response.json is not None, response.text
+    assert {"error"} == set(response.json)
+    error = response.json["error"]
+    assert {"message", "type", "param", "code"} == set(error)
+    assert error["message"] and error["type"]
+    return response.status_code, error["param"], error["code"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": None}, "model"),
+        ({"model": "nothing-of-that-name"}, "model"),
+        ({"input": None}, "input"),
+        ({"input": 7}, "input"),
+        ({"input": []}, "input"),
+        ({"input": ""}, "input"),
+        ({"input": ["Hello"]}, "input[0]"),
+        ({"input": [{"role": "developer", "content": "Be brief."}]}, "input"),
+        ({"input": [{"role": "user", "content": [{"type": "image"}]}]}, "input[0].content[0]"),
+        ({"input": [{"type": "web_search_call"}]}, "input[0]"),
+        (
+            {"input": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]},
+            "input[1]",
+        ),
+        ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "input"),
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"previous_response_id": UNKNOWN}, "previous_response_id"),
+        ({"store": False}, "store"),
+        ({"truncation": "disabled"}, "truncation"),
+        ({"include": ["reasoning.encrypted_content"]}, "include"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"temperature": 3}, "temperature"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"reasoning": {"effort": "huge"}}, "reasoning.effort"),
+        ({"reasoning": {"mode": "x"}}, "reasoning.mode"),
+        ({"text": {"format": {"type": "json_object"}}}, "text.format"),
+        ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format.schema"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function", "name": "two words"}]}, "tools"),
+        ({"tool_choice": {"type": "mcp"}}, "tool_choice"),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"instructions": 7}, "instructions"),
+        ({"nonsense": True}, "nonsense"),
+        ({"stream": "yes"}, "stream"),
+    ],
+)
+def test_a_parameter_that_is_not_supported_is_named(
+    alice: User, fields: dict[str, Any], param: str
+) -> None:
+    """A bad request gets 400 with the parameter, as OpenAI's clients read it."""
+    status, found, code = refused(alice.post("/v1/responses", json={**ASK, **fields}))
+
+    assert (400, param) == (status, found)
+    assert code in ("validation.error", "model_not_found")
+
+
+def test_values_that_change_nothing_are_accepted(alice: User) -> None:
+    """What SDKs send by default, and what happens anyway, is no reason to refuse a request."""
+    defaults = {"store": True, "truncation": "auto", "service_tier": "auto", "include": []}
+    fields = {**defaults, "conversation": None, "tools": [], "text": {"format": {"type": "text"}}}
+    response = alice.post("/v1/responses", json={**ASK, **fields})
+
+    assert 200 == response.status_code and response.json
+    assert "queued" == response.json["status"]
+
+
+def test_errors_of_all_kinds_have_the_shape(alice: User, register: Register) -> None:
+    """Missing tokens, scopes and responses are reported in the shape of OpenAI's API."""
+    made = (alice.post("/v1/responses", json=ASK).json or {})["id"]
+
+    unknown = alice.get(f"/v1/responses/{UNKNOWN}")
+    assert (404, None, "responses.not_found") == refused(unknown)
+    assert (404, None, "responses.not_found") == refused(alice.get("/v1/responses/resp_7"))
+    assert (404, None, "responses.not_found") == refused(alice.get(f"/v1/responses/{made}_1"))
+    assert (404, None, "responses.not_found") == refused(register().get(f"/v1/responses/{made}"))
+    cancel = register().post(f"/v1/responses/{made}/cancel")
+    assert (404, None, "responses.not_found") == refused(cancel)
+    nobody = alice.with_token("al_wrong").post("/v1/responses", json=ASK)
+    assert (401, None, "invalid_api_key") == refused(nobody)
+    assert "false" == nobody.headers["X-Should-Retry"]
+    reader = alice.api_key("data.runs.read")
+    assert (403, None, "auth.forbidden") == refused(reader.post("/v1/responses", json=ASK))
+    text = alice.call("POST", "/v1/responses", data="Hello", content_type="text/plain")
+    assert (415, None, "http.unsupported_media_type") == refused(text)
+    query = alice.get(f"/v1/responses/{made}?starting_after=1")
+    assert (400, "starting_after", "validation.error") == refused(query)
+
+
+def test_a_queued_response_can_be_read_and_cancelled(alice: User) -> None:
+    """Both spellings of a cancel end a response that has not been started."""
+    for spelling in ("/cancel", ":cancel"):
+        made = alice.post("/v1/responses", json=ASK).json or {}
+        assert made == alice.get(f"/v1/responses/{made['id']}").json
+        cancelled = alice.post(f"/v1/responses/{made['id']}{spelling}").json or {}
+        assert ("cancelled", made["id"]) == (cancelled["status"], cancelled["id"])
+
+
+def test_a_request_that_is_sent_again_with_its_key_creates_nothing(alice: User) -> None:
+    """An `Idempotency-Key` names the response of the first request."""
+    key = {"Idempotency-Key": "k1"}
+    first = alice.post("/v1/responses", json=ASK, headers=key).json or {}
+    again = alice.post("/v1/responses", json=ASK, headers=key).json or {}
+
+    assert first["id"] == again["id"]
+    assert 1 == len(alice.get("/v1/runs").json or [])

@@ -1,0 +1,123 @@
+"""Recorded runs as streams of OpenAI's Responses API."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from openai import omit
+from openai.lib.streaming.responses._responses import ResponseStreamState
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from arkloop.api.protocols.projection import project_all
+from arkloop.api.protocols.responses_object import RunFacts
+from arkloop.api.protocols.responses_projection import ResponseProjection
+from tests.api.protocols.recorded_runs import NAMES, RUN_ID, check_golden, events_of
+
+FACTS = RunFacts(
+    run_id=RUN_ID,
+    created_at=1795000000,
+    model="scripted-1",
+    client_tools=frozenset({"locate"}),
+    metadata={"team": "red"},
+)
+_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+
+
+def responses_of(name: str) -> Iterator[tuple[ResponseProjection, list[bytes]]]:
+    """Yield each response of a recorded run, with its frames."""
+    projection = ResponseProjection(FACTS)
+    while True:
+        frames = projection.opening() + project_all(events_of(name), projection)
+        yield projection, frames
+        if projection.asked is None:
+            return
+        projection = ResponseProjection(FACTS, projection.waits)
+
+
+def data_of(frames: list[bytes]) -> list[dict[str, Any]]:
+    assert b"data: [DONE]\n\n" == frames[-1]
+    return [json.loads(frame.partition(b"\ndata: ")[2]) for frame in frames[:-1]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_has_the_frames_of_its_golden(name: str) -> None:
+    """The frames of this version of the protocol stay as they are."""
+    check_golden("responses", name, b"".join(b"".join(frames) for _, frames in responses_of(name)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_frame_is_an_event_of_the_sdk(name: str) -> None:
+    """The SDK's types accept each event, numbered from 0, and its own fold gets the response."""
+    for projection, frames in responses_of(name):
+        state: ResponseStreamState[Any] = ResponseStreamState(input_tools=[], text_format=omit)
+        for number, event in enumerate(data_of(frames)):
+            assert number == event["sequence_number"]
+            state.handle_event(_EVENT.validate_python(event))
+        final = Response.model_validate(projection.response())
+        assert event["response"] == projection.response()
+        if final.status == "completed":
+            assert state._completed_response is not None
+            assert final.output_text == state._completed_response.output_text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_output_has_what_the_run_has_said(name: str) -> None:
+    """Of text that was taken back nothing is left in the output."""
+    said = "".join(
+        event["data"]["content"]
+        for event in events_of(name)
+        if event["type"] == "message.completed" and not event["data"].get("output_errors")
+    )
+    shown = "".join(
+        Response.model_validate(projection.response()).output_text
+        for projection, _ in responses_of(name)
+    )
+    if name in ("cancelled", "failed", "question"):  # partial text, and a question of the agent
+        assert shown.startswith(said) or shown.endswith(said)
+    else:
+        assert said == shown
+
+
+def test_a_response_shows_its_own_part_of_the_usage() -> None:
+    """The usage of all responses of a run is that of the run."""
+    parts = [projection.response()["usage"] for projection, _ in responses_of("client_tools")]
+
+    assert 2 == len(parts)
+    assert 131 == sum(part["input_tokens"] for part in parts)
+    assert 7 == sum(part["output_tokens"] for part in parts)
+
+
+def test_void_text_ends_as_an_empty_item() -> None:
+    """What was taken back is closed as incomplete, without content, before the new text begins."""
+    [(_, frames)] = responses_of("reset")
+    done = [e["item"] for e in data_of(frames) if e["type"] == "response.output_item.done"]
+
+    states = [(item["type"], item["status"]) for item in done]
+    kept = [("reasoning", "completed"), ("message", "completed")]
+    assert [("reasoning", "completed"), ("message", "incomplete"), *kept] == states
+    assert [] == done[1]["content"]
+
+
+def test_a_response_that_does_not_exist_yet_has_no_frames() -> None:
+    """A response begins when its run has waited often enough."""
+    projection = ResponseProjection(FACTS, 3)
+    frames = project_all(events_of("client_tools"), projection)
+
+    assert not projection.has_begun
+    assert [b"data: [DONE]\n\n"] == frames
+
+
+def test_edited_arguments_are_those_of_the_call() -> None:
+    """A call that a person has changed is shown as it was made."""
+    events = events_of("approvals")
+    edit = json.dumps({"decision": "edit", "arguments": {"expression": "6*9"}})
+    for event in events:
+        if event["type"] == "run.input_received" and event["data"]["content"] == "yes":
+            event["data"]["content"] = edit
+    projection = ResponseProjection(FACTS, 2)
+    project_all(events, projection)
+
+    made = projection.response()["output"][0]
+    assert ("mcp_call", '{"expression":"6*9"}') == (made["type"], made["arguments"])
