@@ -155,7 +155,8 @@ def _walk(shape: _Shape) -> Walk:
             rest.append(exists().where(runs.c.id == run_metadata.c.id, *of_run))
         states = []
     else:
-        by = [conditions.pop(name) for name in _INDEXED if name in conditions][:1]
+        indexed = [name for name in _INDEXED if name in conditions][:1]
+        by = [conditions.pop(name) for name in indexed]
         rest = [*conditions.values()]
         if pairs:
             rest.append(exists().where(run_metadata.c.id == runs.c.id, *pairs))

@@ -116,6 +116,10 @@ FILTERS: dict[str, tuple[Callable[[RowMapping], Mapping[str, Any]], Fits]] = {
         lambda _: {"error_code": "run.timeout", "api_key_id": KEY},
         lambda row, _: row["error_code"] == "run.timeout" and row["api_key_id"] == KEY,
     ),
+    "end user in another thread": (
+        lambda run: {"thread_id": run["thread_id"], "end_user_id": "nobody"},
+        lambda row, _: False,
+    ),
     "old persona": (
         lambda _: {"persona_id": "old@1"},
         lambda row, _: row["persona_id"] == "old@1",
