@@ -26,13 +26,17 @@ PERMISSIONS_OF_ROLE = {
 }
 SCOPES = DATA_PERMISSIONS | WORK_PERMISSIONS | {"admin"}
 
+_NOBODY = UUID(int=0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """A user in an org, by access token or by API key (`api_key_id`).
+    """A user in an org, by access token or by API key (`api_key_id`), or an end user of the org.
 
     `permissions` are those of the role, narrowed by the key's scopes.
     `expires_at` is when the token or key ends; streams end with it.
+    An actor with `end_user_id` comes from a client token; its user, key and login are those of the
+    token's issuer. It sees threads of this end user alone, or one of them (`thread_id`).
     """
 
     org_id: UUID
@@ -42,15 +46,24 @@ class Actor:
     api_key_id: UUID | None = None
     session_id: UUID | None = None  # the login that the access token comes from
     expires_at: datetime | None = None
+    end_user_id: str | None = None
+    thread_id: UUID | None = None
+    persona_id: str | None = None  # the one persona that runs of an end user may have
+    issuer_writes_all: bool = False  # of an end user: whether the token's issuer does
 
     @property
     def writes_all(self) -> bool:
         """Owners and admins write all that they see; members only their own.
 
         So do the keys of owners and admins that lack the scope `admin`: a role alone gives a key
-        no right that its scopes do not name.
+        no right that its scopes do not name. An end user writes no more than the token's issuer.
         """
-        return "admin" in self.permissions
+        return "admin" in self.permissions or self.issuer_writes_all
+
+    @property
+    def reader_of_private(self) -> UUID:
+        """The user whose private threads the actor sees; for an end user, nobody."""
+        return self.user_id if self.end_user_id is None else _NOBODY
 
     def check_may_write(self, created_by_user_id: UUID) -> None:
         """Check the creator. Raises: Forbidden: somebody else, and the actor lacks `admin`."""

@@ -1,7 +1,7 @@
 """Authentication: bearer tokens (RFC 6750) to actors, and what each endpoint requires of them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import wraps
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast
@@ -10,7 +10,7 @@ from uuid import UUID
 from flask import current_app, g, request
 from sqlalchemy import Connection, Row
 
-from arkloop.api.auth import access_tokens
+from arkloop.api.auth import access_tokens, client_tokens
 from arkloop.api.http import path_ids
 from arkloop.shared.accounts import accounts, api_keys
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, WORK_PERMISSIONS, Actor
@@ -29,10 +29,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def requires(permission: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def requires(
+    permission: str | None = None, *, end_users: bool = False
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let the endpoint be called only with a valid token, and one that has `permission`.
 
-    In this order: 401, 422 for an id in the path that is none, 403.
+    In this order: 401, 422 for an id in the path that is none, 403. End users, who come with a
+    client token, may call it only with `end_users`: then all that it reads and writes is limited to
+    what this actor sees.
     """
 
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
@@ -42,6 +46,8 @@ def requires(permission: str | None = None) -> Callable[[Callable[P, R]], Callab
             path_ids.check(kwargs)
             if permission is not None and permission not in actor.permissions:
                 raise Forbidden()
+            if actor.end_user_id is not None and not end_users:
+                raise Forbidden("Client tokens cannot be used for this endpoint.")
             # A worker's key is for its own endpoints alone.
             if permission is None and actor.permissions and actor.permissions <= WORK_PERMISSIONS:
                 raise Forbidden()
@@ -91,6 +97,8 @@ class Authenticator:
         """Return the actor that the token stands for. Raises: Unauthorized, Unavailable."""
         if token.startswith(api_keys.PREFIX):
             return self._by_api_key(token)
+        if token.startswith(client_tokens.PREFIX):
+            return self._end_user(client_tokens.verify(self.connections.settings, token))
         claims = access_tokens.verify(self.connections.settings, token)
         role = self._role(claims.user_id, claims.org_id, claims.session_id)
         if role is None:
@@ -121,17 +129,37 @@ class Authenticator:
             return True
 
     def permissions_of(self, actor: Actor) -> frozenset[str]:
-        """Return what the key or login behind a ticket allows now; empty if it is not in force."""
+        """Return what the key or login behind a ticket or a client token allows now.
+
+        It is empty if the key or login is not in force.
+        """
         if (key_id := actor.api_key_id) is not None:
             row = self._api_key(key_id, lambda sql: api_keys.find_by_id(sql, key_id))
             return PERMISSIONS_OF_ROLE[row.role] & frozenset(row.scopes) if row else frozenset()
         role = self._role(actor.user_id, actor.org_id, actor.session_id)
         return PERMISSIONS_OF_ROLE[role] if role else frozenset()
 
+    def up_to_date(self, actor: Actor) -> Actor:
+        """Return the actor of a ticket with the rights that its key or login has now."""
+        if actor.end_user_id is None:
+            return replace(actor, permissions=self.permissions_of(actor))
+        return self._end_user(actor)
+
     def forget(self) -> None:
         """Ask the database again for everyone: something was revoked through this process."""
         self._keys.forget()
         self._roles.forget()
+
+    def _end_user(self, actor: Actor) -> Actor:
+        """Narrow an end user's rights to those of the token's issuer. Raises: Unauthorized."""
+        of_issuer = self.permissions_of(actor)
+        if not of_issuer:
+            raise Unauthorized()
+        return replace(
+            actor,
+            permissions=actor.permissions & of_issuer,
+            issuer_writes_all="admin" in of_issuer,
+        )
 
     def _by_api_key(self, key: str) -> Actor:
         if not api_keys.is_well_formed(key):

@@ -3,7 +3,8 @@
 A ticket is a JWT that opens the events of one run to one reader, and nothing
 else; one that was issued for it also lets the reader send the results of the run's
 tool calls. It works again for reconnects until ten minutes after the run's end, for
-24 hours at most, and only while the API key or the login it was made with is in force.
+24 hours at most, and only while the API key or the login it was made with is in force. One that
+was made with a client token ends with that.
 """
 
 import time
@@ -41,6 +42,8 @@ def issue(
     expires_at = now() + LIFETIME
     if ended_at is not None:
         expires_at = min(expires_at, ended_at + AFTER_END)
+    if actor.end_user_id is not None and actor.expires_at is not None:
+        expires_at = min(expires_at, actor.expires_at)
     claims = {
         "aud": _AUDIENCE,
         "iat": int(time.time()),
@@ -54,6 +57,9 @@ def issue(
     }
     if sends_results:
         claims["results"] = True
+    if actor.end_user_id is not None:
+        claims["end_user"] = actor.end_user_id
+        claims["thread"] = actor.thread_id and str(actor.thread_id)
     return jwt.encode(claims, settings.jwt_secret, _ALGORITHM), expires_at
 
 
@@ -74,7 +80,7 @@ def verify(settings: Settings, ticket: str, run_id: UUID) -> Actor:
             audience=_AUDIENCE,
             options={"require": ["exp", "sub", "run", "org"], "verify_iat": False},
         )
-        key_id, session_id = claims.get("key"), claims.get("sid")
+        key_id, session_id, thread_id = (claims.get(name) for name in ("key", "sid", "thread"))
         if claims["run"] != str(run_id) or not (key_id or session_id):
             raise Unauthorized()
         return Actor(
@@ -85,6 +91,8 @@ def verify(settings: Settings, ticket: str, run_id: UUID) -> Actor:
             api_key_id=UUID(key_id) if key_id else None,
             session_id=UUID(session_id) if session_id else None,
             expires_at=datetime.fromtimestamp(claims["exp"], UTC),
+            end_user_id=claims.get("end_user"),
+            thread_id=UUID(thread_id) if thread_id else None,
         )
     except (jwt.InvalidTokenError, ValueError, KeyError, TypeError) as error:
         raise Unauthorized() from error

@@ -71,7 +71,7 @@ def stream_events(run_id: UUID) -> Response:
 
 
 @bp.post("/v1/runs/<id:run_id>/stream-ticket")
-@requires("data.runs.read")
+@requires("data.runs.read", end_users=True)
 def create_stream_ticket(run_id: UUID) -> Response:
     """Create a ticket for `GET …/events?ticket=`, perhaps for tool results too; responds 201.
 

@@ -31,7 +31,7 @@ _uploads: Counter[UUID] = Counter()
 
 
 @bp.post("/v1/files")
-@requires("data.files.write")
+@requires("data.files.write", end_users=True)
 def create_file() -> Response:
     """Store the file of a form; responds 201 with what was found out about it."""
     key, who = check_key(), actor()
@@ -39,7 +39,13 @@ def create_file() -> Response:
         name, pieces = read_file("file", incoming.MAX_BYTES)
         _check_name(name)
         with connections().transaction() as tx:
-            file_id = files.create(tx, org_id=who.org_id, user_id=who.user_id, name=name)
+            file_id = files.create(
+                tx,
+                org_id=who.org_id,
+                user_id=who.user_id,
+                end_user_id=who.end_user_id,
+                name=name,
+            )
         facts = incoming.store(storage(), files.key_of(who.org_id, file_id), pieces)
     return answered_once(
         key,
@@ -51,20 +57,20 @@ def create_file() -> Response:
 
 
 @bp.get("/v1/files/<id:file_id>")
-@requires("data.files.read")
+@requires("data.files.read", end_users=True)
 def get_file(file_id: UUID) -> Response:
     query_args(NoArguments())
     with connections().reading() as sql:
-        return jsonify(_shown(files.find(sql, actor().org_id, file_id)))
+        return jsonify(_shown(files.find(sql, actor(), file_id)))
 
 
 @bp.get("/v1/files/<id:file_id>/content")
-@requires("data.files.read")
+@requires("data.files.read", end_users=True)
 def get_file_content(file_id: UUID) -> Response:
     """Send the file's bytes as an attachment: a browser must never show them as a page."""
     query_args(NoArguments())
     with connections().reading() as sql:
-        file = files.find(sql, actor().org_id, file_id)
+        file = files.find(sql, actor(), file_id)
     try:
         key = files.key_of(file.org_id, file.id)
         pieces = storage().read(key) if request.method == "GET" else iter(())
@@ -81,7 +87,7 @@ def get_file_content(file_id: UUID) -> Response:
 
 
 @bp.delete("/v1/files/<id:file_id>")
-@requires("data.files.write")
+@requires("data.files.write", end_users=True)
 def delete_file(file_id: UUID) -> Response:
     """Delete a file; messages that refer to it stay, and models read that it is gone. 204."""
     query_args(NoArguments())

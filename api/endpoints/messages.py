@@ -28,7 +28,7 @@ class CreateMessage(Schema):
 
 
 @bp.post("/v1/threads/<id:thread_id>/messages")
-@requires("data.threads.write")
+@requires("data.threads.write", end_users=True)
 @idempotent
 def create_message(tx: Transaction, thread_id: UUID) -> Response:
     """Add a message; responds 201, also while a run is active, which does not see the message."""
@@ -37,7 +37,7 @@ def create_message(tx: Transaction, thread_id: UUID) -> Response:
 
 
 @bp.get("/v1/threads/<id:thread_id>/messages")
-@requires("data.threads.read")
+@requires("data.threads.read", end_users=True)
 def list_messages(thread_id: UUID) -> Response:
     """List the latest page in the order of the conversation; `before` leads to older ones."""
     args = page_args(ByPosition)

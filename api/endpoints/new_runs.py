@@ -15,6 +15,7 @@ from arkloop.api.endpoints.delivery import requested_delivery
 from arkloop.api.endpoints.messages import CreateMessage
 from arkloop.api.endpoints.threads import CreateThread
 from arkloop.api.http.current import actor, catalog
+from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.fields import ClientId, Id, Metadata
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, read_body
@@ -77,10 +78,12 @@ class CreateRunAnywhere(CreateRun):
 
 
 _RUN, _RUN_ANYWHERE = CreateRun(), CreateRunAnywhere()
+#: What the org decides, not its end users. Its tools rely on the metadata.
+_OF_ORG = ("route_id", "metadata", *sorted({*personas.OVERRIDES} - creation.END_USER_OVERRIDES))
 
 
 @bp.post("/v1/runs")
-@requires("data.runs.write")
+@requires("data.runs.write", end_users=True)
 def create_run() -> Response:
     """Create a run, with a message and perhaps a thread; responds 201 with their ids."""
     body = read_body(_RUN_ANYWHERE)
@@ -98,14 +101,14 @@ def create_run() -> Response:
 
 
 @bp.post("/v1/threads/<id:thread_id>/runs")
-@requires("data.runs.write")
+@requires("data.runs.write", end_users=True)
 def create_run_in_thread(thread_id: UUID) -> Response:
     """Create a run, perhaps with a message; responds 201 with its ids. The body is optional."""
     return _create(read_body(_RUN, optional=True), thread_id)
 
 
 @bp.post("/v1/threads/<id:thread_id>:retry")
-@requires("data.runs.write")
+@requires("data.runs.write", end_users=True)
 def retry_run(thread_id: UUID) -> Response:
     """Retry the thread's last message with a new run; responds as `create_run` does."""
     read_body(NoArguments(), optional=True)
@@ -120,6 +123,9 @@ def _retry(tx: Transaction, thread_id: UUID) -> Response:
 
 def _create(body: Mapping[str, Any], thread_id: UUID, opened: NewThread | None = None) -> Response:
     is_said = opened is not None or body.get("message") is not None
+    refuse_fields(body, *_OF_ORG)
+    if opened is not None:
+        refuse_fields({"thread.metadata": opened.metadata}, "thread.metadata")
     if is_said and "data.threads.write" not in actor().permissions:
         raise Forbidden()
     delivery = requested_delivery(body.get("on_disconnect"))
@@ -145,7 +151,8 @@ def _new_run(
     sql: Connection | None = None,
 ) -> NewRun:
     org_id = actor().org_id
-    persona = catalog().persona(org_id, body.get("persona_id") or None, sql=sql)
+    persona_id = body.get("persona_id") or actor().persona_id
+    persona = catalog().persona(org_id, persona_id, sql=sql)
     route = catalog().choose_route(org_id, body.get("route_id") or None, persona, sql=sql)
     given = {name: body[name] for name in personas.OVERRIDES if name in body}
     return NewRun(

@@ -70,7 +70,7 @@ class RunsQuery(ThreadRunsQuery):
 
 
 @bp.get("/v1/threads/<id:thread_id>/runs")
-@requires("data.runs.read")
+@requires("data.runs.read", end_users=True)
 def list_thread_runs(thread_id: UUID) -> Response:
     """List a thread's runs, newest first."""
     args = page_args(ByTime, ThreadRunsQuery())
@@ -82,7 +82,7 @@ def list_thread_runs(thread_id: UUID) -> Response:
 
 
 @bp.get("/v1/runs")
-@requires("data.runs.read")
+@requires("data.runs.read", end_users=True)
 def list_runs() -> Response:
     """List runs, newest first, with their costs."""
     args = page_args(ByTime, RunsQuery())
@@ -94,7 +94,7 @@ def list_runs() -> Response:
 
 
 @bp.get("/v1/runs/<id:run_id>")
-@requires("data.runs.read")
+@requires("data.runs.read", end_users=True)
 def get_run(run_id: UUID) -> Response:
     query_args(NoArguments())
     with connections().reading() as sql:
@@ -114,7 +114,7 @@ def change_run(run_id: UUID) -> Response:
 
 
 @bp.post("/v1/runs/<id:run_id>:cancel")
-@requires("data.runs.write")
+@requires("data.runs.write", end_users=True)
 @idempotent
 def cancel_run(tx: Transaction, run_id: UUID) -> Response:
     """Cancel a run; responds 200 for every run that the caller may write."""
@@ -124,7 +124,7 @@ def cancel_run(tx: Transaction, run_id: UUID) -> Response:
 
 
 @bp.post("/v1/runs/<id:run_id>/input")
-@requires("data.runs.write")
+@requires("data.runs.write", end_users=True)
 @idempotent
 def give_input(tx: Transaction, run_id: UUID) -> Response:
     """Store a reply to a waiting run, which resumes with it; responds 200."""
@@ -172,12 +172,15 @@ def _in_list(listed: Row[Any]) -> dict[str, Any]:
         "created_by_user_name": run["login"],
         "created_by_email": run["email"],
     }
+    if actor().end_user_id is not None:
+        row["created_by_user_name"] = row["created_by_email"] = None
     if run["pending_input"] is not None:
         row["pending_input"] = run["pending_input"]
     return row
 
 
 def shown_in_full(run: RowMapping) -> dict[str, Any]:
+    is_end_user = actor().end_user_id is not None
     started, waiting_since = run["started_at"], run["waiting_since"]
     waiting_ms = run["waiting_ms"]
     if waiting_since is not None:
@@ -193,7 +196,7 @@ def shown_in_full(run: RowMapping) -> dict[str, Any]:
         "model": run["model"],
         "persona_id": run["persona_id"],
         "route_id": run["route_id"],
-        "overrides": overrides.given(run["options"]),
+        "overrides": overrides.given(None if is_end_user else run["options"]),
         "trace_id": run["trace_id"],
         "end_user_id": run["end_user_id"],
         "metadata": run["metadata"],

@@ -9,6 +9,7 @@ from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.http.current import actor, connections
+from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.fields import ClientId, Metadata, MetadataChange, StrictBoolean
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
@@ -41,11 +42,12 @@ class ChangeThread(CreateThread):
 
 
 @bp.post("/v1/threads")
-@requires("data.threads.write")
+@requires("data.threads.write", end_users=True)
 @idempotent
 def create_thread(tx: Transaction) -> Response:
     """Create a thread; responds 201 with it, or 200 with the one that has its `external_id`."""
     fields = read_body(CreateThread(), optional=True)
+    refuse_fields(fields, "metadata")
     if fields.get("external_id") is None:
         thread, is_new = threads.create(tx, actor(), **fields), True
     else:
@@ -56,7 +58,7 @@ def create_thread(tx: Transaction) -> Response:
 
 
 @bp.get("/v1/threads")
-@requires("data.threads.read")
+@requires("data.threads.read", end_users=True)
 def list_threads() -> Response:
     """List threads, newest first."""
     args = page_args(ByTime, ThreadsQuery())
@@ -68,7 +70,7 @@ def list_threads() -> Response:
 
 
 @bp.get("/v1/threads/<id:thread_id>")
-@requires("data.threads.read")
+@requires("data.threads.read", end_users=True)
 def get_thread(thread_id: UUID) -> Response:
     query_args(NoArguments())
     with connections().reading() as sql:
@@ -76,17 +78,18 @@ def get_thread(thread_id: UUID) -> Response:
 
 
 @bp.patch("/v1/threads/<id:thread_id>")
-@requires("data.threads.write")
+@requires("data.threads.write", end_users=True)
 def change_thread(thread_id: UUID) -> Response:
     """Change a thread; fields that are missing in the body keep their values."""
     body = read_body(ChangeThread())
+    refuse_fields(body, "metadata")
     with connections().transaction() as tx:
         thread = threads.change(tx, actor(), thread_id, **body)
     return jsonify(_shown(thread))
 
 
 @bp.delete("/v1/threads/<id:thread_id>")
-@requires("data.threads.write")
+@requires("data.threads.write", end_users=True)
 def delete_thread(thread_id: UUID) -> Response:
     """Delete a thread; responds 204, or 409 while a run is active."""
     query_args(NoArguments())

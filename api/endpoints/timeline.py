@@ -34,7 +34,7 @@ class ByTurn(NamedTuple):
 
 
 @bp.get("/v1/threads/<id:thread_id>/timeline")
-@requires("data.threads.read")
+@requires("data.threads.read", end_users=True)
 def show_timeline(thread_id: UUID) -> Response:
     """Show the latest page in the order of the conversation; `before` leads to older ones."""
     if "data.runs.read" not in actor().permissions:

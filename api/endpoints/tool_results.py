@@ -1,7 +1,6 @@
 """`POST /v1/runs/{id}/tool-results`: results of tool calls that are made outside the service."""
 
 import json
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -88,7 +87,7 @@ def _sender(run_id: UUID) -> Actor:
         if not authenticator().still_valid(sender):
             raise Unauthorized()
         if "data.runs.write" in sender.permissions:
-            sender = replace(sender, permissions=authenticator().permissions_of(sender))
+            sender = authenticator().up_to_date(sender)
     if "data.runs.write" not in sender.permissions:
         raise Forbidden()
     return sender

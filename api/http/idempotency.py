@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
+from uuid import UUID, uuid5
 
 from flask import Response, jsonify, request
 
@@ -83,10 +84,7 @@ def answered_once(
     if key is None:
         with connections().transaction() as tx:
             return make(tx)
-    who = actor()
-    scope = Scope(
-        org_id=who.org_id, actor_id=who.api_key_id or who.user_id, path=request.path, key=key
-    )
+    scope = Scope(org_id=actor().org_id, actor_id=_sender(), path=request.path, key=key)
     request_hash = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
@@ -129,6 +127,15 @@ def check_key() -> str | None:
     if key is not None and not re.fullmatch(r"[\x20-\x7e]{1,255}", key):
         raise InvalidRequest(**{"Idempotency-Key": ["must be 1 to 255 printable ASCII characters"]})
     return key
+
+
+def _sender() -> UUID:
+    """Return the id of the API key or the user, or one made of it for its end users' requests."""
+    who = actor()
+    issuer = who.api_key_id or who.user_id
+    if who.end_user_id is None:
+        return issuer
+    return uuid5(issuer, json.dumps([who.end_user_id, str(who.thread_id)]))
 
 
 def _stored(answer: Response, secrets: tuple[str, ...]) -> StoredAnswer:

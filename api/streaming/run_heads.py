@@ -23,10 +23,12 @@ MOST_AT_ONCE = 500
 
 # Of thousands of runs that wait, nothing has to travel.
 _NEWS = """
-SELECT known.run_id, run.org_id, run.only_for, run.ended_at, newest.seq
+SELECT known.run_id, run.org_id, run.only_for, run.ended_at, newest.seq, run.thread_id,
+    run.end_user_id
 FROM unnest(%(ids)s::uuid[], %(seqs)s::bigint[]) AS known (run_id, seq)
 LEFT JOIN LATERAL (
-    SELECT r.org_id, CASE WHEN t.is_private THEN t.created_by_user_id END AS only_for, r.ended_at
+    SELECT r.org_id, CASE WHEN t.is_private THEN t.created_by_user_id END AS only_for, r.ended_at,
+        t.id AS thread_id, t.end_user_id
     FROM runs r JOIN threads t ON t.id = r.thread_id
     WHERE r.id = known.run_id AND t.deleted_at IS NULL
 ) AS run ON true
@@ -39,17 +41,26 @@ WHERE run.org_id IS NULL OR run.only_for IS NOT NULL OR run.ended_at IS NOT NULL
 
 
 class RunHead(NamedTuple):
-    """A run's newest event and who may read it: all of the org, or `only_for` one user."""
+    """A run's newest event and who may read it: all of the org, or `only_for` one user, and the
+    end user of its thread.
+    """
 
     run_id: UUID
     org_id: UUID
     only_for: UUID | None
     ended_at: datetime | None
     last_seq: int
+    thread_id: UUID
+    end_user_id: str | None
 
     def is_seen_by(self, actor: Actor) -> bool:
-        """Return whether the actor may see the run; `Actor.sees` is the same in SQL."""
-        return self.org_id == actor.org_id and self.only_for in (None, actor.user_id)
+        """Return whether the actor may see the run; `IS_VISIBLE` is the same in SQL."""
+        return (
+            self.org_id == actor.org_id
+            and self.only_for in (None, actor.reader_of_private)
+            and actor.end_user_id in (None, self.end_user_id)
+            and actor.thread_id in (None, self.thread_id)
+        )
 
 
 @dataclass(slots=True)

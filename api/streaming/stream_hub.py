@@ -285,7 +285,11 @@ class StreamHub:
             for run_id in list(itertools.islice(self._followed, AT_ONCE)):
                 # To the end of the queue, behind those that came meanwhile.
                 followed = self._followed[run_id] = self._followed.pop(run_id)
-                known[run_id] = min(watch.announced for watch in followed.watches)
+                # An end user may have lost the thread: theirs are always looked at.
+                known[run_id] = min(
+                    watch.announced if watch.reader.end_user_id is None else -1
+                    for watch in followed.watches
+                )
         if known and not self._closed:
             for run_id, head in self.heads.news(known).items():
                 self._heard(head, run_id)

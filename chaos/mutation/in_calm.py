@@ -78,13 +78,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "I15",
         Edit(
             "shared/runs/queries.py",
-            '.where(runs.c.id == bindparam("run_id"), _IS_VISIBLE)',
+            '.where(runs.c.id == bindparam("run_id"), IS_VISIBLE)',
             '.where(runs.c.id == bindparam("run_id"))',
         ),
         Edit(
             "api/streaming/run_heads.py",
-            "return self.org_id == actor.org_id and self.only_for in (None, actor.user_id)",
-            "return True",
+            "self.org_id == actor.org_id\n"
+            "            and self.only_for in (None, actor.reader_of_private)\n",
+            "True\n",
         ),
     ),
     mutant(

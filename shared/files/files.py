@@ -29,14 +29,20 @@ def key_of(org_id: UUID, file_id: UUID) -> str:
     return f"{org_id}/{file_id}"
 
 
-def create(tx: Transaction, *, org_id: UUID, user_id: UUID, name: str) -> UUID:
-    """Create a pending file, whose bytes are written next; returns its id."""
+def create(
+    tx: Transaction, *, org_id: UUID, user_id: UUID, name: str, end_user_id: str | None = None
+) -> UUID:
+    """Create a pending file, whose bytes are written next; returns its id.
+
+    An end user sees files of their `end_user_id` alone.
+    """
     file_id = new_id()
     tx.sql.execute(
         insert(files).values(
             id=file_id,
             org_id=org_id,
             created_by_user_id=user_id,
+            end_user_id=end_user_id,
             name=name,
             expires_at=func.now() + PENDING,
         )
@@ -69,25 +75,30 @@ def complete(
     return row
 
 
-def find(sql: Connection, org_id: UUID, file_id: UUID) -> Row[Any]:
-    """Find a file of the org. Raises: FileMissing: pending, deleted and expired ones too."""
-    for row in of_ids(sql, org_id, [file_id]):
+def find(sql: Connection, actor: Actor, file_id: UUID) -> Row[Any]:
+    """Find a file that the actor sees.
+
+    Raises:
+        FileMissing: pending, deleted and expired ones too.
+    """
+    for row in of_ids(sql, actor.org_id, [file_id], end_user_id=actor.end_user_id):
         return row
     raise FileMissing()
 
 
-def of_ids(sql: Connection, org_id: UUID, file_ids: Iterable[UUID]) -> list[Row[Any]]:
-    """Return those of the files that the org has."""
-    return list(
-        sql.execute(
-            select(files).where(
-                files.c.id.in_(set(file_ids)),
-                files.c.org_id == org_id,
-                files.c.stored_at.is_not(None),
-                _is_alive(),
-            )
-        )
+def of_ids(
+    sql: Connection, org_id: UUID, file_ids: Iterable[UUID], *, end_user_id: str | None = None
+) -> list[Row[Any]]:
+    """Return those of the files that the org has, or that one of its end users may read."""
+    query = select(files).where(
+        files.c.id.in_(set(file_ids)),
+        files.c.org_id == org_id,
+        files.c.stored_at.is_not(None),
+        _is_alive(),
     )
+    if end_user_id is not None:
+        query = query.where(files.c.end_user_id == end_user_id)
+    return list(sql.execute(query))
 
 
 def remove(tx: Transaction, actor: Actor, file_id: UUID) -> None:
@@ -97,7 +108,7 @@ def remove(tx: Transaction, actor: Actor, file_id: UUID) -> None:
         FileMissing
         Forbidden: it is somebody else's, and the actor is a member.
     """
-    actor.check_may_write(find(tx.sql, actor.org_id, file_id).created_by_user_id)
+    actor.check_may_write(find(tx.sql, actor, file_id).created_by_user_id)
     tx.sql.execute(update(files).where(files.c.id == file_id).values(expires_at=func.now()))
 
 

@@ -157,7 +157,7 @@ def _find(sql: Connection, actor: Actor, run_id: UUID, *, lock: bool = False) ->
     query = (
         select(*runs.c)
         .join(threads, threads.c.id == runs.c.thread_id)
-        .where(runs.c.id == run_id, visible(actor.org_id, actor.user_id))
+        .where(runs.c.id == run_id, visible(actor))
     )
     if lock:
         query = query.with_for_update(of=runs, key_share=True)

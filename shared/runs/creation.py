@@ -14,7 +14,7 @@ from arkloop.shared.billing import budget_limits
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
-from arkloop.shared.errors import InvalidRequest, InvalidState, ThreadBusy
+from arkloop.shared.errors import Forbidden, InvalidRequest, InvalidState, ThreadBusy
 from arkloop.shared.runs import agent_queue
 from arkloop.shared.runs.overrides import Options
 from arkloop.shared.storage.arrays import TextArray, plain_array
@@ -25,8 +25,11 @@ from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.storage.tables.threads import messages
 from arkloop.shared.threads import thread_contexts, threads
 from arkloop.shared.threads.content import Content, Part, stored_parts
+from arkloop.shared.threads.end_users import check_fields, own_thread
 
 _CREATE = statement(__package__, "create")
+#: What an end user may override of a persona: the tools that their own page executes.
+END_USER_OVERRIDES = frozenset({"tools"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +103,7 @@ class RunCreator:
 
         Raises: as `create`.
         """
+        new = _of_end_user(new)
         if new.thread is not None and new.thread.external_id is not None:
             with self._connections.reading() as sql:
                 new = _in_existing_thread(sql, new, new.thread.external_id)
@@ -108,12 +112,13 @@ class RunCreator:
             if run_id is not None:
                 return Created(run_id, new.thread_id)
         with self._connections.transaction() as tx:
-            return create(tx, new)
+            return _create(tx, new)
 
     def _is_complex(self, new: NewRun) -> bool:
         """Return whether more has to be read, in one transaction, than a single statement does."""
         return (
-            new.persona.max_cost_usd_per_month is not None
+            new.actor.end_user_id is not None
+            or new.persona.max_cost_usd_per_month is not None
             or self._catalog.is_limited(new.actor.org_id)
             or (new.thread is not None and new.thread.external_id is not None)
             or (new.message is not None and new.message.content.parts is not None)
@@ -135,6 +140,34 @@ def create(tx: Transaction, new: NewRun) -> Created:
         BudgetExhausted: nothing is left for it.
         InvalidRequest: see `stored_parts`.
     """
+    return _create(tx, _of_end_user(new))
+
+
+def _of_end_user(new: NewRun) -> NewRun:
+    """Return the run as its actor may create it; an end user creates their own alone.
+
+    Raises:
+        Forbidden: another end user's, or with what the org decides: persona, overrides, privacy.
+    """
+    actor = new.actor
+    if actor.end_user_id is None:
+        return new
+    if new.end_user_id not in (None, actor.end_user_id):
+        raise Forbidden("This client token is for another end user.")
+    if new.persona.id != actor.persona_id:
+        raise Forbidden(f"This client token is for the persona {actor.persona_id}.")
+    if not (new.options or {}).keys() <= END_USER_OVERRIDES:
+        raise Forbidden("Client tokens cannot override the persona.")
+    thread = new.thread
+    if thread is not None:
+        check_fields(actor, asdict(thread))
+        # One with an external id may exist already.
+        if thread.external_id is None:
+            thread = NewThread(**own_thread(actor, asdict(thread)))
+    return replace(new, end_user_id=actor.end_user_id, thread=thread)
+
+
+def _create(tx: Transaction, new: NewRun) -> Created:
     if new.message is not None:
         new = replace(new, message=_with_parts(tx.sql, new.actor, new.message))
     if new.thread is not None and new.thread.external_id is not None:
@@ -279,6 +312,8 @@ def retry(
     )
     thread_contexts.forget(tx, thread_id, last_position)
     persona_id, route_id, options, end_user_id, client_data = last_run or (None,) * 5
+    if last_run is None:
+        persona_id = actor.persona_id
     persona = catalog.persona(actor.org_id, persona_id, sql=tx.sql)
     route = catalog.choose_route(actor.org_id, route_id, persona, sql=tx.sql)
     new = NewRun(
@@ -288,7 +323,8 @@ def retry(
         route=route,
         trace_id=trace_id,
         options=options,
-        end_user_id=end_user_id,
+        end_user_id=actor.end_user_id or end_user_id,
         metadata=client_data or {},
     )
-    return create(tx, new)
+    # What the org gave the run stays, also where an end user retries it.
+    return _create(tx, new)

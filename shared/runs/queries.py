@@ -45,11 +45,10 @@ from arkloop.shared.storage.tables.accounts import users
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import run_metadata, runs
 from arkloop.shared.storage.tables.threads import messages, threads
-from arkloop.shared.threads.visibility import visible
+from arkloop.shared.threads.visibility import IS_VISIBLE, seen_by
 
 #: A list leaves out what may be long and is shown of a single run.
 _LISTED = [column for column in runs.c if column is not runs.c.options]
-_IS_VISIBLE = visible(bindparam("org_id"), bindparam("user_id"))
 _LAST_SEQ = (
     select(func.coalesce(func.max(run_events.c.seq), 0))
     .where(run_events.c.run_id == runs.c.id)
@@ -80,7 +79,7 @@ _RUN = (
     )
     .join(threads, threads.c.id == runs.c.thread_id)
     .outerjoin(messages, messages.c.run_id == runs.c.id)
-    .where(runs.c.id == bindparam("run_id"), _IS_VISIBLE)
+    .where(runs.c.id == bindparam("run_id"), IS_VISIBLE)
 )
 #: Filters of a list of runs; of the first four, an index has the rows in the order of the list.
 _FILTERS: Mapping[str, ColumnElement[bool]] = {
@@ -90,9 +89,13 @@ _FILTERS: Mapping[str, ColumnElement[bool]] = {
     },
     **{name: runs.c[name] == bindparam(name) for name in ("persona_id", "route_id", "api_key_id")},
     "persona_key": func.split_part(runs.c.persona_id, "@", 1) == bindparam("persona_key"),
+    # A run can have an end user that its thread lacks, as sub-runs do.
+    "of_end_user": exists().where(
+        threads.c.id == runs.c.thread_id, threads.c.end_user_id == bindparam("of_end_user")
+    ),
 }
 _INDEXED = ("thread_id", "parent_run_id", "end_user_id", "error_code")
-_THREAD_ID = select(threads.c.id).where(threads.c.id == bindparam("thread_id"), _IS_VISIBLE)
+_THREAD_ID = select(threads.c.id).where(threads.c.id == bindparam("thread_id"), IS_VISIBLE)
 
 
 def get(sql: Connection, actor: Actor, run_id: UUID) -> RowMapping:
@@ -102,7 +105,7 @@ def get(sql: Connection, actor: Actor, run_id: UUID) -> RowMapping:
     Raises:
         RunNotFound: it does not exist, or the actor must not know of it.
     """
-    row = sql.execute(_RUN, {"run_id": run_id, **values(actor)})
+    row = sql.execute(_RUN, {"run_id": run_id, **seen_by(actor)})
     run = row.mappings().one_or_none()
     if run is None:
         raise RunNotFound()
@@ -130,6 +133,11 @@ def list_of_org(
     `filters`: `status`, `metadata`, the keys of `_FILTERS`, and `created_after`, the first moment
     of the list, and `created_before`, the first moment after it.
     """
+    if actor.end_user_id is not None:
+        narrowed = _of_end_user(sql, actor, filters)
+        if narrowed is None:
+            return Page((), None)
+        filters = narrowed
     metadata = filters.get("metadata", {})
     shape = _Shape(frozenset(filters), filters.get("status"), len(metadata))
     is_deep = before is not None
@@ -140,6 +148,25 @@ def list_of_org(
         end=_end(shape, is_deep),
         page=partial(_page, shape, limit, is_deep),
     )
+
+
+def _of_end_user(
+    sql: Connection, actor: Actor, filters: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """Narrow the filters to what an end user sees; None if that is nothing.
+
+    Sub-runs are in threads of their own, which have no end user.
+    """
+    wanted = {"end_user_id": actor.end_user_id, **filters}
+    thread_ids = {of for of in (actor.thread_id, filters.get("thread_id")) if of is not None}
+    if wanted["end_user_id"] != actor.end_user_id or len(thread_ids) > 1:
+        return None
+    if not thread_ids:
+        return {**wanted, "of_end_user": actor.end_user_id}
+    [thread_id] = thread_ids
+    if not sql.scalar(_THREAD_ID, {"thread_id": thread_id, **seen_by(actor)}):
+        return None
+    return {**filters, "thread_id": thread_id}
 
 
 @lru_cache(maxsize=100)
@@ -240,7 +267,7 @@ def list_of_thread(
     Raises:
         ThreadNotFound
     """
-    if not sql.scalar(_THREAD_ID, {"thread_id": thread_id, **values(actor)}):
+    if not sql.scalar(_THREAD_ID, {"thread_id": thread_id, **seen_by(actor)}):
         raise ThreadNotFound()
     filters = {**filters, "thread_id": thread_id}
     return list_of_org(sql, actor, limit=limit, before=before, filters=filters)

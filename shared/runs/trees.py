@@ -17,6 +17,7 @@ from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.notifications import Notification
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.runs import IS_ACTIVE_SUB_RUN, UNHELD_AND_CANCELLED, runs
+from arkloop.shared.threads.visibility import seen_by
 
 _CANCEL_TREE = statement(__package__, "cancel_tree")
 _CANCEL_ORPHANS = statement(__package__, "cancel_orphans")
@@ -47,8 +48,8 @@ def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> bool:
         _CANCEL_TREE,
         {
             "run_id": run_id,
-            "org_id": actor.org_id,
-            "user_id": actor.user_id,
+            **seen_by(actor),
+            "writer_id": actor.user_id,
             "writes_all": actor.writes_all,
         },
     ).all()

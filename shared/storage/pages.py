@@ -209,8 +209,11 @@ def json_size(column: ColumnElement[Any]) -> ColumnElement[int]:
 
 
 def values(actor: Actor, before: Place | None = None) -> Mapping[str, Any]:
-    """Return the parameters that identify the actor and the start of the page."""
-    return {"org_id": actor.org_id, "user_id": actor.user_id, **after(before)}
+    """Return the parameters that identify the actor and the start of the page.
+
+    They leave out private threads for an end user, and a filter those of other end users.
+    """
+    return {"org_id": actor.org_id, "user_id": actor.reader_of_private, **after(before)}
 
 
 def after(before: Place | None) -> Mapping[str, Any]:

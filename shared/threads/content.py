@@ -72,7 +72,8 @@ def stored_parts(sql: Connection, actor: Actor, content: Content) -> list[Part] 
     if "data.files.read" not in actor.permissions:
         raise Forbidden("Referring to a file requires the scope data.files.read.")
     file_ids = {file_id for _, file_id in wanted.values()}
-    found = {row.id: row for row in files.of_ids(sql, actor.org_id, file_ids)}
+    rows = files.of_ids(sql, actor.org_id, file_ids, end_user_id=actor.end_user_id)
+    found = {row.id: row for row in rows}
     problems = {}
     for number, (kind, file_id) in wanted.items():
         if (why := _problem(kind, found.get(file_id))) is not None:

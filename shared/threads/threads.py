@@ -53,7 +53,8 @@ from arkloop.shared.storage.tables.threads import (
     threads,
 )
 from arkloop.shared.threads.content import Content, stored_parts
-from arkloop.shared.threads.visibility import visible
+from arkloop.shared.threads.end_users import check_fields, own_thread
+from arkloop.shared.threads.visibility import IS_VISIBLE, seen_by, visible
 
 _ACTIVE_RUN_ID = (
     select(runs.c.id)
@@ -79,12 +80,19 @@ def find_or_create(
     Returns it as `get` does, and whether it is new. An id is unique among the threads that the org
     shares, and among the private ones of each user, which come first: that somebody else has a
     private thread of this id is not revealed.
+
+    Raises:
+        ThreadNotFound: the thread of this id is not one of the actor, who is an end user.
+        Forbidden: see `check_fields`.
     """
+    check_fields(actor, fields)
     while True:
         if thread := find(tx.sql, actor, external_id):
             return thread, False
         if thread := _insert(tx.sql, actor, {**fields, "external_id": external_id}):
             return thread, True
+        if actor.end_user_id is not None and not find(tx.sql, actor, external_id):
+            raise ThreadNotFound()
         # It was created at the same time: now it can be read.
 
 
@@ -93,8 +101,8 @@ def find(sql: Connection, actor: Actor, external_id: str) -> Row[Any] | None:
     return sql.execute(
         _select()
         .where(
-            threads.c.org_id == actor.org_id,
-            threads.c.visible_to.in_((actor.org_id, actor.user_id)),
+            visible(actor),
+            threads.c.visible_to.in_((actor.org_id, actor.reader_of_private)),
             threads.c.external_id == external_id,
         )
         .order_by(threads.c.is_private.desc())
@@ -104,6 +112,7 @@ def find(sql: Connection, actor: Actor, external_id: str) -> Row[Any] | None:
 
 def _insert(sql: Connection, actor: Actor, fields: Mapping[str, Any]) -> Row[Any] | None:
     """Insert a thread; None if the one that has its `external_id` was created meanwhile."""
+    fields = own_thread(actor, fields)
     thread_id = sql.scalar(
         insert(threads)
         .values(id=new_id(), org_id=actor.org_id, created_by_user_id=actor.user_id, **fields)
@@ -117,8 +126,9 @@ def _insert(sql: Connection, actor: Actor, fields: Mapping[str, Any]) -> Row[Any
 
 def get(sql: Connection, actor: Actor, thread_id: UUID) -> Row[Any]:
     """Return the thread's row with `active_run_id`. Raises: ThreadNotFound."""
-    is_visible = visible(actor.org_id, actor.user_id)
-    thread = sql.execute(_select().where(threads.c.id == thread_id, is_visible)).one_or_none()
+    thread = sql.execute(
+        _select().where(threads.c.id == thread_id, IS_VISIBLE), seen_by(actor)
+    ).one_or_none()
     if thread is None:
         raise ThreadNotFound()
     return thread
@@ -136,6 +146,12 @@ def list_(
 
     `filters`: `external_id`, `end_user_id` and `metadata`.
     """
+    if actor.end_user_id is not None:
+        if filters.get("end_user_id", actor.end_user_id) != actor.end_user_id:
+            return Page((), None)
+        filters = {**filters, "end_user_id": actor.end_user_id}
+        if actor.thread_id is not None:
+            filters["id"] = actor.thread_id
     metadata = filters.get("metadata", {})
     shape = (frozenset(filters), len(metadata))
     is_deep = before is not None
@@ -153,7 +169,7 @@ def _walk(names: frozenset[str], pair_count: int) -> Walk:
     """Return the walk for these filters. Built once, which costs more than to execute it."""
     equal = [
         threads.c[name] == bindparam(name)
-        for name in ("external_id", "end_user_id")
+        for name in ("id", "external_id", "end_user_id")
         if name in names
     ]
     if not pair_count:
@@ -205,6 +221,7 @@ def change(
         InvalidRequest: the thread would have too much metadata.
     """
     lock(tx, actor, thread_id)
+    check_fields(actor, changes)
     if metadata:
         before = select(threads.c.metadata).where(threads.c.id == thread_id)
         changes["metadata"] = client_data.merged(tx.sql.execute(before).scalar_one(), metadata)
@@ -242,7 +259,7 @@ def lock(tx: Transaction, actor: Actor, thread_id: UUID) -> str | None:
     """
     thread = tx.sql.execute(
         select(threads.c.created_by_user_id, threads.c.end_user_id)
-        .where(threads.c.id == thread_id, visible(actor.org_id, actor.user_id))
+        .where(threads.c.id == thread_id, visible(actor))
         # No stronger: a worker that gives its run's thread a message must not have to
         # wait here, for a change of who sees the thread waits for that run.
         .with_for_update(key_share=True)
@@ -264,7 +281,7 @@ def take_position(tx: Transaction, actor: Actor, thread_id: UUID) -> int:
         update(threads)
         .where(
             threads.c.id == thread_id,
-            visible(actor.org_id, actor.user_id),
+            visible(actor),
             or_(literal(actor.writes_all), threads.c.created_by_user_id == actor.user_id),
         )
         .values(next_position=threads.c.next_position + 1, updated_at=func.now())

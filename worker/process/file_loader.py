@@ -92,7 +92,13 @@ class RunFiles:
         with connections.transaction() as tx:
             creator = select(runs.c.created_by_user_id).where(runs.c.id == claim.run_id)
             user_id = tx.sql.execute(creator).scalar_one()
-            file_id = files.create(tx, org_id=claim.org_id, user_id=user_id, name=name)
+            file_id = files.create(
+                tx,
+                org_id=claim.org_id,
+                user_id=user_id,
+                end_user_id=claim.end_user_id,
+                name=name,
+            )
         key = files.key_of(claim.org_id, file_id)
         facts = incoming.store(self._loader.storage, key, [content])
         # As long as the events that refer to it.

@@ -1,5 +1,5 @@
--- Request the cancellation of a run and of all sub-runs below it that have not ended, for a user who
--- may write the run.
+-- Request the cancellation of a run and of all sub-runs below it that have not ended, for an actor
+-- who may write the run.
 --
 -- Rows are locked from the leaves to the root, as at the end of a sub-run, so that nobody waits in a
 -- circle. Who sees a thread is said in shared/threads/visibility.py.
@@ -8,7 +8,9 @@ WITH RECURSIVE tree AS (
     WHERE r.id = %(run_id)s AND r.state IN ('queued', 'executing', 'waiting', 'suspended')
         AND t.org_id = %(org_id)s AND t.deleted_at IS NULL
         AND (NOT t.is_private OR t.created_by_user_id = %(user_id)s)
-        AND (%(writes_all)s OR r.created_by_user_id = %(user_id)s)
+        AND (%(seen_end_user_id)s::text IS NULL OR t.end_user_id = %(seen_end_user_id)s)
+        AND (%(seen_thread_id)s::uuid IS NULL OR t.id = %(seen_thread_id)s)
+        AND (%(writes_all)s OR r.created_by_user_id = %(writer_id)s)
     UNION ALL
     SELECT c.id, tree.depth + 1 FROM tree JOIN runs c ON c.parent_run_id = tree.id
     WHERE c.state IN ('queued', 'executing', 'waiting', 'suspended')
@@ -18,6 +20,6 @@ WITH RECURSIVE tree AS (
     ORDER BY tree.depth DESC, r.id FOR NO KEY UPDATE OF r
 )
 UPDATE runs r SET cancel_requested_at = coalesce(r.cancel_requested_at, now()),
-    cancel_requested_by = coalesce(r.cancel_requested_by, %(user_id)s)
+    cancel_requested_by = coalesce(r.cancel_requested_by, %(writer_id)s)
 FROM locked WHERE r.id = locked.id
 RETURNING r.id, locked.depth, r.state, r.owner, r.agent, r.cancel_requested_by

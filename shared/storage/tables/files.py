@@ -10,6 +10,7 @@ files = Table(
     id_(),
     ref_("org_id", "orgs.id"),
     ref_("created_by_user_id", "users.id"),
+    Column("end_user_id", Text),  # who may read it as an end user of the org
     Column("name", Text, nullable=False),
     # Null until all its bytes are stored.
     Column("media_type", Text),

@@ -1,0 +1,35 @@
+"""Limits on what an end user makes and changes: threads of their own, which the org can see."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from arkloop.shared.actors import Actor
+from arkloop.shared.errors import Forbidden
+
+
+def own_thread(actor: Actor, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the columns of a new thread, which an end user makes as their own.
+
+    Raises:
+        Forbidden: see `check_fields`, or the actor has one thread alone.
+    """
+    if actor.end_user_id is None:
+        return fields
+    if actor.thread_id is not None:
+        raise Forbidden("This client token is for one thread, and creates no other.")
+    check_fields(actor, fields)
+    return {**fields, "end_user_id": actor.end_user_id}
+
+
+def check_fields(actor: Actor, fields: Mapping[str, Any]) -> None:
+    """Check the columns that an end user sets.
+
+    Raises:
+        Forbidden: another end user, or a private thread, which the end user would not see.
+    """
+    if actor.end_user_id is None:
+        return
+    if fields.get("end_user_id", actor.end_user_id) not in (None, actor.end_user_id):
+        raise Forbidden("This client token is for another end user.")
+    if fields.get("is_private"):
+        raise Forbidden("Threads of end users cannot be private.")
