@@ -18,7 +18,7 @@ from marshmallow import Schema
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.endpoints import agent_worker_bodies as bodies
 from arkloop.api.http.current import actor, catalog, connections
-from arkloop.api.http.json_body import read_body
+from arkloop.api.http.json_body import BodyLimits, read_body
 from arkloop.api.streaming.disconnects import is_closed
 from arkloop.api.streaming.long_polls import LongPoll, LongPollHub, respond_later
 from arkloop.shared.catalog.catalog import Catalog
@@ -59,7 +59,7 @@ def _of_agent(view: Callable[[str, dict[str, Any]], Response], schema: Schema) -
     def called(name: str) -> Response:
         if not AGENT_NAME.fullmatch(name):
             raise InvalidRequest(name=[f"must match {AGENT_NAME.pattern}"])
-        return view(name, read_body(schema, most=MAX_BODY_BYTES))
+        return view(name, read_body(schema, limits=BodyLimits(MAX_BODY_BYTES)))
 
     return called
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from socket import SHUT_RD
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import unquote_to_bytes
 
 import gevent
@@ -27,8 +27,23 @@ class NoArguments(Schema):
 _NO_ARGUMENTS = NoArguments()
 
 
+class BodyLimits(NamedTuple):
+    """Bounds of a body; with `takes_text` JSON may come as text/plain, or without a type.
+
+    That is how `fetch` sends a string. A page of another origin can then send it without asking,
+    so it is for endpoints that require a bearer token in a header.
+    """
+
+    most_bytes: int = MAX_BODY_BYTES
+    most_values: int = json_text.MAX_VALUES
+    takes_text: bool = False
+
+
+_LIMITS = BodyLimits()
+
+
 def read_body(
-    schema: Schema, *, optional: bool = False, most: int = MAX_BODY_BYTES
+    schema: Schema, *, optional: bool = False, limits: BodyLimits = _LIMITS
 ) -> dict[str, Any]:
     """Read the JSON object in the body as `schema` loads it; also refuses any query parameter.
 
@@ -39,7 +54,14 @@ def read_body(
         UnsupportedMediaType, BodyTooLarge, RequestTimeout: see `read_object`.
     """
     query_args(_NO_ARGUMENTS)
-    body = read_object(most)
+    return load_body(schema, optional=optional, limits=limits)
+
+
+def load_body(
+    schema: Schema, *, optional: bool = False, limits: BodyLimits = _LIMITS
+) -> dict[str, Any]:
+    """Read the body as `read_body` does, where query parameters are allowed."""
+    body = read_object(limits)
     if body is None and not optional:
         raise InvalidRequest(body=["is required: send a JSON object"])
     return cast("dict[str, Any]", _load(schema, body or {}))
@@ -80,39 +102,39 @@ def read_items(schema: Schema, *, most: int) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", _load(schema, body))
 
 
-def read_object(most: int = MAX_BODY_BYTES) -> dict[str, Any] | None:
+def read_object(limits: BodyLimits = _LIMITS) -> dict[str, Any] | None:
     """Read the JSON object in the body; None if there is no body.
 
     Raises:
         InvalidRequest: not one strict JSON object.
         UnsupportedMediaType, BodyTooLarge, RequestTimeout: see `read_json`.
     """
-    body = read_json(most)
+    body = read_json(limits)
     if body is not None and not isinstance(body, dict):
         raise InvalidRequest(body=["must be a JSON object"])
     return body
 
 
-def read_json(most: int = MAX_BODY_BYTES) -> dict[str, Any] | list[Any] | None:
+def read_json(limits: BodyLimits = _LIMITS) -> dict[str, Any] | list[Any] | None:
     """Read the JSON in the body, once per request; None if there is no body.
 
     Raises:
         UnsupportedMediaType: a body that is not `application/json` in UTF-8.
-        BodyTooLarge: over `most` bytes, by its length before it is read, else while it is read.
+        BodyTooLarge: over `most_bytes`, by its length before it is read, else while it is read.
         RequestTimeout: the body took longer than 10 s, in however small pieces.
         InvalidRequest: not one strict JSON object or array.
     """
     if "body" not in g:
-        g.body = _read_json(most)
+        g.body = _read_json(limits)
     return cast("dict[str, Any] | list[Any] | None", g.body)
 
 
-def _read_json(most: int) -> dict[str, Any] | list[Any] | None:
-    data = _read_bytes(most)
+def _read_json(limits: BodyLimits) -> dict[str, Any] | list[Any] | None:
+    data = _read_bytes(limits.most_bytes, takes_text=limits.takes_text)
     if not data:
         return None
     try:
-        body = json_text.loads(data)
+        body = json_text.loads(data, max_values=limits.most_values)
     except json_text.InvalidJSON as error:
         raise InvalidRequest(**{name: [why] for name, why in error.problems.items()}) from None
     if not isinstance(body, dict | list):
@@ -120,12 +142,12 @@ def _read_json(most: int) -> dict[str, Any] | list[Any] | None:
     return body
 
 
-def _read_bytes(most: int) -> bytes:
+def _read_bytes(most: int, *, takes_text: bool) -> bytes:
     length = request.content_length
     chunked = length is None and "HTTP_TRANSFER_ENCODING" in request.environ
     if not chunked and not length:
         return b""
-    _check_media_type()
+    _check_media_type(takes_text=takes_text)
     if length is not None and length > most:
         raise _too_large(most)
     expected = most + 1 if length is None else length
@@ -168,10 +190,11 @@ def _read_in_pieces(most: int) -> bytes:
     return data
 
 
-def _check_media_type() -> None:
+def _check_media_type(*, takes_text: bool) -> None:
     charset = request.mimetype_params.get("charset", "utf-8").lower()
+    accepted = ("application/json", "text/plain", "") if takes_text else ("application/json",)
     if (
-        request.mimetype != "application/json"
+        request.mimetype not in accepted
         or charset not in ("utf-8", "utf8")
         or "Content-Encoding" in request.headers
     ):
