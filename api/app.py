@@ -34,7 +34,7 @@ from arkloop.api.endpoints import (
 from arkloop.api.http import allowed_hosts, errors, headers
 from arkloop.api.http.path_ids import IdConverter
 from arkloop.api.http.reports import Reports
-from arkloop.api.protocols import responses
+from arkloop.api.protocols import ai_sdk, responses
 from arkloop.api.streaming.long_polls import LongPollHub
 from arkloop.api.streaming.stream_hub import StreamHub
 from arkloop.shared import fault_points, logs, plugins
@@ -77,6 +77,7 @@ BLUEPRINTS = (
     tool_workers.bp,
     webhook_endpoints.bp,
     responses.bp,
+    ai_sdk.bp,
 )
 
 

@@ -131,7 +131,7 @@ def _create(body: Mapping[str, Any], thread_id: UUID, opened: NewThread | None =
     delivery = requested_delivery(body.get("on_disconnect"))
     if "Idempotency-Key" in request.headers:
         return delivery.respond(_create_once(body, thread_id, opened))
-    new = _new_run(body, thread_id, opened)
+    new = new_run(body, thread_id, opened)
     create: RunCreator = current_app.extensions["arkloop.create_run"]
     return delivery.respond(_created(create(new), new.trace_id))
 
@@ -140,16 +140,21 @@ def _create(body: Mapping[str, Any], thread_id: UUID, opened: NewThread | None =
 def _create_once(
     tx: Transaction, body: Mapping[str, Any], thread_id: UUID, opened: NewThread | None
 ) -> Response:
-    new = _new_run(body, thread_id, opened, tx.sql)
+    new = new_run(body, thread_id, opened, tx.sql)
     return _created(creation.create(tx, new), new.trace_id)
 
 
-def _new_run(
+def new_run(
     body: Mapping[str, Any],
     thread_id: UUID,
     opened: NewThread | None,
     sql: Connection | None = None,
 ) -> NewRun:
+    """Return the run that a body of `CreateRun` asks for, in a thread or one that is `opened`.
+
+    Raises:
+        PersonaNotFound, RouteNotFound, InvalidRequest
+    """
     org_id = actor().org_id
     persona_id = body.get("persona_id") or actor().persona_id
     persona = catalog().persona(org_id, persona_id, sql=sql)

@@ -24,6 +24,7 @@ from arkloop.shared.events.types import (
     MessageDelta,
     MessageReset,
     RunResumed,
+    RunWaitingForInput,
 )
 from arkloop.shared.storage import keys
 from arkloop.shared.storage.arrays import TextArray, plain_array
@@ -212,6 +213,20 @@ def read_table(
         .limit(limit)
     )
     return [StoredEvent(*row) for row in rows]
+
+
+def waits(sql: Connection, run_id: UUID) -> tuple[list[StoredEvent], int]:
+    """Return the run's events that ask for input, in order, and the number of its last event.
+
+    The last of them is open exactly if it is the last event.
+    """
+    rows = sql.execute(
+        select(run_events.c.seq, run_events.c.type, run_events.c.payload)
+        .where(run_events.c.run_id == run_id, run_events.c.type == RunWaitingForInput.type)
+        .order_by(run_events.c.seq)
+    )
+    found = [StoredEvent(*row) for row in rows]
+    return found, last_seq(sql, run_id)
 
 
 def data_of(payload: str) -> dict[str, Any]:

@@ -1,0 +1,272 @@
+"""`/v1/ui/chat`: the server side of `useChat` (AI SDK UI, `ai` 5 to 7).
+
+A chat is the thread whose `external_id` is the chat's id, and an assistant message is a run.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response, jsonify
+from sqlalchemy import Connection
+
+from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints.following import hub
+from arkloop.api.endpoints.new_runs import new_run
+from arkloop.api.http.current import actor, catalog, connections
+from arkloop.api.http.idempotency import answered_once, refuse_key
+from arkloop.api.http.json_body import BodyLimits, NoArguments, load_body, query_args, read_body
+from arkloop.api.http.paging import ByPosition, page, page_args
+from arkloop.api.protocols import ai_sdk_messages
+from arkloop.api.protocols.ai_sdk_answers import Waits, answer
+from arkloop.api.protocols.ai_sdk_messages import CLIENT_ID
+from arkloop.api.protocols.ai_sdk_projection import DONE, AiSdkProjection, Dialect
+from arkloop.api.protocols.ai_sdk_requests import (
+    CHAT,
+    LIMITS,
+    DialectQuery,
+    StreamQuery,
+    content_of,
+    dialect_of,
+    new_message,
+)
+from arkloop.api.protocols.projection import project_all, projected
+from arkloop.api.streaming import sse
+from arkloop.shared.errors import (
+    Forbidden,
+    IdempotencyConflict,
+    InvalidRequest,
+    NotWaiting,
+    RunNotFound,
+    ThreadNotFound,
+)
+from arkloop.shared.events import event_log
+from arkloop.shared.events.stored_events import StoredEvent
+from arkloop.shared.ids import new_id, new_trace_id, parse_id
+from arkloop.shared.runs import commands, creation, queries, thread_entries
+from arkloop.shared.runs.creation import NewThread
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.threads import threads
+
+bp = Blueprint("ai_sdk", __name__)
+
+HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
+RUN_HEADER, TAIL_HEADER = "x-workflow-run-id", "x-workflow-stream-tail-index"
+#: A run, and after how many of its waits the response began.
+_RESPONSE_ID = re.compile(r"([0-9a-f-]{36})(?:\.([0-9]{1,6}))?")
+_DIALECT, _STREAM = DialectQuery(), StreamQuery()
+
+
+@bp.post("/v1/ui/chat")
+@requires("data.runs.write")
+def send_chat() -> Response:
+    """Take a new message, a retry or answers, and stream the run from there on."""
+    refuse_key()
+    dialect = dialect_of(query_args(_DIALECT))
+    _check("data.runs.read", "data.threads.write")
+    body = load_body(CHAT, limits=LIMITS)
+    message = body["message"]
+    if message["role"] == "assistant" and body["trigger"] == "submit-message":
+        return _answered(body, dialect)
+    if message["role"] != "user":
+        raise InvalidRequest(messages=["the last message must be that of the user"])
+    if body["trigger"] == "regenerate-message" and (run_id := _retried(body)) is not None:
+        return _stream(run_id, dialect, is_new=True)
+    if body.get("messageId") is not None and body["messageId"] == message.get("id"):
+        raise InvalidRequest(messageId=["messages that were sent cannot be edited"])
+    return _stream(_sent(body), dialect, is_new=True)
+
+
+@bp.get("/v1/ui/chat/<path:chat_id>/stream")
+@requires("data.runs.read")
+def resume_chat(chat_id: str) -> Response:
+    """Stream the current assistant message from its first chunk; 204 where nothing is active.
+
+    In place of a chat, the id may be that of a response, as `x-workflow-run-id` has it.
+    """
+    args = query_args(_STREAM)
+    dialect, start = dialect_of(args), args.get("startIndex")
+    if (response := _RESPONSE_ID.fullmatch(chat_id)) and (run_id := parse_id(response[1])):
+        # A chat may have an id of this form, too.
+        with suppress(RunNotFound):
+            return _stream(run_id, dialect, after=int(response[2] or 0), start=start)
+    with connections().reading() as sql:
+        thread = threads.find(sql, actor(), chat_id)
+        run_id = None if thread is None else thread.active_run_id
+        is_active = run_id is not None
+        if thread is not None and run_id is None:
+            run_id = thread_entries.newest_run(sql, thread.id)
+        waits = None if run_id is None else _waits(sql, run_id, dialect)
+    if run_id is None or waits is None:
+        return _nothing(start)
+    is_lacking = "seen" in args and args["seen"] != str(run_id)
+    if start is None and not is_lacking and (not is_active or waits.is_open):
+        return _nothing(start)
+    return _stream(run_id, dialect, until=waits.answered, start=start)
+
+
+@bp.post("/v1/ui/chat/<path:chat_id>/stop")
+@requires("data.runs.write")
+def stop_chat(chat_id: str) -> Response:
+    """Cancel the chat's active run; responds 200, also if there is none."""
+    read_body(NoArguments(), optional=True, limits=BodyLimits(takes_text=True))
+    with connections().transaction() as tx:
+        thread = threads.find(tx.sql, actor(), chat_id)
+        if thread is not None and thread.active_run_id is not None:
+            commands.cancel(tx, actor(), thread.active_run_id)
+    return jsonify({"ok": True})
+
+
+@bp.get("/v1/ui/chat/<path:chat_id>/messages")
+@requires("data.threads.read")
+def list_chat_messages(chat_id: str) -> Response:
+    """List the latest UIMessages in the order of the conversation, without one that is streamed."""
+    args = page_args(ByPosition)
+    _check("data.runs.read")
+    with connections().reading() as sql:
+        thread = threads.find(sql, actor(), chat_id)
+        if thread is None:
+            return jsonify([])
+        before = args.before.position if args.before else None
+        shown, end = ai_sdk_messages.latest(sql, thread.id, limit=args.limit, before=before)
+    return page(
+        shown,
+        args,
+        show=lambda entry: entry.message,
+        cursor_of=lambda entry: ByPosition(entry.position),
+        oldest_first=True,
+        end=None if end is None else ByPosition(end),
+    )
+
+
+def _check(*permissions: str) -> None:
+    if not actor().permissions.issuperset(permissions):
+        raise Forbidden()
+
+
+# ---- POST /v1/ui/chat ----
+
+
+def _sent(body: Mapping[str, Any]) -> UUID:
+    """Create the run that answers the new message; the same message again is answered by it."""
+    message = body["message"]
+    content = content_of(message)
+    message_id: str | None = message.get("id")
+
+    def make(tx: Transaction) -> Response:
+        thread = threads.find(tx.sql, actor(), body["id"])
+        if thread is not None and message_id is not None:
+            known = thread_entries.find_message(tx.sql, thread.id, CLIENT_ID, message_id)
+            if known is not None:
+                if known.content != content.text:
+                    raise _edited()
+                if run_id := thread_entries.first_run(tx.sql, thread.id, after=known.position):
+                    return jsonify(run_id=str(run_id))
+        wanted = {**body, "message": new_message(message, content, CLIENT_ID)}
+        opened = NewThread(external_id=body["id"], end_user_id=body.get("end_user_id"))
+        made = creation.create(tx, new_run(wanted, new_id(), opened, tx.sql))
+        return jsonify(run_id=str(made.run_id))
+
+    key = None
+    if message_id is not None:
+        key = hashlib.sha256(f"{body['id']}\0{message_id}".encode()).hexdigest()
+    try:
+        response = answered_once(key, message["parts"], make)
+    except IdempotencyConflict:
+        raise _edited() from None
+    return UUID(json.loads(response.get_data())["run_id"])
+
+
+def _edited() -> InvalidRequest:
+    return InvalidRequest(messages=["a message of this id was sent with another content"])
+
+
+def _retried(body: Mapping[str, Any]) -> UUID | None:
+    """Retry the last message; None if it is not there: its request has not arrived before."""
+    message_id = body["message"].get("id")
+    with connections().transaction() as tx:
+        thread = threads.find(tx.sql, actor(), body["id"])
+        newest = None if thread is None else thread_entries.newest_message(tx.sql, thread.id)
+        if thread is None or newest is None:
+            return None
+        if message_id is not None:
+            known = thread_entries.find_message(tx.sql, thread.id, CLIENT_ID, message_id)
+            if known is None:
+                return None
+            if known.id != newest.id:
+                raise InvalidRequest(messageId=["only the last answer can be generated again"])
+        trace = new_trace_id()
+        return creation.retry(tx, actor(), thread.id, catalog(), trace_id=trace).run_id
+
+
+def _answered(body: Mapping[str, Any], dialect: Dialect) -> Response:
+    """Store the answers in an assistant message, and stream what follows them."""
+    message = body["message"]
+    with connections().transaction() as tx:
+        thread = threads.find(tx.sql, actor(), body["id"])
+        if thread is None:
+            raise ThreadNotFound()
+        run_id = parse_id(message.get("id")) or thread.active_run_id
+        if run_id is None:
+            raise NotWaiting("The chat has no run that waits for an answer.")
+        if queries.get(tx.sql, actor(), run_id)["thread_id"] != thread.id:
+            raise RunNotFound()
+        waits = _waits(tx.sql, run_id, dialect)
+        answer(tx, actor(), run_id, waits, message["parts"])
+    return _stream(run_id, dialect, after=waits.count)
+
+
+# ---- streams ----
+
+
+def _stream(
+    run_id: UUID,
+    dialect: Dialect,
+    *,
+    after: int = 0,
+    until: int | None = None,
+    start: str | None = None,
+    is_new: bool = False,
+) -> Response:
+    """Stream the response of a run that begins after `after` waits, from its chunk `start` on."""
+    headers = {**HEADERS, RUN_HEADER: f"{run_id}.{after}" if after else str(run_id)}
+    projection = AiSdkProjection(str(run_id), dialect, after, after if until is None else until)
+    skip = int(start or 0)
+    if skip < 0 or after:
+        hub().heads.get_seen(run_id, actor())
+        with connections().reading() as sql:
+            if _waits(sql, run_id, dialect).count < after:
+                raise RunNotFound()
+            events = event_log.read_table(sql, run_id, 0) if skip < 0 else []
+    if skip < 0:
+        count = _count(events, replace(projection))
+        headers[TAIL_HEADER] = str(count - 1)
+        skip = max(0, count + skip)
+    return projected(run_id, actor(), projection, skip=skip, headers=headers, is_new=is_new)
+
+
+def _count(events: Iterable[StoredEvent], projection: AiSdkProjection) -> int:
+    """Return the number of chunks that there are so far."""
+    frames = project_all((json.loads(event.payload) for event in events), projection)
+    return len(frames) - (DONE in frames)
+
+
+def _nothing(start: str | None) -> Response:
+    """Return the response where nothing is active.
+
+    `WorkflowChatTransport`, which alone sends `startIndex`, takes a 204 for an error, and tries
+    again until it is sent a `finish`.
+    """
+    if start is None:
+        return Response(status=204)
+    finish = b'data: {"type":"finish"}\n\n' + DONE
+    return Response([finish], headers={**sse.HEADERS, **HEADERS})
+
+
+def _waits(sql: Connection, run_id: UUID, dialect: Dialect) -> Waits:
+    return Waits(*event_log.waits(sql, run_id), dialect)

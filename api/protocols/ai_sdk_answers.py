@@ -1,0 +1,96 @@
+"""Answers in a submitted assistant message: to approvals, questions, and calls of client tools."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+from uuid import UUID
+
+from arkloop.api.protocols.ai_sdk_projection import Dialect, ends_response, text_of
+from arkloop.shared.actors import Actor
+from arkloop.shared.errors import InvalidRequest, NotWaiting
+from arkloop.shared.events import event_log
+from arkloop.shared.events.stored_events import StoredEvent
+from arkloop.shared.runs import commands
+from arkloop.shared.runs.pending_calls import CallResult
+from arkloop.shared.storage.connections import Transaction
+
+Data = Mapping[str, Any]
+
+
+class Waits:
+    """The waits of a run that end a response, in order; `is_open`: the last one has no answer."""
+
+    def __init__(self, events: Iterable[StoredEvent], last_seq: int, dialect: Dialect) -> None:
+        asked = [(event.seq, event_log.data_of(event.payload)) for event in events]
+        ending = [(seq, data) for seq, data in asked if ends_response(data, dialect)]
+        self.count = len(ending)
+        self.last: Data | None = ending[-1][1] if ending else None
+        self.is_open = bool(ending) and ending[-1][0] == last_seq
+
+    @property
+    def answered(self) -> int:
+        return self.count - self.is_open
+
+
+def answer(
+    tx: Transaction, actor: Actor, run_id: UUID, waits: Waits, parts: Iterable[Data]
+) -> None:
+    """Store what the parts say to the last wait; an answer that it has already changes nothing.
+
+    Raises:
+        NotWaiting: the run has asked nothing, or the parts do not answer it.
+        RunNotFound, Forbidden, StaleInput, ToolResultConflict, NotActive, InvalidRequest
+    """
+    if waits.last is None:
+        raise NotWaiting("The run has not asked for anything.")
+    calls = {part["toolCallId"]: part for part in parts if _is_call(part)}
+    if waits.last["kind"] == "tool_results":
+        given = [_result(calls[id_]) for id_ in _ids(waits.last) if _has_output(calls.get(id_))]
+        if not given:
+            raise NotWaiting("The message has no results of the calls that the run waits for.")
+        if waits.is_open:
+            commands.give_results(tx, actor, run_id, given)
+        return
+    part = calls.get(waits.last["tool_call_id"])
+    content = _reply(waits.last, part)
+    if waits.is_open:
+        commands.answer(tx, actor, run_id, content, UUID(waits.last["request_id"]))
+
+
+def _reply(wait: Data, part: Data | None) -> str:
+    if wait["kind"] == "question":
+        if part is None or not _has_output(part):
+            raise NotWaiting("The message has no answer to the question of the run.")
+        return _result(part).output
+    approval = (part or {}).get("approval")
+    # In a later state than `approval-responded` it has been answered before.
+    if (
+        not isinstance(approval, dict)
+        or approval.get("id") != wait["request_id"]
+        or not isinstance(approval.get("approved"), bool)
+    ):
+        raise NotWaiting("The message has no response to the approval that the run waits for.")
+    if approval["approved"]:
+        return json.dumps({"decision": "approve"})
+    reason = approval.get("reason")
+    if reason is not None and not isinstance(reason, str):
+        raise InvalidRequest(messages=["the `reason` of an approval must be a string"])
+    return json.dumps({"decision": "deny", "reason": reason or ""})
+
+
+def _ids(wait: Data) -> list[str]:
+    return [call["tool_call_id"] for call in wait["calls"]]
+
+
+def _is_call(part: Data) -> bool:
+    return isinstance(part.get("toolCallId"), str)
+
+
+def _has_output(part: Data | None) -> bool:
+    return part is not None and part.get("state") in ("output-available", "output-error")
+
+
+def _result(part: Data) -> CallResult:
+    is_error = part["state"] == "output-error"
+    output = part.get("errorText", "") if is_error else part.get("output")
+    return CallResult(tool_call_id=part["toolCallId"], output=text_of(output), is_error=is_error)

@@ -1,0 +1,183 @@
+"""UIMessages of a thread: what the AI SDK's client makes of the chunks, made here for a reload."""
+
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Connection, RowMapping
+
+from arkloop.api.protocols.ai_sdk_projection import NEWEST, AiSdkProjection, Chunk
+from arkloop.shared.events import event_log
+from arkloop.shared.events.stored_events import StoredEvent
+from arkloop.shared.runs import thread_entries
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage.pages import PAGE_BYTES
+from arkloop.shared.threads.content import Part
+
+#: The metadata of a message that keeps the id which the client gave it.
+CLIENT_ID = "ui_message_id"
+
+UIMessage = dict[str, Any]
+
+
+class Entry(NamedTuple):
+    """A message at its position in the thread."""
+
+    position: int
+    message: UIMessage
+
+
+def latest(
+    sql: Connection, thread_id: UUID, *, limit: int, before: int | None
+) -> tuple[list[Entry], int | None]:
+    """Return the last messages before a position, the last one first.
+
+    The second value is the position before which there are more, None if there are none. Runs that
+    are being streamed are left out, and those that have left nothing.
+    """
+    found = thread_entries.list_(sql, thread_id, limit=limit + 1, before=before)
+    shown: list[Entry] = []
+    size = 0
+    for row in found[:limit]:
+        if (message := _message(sql, row)) is None:
+            continue
+        shown.append(Entry(row["position"], message))
+        size += len(json.dumps(message))
+        if size > PAGE_BYTES:
+            return shown, row["position"]
+    return shown, found[limit - 1]["position"] if len(found) > limit else None
+
+
+def _message(sql: Connection, row: RowMapping) -> UIMessage | None:
+    if row["run_id"] is None:
+        return user_message(row["message_id"], row["content"], row["parts"], row["metadata"])
+    state = RunState(row["state"])
+    if not state.is_terminal and state != RunState.WAITING:
+        return None
+    message = assistant_message(row["run_id"], event_log.read_table(sql, row["run_id"], 0))
+    return message if message["parts"] else None
+
+
+def user_message(
+    message_id: UUID, content: str, parts: list[Part] | None, metadata: dict[str, str]
+) -> UIMessage:
+    """Return a user's message, by the id that its client knows it by."""
+    shown = [{"type": "text", "text": content}] if parts is None else list(map(_part, parts))
+    return {"id": metadata.get(CLIENT_ID, str(message_id)), "role": "user", "parts": shown}
+
+
+def assistant_message(run_id: UUID, events: Iterable[StoredEvent]) -> UIMessage:
+    """Return the message that a client has which followed these events of the run."""
+    # Every wait is passed: the answers are in the events.
+    projection = AiSdkProjection(str(run_id), NEWEST, until=2**31)
+    message = UIMessageFold(str(run_id))
+    for event in events:
+        for chunk in projection.chunks(json.loads(event.payload)):
+            message.add(chunk)
+    return message.shown()
+
+
+def _part(part: Part) -> dict[str, Any]:
+    if part["type"] == "text":
+        return {"type": "text", "text": part["text"]}
+    file = part.get("file") or {}
+    url = part["url"] if "url" in part else f"/v1/files/{part['file_id']}/content"
+    media_type = file.get("media_type") or ("image/*" if part["type"] == "image" else "*/*")
+    shown = {"type": "file", "mediaType": media_type, "url": url}
+    return {**shown, "filename": file["name"]} if "name" in file else shown
+
+
+class UIMessageFold:
+    """The fold of chunks into one UIMessage, for the chunks that `AiSdkProjection` makes.
+
+    It follows `processUIMessageStream` of the package `ai`.
+    """
+
+    def __init__(self, message_id: str) -> None:
+        self._id = message_id
+        self._metadata: dict[str, Any] = {}
+        self._parts: list[dict[str, Any]] = []
+        self._open: dict[str, dict[str, Any]] = {}
+        self._calls: dict[str, dict[str, Any]] = {}
+
+    def shown(self) -> UIMessage:
+        message = {"id": self._id, "role": "assistant", "metadata": self._metadata}
+        return {**message, "parts": self._parts}
+
+    def add(self, chunk: Chunk) -> None:
+        match chunk["type"]:
+            case "start" | "finish":
+                about = chunk["messageMetadata"]["arkloop"]
+                self._metadata = {"arkloop": {**self._metadata.get("arkloop", {}), **about}}
+            case "start-step":
+                self._parts.append({"type": "step-start"})
+                self._calls.clear()
+            case "reset-step":
+                while self._parts[-1]["type"] != "step-start":
+                    self._parts.pop()
+                self._open.clear()
+                self._calls.clear()
+            case "text-start" | "reasoning-start":
+                part = {"type": chunk["type"].removesuffix("-start"), "text": ""}
+                if part["type"] == "reasoning":
+                    part["id"] = chunk["id"]
+                part["state"] = "streaming"
+                self._parts.append(part)
+                self._open[chunk["id"]] = part
+            case "text-delta" | "reasoning-delta":
+                self._open[chunk["id"]]["text"] += chunk["delta"]
+            case "text-end" | "reasoning-end":
+                self._open.pop(chunk["id"])["state"] = "done"
+            case kind if kind.startswith("tool-"):
+                self._add_to_call(chunk)
+            case kind if kind.startswith("data-") and not chunk.get("transient"):
+                self._add_data(chunk)
+
+    def _add_data(self, chunk: Chunk) -> None:
+        for part in self._parts:
+            if "id" in chunk and (part["type"], part.get("id")) == (chunk["type"], chunk["id"]):
+                part["data"] = chunk["data"]
+                return
+        self._parts.append(dict(chunk))
+
+    def _add_to_call(self, chunk: Chunk) -> None:
+        match chunk:
+            case {"type": "tool-input-start", "toolCallId": call_id}:
+                self._call(chunk).update(state="input-streaming", rawInput="")
+            case {"type": "tool-input-delta", "toolCallId": call_id}:
+                self._find(call_id)["rawInput"] += chunk["inputTextDelta"]
+            case {"type": "tool-input-available"}:
+                call = self._call(chunk)
+                call.pop("rawInput", None)
+                call.update(state="input-available", input=chunk["input"])
+            case {"type": "tool-approval-request", "toolCallId": call_id}:
+                approval = {"id": chunk["approvalId"]}
+                self._find(call_id).update(state="approval-requested", approval=approval)
+            case {"type": "tool-approval-response", "approvalId": request_id}:
+                [call] = [p for p in self._parts if p.get("approval", {}).get("id") == request_id]
+                call["state"] = "approval-responded"
+                call["approval"].update(
+                    {name: chunk[name] for name in ("approved", "reason") if name in chunk}
+                )
+            case {"type": "tool-output-available", "toolCallId": call_id}:
+                self._find(call_id).update(state="output-available", output=chunk["output"])
+            case {"type": "tool-output-error", "toolCallId": call_id}:
+                self._find(call_id).update(state="output-error", errorText=chunk["errorText"])
+            case {"type": "tool-output-denied", "toolCallId": call_id}:
+                self._find(call_id)["state"] = "output-denied"
+
+    def _call(self, chunk: Chunk) -> dict[str, Any]:
+        """Return the part of a call in the current step, which is made if there is none."""
+        call_id = chunk["toolCallId"]
+        if call_id not in self._calls:
+            self._calls[call_id] = {"toolCallId": call_id}
+            self._parts.append(self._calls[call_id])
+        call = self._calls[call_id]
+        call["type"] = f"tool-{chunk['toolName']}"
+        call["providerExecuted"] = chunk["providerExecuted"]
+        return call
+
+    def _find(self, call_id: str) -> dict[str, Any]:
+        """Return the last part of a call, in whatever step."""
+        return next(p for p in reversed(self._parts) if p.get("toolCallId") == call_id)

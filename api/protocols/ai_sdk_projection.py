@@ -1,0 +1,338 @@
+"""A run as the chunks of the AI SDK's UI message stream, protocol v1 (`ai` 5 to 7).
+
+One run is one assistant message with the run's id. Where the run waits for its client, for an
+approval or the result of a client tool, the client expects its response to end, and sends a new
+request with the answer: so a stream covers the run from one such wait to the next one.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from arkloop.shared.runs import approvals, pending_calls
+
+Chunk = dict[str, Any]
+
+DONE = b"data: [DONE]\n\n"
+#: Stop reasons that the AI SDK has a word for.
+_FINISH_REASONS = {"stop": "stop", "length": "length", "content_filter": "content-filter"}
+#: Events that a page may show while they are news; they do not become part of the message.
+_NOTICES = frozenset(
+    {
+        *("tool.progress", "run.throttled", "run.fallback", "run.limit_reached"),
+        *("run.delegated", "run.suspended", "run.resumed"),
+    }
+)
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_VERSION = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,6}))?(?:\.([0-9]{1,6}))?(?:[-+].*)?")
+
+
+class Dialect(NamedTuple):
+    """The chunks that a client's schema knows: any other ends its stream with an error."""
+
+    finish_reasons: bool = True  # 6.0.0
+    approvals: bool = True  # 6.0.0
+    approval_responses: bool = False  # 7.0.0
+    resets: bool = False  # 7.0.70
+
+    @classmethod
+    def of(cls, version: str) -> "Dialect | None":
+        """Return the dialect of a version of `ai`; None for text that is not one from 5 on."""
+        match = _VERSION.fullmatch(version)
+        number = tuple(int(part or 0) for part in match.groups()) if match else (0,)
+        if number < (5,):
+            return None
+        return cls(number >= (6,), number >= (6,), number >= (7,), number >= (7, 0, 70))
+
+
+#: Without a version: `ai` 6 and 7 of any version, and 5 unless a call requires approval.
+DEFAULT = Dialect(finish_reasons=False)
+NEWEST = Dialect(True, True, True, True)
+
+
+@dataclass(slots=True)
+class AiSdkProjection:
+    """The fold of one run's events into chunks.
+
+    The stream begins after the wait with the number `after`, 0 for the run's start, and passes the
+    waits up to the number `until`, which have been answered; it ends at the next one.
+    """
+
+    run_id: str
+    dialect: Dialect = DEFAULT
+    after: int = 0
+    until: int = 0
+    is_over: bool = False
+    _waits: int = 0
+    _is_begun: bool = False
+    _is_step_open: bool = False
+    #: The model turn of the step is complete: what is streamed next belongs to another step.
+    _is_turn_done: bool = False
+    _has_calls: bool = False
+    _has_text: bool = False
+    #: The part that is being streamed: `text` or `reasoning`, and its id.
+    _part: tuple[str, str] | None = None
+    #: Names of the calls of the turn, and ids of those whose arguments are being streamed.
+    _names: dict[str, str] = field(default_factory=dict)
+    _inputs: set[str] = field(default_factory=set)
+    #: Calls by the id of the request for their approval.
+    _asked: dict[str, str] = field(default_factory=dict)
+    _denied: set[str] = field(default_factory=set)
+    #: Calls whose results the client sends.
+    _client_calls: set[str] = field(default_factory=set)
+
+    def frames(self, event: Mapping[str, Any]) -> Iterator[bytes]:
+        for chunk in self.chunks(event):
+            yield f"data: {_JSON.encode(chunk)}\n\n".encode()
+
+    def closing(self) -> list[bytes]:
+        return [DONE]
+
+    def chunks(self, event: Mapping[str, Any]) -> Iterator[Chunk]:
+        """Yield the chunks that become of the event, if the stream covers it."""
+        if not self._is_begun and self._waits >= self.after:
+            self._is_begun = True
+            about = {"arkloop": {"run_id": self.run_id}}
+            yield {"type": "start", "messageId": self.run_id, "messageMetadata": about}
+        is_covered = self._is_begun
+        for chunk in self._of(event["type"], event["seq"], event["data"]):
+            if is_covered:
+                yield chunk
+
+    def _of(self, kind: str, seq: int, data: Mapping[str, Any]) -> Iterator[Chunk]:
+        match kind:
+            case "message.delta":
+                yield from self._delta("text", seq, data["content"])
+            case "message.thinking":
+                yield from self._delta("reasoning", seq, data["content"])
+            case "tool.call.delta":
+                yield from self._input_delta(data)
+            case "message.reset":
+                yield from self._reset(data)
+            case "message.completed":
+                yield from self._turn(seq, data)
+            case "tool.call":
+                yield from self._call(data)
+            case "tool.result":
+                yield from self._result(data)
+            case "run.waiting_for_input":
+                yield from self._wait(data)
+            case "run.input_received":
+                yield from self._answer(data)
+            case "run.completed" | "run.failed" | "run.cancelled":
+                yield from self._end(kind.removeprefix("run."), data)
+            case _ if kind in _NOTICES:
+                name = "data-arkloop-" + kind.removeprefix("run.").replace(".", "-")
+                yield {"type": name, "data": dict(data), "transient": True}
+
+    # ---- a model turn ----
+
+    def _delta(self, kind: str, seq: int, text: str) -> Iterator[Chunk]:
+        yield from self._step()
+        if self._part is None or self._part[0] != kind:
+            yield from self._close_part()
+            self._part = (kind, f"{kind}-{seq}")
+            yield {"type": f"{kind}-start", "id": self._part[1]}
+        self._has_text = self._has_text or kind == "text"
+        yield {"type": f"{kind}-delta", "id": self._part[1], "delta": text}
+
+    def _input_delta(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
+        yield from self._step()
+        yield from self._close_part()
+        call_id = data["tool_call_id"]
+        if call_id not in self._inputs:
+            self._inputs.add(call_id)
+            self._names[call_id] = data["name"]
+            call = {"toolCallId": call_id, "toolName": data["name"], "providerExecuted": True}
+            yield {"type": "tool-input-start", **call}
+        delta = data["arguments_delta"]
+        yield {"type": "tool-input-delta", "toolCallId": call_id, "inputTextDelta": delta}
+
+    def _reset(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
+        """Void what the turn has streamed; a client that cannot is sent new parts after it."""
+        if not self._is_step_open or self._is_turn_done:
+            return
+        if self.dialect.resets:
+            yield {"type": "reset-step"}
+        else:
+            yield from self._close_part()
+            for call_id in sorted(self._inputs):
+                call = {"toolCallId": call_id, "toolName": self._names[call_id], "input": None}
+                why = "The model started over."
+                yield {"type": "tool-input-error", **call, "errorText": why}
+            yield {"type": "data-arkloop-reset", "data": {"reason": data["reason"]}}
+        self._part = None
+        self._has_text = False
+        self._inputs.clear()
+
+    def _turn(self, seq: int, data: Mapping[str, Any]) -> Iterator[Chunk]:
+        yield from self._step()
+        if data["content"] and not self._has_text:
+            yield from self._delta("text", seq, data["content"])
+        yield from self._close_part()
+        self._is_turn_done = True
+
+    def _step(self) -> Iterator[Chunk]:
+        """Begin a step, unless that of an incomplete turn is open."""
+        if self._is_step_open and self._is_turn_done:
+            yield from self._end_step()
+        if not self._is_step_open:
+            self._is_step_open = True
+            self._is_turn_done = self._has_calls = self._has_text = False
+            self._names.clear()
+            self._inputs.clear()
+            yield {"type": "start-step"}
+
+    def _end_step(self) -> Iterator[Chunk]:
+        yield from self._close_part()
+        if self._is_step_open:
+            self._is_step_open = False
+            yield {"type": "finish-step"}
+
+    def _close_part(self) -> Iterator[Chunk]:
+        if self._part is not None:
+            kind, part_id = self._part
+            self._part = None
+            yield {"type": f"{kind}-end", "id": part_id}
+
+    # ---- calls ----
+
+    def _call(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
+        if not self._is_step_open:
+            yield from self._step()
+        yield from self._close_part()
+        self._is_turn_done = self._has_calls = True
+        self._inputs.discard(data["tool_call_id"])
+        self._names[data["tool_call_id"]] = data["name"]
+        yield _input(data["tool_call_id"], data["name"], data["arguments"])
+
+    def _result(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
+        call_id, output = data["tool_call_id"], data["output"]
+        if call_id in self._denied and data["is_error"]:
+            yield {"type": "tool-output-denied", "toolCallId": call_id}
+        elif data["is_error"]:
+            yield {"type": "tool-output-error", "toolCallId": call_id, "errorText": output}
+        else:
+            value = value_of(output) if call_id in self._client_calls else output
+            yield {"type": "tool-output-available", "toolCallId": call_id, "output": value}
+        for file in data.get("files") or ():
+            shown = {"tool_call_id": call_id, **file}
+            yield {"type": "data-arkloop-file", "id": file["file_id"], "data": shown}
+
+    # ---- waits ----
+
+    def _wait(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
+        if not ends_response(data, self.dialect):
+            request = {"run_id": self.run_id, **data}
+            yield {"type": "data-arkloop-input", "id": data["request_id"], "data": request}
+            return
+        call_id = data.get("tool_call_id")
+        if data["kind"] == "tool_confirmation":
+            self._asked[data["request_id"]] = data["tool_call_id"]
+            request = {"approvalId": data["request_id"], "toolCallId": call_id}
+            yield {"type": "tool-approval-request", **request}
+        elif data["kind"] == "question":
+            asked = {"question": data["prompt"]}
+            if data.get("options") is not None:
+                asked["options"] = data["options"]
+            name = self._names.get(data["tool_call_id"], "ask_user")
+            yield from self._client_call(data["tool_call_id"], name, asked)
+        for call in data.get("calls") or ():
+            yield from self._client_call(call["tool_call_id"], call["name"], call["arguments"])
+        yield from self._end_step()
+        self._waits += 1
+        if self._waits > self.until:
+            self.is_over = True
+            yield self._finish("tool-calls", {"status": "waiting_for_input"})
+
+    def _client_call(self, call_id: str, name: str, arguments: Any) -> Iterator[Chunk]:
+        self._client_calls.add(call_id)
+        yield _input(call_id, name, arguments, by_client=True)
+
+    def _answer(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
+        request_id = data["request_id"]
+        call_id = self._asked.pop(request_id, None)
+        if call_id is None:
+            return
+        reply = approvals.read(data["content"])
+        if not reply.is_clear:
+            return
+        if reply.arguments is not None:
+            yield _input(call_id, self._names.get(call_id, ""), reply.arguments)
+        if not reply.approved:
+            self._denied.add(call_id)
+        if self.dialect.approval_responses:
+            response = {"approvalId": request_id, "approved": reply.approved}
+            if reply.reason:
+                response["reason"] = reply.reason
+            yield {"type": "tool-approval-response", **response}
+
+    # ---- the end ----
+
+    def _end(self, status: str, data: Mapping[str, Any]) -> Iterator[Chunk]:
+        has_calls = self._has_calls
+        yield from self._end_step()
+        about = {"status": status, "usage": data["usage"], "cost_usd": data["cost_usd"]}
+        if status == "completed":
+            if data.get("output") is not None:
+                output = data["output"]
+                yield {"type": "data-arkloop-output", "id": "output", "data": output}
+            about["stop_reason"] = data["stop_reason"]
+            yield self._finish(_FINISH_REASONS.get(data["stop_reason"], "other"), about)
+        elif status == "failed":
+            about["error"] = data["error"]
+            yield {"type": "error", "errorText": data["error"]["message"]}
+            yield self._finish("error", about)
+        else:
+            yield {"type": "abort"}
+            if has_calls:
+                # Else `sendAutomaticallyWhen` finds a last step with all results, and sends again.
+                yield {"type": "start-step"}
+                yield {"type": "finish-step"}
+            yield self._finish("other", about)
+
+    def _finish(self, reason: str, about: Mapping[str, Any]) -> Chunk:
+        finish: Chunk = {"type": "finish"}
+        if self.dialect.finish_reasons:
+            finish["finishReason"] = reason
+        return {**finish, "messageMetadata": {"arkloop": {"run_id": self.run_id, **about}}}
+
+
+def ends_response(data: Mapping[str, Any], dialect: Dialect) -> bool:
+    """Return whether the client answers this `run.waiting_for_input` with a new chat request."""
+    if data["kind"] == pending_calls.KIND:
+        return True
+    if data.get("tool_call_id") is None:
+        return False
+    return data["kind"] == "question" or (data["kind"] == "tool_confirmation" and dialect.approvals)
+
+
+def text_of(value: Any) -> str:
+    """Return an output of the client as text, from which `value_of` restores it."""
+    if isinstance(value, str) and value_of(value) == value:
+        return value
+    return _JSON.encode(value)
+
+
+def value_of(text: str) -> Any:
+    """Return the JSON value that the text is, else the text."""
+    try:
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _input(call_id: str, name: str, arguments: Any, *, by_client: bool = False) -> Chunk:
+    # `providerExecuted` keeps the client from executing a call, and from waiting for its result.
+    call = {"toolCallId": call_id, "toolName": name, "input": arguments}
+    return {"type": "tool-input-available", **call, "providerExecuted": not by_client}

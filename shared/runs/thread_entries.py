@@ -1,0 +1,82 @@
+"""The entries of a thread as a conversation: messages of users, and the runs that answer them."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, RowMapping, Select, String, select
+
+from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.threads import messages
+
+# Two indexes by position are merged: however long the thread is, only a page of it is read.
+_ENTRIES = """
+SELECT position, id AS message_id, content, parts, metadata, NULL::uuid AS run_id,
+    NULL::text AS state
+FROM messages
+WHERE thread_id = %(thread_id)s AND role = 'user' AND superseded_at IS NULL
+    AND position < %(before)s
+UNION ALL
+SELECT position, NULL, NULL, NULL, NULL, id, state
+FROM runs
+WHERE thread_id = %(thread_id)s AND superseded_at IS NULL AND position < %(before)s
+ORDER BY position DESC
+LIMIT %(limit)s
+"""
+
+
+def list_(
+    sql: Connection, thread_id: UUID, *, limit: int, before: int | None
+) -> Sequence[RowMapping]:
+    """List the last entries before a position, the last one first, without superseded ones.
+
+    An entry has either `message_id`, `content`, `parts` and `metadata`, or `run_id` and `state`.
+    """
+    places = {"thread_id": thread_id, "limit": limit, "before": before or 2**63 - 1}
+    return sql.exec_driver_sql(_ENTRIES, places).mappings().all()
+
+
+def newest_run(sql: Connection, thread_id: UUID) -> UUID | None:
+    """Return the last run of the thread, None if there is none."""
+    return sql.scalar(
+        select(runs.c.id)
+        .where(runs.c.thread_id == thread_id, runs.c.superseded_at.is_(None))
+        .order_by(runs.c.position.desc())
+        .limit(1)
+    )
+
+
+def first_run(sql: Connection, thread_id: UUID, *, after: int) -> UUID | None:
+    """Return the first run behind a position: the one that answers the message at it."""
+    return sql.scalar(
+        select(runs.c.id)
+        .where(
+            runs.c.thread_id == thread_id, runs.c.superseded_at.is_(None), runs.c.position > after
+        )
+        .order_by(runs.c.position)
+        .limit(1)
+    )
+
+
+def newest_message(sql: Connection, thread_id: UUID) -> Row[Any] | None:
+    """Return the last message of a user in the thread, None if there is none."""
+    return sql.execute(_of_users(thread_id).limit(1)).one_or_none()
+
+
+def find_message(sql: Connection, thread_id: UUID, key: str, value: str) -> Row[Any] | None:
+    """Return the last message of a user with this id or this pair of metadata, None without."""
+    has_pair = messages.c.metadata[key].astext == value
+    is_it = messages.c.id.cast(String) == value
+    return sql.execute(_of_users(thread_id).where(has_pair | is_it).limit(1)).one_or_none()
+
+
+def _of_users(thread_id: UUID) -> Select[Any]:
+    return (
+        select(messages.c.id, messages.c.position, messages.c.content)
+        .where(
+            messages.c.thread_id == thread_id,
+            messages.c.role == "user",
+            messages.c.superseded_at.is_(None),
+        )
+        .order_by(messages.c.position.desc())
+    )

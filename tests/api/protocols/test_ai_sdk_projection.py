@@ -1,0 +1,111 @@
+"""Recorded runs as UI message streams of the AI SDK."""
+
+import json
+from typing import Any
+
+import pytest
+
+from arkloop.api.protocols.ai_sdk_answers import Waits
+from arkloop.api.protocols.ai_sdk_projection import (
+    DEFAULT,
+    DONE,
+    AiSdkProjection,
+    Dialect,
+    text_of,
+    value_of,
+)
+from arkloop.api.protocols.projection import project_all
+from arkloop.shared.events.stored_events import StoredEvent
+from tests.api.protocols.recorded_runs import NAMES, RUN_ID, check_golden, events_of
+
+#: The first version of each dialect.
+VERSIONS = ["5.0.0", "6.0.0", "7.0.0", "7.0.70"]
+
+
+def dialect_of(version: str) -> Dialect:
+    dialect = Dialect.of(version)
+    assert dialect is not None
+    return dialect
+
+
+def wait_count(name: str, dialect: Dialect) -> int:
+    events = [StoredEvent(e["seq"], e["type"], json.dumps(e)) for e in events_of(name)]
+    return Waits(
+        [event for event in events if event.type == "run.waiting_for_input"], len(events), dialect
+    ).count
+
+
+def frames_of(name: str, dialect: Dialect, **part: int) -> list[bytes]:
+    return project_all(events_of(name), AiSdkProjection(str(RUN_ID), dialect, **part))
+
+
+def chunks_of(frames: list[bytes]) -> list[dict[str, Any]]:
+    assert DONE == frames[-1]
+    return [json.loads(frame.removeprefix(b"data: ")) for frame in frames[:-1]]
+
+
+def types_of(chunks: list[dict[str, Any]]) -> list[str]:
+    return [chunk["type"] for chunk in chunks]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_has_the_frames_of_its_golden(name: str, version: str) -> None:
+    """The frames of each response to a client of this version stay as they are."""
+    dialect = dialect_of(version)
+    numbers = range(wait_count(name, dialect) + 1)
+    frames = [frames_of(name, dialect, after=number, until=number) for number in numbers]
+
+    check_golden(f"ai_sdk_{version}", name, b"".join(b"".join(parts) for parts in frames))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_replay_has_all_responses_in_one(name: str, version: str) -> None:
+    """It is what they are one after the other, without the ends and starts between them."""
+    dialect = dialect_of(version)
+    count = wait_count(name, dialect)
+    parts = [chunks_of(frames_of(name, dialect, after=n, until=n)) for n in range(count + 1)]
+    joined = [chunk for part in parts[:-1] for chunk in part[:-1]] + parts[-1]
+    expected = [c for i, c in enumerate(joined) if c["type"] != "start" or i == 0]
+
+    assert expected == chunks_of(frames_of(name, dialect, until=count))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_response_begins_with_start_and_ends_with_finish(name: str) -> None:
+    """Transports that resume count on both."""
+    for until in range(wait_count(name, DEFAULT) + 1):
+        types = types_of(chunks_of(frames_of(name, DEFAULT, after=until, until=until)))
+        assert ("start", "finish") == (types[0], types[-1])
+        assert 1 == types.count("start") == types.count("finish")
+
+
+def test_a_client_of_5_is_sent_no_approvals() -> None:
+    """They come as data, and the stream goes on."""
+    types = types_of(chunks_of(frames_of("approvals", dialect_of("5.0.277"))))
+
+    assert 2 == types.count("data-arkloop-input")
+    assert set() == {kind for kind in types if "approval" in kind or "denied" in kind}
+
+
+@pytest.mark.parametrize("version", ["", "4.3.19", "x", "7.x", "latest", "7.0.1.2", "-7"])
+def test_what_is_no_version_has_no_dialect(version: str) -> None:
+    """Neither has a version before 5."""
+    assert Dialect.of(version) is None
+
+
+def test_versions_have_the_dialect_of_the_last_change_before_them() -> None:
+    """`reset-step` is sent from 7.0.70 on, also to versions that are not there yet."""
+    assert [False, False, False, True, True, True] == [
+        dialect_of(version).resets
+        for version in ("6.9.99", "7", "7.0.69", "7.0.70", "7.0.173-beta.1", "8")
+    ]
+
+
+@pytest.mark.parametrize(
+    "value", ["", "a", "12", '"', "NaN", "1e999", "null", 12, 1.5, None, True, {"a": [1]}, ["é"]]
+)
+def test_an_output_is_restored_from_its_text(value: Any) -> None:
+    """What the client's tool has given is what a reload shows."""
+    assert value == value_of(text_of(value))
