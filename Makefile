@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools hostile hostile-short chaos chaos-short chaos-mutants check lock http-tools
+.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools hostile hostile-short chaos chaos-short chaos-mutants check lock http-tools
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,10 @@ test-browser: setup ## Install Chromium from the system's packages and run the b
 test-agents: setup ## Install agent frameworks and run the agents of examples/ in them
 	@./scripts/install-agents
 	@NEED_AGENTS=1 $(BIN)/pytest -m agents
+
+test-front-ends: setup ## Install front ends that others wrote (npm) and run the tests with them
+	@./scripts/install-front-ends
+	@NEED_FRONT_ENDS=1 $(BIN)/pytest -m front_ends
 
 test-peers: setup ## Install servers that others wrote (npm) and run the tests against them
 	@./scripts/install-peers

@@ -82,7 +82,7 @@ def test_a_response_begins_with_start_and_ends_with_finish(name: str) -> None:
 
 
 def test_a_client_of_5_is_sent_no_approvals() -> None:
-    """They come as data, and the stream goes on."""
+    """They come as data, and the stream remains open."""
     types = types_of(chunks_of(frames_of("approvals", dialect_of("5.0.277"))))
 
     assert 2 == types.count("data-arkloop-input")

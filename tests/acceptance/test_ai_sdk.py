@@ -1,0 +1,165 @@
+"""`useChat` without React: the unmodified clients of `ai` 5, 6 and 7 against the service."""
+
+import secrets
+from typing import Any
+
+import pytest
+
+from tests.ai_sdk_chat import needs_front_ends, open_chat
+from tests.caller import Caller, script
+
+pytestmark = needs_front_ends
+
+CALCULATE = {"tool": "calculator", "args": {"expression": "6*7"}}
+LOCATE = {
+    "name": "get_location",
+    "description": "Return where the user is.",
+    "parameters": {"type": "object", "properties": {}},
+    "client": True,
+}
+#: Each client, and the version that it says it is.
+CLIENTS = [("ai5", "5"), ("ai6", "6"), ("ai7", "7.0.173"), ("ai7", None)]
+
+
+def new_id() -> str:
+    return secrets.token_urlsafe(12)
+
+
+@pytest.fixture(scope="module")
+def careful(user: Caller) -> str:
+    """A persona that requires approval of the calculator, and has a client tool."""
+    fields = {
+        "tools": ["calculator", "ask_user"],
+        "client_tools": [LOCATE],
+        "require_approval": ["calculator"],
+    }
+    return str(user.made("/v1/personas", {"key": "careful", **fields})["id"])
+
+
+@pytest.mark.parametrize(("ai", "version"), CLIENTS)
+def test_a_turn_with_tools_is_streamed(user: Caller, ai: str, version: str | None) -> None:
+    """Reasoning, text, a call and its result arrive, and are the same after a reload."""
+    said = script({"think": "Hm. "}, {"say": "Let me see."}, CALCULATE, {"say": "42 it is."})
+    with open_chat(user, new_id(), ai, version=version) as chat:
+        chat.do("send", text=said)
+        assert ("ready", None) == chat.status
+        kinds = [part["type"] for part in chat.answer["parts"]]
+        assert ["step-start", "reasoning", "text", "tool-calculator", "step-start", "text"] == kinds
+        assert ("output-available", "42") == (
+            chat.call("calculator")["state"],
+            chat.call("calculator")["output"],
+        )
+        live = chat.messages
+        assert live == without_part_ids(chat.do("load").messages, live)
+
+
+def without_part_ids(loaded: Any, live: Any) -> Any:
+    """Leave out the ids of reasoning parts where the client does not keep them."""
+    if any("id" in part for message in live for part in message["parts"]):
+        return loaded
+    for message in loaded:
+        for part in message["parts"]:
+            part.pop("id", None)
+    return loaded
+
+
+@pytest.mark.parametrize(("ai", "version"), CLIENTS[1:])
+@pytest.mark.parametrize("approved", [True, False])
+def test_an_approval_is_answered(
+    user: Caller, careful: str, ai: str, version: str | None, approved: bool
+) -> None:
+    """The client shows the request, sends the response by itself, and shows what comes of it."""
+    said = script({"say": "May I?"}, CALCULATE, {"say": "Done."})
+    setup = {"version": version, "automatic": True, "body": {"persona_id": careful}}
+    with open_chat(user, new_id(), ai, **setup) as chat:
+        chat.do("send", text=said)
+        call = chat.call("calculator")
+        assert ("ready", None) == chat.status
+        assert "approval-requested" == call["state"]
+        chat.do("approve", id=call["approval"]["id"], approved=approved, reason="no numbers")
+        assert ("ready", None) == chat.status
+        state = "output-available" if approved else "output-denied"
+        assert state == chat.call("calculator")["state"]
+        assert "May I?Done." == chat.text
+        assert 2 == len(chat.messages)
+
+
+@pytest.mark.parametrize(("ai", "version"), CLIENTS)
+def test_client_tools_and_questions_are_answered(
+    user: Caller, careful: str, ai: str, version: str | None
+) -> None:
+    """`onToolCall` gets them when the run waits, and what `addToolOutput` gives goes back."""
+    ask = {"tool": "ask_user", "args": {"question": "Which?", "options": ["a", "b"]}}
+    said = script(
+        {"tools": [{"tool": "get_location"}, {"tool": "get_location"}]}, ask, {"say": "ok"}
+    )
+    setup = {"version": version, "automatic": True, "body": {"persona_id": careful}}
+    with open_chat(user, new_id(), ai, **setup) as chat:
+        chat.do("send", text=said)
+        assert ("ready", None) == chat.status
+        calls = [call["toolCallId"] for call in chat.said["toolCalls"]]
+        assert 2 == len(calls)
+        chat.do("output", tool="get_location", toolCallId=calls[0], output={"lat": 41.9})
+        chat.do("output", tool="get_location", toolCallId=calls[1], output="12")
+        asked = chat.call("ask_user")
+        assert ("input-available", "Which?") == (asked["state"], asked["input"]["question"])
+        chat.do("output", tool="ask_user", toolCallId=asked["toolCallId"], output="b")
+        assert ("ready", None) == chat.status
+        assert "ok" == chat.text
+        live = chat.messages
+        outputs = [p["output"] for p in live[-1]["parts"] if p["type"].startswith("tool-")]
+        assert [{"lat": 41.9}, "12", "b"] == outputs
+        assert live == without_part_ids(chat.do("load").messages, live)
+
+
+@pytest.mark.parametrize("transport", ["default", "workflow"])
+def test_a_reload_resumes_the_answer(user: Caller, transport: str) -> None:
+    """A new page shows what was said, and streams the answer from its first chunk on."""
+    chat_id = new_id()
+    said = script({"say": "x ", "repeat": 60, "delay_ms": 25}, {"say": "end"})
+    setup: dict[str, Any] = {"version": "7.0.173", "transport": transport}
+    with open_chat(user, chat_id, **setup) as first, open_chat(user, chat_id, **setup) as second:
+        assert [] == second.do("load").messages
+        first.do("begin", text=said)
+        first.do("until", text="x x")
+        assert 1 == len(second.do("load").messages)
+        second.do("resume")
+        first.do("settle")
+        assert ("ready", None) == second.status == first.status
+        assert first.messages == second.messages
+        assert second.messages == second.do("load").messages
+        second.do("resume")
+        assert ("ready", None) == second.status
+        assert first.messages == second.messages
+
+
+def test_what_failed_and_what_was_stopped_ends_the_stream(user: Caller) -> None:
+    """An error is shown, a stop ends the run, and a new message is answered after both."""
+    chat_id = new_id()
+    with open_chat(user, chat_id, version="7.0.173", transport="workflow") as chat:
+        chat.do("send", text=script({"say": "Well."}, {"error": "invalid_request"}))
+        assert ("error", "The script says: invalid_request.") == chat.status
+        chat.do("begin", text=script({"say": "Well."}, {"hang": 60}))
+        chat.do("until", text="Well.")
+        stopped = user.http.post(f"/v1/ui/chat/{chat_id}/stop")
+        assert (200, {"ok": True}) == (stopped.status_code, stopped.json())
+        chat.do("settle")
+        assert ("ready", None) == chat.status
+        chat.do("send", text="Hello")
+        assert "You said: Hello" == chat.text
+        chat.do("regenerate")
+        assert "You said: Hello" == chat.text
+        # The run that failed has left nothing to show.
+        assert [[]] == [message["parts"] for message in chat.messages if not message["parts"]]
+        kept = [message for message in chat.messages if message["parts"]]
+        assert 5 == len(kept)
+        assert kept == chat.do("load").messages
+
+
+def test_a_repeated_call_takes_back_what_it_had_streamed(user: Caller) -> None:
+    """By `reset-step` where the client knows it, else the text begins anew in a part of its own."""
+    said = script({"think": "Hm."}, {"say": "One two "}, {"error": "disconnect"}, {"say": "three"})
+    for version, text in [("7.0.70", "One two three"), ("7.0.69", "One two One two three")]:
+        with open_chat(user, new_id(), version=version) as chat:
+            chat.do("send", text=said)
+            assert ("ready", None, text) == (*chat.status, chat.text)

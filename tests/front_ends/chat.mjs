@@ -1,0 +1,136 @@
+// A chat of the AI SDK without React: the package's own AbstractChat and transports.
+//
+// node chat.mjs <node_modules> '{"ai": "ai7", "url", "token", "chat", "transport"?, "version"?, "body"?}'
+//
+// Each line of the standard input is a command, {"do": …}; each line of the output says how the
+// chat is after it: {messages, status, error, finished}.
+import { createInterface } from "node:readline";
+import { pathToFileURL } from "node:url";
+
+const [modules, setup] = process.argv.slice(2);
+const given = JSON.parse(setup);
+const load = (path) => import(pathToFileURL(`${modules}/${path}`).href);
+const ai = await load(`${given.ai}/dist/index.${given.ai.startsWith("ai7") ? "js" : "mjs"}`);
+const headers = { authorization: `Bearer ${given.token}` };
+const query = given.version ? `?ai_sdk=${given.version}` : "";
+const api = `${given.url}/v1/ui/chat`;
+const log = [];
+console.error = (...words) => log.push(words.join(" "));
+
+async function workflowTransport() {
+  const { WorkflowChatTransport } = await load("@ai-sdk/workflow/dist/client.js");
+  return new WorkflowChatTransport({
+    api,
+    maxConsecutiveErrors: 1000,
+    prepareSendMessagesRequest: ({ id, messages, trigger, messageId, body }) => ({
+      // Its `fetch` sends the string as text/plain.
+      body: { ...given.body, ...body, id, messages, trigger, messageId },
+      api: api + query,
+      headers,
+    }),
+    prepareReconnectToStreamRequest: ({ api }) => ({
+      api,
+      headers: given.version ? { ...headers, "X-AI-SDK-Version": given.version } : headers,
+    }),
+  });
+}
+
+function defaultTransport() {
+  return new ai.DefaultChatTransport({
+    api: api + query,
+    headers,
+    body: given.body,
+    prepareReconnectToStreamRequest: ({ id }) => ({
+      api: `${api}/${encodeURIComponent(id)}/stream${query}`,
+      headers,
+    }),
+  });
+}
+
+class State {
+  status = "ready";
+  error = undefined;
+  messages = [];
+  pushMessage = (message) => void this.messages.push(message);
+  popMessage = () => void this.messages.pop();
+  replaceMessage = (index, message) => void (this.messages[index] = message);
+  snapshot = (thing) => structuredClone(thing);
+}
+
+class Chat extends ai.AbstractChat {}
+
+const finished = [];
+const toolCalls = [];
+const data = [];
+const chat = new Chat({
+  id: given.chat,
+  state: new State(),
+  transport: given.transport === "workflow" ? await workflowTransport() : defaultTransport(),
+  sendAutomaticallyWhen: given.automatic
+    ? ({ messages }) =>
+        ai.lastAssistantMessageIsCompleteWithToolCalls({ messages }) ||
+        ai.lastAssistantMessageIsCompleteWithApprovalResponses?.({ messages })
+    : undefined,
+  onToolCall: ({ toolCall }) => void toolCalls.push(toolCall),
+  onData: (part) => void data.push(part.type),
+  onFinish: ({ message, ...how }) => void finished.push({ id: message.id, ...how, messages: undefined }),
+});
+
+const settled = async () => {
+  do await new Promise((resolve) => setTimeout(resolve, 20));
+  while (chat.status === "submitted" || chat.status === "streaming");
+};
+
+const commands = {
+  send: ({ text, parts, files, id }) =>
+    chat.sendMessage(parts ? { role: "user", parts, id } : { text, files, id }),
+  // Does not wait for the answer.
+  begin: ({ text }) => void chat.sendMessage({ text }).catch(() => {}),
+  until: async ({ text }) => {
+    const said = ({ role, parts } = {}) => (role === "assistant" ? JSON.stringify(parts) : "");
+    while (!said(chat.messages.at(-1)).includes(text)) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  },
+  settle: settled,
+  regenerate: ({ messageId }) => chat.regenerate({ messageId }),
+  resume: () => chat.resumeStream(),
+  stop: () => chat.stop(),
+  approve: (answer) => chat.addToolApprovalResponse(answer),
+  output: (answer) => chat.addToolOutput(answer),
+  submit: () => chat.sendMessage(),
+  load: async () => {
+    const response = await fetch(`${api}/${encodeURIComponent(given.chat)}/messages`, { headers });
+    chat.messages = await response.json();
+  },
+  validate: async ({ versions, chunks }) => {
+    for (const version of versions) await validate(version, chunks);
+  },
+  state: () => {},
+};
+
+// Reads the chunks by the client's own parser and schema; throws at the first that does not fit.
+async function validate(version, chunks) {
+  const { DefaultChatTransport } = await load(
+    `${version}/dist/index.${version.startsWith("ai7") ? "js" : "mjs"}`,
+  );
+  const body = chunks.map((chunk) => `data: ${JSON.stringify(chunk)}\n\n`).join("");
+  const transport = new DefaultChatTransport({ fetch: async () => new Response(body) });
+  const stream = await transport.sendMessages({ chatId: "1", messages: [], trigger: "submit-message" });
+  let count = 0;
+  for await (const _ of stream) count += 1;
+  if (count !== chunks.length) throw new Error(`${version}: ${count} of ${chunks.length} chunks`);
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const command = JSON.parse(line);
+  let failure;
+  try {
+    await commands[command.do](command);
+    if (given.automatic && command.do !== "begin") await settled();
+  } catch (error) {
+    failure = String(error);
+  }
+  const { messages, status, error } = chat;
+  console.log(JSON.stringify({ messages, status, error: failure ?? error?.message, finished, toolCalls, data, log }));
+}
