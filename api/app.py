@@ -31,7 +31,7 @@ from arkloop.api.endpoints import (
     usage,
     webhook_endpoints,
 )
-from arkloop.api.http import allowed_hosts, errors, headers
+from arkloop.api.http import allowed_hosts, cors, errors, headers
 from arkloop.api.http.path_ids import IdConverter
 from arkloop.api.http.reports import Reports
 from arkloop.api.protocols import ai_sdk, responses
@@ -127,6 +127,7 @@ def create_app(connections: Connections | None = None) -> Flask:
     app.url_map.strict_slashes = True
     errors.register(app)
     headers.register(app)
+    cors.register(app)
     allowed_hosts.register(app)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)

@@ -22,6 +22,9 @@ FALLBACKS = {
 
 #: The providers' own variables.
 _OF_PROVIDERS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
+_ORIGIN = re.compile(
+    r"(?P<scheme>https?)://([a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(:(?P<port>[1-9][0-9]{0,4}))?"
+)
 _MAY_BE_ZERO = ("ARKLOOP_PORT", "ARKLOOP_NEW_ORG_CREDITS")
 
 
@@ -142,11 +145,7 @@ class _Reader:
             "registration_open": self._choice("ARKLOOP_REGISTRATION", ("closed", "open")) == "open",
             "allowed_networks": self._networks("ARKLOOP_ALLOWED_NETWORKS"),
             "fetch_allowed_networks": self._networks("ARKLOOP_FETCH_ALLOWED_NETWORKS"),
-            "cors_origins": self._list(
-                "ARKLOOP_CORS_ORIGINS",
-                r"https?://[^/*\s]+",
-                "an origin such as https://app.example.com",
-            ),
+            "cors_origins": self._origins("ARKLOOP_CORS_ORIGINS"),
             "allowed_hosts": tuple(map(str.lower, hosts)),
             "path_prefix": self._path_prefix("ARKLOOP_PATH_PREFIX"),
             "plugins": self._folders("ARKLOOP_PLUGINS"),
@@ -280,6 +279,21 @@ class _Reader:
             f"{name}: {part!r} is not {meaning}" for part in parts if not re.fullmatch(form, part)
         ]
         return parts
+
+    def _origins(self, name: str) -> tuple[str, ...]:
+        """Read origins as browsers send them, or none of them would ever be equal."""
+        origins = self._parts(name)
+        for origin in origins:
+            if "*" in origin:
+                why = "is not allowed: list each origin whose pages may call the API"
+            elif not (form := _ORIGIN.fullmatch(origin)):
+                why = "is not an origin such as https://app.example.com, in lower case"
+            elif (form["scheme"], form["port"]) in (("http", "80"), ("https", "443")):
+                why = "must leave out the default port, as browsers do"
+            else:
+                continue
+            self.problems.append(f"{name}: {origin!r} {why}")
+        return origins
 
     def _parts(self, name: str) -> tuple[str, ...]:
         parts = (part.strip() for part in (self._text(name) or "").split(","))

@@ -1,19 +1,9 @@
-"""Headers that every answer has, errors included: trace, security, and CORS for the allow-list."""
+"""Headers that every response has, errors included: trace and security."""
 
-from flask import Flask, Response, request
+from flask import Flask, Response
 
 from arkloop.api.http.current import settings, trace_id
 from arkloop.shared import logs
-
-PREFLIGHT_SECONDS = 600
-_ALLOWED_HEADERS = (
-    "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, traceparent"
-)
-_ALLOWED_METHODS = "GET, POST, PUT, PATCH, DELETE"
-_EXPOSED_HEADERS = (
-    "X-Next-Cursor, Link, X-Trace-Id, Location, Idempotency-Replayed, Retry-After,"
-    " Preference-Applied, WWW-Authenticate"
-)
 
 #: Where an answer has none of its own.
 SECURITY = {
@@ -44,23 +34,4 @@ def _add(response: Response) -> Response:
         response.headers.setdefault(name, value)
     if settings().secure_cookies:  # then we are behind TLS
         response.headers.setdefault("Strict-Transport-Security", "max-age=31536000")
-    _add_cors(response)
     return response
-
-
-def _add_cors(response: Response) -> None:
-    """Add CORS headers (Fetch standard, 3.2) for exactly the origins of `ARKLOOP_CORS_ORIGINS`."""
-    allowed = settings().cors_origins
-    if not allowed:
-        return
-    response.vary.add("Origin")
-    if (origin := request.headers.get("Origin")) not in allowed:
-        return
-    response.headers["Access-Control-Allow-Origin"] = origin
-    response.headers["Access-Control-Allow-Credentials"] = "true"
-    if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-        response.headers["Access-Control-Allow-Methods"] = _ALLOWED_METHODS
-        response.headers["Access-Control-Allow-Headers"] = _ALLOWED_HEADERS
-        response.headers["Access-Control-Max-Age"] = str(PREFLIGHT_SECONDS)
-    else:
-        response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS

@@ -148,3 +148,52 @@ def test_a_browser_executes_client_tools(page: Page, api: WebServer, user: Calle
     assert 200 == status
     [result] = data_of(user.events(run_id), "tool.result")
     assert '{"title":"An app of somebody else","n":1}' == result["output"]
+
+
+#: A page talks to an agent with a client token alone: create, stream by fetch, read the headers.
+TALK = """async ([base, token]) => {
+  const headers = {
+    "Authorization": `Bearer ${token}`, "Content-Type": "application/json",
+    "Accept": "text/event-stream", "X-Stainless-Lang": "js",
+  }
+  const body = JSON.stringify({ message: "Hi" })
+  const created = await fetch(`${base}/v1/runs`, { method: "POST", headers, body })
+  const text = await created.text()
+  const location = created.headers.get("Location")
+  const run = await (await fetch(base + location, { headers })).json()
+  const refused = await fetch(`${base}/v1/me`, { headers })
+  return [
+    created.status, text.includes("run.completed"), run.status, refused.status,
+    (await refused.json()).code, created.headers.get("X-Trace-Id").length,
+  ]
+}"""
+
+
+def test_a_page_talks_to_an_agent_with_a_client_token(
+    page: Page, api: WebServer, user: Caller
+) -> None:
+    """From another origin: preflights, a stream by fetch, headers, and errors that it may read."""
+    scopes = ["data.runs.read", "data.runs.write", "data.threads.write"]
+    token = user.made("/v1/client-tokens", {"end_user_id": "ann", "scopes": scopes})["token"]
+
+    talked = page.evaluate(TALK, [api.url, token])
+
+    assert [201, True, "completed", 403, "auth.forbidden", 32] == talked
+
+
+def test_a_page_of_an_origin_that_is_not_listed_reads_nothing(
+    browser: Browser, api: WebServer, user: Caller
+) -> None:
+    """The browser refuses the page the response, and sends no request that needs a preflight."""
+    token = user.made("/v1/client-tokens", {"end_user_id": "ann", "scopes": ["data.runs.write"]})
+    with app_page() as other:
+        page = browser.new_page()
+        page.goto(other)
+        for call in (
+            "([base]) => fetch(`${base}/healthz`).catch(error => error.name)",
+            "([base, token]) => fetch(`${base}/v1/runs`, { method: 'POST', body: '{}',"
+            " headers: { Authorization: `Bearer ${token}` } }).catch(error => error.name)",
+        ):
+            assert "TypeError" == page.evaluate(call, [api.url, token["token"]])
+        page.close()
+    assert [] == user.get("/v1/runs", end_user_id="ann", status="running")

@@ -1,5 +1,7 @@
 """Settings from the environment, and the variables of platforms that are their fallbacks."""
 
+import re
+
 import pytest
 
 from arkloop.shared.config import InvalidSettings, Settings
@@ -63,3 +65,31 @@ def test_a_problem_names_the_variable_that_has_it(name: str, value: str) -> None
     """An operator finds what to change under the name that is in the environment."""
     with pytest.raises(InvalidSettings, match=rf"^{name}: must "):
         Settings.from_env(PLATFORM | {name: value})
+
+
+@pytest.mark.parametrize(
+    ("origin", "why"),
+    [
+        ("*", "is not allowed: list each origin"),
+        ("https://*.example.com", "is not allowed: list each origin"),
+        ("null", "is not an origin"),
+        ("app.example.com", "is not an origin"),
+        ("https://app.example.com/", "is not an origin"),
+        ("https://App.example.com", "is not an origin"),
+        ("https://user@app.example.com", "is not an origin"),
+        ("https://app.example.com:443", "must leave out the default port"),
+        ("http://app.example.com:80", "must leave out the default port"),
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: str, why: str) -> None:
+    """It would never be equal to that of a page, and a pattern would admit pages of others."""
+    with pytest.raises(InvalidSettings, match=re.escape(f"{origin!r} {why}")):
+        Settings.from_env(PLATFORM | {"ARKLOOP_CORS_ORIGINS": f"https://a.example,{origin}"})
+
+
+def test_origins_are_listed_as_browsers_send_them() -> None:
+    """With a port where it is not the default one, and with addresses."""
+    origins = ("https://app.example.com", "http://localhost:5173", "http://[::1]:3000")
+    settings = Settings.from_env(PLATFORM | {"ARKLOOP_CORS_ORIGINS": ", ".join(origins)})
+
+    assert origins == settings.cors_origins

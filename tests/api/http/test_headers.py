@@ -1,4 +1,4 @@
-"""Headers of every answer: the trace, security, CORS."""
+"""Headers of every answer: the trace, security."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,6 @@ from arkloop.shared import logs
 from arkloop.shared.storage.connections import Connections
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-ORIGIN = "https://app.example.com"
 
 
 @pytest.fixture
@@ -73,60 +72,6 @@ def test_behind_tls_browsers_are_told_to_stay_there(
     names = [client_with(secure_cookies=secure).get("/healthz").headers for secure in (True, False)]
 
     assert [True, False] == ["Strict-Transport-Security" in headers for headers in names]
-
-
-def test_a_listed_origin_may_read_the_answers(client_with: Callable[..., FlaskClient]) -> None:
-    """Errors too, with the headers that a client needs."""
-    client = client_with(cors_origins=(ORIGIN,))
-
-    headers = client.get("/v1/me", headers={"Origin": ORIGIN}).headers
-
-    assert ORIGIN == headers["Access-Control-Allow-Origin"]
-    exposed = headers["Access-Control-Expose-Headers"].split(", ")
-    wanted = {"X-Next-Cursor", "Link", "X-Trace-Id", "Location", "Idempotency-Replayed"}
-    assert wanted <= set(exposed)
-    assert "Origin" in headers["Vary"]
-
-
-def test_a_listed_origin_may_ask_before(client_with: Callable[..., FlaskClient]) -> None:
-    """The preflight needs no token and may be remembered."""
-    client = client_with(cors_origins=("https://other.example.com", ORIGIN))
-
-    response = client.options(
-        "/v1/threads",
-        headers={
-            "Origin": ORIGIN,
-            "Access-Control-Request-Method": "POST",
-            "Access-Control-Request-Headers": "authorization,content-type,idempotency-key",
-        },
-    )
-
-    assert 200 == response.status_code
-    assert ORIGIN == response.headers["Access-Control-Allow-Origin"]
-    assert "POST" in response.headers["Access-Control-Allow-Methods"]
-    allowed = response.headers["Access-Control-Allow-Headers"].lower().split(", ")
-    assert {"authorization", "content-type", "idempotency-key", "last-event-id"} <= set(allowed)
-    assert "600" == response.headers["Access-Control-Max-Age"]
-
-
-@pytest.mark.parametrize(
-    "origin",
-    ["null", "https://evil.com", f"{ORIGIN}.evil.com", ORIGIN.upper(), f"{ORIGIN}:8443", "*"],
-)
-def test_other_origins_get_nothing(client_with: Callable[..., FlaskClient], origin: str) -> None:
-    """Foreign origins get no CORS header, neither by reflection nor as a near miss."""
-    client = client_with(cors_origins=(ORIGIN,))
-
-    headers = client.get("/healthz", headers={"Origin": origin}).headers
-
-    assert "Access-Control" not in str(headers)
-
-
-def test_without_a_list_there_is_no_cors(client: FlaskClient) -> None:
-    """Without configured origins no CORS header is sent."""
-    headers = client.get("/healthz", headers={"Origin": ORIGIN}).headers
-
-    assert "Access-Control" not in str(headers)
 
 
 def test_what_is_logged_carries_the_trace(client: FlaskClient) -> None:
