@@ -1,0 +1,1 @@
+"""A model of busy threads over the table that the service executes, explored state by state."""
