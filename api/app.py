@@ -6,6 +6,7 @@ from functools import partial
 from flask import Flask
 
 from arkloop.api.auth.bearer import Authenticator
+from arkloop.api.description import pages
 from arkloop.api.endpoints import (
     agent_workers,
     api_keys,
@@ -55,6 +56,7 @@ BOOT_ERROR = 3
 BLUEPRINTS = (
     agent_workers.bp,
     health.bp,
+    pages.bp,
     auth.bp,
     me.bp,
     api_keys.bp,

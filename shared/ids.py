@@ -6,7 +6,8 @@ from uuid import UUID
 
 import uuid_utils.compat
 
-_CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+#: How a UUIDv7 is written here, and no other way.
+CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 def new_id() -> UUID:
@@ -16,7 +17,7 @@ def new_id() -> UUID:
 
 def parse_id(text: object) -> UUID | None:
     """Parse a UUIDv7; None unless `text` is its one canonical form."""
-    return UUID(text) if isinstance(text, str) and _CANONICAL.fullmatch(text) else None
+    return UUID(text) if isinstance(text, str) and CANONICAL.fullmatch(text) else None
 
 
 def new_trace_id() -> str:

@@ -29,6 +29,7 @@ from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.tables.runs import runs
 from tests.caller import Caller
 from tests.clients import PASSWORD, PASSWORD_HASH, Register, User
+from tests.described_responses import DescribedResponses
 from tests.stored_runs import StoredRuns
 from tests.system import System, running_system
 from tests.web_server import WebServer, web_server
@@ -140,7 +141,9 @@ def connections(settings: Settings) -> Iterator[Connections]:
 @pytest.fixture(scope="module")
 def app(connections: Connections) -> Iterator[Flask]:
     made = create_app(connections=connections)
+    described = DescribedResponses(made)
     yield made
+    assert [] == sorted({*described.problems}), "responses differ from the API's description"
     made.extensions["arkloop.hub"].close()
     made.extensions["arkloop.polls"].close()
     made.extensions["arkloop.reports"].close()

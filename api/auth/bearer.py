@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row
 
 from arkloop.api.auth import access_tokens, client_tokens
 from arkloop.api.http import path_ids
+from arkloop.api.http.described import mark
 from arkloop.shared.accounts import accounts, api_keys
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, WORK_PERMISSIONS, Actor
 from arkloop.shared.errors import Forbidden, Unauthorized, Unavailable
@@ -53,6 +54,8 @@ def requires(
                 raise Forbidden()
             return view(*args, **kwargs)
 
+        mark(checked, "permission", permission or "")
+        mark(checked, "end_users", end_users)
         return checked
 
     return decorate

@@ -2,11 +2,19 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from arkloop.api.http.fields import BoundedList, Id, StrictBoolean, Usd, utf8_length, whole
+from arkloop.api.http.fields import (
+    BoundedList,
+    Id,
+    JsonSchema,
+    StrictBoolean,
+    Usd,
+    utf8_length,
+    whole,
+)
 from arkloop.shared.agents.agent_run import MAX_CHECKPOINT_BYTES
 from arkloop.shared.agents.transcript import CALL_ID, MAX_NAME_CHARACTERS
 from arkloop.shared.events import types
@@ -128,6 +136,12 @@ _KINDS: dict[str, tuple[Schema, Any]] = {
 class AgentEvent(fields.Field[Any]):
     """An event as an agent reports it; `type` says which fields it has."""
 
+    json_schema: ClassVar[JsonSchema] = {
+        "type": "object",
+        "properties": {"type": {"enum": list(_KINDS)}},
+        "required": ["type"],
+    }
+
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> Any:
         if not isinstance(value, dict):
             raise ValidationError("must be an object")
@@ -141,6 +155,8 @@ class AgentEvent(fields.Field[Any]):
 class Checkpoint(fields.Field[str]):
     """Any JSON but null, as text."""
 
+    json_schema: ClassVar[JsonSchema] = {"type": ["string", "number", "boolean", "object", "array"]}
+
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> str:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         if len(text.encode()) > MAX_CHECKPOINT_BYTES:
@@ -148,7 +164,7 @@ class Checkpoint(fields.Field[str]):
         return text
 
 
-class Poll(Schema):
+class PollForRuns(Schema):
     worker_id = Id(required=True)
     wait_seconds = whole(0, MAX_WAIT_SECONDS)
     max_runs = whole(0, MAX_RUNS)
@@ -164,13 +180,13 @@ class _KnownRun(_HeldRun):
     cancel_requested = StrictBoolean(load_default=False)
 
 
-class Heartbeat(Schema):
+class HoldRuns(Schema):
     worker_id = Id(required=True)
     wait_seconds = whole(0, MAX_WAIT_SECONDS)
     runs = BoundedList(fields.Nested(_KnownRun), required=True, most=MAX_HELD)
 
 
-class Append(_HeldRun):
+class AppendEvents(_HeldRun):
     """Events from `seq` on, a checkpoint, or both in one."""
 
     seq = fields.Integer(strict=True, validate=validate.Range(1, 2**63 - 1))
@@ -181,7 +197,7 @@ class Append(_HeldRun):
     def _check_number(self, body: dict[str, Any], **_: Any) -> None:
         if body.get("events") and "seq" not in body:
             raise ValidationError("is required with `events`", "seq")
-        if not body.get("events") and "checkpoint" not in body and type(self) is Append:
+        if not body.get("events") and "checkpoint" not in body and type(self) is AppendEvents:
             raise ValidationError("is required, unless there is a `checkpoint`", "events")
 
 
@@ -189,25 +205,25 @@ class StoreCheckpoint(_HeldRun):
     checkpoint = Checkpoint(required=True)
 
 
-class _LastWrite(Append):
+class _LastWrite(AppendEvents):
     seq = fields.Integer(required=True, strict=True, validate=validate.Range(1, 2**63 - 1))
 
 
-class Ask(_LastWrite):
+class AskPerson(_LastWrite):
     key = fields.String(load_default=None, allow_none=True, validate=_CALL_ID)
     question = fields.String(required=True, validate=utf8_length(1, MAX_QUESTION_BYTES))
     options = BoundedList(fields.String(validate=validate.Length(1, 500)), most=20)
 
 
-class Complete(_LastWrite):
+class CompleteRun(_LastWrite):
     content = fields.String(required=True, validate=utf8_length(0, MAX_CONTENT_BYTES))
     output = fields.Dict(load_default=None, allow_none=True)
 
 
-class Fail(_LastWrite):
+class FailRun(_LastWrite):
     message = fields.String(required=True, validate=utf8_length(1, 8_192))
     retryable = StrictBoolean(load_default=False)
 
 
-class Release(_LastWrite):
+class ReleaseRun(_LastWrite):
     """A return of the run to the queue."""

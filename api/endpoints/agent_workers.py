@@ -18,12 +18,13 @@ from marshmallow import Schema
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.endpoints import agent_worker_bodies as bodies
 from arkloop.api.http.current import actor, catalog, connections
+from arkloop.api.http.described import JsonObject, described
 from arkloop.api.http.json_body import BodyLimits, read_body
 from arkloop.api.streaming.disconnects import is_closed
 from arkloop.api.streaming.long_polls import LongPoll, LongPollHub, respond_later
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.personas import AGENT_NAME
-from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.errors import InvalidRequest, OutdatedFence, RunNotFound, SequenceConflict
 from arkloop.shared.events.types import RunError
 from arkloop.shared.runs import (
     agent_claims,
@@ -40,6 +41,8 @@ from arkloop.shared.storage.connections import Connections
 bp = Blueprint("agent_workers", __name__)
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
+#: Errors of every write of a worker.
+WRITING = (RunNotFound, OutdatedFence, SequenceConflict)
 #: A worker whose connection is closed has this long to send its next heartbeat.
 GONE_SECONDS = 1.5
 FAILED = "agent.failed"
@@ -64,6 +67,7 @@ def _of_agent(view: Callable[[str, dict[str, Any]], Response], schema: Schema) -
     return called
 
 
+@described(body=bodies.PollForRuns, returns=JsonObject)
 def poll(name: str, body: dict[str, Any]) -> Response:
     """Wait for runs, for at most `wait_seconds`; each comes with all that its agent needs."""
     worker = AgentWorker(body["worker_id"], actor().org_id, name)
@@ -81,6 +85,7 @@ def poll(name: str, body: dict[str, Any]) -> Response:
     return _respond(waiting, body.get("wait_seconds"), bodies.MAX_WAIT_SECONDS, take, nothing)
 
 
+@described(body=bodies.HoldRuns, returns=JsonObject)
 def heartbeat(name: str, body: dict[str, Any]) -> Response:
     """Renew the worker's lease; with `wait_seconds`, wait until a run is cancelled or lost."""
     worker = AgentWorker(body["worker_id"], actor().org_id, name)
@@ -97,16 +102,19 @@ def heartbeat(name: str, body: dict[str, Any]) -> Response:
     return _respond(waiting, seconds, 0, news, nothing)
 
 
+@described(body=bodies.AppendEvents, returns=JsonObject, raises=WRITING)
 def append(name: str, body: dict[str, Any]) -> Response:
     """Append events, store a checkpoint, or both in one."""
     return _write(name, body)
 
 
+@described(body=bodies.StoreCheckpoint, returns=JsonObject, raises=WRITING)
 def checkpoint(name: str, body: dict[str, Any]) -> Response:
     """Store a checkpoint, with which another worker continues if this one is lost."""
     return _write(name, {"events": (), **body})
 
 
+@described(body=bodies.AskPerson, returns=JsonObject, raises=WRITING)
 def ask(name: str, body: dict[str, Any]) -> Response:
     """Let the run wait for a person's answer; it is polled again when there is one."""
     question, options = body["question"], body.get("options")
@@ -114,30 +122,33 @@ def ask(name: str, body: dict[str, Any]) -> Response:
     return _write(name, body, asked)
 
 
+@described(body=bodies.CompleteRun, returns=JsonObject, raises=WRITING)
 def complete(name: str, body: dict[str, Any]) -> Response:
     """Complete the run with the final answer."""
     return _write(name, body, Complete(content=body["content"], output=body["output"]))
 
 
+@described(body=bodies.FailRun, returns=JsonObject, raises=WRITING)
 def fail(name: str, body: dict[str, Any]) -> Response:
     """Let the run fail."""
     return _write(name, body, Fail(error=RunError(FAILED, body["message"], body["retryable"])))
 
 
+@described(body=bodies.ReleaseRun, returns=JsonObject, raises=WRITING)
 def release(name: str, body: dict[str, Any]) -> Response:
     """Give the run back to the queue: this worker stops."""
     return _write(name, body, Release())
 
 
 for _view, _schema in (
-    (poll, bodies.Poll()),
-    (heartbeat, bodies.Heartbeat()),
-    (append, bodies.Append()),
+    (poll, bodies.PollForRuns()),
+    (heartbeat, bodies.HoldRuns()),
+    (append, bodies.AppendEvents()),
     (checkpoint, bodies.StoreCheckpoint()),
-    (ask, bodies.Ask()),
-    (complete, bodies.Complete()),
-    (fail, bodies.Fail()),
-    (release, bodies.Release()),
+    (ask, bodies.AskPerson()),
+    (complete, bodies.CompleteRun()),
+    (fail, bodies.FailRun()),
+    (release, bodies.ReleaseRun()),
 ):
     bp.post(f"/v1/agent-workers/<name>:{_view.__name__}")(_of_agent(_view, _schema))
 

@@ -11,10 +11,11 @@ from sqlalchemy import Row
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.endpoints.budgets import CostLimits, limits_shown
 from arkloop.api.http.current import actor, changes_catalog, connections
+from arkloop.api.http.described import JsonObject, described
 from arkloop.api.http.fields import BoundedList
 from arkloop.api.http.idempotency import created, replayed_without
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
-from arkloop.api.http.paging import ByTime, page, page_args
+from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
 from arkloop.api.http.reports import reports
 from arkloop.shared.accounts import api_keys
 from arkloop.shared.actors import SCOPES
@@ -50,6 +51,7 @@ class CreateApiKey(CostLimits):
 @requires()
 @changes_catalog
 @replayed_without("key")
+@described(body=CreateApiKey, returns=JsonObject, status=201)
 def create_api_key(tx: Transaction) -> Response:
     """Create a key; responds 201 with `key`, which is shown only this once."""
     _check_may_manage()
@@ -59,6 +61,7 @@ def create_api_key(tx: Transaction) -> Response:
 
 @bp.get("/v1/api-keys")
 @requires()
+@described(query=PageQuery, returns=list[JsonObject])
 def list_api_keys() -> Response:
     """List the caller's own keys; owners and admins see those of the whole org."""
     _check_may_manage()
@@ -71,6 +74,7 @@ def list_api_keys() -> Response:
 @bp.patch("/v1/api-keys/<id:key_id>")
 @requires()
 @changes_catalog
+@described(body=CostLimits, returns=JsonObject)
 def change_api_key(key_id: UUID) -> Response:
     """Change a key's limits; fields that are missing in the body keep their values."""
     _check_may_manage()
@@ -81,6 +85,7 @@ def change_api_key(key_id: UUID) -> Response:
 
 @bp.delete("/v1/api-keys/<id:key_id>")
 @requires()
+@described(status=204)
 def revoke_api_key(key_id: UUID) -> Response:
     """Revoke a key: it stops working within 5 s, and its active runs are cancelled. 204."""
     query_args(NoArguments())

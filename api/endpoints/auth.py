@@ -8,12 +8,13 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 from arkloop.api.auth import access_tokens
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.http.current import actor, connections, public_path, settings
+from arkloop.api.http.described import JsonObject, Ok, described
 from arkloop.api.http.idempotency import refuse_key
 from arkloop.api.http.json_body import NoArguments, read_body
 from arkloop.shared.accounts import accounts
 from arkloop.shared.accounts.accounts import Session
 from arkloop.shared.billing import credits
-from arkloop.shared.errors import Forbidden, InvalidRequest, Unauthorized
+from arkloop.shared.errors import Forbidden, InvalidRequest, LoginTaken, Unauthorized
 from arkloop.shared.security import passwords
 
 COOKIE = "arkloop_refresh_token"
@@ -52,6 +53,7 @@ class ChangePassword(Schema):
 
 
 @bp.post("/v1/auth/register")
+@described(body=Register, returns=JsonObject, status=201, raises=[LoginTaken])
 def register() -> Response:
     """Make a user and an org of their own; 403 where registration is closed."""
     if not settings().registration_open:
@@ -74,6 +76,7 @@ def register() -> Response:
 
 
 @bp.post("/v1/auth/login")
+@described(body=Login, returns=JsonObject, raises=[Unauthorized])
 def login() -> Response:
     """Log in: access token in the body, refresh token in the cookie. Unknown users take as long."""
     _check_origin()
@@ -88,6 +91,7 @@ def login() -> Response:
 
 
 @bp.post("/v1/auth/refresh")
+@described(body=NoArguments, body_optional=True, returns=JsonObject, security=["refresh_token"])
 def refresh() -> Response:
     """Exchange the cookie for the next one and a new access token."""
     _check_origin()
@@ -101,6 +105,7 @@ def refresh() -> Response:
 
 @bp.post("/v1/auth/logout")
 @requires()
+@described(body=NoArguments, body_optional=True, returns=Ok)
 def logout() -> Response:
     """End this login, its refresh and access tokens. An API key has none to end."""
     _check_origin()
@@ -117,6 +122,7 @@ def logout() -> Response:
 
 @bp.post("/v1/auth/password")
 @requires()
+@described(body=ChangePassword, returns=Ok)
 def change_password() -> Response:
     """Set a new password, and end the user's other logins. Not for API keys."""
     session_id = actor().session_id

@@ -1,17 +1,20 @@
 """`/v1/client-tokens`: short-lived tokens for browser pages, each for one end user."""
 
+from typing import TypedDict
+
 from flask import Blueprint, Response, jsonify, make_response
 from marshmallow import Schema, fields, validate
 
 from arkloop.api.auth import client_tokens
 from arkloop.api.auth.bearer import requires
 from arkloop.api.http.current import actor, catalog, connections, settings
+from arkloop.api.http.described import Time, UuidText, described
 from arkloop.api.http.fields import BoundedList, ClientId, Id
 from arkloop.api.http.idempotency import check_key
 from arkloop.api.http.json_body import read_body
 from arkloop.shared.actors import DATA_PERMISSIONS
 from arkloop.shared.catalog import personas
-from arkloop.shared.errors import Forbidden, InvalidRequest, ThreadNotFound
+from arkloop.shared.errors import Forbidden, InvalidRequest, PersonaNotFound, ThreadNotFound
 from arkloop.shared.threads import threads
 from arkloop.shared.times import rfc3339
 
@@ -39,11 +42,29 @@ class CreateClientToken(Schema):
     )
 
 
+class ShownClientToken(TypedDict):
+    """A token, which is shown only this once."""
+
+    token: str
+    expires_at: Time
+    end_user_id: str
+    scopes: list[str]
+    thread: UuidText | None
+    persona_id: str
+
+
 _BODY = CreateClientToken()
 
 
 @bp.post("/v1/client-tokens")
 @requires()
+@described(
+    body=CreateClientToken,
+    returns=ShownClientToken,
+    status=201,
+    headers=["Idempotency-Key"],
+    raises=[PersonaNotFound],
+)
 def create_client_token() -> Response:
     """Create a token for one end user; responds 201.
 
@@ -74,12 +95,12 @@ def create_client_token() -> Response:
         thread_id=thread_id,
         lifetime_seconds=body["lifetime_seconds"],
     )
-    shown = {
+    shown: ShownClientToken = {
         "token": token,
         "expires_at": rfc3339(expires_at),
         "end_user_id": end_user_id,
         "scopes": sorted(scopes),
-        "thread": thread_id and str(thread_id),
+        "thread": None if thread_id is None else str(thread_id),
         "persona_id": persona.id,
     }
     return make_response(jsonify(shown), 201)

@@ -5,18 +5,20 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from flask import Response, json, jsonify, request
 from sqlalchemy import RowMapping
 
 from arkloop.api.auth.bearer import authenticator
-from arkloop.api.endpoints.following import hub, streaming, watch_of
+from arkloop.api.endpoints.following import EVENT_STREAM, EventFrames, hub, streaming, watch_of
 from arkloop.api.endpoints.runs import shown_in_full
 from arkloop.api.http.current import actor, connections
+from arkloop.api.http.described import JsonObject
 from arkloop.api.http.preferences import wait_seconds
 from arkloop.api.streaming.rest import wait_for_rest
 from arkloop.shared.actors import Actor
@@ -27,7 +29,12 @@ from arkloop.shared.storage.connections import Connections
 
 log = logging.getLogger(__name__)
 
-EVENT_STREAM = "text/event-stream"
+#: Of every endpoint that creates a run, for `@described`.
+DELIVERED: Mapping[str, Any] = {
+    "returns": {"application/json": JsonObject, EVENT_STREAM: EventFrames},
+    "status": 201,
+    "headers": ["Prefer", "Idempotency-Key"],
+}
 #: How long, and how often, a cancel is tried while Postgres is unavailable.
 CANCEL_SECONDS, CANCEL_PAUSE_SECONDS = 30.0, 1.0
 

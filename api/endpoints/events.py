@@ -8,15 +8,16 @@ from marshmallow import Schema, fields, validate
 
 from arkloop.api.auth import stream_tickets
 from arkloop.api.auth.bearer import authenticator, bearer_token, requires
-from arkloop.api.endpoints.following import hub, streaming, watch_of
+from arkloop.api.endpoints.following import EVENT_STREAM, EventFrames, hub, streaming, watch_of
 from arkloop.api.http.current import actor, connections, settings
+from arkloop.api.http.described import JsonObject, described
 from arkloop.api.http.fields import Digits, StrictBoolean
 from arkloop.api.http.idempotency import check_key
 from arkloop.api.http.json_body import query_args, read_body
 from arkloop.api.http.path_ids import check as check_ids
 from arkloop.api.streaming import sse
 from arkloop.shared.actors import Actor
-from arkloop.shared.errors import Forbidden, InvalidRequest, Unauthorized
+from arkloop.shared.errors import EventsLost, Forbidden, InvalidRequest, Unauthorized
 from arkloop.shared.runs import queries
 from arkloop.shared.times import now, rfc3339
 
@@ -41,6 +42,15 @@ _TICKET = StreamTicket()
 
 
 @bp.get("/v1/runs/<id:run_id>/events")
+@described(
+    query=EventsQuery,
+    headers=["Last-Event-ID"],
+    returns={EVENT_STREAM: EventFrames},
+    also={204: None},
+    raises=[EventsLost],
+    security=["token", "ticket"],
+    permission="data.runs.read",
+)
 def stream_events(run_id: UUID) -> Response:
     """Stream the run's events after the cursor; 204 where a browser must stop reconnecting."""
     reader = _reader(run_id)
@@ -72,6 +82,13 @@ def stream_events(run_id: UUID) -> Response:
 
 @bp.post("/v1/runs/<id:run_id>/stream-ticket")
 @requires("data.runs.read", end_users=True)
+@described(
+    body=StreamTicket,
+    body_optional=True,
+    returns=JsonObject,
+    status=201,
+    headers=["Idempotency-Key"],
+)
 def create_stream_ticket(run_id: UUID) -> Response:
     """Create a ticket for `GET …/events?ticket=`, perhaps for tool results too; responds 201.
 

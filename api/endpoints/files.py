@@ -12,10 +12,11 @@ from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.http.current import actor, connections, storage
+from arkloop.api.http.described import JsonObject, described
 from arkloop.api.http.idempotency import answered_once, check_key, created
 from arkloop.api.http.json_body import NoArguments, query_args
 from arkloop.api.http.multipart import read_file
-from arkloop.shared.errors import FileMissing, InvalidRequest, Unavailable
+from arkloop.shared.errors import FileMissing, InvalidRequest, StorageUnavailable, Unavailable
 from arkloop.shared.files import files, incoming, media_types
 from arkloop.shared.files.storage import ObjectMissing
 from arkloop.shared.times import rfc3339, rfc3339_or_none
@@ -27,11 +28,26 @@ MAX_UPLOADS, MAX_UPLOADS_OF_ORG = 8, 4
 #: Seconds after which a client that takes nothing is closed.
 BLOCKED_WRITE_SECONDS = 60
 
+FORM = {
+    "type": "object",
+    "properties": {"file": {"type": "string", "contentMediaType": "application/octet-stream"}},
+    "required": ["file"],
+    "additionalProperties": False,
+}
+
 _uploads: Counter[UUID] = Counter()
 
 
 @bp.post("/v1/files")
 @requires("data.files.write", end_users=True)
+@described(
+    body=FORM,
+    body_type="multipart/form-data",
+    returns=JsonObject,
+    status=201,
+    headers=["Idempotency-Key"],
+    raises=[StorageUnavailable],
+)
 def create_file() -> Response:
     """Store the file of a form; responds 201 with what was found out about it."""
     key, who = check_key(), actor()
@@ -58,7 +74,9 @@ def create_file() -> Response:
 
 @bp.get("/v1/files/<id:file_id>")
 @requires("data.files.read", end_users=True)
+@described(returns=JsonObject)
 def get_file(file_id: UUID) -> Response:
+    """Show what is known about a file."""
     query_args(NoArguments())
     with connections().reading() as sql:
         return jsonify(_shown(files.find(sql, actor(), file_id)))
@@ -66,6 +84,7 @@ def get_file(file_id: UUID) -> Response:
 
 @bp.get("/v1/files/<id:file_id>/content")
 @requires("data.files.read", end_users=True)
+@described(returns={"*/*": bytes}, raises=[StorageUnavailable])
 def get_file_content(file_id: UUID) -> Response:
     """Send the file's bytes as an attachment: a browser must never show them as a page."""
     query_args(NoArguments())
@@ -88,6 +107,7 @@ def get_file_content(file_id: UUID) -> Response:
 
 @bp.delete("/v1/files/<id:file_id>")
 @requires("data.files.write", end_users=True)
+@described(status=204)
 def delete_file(file_id: UUID) -> Response:
     """Delete a file; messages that refer to it stay, and models read that it is gone. 204."""
     query_args(NoArguments())

@@ -8,11 +8,18 @@ from uuid import UUID
 from flask import Response, current_app, request
 
 from arkloop.api.auth.bearer import authenticator
+from arkloop.api.http.described import Frames
 from arkloop.api.streaming import sse
 from arkloop.api.streaming.stream_hub import StreamHub
 from arkloop.api.streaming.stream_pages import Page
 from arkloop.api.streaming.watch import Watch
 from arkloop.shared.actors import Actor
+
+EVENT_STREAM = "text/event-stream"
+
+
+class EventFrames(Frames):
+    """Server-Sent Events: `data:` is an `Event` in one line, `id:` its `seq`."""
 
 
 def hub() -> StreamHub:

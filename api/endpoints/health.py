@@ -5,6 +5,7 @@ from redis import RedisError
 from sqlalchemy import text
 
 from arkloop.api.http.current import connections, settings
+from arkloop.api.http.described import JsonObject, described
 from arkloop.api.http.json_body import NoArguments, query_args
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.storage import postgres, schema
@@ -22,6 +23,7 @@ SELECT EXISTS (
 
 
 @bp.get("/healthz")
+@described(returns=JsonObject)
 def healthz() -> Response:
     """Respond 200 as long as the process responds at all."""
     query_args(NoArguments())
@@ -29,6 +31,7 @@ def healthz() -> Response:
 
 
 @bp.get("/readyz")
+@described(returns=JsonObject)
 def readyz() -> Response:
     """Respond 200, with `degraded` while Redis is down or no worker is alive; 503 with the reason
     while Postgres is down or read-only.

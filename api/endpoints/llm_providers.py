@@ -10,6 +10,7 @@ from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.http.current import actor, changes_catalog, connections
+from arkloop.api.http.described import JsonObject, described
 from arkloop.api.http.fields import (
     BoundedDict,
     BoundedList,
@@ -21,7 +22,7 @@ from arkloop.api.http.fields import (
 )
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
-from arkloop.api.http.paging import ByTime, page, page_args
+from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
 from arkloop.shared.catalog import llm_providers, org_routes, platforms
 from arkloop.shared.catalog.model_routes import (
     APIS,
@@ -31,6 +32,7 @@ from arkloop.shared.catalog.model_routes import (
     MAX_SILENT_SECONDS,
 )
 from arkloop.shared.catalog.prices import Prices
+from arkloop.shared.errors import NameTaken
 from arkloop.shared.events.plain import money
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.times import rfc3339
@@ -122,6 +124,7 @@ class CreateProvider(ProviderChanges):
 @requires("admin")
 @changes_catalog
 @idempotent
+@described(body=CreateProvider, returns=JsonObject, status=201, raises=[NameTaken])
 def create_llm_provider(tx: Transaction) -> Response:
     """Create a provider; responds 201 with it and the models that were sent with it."""
     provider = llm_providers.create(tx, actor(), **read_body(CreateProvider()))
@@ -131,6 +134,7 @@ def create_llm_provider(tx: Transaction) -> Response:
 
 @bp.get("/v1/llm-providers")
 @requires("admin")
+@described(query=PageQuery, returns=list[JsonObject])
 def list_llm_providers() -> Response:
     """List providers, newest first."""
     args = page_args(ByTime)
@@ -142,7 +146,9 @@ def list_llm_providers() -> Response:
 
 @bp.get("/v1/llm-providers/<id:provider_id>")
 @requires("admin")
+@described(returns=JsonObject)
 def get_llm_provider(provider_id: UUID) -> Response:
+    """Show a provider and its models."""
     query_args(NoArguments())
     with connections().reading() as sql:
         [shown] = _shown(sql, [llm_providers.get(sql, actor(), provider_id)])
@@ -152,6 +158,7 @@ def get_llm_provider(provider_id: UUID) -> Response:
 @bp.patch("/v1/llm-providers/<id:provider_id>")
 @requires("admin")
 @changes_catalog
+@described(body=ProviderChanges, returns=JsonObject, raises=[NameTaken])
 def change_llm_provider(provider_id: UUID) -> Response:
     """Change a provider; fields that are missing in the body keep their values."""
     body = read_body(ProviderChanges())
@@ -164,6 +171,7 @@ def change_llm_provider(provider_id: UUID) -> Response:
 @bp.delete("/v1/llm-providers/<id:provider_id>")
 @requires("admin")
 @changes_catalog
+@described(status=204)
 def delete_llm_provider(provider_id: UUID) -> Response:
     """Delete a provider and its models; responds 204."""
     query_args(NoArguments())
@@ -179,6 +187,7 @@ def delete_llm_provider(provider_id: UUID) -> Response:
 @requires("admin")
 @changes_catalog
 @idempotent
+@described(body=CreateModel, returns=JsonObject, status=201, raises=[NameTaken])
 def create_llm_model(tx: Transaction, provider_id: UUID) -> Response:
     """Create a model; responds 201 with the model, whose id is a `route_id`."""
     body = read_body(CreateModel())
@@ -190,6 +199,7 @@ def create_llm_model(tx: Transaction, provider_id: UUID) -> Response:
 
 @bp.get("/v1/llm-providers/<id:provider_id>/models")
 @requires("admin")
+@described(query=PageQuery, returns=list[JsonObject])
 def list_llm_models(provider_id: UUID) -> Response:
     """List a provider's models, newest first."""
     args = page_args(ByTime)
@@ -203,7 +213,9 @@ def list_llm_models(provider_id: UUID) -> Response:
 
 @bp.get("/v1/llm-providers/<id:provider_id>/models/<id:model_id>")
 @requires("admin")
+@described(returns=JsonObject)
 def get_llm_model(provider_id: UUID, model_id: UUID) -> Response:
+    """Show a model."""
     query_args(NoArguments())
     with connections().reading() as sql:
         provider = llm_providers.get(sql, actor(), provider_id)
@@ -214,6 +226,7 @@ def get_llm_model(provider_id: UUID, model_id: UUID) -> Response:
 @bp.patch("/v1/llm-providers/<id:provider_id>/models/<id:model_id>")
 @requires("admin")
 @changes_catalog
+@described(body=ModelChanges, returns=JsonObject, raises=[NameTaken])
 def change_llm_model(provider_id: UUID, model_id: UUID) -> Response:
     """Change a model; fields that are missing in the body keep their values."""
     body = read_body(ModelChanges())
@@ -226,6 +239,7 @@ def change_llm_model(provider_id: UUID, model_id: UUID) -> Response:
 @bp.delete("/v1/llm-providers/<id:provider_id>/models/<id:model_id>")
 @requires("admin")
 @changes_catalog
+@described(status=204)
 def delete_llm_model(provider_id: UUID, model_id: UUID) -> Response:
     """Delete a model; responds 204."""
     query_args(NoArguments())

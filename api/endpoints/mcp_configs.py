@@ -9,13 +9,14 @@ from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.http.current import actor, connections
+from arkloop.api.http.described import JsonObject, described
 from arkloop.api.http.fields import BoundedList
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
-from arkloop.api.http.paging import ByTime, page, page_args
+from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
 from arkloop.api.http.secret_headers import SecretHeaders
 from arkloop.shared.catalog import mcp_configs
-from arkloop.shared.errors import McpToolNotFound
+from arkloop.shared.errors import McpToolChanged, McpToolNotFound, NameTaken
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.times import rfc3339, rfc3339_or_none
 
@@ -30,6 +31,9 @@ _NAME = validate.Regexp(
     r"\A[a-z0-9_-]{1,32}\Z", error="must be 1 to 32 of a to z, 0 to 9, underscore and dash"
 )
 _HASH = validate.Regexp(r"\A[0-9a-f]{64}\Z", error="must be 64 hexadecimal digits")
+
+
+APPROVING = (McpToolNotFound, McpToolChanged)
 
 
 class ByToolName(NamedTuple):
@@ -74,6 +78,7 @@ class ApproveTools(Schema):
 @bp.post("/v1/mcp-configs")
 @requires("admin")
 @idempotent
+@described(body=CreateMcpConfig, returns=JsonObject, status=201, raises=[NameTaken])
 def create_mcp_config(tx: Transaction) -> Response:
     """Create a server; a worker lists its tools, which are approved with it. 201."""
     config = mcp_configs.create(tx, actor().org_id, **read_body(CreateMcpConfig()))
@@ -82,6 +87,7 @@ def create_mcp_config(tx: Transaction) -> Response:
 
 @bp.get("/v1/mcp-configs")
 @requires("admin")
+@described(query=PageQuery, returns=list[JsonObject])
 def list_mcp_configs() -> Response:
     """List servers, newest first."""
     args = page_args(ByTime)
@@ -92,7 +98,9 @@ def list_mcp_configs() -> Response:
 
 @bp.get("/v1/mcp-configs/<id:config_id>")
 @requires("admin")
+@described(returns=JsonObject)
 def get_mcp_config(config_id: UUID) -> Response:
+    """Show a server."""
     query_args(NoArguments())
     with connections().reading() as sql:
         return jsonify(_shown(mcp_configs.find(sql, actor().org_id, config_id)))
@@ -100,6 +108,7 @@ def get_mcp_config(config_id: UUID) -> Response:
 
 @bp.patch("/v1/mcp-configs/<id:config_id>")
 @requires("admin")
+@described(body=McpConfigChanges, returns=JsonObject, raises=[NameTaken])
 def change_mcp_config(config_id: UUID) -> Response:
     """Change a server; missing fields keep their values, and its tools are listed again."""
     body = read_body(McpConfigChanges())
@@ -109,6 +118,7 @@ def change_mcp_config(config_id: UUID) -> Response:
 
 @bp.delete("/v1/mcp-configs/<id:config_id>")
 @requires("admin")
+@described(status=204)
 def delete_mcp_config(config_id: UUID) -> Response:
     """Delete a server; runs that already have its tools may still call them. 204."""
     query_args(NoArguments())
@@ -119,6 +129,7 @@ def delete_mcp_config(config_id: UUID) -> Response:
 
 @bp.post("/v1/mcp-configs/<id:config_id>:discover")
 @requires("admin")
+@described(body=NoArguments, body_optional=True, returns=JsonObject, status=202)
 def discover_mcp_tools(config_id: UUID) -> Response:
     """Have the tools listed; `discovered_at` and `discovery_error` show the result. 202."""
     read_body(NoArguments(), optional=True)
@@ -133,6 +144,7 @@ def discover_mcp_tools(config_id: UUID) -> Response:
 
 @bp.get("/v1/mcp-configs/<id:config_id>/tools")
 @requires("admin")
+@described(query=PageQuery, returns=list[JsonObject])
 def list_mcp_tools(config_id: UUID) -> Response:
     """List the known tools, by name."""
     args = page_args(ByToolName)
@@ -149,6 +161,7 @@ def list_mcp_tools(config_id: UUID) -> Response:
 
 @bp.post("/v1/mcp-configs/<id:config_id>/tools/<name>:approve")
 @requires("admin")
+@described(body=ApproveTool, returns=JsonObject, raises=APPROVING)
 def approve_mcp_tool(config_id: UUID, name: str) -> Response:
     """Approve a tool with the description of this hash, and no other."""
     hash_ = read_body(ApproveTool())["hash"]
@@ -161,6 +174,7 @@ def approve_mcp_tool(config_id: UUID, name: str) -> Response:
 
 @bp.post("/v1/mcp-configs/<id:config_id>/tools:approve")
 @requires("admin")
+@described(body=ApproveTools, returns=list[JsonObject], raises=APPROVING)
 def approve_mcp_tools(config_id: UUID) -> Response:
     """Approve several tools: all of them or none."""
     named = read_body(ApproveTools())["tools"]

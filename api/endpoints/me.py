@@ -4,6 +4,7 @@ from flask import Blueprint, Response, jsonify
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.http.current import actor, connections
+from arkloop.api.http.described import JsonObject, described
 from arkloop.api.http.json_body import NoArguments, query_args
 from arkloop.shared.accounts import accounts
 from arkloop.shared.times import rfc3339
@@ -13,6 +14,7 @@ bp = Blueprint("me", __name__)
 
 @bp.get("/v1/me")
 @requires()
+@described(returns=JsonObject)
 def get_me() -> Response:
     """Show the user, their org, and what this very token permits there."""
     query_args(NoArguments())

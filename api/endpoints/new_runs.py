@@ -1,9 +1,9 @@
 """Requests that create a run: in a thread, with a message or a new thread, or as a retry."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from flask import Blueprint, Response, current_app, request
@@ -11,16 +11,28 @@ from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import Connection
 
 from arkloop.api.auth.bearer import requires
-from arkloop.api.endpoints.delivery import requested_delivery
+from arkloop.api.endpoints.delivery import DELIVERED, requested_delivery
 from arkloop.api.endpoints.messages import CreateMessage
 from arkloop.api.endpoints.threads import CreateThread
+from arkloop.api.http.content import MAX_CONTENT_BYTES, MessageContent
 from arkloop.api.http.current import actor, catalog
+from arkloop.api.http.described import described
 from arkloop.api.http.end_users import refuse_fields
-from arkloop.api.http.fields import ClientId, Id, Metadata
+from arkloop.api.http.fields import Check, ClientId, Id, JsonSchema, Metadata
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, read_body
 from arkloop.shared.catalog import model_routes, personas
-from arkloop.shared.errors import Forbidden, InvalidRequest
+from arkloop.shared.errors import (
+    BudgetExhausted,
+    FileMissing,
+    Forbidden,
+    InvalidRequest,
+    InvalidState,
+    PersonaNotFound,
+    RouteNotFound,
+    ThreadBusy,
+    ThreadNotFound,
+)
 from arkloop.shared.ids import new_id, new_trace_id
 from arkloop.shared.runs import creation, overrides
 from arkloop.shared.runs.creation import Created, NewMessage, NewRun, NewThread, RunCreator
@@ -29,13 +41,16 @@ from arkloop.shared.storage.connections import Transaction
 bp = Blueprint("new_runs", __name__)
 
 
-def _of_form(form: re.Pattern[str]) -> Callable[[str], None]:
+def _of_form(form: re.Pattern[str]) -> Check:
     def check(text: str) -> None:
         if text and not form.fullmatch(text):
             raise ValidationError(f"must match {form.pattern}")
 
-    return check
+    return Check(check, {"pattern": f"^({form.pattern})?$"})
 
+
+#: Errors of every request that creates a run.
+CREATING = (PersonaNotFound, RouteNotFound, FileMissing, ThreadBusy, BudgetExhausted)
 
 # Schemas are made once: making one copies its fields, which was a tenth of creating a run.
 _MESSAGE = CreateMessage()
@@ -43,6 +58,21 @@ _MESSAGE = CreateMessage()
 
 class Message(fields.Field[NewMessage]):
     """A text, or an object as `POST …/messages` takes it."""
+
+    json_schema: ClassVar[JsonSchema] = {
+        "anyOf": [
+            {"type": "string", "minLength": 1, "maxLength": MAX_CONTENT_BYTES},
+            {
+                "type": "object",
+                "properties": {
+                    "content": MessageContent.json_schema,
+                    "metadata": Metadata().json_schema,
+                },
+                "required": ["content"],
+                "additionalProperties": False,
+            },
+        ]
+    }
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> NewMessage:
         if isinstance(value, str):
@@ -84,6 +114,7 @@ _OF_ORG = ("route_id", "metadata", *sorted({*personas.OVERRIDES} - creation.END_
 
 @bp.post("/v1/runs")
 @requires("data.runs.write", end_users=True)
+@described(body=CreateRunAnywhere, raises=[*CREATING, ThreadNotFound], **DELIVERED)
 def create_run() -> Response:
     """Create a run, with a message and perhaps a thread; responds 201 with their ids."""
     body = read_body(_RUN_ANYWHERE)
@@ -102,6 +133,7 @@ def create_run() -> Response:
 
 @bp.post("/v1/threads/<id:thread_id>/runs")
 @requires("data.runs.write", end_users=True)
+@described(body=CreateRun, body_optional=True, raises=CREATING, **DELIVERED)
 def create_run_in_thread(thread_id: UUID) -> Response:
     """Create a run, perhaps with a message; responds 201 with its ids. The body is optional."""
     return _create(read_body(_RUN, optional=True), thread_id)
@@ -109,6 +141,7 @@ def create_run_in_thread(thread_id: UUID) -> Response:
 
 @bp.post("/v1/threads/<id:thread_id>:retry")
 @requires("data.runs.write", end_users=True)
+@described(body=NoArguments, body_optional=True, raises=[*CREATING, InvalidState], **DELIVERED)
 def retry_run(thread_id: UUID) -> Response:
     """Retry the thread's last message with a new run; responds as `create_run` does."""
     read_body(NoArguments(), optional=True)

@@ -9,12 +9,19 @@ from sqlalchemy import Row
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.budgets import limits_shown
 from arkloop.api.http.current import actor, catalog, changes_catalog, connections
+from arkloop.api.http.described import JsonObject, described
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
-from arkloop.api.http.paging import page, page_args
+from arkloop.api.http.paging import PageQuery, page, page_args
 from arkloop.shared.catalog import client_tools, personas, published_personas
 from arkloop.shared.catalog.personas import Persona
-from arkloop.shared.errors import InvalidRequest, NotFound, PersonaNotFound, RouteNotFound
+from arkloop.shared.errors import (
+    InvalidRequest,
+    NotFound,
+    PersonaNotFound,
+    PersonaPublished,
+    RouteNotFound,
+)
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.times import rfc3339
 
@@ -47,6 +54,9 @@ class PublishPersona(Schema):
 @requires("admin")
 @changes_catalog
 @idempotent
+@described(
+    body=PublishPersona, returns=JsonObject, status=201, raises=[PersonaPublished, RouteNotFound]
+)
 def publish_persona(tx: Transaction) -> Response:
     """Publish a persona version, which never changes afterwards; responds 201."""
     definition = read_body(PublishPersona())
@@ -63,6 +73,7 @@ def publish_persona(tx: Transaction) -> Response:
 
 @bp.get("/v1/personas")
 @requires("data.runs.read")
+@described(query=PageQuery, returns=list[JsonObject])
 def list_personas() -> Response:
     """List personas by key and version, the built-in ones and the org's."""
     args = page_args(ByName)
@@ -84,6 +95,7 @@ def list_personas() -> Response:
 
 @bp.get("/v1/personas/<persona_id>")
 @requires("data.runs.read")
+@described(returns=JsonObject)
 def get_persona(persona_id: str) -> Response:
     """Show a persona; without a version, the newest."""
     query_args(NoArguments())

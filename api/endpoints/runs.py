@@ -11,12 +11,14 @@ from sqlalchemy import Row, RowMapping
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.http.current import actor, connections
+from arkloop.api.http.described import JsonObject, Ok, described
 from arkloop.api.http.fields import Id, MetadataChange, Moment, utf8_length
 from arkloop.api.http.idempotency import idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, ClientDataQuery, page, page_args
 from arkloop.shared.billing.credits import credits_of
 from arkloop.shared.catalog import model_routes, personas
+from arkloop.shared.errors import NotActive, NotWaiting, StaleInput
 from arkloop.shared.events.plain import money
 from arkloop.shared.events.usage import RARE_TOKEN_FIELDS, TOKEN_FIELDS
 from arkloop.shared.runs import commands, overrides, queries
@@ -71,6 +73,7 @@ class RunsQuery(ThreadRunsQuery):
 
 @bp.get("/v1/threads/<id:thread_id>/runs")
 @requires("data.runs.read", end_users=True)
+@described(query=ThreadRunsQuery, returns=list[JsonObject])
 def list_thread_runs(thread_id: UUID) -> Response:
     """List a thread's runs, newest first."""
     args = page_args(ByTime, ThreadRunsQuery())
@@ -83,6 +86,7 @@ def list_thread_runs(thread_id: UUID) -> Response:
 
 @bp.get("/v1/runs")
 @requires("data.runs.read", end_users=True)
+@described(query=RunsQuery, returns=list[JsonObject])
 def list_runs() -> Response:
     """List runs, newest first, with their costs."""
     args = page_args(ByTime, RunsQuery())
@@ -95,7 +99,9 @@ def list_runs() -> Response:
 
 @bp.get("/v1/runs/<id:run_id>")
 @requires("data.runs.read", end_users=True)
+@described(returns=JsonObject)
 def get_run(run_id: UUID) -> Response:
+    """Show a run."""
     query_args(NoArguments())
     with connections().reading() as sql:
         run = queries.get(sql, actor(), run_id)
@@ -104,6 +110,7 @@ def get_run(run_id: UUID) -> Response:
 
 @bp.patch("/v1/runs/<id:run_id>")
 @requires("data.runs.write")
+@described(body=ChangeRun, returns=JsonObject)
 def change_run(run_id: UUID) -> Response:
     """Merge metadata into that of a run, in whatever state it is; responds with the run."""
     body = read_body(ChangeRun())
@@ -116,6 +123,7 @@ def change_run(run_id: UUID) -> Response:
 @bp.post("/v1/runs/<id:run_id>:cancel")
 @requires("data.runs.write", end_users=True)
 @idempotent
+@described(body=NoArguments, body_optional=True, returns=Ok)
 def cancel_run(tx: Transaction, run_id: UUID) -> Response:
     """Cancel a run; responds 200 for every run that the caller may write."""
     read_body(NoArguments(), optional=True)
@@ -126,6 +134,7 @@ def cancel_run(tx: Transaction, run_id: UUID) -> Response:
 @bp.post("/v1/runs/<id:run_id>/input")
 @requires("data.runs.write", end_users=True)
 @idempotent
+@described(body=RunInput, returns=Ok, raises=[NotWaiting, NotActive, StaleInput])
 def give_input(tx: Transaction, run_id: UUID) -> Response:
     """Store a reply to a waiting run, which resumes with it; responds 200."""
     body = read_body(RunInput())

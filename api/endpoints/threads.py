@@ -9,11 +9,13 @@ from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.http.current import actor, connections
+from arkloop.api.http.described import JsonObject, described
 from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.fields import ClientId, Metadata, MetadataChange, StrictBoolean
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, ClientDataQuery, page, page_args
+from arkloop.shared.errors import NameTaken, ThreadBusy
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.threads import threads
 from arkloop.shared.times import rfc3339
@@ -44,6 +46,9 @@ class ChangeThread(CreateThread):
 @bp.post("/v1/threads")
 @requires("data.threads.write", end_users=True)
 @idempotent
+@described(
+    body=CreateThread, body_optional=True, returns=JsonObject, status=201, also={200: JsonObject}
+)
 def create_thread(tx: Transaction) -> Response:
     """Create a thread; responds 201 with it, or 200 with the one that has its `external_id`."""
     fields = read_body(CreateThread(), optional=True)
@@ -59,6 +64,7 @@ def create_thread(tx: Transaction) -> Response:
 
 @bp.get("/v1/threads")
 @requires("data.threads.read", end_users=True)
+@described(query=ThreadsQuery, returns=list[JsonObject])
 def list_threads() -> Response:
     """List threads, newest first."""
     args = page_args(ByTime, ThreadsQuery())
@@ -71,7 +77,9 @@ def list_threads() -> Response:
 
 @bp.get("/v1/threads/<id:thread_id>")
 @requires("data.threads.read", end_users=True)
+@described(returns=JsonObject)
 def get_thread(thread_id: UUID) -> Response:
+    """Show a thread."""
     query_args(NoArguments())
     with connections().reading() as sql:
         return jsonify(_shown(threads.get(sql, actor(), thread_id)))
@@ -79,6 +87,7 @@ def get_thread(thread_id: UUID) -> Response:
 
 @bp.patch("/v1/threads/<id:thread_id>")
 @requires("data.threads.write", end_users=True)
+@described(body=ChangeThread, returns=JsonObject, raises=[NameTaken])
 def change_thread(thread_id: UUID) -> Response:
     """Change a thread; fields that are missing in the body keep their values."""
     body = read_body(ChangeThread())
@@ -90,6 +99,7 @@ def change_thread(thread_id: UUID) -> Response:
 
 @bp.delete("/v1/threads/<id:thread_id>")
 @requires("data.threads.write", end_users=True)
+@described(status=204, raises=[ThreadBusy])
 def delete_thread(thread_id: UUID) -> Response:
     """Delete a thread; responds 204, or 409 while a run is active."""
     query_args(NoArguments())

@@ -1,7 +1,7 @@
 """`POST /v1/runs/{id}/tool-results`: results of tool calls that are made outside the service."""
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from flask import Blueprint, Response, g, jsonify, request
@@ -10,12 +10,20 @@ from marshmallow import Schema, fields, validate
 from arkloop.api.auth import stream_tickets
 from arkloop.api.auth.bearer import authenticator, bearer_token
 from arkloop.api.http.current import actor, settings
-from arkloop.api.http.fields import StrictBoolean
+from arkloop.api.http.described import Ok, described
+from arkloop.api.http.fields import JsonSchema, StrictBoolean
 from arkloop.api.http.idempotency import idempotent
 from arkloop.api.http.json_body import query_args, read_items
 from arkloop.api.http.path_ids import check as check_ids
 from arkloop.shared.actors import Actor
-from arkloop.shared.errors import Forbidden, InvalidRequest, Unauthorized
+from arkloop.shared.errors import (
+    Forbidden,
+    InvalidRequest,
+    NotActive,
+    NotWaiting,
+    ToolResultConflict,
+    Unauthorized,
+)
 from arkloop.shared.runs import commands
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.storage.connections import Transaction
@@ -28,6 +36,8 @@ MAX_CALL_ID_CHARACTERS = 256
 
 class Output(fields.Field[str]):
     """A string, which is taken as it is, or any other JSON value, which becomes its text."""
+
+    json_schema: ClassVar[JsonSchema] = {"type": ["string", "number", "boolean", "object", "array"]}
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> str:
         if isinstance(value, str):
@@ -49,6 +59,15 @@ _RESULTS, _QUERY = ToolResult(many=True), ToolResultsQuery()
 
 
 @bp.post("/v1/runs/<id:run_id>/tool-results")
+@described(
+    body=_RESULTS,
+    query=ToolResultsQuery,
+    returns=Ok,
+    headers=["Idempotency-Key"],
+    raises=[NotWaiting, NotActive, ToolResultConflict],
+    security=["token", "ticket"],
+    permission="data.runs.write",
+)
 def give_tool_results(run_id: UUID) -> Response:
     """Store results of a run's tool calls; with the last one missing it resumes. Responds 200."""
     g.actor = _sender(run_id)

@@ -20,12 +20,19 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.endpoints.following import shared
 from arkloop.api.http.current import actor, connections
+from arkloop.api.http.described import JsonObject, described
 from arkloop.api.http.fields import BoundedList, Id, StrictBoolean, whole
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.streaming.long_polls import LongPoll, LongPollHub, respond_later
 from arkloop.shared.catalog import worker_tools
 from arkloop.shared.catalog.worker_tools import Definition
-from arkloop.shared.errors import InvalidRequest, WorkerToolsUnknown
+from arkloop.shared.errors import (
+    InvalidRequest,
+    StaleCall,
+    WorkerCallNotFound,
+    WorkerToolNotFound,
+    WorkerToolsUnknown,
+)
 from arkloop.shared.runs import worker_calls
 from arkloop.shared.runs.worker_calls import Worker
 from arkloop.shared.storage.connections import Connections
@@ -76,7 +83,7 @@ class _Waiting(_OfWorker):
     lease_seconds = whole(1, MAX_LEASE_SECONDS)
 
 
-class Poll(_Waiting):
+class PollForCalls(_Waiting):
     """Either `tools`, or the hash that the response to them had."""
 
     max_calls = whole(1, MAX_CALLS)
@@ -97,21 +104,21 @@ class _Held(Schema):
     fence = fields.Integer(required=True, strict=True, validate=validate.Range(1, 2**63 - 1))
 
 
-class Heartbeat(_Waiting):
+class HoldCalls(_Waiting):
     calls = BoundedList(fields.Nested(_Held), required=True, least=1, most=MAX_HELD)
 
 
-class Complete(_Held, _OfWorker):
+class CompleteCall(_Held, _OfWorker):
     output = fields.String(required=True)
     images = BoundedList(fields.String(), most=MAX_IMAGES, load_default=list)
 
 
-class Fail(_Held, _OfWorker):
+class FailCall(_Held, _OfWorker):
     error = fields.String(required=True, validate=validate.Length(1, 65_536))
 
 
 # Made once: making a schema copies its fields.
-_POLL, _HEARTBEAT, _COMPLETE, _FAIL = Poll(), Heartbeat(), Complete(), Fail()
+_POLL, _HEARTBEAT, _COMPLETE, _FAIL = PollForCalls(), HoldCalls(), CompleteCall(), FailCall()
 
 
 class KnownTools:
@@ -159,6 +166,7 @@ def _of_pool(view: Callable[[Worker, dict[str, Any]], Response], schema: Schema)
     return called
 
 
+@described(body=PollForCalls, returns=JsonObject, raises=[WorkerToolsUnknown])
 def poll(worker: Worker, body: dict[str, Any]) -> Response:
     """Wait for calls, for at most `wait_seconds`; each comes with a lease and a fence."""
     hash_, tools = _tools(worker, body)
@@ -177,6 +185,7 @@ def poll(worker: Worker, body: dict[str, Any]) -> Response:
     return _respond(waiting, _or(body.get("wait_seconds"), MAX_WAIT_SECONDS), take, nothing)
 
 
+@described(body=HoldCalls, returns=JsonObject)
 def heartbeat(worker: Worker, body: dict[str, Any]) -> Response:
     """Extend the leases of calls; with `wait_seconds`, wait until one of them is to be stopped."""
     calls = {call["call_id"]: call["fence"] for call in body["calls"]}
@@ -192,11 +201,13 @@ def heartbeat(worker: Worker, body: dict[str, Any]) -> Response:
     return _respond(waiting, seconds, news, nothing)
 
 
+@described(body=CompleteCall, returns=JsonObject, raises=[StaleCall, WorkerCallNotFound])
 def complete(worker: Worker, body: dict[str, Any]) -> Response:
     """Store the result of a call."""
     return _end(worker, body, output=body["output"], is_error=False, images=body["images"])
 
 
+@described(body=FailCall, returns=JsonObject, raises=[StaleCall, WorkerCallNotFound])
 def fail(worker: Worker, body: dict[str, Any]) -> Response:
     """Store that a call has failed; the model reads `error`."""
     return _end(worker, body, output=body["error"], is_error=True)
@@ -213,6 +224,7 @@ for _view, _schema in (
 
 @bp.get("/v1/tool-workers/<name>/tools")
 @requires("data.runs.read")
+@described(returns=list[JsonObject])
 def list_tools(name: str) -> Response:
     """List the tools that workers of the pool have registered, by name."""
     query_args(NoArguments())
@@ -223,6 +235,7 @@ def list_tools(name: str) -> Response:
 
 @bp.delete("/v1/tool-workers/<name>/tools/<tool>")
 @requires("admin")
+@described(status=204, raises=[WorkerToolNotFound])
 def delete_tool(name: str, tool: str) -> Response:
     """Forget a tool that no worker registers any more. 204."""
     query_args(NoArguments())

@@ -9,13 +9,15 @@ from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.http.current import actor, connections
+from arkloop.api.http.described import JsonObject, described
 from arkloop.api.http.fields import Seconds, StrictBoolean, utf8_length
 from arkloop.api.http.idempotency import created, replayed_without
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
-from arkloop.api.http.paging import ByTime, page, page_args
+from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
 from arkloop.api.http.secret_headers import SecretHeaders
 from arkloop.shared.catalog import http_tools
 from arkloop.shared.catalog.http_tools import MAX_OVERLAP_SECONDS, MAX_TIMEOUT_SECONDS
+from arkloop.shared.errors import NameTaken
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.times import rfc3339, rfc3339_or_none
 
@@ -61,6 +63,7 @@ class RotateSecret(Schema):
 @bp.post("/v1/tools")
 @requires("admin")
 @replayed_without("signing_secret")
+@described(body=CreateTool, returns=JsonObject, status=201, raises=[NameTaken])
 def create_tool(tx: Transaction) -> Response:
     """Create a tool; responds 201 with `signing_secret`, which is shown only this once."""
     row, secret = http_tools.create(tx, actor().org_id, **read_body(CreateTool()))
@@ -69,6 +72,7 @@ def create_tool(tx: Transaction) -> Response:
 
 @bp.get("/v1/tools")
 @requires("admin")
+@described(query=PageQuery, returns=list[JsonObject])
 def list_tools() -> Response:
     """List tools, newest first."""
     args = page_args(ByTime)
@@ -79,6 +83,7 @@ def list_tools() -> Response:
 
 @bp.get("/v1/tools/<id:tool_id>")
 @requires("admin")
+@described(returns=JsonObject)
 def get_tool(tool_id: UUID) -> Response:
     """Show one tool."""
     query_args(NoArguments())
@@ -88,6 +93,7 @@ def get_tool(tool_id: UUID) -> Response:
 
 @bp.patch("/v1/tools/<id:tool_id>")
 @requires("admin")
+@described(body=ToolChanges, returns=JsonObject, raises=[NameTaken])
 def change_tool(tool_id: UUID) -> Response:
     """Change a tool; fields that are missing in the body keep their values."""
     changes = read_body(ToolChanges())
@@ -97,6 +103,7 @@ def change_tool(tool_id: UUID) -> Response:
 
 @bp.delete("/v1/tools/<id:tool_id>")
 @requires("admin")
+@described(status=204)
 def delete_tool(tool_id: UUID) -> Response:
     """Delete a tool: it is not called again. 204."""
     query_args(NoArguments())
@@ -108,6 +115,7 @@ def delete_tool(tool_id: UUID) -> Response:
 @bp.post("/v1/tools/<id:tool_id>:rotate-secret")
 @requires("admin")
 @replayed_without("signing_secret")
+@described(body=RotateSecret, body_optional=True, returns=JsonObject)
 def rotate_tool_secret(tx: Transaction, tool_id: UUID) -> Response:
     """Replace the signing secret; the response has the new one, which is shown only this once."""
     overlap = read_body(RotateSecret(), optional=True)["overlap_seconds"]

@@ -10,12 +10,14 @@ from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.http.current import actor, connections
+from arkloop.api.http.described import JsonObject, described
 from arkloop.api.http.fields import BoundedList, Id, Seconds, StrictBoolean, utf8_length
 from arkloop.api.http.idempotency import created, idempotent, replayed_without
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
 from arkloop.shared.delivery import deliveries, endpoints
 from arkloop.shared.delivery.endpoints import EVENT_TYPES, MAX_OVERLAP_SECONDS
+from arkloop.shared.errors import WebhookDeliveryNotFound, WebhookEndpointDisabled
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.times import rfc3339, rfc3339_or_none
 
@@ -71,6 +73,7 @@ class DeliveriesQuery(PageQuery):
 @bp.post("/v1/webhook-endpoints")
 @requires("admin")
 @replayed_without("signing_secret")
+@described(body=CreateEndpoint, returns=JsonObject, status=201)
 def create_endpoint(tx: Transaction) -> Response:
     """Create an endpoint; responds 201 with `signing_secret`, which is shown only this once."""
     row, secret = endpoints.create(tx, actor().org_id, **read_body(CreateEndpoint()))
@@ -80,6 +83,7 @@ def create_endpoint(tx: Transaction) -> Response:
 
 @bp.get("/v1/webhook-endpoints")
 @requires("admin")
+@described(query=PageQuery, returns=list[JsonObject])
 def list_endpoints() -> Response:
     """List endpoints, newest first."""
     args = page_args(ByTime)
@@ -90,6 +94,7 @@ def list_endpoints() -> Response:
 
 @bp.get("/v1/webhook-endpoints/<id:endpoint_id>")
 @requires("admin")
+@described(returns=JsonObject)
 def get_endpoint(endpoint_id: UUID) -> Response:
     """Show one endpoint."""
     query_args(NoArguments())
@@ -99,6 +104,7 @@ def get_endpoint(endpoint_id: UUID) -> Response:
 
 @bp.patch("/v1/webhook-endpoints/<id:endpoint_id>")
 @requires("admin")
+@described(body=EndpointChanges, returns=JsonObject)
 def change_endpoint(endpoint_id: UUID) -> Response:
     """Change an endpoint; fields that are missing in the body keep their values."""
     changes = read_body(EndpointChanges())
@@ -108,6 +114,7 @@ def change_endpoint(endpoint_id: UUID) -> Response:
 
 @bp.delete("/v1/webhook-endpoints/<id:endpoint_id>")
 @requires("admin")
+@described(status=204)
 def delete_endpoint(endpoint_id: UUID) -> Response:
     """Delete an endpoint: nothing is delivered to it any more. 204."""
     query_args(NoArguments())
@@ -119,6 +126,7 @@ def delete_endpoint(endpoint_id: UUID) -> Response:
 @bp.post("/v1/webhook-endpoints/<id:endpoint_id>:rotate-secret")
 @requires("admin")
 @replayed_without("signing_secret")
+@described(body=RotateSecret, body_optional=True, returns=JsonObject)
 def rotate_endpoint_secret(tx: Transaction, endpoint_id: UUID) -> Response:
     """Replace the signing secret; the response has the new one, which is shown only this once."""
     overlap = read_body(RotateSecret(), optional=True)["overlap_seconds"]
@@ -129,6 +137,13 @@ def rotate_endpoint_secret(tx: Transaction, endpoint_id: UUID) -> Response:
 @bp.post("/v1/webhook-endpoints/<id:endpoint_id>:test")
 @requires("admin")
 @idempotent
+@described(
+    body=NoArguments,
+    body_optional=True,
+    returns=JsonObject,
+    status=201,
+    raises=[WebhookEndpointDisabled],
+)
 def test_endpoint(tx: Transaction, endpoint_id: UUID) -> Response:
     """Queue a delivery of `webhook.test`; responds 201 with it."""
     read_body(NoArguments(), optional=True)
@@ -140,6 +155,7 @@ def test_endpoint(tx: Transaction, endpoint_id: UUID) -> Response:
 @bp.post("/v1/webhook-endpoints/<id:endpoint_id>:replay")
 @requires("admin")
 @idempotent
+@described(body=Replay, body_optional=True, returns=JsonObject, raises=[WebhookDeliveryNotFound])
 def replay_deliveries(tx: Transaction, endpoint_id: UUID) -> Response:
     """Deliver again: the named deliveries, or the oldest dead ones; responds how many."""
     chosen = read_body(Replay(), optional=True)["delivery_ids"]
@@ -148,6 +164,7 @@ def replay_deliveries(tx: Transaction, endpoint_id: UUID) -> Response:
 
 @bp.get("/v1/webhook-endpoints/<id:endpoint_id>/deliveries")
 @requires("admin")
+@described(query=DeliveriesQuery, returns=list[JsonObject])
 def list_deliveries(endpoint_id: UUID) -> Response:
     """List deliveries to an endpoint, newest first, without their data."""
     args = page_args(ByTime, DeliveriesQuery())
@@ -165,6 +182,7 @@ def list_deliveries(endpoint_id: UUID) -> Response:
 
 @bp.get("/v1/webhook-endpoints/<id:endpoint_id>/deliveries/<id:delivery_id>")
 @requires("admin")
+@described(returns=JsonObject)
 def get_delivery(endpoint_id: UUID, delivery_id: UUID) -> Response:
     """Show one delivery with its data."""
     query_args(NoArguments())

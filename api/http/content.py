@@ -1,10 +1,11 @@
 """The content of a message in a request body: a string, or a list of parts."""
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from marshmallow import ValidationError, fields
 
+from arkloop.api.http.fields import Id, JsonSchema
 from arkloop.shared.ids import parse_id
 from arkloop.shared.threads.content import Content
 
@@ -14,8 +15,43 @@ MAX_URL_CHARACTERS = 2_000
 _URL = re.compile(r"https://[^\s/?#@\\]+([/?][\x21-\x7e]*)?")
 
 
+def _part(kinds: list[str], name: str, value: JsonSchema) -> JsonSchema:
+    return {
+        "type": "object",
+        "properties": {"type": {"enum": kinds}, name: value},
+        "required": ["type", name],
+        "additionalProperties": False,
+    }
+
+
 class MessageContent(fields.Field[Content]):
     """Loads a `Content`; whether its files exist is checked where the message is stored."""
+
+    json_schema: ClassVar[JsonSchema] = {
+        "anyOf": [
+            {"type": "string", "minLength": 1, "maxLength": MAX_CONTENT_BYTES},
+            {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": MAX_PARTS,
+                "items": {
+                    "anyOf": [
+                        _part(["text"], "text", {"type": "string", "minLength": 1}),
+                        _part(["image", "file"], "file_id", Id.json_schema),
+                        _part(
+                            ["image", "file"],
+                            "url",
+                            {
+                                "type": "string",
+                                "maxLength": MAX_URL_CHARACTERS,
+                                "pattern": f"^{_URL.pattern}$",
+                            },
+                        ),
+                    ]
+                },
+            },
+        ]
+    }
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> Content:
         if isinstance(value, str):

@@ -1,19 +1,25 @@
-"""marshmallow fields that take one spelling of a value and no other."""
+"""marshmallow fields that take one spelling of a value and no other.
+
+`json_schema` of a field or a validator is what the description of the API says about it.
+"""
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from marshmallow import ValidationError, fields, validate
 
 from arkloop.shared import client_data, usd
 from arkloop.shared.catalog import model_settings
-from arkloop.shared.ids import parse_id
+from arkloop.shared.ids import CANONICAL, parse_id
 
 YEARS = "must be between 2000-01-01 and 9998-12-31 (UTC)"
+
+JsonSchema = dict[str, Any]
 
 _HOUR_AND_MINUTE = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 # `fromisoformat` takes much else of ISO 8601: weeks, no dashes and colons, hours alone.
@@ -27,6 +33,8 @@ _MOMENT = re.compile(
 class StrictBoolean(fields.Field[bool]):
     """`true` or `false`; not 1, not "yes"."""
 
+    json_schema: ClassVar[JsonSchema] = {"type": "boolean"}
+
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> bool:
         if not isinstance(value, bool):
             raise ValidationError("must be true or false")
@@ -35,6 +43,12 @@ class StrictBoolean(fields.Field[bool]):
 
 class Id(fields.Field[UUID]):
     """A UUIDv7 in its canonical form."""
+
+    json_schema: ClassVar[JsonSchema] = {
+        "type": "string",
+        "format": "uuid",
+        "pattern": f"^{CANONICAL.pattern}$",
+    }
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> UUID:
         parsed = parse_id(value)
@@ -50,6 +64,7 @@ class Digits(fields.Field[int]):
         super().__init__(**kwargs)
         self.least = least
         self.most = most
+        self.json_schema = {"type": "integer", "minimum": least, "maximum": most}
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> int:
         # At most 19 digits before int(): that is all of 64 bits, and never slow.
@@ -65,6 +80,7 @@ class BoundedList(fields.List[Any]):
         super().__init__(inner, **kw)
         self.least = least
         self.most = most
+        self.json_schema = {"minItems": least, "maxItems": most}
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> list[Any]:
         if isinstance(value, list) and not self.least <= len(value) <= self.most:
@@ -78,6 +94,7 @@ class BoundedDict(fields.Dict):
     def __init__(self, *, most: int, **kw: Any) -> None:
         super().__init__(**kw)
         self.most = most
+        self.json_schema = {"maxProperties": most}
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         if isinstance(value, dict) and len(value) > self.most:
@@ -89,6 +106,19 @@ class Metadata(fields.Field[dict[str, str]]):
     """An object of strings, the client's own data."""
 
     most = client_data.MAX_PAIRS
+    value_type: ClassVar[str | list[str]] = "string"
+
+    @property
+    def json_schema(self) -> JsonSchema:
+        return {
+            "type": "object",
+            "maxProperties": self.most,
+            "propertyNames": {"pattern": f"^{client_data.KEY.pattern}$"},
+            "additionalProperties": {
+                "type": self.value_type,
+                "maxLength": client_data.MAX_VALUE_LENGTH,
+            },
+        }
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> Any:
         if not isinstance(value, dict):
@@ -118,11 +148,18 @@ class MetadataFilter(Metadata):
 
     most = 4
 
+    @property
+    def json_schema(self) -> JsonSchema:
+        schema = super().json_schema
+        key = client_data.KEY.pattern.removeprefix("^").removesuffix("$")
+        return {**schema, "propertyNames": {"pattern": rf"^metadata\.{key}$"}}
+
 
 class MetadataChange(Metadata):
     """A change of metadata: null removes a key."""
 
     most = 2 * client_data.MAX_PAIRS  # all can be replaced at once
+    value_type: ClassVar[str | list[str]] = ["string", "null"]
 
     def problem(self, key: str, value: Any) -> str | None:
         return super().problem(key, "" if value is None else value)
@@ -130,6 +167,8 @@ class MetadataChange(Metadata):
 
 class ClientId(fields.String):
     """An id that the client has given, 1 to 128 printable characters."""
+
+    json_schema: ClassVar[JsonSchema] = {"type": "string", "minLength": 1, "maxLength": 128}
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
         text = super()._deserialize(value, *args, **kwargs)
@@ -140,6 +179,11 @@ class ClientId(fields.String):
 
 class Moment(fields.Field[datetime]):
     """A time in RFC 3339 with its offset, or a date, which is its first moment in UTC."""
+
+    json_schema: ClassVar[JsonSchema] = {
+        "type": "string",
+        "anyOf": [{"format": "date-time"}, {"format": "date"}],
+    }
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> datetime:
         parts = _MOMENT.fullmatch(value)
@@ -165,6 +209,12 @@ class Moment(fields.Field[datetime]):
 class Usd(fields.Field[Decimal]):
     """An amount of USD, a JSON number with at most 8 decimals."""
 
+    json_schema: ClassVar[JsonSchema] = {
+        "type": "number",
+        "minimum": 0,
+        "maximum": usd.MAX_USD,
+    }
+
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> Decimal:
         try:
             return usd.parse(value)
@@ -174,6 +224,8 @@ class Usd(fields.Field[Decimal]):
 
 class ModelSettings(fields.Field[dict[str, Any]]):
     """Settings of model calls, as `shared/catalog/model_settings.py` reads them."""
+
+    json_schema: ClassVar[JsonSchema] = {"type": "object"}
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> dict[str, Any]:
         try:
@@ -202,6 +254,7 @@ class Seconds(fields.Field[float]):
         super().__init__(**kwargs)
         self.least = least
         self.most = most
+        self.json_schema = {"type": "number", "minimum": least, "maximum": most}
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> float:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -210,7 +263,18 @@ class Seconds(fields.Field[float]):
         return float(value)
 
 
-def shown_name(most: int) -> Callable[[str], None]:
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A validator of a text, and what can be said of it as JSON Schema."""
+
+    check: Callable[[str], None]
+    json_schema: JsonSchema
+
+    def __call__(self, text: str) -> None:
+        self.check(text)
+
+
+def shown_name(most: int) -> Check:
     """Return a validator for names shown in lists: never empty, and without line breaks."""
 
     def check(text: str) -> None:
@@ -219,14 +283,14 @@ def shown_name(most: int) -> Callable[[str], None]:
                 f"must be 1 to {most} printable characters, without leading or trailing spaces"
             )
 
-    return check
+    return Check(check, {"minLength": 1, "maxLength": most})
 
 
-def utf8_length(least: int, most: int) -> Callable[[str], None]:
+def utf8_length(least: int, most: int) -> Check:
     """Return a validator of a text's length in bytes of UTF-8."""
 
     def check(text: str) -> None:
         if not least <= len(text.encode()) <= most:
             raise ValidationError(f"must have {least} to {most} bytes of UTF-8")
 
-    return check
+    return Check(check, {"minLength": min(least, 1), "maxLength": most})

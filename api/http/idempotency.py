@@ -28,6 +28,7 @@ from uuid import UUID, uuid5
 from flask import Response, jsonify, request
 
 from arkloop.api.http.current import actor, connections, public_path
+from arkloop.api.http.described import mark
 from arkloop.api.http.json_body import read_json
 from arkloop.shared.errors import IdempotencyInProgress, InvalidRequest
 from arkloop.shared.storage import idempotency
@@ -63,6 +64,7 @@ def replayed_without(*secrets: str) -> Callable[[View[P]], Callable[P, Response]
             body = read_json()
             return answered_once(key, body, lambda tx: view(tx, *args, **kwargs), secrets)
 
+        mark(once, "idempotent", True)
         return once
 
     return decorate

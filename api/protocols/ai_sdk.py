@@ -16,12 +16,13 @@ from flask import Blueprint, Response, jsonify
 from sqlalchemy import Connection
 
 from arkloop.api.auth.bearer import requires
-from arkloop.api.endpoints.following import hub
-from arkloop.api.endpoints.new_runs import new_run
+from arkloop.api.endpoints.following import EVENT_STREAM, hub
+from arkloop.api.endpoints.new_runs import CREATING, new_run
 from arkloop.api.http.current import actor, catalog, connections
+from arkloop.api.http.described import Frames, JsonObject, Ok, described
 from arkloop.api.http.idempotency import answered_once, refuse_key
 from arkloop.api.http.json_body import BodyLimits, NoArguments, load_body, query_args, read_body
-from arkloop.api.http.paging import ByPosition, page, page_args
+from arkloop.api.http.paging import ByPosition, PageQuery, page, page_args
 from arkloop.api.protocols import ai_sdk_messages
 from arkloop.api.protocols.ai_sdk_answers import Waits, answer
 from arkloop.api.protocols.ai_sdk_messages import CLIENT_ID
@@ -38,12 +39,17 @@ from arkloop.api.protocols.ai_sdk_requests import (
 from arkloop.api.protocols.projection import project_all, projected
 from arkloop.api.streaming import sse
 from arkloop.shared.errors import (
+    EventsLost,
     Forbidden,
     IdempotencyConflict,
+    IdempotencyInProgress,
     InvalidRequest,
+    NotActive,
     NotWaiting,
     RunNotFound,
+    StaleInput,
     ThreadNotFound,
+    ToolResultConflict,
 )
 from arkloop.shared.events import event_log
 from arkloop.shared.events.stored_events import StoredEvent
@@ -59,11 +65,25 @@ HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
 RUN_HEADER, TAIL_HEADER = "x-workflow-run-id", "x-workflow-stream-tail-index"
 #: A run, and after how many of its waits the response began.
 _RESPONSE_ID = re.compile(r"([0-9a-f-]{36})(?:\.([0-9]{1,6}))?")
+#: Errors of answers and results for a run that waits for them.
+GIVING = (NotWaiting, NotActive, StaleInput, ToolResultConflict)
+
+
+class ChunkFrames(Frames):
+    """Server-Sent Events of the AI SDK's UI message stream; the last one is `[DONE]`."""
+
+
 _DIALECT, _STREAM = DialectQuery(), StreamQuery()
 
 
 @bp.post("/v1/ui/chat")
 @requires("data.runs.write")
+@described(
+    body=CHAT,
+    query=DialectQuery,
+    returns={EVENT_STREAM: ChunkFrames},
+    raises=(*CREATING, ThreadNotFound, RunNotFound, *GIVING, IdempotencyInProgress),
+)
 def send_chat() -> Response:
     """Take a new message, a retry or answers, and stream the run from there on."""
     refuse_key()
@@ -84,6 +104,12 @@ def send_chat() -> Response:
 
 @bp.get("/v1/ui/chat/<path:chat_id>/stream")
 @requires("data.runs.read")
+@described(
+    query=StreamQuery,
+    returns={EVENT_STREAM: ChunkFrames},
+    also={204: None},
+    raises=[RunNotFound, EventsLost],
+)
 def resume_chat(chat_id: str) -> Response:
     """Stream the current assistant message from its first chunk; 204 where nothing is active.
 
@@ -112,6 +138,7 @@ def resume_chat(chat_id: str) -> Response:
 
 @bp.post("/v1/ui/chat/<path:chat_id>/stop")
 @requires("data.runs.write")
+@described(body=NoArguments, body_optional=True, returns=Ok)
 def stop_chat(chat_id: str) -> Response:
     """Cancel the chat's active run; responds 200, also if there is none."""
     read_body(NoArguments(), optional=True, limits=BodyLimits(takes_text=True))
@@ -124,6 +151,7 @@ def stop_chat(chat_id: str) -> Response:
 
 @bp.get("/v1/ui/chat/<path:chat_id>/messages")
 @requires("data.threads.read")
+@described(query=PageQuery, returns=list[JsonObject])
 def list_chat_messages(chat_id: str) -> Response:
     """List the latest UIMessages in the order of the conversation, without one that is streamed."""
     args = page_args(ByPosition)

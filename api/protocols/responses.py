@@ -6,8 +6,10 @@ from flask import Blueprint, Response, jsonify
 from marshmallow import Schema, fields, validate
 
 from arkloop.api.auth.bearer import authenticator, requires
-from arkloop.api.endpoints.following import hub, watch_of
+from arkloop.api.endpoints.following import EVENT_STREAM, hub, watch_of
+from arkloop.api.endpoints.new_runs import CREATING
 from arkloop.api.http.current import actor, connections
+from arkloop.api.http.described import Frames, JsonObject, described
 from arkloop.api.http.fields import Digits
 from arkloop.api.http.idempotency import answered_once, check_key
 from arkloop.api.http.json_body import NoArguments, query_args, read_body, read_json
@@ -19,7 +21,17 @@ from arkloop.api.protocols.responses_object import RunFacts
 from arkloop.api.protocols.responses_projection import ResponseProjection
 from arkloop.api.protocols.responses_request import CreateResponse
 from arkloop.api.streaming.rest import wait_for_rest
-from arkloop.shared.errors import Forbidden, InvalidRequest, ResponseNotFound
+from arkloop.shared.errors import (
+    EventsLost,
+    Forbidden,
+    InvalidRequest,
+    NotActive,
+    NotNewestResponse,
+    NotWaiting,
+    ResponseNotFound,
+    StaleInput,
+    ToolResultConflict,
+)
 from arkloop.shared.runs import commands
 
 bp = Blueprint("responses", __name__)
@@ -29,6 +41,14 @@ responses_errors.register(bp)
 WAIT_SECONDS = 590.0
 #: How long a cancel waits for the run's end.
 CANCEL_SECONDS = 5.0
+
+
+#: Errors of answers and results for a run that waits for them.
+GIVING = (NotWaiting, NotActive, StaleInput, ToolResultConflict)
+
+
+class ResponseFrames(Frames):
+    """Server-Sent Events as OpenAI's Responses API has them."""
 
 
 class RetrieveQuery(Schema):
@@ -42,6 +62,13 @@ _CREATE, _RETRIEVE = CreateResponse(), RetrieveQuery()
 
 @bp.post("/v1/responses")
 @requires("data.runs.write")
+@described(
+    body=CreateResponse,
+    returns={"application/json": JsonObject, EVENT_STREAM: ResponseFrames},
+    headers=["Idempotency-Key"],
+    raises=(*CREATING, ResponseNotFound, NotNewestResponse, *GIVING),
+    errors=responses_errors.SHAPE,
+)
 def create_response() -> Response:
     """Create a response, or continue one; responds 200 with it, or with its stream."""
     body = read_body(_CREATE)
@@ -59,6 +86,12 @@ def create_response() -> Response:
 
 @bp.get("/v1/responses/<response_id>")
 @requires("data.runs.read")
+@described(
+    query=RetrieveQuery,
+    returns={"application/json": JsonObject, EVENT_STREAM: ResponseFrames},
+    raises=[EventsLost],
+    errors=responses_errors.SHAPE,
+)
 def get_response(response_id: str) -> Response:
     """Return a response as it is, or stream it from its beginning or after a cursor."""
     args = query_args(_RETRIEVE)
@@ -72,6 +105,7 @@ def get_response(response_id: str) -> Response:
 @bp.post("/v1/responses/<response_id>/cancel")
 @bp.post("/v1/responses/<response_id>:cancel")
 @requires("data.runs.write")
+@described(body=NoArguments, body_optional=True, returns=JsonObject, errors=responses_errors.SHAPE)
 def cancel_response(response_id: str) -> Response:
     """Cancel the run of a response; responds 200 with the response, also if it has ended."""
     read_body(NoArguments(), optional=True)

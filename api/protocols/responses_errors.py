@@ -1,12 +1,13 @@
 """Errors of `/v1/responses` as OpenAI's API has them: `{"error": {message, type, param, code}}`."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from flask import Blueprint, Response, jsonify
 from werkzeug.exceptions import HTTPException
 
 from arkloop.api.http import errors
+from arkloop.api.http.described import ErrorShape
 from arkloop.shared.errors import ArkloopError
 
 #: Codes under which OpenAI's clients know the same; all others are our own.
@@ -27,6 +28,25 @@ _PREFIXES = ("model_settings.", "limits.", "message.")
 #: The SDKs send these again by themselves.
 _WORTH_RETRYING = (408, 429)
 _MAX_REASONS = 5
+
+
+class OpenAIProblem(TypedDict):
+    """An error as OpenAI's clients read it; `code` is ours where they know none."""
+
+    message: str
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(TypedDict):
+    """The shape of errors of `/v1/responses`."""
+
+    error: OpenAIProblem
+
+
+#: For `@described`.
+SHAPE = ErrorShape(OpenAIError, {422: 400})
 
 
 def register(blueprint: Blueprint) -> None:

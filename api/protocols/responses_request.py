@@ -13,7 +13,7 @@ from marshmallow import Schema, ValidationError, fields
 from sqlalchemy import Connection
 
 from arkloop.api.http.current import actor, catalog
-from arkloop.api.http.fields import ClientId, Metadata, StrictBoolean
+from arkloop.api.http.fields import ClientId, JsonSchema, Metadata, StrictBoolean
 from arkloop.api.protocols.responses_input import Input
 from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.catalog.model_routes import Route
@@ -26,6 +26,10 @@ from arkloop.shared.runs.creation import NewMessage, NewRun, NewThread
 
 class Only(fields.Field[Any]):
     """A parameter that may only say what happens anyway."""
+
+    @property
+    def json_schema(self) -> JsonSchema:
+        return {"enum": [*self.allowed, None]}
 
     def __init__(self, *allowed: Any, **kwargs: Any) -> None:
         super().__init__(allow_none=True, **kwargs)

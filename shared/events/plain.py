@@ -63,6 +63,16 @@ def plain(value: Any) -> Any:
     }
 
 
+def is_sent(name: str) -> bool:
+    """Return whether the data of an event can have a field of this name."""
+    return name not in _NOT_SENT
+
+
+def is_left_out(name: str) -> bool:
+    """Return whether a field of this name is left out where it has no value."""
+    return name in _OPTIONAL
+
+
 def clean(text: str) -> str:
     """Replace what Postgres refuses in texts of models and tools: NUL and lone surrogates."""
     return _LONE_SURROGATE.sub("\ufffd", text.replace("\x00", "\ufffd"))

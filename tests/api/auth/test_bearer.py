@@ -26,6 +26,11 @@ from tests.waiting import eventually, in_parallel
 PUBLIC = {
     "/healthz",
     "/readyz",
+    "/openapi.json",
+    "/docs",
+    "/docs/start.js",
+    "/docs/swagger-ui-bundle.js",
+    "/docs/swagger-ui.css",
     "/v1/auth/register",
     "/v1/auth/login",
     "/v1/auth/refresh",

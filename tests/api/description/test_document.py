@@ -1,0 +1,126 @@
+"""The OpenAPI document describes all that there is, and describes it right."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from flask import Flask
+from openapi_spec_validator import validate
+
+from arkloop.api.description import document
+from arkloop.api.description.document import NotDescribed
+from arkloop.shared import errors
+from arkloop.shared.events import types
+from tests.described_responses import validator
+
+DOCS = Path(__file__).parents[3] / "docs" / "reference"
+
+
+@pytest.fixture(scope="module")
+def described(app: Flask) -> dict[str, Any]:
+    return document.build(app)
+
+
+def _operations(described: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, operations in described["paths"].items():
+        for method, operation in operations.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def test_the_document_is_valid(described: dict[str, Any]) -> None:
+    """The validator of others finds no fault in it, JSON Schema included."""
+    validate(described)
+
+
+def test_every_route_and_method_is_described(app: Flask, described: dict[str, Any]) -> None:
+    """Each has an operation with an id of its own, a summary and a response of success."""
+    routes = {
+        method + re.sub("<(?:[a-z]+:)?(.*?)>", r"{\1}", f" {rule.rule}")
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    operations = dict(_operations(described))
+
+    assert routes == operations.keys()
+    assert len(operations) == len({one["operationId"] for one in operations.values()})
+    assert [] == [name for name, one in operations.items() if not one["summary"]]
+    successes = {
+        name: [status for status in one["responses"] if status < "300"]
+        for name, one in operations.items()
+    }
+    assert [] == [name for name, found in successes.items() if not found]
+
+
+def test_an_endpoint_without_a_description_is_an_error() -> None:
+    """The document cannot be made while an endpoint lacks `@described`."""
+    app = Flask("other", static_folder=None)
+
+    @app.get("/v1/new")
+    def new() -> str:
+        """Show what is new."""
+        return ""
+
+    with pytest.raises(NotDescribed, match="GET /v1/new"):
+        document.build(app)
+
+
+def test_every_error_code_is_described(described: dict[str, Any]) -> None:
+    """Each has its place in a response, with the message that a caller reads."""
+    text = "".join(
+        response["description"] for response in described["components"]["responses"].values()
+    )
+    codes = {error.code for error in _subclasses(errors.ArkloopError)} | {"internal.error"}
+
+    # The base class of the 409s: no response has this code.
+    assert {"http.conflict"} == {code for code in codes if f"- `{code}`: " not in text}
+
+
+def _subclasses(of: type[errors.ArkloopError]) -> Iterator[type[errors.ArkloopError]]:
+    for found in of.__subclasses__():
+        if found.__module__ == errors.__name__:
+            yield found
+        yield from _subclasses(found)
+
+
+def test_every_event_type_is_described(described: dict[str, Any]) -> None:
+    """`Event` has a schema for each type that a run can have, and for no other."""
+    mapping = described["components"]["schemas"]["Event"]["discriminator"]["mapping"]
+
+    assert {kind.type for kind in get_args(types.Event)} == mapping.keys()
+
+
+def test_the_examples_of_events_fit_their_descriptions(described: dict[str, Any]) -> None:
+    """Each example in `events.md` is a valid `Event`."""
+    examples = re.findall(r'^\{"seq":.*$', (DOCS / "events.md").read_text(), re.MULTILINE)
+    is_event = validator(described, {"$ref": "#/components/schemas/Event"})
+
+    assert len(get_args(types.Event)) <= len(examples)
+    assert [] == [example for example in examples if not is_event.is_valid(json.loads(example))]
+
+
+def test_the_examples_of_responses_fit_their_descriptions(described: dict[str, Any]) -> None:
+    """The first example below each heading of `http-api.md` is a valid response, or a row of it."""
+    operations = dict(_operations(described))
+    wrong, checked = [], 0
+    for section in re.split("^### ", (DOCS / "http-api.md").read_text(), flags=re.MULTILINE)[1:]:
+        operation = operations[section.splitlines()[0]]
+        example = re.search(r"^```json\n(.*?)\n```", section, re.DOTALL | re.MULTILINE)
+        media = [
+            response["content"].get("application/json")
+            for status, response in sorted(operation["responses"].items())
+            if status < "300" and "content" in response
+        ]
+        if example is None or not media or media[0] is None:
+            continue
+        checked += 1
+        schema, value = media[0]["schema"], json.loads(example[1])
+        # Where a list has one example, that is a row of it.
+        shown = schema["items"] if schema.get("type") == "array" and type(value) is dict else schema
+        for error in validator(described, shown).iter_errors(value):
+            wrong.append(f"{section.splitlines()[0]}: {error.message[:200]}")
+
+    assert [] == wrong
+    assert checked > 20
