@@ -109,7 +109,7 @@ class CreateRunAnywhere(CreateRun):
 
 _RUN, _RUN_ANYWHERE = CreateRun(), CreateRunAnywhere()
 #: What the org decides, not its end users. Its tools rely on the metadata.
-_OF_ORG = ("route_id", "metadata", *sorted({*personas.OVERRIDES} - creation.END_USER_OVERRIDES))
+OF_ORG = ("route_id", "metadata", *sorted({*personas.OVERRIDES} - creation.END_USER_OVERRIDES))
 
 
 @bp.post("/v1/runs")
@@ -156,7 +156,7 @@ def _retry(tx: Transaction, thread_id: UUID) -> Response:
 
 def _create(body: Mapping[str, Any], thread_id: UUID, opened: NewThread | None = None) -> Response:
     is_said = opened is not None or body.get("message") is not None
-    refuse_fields(body, *_OF_ORG)
+    refuse_fields(body, *OF_ORG)
     if opened is not None:
         refuse_fields({"thread.metadata": opened.metadata}, "thread.metadata")
     if is_said and "data.threads.write" not in actor().permissions:

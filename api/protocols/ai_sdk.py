@@ -17,9 +17,10 @@ from sqlalchemy import Connection
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.following import EVENT_STREAM, hub
-from arkloop.api.endpoints.new_runs import CREATING, new_run
+from arkloop.api.endpoints.new_runs import CREATING, OF_ORG, new_run
 from arkloop.api.http.current import actor, catalog, connections
 from arkloop.api.http.described import Frames, JsonObject, Ok, described
+from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.idempotency import answered_once, refuse_key
 from arkloop.api.http.json_body import BodyLimits, NoArguments, load_body, query_args, read_body
 from arkloop.api.http.paging import ByPosition, PageQuery, page, page_args
@@ -77,7 +78,7 @@ _DIALECT, _STREAM = DialectQuery(), StreamQuery()
 
 
 @bp.post("/v1/ui/chat")
-@requires("data.runs.write")
+@requires("data.runs.write", end_users=True)
 @described(
     body=CHAT,
     query=DialectQuery,
@@ -90,6 +91,7 @@ def send_chat() -> Response:
     dialect = dialect_of(query_args(_DIALECT))
     _check("data.runs.read", "data.threads.write")
     body = load_body(CHAT, limits=LIMITS)
+    refuse_fields(body, *OF_ORG)
     message = body["message"]
     if message["role"] == "assistant" and body["trigger"] == "submit-message":
         return _answered(body, dialect)
@@ -103,7 +105,7 @@ def send_chat() -> Response:
 
 
 @bp.get("/v1/ui/chat/<path:chat_id>/stream")
-@requires("data.runs.read")
+@requires("data.runs.read", end_users=True)
 @described(
     query=StreamQuery,
     returns={EVENT_STREAM: ChunkFrames},
@@ -137,7 +139,7 @@ def resume_chat(chat_id: str) -> Response:
 
 
 @bp.post("/v1/ui/chat/<path:chat_id>/stop")
-@requires("data.runs.write")
+@requires("data.runs.write", end_users=True)
 @described(body=NoArguments, body_optional=True, returns=Ok)
 def stop_chat(chat_id: str) -> Response:
     """Cancel the chat's active run; responds 200, also if there is none."""
@@ -150,7 +152,7 @@ def stop_chat(chat_id: str) -> Response:
 
 
 @bp.get("/v1/ui/chat/<path:chat_id>/messages")
-@requires("data.threads.read")
+@requires("data.threads.read", end_users=True)
 @described(query=PageQuery, returns=list[JsonObject])
 def list_chat_messages(chat_id: str) -> Response:
     """List the latest UIMessages in the order of the conversation, without one that is streamed."""

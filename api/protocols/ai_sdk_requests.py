@@ -170,7 +170,9 @@ def _stored(part: Mapping[str, Any], url: str, name: str) -> UUID:
         raise InvalidRequest(**{name: ["`filename` must be 1 to 200 characters, without slashes"]})
     who = actor()
     with connections().transaction() as tx:
-        file_id = files.create(tx, org_id=who.org_id, user_id=who.user_id, name=shown)
+        file_id = files.create(
+            tx, org_id=who.org_id, user_id=who.user_id, end_user_id=who.end_user_id, name=shown
+        )
     facts = incoming.store(storage(), files.key_of(who.org_id, file_id), [data])
     with connections().transaction() as tx:
         files.complete(tx, file_id, facts)

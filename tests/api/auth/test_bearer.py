@@ -37,7 +37,7 @@ PUBLIC = {
 }
 AN_ID = "01a20e5a-2b91-76ef-b381-d919c4ad9778"
 #: What stands in a path that is no UUID.
-NAMES = {"name": "shop", "persona_id": "assistant@1", "tool": "echo"}
+NAMES = {"chat_id": "chat", "name": "shop", "persona_id": "assistant@1", "tool": "echo"}
 
 
 def endpoints(app: Flask) -> list[tuple[str, str]]:

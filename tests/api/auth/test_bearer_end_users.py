@@ -27,6 +27,7 @@ class Open(NamedTuple):
     query: str = ""
 
 
+SAID = {"role": "user", "parts": [{"type": "text", "text": "Hello"}]}
 #: Method and rule → how an end user calls it; None: 403 as for those of `REFUSED`.
 TABLE: dict[str, Open | None] = {
     "GET /v1/threads": Open(200),
@@ -53,6 +54,11 @@ TABLE: dict[str, Open | None] = {
     "GET /v1/files/<id:file_id>": Open(200),
     "GET /v1/files/<id:file_id>/content": Open(404),  # the row alone is there
     "DELETE /v1/files/<id:file_id>": Open(204),
+    "POST /v1/ui/chat": Open(200, {"id": "new chat", "messages": [SAID]}),
+    # A chat that is not the end user's has nothing, as one that does not exist.
+    "GET /v1/ui/chat/<path:chat_id>/stream": Open(204),
+    "POST /v1/ui/chat/<path:chat_id>/stop": Open(200),
+    "GET /v1/ui/chat/<path:chat_id>/messages": Open(200),
 }
 #: Resources of the org, of which no route is for end users: 403, whatever the scopes are.
 REFUSED = (
@@ -153,7 +159,7 @@ def test_an_end_user_finds_nothing_of_others(alice: User, register: Register, ow
         "of another org": owned(register(), ANN),
     }
     for route, row in TABLE.items():
-        if row is None or "<" not in route:
+        if row is None or "<id:" not in route:
             continue
         for whose, ids in others.items():
             if whose == "private" and "file_id" in route:

@@ -8,6 +8,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from tests.clients import Register, User, details_of, error_of
+from tests.end_users import ANN, BOB, end_user
 from tests.stored_runs import StoredRuns
 
 
@@ -217,3 +218,20 @@ def test_files_of_a_message_are_stored(alice: User) -> None:
 @pytest.fixture
 def runs(connections: Any, alice: User) -> StoredRuns:
     return StoredRuns.of(connections, alice)
+
+
+def test_an_end_user_has_chats_of_their_own(alice: User) -> None:
+    """A client token is enough for a page; another end user's chat is not found by it."""
+    chat, ann, bob = new_id(), end_user(alice, ANN), end_user(alice, BOB)
+    said = message(parts=[{"type": "file", "mediaType": "text/plain", "url": "data:;base64,SGk="}])
+    run_id = run_of(post(ann, said, chat=chat))
+
+    assert (
+        [said["id"]]
+        == [one["id"] for one in shown(ann, chat)]
+        == [one["id"] for one in shown(alice, chat)]
+    )
+    assert [] == shown(bob, chat)
+    assert 204 == bob.get(f"/v1/ui/chat/{run_id}/stream").status_code
+    assert (404, "threads.not_found") == error_of(post(bob, message(), chat=chat))
+    assert (403, "auth.forbidden") == error_of(post(ann, message(), instructions="Be rude."))
