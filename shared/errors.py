@@ -50,6 +50,7 @@ ArkloopError
 │   └── IdempotencyInProgress   idempotency.in_progress
 ├── EventsLost                  runs.events_lost
 ├── BudgetExhausted             budget.exhausted
+├── QueueFull                   threads.queue_full
 └── Unavailable                 service.unavailable
     └── StorageUnavailable      files.storage_unavailable
 
@@ -334,6 +335,11 @@ class IdempotencyConflict(Conflict):
 class IdempotencyInProgress(Conflict):
     code = "idempotency.in_progress"
     message = "A request with this Idempotency-Key is still in progress."
+
+
+class QueueFull(ArkloopError):
+    code = "threads.queue_full"
+    message = "As many runs wait for this thread as may; wait for one to end, or cancel one."
 
 
 class BudgetExhausted(ArkloopError):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -18,9 +19,18 @@ from arkloop.api.http.content import MAX_CONTENT_BYTES, MessageContent
 from arkloop.api.http.current import actor, catalog
 from arkloop.api.http.described import described
 from arkloop.api.http.end_users import refuse_fields
-from arkloop.api.http.fields import Check, ClientId, Id, JsonSchema, Metadata
+from arkloop.api.http.fields import (
+    Check,
+    ClientId,
+    Id,
+    JsonSchema,
+    Metadata,
+    Moment,
+    OnBusyField,
+)
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, read_body
+from arkloop.shared import times
 from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.errors import (
     BudgetExhausted,
@@ -28,7 +38,9 @@ from arkloop.shared.errors import (
     Forbidden,
     InvalidRequest,
     InvalidState,
+    NotActive,
     PersonaNotFound,
+    QueueFull,
     RouteNotFound,
     ThreadBusy,
     ThreadNotFound,
@@ -36,9 +48,13 @@ from arkloop.shared.errors import (
 from arkloop.shared.ids import new_id, new_trace_id
 from arkloop.shared.runs import creation, overrides
 from arkloop.shared.runs.creation import Created, NewMessage, NewRun, NewThread, RunCreator
+from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Transaction
 
 bp = Blueprint("new_runs", __name__)
+
+#: The latest time for which a run can be created.
+LATEST = timedelta(days=366)
 
 
 def _of_form(form: re.Pattern[str]) -> Check:
@@ -50,7 +66,10 @@ def _of_form(form: re.Pattern[str]) -> Check:
 
 
 #: Errors of every request that creates a run.
-CREATING = (PersonaNotFound, RouteNotFound, FileMissing, ThreadBusy, BudgetExhausted)
+CREATING = (
+    *(PersonaNotFound, RouteNotFound, FileMissing, BudgetExhausted),
+    *(ThreadBusy, QueueFull, NotActive),
+)
 
 # Schemas are made once: making one copies its fields, which was a tenth of creating a run.
 _MESSAGE = CreateMessage()
@@ -91,6 +110,8 @@ class CreateRun(Schema):
     persona_id = fields.String(allow_none=True, validate=_of_form(personas.PERSONA_ID))
     end_user_id = ClientId(allow_none=True)
     metadata = Metadata(load_default=dict)
+    on_busy = OnBusyField(allow_none=True)
+    not_before = Moment(allow_none=True)
     # The overrides, which depend on the persona: `overrides.check` does.
     instructions = fields.Raw(allow_none=True)
     variables = fields.Raw(allow_none=True)
@@ -151,7 +172,7 @@ def retry_run(thread_id: UUID) -> Response:
 @idempotent
 def _retry(tx: Transaction, thread_id: UUID) -> Response:
     trace = new_trace_id()
-    return _created(creation.retry(tx, actor(), thread_id, catalog(), trace_id=trace), trace)
+    return _created(creation.retry(tx, actor(), thread_id, catalog(), trace_id=trace))
 
 
 def _create(body: Mapping[str, Any], thread_id: UUID, opened: NewThread | None = None) -> Response:
@@ -166,7 +187,7 @@ def _create(body: Mapping[str, Any], thread_id: UUID, opened: NewThread | None =
         return delivery.respond(_create_once(body, thread_id, opened))
     new = new_run(body, thread_id, opened)
     create: RunCreator = current_app.extensions["arkloop.create_run"]
-    return delivery.respond(_created(create(new), new.trace_id))
+    return delivery.respond(_created(create(new)))
 
 
 @idempotent
@@ -174,7 +195,7 @@ def _create_once(
     tx: Transaction, body: Mapping[str, Any], thread_id: UUID, opened: NewThread | None
 ) -> Response:
     new = new_run(body, thread_id, opened, tx.sql)
-    return _created(creation.create(tx, new), new.trace_id)
+    return _created(creation.create(tx, new))
 
 
 def new_run(
@@ -204,11 +225,27 @@ def new_run(
         options=overrides.check(persona, route, given),
         end_user_id=body.get("end_user_id"),
         metadata=body["metadata"],
+        on_busy=body.get("on_busy"),
+        not_before=_not_before(body),
     )
 
 
-def _created(made: Created, trace: str) -> Response:
-    shown = {"run_id": str(made.run_id), "trace_id": trace}
+def _not_before(body: Mapping[str, Any]) -> datetime | None:
+    """Return when the run may start. Raises: InvalidRequest: too late, or with an `on_busy`."""
+    moment: datetime | None = body.get("not_before")
+    if moment is None:
+        return None
+    if moment > times.now() + LATEST:
+        raise InvalidRequest(not_before=["must be at most one year ahead"])
+    if body.get("on_busy") not in (None, OnBusy.ENQUEUE):
+        raise InvalidRequest(on_busy=["must be enqueue, or left out, if not_before is given"])
+    return moment
+
+
+def _created(made: Created) -> Response:
+    shown: dict[str, Any] = {"run_id": str(made.run_id), "trace_id": made.trace_id}
+    if made.position is not None:
+        shown["queue"] = {"position": made.position}
     if request.path == "/v1/runs":
         shown["thread_id"] = str(made.thread_id)
     return created(shown, location=f"/v1/runs/{made.run_id}")

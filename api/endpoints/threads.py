@@ -11,11 +11,12 @@ from arkloop.api.auth.bearer import requires
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import JsonObject, described
 from arkloop.api.http.end_users import refuse_fields
-from arkloop.api.http.fields import ClientId, Metadata, MetadataChange, StrictBoolean
+from arkloop.api.http.fields import ClientId, Metadata, MetadataChange, OnBusyField, StrictBoolean
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, ClientDataQuery, page, page_args
 from arkloop.shared.errors import NameTaken, ThreadBusy
+from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.threads import threads
 from arkloop.shared.times import rfc3339
@@ -30,6 +31,7 @@ class CreateThread(Schema):
     is_private = StrictBoolean()
     end_user_id = ClientId(allow_none=True)
     external_id = ClientId(allow_none=True)
+    on_busy = OnBusyField(allow_none=True)
     metadata = Metadata()
 
 
@@ -118,6 +120,7 @@ def _shown(row: Row[Any]) -> dict[str, Any]:
         "is_private": row.is_private,
         "end_user_id": row.end_user_id,
         "external_id": row.external_id,
+        "on_busy": row.on_busy or OnBusy.REJECT,
         "metadata": row.metadata,
         "active_run_id": str(row.active_run_id) if row.active_run_id else None,
         "created_at": rfc3339(row.created_at),

@@ -16,6 +16,7 @@ from marshmallow import ValidationError, fields, validate
 from arkloop.shared import client_data, usd
 from arkloop.shared.catalog import model_settings
 from arkloop.shared.ids import CANONICAL, parse_id
+from arkloop.shared.runs.thread_queue import OnBusy
 
 YEARS = "must be between 2000-01-01 and 9998-12-31 (UTC)"
 
@@ -186,7 +187,7 @@ class Moment(fields.Field[datetime]):
     }
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> datetime:
-        parts = _MOMENT.fullmatch(value)
+        parts = _MOMENT.fullmatch(value) if isinstance(value, str) else None
         try:
             if parts is None:
                 raise ValueError
@@ -204,6 +205,18 @@ class Moment(fields.Field[datetime]):
         if not 2000 <= moment.year < 9999:
             raise ValidationError(YEARS)
         return moment
+
+
+class OnBusyField(fields.Field[OnBusy]):
+    """A value of `on_busy`."""
+
+    json_schema: ClassVar[JsonSchema] = {"type": "string", "enum": [*map(str, OnBusy)]}
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> OnBusy:
+        try:
+            return OnBusy(value)
+        except ValueError:
+            raise ValidationError(f"must be one of: {', '.join(OnBusy)}") from None
 
 
 class Usd(fields.Field[Decimal]):

@@ -5,7 +5,7 @@ from chaos.mutation.planting import Edit, Mutant, mutant
 #: The index is there after the migration, so it goes with the first run.
 _TWO_ACTIVE_RUNS = (
     Edit(
-        "shared/runs/creation.py",
+        "shared/runs/new_runs.py",
         "    new_ids = [ids.new_id() for _ in wanted]\n",
         "    new_ids = [ids.new_id() for _ in wanted]\n"
         "    tx.sql.exec_driver_sql('DROP INDEX IF EXISTS uq_runs_unended_thread_id')\n",

@@ -324,9 +324,12 @@ class RunFailed:
 
 @dataclass(frozen=True, slots=True)
 class RunCancelled:
+    """`superseded_by` is the run for which this one was cancelled, None without one."""
+
     type: ClassVar[str] = "run.cancelled"
     usage: Usage
     cost_usd: Decimal
+    superseded_by: str | None = None
 
 
 Event = (

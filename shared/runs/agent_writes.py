@@ -319,7 +319,9 @@ def _end(
             closing = [types.RunFailed(error, totals.usage, totals.cost_usd)]
         else:
             requested = types.RunCancelRequested(str(run.row["cancel_requested_by"]))
-            closing = [requested, types.RunCancelled(totals.usage, totals.cost_usd)]
+            by = run.row["superseded_by"]
+            usd = totals.cost_usd
+            closing = [requested, types.RunCancelled(totals.usage, usd, by and str(by))]
     ending = Ending(
         claim=TakenOver(run.id, run.row["org_id"], run.row["fence"], run.row["parent_run_id"]),
         state=state,

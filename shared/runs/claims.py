@@ -258,9 +258,11 @@ def release(
     return _let_go(tx, claim, stored, {**queued("deploy"), **totals.columns(), **crashes})
 
 
-def cancel_requested_by(sql: Connection, claim: Claim) -> UUID | None:
-    """Return the user who requested the run's cancellation, None if nobody did."""
-    return sql.scalar(select(runs.c.cancel_requested_by).where(runs.c.id == claim.run_id))
+def cancelled_for(sql: Connection, claim: Claim) -> tuple[UUID | None, str | None]:
+    """Return the user who requested the run's cancellation, and the run that supersedes it."""
+    query = select(runs.c.cancel_requested_by, runs.c.superseded_by)
+    row = sql.execute(query.where(runs.c.id == claim.run_id)).one()
+    return row.cancel_requested_by, row.superseded_by and str(row.superseded_by)
 
 
 def begin_tool_call(

@@ -1,93 +1,40 @@
 """Creating runs: queued in their threads, those that are created at the same time together."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from uuid import UUID
 
 from sqlalchemy import Connection, func, select, update
 
-from arkloop.shared import ids, plugins
 from arkloop.shared.actors import Actor
 from arkloop.shared.billing import budget_limits
 from arkloop.shared.catalog.catalog import Catalog
-from arkloop.shared.catalog.model_routes import Route
-from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import Forbidden, InvalidRequest, InvalidState, ThreadBusy
-from arkloop.shared.runs import agent_queue
-from arkloop.shared.runs.overrides import Options
-from arkloop.shared.storage.arrays import TextArray, plain_array
+from arkloop.shared.runs import busy_threads
+from arkloop.shared.runs.new_runs import Created, NewMessage, NewRun, NewThread, create_all
+from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.group_commit import GroupCommit
-from arkloop.shared.storage.sql_files import statement
-from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.runs import FIRST_WAITING, runs
 from arkloop.shared.storage.tables.threads import messages
+from arkloop.shared.storage.tables.threads import threads as threads_table
 from arkloop.shared.threads import thread_contexts, threads
-from arkloop.shared.threads.content import Content, Part, stored_parts
+from arkloop.shared.threads.content import stored_parts
 from arkloop.shared.threads.end_users import check_fields, own_thread
 
-_CREATE = statement(__package__, "create")
+__all__ = [
+    "Created",
+    "NewMessage",
+    "NewRun",
+    "NewThread",
+    "RunCreator",
+    "create",
+    "create_all",
+    "retry",
+]
+
 #: What an end user may override of a persona: the tools that their own page executes.
 END_USER_OVERRIDES = frozenset({"tools"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewThread:
-    """A thread to be created together with a run in it, unless one has its `external_id`."""
-
-    title: str | None = None
-    is_private: bool = False
-    end_user_id: str | None = None
-    external_id: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewMessage:
-    """A message of the user, to be created together with a run that answers it.
-
-    `parts` are those of the content as they are stored: see `stored_parts`.
-    """
-
-    content: Content
-    parts: Sequence[Part] | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRun:
-    """A run to be created in a thread; with `thread` that one is created, too, as `thread_id`."""
-
-    actor: Actor
-    thread_id: UUID
-    thread: NewThread | None = None
-    message: NewMessage | None = None
-    persona: Persona
-    route: Route
-    trace_id: str
-    options: Options | None = None  # what it overrides of the persona
-    end_user_id: str | None = None  # None: that of the thread
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def agent(self) -> str | None:
-        """The agent whose workers execute it; None: the service's own workers."""
-        name = self.persona.agent
-        return None if name in plugins.names("agents") else name
-
-    @property
-    def size(self) -> int:
-        """Characters, about."""
-        said = len(self.message.content.text) if self.message else 0
-        return said + sum(len(str(value)) for value in (self.options or {}).values())
-
-
-class Created(NamedTuple):
-    """A run that was created, and its thread."""
-
-    run_id: UUID
-    thread_id: UUID
 
 
 class RunCreator:
@@ -110,7 +57,7 @@ class RunCreator:
         if not self._is_complex(new):
             run_id = self._create_with_others(new)
             if run_id is not None:
-                return Created(run_id, new.thread_id)
+                return Created(run_id, new.thread_id, new.trace_id)
         with self._connections.transaction() as tx:
             return _create(tx, new)
 
@@ -118,6 +65,7 @@ class RunCreator:
         """Return whether more has to be read, in one transaction, than a single statement does."""
         return (
             new.actor.end_user_id is not None
+            or new.not_before is not None
             or new.persona.max_cost_usd_per_month is not None
             or self._catalog.is_limited(new.actor.org_id)
             or (new.thread is not None and new.thread.external_id is not None)
@@ -130,13 +78,14 @@ class RunCreator:
 
 
 def create(tx: Transaction, new: NewRun) -> Created:
-    """Queue a run within its budgets; the workers are notified after the commit.
+    """Queue a run within its budgets, or let it wait; workers are notified after the commit.
 
     The caller rolls back where it raises, so that neither thread nor message is created.
 
     Raises:
         ThreadNotFound, Forbidden
         ThreadBusy: the thread has an active run already.
+        QueueFull, NotActive: see `thread_queue`.
         BudgetExhausted: nothing is left for it.
         InvalidRequest: see `stored_parts`.
     """
@@ -173,6 +122,12 @@ def _create(tx: Transaction, new: NewRun) -> Created:
     if new.thread is not None and new.thread.external_id is not None:
         thread, _ = threads.find_or_create(tx, new.actor, **asdict(new.thread))
         new = replace(new, thread_id=thread.id, thread=None)
+    if new.not_before is not None and new.thread is not None:
+        thread = threads.create(tx, new.actor, **asdict(new.thread))
+        new = replace(new, thread_id=thread.id, thread=None)
+    on_busy = new.on_busy or _default_of(tx.sql, new)
+    if new.not_before is not None or (new.thread is None and on_busy is not OnBusy.REJECT):
+        return busy_threads.create(tx, new, on_busy)
     while True:
         # Waits where another session has locked the thread, which `create_all` does not.
         if new.thread is None:
@@ -183,58 +138,18 @@ def _create(tx: Transaction, new: NewRun) -> Created:
         budget_limits.check_open(tx.sql, new.actor, new.persona, new.route, end_user_id)
         [run_id] = create_all(tx, [new])
         if run_id is not None:
-            return Created(run_id, new.thread_id)
+            return Created(run_id, new.thread_id, new.trace_id)
         # Without an active run, it has ended in this very moment.
         if active := threads.active_run_id(tx.sql, new.thread_id):
             raise ThreadBusy(active_run_id=str(active))
 
 
-def create_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[UUID | None]:
-    """Queue the runs in one statement; the workers are notified after the commit.
-
-    Does not check budgets. Returns None for a run that cannot be created in this way: `create`
-    says why, or does it.
-    """
-    new_ids = [ids.new_id() for _ in wanted]
-    # What stands for none is not inserted.
-    opened = [new.thread or NewThread() for new in wanted]
-    said = [new.message or NewMessage(content=Content("")) for new in wanted]
-    created = set(
-        tx.sql.exec_driver_sql(
-            _CREATE,
-            {
-                "ids": plain_array(new_ids),
-                "org_ids": plain_array(new.actor.org_id for new in wanted),
-                "thread_ids": plain_array(new.thread_id for new in wanted),
-                "user_ids": plain_array(new.actor.user_id for new in wanted),
-                "api_key_ids": plain_array(new.actor.api_key_id for new in wanted),
-                "write_all": plain_array(new.actor.writes_all for new in wanted),
-                "trace_ids": TextArray(new.trace_id for new in wanted),
-                "persona_ids": TextArray(new.persona.id for new in wanted),
-                "route_ids": TextArray(new.route.id for new in wanted),
-                "models": TextArray(new.route.model for new in wanted),
-                "agents": TextArray(new.agent for new in wanted),
-                "options": _json_array(new.options or None for new in wanted),
-                "end_user_ids": TextArray(new.end_user_id for new in wanted),
-                "metadata": _json_array(new.metadata for new in wanted),
-                "message_ids": plain_array(new.message and ids.new_id() for new in wanted),
-                "contents": TextArray(message.content.text for message in said),
-                "parts": _json_array(message.parts for message in said),
-                "message_metadata": _json_array(message.metadata for message in said),
-                "open_threads": plain_array(new.thread is not None for new in wanted),
-                "titles": TextArray(thread.title for thread in opened),
-                "are_private": plain_array(thread.is_private for thread in opened),
-                "thread_end_user_ids": TextArray(thread.end_user_id for thread in opened),
-                "thread_metadata": _json_array(thread.metadata for thread in opened),
-            },
-        ).scalars()
-    )
-    tx.after_commit += [
-        agent_queue.announce(run_id, new.actor.org_id, new.agent)
-        for run_id, new in zip(new_ids, wanted, strict=True)
-        if run_id in created
-    ]
-    return [run_id if run_id in created else None for run_id in new_ids]
+def _default_of(sql: Connection, new: NewRun) -> OnBusy:
+    """Return the `on_busy` of the run's thread."""
+    if new.thread is not None:
+        return OnBusy.REJECT  # nothing is active there
+    stored = select(threads_table.c.on_busy).where(threads_table.c.id == new.thread_id)
+    return OnBusy(sql.scalar(stored) or OnBusy.REJECT)
 
 
 def _with_parts(sql: Connection, actor: Actor, message: NewMessage) -> NewMessage:
@@ -248,10 +163,6 @@ def _in_existing_thread(sql: Connection, new: NewRun, external_id: str) -> NewRu
     """Return the run in the thread of this id, if it exists."""
     thread = threads.find(sql, new.actor, external_id)
     return new if thread is None else replace(new, thread_id=thread.id, thread=None)
-
-
-def _json_array(values: Iterable[Any]) -> TextArray:
-    return TextArray(None if value is None else json.dumps(value) for value in values)
 
 
 def retry(
@@ -272,7 +183,11 @@ def retry(
     threads.lock(tx, actor, thread_id)
     if active := threads.active_run_id(tx.sql, thread_id):
         raise ThreadBusy(active_run_id=str(active))
-    visible = (messages.c.thread_id == thread_id) & messages.c.superseded_at.is_(None)
+    visible = (
+        (messages.c.thread_id == thread_id)
+        & messages.c.superseded_at.is_(None)
+        & (messages.c.position < FIRST_WAITING)
+    )
     last_message = tx.sql.execute(
         select(messages.c.id, messages.c.role)
         .where(visible)
@@ -292,7 +207,7 @@ def retry(
             *(runs.c[name] for name in ("persona_id", "route_id", "options")),
             *(runs.c[name] for name in ("end_user_id", "metadata")),
         )
-        .where(runs.c.thread_id == thread_id)
+        .where(runs.c.thread_id == thread_id, runs.c.position < FIRST_WAITING)
         .order_by(runs.c.position.desc())
         .limit(1)
     ).one_or_none()
@@ -306,6 +221,7 @@ def retry(
         .where(
             runs.c.thread_id == thread_id,
             runs.c.position > last_position,
+            runs.c.position < FIRST_WAITING,
             runs.c.superseded_at.is_(None),
         )
         .values(superseded_at=func.now())
@@ -325,6 +241,7 @@ def retry(
         options=options,
         end_user_id=actor.end_user_id or end_user_id,
         metadata=client_data or {},
+        on_busy=OnBusy.REJECT,
     )
     # What the org gave the run stays, also where an end user retries it.
     return _create(tx, new)

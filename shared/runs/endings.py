@@ -22,8 +22,8 @@ from arkloop.shared.events.plain import clean
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import RunError
 from arkloop.shared.events.usage import TOKEN_FIELDS
-from arkloop.shared.runs import interrupted_calls, sub_runs
-from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs import interrupted_calls, sub_runs, waiting_runs
+from arkloop.shared.runs.states import WAITING_FOR_THREAD, RunState
 from arkloop.shared.runs.transitions import Totals, recorded_totals, waiting_is_over
 from arkloop.shared.storage.arrays import TextArray, plain_array
 from arkloop.shared.storage.connections import Connections, Transaction
@@ -84,6 +84,7 @@ class Outcome(Enum):
     CANCELLED = "cancelled"  # the run is being cancelled, which is another end
     LOST = "lost"  # the claim is over
     LOCKED = "locked"  # somebody has locked the row for a moment: try again
+    FOLLOWED = "followed"  # others may wait for its thread: its end has to start the next one
     MOVED = "moved"  # Postgres was restarted or failed over, and has the run's events: try again
 
 
@@ -98,36 +99,45 @@ class RunEnder:
         self._end_with_others = GroupCommit(self._end, size=lambda ending: ending.size)
 
     def __call__(self, ending: Ending) -> Outcome:
-        """End a run; in a transaction of its own if it may have reserved money.
+        """End a run; in a transaction of its own if it may have reserved money, or has followers.
 
         Raises:
             Unavailable
         """
         if not ending.has_reservation:
-            return self._end_with_others(ending)
+            outcome = self._end_with_others(ending)
+            if outcome is not Outcome.FOLLOWED:
+                return outcome
         with self._connections.transaction() as tx:
-            return end_with_reservation(tx, ending)
+            if ending.has_reservation:
+                return end_with_reservation(tx, ending)
+            [outcome] = end(tx, [ending], with_followers=True)
+            return outcome
 
     def _end(self, endings: Sequence[Ending]) -> list[Outcome]:
         with self._connections.statement() as tx:
             return end(tx, endings)
 
 
-def end(tx: Transaction, endings: Sequence[Ending]) -> list[Outcome]:
+def end(
+    tx: Transaction, endings: Sequence[Ending], *, with_followers: bool = False
+) -> list[Outcome]:
     """End the runs, as many as possible, in one statement; returns the outcome of each.
 
-    Their usage is recorded and, unless they may have a reservation, charged as owed.
+    Their usage is recorded and, unless they may have a reservation, charged as owed. Only
+    `with_followers`, in a transaction, runs end for whose threads others may wait.
     """
     batch = {ending.claim.run_id: ending.stored for ending in endings}
-    ended = {
-        run_id: batch[run_id]
-        for run_id in tx.sql.exec_driver_sql(_END, _parameters(endings)).scalars()
-    }
+    rows = tx.sql.exec_driver_sql(_END, _parameters(endings, with_followers)).all()
+    ended = {row.run_id: batch[row.run_id] for row in rows}
     if ended:
         tx.after_commit.append(Reached("worker.ended"))
         tx.after_commit.append(event_log.Publish(ended))
+    if with_followers:
+        for row in rows:
+            waiting_runs.after_end(tx, row)
     missing = [ending for ending in endings if ending.claim.run_id not in ended]
-    why = _why_not(tx.sql, missing) if missing else {}
+    why = _why_not(tx.sql, missing, with_followers) if missing else {}
     moved = [
         replace(ending, is_verified=True)
         for ending in missing
@@ -135,13 +145,14 @@ def end(tx: Transaction, endings: Sequence[Ending]) -> list[Outcome]:
     ]
     if moved:
         ids_moved = [ending.claim.run_id for ending in moved]
-        why |= dict(zip(ids_moved, end(tx, moved), strict=True))
+        again = end(tx, moved, with_followers=with_followers)
+        why |= dict(zip(ids_moved, again, strict=True))
     return [why.get(ending.claim.run_id, Outcome.ENDED) for ending in endings]
 
 
 def end_with_reservation(tx: Transaction, ending: Ending) -> Outcome:
     """End a run that may have reserved money, and release it in the same transaction."""
-    [outcome] = end(tx, [ending])
+    [outcome] = end(tx, [ending], with_followers=True)
     if outcome is Outcome.ENDED:
         if (parent_run_id := ending.claim.parent_run_id) is not None:
             _tell_parent(tx, parent_run_id, ending)
@@ -160,6 +171,8 @@ def end_unclaimed(
     was lost; routes and prices for that are read before the row is locked. To end several runs in
     one transaction, call `sub_runs.lock_parents` and `budgets.lock` for them first.
     """
+    if RunState(run["state"]) in WAITING_FOR_THREAD:
+        return waiting_runs.withdraw(tx, run)
     streamed = event_log.open_events(tx.sql, run["id"])
     recorded = recorded_totals(tx.sql, run["id"])
     # An agent worker reports what its agent uses; nothing is known of a call in flight.
@@ -173,7 +186,8 @@ def end_unclaimed(
     if totals != recorded:
         closing.append(types.RunCost(totals.usage, totals.cost_usd, totals.routes))
     if error is None:
-        closing.append(types.RunCancelled(totals.usage, totals.cost_usd))
+        by = run["superseded_by"]
+        closing.append(types.RunCancelled(totals.usage, totals.cost_usd, by and str(by)))
     else:
         closing.append(types.RunFailed(error, totals.usage, totals.cost_usd))
     text = event_log.text_of(streamed)
@@ -187,7 +201,8 @@ def end_unclaimed(
         has_reservation=True,
     )
     # It does end: its row is locked, and the fence is its own.
-    tx.sql.exec_driver_sql(_END, _parameters([ending]))
+    ended = tx.sql.exec_driver_sql(_END, _parameters([ending], with_followers=True)).one()
+    waiting_runs.after_end(tx, ended)
     tx.after_commit.append(event_log.Publish({run["id"]: ending.stored}))
     if error is not None:
         tx.after_commit.append(_Failed(run["id"], run["route_id"], error.code))
@@ -254,8 +269,11 @@ def _release(tx: Transaction, ending: Ending) -> None:
     )
 
 
-def _parameters(endings: Sequence[Ending]) -> dict[str, str | TextArray]:
+def _parameters(
+    endings: Sequence[Ending], with_followers: bool
+) -> dict[str, str | TextArray | bool]:
     return {
+        "with_followers": with_followers,
         **_columns_of_runs(endings),
         **_columns_of_usage(endings),
         **event_log.columns((ending.claim.run_id, ending.stored) for ending in endings),
@@ -313,14 +331,17 @@ def _columns_of_usage(endings: Sequence[Ending]) -> dict[str, str | TextArray]:
     }
 
 
-def _why_not(sql: Connection, missing: Sequence[Ending]) -> dict[UUID, Outcome]:
-    """Read without a lock: a claim that is over stays so, and so does the wish to cancel."""
+def _why_not(
+    sql: Connection, missing: Sequence[Ending], with_followers: bool
+) -> dict[UUID, Outcome]:
+    """Read without a lock: a claim that is over stays so; so do the wish to cancel and the flag."""
     rows = sql.execute(
         select(
             runs.c.id,
             runs.c.fence,
             runs.c.state,
             runs.c.cancel_requested_at,
+            runs.c.has_followers,
             func.pg_postmaster_start_time().label("server"),
         ).where(runs.c.id.in_([ending.claim.run_id for ending in missing]))
     )
@@ -333,6 +354,8 @@ def _why_not(sql: Connection, missing: Sequence[Ending]) -> dict[UUID, Outcome]:
             outcomes[run_id] = Outcome.LOST
         elif row.cancel_requested_at is not None and ending.state != RunState.CANCELLED:
             outcomes[run_id] = Outcome.CANCELLED
+        elif row.has_followers and not with_followers:
+            outcomes[run_id] = Outcome.FOLLOWED
         elif not ending.is_verified and ending.claim.server not in (None, row.server):
             is_lost = event_log.is_cut_off(sql, run_id, ending.stored[0].seq)
             outcomes[run_id] = Outcome.LOST if is_lost else Outcome.MOVED

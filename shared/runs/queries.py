@@ -43,7 +43,7 @@ from arkloop.shared.storage.pages import (
 )
 from arkloop.shared.storage.tables.accounts import users
 from arkloop.shared.storage.tables.events import run_events
-from arkloop.shared.storage.tables.runs import run_metadata, runs
+from arkloop.shared.storage.tables.runs import FIRST_WAITING, run_metadata, runs
 from arkloop.shared.storage.tables.threads import messages, threads
 from arkloop.shared.threads.visibility import IS_VISIBLE, seen_by
 
@@ -67,10 +67,28 @@ _TREE_COST = literal_column(
     )""",
     Numeric(),
 ).label("tree_cost_usd")
+_BEFORE = runs.alias("runs_before")
+#: The place of a run in the queue of its thread, from 1 on; null: it is not pending.
+_QUEUE_POSITION = case(
+    (
+        runs.c.state == literal_column("'pending'"),
+        select(func.count() + literal_column("1"))
+        .where(
+            _BEFORE.c.thread_id == runs.c.thread_id,
+            _BEFORE.c.state == literal_column("'pending'"),
+            _BEFORE.c.position >= literal_column(str(FIRST_WAITING)),
+            _BEFORE.c.position < runs.c.position,
+            _BEFORE.c.ended_at.is_(None),
+        )
+        .correlate(runs)
+        .scalar_subquery(),
+    )
+).label("queue_position")
 _RUN = (
     select(
         *runs.c,
         _LAST_SEQ,
+        _QUEUE_POSITION,
         _TREE_COST,
         func.now().label("now"),
         messages.c.id.label("message_id"),
@@ -208,7 +226,7 @@ def _end(shape: _Shape, is_deep: bool) -> Select[Any] | None:
 def _page(shape: _Shape, limit: int, is_deep: bool, is_bounded: bool) -> Select[Any]:
     page = _walk(shape).page(limit=limit, is_deep=is_deep, is_bounded=is_bounded)
     query = (
-        select(*_LISTED, users.c.login, users.c.email)
+        select(*_LISTED, _QUEUE_POSITION, users.c.login, users.c.email)
         .select_from(page)
         .join(runs, runs.c.id == page.c.id)
         .join(users, users.c.id == runs.c.created_by_user_id)

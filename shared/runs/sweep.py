@@ -27,6 +27,7 @@ from arkloop.shared.runs import (
     revocations,
     sub_runs,
     trees,
+    waiting_runs,
 )
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import MAX_CRASHES, queued
@@ -84,6 +85,8 @@ def sweep(connections: Connections) -> None:
             if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(_LOCK_KEY))):
                 return
             settle(tx)
+    waiting_runs.start_due(connections)
+    waiting_runs.start_left(connections)
     # Not within the transaction: lost runs must not wait until old ones are deleted.
     retention.forget(connections)
     usage_days.roll_up(connections)

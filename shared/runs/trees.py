@@ -44,7 +44,17 @@ def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> bool:
     If no worker holds the run, it ends now; what none holds below it ends after the commit. The
     owners of what is being executed are asked to end it.
     """
-    cancelled = tx.sql.exec_driver_sql(
+    cancelled = request_cancel(tx, actor, run_id)
+    carry_out(tx, cancelled)
+    return bool(cancelled)
+
+
+def request_cancel(tx: Transaction, actor: Actor, run_id: UUID) -> Sequence[Row[Any]]:
+    """Request the cancellation of a run with all sub-runs below it, for `carry_out`.
+
+    Returns nothing if the actor has no such run that has not ended.
+    """
+    return tx.sql.exec_driver_sql(
         _CANCEL_TREE,
         {
             "run_id": run_id,
@@ -53,14 +63,22 @@ def cancel(tx: Transaction, actor: Actor, run_id: UUID) -> bool:
             "writes_all": actor.writes_all,
         },
     ).all()
-    _carry_out(tx, cancelled)
-    return bool(cancelled)
+
+
+def carry_out(tx: Transaction, cancelled: Sequence[Row[Any]]) -> None:
+    """Carry out a requested cancel: notify the owners of what is executed, end the rest."""
+    tx.after_commit += [_wish(run) for run in cancelled if run.state == RunState.EXECUTING]
+    unheld = [run for run in cancelled if run.state != RunState.EXECUTING]
+    _end_unheld(tx, [run.id for run in unheld if run.depth == 0])
+    # After the signals, and not before the response: each takes some milliseconds.
+    below = sorted((run for run in unheld if run.depth > 0), key=lambda run: -run.depth)
+    tx.after_commit += [_EndUnheld(run.id) for run in below]
 
 
 def cancel_orphans(tx: Transaction, parent_run_id: UUID | None = None) -> None:
     """Cancel all runs below this one, which has ended; without an id, below any that has."""
     parameters = {"parent_run_id": parent_run_id}
-    _carry_out(tx, tx.sql.exec_driver_sql(_CANCEL_ORPHANS, parameters).all())
+    carry_out(tx, tx.sql.exec_driver_sql(_CANCEL_ORPHANS, parameters).all())
 
 
 def start_held(tx: Transaction) -> None:
@@ -77,15 +95,6 @@ def _wish(run: Row[Any]) -> Notification:
     if run.agent is None:
         return signals.Cancel(run.id, run.owner, run.cancel_requested_by)
     return signals.Wake(agent_workers.news_topic(run.owner), str(run.id), everyone=True)
-
-
-def _carry_out(tx: Transaction, cancelled: Sequence[Row[Any]]) -> None:
-    tx.after_commit += [_wish(run) for run in cancelled if run.state == RunState.EXECUTING]
-    unheld = [run for run in cancelled if run.state != RunState.EXECUTING]
-    _end_unheld(tx, [run.id for run in unheld if run.depth == 0])
-    # After the signals, and not before the response: each takes some milliseconds.
-    below = sorted((run for run in unheld if run.depth > 0), key=lambda run: -run.depth)
-    tx.after_commit += [_EndUnheld(run.id) for run in below]
 
 
 def _end_unheld(tx: Transaction, run_ids: Sequence[UUID]) -> None:

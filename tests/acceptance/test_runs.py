@@ -143,6 +143,9 @@ def test_a_run_shows_every_field_of_the_contract(user: Caller, ended_run: dict[s
         "last_seq": 5,
         "failed_at": None,
         "parent_run_id": None,
+        "queue": None,
+        "not_before": None,
+        "superseded_by": None,
         "stop_reason": "stop",
         "cancelled_at": None,
         "waiting_ms": 0,
@@ -212,6 +215,7 @@ def test_the_list_shows_the_row_of_the_seed(user: Caller, ended_run: dict[str, A
         "completed_at": ended_run["completed_at"],
         "failed_at": None,
         "parent_run_id": None,
+        "queue": None,
         "stop_reason": "stop",
         "error": None,
         "created_by_user_id": user.id,
@@ -255,7 +259,7 @@ def test_a_threads_runs_are_listed_newest_first(user: Caller) -> None:
     )
 
     assert created[::-1] == [row["run_id"] for row in answer.json() + rest]
-    fields = {"run_id", "status", "created_at", "end_user_id", "metadata"}
+    fields = {"run_id", "status", "queue", "created_at", "end_user_id", "metadata"}
     assert fields == set(answer.json()[0])
     assert {"completed"} == {row["status"] for row in answer.json() + rest}
     assert TIME.fullmatch(answer.json()[0]["created_at"])

@@ -79,9 +79,14 @@ class Recorder:
                 closing = [cost, failed]
                 return self._end(RunState.FAILED, closing, run.partial_message(), error=error)
             case Cancelled(by_user_id):
-                requested = types.RunCancelRequested(str(by_user_id or self._cancelled_by()))
+                stored_by, successor = self._cancelled_for()
+                requested = types.RunCancelRequested(str(by_user_id or stored_by))
                 cost = run.last_cost()
-                cancelled = types.RunCancelled(run.totals.usage, run.totals.cost_usd)
+                cancelled = types.RunCancelled(
+                    run.totals.usage,
+                    run.totals.cost_usd,
+                    None if successor is None else str(successor),
+                )
                 closing = [requested, cost, cancelled]
                 return self._end(RunState.CANCELLED, closing, run.partial_message())
             case HandedOff():
@@ -203,6 +208,6 @@ class Recorder:
         with self._connections.reading() as sql:
             return event in event_log.read_table(sql, self._run.claim.run_id, event.seq - 1, 1)
 
-    def _cancelled_by(self) -> UUID | None:
+    def _cancelled_for(self) -> tuple[UUID | None, str | None]:
         with self._connections.reading() as sql:
-            return claims.cancel_requested_by(sql, self._run.claim)
+            return claims.cancelled_for(sql, self._run.claim)

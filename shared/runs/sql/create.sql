@@ -31,12 +31,13 @@ WITH wanted AS (
         unnest((SELECT %(titles)s::text[])) AS title,
         unnest((SELECT %(are_private)s::boolean[])) AS is_private,
         unnest((SELECT %(thread_end_user_ids)s::text[])) AS thread_end_user_id,
-        unnest((SELECT %(thread_metadata)s::text[]))::jsonb AS thread_metadata
+        unnest((SELECT %(thread_metadata)s::text[]))::jsonb AS thread_metadata,
+        unnest((SELECT %(thread_on_busy)s::text[])) AS thread_on_busy
 ), opened AS (
     INSERT INTO threads (id, org_id, created_by_user_id, title, is_private, end_user_id, metadata,
-        next_position)
+        on_busy, next_position)
     SELECT thread_id, org_id, created_by_user_id, title, is_private, thread_end_user_id,
-        thread_metadata, 2 + (message_id IS NOT NULL)::integer
+        thread_metadata, thread_on_busy, 2 + (message_id IS NOT NULL)::integer
     FROM wanted WHERE opens_thread
     RETURNING id, next_position, visible_to, end_user_id
 ), free AS (

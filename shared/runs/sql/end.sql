@@ -3,6 +3,8 @@
 -- Only the claim whose fence is the row's ends a run, and an accepted cancel comes before every other
 -- end. Committed events can be lost only when Postgres was restarted or failed over since the claim:
 -- a run whose claim names another server does not end until its events were looked for.
+-- A run for whose thread others may wait ends only `with_followers`: in a transaction that starts the
+-- next one. Who waits has set the flag under the row's lock, so that it is seen here.
 -- SKIP LOCKED: a row that another session has locked must not hold up the ends of the others. Rows
 -- are locked in the order of their ids.
 WITH ending AS (
@@ -48,6 +50,7 @@ WITH ending AS (
     WHERE r.fence = e.fence AND r.state = 'executing'
         AND (r.cancel_requested_at IS NULL OR e.state = 'cancelled')
         AND (e.server IS NULL OR e.server = pg_postmaster_start_time())
+        AND (%(with_followers)s OR NOT r.has_followers)
     ORDER BY id FOR NO KEY UPDATE OF r SKIP LOCKED
 ), ended AS (
     UPDATE runs r SET
@@ -68,7 +71,7 @@ WITH ending AS (
         cost_usd = e.cost_usd
     FROM ending e JOIN locked USING (id)
     WHERE r.id = e.id
-    RETURNING r.id AS run_id, org_id, thread_id, position, created_by_user_id, api_key_id,
+    RETURNING r.id AS run_id, org_id, thread_id, position, has_followers, superseded_at, created_by_user_id, api_key_id,
         persona_id, end_user_id, metadata, r.ended_at, e.state, message_id, content, entry_id, charge
 ), stored AS (
     INSERT INTO run_events (run_id, seq, type, payload)
@@ -98,4 +101,4 @@ WITH ending AS (
     SELECT entry_id, org_id, 'usage', run_id, 'receivable', 'revenue', charge
     FROM ended WHERE charge > 0
 )
-SELECT run_id FROM ended
+SELECT run_id, thread_id, position, has_followers, superseded_at FROM ended

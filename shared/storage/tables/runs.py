@@ -32,9 +32,18 @@ from arkloop.shared.storage.tables.columns import (
 #: A condition on `runs`, without parameters: once Postgres plans a prepared statement for all
 #: values of its parameters, it would not find the partial index by them.
 IS_ACTIVE = text("state IN ('queued', 'executing', 'waiting', 'suspended')")
+#: All positions from here on are those of runs that wait for their thread, and of their messages.
+FIRST_WAITING = 2**51
+#: As `IS_ACTIVE`: runs that wait for their thread. Not by their states: a list of the runs in one
+#: of these, of whatever thread, would be read from the index on this, and be sorted.
+WAITS_FOR_THREAD = text(f"position >= {FIRST_WAITING} AND ended_at IS NULL")
+IS_PENDING = text(f"state = 'pending' AND {WAITS_FOR_THREAD}")
+HAS_TIME = text(f"not_before IS NOT NULL AND {WAITS_FOR_THREAD}")
+IS_SCHEDULED = text(f"state = 'scheduled' AND {HAS_TIME}")
 #: As `IS_ACTIVE`: runs that are to be cancelled and that no worker holds.
 UNHELD_AND_CANCELLED = text(
-    "cancel_requested_at IS NOT NULL AND state IN ('queued', 'waiting', 'suspended')"
+    "cancel_requested_at IS NOT NULL"
+    " AND state IN ('queued', 'waiting', 'suspended', 'pending', 'scheduled')"
 )
 #: As `IS_ACTIVE`: sub-runs that have not ended.
 IS_ACTIVE_SUB_RUN = text(
@@ -61,6 +70,10 @@ runs = Table(
     #: Its place in the thread: it sees the messages before, its answer stands here.
     Column("position", BigInteger, nullable=False),
     Column("state", Text, nullable=False),
+    time_("not_before"),  # of a run that was created for later
+    #: Of an active run: something may wait for its thread, so that its end has to look.
+    Column("has_followers", Boolean, nullable=False, server_default=text("false")),
+    Column("superseded_by", Uuid),  # the run for which this one was cancelled
     #: The agent whose workers execute it, in the customer's hands; null: the service's own workers.
     Column("agent", Text),
     #: Raised by each claim; a write that carries an older fence has no effect.
@@ -95,7 +108,7 @@ runs = Table(
     Column("reasoning_tokens", BigInteger, nullable=False, server_default=text("0")),
     Column("usage_source", Text, nullable=False, server_default=text("'reported'")),
     Column("cost_usd", Numeric(18, 8), nullable=False, server_default=text("0")),
-    time_("superseded_at"),  # a retry made its turns disappear from the thread
+    time_("superseded_at"),  # a retry or a rollback made its turns disappear from the thread
     #: That of its thread, always: triggers of the database see to it.
     Column("visible_to", Uuid),
     Index("ix_runs_visible_to_created_at_id", "visible_to", "created_at", "id"),
@@ -129,9 +142,15 @@ runs = Table(
     Index(
         "ix_runs_input_expires_at", "input_expires_at", postgresql_where=text("state = 'waiting'")
     ),
+    Index(
+        "ix_runs_waiting_thread_id_position",
+        *("thread_id", "position"),
+        postgresql_where=WAITS_FOR_THREAD,
+    ),
+    Index("ix_runs_not_before", "not_before", postgresql_where=HAS_TIME),
     Index("ix_runs_ended_at", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     Index(
-        "ix_runs_unheld_cancel_requested_at",
+        "ix_runs_unended_cancel_requested_at",
         "cancel_requested_at",
         postgresql_where=UNHELD_AND_CANCELLED,
     ),

@@ -43,6 +43,7 @@ threads = Table(
     Column("end_user_id", Text),  # that of its runs, unless they have their own
     Column("external_id", Text),  # the client's own, by which it finds the thread
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("on_busy", Text),  # the default of requests that create runs; null: reject
     #: The next free position; messages and runs take theirs from it under the row's lock.
     Column("next_position", BigInteger, nullable=False, server_default=text("1")),
     created_at_(),

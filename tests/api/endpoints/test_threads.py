@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from arkloop.shared.ids import new_id, parse_id
-from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.states import ACTIVE, RunState
 from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, User, details_of, error_of
 
@@ -32,6 +32,7 @@ def test_a_thread_is_made_and_found(alice: User) -> None:
         "metadata": {},
         "parent_run_id": None,
         "active_run_id": None,
+        "on_busy": "reject",
         "created_at": made["created_at"],
         "updated_at": made["created_at"],
     }
@@ -209,9 +210,11 @@ def test_a_deleted_thread_is_gone_and_its_rows_stay(alice: User, connections: Co
 def test_the_active_run_is_shown_and_keeps_the_thread(
     alice: User, make_run: MakeRun, state: RunState
 ) -> None:
-    """Queued, executing and waiting are active: 409 with the run's id; ended ones are not."""
+    """Queued, executing and waiting are active: 409 with the run's id; ended ones are not, nor are
+    those that have not started.
+    """
     thread = alice.thread()
-    run_id = None if state.is_terminal else str(make_run(alice, thread, state))
+    run_id = str(make_run(alice, thread, state)) if state in ACTIVE else None
     if run_id is None:
         make_run(alice, thread, state)
     path = f"/v1/threads/{thread}"

@@ -32,6 +32,9 @@ LIMIT = 51
 #: Of active sub-runs there are few; the recursion goes by the index of all.
 SUB_RUNS = {"ix_runs_active_parent_run_id", "ix_runs_parent_run_id_created_at_id"}
 
+#: The place of a run in the queue of its thread.
+WAITING = "ix_runs_waiting_thread_id_position"
+
 
 @pytest.fixture(scope="module")
 def written(connections: Connections) -> History:
@@ -97,7 +100,7 @@ def test_a_page_of_runs(
     )
 
     state = "_state" if status else ""
-    plans.check({f"ix_runs_visible_to{state}_created_at_id", "pk_runs"})
+    plans.check({f"ix_runs_visible_to{state}_created_at_id", "pk_runs", WAITING})
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -123,7 +126,7 @@ def test_a_page_of_a_threads_runs(connections: Connections, written: History, ac
     )
 
     Plans(connections, first).check({"pk_threads"})
-    Plans(connections, second).check({"ix_runs_thread_id_created_at_id", "pk_runs"})
+    Plans(connections, second).check({"ix_runs_thread_id_created_at_id", "pk_runs", WAITING})
 
 
 @pytest.mark.parametrize("before", [None, 50])
@@ -170,7 +173,7 @@ def test_a_run_and_its_last_event(connections: Connections, written: History, ac
     plans = only(connections, lambda sql: queries.get(sql, actor, written.some_runs[0]))
 
     tree = "ix_runs_parent_run_id_created_at_id"
-    plans.check({"pk_runs", "pk_threads", "pk_run_events", "ix_messages_run_id", tree})
+    plans.check({"pk_runs", "pk_threads", "pk_run_events", "ix_messages_run_id", tree, WAITING})
 
 
 def test_events_after_a_cursor(connections: Connections, written: History) -> None:
@@ -223,14 +226,15 @@ def test_what_a_worker_owns(connections: Connections, written: History) -> None:
 
 
 def test_the_runs_of_a_revoked_key(connections: Connections, written: History) -> None:
-    """Looked for among the active runs alone, and then changed by their ids."""
+    """Looked for among the active and the waiting runs alone, and then changed by their ids."""
     with noted(connections) as statements, connections.transaction() as tx:
         revocations.cancel_runs(tx, [new_id()])
     sent_, values = statements[-1]
 
     plans = Plans(connections, (sent_, {**values, "by_user_id": new_id()}))
 
-    assert {"uq_runs_unended_thread_id", "pk_runs"} == plans.indexes() - {"pk_api_keys"}
+    unended = {"uq_runs_unended_thread_id", WAITING, "pk_runs"}
+    assert unended == plans.indexes() - {"pk_api_keys"}
 
 
 def test_the_conversation_before_a_run(connections: Connections, written: History) -> None:
@@ -284,16 +288,18 @@ def test_the_sweep(connections: Connections, written: History) -> None:
     by_table = {statement[0]: statement for statement in statements}.values()
     found = [one for one in by_table if re.search(r"\b(runs|run_events|forgotten_runs)\b", one[0])]
 
-    lost, orphans, held, unheld, expired, _overdue, left, old, collect, settle = [
+    lost, orphans, held, unheld, expired, _overdue, leaked, due, left, old, collect, settle = [
         one for one in found if " IN (NULL) " not in one[0] and "WHERE runs.id IN (%(" not in one[0]
     ]
 
     Plans(connections, lost).check({"ix_runs_owner"}, few=FEW)
     for of_trees in (orphans, held):
         assert {*SUB_RUNS, "pk_runs"} >= Plans(connections, of_trees).indexes()
-    Plans(connections, unheld).check({"ix_runs_unheld_cancel_requested_at"})
+    Plans(connections, unheld).check({"ix_runs_unended_cancel_requested_at"})
     Plans(connections, expired).check({"ix_runs_input_expires_at"})
-    Plans(connections, left).check({"pk_holds", "pk_runs"})
+    Plans(connections, leaked).check({"pk_holds", "pk_runs"})
+    Plans(connections, due).check({"ix_runs_not_before"})
+    Plans(connections, left).check({WAITING, "uq_runs_unended_thread_id"})
     Plans(connections, old).check({"ix_runs_ended_at", "pk_runs"})
     Plans(connections, collect).check({"ix_forgotten_runs_forgotten_at", "pk_run_events"})
     Plans(connections, settle).check({"pk_forgotten_runs", "pk_run_events"})

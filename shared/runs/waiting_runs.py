@@ -1,0 +1,251 @@
+"""Runs that wait for their thread or for their time: the start of the next one, and cancels.
+
+`thread_queue.py` has the rules. The start of a run locks the row of the active run that ends, if
+there is one, then that of the thread, then that of the run which starts.
+"""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, RowMapping, exists, func, literal, select, update
+
+from arkloop.shared.events import event_log, types
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs import agent_queue, places
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.thread_queue import Effect, Guard, Happening, Holder, rule_for
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.runs import IS_ACTIVE, IS_PENDING, IS_SCHEDULED, runs
+from arkloop.shared.storage.tables.threads import messages, threads
+from arkloop.shared.threads import thread_contexts
+
+#: Runs whose time has come, and threads without an active run, that one look finds.
+BATCH = 100
+
+_START = statement(__package__, "start")
+_LOCK_ACTIVE = statement(__package__, "lock_active")
+_OTHER = runs.alias()
+
+
+def lock_active(
+    sql: Connection, thread_id: UUID, *, with_sub_runs: bool = False
+) -> Row[Any] | None:
+    """Lock the row of the thread's active run; None if it has none, or it has just ended.
+
+    Look again once the thread is locked: another run may be active since.
+    """
+    values = {"thread_id": thread_id, "with_sub_runs": with_sub_runs}
+    rows = sql.exec_driver_sql(_LOCK_ACTIVE, values).all()
+    return next((row for row in rows if row.depth == 0), None)
+
+
+def holder_of(active: Row[Any] | None) -> Holder:
+    """Return the state of the active run, whose row is locked."""
+    if active is None:
+        return Holder.NONE
+    return Holder.CANCELLING if active.cancel_requested_at is not None else Holder(active.state)
+
+
+def pending(sql: Connection, thread_id: UUID) -> bool:
+    """Return whether a run is pending in the thread."""
+    return bool(sql.scalar(select(exists().where(runs.c.thread_id == thread_id, IS_PENDING))))
+
+
+def flag(tx: Transaction, run_id: UUID) -> None:
+    """Mark an active run, whose row is locked, as one with followers."""
+    tx.sql.execute(update(runs).where(runs.c.id == run_id).values(has_followers=True))
+
+
+def after_end(tx: Transaction, ended: Row[Any]) -> None:
+    """Carry out what the end of an active run means to its thread, in the same transaction.
+
+    `ended` is what `end.sql` returns of it.
+    """
+    facts = [Guard.IS_FOLLOWED] if ended.has_followers else []
+    rule = rule_for(Happening.END, Holder.EXECUTING, facts)
+    if rule.effects:
+        _lock_thread(tx.sql, ended.thread_id)
+    if ended.superseded_at is not None:
+        discard(tx, ended.thread_id, ended.run_id, ended.position)
+    for effect in rule.effects:
+        match effect:
+            case Effect.START_FIRST:
+                start_first(tx, ended.thread_id)
+
+
+def discard(tx: Transaction, thread_id: UUID, run_id: UUID, position: int) -> None:
+    """Take what a run has left in its thread out of it: its message, and truncation points."""
+    tx.sql.execute(
+        update(messages)
+        .where(messages.c.run_id == run_id, messages.c.superseded_at.is_(None))
+        .values(superseded_at=func.now())
+    )
+    thread_contexts.forget(tx, thread_id, literal(position - 1))
+
+
+def start_first(tx: Transaction, thread_id: UUID) -> None:
+    """Start the first pending run of a thread, whose row is locked and which has no active run.
+
+    One that is to be cancelled is left to the sweep.
+    """
+    if (run := _first(tx, thread_id)) is not None:
+        _start(tx, run["id"])
+
+
+def _first(tx: Transaction, thread_id: UUID) -> RowMapping | None:
+    """Lock the first pending run of a thread, without those that are to be cancelled."""
+    first = (
+        select(runs.c.id, runs.c.state)
+        .where(runs.c.thread_id == thread_id, IS_PENDING, runs.c.cancel_requested_at.is_(None))
+        .order_by(runs.c.position)
+        .limit(1)
+        .with_for_update(key_share=True)
+    )
+    return tx.sql.execute(first).mappings().one_or_none()
+
+
+def _start(tx: Transaction, run_id: UUID) -> None:
+    started = tx.sql.exec_driver_sql(_START, {"run_id": run_id, "slot": places.SLOT}).one()
+    tx.after_commit.append(agent_queue.announce(started.id, started.org_id, started.agent))
+
+
+def withdraw(tx: Transaction, run: RowMapping, superseded_by: UUID | None = None) -> bool:
+    """End a run that waits, as cancelled; False if it has changed since its row was read.
+
+    Its messages leave the thread, unless another run supersedes it: that has taken them.
+    """
+    ended = tx.sql.execute(
+        update(runs)
+        .where(runs.c.id == run["id"], runs.c.state == run["state"])
+        .values(
+            state=RunState.CANCELLED,
+            fence=runs.c.fence + 1,
+            ended_at=func.clock_timestamp(),
+            superseded_by=superseded_by,
+        )
+        .returning(runs.c.thread_id, runs.c.position)
+    ).one_or_none()
+    if ended is None:
+        return False
+    last = types.RunCancelled(
+        Usage(), Decimal(0), None if superseded_by is None else str(superseded_by)
+    )
+    event_log.store(tx, {run["id"]: event_log.number(tx, run["id"], [last])})
+    tx.sql.execute(
+        update(messages)
+        .where(messages.c.thread_id == ended.thread_id, places.in_slot(ended.position))
+        .values(superseded_at=func.now())
+    )
+    return True
+
+
+def start_due(connections: Connections) -> None:
+    """Start scheduled runs whose time has come, or let them wait for their thread.
+
+    Raises:
+        Unavailable
+    """
+    with connections.reading() as sql:
+        due = sql.scalars(
+            select(runs.c.id)
+            .where(IS_SCHEDULED, runs.c.not_before <= func.now())
+            .order_by(runs.c.not_before)
+            .limit(BATCH)
+        ).all()
+    for run_id in due:
+        with connections.transaction() as tx:
+            _is_due(tx, run_id)
+
+
+def _is_due(tx: Transaction, run_id: UUID) -> None:
+    run = tx.sql.execute(
+        select(runs.c.id, runs.c.state, runs.c.thread_id)
+        .where(runs.c.id == run_id, IS_SCHEDULED, runs.c.cancel_requested_at.is_(None))
+        .with_for_update(key_share=True, skip_locked=True)
+    ).one_or_none()
+    if run is None:
+        return
+    active = lock_active(tx.sql, run.thread_id)
+    is_gone = _lock_thread(tx.sql, run.thread_id)
+    if not is_still(tx.sql, run.thread_id, active):
+        return  # the next look finds it
+    facts = [Guard.IS_GONE] if is_gone else []
+    if pending(tx.sql, run.thread_id):
+        facts.append(Guard.HAS_PENDING)
+    for effect in rule_for(Happening.DUE, holder_of(active), facts).effects:
+        match effect:
+            case Effect.WITHDRAW:
+                withdraw(tx, run._mapping)
+            case Effect.START:
+                _start(tx, run.id)
+            case Effect.PEND_LAST:
+                _pend(tx, run.id, run.thread_id)
+            case Effect.START_FIRST:
+                start_first(tx, run.thread_id)
+            case Effect.FLAG:
+                assert active is not None
+                flag(tx, active.id)
+
+
+def _pend(tx: Transaction, run_id: UUID, thread_id: UUID) -> None:
+    """Let a scheduled run wait behind all that are pending now."""
+    place = places.last(tx.sql, thread_id)
+    before = tx.sql.execute(select(runs.c.position).where(runs.c.id == run_id)).scalar_one()
+    tx.sql.execute(
+        update(messages)
+        .where(messages.c.thread_id == thread_id, places.in_slot(before))
+        .values(position=messages.c.position + (place - before))
+    )
+    pended = {"state": RunState.PENDING, "position": place}
+    tx.sql.execute(update(runs).where(runs.c.id == run_id).values(pended))
+
+
+def start_left(connections: Connections) -> None:
+    """Start pending runs of threads without an active one, which an earlier release has ended.
+
+    Raises:
+        Unavailable
+    """
+    with connections.reading() as sql:
+        left: Sequence[UUID] = sql.scalars(
+            select(runs.c.thread_id)
+            .where(
+                IS_PENDING,
+                runs.c.cancel_requested_at.is_(None),
+                ~exists().where(
+                    _OTHER.c.thread_id == runs.c.thread_id,
+                    _OTHER.c.state.in_(("queued", "executing", "waiting", "suspended")),
+                ),
+            )
+            .distinct()
+            .limit(BATCH)
+        ).all()
+    for thread_id in left:
+        with connections.transaction() as tx:
+            is_gone = _lock_thread(tx.sql, thread_id)
+            if not is_still(tx.sql, thread_id, None):
+                continue
+            if not is_gone:
+                start_first(tx, thread_id)
+            elif (run := _first(tx, thread_id)) is not None:
+                withdraw(tx, run)
+
+
+def _lock_thread(sql: Connection, thread_id: UUID) -> bool:
+    """Lock the thread's row; returns whether the thread is deleted."""
+    return bool(
+        sql.execute(
+            select(threads.c.deleted_at.is_not(None))
+            .where(threads.c.id == thread_id)
+            .with_for_update(key_share=True)
+        ).scalar_one()
+    )
+
+
+def is_still(sql: Connection, thread_id: UUID, active: Row[Any] | None) -> bool:
+    """Return whether the active run of a locked thread is the one that was locked before."""
+    now = sql.scalar(select(runs.c.id).where(runs.c.thread_id == thread_id, IS_ACTIVE))
+    return now == (active and active.id)

@@ -1,0 +1,78 @@
+"""A thread with messages that are sent while a run is active in it."""
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+
+from arkloop.shared.claim import Claim
+from arkloop.shared.runs.creation import Created, NewMessage, RunCreator
+from arkloop.shared.runs.endings import Ending, Outcome, RunEnder
+from arkloop.shared.runs.thread_queue import OnBusy
+from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.threads import messages
+from arkloop.shared.threads.content import Content
+from tests.shared.runs.test_creation import wanted
+from tests.shared.runs.test_endings import completed
+from tests.stored_runs import StoredRuns
+
+LATER = datetime(2090, 1, 1, tzinfo=UTC)
+
+
+class BusyThread:
+    """A thread; what happens in it happens by the product's own functions."""
+
+    def __init__(self, stored: StoredRuns) -> None:
+        self.stored = stored
+        self.id = stored.thread()
+        self._create = RunCreator(stored.connections, stored.catalog())
+        self._end = RunEnder(stored.connections)
+
+    def say(self, text: str, on_busy: str | None = "enqueue", **more: Any) -> Created:
+        """Create a run with this message."""
+        return self._create(
+            replace(
+                wanted(self.stored, self.id),
+                message=NewMessage(content=Content.of(text)),
+                on_busy=None if on_busy is None else OnBusy(on_busy),
+                **more,
+            )
+        )
+
+    def claim(self, run_id: UUID) -> Claim:
+        claim = self.stored.claim(run_id)
+        assert claim is not None
+        return claim
+
+    def end(self, ending: Ending) -> Outcome:
+        """End a run as its worker does, which tries again while somebody has locked the row."""
+        while (outcome := self._end(ending)) is Outcome.LOCKED:
+            time.sleep(0.01)
+        return outcome
+
+    def answer(self, run_id: UUID, said: str) -> None:
+        """Claim a run and complete it with this answer."""
+        assert Outcome.ENDED == self.end(completed(self.claim(run_id), said))
+
+    def texts(self) -> list[str]:
+        """Return the messages of the thread in the order of their positions."""
+        with self.stored.connections.reading() as sql:
+            return list(
+                sql.scalars(
+                    select(messages.c.content)
+                    .where(messages.c.thread_id == self.id, messages.c.superseded_at.is_(None))
+                    .order_by(messages.c.position)
+                )
+            )
+
+    def states(self) -> list[str]:
+        """Return the states of the thread's runs in the order of their creation."""
+        with self.stored.connections.reading() as sql:
+            return list(
+                sql.scalars(
+                    select(runs.c.state).where(runs.c.thread_id == self.id).order_by(runs.c.id)
+                )
+            )

@@ -1,0 +1,191 @@
+"""Runs that wait for their thread: the end of the active run starts the next one."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+from sqlalchemy import delete, func, select
+
+from arkloop.shared.errors import ThreadBusy
+from arkloop.shared.runs import sweep
+from arkloop.shared.runs.endings import Outcome
+from arkloop.shared.storage.tables.runs import workers
+from arkloop.shared.storage.tables.threads import threads
+from tests.shared.runs.busy_thread import LATER, BusyThread
+from tests.shared.runs.test_endings import cancelled, completed, failed
+from tests.stored_runs import StoredRuns
+from tests.waiting import in_parallel
+
+
+@pytest.fixture
+def thread(stored: StoredRuns) -> BusyThread:
+    return BusyThread(stored)
+
+
+def test_runs_start_in_the_order_of_their_creation(thread: BusyThread) -> None:
+    """Each starts when the one before it has ended, and the thread reads as if they had waited."""
+    first, second, third = (thread.say(text) for text in ("a", "b", "c"))
+
+    assert [None, 1, 2] == [made.position for made in (first, second, third)]
+    assert ["queued", "pending", "pending"] == thread.states()
+    assert [first.run_id] == thread.stored.sent
+
+    for made, said in ((first, "A"), (second, "B"), (third, "C")):
+        thread.answer(made.run_id, said)
+
+    assert ["completed"] * 3 == thread.states()
+    assert ["a", "A", "b", "B", "c", "C"] == thread.texts()
+    assert [first.run_id, second.run_id, third.run_id] == thread.stored.sent
+
+
+def test_a_message_that_waits_is_not_seen_by_the_active_run(thread: BusyThread) -> None:
+    """A run that starts is behind everything that was said meanwhile, and before what waits."""
+    first, second = thread.say("a"), thread.say("b")
+    third = thread.say("c")
+    thread.answer(first.run_id, "A")
+
+    rows = [thread.stored.row(made.run_id)["position"] for made in (first, second, third)]
+
+    assert [2, 4] == rows[:2]
+    assert rows[2] > 1_000_000
+    with thread.stored.connections.reading() as sql:
+        next_position = select(threads.c.next_position).where(threads.c.id == thread.id)
+        assert 5 == sql.scalar(next_position)
+
+
+def _by_worker(thread: BusyThread, run_id: UUID) -> None:
+    thread.answer(run_id, "A")
+
+
+def _by_failure(thread: BusyThread, run_id: UUID) -> None:
+    assert Outcome.ENDED == thread.end(failed(thread.claim(run_id)))
+
+
+def _by_cancel_while_queued(thread: BusyThread, run_id: UUID) -> None:
+    thread.stored.cancel(run_id)
+
+
+def _by_cancel_while_executing(thread: BusyThread, run_id: UUID) -> None:
+    claim = thread.claim(run_id)
+    thread.stored.cancel(run_id)
+    assert Outcome.ENDED == thread.end(cancelled(claim))
+
+
+def _by_expiry(thread: BusyThread, run_id: UUID) -> None:
+    thread.stored.park(thread.claim(run_id), run_id, expires_in=-1)
+    sweep.sweep(thread.stored.connections)
+
+
+def _by_crashes(thread: BusyThread, run_id: UUID) -> None:
+    claim = thread.claim(run_id)
+    thread.stored.set(run_id, crashes=3)
+    with thread.stored.connections.transaction() as tx:
+        tx.sql.execute(delete(workers).where(workers.c.id == thread.stored.row(run_id)["owner"]))
+    sweep.sweep(thread.stored.connections)
+    assert "failed" == thread.stored.state(claim.run_id)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        _by_worker,
+        _by_failure,
+        _by_cancel_while_queued,
+        _by_cancel_while_executing,
+        _by_expiry,
+        _by_crashes,
+    ],
+)
+def test_every_kind_of_end_starts_the_next_run(
+    thread: BusyThread, end: Callable[[BusyThread, UUID], None]
+) -> None:
+    """The next run is queued, and announced, by whatever ends the one before it."""
+    first, second = thread.say("a"), thread.say("b")
+
+    end(thread, first.run_id)
+
+    assert "queued" == thread.stored.state(second.run_id)
+    assert second.run_id == thread.stored.sent[-1]
+
+
+def test_no_end_overlooks_a_run_that_comes_at_the_same_moment(stored: StoredRuns) -> None:
+    """Of an end and a request at once, one comes first; either way the new run is started."""
+    busy = [BusyThread(stored) for _ in range(12)]
+    endings = [completed(thread.claim(thread.say("a").run_id)) for thread in busy]
+
+    def act(number: int) -> object:
+        thread = busy[number // 2]
+        return thread.say("b") if number % 2 else thread.end(endings[number // 2])
+
+    in_parallel(24, act)
+
+    assert [["completed", "queued"]] * 12 == [thread.states() for thread in busy]
+
+
+def test_a_waiting_run_is_cancelled_at_once(thread: BusyThread) -> None:
+    """Its message leaves the thread, its stream has one event, and the others move up."""
+    first, second, third = (thread.say(text) for text in ("a", "b", "c"))
+
+    thread.stored.cancel(second.run_id)
+
+    assert ["queued", "cancelled", "pending"] == thread.states()
+    assert ["run.cancelled"] == thread.stored.types(second.run_id)
+    thread.answer(first.run_id, "A")
+    assert "queued" == thread.stored.state(third.run_id)
+    assert ["a", "A", "c"] == thread.texts()
+
+
+def test_a_scheduled_run_starts_when_its_time_has_come(thread: BusyThread) -> None:
+    """Its thread is free until then."""
+    first, later = thread.say("a"), thread.say("b", not_before=LATER)
+    thread.answer(first.run_id, "A")
+
+    sweep.sweep(thread.stored.connections)
+    assert ["completed", "scheduled"] == thread.states()
+
+    thread.stored.set(later.run_id, not_before=func.now())
+    sweep.sweep(thread.stored.connections)
+    assert ["completed", "queued"] == thread.states()
+    assert ["a", "A", "b"] == thread.texts()
+
+
+def test_a_scheduled_run_waits_for_a_busy_thread(thread: BusyThread) -> None:
+    """When its time comes it waits behind those that came before."""
+    first = thread.say("a")
+    later = thread.say(
+        "b", not_before=thread.stored.row(first.run_id)["created_at"].replace(year=2090)
+    )
+    third = thread.say("c")
+    thread.stored.set(later.run_id, not_before=func.now())
+
+    sweep.sweep(thread.stored.connections)
+    assert ["queued", "pending", "pending"] == thread.states()
+
+    for made, said in ((first, "A"), (third, "C"), (later, "B")):
+        thread.answer(made.run_id, said)
+    assert ["a", "A", "c", "C", "b", "B"] == thread.texts()
+
+
+def test_the_sweep_starts_what_an_end_has_left(thread: BusyThread) -> None:
+    """An earlier release ends a run without a look at what waits."""
+    first, second = thread.say("a"), thread.say("b")
+    thread.stored.set(first.run_id, state="completed", ended_at=func.now())
+
+    sweep.sweep(thread.stored.connections)
+
+    assert "queued" == thread.stored.state(second.run_id)
+
+
+def test_a_thread_with_a_run_that_waits_for_input_is_held(thread: BusyThread) -> None:
+    """What waits behind it waits until it has ended."""
+    first = thread.say("a")
+    thread.stored.park(thread.claim(first.run_id), first.run_id)
+    second = thread.say("b")
+
+    with pytest.raises(ThreadBusy):
+        thread.say("c", "reject")
+    thread.stored.answer(first.run_id, "yes")
+
+    assert ["queued", "pending"] == thread.states()
+    thread.stored.cancel(first.run_id)
+    assert "queued" == thread.stored.state(second.run_id)
