@@ -215,6 +215,17 @@ def settle(
     )
 
 
+def note_refusal(tx: Transaction, org_id: UUID, refused: Refused) -> None:
+    """Note that a budget of the org is exhausted, in a transaction after that which was rolled
+    back. Other limits, and money that other runs hold for now, have no effect.
+    """
+    is_of_month = refused.scope == ORG or refused.scope.startswith(
+        (spending.API_KEY_SCOPE, spending.END_USER_SCOPE)
+    )
+    if is_of_month and not refused.others_reserved:
+        spending.mark_exhausted(tx.sql, org_id, refused.scope)
+
+
 # ---- at its end ----------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, tuple_, update
+from sqlalchemy import Connection, Row, delete, func, tuple_, update
 
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.billing import spending
@@ -118,6 +118,21 @@ def recount_end_users(sql: Connection, org_id: UUID) -> None:
     # Locked by a statement of its own, in the one order, as there.
     for sql_text in (_LOCK_END_USERS, _RECOUNT_END_USERS):
         sql.exec_driver_sql(sql_text, {"org_id": org_id})
+
+
+def mark_exhausted(sql: Connection, org_id: UUID, scope: str) -> None:
+    """Note that a model call was refused: what is left of this month does not suffice."""
+    [this_month] = now(sql, org_id, [scope])
+    move(sql, org_id, {(scope, this_month.month): (Decimal(0), Decimal(0))})
+    sql.execute(
+        update(spending)
+        .where(
+            spending.c.org_id == org_id,
+            spending.c.scope == scope,
+            spending.c.month == this_month.month,
+        )
+        .values(exhausted_at=func.now())
+    )
 
 
 def forget_runs(sql: Connection, run_ids: Sequence[tuple[UUID, UUID]]) -> None:

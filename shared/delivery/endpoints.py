@@ -30,6 +30,7 @@ EVENT_TYPES = (
     "run.failed",
     "run.cancelled",
     "run.waiting_for_input",
+    "budget.threshold_reached",
 )
 
 _PURPOSE = "webhook_endpoints.secret"

@@ -280,6 +280,7 @@ def _spend(run: _Held, persona: Persona) -> RunError | None:
     except budgets.Refused as refused:
         if limits.needs_reservation:
             budgets.settle(run.tx, claim, totals.cost_usd, limits, own_usd=own_usd)
+        budgets.note_refusal(run.tx, claim.org_id, refused)
         return RunError("budget.exhausted", str(refused), refused.others_reserved)
     return None
 

@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from typing import TypeVar
 
 from arkloop.shared.billing import budgets
@@ -158,6 +159,8 @@ class Admission:
                 return
             except Refused as refused:
                 if not refused.others_reserved or time.monotonic() > deadline:
+                    org_id = self._claim.org_id
+                    self._write(partial(budgets.note_refusal, org_id=org_id, refused=refused))
                     raise LimitExceeded(
                         "budget.exhausted",
                         str(refused),

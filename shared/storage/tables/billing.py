@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from arkloop.shared.storage.tables.columns import created_at_, metadata
+from arkloop.shared.storage.tables.columns import created_at_, metadata, time_
 
 
 def _usd(name: str, *, required: bool = True) -> Column[object]:
@@ -109,6 +109,7 @@ spending = Table(
     Column("month", Date, primary_key=True),  # its first day, UTC; of a run: see `spending.place`
     Column("spent_usd", Numeric(28, 8), nullable=False, server_default=text("0")),
     Column("held_usd", Numeric(28, 8), nullable=False, server_default=text("0")),
+    time_("exhausted_at"),  # when a model call was refused last since too little is left
     CheckConstraint("spent_usd >= 0 AND held_usd >= 0", name="ck_spending_not_negative"),
 )
 

@@ -1,0 +1,139 @@
+"""Deliveries for budgets: at 80 % of a month's limit, and when the budget is exhausted."""
+
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select, text
+
+from arkloop.shared.billing import budget_limits, budgets, spending
+from arkloop.shared.billing.budgets import Refused
+from arkloop.shared.billing.spending import END_USERS, ORG, end_user_scope, persona_scope
+from arkloop.shared.delivery import endpoints
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.delivery import webhook_deliveries
+from tests.clients import User
+
+
+class Org:
+    """An org with one endpoint and a limit for itself."""
+
+    def __init__(self, connections: Connections, org_id: UUID) -> None:
+        self.connections, self.id = connections, org_id
+        with connections.transaction() as tx:
+            types = endpoints.EVENT_TYPES
+            endpoints.create(
+                tx, org_id, url="https://shop.example/", description="", event_types=types
+            )
+
+    def limit(self, usd: str, scope: str = ORG) -> None:
+        with self.connections.transaction() as tx:
+            budget_limits.set_(
+                tx, self.id, scope, max_cost_usd=None, max_cost_usd_per_month=Decimal(usd)
+            )
+
+    def spend(self, usd: str, scope: str = ORG) -> None:
+        with self.connections.transaction() as tx:
+            [row] = spending.now(tx.sql, self.id, [scope])
+            place = spending.place(scope, row.month)
+            spending.move(tx.sql, self.id, {place: (Decimal(usd), Decimal(0))})
+
+    def refuse(self, scope: str = ORG, *, others_reserved: bool = False) -> None:
+        one = Decimal(1)
+        refused = Refused(scope, limit=one, needed=one, others_reserved=others_reserved)
+        with self.connections.transaction() as tx:
+            budgets.note_refusal(tx, self.id, refused)
+
+    def delivered(self) -> list[tuple[str, int, float]]:
+        return [(d["scope"], d["percent"], d["max_cost_usd_per_month"]) for d in self.data()]
+
+    def data(self) -> list[dict[str, Any]]:
+        of = webhook_deliveries.c
+        query = select(of.data).where(of.org_id == self.id, of.type == "budget.threshold_reached")
+        with self.connections.reading() as sql:
+            return [json.loads(data) for data in sql.scalars(query.order_by(of.created_at, of.seq))]
+
+
+@pytest.fixture
+def org(connections: Connections, alice: User) -> Iterator[Org]:
+    yield Org(connections, alice.org_id)
+    with connections.transaction() as tx:
+        tx.sql.execute(text("TRUNCATE webhook_deliveries, webhook_endpoints"))
+
+
+def test_each_threshold_is_delivered_once(org: Org) -> None:
+    """At 80 % and at 100 % of a month's limit there is one message, however much follows."""
+    org.limit("10")
+    org.spend("7.99")
+    assert [] == org.delivered()
+
+    org.spend("0.01")
+    org.spend("1")
+    assert [("org", 80, 10)] == org.delivered()
+    org.spend("1")
+    org.spend("1")
+
+    assert [("org", 80, 10), ("org", 100, 10)] == org.delivered()
+    first, _ = org.data()
+    with org.connections.reading() as sql:
+        [row] = spending.now(sql, org.id, [ORG])
+    expected = {
+        "scope": "org",
+        "month": f"{row.month:%Y-%m}",
+        "percent": 80,
+        "max_cost_usd_per_month": 10,
+        "spent_usd": 8,
+    }
+    assert expected == first
+
+
+def test_a_new_limit_has_thresholds_of_its_own(org: Org) -> None:
+    """After the limit was raised its own 80 % are reported."""
+    org.limit("10")
+    org.spend("9")
+    org.limit("20")  # what is spent is counted anew, of runs that have ended: nothing
+    org.spend("15")
+    org.spend("1")
+
+    assert [("org", 80, 10), ("org", 80, 20)] == org.delivered()
+
+
+def test_a_refused_call_exhausts_the_budget(org: Org) -> None:
+    """Where what is left does not suffice for a call, 100 % are reported, and 80 % not after
+    that; money that others hold for now exhausts nothing.
+    """
+    org.limit("10")
+    org.spend("7")
+    org.refuse(others_reserved=True)
+    assert [] == org.delivered()
+
+    org.refuse()
+    org.refuse()
+    org.spend("2")
+
+    assert [("org", 100, 10)] == org.delivered()
+
+
+def test_end_users_are_reported_by_their_own_limit_or_that_of_all(org: Org) -> None:
+    """The message names the end user, with the limit that applies to it."""
+    org.limit("10", END_USERS)
+    org.limit("5", end_user_scope("vip"))
+    org.spend("9", end_user_scope("u1"))
+    org.spend("4", end_user_scope("vip"))
+    org.spend("1", end_user_scope("u2"))
+
+    assert [("end_user:u1", 80, 10), ("end_user:vip", 80, 5)] == org.delivered()
+
+
+def test_limits_of_personas_and_runs_are_not_reported(org: Org) -> None:
+    """Only the budgets that the API sets have webhooks, and only those of a month."""
+    org.limit("10", "api_key:1")
+    for scope in (persona_scope("shop"), spending.run_scope(org.id)):
+        org.spend("100", scope)
+        org.refuse(scope)
+    org.refuse("run")
+
+    assert [] == org.delivered()
