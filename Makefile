@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools hostile hostile-short chaos chaos-short chaos-mutants chaos-model check lock http-tools
+.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools hostile hostile-short chaos chaos-short chaos-mutants chaos-model check lock http-tools webhooks
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -106,6 +106,9 @@ agent-steps: setup ## Steps of custom agents while their worker is killed, in 20
 
 http-tools: setup ## HTTP tools while their worker or server is killed, in 200 trials; 4 minutes
 	@$(BIN)/python -m bench.http_tools --seed $(or $(SEED),1)
+
+webhooks: setup ## Webhooks while receivers misbehave and processes are killed; 2 minutes
+	@$(BIN)/python -m bench.webhooks --seed $(or $(SEED),1)
 
 client-tools: setup ## Client tools while the worker or the web server is killed, in 200 trials; 5 minutes
 	@$(BIN)/python -m bench.client_tools --seed $(or $(SEED),1)

@@ -29,8 +29,8 @@ from arkloop.shared.storage.tables.delivery import webhook_deliveries
 TEST_TYPE = "webhook.test"
 STATES = ("pending", "delivered", "dead")
 
-#: A process that makes an attempt has this long, in addition to the time of the attempt.
-LEASE_MARGIN_SECONDS = 15.0
+#: A process has this many times the time of an attempt to begin it, make it and record its result.
+LEASE_FACTOR = 2
 #: Pauses are longer by up to this part, so that what failed together is not repeated together.
 JITTER = 0.25
 #: An endpoint that has failed for this long and responds again gets at once what waits for it.
@@ -183,7 +183,7 @@ def claim(
             "most": most_per_endpoint,
             "busy_ids": plain_array(busy),
             "busy": plain_array(busy.values()),
-            "lease_seconds": settings.webhook_timeout_seconds + LEASE_MARGIN_SECONDS,
+            "lease_seconds": settings.webhook_timeout_seconds * LEASE_FACTOR,
         },
     ).all()
 

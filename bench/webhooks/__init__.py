@@ -1,0 +1,1 @@
+"""Webhooks while receivers misbehave, and workers and web servers are killed."""
