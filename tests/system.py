@@ -20,8 +20,11 @@ from tests.waiting import eventually
 from tests.web_server import INHERITED, ROOT, WebServer, web_server
 
 CONCURRENCY = 100
-#: A killed worker is noticed within a second, a frozen one after the lease.
+#: A killed worker is noticed within a second, a frozen one after the lease; webhooks are repeated
+#: within seconds.
 PACE = {
+    "ARKLOOP_WEBHOOK_TIMEOUT_SECONDS": "2",
+    "ARKLOOP_WEBHOOK_RETRY_SECONDS": "0.5,0.5,1,600",
     "ARKLOOP_LEASE_SECONDS": "6",
     "ARKLOOP_HEARTBEAT_SECONDS": "0.5",
     "ARKLOOP_SWEEP_SECONDS": "0.3",

@@ -66,3 +66,62 @@ def test_the_end_of_a_run_is_delivered(owner: Caller, receiver: ToolReceiver) ->
 
 def data_of_last(owner: Caller, run_id: str) -> dict[str, Any]:
     return dict(owner.events(run_id)[-1]["data"])
+
+
+def test_a_worker_that_is_killed_after_a_response_sends_the_message_again(
+    owner: Caller, receiver: ToolReceiver, system: System
+) -> None:
+    """A message whose confirmation was not recorded comes again, with the same id and bytes."""
+    made = endpoint(owner, receiver, event_types=["run.completed"])
+    with system.dying_workers("worker.webhook_sent:1:KILL") as dying:
+        run_id = owner.run({"say": "hello"})
+        first_pid = dying.pid
+        eventually(lambda: dying.pid != first_pid, seconds=60)
+
+    eventually(lambda: _states(owner, made) == ["delivered"], seconds=60)
+
+    first, *_, last = receiver.received
+    assert run_id == verified(last, made["signing_secret"])["data"]["run_id"]
+    assert (first.headers["webhook-id"], first.body) == (last.headers["webhook-id"], last.body)
+
+
+def test_events_without_a_worker_are_delivered_in_order(
+    owner: Caller, receiver: ToolReceiver
+) -> None:
+    """A receiver that is down at first gets the question of a run before its end, which a web
+    server has brought about.
+    """
+    made = endpoint(owner, receiver)
+    receiver.answer = lambda _: Reply(status=503)
+    run_id = owner.run({"tool": "ask_user", "args": {"question": "Which?"}}, {"say": "ok"})
+    owner.until(run_id, "status", "waiting_for_input")
+    owner.cancel(run_id)
+    eventually(lambda: len(receiver.received) > 1, seconds=30)
+    types_while_down = {request.message["type"] for request in receiver.received}
+    receiver.answer = lambda _: Reply()
+
+    eventually(lambda: _states(owner, made) == ["delivered"] * 2, seconds=30)
+
+    assert {"run.waiting_for_input"} == types_while_down
+    assert "run.cancelled" == receiver.received[-1].message["type"]
+
+
+def test_an_exhausted_budget_is_reported(owner: Caller, receiver: ToolReceiver) -> None:
+    """A run that is refused its model call, because too little is left of the month, exhausts the
+    budget of the org.
+    """
+    made = endpoint(owner, receiver, event_types=["budget.threshold_reached"])
+    limit = {"max_cost_usd_per_month": 0.00001}
+    assert 200 == owner.http.put("/v1/budget", json=limit).status_code
+
+    owner.ended(owner.run({"say": "hello"}))
+
+    eventually(lambda: _states(owner, made) == ["delivered"], seconds=30)
+    [request] = receiver.received
+    data = verified(request, made["signing_secret"])["data"]
+    assert ("org", 100, 0.00001) == (data["scope"], data["percent"], data["max_cost_usd_per_month"])
+
+
+def _states(owner: Caller, made: dict[str, Any]) -> list[str]:
+    listed = owner.get(f"/v1/webhook-endpoints/{made['id']}/deliveries")
+    return [delivery["state"] for delivery in listed]
