@@ -35,7 +35,7 @@ from arkloop.api.endpoints import (
 from arkloop.api.http import allowed_hosts, cors, errors, headers
 from arkloop.api.http.path_ids import IdConverter
 from arkloop.api.http.reports import Reports
-from arkloop.api.protocols import ai_sdk, responses
+from arkloop.api.protocols import agui, ai_sdk, responses
 from arkloop.api.streaming.long_polls import LongPollHub
 from arkloop.api.streaming.stream_hub import StreamHub
 from arkloop.shared import fault_points, logs, plugins
@@ -80,6 +80,7 @@ BLUEPRINTS = (
     webhook_endpoints.bp,
     responses.bp,
     ai_sdk.bp,
+    agui.bp,
 )
 
 

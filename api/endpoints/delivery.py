@@ -52,7 +52,9 @@ class Delivery:
         if not self.streams and self.wait is None:
             return created
         run_id = UUID(json.loads(created.get_data())["run_id"])
-        on_leave = partial(_cancel, connections(), actor(), run_id) if self.cancels else _go_on
+        on_leave = _go_on
+        if self.cancels:
+            on_leave = partial(cancel_after_leave, connections(), actor(), run_id)
         if self.streams:
             response = streaming(watch_of(run_id, actor()), on_leave=on_leave)
         elif (run := self._at_rest(run_id, on_leave)) is None:
@@ -114,7 +116,7 @@ def _go_on() -> None:
     """Leave the run alone."""
 
 
-def _cancel(connections: Connections, who: Actor, run_id: UUID) -> None:
+def cancel_after_leave(connections: Connections, who: Actor, run_id: UUID) -> None:
     """Cancel the run of a client that has left; outside of any request."""
     deadline = time.monotonic() + CANCEL_SECONDS
     while True:

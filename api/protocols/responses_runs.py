@@ -1,20 +1,18 @@
 """The runs behind responses: what is known of them, and their events folded so far."""
 
 import json
-from collections.abc import Mapping
 from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping
 
-from arkloop.api.http.current import actor, catalog
+from arkloop.api.http.current import actor
+from arkloop.api.protocols.client_tool_names import client_tool_names
 from arkloop.api.protocols.responses_ids import ResponseId
 from arkloop.api.protocols.responses_object import RunFacts
 from arkloop.api.protocols.responses_projection import ResponseProjection
-from arkloop.shared.catalog.personas import Persona
-from arkloop.shared.errors import PersonaNotFound, ResponseNotFound, RunNotFound
+from arkloop.shared.errors import ResponseNotFound, RunNotFound
 from arkloop.shared.events import event_log
 from arkloop.shared.runs import overrides, queries
-from arkloop.shared.runs.overrides import Options
 
 _PAGE_EVENTS = 2_000
 
@@ -25,16 +23,13 @@ def find(sql: Connection, response_id: ResponseId) -> tuple[RowMapping, RunFacts
         run = queries.get(sql, actor(), response_id.run_id)
     except RunNotFound:
         raise ResponseNotFound() from None
-    try:
-        persona = catalog().persona(run["org_id"], run["persona_id"], sql=sql)
-    except PersonaNotFound:  # of a release before or after this one
-        persona = None
     before = queries.before_in_thread(sql, run)
-    return run, _facts(
-        run["id"],
-        persona,
-        run["options"],
+    return run, RunFacts(
+        run_id=run["id"],
+        created_at=(run["id"].int >> 80) // 1000,  # a UUIDv7 begins with it, in milliseconds
         model=run["model"],
+        options=overrides.given(run["options"]) or {},
+        client_tools=client_tool_names(run, sql),
         metadata=run["metadata"],
         end_user_id=run["end_user_id"],
         previous_response_id=None if before is None else str(ResponseId(*before)),
@@ -69,29 +64,3 @@ def asked_for(sql: Connection, facts: RunFacts, call_ids: set[str]) -> ResponseP
         if call_ids and call_ids <= projection.asked_call_ids:
             return projection
         waits = projection.waits
-
-
-def _facts(
-    run_id: UUID,
-    persona: Persona | None,
-    options: Options | None,
-    *,
-    model: str,
-    metadata: Mapping[str, str],
-    end_user_id: str | None,
-    previous_response_id: str | None,
-) -> RunFacts:
-    given = overrides.given(options) or {}
-    names = {tool["name"] for tool in given.get("tools", ())}
-    if persona is not None:
-        names |= {tool.name for tool in persona.client_tools}
-    return RunFacts(
-        run_id=run_id,
-        created_at=(run_id.int >> 80) // 1000,  # a UUIDv7 begins with it, in milliseconds
-        model=model,
-        options=given,
-        client_tools=frozenset(names),
-        metadata=metadata,
-        end_user_id=end_user_id,
-        previous_response_id=previous_response_id,
-    )

@@ -28,6 +28,8 @@ class Open(NamedTuple):
 
 
 SAID = {"role": "user", "parts": [{"type": "text", "text": "Hello"}]}
+#: A client of AG-UI whose thread does not exist yet.
+AGUI = {"threadId": "chat-1", "runId": "run-1", "messages": []}
 #: Method and rule → how an end user calls it; None: 403 as for those of `REFUSED`.
 TABLE: dict[str, Open | None] = {
     "GET /v1/threads": Open(200),
@@ -59,6 +61,8 @@ TABLE: dict[str, Open | None] = {
     "GET /v1/ui/chat/<path:chat_id>/stream": Open(204),
     "POST /v1/ui/chat/<path:chat_id>/stop": Open(200),
     "GET /v1/ui/chat/<path:chat_id>/messages": Open(200),
+    "POST /v1/agui": Open(200, {**AGUI, "resume": [{"interruptId": "i", "status": "cancelled"}]}),
+    "POST /v1/agui/connect": Open(200, AGUI),
 }
 #: Resources of the org, of which no route is for end users: 403, whatever the scopes are.
 REFUSED = (

@@ -1,0 +1,203 @@
+"""`/v1/agui`: runs by AG-UI, for `HttpAgent` and the front ends that stand on it."""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from ag_ui.core import (
+    BaseEvent,
+    MessagesSnapshotEvent,
+    RunErrorEvent,
+    RunFinishedEvent,
+    RunFinishedSuccessOutcome,
+    RunStartedEvent,
+)
+from flask import Blueprint, Response, jsonify, request
+from marshmallow import Schema, fields, validate
+
+from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints.delivery import cancel_after_leave
+from arkloop.api.endpoints.following import EVENT_STREAM
+from arkloop.api.endpoints.new_runs import CREATING
+from arkloop.api.http.current import actor, connections
+from arkloop.api.http.described import Frames, described
+from arkloop.api.http.end_users import refuse_fields
+from arkloop.api.http.idempotency import answered_once, refuse_key
+from arkloop.api.http.json_body import BodyLimits, NoArguments, query_args, read_object
+from arkloop.api.protocols import agui_requests, agui_runs, agui_threads
+from arkloop.api.protocols.agui_messages import PackedMessages
+from arkloop.api.protocols.agui_projection import (
+    PROTOCOL_VERSION,
+    AguiFacts,
+    AguiProjection,
+    encoded,
+)
+from arkloop.api.protocols.agui_requests import MAX_ID_CHARACTERS, MAX_MESSAGES, AguiRequest
+from arkloop.api.protocols.agui_runs import Part
+from arkloop.api.protocols.projection import projected
+from arkloop.api.streaming import sse
+from arkloop.shared.catalog import model_routes, personas
+from arkloop.shared.errors import Conflict, EventsLost, Forbidden, InvalidRequest, RunNotFound
+from arkloop.shared.ids import parse_id
+from arkloop.shared.runs import queries
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.threads import threads
+
+bp = Blueprint("agui", __name__)
+
+_LIMITS = BodyLimits(most_bytes=8 * 1024 * 1024, most_values=200_000)
+_CURSOR = re.compile(r"([0-9a-f-]{36})\.([0-9]{1,9})\.([0-9]{1,18})")
+
+
+#: A `RunAgentInput`, of which the service reads these members.
+INPUT = {
+    "type": "object",
+    "properties": {
+        "threadId": {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARACTERS},
+        "runId": {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARACTERS},
+        "messages": {"type": "array", "items": {"type": "object"}, "maxItems": MAX_MESSAGES},
+        "tools": {"type": "array", "items": {"type": "object"}},
+        "context": {"type": "array", "items": {"type": "object"}},
+        "resume": {"type": "array", "items": {"type": "object"}},
+    },
+    "required": ["threadId", "runId", "messages"],
+}
+
+
+class AguiFrames(Frames):
+    """Server-Sent Events of AG-UI 1.0; each has an `id`."""
+
+
+class AgentQuery(Schema):
+    """The agent that an address names: a client has an address for each."""
+
+    persona_id = fields.String(validate=validate.Regexp(rf"\A{personas.PERSONA_ID.pattern}\Z"))
+    route_id = fields.String(validate=validate.Regexp(rf"\A{model_routes.ROUTE_ID.pattern}\Z"))
+    on_disconnect = fields.String(validate=validate.OneOf(["continue", "cancel"]))
+
+
+_QUERY, _NO_ARGUMENTS = AgentQuery(), NoArguments()
+
+
+def _go_on() -> None:
+    """Leave the run alone when its client leaves."""
+
+
+@bp.post("/v1/agui")
+@requires("data.runs.write", end_users=True)
+@described(
+    body=INPUT,
+    query=AgentQuery,
+    returns={EVENT_STREAM: AguiFrames},
+    raises=(*CREATING, RunNotFound, EventsLost),
+)
+def run_agent() -> Response:
+    """Run an agent by AG-UI; responds 200 with the events of the run."""
+    args, wanted = query_args(_QUERY), _read()
+    refuse_key()  # the client's `runId` is one
+    refuse_fields(args, "route_id")
+    if not {"data.runs.read", "data.threads.write"} <= actor().permissions:
+        raise Forbidden()
+    try:
+        part = _start(wanted, args)
+    except Conflict as error:
+        return _stream(wanted, RunErrorEvent(message=str(error), code=error.code))
+    except InvalidRequest as error:
+        if not wanted.resume:
+            raise
+        # The protocol has these reported in the stream.
+        why = "; ".join(f"{name}: {reasons[0]}" for name, reasons in error.details.items())
+        return _stream(wanted, RunErrorEvent(message=why or str(error), code=error.code))
+    if part.pending:
+        return _stream(wanted, _finished(wanted, part.pending))
+    on_leave = _go_on
+    if args.get("on_disconnect") == "cancel":
+        on_leave = partial(cancel_after_leave, connections(), actor(), part.run_id)
+    with connections().reading() as sql:
+        run = queries.get(sql, actor(), part.run_id)
+    facts = agui_runs.facts_of(run, wanted.thread_id, wanted.run_id)
+    earlier = PackedMessages(wanted.messages)
+    return _projected(AguiProjection(facts, part.waits, earlier=earlier), facts, on_leave)
+
+
+@bp.post("/v1/agui/connect")
+@requires("data.runs.read", end_users=True)
+@described(
+    body=INPUT,
+    returns={EVENT_STREAM: AguiFrames},
+    headers=["Last-Event-ID"],
+    raises=[RunNotFound, EventsLost],
+)
+def connect_agent() -> Response:
+    """Show a thread as it is: its messages, and its active run from the beginning, then live.
+
+    With `Last-Event-ID` only what follows that event.
+    """
+    query_args(_NO_ARGUMENTS)
+    wanted = _read()
+    if "data.threads.read" not in actor().permissions:
+        raise Forbidden()
+    if "Last-Event-ID" in request.headers:
+        return _resumed(wanted, request.headers["Last-Event-ID"])
+    with connections().reading() as sql:
+        thread = agui_threads.read(sql, wanted.thread_id)
+    if thread.active is None:
+        snapshot = MessagesSnapshotEvent(messages=thread.messages)
+        return _stream(wanted, snapshot, _finished(wanted))
+    facts, waits = thread.active
+    earlier = PackedMessages(thread.messages)
+    return _projected(AguiProjection(facts, waits, earlier=earlier, connects=True), facts)
+
+
+def _read() -> AguiRequest:
+    return agui_requests.read(read_object(_LIMITS))
+
+
+def _start(wanted: AguiRequest, args: Mapping[str, Any]) -> Part:
+    """Do what the request asks for once, however often it is sent with its `runId`."""
+
+    def make(tx: Transaction) -> Response:
+        part = agui_runs.start(tx, wanted, args.get("persona_id"), args.get("route_id"))
+        return jsonify(run_id=str(part.run_id), waits=part.waits, pending=part.pending)
+
+    made = answered_once(f"agui {wanted.run_id}", wanted.essence(), make).get_json()
+    return Part(run_id=UUID(made["run_id"]), waits=made["waits"], pending=made["pending"])
+
+
+def _resumed(wanted: AguiRequest, cursor: str) -> Response:
+    found = _CURSOR.fullmatch(cursor)
+    run_id = parse_id(found[1]) if found is not None else None
+    if found is None or run_id is None:
+        raise InvalidRequest(**{"Last-Event-ID": ["must be the id of an event of this endpoint"]})
+    with connections().reading() as sql:
+        thread = threads.find(sql, actor(), wanted.thread_id)
+        run = queries.get(sql, actor(), run_id)
+        if thread is None or run["thread_id"] != thread.id:
+            raise RunNotFound()
+        facts, waits = agui_runs.facts_of(run, wanted.thread_id), int(found[2])
+        # Its messages are only needed where the protocol takes text back.
+        earlier = PackedMessages(agui_threads.messages_before(sql, thread.id, run))
+    return _projected(AguiProjection(facts, waits, earlier=earlier, after=int(found[3])), facts)
+
+
+def _projected(
+    projection: AguiProjection, facts: AguiFacts, on_leave: Callable[[], None] = _go_on
+) -> Response:
+    opening = projection.opening()
+    return projected(facts.run_id, actor(), projection, opening=opening, on_leave=on_leave)
+
+
+def _finished(wanted: AguiRequest, pending: list[str] | None = None) -> RunFinishedEvent:
+    outcome = RunFinishedSuccessOutcome(pending_tool_call_ids=pending)
+    return RunFinishedEvent(thread_id=wanted.thread_id, run_id=wanted.run_id, outcome=outcome)
+
+
+def _stream(wanted: AguiRequest, *events: BaseEvent) -> Response:
+    """Return a stream of a run that has nothing but these events."""
+    started = RunStartedEvent(
+        thread_id=wanted.thread_id, run_id=wanted.run_id, protocol_version=PROTOCOL_VERSION
+    )
+    frames = [b"data: %b\n\n" % encoded(event) for event in (started, *events)]
+    return Response(frames, headers=sse.HEADERS)

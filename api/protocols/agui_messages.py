@@ -1,0 +1,107 @@
+"""The messages of a run as a client of AG-UI has assembled them, for snapshots of all messages."""
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Message = dict[str, Any]
+
+
+class PackedMessages:
+    """Messages of a client, compressed: a stream holds them for as long as it is open."""
+
+    def __init__(self, messages: Sequence[Message] = ()) -> None:
+        self._packed = zlib.compress(json.dumps(messages).encode(), 1) if messages else b""
+
+    def unpacked(self) -> list[Message]:
+        messages: list[Message] = json.loads(zlib.decompress(self._packed)) if self._packed else []
+        return messages
+
+
+class RunMessages:
+    """The messages of one run, by their ids, in order."""
+
+    def __init__(self) -> None:
+        self._own: dict[str, Message] = {}
+        self._void: set[str] = set()
+
+    def text(self, message_id: str, text: str) -> None:
+        """Set the text of a turn."""
+        self._assistant(message_id)["content"] = text
+
+    def reasoning(self, message_id: str, text: str) -> None:
+        self._own[message_id] = {"id": message_id, "role": "reasoning", "content": text}
+        self._void.discard(message_id)
+
+    def call(self, message_id: str, call_id: str, name: str, arguments: str) -> None:
+        """Add a call to the message of its turn."""
+        function = {"name": name, "arguments": arguments}
+        calls = self._assistant(message_id).setdefault("toolCalls", [])
+        calls.append({"id": call_id, "type": "function", "function": function})
+
+    def arguments_of(self, call_id: str) -> str:
+        return str(self._function(call_id)["arguments"])
+
+    def change_arguments(self, call_id: str, arguments: str) -> None:
+        self._function(call_id)["arguments"] = arguments
+
+    def result(self, message_id: str, call_id: str, content: str) -> None:
+        message = {"id": message_id, "role": "tool", "content": content, "toolCallId": call_id}
+        self._own[message_id] = message
+
+    def void(self, message_id: str) -> None:
+        """Take a turn's message back."""
+        self._own.pop(message_id, None)
+        self._void.add(message_id)
+
+    def after(self, earlier: Sequence[Message]) -> list[Message]:
+        """Return these messages and then those of the run that are not among them."""
+        shown = [self._own.get(m["id"], m) for m in earlier if m["id"] not in self._void]
+        there = {m["id"] for m in shown}
+        # The results that the client has sent are there under ids of its own.
+        answered = {m.get("toolCallId") for m in shown if m["role"] == "tool"}
+        shown += [
+            message
+            for id_, message in self._own.items()
+            if id_ not in there and message.get("toolCallId", id_) not in answered
+        ]
+        return shown
+
+    def _assistant(self, message_id: str) -> Message:
+        self._void.discard(message_id)
+        return self._own.setdefault(message_id, {"id": message_id, "role": "assistant"})
+
+    def _function(self, call_id: str) -> dict[str, Any]:
+        return next(
+            call["function"]
+            for message in self._own.values()
+            for call in message.get("toolCalls", ())
+            if call["id"] == call_id
+        )
+
+
+def usage_between(
+    before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the usage of each model between two `run.cost` events, by their routes."""
+    shown = []
+    for route_id, part in after.items():
+        earlier = before[route_id]["usage"] if route_id in before else {}
+        used = {
+            name: part["usage"].get(field, 0) - earlier.get(field, 0)
+            for name, field in _TOKENS.items()
+        }
+        if any(used.values()):
+            total = used["input_tokens"] + used["output_tokens"]
+            shown.append({"model": part["model"], **used, "total_tokens": total})
+    return shown
+
+
+_TOKENS = {
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+    "reasoning_tokens": "reasoning_tokens",
+    "cached_input_tokens": "cache_read_tokens",
+    "cache_write_input_tokens": "cache_write_tokens",
+}

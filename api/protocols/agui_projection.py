@@ -1,0 +1,379 @@
+"""A run as AG-UI streams it: its events as those of the protocol.
+
+To AG-UI a run ends where it waits for its client, and the next one continues it. So a run of this
+service has one run of the protocol, and one more for each time that it has asked its client.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from ag_ui.core import (
+    BaseEvent,
+    MessagesSnapshotEvent,
+    ReasoningEndEvent,
+    ReasoningMessageContentEvent,
+    ReasoningMessageEndEvent,
+    ReasoningMessageStartEvent,
+    ReasoningStartEvent,
+    RunErrorEvent,
+    RunFinishedCancelledOutcome,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    RunFinishedSuccessOutcome,
+    RunStartedEvent,
+    TextMessageContentEvent,
+    TextMessageEndEvent,
+    TextMessageStartEvent,
+    TokenUsage,
+    ToolCallArgsEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+)
+
+from arkloop.api.protocols.agui_interrupts import interrupt_of
+from arkloop.api.protocols.agui_messages import PackedMessages, RunMessages, usage_between
+
+PROTOCOL_VERSION = "1.0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AguiFacts:
+    """The facts about a run that its events do not have: the client's ids, and its tools."""
+
+    run_id: UUID
+    thread_id: str
+    client_run_id: str
+    client_tools: frozenset[str] = frozenset()
+
+    def call_id(self, tool_call_id: str) -> str:
+        """Return the id of a call for clients, who take it for unique in the thread."""
+        return f"{self.run_id.hex}.{tool_call_id}"
+
+
+class AguiProjection:
+    """A fold of a run's events into the stream of one of its runs in AG-UI.
+
+    The protocol takes text back by a snapshot of all messages alone, so those before the run are
+    needed: `earlier`.
+    """
+
+    def __init__(
+        self,
+        facts: AguiFacts,
+        waits: int = 0,
+        *,
+        earlier: PackedMessages | None = None,
+        connects: bool = False,
+        after: int = 0,
+    ) -> None:
+        """Make the projection of what follows the run's `waits`-th wait.
+
+        With `connects` it begins with a snapshot of the messages. Frames up to number `after` are
+        left out.
+        """
+        self.is_over = False
+        #: The event that asks the client at the end.
+        self.asked: Mapping[str, Any] | None = None
+        self.waits = 0
+        self._facts = facts
+        self.first = waits
+        self._earlier = earlier or PackedMessages()
+        self._connects = connects
+        self._after = after
+        self._number = 0
+        self._has_begun = False
+        self._messages = RunMessages()
+        self._turn = 0  # number of the model turn that is not finished
+        self._thoughts = 0  # of this turn
+        self._text: list[str] | None = None
+        self._thought: list[str] | None = None
+        self._writing: dict[str, list[str]] = {}  # calls whose arguments are streamed
+        self._handed: set[str] = set()  # calls that the client makes
+        self._routes: Mapping[str, Mapping[str, Any]] = {}
+        self._routes_before: Mapping[str, Mapping[str, Any]] = {}
+
+    @property
+    def has_begun(self) -> bool:
+        """True if the run has waited often enough for this part of it to exist."""
+        return self.waits >= self.first
+
+    @property
+    def asked_call_ids(self) -> frozenset[str]:
+        """The ids of the calls whose results the run waits for, as clients know them."""
+        if self.asked is None or self.asked["data"]["kind"] != "tool_results":
+            return frozenset()
+        calls = self._asked_calls(self.asked["data"])
+        return frozenset(self._facts.call_id(call["tool_call_id"]) for call in calls)
+
+    def opening(self) -> list[bytes]:
+        """Return the frames before the run's first event."""
+        return [] if self.first else self._begin()
+
+    def frames(self, event: Mapping[str, Any]) -> Iterable[bytes]:
+        if self.is_over:
+            return []
+        found = [self._frame(one) for one in self._events(event)]
+        frames = [frame for frame in found if frame is not None]
+        if not self._has_begun and self.waits == self.first > 0:
+            frames += self._begin()
+        return frames
+
+    def closing(self) -> Iterable[bytes]:
+        return ()
+
+    # ---- the run ----
+
+    def _begin(self) -> list[bytes]:
+        self._has_begun = True
+        self._routes_before = self._routes
+        started = self._frame(
+            RunStartedEvent(
+                thread_id=self._facts.thread_id,
+                run_id=self._facts.client_run_id,
+                protocol_version=PROTOCOL_VERSION,
+            )
+        )
+        frames = [] if started is None else [started]
+        if self._connects and not self._after:
+            # Without a number: it depends on what is in the thread by now.
+            frames.append(b"data: %b\n\n" % encoded(self._snapshot()))
+        return frames
+
+    def _events(self, event: Mapping[str, Any]) -> Iterator[BaseEvent]:
+        data = event["data"]
+        match event["type"]:
+            case "message.delta":
+                yield from self._say(data["content"])
+            case "message.thinking":
+                yield from self._think(data["content"])
+            case "tool.call.delta":
+                yield from self._write_arguments(data)
+            case "message.reset":
+                yield from self._take_back()
+            case "message.completed":
+                yield from self._finish_turn(data)
+            case "tool.call":
+                yield from self._call(data)
+            case "tool.result":
+                yield from self._result(data)
+            case "run.cost":
+                self._routes = {part["route_id"]: part for part in data.get("routes", ())}
+            case "run.waiting_for_input":
+                yield from self._wait(event)
+            case "run.completed" | "run.failed" | "run.cancelled":
+                yield from self._end(event["type"], data)
+
+    def _wait(self, event: Mapping[str, Any]) -> Iterator[BaseEvent]:
+        data = event["data"]
+        self.waits += 1
+        if data["kind"] == "tool_results":
+            calls = self._asked_calls(data)
+            if not calls:
+                return  # for HTTP tools alone, which send their results themselves
+            yield from self._hand_over(calls)
+            ids = [self._facts.call_id(call["tool_call_id"]) for call in calls]
+            outcome: Any = RunFinishedSuccessOutcome(pending_tool_call_ids=ids)
+        else:
+            call_id = data.get("tool_call_id")
+            interrupt = interrupt_of(data, call_id and self._facts.call_id(call_id))
+            outcome = RunFinishedInterruptOutcome(interrupts=[interrupt])
+        if self._has_begun:
+            self.asked = event
+            self.is_over = True
+            yield self._finished(outcome)
+
+    def _asked_calls(self, data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        return [call for call in data["calls"] if call["name"] in self._facts.client_tools]
+
+    def _hand_over(self, calls: list[Mapping[str, Any]]) -> Iterator[BaseEvent]:
+        """Note the calls that the client makes; show arguments that a person has edited."""
+        is_edited = False
+        for call in calls:
+            call_id = self._facts.call_id(call["tool_call_id"])
+            self._handed.add(call_id)
+            text = text_of(call["arguments"])
+            if _parsed(self._messages.arguments_of(call_id)) != _parsed(text):
+                self._messages.change_arguments(call_id, text)
+                is_edited = True
+        if is_edited:
+            yield self._snapshot()
+
+    def _end(self, kind: str, data: Mapping[str, Any]) -> Iterator[BaseEvent]:
+        yield from self._close_reasoning()
+        yield from self._close_message()
+        yield from self._close_calls()
+        self.is_over = True
+        if kind == "run.failed":
+            error = data["error"]
+            yield RunErrorEvent(message=error["message"], code=error["code"], usage=self._usage())
+        elif kind == "run.cancelled":
+            yield self._finished(RunFinishedCancelledOutcome())
+        else:
+            yield self._finished(RunFinishedSuccessOutcome(), data.get("output"))
+
+    def _finished(self, outcome: Any, result: Any = None) -> RunFinishedEvent:
+        return RunFinishedEvent(
+            thread_id=self._facts.thread_id,
+            run_id=self._facts.client_run_id,
+            outcome=outcome,
+            result=result,
+            usage=self._usage(),
+        )
+
+    def _usage(self) -> list[TokenUsage] | None:
+        used = usage_between(self._routes_before, self._routes)
+        return [TokenUsage(**part) for part in used] or None
+
+    # ---- a model turn ----
+
+    @property
+    def _message_id(self) -> str:
+        return f"msg_{self._facts.run_id.hex}_{self._turn}"
+
+    @property
+    def _thought_id(self) -> str:
+        return f"rs_{self._facts.run_id.hex}_{self._turn}_{self._thoughts}"
+
+    def _say(self, text: str) -> Iterator[BaseEvent]:
+        yield from self._close_reasoning()
+        if self._text is None:
+            self._text = []
+            yield TextMessageStartEvent(message_id=self._message_id, role="assistant")
+        self._text.append(text)
+        yield TextMessageContentEvent(message_id=self._message_id, delta=text)
+
+    def _close_message(self) -> Iterator[BaseEvent]:
+        text, self._text = self._text, None
+        if text is not None:
+            self._messages.text(self._message_id, "".join(text))
+            yield TextMessageEndEvent(message_id=self._message_id)
+
+    def _think(self, text: str) -> Iterator[BaseEvent]:
+        if self._thought is None:
+            self._thought = []
+            yield ReasoningStartEvent(message_id=self._thought_id)
+            yield ReasoningMessageStartEvent(message_id=self._thought_id, role="reasoning")
+        self._thought.append(text)
+        yield ReasoningMessageContentEvent(message_id=self._thought_id, delta=text)
+
+    def _close_reasoning(self) -> Iterator[BaseEvent]:
+        thought, self._thought = self._thought, None
+        if thought is not None:
+            self._messages.reasoning(self._thought_id, "".join(thought))
+            yield ReasoningMessageEndEvent(message_id=self._thought_id)
+            yield ReasoningEndEvent(message_id=self._thought_id)
+            self._thoughts += 1
+
+    def _write_arguments(self, data: Mapping[str, Any]) -> Iterator[BaseEvent]:
+        call_id = self._facts.call_id(data["tool_call_id"])
+        if call_id not in self._writing:
+            self._writing[call_id] = []
+            yield self._call_start(call_id, data["name"])
+        self._writing[call_id].append(data["arguments_delta"])
+        yield ToolCallArgsEvent(tool_call_id=call_id, delta=data["arguments_delta"])
+
+    def _close_calls(self) -> Iterator[BaseEvent]:
+        """End the calls whose arguments are not complete and never will be."""
+        for call_id in self._writing:
+            yield ToolCallEndEvent(tool_call_id=call_id)
+        self._writing.clear()
+
+    def _take_back(self) -> Iterator[BaseEvent]:
+        """Take the turn back: the messages are what they were before it.
+
+        Its reasoning stays as an empty message, which the next attempt fills: clients keep
+        reasoning that a snapshot without any reasoning lacks.
+        """
+        yield from self._close_reasoning()
+        yield from self._close_message()
+        yield from self._close_calls()
+        self._messages.void(self._message_id)
+        while self._thoughts:
+            self._thoughts -= 1
+            self._messages.reasoning(self._thought_id, "")
+        yield self._snapshot()
+
+    def _finish_turn(self, data: Mapping[str, Any]) -> Iterator[BaseEvent]:
+        text: str = data["content"]
+        if data.get("output_errors"):
+            yield from self._take_back()
+            return
+        if self._text is not None and "".join(self._text) != text:
+            yield from self._take_back()
+        yield from self._close_reasoning()
+        if text and self._text is None:
+            yield from self._say(text)
+        yield from self._close_message()
+        self._turn += 1
+        self._thoughts = 0
+
+    # ---- tools ----
+
+    def _call(self, data: Mapping[str, Any]) -> Iterator[BaseEvent]:
+        call_id = self._facts.call_id(data["tool_call_id"])
+        pieces = self._writing.pop(call_id, None)
+        # It comes after the end of its turn.
+        message_id = f"msg_{self._facts.run_id.hex}_{self._turn - 1}"
+        text = text_of(data["arguments"]) if pieces is None else "".join(pieces)
+        self._messages.call(message_id, call_id, data["name"], text)
+        if pieces is None:
+            yield self._call_start(call_id, data["name"], message_id)
+            yield ToolCallArgsEvent(tool_call_id=call_id, delta=text)
+        yield ToolCallEndEvent(tool_call_id=call_id)
+
+    def _call_start(
+        self, call_id: str, name: str, message_id: str | None = None
+    ) -> ToolCallStartEvent:
+        return ToolCallStartEvent(
+            tool_call_id=call_id,
+            tool_call_name=name,
+            parent_message_id=message_id or self._message_id,
+        )
+
+    def _result(self, data: Mapping[str, Any]) -> Iterator[BaseEvent]:
+        call_id = self._facts.call_id(data["tool_call_id"])
+        message_id = f"{call_id}.result"
+        self._messages.result(message_id, call_id, data["output"])
+        if call_id not in self._handed:  # the client has what it has sent
+            yield ToolCallResultEvent(
+                message_id=message_id, tool_call_id=call_id, content=data["output"], role="tool"
+            )
+
+    # ---- frames ----
+
+    def _snapshot(self) -> MessagesSnapshotEvent:
+        messages: Any = self._messages.after(self._earlier.unpacked())
+        return MessagesSnapshotEvent(messages=messages)
+
+    def _frame(self, event: BaseEvent) -> bytes | None:
+        """Return the next frame, with its cursor; None if it is left out."""
+        if not self._has_begun:
+            return None
+        self._number += 1
+        if self._number <= self._after:
+            return None
+        cursor = f"{self._facts.run_id}.{self.first}.{self._number}"
+        return b"data: %b\nid: %b\n\n" % (encoded(event), cursor.encode())
+
+
+def encoded(event: BaseEvent) -> bytes:
+    """Return the JSON of an event, on one line."""
+    return event.model_dump_json(by_alias=True).encode()
+
+
+def text_of(arguments: Any) -> str:
+    """Return the arguments of a call as JSON text, as clients have them."""
+    if isinstance(arguments, str):
+        return arguments  # the model's text, which was no JSON object
+    return json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,183 @@
+"""The body of `POST /v1/agui`, a `RunAgentInput`; of its messages only what is new counts.
+
+Clients send the whole conversation each time. The server has it already, and does not take it from
+a client again: only the newest message of the user and the results of pending calls are read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from ag_ui.core import ResumeEntry, RunAgentInput, Tool
+from ag_ui.core.types import Context
+from marshmallow import ValidationError
+from pydantic import ValidationError as InvalidModel
+
+from arkloop.api.http.content import MessageContent
+from arkloop.api.protocols.agui_messages import Message
+from arkloop.shared.client_data import MAX_VALUE_LENGTH
+from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.ids import parse_id
+from arkloop.shared.runs.creation import NewMessage
+from arkloop.shared.threads.content import Content
+
+#: Of ids that clients give.
+MAX_ID_CHARACTERS = 128
+MAX_MESSAGES = 5_000
+MESSAGE_ID = "agui.message_id"
+RUN_ID = "agui.run_id"
+_MAX_PROBLEMS = 20
+_CONTENT = MessageContent()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AguiRequest:
+    """The parts of a request that count; `messages` are all that were sent, to be shown again."""
+
+    thread_id: str
+    run_id: str
+    messages: list[Message]
+    tools: tuple[Tool, ...]
+    context: tuple[Context, ...]
+    resume: tuple[ResumeEntry, ...]
+
+    def essence(self) -> Any:
+        """Return what a request with the same `runId` must have in common with this one."""
+        resume = [entry.model_dump(mode="json") for entry in self.resume]
+        return [self.thread_id, resume, self.results, self.messages[-1:]]
+
+    @property
+    def results(self) -> dict[str, str]:
+        """The results after the last message of the agent, by the ids of their calls.
+
+        Raises:
+            InvalidRequest: one has other content than text.
+        """
+        found: dict[str, str] = {}
+        for place in range(len(self.messages) - 1, -1, -1):
+            message = self.messages[place]
+            if message["role"] == "assistant":
+                break
+            if message["role"] == "tool":
+                text = message.get("error") or _text(f"messages.{place}.content", message)
+                found.setdefault(message["toolCallId"], text)
+        return found
+
+    def is_error(self, call_id: str) -> bool:
+        """Return whether the client reports that the call has failed."""
+        return any(m.get("toolCallId") == call_id and m.get("error") for m in self.messages)
+
+    def new_message(self) -> NewMessage | None:
+        """Return the user's message with which the conversation ends, None if it ends otherwise.
+
+        Raises:
+            InvalidRequest: its content is not supported.
+        """
+        if not self.messages or self.messages[-1]["role"] != "user":
+            return None
+        place, message = len(self.messages) - 1, self.messages[-1]
+        fits = len(message["id"]) <= MAX_VALUE_LENGTH
+        return NewMessage(
+            content=_content(f"messages.{place}.content", message["content"]),
+            metadata={MESSAGE_ID: message["id"]} if fits else {},
+        )
+
+    def overrides(self) -> dict[str, Any]:
+        """Return what the request adds to the persona: its tools, and the context of the page."""
+        given: dict[str, Any] = {}
+        if self.tools:
+            given["tools"] = [_tool(tool) for tool in self.tools]
+        if self.context:
+            given["instructions"] = "\n".join(f"{c.description}: {c.value}" for c in self.context)
+        return given
+
+
+def read(body: Mapping[str, Any] | None) -> AguiRequest:
+    """Read a `RunAgentInput`; members that it does not have are ignored, as the protocol says.
+
+    Raises:
+        InvalidRequest
+    """
+    if body is None:
+        raise InvalidRequest(body=["is required: send a RunAgentInput"])
+    try:
+        wanted = RunAgentInput.model_validate(body)
+    except InvalidModel as error:
+        problems: dict[str, list[str]] = {}
+        for problem in error.errors(include_url=False)[:_MAX_PROBLEMS]:
+            name = ".".join(str(part) for part in problem["loc"]) or "body"
+            problems.setdefault(name, []).append(problem["msg"])
+        raise InvalidRequest(**problems) from None
+    for name, text in (("threadId", wanted.thread_id), ("runId", wanted.run_id)):
+        if not 1 <= len(text) <= MAX_ID_CHARACTERS or not text.isprintable():
+            why = f"must be 1 to {MAX_ID_CHARACTERS} printable characters"
+            raise InvalidRequest(**{name: [why]})
+    if len(wanted.messages) > MAX_MESSAGES:
+        raise InvalidRequest(messages=[f"must have at most {MAX_MESSAGES} items"])
+    return AguiRequest(
+        thread_id=wanted.thread_id,
+        run_id=wanted.run_id,
+        messages=[m for m in body["messages"] if m["role"] != "activity"],
+        tools=tuple(wanted.tools or ()),
+        context=tuple(wanted.context or ()),
+        resume=tuple(wanted.resume or ()),
+    )
+
+
+def run_of_call(call_id: str) -> UUID | None:
+    """Return the run that has made a call, by the call's id for clients; None for other ids."""
+    digits, dot, _ = call_id.partition(".")
+    try:
+        return parse_id(str(UUID(digits))) if dot and len(digits) == 32 else None
+    except ValueError:
+        return None
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    schema = tool.parameters
+    if not isinstance(schema, dict) or "type" not in schema:
+        schema = {**(schema or {}), "type": "object"}
+    description = tool.description or tool.name
+    return {"name": tool.name, "description": description, "parameters": schema, "client": True}
+
+
+def _text(name: str, message: Message) -> str:
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    if any(part.get("type") != "text" for part in content):
+        raise InvalidRequest(**{name: ["must be text: other results are not supported"]})
+    return "\n".join(part["text"] for part in content)
+
+
+def _content(name: str, content: Any) -> Content:
+    parts = content
+    if isinstance(content, list):
+        parts = [_part(f"{name}.{place}", part) for place, part in enumerate(content)]
+    try:
+        read: Content = _CONTENT.deserialize(parts)
+        return read
+    except ValidationError as error:
+        raise InvalidRequest(**{name: [str(why) for why in _reasons(error.messages)]}) from None
+
+
+def _reasons(messages: Any) -> list[Any]:
+    if isinstance(messages, dict):
+        return [why for inner in messages.values() for why in _reasons(inner)]
+    return list(messages)
+
+
+def _part(name: str, part: Any) -> Mapping[str, Any]:
+    match part:
+        case {"type": "text", "text": str(text)}:
+            return {"type": "text", "text": text}
+        case {"type": "image" | "document", "source": {"type": "url", "value": str(url)}}:
+            return {"type": _KINDS[part["type"]], "url": url}
+        case {"type": "image" | "document", "source": {"type": "file", "value": str(file_id)}}:
+            return {"type": _KINDS[part["type"]], "file_id": file_id}
+    why = "must be text, or an image or document by URL or file: upload data with POST /v1/files"
+    raise InvalidRequest(**{name: [why]})
+
+
+_KINDS = {"image": "image", "document": "file"}

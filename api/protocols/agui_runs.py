@@ -1,0 +1,194 @@
+"""The runs behind AG-UI: a new one for a message, or one that resumes with what it has asked."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, RowMapping
+
+from arkloop.api.http.current import actor, catalog
+from arkloop.api.protocols.agui_interrupts import content_of
+from arkloop.api.protocols.agui_projection import AguiFacts, AguiProjection
+from arkloop.api.protocols.agui_requests import RUN_ID, AguiRequest, run_of_call
+from arkloop.api.protocols.client_tool_names import client_tool_names
+from arkloop.shared.errors import InvalidRequest, NotActive, NotWaiting, RunNotFound
+from arkloop.shared.events import event_log
+from arkloop.shared.ids import new_id, new_trace_id
+from arkloop.shared.runs import commands, creation, overrides, queries
+from arkloop.shared.runs.creation import NewRun, NewThread
+from arkloop.shared.runs.pending_calls import CallResult
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.threads import threads
+
+_PAGE_EVENTS = 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A run of the protocol: what follows a run's `waits`-th wait, or nothing yet.
+
+    `pending` are calls whose results are still missing: then the run does not go on.
+    """
+
+    run_id: UUID
+    waits: int = 0
+    pending: list[str] = field(default_factory=list)
+
+
+def start(
+    tx: Transaction, wanted: AguiRequest, persona_id: str | None, route_id: str | None
+) -> Part:
+    """Do what the request asks for: resume a run, give it results, or create one.
+
+    Raises:
+        Conflict: the run does not wait for this, or no longer.
+        InvalidRequest, PersonaNotFound, RouteNotFound, Forbidden
+    """
+    thread = threads.find(tx.sql, actor(), wanted.thread_id)
+    if wanted.resume:
+        part = _resume(tx, wanted, thread)
+        if part is not None:
+            return part
+    elif run_id := next(filter(None, map(run_of_call, wanted.results)), None):
+        return _give_results(tx, wanted, thread, run_id)
+    return _create(tx, wanted, persona_id, route_id)
+
+
+def facts_of(run: RowMapping, thread_id: str, client_run_id: str | None = None) -> AguiFacts:
+    """Return the facts about a run of the thread with this id of the client."""
+    return AguiFacts(
+        run_id=run["id"],
+        thread_id=thread_id,
+        client_run_id=client_run_id or run["metadata"].get(RUN_ID) or str(run["id"]),
+        client_tools=client_tool_names(run),
+    )
+
+
+def last_part(
+    sql: Connection, facts: AguiFacts, is_wanted: Callable[[AguiProjection], bool] = lambda _: False
+) -> AguiProjection:
+    """Return the projection of the last part, or of the first that asks for what is wanted."""
+    waits = 0
+    while True:
+        projection = AguiProjection(facts, waits)
+        projection.opening()
+        last = _fold(sql, projection, facts.run_id)
+        if projection.asked is None or is_wanted(projection):
+            return projection
+        if last == event_log.last_seq(sql, facts.run_id):
+            return projection
+        waits = projection.waits
+
+
+def _fold(sql: Connection, projection: AguiProjection, run_id: UUID) -> int:
+    seq = 0
+    while not projection.is_over:
+        page = event_log.read_table(sql, run_id, seq, _PAGE_EVENTS)
+        for event in page:
+            projection.frames(json.loads(event.payload))
+            seq = event.seq
+            if projection.is_over:
+                break
+        if len(page) < _PAGE_EVENTS:
+            break
+    return seq
+
+
+# ---- a run that waits ----------------------------------------------------------------
+
+
+def _resume(tx: Transaction, wanted: AguiRequest, thread: Row[Any] | None) -> Part | None:
+    """Answer the open interrupt; None if it is over and the request continues without it."""
+    entries = {entry.interrupt_id: entry for entry in wanted.resume}
+    run_id = thread and (
+        threads.active_run_id(tx.sql, thread.id) or queries.newest_of_thread(tx.sql, thread.id)
+    )
+    if not run_id or len(entries) != len(wanted.resume):
+        raise NotWaiting("The thread has no open interrupt of this id.")
+    facts = facts_of(queries.get(tx.sql, actor(), run_id), wanted.thread_id, wanted.run_id)
+    projection = last_part(tx.sql, facts, lambda p: _request_id(p) in entries)
+    asked, entry = projection.asked, entries.get(_request_id(projection))
+    if asked is None or entry is None or len(entries) > 1:
+        raise NotWaiting("The thread has no open interrupt of this id.")
+    content = content_of(asked["data"], entry.status, entry.payload)
+    try:
+        commands.answer(tx, actor(), run_id, content, UUID(entry.interrupt_id))
+    except NotActive:
+        if entry.status == "cancelled" and wanted.new_message() is not None:
+            return None
+        raise
+    return Part(run_id=run_id, waits=projection.waits)
+
+
+def _request_id(projection: AguiProjection) -> str:
+    return "" if projection.asked is None else str(projection.asked["data"]["request_id"])
+
+
+def _give_results(
+    tx: Transaction, wanted: AguiRequest, thread: Row[Any] | None, run_id: UUID
+) -> Part:
+    results = wanted.results
+    try:
+        run = queries.get(tx.sql, actor(), run_id)
+    except RunNotFound:
+        run = None
+    if run is None or thread is None or run["thread_id"] != thread.id:
+        raise NotWaiting("The thread has no calls of these ids.")
+    if wanted.new_message() is not None:
+        raise InvalidRequest(messages=["must end with results or with a message, not with both"])
+    facts = facts_of(run, wanted.thread_id, wanted.run_id)
+    projection = last_part(tx.sql, facts, lambda p: bool(results.keys() & p.asked_call_ids))
+    # The service's own calls have results among them, too.
+    if not results.keys() & projection.asked_call_ids:
+        raise NotWaiting("The run is not waiting for these tool results.")
+    prefix = facts.call_id("")
+    given = [
+        CallResult(
+            tool_call_id=call_id.removeprefix(prefix),
+            output=text,
+            is_error=wanted.is_error(call_id),
+        )
+        for call_id, text in results.items()
+        if call_id in projection.asked_call_ids
+    ]
+    commands.give_results(tx, actor(), run_id, given)
+    missing = _missing(queries.get(tx.sql, actor(), run_id), facts)
+    return Part(run_id=run_id, waits=projection.waits, pending=missing)
+
+
+def _missing(run: RowMapping, facts: AguiFacts) -> list[str]:
+    pending: Mapping[str, Any] = run["pending_input"] or {}
+    return [
+        facts.call_id(call["tool_call_id"])
+        for call in pending.get("calls", ())
+        if call["name"] in facts.client_tools
+    ]
+
+
+# ---- a new run -----------------------------------------------------------------------
+
+
+def _create(
+    tx: Transaction, wanted: AguiRequest, persona_id: str | None, route_id: str | None
+) -> Part:
+    message = wanted.new_message()
+    if message is None:
+        why = "must end with a message of the user, or with results of pending calls"
+        raise InvalidRequest(messages=[why])
+    org_id = actor().org_id
+    persona = catalog().persona(org_id, persona_id or actor().persona_id, sql=tx.sql)
+    route = catalog().choose_route(org_id, route_id, persona, sql=tx.sql)
+    new = NewRun(
+        actor=actor(),
+        thread_id=new_id(),
+        thread=NewThread(external_id=wanted.thread_id),
+        message=message,
+        persona=persona,
+        route=route,
+        trace_id=new_trace_id(),
+        options=overrides.check(persona, route, wanted.overrides()),
+        metadata={RUN_ID: wanted.run_id},
+    )
+    return Part(run_id=creation.create(tx, new).run_id)

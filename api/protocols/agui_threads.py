@@ -1,0 +1,101 @@
+"""A thread as AG-UI shows it: the messages of its runs, and the run that is active."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, RowMapping
+
+from arkloop.api.http.current import actor
+from arkloop.api.protocols import agui_runs
+from arkloop.api.protocols.agui_messages import Message
+from arkloop.api.protocols.agui_projection import AguiFacts, text_of
+from arkloop.api.protocols.agui_requests import MESSAGE_ID
+from arkloop.shared.runs import queries, timeline
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.timeline import Entry
+from arkloop.shared.threads import threads
+
+#: Messages and runs that a client is shown when it connects.
+MAX_ENTRIES = 200
+
+
+class ActiveRun(NamedTuple):
+    """The active run of a thread; its part that a client is shown follows `waits` waits."""
+
+    facts: AguiFacts
+    waits: int
+
+
+class ShownThread(NamedTuple):
+    """The messages of a thread, without those of its active run."""
+
+    messages: list[Any]
+    active: ActiveRun | None
+
+
+def read(sql: Connection, external_id: str) -> ShownThread:
+    """Read the thread with this id of the client; it is empty if there is none."""
+    thread = threads.find(sql, actor(), external_id)
+    if thread is None:
+        return ShownThread([], None)
+    run_id = threads.active_run_id(sql, thread.id)
+    if run_id is None:
+        return ShownThread(_messages(sql, thread.id, None), None)
+    run = queries.get(sql, actor(), run_id)
+    facts = agui_runs.facts_of(run, external_id)
+    projection = agui_runs.last_part(sql, facts)
+    has_reply = projection.asked is not None and run["state"] != RunState.WAITING
+    active = ActiveRun(facts, projection.waits if has_reply else projection.first)
+    return ShownThread(_messages(sql, thread.id, run_id), active)
+
+
+def messages_before(sql: Connection, thread_id: UUID, run: RowMapping) -> list[Message]:
+    """Return the messages of a thread without those of this run."""
+    return _messages(sql, thread_id, run["id"])
+
+
+def _messages(sql: Connection, thread_id: UUID, without: UUID | None) -> list[Message]:
+    found = timeline.read(sql, actor(), thread_id, limit=MAX_ENTRIES, before=None)
+    shown: list[Message] = []
+    for entry in reversed(found.entries):
+        if entry.turns is None:
+            shown.append(_user_message(entry.row))
+        elif entry.row.id != without and entry.row.superseded_at is None:
+            shown += _run_messages(entry)
+    return shown
+
+
+def _user_message(row: Row[Any]) -> Message:
+    id_ = row.metadata.get(MESSAGE_ID) or str(row.id)
+    return {"id": id_, "role": row.role, "content": row.content}
+
+
+def _run_messages(entry: Entry) -> Iterator[Message]:
+    """Yield the messages that the stream of a run has had, under the same ids."""
+    assert entry.turns is not None
+    run_id: UUID = entry.row.id
+    valid = [turn for turn in entry.turns.shown() if "output_errors" not in turn]
+    for number, turn in enumerate(valid, entry.turns.first):
+        if turn["reasoning"]:
+            id_ = f"rs_{run_id.hex}_{number}_0"
+            yield {"id": id_, "role": "reasoning", "content": turn["reasoning"]}
+        calls = [_call(run_id, call) for call in turn["tool_calls"] if "arguments" in call]
+        message: Message = {"id": f"msg_{run_id.hex}_{number}", "role": "assistant"}
+        if turn["text"]:
+            message["content"] = turn["text"]
+        if calls:
+            message["toolCalls"] = calls
+        if turn["text"] or calls:
+            yield message
+        for call in turn["tool_calls"]:
+            if call.get("result") is not None:
+                id_ = f"{run_id.hex}.{call['tool_call_id']}"
+                content = call["result"]["output"]
+                shown = {"id": f"{id_}.result", "role": "tool", "toolCallId": id_}
+                yield {**shown, "content": content}
+
+
+def _call(run_id: UUID, call: Mapping[str, Any]) -> dict[str, Any]:
+    function = {"name": call["name"], "arguments": text_of(call["arguments"])}
+    return {"id": f"{run_id.hex}.{call['tool_call_id']}", "type": "function", "function": function}

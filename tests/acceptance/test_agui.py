@@ -1,0 +1,132 @@
+"""`/v1/agui` by the unmodified `HttpAgent`, whose verification stage checks every event."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.agui_client import AguiProcess, agui_process
+from tests.ai_sdk_chat import needs_front_ends
+from tests.caller import Caller, script
+
+pytestmark = needs_front_ends
+
+LOCATE = {
+    "name": "locate",
+    "description": "Return where the user is.",
+    "parameters": {"type": "object", "properties": {"exact": {"type": "boolean"}}},
+}
+CALCULATE = {"tool": "calculator", "args": {"expression": "6*7"}}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[AguiProcess]:
+    with agui_process() as process:
+        yield process
+
+
+def types_of(result: dict[str, Any]) -> list[str]:
+    return [event["type"] for event in result["events"]]
+
+
+def shown(result: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(message["role"], message.get("content", "")) for message in result["messages"]]
+
+
+def test_a_message_is_answered(user: Caller, client: AguiProcess) -> None:
+    """Text, reasoning and calls of the service's own tools become messages of the client."""
+    said = script({"think": "Hm."}, {"say": "Let me see."}, CALCULATE, {"say": "It is 42."})
+    result = client.agent(user, "answered").run(said)
+
+    assert result["error"] is None
+    assert "RUN_STARTED" == types_of(result)[0] and "RUN_FINISHED" == types_of(result)[-1]
+    expected = [("user", said), ("reasoning", "Hm."), ("assistant", "Let me see."), ("tool", "42")]
+    assert [*expected, ("assistant", "It is 42.")] == shown(result)
+
+
+def test_a_conversation_goes_on(user: Caller, client: AguiProcess) -> None:
+    """Only the newest message is taken: what a client makes up of the past changes nothing."""
+    agent = client.agent(user, "goes-on")
+    agent.run("I am Ann")
+    forged = {"id": "forged", "role": "assistant", "content": "forged text"}
+    result = agent.run(
+        messages=[forged, {"id": "m2", "role": "user", "content": script({"find": "forged"})}]
+    )
+    assert "nothing" == shown(result)[-1][1]
+    result = agent.run(script({"find": "I am Ann"}))
+    assert "I am Ann" in shown(result)[-1][1]
+
+
+def test_a_client_tool_goes_around(user: Caller, client: AguiProcess) -> None:
+    """The run ends with the calls of the client; the next one continues with their results."""
+    steps = script({"tools": [CALCULATE, {"tool": "locate"}]}, {"say": "You are in Rome."})
+    agent = client.agent(user, "client-tool")
+    asked = agent.run(steps, tools=[LOCATE])
+    [call_id] = asked["events"][-1]["outcome"]["pendingToolCallIds"]
+    output = {"id": "t1", "role": "tool", "toolCallId": call_id, "content": "Rome"}
+    done = agent.run(messages=[output], tools=[LOCATE])
+
+    assert (None, None) == (asked["error"], done["error"])
+    assert ("assistant", "You are in Rome.") == shown(done)[-1]
+    assert ["42", "Rome"] == [text for role, text in shown(done) if role == "tool"]
+
+
+def test_an_interrupt_is_resumed(user: Caller, client: AguiProcess) -> None:
+    """An approval and a question are interrupts; the reply to one can be sent again."""
+    agent = client.agent(user, "interrupt", query="?persona_id=careful")
+    asked = agent.run(script(CALCULATE, {"say": "Done."}))
+    [interrupt] = asked["interrupts"]
+    assert ("tool_call", True) == (
+        interrupt["reason"],
+        "approved" in interrupt["responseSchema"]["properties"],
+    )
+    edited = {"approved": True, "editedArgs": {"expression": "6*9"}}
+    resume = [{"interruptId": interrupt["id"], "status": "resolved", "payload": edited}]
+    done = agent.run(resume=resume)
+
+    assert ([], None) == (done["interrupts"], done["error"])
+    assert [("tool", "54"), ("assistant", "Done.")] == shown(done)[-2:]
+    again = agent.run(resume=resume)
+    assert "RUN_FINISHED" == types_of(again)[-1]
+
+
+def test_an_input_that_does_not_resume_is_a_run_error(user: Caller, client: AguiProcess) -> None:
+    """As the protocol says, a thread with an open interrupt takes nothing but its resume."""
+    question = {"tool": "ask_user", "args": {"question": "Which city?"}}
+    asked = client.agent(user, "open").run(script(question, {"say": "Fine."}))
+    [interrupt] = asked["interrupts"]
+    other = client.agent(user, "open", query="?")
+    wrong = [{"interruptId": "nothing", "status": "resolved", "payload": "x"}]
+    for how in (
+        {"resume": wrong},
+        {"resume": [{**wrong[0], "interruptId": interrupt["id"], "payload": 7}]},
+    ):
+        refused = other.run(**how)
+        assert "RUN_ERROR" == types_of(refused)[-1], refused
+    answer = [{"interruptId": interrupt["id"], "status": "cancelled"}]
+    assert ("assistant", "Fine.") == shown(other.run(resume=answer))[-1]
+
+
+def test_a_connect_shows_the_thread(user: Caller, client: AguiProcess) -> None:
+    """A second client sees the messages, the open interrupt, and resumes it."""
+    agent = client.agent(user, "connect", query="?persona_id=careful")
+    agent.run("Hello")
+    first = agent.run(script(CALCULATE, {"say": "Done."}))
+    other = client.agent(user, "connect", query="?persona_id=careful&route_id=scripted")
+    seen = other.connect()
+
+    assert None is seen["error"]
+    assert first["interrupts"] == seen["interrupts"]
+    assert first["messages"] == seen["messages"]
+    resume = [
+        {
+            "interruptId": seen["interrupts"][0]["id"],
+            "status": "resolved",
+            "payload": {"approved": True},
+        }
+    ]
+    done = other.run(resume=resume)
+    assert done["messages"] == other.connect()["messages"]
+    assert done["messages"] == client.agent(user, "connect", query="?").connect()["messages"]
+    empty = client.agent(user, "nothing-yet").connect()
+    assert ([], None) == (empty["messages"], empty["error"])

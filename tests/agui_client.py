@@ -1,0 +1,69 @@
+"""`HttpAgent` of `@ag-ui/client` in a Node.js process, steered from tests."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tests.ai_sdk_chat import MODULES, NODE, ROOT
+from tests.caller import Caller
+
+PROGRAM = ROOT / "tests" / "front_ends" / "agui.mjs"
+
+
+@dataclass(frozen=True)
+class AguiProcess:
+    """A process with any number of agents."""
+
+    process: subprocess.Popen[str]
+
+    def perform(self, **command: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f"{json.dumps(command)}\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, "the client has ended"
+        return dict(json.loads(line))
+
+    def agent(self, user: Caller, thread_id: str, url: str = "", query: str = "") -> "Agent":
+        """Make an agent for a thread, at this address of the service."""
+        agent = Agent(self, f"{thread_id} {url} {query}")
+        base = f"{url or user.url}/v1/agui"
+        headers = {"Authorization": f"Bearer {user.token}"}
+        urls = {"url": base + query, "connectUrl": f"{base}/connect"}
+        self.perform(op="new", agent=agent.name, threadId=thread_id, headers=headers, **urls)
+        return agent
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An `HttpAgent`, which keeps the messages of its thread."""
+
+    process: AguiProcess
+    name: str
+
+    def run(self, *said: str, **how: Any) -> dict[str, Any]:
+        """Add messages of the user and run the agent; returns events, messages and interrupts."""
+        messages = [{"id": f"m-{hash(text)}", "role": "user", "content": text} for text in said]
+        messages += how.pop("messages", [])
+        return self.process.perform(op="run", agent=self.name, messages=messages, **how)
+
+    def connect(self) -> dict[str, Any]:
+        return self.process.perform(op="connect", agent=self.name)
+
+
+@contextmanager
+def agui_process() -> Iterator[AguiProcess]:
+    """Run the client for the length of the block."""
+    command = [str(NODE), str(PROGRAM), str(MODULES)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield AguiProcess(process)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(30)

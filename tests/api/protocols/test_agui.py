@@ -1,0 +1,97 @@
+"""Requests that `/v1/agui` refuses, and those that it answers without a worker."""
+
+import json
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+from tests.clients import Register, User, details_of, error_of
+
+SAID = {"id": "m1", "role": "user", "content": "Hello"}
+ASK: dict[str, Any] = {"threadId": "chat-1", "runId": "run-1", "messages": [SAID]}
+
+
+def events_of(response: TestResponse) -> list[dict[str, Any]]:
+    assert 200 == response.status_code, response.text
+    return [json.loads(line[6:]) for line in response.text.splitlines() if line[:6] == "data: "]
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"threadId": ""}, "threadId"),
+        ({"runId": "x" * 129}, "runId"),
+        ({"messages": "Hello"}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"id": "m1", "role": "user"}]}, "messages.0.user.content"),
+        ({"messages": [{**SAID, "content": ""}]}, "messages.0.content"),
+        ({"messages": [SAID, {"id": "m2", "role": "assistant", "content": "Hi"}]}, "messages"),
+        ({"messages": [{**SAID, "content": [{"type": "text"}]}]}, "messages.0"),
+        ({"tools": [{"name": "two words", "description": "x"}]}, "tools"),
+        ({"tools": [{"name": "calculator", "description": "x"}]}, "tools"),
+        ({"resume": [{"interruptId": "i", "status": "perhaps"}]}, "resume.0.status"),
+    ],
+)
+def test_an_input_that_is_none_is_refused(alice: User, fields: Any, name: str) -> None:
+    """422 names what is wrong with a `RunAgentInput`."""
+    found = details_of(alice.post("/v1/agui", json={**ASK, **fields}))
+    assert any(field.startswith(name) for field in found), found
+
+
+def test_an_unknown_agent_is_refused(alice: User) -> None:
+    """Personas and routes that do not exist are 422, as elsewhere."""
+    for query in ("persona_id=nobody", "route_id=nowhere", "persona_id=two words", "x=1"):
+        response = alice.post(f"/v1/agui?{query}", json=ASK)
+        assert 422 == response.status_code, query
+
+
+def test_data_within_a_message_is_refused(alice: User) -> None:
+    """Images are sent by URL or as uploaded files."""
+    source = {"type": "data", "value": "aGVsbG8=", "mimeType": "image/png"}
+    content = [{"type": "image", "source": source}]
+    found = details_of(
+        alice.post("/v1/agui", json={**ASK, "messages": [{**SAID, "content": content}]})
+    )
+    assert "messages.0.content.0" in found
+
+
+def test_replies_to_nothing_are_run_errors(alice: User) -> None:
+    """Results and resumes that a thread does not wait for end the run with an error."""
+    resume = [{"interruptId": "nothing", "status": "resolved", "payload": True}]
+    call_id = "01a20e814d93779bb068b0852a03871d.call_1"
+    result = {"id": "t1", "role": "tool", "toolCallId": call_id, "content": "x"}
+    for fields in ({"resume": resume}, {"messages": [SAID, result]}):
+        events = events_of(alice.post("/v1/agui", json={**ASK, **fields}))
+        assert ["RUN_STARTED", "RUN_ERROR"] == [event["type"] for event in events]
+        assert "runs.not_waiting" == events[1]["code"]
+
+
+def test_a_request_that_is_sent_again_has_the_same_run(alice: User) -> None:
+    """The client's `runId` names the run: with another message it is an error."""
+    alice.post("/v1/agui", json=ASK).close()
+    alice.post("/v1/agui", json=ASK).close()
+    assert 1 == len(alice.get("/v1/runs").json or [])
+    [run] = alice.get("/v1/runs").json or []
+    assert {"agui.run_id": "run-1"} == run["metadata"]
+    [thread] = alice.get("/v1/threads?external_id=chat-1").json or []
+    assert run["thread_id"] == thread["id"]
+    other = {**ASK, "messages": [{**SAID, "content": "Good-bye"}]}
+    events = events_of(alice.post("/v1/agui", json=other))
+    assert "idempotency.conflict" == events[-1]["code"]
+
+
+def test_a_connect_is_limited_to_what_its_caller_sees(alice: User, register: Register) -> None:
+    """Cursors of other threads and orgs lead nowhere; a thread that does not exist is empty."""
+    alice.post("/v1/agui", json=ASK).close()
+    [run] = alice.get("/v1/runs").json or []
+    cursor = {"Last-Event-ID": f"{run['run_id']}.0.1"}
+    stranger = register()
+    for user, thread in ((stranger, "chat-1"), (alice, "chat-2")):
+        response = user.post("/v1/agui/connect", json={**ASK, "threadId": thread}, headers=cursor)
+        assert (404, "runs.not_found") == error_of(response)
+    for wrong in ("1", f"{run['run_id']}.0", "x.0.1"):
+        headers = {"Last-Event-ID": wrong}
+        assert "Last-Event-ID" in details_of(alice.post("/v1/agui/connect", ASK, headers=headers))
+    types = [e["type"] for e in events_of(stranger.post("/v1/agui/connect", json=ASK))]
+    assert ["RUN_STARTED", "MESSAGES_SNAPSHOT", "RUN_FINISHED"] == types

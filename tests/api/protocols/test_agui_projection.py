@@ -1,0 +1,108 @@
+"""Recorded runs as streams of AG-UI."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ag_ui.core import Event
+from pydantic import TypeAdapter
+
+from arkloop.api.protocols.agui_messages import PackedMessages
+from arkloop.api.protocols.agui_projection import AguiFacts, AguiProjection
+from arkloop.api.protocols.projection import project_all
+from tests.api.protocols.recorded_runs import NAMES, RUN_ID, check_golden, events_of
+
+FACTS = AguiFacts(
+    run_id=RUN_ID,
+    thread_id="chat-7",
+    client_run_id="run-of-the-client",
+    client_tools=frozenset({"locate"}),
+)
+ASKED = {"id": "m1", "role": "user", "content": "Hello"}
+_EVENT: TypeAdapter[Any] = TypeAdapter(Event)
+
+
+def parts_of(name: str, **how: Any) -> Iterator[tuple[AguiProjection, list[bytes]]]:
+    """Yield each run of the protocol that a recorded run has, with its frames."""
+    waits = 0
+    while True:
+        earlier = PackedMessages([ASKED])
+        projection = AguiProjection(FACTS, waits, earlier=earlier, **how)
+        yield projection, projection.opening() + project_all(events_of(name), projection)
+        if projection.asked is None:
+            return
+        waits = projection.waits
+
+
+def data_of(frames: list[bytes]) -> list[dict[str, Any]]:
+    return [json.loads(frame.removeprefix(b"data: ").partition(b"\n")[0]) for frame in frames]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_has_the_frames_of_its_golden(name: str) -> None:
+    """The frames of this version of the protocol stay as they are."""
+    check_golden("agui-1.0", name, b"".join(b"".join(frames) for _, frames in parts_of(name)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_frame_is_an_event_of_the_protocol(name: str) -> None:
+    """Each part begins with its run, ends with it, and has only known events in between."""
+    for _, frames in parts_of(name):
+        events = data_of(frames)
+        for event in events:
+            _EVENT.validate_python(event)
+        types = [event["type"] for event in events]
+        assert "RUN_STARTED" == types[0]
+        assert types[-1] in ("RUN_FINISHED", "RUN_ERROR")
+        assert 1 == sum(type_ in ("RUN_FINISHED", "RUN_ERROR") for type_ in types)
+        ids = [frame.rpartition(b"\nid: ")[2].strip().decode() for frame in frames]
+        assert [str(n + 1) for n in range(len(ids))] == [id_.rpartition(".")[2] for id_ in ids]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cursor_has_the_frames_after_it(name: str) -> None:
+    """Whatever was received, the rest of the stream follows it without a gap."""
+    for number, (_, frames) in enumerate(parts_of(name)):
+        for after in range(len(frames) + 1):
+            resumed = [rest for _, rest in parts_of(name, after=after)][number]
+            assert frames[after:] == resumed
+
+
+def test_a_connect_begins_with_all_messages() -> None:
+    """After the start comes a snapshot: what was before the run, and the run's parts before."""
+    _, (_, frames) = parts_of("client_tools", connects=True)
+    snapshot = data_of(frames)[1]
+
+    assert "MESSAGES_SNAPSHOT" == snapshot["type"]
+    roles = [message["role"] for message in snapshot["messages"]]
+    assert ["user", "assistant", "tool"] == roles
+    assert 4 == len(snapshot["messages"][1]["toolCalls"])
+    assert b"\nid: " not in frames[1]
+
+
+def test_text_is_taken_back_by_a_snapshot() -> None:
+    """After a reset the messages are those before the turn, and the turn comes under its old id."""
+    [(_, frames)] = parts_of("reset")
+    events = data_of(frames)
+    place = next(n for n, e in enumerate(events) if e["type"] == "MESSAGES_SNAPSHOT")
+
+    reasoning = {"id": f"rs_{RUN_ID.hex}_0_0", "role": "reasoning", "content": ""}
+    assert [ASKED, reasoning] == events[place]["messages"]
+    starts = [e["messageId"] for e in events if e["type"] == "TEXT_MESSAGE_START"]
+    assert 2 * [f"msg_{RUN_ID.hex}_0"] == starts
+
+
+def test_edited_arguments_replace_the_announced_ones() -> None:
+    """What a person has changed before the client gets the call is in a snapshot before the end."""
+    events = events_of("client_tools")
+    for event in events:
+        if event["type"] == "run.waiting_for_input":
+            event["data"]["calls"][0]["arguments"] = {"exact": False}
+    projection = AguiProjection(FACTS)
+    frames = projection.opening() + project_all(events, projection)
+
+    snapshot = data_of(frames)[-2]
+    assert "MESSAGES_SNAPSHOT" == snapshot["type"]
+    calls = snapshot["messages"][0]["toolCalls"]
+    assert '{"exact":false}' == calls[1]["function"]["arguments"]
