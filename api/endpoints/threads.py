@@ -11,7 +11,14 @@ from arkloop.api.auth.bearer import requires
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import JsonObject, described
 from arkloop.api.http.end_users import refuse_fields
-from arkloop.api.http.fields import ClientId, Metadata, MetadataChange, OnBusyField, StrictBoolean
+from arkloop.api.http.fields import (
+    ClientId,
+    Id,
+    Metadata,
+    MetadataChange,
+    OnBusyField,
+    StrictBoolean,
+)
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, ClientDataQuery, page, page_args
@@ -37,6 +44,7 @@ class CreateThread(Schema):
 
 class ThreadsQuery(ClientDataQuery):
     external_id = ClientId()
+    parent_run_id = Id()
 
 
 class ChangeThread(CreateThread):

@@ -144,7 +144,8 @@ def list_(
 ) -> Page:
     """List the threads that the actor may see, newest first.
 
-    `filters`: `external_id`, `end_user_id` and `metadata`.
+    `filters`: `parent_run_id`, `external_id`, `end_user_id` and `metadata`; without any of them
+    those of sub-runs are left out.
     """
     if actor.end_user_id is not None:
         if filters.get("end_user_id", actor.end_user_id) != actor.end_user_id:
@@ -169,15 +170,18 @@ def _walk(names: frozenset[str], pair_count: int) -> Walk:
     """Return the walk for these filters. Built once, which costs more than to execute it."""
     equal = [
         threads.c[name] == bindparam(name)
-        for name in ("id", "external_id", "end_user_id")
+        for name in ("id", "parent_run_id", "external_id", "end_user_id")
         if name in names
     ]
     if not pair_count:
-        return Walk(threads, tuple(equal[:1]), rest=tuple(equal[1:]))
-    pair, *rest = has_pairs(thread_metadata, pair_count)
+        by, rest = equal[:1] or [threads.c.parent_run_id.is_(None)], equal[1:]
+        # Threads of one parent are all seen by those who see the parent.
+        is_one_range = "parent_run_id" in names
+        return Walk(threads, tuple(by), rest=tuple(rest), is_one_range=is_one_range)
+    pair, *others = has_pairs(thread_metadata, pair_count)
     if equal:
-        rest.append(exists().where(threads.c.id == thread_metadata.c.id, *equal))
-    return Walk(thread_metadata, (pair,), rest=tuple(rest))
+        others.append(exists().where(threads.c.id == thread_metadata.c.id, *equal))
+    return Walk(thread_metadata, (pair,), rest=tuple(others))
 
 
 @lru_cache(maxsize=100)

@@ -64,7 +64,17 @@ threads = Table(
         *("visible_to", "end_user_id", "created_at", "id"),
         postgresql_where=text("end_user_id IS NOT NULL"),
     ),
-    Index("ix_threads_visible_to_created_at_id", "visible_to", "created_at", "id"),
+    # Without the threads of sub-runs.
+    Index(
+        "ix_threads_listed_visible_to_created_at_id",
+        *("visible_to", "created_at", "id"),
+        postgresql_where=text("parent_run_id IS NULL"),
+    ),
+    Index(
+        "ix_threads_parent_run_id_created_at_id",
+        *("parent_run_id", "created_at", "id"),
+        postgresql_where=text("parent_run_id IS NOT NULL"),
+    ),
     Index(
         UNIQUE_EXTERNAL_ID,
         "visible_to",

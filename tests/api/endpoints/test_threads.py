@@ -305,3 +305,26 @@ def _all_calls(user: User, thread: str) -> list[Any]:
 
 def _without_trace(answer: dict[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (answer or {}).items() if name != "trace_id"}
+
+
+def test_threads_of_sub_runs_are_listed_by_their_run_alone(
+    alice: User, make_run: MakeRun, connections: Connections
+) -> None:
+    """A list has the threads of people, unless those of the sub-runs of one run are asked for."""
+    own = alice.thread()
+    parent = make_run(alice, own)
+    subs = [alice.thread(), alice.thread(is_private=True)]
+    with connections.transaction() as tx:
+        tx.sql.execute(
+            text("UPDATE threads SET parent_run_id = :parent WHERE id = ANY(:subs)"),
+            {"parent": parent, "subs": [UUID(sub) for sub in subs]},
+        )
+
+    def listed(query: str = "") -> list[str]:
+        return [thread["id"] for thread in alice.get(f"/v1/threads{query}").json or []]
+
+    assert [own] == listed()
+    assert subs[::-1] == listed(f"?parent_run_id={parent}")
+    assert [] == listed(f"?parent_run_id={new_id()}")
+    assert [] == listed(f"?parent_run_id={parent}&end_user_id=somebody")
+    assert ["parent_run_id"] == list(details_of(alice.get("/v1/threads?parent_run_id=x")))

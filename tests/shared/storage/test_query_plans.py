@@ -112,7 +112,23 @@ def test_a_page_of_threads(
 
     plans = only(connections, lambda sql: threads.list_(sql, actor, limit=LIMIT, before=before))
 
-    plans.check({"ix_threads_visible_to_created_at_id", "pk_threads", "uq_runs_unended_thread_id"})
+    index = "ix_threads_listed_visible_to_created_at_id"
+    plans.check({index, "pk_threads", "uq_runs_unended_thread_id"})
+
+
+def test_a_page_of_the_threads_of_sub_runs(
+    connections: Connections, written: History, actor: Actor
+) -> None:
+    """A page of the threads of one run's sub-runs is read by an index."""
+    filters = {"parent_run_id": written.some_runs[0]}
+
+    plans = only(
+        connections,
+        lambda sql: threads.list_(sql, actor, limit=LIMIT, before=None, filters=filters),
+    )
+
+    index = "ix_threads_parent_run_id_created_at_id"
+    plans.check({index, "pk_threads", "uq_runs_unended_thread_id"})
 
 
 def test_a_page_of_a_threads_runs(connections: Connections, written: History, actor: Actor) -> None:
