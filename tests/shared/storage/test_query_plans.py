@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import create_engine, insert, select, text
 
 from arkloop.api.streaming import stream_pages
 from arkloop.api.streaming.run_heads import RunHeads
@@ -51,17 +51,19 @@ def written(connections: Connections) -> History:
         )
     url = connections.settings.database_url
     history = seed(url, org_id, runs=20_000, long_run_events=1_000)
-    with connections.transaction() as tx:
+    engine = create_engine(url)  # without a limit on time
+    with engine.begin() as sql:
         # Without runs. In a table of a hundred pages to read all of it is no mistake.
-        tx.sql.execute(
+        sql.execute(
             text(
                 "INSERT INTO threads (id, org_id, created_by_user_id, created_at)"
                 " SELECT gen_random_uuid(), org_id, created_by_user_id, created_at"
                 " FROM threads CROSS JOIN generate_series(1, 6)"
             )
         )
-    with connections.engine.connect() as sql:
+    with engine.connect() as sql:
         sql.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE threads"))
+    engine.dispose()
     return history
 
 
