@@ -24,6 +24,7 @@ from arkloop.api.endpoints import (
     new_runs,
     personas,
     runs,
+    thread_events,
     threads,
     timeline,
     tool_results,
@@ -38,6 +39,7 @@ from arkloop.api.http.reports import Reports
 from arkloop.api.protocols import agui, ai_sdk, responses
 from arkloop.api.streaming.long_polls import LongPollHub
 from arkloop.api.streaming.stream_hub import StreamHub
+from arkloop.api.streaming.thread_stream import ThreadRuns
 from arkloop.shared import fault_points, logs, plugins
 from arkloop.shared.catalog import model_routes
 from arkloop.shared.catalog.catalog import Catalog
@@ -66,6 +68,7 @@ BLUEPRINTS = (
     threads.bp,
     messages.bp,
     timeline.bp,
+    thread_events.bp,
     files.bp,
     runs.bp,
     new_runs.bp,
@@ -115,6 +118,7 @@ def create_app(connections: Connections | None = None) -> Flask:
     app.extensions["arkloop.auth"] = Authenticator(connections)
     app.extensions["arkloop.storage"] = storage
     app.extensions["arkloop.hub"] = StreamHub(connections)
+    app.extensions["arkloop.thread_runs"] = ThreadRuns(connections, thread_events.announcement)
     app.extensions["arkloop.polls"] = polls = LongPollHub(connections)
     polls.looks.append(partial(tool_workers.waiting, connections))
     polls.looks.append(partial(agent_workers.look, connections))

@@ -153,16 +153,22 @@ class StoredRuns:
         state: RunState = RunState.COMPLETED,
         message: tuple[UUID, str] | None = None,
         error: RunError | None = None,
+        *,
+        with_followers: bool = False,
     ) -> bool:
-        """End the run as its worker would, with `USED`."""
+        """End the run as its worker would, with `USED`, and start the next one if any waits."""
         last: Event = RunCompleted(None, USED.usage, USED.cost_usd, "stop")
         if error is not None:
             last = RunFailed(error, USED.usage, USED.cost_usd)
         elif state == RunState.CANCELLED:
             last = RunCancelled(USED.usage, USED.cost_usd)
         stored = numbered(self.last_seq(claim.run_id), last)
+        how = {"message": message, "error": error}
+        if with_followers:
+            with self.connections.transaction() as tx:
+                return end_run(tx, claim, state, stored, with_followers=True, **how)
         with self.connections.statement() as tx:
-            return end_run(tx, claim, state, stored, message=message, error=error)
+            return end_run(tx, claim, state, stored, **how)
 
     def set(self, run_id: UUID, **columns: Any) -> None:
         with self.connections.transaction() as tx:
@@ -215,11 +221,19 @@ class StoredRuns:
 
 
 def end_run(
-    tx: Transaction, claim: Claim, state: RunState, stored: Sequence[StoredEvent], **how: Any
+    tx: Transaction,
+    claim: Claim,
+    state: RunState,
+    stored: Sequence[StoredEvent],
+    *,
+    with_followers: bool = False,
+    **how: Any,
 ) -> bool:
     """End it with `USED`; False if it is being cancelled. Raises: LeaseLost."""
     [outcome] = endings.end(
-        tx, [Ending(claim=claim, state=state, stored=stored, totals=USED, **how)]
+        tx,
+        [Ending(claim=claim, state=state, stored=stored, totals=USED, **how)],
+        with_followers=with_followers,
     )
     if outcome is Outcome.LOST:
         raise LeaseLost()

@@ -19,6 +19,11 @@ REQUEST: dict[str, dict[str, Any]] = {
         "description": "The `seq` of the last event that the client has; the larger cursor counts.",
         "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
     },
+    "Last-Event-ID of a thread": {
+        "name": "Last-Event-ID",
+        "description": "The `id` of the last frame that the client has: `<run>:<seq>`.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f-]{36}:[0-9]{1,18}$"},
+    },
 }
 
 RESPONSE: dict[str, dict[str, Any]] = {

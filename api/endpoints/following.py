@@ -42,10 +42,11 @@ def streaming(
     opening: bytes = sse.HELLO,
     on_leave: Callable[[], None] = lambda: None,
     pieces: Callable[[Page], Iterator[bytes]] = Page.pieces,
+    follow_on: Callable[[], bytes | None] | None = None,
 ) -> Response:
     """Return a response that streams the run's events, as `pieces` makes them of its pages."""
     return Response(
-        sse.stream(hub(), watch, request.environ, opening, on_leave, pieces),
+        sse.stream(hub(), watch, request.environ, opening, on_leave, pieces, follow_on),
         headers=sse.HEADERS,
         direct_passthrough=True,
     )

@@ -147,7 +147,7 @@ def _in_thread(row: Row[Any]) -> dict[str, Any]:
     return {
         "run_id": str(run["id"]),
         "status": status_of(run["state"]),
-        "queue": _queue(run),
+        "queue": queue_of(run),
         "end_user_id": run["end_user_id"],
         "metadata": run["metadata"],
         "created_at": rfc3339(run["created_at"]),
@@ -163,7 +163,7 @@ def _in_list(listed: Row[Any]) -> dict[str, Any]:
         "thread_id": str(run["thread_id"]),
         "parent_run_id": _id_or_none(run["parent_run_id"]),
         "status": status_of(run["state"]),
-        "queue": _queue(run),
+        "queue": queue_of(run),
         "model": run["model"],
         "persona_id": run["persona_id"],
         "end_user_id": run["end_user_id"],
@@ -204,7 +204,7 @@ def shown_in_full(run: RowMapping) -> dict[str, Any]:
         "created_by_user_id": str(run["created_by_user_id"]),
         "status": status_of(run["state"]),
         "phase": phase_of(run["state"], cancel_requested=run["cancel_requested_at"] is not None),
-        "queue": _queue(run),
+        "queue": queue_of(run),
         "not_before": rfc3339_or_none(run["not_before"]),
         "superseded_by": _id_or_none(run["superseded_by"]),
         "model": run["model"],
@@ -244,7 +244,7 @@ def usage_of(run: RowMapping) -> dict[str, Any]:
     return {**tokens, "source": run["usage_source"]}
 
 
-def _queue(run: RowMapping) -> dict[str, Any] | None:
+def queue_of(run: RowMapping) -> dict[str, Any] | None:
     """Show the place of a run that waits for its thread."""
     return None if run["queue_position"] is None else {"position": run["queue_position"]}
 

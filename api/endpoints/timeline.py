@@ -9,10 +9,10 @@ from marshmallow import fields, validate
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints import transcripts
 from arkloop.api.endpoints.messages import shown as shown_message
-from arkloop.api.endpoints.runs import error_of, usage_of
+from arkloop.api.endpoints.runs import error_of, queue_of, usage_of
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import JsonObject, described
-from arkloop.api.http.paging import PageQuery, page, page_args, with_next
+from arkloop.api.http.paging import PageArgs, PageQuery, page, page_args, with_next
 from arkloop.shared.errors import Forbidden
 from arkloop.shared.events.plain import money
 from arkloop.shared.events.turns import Turns
@@ -51,6 +51,13 @@ def show_timeline(thread_id: UUID) -> Response:
             before=timeline.Place(*args.before) if args.before else None,
         )
     end = ByTurn(*found.end) if found.end else None
+    response = _page(found, args, end)
+    if found.newest is not None:
+        response.headers["X-Stream-Cursor"] = f"{found.newest.run_id}:{found.newest.seq}"
+    return response
+
+
+def _page(found: timeline.Timeline, args: PageArgs[ByTurn], end: ByTurn | None) -> Response:
     if args.filters["render"] == "text":
         shown = [_shown(entry) for entry in reversed(found.entries)]
         return with_next(Response(transcripts.text_of(shown), mimetype="text/plain"), end)
@@ -77,6 +84,7 @@ def _run(run: Any, turns: Turns) -> dict[str, Any]:
         "run_id": str(run["id"]),
         "status": status_of(run["state"]),
         "phase": phase_of(run["state"], cancel_requested=run["cancel_requested_at"] is not None),
+        "queue": queue_of(run),
         "seq": run["last_seq"],
         "persona_id": run["persona_id"],
         "model": run["model"],

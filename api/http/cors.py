@@ -17,7 +17,8 @@ ALLOWED_HEADERS = (
     *("Prefer", "traceparent"),
 )
 EXPOSED_HEADERS = (
-    *("X-Next-Cursor", "Link", "X-Trace-Id", "Location", "Idempotency-Replayed"),
+    *("X-Next-Cursor", "X-Stream-Cursor", "Link", "X-Trace-Id", "Location"),
+    "Idempotency-Replayed",
     *("Retry-After", "Preference-Applied", "WWW-Authenticate", "Content-Disposition"),
     # Those of the AI SDK's protocol.
     *("x-vercel-ai-ui-message-stream", "x-workflow-run-id", "x-workflow-stream-tail-index"),

@@ -190,7 +190,7 @@ class PageReader:
     def _give(self, read: _Read, page: Page, *, from_table: bool) -> None:
         with self._lock:
             for watch in read.watches:
-                if watch.is_gone:
+                if watch.is_gone or watch.run_id != read.place.run_id:
                     continue
                 watch.from_table = from_table
                 watch.announced = max(watch.announced, page.last_seq)
@@ -224,6 +224,8 @@ class PageReader:
         """Handle an announced event that neither store has: a deleted run, or a restored Redis."""
         with self._lock:
             for watch in read.watches:
+                if watch.run_id != read.place.run_id:
+                    continue
                 watch.is_read_for = False
                 if watch.until is not None:
                     watch.interrupt()

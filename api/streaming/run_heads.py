@@ -1,25 +1,17 @@
 """The heads of runs, which their streams need, looked up for many streams at once.
 
-When a process ends, thousands of clients come to another one within a moment.
-Whatever is asked while a query is under way is asked together in the next one.
+Threads have heads, too: the position of their newest run, and who may read it.
 """
 
-import logging
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from arkloop.api.streaming.lookups import Lookups
 from arkloop.shared.actors import Actor
-from arkloop.shared.errors import RunNotFound, Unavailable
+from arkloop.shared.errors import RunNotFound
 from arkloop.shared.storage.connections import Connections
-
-log = logging.getLogger(__name__)
-
-#: Runs of one query.
-MOST_AT_ONCE = 500
 
 # Of thousands of runs that wait, nothing has to travel.
 _NEWS = """
@@ -37,6 +29,29 @@ CROSS JOIN LATERAL (
 ) AS newest
 WHERE run.org_id IS NULL OR run.only_for IS NOT NULL OR run.ended_at IS NOT NULL
     OR newest.seq > known.seq
+"""
+
+
+# Runs that wait for their thread have positions from there on: they may start in another order.
+_THREAD_NEWS = """
+SELECT known.thread_id, thread.org_id, thread.only_for, NULL, newest.position, known.thread_id,
+    thread.end_user_id
+FROM unnest(%(ids)s::uuid[], %(positions)s::bigint[]) AS known (thread_id, position)
+LEFT JOIN LATERAL (
+    SELECT t.org_id, CASE WHEN t.is_private THEN t.created_by_user_id END AS only_for,
+        t.end_user_id
+    FROM threads t WHERE t.id = known.thread_id AND t.deleted_at IS NULL
+) AS thread ON true
+CROSS JOIN LATERAL (
+    SELECT coalesce(
+        (SELECT r.position FROM runs r
+            WHERE r.thread_id = known.thread_id AND r.position > known.position
+                AND r.position < 2251799813685248
+            ORDER BY r.position DESC LIMIT 1),
+        0
+    ) AS position
+) AS newest
+WHERE thread.org_id IS NULL OR thread.only_for IS NOT NULL OR newest.position > known.position
 """
 
 
@@ -63,23 +78,12 @@ class RunHead(NamedTuple):
         )
 
 
-@dataclass(slots=True)
-class _Question:
-    """A question about one run, shared by all who ask at the same time."""
-
-    answered: threading.Event = field(default_factory=threading.Event)
-    head: RunHead | None = None
-    error: Exception | None = None
-
-
 class RunHeads:
-    """Asks for heads in a thread of its own, with one database connection at a time."""
+    """Asks for the heads of many at a time, with one database connection."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self._lock = threading.Lock()
-        self._asked: dict[UUID, _Question] = {}
-        self._is_asking = False
+        self._lookups = Lookups("run-heads", self.read)
 
     def get(self, run_id: UUID) -> RunHead | None:
         """Return the head of the run as it is now or later, None if there is no such run.
@@ -87,18 +91,7 @@ class RunHeads:
         Raises:
             Unavailable: Postgres is out of reach.
         """
-        with self._lock:
-            question = self._asked.get(run_id)
-            if question is None:
-                question = self._asked[run_id] = _Question()
-            if not self._is_asking:
-                self._is_asking = True
-                threading.Thread(target=self._ask, name="run-heads", daemon=True).start()
-        question.answered.wait()
-        if question.error is not None:
-            # One of its own for each: a traceback grows with each thread that raises it.
-            raise type(question.error)() from question.error
-        return question.head
+        return self._lookups.get(run_id)
 
     def get_seen(self, run_id: UUID, actor: Actor) -> RunHead:
         """Return the head of a run. Raises: RunNotFound: none that the actor sees; Unavailable."""
@@ -122,27 +115,9 @@ class RunHeads:
             rows = sql.exec_driver_sql(_NEWS, arrays)
             return {row[0]: None if row[1] is None else RunHead(*row) for row in rows}
 
-    def _ask(self) -> None:
-        """Query the database until no request is left."""
-        while True:
-            with self._lock:
-                asked = {
-                    run_id: self._asked.pop(run_id) for run_id in list(self._asked)[:MOST_AT_ONCE]
-                }
-                if not asked:
-                    self._is_asking = False
-                    return
-            try:
-                heads = self.read(list(asked))
-                for run_id, question in asked.items():
-                    question.head = heads.get(run_id)
-            except Unavailable as error:
-                for question in asked.values():
-                    question.error = error
-            except Exception as error:
-                log.exception("run heads")
-                for question in asked.values():
-                    question.error = RuntimeError(str(error))
-            finally:
-                for question in asked.values():
-                    question.answered.set()
+    def thread_news(self, known: Mapping[UUID, int]) -> dict[UUID, RunHead | None]:
+        """Return the heads of threads, as `news` does: their numbers are positions of runs."""
+        arrays = {"ids": list(known), "positions": list(known.values())}
+        with self._connections.reading() as sql:
+            rows = sql.exec_driver_sql(_THREAD_NEWS, arrays)
+            return {row[0]: None if row[1] is None else RunHead(*row) for row in rows}

@@ -24,7 +24,7 @@ PING = b": ping\n"
 BLOCKED_WRITE_SECONDS = 60
 
 
-def reopening(cursor: int) -> bytes:
+def reopening(cursor: int | str) -> bytes:
     """Return the opening of a stream that a browser's EventSource resumes after `cursor`.
 
     WebKit keeps what it has read of a frame when a connection breaks, and reads on where the next
@@ -32,7 +32,7 @@ def reopening(cursor: int) -> bytes:
     to takes the data before it, and sets the id, which may have been cut, too. Without data before
     it, this is no event at all (WHATWG HTML, 9.2.6).
     """
-    return HELLO + b"id: %d\nevent: resumed\n\n" % cursor
+    return HELLO + b"id: %b\nevent: resumed\n\n" % str(cursor).encode()
 
 
 def stream(
@@ -42,6 +42,7 @@ def stream(
     opening: bytes = HELLO,
     on_leave: Callable[[], None] = lambda: None,
     pieces: Callable[[Page], Iterator[bytes]] = Page.pieces,
+    follow_on: Callable[[], bytes | None] | None = None,
 ) -> Iterator[bytes]:
     """Yield everything after the watch's cursor, up to the terminal event or the watch's `until`.
 
@@ -49,6 +50,9 @@ def stream(
     end for the run's. Nothing is held while there is no news: `environ`, with all that hangs on it,
     is emptied. `on_leave` is called if the client closes the connection before the end; a server
     that stops, or cuts a slow client, does not count. `pieces` makes what is sent of a page.
+
+    `follow_on` is called when the watch is complete: it moves the watch and returns what to send,
+    or None if the stream is complete. Such a stream is broken off wherever it is interrupted.
     """
     is_chunked = environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
     environ.clear()
@@ -61,17 +65,29 @@ def stream(
     try:
         yield opening
         first = RETRY
-        while not watch.is_over:
-            page = hub.next_page(watch)
-            if page is not None:
-                for piece in pieces(page):
-                    yield first + piece if first else piece
-                    first = b""
-                # They would be kept for as long as nothing new comes.
-                page, piece = None, b""
-            elif not watch.is_over:
-                yield PING
-        if not watch.is_complete and client is not None:
+        is_whole = False
+        while not is_whole:
+            while not watch.is_over:
+                page = hub.next_page(watch)
+                if page is not None:
+                    for piece in pieces(page):
+                        yield first + piece if first else piece
+                        first = b""
+                    # They would be kept for as long as nothing new comes.
+                    page, piece = None, b""
+                elif not watch.is_over:
+                    yield PING
+            if follow_on is None:
+                is_whole = watch.is_complete
+                break
+            if watch.is_broken_off:
+                break
+            sent = follow_on()
+            is_whole = sent is None
+            if sent:
+                yield first + sent
+                first = b""
+        if not is_whole and client is not None:
             _break_off(client, is_chunked=is_chunked)
     except GeneratorExit:  # a write has failed
         watch.has_left = watch.has_left or not watch.ended

@@ -13,7 +13,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -48,8 +48,9 @@ _MAX_ORDERS = 500
 
 @dataclass(slots=True)
 class _Followed:
-    """A run that somebody follows; `is_told`: its news come by the subscription."""
+    """A run that somebody follows, or a thread; `is_told`: its news come by the subscription."""
 
+    is_thread: bool
     watches: set[Watch] = field(default_factory=set)
     is_told: bool = False
     asked_at: float = field(default_factory=time.monotonic)
@@ -95,16 +96,7 @@ class StreamHub:
             if watch.connection is not None:
                 watch.descriptor = self._disconnects.add(watch.connection)
                 self._by_descriptor[watch.descriptor] = watch
-            if watch.until is not None:
-                self._replayed.setdefault(watch.run_id, set()).add(watch)
-                return
-            followed = self._followed.get(watch.run_id)
-            if followed is None:
-                followed = self._followed[watch.run_id] = _Followed()
-                self._wanted.put((self._connections.keys.news(watch.run_id), True))
-            followed.watches.add(watch)
-            if followed.is_told or not self._is_listening:
-                self._unknown.put(watch.run_id)
+            self._follow(watch)
 
     def remove(self, watch: Watch) -> None:
         """Remove a watch whose stream has ended."""
@@ -115,18 +107,14 @@ class StreamHub:
                 self._disconnects.remove(watch.connection, watch.descriptor)
                 if self._by_descriptor.get(watch.descriptor) is watch:
                     del self._by_descriptor[watch.descriptor]
-            if watch.until is not None:
-                replayed = self._replayed[watch.run_id]
-                replayed.discard(watch)
-                if not replayed:
-                    del self._replayed[watch.run_id]
-                return
-            followed = self._followed[watch.run_id]
-            followed.watches.discard(watch)
-            if not followed.watches:
-                del self._followed[watch.run_id]
-                # Under the lock: a new watch's subscription must come after it.
-                self._wanted.put((self._connections.keys.news(watch.run_id), False))
+            self._unfollow(watch)
+
+    def move(self, watch: Watch, to: UUID, cursor: int = 0, **how: Any) -> None:
+        """Turn a watch, whose client was given everything, as `Watch.begin` does."""
+        with self._lock:
+            self._unfollow(watch)
+            watch.begin(to, cursor, **how)
+            self._follow(watch)
 
     def check(self, run_id: UUID, cursor: int) -> None:
         """Check for a hole. Raises: EventsLost: events after this cursor are still missing."""
@@ -149,6 +137,36 @@ class StreamHub:
         return watch.wait(seconds)
 
     # ---- inside ----
+
+    def _follow(self, watch: Watch) -> None:
+        if watch.until is not None:
+            self._replayed.setdefault(watch.run_id, set()).add(watch)
+            return
+        followed = self._followed.get(watch.run_id)
+        if followed is None:
+            followed = self._followed[watch.run_id] = _Followed(watch.awaits_run)
+            self._wanted.put((self._channel(watch.run_id, followed), True))
+        followed.watches.add(watch)
+        if followed.is_told or not self._is_listening:
+            self._unknown.put(watch.run_id)
+
+    def _unfollow(self, watch: Watch) -> None:
+        if watch.until is not None:
+            replayed = self._replayed[watch.run_id]
+            replayed.discard(watch)
+            if not replayed:
+                del self._replayed[watch.run_id]
+            return
+        followed = self._followed[watch.run_id]
+        followed.watches.discard(watch)
+        if not followed.watches:
+            del self._followed[watch.run_id]
+            # Under the lock: a new watch's subscription must come after it.
+            self._wanted.put((self._channel(watch.run_id, followed), False))
+
+    def _channel(self, id_: UUID, followed: _Followed) -> str:
+        names = self._connections.keys
+        return names.runs(id_) if followed.is_thread else names.news(id_)
 
     def _start(self) -> None:
         """Start listening with the first watch: a process without streams needs no subscription."""
@@ -177,6 +195,9 @@ class StreamHub:
             for watch in followed.watches:
                 if seq > watch.announced:
                     watch.announced = seq
+                    if watch.awaits_run:
+                        watch.end()
+                        continue
                     is_behind |= watch.wants
             if is_behind:
                 self._reader.read_for(run_id)
@@ -218,11 +239,11 @@ class StreamHub:
                 pubsub.subscribe(names.news(_NO_RUN))
                 self._pubsub = pubsub
                 with self._lock:
-                    runs = list(self._followed)
+                    channels = [self._channel(*item) for item in self._followed.items()]
                     for followed in self._followed.values():
                         followed.is_told = False
-                if runs:
-                    pubsub.subscribe(*map(names.news, runs))
+                if channels:
+                    pubsub.subscribe(*channels)
                 self._is_listening = True
                 for message in signals.listen(pubsub, names, epoch):
                     self._on_message(message)
@@ -251,7 +272,7 @@ class StreamHub:
                 log.warning("not subscribed: %s", error)
 
     def _on_message(self, message: dict[str, Any]) -> None:
-        run = keys.run_of(message["channel"])
+        run = keys.subject_of(message["channel"])
         if run == _NO_RUN:
             return
         run_id = UUID(run)
@@ -273,26 +294,38 @@ class StreamHub:
             run_ids.add(self._unknown.get())
         with self._lock:
             run_ids &= self._followed.keys()  # who has left meanwhile needs no answer
-        heads = self.heads.read(list(run_ids)) if run_ids and not self._closed else {}
+            known = {run_id: (-1, self._followed[run_id].is_thread) for run_id in run_ids}
+        heads = self._news(known)
         for run_id in run_ids:
             self._heard(heads.get(run_id), run_id)
 
     def _poll(self) -> None:
         """Poll Postgres for all runs once per period, a part at a time."""
         self._pause(math.ceil(len(self._followed) / AT_ONCE) or 1)
-        known: dict[UUID, int] = {}
+        known: dict[UUID, tuple[int, bool]] = {}
         with self._lock:
             for run_id in list(itertools.islice(self._followed, AT_ONCE)):
                 # To the end of the queue, behind those that came meanwhile.
                 followed = self._followed[run_id] = self._followed.pop(run_id)
                 # An end user may have lost the thread: theirs are always looked at.
-                known[run_id] = min(
+                announced = min(
                     watch.announced if watch.reader.end_user_id is None else -1
                     for watch in followed.watches
                 )
-        if known and not self._closed:
-            for run_id, head in self.heads.news(known).items():
-                self._heard(head, run_id)
+                known[run_id] = announced, followed.is_thread
+        for run_id, head in self._news(known).items():
+            self._heard(head, run_id)
+
+    def _news(self, known: Mapping[UUID, tuple[int, bool]]) -> dict[UUID, RunHead | None]:
+        """Return the heads of runs, and of threads, that have more than the known number."""
+        runs = {id_: seq for id_, (seq, is_thread) in known.items() if not is_thread}
+        threads = {id_: position for id_, (position, is_thread) in known.items() if is_thread}
+        heads: dict[UUID, RunHead | None] = {}
+        if runs and not self._closed:
+            heads |= self.heads.news(runs)
+        if threads and not self._closed:
+            heads |= self.heads.thread_news(threads)
+        return heads
 
     def _pause(self, parts: int) -> None:
         """Pause between the parts of the poll; shortly as soon as Redis no longer notifies."""

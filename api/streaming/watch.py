@@ -18,6 +18,9 @@ class Watch:
 
     `cursor` is the last event that it was given, `announced` the last that is known to be there;
     `named` says how its frames look. `until` is where its stream ends even if the run has not.
+
+    One that `awaits_run` follows a thread until a run starts in it: `run_id` is the thread, and
+    numbers are positions in it instead of events.
     """
 
     run_id: UUID
@@ -26,13 +29,14 @@ class Watch:
     cursor: int = 0
     named: bool = False
     until: int | None = None
+    awaits_run: bool = False
     connection: socket.socket | None = None
     may_read: Callable[[Actor], bool] = lambda _: True
     announced: int = field(init=False)
     limit: int = FIRST_PAGE_EVENTS
-    ended: bool = False
-    #: The run has ended, and the client was given all of it.
+    #: The run has ended, and the client was given all of it; or a run has started.
     has_all: bool = False
+    is_broken_off: bool = False
     #: The client has closed its connection.
     has_left: bool = False
     waits: bool = False
@@ -49,8 +53,32 @@ class Watch:
     _wake: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.announced = self.until or 0
+        self.announced = self._known
         self._wake.acquire()
+
+    def begin(
+        self,
+        run_id: UUID,
+        cursor: int = 0,
+        *,
+        until: int | None = None,
+        awaits_run: bool = False,
+    ) -> None:
+        """Turn to another run, or to a thread: the client was given everything."""
+        self.run_id, self.cursor, self.until, self.awaits_run = run_id, cursor, until, awaits_run
+        self.announced = self._known
+        self.limit = FIRST_PAGE_EVENTS
+        self.has_all = self.from_table = self.is_read_for = False
+        self._page = None
+        self._wake.acquire(blocking=False)  # woken for what is over
+
+    @property
+    def _known(self) -> int:
+        return self.cursor if self.awaits_run else self.until or 0
+
+    @property
+    def ended(self) -> bool:
+        return self.has_all or self.is_broken_off
 
     @property
     def is_over(self) -> bool:
@@ -78,11 +106,11 @@ class Watch:
     def end(self) -> None:
         """End the stream at the next frame: the client has everything."""
         self.has_all = True
-        self.interrupt()
+        self.wake()
 
     def interrupt(self) -> None:
         """Break the stream off at the next frame: its client sees an error and reconnects."""
-        self.ended = True
+        self.is_broken_off = True
         self.wake()
 
     def leave(self) -> None:
@@ -110,6 +138,5 @@ class Watch:
             # Before it is sent: news that come while a slow client takes it are compared to it.
             self.cursor = page.last_seq
             self.limit = page.next_limit
-            self.ended = self.ended or page.ended
             self.has_all = self.has_all or page.ended
         return page

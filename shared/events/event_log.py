@@ -9,7 +9,7 @@ import itertools
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -133,15 +133,21 @@ def columns(batch: Iterable[tuple[UUID, Sequence[StoredEvent]]]) -> dict[str, st
     }
 
 
-def publish(connections: Connections, *batches: Batch) -> None:
+def publish(
+    connections: Connections, *batches: Batch, started: Iterable[tuple[UUID, int]] = ()
+) -> None:
     """Copy committed events to their streams and tell the followers, in one round trip.
+
+    `started` are the threads and positions of runs that start with them.
 
     Raises:
         redis.exceptions.RedisError: Redis is out of reach. Followers then read Postgres.
     """
     refused = [
         answer
-        for answer in connections.ask_redis(lambda redis: _publish(redis, connections, batches))
+        for answer in connections.ask_redis(
+            lambda redis: _publish(redis, connections, batches, started)
+        )
         # An id that is already there: published twice, which is harmless.
         if isinstance(answer, ResponseError) and "equal or smaller" not in str(answer)
     ]
@@ -151,10 +157,14 @@ def publish(connections: Connections, *batches: Batch) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Committed events of some runs, for their streams and followers."""
+    """Committed events of some runs, for their streams and followers.
+
+    `started` are the positions of those that start, by their threads.
+    """
 
     kind: ClassVar[str] = "publish"
     batch: Batch
+    started: Mapping[UUID, int] = field(default_factory=dict)
 
     @property
     def subject(self) -> object:
@@ -164,10 +174,16 @@ class Publish:
     @staticmethod
     def send(connections: Connections, group: "Sequence[Publish]") -> None:
         """Copy the events of all in one round trip."""
-        publish(connections, *(one.batch for one in group))
+        started = [item for one in group for item in one.started.items()]
+        publish(connections, *(one.batch for one in group), started=started)
 
 
-def _publish(redis: Any, connections: Connections, batches: Sequence[Batch]) -> list[Any]:
+def _publish(
+    redis: Any,
+    connections: Connections,
+    batches: Sequence[Batch],
+    started: Iterable[tuple[UUID, int]],
+) -> list[Any]:
     pipeline = redis.pipeline(transaction=False)
     command = pipeline.execute_command
     for run_id, events in itertools.chain.from_iterable(batch.items() for batch in batches):
@@ -190,6 +206,8 @@ def _publish(redis: Any, connections: Connections, batches: Sequence[Batch]) -> 
         elif renew:
             command("EXPIRE", stream, keys.LIVE_STREAM_TTL_SECONDS)
         command("PUBLISH", connections.keys.news(run_id), events[-1].seq)
+    for thread_id, position in started:
+        command("PUBLISH", connections.keys.runs(thread_id), position)
     answers: list[Any] = pipeline.execute(raise_on_error=False)
     return answers
 

@@ -128,7 +128,8 @@ def _claim_new(
         row.run_id: [StoredEvent(1, types.RunStarted.type, row.started_payload)] for row in rows
     }
     if started:
-        tx.after_commit.append(event_log.Publish(started))
+        places = {row.thread_id: row.position for row in rows}
+        tx.after_commit.append(event_log.Publish(started, places))
     return {row.run_id: _claim_of(row, last_seq=1) for row in rows}
 
 

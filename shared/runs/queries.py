@@ -69,7 +69,7 @@ _TREE_COST = literal_column(
 ).label("tree_cost_usd")
 _BEFORE = runs.alias("runs_before")
 #: The place of a run in the queue of its thread, from 1 on; null: it is not pending.
-_QUEUE_POSITION = case(
+QUEUE_POSITION = case(
     (
         runs.c.state == literal_column("'pending'"),
         select(func.count() + literal_column("1"))
@@ -88,7 +88,7 @@ _RUN = (
     select(
         *runs.c,
         _LAST_SEQ,
-        _QUEUE_POSITION,
+        QUEUE_POSITION,
         _TREE_COST,
         func.now().label("now"),
         messages.c.id.label("message_id"),
@@ -226,7 +226,7 @@ def _end(shape: _Shape, is_deep: bool) -> Select[Any] | None:
 def _page(shape: _Shape, limit: int, is_deep: bool, is_bounded: bool) -> Select[Any]:
     page = _walk(shape).page(limit=limit, is_deep=is_deep, is_bounded=is_bounded)
     query = (
-        select(*_LISTED, _QUEUE_POSITION, users.c.login, users.c.email)
+        select(*_LISTED, QUEUE_POSITION, users.c.login, users.c.email)
         .select_from(page)
         .join(runs, runs.c.id == page.c.id)
         .join(users, users.c.id == runs.c.created_by_user_id)

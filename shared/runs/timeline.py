@@ -16,18 +16,20 @@ from arkloop.shared.actors import Actor
 from arkloop.shared.events import types
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.turns import SUPERFLUOUS_TYPES, Turns
+from arkloop.shared.runs.places import SLOT
+from arkloop.shared.runs.queries import QUEUE_POSITION
 from arkloop.shared.storage.arrays import plain_array
 from arkloop.shared.storage.pages import PAGE_BYTES
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.events import run_events
-from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.runs import FIRST_WAITING, runs
 from arkloop.shared.storage.tables.threads import messages
 from arkloop.shared.threads import threads
 
 #: Limits on the events that are read at once.
 READ_EVENTS = 2_000
 READ_BYTES = 1024 * 1024
-_END = 2**63 - 1
+_END = 2**62
 _PLACES = statement(__package__, "timeline_places")
 _READ_TURNS = statement(__package__, "read_turns")
 
@@ -42,7 +44,8 @@ _TURN_SEQ = (
     .limit(1)
 )
 _next = runs.alias("next")
-#: A retry supersedes all runs of its round at one time, and comes after them.
+#: A retry supersedes all runs of its round at one time, and comes after them. A run that was
+#: cancelled for another one names it.
 _SUPERSEDED_BY = (
     select(_next.c.id)
     .where(
@@ -55,11 +58,12 @@ _SUPERSEDED_BY = (
     .limit(1)
 )
 _RUNS = select(
-    *(column for column in runs.c if column is not runs.c.options),
+    *(column for column in runs.c if column.key not in ("options", "superseded_by")),
     # In one statement with the state, so that both are of one moment.
     _LAST_SEQ.scalar_subquery().label("last_seq"),
     func.coalesce(_TURN_SEQ.scalar_subquery(), 0).label("turn_seq"),
-    _SUPERSEDED_BY.scalar_subquery().label("superseded_by"),
+    func.coalesce(runs.c.superseded_by, _SUPERSEDED_BY.scalar_subquery()).label("superseded_by"),
+    QUEUE_POSITION,
     messages.c.id.label("message_id"),
 ).outerjoin(messages, messages.c.run_id == runs.c.id)
 
@@ -84,11 +88,23 @@ class Entry:
         return Place(self.row.position, self.turns.first if self.turns is not None else 0)
 
 
+class Newest(NamedTuple):
+    """A run of a thread, and the number of its last event, 0 without any."""
+
+    run_id: UUID
+    seq: int
+
+
 class Timeline(NamedTuple):
-    """A page of entries, the newest first; older ones are before `end`, None if there are none."""
+    """A page of entries, the newest first; older ones are before `end`, None if there are none.
+
+    `newest` is where the thread's stream continues: at its active run, or else at its last one, as
+    the entries have it. None without such a run, and on all pages but the first.
+    """
 
     entries: Sequence[Entry]
     end: Place | None
+    newest: Newest | None = None
 
 
 def read(
@@ -101,11 +117,18 @@ def read(
     Raises:
         ThreadNotFound
     """
-    threads.get(sql, actor, thread_id)
-    before = before or Place(_END)
+    thread = threads.get(sql, actor, thread_id)
+    if before is None:
+        page = _read(sql, thread_id, limit, Place(_END))
+        return page._replace(newest=_newest(sql, thread, page.entries))
+    return _read(sql, thread_id, limit, before)
+
+
+def _read(sql: Connection, thread_id: UUID, limit: int, before: Place) -> Timeline:
     # The rest of a run that is shown in parts is on this page.
     position = before.position + 1 if before.turn else before.position
-    found = sql.exec_driver_sql(_places(limit + 1), {"thread_id": thread_id, "before": position})
+    given = {"thread_id": thread_id, "before": position, "slot": SLOT}
+    found = sql.exec_driver_sql(_places(limit + 1), given | {"first_waiting": FIRST_WAITING})
     places = found.all()
     wanted = _fitting(places[:limit])
     rows = _rows(sql, wanted)
@@ -125,6 +148,29 @@ def read(
         return Timeline((), Place(wanted[-1].position) if wanted else None)
     last = entries[-1].place
     return Timeline(entries, last if last.turn or last.position > places[-1].position else None)
+
+
+def _newest(sql: Connection, thread: Row[Any], entries: Sequence[Entry]) -> Newest | None:
+    """Return the run that is active, or else the last one, as it is shown."""
+    active: UUID | None = thread.active_run_id
+    shown = [
+        Newest(entry.row.id, entry.row.last_seq)
+        for entry in entries
+        if entry.turns is not None and entry.row.position < FIRST_WAITING
+    ]
+    if active is None and shown:
+        return shown[0]
+    for run in shown:
+        if run.run_id == active:
+            return run
+    last = runs.c.id == active if active else runs.c.position < FIRST_WAITING
+    found = sql.execute(
+        select(runs.c.id, _LAST_SEQ.scalar_subquery().label("last_seq"))
+        .where(runs.c.thread_id == thread.id, last)
+        .order_by(runs.c.position.desc())
+        .limit(1)
+    ).one_or_none()
+    return None if found is None else Newest(*found)
 
 
 @lru_cache(maxsize=200)

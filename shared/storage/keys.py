@@ -4,6 +4,7 @@
 | -------------------------------- | ------- | -------------------- | -------------- | ----------- |
 | `{epoch}:run:{id}:events`        | stream  | run's end + TTL      | who appends    | web         |
 | `{epoch}:run:{id}:news`          | channel | –                    | who appends    | web         |
+| `{epoch}:thread:{id}:runs`       | channel | –                    | worker         | web         |
 | `{epoch}:run:{id}:cancel`        | string  | CANCEL_TTL_SECONDS   | web, the sweep | worker      |
 | `{epoch}:run:{id}:input`         | string  | INPUT_TTL_SECONDS    | web            | worker      |
 | `{epoch}:worker:{id}:signals`    | channel | –                    | web            | that worker |
@@ -46,6 +47,10 @@ class Keys:
         """Name the channel whose messages say up to which seq the run has events."""
         return f"{self.epoch}:run:{run_id}:news"
 
+    def runs(self, thread_id: UUID | str) -> str:
+        """Name the channel whose messages are the positions of runs that start in the thread."""
+        return f"{self.epoch}:thread:{thread_id}:runs"
+
     def cancel(self, run_id: UUID | str) -> str:
         """Name the key set while an executing run is being cancelled; it has the user's id."""
         return f"{self.epoch}:run:{run_id}:cancel"
@@ -79,6 +84,6 @@ class Keys:
         return f"{self.epoch}:position"
 
 
-def run_of(channel: str) -> str:
-    """Return the run's id in the name of its channel."""
+def subject_of(channel: str) -> str:
+    """Return the id of the run or thread in the name of its channel."""
     return channel.split(":")[-2]

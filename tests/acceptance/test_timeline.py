@@ -3,16 +3,19 @@
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import httpx
 import pytest
+from httpx_sse import EventSource
 
 from tests.caller import Caller, Event, script
 from tests.system import System
 from tests.waiting import eventually
 
 STREAMED = {"message.delta", "message.thinking", "tool.call.delta"}
+TERMINAL = {"run.completed", "run.failed", "run.cancelled"}
 CALCULATE = {"tool": "calculator", "args": {"expression": "6*7"}}
 ASK = {"tool": "ask_user", "args": {"question": "Which city?", "options": ["Paris", "Rome"]}}
 LOCATE = {
@@ -121,6 +124,35 @@ class Follower:
         return self.snapshots[-1]
 
 
+class SecondDevice:
+    """A client that follows the whole thread from its beginning, by one stream."""
+
+    def __init__(self, user: Caller, thread_id: str) -> None:
+        self.streams: dict[str, list[Event]] = {}
+        self.messages: list[str] = []
+        self.supersedes: list[list[str]] = []
+        threading.Thread(target=self._follow, args=(user, thread_id), daemon=True).start()
+
+    def has_ended(self, run_id: str) -> bool:
+        return bool(self.streams[run_id]) and self.streams[run_id][-1]["type"] in TERMINAL
+
+    def _follow(self, user: Caller, thread_id: str) -> None:
+        path = f"/v1/threads/{thread_id}/events"
+        # The servers stop before it does.
+        with suppress(httpx.HTTPError), user.http.stream("GET", path) as answer:
+            for sent in EventSource(answer).iter_sse():
+                run_id, _, seq = sent.id.partition(":")
+                event = sent.json()
+                assert seq == str(event["seq"])
+                if event["type"] == "thread.run":
+                    assert run_id == event["data"]["run_id"]
+                    self.streams[run_id] = []
+                    self.supersedes.append(event["data"]["supersedes"])
+                    self.messages += [message["id"] for message in event["data"]["messages"]]
+                else:
+                    self.streams[run_id].append(event)
+
+
 @pytest.fixture(scope="module")
 def persona(user: Caller) -> str:
     """A persona that streams arguments, has a tool of its client's, and gives tasks to others."""
@@ -138,10 +170,12 @@ def test_the_timeline_is_what_the_followers_have(
     system: System, user: Caller, persona: str
 ) -> None:
     """Whatever happens to its runs: a broken call, a lost worker, tools, questions, sub-runs, a
-    cancel amid text and a retry; also at every moment before they end.
+    cancel amid text and a retry; also at every moment before they end. A second device, which
+    follows the thread by one stream, has the same.
     """
     thread_id = user.thread()
     follower = Follower(user, thread_id)
+    device = SecondDevice(user, thread_id)
 
     def start(*steps: dict[str, Any]) -> str:
         user.say(thread_id, script(*steps))
@@ -201,5 +235,10 @@ def test_the_timeline_is_what_the_followers_have(
     for run in [*shown.values(), *follower.snapshots]:
         so_far = [e for e in follower.streams[run["run_id"]] if e["seq"] <= run["seq"]]
         assert assembled(so_far) == run["turns"], json.dumps(run)
+    eventually(lambda: device.streams.keys() == shown.keys() and device.has_ended(retried))
+    assert follower.streams == device.streams
+    asked = [entry["id"] for entry in entries if entry["type"] == "message"]
+    assert asked == device.messages
+    assert [[], [], [], [], [cancelled]] == device.supersedes
     seqs = {(run["run_id"], run["seq"]) for run in follower.snapshots}
     assert len(seqs) > len(shown) + 5  # they were seen in progress

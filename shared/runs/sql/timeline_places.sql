@@ -1,20 +1,34 @@
 -- The newest places of a thread before a position, each with a message or a run; `size` are the
 -- bytes of the message. Answers of runs are read with the runs, unless these are gone.
-WITH of_runs AS (
+-- Positions from first_waiting on are those of runs that wait for their thread, and of others that
+-- have ended there, which are left out.
+WITH waiting AS (
     SELECT position, id FROM runs
     WHERE thread_id = %(thread_id)s AND position < %(before)s
+        AND position >= 2251799813685248 AND ended_at IS NULL
+), begun AS (
+    SELECT position, id FROM runs
+    WHERE thread_id = %(thread_id)s AND position < least(%(before)s, %(first_waiting)s)
     ORDER BY position DESC LIMIT (limit)
-), of_messages AS (
+), said AS (
     SELECT position, id, octet_length(content) AS size FROM messages
-    WHERE thread_id = %(thread_id)s AND position < %(before)s
+    WHERE thread_id = %(thread_id)s AND position < least(%(before)s, %(first_waiting)s)
         -- Answers are passed over, and there are no more of them than runs on the page.
         AND position > (
-            SELECT CASE WHEN count(*) = (limit) THEN min(position) ELSE 0 END FROM of_runs
+            SELECT CASE WHEN count(*) = (limit) THEN min(position) ELSE 0 END FROM begun
         )
         AND superseded_at IS NULL AND (role = 'user' OR run_id IS NULL)
     ORDER BY position DESC LIMIT (limit)
+), said_early AS (
+    SELECT m.position, m.id, octet_length(m.content) AS size
+    FROM runs r JOIN messages m ON m.thread_id = r.thread_id
+        AND m.position > r.position - %(slot)s AND m.position < r.position
+    WHERE r.thread_id = %(thread_id)s AND r.position < %(before)s + %(slot)s
+        AND r.position >= 2251799813685248 AND r.ended_at IS NULL
+        AND m.position < %(before)s AND m.superseded_at IS NULL
 )
-SELECT position, id AS run_id, NULL::uuid AS message_id, 0 AS size FROM of_runs
-UNION ALL
-SELECT position, NULL, id, size FROM of_messages
+SELECT position, id AS run_id, NULL::uuid AS message_id, 0 AS size FROM waiting
+UNION ALL SELECT position, id, NULL, 0 FROM begun
+UNION ALL SELECT position, NULL, id, size FROM said
+UNION ALL SELECT position, NULL, id, size FROM said_early
 ORDER BY position DESC LIMIT (limit)

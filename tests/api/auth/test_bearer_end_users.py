@@ -40,6 +40,7 @@ TABLE: dict[str, Open | None] = {
     "GET /v1/threads/<id:thread_id>/messages": Open(200),
     "POST /v1/threads/<id:thread_id>/messages": Open(201, {"content": "Hello"}),
     "GET /v1/threads/<id:thread_id>/timeline": Open(200),
+    "GET /v1/threads/<id:thread_id>/events": Open(200, query="?follow=false"),
     "GET /v1/threads/<id:thread_id>/runs": Open(200),
     "POST /v1/threads/<id:thread_id>/runs": Open(409, {"message": "Hello"}),
     "POST /v1/threads/<id:thread_id>:retry": Open(409),

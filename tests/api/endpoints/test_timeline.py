@@ -76,7 +76,15 @@ def test_a_run_is_shown_after_its_message(alice: User, stored: StoredRuns) -> No
     [said, answer] = alice.get(f"/v1/threads/{thread}/messages").json or []
     assert {"type": "message", **said} == message
     in_full = alice.get(f"/v1/runs/{run_id}").json or {}
-    same = ("status", "phase", "persona_id", "model", "created_by_user_id", "pending_input")
+    same = (
+        "status",
+        "phase",
+        "queue",
+        "persona_id",
+        "model",
+        "created_by_user_id",
+        "pending_input",
+    )
     same += ("message_id", "stop_reason", "error", "usage", "cost_usd", "created_at", "started_at")
     expected = {
         "type": "run",
@@ -113,6 +121,53 @@ def test_a_run_that_has_not_started_is_there(alice: User, stored: StoredRuns) ->
     _, run = whole(alice, thread)
 
     assert ("queued", 0, []) == (run["phase"], run["seq"], run["turns"])
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 200])
+def test_what_waits_for_its_thread_is_at_the_end(
+    alice: User, stored: StoredRuns, limit: int
+) -> None:
+    """Messages and runs in the order in which they will be answered, until they are withdrawn; the
+    thread's stream continues with the run before them.
+    """
+    thread = alice.thread()
+    alice.say(thread, "one")
+    claim = stored.claim(stored.create(UUID(thread)))
+    assert claim is not None
+    waiting = []
+    for said in ("two", "three", "four"):
+        body = {"message": said, "on_busy": "enqueue"}
+        waiting.append((alice.post(f"/v1/threads/{thread}/runs", body).json or {})["run_id"])
+    alice.say(thread, "by the way")
+    assert 200 == alice.post(f"/v1/runs/{waiting[1]}:cancel").status_code
+
+    entries = whole(alice, thread, f"limit={limit}")
+    first = alice.get(f"/v1/threads/{thread}/timeline?limit={limit}")
+
+    shown = [entry.get("content") or entry["run_id"] for entry in entries]
+    active = str(claim.run_id)
+    assert ["one", active, "by the way", "two", waiting[0], "four", waiting[2]] == shown
+    assert [None, 1, 2] == [(e["queue"] or {}).get("position") for e in entries if "queue" in e]
+    assert ["queued", "queued"] == [e["phase"] for e in entries if e.get("queue")]
+    assert f"{active}:1" == first.headers["X-Stream-Cursor"]
+    assert stored.finish(claim, with_followers=True)
+    moved = whole(alice, thread, f"limit={limit}")
+    assert shown == [entry.get("content") or entry["run_id"] for entry in moved]
+
+
+def test_the_stream_continues_with_the_last_run(alice: User, stored: StoredRuns) -> None:
+    """Its cursor is on the first page, whether the run is or not; none before the first run."""
+    thread = alice.thread()
+    path = f"/v1/threads/{thread}/timeline"
+    assert "X-Stream-Cursor" not in alice.get(path).headers
+    run_id = answered(alice, stored, thread, *turn(1, "x"))
+    alice.say(thread)
+
+    pages = [alice.get(path), alice.get(f"{path}?limit=1"), alice.get(f"{path}?render=text")]
+
+    assert [f"{run_id}:3"] * 3 == [page.headers["X-Stream-Cursor"] for page in pages]
+    older = alice.get(f"{path}?limit=1&before={pages[1].headers['X-Next-Cursor']}")
+    assert "X-Stream-Cursor" not in older.headers
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 200])

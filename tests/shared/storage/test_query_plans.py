@@ -14,7 +14,7 @@ from arkloop.shared.accounts import accounts
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.events import event_log
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import claims, queries, revocations, sweep, timeline
+from arkloop.shared.runs import claims, next_runs, queries, revocations, sweep, timeline
 from arkloop.shared.runs.states import STATUSES
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import runs as runs_table
@@ -223,6 +223,30 @@ def test_the_look_for_news(connections: Connections, written: History) -> None:
         RunHeads(connections).read(written.some_runs[:10])
 
     Plans(connections, statements[-1]).check({"pk_runs", "pk_threads", "pk_run_events"})
+
+
+def test_the_look_for_news_of_threads(connections: Connections, written: History) -> None:
+    """The query for new runs of threads reads the ends of these threads, not all runs."""
+    assert written.largest_thread is not None
+    known = {written.largest_thread: 50, **dict.fromkeys(written.some_runs[:10], 0)}
+
+    with noted(connections) as statements:
+        RunHeads(connections).thread_news(known)
+
+    plans = Plans(connections, statements[-1])
+    assert {"pk_threads", "ix_runs_thread_id_position"} == plans.indexes()
+
+
+def test_the_next_runs_of_threads(connections: Connections, written: History) -> None:
+    """The run behind a place, and the messages before it, are read by indexes."""
+    assert written.largest_thread is not None
+    places = [next_runs.Place(written.largest_thread, position) for position in (0, 50)]
+
+    runs, messages = sent(connections, lambda sql: next_runs.after(sql, places))
+
+    indexes = {"ix_runs_thread_id_position", "pk_run_events"}
+    assert indexes == Plans(connections, runs).indexes()
+    assert {"uq_messages_thread_id_position"} == Plans(connections, messages).indexes()
 
 
 @pytest.mark.parametrize("suspects", [True, False])
