@@ -38,6 +38,7 @@ from arkloop.shared.errors import (
     Forbidden,
     InvalidRequest,
     InvalidState,
+    NameTaken,
     NotActive,
     PersonaNotFound,
     QueueFull,
@@ -135,7 +136,7 @@ OF_ORG = ("route_id", "metadata", *sorted({*personas.OVERRIDES} - creation.END_U
 
 @bp.post("/v1/runs")
 @requires("data.runs.write", end_users=True)
-@described(body=CreateRunAnywhere, raises=[*CREATING, ThreadNotFound], **DELIVERED)
+@described(body=CreateRunAnywhere, raises=[*CREATING, ThreadNotFound, NameTaken], **DELIVERED)
 def create_run() -> Response:
     """Create a run, with a message and perhaps a thread; responds 201 with their ids."""
     body = read_body(_RUN_ANYWHERE)
@@ -177,7 +178,6 @@ def _retry(tx: Transaction, thread_id: UUID) -> Response:
 
 def _create(body: Mapping[str, Any], thread_id: UUID, opened: NewThread | None = None) -> Response:
     is_said = opened is not None or body.get("message") is not None
-    refuse_fields(body, *OF_ORG)
     if opened is not None:
         refuse_fields({"thread.metadata": opened.metadata}, "thread.metadata")
     if is_said and "data.threads.write" not in actor().permissions:
@@ -208,7 +208,9 @@ def new_run(
 
     Raises:
         PersonaNotFound, RouteNotFound, InvalidRequest
+        Forbidden: an end user has given what the org decides.
     """
+    refuse_fields(body, *OF_ORG)
     org_id = actor().org_id
     persona_id = body.get("persona_id") or actor().persona_id
     persona = catalog().persona(org_id, persona_id, sql=sql)

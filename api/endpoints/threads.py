@@ -22,7 +22,7 @@ from arkloop.api.http.fields import (
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, ClientDataQuery, page, page_args
-from arkloop.shared.errors import NameTaken, ThreadBusy
+from arkloop.shared.errors import NameTaken, ThreadBusy, ThreadNotFound
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.threads import threads
@@ -57,7 +57,12 @@ class ChangeThread(CreateThread):
 @requires("data.threads.write", end_users=True)
 @idempotent
 @described(
-    body=CreateThread, body_optional=True, returns=JsonObject, status=201, also={200: JsonObject}
+    body=CreateThread,
+    body_optional=True,
+    returns=JsonObject,
+    status=201,
+    also={200: JsonObject},
+    raises=[ThreadNotFound, NameTaken],
 )
 def create_thread(tx: Transaction) -> Response:
     """Create a thread; responds 201 with it, or 200 with the one that has its `external_id`."""

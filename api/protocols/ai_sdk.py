@@ -45,6 +45,7 @@ from arkloop.shared.errors import (
     IdempotencyConflict,
     IdempotencyInProgress,
     InvalidRequest,
+    NameTaken,
     NotActive,
     NotWaiting,
     RunNotFound,
@@ -83,7 +84,7 @@ _DIALECT, _STREAM = DialectQuery(), StreamQuery()
     body=CHAT,
     query=DialectQuery,
     returns={EVENT_STREAM: ChunkFrames},
-    raises=(*CREATING, ThreadNotFound, RunNotFound, *GIVING, IdempotencyInProgress),
+    raises=(*CREATING, ThreadNotFound, RunNotFound, NameTaken, *GIVING, IdempotencyInProgress),
 )
 def send_chat() -> Response:
     """Take a new message, a retry or answers, and stream the run from there on."""
@@ -190,6 +191,8 @@ def _sent(body: Mapping[str, Any]) -> UUID:
 
     def make(tx: Transaction) -> Response:
         thread = threads.find(tx.sql, actor(), body["id"])
+        if thread is not None:
+            threads.check_end_user(thread, body.get("end_user_id"))
         if thread is not None and message_id is not None:
             known = thread_entries.find_message(tx.sql, thread.id, CLIENT_ID, message_id)
             if known is not None:

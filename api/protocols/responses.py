@@ -61,7 +61,7 @@ _CREATE, _RETRIEVE = CreateResponse(), RetrieveQuery()
 
 
 @bp.post("/v1/responses")
-@requires("data.runs.write")
+@requires("data.runs.write", end_users=True)
 @described(
     body=CreateResponse,
     returns={"application/json": JsonObject, EVENT_STREAM: ResponseFrames},
@@ -85,7 +85,7 @@ def create_response() -> Response:
 
 
 @bp.get("/v1/responses/<response_id>")
-@requires("data.runs.read")
+@requires("data.runs.read", end_users=True)
 @described(
     query=RetrieveQuery,
     returns={"application/json": JsonObject, EVENT_STREAM: ResponseFrames},
@@ -104,7 +104,7 @@ def get_response(response_id: str) -> Response:
 
 @bp.post("/v1/responses/<response_id>/cancel")
 @bp.post("/v1/responses/<response_id>:cancel")
-@requires("data.runs.write")
+@requires("data.runs.write", end_users=True)
 @described(body=NoArguments, body_optional=True, returns=JsonObject, errors=responses_errors.SHAPE)
 def cancel_response(response_id: str) -> Response:
     """Cancel the run of a response; responds 200 with the response, also if it has ended."""

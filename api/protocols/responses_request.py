@@ -13,12 +13,13 @@ from marshmallow import Schema, ValidationError, fields
 from sqlalchemy import Connection
 
 from arkloop.api.http.current import actor, catalog
+from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.fields import ClientId, JsonSchema, Metadata, StrictBoolean
 from arkloop.api.protocols.responses_input import Input
 from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
-from arkloop.shared.errors import InvalidRequest, PersonaNotFound, RouteNotFound
+from arkloop.shared.errors import Forbidden, InvalidRequest, PersonaNotFound, RouteNotFound
 from arkloop.shared.ids import new_trace_id
 from arkloop.shared.runs import overrides
 from arkloop.shared.runs.creation import NewMessage, NewRun, NewThread
@@ -82,7 +83,9 @@ def new_run(
 
     Raises:
         InvalidRequest, PersonaNotFound, RouteNotFound
+        Forbidden: an end user has given what the org decides.
     """
+    refuse_fields(body, "metadata")
     persona, route = chosen(body["model"], sql)
     return NewRun(
         actor=actor(),
@@ -106,8 +109,13 @@ def chosen(model: str, sql: Connection | None = None) -> tuple[Persona, Route]:
 
     Raises:
         PersonaNotFound, RouteNotFound
+        Forbidden: an end user names another persona than the one of their token, or a route.
     """
-    org_id = actor().org_id
+    org_id, of_token = actor().org_id, actor().persona_id
+    if of_token is not None:
+        if model not in (of_token, of_token.partition("@")[0]):
+            raise Forbidden(f"This client token is for the persona {of_token}.")
+        model = of_token
     if personas.PERSONA_ID.fullmatch(model):
         try:
             persona = catalog().persona(org_id, model, sql=sql)

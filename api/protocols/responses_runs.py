@@ -12,7 +12,7 @@ from arkloop.api.protocols.responses_object import RunFacts
 from arkloop.api.protocols.responses_projection import ResponseProjection
 from arkloop.shared.errors import ResponseNotFound, RunNotFound
 from arkloop.shared.events import event_log
-from arkloop.shared.runs import overrides, queries
+from arkloop.shared.runs import creation, overrides, queries
 
 _PAGE_EVENTS = 2_000
 
@@ -24,11 +24,14 @@ def find(sql: Connection, response_id: ResponseId) -> tuple[RowMapping, RunFacts
     except RunNotFound:
         raise ResponseNotFound() from None
     before = queries.before_in_thread(sql, run)
+    given = overrides.given(run["options"]) or {}
+    if actor().end_user_id is not None:  # the org's instructions are none of theirs
+        given = {name: given[name] for name in given if name in creation.END_USER_OVERRIDES}
     return run, RunFacts(
         run_id=run["id"],
         created_at=(run["id"].int >> 80) // 1000,  # a UUIDv7 begins with it, in milliseconds
         model=run["model"],
-        options=overrides.given(run["options"]) or {},
+        options=given,
         client_tools=client_tool_names(run, sql),
         metadata=run["metadata"],
         end_user_id=run["end_user_id"],

@@ -162,7 +162,10 @@ def _with_parts(sql: Connection, actor: Actor, message: NewMessage) -> NewMessag
 def _in_existing_thread(sql: Connection, new: NewRun, external_id: str) -> NewRun:
     """Return the run in the thread of this id, if it exists."""
     thread = threads.find(sql, new.actor, external_id)
-    return new if thread is None else replace(new, thread_id=thread.id, thread=None)
+    if thread is None:
+        return new
+    threads.check_end_user(thread, new.thread.end_user_id if new.thread else None)
+    return replace(new, thread_id=thread.id, thread=None)
 
 
 def retry(

@@ -83,17 +83,29 @@ def find_or_create(
 
     Raises:
         ThreadNotFound: the thread of this id is not one of the actor, who is an end user.
+        NameTaken: it has another end user than the one that is given.
         Forbidden: see `check_fields`.
     """
     check_fields(actor, fields)
     while True:
         if thread := find(tx.sql, actor, external_id):
+            check_end_user(thread, fields.get("end_user_id"))
             return thread, False
         if thread := _insert(tx.sql, actor, {**fields, "external_id": external_id}):
             return thread, True
         if actor.end_user_id is not None and not find(tx.sql, actor, external_id):
             raise ThreadNotFound()
         # It was created at the same time: now it can be read.
+
+
+def check_end_user(thread: Row[Any], end_user_id: str | None) -> None:
+    """Check that a found thread is not another end user's: they choose external ids, too.
+
+    Raises:
+        NameTaken
+    """
+    if end_user_id is not None and thread.end_user_id not in (None, end_user_id):
+        raise NameTaken(external_id=["is the id of a thread of another end user"])
 
 
 def find(sql: Connection, actor: Actor, external_id: str) -> Row[Any] | None:

@@ -10,6 +10,7 @@ from flask import Flask
 from sqlalchemy import func, insert
 from werkzeug.test import TestResponse
 
+from arkloop.api.protocols.responses_ids import ResponseId
 from arkloop.shared.actors import DATA_PERMISSIONS
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
@@ -25,6 +26,7 @@ class Open(NamedTuple):
     status: int
     body: Any = None
     query: str = ""
+    method: str = ""  # in place of that of the route
 
 
 SAID = {"role": "user", "parts": [{"type": "text", "text": "Hello"}]}
@@ -53,26 +55,36 @@ TABLE: dict[str, Open | None] = {
     "POST /v1/runs/<id:run_id>/tool-results": Open(409, [{"tool_call_id": "1", "output": "ok"}]),
     "GET /v1/runs/<id:run_id>/events": Open(200, query="?follow=false"),
     "POST /v1/runs/<id:run_id>/stream-ticket": Open(201),
+    "GET /v1/ui/chat/<path:chat_id>/stream": Open(200, method="HEAD"),  # it has no end
+    "GET /v1/ui/chat/<path:chat_id>/messages": Open(200),
+    "POST /v1/ui/chat/<path:chat_id>/stop": Open(200),
+    "POST /v1/responses": Open(400),
+    "GET /v1/responses/<response_id>": Open(200),
+    "POST /v1/responses/<response_id>/cancel": Open(200),
+    "POST /v1/responses/<response_id>:cancel": Open(200),
     "POST /v1/files": Open(415),  # no form
     "GET /v1/files/<id:file_id>": Open(200),
     "GET /v1/files/<id:file_id>/content": Open(404),  # the row alone is there
     "DELETE /v1/files/<id:file_id>": Open(204),
     "POST /v1/ui/chat": Open(200, {"id": "new chat", "messages": [SAID]}),
-    # A chat that is not the end user's has nothing, as one that does not exist.
-    "GET /v1/ui/chat/<path:chat_id>/stream": Open(204),
-    "POST /v1/ui/chat/<path:chat_id>/stop": Open(200),
-    "GET /v1/ui/chat/<path:chat_id>/messages": Open(200),
     "POST /v1/agui": Open(200, {**AGUI, "resume": [{"interruptId": "i", "status": "cancelled"}]}),
     "POST /v1/agui/connect": Open(200, AGUI),
 }
 #: Resources of the org, of which no route is for end users: 403, whatever the scopes are.
 REFUSED = (
     *("/v1/agent-workers", "/v1/api-keys", "/v1/auth", "/v1/budget", "/v1/client-tokens"),
-    *("/v1/llm-providers", "/v1/mcp-configs", "/v1/me", "/v1/personas", "/v1/responses"),
+    *("/v1/llm-providers", "/v1/mcp-configs", "/v1/me", "/v1/personas"),
     *("/v1/routes", "/v1/tool-workers", "/v1/tools", "/v1/webhook-endpoints"),
 )
 
 
+UNKNOWN = {
+    "thread_id": AN_ID,
+    "run_id": AN_ID,
+    "file_id": AN_ID,
+    "chat_id": f"chat-{AN_ID}",
+    "response_id": str(ResponseId(UUID(AN_ID), 0)),
+}
 #: `owned(creator, end_user_id, **fields of the thread)` → ids by their names in paths.
 Owned = Callable[..., dict[str, str]]
 
@@ -82,7 +94,8 @@ def owned(connections: Connections, make_run: Callable[..., UUID]) -> Owned:
     """Call it for the ids of a thread with an active run, and of a file, by their name in paths."""
 
     def make(creator: User, end_user_id: str | None, **fields: Any) -> dict[str, str]:
-        thread_id = creator.thread(end_user_id=end_user_id, **fields)
+        chat_id = f"chat-{new_id()}"
+        thread_id = creator.thread(end_user_id=end_user_id, external_id=chat_id, **fields)
         creator.say(thread_id)
         file_id = new_id()
         with connections.transaction() as tx:
@@ -100,7 +113,13 @@ def owned(connections: Connections, make_run: Callable[..., UUID]) -> Owned:
                 )
             )
         run_id = make_run(creator, thread_id, end_user_id=end_user_id)
-        return {"thread_id": thread_id, "run_id": str(run_id), "file_id": str(file_id)}
+        return {
+            "thread_id": thread_id,
+            "chat_id": chat_id,
+            "run_id": str(run_id),
+            "response_id": str(ResponseId(run_id, 0)),
+            "file_id": str(file_id),
+        }
 
     return make
 
@@ -114,6 +133,11 @@ def routes(app: Flask) -> list[str]:
     )
 
 
+def outcome(response: TestResponse) -> tuple[int, str]:
+    """Return status and body, without the trace and the ids that it was asked about."""
+    return response.status_code, re.sub(r"[0-9a-f]{32}|[0-9a-f-]{36}", "", response.text)
+
+
 def is_refused(route: str) -> bool:
     """Return whether the route is one of a resource of `REFUSED`."""
     return re.split("[/:]", route.partition("/v1/")[2])[0] in {
@@ -125,9 +149,9 @@ def call(user: User, route: str, ids: dict[str, str]) -> TestResponse:
     """Call the route as its row says, with these ids in its path."""
     method, _, rule = route.partition(" ")
     row = TABLE.get(route) or Open(403)
-    path = re.sub(r"<(?:id:)?(\w+)>", lambda name: {**NAMES, **ids}.get(name[1], AN_ID), rule)
+    path = re.sub(r"<(?:\w+:)?(\w+)>", lambda name: {**NAMES, **ids}.get(name[1], AN_ID), rule)
     body = {} if row.body is None else {"json": row.body}
-    return user.call(method, path + row.query, **body)
+    return user.call(row.method or method, path + row.query, **body)
 
 
 def test_every_route_is_in_the_table(app: Flask) -> None:
@@ -155,31 +179,37 @@ def test_an_end_user_calls_what_the_table_opens(alice: User, owned: Owned) -> No
 
 
 def test_an_end_user_finds_nothing_of_others(alice: User, register: Register, owned: Owned) -> None:
-    """404 for what is another end user's, of no end user, private, or of another org."""
-    ann = end_user(alice)
+    """What is another end user's, of no end user, private, or of another org, is as if it did not
+    exist, and no call changes it.
+    """
+    ann, stranger = end_user(alice), register()
     others = {
         "of another end user": owned(alice, BOB),
         "of no end user": owned(alice, None),
         "private": owned(alice, ANN, is_private=True),
-        "of another org": owned(register(), ANN),
+        "of another org": owned(stranger, ANN),
     }
     for route, row in TABLE.items():
-        if row is None or "<id:" not in route:
+        if row is None or "<" not in route:
             continue
         for whose, ids in others.items():
             if whose == "private" and "file_id" in route:
                 continue  # files have no thread
-            response = call(ann, route, ids)
-            assert 404 == response.status_code, (route, whose, response.text)
+            imagined = outcome(call(ann, route, UNKNOWN))
+            assert imagined == outcome(call(ann, route, ids)), (route, whose)
+            assert 404 == imagined[0] or "ui/chat" in route, route
+    for whose, ids in others.items():
+        owner = stranger if whose == "of another org" else alice
+        assert "executing" == (owner.get(f"/v1/runs/{ids['run_id']}").json or {})["phase"]
 
 
 def test_a_token_for_a_thread_opens_no_other(alice: User, owned: Owned) -> None:
-    """404 for the end user's own other threads and their runs."""
+    """The end user's own other threads and their runs are as if they did not exist."""
     mine, other = owned(alice, ANN), owned(alice, ANN)
     ann = end_user(alice, thread=mine["thread_id"])
     for route, row in TABLE.items():
-        if row is not None and ("thread_id" in route or "run_id" in route):
-            assert 404 == call(ann, route, other).status_code, route
+        if row is not None and "<" in route and "file_id" not in route:
+            assert outcome(call(ann, route, UNKNOWN)) == outcome(call(ann, route, other)), route
             assert row.status == call(ann, route, mine).status_code, route
 
 
