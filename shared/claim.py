@@ -33,4 +33,5 @@ class Claim:
     api_key_id: UUID | None = None  # the key that created it
     parent_run_id: UUID | None = None  # of a sub-run: the run that has started it
     is_resumed: bool = False  # a worker had it before
+    has_offered: bool = False  # messages wait for its next step
     is_limited: bool = False  # by its org or API key, by credits, or it holds money already

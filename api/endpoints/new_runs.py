@@ -248,6 +248,9 @@ def _created(made: Created) -> Response:
     shown: dict[str, Any] = {"run_id": str(made.run_id), "trace_id": made.trace_id}
     if made.position is not None:
         shown["queue"] = {"position": made.position}
+    if made.offered is not None:
+        message_id, fallback_run_id = map(str, made.offered)
+        shown["steer"] = {"message_id": message_id, "fallback_run_id": fallback_run_id}
     if request.path == "/v1/runs":
         shown["thread_id"] = str(made.thread_id)
     return created(shown, location=f"/v1/runs/{made.run_id}")

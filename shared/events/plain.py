@@ -26,7 +26,7 @@ _OPTIONAL = frozenset(
             "result_tokens",
             "summary",
         ),
-        *("schema", "superseded_by", "tool_call_id", "total", "url"),
+        *("parts", "schema", "superseded_by", "tool_call_id", "total", "url"),
     }
     | RARE_TOKEN_FIELDS
 )

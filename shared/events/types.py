@@ -172,6 +172,19 @@ class RunResumed:
 
 
 @dataclass(frozen=True, slots=True)
+class RunSteered:
+    """A message of a user that has reached the run between two of its turns.
+
+    `parts` are those of its content where that was a list, None otherwise.
+    """
+
+    type: ClassVar[str] = "run.steered"
+    message_id: str
+    content: str
+    parts: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunDelegated:
     """The call has started a run with this id, which has a thread and a stream of its own."""
 
@@ -345,6 +358,7 @@ Event = (
     | RunWaitingForInput
     | RunInputReceived
     | RunResumed
+    | RunSteered
     | RunDelegated
     | RunSuspended
     | RunThrottled

@@ -22,7 +22,7 @@ from arkloop.shared.runs.thread_queue import (
     rule_for,
 )
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.storage.tables.runs import IS_PENDING, IS_SCHEDULED, runs
+from arkloop.shared.storage.tables.runs import IS_PENDING, IS_SCHEDULED, offered_messages, runs
 from arkloop.shared.storage.tables.threads import messages
 from arkloop.shared.threads import threads
 
@@ -96,8 +96,12 @@ class _Request:
                     self._insert(RunState.SCHEDULED, places.last(self.tx.sql, self.new.thread_id))
                 case Effect.JOIN:
                     made = self._join()
+                case Effect.OFFER:
+                    made = self._offer()
                 case Effect.FLAG:
-                    waiting_runs.flag(self.tx, self._active.id)
+                    is_offer = Effect.OFFER in rule.effects
+                    also = {"has_offered": True} if is_offer else {}
+                    waiting_runs.flag(self.tx, self._active.id, **also)
                 case Effect.SUPERSEDE_FIRST:
                     self._supersede_first()
                 case Effect.SUPERSEDE_ACTIVE:
@@ -133,14 +137,21 @@ class _Request:
     def _facts(self) -> set[Guard]:
         sql, new = self.tx.sql, self.new
         scheduled = select(func.count()).where(runs.c.thread_id == new.thread_id, IS_SCHEDULED)
+        offered = select(func.count()).where(offered_messages.c.thread_id == new.thread_id)
+        waiting = len(self.pending) + sum(sql.scalar(query) or 0 for query in (scheduled, offered))
         holds = {
             Guard.HAS_TIME: self._is_for_later(),
-            Guard.IS_FULL: len(self.pending) + (sql.scalar(scheduled) or 0) >= MAX_WAITING,
+            Guard.IS_FULL: waiting >= MAX_WAITING,
             Guard.HAS_PENDING: bool(self.pending),
             Guard.MAY_JOIN: self._joinable() is not None,
+            Guard.TAKES_MESSAGES: self._takes_messages(),
             Guard.IS_SUPERSEDED: self._is_superseded(),
         }
         return {guard for guard, is_held in holds.items() if is_held}
+
+    def _takes_messages(self) -> bool:
+        """Return whether the active run is one of the service's workers, and there is a message."""
+        return self.active is not None and self.active.agent is None and bool(self.new.message)
 
     def _is_for_later(self) -> bool:
         moment = self.new.not_before
@@ -184,43 +195,64 @@ class _Request:
         return self.first_place
 
     def _insert(self, state: RunState, place: int) -> None:
-        new, actor = self.new, self.new.actor
         self.tx.sql.execute(
             insert(runs).values(
+                **self._columns(place),
                 id=self.run_id,
-                org_id=actor.org_id,
-                thread_id=new.thread_id,
-                created_by_user_id=actor.user_id,
-                api_key_id=actor.api_key_id,
-                trace_id=new.trace_id,
-                persona_id=new.persona.id,
-                route_id=new.route.id,
-                model=new.route.model,
-                agent=new.agent,
-                options=new.options or null(),
-                end_user_id=self.end_user_id,
-                metadata=dict(new.metadata),
-                position=place,
                 state=state,
-                not_before=new.not_before if state is RunState.SCHEDULED else None,
+                not_before=self.new.not_before if state is RunState.SCHEDULED else None,
                 created_at=func.clock_timestamp(),
                 queued_at=func.clock_timestamp(),
             )
         )
         self._say(place)
 
-    def _say(self, place: int) -> None:
-        """Insert the message behind those that the run at this place has."""
-        new = self.new
+    def _offer(self) -> Created:
+        """Insert the message, with what it needs to become a run."""
+        place = places.last(self.tx.sql, self.new.thread_id)
+        message_id = self._say(place)
+        assert message_id is not None  # the guard
+        self.tx.sql.execute(
+            insert(offered_messages).values(
+                **self._columns(place),
+                run_id=self.run_id,
+                active_run_id=self._active.id,
+                message_id=message_id,
+            )
+        )
+        active, offered = self._active, (message_id, self.run_id)
+        return Created(active.id, self.new.thread_id, active.trace_id, offered=offered)
+
+    def _columns(self, place: int) -> dict[str, Any]:
+        new, actor = self.new, self.new.actor
+        return {
+            "org_id": actor.org_id,
+            "thread_id": new.thread_id,
+            "created_by_user_id": actor.user_id,
+            "api_key_id": actor.api_key_id,
+            "trace_id": new.trace_id,
+            "persona_id": new.persona.id,
+            "route_id": new.route.id,
+            "model": new.route.model,
+            "agent": new.agent,
+            "options": new.options or null(),
+            "end_user_id": self.end_user_id,
+            "metadata": dict(new.metadata),
+            "position": place,
+        }
+
+    def _say(self, place: int) -> UUID | None:
+        """Insert the message, if there is one, behind those that the run at this place has."""
+        new, message_id = self.new, ids.new_id()
         if new.message is None:
-            return
+            return None
         newest = select(func.max(messages.c.position)).where(
             messages.c.thread_id == new.thread_id, places.in_slot(place)
         )
         before = func.coalesce(newest.scalar_subquery(), place - places.SLOT)
         self.tx.sql.execute(
             insert(messages).values(
-                id=ids.new_id(),
+                id=message_id,
                 org_id=new.actor.org_id,
                 thread_id=new.thread_id,
                 created_by_user_id=new.actor.user_id,
@@ -231,6 +263,7 @@ class _Request:
                 metadata=dict(new.message.metadata),
             )
         )
+        return message_id
 
     def _join(self) -> Created:
         run = self._joinable()

@@ -229,6 +229,11 @@ def retry(
         )
         .values(superseded_at=func.now())
     )
+    # What those were steered with is said by the user alone again.
+    gone = select(runs.c.id).where(runs.c.thread_id == thread_id, runs.c.superseded_at.is_not(None))
+    tx.sql.execute(
+        update(messages).where(messages.c.steered_into.in_(gone)).values(steered_into=None)
+    )
     thread_contexts.forget(tx, thread_id, last_position)
     persona_id, route_id, options, end_user_id, client_data = last_run or (None,) * 5
     if last_run is None:

@@ -83,6 +83,8 @@ class Created(NamedTuple):
     thread_id: UUID
     trace_id: str
     position: int | None = None  # in the queue of its thread, from 1 on
+    #: Of a message that is offered to the run: its id, and the run that it becomes otherwise.
+    offered: tuple[UUID, UUID] | None = None
 
 
 def create_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[UUID | None]:

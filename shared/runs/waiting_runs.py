@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, RowMapping, exists, func, literal, selec
 
 from arkloop.shared.events import event_log, types
 from arkloop.shared.events.usage import Usage
-from arkloop.shared.runs import agent_queue, places
+from arkloop.shared.runs import agent_queue, offered_messages, places
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.thread_queue import Effect, Guard, Happening, Holder, rule_for
 from arkloop.shared.storage.connections import Connections, Transaction
@@ -54,9 +54,10 @@ def pending(sql: Connection, thread_id: UUID) -> bool:
     return bool(sql.scalar(select(exists().where(runs.c.thread_id == thread_id, IS_PENDING))))
 
 
-def flag(tx: Transaction, run_id: UUID) -> None:
+def flag(tx: Transaction, run_id: UUID, **also: bool) -> None:
     """Mark an active run, whose row is locked, as one with followers."""
-    tx.sql.execute(update(runs).where(runs.c.id == run_id).values(has_followers=True))
+    flags = {"has_followers": True, **also}
+    tx.sql.execute(update(runs).where(runs.c.id == run_id).values(flags))
 
 
 def after_end(tx: Transaction, ended: Row[Any]) -> None:
@@ -66,22 +67,31 @@ def after_end(tx: Transaction, ended: Row[Any]) -> None:
     """
     facts = [Guard.IS_FOLLOWED] if ended.has_followers else []
     rule = rule_for(Happening.END, Holder.EXECUTING, facts)
+    position = ended.position
     if rule.effects:
         _lock_thread(tx.sql, ended.thread_id)
-    if ended.superseded_at is not None:
-        discard(tx, ended.thread_id, ended.run_id, ended.position)
     for effect in rule.effects:
         match effect:
+            case Effect.TURN_INTO_RUNS:
+                position = offered_messages.after_end(tx, ended.run_id, ended.thread_id, position)
+                if ended.superseded_at is not None:
+                    discard(tx, ended.thread_id, ended.run_id, position)
             case Effect.START_FIRST:
                 start_first(tx, ended.thread_id)
 
 
 def discard(tx: Transaction, thread_id: UUID, run_id: UUID, position: int) -> None:
-    """Take what a run has left in its thread out of it: its message, and truncation points."""
+    """Take what a run has left in its thread out of it: its message, and truncation points.
+
+    The messages that it was steered with are those of the user alone again.
+    """
     tx.sql.execute(
         update(messages)
         .where(messages.c.run_id == run_id, messages.c.superseded_at.is_(None))
         .values(superseded_at=func.now())
+    )
+    tx.sql.execute(
+        update(messages).where(messages.c.steered_into == run_id).values(steered_into=None)
     )
     thread_contexts.forget(tx, thread_id, literal(position - 1))
 

@@ -20,7 +20,13 @@ from arkloop.worker.contract.attachments import Attachment
 from arkloop.worker.contract.context import Plan
 from arkloop.worker.contract.identity import RunIdentity
 from arkloop.worker.contract.input_requests import InputRequest
-from arkloop.worker.contract.messages import Message, ModelRequest, ToolMessage, UserMessage
+from arkloop.worker.contract.messages import (
+    Message,
+    ModelRequest,
+    Steered,
+    ToolMessage,
+    UserMessage,
+)
 from arkloop.worker.contract.retry_deadline import RetryDeadline
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers import Provider
@@ -95,6 +101,9 @@ class RecordedRun:
 
     def checkpoint(self) -> None:
         self.checkpoints += 1
+
+    def take_messages(self) -> list[Steered]:
+        return []
 
     def begin_tool_call(self, tool_call_id: str, result_from: ResultSource | None = None) -> bool:
         is_new = tool_call_id not in self._begun

@@ -10,7 +10,7 @@ from arkloop.worker.agent.conversation import History
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.agent.structured_output import OutputSchema
 from arkloop.worker.contract.identity import RunIdentity
-from arkloop.worker.contract.messages import ToolSpec
+from arkloop.worker.contract.messages import Steered, ToolSpec
 from arkloop.worker.tools import Tool
 
 #: Of a model's context, what one call of `read_result` may return; and the context where it is not
@@ -31,6 +31,7 @@ class Agent:
     searchable: Mapping[str, ToolSpec] = field(default_factory=dict)
     history: History  # the thread up to this run
     position: int  # of this run in the thread
+    steered: list[Steered] = field(default_factory=list)  # what has reached the run so far
     output: OutputSchema | None = None
     egress: Policy = field(default_factory=Policy)  # what tools may reach
     draining: threading.Event  # set when the process ends: let go at the next step

@@ -14,11 +14,12 @@ from arkloop.shared.events.types import ProviderState
 from arkloop.shared.runs import approvals, form_replies
 from arkloop.shared.runs.approvals import ApprovalReply
 from arkloop.worker.agent import structured_output
-from arkloop.worker.contract.attachments import images_of
+from arkloop.worker.contract.attachments import images_of, parts_of
 from arkloop.worker.contract.input_requests import InputRequest
 from arkloop.worker.contract.messages import (
     AssistantMessage,
     Message,
+    Steered,
     ToolCall,
     ToolMessage,
     UserMessage,
@@ -34,6 +35,7 @@ TURN_TYPES = (
     types.ToolResult.type,
     types.RunWaitingForInput.type,
     types.RunInputReceived.type,
+    types.RunSteered.type,
 )
 
 
@@ -221,6 +223,20 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
     return turns
 
 
+def steered_by(seq: int, event: types.RunSteered) -> Steered:
+    """Return the message of the event with this number."""
+    return Steered(seq, event.message_id, UserMessage(event.content, parts_of(event.parts)))
+
+
+def steered_of(stored: Iterable[StoredEvent]) -> list[Steered]:
+    """Read the messages that have reached one run, in order."""
+    return [
+        steered_by(event.seq, types.RunSteered(**json.loads(event.payload)["data"]))
+        for event in stored
+        if event.type == types.RunSteered.type
+    ]
+
+
 def _reported_input(usage: dict[str, Any]) -> int | None:
     return usage.get("input_tokens") or None if usage.get("source") == "reported" else None
 
@@ -242,9 +258,16 @@ def messages_of(turns: Sequence[Turn]) -> list[Message]:
     return [message for turn in turns for message in turn.messages()]
 
 
-def entries_of(position: int, turns: Iterable[Turn]) -> list[Entry]:
-    """Return the turns of the run at this position, without those that the model does not see."""
-    found = ((turn.seq, turn.messages()) for turn in turns)
+def entries_of(
+    position: int, turns: Iterable[Turn], steered: Iterable[Steered] = ()
+) -> list[Entry]:
+    """Return the turns of the run at this position, without those that the model does not see,
+    and the messages that have reached it between them.
+    """
+    found: list[tuple[int, Sequence[Message]]] = [(turn.seq, turn.messages()) for turn in turns]
+    said = [(one.seq, [one.message]) for one in steered]
+    if said:
+        found = sorted([*found, *said], key=lambda entry: entry[0])
     return [Entry(position, seq, messages) for seq, messages in found if messages]
 
 
@@ -267,6 +290,7 @@ class ResumeState:
     """
 
     turns: list[Turn] = field(default_factory=list)
+    steered: list[Steered] = field(default_factory=list)
     lost: Sequence[StoredEvent] = ()
     is_counted: bool = False
     route_id: str | None = None
@@ -283,6 +307,7 @@ def resume_state_from(stored: Sequence[StoredEvent]) -> ResumeState:
     costs = [event.seq for event in stored if event.type == types.RunCost.type]
     return ResumeState(
         turns_of(stored),
+        steered_of(stored),
         lost,
         bool(lost) and max(costs, default=0) > lost[0].seq,
         _last(stored, types.RunFallback.type).get("to_route_id"),

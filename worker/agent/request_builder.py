@@ -255,7 +255,9 @@ class RequestBuilder:
         return self._prompt_tokens + self._offered.tokens
 
     def _entries(self) -> list[Entry]:
-        return [*self._agent.history.entries, *entries_of(self._agent.position, self._turns)]
+        agent = self._agent
+        own = entries_of(agent.position, self._turns, agent.steered)
+        return [*agent.history.entries, *own]
 
     def _kept(self, route: Route) -> list[_Shown]:
         entries, context = self._entries(), self._context(route)

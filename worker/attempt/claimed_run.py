@@ -15,14 +15,16 @@ from arkloop.shared.events import event_log, types
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import ContextCompacted, Event, ToolResult
 from arkloop.shared.events.usage import Usage
-from arkloop.shared.runs import claims, input_requests, interrupted_calls
+from arkloop.shared.runs import claims, input_requests, interrupted_calls, offered_messages
 from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.runs.transitions import Totals
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.threads import thread_contexts
+from arkloop.worker.agent.conversation import steered_by
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.attempt.admission import Admission
 from arkloop.worker.contract.input_requests import InputRequest
+from arkloop.worker.contract.messages import Steered
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.process import stored_results
 from arkloop.worker.process.file_loader import FileLoader, RunFiles
@@ -55,6 +57,8 @@ class ClaimedRun:
         self.is_resumed = claim.is_resumed
         self.stop = stop
         self.log = run_log
+        run_log.has_offered = claim.has_offered
+        self.steered: list[Steered] = []  # the messages that have reached the run so far
         self.chain: RouteChain | None = None  # its routes, once they are known
         self._connections = connections
         self.admission = Admission(
@@ -117,6 +121,28 @@ class ClaimedRun:
         self.log.flush()
         self.has_progressed = True
         self._on_progress()
+
+    def take_messages(self) -> list[Steered]:
+        if not self.log.has_offered:
+            return []
+        self.log.has_offered = False
+        with self._connections.reading() as sql:
+            offered = offered_messages.find(sql, self.claim.run_id)
+        # One that an earlier attempt has written is part of the run already.
+        known = {one.message_id for one in self.steered}
+        taken = []
+        for row in offered:
+            if str(row.id) not in known:
+                event = types.RunSteered(str(row.id), row.content, row.parts)
+                taken.append(steered_by(self.emit(event), event))
+        self.log.flush()
+        self.steered += taken
+        ids_taken = [row.id for row in offered]
+        self.write(
+            self._connections.transaction,
+            lambda tx: offered_messages.settle(tx, self.claim, ids_taken),
+        )
+        return taken
 
     def begin_tool_call(self, tool_call_id: str, result_from: ResultSource | None = None) -> bool:
         return self.write(

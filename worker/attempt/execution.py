@@ -187,6 +187,7 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
     active.limit_time(persona.timeout_seconds, claim.used_seconds)
     if persona.agent is not None:
         return _answer_of_agent(run, persona, earlier, process)
+    run.steered = earlier.steered
     run.chain = chain = _chain(process, run, persona, earlier)
     loader, most, windows = process.histories, most_bytes(chain, persona), chain.windows
     try:
@@ -314,6 +315,7 @@ def _agent(
         searchable=searchable,
         history=seen,
         position=claim.position,
+        steered=list(run.steered),
         output=OutputSchema(persona.output_schema) if persona.output_schema else None,
         egress=Policy.of(settings.fetch_allowed_networks, FETCH_ALLOWED_NETWORKS),
         draining=process.draining,

@@ -14,6 +14,7 @@ from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs.states import ResultSource
 from arkloop.worker.contract.attachments import Attachment
 from arkloop.worker.contract.input_requests import InputRequest
+from arkloop.worker.contract.messages import Steered
 from arkloop.worker.contract.retry_deadline import RetryDeadline
 
 
@@ -188,7 +189,14 @@ class Files(Protocol):
         """
 
 
-class RunContext(ToolContext, Transcript, ToolLedger, ThreadStore, Protocol):
+class Inbox(Protocol):
+    """The messages that people send to the run while it is active."""
+
+    def take_messages(self) -> list[Steered]:
+        """Return messages that have arrived since, which are part of the run from now on."""
+
+
+class RunContext(Inbox, ToolContext, Transcript, ToolLedger, ThreadStore, Protocol):
     """An attempt of a run, as the loop sees it."""
 
     @property

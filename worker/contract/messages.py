@@ -34,6 +34,15 @@ class UserMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class Steered:
+    """A message of a user that has reached a run while it was active; `seq` is its event's."""
+
+    seq: int
+    message_id: str
+    message: UserMessage
+
+
+@dataclass(frozen=True, slots=True)
 class AssistantMessage:
     """An assistant's message; its provider requires `state`, with `calls` of `tool_calls`, back."""
 

@@ -42,7 +42,7 @@ WITH event AS (
         unnest(%(types)s::text[]) AS type,
         unnest(%(payloads)s::text[]) AS payload
 ), locked AS (
-    SELECT id, fence, state, cancel_requested_at FROM runs
+    SELECT id, fence, state, cancel_requested_at, has_offered FROM runs
     WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR SHARE SKIP LOCKED
 ), written AS (
     INSERT INTO run_events (run_id, seq, type, payload)
@@ -51,7 +51,8 @@ WITH event AS (
     WHERE pg_postmaster_start_time() = %(server)s::timestamptz
     ON CONFLICT DO NOTHING
 )
-SELECT id, fence, state, cancel_requested_at, pg_postmaster_start_time() AS server FROM locked
+SELECT id, fence, state, cancel_requested_at, has_offered, pg_postmaster_start_time() AS server
+FROM locked
 """
 # One look into an index for each run.
 _CUT_OFF = """
@@ -164,6 +165,7 @@ class EventWriter:
             if run.stop.lease_lost:  # what it has committed before is gone
                 run.committed()
                 continue
+            run.has_offered = run.has_offered or row.has_offered
             run.committed()
             written[run.run_id] = events
             if row.cancel_requested_at is not None:

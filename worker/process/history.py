@@ -38,13 +38,14 @@ from arkloop.worker.agent.conversation import (
     Turn,
     counted_of,
     entries_of,
+    steered_of,
     turns_of,
 )
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.contract.attachments import parts_of
 from arkloop.worker.contract.cpu_slices import cpu_slice
 from arkloop.worker.contract.input_requests import InputRequest
-from arkloop.worker.contract.messages import AssistantMessage, UserMessage
+from arkloop.worker.contract.messages import AssistantMessage, Steered, UserMessage
 
 #: Of a thread's messages, and of the tool turns of its runs; no model's context holds as much.
 MAX_BYTES = 8 * 1024 * 1024
@@ -77,6 +78,7 @@ CROSS JOIN LATERAL (
     FROM (
         SELECT * FROM messages
         WHERE thread_id = c.thread_id AND position < c.position AND superseded_at IS NULL
+            AND steered_into IS NULL
         ORDER BY position DESC LIMIT %(max_messages)s
     ) m
 ) newest
@@ -87,6 +89,7 @@ _FIRST = """
 SELECT coalesce(max(position), %(position)s) FROM messages
 WHERE thread_id = %(thread_id)s AND position < %(position)s AND role = 'user'
     AND superseded_at IS NULL
+            AND steered_into IS NULL
 """
 # The newest message is read whatever its size: it is what the run is to answer.
 _SAID = """
@@ -96,6 +99,7 @@ SELECT position, role, partial, content, parts FROM (
         SELECT * FROM messages
         WHERE thread_id = %(thread_id)s AND position < %(position)s AND position >= %(first)s
             AND superseded_at IS NULL
+            AND steered_into IS NULL
         ORDER BY position DESC LIMIT %(max_messages)s
     ) m
 ) newest
@@ -107,6 +111,7 @@ SELECT count(*) FROM (
     SELECT FROM messages
     WHERE thread_id = %(thread_id)s AND position >= %(first)s AND position < %(before)s
         AND superseded_at IS NULL
+            AND steered_into IS NULL
     LIMIT %(max_counted)s
 ) older
 """
@@ -211,7 +216,10 @@ def load(
         unread = _count(sql, claim, start.upto_position, oldest)
     entries: dict[int, list[Entry]] = {}
     for some_runs in _portions(list(read.turns.items())):
-        entries.update((position, entries_of(position, turns)) for position, turns in some_runs)
+        entries.update(
+            (position, entries_of(position, turns, read.steered.get(position, ())))
+            for position, turns in some_runs
+        )
     for some_said in _portions(said):
         for row in some_said:
             turns = entries.setdefault(row.position, [])
@@ -241,6 +249,7 @@ class _Runs:
 
     claim: Claim
     turns: dict[int, list[Turn]] = field(default_factory=dict)
+    steered: dict[int, list[Steered]] = field(default_factory=dict)
     routes: dict[int, str] = field(default_factory=dict)  # of those with this run's persona
 
     def newest_count(self) -> Counted | None:
@@ -325,6 +334,8 @@ def _turns_of_earlier_runs(
                     return int(position) + 1
                 room -= sum(event.size for event in stored)
                 read.turns[position] = turns_of(stored)
+                if steered := steered_of(stored):
+                    read.steered[position] = steered
                 if events[0].persona_id == claim.persona_id:
                     read.routes[position] = events[0].route_id
         before = page[-1][0] if page else before

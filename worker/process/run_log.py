@@ -76,6 +76,7 @@ class RunLog:
         self.stop = stop
         self.now = now
         self.server = server
+        self.has_offered = False  # messages wait for the run's next step
         self._added = added
         # Of a plain lock: it is taken for every piece of text, and none of it takes it twice.
         self._changed = threading.Condition(threading.Lock())

@@ -17,6 +17,7 @@ from arkloop.shared.runs.transitions import Totals
 from arkloop.worker.contract.attachments import Attachment
 from arkloop.worker.contract.context import Plan
 from arkloop.worker.contract.input_requests import InputRequest
+from arkloop.worker.contract.messages import Steered
 from arkloop.worker.contract.retry_deadline import RetryDeadline
 from arkloop.worker.contract.stop_signal import StopSignal
 
@@ -92,6 +93,9 @@ class MemoryRun:
 
     def checkpoint(self) -> None:
         pass
+
+    def take_messages(self) -> list[Steered]:
+        return []
 
     def _write_streamed(self) -> None:
         streamed, self._streamed = self._streamed, []

@@ -31,7 +31,7 @@ WITH wanted AS (
     FROM free WHERE r.id = free.id
     RETURNING r.id AS run_id, r.org_id, r.thread_id, r.parent_run_id, r.api_key_id, r.persona_id,
         r.route_id, r.model, r.options, r.end_user_id, r.metadata, r.trace_id, r.position, r.fence, r.attempt,
-        r.resume_reason, r.queued_at,
+        r.has_offered, r.resume_reason, r.queued_at,
         clock_timestamp() AS claimed_at,
         extract(epoch FROM clock_timestamp() - r.started_at)::float8
             - r.waiting_ms / 1000.0::float8 AS used_seconds,

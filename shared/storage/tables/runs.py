@@ -73,6 +73,8 @@ runs = Table(
     time_("not_before"),  # of a run that was created for later
     #: Of an active run: something may wait for its thread, so that its end has to look.
     Column("has_followers", Boolean, nullable=False, server_default=text("false")),
+    #: Of an active run: messages may be offered to it, for its next step.
+    Column("has_offered", Boolean, nullable=False, server_default=text("false")),
     Column("superseded_by", Uuid),  # the run for which this one was cancelled
     #: The agent whose workers execute it, in the customer's hands; null: the service's own workers.
     Column("agent", Text),
@@ -164,6 +166,35 @@ runs = Table(
 )
 
 run_metadata = metadata_pairs("run_metadata")
+
+#: Messages that wait for the next step of an active run, each with what it needs to become a run.
+offered_messages = Table(
+    "offered_messages",
+    metadata,
+    Column("run_id", Uuid, primary_key=True),  # which it becomes if the active run ends first
+    Column(
+        "active_run_id", Uuid, ForeignKey("runs.id", ondelete="CASCADE"), nullable=False, index=True
+    ),
+    Column(
+        "message_id",
+        Uuid,
+        ForeignKey("messages.id", ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+    ),
+    Column("org_id", Uuid, nullable=False),
+    Column("thread_id", Uuid, nullable=False, index=True),
+    Column("created_by_user_id", Uuid, nullable=False),
+    Column("api_key_id", Uuid),
+    *(Column(name, Text, nullable=False) for name in ("trace_id", "persona_id", "route_id")),
+    Column("model", Text, nullable=False),
+    Column("agent", Text),
+    Column("options", JSONB),
+    Column("end_user_id", Text),
+    Column("metadata", JSONB, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    created_at_(),
+)
 
 #: Runs that are gone and whose events are not: a trigger writes them here with the deletion.
 forgotten_runs = Table(

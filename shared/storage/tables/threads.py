@@ -119,7 +119,14 @@ messages = Table(
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
     Column("partial", Boolean, nullable=False, server_default=text("false")),
     created_at_(),
-    time_("superseded_at"),  # a retry made it disappear
+    time_("superseded_at"),  # a retry made it disappear, or its run was cancelled as it waited
+    #: The run that has taken it while it was active: it is part of that one's turns.
+    Column("steered_into", Uuid, ForeignKey("runs.id", ondelete="SET NULL")),
     UniqueConstraint("thread_id", "position"),
     Index("ix_messages_run_id", "run_id"),
+    Index(
+        "ix_messages_steered_into",
+        "steered_into",
+        postgresql_where=text("steered_into IS NOT NULL"),
+    ),
 )

@@ -1,6 +1,7 @@
 """A thread with messages that are sent while a run is active in it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -30,6 +31,7 @@ class BusyThread:
         self.id = stored.thread()
         self._create = RunCreator(stored.connections, stored.catalog())
         self._end = RunEnder(stored.connections)
+        self.claims: dict[UUID, Claim] = {}
 
     def say(self, text: str, on_busy: str | None = "enqueue", **more: Any) -> Created:
         """Create a run with this message."""
@@ -45,7 +47,12 @@ class BusyThread:
     def claim(self, run_id: UUID) -> Claim:
         claim = self.stored.claim(run_id)
         assert claim is not None
+        self.claims[run_id] = claim
         return claim
+
+    def ending(self, of: Callable[..., Ending], claim: Claim, *said: str) -> Ending:
+        """Return the ending of a run that may have written events meanwhile."""
+        return of(replace(claim, last_seq=self.stored.last_seq(claim.run_id)), *said)
 
     def end(self, ending: Ending) -> Outcome:
         """End a run as its worker does, which tries again while somebody has locked the row."""
@@ -67,6 +74,12 @@ class BusyThread:
                     .order_by(messages.c.position)
                 )
             )
+
+    def steered(self) -> list[str]:
+        """Return the messages of the thread that are part of a run."""
+        query = select(messages.c.content).where(messages.c.thread_id == self.id)
+        with self.stored.connections.reading() as sql:
+            return list(sql.scalars(query.where(messages.c.steered_into.is_not(None))))
 
     def states(self) -> list[str]:
         """Return the states of the thread's runs in the order of their creation."""

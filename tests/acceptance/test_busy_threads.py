@@ -1,0 +1,115 @@
+"""Messages that are sent while a run is active: none is lost, and each is answered once."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from tests.caller import Caller, error_of, script, types
+
+SLOW = [{"hang": 1}, {"tool": "calculator", "args": {"expression": "1+1"}}]
+
+
+def send(user: Caller, thread_id: str, message: str, on_busy: str, **more: Any) -> dict[str, Any]:
+    body = {"message": message, "on_busy": on_busy, "route_id": "scripted", **more}
+    return user.made(f"/v1/threads/{thread_id}/runs", body)
+
+
+def texts(user: Caller, thread_id: str) -> list[str]:
+    return [content for _, content, _ in user.messages(thread_id)]
+
+
+def test_a_queued_run_shows_its_place_and_follows(user: Caller) -> None:
+    """Its stream is silent until the run before it has ended; lists show its place, too."""
+    thread_id = user.thread()
+    first = send(user, thread_id, script({"hang": 1}, {"say": "A"}), "enqueue")
+    second, third = (send(user, thread_id, text, "enqueue") for text in ("b", "c"))
+
+    assert ({"position": 1}, {"position": 2}) == (second["queue"], third["queue"])
+    shown = user.get_run(third["run_id"])
+    assert ("running", "queued", {"position": 2}) == tuple(
+        shown[name] for name in ("status", "phase", "queue")
+    )
+    rows = user.get(f"/v1/threads/{thread_id}/runs")
+    assert [{"position": 2}, {"position": 1}, None] == [row["queue"] for row in rows]
+    assert ["running"] * 3 == [row["status"] for row in rows]
+
+    events = user.events(third["run_id"])
+    assert ("run.started", "run.completed") == (events[0]["type"], events[-1]["type"])
+    assert user.ended(first["run_id"])["queue"] is None
+    assert ["A", "b", "You said: b", "c", "You said: c"] == texts(user, thread_id)[1:]
+
+
+def test_a_steered_message_reaches_the_next_step(user: Caller) -> None:
+    """The model reads it before its next turn, and later runs where it was said."""
+    thread_id = user.thread()
+    first = send(user, thread_id, script(*SLOW, {"say": "unused"}), "enqueue")
+    user.until(first["run_id"], "phase", "executing")
+    steered = send(user, thread_id, "And in French?", "steer")
+
+    events = user.events(first["run_id"])
+
+    assert first["run_id"] == steered["run_id"]
+    [event] = [event for event in events if event["type"] == "run.steered"]
+    assert event["data"] == {
+        "message_id": steered["steer"]["message_id"],
+        "content": "And in French?",
+    }
+    assert types(events).index("tool.result") < types(events).index("run.steered")
+    assert ["And in French?", "You said: And in French?"] == texts(user, thread_id)[1:]
+    later = send(user, thread_id, script({"find": "And in"}), "enqueue")
+    assert "And in French?" == user.ended(later["run_id"])["output"]
+    lost = user.http.get(f"/v1/runs/{steered['steer']['fallback_run_id']}")
+    assert (404, "runs.not_found") == error_of(lost)
+
+
+def test_a_steered_message_survives_its_worker(user: Caller) -> None:
+    """The next attempt has it once, and continues from it."""
+    thread_id = user.thread()
+    first = send(user, thread_id, script(*SLOW), "enqueue")
+    user.until(first["run_id"], "phase", "executing")
+    crash = {"exit_worker": True, "attempts": 1}
+    turns = script({"tool": "calculator", "args": {}}, crash, {"say": "Done"})
+    send(user, thread_id, turns, "steer")
+
+    events = user.events(first["run_id"])
+
+    assert 1 == types(events).count("run.steered")
+    assert ("run.completed", "Done") == (events[-1]["type"], user.ended(first["run_id"])["output"])
+    assert types(events).index("run.steered") < types(events).index("run.resumed")
+
+
+def test_an_interrupt_and_a_schedule(user: Caller) -> None:
+    """The interrupted run names its successor; a scheduled one can be cancelled before its time."""
+    thread_id = user.thread()
+    first = send(user, thread_id, script({"say": "Half"}, {"hang": 60}), "enqueue")
+    user.seen(first["run_id"], "message.delta")
+    later = send(user, thread_id, "later", "enqueue", not_before=_in_an_hour())
+    second = send(user, thread_id, "b", "interrupt")
+
+    last = user.events(first["run_id"])[-1]
+    assert ("run.cancelled", second["run_id"]) == (last["type"], last["data"]["superseded_by"])
+    assert second["run_id"] == user.get_run(first["run_id"])["superseded_by"]
+    assert "You said: b" == user.ended(second["run_id"])["output"]
+    assert "scheduled" == user.get_run(later["run_id"])["phase"]
+    user.cancel(later["run_id"])
+    assert "cancelled" == user.get_run(later["run_id"])["status"]
+    assert ["Half", "b", "You said: b"] == texts(user, thread_id)[1:]
+
+
+def test_wrong_values_are_refused(user: Caller) -> None:
+    """Each with the name of its field."""
+    thread_id = user.thread()
+    for wrong in (
+        {"on_busy": "wait"},
+        {"on_busy": ["enqueue"]},
+        {"not_before": 5},
+        {"not_before": "2026-01-01T00:00:00"},
+        {"not_before": "2030-01-01T00:00:00Z"},
+        {"not_before": _in_an_hour(), "on_busy": "interrupt"},
+    ):
+        answer = user.http.post(f"/v1/threads/{thread_id}/runs", json=wrong)
+        assert (422, "validation.error") == error_of(answer), wrong
+        assert answer.json()["details"].keys() <= wrong.keys()
+
+
+def _in_an_hour() -> str:
+    return (datetime.now(UTC) + timedelta(hours=1)).isoformat()
