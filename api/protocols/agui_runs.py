@@ -19,6 +19,7 @@ from arkloop.shared.ids import new_id, new_trace_id
 from arkloop.shared.runs import commands, creation, overrides, queries
 from arkloop.shared.runs.creation import NewRun, NewThread
 from arkloop.shared.runs.pending_calls import CallResult
+from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.threads import threads
 
@@ -190,5 +191,6 @@ def _create(
         trace_id=new_trace_id(),
         options=overrides.check(persona, route, wanted.overrides()),
         metadata={RUN_ID: wanted.run_id},
+        on_busy=OnBusy.ENQUEUE,
     )
     return Part(run_id=creation.create(tx, new).run_id)

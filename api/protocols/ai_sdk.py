@@ -58,6 +58,7 @@ from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.ids import new_id, new_trace_id, parse_id
 from arkloop.shared.runs import commands, creation, queries, thread_entries
 from arkloop.shared.runs.creation import NewThread
+from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.threads import threads
 
@@ -200,7 +201,8 @@ def _sent(body: Mapping[str, Any]) -> UUID:
                     raise _edited()
                 if run_id := thread_entries.first_run(tx.sql, thread.id, after=known.position):
                     return jsonify(run_id=str(run_id))
-        wanted = {**body, "message": new_message(message, content, CLIENT_ID)}
+        said = new_message(message, content, CLIENT_ID)
+        wanted = {**body, "message": said, "on_busy": OnBusy.ENQUEUE}
         opened = NewThread(external_id=body["id"], end_user_id=body.get("end_user_id"))
         made = creation.create(tx, new_run(wanted, new_id(), opened, tx.sql))
         return jsonify(run_id=str(made.run_id))
