@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools hostile hostile-short chaos chaos-short chaos-mutants chaos-model check lock http-tools webhooks
+.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools hostile hostile-short chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -130,6 +130,9 @@ chaos-mutants: setup ## Broken variants of the service, each of which the checke
 
 chaos-model: setup ## The model of busy threads: every interleaving, every seeded bug; some minutes
 	@$(BIN)/python -m chaos.model
+
+busy-threads: setup ## 100,000 random interleavings of requests, worker and sweep on the real system
+	@$(BIN)/python -m chaos.interleaving --count $(or $(COUNT),100000) --seed $(or $(SEED),1)
 
 check: setup ## Format, lint, types, architecture, language
 	@./scripts/check $(BIN)

@@ -163,7 +163,16 @@ def _new(thread: Thread, case: Case, state: str) -> Thread:
         moved = thread.with_run(case.run, state=state, ticket=thread.tickets)
         return moved._replace(tickets=thread.tickets + 1)
     goes_ahead = state == PENDING and case.on_busy in (OnBusy.INTERRUPT, OnBusy.ROLLBACK)
-    run = Run(state, case.by, (thread.accepted,), thread.tickets, goes_ahead)
+    # What it has superseded before it started precedes it.
+    taken = [
+        number
+        for number, run in enumerate(thread.runs)
+        if run.superseded_by == case.run and run.state == CANCELLED
+    ]
+    messages = tuple(message for number in taken for message in thread.runs[number].messages)
+    for number in taken:
+        thread = thread.with_run(number, messages=())
+    run = Run(state, case.by, (*messages, thread.accepted), thread.tickets, goes_ahead)
     return thread._replace(
         runs=(*thread.runs, run),
         accepted=thread.accepted + 1,

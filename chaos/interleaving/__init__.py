@@ -1,0 +1,1 @@
+"""Random interleavings of clients, a worker and the sweep, which stop before each statement."""

@@ -1,0 +1,350 @@
+"""The play of one interleaving: clients, a worker and the sweep in a thread, in random order."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from arkloop.shared import times
+from arkloop.shared.catalog import model_routes, personas
+from arkloop.shared.claim import Claim
+from arkloop.shared.errors import ArkloopError, LeaseLost
+from arkloop.shared.events import types
+from arkloop.shared.events.stored_events import encode
+from arkloop.shared.events.usage import Usage
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import claims, commands, sweep, thread_queue, waiting_runs
+from arkloop.shared.runs.creation import NewMessage, NewRun, RunCreator
+from arkloop.shared.runs.endings import Ending, Outcome, RunEnder
+from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.thread_queue import OnBusy
+from arkloop.shared.runs.transitions import Totals
+from arkloop.shared.threads.content import Content
+from chaos.interleaving.actor import Actor
+from chaos.interleaving.schedule import Schedule
+from chaos.interleaving.trace import LEFT, Doing, Trace
+from chaos.interleaving.verdict import verdict
+from chaos.interleaving.world import World
+from chaos.model.bugs import Bug
+
+#: How often a client asks for each.
+WISHES = {
+    OnBusy.ENQUEUE: 4,
+    OnBusy.MERGE: 3,
+    OnBusy.INTERRUPT: 3,
+    OnBusy.ROLLBACK: 3,
+    OnBusy.REJECT: 1,
+}
+AN_HOUR = timedelta(hours=1)
+_LIVING = """
+SELECT id, state, owner, cancel_requested_at IS NOT NULL AS is_cancelled
+FROM runs WHERE thread_id = %s AND ended_at IS NULL
+"""
+
+
+class Crew:
+    """The actors, each a process with what the service has once per process."""
+
+    def __init__(self, world: World, sql: Connection) -> None:
+        names = ("client 1", "client 2", "worker", "sweep")
+        self.world = world
+        self.sql = sql
+        self.actors = [Actor(name, world.connections, sql) for name in names]
+        self.creators = [
+            RunCreator(actor.connections, world.catalog(actor.connections))
+            for actor in self.actors[:2]
+        ]
+        self.ender = RunEnder(self.actors[2].connections)
+        self.persona = personas.builtin()["assistant@1"]
+        self.route = model_routes.load(world.connections.settings)["scripted"]
+
+    def close(self) -> None:
+        for actor in self.actors:
+            actor.connections.close_pool()
+
+
+@dataclass(slots=True)
+class Played:
+    """The result of one interleaving."""
+
+    seed: int
+    faults: list[str]
+    order: list[str]
+    steps: int
+    compared: int
+    blocked: int
+    crashed: int
+    accepted: int
+    rules: set[str]
+
+
+@dataclass(slots=True)
+class Play:
+    """The tasks of one interleaving."""
+
+    crew: Crew
+    seed: int
+    thread_id: UUID = field(init=False)
+    dice: random.Random = field(init=False)
+    trace: Trace = field(init=False)
+    said: int = 0
+    crashed: int = 0
+    accepted: dict[str, UUID] = field(default_factory=dict)  # runs by the text of their message
+
+    def __post_init__(self) -> None:
+        world = self.crew.world
+        self.dice = random.Random(self.seed)
+        self.thread_id = world.thread()
+        users = (world.users[0].user_id, world.users[1].user_id)
+        self.trace = Trace(self.crew.sql, self.thread_id, users)
+
+    def run(self) -> Played:
+        """Play the interleaving to its end, and judge what is left."""
+        schedule = Schedule(
+            self.dice,
+            crashes=self.dice.choice((0, 1)),
+            on_crash=self._on_crash,
+            after=lambda doing, is_doubtful: self.trace.look(doing, may_be_two=is_doubtful),
+        )
+        tasks = (self._client(0), self._client(1), self._worker(), self._sweep())
+        for actor, task in zip(self.crew.actors, tasks, strict=True):
+            actor.does = Doing("begin")
+            actor.begin(task)
+        schedule.play(self.crew.actors)
+        faults = self.trace.faults
+        self.trace.look(Doing("rest"), may_be_two=True)
+        faults += [
+            f"{actor.name} {actor.does}: {actor.error!r}"
+            for actor in self.crew.actors
+            if actor.error is not None
+        ]
+        self._settle(schedule)
+        faults += verdict(self.crew.sql, self.thread_id, self.accepted)
+        return Played(
+            self.seed,
+            faults,
+            schedule.steps,
+            len(schedule.steps),
+            self.trace.steps,
+            schedule.blocked,
+            self.crashed,
+            len(self.accepted),
+            self.trace.rules,
+        )
+
+    def _on_crash(self, _actor: Actor) -> None:
+        self.crashed += 1
+
+    # ---- clients ---------------------------------------------------------------------
+
+    def _client(self, client: int) -> Callable[[], None]:
+        wishes = [self.dice.random() for _ in range(self.dice.choice((1, 1, 2)))]
+
+        def task() -> None:
+            for wish in wishes:
+                if wish < 0.72:
+                    self._create(client)
+                elif wish < 0.86:
+                    self._cancel(client)
+                else:
+                    self._answer(client)
+
+        return task
+
+    def _create(self, client: int) -> None:
+        crew = self.crew
+        on_busy = self.dice.choices([*WISHES], [*WISHES.values()])[0]
+        is_later = self.dice.random() < 0.1
+        self.said += 1
+        text = f"message {self.said}"
+        crew.actors[client].does = Doing("create", client, on_busy, is_later)
+        new = NewRun(
+            actor=crew.world.users[client],
+            thread_id=self.thread_id,
+            persona=crew.persona,
+            route=crew.route,
+            trace_id="0" * 32,
+            message=NewMessage(content=Content.of(text)),
+            on_busy=on_busy,
+            not_before=datetime.now(UTC) + AN_HOUR if is_later else None,
+        )
+        with _refused():
+            self.accepted[text] = crew.creators[client](new).run_id
+
+    def _cancel(self, client: int) -> None:
+        actor = self.crew.actors[client]
+        actor.does = Doing("look", client)
+        living = self._living(actor)
+        if not living:
+            return
+        run_id = self.dice.choice(living).id
+        actor.does = Doing("cancel", client, run_id=run_id)
+        with _refused(), actor.connections.transaction() as tx:
+            commands.cancel(tx, self.crew.world.users[client], run_id)
+
+    def _answer(self, client: int) -> None:
+        actor = self.crew.actors[client]
+        actor.does = Doing("look", client)
+        for run in self._living(actor):
+            if run.state == RunState.WAITING:
+                actor.does = Doing("answer", client, run_id=run.id)
+                with _refused(), actor.connections.transaction() as tx:
+                    commands.answer(tx, self.crew.world.users[client], run.id, "yes", None)
+
+    def _living(self, actor: Actor) -> list[Any]:
+        with actor.connections.reading() as sql:
+            return list(sql.exec_driver_sql(_LIVING, (self.thread_id,)))
+
+    # ---- the worker ------------------------------------------------------------------
+
+    def _worker(self) -> Callable[[], None]:
+        looks = self.dice.choice((1, 2, 3))
+
+        def task() -> None:
+            for _ in range(looks):
+                self._work(parks=self.dice.random() < 0.15)
+
+        return task
+
+    def _work(self, *, parks: bool) -> None:
+        """Claim the queued run, if there is one, and execute it."""
+        worker = self.crew.actors[2]
+        worker.does = Doing("look")
+        queued = [run.id for run in self._living(worker) if run.state == RunState.QUEUED]
+        if not queued:
+            return
+        worker.does = Doing("claim", run_id=queued[0])
+        claimed = claims.claim(worker.connections, queued, self.crew.world.worker_id)
+        if (claim := claimed.get(queued[0])) is None:
+            return
+        with _refused():
+            if not parks or not self._park(claim):
+                self._end(claim)
+
+    def _park(self, claim: Claim) -> bool:
+        worker = self.crew.actors[2]
+        worker.does = Doing("park", run_id=claim.run_id)
+        request_id = str(new_id())
+        asked = types.RunWaitingForInput(
+            request_id=request_id, kind="question", prompt="?", expires_at=""
+        )
+        with worker.connections.transaction() as tx:
+            return claims.park(
+                tx,
+                claim,
+                [encode(claim.last_seq + 1, asked, times.now())],
+                pending_input={"request_id": request_id, "kind": "question", "prompt": "?"},
+                expires_at=datetime.now(UTC) + AN_HOUR,
+                totals=Totals(),
+            )
+
+    def _end(self, claim: Claim) -> None:
+        self.crew.actors[2].does = Doing("end", run_id=claim.run_id)
+        state = RunState.COMPLETED
+        while True:
+            last: types.Event = types.RunCompleted(None, Usage(), Totals().cost_usd, "stop")
+            if state is RunState.CANCELLED:
+                last = types.RunCancelled(Usage(), Totals().cost_usd)
+            outcome = self.crew.ender(
+                Ending(
+                    claim=claim,
+                    state=state,
+                    stored=[encode(claim.last_seq + 1, last, times.now())],
+                    totals=Totals(),
+                    message=(new_id(), f"answer of {claim.run_id}"),
+                )
+            )
+            if outcome in (Outcome.ENDED, Outcome.LOST):
+                return
+            if outcome is Outcome.CANCELLED:
+                state = RunState.CANCELLED
+            if outcome is Outcome.LOCKED:
+                self.crew.actors[2].pause()
+
+    # ---- the sweep -------------------------------------------------------------------
+
+    def _sweep(self) -> Callable[[], None]:
+        looks = self.dice.choice((0, 0, 1))
+        doubts = self.dice.random() < 0.2
+
+        def task() -> None:
+            for _ in range(looks):
+                self._settle_once(doubts=doubts)
+
+        return task
+
+    def _settle_once(self, *, doubts: bool) -> None:
+        """Do what the sweep does for such a thread; with `doubts` a living worker is lost, too."""
+        actor = self.crew.actors[3]
+        connections = actor.connections
+        worker = self.crew.actors[2]
+        actor.does = Doing("look")
+        living = self._living(actor)
+        for run in living:
+            if run.state == RunState.EXECUTING and (doubts or worker.is_done):
+                actor.does = Doing("recover", run_id=run.id)
+                sweep.recover_orphan(connections, run.id, run.owner, False)
+            if run.state == RunState.SCHEDULED:
+                actor.does = Doing("clock")
+                with connections.statement() as tx:
+                    tx.sql.exec_driver_sql(_PASS, (run.id,))
+                actor.does = Doing("due", run_id=run.id)
+                waiting_runs.start_due(connections)
+        if any(run.is_cancelled for run in living):
+            actor.does = Doing("sweep: cancel")
+            with connections.transaction() as tx:
+                sweep._cancel_unheld(tx)
+        actor.does = Doing(LEFT)
+        waiting_runs.start_left(connections)
+
+    def _settle(self, schedule: Schedule) -> None:
+        """End all that is left, one thing after the other; nothing crashes any more."""
+        schedule.crashes = 0
+
+        actors = self.crew.actors
+        for _ in range(MANY):
+            living = self.crew.sql.exec_driver_sql(_LIVING, (self.thread_id,)).all()
+            states = {run.state for run in living}
+            if not states:
+                return
+            actor, task = actors[3], lambda: self._settle_once(doubts=True)
+            if RunState.QUEUED in states:
+                actor, task = actors[2], lambda: self._work(parks=False)
+            elif RunState.WAITING in states:
+                actor, task = actors[0], lambda: self._answer(0)
+            actor.does = Doing("look")
+            actor.begin(task)
+            schedule.play([actor])
+            if actor.error is not None:
+                self.trace.faults.append(f"{actor.name} {actor.does}: {actor.error!r}")
+                return
+        self.trace.faults.append("progress: something is left")
+
+
+#: Rounds in which everything that was accepted must have ended.
+MANY = 40
+_PASS = "UPDATE runs SET not_before = now() - interval '1 second' WHERE id = %s"
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Let the service refuse a request, as it may."""
+    with suppress(ArkloopError, LeaseLost):
+        yield
+
+
+@contextmanager
+def planted(bug: Bug) -> Iterator[None]:
+    """Let the service of this process follow a table with a bug."""
+    known = thread_queue.rule_for.__kwdefaults__ or {}
+    whole = known["rules"]
+    known["rules"] = bug.table().rules
+    try:
+        yield
+    finally:
+        known["rules"] = whole
