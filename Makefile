@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools hostile hostile-short chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks
+.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools protocol-cuts hostile hostile-short chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -112,6 +112,9 @@ webhooks: setup ## Webhooks while receivers misbehave and processes are killed; 
 
 client-tools: setup ## Client tools while the worker or the web server is killed, in 200 trials; 5 minutes
 	@$(BIN)/python -m bench.client_tools --seed $(or $(SEED),1)
+
+protocol-cuts: setup ## Streams of Responses and AG-UI cut at random bytes, workers lost: 200 cuts each; 5 minutes
+	@$(BIN)/python -m bench.protocols --seed $(or $(SEED),1)
 
 hostile: setup ## 100,000 hostile requests: no 5xx, none slower than 3 s, no memory kept; 3 minutes
 	@$(BIN)/python -m bench.hostile --seed $(or $(SEED),1)

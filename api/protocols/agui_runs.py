@@ -13,10 +13,10 @@ from arkloop.api.protocols.agui_interrupts import content_of
 from arkloop.api.protocols.agui_projection import AguiFacts, AguiProjection
 from arkloop.api.protocols.agui_requests import RUN_ID, AguiRequest, run_of_call
 from arkloop.api.protocols.client_tool_names import client_tool_names
-from arkloop.shared.errors import InvalidRequest, NotActive, NotWaiting, RunNotFound
+from arkloop.shared.errors import InvalidRequest, NotActive, NotWaiting, RunNotFound, ThreadBusy
 from arkloop.shared.events import event_log
 from arkloop.shared.ids import new_id, new_trace_id
-from arkloop.shared.runs import commands, creation, overrides, queries
+from arkloop.shared.runs import commands, creation, overrides, pending_calls, queries
 from arkloop.shared.runs.creation import NewRun, NewThread
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.thread_queue import OnBusy
@@ -54,7 +54,7 @@ def start(
             return part
     elif run_id := next(filter(None, map(run_of_call, wanted.results)), None):
         return _give_results(tx, wanted, thread, run_id)
-    return _create(tx, wanted, persona_id, route_id)
+    return _create(tx, wanted, thread, persona_id, route_id)
 
 
 def facts_of(run: RowMapping, thread_id: str, client_run_id: str | None = None) -> AguiFacts:
@@ -171,8 +171,29 @@ def _missing(run: RowMapping, facts: AguiFacts) -> list[str]:
 # ---- a new run -----------------------------------------------------------------------
 
 
+def _on_busy(sql: Connection, thread: Row[Any] | None) -> OnBusy:
+    """Return what becomes of a message while the thread's run is active.
+
+    The user has moved on where the page has not sent the results of its tools.
+
+    Raises:
+        ThreadBusy: an interrupt is open, which the protocol has answered first.
+    """
+    run_id = None if thread is None else threads.active_run_id(sql, thread.id)
+    pending = None if run_id is None else queries.get(sql, actor(), run_id)["pending_input"]
+    if pending is None:
+        return OnBusy.ENQUEUE
+    if pending["kind"] != pending_calls.KIND:
+        raise ThreadBusy("The thread has an open interrupt; resume it first.")
+    return OnBusy.INTERRUPT
+
+
 def _create(
-    tx: Transaction, wanted: AguiRequest, persona_id: str | None, route_id: str | None
+    tx: Transaction,
+    wanted: AguiRequest,
+    thread: Row[Any] | None,
+    persona_id: str | None,
+    route_id: str | None,
 ) -> Part:
     message = wanted.new_message()
     if message is None:
@@ -191,6 +212,6 @@ def _create(
         trace_id=new_trace_id(),
         options=overrides.check(persona, route, wanted.overrides()),
         metadata={RUN_ID: wanted.run_id},
-        on_busy=OnBusy.ENQUEUE,
+        on_busy=_on_busy(tx.sql, thread),
     )
     return Part(run_id=creation.create(tx, new).run_id)

@@ -2,7 +2,8 @@
 
 Clients either name the response that they continue, or send all items again with those of earlier
 responses among them. The ids of these say which run they come from: what the server has already is
-not taken from the client again, only what follows the last of them.
+not taken from the client again, only what follows the last of them. A conversation without such ids
+took place elsewhere: the model reads it as a transcript, and nothing of it is a turn of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.threads.content import Content
 
 MAX_ITEMS = 10_000
+#: In front of a conversation that took place elsewhere.
+_TRANSCRIPT = "The conversation before the user's message:"
 _CONTENT = MessageContent()
 _INSTRUCTING = ("system", "developer")
 #: Items of earlier responses: what they say is known, or is not given to models again.
@@ -70,6 +73,7 @@ def read(value: Any) -> Input:
 
 def _new(items: Sequence[Mapping[str, Any]], first: int, continues: UUID | None) -> Input:
     instructions: list[str] = []
+    earlier: list[str] = []
     message: Content | None = None
     results: dict[str, str] = {}
     approval: Approval | None = None
@@ -82,7 +86,7 @@ def _new(items: Sequence[Mapping[str, Any]], first: int, continues: UUID | None)
             continue
         elif kind == "message" and role == "user":
             if message is not None:
-                raise InvalidRequest(**{name: ["only one new message of the user is supported"]})
+                earlier.append(f"User: {message.text}")
             message = _content(f"{name}.content", item.get("content"))
         elif kind == "function_call_output":
             call_id = item.get("call_id")
@@ -92,6 +96,11 @@ def _new(items: Sequence[Mapping[str, Any]], first: int, continues: UUID | None)
             results[call_id] = _text(f"{name}.output", item.get("output"))
         elif kind == "mcp_approval_response":
             approval = _approval(name, item)
+        elif kind == "message" and role == "assistant" and continues is None:
+            if message is not None:
+                earlier.append(f"User: {message.text}")
+                message = None
+            earlier.append(f"Assistant: {_text(f'{name}.content', item.get('content'))}")
         elif (kind == "message" and role == "assistant") or kind in _OUTPUT:
             why = "is not an item of this server's responses; name the last response instead"
             raise InvalidRequest(**{f"{name}.id": [why]})
@@ -100,6 +109,8 @@ def _new(items: Sequence[Mapping[str, Any]], first: int, continues: UUID | None)
     if sum((message is not None, bool(results), approval is not None)) != 1:
         why = "must have either a new message of the user, results of function calls or an approval"
         raise InvalidRequest(input=[why])
+    if earlier:
+        instructions.append("\n\n".join([_TRANSCRIPT, *earlier]))
     return Input(
         continues=continues,
         instructions=tuple(instructions),

@@ -53,7 +53,7 @@ def response_object(facts: RunFacts, response_id: str, **changes: Any) -> Object
         "parallel_tool_calls": settings.get("parallel_tool_calls", True),
         "previous_response_id": facts.previous_response_id,
         "prompt_cache_key": None,
-        "reasoning": {"effort": settings.get("reasoning_effort"), "summary": None},
+        "reasoning": {"effort": settings.get("reasoning_effort"), "summary": "auto"},
         "safety_identifier": facts.end_user_id,
         "service_tier": "default",
         "store": True,

@@ -23,6 +23,7 @@ from arkloop.shared.errors import Forbidden, InvalidRequest, PersonaNotFound, Ro
 from arkloop.shared.ids import new_trace_id
 from arkloop.shared.runs import overrides
 from arkloop.shared.runs.creation import NewMessage, NewRun, NewThread
+from arkloop.shared.runs.thread_queue import OnBusy
 
 
 class Only(fields.Field[Any]):
@@ -97,6 +98,7 @@ def new_run(
         options=overrides.check(persona, route, _overrides(body, given)),
         end_user_id=body.get("safety_identifier") or body.get("user"),
         metadata=body.get("metadata") or {},
+        on_busy=OnBusy.ENQUEUE,
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from tests.agui_client import AguiProcess, agui_process
 from tests.ai_sdk_chat import needs_front_ends
 from tests.caller import Caller, script
+from tests.cutting_proxy import cutting_proxy
 
 pytestmark = needs_front_ends
 
@@ -98,6 +99,7 @@ def test_an_input_that_does_not_resume_is_a_run_error(user: Caller, client: Agui
     other = client.agent(user, "open", query="?")
     wrong = [{"interruptId": "nothing", "status": "resolved", "payload": "x"}]
     for how in (
+        {"messages": [{"id": "m9", "role": "user", "content": "Hello?"}]},
         {"resume": wrong},
         {"resume": [{**wrong[0], "interruptId": interrupt["id"], "payload": 7}]},
     ):
@@ -130,3 +132,25 @@ def test_a_connect_shows_the_thread(user: Caller, client: AguiProcess) -> None:
     assert done["messages"] == client.agent(user, "connect", query="?").connect()["messages"]
     empty = client.agent(user, "nothing-yet").connect()
     assert ([], None) == (empty["messages"], empty["error"])
+
+
+def test_a_user_who_moves_on_is_answered(user: Caller, client: AguiProcess) -> None:
+    """A message in place of the results of the page's tools ends the run that waits for them."""
+    agent = client.agent(user, "moves-on")
+    asked = agent.run(script({"tool": "locate"}, {"say": "There."}), tools=[LOCATE])
+    assert 1 == len(asked["events"][-1]["outcome"]["pendingToolCallIds"])
+    assert ("assistant", "You said: Never mind") == shown(agent.run("Never mind"))[-1]
+
+
+def test_a_cut_stream_is_joined_again(user: Caller, client: AguiProcess) -> None:
+    """After cuts a connect shows the same messages as to a client without any."""
+    port = int(user.url.rpartition(":")[2])
+    count = {"count": 40, "delay_ms": 20}
+    steps = script({"think": "Hm."}, {"say": "So. "}, {"error": "disconnect"}, CALCULATE, count)
+    with cutting_proxy(port, cuts=6, longest=4000, seed=7) as proxy:
+        agent = client.agent(user, "cut", url=proxy.url)
+        seen = agent.run(steps)
+        while seen["error"] or "RUN_FINISHED" not in types_of(seen):
+            seen = agent.connect()
+    assert client.agent(user, "cut").connect()["messages"] == seen["messages"]
+    assert ["user", "reasoning", "assistant", "tool", "assistant"] == [r for r, _ in shown(seen)]

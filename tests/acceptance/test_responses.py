@@ -131,6 +131,28 @@ def test_a_conversation_goes_on_after_its_newest_response(sdk: OpenAI) -> None:
     assert "responses.not_newest" == refused.value.code
 
 
+def test_a_response_waits_for_the_one_before_it(sdk: OpenAI) -> None:
+    """A response that continues one in progress is queued, and answered after it."""
+    long = script({"count": 20, "delay_ms": 20})
+    first = sdk.responses.create(model="scripted", input=long, background=True)
+    second = sdk.responses.create(model="scripted", input="Then", previous_response_id=first.id)
+
+    assert ("completed", "You said: Then") == (second.status, second.output_text)
+    assert "completed" == sdk.responses.retrieve(first.id).status
+
+
+def test_a_conversation_from_elsewhere_is_a_transcript(sdk: OpenAI) -> None:
+    """Messages that this service has not seen are read by the model before the new one."""
+    items: Any = [
+        {"role": "user", "content": "I am Ann"},
+        {"role": "assistant", "content": "Hello Ann!"},
+        {"role": "user", "content": "Who am I?"},
+    ]
+    made = sdk.responses.create(model="scripted", input=items)
+    assert "You said: Who am I?" == made.output_text
+    assert str(made.instructions).endswith("User: I am Ann\n\nAssistant: Hello Ann!")
+
+
 def test_an_approval_is_requested_and_given(sdk: OpenAI) -> None:
     """A tool that requires approval ends the response with a request; the reply continues it."""
     call = {"tool": "calculator", "args": {"expression": "6*7"}}

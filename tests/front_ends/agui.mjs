@@ -5,6 +5,9 @@ import { pathToFileURL } from "node:url"
 const client = pathToFileURL(`${process.argv[2]}/@ag-ui/client/dist/index.mjs`)
 const { HttpAgent, runHttpRequest, transformHttpEventStream } = await import(client)
 
+// HttpAgent reports a broken connection to its caller, and once more to nobody.
+process.on("unhandledRejection", () => {})
+
 // HttpAgent leaves `connect` to its users.
 class ConnectingAgent extends HttpAgent {
   connect(input) {

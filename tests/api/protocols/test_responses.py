@@ -34,10 +34,7 @@ def refused(response: TestResponse) -> tuple[int, str | None, str]:
         ({"input": [{"role": "developer", "content": "Be brief."}]}, "input"),
         ({"input": [{"role": "user", "content": [{"type": "image"}]}]}, "input[0].content[0]"),
         ({"input": [{"type": "web_search_call"}]}, "input[0]"),
-        (
-            {"input": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]},
-            "input[1]",
-        ),
+        ({"input": [{"role": "assistant", "content": "Hi"}]}, "input"),
         ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "input"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"previous_response_id": UNKNOWN}, "previous_response_id"),
