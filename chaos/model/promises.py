@@ -15,6 +15,7 @@ from chaos.model.busy_thread import (
     PENDING,
     SCHEDULED,
     WAITING,
+    Run,
     Thread,
     Tx,
 )
@@ -54,14 +55,14 @@ def _one_answer(thread: Thread) -> str | None:
     return None
 
 
+def _turn(run: Run) -> tuple[bool, int]:
+    """Return the key of the promised order: the last one that goes ahead is before all others."""
+    return (not run.goes_ahead, -run.ticket if run.goes_ahead else run.ticket)
+
+
 def _order(thread: Thread) -> str | None:
-    keys = [
-        (not thread.runs[number].goes_ahead, thread.runs[number].ticket) for number in thread.queue
-    ]
-    later = [key for key in keys if key[0]]
-    if later != sorted(later) or keys != sorted(keys, key=lambda key: key[0]):
-        return f"the queue is {[*thread.queue]}"
-    return None
+    keys = [_turn(thread.runs[number]) for number in thread.queue]
+    return f"the queue is {[*thread.queue]}" if keys != sorted(keys) else None
 
 
 def _no_lost_wake_up(thread: Thread) -> str | None:
@@ -124,9 +125,7 @@ def _in_turn(before: Thread, _label: str, after: Thread) -> str | None:
         ahead = [
             other
             for other, is_one in enumerate(after.runs)
-            if is_one.state == PENDING
-            and not is_one.cancel
-            and (not is_one.goes_ahead, is_one.ticket) < (not run.goes_ahead, run.ticket)
+            if is_one.state == PENDING and not is_one.cancel and _turn(is_one) < _turn(run)
         ]
         if ahead:
             return f"run {number} starts before {ahead}"
