@@ -110,17 +110,18 @@ class _Builder:
 
     def _event_schemas(self) -> dict[str, JsonSchema]:
         """Return a schema for each type of event, and `Event` for any of them."""
-        schemas = {}
+        schemas: dict[str, JsonSchema] = {}
+        payloads = {}
         for kind in get_args(types.Event):
             self._types.schema(kind)
             data = self._types.components.pop(kind.__name__)
+            payloads[f"{kind.__name__}Data"] = data
             schemas[f"{kind.__name__}Event"] = {
                 "type": "object",
-                **({"description": data.pop("description")} if "description" in data else {}),
                 "properties": {
                     "seq": {"type": "integer", "minimum": 1},
                     "type": {"const": kind.type},
-                    "data": data,
+                    "data": {"$ref": f"#/components/schemas/{kind.__name__}Data"},
                     "created_at": {"type": "string", "format": "date-time"},
                 },
                 "required": ["seq", "type", "data", "created_at"],
@@ -132,7 +133,7 @@ class _Builder:
             "oneOf": [{"$ref": ref} for ref in refs.values()],
             "discriminator": {"propertyName": "type", "mapping": mapping},
         }
-        return {**self._types.components, **schemas}
+        return {**self._types.components, **payloads, **schemas}
 
     def _tag(self, rule: Rule) -> dict[str, str]:
         view = self._app.view_functions[rule.endpoint]
@@ -210,7 +211,7 @@ class _Builder:
 
     def _media(self, kind: Any) -> dict[str, Any]:
         if isinstance(kind, type) and issubclass(kind, Frames):
-            return {"schema": {"type": "string", "description": inspect.getdoc(kind)}}
+            return {"schema": {"description": inspect.getdoc(kind)}}
         if kind is bytes:
             return {}
         return {"schema": self._types.schema(kind)}

@@ -16,9 +16,9 @@ from sqlalchemy import RowMapping
 
 from arkloop.api.auth.bearer import authenticator
 from arkloop.api.endpoints.following import EVENT_STREAM, EventFrames, hub, streaming, watch_of
+from arkloop.api.endpoints.run_types import CreatedRun, Run
 from arkloop.api.endpoints.runs import shown_in_full
 from arkloop.api.http.current import actor, connections
-from arkloop.api.http.described import JsonObject
 from arkloop.api.http.preferences import wait_seconds
 from arkloop.api.streaming.rest import wait_for_rest
 from arkloop.shared.actors import Actor
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 #: Of every endpoint that creates a run, for `@described`.
 DELIVERED: Mapping[str, Any] = {
-    "returns": {"application/json": JsonObject, EVENT_STREAM: EventFrames},
+    "returns": {"application/json": CreatedRun | Run, EVENT_STREAM: EventFrames},
     "status": 201,
     "headers": ["Prefer", "Idempotency-Key"],
 }

@@ -9,8 +9,9 @@ from marshmallow import Schema, fields, validate
 from arkloop.api.auth import stream_tickets
 from arkloop.api.auth.bearer import authenticator, bearer_token, requires
 from arkloop.api.endpoints.following import EVENT_STREAM, EventFrames, hub, streaming, watch_of
+from arkloop.api.endpoints.run_types import StreamTicketShown
 from arkloop.api.http.current import actor, connections, settings
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.fields import Digits, StrictBoolean
 from arkloop.api.http.idempotency import check_key
 from arkloop.api.http.json_body import query_args, read_body
@@ -85,7 +86,7 @@ def stream_events(run_id: UUID) -> Response:
 @described(
     body=StreamTicket,
     body_optional=True,
-    returns=JsonObject,
+    returns=StreamTicketShown,
     status=201,
     headers=["Idempotency-Key"],
 )

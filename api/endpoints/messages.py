@@ -8,9 +8,10 @@ from marshmallow import Schema
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints.run_types import Message
 from arkloop.api.http.content import MessageContent
 from arkloop.api.http.current import actor, connections
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.fields import Metadata
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import read_body
@@ -32,7 +33,7 @@ class CreateMessage(Schema):
 @bp.post("/v1/threads/<id:thread_id>/messages")
 @requires("data.threads.write", end_users=True)
 @idempotent
-@described(body=CreateMessage, returns=JsonObject, status=201, raises=[FileMissing])
+@described(body=CreateMessage, returns=Message, status=201, raises=[FileMissing])
 def create_message(tx: Transaction, thread_id: UUID) -> Response:
     """Add a message; responds 201, also while a run is active, which does not see the message."""
     message = threads.add_message(tx, actor(), thread_id, **read_body(CreateMessage()))
@@ -41,7 +42,7 @@ def create_message(tx: Transaction, thread_id: UUID) -> Response:
 
 @bp.get("/v1/threads/<id:thread_id>/messages")
 @requires("data.threads.read", end_users=True)
-@described(query=PageQuery, returns=list[JsonObject])
+@described(query=PageQuery, returns=list[Message])
 def list_messages(thread_id: UUID) -> Response:
     """List the latest page in the order of the conversation; `before` leads to older ones."""
     args = page_args(ByPosition)

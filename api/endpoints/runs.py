@@ -10,8 +10,9 @@ from marshmallow import Schema, ValidationError, fields, post_load, validate
 from sqlalchemy import Row, RowMapping
 
 from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints.run_types import ListedRun, Run, ThreadRun
 from arkloop.api.http.current import actor, connections
-from arkloop.api.http.described import JsonObject, Ok, described
+from arkloop.api.http.described import Ok, described
 from arkloop.api.http.fields import Id, MetadataChange, Moment, utf8_length
 from arkloop.api.http.idempotency import idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
@@ -73,7 +74,7 @@ class RunsQuery(ThreadRunsQuery):
 
 @bp.get("/v1/threads/<id:thread_id>/runs")
 @requires("data.runs.read", end_users=True)
-@described(query=ThreadRunsQuery, returns=list[JsonObject])
+@described(query=ThreadRunsQuery, returns=list[ThreadRun])
 def list_thread_runs(thread_id: UUID) -> Response:
     """List a thread's runs, newest first."""
     args = page_args(ByTime, ThreadRunsQuery())
@@ -86,7 +87,7 @@ def list_thread_runs(thread_id: UUID) -> Response:
 
 @bp.get("/v1/runs")
 @requires("data.runs.read", end_users=True)
-@described(query=RunsQuery, returns=list[JsonObject])
+@described(query=RunsQuery, returns=list[ListedRun])
 def list_runs() -> Response:
     """List runs, newest first, with their costs."""
     args = page_args(ByTime, RunsQuery())
@@ -99,7 +100,7 @@ def list_runs() -> Response:
 
 @bp.get("/v1/runs/<id:run_id>")
 @requires("data.runs.read", end_users=True)
-@described(returns=JsonObject)
+@described(returns=Run)
 def get_run(run_id: UUID) -> Response:
     """Show a run."""
     query_args(NoArguments())
@@ -110,7 +111,7 @@ def get_run(run_id: UUID) -> Response:
 
 @bp.patch("/v1/runs/<id:run_id>")
 @requires("data.runs.write")
-@described(body=ChangeRun, returns=JsonObject)
+@described(body=ChangeRun, returns=Run)
 def change_run(run_id: UUID) -> Response:
     """Merge metadata into that of a run, in whatever state it is; responds with the run."""
     body = read_body(ChangeRun())

@@ -8,8 +8,9 @@ from marshmallow import Schema, fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints.run_types import Thread
 from arkloop.api.http.current import actor, connections
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.fields import (
     ClientId,
@@ -59,9 +60,9 @@ class ChangeThread(CreateThread):
 @described(
     body=CreateThread,
     body_optional=True,
-    returns=JsonObject,
+    returns=Thread,
     status=201,
-    also={200: JsonObject},
+    also={200: Thread},
     raises=[ThreadNotFound, NameTaken],
 )
 def create_thread(tx: Transaction) -> Response:
@@ -79,7 +80,7 @@ def create_thread(tx: Transaction) -> Response:
 
 @bp.get("/v1/threads")
 @requires("data.threads.read", end_users=True)
-@described(query=ThreadsQuery, returns=list[JsonObject])
+@described(query=ThreadsQuery, returns=list[Thread])
 def list_threads() -> Response:
     """List threads, newest first."""
     args = page_args(ByTime, ThreadsQuery())
@@ -92,7 +93,7 @@ def list_threads() -> Response:
 
 @bp.get("/v1/threads/<id:thread_id>")
 @requires("data.threads.read", end_users=True)
-@described(returns=JsonObject)
+@described(returns=Thread)
 def get_thread(thread_id: UUID) -> Response:
     """Show a thread."""
     query_args(NoArguments())
@@ -102,7 +103,7 @@ def get_thread(thread_id: UUID) -> Response:
 
 @bp.patch("/v1/threads/<id:thread_id>")
 @requires("data.threads.write", end_users=True)
-@described(body=ChangeThread, returns=JsonObject, raises=[NameTaken])
+@described(body=ChangeThread, returns=Thread, raises=[NameTaken])
 def change_thread(thread_id: UUID) -> Response:
     """Change a thread; fields that are missing in the body keep their values."""
     body = read_body(ChangeThread())
