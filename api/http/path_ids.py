@@ -1,4 +1,4 @@
-"""Ids in paths: `<id:run_id>` gives the view a UUID."""
+"""Ids in paths: `<id:run_id>` gives the view a UUID, `<name:response_id>` a text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +24,12 @@ class IdConverter(BaseConverter):
 
     def to_url(self, value: UUID) -> str:
         return str(value)
+
+
+class NameConverter(BaseConverter):
+    """Takes a name before a `:verb`, which is no part of it."""
+
+    regex = "[^/:]+"
 
 
 def check(view_args: Mapping[str, Any]) -> None:
