@@ -1,0 +1,252 @@
+"""Requests to the service, repeated where that is safe, and streams that resume."""
+
+import json
+import random
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, cast
+
+import httpx
+
+from arkloop_client.types import CreatedRun, Event, Run, Thread, ToolResult
+
+TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})
+#: Statuses after which the same request may succeed.
+_PASSING = frozenset({429, 502, 503, 504})
+#: The service sends a ping every 10 s: a stream that is silent for this long is lost.
+SILENCE_SECONDS = 30.0
+LONGEST_PAUSE_SECONDS = 10.0
+
+
+class ArkloopError(Exception):
+    """An error that the service responded with; `code` never changes, the message may."""
+
+    def __init__(self, status: int, code: str, message: str, details: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.details = details
+
+
+class Arkloop:
+    """A caller of one service, with an API key or an access token.
+
+    Requests that fail on the way are repeated for `patience` seconds in which nothing succeeds:
+    with an idempotency key, so that nothing happens twice.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        patience: float = 120.0,
+        first_pause: float = 0.2,
+        http: httpx.Client | None = None,
+    ) -> None:
+        self._http = httpx.Client() if http is None else http
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._patience = patience
+        self._first_pause = first_pause
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> "Arkloop":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- requests ----
+
+    def create(
+        self,
+        message: str | Mapping[str, Any] | None = None,
+        *,
+        thread_id: str | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> CreatedRun:
+        """Create a run, in a thread or in a new one; `fields` are those of `POST /v1/runs`."""
+        body = {"message": message, "thread_id": thread_id, **fields}
+        sent = {name: value for name, value in body.items() if value is not None}
+        return cast(CreatedRun, self._post("/v1/runs", sent, idempotency_key))
+
+    def create_thread(self, *, idempotency_key: str | None = None, **fields: Any) -> Thread:
+        """Create a thread; with an `external_id`, the one that has it."""
+        return cast(Thread, self._post("/v1/threads", fields, idempotency_key))
+
+    def get_run(self, run_id: str) -> Run:
+        return cast(Run, self._call("GET", f"/v1/runs/{run_id}"))
+
+    def answer(self, run_id: str, content: str, request_id: str | None = None) -> None:
+        """Answer the question that a run waits for; without an id, the open one."""
+        body = {"content": content}
+        if request_id is not None:
+            body["request_id"] = request_id
+        self._post(f"/v1/runs/{run_id}/input", body)
+
+    def approve(
+        self,
+        run_id: str,
+        request_id: str,
+        decision: Literal["approve", "deny", "edit"] = "approve",
+        *,
+        reason: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Decide on a tool call; `reason` goes with `deny`, `arguments` with `edit`."""
+        made = {"decision": decision, "reason": reason, "arguments": arguments}
+        content = json.dumps({name: value for name, value in made.items() if value is not None})
+        self.answer(run_id, content, request_id)
+
+    def send_tool_results(self, run_id: str, results: Sequence[ToolResult]) -> None:
+        """Send results of client tools; the run resumes with the last one that is missing."""
+        self._post(f"/v1/runs/{run_id}/tool-results", list(results))
+
+    def cancel(self, run_id: str) -> None:
+        """Cancel a run; without effect if it has ended."""
+        self._post(f"/v1/runs/{run_id}:cancel", {})
+
+    # ---- events ----
+
+    def follow(self, run_id: str, *, after_seq: int = 0) -> Iterator[Event]:
+        """Yield the events after a number up to the run's end, each once, in order.
+
+        Raises:
+            ArkloopError: the service refuses the request, with 410 if it has lost events.
+            httpx.TransportError: it cannot be reached for as long as `patience`.
+        """
+        retry = _Retry(self._patience, self._first_pause)
+        while True:
+            try:
+                for event in self._events(run_id, after_seq):
+                    retry.succeeded()
+                    after_seq = event["seq"]
+                    yield event
+                    if event["type"] in TERMINAL_TYPES:
+                        return
+            except _AtEnd:
+                return
+            except httpx.TransportError as error:
+                retry.pause(error)
+            except ArkloopError as error:
+                if error.status not in _PASSING:
+                    raise
+                retry.pause(error)
+            else:
+                retry.pause(httpx.RemoteProtocolError("The stream ended before the run."))
+
+    def _events(self, run_id: str, after_seq: int) -> Iterator[Event]:
+        """Yield the events of one connection; a frame that was cut is none."""
+        headers = {**self._headers, "Accept": "text/event-stream"}
+        if after_seq:
+            headers["Last-Event-ID"] = str(after_seq)  # with it, 204 says that there is no more
+        timeout = httpx.Timeout(SILENCE_SECONDS)
+        url = f"{self._url}/v1/runs/{run_id}/events"
+        with self._http.stream("GET", url, headers=headers, timeout=timeout) as response:
+            if response.status_code == 204:
+                raise _AtEnd()
+            if response.status_code != 200:
+                response.read()
+                raise _error(response)
+            data = ""
+            for line in response.iter_lines():
+                if line.startswith("data:"):
+                    data = line[5:]
+                elif not line and data:
+                    yield cast(Event, json.loads(data))
+                    data = ""
+
+    # ---- one request ----
+
+    def _post(self, path: str, body: Any, key: str | None = None) -> Any:
+        return self._call("POST", path, body, {"Idempotency-Key": key or str(uuid.uuid4())})
+
+    def _call(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        """Make the request until there is a response that counts."""
+        retry = _Retry(self._patience, self._first_pause)
+        content = None if body is None else json.dumps(body).encode()
+        sent = {**self._headers, **(headers or {})}
+        if content is not None:
+            sent["Content-Type"] = "application/json"
+        while True:
+            try:
+                response = self._http.request(
+                    method, self._url + path, content=content, headers=sent
+                )
+            except httpx.TransportError as lost:
+                retry.pause(lost)
+                continue
+            if response.is_success:
+                return response.json()
+            error = _error(response)
+            if response.status_code not in _PASSING and error.code != "idempotency.in_progress":
+                raise error
+            retry.pause(error, _seconds(response.headers.get("Retry-After")))
+
+
+class StreamedText:
+    """The text of a run's current turn as it is streamed: what a reset voids is removed."""
+
+    def __init__(self) -> None:
+        self._pieces: list[tuple[int, str]] = []
+
+    def add(self, event: Event) -> None:
+        if event["type"] == "message.delta":
+            self._pieces.append((event["seq"], event["data"]["content"]))
+        elif event["type"] == "message.reset":
+            first = event["data"]["from_seq"]
+            self._pieces = [piece for piece in self._pieces if piece[0] < first]
+        elif event["type"] == "message.completed":
+            self._pieces = [(event["seq"], event["data"]["content"])]
+        elif event["type"] == "tool.result":
+            self._pieces = []
+
+    def __str__(self) -> str:
+        return "".join(content for _, content in self._pieces)
+
+
+class _AtEnd(Exception):
+    """The cursor is the run's last event."""
+
+
+class _Retry:
+    """Pauses between attempts: each up to twice as long, for as long as the patience lasts."""
+
+    def __init__(self, patience: float, first_pause: float) -> None:
+        self._patience = patience
+        self._first_pause = first_pause
+        self.succeeded()
+
+    def succeeded(self) -> None:
+        self._failures = 0
+        self._since = time.monotonic()
+
+    def pause(self, error: Exception, least: float = 0.0) -> None:
+        """Wait before the next attempt. Raises `error` if there is to be none."""
+        longest = min(LONGEST_PAUSE_SECONDS, self._first_pause * 2.0 ** min(self._failures, 20))
+        self._failures += 1
+        seconds = max(least, random.uniform(longest / 2, longest))  # not all clients at once
+        if time.monotonic() + seconds > self._since + self._patience:
+            raise error
+        time.sleep(seconds)
+
+
+def _seconds(retry_after: str | None) -> float:
+    return float(retry_after) if retry_after is not None and retry_after.isdigit() else 0.0
+
+
+def _error(response: httpx.Response) -> ArkloopError:
+    try:
+        shown = response.json()
+        return ArkloopError(
+            response.status_code, shown["code"], shown["message"], shown.get("details", {})
+        )
+    except (ValueError, KeyError, TypeError):  # a proxy's own
+        return ArkloopError(response.status_code, "", response.text[:1_000], {})

@@ -1,0 +1,1123 @@
+"""Types of requests, responses and events, by `make client-types`."""
+
+# ruff: noqa
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
+
+
+class AppendEvents(TypedDict):
+    run_id: str
+    fence: int
+    seq: NotRequired[int]
+    events: NotRequired[list[dict[str, Any]]]
+    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any]]
+
+
+class ApproveTool(TypedDict):
+    hash: str
+
+
+class ApproveTools(TypedDict):
+    tools: list[NamedHash]
+
+
+class AskPerson(TypedDict):
+    run_id: str
+    fence: int
+    seq: int
+    events: NotRequired[list[dict[str, Any]]]
+    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any]]
+    key: NotRequired[str | None]
+    question: str
+    options: NotRequired[list[str]]
+
+
+class ChangePassword(TypedDict):
+    current: str
+    new: str
+
+
+class ChangeRun(TypedDict):
+    metadata: NotRequired[dict[str, str | None]]
+
+
+class ChangeThread(TypedDict):
+    title: NotRequired[str | None]
+    is_private: NotRequired[bool]
+    end_user_id: NotRequired[str | None]
+    external_id: NotRequired[str | None]
+    on_busy: NotRequired[
+        Literal["reject", "enqueue", "merge", "steer", "interrupt", "rollback", None]
+    ]
+    metadata: NotRequired[dict[str, str | None]]
+
+
+class ChatRequest(TypedDict):
+    on_disconnect: NotRequired[Literal["continue", "cancel", None]]
+    route_id: NotRequired[str | None]
+    persona_id: NotRequired[str | None]
+    end_user_id: NotRequired[str | None]
+    metadata: NotRequired[dict[str, str]]
+    on_busy: NotRequired[
+        Literal["reject", "enqueue", "merge", "steer", "interrupt", "rollback", None]
+    ]
+    not_before: NotRequired[str | None]
+    instructions: NotRequired[Any]
+    variables: NotRequired[Any]
+    model_settings: NotRequired[Any]
+    tools: NotRequired[Any]
+    output_schema: NotRequired[Any]
+    limits: NotRequired[Any]
+    id: str
+    messages: list[dict[str, Any]]
+    trigger: NotRequired[Literal["submit-message", "regenerate-message"]]
+    messageId: NotRequired[str | None]
+
+
+class CompleteCall(TypedDict):
+    worker_id: str
+    call_id: str
+    fence: int
+    output: str
+    images: NotRequired[list[str]]
+
+
+class CompleteRun(TypedDict):
+    run_id: str
+    fence: int
+    seq: int
+    events: NotRequired[list[dict[str, Any]]]
+    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any]]
+    content: str
+    output: NotRequired[dict[str, Any] | None]
+
+
+class ContextCompactedData(TypedDict):
+    "The truncation point of a thread for models with a context of `window_tokens`; 0: unknown."
+
+    window_tokens: int
+    upto_position: int
+    upto_seq: int
+    dropped_messages: int
+    result_tokens: NotRequired[int]
+    summary: NotRequired[str]
+
+
+class ContextCompactedEvent(TypedDict):
+    seq: int
+    type: Literal["context.compacted"]
+    data: ContextCompactedData
+    created_at: str
+
+
+class ContextTruncatedData(TypedDict):
+    "The conversation does not fit into the model's context: its oldest messages are omitted."
+
+    dropped_messages: int
+
+
+class ContextTruncatedEvent(TypedDict):
+    seq: int
+    type: Literal["context.truncated"]
+    data: ContextTruncatedData
+    created_at: str
+
+
+class CostLimits(TypedDict):
+    max_cost_usd: NotRequired[float | None]
+    max_cost_usd_per_month: NotRequired[float | None]
+
+
+class CreateApiKey(TypedDict):
+    max_cost_usd: NotRequired[float | None]
+    max_cost_usd_per_month: NotRequired[float | None]
+    name: str
+    scopes: NotRequired[
+        list[
+            Literal[
+                "admin",
+                "agents.work",
+                "data.files.read",
+                "data.files.write",
+                "data.runs.read",
+                "data.runs.write",
+                "data.threads.read",
+                "data.threads.write",
+                "tools.work",
+            ]
+        ]
+    ]
+    expires_at: NotRequired[str | None]
+
+
+class CreateClientToken(TypedDict):
+    end_user_id: str
+    scopes: list[
+        Literal[
+            "data.files.read",
+            "data.files.write",
+            "data.runs.read",
+            "data.runs.write",
+            "data.threads.read",
+            "data.threads.write",
+        ]
+    ]
+    thread: NotRequired[str | None]
+    persona_id: NotRequired[str | None]
+    lifetime_seconds: NotRequired[int]
+
+
+class CreateEndpoint(TypedDict):
+    url: str
+    description: NotRequired[str]
+    event_types: NotRequired[
+        list[
+            Literal[
+                "run.completed",
+                "run.failed",
+                "run.cancelled",
+                "run.waiting_for_input",
+                "budget.threshold_reached",
+            ]
+        ]
+    ]
+
+
+class CreateMcpConfig(TypedDict):
+    name: str
+    url: NotRequired[str]
+    command: NotRequired[list[str]]
+    headers: NotRequired[dict[str, str] | None]
+    transport: NotRequired[Literal["streamable_http", "stdio"]]
+
+
+class CreateMessage(TypedDict):
+    content: str | list[dict[str, Any]]
+    metadata: NotRequired[dict[str, str]]
+
+
+class CreateModel(TypedDict):
+    model: str
+    priority: NotRequired[int | None]
+    is_default: NotRequired[bool]
+    api: NotRequired[Literal["responses", "chat", None]]
+    prices: NotRequired[PricesFields | None]
+    max_output_tokens: NotRequired[int | None]
+    context_tokens: NotRequired[int | None]
+    first_byte_seconds: NotRequired[int | None]
+    idle_seconds: NotRequired[int | None]
+    accepts: NotRequired[list[Literal["image", "file"]] | None]
+    model_settings: NotRequired[dict[str, Any] | None]
+    requests_per_minute: NotRequired[int | None]
+    tokens_per_minute: NotRequired[int | None]
+
+
+class CreateProvider(TypedDict):
+    name: str
+    kind: Literal["anthropic", "openai"]
+    base_url: NotRequired[str | None]
+    api_key: NotRequired[str | None]
+    platform: NotRequired[Literal["azure", "bedrock", "vertex", "foundry", None]]
+    region: NotRequired[str | None]
+    project_id: NotRequired[str | None]
+    api_version: NotRequired[str | None]
+    credentials: NotRequired[dict[str, Any] | None]
+    models: NotRequired[list[CreateModel]]
+
+
+class CreateResponse(TypedDict):
+    model: str
+    input: Any
+    stream: NotRequired[bool | None]
+    background: NotRequired[bool | None]
+    previous_response_id: NotRequired[str | None]
+    instructions: NotRequired[Any]
+    tools: NotRequired[Any]
+    metadata: NotRequired[dict[str, str] | None]
+    safety_identifier: NotRequired[str | None]
+    user: NotRequired[str | None]
+    tool_choice: NotRequired[Any]
+    parallel_tool_calls: NotRequired[Any]
+    temperature: NotRequired[Any]
+    top_p: NotRequired[Any]
+    max_output_tokens: NotRequired[Any]
+    reasoning: NotRequired[Any]
+    text: NotRequired[Any]
+    store: NotRequired[Literal[True, None]]
+    truncation: NotRequired[Literal["auto", None]]
+    service_tier: NotRequired[Literal["auto", "default", None]]
+    include: NotRequired[Any]
+    stream_options: NotRequired[Any]
+    prompt_cache_key: NotRequired[str | None]
+    top_logprobs: NotRequired[Literal[0, None]]
+    presence_penalty: NotRequired[Any]
+    frequency_penalty: NotRequired[Any]
+    max_tool_calls: NotRequired[Literal[None]]
+    conversation: NotRequired[Literal[None]]
+    prompt: NotRequired[Literal[None]]
+
+
+class CreateRun(TypedDict):
+    message: NotRequired[str | dict[str, Any] | None]
+    on_disconnect: NotRequired[Literal["continue", "cancel", None]]
+    route_id: NotRequired[str | None]
+    persona_id: NotRequired[str | None]
+    end_user_id: NotRequired[str | None]
+    metadata: NotRequired[dict[str, str]]
+    on_busy: NotRequired[
+        Literal["reject", "enqueue", "merge", "steer", "interrupt", "rollback", None]
+    ]
+    not_before: NotRequired[str | None]
+    instructions: NotRequired[Any]
+    variables: NotRequired[Any]
+    model_settings: NotRequired[Any]
+    tools: NotRequired[Any]
+    output_schema: NotRequired[Any]
+    limits: NotRequired[Any]
+
+
+class CreateRunAnywhere(TypedDict):
+    message: NotRequired[str | dict[str, Any] | None]
+    on_disconnect: NotRequired[Literal["continue", "cancel", None]]
+    route_id: NotRequired[str | None]
+    persona_id: NotRequired[str | None]
+    end_user_id: NotRequired[str | None]
+    metadata: NotRequired[dict[str, str]]
+    on_busy: NotRequired[
+        Literal["reject", "enqueue", "merge", "steer", "interrupt", "rollback", None]
+    ]
+    not_before: NotRequired[str | None]
+    instructions: NotRequired[Any]
+    variables: NotRequired[Any]
+    model_settings: NotRequired[Any]
+    tools: NotRequired[Any]
+    output_schema: NotRequired[Any]
+    limits: NotRequired[Any]
+    thread_id: NotRequired[str | None]
+    thread: NotRequired[CreateThread | None]
+
+
+class CreateThread(TypedDict):
+    title: NotRequired[str | None]
+    is_private: NotRequired[bool]
+    end_user_id: NotRequired[str | None]
+    external_id: NotRequired[str | None]
+    on_busy: NotRequired[
+        Literal["reject", "enqueue", "merge", "steer", "interrupt", "rollback", None]
+    ]
+    metadata: NotRequired[dict[str, str]]
+
+
+class CreateTool(TypedDict):
+    name: str
+    description: str
+    parameters: NotRequired[dict[str, Any]]
+    url: str
+    idempotent: NotRequired[bool]
+    timeout_seconds: NotRequired[float]
+    headers: NotRequired[dict[str, str] | None]
+
+
+class CreatedRun(TypedDict):
+    "The ids of a new run."
+
+    run_id: str
+    trace_id: str
+    thread_id: NotRequired[str]
+
+
+class EndUserLimits(TypedDict):
+    max_cost_usd: NotRequired[float | None]
+    max_cost_usd_per_month: NotRequired[float | None]
+    end_user_id: NotRequired[str | None]
+
+
+class EndpointChanges(TypedDict):
+    url: NotRequired[str]
+    description: NotRequired[str]
+    event_types: NotRequired[
+        list[
+            Literal[
+                "run.completed",
+                "run.failed",
+                "run.cancelled",
+                "run.waiting_for_input",
+                "budget.threshold_reached",
+            ]
+        ]
+    ]
+    enabled: NotRequired[bool]
+
+
+class Error(TypedDict):
+    "The one shape of all errors."
+
+    code: str
+    message: str
+    details: dict[str, Any]
+    trace_id: str
+
+
+Event: TypeAlias = "RunStartedEvent | MessageDeltaEvent | MessageThinkingEvent | ToolCallDeltaEvent | MessageResetEvent | MessageCompletedEvent | ToolCallRequestedEvent | ToolProgressEvent | ToolResultEvent | RunWaitingForInputEvent | RunInputReceivedEvent | RunResumedEvent | RunSteeredEvent | RunDelegatedEvent | RunSuspendedEvent | RunThrottledEvent | RunFallbackEvent | RunSettingsDroppedEvent | RunLimitReachedEvent | ContextTruncatedEvent | ContextCompactedEvent | RunCostEvent | RunCancelRequestedEvent | RunCompletedEvent | RunFailedEvent | RunCancelledEvent"
+
+
+class FailCall(TypedDict):
+    worker_id: str
+    call_id: str
+    fence: int
+    error: str
+
+
+class FailRun(TypedDict):
+    run_id: str
+    fence: int
+    seq: int
+    events: NotRequired[list[dict[str, Any]]]
+    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any]]
+    message: str
+    retryable: NotRequired[bool]
+
+
+class Held(TypedDict):
+    call_id: str
+    fence: int
+
+
+class HoldCalls(TypedDict):
+    worker_id: str
+    wait_seconds: NotRequired[int | None]
+    lease_seconds: NotRequired[int | None]
+    calls: list[Held]
+
+
+class HoldRuns(TypedDict):
+    worker_id: str
+    wait_seconds: NotRequired[int | None]
+    runs: list[KnownRun]
+
+
+class KnownRun(TypedDict):
+    run_id: str
+    fence: int
+    cancel_requested: NotRequired[bool]
+
+
+class ListedRun(TypedDict):
+    "A run in the list of an org."
+
+    run_id: str
+    org_id: str
+    thread_id: str
+    parent_run_id: str | None
+    status: Literal["running", "waiting_for_input", "completed", "failed", "cancelled"]
+    model: str
+    persona_id: str
+    end_user_id: str | None
+    metadata: dict[str, str]
+    total_input_tokens: int
+    total_output_tokens: int
+    total_cost_usd: float
+    duration_ms: int | None
+    cache_hit_rate: float | None
+    credits_used: int
+    created_at: str
+    completed_at: str | None
+    failed_at: str | None
+    stop_reason: str | None
+    error: RunProblem | None
+    created_by_user_id: str
+    created_by_user_name: str | None
+    created_by_email: str | None
+    pending_input: NotRequired[PendingInput]
+
+
+class Login(TypedDict):
+    login: str
+    password: str
+
+
+class McpConfigChanges(TypedDict):
+    name: NotRequired[str]
+    url: NotRequired[str]
+    command: NotRequired[list[str]]
+    headers: NotRequired[dict[str, str] | None]
+
+
+class Message(TypedDict):
+    "A message of a thread."
+
+    id: str
+    org_id: str
+    thread_id: str
+    run_id: str | None
+    created_by_user_id: str | None
+    role: Literal["user", "assistant"]
+    content: str | list[dict[str, Any]]
+    metadata: dict[str, str]
+    partial: bool
+    created_at: str
+
+
+class MessageCompletedData(TypedDict):
+    "A model turn, also when it only calls tools (`content` is empty then)."
+
+    message_id: str
+    content: str
+    usage: Usage
+    provider_state: NotRequired[ProviderState]
+    output_errors: NotRequired[list[str]]
+
+
+class MessageCompletedEvent(TypedDict):
+    seq: int
+    type: Literal["message.completed"]
+    data: MessageCompletedData
+    created_at: str
+
+
+class MessageDeltaData(TypedDict):
+    content: str
+
+
+class MessageDeltaEvent(TypedDict):
+    seq: int
+    type: Literal["message.delta"]
+    data: MessageDeltaData
+    created_at: str
+
+
+class MessageResetData(TypedDict):
+    "Events of `STREAMED_TYPES` with seq ≥ `from_seq` are void: the call is made again."
+
+    from_seq: int
+    reason: str
+
+
+class MessageResetEvent(TypedDict):
+    seq: int
+    type: Literal["message.reset"]
+    data: MessageResetData
+    created_at: str
+
+
+class MessageThinkingData(TypedDict):
+    "The model's reasoning, where it shows it."
+
+    content: str
+
+
+class MessageThinkingEvent(TypedDict):
+    seq: int
+    type: Literal["message.thinking"]
+    data: MessageThinkingData
+    created_at: str
+
+
+class ModelChanges(TypedDict):
+    model: NotRequired[str]
+    priority: NotRequired[int | None]
+    is_default: NotRequired[bool]
+    api: NotRequired[Literal["responses", "chat", None]]
+    prices: NotRequired[PricesFields | None]
+    max_output_tokens: NotRequired[int | None]
+    context_tokens: NotRequired[int | None]
+    first_byte_seconds: NotRequired[int | None]
+    idle_seconds: NotRequired[int | None]
+    accepts: NotRequired[list[Literal["image", "file"]] | None]
+    model_settings: NotRequired[dict[str, Any] | None]
+    requests_per_minute: NotRequired[int | None]
+    tokens_per_minute: NotRequired[int | None]
+
+
+class NamedHash(TypedDict):
+    hash: str
+    name: str
+
+
+NoArguments: TypeAlias = "dict[str, Any]"
+
+
+class Ok(TypedDict):
+    "An acknowledgement."
+
+    ok: Literal[True]
+
+
+class OpenAIError(TypedDict):
+    "The shape of errors of `/v1/responses`."
+
+    error: OpenAIProblem
+
+
+class OpenAIProblem(TypedDict):
+    "An error as OpenAI's clients read it; `code` is ours where they know none."
+
+    message: str
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    param: str | None
+    code: str | None
+
+
+class PendingInput(TypedDict):
+    "The open request of a waiting run; the other fields depend on `kind`."
+
+    kind: Literal["question", "tool_confirmation", "tool_results", "form", "authorization"]
+    request_id: str
+    prompt: str
+    expires_at: str
+    options: NotRequired[list[str]]
+    tool_call_id: NotRequired[str]
+    tool_name: NotRequired[str]
+    arguments: NotRequired[Any]
+    calls: NotRequired[list[dict[str, Any]]]
+    schema: NotRequired[dict[str, Any]]
+    url: NotRequired[str]
+    on_expiry: NotRequired[Literal["continue"]]
+    mcp_tool: NotRequired[dict[str, Any]]
+
+
+class PollForCalls(TypedDict):
+    worker_id: str
+    wait_seconds: NotRequired[int | None]
+    lease_seconds: NotRequired[int | None]
+    max_calls: NotRequired[int | None]
+    tools: NotRequired[list[Tool]]
+    tools_hash: NotRequired[str]
+
+
+class PollForRuns(TypedDict):
+    worker_id: str
+    wait_seconds: NotRequired[int | None]
+    max_runs: NotRequired[int | None]
+    held: NotRequired[list[str]]
+
+
+class PricesFields(TypedDict):
+    input: float
+    output: float
+    cache_read: NotRequired[float | None]
+    cache_write: NotRequired[float | None]
+
+
+class ProviderChanges(TypedDict):
+    name: NotRequired[str]
+    kind: NotRequired[Literal["anthropic", "openai"]]
+    base_url: NotRequired[str | None]
+    api_key: NotRequired[str | None]
+    platform: NotRequired[Literal["azure", "bedrock", "vertex", "foundry", None]]
+    region: NotRequired[str | None]
+    project_id: NotRequired[str | None]
+    api_version: NotRequired[str | None]
+    credentials: NotRequired[dict[str, Any] | None]
+
+
+class ProviderState(TypedDict):
+    "The state that a vendor requires back with a turn that calls tools, such as its signed"
+
+    provider: str
+    model: str
+    turn: Any
+    calls: NotRequired[list[Any]]
+    server: str
+
+
+class PublishPersona(TypedDict):
+    key: str
+    version: NotRequired[str | None]
+
+
+class Register(TypedDict):
+    login: str
+    email: str
+    password: str
+
+
+class ReleaseRun(TypedDict):
+    run_id: str
+    fence: int
+    seq: int
+    events: NotRequired[list[dict[str, Any]]]
+    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any]]
+
+
+class Replay(TypedDict):
+    delivery_ids: NotRequired[list[str] | None]
+
+
+class RotateSecret(TypedDict):
+    overlap_seconds: NotRequired[float]
+
+
+class RouteCost(TypedDict):
+    "The usage of one route by a run so far."
+
+    route_id: str
+    model: str
+    usage: Usage
+    cost_usd: float
+
+
+class Run(TypedDict):
+    "A run."
+
+    run_id: str
+    org_id: str
+    thread_id: str
+    parent_run_id: str | None
+    created_by_user_id: str
+    status: Literal["running", "waiting_for_input", "completed", "failed", "cancelled"]
+    phase: str
+    model: str
+    persona_id: str
+    route_id: str
+    overrides: dict[str, Any] | None
+    trace_id: str
+    end_user_id: str | None
+    metadata: dict[str, str]
+    attempt: int
+    last_seq: int
+    created_at: str
+    started_at: str | None
+    completed_at: str | None
+    failed_at: str | None
+    cancelled_at: str | None
+    queue_ms: int | None
+    waiting_ms: int
+    pending_input: PendingInput | None
+    steps: int | None
+    usage: RunUsage
+    cost_usd: float
+    tree_cost_usd: float
+    stop_reason: str | None
+    message_id: str | None
+    output: Any
+    error: RunProblem | None
+
+
+class RunCancelRequestedData(TypedDict):
+    by_user_id: str
+
+
+class RunCancelRequestedEvent(TypedDict):
+    seq: int
+    type: Literal["run.cancel_requested"]
+    data: RunCancelRequestedData
+    created_at: str
+
+
+class RunCancelledData(TypedDict):
+    "`superseded_by` is the run for which this one was cancelled, None without one."
+
+    usage: Usage
+    cost_usd: float
+    superseded_by: NotRequired[str]
+
+
+class RunCancelledEvent(TypedDict):
+    seq: int
+    type: Literal["run.cancelled"]
+    data: RunCancelledData
+    created_at: str
+
+
+class RunCompletedData(TypedDict):
+    "`message_id` is null if the model's last turn had no text; `output` is for runs with an"
+
+    message_id: str | None
+    usage: Usage
+    cost_usd: float
+    stop_reason: str
+    output: NotRequired[dict[str, Any]]
+
+
+class RunCompletedEvent(TypedDict):
+    seq: int
+    type: Literal["run.completed"]
+    data: RunCompletedData
+    created_at: str
+
+
+class RunCostData(TypedDict):
+    "The usage of a run so far, after each model call; `routes` are the parts of the sum."
+
+    usage: Usage
+    cost_usd: float
+    routes: list[RouteCost]
+
+
+class RunCostEvent(TypedDict):
+    seq: int
+    type: Literal["run.cost"]
+    data: RunCostData
+    created_at: str
+
+
+class RunDelegatedData(TypedDict):
+    "The call has started a run with this id, which has a thread and a stream of its own."
+
+    tool_call_id: NotRequired[str]
+    run_id: str
+    thread_id: str
+    persona_id: str
+
+
+class RunDelegatedEvent(TypedDict):
+    seq: int
+    type: Literal["run.delegated"]
+    data: RunDelegatedData
+    created_at: str
+
+
+class RunError(TypedDict):
+    code: str
+    message: NotRequired[str]
+    retryable: bool
+
+
+class RunFailedData(TypedDict):
+    error: RunError
+    usage: Usage
+    cost_usd: float
+
+
+class RunFailedEvent(TypedDict):
+    seq: int
+    type: Literal["run.failed"]
+    data: RunFailedData
+    created_at: str
+
+
+class RunFallbackData(TypedDict):
+    "Another route takes over the turn; `reason` is the code of the last one's failure."
+
+    from_route_id: str
+    to_route_id: str
+    model: str
+    reason: str
+
+
+class RunFallbackEvent(TypedDict):
+    seq: int
+    type: Literal["run.fallback"]
+    data: RunFallbackData
+    created_at: str
+
+
+class RunInput(TypedDict):
+    content: str
+    request_id: NotRequired[str | None]
+
+
+class RunInputReceivedData(TypedDict):
+    request_id: str
+    content: str
+
+
+class RunInputReceivedEvent(TypedDict):
+    seq: int
+    type: Literal["run.input_received"]
+    data: RunInputReceivedData
+    created_at: str
+
+
+class RunLimitReachedData(TypedDict):
+    "The run lands: its next model call is the last one, without tools."
+
+    stop_reason: str
+    message: NotRequired[str]
+
+
+class RunLimitReachedEvent(TypedDict):
+    seq: int
+    type: Literal["run.limit_reached"]
+    data: RunLimitReachedData
+    created_at: str
+
+
+class RunProblem(TypedDict):
+    "The error of a failed run."
+
+    code: str
+    message: str
+    retryable: bool
+
+
+class RunResumedData(TypedDict):
+    "`reason` is `worker_lost`, `deploy`, `input` or `sub_runs`."
+
+    attempt: int
+    reason: str
+
+
+class RunResumedEvent(TypedDict):
+    seq: int
+    type: Literal["run.resumed"]
+    data: RunResumedData
+    created_at: str
+
+
+class RunSettingsDroppedData(TypedDict):
+    "Model settings that the route does not support: its calls are made without them."
+
+    route_id: str
+    settings: list[str]
+
+
+class RunSettingsDroppedEvent(TypedDict):
+    seq: int
+    type: Literal["run.settings_dropped"]
+    data: RunSettingsDroppedData
+    created_at: str
+
+
+class RunStartedData(TypedDict):
+    "`metadata` is that of the run when it was claimed for the first time."
+
+    persona_id: str
+    route_id: str
+    model: str
+    metadata: Any
+
+
+class RunStartedEvent(TypedDict):
+    seq: int
+    type: Literal["run.started"]
+    data: RunStartedData
+    created_at: str
+
+
+class RunSteeredData(TypedDict):
+    "A message of a user that has reached the run between two of its turns."
+
+    message_id: str
+    content: str
+    parts: NotRequired[list[dict[str, Any]]]
+
+
+class RunSteeredEvent(TypedDict):
+    seq: int
+    type: Literal["run.steered"]
+    data: RunSteeredData
+    created_at: str
+
+
+class RunSuspendedData(TypedDict):
+    "The run waits for the sub-runs of these calls, without a worker."
+
+    tool_call_ids: list[str]
+
+
+class RunSuspendedEvent(TypedDict):
+    seq: int
+    type: Literal["run.suspended"]
+    data: RunSuspendedData
+    created_at: str
+
+
+class RunThrottledData(TypedDict):
+    "The route's limit is reached: the run waits for about `seconds`."
+
+    route_id: str
+    reason: str
+    seconds: float
+
+
+class RunThrottledEvent(TypedDict):
+    seq: int
+    type: Literal["run.throttled"]
+    data: RunThrottledData
+    created_at: str
+
+
+class RunUsage(TypedDict):
+    "Tokens of a run; those that most models lack are left out where they are 0."
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: NotRequired[int]
+    reasoning_tokens: NotRequired[int]
+    source: Literal["reported", "estimated"]
+
+
+class RunWaitingForInputData(TypedDict):
+    "`kind` is `question`, `tool_confirmation`, `tool_results`, `form` or `authorization`."
+
+    request_id: str
+    kind: str
+    prompt: str
+    tool_call_id: NotRequired[str]
+    options: NotRequired[list[str]]
+    mcp_tool: NotRequired[dict[str, str]]
+    calls: NotRequired[list[dict[str, Any]]]
+    schema: NotRequired[dict[str, Any]]
+    url: NotRequired[str]
+    expires_at: str
+
+
+class RunWaitingForInputEvent(TypedDict):
+    seq: int
+    type: Literal["run.waiting_for_input"]
+    data: RunWaitingForInputData
+    created_at: str
+
+
+class ShownClientToken(TypedDict):
+    "A token, which is shown only this once."
+
+    token: str
+    expires_at: str
+    end_user_id: str
+    scopes: list[str]
+    thread: str | None
+    persona_id: str
+
+
+class StoreCheckpoint(TypedDict):
+    run_id: str
+    fence: int
+    checkpoint: str | float | bool | dict[str, Any] | list[Any]
+
+
+class StreamTicket(TypedDict):
+    tool_results: NotRequired[bool]
+
+
+class StreamTicketShown(TypedDict):
+    "A token that opens the stream of one run."
+
+    ticket: str
+    expires_at: str
+
+
+class Thread(TypedDict):
+    "A conversation."
+
+    id: str
+    org_id: str
+    parent_run_id: str | None
+    created_by_user_id: str
+    title: str | None
+    is_private: bool
+    end_user_id: str | None
+    external_id: str | None
+    metadata: dict[str, str]
+    active_run_id: str | None
+    created_at: str
+    updated_at: str
+
+
+class ThreadRun(TypedDict):
+    "A run in the list of its thread."
+
+    run_id: str
+    status: Literal["running", "waiting_for_input", "completed", "failed", "cancelled"]
+    end_user_id: str | None
+    metadata: dict[str, str]
+    created_at: str
+
+
+class Tool(TypedDict):
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    idempotent: NotRequired[bool]
+    timeout_seconds: NotRequired[float]
+
+
+class ToolCallDeltaData(TypedDict):
+    "A piece of arguments that the model is still writing; `tool.call` will have the same id."
+
+    tool_call_id: NotRequired[str]
+    name: str
+    arguments_delta: str
+
+
+class ToolCallDeltaEvent(TypedDict):
+    seq: int
+    type: Literal["tool.call.delta"]
+    data: ToolCallDeltaData
+    created_at: str
+
+
+class ToolCallRequestedData(TypedDict):
+    "The model asks for a tool; `arguments` is an object, or the text that was not one."
+
+    tool_call_id: NotRequired[str]
+    name: str
+    arguments: Any
+
+
+class ToolCallRequestedEvent(TypedDict):
+    seq: int
+    type: Literal["tool.call"]
+    data: ToolCallRequestedData
+    created_at: str
+
+
+class ToolChanges(TypedDict):
+    name: NotRequired[str]
+    description: NotRequired[str]
+    parameters: NotRequired[dict[str, Any]]
+    url: NotRequired[str]
+    idempotent: NotRequired[bool]
+    timeout_seconds: NotRequired[float]
+    headers: NotRequired[dict[str, str] | None]
+
+
+class ToolProgressData(TypedDict):
+    "A report of a call in progress; `total` is what `progress` will have reached at the end."
+
+    tool_call_id: NotRequired[str]
+    progress: float
+    total: NotRequired[float]
+    message: NotRequired[str]
+
+
+class ToolProgressEvent(TypedDict):
+    seq: int
+    type: Literal["tool.progress"]
+    data: ToolProgressData
+    created_at: str
+
+
+class ToolResult(TypedDict):
+    tool_call_id: str
+    output: str | float | bool | dict[str, Any] | list[Any]
+    is_error: NotRequired[bool]
+
+
+class ToolResultData(TypedDict):
+    "`output` is text, at most 64 KiB of UTF-8; longer output is cut and says so."
+
+    tool_call_id: NotRequired[str]
+    name: str
+    output: NotRequired[str]
+    is_error: bool
+    duration_ms: int
+    files: NotRequired[list[dict[str, Any]]]
+    characters: NotRequired[int]
+
+
+class ToolResultEvent(TypedDict):
+    seq: int
+    type: Literal["tool.result"]
+    data: ToolResultData
+    created_at: str
+
+
+class Usage(TypedDict):
+    "Tokens of one model call, or of many added up."
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: NotRequired[int]
+    reasoning_tokens: NotRequired[int]
+    source: str
+
+
+class WebhookEndpointsRotateSecret(TypedDict):
+    overlap_seconds: NotRequired[float]

@@ -1,0 +1,281 @@
+/** Client of Arkloop Runs: requests that are repeated where that is safe, and streams that resume. */
+
+import type { components } from "./types.ts"
+
+type Schemas = components["schemas"]
+export type Event = Schemas["Event"]
+export type Run = Schemas["Run"]
+export type Thread = Schemas["Thread"]
+export type CreatedRun = Schemas["CreatedRun"]
+export type CreateRun = Schemas["CreateRunAnywhere"]
+export type CreateThread = Schemas["CreateThread"]
+export type ToolResult = Schemas["ToolResult"]
+
+const TERMINAL_TYPES: ReadonlySet<string> = new Set(["run.completed", "run.failed", "run.cancelled"])
+/** Statuses after which the same request may succeed. */
+const PASSING: ReadonlySet<number> = new Set([429, 502, 503, 504])
+/** The service sends a ping every 10 s: a stream that is silent for this long is lost. */
+const SILENCE_MS = 30_000
+const LONGEST_PAUSE_MS = 10_000
+
+/** An error that the service responded with; `code` never changes, the message may. */
+export class ArkloopError extends Error {
+  readonly status: number
+  readonly code: string
+  readonly details: Record<string, unknown>
+
+  constructor(status: number, code: string, message: string, details: Record<string, unknown> = {}) {
+    super(message)
+    this.name = "ArkloopError"
+    this.status = status
+    this.code = code
+    this.details = details
+  }
+}
+
+export interface Options {
+  /** Milliseconds without any success after which an error is thrown. */
+  patience?: number
+  /** Milliseconds before the first repetition. */
+  firstPause?: number
+  fetch?: typeof globalThis.fetch
+}
+
+export interface Decision {
+  decision?: "approve" | "deny" | "edit"
+  /** With `deny`: the model reads it. */
+  reason?: string
+  /** With `edit`: the arguments that replace the model's. */
+  arguments?: unknown
+}
+
+/** A caller of one service, with an API key, an access token or a client token. */
+export class Arkloop {
+  readonly #url: string
+  readonly #token: string
+  readonly #patience: number
+  readonly #firstPause: number
+  readonly #fetch: typeof globalThis.fetch
+
+  constructor(url: string, token: string, options: Options = {}) {
+    this.#url = url.replace(/\/+$/, "")
+    this.#token = token
+    this.#patience = options.patience ?? 120_000
+    this.#firstPause = options.firstPause ?? 200
+    this.#fetch = options.fetch ?? globalThis.fetch.bind(globalThis)
+  }
+
+  /** Create a run, in the thread `thread_id` or in a new one. */
+  create(body: CreateRun, idempotencyKey?: string): Promise<CreatedRun> {
+    return this.#post("/v1/runs", body, idempotencyKey)
+  }
+
+  /** Create a thread; with an `external_id`, the one that has it. */
+  createThread(body: CreateThread = {}, idempotencyKey?: string): Promise<Thread> {
+    return this.#post("/v1/threads", body, idempotencyKey)
+  }
+
+  getRun(runId: string): Promise<Run> {
+    return this.#call("GET", `/v1/runs/${encodeURIComponent(runId)}`)
+  }
+
+  /** Answer the question that a run waits for; without an id, the open one. */
+  async answer(runId: string, content: string, requestId?: string): Promise<void> {
+    const body = requestId === undefined ? { content } : { content, request_id: requestId }
+    await this.#post(`/v1/runs/${encodeURIComponent(runId)}/input`, body)
+  }
+
+  /** Decide on a tool call that waits for an approval. */
+  approve(runId: string, requestId: string, decision: Decision = {}): Promise<void> {
+    return this.answer(runId, JSON.stringify({ decision: "approve", ...decision }), requestId)
+  }
+
+  /** Send results of client tools; the run resumes with the last one that is missing. */
+  async sendToolResults(runId: string, results: ToolResult[]): Promise<void> {
+    await this.#post(`/v1/runs/${encodeURIComponent(runId)}/tool-results`, results)
+  }
+
+  /** Cancel a run; without effect if it has ended. */
+  async cancel(runId: string): Promise<void> {
+    await this.#post(`/v1/runs/${encodeURIComponent(runId)}:cancel`, {})
+  }
+
+  /**
+   * Yield the events after a number up to the run's end, each once, in order.
+   *
+   * Throws an `ArkloopError` if the service refuses the request, with 410 if it has lost events; the
+   * last error if it cannot be reached for as long as `patience`; the signal's reason if it is aborted.
+   */
+  async *follow(
+    runId: string,
+    { afterSeq = 0, signal }: { afterSeq?: number; signal?: AbortSignal } = {},
+  ): AsyncGenerator<Event, void, undefined> {
+    const retry = new Retry(this.#patience, this.#firstPause, signal)
+    for (;;) {
+      let problem: unknown = new Error("The stream ended before the run.")
+      try {
+        for await (const event of this.#events(runId, afterSeq, signal)) {
+          if (event === null) return
+          retry.succeeded()
+          afterSeq = event.seq
+          yield event
+          if (TERMINAL_TYPES.has(event.type)) return
+        }
+      } catch (error) {
+        signal?.throwIfAborted()
+        if (error instanceof ArkloopError && !PASSING.has(error.status)) throw error
+        problem = error
+      }
+      await retry.pause(problem)
+    }
+  }
+
+  /** Yield the events of one connection, and null if there are no more; a frame that was cut is none. */
+  async *#events(
+    runId: string,
+    afterSeq: number,
+    signal?: AbortSignal,
+  ): AsyncGenerator<Event | null, void, undefined> {
+    const headers: Record<string, string> = { Accept: "text/event-stream" }
+    // With this header, 204 says that there is no more.
+    if (afterSeq > 0) headers["Last-Event-ID"] = String(afterSeq)
+    const connection = new AbortController()
+    const abort = () => connection.abort(signal?.reason)
+    signal?.throwIfAborted()
+    signal?.addEventListener("abort", abort)
+    let silence = setTimeout(abort, SILENCE_MS)
+    try {
+      const path = `/v1/runs/${encodeURIComponent(runId)}/events`
+      const response = await this.#request("GET", path, headers, undefined, connection.signal)
+      if (response.status === 204) {
+        yield null
+        return
+      }
+      if (response.status !== 200 || response.body === null) throw await errorOf(response)
+      let rest = ""
+      let data = ""
+      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader()
+      for (;;) {
+        const { done, value } = await reader.read()
+        if (done) return
+        clearTimeout(silence)
+        silence = setTimeout(abort, SILENCE_MS)
+        const lines = (rest + value).split("\n")
+        rest = lines.pop() ?? ""
+        for (const line of lines) {
+          if (line.startsWith("data:")) data = line.slice(5)
+          else if (line === "" && data !== "") {
+            yield JSON.parse(data) as Event
+            data = ""
+          }
+        }
+      }
+    } finally {
+      clearTimeout(silence)
+      signal?.removeEventListener("abort", abort)
+      connection.abort()
+    }
+  }
+
+  #post<T>(path: string, body: unknown, key?: string): Promise<T> {
+    return this.#call("POST", path, body, { "Idempotency-Key": key ?? crypto.randomUUID() })
+  }
+
+  /** Make the request until there is a response that counts. */
+  async #call<T>(
+    method: string,
+    path: string,
+    body?: unknown,
+    headers: Record<string, string> = {},
+  ): Promise<T> {
+    const retry = new Retry(this.#patience, this.#firstPause)
+    for (;;) {
+      try {
+        const timeout = AbortSignal.timeout(SILENCE_MS)
+        const response = await this.#request(method, path, headers, body, timeout)
+        if (response.ok) return (await response.json()) as T
+        throw await errorOf(response)
+      } catch (error) {
+        if (error instanceof ArkloopError) {
+          if (!PASSING.has(error.status) && error.code !== "idempotency.in_progress") throw error
+        }
+        await retry.pause(error)
+      }
+    }
+  }
+
+  #request(
+    method: string,
+    path: string,
+    headers: Record<string, string>,
+    body?: unknown,
+    signal: AbortSignal | null = null,
+  ): Promise<Response> {
+    const sent: Record<string, string> = { Authorization: `Bearer ${this.#token}`, ...headers }
+    if (body !== undefined) sent["Content-Type"] = "application/json"
+    const content = body === undefined ? null : JSON.stringify(body)
+    return this.#fetch(this.#url + path, { method, headers: sent, body: content, signal })
+  }
+}
+
+/** The text of a run's current turn as it is streamed: what a reset voids is removed. */
+export class StreamedText {
+  #pieces: { seq: number; content: string }[] = []
+
+  add(event: Event): void {
+    if (event.type === "message.delta") {
+      this.#pieces.push({ seq: event.seq, content: event.data.content })
+    } else if (event.type === "message.reset") {
+      const first = event.data.from_seq
+      this.#pieces = this.#pieces.filter((piece) => piece.seq < first)
+    } else if (event.type === "message.completed") {
+      this.#pieces = [{ seq: event.seq, content: event.data.content }]
+    } else if (event.type === "tool.result") {
+      this.#pieces = []
+    }
+  }
+
+  toString(): string {
+    return this.#pieces.map((piece) => piece.content).join("")
+  }
+}
+
+/** Pauses between attempts: each up to twice as long, for as long as the patience lasts. */
+class Retry {
+  readonly #patience: number
+  readonly #firstPause: number
+  readonly #signal: AbortSignal | undefined
+  #failures = 0
+  #since = Date.now()
+
+  constructor(patience: number, firstPause: number, signal?: AbortSignal) {
+    this.#patience = patience
+    this.#firstPause = firstPause
+    this.#signal = signal
+  }
+
+  succeeded(): void {
+    this.#failures = 0
+    this.#since = Date.now()
+  }
+
+  /** Wait before the next attempt; throws the problem if there is to be none. */
+  async pause(problem: unknown): Promise<void> {
+    const longest = Math.min(LONGEST_PAUSE_MS, this.#firstPause * 2 ** Math.min(this.#failures, 20))
+    this.#failures += 1
+    const wait = longest / 2 + (Math.random() * longest) / 2
+    if (Date.now() + wait > this.#since + this.#patience) throw problem
+    await new Promise((resolve) => setTimeout(resolve, wait))
+    this.#signal?.throwIfAborted()
+  }
+}
+
+async function errorOf(response: Response): Promise<ArkloopError> {
+  const text = await response.text()
+  try {
+    const { code, message, details } = JSON.parse(text)
+    return new ArkloopError(response.status, String(code), String(message), details)
+  } catch {
+    return new ArkloopError(response.status, "", text.slice(0, 1_000))
+  }
+}

@@ -1,0 +1,127 @@
+"""`clients/python` against the service: cut connections, killed servers, people and tools."""
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+from arkloop_client import Arkloop, ArkloopError, StreamedText
+
+from tests.caller import Caller, script
+from tests.cutting_proxy import cutting_proxy
+from tests.system import System
+
+SLOW = script({"count": 60, "delay_ms": 20}, {"tool": "calculator", "args": {"expression": "6*7"}})
+
+
+@pytest.fixture
+def arkloop(user: Caller) -> Iterator[Arkloop]:
+    with Arkloop(user.url, user.token, first_pause=0.02) as client:
+        yield client
+
+
+def _followed(client: Arkloop, run_id: str) -> tuple[list[Any], str]:
+    """Follow to the end; return the events, and the text that they make."""
+    text, seen = StreamedText(), []
+    for event in client.follow(run_id):
+        text.add(event)
+        seen.append(event)
+    return seen, str(text)
+
+
+def test_cut_connections_lose_and_repeat_nothing(system: System, user: Caller) -> None:
+    """Twenty cuts while it creates and follows: one run, each of its events exactly once."""
+    port = system.web[0].settings.port
+    with cutting_proxy(port, cuts=20, longest=1500, seed=7) as proxy:
+        with Arkloop(proxy.url, user.token, first_pause=0.005) as client:
+            thread = client.create_thread(title="cut")
+            run = client.create(SLOW, thread_id=thread["id"], route_id="scripted")
+            seen, _ = _followed(client, run["run_id"])
+        assert proxy.cuts_left <= 0
+
+    assert user.events(run["run_id"]) == seen
+    assert [run["run_id"]] == [
+        one["run_id"] for one in user.get(f"/v1/threads/{thread['id']}/runs")
+    ]
+
+
+def test_a_killed_server_loses_nothing(system: System, user: Caller) -> None:
+    """The process that streams dies in the middle; the client continues with the next one."""
+    with system.one_more_web_server() as server:
+        with Arkloop(server.url, user.token, first_pause=0.05) as client:
+            run = client.create(SLOW, route_id="scripted")
+            seen: list[Any] = []
+            for event in client.follow(run["run_id"]):
+                seen.append(event)
+                if len(seen) == 10:
+                    for child in psutil.Process(server.pid).children():
+                        os.kill(child.pid, signal.SIGKILL)
+
+    assert user.events(run["run_id"]) == seen
+
+
+def test_the_text_is_what_the_run_says(arkloop: Arkloop) -> None:
+    """Also when a model call is repeated, which voids what it had streamed."""
+    steps = ({"say": "Almost "}, {"error": "disconnect", "times": 1}, {"say": "there."})
+    run = arkloop.create(script(*steps), route_id="scripted")
+
+    seen, text = _followed(arkloop, run["run_id"])
+
+    assert "message.reset" in {event["type"] for event in seen}
+    assert arkloop.get_run(run["run_id"])["output"] == text
+
+
+def test_people_answer_and_approve(arkloop: Arkloop) -> None:
+    """A question gets its answer; a call is made with the arguments of the approval."""
+    asking = script({"tool": "ask_user", "args": {"question": "Where?"}}, {"say": "Thanks."})
+    asked = arkloop.create(asking, route_id="scripted")["run_id"]
+    for event in arkloop.follow(asked):
+        if event["type"] == "run.waiting_for_input":
+            arkloop.answer(asked, "Rome", event["data"]["request_id"])
+
+    calling = script({"tool": "calculator", "args": {"expression": "6*7"}}, {"say": "Done."})
+    careful = arkloop.create(calling, route_id="scripted", persona_id="careful")["run_id"]
+    results = []
+    for event in arkloop.follow(careful):
+        if event["type"] == "run.waiting_for_input":
+            request_id = event["data"]["request_id"]
+            arkloop.approve(careful, request_id, "edit", arguments={"expression": "6*9"})
+        elif event["type"] == "tool.result":
+            results.append(event["data"]["output"])
+
+    assert "completed" == arkloop.get_run(asked)["status"]
+    assert ["54"] == results
+
+
+def test_client_tools_and_cancel(arkloop: Arkloop) -> None:
+    """Results of client tools resume the run; a cancel ends the next one."""
+    tool = {
+        "name": "get_location",
+        "description": "Returns where the user is.",
+        "client": True,
+        "parameters": {"type": "object"},
+    }
+    calling = script({"tool": "get_location", "args": {}}, {"say": "Done."})
+    run_id = arkloop.create(calling, route_id="scripted", tools=[tool])["run_id"]
+    for event in arkloop.follow(run_id):
+        if event["type"] == "run.waiting_for_input":
+            calls = event["data"]["calls"]
+            arkloop.send_tool_results(
+                run_id, [{"tool_call_id": calls[0]["tool_call_id"], "output": {"city": "Rome"}}]
+            )
+    hanging = arkloop.create(script({"hang": 60}), route_id="scripted")["run_id"]
+    arkloop.cancel(hanging)
+    *_, last = arkloop.follow(hanging)
+
+    assert "completed" == arkloop.get_run(run_id)["status"]
+    assert "run.cancelled" == last["type"]
+    assert [] == list(arkloop.follow(hanging, after_seq=last["seq"]))
+
+
+def test_refusals_are_not_repeated(arkloop: Arkloop) -> None:
+    """An error of the service is raised at once, with its code."""
+    with pytest.raises(ArkloopError, match="Run not found") as error:
+        next(arkloop.follow("01a20e5a-2b91-76ef-b381-d919c4ad9778"))
+    assert (404, "runs.not_found") == (error.value.status, error.value.code)

@@ -1,0 +1,110 @@
+"""`clients/typescript` in Node.js against the service: cut connections, killed servers, people."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.ai_sdk_chat import MODULES, NODE, needs_front_ends
+from tests.caller import Caller, script
+from tests.cutting_proxy import cutting_proxy
+from tests.system import System
+
+pytestmark = needs_front_ends
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = ROOT / "tests" / "front_ends" / "client.mjs"
+CLIENT = ROOT / "clients" / "typescript"
+STEPS = (
+    {"count": 60, "delay_ms": 20},
+    {"tool": "ask_user", "args": {"question": "Where?"}},
+    {"tool": "get_location", "args": {}},
+    {"say": "Almost "},
+    {"error": "disconnect", "times": 1},
+    {"say": "there."},
+)
+TOOL = {
+    "name": "get_location",
+    "description": "Returns where the user is.",
+    "client": True,
+    "parameters": {"type": "object"},
+}
+
+
+def _started(url: str, user: Caller, **body: Any) -> "subprocess.Popen[str]":
+    given = {"url": url, "token": user.token, "body": {"route_id": "scripted", **body}}
+    return subprocess.Popen(
+        [str(NODE), "--disable-warning=ExperimentalWarning", str(PROGRAM), json.dumps(given)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _said(program: "subprocess.Popen[str]") -> dict[str, Any]:
+    output, errors = program.communicate(timeout=60)
+    assert 0 == program.returncode, errors
+    return dict(json.loads(output))
+
+
+def test_cut_connections_lose_and_repeat_nothing(system: System, user: Caller) -> None:
+    """Twenty cuts: one run, each event once, the text of its last turn; answers arrive as well."""
+    with cutting_proxy(system.web[0].settings.port, cuts=20, longest=1500, seed=7) as proxy:
+        said = _said(_started(proxy.url, user, message=script(*STEPS), tools=[TOOL]))
+        assert proxy.cuts_left <= 0
+
+    assert user.events(said["runId"]) == said["seen"]
+    assert [said["runId"]] == [
+        run["run_id"] for run in user.get(f"/v1/threads/{said['thread']}/runs")
+    ]
+    assert "run.completed" == said["seen"][-1]["type"]
+    assert said["output"] == said["text"] != ""
+    assert ([], "runs.not_found") == (said["rest"], said["code"])
+
+
+def test_a_killed_server_loses_nothing(system: System, user: Caller) -> None:
+    """The process that streams dies in the middle; the client continues with the next one."""
+    steps = script({"count": 60, "delay_ms": 20}, {"say": "there."})
+    with system.one_more_web_server() as server:
+        program = _started(server.url, user, message=steps)
+        assert program.stderr is not None
+        assert "begun\n" == program.stderr.readline()
+        for child in psutil.Process(server.pid).children():
+            os.kill(child.pid, signal.SIGKILL)
+        said = _said(program)
+
+    assert user.events(said["runId"]) == said["seen"]
+
+
+def test_an_approval_has_its_arguments(user: Caller) -> None:
+    """A call is made with the arguments that `approve` has sent."""
+    calling = script({"tool": "calculator", "args": {"expression": "6*7"}}, {"say": "Done."})
+    said = _said(_started(user.url, user, message=calling, persona_id="careful"))
+
+    results = [one["data"]["output"] for one in said["seen"] if one["type"] == "tool.result"]
+    assert ["54"] == results
+
+
+def test_the_types_are_current(tmp_path: Path) -> None:
+    """They are what `openapi-typescript` makes of the description, and the client fits them."""
+    made = tmp_path / "types.ts"
+    described = ROOT / ".cache" / "openapi.json"
+    tools = MODULES / ".bin"
+    environ = {**os.environ, "PATH": f"{NODE.parent}:{os.environ['PATH']}"}
+    subprocess.run([sys.executable, "scripts/client_types.py", "--document"], cwd=ROOT, check=True)
+    command = [str(tools / "openapi-typescript"), str(described), "-o", str(made)]
+    subprocess.run(command, check=True, env=environ, capture_output=True)
+
+    assert (CLIENT / "src" / "types.ts").read_text() == made.read_text()
+    checked = subprocess.run(
+        [str(tools / "tsc"), "--noEmit", "-p", str(CLIENT)],
+        env=environ,
+        capture_output=True,
+        text=True,
+    )
+    assert (0, "") == (checked.returncode, checked.stdout)

@@ -1,0 +1,32 @@
+// A program with @arkloop/client: it creates a run, follows it and says what it saw, as one line.
+import { Arkloop, ArkloopError, StreamedText } from "../../clients/typescript/src/index.ts"
+
+const { url, token, body, threadId } = JSON.parse(process.argv[2])
+const arkloop = new Arkloop(url, token, { firstPause: 10 })
+const thread = threadId ?? (await arkloop.createThread({ title: "node" })).id
+const { run_id: runId } = await arkloop.create({ ...body, thread_id: thread })
+const text = new StreamedText()
+const seen = []
+for await (const event of arkloop.follow(runId)) {
+  text.add(event)
+  seen.push(event)
+  if (seen.length === 1) process.stderr.write("begun\n")
+  if (event.type !== "run.waiting_for_input") continue
+  const { kind, request_id: requestId, calls } = event.data
+  if (kind === "question") await arkloop.answer(runId, "Rome", requestId)
+  else if (kind === "tool_confirmation") {
+    await arkloop.approve(runId, requestId, { decision: "edit", arguments: { expression: "6*9" } })
+  } else {
+    await arkloop.sendToolResults(
+      runId,
+      calls.map((call) => ({ tool_call_id: call.tool_call_id, output: { city: "Rome" } })),
+    )
+  }
+}
+const rest = []
+for await (const event of arkloop.follow(runId, { afterSeq: seen.length })) rest.push(event)
+await arkloop.cancel(runId)
+const refused = await arkloop.getRun(thread).catch((error) => error)
+const code = refused instanceof ArkloopError ? refused.code : null
+const run = await arkloop.getRun(runId)
+console.log(JSON.stringify({ runId, thread, seen, rest, text: String(text), output: run.output, code }))
