@@ -1,0 +1,189 @@
+"""The React example in a real Chromium: one conversation on two tabs and a phone."""
+
+import os
+import re
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from arkloop.cli.dev.embedded_server import free_port
+from tests.acceptance.test_browser import ARGUMENTS, CHROMIUM
+from tests.ai_sdk_chat import ROOT, needs_front_ends
+from tests.caller import Caller, script
+from tests.system import System
+from tests.waiting import eventually
+
+MODULES = ROOT / ".cache" / "react_chat" / "node_modules"
+
+pytestmark = [
+    *needs_front_ends,
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        not MODULES.exists() and os.environ.get("NEED_FRONT_ENDS") != "1",
+        reason="scripts/install-front-ends has not run",
+    ),
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: make test-browser"),
+]
+
+EXAMPLE = ROOT / "examples" / "react-chat"
+PHONE = {"width": 390, "height": 844}
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def page_url(
+    system: System, user: Caller, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The example, built and served by its own backend, for a persona that asks before it acts."""
+    folder = tmp_path_factory.mktemp("react_chat")
+    esbuild = next((MODULES / "@esbuild").glob("*/bin/esbuild"))
+    options = ["--bundle", "--minify", "--jsx=automatic", f"--outdir={folder}"]
+    subprocess.run(
+        [str(esbuild), "src/main.jsx", *options, "--log-level=warning"],
+        cwd=EXAMPLE,
+        env={**os.environ, "NODE_PATH": str(MODULES)},
+        check=True,
+    )
+    fields = {"tools": ["calculator", "ask_user"], "require_approval": ["calculator"]}
+    user.made("/v1/personas", {"key": "careful", "route_id": "scripted", **fields})
+    (folder / "key").write_text(user.api_key()[1])
+    port = free_port()
+    origin = f"http://127.0.0.1:{port}"
+    with system.one_more_web_server(ARKLOOP_CORS_ORIGINS=origin) as server:
+        arguments = ["--port", str(port), "--service", server.url, "--persona", "careful"]
+        backend = subprocess.Popen(
+            [
+                *(sys.executable, str(EXAMPLE / "server.py"), *arguments),
+                *("--api-key-file", str(folder / "key"), "--dist", str(folder)),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert backend.stdout is not None
+        assert f"{origin}/\n" == backend.stdout.readline()
+        yield origin
+        backend.kill()
+        backend.communicate()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    assert CHROMIUM is not None
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=Path(CHROMIUM), args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, page_url: str) -> Iterator[Open]:
+    """Call it for a page with this test's conversation, each in a browser of its own."""
+    chat_id = secrets.token_urlsafe(16)
+    opened: list[BrowserContext] = []
+
+    def open_(**options: object) -> Page:
+        context = browser.new_context(**options)  # type: ignore[arg-type]  # as given
+        opened.append(context)
+        page = context.new_page()
+        page.goto(f"{page_url}/?chat={chat_id}")
+        expect(page.get_by_label("Message")).to_be_visible()
+        return page
+
+    yield open_
+    for context in opened:
+        context.close()
+
+
+def say(page: Page, *steps: dict[str, object]) -> None:
+    """Send a message for which the scripted model plays these steps."""
+    page.get_by_label("Message", exact=True).fill(script(*steps))
+    page.get_by_role("button", name="Send").click()
+
+
+def answers(page: Page) -> list[str]:
+    return page.locator(".message.assistant").all_inner_texts()
+
+
+def expect_answers(page: Page, *texts: str) -> None:
+    """Wait until the assistant's messages contain these texts, one each."""
+    expect(page.locator(".message.assistant")).to_have_text(
+        [re.compile(re.escape(text)) for text in texts], timeout=30_000
+    )
+
+
+SLOW = {"say": "one two three four five six seven eight nine ten", "delay_ms": 250}
+
+
+def test_two_tabs_and_a_phone_show_one_conversation(open_page: Open) -> None:
+    """Messages that are sent while the agent is busy wait; a reload in the middle loses nothing."""
+    tab, other, phone = open_page(), open_page(), open_page(viewport=PHONE, is_mobile=True)
+    say(tab, SLOW)
+    expect(other.locator(".message.assistant")).to_contain_text("one two")
+    say(tab, {"say": "The second answer."})
+    expect(tab.locator(".queued")).to_be_visible()
+    other.reload()
+    expect(other.locator(".message.assistant").first).to_contain_text("one two")
+
+    for page in (tab, other, phone):
+        expect_answers(page, str(SLOW["say"]), "The second answer.")
+        assert 2 == page.locator(".message.user").count()
+    assert answers(tab) == answers(other) == answers(phone)
+    width = phone.evaluate("document.documentElement.scrollWidth")
+    assert PHONE["width"] >= width
+
+
+def test_an_approval_in_one_tab_is_seen_in_the_other(open_page: Open) -> None:
+    """Both tabs ask; what one approves is done once, and both show it."""
+    tab, other = open_page(), open_page()
+    say(tab, {"tool": "calculator", "args": {"expression": "6*7"}}, {"say": "It is done."})
+    for page in (tab, other):
+        expect(page.get_by_role("button", name="Approve")).to_be_visible(timeout=15_000)
+
+    other.get_by_role("button", name="Approve").click()
+
+    for page in (tab, other):
+        expect_answers(page, "It is done.")
+        expect(page.get_by_role("button", name="Approve")).to_have_count(0)
+        expect(page.locator(".tool .state")).to_have_text("done")
+
+
+def test_a_question_is_answered_in_the_page(open_page: Open) -> None:
+    """The reply goes to the run, which continues with it."""
+    page = open_page()
+    say(page, {"tool": "ask_user", "args": {"question": "Which one?"}}, {"say": "Thanks."})
+    page.get_by_label("Your answer").fill("The blue one")
+    page.get_by_role("button", name="Answer").click()
+
+    expect_answers(page, "Thanks.")
+    expect(page.locator(".reply")).to_have_text("The blue one")
+
+
+def test_stop_ends_the_run(open_page: Open, user: Caller) -> None:
+    """The run is cancelled, its partial text stays, and the next message is answered."""
+    page = open_page()
+    say(page, {"count": 1000, "delay_ms": 50})
+    expect(page.locator(".message.assistant")).to_contain_text("3:")
+    page.get_by_role("button", name="Stop").click()
+
+    eventually(lambda: [] == user.get("/v1/runs", status="running"))
+    expect(page.get_by_text("Stopped")).to_be_visible(timeout=15_000)
+    say(page, {"say": "Next."})
+    expect(page.locator(".message.assistant").last).to_contain_text("Next.", timeout=15_000)
+
+
+def test_a_cut_network_loses_nothing(open_page: Open) -> None:
+    """The page says that there is no connection, and shows the whole answer when there is one."""
+    page = open_page()
+    say(page, SLOW)
+    expect(page.locator(".message.assistant")).to_contain_text("one two")
+    page.context.set_offline(True)
+    expect(page.get_by_text("No connection")).to_be_visible(timeout=15_000)
+    page.context.set_offline(False)
+
+    expect_answers(page, str(SLOW["say"]))
+    expect(page.get_by_text("No connection")).to_have_count(0)
