@@ -26,7 +26,8 @@ HTTP = {"flask", "werkzeug", "marshmallow", "jwt", "argon2"}
 @pytest.mark.parametrize(
     ("module", "needless"),
     [
-        ("arkloop.api.app", ELSEWHERE | SDK | {"arkloop.worker"}),
+        # The event types of AG-UI are Pydantic's.
+        ("arkloop.api.app", ELSEWHERE | SDK - {"pydantic"} | {"arkloop.worker"}),
         # All tools are checked at the start: Pydantic makes their schemas, and one of them fetches.
         ("arkloop.worker.app", ELSEWHERE | SDK - {"httpx2", "pydantic"} | HTTP | {"arkloop.api"}),
         # Gunicorn's master: psycopg must not be loaded before gevent has patched what it forks.
