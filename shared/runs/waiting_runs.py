@@ -9,12 +9,22 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, RowMapping, exists, func, literal, select, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    RowMapping,
+    exists,
+    func,
+    literal,
+    literal_column,
+    select,
+    update,
+)
 
 from arkloop.shared.events import event_log, types
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import agent_queue, offered_messages, places
-from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.states import ACTIVE, RunState
 from arkloop.shared.runs.thread_queue import Effect, Guard, Happening, Holder, rule_for
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.sql_files import statement
@@ -227,7 +237,8 @@ def start_left(connections: Connections) -> None:
                 runs.c.cancel_requested_at.is_(None),
                 ~exists().where(
                     _OTHER.c.thread_id == runs.c.thread_id,
-                    _OTHER.c.state.in_(("queued", "executing", "waiting", "suspended")),
+                    # Literal: see `tables.IS_ACTIVE`.
+                    _OTHER.c.state.in_([literal_column(f"'{state}'") for state in sorted(ACTIVE)]),
                 ),
             )
             .distinct()
