@@ -103,7 +103,13 @@ def send_chat() -> Response:
         return _stream(run_id, dialect, is_new=True)
     if body.get("messageId") is not None and body["messageId"] == message.get("id"):
         raise InvalidRequest(messageId=["messages that were sent cannot be edited"])
-    return _stream(_sent(body), dialect, is_new=True)
+    run_id = _sent(body)
+    if body.get("on_busy") != OnBusy.STEER:
+        return _stream(run_id, dialect, is_new=True)
+    # A run that was active already has taken the message.
+    with connections().reading() as sql:
+        waits = _waits(sql, run_id, dialect)
+    return _stream(run_id, dialect, until=waits.answered)
 
 
 @bp.get("/v1/ui/chat/<path:chat_id>/stream")
@@ -201,8 +207,13 @@ def _sent(body: Mapping[str, Any]) -> UUID:
                     raise _edited()
                 if run_id := thread_entries.first_run(tx.sql, thread.id, after=known.position):
                     return jsonify(run_id=str(run_id))
+        on_busy = body.get("on_busy")
+        if on_busy is None:
+            # The page has shown the message already: it waits for its turn.
+            of_thread = thread.on_busy if thread and body.get("not_before") is None else None
+            on_busy = OnBusy(of_thread or OnBusy.ENQUEUE)
         said = new_message(message, content, CLIENT_ID)
-        wanted = {**body, "message": said, "on_busy": OnBusy.ENQUEUE}
+        wanted = {**body, "message": said, "on_busy": on_busy}
         opened = NewThread(external_id=body["id"], end_user_id=body.get("end_user_id"))
         made = creation.create(tx, new_run(wanted, new_id(), opened, tx.sql))
         return jsonify(run_id=str(made.run_id))

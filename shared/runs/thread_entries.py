@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, RowMapping, Select, String, select
 
+from arkloop.shared.runs.states import WAITING_FOR_THREAD
 from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.storage.tables.threads import messages
 
@@ -37,10 +38,14 @@ def list_(
 
 
 def newest_run(sql: Connection, thread_id: UUID) -> UUID | None:
-    """Return the last run of the thread, None if there is none."""
+    """Return the last run of the thread that does not wait for its turn, None if there is none."""
     return sql.scalar(
         select(runs.c.id)
-        .where(runs.c.thread_id == thread_id, runs.c.superseded_at.is_(None))
+        .where(
+            runs.c.thread_id == thread_id,
+            runs.c.superseded_at.is_(None),
+            runs.c.state.not_in(WAITING_FOR_THREAD),
+        )
         .order_by(runs.c.position.desc())
         .limit(1)
     )

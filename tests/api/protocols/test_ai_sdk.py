@@ -3,6 +3,7 @@
 import json
 import secrets
 from typing import Any
+from uuid import UUID
 
 import pytest
 from werkzeug.test import TestResponse
@@ -50,6 +51,21 @@ def test_a_chat_is_the_thread_with_its_id(alice: User) -> None:
     assert "text/event-stream" == response.mimetype
     assert (thread["id"], {"team": "red"}) == (run["thread_id"], run["metadata"])
     assert [said] == shown(alice, chat)
+
+
+def test_a_message_to_a_busy_chat_waits(alice: User, runs: StoredRuns) -> None:
+    """It is accepted and answered by a run of its own, unless the request asks for a refusal."""
+    chat, first, second = new_id(), message("one"), message("two")
+    active = run_of(post(alice, first, chat=chat))
+    waiting = run_of(post(alice, second, chat=chat))
+    refused = post(alice, message("three"), chat=chat, on_busy="reject")
+
+    assert (409, "runs.thread_busy") == error_of(refused)
+    assert "pending" == runs.state(UUID(waiting))
+    assert [first, second] == shown(alice, chat)
+    runs.cancel(UUID(active))
+    assert "queued" == runs.state(UUID(waiting))
+    assert [first, second] == shown(alice, chat)
 
 
 def test_only_the_newest_message_counts(alice: User) -> None:
