@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks
+.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks ai-sdk
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -109,6 +109,10 @@ http-tools: setup ## HTTP tools while their worker or server is killed, in 200 t
 
 webhooks: setup ## Webhooks while receivers misbehave and processes are killed; 2 minutes
 	@$(BIN)/python -m bench.webhooks --seed $(or $(SEED),1)
+
+ai-sdk: setup ## Pages of the AI SDK under 1,000 cuts while processes are killed; 10 minutes
+	@./scripts/install-front-ends
+	@$(BIN)/python -m bench.ai_sdk --seed $(or $(SEED),1)
 
 client-tools: setup ## Client tools while the worker or the web server is killed, in 200 trials; 5 minutes
 	@$(BIN)/python -m bench.client_tools --seed $(or $(SEED),1)

@@ -2,22 +2,15 @@
 
 import json
 import os
-import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.ai_sdk_pages import MODULES, NODE, PROGRAMS
 from tests.caller import Caller
-
-ROOT = Path(__file__).parents[1]
-MODULES = ROOT / ".cache" / "front_ends" / "node_modules"
-_MACHINE = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), "x64")
-NODE = MODULES / f"node-linux-{_MACHINE}" / "bin" / "node"
-PROGRAM = ROOT / "tests" / "front_ends" / "chat.mjs"
 
 #: For modules of tests that need the packages of tests/front_ends/package.json.
 needs_front_ends = [
@@ -75,7 +68,7 @@ def open_chat(user: Caller, chat_id: str, ai: str = "ai7", **setup: Any) -> Iter
     """Open a page with the chat, and close it after the block."""
     given = {"ai": ai, "url": user.url, "token": user.token, "chat": chat_id, **setup}
     process = subprocess.Popen(
-        [str(NODE), str(PROGRAM), str(MODULES), json.dumps(given)],
+        [str(NODE), str(PROGRAMS / "chat.mjs"), str(MODULES), json.dumps(given)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
