@@ -26,7 +26,6 @@ from arkloop.shared.runs.creation import RunCreator
 from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.threads import threads
 
 Body = Mapping[str, Any]
 
@@ -101,10 +100,11 @@ def _continue(tx: Transaction, body: Body, given: Input, previous: ResponseId | 
 def _next(tx: Transaction, body: Body, given: Input, run: RowMapping) -> ResponseId:
     """Create the next run of the thread."""
     new = new_run(body, given, run["thread_id"], tx.sql)
-    threads.lock(tx, actor(), run["thread_id"])
-    if queries.newest_of_thread(tx.sql, run["thread_id"]) != run["id"]:
+    # It locks the active run before the thread, as the end of a run does, until the commit.
+    made = creation.create(tx, new)
+    if queries.newest_of_thread(tx.sql, run["thread_id"], but=made.run_id) != run["id"]:
         raise NotNewestResponse()
-    return ResponseId(creation.create(tx, new).run_id, 0)
+    return ResponseId(made.run_id, 0)
 
 
 def _answer(tx: Transaction, given: Input, run: RowMapping, projection: ResponseProjection) -> None:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    true,
     tuple_,
 )
 
@@ -240,11 +241,11 @@ def _page(shape: _Shape, limit: int, is_deep: bool, is_bounded: bool) -> Select[
     )
 
 
-def newest_of_thread(sql: Connection, thread_id: UUID) -> UUID | None:
-    """Return the thread's run that was created last, None without one."""
+def newest_of_thread(sql: Connection, thread_id: UUID, *, but: UUID | None = None) -> UUID | None:
+    """Return the thread's run that was created last, perhaps leaving one out; None without one."""
     return sql.scalar(
         select(runs.c.id)
-        .where(runs.c.thread_id == thread_id)
+        .where(runs.c.thread_id == thread_id, true() if but is None else runs.c.id != but)
         .order_by(runs.c.created_at.desc(), runs.c.id.desc())
         .limit(1)
     )
