@@ -44,9 +44,8 @@ def main() -> int:
         for first in range(options.seed, last, PER_DATABASE)
     ]
     total = Sum()
-    with ProcessPoolExecutor(
-        options.processes, multiprocessing.get_context("spawn"), max_tasks_per_child=4
-    ) as pool:
+    # Without a limit of tasks for each process: Python 3.11 hangs once the first has reached it.
+    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
         futures = [pool.submit(play_all, part) for part in parts]
         for future in as_completed(futures):
             if future.cancelled():
