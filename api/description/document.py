@@ -20,7 +20,6 @@ from arkloop.api.http.paging import PageQuery
 from arkloop.shared.errors import ArkloopError, MethodNotAllowed
 from arkloop.shared.events import types
 
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
 ABOUT = """\
 Runs LLM agents: durable runs, numbered events, replayable streams.
 
@@ -84,7 +83,6 @@ class _Builder:
         events = self._event_schemas()
         return {
             "openapi": VERSION,
-            "jsonSchemaDialect": DIALECT,
             "info": {
                 "title": "Arkloop Runs",
                 "version": version("arkloop-runs"),
@@ -253,7 +251,7 @@ def _text(docstring: str | None) -> str:
 
 def _first_sentence(text: str) -> str:
     paragraph = " ".join(text.split("\n\n")[0].split())
-    return re.split(r"(?<=[.;:])\s", paragraph)[0].rstrip(".;:")
+    return re.split(r"(?<=[.;:])\s", paragraph)[0].rstrip(".;:").replace("`", "")
 
 
 def _required(permission: str | None, end_users: bool | None) -> str:
