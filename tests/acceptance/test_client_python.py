@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -13,6 +16,7 @@ from tests.caller import Caller, script
 from tests.cutting_proxy import cutting_proxy
 from tests.system import System
 
+ROOT = Path(__file__).parents[2]
 SLOW = script({"count": 60, "delay_ms": 20}, {"tool": "calculator", "args": {"expression": "6*7"}})
 
 
@@ -118,6 +122,12 @@ def test_client_tools_and_cancel(arkloop: Arkloop) -> None:
     assert "completed" == arkloop.get_run(run_id)["status"]
     assert "run.cancelled" == last["type"]
     assert [] == list(arkloop.follow(hanging, after_seq=last["seq"]))
+
+
+def test_the_types_are_current() -> None:
+    """They are those of the description; `make client-types` writes them again."""
+    command = [sys.executable, str(ROOT / "scripts" / "client_types.py"), "--check"]
+    assert 0 == subprocess.run(command, cwd=ROOT).returncode
 
 
 def test_refusals_are_not_repeated(arkloop: Arkloop) -> None:

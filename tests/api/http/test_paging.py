@@ -200,8 +200,14 @@ def test_a_page_of_long_questions_ends_at_its_bytes(
 ) -> None:
     """Runs that wait show what they ask for, with many options too."""
     ids = [make_run(alice, alice.thread()) for _ in range(6)]
-    pending = [{"prompt": LONG, "options": None}] * 3
-    pending += [{"prompt": "", "options": ["a"] * (PAGE_BYTES // 8)}] * 3
+    open_request = {
+        "kind": "question",
+        "request_id": str(new_id()),
+        "expires_at": "2026-11-25T17:01:25.187Z",
+    }
+    pending: list[dict[str, object]] = [{**open_request, "prompt": LONG}] * 3
+    options = ["a"] * (PAGE_BYTES // 8)
+    pending += [{**open_request, "prompt": "", "options": options}] * 3
     with connections.transaction() as tx:
         for id_, question in zip(ids, pending, strict=True):
             tx.sql.execute(update(runs).where(runs.c.id == id_).values(pending_input=question))
