@@ -241,7 +241,11 @@ def _arguments(rule: Rule) -> list[str]:
 
 
 def _argument(rule: Rule, name: str) -> JsonSchema:
-    return Id.json_schema if f"<id:{name}>" in rule.rule else {"type": "string", "minLength": 1}
+    if f"<id:{name}>" in rule.rule:
+        return Id.json_schema
+    if f"<path:{name}>" in rule.rule:
+        return {"type": "string", "minLength": 1}
+    return {"type": "string", "pattern": "^[^/:]+$" if f"<name:{name}>" in rule.rule else "^[^/]+$"}
 
 
 def _text(docstring: str | None) -> str:

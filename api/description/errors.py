@@ -7,7 +7,7 @@ from typing import Any
 from arkloop.api.description.json_types import JsonSchema
 from arkloop.api.http.errors import INTERNAL_CODE, INTERNAL_MESSAGE, status_of
 from arkloop.shared import errors
-from arkloop.shared.errors import ArkloopError
+from arkloop.shared.errors import ArkloopError, NotFound
 
 #: An id of this name in a path leads to an object that may not exist.
 NOT_FOUND: Mapping[str, type[ArkloopError]] = {
@@ -90,6 +90,8 @@ class ErrorResponses:
             schema = {"allOf": [shape, {"properties": {"code": {"enum": sorted(messages)}}}]}
         else:
             name = f"{shape['$ref'].rpartition('/')[2]}-{name}"
+            if NotFound.code in messages:  # of a path that leads to no endpoint
+                schema = {"anyOf": [shape, OURS]}
         headers = ["X-Trace-Id", *_HEADERS.get(status, ())]
         self.components[name] = {
             "description": "\n".join(f"- `{code}`: {messages[code]}" for code in sorted(messages)),

@@ -14,7 +14,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Wait for runs, for at most `wait_seconds`
+         * Wait for runs, for at most wait_seconds
          * @description Wait for runs, for at most `wait_seconds`; each comes with all that its agent needs.
          *
          *     Requires the permission `agents.work`.
@@ -208,7 +208,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Respond 200, with `degraded` while Redis is down or no worker is alive
+         * Respond 200, with degraded while Redis is down or no worker is alive
          * @description Respond 200, with `degraded` while Redis is down or no worker is alive; 503 with the reason
          *     while Postgres is down or read-only.
          */
@@ -1130,7 +1130,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Create a ticket for `GET …/events?ticket=`, perhaps for tool results too
+         * Create a ticket for GET …/events?ticket=, perhaps for tool results too
          * @description Create a ticket for `GET …/events?ticket=`, perhaps for tool results too; responds 201.
          *
          *     Nothing is stored, so nothing is replayed: a request that is repeated with its
@@ -1609,7 +1609,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Wait for calls, for at most `wait_seconds`
+         * Wait for calls, for at most wait_seconds
          * @description Wait for calls, for at most `wait_seconds`; each comes with a lease and a fence.
          *
          *     Requires the permission `tools.work`.
@@ -1825,7 +1825,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Queue a delivery of `webhook.test`
+         * Queue a delivery of webhook.test
          * @description Queue a delivery of `webhook.test`; responds 201 with it.
          *
          *     Requires the permission `admin`.
@@ -4442,7 +4442,7 @@ export interface components {
                 [name: string]: unknown;
             };
             content: {
-                "application/json": components["schemas"]["OpenAIError"];
+                "application/json": components["schemas"]["OpenAIError"] | components["schemas"]["Error"];
             };
         };
         /** @description - `runs.events_lost`: The database has lost the run's next events; later ones can be read with after_seq. */
