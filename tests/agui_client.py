@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.ai_sdk_chat import MODULES, NODE, ROOT
+from tests.ai_sdk_pages import MODULES, NODE, ROOT
 from tests.caller import Caller
 
 PROGRAM = ROOT / "tests" / "front_ends" / "agui.mjs"

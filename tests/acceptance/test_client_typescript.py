@@ -10,7 +10,8 @@ from typing import Any
 
 import psutil
 
-from tests.ai_sdk_chat import MODULES, NODE, needs_front_ends
+from tests.ai_sdk_chat import needs_front_ends
+from tests.ai_sdk_pages import MODULES, NODE
 from tests.caller import Caller, script
 from tests.cutting_proxy import cutting_proxy
 from tests.system import System

@@ -13,7 +13,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from arkloop.cli.dev.embedded_server import free_port
 from tests.acceptance.test_browser import ARGUMENTS, CHROMIUM
-from tests.ai_sdk_chat import ROOT, needs_front_ends
+from tests.ai_sdk_chat import needs_front_ends
+from tests.ai_sdk_pages import ROOT
 from tests.caller import Caller, script
 from tests.system import System
 from tests.waiting import eventually
