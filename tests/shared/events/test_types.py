@@ -170,6 +170,7 @@ def test_the_types_are_those_of_the_contract() -> None:
 
     assert {
         "run.started",
+        "run.steered",
         "message.delta",
         "message.thinking",
         "tool.call.delta",
