@@ -8,27 +8,34 @@
 -- SKIP LOCKED: a row that another session has locked must not hold up the ends of the others. Rows
 -- are locked in the order of their ids.
 WITH ending AS (
-    SELECT unnest(%(ids)s::uuid[]) AS id,
-        unnest(%(fences)s::bigint[]) AS fence,
-        unnest(%(servers)s::timestamptz[]) AS server,
-        unnest(%(states)s::text[]) AS state,
-        unnest(%(stop_reasons)s::text[]) AS stop_reason,
-        unnest(%(json_outputs)s::boolean[]) AS output_is_json,
-        unnest(%(error_codes)s::text[]) AS error_code,
-        unnest(%(error_messages)s::text[]) AS error_message,
-        unnest(%(retryables)s::boolean[]) AS error_retryable,
-        unnest(%(steps)s::integer[]) AS steps,
-        unnest(%(input_tokens)s::bigint[]) AS input_tokens,
-        unnest(%(output_tokens)s::bigint[]) AS output_tokens,
-        unnest(%(cache_read_tokens)s::bigint[]) AS cache_read_tokens,
-        unnest(%(cache_write_tokens)s::bigint[]) AS cache_write_tokens,
-        unnest(%(reasoning_tokens)s::bigint[]) AS reasoning_tokens,
-        unnest(%(usage_sources)s::text[]) AS usage_source,
-        unnest(%(costs)s::numeric[]) AS cost_usd,
-        unnest(%(message_ids)s::uuid[]) AS message_id,
-        unnest(%(contents)s::text[]) AS content,
-        unnest(%(entry_ids)s::uuid[]) AS entry_id,
-        unnest(%(charges)s::bigint[]) AS charge
+    SELECT * FROM unnest(
+        %(ids)s::uuid[],
+        %(fences)s::bigint[],
+        %(servers)s::timestamptz[],
+        %(states)s::text[],
+        %(stop_reasons)s::text[],
+        %(json_outputs)s::boolean[],
+        %(error_codes)s::text[],
+        %(error_messages)s::text[],
+        %(retryables)s::boolean[],
+        %(steps)s::integer[],
+        %(input_tokens)s::bigint[],
+        %(output_tokens)s::bigint[],
+        %(cache_read_tokens)s::bigint[],
+        %(cache_write_tokens)s::bigint[],
+        %(reasoning_tokens)s::bigint[],
+        %(usage_sources)s::text[],
+        %(costs)s::numeric[],
+        %(message_ids)s::uuid[],
+        %(contents)s::text[],
+        %(entry_ids)s::uuid[],
+        %(charges)s::bigint[]
+    ) AS ending (
+        id, fence, server, state, stop_reason, output_is_json, error_code, error_message,
+        error_retryable, steps, input_tokens, output_tokens, cache_read_tokens,
+        cache_write_tokens, reasoning_tokens, usage_source, cost_usd, message_id, content,
+        entry_id, charge
+    )
 ), used AS (
     SELECT unnest(%(used_by)s::uuid[]) AS run_id,
         unnest(%(used_route_ids)s::text[]) AS route_id,
