@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "bench" / "README.md"])
 SHELLS = {"sh", "bash", "console"}
 #: What a fence may say: a block of commands must not hide in one without a language.
-LANGUAGES = SHELLS | {"json", "js", "python", "sql", "text", "toml", "yaml"}
+LANGUAGES = SHELLS | {"json", "js", "python", "sql", "text", "toml", "ts", "tsx", "yaml"}
 #: curl of the pages prints no progress, fails with an error response, and uses no proxy.
 CURLRC = 'silent\nshow-error\nfail-with-body\nmax-time = 20\nnoproxy = "*"\n'
 
