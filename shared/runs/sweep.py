@@ -1,9 +1,10 @@
 """The sweep, which finds what no notification reports: lost owners, lost cancels, deadlines.
 
-Naively every process could do this at any time; two at once would double the
-work. So every `web` and every `worker` process tries every two seconds, and an
-advisory lock lets one at a time through. Whatever is done twice all the same is
-harmless: each change is guarded by the run's row lock and raises its fence.
+Every `web` and every `worker` process asks for the turn to sweep every two
+seconds, and the first one in a period gets it: a process that dies or freezes is
+replaced in the next. An advisory lock keeps a sweep that takes longer than the
+period alone. Whatever is done twice all the same is harmless: each change is
+guarded by the run's row lock and raises its fence.
 """
 
 import logging
@@ -59,6 +60,11 @@ CANCEL_SECONDS = 5
 #: Literal text: see `tables.IS_ACTIVE`.
 WAITING = text("state = 'waiting'")
 
+#: The part of the period after which another process may sweep. Less than all of it: the process
+#: that has swept last asks again after its period, and must not come a moment too early.
+TURN = 0.75
+
+_TAKE_TURN = statement(__package__, "take_turn")
 _FIND_LOST = statement(__package__, "find_lost")
 _DECLARE_LOST = statement(__package__, "declare_lost")
 _FIND_LEAKED_RESERVATIONS = statement(__package__, "find_leaked_reservations")
@@ -90,6 +96,18 @@ def sweep(connections: Connections) -> None:
     # Not within the transaction: lost runs must not wait until old ones are deleted.
     retention.forget(connections)
     usage_days.roll_up(connections)
+
+
+def take_turn(connections: Connections) -> bool:
+    """Take the turn to sweep; returns False if another process has had it in this period.
+
+    Raises:
+        Unavailable: Postgres is out of reach.
+    """
+    period = connections.settings.sweep_seconds
+    with connections.transaction() as tx:
+        taken = tx.sql.exec_driver_sql(_TAKE_TURN, {"seconds": TURN * period})
+        return taken.rowcount == 1
 
 
 def _recover_lost(tx: Transaction) -> None:
@@ -295,7 +313,8 @@ def start(connections: Connections) -> BackgroundLoop:
 
     def step() -> None:
         rewinds.check(own)
-        sweep(own)
+        if take_turn(own):
+            sweep(own)
 
     return BackgroundLoop(
         "sweep",

@@ -4,6 +4,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    DateTime,
     ForeignKey,
     Index,
     Integer,
@@ -17,12 +18,14 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from arkloop.shared.storage.tables.columns import created_at_, metadata
 
-#: Its one row names this installation in Redis: see `shared/storage/epoch.py`.
+#: Its one row names this installation in Redis (see `shared/storage/epoch.py`), and has the time of
+#: the last sweep.
 installation = Table(
     "installation",
     metadata,
     Column("is_one", Boolean, primary_key=True, server_default=true()),
     Column("epoch", Uuid, nullable=False, server_default=func.gen_random_uuid()),
+    Column("swept_at", DateTime(timezone=True)),
     CheckConstraint("is_one", name="ck_installation_is_one"),
 )
 

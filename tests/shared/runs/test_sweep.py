@@ -424,6 +424,24 @@ def test_one_silence_loses_a_run_once(stored: StoredRuns) -> None:
     assert stored.claim(claim.run_id, paused) is not None
 
 
+def test_one_process_sweeps_in_each_period(connections: Connections) -> None:
+    """All ask at once; a clock that was set back meanwhile does not stop them."""
+    slow = replace(connections, settings=replace(connections.settings, sweep_seconds=60))
+    _swept(connections, "now() - interval '46 seconds'")
+
+    taken = in_parallel(8, lambda _: sweep.take_turn(slow))
+
+    assert 1 == taken.count(True)
+    assert not sweep.take_turn(slow)
+    _swept(connections, "now() + interval '1 hour'")
+    assert sweep.take_turn(slow)
+
+
+def _swept(connections: Connections, at: str) -> None:
+    with connections.transaction() as tx:
+        tx.sql.execute(text(f"UPDATE installation SET swept_at = {at}"))
+
+
 @pytest.mark.usefixtures("witness")
 def test_a_sweep_over_a_half_open_connection_goes_on(
     stored: StoredRuns, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
