@@ -58,6 +58,8 @@ class RunOutbox:
         self._sending = threading.Lock()
         self._added = threading.Event()
         self._closed = self._is_lost = False
+        #: Why events that were added can never be stored.
+        self._broken: StopReason | None = None
         self._ready: list[tuple[int, dict[str, Any]]] = []
         self._text: list[str] = []
         self._kind: TextKind = MessageDelta
@@ -151,14 +153,32 @@ class RunOutbox:
 
     def _send(self, verb: str, fields: Mapping[str, Any]) -> None:
         with self._sending:
-            while True:
+            if self._broken is not None and verb not in ("fail", "release"):
+                # Another thread had sent what this one waits for: it is not stored.
+                raise RunStopped(self._broken)
+            is_last = False
+            while not is_last:
                 batch, is_last = self._take()
-                if is_last and verb != "append":
-                    self._post(verb, self._body(batch, fields))
-                elif batch or fields:
-                    self._post("append", self._body(batch, fields if is_last else {}))
-                if is_last:
-                    return
+                try:
+                    if is_last and verb != "append":
+                        self._post(verb, self._body(batch, fields))
+                    elif batch or fields:
+                        self._post("append", self._body(batch, fields if is_last else {}))
+                except RunStopped as stopped:
+                    self._broken = stopped.reason
+                    raise
+                except Refused:
+                    self._drop_from(batch)
+                    raise
+
+    def _drop_from(self, batch: list[tuple[int, dict[str, Any]]]) -> None:
+        """Drop refused events and those after them: only the end of the run can follow."""
+        if batch:
+            with self._lock:
+                self._broken = "limit"
+                self._ready.clear()
+                self._text.clear()
+                self._next_seq = batch[0][0]
 
     def _body(
         self, batch: list[tuple[int, dict[str, Any]]], fields: Mapping[str, Any]

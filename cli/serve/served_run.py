@@ -103,13 +103,11 @@ class ServedRun(StepsAndCosts):
     def text(self, text: str) -> None:
         """Stream a piece of the answer."""
         with self._recording():
-            self._settle()
             self.outbox.add_text(MessageDelta, clean(_text(text)))
 
     def thinking(self, text: str) -> None:
         """Stream a piece of the model's reasoning."""
         with self._recording():
-            self._settle()
             self.outbox.add_text(MessageThinking, clean(_text(text)))
 
     def tool_call(self, name: str, arguments: Any, *, tool_call_id: str | None = None) -> str:
@@ -165,6 +163,7 @@ class ServedRun(StepsAndCosts):
                     f"A checkpoint has at most {MAX_CHECKPOINT_BYTES:,} bytes of JSON."
                 )
             if self.outbox.open_text:
+                self._settle()
                 self._last_turn = self._transcript.turn(self.outbox.open_text)
                 self.outbox.add(self._last_turn)
             self.outbox.send("append", checkpoint=json.loads(text))

@@ -92,3 +92,23 @@ def spender(run: AgentRun) -> str:
     run.cost(0.75)
     run.cost(0.75)
     return "rich"
+
+
+def mispriced(run: AgentRun) -> str:
+    """Report a call whose price nobody knows."""
+    note("began")
+    run.cost(model="nobody-knows-it", input_tokens=10)
+    return "free"
+
+
+def sayer(run: AgentRun) -> str:
+    """Make a step that may be repeated, after some text; its first execution hangs within it."""
+    run.text("Looking. ")
+
+    def look() -> str:
+        note("looks")
+        if run.attempt == 1:
+            time.sleep(30)
+        return "found"
+
+    return run.step("look", {}, look, tool_call_id="look-1", idempotent=True)

@@ -90,6 +90,21 @@ def test_a_killed_worker_is_succeeded_from_its_checkpoint(desk: Desk) -> None:
     ]
 
 
+def test_a_step_that_may_be_repeated_is_repeated_after_text(desk: Desk) -> None:
+    """Text before it does not end a call that the lost worker had begun."""
+    lost = desk.worker("sayer")
+    run_id = desk.run("sayer")
+    desk.until("looks")
+
+    lost.kill()
+    desk.worker("sayer")
+    events = desk.user.events(run_id)
+
+    assert "found" == desk.user.get_run(run_id)["output"]
+    assert ["found"] == [data["output"] for data in data_of(events, "tool.result")]
+    assert ["looks", "looks"] == desk.lines()
+
+
 def test_a_frozen_worker_never_writes_again(desk: Desk) -> None:
     """A worker that is stopped for two leases loses its run, and finds its late writes refused."""
     frozen = desk.worker("resting")
@@ -154,6 +169,7 @@ def test_questions_are_answered_between_two_executions(desk: Desk) -> None:
     ("function", "code", "message"),
     [
         ("failing", "agent.failed", "The agent failed: ValueError."),
+        ("mispriced", "agent.failed", "The agent failed: Refused."),
         ("spender", "budget.exhausted", "budget"),
     ],
 )
