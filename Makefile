@@ -101,8 +101,9 @@ overspend: setup ## 64 runs spend at once, in 1,000 trials: no budget gives more
 budget-use: setup ## 1,000 runs with a cap: they use 80 % of it, never more than it, and answer; 20 minutes
 	@$(BIN)/python -m bench.budget_use --seed $(or $(SEED),1)
 
-agent-steps: setup ## Steps of custom agents while their worker is killed, in 200 trials; 2 minutes
+agent-steps: setup ## Steps of custom agents while their worker is killed or frozen, in 2 × 200 trials; 7 minutes
 	@$(BIN)/python -m bench.agents --seed $(or $(SEED),1)
+	@$(BIN)/python -m bench.agents --served --seed $(or $(SEED),1)
 
 http-tools: setup ## HTTP tools while their worker or server is killed, in 200 trials; 4 minutes
 	@$(BIN)/python -m bench.http_tools --seed $(or $(SEED),1)

@@ -31,13 +31,19 @@ SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A run; `results` are the outputs by step, `effects` the times that each step was made."""
+    """A run; `results` are the outputs by step, `effects` the times that each step was made.
+
+    `checkpoints` are the steps that the agent had stored, and from which it went on, in order.
+    """
 
     point: str
     status: str
     output: str | None
     results: Mapping[int, Sequence[str]]
     effects: Mapping[int, int]
+    checkpoints: Sequence[tuple[str, int]] = ()
+    seqs: Sequence[int] = ()
+    last_type: str = "run.completed"
 
     @property
     def unknown(self) -> int:
@@ -60,52 +66,90 @@ class Trial:
                 faults.append(f"{effects} effects of step {number}")
             if is_done and not effects:
                 faults.append(f"a result of step {number} without an effect")
+        faults += self._faults_of_events()
         expected = [outputs[0] for _, outputs in sorted(self.results.items()) if outputs]
         if self.status == "completed" and self.output != json.dumps(expected):
             faults.append(f"another answer than the results: {self.output}")
         return faults
 
+    def _faults_of_events(self) -> list[str]:
+        faults, stored = [], 0
+        for what, number in self.checkpoints:
+            if what == "from" and number < stored:
+                faults.append(f"continued from {number}, although {stored} steps were stored")
+            stored = max(stored, number)
+        if list(self.seqs) != list(range(1, len(self.seqs) + 1)):
+            faults.append(f"the numbers of its events are {self.seqs}")
+        if self.status == "completed" and self.last_type != "run.completed":
+            faults.append(f"its last event is {self.last_type}")
+        return faults
+
 
 class Bench:
-    """An org with the agent, and the client that runs its trials."""
+    """An org with an agent, and the client that runs its trials."""
 
-    def __init__(self, service: Service, folder: Path) -> None:
-        self._service, self._file = service, folder / "effects"
+    def __init__(self, service: Service, folder: Path, agent: str = "steps") -> None:
+        self.service, self._file, self._agent = service, folder / f"effects of {agent}", agent
         self._http = httpx.Client(
             base_url=service.urls[0],
             headers={"Authorization": f"Bearer {service.api_key}"},
             timeout=60,
         )
-        self._made("/v1/personas", {"key": "steps", "agent": "steps", "max_steps": 256})
+        self._made("/v1/personas", {"key": agent, "agent": agent, "max_steps": 256})
 
     def round(self, point: str, seed: int) -> list[Trial]:
         """Start `RUNS` runs and kill their worker at the point while they are in progress."""
         chance = Random(f"{point} {seed}")
         doomed = None
         if point != "worker.any_moment":
-            self._service.end("worker")
+            self.service.end("worker")
             armed = {"ARKLOOP_FAULT_POINT": f"{point}:{chance.randint(1, RUNS)}:KILL"}
-            doomed = self._service.start("worker", armed)
-        task = {"steps": STEPS, "file": str(self._file)}
-        run_ids = [self._start(task) for _ in range(RUNS)]
+            doomed = self.service.start("worker", armed)
+        run_ids = self.start_runs()
         if doomed is None:
             time.sleep(chance.uniform(0, 0.3))
         else:
-            _wait_for_end(doomed)
-        self._service.end("worker")
-        self._service.start("worker")
-        ended = [self._ended(run_id) for run_id in run_ids]
-        lines = Counter(tuple(line.split()) for line in self._file.read_text().splitlines())
-        return [
-            Trial(
-                point=point,
-                status=run["status"],
-                output=run["output"],
-                results=self._results(run["run_id"]),
-                effects={n: lines[run["run_id"], str(n)] for n in range(STEPS)},
-            )
-            for run in ended
-        ]
+            wait_for_status(doomed, psutil.STATUS_ZOMBIE)
+        self.service.end("worker")
+        self.service.start("worker")
+        self.wait_for(run_ids)
+        return self.trials(point, run_ids)
+
+    def start_runs(self) -> list[str]:
+        """Start the runs of a round."""
+        task = {"steps": STEPS, "file": str(self._file)}
+        return [self._start(task) for _ in range(RUNS)]
+
+    def wait_for(self, run_ids: Sequence[str]) -> None:
+        """Wait for the ends of the runs; those that do not end are trials with a fault."""
+        for run_id in run_ids:
+            self._ended(run_id)
+
+    def trials(self, point: str, run_ids: Sequence[str]) -> list[Trial]:
+        """Return the runs as they are now."""
+        lines = [line.split() for line in self._file.read_text().splitlines()]
+        return [self._trial(point, run_id, lines) for run_id in run_ids]
+
+    def _trial(self, point: str, run_id: str, lines: Sequence[Sequence[str]]) -> Trial:
+        run: dict[str, Any] = self._http.get(f"/v1/runs/{run_id}").json()
+        own = [line[1:] for line in lines if line[0] == run_id]
+        effects = Counter(line[0] for line in own)
+        events = self._events(run_id)
+        results: dict[int, list[str]] = {}
+        for event in events:
+            if event["type"] == "tool.result":
+                number = int(event["data"]["tool_call_id"].removeprefix("step-"))
+                results.setdefault(number, []).append(event["data"]["output"])
+        return Trial(
+            point=point,
+            status=run["status"],
+            output=run["output"],
+            results=results,
+            effects={number: effects[str(number)] for number in range(STEPS)},
+            checkpoints=[(line[0], int(line[1])) for line in own if len(line) == 2],
+            seqs=[event["seq"] for event in events],
+            last_type=events[-1]["type"] if events else "",
+        )
 
     def milliseconds(self) -> dict[str, list[float]]:
         """Return the times of the agent's calls."""
@@ -113,7 +157,7 @@ class Bench:
         return dict(json.loads(run["output"]))
 
     def _start(self, task: Mapping[str, Any]) -> str:
-        body = {"message": json.dumps(task), "persona_id": "steps"}
+        body = {"message": json.dumps(task), "persona_id": self._agent}
         return str(self._made("/v1/runs", body)["run_id"])
 
     def _made(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,24 +175,20 @@ class Bench:
                 return run
             time.sleep(0.05)
 
-    def _results(self, run_id: str) -> dict[int, list[str]]:
+    def _events(self, run_id: str) -> list[dict[str, Any]]:
         text = self._http.get(f"/v1/runs/{run_id}/events", params={"follow": "false"}).text
         lines = [line.removeprefix("data: ") for line in text.splitlines()]
-        events = [json.loads(line) for line in lines if line.startswith("{")]
-        found: dict[int, list[str]] = {}
-        for event in events:
-            if event["type"] == "tool.result":
-                number = int(event["data"]["tool_call_id"].removeprefix("step-"))
-                found.setdefault(number, []).append(event["data"]["output"])
-        return found
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
 
-def _wait_for_end(pid: int) -> None:
+def wait_for_status(pid: int, status: str) -> bool:
+    """Wait until the process has this status of psutil; False if it never has."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return
+            if psutil.Process(pid).status() == status:
+                return True
         except psutil.NoSuchProcess:
-            return
+            return bool(status == psutil.STATUS_ZOMBIE)
         time.sleep(0.02)
+    return False

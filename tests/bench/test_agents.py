@@ -1,6 +1,8 @@
 """The verdicts of `python -m bench.agents`: a trial notices what must never happen."""
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,29 @@ def trial(
     results, effects = {**RESULTS, **results}, {**EFFECTS, **effects}
     output = json.dumps([outputs[0] for outputs in results.values() if outputs])
     return Trial(point="p", status=status, output=output, results=results, effects=effects)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"checkpoints": [("from", 0), ("stored", 4), ("from", 2)]}, "continued from 2"),
+        ({"seqs": [1, 2, 2, 3]}, "the numbers of its events are [1, 2, 2, 3]"),
+        ({"seqs": [1, 3]}, "the numbers of its events are [1, 3]"),
+        ({"last_type": "message.delta"}, "its last event is message.delta"),
+    ],
+)
+def test_a_trial_notices_what_a_lost_worker_has_done(changes: dict[str, Any], fault: str) -> None:
+    """A trial reports a checkpoint that is passed over, and events of two writers."""
+    fine: dict[str, Any] = {
+        "checkpoints": [("from", 0), ("stored", 2), ("from", 2)],
+        "seqs": [1, 2, 3],
+    }
+    whole = trial(results={}, effects={})
+
+    [found] = replace(whole, **{**fine, **changes}).faults
+
+    assert found.startswith(fault)
+    assert [] == replace(whole, **fine).faults
 
 
 @pytest.mark.parametrize(

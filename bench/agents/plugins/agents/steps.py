@@ -3,11 +3,14 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 from arkloop.agents import AgentRun
 
 CALLS = 1000
+#: Called in a step, after its effect.
+after_effect: list[Callable[[], None]] = []
 
 
 def steps(run: AgentRun) -> str:
@@ -16,11 +19,13 @@ def steps(run: AgentRun) -> str:
     if "timed" in task:
         return json.dumps(_timed(run))
     done = list(run.checkpoint_data or ())
+    _note(task["file"], f"{run.run_id} from {len(done)}")
     for number in range(len(done), task["steps"]):
         run.text(f"Step {number}. ")
         done.append(_step(run, task["file"], number))
         if number % 2:
             run.checkpoint(done)
+            _note(task["file"], f"{run.run_id} stored {len(done)}")
     return json.dumps(done)
 
 
@@ -28,10 +33,9 @@ def _step(run: AgentRun, path: str, number: int) -> str:
     """Make a step; those with an odd number may be repeated."""
 
     def append() -> str:
-        line = f"{run.run_id} {number}\n".encode()
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(file, line)
-        os.close(file)
+        _note(path, f"{run.run_id} {number}")
+        for hook in after_effect:
+            hook()
         time.sleep(0.02)
         return f"done {number}"
 
@@ -39,6 +43,12 @@ def _step(run: AgentRun, path: str, number: int) -> str:
     name = "idempotent" if is_idempotent else "once"
     key = f"step-{number}"
     return run.step(name, {"n": number}, append, tool_call_id=key, idempotent=is_idempotent)
+
+
+def _note(path: str, line: str) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, f"{line}\n".encode())
+    os.close(file)
 
 
 def _timed(run: AgentRun) -> dict[str, list[float]]:
