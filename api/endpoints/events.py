@@ -8,7 +8,14 @@ from marshmallow import Schema, fields, validate
 
 from arkloop.api.auth import stream_tickets
 from arkloop.api.auth.bearer import authenticator, bearer_token, requires
-from arkloop.api.endpoints.following import EVENT_STREAM, EventFrames, hub, streaming, watch_of
+from arkloop.api.endpoints.following import (
+    EVENT_STREAM,
+    EventFrames,
+    hub,
+    is_event_source,
+    streaming,
+    watch_of,
+)
 from arkloop.api.endpoints.run_types import StreamTicketShown
 from arkloop.api.http.current import actor, connections, settings
 from arkloop.api.http.described import described
@@ -67,17 +74,13 @@ def stream_events(run_id: UUID) -> Response:
         return Response(status=204)
     if request.method == "HEAD":
         return Response(iter(()), headers=sse.HEADERS)  # without a length, as a stream has none
+    opening = sse.reopening(cursor) if is_event_source() else sse.HELLO
     if is_all:
-        return Response(iter([sse.HELLO]), headers=sse.HEADERS, direct_passthrough=True)
+        return Response(iter([opening]), headers=sse.HEADERS, direct_passthrough=True)
     hub().check(run_id, cursor)
     goes_on = head.ended_at is None and args["follow"] == "true"
     until = None if goes_on else head.last_seq
     watch = watch_of(run_id, reader, cursor=cursor, named=args["named"] == "true", until=until)
-    # Only a browser's own EventSource sends both headers, and reads an empty event as none.
-    is_browser = last_event_id is not None and "no-cache" in request.headers.get(
-        "Cache-Control", ""
-    )
-    opening = sse.reopening(cursor) if is_browser else sse.HELLO
     return streaming(watch, opening)
 
 

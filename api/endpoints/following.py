@@ -26,6 +26,20 @@ def hub() -> StreamHub:
     return cast(StreamHub, current_app.extensions["arkloop.hub"])
 
 
+def is_event_source() -> bool:
+    """Return whether a browser's own EventSource sends this request, which ignores empty events.
+
+    Its headers can also be those of a `fetch` without a cache. Only EventSource has a reason to
+    open a stream by a ticket alone; with `Last-Event-ID` it resumes, perhaps through a proxy that
+    adds the credentials.
+    """
+    headers = request.headers
+    if "no-cache" not in headers.get("Cache-Control", ""):
+        return False
+    has_ticket = "ticket" in request.args and "Authorization" not in headers
+    return "Last-Event-ID" in headers or (has_ticket and headers.get("Accept") == EVENT_STREAM)
+
+
 def watch_of(run_id: UUID, reader: Actor, **how: Any) -> Watch:
     """Return the watch of this request's client; `how` are arguments of `Watch`."""
     return Watch(

@@ -9,7 +9,13 @@ from flask import Blueprint, Response, current_app, request
 from marshmallow import Schema, fields, validate
 
 from arkloop.api.auth.bearer import requires
-from arkloop.api.endpoints.following import EVENT_STREAM, hub, streaming, watch_of
+from arkloop.api.endpoints.following import (
+    EVENT_STREAM,
+    hub,
+    is_event_source,
+    streaming,
+    watch_of,
+)
 from arkloop.api.endpoints.messages import shown as shown_message
 from arkloop.api.http.current import actor
 from arkloop.api.http.described import Frames, described
@@ -99,10 +105,7 @@ def stream_thread(thread_id: UUID) -> Response:
     stream = ThreadStream(hub(), thread_runs(), watch, position, follows=follows)
     if run is not None and cursor is not None:
         stream.resume(run, cursor.seq)
-    is_browser = last_event_id is not None and "no-cache" in request.headers.get(
-        "Cache-Control", ""
-    )
-    opening = sse.reopening(last_event_id) if is_browser and last_event_id else sse.HELLO
+    opening = sse.reopening(last_event_id) if last_event_id and is_event_source() else sse.HELLO
     return streaming(watch, opening, pieces=stream.pieces, follow_on=stream.follow_on)
 
 

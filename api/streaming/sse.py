@@ -25,12 +25,13 @@ BLOCKED_WRITE_SECONDS = 60
 
 
 def reopening(cursor: int | str) -> bytes:
-    """Return the opening of a stream that a browser's EventSource resumes after `cursor`.
+    """Return the opening of a stream that a browser's EventSource reads after `cursor`.
 
     WebKit keeps what it has read of a frame when a connection breaks, and reads on where the next
     one begins. The comment ends a line that was cut; then an event of a type that nobody listens
     to takes the data before it, and sets the id, which may have been cut, too. Without data before
-    it, this is no event at all (WHATWG HTML, 9.2.6).
+    it, this is no event at all (WHATWG HTML, 9.2.6). A browser that lost the connection within the
+    first frame has no id to say so: hence every stream to one begins like this.
     """
     return HELLO + b"id: %b\nevent: resumed\n\n" % str(cursor).encode()
 

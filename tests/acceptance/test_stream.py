@@ -19,6 +19,7 @@ from arkloop.shared.events import event_log
 from tests.caller import Caller, client, error_of, parsed, text_of, types, until_broken_off
 from tests.system import System
 from tests.waiting import eventually
+from tests.webkit_reader import webkit_messages
 
 HELLO = b": ok\n"
 RETRY = b"retry: 1000\n"
@@ -368,30 +369,6 @@ def test_a_browser_that_resumes_gets_what_it_kept_of_a_cut_frame_terminated(
     assert "2" == whole[0][0]
     for others in ({"Last-Event-ID": "1"}, {"Cache-Control": "no-cache"}):
         assert b"resumed" not in user.raw(waiting_run, others, follow="false")
-
-
-def webkit_messages(keeping: str, stream: str) -> list[tuple[str, str]]:
-    """Return (lastEventId, data) for each `onmessage`, as WebKit's EventSource.cpp reads a
-    stream.
-    """
-    messages: list[tuple[str, str]] = []
-    data, kind, last_id, new_id = "", "", "1", None
-    for line in (keeping + stream).split("\n")[:-1]:
-        name, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if not line:
-            if data:
-                last_id, new_id = last_id if new_id is None else new_id, None
-                if kind in ("", "message"):
-                    messages.append((last_id, data.removesuffix("\n")))
-            data = kind = ""
-        elif name == "data":
-            data += value + "\n"
-        elif name == "event":
-            kind = value
-        elif name == "id":
-            new_id = value
-    return messages
 
 
 def test_a_client_that_goes_away_is_noticed(system: System, user: Caller, waiting_run: str) -> None:

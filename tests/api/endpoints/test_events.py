@@ -14,6 +14,7 @@ from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.storage import idempotency_keys
 from tests.clients import User, details_of, error_of
 from tests.stored_runs import StoredRuns
+from tests.webkit_reader import webkit_messages
 
 MakeRun = Callable[..., UUID]
 
@@ -59,6 +60,34 @@ def test_a_repeated_request_gets_a_ticket_of_its_own_login(alice: User, run_id: 
     again = ask(alice.with_token(token), run_id, "k")
 
     assert 200 == opened(alice, run_id, (again.json or {})["ticket"])
+
+
+def test_a_browser_that_has_no_id_yet_gets_the_first_event_whole(
+    alice: User, connections: Connections
+) -> None:
+    """WebKit reads on where the connection broke, also within the first frame of the stream."""
+    stored = StoredRuns.of(connections, alice)
+    claim = stored.claimed()
+    stored.finish(claim)
+    path = f"/v1/runs/{claim.run_id}/events"
+    query = {"ticket": (ask(alice, claim.run_id, "k").json or {})["ticket"]}
+    browser = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
+
+    def read(headers: dict[str, str], **more: str) -> str:
+        answer = alice.client.get(path, query_string={**query, **more}, headers=headers)
+        return answer.get_data(as_text=True)
+
+    stream = read(browser)
+    first = stream.index("\n\n", stream.index("data:"))
+    whole = webkit_messages("", stream, "")
+    assert ["1", "2"] == [id_ for id_, _ in whole]
+    for cut in range(first):
+        assert whole == webkit_messages(stream[:cut], stream, ""), stream[:cut]
+    # At the end of a run, too: with the id it sends, the browser is refused by 204 and stops.
+    assert ": ok\nid: 2\nevent: resumed\n\n" == read(browser, after_seq="2")
+    token = {"Authorization": f"Bearer {alice.token}"}
+    for others in ({}, {"Accept": "text/event-stream"}, {**browser, **token}):
+        assert "resumed" not in read(others)
 
 
 def test_a_stream_does_not_pass_over_a_hole(
