@@ -1,4 +1,4 @@
-"""The reader of EventSource in WebKit (EventSource.cpp), which keeps what it has read of a frame."""
+"""WebKit's reader of event streams (EventSource.cpp), which keeps what it has read of a frame."""
 
 
 def webkit_messages(keeping: str, stream: str, last_id: str = "1") -> list[tuple[str, str]]:

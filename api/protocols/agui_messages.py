@@ -7,6 +7,9 @@ from typing import Any
 
 Message = dict[str, Any]
 
+#: Where most streams have nothing: a set of its own takes 216 bytes.
+NO_IDS: frozenset[str] = frozenset()
+
 
 class PackedMessages:
     """Messages of a client, compressed: a stream holds them for as long as it is open."""
@@ -24,7 +27,7 @@ class RunMessages:
 
     def __init__(self) -> None:
         self._own: dict[str, Message] = {}
-        self._void: set[str] = set()
+        self._void: frozenset[str] = NO_IDS
 
     def text(self, message_id: str, text: str) -> None:
         """Set the text of a turn."""
@@ -32,7 +35,7 @@ class RunMessages:
 
     def reasoning(self, message_id: str, text: str) -> None:
         self._own[message_id] = {"id": message_id, "role": "reasoning", "content": text}
-        self._void.discard(message_id)
+        self._void -= {message_id}
 
     def call(self, message_id: str, call_id: str, name: str, arguments: str) -> None:
         """Add a call to the message of its turn."""
@@ -53,7 +56,7 @@ class RunMessages:
     def void(self, message_id: str) -> None:
         """Take a turn's message back."""
         self._own.pop(message_id, None)
-        self._void.add(message_id)
+        self._void |= {message_id}
 
     def after(self, earlier: Sequence[Message]) -> list[Message]:
         """Return these messages and then those of the run that are not among them."""
@@ -69,7 +72,7 @@ class RunMessages:
         return shown
 
     def _assistant(self, message_id: str) -> Message:
-        self._void.discard(message_id)
+        self._void -= {message_id}
         return self._own.setdefault(message_id, {"id": message_id, "role": "assistant"})
 
     def _function(self, call_id: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from ag_ui.core import (
 )
 
 from arkloop.api.protocols.agui_interrupts import interrupt_of
-from arkloop.api.protocols.agui_messages import PackedMessages, RunMessages, usage_between
+from arkloop.api.protocols.agui_messages import NO_IDS, PackedMessages, RunMessages, usage_between
 
 PROTOCOL_VERSION = "1.0"
 
@@ -92,7 +92,7 @@ class AguiProjection:
         self._text: list[str] | None = None
         self._thought: list[str] | None = None
         self._writing: dict[str, list[str]] = {}  # calls whose arguments are streamed
-        self._handed: set[str] = set()  # calls that the client makes
+        self._handed: frozenset[str] = NO_IDS  # calls that the client makes
         self._routes: Mapping[str, Mapping[str, Any]] = {}
         self._routes_before: Mapping[str, Mapping[str, Any]] = {}
 
@@ -194,7 +194,7 @@ class AguiProjection:
         is_edited = False
         for call in calls:
             call_id = self._facts.call_id(call["tool_call_id"])
-            self._handed.add(call_id)
+            self._handed |= {call_id}
             text = text_of(call["arguments"])
             if _parsed(self._messages.arguments_of(call_id)) != _parsed(text):
                 self._messages.change_arguments(call_id, text)

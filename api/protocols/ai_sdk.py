@@ -39,6 +39,7 @@ from arkloop.api.protocols.ai_sdk_requests import (
 )
 from arkloop.api.protocols.projection import project_all, projected
 from arkloop.api.streaming import sse
+from arkloop.api.streaming.stack_pages import gives_back_its_stack
 from arkloop.shared.errors import (
     EventsLost,
     Forbidden,
@@ -80,6 +81,7 @@ _DIALECT, _STREAM = DialectQuery(), StreamQuery()
 
 
 @bp.post("/v1/ui/chat")
+@gives_back_its_stack
 @requires("data.runs.write", end_users=True)
 @described(
     body=CHAT,
@@ -113,6 +115,7 @@ def send_chat() -> Response:
 
 
 @bp.get("/v1/ui/chat/<path:chat_id>/stream")
+@gives_back_its_stack
 @requires("data.runs.read", end_users=True)
 @described(
     query=StreamQuery,

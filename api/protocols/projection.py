@@ -72,34 +72,37 @@ def projected(
             watch,
             opening=sse.HELLO + b"".join(opening[skip:]),
             on_leave=on_leave,
-            pieces=pieces(watch, projection, max(0, skip - len(opening))),
+            pieces=Pieces(watch, projection, max(0, skip - len(opening))),
         )
     response.headers.update(headers)
     return response
 
 
-def pieces(watch: Watch, projection: Projection, skip: int) -> Callable[[Page], Iterator[bytes]]:
-    """Return what makes the pieces of a projected stream from the pages of its watch."""
-    left = skip
+class Pieces:
+    """The pieces of a projected stream, made from the pages of its watch."""
 
-    def of_page(page: Page) -> Iterator[bytes]:
-        nonlocal left
+    __slots__ = ("_projection", "_skip", "_watch")
+
+    def __init__(self, watch: Watch, projection: Projection, skip: int) -> None:
+        self._watch = watch
+        self._projection = projection
+        self._skip = skip  # frames to leave out
+
+    def __call__(self, page: Page) -> Iterator[bytes]:
         piece = bytearray()
-        for frame in _frames(page.parsed(), projection):
-            if left:
-                left -= 1
+        for frame in _frames(page.parsed(), self._projection):
+            if self._skip:
+                self._skip -= 1
                 continue
             piece += frame
             if len(piece) >= PIECE_BYTES:
                 yield bytes(piece)
                 piece.clear()
-        if projection.is_over or page.ended:
-            piece += b"".join(projection.closing())
-            watch.end()
+        if self._projection.is_over or page.ended:
+            piece += b"".join(self._projection.closing())
+            self._watch.end()
         if piece:
             yield bytes(piece)
-
-    return of_page
 
 
 def project_all(events: Iterable[Mapping[str, Any]], projection: Projection) -> list[bytes]:

@@ -21,6 +21,7 @@ from arkloop.api.protocols.responses_object import RunFacts
 from arkloop.api.protocols.responses_projection import ResponseProjection
 from arkloop.api.protocols.responses_request import CreateResponse
 from arkloop.api.streaming.rest import wait_for_rest
+from arkloop.api.streaming.stack_pages import gives_back_its_stack
 from arkloop.shared.errors import (
     EventsLost,
     Forbidden,
@@ -61,6 +62,7 @@ _CREATE, _RETRIEVE = CreateResponse(), RetrieveQuery()
 
 
 @bp.post("/v1/responses")
+@gives_back_its_stack
 @requires("data.runs.write", end_users=True)
 @described(
     body=CreateResponse,
@@ -85,6 +87,7 @@ def create_response() -> Response:
 
 
 @bp.get("/v1/responses/<name:response_id>")
+@gives_back_its_stack
 @requires("data.runs.read", end_users=True)
 @described(
     query=RetrieveQuery,

@@ -38,7 +38,8 @@ class ResponseProjection:
         self._facts = facts
         self._first = waits
         self._previous = 0
-        self._response = response_object(facts, str(ResponseId(facts.run_id, waits)))
+        #: What the events have changed of the object, which is made for each frame that has it.
+        self._changes: Object = {"status": "queued"}
         self._output = ResponseOutput(facts.run_id)
         self._calls: dict[str, Call] = {}
         self._asked_call: str | None = None
@@ -60,7 +61,9 @@ class ResponseProjection:
 
     def response(self) -> Object:
         """Return the response object as it is after the events so far."""
-        return {**self._response, "output": self._output.items()}
+        response_id = str(ResponseId(self._facts.run_id, self._first))
+        changes = {**self._changes, "output": self._output.items()}
+        return response_object(self._facts, response_id, **changes)
 
     def opening(self) -> list[bytes]:
         """Return the frames before the run's first event."""
@@ -97,7 +100,7 @@ class ResponseProjection:
             return []
         self._usage_before = self._usage
         previous = str(ResponseId(self._facts.run_id, self._previous))
-        self._response |= {"created_at": _time(event), "previous_response_id": previous}
+        self._changes |= {"created_at": _time(event), "previous_response_id": previous}
         return self._begin()
 
     def _begin(self) -> list[bytes]:
@@ -107,8 +110,8 @@ class ResponseProjection:
         kind, data = event["type"], event["data"]
         self._note(event)
         is_ended = kind in ("run.completed", "run.failed", "run.cancelled")
-        if self._response["status"] == "queued":
-            self._response["status"] = "in_progress"
+        if self._changes["status"] == "queued":
+            self._changes["status"] = "in_progress"
             yield self._lifecycle("in_progress")
         match kind:
             case "message.delta":
@@ -178,7 +181,7 @@ class ResponseProjection:
         if changes["status"] == "completed":
             changes["completed_at"] = _time(event)
         usage = usage_object(self._usage, self._usage_before)
-        self._response |= {**changes, "usage": usage}
+        self._changes |= {**changes, "usage": usage}
         self.is_over = True
         return self._lifecycle(kind)
 

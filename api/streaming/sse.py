@@ -65,6 +65,7 @@ def stream(
     hub.add(watch)
     try:
         yield opening
+        opening = b""  # a protocol's may have kilobytes
         first = RETRY
         is_whole = False
         while not is_whole:

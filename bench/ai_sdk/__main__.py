@@ -6,7 +6,7 @@
 Up to ten connections of each trial are cut at random bytes, while the worker and the web server are
 killed and Redis is emptied. Exit status 1: an answer differs, is missing, or is there twice.
 
-`--costs` measures the projection beside the native stream instead.
+`--costs` measures this projection, and those of Responses and AG-UI, beside the native stream.
 """
 
 import argparse

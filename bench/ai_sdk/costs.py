@@ -1,4 +1,4 @@
-"""Costs of the projection beside the native stream, in the same run of the service."""
+"""Costs of the projections beside the native stream, in the same run of the service."""
 
 import http.client
 import json
@@ -7,13 +7,15 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import quantiles
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from bench.service import Service
 from bench.silent_vendor import SilentVendor
@@ -23,6 +25,8 @@ IDLE_STREAMS = 400
 STOPS = 50
 REST_SECONDS = 3.0
 _SENT_AT = re.compile(rb"\d+:(\d{10}\.\d{4}) ")
+#: What marks the lines that bring a piece of text; the text as a whole follows in others.
+_DELTAS = (b"message.delta", b"text-delta", b"output_text.delta", b"TEXT_MESSAGE_CONTENT")
 
 
 def measure() -> Iterator[str]:
@@ -64,25 +68,39 @@ class Client:
         return chat, self.open("POST", "/v1/ui/chat", {"id": chat, "messages": [message], **fields})
 
 
+def _streams(client: Client, chat: str, run_id: str) -> dict[str, Callable[[], Any]]:
+    """Return what opens a stream of the chat's run, by protocol."""
+    response = f"/v1/responses/resp_{UUID(run_id).hex}?stream=true"
+    connect = {"threadId": chat, "runId": "joins", "messages": []}
+    return {
+        "native": lambda: client.open("GET", f"/v1/runs/{run_id}/events"),
+        "AI SDK": lambda: client.open("GET", f"/v1/ui/chat/{chat}/stream"),
+        "Responses": lambda: client.open("GET", response),
+        "AG-UI": lambda: client.open("POST", "/v1/agui/connect", connect),
+    }
+
+
 def delivery(client: Client) -> Iterator[str]:
-    """Follow each run by both protocols; the text has the time at which it was said."""
-    seconds: dict[str, list[float]] = {"native": [], "projected": []}
+    """Follow each run by all protocols; the text has the time at which it was said."""
+    seconds: dict[str, list[float]] = defaultdict(list)
     text = json.dumps({"script": [{"count": COUNTS, "delay_ms": 20}]})
-    with ThreadPoolExecutor(2 * RUNS) as pool:
-        for _ in range(RUNS):
-            _, projected = client.chat(text)
-            run_id = projected.headers["x-workflow-run-id"]
-            native = client.open("GET", f"/v1/runs/{run_id}/events")
-            pool.submit(_follow, native, seconds["native"])
-            pool.submit(_follow, projected, seconds["projected"])
+    with ThreadPoolExecutor(4 * RUNS) as pool:
+        for number in range(RUNS):
+            chat, started = client.chat(text)
+            streams = list(_streams(client, chat, started.headers["x-workflow-run-id"]).items())
+            # The first to open a stream has no advantage.
+            for name, opened in streams[number % 4 :] + streams[: number % 4]:
+                pool.submit(_follow, opened(), seconds[name])
+            started.close()
     percentiles = {}
     for name, values in seconds.items():
         cut = quantiles(values, n=100)
         percentiles[name] = cut[98]
         shown = f"p50 {cut[49] * 1000:.1f} ms, p99 {cut[98] * 1000:.1f} ms of {len(values)}"
         yield f"delivery, {name}: {shown}"
-    ratio = percentiles["projected"] / percentiles["native"]
-    yield f"delivery: p99 is {ratio:.2f} × that of the native stream"
+    for name in ("AI SDK", "Responses", "AG-UI"):
+        ratio = percentiles[name] / percentiles["native"]
+        yield f"delivery, {name}: p99 is {ratio:.2f} × that of the native stream"
 
 
 def _follow(stream: http.client.HTTPResponse, seconds: list[float]) -> None:
@@ -90,22 +108,20 @@ def _follow(stream: http.client.HTTPResponse, seconds: list[float]) -> None:
     while piece := stream.read1(65536):
         now = time.time()
         *lines, rest = (rest + piece).split(b"\n")
-        # The text as a whole follows in `message.completed`.
-        deltas = [line for line in lines if b"-delta" in line or b"message.delta" in line]
+        deltas = [line for line in lines if any(mark in line for mark in _DELTAS)]
         seconds += [now - float(at) for line in deltas for at in _SENT_AT.findall(line)]
 
 
 def memory(client: Client, service: Service) -> Iterator[str]:
-    """Open idle streams of one run by both protocols; the first ones are not counted."""
+    """Open idle streams of one run by all protocols; the first ones are not counted."""
     said = json.dumps({"script": [{"say": "Well."}, {"hang": 100_000}]})
     chat, first = client.chat(said)
-    run_id = first.headers["x-workflow-run-id"]
-    paths = {"native": f"/v1/runs/{run_id}/events", "projected": f"/v1/ui/chat/{chat}/stream"}
-    kept = [client.open("GET", path) for path in paths.values() for _ in range(100)]
-    for name, path in [*paths.items(), *paths.items()]:
+    streams = _streams(client, chat, first.headers["x-workflow-run-id"])
+    kept = [open_() for open_ in streams.values() for _ in range(100)]
+    for name, open_ in [*streams.items(), *streams.items()]:
         time.sleep(REST_SECONDS)
         before = sum(service.memory("web"))
-        opened = [client.open("GET", path) for _ in range(IDLE_STREAMS)]
+        opened = [open_() for _ in range(IDLE_STREAMS)]
         time.sleep(REST_SECONDS)
         grown = (sum(service.memory("web")) - before) / IDLE_STREAMS / 1024
         yield f"memory per idle stream, {name}: {grown:.1f} KiB, of {IDLE_STREAMS}"
