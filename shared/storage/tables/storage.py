@@ -18,15 +18,23 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from arkloop.shared.storage.tables.columns import created_at_, metadata
 
-#: Its one row names this installation in Redis (see `shared/storage/epoch.py`), and has the time of
-#: the last sweep.
+#: Its one row names this installation in Redis (see `shared/storage/epoch.py`). Nothing may update
+#: it but to begin an epoch: the name has the transaction that wrote the row last.
 installation = Table(
     "installation",
     metadata,
     Column("is_one", Boolean, primary_key=True, server_default=true()),
     Column("epoch", Uuid, nullable=False, server_default=func.gen_random_uuid()),
-    Column("swept_at", DateTime(timezone=True)),
     CheckConstraint("is_one", name="ck_installation_is_one"),
+)
+
+#: Its one row has the time of the last sweep.
+sweep_turn = Table(
+    "sweep_turn",
+    metadata,
+    Column("is_one", Boolean, primary_key=True, server_default=true()),
+    Column("swept_at", DateTime(timezone=True)),
+    CheckConstraint("is_one", name="ck_sweep_turn_is_one"),
 )
 
 idempotency_keys = Table(

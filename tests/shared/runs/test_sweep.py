@@ -25,6 +25,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.runs import sweep
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections, connect
+from arkloop.shared.storage.epoch import IDENTITY
 from arkloop.shared.storage.tables.runs import inputs
 from chaos.system.fault_proxy import FaultProxy
 from tests.stored_runs import StoredRuns, ago
@@ -437,9 +438,21 @@ def test_one_process_sweeps_in_each_period(connections: Connections) -> None:
     assert sweep.take_turn(slow)
 
 
+def test_a_sweep_leaves_the_names_in_redis_as_they_are(connections: Connections) -> None:
+    """Processes that connect before and after it find each other's messages and events."""
+    with connections.reading() as sql:
+        before = sql.execute(text(IDENTITY)).one()[:2]
+
+    _swept(connections, "NULL")
+    assert sweep.take_turn(connections)
+
+    with connections.reading() as sql:
+        assert before == sql.execute(text(IDENTITY)).one()[:2]
+
+
 def _swept(connections: Connections, at: str) -> None:
     with connections.transaction() as tx:
-        tx.sql.execute(text(f"UPDATE installation SET swept_at = {at}"))
+        tx.sql.execute(text(f"UPDATE sweep_turn SET swept_at = {at}"))
 
 
 @pytest.mark.usefixtures("witness")
