@@ -86,6 +86,7 @@ class Settings:
     path_prefix: str | None = (
         None  # under which a proxy publishes this service, `/arkloop` for example
     )
+    public_url: str | None = None  # what browsers reach it by, without `path_prefix`
 
     routes_file: str | None = None
     openai_api_key: str | None = field(default=None, repr=False)
@@ -148,6 +149,7 @@ class _Reader:
             "cors_origins": self._origins("ARKLOOP_CORS_ORIGINS"),
             "allowed_hosts": tuple(map(str.lower, hosts)),
             "path_prefix": self._path_prefix("ARKLOOP_PATH_PREFIX"),
+            "public_url": self._public_url("ARKLOOP_PUBLIC_URL"),
             "plugins": self._folders("ARKLOOP_PLUGINS"),
             "webhook_retry_seconds": self._pauses("ARKLOOP_WEBHOOK_RETRY_SECONDS")
             or Settings.webhook_retry_seconds,
@@ -308,6 +310,17 @@ class _Reader:
         if prefix is not None and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", prefix):
             self.problems.append(f"{name}: {prefix!r} is not a path such as /arkloop")
         return prefix
+
+    def _public_url(self, name: str) -> str | None:
+        """Read an origin; people log in on their way to it, so that only loopback needs no TLS."""
+        url = self._text(name)
+        if url is not None and not _ORIGIN.fullmatch(url):
+            self.problems.append(
+                f"{name}: {url!r} is not an origin such as https://runs.example.com, in lower case"
+            )
+        elif url is not None and not re.match(r"https:|http://(localhost|127\.|\[::1\])", url):
+            self.problems.append(f"{name}: must begin with https://, except on loopback")
+        return url
 
     def _endpoint(self, name: str) -> str | None:
         url = self._text(name)

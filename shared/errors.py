@@ -23,6 +23,7 @@ ArkloopError
 │   ├── WebhookEndpointNotFound webhook_endpoints.not_found
 │   └── WebhookDeliveryNotFound webhook_endpoints.delivery_not_found
 ├── BadRequest                  http.bad_request
+├── McpStateInvalid             mcp_oauth.state_invalid
 ├── MethodNotAllowed            http.method_not_allowed
 ├── RequestTimeout              http.request_timeout
 ├── UnsupportedMediaType        http.unsupported_media_type
@@ -191,6 +192,14 @@ class WebhookDeliveryNotFound(NotFound):
 class BadRequest(ArkloopError):
     code = "http.bad_request"
     message = "The request is not valid HTTP."
+
+
+class McpStateInvalid(ArkloopError):
+    code = "mcp_oauth.state_invalid"
+    message = (
+        "This authorization is unknown, has expired or was completed before; start again from"
+        " where you found the link."
+    )
 
 
 class MethodNotAllowed(ArkloopError):

@@ -31,6 +31,8 @@ PACE = {
 }
 #: The worker sweeps often; web servers that did so, too, would take a third of the suite's CPU.
 REST = {"ARKLOOP_SWEEP_SECONDS": "1"}
+#: Nothing is there: tests go where browsers would be sent to by themselves.
+PUBLIC_URL = "https://runs.example.com"
 
 
 class Worker:
@@ -209,6 +211,7 @@ def running_system(
             "ARKLOOP_ALLOWED_NETWORKS": "127.0.0.0/8",
             "ARKLOOP_FETCH_ALLOWED_NETWORKS": "127.0.0.0/8",
             "ARKLOOP_MCP_STDIO": "1",
+            "ARKLOOP_PUBLIC_URL": PUBLIC_URL,
             "ARKLOOP_WORKER_CONCURRENCY": str(CONCURRENCY),
             # Installed next to the service, as the customer's package is.
             "PYTHONPATH": str(ROOT / "tests" / "agents_package"),

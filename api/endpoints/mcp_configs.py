@@ -1,21 +1,23 @@
 """`/v1/mcp-configs`: an org's MCP servers, and the approval of their tools."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify, make_response
-from marshmallow import Schema, fields, validate
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
-from arkloop.api.http.current import actor, connections
+from arkloop.api.http.current import actor, connections, settings
 from arkloop.api.http.described import JsonObject, described
 from arkloop.api.http.fields import BoundedList
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
 from arkloop.api.http.secret_headers import SecretHeaders
-from arkloop.shared.catalog import mcp_configs
+from arkloop.shared.catalog import mcp_access, mcp_configs
 from arkloop.shared.errors import McpToolChanged, McpToolNotFound, NameTaken
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.times import rfc3339, rfc3339_or_none
@@ -25,6 +27,7 @@ bp = Blueprint("mcp_configs", __name__)
 MAX_URL_CHARACTERS = 2_000
 MAX_ARGUMENTS = 64
 MAX_APPROVALS = 1_000
+MAX_CLIENT_CHARACTERS = 1_000
 
 #: It stands before the names of tools.
 _NAME = validate.Regexp(
@@ -32,7 +35,7 @@ _NAME = validate.Regexp(
 )
 _HASH = validate.Regexp(r"\A[0-9a-f]{64}\Z", error="must be 64 hexadecimal digits")
 
-
+_NO_PAGES: Mapping[UUID, str] = {}
 APPROVING = (McpToolNotFound, McpToolChanged)
 
 
@@ -42,8 +45,20 @@ class ByToolName(NamedTuple):
     name: str
 
 
+class McpOAuth(Schema):
+    """An empty object registers a client with the server's authorization server."""
+
+    client_id = fields.String(validate=validate.Length(1, MAX_CLIENT_CHARACTERS))
+    client_secret = fields.String(validate=validate.Length(1, MAX_CLIENT_CHARACTERS))
+
+    @validates_schema
+    def _check(self, data: dict[str, str], **_: Any) -> None:
+        if "client_secret" in data and "client_id" not in data:
+            raise ValidationError("is required with `client_secret`", "client_id")
+
+
 class McpConfigChanges(Schema):
-    """`headers` takes the place of all there were; null removes them."""
+    """`headers` takes the place of all there were, and so does `oauth`; null removes them."""
 
     name = fields.String(validate=_NAME)
     url = fields.String(validate=validate.Length(1, MAX_URL_CHARACTERS))
@@ -51,6 +66,7 @@ class McpConfigChanges(Schema):
         fields.String(validate=validate.Length(1, 4_000)), least=1, most=MAX_ARGUMENTS
     )
     headers = SecretHeaders(reserved=("last-event-id",), reserved_prefixes=("mcp-",))
+    oauth = fields.Nested(McpOAuth, allow_none=True)
 
 
 class CreateMcpConfig(McpConfigChanges):
@@ -93,7 +109,9 @@ def list_mcp_configs() -> Response:
     args = page_args(ByTime)
     with connections().reading() as sql:
         rows = mcp_configs.list_(sql, actor().org_id, limit=args.limit + 1, before=args.before)
-    return page(rows, args, show=_shown, cursor_of=ByTime.of)
+        pages = mcp_access.open_pages(sql, settings(), rows)
+    show = partial(_shown, pages=pages)
+    return page(rows, args, show=show, cursor_of=ByTime.of)
 
 
 @bp.get("/v1/mcp-configs/<id:config_id>")
@@ -103,7 +121,8 @@ def get_mcp_config(config_id: UUID) -> Response:
     """Show a server."""
     query_args(NoArguments())
     with connections().reading() as sql:
-        return jsonify(_shown(mcp_configs.find(sql, actor().org_id, config_id)))
+        config = mcp_configs.find(sql, actor().org_id, config_id)
+        return jsonify(_shown(config, mcp_access.open_pages(sql, settings(), [config])))
 
 
 @bp.patch("/v1/mcp-configs/<id:config_id>")
@@ -184,7 +203,12 @@ def approve_mcp_tools(config_id: UUID) -> Response:
     return jsonify([_shown_tool(row) for row in rows])
 
 
-def _shown(row: Row[Any]) -> dict[str, Any]:
+def _shown(row: Row[Any], pages: Mapping[UUID, str] = _NO_PAGES) -> dict[str, Any]:
+    oauth = row.oauth and {
+        **row.oauth,
+        "has_client_secret": row.has_client_secret,
+        "authorization_url": pages.get(row.id),
+    }
     return {
         "id": str(row.id),
         "org_id": str(row.org_id),
@@ -193,6 +217,7 @@ def _shown(row: Row[Any]) -> dict[str, Any]:
         "url": row.url,
         "command": row.command,
         "header_names": row.header_names,
+        "oauth": oauth,
         "tool_count": row.tool_count,
         "discovered_at": rfc3339_or_none(row.discovered_at),
         "discovery_error": row.discovery_error,

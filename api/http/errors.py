@@ -20,6 +20,7 @@ from arkloop.shared.errors import (
     HeadersTooLarge,
     InvalidRequest,
     InvalidState,
+    McpStateInvalid,
     MethodNotAllowed,
     NotFound,
     QueueFull,
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 STATUS: dict[type[ArkloopError], int] = {
     BadRequest: 400,
     InvalidState: 400,
+    McpStateInvalid: 400,
     Unauthorized: 401,
     Forbidden: 403,
     NotFound: 404,

@@ -181,6 +181,7 @@ def _environment(options: Options, port: int, folder: DataFolder) -> dict[str, s
         # machine must not reach what only this machine can.
         environment.setdefault("ARKLOOP_ALLOWED_NETWORKS", "127.0.0.0/8,::1/128")
         environment.setdefault("ARKLOOP_MCP_STDIO", "1")
+        environment.setdefault("ARKLOOP_PUBLIC_URL", f"http://127.0.0.1:{port}")
     environment.setdefault("ARKLOOP_REGISTRATION", "open")
     environment.setdefault("ARKLOOP_NEW_ORG_CREDITS", str(NEW_ORG_CREDITS))
     environment.setdefault("ARKLOOP_SCRIPTED", "1")

@@ -5,7 +5,6 @@ this server. Whatever appears or changes later is offered to a model only when a
 approved exactly this description, by its hash.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql import ColumnElement
 
+from arkloop.shared.catalog import mcp_access, mcp_secrets
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import (
     InvalidRequest,
@@ -25,7 +25,7 @@ from arkloop.shared.errors import (
     NameTaken,
 )
 from arkloop.shared.ids import new_id
-from arkloop.shared.security import egress, encryption
+from arkloop.shared.security import egress
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.notifications import Discover
 from arkloop.shared.storage.pages import Place, after, fitting, newest
@@ -38,9 +38,8 @@ MAX_CONFIGS = 100  # of one org
 #: Age at which a list of tools is stale, and at which a failed discovery is repeated.
 FRESH, RETRY = timedelta(minutes=5), timedelta(seconds=30)
 
-_PURPOSE = "mcp_configs.headers"
-#: All but the secret.
-_SHOWN = [column for column in mcp_configs.c if column.name != "headers_encrypted"]
+#: All but the secrets.
+_SHOWN = [column for column in mcp_configs.c if not column.name.endswith("_encrypted")]
 
 
 class Described(Protocol):
@@ -70,13 +69,14 @@ def create(
     url: str | None = None,
     command: Sequence[str] | None = None,
     headers: Mapping[str, str] | None = None,
+    oauth: Mapping[str, str] | None = None,
 ) -> Row[Any]:
     """Create a server's config; its tools are listed after the commit.
 
     Raises:
         NameTaken, InvalidRequest: see `change`; or the org has `MAX_CONFIGS` already.
     """
-    given = {"url": url, "command": command, "headers": headers}
+    given = {"url": url, "command": command, "headers": headers, "oauth": oauth}
     _check(tx.connections.settings, transport, {n: v for n, v in given.items() if v is not None})
     needed = "url" if transport == STREAMABLE_HTTP else "command"
     if given[needed] is None:
@@ -94,7 +94,8 @@ def create(
             transport=transport,
             url=url,
             command=None if command is None else list(command),
-            **_headers(tx.connections.settings, org_id, headers or {}),
+            **mcp_secrets.header_values(tx.connections.settings, org_id, headers or {}),
+            **mcp_secrets.oauth_values(tx.connections.settings, org_id, oauth),
         ),
     )
     discover(tx, config_id)
@@ -102,10 +103,11 @@ def create(
 
 
 def change(tx: Transaction, org_id: UUID, config_id: UUID, changes: Mapping[str, Any]) -> Row[Any]:
-    """Change `name`, `url`, `command` or `headers` (all of them, or None for none).
+    """Change `name`, `url`, `command`, `oauth` or `headers` (all of them, or None for none).
 
-    Approvals stay: they are for descriptions, wherever these come from. Stored headers go only
-    where they were given for: with another address they are given again.
+    Approvals stay: they are for descriptions, wherever these come from. Stored secrets go only
+    where they were given for: with another address headers and a client's secret are given again,
+    and people have to grant access again.
 
     Raises:
         McpConfigNotFound
@@ -120,10 +122,15 @@ def change(tx: Transaction, org_id: UUID, config_id: UUID, changes: Mapping[str,
     moved = changes.get("url", row.url) != row.url
     if moved and row.header_names and "headers" not in changes:
         raise InvalidRequest(headers=["must be resent when `url` changes"])
-    values = dict(changes)
+    if moved and row.has_client_secret and "oauth" not in changes:
+        raise InvalidRequest(oauth=["must be resent when `url` changes"])
+    if moved or "oauth" in changes:
+        mcp_access.forget(tx, config_id)
+    settings, values = tx.connections.settings, dict(changes)
     if "headers" in values:
-        headers = values.pop("headers") or {}
-        values.update(_headers(tx.connections.settings, org_id, headers))
+        values |= mcp_secrets.header_values(settings, org_id, values.pop("headers") or {})
+    if "oauth" in values:
+        values |= mcp_secrets.oauth_values(settings, org_id, values["oauth"])
     statement = update(mcp_configs).where(mcp_configs.c.id == config_id)
     _write(tx, statement.values(**values, updated_at=func.now()))
     discover(tx, config_id)
@@ -229,20 +236,6 @@ def of_id(sql: Connection, config_id: UUID) -> Row[Any] | None:
     return sql.execute(_with_secret().where(mcp_configs.c.id == config_id)).one_or_none()
 
 
-def headers_of(settings: Settings, row: Row[Any]) -> dict[str, str]:
-    """Return the headers of a row of `of_names`.
-
-    Raises:
-        encryption.NoEncryptionKey, encryption.CannotOpen
-    """
-    if row.headers_encrypted is None:
-        return {}
-    keyring = encryption.keyring(settings.encryption_key)
-    text = keyring.open(row.headers_encrypted, org_id=row.org_id, purpose=_PURPOSE)
-    headers: dict[str, str] = json.loads(text)
-    return headers
-
-
 def offered(sql: Connection, config_ids: Iterable[UUID], *, limit: int) -> list[Row[Any]]:
     """List the tools of these configs that a model may be offered, by `config_name` and name.
 
@@ -320,7 +313,7 @@ def record_failure(tx: Transaction, config_id: UUID, why: str, *, as_of: datetim
 def _check(settings: Settings, transport: str, given: Mapping[str, Any]) -> None:
     if transport == STDIO and not settings.mcp_stdio:
         raise InvalidRequest(transport=["stdio is not allowed on this installation"])
-    wrong = ("command",) if transport == STREAMABLE_HTTP else ("url", "headers")
+    wrong = ("command",) if transport == STREAMABLE_HTTP else ("url", "headers", "oauth")
     if found := [name for name in wrong if name in given]:
         raise InvalidRequest(
             **{name: [f"is not supported for the transport {transport}"] for name in found}
@@ -332,17 +325,6 @@ def _check(settings: Settings, transport: str, given: Mapping[str, Any]) -> None
             raise InvalidRequest(url=[str(refused)]) from None
         if "#" in given["url"]:
             raise InvalidRequest(url=["must have no fragment"])
-
-
-def _headers(settings: Settings, org_id: UUID, headers: Mapping[str, str]) -> dict[str, Any]:
-    if not headers:
-        return {"headers_encrypted": None, "header_names": []}
-    keyring = encryption.keyring(settings.encryption_key)
-    try:
-        sealed = keyring.seal(json.dumps(dict(headers)), org_id=org_id, purpose=_PURPOSE)
-    except encryption.NoEncryptionKey:
-        raise InvalidRequest(headers=["ARKLOOP_ENCRYPTION_KEY is not set on this server"]) from None
-    return {"headers_encrypted": sealed, "header_names": sorted(headers)}
 
 
 def _write(tx: Transaction, statement: Any) -> None:
@@ -366,7 +348,8 @@ def _shown() -> Any:
         .where(mcp_tools.c.config_id == mcp_configs.c.id, _is_offered())
         .scalar_subquery()
     )
-    return select(*_SHOWN, count.label("tool_count"))
+    has_secret = mcp_configs.c.client_secret_encrypted.is_not(None)
+    return select(*_SHOWN, has_secret.label("has_client_secret"), count.label("tool_count"))
 
 
 def _is_still(config_id: UUID, as_of: datetime | None) -> ColumnElement[bool]:

@@ -92,6 +92,16 @@ def answer(
     _requeue_with_input(tx, run, content, actor.user_id)
 
 
+def answer_visit(tx: Transaction, run_id: UUID, url: str, *, is_accepted: bool) -> None:
+    """Queue the run again if it waits for somebody to visit this page, which has happened."""
+    query = select(*runs.c).where(runs.c.id == run_id).with_for_update(key_share=True)
+    run = tx.sql.execute(query).mappings().one_or_none()
+    if run is None or run["state"] != RunState.WAITING or run["pending_input"].get("url") != url:
+        return
+    reply = form_replies.ACCEPTED if is_accepted else form_replies.DECLINED
+    _requeue_with_input(tx, run, reply, None)
+
+
 def give_results(
     tx: Transaction, actor: Actor, run_id: UUID, results: Sequence[CallResult]
 ) -> None:

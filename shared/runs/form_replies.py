@@ -13,6 +13,8 @@ KINDS = (FORM, AUTHORIZATION)
 ACTIONS = ("accept", "decline", "cancel")
 #: The reply in place of one that did not come in time.
 NO_REPLY = '{"action": "cancel"}'
+#: The replies of a page that reports back itself.
+ACCEPTED, DECLINED = '{"action": "accept"}', '{"action": "decline"}'
 _MAX_ERRORS = 5
 
 

@@ -290,3 +290,9 @@ def list_of_thread(
         raise ThreadNotFound()
     filters = {**filters, "thread_id": thread_id}
     return list_of_org(sql, actor, limit=limit, before=before, filters=filters)
+
+
+def creator_of(sql: Connection, run_id: UUID) -> UUID:
+    """Return the user who created the run."""
+    creator: UUID = sql.scalars(select(runs.c.created_by_user_id).where(runs.c.id == run_id)).one()
+    return creator

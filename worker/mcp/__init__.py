@@ -9,6 +9,9 @@ own, one for each org, and nothing else does:
 and `descriptions`; a sidecar imports nothing that knows a database.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 #: The key in the `_meta` of a call whose value is the call's identity.
 CALL_META = "arkloop/call"
 #: That of its trace context, and the HTTP header: MCP reserves the name without a prefix.
@@ -25,6 +28,14 @@ class ToolChanged(McpFailed):
 
 class SessionLost(McpFailed):
     """The server rejected a request unread, because it does not know the session (any more)."""
+
+
+class AuthorizationRequired(McpFailed):
+    """The lack of somebody's access; `made` is the request for it, whose page is to be visited."""
+
+    def __init__(self, made: Mapping[str, Any]) -> None:
+        super().__init__("Access to the server has to be authorized.")
+        self.made = made
 
 
 class Cancelled(McpFailed):

@@ -22,6 +22,9 @@ IDLE_SECONDS = 300.0
 #: Of a stream that many messages go through: an answer, and the notifications before it.
 MAX_STREAM_BYTES = 64 * 1024 * 1024
 MAX_CONNECTIONS = 32
+#: httpx counts the requests of an authorization as redirects. So real ones are followed, too, where
+#: they stay within their origin: the SDK follows no others.
+MAX_AUTH_REQUESTS = 32
 #: The protocol asks for 404 where a session is not known; servers answer 400 and others too. These
 #: are about something else.
 _NOT_ABOUT_SESSIONS = frozenset({401, 402, 403, 407, 408, 413, 429})
@@ -32,16 +35,19 @@ REQUEST_ID = "arkloop/request"
 class CheckedClient(httpx2.AsyncClient):
     """A client for one server. Its headers are for that server alone: no redirect is followed."""
 
-    def __init__(self, headers: Mapping[str, str], policy: egress.Policy) -> None:
+    def __init__(
+        self, headers: Mapping[str, str], policy: egress.Policy, auth: httpx2.Auth | None = None
+    ) -> None:
         self.transport = _Transport(policy)
         super().__init__(
             # Whatever is compressed may be a bomb.
             headers={"User-Agent": "arkloop", **headers, "Accept-Encoding": "identity"},
             transport=self.transport,
+            auth=auth,
             trust_env=False,
             default_encoding=EVENT_ENCODING,
             timeout=httpx2.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS),
-            max_redirects=0,
+            max_redirects=0 if auth is None else MAX_AUTH_REQUESTS,
         )
 
     @property
@@ -91,7 +97,7 @@ class _Transport(httpx2.AsyncHTTPTransport):
         if response.status_code >= 400 and request.method == "POST":
             self.refused_with = response.status_code
             if _may_be_about_session(request, response.status_code):
-                self.rejected.add(_call_id_of(request))
+                self.rejected.add(call_id_of(request))
         if response.headers.get("content-encoding", "identity") != "identity":
             await response.aclose()
             raise httpx2.DecodingError(
@@ -116,8 +122,8 @@ def _may_be_about_session(request: httpx2.Request, status: int) -> bool:
     return is_of_session and status < 500 and status not in _NOT_ABOUT_SESSIONS
 
 
-def _call_id_of(request: httpx2.Request) -> str | None:
-    """Return the id that `Session.call` gave the request, None for a request without one."""
+def call_id_of(request: httpx2.Request) -> str | None:
+    """Return the id that `Session.call` gave a POST, None for one without."""
     call_id: str | None = _meta_of(request).get(REQUEST_ID)
     return call_id
 

@@ -7,14 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.worker.contract.attachments import ToolOutput
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.input_requests import InputRequired, Replies
-from arkloop.worker.mcp import Cancelled, McpFailed, ToolChanged
+from arkloop.worker.mcp import AuthorizationRequired, Cancelled, McpFailed, ToolChanged
 from arkloop.worker.mcp.descriptions import Description
 from arkloop.worker.mcp.org_sidecar import Forker, OrgSidecar, Pending
 from arkloop.worker.mcp.server import Server
@@ -41,6 +41,16 @@ class ChangedTools(ToolChanged):
     def __init__(self, message: str, tools: Sequence[Description]) -> None:
         super().__init__(message)
         self.tools = tools
+
+
+class Access(Protocol):
+    """The access of a server's owner, which the sidecar is given and gives back changed."""
+
+    def fields(self) -> Mapping[str, Any]:
+        """Return `{grant, client, answered}`; see `EndUserOAuth.take`."""
+
+    def keep(self, grant: Mapping[str, Any]) -> None:
+        """Store the grant that a request has led to."""
 
 
 @dataclass(slots=True)
@@ -83,14 +93,20 @@ class McpClient:
         self._idle_loop: BackgroundLoop | None = None
 
     def tools(
-        self, server: Server, *, context: ToolContext | None = None, seconds: float = TOOLS_SECONDS
+        self,
+        server: Server,
+        *,
+        access: Access | None = None,
+        context: ToolContext | None = None,
+        seconds: float = TOOLS_SECONDS,
     ) -> list[Description]:
         """List the server's tools as they are now.
 
         Raises:
             McpFailed: the server did not tell.
+            AuthorizationRequired: somebody has to authorize access first.
         """
-        answer = self._ask(server, {"do": "tools"}, context, seconds)
+        answer = self._ask(server, {"do": "tools"}, context, seconds, access)
         return [Description(**fields) for fields in answer["tools"]]
 
     def call(
@@ -103,6 +119,7 @@ class McpClient:
         meta: Mapping[str, Any] | None = None,
         replies: Replies | None = None,
         on_progress: Callable[[Mapping[str, Any]], None] | None = None,
+        access: Access | None = None,
         context: ToolContext | None = None,
         seconds: float = CALL_SECONDS,
         max_seconds: float = MAX_CALL_SECONDS,
@@ -116,6 +133,7 @@ class McpClient:
 
         Raises:
             McpFailed: the tool or the server failed; nobody knows what the tool has done.
+            AuthorizationRequired: it was not called, somebody has to authorize access first.
             ChangedTools: it was not called, its description is another one now.
             InputRequired: it has ended until people have replied.
         """
@@ -128,7 +146,7 @@ class McpClient:
             "replies": replies and {"responses": replies.responses, "state": replies.state},
             "max_seconds": max_seconds,
         }
-        answer = self._ask(server, request, context, seconds, on_progress)
+        answer = self._ask(server, request, context, seconds, access, on_progress)
         if (required := answer.get("required")) is not None:
             raise InputRequired(required["asked"], required["state"])
         text: str = answer["text"]
@@ -156,19 +174,24 @@ class McpClient:
         request: Mapping[str, Any],
         context: ToolContext | None,
         seconds: float,
+        access: Access | None,
         on_progress: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> Mapping[str, Any]:
         pending = Pending(on_progress)
+        given = None if access is None else access.fields()
         with contextlib.ExitStack() as stack:
             if context is not None:
                 cancelled = {"failed": "The call was cancelled.", "kind": "cancelled"}
                 stack.enter_context(context.aborting(lambda: pending.resolve(cancelled)))
             sidecar = stack.enter_context(self._using(server.org_id))
-            fields = {**request, "server": server.to_json(), "seconds": seconds}
+            server_fields = server.to_json()
+            fields = {**request, "server": server_fields, "access": given, "seconds": seconds}
             with sidecar.asking(fields, pending):
                 if not pending.wait(seconds + GRACE_SECONDS):
                     sidecar.end()
-            return _checked(pending.answer)
+        if access is not None and pending.grant is not None:
+            access.keep(pending.grant)
+        return _checked(pending.answer)
 
     @contextlib.contextmanager
     def _using(self, org_id: UUID) -> Iterator[OrgSidecar]:
@@ -260,6 +283,8 @@ def _checked(answer: Mapping[str, Any] | None) -> Mapping[str, Any]:
         case "changed":
             tools = [Description(**fields) for fields in answer["tools"]]
             raise ChangedTools(answer["failed"], tools)
+        case "authorization":
+            raise AuthorizationRequired(answer["made"])
         case "cancelled":
             raise Cancelled(answer["failed"])
     raise McpFailed(answer["failed"])

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Row
 
-from arkloop.shared.catalog import mcp_configs
+from arkloop.shared.catalog import mcp_access, mcp_configs, mcp_secrets
 from arkloop.shared.config import Settings
 from arkloop.shared.json_schema import InvalidSchema
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey
@@ -16,12 +16,15 @@ from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.argument_schema import ArgumentSchema
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.cpu_slices import cpu_slice
-from arkloop.worker.mcp import Cancelled, McpFailed
+from arkloop.worker.mcp import AuthorizationRequired, Cancelled, McpFailed
+from arkloop.worker.mcp.access import with_access
 from arkloop.worker.mcp.client import McpClient
 from arkloop.worker.mcp.descriptions import Description
 from arkloop.worker.mcp.server import Server
 
 log = logging.getLogger(__name__)
+
+UNAUTHORIZED = "An admin has to authorize access: visit the `authorization_url`."
 
 
 def discover(
@@ -45,9 +48,19 @@ def discover(
         return
     try:
         server = server_of(connections.settings, row)
-        found = client.tools(server, context=context)
+        found = with_access(
+            connections,
+            client,
+            server,
+            mcp_access.OPERATOR,
+            None,
+            lambda server, access: client.tools(server, access=access, context=context),
+        )
     except Cancelled:
         return  # this worker is about to end: that says nothing of the server
+    except AuthorizationRequired:
+        with connections.transaction() as tx:
+            mcp_configs.record_failure(tx, config_id, UNAUTHORIZED, as_of=row.updated_at)
     except McpFailed as failed:
         log.warning("MCP tools/list failed for %s: %s", config_id, failed)
         with connections.transaction() as tx:
@@ -67,13 +80,14 @@ def server_of(settings: Settings, row: Row[Any]) -> Server:
     """Convert a row of `mcp_configs.of_names` to what the client needs.
 
     Raises:
-        McpFailed: the headers cannot be decrypted.
+        McpFailed: the headers or the client's secret cannot be decrypted.
     """
     try:
-        headers = mcp_configs.headers_of(settings, row)
+        headers = mcp_secrets.headers_of(settings, row)
+        oauth = mcp_secrets.oauth_of(settings, row)
     except (NoEncryptionKey, CannotOpen) as error:
-        log.error("cannot decrypt the headers of MCP server %s: %s", row.id, error)
-        raise McpFailed("The headers of the server cannot be decrypted here.") from None
+        log.error("cannot decrypt the secrets of MCP server %s: %s", row.id, error)
+        raise McpFailed("The secrets of the server cannot be decrypted here.") from None
     return Server(
         org_id=row.org_id,
         config_id=row.id,
@@ -81,6 +95,7 @@ def server_of(settings: Settings, row: Row[Any]) -> Server:
         url=row.url,
         headers=headers,
         command=tuple(row.command or ()),
+        oauth=oauth,
         updated_at=row.updated_at,
     )
 

@@ -55,7 +55,7 @@ def _asked(key: str, request: types.InputRequest) -> dict[str, Any]:
     params = request.params
     asked = {"key": key, "prompt": clean(params.message[:MAX_PROMPT_CHARACTERS])}
     if isinstance(params, types.ElicitRequestURLParams):
-        if len(params.url) > MAX_URL_CHARACTERS or not _is_web_page(params.url):
+        if len(params.url) > MAX_URL_CHARACTERS or not is_web_page(params.url):
             raise McpFailed("The tool requests a visit to an address that is no web page.")
         return {**asked, "kind": AUTHORIZATION, "url": params.url}
     schema = params.requested_schema
@@ -68,7 +68,8 @@ def _asked(key: str, request: types.InputRequest) -> dict[str, Any]:
     return {**asked, "kind": FORM, "schema": schema}
 
 
-def _is_web_page(url: str) -> bool:
+def is_web_page(url: str) -> bool:
+    """Return whether a browser may be sent to this address."""
     if not url.isascii() or not url.isprintable():
         return False
     try:

@@ -29,12 +29,14 @@ _MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
 class Pending:
     """A request; `answer` is None where the sidecar was lost.
 
+    `grant` is the access that it has led to, which has to be stored.
     `on_progress` is called with each report of its progress, by the thread that reads answers.
     """
 
     on_progress: Callable[[Mapping[str, Any]], None] | None = None
     done: threading.Event = field(default_factory=threading.Event)
     answer: Mapping[str, Any] | None = None
+    grant: Mapping[str, Any] | None = None
     heard_at: float = field(default_factory=time.monotonic)
 
     def resolve(self, answer: Mapping[str, Any] | None) -> None:
@@ -193,12 +195,14 @@ class OrgSidecar:
     def _take(self, answer: Mapping[str, Any]) -> None:
         if answer["id"] == 0:
             self.pid = answer["pid"]
-        is_over = "progress" not in answer
+        is_over = "progress" not in answer and "grant" not in answer
         with self._lock:
             pending = self._pending.get(answer["id"])
             if is_over:
                 self._pending.pop(answer["id"], None)
         if pending is not None and is_over:
             pending.resolve(answer)
+        elif pending is not None and "grant" in answer:
+            pending.grant = answer["grant"]
         elif pending is not None:
             pending.report(answer["progress"])

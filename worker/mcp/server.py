@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Self
@@ -22,6 +22,9 @@ class Server:
     url: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     command: tuple[str, ...] = ()
+    #: `{client_id, client_secret, redirect_uri}`; None: people need not authorize anything.
+    oauth: Mapping[str, str | None] | None = field(default=None, repr=False)
+    owner: str | None = None  # whose access is used
     #: Of the config as it is meant; the sidecar does not get it.
     updated_at: datetime | None = None
 
@@ -36,9 +39,12 @@ class Server:
         ids = {name: UUID(fields[name]) for name in ("org_id", "config_id")}
         return cls(**{**fields, **ids, "command": tuple(fields["command"])})
 
-    def without_secrets(self, text: str) -> str:
-        """Remove the values of headers from what the server reports about a failure."""
-        for value in self.headers.values():
+    def without_secrets(self, text: str, tokens: Iterable[str] = ()) -> str:
+        """Remove the values of headers, and tokens, from what the server reports of a failure."""
+        for token in tokens:
+            text = text.replace(token, "[token]")
+        client_secret = (self.oauth or {}).get("client_secret")
+        for value in (*self.headers.values(), client_secret or ""):
             # Of "Bearer …" many repeat the second part alone.
             for secret in (value, value.partition(" ")[2]):
                 if len(secret) >= MIN_SECRET_CHARACTERS:

@@ -22,6 +22,7 @@ from arkloop.worker.mcp import McpFailed, SessionLost, ToolChanged, elicitations
 from arkloop.worker.mcp.bounded_messages import MAX_BYTES
 from arkloop.worker.mcp.checked_http import REQUEST_ID, CheckedClient
 from arkloop.worker.mcp.descriptions import MAX_TOOLS, Description
+from arkloop.worker.mcp.oauth import EndUserOAuth
 from arkloop.worker.mcp.progress import CallProgress
 from arkloop.worker.mcp.results import MAX_ERROR_CHARACTERS, cut, text_of
 from arkloop.worker.mcp.server import Server
@@ -65,6 +66,7 @@ class Session:
         self._closing = asyncio.Event()
         self._ready: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
         self._http: CheckedClient | None = None
+        self.oauth = EndUserOAuth(server) if server.oauth is not None else None
         self._tools: dict[str, Description] = {}
         self._listed_at = float("-inf")
         self._connections_then = 0
@@ -160,7 +162,11 @@ class Session:
         self.retire(reason)
         self._closing.set()
 
+    def _problem_of(self, call_id: str | None) -> McpFailed | None:
+        return None if self.oauth is None else self.oauth.problem_of(call_id)
+
     async def _hold(self) -> None:
+        problem: McpFailed | None = None
         try:
             async with contextlib.AsyncExitStack() as stack:
                 async with asyncio.timeout(CONNECT_SECONDS):
@@ -176,11 +182,12 @@ class Session:
                 self._ready.set_result(client)
                 await self._closing.wait()
         except Exception as error:
-            self.retire(_told(error, self._http))
+            problem = self._problem_of(None)
+            self.retire(_told(error, self._http) if problem is None else str(problem))
         finally:
             self.retire("The connection to the server was lost.")
             if not self._ready.done():
-                self._ready.set_exception(McpFailed(self._reason))
+                self._ready.set_exception(problem or McpFailed(self._reason))
                 self._ready.exception()  # nobody may be waiting for it
 
     async def _transport(self, stack: contextlib.AsyncExitStack) -> Any:
@@ -190,7 +197,7 @@ class Session:
             return program(self.server.command, self._ended)
         url = egress.check_url(self.server.url, self._rules.policy).text
         self._http = await stack.enter_async_context(
-            CheckedClient(self.server.headers, self._rules.policy)
+            CheckedClient(self.server.headers, self._rules.policy, self.oauth)
         )
         # It counts each byte beyond ASCII twice, as `EVENT_ENCODING` is decoded.
         return streamable_http_client(url, http_client=self._http, max_sse_event_size=2 * MAX_BYTES)
@@ -205,6 +212,8 @@ class Session:
         try:
             yield
         except MCPError as error:
+            if (problem := self._problem_of(call_id)) is not None:
+                raise problem from None
             # Servers use the same code for errors of their own.
             if error.code == CONNECTION_CLOSED and error.message == "Connection closed":
                 # The reason is known to the task that holds the connection, in a moment.

@@ -1,10 +1,11 @@
 """The process that speaks MCP for one org, over a socket to the worker.
 
-One JSON object a line, both ways. `{"id", "do": "tools", "server", "seconds"}` and
-`{"id", "do": "call", "server", "seconds", "max_seconds", "tool", "arguments", "pinned", "meta"}`
-are answered in any order, by `{"id", "tools" | "text", "images" | "required"}` or
-`{"id", "failed", "kind", "tools"?}`; a call may have `{"id", "progress"}` before that.
-After `required` it is made again, with `replies`.
+One JSON object a line, both ways. `{"id", "do": "tools", "server", "access", "seconds"}` and
+`{"id", "do": "call", "server", "access", "seconds", "max_seconds", "tool", "arguments", "pinned",
+"meta"}` are answered in any order, by `{"id", "tools" | "text", "images" | "required"}` or
+`{"id", "failed", "kind", "tools"? | "made"?}`. Before that a call may have `{"id", "progress"}`,
+and both `{"id", "grant"}`, which takes the place of the grant in `access`.
+After `required` a call is made again, with `replies`.
 `{"id", "do": "cancel"}` is not answered. The first line is `{"id": 0, "pid"}`. The process
 ends when the socket does, or when its event loop hangs.
 """
@@ -26,7 +27,14 @@ from typing import Any, Never
 
 import mcp_types as types
 
-from arkloop.worker.mcp import McpFailed, SessionLost, ToolChanged, elicitations
+from arkloop.worker.mcp import (
+    AuthorizationRequired,
+    McpFailed,
+    SessionLost,
+    ToolChanged,
+    elicitations,
+)
+from arkloop.worker.mcp.oauth import tokens_of
 from arkloop.worker.mcp.progress import CallProgress
 from arkloop.worker.mcp.results import images_of, text_of
 from arkloop.worker.mcp.server import Server
@@ -47,6 +55,9 @@ HANG_SECONDS = 15.0
 BUSY_PART, BUSY_SECONDS = 0.3, 1.0
 BUSY_NICENESS = 10
 
+#: Takes a grant that the worker is to store.
+Keep = Callable[[Mapping[str, Any]], None]
+
 
 class Sessions:
     """All sessions of the process, by the servers' fingerprints."""
@@ -56,8 +67,12 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def answer(self, request: Mapping[str, Any], progress: CallProgress) -> dict[str, Any]:
+    async def answer(
+        self, request: dict[str, Any], progress: CallProgress, keep: Keep
+    ) -> dict[str, Any]:
         """Return the fields of the response to a request; `progress` is that of a call.
+
+        `keep` gets the grant that it has led to, if any.
 
         A server that was restarted rejects the requests of its earlier sessions. It has not read
         them, so they are sent once more, in a new session.
@@ -67,16 +82,17 @@ class Sessions:
         """
         deadline = time.monotonic() + request["seconds"]
         try:
-            return await self._answer(request, deadline, progress)
+            return await self._answer(request, deadline, progress, keep)
         except SessionLost:
-            return await self._answer(request, deadline, progress)
+            return await self._answer(request, deadline, progress, keep)
 
     async def _answer(
-        self, request: Mapping[str, Any], deadline: float, progress: CallProgress
+        self, request: dict[str, Any], deadline: float, progress: CallProgress, keep: Keep
     ) -> dict[str, Any]:
         timeout = asyncio.timeout(deadline - time.monotonic())
         progress.extends(timeout)
-        async with self._use(Server.from_json(request["server"]), timeout) as session:
+        server = Server.from_json(request["server"])
+        async with self._use(server, timeout) as session, _access(session, request, keep):
             if request["do"] == "tools":
                 return {"tools": [asdict(tool) for tool in await session.tools(fresh=True)]}
             try:
@@ -150,6 +166,23 @@ class Sessions:
         await asyncio.gather(*(session.close() for session in sessions), *self._closing)
 
 
+@contextlib.asynccontextmanager
+async def _access(session: Session, request: dict[str, Any], keep: Keep) -> AsyncIterator[None]:
+    """Let the session use the request's access, and keep what becomes of it."""
+    if session.oauth is None:
+        yield
+        return
+    session.oauth.take(request["access"])
+    try:
+        yield
+    finally:
+        grant = session.oauth.grant
+        if grant is not None and grant["id"] != (request["access"]["grant"] or {}).get("id"):
+            # A code is for one use: if the request is sent again, it is with the grant.
+            request["access"] = {"grant": grant, "client": None, "answered": None}
+            keep(grant)
+
+
 async def serve(connection: socket.socket, rules: Rules) -> None:
     """Answer until the other side is gone."""
     watching = asyncio.create_task(_watch())
@@ -164,9 +197,7 @@ async def serve(connection: socket.socket, rules: Rules) -> None:
         writer.write(json.dumps({"id": request["id"], **fields}).encode() + b"\n")
 
     async def answer(request: dict[str, Any]) -> None:
-        fields = await _answer(
-            sessions, request, lambda progress: send(request, {"progress": progress})
-        )
+        fields = await _answer(sessions, request, partial(send, request))
         send(request, fields)
         await writer.drain()
 
@@ -197,14 +228,19 @@ def _forget(tasks: dict[int, asyncio.Task[None]], number: int, _: object) -> Non
 
 
 async def _answer(
-    sessions: Sessions, request: dict[str, Any], report: Callable[[Mapping[str, Any]], None]
+    sessions: Sessions, request: dict[str, Any], send: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Any]:
     seconds = request["seconds"]
-    progress = CallProgress(seconds, request.get("max_seconds", seconds), report)
+    progress = CallProgress(
+        seconds, request.get("max_seconds", seconds), lambda progress: send({"progress": progress})
+    )
     try:
-        return await sessions.answer(request, progress)
+        return await sessions.answer(request, progress, lambda grant: send({"grant": grant}))
+    except AuthorizationRequired as required:
+        return {"failed": str(required), "kind": "authorization", "made": required.made}
     except McpFailed as failed:
-        told = Server.from_json(request["server"]).without_secrets(str(failed))
+        server = Server.from_json(request["server"])
+        told = server.without_secrets(str(failed), tokens_of(request["access"]))
         return {"failed": told, "kind": "failed"}
     except TimeoutError:
         return {"failed": progress.timeout_message(), "kind": "failed"}

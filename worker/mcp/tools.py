@@ -13,14 +13,23 @@ from uuid import UUID
 
 from sqlalchemy import Row
 
-from arkloop.shared.catalog import mcp_configs
+from arkloop.shared.catalog import mcp_access, mcp_configs
 from arkloop.shared.catalog.personas import BUILTIN_TOOLS
 from arkloop.shared.errors import Unavailable
+from arkloop.shared.runs import queries
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.attachments import ToolOutput
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.messages import ToolSpec
-from arkloop.worker.mcp import CALL_META, TRACEPARENT, McpFailed, discovery
+from arkloop.worker.mcp import (
+    CALL_META,
+    TRACEPARENT,
+    AuthorizationRequired,
+    McpFailed,
+    access,
+    discovery,
+)
+from arkloop.worker.mcp.access import OwnersAccess
 from arkloop.worker.mcp.client import MAX_CALL_SECONDS, ChangedTools, McpClient
 from arkloop.worker.mcp.server import Server
 from arkloop.worker.tools import CallInfo, Tool, ToolFailed
@@ -154,18 +163,33 @@ def _caller(
     def call(
         context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]
     ) -> str | ToolOutput:
-        try:
+        replies = access.replies_before(info.replies)
+
+        def made(server: Server, access: OwnersAccess | None) -> str | ToolOutput:
             return client.call(
                 server,
                 tool,
                 arguments,
                 pinned=pinned,
-                replies=info.replies,
+                replies=replies,
                 meta={CALL_META: info.wire(), TRACEPARENT: info.traceparent},
                 on_progress=lambda said: info.report_progress(**said),
+                access=access,
                 context=context,
             )
+
+        try:
+            if server.oauth is None:
+                return made(server, None)
+            run_id = UUID(info.run_id)
+            owner = _owner(connections, info.end_user_id, run_id)
+            return access.with_access(connections, client, server, owner, run_id, made)
+        except AuthorizationRequired as required:
+            raise access.ask(server, required.made["url"], replies) from None
         except ChangedTools as changed:
+            if server.oauth is not None:  # one person's view says nothing of what others see
+                _refresh(connections, client, server.config_id)
+                raise ToolFailed(str(changed)) from None
             try:
                 discovery.record(connections, server, changed.tools)
             except Unavailable:
@@ -175,6 +199,11 @@ def _caller(
             raise ToolFailed(str(failed)) from None
 
     return call
+
+
+def _owner(connections: Connections, end_user_id: str | None, run_id: UUID) -> str:
+    with connections.reading() as sql:
+        return mcp_access.owner_of(end_user_id, queries.creator_of(sql, run_id))
 
 
 _refreshing: set[UUID] = set()

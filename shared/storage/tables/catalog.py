@@ -131,6 +131,8 @@ mcp_configs = Table(
     Column("command", JSONB),  # of stdio: the program and its arguments, a list
     Column("headers_encrypted", LargeBinary),  # a JSON object
     Column("header_names", JSONB, nullable=False, server_default=text("'[]'")),
+    Column("oauth", JSONB),  # {"client_id"}; null: the server requires no authorization by people
+    Column("client_secret_encrypted", LargeBinary),
     created_at_(),
     _updated_at(),
     time_("tried_at"),  # when its tools were asked for; null: they are to be asked for
@@ -152,6 +154,31 @@ mcp_tools = Table(
     Column("approved_hash", Text),  # null: not approved
     time_("approved_at"),
     Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+#: Access to a server that somebody has granted: tokens, and what is needed to refresh them.
+mcp_grants = Table(
+    "mcp_grants",
+    metadata,
+    Column("config_id", Uuid, ForeignKey("mcp_configs.id", ondelete="CASCADE"), primary_key=True),
+    Column("owner", Text, primary_key=True),  # see `mcp_access.py`
+    Column("grant_encrypted", LargeBinary, nullable=False),  # a JSON object
+    time_("obtained_at", required=True),  # when the authorization server gave the tokens
+)
+
+#: Requests for access: pages that somebody has to visit, and the code that comes back.
+mcp_authorizations = Table(
+    "mcp_authorizations",
+    metadata,
+    Column("state_hash", LargeBinary, primary_key=True),  # SHA-256 of the `state` in the address
+    Column("config_id", Uuid, ForeignKey("mcp_configs.id", ondelete="CASCADE"), nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("run_id", Uuid),  # the run that waits; null: a discovery
+    Column("request_encrypted", LargeBinary, nullable=False),  # a JSON object, later with the code
+    created_at_(),
+    time_("expires_at", required=True),
+    time_("answered_at"),  # when the code came; null: not yet
+    Index("ix_mcp_authorizations_config_id_owner", "config_id", "owner"),
 )
 
 #: Tools that workers of the customer have registered, by the pool of these workers.

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from arkloop.shared.catalog import mcp_configs
+from arkloop.shared.catalog import mcp_configs, mcp_secrets
 from arkloop.shared.config import Settings
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
@@ -77,6 +77,7 @@ def test_a_server_is_named_shown_changed_and_forgotten(alice: User) -> None:
         "url": URL,
         "command": None,
         "header_names": ["Authorization", "X-Team"],
+        "oauth": None,
         "tool_count": 0,
         "discovered_at": None,
         "discovery_error": None,
@@ -129,7 +130,7 @@ def test_headers_are_stored_encrypted(connections: Connections, alice: User) -> 
 
     assert config["id"] in dump
     assert "canary" not in dump and b"canary".hex() not in dump
-    assert {"Authorization": SECRET} == mcp_configs.headers_of(connections.settings, row)
+    assert {"Authorization": SECRET} == mcp_secrets.headers_of(connections.settings, row)
 
 
 def test_without_a_key_no_headers_are_taken(connections: Connections, alice: User) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from arkloop.shared.catalog import mcp_configs
+from arkloop.shared.catalog import mcp_configs, mcp_secrets
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import McpToolChanged
 from arkloop.shared.ids import new_id
@@ -178,12 +178,12 @@ def test_headers_open_in_their_org_only(
             .values(headers_encrypted=row.headers_encrypted)
         )
 
-    assert {"Authorization": "Bearer a"} == mcp_configs.headers_of(connections.settings, row)
+    assert {"Authorization": "Bearer a"} == mcp_secrets.headers_of(connections.settings, row)
     with connections.reading() as sql:
         copied = mcp_configs.of_id(sql, other.id)
     assert copied is not None
     with pytest.raises(CannotOpen):
-        mcp_configs.headers_of(connections.settings, copied)
+        mcp_secrets.headers_of(connections.settings, copied)
 
 
 def test_an_org_has_a_hundred_servers(connections: Connections, alice: User) -> None:

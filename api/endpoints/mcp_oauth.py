@@ -1,0 +1,52 @@
+"""`/v1/mcp-oauth/callback`: where authorization servers of MCP servers send people back to."""
+
+from flask import Blueprint, Response
+from marshmallow import EXCLUDE, Schema, fields, validate
+
+from arkloop.api.http.current import connections
+from arkloop.api.http.described import described
+from arkloop.api.http.json_body import query_args
+from arkloop.shared.catalog import mcp_access, mcp_configs
+from arkloop.shared.errors import InvalidRequest, McpStateInvalid
+from arkloop.shared.runs import commands
+
+bp = Blueprint("mcp_oauth", __name__)
+
+_MAX_CHARACTERS = 4_096
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<p>{title} You can close this window.
+"""
+
+
+class Callback(Schema):
+    """The reply of an authorization server; what else it adds is ignored, as RFC 6749 demands."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    state = fields.String(required=True, validate=validate.Length(1, 512))
+    code = fields.String(validate=validate.Length(1, _MAX_CHARACTERS))
+    error = fields.String(validate=validate.Length(1, _MAX_CHARACTERS))
+    iss = fields.String(validate=validate.Length(1, _MAX_CHARACTERS))
+
+
+@bp.get(mcp_access.CALLBACK_PATH)
+@described(query=Callback, returns={"text/html": str}, raises=[McpStateInvalid])
+def take_mcp_authorization() -> Response:
+    """Take the reply of an authorization server; the run or the discovery that waits continues."""
+    given = query_args(Callback())
+    if ("code" in given) == ("error" in given):
+        raise InvalidRequest(code=["is required, or `error`; not both"])
+    code = given.get("code")
+    with connections().transaction() as tx:
+        request, url = mcp_access.answer(tx, given["state"], code, given.get("iss"))
+        if request.run_id is not None:
+            commands.answer_visit(tx, request.run_id, url, is_accepted=code is not None)
+        elif code is not None:
+            mcp_configs.discover(tx, request.config_id)
+    title = "Access was denied." if code is None else "Access was granted."
+    return Response(_PAGE.format(title=title), content_type="text/html; charset=utf-8")

@@ -1,0 +1,270 @@
+"""Access to MCP servers that require OAuth: what people have granted, and what they are asked for.
+
+A *grant* has the tokens of one owner for one server, and what is needed to refresh them; a
+*request* waits for somebody to visit its page, and then has the code that came back. Both are
+sealed here, and only the processes that speak to the server read what is in them.
+
+The owner is the run's end user, or else the user who created the run; `OPERATOR` is the org itself,
+whose access is used to list the tools.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import McpStateInvalid
+from arkloop.shared.security import encryption
+from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.tables.catalog import mcp_authorizations, mcp_configs, mcp_grants
+
+CALLBACK_PATH = "/v1/mcp-oauth/callback"
+OPERATOR = "operator"
+#: A page that was not visited by then cannot be used any more.
+REQUEST_EXPIRES = timedelta(days=1)
+
+_GRANT, _REQUEST = "mcp_grants.grant", "mcp_authorizations.request"
+
+
+def owner_of(end_user_id: str | None, user_id: UUID) -> str:
+    """Return the owner of what is granted during a run."""
+    return f"user:{user_id}" if end_user_id is None else f"end_user:{end_user_id}"
+
+
+def redirect_uri(settings: Settings) -> str | None:
+    """Return the address that authorization servers send people back to, None without one."""
+    if settings.public_url is None:
+        return None
+    return settings.public_url + (settings.path_prefix or "") + CALLBACK_PATH
+
+
+# ---- grants --------------------------------------------------------------------------
+
+
+def grant_of(
+    sql: Connection, settings: Settings, org_id: UUID, config_id: UUID, owner: str
+) -> dict[str, Any] | None:
+    """Return what the owner has granted.
+
+    Raises:
+        encryption.NoEncryptionKey, encryption.CannotOpen
+    """
+    sealed = sql.scalar(
+        select(mcp_grants.c.grant_encrypted).where(
+            mcp_grants.c.config_id == config_id, mcp_grants.c.owner == owner
+        )
+    )
+    return None if sealed is None else _open(settings, sealed, org_id, _GRANT)
+
+
+def client_of(
+    sql: Connection, settings: Settings, org_id: UUID, config_id: UUID
+) -> dict[str, Any] | None:
+    """Return our registration at the server's authorization server, if the operator has made one.
+
+    All owners share it: some authorization servers forget clients, or limit their number.
+    """
+    known = grant_of(sql, settings, org_id, config_id, OPERATOR) or open_request(
+        sql, settings, org_id, config_id, OPERATOR, None
+    )
+    return None if known is None else known["client"]
+
+
+def store_grant(
+    tx: Transaction, org_id: UUID, config_id: UUID, owner: str, grant: Mapping[str, Any]
+) -> None:
+    """Store a grant in place of an older one; `obtained_at` is a part of it, in seconds.
+
+    Does nothing if the server's config is gone, or the owner has a newer one.
+    """
+    if not tx.sql.scalar(_locked(config_id)):
+        return
+    obtained_at = datetime.fromtimestamp(grant["obtained_at"], UTC)
+    statement = insert(mcp_grants).values(
+        config_id=config_id,
+        owner=owner,
+        grant_encrypted=_seal(tx.connections.settings, grant, org_id, _GRANT),
+        obtained_at=obtained_at,
+    )
+    new = {name: statement.excluded[name] for name in ("grant_encrypted", "obtained_at")}
+    tx.sql.execute(
+        statement.on_conflict_do_update(
+            index_elements=["config_id", "owner"],
+            set_=new,
+            where=mcp_grants.c.obtained_at < statement.excluded.obtained_at,
+        )
+    )
+
+
+def forget(tx: Transaction, config_id: UUID) -> None:
+    """Forget all that was granted and asked for: it was for another server, or another client."""
+    for table in (mcp_grants, mcp_authorizations):
+        tx.sql.execute(delete(table).where(table.c.config_id == config_id))
+
+
+# ---- requests ------------------------------------------------------------------------
+
+
+def request(
+    tx: Transaction,
+    org_id: UUID,
+    config_id: UUID,
+    owner: str,
+    run_id: UUID | None,
+    made: Mapping[str, Any],
+) -> str:
+    """Store a request, with its `url` and `state`, and return the address of its page.
+
+    If the run has one already that waits for a visit, that one stays, and its address is returned.
+    """
+    tx.sql.scalar(_locked(config_id))  # of two at once, one is the first
+    now = tx.sql.scalar(select(func.now()))
+    is_over = mcp_authorizations.c.expires_at <= now
+    tx.sql.execute(delete(mcp_authorizations).where(_of_config(config_id), is_over))
+    earlier = open_request(tx.sql, tx.connections.settings, org_id, config_id, owner, run_id)
+    if earlier is not None:
+        return str(earlier["url"])
+    tx.sql.execute(
+        insert(mcp_authorizations).values(
+            state_hash=_hash(made["state"]),
+            config_id=config_id,
+            owner=owner,
+            run_id=run_id,
+            request_encrypted=_seal(tx.connections.settings, made, org_id, _REQUEST),
+            expires_at=func.now() + REQUEST_EXPIRES,
+        )
+    )
+    return str(made["url"])
+
+
+def open_request(
+    sql: Connection,
+    settings: Settings,
+    org_id: UUID,
+    config_id: UUID,
+    owner: str,
+    run_id: UUID | None,
+) -> dict[str, Any] | None:
+    """Return the request of the run, or of discoveries, that waits for somebody to visit its page.
+
+    Raises:
+        encryption.NoEncryptionKey, encryption.CannotOpen
+    """
+    sealed = sql.scalar(
+        select(mcp_authorizations.c.request_encrypted).where(
+            *_of_run(config_id, owner, run_id),
+            mcp_authorizations.c.answered_at.is_(None),
+            mcp_authorizations.c.expires_at > func.now(),
+        )
+    )
+    return None if sealed is None else _open(settings, sealed, org_id, _REQUEST)
+
+
+def open_pages(sql: Connection, settings: Settings, configs: Iterable[Row[Any]]) -> dict[UUID, str]:
+    """Return the addresses that an admin has to visit for these servers, by their configs."""
+    pages = {}
+    for config in configs:
+        if config.oauth is None:
+            continue
+        try:
+            found = open_request(sql, settings, config.org_id, config.id, OPERATOR, None)
+        except (encryption.NoEncryptionKey, encryption.CannotOpen):
+            continue
+        if found is not None:
+            pages[config.id] = str(found["url"])
+    return pages
+
+
+def answer(
+    tx: Transaction, state: str, code: str | None, issuer: str | None
+) -> tuple[Row[Any], str]:
+    """Take what an authorization server says; return the request's row and its page's address.
+
+    Without a code access was denied, and the request is over.
+
+    Raises:
+        McpStateInvalid: no such request is open: it never was, has expired, or was answered before.
+    """
+    found = tx.sql.execute(
+        select(mcp_authorizations, mcp_configs.c.org_id)
+        .join(mcp_configs, mcp_configs.c.id == mcp_authorizations.c.config_id)
+        .where(
+            mcp_authorizations.c.state_hash == _hash(state),
+            mcp_authorizations.c.answered_at.is_(None),
+            mcp_authorizations.c.expires_at > func.now(),
+        )
+        .with_for_update(of=mcp_authorizations)
+    ).one_or_none()
+    if found is None:
+        raise McpStateInvalid()
+    settings = tx.connections.settings
+    made = _open(settings, found.request_encrypted, found.org_id, _REQUEST)
+    is_it = mcp_authorizations.c.state_hash == found.state_hash
+    if code is None:
+        tx.sql.execute(delete(mcp_authorizations).where(is_it))
+    else:
+        answered = {**made, "code": code, "iss": issuer}
+        sealed = _seal(settings, answered, found.org_id, _REQUEST)
+        tx.sql.execute(
+            update(mcp_authorizations)
+            .where(is_it)
+            .values(request_encrypted=sealed, answered_at=func.now())
+        )
+    return found, str(made["url"])
+
+
+def take_answered(
+    tx: Transaction, org_id: UUID, config_id: UUID, owner: str, run_id: UUID | None
+) -> dict[str, Any] | None:
+    """Return the request of the run whose code has come, once: a code is for one use.
+
+    Raises:
+        encryption.NoEncryptionKey, encryption.CannotOpen
+    """
+    sealed = tx.sql.scalar(
+        delete(mcp_authorizations)
+        .where(*_of_run(config_id, owner, run_id), mcp_authorizations.c.answered_at.is_not(None))
+        .returning(mcp_authorizations.c.request_encrypted)
+    )
+    return None if sealed is None else _open(tx.connections.settings, sealed, org_id, _REQUEST)
+
+
+# ---- pieces --------------------------------------------------------------------------
+
+
+def _of_config(config_id: UUID) -> Any:
+    return mcp_authorizations.c.config_id == config_id
+
+
+def _of_run(config_id: UUID, owner: str, run_id: UUID | None) -> tuple[Any, ...]:
+    is_of_run = mcp_authorizations.c.run_id.is_not_distinct_from(run_id)
+    return _of_config(config_id), mcp_authorizations.c.owner == owner, is_of_run
+
+
+def _locked(config_id: UUID) -> Any:
+    return (
+        select(mcp_configs.c.id)
+        .where(mcp_configs.c.id == config_id)
+        .with_for_update(key_share=True)
+    )
+
+
+def _hash(state: str) -> bytes:
+    return hashlib.sha256(state.encode("utf-8", "surrogatepass")).digest()
+
+
+def _seal(settings: Settings, value: Mapping[str, Any], org_id: UUID, purpose: str) -> bytes:
+    keyring = encryption.keyring(settings.encryption_key)
+    return keyring.seal(json.dumps(dict(value)), org_id=org_id, purpose=purpose)
+
+
+def _open(settings: Settings, sealed: bytes, org_id: UUID, purpose: str) -> dict[str, Any]:
+    keyring = encryption.keyring(settings.encryption_key)
+    value: dict[str, Any] = json.loads(keyring.open(sealed, org_id=org_id, purpose=purpose))
+    return value

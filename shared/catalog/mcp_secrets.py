@@ -1,0 +1,87 @@
+"""The secrets of an MCP server's config: its headers, and the secret of our OAuth client there."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row
+
+from arkloop.shared.catalog import mcp_access
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.security import encryption
+
+_HEADERS, _CLIENT_SECRET = "mcp_configs.headers", "mcp_configs.client_secret"
+_NO_KEY = "ARKLOOP_ENCRYPTION_KEY is not set on this server"
+
+
+def header_values(settings: Settings, org_id: UUID, headers: Mapping[str, str]) -> dict[str, Any]:
+    """Return the columns that keep these headers. Raises: InvalidRequest: there is no key."""
+    if not headers:
+        return {"headers_encrypted": None, "header_names": []}
+    try:
+        sealed = encryption.keyring(settings.encryption_key).seal(
+            json.dumps(dict(headers)), org_id=org_id, purpose=_HEADERS
+        )
+    except encryption.NoEncryptionKey:
+        raise InvalidRequest(headers=[_NO_KEY]) from None
+    return {"headers_encrypted": sealed, "header_names": sorted(headers)}
+
+
+def oauth_values(
+    settings: Settings, org_id: UUID, oauth: Mapping[str, str] | None
+) -> dict[str, Any]:
+    """Return the columns that keep `{client_id?, client_secret?}`, or None for no OAuth.
+
+    Raises:
+        InvalidRequest: the server has no key for tokens, or no address to come back to.
+    """
+    if oauth is None:
+        return {"oauth": None, "client_secret_encrypted": None}
+    if mcp_access.redirect_uri(settings) is None:
+        raise InvalidRequest(oauth=["ARKLOOP_PUBLIC_URL is not set on this server"])
+    keyring = encryption.keyring(settings.encryption_key)
+    try:
+        # Without a secret, too: tokens could not be kept.
+        sealed = keyring.seal(oauth.get("client_secret", ""), org_id=org_id, purpose=_CLIENT_SECRET)
+    except encryption.NoEncryptionKey:
+        raise InvalidRequest(oauth=[_NO_KEY]) from None
+    return {
+        "oauth": {"client_id": oauth.get("client_id")},
+        "client_secret_encrypted": sealed if "client_secret" in oauth else None,
+    }
+
+
+def headers_of(settings: Settings, row: Row[Any]) -> dict[str, str]:
+    """Return the headers of a row of `mcp_configs.of_names`.
+
+    Raises:
+        encryption.NoEncryptionKey, encryption.CannotOpen
+    """
+    if row.headers_encrypted is None:
+        return {}
+    keyring = encryption.keyring(settings.encryption_key)
+    text = keyring.open(row.headers_encrypted, org_id=row.org_id, purpose=_HEADERS)
+    headers: dict[str, str] = json.loads(text)
+    return headers
+
+
+def oauth_of(settings: Settings, row: Row[Any]) -> dict[str, str | None] | None:
+    """Return `{client_id, client_secret, redirect_uri}` of such a row; None: it has no OAuth.
+
+    Raises:
+        encryption.NoEncryptionKey, encryption.CannotOpen
+    """
+    if row.oauth is None:
+        return None
+    secret = None
+    if row.client_secret_encrypted is not None:
+        secret = encryption.keyring(settings.encryption_key).open(
+            row.client_secret_encrypted, org_id=row.org_id, purpose=_CLIENT_SECRET
+        )
+    return {
+        "client_id": row.oauth["client_id"],
+        "client_secret": secret,
+        "redirect_uri": mcp_access.redirect_uri(settings),
+    }

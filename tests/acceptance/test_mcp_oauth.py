@@ -1,0 +1,143 @@
+"""An MCP server that requires OAuth: from the question to a person to the call that succeeds."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx
+import pytest
+
+from arkloop.cli.dev.embedded_server import free_port
+from tests.caller import Caller, data_of, error_of, script
+from tests.system import PUBLIC_URL, System
+from tests.waiting import eventually
+
+PROGRAM = Path(__file__).parents[1] / "oauth_mcp_server.py"
+CALLBACK = "/v1/mcp-oauth/callback"
+WHOAMI = {"tool": "whoami"}
+
+
+@dataclass(frozen=True)
+class Secured:
+    """The server, and an org whose persona `clerk` uses it."""
+
+    folder: Path
+    url: str
+    owner: Caller
+
+    def log(self) -> list[str]:
+        return (self.folder / "log").read_text().splitlines()
+
+    def run(self, *steps: dict[str, Any], **thread: Any) -> str:
+        thread_id = self.owner.thread(script(*(steps or (WHOAMI,)), {"say": "ok"}), **thread)
+        return self.owner.start(thread_id, persona_id="clerk")
+
+    def page(self, run_id: str) -> str:
+        """Wait until the run waits for somebody to visit a page, and return its address."""
+        pending = self.owner.until(run_id, "status", "waiting_for_input", "completed")
+        asked = pending["pending_input"]
+        assert ("authorization", "Authorize access to vault.") == (asked["kind"], asked["prompt"])
+        return str(asked["url"])
+
+    def outputs(self, run_id: str) -> list[str]:
+        return [data["output"] for data in data_of(self.owner.events(run_id), "tool.result")]
+
+
+def visited(page: str) -> dict[str, str]:
+    """Open the page as a browser does; return the parameters that it is sent back with."""
+    answer = httpx.get(page, trust_env=False)
+    assert 302 == answer.status_code, answer.text
+    back = answer.headers["Location"]
+    assert back.startswith(f"{PUBLIC_URL}{CALLBACK}?")
+    return dict(parse_qsl(urlsplit(back).query))
+
+
+def sent_back(caller: Caller, params: dict[str, str]) -> httpx.Response:
+    return httpx.get(f"{caller.url}{CALLBACK}", params=params, trust_env=False)
+
+
+def authorize(caller: Caller, page: str) -> None:
+    answer = sent_back(caller, visited(page))
+    assert (200, "text/html; charset=utf-8") == (answer.status_code, answer.headers["Content-Type"])
+    assert "Access was granted." in answer.text
+
+
+@pytest.fixture(scope="module")
+def vault(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """The operator has authorized access, so that the server's tools are known."""
+    folder, port = tmp_path_factory.mktemp("oauth"), free_port()
+    owner, url = system.caller(), f"http://127.0.0.1:{port}"
+    with (folder / "errors").open("wb") as errors:
+        server = subprocess.Popen([sys.executable, PROGRAM, str(port), folder], stderr=errors)
+    try:
+        eventually(lambda: _is_open(url), seconds=60)
+        config = owner.made("/v1/mcp-configs", {"name": "vault", "url": f"{url}/mcp", "oauth": {}})
+        path = f"/v1/mcp-configs/{config['id']}"
+        eventually(lambda: owner.get(path)["oauth"]["authorization_url"] is not None, seconds=60)
+        asked = owner.get(path)
+        assert "An admin has to authorize access" in asked["discovery_error"]
+        authorize(owner, asked["oauth"]["authorization_url"])
+        eventually(lambda: owner.get(path)["discovered_at"] is not None, seconds=60)
+        shown = owner.get(path)
+        assert (1, None) == (shown["tool_count"], shown["oauth"]["authorization_url"])
+        owner.made("/v1/personas", {"key": "clerk", "mcp": ["vault"]})
+        yield Secured(folder, url, owner)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _is_open(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/mcp", trust_env=False).status_code == 401
+    except httpx.TransportError:
+        return False
+
+
+def test_each_end_user_authorizes_once(vault: Secured) -> None:
+    """The first run of an end user waits until they have authorized access, and a second one does
+    not ask; another end user is asked, and so is a user on whose behalf no end user works.
+    """
+    first = vault.run(end_user_id="a")
+    authorize(vault.owner, vault.page(first))
+    assert ["person-2"] == vault.outputs(first)
+
+    assert ["person-2"] == vault.outputs(vault.run(end_user_id="a"))
+
+    for number, thread in ((3, {"end_user_id": "b"}), (4, {})):
+        run_id = vault.run(**thread)
+        authorize(vault.owner, vault.page(run_id))
+        assert [f"person-{number}"] == vault.outputs(run_id)
+    assert 1 == vault.log().count("registered")
+
+
+def test_a_reply_is_taken_once_and_for_its_request_alone(vault: Secured) -> None:
+    """A state that is unknown, or was used before, is refused and changes nothing."""
+    run_id = vault.run(end_user_id="replies")
+    reply = visited(vault.page(run_id))
+
+    refused = (400, "mcp_oauth.state_invalid")
+    assert refused == error_of(sent_back(vault.owner, {**reply, "state": "x" + reply["state"]}))
+    assert "waiting_for_input" == vault.owner.get_run(run_id)["status"]
+    assert 200 == sent_back(vault.owner, reply).status_code
+    assert refused == error_of(sent_back(vault.owner, reply))
+    [output] = vault.outputs(run_id)
+    assert output.startswith("person-")
+
+
+def test_who_denies_access_ends_the_call(vault: Secured) -> None:
+    """The model reads why, and the run continues."""
+    (vault.folder / "denies").touch()
+    try:
+        run_id = vault.run(end_user_id="denies")
+        answer = sent_back(vault.owner, visited(vault.page(run_id)))
+    finally:
+        (vault.folder / "denies").unlink()
+
+    assert "Access was denied." in answer.text
+    assert ["The user has not authorized access to the server."] == vault.outputs(run_id)
+    assert "completed" == vault.owner.ended(run_id)["status"]

@@ -1,0 +1,147 @@
+"""The access of people to servers that require OAuth, around the requests to their sidecar."""
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
+from uuid import UUID
+from weakref import WeakValueDictionary
+
+from arkloop.shared.catalog import mcp_access
+from arkloop.shared.runs.form_replies import AUTHORIZATION
+from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey
+from arkloop.shared.storage.connections import Connections
+from arkloop.worker.contract.input_requests import InputRequired, Replies
+from arkloop.worker.mcp import AuthorizationRequired, McpFailed
+from arkloop.worker.mcp.client import McpClient
+from arkloop.worker.mcp.server import Server
+from arkloop.worker.tools import ToolFailed
+
+log = logging.getLogger(__name__)
+
+#: What is asked on behalf of a server, among what the server itself asks.
+KEY = "arkloop/oauth"
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class OwnersAccess:
+    """Access that the owner of a session has granted; `client` is known without a grant, too."""
+
+    connections: Connections
+    server: Server
+    owner: str
+    grant: Mapping[str, Any] | None
+    client: Mapping[str, Any] | None = None
+    answered: Mapping[str, Any] | None = None
+
+    def fields(self) -> Mapping[str, Any]:
+        return {"grant": self.grant, "client": self.client, "answered": self.answered}
+
+    def keep(self, grant: Mapping[str, Any]) -> None:
+        self.grant = grant
+        server = self.server
+        with self.connections.transaction() as tx:
+            mcp_access.store_grant(tx, server.org_id, server.config_id, self.owner, grant)
+
+
+def with_access(
+    connections: Connections,
+    client: McpClient,
+    server: Server,
+    owner: str,
+    run_id: UUID | None,
+    request: Callable[[Server, OwnersAccess | None], T],
+) -> T:
+    """Make a request with the owner's access, if the server requires any.
+
+    Raises:
+        AuthorizationRequired: the page that is to be visited is stored, and is its `made["url"]`.
+        McpFailed, and whatever `request` raises.
+    """
+    if server.oauth is None:
+        return request(server, None)
+    server = replace(server, owner=owner)
+    access = _current(connections, client, server, owner, run_id)
+    while True:
+        try:
+            return request(server, access)
+        except AuthorizationRequired as required:
+            before, made = access.grant, required.made
+        access = _current(connections, client, server, owner, run_id)
+        if access.grant is None or access.grant == before:
+            break
+        # Another worker has got a new one meanwhile.
+    with connections.transaction() as tx:
+        url = mcp_access.request(tx, server.org_id, server.config_id, owner, run_id, made)
+    raise AuthorizationRequired({"url": url})
+
+
+def ask(server: Server, url: str, replies: Replies | None) -> InputRequired:
+    """Return the request that ends a call until somebody has visited the page.
+
+    The call is then made again with the `replies` that it had so far.
+    """
+    asked = {
+        "key": KEY,
+        "kind": AUTHORIZATION,
+        "prompt": f"Authorize access to {server.name}.",
+        "url": url,
+    }
+    return InputRequired([asked], json.dumps(None if replies is None else asdict(replies)))
+
+
+def replies_before(replies: Replies | None) -> Replies | None:
+    """Return the replies that a call had before it was ended by `ask`.
+
+    Raises:
+        ToolFailed: access was not authorized.
+    """
+    if replies is None or KEY not in replies.responses:
+        return replies
+    if replies.responses[KEY]["action"] != "accept":
+        raise ToolFailed("The user has not authorized access to the server.")
+    earlier = json.loads(replies.state or "null")
+    return None if earlier is None else Replies(**earlier)
+
+
+#: Of two calls at once the one gets the tokens for a code, and the other waits for these.
+_locks: WeakValueDictionary[tuple[UUID, str], Any] = WeakValueDictionary()
+
+
+def _current(
+    connections: Connections, client: McpClient, server: Server, owner: str, run_id: UUID | None
+) -> OwnersAccess:
+    """Read what the owner has granted; if a code has come for the run, it is used first.
+
+    Raises:
+        McpFailed
+    """
+    lock = _locks.setdefault((server.config_id, owner), threading.Lock())
+    with lock:
+        access, answered = _stored(connections, server, owner, run_id)
+        if answered is not None:
+            exchange = replace(access, grant=None, answered=answered)
+            client.tools(server, access=exchange)
+            access.grant = exchange.grant
+    return access
+
+
+def _stored(
+    connections: Connections, server: Server, owner: str, run_id: UUID | None
+) -> tuple[OwnersAccess, Mapping[str, Any] | None]:
+    settings, org_id, config_id = connections.settings, server.org_id, server.config_id
+    access = OwnersAccess(connections, server, owner, grant=None)
+    try:
+        with connections.transaction() as tx:
+            answered = mcp_access.take_answered(tx, org_id, config_id, owner, run_id)
+            access.grant = mcp_access.grant_of(tx.sql, settings, org_id, config_id, owner)
+            if access.grant is None:
+                access.client = mcp_access.client_of(tx.sql, settings, org_id, config_id)
+    except (NoEncryptionKey, CannotOpen) as error:
+        log.error("cannot decrypt the grants of MCP server %s: %s", config_id, error)
+        raise McpFailed("The access that was granted cannot be decrypted here.") from None
+    return access, answered

@@ -1,0 +1,241 @@
+"""The OAuth of a session: the SDK's provider, for people who authorize while no process waits.
+
+The SDK's flow waits for somebody to visit a page. Here it ends at that point: what it needs to go
+on is part of `AuthorizationRequired`, which the worker stores, and comes back with the code. What
+it gets is a *grant*, which the worker stores, too. The SDK remembers tokens alone between two
+processes; a grant also has the time at which they expire, and the servers that they are from.
+"""
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+from mcp.client.auth import OAuthClientProvider, OAuthFlowError
+from mcp.client.auth.oauth2 import PKCEParameters
+from mcp.client.auth.utils import validate_authorization_response_iss
+from mcp.shared.auth import (
+    AuthorizationCodeResult,
+    OAuthClientInformationFull,
+    OAuthClientMetadata,
+    OAuthMetadata,
+    OAuthToken,
+    ProtectedResourceMetadata,
+)
+from pydantic import AnyUrl, BaseModel, ValidationError
+
+from arkloop.worker.mcp import AuthorizationRequired, McpFailed
+from arkloop.worker.mcp.checked_http import call_id_of
+from arkloop.worker.mcp.elicitations import MAX_URL_CHARACTERS, is_web_page
+from arkloop.worker.mcp.server import Server
+
+CLIENT_NAME = "Arkloop Runs"
+_FAILED = "The authorization at the server failed."
+_UNAVAILABLE = "The server that authorizes access is not available; try again later."
+
+
+class EndUserOAuth(OAuthClientProvider):
+    """The authorization of one owner at one server.
+
+    It never raises into the SDK's transport, which would end the session and all its calls: a
+    request that lacks access gets the server's 401, and `problem_of` says what is missing.
+    """
+
+    def __init__(self, server: Server) -> None:
+        assert server.url is not None and server.oauth is not None
+        redirect_uri = AnyUrl(server.oauth["redirect_uri"] or "")
+        is_local = redirect_uri.scheme == "http"
+        super().__init__(
+            server.url,
+            OAuthClientMetadata(
+                client_name=CLIENT_NAME,
+                redirect_uris=[redirect_uri],
+                application_type="native" if is_local else "web",
+            ),
+            storage=self,
+            redirect_handler=self._ask,
+            callback_handler=_never,
+        )
+        self._server = server
+        self._initialized = True
+        self._registered = _registered(server)
+        self.context.client_info = self._registered
+        self.grant: dict[str, Any] | None = None
+        self._seen: set[str] = set()
+        self._answered: Mapping[str, Any] | None = None
+        self._may_refresh = self._is_refreshing = False
+        self._problems: dict[str | None, McpFailed] = {}
+
+    def take(self, access: Mapping[str, Any]) -> None:
+        """Use `{grant, client, answered}` from now on.
+
+        `grant` is the owner's, `client` that of a registration which was made before, `answered` a
+        request with the code that came back. A grant from before one of this session is ignored.
+        """
+        grant, answered = access["grant"], access["answered"]
+        if answered is not None:
+            self._answered = answered
+            self._load(answered)
+        elif grant is None:
+            self.grant = None
+            self._seen.clear()
+            self.context.clear_tokens()
+            if self.context.client_info is None and access["client"] is not None:
+                self.context.client_info = _parsed(OAuthClientInformationFull, access["client"])
+        elif grant["id"] not in self._seen:
+            self.grant = grant
+            self._seen.add(grant["id"])
+            self._load(grant)
+
+    def problem_of(self, call_id: str | None) -> McpFailed | None:
+        """Return why the request of a call, or those without an id, got no access."""
+        return self._problems.pop(call_id, None)
+
+    # ---- the flow --------------------------------------------------------------------
+
+    async def async_auth_flow(
+        self, request: httpx2.Request
+    ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+        # The SDK's flow sends one request at a time, until its response begins. Those that have a
+        # token need not wait; nor is a stream of notifications worth asking anybody.
+        if request.method != "POST" or self.context.is_token_valid():
+            self._add_auth_header(request)
+            response = yield request
+            if request.method != "POST" or response.status_code not in (401, 403):
+                return
+        flow = super().async_auth_flow(request)
+        try:
+            outgoing = await anext(flow)
+            while True:
+                response = yield outgoing
+                if outgoing is request:
+                    self._may_refresh = response.status_code == 401
+                outgoing = await flow.asend(response)
+        except StopAsyncIteration:
+            return
+        except McpFailed as failed:
+            problem = failed
+        except (OAuthFlowError, ValidationError, ValueError):
+            problem = McpFailed(_FAILED)
+        finally:
+            self._is_refreshing = False
+            await flow.aclose()
+        self._problems[call_id_of(request)] = problem
+        request.headers.pop("Authorization", None)
+        yield request  # for its 401
+
+    async def _perform_authorization(self) -> httpx2.Request:
+        # A server may have revoked the access token alone, or not have said when it expires.
+        if self._may_refresh and self._answered is None and self.context.can_refresh_token():
+            self._may_refresh, self._is_refreshing = False, True
+            return await self._refresh_token()
+        return await super()._perform_authorization()
+
+    async def _handle_token_response(self, response: httpx2.Response) -> None:
+        if not self._is_refreshing:
+            await super()._handle_token_response(response)
+        elif not await self._handle_refresh_response(response):
+            await self._perform_authorization_code_grant()
+
+    async def _handle_refresh_response(self, response: httpx2.Response) -> bool:
+        if response.status_code == 429 or response.status_code >= 500:
+            raise McpFailed(_UNAVAILABLE)  # the grant may still be good
+        return await super()._handle_refresh_response(response)
+
+    async def _perform_authorization_code_grant(self) -> tuple[str, str]:
+        answered, self._answered = self._answered, None
+        if answered is None or answered["at"] != self._where():
+            # If the server names another authorization server now, that one must not get the code.
+            return await super()._perform_authorization_code_grant()
+        validate_authorization_response_iss(answered["iss"], self.context.oauth_metadata)
+        return answered["code"], answered["verifier"]
+
+    async def _ask(self, url: str) -> None:
+        """Take the place of the SDK's own verifier and state, which are lost with this process."""
+        pkce, state = PKCEParameters.generate(), secrets.token_urlsafe(32)
+        ours = {"state": state, "code_challenge": pkce.code_challenge}
+        page = str(httpx2.URL(url).copy_merge_params(ours))
+        if len(page) > MAX_URL_CHARACTERS or not is_web_page(page):
+            raise McpFailed(_FAILED)
+        raise AuthorizationRequired(
+            {**self._state(), "url": page, "state": state, "verifier": pkce.code_verifier}
+        )
+
+    # ---- what is kept between two processes ------------------------------------------
+
+    def _where(self) -> list[str | None]:
+        """Return what an authorization code is bound to."""
+        client = self.context.client_info
+        client_id = None if client is None else client.client_id
+        return [self._expected_issuer(), self._get_token_endpoint(), client_id]
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "at": self._where(),
+            "client": _plain(self.context.client_info),
+            "metadata": _plain(self.context.oauth_metadata),
+            "resource": _plain(self.context.protected_resource_metadata),
+            "issuer": self.context.auth_server_url,
+        }
+
+    def _load(self, kept: Mapping[str, Any]) -> None:
+        context = self.context
+        tokens = _parsed(OAuthToken, kept.get("tokens"))
+        context.current_tokens, context.token_expiry_time = tokens, kept.get("expires_at")
+        client = _parsed(OAuthClientInformationFull, kept["client"])
+        context.client_info = self._registered or client
+        context.oauth_metadata = _parsed(OAuthMetadata, kept["metadata"])
+        context.protected_resource_metadata = _parsed(ProtectedResourceMetadata, kept["resource"])
+        context.auth_server_url = kept["issuer"]
+
+    async def set_tokens(self, tokens: OAuthToken) -> None:
+        """Keep a new grant, for the worker to store."""
+        self.grant = {
+            **self._state(),
+            "id": str(uuid4()),
+            "obtained_at": time.time(),
+            "tokens": _plain(tokens),
+            "expires_at": self.context.token_expiry_time,
+        }
+        self._seen.add(self.grant["id"])
+
+    async def get_tokens(self) -> OAuthToken | None:
+        return self.context.current_tokens
+
+    async def get_client_info(self) -> OAuthClientInformationFull | None:
+        return self.context.client_info
+
+    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
+        """Keep nothing: the registration is part of the request and of the grant."""
+
+
+def tokens_of(access: Mapping[str, Any] | None) -> list[str]:
+    """Return the texts of the tokens of a request's `access`."""
+    tokens = ((access or {}).get("grant") or {}).get("tokens") or {}
+    return [tokens[name] for name in ("access_token", "refresh_token") if tokens.get(name)]
+
+
+async def _never() -> AuthorizationCodeResult:
+    raise AssertionError("`_ask` has ended the flow")
+
+
+def _registered(server: Server) -> OAuthClientInformationFull | None:
+    """Return the client that an admin has registered, None if there is none."""
+    oauth = server.oauth or {}
+    client_id, secret = oauth.get("client_id"), oauth.get("client_secret")
+    if client_id is None:
+        return None
+    method = "none" if secret is None else "client_secret_post"
+    return OAuthClientInformationFull(
+        client_id=client_id, client_secret=secret, token_endpoint_auth_method=method
+    )
+
+
+def _plain(model: BaseModel | None) -> dict[str, Any] | None:
+    return None if model is None else model.model_dump(mode="json", exclude_none=True)
+
+
+def _parsed(kind: Any, fields: Mapping[str, Any] | None) -> Any:
+    return None if fields is None else kind.model_validate(fields)
