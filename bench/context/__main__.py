@@ -1,22 +1,37 @@
 """Print what context handling achieves, next to its targets.
 
-    .venv/bin/python -m bench.context
+    .venv/bin/python -m bench.context [--real TURNS]
 
-Nothing of it depends on the machine or needs a network. Exit status 1: a target was missed.
+Nothing of it depends on the machine or needs a network. `--real` holds conversations
+with the local model of `arkloop dev` instead, which reads some hundred tokens a second. Exit status
+1: a target was missed.
 """
 
+import argparse
 import sys
 from collections.abc import Iterator
 
-from bench.context import scenarios
+from bench.context import real_model, scenarios
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="What context handling achieves.")
+    parser.add_argument("--real", type=int, metavar="TURNS", help="with the local model")
+    turns = parser.parse_args().real
     missed = 0
-    for what, figure, target, is_met in _figures():
+    for what, figure, target, is_met in _real_figures(turns) if turns else _figures():
         missed += not is_met
         print(f"{'ok    ' if is_met else 'MISSED'} {what:<72} {figure:>24}  (to reach: {target})")
     return 1 if missed else 0
+
+
+def _real_figures(turns: int) -> Iterator[tuple[str, str, str, bool]]:
+    with real_model.served() as url:
+        for name, text in scenarios.TEXTS.items():
+            answers, refused, most = real_model.dense_thread(url, text, turns)
+            what = f"runs of a thread of {name} over the local model that complete"
+            figure = f"{answers} of {turns} ({refused} refused, {most} tokens)"
+            yield what, figure, str(turns), answers == turns
 
 
 def _figures() -> Iterator[tuple[str, str, str, bool]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import takewhile
-from typing import Any
+from typing import Any, Protocol
 
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
@@ -29,7 +29,7 @@ from arkloop.worker.contract.messages import (
 )
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.providers import size_errors, token_counts
+from arkloop.worker.providers import Provider, size_errors, token_counts
 from arkloop.worker.providers.output_modes import OutputMode
 from arkloop.worker.tools import Tool
 from tests.worker.recorded_run import RUN, RecordedRun
@@ -37,6 +37,12 @@ from tests.worker.recorded_run import RUN, RecordedRun
 #: OpenAI caches prefixes of at least the first, in steps of the second number of tokens.
 CACHED_FROM, CACHED_STEP = 1024, 128
 _PROMPT = "You are a careful assistant who answers from what the tools return."
+
+
+class CountedProvider(Provider, Protocol):
+    """A provider that keeps the usage of its calls."""
+
+    usages: list[Usage]
 
 
 @dataclass
@@ -127,7 +133,7 @@ def _text(message: Message) -> str:
 class Talk:
     """A thread whose runs are executed in this process, without any store."""
 
-    vendor: Vendor
+    vendor: CountedProvider
     tools: dict[str, Tool] = field(default_factory=dict)
     persona: Persona = field(
         default_factory=lambda: Persona(key="talk", version="1", system_prompt=_PROMPT)
