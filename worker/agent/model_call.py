@@ -42,7 +42,7 @@ from arkloop.worker.contract.messages import (
     UsageUpdate,
     has_state,
     state_text,
-    without_state,
+    strip_provider_state,
 )
 from arkloop.worker.contract.outcomes import ProviderError, TooLarge
 from arkloop.worker.contract.retry_deadline import RetryDeadline
@@ -150,7 +150,7 @@ def call_model(
                     request, progress = smaller, replace(progress, shrinks=progress.shrinks + 1)
                 case StripState():
                     _void(context, error, streamed)
-                    request = replace(request, messages=without_state(request.messages))
+                    request = replace(request, messages=strip_provider_state(request.messages))
                 case DropSetting(name):
                     _void(context, error, streamed)
                     _drop_settings(chain, context, [name])

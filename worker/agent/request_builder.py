@@ -20,7 +20,7 @@ from arkloop.worker.agent.conversation import Entry, Turn, entries_of
 from arkloop.worker.agent.offered_tools import OfferedTools
 from arkloop.worker.agent.vendor_count import VendorCount
 from arkloop.worker.contract.context import RunContext
-from arkloop.worker.contract.messages import Message, ModelRequest, without_state
+from arkloop.worker.contract.messages import Message, ModelRequest, strip_provider_state
 from arkloop.worker.contract.outcomes import TooLarge
 from arkloop.worker.contract.stop_signal import StopSignal
 
@@ -273,7 +273,7 @@ class RequestBuilder:
         if (shown := self._shown.get(key)) is None:
             each = self._agent.persona.max_result_tokens
             cut = context_window.cut_results(entry, each, together)
-            messages = without_state(cut, but_of=route)
+            messages = strip_provider_state(cut, keep_for=route)
             tokens = sum(map(context_window.tokens_of, messages))
             shown = self._shown[key] = _Shown(messages, tokens, cut != list(entry.messages))
         return shown

@@ -81,13 +81,15 @@ def has_state(messages: Iterable[Message]) -> bool:
     return any(isinstance(m, AssistantMessage) and m.state is not None for m in messages)
 
 
-def without_state(messages: Iterable[Message], *, but_of: Route | None = None) -> list[Message]:
+def strip_provider_state(
+    messages: Iterable[Message], *, keep_for: Route | None = None
+) -> list[Message]:
     """Strip the state that a model would reject because another one signed it."""
     return [
         replace(message, state=None)
         if isinstance(message, AssistantMessage)
         and message.state is not None
-        and (but_of is None or not _is_of(message.state, but_of))
+        and (keep_for is None or not _is_of(message.state, keep_for))
         else message
         for message in messages
     ]

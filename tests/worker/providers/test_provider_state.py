@@ -34,7 +34,7 @@ from arkloop.worker.contract.messages import (
     ToolMessage,
     TurnEnd,
     UserMessage,
-    without_state,
+    strip_provider_state,
 )
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.process.process import WorkerProcess
@@ -317,9 +317,9 @@ def test_only_who_gave_it_gets_it_back() -> None:
     state = ProviderState("openai", "m", {"reasoning": "so"}, (), route.server)
     said: list[Message] = [UserMessage("Hi"), AssistantMessage("", CALLS, state)]
 
-    assert said == without_state(said, but_of=replace(route, id="b"))
+    assert said == strip_provider_state(said, keep_for=replace(route, id="b"))
     for other in ({"model": "n"}, {"provider": "anthropic"}, {"base_url": "http://there/v1"}):
-        bare = without_state(said, but_of=replace(route, **other))
+        bare = strip_provider_state(said, keep_for=replace(route, **other))
         assert [UserMessage("Hi"), AssistantMessage("", CALLS)] == bare
 
 
