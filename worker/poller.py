@@ -37,14 +37,14 @@ def start(process: WorkerProcess) -> None:
 
 
 def _step(process: WorkerProcess) -> float | None:
-    room = min(process.free_slots, BATCH)
-    if room <= 0 or not process.lease.is_valid:
+    capacity = min(process.free_slots, BATCH)
+    if capacity <= 0 or not process.lease.is_valid:
         return None
-    return MORE_PAUSE_SECONDS if poll(process, room) == room else None
+    return MORE_PAUSE_SECONDS if poll(process, capacity) == capacity else None
 
 
-def poll(process: WorkerProcess, room: int) -> int:
-    """Execute at most `room` unclaimed runs, each in a thread of its own; returns how many.
+def poll(process: WorkerProcess, capacity: int) -> int:
+    """Execute at most `capacity` unclaimed runs, each in a thread of its own; returns how many.
 
     Raises:
         Unavailable
@@ -54,7 +54,7 @@ def poll(process: WorkerProcess, room: int) -> int:
         found = claims.unclaimed(
             sql,
             older_than=UNCLAIMED_SECONDS,
-            limit=room,
+            limit=capacity,
             suspects=not process.has_suspect,
             # Of a long queue each message would be overtaken, and still cost its time later.
             before=delivered and delivered - timedelta(seconds=UNCLAIMED_SECONDS),

@@ -168,9 +168,9 @@ def replay(
 
 
 def claim(
-    tx: Transaction, *, room: int, most_per_endpoint: int, busy: Mapping[UUID, int]
+    tx: Transaction, *, capacity: int, most_per_endpoint: int, busy: Mapping[UUID, int]
 ) -> Sequence[Row[Any]]:
-    """Begin attempts of at most `room` deliveries that are due, in one statement.
+    """Begin attempts of at most `capacity` deliveries that are due, in one statement.
 
     `busy` has the attempts that this process is making, by endpoint. Each row has the delivery's
     id, type, data and attempt, and the endpoint's address and sealed secrets.
@@ -179,7 +179,7 @@ def claim(
     return tx.sql.exec_driver_sql(
         _CLAIM,
         {
-            "room": room,
+            "capacity": capacity,
             "most": most_per_endpoint,
             "busy_ids": plain_array(busy),
             "busy": plain_array(busy.values()),

@@ -89,13 +89,13 @@ def cut_results(entry: Entry, each: float, together: float) -> list[Message]:
     return [_cut(message, most, entry.position) for message in entry.messages]
 
 
-def _share(sizes: Sequence[int], room: float) -> float:
+def _share(sizes: Sequence[int], available: float) -> float:
     """Compute the most that each may have so that all fit together; small ones stay whole."""
     left = len(sizes)
     for size in sorted(sizes):
-        if size * left > room:
-            return room / left
-        room, left = room - size, left - 1
+        if size * left > available:
+            return available / left
+        available, left = available - size, left - 1
     return max(sizes)
 
 

@@ -228,8 +228,10 @@ def bounded(request: ModelRequest, admission: Admission) -> ModelRequest:
     """Bound the output of a request for which money is reserved."""
     if not admission.is_limited or request.max_output_tokens is not None:
         return request
-    room = DEFAULT_OUTPUT_TOKENS if request.room_tokens is None else request.room_tokens
-    most = min(DEFAULT_OUTPUT_TOKENS, max(room, LEAST_OUTPUT_TOKENS))
+    remaining = (
+        DEFAULT_OUTPUT_TOKENS if request.remaining_tokens is None else request.remaining_tokens
+    )
+    most = min(DEFAULT_OUTPUT_TOKENS, max(remaining, LEAST_OUTPUT_TOKENS))
     return replace(request, max_output_tokens=most)
 
 

@@ -76,11 +76,11 @@ class RequestBuilder:
 
     def lost(self, route: Route) -> ModelRequest:
         """Build the request of a call that was lost, without moving the truncation point."""
-        persona, room = self._agent.persona, None
+        persona, remaining = self._agent.persona, None
         most = persona.max_output_tokens or route.max_output_tokens
         if route.context_tokens is not None:
-            room = route.context_tokens - self._tokens(route)
-            most = most and min(most, max(room, self._answer_tokens(route)))
+            remaining = route.context_tokens - self._tokens(route)
+            most = most and min(most, max(remaining, self._answer_tokens(route)))
         kept = self._kept(route)
         request = ModelRequest(
             model=route.model,
@@ -88,7 +88,7 @@ class RequestBuilder:
             messages=[m for shown in kept for m in shown.messages],
             tools=self._offered.specs(is_any_cut=_is_any_cut(kept)),
             max_output_tokens=most,
-            room_tokens=room,
+            remaining_tokens=remaining,
             settings=self._settings(route),
             turn=len(self._turns),
             taken_call_ids=frozenset(call.id for turn in self._turns for call in turn.calls),
@@ -233,13 +233,13 @@ class RequestBuilder:
         context = self._context(route)
         messages = _summary_of(context)
         others = sum(shown.tokens for shown in self._kept(route)[1:])
-        room = self._input_tokens(route) / self._density(route) - summaries.INSTRUCTION_TOKENS
-        room -= self._estimate(route) - others  # the prompt, tools and the last summary
+        remaining = self._input_tokens(route) / self._density(route) - summaries.INSTRUCTION_TOKENS
+        remaining -= self._estimate(route) - others  # the prompt, tools and the last summary
         omitted = context_window.entries_from(entries[:start], begin)
         for end, entry in enumerate(omitted, start - len(omitted)):
             shown = self._show(route, entry, context)
-            room -= shown.tokens
-            if room < 0 and end > begin:
+            remaining -= shown.tokens
+            if remaining < 0 and end > begin:
                 return end, messages
             messages += shown.messages
         return start, messages

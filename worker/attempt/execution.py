@@ -75,8 +75,8 @@ def execute(process: WorkerProcess, run_id: UUID, *, by_message: bool = False) -
         fault_points.reach("worker.popped")
         with process.track(run_id) as active:
             parked = _attempt(process, active, by_message=by_message)
-            has_room = process.free_slots > process.settings.worker_concurrency // 2
-            if not parked or not has_room or process.draining.is_set():
+            has_capacity = process.free_slots > process.settings.worker_concurrency // 2
+            if not parked or not has_capacity or process.draining.is_set():
                 return
             if not active.answered.wait(LINGER_SECONDS):
                 return

@@ -126,7 +126,7 @@ class ModelRequest:
     """The request of one model call.
 
     `turn` counts the assistant turns already in this run, `attempt` the run's
-    claims, `try_number` the tries of this call, both from 1. `room_tokens` is
+    claims, `try_number` the tries of this call, both from 1. `remaining_tokens` is
     about what the model's context leaves for the answer; None: nobody knows.
     `settings` are those of `shared/catalog/model_settings.py`.
     `taken_call_ids` are those of the run's earlier turns. `stream_arguments`:
@@ -142,7 +142,7 @@ class ModelRequest:
     messages: Sequence[Message]
     tools: Sequence[ToolSpec] = ()
     max_output_tokens: int | None = None
-    room_tokens: int | None = None
+    remaining_tokens: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     turn: int = 0
     taken_call_ids: frozenset[str] = frozenset()

@@ -178,11 +178,11 @@ class WaitForInput(StopRun):
         `run.waiting_for_input` those of calls whose results are missing.
         """
         if self.kind == "tool_results":
-            room = MAX_SHOWN_CHARACTERS
+            remaining = MAX_SHOWN_CHARACTERS
             calls = []
             for call in self._sent():
-                room -= len(json.dumps(call["arguments"]))
-                calls.append(call if room >= 0 else {**call, "arguments": None})
+                remaining -= len(json.dumps(call["arguments"]))
+                calls.append(call if remaining >= 0 else {**call, "arguments": None})
             return {"calls": [{k: v for k, v in c.items() if v is not None} for c in calls]}
         if len(json.dumps(self.arguments, default=str)) > MAX_SHOWN_CHARACTERS:
             return {"tool_name": self.tool_name}

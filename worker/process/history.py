@@ -312,7 +312,7 @@ def _turns_of_earlier_runs(
     Returns the position from which on they are all there, at least `first`: those of older runs
     are more than `max_bytes`.
     """
-    before, room, max_runs = claim.position, max_bytes, FIRST_PAGE
+    before, remaining_bytes, max_runs = claim.position, max_bytes, FIRST_PAGE
     while True:
         values = {
             "thread_id": claim.thread_id,
@@ -322,7 +322,7 @@ def _turns_of_earlier_runs(
             "upto_seq": start.upto_seq,
             "max_runs": max_runs,
             "types": list(TURN_TYPES),
-            "max_bytes": room,
+            "max_bytes": remaining_bytes,
         }
         rows = sql.exec_driver_sql(_TURNS, values).all()
         page = [(position, list(some)) for position, some in groupby(rows, lambda row: row[0])]
@@ -332,7 +332,7 @@ def _turns_of_earlier_runs(
                 stored = [StoredEvent(*row[3:]) for row in events if row.type is not None]
                 if any(event.payload is None for event in stored):
                     return int(position) + 1
-                room -= sum(event.size for event in stored)
+                remaining_bytes -= sum(event.size for event in stored)
                 read.turns[position] = turns_of(stored)
                 if steered := steered_of(stored):
                     read.steered[position] = steered

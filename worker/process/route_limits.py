@@ -146,7 +146,7 @@ class RouteLimits:
         self._asked = {key: asked for key, asked in self._asked.items() if asked > fresh}
 
     def _place(self, route: Route, full: "_Full") -> float:
-        seconds = full.room_in
+        seconds = full.available_in
         if seconds < MAX_LINE_SECONDS:
             # Room for one is no reason for hundreds to ask at the same moment.
             line, now = (route.id, full.limit), time.monotonic()
@@ -168,13 +168,13 @@ class RouteLimits:
 
 @dataclass(frozen=True, slots=True)
 class _Full:
-    """A limit without room for a call: there is some in `room_in` seconds, if nobody takes it.
+    """A limit without room for a call: there is some in `available_in` seconds, if nobody takes it.
 
     `refills_in`: the seconds in which the limit gains as much as the call costs.
     """
 
     limit: str
-    room_in: float
+    available_in: float
     refills_in: float
 
 
@@ -187,18 +187,18 @@ def _take(limiter: RateLimiter, route: Route, tokens: int) -> _Full | None:
     if route.requests_per_minute is not None:
         wanted.append(("requests", RateLimitItemPerMinute(route.requests_per_minute), 1))
     for name, limit, cost in wanted:
-        if (seconds := _room_in(limiter, limit, route.id, name, cost)) > 0:
+        if (seconds := _seconds_until_available(limiter, limit, route.id, name, cost)) > 0:
             return _Full(name, seconds, cost * limit.get_expiry() / limit.amount)
     for name, limit, cost in wanted:
         # Between the question and this another call may have come: the last word is here. What
         # was taken of another limit is lost then, which errs on the side of the provider.
         if not limiter.hit(limit, route.id, name, cost=cost):
-            seconds = _room_in(limiter, limit, route.id, name, cost)
+            seconds = _seconds_until_available(limiter, limit, route.id, name, cost)
             return _Full(name, seconds, cost * limit.get_expiry() / limit.amount)
     return None
 
 
-def _room_in(
+def _seconds_until_available(
     limiter: RateLimiter, limit: RateLimitItemPerMinute, route_id: str, name: str, cost: int
 ) -> float:
     """Return in how many seconds `limiter.hit` succeeds, if nothing else calls; 0 means now."""
@@ -208,9 +208,9 @@ def _room_in(
         limit.key_for(route_id, name), minute
     )
     # The previous window counts by the part of it that the minute until now covers, rounded down:
-    # it must come below `room`.
-    room = limit.amount - cost - current + 1
-    if room > 0:
-        return previous_left - room * minute / previous if previous else 0.0
+    # it must come below `capacity`.
+    capacity = limit.amount - cost - current + 1
+    if capacity > 0:
+        return previous_left - capacity * minute / previous if previous else 0.0
     # Only when the current window is the previous one, which it is kept for a minute to be.
     return current_left - (limit.amount - cost + 1) * minute / current

@@ -28,7 +28,7 @@ from arkloop.worker.providers.abortable_http import AbortableClient
 from arkloop.worker.providers.output_modes import OutputMode
 from arkloop.worker.providers.partial_calls import PartialCalls
 from arkloop.worker.providers.reported_usage import UsageReader
-from arkloop.worker.providers.sdk_client import StateRoom, address
+from arkloop.worker.providers.sdk_client import StateBudget, address
 from arkloop.worker.providers.sdk_errors import provider_errors
 
 #: The same words as of the other providers, where they mean the same.
@@ -206,7 +206,7 @@ class _Thoughts:
     """The blocks of thinking, which the API requires back unchanged and in place."""
 
     def __init__(self) -> None:
-        self._room = StateRoom()
+        self._budget = StateBudget()
         self._open: dict[int, tuple[dict[str, Any], list[str]]] = {}  # the pieces of each
         self._since_call: list[dict[str, Any]] = []
         self._has_call = False
@@ -222,16 +222,16 @@ class _Thoughts:
         return self._layout if any(is_thought) else None
 
     def begin(self, index: int, block: dict[str, Any]) -> None:
-        if self._room.take(block):
+        if self._budget.take(block):
             self._open[index] = block, [block.get("thinking") or ""]
             (self._since_call if self._has_call else self._layout).append(block)
 
     def go_on(self, index: int, text: str | None) -> None:
-        if text and index in self._open and self._room.take(text):
+        if text and index in self._open and self._budget.take(text):
             self._open[index][1].append(text)
 
     def sign(self, index: int, signature: str | None) -> None:
-        if signature and index in self._open and self._room.take(signature):
+        if signature and index in self._open and self._budget.take(signature):
             self._open[index][0]["signature"] = signature
 
     def said(self, characters: int) -> None:
@@ -254,4 +254,4 @@ class _Thoughts:
         for block, pieces in self._open.values():
             if block["type"] == "thinking":
                 block["thinking"] = "".join(pieces)
-        return not self._room.is_over
+        return not self._budget.is_over

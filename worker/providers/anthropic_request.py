@@ -53,10 +53,10 @@ def max_tokens(request: ModelRequest) -> int:
         return request.max_output_tokens
     name = request.model[max(request.model.find("claude-"), 0) :]  # platforms put more before it
     known = next(most for start, most in _MOST_OUTPUT_TOKENS if name.startswith(start))
-    if request.room_tokens is None:
+    if request.remaining_tokens is None:
         return known
     # Older models refuse a limit that does not fit into their context beside the input.
-    return min(known, max(request.room_tokens, _LEAST_OUTPUT_TOKENS))
+    return min(known, max(request.remaining_tokens, _LEAST_OUTPUT_TOKENS))
 
 
 def arguments(request: ModelRequest) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from arkloop.worker.providers.partial_calls import (
     portable_name,
 )
 from arkloop.worker.providers.reported_usage import UsageReader
-from arkloop.worker.providers.sdk_client import StateRoom, with_extra
+from arkloop.worker.providers.sdk_client import StateBudget, with_extra
 
 #: The names that compatible servers give to the model's reasoning.
 _REASONING = ("reasoning_content", "reasoning")
@@ -79,8 +79,8 @@ class OpenAIProvider:
         finish_reason: str | None = None
         usage: Usage | None = None
         has_text = is_refused = False
-        room = StateRoom()
-        reasoning = _Reasoning(room)
+        budget = StateBudget()
+        reasoning = _Reasoning(budget)
         with self._client.calling(stop, request.settings):
             with self._client.sdk.chat.completions.create(
                 **_arguments(request, self._is_vendor)
@@ -115,7 +115,7 @@ class OpenAIProvider:
                                 piece.id,
                                 function and function.name,
                                 arguments,
-                                signed if signed and room.take(signed) else None,
+                                signed if signed and budget.take(signed) else None,
                             )
             stop.check()  # it may have been cut by us
             if finish_reason is None:
@@ -127,7 +127,7 @@ class OpenAIProvider:
             # A refusal ends with `stop`, as an answer does.
             reason = "content_filter" if is_refused else clean(finish_reason)
             end = TurnEnd(reason, tool_calls, usage)
-            if tool_calls and not room.is_over:
+            if tool_calls and not budget.is_over:
                 end = replace(end, state=reasoning.fields(), call_states=calls.states())
         yield end
 
@@ -168,8 +168,8 @@ def _text_of(arguments: Any) -> str | None:
 class _Reasoning:
     """The fields of a turn with calls that thinking models want back, on servers that have them."""
 
-    def __init__(self, room: StateRoom) -> None:
-        self._room = room
+    def __init__(self, budget: StateBudget) -> None:
+        self._budget = budget
         self._texts: dict[str, list[str]] = {}
         self._details: list[dict[str, Any]] = []
 
@@ -178,7 +178,7 @@ class _Reasoning:
         for name in _REASONING:
             text = extra.get(name)
             # Also where it is empty: DeepSeek refuses a turn with calls without the field.
-            if isinstance(text, str) and self._room.take(text):
+            if isinstance(text, str) and self._budget.take(text):
                 self._texts.setdefault(name, []).append(text)
         details = extra.get(_DETAILS)
         for detail in details if isinstance(details, list) else ():
@@ -190,14 +190,14 @@ class _Reasoning:
         last = self._details[-1] if self._details else {}
         is_text = any(name in piece for name in ("text", "summary", "signature"))
         if not is_text or any(last.get(name) != piece.get(name) for name in ("type", "index")):
-            if self._room.take(piece):
+            if self._budget.take(piece):
                 self._details.append(dict(piece))
             return
         for name, value in piece.items():
             if name in ("text", "summary") and isinstance(value, str):
-                if self._room.take(value):
+                if self._budget.take(value):
                     last[name] = (last.get(name) or "") + value
-            elif value is not None and value != last.get(name) and self._room.take(value):
+            elif value is not None and value != last.get(name) and self._budget.take(value):
                 last[name] = value
 
     def fields(self) -> dict[str, Any] | None:

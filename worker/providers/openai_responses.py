@@ -31,7 +31,7 @@ from arkloop.worker.providers.openai_client import Client
 from arkloop.worker.providers.output_modes import OutputMode
 from arkloop.worker.providers.partial_calls import MAX_CALLS, PartialCalls
 from arkloop.worker.providers.reported_usage import UsageReader
-from arkloop.worker.providers.sdk_client import StateRoom, with_extra
+from arkloop.worker.providers.sdk_client import StateBudget, with_extra
 
 #: Requested from a reasoning model in addition to the answer. A server may refuse either: OpenAI
 #: refuses both for models that do not reason, and summaries to organizations it has not verified.
@@ -183,7 +183,7 @@ class _Response:
             raise ProviderError(
                 "connection", "The provider's stream ended before the response was complete."
             )
-        room = StateRoom()
+        budget = StateBudget()
         calls = PartialCalls(self._turn)
         kept: list[tuple[int, dict[str, Any]]] = []
         number = 0
@@ -198,7 +198,7 @@ class _Response:
                     number += 1
                 case "reasoning":
                     thought = _to_keep(item.data)
-                    is_kept = is_kept and thought is not None and room.take(thought)
+                    is_kept = is_kept and thought is not None and budget.take(thought)
                     is_needed = True
                     kept.append((number, thought or {}))
                 case "message":

@@ -1,4 +1,4 @@
-"""The common parts of the SDKs' providers: addresses, bodies, the room for a vendor's state."""
+"""The common parts of the SDKs' providers: addresses, bodies, the budget of a vendor's state."""
 
 import json
 from collections.abc import Mapping
@@ -54,8 +54,8 @@ def json_bytes(value: object) -> bytes:
     return b"".join(piece.encode() for piece in encoder.iterencode(value))
 
 
-class StateRoom:
-    """The room for one turn's state; nothing longer than `MAX_STATE_BYTES` is gathered."""
+class StateBudget:
+    """The budget of one turn's state; nothing longer than `MAX_STATE_BYTES` is gathered."""
 
     def __init__(self) -> None:
         self._left = MAX_STATE_BYTES

@@ -74,12 +74,12 @@ class WebhookSender:
     def _begin(self) -> int:
         """Begin the attempts that are due, as far as there is room; return how many."""
         with self._lock:
-            room, busy = MAX_ATTEMPTS - self._busy.total(), dict(self._busy)
-        if room <= 0:
+            capacity, busy = MAX_ATTEMPTS - self._busy.total(), dict(self._busy)
+        if capacity <= 0:
             return 0
         with self._connections.statement() as tx:
             claimed = deliveries.claim(
-                tx, room=room, most_per_endpoint=MAX_ATTEMPTS_OF_ENDPOINT, busy=busy
+                tx, capacity=capacity, most_per_endpoint=MAX_ATTEMPTS_OF_ENDPOINT, busy=busy
             )
         with self._lock:
             self._busy.update(row.endpoint_id for row in claimed)

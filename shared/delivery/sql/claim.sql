@@ -38,7 +38,7 @@ WITH RECURSIVE pending AS (
         )
         FOR NO KEY UPDATE SKIP LOCKED
     ) AS one
-    ORDER BY one.due_at LIMIT %(room)s
+    ORDER BY one.due_at LIMIT %(capacity)s
 )
 UPDATE webhook_deliveries d SET
     attempts = d.attempts + 1,

@@ -113,7 +113,7 @@ def test_a_secret_is_replaced(connections: Connections, alice: User) -> None:
 def _valid(connections: Connections) -> list[str]:
     """Return the valid secrets of the only delivery that is due."""
     with connections.statement() as tx:
-        [row] = deliveries.claim(tx, room=9, most_per_endpoint=9, busy={})
+        [row] = deliveries.claim(tx, capacity=9, most_per_endpoint=9, busy={})
     return endpoints.secrets_of(connections.settings, row)
 
 

@@ -69,7 +69,7 @@ class Org:
 
     def claim(self, *, room: int = 50, most: int = 50) -> list[Row[Any]]:
         with self.connections.statement() as tx:
-            return list(deliveries.claim(tx, room=room, most_per_endpoint=most, busy={}))
+            return list(deliveries.claim(tx, capacity=room, most_per_endpoint=most, busy={}))
 
     def tried(self, row: Row[Any], **result: Any) -> None:
         """Record the result of an attempt."""
@@ -304,10 +304,10 @@ def test_an_endpoint_with_many_deliveries_hides_no_other_one(org: Org) -> None:
     with org.connections.statement() as tx:
         claim = deliveries.claim
         busy = {flooded: 1}
-        assert (2, 1) == counts(list(claim(tx, room=50, most_per_endpoint=3, busy=busy)))
+        assert (2, 1) == counts(list(claim(tx, capacity=50, most_per_endpoint=3, busy=busy)))
     with org.connections.statement() as tx:
         busy = {flooded: 3, failing: 1}
-        assert (0, 0) == counts(list(claim(tx, room=50, most_per_endpoint=3, busy=busy)))
+        assert (0, 0) == counts(list(claim(tx, capacity=50, most_per_endpoint=3, busy=busy)))
 
 
 def test_an_endpoint_that_responds_again_gets_what_waits_for_it(org: Org) -> None:

@@ -430,8 +430,11 @@ def test_our_bound_is_what_the_context_leaves(room: int, most: int) -> None:
     run = RecordedRun()
     run.is_limited = True
 
-    assert most == bounded(request("x", room_tokens=room), run).max_output_tokens
-    assert 7 == bounded(request("x", room_tokens=room, max_output_tokens=7), run).max_output_tokens
+    assert most == bounded(request("x", remaining_tokens=room), run).max_output_tokens
+    assert (
+        7
+        == bounded(request("x", remaining_tokens=room, max_output_tokens=7), run).max_output_tokens
+    )
 
 
 @pytest.mark.parametrize(
