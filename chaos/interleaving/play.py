@@ -341,10 +341,9 @@ def _refused() -> Iterator[None]:
 @contextmanager
 def planted(bug: Bug) -> Iterator[None]:
     """Let the service of this process follow a table with a bug."""
-    known = thread_queue.rule_for.__kwdefaults__ or {}
-    whole = known["rules"]
-    known["rules"] = bug.table().rules
+    whole = thread_queue.RULES
+    thread_queue.RULES = tuple(bug.table().rules)
     try:
         yield
     finally:
-        known["rules"] = whole
+        thread_queue.RULES = whole

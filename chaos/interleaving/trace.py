@@ -26,6 +26,7 @@ from chaos.model.busy_thread import (
     Tx,
 )
 from chaos.model.effects import Case, Table, carry_out, find
+from chaos.model.life import Life, live
 
 _ROWS = """
 SELECT r.id, r.state, r.cancel_requested_at IS NOT NULL AS cancel, r.has_followers, r.superseded_by,
@@ -159,20 +160,19 @@ class Trace:
         tried = []
         for happening, case in self._cases(before, doing, after):
             try:
-                rule = find(table, before, happening, case)
-                made = carry_out(table, before, rule, case)
+                name, made = _make(table, before, happening, case)
             except (LookupError, ValueError) as error:
                 tried.append(repr(error))
                 continue
             if _seen(made) == _seen(after):
-                self.rules.add(rule.name)
+                self.rules.add(name)
                 return
-            tried.append(f"{rule.name} would make {made}")
+            tried.append(f"{name} would make {made}")
         self.faults.append(f"no rule explains {doing}: {before} became {after}; {'; '.join(tried)}")
 
     def _cases(
         self, before: Thread, doing: Doing, after: Thread
-    ) -> Iterator[tuple[Happening, Case]]:
+    ) -> Iterator[tuple[Happening | Life, Case]]:
         """Yield what the step may be to the table."""
         target = self._ids.index(doing.run_id) if doing.run_id in self._ids else NOBODY
         if doing.what == "create":
@@ -192,7 +192,7 @@ class Trace:
                 yield Happening.END, Case(run=number, end=now.state)
                 yield Happening.CANCEL_ACTIVE, Case(run=number, end=CANCELLED)
             elif run.state in ACTIVE:
-                for happening in _OF_ACTIVE:
+                for happening in (Happening.CANCEL_ACTIVE, *Life):
                     yield happening, Case(run=number)
 
 
@@ -208,13 +208,14 @@ def _has_more(before: Sequence[Run], after: Sequence[Run]) -> bool:
     return joined or len(after) > len(before)
 
 
-_OF_ACTIVE = (
-    Happening.CANCEL_ACTIVE,
-    Happening.CLAIM,
-    Happening.PARK,
-    Happening.RESUME,
-    Happening.RELEASE,
-)
+def _make(
+    table: Table, before: Thread, happening: Happening | Life, case: Case
+) -> tuple[str, Thread]:
+    """Return the name of what the model would do, and its result. Raises: LookupError."""
+    if isinstance(happening, Life):
+        return happening.value, live(before, happening)
+    rule = find(table, before, happening, case)
+    return rule.name, carry_out(table, before, rule, case)
 
 
 def _seen(thread: Thread) -> Any:

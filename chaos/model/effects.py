@@ -111,8 +111,6 @@ def carry_out(table: Table, thread: Thread, rule: Rule, case: Case) -> Thread:
         thread = _EFFECTS[effect](table, thread, case)
     if rule.becomes not in (None, Holder.NONE, Holder.CANCELLING) and active != NOBODY:
         thread = thread.with_run(active, state=rule.becomes.value)
-    if happening is Happening.CLAIM:
-        thread = thread.with_run(active, fence=thread.runs[active].fence + 1)
     return thread
 
 
@@ -162,7 +160,8 @@ def _new(thread: Thread, case: Case, state: str) -> Thread:
     if case.run < len(thread.runs):
         moved = thread.with_run(case.run, state=state, ticket=thread.tickets)
         return moved._replace(tickets=thread.tickets + 1)
-    goes_ahead = state == PENDING and case.on_busy in (OnBusy.INTERRUPT, OnBusy.ROLLBACK)
+    replaces = case.on_busy in (OnBusy.INTERRUPT, OnBusy.ROLLBACK)
+    goes_ahead = state == PENDING and replaces and thread.active != NOBODY
     # What it has superseded before it started precedes it.
     taken = [
         number

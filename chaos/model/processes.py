@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from arkloop.shared.runs.thread_queue import Effect, Happening, Holder, OnBusy
+from chaos.model import earlier_release
 from chaos.model.busy_thread import (
     ACTIVE,
     CANCELLED,
@@ -26,6 +27,7 @@ from chaos.model.busy_thread import (
     Tx,
 )
 from chaos.model.effects import Care, Case, Table, carry_out, find, happen, start_first
+from chaos.model.life import Life, live
 from chaos.model.steps import (
     CLIENTS,
     SWEEP,
@@ -86,6 +88,8 @@ class Model:
             yield from self._sweep(thread)
         if thread.crashes:
             yield from self._crashes(thread)
+        if self.bounds.has_earlier_worker:
+            yield from earlier_release.moves(self.table, thread)
 
     # ---- clients ---------------------------------------------------------------------
 
@@ -108,7 +112,7 @@ class Model:
                 yield f"{NAMES[client]} requests the end of the key of {number}", revoked
         active = thread.active
         if thread.holder is Holder.WAITING and not thread.is_locked(active):
-            _, resumed = happen(self.table, thread, Happening.RESUME, Case(client, run=active))
+            resumed = live(thread, Life.RESUME)
             yield f"{NAMES[client]} answers {active}", resumed.with_process(client, left=left)
 
     # ---- transactions ----------------------------------------------------------------
@@ -296,7 +300,7 @@ class Model:
     def _end(self, thread: Thread, number: int, tx: Tx) -> Iterator[Move]:
         run = thread.runs[tx.target]
         if tx.how == RELEASED and not run.cancel:
-            _, after = happen(self.table, thread, Happening.RELEASE, Case(run=tx.target))
+            after = live(thread, Life.RELEASE)
             after = after.with_run(tx.target, fence=run.fence + 1)
             yield "commits its release", let_go(after, number)
             return
@@ -319,7 +323,7 @@ class Model:
         active = thread.active
         if process.held == NOBODY:
             if thread.holder is Holder.QUEUED and not thread.is_locked(active):
-                _, claimed = happen(self.table, thread, Happening.CLAIM, Case(run=active))
+                claimed = live(thread, Life.CLAIM)
                 fence = claimed.runs[active].fence
                 yield (
                     f"worker claims {active}",
@@ -332,10 +336,9 @@ class Model:
         if thread.offered and holds:
             yield "worker begins a step", begin(thread, WORKER, Tx("deliver", "lock run", held))
         if thread.parks and holds and not run.cancel and not thread.is_locked(held):
-            for happening in (Happening.PARK, Happening.SUSPEND):
-                _, parked = happen(self.table, thread, happening, Case(run=held))
-                parked = parked._replace(parks=thread.parks - 1)
-                yield f"worker: {happening} {held}", let_go(parked, WORKER)
+            for move in (Life.PARK, Life.SUSPEND):
+                parked = live(thread, move)._replace(parks=thread.parks - 1)
+                yield f"worker: {move} {held}", let_go(parked, WORKER)
         if run.has_followers and self.table.has(Care.READS_FLAG):
             first = "lock run" if self.table.has(Care.RUN_BEFORE_THREAD) else "lock thread first"
             tx = Tx("end", first, held, how=COMPLETED)
@@ -373,8 +376,7 @@ class Model:
                 if is_to_end:
                     yield f"sweep locks {number}, a cancelled run", take(thread, number, CANCELLED)
                 if run.state == SUSPENDED:
-                    _, resumed = happen(self.table, thread, Happening.RESUME, Case(run=number))
-                    yield f"sub-runs of {number} end", resumed
+                    yield f"sub-runs of {number} end", live(thread, Life.RESUME)
             if run.cancel and run.state in (PENDING, SCHEDULED):
                 yield (
                     f"sweep finds {number}, a cancelled run",

@@ -3,7 +3,8 @@
 A thread has at most one active run. Runs that were accepted meanwhile are pending: they wait in
 the thread's queue. A scheduled run waits outside of it until its time has come. An offered message
 waits for the next step of the active run. `RULES` says for everything that can happen what comes
-of it, and the code that writes the rows asks `rule_for`; nothing here reads or writes any.
+of it, and the code that writes the rows asks `rule_for`; nothing here reads or writes any. What a
+worker makes of the active run alone (it claims it, parks it, lets it go) is no matter of the queue.
 
 Each happening is one transaction. It holds the row of the active run, then that of the thread,
 then those of pending runs, always in this order.
@@ -46,13 +47,9 @@ class Happening(StrEnum):
     DUE = "due"  # the time of a scheduled run has come
     CANCEL_WAITING = "cancel_waiting"  # of a pending or scheduled run
     CANCEL_ACTIVE = "cancel_active"
-    CLAIM = "claim"  # by a worker
     STEP = "step"  # the worker is about to call the model
-    PARK = "park"  # the worker lets the run wait for a person or for results
-    SUSPEND = "suspend"  # the worker lets the run wait for sub-runs
-    RESUME = "resume"  # what the run has waited for is there
-    RELEASE = "release"  # the worker stops, or was lost, and the run goes back
     END = "end"  # of the active run: by its worker, by a cancel, by expiry, by the sweep
+    LEFT = "left"  # the sweep finds runs that are pending, and none that is active
 
 
 class Guard(StrEnum):
@@ -72,7 +69,7 @@ class Guard(StrEnum):
 class Effect(StrEnum):
     """Changes that a rule makes, in its order, in one transaction.
 
-    "The run" is the one of the happening: that which is created, due or cancelled.
+    "The run" is the one of the happening: that which is created, due, cancelled or left.
     """
 
     # The request gets an error, and nothing is stored.
@@ -274,13 +271,8 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule("cancel again", _W.CANCEL_ACTIVE, holder=[_H.CANCELLING]),
     # ---- the active run -----------------------------------------------------------------
-    _rule("claim", _W.CLAIM, holder=[_H.QUEUED], becomes=_H.EXECUTING),
     _rule("step", _W.STEP, _E.DELIVER, holder=[_H.EXECUTING], guards=[_G.HAS_OFFERED]),
     _rule("step alone", _W.STEP, holder=[_H.EXECUTING]),
-    _rule("park", _W.PARK, holder=[_H.EXECUTING], becomes=_H.WAITING),
-    _rule("suspend", _W.SUSPEND, holder=[_H.EXECUTING], becomes=_H.SUSPENDED),
-    _rule("resume", _W.RESUME, holder=[_H.WAITING, _H.SUSPENDED], becomes=_H.QUEUED),
-    _rule("release", _W.RELEASE, holder=[_H.EXECUTING], becomes=_H.QUEUED),
     # ---- its end ------------------------------------------------------------------------
     _rule(
         "end before others",
@@ -290,6 +282,9 @@ RULES: tuple[Rule, ...] = (
         becomes=_H.NONE,
     ),
     _rule("end alone", _W.END, holder=_BUSY, becomes=_H.NONE),
+    # ---- what was left by a worker of an earlier release ----------------------------------
+    _rule("left in a deleted thread", _W.LEFT, _E.WITHDRAW, holder=[_H.NONE], guards=[_G.IS_GONE]),
+    _rule("left", _W.LEFT, _E.START_FIRST, holder=[_H.NONE]),
 )
 
 
@@ -299,15 +294,15 @@ def rule_for(
     facts: Iterable[Guard] = (),
     on_busy: OnBusy | None = None,
     *,
-    rules: Iterable[Rule] = RULES,
+    rules: Iterable[Rule] | None = None,
 ) -> Rule:
-    """Return the rule for this case; `on_busy` is that of a request.
+    """Return the rule for this case, of `RULES` by default; `on_busy` is that of a request.
 
     Raises:
         LookupError: it cannot happen.
     """
     known = frozenset(facts)
-    for rule in rules:
+    for rule in RULES if rules is None else rules:
         if rule.applies(happening, holder, known, on_busy):
             return rule
     raise LookupError(f"{happening} with {holder}")

@@ -11,7 +11,8 @@ from sqlalchemy import Row, exists, func, select
 from arkloop.shared.actors import Actor
 from arkloop.shared.billing import budgets
 from arkloop.shared.runs import agent_workers, endings, sub_runs
-from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.states import WAITING_FOR_THREAD, RunState
+from arkloop.shared.runs.thread_queue import Effect, Happening, Holder, rule_for
 from arkloop.shared.storage import signals
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.notifications import Notification
@@ -67,12 +68,20 @@ def request_cancel(tx: Transaction, actor: Actor, run_id: UUID) -> Sequence[Row[
 
 def carry_out(tx: Transaction, cancelled: Sequence[Row[Any]]) -> None:
     """Carry out a requested cancel: notify the owners of what is executed, end the rest."""
-    tx.after_commit += [_wish(run) for run in cancelled if run.state == RunState.EXECUTING]
-    unheld = [run for run in cancelled if run.state != RunState.EXECUTING]
+    tx.after_commit += [_wish(run) for run in cancelled if _is(run, Effect.REQUEST_CANCEL)]
+    unheld = [run for run in cancelled if _is(run, Effect.END_ACTIVE) or _is(run, Effect.WITHDRAW)]
     _end_unheld(tx, [run.id for run in unheld if run.depth == 0])
     # After the signals, and not before the response: each takes some milliseconds.
     below = sorted((run for run in unheld if run.depth > 0), key=lambda run: -run.depth)
     tx.after_commit += [_EndUnheld(run.id) for run in below]
+
+
+def _is(run: Row[Any], effect: Effect) -> bool:
+    """Return whether the cancel of a run has the effect, by the rules for the thread of each."""
+    if RunState(run.state) in WAITING_FOR_THREAD:
+        return effect in rule_for(Happening.CANCEL_WAITING, Holder.NONE).effects
+    # As it was before the cancel, which is in its row already.
+    return effect in rule_for(Happening.CANCEL_ACTIVE, Holder(run.state)).effects
 
 
 def cancel_orphans(tx: Transaction, parent_run_id: UUID | None = None) -> None:

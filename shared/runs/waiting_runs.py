@@ -246,12 +246,19 @@ def start_left(connections: Connections) -> None:
         ).all()
     for thread_id in left:
         with connections.transaction() as tx:
-            is_gone = _lock_thread(tx.sql, thread_id)
-            if not is_still(tx.sql, thread_id, None):
-                continue
-            if not is_gone:
-                start_first(tx, thread_id)
-            elif (run := _first(tx, thread_id)) is not None:
+            _is_left(tx, thread_id)
+
+
+def _is_left(tx: Transaction, thread_id: UUID) -> None:
+    is_gone = _lock_thread(tx.sql, thread_id)
+    if not is_still(tx.sql, thread_id, None) or (run := _first(tx, thread_id)) is None:
+        return
+    facts = [Guard.IS_GONE] if is_gone else []
+    for effect in rule_for(Happening.LEFT, Holder.NONE, facts).effects:
+        match effect:
+            case Effect.START_FIRST:
+                _start(tx, run["id"])
+            case Effect.WITHDRAW:
                 withdraw(tx, run)
 
 

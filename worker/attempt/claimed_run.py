@@ -17,6 +17,7 @@ from arkloop.shared.events.types import ContextCompacted, Event, ToolResult
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import claims, input_requests, interrupted_calls, offered_messages
 from arkloop.shared.runs.states import ResultSource
+from arkloop.shared.runs.thread_queue import Effect, Guard, Happening, Holder, rule_for
 from arkloop.shared.runs.transitions import Totals
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.threads import thread_contexts
@@ -123,7 +124,9 @@ class ClaimedRun:
         self._on_progress()
 
     def take_messages(self) -> list[Steered]:
-        if not self.log.has_offered:
+        facts = [Guard.HAS_OFFERED] if self.log.has_offered else []
+        rule = rule_for(Happening.STEP, Holder.EXECUTING, facts)
+        if Effect.DELIVER not in rule.effects:
             return []
         self.log.has_offered = False
         with self._connections.reading() as sql:
