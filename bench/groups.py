@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from bench import (
     bursts,
+    busy_threads,
     create,
     latency,
     mcp_neighbours,
@@ -53,6 +54,11 @@ GROUPS = (
         "create",
         "runs created in a closed loop, and executed meanwhile",
         lambda short: create.measure(short=short),
+    ),
+    Group(
+        "busy",
+        "runs created in busy threads, beside plain creates",
+        lambda short: busy_threads.measure(short=short),
     ),
     Group(
         "bursts",

@@ -10,7 +10,7 @@ from arkloop.shared.actors import Actor
 from arkloop.shared.billing import budget_limits
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.errors import Forbidden, InvalidRequest, InvalidState, ThreadBusy
-from arkloop.shared.runs import busy_threads
+from arkloop.shared.runs import busy_threads, enqueued_runs
 from arkloop.shared.runs.new_runs import Created, NewMessage, NewRun, NewThread, create_all
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Connections, Transaction
@@ -37,6 +37,11 @@ __all__ = [
 END_USER_OVERRIDES = frozenset({"tools"})
 
 
+#: How often a request tries to wait for a thread in which other processes have the locks: each
+#: time for a few milliseconds. After that it waits for them, with a connection of its own.
+TRIES = 5
+
+
 class RunCreator:
     """Creates runs, each in the cheapest way that its limits allow; one per process."""
 
@@ -44,6 +49,7 @@ class RunCreator:
         self._connections = connections
         self._catalog = catalog
         self._create_with_others = GroupCommit(self._create_all, size=lambda new: new.size)
+        self._enqueue_with_others = GroupCommit(self._enqueue_all, size=lambda new: new.size)
 
     def __call__(self, new: NewRun) -> Created:
         """Queue a run; the workers are notified after the commit.
@@ -54,12 +60,23 @@ class RunCreator:
         if new.thread is not None and new.thread.external_id is not None:
             with self._connections.reading() as sql:
                 new = _in_existing_thread(sql, new, new.thread.external_id)
-        if not self._is_complex(new):
-            run_id = self._create_with_others(new)
-            if run_id is not None:
-                return Created(run_id, new.thread_id, new.trace_id)
+        if not self._is_complex(new) and (made := self._with_others(new)) is not None:
+            return made
         with self._connections.transaction() as tx:
             return _create(tx, new)
+
+    def _with_others(self, new: NewRun) -> Created | None:
+        """Create the run together with those of other requests, if that is possible."""
+        if (run_id := self._create_with_others(new)) is not None:
+            return Created(run_id, new.thread_id, new.trace_id)
+        # Its thread is busy, or its actor must not create it, or somebody has locked something.
+        if new.thread is not None or new.on_busy not in (None, OnBusy.ENQUEUE):
+            return None
+        for _ in range(TRIES if new.on_busy is OnBusy.ENQUEUE else 1):
+            made, had_locks = self._enqueue_with_others(new)
+            if made is not None or had_locks:
+                return made
+        return None
 
     def _is_complex(self, new: NewRun) -> bool:
         """Return whether more has to be read, in one transaction, than a single statement does."""
@@ -75,6 +92,10 @@ class RunCreator:
     def _create_all(self, wanted: Sequence[NewRun]) -> list[UUID | None]:
         with self._connections.statement() as tx:
             return create_all(tx, wanted)
+
+    def _enqueue_all(self, wanted: Sequence[NewRun]) -> list[enqueued_runs.Attempt]:
+        with self._connections.statement() as tx:
+            return enqueued_runs.enqueue_all(tx, wanted)
 
 
 def create(tx: Transaction, new: NewRun) -> Created:

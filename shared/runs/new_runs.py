@@ -96,29 +96,12 @@ def create_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[UUID | None]:
     new_ids = [ids.new_id() for _ in wanted]
     # What stands for none is not inserted.
     opened = [new.thread or NewThread() for new in wanted]
-    said = [new.message or NewMessage(content=Content("")) for new in wanted]
     created = set(
         tx.sql.exec_driver_sql(
             _CREATE,
             {
+                **columns(wanted),
                 "ids": plain_array(new_ids),
-                "org_ids": plain_array(new.actor.org_id for new in wanted),
-                "thread_ids": plain_array(new.thread_id for new in wanted),
-                "user_ids": plain_array(new.actor.user_id for new in wanted),
-                "api_key_ids": plain_array(new.actor.api_key_id for new in wanted),
-                "write_all": plain_array(new.actor.writes_all for new in wanted),
-                "trace_ids": TextArray(new.trace_id for new in wanted),
-                "persona_ids": TextArray(new.persona.id for new in wanted),
-                "route_ids": TextArray(new.route.id for new in wanted),
-                "models": TextArray(new.route.model for new in wanted),
-                "agents": TextArray(new.agent for new in wanted),
-                "options": _json_array(new.options or None for new in wanted),
-                "end_user_ids": TextArray(new.end_user_id for new in wanted),
-                "metadata": _json_array(new.metadata for new in wanted),
-                "message_ids": plain_array(new.message and ids.new_id() for new in wanted),
-                "contents": TextArray(message.content.text for message in said),
-                "parts": _json_array(message.parts for message in said),
-                "message_metadata": _json_array(message.metadata for message in said),
                 "open_threads": plain_array(new.thread is not None for new in wanted),
                 "titles": TextArray(thread.title for thread in opened),
                 "are_private": plain_array(thread.is_private for thread in opened),
@@ -134,6 +117,30 @@ def create_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[UUID | None]:
         if run_id in created
     ]
     return [run_id if run_id in created else None for run_id in new_ids]
+
+
+def columns(wanted: Sequence[NewRun]) -> dict[str, str | TextArray]:
+    """Return what the runs and their messages are made of, as arrays for a statement."""
+    said = [new.message or NewMessage(content=Content("")) for new in wanted]
+    return {
+        "org_ids": plain_array(new.actor.org_id for new in wanted),
+        "thread_ids": plain_array(new.thread_id for new in wanted),
+        "user_ids": plain_array(new.actor.user_id for new in wanted),
+        "api_key_ids": plain_array(new.actor.api_key_id for new in wanted),
+        "write_all": plain_array(new.actor.writes_all for new in wanted),
+        "trace_ids": TextArray(new.trace_id for new in wanted),
+        "persona_ids": TextArray(new.persona.id for new in wanted),
+        "route_ids": TextArray(new.route.id for new in wanted),
+        "models": TextArray(new.route.model for new in wanted),
+        "agents": TextArray(new.agent for new in wanted),
+        "options": _json_array(new.options or None for new in wanted),
+        "end_user_ids": TextArray(new.end_user_id for new in wanted),
+        "metadata": _json_array(new.metadata for new in wanted),
+        "message_ids": plain_array(new.message and ids.new_id() for new in wanted),
+        "contents": TextArray(message.content.text for message in said),
+        "parts": _json_array(message.parts for message in said),
+        "message_metadata": _json_array(message.metadata for message in said),
+    }
 
 
 def _json_array(values: Iterable[Any]) -> TextArray:

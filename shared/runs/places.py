@@ -13,7 +13,8 @@ from sqlalchemy import ColumnElement, Connection, func, select
 from arkloop.shared.storage.tables.runs import FIRST_WAITING, runs
 from arkloop.shared.storage.tables.threads import messages
 
-_MIDDLE = 2**52
+#: The first place in a thread; later ones are behind it or, if a run goes ahead, before it.
+MIDDLE = 2**52
 SLOT = 1024
 #: Messages of one waiting run.
 MAX_MESSAGES = 50
@@ -25,13 +26,13 @@ def last(sql: Connection, thread_id: UUID) -> int:
     The caller has the lock of the thread's row.
     """
     newest = _outermost(sql, thread_id, func.max, func.greatest)
-    return _MIDDLE if newest is None else _slot_of(newest) + SLOT
+    return MIDDLE if newest is None else _slot_of(newest) + SLOT
 
 
 def first(sql: Connection, thread_id: UUID) -> int:
     """Return the position of a run that waits before all others of its thread; as `last`."""
     oldest = _outermost(sql, thread_id, func.min, func.least)
-    return _MIDDLE if oldest is None else _slot_of(oldest) - SLOT
+    return MIDDLE if oldest is None else _slot_of(oldest) - SLOT
 
 
 def in_slot(position: int) -> ColumnElement[bool]:
@@ -41,7 +42,7 @@ def in_slot(position: int) -> ColumnElement[bool]:
 
 def _slot_of(position: int) -> int:
     """Return the position of the run in whose slot this one is."""
-    return _MIDDLE - (_MIDDLE - position) // SLOT * SLOT
+    return MIDDLE - (MIDDLE - position) // SLOT * SLOT
 
 
 def _outermost(sql: Connection, thread_id: UUID, of_one: object, of_both: object) -> int | None:
