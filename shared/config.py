@@ -25,6 +25,7 @@ _OF_PROVIDERS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTH
 _ORIGIN = re.compile(
     r"(?P<scheme>https?)://([a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(:(?P<port>[1-9][0-9]{0,4}))?"
 )
+_SAFE_ORIGIN = re.compile(r"https:|http://(localhost|127(\.[0-9]+){3}|\[::1\])(:|\Z)")
 _MAY_BE_ZERO = ("ARKLOOP_PORT", "ARKLOOP_NEW_ORG_CREDITS")
 
 
@@ -318,7 +319,7 @@ class _Reader:
             self.problems.append(
                 f"{name}: {url!r} is not an origin such as https://runs.example.com, in lower case"
             )
-        elif url is not None and not re.match(r"https:|http://(localhost|127\.|\[::1\])", url):
+        elif url is not None and not _SAFE_ORIGIN.match(url):
             self.problems.append(f"{name}: must begin with https://, except on loopback")
         return url
 

@@ -28,7 +28,6 @@ from starlette.responses import PlainTextResponse, Response
 
 PORT, FOLDER = int(sys.argv[1]), Path(sys.argv[2])
 URL = f"http://127.0.0.1:{PORT}"
-CANARY = "canary-token-"
 
 
 def note(line: str) -> None:
@@ -58,7 +57,7 @@ class People:
         back = str(params.redirect_uri)
         if (FOLDER / "denies").exists():
             return construct_redirect_uri(back, error="access_denied", state=params.state)
-        code = f"code-{secrets.token_urlsafe(24)}"
+        code = f"canary-code-{secrets.token_urlsafe(24)}"
         self.codes[code] = AuthorizationCode(
             code=code,
             scopes=params.scopes or [],
@@ -102,7 +101,7 @@ class People:
     def _issue(
         self, client: OAuthClientInformationFull, subject: str | None, resource: str | None
     ) -> OAuthToken:
-        access, refresh = (CANARY + secrets.token_urlsafe(24) for _ in range(2))
+        access, refresh = (f"canary-token-{secrets.token_urlsafe(24)}" for _ in range(2))
         wanted = FOLDER / "expires_in"
         seconds = int(wanted.read_text()) if wanted.exists() else 3600
         owner = {"client_id": client.client_id, "scopes": [], "subject": subject}

@@ -1,5 +1,6 @@
 """An MCP server that requires OAuth: from the question to a person to the call that succeeds."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from arkloop.cli.dev.embedded_server import free_port
+from arkloop.shared.storage.tables import metadata
 from tests.caller import Caller, data_of, error_of, script
 from tests.system import PUBLIC_URL, System
 from tests.waiting import eventually
@@ -127,6 +130,71 @@ def test_a_reply_is_taken_once_and_for_its_request_alone(vault: Secured) -> None
     assert refused == error_of(sent_back(vault.owner, reply))
     [output] = vault.outputs(run_id)
     assert output.startswith("person-")
+
+
+def test_an_expired_page_is_refused(vault: Secured, system: System) -> None:
+    """Its run still waits; a plain `accept` leads to another page."""
+    run_id = vault.run(end_user_id="late")
+    first = vault.page(run_id)
+    with system.connections.transaction() as tx:
+        tx.sql.execute(text("UPDATE mcp_authorizations SET expires_at = now()"))
+
+    answer = sent_back(vault.owner, visited(first))
+    assert (400, "mcp_oauth.state_invalid") == error_of(answer)
+    vault.owner.answer(run_id, "accept")
+    eventually(lambda: vault.page(run_id) != first, seconds=60)
+    authorize(vault.owner, vault.page(run_id))
+    assert 1 == len(vault.outputs(run_id))
+
+
+def test_calls_of_one_turn_ask_once(vault: Secured) -> None:
+    """Both are made after the same visit, with the token that one of them gets for the code."""
+    run_id = vault.run({"tools": [WHOAMI, WHOAMI]}, end_user_id="twice")
+    authorize(vault.owner, vault.page(run_id))
+
+    first, second = vault.outputs(run_id)
+    assert first == second
+    assert 1 == vault.log().count(f"exchanged {first}")
+
+
+def test_a_revoked_token_is_refreshed_and_then_asked_for_again(vault: Secured) -> None:
+    """A token that can be refreshed leads to no question; one that cannot does, within the call."""
+    run_id = vault.run(end_user_id="revoked")
+    authorize(vault.owner, vault.page(run_id))
+    [person] = vault.outputs(run_id)
+
+    httpx.post(f"{vault.url}/revoke", params={"what": "access"}, trust_env=False)
+    assert [person] == vault.outputs(vault.run(end_user_id="revoked"))
+    assert 1 == vault.log().count(f"refreshed {person}")
+
+    httpx.post(f"{vault.url}/revoke", params={"what": "all"}, trust_env=False)
+    run_id = vault.run(end_user_id="revoked")
+    authorize(vault.owner, vault.page(run_id))
+    [other] = vault.outputs(run_id)
+    assert other != person
+
+
+def test_no_token_is_seen_outside_of_what_is_sealed(vault: Secured, system: System) -> None:
+    """Not in a table, in Redis, in a log or in what the API shows; the codes neither."""
+    run_id = vault.run(end_user_id="canary")
+    authorize(vault.owner, vault.page(run_id))
+    events = json.dumps(vault.owner.events(run_id))
+    assert "person-" in events
+
+    seen = [events, json.dumps(vault.owner.get("/v1/mcp-configs"))]
+    seen += [path.read_text() for path in system.folder.glob("*.log")]
+    with system.connections.reading() as sql:
+        for table in metadata.tables:
+            seen += sql.scalars(text(f'SELECT t::text FROM "{table}" t'))
+        assert sql.scalar(text("SELECT count(*) FROM mcp_grants"))
+    redis = system.connections.redis
+    for key in redis.scan_iter():
+        if redis.type(key) == "stream":
+            seen.append(str(redis.xrange(key)))
+    assert any("run.waiting_for_input" in one for one in seen)
+    for canary in ("canary-token-", "canary-code-"):
+        for form in (canary, canary.encode().hex()):  # a column of bytes is shown in hex
+            assert not any(form in one for one in seen)
 
 
 def test_who_denies_access_ends_the_call(vault: Secured) -> None:

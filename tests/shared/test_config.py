@@ -93,3 +93,29 @@ def test_origins_are_listed_as_browsers_send_them() -> None:
     settings = Settings.from_env(PLATFORM | {"ARKLOOP_CORS_ORIGINS": ", ".join(origins)})
 
     assert origins == settings.cors_origins
+
+
+@pytest.mark.parametrize(
+    ("url", "is_taken"),
+    [
+        ("https://runs.example.com", True),
+        ("https://runs.example.com:8443", True),
+        ("http://127.0.0.1:8080", True),
+        ("http://localhost", True),
+        ("http://[::1]:8080", True),
+        ("http://runs.example.com", False),
+        ("http://localhost.example.com", False),
+        ("http://127.0.0.1.example.com", False),
+        ("https://runs.example.com/", False),
+        ("https://runs.example.com/arkloop", False),
+        ("runs.example.com", False),
+    ],
+)
+def test_the_public_url_is_an_origin_that_nobody_else_can_be(url: str, is_taken: bool) -> None:
+    """People come back to it with a code: without TLS it must be on this machine."""
+    environ = PLATFORM | {"ARKLOOP_PUBLIC_URL": url}
+    if is_taken:
+        assert url == Settings.from_env(environ).public_url
+    else:
+        with pytest.raises(InvalidSettings, match="^ARKLOOP_PUBLIC_URL: "):
+            Settings.from_env(environ)

@@ -1,5 +1,6 @@
 """Questions to people before a tool call: those of `ask_user`, and requests for approval."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from arkloop.shared.events.plain import clean
@@ -63,6 +64,9 @@ def question(agent: Agent, turn: Turn, call: ToolCall) -> WaitForInput | None:
 def _form(agent: Agent, turn: Turn, call: ToolCall, request: InputRequest) -> WaitForInput | None:
     """Return what the tool still asks people for, None if there is a reply to all of it."""
     asked = request.next(turn.replies.get(call.id, ()))
+    if asked is not None and (reply := _reply_to_other_call(turn, asked)) is not None:
+        turn.replies.setdefault(call.id, []).append(reply)
+        asked = request.next(turn.replies[call.id])
     if asked is None:
         return None
     return WaitForInput(
@@ -76,6 +80,18 @@ def _form(agent: Agent, turn: Turn, call: ToolCall, request: InputRequest) -> Wa
         schema=asked.get("schema"),
         url=asked.get("url"),
     )
+
+
+def _reply_to_other_call(turn: Turn, asked: Mapping[str, Any]) -> str | None:
+    """Return the reply that another call of the turn has had, if one is enough for both."""
+    if not asked.get("is_shared"):
+        return None
+    for call_id, other in turn.input_requests.items():
+        replies = turn.replies.get(call_id, [])[other.earlier :]
+        for one, reply in zip(other.asked, replies, strict=False):
+            if one.get("is_shared") and one["url"] == asked["url"]:
+                return reply
+    return None
 
 
 def is_too_many(turn: Turn, call: ToolCall) -> bool:

@@ -13,7 +13,8 @@ from arkloop.shared.runs import form_replies
 class InputRequest:
     """A call that has ended so far, and is made again with the replies.
 
-    `asked` are `{key, kind, prompt, schema?, url?}` each, `state` is what the tool requires back.
+    `asked` are `{key, kind, prompt, schema?, url?, is_shared?}` each, `state` is what the tool
+    requires back. A page that `is_shared` is visited once for all calls of a turn that ask for it.
     `earlier` is the number of replies that the call had before.
     """
 

@@ -90,6 +90,7 @@ def ask(server: Server, url: str, replies: Replies | None) -> InputRequired:
         "kind": AUTHORIZATION,
         "prompt": f"Authorize access to {server.name}.",
         "url": url,
+        "is_shared": True,
     }
     return InputRequired([asked], json.dumps(None if replies is None else asdict(replies)))
 

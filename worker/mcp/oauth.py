@@ -98,6 +98,8 @@ class EndUserOAuth(OAuthClientProvider):
     async def async_auth_flow(
         self, request: httpx2.Request
     ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+        if request.method == "POST":
+            self._problems.pop(call_id_of(request), None)
         # The SDK's flow sends one request at a time, until its response begins. Those that have a
         # token need not wait; nor is a stream of notifications worth asking anybody.
         if request.method != "POST" or self.context.is_token_valid():

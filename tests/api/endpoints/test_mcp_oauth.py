@@ -1,0 +1,144 @@
+"""OAuth of MCP servers: what a config takes and shows, and what the callback refuses."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from flask.testing import FlaskClient
+
+from arkloop.shared.catalog import mcp_access, mcp_configs, mcp_secrets
+from arkloop.shared.config import Settings
+from arkloop.shared.storage.connections import Connections
+from tests.clients import User, details_of, error_of
+
+PATH, CALLBACK = "/v1/mcp-configs", "/v1/mcp-oauth/callback"
+URL = "https://mcp.example.com/mcp"
+OWN = {"client_id": "ours", "client_secret": "canary-5f1b0c"}
+
+
+@pytest.fixture(scope="module")
+def settings(settings: Settings) -> Settings:
+    return replace(settings, public_url="https://runs.example.com", path_prefix="/arkloop")
+
+
+@contextmanager
+def without(connections: Connections, setting: str) -> Iterator[None]:
+    known = connections.settings
+    connections.settings = replace(known, **{setting: None})
+    try:
+        yield
+    finally:
+        connections.settings = known
+
+
+def made(user: User, oauth: Any) -> dict[str, Any]:
+    response = user.post(PATH, {"name": "vault", "url": URL, "oauth": oauth})
+    assert 201 == response.status_code, response.text
+    return dict(response.json or {})
+
+
+def asked(connections: Connections, user: User, config_id: str, state: str) -> None:
+    """Store a request of a discovery, as a worker does."""
+    request = {"url": f"https://login.example.com/?state={state}", "state": state, "client": None}
+    with connections.transaction() as tx:
+        mcp_access.request(tx, user.org_id, UUID(config_id), mcp_access.OPERATOR, None, request)
+
+
+def test_the_secret_of_a_client_is_not_shown(connections: Connections, alice: User) -> None:
+    """The worker gets it, with the address that people are sent back to."""
+    config = made(alice, OWN)
+
+    assert {"client_id": "ours", "has_client_secret": True, "authorization_url": None} == (
+        config["oauth"]
+    )
+    with connections.reading() as sql:
+        row = mcp_configs.of_id(sql, UUID(config["id"]))
+    assert row is not None
+    redirect_uri = "https://runs.example.com/arkloop/v1/mcp-oauth/callback"
+    assert {**OWN, "redirect_uri": redirect_uri} == mcp_secrets.oauth_of(connections.settings, row)
+    assert "canary" not in str(alice.get(PATH).json)
+
+
+def test_another_address_gets_neither_the_secret_nor_the_access(
+    connections: Connections, alice: User
+) -> None:
+    """The secret is given again with it, and what was asked before is not valid any more."""
+    config = made(alice, OWN)
+    one = f"{PATH}/{config['id']}"
+    asked(connections, alice, config["id"], "before")
+    page = "https://login.example.com/?state=before"
+    assert page == (alice.get(one).json or {})["oauth"]["authorization_url"]
+
+    elsewhere = {"url": "https://other.example.com/mcp"}
+    assert ["oauth"] == list(details_of(alice.patch(one, elsewhere)))
+    changed = alice.patch(one, {**elsewhere, "oauth": {}}).json or {}
+
+    assert {"client_id": None, "has_client_secret": False, "authorization_url": None} == (
+        changed["oauth"]
+    )
+    refused = alice.get(f"{CALLBACK}?state=before&code=c")
+    assert (400, "mcp_oauth.state_invalid") == error_of(refused)
+    assert None is (alice.patch(one, {"oauth": None}).json or {})["oauth"]
+
+
+@pytest.mark.parametrize(
+    ("oauth", "field"),
+    [
+        ({"client_secret": "s"}, "oauth.client_id"),
+        ({"client_id": ""}, "oauth.client_id"),
+        ({"client_id": "c" * 1001}, "oauth.client_id"),
+        ({"scope": "all"}, "oauth.scope"),
+        (True, "oauth"),
+    ],
+)
+def test_what_is_no_oauth_is_refused(alice: User, oauth: Any, field: str) -> None:
+    """The field is named."""
+    response = alice.post(PATH, {"name": "vault", "url": URL, "oauth": oauth})
+    assert [field] == list(details_of(response))
+
+
+@pytest.mark.parametrize("setting", ["public_url", "encryption_key"])
+def test_without_a_setting_no_oauth_is_taken(
+    connections: Connections, alice: User, setting: str
+) -> None:
+    """A server to which nobody could come back, or that could keep no token, says so."""
+    with without(connections, setting):
+        response = alice.post(PATH, {"name": "vault", "url": URL, "oauth": {}})
+    assert [f"ARKLOOP_{setting.upper()} is not set on this server"] == details_of(response)["oauth"]
+
+
+def test_the_callback_takes_a_reply_once(
+    connections: Connections, alice: User, client: FlaskClient
+) -> None:
+    """It needs no token, and ignores what it does not know."""
+    config = made(alice, {})
+    asked(connections, alice, config["id"], "state")
+
+    reply = f"{CALLBACK}?state=state&code=c&session_state=1"
+    answer = client.get(reply)
+    assert (200, True) == (answer.status_code, "Access was granted." in answer.text)
+    assert (400, "mcp_oauth.state_invalid") == error_of(client.get(reply))
+    of_run = (alice.org_id, UUID(config["id"]), mcp_access.OPERATOR, None)
+    with connections.transaction() as tx:
+        taken = mcp_access.take_answered(tx, *of_run)
+        assert ("c", None) == (taken and taken["code"], mcp_access.take_answered(tx, *of_run))
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("", "state"),
+        ("?state=s", "code"),
+        ("?state=s&code=c&error=access_denied", "code"),
+        ("?state=s&code=", "code"),
+        ("?state=s&state=t&code=c", "state"),
+        (f"?state={'s' * 513}&code=c", "state"),
+        ("?state=%00&code=c", "state"),
+    ],
+)
+def test_what_is_no_reply_is_refused(client: FlaskClient, query: str, field: str) -> None:
+    """A browser may be sent here by anybody."""
+    assert [field] == list(details_of(client.get(CALLBACK + query)))

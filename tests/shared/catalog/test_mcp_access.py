@@ -1,0 +1,85 @@
+"""Grants and requests for access, as workers and requests of the API change them."""
+
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from arkloop.shared.catalog import mcp_access, mcp_configs
+from arkloop.shared.config import Settings
+from arkloop.shared.errors import McpStateInvalid
+from arkloop.shared.ids import new_id
+from arkloop.shared.security.encryption import CannotOpen
+from arkloop.shared.storage.connections import Connections
+from tests.clients import User
+from tests.waiting import in_parallel
+
+OWNER = "end_user:a"
+
+
+@pytest.fixture(scope="module")
+def settings(settings: Settings) -> Settings:
+    return replace(settings, public_url="https://runs.example.com")
+
+
+@pytest.fixture
+def config_id(connections: Connections, alice: User) -> UUID:
+    """A server of Alice's org that requires OAuth."""
+    with connections.transaction() as tx:
+        config = mcp_configs.create(
+            tx, alice.org_id, name="v", transport="streamable_http", url="https://a.b/", oauth={}
+        )
+    return UUID(str(config.id))
+
+
+def grant(number: int) -> dict[str, Any]:
+    return {"id": str(number), "obtained_at": 1_000_000.0 + number, "client": None}
+
+
+def test_the_newest_grant_stays(connections: Connections, alice: User, config_id: UUID) -> None:
+    """Workers store grants in whatever order they come; each owner has one."""
+    for number in (2, 3, 1):
+        with connections.transaction() as tx:
+            mcp_access.store_grant(tx, alice.org_id, config_id, OWNER, grant(number))
+
+    with connections.reading() as sql:
+        of = (sql, connections.settings, alice.org_id, config_id)
+        assert grant(3) == mcp_access.grant_of(*of, OWNER)
+        assert None is mcp_access.grant_of(*of, "end_user:b")
+        with pytest.raises(CannotOpen):
+            mcp_access.grant_of(sql, connections.settings, new_id(), config_id, OWNER)
+
+
+def test_a_grant_of_a_server_that_is_gone_is_not_stored(
+    connections: Connections, alice: User
+) -> None:
+    """Its config was deleted while it was asked."""
+    with connections.transaction() as tx:
+        mcp_access.store_grant(tx, alice.org_id, new_id(), OWNER, grant(1))
+
+
+def test_a_run_has_one_open_page_for_a_server(
+    connections: Connections, alice: User, config_id: UUID
+) -> None:
+    """Calls that ask at once get the same one; another run has one of its own."""
+    run_id = new_id()
+
+    def request(number: int, run_id: UUID = run_id) -> str:
+        made = {"url": f"https://login/{number}", "state": f"s{number}"}
+        with connections.transaction() as tx:
+            return mcp_access.request(tx, alice.org_id, config_id, OWNER, run_id, made)
+
+    [page] = set(in_parallel(8, request))
+    assert "https://login/9" == request(9, new_id())
+
+    number = page.rpartition("/")[2]
+    with connections.transaction() as tx:
+        assert page == mcp_access.answer(tx, f"s{number}", None, None)[1]
+    assert "https://login/10" == request(10)
+    with connections.transaction() as tx:
+        tx.sql.execute(text("UPDATE mcp_authorizations SET expires_at = now()"))
+    with connections.transaction() as tx, pytest.raises(McpStateInvalid):
+        mcp_access.answer(tx, "s10", "code", None)
+    assert "https://login/11" == request(11)

@@ -1,0 +1,259 @@
+"""The OAuth of a session, against a resource and an authorization server in memory."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qs
+
+import httpx2
+
+from arkloop.shared.ids import new_id
+from arkloop.worker.mcp import AuthorizationRequired, McpFailed
+from arkloop.worker.mcp.oauth import EndUserOAuth
+from arkloop.worker.mcp.server import Server
+
+RESOURCE, ISSUER = "https://mcp.example.com", "https://login.example.com"
+CALLBACK = "https://runs.example.com/v1/mcp-oauth/callback"
+NOTHING = {"grant": None, "client": None, "answered": None}
+
+
+class Internet:
+    """Both servers; `valid` are the access tokens that the resource accepts."""
+
+    def __init__(self) -> None:
+        self.issuer = ISSUER
+        self.valid: set[str] = set()
+        self.token_status = 200
+        self.token_requests: list[tuple[str, dict[str, str]]] = []
+        self.seen: list[httpx2.Request] = []
+        self.is_slow = asyncio.Event()
+
+    async def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        self.seen.append(request)
+        match request.url.path:
+            case "/mcp":
+                token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+                if token not in self.valid:
+                    return httpx2.Response(401)
+                if request.content == b'{"slow": true}':
+                    await self.is_slow.wait()
+                return httpx2.Response(200, json={"token": token})
+            case "/.well-known/oauth-protected-resource/mcp":
+                about = {"resource": f"{RESOURCE}/mcp", "authorization_servers": [self.issuer]}
+                return httpx2.Response(200, json=about)
+            case "/.well-known/oauth-authorization-server":
+                places = {
+                    name: f"{self.issuer}/{path}"
+                    for name, path in (
+                        ("authorization_endpoint", "authorize"),
+                        ("token_endpoint", "token"),
+                        ("registration_endpoint", "register"),
+                    )
+                }
+                return httpx2.Response(200, json={"issuer": self.issuer, **places})
+            case "/register":
+                return httpx2.Response(201, json={"client_id": "registered"})
+            case "/token":
+                return self._issue(request)
+        return httpx2.Response(404)
+
+    def _issue(self, request: httpx2.Request) -> httpx2.Response:
+        form = {name: values[0] for name, values in parse_qs(request.content.decode()).items()}
+        self.token_requests.append((request.url.host, form))
+        if self.token_status != 200:
+            return httpx2.Response(self.token_status, json={"error": "invalid_grant"})
+        number = len(self.token_requests)
+        self.valid = {f"access-{number}"}
+        tokens = {"access_token": f"access-{number}", "refresh_token": f"refresh-{number}"}
+        return httpx2.Response(200, json={**tokens, "token_type": "Bearer", "expires_in": 3600})
+
+
+class Process:
+    """A sidecar's session with the resource, as the worker begins one from what it has stored."""
+
+    def __init__(self, internet: Internet, access: dict[str, Any], **oauth: str) -> None:
+        given = {"client_id": None, "client_secret": None, "redirect_uri": CALLBACK, **oauth}
+        server = Server(
+            org_id=new_id(), config_id=new_id(), name="v", url=f"{RESOURCE}/mcp", oauth=given
+        )
+        self.oauth = EndUserOAuth(server)
+        self.oauth.take(json.loads(json.dumps({**NOTHING, **access})))
+        self._http = httpx2.AsyncClient(
+            transport=httpx2.MockTransport(internet),
+            auth=self.oauth,
+            headers={"X-Key": "of the resource"},
+            max_redirects=32,
+        )
+
+    async def post(self, content: str = "{}") -> int:
+        answer = await self._http.post(f"{RESOURCE}/mcp", content=content)
+        return answer.status_code
+
+    async def refused(self) -> McpFailed:
+        assert 401 == await self.post()
+        problem = self.oauth.problem_of(None)
+        assert problem is not None
+        return problem
+
+    async def asked(self) -> dict[str, Any]:
+        problem = await self.refused()
+        assert isinstance(problem, AuthorizationRequired)
+        return dict(problem.made)
+
+
+async def granted(internet: Internet) -> dict[str, Any]:
+    """Return the grant of somebody who has authorized access."""
+    made = await Process(internet, {}).asked()
+    process = Process(internet, {"answered": {**made, "code": "the code", "iss": None}})
+    assert 200 == await process.post()
+    assert process.oauth.grant is not None
+    return process.oauth.grant
+
+
+def in_loop(story: Callable[[Internet], Awaitable[None]]) -> None:
+    async def told() -> None:
+        await story(Internet())
+
+    asyncio.run(told())
+
+
+def test_a_code_is_exchanged_by_another_process_than_asked_for_it() -> None:
+    """The page has the challenge of the verifier that is kept, and nobody else gets the headers
+    of the resource.
+    """
+
+    async def story(internet: Internet) -> None:
+        made = await Process(internet, {}).asked()
+        assert made["url"].startswith(f"{ISSUER}/authorize?")
+        assert made["verifier"] not in made["url"]
+        await Process(internet, {"answered": {**made, "code": "c", "iss": None}}).post()
+
+        [(_, form)] = internet.token_requests
+        assert ("c", made["verifier"]) == (form["code"], form["code_verifier"])
+        elsewhere = [one for one in internet.seen if one.url.host != "mcp.example.com"]
+        assert elsewhere
+        assert not any("X-Key" in one.headers for one in elsewhere)
+
+    in_loop(story)
+
+
+def test_a_code_is_not_sent_to_another_authorization_server() -> None:
+    """A resource that names another one after the visit is asked for anew; so is a reply of another
+    issuer refused.
+    """
+
+    async def story(internet: Internet) -> None:
+        made = await Process(internet, {}).asked()
+        answered = {**made, "code": "c", "iss": "https://evil.example.com"}
+        assert not isinstance(
+            await Process(internet, {"answered": answered}).refused(), AuthorizationRequired
+        )
+
+        internet.issuer = "https://evil.example.com"
+        again = await Process(internet, {"answered": {**made, "code": "c", "iss": None}}).asked()
+        assert again["url"].startswith("https://evil.example.com/authorize?")
+        assert [] == internet.token_requests
+
+    in_loop(story)
+
+
+def test_an_expired_token_is_refreshed_where_it_is_from() -> None:
+    """Also in a process that knows nothing but what was stored; the new grant has all of it."""
+
+    async def story(internet: Internet) -> None:
+        grant = {**await granted(internet), "expires_at": time.time() - 1}
+        internet.seen.clear()
+        process = Process(internet, {"grant": grant})
+
+        assert 200 == await process.post()
+
+        assert ["/token", "/mcp"] == [one.url.path for one in internet.seen]
+        assert ("login.example.com", "refresh-1") == (
+            internet.token_requests[1][0],
+            internet.token_requests[1][1]["refresh_token"],
+        )
+        refreshed = process.oauth.grant
+        assert refreshed is not None
+        assert grant["id"] != refreshed["id"]
+        process.oauth.take({**NOTHING, "grant": grant})  # another request still has the old one
+        assert refreshed == process.oauth.grant
+
+    in_loop(story)
+
+
+def test_a_revoked_token_is_refreshed_once_and_then_asked_for() -> None:
+    """The resource alone knows that it is revoked; the refresh token may be good or not."""
+
+    async def story(internet: Internet) -> None:
+        grant = await granted(internet)
+        internet.valid.clear()
+        process = Process(internet, {"grant": grant})
+        assert 200 == await process.post()
+
+        internet.valid.clear()
+        internet.token_status = 400
+        assert "registered" == (await process.asked())["client"]["client_id"]
+        assert 3 == len(internet.token_requests)
+
+    in_loop(story)
+
+
+def test_an_authorization_server_that_is_down_asks_nobody() -> None:
+    """The grant may still be good, and is used again when the server is back."""
+
+    async def story(internet: Internet) -> None:
+        grant = {**await granted(internet), "expires_at": time.time() - 1}
+        internet.token_status = 503
+        process = Process(internet, {"grant": grant})
+        assert "not available" in str(await process.refused())
+
+        internet.token_status = 200
+        assert 200 == await process.post()
+
+    in_loop(story)
+
+
+def test_a_slow_request_delays_no_other() -> None:
+    """The SDK's own flow sends one at a time until its response begins."""
+
+    async def story(internet: Internet) -> None:
+        process = Process(internet, {"grant": await granted(internet)})
+        slow = asyncio.create_task(process.post('{"slow": true}'))
+        assert 200 == await asyncio.wait_for(process.post(), 10)
+        assert not slow.done()
+        internet.is_slow.set()
+        assert 200 == await slow
+
+    in_loop(story)
+
+
+def test_a_client_of_the_admins_is_not_registered() -> None:
+    """Its secret goes to the token endpoint alone."""
+
+    async def story(internet: Internet) -> None:
+        own = {"client_id": "own", "client_secret": "hidden"}
+        made = await Process(internet, {}, **own).asked()
+        assert "client_id=own&" in made["url"]
+        answered = {**made, "code": "c", "iss": None}
+        assert 200 == await Process(internet, {"answered": answered}, **own).post()
+
+        assert "/register" not in [one.url.path for one in internet.seen]
+        [(_, form)] = internet.token_requests
+        assert ("own", "hidden") == (form["client_id"], form["client_secret"])
+        assert "hidden" not in made["url"]
+
+    in_loop(story)
+
+
+def test_access_that_was_withdrawn_here_is_not_used_any_more() -> None:
+    """A session forgets its tokens as soon as a request comes without a grant."""
+
+    async def story(internet: Internet) -> None:
+        process = Process(internet, {"grant": await granted(internet)})
+        assert 200 == await process.post()
+        process.oauth.take(NOTHING)
+        assert "registered" == (await process.asked())["client"]["client_id"]
+
+    in_loop(story)
