@@ -7,24 +7,21 @@ kept less well, and no run waits for Redis.
 import logging
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TypeVar, cast
+from typing import cast
 from uuid import UUID
 
 import redis
 from limits import RateLimitItemPerMinute
-from limits.errors import StorageError
-from limits.storage import MemoryStorage, RedisStorage, SlidingWindowCounterSupport
+from limits.storage import SlidingWindowCounterSupport
 from limits.strategies import RateLimiter, SlidingWindowCounterRateLimiter
 
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.keys import Keys
+from arkloop.shared.storage.shared_limiter import SharedLimiter
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 #: Longest wait before a pause is asked for again.
 MAX_PAUSE_SECONDS = 5.0
@@ -55,21 +52,13 @@ class RouteLimits:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        #: By where the counts are: another place only after a restore.
-        self._shared_at = lru_cache(maxsize=1)(self._make_shared)
-        self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._limiter = SharedLimiter(
+            connections, SlidingWindowCounterRateLimiter, Keys.route_limits
+        )
         self._paused: dict[str, float] = {}  # until when, on the monotonic clock, by Redis key
         self._asked: dict[str, float] = {}  # when Redis was last asked for that
         self._forget_at = 0.0
         self._last_places: dict[tuple[str, str], float] = {}  # by route and limit, as `_paused`
-
-    def _make_shared(self, prefix: str) -> RateLimiter:
-        storage = RedisStorage(
-            self._connections.settings.redis_url,
-            connection_pool=self._connections.redis.connection_pool,
-            key_prefix=prefix,
-        )
-        return SlidingWindowCounterRateLimiter(storage)
 
     def wait_for(self, route: Route, org_id: UUID, tokens: int) -> tuple[str, float] | None:
         """Count the call and return None if the route has room for this call of the org.
@@ -80,7 +69,7 @@ class RouteLimits:
             return "provider", with_jitter(paused)
         if route.requests_per_minute is None and route.tokens_per_minute is None:
             return None
-        full = self._ask(lambda limiter: _take(limiter, route, tokens))
+        full = self._limiter.ask(lambda limiter: _take(limiter, route, tokens))
         return None if full is None else (full.limit, self._place(route, full))
 
     def count_output(self, route: Route, reserved: int, used: int) -> None:
@@ -95,7 +84,7 @@ class RouteLimits:
             if cost := min(used - reserved, left):
                 limiter.hit(limit, route.id, "tokens", cost=cost)
 
-        self._ask(count)
+        self._limiter.ask(count)
 
     def pause(self, route: Route, org_id: UUID | None, seconds: float) -> None:
         """Stop the org's calls on the route for this time, in all workers; None: everybody's."""
@@ -155,15 +144,6 @@ class RouteLimits:
             seconds = place - now
         seconds = min(max(seconds, MIN_WAIT_SECONDS), MAX_WAIT_SECONDS)
         return seconds * random.uniform(1, 1 + JITTER)
-
-    def _ask(self, question: Callable[[RateLimiter], T]) -> T:
-        shared = self._shared_at(self._connections.keys.route_limits())
-        try:
-            answer: T = self._connections.ask_redis(lambda _: question(shared))
-            return answer
-        except (redis.RedisError, StorageError) as error:
-            log.warning("Redis unavailable: rate limits are per process: %s", error)
-            return question(self._own)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,57 @@
+"""A rate limiter whose counts are in Redis, for all processes together.
+
+While Redis is away each process counts for itself: limits are then kept less well, and nothing
+waits for Redis.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TypeVar
+
+import redis
+from limits.errors import StorageError
+from limits.storage import MemoryStorage, RedisStorage
+from limits.strategies import RateLimiter
+
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.keys import Keys
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class SharedLimiter:
+    """The counts of one kind; `prefix_of` names where they are in Redis."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        strategy: type[RateLimiter],
+        prefix_of: Callable[[Keys], str],
+    ) -> None:
+        self._connections = connections
+        self._strategy = strategy
+        self._prefix_of = prefix_of
+        #: By where the counts are: another place only after a restore.
+        self._shared_at = lru_cache(maxsize=1)(self._make_shared)
+        self._own = strategy(MemoryStorage())
+
+    def ask(self, question: Callable[[RateLimiter], T]) -> T:
+        """Return what `question` gets from the limiter with everybody's counts, or with our own."""
+        shared = self._shared_at(self._prefix_of(self._connections.keys))
+        try:
+            answer: T = self._connections.ask_redis(lambda _: question(shared))
+            return answer
+        except (redis.RedisError, StorageError) as error:
+            log.warning("Redis unavailable: rate limits are per process: %s", error)
+            return question(self._own)
+
+    def _make_shared(self, prefix: str) -> RateLimiter:
+        storage = RedisStorage(
+            self._connections.settings.redis_url,
+            connection_pool=self._connections.redis.connection_pool,
+            key_prefix=prefix,
+        )
+        return self._strategy(storage)
