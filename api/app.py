@@ -6,6 +6,7 @@ from functools import partial
 from flask import Flask
 
 from arkloop.api.auth.bearer import Authenticator
+from arkloop.api.auth.password_attempts import PasswordAttempts
 from arkloop.api.description import pages
 from arkloop.api.endpoints import (
     agent_workers,
@@ -118,6 +119,7 @@ def create_app(connections: Connections | None = None) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.extensions["arkloop"] = connections
     app.extensions["arkloop.auth"] = Authenticator(connections)
+    app.extensions["arkloop.password_attempts"] = PasswordAttempts(connections)
     app.extensions["arkloop.storage"] = storage
     app.extensions["arkloop.hub"] = StreamHub(connections)
     app.extensions["arkloop.thread_runs"] = ThreadRuns(connections, thread_events.announcement)

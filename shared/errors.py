@@ -52,6 +52,7 @@ ArkloopError
 ├── EventsLost                  runs.events_lost
 ├── BudgetExhausted             budget.exhausted
 ├── QueueFull                   threads.queue_full
+├── TooManyAttempts             auth.too_many_attempts
 └── Unavailable                 service.unavailable
     └── StorageUnavailable      files.storage_unavailable
 
@@ -361,6 +362,17 @@ class BudgetExhausted(ArkloopError):
         self, message: str | None = None, /, *, retry_after: int | None = None, **details: Any
     ) -> None:
         super().__init__(message, **details)
+        self.retry_after = retry_after
+
+
+class TooManyAttempts(ArkloopError):
+    """`retry_after` is in seconds."""
+
+    code = "auth.too_many_attempts"
+    message = "Too many attempts with this login; try again later."
+
+    def __init__(self, message: str | None = None, /, *, retry_after: int) -> None:
+        super().__init__(message)
         self.retry_after = retry_after
 
 

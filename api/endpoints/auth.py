@@ -1,12 +1,14 @@
 """`/v1/auth`: register, log in, and keep a login going by a rotating cookie."""
 
 from datetime import timedelta
+from typing import cast
 
-from flask import Blueprint, Response, jsonify, make_response, request
+from flask import Blueprint, Response, current_app, jsonify, make_response, request
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from arkloop.api.auth import access_tokens
 from arkloop.api.auth.bearer import authenticator, requires
+from arkloop.api.auth.password_attempts import PasswordAttempts
 from arkloop.api.http.current import actor, connections, public_path, settings
 from arkloop.api.http.described import JsonObject, Ok, described
 from arkloop.api.http.idempotency import refuse_key
@@ -14,7 +16,13 @@ from arkloop.api.http.json_body import NoArguments, read_body
 from arkloop.shared.accounts import accounts
 from arkloop.shared.accounts.accounts import Session
 from arkloop.shared.billing import credits
-from arkloop.shared.errors import Forbidden, InvalidRequest, LoginTaken, Unauthorized
+from arkloop.shared.errors import (
+    Forbidden,
+    InvalidRequest,
+    LoginTaken,
+    TooManyAttempts,
+    Unauthorized,
+)
 from arkloop.shared.security import passwords
 
 COOKIE = "arkloop_refresh_token"
@@ -76,15 +84,17 @@ def register() -> Response:
 
 
 @bp.post("/v1/auth/login")
-@described(body=Login, returns=JsonObject, raises=[Unauthorized])
+@described(body=Login, returns=JsonObject, raises=[Unauthorized, TooManyAttempts])
 def login() -> Response:
     """Log in: access token in the body, refresh token in the cookie. Unknown users take as long."""
     _check_origin()
     body = read_body(Login())
+    _attempts().count(body["login"])
     with connections().reading() as sql:
         user = accounts.find(sql, body["login"])
     if not passwords.verify(body["password"], user.password_hash if user else None) or not user:
         raise Unauthorized("Wrong login or password.")
+    _attempts().forget(body["login"])
     with connections().transaction() as tx:
         session = accounts.begin_session(tx, user_id=user.id, org_id=user.org_id)
     return _tokens(session)
@@ -122,17 +132,19 @@ def logout() -> Response:
 
 @bp.post("/v1/auth/password")
 @requires()
-@described(body=ChangePassword, returns=Ok)
+@described(body=ChangePassword, returns=Ok, raises=[TooManyAttempts])
 def change_password() -> Response:
     """Set a new password, and end the user's other logins. Not for API keys."""
     session_id = actor().session_id
     if session_id is None:
         raise Forbidden("An API key cannot change a password.")
     body = read_body(ChangePassword())
+    _attempts().count(str(actor().user_id))
     with connections().reading() as sql:
         user = accounts.profile(sql, actor().user_id)
     if not passwords.verify(body["current"], user.password_hash):
         raise InvalidRequest(current=["is not your current password"])
+    _attempts().forget(str(actor().user_id))
     password_hash = passwords.hash_(body["new"])
     with connections().transaction() as tx:
         accounts.change_password(
@@ -140,6 +152,10 @@ def change_password() -> Response:
         )
     authenticator().forget()
     return jsonify(ok=True)
+
+
+def _attempts() -> PasswordAttempts:
+    return cast(PasswordAttempts, current_app.extensions["arkloop.password_attempts"])
 
 
 def _tokens(session: Session, **more: str) -> Response:

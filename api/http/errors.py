@@ -25,6 +25,7 @@ from arkloop.shared.errors import (
     NotFound,
     QueueFull,
     RequestTimeout,
+    TooManyAttempts,
     Unauthorized,
     Unavailable,
     UnknownTransferCoding,
@@ -52,6 +53,7 @@ STATUS: dict[type[ArkloopError], int] = {
     InvalidRequest: 422,
     BudgetExhausted: 429,
     QueueFull: 429,
+    TooManyAttempts: 429,
     HeadersTooLarge: 431,
     UnknownTransferCoding: 501,
     Unavailable: 503,
@@ -119,7 +121,7 @@ def arkloop(error: ArkloopError) -> Response:
     if isinstance(error, Unavailable):
         log.warning("unavailable: %s", error.__cause__ or error)
     response = answer(status_of(type(error)), error.code, str(error), error.details)
-    if isinstance(error, BudgetExhausted) and error.retry_after is not None:
+    if isinstance(error, BudgetExhausted | TooManyAttempts) and error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     return response
 

@@ -14,6 +14,7 @@
 | `{epoch}:route:{id}:context`     | string  | CONTEXT_TTL_SECONDS  | worker         | worker      |
 | `{epoch}:position`               | string  | POSITION_TTL_SECONDS | all            | all         |
 | `{installation}:route-limits/…`  | string  | two minutes          | worker         | worker      |
+| `{installation}:password-attempts/…` | string | five minutes      | web            | web         |
 
 All of it may vanish at any moment: Postgres has the truth. `shared/storage/epoch.py` says what the
 installation is (one database) and what its epoch is (one history of it).
@@ -78,6 +79,10 @@ class Keys:
     def route_limits(self) -> str:
         """Name the prefix of the keys that the library `limits` uses."""
         return f"{self.installation}:route-limits"
+
+    def password_attempts(self) -> str:
+        """Name the prefix of the keys that the library `limits` uses."""
+        return f"{self.installation}:password-attempts"
 
     def position(self) -> str:
         """Name the key of the furthest position in Postgres' log that a process has seen."""

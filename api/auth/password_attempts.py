@@ -1,0 +1,54 @@
+"""The limit on attempts to guess a password.
+
+It is by the login that is guessed, whether it exists or not, and not by the address of the caller,
+which behind a proxy is the proxy's. A password that fits ends the count. While Redis is away, each
+web process counts for itself.
+"""
+
+import hashlib
+import time
+from math import ceil
+
+from limits import RateLimitItemPerMinute
+from limits.strategies import FixedWindowRateLimiter
+
+from arkloop.shared.errors import TooManyAttempts
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.keys import Keys
+from arkloop.shared.storage.shared_limiter import SharedLimiter
+
+ATTEMPTS, MINUTES = 10, 5
+_LIMIT = RateLimitItemPerMinute(ATTEMPTS, MINUTES)
+
+
+class PasswordAttempts:
+    """The attempts of the last minutes, over all web processes."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._limiter = SharedLimiter(connections, FixedWindowRateLimiter, Keys.password_attempts)
+
+    def count(self, login: str) -> None:
+        """Count an attempt for this login or user id, before its password is compared.
+
+        Attempts that come at once are counted one by one: none is compared beyond the limit.
+
+        Raises:
+            TooManyAttempts: as many were made as may be.
+        """
+        name = _name(login)
+        if self._limiter.ask(lambda limiter: limiter.hit(_LIMIT, name)):
+            return
+        ends_at = self._limiter.ask(
+            lambda limiter: limiter.get_window_stats(_LIMIT, name).reset_time
+        )
+        raise TooManyAttempts(retry_after=max(1, ceil(ends_at - time.time())))
+
+    def forget(self, login: str) -> None:
+        """Forget the attempts for this login: the last one had the right password."""
+        name = _name(login)
+        self._limiter.ask(lambda limiter: limiter.clear(_LIMIT, name))
+
+
+def _name(login: str) -> str:
+    """Return what stands in Redis instead of a login, which may be an email address."""
+    return hashlib.sha256(login.lower().encode()).hexdigest()

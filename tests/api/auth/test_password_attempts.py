@@ -1,0 +1,95 @@
+"""The limit on attempts to guess a password."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import redis
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from arkloop.api.auth.password_attempts import ATTEMPTS, MINUTES, PasswordAttempts
+from arkloop.shared.errors import TooManyAttempts
+from arkloop.shared.storage.connections import Connections
+from tests.clients import PASSWORD, User
+from tests.waiting import in_parallel
+
+
+def log_in(client: FlaskClient, login: str, password: str = "wrong password") -> TestResponse:
+    return client.post("/v1/auth/login", json={"login": login, "password": password})
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_after_ten_wrong_passwords_the_right_one_waits(
+    client: FlaskClient, alice: User, exists: bool
+) -> None:
+    """A login that does not exist is treated alike; upper and lower case are the same login."""
+    login = alice.login if exists else f"nobody-{alice.login}"
+    spellings = [login, login.upper()] * (ATTEMPTS // 2)
+    assert [401] * ATTEMPTS == [log_in(client, spelling).status_code for spelling in spellings]
+
+    refused = log_in(client, login, PASSWORD)
+
+    assert 429 == refused.status_code
+    assert refused.json is not None and "auth.too_many_attempts" == refused.json["code"]
+    assert 1 <= int(refused.headers["Retry-After"]) <= MINUTES * 60
+
+
+def test_attempts_with_one_login_do_not_count_for_another(client: FlaskClient, alice: User) -> None:
+    """Nobody is locked out by guesses at somebody else's password."""
+    for _ in range(ATTEMPTS + 1):
+        log_in(client, f"other-{alice.login}")
+
+    assert 200 == log_in(client, alice.login, PASSWORD).status_code
+
+
+def test_the_right_password_ends_the_count(client: FlaskClient, alice: User) -> None:
+    """Who mistypes now and then never meets the limit."""
+    for _ in range(2):
+        for _ in range(ATTEMPTS - 1):
+            assert 401 == log_in(client, alice.login).status_code
+        assert 200 == log_in(client, alice.login, PASSWORD).status_code
+
+
+def test_attempts_at_once_are_counted_one_by_one(app: Flask, alice: User) -> None:
+    """Of forty at the same moment ten passwords are compared."""
+
+    def attempt(_: int) -> int:
+        return log_in(app.test_client(), alice.login).status_code
+
+    assert {401: ATTEMPTS, 429: 40 - ATTEMPTS} == Counter(in_parallel(40, attempt))
+
+
+def test_the_present_password_cannot_be_guessed_with_a_stolen_token(alice: User) -> None:
+    """The limit counts by the user; logging in is not limited by it."""
+    body = {"current": "wrong password", "new": "a new password"}
+    statuses = [alice.post("/v1/auth/password", body).status_code for _ in range(ATTEMPTS + 1)]
+
+    assert [*[422] * ATTEMPTS, 429] == statuses
+    assert 200 == log_in(alice.client, alice.login, PASSWORD).status_code
+
+
+def test_without_redis_a_process_counts_for_itself(connections: Connections) -> None:
+    """The limit is kept by each web process, and a right password ends that count, too."""
+    away = redis.Redis(host="127.0.0.1", port=1, socket_connect_timeout=0.2)
+    attempts = PasswordAttempts(replace(connections, redis=away))
+    for _ in range(ATTEMPTS):
+        attempts.count("somebody")
+    with pytest.raises(TooManyAttempts):
+        attempts.count("somebody")
+
+    attempts.forget("somebody")
+
+    attempts.count("somebody")
+
+
+def test_redis_does_not_get_the_login(
+    client: FlaskClient, alice: User, connections: Connections
+) -> None:
+    """It may be an email address."""
+    log_in(client, f"{alice.login}@example.com")
+
+    keys = connections.redis.keys("*password-attempts*")
+    assert keys
+    assert not [key for key in keys if alice.login in str(key)]
