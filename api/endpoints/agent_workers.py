@@ -82,7 +82,9 @@ def poll(name: str, body: dict[str, Any]) -> Response:
     topic = agent_queue.topic(worker.org_id, name)
     waiting = LongPoll(topic, None, request.environ.get("gunicorn.socket"))
     nothing = partial(_polled, connections(), [])
-    return _respond(waiting, body.get("wait_seconds"), bodies.MAX_WAIT_SECONDS, take, nothing)
+    seconds = body.get("wait_seconds")
+    is_silent = partial(_is_silent, connections(), worker) if body["held"] else None
+    return _respond(waiting, seconds, bodies.MAX_WAIT_SECONDS, take, nothing, is_silent)
 
 
 @described(body=bodies.HoldRuns, returns=JsonObject)
@@ -177,8 +179,13 @@ def _respond(
     default_seconds: float,
     take: Callable[[], bytes | None],
     otherwise: Callable[[], bytes],
+    is_silent: Callable[[], bool] | None = None,
 ) -> Response:
-    """Respond with what `take` returns, now or within these seconds."""
+    """Respond with what `take` returns, now or within these seconds.
+
+    A worker that `is_silent` when its poll is woken gets nothing: it may be frozen, and its
+    connections open. One that is alive asks again at once.
+    """
     seconds = default_seconds if seconds is None else seconds
     body = take()
     if body is None and seconds == 0:
@@ -194,6 +201,9 @@ def _respond(
             hub.wake(poll.topic, "")
             poll.end()
             return None
+        if is_silent is not None and is_silent():
+            hub.wake(poll.topic, "")
+            return otherwise()
         return take() if is_valid() else None
 
     later = respond_later(hub, poll, request.environ, seconds, take_if_there, otherwise)
@@ -210,6 +220,11 @@ def _take(
     """Take runs for the worker; None if there are none."""
     taken = agent_claims.take(connections, worker, catalog, held=held, limit=limit)
     return _polled(connections, taken) if taken else None
+
+
+def _is_silent(connections: Connections, worker: AgentWorker) -> bool:
+    with connections.reading() as sql:
+        return agent_workers.is_silent(sql, worker, connections.settings.lease_seconds)
 
 
 def _polled(connections: Connections, runs: list[dict[str, Any]]) -> bytes:

@@ -28,8 +28,8 @@ POINTS = (
     "web.any_moment",
     "worker.any_moment",
 )
-#: How often a run comes to a point; others are reached once.
-_TIMES = {"call": STEPS, "step": STEPS, "result": STEPS, "checkpoint": STEPS // 2}
+#: How often a run comes to a point; one response to a poll may have all the runs.
+_TIMES = {"call": STEPS, "step": STEPS, "result": STEPS, "checkpoint": STEPS // 2, "end": 1}
 LEASE_SECONDS = 6
 #: A frozen worker that has woken finds within this time that its runs are not its own.
 LATE_SECONDS = 2.0
@@ -51,9 +51,9 @@ class ServedBench:
             return self._web_round(point, chance)
         if moment == "any_moment":
             return self._any_moment(point, chance)
-        times = next((n for name, n in _TIMES.items() if name in moment), 1)
+        times = next((RUNS * n for name, n in _TIMES.items() if name in moment), 1)
         how = "STOP" if where == "frozen" else "KILL"
-        death = f"agent.{moment}:{chance.randint(1, RUNS * times)}:{how}"
+        death = f"agent.{moment}:{chance.randint(1, times)}:{how}"
         with self._worker(death) as doomed:
             run_ids = self._bench.start_runs()
             status = psutil.STATUS_STOPPED if how == "STOP" else psutil.STATUS_ZOMBIE
@@ -71,6 +71,7 @@ class ServedBench:
     def _any_moment(self, point: str, chance: Random) -> list[Trial]:
         with self._worker() as doomed:
             run_ids = self._bench.start_runs()
+            self._bench.wait_for_step(run_ids)
             time.sleep(chance.uniform(0, 0.5))
             if point.startswith("agent."):
                 doomed.kill()
@@ -91,7 +92,8 @@ class ServedBench:
             with self._worker(url=url):
                 run_ids = self._bench.start_runs()
                 if point == "web.any_moment":
-                    time.sleep(chance.uniform(0.7, 1.5))
+                    self._bench.wait_for_step(run_ids)
+                    time.sleep(chance.uniform(0, 0.5))
                     for process in psutil.Process(master).children():
                         process.kill()
                 self._bench.wait_for(run_ids)

@@ -120,6 +120,14 @@ class Bench:
         task = {"steps": STEPS, "file": str(self._file)}
         return [self._start(task) for _ in range(RUNS)]
 
+    def wait_for_step(self, run_ids: Sequence[str]) -> None:
+        """Wait until one of the runs has made a step."""
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            if self._file.exists() and any(id_ in self._file.read_text() for id_ in run_ids):
+                return
+            time.sleep(0.01)
+
     def wait_for(self, run_ids: Sequence[str]) -> None:
         """Wait for the ends of the runs; those that do not end are trials with a fault."""
         for run_id in run_ids:

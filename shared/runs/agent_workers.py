@@ -6,12 +6,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.storage.tables.runs import runs
+from arkloop.shared.storage.tables.runs import runs, workers
 
 # A lock key of 0: no lock says whether it lives, only its lease.
 _RENEW = """
@@ -47,6 +47,15 @@ def renew(tx: Transaction, worker: AgentWorker) -> datetime:
     if seen_at is None:
         raise InvalidRequest(worker_id=["is the id of another worker"])
     return seen_at
+
+
+def is_silent(sql: Connection, worker: AgentWorker, lease_seconds: float) -> bool:
+    """Return whether the worker has not renewed its lease in time."""
+    lease = func.make_interval(0, 0, 0, 0, 0, 0, lease_seconds)
+    heard = select(workers.c.id).where(
+        workers.c.id == worker.id, workers.c.seen_at > func.now() - lease
+    )
+    return sql.scalar(heard) is None
 
 
 def statuses(

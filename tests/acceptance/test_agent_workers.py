@@ -107,6 +107,30 @@ def test_a_closed_connection_gives_the_run_to_another_worker(user: Caller, worke
     heir.post("complete", **ended, content="Done.")
 
 
+def test_a_frozen_worker_gets_its_lost_run_by_no_poll_that_waits(
+    user: Caller, worker: Worker
+) -> None:
+    """A run whose worker was silent for a lease is not given to that worker's open connection."""
+    run_id = user.run("Hello", persona_id="custom")
+    worker.poll()
+    waiting: list[Any] = []
+
+    def wait() -> None:
+        answer = worker.post("poll", worker_id=worker.id, wait_seconds=30, held=[run_id])
+        waiting.append(answer["runs"])
+
+    frozen = threading.Thread(target=wait)
+    frozen.start()
+    frozen.join(30)
+    heir = Worker(worker.http, worker.agent)
+    again = heir.poll()
+
+    assert [[]] == waiting
+    assert (run_id, 2) == (again["run_id"], again["attempt"])
+    ended = {"run_id": run_id, "fence": again["fence"], "seq": again["next_seq"]}
+    heir.post("complete", **ended, content="Done.")
+
+
 def test_a_poll_whose_client_has_left_gets_no_run(user: Caller, worker: Worker) -> None:
     """A run that is created just after a worker has left goes to the next one, as a new run."""
     with pytest.raises(httpx.ReadTimeout):
