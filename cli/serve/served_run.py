@@ -79,7 +79,8 @@ class ServedRun(StepsAndCosts):
                 raise ValueError(f"The agent returned {type(returned).__name__}, not text.")
             streamed = self.outbox.open_text
             last = self._last_turn
-            if not streamed and last and returned in (None, last.content):
+            is_recorded = not streamed and last is not None and returned in (None, last.content)
+            if is_recorded and last is not None:
                 content = last.content
             elif returned is None:
                 content = streamed
@@ -89,6 +90,8 @@ class ServedRun(StepsAndCosts):
                     self.outbox.void_text()
                     streamed = ""
                 self.outbox.add_text(MessageDelta, content[len(streamed) :])
+            if content and not is_recorded:  # the service does not know its tokens
+                self.outbox.add(self._transcript.turn(content))
             fields = (
                 {"content": content} if output is None else {"content": content, "output": output}
             )

@@ -21,7 +21,7 @@ from langgraph.prebuilt.tool_node import ToolCallRequest
 
 from arkloop.agents import AgentRun, Message
 
-from . import _shop
+from . import _lost_calls, _shop
 
 
 def langgraph_shop(run: AgentRun) -> None:
@@ -52,6 +52,7 @@ def langgraph_shop(run: AgentRun) -> None:
     graph = builder.compile()
 
     # A lost run continues from its own turns: they are part of the conversation.
+    _lost_calls.record_unknown(run)
     state = {"messages": [_message(message) for message in run.messages]}
     for mode, event in graph.stream(state, stream_mode=["messages", "updates"]):
         if mode == "messages":

@@ -22,7 +22,7 @@ from openai import AsyncOpenAI
 
 from arkloop.agents import AgentRun
 
-from . import _shop
+from . import _lost_calls, _shop
 
 
 async def openai_shop(run: AgentRun) -> None:
@@ -35,6 +35,7 @@ async def openai_shop(run: AgentRun) -> None:
             tools=[_recorded(run, function_tool(tool)) for tool in _shop.TOOLS.values()],
         )
         # A lost run continues from its own turns: they are part of the conversation.
+        _lost_calls.record_unknown(run)
         items = [item for message in run.messages for item in _items(message)]
         config = RunConfig(tracing_disabled=True)
         result = Runner.run_streamed(agent, items, hooks=_Recorder(run), run_config=config)

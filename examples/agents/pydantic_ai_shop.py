@@ -24,7 +24,7 @@ from pydantic_ai.models.openai import OpenAIChatModel
 
 from arkloop.agents import AgentRun
 
-from . import _shop
+from . import _lost_calls, _shop
 
 
 async def pydantic_ai_shop(run: AgentRun) -> None:
@@ -32,6 +32,7 @@ async def pydantic_ai_shop(run: AgentRun) -> None:
     tools = [_recorded(run, name, tool) for name, tool in _shop.TOOLS.items()]
     agent = Agent(OpenAIChatModel(run.model), instructions=run.instructions, tools=tools)
     # A lost run continues from its own turns: they are part of the conversation.
+    _lost_calls.record_unknown(run)
     history = [_message(message) for message in run.messages]
     async with agent.iter(message_history=history) as steps:
         async for node in steps:

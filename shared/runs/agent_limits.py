@@ -1,4 +1,4 @@
-"""The demands of a persona on the writes of an agent worker: its output, its number of steps."""
+"""The demands on the writes of an agent worker: the output, the number of steps, known prices."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, select
 
+from arkloop.shared.billing import budgets
 from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.claim import Claim
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events.types import MessageCompleted, RunError
 from arkloop.shared.json_schema import JsonSchema
@@ -53,3 +55,14 @@ def check_steps(sql: Connection, run_id: UUID, persona: Persona) -> RunError | N
         return None
     message = f"The run reached its persona's limit of {persona.max_steps} steps."
     return RunError("run.max_steps", message, False)
+
+
+def check_unpriced(sql: Connection, claim: Claim, persona: Persona, model: str) -> None:
+    """Check that a call without a known price may count as 0. Raises: InvalidRequest: it may not.
+
+    Nothing could say when a budget, or prepaid credits, are used up.
+    """
+    limits = budgets.limits(sql, claim, persona)
+    if limits.has_budget or limits.needs_reservation:
+        why = f"`cost_usd` is required under a budget: the price of {model!r} is not known"
+        raise InvalidRequest(events=[why])

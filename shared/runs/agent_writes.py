@@ -240,9 +240,9 @@ def _price_of(run: _Held, cost: AgentCost, catalog: Catalog) -> Decimal:
     route = catalog.route(row["org_id"], row["route_id"])
     usd = reported_costs.cost_of(cost.usage, route, model=cost.model, given_usd=cost.cost_usd)
     if usd is None:
-        why = f"`cost_usd` is required: the price of {cost.model or row['model']!r} is not known"
-        raise InvalidRequest(events=[why])
-    return usd
+        persona = persona_of(catalog, row)
+        agent_limits.check_unpriced(run.tx.sql, _claim_of(run), persona, cost.model or row["model"])
+    return usd or Decimal(0)
 
 
 def _has_turn(sql: Connection, run_id: UUID) -> bool:

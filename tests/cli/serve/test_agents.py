@@ -66,6 +66,8 @@ def test_a_run_has_the_events_of_any_other(desk: Desk) -> None:
         *("run.cost", "message.completed", "run.completed"),
     ] == kinds
     assert "Let me see.There are 7 for zoe." == text_of(events)
+    turns = data_of(events, "message.completed")
+    assert [0, 10] == [turn["usage"]["input_tokens"] for turn in turns]
     run = desk.user.get_run(run_id)
     assert ("There are 7 for zoe.", 0.25) == (run["output"], run["cost_usd"])
 
