@@ -39,6 +39,10 @@ MAX_PAGES = 64
 
 #: The beginning of what the SDK says of a response that the server has not finished.
 _STREAM_ENDED = "SSE stream ended"
+_LOST = "The connection to the server was lost."
+_NOT_CONNECTED = "Connecting to the server failed."
+#: Added to the failure of a call that a server may have read before it was lost.
+MAY_BE_DONE = " The call may have taken effect."
 
 _Answer: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
     types.CallToolResult | types.InputRequiredResult
@@ -185,7 +189,7 @@ class Session:
             problem = self._problem_of(None)
             self.retire(_told(error, self._http) if problem is None else str(problem))
         finally:
-            self.retire("The connection to the server was lost.")
+            self.retire(_LOST)
             if not self._ready.done():
                 self._ready.set_exception(problem or McpFailed(self._reason))
                 self._ready.exception()  # nobody may be waiting for it
@@ -220,13 +224,16 @@ class Session:
                 self._closing.set()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(asyncio.shield(self._host), 2 * CONNECT_SECONDS)
-                raise McpFailed(self._reason) from None
+                is_unknown = call_id is not None and self._reason != _NOT_CONNECTED
+                raise McpFailed(f"{self._reason}{MAY_BE_DONE if is_unknown else ''}") from None
             # With these it has read the request, whatever the status.
             is_read = error.code in (INVALID_PARAMS, METHOD_NOT_FOUND)
             if self._http is not None and self._http.has_rejected(call_id) and not is_read:
                 self.retire("The server lost the session.")
                 raise SessionLost(_text_of(error, self._http)) from None
-            raise McpFailed(_text_of(error, self._http)) from None
+            text = _text_of(error, self._http)
+            is_unknown = call_id is not None and text == _LOST
+            raise McpFailed(f"{text}{MAY_BE_DONE if is_unknown else ''}") from None
         except (ValidationError, ValueError):
             raise McpFailed("The server's response is not valid MCP.") from None
 
@@ -273,9 +280,9 @@ def _told(error: BaseException, http: CheckedClient | None) -> str:
             return "The server did not respond in time."
         case httpx2.ConnectError():
             tls = tls_failure(error)
-            return f"TLS error at the server: {tls}." if tls else "Connecting to the server failed."
+            return f"TLS error at the server: {tls}." if tls else _NOT_CONNECTED
         case httpx2.HTTPError() | httpx2.StreamError() | OSError():
-            return "The connection to the server was lost."
+            return _LOST
     return "The server does not support MCP."
 
 
@@ -287,5 +294,5 @@ def _text_of(error: MCPError, http: CheckedClient | None) -> str:
     if error.message in ("Server returned an error response", "Not Found") and status is not None:
         return f"The server responded with HTTP status {status}."
     if http is not None and error.message.startswith(_STREAM_ENDED):
-        return "The connection to the server was lost."
+        return _LOST
     return f"The server responded with an error: {text}"
