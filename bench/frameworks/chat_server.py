@@ -1,5 +1,6 @@
 """A server with OpenAI's chat completions whose model looks after the orders of a shop."""
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -44,6 +45,10 @@ class ChatServer:
                     self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
                     self.wfile.flush()
                 self.wfile.write(b"data: [DONE]\n\n")
+
+            def handle(self) -> None:
+                with contextlib.suppress(ConnectionError):  # its client was killed or cancelled
+                    super().handle()
 
             def log_message(self, *_: object) -> None:
                 pass
