@@ -44,7 +44,7 @@ def python_types(schemas: dict[str, Any]) -> str:
     """Return a module with a type for each schema."""
     parts = [
         '"""Types of requests, responses and events, by `make client-types`."""',
-        "# ruff: noqa",
+        "# ruff: noqa: E501 # the formatter cannot break a long choice of names",
         "from __future__ import annotations",
         "from typing import Any, Literal, NotRequired, TypeAlias, TypedDict",
     ]

@@ -8,6 +8,10 @@ from flask import Flask, Response, g, request
 
 from arkloop.api.description import document
 
+HEADERS = (
+    *("Location", "X-Next-Cursor", "X-Stream-Cursor"),
+    *("Idempotency-Replayed", "Preference-Applied"),
+)
 #: The description is that of the code: the same for every app of this process.
 _document: dict[str, Any] = {}
 _operations: dict[str, dict[str, Any]] = {}
@@ -42,7 +46,7 @@ class DescribedResponses:
         described = self._resolved(described)
         problems = [
             f"the header {name} is not described"
-            for name in ("Location", "X-Next-Cursor", "Idempotency-Replayed", "Preference-Applied")
+            for name in HEADERS
             if name in response.headers and name not in described.get("headers", {})
         ]
         content = described.get("content", {})

@@ -183,7 +183,7 @@ class _Builder:
         return [*in_path, *in_query, *in_headers]
 
     def _successes(self, view: Callable[..., Any], facts: Described) -> dict[str, Any]:
-        names = ["X-Trace-Id"]
+        names = ["X-Trace-Id", *facts.response_headers]
         if facts.status == 201:
             names.append("Location")
         if marked(view, "idempotent") or "Idempotency-Key" in facts.headers:

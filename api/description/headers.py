@@ -47,6 +47,10 @@ RESPONSE: dict[str, dict[str, Any]] = {
         "description": "If there are more rows: send it as `before` for the next page.",
         "schema": {"type": "string"},
     },
+    "X-Stream-Cursor": {
+        "description": "The last event that the body shows: `after` for the thread's stream.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f-]{36}:[0-9]{1,19}$"},
+    },
     "Link": {
         "description": "The address of the next page.",
         "schema": {"type": "string"},

@@ -17,8 +17,9 @@ from marshmallow import Schema
 
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.endpoints import agent_worker_bodies as bodies
+from arkloop.api.endpoints.worker_types import HeldRuns, PolledRuns, WrittenRun
 from arkloop.api.http.current import actor, catalog, connections
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.json_body import BodyLimits, read_body
 from arkloop.api.streaming.disconnects import is_closed
 from arkloop.api.streaming.long_polls import LongPoll, LongPollHub, respond_later
@@ -67,7 +68,7 @@ def _of_agent(view: Callable[[str, dict[str, Any]], Response], schema: Schema) -
     return called
 
 
-@described(body=bodies.PollForRuns, returns=JsonObject)
+@described(body=bodies.PollForRuns, returns=PolledRuns)
 def poll(name: str, body: dict[str, Any]) -> Response:
     """Wait for runs, for at most `wait_seconds`; each comes with all that its agent needs."""
     worker = AgentWorker(body["worker_id"], actor().org_id, name)
@@ -87,7 +88,7 @@ def poll(name: str, body: dict[str, Any]) -> Response:
     return _respond(waiting, seconds, bodies.MAX_WAIT_SECONDS, take, nothing, is_silent)
 
 
-@described(body=bodies.HoldRuns, returns=JsonObject)
+@described(body=bodies.HoldRuns, returns=HeldRuns)
 def heartbeat(name: str, body: dict[str, Any]) -> Response:
     """Renew the worker's lease; with `wait_seconds`, wait until a run is cancelled or lost."""
     worker = AgentWorker(body["worker_id"], actor().org_id, name)
@@ -104,19 +105,19 @@ def heartbeat(name: str, body: dict[str, Any]) -> Response:
     return _respond(waiting, seconds, 0, news, nothing)
 
 
-@described(body=bodies.AppendEvents, returns=JsonObject, raises=WRITING)
+@described(body=bodies.AppendEvents, returns=WrittenRun, raises=WRITING)
 def append(name: str, body: dict[str, Any]) -> Response:
     """Append events, store a checkpoint, or both in one."""
     return _write(name, body)
 
 
-@described(body=bodies.StoreCheckpoint, returns=JsonObject, raises=WRITING)
+@described(body=bodies.StoreCheckpoint, returns=WrittenRun, raises=WRITING)
 def checkpoint(name: str, body: dict[str, Any]) -> Response:
     """Store a checkpoint, with which another worker continues if this one is lost."""
     return _write(name, {"events": (), **body})
 
 
-@described(body=bodies.AskPerson, returns=JsonObject, raises=WRITING)
+@described(body=bodies.AskPerson, returns=WrittenRun, raises=WRITING)
 def ask(name: str, body: dict[str, Any]) -> Response:
     """Let the run wait for a person's answer; it is polled again when there is one."""
     question, options = body["question"], body.get("options")
@@ -124,19 +125,19 @@ def ask(name: str, body: dict[str, Any]) -> Response:
     return _write(name, body, asked)
 
 
-@described(body=bodies.CompleteRun, returns=JsonObject, raises=WRITING)
+@described(body=bodies.CompleteRun, returns=WrittenRun, raises=WRITING)
 def complete(name: str, body: dict[str, Any]) -> Response:
     """Complete the run with the final answer."""
     return _write(name, body, Complete(content=body["content"], output=body["output"]))
 
 
-@described(body=bodies.FailRun, returns=JsonObject, raises=WRITING)
+@described(body=bodies.FailRun, returns=WrittenRun, raises=WRITING)
 def fail(name: str, body: dict[str, Any]) -> Response:
     """Let the run fail."""
     return _write(name, body, Fail(error=RunError(FAILED, body["message"], body["retryable"])))
 
 
-@described(body=bodies.ReleaseRun, returns=JsonObject, raises=WRITING)
+@described(body=bodies.ReleaseRun, returns=WrittenRun, raises=WRITING)
 def release(name: str, body: dict[str, Any]) -> Response:
     """Give the run back to the queue: this worker stops."""
     return _write(name, body, Release())

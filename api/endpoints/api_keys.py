@@ -9,9 +9,10 @@ from marshmallow import ValidationError, fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import authenticator, requires
+from arkloop.api.endpoints.account_types import ApiKey, CreatedApiKey
 from arkloop.api.endpoints.budgets import CostLimits, limits_shown
 from arkloop.api.http.current import actor, changes_catalog, connections
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.fields import BoundedList
 from arkloop.api.http.idempotency import created, replayed_without
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
@@ -51,7 +52,7 @@ class CreateApiKey(CostLimits):
 @requires()
 @changes_catalog
 @replayed_without("key")
-@described(body=CreateApiKey, returns=JsonObject, status=201)
+@described(body=CreateApiKey, returns=CreatedApiKey, status=201)
 def create_api_key(tx: Transaction) -> Response:
     """Create a key; responds 201 with `key`, which is shown only this once."""
     _check_may_manage()
@@ -61,7 +62,7 @@ def create_api_key(tx: Transaction) -> Response:
 
 @bp.get("/v1/api-keys")
 @requires()
-@described(query=PageQuery, returns=list[JsonObject])
+@described(query=PageQuery, returns=list[ApiKey])
 def list_api_keys() -> Response:
     """List the caller's own keys; owners and admins see those of the whole org."""
     _check_may_manage()
@@ -74,7 +75,7 @@ def list_api_keys() -> Response:
 @bp.patch("/v1/api-keys/<id:key_id>")
 @requires()
 @changes_catalog
-@described(body=CostLimits, returns=JsonObject)
+@described(body=CostLimits, returns=ApiKey)
 def change_api_key(key_id: UUID) -> Response:
     """Change a key's limits; fields that are missing in the body keep their values."""
     _check_may_manage()

@@ -9,8 +9,9 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 from arkloop.api.auth import access_tokens
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.auth.password_attempts import PasswordAttempts
+from arkloop.api.endpoints.account_types import RegisteredUser, Tokens
 from arkloop.api.http.current import actor, connections, public_path, settings
-from arkloop.api.http.described import JsonObject, Ok, described
+from arkloop.api.http.described import Ok, described
 from arkloop.api.http.idempotency import refuse_key
 from arkloop.api.http.json_body import NoArguments, read_body
 from arkloop.shared.accounts import accounts
@@ -61,7 +62,7 @@ class ChangePassword(Schema):
 
 
 @bp.post("/v1/auth/register")
-@described(body=Register, returns=JsonObject, status=201, raises=[LoginTaken])
+@described(body=Register, returns=RegisteredUser, status=201, raises=[LoginTaken])
 def register() -> Response:
     """Make a user and an org of their own; 403 where registration is closed."""
     if not settings().registration_open:
@@ -84,7 +85,7 @@ def register() -> Response:
 
 
 @bp.post("/v1/auth/login")
-@described(body=Login, returns=JsonObject, raises=[Unauthorized, TooManyAttempts])
+@described(body=Login, returns=Tokens, raises=[Unauthorized, TooManyAttempts])
 def login() -> Response:
     """Log in: access token in the body, refresh token in the cookie. Unknown users take as long."""
     _check_origin()
@@ -101,7 +102,7 @@ def login() -> Response:
 
 
 @bp.post("/v1/auth/refresh")
-@described(body=NoArguments, body_optional=True, returns=JsonObject, security=["refresh_token"])
+@described(body=NoArguments, body_optional=True, returns=Tokens, security=["refresh_token"])
 def refresh() -> Response:
     """Exchange the cookie for the next one and a new access token."""
     _check_origin()

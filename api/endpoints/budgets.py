@@ -7,8 +7,10 @@ from marshmallow import Schema
 from sqlalchemy import Connection
 
 from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints import account_types
+from arkloop.api.endpoints.account_types import EndUserBudget
 from arkloop.api.http.current import actor, changes_catalog, connections
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.fields import ClientId, Usd
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.reports import reports
@@ -37,7 +39,7 @@ class EndUserQuery(Schema):
 
 @bp.get("/v1/budget")
 @requires("admin")
-@described(returns=JsonObject)
+@described(returns=account_types.Budget)
 def get_budget() -> Response:
     """Show the org's limits and how much of them is used this month."""
     query_args(NoArguments())
@@ -48,7 +50,7 @@ def get_budget() -> Response:
 @bp.put("/v1/budget")
 @requires("admin")
 @changes_catalog
-@described(body=CostLimits, returns=JsonObject)
+@described(body=CostLimits, returns=account_types.Budget)
 def set_budget() -> Response:
     """Replace both limits; one that is missing in the body is removed."""
     body = read_body(CostLimits())
@@ -61,7 +63,7 @@ def set_budget() -> Response:
 
 @bp.get("/v1/budget/end-users")
 @requires("admin")
-@described(query=EndUserQuery, returns=JsonObject)
+@described(query=EndUserQuery, returns=EndUserBudget)
 def get_end_user_budget() -> Response:
     """Show the limits of each end user, or what applies to one and how much of it is used."""
     args = query_args(EndUserQuery())
@@ -72,7 +74,7 @@ def get_end_user_budget() -> Response:
 @bp.put("/v1/budget/end-users")
 @requires("admin")
 @changes_catalog
-@described(body=EndUserLimits, returns=JsonObject)
+@described(body=EndUserLimits, returns=EndUserBudget)
 def set_end_user_budget() -> Response:
     """Replace both limits of each end user, or of one; one that is missing is removed."""
     body = read_body(EndUserLimits())

@@ -3,9 +3,10 @@
 from flask import Blueprint, Response, jsonify
 
 from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints.catalog_types import Route
 from arkloop.api.endpoints.llm_providers import prices_shown
 from arkloop.api.http.current import actor, catalog
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.json_body import NoArguments, query_args
 
 bp = Blueprint("catalog", __name__)
@@ -13,7 +14,7 @@ bp = Blueprint("catalog", __name__)
 
 @bp.get("/v1/routes")
 @requires("data.runs.read")
-@described(returns=list[JsonObject])
+@described(returns=list[Route])
 def list_routes() -> Response:
     """List the server's routes, then the org's, without keys and addresses."""
     query_args(NoArguments())

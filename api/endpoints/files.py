@@ -11,8 +11,9 @@ from flask import Blueprint, Response, jsonify, request
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints.account_types import File
 from arkloop.api.http.current import actor, connections, storage
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.idempotency import answered_once, check_key, created
 from arkloop.api.http.json_body import NoArguments, query_args
 from arkloop.api.http.multipart import read_file
@@ -43,7 +44,7 @@ _uploads: Counter[UUID] = Counter()
 @described(
     body=FORM,
     body_type="multipart/form-data",
-    returns=JsonObject,
+    returns=File,
     status=201,
     headers=["Idempotency-Key"],
     raises=[StorageUnavailable],
@@ -74,7 +75,7 @@ def create_file() -> Response:
 
 @bp.get("/v1/files/<id:file_id>")
 @requires("data.files.read", end_users=True)
-@described(returns=JsonObject)
+@described(returns=File)
 def get_file(file_id: UUID) -> Response:
     """Show what is known about a file."""
     query_args(NoArguments())

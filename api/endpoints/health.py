@@ -4,8 +4,9 @@ from flask import Blueprint, Response, jsonify
 from redis import RedisError
 from sqlalchemy import text
 
+from arkloop.api.endpoints.account_types import Health, Readiness
 from arkloop.api.http.current import connections, settings
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.json_body import NoArguments, query_args
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.storage import postgres, schema
@@ -23,7 +24,7 @@ SELECT EXISTS (
 
 
 @bp.get("/healthz")
-@described(returns=JsonObject)
+@described(returns=Health)
 def healthz() -> Response:
     """Respond 200 as long as the process responds at all."""
     query_args(NoArguments())
@@ -31,7 +32,7 @@ def healthz() -> Response:
 
 
 @bp.get("/readyz")
-@described(returns=JsonObject)
+@described(returns=Readiness)
 def readyz() -> Response:
     """Respond 200, with `degraded` while Redis is down or no worker is alive; 503 with the reason
     while Postgres is down or read-only.

@@ -9,8 +9,9 @@ from marshmallow import Schema, ValidationError, fields, post_load, validate, va
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints.catalog_types import LlmModel, LlmProvider
 from arkloop.api.http.current import actor, changes_catalog, connections
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.fields import (
     BoundedDict,
     BoundedList,
@@ -124,7 +125,7 @@ class CreateProvider(ProviderChanges):
 @requires("admin")
 @changes_catalog
 @idempotent
-@described(body=CreateProvider, returns=JsonObject, status=201, raises=[NameTaken])
+@described(body=CreateProvider, returns=LlmProvider, status=201, raises=[NameTaken])
 def create_llm_provider(tx: Transaction) -> Response:
     """Create a provider; responds 201 with it and the models that were sent with it."""
     provider = llm_providers.create(tx, actor(), **read_body(CreateProvider()))
@@ -134,7 +135,7 @@ def create_llm_provider(tx: Transaction) -> Response:
 
 @bp.get("/v1/llm-providers")
 @requires("admin")
-@described(query=PageQuery, returns=list[JsonObject])
+@described(query=PageQuery, returns=list[LlmProvider])
 def list_llm_providers() -> Response:
     """List providers, newest first."""
     args = page_args(ByTime)
@@ -146,7 +147,7 @@ def list_llm_providers() -> Response:
 
 @bp.get("/v1/llm-providers/<id:provider_id>")
 @requires("admin")
-@described(returns=JsonObject)
+@described(returns=LlmProvider)
 def get_llm_provider(provider_id: UUID) -> Response:
     """Show a provider and its models."""
     query_args(NoArguments())
@@ -158,7 +159,7 @@ def get_llm_provider(provider_id: UUID) -> Response:
 @bp.patch("/v1/llm-providers/<id:provider_id>")
 @requires("admin")
 @changes_catalog
-@described(body=ProviderChanges, returns=JsonObject, raises=[NameTaken])
+@described(body=ProviderChanges, returns=LlmProvider, raises=[NameTaken])
 def change_llm_provider(provider_id: UUID) -> Response:
     """Change a provider; fields that are missing in the body keep their values."""
     body = read_body(ProviderChanges())
@@ -187,7 +188,7 @@ def delete_llm_provider(provider_id: UUID) -> Response:
 @requires("admin")
 @changes_catalog
 @idempotent
-@described(body=CreateModel, returns=JsonObject, status=201, raises=[NameTaken])
+@described(body=CreateModel, returns=LlmModel, status=201, raises=[NameTaken])
 def create_llm_model(tx: Transaction, provider_id: UUID) -> Response:
     """Create a model; responds 201 with the model, whose id is a `route_id`."""
     body = read_body(CreateModel())
@@ -199,7 +200,7 @@ def create_llm_model(tx: Transaction, provider_id: UUID) -> Response:
 
 @bp.get("/v1/llm-providers/<id:provider_id>/models")
 @requires("admin")
-@described(query=PageQuery, returns=list[JsonObject])
+@described(query=PageQuery, returns=list[LlmModel])
 def list_llm_models(provider_id: UUID) -> Response:
     """List a provider's models, newest first."""
     args = page_args(ByTime)
@@ -213,7 +214,7 @@ def list_llm_models(provider_id: UUID) -> Response:
 
 @bp.get("/v1/llm-providers/<id:provider_id>/models/<id:model_id>")
 @requires("admin")
-@described(returns=JsonObject)
+@described(returns=LlmModel)
 def get_llm_model(provider_id: UUID, model_id: UUID) -> Response:
     """Show a model."""
     query_args(NoArguments())
@@ -226,7 +227,7 @@ def get_llm_model(provider_id: UUID, model_id: UUID) -> Response:
 @bp.patch("/v1/llm-providers/<id:provider_id>/models/<id:model_id>")
 @requires("admin")
 @changes_catalog
-@described(body=ModelChanges, returns=JsonObject, raises=[NameTaken])
+@described(body=ModelChanges, returns=LlmModel, raises=[NameTaken])
 def change_llm_model(provider_id: UUID, model_id: UUID) -> Response:
     """Change a model; fields that are missing in the body keep their values."""
     body = read_body(ModelChanges())

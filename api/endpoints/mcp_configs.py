@@ -10,8 +10,9 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints.catalog_types import McpConfig, McpTool
 from arkloop.api.http.current import actor, connections, settings
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.fields import BoundedList
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
@@ -94,7 +95,7 @@ class ApproveTools(Schema):
 @bp.post("/v1/mcp-configs")
 @requires("admin")
 @idempotent
-@described(body=CreateMcpConfig, returns=JsonObject, status=201, raises=[NameTaken])
+@described(body=CreateMcpConfig, returns=McpConfig, status=201, raises=[NameTaken])
 def create_mcp_config(tx: Transaction) -> Response:
     """Create a server; a worker lists its tools, which are approved with it. 201."""
     config = mcp_configs.create(tx, actor().org_id, **read_body(CreateMcpConfig()))
@@ -103,7 +104,7 @@ def create_mcp_config(tx: Transaction) -> Response:
 
 @bp.get("/v1/mcp-configs")
 @requires("admin")
-@described(query=PageQuery, returns=list[JsonObject])
+@described(query=PageQuery, returns=list[McpConfig])
 def list_mcp_configs() -> Response:
     """List servers, newest first."""
     args = page_args(ByTime)
@@ -116,7 +117,7 @@ def list_mcp_configs() -> Response:
 
 @bp.get("/v1/mcp-configs/<id:config_id>")
 @requires("admin")
-@described(returns=JsonObject)
+@described(returns=McpConfig)
 def get_mcp_config(config_id: UUID) -> Response:
     """Show a server."""
     query_args(NoArguments())
@@ -127,7 +128,7 @@ def get_mcp_config(config_id: UUID) -> Response:
 
 @bp.patch("/v1/mcp-configs/<id:config_id>")
 @requires("admin")
-@described(body=McpConfigChanges, returns=JsonObject, raises=[NameTaken])
+@described(body=McpConfigChanges, returns=McpConfig, raises=[NameTaken])
 def change_mcp_config(config_id: UUID) -> Response:
     """Change a server; missing fields keep their values, and its tools are listed again."""
     body = read_body(McpConfigChanges())
@@ -148,7 +149,7 @@ def delete_mcp_config(config_id: UUID) -> Response:
 
 @bp.post("/v1/mcp-configs/<id:config_id>:discover")
 @requires("admin")
-@described(body=NoArguments, body_optional=True, returns=JsonObject, status=202)
+@described(body=NoArguments, body_optional=True, returns=McpConfig, status=202)
 def discover_mcp_tools(config_id: UUID) -> Response:
     """Have the tools listed; `discovered_at` and `discovery_error` show the result. 202."""
     read_body(NoArguments(), optional=True)
@@ -163,7 +164,7 @@ def discover_mcp_tools(config_id: UUID) -> Response:
 
 @bp.get("/v1/mcp-configs/<id:config_id>/tools")
 @requires("admin")
-@described(query=PageQuery, returns=list[JsonObject])
+@described(query=PageQuery, returns=list[McpTool])
 def list_mcp_tools(config_id: UUID) -> Response:
     """List the known tools, by name."""
     args = page_args(ByToolName)
@@ -180,7 +181,7 @@ def list_mcp_tools(config_id: UUID) -> Response:
 
 @bp.post("/v1/mcp-configs/<id:config_id>/tools/<name>:approve")
 @requires("admin")
-@described(body=ApproveTool, returns=JsonObject, raises=APPROVING)
+@described(body=ApproveTool, returns=McpTool, raises=APPROVING)
 def approve_mcp_tool(config_id: UUID, name: str) -> Response:
     """Approve a tool with the description of this hash, and no other."""
     hash_ = read_body(ApproveTool())["hash"]
@@ -193,7 +194,7 @@ def approve_mcp_tool(config_id: UUID, name: str) -> Response:
 
 @bp.post("/v1/mcp-configs/<id:config_id>/tools:approve")
 @requires("admin")
-@described(body=ApproveTools, returns=list[JsonObject], raises=APPROVING)
+@described(body=ApproveTools, returns=list[McpTool], raises=APPROVING)
 def approve_mcp_tools(config_id: UUID) -> Response:
     """Approve several tools: all of them or none."""
     named = read_body(ApproveTools())["tools"]

@@ -3,8 +3,9 @@
 from flask import Blueprint, Response, jsonify
 
 from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints.account_types import Me
 from arkloop.api.http.current import actor, connections
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.json_body import NoArguments, query_args
 from arkloop.shared.accounts import accounts
 from arkloop.shared.times import rfc3339
@@ -14,7 +15,7 @@ bp = Blueprint("me", __name__)
 
 @bp.get("/v1/me")
 @requires()
-@described(returns=JsonObject)
+@described(returns=Me)
 def get_me() -> Response:
     """Show the user, their org, and what this very token permits there."""
     query_args(NoArguments())

@@ -7,9 +7,10 @@ from marshmallow import INCLUDE, Schema, ValidationError, fields
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints import catalog_types
 from arkloop.api.endpoints.budgets import limits_shown
 from arkloop.api.http.current import actor, catalog, changes_catalog, connections
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import PageQuery, page, page_args
@@ -55,7 +56,10 @@ class PublishPersona(Schema):
 @changes_catalog
 @idempotent
 @described(
-    body=PublishPersona, returns=JsonObject, status=201, raises=[PersonaPublished, RouteNotFound]
+    body=PublishPersona,
+    returns=catalog_types.Persona,
+    status=201,
+    raises=[PersonaPublished, RouteNotFound],
 )
 def publish_persona(tx: Transaction) -> Response:
     """Publish a persona version, which never changes afterwards; responds 201."""
@@ -73,7 +77,7 @@ def publish_persona(tx: Transaction) -> Response:
 
 @bp.get("/v1/personas")
 @requires("data.runs.read")
-@described(query=PageQuery, returns=list[JsonObject])
+@described(query=PageQuery, returns=list[catalog_types.Persona])
 def list_personas() -> Response:
     """List personas by key and version, the built-in ones and the org's."""
     args = page_args(ByName)
@@ -95,7 +99,7 @@ def list_personas() -> Response:
 
 @bp.get("/v1/personas/<persona_id>")
 @requires("data.runs.read")
-@described(returns=JsonObject)
+@described(returns=catalog_types.Persona)
 def get_persona(persona_id: str) -> Response:
     """Show a persona; without a version, the newest."""
     query_args(NoArguments())

@@ -10,8 +10,9 @@ from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints import transcripts
 from arkloop.api.endpoints.messages import shown as shown_message
 from arkloop.api.endpoints.runs import error_of, queue_of, usage_of
+from arkloop.api.endpoints.timeline_types import TimelineEntry
 from arkloop.api.http.current import actor, connections
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.paging import PageArgs, PageQuery, page, page_args, with_next
 from arkloop.shared.errors import Forbidden
 from arkloop.shared.events.plain import money
@@ -36,7 +37,11 @@ class ByTurn(NamedTuple):
 
 @bp.get("/v1/threads/<id:thread_id>/timeline")
 @requires("data.threads.read", end_users=True)
-@described(query=TimelineQuery, returns={"application/json": list[JsonObject], "text/plain": str})
+@described(
+    query=TimelineQuery,
+    returns={"application/json": list[TimelineEntry], "text/plain": str},
+    response_headers=["X-Stream-Cursor"],
+)
 def show_timeline(thread_id: UUID) -> Response:
     """Show the latest page in the order of the conversation; `before` leads to older ones."""
     if "data.runs.read" not in actor().permissions:

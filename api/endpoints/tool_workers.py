@@ -18,9 +18,11 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from arkloop.api.auth.bearer import authenticator, requires
+from arkloop.api.endpoints.catalog_types import WorkerTool
 from arkloop.api.endpoints.following import shared
+from arkloop.api.endpoints.worker_types import EndedCall, HeldCalls, PolledCalls
 from arkloop.api.http.current import actor, connections
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.fields import BoundedList, Id, StrictBoolean, whole
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.streaming.long_polls import LongPoll, LongPollHub, respond_later
@@ -166,7 +168,7 @@ def _of_pool(view: Callable[[Worker, dict[str, Any]], Response], schema: Schema)
     return called
 
 
-@described(body=PollForCalls, returns=JsonObject, raises=[WorkerToolsUnknown])
+@described(body=PollForCalls, returns=PolledCalls, raises=[WorkerToolsUnknown])
 def poll(worker: Worker, body: dict[str, Any]) -> Response:
     """Wait for calls, for at most `wait_seconds`; each comes with a lease and a fence."""
     hash_, tools = _tools(worker, body)
@@ -185,7 +187,7 @@ def poll(worker: Worker, body: dict[str, Any]) -> Response:
     return _respond(waiting, _or(body.get("wait_seconds"), MAX_WAIT_SECONDS), take, nothing)
 
 
-@described(body=HoldCalls, returns=JsonObject)
+@described(body=HoldCalls, returns=HeldCalls)
 def heartbeat(worker: Worker, body: dict[str, Any]) -> Response:
     """Extend the leases of calls; with `wait_seconds`, wait until one of them is to be stopped."""
     calls = {call["call_id"]: call["fence"] for call in body["calls"]}
@@ -201,13 +203,13 @@ def heartbeat(worker: Worker, body: dict[str, Any]) -> Response:
     return _respond(waiting, seconds, news, nothing)
 
 
-@described(body=CompleteCall, returns=JsonObject, raises=[StaleCall, WorkerCallNotFound])
+@described(body=CompleteCall, returns=EndedCall, raises=[StaleCall, WorkerCallNotFound])
 def complete(worker: Worker, body: dict[str, Any]) -> Response:
     """Store the result of a call."""
     return _end(worker, body, output=body["output"], is_error=False, images=body["images"])
 
 
-@described(body=FailCall, returns=JsonObject, raises=[StaleCall, WorkerCallNotFound])
+@described(body=FailCall, returns=EndedCall, raises=[StaleCall, WorkerCallNotFound])
 def fail(worker: Worker, body: dict[str, Any]) -> Response:
     """Store that a call has failed; the model reads `error`."""
     return _end(worker, body, output=body["error"], is_error=True)
@@ -224,7 +226,7 @@ for _view, _schema in (
 
 @bp.get("/v1/tool-workers/<name>/tools")
 @requires("data.runs.read")
-@described(returns=list[JsonObject])
+@described(returns=list[WorkerTool])
 def list_tools(name: str) -> Response:
     """List the tools that workers of the pool have registered, by name."""
     query_args(NoArguments())

@@ -8,8 +8,9 @@ from marshmallow import Schema, fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints.catalog_types import HttpTool, HttpToolWithSecret
 from arkloop.api.http.current import actor, connections
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.fields import Seconds, StrictBoolean, utf8_length
 from arkloop.api.http.idempotency import created, replayed_without
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
@@ -63,7 +64,7 @@ class RotateSecret(Schema):
 @bp.post("/v1/tools")
 @requires("admin")
 @replayed_without("signing_secret")
-@described(body=CreateTool, returns=JsonObject, status=201, raises=[NameTaken])
+@described(body=CreateTool, returns=HttpToolWithSecret, status=201, raises=[NameTaken])
 def create_tool(tx: Transaction) -> Response:
     """Create a tool; responds 201 with `signing_secret`, which is shown only this once."""
     row, secret = http_tools.create(tx, actor().org_id, **read_body(CreateTool()))
@@ -72,7 +73,7 @@ def create_tool(tx: Transaction) -> Response:
 
 @bp.get("/v1/tools")
 @requires("admin")
-@described(query=PageQuery, returns=list[JsonObject])
+@described(query=PageQuery, returns=list[HttpTool])
 def list_tools() -> Response:
     """List tools, newest first."""
     args = page_args(ByTime)
@@ -83,7 +84,7 @@ def list_tools() -> Response:
 
 @bp.get("/v1/tools/<id:tool_id>")
 @requires("admin")
-@described(returns=JsonObject)
+@described(returns=HttpTool)
 def get_tool(tool_id: UUID) -> Response:
     """Show one tool."""
     query_args(NoArguments())
@@ -93,7 +94,7 @@ def get_tool(tool_id: UUID) -> Response:
 
 @bp.patch("/v1/tools/<id:tool_id>")
 @requires("admin")
-@described(body=ToolChanges, returns=JsonObject, raises=[NameTaken])
+@described(body=ToolChanges, returns=HttpTool, raises=[NameTaken])
 def change_tool(tool_id: UUID) -> Response:
     """Change a tool; fields that are missing in the body keep their values."""
     changes = read_body(ToolChanges())
@@ -115,7 +116,7 @@ def delete_tool(tool_id: UUID) -> Response:
 @bp.post("/v1/tools/<id:tool_id>:rotate-secret")
 @requires("admin")
 @replayed_without("signing_secret")
-@described(body=RotateSecret, body_optional=True, returns=JsonObject)
+@described(body=RotateSecret, body_optional=True, returns=HttpToolWithSecret)
 def rotate_tool_secret(tx: Transaction, tool_id: UUID) -> Response:
     """Replace the signing secret; the response has the new one, which is shown only this once."""
     overlap = read_body(RotateSecret(), optional=True)["overlap_seconds"]

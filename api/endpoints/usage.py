@@ -9,8 +9,16 @@ from marshmallow import Schema, fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints.account_types import (
+    Credits,
+    DayUsage,
+    EndUserUsage,
+    MetadataUsage,
+    ModelUsage,
+    UsageReport,
+)
 from arkloop.api.http.current import actor, connections
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.fields import ClientId, Digits, Id, MetadataFilter, Moment
 from arkloop.api.http.json_body import query_args
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
@@ -52,7 +60,7 @@ class ByMetadataQuery(ByEndUserQuery):
 
 @bp.get("/v1/me/usage")
 @requires("data.runs.read")
-@described(query=UsageQuery, returns=JsonObject)
+@described(query=UsageQuery, returns=UsageReport)
 def get_usage() -> Response:
     """Show the sums of a period, and those of this month next to it."""
     period = _period()
@@ -78,7 +86,7 @@ def get_usage() -> Response:
 
 @bp.get("/v1/me/usage/daily")
 @requires("data.runs.read")
-@described(query=UsageQuery, returns=list[JsonObject])
+@described(query=UsageQuery, returns=list[DayUsage])
 def list_usage_by_day() -> Response:
     """List one row for each day (UTC), oldest first."""
     period = _period()
@@ -92,7 +100,7 @@ def list_usage_by_day() -> Response:
 
 @bp.get("/v1/me/usage/by-model")
 @requires("data.runs.read")
-@described(query=UsageQuery, returns=list[JsonObject])
+@described(query=UsageQuery, returns=list[ModelUsage])
 def list_usage_by_model() -> Response:
     """List one row for each model, the most expensive first."""
     period = _period()
@@ -103,7 +111,7 @@ def list_usage_by_model() -> Response:
 
 @bp.get("/v1/me/usage/by-end-user")
 @requires("data.runs.read")
-@described(query=ByEndUserQuery, returns=list[JsonObject])
+@described(query=ByEndUserQuery, returns=list[EndUserUsage])
 def list_usage_by_end_user() -> Response:
     """List one row for each end user, the most expensive first."""
     args = query_args(ByEndUserQuery())
@@ -114,7 +122,7 @@ def list_usage_by_end_user() -> Response:
 
 @bp.get("/v1/me/usage/by-metadata")
 @requires("data.runs.read")
-@described(query=ByMetadataQuery, returns=list[JsonObject])
+@described(query=ByMetadataQuery, returns=list[MetadataUsage])
 def list_usage_by_metadata() -> Response:
     """List one row for each value of a key of the runs' metadata, the most expensive first."""
     args = query_args(ByMetadataQuery())
@@ -127,7 +135,7 @@ def list_usage_by_metadata() -> Response:
 
 @bp.get("/v1/me/credits")
 @requires("data.runs.read")
-@described(query=PageQuery, returns=JsonObject)
+@described(query=PageQuery, returns=Credits)
 def get_credits() -> Response:
     """Show the balance and a page of the ledger."""
     args = page_args(ByTime)

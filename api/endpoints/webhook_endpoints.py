@@ -9,8 +9,15 @@ from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import requires
+from arkloop.api.endpoints.catalog_types import (
+    ReplayedDeliveries,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEndpointWithSecret,
+    WholeWebhookDelivery,
+)
 from arkloop.api.http.current import actor, connections
-from arkloop.api.http.described import JsonObject, described
+from arkloop.api.http.described import described
 from arkloop.api.http.fields import BoundedList, Id, Seconds, StrictBoolean, utf8_length
 from arkloop.api.http.idempotency import created, idempotent, replayed_without
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
@@ -73,7 +80,7 @@ class DeliveriesQuery(PageQuery):
 @bp.post("/v1/webhook-endpoints")
 @requires("admin")
 @replayed_without("signing_secret")
-@described(body=CreateEndpoint, returns=JsonObject, status=201)
+@described(body=CreateEndpoint, returns=WebhookEndpointWithSecret, status=201)
 def create_endpoint(tx: Transaction) -> Response:
     """Create an endpoint; responds 201 with `signing_secret`, which is shown only this once."""
     row, secret = endpoints.create(tx, actor().org_id, **read_body(CreateEndpoint()))
@@ -83,7 +90,7 @@ def create_endpoint(tx: Transaction) -> Response:
 
 @bp.get("/v1/webhook-endpoints")
 @requires("admin")
-@described(query=PageQuery, returns=list[JsonObject])
+@described(query=PageQuery, returns=list[WebhookEndpoint])
 def list_endpoints() -> Response:
     """List endpoints, newest first."""
     args = page_args(ByTime)
@@ -94,7 +101,7 @@ def list_endpoints() -> Response:
 
 @bp.get("/v1/webhook-endpoints/<id:endpoint_id>")
 @requires("admin")
-@described(returns=JsonObject)
+@described(returns=WebhookEndpoint)
 def get_endpoint(endpoint_id: UUID) -> Response:
     """Show one endpoint."""
     query_args(NoArguments())
@@ -104,7 +111,7 @@ def get_endpoint(endpoint_id: UUID) -> Response:
 
 @bp.patch("/v1/webhook-endpoints/<id:endpoint_id>")
 @requires("admin")
-@described(body=EndpointChanges, returns=JsonObject)
+@described(body=EndpointChanges, returns=WebhookEndpoint)
 def change_endpoint(endpoint_id: UUID) -> Response:
     """Change an endpoint; fields that are missing in the body keep their values."""
     changes = read_body(EndpointChanges())
@@ -126,7 +133,7 @@ def delete_endpoint(endpoint_id: UUID) -> Response:
 @bp.post("/v1/webhook-endpoints/<id:endpoint_id>:rotate-secret")
 @requires("admin")
 @replayed_without("signing_secret")
-@described(body=RotateSecret, body_optional=True, returns=JsonObject)
+@described(body=RotateSecret, body_optional=True, returns=WebhookEndpointWithSecret)
 def rotate_endpoint_secret(tx: Transaction, endpoint_id: UUID) -> Response:
     """Replace the signing secret; the response has the new one, which is shown only this once."""
     overlap = read_body(RotateSecret(), optional=True)["overlap_seconds"]
@@ -140,7 +147,7 @@ def rotate_endpoint_secret(tx: Transaction, endpoint_id: UUID) -> Response:
 @described(
     body=NoArguments,
     body_optional=True,
-    returns=JsonObject,
+    returns=WholeWebhookDelivery,
     status=201,
     raises=[WebhookEndpointDisabled],
 )
@@ -155,7 +162,9 @@ def test_endpoint(tx: Transaction, endpoint_id: UUID) -> Response:
 @bp.post("/v1/webhook-endpoints/<id:endpoint_id>:replay")
 @requires("admin")
 @idempotent
-@described(body=Replay, body_optional=True, returns=JsonObject, raises=[WebhookDeliveryNotFound])
+@described(
+    body=Replay, body_optional=True, returns=ReplayedDeliveries, raises=[WebhookDeliveryNotFound]
+)
 def replay_deliveries(tx: Transaction, endpoint_id: UUID) -> Response:
     """Deliver again: the named deliveries, or the oldest dead ones; responds how many."""
     chosen = read_body(Replay(), optional=True)["delivery_ids"]
@@ -164,7 +173,7 @@ def replay_deliveries(tx: Transaction, endpoint_id: UUID) -> Response:
 
 @bp.get("/v1/webhook-endpoints/<id:endpoint_id>/deliveries")
 @requires("admin")
-@described(query=DeliveriesQuery, returns=list[JsonObject])
+@described(query=DeliveriesQuery, returns=list[WebhookDelivery])
 def list_deliveries(endpoint_id: UUID) -> Response:
     """List deliveries to an endpoint, newest first, without their data."""
     args = page_args(ByTime, DeliveriesQuery())
@@ -182,7 +191,7 @@ def list_deliveries(endpoint_id: UUID) -> Response:
 
 @bp.get("/v1/webhook-endpoints/<id:endpoint_id>/deliveries/<id:delivery_id>")
 @requires("admin")
-@described(returns=JsonObject)
+@described(returns=WholeWebhookDelivery)
 def get_delivery(endpoint_id: UUID, delivery_id: UUID) -> Response:
     """Show one delivery with its data."""
     query_args(NoArguments())

@@ -72,6 +72,7 @@ class Described:
     body_type: str
     query: type[Schema] | None
     headers: Sequence[str]
+    response_headers: Sequence[str]
     raises: Sequence[type[ArkloopError]]
     security: Sequence[str] | None
     permission: str | None
@@ -88,6 +89,7 @@ def described(
     body_type: str = "application/json",
     query: type[Schema] | None = None,
     headers: Sequence[str] = (),
+    response_headers: Sequence[str] = (),
     raises: Sequence[type[ArkloopError]] = (),
     security: Sequence[str] | None = None,
     permission: str | None = None,
@@ -97,11 +99,12 @@ def described(
 
     `returns` is the type of the JSON that it responds with: a TypedDict, a list of one, or a
     mapping from media types to types; None is no body. `also` has types for other statuses of
-    success. `headers` are request headers with an entry in `api/description/headers.py`. `raises`
-    are errors beyond those that `api/description/errors.py` finds by itself. `security` and
-    `permission` are for endpoints that check tokens without `@requires`: the names of the schemes
-    of `api/description/document.py`, one of which a request needs. `errors` is the shape that
-    errors have if it is not `Error`.
+    success. `headers` are request headers with an entry in `api/description/headers.py`;
+    `response_headers` are those of success that no decorator adds, with an entry there too.
+    `raises` are errors beyond those that `api/description/errors.py` finds by itself. `security`
+    and `permission` are for endpoints that check tokens without `@requires`: the names of the
+    schemes of `api/description/document.py`, one of which a request needs. `errors` is the shape
+    that errors have if it is not `Error`.
     """
     facts = Described(
         returns=returns,
@@ -112,6 +115,7 @@ def described(
         body_type=body_type,
         query=query,
         headers=headers,
+        response_headers=response_headers,
         raises=raises,
         security=security,
         permission=permission,

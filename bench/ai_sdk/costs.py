@@ -20,7 +20,7 @@ from uuid import UUID
 from bench.service import Service
 from bench.silent_vendor import SilentVendor
 
-RUNS, COUNTS = 16, 150
+RUNS, COUNTS = 6, 150
 IDLE_STREAMS = 400
 STOPS = 50
 REST_SECONDS = 3.0

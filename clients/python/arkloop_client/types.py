@@ -1,10 +1,51 @@
 """Types of requests, responses and events, by `make client-types`."""
 
-# ruff: noqa
+# ruff: noqa: E501 # the formatter cannot break a long choice of names
 
 from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
+
+
+class AgentRun(TypedDict):
+    "A run with all that its agent needs."
+
+    run_id: str
+    thread_id: str
+    org_id: str
+    end_user_id: str | None
+    metadata: dict[str, str]
+    trace_id: str
+    fence: int
+    next_seq: int
+    attempt: int
+    cancel_requested: bool
+    persona_id: str
+    instructions: str
+    model: str
+    model_settings: dict[str, Any]
+    output_schema: dict[str, Any] | None
+    messages: list[dict[str, Any]]
+    answers: list[dict[str, Any]]
+    checkpoint: Any
+    deadline_at: str
+
+
+class ApiKey(TypedDict):
+    "An API key, without the key itself."
+
+    max_cost_usd: float | None
+    max_cost_usd_per_month: float | None
+    id: str
+    org_id: str
+    user_id: str
+    name: str
+    key_prefix: str
+    scopes: list[str]
+    revoked_at: str | None
+    last_used_at: str | None
+    expires_at: str | None
+    created_at: str
 
 
 class AppendEvents(TypedDict):
@@ -32,6 +73,16 @@ class AskPerson(TypedDict):
     key: NotRequired[str | None]
     question: str
     options: NotRequired[list[str]]
+
+
+class Budget(TypedDict):
+    "Limits, and how much of them is used this month."
+
+    max_cost_usd: float | None
+    max_cost_usd_per_month: float | None
+    month: str
+    spent_usd: float
+    held_usd: float
 
 
 class ChangePassword(TypedDict):
@@ -74,6 +125,15 @@ class ChatRequest(TypedDict):
     messages: list[dict[str, Any]]
     trigger: NotRequired[Literal["submit-message", "regenerate-message"]]
     messageId: NotRequired[str | None]
+
+
+class ClientToolShown(TypedDict):
+    "A tool that the client executes."
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    client: Literal[True]
 
 
 class CompleteCall(TypedDict):
@@ -190,6 +250,7 @@ class CreateMcpConfig(TypedDict):
     url: NotRequired[str]
     command: NotRequired[list[str]]
     headers: NotRequired[dict[str, str] | None]
+    oauth: NotRequired[McpOAuth | None]
     transport: NotRequired[Literal["streamable_http", "stdio"]]
 
 
@@ -320,6 +381,24 @@ class CreateTool(TypedDict):
     headers: NotRequired[dict[str, str] | None]
 
 
+class CreatedApiKey(TypedDict):
+    "A new API key with `key`, which a repeated request is not shown."
+
+    max_cost_usd: float | None
+    max_cost_usd_per_month: float | None
+    id: str
+    org_id: str
+    user_id: str
+    name: str
+    key_prefix: str
+    scopes: list[str]
+    revoked_at: str | None
+    last_used_at: str | None
+    expires_at: str | None
+    created_at: str
+    key: NotRequired[str]
+
+
 class CreatedRun(TypedDict):
     "The ids of a new run."
 
@@ -328,10 +407,77 @@ class CreatedRun(TypedDict):
     thread_id: NotRequired[str]
 
 
+class CreditEntry(TypedDict):
+    "A transfer of credits."
+
+    id: str
+    kind: str
+    run_id: str | None
+    debit_account: str
+    credit_account: str
+    credits: int
+    note: str | None
+    created_at: str
+
+
+class Credits(TypedDict):
+    "The balance, and a page of the ledger."
+
+    balance: int | None
+    held: int
+    is_prepaid: bool
+    entries: list[CreditEntry]
+
+
+class DayUsage(TypedDict):
+    "Sums of a day (UTC)."
+
+    runs: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    cost_usd: float
+    credits: int
+    date: str
+
+
+class EndUserBudget(TypedDict):
+    "Limits of each end user, or, with `end_user_id`, of one and how much of them is used."
+
+    max_cost_usd: float | None
+    max_cost_usd_per_month: float | None
+    end_user_id: NotRequired[str]
+    month: NotRequired[str]
+    spent_usd: NotRequired[float]
+    held_usd: NotRequired[float]
+
+
 class EndUserLimits(TypedDict):
     max_cost_usd: NotRequired[float | None]
     max_cost_usd_per_month: NotRequired[float | None]
     end_user_id: NotRequired[str | None]
+
+
+class EndUserUsage(TypedDict):
+    "Sums of an end user; null is runs without one."
+
+    runs: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    cost_usd: float
+    end_user_id: str | None
+
+
+class EndedCall(TypedDict):
+    "An acknowledgement, with the ids of calls that the worker is to stop."
+
+    ok: bool
+    cancelled: list[str]
 
 
 class EndpointChanges(TypedDict):
@@ -380,9 +526,51 @@ class FailRun(TypedDict):
     retryable: NotRequired[bool]
 
 
+class File(TypedDict):
+    "A file, without its bytes."
+
+    id: str
+    org_id: str
+    created_by_user_id: str
+    name: str
+    media_type: str
+    size: int
+    sha256: str
+    created_at: str
+    expires_at: str | None
+
+
+class Health(TypedDict):
+    "The state of a process that responds."
+
+    status: Literal["ok"]
+
+
 class Held(TypedDict):
     call_id: str
     fence: int
+
+
+class HeldCalls(TypedDict):
+    "Ids of calls that a tool worker is to stop, and of those that it has lost."
+
+    cancelled: list[str]
+    lost: list[str]
+
+
+class HeldRun(TypedDict):
+    "A run that an agent worker takes for its own."
+
+    run_id: str
+    is_held: bool
+    cancel_requested: bool
+
+
+class HeldRuns(TypedDict):
+    "The runs of a heartbeat."
+
+    lease_seconds: float
+    runs: list[HeldRun]
 
 
 class HoldCalls(TypedDict):
@@ -396,6 +584,41 @@ class HoldRuns(TypedDict):
     worker_id: str
     wait_seconds: NotRequired[int | None]
     runs: list[KnownRun]
+
+
+class HttpTool(TypedDict):
+    "An HTTP tool, without its secrets."
+
+    id: str
+    org_id: str
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    url: str
+    idempotent: bool
+    timeout_seconds: float
+    header_names: list[str]
+    former_secret_until: str | None
+    created_at: str
+    updated_at: str
+
+
+class HttpToolWithSecret(TypedDict):
+    "An HTTP tool with its new secret, which a repeated request is not shown."
+
+    id: str
+    org_id: str
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    url: str
+    idempotent: bool
+    timeout_seconds: float
+    header_names: list[str]
+    former_secret_until: str | None
+    created_at: str
+    updated_at: str
+    signing_secret: NotRequired[str]
 
 
 class KnownRun(TypedDict):
@@ -433,9 +656,71 @@ class ListedRun(TypedDict):
     pending_input: NotRequired[PendingInput]
 
 
+class LlmModel(TypedDict):
+    "A model of a provider of the org; its id is a `route_id`."
+
+    id: str
+    route_id: str
+    org_id: str
+    provider_id: str
+    model: str
+    api: str | None
+    priority: int | None
+    is_default: bool
+    prices: TokenPrices | None
+    prices_source: Literal["given", "library", "unknown"]
+    max_output_tokens: int | None
+    context_tokens: int | None
+    first_byte_seconds: float
+    idle_seconds: float
+    accepts: list[str]
+    model_settings: dict[str, Any]
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    created_at: str
+    updated_at: str
+
+
+class LlmProvider(TypedDict):
+    "A provider of the org, without its credentials."
+
+    id: str
+    org_id: str
+    name: str
+    kind: str
+    base_url: str | None
+    platform: str | None
+    region: str | None
+    project_id: str | None
+    api_version: str | None
+    has_api_key: bool
+    api_key_last_four: str | None
+    models: list[LlmModel]
+    created_at: str
+    updated_at: str
+
+
 class Login(TypedDict):
     login: str
     password: str
+
+
+class McpConfig(TypedDict):
+    "An MCP server, without the values of its headers."
+
+    id: str
+    org_id: str
+    name: str
+    transport: str
+    url: str | None
+    command: list[str] | None
+    header_names: list[str]
+    oauth: McpOAuthShown | None
+    tool_count: int
+    discovered_at: str | None
+    discovery_error: str | None
+    created_at: str
+    updated_at: str
 
 
 class McpConfigChanges(TypedDict):
@@ -443,6 +728,49 @@ class McpConfigChanges(TypedDict):
     url: NotRequired[str]
     command: NotRequired[list[str]]
     headers: NotRequired[dict[str, str] | None]
+    oauth: NotRequired[McpOAuth | None]
+
+
+class McpOAuth(TypedDict):
+    client_id: NotRequired[str]
+    client_secret: NotRequired[str]
+
+
+class McpOAuthShown(TypedDict):
+    "OAuth of an MCP server; `authorization_url` is the page where access is granted."
+
+    client_id: str | None
+    has_client_secret: bool
+    authorization_url: str | None
+
+
+class McpTool(TypedDict):
+    "A tool of an MCP server."
+
+    name: str
+    description: str
+    parameters: Any
+    hash: str
+    is_approved: bool
+    changed: bool
+    is_present: bool
+    is_offered: bool
+    problem: str | None
+    approved_at: str | None
+    seen_at: str
+
+
+class Me(TypedDict):
+    "The user of a token, and what the token permits."
+
+    id: str
+    username: str
+    email: str
+    org_id: str
+    org_name: str
+    role: str
+    permissions: list[str]
+    created_at: str
 
 
 class Message(TypedDict):
@@ -515,6 +843,19 @@ class MessageThinkingEvent(TypedDict):
     created_at: str
 
 
+class MetadataUsage(TypedDict):
+    "Sums of a value of the runs' metadata; null is runs without the key."
+
+    runs: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    cost_usd: float
+    value: str | None
+
+
 class ModelChanges(TypedDict):
     model: NotRequired[str]
     priority: NotRequired[int | None]
@@ -529,6 +870,33 @@ class ModelChanges(TypedDict):
     model_settings: NotRequired[dict[str, Any] | None]
     requests_per_minute: NotRequired[int | None]
     tokens_per_minute: NotRequired[int | None]
+
+
+class ModelUsage(TypedDict):
+    "Sums of a model."
+
+    runs: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    cost_usd: float
+    model: str
+
+
+class MonthUsage(TypedDict):
+    "Sums of a month."
+
+    runs: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    cost_usd: float
+    credits: int
+    month: str
 
 
 class NamedHash(TypedDict):
@@ -578,6 +946,46 @@ class PendingInput(TypedDict):
     mcp_tool: NotRequired[dict[str, Any]]
 
 
+class Persona(TypedDict):
+    "A version of a persona; one with `problems` cannot be used by this release."
+
+    max_cost_usd: float | None
+    max_cost_usd_per_month: float | None
+    id: str
+    key: str
+    version: str
+    source: Literal["builtin", "org"]
+    agent: str | None
+    system_prompt: str
+    route_id: str | None
+    fallback_route_ids: list[str]
+    tools: list[str]
+    client_tools: list[ClientToolShown]
+    mcp: list[str]
+    mcp_tool_search: bool
+    tool_workers: list[str]
+    require_approval: list[str]
+    delegates: list[str]
+    max_depth: int
+    max_active_children: int
+    max_steps: int
+    max_equal_turns: int
+    max_output_tokens: int | None
+    model_settings: dict[str, Any]
+    max_result_tokens: int
+    compaction: str
+    timeout_seconds: float
+    input_expires_seconds: float
+    on_input_expired: str
+    stream_tool_arguments: bool
+    output_schema: dict[str, Any] | None
+    overrides: list[str]
+    on_limit: str
+    created_by_user_id: str | None
+    created_at: str | None
+    problems: NotRequired[dict[str, list[str]]]
+
+
 class PollForCalls(TypedDict):
     worker_id: str
     wait_seconds: NotRequired[int | None]
@@ -592,6 +1000,21 @@ class PollForRuns(TypedDict):
     wait_seconds: NotRequired[int | None]
     max_runs: NotRequired[int | None]
     held: NotRequired[list[str]]
+
+
+class PolledCalls(TypedDict):
+    "Calls for a tool worker, and ids of calls that it is to stop."
+
+    tools_hash: str
+    calls: list[WorkerCall]
+    cancelled: list[str]
+
+
+class PolledRuns(TypedDict):
+    "Runs for an agent worker."
+
+    lease_seconds: float
+    runs: list[AgentRun]
 
 
 class PricesFields(TypedDict):
@@ -628,10 +1051,32 @@ class PublishPersona(TypedDict):
     version: NotRequired[str | None]
 
 
+class QueuePlace(TypedDict):
+    "The place of a run that waits for its thread."
+
+    position: int
+
+
+class Readiness(TypedDict):
+    "The state of the service; `degraded` names what is missing."
+
+    status: Literal["ok"]
+    schema_version: str
+    degraded: NotRequired[list[Literal["redis", "workers"]]]
+
+
 class Register(TypedDict):
     login: str
     email: str
     password: str
+
+
+class RegisteredUser(TypedDict):
+    "A new user, who is logged in."
+
+    access_token: str
+    token_type: Literal["bearer"]
+    user_id: str
 
 
 class ReleaseRun(TypedDict):
@@ -646,8 +1091,30 @@ class Replay(TypedDict):
     delivery_ids: NotRequired[list[str] | None]
 
 
+class ReplayedDeliveries(TypedDict):
+    "The number of deliveries that are made again."
+
+    replayed: int
+
+
 class RotateSecret(TypedDict):
     overlap_seconds: NotRequired[float]
+
+
+class Route(TypedDict):
+    "A model as runs name it."
+
+    id: str
+    source: Literal["org", "server"]
+    provider: str
+    model: str
+    is_default: bool
+    priority: int | None
+    prices: TokenPrices | None
+    max_output_tokens: int | None
+    context_tokens: int | None
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
 
 
 class RouteCost(TypedDict):
@@ -1019,6 +1486,76 @@ class ThreadRun(TypedDict):
     created_at: str
 
 
+class TimelineCall(TypedDict):
+    "A tool call; while the model writes it, it has `arguments_text` in place of `arguments`."
+
+    tool_call_id: str
+    name: str
+    arguments: NotRequired[Any]
+    arguments_text: NotRequired[str]
+    result: NotRequired[dict[str, Any] | None]
+    progress: NotRequired[dict[str, Any]]
+    sub_run: NotRequired[dict[str, Any]]
+
+
+class TimelineMessage(TypedDict):
+    "A message of the user."
+
+    id: str
+    org_id: str
+    thread_id: str
+    run_id: str | None
+    created_by_user_id: str | None
+    role: Literal["user", "assistant"]
+    content: str | list[dict[str, Any]]
+    metadata: dict[str, str]
+    partial: bool
+    created_at: str
+    type: Literal["message"]
+
+
+class TimelineRun(TypedDict):
+    "A run with its turns, and the `seq` from which to continue live."
+
+    type: Literal["run"]
+    run_id: str
+    status: Literal["running", "waiting_for_input", "completed", "failed", "cancelled"]
+    phase: str
+    queue: QueuePlace | None
+    seq: int
+    persona_id: str
+    model: str
+    created_by_user_id: str
+    superseded_by: str | None
+    first_turn: int
+    turns: list[Turn]
+    pending_input: PendingInput | None
+    message_id: str | None
+    stop_reason: str | None
+    error: RunProblem | None
+    usage: RunUsage
+    cost_usd: float
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+
+
+class TokenPrices(TypedDict):
+    "USD per million tokens."
+
+    input: float
+    output: float
+    cache_read: float
+    cache_write: float
+
+
+class Tokens(TypedDict):
+    "An access token; the refresh token is in the cookie."
+
+    access_token: str
+    token_type: Literal["bearer"]
+
+
 class Tool(TypedDict):
     name: str
     description: str
@@ -1108,6 +1645,18 @@ class ToolResultEvent(TypedDict):
     created_at: str
 
 
+class Turn(TypedDict):
+    "A model turn; `message_id` is null while it is not finished."
+
+    message_id: str | None
+    reasoning: str
+    text: str
+    tool_calls: list[TimelineCall]
+    questions: list[dict[str, Any]]
+    usage: Any
+    output_errors: NotRequired[Any]
+
+
 class Usage(TypedDict):
     "Tokens of one model call, or of many added up."
 
@@ -1119,5 +1668,124 @@ class Usage(TypedDict):
     source: str
 
 
+UsageReport = TypedDict(
+    "UsageReport",
+    {
+        "runs": "int",
+        "input_tokens": "int",
+        "output_tokens": "int",
+        "cache_read_tokens": "int",
+        "cache_write_tokens": "int",
+        "reasoning_tokens": "int",
+        "cost_usd": "float",
+        "credits": "int",
+        "from": "str",
+        "to": "str",
+        "this_month": "MonthUsage",
+    },
+)
+
+
+class WebhookDelivery(TypedDict):
+    "A delivery, without its data."
+
+    id: str
+    endpoint_id: str
+    type: str
+    run_id: str | None
+    seq: int | None
+    state: Literal["pending", "delivered", "dead"]
+    attempts: int
+    response_status: int | None
+    error: str | None
+    tried_at: str | None
+    next_attempt_at: str | None
+    delivered_at: str | None
+    created_at: str
+
+
+class WebhookEndpoint(TypedDict):
+    "A webhook endpoint, without its secret."
+
+    id: str
+    org_id: str
+    url: str
+    description: str
+    event_types: list[str]
+    enabled: bool
+    disabled_reason: str | None
+    failing_since: str | None
+    former_secret_until: str | None
+    created_at: str
+    updated_at: str
+
+
+class WebhookEndpointWithSecret(TypedDict):
+    "A webhook endpoint with its new secret, which a repeated request is not shown."
+
+    id: str
+    org_id: str
+    url: str
+    description: str
+    event_types: list[str]
+    enabled: bool
+    disabled_reason: str | None
+    failing_since: str | None
+    former_secret_until: str | None
+    created_at: str
+    updated_at: str
+    signing_secret: NotRequired[str]
+
+
 class WebhookEndpointsRotateSecret(TypedDict):
     overlap_seconds: NotRequired[float]
+
+
+class WholeWebhookDelivery(TypedDict):
+    "A delivery with its data."
+
+    id: str
+    endpoint_id: str
+    type: str
+    run_id: str | None
+    seq: int | None
+    state: Literal["pending", "delivered", "dead"]
+    attempts: int
+    response_status: int | None
+    error: str | None
+    tried_at: str | None
+    next_attempt_at: str | None
+    delivered_at: str | None
+    created_at: str
+    data: dict[str, Any]
+
+
+class WorkerCall(TypedDict):
+    "A call for a tool worker, with the identity of its run."
+
+    call_id: str
+    fence: int
+    tool: str
+    lease_seconds: float
+    timeout_seconds: float
+    arguments: dict[str, Any]
+
+
+class WorkerTool(TypedDict):
+    "A tool that workers of a pool have registered."
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    idempotent: bool
+    timeout_seconds: float
+    updated_at: str
+
+
+class WrittenRun(TypedDict):
+    "A run after a write of its agent worker."
+
+    run_id: str
+    status: str
+    cancel_requested: bool
+    next_seq: int

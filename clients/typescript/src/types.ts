@@ -1515,6 +1515,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/mcp-oauth/callback": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Take the reply of an authorization server
+         * @description Take the reply of an authorization server; the run or the discovery that waits continues.
+         */
+        get: operations["mcp_oauth.take_mcp_authorization"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/tools": {
         parameters: {
             query?: never;
@@ -2517,6 +2537,10 @@ export interface components {
         } & {
             [key: string]: unknown;
         };
+        McpOAuth: {
+            client_id?: string;
+            client_secret?: string;
+        };
         CreateMcpConfig: {
             name: string;
             url?: string;
@@ -2524,6 +2548,7 @@ export interface components {
             headers?: {
                 [key: string]: string;
             } | null;
+            oauth?: components["schemas"]["McpOAuth"] | null;
             /**
              * @default streamable_http
              * @enum {string}
@@ -2537,6 +2562,7 @@ export interface components {
             headers?: {
                 [key: string]: string;
             } | null;
+            oauth?: components["schemas"]["McpOAuth"] | null;
         };
         ApproveTool: {
             hash: string;
@@ -2720,10 +2746,148 @@ export interface components {
             trigger: "submit-message" | "regenerate-message";
             messageId?: string | null;
         };
+        /** @description Runs for an agent worker. */
+        PolledRuns: {
+            lease_seconds: number;
+            runs: components["schemas"]["AgentRun"][];
+        };
+        /** @description A run with all that its agent needs. */
+        AgentRun: {
+            /** Format: uuid */
+            run_id: string;
+            /** Format: uuid */
+            thread_id: string;
+            /** Format: uuid */
+            org_id: string;
+            end_user_id: string | null;
+            metadata: {
+                [key: string]: string;
+            };
+            trace_id: string;
+            fence: number;
+            next_seq: number;
+            attempt: number;
+            cancel_requested: boolean;
+            persona_id: string;
+            instructions: string;
+            model: string;
+            model_settings: Record<string, never>;
+            output_schema: Record<string, never> | null;
+            messages: Record<string, never>[];
+            answers: Record<string, never>[];
+            checkpoint: unknown;
+            /** Format: date-time */
+            deadline_at: string;
+        };
+        /** @description The runs of a heartbeat. */
+        HeldRuns: {
+            lease_seconds: number;
+            runs: components["schemas"]["HeldRun"][];
+        };
+        /** @description A run that an agent worker takes for its own. */
+        HeldRun: {
+            /** Format: uuid */
+            run_id: string;
+            is_held: boolean;
+            cancel_requested: boolean;
+        };
+        /** @description A run after a write of its agent worker. */
+        WrittenRun: {
+            /** Format: uuid */
+            run_id: string;
+            status: string;
+            cancel_requested: boolean;
+            next_seq: number;
+        };
+        /** @description The state of a process that responds. */
+        Health: {
+            /** @enum {string} */
+            status: "ok";
+        };
+        /** @description The state of the service; `degraded` names what is missing. */
+        Readiness: {
+            /** @enum {string} */
+            status: "ok";
+            schema_version: string;
+            degraded?: ("redis" | "workers")[];
+        };
+        /** @description A new user, who is logged in. */
+        RegisteredUser: {
+            access_token: string;
+            /** @enum {string} */
+            token_type: "bearer";
+            /** Format: uuid */
+            user_id: string;
+        };
+        /** @description An access token; the refresh token is in the cookie. */
+        Tokens: {
+            access_token: string;
+            /** @enum {string} */
+            token_type: "bearer";
+        };
         /** @description An acknowledgement. */
         Ok: {
             /** @constant */
             ok: true;
+        };
+        /** @description The user of a token, and what the token permits. */
+        Me: {
+            /** Format: uuid */
+            id: string;
+            username: string;
+            email: string;
+            /** Format: uuid */
+            org_id: string;
+            org_name: string;
+            role: string;
+            permissions: string[];
+            /** Format: date-time */
+            created_at: string;
+        };
+        /** @description A new API key with `key`, which a repeated request is not shown. */
+        CreatedApiKey: {
+            max_cost_usd: number | null;
+            max_cost_usd_per_month: number | null;
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            org_id: string;
+            /** Format: uuid */
+            user_id: string;
+            name: string;
+            key_prefix: string;
+            scopes: string[];
+            /** Format: date-time */
+            revoked_at: string | null;
+            /** Format: date-time */
+            last_used_at: string | null;
+            /** Format: date-time */
+            expires_at: string | null;
+            /** Format: date-time */
+            created_at: string;
+            key?: string;
+        };
+        /** @description An API key, without the key itself. */
+        ApiKey: {
+            max_cost_usd: number | null;
+            max_cost_usd_per_month: number | null;
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            org_id: string;
+            /** Format: uuid */
+            user_id: string;
+            name: string;
+            key_prefix: string;
+            scopes: string[];
+            /** Format: date-time */
+            revoked_at: string | null;
+            /** Format: date-time */
+            last_used_at: string | null;
+            /** Format: date-time */
+            expires_at: string | null;
+            /** Format: date-time */
+            created_at: string;
         };
         /** @description A token, which is shown only this once. */
         ShownClientToken: {
@@ -2735,6 +2899,120 @@ export interface components {
             /** Format: uuid */
             thread: string | null;
             persona_id: string;
+        };
+        /** @description Limits, and how much of them is used this month. */
+        Budget: {
+            max_cost_usd: number | null;
+            max_cost_usd_per_month: number | null;
+            month: string;
+            spent_usd: number;
+            /** @description Reserved for model calls in progress. */
+            held_usd: number;
+        };
+        /** @description Limits of each end user, or, with `end_user_id`, of one and how much of them is used. */
+        EndUserBudget: {
+            max_cost_usd: number | null;
+            max_cost_usd_per_month: number | null;
+            end_user_id?: string;
+            month?: string;
+            spent_usd?: number;
+            held_usd?: number;
+        };
+        /** @description Sums of a period, and those of this month. */
+        UsageReport: {
+            runs: number;
+            input_tokens: number;
+            output_tokens: number;
+            cache_read_tokens: number;
+            cache_write_tokens: number;
+            reasoning_tokens: number;
+            cost_usd: number;
+            credits: number;
+            /** Format: date-time */
+            from: string;
+            /** Format: date-time */
+            to: string;
+            this_month: components["schemas"]["MonthUsage"];
+        };
+        /** @description Sums of a month. */
+        MonthUsage: {
+            runs: number;
+            input_tokens: number;
+            output_tokens: number;
+            cache_read_tokens: number;
+            cache_write_tokens: number;
+            reasoning_tokens: number;
+            cost_usd: number;
+            credits: number;
+            month: string;
+        };
+        /** @description Sums of a day (UTC). */
+        DayUsage: {
+            runs: number;
+            input_tokens: number;
+            output_tokens: number;
+            cache_read_tokens: number;
+            cache_write_tokens: number;
+            reasoning_tokens: number;
+            cost_usd: number;
+            credits: number;
+            /** Format: date */
+            date: string;
+        };
+        /** @description Sums of a model. */
+        ModelUsage: {
+            runs: number;
+            input_tokens: number;
+            output_tokens: number;
+            cache_read_tokens: number;
+            cache_write_tokens: number;
+            reasoning_tokens: number;
+            cost_usd: number;
+            model: string;
+        };
+        /** @description Sums of an end user; null is runs without one. */
+        EndUserUsage: {
+            runs: number;
+            input_tokens: number;
+            output_tokens: number;
+            cache_read_tokens: number;
+            cache_write_tokens: number;
+            reasoning_tokens: number;
+            cost_usd: number;
+            end_user_id: string | null;
+        };
+        /** @description Sums of a value of the runs' metadata; null is runs without the key. */
+        MetadataUsage: {
+            runs: number;
+            input_tokens: number;
+            output_tokens: number;
+            cache_read_tokens: number;
+            cache_write_tokens: number;
+            reasoning_tokens: number;
+            cost_usd: number;
+            value: string | null;
+        };
+        /** @description The balance, and a page of the ledger. */
+        Credits: {
+            /** @description Null where the org does not prepay. */
+            balance: number | null;
+            held: number;
+            is_prepaid: boolean;
+            entries: components["schemas"]["CreditEntry"][];
+        };
+        /** @description A transfer of credits. */
+        CreditEntry: {
+            /** Format: uuid */
+            id: string;
+            kind: string;
+            /** Format: uuid */
+            run_id: string | null;
+            debit_account: string;
+            credit_account: string;
+            credits: number;
+            note: string | null;
+            /** Format: date-time */
+            created_at: string;
         };
         /** @description A conversation. */
         Thread: {
@@ -2782,6 +3060,143 @@ export interface components {
             partial: boolean;
             /** Format: date-time */
             created_at: string;
+        };
+        /** @description A message of the user. */
+        TimelineMessage: {
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            org_id: string;
+            /** Format: uuid */
+            thread_id: string;
+            /** Format: uuid */
+            run_id: string | null;
+            /** Format: uuid */
+            created_by_user_id: string | null;
+            /** @enum {string} */
+            role: "user" | "assistant";
+            /** @description As it was given. */
+            content: string | Record<string, never>[];
+            metadata: {
+                [key: string]: string;
+            };
+            partial: boolean;
+            /** Format: date-time */
+            created_at: string;
+            /** @enum {string} */
+            type: "message";
+        };
+        /** @description A run with its turns, and the `seq` from which to continue live. */
+        TimelineRun: {
+            /** @enum {string} */
+            type: "run";
+            /** Format: uuid */
+            run_id: string;
+            /** @enum {string} */
+            status: "running" | "waiting_for_input" | "completed" | "failed" | "cancelled";
+            phase: string;
+            queue: components["schemas"]["QueuePlace"] | null;
+            seq: number;
+            persona_id: string;
+            model: string;
+            /** Format: uuid */
+            created_by_user_id: string;
+            /** Format: uuid */
+            superseded_by: string | null;
+            first_turn: number;
+            turns: components["schemas"]["Turn"][];
+            pending_input: components["schemas"]["PendingInput"] | null;
+            /** Format: uuid */
+            message_id: string | null;
+            stop_reason: string | null;
+            error: components["schemas"]["RunProblem"] | null;
+            usage: components["schemas"]["RunUsage"];
+            cost_usd: number;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            started_at: string | null;
+            /** Format: date-time */
+            ended_at: string | null;
+        };
+        /** @description The place of a run that waits for its thread. */
+        QueuePlace: {
+            position: number;
+        };
+        /** @description A model turn; `message_id` is null while it is not finished. */
+        Turn: {
+            /** Format: uuid */
+            message_id: string | null;
+            reasoning: string;
+            text: string;
+            tool_calls: components["schemas"]["TimelineCall"][];
+            /** @description What the run has asked, each with its `answer`. */
+            questions: Record<string, never>[];
+            usage: unknown;
+            output_errors?: unknown;
+        };
+        /** @description A tool call; while the model writes it, it has `arguments_text` in place of `arguments`. */
+        TimelineCall: {
+            tool_call_id: string;
+            name: string;
+            arguments?: unknown;
+            arguments_text?: string;
+            result?: Record<string, never> | null;
+            progress?: Record<string, never>;
+            sub_run?: Record<string, never>;
+        };
+        /** @description The open request of a waiting run; the other fields depend on `kind`. */
+        PendingInput: {
+            /** @enum {string} */
+            kind: "question" | "tool_confirmation" | "tool_results" | "form" | "authorization";
+            /** Format: uuid */
+            request_id: string;
+            prompt: string;
+            /** Format: date-time */
+            expires_at: string;
+            options?: string[];
+            tool_call_id?: string;
+            tool_name?: string;
+            arguments?: unknown;
+            calls?: Record<string, never>[];
+            schema?: Record<string, never>;
+            url?: string;
+            /** @enum {string} */
+            on_expiry?: "continue";
+            mcp_tool?: Record<string, never>;
+        };
+        /** @description The error of a failed run. */
+        RunProblem: {
+            code: string;
+            message: string;
+            retryable: boolean;
+        };
+        /** @description Tokens of a run; those that most models lack are left out where they are 0. */
+        RunUsage: {
+            input_tokens: number;
+            output_tokens: number;
+            cache_read_tokens: number;
+            cache_write_tokens?: number;
+            reasoning_tokens?: number;
+            /** @enum {string} */
+            source: "reported" | "estimated";
+        };
+        /** @description A file, without its bytes. */
+        File: {
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            org_id: string;
+            /** Format: uuid */
+            created_by_user_id: string;
+            name: string;
+            media_type: string;
+            size: number;
+            sha256: string;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            expires_at: string | null;
         };
         /** @description A run in the list of its thread. */
         ThreadRun: {
@@ -2833,32 +3248,6 @@ export interface components {
             created_by_user_name: string | null;
             created_by_email: string | null;
             pending_input?: components["schemas"]["PendingInput"];
-        };
-        /** @description The error of a failed run. */
-        RunProblem: {
-            code: string;
-            message: string;
-            retryable: boolean;
-        };
-        /** @description The open request of a waiting run; the other fields depend on `kind`. */
-        PendingInput: {
-            /** @enum {string} */
-            kind: "question" | "tool_confirmation" | "tool_results" | "form" | "authorization";
-            /** Format: uuid */
-            request_id: string;
-            prompt: string;
-            /** Format: date-time */
-            expires_at: string;
-            options?: string[];
-            tool_call_id?: string;
-            tool_name?: string;
-            arguments?: unknown;
-            calls?: Record<string, never>[];
-            schema?: Record<string, never>;
-            url?: string;
-            /** @enum {string} */
-            on_expiry?: "continue";
-            mcp_tool?: Record<string, never>;
         };
         /** @description A run. */
         Run: {
@@ -2912,16 +3301,6 @@ export interface components {
             output: unknown;
             error: components["schemas"]["RunProblem"] | null;
         };
-        /** @description Tokens of a run; those that most models lack are left out where they are 0. */
-        RunUsage: {
-            input_tokens: number;
-            output_tokens: number;
-            cache_read_tokens: number;
-            cache_write_tokens?: number;
-            reasoning_tokens?: number;
-            /** @enum {string} */
-            source: "reported" | "estimated";
-        };
         /** @description The ids of a new run. */
         CreatedRun: {
             /** Format: uuid */
@@ -2935,6 +3314,344 @@ export interface components {
             ticket: string;
             /** Format: date-time */
             expires_at: string;
+        };
+        /** @description A model as runs name it. */
+        Route: {
+            id: string;
+            /** @enum {string} */
+            source: "org" | "server";
+            provider: string;
+            model: string;
+            is_default: boolean;
+            priority: number | null;
+            prices: components["schemas"]["TokenPrices"] | null;
+            max_output_tokens: number | null;
+            context_tokens: number | null;
+            requests_per_minute: number | null;
+            tokens_per_minute: number | null;
+        };
+        /** @description USD per million tokens. */
+        TokenPrices: {
+            input: number;
+            output: number;
+            cache_read: number;
+            cache_write: number;
+        };
+        /** @description A provider of the org, without its credentials. */
+        LlmProvider: {
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            org_id: string;
+            name: string;
+            kind: string;
+            base_url: string | null;
+            platform: string | null;
+            region: string | null;
+            project_id: string | null;
+            api_version: string | null;
+            has_api_key: boolean;
+            api_key_last_four: string | null;
+            models: components["schemas"]["LlmModel"][];
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            updated_at: string;
+        };
+        /** @description A model of a provider of the org; its id is a `route_id`. */
+        LlmModel: {
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            route_id: string;
+            /** Format: uuid */
+            org_id: string;
+            /** Format: uuid */
+            provider_id: string;
+            model: string;
+            api: string | null;
+            priority: number | null;
+            is_default: boolean;
+            prices: components["schemas"]["TokenPrices"] | null;
+            /** @enum {string} */
+            prices_source: "given" | "library" | "unknown";
+            max_output_tokens: number | null;
+            context_tokens: number | null;
+            first_byte_seconds: number;
+            idle_seconds: number;
+            accepts: string[];
+            model_settings: Record<string, never>;
+            requests_per_minute: number | null;
+            tokens_per_minute: number | null;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            updated_at: string;
+        };
+        /** @description A version of a persona; one with `problems` cannot be used by this release. */
+        Persona: {
+            max_cost_usd: number | null;
+            max_cost_usd_per_month: number | null;
+            id: string;
+            key: string;
+            version: string;
+            /** @enum {string} */
+            source: "builtin" | "org";
+            agent: string | null;
+            system_prompt: string;
+            route_id: string | null;
+            fallback_route_ids: string[];
+            tools: string[];
+            client_tools: components["schemas"]["ClientToolShown"][];
+            mcp: string[];
+            mcp_tool_search: boolean;
+            tool_workers: string[];
+            require_approval: string[];
+            delegates: string[];
+            max_depth: number;
+            max_active_children: number;
+            max_steps: number;
+            max_equal_turns: number;
+            max_output_tokens: number | null;
+            model_settings: Record<string, never>;
+            max_result_tokens: number;
+            compaction: string;
+            timeout_seconds: number;
+            input_expires_seconds: number;
+            on_input_expired: string;
+            stream_tool_arguments: boolean;
+            output_schema: Record<string, never> | null;
+            overrides: string[];
+            on_limit: string;
+            /** Format: uuid */
+            created_by_user_id: string | null;
+            /** Format: date-time */
+            created_at: string | null;
+            problems?: {
+                [key: string]: string[];
+            };
+        };
+        /** @description A tool that the client executes. */
+        ClientToolShown: {
+            name: string;
+            description: string;
+            parameters: Record<string, never>;
+            /** @enum {boolean} */
+            client: true;
+        };
+        /** @description An MCP server, without the values of its headers. */
+        McpConfig: {
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            org_id: string;
+            name: string;
+            transport: string;
+            url: string | null;
+            command: string[] | null;
+            header_names: string[];
+            oauth: components["schemas"]["McpOAuthShown"] | null;
+            tool_count: number;
+            /** Format: date-time */
+            discovered_at: string | null;
+            discovery_error: string | null;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            updated_at: string;
+        };
+        /** @description OAuth of an MCP server; `authorization_url` is the page where access is granted. */
+        McpOAuthShown: {
+            client_id: string | null;
+            has_client_secret: boolean;
+            authorization_url: string | null;
+        };
+        /** @description A tool of an MCP server. */
+        McpTool: {
+            name: string;
+            description: string;
+            parameters: unknown;
+            hash: string;
+            is_approved: boolean;
+            changed: boolean;
+            is_present: boolean;
+            is_offered: boolean;
+            problem: string | null;
+            /** Format: date-time */
+            approved_at: string | null;
+            /** Format: date-time */
+            seen_at: string;
+        };
+        /** @description An HTTP tool with its new secret, which a repeated request is not shown. */
+        HttpToolWithSecret: {
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            org_id: string;
+            name: string;
+            description: string;
+            parameters: Record<string, never>;
+            url: string;
+            idempotent: boolean;
+            timeout_seconds: number;
+            header_names: string[];
+            /** Format: date-time */
+            former_secret_until: string | null;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            updated_at: string;
+            signing_secret?: string;
+        };
+        /** @description An HTTP tool, without its secrets. */
+        HttpTool: {
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            org_id: string;
+            name: string;
+            description: string;
+            parameters: Record<string, never>;
+            url: string;
+            idempotent: boolean;
+            timeout_seconds: number;
+            header_names: string[];
+            /** Format: date-time */
+            former_secret_until: string | null;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            updated_at: string;
+        };
+        /** @description Calls for a tool worker, and ids of calls that it is to stop. */
+        PolledCalls: {
+            tools_hash: string;
+            calls: components["schemas"]["WorkerCall"][];
+            cancelled: string[];
+        };
+        /** @description A call for a tool worker, with the identity of its run. */
+        WorkerCall: {
+            /** Format: uuid */
+            call_id: string;
+            fence: number;
+            tool: string;
+            lease_seconds: number;
+            timeout_seconds: number;
+            arguments: Record<string, never>;
+        };
+        /** @description Ids of calls that a tool worker is to stop, and of those that it has lost. */
+        HeldCalls: {
+            cancelled: string[];
+            lost: string[];
+        };
+        /** @description An acknowledgement, with the ids of calls that the worker is to stop. */
+        EndedCall: {
+            ok: boolean;
+            cancelled: string[];
+        };
+        /** @description A tool that workers of a pool have registered. */
+        WorkerTool: {
+            name: string;
+            description: string;
+            parameters: Record<string, never>;
+            idempotent: boolean;
+            timeout_seconds: number;
+            /** Format: date-time */
+            updated_at: string;
+        };
+        /** @description A webhook endpoint with its new secret, which a repeated request is not shown. */
+        WebhookEndpointWithSecret: {
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            org_id: string;
+            url: string;
+            description: string;
+            event_types: string[];
+            enabled: boolean;
+            disabled_reason: string | null;
+            /** Format: date-time */
+            failing_since: string | null;
+            /** Format: date-time */
+            former_secret_until: string | null;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            updated_at: string;
+            signing_secret?: string;
+        };
+        /** @description A webhook endpoint, without its secret. */
+        WebhookEndpoint: {
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            org_id: string;
+            url: string;
+            description: string;
+            event_types: string[];
+            enabled: boolean;
+            disabled_reason: string | null;
+            /** Format: date-time */
+            failing_since: string | null;
+            /** Format: date-time */
+            former_secret_until: string | null;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            updated_at: string;
+        };
+        /** @description A delivery with its data. */
+        WholeWebhookDelivery: {
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            endpoint_id: string;
+            type: string;
+            /** Format: uuid */
+            run_id: string | null;
+            seq: number | null;
+            /** @enum {string} */
+            state: "pending" | "delivered" | "dead";
+            attempts: number;
+            response_status: number | null;
+            error: string | null;
+            /** Format: date-time */
+            tried_at: string | null;
+            /** Format: date-time */
+            next_attempt_at: string | null;
+            /** Format: date-time */
+            delivered_at: string | null;
+            /** Format: date-time */
+            created_at: string;
+            data: Record<string, never>;
+        };
+        /** @description The number of deliveries that are made again. */
+        ReplayedDeliveries: {
+            replayed: number;
+        };
+        /** @description A delivery, without its data. */
+        WebhookDelivery: {
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            endpoint_id: string;
+            type: string;
+            /** Format: uuid */
+            run_id: string | null;
+            seq: number | null;
+            /** @enum {string} */
+            state: "pending" | "delivered" | "dead";
+            attempts: number;
+            response_status: number | null;
+            error: string | null;
+            /** Format: date-time */
+            tried_at: string | null;
+            /** Format: date-time */
+            next_attempt_at: string | null;
+            /** Format: date-time */
+            delivered_at: string | null;
+            /** Format: date-time */
+            created_at: string;
         };
         /** @description The shape of errors of `/v1/responses`. */
         OpenAIError: {
@@ -3696,6 +4413,20 @@ export interface components {
                 };
             };
         };
+        /** @description - `auth.too_many_attempts`: Too many attempts with this login; try again later. */
+        "auth.too_many_attempts": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                "Retry-After": components["headers"]["Retry-After"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "auth.too_many_attempts";
+                };
+            };
+        };
         /**
          * @description - `idempotency.conflict`: This Idempotency-Key was already used with a different request body.
          *     - `idempotency.in_progress`: A request with this Idempotency-Key is still in progress.
@@ -4133,6 +4864,22 @@ export interface components {
             };
         };
         /**
+         * @description - `http.bad_request`: The request is not valid HTTP.
+         *     - `mcp_oauth.state_invalid`: This authorization is unknown, has expired or was completed before; start again from where you found the link.
+         */
+        "http.bad_request-mcp_oauth.state_invalid": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "http.bad_request" | "mcp_oauth.state_invalid";
+                };
+            };
+        };
+        /**
          * @description - `http.not_found`: No such endpoint.
          *     - `tools.not_found`: Tool not found.
          */
@@ -4566,6 +5313,8 @@ export interface components {
         "Preference-Applied": string;
         /** @description If there are more rows: send it as `before` for the next page. */
         "X-Next-Cursor": string;
+        /** @description The last event that the body shows: `after` for the thread's stream. */
+        "X-Stream-Cursor": string;
         /** @description The address of the next page. */
         Link: string;
         /** @description Seconds after which a repetition may succeed. */
@@ -4601,7 +5350,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["PolledRuns"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -4641,7 +5390,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["HeldRuns"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -4681,7 +5430,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["WrittenRun"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -4722,7 +5471,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["WrittenRun"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -4763,7 +5512,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["WrittenRun"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -4804,7 +5553,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["WrittenRun"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -4845,7 +5594,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["WrittenRun"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -4886,7 +5635,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["WrittenRun"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -4921,7 +5670,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["Health"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -4950,7 +5699,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["Readiness"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -5169,7 +5918,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["RegisteredUser"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -5206,7 +5955,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["Tokens"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -5217,6 +5966,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["auth.too_many_attempts"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -5243,7 +5993,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["Tokens"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -5328,6 +6078,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["auth.too_many_attempts"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -5350,7 +6101,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["Me"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -5385,7 +6136,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": components["schemas"]["ApiKey"][];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -5424,7 +6175,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["CreatedApiKey"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -5495,7 +6246,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["ApiKey"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -5572,7 +6323,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["Budget"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -5606,7 +6357,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["Budget"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -5641,7 +6392,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["EndUserBudget"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -5675,7 +6426,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["EndUserBudget"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -5714,7 +6465,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["UsageReport"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -5750,7 +6501,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": components["schemas"]["DayUsage"][];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -5786,7 +6537,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": components["schemas"]["ModelUsage"][];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -5823,7 +6574,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": components["schemas"]["EndUserUsage"][];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -5861,7 +6612,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": components["schemas"]["MetadataUsage"][];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -5896,7 +6647,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["Credits"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -6216,12 +6967,13 @@ export interface operations {
             200: {
                 headers: {
                     "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    "X-Stream-Cursor": components["headers"]["X-Stream-Cursor"];
                     "X-Next-Cursor": components["headers"]["X-Next-Cursor"];
                     Link: components["headers"]["Link"];
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": (components["schemas"]["TimelineMessage"] | components["schemas"]["TimelineRun"])[];
                     "text/plain": string;
                 };
             };
@@ -6314,7 +7066,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["File"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -6350,7 +7102,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["File"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7000,7 +7752,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": components["schemas"]["Route"][];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7035,7 +7787,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": components["schemas"]["LlmProvider"][];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7074,7 +7826,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["LlmProvider"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7110,7 +7862,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["LlmProvider"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7178,7 +7930,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["LlmProvider"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7220,7 +7972,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": components["schemas"]["LlmModel"][];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7262,7 +8014,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["LlmModel"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7300,7 +8052,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["LlmModel"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7370,7 +8122,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["LlmModel"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7410,7 +8162,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": components["schemas"]["Persona"][];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7449,7 +8201,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["Persona"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7485,7 +8237,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["Persona"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7521,7 +8273,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": components["schemas"]["McpConfig"][];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7560,7 +8312,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["McpConfig"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7596,7 +8348,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["McpConfig"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7664,7 +8416,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["McpConfig"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7705,7 +8457,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["McpConfig"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7746,7 +8498,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": components["schemas"]["McpTool"][];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7784,7 +8536,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["McpTool"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7825,7 +8577,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": components["schemas"]["McpTool"][];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7837,6 +8589,40 @@ export interface operations {
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
+            422: components["responses"]["validation.error"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "mcp_oauth.take_mcp_authorization": {
+        parameters: {
+            query: {
+                state: string;
+                code?: string;
+                error?: string;
+                iss?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/html": string;
+                };
+            };
+            400: components["responses"]["http.bad_request-mcp_oauth.state_invalid"];
+            403: components["responses"]["auth.forbidden"];
+            414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
@@ -7865,7 +8651,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": components["schemas"]["HttpTool"][];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7904,7 +8690,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["HttpToolWithSecret"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -7940,7 +8726,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["HttpTool"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -8008,7 +8794,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["HttpTool"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -8053,7 +8839,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["HttpToolWithSecret"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -8094,7 +8880,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["PolledCalls"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -8135,7 +8921,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["HeldCalls"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -8175,7 +8961,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["EndedCall"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -8216,7 +9002,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["EndedCall"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -8253,7 +9039,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": components["schemas"]["WorkerTool"][];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -8321,7 +9107,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": components["schemas"]["WebhookEndpoint"][];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -8360,7 +9146,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["WebhookEndpointWithSecret"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -8396,7 +9182,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["WebhookEndpoint"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -8464,7 +9250,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["WebhookEndpoint"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -8508,7 +9294,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["WebhookEndpointWithSecret"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -8554,7 +9340,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["WholeWebhookDelivery"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -8599,7 +9385,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["ReplayedDeliveries"];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -8642,7 +9428,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>[];
+                    "application/json": components["schemas"]["WebhookDelivery"][];
                 };
             };
             400: components["responses"]["http.bad_request"];
@@ -8676,7 +9462,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": components["schemas"]["WholeWebhookDelivery"];
                 };
             };
             400: components["responses"]["http.bad_request"];
