@@ -13,13 +13,13 @@ from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.catalog_types import McpConfig, McpTool
 from arkloop.api.http.current import actor, connections, settings
 from arkloop.api.http.described import described
-from arkloop.api.http.fields import BoundedList
+from arkloop.api.http.fields import BoundedList, ClientId, Id
 from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
 from arkloop.api.http.secret_headers import SecretHeaders
 from arkloop.shared.catalog import mcp_access, mcp_configs
-from arkloop.shared.errors import McpToolChanged, McpToolNotFound, NameTaken
+from arkloop.shared.errors import InvalidRequest, McpToolChanged, McpToolNotFound, NameTaken
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.times import rfc3339, rfc3339_or_none
 
@@ -75,6 +75,13 @@ class CreateMcpConfig(McpConfigChanges):
     transport = fields.String(
         load_default=mcp_configs.STREAMABLE_HTTP, validate=validate.OneOf(mcp_configs.TRANSPORTS)
     )
+
+
+class GrantQuery(Schema):
+    """The person whose access is meant: an end user, or a user."""
+
+    end_user_id = ClientId()
+    user_id = Id()
 
 
 class ApproveTool(Schema):
@@ -157,6 +164,21 @@ def discover_mcp_tools(config_id: UUID) -> Response:
         config = mcp_configs.find(tx.sql, actor().org_id, config_id)
         mcp_configs.discover(tx, config_id)
     return make_response(jsonify(_shown(config)), 202)
+
+
+@bp.delete("/v1/mcp-configs/<id:config_id>/grants")
+@requires("admin")
+@described(query=GrantQuery, status=204)
+def delete_mcp_grants(config_id: UUID) -> Response:
+    """Delete the access that an end user has granted, or a user for whom no end user works. 204."""
+    given = query_args(GrantQuery())
+    if len(given) != 1:
+        raise InvalidRequest(end_user_id=["give either `end_user_id` or `user_id`"])
+    with connections().transaction() as tx:
+        mcp_configs.find(tx.sql, actor().org_id, config_id)
+        owner = mcp_access.owner_of(given.get("end_user_id"), given.get("user_id"))
+        mcp_access.forget(tx, config_id, owner)
+    return Response(status=204)
 
 
 # ---- tools ---------------------------------------------------------------------------

@@ -10,19 +10,22 @@ whose access is used to list the tools.
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy import Connection, Row, delete, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 
 from arkloop.shared.config import Settings
-from arkloop.shared.errors import McpStateInvalid
+from arkloop.shared.errors import McpStateInvalid, Unavailable
 from arkloop.shared.security import encryption
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.catalog import mcp_authorizations, mcp_configs, mcp_grants
+
+log = logging.getLogger(__name__)
 
 CALLBACK_PATH = "/v1/mcp-oauth/callback"
 OPERATOR = "operator"
@@ -32,7 +35,7 @@ REQUEST_EXPIRES = timedelta(days=1)
 _GRANT, _REQUEST = "mcp_grants.grant", "mcp_authorizations.request"
 
 
-def owner_of(end_user_id: str | None, user_id: UUID) -> str:
+def owner_of(end_user_id: str | None, user_id: UUID | None) -> str:
     """Return the owner of what is granted during a run."""
     return f"user:{user_id}" if end_user_id is None else f"end_user:{end_user_id}"
 
@@ -53,14 +56,14 @@ def grant_of(
     """Return what the owner has granted.
 
     Raises:
-        encryption.NoEncryptionKey, encryption.CannotOpen
+        encryption.NoEncryptionKey
     """
     sealed = sql.scalar(
         select(mcp_grants.c.grant_encrypted).where(
             mcp_grants.c.config_id == config_id, mcp_grants.c.owner == owner
         )
     )
-    return None if sealed is None else _open(settings, sealed, org_id, _GRANT)
+    return _open(settings, sealed, org_id, _GRANT)
 
 
 def client_of(
@@ -102,10 +105,11 @@ def store_grant(
     )
 
 
-def forget(tx: Transaction, config_id: UUID) -> None:
-    """Forget all that was granted and asked for: it was for another server, or another client."""
+def forget(tx: Transaction, config_id: UUID, owner: str | None = None) -> None:
+    """Forget all that was granted and asked for, or all of one owner."""
     for table in (mcp_grants, mcp_authorizations):
-        tx.sql.execute(delete(table).where(table.c.config_id == config_id))
+        is_owners = true() if owner is None else table.c.owner == owner
+        tx.sql.execute(delete(table).where(table.c.config_id == config_id, is_owners))
 
 
 # ---- requests ------------------------------------------------------------------------
@@ -154,7 +158,7 @@ def open_request(
     """Return the request of the run, or of discoveries, that waits for somebody to visit its page.
 
     Raises:
-        encryption.NoEncryptionKey, encryption.CannotOpen
+        encryption.NoEncryptionKey
     """
     sealed = sql.scalar(
         select(mcp_authorizations.c.request_encrypted).where(
@@ -163,7 +167,7 @@ def open_request(
             mcp_authorizations.c.expires_at > func.now(),
         )
     )
-    return None if sealed is None else _open(settings, sealed, org_id, _REQUEST)
+    return _open(settings, sealed, org_id, _REQUEST)
 
 
 def open_pages(sql: Connection, settings: Settings, configs: Iterable[Row[Any]]) -> dict[UUID, str]:
@@ -174,8 +178,8 @@ def open_pages(sql: Connection, settings: Settings, configs: Iterable[Row[Any]])
             continue
         try:
             found = open_request(sql, settings, config.org_id, config.id, OPERATOR, None)
-        except (encryption.NoEncryptionKey, encryption.CannotOpen):
-            continue
+        except encryption.NoEncryptionKey:
+            return {}
         if found is not None:
             pages[config.id] = str(found["url"])
     return pages
@@ -190,6 +194,7 @@ def answer(
 
     Raises:
         McpStateInvalid: no such request is open: it never was, has expired, or was answered before.
+        Unavailable: this process has no key.
     """
     found = tx.sql.execute(
         select(mcp_authorizations, mcp_configs.c.org_id)
@@ -204,7 +209,12 @@ def answer(
     if found is None:
         raise McpStateInvalid()
     settings = tx.connections.settings
-    made = _open(settings, found.request_encrypted, found.org_id, _REQUEST)
+    try:
+        made = _open(settings, found.request_encrypted, found.org_id, _REQUEST)
+    except encryption.NoEncryptionKey:
+        raise Unavailable("ARKLOOP_ENCRYPTION_KEY is not set on this server.") from None
+    if made is None:
+        raise McpStateInvalid()
     is_it = mcp_authorizations.c.state_hash == found.state_hash
     if code is None:
         tx.sql.execute(delete(mcp_authorizations).where(is_it))
@@ -225,14 +235,14 @@ def take_answered(
     """Return the request of the run whose code has come, once: a code is for one use.
 
     Raises:
-        encryption.NoEncryptionKey, encryption.CannotOpen
+        encryption.NoEncryptionKey
     """
     sealed = tx.sql.scalar(
         delete(mcp_authorizations)
         .where(*_of_run(config_id, owner, run_id), mcp_authorizations.c.answered_at.is_not(None))
         .returning(mcp_authorizations.c.request_encrypted)
     )
-    return None if sealed is None else _open(tx.connections.settings, sealed, org_id, _REQUEST)
+    return _open(tx.connections.settings, sealed, org_id, _REQUEST)
 
 
 # ---- pieces --------------------------------------------------------------------------
@@ -264,7 +274,16 @@ def _seal(settings: Settings, value: Mapping[str, Any], org_id: UUID, purpose: s
     return keyring.seal(json.dumps(dict(value)), org_id=org_id, purpose=purpose)
 
 
-def _open(settings: Settings, sealed: bytes, org_id: UUID, purpose: str) -> dict[str, Any]:
+def _open(
+    settings: Settings, sealed: bytes | None, org_id: UUID, purpose: str
+) -> dict[str, Any] | None:
+    """Return what is sealed, None without it, or under a key that is gone: people can be asked."""
+    if sealed is None:
+        return None
     keyring = encryption.keyring(settings.encryption_key)
-    value: dict[str, Any] = json.loads(keyring.open(sealed, org_id=org_id, purpose=purpose))
+    try:
+        value: dict[str, Any] = json.loads(keyring.open(sealed, org_id=org_id, purpose=purpose))
+    except encryption.CannotOpen as error:
+        log.warning("cannot decrypt %s of organization %s: %s", purpose, org_id, error)
+        return None
     return value

@@ -124,7 +124,7 @@ def change(tx: Transaction, org_id: UUID, config_id: UUID, changes: Mapping[str,
         raise InvalidRequest(headers=["must be resent when `url` changes"])
     if moved and row.has_client_secret and "oauth" not in changes:
         raise InvalidRequest(oauth=["must be resent when `url` changes"])
-    if moved or "oauth" in changes:
+    if moved or "oauth" in changes:  # it was for another server, or another client
         mcp_access.forget(tx, config_id)
     settings, values = tx.connections.settings, dict(changes)
     if "headers" in values:

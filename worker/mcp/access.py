@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from arkloop.shared.catalog import mcp_access
 from arkloop.shared.runs.form_replies import AUTHORIZATION
-from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey
+from arkloop.shared.security.encryption import NoEncryptionKey
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.input_requests import InputRequired, Replies
 from arkloop.worker.mcp import AuthorizationRequired, McpFailed
@@ -142,7 +142,7 @@ def _stored(
             access.grant = mcp_access.grant_of(tx.sql, settings, org_id, config_id, owner)
             if access.grant is None:
                 access.client = mcp_access.client_of(tx.sql, settings, org_id, config_id)
-    except (NoEncryptionKey, CannotOpen) as error:
-        log.error("cannot decrypt the grants of MCP server %s: %s", config_id, error)
+    except NoEncryptionKey:
+        log.error("ARKLOOP_ENCRYPTION_KEY is not set: cannot use what people have granted")
         raise McpFailed("The access that was granted cannot be decrypted here.") from None
     return access, answered

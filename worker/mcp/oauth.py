@@ -32,6 +32,8 @@ from arkloop.worker.mcp.elicitations import MAX_URL_CHARACTERS, is_web_page
 from arkloop.worker.mcp.server import Server
 
 CLIENT_NAME = "Arkloop Runs"
+#: Of requests to authorization servers; some answer in another form by default.
+_HEADERS = {"User-Agent": "arkloop", "Accept": "application/json", "Accept-Encoding": "identity"}
 _FAILED = "The authorization at the server failed."
 _UNAVAILABLE = "The server that authorizes access is not available; try again later."
 
@@ -111,6 +113,8 @@ class EndUserOAuth(OAuthClientProvider):
         try:
             outgoing = await anext(flow)
             while True:
+                if outgoing is not request:
+                    outgoing.headers.update(_HEADERS)
                 response = yield outgoing
                 if outgoing is request:
                     self._may_refresh = response.status_code == 401

@@ -1449,6 +1449,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/mcp-configs/{config_id}/grants": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Delete the access that an end user has granted, or a user for whom no end user works
+         * @description Delete the access that an end user has granted, or a user for whom no end user works. 204.
+         *
+         *     Requires the permission `admin`.
+         */
+        delete: operations["mcp_configs.delete_mcp_grants"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/mcp-configs/{config_id}/tools": {
         parameters: {
             query?: never;
@@ -8468,6 +8490,40 @@ export interface operations {
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
+            422: components["responses"]["validation.error"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "mcp_configs.delete_mcp_grants": {
+        parameters: {
+            query?: {
+                end_user_id?: string;
+                user_id?: string;
+            };
+            header?: never;
+            path: {
+                config_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            204: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-mcp_configs.not_found"];
+            414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];

@@ -127,6 +127,29 @@ def test_the_callback_takes_a_reply_once(
         assert ("c", None) == (taken and taken["code"], mcp_access.take_answered(tx, *of_run))
 
 
+def test_an_admin_deletes_what_one_person_has_granted(
+    connections: Connections, alice: User
+) -> None:
+    """Of an end user, or of a user; that of others stays."""
+    config_id = UUID(made(alice, {})["id"])
+    users = f"user:{alice.id}"
+    for owner in ("end_user:a", "end_user:b", users):
+        with connections.transaction() as tx:
+            grant = {"id": owner, "obtained_at": 1.0}
+            mcp_access.store_grant(tx, alice.org_id, config_id, owner, grant)
+
+    path = f"{PATH}/{config_id}/grants"
+    assert 204 == alice.delete(f"{path}?end_user_id=a").status_code
+    assert 204 == alice.delete(f"{path}?user_id={alice.id}").status_code
+    for query in ("", f"?end_user_id=a&user_id={alice.id}"):
+        assert ["end_user_id"] == list(details_of(alice.delete(path + query)))
+
+    with connections.reading() as sql:
+        of = (sql, connections.settings, alice.org_id, config_id)
+        left = [mcp_access.grant_of(*of, owner) for owner in ("end_user:a", "end_user:b", users)]
+    assert [None, {"id": "end_user:b", "obtained_at": 1.0}, None] == left
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [

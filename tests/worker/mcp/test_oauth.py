@@ -2,17 +2,21 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs
 
 import httpx2
+import pytest
 
 from arkloop.shared.ids import new_id
+from arkloop.shared.security.egress import Policy
 from arkloop.worker.mcp import AuthorizationRequired, McpFailed
 from arkloop.worker.mcp.oauth import EndUserOAuth
 from arkloop.worker.mcp.server import Server
+from arkloop.worker.mcp.sessions import Rules, Session
 
 RESOURCE, ISSUER = "https://mcp.example.com", "https://login.example.com"
 CALLBACK = "https://runs.example.com/v1/mcp-oauth/callback"
@@ -163,7 +167,9 @@ def test_an_expired_token_is_refreshed_where_it_is_from() -> None:
     """Also in a process that knows nothing but what was stored; the new grant has all of it."""
 
     async def story(internet: Internet) -> None:
-        grant = {**await granted(internet), "expires_at": time.time() - 1}
+        grant = await granted(internet)
+        assert 3000 < grant["expires_at"] - time.time() <= 3600
+        grant["expires_at"] = time.time() - 1
         internet.seen.clear()
         process = Process(internet, {"grant": grant})
 
@@ -245,6 +251,38 @@ def test_a_client_of_the_admins_is_not_registered() -> None:
         assert "hidden" not in made["url"]
 
     in_loop(story)
+
+
+def test_an_authorization_server_inside_is_not_connected_to() -> None:
+    """Whatever a resource names, each connection is checked as those to the resource are."""
+    listening = [socket.create_server((host, 0)) for host in ("127.0.0.1", "127.0.0.2")]
+    (_, port), (_, inside) = (one.getsockname() for one in listening)
+
+    def refuse(connection: socket.socket) -> None:
+        connection.recv(65536)
+        url = f"http://127.0.0.2:{inside}/.well-known/oauth-protected-resource"
+        head = f'HTTP/1.1 401 No\r\nWWW-Authenticate: Bearer resource_metadata="{url}"'
+        connection.sendall(f"{head}\r\nContent-Length: 0\r\n\r\n".encode())
+        connection.close()
+
+    async def connect() -> str:
+        oauth = {"client_id": None, "client_secret": None, "redirect_uri": CALLBACK}
+        url = f"http://127.0.0.1:{port}/mcp"
+        server = Server(org_id=new_id(), config_id=new_id(), name="v", url=url, oauth=oauth)
+        rules = Rules(Policy.of(["127.0.0.1/32"]), stdio=False)
+        answering = asyncio.to_thread(lambda: refuse(listening[0].accept()[0]))
+        session = Session(server, rules)
+        with pytest.raises(McpFailed) as failed:
+            await asyncio.gather(session.tools(), answering)
+        await session.close()
+        return str(failed.value)
+
+    assert "not on the public network" in asyncio.run(connect())
+    listening[1].settimeout(0.01)
+    with pytest.raises(TimeoutError):
+        listening[1].accept()
+    for one in listening:
+        one.close()
 
 
 def test_access_that_was_withdrawn_here_is_not_used_any_more() -> None:
