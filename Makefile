@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps agent-frameworks mcp-losses kill-trials bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks ai-sdk
+.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps agent-frameworks mcp-losses kill-trials cancel-trees bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks ai-sdk
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -91,6 +91,9 @@ bench-tool-workers: setup ## Tool workers: cost of a call, pickup, idle polls, l
 
 tool-worker-losses: setup ## Workers of both sides are lost in 200 runs: no effect twice, none lost; 4 minutes
 	@$(BIN)/python -m bench.tool_worker_losses --seed $(or $(SEED),1)
+
+cancel-trees: setup ## Trees of 40 runs are cancelled: time until the vendor's sockets are closed; 1 minute
+	@$(BIN)/python -m bench.cancel_trees
 
 overspend-trees: setup ## a run and 20 sub-runs spend under one limit, in 1,000 trials
 	@$(BIN)/python -m bench.overspend --tree --spenders 21 --seed $(or $(SEED),1)

@@ -23,6 +23,8 @@ from arkloop.shared.storage.connections import Connections
 log = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.5
+#: How often a new process looks whether it knows the names of channels yet.
+EPOCH_SECONDS = 0.02
 #: A subscription that is silent for this long is pinged,
 PING_SECONDS = 1.0
 #: and has this long to respond.
@@ -134,6 +136,9 @@ class SignalListener:
         self._stopped.set()
 
     def _run(self) -> None:
+        # A subscription under names without an epoch would hear nothing, and take a second to end.
+        while not self._keys.epoch and not self._stopped.wait(EPOCH_SECONDS):
+            pass
         while not self._stopped.is_set():
             try:
                 self._listen()

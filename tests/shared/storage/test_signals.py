@@ -1,5 +1,6 @@
 """Signals to workers: none is missed for long, whatever a process learns while it subscribes."""
 
+import time
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from tests.waiting import eventually
 def test_an_epoch_that_is_learned_while_subscribing_loses_no_signals(
     connections: Connections,
 ) -> None:
-    """A worker whose first connection to Postgres comes while it subscribes still gets signals."""
+    """A worker whose epoch ends while it subscribes still gets signals."""
     with connections.reading():
         assert "" != connections.keys.epoch
     worker_id, run_id = new_id(), new_id()
@@ -35,6 +36,27 @@ def test_an_epoch_that_is_learned_while_subscribing_loses_no_signals(
     assert ("cancel", run_id) == got[0]
 
 
+def test_nothing_is_subscribed_to_before_its_name_is_known(connections: Connections) -> None:
+    """A new worker subscribes when it has learned the epoch, and not to a channel without one."""
+    with connections.reading():
+        known = connections.keys
+    worker_id, unknown = new_id(), Keys()
+
+    def channels() -> list[str]:
+        return list(connections.redis.pubsub_channels(f"*:worker:{worker_id}:signals"))
+
+    listener = SignalListener(replace(connections, keys=unknown), worker_id, list, lambda *_: None)
+    try:
+        time.sleep(0.1)  # it would subscribe at once
+        before = channels()
+        unknown.installation, unknown.epoch = known.installation, known.epoch
+        eventually(channels)
+    finally:
+        listener.stop()
+
+    assert [] == before
+
+
 @dataclass(eq=False)
 class _LearningKeys(Keys):
     """Names that become those of `known` right after the first channel has got its name."""
@@ -43,6 +65,7 @@ class _LearningKeys(Keys):
 
     def __post_init__(self) -> None:
         super().__init__()
+        self.epoch = "before"
 
     def worker_signals(self, worker_id: UUID | str) -> str:
         name = super().worker_signals(worker_id)
