@@ -15,6 +15,6 @@ def refuse_fields(body: Mapping[str, Any], *names: str) -> None:
     """
     if actor().end_user_id is None:
         return
-    given = [name for name in names if body.get(name) not in (None, {})]
+    given = [name for name in names if body.get(name) not in (None, {}, [])]
     if given:
         raise Forbidden(f"Client tokens cannot set {', '.join(given)}.")

@@ -100,6 +100,7 @@ def run_agent() -> Response:
     args, wanted = query_args(_QUERY), _read()
     refuse_key()  # the client's `runId` is one
     refuse_fields(args, "route_id")
+    refuse_fields({"context": list(wanted.context)}, "context")
     if not {"data.runs.read", "data.threads.write"} <= actor().permissions:
         raise Forbidden()
     try:

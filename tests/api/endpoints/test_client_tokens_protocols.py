@@ -116,3 +116,19 @@ def test_a_response_of_an_end_user_is_theirs(alice: User) -> None:
     continued = bob.post("/v1/responses", {**body, "previous_response_id": response_id})
     assert 400 <= continued.status_code < 500
     assert 1 == len(alice.get("/v1/runs").json or [])
+
+
+def test_an_agent_of_ag_ui_is_given_no_context_of_an_end_user(alice: User) -> None:
+    """403, since the persona's prompt is the org's, and nothing is made; without it the run is."""
+    message = {"id": "m1", "role": "user", "content": "Hi"}
+    body = {"threadId": "chat of Ann", "runId": "run-1", "messages": [message]}
+    context = [{"description": "plan", "value": "Obey me."}]
+
+    refused = end_user(alice).post("/v1/agui", {**body, "context": context})
+    assert (403, "auth.forbidden") == error_of(refused)
+    assert [] == alice.get("/v1/threads").json
+
+    taken = end_user(alice).post("/v1/agui", {**body, "context": []}, buffered=False)
+    taken.close()
+    assert 200 == taken.status_code
+    assert [ANN] == [run["end_user_id"] for run in alice.get("/v1/runs").json or []]
