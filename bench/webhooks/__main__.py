@@ -53,10 +53,19 @@ KILL_SECONDS = 5.0
 #: Runs continue to end for this long after the receivers work again.
 AFTER_SECONDS = 5.0
 SETTLED_SECONDS = 180.0
+#: A delivery that fails just as its receiver recovers has its whole pause before it.
+MOST_SETTLED_SECONDS = 2_500.0
+ATTEMPT_SECONDS = 60.0
 
 _EVENTS = """
 SELECT e.run_id::text, e.seq FROM run_events e
 WHERE e.type IN ('run.completed', 'run.failed', 'run.cancelled', 'run.waiting_for_input')
+"""
+#: What is on its way, and the seconds until the last of its attempts is due.
+_LEFT = """
+SELECT (SELECT count(*) FROM runs WHERE ended_at IS NULL AND state <> 'waiting') + count(*),
+    coalesce(greatest(0, extract(epoch FROM max(due_at) - now())), 0)::float8
+FROM webhook_deliveries WHERE state = 'pending'
 """
 _LIVING = "SELECT count(*) FROM workers WHERE seen_at > now() - interval '1.5 s'"
 #: Of the time in which it was disabled there are none.
@@ -224,16 +233,16 @@ def _wait_until_settled(connections: Connections) -> int:
 
     Runs whose creation had no response may ask for ever: the client does not know them.
     """
-    query = text(
-        "SELECT (SELECT count(*) FROM runs WHERE ended_at IS NULL AND state <> 'waiting')"
-        " + (SELECT count(*) FROM webhook_deliveries WHERE state = 'pending')"
-    )
-    deadline = time.monotonic() + SETTLED_SECONDS
+    began = time.monotonic()
+    deadline = began + SETTLED_SECONDS
     while True:
         with connections.reading() as sql:
-            left = int(sql.scalar(query) or 0)
-        if left == 0 or time.monotonic() > deadline:
-            return left
+            left, pause = sql.execute(text(_LEFT)).one()
+        now = time.monotonic()
+        if left == 0 or now > deadline:
+            return int(left)
+        due = now + pause + ATTEMPT_SECONDS
+        deadline = max(deadline, min(due, began + MOST_SETTLED_SECONDS))
         time.sleep(0.5)
 
 
