@@ -138,6 +138,27 @@ def test_two_tabs_and_a_phone_show_one_conversation(open_page: Open) -> None:
     assert PHONE["width"] >= width
 
 
+def test_messages_wait_at_the_service_and_not_in_the_tab(open_page: Open) -> None:
+    """Every tab shows what waits, also after a reload; each message is answered in its turn."""
+    tab, other = open_page(), open_page()
+    say(tab, {"say": "one two"}, {"hang": 600_000})
+    expect(tab.locator(".message.assistant")).to_contain_text("one two")
+    for number in (2, 3):
+        say(tab, {"say": f"Answer {number}."})
+        expect(tab.locator(".queued")).to_have_count(number - 1)
+    for page in (tab, other):
+        page.reload()
+        expect(page.locator(".queued")).to_have_count(2, timeout=15_000)
+        expect(page.locator(".message.assistant")).to_contain_text("one two", timeout=15_000)
+
+    tab.get_by_role("button", name="Stop").click()
+
+    for page in (tab, other):
+        expect_answers(page, "one two", "Answer 2.", "Answer 3.")
+        expect(page.locator(".queued")).to_have_count(0)
+        assert 3 == page.locator(".message.user").count()
+
+
 def test_an_approval_in_one_tab_is_seen_in_the_other(open_page: Open) -> None:
     """Both tabs ask; what one approves is done once, and both show it."""
     tab, other = open_page(), open_page()

@@ -26,6 +26,20 @@ async function request(chatId, path, options = {}) {
 export const stored = (chatId) => request(chatId, "/messages?limit=200");
 export const stopRun = (chatId) => request(chatId, "/stop", { method: "POST" });
 
+// Has the service keep a message until the active run has ended. Its answer is read by a resume.
+export async function enqueue(chatId, message) {
+  const { url, token } = await currentToken();
+  const reading = new AbortController();
+  const response = await fetch(`${url}/v1/ui/chat?ai_sdk=${VERSION}`, {
+    method: "POST",
+    headers: { Authorization: `Bearer ${token}` },
+    body: JSON.stringify({ id: chatId, messages: [message], trigger: "submit-message", on_busy: "enqueue" }),
+    signal: reading.signal,
+  });
+  reading.abort();
+  if (!response.ok) throw new Error(`HTTP ${response.status}`);
+}
+
 export const transport = new DefaultChatTransport({
   prepareSendMessagesRequest: async ({ id, messages, trigger, messageId }) => {
     const { url, token } = await currentToken();

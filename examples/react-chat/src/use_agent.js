@@ -1,8 +1,8 @@
 // useChat, for a conversation that other tabs and devices continue, too.
 import { useChat } from "@ai-sdk/react";
-import { lastAssistantMessageIsCompleteWithToolCalls } from "ai";
+import { generateId, lastAssistantMessageIsCompleteWithToolCalls } from "ai";
 import { useCallback, useEffect, useRef, useState } from "react";
-import { stopRun, stored, transport } from "./service.js";
+import { enqueue, stopRun, stored, transport } from "./service.js";
 
 const SYNC_MILLISECONDS = 1500;
 
@@ -23,23 +23,43 @@ const waitsFor = (message) =>
       (part.type === "tool-ask_user" && part.state === "input-available"),
   );
 
+// Messages after the one that is being answered wait for their turn, which the service keeps for them.
+function split(messages) {
+  const answered = messages.findLastIndex((message) => message.role === "assistant");
+  const end = answered + (waitsFor(messages[answered]) ? 1 : 2);
+  return [messages.slice(0, end), messages.slice(end)];
+}
+
+const textOf = (message) => message.parts.map((part) => part.text ?? "").join("");
+
 export function useAgent(chatId) {
   const chat = useChat({ id: chatId, transport, sendAutomaticallyWhen: isAnswered });
-  const [queue, setQueue] = useState([]); // messages that wait for the answer before them
+  const [waitingMessages, setWaitingMessages] = useState([]); // as the service has them
+  const [sent, setSent] = useState([]); // messages of this tab that it has not shown yet
   const [isOffline, setOffline] = useState(false);
   const isBusy = chat.status === "submitted" || chat.status === "streaming";
   const now = useRef({});
-  now.current = { ...chat, isBusy };
+  now.current = { ...chat, isBusy, sent };
   const isSyncing = useRef(false);
+
+  // Safe to repeat: the service knows a message by its id.
+  const deliver = useCallback(async (message) => {
+    await enqueue(chatId, { id: message.id, role: "user", parts: message.parts });
+    setSent((sent) => sent.map((one) => (one.id === message.id ? { ...one, isAccepted: true } : one)));
+  }, [chatId]);
 
   // Reads what other tabs have done, and joins an answer that is being written.
   const sync = useCallback(async () => {
     if (isSyncing.current || now.current.isBusy) return;
     isSyncing.current = true;
     try {
-      const messages = await stored(chatId);
+      for (const message of now.current.sent.filter((one) => !one.isAccepted)) await deliver(message);
+      const all = await stored(chatId);
       setOffline(false);
       if (now.current.isBusy) return;
+      const [messages, later] = split(all);
+      setWaitingMessages(later);
+      setSent((sent) => sent.filter((one) => !all.some(({ id }) => id === one.id)));
       const seen = now.current.messages;
       if (now.current.error || JSON.stringify(shape(messages)) !== JSON.stringify(shape(seen))) {
         now.current.setMessages(messages);
@@ -52,7 +72,7 @@ export function useAgent(chatId) {
     } finally {
       isSyncing.current = false;
     }
-  }, [chatId]);
+  }, [chatId, deliver]);
 
   useEffect(() => {
     sync();
@@ -63,19 +83,24 @@ export function useAgent(chatId) {
   const waiting = waitsFor(chat.messages.at(-1));
   const isFree = chat.status === "ready" && !waiting && chat.messages.at(-1)?.role !== "user";
   useEffect(() => {
-    if (isFree && queue.length) {
-      setQueue(queue.slice(1));
-      chat.sendMessage({ text: queue[0] });
-    }
-  }, [isFree, queue]);
+    if (!isBusy) sync(); // the next message may be answered already
+  }, [isBusy, sync]);
+
+  const queue = [...waitingMessages, ...sent.filter((one) => !waitingMessages.some(({ id }) => id === one.id))];
+  const send = (text) => {
+    if (isFree && !queue.length) return chat.sendMessage({ text });
+    const message = { id: generateId(), role: "user", parts: [{ type: "text", text }] };
+    setSent((sent) => [...sent, message]);
+    deliver(message).catch(() => setOffline(true));
+  };
 
   return {
     ...chat,
     isBusy,
     isOffline,
     waiting,
-    queue,
-    send: (text) => setQueue((queue) => [...queue, text]),
+    queue: queue.map((message) => ({ id: message.id, text: textOf(message) })),
+    send,
     stop: () => {
       chat.stop();
       stopRun(chatId).then(sync, () => setOffline(true));
