@@ -11,6 +11,7 @@ ArkloopError
 │   ├── ThreadNotFound          threads.not_found
 │   ├── RunNotFound             runs.not_found
 │   ├── ResponseNotFound        responses.not_found
+│   ├── SessionNotFound         sessions.not_found
 │   ├── ApiKeyNotFound          api_keys.not_found
 │   ├── ProviderNotFound        llm_providers.not_found
 │   ├── ModelNotFound           llm_providers.model_not_found
@@ -138,6 +139,11 @@ class FileMissing(NotFound):
 class EventsLost(ArkloopError):
     code = "runs.events_lost"
     message = "The database has lost the run's next events; later ones can be read with after_seq."
+
+
+class SessionNotFound(NotFound):
+    code = "sessions.not_found"
+    message = "Session not found."
 
 
 class ApiKeyNotFound(NotFound):

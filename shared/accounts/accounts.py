@@ -21,6 +21,8 @@ from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.accounts import memberships, orgs, refresh_tokens, users
 
 REFRESH_LIFETIME = timedelta(days=30)
+#: A list of logins has no more.
+MAX_SESSIONS = 100
 
 MAX_NAME_LENGTH = 200
 MIN_PASSWORD_LENGTH = 8
@@ -231,9 +233,37 @@ def refresh_session(tx: Transaction, refresh_token: str) -> Session | None:
     return None
 
 
-def end_session(tx: Transaction, *, user_id: UUID, session_id: UUID) -> None:
-    """Revoke a login of the user: its refresh token and its access tokens."""
-    _revoke(tx, refresh_tokens.c.user_id == user_id, refresh_tokens.c.family_id == session_id)
+def sessions(sql: Connection, user_id: UUID) -> list[Row[Any]]:
+    """List the user's logins that are in force, the newest first, at most `MAX_SESSIONS`.
+
+    Each with id, created_at (that of its oldest refresh token that is kept), refreshed_at and
+    expires_at.
+    """
+    expires_at = func.max(refresh_tokens.c.expires_at)
+    query = (
+        select(
+            refresh_tokens.c.family_id.label("id"),
+            func.min(refresh_tokens.c.created_at).label("created_at"),
+            func.max(refresh_tokens.c.created_at).label("refreshed_at"),
+            expires_at.label("expires_at"),
+        )
+        .where(refresh_tokens.c.user_id == user_id, refresh_tokens.c.revoked_at.is_(None))
+        .group_by(refresh_tokens.c.family_id)
+        .having(expires_at > func.now())
+        .order_by(func.max(refresh_tokens.c.created_at).desc(), refresh_tokens.c.family_id)
+        .limit(MAX_SESSIONS)
+    )
+    return list(sql.execute(query))
+
+
+def end_session(tx: Transaction, *, user_id: UUID, session_id: UUID) -> bool:
+    """Revoke a login of the user: its refresh token and its access tokens.
+
+    Returns whether the user had such a login in force.
+    """
+    return _revoke(
+        tx, refresh_tokens.c.user_id == user_id, refresh_tokens.c.family_id == session_id
+    )
 
 
 def change_password(
@@ -244,12 +274,14 @@ def change_password(
     _revoke(tx, refresh_tokens.c.user_id == user_id, refresh_tokens.c.family_id != keep_session)
 
 
-def _revoke(tx: Transaction, *which: Any) -> None:
+def _revoke(tx: Transaction, *which: Any) -> bool:
+    """Return whether there was a token to revoke."""
     in_force = (*which, refresh_tokens.c.revoked_at.is_(None))
     # The oldest first: two requests that revoke the same tokens would else wait for each other.
     locked = select(refresh_tokens.c.id).where(*in_force).order_by(refresh_tokens.c.id)
     tx.sql.execute(locked.with_for_update())
-    tx.sql.execute(update(refresh_tokens).where(*in_force).values(revoked_at=func.now()))
+    revoked = tx.sql.execute(update(refresh_tokens).where(*in_force).values(revoked_at=func.now()))
+    return revoked.rowcount > 0
 
 
 def _next_token(tx: Transaction, *, family_id: UUID, user_id: UUID, org_id: UUID) -> Session:

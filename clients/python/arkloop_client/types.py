@@ -1431,6 +1431,22 @@ class RunWaitingForInputEvent(TypedDict):
     created_at: str
 
 
+class SessionShown(TypedDict):
+    "A login; `refreshed_at` is when its cookie was last exchanged."
+
+    id: str
+    is_current: bool
+    created_at: str
+    refreshed_at: str
+    expires_at: str
+
+
+class SessionsShown(TypedDict):
+    "The newest logins."
+
+    items: list[SessionShown]
+
+
 class ShownClientToken(TypedDict):
     "A token, which is shown only this once."
 

@@ -1074,6 +1074,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/auth/sessions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the user's logins that are in force, the newest 100
+         * @description List the user's logins that are in force, the newest 100. Not for API keys.
+         */
+        get: operations["sessions.list_sessions"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/auth/sessions/{session_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * End a login of the user
+         * @description End a login of the user: its tokens and streams, within 5 s. Not for API keys. 204.
+         */
+        delete: operations["sessions.end_session"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/threads/{thread_id}:retry": {
         parameters: {
             query?: never;
@@ -3323,6 +3363,22 @@ export interface components {
             output: unknown;
             error: components["schemas"]["RunProblem"] | null;
         };
+        /** @description The newest logins. */
+        SessionsShown: {
+            items: components["schemas"]["SessionShown"][];
+        };
+        /** @description A login; `refreshed_at` is when its cookie was last exchanged. */
+        SessionShown: {
+            /** Format: uuid */
+            id: string;
+            is_current: boolean;
+            /** Format: date-time */
+            created_at: string;
+            /** Format: date-time */
+            refreshed_at: string;
+            /** Format: date-time */
+            expires_at: string;
+        };
         /** @description The ids of a new run. */
         CreatedRun: {
             /** Format: uuid */
@@ -4648,6 +4704,22 @@ export interface components {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
                     code?: "idempotency.conflict" | "idempotency.in_progress" | "input.stale" | "runs.not_active" | "runs.not_waiting";
+                };
+            };
+        };
+        /**
+         * @description - `http.not_found`: No such endpoint.
+         *     - `sessions.not_found`: Session not found.
+         */
+        "http.not_found-sessions.not_found": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "http.not_found" | "sessions.not_found";
                 };
             };
         };
@@ -7556,6 +7628,67 @@ export interface operations {
             413: components["responses"]["http.body_too_large"];
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
+            422: components["responses"]["validation.error"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "sessions.list_sessions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SessionsShown"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "sessions.end_session": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                session_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            204: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-sessions.not_found"];
+            414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];

@@ -22,7 +22,7 @@ from arkloop.shared.storage.tables.accounts import memberships
 from tests.clients import Register, User, details_of, error_of
 from tests.waiting import eventually, in_parallel
 
-#: What spec 1 lets everybody call.
+#: What everybody may call: what spec 1 says, and where a browser returns from a page of OAuth.
 PUBLIC = {
     "/healthz",
     "/readyz",
@@ -34,6 +34,7 @@ PUBLIC = {
     "/v1/auth/register",
     "/v1/auth/login",
     "/v1/auth/refresh",
+    "/v1/mcp-oauth/callback",
 }
 AN_ID = "01a20e5a-2b91-76ef-b381-d919c4ad9778"
 #: What stands in a path that is no UUID.
