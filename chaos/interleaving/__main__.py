@@ -15,6 +15,9 @@ from chaos.interleaving.play import Played
 from chaos.interleaving.sums import PER_DATABASE, Sum, caught_by, play_all
 from chaos.model.bugs import BUGS
 
+#: Interleavings in which a planted bug must show.
+TRIES = 600
+
 
 def _play_bugs(tries: int) -> int:
     bugs = [bug for bug in BUGS if bug.spoil is not None]
@@ -36,13 +39,11 @@ def main() -> int:
     parser.add_argument("--bugs", action="store_true", help="play with each bug of the table")
     options = parser.parse_args()
     if options.bugs:
-        return int(_play_bugs(min(options.count, 400)) > 0)
+        return int(_play_bugs(min(options.count, TRIES)) > 0)
     began = time.monotonic()
     last = options.seed + options.count
-    parts = [
-        range(first, min(first + PER_DATABASE, last))
-        for first in range(options.seed, last, PER_DATABASE)
-    ]
+    size = min(PER_DATABASE, -(-options.count // options.processes))
+    parts = [range(first, min(first + size, last)) for first in range(options.seed, last, size)]
     total = Sum()
     # Without a limit of tasks for each process: Python 3.11 hangs once the first has reached it.
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:

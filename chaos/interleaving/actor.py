@@ -24,7 +24,7 @@ from arkloop.shared.storage.postgres import Limits
 PATIENT = Limits(lock=50, statement=55, answer=60, checkout=Patience(60, 60))
 #: The places of a stop. After the first three, locks may be free, and something committed.
 STATEMENT, COMMIT, ROLLBACK = "statement", "commit", "rollback"
-WITHIN, COMMITTED, PAUSE = "within", "committed", "pause"
+WITHIN, COMMITTED, PAUSE, READ = "within", "committed", "pause", "read"
 FREES_LOCKS = frozenset({STATEMENT, COMMIT, ROLLBACK})
 #: Milliseconds until Postgres is asked whether a statement waits for a lock.
 SOON = 4
@@ -74,8 +74,11 @@ class Actor:
             connection.wait = partial(self._wait, connection, connection.wait)
 
         @event.listens_for(engine, "before_cursor_execute")
-        def before(connection: Connection, *_: Any) -> None:
-            self._stop(WITHIN if _is_open(connection) else STATEMENT)
+        def before(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+            if _is_open(connection):
+                self._stop(WITHIN)
+            else:
+                self._stop(READ if _only_reads(statement) else STATEMENT)
 
         @event.listens_for(engine, "commit")
         def commit(connection: Connection) -> None:
@@ -156,6 +159,10 @@ class Actor:
 
 
 _POLL = {1: select.POLLIN, 2: select.POLLOUT, 3: select.POLLIN | select.POLLOUT}
+
+
+def _only_reads(statement: str) -> bool:
+    return statement.lstrip().startswith("SELECT") and " FOR " not in statement
 
 
 def _is_open(connection: Connection) -> bool:

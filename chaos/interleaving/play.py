@@ -8,23 +8,24 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from psycopg.rows import namedtuple_row
 from sqlalchemy import Connection
 
-from arkloop.shared import times
 from arkloop.shared.catalog import model_routes, personas
-from arkloop.shared.claim import Claim
 from arkloop.shared.errors import ArkloopError, LeaseLost
-from arkloop.shared.events import types
-from arkloop.shared.events.stored_events import encode
-from arkloop.shared.events.usage import Usage
-from arkloop.shared.ids import new_id
-from arkloop.shared.runs import claims, commands, sweep, thread_queue, waiting_runs
+from arkloop.shared.runs import (
+    claims,
+    commands,
+    sweep,
+    thread_queue,
+    waiting_runs,
+)
 from arkloop.shared.runs.creation import NewMessage, NewRun, RunCreator
-from arkloop.shared.runs.endings import Ending, Outcome, RunEnder
+from arkloop.shared.runs.endings import RunEnder
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.thread_queue import OnBusy
-from arkloop.shared.runs.transitions import Totals
 from arkloop.shared.threads.content import Content
+from chaos.interleaving import execution
 from chaos.interleaving.actor import Actor
 from chaos.interleaving.schedule import Schedule
 from chaos.interleaving.trace import LEFT, Doing, Trace
@@ -38,8 +39,11 @@ WISHES = {
     OnBusy.MERGE: 3,
     OnBusy.INTERRUPT: 3,
     OnBusy.ROLLBACK: 3,
+    OnBusy.STEER: 4,
     OnBusy.REJECT: 1,
 }
+#: The bounds of the queue that are tried: with the service's own none would ever be reached.
+BOUNDS = (1, 2, 50)
 AN_HOUR = timedelta(hours=1)
 _LIVING = """
 SELECT id, state, owner, cancel_requested_at IS NOT NULL AS is_cancelled
@@ -60,6 +64,9 @@ class Crew:
             for actor in self.actors[:2]
         ]
         self.ender = RunEnder(self.actors[2].connections)
+        #: Without SQLAlchemy: the rows are read after each commit.
+        driver: Any = sql.connection.driver_connection
+        self.observer = driver.cursor(row_factory=namedtuple_row)
         self.persona = personas.builtin()["assistant@1"]
         self.route = model_routes.load(world.connections.settings)["scripted"]
 
@@ -92,19 +99,29 @@ class Play:
     thread_id: UUID = field(init=False)
     dice: random.Random = field(init=False)
     trace: Trace = field(init=False)
+    bound: int = field(init=False)
     said: int = 0
     crashed: int = 0
-    accepted: dict[str, UUID] = field(default_factory=dict)  # runs by the text of their message
+    #: By the text of a message: the run that its client was given, and that which may be instead.
+    accepted: dict[str, tuple[UUID, UUID]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         world = self.crew.world
         self.dice = random.Random(self.seed)
         self.thread_id = world.thread()
         users = (world.users[0].user_id, world.users[1].user_id)
-        self.trace = Trace(self.crew.sql, self.thread_id, users)
+        bound = self.bound = self.dice.choice(BOUNDS)
+        self.trace = Trace(self.crew.observer, self.thread_id, users, bound)
 
     def run(self) -> Played:
         """Play the interleaving to its end, and judge what is left."""
+        whole, thread_queue.MAX_WAITING = thread_queue.MAX_WAITING, self.bound
+        try:
+            return self._run()
+        finally:
+            thread_queue.MAX_WAITING = whole
+
+    def _run(self) -> Played:
         schedule = Schedule(
             self.dice,
             crashes=self.dice.choice((0, 1)),
@@ -124,7 +141,7 @@ class Play:
             if actor.error is not None
         ]
         self._settle(schedule)
-        faults += verdict(self.crew.sql, self.thread_id, self.accepted)
+        faults += verdict(self.crew.observer, self.thread_id, self.accepted)
         return Played(
             self.seed,
             faults,
@@ -159,7 +176,7 @@ class Play:
     def _create(self, client: int) -> None:
         crew = self.crew
         on_busy = self.dice.choices([*WISHES], [*WISHES.values()])[0]
-        is_later = self.dice.random() < 0.1
+        is_later = self.dice.random() < 0.15
         self.said += 1
         text = f"message {self.said}"
         crew.actors[client].does = Doing("create", client, on_busy, is_later)
@@ -174,7 +191,9 @@ class Play:
             not_before=datetime.now(UTC) + AN_HOUR if is_later else None,
         )
         with _refused():
-            self.accepted[text] = crew.creators[client](new).run_id
+            made = crew.creators[client](new)
+            fallback = made.offered[1] if made.offered else made.run_id
+            self.accepted[text] = (made.run_id, fallback)
 
     def _cancel(self, client: int) -> None:
         actor = self.crew.actors[client]
@@ -207,11 +226,12 @@ class Play:
 
         def task() -> None:
             for _ in range(looks):
-                self._work(parks=self.dice.random() < 0.15)
+                parks, steps = self.dice.random() < 0.15, self.dice.choice((0, 1, 1, 2))
+                self._work(parks=parks, steps=steps)
 
         return task
 
-    def _work(self, *, parks: bool) -> None:
+    def _work(self, *, parks: bool, steps: int = 0) -> None:
         """Claim the queued run, if there is one, and execute it."""
         worker = self.crew.actors[2]
         worker.does = Doing("look")
@@ -223,53 +243,15 @@ class Play:
         if (claim := claimed.get(queued[0])) is None:
             return
         with _refused():
-            if not parks or not self._park(claim):
-                self._end(claim)
-
-    def _park(self, claim: Claim) -> bool:
-        worker = self.crew.actors[2]
-        worker.does = Doing("park", run_id=claim.run_id)
-        request_id = str(new_id())
-        asked = types.RunWaitingForInput(
-            request_id=request_id, kind="question", prompt="?", expires_at=""
-        )
-        with worker.connections.transaction() as tx:
-            return claims.park(
-                tx,
-                claim,
-                [encode(claim.last_seq + 1, asked, times.now())],
-                pending_input={"request_id": request_id, "kind": "question", "prompt": "?"},
-                expires_at=datetime.now(UTC) + AN_HOUR,
-                totals=Totals(),
-            )
-
-    def _end(self, claim: Claim) -> None:
-        self.crew.actors[2].does = Doing("end", run_id=claim.run_id)
-        state = RunState.COMPLETED
-        while True:
-            last: types.Event = types.RunCompleted(None, Usage(), Totals().cost_usd, "stop")
-            if state is RunState.CANCELLED:
-                last = types.RunCancelled(Usage(), Totals().cost_usd)
-            outcome = self.crew.ender(
-                Ending(
-                    claim=claim,
-                    state=state,
-                    stored=[encode(claim.last_seq + 1, last, times.now())],
-                    totals=Totals(),
-                    message=(new_id(), f"answer of {claim.run_id}"),
-                )
-            )
-            if outcome in (Outcome.ENDED, Outcome.LOST):
-                return
-            if outcome is Outcome.CANCELLED:
-                state = RunState.CANCELLED
-            if outcome is Outcome.LOCKED:
-                self.crew.actors[2].pause()
+            for _ in range(steps):
+                claim = execution.step(worker, claim)
+            if not parks or not execution.park(worker, claim):
+                execution.end(worker, self.crew.ender, claim)
 
     # ---- the sweep -------------------------------------------------------------------
 
     def _sweep(self) -> Callable[[], None]:
-        looks = self.dice.choice((0, 0, 1))
+        looks = self.dice.choice((0, 1, 1))
         doubts = self.dice.random() < 0.2
 
         def task() -> None:
@@ -308,7 +290,7 @@ class Play:
 
         actors = self.crew.actors
         for _ in range(MANY):
-            living = self.crew.sql.exec_driver_sql(_LIVING, (self.thread_id,)).all()
+            living = self.crew.observer.execute(_LIVING, (self.thread_id,)).fetchall()
             states = {run.state for run in living}
             if not states:
                 return

@@ -1,5 +1,6 @@
 """The sums of many interleavings, played one after the other in a database of their own."""
 
+import gc
 from collections import Counter
 from collections.abc import Iterator
 
@@ -7,8 +8,9 @@ from chaos.interleaving.play import Crew, Play, Played, planted
 from chaos.interleaving.world import World, database
 from chaos.model.bugs import Bug
 
-#: Interleavings after which a database is thrown away: large tables would be slower.
-PER_DATABASE = 500
+#: Interleavings of a database, which takes seconds to start, and those after which it is emptied:
+#: large tables would be slower.
+PER_DATABASE, UNTIL_EMPTIED = 1_000, 250
 SHOWN = 3
 
 
@@ -16,9 +18,12 @@ def play(seeds: range) -> Iterator[Played]:
     """Play the interleavings of these seeds in a database of their own."""
     with database() as connections, connections.reading() as sql:
         crew = Crew(World.make(connections), sql)
+        gc.freeze()
         try:
-            for seed in seeds:
+            for number, seed in enumerate(seeds, 1):
                 yield Play(crew, seed).run()
+                if number % UNTIL_EMPTIED == 0:
+                    crew.world.empty()
         finally:
             crew.close()
 

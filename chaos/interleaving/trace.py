@@ -3,15 +3,15 @@
 Each step must be what the table says, and break no invariant of the model.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection
+from psycopg import Cursor
 
 from arkloop.shared.runs import thread_queue
-from arkloop.shared.runs.thread_queue import MAX_WAITING, Happening, OnBusy
+from arkloop.shared.runs.thread_queue import Happening, OnBusy
 from chaos.model import promises
 from chaos.model.busy_thread import (
     ACTIVE,
@@ -20,6 +20,7 @@ from chaos.model.busy_thread import (
     NOBODY,
     PENDING,
     SCHEDULED,
+    Offer,
     Process,
     Run,
     Thread,
@@ -29,23 +30,29 @@ from chaos.model.effects import Case, Table, carry_out, find
 from chaos.model.life import Life, live
 
 _ROWS = """
-SELECT r.id, r.state, r.cancel_requested_at IS NOT NULL AS cancel, r.has_followers, r.superseded_by,
-    r.superseded_at IS NOT NULL AS is_discarded, r.position, r.created_by_user_id, r.fence,
+SELECT r.id, false AS is_offer, r.state, r.cancel_requested_at IS NOT NULL AS cancel,
+    r.has_followers, r.superseded_by, r.superseded_at IS NOT NULL AS is_discarded, r.position,
+    r.created_by_user_id, r.fence,
     CASE WHEN r.state IN ('pending', 'scheduled') THEN (
         SELECT count(*) FROM messages m WHERE m.thread_id = r.thread_id
             AND m.position > r.position - 1024 AND m.position < r.position
     ) END AS messages,
     EXISTS (
         SELECT FROM messages m WHERE m.run_id = r.id AND m.superseded_at IS NULL
-    ) AS is_shown
-FROM runs r WHERE r.thread_id = %s
+    ) AS is_shown,
+    (SELECT count(*) FROM run_events e WHERE e.run_id = r.id AND e.type = 'run.steered') AS steered
+FROM runs r WHERE r.thread_id = %(thread_id)s
+-- A message is offered until the event of its delivery is stored.
+UNION ALL
+SELECT o.run_id, true, NULL, false, false, NULL, false, o.position, o.created_by_user_id, 0, 1,
+    false, 0
+FROM offered_messages o WHERE o.thread_id = %(thread_id)s AND NOT EXISTS (
+    SELECT FROM run_events e WHERE e.run_id = o.active_run_id AND e.type = 'run.steered'
+        AND e.payload::jsonb #>> '{data,message_id}' = o.message_id::text
+)
 """
 #: The final verdict looks at messages by their texts.
-_OF_STATES = {
-    name: promise
-    for name, promise in promises.of_states(MAX_WAITING).items()
-    if name not in ("one run for each message", "no deadlock")
-}
+_OF_VERDICT = ("one run for each message", "no deadlock")
 
 
 class Doing(NamedTuple):
@@ -65,13 +72,15 @@ class Doing(NamedTuple):
 class Trace:
     """The states of one thread; `faults` are broken invariants, and steps that no rule explains."""
 
-    sql: Connection
+    cursor: Cursor[Any]
     thread_id: UUID
     users: tuple[UUID, UUID]
+    max_waiting: int
     faults: list[str] = field(default_factory=list)
     steps: int = 0  # that were compared with the table
     rules: set[str] = field(default_factory=set)  # that have explained one
     _ids: list[UUID] = field(default_factory=list)  # of runs, in the order of their acceptance
+    _tickets: dict[UUID, int] = field(default_factory=dict)  # of offered messages
     _now: Thread = field(default_factory=Thread)
 
     def look(self, doing: Doing, *, may_be_two: bool) -> None:
@@ -96,9 +105,12 @@ class Trace:
         return self._now
 
     def _read(self, doing: Doing) -> Thread:
-        rows = {row.id: row for row in self.sql.exec_driver_sql(_ROWS, (self.thread_id,))}
+        found = self.cursor.execute(_ROWS, {"thread_id": self.thread_id}, prepare=True).fetchall()
+        rows = {row.id: row for row in found if not row.is_offer}
         known = len(self._ids)
-        self._ids += sorted(rows.keys() - {*self._ids})
+        # Offered messages become runs after the run of a request that has ended the active one.
+        new = rows.keys() - {*self._ids}
+        self._ids += sorted(new, key=lambda run_id: (run_id in self._tickets, run_id))
         number = {run_id: at for at, run_id in enumerate(self._ids)}
         tickets = self._now.tickets
         runs = []
@@ -106,7 +118,9 @@ class Trace:
             row = rows[run_id]
             old = self._now.runs[at] if at < known else None
             is_due = old is not None and old.state == SCHEDULED and row.state == PENDING
-            if old is None or is_due:
+            if run_id in self._tickets and old is None:
+                ticket = self._tickets[run_id]
+            elif old is None or is_due:
                 ticket, tickets = tickets, tickets + 1
             else:
                 ticket = old.ticket
@@ -122,6 +136,7 @@ class Trace:
                     row.has_followers,
                     row.cancel,
                     number.get(row.superseded_by, NOBODY),
+                    steered=tuple(range(row.steered)),
                     fence=row.fence,
                     is_discarded=row.is_discarded,
                     is_shown=row.is_shown,
@@ -131,12 +146,19 @@ class Trace:
             (at for at, run in enumerate(runs) if run.state == PENDING),
             key=lambda at: rows[self._ids[at]].position,
         )
-        accepted = self._now.accepted + (doing.what == "create" and _has_more(self._now.runs, runs))
-        return Thread(tuple(runs), tuple(queue), accepted=accepted, tickets=tickets)
+        offers = []
+        for row in sorted((row for row in found if row.is_offer), key=lambda row: row.position):
+            if row.id not in self._tickets:
+                self._tickets[row.id], tickets = tickets, tickets + 1
+            ticket = self._tickets[row.id]
+            offers.append(Offer(ticket, self.users.index(row.created_by_user_id), ticket))
+        now = Thread(tuple(runs), tuple(queue), tuple(offers), tickets=tickets)
+        accepted = self._now.accepted + (doing.what == "create" and _has_more(self._now, now))
+        return now._replace(accepted=accepted)
 
     def _check_states(self, after: Thread, doing: Doing) -> None:
-        for name, promise in _OF_STATES.items():
-            if why := promise(after):
+        for name, promise in promises.of_states(self.max_waiting).items():
+            if name not in _OF_VERDICT and (why := promise(after)):
                 self.faults.append(f"{name}: {why}, after {doing}")
 
     def _check_moves(self, before: Thread, doing: Doing, after: Thread) -> None:
@@ -156,7 +178,14 @@ class Trace:
 
     def _check_table(self, before: Thread, doing: Doing, after: Thread) -> None:
         """Look for the rule that explains the step."""
-        table = Table(thread_queue.RULES, max_waiting=MAX_WAITING)
+        if doing.what == "step":
+            # What was offered since its worker has looked is left out: it must be the last.
+            taken = len(before.offered) - len(after.offered)
+            if before.offered[taken:] != after.offered:
+                self.faults.append(f"steered messages are in order: {before} became {after}")
+            before = before._replace(offered=before.offered[:taken])
+            after = after._replace(offered=())
+        table = Table(thread_queue.RULES, max_waiting=self.max_waiting)
         tried = []
         for happening, case in self._cases(before, doing, after):
             try:
@@ -177,6 +206,9 @@ class Trace:
         target = self._ids.index(doing.run_id) if doing.run_id in self._ids else NOBODY
         if doing.what == "create":
             yield Happening.CREATE, Case(doing.client, doing.on_busy, doing.is_later)
+            return
+        if doing.what == "step":
+            yield Happening.STEP, Case(run=target)
             return
         changed = [
             number
@@ -201,11 +233,11 @@ LEFT = "start what was left"
 _AHEAD = (OnBusy.INTERRUPT, OnBusy.ROLLBACK)
 
 
-def _has_more(before: Sequence[Run], after: Sequence[Run]) -> bool:
-    """Return whether a run was created, or a message has joined one."""
-    pairs = zip(before, after, strict=False)
+def _has_more(before: Thread, after: Thread) -> bool:
+    """Return whether a run was created or a message offered, or one has joined a run."""
+    pairs = zip(before.runs, after.runs, strict=False)
     joined = any(len(new.messages) > len(old.messages) for old, new in pairs)
-    return joined or len(after) > len(before)
+    return joined or len(after.runs) > len(before.runs) or len(after.offered) > len(before.offered)
 
 
 def _make(
@@ -226,8 +258,9 @@ def _seen(thread: Thread) -> Any:
             len(run.messages) if run.state in (PENDING, SCHEDULED) else 0,
             run.superseded_by,
             run.is_discarded,
+            len(run.steered),
             *((run.cancel, run.has_followers) if run.state not in ENDED else ()),
         )
         for run in thread.runs
     ]
-    return runs, thread.queue
+    return runs, thread.queue, len(thread.offered)

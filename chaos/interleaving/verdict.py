@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection
+from psycopg import Cursor
 
 _RUNS = """
 SELECT r.id, r.state, r.position, r.superseded_by, r.superseded_at IS NOT NULL AS is_discarded,
@@ -17,18 +17,24 @@ SELECT r.id, r.state, r.position, r.superseded_by, r.superseded_at IS NOT NULL A
 FROM runs r WHERE r.thread_id = %s ORDER BY r.position
 """
 _MESSAGES = """
-SELECT role, content, position, run_id, superseded_at IS NOT NULL AS is_gone
-FROM messages WHERE thread_id = %s ORDER BY position
+SELECT role, content, position, run_id, superseded_at IS NOT NULL AS is_gone,
+    ARRAY(SELECT e.run_id FROM run_events e JOIN runs r ON r.id = e.run_id
+        WHERE r.thread_id = m.thread_id AND e.type = 'run.steered'
+        AND e.payload::jsonb #>> '{data,message_id}' = m.id::text) AS delivered_to
+FROM messages m WHERE thread_id = %s ORDER BY position
 """
 
 
-def verdict(sql: Connection, thread_id: UUID, accepted: Mapping[str, UUID]) -> list[str]:
-    """Return what is wrong; `accepted` are messages and the runs that clients were given for them.
+def verdict(
+    cursor: Cursor[Any], thread_id: UUID, accepted: Mapping[str, tuple[UUID, UUID]]
+) -> list[str]:
+    """Return what is wrong; `accepted` are messages and the runs that clients were given for them:
+    that which has the message, and for one that steers that which it becomes otherwise.
 
     Messages whose client crashed may be there, too.
     """
-    runs = sql.exec_driver_sql(_RUNS, (thread_id,)).all()
-    messages = sql.exec_driver_sql(_MESSAGES, (thread_id,)).all()
+    runs = cursor.execute(_RUNS, (thread_id,)).fetchall()
+    messages = cursor.execute(_MESSAGES, (thread_id,)).fetchall()
     faults = [
         f"one end: run {run.id} is {run.state} and has {run.ends} last events"
         for run in runs
@@ -55,11 +61,21 @@ def verdict(sql: Connection, thread_id: UUID, accepted: Mapping[str, UUID]) -> l
         if len(found) > 1:
             faults.append(f"one run for each message: {text!r} is there {len(found)} times")
     of_id = {run.id: run for run in runs}
-    for text, run_id in accepted.items():
+    for text, (given, fallback) in accepted.items():
         if text not in by_text:
             faults.append(f"one run for each message: {text!r} is lost")
             continue
-        run, [message, *_] = of_id[run_id], by_text[text]
+        message = by_text[text][0]
+        run_id = given
+        if given != fallback:
+            if len(message.delivered_to) + (fallback in of_id) != 1:
+                faults.append(f"one run for each message: {text!r} is delivered and a run, or none")
+                continue
+            if message.delivered_to not in ([], [given]):
+                faults.append(f"one run for each message: {text!r} is delivered to another run")
+            if fallback in of_id:
+                run_id = fallback
+        run = of_id[run_id]
         # Of a run that was withdrawn the message is, too; one that superseded it has taken it.
         answered = next((r for r in runs if r.position > message.position), None)
         if message.is_gone:

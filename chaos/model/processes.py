@@ -263,9 +263,7 @@ class Model:
                     locked = tx._replace(step="write", run_lock=tx.target)
                     yield f"locks run {tx.target}", set_tx(thread, number, locked)
             case "write":
-                if thread.holder is Holder.CANCELLING:
-                    yield "finds it cancelled", set_tx(thread, number, None)
-                    return
+                # Its worker may learn of a cancel from this very write.
                 _, after = happen(self.table, thread, Happening.STEP, Case(run=tx.target))
                 yield "commits the delivery", set_tx(after, number, None)
 

@@ -10,11 +10,10 @@ from sqlalchemy import Row, func, insert, literal, null, select, update
 from arkloop.shared import client_data, ids
 from arkloop.shared.billing import budget_limits
 from arkloop.shared.errors import NotActive, QueueFull, ThreadBusy
-from arkloop.shared.runs import places, trees, waiting_runs
+from arkloop.shared.runs import places, thread_queue, trees, waiting_runs
 from arkloop.shared.runs.new_runs import Created, NewRun, create_all
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.thread_queue import (
-    MAX_WAITING,
     Effect,
     Guard,
     Happening,
@@ -22,7 +21,7 @@ from arkloop.shared.runs.thread_queue import (
     rule_for,
 )
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.storage.tables.runs import IS_PENDING, IS_SCHEDULED, offered_messages, runs
+from arkloop.shared.storage.tables.runs import IS_PENDING, offered_messages, runs
 from arkloop.shared.storage.tables.threads import messages
 from arkloop.shared.threads import threads
 
@@ -63,13 +62,16 @@ class _Request:
     active: Row[Any] | None
     end_user_id: str | None
     run_id: UUID = field(default_factory=ids.new_id)
-    pending: Sequence[Row[Any]] = ()
+    queue: places.Queue = field(init=False)
+    pending: Sequence[Row[Any]] = ()  # where one of them may change
     cancelled: Sequence[Row[Any]] = ()  # the rows of what is to be cancelled for it
     first_place: int | None = None  # once it was looked for
 
     def carry_out(self) -> Created:
         """Carry out the effects of the rule."""
-        self.pending = self._pending()
+        self.queue = places.queue_of(self.tx.sql, self.new.thread_id)
+        if self.on_busy is OnBusy.MERGE or self.on_busy in _REPLACING:
+            self.pending = self._pending()
         facts = self._facts()
         holder = waiting_runs.holder_of(self.active)
         rule = rule_for(Happening.CREATE, holder, facts, self.on_busy)
@@ -87,13 +89,13 @@ class _Request:
                     assert run_id is not None  # nothing is in its way
                     made = made._replace(run_id=run_id)
                 case Effect.PEND_LAST:
-                    self._insert(RunState.PENDING, places.last(self.tx.sql, self.new.thread_id))
-                    made = made._replace(position=len(self.pending) + 1)
+                    self._insert(RunState.PENDING, self.queue.end)
+                    made = made._replace(position=self.queue.pending + 1)
                 case Effect.PEND_FIRST:
                     self._insert(RunState.PENDING, self._first_place())
                     made = made._replace(position=1)
                 case Effect.SCHEDULE:
-                    self._insert(RunState.SCHEDULED, places.last(self.tx.sql, self.new.thread_id))
+                    self._insert(RunState.SCHEDULED, self.queue.end)
                 case Effect.JOIN:
                     made = self._join()
                 case Effect.OFFER:
@@ -122,27 +124,21 @@ class _Request:
         return self.active
 
     def _pending(self) -> Sequence[Row[Any]]:
-        """Return the runs that are pending, the first one first; locked if one may change."""
+        """Return the runs that are pending, the first one first, and lock them: one may change."""
         names = ("id", "state", "position", "created_by_user_id", "api_key_id", "end_user_id")
         also = ("persona_id", "route_id", "options", "metadata", "trace_id", "cancel_requested_at")
-        query = (
+        return self.tx.sql.execute(
             select(*(runs.c[name] for name in (*names, *also)))
             .where(runs.c.thread_id == self.new.thread_id, IS_PENDING)
             .order_by(runs.c.position)
-        )
-        if self.on_busy is OnBusy.MERGE or self.on_busy in _REPLACING:
-            query = query.with_for_update(key_share=True)
-        return self.tx.sql.execute(query).all()
+            .with_for_update(key_share=True)
+        ).all()
 
     def _facts(self) -> set[Guard]:
-        sql, new = self.tx.sql, self.new
-        scheduled = select(func.count()).where(runs.c.thread_id == new.thread_id, IS_SCHEDULED)
-        offered = select(func.count()).where(offered_messages.c.thread_id == new.thread_id)
-        waiting = len(self.pending) + sum(sql.scalar(query) or 0 for query in (scheduled, offered))
         holds = {
             Guard.HAS_TIME: self._is_for_later(),
-            Guard.IS_FULL: waiting >= MAX_WAITING,
-            Guard.HAS_PENDING: bool(self.pending),
+            Guard.IS_FULL: self.queue.waiting >= thread_queue.MAX_WAITING,
+            Guard.HAS_PENDING: self.queue.pending > 0,
             Guard.MAY_JOIN: self._joinable() is not None,
             Guard.TAKES_MESSAGES: self._takes_messages(),
             Guard.IS_SUPERSEDED: self._is_superseded(),
@@ -209,7 +205,7 @@ class _Request:
 
     def _offer(self) -> Created:
         """Insert the message, with what it needs to become a run."""
-        place = places.last(self.tx.sql, self.new.thread_id)
+        place = self.queue.end
         message_id = self._say(place)
         assert message_id is not None  # the guard
         self.tx.sql.execute(

@@ -9,7 +9,6 @@ from arkloop.shared import ids
 from arkloop.shared.runs import places, thread_queue
 from arkloop.shared.runs.new_runs import Created, NewRun, columns
 from arkloop.shared.runs.thread_queue import (
-    MAX_WAITING,
     Effect,
     Guard,
     Happening,
@@ -53,7 +52,7 @@ def enqueue_all(tx: Transaction, wanted: Sequence[NewRun]) -> list[Attempt]:
             "ids": plain_array(new_ids),
             "on_busy": TextArray(new.on_busy for new in wanted),
             "holders": TextArray(_holders(thread_queue.RULES)),
-            "max_waiting": MAX_WAITING,
+            "max_waiting": thread_queue.MAX_WAITING,
             "slot": places.SLOT,
             "middle": places.MIDDLE,
         },

@@ -6,6 +6,7 @@ the last, with its messages before it; the order of slots is that in which runs 
 a run starts, it moves to the end of the conversation with its messages.
 """
 
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, func, select
@@ -20,18 +21,37 @@ SLOT = 1024
 MAX_MESSAGES = 50
 
 
-def last(sql: Connection, thread_id: UUID) -> int:
-    """Return the position of a run that waits behind all others of its thread.
+class Queue(NamedTuple):
+    """The queue of a thread: all that waits, its pending runs, and the last place ever taken."""
 
-    The caller has the lock of the thread's row.
-    """
-    newest = _outermost(sql, thread_id, func.max, func.greatest)
-    return MIDDLE if newest is None else _slot_of(newest) + SLOT
+    waiting: int
+    pending: int
+    newest: int | None
+
+    @property
+    def end(self) -> int:
+        """The position of a run that waits behind all others."""
+        return MIDDLE if self.newest is None else _slot_of(self.newest) + SLOT
+
+
+def queue_of(sql: Connection, thread_id: UUID) -> Queue:
+    """Look at the queue of a thread; the caller has the lock of its row."""
+    row = sql.exec_driver_sql(
+        "SELECT waiting, pending, newest FROM queue_of(%s)", (thread_id,)
+    ).one()
+    return Queue(*row)
 
 
 def first(sql: Connection, thread_id: UUID) -> int:
-    """Return the position of a run that waits before all others of its thread; as `last`."""
-    oldest = _outermost(sql, thread_id, func.min, func.least)
+    """Return the position of a run that waits before all others of its thread; as `queue_of`."""
+    # Of ended runs and of their messages, too: a place is not taken twice.
+    places = [
+        select(func.min(table.c.position))
+        .where(table.c.thread_id == thread_id, table.c.position >= FIRST_WAITING)
+        .scalar_subquery()
+        for table in (runs, messages)
+    ]
+    oldest = sql.scalar(select(func.least(*places)))
     return MIDDLE if oldest is None else _slot_of(oldest) - SLOT
 
 
@@ -43,14 +63,3 @@ def in_slot(position: int) -> ColumnElement[bool]:
 def _slot_of(position: int) -> int:
     """Return the position of the run in whose slot this one is."""
     return MIDDLE - (MIDDLE - position) // SLOT * SLOT
-
-
-def _outermost(sql: Connection, thread_id: UUID, of_one: object, of_both: object) -> int | None:
-    # Of ended runs and of their messages, too: a place is not taken twice.
-    places = [
-        select(of_one(table.c.position))  # type: ignore[operator]
-        .where(table.c.thread_id == thread_id, table.c.position >= FIRST_WAITING)
-        .scalar_subquery()
-        for table in (runs, messages)
-    ]
-    return sql.scalar(select(of_both(*places)))  # type: ignore[operator]

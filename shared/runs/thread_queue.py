@@ -271,8 +271,14 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule("cancel again", _W.CANCEL_ACTIVE, holder=[_H.CANCELLING]),
     # ---- the active run -----------------------------------------------------------------
-    _rule("step", _W.STEP, _E.DELIVER, holder=[_H.EXECUTING], guards=[_G.HAS_OFFERED]),
-    _rule("step alone", _W.STEP, holder=[_H.EXECUTING]),
+    # The worker of a run that is being cancelled may not know it yet.
+    _rule(
+        "step",
+        *(_W.STEP, _E.DELIVER),
+        holder=[_H.EXECUTING, _H.CANCELLING],
+        guards=[_G.HAS_OFFERED],
+    ),
+    _rule("step alone", _W.STEP, holder=[_H.EXECUTING, _H.CANCELLING]),
     # ---- its end ------------------------------------------------------------------------
     _rule(
         "end before others",

@@ -212,7 +212,7 @@ def _is_due(tx: Transaction, run_id: UUID) -> None:
 
 def _pend(tx: Transaction, run_id: UUID, thread_id: UUID) -> None:
     """Let a scheduled run wait behind all that are pending now."""
-    place = places.last(tx.sql, thread_id)
+    place = places.queue_of(tx.sql, thread_id).end
     before = tx.sql.execute(select(runs.c.position).where(runs.c.id == run_id)).scalar_one()
     tx.sql.execute(
         update(messages)

@@ -3,7 +3,11 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
+import pytest
+
 from tests.caller import Caller, error_of, script, types
+from tests.system import System
 
 SLOW = [{"hang": 1}, {"tool": "calculator", "args": {"expression": "1+1"}}]
 
@@ -93,6 +97,63 @@ def test_an_interrupt_and_a_schedule(user: Caller) -> None:
     user.cancel(later["run_id"])
     assert "cancelled" == user.get_run(later["run_id"])["status"]
     assert ["Half", "b", "You said: b"] == texts(user, thread_id)[1:]
+
+
+def test_a_repeated_request_waits_once(user: Caller) -> None:
+    """With its `Idempotency-Key` it gets the response of the first time, whatever became of it."""
+    thread_id = user.thread()
+    first = send(user, thread_id, script({"hang": 60}), "enqueue")
+    body = {"message": "b", "on_busy": "enqueue", "route_id": "scripted"}
+
+    def again() -> tuple[dict[str, Any], str | None]:
+        headers = {"Idempotency-Key": first["run_id"]}
+        answer = user.http.post(f"/v1/threads/{thread_id}/runs", json=body, headers=headers)
+        assert 201 == answer.status_code, answer.text
+        return answer.json(), answer.headers.get("Idempotency-Replayed")
+
+    made, _ = again()
+    assert {"position": 1} == made["queue"]
+    assert (made, "true") == again()
+    user.cancel(first["run_id"])
+    assert "You said: b" == user.ended(made["run_id"])["output"]
+    assert (made, "true") == again()
+    assert ["b", "You said: b"] == texts(user, thread_id)[1:]
+
+
+def test_a_client_that_leaves_can_cancel_a_run_that_waits(user: Caller) -> None:
+    """`on_disconnect: cancel` ends it at once, and leaves the active run alone."""
+    thread_id = user.thread()
+    first = send(user, thread_id, script({"hang": 3}, {"say": "A"}), "enqueue")
+    body = {"message": "b", "on_busy": "enqueue", "on_disconnect": "cancel"}
+    with pytest.raises(httpx.ReadTimeout):
+        path, headers = f"/v1/threads/{thread_id}/runs", {"Prefer": "wait=60"}
+        user.http.post(path, json=body, headers=headers, timeout=0.5)
+
+    newest = user.get(f"/v1/threads/{thread_id}/runs")[0]
+    assert "cancelled" == user.ended(newest["run_id"])["status"]
+    assert "running" == user.get_run(first["run_id"])["status"]
+    assert "A" == user.ended(first["run_id"])["output"]
+    assert ["A"] == texts(user, thread_id)[1:]
+
+
+def test_a_run_that_waits_finds_the_budget_that_is_left(system: System) -> None:
+    """What was accepted while the budget lasted calls no model once it is spent; none is stuck."""
+    owner = system.caller()
+    # As much as one run costs, at the price of the scripted route.
+    assert owner.http.put("/v1/budget", json={"max_cost_usd_per_month": 0.004}).is_success
+    spending = {"usage": {"input_tokens": 2000, "output_tokens": 1000}}
+    thread_id = owner.thread()
+    made = [
+        send(owner, thread_id, script(spending, {"hang": 1}, {"say": "A"}), "enqueue")
+        for _ in range(3)
+    ]
+
+    ended = [owner.ended(one["run_id"]) for one in made]
+
+    none = "No answer: this run reached its limit of cost before the model had one."
+    assert [("A", 0.004), (none, 0.0), (none, 0.0)] == [
+        (run["output"], run["cost_usd"]) for run in ended
+    ]
 
 
 def test_wrong_values_are_refused(user: Caller) -> None:

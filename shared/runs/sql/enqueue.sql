@@ -48,7 +48,7 @@ WITH wanted AS (
     ORDER BY r.id FOR NO KEY UPDATE OF r, t SKIP LOCKED
 ), queue AS MATERIALIZED (
     SELECT thread_id, waiting, pending,
-        -- As `places.last` has it.
+        -- As `places.Queue.end` has it.
         coalesce((newest + %(slot)s - 1) / %(slot)s * %(slot)s, %(middle)s - %(slot)s) AS last
     FROM (SELECT DISTINCT thread_id FROM held) AS busy CROSS JOIN LATERAL queue_of(thread_id)
 ), ranked AS (

@@ -10,6 +10,7 @@ from arkloop.shared.accounts import api_keys
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import claims, sweep
 from arkloop.shared.storage.tables.accounts import api_keys as api_keys_table
+from tests.shared.runs.busy_thread import BusyThread
 from tests.stored_runs import StoredRuns, ago
 
 
@@ -63,6 +64,24 @@ def test_a_revoked_keys_queued_run_never_reaches_a_model(
     with stored.connections.reading() as sql:
         found = claims.unclaimed(sql, older_than=0, limit=10, suspects=True)
     assert run_id not in found, "it does not take the place of runs that can be claimed"
+
+
+def test_a_revoked_keys_run_never_gets_its_thread(stored: StoredRuns, by_key: StoredRuns) -> None:
+    """The end before it starts the run behind it, and the sweep ends it; its message is gone."""
+    thread, keyed = BusyThread(stored), BusyThread(by_key)
+    keyed.id = thread.id
+    first, revoked, behind = thread.say("a"), keyed.say("b"), thread.say("c")
+
+    revoke(stored, by_key)
+    thread.answer(first.run_id, "A")
+
+    assert ["pending", "queued"] == [stored.state(one.run_id) for one in (revoked, behind)]
+    sweep.sweep(stored.connections)
+    assert (["run.cancelled"], "cancelled") == (
+        stored.types(revoked.run_id),
+        stored.state(revoked.run_id),
+    )
+    assert ["a", "A", "c"] == thread.texts()
 
 
 def test_a_revoked_keys_executing_run_is_to_be_cancelled_for_the_revoker(
