@@ -245,6 +245,29 @@ def take_answered(
     return _open(tx.connections.settings, sealed, org_id, _REQUEST)
 
 
+def close_open(
+    tx: Transaction, org_id: UUID, config_id: UUID, owner: str
+) -> list[tuple[UUID, str]]:
+    """Close the owner's requests that wait for a visit; return their runs with their pages.
+
+    Raises:
+        encryption.NoEncryptionKey
+    """
+    closed = tx.sql.execute(
+        delete(mcp_authorizations)
+        .where(
+            _of_config(config_id),
+            mcp_authorizations.c.owner == owner,
+            mcp_authorizations.c.run_id.is_not(None),
+            mcp_authorizations.c.answered_at.is_(None),
+        )
+        .returning(mcp_authorizations.c.run_id, mcp_authorizations.c.request_encrypted)
+    )
+    settings = tx.connections.settings
+    opened = ((row.run_id, _open(settings, row[1], org_id, _REQUEST)) for row in closed)
+    return [(run_id, str(made["url"])) for run_id, made in opened if made is not None]
+
+
 # ---- pieces --------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 from arkloop.shared.catalog import mcp_access
+from arkloop.shared.runs import commands
 from arkloop.shared.runs.form_replies import AUTHORIZATION
 from arkloop.shared.security.encryption import NoEncryptionKey
 from arkloop.shared.storage.connections import Connections
@@ -128,7 +129,16 @@ def _current(
             exchange = replace(access, grant=None, answered=answered)
             client.tools(server, access=exchange)
             access.grant = exchange.grant
+            _resume_others(connections, server, owner)
     return access
+
+
+def _resume_others(connections: Connections, server: Server, owner: str) -> None:
+    """Let the owner's other runs, which wait for the same access, make their calls again."""
+    with connections.transaction() as tx:
+        closed = mcp_access.close_open(tx, server.org_id, server.config_id, owner)
+        for run_id, url in sorted(closed):
+            commands.answer_visit(tx, run_id, url, is_accepted=True)
 
 
 def _stored(

@@ -1,0 +1,95 @@
+"""The access of people to servers, around the requests to their sidecar."""
+
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from arkloop.shared.catalog import mcp_access, mcp_configs
+from arkloop.shared.config import Settings
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
+from arkloop.worker.contract.input_requests import Replies
+from arkloop.worker.mcp import AuthorizationRequired
+from arkloop.worker.mcp.access import KEY, OwnersAccess, ask, replies_before, with_access
+from arkloop.worker.mcp.client import McpClient
+from arkloop.worker.mcp.discovery import server_of
+from arkloop.worker.mcp.server import Server
+from arkloop.worker.tools import ToolFailed
+from tests.clients import User
+
+OWNER = "end_user:a"
+GRANT = {"id": "1", "obtained_at": 1.0, "client": {"client_id": "c"}}
+ACCEPT, DECLINE = {"action": "accept"}, {"action": "decline"}
+
+
+@pytest.fixture(scope="module")
+def settings(settings: Settings) -> Settings:
+    return replace(settings, public_url="https://runs.example.com")
+
+
+@pytest.fixture
+def server(connections: Connections, alice: User) -> Server:
+    """A server of Alice's org that requires OAuth."""
+    with connections.transaction() as tx:
+        config = mcp_configs.create(
+            tx, alice.org_id, name="v", transport="streamable_http", url="https://a.b/", oauth={}
+        )
+        row = mcp_configs.of_id(tx.sql, UUID(str(config.id)))
+    assert row is not None
+    return server_of(connections.settings, row)
+
+
+def store(connections: Connections, server: Server, grant: dict[str, object]) -> None:
+    with connections.transaction() as tx:
+        mcp_access.store_grant(tx, server.org_id, server.config_id, OWNER, grant)
+
+
+def test_a_grant_that_another_worker_gets_meanwhile_is_used(
+    connections: Connections, server: Server
+) -> None:
+    """Of two workers that refresh the same token one may fail; nobody is asked for that."""
+    store(connections, server, GRANT)
+    used: list[object] = []
+
+    def request(server: Server, access: OwnersAccess | None) -> str:
+        assert access is not None
+        used.append(access.fields()["grant"])
+        if len(used) == 1:
+            store(connections, server, {**GRANT, "id": "2", "obtained_at": 2.0})
+            raise AuthorizationRequired({"url": "https://login/1", "state": "1"})
+        return f"for {server.owner}"
+
+    made = with_access(connections, McpClient(), server, OWNER, new_id(), request)
+
+    assert f"for {OWNER}" == made
+    assert [GRANT, {**GRANT, "id": "2", "obtained_at": 2.0}] == used
+
+
+def test_a_request_without_access_leads_to_a_page_of_the_run(
+    connections: Connections, server: Server
+) -> None:
+    """The client that the operator has registered is known to the sidecar."""
+    with connections.transaction() as tx:
+        operator = mcp_access.OPERATOR
+        mcp_access.store_grant(tx, server.org_id, server.config_id, operator, GRANT)
+
+    def request(server: Server, access: OwnersAccess | None) -> None:
+        assert access is not None
+        assert {"grant": None, "client": GRANT["client"], "answered": None} == access.fields()
+        raise AuthorizationRequired({"url": "https://login/1", "state": "1"})
+
+    with pytest.raises(AuthorizationRequired) as required:
+        with_access(connections, McpClient(), server, OWNER, new_id(), request)
+    assert {"url": "https://login/1"} == required.value.made
+
+
+def test_a_call_gets_back_the_replies_that_it_had_before(server: Server) -> None:
+    """The server has asked, too, before it required access; its own state comes back."""
+    earlier = Replies({"seats": {"action": "accept", "content": {"seats": 3}}}, "the server's")
+    for before in (None, earlier):
+        asked = ask(server, "https://login/1", before)
+        assert before == replies_before(Replies({KEY: ACCEPT}, asked.state))
+    assert earlier == replies_before(earlier)
+    with pytest.raises(ToolFailed, match="not authorized"):
+        replies_before(Replies({KEY: DECLINE}, "null"))
