@@ -21,7 +21,7 @@ from arkloop.shared.events import types
 from arkloop.shared.events.types import Event
 from arkloop.shared.events.usage import MAX_TOKENS, TOKEN_FIELDS, Usage
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs.agent_writes import AgentCost
+from arkloop.shared.runs.agent_costs import AgentCost
 
 MAX_WAIT_SECONDS = 30
 MAX_RUNS = 16

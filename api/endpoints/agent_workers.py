@@ -164,8 +164,11 @@ def _write(name: str, body: Mapping[str, Any], then: Then = None) -> Response:
         events=body["events"],
         checkpoint=body.get("checkpoint"),
     )
+    most = connections().settings.run_output_mib * 1024 * 1024
     with connections().transaction() as tx:
-        written = agent_writes.write(tx, actor().org_id, name, change, catalog(), then)
+        written = agent_writes.write(
+            tx, actor().org_id, name, change, catalog(), then, max_output_bytes=most
+        )
     return jsonify(
         run_id=str(change.run_id),
         status=status_of(written.state),

@@ -1,4 +1,4 @@
-"""The demands on the writes of an agent worker: the output, the number of steps, known prices."""
+"""The demands on the writes of an agent worker: the output, the number of steps, the size."""
 
 import json
 from collections.abc import Mapping
@@ -7,9 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, select
 
-from arkloop.shared.billing import budgets
 from arkloop.shared.catalog.personas import Persona
-from arkloop.shared.claim import Claim
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events.types import MessageCompleted, RunError
 from arkloop.shared.json_schema import JsonSchema
@@ -19,6 +17,9 @@ from arkloop.shared.storage.tables.events import run_events
 MAX_WORK = 1_000_000
 #: Patterns times characters: beyond it patterns are left out.
 MAX_MATCHED = 20_000
+#: All events of a run are counted after this number of them, and with each request of this size.
+COUNTED_EVENTS = 256
+COUNTED_BYTES = 16 * 1024
 
 
 def check_output(persona: Persona, content: str, output: Mapping[str, Any] | None) -> None:
@@ -57,12 +58,19 @@ def check_steps(sql: Connection, run_id: UUID, persona: Persona) -> RunError | N
     return RunError("run.max_steps", message, False)
 
 
-def check_unpriced(sql: Connection, claim: Claim, persona: Persona, model: str) -> None:
-    """Check that a call without a known price may count as 0. Raises: InvalidRequest: it may not.
-
-    Nothing could say when a budget, or prepaid credits, are used up.
-    """
-    limits = budgets.limits(sql, claim, persona)
-    if limits.has_budget or limits.needs_reservation:
-        why = f"`cost_usd` is required under a budget: the price of {model!r} is not known"
-        raise InvalidRequest(events=[why])
+def check_output_size(
+    sql: Connection, run_id: UUID, last_seq: int, new_events: int, new_bytes: int, most: int
+) -> RunError | None:
+    """Return the error of a run whose events have more than `most` bytes; at times, as it costs."""
+    is_due = last_seq % COUNTED_EVENTS < new_events or new_bytes >= COUNTED_BYTES
+    if not is_due:
+        return None
+    size = sql.scalar(
+        select(func.sum(func.octet_length(run_events.c.payload))).where(
+            run_events.c.run_id == run_id
+        )
+    )
+    if (size or 0) <= most:
+        return None
+    message = f"The run's events have more than {most // (1024 * 1024)} MiB."
+    return RunError("run.output_limit", message, False)

@@ -15,7 +15,6 @@ from sqlalchemy import Connection, RowMapping, delete, exists, func, select, upd
 
 from arkloop.shared import ids, times
 from arkloop.shared.billing import budgets
-from arkloop.shared.catalog import reported_costs
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.model_routes import OF_AGENT
 from arkloop.shared.catalog.personas import Persona
@@ -26,8 +25,16 @@ from arkloop.shared.events.plain import clean
 from arkloop.shared.events.stored_events import StoredEvent, encode
 from arkloop.shared.events.types import Event, RouteCost, RunError
 from arkloop.shared.events.usage import Usage
-from arkloop.shared.runs import agent_limits, agent_queue, checkpoints, endings, sub_runs
+from arkloop.shared.runs import (
+    agent_costs,
+    agent_limits,
+    agent_queue,
+    checkpoints,
+    endings,
+    sub_runs,
+)
 from arkloop.shared.runs.agent_claims import persona_of
+from arkloop.shared.runs.agent_costs import AgentCost
 from arkloop.shared.runs.endings import Ending, TakenOver
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import Totals, queued, recorded_totals
@@ -37,15 +44,6 @@ from arkloop.shared.storage.tables.runs import agent_runs, runs
 
 #: Events that belong to a model turn, which must have begun before.
 _OF_TURN = (types.ToolCallRequested, types.ToolResult)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentCost:
-    """A model call of the agent, as it reports it: its own provider bills it."""
-
-    model: str | None
-    usage: Usage
-    cost_usd: float | None  # None: as the prices of its model say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +108,7 @@ class _Held:
         self.id: UUID = row["id"]
         self.last_seq = last_seq
         self.now = now
+        self.written_bytes = 0
 
     def store(self, *happened: Event) -> None:
         if happened:
@@ -118,6 +117,7 @@ class _Held:
     def number(self, happened: Sequence[Event]) -> list[StoredEvent]:
         stored = [encode(self.last_seq + i, event, self.now) for i, event in enumerate(happened, 1)]
         self.last_seq += len(stored)
+        self.written_bytes += sum(event.size for event in stored)
         return stored
 
 
@@ -128,11 +128,13 @@ def write(
     change: Write,
     catalog: Catalog,
     then: Then = None,
+    *,
+    max_output_bytes: int,
 ) -> Written:
     """Write to a run that an agent worker holds. A write that was made before has no effect.
 
-    A cancel that was accepted before takes precedence over every end; an exhausted budget ends the
-    run, too.
+    A cancel that was accepted before takes precedence over every end; an exhausted budget, and
+    events of more than `max_output_bytes`, end the run, too.
 
     Raises:
         RunNotFound: the agent has no such run.
@@ -155,6 +157,9 @@ def write(
     error = _spend(run, persona_of(catalog, run.row)) if costs else None
     if any(isinstance(event, types.ToolCallRequested) for event in change.events):
         error = error or agent_limits.check_steps(tx.sql, run.id, persona_of(catalog, run.row))
+    error = error or agent_limits.check_output_size(
+        tx.sql, run.id, run.last_seq, len(change.events), run.written_bytes, max_output_bytes
+    )
     if run.row["cancel_requested_at"] is not None and then is not None:
         return _end(run, RunState.CANCELLED)
     if error is not None:
@@ -227,22 +232,15 @@ def _store(run: _Held, change: Write, catalog: Catalog) -> bool:
         if isinstance(event, AgentCost):
             route_id = f"{OF_AGENT}{run.row['agent']}"
             model = event.model or run.row["model"]
-            usd = _price_of(run, event, catalog)
+            route = catalog.route(run.row["org_id"], run.row["route_id"])
+            usd = agent_costs.usd_of(
+                run.tx.sql, event, route, _claim_of(run), persona_of(catalog, run.row)
+            )
             totals = totals.plus(RouteCost(route_id, model, event.usage, usd))
             event = types.RunCost(totals.usage, totals.cost_usd, totals.routes)
         happened.append(event)
     run.store(*happened)
     return has_costs
-
-
-def _price_of(run: _Held, cost: AgentCost, catalog: Catalog) -> Decimal:
-    row = run.row
-    route = catalog.route(row["org_id"], row["route_id"])
-    usd = reported_costs.cost_of(cost.usage, route, model=cost.model, given_usd=cost.cost_usd)
-    if usd is None:
-        persona = persona_of(catalog, row)
-        agent_limits.check_unpriced(run.tx.sql, _claim_of(run), persona, cost.model or row["model"])
-    return usd or Decimal(0)
 
 
 def _has_turn(sql: Connection, run_id: UUID) -> bool:

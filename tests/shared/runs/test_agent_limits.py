@@ -1,0 +1,62 @@
+"""The limits on the writes of agent workers: what is too much ends the run."""
+
+from dataclasses import replace
+
+import pytest
+
+from arkloop.api.app import create_app
+from arkloop.shared import ids
+from arkloop.shared.storage.connections import Connections
+from tests.clients import User
+
+UNPRICED = {"type": "run.cost", "model": "nobody-knows-it", "input_tokens": 10}
+
+
+@pytest.fixture
+def small(alice: User, connections: Connections) -> User:
+    """A user of a server on which a run's events have 1 MiB at most, with an agent's persona."""
+    settings = replace(connections.settings, run_output_mib=1)
+    app = create_app(connections=replace(connections, settings=settings))
+    alice.post("/v1/personas", json={"key": "custom", "agent": "mine"})
+    alice.post("/v1/personas", json={"key": "poor", "agent": "mine", "max_cost_usd": 1})
+    return replace(alice, client=app.test_client())
+
+
+def taken(user: User, persona: str) -> dict[str, object]:
+    """Start a run and take it; return how its writes begin."""
+    user.post("/v1/runs", json={"persona_id": persona, "message": "Hi"})
+    body = {"worker_id": str(ids.new_id()), "wait_seconds": 0}
+    polled = user.post("/v1/agent-workers/mine:poll", json=body).json
+    assert polled is not None
+    [run] = polled["runs"]
+    return {"run_id": run["run_id"], "fence": run["fence"], "seq": run["next_seq"]}
+
+
+@pytest.mark.parametrize("characters", [100, 8_000])
+def test_a_run_that_writes_too_much_fails(small: User, characters: int) -> None:
+    """Events beyond `ARKLOOP_RUN_OUTPUT_MIB` fail the run, in small requests and in large ones."""
+    own = taken(small, "custom")
+    delta = {"type": "message.delta", "content": "x" * characters}
+    status, written = "running", 0
+    while status == "running" and written < 2 * 1024 * 1024:
+        events = [delta] * 200
+        answer = small.post("/v1/agent-workers/mine:append", json={**own, "events": events}).json
+        assert answer is not None
+        own["seq"], status = answer["next_seq"], answer["status"]
+        written += characters * len(events)
+
+    run = small.get(f"/v1/runs/{own['run_id']}").json
+    assert run is not None
+    assert ("failed", "run.output_limit") == (run["status"], run["error"]["code"])
+
+
+@pytest.mark.parametrize(("persona", "status"), [("custom", 200), ("poor", 422)])
+def test_a_call_without_a_known_price_needs_one_under_a_budget(
+    small: User, persona: str, status: int
+) -> None:
+    """Without a budget it counts as 0, as that of an agent in the service's own worker."""
+    own = taken(small, persona)
+
+    answer = small.post("/v1/agent-workers/mine:append", json={**own, "events": [UNPRICED]})
+
+    assert status == answer.status_code
