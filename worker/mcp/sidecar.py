@@ -42,6 +42,8 @@ from arkloop.worker.mcp.sessions import Rules, Session
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 MAX_SESSIONS = 32
+#: Of end users, each with access of their own; an idle one has about 65 KB.
+MAX_OWNED_SESSIONS = 256
 IDLE_SECONDS = 300.0
 _LOOK_SECONDS = 10.0
 #: Of private memory, for the org's sessions together; the process begins with about 50 MiB.
@@ -129,19 +131,25 @@ class Sessions:
                 self._remove(server.fingerprint, session)
 
     def _session(self, server: Server) -> Session:
-        key = server.fingerprint
-        session = self._sessions.get(key)
+        fingerprint = server.fingerprint
+        session = self._sessions.get(fingerprint)
         if session is not None and not session.is_over:
             return session
-        if len(self._sessions) >= MAX_SESSIONS:
-            idle = [(s.used_at, k) for k, s in self._sessions.items() if not s.users]
+        alike = [
+            (key, session)
+            for key, session in self._sessions.items()
+            if (session.server.owner is None) == (server.owner is None)
+        ]
+        most = MAX_SESSIONS if server.owner is None else MAX_OWNED_SESSIONS
+        if len(alike) >= most:
+            idle = [(session.used_at, key) for key, session in alike if not session.users]
             if not idle:
+                connected = "MCP servers" if server.owner is None else "MCP servers for end users"
                 raise McpFailed(
-                    f"The organization is already connected to {MAX_SESSIONS} MCP"
-                    " servers, the limit."
+                    f"The organization is already connected to {most} {connected}, the limit."
                 )
             self._remove(min(idle)[1], self._sessions[min(idle)[1]])
-        self._sessions[key] = session = Session(server, self._rules)
+        self._sessions[fingerprint] = session = Session(server, self._rules)
         return session
 
     def _remove(self, key: str, session: Session) -> None:

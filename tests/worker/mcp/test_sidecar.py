@@ -1,11 +1,18 @@
 """The process that speaks MCP for one org: what it does to others that need the machine."""
 
+import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from arkloop.worker.mcp.sidecar import BUSY_SECONDS, _is_out_of_memory
+from arkloop.shared.ids import new_id
+from arkloop.shared.security.egress import Policy
+from arkloop.worker.mcp import McpFailed, sidecar
+from arkloop.worker.mcp.server import Server
+from arkloop.worker.mcp.sessions import Rules
+from arkloop.worker.mcp.sidecar import BUSY_SECONDS, Sessions, _is_out_of_memory
 
 _PROGRAM = """
 import asyncio, os, sys, time
@@ -35,6 +42,26 @@ def test_a_process_that_computes_little_keeps_its_priority() -> None:
     """A call now and then is answered at once, also beside a busy process of another org."""
     before, after = map(int, _run(0.02, 3.5 * BUSY_SECONDS))
     assert before == after
+
+
+def test_sessions_of_end_users_take_none_of_other_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An org with many end users at a time still reaches servers that have one session for all."""
+    monkeypatch.setattr(sidecar, "MAX_SESSIONS", 1)
+    monkeypatch.setattr(sidecar, "MAX_OWNED_SESSIONS", 2)
+
+    async def use() -> None:
+        sessions = Sessions(Rules(Policy(), stdio=False))
+        shared = Server(org_id=new_id(), config_id=new_id(), name="v", url="https://127.0.0.1/")
+        owned = [replace(shared, owner=f"end_user:{number}") for number in range(3)]
+        for server in (shared, *owned[:2]):
+            sessions._session(server).users += 1
+        with pytest.raises(McpFailed, match="already connected to 2 MCP servers for end users"):
+            sessions._session(owned[2])
+        sessions._session(owned[0]).users = 0
+        assert owned[2] == sessions._session(owned[2]).server
+        await sessions.close()
+
+    asyncio.run(use())
 
 
 def _run(part: float, seconds: float) -> list[str]:
