@@ -1,6 +1,7 @@
 """Filters of lists on many rows: the right rows, by the right index, in the order of the list."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -16,7 +17,7 @@ from arkloop.shared.storage.pages import WALKED, Place
 from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.threads import threads
 from tests.clients import User
-from tests.query_plans import Plans, sent
+from tests.query_plans import Plans, noted, sent
 from tests.stored_runs import StoredRuns
 
 RUNS = 50_000
@@ -282,6 +283,27 @@ def test_a_filter_of_threads_has_its_index(
         {index, "pk_threads", "uq_runs_unended_thread_id"},
         few={index} if "all" not in filters.get("metadata", {}) else set(),
     )
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_the_lists_of_an_end_user_have_their_indexes(
+    connections: Connections, actors: tuple[Actor, Actor], deep: bool
+) -> None:
+    """A client token reads the rows of its end user, however many the org has."""
+    end_user = replace(actors[0], end_user_id="user 7")
+    before = (datetime(2026, 1, 1), new_id()) if deep else None
+    of_runs = "ix_runs_visible_to_end_user_id_created_at_id"
+    of_threads = "ix_threads_visible_to_end_user_id_created_at_id"
+    # Whether a run's thread is theirs is looked up for each run, or in all threads of the end user.
+    few = {"pk_runs", "pk_threads", "uq_runs_unended_thread_id", of_threads}
+    few.add("ix_runs_waiting_thread_id_position")
+    for list_, index in ((queries.list_of_org, of_runs), (threads.list_, of_threads)):
+        with noted(connections) as statements, connections.reading() as sql:
+            list_(sql, end_user, limit=51, before=before)
+        assert statements
+        for statement in statements:
+            found = Plans(connections, statement).indexes()
+            assert index in found <= few | {index}, statement
 
 
 def test_pairs_follow_their_object(
