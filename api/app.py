@@ -37,7 +37,7 @@ from arkloop.api.endpoints import (
     webhook_endpoints,
 )
 from arkloop.api.http import allowed_hosts, cors, errors, headers
-from arkloop.api.http.path_ids import IdConverter, NameConverter
+from arkloop.api.http.path_ids import IdConverter, ResponseConverter
 from arkloop.api.http.reports import Reports
 from arkloop.api.protocols import agui, ai_sdk, responses
 from arkloop.api.streaming.long_polls import LongPollHub
@@ -135,7 +135,7 @@ def create_app(connections: Connections | None = None) -> Flask:
     # Flask declares the provider by its base class, which has no such attribute.
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider
     app.url_map.converters["id"] = IdConverter
-    app.url_map.converters["name"] = NameConverter
+    app.url_map.converters["response"] = ResponseConverter
     # One address for each thing: no redirects from its other spellings.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True

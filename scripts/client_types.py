@@ -17,7 +17,7 @@ from flask import Flask
 
 from arkloop.api.app import BLUEPRINTS
 from arkloop.api.description import document
-from arkloop.api.http.path_ids import IdConverter, NameConverter
+from arkloop.api.http.path_ids import IdConverter, ResponseConverter
 
 ROOT = Path(__file__).parents[1]
 TYPES = ROOT / "clients" / "python" / "arkloop_client" / "types.py"
@@ -34,7 +34,7 @@ _PLAIN = {
 def described() -> dict[str, Any]:
     """Return the description of the service."""
     app = Flask("described", static_folder=None)
-    app.url_map.converters |= {"id": IdConverter, "name": NameConverter}
+    app.url_map.converters |= {"id": IdConverter, "response": ResponseConverter}
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     return document.build(app)

@@ -245,7 +245,8 @@ def _argument(rule: Rule, name: str) -> JsonSchema:
         return Id.json_schema
     if f"<path:{name}>" in rule.rule:
         return {"type": "string", "minLength": 1}
-    return {"type": "string", "pattern": "^[^/:]+$" if f"<name:{name}>" in rule.rule else "^[^/]+$"}
+    is_response = f"<response:{name}>" in rule.rule
+    return {"type": "string", "pattern": "^resp_[^/:]*$" if is_response else "^[^/]+$"}
 
 
 def _text(docstring: str | None) -> str:

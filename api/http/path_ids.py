@@ -1,4 +1,4 @@
-"""Ids in paths: `<id:run_id>` gives the view a UUID, `<name:response_id>` a text."""
+"""Ids in paths: `<id:run_id>` gives the view a UUID, `<response:response_id>` a text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,10 +26,12 @@ class IdConverter(BaseConverter):
         return str(value)
 
 
-class NameConverter(BaseConverter):
-    """Takes a name before a `:verb`, which is no part of it."""
+class ResponseConverter(BaseConverter):
+    """Takes what may be the id of a response, before a `:verb`. Else `/v1/responses/compact`, an
+    endpoint of others, would be a response to which its method does not apply: 405 for 404.
+    """
 
-    regex = "[^/:]+"
+    regex = "resp_[^/:]*"
 
 
 def check(view_args: Mapping[str, Any]) -> None:

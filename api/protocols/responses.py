@@ -86,7 +86,7 @@ def create_response() -> Response:
     return _respond(created, streams=body.get("stream"), waits=not body.get("background"))
 
 
-@bp.get("/v1/responses/<name:response_id>")
+@bp.get("/v1/responses/<response:response_id>")
 @gives_back_its_stack
 @requires("data.runs.read", end_users=True)
 @described(
@@ -105,8 +105,8 @@ def get_response(response_id: str) -> Response:
     return _respond(_id(response_id), streams=streams, waits=False, skip=skip)
 
 
-@bp.post("/v1/responses/<name:response_id>/cancel")
-@bp.post("/v1/responses/<name:response_id>:cancel")
+@bp.post("/v1/responses/<response:response_id>/cancel")
+@bp.post("/v1/responses/<response:response_id>:cancel")
 @requires("data.runs.write", end_users=True)
 @described(body=NoArguments, body_optional=True, returns=JsonObject, errors=responses_errors.SHAPE)
 def cancel_response(response_id: str) -> Response:

@@ -77,6 +77,12 @@ def test_values_that_change_nothing_are_accepted(alice: User) -> None:
     assert "queued" == response.json["status"]
 
 
+def test_endpoints_of_others_do_not_exist(alice: User) -> None:
+    """`compact` is no response to which a method does not apply: 404, and not 405."""
+    for method, path in (("post", "compact"), ("get", "compact"), ("post", "input_tokens")):
+        assert 404 == getattr(alice, method)(f"/v1/responses/{path}").status_code, path
+
+
 def test_errors_of_all_kinds_have_the_shape(alice: User, register: Register) -> None:
     """Missing tokens, scopes and responses are reported in the shape of OpenAI's API."""
     made = (alice.post("/v1/responses", json=ASK).json or {})["id"]
