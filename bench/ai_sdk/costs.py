@@ -104,12 +104,14 @@ def delivery(client: Client) -> Iterator[str]:
 
 
 def _follow(stream: http.client.HTTPResponse, seconds: list[float]) -> None:
-    rest = b""
+    """Note how long each piece of text took that was said after the stream was opened."""
+    rest, opened_at = b"", time.time()
     while piece := stream.read1(65536):
         now = time.time()
         *lines, rest = (rest + piece).split(b"\n")
         deltas = [line for line in lines if any(mark in line for mark in _DELTAS)]
-        seconds += [now - float(at) for line in deltas for at in _SENT_AT.findall(line)]
+        said = [float(at) for line in deltas for at in _SENT_AT.findall(line)]
+        seconds += [now - at for at in said if at > opened_at]
 
 
 def memory(client: Client, service: Service) -> Iterator[str]:
