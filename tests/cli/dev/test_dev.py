@@ -97,6 +97,8 @@ def test_loopback_servers_are_for_users_of_this_machine(
     environ = environment(tmp_path, host)
     assert expected == environ.get("ARKLOOP_ALLOWED_NETWORKS")
     assert (expected and "1") == environ.get("ARKLOOP_MCP_STDIO")
+    public_url = f"http://127.0.0.1:{environ['ARKLOOP_PORT']}"
+    assert (expected and public_url) == environ.get("ARKLOOP_PUBLIC_URL")
 
     monkeypatch.setenv("ARKLOOP_ALLOWED_NETWORKS", "10.0.0.0/8")
     assert "10.0.0.0/8" == environment(tmp_path, host)["ARKLOOP_ALLOWED_NETWORKS"]
