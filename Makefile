@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps agent-frameworks mcp-losses kill-trials cancel-trees bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks ai-sdk
+.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps agent-frameworks mcp-losses kill-trials kill-trials-short cancel-trees bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks ai-sdk
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -118,6 +118,11 @@ agent-frameworks: setup ## The same agent in the built-in loop, frameworks and L
 	@$(BIN)/python -m bench.frameworks --rounds 3
 
 kill-trials: http-tools client-tools tool-worker-losses agent-steps mcp-losses ## All kinds of tools and agents under kill -9, 200 trials each; 25 minutes
+
+kill-trials-short: setup ## The short cut of it that CI takes
+	@$(BIN)/python -m bench.agents --served --trials 32 --points agent.call_stored agent.in_step frozen.in_step web.committed
+	@./scripts/install-peers
+	@$(BIN)/python -m bench.mcp_losses --trials 36 --points server.after sidecar.in_call
 
 http-tools: setup ## HTTP tools while their worker or server is killed, in 200 trials; 4 minutes
 	@$(BIN)/python -m bench.http_tools --seed $(or $(SEED),1)

@@ -84,19 +84,23 @@ class ServedBench:
 
     def _web_round(self, point: str, chance: Random) -> list[Trial]:
         """Have the agent worker use a web process of its own, whose gunicorn replaces it."""
-        armed = {"ARKLOOP_FAULT_POINT": f"transaction.committed:{chance.randint(50, 130)}:KILL"}
+        armed = {"ARKLOOP_FAULT_POINT": f"transaction.committed:{chance.randint(20, 90)}:KILL"}
         master = self._service.start("web", armed if point == "web.committed" else None)
         url = self._service.urls.pop()
         self._service.pids["web"].remove(master)
         try:
             with self._worker(url=url):
                 run_ids = self._bench.start_runs()
+                while not (first := psutil.Process(master).children()):
+                    time.sleep(0.05)
                 if point == "web.any_moment":
                     self._bench.wait_for_step(run_ids)
                     time.sleep(chance.uniform(0, 0.5))
                     for process in psutil.Process(master).children():
                         process.kill()
                 self._bench.wait_for(run_ids)
+            if any(process.is_running() for process in first):
+                raise TimeoutError(f"{point} is not reached")
         finally:
             os.killpg(master, signal.SIGKILL)
         return self._bench.trials(point, run_ids)
