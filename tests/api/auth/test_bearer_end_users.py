@@ -59,9 +59,9 @@ TABLE: dict[str, Open | None] = {
     "GET /v1/ui/chat/<path:chat_id>/messages": Open(200),
     "POST /v1/ui/chat/<path:chat_id>/stop": Open(200),
     "POST /v1/responses": Open(400),
-    "GET /v1/responses/<name:response_id>": Open(200),
-    "POST /v1/responses/<name:response_id>/cancel": Open(200),
-    "POST /v1/responses/<name:response_id>:cancel": Open(200),
+    "GET /v1/responses/<response:response_id>": Open(200),
+    "POST /v1/responses/<response:response_id>/cancel": Open(200),
+    "POST /v1/responses/<response:response_id>:cancel": Open(200),
     "POST /v1/files": Open(415),  # no form
     "GET /v1/files/<id:file_id>": Open(200),
     "GET /v1/files/<id:file_id>/content": Open(404),  # the row alone is there
