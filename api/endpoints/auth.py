@@ -90,9 +90,9 @@ def login() -> Response:
     """Log in: access token in the body, refresh token in the cookie. Unknown users take as long."""
     _check_origin()
     body = read_body(Login())
-    _attempts().count(body["login"])
     with connections().reading() as sql:
         user = accounts.find(sql, body["login"])
+    _attempts().count(body["login"])
     if not passwords.verify(body["password"], user.password_hash if user else None) or not user:
         raise Unauthorized("Wrong login or password.")
     _attempts().forget(body["login"])
@@ -140,9 +140,9 @@ def change_password() -> Response:
     if session_id is None:
         raise Forbidden("An API key cannot change a password.")
     body = read_body(ChangePassword())
-    _attempts().count(str(actor().user_id))
     with connections().reading() as sql:
         user = accounts.profile(sql, actor().user_id)
+    _attempts().count(str(user.id))
     if not passwords.verify(body["current"], user.password_hash):
         raise InvalidRequest(current=["is not your current password"])
     _attempts().forget(str(actor().user_id))
