@@ -2,14 +2,14 @@
 
 The row of `installation` names the installation in Redis, with the transaction that wrote it last.
 
-Revision ID: 0046
-Revises: 0045
+Revision ID: 0045
+Revises: 0044
 """
 
 from alembic import op
 
-revision = "0046"
-down_revision = "0045"
+revision = "0045"
+down_revision = "0044"
 branch_labels = None
 depends_on = None
 
@@ -21,8 +21,6 @@ CREATE TABLE sweep_turn (
     CONSTRAINT ck_sweep_turn_is_one CHECK (is_one)
 );
 INSERT INTO sweep_turn DEFAULT VALUES;
-
-ALTER TABLE installation DROP COLUMN swept_at;
 """
 
 

@@ -1,13 +1,13 @@
 """MCP servers that require OAuth: what people have granted, and what they are asked for.
 
-Revision ID: 0047
-Revises: 0046
+Revision ID: 0046
+Revises: 0045
 """
 
 from alembic import op
 
-revision = "0047"
-down_revision = "0046"
+revision = "0046"
+down_revision = "0045"
 branch_labels = None
 depends_on = None
 

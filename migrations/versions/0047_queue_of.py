@@ -1,13 +1,13 @@
 """A function that looks at the queue of a thread, within a statement that has locked the thread.
 
-Revision ID: 0048
-Revises: 0047
+Revision ID: 0047
+Revises: 0046
 """
 
 from alembic import op
 
-revision = "0048"
-down_revision = "0047"
+revision = "0047"
+down_revision = "0046"
 branch_labels = None
 depends_on = None
 
