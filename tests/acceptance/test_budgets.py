@@ -50,8 +50,9 @@ def spenders(owner: Caller, count: int) -> list[str]:
 
 
 def test_64_parallel_runs_never_spend_more_than_the_month_allows(owner: Caller) -> None:
-    """Parallel runs spend all that the month allows and no more; the others end by name, and no
-    reservation stays.
+    """Parallel runs spend at least four fifths of what the month allows, and no more; the others
+    end by name, and no reservation stays. The last calls that would fit may be refused while
+    others have reserved more than they will use.
     """
     limit(owner, max_cost_usd_per_month=0.06)
 
@@ -60,7 +61,7 @@ def test_64_parallel_runs_never_spend_more_than_the_month_allows(owner: Caller) 
     spent = sum(map(cost_of, ended))
     assert {"completed"} == {run["status"] for run in ended}
     assert {"budget"} <= {run["stop_reason"] for run in ended} <= {"stop", "budget"}
-    assert Decimal("0.057") <= spent <= Decimal("0.06")
+    assert Decimal("0.048") <= spent <= Decimal("0.06")
     budget = owner.get("/v1/budget")
     assert (spent, 0) == (Decimal(str(budget["spent_usd"])), budget["held_usd"])
     refused = owner.http.post(f"/v1/threads/{owner.thread('x')}/runs")
