@@ -122,10 +122,11 @@ def request(
     owner: str,
     run_id: UUID | None,
     made: Mapping[str, Any],
-) -> str:
+) -> str | None:
     """Store a request, with its `url` and `state`, and return the address of its page.
 
     If the run has one already that waits for a visit, that one stays, and its address is returned.
+    None if the request is stored for another run.
     """
     tx.sql.scalar(_locked(config_id))  # of two at once, one is the first
     now = tx.sql.scalar(select(func.now()))
@@ -134,8 +135,9 @@ def request(
     earlier = open_request(tx.sql, tx.connections.settings, org_id, config_id, owner, run_id)
     if earlier is not None:
         return str(earlier["url"])
-    tx.sql.execute(
-        insert(mcp_authorizations).values(
+    stored = tx.sql.scalar(
+        insert(mcp_authorizations)
+        .values(
             state_hash=_hash(made["state"]),
             config_id=config_id,
             owner=owner,
@@ -143,8 +145,10 @@ def request(
             request_encrypted=_seal(tx.connections.settings, made, org_id, _REQUEST),
             expires_at=func.now() + REQUEST_EXPIRES,
         )
+        .on_conflict_do_nothing(index_elements=["state_hash"])
+        .returning(mcp_authorizations.c.state_hash)
     )
-    return str(made["url"])
+    return None if stored is None else str(made["url"])
 
 
 def open_request(

@@ -43,6 +43,7 @@ class Secured:
         """Wait until the run waits for somebody to visit a page, and return its address."""
         pending = self.owner.until(run_id, "status", "waiting_for_input", "completed")
         asked = pending["pending_input"]
+        assert asked is not None, self.outputs(run_id)
         assert ("authorization", "Authorize access to vault.") == (asked["kind"], asked["prompt"])
         return str(asked["url"])
 

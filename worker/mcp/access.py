@@ -73,12 +73,13 @@ def with_access(
         except AuthorizationRequired as required:
             before, made = access.grant, required.made
         access = _current(connections, client, server, owner, run_id)
-        if access.grant is None or access.grant == before:
-            break
-        # Another worker has got a new one meanwhile.
-    with connections.transaction() as tx:
-        url = mcp_access.request(tx, server.org_id, server.config_id, owner, run_id, made)
-    raise AuthorizationRequired({"url": url})
+        if access.grant is not None and access.grant != before:
+            continue  # another worker has got a new one meanwhile
+        with connections.transaction() as tx:
+            url = mcp_access.request(tx, server.org_id, server.config_id, owner, run_id, made)
+        if url is not None:
+            raise AuthorizationRequired({"url": url})
+        # Two runs that opened one session together got the same request: this one makes another.
 
 
 def ask(server: Server, url: str, replies: Replies | None) -> InputRequired:

@@ -65,16 +65,18 @@ def test_a_grant_of_a_server_that_is_gone_is_not_stored(
 def test_a_run_has_one_open_page_for_a_server(
     connections: Connections, alice: User, config_id: UUID
 ) -> None:
-    """Calls that ask at once get the same one; another run has one of its own."""
+    """Calls that ask at once get the same one; another run has one of its own, by another state."""
     run_id = new_id()
 
-    def request(number: int, run_id: UUID = run_id) -> str:
+    def request(number: int, run_id: UUID = run_id) -> str | None:
         made = {"url": f"https://login/{number}", "state": f"s{number}"}
         with connections.transaction() as tx:
             return mcp_access.request(tx, alice.org_id, config_id, OWNER, run_id, made)
 
     [page] = set(in_parallel(8, request))
+    assert page is not None
     assert "https://login/9" == request(9, new_id())
+    assert request(9, new_id()) is None
 
     number = page.rpartition("/")[2]
     with connections.transaction() as tx:
