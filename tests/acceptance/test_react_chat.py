@@ -113,9 +113,12 @@ def answers(page: Page) -> list[str]:
 def expect_answers(page: Page, *texts: str) -> None:
     """Wait until the assistant's messages contain these texts, one each."""
     expect(page.locator(".message.assistant")).to_have_text(
-        [re.compile(re.escape(text)) for text in texts], timeout=30_000
+        [re.compile(re.escape(text)) for text in texts]
     )
 
+
+#: A machine that runs three tests at once needs some seconds to start a browser's tab.
+expect.set_options(timeout=30_000)
 
 SLOW = {"say": "one two three four five six seven eight nine ten", "delay_ms": 250}
 
@@ -148,8 +151,8 @@ def test_messages_wait_at_the_service_and_not_in_the_tab(open_page: Open) -> Non
         expect(tab.locator(".queued")).to_have_count(number - 1)
     for page in (tab, other):
         page.reload()
-        expect(page.locator(".queued")).to_have_count(2, timeout=15_000)
-        expect(page.locator(".message.assistant")).to_contain_text("one two", timeout=15_000)
+        expect(page.locator(".queued")).to_have_count(2)
+        expect(page.locator(".message.assistant")).to_contain_text("one two")
 
     tab.get_by_role("button", name="Stop").click()
 
@@ -164,7 +167,7 @@ def test_an_approval_in_one_tab_is_seen_in_the_other(open_page: Open) -> None:
     tab, other = open_page(), open_page()
     say(tab, {"tool": "calculator", "args": {"expression": "6*7"}}, {"say": "It is done."})
     for page in (tab, other):
-        expect(page.get_by_role("button", name="Approve")).to_be_visible(timeout=15_000)
+        expect(page.get_by_role("button", name="Approve")).to_be_visible()
 
     other.get_by_role("button", name="Approve").click()
 
@@ -193,9 +196,9 @@ def test_stop_ends_the_run(open_page: Open, user: Caller) -> None:
     page.get_by_role("button", name="Stop").click()
 
     eventually(lambda: [] == user.get("/v1/runs", status="running"))
-    expect(page.get_by_text("Stopped")).to_be_visible(timeout=15_000)
+    expect(page.get_by_text("Stopped")).to_be_visible()
     say(page, {"say": "Next."})
-    expect(page.locator(".message.assistant").last).to_contain_text("Next.", timeout=15_000)
+    expect(page.locator(".message.assistant").last).to_contain_text("Next.")
 
 
 def test_a_cut_network_loses_nothing(open_page: Open) -> None:
@@ -204,7 +207,7 @@ def test_a_cut_network_loses_nothing(open_page: Open) -> None:
     say(page, SLOW)
     expect(page.locator(".message.assistant")).to_contain_text("one two")
     page.context.set_offline(True)
-    expect(page.get_by_text("No connection")).to_be_visible(timeout=15_000)
+    expect(page.get_by_text("No connection")).to_be_visible()
     page.context.set_offline(False)
 
     expect_answers(page, str(SLOW["say"]))
