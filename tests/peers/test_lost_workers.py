@@ -6,7 +6,7 @@ versions have 60 steps; `make test-lost-workers` runs them.
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,16 +32,20 @@ APIS = {"chat": "openai", "responses": "openai", "messages": "anthropic"}
 CUT = range(5, 60, 10)
 
 
-#: A run of 60 steps takes minutes.
-MANY = pytest.param(
-    60,
-    marks=[
-        pytest.mark.lost_workers,
-        pytest.mark.timeout(3600),
-        pytest.mark.skipif(os.environ.get("LOST_WORKERS") != "1", reason="make test-lost-workers"),
-    ],
-)
-STEPS = pytest.mark.parametrize("steps", [1, MANY])
+#: Runs of 60 steps take minutes.
+LONG = [
+    pytest.mark.lost_workers,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(os.environ.get("LOST_WORKERS") != "1", reason="make test-lost-workers"),
+]
+
+
+def variants(names: Iterable[str], *short: str, steps: int = 1) -> list[Any]:
+    """Return a long run of each name, and short ones of some: no API is without a short one."""
+    return [
+        *(pytest.param(name, steps) for name in short),
+        *(pytest.param(name, 60, marks=LONG) for name in names),
+    ]
 
 
 def run_of(owner: Caller, model: dict[str, Any], **provider: Any) -> str:
@@ -66,8 +70,7 @@ def check(events: list[Event], steps: int, losses: int) -> None:
     assert losses == types(events).count("run.resumed")
 
 
-@STEPS
-@pytest.mark.parametrize("point", list(POINTS))
+@pytest.mark.parametrize(("point", "steps"), variants(POINTS, *POINTS))
 def test_a_reasoning_model_of_openai(system: System, steps: int, point: str) -> None:
     """The vendor refuses nothing: each function call goes with its reasoning."""
     owner = system.caller()
@@ -87,8 +90,7 @@ def test_a_reasoning_model_of_openai(system: System, steps: int, point: str) -> 
     assert all(thought["encrypted_content"] for thought in thoughts)
 
 
-@STEPS
-@pytest.mark.parametrize("api", list(APIS))
+@pytest.mark.parametrize(("api", "steps"), variants(APIS, "chat"))
 def test_llmock(system: System, llmock: LLMock, steps: int, api: str) -> None:
     """The first streams are broken as well, one after the other: their calls are made again."""
     for fault in (llmock.disconnect, llmock.truncate, llmock.corrupt):
@@ -149,8 +151,10 @@ def aimock_of(tmp_path: Path) -> Callable[[list[dict[str, Any]]], AbstractContex
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("steps", [2, MANY])  # fewer repeat nothing
-@pytest.mark.parametrize("api", list(APIS))
+@pytest.mark.parametrize(
+    ("api", "steps"),
+    variants(APIS, "messages", steps=2),  # fewer repeat nothing
+)
 def test_aimock(
     system: System,
     aimock_of: Callable[[list[dict[str, Any]]], AbstractContextManager[str]],
