@@ -35,7 +35,13 @@ class ResponseConverter(BaseConverter):
 
 
 def check(view_args: Mapping[str, Any]) -> None:
-    """Check the ids in a path. Raises: InvalidRequest: one is not a canonical UUIDv7."""
+    """Check the ids and names in a path.
+
+    Raises:
+        InvalidRequest: an id is not a canonical UUIDv7, or a name has a NUL, which no name has.
+    """
     for name, value in view_args.items():
         if isinstance(value, NotAnId):
             raise InvalidRequest(**{name: ["must be a lower-case UUIDv7 with dashes"]})
+        if isinstance(value, str) and "\0" in value:
+            raise InvalidRequest(**{name: ["must not contain a NUL"]})
