@@ -181,7 +181,10 @@ class EventWriter:
     def _write(
         self, batch: Mapping[RunLog, Sequence[StoredEvent]], server: datetime | None
     ) -> dict[UUID, Row[Any]]:
-        """Store the events where `server` still is the server; the rows of runs that it locked."""
+        """Store the events of runs whose `server` still is the server.
+
+        Returns the rows of those that it locked, and so has stored, or must never store.
+        """
         with self._connections.statement() as tx:
             answer = tx.sql.exec_driver_sql(
                 _WRITE,
@@ -201,6 +204,8 @@ class EventWriter:
         intact = {run: e for run, e in batch.items() if not run.stop.lease_lost}
         for run in intact:
             run.server = answer[0].server
+            # Nothing was stored, and the second try may find the row locked.
+            locked.pop(run.run_id, None)
         return locked | self._write(intact, answer[0].server) if intact else locked
 
     def _stop_cut_off(self, batch: Mapping[RunLog, Sequence[StoredEvent]]) -> None:

@@ -225,6 +225,43 @@ def test_events_after_lost_ones_are_not_stored(
     assert str(run.run_id) in error.message
 
 
+class LockedWriter(EventWriter):
+    """A writer behind which somebody locks a run, once its last event was looked for."""
+
+    release: threading.Event
+
+    def _stop_cut_off(self, batch: Mapping[RunLog, Sequence[StoredEvent]]) -> None:
+        super()._stop_cut_off(batch)
+        locked, self.release = threading.Event(), threading.Event()
+        [run] = batch
+        threading.Thread(target=self._hold, args=(run, locked), daemon=True).start()
+        assert locked.wait(10)
+
+    def _hold(self, run: RunLog, locked: threading.Event) -> None:
+        with self._connections.transaction() as tx:
+            tx.sql.execute(select(runs).where(runs.c.id == run.run_id).with_for_update())
+            locked.set()
+            assert self.release.wait(10)
+
+
+def test_after_a_restart_a_run_that_is_locked_is_written_later(stored: StoredRuns) -> None:
+    """The statement that met another server has stored nothing, though it found the row."""
+    claim, writer = stored.claimed(), LockedWriter(stored.connections)
+    log = RunLog(claim.run_id, claim.fence, claim.last_seq, StopSignal(), writer.mark)
+    log.server = EPOCH  # Postgres was started again since
+    before = stored.events(claim.run_id)
+
+    log.add(RESUMED)
+    eventually(lambda: hasattr(writer, "release"))
+    time.sleep(5 * event_writer.LOCKED_SECONDS)
+    assert before == stored.events(claim.run_id)
+    log.stop.check()
+    writer.release.set()
+    log.flush()
+
+    assert [1, 2] == [event.seq for event in stored.events(claim.run_id)]
+
+
 def test_the_log_of_a_deleted_run_stops(stored: StoredRuns, log_of: LogOf) -> None:
     """Its row is gone, not locked: nobody tries again for ever."""
     claim = stored.claimed()
