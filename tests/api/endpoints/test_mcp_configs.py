@@ -323,15 +323,6 @@ def test_an_approval_is_for_one_description(alice: User, found: Found) -> None:
     assert 1 == alice.get(one).json["tool_count"]
 
 
-def test_what_cannot_be_a_name_is_unknown(alice: User) -> None:
-    """Postgres takes no NUL, also not to look for it."""
-    tools = f"{PATH}/{make(alice)['id']}/tools"
-
-    answer = alice.post(f"{tools}/a%00b:approve", {"hash": HASH})
-
-    assert (404, "mcp_configs.tool_not_found") == error_of(answer)
-
-
 def test_many_are_approved_together_or_not_at_all(alice: User, found: Found) -> None:
     """One tool that changed meanwhile prevents the approval of all."""
     config = make(alice)
