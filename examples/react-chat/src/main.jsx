@@ -35,8 +35,10 @@ function Chat({ chatId }) {
           <Message key={message.id} message={message} agent={agent} isLast={message === last} />
         ))}
         {isThinking && <p className="thinking" aria-label="The agent is working"><i /><i /><i /></p>}
-        {agent.queue.map(({ id, text }) => (
-          <div key={id} className="message user queued"><p>{text}</p><small>Waits for the answer</small></div>
+        {agent.queue.map(({ id, text, isAccepted }) => (
+          <div key={id} className="message user queued">
+            <p>{text}</p><small>{isAccepted ? "Waits for the answer" : "Sending…"}</small>
+          </div>
         ))}
         {agent.error && !agent.isOffline && <p className="banner" role="alert">The answer was interrupted. Resuming…</p>}
         <div ref={end} />

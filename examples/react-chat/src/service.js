@@ -2,6 +2,7 @@
 import { DefaultChatTransport } from "ai";
 
 const VERSION = "7.0.173"; // of the package `ai`
+const MOST_KEPT_ALIVE = 16_000; // characters, of the 64 KiB that browsers send for pages that were left
 let token = null;
 
 // Requests a new token when less than a minute of the last one is left.
@@ -30,10 +31,12 @@ export const stopRun = (chatId) => request(chatId, "/stop", { method: "POST" });
 export async function enqueue(chatId, message) {
   const { url, token } = await currentToken();
   const reading = new AbortController();
+  const body = JSON.stringify({ id: chatId, messages: [message], trigger: "submit-message", on_busy: "enqueue" });
   const response = await fetch(`${url}/v1/ui/chat?ai_sdk=${VERSION}`, {
     method: "POST",
     headers: { Authorization: `Bearer ${token}` },
-    body: JSON.stringify({ id: chatId, messages: [message], trigger: "submit-message", on_busy: "enqueue" }),
+    body,
+    keepalive: body.length < MOST_KEPT_ALIVE, // it arrives also if the page is left meanwhile
     signal: reading.signal,
   });
   reading.abort();

@@ -99,7 +99,11 @@ export function useAgent(chatId) {
     isBusy,
     isOffline,
     waiting,
-    queue: queue.map((message) => ({ id: message.id, text: textOf(message) })),
+    queue: queue.map((message) => ({
+      id: message.id,
+      text: textOf(message),
+      isAccepted: waitingMessages.includes(message) || message.isAccepted === true,
+    })),
     send,
     stop: () => {
       chat.stop();
