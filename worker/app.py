@@ -36,7 +36,7 @@ if monkey.is_module_patched("time") and _kombus_sleep is not time.sleep:
     # two attempts to reconnect would stop every greenlet of this process. The Procfile patches
     # before anything else is loaded; a worker that is started otherwise gets the same here.
     patched = [sys.executable, "-m", "gevent.monkey", "--module", "celery", *sys.argv[1:]]
-    os.execv(sys.executable, patched)  # noqa: S606
+    os.execv(sys.executable, patched)  # noqa: S606  # this program, no shell
 
 try:
     settings = Settings.from_env()

@@ -44,7 +44,7 @@ class _Text(Schema):
     content = fields.String(required=True, validate=utf8_length(1, MAX_TEXT_BYTES))
 
 
-class _Tokens(Schema.from_dict({name: whole(0, MAX_TOKENS) for name in TOKEN_FIELDS})):  # type: ignore[misc]
+class _Tokens(Schema.from_dict({name: whole(0, MAX_TOKENS) for name in TOKEN_FIELDS})):  # type: ignore[misc]  # a made class
     """The tokens of model calls; those that are left out are 0."""
 
 

@@ -78,7 +78,7 @@ def main() -> None:
             os.kill(os.getpid(), signal.Signals[f"SIG{how}"])
 
     watched = _Watched(reach)
-    Service.post = lambda *args, **options: watched.post(*args, **options)  # type: ignore[method-assign]
+    Service.post = lambda *args, **options: watched.post(*args, **options)  # type: ignore[method-assign]  # to kill
     steps = modules.imported(str(_STEPS))
     steps.after_effect.append(lambda: reach("agent.in_step"))
     agents.main(["serve", f"{_STEPS.stem}:steps", "--agent", AGENT, "--concurrency", "16"])

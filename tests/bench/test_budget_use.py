@@ -50,5 +50,5 @@ def test_a_trial_notices(changes: dict[str, object], fault: str) -> None:
         "is_answered": True,
     }
 
-    assert [] == Trial(**fields).faults  # type: ignore[arg-type]
-    assert [fault] == Trial(**{**fields, **changes}).faults  # type: ignore[arg-type]
+    assert [] == Trial(**fields).faults  # type: ignore[arg-type]  # by name
+    assert [fault] == Trial(**{**fields, **changes}).faults  # type: ignore[arg-type]  # by name

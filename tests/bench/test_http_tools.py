@@ -42,4 +42,4 @@ def test_a_trial_notices(changes: dict[str, object], fault: str) -> None:
 
 
 def _trial(changes: dict[str, object]) -> Trial:
-    return Trial(point="p", number=3, **{**DONE, **changes})  # type: ignore[arg-type]
+    return Trial(point="p", number=3, **{**DONE, **changes})  # type: ignore[arg-type]  # by name

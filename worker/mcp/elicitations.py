@@ -106,4 +106,4 @@ def _build_capabilities(session: ClientSession, version: str) -> types.ClientCap
 
 # The SDK offers elicitation to all servers or to none. Its version is pinned, and a test asks what
 # it offers to an older one.
-ClientSession._build_capabilities = _build_capabilities  # type: ignore[assignment, method-assign]
+ClientSession._build_capabilities = _build_capabilities  # type: ignore[assignment, method-assign]  # patched

@@ -35,7 +35,7 @@ class _OpenAI(openai.OpenAI):
 
 
 # Azure builds requests in a method of its own, which calls ours: both have the same name.
-class _AzureOpenAI(openai.AzureOpenAI, _OpenAI):  # type: ignore[misc]
+class _AzureOpenAI(openai.AzureOpenAI, _OpenAI):  # type: ignore[misc]  # both have it
     """Azure's part reads the model in the body first, and puts it into the path."""
 
 

@@ -54,7 +54,7 @@ def test_calls_of_a_lost_execution_are_settled_once() -> None:
 
     [settled] = transcript.settle()
 
-    assert ("b", UNKNOWN_OUTCOME) == (settled.tool_call_id, settled.output)  # type: ignore[union-attr]
+    assert ("b", UNKNOWN_OUTCOME) == (settled.tool_call_id, settled.output)  # type: ignore[union-attr]  # a result
     assert [] == transcript.settle()
 
 

@@ -45,7 +45,7 @@ def together(stored: StoredRuns, *requests: NewRun) -> list[Created | None]:
 def rows(stored: StoredRuns, thread_id: UUID) -> tuple[list[Any], list[Any]]:
     """Return the thread's runs and messages, without what differs from thread to thread."""
     with stored.connections.reading() as sql:
-        return tuple(  # type: ignore[return-value]
+        return tuple(  # type: ignore[return-value]  # two lists
             [
                 tuple(row)
                 for row in sql.execute(
