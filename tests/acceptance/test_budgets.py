@@ -64,6 +64,7 @@ def test_64_parallel_runs_never_spend_more_than_the_month_allows(owner: Caller) 
     assert Decimal("0.048") <= spent <= Decimal("0.06")
     budget = owner.get("/v1/budget")
     assert (spent, 0) == (Decimal(str(budget["spent_usd"])), budget["held_usd"])
+    limit(owner, max_cost_usd_per_month=float(spent))
     refused = owner.http.post(f"/v1/threads/{owner.thread('x')}/runs")
     assert (429, "budget.exhausted") == (refused.status_code, refused.json()["code"])
 
