@@ -27,7 +27,7 @@ PACE = {
     "ARKLOOP_WEBHOOK_RETRY_SECONDS": "0.5,0.5,1,600",
     "ARKLOOP_LEASE_SECONDS": "6",
     "ARKLOOP_HEARTBEAT_SECONDS": "0.5",
-    "ARKLOOP_SWEEP_SECONDS": "0.3",
+    "ARKLOOP_SWEEP_SECONDS": "0.6",
 }
 #: The worker sweeps often; web servers that did so, too, would take a third of the suite's CPU.
 REST = {"ARKLOOP_SWEEP_SECONDS": "1"}

@@ -35,15 +35,13 @@ def until(sql: Connection) -> date | None:
     return sql.scalar(_UNTIL)
 
 
-def roll_up(connections: Connections) -> None:
-    """Sum up the next days that are over, of all orgs.
+def roll_up(connections: Connections) -> bool:
+    """Sum up the next days that are over, of all orgs; returns whether more may be left.
 
     Raises:
         Unavailable: Postgres is out of reach.
     """
-    for _ in range(DAYS_OF_A_PASS):
-        if not _add_next(connections):
-            break
+    return all(_add_next(connections) for _ in range(DAYS_OF_A_PASS))
 
 
 def _add_next(connections: Connections) -> bool:

@@ -34,13 +34,14 @@ WORKERS_KEPT = timedelta(days=1)
 _COLLECT_EVENTS = statement(__package__, "collect_events")
 
 
-def forget(connections: Connections) -> None:
-    """Delete what is older than the retention, in one pass; skips it while another process is at
-    it.
+def forget(connections: Connections) -> bool:
+    """Delete what is older than the retention, in one pass; returns whether more is left. Skips it
+    while another process is at it.
 
     Raises:
         Unavailable: Postgres is out of reach.
     """
+    is_left = False
     for forget_some in (
         _forget_runs,
         _collect_events,
@@ -51,10 +52,13 @@ def forget(connections: Connections) -> None:
         for _ in range(BITS_OF_A_PASS):
             with connections.transaction() as tx:
                 if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(_LOCK_KEY))):
-                    return
+                    return False
                 there_is_more = forget_some(tx)
             if not there_is_more:
                 break
+        else:
+            is_left = True
+    return is_left
 
 
 def _forget_runs(tx: Transaction) -> bool:

@@ -8,6 +8,7 @@ guarded by the run's row lock and raises its fence.
 """
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -60,6 +61,9 @@ CANCEL_SECONDS = 5
 #: Literal text: see `tables.IS_ACTIVE`.
 WAITING = text("state = 'waiting'")
 
+#: A process that sweeps tidies up as well, this often, or in each sweep while there is more.
+TIDY_SECONDS = 30
+
 #: The part of the period after which another process may sweep. Less than all of it: the process
 #: that has swept last asks again after its period, and must not come a moment too early.
 TURN = 0.75
@@ -93,9 +97,16 @@ def sweep(connections: Connections) -> None:
             settle(tx)
     waiting_runs.start_due(connections)
     waiting_runs.start_left(connections)
-    # Not within the transaction: lost runs must not wait until old ones are deleted.
-    retention.forget(connections)
-    usage_days.roll_up(connections)
+
+
+def tidy(connections: Connections) -> bool:
+    """Delete what is too old, and sum up the days that are over; returns whether more is left.
+
+    Raises:
+        Unavailable: Postgres is out of reach.
+    """
+    are_left = [retention.forget(connections), usage_days.roll_up(connections)]
+    return any(are_left)
 
 
 def take_turn(connections: Connections) -> bool:
@@ -310,11 +321,16 @@ def _release_leaked_reservations(tx: Transaction) -> None:
 def start(connections: Connections) -> BackgroundLoop:
     """Sweep for as long as the process lives, or until the loop is stopped."""
     own = connections.with_pool(application="arkloop-sweep", size=1, limits=OF_MAINTENANCE)
+    tidy_at = time.monotonic()
 
     def step() -> None:
+        nonlocal tidy_at
         rewinds.check(own)
-        if take_turn(own):
-            sweep(own)
+        if not take_turn(own):
+            return
+        sweep(own)
+        if time.monotonic() >= tidy_at and not tidy(own):
+            tidy_at = time.monotonic() + TIDY_SECONDS
 
     return BackgroundLoop(
         "sweep",

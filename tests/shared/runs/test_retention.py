@@ -67,7 +67,7 @@ def bit(connections: Connections) -> bool:
         return retention._collect_events(tx)
 
 
-def test_old_runs_are_forgotten_by_the_sweep(stored: StoredRuns) -> None:
+def test_old_runs_are_forgotten(stored: StoredRuns) -> None:
     """After the retention, with their events; what they said stays in the thread."""
     gone, young = old(stored), stored.claimed()
     message_id = new_id()
@@ -78,7 +78,7 @@ def test_old_runs_are_forgotten_by_the_sweep(stored: StoredRuns) -> None:
     stored.set(young.run_id, ended_at=ago(days=89))
     active = stored.create(created_at=ago(days=400))
 
-    sweep.sweep(stored.connections)
+    assert not sweep.tidy(stored.connections)
 
     assert [] == seqs(stored.connections, gone.run_id) == seqs(stored.connections, said.run_id)
     assert set() == forgotten(stored.connections)
@@ -159,6 +159,7 @@ def test_one_process_forgets_at_a_time(stored: StoredRuns) -> None:
     with stored.connections.transaction() as tx:
         tx.sql.execute(select(func.pg_advisory_xact_lock(retention._LOCK_KEY)))
 
+        retention.forget(stored.connections)
         sweep.sweep(with_short_lease(stored.connections))
 
         assert "completed" == stored.state(run_id)
@@ -189,7 +190,7 @@ def test_a_pass_has_an_end(stored: StoredRuns, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(retention, "BITS_OF_A_PASS", 2)
     run_id = old(stored, events=9).run_id
 
-    retention.forget(stored.connections)
+    assert retention.forget(stored.connections)
 
     assert [1, 2, 3] == seqs(stored.connections, run_id)
 
