@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-ex
 	--no-annotate --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers bench agent-steps agent-frameworks mcp-losses kill-trials kill-trials-short cancel-trees bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks ai-sdk
+.PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers life-cycle bench agent-steps agent-frameworks mcp-losses kill-trials kill-trials-short cancel-trees bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types chaos chaos-short chaos-mutants chaos-model busy-threads check lock http-tools webhooks ai-sdk
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,6 +59,9 @@ test-peers: setup ## Install servers that others wrote (npm) and run the tests a
 test-lost-workers: setup ## Runs of 60 steps that lose their worker at each of them; 20 minutes
 	@./scripts/install-peers
 	@NEED_PEERS=1 LOST_WORKERS=1 $(BIN)/pytest -m lost_workers
+
+life-cycle: setup ## The life of runs in 600 orders of people, workers, crashes and outages; 15 minutes
+	@LIFE_CYCLES=600 $(BIN)/pytest --timeout 3600 tests/shared/runs/test_life_cycle.py
 
 test-poolers: setup ## Install PgBouncer from the system's packages and run the tests behind it
 	@./scripts/install-pgbouncer

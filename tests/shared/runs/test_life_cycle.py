@@ -5,6 +5,7 @@ take for dead continues all the same, so that each of its late writes is tried t
 """
 
 import logging
+import os
 from dataclasses import replace
 from uuid import UUID
 
@@ -39,7 +40,8 @@ from tests.shared.runs.life_cycle_workers import ASKED, LATE, SteppedWriter, las
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually
 
-EXAMPLES = 60
+#: `make life-cycle` plays many more.
+EXAMPLES = int(os.environ.get("LIFE_CYCLES", "20"))
 STEPS = 40
 
 pick = st.integers(0, 11)

@@ -20,8 +20,8 @@ from tests.clients import User
 from tests.query_plans import Plans, noted, sent
 from tests.stored_runs import StoredRuns
 
-RUNS = 50_000
-THREADS = 30_000
+RUNS = 30_000
+THREADS = 12_000
 KEY = new_id()
 #: Of two orgs in turn; each tenth thread is private.
 _THREADS = """
