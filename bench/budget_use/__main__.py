@@ -3,7 +3,8 @@
     .venv/bin/python -m bench.budget_use [--trials 1000] [--seed 1]
 
 Each trial has a seed of its own, counted up from `--seed`. Exit status 1: a run has exceeded its
-cap, has landed before it used 80 % of it, or has left no answer.
+cap, has landed before it used 80 % of it although the rest would have paid for another call, or
+has left no answer.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import sys
 import time
 from decimal import Decimal
 
-from bench.budget_use.trial import CAPS, Bench, Trial
+from bench.budget_use.trial import CAPS, LEAST_USED, Bench, Trial
 from bench.budget_use.vendor import counting_vendor
 from bench.service import Service
 
@@ -44,7 +45,8 @@ def _say(cap: Decimal, trials: list[Trial]) -> None:
         f"cap {cap} USD: {len(trials)} runs, {sum(trial.calls for trial in trials)} calls;"
         f" used {used[0]:.1%} to {used[-1]:.1%}, median {used[len(used) // 2]:.1%};"
         f" before the last call at least {landed[0]:.1%}, median {landed[len(landed) // 2]:.1%};"
-        f" {sum(trial.is_answered for trial in trials)} answers"
+        f" {sum(trial.is_answered for trial in trials)} answers;"
+        f" {sum(trial.is_sparing for trial in trials)} below {LEAST_USED:.0%}"
     )
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -14,30 +15,39 @@ THREAD_TOKENS = 50_000
 #: USD per million tokens: a call that reads the thread costs about 0.1 USD.
 PRICES = {"input": 2, "output": 8}
 CAPS = (Decimal("0.5"), Decimal("0.9"), Decimal(1), Decimal(2))
-#: What a run has to use of its cap before it lands, with the last call.
+#: What a run has to use of its cap before it lands, with the last call, unless the rest would not
+#: have paid for another call.
 LEAST_USED = Decimal("0.8")
 MAX_STEPS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A trial's result; the costs are in USD, `landed_at` is the cost before the last call."""
+    """A trial's result; the costs are in USD. `landed_at` is the cost before the last call, and
+    `cheapest_call` the least that one of the others has cost.
+    """
 
     seed: int
     cap: Decimal
     cost: Decimal
     landed_at: Decimal
+    cheapest_call: Decimal
     calls: int
     stop_reason: str
     is_answered: bool
+
+    @property
+    def is_sparing(self) -> bool:
+        return self.cost < self.cap * LEAST_USED
 
     @property
     def faults(self) -> list[str]:
         faults = []
         if self.cost > self.cap:
             faults.append(f"{self.cost} USD of {self.cap} USD")
-        if self.stop_reason == "budget" and self.cost < self.cap * LEAST_USED:
-            faults.append(f"only {self.cost / self.cap:.0%} of {self.cap} USD")
+        had_money = self.cost + self.cheapest_call <= self.cap
+        if self.stop_reason == "budget" and self.is_sparing and had_money:
+            faults.append(f"only {self.cost / self.cap:.1%} of {self.cap} USD")
         if not self.is_answered:
             faults.append(f"no answer ({self.stop_reason})")
         return faults
@@ -78,12 +88,16 @@ class Bench:
         costs = [Decimal(str(e["data"]["cost_usd"])) for e in events if e["type"] == "run.cost"]
         landed = [i for i, event in enumerate(events) if event["type"] == "run.limit_reached"]
         before = [e for e in events[: landed[0] if landed else None] if e["type"] == "run.cost"]
+        others = costs[: len(before)]
         answer = self._http.get(f"/v1/threads/{thread_id}/messages").json()[-1]
         return Trial(
             seed=seed,
             cap=cap,
             cost=costs[-1],
-            landed_at=Decimal(str(before[-1]["data"]["cost_usd"])) if before else Decimal(0),
+            landed_at=others[-1] if others else Decimal(0),
+            cheapest_call=min(b - a for a, b in pairwise([Decimal(0), *others]))
+            if others
+            else Decimal(0),
             calls=len(costs),
             stop_reason=str(run["stop_reason"] or run["error"]),
             is_answered=answer["role"] == "assistant" and answer["content"].startswith("word"),

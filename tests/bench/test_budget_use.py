@@ -34,21 +34,24 @@ def test_a_run_uses_the_most_of_its_cap_and_answers(bench: Bench, seed: int) -> 
     ("changes", "fault"),
     [
         ({"cost": Decimal("0.51")}, "0.51 USD of 0.5 USD"),
-        ({"cost": Decimal("0.39")}, "only 78% of 0.5 USD"),
+        ({"cost": Decimal("0.39")}, "only 78.0% of 0.5 USD"),
         ({"is_answered": False}, "no answer (budget)"),
     ],
 )
 def test_a_trial_notices(changes: dict[str, object], fault: str) -> None:
-    """A trial reports a cap that is exceeded, unused money, and a missing answer."""
+    """A trial reports a cap that is exceeded, money for another call, and a missing answer."""
     fields: dict[str, object] = {
         "seed": 1,
         "cap": Decimal("0.5"),
         "cost": Decimal("0.45"),
         "landed_at": Decimal("0.4"),
+        "cheapest_call": Decimal("0.1"),
         "calls": 5,
         "stop_reason": "budget",
         "is_answered": True,
     }
 
+    too_dear = {"cost": Decimal("0.39"), "cheapest_call": Decimal("0.12")}
     assert [] == Trial(**fields).faults  # type: ignore[arg-type]  # by name
+    assert [] == Trial(**{**fields, **too_dear}).faults  # type: ignore[arg-type]  # by name
     assert [fault] == Trial(**{**fields, **changes}).faults  # type: ignore[arg-type]  # by name
