@@ -11,6 +11,7 @@ from arkloop.api.description import pages
 from arkloop.api.endpoints import (
     agent_workers,
     api_keys,
+    audit_logs,
     auth,
     budgets,
     catalog,
@@ -68,6 +69,7 @@ BLUEPRINTS = (
     client_tokens.bp,
     budgets.bp,
     usage.bp,
+    audit_logs.bp,
     threads.bp,
     messages.bp,
     timeline.bp,

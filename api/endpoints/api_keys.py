@@ -11,6 +11,7 @@ from sqlalchemy import Row
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.endpoints.account_types import ApiKey, CreatedApiKey
 from arkloop.api.endpoints.budgets import CostLimits, limits_shown
+from arkloop.api.http.audited import record, texts_of
 from arkloop.api.http.current import actor, changes_catalog, connections
 from arkloop.api.http.described import described
 from arkloop.api.http.fields import BoundedList
@@ -57,6 +58,8 @@ def create_api_key(tx: Transaction) -> Response:
     """Create a key; responds 201 with `key`, which is shown only this once."""
     _check_may_manage()
     row, key = api_keys.create(tx, actor(), **read_body(CreateApiKey()))
+    named = {"key_prefix": row.key_prefix, "scopes": row.scopes}
+    record(tx, "api_key.created", "api_key", row.id, **named)
     return created({**_shown(row), "key": key}, location=f"/v1/api-keys/{row.id}")
 
 
@@ -81,7 +84,9 @@ def change_api_key(key_id: UUID) -> Response:
     _check_may_manage()
     limits = read_body(CostLimits())
     with reports().turn(actor().org_id), connections().transaction() as tx:
-        return jsonify(_shown(api_keys.change(tx, actor(), key_id, **limits)))
+        row = api_keys.change(tx, actor(), key_id, **limits)
+        record(tx, "api_key.changed", "api_key", key_id, **texts_of(limits))
+        return jsonify(_shown(row))
 
 
 @bp.delete("/v1/api-keys/<id:key_id>")
@@ -93,6 +98,7 @@ def revoke_api_key(key_id: UUID) -> Response:
     _check_may_manage()
     with connections().transaction() as tx:
         api_keys.revoke(tx, actor(), key_id)
+        record(tx, "api_key.revoked", "api_key", key_id)
     authenticator().forget()
     return Response(status=204)
 

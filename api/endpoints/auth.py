@@ -10,6 +10,7 @@ from arkloop.api.auth import access_tokens
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.auth.password_attempts import PasswordAttempts
 from arkloop.api.endpoints.account_types import RegisteredUser, Tokens
+from arkloop.api.http.audited import record, record_failed_login, record_login
 from arkloop.api.http.current import actor, connections, public_path, settings
 from arkloop.api.http.described import Ok, described
 from arkloop.api.http.idempotency import refuse_key
@@ -81,6 +82,7 @@ def register() -> Response:
             password_hash=password_hash,
         )
         session = accounts.begin_session(tx, user_id=user_id, org_id=org_id)
+        record_login(tx, "auth.logged_in", user_id=user_id, org_id=org_id)
     return make_response(_tokens(session, user_id=str(user_id)), 201)
 
 
@@ -94,10 +96,13 @@ def login() -> Response:
         user = accounts.find(sql, body["login"])
     _attempts().count(body["login"])
     if not passwords.verify(body["password"], user.password_hash if user else None) or not user:
+        if user is not None:
+            record_failed_login(user_id=user.id, org_id=user.org_id)
         raise Unauthorized("Wrong login or password.")
     _attempts().forget(body["login"])
     with connections().transaction() as tx:
         session = accounts.begin_session(tx, user_id=user.id, org_id=user.org_id)
+        record_login(tx, "auth.logged_in", user_id=user.id, org_id=user.org_id)
     return _tokens(session)
 
 
@@ -125,6 +130,7 @@ def logout() -> Response:
     if session_id is not None:
         with connections().transaction() as tx:
             accounts.end_session(tx, user_id=actor().user_id, session_id=session_id)
+            record(tx, "auth.logged_out", "session", session_id)
         authenticator().forget()
     response = jsonify(ok=True)
     _set_cookie(response, "", timedelta(0))
@@ -151,6 +157,7 @@ def change_password() -> Response:
         accounts.change_password(
             tx, user_id=user.id, password_hash=password_hash, keep_session=session_id
         )
+        record(tx, "auth.password_changed", "user", user.id)
     authenticator().forget()
     return jsonify(ok=True)
 

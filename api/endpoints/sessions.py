@@ -6,6 +6,7 @@ from uuid import UUID
 from flask import Blueprint, Response, jsonify
 
 from arkloop.api.auth.bearer import authenticator, requires
+from arkloop.api.http.audited import record
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import Time, UuidText, described
 from arkloop.api.http.idempotency import refuse_key
@@ -66,6 +67,7 @@ def end_session(session_id: UUID) -> Response:
     with connections().transaction() as tx:
         if not accounts.end_session(tx, user_id=actor().user_id, session_id=session_id):
             raise SessionNotFound()
+        record(tx, "auth.session_ended", "session", session_id)
     authenticator().forget()
     return Response(status=204)
 

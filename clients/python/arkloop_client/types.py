@@ -75,6 +75,46 @@ class AskPerson(TypedDict):
     options: NotRequired[list[str]]
 
 
+class AuditActor(TypedDict):
+    "The one who acted; of an end user, with the user and key that issued their token."
+
+    type: Literal["user", "api_key", "end_user", "operator", "unknown"]
+    user_id: str | None
+    api_key_id: str | None
+    end_user_id: str | None
+
+
+class AuditEntry(TypedDict):
+    "An entry; `hash` is the SHA-256 of the canonical JSON of all its other fields."
+
+    org_id: str
+    seq: int
+    created_at: str
+    action: str
+    actor: AuditActor
+    target: AuditTarget | None
+    details: dict[str, Any]
+    ip: str | None
+    user_agent: str | None
+    prev_hash: str
+    hash: str
+
+
+class AuditHead(TypedDict):
+    "The newest entry of an org's chain; `seq` is 0 if it has none."
+
+    org_id: str
+    seq: int
+    hash: str
+
+
+class AuditTarget(TypedDict):
+    "The object of an action."
+
+    type: str
+    id: str
+
+
 class Budget(TypedDict):
     "Limits, and how much of them is used this month."
 

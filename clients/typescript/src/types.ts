@@ -700,6 +700,50 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/audit-logs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the org's audit log, newest first
+         * @description List the org's audit log, newest first.
+         *
+         *     Requires the permission `admin`.
+         */
+        get: operations["audit_logs.list_audit_logs"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/audit-logs/head": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show the head of the org's chain, for somebody else to keep
+         * @description Show the head of the org's chain, for somebody else to keep.
+         *
+         *     Requires the permission `admin`.
+         */
+        get: operations["audit_logs.get_audit_head"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/threads": {
         parameters: {
             query?: never;
@@ -3075,6 +3119,44 @@ export interface components {
             note: string | null;
             /** Format: date-time */
             created_at: string;
+        };
+        /** @description An entry; `hash` is the SHA-256 of the canonical JSON of all its other fields. */
+        AuditEntry: {
+            /** Format: uuid */
+            org_id: string;
+            seq: number;
+            /** Format: date-time */
+            created_at: string;
+            action: string;
+            actor: components["schemas"]["AuditActor"];
+            target: components["schemas"]["AuditTarget"] | null;
+            details: Record<string, never>;
+            ip: string | null;
+            user_agent: string | null;
+            prev_hash: string;
+            hash: string;
+        };
+        /** @description The one who acted; of an end user, with the user and key that issued their token. */
+        AuditActor: {
+            /** @enum {string} */
+            type: "user" | "api_key" | "end_user" | "operator" | "unknown";
+            /** Format: uuid */
+            user_id: string | null;
+            /** Format: uuid */
+            api_key_id: string | null;
+            end_user_id: string | null;
+        };
+        /** @description The object of an action. */
+        AuditTarget: {
+            type: string;
+            id: string;
+        };
+        /** @description The newest entry of an org's chain; `seq` is 0 if it has none. */
+        AuditHead: {
+            /** Format: uuid */
+            org_id: string;
+            seq: number;
+            hash: string;
         };
         /** @description A conversation. */
         Thread: {
@@ -6742,6 +6824,73 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Credits"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "audit_logs.list_audit_logs": {
+        parameters: {
+            query?: {
+                limit?: number;
+                before?: string;
+                action?: "auth.logged_in" | "auth.login_failed" | "auth.logged_out" | "auth.password_changed" | "auth.session_ended" | "api_key.created" | "api_key.changed" | "api_key.revoked";
+                actor_user_id?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    "X-Next-Cursor": components["headers"]["X-Next-Cursor"];
+                    Link: components["headers"]["Link"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AuditEntry"][];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            414: components["responses"]["http.uri_too_long"];
+            422: components["responses"]["validation.error"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "audit_logs.get_audit_head": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AuditHead"];
                 };
             };
             400: components["responses"]["http.bad_request"];

@@ -5,6 +5,7 @@
 
 from arkloop.shared.storage.tables import (
     accounts,
+    audit,
     billing,
     catalog,
     delivery,
@@ -18,6 +19,7 @@ from arkloop.shared.storage.tables.columns import metadata
 
 __all__ = [
     "accounts",
+    "audit",
     "billing",
     "catalog",
     "delivery",

@@ -1,0 +1,62 @@
+"""`arkloop audit`: check the audit logs of orgs, straight in the database."""
+
+import re
+
+import click
+
+from arkloop.cli.operator.database import database, database_url_option, find_org, org_option
+from arkloop.cli.output import print_line
+from arkloop.shared.audit import audit_log, verification
+from arkloop.shared.audit.chain import Head
+
+_HEAD = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})")
+
+
+@click.group()
+def audit() -> None:
+    """Check the audit logs of organizations; no server is needed."""
+
+
+@audit.command()
+@database_url_option
+@org_option
+def head(database_url: str, org: str) -> None:
+    """Print the head of an organization's log as SEQ:HASH, for somebody else to keep."""
+    with database(database_url) as connections, connections.reading() as sql:
+        found = audit_log.head(sql, find_org(sql, org))
+    print_line(f"{found.seq}:{found.hash}")
+
+
+@audit.command()
+@database_url_option
+@click.option("--org", "org", help="Id or slug of the organization.  [default: all]")
+@click.option("--head", "text", help="A head that `arkloop audit head` or the API gave, SEQ:HASH.")
+def verify(database_url: str, org: str | None, text: str | None) -> None:
+    """Check that no entry is missing or was changed; status 1 if one is.
+
+    A line has the organization's id, the number of entries checked, and `ok`, or the first entry
+    that is wrong and why.
+    """
+    earlier = _head(text)
+    if earlier is not None and org is None:
+        raise click.UsageError("--head requires --org")
+    is_broken = False
+    with database(database_url) as connections, connections.reading() as sql:
+        for org_id in verification.orgs(sql) if org is None else [find_org(sql, org)]:
+            verdict = verification.verify(sql, org_id, earlier)
+            result = "ok"
+            if verdict.broken is not None:
+                is_broken = True
+                result = f"entry {verdict.broken.seq}: {verdict.broken.why}"
+            print_line(f"{org_id}  {verdict.checked}  {result}")
+    if is_broken:
+        raise click.ClickException("The audit log is not as it was written.")
+
+
+def _head(text: str | None) -> Head | None:
+    if text is None:
+        return None
+    match = _HEAD.fullmatch(text.strip())
+    if match is None:
+        raise click.UsageError("--head: must be SEQ:HASH, with 64 hexadecimal digits")
+    return Head(int(match[1]), match[2])

@@ -1,0 +1,183 @@
+"""The audit log of an org: who has done what, in entries that are never changed.
+
+An entry is appended in the transaction of its action, at the end of it: from then on the head of
+the org's chain is locked. What is refused has no transaction and is appended afterwards, by
+`AppendLater`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, ClassVar, Self
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from arkloop.shared.actors import Actor
+from arkloop.shared.audit.chain import GENESIS, Head, contents, hash_of
+from arkloop.shared.storage.connections import Connections, Transaction
+from arkloop.shared.storage.tables.audit import audit_entries, audit_heads
+
+#: Actions, by the type of their target.
+ACTIONS = (
+    "auth.logged_in",
+    "auth.login_failed",
+    "auth.logged_out",
+    "auth.password_changed",
+    "auth.session_ended",
+    "api_key.created",
+    "api_key.changed",
+    "api_key.revoked",
+)
+#: What entries may be filtered by.
+FILTERS = ("action", "actor_user_id")
+
+MAX_TEXT = 200  # characters of a text that a client has sent
+
+_UNSTORABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+
+Detail = str | int | bool | None | list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class By:
+    """The actor of an entry: a user, an API key, an end user, the operator, or unknown."""
+
+    type: str  # user | api_key | end_user | operator | unknown
+    user_id: UUID | None = None
+    api_key_id: UUID | None = None
+    end_user_id: str | None = None
+
+    @classmethod
+    def actor(cls, actor: Actor) -> Self:
+        """Name the actor of a request; behind an end user stands who issued the client token."""
+        kind = "user" if actor.api_key_id is None else "api_key"
+        return cls(
+            type=kind if actor.end_user_id is None else "end_user",
+            user_id=actor.user_id,
+            api_key_id=actor.api_key_id,
+            end_user_id=actor.end_user_id,
+        )
+
+
+OPERATOR = By(type="operator")
+UNKNOWN = By(type="unknown")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The address and the program that a request came from, as far as they are known."""
+
+    ip: str | None = None
+    user_agent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEntry:
+    """An action to append. Details are ids, names and numbers, never secrets or prompts."""
+
+    org_id: UUID
+    action: str
+    by: By
+    target: tuple[str, object] | None = None  # type and id
+    details: Mapping[str, Detail] = field(default_factory=dict)
+    origin: Origin = field(default_factory=Origin)
+
+    def __post_init__(self) -> None:
+        assert self.action in ACTIONS, self.action
+
+
+@dataclass(frozen=True, slots=True)
+class AppendLater:
+    """An entry of something that was refused, appended beside the response."""
+
+    kind: ClassVar[str] = "audit"
+    entry: NewEntry
+
+    @property
+    def subject(self) -> UUID:
+        """Return the org."""
+        return self.entry.org_id
+
+    @staticmethod
+    def send(connections: Connections, group: "Sequence[AppendLater]") -> None:
+        """Append each in a transaction of its own: they may belong to several orgs."""
+        for one in group:
+            with connections.transaction() as tx:
+                append(tx, one.entry)
+
+
+def append(tx: Transaction, entry: NewEntry) -> None:
+    """Append an entry; call it last in a transaction, which locks the org's head from here on."""
+    head = _locked_head(tx, entry.org_id)
+    values = {
+        "org_id": entry.org_id,
+        "seq": head.seq + 1,
+        "created_at": head.now,
+        "action": entry.action,
+        "actor_type": entry.by.type,
+        "actor_user_id": entry.by.user_id,
+        "actor_api_key_id": entry.by.api_key_id,
+        "actor_end_user_id": entry.by.end_user_id,
+        "target_type": entry.target and entry.target[0],
+        "target_id": entry.target and bounded(str(entry.target[1])),
+        "details": {name: _storable(value) for name, value in entry.details.items()},
+        "ip": entry.origin.ip and bounded(entry.origin.ip),
+        "user_agent": entry.origin.user_agent and bounded(entry.origin.user_agent),
+        "prev_hash": head.hash,
+    }
+    values["hash"] = hash_of(contents(values))
+    tx.sql.execute(audit_entries.insert().values(values))
+    tx.sql.execute(
+        update(audit_heads)
+        .where(audit_heads.c.org_id == entry.org_id)
+        .values(seq=values["seq"], hash=values["hash"])
+    )
+
+
+def head(sql: Connection, org_id: UUID) -> Head:
+    """Return the head of the org's chain."""
+    found = sql.execute(select(audit_heads).where(audit_heads.c.org_id == org_id)).one_or_none()
+    return Head(0, GENESIS) if found is None else Head(found.seq, found.hash)
+
+
+def list_(
+    sql: Connection, org_id: UUID, filters: Mapping[str, Any], *, limit: int, before: int | None
+) -> Sequence[Row[Any]]:
+    """List entries, the newest first, with these values of `FILTERS`."""
+    query = select(audit_entries).where(audit_entries.c.org_id == org_id)
+    for name in FILTERS:
+        if name in filters:
+            query = query.where(audit_entries.c[name] == filters[name])
+    if before is not None:
+        query = query.where(audit_entries.c.seq < before)
+    return sql.execute(query.order_by(audit_entries.c.seq.desc()).limit(limit)).all()
+
+
+def bounded(text: str) -> str:
+    """Return the text as it can be stored and shown, at most `MAX_TEXT` characters of it."""
+    return _UNSTORABLE.sub("\ufffd", text[:MAX_TEXT])
+
+
+def _storable(detail: Detail) -> Detail:
+    if isinstance(detail, list):
+        return [bounded(one) for one in detail]
+    return bounded(detail) if isinstance(detail, str) else detail
+
+
+def _locked_head(tx: Transaction, org_id: UUID) -> Row[int, str, datetime]:
+    """Lock the head of the org, made if missing: its seq and hash, and the time now."""
+    now = func.date_trunc("milliseconds", func.clock_timestamp()).label("now")
+    query = (
+        select(audit_heads.c.seq, audit_heads.c.hash, now)
+        .where(audit_heads.c.org_id == org_id)
+        .with_for_update(key_share=True)
+    )
+    found = tx.sql.execute(query).one_or_none()
+    if found is None:
+        first = upsert(audit_heads).values(org_id=org_id, seq=0, hash=GENESIS)
+        tx.sql.execute(first.on_conflict_do_nothing())
+        found = tx.sql.execute(query).one()
+    return found

@@ -1,0 +1,137 @@
+"""The first broken entry of an audit log is found, whatever was done to it."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Connection, select, text
+
+from arkloop.shared.audit import audit_log, verification
+from arkloop.shared.audit.audit_log import OPERATOR, NewEntry
+from arkloop.shared.audit.chain import GENESIS, Head, contents, hash_of
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.audit import audit_entries
+
+ENTRIES = 5
+
+
+@pytest.fixture
+def org_id(connections: Connections) -> UUID:
+    """An org with five entries."""
+    org_id = new_id()
+    for number in range(ENTRIES):
+        entry = NewEntry(
+            org_id=org_id, action="api_key.created", by=OPERATOR, details={"number": number}
+        )
+        with connections.transaction() as tx:
+            audit_log.append(tx, entry)
+    return org_id
+
+
+def tamper(connections: Connections, change: Callable[[Connection], object]) -> None:
+    """Make a change as somebody can who owns the tables."""
+    with connections.transaction() as tx:
+        tx.sql.execute(text("SET LOCAL session_replication_role = replica"))
+        change(tx.sql)
+
+
+def rewrite(sql: Connection, org_id: UUID) -> None:
+    """Change the second entry, and all hashes so that they fit again."""
+    hash_ = GENESIS
+    rows = sql.execute(
+        select(audit_entries).where(audit_entries.c.org_id == org_id).order_by(audit_entries.c.seq)
+    ).all()
+    for row in rows:
+        fields = {**row._mapping, "prev_hash": hash_}
+        if row.seq == 2:
+            fields["action"] = "api_key.revoked"
+        hash_ = hash_of(contents(fields))
+        sql.execute(
+            audit_entries.update()
+            .where(audit_entries.c.org_id == org_id, audit_entries.c.seq == row.seq)
+            .values(action=fields["action"], prev_hash=fields["prev_hash"], hash=hash_)
+        )
+    sql.execute(
+        text("UPDATE audit_heads SET hash = :hash WHERE org_id = :org"),
+        {"hash": hash_, "org": org_id},
+    )
+
+
+@pytest.mark.parametrize(
+    ("statement", "seq", "why"),
+    [
+        ("UPDATE audit_entries SET action = 'auth.logged_in' WHERE seq = 2", 2, "was changed"),
+        ("UPDATE audit_entries SET details = '{}' WHERE seq = 3", 3, "was changed"),
+        ("UPDATE audit_entries SET ip = '192.0.2.1' WHERE seq = 5", 5, "was changed"),
+        ("UPDATE audit_entries SET created_at = now() WHERE seq = 1", 1, "was changed"),
+        ("UPDATE audit_entries SET prev_hash = hash WHERE seq = 4", 4, "does not follow"),
+        ("DELETE FROM audit_entries WHERE seq = 1", 1, "missing"),
+        ("DELETE FROM audit_entries WHERE seq = 3", 3, "missing"),
+        ("DELETE FROM audit_entries WHERE seq = 5", 5, "missing"),
+        ("DELETE FROM audit_entries WHERE seq > 0", 1, "missing"),
+    ],
+)
+def test_the_first_broken_entry_is_named(
+    connections: Connections, org_id: UUID, statement: str, seq: int, why: str
+) -> None:
+    """A change, a gap and a cut end are each found at the entry where they begin."""
+    tamper(connections, lambda sql: sql.execute(text(f"{statement} AND org_id = '{org_id}'")))
+
+    with connections.reading() as sql:
+        broken = verification.verify(sql, org_id).broken
+
+    assert broken is not None
+    assert seq == broken.seq
+    assert broken.why.startswith(why)
+
+
+def test_a_chain_that_was_written_anew_does_not_fit_an_earlier_head(
+    connections: Connections, org_id: UUID
+) -> None:
+    """An owner of the tables can make a new chain, but not one with a head that was kept."""
+    with connections.reading() as sql:
+        kept = audit_log.head(sql, org_id)
+
+    tamper(connections, lambda sql: rewrite(sql, org_id))
+
+    with connections.reading() as sql:
+        alone = verification.verify(sql, org_id)
+        against_head = verification.verify(sql, org_id, kept)
+    assert (ENTRIES, None) == (alone.checked, alone.broken)
+    assert against_head.broken is not None
+    assert ENTRIES == against_head.broken.seq
+
+
+def test_a_chain_that_was_cut_is_shorter_than_an_earlier_head(
+    connections: Connections, org_id: UUID
+) -> None:
+    """The last entries can vanish together with the head, but not where the head was kept."""
+    with connections.reading() as sql:
+        kept = audit_log.head(sql, org_id)
+
+    def cut(sql: Connection) -> None:
+        where = f"org_id = '{org_id}'"
+        sql.execute(text(f"DELETE FROM audit_entries WHERE seq > 3 AND {where}"))
+        sql.execute(
+            text(
+                "UPDATE audit_heads h SET seq = 3, hash = e.hash FROM audit_entries e"
+                f" WHERE e.seq = 3 AND e.org_id = h.org_id AND h.{where}"
+            )
+        )
+
+    tamper(connections, cut)
+
+    with connections.reading() as sql:
+        assert None is verification.verify(sql, org_id).broken
+        broken = verification.verify(sql, org_id, kept).broken
+    assert broken is not None
+    assert 4 == broken.seq
+
+
+def test_a_chain_fits_its_earlier_heads(connections: Connections, org_id: UUID) -> None:
+    """A head stays good for ever, also after more entries; that before the first is good, too."""
+    with connections.reading() as sql:
+        rows = audit_log.list_(sql, org_id, {}, limit=ENTRIES, before=None)
+        for head in [Head(0, GENESIS), *(Head(row.seq, row.hash) for row in rows)]:
+            assert None is verification.verify(sql, org_id, head).broken
