@@ -89,14 +89,16 @@ class Plans:
                 if "Sort" in node["Node Type"]:
                     assert _unlimited(node) <= few, shown
 
-    def indexes(self) -> set[str]:
+    def indexes(self, *, is_prepared: bool = True) -> set[str]:
         """Return the indexes that are read with either plan; no big table is read from end to end.
 
-        The plans may differ: for one run its key and the index of executing runs cost the same.
+        Those with the values alone, if the statement is never prepared. The plans may differ: for
+        one run its key and the index of executing runs cost the same.
         """
         for kind, plan in (("values", self.of_values), ("any values", self.of_any)):
             assert set() == _scanned(plan), f"{kind}\n{self.statement}\n{_outline(plan)}"
-        return _indexes(self.of_values) | _indexes(self.of_any)
+        of_any = _indexes(self.of_any) if is_prepared else set[str]()
+        return _indexes(self.of_values) | of_any
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,7 @@ from arkloop.api.http.json_body import query_args
 from arkloop.api.http.paging import ByTime, PageQuery, page, page_args
 from arkloop.api.http.reports import reports
 from arkloop.shared.billing import credits, usage_reports
-from arkloop.shared.billing.usage_reports import Period
+from arkloop.shared.billing.usage_reports import Period, Sums
 from arkloop.shared.catalog import personas
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events.plain import money
@@ -95,7 +95,7 @@ def list_usage_by_day() -> Response:
         raise InvalidRequest(**{"from": [f"must be at most {MAX_DAYS} days before the end"]})
     with reports().reading(actor().org_id) as sql:
         rows = usage_reports.daily(sql, actor().org_id, period)
-    return jsonify([{"date": row.day.isoformat(), **_in_all(row)} for row in rows])
+    return jsonify([{"date": day.isoformat(), **_in_all(row)} for day, row in rows.items()])
 
 
 @bp.get("/v1/me/usage/by-model")
@@ -106,7 +106,7 @@ def list_usage_by_model() -> Response:
     period = _period()
     with reports().reading(actor().org_id) as sql:
         rows = usage_reports.by_model(sql, actor().org_id, period)
-    return jsonify([{"model": row.model, **_sums(row)} for row in rows])
+    return jsonify([{"model": row["model"], **_sums(row)} for row in rows])
 
 
 @bp.get("/v1/me/usage/by-end-user")
@@ -117,7 +117,7 @@ def list_usage_by_end_user() -> Response:
     args = query_args(ByEndUserQuery())
     with reports().reading(actor().org_id) as sql:
         rows = usage_reports.by_end_user(sql, actor().org_id, _period_of(args), limit=args["limit"])
-    return jsonify([{"end_user_id": row.value, **_sums(row)} for row in rows])
+    return jsonify([{"end_user_id": row["value"], **_sums(row)} for row in rows])
 
 
 @bp.get("/v1/me/usage/by-metadata")
@@ -130,7 +130,7 @@ def list_usage_by_metadata() -> Response:
         rows = usage_reports.by_metadata(
             sql, actor().org_id, _period_of(args), args["key"], limit=args["limit"]
         )
-    return jsonify([{"value": row.value, **_sums(row)} for row in rows])
+    return jsonify([{"value": row["value"], **_sums(row)} for row in rows])
 
 
 @bp.get("/v1/me/credits")
@@ -177,15 +177,15 @@ def _end_of_today() -> datetime:
     return datetime.combine(now().astimezone(UTC).date() + timedelta(days=1), time(), UTC)
 
 
-def _in_all(row: Row[Any]) -> Mapping[str, Any]:
-    return {**_sums(row), "credits": row.credits}
+def _in_all(sums: Sums) -> Mapping[str, Any]:
+    return {**_sums(sums), "credits": sums["credits"]}
 
 
-def _sums(row: Row[Any]) -> Mapping[str, Any]:
+def _sums(sums: Sums) -> Mapping[str, Any]:
     return {
-        "runs": row.runs,
-        **{name: row._mapping[name] for name in TOKEN_FIELDS},
-        "cost_usd": money(row.cost_usd),
+        "runs": sums["runs"],
+        **{name: sums[name] for name in TOKEN_FIELDS},
+        "cost_usd": money(sums["cost_usd"]),
     }
 
 

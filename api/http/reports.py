@@ -7,6 +7,7 @@ They have a few of their own, of which an org uses one at a time, and they end a
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import cast
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -31,7 +32,9 @@ class Reports:
     """The connections for reports of one process, and whose turn it is."""
 
     def __init__(self, connections: Connections) -> None:
-        self._connections = connections.with_pool(
+        # Prepared statements would be planned for all filters at once, and read by no index.
+        settings = replace(connections.settings, prepared_statements=False)
+        self._connections = replace(connections, settings=settings).with_pool(
             application="arkloop-reports", size=CONNECTIONS, limits=LIMITS
         )
         self._lock = threading.Lock()

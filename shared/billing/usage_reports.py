@@ -10,87 +10,32 @@ users nor metadata, of which an org may have as many as runs: such reports read 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, CursorResult, Row, TextClause, text, update
+from sqlalchemy import Connection, update
 
 from arkloop.shared.billing import usage_days
 from arkloop.shared.billing.credits import CREDITS_PER_USD
 from arkloop.shared.events.usage import TOKEN_FIELDS
 from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.billing import run_usage
 
-_NAMES = ", ".join(TOKEN_FIELDS)
-_TOKENS = ",\n    ".join(f"coalesce(sum({name}), 0)::bigint AS {name}" for name in TOKEN_FIELDS)
-_FILTER = """
-org_id = :org_id
-    AND (:persona ::text IS NULL OR persona_key = :persona)
-    AND (:api_key_id ::uuid IS NULL OR api_key_id = :api_key_id)
-"""
-_OF_END_USER = "/* of an end user */"
-# What comes before the summed up days and after them, each read by the index.
-_USED = f"""
-SELECT used.* FROM unnest(:sinces ::timestamptz[], :untils ::timestamptz[]) AS part (since, until)
-CROSS JOIN LATERAL (
-    SELECT * FROM run_usage
-    WHERE ended_at >= part.since AND ended_at < part.until AND {_FILTER} {_OF_END_USER}
-) AS used
-"""  # noqa: S608 - constant text
-_DAYS = f"""
-SELECT * FROM usage_days WHERE day >= :first_day AND day < :end_day AND {_FILTER}
-"""  # noqa: S608 - constant text
-# One row for each run, all rows of which have the same `ended_at`; and one for what is summed up.
-_OF_RUNS = f"""
-SELECT (ended_at AT TIME ZONE 'UTC')::date AS day, 1 AS runs, {_TOKENS},
-    sum(cost_usd) AS cost_usd, ceil(sum(cost_usd) * {CREDITS_PER_USD}) AS credits
-FROM ({_USED}) AS used GROUP BY run_id, ended_at
-UNION ALL
-SELECT day, runs, {_NAMES}, cost_usd, credits
-FROM ({_DAYS}) AS days WHERE model IS NULL
-"""  # noqa: S608 - constant text
-_SUMS = f"""
-    coalesce(sum(runs), 0)::bigint AS runs,
-    {_TOKENS},
-    coalesce(sum(cost_usd), 0) AS cost_usd,
-    coalesce(sum(credits), 0)::bigint AS credits
-"""
+# Each is planned for the values that it is sent with, which say what index it needs: it must not
+# be prepared (`api/http/reports.py`).
+_BY_DAY = statement(__package__, "usage_by_day")
+_BY_MODEL = statement(__package__, "usage_by_model")
+_BY_VALUE = statement(__package__, "usage_by_value")
 
-
-def _report(statement: str) -> tuple[TextClause, TextClause]:
-    """Return the statement for all runs, and that for those of an end user, with its own index."""
-    of_end_user = "AND end_user_id = :end_user_id"
-    return text(statement), text(statement.replace(_OF_END_USER, of_end_user))
-
-
-_TOTAL = _report(f"SELECT {_SUMS} FROM ({_OF_RUNS}) AS of_runs")  # noqa: S608 - constant text
-_DAILY = _report(
-    f"""
-    SELECT of_all.day::date AS day, {_SUMS}
-    FROM generate_series(:first ::timestamp, :last ::timestamp, interval '1 day') AS of_all (day)
-    LEFT JOIN ({_OF_RUNS}) AS of_runs ON of_runs.day = of_all.day
-    GROUP BY of_all.day ORDER BY of_all.day
-    """  # noqa: S608 - constant text
-)
-_BY_MODEL = _report(
-    f"""
-    SELECT model, sum(runs)::bigint AS runs, {_TOKENS}, sum(cost_usd) AS cost_usd
-    FROM (
-        SELECT model, count(DISTINCT run_id) AS runs, {_TOKENS}, sum(cost_usd) AS cost_usd
-        FROM ({_USED}) AS used GROUP BY model
-        UNION ALL
-        SELECT model, runs, {_NAMES}, cost_usd FROM ({_DAYS}) AS days WHERE model IS NOT NULL
-    ) AS of_models
-    GROUP BY model ORDER BY sum(cost_usd) DESC, model
-    """  # noqa: S608 - constant text
-)
-_BY_VALUE = """
-SELECT {value} AS value, count(DISTINCT run_id) AS runs, {tokens}, sum(cost_usd) AS cost_usd
-FROM ({used}) AS used
-GROUP BY 1 ORDER BY sum(cost_usd) DESC, 1 LIMIT :limit
-"""
-_BY_END_USER = _report(_BY_VALUE.format(value="end_user_id", tokens=_TOKENS, used=_USED))
-_BY_METADATA = _report(_BY_VALUE.format(value="metadata ->> :key", tokens=_TOKENS, used=_USED))
+Sums = Mapping[Any, Any]
+_NOTHING: Sums = {
+    "runs": 0,
+    **dict.fromkeys(TOKEN_FIELDS, 0),
+    "cost_usd": Decimal(0),
+    "credits": 0,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,11 +61,21 @@ class Period:
         if first < end:
             parts = [(self.since, _start(first)), (_start(end), self.until)]
         return {
-            "org_id": org_id,
+            **self._filters(org_id),
             "sinces": [since for since, _ in parts],
             "untils": [until for _, until in parts],
             "first_day": first,
             "end_day": end,
+            "credits_per_usd": CREDITS_PER_USD,
+        }
+
+    def whole(self, org_id: UUID) -> Mapping[str, Any]:
+        """Return the parameters of a statement that reads the runs themselves."""
+        return {**self._filters(org_id), "since": self.since, "until": self.until}
+
+    def _filters(self, org_id: UUID) -> Mapping[str, Any]:
+        return {
+            "org_id": org_id,
             "persona": self.persona,
             "api_key_id": self.api_key_id,
             "end_user_id": self.end_user_id,
@@ -132,41 +87,40 @@ class Period:
         return self.since.astimezone(UTC).date(), last.astimezone(UTC).date()
 
 
-def total(sql: Connection, org_id: UUID, period: Period) -> Row[Any]:
+def total(sql: Connection, org_id: UUID, period: Period) -> Sums:
     """Return `runs`, the token counts, `cost_usd` and `credits`."""
-    return _read(sql, _TOTAL, period, _sums_of_days(sql, org_id, period)).one()
+    return _by_day(sql, org_id, period)[None]
 
 
-def daily(sql: Connection, org_id: UUID, period: Period) -> Sequence[Row[Any]]:
-    """Return `total` for each `day` (UTC), oldest first, including days without ended runs."""
+def daily(sql: Connection, org_id: UUID, period: Period) -> Mapping[date, Sums]:
+    """Return `total` for each day (UTC), oldest first, including days without ended runs."""
     first, last = period.days()
-    values = {**_sums_of_days(sql, org_id, period), "first": first, "last": last}
-    return _read(sql, _DAILY, period, values).all()
+    by_day = _by_day(sql, org_id, period)
+    days = (first + timedelta(days=number) for number in range((last - first).days + 1))
+    return {day: by_day.get(day, _NOTHING) for day in days}
 
 
-def by_model(sql: Connection, org_id: UUID, period: Period) -> Sequence[Row[Any]]:
+def by_model(sql: Connection, org_id: UUID, period: Period) -> Sequence[Sums]:
     """Return `total` without credits for each `model`, the most expensive first.
 
     A run that has called two models counts as one of each.
     """
-    return _read(sql, _BY_MODEL, period, _sums_of_days(sql, org_id, period)).all()
+    return _read(sql, _BY_MODEL, _parameters(sql, org_id, period))
 
 
-def by_end_user(sql: Connection, org_id: UUID, period: Period, *, limit: int) -> Sequence[Row[Any]]:
+def by_end_user(sql: Connection, org_id: UUID, period: Period, *, limit: int) -> Sequence[Sums]:
     """Return `total` without credits for each end user (`value`), the most expensive first.
 
     None is that of the runs without one.
     """
-    values = {**period.parameters(org_id), "limit": limit}
-    return _read(sql, _BY_END_USER, period, values).all()
+    return _read(sql, _BY_VALUE, {**period.whole(org_id), "key": None, "limit": limit})
 
 
 def by_metadata(
     sql: Connection, org_id: UUID, period: Period, key: str, *, limit: int
-) -> Sequence[Row[Any]]:
+) -> Sequence[Sums]:
     """Return what `by_end_user` does for each `value` of this key of the runs' metadata."""
-    values = {**period.parameters(org_id), "key": key, "limit": limit}
-    return _read(sql, _BY_METADATA, period, values).all()
+    return _read(sql, _BY_VALUE, {**period.whole(org_id), "key": key, "limit": limit})
 
 
 def set_metadata(tx: Transaction, run_id: UUID, metadata: Mapping[str, str]) -> None:
@@ -176,18 +130,18 @@ def set_metadata(tx: Transaction, run_id: UUID, metadata: Mapping[str, str]) -> 
     )
 
 
-def _sums_of_days(sql: Connection, org_id: UUID, period: Period) -> Mapping[str, Any]:
+def _by_day(sql: Connection, org_id: UUID, period: Period) -> Mapping[date | None, Sums]:
+    rows = _read(sql, _BY_DAY, _parameters(sql, org_id, period))
+    return {row["day"]: row for row in rows}
+
+
+def _parameters(sql: Connection, org_id: UUID, period: Period) -> Mapping[str, Any]:
     is_known = period.end_user_id is None
     return period.parameters(org_id, usage_days.until(sql) if is_known else None)
 
 
-def _read(
-    sql: Connection,
-    report: tuple[TextClause, TextClause],
-    period: Period,
-    values: Mapping[str, Any],
-) -> CursorResult[Any]:
-    return sql.execute(report[period.end_user_id is not None], values)
+def _read(sql: Connection, report: str, values: Mapping[str, Any]) -> Sequence[Sums]:
+    return sql.exec_driver_sql(report, dict(values)).mappings().all()
 
 
 def _start(day: date) -> datetime:

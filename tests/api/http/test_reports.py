@@ -106,3 +106,15 @@ def test_a_report_that_is_refused_has_the_one_error_shape(
     assert (503, "service.unavailable") == error_of(response)
     assert "1" == response.headers["Retry-After"]
     assert 200 == alice.get("/v1/me/usage").status_code
+
+
+def test_reports_are_planned_for_their_filters(connections: Connections) -> None:
+    """No statement is prepared: its plan would be one for all filters."""
+    reports = Reports(connections)
+    try:
+        with reports.reading(new_id()) as sql:
+            driver = sql.connection.driver_connection
+            assert driver is not None
+            assert driver.prepare_threshold is None
+    finally:
+        reports.close()
