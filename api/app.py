@@ -5,8 +5,10 @@ from functools import partial
 
 from flask import Flask
 
+from arkloop.api.auth import request_limits
 from arkloop.api.auth.bearer import Authenticator
 from arkloop.api.auth.password_attempts import PasswordAttempts
+from arkloop.api.auth.request_limits import RequestLimits
 from arkloop.api.description import pages
 from arkloop.api.endpoints import (
     agent_workers,
@@ -124,6 +126,7 @@ def create_app(connections: Connections | None = None) -> Flask:
     app.extensions["arkloop"] = connections
     app.extensions["arkloop.auth"] = Authenticator(connections)
     app.extensions["arkloop.password_attempts"] = PasswordAttempts(connections)
+    app.extensions["arkloop.request_limits"] = RequestLimits(connections)
     app.extensions["arkloop.storage"] = storage
     app.extensions["arkloop.hub"] = StreamHub(connections)
     app.extensions["arkloop.thread_runs"] = ThreadRuns(connections, thread_events.announcement)
@@ -145,6 +148,7 @@ def create_app(connections: Connections | None = None) -> Flask:
     headers.register(app)
     cors.register(app)
     allowed_hosts.register(app)
+    request_limits.register(app)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     return app

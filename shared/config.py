@@ -26,7 +26,10 @@ _ORIGIN = re.compile(
     r"(?P<scheme>https?)://([a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(:(?P<port>[1-9][0-9]{0,4}))?"
 )
 _SAFE_ORIGIN = re.compile(r"https:|http://(localhost|127(\.[0-9]+){3}|\[::1\])(:|\Z)")
-_MAY_BE_ZERO = ("ARKLOOP_PORT", "ARKLOOP_NEW_ORG_CREDITS")
+_MAY_BE_ZERO = (
+    *("ARKLOOP_PORT", "ARKLOOP_NEW_ORG_CREDITS"),
+    *("ARKLOOP_ORG_REQUESTS_PER_MINUTE", "ARKLOOP_KEY_REQUESTS_PER_MINUTE"),
+)
 
 
 class InvalidSettings(Exception):
@@ -75,6 +78,10 @@ class Settings:
     s3_region: str | None = None
     s3_access_key_id: str | None = None  # None: the SDK's own chain, such as an instance's role
     s3_secret_access_key: str | None = field(default=None, repr=False)
+
+    #: Limits of an org and of each API key; 0 is no limit.
+    org_requests_per_minute: int = 0
+    key_requests_per_minute: int = 0
 
     registration_open: bool = False
     new_org_credits: int = 0  # what an org that somebody registers gets, to use the server's routes

@@ -54,6 +54,7 @@ ArkloopError
 ├── BudgetExhausted             budget.exhausted
 ├── QueueFull                   threads.queue_full
 ├── TooManyAttempts             auth.too_many_attempts
+├── RateLimitExceeded           rate_limit.exceeded
 └── Unavailable                 service.unavailable
     └── StorageUnavailable      files.storage_unavailable
 
@@ -64,7 +65,7 @@ What ends a run is in `worker/contract/outcomes.py`.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class ArkloopError(Exception):
@@ -72,11 +73,17 @@ class ArkloopError(Exception):
 
     code: ClassVar[str]
     message: ClassVar[str] = "The request could not be processed."
+    retry_after: int | None = None  # seconds, where waiting helps
 
     # Positional only: a detail is named by the caller's own field, `message` or `self` too.
     def __init__(self, message: str | None = None, /, **details: Any) -> None:
         super().__init__(message or self.message)
         self.details: Mapping[str, Any] = details
+
+    def after(self, seconds: int | None) -> Self:
+        """Set after how many seconds the caller should try again."""
+        self.retry_after = seconds
+        return self
 
 
 class InvalidRequest(ArkloopError):
@@ -359,27 +366,20 @@ class QueueFull(ArkloopError):
 
 
 class BudgetExhausted(ArkloopError):
-    """`retry_after` is in seconds, where waiting helps."""
-
     code = "budget.exhausted"
     message = "A budget or the credits are exhausted; see `details`. An admin can raise the limit."
 
-    def __init__(
-        self, message: str | None = None, /, *, retry_after: int | None = None, **details: Any
-    ) -> None:
-        super().__init__(message, **details)
-        self.retry_after = retry_after
-
 
 class TooManyAttempts(ArkloopError):
-    """`retry_after` is in seconds."""
-
     code = "auth.too_many_attempts"
     message = "Too many attempts with this login; try again later."
 
-    def __init__(self, message: str | None = None, /, *, retry_after: int) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+
+class RateLimitExceeded(ArkloopError):
+    """Details name the limit: that of the `org` or of the `key`."""
+
+    code = "rate_limit.exceeded"
+    message = "Too many requests; see `Retry-After` and `details`."
 
 
 class Unavailable(ArkloopError):

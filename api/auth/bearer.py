@@ -10,7 +10,7 @@ from uuid import UUID
 from flask import current_app, g, request
 from sqlalchemy import Connection, Row
 
-from arkloop.api.auth import access_tokens, client_tokens
+from arkloop.api.auth import access_tokens, client_tokens, request_limits
 from arkloop.api.http import path_ids
 from arkloop.api.http.described import mark
 from arkloop.shared.accounts import accounts, api_keys
@@ -35,7 +35,7 @@ def requires(
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let the endpoint be called only with a valid token, and one that has `permission`.
 
-    In this order: 401, 422 for an id in the path that is none, 403. End users, who come with a
+    In this order: 401, 429, 422 for an id in the path that is none, 403. End users, who come with a
     client token, may call it only with `end_users`: then all that it reads and writes is limited to
     what this actor sees.
     """
@@ -44,6 +44,7 @@ def requires(
         @wraps(view)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             g.actor = actor = authenticator().identify(bearer_token())
+            request_limits.count(actor)
             path_ids.check(kwargs)
             if permission is not None and permission not in actor.permissions:
                 raise Forbidden()

@@ -41,7 +41,7 @@ class PasswordAttempts:
         ends_at = self._limiter.ask(
             lambda limiter: limiter.get_window_stats(_LIMIT, name).reset_time
         )
-        raise TooManyAttempts(retry_after=max(1, ceil(ends_at - time.time())))
+        raise TooManyAttempts().after(max(1, ceil(ends_at - time.time())))
 
     def forget(self, login: str) -> None:
         """Forget the attempts for this login: the last one had the right password."""

@@ -33,13 +33,17 @@ ALWAYS = (
     errors.UnknownTransferCoding,
     errors.Unavailable,
 )
-OF_A_TOKEN = (errors.Unauthorized,)
+OF_A_TOKEN = (errors.Unauthorized, errors.RateLimitExceeded)
 OF_A_BODY = (errors.RequestTimeout, errors.BodyTooLarge, errors.UnsupportedMediaType)
 OF_A_KEY = (errors.IdempotencyConflict, errors.IdempotencyInProgress)
 #: A segment with a slash or a colon leads to no endpoint.
 OF_A_PATH = (errors.NotFound,)
 
-_HEADERS = {401: ("WWW-Authenticate",), 405: ("Allow",), 429: ("Retry-After",)}
+_HEADERS = {
+    401: ("WWW-Authenticate",),
+    405: ("Allow",),
+    429: ("Retry-After", "RateLimit", "RateLimit-Policy"),
+}
 _HEADERS[503] = ("Retry-After",)
 
 ERROR: JsonSchema = {

@@ -59,6 +59,14 @@ RESPONSE: dict[str, dict[str, Any]] = {
         "description": "Seconds after which a repetition may succeed.",
         "schema": {"type": "integer"},
     },
+    "RateLimit": {
+        "description": "Where requests are limited: what remains (`r`) for how many seconds (`t`).",
+        "schema": {"type": "string", "examples": ['"org";r=5999;t=42']},
+    },
+    "RateLimit-Policy": {
+        "description": "Where requests are limited: how many (`q`) in how many seconds (`w`).",
+        "schema": {"type": "string", "examples": ['"org";q=6000;w=60']},
+    },
     "WWW-Authenticate": {
         "description": "`Bearer`.",
         "schema": {"type": "string"},

@@ -33,8 +33,18 @@ class RegisteredUser(Tokens):
     user_id: UuidText
 
 
+class LimitUse(TypedDict):
+    """A limit of the org or of the API key, and how much of it is used."""
+
+    name: Literal["requests"]
+    scope: Literal["org", "key"]
+    limit: int
+    used: int
+    resets_at: Annotated[Time | None, "When all of it is free again; null: as uses end."]
+
+
 class Me(TypedDict):
-    """The user of a token, and what the token permits."""
+    """The user of a token, what the token permits, and its limits."""
 
     id: UuidText
     username: str
@@ -43,6 +53,7 @@ class Me(TypedDict):
     org_name: str
     role: str
     permissions: list[str]
+    limits: list[LimitUse]
     created_at: Time
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 from flask import Blueprint, Response, jsonify, make_response, request
 from marshmallow import Schema, fields, validate
 
-from arkloop.api.auth import stream_tickets
+from arkloop.api.auth import request_limits, stream_tickets
 from arkloop.api.auth.bearer import authenticator, bearer_token, requires
 from arkloop.api.endpoints.following import (
     EVENT_STREAM,
@@ -62,6 +62,7 @@ _TICKET = StreamTicket()
 def stream_events(run_id: UUID) -> Response:
     """Stream the run's events after the cursor; 204 where a browser must stop reconnecting."""
     reader = _reader(run_id)
+    request_limits.count(reader)
     check_ids({"run_id": run_id})
     args = query_args(EventsQuery())
     resumed = [args["lastEventId"]] if "lastEventId" in args else []

@@ -1,14 +1,17 @@
-"""`/v1/me`: who the token stands for."""
+"""`/v1/me`: who the token stands for, and the limits that it has."""
+
+from datetime import timedelta
 
 from flask import Blueprint, Response, jsonify
 
 from arkloop.api.auth.bearer import requires
-from arkloop.api.endpoints.account_types import Me
+from arkloop.api.auth.request_limits import request_limits
+from arkloop.api.endpoints.account_types import LimitUse, Me
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import described
 from arkloop.api.http.json_body import NoArguments, query_args
 from arkloop.shared.accounts import accounts
-from arkloop.shared.times import rfc3339
+from arkloop.shared.times import now, rfc3339
 
 bp = Blueprint("me", __name__)
 
@@ -29,5 +32,19 @@ def get_me() -> Response:
         org_name=user.org_name,
         role=actor().role,
         permissions=sorted(actor().permissions),
+        limits=_limits(),
         created_at=rfc3339(user.created_at),
     )
+
+
+def _limits() -> list[LimitUse]:
+    return [
+        {
+            "name": "requests",
+            "scope": use.policy,
+            "limit": use.limit,
+            "used": use.limit - use.remaining,
+            "resets_at": rfc3339(now() + timedelta(seconds=use.reset)),
+        }
+        for use in request_limits().uses(actor())
+    ]

@@ -7,7 +7,7 @@ from uuid import UUID
 from flask import Blueprint, Response, g, jsonify, request
 from marshmallow import Schema, fields, validate
 
-from arkloop.api.auth import stream_tickets
+from arkloop.api.auth import request_limits, stream_tickets
 from arkloop.api.auth.bearer import authenticator, bearer_token
 from arkloop.api.http.current import actor, settings
 from arkloop.api.http.described import Ok, described
@@ -71,6 +71,7 @@ _RESULTS, _QUERY = ToolResult(many=True), ToolResultsQuery()
 def give_tool_results(run_id: UUID) -> Response:
     """Store results of a run's tool calls; with the last one missing it resumes. Responds 200."""
     g.actor = _sender(run_id)
+    request_limits.count(g.actor)
     query_args(_QUERY)
     return _give(run_id)
 

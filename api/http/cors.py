@@ -19,6 +19,7 @@ ALLOWED_HEADERS = (
 EXPOSED_HEADERS = (
     *("X-Next-Cursor", "X-Stream-Cursor", "Link", "X-Trace-Id", "Location"),
     "Idempotency-Replayed",
+    *("RateLimit", "RateLimit-Policy"),
     *("Retry-After", "Preference-Applied", "WWW-Authenticate", "Content-Disposition"),
     # Those of the AI SDK's protocol.
     *("x-vercel-ai-ui-message-stream", "x-workflow-run-id", "x-workflow-stream-tail-index"),

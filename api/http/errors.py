@@ -24,6 +24,7 @@ from arkloop.shared.errors import (
     MethodNotAllowed,
     NotFound,
     QueueFull,
+    RateLimitExceeded,
     RequestTimeout,
     TooManyAttempts,
     Unauthorized,
@@ -53,6 +54,7 @@ STATUS: dict[type[ArkloopError], int] = {
     InvalidRequest: 422,
     BudgetExhausted: 429,
     QueueFull: 429,
+    RateLimitExceeded: 429,
     TooManyAttempts: 429,
     HeadersTooLarge: 431,
     UnknownTransferCoding: 501,
@@ -121,7 +123,7 @@ def arkloop(error: ArkloopError) -> Response:
     if isinstance(error, Unavailable):
         log.warning("unavailable: %s", error.__cause__ or error)
     response = answer(status_of(type(error)), error.code, str(error), error.details)
-    if isinstance(error, BudgetExhausted | TooManyAttempts) and error.retry_after is not None:
+    if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     return response
 

@@ -156,21 +156,17 @@ def check_open(
         limit = found.monthly[row.scope]
         if row.spent_usd + row.held_usd >= limit:
             raise BudgetExhausted(
-                retry_after=RETRY_AFTER_SECONDS if row.spent_usd < limit else None,
                 scope=row.scope,
                 limit_usd=float(limit),
                 spent_usd=float(row.spent_usd),
                 held_usd=float(row.held_usd),
-            )
+            ).after(RETRY_AFTER_SECONDS if row.spent_usd < limit else None)
     if not found.is_prepaid or route.is_of_org:
         return
     has = credits.balance(sql, actor.org_id)
     if (has.balance or 0) - has.held <= 0:
-        raise BudgetExhausted(
-            retry_after=RETRY_AFTER_SECONDS if has.balance else None,
-            scope=CREDITS,
-            balance=has.balance,
-            held=has.held,
+        raise BudgetExhausted(scope=CREDITS, balance=has.balance, held=has.held).after(
+            RETRY_AFTER_SECONDS if has.balance else None
         )
 
 

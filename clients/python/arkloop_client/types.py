@@ -667,6 +667,16 @@ class KnownRun(TypedDict):
     cancel_requested: NotRequired[bool]
 
 
+class LimitUse(TypedDict):
+    "A limit of the org or of the API key, and how much of it is used."
+
+    name: Literal["requests"]
+    scope: Literal["org", "key"]
+    limit: int
+    used: int
+    resets_at: str | None
+
+
 class ListedRun(TypedDict):
     "A run in the list of an org."
 
@@ -801,7 +811,7 @@ class McpTool(TypedDict):
 
 
 class Me(TypedDict):
-    "The user of a token, and what the token permits."
+    "The user of a token, what the token permits, and its limits."
 
     id: str
     username: str
@@ -810,6 +820,7 @@ class Me(TypedDict):
     org_name: str
     role: str
     permissions: list[str]
+    limits: list[LimitUse]
     created_at: str
 
 

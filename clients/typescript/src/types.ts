@@ -2936,7 +2936,7 @@ export interface components {
             /** @constant */
             ok: true;
         };
-        /** @description The user of a token, and what the token permits. */
+        /** @description The user of a token, what the token permits, and its limits. */
         Me: {
             /** Format: uuid */
             id: string;
@@ -2947,8 +2947,23 @@ export interface components {
             org_name: string;
             role: string;
             permissions: string[];
+            limits: components["schemas"]["LimitUse"][];
             /** Format: date-time */
             created_at: string;
+        };
+        /** @description A limit of the org or of the API key, and how much of it is used. */
+        LimitUse: {
+            /** @enum {string} */
+            name: "requests";
+            /** @enum {string} */
+            scope: "org" | "key";
+            limit: number;
+            used: number;
+            /**
+             * Format: date-time
+             * @description When all of it is free again; null: as uses end.
+             */
+            resets_at: string | null;
         };
         /** @description A new API key with `key`, which a repeated request is not shown. */
         CreatedApiKey: {
@@ -4475,6 +4490,22 @@ export interface components {
                 };
             };
         };
+        /** @description - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`. */
+        "rate_limit.exceeded": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                "Retry-After": components["headers"]["Retry-After"];
+                RateLimit: components["headers"]["RateLimit"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "rate_limit.exceeded";
+                };
+            };
+        };
         /** @description - `http.headers_too_large`: The request has more than 100 headers, or one that is longer than 8,190 bytes. */
         "http.headers_too_large": {
             headers: {
@@ -4578,12 +4609,33 @@ export interface components {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
                 "Retry-After": components["headers"]["Retry-After"];
+                RateLimit: components["headers"]["RateLimit"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
                 [name: string]: unknown;
             };
             content: {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
                     code?: "auth.too_many_attempts";
+                };
+            };
+        };
+        /**
+         * @description - `auth.too_many_attempts`: Too many attempts with this login; try again later.
+         *     - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`.
+         */
+        "auth.too_many_attempts-rate_limit.exceeded": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                "Retry-After": components["headers"]["Retry-After"];
+                RateLimit: components["headers"]["RateLimit"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "auth.too_many_attempts" | "rate_limit.exceeded";
                 };
             };
         };
@@ -4859,18 +4911,21 @@ export interface components {
         };
         /**
          * @description - `budget.exhausted`: A budget or the credits are exhausted; see `details`. An admin can raise the limit.
+         *     - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`.
          *     - `threads.queue_full`: As many runs wait for this thread as may; wait for one to end, or cancel one.
          */
-        "budget.exhausted-threads.queue_full": {
+        "budget.exhausted-rate_limit.exceeded-threads.queue_full": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
                 "Retry-After": components["headers"]["Retry-After"];
+                RateLimit: components["headers"]["RateLimit"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
                 [name: string]: unknown;
             };
             content: {
                 "application/json": components["schemas"]["Error"] & {
                     /** @enum {unknown} */
-                    code?: "budget.exhausted" | "threads.queue_full";
+                    code?: "budget.exhausted" | "rate_limit.exceeded" | "threads.queue_full";
                 };
             };
         };
@@ -5289,12 +5344,15 @@ export interface components {
         };
         /**
          * @description - `budget.exhausted`: A budget or the credits are exhausted; see `details`. An admin can raise the limit.
+         *     - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`.
          *     - `threads.queue_full`: As many runs wait for this thread as may; wait for one to end, or cancel one.
          */
-        "OpenAIError-budget.exhausted-threads.queue_full": {
+        "OpenAIError-budget.exhausted-rate_limit.exceeded-threads.queue_full": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
                 "Retry-After": components["headers"]["Retry-After"];
+                RateLimit: components["headers"]["RateLimit"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
                 [name: string]: unknown;
             };
             content: {
@@ -5372,6 +5430,19 @@ export interface components {
         "OpenAIError-runs.events_lost": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["OpenAIError"];
+            };
+        };
+        /** @description - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`. */
+        "OpenAIError-rate_limit.exceeded": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                "Retry-After": components["headers"]["Retry-After"];
+                RateLimit: components["headers"]["RateLimit"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
                 [name: string]: unknown;
             };
             content: {
@@ -5495,6 +5566,10 @@ export interface components {
         Link: string;
         /** @description Seconds after which a repetition may succeed. */
         "Retry-After": number;
+        /** @description Where requests are limited: what remains (`r`) for how many seconds (`t`). */
+        RateLimit: string;
+        /** @description Where requests are limited: how many (`q`) in how many seconds (`w`). */
+        "RateLimit-Policy": string;
         /** @description `Bearer`. */
         "WWW-Authenticate": string;
         /** @description The methods that there are. */
@@ -5538,6 +5613,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -5578,6 +5654,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -5619,6 +5696,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -5660,6 +5738,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -5701,6 +5780,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -5742,6 +5822,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -5783,6 +5864,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -5824,6 +5906,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6180,6 +6263,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6217,6 +6301,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6254,7 +6339,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
-            429: components["responses"]["auth.too_many_attempts"];
+            429: components["responses"]["auth.too_many_attempts-rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6285,6 +6370,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6320,6 +6406,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6363,6 +6450,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6394,6 +6482,7 @@ export interface operations {
             404: components["responses"]["api_keys.not_found-http.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6434,6 +6523,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6477,6 +6567,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["personas.not_found-validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6507,6 +6598,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6544,6 +6636,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6576,6 +6669,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6613,6 +6707,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6649,6 +6744,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6685,6 +6781,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6721,6 +6818,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6758,6 +6856,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6796,6 +6895,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6831,6 +6931,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6868,6 +6969,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6898,6 +7000,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6939,6 +7042,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -6995,6 +7099,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7028,6 +7133,7 @@ export interface operations {
             404: components["responses"]["http.not_found-threads.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7060,6 +7166,7 @@ export interface operations {
             409: components["responses"]["runs.thread_busy"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7101,6 +7208,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7139,6 +7247,7 @@ export interface operations {
             404: components["responses"]["http.not_found-threads.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7185,6 +7294,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7226,6 +7336,7 @@ export interface operations {
             404: components["responses"]["http.not_found-threads.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7276,6 +7387,7 @@ export interface operations {
             410: components["responses"]["runs.events_lost"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7321,6 +7433,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7354,6 +7467,7 @@ export interface operations {
             404: components["responses"]["files.not_found-http.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7385,6 +7499,7 @@ export interface operations {
             404: components["responses"]["files.not_found-http.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7418,6 +7533,7 @@ export interface operations {
             404: components["responses"]["files.not_found-http.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7467,6 +7583,7 @@ export interface operations {
             404: components["responses"]["http.not_found-threads.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7517,7 +7634,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["personas.not_found-routes.not_found-validation.error"];
-            429: components["responses"]["budget.exhausted-threads.queue_full"];
+            429: components["responses"]["budget.exhausted-rate_limit.exceeded-threads.queue_full"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7566,6 +7683,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7614,7 +7732,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["personas.not_found-routes.not_found-validation.error"];
-            429: components["responses"]["budget.exhausted-threads.queue_full"];
+            429: components["responses"]["budget.exhausted-rate_limit.exceeded-threads.queue_full"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7648,6 +7766,7 @@ export interface operations {
             404: components["responses"]["http.not_found-runs.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7688,6 +7807,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7733,6 +7853,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7778,6 +7899,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7808,6 +7930,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7839,6 +7962,7 @@ export interface operations {
             404: components["responses"]["http.not_found-sessions.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7889,7 +8013,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["personas.not_found-routes.not_found-validation.error"];
-            429: components["responses"]["budget.exhausted-threads.queue_full"];
+            429: components["responses"]["budget.exhausted-rate_limit.exceeded-threads.queue_full"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7941,6 +8065,7 @@ export interface operations {
             410: components["responses"]["runs.events_lost"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -7987,6 +8112,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8034,6 +8160,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8064,6 +8191,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8099,6 +8227,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8142,6 +8271,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8175,6 +8305,7 @@ export interface operations {
             404: components["responses"]["http.not_found-llm_providers.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8206,6 +8337,7 @@ export interface operations {
             404: components["responses"]["http.not_found-llm_providers.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8247,6 +8379,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8285,6 +8418,7 @@ export interface operations {
             404: components["responses"]["http.not_found-llm_providers.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8331,6 +8465,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8365,6 +8500,7 @@ export interface operations {
             404: components["responses"]["http.not_found-llm_providers.model_not_found-llm_providers.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8397,6 +8533,7 @@ export interface operations {
             404: components["responses"]["http.not_found-llm_providers.model_not_found-llm_providers.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8439,6 +8576,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8474,6 +8612,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8517,6 +8656,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["routes.not_found-validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8550,6 +8690,7 @@ export interface operations {
             404: components["responses"]["http.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8585,6 +8726,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8628,6 +8770,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8661,6 +8804,7 @@ export interface operations {
             404: components["responses"]["http.not_found-mcp_configs.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8692,6 +8836,7 @@ export interface operations {
             404: components["responses"]["http.not_found-mcp_configs.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8733,6 +8878,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8773,6 +8919,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8807,6 +8954,7 @@ export interface operations {
             404: components["responses"]["http.not_found-mcp_configs.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8845,6 +8993,7 @@ export interface operations {
             404: components["responses"]["http.not_found-mcp_configs.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8887,6 +9036,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8928,6 +9078,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -8997,6 +9148,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9040,6 +9192,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9073,6 +9226,7 @@ export interface operations {
             404: components["responses"]["http.not_found-tools.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9104,6 +9258,7 @@ export interface operations {
             404: components["responses"]["http.not_found-tools.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9145,6 +9300,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9190,6 +9346,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9231,6 +9388,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9271,6 +9429,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9312,6 +9471,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9353,6 +9513,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9386,6 +9547,7 @@ export interface operations {
             404: components["responses"]["http.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9418,6 +9580,7 @@ export interface operations {
             404: components["responses"]["http.not_found-tool_workers.tool_not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9453,6 +9616,7 @@ export interface operations {
             403: components["responses"]["auth.forbidden"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9496,6 +9660,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9529,6 +9694,7 @@ export interface operations {
             404: components["responses"]["http.not_found-webhook_endpoints.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9560,6 +9726,7 @@ export interface operations {
             404: components["responses"]["http.not_found-webhook_endpoints.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9600,6 +9767,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9645,6 +9813,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9691,6 +9860,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9736,6 +9906,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9775,6 +9946,7 @@ export interface operations {
             404: components["responses"]["http.not_found-webhook_endpoints.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9809,6 +9981,7 @@ export interface operations {
             404: components["responses"]["http.not_found-webhook_endpoints.delivery_not_found-webhook_endpoints.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -9852,7 +10025,7 @@ export interface operations {
             413: components["responses"]["OpenAIError-http.body_too_large"];
             414: components["responses"]["OpenAIError-http.uri_too_long"];
             415: components["responses"]["OpenAIError-http.unsupported_media_type"];
-            429: components["responses"]["OpenAIError-budget.exhausted-threads.queue_full"];
+            429: components["responses"]["OpenAIError-budget.exhausted-rate_limit.exceeded-threads.queue_full"];
             431: components["responses"]["OpenAIError-http.headers_too_large"];
             500: components["responses"]["OpenAIError-internal.error"];
             501: components["responses"]["OpenAIError-http.unknown_transfer_coding"];
@@ -9891,6 +10064,7 @@ export interface operations {
             404: components["responses"]["OpenAIError-http.not_found-responses.not_found"];
             410: components["responses"]["OpenAIError-runs.events_lost"];
             414: components["responses"]["OpenAIError-http.uri_too_long"];
+            429: components["responses"]["OpenAIError-rate_limit.exceeded"];
             431: components["responses"]["OpenAIError-http.headers_too_large"];
             500: components["responses"]["OpenAIError-internal.error"];
             501: components["responses"]["OpenAIError-http.unknown_transfer_coding"];
@@ -9930,6 +10104,7 @@ export interface operations {
             413: components["responses"]["OpenAIError-http.body_too_large"];
             414: components["responses"]["OpenAIError-http.uri_too_long"];
             415: components["responses"]["OpenAIError-http.unsupported_media_type"];
+            429: components["responses"]["OpenAIError-rate_limit.exceeded"];
             431: components["responses"]["OpenAIError-http.headers_too_large"];
             500: components["responses"]["OpenAIError-internal.error"];
             501: components["responses"]["OpenAIError-http.unknown_transfer_coding"];
@@ -9969,6 +10144,7 @@ export interface operations {
             413: components["responses"]["OpenAIError-http.body_too_large"];
             414: components["responses"]["OpenAIError-http.uri_too_long"];
             415: components["responses"]["OpenAIError-http.unsupported_media_type"];
+            429: components["responses"]["OpenAIError-rate_limit.exceeded"];
             431: components["responses"]["OpenAIError-http.headers_too_large"];
             500: components["responses"]["OpenAIError-internal.error"];
             501: components["responses"]["OpenAIError-http.unknown_transfer_coding"];
@@ -10010,7 +10186,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["personas.not_found-routes.not_found-validation.error"];
-            429: components["responses"]["budget.exhausted-threads.queue_full"];
+            429: components["responses"]["budget.exhausted-rate_limit.exceeded-threads.queue_full"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -10057,6 +10233,7 @@ export interface operations {
             410: components["responses"]["runs.events_lost"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -10097,6 +10274,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -10135,6 +10313,7 @@ export interface operations {
             404: components["responses"]["http.not_found"];
             414: components["responses"]["http.uri_too_long"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -10186,7 +10365,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["personas.not_found-routes.not_found-validation.error"];
-            429: components["responses"]["budget.exhausted-threads.queue_full"];
+            429: components["responses"]["budget.exhausted-rate_limit.exceeded-threads.queue_full"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];
@@ -10236,6 +10415,7 @@ export interface operations {
             414: components["responses"]["http.uri_too_long"];
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
+            429: components["responses"]["rate_limit.exceeded"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];

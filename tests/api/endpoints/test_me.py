@@ -20,6 +20,7 @@ def test_me_is_the_user_in_their_org(alice: User) -> None:
         "org_name": alice.login,
         "role": "owner",
         "permissions": sorted(SCOPES),
+        "limits": [],
     }
     assert expected == me
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", created_at)
