@@ -1,6 +1,14 @@
 """The names that the author of an agent needs; `docs/how-to/agents.md` shows their use."""
 
-from arkloop.shared.agents.agent_run import UNKNOWN_OUTCOME, AgentRun, Call, Message, RunStopped
+from arkloop.shared.agents.agent_run import (
+    UNKNOWN_OUTCOME,
+    AgentRun,
+    Call,
+    DelegatedTask,
+    Message,
+    RunStopped,
+    SubRunResult,
+)
 from arkloop.shared.runs.agent_approvals import approve
 from arkloop.shared.runs.approvals import ApprovalReply
 
@@ -9,7 +17,9 @@ __all__ = [
     "AgentRun",
     "ApprovalReply",
     "Call",
+    "DelegatedTask",
     "Message",
     "RunStopped",
+    "SubRunResult",
     "approve",
 ]

@@ -16,7 +16,12 @@ from arkloop.api.http.fields import (
     whole,
 )
 from arkloop.shared.agents.agent_run import MAX_CHECKPOINT_BYTES
-from arkloop.shared.agents.transcript import CALL_ID, MAX_NAME_CHARACTERS
+from arkloop.shared.agents.transcript import (
+    CALL_ID,
+    MAX_NAME_CHARACTERS,
+    MAX_TASK_CHARACTERS,
+    MAX_TASKS,
+)
 from arkloop.shared.events import types
 from arkloop.shared.events.types import Event
 from arkloop.shared.events.usage import MAX_TOKENS, TOKEN_FIELDS, Usage
@@ -213,6 +218,27 @@ class AskPerson(_LastWrite):
     key = fields.String(load_default=None, allow_none=True, validate=_CALL_ID)
     question = fields.String(required=True, validate=utf8_length(1, MAX_QUESTION_BYTES))
     options = BoundedList(fields.String(validate=validate.Length(1, 500)), most=20)
+
+
+class _Task(Schema):
+    tool_call_id = fields.String(required=True, validate=_CALL_ID)
+    persona = fields.String(required=True, validate=validate.Length(1, 200))
+    task = fields.String(required=True, validate=validate.Length(1, MAX_TASK_CHARACTERS))
+
+
+class DelegateTasks(_LastWrite):
+    tasks = BoundedList(fields.Nested(_Task), required=True, most=MAX_TASKS)
+
+    @validates_schema
+    def _check_ids(self, body: dict[str, Any], **_: Any) -> None:
+        ids_ = [task["tool_call_id"] for task in body["tasks"]]
+        if not ids_ or len(set(ids_)) < len(ids_):
+            raise ValidationError("must be tasks, each with a `tool_call_id` of its own", "tasks")
+
+
+class ReserveMoney(_HeldRun):
+    usd = Usd(required=True)
+    gives_up = StrictBoolean(load_default=False)
 
 
 class CompleteRun(_LastWrite):

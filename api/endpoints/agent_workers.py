@@ -17,7 +17,7 @@ from marshmallow import Schema
 
 from arkloop.api.auth.bearer import authenticator, requires
 from arkloop.api.endpoints import agent_worker_bodies as bodies
-from arkloop.api.endpoints.worker_types import HeldRuns, PolledRuns, WrittenRun
+from arkloop.api.endpoints.worker_types import HeldRuns, PolledRuns, ReservedRun, WrittenRun
 from arkloop.api.http.current import actor, catalog, connections
 from arkloop.api.http.described import described
 from arkloop.api.http.json_body import BodyLimits, read_body
@@ -35,7 +35,17 @@ from arkloop.shared.runs import (
     sweep,
 )
 from arkloop.shared.runs.agent_workers import AgentWorker
-from arkloop.shared.runs.agent_writes import Ask, Complete, Fail, Release, Then, Write
+from arkloop.shared.runs.agent_writes import (
+    Ask,
+    Complete,
+    Delegate,
+    Fail,
+    Hold,
+    Release,
+    Then,
+    Write,
+)
+from arkloop.shared.runs.held_runs import Written
 from arkloop.shared.runs.states import status_of
 from arkloop.shared.storage.connections import Connections
 
@@ -125,6 +135,21 @@ def ask(name: str, body: dict[str, Any]) -> Response:
     return _write(name, body, asked)
 
 
+@described(body=bodies.DelegateTasks, returns=WrittenRun, raises=WRITING)
+def delegate(name: str, body: dict[str, Any]) -> Response:
+    """Let the run wait for sub-runs; it is polled again when all their results are there."""
+    return _write(name, body, Delegate(tasks=body["tasks"]))
+
+
+@described(body=bodies.ReserveMoney, returns=ReservedRun, raises=(RunNotFound, OutdatedFence))
+def reserve(name: str, body: dict[str, Any]) -> Response:
+    """Reserve what the next model call of the agent may cost at most."""
+    hold = Hold(**body)
+    with connections().transaction() as tx:
+        written, is_reserved = agent_writes.reserve(tx, actor().org_id, name, hold, catalog())
+    return jsonify(**_shown(hold.run_id, written), is_reserved=is_reserved)
+
+
 @described(body=bodies.CompleteRun, returns=WrittenRun, raises=WRITING)
 def complete(name: str, body: dict[str, Any]) -> Response:
     """Complete the run with the final answer."""
@@ -149,6 +174,8 @@ for _view, _schema in (
     (append, bodies.AppendEvents()),
     (checkpoint, bodies.StoreCheckpoint()),
     (ask, bodies.AskPerson()),
+    (delegate, bodies.DelegateTasks()),
+    (reserve, bodies.ReserveMoney()),
     (complete, bodies.CompleteRun()),
     (fail, bodies.FailRun()),
     (release, bodies.ReleaseRun()),
@@ -169,12 +196,16 @@ def _write(name: str, body: Mapping[str, Any], then: Then = None) -> Response:
         written = agent_writes.write(
             tx, actor().org_id, name, change, catalog(), then, max_output_bytes=most
         )
-    return jsonify(
-        run_id=str(change.run_id),
-        status=status_of(written.state),
-        cancel_requested=written.cancel_requested,
-        next_seq=written.next_seq,
-    )
+    return jsonify(_shown(change.run_id, written))
+
+
+def _shown(run_id: UUID, written: Written) -> dict[str, Any]:
+    return {
+        "run_id": str(run_id),
+        "status": status_of(written.state),
+        "cancel_requested": written.cancel_requested,
+        "next_seq": written.next_seq,
+    }
 
 
 def _respond(

@@ -91,3 +91,9 @@ class WrittenRun(TypedDict):
     status: str
     cancel_requested: bool
     next_seq: int
+
+
+class ReservedRun(WrittenRun):
+    """A run after its agent worker has tried to reserve money."""
+
+    is_reserved: bool

@@ -28,6 +28,8 @@ POINTS = (
     "agent.result_stored",
     "agent.checkpoint_unsent",
     "agent.checkpoint_stored",
+    "agent.tasks_unsent",
+    "agent.tasks_stored",
     "agent.before_end",
     "agent.ended",
 )
@@ -39,6 +41,8 @@ def _points_of(verb: str, body: Mapping[str, Any]) -> tuple[str, str] | None:
     kinds = {event["type"] for event in body.get("events", ())}
     if verb == "complete":
         return "agent.before_end", "agent.ended"
+    if verb == "delegate":
+        return "agent.tasks_unsent", "agent.tasks_stored"
     if "checkpoint" in body:
         return "agent.checkpoint_unsent", "agent.checkpoint_stored"
     if "tool.result" in kinds:

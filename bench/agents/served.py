@@ -29,7 +29,14 @@ POINTS = (
     "worker.any_moment",
 )
 #: How often a run comes to a point; one response to a poll may have all the runs.
-_TIMES = {"call": STEPS, "step": STEPS, "result": STEPS, "checkpoint": STEPS // 2, "end": 1}
+_TIMES = {
+    "call": STEPS,
+    "step": STEPS,
+    "result": STEPS,
+    "checkpoint": STEPS // 2,
+    "tasks": 1,
+    "end": 1,
+}
 LEASE_SECONDS = 6
 #: A frozen worker that has woken finds within this time that its runs are not its own.
 LATE_SECONDS = 2.0

@@ -21,12 +21,16 @@ POINTS = (
     "worker.tool_begun",
     "worker.tool_returned",
     "worker.step_finished",
+    "worker.delegated",
+    "worker.parked",
     "worker.before_end",
     "worker.any_moment",
 )
 #: Runs that are in progress when their worker is killed, and the steps of each.
 RUNS, STEPS = 8, 6
 SECONDS = 60.0
+#: The results of the tasks that each run gives out.
+SUB_RESULTS = ("sub 0", "sub 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,8 @@ class Trial:
     checkpoints: Sequence[tuple[str, int]] = ()
     seqs: Sequence[int] = ()
     last_type: str = "run.completed"
+    sub_runs: int = len(SUB_RESULTS)
+    sub_results: Sequence[str] = SUB_RESULTS
 
     @property
     def unknown(self) -> int:
@@ -66,6 +72,10 @@ class Trial:
                 faults.append(f"{effects} effects of step {number}")
             if is_done and not effects:
                 faults.append(f"a result of step {number} without an effect")
+        if self.sub_runs != len(SUB_RESULTS):
+            faults.append(f"{self.sub_runs} sub-runs")
+        if tuple(self.sub_results) != SUB_RESULTS:
+            faults.append(f"other results of sub-runs: {self.sub_results}")
         faults += self._faults_of_events()
         expected = [outputs[0] for _, outputs in sorted(self.results.items()) if outputs]
         if self.status == "completed" and self.output != json.dumps(expected):
@@ -95,7 +105,8 @@ class Bench:
             headers={"Authorization": f"Bearer {service.api_key}"},
             timeout=60,
         )
-        self._made("/v1/personas", {"key": agent, "agent": agent, "max_steps": 256})
+        definition = {"key": agent, "agent": agent, "max_steps": 256, "delegates": ["plain"]}
+        self._made("/v1/personas", definition)
 
     def round(self, point: str, seed: int) -> list[Trial]:
         """Start `RUNS` runs and kill their worker at the point while they are in progress."""
@@ -144,8 +155,13 @@ class Bench:
         effects = Counter(line[0] for line in own)
         events = self._events(run_id)
         results: dict[int, list[str]] = {}
+        sub_results: list[str] = []
         for event in events:
-            if event["type"] == "tool.result":
+            if event["type"] != "tool.result":
+                continue
+            if event["data"]["name"] == "delegate":
+                sub_results.append(event["data"]["output"])
+            else:
                 number = int(event["data"]["tool_call_id"].removeprefix("step-"))
                 results.setdefault(number, []).append(event["data"]["output"])
         return Trial(
@@ -157,6 +173,8 @@ class Bench:
             checkpoints=[(line[0], int(line[1])) for line in own if len(line) == 2],
             seqs=[event["seq"] for event in events],
             last_type=events[-1]["type"] if events else "",
+            sub_runs=len(self._http.get("/v1/runs", params={"parent_run_id": run_id}).json()),
+            sub_results=sub_results,
         )
 
     def milliseconds(self) -> dict[str, list[float]]:

@@ -124,6 +124,13 @@ class RunOutbox:
         """Send everything, the last part with this request. Raises: RunStopped, Refused."""
         self._send(verb, fields)
 
+    def reserve(self, usd: float, *, gives_up: bool) -> bool:
+        """Send everything, then reserve; False: not now. Raises: RunStopped, Refused."""
+        with self._sending:
+            self._send_all("append", {})
+            written = self._post("reserve", {**self._claim, "usd": usd, "gives_up": gives_up})
+            return bool(written["is_reserved"])
+
     def lose(self) -> None:
         """Give up a request that the service does not respond to: the run is another worker's."""
         self._is_lost = True
@@ -153,23 +160,26 @@ class RunOutbox:
 
     def _send(self, verb: str, fields: Mapping[str, Any]) -> None:
         with self._sending:
-            if self._broken is not None and verb not in ("fail", "release"):
-                # Another thread had sent what this one waits for: it is not stored.
-                raise RunStopped(self._broken)
-            is_last = False
-            while not is_last:
-                batch, is_last = self._take()
-                try:
-                    if is_last and verb != "append":
-                        self._post(verb, self._body(batch, fields))
-                    elif batch or fields:
-                        self._post("append", self._body(batch, fields if is_last else {}))
-                except RunStopped as stopped:
-                    self._broken = stopped.reason
-                    raise
-                except Refused:
-                    self._drop_from(batch)
-                    raise
+            self._send_all(verb, fields)
+
+    def _send_all(self, verb: str, fields: Mapping[str, Any]) -> None:
+        if self._broken is not None and verb not in ("fail", "release"):
+            # Another thread had sent what this one waits for: it is not stored.
+            raise RunStopped(self._broken)
+        is_last = False
+        while not is_last:
+            batch, is_last = self._take()
+            try:
+                if is_last and verb != "append":
+                    self._post(verb, self._body(batch, fields))
+                elif batch or fields:
+                    self._post("append", self._body(batch, fields if is_last else {}))
+            except RunStopped as stopped:
+                self._broken = stopped.reason
+                raise
+            except Refused:
+                self._drop_from(batch)
+                raise
 
     def _drop_from(self, batch: list[tuple[int, dict[str, Any]]]) -> None:
         """Drop refused events and those after them: only the end of the run can follow."""
@@ -199,14 +209,14 @@ class RunOutbox:
             batch, self._ready = self._ready[:count], self._ready[count:]
             return batch, not self._ready
 
-    def _post(self, verb: str, body: Mapping[str, Any]) -> None:
+    def _post(self, verb: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Send a request until the service has responded to it: a repeated one has no effect."""
         pause = FIRST_PAUSE_SECONDS
         while True:
             if self._is_lost:
                 raise RunStopped("lost")
             try:
-                written = self._service.post(verb, body)
+                written: Mapping[str, Any] = self._service.post(verb, body)
                 break
             except Unreachable as error:
                 log.warning("%s of run %s: %s", verb, body["run_id"], error)
@@ -217,12 +227,13 @@ class RunOutbox:
                     self._stop("lost")
                     raise RunStopped("lost") from None
                 raise
-        if verb == "append" and written["status"] != "running":
+        if verb in ("append", "reserve") and written["status"] != "running":
             reason: StopReason = "limit" if written["status"] == "failed" else "lost"
             self._stop(reason)
             raise RunStopped(reason)
         if written["cancel_requested"]:
             self._stop("cancelled")
+        return written
 
     # ---- under the lock ----
 

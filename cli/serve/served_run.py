@@ -1,7 +1,9 @@
 """The run of an agent in a worker of the customer, as its code sees it."""
 
 import json
+import secrets
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,18 +14,29 @@ from arkloop.shared.agents.agent_run import (
     MAX_CHECKPOINT_BYTES,
     UNKNOWN_OUTCOME,
     Call,
+    DelegatedTask,
     Message,
     RunStopped,
     StopReason,
+    SubRunResult,
 )
 from arkloop.shared.agents.steps_and_costs import StepsAndCosts
-from arkloop.shared.agents.transcript import Transcript, call_of, json_of
+from arkloop.shared.agents.transcript import (
+    RecordedCall,
+    Transcript,
+    call_of,
+    delegated_calls,
+    json_of,
+)
 from arkloop.shared.events.plain import clean
 from arkloop.shared.events.types import MessageCompleted, MessageDelta, MessageThinking
 from arkloop.shared.events.usage import TOKEN_FIELDS, Usage
 from arkloop.worker.contract.identity import traceparent
 
 MAX_OUTPUT_BYTES = 65_000
+#: How long a run waits for money that other runs have reserved.
+MAX_RESERVE_SECONDS = 60.0
+RESERVE_PAUSE_SECONDS = 0.25
 _CUT = "\n[cut: the output was too long]"
 
 
@@ -154,8 +167,14 @@ class ServedRun(StepsAndCosts):
         self.check()
 
     def reserve(self, usd: float) -> None:
-        """Check the run; the service reserves nothing for the calls of other processes."""
-        self.check()
+        """Reserve what the next model call may cost at most."""
+        ends = time.monotonic() + MAX_RESERVE_SECONDS
+        while True:
+            with self._recording():
+                gives_up = time.monotonic() > ends
+                if self.outbox.reserve(round(float(usd), 8), gives_up=gives_up):
+                    return
+            self.wait(RESERVE_PAUSE_SECONDS * (0.5 + secrets.randbelow(1000) / 1000))
 
     def checkpoint(self, data: Any) -> None:
         """Store where the agent is."""
@@ -185,6 +204,24 @@ class ServedRun(StepsAndCosts):
             if options:
                 fields["options"] = [clean(_text(option)) for option in options]
             self.outbox.send("ask", **fields)
+            self.stop("waiting")
+        raise RunStopped("waiting")
+
+    def delegate_all(self, tasks: Sequence[DelegatedTask]) -> list[SubRunResult]:
+        """Return the results of sub-runs, in this execution or the next."""
+        with self._recording():
+            calls = delegated_calls(tasks)
+            self._transcript.new_of(calls)
+            known = self._transcript.sub_run_results(calls)
+            if known is not None:
+                return known
+            missing = [call for call in calls if self._transcript.output_of(call["id"]) is None]
+            self._settle()
+            text = self.outbox.open_text
+            if self._transcript.begins_turn(text):
+                self.outbox.add(self._transcript.turn(text))
+            given = [{"tool_call_id": call["id"], **call["arguments"]} for call in missing]
+            self.outbox.send("delegate", tasks=given)
             self.stop("waiting")
         raise RunStopped("waiting")
 
@@ -238,14 +275,16 @@ def _with_unknown(messages: Sequence[Message]) -> Sequence[Message]:
             if call["id"] not in done:
                 unknown = Message(role="tool", content=UNKNOWN_OUTCOME)
                 unknown["tool_call_id"], unknown["name"] = call["id"], call["name"]
+                unknown["is_error"] = True
                 found.append(unknown)
     return found
 
 
-def _calls_of(messages: Sequence[Message]) -> list[tuple[Call, str | None]]:
+def _calls_of(messages: Sequence[Message]) -> list[RecordedCall]:
     outputs = {one["tool_call_id"]: one["content"] for one in messages if "tool_call_id" in one}
+    failed = {one["tool_call_id"] for one in messages if one.get("is_error")}
     return [
-        (call, outputs.get(call["id"]))
+        RecordedCall(call, outputs.get(call["id"]), call["id"] in failed)
         for message in messages
         for call in message.get("tool_calls", ())
     ]

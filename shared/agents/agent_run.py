@@ -1,6 +1,7 @@
 """The run as the code of a custom agent sees it, in a worker and behind an agent worker alike."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
 #: Of a checkpoint, as JSON.
@@ -40,7 +41,8 @@ class Message(TypedDict):
     """A message of the conversation.
 
     `tool_calls` are those of an `assistant`; a `tool` message is the result of the call
-    `tool_call_id`. `files` are the images and files of a message or a result.
+    `tool_call_id`. `files` are the images and files of a message or a result. `is_error` is true
+    in the failed results of the run's own turns.
     """
 
     role: Literal["user", "assistant", "tool"]
@@ -48,7 +50,24 @@ class Message(TypedDict):
     tool_calls: NotRequired[list[Call]]
     tool_call_id: NotRequired[str]
     name: NotRequired[str]
+    is_error: NotRequired[bool]
     files: NotRequired[list[dict[str, Any]]]
+
+
+class DelegatedTask(TypedDict):
+    """A task for a run of another persona; `tool_call_id` is unique in the run that gives it."""
+
+    persona: str
+    task: str
+    tool_call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubRunResult:
+    """The result of a sub-run: its output as text, or with `is_error` why there is none."""
+
+    output: str
+    is_error: bool
 
 
 class AgentRun(Protocol):
@@ -193,6 +212,24 @@ class AgentRun(Protocol):
 
         Without one, this execution ends with `RunStopped`; once there is one, the agent is
         called again from its beginning. A question is recognised by its `key`, else by its text.
+        """
+
+    def delegate(self, persona: str, task: str, *, tool_call_id: str) -> SubRunResult:
+        """Give a task to a run of another persona, a sub-run, and return its result.
+
+        The persona is one of the `delegates` of the run's own. While the sub-run is active, this
+        run waits without a process: this execution ends with `RunStopped`, and the agent is called
+        again from its beginning. One id starts one sub-run, whatever is lost.
+
+        Raises:
+            ValueError: the run's persona has no `delegates`, the id is that of another call, or the
+                task is empty or too long.
+        """
+
+    def delegate_all(self, tasks: Sequence[DelegatedTask]) -> list[SubRunResult]:
+        """Give out tasks that are worked on side by side; return the results in their order.
+
+        Otherwise as `delegate`.
         """
 
     def check(self) -> None:

@@ -2,16 +2,17 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from arkloop.shared.agents.agent_run import DelegatedTask, SubRunResult
 from arkloop.shared.events.usage import Usage
 
 log = logging.getLogger(__name__)
 
 
 class StepsAndCosts(ABC):
-    """Steps and model calls of a run, for a class that records them."""
+    """Steps, sub-runs and model calls of a run, for a class that records them."""
 
     @abstractmethod
     def _begin_step(
@@ -26,6 +27,16 @@ class StepsAndCosts(ABC):
     @abstractmethod
     def _add_cost(self, usd: float | None, model: str | None, usage: Usage) -> None:
         """Count a model call; without `usd` its tokens are priced."""
+
+    @abstractmethod
+    def delegate_all(self, tasks: Sequence[DelegatedTask]) -> list[SubRunResult]:
+        """Give out tasks; return the results in their order."""
+
+    def delegate(self, persona: str, task: str, *, tool_call_id: str) -> SubRunResult:
+        """Give a task to a run of another persona, and return its result."""
+        given = DelegatedTask(persona=persona, task=task, tool_call_id=tool_call_id)
+        [result] = self.delegate_all([given])
+        return result
 
     def step(
         self,

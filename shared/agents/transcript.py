@@ -8,28 +8,40 @@ import json
 import re
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from arkloop.shared import ids
-from arkloop.shared.agents.agent_run import UNKNOWN_OUTCOME, Call
+from arkloop.shared.agents.agent_run import UNKNOWN_OUTCOME, Call, DelegatedTask, SubRunResult
 from arkloop.shared.events import types
 from arkloop.shared.events.plain import clean, is_too_deep
-from arkloop.shared.events.types import Event, MessageCompleted
+from arkloop.shared.events.types import DELEGATE, Event, MessageCompleted, ToolResult
 from arkloop.shared.events.usage import Usage
 
 CALL_ID = re.compile("[!-~]{1,128}")
 MAX_NAME_CHARACTERS = 128
+MAX_TASK_CHARACTERS = 100_000
+#: Of one call of `delegate_all`.
+MAX_TASKS = 64
+
+
+class RecordedCall(NamedTuple):
+    """A call of an earlier execution, with its output if it has one."""
+
+    call: Call
+    output: str | None = None
+    is_error: bool = False
 
 
 class Transcript:
     """The calls of a run and its open turn; its methods return the events to be written."""
 
-    def __init__(self, calls: Iterable[tuple[Call, str | None]] = ()) -> None:
-        """Start with the calls of earlier executions, each with its output if it has one."""
+    def __init__(self, calls: Iterable[RecordedCall] = ()) -> None:
+        """Start with the calls of earlier executions."""
         earlier = list(calls)
-        self._calls = {call["id"]: call for call, _ in earlier}
-        self._outputs = {call["id"]: output for call, output in earlier if output is not None}
-        self._unsettled = [call for call, output in earlier if output is None]
+        self._calls = {one.call["id"]: one.call for one in earlier}
+        self._outputs = {one.call["id"]: one.output for one in earlier if one.output is not None}
+        self._failed = {one.call["id"] for one in earlier if one.is_error}
+        self._unsettled = [one.call for one in earlier if one.output is None]
         self._began: dict[str, float] = {}
         self._usage = Usage()
         self._takes_calls = False
@@ -49,6 +61,28 @@ class Transcript:
     def output_of(self, call_id: str) -> str | None:
         """Return the output that is recorded for the call; None without one."""
         return self._outputs.get(call_id)
+
+    def new_of(self, delegated: Iterable[Call]) -> list[Call]:
+        """Return those of the calls of `delegate` that are not recorded yet.
+
+        Raises:
+            ValueError: the id is that of another call.
+        """
+        new = []
+        for call in delegated:
+            earlier = self._calls.get(call["id"])
+            if earlier is None:
+                new.append(call)
+            elif earlier["name"] != DELEGATE:
+                raise ValueError(f"The id {call['id']!r} is that of a call of {earlier['name']!r}.")
+        return new
+
+    def sub_run_results(self, delegated: Iterable[Call]) -> list[SubRunResult] | None:
+        """Return the results of calls of `delegate`; None if some have none yet."""
+        ids_ = [call["id"] for call in delegated]
+        if any(id_ not in self._outputs for id_ in ids_):
+            return None
+        return [SubRunResult(self._outputs[id_], id_ in self._failed) for id_ in ids_]
 
     def add_usage(self, usage: Usage) -> None:
         """Count a model call: the next turn has its usage."""
@@ -87,14 +121,22 @@ class Transcript:
             raise ValueError(f"There is no call {call_id!r}: tool_call comes first.")
         if call_id in self._outputs:
             return []
-        self._outputs[call_id] = output
-        self._takes_calls = False
-        self._unsettled = [call for call in self._unsettled if call["id"] != call_id]
-        began = self._began.pop(call_id, None)
+        began = self._began.get(call_id)
         duration_ms = 0 if began is None else round((time.monotonic() - began) * 1000)
         name = self._calls[call_id]["name"]
-        ended = types.ToolResult(call_id, name, output, is_error, duration_ms, None, characters)
+        ended = ToolResult(call_id, name, output, is_error, duration_ms, None, characters)
+        self.end(ended)
         return [ended]
+
+    def end(self, ended: ToolResult) -> None:
+        """Note that the call has this result."""
+        call_id = ended.tool_call_id
+        self._outputs[call_id] = ended.output
+        if ended.is_error:
+            self._failed.add(call_id)
+        self._takes_calls = False
+        self._unsettled = [call for call in self._unsettled if call["id"] != call_id]
+        self._began.pop(call_id, None)
 
     def settle(self) -> list[Event]:
         """End the calls whose outcome is not known: a new turn begins."""
@@ -118,6 +160,28 @@ def call_of(name: Any, arguments: Any, call_id: str | None) -> Call:
     elif not isinstance(call_id, str) or not CALL_ID.fullmatch(call_id):
         raise ValueError("The id of a call has 1 to 128 printable ASCII characters.")
     return Call(id=call_id, name=clean(name), arguments=json.loads(json_of(arguments)))
+
+
+def delegated_calls(tasks: Sequence[DelegatedTask]) -> list[Call]:
+    """Return the calls of `delegate` by which an agent gives out these tasks.
+
+    Raises:
+        ValueError: a task or an id has another form, or an id is given twice.
+    """
+    if not 1 <= len(tasks) <= MAX_TASKS:
+        raise ValueError(f"Give out 1 to {MAX_TASKS} tasks at once.")
+    calls = []
+    for one in tasks:
+        persona, task = one["persona"], one["task"]
+        if not isinstance(persona, str) or not isinstance(task, str):
+            raise ValueError("A persona and a task are strings.")
+        if not 1 <= len(task) <= MAX_TASK_CHARACTERS:
+            raise ValueError(f"A task has 1 to {MAX_TASK_CHARACTERS:,} characters.")
+        arguments = {"persona": persona, "task": task}
+        calls.append(call_of(DELEGATE, arguments, one["tool_call_id"]))
+    if len({call["id"] for call in calls}) < len(calls):
+        raise ValueError("Each task has a tool_call_id of its own.")
+    return calls
 
 
 def json_of(value: Any) -> str:

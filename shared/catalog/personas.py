@@ -19,6 +19,7 @@ from arkloop.shared.catalog import client_tools, model_settings, output_schema
 from arkloop.shared.catalog.client_tools import ClientTool
 from arkloop.shared.catalog.model_settings import InvalidModelSettings
 from arkloop.shared.errors import PersonaNotFound
+from arkloop.shared.events.types import DELEGATE
 from arkloop.shared.plugins import PersonaFile
 
 DEFAULT_PERSONA = "assistant"
@@ -31,8 +32,6 @@ BUILTIN_TOOLS = ("ask_user", "calculator", "current_time", "http_fetch")
 RESERVED_NAMES = ("append_line", "delegate", "read_result", "search_tools", "sleep", "final_answer")
 #: What a persona may let its runs override; see `shared/runs/overrides.py`.
 OVERRIDES = ("instructions", "variables", "model_settings", "tools", "output_schema", "limits")
-#: The tool of personas that have `delegates`.
-DELEGATE = "delegate"
 #: In `require_approval`: every tool.
 EVERY_TOOL = "*"
 
@@ -63,9 +62,6 @@ LOOP_FIELDS = (
     "mcp_tool_search",
     "tool_workers",
     "require_approval",
-    "delegates",
-    "max_depth",
-    "max_active_children",
     "max_equal_turns",
     "max_output_tokens",
     "max_result_tokens",

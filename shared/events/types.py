@@ -184,6 +184,10 @@ class RunSteered:
     parts: list[dict[str, Any]] | None = None
 
 
+#: The name of the tool whose calls start sub-runs.
+DELEGATE = "delegate"
+
+
 @dataclass(frozen=True, slots=True)
 class RunDelegated:
     """The call has started a run with this id, which has a thread and a stream of its own."""

@@ -12,7 +12,16 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.events import event_log, types
-from arkloop.shared.runs import agent_queue, agent_workers, checkpoints, claims, overrides
+from arkloop.shared.runs import (
+    agent_costs,
+    agent_delegation,
+    agent_queue,
+    agent_workers,
+    checkpoints,
+    claims,
+    held_runs,
+    overrides,
+)
 from arkloop.shared.runs.agent_workers import AgentWorker
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections, Transaction
@@ -94,6 +103,10 @@ def _hand_over(
             reset = types.MessageReset(lost[0].seq, "resumed")
             event_log.store(tx, {run_id: event_log.number(tx, run_id, [reset])})
         _note_deadline(tx, run, persona)
+        if run["resume_reason"]:
+            held = held_runs.of_row(tx, run)
+            agent_delegation.write_results(held)
+            agent_costs.give_back(held, persona)  # a lost worker may have reserved more
         turns, answers = _turns(tx.sql, run) if run["resume_reason"] else ([], [])
         checkpoint = checkpoints.load(tx.sql, run_id) if run["resume_reason"] else None
         return {
@@ -166,6 +179,7 @@ def _turns(sql: Connection, run: RowMapping) -> tuple[Sequence[Message], list[Me
                         "content": data["output"],
                         "tool_call_id": data["tool_call_id"],
                         "name": data["name"],
+                        **({"is_error": True} if data["is_error"] else {}),
                     }
                 )
             case types.RunWaitingForInput.type:

@@ -1,4 +1,4 @@
-"""The costs of model calls that an agent worker reports."""
+"""The costs of model calls that an agent worker makes itself: reported after, reserved before."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,6 +12,8 @@ from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events.usage import Usage
+from arkloop.shared.runs.held_runs import HeldRun
+from arkloop.shared.runs.transitions import recorded_totals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,3 +42,32 @@ def usd_of(
         why = f"`cost_usd` is required under a budget: the price of {model!r} is not known"
         raise InvalidRequest(events=[why])
     return Decimal(0)
+
+
+def hold(run: HeldRun, persona: Persona, most_usd: Decimal = Decimal(0)) -> budgets.Refused | None:
+    """Reserve the run's cost so far, and what its next model call may cost at most.
+
+    Returns why that does not fit; what was reserved before stays then.
+    """
+    claim, totals = run.claim(), recorded_totals(run.tx.sql, run.id)
+    limits = budgets.limits(run.tx.sql, claim, persona)
+    if not limits.has_budget and not limits.needs_reservation:
+        return None
+    try:
+        with run.tx.sql.begin_nested():
+            budgets.reserve(
+                *(run.tx, claim, limits, totals.cost_usd, most_usd),
+                own_usd=totals.own_usd,
+                on_own_route=True,
+            )
+    except budgets.Refused as refused:
+        return refused
+    return None
+
+
+def give_back(run: HeldRun, persona: Persona) -> None:
+    """Reduce the run's reservation to what it has cost so far, whatever that exceeds."""
+    claim, totals = run.claim(), recorded_totals(run.tx.sql, run.id)
+    limits = budgets.limits(run.tx.sql, claim, persona)
+    if limits.needs_reservation:
+        budgets.settle(run.tx, claim, totals.cost_usd, limits, own_usd=totals.own_usd)

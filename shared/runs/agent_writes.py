@@ -6,36 +6,39 @@ repeated because its response was lost changes nothing, and a hole is refused.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, delete, exists, func, select, update
+from sqlalchemy import Connection, delete, exists, func, select, update
 
 from arkloop.shared import ids, times
+from arkloop.shared.agents.agent_run import DelegatedTask
 from arkloop.shared.billing import budgets
+from arkloop.shared.billing.budgets import Refused
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.model_routes import OF_AGENT
 from arkloop.shared.catalog.personas import Persona
-from arkloop.shared.claim import Claim
-from arkloop.shared.errors import InvalidRequest, OutdatedFence, RunNotFound, SequenceConflict
+from arkloop.shared.errors import InvalidRequest, OutdatedFence, SequenceConflict
 from arkloop.shared.events import event_log, types
 from arkloop.shared.events.plain import clean
-from arkloop.shared.events.stored_events import StoredEvent, encode
 from arkloop.shared.events.types import Event, RouteCost, RunError
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import (
     agent_costs,
+    agent_delegation,
     agent_limits,
     agent_queue,
     checkpoints,
     endings,
+    held_runs,
     sub_runs,
 )
 from arkloop.shared.runs.agent_claims import persona_of
 from arkloop.shared.runs.agent_costs import AgentCost
 from arkloop.shared.runs.endings import Ending, TakenOver
+from arkloop.shared.runs.held_runs import HeldRun, Written
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import Totals, queued, recorded_totals
 from arkloop.shared.storage.connections import Transaction
@@ -44,6 +47,7 @@ from arkloop.shared.storage.tables.runs import agent_runs, runs
 
 #: Events that belong to a model turn, which must have begun before.
 _OF_TURN = (types.ToolCallRequested, types.ToolResult)
+_WITHOUT_TURN = "a call or result needs a `message.completed` before it, whose turn it is of"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,16 @@ class Write:
     seq: int | None = None
     events: Sequence[Event | AgentCost] = ()
     checkpoint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """A reservation of at most `usd` for the next model call; with `gives_up` the last attempt."""
+
+    run_id: UUID
+    fence: int
+    usd: Decimal
+    gives_up: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,43 +96,19 @@ class Fail:
 
 
 @dataclass(frozen=True, slots=True)
+class Delegate:
+    """Tasks for sub-runs, for whose results the run waits."""
+
+    tasks: Sequence[DelegatedTask]
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """The return of the run to the queue, since the agent worker stops."""
 
 
 #: What a write does with the run besides; None: it continues.
-Then = Ask | Complete | Fail | Release | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """The run after a write."""
-
-    state: str
-    cancel_requested: bool
-    next_seq: int
-
-
-class _Held:
-    """A run whose row is locked, and that this fence holds."""
-
-    def __init__(self, tx: Transaction, row: RowMapping, last_seq: int, now: datetime) -> None:
-        self.tx = tx
-        self.row = row
-        self.id: UUID = row["id"]
-        self.last_seq = last_seq
-        self.now = now
-        self.written_bytes = 0
-
-    def store(self, *happened: Event) -> None:
-        if happened:
-            event_log.store(self.tx, {self.id: self.number(happened)})
-
-    def number(self, happened: Sequence[Event]) -> list[StoredEvent]:
-        stored = [encode(self.last_seq + i, event, self.now) for i, event in enumerate(happened, 1)]
-        self.last_seq += len(stored)
-        self.written_bytes += sum(event.size for event in stored)
-        return stored
+Then = Ask | Delegate | Complete | Fail | Release | None
 
 
 def write(
@@ -142,11 +132,11 @@ def write(
         SequenceConflict: the number is not the next one, and not that of the same write.
         InvalidRequest: calls and results without a turn.
     """
-    run = _lock(tx, org_id, agent, change)
+    run = held_runs.lock(tx, org_id, agent, change.run_id, change.fence)
     is_held = run.row["state"] == RunState.EXECUTING
     if change.seq is not None and change.seq <= run.last_seq:
         _check_is_repeated(run, change, is_end=then is not None)
-        return _written(run.row["state"], run)
+        return run.written(run.row["state"])
     if not is_held:
         raise OutdatedFence(run_state=run.row["state"])
     if change.seq is not None and change.seq != run.last_seq + 1:
@@ -154,8 +144,10 @@ def write(
     costs = _store(run, change, catalog)
     _note(run, change)
     sub_runs.lock_parents(tx, [run.row], wait=True)  # before money, should the run end now
-    error = _spend(run, persona_of(catalog, run.row)) if costs else None
-    if any(isinstance(event, types.ToolCallRequested) for event in change.events):
+    error: RunError | None = None
+    if costs and (refused := agent_costs.hold(run, persona_of(catalog, run.row))):
+        error = _exhausted(run, persona_of(catalog, run.row), refused)
+    if isinstance(then, Delegate) or _has_calls(change):
         error = error or agent_limits.check_steps(tx.sql, run.id, persona_of(catalog, run.row))
     error = error or agent_limits.check_output_size(
         tx.sql, run.id, run.last_seq, len(change.events), run.written_bytes, max_output_bytes
@@ -167,40 +159,46 @@ def write(
     match then:
         case Ask():
             return _park(run, persona_of(catalog, run.row), then)
+        case Delegate():
+            return _delegate(run, catalog, then)
         case Complete(content=content, output=output):
             agent_limits.check_output(persona_of(catalog, run.row), content, output)
             return _end(run, RunState.COMPLETED, answer=then)
         case Fail(error=failure):
             return _end(run, RunState.FAILED, failure)
         case Release():
-            return _release(run)
-    return _written(RunState.EXECUTING, run)
+            return _release(run, persona_of(catalog, run.row))
+    return run.written(RunState.EXECUTING)
 
 
-def _lock(tx: Transaction, org_id: UUID, agent: str, change: Write) -> _Held:
-    row = (
-        tx.sql.execute(
-            select(*runs.c)
-            .where(runs.c.id == change.run_id, runs.c.org_id == org_id, runs.c.agent == agent)
-            .with_for_update()
-        )
-        .mappings()
-        .one_or_none()
-    )
-    if row is None:
-        raise RunNotFound()
-    if row["fence"] != change.fence:
-        raise OutdatedFence(run_state=row["state"])
-    # After the lock: what others wrote before it counts.
-    last_seq, now = tx.sql.execute(
-        select(func.coalesce(func.max(run_events.c.seq), 0), func.clock_timestamp()).where(
-            run_events.c.run_id == change.run_id
-        )
-    ).one()
-    return _Held(tx, row, last_seq, now)
+def reserve(
+    tx: Transaction,
+    org_id: UUID,
+    agent: str,
+    hold: Hold,
+    catalog: Catalog,
+) -> tuple[Written, bool]:
+    """Reserve what the next model call of an agent may cost at most; False: not now.
+
+    Where it can never fit, and with `gives_up`, the run ends as one that has exceeded its budget.
+    A request that is repeated, because that response was lost, has no effect.
+
+    Raises:
+        RunNotFound, OutdatedFence
+    """
+    run = held_runs.lock(tx, org_id, agent, hold.run_id, hold.fence)
+    is_held = run.row["state"] == RunState.EXECUTING
+    if not is_held or run.row["cancel_requested_at"] is not None:
+        return run.written(run.row["state"]), False
+    sub_runs.lock_parents(tx, [run.row], wait=True)  # before money, should the run end now
+    persona = persona_of(catalog, run.row)
+    refused = agent_costs.hold(run, persona, hold.usd)
+    if refused is not None and (hold.gives_up or not refused.others_reserved):
+        return _end(run, RunState.FAILED, _exhausted(run, persona, refused)), False
+    return run.written(RunState.EXECUTING), refused is None
 
 
-def _check_is_repeated(run: _Held, change: Write, *, is_end: bool) -> None:
+def _check_is_repeated(run: HeldRun, change: Write, *, is_end: bool) -> None:
     """Check that what stands there is this write. Raises: SequenceConflict."""
     assert change.seq is not None
     wanted = [_type_of(event) for event in change.events]
@@ -210,11 +208,15 @@ def _check_is_repeated(run: _Held, change: Write, *, is_end: bool) -> None:
         raise SequenceConflict(next_seq=run.last_seq + 1)
 
 
+def _has_calls(change: Write) -> bool:
+    return any(isinstance(event, types.ToolCallRequested) for event in change.events)
+
+
 def _type_of(event: Event | AgentCost) -> str:
     return types.RunCost.type if isinstance(event, AgentCost) else event.type
 
 
-def _store(run: _Held, change: Write, catalog: Catalog) -> bool:
+def _store(run: HeldRun, change: Write, catalog: Catalog) -> bool:
     """Store the events; returns whether there are costs among them."""
     if not change.events:
         return False
@@ -222,9 +224,7 @@ def _store(run: _Held, change: Write, catalog: Catalog) -> bool:
         (e for e in change.events if isinstance(e, (*_OF_TURN, types.MessageCompleted))), None
     )
     if isinstance(first, _OF_TURN) and not _has_turn(run.tx.sql, run.id):
-        raise InvalidRequest(
-            events=["a call or result needs a `message.completed` before it, whose turn it is of"]
-        )
+        raise InvalidRequest(events=[_WITHOUT_TURN])
     has_costs = any(isinstance(event, AgentCost) for event in change.events)
     totals = recorded_totals(run.tx.sql, run.id) if has_costs else Totals()
     happened: list[Event] = []
@@ -234,7 +234,7 @@ def _store(run: _Held, change: Write, catalog: Catalog) -> bool:
             model = event.model or run.row["model"]
             route = catalog.route(run.row["org_id"], run.row["route_id"])
             usd = agent_costs.usd_of(
-                run.tx.sql, event, route, _claim_of(run), persona_of(catalog, run.row)
+                run.tx.sql, event, route, run.claim(), persona_of(catalog, run.row)
             )
             totals = totals.plus(RouteCost(route_id, model, event.usage, usd))
             event = types.RunCost(totals.usage, totals.cost_usd, totals.routes)
@@ -248,7 +248,7 @@ def _has_turn(sql: Connection, run_id: UUID) -> bool:
     return bool(sql.scalar(select(exists().where(turn))))
 
 
-def _note(run: _Held, change: Write) -> None:
+def _note(run: HeldRun, change: Write) -> None:
     """Store the checkpoint: crashes are counted anew from there."""
     if change.checkpoint is None:
         return
@@ -257,48 +257,15 @@ def _note(run: _Held, change: Write) -> None:
         run.tx.sql.execute(update(runs).where(runs.c.id == run.id).values(crashes=0))
 
 
-def _spend(run: _Held, persona: Persona) -> RunError | None:
-    """Count the costs so far in budgets; returns the error of a run that has exceeded one."""
-    claim, totals = _claim_of(run), recorded_totals(run.tx.sql, run.id)
-    limits = budgets.limits(run.tx.sql, claim, persona)
-    if not limits.has_budget and not limits.needs_reservation:
-        return None
-    own_usd, nothing = totals.own_usd, Decimal(0)
-    try:
-        with run.tx.sql.begin_nested():
-            budgets.reserve(
-                run.tx,
-                claim,
-                limits,
-                totals.cost_usd,
-                nothing,
-                own_usd=own_usd,
-                on_own_route=True,
-            )
-    except budgets.Refused as refused:
-        if limits.needs_reservation:
-            budgets.settle(run.tx, claim, totals.cost_usd, limits, own_usd=own_usd)
-        budgets.note_refusal(run.tx, claim.org_id, refused)
-        return RunError("budget.exhausted", str(refused), refused.others_reserved)
-    return None
-
-
-def _claim_of(run: _Held) -> Claim:
-    row = run.row
-    same = ("org_id", "thread_id", "persona_id", "route_id", "model", "trace_id", "options")
-    also = ("end_user_id", "position", "fence", "attempt", "queued_at", "api_key_id")
-    return Claim(
-        run_id=run.id,
-        last_seq=run.last_seq,
-        claimed_at=run.now,
-        used_seconds=0,
-        is_suspect=False,
-        **{name: row[name] for name in (*same, *also)},
-    )
+def _exhausted(run: HeldRun, persona: Persona, refused: Refused) -> RunError:
+    """Return the error of a run that has exceeded a budget; its costs count all the same."""
+    agent_costs.give_back(run, persona)
+    budgets.note_refusal(run.tx, run.row["org_id"], refused)
+    return RunError("budget.exhausted", str(refused), refused.others_reserved)
 
 
 def _end(
-    run: _Held, state: RunState, error: RunError | None = None, answer: Complete | None = None
+    run: HeldRun, state: RunState, error: RunError | None = None, answer: Complete | None = None
 ) -> Written:
     tx, totals = run.tx, recorded_totals(run.tx.sql, run.id)
     message: tuple[UUID, str] | None = None
@@ -335,10 +302,10 @@ def _end(
     outcome = endings.end_with_reservation(tx, ending)
     assert outcome is endings.Outcome.ENDED, outcome  # its row is locked
     tx.sql.execute(delete(agent_runs).where(agent_runs.c.run_id == run.id))
-    return _written(state, run)
+    return run.written(state)
 
 
-def _last_turn(run: _Held, content: str) -> UUID | None:
+def _last_turn(run: HeldRun, content: str) -> UUID | None:
     """Return the message id of the run's last turn if the final answer is all of it."""
     kinds = (types.MessageCompleted.type, *types.STREAMED_TYPES, *(kind.type for kind in _OF_TURN))
     last = run.tx.sql.execute(
@@ -353,8 +320,9 @@ def _last_turn(run: _Held, content: str) -> UUID | None:
     return UUID(turn["message_id"]) if turn["content"] == content else None
 
 
-def _park(run: _Held, persona: Persona, ask: Ask) -> Written:
+def _park(run: HeldRun, persona: Persona, ask: Ask) -> Written:
     """Let the run wait for a person without a worker."""
+    agent_costs.give_back(run, persona)
     expires_at = run.now + timedelta(seconds=persona.input_expires_seconds)
     request: dict[str, Any] = {
         "request_id": str(ids.new_id()),
@@ -375,24 +343,22 @@ def _park(run: _Held, persona: Persona, ask: Ask) -> Written:
         "input_expires_at": expires_at,
         "crashes": 0,
     }
-    _let_go(run, waiting)
-    return _written(RunState.WAITING, run)
+    run.let_go(waiting)
+    return run.written(RunState.WAITING)
 
 
-def _release(run: _Held) -> Written:
-    _let_go(run, queued("deploy"))
+def _delegate(run: HeldRun, catalog: Catalog, then: Delegate) -> Written:
+    """Let the run wait for sub-runs without a worker."""
+    persona = persona_of(catalog, run.row)
+    if not _has_turn(run.tx.sql, run.id):
+        raise InvalidRequest(events=[_WITHOUT_TURN])
+    agent_costs.give_back(run, persona)
+    return agent_delegation.delegate(run, catalog, persona, then.tasks)
+
+
+def _release(run: HeldRun, persona: Persona) -> Written:
+    agent_costs.give_back(run, persona)
+    run.let_go(queued("deploy"))
     row = run.row
     run.tx.after_commit.append(agent_queue.announce(run.id, row["org_id"], row["agent"]))
-    return _written(RunState.QUEUED, run)
-
-
-def _let_go(run: _Held, values: dict[str, Any]) -> None:
-    totals = recorded_totals(run.tx.sql, run.id)
-    changed = update(runs).where(runs.c.id == run.id)
-    run.tx.sql.execute(changed.values(**values, **totals.columns()))
-
-
-def _written(state: str, run: _Held) -> Written:
-    is_active = not RunState(state).is_terminal
-    cancel = is_active and run.row["cancel_requested_at"] is not None
-    return Written(state=str(state), cancel_requested=cancel, next_seq=run.last_seq + 1)
+    return run.written(RunState.QUEUED)

@@ -1,5 +1,6 @@
 """Delegation: a run starts another one, a sub-run, by one of its tool calls."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -8,11 +9,13 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from arkloop.shared.actors import DATA_PERMISSIONS, Actor
+from arkloop.shared.agents.transcript import MAX_TASK_CHARACTERS
 from arkloop.shared.billing import budget_limits
+from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.claim import Claim
-from arkloop.shared.errors import LeaseLost
+from arkloop.shared.errors import BudgetExhausted, LeaseLost, PersonaNotFound, RouteNotFound
 from arkloop.shared.events import event_log
 from arkloop.shared.events.types import RunDelegated
 from arkloop.shared.ids import new_id
@@ -63,6 +66,26 @@ class _Place:
     caps: dict[str, str | None]
 
 
+def prepare(
+    catalog: Catalog, claim: Claim, by: Persona, tool_call_id: str, *, persona: str, task: str
+) -> Delegation:
+    """Return what a call of `delegate` asks for: a run of `persona`, for a run of `by`.
+
+    Raises:
+        NotDelegated: the persona may not get tasks, or is gone.
+    """
+    if persona not in by.delegates:
+        raise NotDelegated(f"Not executed: {persona!r} is none of {', '.join(by.delegates)}.")
+    if not 1 <= len(task) <= MAX_TASK_CHARACTERS:
+        raise NotDelegated(f"Not executed: a task has 1 to {MAX_TASK_CHARACTERS:,} characters.")
+    try:
+        found = catalog.persona(claim.org_id, persona)
+        route = catalog.choose_route(claim.org_id, found.route_id or claim.route_id, found)
+    except (PersonaNotFound, RouteNotFound) as error:
+        raise NotDelegated(f"Not executed: {error.code}: {error.message}") from None
+    return Delegation(tool_call_id=tool_call_id, by=by, persona=found, route=route, task=task)
+
+
 def start(tx: Transaction, claim: Claim, wanted: Delegation) -> SubRun | None:
     """Start the sub-run of a call that has begun, once; None if the run is being cancelled.
 
@@ -71,8 +94,7 @@ def start(tx: Transaction, claim: Claim, wanted: Delegation) -> SubRun | None:
 
     Raises:
         LeaseLost
-        NotDelegated: it would be too deep.
-        BudgetExhausted: nothing is left for it.
+        NotDelegated: it would be too deep, or nothing is left for it.
     """
     # The lock keeps apart the calls of one turn, and the ends of sub-runs that were started before.
     parent = _locked(tx.sql, claim)
@@ -94,7 +116,10 @@ def start(tx: Transaction, claim: Claim, wanted: Delegation) -> SubRun | None:
         permissions=DATA_PERMISSIONS,
         api_key_id=claim.api_key_id,
     )
-    budget_limits.check_open(tx.sql, actor, wanted.persona, wanted.route, claim.end_user_id)
+    try:
+        budget_limits.check_open(tx.sql, actor, wanted.persona, wanted.route, claim.end_user_id)
+    except BudgetExhausted as error:
+        raise NotDelegated(f"Not executed: {error.code}: {error.message}") from None
     has_turn = _active_count(tx.sql, claim.run_id) < wanted.by.max_active_children
     sub_run = _insert(tx, actor, claim, parent, wanted)
     of_run: dict[str, Any] = {"parent_run_id": claim.run_id}
@@ -145,6 +170,25 @@ def unannounced(sql: Connection, run_id: UUID) -> list[tuple[str, SubRun]]:
         for row in started
         if str(row.id) not in announced
     ]
+
+
+def announcement(tool_call_id: str, sub_run: SubRun) -> RunDelegated:
+    """Return the event of a call that has started a sub-run."""
+    return RunDelegated(
+        tool_call_id, str(sub_run.run_id), str(sub_run.thread_id), sub_run.persona_id
+    )
+
+
+def begun(sql: Connection, run_id: UUID, call_ids: Collection[str]) -> set[str]:
+    """Return those of the run's calls that start sub-runs, whether they have done so or not."""
+    is_call = (tool_calls.c.run_id == run_id) & tool_calls.c.tool_call_id.in_(call_ids)
+    return set(
+        sql.scalars(
+            select(tool_calls.c.tool_call_id).where(
+                is_call, tool_calls.c.result_from == ResultSource.RUN
+            )
+        )
+    )
 
 
 def _insert(

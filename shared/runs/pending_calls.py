@@ -15,12 +15,13 @@ from sqlalchemy import Connection, Row, RowMapping, func, select, update
 from arkloop.shared.errors import InvalidRequest, NotActive, NotWaiting, ToolResultConflict
 from arkloop.shared.events import tool_output
 from arkloop.shared.events.plain import clean
+from arkloop.shared.runs import agent_queue
 from arkloop.shared.runs.states import ResultSource, RunState
 from arkloop.shared.runs.transitions import awaiting_runs, queued, waiting_is_over
 from arkloop.shared.storage import signals
 from arkloop.shared.storage.arrays import TextArray, plain_array
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.storage.notifications import Enqueue, Reached
+from arkloop.shared.storage.notifications import Reached
 from arkloop.shared.storage.tables.runs import runs, tool_calls
 
 #: The `kind` of `runs.pending_input` while results are missing.
@@ -133,7 +134,7 @@ def _resume_if_complete(tx: Transaction, run: RowMapping) -> None:
     reason = "sub_runs" if is_suspended else "input"
     tx.sql.execute(of_run.values(**queued(reason), **waiting_is_over()))
     tx.after_commit.append(signals.Input(run["id"], run["owner"]))
-    tx.after_commit.append(Enqueue(run["id"]))
+    tx.after_commit.append(agent_queue.announce(run["id"], run["org_id"], run["agent"]))
 
 
 def _locked(sql: Connection, run_id: UUID) -> RowMapping | None:

@@ -67,6 +67,8 @@ def _play(run: AgentRun, step: dict[str, Any]) -> None:
             getattr(run, kind)(value)
         case "say_identity":
             run.text(json.dumps([run.run_id, run.end_user_id, dict(run.metadata), run.attempt]))
+        case "say_attempt":
+            run.text(str(run.attempt))
         case "call":
             run.tool_call(value, step.get("arguments", {}), tool_call_id=step["id"])
         case "result":
@@ -85,6 +87,8 @@ def _play(run: AgentRun, step: dict[str, Any]) -> None:
             run.cost(input_tokens=value, model=step.get("model"))
         case "reserve":
             run.reserve(value)
+        case "delegate":
+            run.text(json.dumps([[one.output, one.is_error] for one in run.delegate_all(value)]))
         case "ask":
             run.text(run.ask(value, step.get("options", ()), key=step.get("key")))
         case "wait" if run.attempt <= step.get("attempts", run.attempt):

@@ -110,6 +110,7 @@ class Turn:
     content: str
     calls: list[ToolCall] = field(default_factory=list)
     results: dict[str, ToolMessage] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)  # calls whose result is an error
     #: Results in the ledger of a lost attempt, which could not write their events any more.
     ledger_results: dict[str, types.ToolResult] = field(default_factory=dict)
     #: Calls that were accepted elsewhere, without a result so far.
@@ -207,6 +208,8 @@ def turns_of(stored: Iterable[StoredEvent]) -> list[Turn]:
                     characters=data.get("characters"),
                 )
                 turns[-1].results[result.tool_call_id] = result
+                if data["is_error"]:
+                    turns[-1].failed.add(result.tool_call_id)
             case types.RunWaitingForInput.type:
                 requests[data["request_id"]] = data
             case types.RunInputReceived.type:

@@ -5,6 +5,7 @@ from typing import Any
 
 from arkloop.shared.agents.agent_run import UNKNOWN_OUTCOME, Call
 from arkloop.shared.agents.agent_run import Message as AgentMessage
+from arkloop.shared.agents.transcript import RecordedCall
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.contract.attachments import Attachment, Part
 from arkloop.worker.contract.messages import AssistantMessage, Message, ToolMessage
@@ -18,21 +19,29 @@ def shown(messages: Iterable[Message]) -> list[AgentMessage]:
 def turns_shown(turns: Sequence[Turn]) -> list[AgentMessage]:
     """Return the finished turns; calls without a result have an unknown outcome."""
     found: list[Message] = []
+    failed: set[str] = set()
     for turn in turns:
+        failed |= turn.failed
         for call in turn.calls:
             if call.id not in turn.results:
                 unknown = ToolMessage(call.id, call.name, UNKNOWN_OUTCOME)
                 turn.results[call.id] = unknown
+                failed.add(call.id)
         found.extend(turn.messages())
-    return shown(found)
+    messages = shown(found)
+    for message in messages:
+        if message.get("tool_call_id") in failed:
+            message["is_error"] = True
+    return messages
 
 
-def calls_of(turns: Iterable[Turn]) -> list[tuple[Call, str | None]]:
-    """Return the calls of the turns, each with its output if it has one."""
+def calls_of(turns: Iterable[Turn]) -> list[RecordedCall]:
+    """Return the calls of the turns."""
     return [
-        (
+        RecordedCall(
             Call(id=call.id, name=call.name, arguments=call.arguments),
             turn.results[call.id].content if call.id in turn.results else None,
+            call.id in turn.failed,
         )
         for turn in turns
         for call in turn.calls

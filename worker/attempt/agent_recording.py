@@ -7,8 +7,20 @@ from decimal import Decimal
 from typing import Any
 
 from arkloop.shared import fault_points, usd
-from arkloop.shared.agents.agent_run import MAX_CHECKPOINT_BYTES, UNKNOWN_OUTCOME, Call
-from arkloop.shared.agents.transcript import Transcript, call_of, json_of
+from arkloop.shared.agents.agent_run import (
+    MAX_CHECKPOINT_BYTES,
+    UNKNOWN_OUTCOME,
+    Call,
+    DelegatedTask,
+    SubRunResult,
+)
+from arkloop.shared.agents.transcript import (
+    RecordedCall,
+    Transcript,
+    call_of,
+    delegated_calls,
+    json_of,
+)
 from arkloop.shared.catalog import reported_costs
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
@@ -19,6 +31,7 @@ from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import checkpoints
 from arkloop.worker.agent.loop import Answer
 from arkloop.worker.agent.returned_answer import answer_of
+from arkloop.worker.attempt.agent_delegation import AgentDelegation
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.contract.outcomes import LimitExceeded, RunFailure, ShuttingDown, WaitForInput
 from arkloop.worker.process.process import WorkerProcess
@@ -32,7 +45,7 @@ MAX_QUESTION_CHARACTERS = 8192
 class Beginning:
     """The state that earlier executions of the run have left."""
 
-    calls: Sequence[tuple[Call, str | None]] = ()
+    calls: Sequence[RecordedCall] = ()
     answers: Mapping[tuple[str | None, str], str]
     checkpoint: str | None = None
 
@@ -49,6 +62,7 @@ class AgentRecording:
         beginning: Beginning,
     ) -> None:
         self.transcript = Transcript(beginning.calls)
+        self.delegation = AgentDelegation(process, run, persona, self.transcript)
         self._process, self._run = process, run
         self._persona, self._route = persona, route
         self._answers = beginning.answers
@@ -147,6 +161,7 @@ class AgentRecording:
         for (asked_by, asked), answer in self._answers.items():
             if place in ((asked_by, asked), (asked_by, None)):
                 return answer
+        self._run.admission.settle()  # others may use it meanwhile
         raise WaitForInput(
             persona=self._persona,
             kind="question",
@@ -154,6 +169,20 @@ class AgentRecording:
             tool_call_id=key,
             options=[clean(_text(option)) for option in options] or None,
         )
+
+    def delegate_all(self, tasks: Sequence[DelegatedTask]) -> list[SubRunResult]:
+        self._run.check()
+        calls = delegated_calls(tasks)
+        new = self.transcript.new_of(calls)
+        for call in new:
+            self.delegation.begin(call)
+        for call in new:
+            self._begin(call)
+        if missing := [call for call in calls if self.transcript.output_of(call["id"]) is None]:
+            self.delegation.settle(missing)
+        results = self.transcript.sub_run_results(calls)
+        assert results is not None
+        return results
 
     # ---- at its end ----
 

@@ -4,7 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from arkloop.shared.agents.agent_run import Call, Message, RunStopped, StopReason
+from arkloop.shared.agents.agent_run import (
+    Call,
+    DelegatedTask,
+    Message,
+    RunStopped,
+    StopReason,
+    SubRunResult,
+)
 from arkloop.shared.agents.steps_and_costs import StepsAndCosts
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events.usage import Usage
@@ -108,6 +115,10 @@ class InProcessRun(StepsAndCosts):
     def ask(self, question: str, options: Sequence[str] = (), *, key: str | None = None) -> str:
         """Return a person's answer, in this execution or the next."""
         return self._call(self.recording.ask, question, options, key)
+
+    def delegate_all(self, tasks: Sequence[DelegatedTask]) -> list[SubRunResult]:
+        """Return the results of sub-runs, in this execution or the next."""
+        return self._call(self.recording.delegate_all, tasks)
 
     def check(self) -> None:
         """Raise if the run has to stop."""

@@ -114,9 +114,9 @@ class ClaimedRun:
         self.admission.totals = self.totals.after(happened)
         return self.log.add(*happened)
 
-    def note(self, *happened: Event) -> None:
-        """Write events within the turn that is being streamed."""
-        self.log.add(*happened, ends_turn=False)
+    def note(self, *happened: Event) -> int:
+        """Write events within the turn that is being streamed; returns the `seq` of the first."""
+        return self.log.add(*happened, ends_turn=False)
 
     def checkpoint(self) -> None:
         self.log.flush()

@@ -64,6 +64,8 @@ def carry_out(
     )
     route = process.catalog.route(claim.org_id, claim.route_id)
     recording = AgentRecording(process, run, persona, route, beginning)
+    if earlier.turns:
+        recording.delegation.resume(earlier.turns[-1])
     with process.histories.history_of(claim, MAX_BYTES, run) as seen:
         agent_run = InProcessRun(
             run_id=identity.run_id,

@@ -4,11 +4,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from arkloop.shared.catalog.personas import DELEGATE, Persona
-from arkloop.shared.errors import BudgetExhausted, PersonaNotFound, RouteNotFound, Unavailable
-from arkloop.shared.events.types import RunDelegated
+from arkloop.shared.agents.transcript import MAX_TASK_CHARACTERS
+from arkloop.shared.catalog.personas import Persona
+from arkloop.shared.errors import Unavailable
+from arkloop.shared.events.types import DELEGATE
 from arkloop.shared.runs import delegation, trees
-from arkloop.shared.runs.delegation import Delegation, NotDelegated, SubRun
+from arkloop.shared.runs.delegation import NotDelegated
 from arkloop.shared.runs.states import ResultSource
 from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.contract.context import ToolContext
@@ -19,7 +20,6 @@ from arkloop.worker.tools import CallInfo, ResultPending, Tool, ToolFailed
 
 log = logging.getLogger(__name__)
 
-MAX_TASK_CHARACTERS = 100_000
 _DESCRIPTION = (
     "Give a task to another agent, which works on it by itself, and get its answer as the result."
     " It knows nothing but the task: say all that it has to know. Calls that are made together are"
@@ -33,7 +33,10 @@ def tools_of(process: WorkerProcess, run: ClaimedRun, persona: Persona) -> dict[
         return {}
 
     def call(_context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]) -> str:
-        _start(process, run, persona, info.tool_call_id, **arguments)
+        try:
+            start(process, run, persona, info.tool_call_id, **arguments)
+        except NotDelegated as refused:
+            raise ToolFailed(str(refused)) from None
         raise ResultPending
 
     spec = ToolSpec(DELEGATE, _DESCRIPTION, _parameters(persona))
@@ -45,7 +48,7 @@ def announce(process: WorkerProcess, run: ClaimedRun) -> None:
     """Write the events of sub-runs that an earlier attempt has started, if it could not."""
     with process.connections.reading() as sql:
         for tool_call_id, sub_run in delegation.unannounced(sql, run.claim.run_id):
-            run.emit(_event(tool_call_id, sub_run))
+            run.emit(delegation.announcement(tool_call_id, sub_run))
 
 
 def cancel_left(process: WorkerProcess, run: ClaimedRun) -> None:
@@ -57,7 +60,7 @@ def cancel_left(process: WorkerProcess, run: ClaimedRun) -> None:
         log.warning("the sweep will cancel what is left of the run's tree: %s", outage.__cause__)
 
 
-def _start(
+def start(
     process: WorkerProcess,
     run: ClaimedRun,
     by: Persona,
@@ -66,27 +69,19 @@ def _start(
     persona: str,
     task: str,
 ) -> None:
-    catalog, claim = process.catalog, run.claim
-    try:
-        wanted = catalog.persona(claim.org_id, persona)
-        route = catalog.choose_route(claim.org_id, wanted.route_id or claim.route_id, wanted)
-        call = Delegation(tool_call_id=tool_call_id, by=by, persona=wanted, route=route, task=task)
-        sub_run = run.write(
-            process.connections.transaction, lambda tx: delegation.start(tx, claim, call)
-        )
-    except NotDelegated as refused:
-        raise ToolFailed(str(refused)) from None
-    except (PersonaNotFound, RouteNotFound, BudgetExhausted) as error:
-        raise ToolFailed(f"Not executed: {error.code}: {error.message}") from None
+    """Start the sub-run of a call that is in the ledger, once.
+
+    Raises:
+        NotDelegated
+    """
+    claim = run.claim
+    call = delegation.prepare(process.catalog, claim, by, tool_call_id, persona=persona, task=task)
+    sub_run = run.write(
+        process.connections.transaction, lambda tx: delegation.start(tx, claim, call)
+    )
     if sub_run is None:
         raise CancelRequested()
-    run.emit(_event(tool_call_id, sub_run))
-
-
-def _event(tool_call_id: str, sub_run: SubRun) -> RunDelegated:
-    return RunDelegated(
-        tool_call_id, str(sub_run.run_id), str(sub_run.thread_id), sub_run.persona_id
-    )
+    run.emit(delegation.announcement(tool_call_id, sub_run))
 
 
 def _parameters(persona: Persona) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from uuid import UUID
 
 from arkloop.shared import fault_points, logs, times
 from arkloop.shared.catalog.model_routes import Route
-from arkloop.shared.catalog.personas import DELEGATE, Persona, tools_of_server
+from arkloop.shared.catalog.personas import Persona, tools_of_server
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost, PersonaNotFound, Unavailable
 from arkloop.shared.events import event_log, types
-from arkloop.shared.events.types import Event
+from arkloop.shared.events.types import DELEGATE, Event
 from arkloop.shared.runs import overrides
 from arkloop.shared.runs.transitions import recorded_totals
 from arkloop.shared.security.egress import FETCH_ALLOWED_NETWORKS, Policy

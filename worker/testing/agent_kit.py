@@ -15,11 +15,13 @@ from arkloop.shared.agents.agent_run import (
     MAX_CHECKPOINT_BYTES,
     AgentRun,
     Call,
+    DelegatedTask,
     Message,
     RunStopped,
+    SubRunResult,
 )
 from arkloop.shared.agents.steps_and_costs import StepsAndCosts
-from arkloop.shared.agents.transcript import Transcript, call_of, json_of
+from arkloop.shared.agents.transcript import Transcript, call_of, delegated_calls, json_of
 from arkloop.shared.catalog import personas, reported_costs
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.events import types
@@ -36,12 +38,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False, kw_only=True)
 class MemoryAgentRun(StepsAndCosts):
-    """An `AgentRun` without a store; `answers` are people's, by the question or its key."""
+    """An `AgentRun` without a store.
+
+    `answers` are people's, by the question or its key; `sub_runs` are the outputs of sub-runs by
+    the ids of their calls.
+    """
 
     run: MemoryRun
     persona: Persona
     messages: Sequence[Message]
     answers: Mapping[str, str]
+    sub_runs: Mapping[str, str | SubRunResult]
     checkpoint_data: Any
     end_user_id: str | None
     metadata: Mapping[str, str]
@@ -52,6 +59,7 @@ class MemoryAgentRun(StepsAndCosts):
     attempt: int = 1
     model: str = ROUTE.model
     question: WaitForInput | None = None  # the one that ended the run
+    awaited: Sequence[str] = ()  # the calls whose sub-runs ended the run
     last_turn: types.MessageCompleted | None = None  # if it calls no tool
     transcript: Transcript = field(default_factory=Transcript)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -153,9 +161,28 @@ class MemoryAgentRun(StepsAndCosts):
                 self.check()
             return self.answers[name]
 
+    def delegate_all(self, tasks: Sequence[DelegatedTask]) -> list[SubRunResult]:
+        """Return the outputs that the test gives; without one the run ends, and waits."""
+        with self._lock:
+            self.check()
+            calls = delegated_calls(tasks)
+            if not self.persona.delegates:
+                raise ValueError("The run's persona has no `delegates`.")
+            new = self.transcript.new_of(calls)
+            for call in new:
+                self.last_turn = None
+                self.run.emit(*self.transcript.call(call, self.run.open_text))
+            self.awaited = [call["id"] for call in new if call["id"] not in self.sub_runs]
+            self.check()
+            for call in new:
+                given = self.sub_runs[call["id"]]
+                result = SubRunResult(given, False) if isinstance(given, str) else given
+                self.tool_result(call["id"], result.output, is_error=result.is_error)
+            return self.transcript.sub_run_results(calls) or []
+
     def check(self) -> None:
-        """Raise if the run waits for a person."""
-        if self.question is not None:
+        """Raise if the run waits for a person, or for sub-runs."""
+        if self.question is not None or self.awaited:
             raise RunStopped("waiting")
 
     def wait(self, seconds: float) -> None:
@@ -168,6 +195,7 @@ def play_agent(
     message: str | Sequence[Message],
     *,
     answers: Mapping[str, str] | None = None,
+    sub_runs: Mapping[str, str | SubRunResult] | None = None,
     checkpoint: Any = None,
     persona: Mapping[str, Any] | None = None,
     end_user_id: str | None = None,
@@ -176,8 +204,10 @@ def play_agent(
     """Play a run of an agent, a function or a coroutine function, in memory.
 
     `message` is the user's, or the whole conversation. A question whose text or key is not among
-    the `answers` ends the run with `waiting_for_input`. `checkpoint` is the data of an earlier
-    execution; that of the run's last checkpoint is in the result.
+    the `answers` ends the run with `waiting_for_input`. `sub_runs` are the outputs of sub-runs, by
+    the `tool_call_id` of their tasks; the run ends `running` with `run.suspended` where one is
+    missing. The persona needs `delegates`; whom they name is not checked. `checkpoint` is the data
+    of an earlier execution; that of the run's last checkpoint is in the result.
     """
     run = MemoryRun()
     of = personas.read("test", "1", persona or {})
@@ -187,6 +217,7 @@ def play_agent(
         persona=of,
         messages=messages,
         answers=answers or {},
+        sub_runs=sub_runs or {},
         checkpoint_data=checkpoint,
         end_user_id=end_user_id,
         metadata=metadata or {},
@@ -194,7 +225,10 @@ def play_agent(
     run.emit(types.RunStarted(of.id, ROUTE.id, ROUTE.model, metadata or {}))
     try:
         returned = _returned(function, agent_run)
-        if agent_run.question is None:
+        if agent_run.awaited:
+            run.emit(types.RunSuspended(list(agent_run.awaited)))
+            played = PlayedRun(status="running", events=run.events)
+        elif agent_run.question is None:
             run.note(*agent_run.transcript.settle())
             last, schema = agent_run.last_turn, agent_run.output_schema
             answer = answer_of(returned, run, agent_run.transcript, last, schema)

@@ -37,9 +37,9 @@ class Result:
 class PlayedRun:
     """A run that has been played; `events` are those that its clients would get.
 
-    `status` is `completed`, `failed` or `waiting_for_input`; `output` is the text, or for a run
-    with an output schema the object; `error` has the code of a failure, and its message.
-    `checkpoint` is the data of the last checkpoint of an agent.
+    `status` is `completed`, `failed`, `waiting_for_input`, or `running` where sub-runs are awaited;
+    `output` is the text, or for a run with an output schema the object; `error` has the code of a
+    failure, and its message. `checkpoint` is the data of the last checkpoint of an agent.
     """
 
     status: str

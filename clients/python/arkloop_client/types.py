@@ -483,6 +483,15 @@ class DayUsage(TypedDict):
     date: str
 
 
+class DelegateTasks(TypedDict):
+    run_id: str
+    fence: int
+    seq: int
+    events: NotRequired[list[dict[str, Any]]]
+    checkpoint: NotRequired[str | float | bool | dict[str, Any] | list[Any]]
+    tasks: list[Task]
+
+
 class EndUserBudget(TypedDict):
     "Limits of each end user, or, with `end_user_id`, of one and how much of them is used."
 
@@ -1148,6 +1157,23 @@ class ReplayedDeliveries(TypedDict):
     replayed: int
 
 
+class ReserveMoney(TypedDict):
+    run_id: str
+    fence: int
+    usd: float
+    gives_up: NotRequired[bool]
+
+
+class ReservedRun(TypedDict):
+    "A run after its agent worker has tried to reserve money."
+
+    run_id: str
+    status: str
+    cancel_requested: bool
+    next_seq: int
+    is_reserved: bool
+
+
 class RotateSecret(TypedDict):
     overlap_seconds: NotRequired[float]
 
@@ -1524,6 +1550,12 @@ class StreamTicketShown(TypedDict):
 
     ticket: str
     expires_at: str
+
+
+class Task(TypedDict):
+    tool_call_id: str
+    persona: str
+    task: str
 
 
 class Thread(TypedDict):

@@ -114,6 +114,50 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/agent-workers/{name}:delegate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Let the run wait for sub-runs
+         * @description Let the run wait for sub-runs; it is polled again when all their results are there.
+         *
+         *     Requires the permission `agents.work`.
+         */
+        post: operations["agent_workers.delegate"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/agent-workers/{name}:reserve": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Reserve what the next model call of the agent may cost at most
+         * @description Reserve what the next model call of the agent may cost at most.
+         *
+         *     Requires the permission `agents.work`.
+         */
+        post: operations["agent_workers.reserve"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/agent-workers/{name}:complete": {
         parameters: {
             query?: never;
@@ -2339,6 +2383,31 @@ export interface components {
             question: string;
             options?: string[];
         };
+        Task: {
+            tool_call_id: string;
+            persona: string;
+            task: string;
+        };
+        DelegateTasks: {
+            /** Format: uuid */
+            run_id: string;
+            fence: number;
+            seq: number;
+            events?: {
+                /** @enum {unknown} */
+                type: "message.delta" | "message.thinking" | "message.reset" | "message.completed" | "tool.call" | "tool.result" | "run.cost";
+            }[];
+            checkpoint?: string | number | boolean | Record<string, never> | unknown[];
+            tasks: components["schemas"]["Task"][];
+        };
+        ReserveMoney: {
+            /** Format: uuid */
+            run_id: string;
+            fence: number;
+            usd: number;
+            /** @default false */
+            gives_up: boolean;
+        };
         CompleteRun: {
             /** Format: uuid */
             run_id: string;
@@ -2904,6 +2973,15 @@ export interface components {
             status: string;
             cancel_requested: boolean;
             next_seq: number;
+        };
+        /** @description A run after its agent worker has tried to reserve money. */
+        ReservedRun: {
+            /** Format: uuid */
+            run_id: string;
+            status: string;
+            cancel_requested: boolean;
+            next_seq: number;
+            is_reserved: boolean;
         };
         /** @description The state of a process that responds. */
         Health: {
@@ -4591,6 +4669,19 @@ export interface components {
                 };
             };
         };
+        /** @description - `agent_workers.outdated_fence`: This worker does not hold the run any more; stop working on it. */
+        "agent_workers.outdated_fence": {
+            headers: {
+                "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"] & {
+                    /** @enum {unknown} */
+                    code?: "agent_workers.outdated_fence";
+                };
+            };
+        };
         /** @description - `accounts.taken`: The login or the email is already in use. */
         "accounts.taken": {
             headers: {
@@ -5781,6 +5872,88 @@ export interface operations {
             415: components["responses"]["http.unsupported_media_type"];
             422: components["responses"]["validation.error"];
             429: components["responses"]["rate_limit.exceeded"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "agent_workers.delegate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DelegateTasks"];
+            };
+        };
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WrittenRun"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-runs.not_found"];
+            408: components["responses"]["http.request_timeout"];
+            409: components["responses"]["agent_workers.outdated_fence-agent_workers.sequence_conflict"];
+            413: components["responses"]["http.body_too_large"];
+            414: components["responses"]["http.uri_too_long"];
+            415: components["responses"]["http.unsupported_media_type"];
+            422: components["responses"]["validation.error"];
+            431: components["responses"]["http.headers_too_large"];
+            500: components["responses"]["internal.error"];
+            501: components["responses"]["http.unknown_transfer_coding"];
+            503: components["responses"]["service.unavailable"];
+        };
+    };
+    "agent_workers.reserve": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ReserveMoney"];
+            };
+        };
+        responses: {
+            /** @description Success. */
+            200: {
+                headers: {
+                    "X-Trace-Id": components["headers"]["X-Trace-Id"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReservedRun"];
+                };
+            };
+            400: components["responses"]["http.bad_request"];
+            401: components["responses"]["auth.unauthorized"];
+            403: components["responses"]["auth.forbidden"];
+            404: components["responses"]["http.not_found-runs.not_found"];
+            408: components["responses"]["http.request_timeout"];
+            409: components["responses"]["agent_workers.outdated_fence"];
+            413: components["responses"]["http.body_too_large"];
+            414: components["responses"]["http.uri_too_long"];
+            415: components["responses"]["http.unsupported_media_type"];
+            422: components["responses"]["validation.error"];
             431: components["responses"]["http.headers_too_large"];
             500: components["responses"]["internal.error"];
             501: components["responses"]["http.unknown_transfer_coding"];

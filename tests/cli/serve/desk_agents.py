@@ -1,6 +1,7 @@
 """Agents that the tests serve; each step is a line in the file that `STEPS` names."""
 
 import asyncio
+import json
 import os
 import time
 from pathlib import Path
@@ -74,6 +75,30 @@ def resting(run: AgentRun) -> str:
         run.checkpoint({"times": times})
         note("rests")
         time.sleep(0.1)
+
+
+async def editor(run: AgentRun) -> str:
+    """Give out two tasks, then one more, within a reservation."""
+    run.text("Both parts. ")
+    tasks = json.loads(run.messages[0]["content"])
+    parts = run.delegate_all(
+        [
+            {"persona": "plain", "task": task, "tool_call_id": f"part-{number}"}
+            for number, task in enumerate(tasks)
+        ]
+    )
+    run.reserve(0.5)
+    last = run.delegate("plain", tasks[0], tool_call_id="last")
+    note(f"done {[part.is_error for part in parts]}")
+    return "Both parts. " + ", ".join(part.output for part in (*parts, last))
+
+
+def greedy(run: AgentRun) -> str:
+    """Reserve more than the budget has."""
+    run.reserve(0.5)
+    run.cost(0.5)
+    run.reserve(0.75)
+    return "rich"
 
 
 def asker(run: AgentRun) -> str:

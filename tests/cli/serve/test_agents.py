@@ -1,5 +1,6 @@
 """`arkloop agents serve` in processes of its own, and what becomes of runs when they are lost."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.caller import Caller, data_of, text_of, types
+from tests.caller import Caller, data_of, script, text_of, types
 from tests.cli.command import Arkloop
 from tests.waiting import eventually
 
@@ -167,12 +168,31 @@ def test_questions_are_answered_between_two_executions(desk: Desk) -> None:
     assert "Ann likes blue" == desk.user.ended(run_id)["output"]
 
 
+def test_sub_runs_are_executed_between_executions(desk: Desk) -> None:
+    """An agent that gives out tasks is called again from its beginning, with their results."""
+    desk.worker("editor")
+    tasks = [script({"say": "one", "delay_ms": 200}), script({"error": "invalid_request"})]
+
+    run_id = desk.run("editor", json.dumps(tasks), delegates=["plain"], max_cost_usd=1)
+    run = desk.user.ended(run_id)
+
+    events = desk.user.events(run_id)
+    assert run["output"].startswith("Both parts. one, The sub-run failed: ")
+    assert run["output"].endswith(", one")
+    assert "done [False, True]" in desk.lines()
+    results = data_of(events, "tool.result")
+    assert ["part-0", "part-1", "last"] == [one["tool_call_id"] for one in results]
+    assert 3 == len(desk.user.get("/v1/runs", parent_run_id=run_id))
+    assert ["sub_runs", "sub_runs"] == [e["reason"] for e in data_of(events, "run.resumed")]
+
+
 @pytest.mark.parametrize(
     ("function", "code", "message"),
     [
         ("failing", "agent.failed", "The agent failed: ValueError."),
         ("mispriced", "agent.failed", "The agent failed: Refused."),
         ("spender", "budget.exhausted", "budget"),
+        ("greedy", "budget.exhausted", "may bring the cost to 1.25 USD"),
     ],
 )
 def test_a_run_that_fails_says_why(desk: Desk, function: str, code: str, message: str) -> None:

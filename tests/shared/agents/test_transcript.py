@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from arkloop.shared.agents.agent_run import UNKNOWN_OUTCOME, Call
-from arkloop.shared.agents.transcript import Transcript, call_of, json_of
+from arkloop.shared.agents.transcript import RecordedCall, Transcript, call_of, json_of
 from arkloop.shared.events.types import Event, MessageCompleted
 from arkloop.shared.events.usage import Usage
 
@@ -37,7 +37,7 @@ def test_calls_up_to_the_first_result_are_of_one_turn() -> None:
 
 def test_a_call_has_one_result() -> None:
     """A second result is dropped, and one without a call is refused."""
-    transcript = Transcript([(call("a"), "1")])
+    transcript = Transcript([RecordedCall(call("a"), "1")])
 
     assert [] == transcript.result("a", "2", is_error=True)
     assert "1" == transcript.output_of("a")
@@ -47,7 +47,9 @@ def test_a_call_has_one_result() -> None:
 
 def test_calls_of_a_lost_execution_are_settled_once() -> None:
     """Calls without a result get an unknown outcome, but for those that got another one."""
-    transcript = Transcript([(call("a"), None), (call("b"), None), (call("c"), "1")])
+    transcript = Transcript(
+        [RecordedCall(call("a")), RecordedCall(call("b")), RecordedCall(call("c"), "1")]
+    )
     assert ["a", "b"] == [one["id"] for one in transcript.pending]
     assert [True, False] == [transcript.is_lost(call_id) for call_id in ("a", "c")]
     transcript.result("a", "done", is_error=False)

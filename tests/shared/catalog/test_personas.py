@@ -180,7 +180,8 @@ def test_a_wrong_field_is_named(name: str, value: Any, why: str) -> None:
 
 def test_an_agent_excludes_what_only_the_loop_uses() -> None:
     """A persona with an agent cannot set a field that would have no effect."""
-    assert "mine" == read("p", "1", {"agent": "mine", "system_prompt": "Hi", "tools": None}).agent
+    allowed = {"agent": "mine", "system_prompt": "Hi", "tools": None, "delegates": ["p"]}
+    assert "mine" == read("p", "1", {**allowed, "max_depth": 2, "max_active_children": 1}).agent
 
     with pytest.raises(InvalidPersona) as raised:
         read("p", "1", {"agent": "mine", "tools": ["calculator"], "max_equal_turns": 3})

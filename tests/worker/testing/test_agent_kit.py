@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from arkloop.agents import AgentRun, RunStopped
+from arkloop.agents import AgentRun, RunStopped, SubRunResult
 from arkloop.testing import play_agent
 
 
@@ -115,3 +115,25 @@ def test_an_execution_begins_with_a_checkpoint_and_its_conversation() -> None:
     )
 
     assert "2 9 Sell." == run.output
+
+
+def test_sub_runs_have_the_outputs_of_the_test() -> None:
+    """Where one is missing, the run waits for its sub-runs."""
+
+    def agent(run: AgentRun) -> str:
+        draft = run.delegate("writer", "Write.", tool_call_id="draft")
+        check = run.delegate("critic", draft.output, tool_call_id="check")
+        return "refused" if check.is_error else check.output
+
+    persona = {"delegates": ["writer", "critic"]}
+    refused = SubRunResult("No.", is_error=True)
+    waits = play_agent(agent, "Hi.", persona=persona, sub_runs={"draft": "A draft."})
+    ends = play_agent(
+        agent, "Hi.", persona=persona, sub_runs={"draft": "A draft.", "check": refused}
+    )
+
+    assert ("completed", "refused") == (ends.status, ends.output)
+    calls = [data["arguments"] for data in ends.data_of("tool.call")]
+    assert {"persona": "critic", "task": "A draft."} == calls[1]
+    assert "running" == waits.status
+    assert [["check"]] == [data["tool_call_ids"] for data in waits.data_of("run.suspended")]

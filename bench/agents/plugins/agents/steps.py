@@ -9,6 +9,8 @@ from typing import Any
 from arkloop.agents import AgentRun
 
 CALLS = 1000
+#: The step after which the agent gives out two tasks.
+DELEGATES_AFTER = 2
 #: Called in a step, after its effect.
 after_effect: list[Callable[[], None]] = []
 
@@ -23,6 +25,8 @@ def steps(run: AgentRun) -> str:
     for number in range(len(done), task["steps"]):
         run.text(f"Step {number}. ")
         done.append(_step(run, task["file"], number))
+        if number == DELEGATES_AFTER:
+            _delegate(run)
         if number % 2:
             run.checkpoint(done)
             _note(task["file"], f"{run.run_id} stored {len(done)}")
@@ -43,6 +47,17 @@ def _step(run: AgentRun, path: str, number: int) -> str:
     name = "idempotent" if is_idempotent else "once"
     key = f"step-{number}"
     return run.step(name, {"n": number}, append, tool_call_id=key, idempotent=is_idempotent)
+
+
+def _delegate(run: AgentRun) -> None:
+    """Give out two tasks, which the scripted model plays; their results are in the events."""
+    tasks = [json.dumps({"script": [{"say": f"sub {number}"}]}) for number in range(2)]
+    run.delegate_all(
+        [
+            {"persona": "plain", "task": task, "tool_call_id": f"sub-{number}"}
+            for number, task in enumerate(tasks)
+        ]
+    )
 
 
 def _note(path: str, line: str) -> None:

@@ -1,0 +1,266 @@
+"""Sub-runs and reservations of runs that agent workers execute."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from arkloop.shared.storage.connections import Connections
+from tests.api.endpoints.test_agent_workers import (
+    Worker,
+    call,
+    cost,
+    data_of,
+    delta,
+    result,
+    turn,
+    types_of,
+)
+from tests.clients import User, error_of
+
+Hire = Callable[..., tuple[Worker, str]]
+
+
+def task(call_id: str, text: str = "Do it.", persona: str = "helper") -> dict[str, str]:
+    return {"tool_call_id": call_id, "persona": persona, "task": text}
+
+
+@pytest.fixture
+def workers(alice: User) -> Callable[[str], Worker]:
+    """Call it for a worker of the agent `boss` or `helper`."""
+    key = alice.api_key("agents.work")
+    return lambda agent: Worker(key, agent)
+
+
+@pytest.fixture
+def hire(alice: User, workers: Callable[[str], Worker]) -> Hire:
+    """Call it for a worker that has taken a run whose tasks go to runs of the agent `helper`."""
+
+    def hire(**fields: Any) -> tuple[Worker, str]:
+        helper = {"key": "helper", "agent": "helper"}
+        boss = {"key": "boss", "agent": "boss", "delegates": ["helper"], **fields}
+        for persona in (helper, boss):
+            made = alice.post("/v1/personas", json=persona)
+            assert 201 == made.status_code, made.text
+        started = alice.post("/v1/runs", json={"persona_id": "boss", "message": "Hi"}).json
+        assert started is not None
+        worker = workers("boss")
+        worker.take()
+        return worker, str(started["run_id"])
+
+    return hire
+
+
+def shown(user: User, run_id: str) -> dict[str, Any]:
+    response = user.get(f"/v1/runs/{run_id}")
+    assert response.json is not None
+    return dict(response.json)
+
+
+def test_a_run_waits_for_its_sub_runs_and_is_polled_with_their_results(
+    alice: User, hire: Hire, workers: Callable[[str], Worker], connections: Connections
+) -> None:
+    """Nobody holds it meanwhile; results are in call order, whatever ends first."""
+    boss, run_id = hire()
+
+    parked = boss.write("delegate", turn("Two things."), tasks=[task("a", "One"), task("b", "Two")])
+    waiting = shown(alice, run_id)
+    helper = workers("helper")
+    polled = helper.poll(max_runs=2)
+    for helper.run in reversed(polled):
+        helper.seq = helper.run["next_seq"]
+        assert [] == boss.poll()
+        helper.write("complete", content=f"Did {helper.run['messages'][0]['content']}.")
+    again = boss.take()
+    boss.write("complete", content="Done.")
+
+    assert ("running", "running", "waiting") == (
+        *(parked.json["status"], waiting["status"], waiting["phase"]),
+    )
+    assert [
+        *("run.started", "message.completed", "tool.call", "tool.call"),
+        *("run.delegated", "run.delegated", "run.suspended", "run.resumed"),
+        *("tool.result", "tool.result", "message.completed", "run.completed"),
+    ] == types_of(connections, run_id)
+    first, second = data_of(connections, run_id, "tool.call")
+    assert ("delegate", {"persona": "helper", "task": "One"}) == (first["name"], first["arguments"])
+    assert ["a", "b"] == [first["tool_call_id"], second["tool_call_id"]]
+    started = data_of(connections, run_id, "run.delegated")
+    assert [one["run_id"] for one in started] == [run["run_id"] for run in polled]
+    assert [
+        {"role": "tool", "content": "Did One.", "tool_call_id": "a", "name": "delegate"},
+        {"role": "tool", "content": "Did Two.", "tool_call_id": "b", "name": "delegate"},
+    ] == again["messages"][-2:]
+    assert {run_id} == {shown(alice, run["run_id"])["parent_run_id"] for run in polled}
+
+
+def test_a_repeated_request_starts_no_sub_run_twice(
+    hire: Hire, workers: Callable[[str], Worker], connections: Connections
+) -> None:
+    """Its response is the same, and one that comes after the next claim is refused."""
+    boss, run_id = hire()
+    asked = {"seq": boss.seq, "events": [turn()], "tasks": [task("a")]}
+
+    first, second = (boss.write("delegate", **asked).json for _ in range(2))
+    helper = workers("helper")
+    helper.take()
+    helper.write("complete", content="Did it.")
+    workers("boss").take()
+
+    assert first == second
+    assert (409, "agent_workers.outdated_fence") == error_of(boss.write("delegate", **asked))
+    assert 1 == len(data_of(connections, run_id, "run.delegated"))
+    assert 1 == len(data_of(connections, run_id, "tool.result"))
+
+
+def test_a_lost_successor_gets_the_results_once_more(
+    hire: Hire, workers: Callable[[str], Worker], connections: Connections
+) -> None:
+    """They are written once, and each claim gets them in its messages."""
+    boss, run_id = hire()
+    boss.write("delegate", turn(), tasks=[task("a"), task("b", persona="nobody")])
+    helper = workers("helper")
+    helper.take()
+    helper.write("fail", message="No.")
+
+    boss.take()
+    lost = boss.run["messages"]
+    boss.write("release")
+    boss.take()
+
+    assert lost == boss.run["messages"]
+    failed, refused = lost[-2:]
+    assert ("The sub-run failed: agent.failed: No.", True) == (
+        *(failed["content"], failed["is_error"]),
+    )
+    assert ("Not executed: 'nobody' is none of helper.", True) == (
+        *(refused["content"], refused["is_error"]),
+    )
+    assert 2 == len(data_of(connections, run_id, "tool.result"))
+
+
+def test_a_run_whose_tasks_are_all_refused_is_polled_at_once(hire: Hire) -> None:
+    """It waits for nothing."""
+    boss, _ = hire(delegates=["boss"], max_depth=1)
+    boss.write("delegate", turn(), tasks=[task("a", persona="nobody")])
+
+    assert boss.poll()[0]["messages"][-1]["is_error"]
+
+
+def test_a_cancelled_run_starts_no_sub_runs(
+    alice: User, hire: Hire, connections: Connections
+) -> None:
+    """Its request ends it instead; a cancel that comes later reaches the sub-runs."""
+    boss, run_id = hire()
+    alice.post(f"/v1/runs/{run_id}:cancel")
+
+    ended = boss.write("delegate", turn(), tasks=[task("a")])
+
+    assert "cancelled" == ended.json["status"]
+    assert [] == data_of(connections, run_id, "run.delegated")
+
+
+@pytest.mark.parametrize(
+    ("events", "body", "field"),
+    [
+        ([], {"tasks": [task("a")]}, "events"),
+        ([turn()], {"tasks": []}, "tasks"),
+        ([turn()], {"tasks": [task("a"), task("a")]}, "tasks"),
+        ([turn()], {"tasks": [task("a", "")]}, "tasks.0.task"),
+        ([turn()], {"tasks": [task("")]}, "tasks.0.tool_call_id"),
+        ([turn()], {}, "tasks"),
+        ([turn(), call("a"), result("a", "1")], {"tasks": [task("a")]}, "tasks"),
+    ],
+)
+def test_tasks_that_are_none_are_refused(
+    events: list[dict[str, Any]], body: dict[str, Any], field: str, hire: Hire
+) -> None:
+    """Nothing is stored, and the run continues."""
+    boss, _ = hire()
+
+    refused = boss.write("delegate", *events, **body)
+
+    assert (422, "validation.error") == error_of(refused)
+    assert [field] == list(refused.json["details"])
+    assert 200 == boss.write("complete", content="Never mind.").status_code
+
+
+def test_a_persona_without_delegates_gives_out_no_tasks(hire: Hire) -> None:
+    """The request is refused."""
+    boss, _ = hire(delegates=None)
+
+    refused = boss.write("delegate", turn(), tasks=[task("a")])
+
+    assert (422, ["the run's persona has no `delegates`"]) == (
+        refused.status_code,
+        refused.json["details"]["tasks"],
+    )
+
+
+def test_runs_of_a_tree_spend_from_one_limit(
+    alice: User, hire: Hire, workers: Callable[[str], Worker]
+) -> None:
+    """What a sub-run has cost is not left for its parent, and the other way round."""
+    boss, run_id = hire(max_cost_usd=1)
+    boss.write("append", cost(0.25))
+    boss.post("reserve", run_id=run_id, fence=boss.run["fence"], usd=0.75)
+    boss.write("delegate", turn(), tasks=[task("a"), task("b")])
+    helper = workers("helper")
+
+    helper.take()
+    over = helper.post("reserve", run_id=helper.run["run_id"], fence=1, usd=0.8).json
+    helper.take()
+    helper.write("append", cost(0.5))
+    helper.write("complete", content="Did it.")
+    boss.take()
+    ended = boss.write("append", cost(0.3)).json
+
+    assert ("failed", False) == (over["status"], over["is_reserved"])
+    assert "failed" == ended["status"]
+    run = shown(alice, run_id)
+    assert ("budget.exhausted", 1.05) == (run["error"]["code"], run["tree_cost_usd"])
+
+
+def test_a_reservation_keeps_money_from_other_runs_until_its_cost_is_reported(
+    alice: User, hire: Hire, workers: Callable[[str], Worker]
+) -> None:
+    """A call that does not fit now is refused for now; one that never fits ends its run."""
+    boss, run_id = hire(max_cost_usd_per_month=1)
+    alice.post("/v1/runs", json={"persona_id": "boss", "message": "Hi"})
+    other = workers("boss")
+    other.take()
+
+    def reserve(worker: Worker, usd: float, **more: Any) -> tuple[bool, str]:
+        held = {"run_id": worker.run["run_id"], "fence": worker.run["fence"]}
+        response = worker.post("reserve", **held, usd=usd, **more)
+        assert 200 == response.status_code, response.text
+        return response.json["is_reserved"], response.json["status"]
+
+    assert (True, "running") == reserve(boss, 0.75)
+    assert (True, "running") == reserve(boss, 0.75)  # its response was lost
+    assert (False, "running") == reserve(other, 0.5)
+    boss.write("append", delta("Well"), cost(0.25))
+    assert (True, "running") == reserve(other, 0.5)
+    assert (False, "running") == reserve(boss, 0.5)
+    assert (False, "failed") == reserve(boss, 0.5, gives_up=True)
+    assert (False, "failed") == reserve(boss, 0.5, gives_up=True)  # its response was lost
+    assert (False, "failed") == reserve(other, 1.5)
+    run = shown(alice, run_id)
+    assert ("budget.exhausted", True) == (run["error"]["code"], run["error"]["retryable"])
+
+
+def test_a_run_that_waits_for_a_person_leaves_nothing_reserved(
+    hire: Hire, workers: Callable[[str], Worker], alice: User
+) -> None:
+    """Other runs of the same budget may use it meanwhile."""
+    boss, run_id = hire(max_cost_usd_per_month=1)
+    alice.post("/v1/runs", json={"persona_id": "boss", "message": "Hi"})
+    other = workers("boss")
+    other.take()
+    held = {"run_id": run_id, "fence": boss.run["fence"]}
+    other_run = {"run_id": other.run["run_id"], "fence": other.run["fence"]}
+
+    boss.post("reserve", **held, usd=0.75)
+    boss.write("ask", question="May I?")
+
+    assert other.post("reserve", **other_run, usd=1).json["is_reserved"]
