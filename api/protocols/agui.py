@@ -26,7 +26,7 @@ from arkloop.api.http.described import Frames, described
 from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.idempotency import answered_once, refuse_key
 from arkloop.api.http.json_body import BodyLimits, NoArguments, query_args, read_object
-from arkloop.api.protocols import agui_requests, agui_runs, agui_threads
+from arkloop.api.protocols import agui_requests, agui_runs, agui_threads, sent_files
 from arkloop.api.protocols.agui_messages import PackedMessages
 from arkloop.api.protocols.agui_projection import (
     PROTOCOL_VERSION,
@@ -48,7 +48,7 @@ from arkloop.shared.threads import threads
 
 bp = Blueprint("agui", __name__)
 
-_LIMITS = BodyLimits(most_bytes=8 * 1024 * 1024, most_values=200_000)
+_LIMITS = BodyLimits(most_bytes=sent_files.MAX_BODY_BYTES, most_values=200_000)
 _CURSOR = re.compile(r"([0-9a-f-]{36})\.([0-9]{1,9})\.([0-9]{1,18})")
 
 
@@ -161,9 +161,10 @@ def _read() -> AguiRequest:
 
 def _start(wanted: AguiRequest, args: Mapping[str, Any]) -> Part:
     """Do what the request asks for once, however often it is sent with its `runId`."""
+    stored = wanted.with_stored_files()
 
     def make(tx: Transaction) -> Response:
-        part = agui_runs.start(tx, wanted, args.get("persona_id"), args.get("route_id"))
+        part = agui_runs.start(tx, stored, args.get("persona_id"), args.get("route_id"))
         return jsonify(run_id=str(part.run_id), waits=part.waits, pending=part.pending)
 
     made = answered_once(f"agui {wanted.run_id}", wanted.essence(), make).get_json()

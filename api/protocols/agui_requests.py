@@ -5,7 +5,7 @@ a client again: only the newest message of the user and the results of pending c
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from marshmallow import ValidationError
 from pydantic import ValidationError as InvalidModel
 
 from arkloop.api.http.content import MessageContent
+from arkloop.api.protocols import sent_files
 from arkloop.api.protocols.agui_messages import Message
 from arkloop.shared.client_data import MAX_VALUE_LENGTH
 from arkloop.shared.errors import InvalidRequest
@@ -67,6 +68,19 @@ class AguiRequest:
     def is_error(self, call_id: str) -> bool:
         """Return whether the client reports that the call has failed."""
         return any(m.get("toolCallId") == call_id and m.get("error") for m in self.messages)
+
+    def with_stored_files(self) -> "AguiRequest":
+        """Return the same with the files stored that its new message has as base64.
+
+        Raises:
+            InvalidRequest, Forbidden, BodyTooLarge, StorageUnavailable
+        """
+        last = self.messages[-1] if self.messages else None
+        if last is None or last["role"] != "user" or not isinstance(last["content"], list):
+            return self
+        name = f"messages.{len(self.messages) - 1}.content"
+        parts = [_stored(f"{name}.{place}", part) for place, part in enumerate(last["content"])]
+        return replace(self, messages=[*self.messages[:-1], {**last, "content": parts}])
 
     def new_message(self) -> NewMessage | None:
         """Return the user's message with which the conversation ends, None if it ends otherwise.
@@ -168,6 +182,15 @@ def _reasons(messages: Any) -> list[Any]:
     return list(messages)
 
 
+def _stored(name: str, part: Any) -> Any:
+    match part:
+        case {"type": "image" | "document", "source": {"type": "data", "value": str(data)}}:
+            file_name = (part.get("metadata") or {}).get("filename")
+            file_id = sent_files.stored(name, data, file_name)
+            return {"type": part["type"], "source": {"type": "file", "value": str(file_id)}}
+    return part
+
+
 def _part(name: str, part: Any) -> Mapping[str, Any]:
     match part:
         case {"type": "text", "text": str(text)}:
@@ -176,7 +199,7 @@ def _part(name: str, part: Any) -> Mapping[str, Any]:
             return {"type": _KINDS[part["type"]], "url": url}
         case {"type": "image" | "document", "source": {"type": "file", "value": str(file_id)}}:
             return {"type": _KINDS[part["type"]], "file_id": file_id}
-    why = "must be text, or an image or document by URL or file: upload data with POST /v1/files"
+    why = "must be text, or an image or document by URL, by file or in base64"
     raise InvalidRequest(**{name: [why]})
 
 

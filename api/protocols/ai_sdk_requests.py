@@ -4,37 +4,31 @@ It has the whole conversation as the page knows it. Only the newest user message
 and of assistant messages the answers that the run waits for: nothing else is trusted.
 """
 
-import base64
-import binascii
 import re
 from collections.abc import Mapping
 from typing import Any, cast
-from uuid import UUID
 
 from flask import request
 from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from arkloop.api.endpoints.new_runs import CreateRun
 from arkloop.api.http.content import MessageContent
-from arkloop.api.http.current import actor, connections, storage
 from arkloop.api.http.fields import BoundedList, ClientId
 from arkloop.api.http.json_body import BodyLimits
+from arkloop.api.protocols import sent_files
 from arkloop.api.protocols.ai_sdk_projection import DEFAULT, Dialect
-from arkloop.shared.errors import Forbidden, InvalidRequest
-from arkloop.shared.files import files, incoming
+from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.runs.creation import NewMessage
 from arkloop.shared.threads.content import Content
 
 #: Clients send the whole conversation each time.
-LIMITS = BodyLimits(most_bytes=8 * 1024 * 1024, most_values=200_000, takes_text=True)
+LIMITS = BodyLimits(most_bytes=sent_files.MAX_BODY_BYTES, most_values=200_000, takes_text=True)
 MAX_MESSAGES = 5_000
 #: For clients that put a query of their own behind the address.
 VERSION_HEADER = "X-AI-SDK-Version"
 _NO_VERSION = "must be a version of `ai` from 5 on, such as 7.0.173"
 #: Where `GET …/messages` says that a file is, whatever is in front of it.
 _FILE_URL = re.compile(r"(?:https?://[^/]+)?(?:/[^?#]*)?/v1/files/([0-9a-f-]{36})/content")
-_DATA_URL = re.compile(r"data:[^,]{0,200};base64,(?P<data>[A-Za-z0-9+/=\s]*)")
-_NAME = re.compile(rf"(?!\.{{1,2}}$)[^/\\]{{1,{files.MAX_NAME_CHARACTERS}}}")
 
 _CONTENT = MessageContent()
 
@@ -149,31 +143,6 @@ def _part(part: Mapping[str, Any], name: str) -> dict[str, Any]:
                 return {"type": kind, "file_id": stored[1]}
             if not url.startswith("data:"):
                 return {"type": kind, "url": url}
-            return {"type": kind, "file_id": str(_stored(part, url, name))}
+            file_id = sent_files.stored(name, url, part.get("filename"))
+            return {"type": kind, "file_id": str(file_id)}
     raise InvalidRequest(**{name: ["must be a text part or a file part with a URL"]})
-
-
-def _stored(part: Mapping[str, Any], url: str, name: str) -> UUID:
-    """Store the file of a `data:` URL; a message that refers to it may come later, or never."""
-    if "data.files.write" not in actor().permissions:
-        raise Forbidden("Sending a file requires the scope data.files.write.")
-    match = _DATA_URL.fullmatch(url)
-    try:
-        data = base64.b64decode(match["data"], validate=True) if match else None
-    except binascii.Error:
-        data = None
-    if data is None:
-        raise InvalidRequest(**{name: ["`url` must be a data URL in base64"]})
-    given = part.get("filename")
-    shown = given if isinstance(given, str) else "file"
-    if not _NAME.fullmatch(shown) or not shown.isprintable():
-        raise InvalidRequest(**{name: ["`filename` must be 1 to 200 characters, without slashes"]})
-    who = actor()
-    with connections().transaction() as tx:
-        file_id = files.create(
-            tx, org_id=who.org_id, user_id=who.user_id, end_user_id=who.end_user_id, name=shown
-        )
-    facts = incoming.store(storage(), files.key_of(who.org_id, file_id), [data])
-    with connections().transaction() as tx:
-        files.complete(tx, file_id, facts)
-    return file_id

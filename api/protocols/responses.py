@@ -12,8 +12,14 @@ from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import Frames, JsonObject, described
 from arkloop.api.http.fields import Digits
 from arkloop.api.http.idempotency import answered_once, check_key
-from arkloop.api.http.json_body import NoArguments, query_args, read_body, read_json
-from arkloop.api.protocols import responses_errors, responses_ids, responses_runs
+from arkloop.api.http.json_body import BodyLimits, NoArguments, query_args, read_body, read_json
+from arkloop.api.protocols import (
+    responses_errors,
+    responses_ids,
+    responses_input,
+    responses_runs,
+    sent_files,
+)
 from arkloop.api.protocols.projection import projected
 from arkloop.api.protocols.responses_creation import create, create_once
 from arkloop.api.protocols.responses_ids import ResponseId
@@ -59,6 +65,8 @@ class RetrieveQuery(Schema):
 
 
 _CREATE, _RETRIEVE = CreateResponse(), RetrieveQuery()
+#: Clients may send the whole conversation each time.
+_LIMITS = BodyLimits(most_bytes=sent_files.MAX_BODY_BYTES)
 
 
 @bp.post("/v1/responses")
@@ -73,9 +81,10 @@ _CREATE, _RETRIEVE = CreateResponse(), RetrieveQuery()
 )
 def create_response() -> Response:
     """Create a response, or continue one; responds 200 with it, or with its stream."""
-    body = read_body(_CREATE)
+    body = read_body(_CREATE, limits=_LIMITS)
     if not {"data.runs.read", "data.threads.write"} <= actor().permissions:
         raise Forbidden()
+    body["input"] = responses_input.with_stored_files(body["input"])
     if check_key() is None:
         created = create(body)
     else:

@@ -14,7 +14,7 @@ from uuid import UUID
 from marshmallow import ValidationError
 
 from arkloop.api.http.content import MessageContent
-from arkloop.api.protocols import responses_ids
+from arkloop.api.protocols import responses_ids, sent_files
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.threads.content import Content
 
@@ -69,6 +69,35 @@ def read(value: Any) -> Input:
         if is_output and (run_id := responses_ids.run_of_item(item.get("id"))) is not None:
             continues, first = run_id, place + 1
     return _new(value, first, continues)
+
+
+def with_stored_files(value: Any) -> Any:
+    """Return an input with the files stored that its last message of the user has as base64.
+
+    Raises:
+        InvalidRequest, Forbidden, BodyTooLarge, StorageUnavailable
+    """
+    items = value if isinstance(value, list) else []
+    for place in range(len(items) - 1, -1, -1):
+        item = items[place]
+        if isinstance(item, dict) and item.get("role") == "user":
+            content = item.get("content")
+            if not isinstance(content, list):
+                break
+            name = f"input[{place}].content"
+            parts = [_stored(f"{name}[{number}]", part) for number, part in enumerate(content)]
+            return [*items[:place], {**item, "content": parts}, *items[place + 1 :]]
+    return value
+
+
+def _stored(name: str, part: Any) -> Any:
+    match part:
+        case {"type": "input_image", "image_url": str(data)} if data.startswith("data:"):
+            return {"type": "input_image", "file_id": str(sent_files.stored(name, data))}
+        case {"type": "input_file", "file_data": str(data)}:
+            file_id = sent_files.stored(name, data, part.get("filename"))
+            return {"type": "input_file", "file_id": str(file_id)}
+    return part
 
 
 def _new(items: Sequence[Mapping[str, Any]], first: int, continues: UUID | None) -> Input:
@@ -177,6 +206,5 @@ def _part(name: str, part: Any) -> Mapping[str, Any]:
         case {"type": "input_file", "file_url": str(url)}:
             return {"type": "file", "url": url}
         case {"type": "input_image" | "input_file"}:
-            why = "data within the request is not supported: upload it with POST /v1/files"
-            raise InvalidRequest(**{name: [f"{why} and send its `file_id`, or send an https URL"]})
+            raise InvalidRequest(**{name: ["must have a file_id, an https URL or data in base64"]})
     raise InvalidRequest(**{name: ["must be of type input_text, input_image or input_file"]})

@@ -46,14 +46,27 @@ def test_an_unknown_agent_is_refused(alice: User) -> None:
         assert 422 == response.status_code, query
 
 
-def test_data_within_a_message_is_refused(alice: User) -> None:
-    """Images are sent by URL or as uploaded files."""
-    source = {"type": "data", "value": "aGVsbG8=", "mimeType": "image/png"}
-    content = [{"type": "image", "source": source}]
-    found = details_of(
-        alice.post("/v1/agui", json={**ASK, "messages": [{**SAID, "content": content}]})
-    )
-    assert "messages.0.content.0" in found
+def document(data: str) -> dict[str, Any]:
+    source = {"type": "data", "value": data, "mimeType": "text/plain"}
+    return {**SAID, "content": [{"type": "document", "source": source}]}
+
+
+def test_data_within_a_message_is_stored(alice: User) -> None:
+    """A file in base64 becomes a file of the org, and the message refers to it."""
+    made = alice.post("/v1/agui", json={**ASK, "messages": [document("aGVsbG8=")]})
+    [thread] = alice.get("/v1/threads").json or []
+    [said] = alice.get(f"/v1/threads/{thread['id']}/messages").json or []
+    [part] = said["content"]
+
+    assert 200 == made.status_code
+    assert b"hello" == alice.get(f"/v1/files/{part['file_id']}/content").data
+
+
+@pytest.mark.parametrize("data", ["&", "data:text/plain,hello", "", "AA=="])
+def test_data_that_is_no_file_is_refused(alice: User, data: str) -> None:
+    """What is no base64, or of no accepted type, is named by its place."""
+    found = details_of(alice.post("/v1/agui", json={**ASK, "messages": [document(data)]}))
+    assert ["messages.0.content.0"] == list(found)
 
 
 def test_replies_to_nothing_are_run_errors(alice: User) -> None:

@@ -1,11 +1,13 @@
 """Requests that `/v1/responses` refuses, and the shape of its errors."""
 
+from base64 import b64encode
 from typing import Any
 
 import pytest
 from werkzeug.test import TestResponse
 
 from tests.clients import Register, User
+from tests.contents import png
 
 UNKNOWN = "resp_01a20e814d93779bb068b0852a03871d"
 ASK = {"model": "scripted", "input": "Hello", "background": True}
@@ -112,6 +114,42 @@ def test_a_queued_response_can_be_read_and_cancelled(alice: User) -> None:
         assert made == alice.get(f"/v1/responses/{made['id']}").json
         cancelled = alice.post(f"/v1/responses/{made['id']}{spelling}").json or {}
         assert ("cancelled", made["id"]) == (cancelled["status"], cancelled["id"])
+
+
+def test_data_within_a_message_is_stored(alice: User) -> None:
+    """A data URL or `file_data` becomes a file of the org; other messages' data is not read."""
+    url = f"data:image/png;base64,{b64encode(png()).decode()}"
+    parts = [
+        {"type": "input_file", "filename": "a.txt", "file_data": "SGVsbG8="},
+        {"type": "input_image", "image_url": url},
+    ]
+    earlier = {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]}
+    items = [earlier, {"role": "user", "content": parts}]
+    made = alice.post("/v1/responses", json={**ASK, "input": items}).json or {}
+    [thread] = alice.get("/v1/threads").json or []
+    [said] = alice.get(f"/v1/threads/{thread['id']}/messages").json or []
+    stored = [alice.get(f"/v1/files/{p['file_id']}/content").data for p in said["content"]]
+
+    assert "queued" == made["status"]
+    assert ["file", "image"] == [part["type"] for part in said["content"]]
+    assert [b"Hello", png()] == stored
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "input_image", "image_url": "data:image/png;base64,&"},
+        {"type": "input_image", "image_url": "data:image/png,1"},
+        {"type": "input_file", "file_data": "SGVsbG8=", "filename": "a/b"},
+        {"type": "input_file", "file_data": "AA=="},
+        {"type": "input_file"},
+    ],
+)
+def test_data_that_is_no_file_is_refused(alice: User, part: dict[str, Any]) -> None:
+    """What is no base64, or of no accepted type, is named by its place."""
+    items = [{"role": "user", "content": [part]}]
+    status, param, _ = refused(alice.post("/v1/responses", json={**ASK, "input": items}))
+    assert (400, "input[0].content[0]") == (status, param)
 
 
 def test_a_request_that_is_sent_again_with_its_key_creates_nothing(alice: User) -> None:

@@ -1,0 +1,56 @@
+"""Files that clients send within a message, in base64: stored, so that the message names them."""
+
+import base64
+import re
+from typing import Any
+from uuid import UUID
+
+from arkloop.api.http.current import actor, connections, storage
+from arkloop.shared.errors import Forbidden, InvalidRequest
+from arkloop.shared.files import files, incoming
+
+#: Of a request whose messages may have files in them.
+MAX_BODY_BYTES = 8 * 1024 * 1024
+
+_DATA_URL = re.compile(r"data:[^,]{0,200};base64,(?P<data>[A-Za-z0-9+/=\s]*)")
+_NAME = re.compile(rf"(?!\.{{1,2}}$)[^/\\]{{1,{files.MAX_NAME_CHARACTERS}}}")
+
+
+def stored(field: str, data: str, name: Any = None) -> UUID:
+    """Store what a client has sent as a `data:` URL or in base64; returns the file's id.
+
+    A message that refers to it may come later, or never. `field` is the place in the request, and
+    `name` the file's, if the client gives one.
+
+    Raises:
+        InvalidRequest, Forbidden, BodyTooLarge, StorageUnavailable
+    """
+    if "data.files.write" not in actor().permissions:
+        raise Forbidden("Sending a file requires the scope data.files.write.")
+    shown = name if isinstance(name, str) else "file"
+    if not _NAME.fullmatch(shown) or not shown.isprintable():
+        raise InvalidRequest(**{field: ["`filename` must be 1 to 200 characters, without slashes"]})
+    content, who = _decoded(field, data), actor()
+    with connections().transaction() as tx:
+        file_id = files.create(
+            tx, org_id=who.org_id, user_id=who.user_id, end_user_id=who.end_user_id, name=shown
+        )
+    try:
+        facts = incoming.store(storage(), files.key_of(who.org_id, file_id), [content])
+    except InvalidRequest as error:
+        raise InvalidRequest(**{field: error.details["file"]}) from None
+    with connections().transaction() as tx:
+        files.complete(tx, file_id, facts)
+    return file_id
+
+
+def _decoded(field: str, data: str) -> bytes:
+    if data.startswith("data:"):
+        match = _DATA_URL.fullmatch(data)
+        if match is None:
+            raise InvalidRequest(**{field: ["must be a data URL in base64"]})
+        data = match["data"]
+    try:
+        return base64.b64decode("".join(data.split()), validate=True)
+    except ValueError:
+        raise InvalidRequest(**{field: ["must be base64"]}) from None
